@@ -1,0 +1,46 @@
+"""atlas: split federated fine-tuning of Hugging Face language models with LoRA adapters of different ranks.
+
+The Python interface, loaded on first use so that the command line starts without torch:
+
+    SplitClient, SplitServer       the two sides of the split
+    federated_training_round       one local step and merge over given batches
+    create_message                 a message as it would cross the wire, with its size
+    get_split_point                the middle of a model
+    LoRAAdapter                    one adapter of one layer
+    load_config, build, train      an experiment from a YAML file
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from atlas_cli.config.load import load_config as load_config
+    from atlas_cli.federation.build import build as build
+    from atlas_cli.federation.client import SplitClient as SplitClient
+    from atlas_cli.federation.round import create_message as create_message
+    from atlas_cli.federation.round import federated_training_round as federated_training_round
+    from atlas_cli.federation.server import SplitServer as SplitServer
+    from atlas_cli.federation.training import train as train
+    from atlas_cli.models.lora import LoRAAdapter as LoRAAdapter
+    from atlas_cli.planning.split_point import get_split_point as get_split_point
+
+_HOME = {
+    "LoRAAdapter": "models.lora",
+    "SplitClient": "federation.client",
+    "SplitServer": "federation.server",
+    "build": "federation.build",
+    "create_message": "federation.round",
+    "federated_training_round": "federation.round",
+    "get_split_point": "planning.split_point",
+    "load_config": "config.load",
+    "train": "federation.training",
+}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

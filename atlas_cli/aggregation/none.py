@@ -1,0 +1,22 @@
+"""No aggregation: every client keeps what it trained. The control against which any merging must pay.
+
+Nothing is sent. The frozen base is not changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from atlas_cli.aggregation._base import Adapters, Factors, Update
+
+SHARED = False
+
+
+def aggregate(current: Adapters, updates: Sequence[Update]) -> dict[str, Factors]:
+    """The group's adapter stays what it was at the start; no client gets it."""
+    return dict(current)
+
+
+def deliver(merged: Adapters, held: Adapters, ranks: Mapping[str, int]) -> dict[str, Factors]:
+    """What the client already holds."""
+    return dict(held)

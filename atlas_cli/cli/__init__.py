@@ -1,0 +1,96 @@
+"""The command line: one file a command, found by its name (``memory_report.py`` is ``atlas memory-report``).
+
+A file holds either a function ``command`` or, for a group of commands, a Typer ``app``. Files whose name starts with an
+underscore are shared code. Command files import torch, and what imports it, inside their functions: so ``atlas --help``
+stays fast.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from atlas_cli import discovery
+from atlas_cli.errors import AtlasError
+
+app = typer.Typer(
+    help="Split federated fine-tuning of Hugging Face language models with LoRA adapters of different ranks.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            typer.echo(f"atlas {version('atlas-cli')}")
+        except PackageNotFoundError:
+            typer.echo("atlas (not installed)")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error; may stand anywhere.")] = False,
+) -> None:
+    """Options of every command; ``main`` takes ``--debug`` out before Typer sees it."""
+
+
+for _name in discovery.names("cli"):
+    _module = discovery.load("cli", _name)
+    if hasattr(_module, "app"):
+        app.add_typer(_module.app, name=_name)
+    else:
+        app.command(_name)(_module.command)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run ``atlas`` and return the exit code; an error that atlas can name is one line on standard error."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in args
+    try:
+        app([arg for arg in args if arg != "--debug"], prog_name="atlas")
+        return 0
+    except SystemExit as stop:  # how Typer ends, with its own usage errors (2) and an interrupt (130) already handled
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        return 1
+    except AtlasError as error:
+        if debug:
+            raise
+        _show_error(str(error))
+        return error.exit_code
+    except Exception as error:
+        if debug:
+            raise
+        what = " ".join(f"unexpected {type(error).__name__}: {error}".split())
+        _show_error(f"{what}; run again with --debug for the traceback")
+        return 1
+    finally:
+        _flush()
+
+
+def _show_error(text: str) -> None:
+    for line in text.splitlines():
+        print(f"error: {line}", file=sys.stderr)
+
+
+def _flush() -> None:
+    """Write out standard output now: the interpreter would complain at exit about a reader that is gone."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,42 @@
+"""``atlas config``: what a config says when all is resolved, and what it may say."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import typer
+
+from atlas_cli.cli._arguments import ConfigFile, Overrides
+
+app = typer.Typer(help="Show a resolved config, or the schema of all keys.", no_args_is_help=True)
+
+
+@app.command()
+def show(file: ConfigFile, overrides: Overrides = None) -> None:
+    """Print the resolved config: all keys with defaults, and where each changed value was set.
+
+    Optional keys that have no value are left out; `atlas config schema` lists them.
+    """
+    from atlas_cli.config.dump import show_config
+    from atlas_cli.config.load import load_config
+
+    typer.echo(show_config(load_config(file, overrides or [])), nl=False)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of a config, for editors: atlas config schema > experiment.schema.json"""
+    typer.echo(json.dumps(experiment_schema(), indent=2))
+
+
+def experiment_schema() -> dict[str, Any]:
+    """JSON schema (draft 2020-12) of the experiment config; plug-in names are listed."""
+    from atlas_cli import discovery
+    from atlas_cli.config.schema import ExperimentConfig
+
+    schema = ExperimentConfig.model_json_schema()
+    sections = schema["$defs"]
+    sections["TaskGroupConfig"]["properties"]["task"]["enum"] = list(discovery.names("tasks"))
+    sections["AggregationConfig"]["properties"]["method"]["enum"] = list(discovery.names("aggregation"))
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

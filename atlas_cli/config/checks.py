@@ -1,0 +1,84 @@
+"""What the keys of one config must be to each other; nothing here needs the model or the data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from atlas_cli.config.problems import Problem
+from atlas_cli.config.schema import ExperimentConfig
+from atlas_cli.suggest import did_you_mean
+
+MAX_CLIENTS = 100_000  # more is a typing error, and expanding them would fill the memory
+
+
+def cross_check(config: ExperimentConfig) -> list[Problem]:
+    """Everything that contradicts something else; empty for a config that can be planned."""
+    too_many = [
+        Problem(("clients", name, "count"), f"more than {MAX_CLIENTS} clients in this config, got {client.count}")
+        for name, client in config.clients.items()
+        if client.count > MAX_CLIENTS
+    ]
+    if too_many:
+        return too_many
+    return [*_groups(config), *_clients(config), *_model(config), *_partition(config), *_training(config)]
+
+
+def _groups(config: ExperimentConfig) -> Iterator[Problem]:
+    used = {client.task_group for client in config.clients.values()}
+    for name, client in config.clients.items():
+        if client.task_group not in config.task_groups:
+            hint = did_you_mean(client.task_group, config.task_groups)
+            yield Problem(("clients", name, "task_group"), f"no task group {client.task_group!r}{hint}")
+    for name, group in config.task_groups.items():
+        if name not in used:
+            yield Problem(
+                ("task_groups", name), "no client trains this group; add a client with this task_group, or remove it"
+            )
+        classes = group.classes or []
+        twice = sorted({c for c in classes if classes.count(c) > 1})
+        if twice:
+            yield Problem(("task_groups", name, "classes"), f"named twice: {', '.join(twice)}")
+
+
+def _clients(config: ExperimentConfig) -> Iterator[Problem]:
+    owner: dict[str, str] = {}
+    for spec in config.expanded_clients():
+        if (first := owner.setdefault(spec.name, spec.key)) != spec.key:
+            name = spec.key.removeprefix("clients.")
+            yield Problem(
+                ("clients", name), f"a client named {spec.name} also comes from {first}; rename one of the two"
+            )
+
+
+def _model(config: ExperimentConfig) -> Iterator[Problem]:
+    if config.model.config and config.model.init == "pretrained":
+        yield Problem(("model", "config"), "changes the shape of the model, so it needs model.init: random (or auto)")
+
+
+def _partition(config: ExperimentConfig) -> Iterator[Problem]:
+    partition = config.partition
+    for scheme, key in (("column", "column"), ("explicit", "shards")):
+        here = getattr(partition, key) is not None
+        if partition.scheme == scheme and not here:
+            yield Problem(("partition", "scheme"), f"scheme {scheme} needs partition.{key}")
+        if partition.scheme != scheme and here:
+            yield Problem(("partition", key), f"is only used with scheme: {scheme}, but scheme is {partition.scheme}")
+    if partition.scheme == "explicit" and partition.shards is not None:
+        names = [spec.name for spec in config.expanded_clients()]
+        for name in partition.shards:
+            if name not in names:
+                yield Problem(("partition", "shards", name), f"no client has this name{did_you_mean(name, names)}")
+        for name in names:
+            if name not in partition.shards:
+                yield Problem(("partition", "shards"), f"client {name} has no shard")
+                break
+
+
+def _training(config: ExperimentConfig) -> Iterator[Problem]:
+    training = config.training
+    if training.labels == "client" and config.mode != "split-federated":
+        yield Problem(("training", "labels"), f"labels: client needs mode: split-federated, but mode is {config.mode}")
+    for side in ("client_optimizer", "server_optimizer"):
+        for i, beta in enumerate(getattr(training, side).betas):
+            if not 0 <= beta < 1:
+                yield Problem(("training", side, "betas", i), f"must be at least 0 and less than 1, got {beta:g}")

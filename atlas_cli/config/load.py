@@ -1,0 +1,117 @@
+"""From a YAML file and overrides to an ExperimentConfig, with the place of every key for messages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from atlas_cli.config import strict_yaml
+from atlas_cli.config.checks import cross_check
+from atlas_cli.config.overrides import COMMAND_LINE, apply_overrides
+from atlas_cli.config.problems import Problem, from_validation
+from atlas_cli.config.schema import ExperimentConfig
+from atlas_cli.config.strict_yaml import KeyPath, dotted
+from atlas_cli.errors import ConfigError
+
+OVERRIDE = "override"
+MAX_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class LoadedConfig:
+    """A checked config and where it comes from.
+
+    Attributes:
+        config: the experiment, frozen.
+        path: the file, as it was given.
+        source_map: line (from 1) of every key and list item of the file, by its path.
+        origins: by dotted key, where it was set: ``file:line`` or "override"; only keys that were set.
+    """
+
+    config: ExperimentConfig
+    path: Path
+    source_map: Mapping[KeyPath, int]
+    origins: Mapping[str, str]
+
+    def where(self, key: str) -> str:
+        """``file:line`` of a dotted key or its nearest parent; "command line" where an override set it."""
+        return _where(self.origins, self.path, key)
+
+
+def load_config(path: Path | str, overrides: Sequence[str] = ()) -> LoadedConfig:
+    """Read, override and check a config, all that can be checked without the model and the data.
+
+    Args:
+        path: the YAML file.
+        overrides: ``key=value`` strings, values in YAML.
+
+    Raises:
+        ConfigError: one line for every problem, in the order of the file, each ``file:line: key: what is wrong``.
+    """
+    path = Path(path)
+    document = strict_yaml.load_file(path)
+    set_paths = apply_overrides(document.data, overrides)
+    origins = _origins(path, document.lines, set_paths)
+    try:
+        config = ExperimentConfig.model_validate(document.data)
+    except ValidationError as error:
+        raise _combined(from_validation(error, document.data), origins, path) from None
+    if problems := cross_check(config):
+        raise _combined(problems, origins, path)
+    return LoadedConfig(config, path, document.lines, origins)
+
+
+@contextmanager
+def locating(loaded: LoadedConfig) -> Iterator[None]:
+    """Give a ConfigError raised inside the file and line of its key, if it has a key and no place yet."""
+    try:
+        yield
+    except ConfigError as error:
+        if error.key and not error.where:
+            error.where = loaded.where(error.key)
+        raise
+
+
+def _origins(path: Path, lines: Mapping[KeyPath, int], set_paths: Sequence[KeyPath]) -> dict[str, str]:
+    replaced = set(set_paths)
+    kept = {
+        key: f"{path}:{line}"
+        for key, line in lines.items()
+        if not any(key[:n] in replaced for n in range(1, len(key) + 1))
+    }
+    origins = {dotted(key): place for key, place in kept.items()}
+    for key in set_paths:
+        for n in range(1, len(key) + 1):
+            origins.setdefault(dotted(key[:n]), OVERRIDE)
+    return origins
+
+
+def _nearest(origins: Mapping[str, Any], key: str) -> str | None:
+    while key and key not in origins:
+        key = key.rpartition(".")[0]
+    return key or None
+
+
+def _where(origins: Mapping[str, str], path: Path, key: str) -> str:
+    known = _nearest(origins, key)
+    place = origins[known] if known else str(path)
+    return COMMAND_LINE if place == OVERRIDE else place
+
+
+def _combined(problems: Sequence[Problem], origins: Mapping[str, str], path: Path) -> ConfigError:
+    """One error for all problems, in the order of the file: the first as its own, the others as further lines."""
+    order = {key: i for i, key in enumerate(origins)}
+    problems = sorted(problems, key=lambda p: order.get(_nearest(origins, dotted(p.path)) or "", -1))
+    errors = [
+        ConfigError(p.message, key=None if p.whole else dotted(p.path), where=_where(origins, path, dotted(p.path)))
+        for p in problems
+    ]
+    first, rest = errors[0], [str(error) for error in errors[1:MAX_SHOWN]]
+    if len(errors) > MAX_SHOWN:
+        rest.append(f"{path}: {len(errors) - MAX_SHOWN} more")
+    return ConfigError("\n".join([first.message, *rest]), key=first.key, where=first.where)

@@ -1,0 +1,213 @@
+"""From the schema's complaints to sentences: what was expected, what was given, and which key was probably meant."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+from atlas_cli.config.schema import ExperimentConfig
+from atlas_cli.config.strict_yaml import KeyPath, dotted
+from atlas_cli.suggest import did_you_mean
+
+
+class Problem(NamedTuple):
+    """One thing wrong with one key; ``whole`` messages name the key themselves."""
+
+    path: KeyPath
+    message: str
+    whole: bool = False
+
+
+def from_validation(error: ValidationError, data: dict[Any, Any]) -> list[Problem]:
+    """One problem for every key that the schema refused: the branches of a union become one, and a required key that is
+    only misspelt is not missing as well."""
+    found: dict[KeyPath, Problem] = {}
+    details = error.errors(include_url=False)
+    misspelt = {_meant(d["loc"]) for d in details if d["type"] == "extra_forbidden"}
+    for detail in details:
+        place = _locate(detail["loc"], detail["type"], data)
+        if place is None or (detail["type"] == "missing" and place.path in misspelt):
+            continue
+        found.setdefault(place.path, _problem(place, detail))
+    return list(found.values())
+
+
+def expected(annotation: Any) -> str:
+    """A type in words: ``an integer or a mapping of integers to integers``."""
+    annotation = _bare(annotation)
+    origin, args = get_origin(annotation), get_args(annotation)
+    if _is_union(annotation):
+        return " or ".join(expected(arg) for arg in args if arg is not type(None))
+    if origin is Literal:
+        return " or ".join(map(str, args))
+    if origin is list:
+        return "a list"
+    if origin is dict:
+        return "a mapping such as {0: 8, 1: 16}" if args[0] is int else "a mapping"
+    words = {int: "an integer", str: "text", float: "a number", bool: "true or false"}
+    return words.get(annotation, "'key: value' lines")
+
+
+def given(value: Any) -> str:
+    """A value in words: ``'2' (text)``."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return f"{str(value).lower()} (not quoted)"
+    if isinstance(value, str):
+        return f"{value!r} (text)" if len(value) <= 60 else f"{value[:60]!r}... (text)"
+    if isinstance(value, list | dict):
+        return "a list" if isinstance(value, list) else "a mapping"
+    return str(value)[:60]
+
+
+class _Place(NamedTuple):
+    path: KeyPath
+    annotation: Any  # what the schema wants at the path
+    value: Any
+    is_key: bool = False  # the name of the key itself is wrong
+    is_union: bool = False  # no branch of the union takes such a value
+
+
+def _bare(annotation: Any) -> Any:
+    """Without Annotated and ``| None``."""
+    while True:
+        if get_origin(annotation) is Annotated:
+            annotation = get_args(annotation)[0]
+        elif _is_union(annotation) and len(rest := [a for a in get_args(annotation) if a is not type(None)]) == 1:
+            annotation = rest[0]
+        else:
+            return annotation
+
+
+def _is_union(annotation: Any) -> bool:
+    return get_origin(annotation) in (Union, types.UnionType)
+
+
+def _locate(loc: tuple[str | int, ...], kind: str, data: Any) -> _Place | None:
+    """Follow an error's location, in which pydantic mixes keys with names of union branches.
+
+    None for the errors of a branch that the value was not meant for.
+    """
+    annotation: Any = ExperimentConfig
+    parent: Any = None
+    value: Any = data
+    path: KeyPath = ()
+    for i, part in enumerate(loc):
+        annotation = _bare(annotation)
+        if _is_union(annotation):
+            branch = next((a for a in map(_bare, get_args(annotation)) if get_origin(a) is type(value)), None)
+            if branch is None:
+                return _Place(path, annotation, value, is_union=True)
+            if not str(part).startswith(f"{type(value).__name__}["):
+                return None
+            annotation = branch
+            continue
+        is_marker = get_origin(parent) is dict and i == len(loc) - 1 and kind != "extra_forbidden"
+        if part == "[key]" and is_marker:  # else it is a key of the file that happens to have this name
+            return _Place(path, get_args(parent)[0], path[-1], is_key=True)
+        parent, path = annotation, (*path, part)
+        if isinstance(parent, type) and issubclass(parent, BaseModel):
+            field = parent.model_fields.get(str(part))
+            annotation = field.annotation if field else parent
+        else:
+            annotation = get_args(parent)[-1]
+        here = isinstance(value, dict) and part in value
+        value = value[part] if here or isinstance(value, list) else None
+    return _Place(path, annotation, value)
+
+
+def _problem(place: _Place, detail: Any) -> Problem:
+    kind, context = detail["type"], detail.get("ctx", {})
+    path, value = place.path, place.value
+    if kind in ("extra_forbidden", "invalid_key"):
+        return Problem(
+            path, f"{dotted(path)} is not a known key{_suggest(path)} (atlas config schema lists all keys)", whole=True
+        )
+    if place.is_key and kind == "int_type":
+        return Problem(path, f"keys here are whole numbers, got {given(value)}")
+    if place.is_key and kind == "string_type":
+        return Problem(path, f'names are text; write "{value}" in quotes')
+    if kind == "missing":
+        return Problem(path, "is missing")
+    if kind == "value_error":
+        return Problem(path, str(context["error"]))
+    if kind == "literal_error" and isinstance(value, str) and not place.is_union:
+        return Problem(path, f"{given(value)} is not known{did_you_mean(value, _choices(place.annotation))}")
+    if kind.endswith(("_type", "literal_error")):
+        hint = (
+            f'; write "{value}" in quotes' if _bare(place.annotation) is str and isinstance(value, int | float) else ""
+        )
+        return Problem(path, f"expected {expected(place.annotation)}, got {given(value)}{hint}")
+    return Problem(
+        path,
+        _out_of_range(kind, context, path, value)
+        or f"{detail['msg'][:1].lower()}{detail['msg'][1:]}, got {given(value)}",
+    )
+
+
+def _choices(annotation: Any) -> list[str]:
+    return [str(choice) for choice in get_args(_bare(annotation))]
+
+
+def _out_of_range(kind: str, context: dict[str, Any], path: KeyPath, value: Any) -> str | None:
+    bounds = {
+        "greater_than_equal": "at least",
+        "greater_than": "greater than",
+        "less_than_equal": "at most",
+        "less_than": "less than",
+    }
+    symbol = {"greater_than_equal": "ge", "greater_than": "gt", "less_than_equal": "le", "less_than": "lt"}
+    if kind in bounds:
+        return f"must be {bounds[kind]} {context[symbol[kind]]:g}, got {given(value)}"
+    if kind == "too_short":
+        need, have = context["min_length"], context["actual_length"]
+        return f"must have at least {need} entr{'y' if need == 1 else 'ies'}, got {have}"
+    if kind == "too_long":
+        return f"must have at most {context['max_length']} entries, got {context['actual_length']}"
+    if kind == "string_too_long":
+        return f"must have at most {context['max_length']} characters, got {len(value)}"
+    if kind == "string_pattern_mismatch" and path == ("device",):
+        return f"{given(value)} is not a device; write auto, cpu, mps, cuda or cuda:0"
+    if kind == "string_pattern_mismatch":
+        return f"{given(value)}: a name starts with a letter or digit and holds only those, '.', '_' and '-'"
+    return None
+
+
+def _model_at(path: KeyPath) -> type[BaseModel]:
+    annotation: Any = ExperimentConfig
+    for part in path:
+        annotation = _bare(annotation)
+        is_model = isinstance(annotation, type) and issubclass(annotation, BaseModel)
+        annotation = annotation.model_fields[str(part)].annotation if is_model else get_args(annotation)[-1]
+    return _bare(annotation)
+
+
+def _suggest(path: KeyPath) -> str:
+    """The key that was meant: the same word in another section, else the nearest in this one."""
+    *above, word = path
+    here = _model_at(tuple(above))
+    elsewhere = [*_with_key(here, str(word), tuple(above)), *_with_key(ExperimentConfig, str(word), ())]
+    if elsewhere:
+        return f"; did you mean {' or '.join(dict.fromkeys(elsewhere[:2]))}?"
+    return did_you_mean(str(word), here.model_fields)
+
+
+def _meant(path: KeyPath) -> KeyPath | None:
+    """Path of the key of the same section that a misspelt one stands for, if one is near."""
+    *above, word = path
+    fields = _model_at(tuple(above)).model_fields
+    tail = did_you_mean(str(word), fields)
+    return next(((*above, name) for name in fields if tail == f"; did you mean {name}?"), None)
+
+
+def _with_key(model: type[BaseModel], word: str, above: KeyPath) -> Iterable[str]:
+    for name, field in model.model_fields.items():
+        section = _bare(field.annotation)
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            if word in section.model_fields:
+                yield dotted((*above, name, word))
+            yield from _with_key(section, word, (*above, name))

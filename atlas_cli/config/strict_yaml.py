@@ -1,0 +1,214 @@
+"""YAML without its traps: what looks like a number is one, ``no`` is text, and nothing is lost in silence.
+
+Plain data only: text, integers, finite numbers, true/false, null, lists and mappings. ``1e-4`` is a number; ``no``,
+``on``, ``12:30`` and ``2024-01-01`` are text; ``010``, ``.inf``, duplicate keys, tags and merge keys are errors with
+their line.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from atlas_cli.errors import ConfigError
+from atlas_cli.suggest import did_you_mean
+
+KeyPath = tuple[str | int, ...]
+
+MAX_REPEATS = 10_000  # values that aliases may add: a few lines of nested aliases can stand for billions
+MAX_DEPTH = 50
+
+_PREFIX = "tag:yaml.org,2002:"
+_LEADING_ZERO, _NOT_FINITE, _MERGE = "!leading-zero", "!not-finite", "!merge"
+
+# Tag, pattern and first characters of plain scalars; the first match wins. Everything else is text.
+RESOLVERS = [
+    (_PREFIX + "null", r"~|null|Null|NULL|", [*"~nN", ""]),
+    (_PREFIX + "bool", r"true|True|TRUE|false|False|FALSE", [*"tTfF"]),
+    (_LEADING_ZERO, r"[-+]?0[0-9]+", [*"-+0"]),
+    (_PREFIX + "int", r"[-+]?(?:0|[1-9][0-9]*)", [*"-+0123456789"]),
+    (_PREFIX + "float", r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?", [*"-+.0123456789"]),
+    (_NOT_FINITE, r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)", [*"-+."]),
+    (_MERGE, r"<<", ["<"]),
+]
+
+
+class Document(NamedTuple):
+    """Plain data, and the line (from 1) of every key and list item by its path of keys and positions."""
+
+    data: Any
+    lines: dict[KeyPath, int]
+
+
+def dotted(path: KeyPath) -> str:
+    """``clients.phone-1.rank``: a path as messages show it; parts that cannot be printed are quoted."""
+    return ".".join(part if (part := str(p)).isprintable() else repr(part) for p in path)
+
+
+def load_file(path: Path) -> Document:
+    """Read a YAML file whose top level is a mapping.
+
+    Raises:
+        ConfigError: the file is not there (with the nearest name), cannot be read, is not UTF-8, or is not strict YAML.
+    """
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        raise ConfigError(f"no such file{_nearest_file(path)}", where=str(path)) from None
+    except IsADirectoryError:
+        raise ConfigError("is a folder; expected a YAML file", where=str(path)) from None
+    except OSError as error:
+        raise ConfigError(f"cannot be read: {error.strerror}", where=str(path)) from None
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"not UTF-8 at byte {error.start}; save the file as UTF-8", where=str(path)) from None
+    document = parse(text, str(path))
+    if document.data is None:
+        raise ConfigError("is empty; atlas init MODEL prints a config to start from", where=str(path))
+    if not isinstance(document.data, dict):
+        kind = "a list" if isinstance(document.data, list) else "a single value"
+        raise ConfigError(f"expected 'key: value' lines at the top level, got {kind}", where=f"{path}:1")
+    return document
+
+
+def parse(text: str, source: str) -> Document:
+    """Parse one YAML document; ``source`` is the file name in messages.
+
+    Raises:
+        ConfigError: not YAML, or one of the traps; ``where`` is ``source:line``.
+    """
+    try:
+        node = _compose(text.removeprefix("\ufeff"))
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        message = f"character {error.character!r} is not printable; remove it"
+        if isinstance(error.character, int):
+            message = (
+                f"character U+{error.character:04X} is not printable; remove it, or write it as an escape in quotes"
+            )
+        raise ConfigError(message, where=f"{source}:{line}") from None
+    except yaml.MarkedYAMLError as error:
+        raise _syntax_error(error, source) from None
+    except RecursionError:
+        raise ConfigError("nested too deeply", where=source) from None
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # e.g. an escape beyond the last character
+        raise ConfigError(f"not valid YAML: {' '.join(str(error).split())}", where=source) from None
+    reader = _Reader(source)
+    return Document(None if node is None else reader.value(node, ()), reader.lines)
+
+
+class _Loader(yaml.SafeLoader):
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012  PyYAML's own interface
+
+
+for _tag, _pattern, _first in RESOLVERS:
+    _Loader.add_implicit_resolver(_tag, re.compile(rf"(?:{_pattern})\Z"), _first)
+
+
+def _compose(text: str) -> yaml.Node | None:
+    loader = _Loader(text)
+    try:
+        return loader.get_single_node()
+    finally:
+        loader.dispose()
+
+
+class _Reader:
+    """Turns nodes into plain data and notes the lines."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.lines: dict[KeyPath, int] = {}
+        self.seen: set[int] = set()
+        self.repeats = 0
+
+    def value(self, node: yaml.Node, path: KeyPath) -> Any:
+        if len(path) > MAX_DEPTH:  # also ends an alias that holds itself
+            raise self.error(node, path[:3], f"nested more than {MAX_DEPTH} deep")
+        self.repeats += id(node) in self.seen
+        self.seen.add(id(node))
+        if self.repeats > MAX_REPEATS:
+            raise self.error(node, path[:3], f"aliases stand for more than {MAX_REPEATS} values; write them out")
+        if isinstance(node, yaml.MappingNode) and node.tag == _PREFIX + "map":
+            return self.mapping(node, path)
+        if isinstance(node, yaml.SequenceNode) and node.tag == _PREFIX + "seq":
+            return [self.item(child, (*path, i)) for i, child in enumerate(node.value)]
+        if isinstance(node, yaml.ScalarNode):
+            return self.scalar(node, path)
+        raise self.error(node, path, f"tag {node.tag} is not supported; write plain values")
+
+    def item(self, node: yaml.Node, path: KeyPath) -> Any:
+        self.lines[path] = node.start_mark.line + 1
+        return self.value(node, path)
+
+    def mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str | int, Any]:
+        out: dict[str | int, Any] = {}
+        for key_node, value_node in node.value:
+            if key_node.tag == _MERGE:
+                raise self.error(key_node, path, "merge keys (<<) are not supported; write the keys out")
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise self.error(key_node, path, "a key must be text or a whole number, not a list or a mapping")
+            key = self.scalar(key_node, path)
+            if isinstance(key, bool) or not isinstance(key, str | int):
+                raise self.error(key_node, path, f"a key must be text: write {_quoted(key_node.value)}")
+            here = (*path, key)
+            if key in out:
+                raise self.error(key_node, here, f"duplicate key; it is already on line {self.lines[here]}")
+            self.lines[here] = key_node.start_mark.line + 1
+            out[key] = self.value(value_node, here)
+        return out
+
+    def scalar(self, node: yaml.ScalarNode, path: KeyPath) -> Any:
+        text, kind = node.value, node.tag.removeprefix(_PREFIX)
+        if node.tag == _LEADING_ZERO:
+            raise self.error(node, path, f"{text} has a leading zero; write {int(text)} or {_quoted(text)}")
+        if node.tag == _NOT_FINITE:
+            raise self.error(node, path, f"{text} is not a finite number")
+        if node.tag == _MERGE or kind == "str":
+            if any("\ud800" <= char <= "\udfff" for char in text):
+                raise self.error(node, path, "text holds half of a surrogate pair, which is no character")
+            return text
+        try:
+            if kind == "null":
+                return None
+            if kind == "bool":
+                return {"true": True, "false": False}[text.lower()]
+            number = {"int": int, "float": float}[kind](text)
+        except KeyError:
+            raise self.error(node, path, f"tag {node.tag} is not supported; write plain values") from None
+        except ValueError:
+            raise self.error(node, path, f"{text[:20]!r} cannot be read as a number") from None
+        if isinstance(number, float) and not math.isfinite(number):
+            raise self.error(node, path, f"{text} is not a finite number; write {_quoted(text)} if it is text")
+        return number
+
+    def error(self, node: yaml.Node, path: KeyPath, message: str) -> ConfigError:
+        return ConfigError(message, key=dotted(path) or None, where=f"{self.source}:{node.start_mark.line + 1}")
+
+
+def _quoted(text: str) -> str:
+    return '"' + text + '"'
+
+
+def _syntax_error(error: yaml.MarkedYAMLError, source: str) -> ConfigError:
+    mark = error.problem_mark or error.context_mark
+    where = f"{source}:{mark.line + 1}" if mark else source
+    if "'\\t'" in (error.problem or ""):
+        return ConfigError("a tab where YAML wants spaces; indent with spaces", where=where)
+    what = ": ".join(part for part in (error.context, error.problem) if part)
+    return ConfigError(
+        f"not valid YAML: {' '.join(what.split())}" + (f" (column {mark.column + 1})" if mark else ""), where=where
+    )
+
+
+def _nearest_file(path: Path) -> str:
+    folders = (path.parent, path.parent / "configs")
+    found = {file.name: str(file) for folder in folders for file in sorted(folder.glob("*.yaml"))}
+    tail = did_you_mean(path.name, found) if found else ""
+    near = next((name for name in found if tail == f"; did you mean {name}?"), None)
+    return f"; did you mean {found[near]}?" if near else ""

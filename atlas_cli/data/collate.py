@@ -1,0 +1,90 @@
+"""From features to padded batches, and which examples form a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from atlas_cli.seeding import numpy_generator
+from atlas_cli.tasks._base import BaseTask, Feature
+
+
+@dataclass
+class Batch:
+    """A batch padded on the right to its longest example.
+
+    Attributes:
+        input_ids: (B, T) int64.
+        attention_mask: (B, T) int64, 1 for real tokens.
+        token_type_ids: (B, T) int64, or None where no example has a second segment.
+        labels: as ``BaseTask.label_tensor`` gives them.
+        features: the B features; their ``meta`` stays with the metric.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    token_type_ids: Tensor | None
+    labels: Tensor
+    features: list[Feature]
+
+    def inputs(self) -> dict[str, Tensor]:
+        """What the model reads, by the names of a tokenizer."""
+        named = {"input_ids": self.input_ids, "attention_mask": self.attention_mask}
+        return named if self.token_type_ids is None else {**named, "token_type_ids": self.token_type_ids}
+
+    @property
+    def n_examples(self) -> int:
+        """B."""
+        return len(self.features)
+
+    @property
+    def n_tokens(self) -> int:
+        """Real tokens, without padding."""
+        return sum(len(feature["input_ids"]) for feature in self.features)
+
+
+def collate(task: BaseTask, features: Sequence[Feature], pad_token_id: int) -> Batch:
+    """Pad features to the longest of them; without segments an example is segment 0 beside others that have them."""
+    lengths = [len(feature["input_ids"]) for feature in features]
+    shape = (len(features), max(lengths))
+    input_ids_BT = torch.full(shape, pad_token_id, dtype=torch.int64)
+    mask_BT = torch.zeros(shape, dtype=torch.int64)
+    segmented = any("token_type_ids" in feature for feature in features)
+    segments_BT = torch.zeros(shape, dtype=torch.int64) if segmented else None
+    for row, (feature, length) in enumerate(zip(features, lengths, strict=True)):
+        input_ids_BT[row, :length] = torch.tensor(feature["input_ids"])
+        mask_BT[row, :length] = 1
+        if segments_BT is not None and "token_type_ids" in feature:
+            segments_BT[row, :length] = torch.tensor(feature["token_type_ids"])
+    return Batch(input_ids_BT, mask_BT, segments_BT, task.label_tensor(features, shape[1]), list(features))
+
+
+def pad_token_id(tokenizer: Any) -> int:
+    """The padding token, else the end token, else the unknown token, else 0.
+
+    The mask hides it, so it only has to be a valid token.
+    """
+    candidates = (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id, 0)
+    return next(token for token in candidates if token is not None)
+
+
+def batch_indices(n: int, batch_size: int, seed: int, client: str, step: int) -> list[int]:
+    """Which of a client's ``n`` examples form its batch at ``step``, counted from 0 over the whole run.
+
+    A pure function: an epoch is ceil(n / batch_size) steps over a permutation of its own, so that every example comes
+    exactly once an epoch (the last batch may be smaller) and a resumed run needs no sampler state.
+    """
+    epoch, i = divmod(step, -(-n // batch_size))
+    order = numpy_generator(seed, "batches", client, epoch).permutation(n)
+    return order[i * batch_size : (i + 1) * batch_size].tolist()
+
+
+def evaluation_batches(features: Sequence[Feature], batch_size: int) -> Iterator[list[int]]:
+    """All examples once, longest first (ties in their order): little padding, and the largest batch comes first."""
+    order = sorted(range(len(features)), key=lambda i: -len(features[i]["input_ids"]))
+    for i in range(0, len(order), batch_size):
+        yield order[i : i + batch_size]

@@ -1,0 +1,1 @@
+"""Parsers of the packaged corpora: from data files in the cache to rows."""

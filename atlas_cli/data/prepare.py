@@ -1,0 +1,77 @@
+"""From a config to what clients train and test on: rows read, dealt out, tokenized."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from atlas_cli.config.schema import ExperimentConfig
+from atlas_cli.data.partition import partition, split_local_test
+from atlas_cli.data.read import GroupData, read_group
+from atlas_cli.errors import ConfigError
+from atlas_cli.tasks import build as build_task
+from atlas_cli.tasks._base import BaseTask, Feature
+
+
+@dataclass(frozen=True)
+class PreparedGroup:
+    """A task group's examples.
+
+    Attributes:
+        data: the rows, before tokenization.
+        task: encodes them.
+        shards: row numbers of every client, its local test part included.
+        train, local_test: features by client.
+        test: features of the group's held-out part, seen by no client.
+    """
+
+    data: GroupData
+    task: BaseTask
+    shards: Mapping[str, list[int]]
+    train: Mapping[str, list[Feature]]
+    local_test: Mapping[str, list[Feature]]
+    test: list[Feature]
+
+
+def prepare(config: ExperimentConfig, tokenizer: Any, causal: bool) -> dict[str, PreparedGroup]:
+    """Read, partition and tokenize every task group; ``causal`` picks the default pooling.
+
+    Raises:
+        ConfigError: data that does not fit the config: columns, labels, empty shards.
+        ResourceError: a file, corpus or hub data set that is not there.
+    """
+    return {name: _prepare_group(config, name, tokenizer, causal) for name in config.task_groups}
+
+
+def _prepare_group(config: ExperimentConfig, name: str, tokenizer: Any, causal: bool) -> PreparedGroup:
+    group = config.task_groups[name]
+    data = read_group(name, group, config.seed)
+    pooling = group.pooling
+    if pooling == "auto":
+        pooling = "last" if causal else "mean"
+    task = build_task(group.task, data.classes, pooling)
+    clients = [spec.name for spec in config.expanded_clients() if spec.task_group == name]
+    labels = [next(iter(task.labels_in(row)), None) for row in data.train]
+    shards = partition(data.train, clients, config.partition, labels, config.seed, name)
+    encoded = _encode(task, data.train, tokenizer, config.training.max_length)
+    train, local_test = {}, {}
+    for client, rows in shards.items():
+        for_training, for_test = split_local_test(rows, config.partition.local_test, config.seed, client)
+        train[client] = [feature for row in for_training for feature in encoded[row]]
+        local_test[client] = [feature for row in for_test for feature in encoded[row]]
+        if not train[client]:
+            raise ConfigError(
+                f"client {client} has no usable training example: all are longer than training.max_length",
+                key=f"task_groups.{name}.data",
+            )
+    test = [f for features in _encode(task, data.test, tokenizer, config.training.max_length) for f in features]
+    if not test:
+        raise ConfigError(
+            "the held-out test part is empty; raise test_fraction or give test files", key=f"task_groups.{name}.data"
+        )
+    return PreparedGroup(data, task, shards, train, local_test, test)
+
+
+def _encode(task: BaseTask, rows: list[dict[str, Any]], tokenizer: Any, max_length: int) -> list[list[Feature]]:
+    return [task.encode(row, tokenizer, max_length) for row in rows]

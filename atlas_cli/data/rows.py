@@ -1,0 +1,109 @@
+"""What data sources and task groups hand on: plain rows (dictionaries), where they came from, and their hash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from atlas_cli.errors import ConfigError
+
+if TYPE_CHECKING:
+    from atlas_cli.config.schema import _DataFields as DataConfig
+
+Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class SourceRows:
+    """All that a data source read.
+
+    Attributes:
+        train: rows in the order of the source, keyed by its own column names.
+        test: the source's own test part, or None where a part must be held out.
+        origin: one line for manifests and messages, e.g. ``corpus trec-questions``.
+        sha256: of the rows of both parts, see ``digest``.
+        split_by: column whose equal values must stay on one side of a held-out split, or None.
+    """
+
+    train: Rows
+    test: Rows | None
+    origin: str
+    sha256: str
+    split_by: str | None = None
+
+
+@dataclass(frozen=True)
+class GroupData:
+    """One task group's examples, ready for partition and tokenization.
+
+    Attributes:
+        name: of the task group.
+        train, test: rows that hold the task's fields under their own names, and every other column as it was.
+        classes: class names in the order of their ids; empty for tasks without classes.
+        origin, sha256: of the source, before any split or sample.
+        columns: task field to the source's column.
+    """
+
+    name: str
+    train: Rows
+    test: Rows
+    classes: list[str]
+    origin: str
+    sha256: str
+    columns: dict[str, str]
+
+
+def digest(*parts: Sequence[Mapping[str, Any]] | None) -> str:
+    """SHA-256 of rows: their values and their order count, the order of columns does not."""
+    hasher = hashlib.sha256()
+    for part in parts:
+        hasher.update(b"\x1e")
+        for row in part or ():
+            hasher.update(
+                json.dumps(row, sort_keys=True, ensure_ascii=False, default=str).encode("utf-8", "surrogatepass")
+            )
+            hasher.update(b"\n")
+    return hasher.hexdigest()
+
+
+def identity(row: Mapping[str, Any], fields: Sequence[str]) -> str:
+    """What two rows that are exact repeats of each other over ``fields`` have in common."""
+    return json.dumps([row.get(field) for field in fields], sort_keys=True, default=str)
+
+
+def unique(rows: Iterable[dict[str, Any]], fields: Sequence[str], without: Iterable[Mapping[str, Any]] = ()) -> Rows:
+    """The rows in order, less exact repeats over ``fields`` and less rows that occur in ``without``."""
+    seen = {identity(row, fields) for row in without}
+    kept = []
+    for row in rows:
+        if (mark := identity(row, fields)) not in seen:
+            seen.add(mark)
+            kept.append(row)
+    return kept
+
+
+def only_for(data: DataConfig, source: str, keys: Iterable[str], key: str) -> None:
+    """Refuse keys that only the data source ``source`` reads, so that none is ignored in silence.
+
+    Raises:
+        ConfigError: one of ``keys`` was given.
+    """
+    for name in keys:
+        if name in data.model_fields_set:
+            raise ConfigError(
+                f"only goes with {source}, this group reads {data.source}; remove it", key=f"{key}.{name}"
+            )
+
+
+def single_location(data: DataConfig, key: str) -> str:
+    """The one name of a source that reads one corpus or data set.
+
+    Raises:
+        ConfigError: none or several were given.
+    """
+    if len(data.location) != 1 or not data.location[0].strip():
+        raise ConfigError("give one name; make a task group of each", key=f"{key}.{data.source}")
+    return data.location[0]

@@ -1,0 +1,68 @@
+"""``data: {hub: owner/name}``: a data set of the Hugging Face hub, read by ``datasets``; its code is never run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from atlas_cli.data.rows import Rows, SourceRows, digest, only_for, single_location
+from atlas_cli.errors import ConfigError, ResourceError
+
+if TYPE_CHECKING:
+    from atlas_cli.config.schema import _DataFields as DataConfig
+
+INSTALL = "pip install -c constraints.txt -e .[data]"
+
+
+def load(data: DataConfig, key: str) -> SourceRows:
+    """Rows of ``split``, and of ``test_split`` where it is given; class numbers are replaced by class names.
+
+    Args:
+        data: the group's ``data`` section.
+        key: dotted path of that section, for errors.
+
+    Raises:
+        ConfigError: no such split or subset, or keys of another source.
+        ResourceError: not found, not reachable, or the ``datasets`` package is missing.
+    """
+    only_for(data, "files", ("test_files",), key)
+    name = single_location(data, key)
+    train = _split(name, data.subset, data.split, f"{key}.split")
+    test = _split(name, data.subset, data.test_split, f"{key}.test_split") if data.test_split else None
+    subset = f"/{data.subset}" if data.subset else ""
+    return SourceRows(train, test, f"hub data set {name}{subset}", digest(train, test))
+
+
+def _split(name: str, subset: str | None, split: str, key: str) -> Rows:
+    try:
+        import datasets
+    except ImportError as error:
+        raise ResourceError(f"hub data sets need the datasets package: {INSTALL}") from error
+    try:
+        dataset = datasets.load_dataset(name, subset, split=split)
+    except (OSError, datasets.exceptions.DatasetsError) as error:  # not found, no network, offline mode, no access
+        raise ResourceError(
+            f"hub data set {name!r} cannot be read ({_line(error)}); check the name and the network (or access: hf auth"
+            " login), or give local files with data.files"
+        ) from error
+    except (ValueError, RuntimeError) as error:  # no such split or subset, a data set that is a script
+        raise ConfigError(f"hub data set {name!r}: {_line(error)}", key=key) from error
+    names = {column: _class_names(feature) for column, feature in dataset.features.items()}
+    return [{column: _named(value, names[column]) for column, value in row.items()} for row in dataset]
+
+
+def _class_names(feature: Any) -> list[str] | None:
+    """Names of a column of class numbers, or of lists of them."""
+    found = getattr(feature, "names", None) or getattr(getattr(feature, "feature", None), "names", None)
+    return list(found) if found else None
+
+
+def _named(value: Any, names: list[str] | None) -> Any:
+    if names is None or value is None:
+        return value
+    if isinstance(value, list):
+        return [_named(item, names) for item in value]
+    return names[value] if value >= 0 else None  # the hub marks hidden labels with -1
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,0 +1,1 @@
+"""Where clients and server run: an engine takes a federation through the local steps of a round."""

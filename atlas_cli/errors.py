@@ -1,0 +1,63 @@
+"""What can go wrong, and the exit code that says so.
+
+    AtlasError                      1   any failure that atlas can name
+    ├── ConfigError                 2   usage or config: bad key, bad value, data that does not fit the config
+    ├── ResourceError               3   a model, corpus or file that is not there
+    ├── NonFiniteError              4   a loss, activation or gradient that is not finite
+    ├── TooFewClientsError          5   nothing left to train or nothing feasible
+    └── OutputError                 1   the run directory cannot be written
+
+An interrupted run ends with 130. Every message is one line: what, where, why, what next.
+"""
+
+from __future__ import annotations
+
+
+class AtlasError(Exception):
+    """Base of all errors that the command line shows as one line instead of a traceback."""
+
+    exit_code = 1
+
+
+class ConfigError(AtlasError):
+    """A config that cannot be run.
+
+    Args:
+        message: what is wrong and what to do, without the place.
+        key: dotted path of the key, e.g. ``clients.phone-1.rank``; it is looked up in the YAML file for its line.
+        where: ``file:line``; filled in by the command line from the key where it is not known at the raise.
+    """
+
+    exit_code = 2
+
+    def __init__(self, message: str, *, key: str | None = None, where: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.key = key
+        self.where = where
+
+    def __str__(self) -> str:
+        place = f"{self.where}: " if self.where else ""
+        return f"{place}{self.key}: {self.message}" if self.key else f"{place}{self.message}"
+
+
+class ResourceError(AtlasError):
+    """A model, corpus, file or hub entry that cannot be found or fetched."""
+
+    exit_code = 3
+
+
+class NonFiniteError(AtlasError):
+    """A value that is not finite, named by client, round and step."""
+
+    exit_code = 4
+
+
+class TooFewClientsError(AtlasError):
+    """No client can take part."""
+
+    exit_code = 5
+
+
+class OutputError(AtlasError):
+    """The run directory cannot be created or written."""

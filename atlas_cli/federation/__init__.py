@@ -1,0 +1,1 @@
+"""Clients, server, the messages between them, and the round loop (``training.py``)."""

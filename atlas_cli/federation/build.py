@@ -1,0 +1,262 @@
+"""From a config to a federation ready to train: base, data, clients, server, aggregator."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from atlas_cli import discovery
+from atlas_cli.config.schema import ExperimentConfig
+from atlas_cli.data.collate import pad_token_id
+from atlas_cli.data.prepare import PreparedGroup, prepare
+from atlas_cli.errors import ConfigError
+from atlas_cli.federation.aggregator import Aggregator, Member
+from atlas_cli.federation.client import SplitClient
+from atlas_cli.federation.evaluation import Evaluator, TrainedModel
+from atlas_cli.federation.server import SplitServer, build_head
+from atlas_cli.federation.unsplit import UnsplitClient
+from atlas_cli.models.load import FrozenBase, load_base, load_tokenizer
+from atlas_cli.models.lora import AdapterSet, build_adapters
+from atlas_cli.models.placement import by_layer
+from atlas_cli.planning.plan import ClientPlan, Plan, make_plan
+from atlas_cli.tasks._base import Feature
+
+
+@dataclass
+class Federation:
+    """Everything that takes part in a run. ``server`` is None in the unsplit baselines."""
+
+    config: ExperimentConfig
+    plan: Plan
+    base: FrozenBase
+    data: dict[str, PreparedGroup]
+    clients: dict[str, SplitClient | UnsplitClient]
+    server: SplitServer | None
+    aggregator: Aggregator
+    evaluator: Evaluator
+    pad: int
+    device: torch.device
+
+    @property
+    def group_names(self) -> list[str]:
+        """Task groups in the order of the config."""
+        return list(self.config.task_groups)
+
+    def members(self, group: str) -> list[str]:
+        """Clients of a group, in the order of the config."""
+        return [c.name for c in self.plan.clients if c.task_group == group]
+
+    def group_of(self, client: str) -> str:
+        """The task group of a client."""
+        return self.aggregator.members[client].group
+
+    def train_features(self, client: str) -> Sequence[Feature]:
+        """A client's training examples."""
+        return self.data[self.group_of(client)].train[client]
+
+    def batch_size(self, client: str) -> int:
+        """Examples a local step; a centralized learner takes the batches of all clients of its group at once."""
+        size = self.config.training.batch_size
+        if self.config.mode != "centralized":
+            return size
+        group = self.group_of(client)
+        return size * sum(1 for spec in self.config.expanded_clients() if spec.task_group == group)
+
+    def model_of_client(self, client: str) -> TrainedModel:
+        """What a client's predictions are made with."""
+        party = self.clients[client]
+        if isinstance(party, UnsplitClient):
+            lower, upper = _parted(party.adapters, self.plan)
+            return TrainedModel(lower, _joined(upper, party.upper), party.head)
+        assert self.server is not None
+        group = self.group_of(client)
+        head = party.head if party.head is not None else self.server.heads[group]
+        return TrainedModel(party.adapters, self.server.groups[group].adapters, head)
+
+    def model_of_group(self, group: str) -> TrainedModel | None:
+        """What a group's predictions are made with: the merged adapter; None where clients share nothing."""
+        if not self.aggregator.shared:
+            return None
+        merged = self.aggregator.groups[group]
+        head = self.aggregator.heads.get(group)
+        if self.server is None:
+            assert head is not None
+            lower, upper = _parted(merged, self.plan)
+            return TrainedModel(lower, upper, head)
+        return TrainedModel(merged, self.server.groups[group].adapters, head or self.server.heads[group])
+
+
+def build(config: ExperimentConfig, plan: Plan | None = None) -> Federation:
+    """Load the model and the data of a config and set up all parties.
+
+    Raises:
+        ConfigError, ResourceError: what the config asks for cannot be had.
+    """
+    plan = plan or make_plan(config)
+    device = pick_device(config.device)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    tokenizer = load_tokenizer(config.model)
+    data = prepare(config, tokenizer, plan.family.causal)
+    if config.mode == "centralized":
+        plan, data = _pool(config, plan, data)
+    base = load_base(config.model, seed=config.seed, device=device)
+    _check_vocabulary(base, tokenizer)
+    tasks = {name: group.task for name, group in data.items()}
+    split = config.mode == "split-federated"
+    heads_on_clients = not split or config.training.labels == "client"
+    heads = {name: build_head(base, task, config.seed, name, device) for name, task in tasks.items()}
+    server = (
+        SplitServer(
+            base=base,
+            tasks=tasks,
+            split_layer=plan.cut,
+            device=device,
+            rank=config.server.rank,
+            lora=config.lora,
+            training=config.training,
+            seed=config.seed,
+        )
+        if split
+        else None
+    )
+    clients = {
+        c.name: _client(config, plan, base, data, c, heads[c.task_group] if heads_on_clients else None, device)
+        for c in plan.clients
+    }
+    members = {
+        c.name: Member(
+            c.task_group, _weight(data[c.task_group].train[c.name]), _exchanged(clients[c.name]), clients[c.name].head
+        )
+        for c in plan.clients
+    }
+    upper = {} if split else dict(plan.upper_ranks)
+    groups = {name: _adapters(config, base, {**plan.group_ranks(name), **upper}, device) for name in config.task_groups}
+    method = "none" if config.mode in ("local-only", "centralized") else config.aggregation.method
+    aggregator = Aggregator(
+        discovery.load("aggregation", method), members, groups, heads if heads_on_clients else {}, base.model
+    )
+    pad = pad_token_id(tokenizer)
+    evaluator = Evaluator(base, plan.cut, config.evaluation.batch_size, pad, device)
+    return Federation(config, plan, base, data, clients, server, aggregator, evaluator, pad, device)
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of a config; "auto" takes CUDA, then MPS, then the CPU.
+
+    Raises:
+        ConfigError: a device that this machine lacks.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    device = torch.device(name)
+    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not present[device.type]:
+        raise ConfigError(f"this machine has no {device.type} device; use device: auto or cpu", key="device")
+    return device
+
+
+def _client(
+    config: ExperimentConfig,
+    plan: Plan,
+    base: FrozenBase,
+    data: Mapping[str, PreparedGroup],
+    client: ClientPlan,
+    head: nn.Module | None,
+    device: torch.device,
+) -> SplitClient | UnsplitClient:
+    task = data[client.task_group].task
+    head = copy.deepcopy(head)
+    if config.mode == "split-federated":
+        return SplitClient(
+            client.name,
+            rank_config=by_layer(client.ranks, plan.family),
+            split_layer=plan.cut,
+            device=device,
+            base=base,
+            lora=config.lora,
+            training=config.training,
+            seed=config.seed,
+            task=task,
+            head=head,
+        )
+    assert head is not None
+    return UnsplitClient(
+        client.name,
+        base,
+        task,
+        _adapters(config, base, client.ranks, device),
+        _adapters(config, base, plan.upper_ranks, device),
+        head,
+        config.lora,
+        config.training,
+        config.seed,
+        device,
+    )
+
+
+def _adapters(config: ExperimentConfig, base: FrozenBase, ranks: Mapping[str, int], device: torch.device) -> AdapterSet:
+    lora = config.lora
+    return build_adapters(
+        base.model,
+        ranks,
+        alpha=lora.alpha,
+        dropout=lora.dropout,
+        rslora=lora.rslora,
+        seed=config.seed,
+        device=device,
+    )
+
+
+def _exchanged(client: SplitClient | UnsplitClient) -> AdapterSet:
+    return _joined(client.adapters, client.upper) if isinstance(client, UnsplitClient) else client.adapters
+
+
+def _joined(lower: AdapterSet, upper: AdapterSet) -> AdapterSet:
+    return AdapterSet({**lower.adapters, **upper.adapters})
+
+
+def _parted(adapters: AdapterSet, plan: Plan) -> tuple[AdapterSet, AdapterSet]:
+    above = {path: a for path, a in adapters.adapters.items() if path in plan.upper_ranks}
+    below = {path: a for path, a in adapters.adapters.items() if path not in plan.upper_ranks}
+    return AdapterSet(below), AdapterSet(above)
+
+
+def _weight(features: Sequence[Feature]) -> float:
+    """n_k: label tokens where every token has a label, else examples."""
+    labels = [f["labels"] for f in features]
+    if isinstance(labels[0], int):
+        return float(len(labels))
+    return float(sum(1 for each in labels if isinstance(each, list) for label in each if label >= 0))
+
+
+def _check_vocabulary(base: FrozenBase, tokenizer: object) -> None:
+    size, rows = len(tokenizer), base.config.vocab_size  # type: ignore[arg-type]
+    if size > rows:
+        raise ConfigError(
+            f"the tokenizer has {size} tokens and the model's embedding {rows} rows; "
+            "give the tokenizer that belongs to it",
+            key="model.tokenizer",
+        )
+
+
+def _pool(
+    config: ExperimentConfig, plan: Plan, data: dict[str, PreparedGroup]
+) -> tuple[Plan, dict[str, PreparedGroup]]:
+    """Mode centralized: one learner a task group, with the data of all its clients and the largest of their ranks."""
+    learners = tuple(
+        ClientPlan(f"{name}-pooled", name, plan.group_ranks(name), f"task_groups.{name}") for name in config.task_groups
+    )
+    pooled = {}
+    for learner in learners:
+        group = data[learner.task_group]
+        pooled[learner.task_group] = replace(
+            group,
+            train={learner.name: [f for features in group.train.values() for f in features]},
+            local_test={learner.name: [f for features in group.local_test.values() for f in features]},
+        )
+    return replace(plan, clients=learners), pooled

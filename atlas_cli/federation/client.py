@@ -1,0 +1,202 @@
+"""The client side of the split.
+
+The frozen bottom half, adapters, and their optimizer. The half is a view of a base that all share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from atlas_cli.config.schema import LoraConfig, TrainingConfig
+from atlas_cli.federation.memory import Usage, saved_bytes, tensor_bytes
+from atlas_cli.federation.numerics import clip_and_step, precision, require_finite, seeded_dropout
+from atlas_cli.federation.optimizers import build_optimizer, set_learning_rate, state_bytes
+from atlas_cli.federation.protocol import Message
+from atlas_cli.models.load import FrozenBase, shared_base
+from atlas_cli.models.lora import AdapterSet, build_adapters
+from atlas_cli.models.placement import adapted_names, place_ranks
+from atlas_cli.models.split import client_half, run_half
+from atlas_cli.tasks._base import BaseTask
+
+Inputs = Mapping[str, Tensor]
+
+
+class SplitClient:
+    """A client that holds blocks ``0 .. split_layer-1``, frozen, and trains LoRA adapters on them.
+
+    Args:
+        client_id: its name in messages and records.
+        model_name: hub id, local folder, GGUF file, packaged name or known architecture.
+        rank_config: rank of all its layers, or by layer ``{0: 8, 1: 16}``.
+        split_layer: number of blocks it keeps; default: the middle of the model.
+        device: where it computes.
+        init: "pretrained", "random" or "auto" (random where weights cannot be reached).
+        base: a base to share, instead of ``model_name``.
+        lora, training: scale, dropout and targets; optimizer, clipping and precision.
+        task, head: on the client only when labels stay there (U-shaped split).
+
+    Raises:
+        ConfigError: split layer or rank out of range, unsupported architecture.
+        ResourceError: the model cannot be found.
+    """
+
+    def __init__(
+        self,
+        client_id: int | str,
+        model_name: str | None = None,
+        rank_config: int | dict[int, int] = 8,
+        split_layer: int | None = None,
+        device: str | torch.device = "cpu",
+        *,
+        init: str = "pretrained",
+        base: FrozenBase | None = None,
+        lora: LoraConfig | None = None,
+        training: TrainingConfig | None = None,
+        seed: int = 0,
+        task: BaseTask | None = None,
+        head: nn.Module | None = None,
+    ) -> None:
+        self.name = str(client_id)
+        self.device = torch.device(device)
+        self.base = base if base is not None else shared_base(model_name, init, self.device, seed)
+        self.lora = lora or LoraConfig()
+        self.training = training or TrainingConfig()
+        self.seed = seed
+        self.cut = self.base.check_cut(split_layer)
+        self.half = client_half(self.base.model, self.base.family, self.cut)
+        names = adapted_names(self.base.model, self.base.family, self.lora.targets)
+        self.ranks = place_ranks(
+            self.base.model, self.base.family, rank_config, range(self.cut), names, key=f"clients.{self.name}.rank"
+        )
+        self.adapters: AdapterSet = build_adapters(
+            self.base.model,
+            self.ranks,
+            alpha=self.lora.alpha,
+            dropout=self.lora.dropout,
+            rslora=self.lora.rslora,
+            seed=seed,
+            device=self.device,
+        )
+        self.task, self.head = task, head
+        self.usage: Usage | None = None
+        self._activations: Tensor | None = None
+        self._mask: Tensor | None = None
+        self.reset_optimizer()
+
+    def trained(self) -> list[nn.Parameter]:
+        """Adapters, and the head where it is here."""
+        head = [p for p in self.head.parameters() if p.requires_grad] if self.head is not None else []
+        return [*self.adapters.parameters(), *head]
+
+    def reset_optimizer(self) -> None:
+        """Forget moments: what they described was replaced by a delivery."""
+        self.optimizer = build_optimizer(self.trained(), self.training.client_optimizer)
+
+    def compute_activations(self, batch: Inputs) -> Tensor:
+        """What is sent for a batch: activations at the cut, (B, T, D), or (B, D) for ``inputs`` of that shape.
+
+        Args:
+            batch: ``input_ids`` and ``attention_mask`` as a tokenizer gives them, or ``inputs``: embeddings (B, D) or
+                (B, T, D).
+
+        The graph is kept for ``apply_gradients``.
+        """
+        inputs, mask = as_inputs(batch, self.device)
+        activations = self._run(inputs, mask, 0, 0)
+        squeeze = "inputs" in batch and batch["inputs"].dim() == 2
+        return activations[:, 0] if squeeze else activations
+
+    def apply_gradients(self, gradients: Tensor, learning_rate: float | None = None) -> None:
+        """Back-propagate what the server returned for the last activations, and step the adapters."""
+        self.backward(gradients)
+        self.step(learning_rate)
+
+    def backward(self, gradients: Tensor) -> None:
+        """Back-propagate the gradient at the cut into the adapters' gradients."""
+        assert self._activations is not None, "compute_activations comes first"
+        activations, self._activations = self._activations, None
+        require_finite(gradients, f"gradient sent to client {self.name}")
+        with self.adapters.attached(self.base.model):
+            activations.backward(gradients.view_as(activations))
+        if self.usage is not None:
+            self.usage.gradients = tensor_bytes(p.grad for p in self.trained())
+
+    def step(self, learning_rate: float | None = None) -> None:
+        """Clip, step and drop the gradients."""
+        assert self.optimizer is not None
+        if learning_rate is not None:
+            set_learning_rate(self.optimizer, learning_rate)
+        clip_and_step(self.optimizer, self.trained(), self.training.max_grad_norm, f"of client {self.name}")
+        if self.usage is not None:
+            self.usage.optimizer = state_bytes(self.optimizer)
+
+    def forward(self, batch: Inputs, round_number: int, step: int, labels: Tensor | None) -> Message:
+        """The activation message of a batch; ``labels`` travel with it unless they stay on the client."""
+        inputs, mask = as_inputs(batch, self.device)
+        activations = self._run(inputs, mask, round_number, step)
+        tensors = {"activations": activations, "attention_mask": mask.bool()}
+        if labels is not None:
+            tensors["labels"] = labels.to(self.device)
+        return Message("activations", self.name, "up", tensors)
+
+    def answer_features(self, features: Message, labels: Tensor) -> tuple[Message, float, int]:
+        """U-shaped split: loss at the client's own head.
+
+        Returns the features' gradient, the mean loss and its count.
+        """
+        assert self.head is not None and self.task is not None
+        received = features.tensors["features"].requires_grad_()
+        with precision(self.device, self.training.autocast):
+            logits = self.head(received, self._mask)
+        loss, count = self.task.loss(logits, labels.to(self.device))
+        require_finite(loss.detach(), f"loss of client {self.name}")
+        loss.backward()
+        assert received.grad is not None
+        tensors = {"gradients": received.grad, "count": torch.tensor(count)}
+        return Message("feature-gradients", self.name, "up", tensors), loss.item(), count
+
+    def _run(self, inputs: dict[str, Tensor], mask: Tensor, round_number: int, step: int) -> Tensor:
+        self.adapters.train()
+        measured = self.usage is not None
+        with (
+            seeded_dropout(self.lora.dropout, self.seed, self.name, round_number, step, device=self.device),
+            precision(self.device, self.training.autocast),
+            self.adapters.attached(self.base.model),
+            saved_bytes([*self.half.parameters(), *self.adapters.parameters()]) if measured else nullcontext() as saved,
+        ):
+            activations = run_half(self.half, mask, **inputs)
+        self._activations, self._mask = activations, mask
+        if self.usage is not None and saved is not None:
+            cut = 2 * activations.numel() * activations.element_size()
+            self.usage.seen(saved.total, cut, mask.shape[0], mask.numel())
+        return activations.detach()
+
+    def measure(self) -> Usage:
+        """Start measuring; what is held now is counted at once, the rest as steps happen."""
+        heads = tensor_bytes(self.head.parameters()) if self.head is not None else 0
+        self.usage = Usage(
+            frozen_weights=tensor_bytes([*self.half.parameters(), *self.half.buffers()]),
+            adapters=tensor_bytes(self.adapters.parameters()),
+            heads=heads,
+        )
+        return self.usage
+
+
+def as_inputs(batch: Inputs, device: torch.device) -> tuple[dict[str, Tensor], Tensor]:
+    """Keyword arguments of the half, and the mask (B, T) int64; floats (B, D) become sequences of one."""
+    if "inputs" in batch:
+        embeddings = batch["inputs"].to(device)
+        embeddings = embeddings.unsqueeze(1) if embeddings.dim() == 2 else embeddings
+        mask = batch.get("attention_mask")
+        mask = (
+            mask.to(device) if mask is not None else torch.ones(embeddings.shape[:2], dtype=torch.int64, device=device)
+        )
+        return {"inputs_embeds": embeddings}, mask
+    ids = batch["input_ids"].to(device)
+    mask = batch["attention_mask"].to(device) if "attention_mask" in batch else torch.ones_like(ids)
+    segments = batch.get("token_type_ids")
+    return {"input_ids": ids, **({"token_type_ids": segments.to(device)} if segments is not None else {})}, mask

@@ -1,0 +1,18 @@
+"""Which clients take part in a round: a pure function, so that resuming needs no sampler state."""
+
+from __future__ import annotations
+
+from atlas_cli.federation.build import Federation
+from atlas_cli.seeding import numpy_generator
+
+
+def sample_cohort(federation: Federation, round_number: int) -> list[str]:
+    """``training.cohort`` of each group's clients, at least one, in the order of the config."""
+    share, seed = federation.config.training.cohort, federation.config.seed
+    chosen: set[str] = set()
+    for group in federation.group_names:
+        members = federation.members(group)
+        size = max(1, round(share * len(members)))
+        draw = numpy_generator(seed, "cohort", group, round_number)
+        chosen.update(members[i] for i in draw.permutation(len(members))[:size])
+    return [c for c in federation.clients if c in chosen]

@@ -1,0 +1,43 @@
+"""What the manifest says of the model, the data and the device."""
+
+from __future__ import annotations
+
+import torch
+
+from atlas_cli.federation.build import Federation
+
+Facts = dict[str, object]
+
+
+def model_facts(federation: Federation) -> Facts:
+    """Name, initialisation, weights hash, cut and numbers of parameters."""
+    plan, base = federation.plan, federation.base
+    return {
+        "name": base.name,
+        "init": base.init,
+        "sha256": base.sha256,
+        "n_parameters": plan.parameters["model"],
+        "layers": plan.n_layers,
+        "split_layer": plan.cut,
+        "client_half_parameters": plan.parameters["client half"],
+        "server_half_parameters": plan.parameters["server half"],
+    }
+
+
+def data_facts(federation: Federation) -> dict[str, Facts]:
+    """Origin, content hash, sizes and classes by task group."""
+    return {
+        name: {
+            "origin": group.data.origin,
+            "sha256": group.data.sha256,
+            "train": sum(len(features) for features in group.train.values()),
+            "test": len(group.test),
+            "classes": group.data.classes,
+        }
+        for name, group in federation.data.items()
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """As torch names it, with the model of a GPU."""
+    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)

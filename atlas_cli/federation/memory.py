@@ -1,0 +1,71 @@
+"""Measured memory: bytes that autograd saves for backward, and bytes of what a party owns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class SavedBytes:
+    """Filled in by ``saved_bytes``: unique bytes that the graph holds for backward, weights left out."""
+
+    total: int = 0
+
+
+@contextmanager
+def saved_bytes(weights: Iterable[Tensor]) -> Iterator[SavedBytes]:
+    """Count what is saved for backward inside the block, a storage once; ``weights`` are counted elsewhere."""
+    counted = SavedBytes()
+    # addresses stay unique because the graph keeps every storage that it saved alive
+    seen = {w.untyped_storage().data_ptr() for w in weights}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in seen:
+            seen.add(storage.data_ptr())
+            counted.total += storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield counted
+
+
+def tensor_bytes(tensors: Iterable[Tensor | None]) -> int:
+    """Bytes of tensors, a shared storage counted once."""
+    sizes = {t.data_ptr(): t.numel() * t.element_size() for t in tensors if t is not None}
+    return sum(sizes.values())
+
+
+@dataclass
+class Usage:
+    """Bytes of one party, each measured from the tensors themselves.
+
+    Activations are the largest of the measured steps.
+    """
+
+    frozen_weights: int = 0
+    adapters: int = 0
+    heads: int = 0
+    gradients: int = 0
+    optimizer: int = 0
+    saved_activations: int = 0
+    cut_buffers: int = 0
+    batch_size: int = 0
+    batch_tokens: int = 0
+
+    def seen(self, saved: int, cut: int, batch: int, tokens: int) -> None:
+        """Take a step into account: keep the one that saved most."""
+        if saved + cut > self.saved_activations + self.cut_buffers:
+            self.saved_activations, self.cut_buffers = saved, cut
+            self.batch_size, self.batch_tokens = batch, tokens
+
+    def record(self) -> dict[str, object]:
+        """For memory.json."""
+        numbers = asdict(self)
+        size, tokens = numbers.pop("batch_size"), numbers.pop("batch_tokens")
+        return {**numbers, "total": sum(numbers.values()), "batch": {"size": size, "tokens": tokens}}

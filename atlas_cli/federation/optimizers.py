@@ -1,0 +1,60 @@
+"""Optimizers, and the learning-rate schedule: a pure function of the step, so that resuming needs no state of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from atlas_cli.config.schema import OptimizerConfig, ScheduleConfig
+
+
+def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> torch.optim.Optimizer | None:
+    """AdamW or SGD over ``parameters``; None where there are none to train."""
+    trained = list(parameters)
+    if not trained:
+        return None
+    if config.name == "adamw":
+        beta1, beta2 = config.betas
+        return torch.optim.AdamW(
+            trained, lr=config.lr, weight_decay=config.weight_decay, betas=(beta1, beta2), fused=_fusable(trained)
+        )
+    return torch.optim.SGD(trained, lr=config.lr, weight_decay=config.weight_decay, momentum=config.momentum)
+
+
+def learning_rate_factor(schedule: ScheduleConfig, step: int, total_steps: int) -> float:
+    """What the configured rate is multiplied by at ``step`` (from 0) of ``total_steps``.
+
+    Linear warm-up over the first ``warmup`` share of all steps, then constant, linear or half-cosine decay to zero.
+    """
+    warm = math.ceil(schedule.warmup * total_steps)
+    if step < warm:
+        return (step + 1) / warm
+    if schedule.name == "constant":
+        return 1.0
+    progress = (step - warm) / max(1, total_steps - warm)
+    return 1.0 - progress if schedule.name == "linear" else 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Use ``rate`` for the next steps."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def state_bytes(optimizer: torch.optim.Optimizer | None) -> int:
+    """Bytes of an optimizer's state tensors as they are now."""
+    if optimizer is None:
+        return 0
+    return sum(
+        value.numel() * value.element_size()
+        for state in optimizer.state.values()
+        for value in state.values()
+        if isinstance(value, torch.Tensor)
+    )
+
+
+def _fusable(parameters: list[nn.Parameter]) -> bool:
+    return all(p.is_floating_point() and p.device.type in ("cpu", "cuda", "mps") for p in parameters)

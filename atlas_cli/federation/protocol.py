@@ -1,0 +1,142 @@
+"""What crosses the wire, and the ledger that counts it.
+
+A message is named tensors; its size is the length of its safetensors serialisation, header included. Shapes: B batch,
+T tokens (padded to the longest of the batch), D hidden size.
+
+| kind              | direction | tensors |
+|---|---|---|
+| base-weights      | down      | the frozen client half, once, at set-up |
+| adapters          | both      | lora_A (r, d_in) and lora_B (d_out, r) of every adapted layer |
+| activations       | up        | activations (B, T, D), attention_mask (B, T), and labels unless ``labels: client`` |
+| gradients         | down      | gradients (B, T, D) of the client's own mean loss |
+| features          | down      | features (B, T, D): the server half's output (``labels: client``) |
+| feature-gradients | up        | gradients (B, T, D) and the count that weighs them (``labels: client``) |
+| head              | both      | the head's parameters (``labels: client``, ``mode: federated``) |
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Direction = Literal["up", "down"]
+
+# safetensors orders tensors by descending dtype, in this order of its own enumeration, then by name
+_DTYPES: dict[torch.dtype, tuple[int, str]] = {
+    torch.bool: (0, "BOOL"),
+    torch.uint8: (1, "U8"),
+    torch.int8: (2, "I8"),
+    torch.int16: (3, "I16"),
+    torch.float16: (4, "F16"),
+    torch.bfloat16: (5, "BF16"),
+    torch.int32: (6, "I32"),
+    torch.float32: (7, "F32"),
+    torch.float64: (8, "F64"),
+    torch.int64: (9, "I64"),
+}
+
+
+def serialized_size(tensors: Mapping[str, Tensor]) -> int:
+    """Bytes of ``safetensors.torch.save(tensors)`` without writing them.
+
+    Needs shapes and dtypes only, so meta tensors do.
+    """
+    order = sorted(tensors.items(), key=lambda item: (-_DTYPES[item[1].dtype][0], item[0]))
+    header: dict[str, object] = {}
+    offset = 0
+    for name, tensor in order:
+        end = offset + tensor.numel() * tensor.element_size()
+        dtype = _DTYPES[tensor.dtype][1]
+        header[name] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    return 8 + -(-len(text) // 8) * 8 + offset
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message between a client and the server.
+
+    Attributes:
+        kind: see the table above.
+        client: the client at one end; the server is at the other.
+        direction: "up" to the server, "down" to the client.
+        tensors: what is sent; detached from any graph.
+    """
+
+    kind: str
+    client: str
+    direction: Direction
+    tensors: dict[str, Tensor]
+
+    @property
+    def payload_bytes(self) -> int:
+        """Bytes of the tensors alone."""
+        return sum(t.numel() * t.element_size() for t in self.tensors.values())
+
+    @property
+    def bytes(self) -> int:
+        """Bytes as serialised."""
+        return serialized_size(self.tensors)
+
+
+@dataclass
+class _Entry:
+    messages: int = 0
+    bytes: int = 0
+    payload_bytes: int = 0
+    closed_form_bytes: int = 0
+
+
+@dataclass
+class Ledger:
+    """Counts every message of a round by client, kind and direction.
+
+    Each is entered with the payload that the closed form says it must have (from batch, hidden size, ranks and dtype,
+    not from the tensors sent); the two must agree, which ``mismatches`` reports.
+    """
+
+    entries: dict[tuple[str, str, Direction], _Entry] = field(default_factory=dict)
+
+    def count(self, message: Message, closed_form: int) -> None:
+        """Enter one message."""
+        entry = self.entries.setdefault((message.client, message.kind, message.direction), _Entry())
+        entry.messages += 1
+        entry.bytes += message.bytes
+        entry.payload_bytes += message.payload_bytes
+        entry.closed_form_bytes += closed_form
+
+    def total(self, direction: Direction, clients: Iterable[str]) -> int:
+        """Serialised bytes of some clients in one direction."""
+        wanted = set(clients)
+        return sum(e.bytes for (client, _, way), e in self.entries.items() if way == direction and client in wanted)
+
+    def mismatches(self) -> list[str]:
+        """Entries whose payload is not what the closed form says, in words; empty when all is right."""
+        return [
+            f"{client} {kind} {way}: {e.payload_bytes} bytes sent, {e.closed_form_bytes} by the closed form"
+            for (client, kind, way), e in self.entries.items()
+            if e.payload_bytes != e.closed_form_bytes
+        ]
+
+    def records(self, round_number: int) -> list[dict[str, object]]:
+        """Lines for messages.jsonl."""
+        return [
+            {"round": round_number, "client": client, "kind": kind, "direction": way, **vars(entry)}
+            for (client, kind, way), entry in self.entries.items()
+        ]
+
+
+def activation_bytes(batch: int, tokens: int, hidden: int, element: int, label_numbers: int) -> int:
+    """Closed form of an activation message: B T D elements, a byte a mask position, 8 bytes a label number."""
+    return batch * tokens * hidden * element + batch * tokens + 8 * label_numbers
+
+
+def adapter_bytes(ranks: Mapping[str, int], features: Mapping[str, tuple[int, int]], element: int) -> int:
+    """Closed form of an adapter message: r (d_in + d_out) elements a layer."""
+    return sum(rank * sum(features[path]) * element for path, rank in ranks.items())

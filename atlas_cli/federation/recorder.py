@@ -1,0 +1,188 @@
+"""Turns what happened in a round into the records of the run directory (fields: ``atlas_cli.runs``)."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from atlas_cli.engines.in_process import Trained
+from atlas_cli.federation.build import Federation
+from atlas_cli.federation.memory import Usage
+from atlas_cli.federation.optimizers import learning_rate_factor
+from atlas_cli.federation.protocol import Ledger
+from atlas_cli.federation.references import reference_memory
+from atlas_cli.reports.progress import Progress
+from atlas_cli.runs.directory import RunDirectory
+from atlas_cli.runs.hashing import sha256_tensors
+
+JSON = dict[str, object]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """An evaluation: metrics by group and by client (local test part), and wall seconds by group.
+
+    Empty when none was due.
+    """
+
+    groups: Mapping[str, dict[str, float]] = field(default_factory=dict)
+    clients: Mapping[str, dict[str, float]] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+class Recorder:
+    """Writes metrics.jsonl, clients.jsonl, messages.jsonl and memory.json, and tells the progress display.
+
+    Args:
+        run: None to keep records in memory only.
+    """
+
+    def __init__(self, federation: Federation, run: RunDirectory | None, progress: Progress) -> None:
+        self.federation, self.run, self.progress = federation, run, progress
+        self.metrics: list[JSON] = []
+        self.clients: list[JSON] = []
+        self._usages: dict[str, Usage] = {}
+
+    def start_measuring(self) -> None:
+        """Memory is measured in the first round."""
+        parties = self.federation.clients
+        self._usages = {name: party.measure() for name, party in parties.items()}
+        if self.federation.server is not None:
+            self.federation.server.measure()
+
+    def on_step(self, round_number: int) -> Callable[[int, dict[str, Trained]], None]:
+        """A callback for the engine: step number from 0, and what each client did so far."""
+        before = {"examples": 0}
+
+        def tell(step: int, done: dict[str, Trained]) -> None:
+            losses = self._losses(done)
+            examples = sum(t.examples for t in done.values())
+            shown = {g: loss for g, loss in losses.items() if loss is not None}
+            self.progress.step(round_number, step + 1, shown, examples - before["examples"])
+            before["examples"] = examples
+
+        return tell
+
+    def round(
+        self,
+        number: int,
+        ledger: Ledger,
+        scores: Scores,
+        trained: Mapping[str, Trained] | None = None,
+        errors: Mapping[str, float | None] | None = None,
+    ) -> None:
+        """Record a round; round 0 is before training."""
+        trained, errors = trained or {}, errors or {}
+        losses = self._losses(trained)
+        lines = [
+            self._group_line(number, g, ledger, scores, trained, losses, errors) for g in self.federation.group_names
+        ]
+        clients = [self._client_line(number, c, ledger, scores, trained) for c in self.federation.clients]
+        self.metrics += lines
+        self.clients += clients
+        if self.run is not None:
+            self.run.append("metrics.jsonl", lines)
+            self.run.append("clients.jsonl", clients)
+            self.run.append("messages.jsonl", ledger.records(number))
+            if number == 1:
+                self.run.write_json("memory.json", self._memory())
+        self._stop_measuring()
+        self.progress.round_end(number, lines)
+
+    def _losses(self, trained: Mapping[str, Trained]) -> dict[str, float | None]:
+        losses: dict[str, float | None] = {}
+        for group in self.federation.group_names:
+            members = [t for c, t in trained.items() if self.federation.group_of(c) == group]
+            labels = sum(t.labels for t in members)
+            losses[group] = sum(t.loss_sum for t in members) / labels if labels else None
+        return losses
+
+    def _group_line(
+        self,
+        number: int,
+        group: str,
+        ledger: Ledger,
+        scores: Scores,
+        trained: Mapping[str, Trained],
+        losses: Mapping[str, float | None],
+        errors: Mapping[str, float | None],
+    ) -> JSON:
+        members = self.federation.members(group)
+        took_part = [trained[c] for c in members if c in trained]
+        examples, seconds = sum(t.examples for t in took_part), sum(t.seconds for t in took_part)
+        training = self.federation.config.training
+        last = number * training.local_steps - 1
+        factor = (
+            learning_rate_factor(training.schedule, last, training.rounds * training.local_steps) if number else None
+        )
+        return {
+            "round": number,
+            "task_group": group,
+            "train_loss": losses[group],
+            "test": scores.groups.get(group, {}),
+            "examples": examples,
+            "tokens": sum(t.tokens for t in took_part),
+            "bytes_up": ledger.total("up", members),
+            "bytes_down": ledger.total("down", members),
+            "seconds": round(seconds + scores.seconds.get(group, 0.0), 6),
+            "samples_per_second": round(examples / seconds, 3) if seconds > 0 else None,
+            "aggregation_error": errors.get(group),
+            "server_lr": None if factor is None else factor * training.server_optimizer.lr,
+            "client_lr": None if factor is None else factor * training.client_optimizer.lr,
+        }
+
+    def _client_line(
+        self, number: int, client: str, ledger: Ledger, scores: Scores, trained: Mapping[str, Trained]
+    ) -> JSON:
+        member = self.federation.aggregator.members[client]
+        did = trained.get(client)
+        return {
+            "round": number,
+            "client": client,
+            "task_group": member.group,
+            "participated": did is not None,
+            "train_loss": did.loss if did else None,
+            "steps": did.steps if did else 0,
+            "examples": did.examples if did else 0,
+            "tokens": did.tokens if did else 0,
+            "weight": self._share(client, trained) if did else None,
+            "bytes_up": ledger.total("up", [client]),
+            "bytes_down": ledger.total("down", [client]),
+            "held_sha256": sha256_tensors(member.held()),
+            "delivered_sha256": member.delivered_sha256 if self.federation.aggregator.shared else None,
+            "local_test": scores.clients.get(client),
+        }
+
+    def _share(self, client: str, trained: Mapping[str, Trained]) -> float:
+        members = self.federation.aggregator.members
+        group = members[client].group
+        return members[client].weight / sum(members[c].weight for c in trained if members[c].group == group)
+
+    def _memory(self) -> JSON:
+        server = self.federation.server
+        used = {name: usage for name, usage in self._usages.items() if usage.batch_size}
+        return {
+            "unit": "bytes",
+            "measured_in_round": 1,
+            "clients": {name: usage.record() for name, usage in used.items()},
+            "server": server.usage.record() if server is not None and server.usage is not None else None,
+            "references": reference_memory(self.federation, list(used.values())),
+            "process_rss_peak": peak_resident_bytes(),
+        }
+
+    def _stop_measuring(self) -> None:
+        if not self._usages or not self.metrics or self.metrics[-1]["round"] == 0:
+            return
+        self._usages = {}
+        for party in self.federation.clients.values():
+            party.usage = None
+        if self.federation.server is not None:
+            self.federation.server.usage = None
+
+
+def peak_resident_bytes() -> int:
+    """Peak resident memory of this process; getrusage speaks of KiB on Linux and of bytes on macOS."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

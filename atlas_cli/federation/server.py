@@ -1,0 +1,264 @@
+"""The server side of the split: the top half, a head for each task group, loss and gradients, and the three ways to
+update.
+
+pooled (default): gradients of all clients of a group in a local step are summed, normalised by the total number of
+labels, and stepped once; equal to training on the pooled batch and independent of the order of clients. sequential
+(SplitFed V2, Thapa et al., 2004.12088): a step a client, in a seeded order. per-client (SplitFed V1): a copy of the
+trained parameters for each client, averaged at the end of the round. In all three a client gets the gradient of its
+own mean loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from atlas_cli.config.schema import LoraConfig, TrainingConfig
+from atlas_cli.federation.memory import Usage, saved_bytes, tensor_bytes
+from atlas_cli.federation.numerics import precision, require_finite, seeded_dropout
+from atlas_cli.federation.optimizers import state_bytes
+from atlas_cli.federation.protocol import Message
+from atlas_cli.federation.trainables import Trainables
+from atlas_cli.models.load import FrozenBase, shared_base
+from atlas_cli.models.lora import build_adapters
+from atlas_cli.models.placement import adapted_names, place_ranks
+from atlas_cli.models.split import run_half, server_half
+from atlas_cli.seeding import forked
+from atlas_cli.tasks import build as build_task
+from atlas_cli.tasks._base import BaseTask
+
+
+@dataclass(frozen=True)
+class StepLoss:
+    """A client's mean loss and over how many labels it is the mean."""
+
+    mean: float
+    count: int
+
+
+def build_head(base: FrozenBase, task: BaseTask, seed: int, group: str, device: str | torch.device) -> nn.Module:
+    """The head of a task group as it is before training, wherever it is kept."""
+    with forked(seed, "head", group):
+        return task.build_head(base.hidden_size, base.lm_head).to(device)
+
+
+class SplitServer:
+    """The server that holds blocks ``split_layer ..`` and a head for each task group.
+
+    Args:
+        model_name: as for ``SplitClient``; its clients must name the same model and split layer.
+        n_tasks: number of task groups, named "0", "1", ...; each classifies into ``num_classes``.
+        split_layer: number of blocks that clients keep; default: the middle of the model.
+        num_classes: outputs of each head.
+        base, tasks: a base to share and named task groups, instead of ``model_name``, ``n_tasks`` and ``num_classes``.
+        rank: LoRA rank on the server half, adapters a task group; 0 trains heads only.
+    """
+
+    def __init__(
+        self,
+        model_name: str | None = None,
+        n_tasks: int = 1,
+        split_layer: int | None = None,
+        num_classes: int = 2,
+        device: str | torch.device = "cpu",
+        *,
+        init: str = "pretrained",
+        base: FrozenBase | None = None,
+        tasks: Mapping[str, BaseTask] | None = None,
+        rank: int = 0,
+        lora: LoraConfig | None = None,
+        training: TrainingConfig | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.device = torch.device(device)
+        self.base = base if base is not None else shared_base(model_name, init, self.device, seed)
+        self.lora = lora or LoraConfig()
+        self.training = training or TrainingConfig()
+        self.seed = seed
+        self.cut = self.base.check_cut(split_layer)
+        self.half = server_half(self.base.model, self.base.family, self.cut)
+        pooling = "last" if self.base.family.causal else "mean"
+        classes = [str(c) for c in range(num_classes)]
+        self.tasks: dict[str, BaseTask] = (
+            dict(tasks)
+            if tasks is not None
+            else {str(g): build_task("sequence-classification", classes, pooling) for g in range(n_tasks)}
+        )
+        self.heads = {name: build_head(self.base, task, seed, name, self.device) for name, task in self.tasks.items()}
+        self.groups = {name: self._trainables(name, task, rank) for name, task in self.tasks.items()}
+        self.usage: Usage | None = None
+        self._members: dict[str, str] = {}
+        self._round, self._step, self._rate = 0, 0, self.training.server_optimizer.lr
+        self._copies: dict[str, Trainables] = {}
+        self._counts: dict[str, int] = {}
+        self._features: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def begin_round(self, members: Mapping[str, str], round_number: int) -> None:
+        """Say which clients take part, as ``{client: task group}``."""
+        self._members = dict(members)
+        self._round = round_number
+        self._counts = dict.fromkeys(members, 0)
+        if self.training.server_update == "per-client":
+            self._copies = {client: self.groups[group].copy() for client, group in members.items()}
+
+    def begin_step(self, step: int, learning_rate: float) -> None:
+        """Say which local step of the round comes, and the rate to step with."""
+        self._step = step
+        self._rate = learning_rate
+
+    def answer(self, message: Message) -> tuple[Message, StepLoss]:
+        """Forward, loss and backward for one activation message: the gradient message for its client.
+
+        Raises:
+            NonFiniteError: activations or loss are not finite.
+        """
+        trained = self._trained_for(message.client)
+        task = self.tasks[self._members[message.client]]
+        received, mask = self._receive(message)
+        labels = message.tensors["labels"]
+        with self._running(trained, message):
+            hidden = run_half(self.half, mask, inputs_embeds=received)
+            assert trained.head is not None
+            loss, count = task.loss(trained.head(hidden, mask), labels)
+        require_finite(loss.detach(), f"loss of client {message.client}, round {self._round}, step {self._step}")
+        gradients = self._backward(loss, None, received, trained)
+        self._gather(message.client, trained, gradients[1:], count)
+        reply = Message("gradients", message.client, "down", {"gradients": gradients[0]})
+        return reply, StepLoss(loss.item(), count)
+
+    def features(self, message: Message) -> Message:
+        """U-shaped split, first half of a step: the server half's output, for the client's own head."""
+        trained = self._trained_for(message.client)
+        received, mask = self._receive(message)
+        with self._running(trained, message):
+            hidden = run_half(self.half, mask, inputs_embeds=received)
+        self._features[message.client] = (hidden, received)
+        return Message("features", message.client, "down", {"features": hidden.detach()})
+
+    def answer_gradients(self, message: Message) -> Message:
+        """U-shaped split, second half of a step: back-propagate the features' gradient to the cut."""
+        trained = self._trained_for(message.client)
+        hidden, received = self._features.pop(message.client)
+        require_finite(message.tensors["gradients"], f"gradient sent by client {message.client}, round {self._round}")
+        gradients = self._backward(hidden, message.tensors["gradients"], received, trained)
+        self._gather(message.client, trained, gradients[1:], int(message.tensors["count"]))
+        return Message("gradients", message.client, "down", {"gradients": gradients[0]})
+
+    def finish_step(self) -> None:
+        """Pooled update: one step for each task group that took part."""
+        if self.training.server_update == "pooled":
+            for group in dict.fromkeys(self._members.values()):
+                self._apply(self.groups[group])
+
+    def finish_round(self) -> None:
+        """Per-client update: average the copies of each group, weighted by the labels they were trained on."""
+        for group in dict.fromkeys(self._members.values()) if self._copies else ():
+            members = [c for c, g in self._members.items() if g == group and self._counts[c] > 0]
+            if members:
+                self.groups[group].take_mean([self._copies[c] for c in members], [self._counts[c] for c in members])
+        self._copies = {}
+
+    def compute_loss(self, activations: Tensor, labels: Tensor, task_id: int | str = 0) -> tuple[Tensor, Tensor]:
+        """Loss of one batch and its gradient with respect to ``activations``; nothing is trained.
+
+        Args:
+            activations: (B, T, D), or (B, D) for sequences of one.
+            labels: (B,) class numbers, or as the group's task has them.
+            task_id: number or name of the task group.
+        """
+        name = str(task_id)
+        received = activations.detach().to(self.device).requires_grad_()
+        hidden_BTD = received.unsqueeze(1) if received.dim() == 2 else received
+        mask_BT = torch.ones(hidden_BTD.shape[:2], dtype=torch.int64, device=self.device)
+        trained = self.groups[name]
+        with trained.adapters.attached(self.base.model):
+            hidden = run_half(self.half, mask_BT, inputs_embeds=hidden_BTD)
+            assert trained.head is not None, "labels: client keeps the head on the clients"
+            loss, _ = self.tasks[name].loss(trained.head(hidden, mask_BT), labels.to(self.device))
+        (gradient,) = torch.autograd.grad(loss, [received])
+        return loss.detach(), gradient
+
+    def measure(self) -> Usage:
+        """Start measuring; what is held now is counted at once, the rest as steps happen."""
+        groups = self.groups.values()
+        heads = [p for t in groups if t.head is not None for p in t.head.parameters()]
+        if self.base.lm_head is not None and any(task.causal_only for task in self.tasks.values()):
+            heads += self.base.lm_head.parameters() if self.training.labels == "server" else []
+        held = {p.data_ptr() for p in self.half.parameters()}
+        self.usage = Usage(
+            frozen_weights=tensor_bytes([*self.half.parameters(), *self.half.buffers()]),
+            adapters=tensor_bytes(p for t in groups for p in t.adapters.parameters()),
+            heads=tensor_bytes(p for p in heads if p.data_ptr() not in held),
+        )
+        return self.usage
+
+    def _receive(self, message: Message) -> tuple[Tensor, Tensor]:
+        activations = message.tensors["activations"]
+        require_finite(activations, f"activation sent by client {message.client}, round {self._round}")
+        received = activations.to(self.device).detach().requires_grad_()
+        return received, message.tensors["attention_mask"].to(self.device).long()
+
+    @contextmanager
+    def _running(self, trained: Trainables, message: Message) -> Iterator[None]:
+        trained.adapters.train()
+        purpose = ("server", message.client, self._round, self._step)
+        weights = [*self.half.parameters(), *trained.parameters()]
+        with (
+            seeded_dropout(self.lora.dropout, self.seed, *purpose, device=self.device),
+            precision(self.device, self.training.autocast),
+            trained.adapters.attached(self.base.model),
+            saved_bytes(weights) if self.usage is not None else nullcontext() as saved,
+        ):
+            yield
+        if self.usage is not None and saved is not None:
+            activations = message.tensors["activations"]
+            cut = 2 * activations.numel() * activations.element_size()
+            self.usage.seen(saved.total, cut, activations.shape[0], activations.shape[0] * activations.shape[1])
+
+    def _backward(self, output: Tensor, gradient: Tensor | None, received: Tensor, trained: Trainables) -> list[Tensor]:
+        wanted = [received, *trained.parameters()]
+        found = torch.autograd.grad(output, wanted, gradient, allow_unused=True)
+        return [g if g is not None else torch.zeros_like(w) for g, w in zip(found, wanted, strict=True)]
+
+    def _gather(self, client: str, trained: Trainables, gradients: Sequence[Tensor], count: int) -> None:
+        trained.gather(gradients, count)
+        self._counts[client] += count
+        if self.usage is not None:
+            self.usage.gradients = max(self.usage.gradients, trained.gradient_bytes())
+        if self.training.server_update != "pooled":
+            self._apply(trained)
+
+    def _apply(self, trained: Trainables) -> None:
+        trained.step(self._rate)
+        if self.usage is not None:
+            self.usage.optimizer = sum(
+                state_bytes(t.optimizer) for t in [*self.groups.values(), *self._copies.values()]
+            )
+
+    def _trained_for(self, client: str) -> Trainables:
+        return self._copies.get(client) or self.groups[self._members[client]]
+
+    def _trainables(self, name: str, task: BaseTask, rank: int) -> Trainables:
+        head = self.heads[name]
+        layers = range(self.cut, self.base.n_layers)
+        names = adapted_names(self.base.model, self.base.family, self.lora.targets) if rank else []
+        by_layer = dict.fromkeys(layers, rank)
+        ranks = place_ranks(self.base.model, self.base.family, by_layer, layers, names, "server.rank") if rank else {}
+        lora = self.lora
+        adapters = build_adapters(
+            self.base.model,
+            ranks,
+            alpha=lora.alpha,
+            dropout=lora.dropout,
+            rslora=lora.rslora,
+            seed=self.seed,
+            device=self.device,
+        )
+        stays = self.training.labels == "client"
+        return Trainables(
+            name, None if stays else head, adapters, self.training.server_optimizer, self.training.max_grad_norm
+        )

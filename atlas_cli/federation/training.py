@@ -1,0 +1,99 @@
+"""The round loop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from atlas_cli.engines.in_process import run_round
+from atlas_cli.errors import AtlasError
+from atlas_cli.federation.build import Federation
+from atlas_cli.federation.cohort import sample_cohort
+from atlas_cli.federation.evaluation import mean_metrics
+from atlas_cli.federation.protocol import Ledger, Message
+from atlas_cli.federation.recorder import Recorder, Scores
+
+
+def train(federation: Federation, recorder: Recorder) -> None:
+    """Run all rounds of a federation and record each.
+
+    Raises:
+        NonFiniteError: a loss, activation or gradient; nothing was stepped with it.
+        AtlasError: a client does not hold what it was delivered, or bytes do not match their closed form.
+    """
+    training, aggregator = federation.config.training, federation.aggregator
+    ledger = set_up(federation)
+    require_matching(ledger)
+    recorder.round(0, ledger, evaluate(federation))
+    recorder.start_measuring()
+
+    for number in range(1, training.rounds + 1):
+        ledger = Ledger()
+        cohort = sample_cohort(federation, number)
+        deliver(federation, cohort, ledger)  # those that missed a round catch up
+        trained = run_round(federation, cohort, number, ledger, recorder.on_step(number))
+        errors = {
+            group: aggregator.merge(group, [c for c in cohort if federation.group_of(c) == group], ledger)
+            for group in federation.group_names
+        }
+        last = number == training.rounds
+        deliver(federation, list(federation.clients) if last else cohort, ledger)
+        require_delivered(federation)
+        require_matching(ledger)
+        due = last or number % federation.config.evaluation.every == 0
+        recorder.round(number, ledger, evaluate(federation) if due else Scores(), trained, errors)
+
+
+def set_up(federation: Federation) -> Ledger:
+    """What each client must get before the first round: its frozen weights, once, and the initial adapters."""
+    ledger = Ledger()
+    tensors = dict(federation.plan.setup_tensors)
+    if federation.server is None:
+        tensors = {name: t.to("meta") for name, t in federation.base.model.state_dict().items()}
+    weights = sum(t.numel() * t.element_size() for t in tensors.values())
+    for client in federation.clients:
+        ledger.count(Message("base-weights", client, "down", tensors), weights)
+    deliver(federation, list(federation.clients), ledger)
+    return ledger
+
+
+def deliver(federation: Federation, clients: Sequence[str], ledger: Ledger) -> None:
+    """Send the current group adapter to those that are behind; moments of what it replaces are reset."""
+    for client in clients:
+        if federation.aggregator.deliver(client, ledger):
+            federation.clients[client].reset_optimizer()
+
+
+def require_delivered(federation: Federation) -> None:
+    """Every client that is not training holds exactly what it was delivered, by hash."""
+    if federation.aggregator.shared:
+        for client in federation.clients:
+            federation.aggregator.check_held(client)
+
+
+def evaluate(federation: Federation) -> Scores:
+    """Score group test parts, with the mean over clients where they share no model, and local test parts."""
+    groups, clients, seconds = {}, {}, {}
+    for group in federation.group_names:
+        began = time.perf_counter()
+        prepared, members = federation.data[group], federation.members(group)
+        model = federation.model_of_group(group)
+        models = [model] if model is not None else [federation.model_of_client(c) for c in members]
+        groups[group] = mean_metrics([federation.evaluator(prepared.task, prepared.test, m) for m in models])
+        for client in members:
+            if prepared.local_test[client]:
+                clients[client] = federation.evaluator(
+                    prepared.task, prepared.local_test[client], federation.model_of_client(client)
+                )
+        seconds[group] = time.perf_counter() - began
+    return Scores(groups, clients, seconds)
+
+
+def require_matching(ledger: Ledger) -> None:
+    """Stop when bytes counted are not what the closed form says: one of the two would be wrong in every report.
+
+    Raises:
+        AtlasError: names the first entry that differs.
+    """
+    for mismatch in ledger.mismatches():
+        raise AtlasError(f"byte ledger: {mismatch}")

@@ -1,0 +1,108 @@
+"""Clients of the unsplit baselines (``federated``, ``local-only``, ``centralized``): the whole model, the same
+trained parameters.
+
+A baseline trains exactly what the split run trains: adapters of the client's ranks below the cut, adapters of
+``server.rank`` above it, and a head; so that a difference in figures comes from the protocol and not from capacity.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from atlas_cli.config.schema import LoraConfig, TrainingConfig
+from atlas_cli.federation.client import Inputs, as_inputs
+from atlas_cli.federation.memory import Usage, saved_bytes, tensor_bytes
+from atlas_cli.federation.numerics import precision, require_finite, seeded_dropout
+from atlas_cli.federation.optimizers import state_bytes
+from atlas_cli.federation.trainables import Trainables
+from atlas_cli.models.load import FrozenBase
+from atlas_cli.models.lora import AdapterSet
+from atlas_cli.models.split import run_half
+from atlas_cli.tasks._base import BaseTask
+
+
+class UnsplitClient:
+    """A client that holds the whole model.
+
+    Args:
+        name: as in the config.
+        base: the shared frozen base.
+        adapters: below the cut, trained with ``client_optimizer``.
+        upper: adapters above the cut, and ``head``: trained with ``server_optimizer``.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        base: FrozenBase,
+        task: BaseTask,
+        adapters: AdapterSet,
+        upper: AdapterSet,
+        head: nn.Module,
+        lora: LoraConfig,
+        training: TrainingConfig,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.name, self.base, self.task = name, base, task
+        self.adapters, self.upper, self.head = adapters, upper, head
+        self.lora, self.training, self.seed, self.device = lora, training, seed, device
+        self.usage: Usage | None = None
+        self.reset_optimizer()
+
+    def reset_optimizer(self) -> None:
+        """Forget moments: what they described was replaced by a delivery."""
+        norm, training = self.training.max_grad_norm, self.training
+        self._parts = [
+            (Trainables(self.name, None, self.adapters, training.client_optimizer, norm), training.client_optimizer.lr),
+            (
+                Trainables(self.name, self.head, self.upper, training.server_optimizer, norm),
+                training.server_optimizer.lr,
+            ),
+        ]
+
+    def trained(self) -> list[nn.Parameter]:
+        """Adapters of all layers, and the head."""
+        return [p for part, _ in self._parts for p in part.parameters()]
+
+    def local_step(
+        self, batch: Inputs, labels: Tensor, round_number: int, step: int, rate_factor: float
+    ) -> tuple[float, int]:
+        """One step of ordinary training; the mean loss and over how many labels it is the mean."""
+        inputs, mask = as_inputs(batch, self.device)
+        self.adapters.train()
+        self.upper.train()
+        measured = self.usage is not None
+        weights = [*self.base.model.parameters(), *self.trained()]
+        with (
+            seeded_dropout(self.lora.dropout, self.seed, self.name, round_number, step, device=self.device),
+            precision(self.device, self.training.autocast),
+            self.adapters.attached(self.base.model),
+            self.upper.attached(self.base.model),
+            saved_bytes(weights) if measured else nullcontext() as saved,
+        ):
+            hidden = run_half(self.base.model, mask, **inputs)
+            loss, count = self.task.loss(self.head(hidden, mask), labels.to(self.device))
+        require_finite(loss.detach(), f"loss of client {self.name}, round {round_number}, step {step}")
+        gradients = iter(torch.autograd.grad(loss, self.trained()))
+        for part, rate in self._parts:
+            part.gather([next(gradients) for _ in part.parameters()], count)
+            if self.usage is not None:
+                self.usage.gradients = tensor_bytes(self.trained())
+            part.step(rate_factor * rate)
+        if self.usage is not None and saved is not None:
+            self.usage.seen(saved.total, 0, mask.shape[0], mask.numel())
+            self.usage.optimizer = sum(state_bytes(part.optimizer) for part, _ in self._parts)
+        return loss.item(), count
+
+    def measure(self) -> Usage:
+        """Start measuring; what is held now is counted at once, the rest as steps happen."""
+        self.usage = Usage(
+            frozen_weights=tensor_bytes([*self.base.model.parameters(), *self.base.model.buffers()]),
+            adapters=tensor_bytes([*self.adapters.parameters(), *self.upper.parameters()]),
+            heads=tensor_bytes(self.head.parameters()),
+        )
+        return self.usage

@@ -1,0 +1,1 @@
+"""Hugging Face models, cut at a layer, with LoRA adapters attached from outside."""

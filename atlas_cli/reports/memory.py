@@ -1,0 +1,119 @@
+"""memory.json as rows: each holder with its parts, clients alike put together when there are many."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.table import Table
+
+from atlas_cli.reports.summary import Record
+from atlas_cli.reports.tables import layout
+from atlas_cli.reports.units import format_bytes_mib
+
+PARTS = {
+    "frozen_weights": "weights",
+    "adapters": "adapters",
+    "heads": "heads",
+    "gradients": "gradients",
+    "optimizer": "optimizer",
+    "saved_activations": "saved activations",
+    "cut_buffers": "cut buffers",
+}
+REFERENCES = {"full_fine_tuning": "full fine-tuning", "unsplit_lora": "unsplit LoRA"}
+MAX_TABLE_CLIENTS = 12
+
+
+@dataclass(frozen=True)
+class Holder:
+    """One bar or table row.
+
+    ``parts`` holds bytes by the keys of ``PARTS``, None where the part does not exist; ``how`` says whether the figures
+    were measured or computed; ``clients`` counts the clients that the row stands for.
+    """
+
+    label: str
+    parts: dict[str, int | None]
+    total: int
+    how: str
+    clients: int = 0
+
+
+def holders(memory: Record, max_clients: int) -> list[Holder]:
+    """Clients, then the server, then the references.
+
+    With more than ``max_clients`` clients, those of one kind (name without its number, same adapter size) become
+    one row that shows the client with the largest total.
+    """
+    how = f"measured in round {memory['measured_in_round']}"
+    rows = client_rows(memory["clients"], max_clients, how)
+    if memory["server"]:
+        rows.append(_holder("server", memory["server"], how))
+    for key, label in REFERENCES.items():
+        reference = memory["references"][key]
+        rows.append(_holder(label, {**reference, "frozen_weights": reference["weights"]}, reference["how"]))
+    return rows
+
+
+def client_rows(clients: Mapping[str, Record], max_clients: int, how: str) -> list[Holder]:
+    """A row a client, or a row a kind of client where there are more than ``max_clients``."""
+    if len(clients) <= max_clients:
+        return [_holder(name, parts, how, 1) for name, parts in clients.items()]
+    kinds: dict[tuple[str, int], dict[str, Record]] = {}
+    for name, parts in clients.items():
+        kinds.setdefault((re.sub(r"-\d+$", "", name), parts["adapters"]), {})[name] = parts
+    rows = []
+    for (prefix, _), alike in kinds.items():
+        largest = max(alike, key=lambda name: alike[name]["total"])
+        same = len({_figures(parts) for parts in alike.values()}) == 1
+        label = (
+            largest
+            if len(alike) == 1
+            else f"{prefix} ({len(alike)} alike)"
+            if same
+            else f"{prefix} (largest of {len(alike)})"
+        )
+        rows.append(_holder(label, alike[largest], how, len(alike)))
+    return rows
+
+
+def memory_table(memory: Record) -> Table:
+    """The table of ``atlas memory-report``, in MiB."""
+    rows = holders(memory, MAX_TABLE_CLIENTS)
+    peak = format_bytes_mib(memory["process_rss_peak"])
+    table = Table(
+        title="Memory while training, in MiB (1 MiB = 1,048,576 bytes)",
+        caption="\n".join([*sources(rows), f"peak of the whole process, which belongs to no client: {peak}"]),
+        **layout(),
+    )
+    table.add_column("", overflow="fold", min_width=10)
+    for heading in [*PARTS.values(), "total"]:
+        table.add_column(heading.replace(" ", "\n"), justify="right", no_wrap=True)
+    for i, row in enumerate(rows):
+        last_client = row.clients > 0 and not (i + 1 < len(rows) and rows[i + 1].clients)
+        table.add_row(row.label, *cells(row), end_section=last_client or row.label == "server")
+    return table
+
+
+def sources(rows: Sequence[Holder]) -> list[str]:
+    """A line a way in which figures were come by, e.g. ``clients, server: measured in round 1``."""
+    by_how: dict[str, dict[str, None]] = {}
+    for row in rows:
+        by_how.setdefault(row.how, {})["clients" if row.clients else row.label] = None
+    return [f"{', '.join(labels)}: {how}" for how, labels in by_how.items()]
+
+
+def cells(row: Holder) -> list[str]:
+    """Figures of a row in MiB without the unit, parts first, total last; ``-`` where a part does not exist."""
+    figures = [*(row.parts[key] for key in PARTS), row.total]
+    return ["-" if n is None else format_bytes_mib(n).removesuffix(" MiB") for n in figures]
+
+
+def _holder(label: str, parts: Mapping[str, Any], how: str, clients: int = 0) -> Holder:
+    return Holder(label, {key: parts.get(key) for key in PARTS}, parts["total"], how, clients)
+
+
+def _figures(parts: Record) -> tuple[int, ...]:
+    return (*(parts.get(key, 0) for key in PARTS), parts["total"])

@@ -1,0 +1,200 @@
+"""The parts of report.html, each from the records to escaped HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+from atlas_cli.reports import memory as memory_rows
+from atlas_cli.reports import tables
+from atlas_cli.reports.plots import MAX_BARS, bytes_svg, loss_svg, memory_svg, metric_svgs
+from atlas_cli.reports.summary import Record, primary_metric, summarise
+from atlas_cli.reports.units import format_bytes_mb, format_bytes_mib, format_number, format_seconds
+from atlas_cli.runs.records import KINDS
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """An HTML table of plain texts; all cells are escaped."""
+    head = "".join(f"<th>{escape(h)}</th>" for h in headings)
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>\n" for row in rows)
+    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table></div>'
+
+
+def figure(svg: str, caption: str) -> str:
+    """A picture with a caption; ``svg`` is trusted, the caption is escaped."""
+    return f'<figure role="img" aria-label="{escape(caption)}">{svg}<figcaption>{escape(caption)}</figcaption></figure>'
+
+
+def facts(manifest: Record) -> str:
+    """Status, time, commit, versions, machine, command."""
+    git = manifest.get("git")
+    commit = f"{git['commit']}{' with uncommitted changes' if git['dirty'] else ''} ({git['of']})" if git else "none"
+    versions = ", ".join(f"{name} {number}" for name, number in manifest.get("versions", {}).items() if number)
+    machine = manifest.get("platform", {})
+    model = manifest.get("model", {})
+    took = manifest.get("duration_s")
+    rows = {
+        "status": f"{manifest.get('status')}{': ' + manifest['error'] if manifest.get('error') else ''}",
+        "started (UTC)": str(manifest.get("started", "")).split(".")[0].replace("T", " "),
+        "took": format_seconds(took) if took is not None else "not ended",
+        "model": f"{model.get('name')} from {model.get('source')}, init {model.get('init')}",
+        "parameters": _count(model.get("n_parameters")),
+        "model sha256": str(model.get("sha256")),
+        "seed": str(manifest.get("seed")),
+        "device": f"{manifest.get('device')}, {manifest.get('threads')} CPU threads",
+        "machine": f"{machine.get('cpu')}, {machine.get('cores')} cores, {machine.get('os')}",
+        "commit": commit,
+        "versions": versions,
+        "command": " ".join(manifest.get("command", [])),
+    }
+    data = [
+        (
+            group,
+            str(d.get("origin")),
+            _count(d.get("train")),
+            _count(d.get("test")),
+            _classes(d.get("classes")),
+            str(d.get("sha256")),
+        )
+        for group, d in manifest.get("data", {}).items()
+    ]
+    return definitions(rows) + table(("task group", "data", "train", "test", "classes", "sha256"), data)
+
+
+def definitions(rows: Mapping[str, str]) -> str:
+    """Name and value pairs."""
+    return "<dl>" + "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>\n" for k, v in rows.items()) + "</dl>"
+
+
+def settings(config: Mapping[str, Any]) -> str:
+    """The resolved config, flattened to dotted keys; keys without a value are left out."""
+    return definitions({key: str(value) for key, value in _flat(config) if value not in (None, {}, [])})
+
+
+def result(metrics: Sequence[Record], clients: Sequence[Record], data: Mapping[str, Record]) -> str:
+    """The final table, and loss and metric by round."""
+    pictures = [figure(loss_svg(metrics), "Mean training loss by round and task group")]
+    pictures += [
+        figure(svg, f"Test {name.replace('_', ' ')} by round; round 0 is before training")
+        for name, svg in metric_svgs(metrics)
+    ]
+    rows = [tables.cells(summary) for summary in summarise(metrics, clients, data)]
+    return table(tables.HEADINGS, rows) + f'<div class="pair">{"".join(pictures)}</div>'
+
+
+def ledger(messages: Sequence[Record]) -> str:
+    """Bytes by kind and direction, and whether the tensor data is as long as the closed form says."""
+    sums: dict[tuple[str, str], list[int]] = {}
+    unchecked: set[tuple[str, str]] = set()
+    for row in messages:
+        key = row["direction"], row["kind"]
+        line = sums.setdefault(key, [0, 0, 0, 0, 0])
+        formula = row["closed_form_bytes"]
+        if formula is None:
+            unchecked.add(key)
+        wrong = formula is not None and formula != row["payload_bytes"]
+        for i, n in enumerate((row["messages"], row["bytes"], row["payload_bytes"], formula or 0, int(wrong))):
+            line[i] += n
+    rows = []
+    for key, (count, serialised, payload, formula, wrong) in sorted(
+        sums.items(), key=lambda item: (item[0][0] == "down", KINDS.index(item[0][1]))
+    ):
+        verdict = "no formula" if key in unchecked else f"{wrong} lines differ" if wrong else "equal"
+        expected = "n/a" if key in unchecked else f"{formula:,}"
+        rows.append(
+            (
+                key[1],
+                key[0],
+                f"{count:,}",
+                format_bytes_mb(serialised),
+                f"{serialised:,}",
+                f"{payload:,}",
+                expected,
+                verdict,
+            )
+        )
+    headings = ("kind", "direction", "messages", "serialised", "bytes", "tensor bytes", "closed form", "check")
+    return figure(bytes_svg(messages), "Serialised bytes by kind and direction") + table(headings, rows)
+
+
+def memory(record: Record) -> str:
+    """Memory by client beside the server and the references."""
+    svg, note = memory_svg(record)
+    rows = [(row.label, *memory_rows.cells(row), row.how) for row in memory_rows.holders(record, MAX_BARS)]
+    peak = format_bytes_mib(record["process_rss_peak"])
+    headings = ("holder", *(f"{part}, MiB" for part in [*memory_rows.PARTS.values(), "total"]), "how")
+    return (
+        figure(svg, f"Memory by holder and part. {note}".strip())
+        + table(headings, rows)
+        + f"<p>Peak resident memory of the whole process, which belongs to no client: {escape(peak)}.</p>"
+    )
+
+
+def clients(records: Sequence[Record], config: Mapping[str, Any]) -> str:
+    """A row a client: rank, examples, last loss, local test, hash check; folded away when there are many."""
+    by_client: dict[str, list[Record]] = {}
+    for row in records:
+        by_client.setdefault(row["client"], []).append(row)
+    rows = [_client_row(name, lines, rank_of(name, config)) for name, lines in by_client.items()]
+    headings = ("client", "task group", "rank", "rounds", "examples", "last loss", "local test", "up", "down")
+    shown = table(headings, rows)
+    return f"<details><summary>{len(rows)} clients</summary>{shown}</details>" if len(rows) > MAX_BARS else shown
+
+
+def proof(manifest: Record, client_records: Sequence[Record]) -> str:
+    """Split against unsplit, and what clients hold against what was delivered to them."""
+    checked = [r for r in client_records if r["held_sha256"] is not None and r["delivered_sha256"] is not None]
+    wrong = [r for r in checked if r["held_sha256"] != r["delivered_sha256"]]
+    rows = {"adapters held = delivered": f"{len(checked) - len(wrong)} of {len(checked)} hashes are equal"}
+    if wrong:
+        rows["not equal"] = ", ".join(f"{r['client']} in round {r['round']}" for r in wrong[:MAX_BARS])
+    verify = manifest.get("verify")
+    if verify:
+        rows |= {key.replace("_", " "): str(value) for key, value in _flat(verify)}
+    note = "" if verify else "<p>Split against unsplit: not checked in this run.</p>"
+    return note + definitions(rows)
+
+
+def rank_of(client: str, config: Mapping[str, Any]) -> str:
+    """A client's rank as the config has it; ``n/a`` for a client that the config does not name."""
+    named = config.get("clients", {})
+    template = client.rpartition("-")[0]
+    entry = named.get(client) or named.get(template)
+    if entry is None:
+        return "n/a"
+    rank = entry.get("rank") or config.get("lora", {}).get("rank")
+    return ", ".join(f"{layer}: {r}" for layer, r in rank.items()) if isinstance(rank, dict) else str(rank)
+
+
+def _client_row(name: str, lines: Sequence[Record], rank: str) -> tuple[str, ...]:
+    losses = [line["train_loss"] for line in lines if line["train_loss"] is not None]
+    tests = [line["local_test"] for line in lines if line["local_test"]]
+    metric = primary_metric([{"test": test} for test in tests])
+    return (
+        name,
+        lines[-1]["task_group"],
+        rank,
+        str(sum(line["participated"] for line in lines)),
+        f"{sum(line['examples'] for line in lines):,}",
+        format_number(losses[-1] if losses else None),
+        f"{metric} {format_number(tests[-1].get(metric))}" if metric else "n/a",
+        format_bytes_mb(sum(line["bytes_up"] for line in lines)),
+        format_bytes_mb(sum(line["bytes_down"] for line in lines)),
+    )
+
+
+def _flat(value: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from _flat(inner, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, value
+
+
+def _count(n: int | None) -> str:
+    return "n/a" if n is None else f"{n:,}"
+
+
+def _classes(classes: Any) -> str:
+    return ", ".join(map(str, classes)) if isinstance(classes, (list, tuple)) else str(classes)

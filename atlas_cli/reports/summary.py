@@ -1,0 +1,110 @@
+"""A run's records, summed up by task group: the figures of the final table and of the report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Record = Mapping[str, Any]
+
+_LOWER_IS_BETTER = ("loss", "perplexity", "nll", "error")
+
+
+@dataclass(frozen=True)
+class GroupSummary:
+    """One task group over the whole run; None where the records do not say.
+
+    ``before`` is the primary metric in round 0, ``after`` in the last evaluated round, ``best`` in
+    round ``best_round``.
+    Bytes are serialised bytes of all rounds, set-up included; up is client to server.
+    """
+
+    task_group: str
+    clients: int
+    train: int | None
+    test: int | None
+    metric: str | None
+    before: float | None
+    after: float | None
+    best: float | None
+    best_round: int | None
+    loss: float | None
+    bytes_up: int
+    bytes_down: int
+    seconds: float
+
+
+def primary_metric(rows: Iterable[Record]) -> str | None:
+    """The first metric named in the first evaluated row: the task's primary one, as the records' order says."""
+    for row in rows:
+        named = [name for name in row["test"] if name != "loss"]
+        if named:
+            return named[0]
+    return None
+
+
+def lower_is_better(metric: str) -> bool:
+    """Whether a smaller value of the metric is a better one."""
+    return metric.endswith(_LOWER_IS_BETTER)
+
+
+def by_group(metrics: Iterable[Record]) -> dict[str, list[Record]]:
+    """Metrics records by task group, groups in order of appearance."""
+    groups: dict[str, list[Record]] = {}
+    for row in metrics:
+        groups.setdefault(row["task_group"], []).append(row)
+    return groups
+
+
+def points(rows: Iterable[Record], metric: str) -> list[tuple[int, float]]:
+    """(round, value) of a test metric, where it was measured."""
+    return [(row["round"], row["test"][metric]) for row in rows if row["test"].get(metric) is not None]
+
+
+def losses(rows: Iterable[Record]) -> list[tuple[int, float]]:
+    """(round, mean training loss), from round 1 on."""
+    return [(row["round"], row["train_loss"]) for row in rows if row["train_loss"] is not None]
+
+
+def summarise(
+    metrics: Sequence[Record], clients: Sequence[Record], data: Mapping[str, Record] | None = None
+) -> list[GroupSummary]:
+    """One summary a task group.
+
+    Args:
+        metrics: records of metrics.jsonl.
+        clients: records of clients.jsonl.
+        data: the manifest's ``data``, for the sizes of the train and test parts.
+    """
+    members: dict[str, set[str]] = {}
+    for row in clients:
+        members.setdefault(row["task_group"], set()).add(row["client"])
+    return [
+        _summary(name, rows, len(members.get(name, ())), (data or {}).get(name, {}))
+        for name, rows in by_group(metrics).items()
+    ]
+
+
+def _summary(name: str, rows: list[Record], n_clients: int, facts: Record) -> GroupSummary:
+    metric = primary_metric(rows)
+    values = points(rows, metric) if metric else []
+    best = None
+    if values and metric:
+        best = (min if lower_is_better(metric) else max)(values, key=lambda point: point[1])
+    training = losses(rows)
+    return GroupSummary(
+        task_group=name,
+        clients=n_clients,
+        train=facts.get("train"),
+        test=facts.get("test"),
+        metric=metric,
+        before=next((value for round_, value in values if round_ == 0), None),
+        after=values[-1][1] if values else None,
+        best=best[1] if best else None,
+        best_round=best[0] if best else None,
+        loss=training[-1][1] if training else None,
+        bytes_up=sum(row["bytes_up"] for row in rows),
+        bytes_down=sum(row["bytes_down"] for row in rows),
+        seconds=sum(row["seconds"] for row in rows),
+    )

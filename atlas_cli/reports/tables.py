@@ -1,0 +1,76 @@
+"""The table at the end of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from atlas_cli.reports.summary import GroupSummary, Record, summarise
+from atlas_cli.reports.units import format_bytes_mb, format_number
+
+SIZES = ("clients", "train", "test")
+HEADINGS = (
+    *("task group", *SIZES, "metric", "before", "after", "best (round)"),
+    *("loss", "up, MB", "down, MB", "time, s"),
+)
+
+
+def final_table(
+    metrics: Sequence[Record], clients: Sequence[Record], data: Mapping[str, Record] | None = None
+) -> Table:
+    """A row a task group: the test metric before and after training, the last loss, bytes on the wire, time.
+
+    Args:
+        metrics: records of metrics.jsonl.
+        clients: records of clients.jsonl.
+        data: the manifest's ``data``, for the columns of sizes, which want 100 characters; without them it fits 80.
+    """
+    caption = "metric: on the held-out test part, before is round 0\nup: clients to server; MB: 1,000,000 bytes"
+    table = Table(title="Result", caption=caption, **layout())
+    shown = [i for i, heading in enumerate(HEADINGS) if data is not None or heading not in SIZES]
+    for i in shown:
+        text = HEADINGS[i].replace(", ", ",\n").replace(" (", "\n(")
+        table.add_column(
+            text,
+            justify="left" if i in (0, 4) else "right",
+            no_wrap=i > 0,
+            overflow="fold",
+            min_width=10 if i == 0 else None,
+        )
+    for summary in summarise(metrics, clients, data):
+        row = cells(summary)
+        table.add_row(*(row[i] for i in shown))
+    return table
+
+
+def cells(summary: GroupSummary) -> list[str]:
+    """The texts of a row, in the order of ``HEADINGS``."""
+    best = "n/a" if summary.best is None else f"{format_number(summary.best)} ({summary.best_round})"
+    return [
+        summary.task_group,
+        str(summary.clients),
+        "n/a" if summary.train is None else f"{summary.train:,}",
+        "n/a" if summary.test is None else f"{summary.test:,}",
+        summary.metric or "n/a",
+        format_number(summary.before),
+        format_number(summary.after),
+        best,
+        format_number(summary.loss),
+        format_bytes_mb(summary.bytes_up).removesuffix(" MB"),
+        format_bytes_mb(summary.bytes_down).removesuffix(" MB"),
+        f"{summary.seconds:,.0f}",
+    ]
+
+
+def layout() -> dict[str, Any]:
+    """How all tables look: narrow enough for a terminal of 80 characters."""
+    return {
+        "box": box.SIMPLE_HEAD,
+        "padding": 0,
+        "show_edge": False,
+        "title_justify": "left",
+        "caption_justify": "left",
+    }

@@ -1,0 +1,50 @@
+"""The run directory: what a run leaves, line by line.
+
+    config.yaml      the resolved config
+    manifest.json    status, versions, commit, platform, seed, command, model and data hashes, the config once more
+    metrics.jsonl    a line a (round, task group); round 0 is before training
+    clients.jsonl    a line a (round, client)
+    messages.jsonl   a line a (round, client, kind, direction): the byte ledger
+    memory.json      bytes held by every client and the server, measured in one round
+    log.txt          what happened, with ISO times
+    report.html      self-contained
+
+Units: bytes are bytes, ``seconds`` wall seconds. A figure that is not finite is written as null. Every file is
+UTF-8; the JSON is strict.
+``atlas_cli.runs.records`` holds the same tables as pydantic models; reading a run checks each line against them.
+
+metrics.jsonl
+    round, task_group
+    train_loss          mean over the round's local steps; null in round 0
+    test                {metric: value}, the task's primary metric first; {} in a round without evaluation
+    examples, tokens    trained on in this round; tokens without padding
+    bytes_up, bytes_down  serialised, all kinds, all clients of the group (up: client to server)
+    seconds             wall seconds of this group's part of the round: groups add up
+    samples_per_second  examples by seconds of training alone; null in round 0
+    aggregation_error   norm(delivered - target) / norm(target); null where it does not apply
+    server_lr, client_lr  at the last step of the round; null in round 0
+
+clients.jsonl
+    round, client, task_group, participated
+    train_loss, weight  null when the client took no part; weight is its share in the aggregate
+    steps, examples, tokens, bytes_up, bytes_down
+    held_sha256, delivered_sha256   of the adapters that the client holds and that the server delivered;
+                        null where nothing is delivered
+    local_test          {metric: value} on the client's own test part; null without one
+
+messages.jsonl
+    round, client, kind, direction  "up" or "down"; kinds in ``records.KINDS``
+    messages            how many
+    bytes               as serialised, headers and names included
+    payload_bytes       tensor data alone
+    closed_form_bytes   what the formula says the tensor data must be; null where there is no formula
+
+memory.json (bytes)
+    unit "bytes", measured_in_round
+    clients   {name: {frozen_weights, adapters, heads, gradients, optimizer, saved_activations, cut_buffers, total,
+              batch: {size, tokens}}}
+    server    the same keys; null in modes without a server
+    references  {full_fine_tuning, unsplit_lora}: {weights, adapters, gradients, optimizer, saved_activations,
+              total, how}
+    process_rss_peak  of the whole process: belongs to no client
+"""

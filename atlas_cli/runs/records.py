@@ -1,0 +1,130 @@
+"""The lines of a run directory as pydantic models; the package docstring says what each field means."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Kind = Literal[
+    "base-weights", "activations", "gradients", "features", "feature-gradients", "adapters", "head", "labels"
+]
+KINDS: tuple[str, ...] = get_args(Kind)
+Count = Annotated[int, Field(ge=0)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Figures = dict[str, float | None]
+
+
+class Record(BaseModel):
+    """Base: unknown, missing, coerced or non-finite values are errors."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class MetricsRecord(Record):
+    """A line of metrics.jsonl."""
+
+    round: Count
+    task_group: str
+    train_loss: float | None
+    test: Figures
+    examples: Count
+    tokens: Count
+    bytes_up: Count
+    bytes_down: Count
+    seconds: Annotated[float, Field(ge=0)]
+    samples_per_second: float | None
+    aggregation_error: float | None
+    server_lr: float | None
+    client_lr: float | None
+
+
+class ClientRecord(Record):
+    """A line of clients.jsonl."""
+
+    round: Count
+    client: str
+    task_group: str
+    participated: bool
+    train_loss: float | None
+    steps: Count
+    examples: Count
+    tokens: Count
+    weight: float | None
+    bytes_up: Count
+    bytes_down: Count
+    held_sha256: Sha256 | None
+    delivered_sha256: Sha256 | None
+    local_test: Figures | None
+
+
+class MessageRecord(Record):
+    """A line of messages.jsonl."""
+
+    round: Count
+    client: str
+    kind: Kind
+    direction: Literal["up", "down"]
+    messages: Count
+    bytes: Count
+    payload_bytes: Count
+    closed_form_bytes: Count | None
+
+
+class Batch(Record):
+    """The batch during which memory was measured: examples, and tokens with padding."""
+
+    size: Count
+    tokens: Count
+
+
+class HolderMemory(Record):
+    """Bytes that one client or the server holds."""
+
+    frozen_weights: Count
+    adapters: Count
+    heads: Count
+    gradients: Count
+    optimizer: Count
+    saved_activations: Count
+    cut_buffers: Count
+    total: Count
+    batch: Batch
+
+
+class ReferenceMemory(Record):
+    """Bytes of another way to train the same model; ``how`` says how the figures were come by."""
+
+    weights: Count
+    adapters: Count = 0
+    gradients: Count
+    optimizer: Count
+    saved_activations: Count
+    total: Count
+    how: str
+
+
+class References(Record):
+    """What a run is compared with."""
+
+    full_fine_tuning: ReferenceMemory
+    unsplit_lora: ReferenceMemory
+
+
+class MemoryRecord(Record):
+    """The whole of memory.json."""
+
+    unit: Literal["bytes"]
+    measured_in_round: Count
+    clients: dict[str, HolderMemory]
+    server: HolderMemory | None
+    references: References
+    process_rss_peak: Count
+
+
+SCHEMAS: dict[str, type[Record]] = {
+    "metrics.jsonl": MetricsRecord,
+    "clients.jsonl": ClientRecord,
+    "messages.jsonl": MessageRecord,
+    "memory.json": MemoryRecord,
+}

@@ -1,0 +1,39 @@
+"""Task types: one file each, found by its name in the YAML (``task: sequence-classification``).
+
+A task says how a row becomes tokens and labels, what its head computes, and what loss and metrics mean. The contract is
+``_base.BaseTask``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from atlas_cli import discovery
+from atlas_cli.errors import ConfigError
+
+if TYPE_CHECKING:
+    from atlas_cli.tasks._base import BaseTask
+
+
+def build(task_name: str, classes: Sequence[str] = (), pooling: str = "mean") -> BaseTask:
+    """The task type of a name, ready to encode.
+
+    Args:
+        task_name: as in the YAML, e.g. ``token-classification``.
+        classes: class names in the order of their ids; needed where the task has classes.
+        pooling: "mean", "first" or "last" ("auto" is resolved by the caller, who knows the model).
+
+    Raises:
+        ConfigError: an unknown task or pooling, or classes that are missing or named twice.
+    """
+    task_type: type[BaseTask] = discovery.load("tasks", task_name).Task
+    if pooling not in ("mean", "first", "last"):
+        raise ConfigError(f"pooling {pooling!r} is not known; expected one of: mean, first, last")
+    if task_type.has_classes and not classes:
+        raise ConfigError(f"{task_name} needs classes; give the group's classes, or training data with labels")
+    if len(set(classes)) != len(classes):
+        raise ConfigError(
+            f"classes are named twice: {', '.join(sorted(c for c in set(classes) if list(classes).count(c) > 1))}"
+        )
+    return task_type(classes, pooling)

@@ -1,0 +1,110 @@
+"""What a task type must say. One file a task in this folder; its class is named ``Task``.
+
+Shape suffixes: B batch, T tokens, D hidden size, C classes, V vocabulary. Labels to ignore are -100.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, TypedDict
+
+import torch
+from torch import Tensor, nn
+
+Row = Mapping[str, Any]
+IGNORE = -100
+
+
+class Feature(TypedDict, total=False):
+    """One tokenized example.
+
+    ``input_ids`` and ``labels`` always; ``meta`` holds what only the metric needs (never sent).
+    """
+
+    input_ids: list[int]
+    token_type_ids: list[int]
+    labels: int | list[int]
+    truncated: bool
+    meta: dict[str, Any]
+
+
+class Metric(ABC):
+    """Accumulates over batches of a test part, then gives the field's figures; padding never counts."""
+
+    @abstractmethod
+    def update(self, logits: Tensor, labels: Tensor, features: Sequence[Feature]) -> None:
+        """Add one batch: logits as the head gives them, labels as ``BaseTask.label_tensor`` gives them."""
+
+    @abstractmethod
+    def compute(self) -> dict[str, float]:
+        """The figures by the field's names, e.g. ``{"accuracy": 0.9, "macro_f1": 0.88}``."""
+
+
+class BaseTask(ABC):
+    """A task type: how rows become tokens, what the head computes, what loss and metrics are.
+
+    Args:
+        classes: class names in the order of their ids; empty for tasks without classes.
+        pooling: "mean", "first" or "last": which tokens a sequence head reads; ignored by token heads.
+    """
+
+    fields: ClassVar[tuple[str, ...]]
+    optional_fields: ClassVar[tuple[str, ...]] = ()
+    causal_only: ClassVar[bool] = False
+    has_classes: ClassVar[bool] = False
+    primary_metric: ClassVar[str]
+    higher_is_better: ClassVar[bool] = True
+
+    def __init__(self, classes: Sequence[str] = (), pooling: str = "mean") -> None:
+        self.classes = list(classes)
+        self.pooling = pooling
+
+    @classmethod
+    def labels_in(cls, row: Row) -> list[str]:
+        """Class names that a row carries (several for token tags); empty where there are no classes."""
+        return []
+
+    @abstractmethod
+    def encode(self, row: Row, tokenizer: Any, max_length: int) -> list[Feature]:
+        """Tokenize one row into one feature (several when a long context is windowed).
+
+        Raises:
+            ConfigError: a label outside the classes.
+        """
+
+    @abstractmethod
+    def label_tensor(self, features: Sequence[Feature], length: int) -> Tensor:
+        """Labels of a batch padded to ``length`` tokens: (B,) or (B, T) or (B, 2), int64, -100 where ignored."""
+
+    @abstractmethod
+    def build_head(self, hidden_size: int, lm_head: nn.Module | None) -> nn.Module:
+        """A head with ``forward(hidden_BTD, mask_BT) -> logits``.
+
+        ``lm_head`` is the frozen output embedding of a causal model.
+        """
+
+    @abstractmethod
+    def loss(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, int]:
+        """Mean loss over what counts, and how many count: examples, or label tokens."""
+
+    @abstractmethod
+    def metric(self) -> Metric:
+        """A fresh accumulator."""
+
+
+class SequencePooling(nn.Module):
+    """(B, T, D) and mask (B, T) to (B, D): mean over real tokens, the first token, or the last real token."""
+
+    def __init__(self, pooling: str) -> None:
+        super().__init__()
+        self.pooling = pooling
+
+    def forward(self, hidden_BTD: Tensor, mask_BT: Tensor) -> Tensor:
+        if self.pooling == "first":
+            return hidden_BTD[:, 0]
+        if self.pooling == "last":
+            last_B = mask_BT.long().sum(1) - 1
+            return hidden_BTD[torch.arange(len(hidden_BTD), device=hidden_BTD.device), last_B]
+        weights_BT1 = mask_BT.to(hidden_BTD.dtype).unsqueeze(-1)
+        return (hidden_BTD * weights_BT1).sum(1) / weights_BT1.sum(1)

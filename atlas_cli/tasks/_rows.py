@@ -1,0 +1,69 @@
+"""Reading fields of a row: nothing is coerced, and what does not fit is named."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from atlas_cli.errors import ConfigError
+from atlas_cli.tasks._base import Row
+
+_SHOWN_CLASSES = 20
+
+
+def field(row: Row, name: str) -> Any:
+    """A field of a row.
+
+    Raises:
+        ConfigError: the row has no such field.
+    """
+    if name not in row:
+        raise ConfigError(
+            f"a row has no field {name!r} (it has: {', '.join(map(str, row))}); map it with data.{name}: COLUMN"
+        )
+    return row[name]
+
+
+def text(row: Row, name: str) -> str:
+    """A field that must be text, as it is.
+
+    Raises:
+        ConfigError: missing, or not a string.
+    """
+    value = field(row, name)
+    if not isinstance(value, str):
+        raise ConfigError(
+            f"field {name!r} must be text, not {type(value).__name__} ({_short(value)}); fix the data or the column"
+        )
+    return value
+
+
+def class_name(value: Any, name: str) -> str:
+    """The class name that a label stands for: a non-empty string, or an integer by its digits.
+
+    Raises:
+        ConfigError: empty or of another type.
+    """
+    if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
+        raise ConfigError(f"field {name!r} must hold class names, not {type(value).__name__} ({_short(value)})")
+    return str(value)
+
+
+def class_id(label: str, classes: Sequence[str]) -> int:
+    """The number of a class.
+
+    Raises:
+        ConfigError: not among the classes; names the label and the classes.
+    """
+    if label not in classes:
+        more = f", ... ({len(classes)} in all)" if len(classes) > _SHOWN_CLASSES else ""
+        raise ConfigError(
+            f"label {label!r} is not among the classes: {', '.join(classes[:_SHOWN_CLASSES])}{more}; "
+            "add it to the group's classes or fix the data"
+        )
+    return classes.index(label)
+
+
+def _short(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 40 else f"{shown[:37]}..."

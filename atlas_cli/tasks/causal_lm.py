@@ -1,0 +1,122 @@
+"""Causal language modelling: predict each next token of a text.
+
+Metrics: perplexity = exp(loss) (lower is better), loss (mean negative log-likelihood a token, in nats), token_accuracy.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from atlas_cli.errors import ConfigError
+from atlas_cli.tasks import _rows
+from atlas_cli.tasks._base import IGNORE, BaseTask, Feature, Metric, Row
+from atlas_cli.tasks._metrics import RunningLoss
+
+
+class _Head(nn.Module):
+    """The model's own frozen output embedding.
+
+    It is kept out of this module's parameters and state: it belongs to the shared base (often tied to the input
+    embedding), so a head has nothing to train, save or send, and ``to(device)`` is the base's business.
+    """
+
+    def __init__(self, lm_head: nn.Module) -> None:
+        super().__init__()
+        self._lm_head = (lm_head,)
+
+    def forward(self, hidden_BTD: Tensor, mask_BT: Tensor) -> Tensor:
+        """Logits (B, T, V)."""
+        lm_head = self._lm_head[0]
+        return lm_head(hidden_BTD.to(next(lm_head.parameters()).dtype))
+
+
+class _PerplexityMetric(Metric):
+    """Sums over label tokens; no logits are kept."""
+
+    def __init__(self, loss: Callable[[Tensor, Tensor], tuple[Tensor, int]]) -> None:
+        self.loss = loss
+        self.running = RunningLoss()
+        self.correct = 0
+
+    def update(self, logits: Tensor, labels: Tensor, features: Sequence[Feature]) -> None:
+        """Logits (B, T, V), labels (B, T), not yet shifted."""
+        labels = labels.to(logits.device)
+        self.running.add(self.loss(logits, labels))
+        self.correct += int((logits.argmax(-1) == next_tokens(labels)).sum())
+
+    def compute(self) -> dict[str, float]:
+        """``perplexity`` (infinite beyond the range of a float), ``loss``, ``token_accuracy``."""
+        loss = self.running.mean()
+        perplexity = math.exp(loss) if loss < 700 else math.inf
+        return {"perplexity": perplexity, "loss": loss, "token_accuracy": self.correct / self.running.count}
+
+
+class Task(BaseTask):
+    """Causal language modelling: column text."""
+
+    fields: ClassVar[tuple[str, ...]] = ("text",)
+    causal_only: ClassVar[bool] = True
+    primary_metric: ClassVar[str] = "perplexity"
+    higher_is_better: ClassVar[bool] = False
+
+    def encode(self, row: Row, tokenizer: Any, max_length: int) -> list[Feature]:
+        """One feature, with the tokenizer's end token, cut at ``max_length``; none where no token has a successor.
+
+        Raises:
+            ConfigError: text that is missing, not a string, or gives no token.
+        """
+        ids = tokenizer(_rows.text(row, "text"), verbose=False)["input_ids"]
+        if not ids:
+            raise ConfigError("empty text: field 'text' gives no token; drop such rows")
+        return self.features(with_end(ids, tokenizer), 0, max_length)
+
+    def features(self, ids: list[int], prompt_length: int, max_length: int) -> list[Feature]:
+        """Cut to ``max_length`` and label what follows the prompt; no feature if nothing is left to predict."""
+        labels = [IGNORE] * prompt_length + ids[prompt_length:]
+        kept = Feature(input_ids=ids[:max_length], labels=labels[:max_length], truncated=len(ids) > max_length)
+        return [kept] if any(label != IGNORE for label in labels[1:max_length]) else []
+
+    def label_tensor(self, features: Sequence[Feature], length: int) -> Tensor:
+        """Token ids (B, T), int64, at their own positions (``loss`` shifts them); -100 on prompts and padding."""
+        rows = [feature["labels"] + [IGNORE] * (length - len(feature["labels"])) for feature in features]  # type: ignore
+        return torch.tensor(rows, dtype=torch.int64)
+
+    def build_head(self, hidden_size: int, lm_head: nn.Module | None) -> nn.Module:
+        """The frozen output embedding of the model; no parameters of its own.
+
+        Raises:
+            ConfigError: a model without one.
+        """
+        if lm_head is None:
+            raise ConfigError("this task needs a causal model (GPT-2, LLaMA, ...); the model has no output embedding")
+        return _Head(lm_head)
+
+    def loss(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, int]:
+        """Mean cross-entropy of (B, T, V) with the next label of (B, T), and how many labels count (0: a loss of 0)."""
+        targets_BT = next_tokens(labels)
+        count = int((targets_BT != IGNORE).sum())
+        total = F.cross_entropy(
+            logits.flatten(0, 1).float(), targets_BT.flatten(), ignore_index=IGNORE, reduction="sum"
+        )
+        return total / max(count, 1), count
+
+    def metric(self) -> Metric:
+        """Perplexity, loss and accuracy over label tokens."""
+        return _PerplexityMetric(self.loss)
+
+
+def next_tokens(labels_BT: Tensor) -> Tensor:
+    """Labels moved one to the left, -100 at the end: shifting the logits, V times larger, would copy them."""
+    return F.pad(labels_BT[:, 1:], (0, 1), value=IGNORE)
+
+
+def with_end(ids: list[int], tokenizer: Any) -> list[int]:
+    """The tokens followed by the tokenizer's end token, if it has one and they do not end so already."""
+    end = tokenizer.eos_token_id
+    return ids if end is None or ids[-1:] == [end] else [*ids, end]

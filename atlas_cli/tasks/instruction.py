@@ -1,0 +1,61 @@
+"""Instruction following: language modelling of a response, given a prompt that is left out of the loss.
+
+With a chat template, the conversation is what the template renders; without, it is ``prompt``, a new line, ``response``
+and the end token. Metrics are those of causal-lm, over response tokens only.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from jinja2 import TemplateError
+
+from atlas_cli.errors import ConfigError
+from atlas_cli.tasks import _rows, causal_lm
+from atlas_cli.tasks._base import Feature, Row
+
+
+class Task(causal_lm.Task):
+    """Instruction following: columns prompt and response."""
+
+    fields: ClassVar[tuple[str, ...]] = ("prompt", "response")
+
+    def encode(self, row: Row, tokenizer: Any, max_length: int) -> list[Feature]:
+        """One feature whose labels are the response; none where truncation leaves nothing of the response.
+
+        Raises:
+            ConfigError: a field that is missing or not a string, or a chat template that does not keep the two apart.
+        """
+        prompt, response = _rows.text(row, "prompt"), _rows.text(row, "response")
+        if getattr(tokenizer, "chat_template", None):
+            before, whole = _render(tokenizer, prompt, response)
+            prompt_ids, ids = (
+                tokenizer(t, add_special_tokens=False, verbose=False)["input_ids"] for t in (before, whole)
+            )
+        else:
+            before = f"{prompt}\n"
+            prompt_ids, ids = (tokenizer(t, verbose=False)["input_ids"] for t in (before, before + response))
+            ids = causal_lm.with_end(ids, tokenizer)
+        return self.features(ids, _common(prompt_ids, ids), max_length)
+
+
+def _render(tokenizer: Any, prompt: str, response: str) -> tuple[str, str]:
+    """What the model is given, and that plus the response, by the tokenizer's chat template."""
+    question = {"role": "user", "content": prompt}
+    answer = {"role": "assistant", "content": response}
+    try:
+        before = tokenizer.apply_chat_template([question], tokenize=False, add_generation_prompt=True)
+        whole = tokenizer.apply_chat_template([question, answer], tokenize=False)
+    except TemplateError as error:
+        raise ConfigError(f"the tokenizer's chat template refuses a user and an assistant turn: {error}") from error
+    if not whole.startswith(before):
+        raise ConfigError(
+            "the tokenizer's chat template does not put the prompt before the response; set model.tokenizer to another"
+        )
+    return before, whole
+
+
+def _common(prompt_ids: list[int], ids: list[int]) -> int:
+    """Length of the common start: a token that merges the prompt's end with the response's start counts as response."""
+    pairs = zip(prompt_ids, ids, strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(prompt_ids), len(ids)))

@@ -1,0 +1,215 @@
+"""Extractive question answering: the answer is a span of the context, or nothing.
+
+A context that does not fit is read in windows that overlap by a quarter of the room that the question leaves. A window
+without the whole answer is labelled with its first token ([CLS] for encoders). Metrics: SQuAD's exact_match and f1, as
+fractions 0 to 1, and loss. The prediction is the best span of at most 30 context tokens over all windows. "No answer"
+can win (by the lowest first-token score of a window, as in SQuAD 2.0) only where the test part has a question without
+an answer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from atlas_cli.errors import ConfigError
+from atlas_cli.tasks import _rows
+from atlas_cli.tasks._base import BaseTask, Feature, Metric, Row
+from atlas_cli.tasks._heads import Classifier
+from atlas_cli.tasks._metrics import RunningLoss, answer_f1, exact_match
+
+MAX_ANSWER_TOKENS = 30
+
+
+class _Head(nn.Module):
+    """Each hidden state to a start and an end logit, in float32; padding can be neither."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.classifier = Classifier(hidden_size, 2)
+
+    def forward(self, hidden_BTD: Tensor, mask_BT: Tensor) -> Tensor:
+        """Logits (B, T, 2); the smallest finite number where the mask is 0."""
+        logits_BT2 = self.classifier(hidden_BTD)
+        return logits_BT2.masked_fill(~mask_BT.bool().unsqueeze(-1), torch.finfo(logits_BT2.dtype).min)
+
+
+@dataclass
+class _Example:
+    answers: list[str]
+    rows: int = 0  # rows with the same question, context and answers
+    best: str = ""
+    score: float = -math.inf
+    null_score: float = math.inf
+
+
+class _SpanMetric(Metric):
+    """Best span and score of each example over its windows, in whatever batches they come."""
+
+    def __init__(self, loss: Callable[[Tensor, Tensor], tuple[Tensor, int]]) -> None:
+        self.loss = loss
+        self.running = RunningLoss()
+        self.examples: dict[str, _Example] = {}
+
+    def update(self, logits: Tensor, labels: Tensor, features: Sequence[Feature]) -> None:
+        """Logits (B, T, 2), labels (B, 2)."""
+        labels = labels.to(logits.device)
+        self.running.add(self.loss(logits, labels))
+        for logits_T2, feature in zip(logits.float().cpu(), features, strict=True):
+            meta = feature["meta"]
+            example = self.examples.setdefault(meta["example"], _Example(meta["answers"]))
+            example.rows += meta["window"] == 0
+            example.null_score = min(example.null_score, logits_T2[0].sum().item())
+            offsets = meta["offsets"]
+            start_N, end_N = logits_T2[meta["first"] : meta["first"] + len(offsets)].unbind(-1)
+            score, i, j = best_span(start_N, end_N)
+            if score > example.score:
+                example.score, example.best = score, meta["context"][offsets[i][0] : offsets[j][1]]
+
+    def compute(self) -> dict[str, float]:
+        """``f1``, ``exact_match`` (fractions, over examples), ``loss`` (over windows)."""
+        loss = self.running.mean()
+        may_be_null = any(not example.answers for example in self.examples.values())
+        total = exact = f1 = 0.0
+        for example in self.examples.values():
+            prediction = "" if may_be_null and example.null_score > example.score else example.best
+            total += example.rows
+            exact += example.rows * exact_match(prediction, example.answers)
+            f1 += example.rows * answer_f1(prediction, example.answers)
+        return {"f1": f1 / total, "exact_match": exact / total, "loss": loss}
+
+
+def best_span(start_N: Tensor, end_N: Tensor, longest: int = MAX_ANSWER_TOKENS) -> tuple[float, int, int]:
+    """Largest start + end score with the end at most ``longest`` - 1 tokens after the start: (score, first, last)."""
+    ends_NL = F.pad(end_N, (0, longest - 1), value=-math.inf).unfold(0, longest, 1)
+    scores_NL = start_N.unsqueeze(-1) + ends_NL
+    first, after = divmod(int(scores_NL.argmax()), longest)
+    return scores_NL[first, after].item(), first, first + after
+
+
+class Task(BaseTask):
+    """Extractive question answering: columns question, context and answers.
+
+    Answers are as in SQuAD (``{"text": [...], "answer_start": [...]}``), a list of ``{text, answer_start or start}`` or
+    of texts, or one text; a text without a position is looked up in the context. An empty text or list means that there
+    is no answer. Training uses the first one.
+    """
+
+    fields: ClassVar[tuple[str, ...]] = ("question", "context", "answers")
+    primary_metric: ClassVar[str] = "f1"
+
+    def encode(self, row: Row, tokenizer: Any, max_length: int) -> list[Feature]:
+        """One feature a window; a question longer than half of ``max_length`` is cut and flagged.
+
+        Raises:
+            ConfigError: a field that is missing or of another type, an answer that is not in the context, or no room.
+        """
+        question, context = _rows.text(row, "question"), _rows.text(row, "context")
+        answers = find_answers(_rows.field(row, "answers"), context)
+        if not getattr(tokenizer, "is_fast", False):
+            raise ConfigError(
+                "question-answering needs a fast tokenizer (a tokenizer.json) to find answers among tokens"
+            )
+        offsets = tokenizer(question, add_special_tokens=False, return_offsets_mapping=True, verbose=False)[
+            "offset_mapping"
+        ]
+        truncated = len(offsets) > max_length // 2
+        if truncated:
+            question = question[: offsets[max_length // 2 - 1][1]]
+        if tokenizer.sep_token is None:
+            question += "\n"  # nothing else would separate the two
+        question_length = len(tokenizer(question, add_special_tokens=False)["input_ids"])
+        room = max_length - question_length - tokenizer.num_special_tokens_to_add(pair=True)
+        if room < 1:
+            raise ConfigError(
+                f"training.max_length {max_length} leaves no room for a context after the question; raise it"
+            )
+        encoded = tokenizer(
+            question,
+            context,
+            truncation="only_second",
+            max_length=max_length,
+            stride=room // 4,
+            return_overflowing_tokens=True,
+            return_offsets_mapping=True,
+        )
+        texts = [text for text, _ in answers]
+        digest = hashlib.sha256(repr((question, context, texts)).encode()).hexdigest()
+        features = []
+        for window, ids in enumerate(encoded["input_ids"]):
+            positions = [t for t, part in enumerate(encoded.sequence_ids(window)) if part == 1]
+            if not positions:
+                raise ConfigError("empty text: field 'context' gives no token; drop such rows")
+            offsets = encoded["offset_mapping"][window][positions[0] : positions[-1] + 1]
+            span = _locate(answers[0], offsets) if answers else None
+            labels = [positions[0] + span[0], positions[0] + span[1]] if span else [0, 0]
+            meta = {"example": digest, "window": window, "answers": texts}
+            meta |= {"context": context, "first": positions[0], "offsets": offsets}
+            feature = Feature(input_ids=ids, labels=labels, truncated=truncated, meta=meta)
+            if any(encoded.get("token_type_ids", [[]] * (window + 1))[window]):
+                feature["token_type_ids"] = encoded["token_type_ids"][window]
+            features.append(feature)
+        return features
+
+    def label_tensor(self, features: Sequence[Feature], length: int) -> Tensor:
+        """First and last token of the answer (B, 2), int64; (0, 0) where the window has none."""
+        return torch.tensor([feature["labels"] for feature in features], dtype=torch.int64)
+
+    def build_head(self, hidden_size: int, lm_head: nn.Module | None) -> nn.Module:
+        """One linear layer a token; 2 D + 2 parameters."""
+        return _Head(hidden_size)
+
+    def loss(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, int]:
+        """Mean of the cross-entropies of start and end of (B, T, 2) and (B, 2), and B."""
+        start, end = (F.cross_entropy(logits[..., i].float(), labels[:, i]) for i in (0, 1))
+        return (start + end) / 2, len(labels)
+
+    def metric(self) -> Metric:
+        """SQuAD exact match and F1 over examples, and loss."""
+        return _SpanMetric(self.loss)
+
+
+def find_answers(value: Any, context: str) -> list[tuple[str, int]]:
+    """Answers as (text, character position in the context); empty where there is none.
+
+    Raises:
+        ConfigError: another form, or an answer that is not where it should be.
+    """
+    if isinstance(value, dict) and isinstance(value.get("text"), list):
+        starts = value.get("answer_start") or [None] * len(value["text"])
+        if len(starts) != len(value["text"]):
+            raise ConfigError(f"field 'answers' has {len(value['text'])} texts but {len(starts)} positions")
+        value = [{"text": text, "start": start} for text, start in zip(value["text"], starts, strict=True)]
+    items = value if isinstance(value, list) else [value]
+    return [_find(item, context) for item in items if item not in ("", {"text": ""})]
+
+
+def _find(item: Any, context: str) -> tuple[str, int]:
+    text, start = (item, None) if isinstance(item, str) else (None, None)
+    if isinstance(item, dict):
+        text, start = item.get("text"), item.get("start", item.get("answer_start"))
+    if not isinstance(text, str) or not text.strip() or not isinstance(start, int | None):
+        raise ConfigError(
+            "field 'answers' must be text, a list of {text, answer_start}, or {text: [...], answer_start: [...]}"
+        )
+    found = context.find(text) if start is None else start
+    if found < 0 or context[found : found + len(text)] != text:
+        place = "" if start is None else f" at answer_start {start}"
+        raise ConfigError(f"answer {text[:60]!r} is not in the context{place}; fix the data")
+    return text.strip(), found + len(text) - len(text.lstrip())
+
+
+def _locate(answer: tuple[str, int], offsets: Sequence[tuple[int, int]]) -> tuple[int, int] | None:
+    """First and last token of an answer in a window; None unless all of it is there."""
+    begin, end = answer[1], answer[1] + len(answer[0])
+    if begin < offsets[0][0] or end > offsets[-1][1]:
+        return None
+    inside = [t for t, (left, right) in enumerate(offsets) if left < end and right > begin]
+    return (inside[0], inside[-1]) if inside else None

@@ -1,0 +1,158 @@
+"""A tag for each word (named entities, parts of speech, ...).
+
+Only the first word-piece of a word carries the label. Metrics: entity_precision, entity_recall, entity_f1 (exact spans
+over all words: a word that was cut off at max_length counts as predicted O, so its entities are missed), token_accuracy
+(over the words that the model saw), loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from atlas_cli.errors import ConfigError
+from atlas_cli.tasks import _rows
+from atlas_cli.tasks._base import IGNORE, BaseTask, Feature, Metric, Row
+from atlas_cli.tasks._heads import Classifier
+from atlas_cli.tasks._metrics import RunningLoss, entity_spans
+
+
+class _Head(nn.Module):
+    """Each hidden state to class logits, in float32."""
+
+    def __init__(self, hidden_size: int, classes: int) -> None:
+        super().__init__()
+        self.classifier = Classifier(hidden_size, classes)
+
+    def forward(self, hidden_BTD: Tensor, mask_BT: Tensor) -> Tensor:
+        """Logits (B, T, C); those of padding mean nothing and are ignored by the labels."""
+        return self.classifier(hidden_BTD)
+
+
+class _EntityMetric(Metric):
+    """Counts of exact entity matches and of correct word tags."""
+
+    def __init__(self, classes: Sequence[str], loss: Callable[[Tensor, Tensor], tuple[Tensor, int]]) -> None:
+        self.classes = classes
+        self.loss = loss
+        self.running = RunningLoss()
+        self.correct_words = self.matched = self.predicted = self.gold = 0
+
+    def update(self, logits: Tensor, labels: Tensor, features: Sequence[Feature]) -> None:
+        """Logits (B, T, C), labels (B, T); ``meta`` holds all gold tags and the numbers of the labelled words."""
+        labels = labels.to(logits.device)
+        self.running.add(self.loss(logits, labels))
+        counted_BT = labels != IGNORE
+        predictions_BT = logits.argmax(-1)
+        self.correct_words += int((predictions_BT == labels)[counted_BT].sum())
+        rows = zip(predictions_BT.cpu(), counted_BT.cpu(), features, strict=True)
+        for predictions_T, counted_T, feature in rows:
+            gold_tags, words = feature["meta"]["tags"], feature["meta"]["words"]
+            tags = ["O"] * len(gold_tags)
+            for word, prediction in zip(words, predictions_T[counted_T].tolist(), strict=True):
+                tags[word] = self.classes[prediction]
+            gold, predicted = entity_spans(gold_tags), entity_spans(tags)
+            self.gold += len(gold)
+            self.predicted += len(predicted)
+            self.matched += len(gold & predicted)
+
+    def compute(self) -> dict[str, float]:
+        """``entity_f1``, ``entity_precision``, ``entity_recall`` (0 where undefined), ``token_accuracy``, ``loss``."""
+        loss = self.running.mean()
+        return {
+            "entity_f1": 2 * self.matched / max(self.gold + self.predicted, 1),
+            "entity_precision": self.matched / max(self.predicted, 1),
+            "entity_recall": self.matched / max(self.gold, 1),
+            "token_accuracy": self.correct_words / self.running.count,
+            "loss": loss,
+        }
+
+
+class Task(BaseTask):
+    """Token classification: columns tokens (a list of words) and tags (a list as long)."""
+
+    fields: ClassVar[tuple[str, ...]] = ("tokens", "tags")
+    has_classes: ClassVar[bool] = True
+    primary_metric: ClassVar[str] = "entity_f1"
+
+    @classmethod
+    def labels_in(cls, row: Row) -> list[str]:
+        """The row's tags, one a word."""
+        return [_rows.class_name(tag, "tags") for tag in _sequence(row, "tags")]
+
+    def encode(self, row: Row, tokenizer: Any, max_length: int) -> list[Feature]:
+        """One feature; words beyond ``max_length`` are cut and flagged, but their tags stay in ``meta`` for the metric.
+
+        Raises:
+            ConfigError: a tag outside the classes, lists that differ in length or hold no text, or no token.
+        """
+        words, tags = _sequence(row, "tokens"), self.labels_in(row)
+        if len(words) != len(tags):
+            raise ConfigError(f"a row has {len(words)} tokens but {len(tags)} tags; each word needs one tag")
+        if not all(isinstance(word, str) for word in words):
+            raise ConfigError("field 'tokens' must hold text only; fix the data or the column")
+        if not getattr(tokenizer, "is_fast", False):
+            raise ConfigError(
+                "token-classification needs a fast tokenizer (a tokenizer.json) to align words with pieces"
+            )
+        if not any(words):
+            raise ConfigError("empty text: field 'tokens' gives no token; drop such rows")
+        ids = [_rows.class_id(tag, self.classes) for tag in tags]
+        if _reads_spaces(tokenizer):
+            words = words[:1] + [f" {word}" if word else word for word in words[1:]]
+        encoded = tokenizer(words, is_split_into_words=True, truncation=True, max_length=max_length)
+        labels: list[int] = []
+        labelled: list[int] = []
+        for word in encoded.word_ids():
+            first_piece = word is not None and word not in labelled[-1:]
+            labels.append(ids[word] if first_piece else IGNORE)
+            if first_piece:
+                labelled.append(word)
+        if not labelled:
+            raise ConfigError(
+                f"no word of a row gives a token within training.max_length {max_length}; raise it or drop the row"
+            )
+        meta = {"tags": tags, "words": labelled}
+        truncated = bool(encoded.encodings[0].overflowing)
+        return [Feature(input_ids=encoded["input_ids"], labels=labels, truncated=truncated, meta=meta)]
+
+    def label_tensor(self, features: Sequence[Feature], length: int) -> Tensor:
+        """Class ids (B, T), int64; -100 on later pieces, special tokens and padding."""
+        rows = [feature["labels"] + [IGNORE] * (length - len(feature["labels"])) for feature in features]  # type: ignore
+        return torch.tensor(rows, dtype=torch.int64)
+
+    def build_head(self, hidden_size: int, lm_head: nn.Module | None) -> nn.Module:
+        """One linear layer a token; D * C + C parameters."""
+        return _Head(hidden_size, len(self.classes))
+
+    def loss(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, int]:
+        """Mean cross-entropy over labelled tokens of (B, T, C) and (B, T), and their number."""
+        return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORE), int(
+            (labels != IGNORE).sum()
+        )
+
+    def metric(self) -> Metric:
+        """Entity precision, recall and F1, token accuracy and loss."""
+        return _EntityMetric(self.classes, self.loss)
+
+
+def _sequence(row: Row, name: str) -> list[Any]:
+    value = _rows.field(row, name)
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise ConfigError(
+            f"field {name!r} must be a list with one entry a word, not {type(value).__name__}; use JSONL or Parquet"
+        )
+    return list(value)
+
+
+@lru_cache(maxsize=1)
+def _reads_spaces(tokenizer: Any) -> bool:
+    """Whether running text is read with the space before a word (GPT-2), so that bare words would look glued."""
+    text = tokenizer("a a")["input_ids"]
+    bare, spaced = (tokenizer(["a", f"{space}a"], is_split_into_words=True)["input_ids"] for space in ("", " "))
+    return text == spaced != bare

@@ -1,0 +1,175 @@
+"""Partitions: every row at most once, the same for the same seed, skewed as asked, and refused where they cannot be."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from atlas_cli.config.schema import PartitionConfig
+from atlas_cli.data.partition import partition, split_local_test
+from atlas_cli.errors import ConfigError
+
+
+def deal(n=100, clients=("a", "b", "c"), labels=None, seed=0, rows=None, **config):
+    labels = labels if labels is not None else ["xyz"[i % 3] for i in range(n)]
+    rows = rows if rows is not None else [{"user": f"u{i % 9}"} for i in range(n)]
+    return partition(rows, list(clients), PartitionConfig(**config), labels, seed, "g")
+
+
+SCHEMES = st.sampled_from(["iid", "dirichlet-label", "dirichlet-quantity", "column"])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    scheme=SCHEMES,
+    n=st.integers(30, 150),
+    clients=st.integers(1, 6),
+    alpha=st.floats(0.3, 100),
+    seed=st.integers(0, 99),
+)
+def test_every_row_once_and_repeatable(scheme, n, clients, alpha, seed):
+    names = [f"c{i}" for i in range(clients)]
+    config = {"scheme": scheme, "alpha": alpha, "column": "user", "min_examples": 1}
+    shards = deal(n, names, seed=seed, **config)
+    assert list(shards) == names
+    assert sorted(i for shard in shards.values() for i in shard) == list(range(n))
+    assert all(shard == sorted(shard) and all(type(i) is int for i in shard) for shard in shards.values())
+    assert shards == deal(n, names, seed=seed, **config)
+    assert shards == deal(n, names[::-1], seed=seed, **config), "the order of clients does not matter"
+
+
+def test_seeds_and_groups_differ():
+    assert deal(seed=0) != deal(seed=1)
+    config = PartitionConfig()
+    assert partition([{}] * 50, ["a", "b"], config, [], 0, "g") != partition([{}] * 50, ["a", "b"], config, [], 0, "h")
+
+
+def test_iid_shards_are_equal_in_size():
+    assert sorted(len(shard) for shard in deal(11).values()) == [3, 4, 4]
+
+
+def label_distance(alpha: float) -> float:
+    """Mean total variation of the shards' label shares from the even ones."""
+    shards = deal(3000, scheme="dirichlet-label", alpha=alpha, min_examples=1)
+    shares = [np.bincount([i % 3 for i in shard], minlength=3) / len(shard) for shard in shards.values()]
+    return float(np.mean([np.abs(share - 1 / 3).sum() / 2 for share in shares]))
+
+
+def test_alpha_sets_the_label_skew():
+    assert label_distance(0.1) > 0.3 > 0.1 > label_distance(1000)
+
+
+def test_quantity_skew_keeps_the_label_shares():
+    shards = deal(3000, scheme="dirichlet-quantity", alpha=0.5)
+    assert max(map(len, shards.values())) > 1.5 * min(map(len, shards.values()))
+    for shard in shards.values():
+        assert all(abs(count / len(shard) - 1 / 3) < 0.1 for count in Counter(i % 3 for i in shard).values())
+
+
+def test_column_keeps_values_whole_and_balances():
+    rows = [{"user": user} for user in "a" * 50 + "b" * 30 + "c" * 20 + "d" * 10]
+    shards = deal(rows=rows, clients=("p", "q"), scheme="column", column="user")
+    users = [{rows[i]["user"] for i in shard} for shard in shards.values()]
+    assert sorted(map(sorted, users)) == [["a"], ["b", "c", "d"]] or sorted(map(sorted, users)) == [
+        ["a", "d"],
+        ["b", "c"],
+    ]
+    assert users[0].isdisjoint(users[1])
+    assert abs(len(shards["p"]) - len(shards["q"])) <= 10
+
+
+def test_explicit_rows_and_ranges():
+    shards = {"a": ["10-12", 3], "b": [0, "1 - 2"], "elsewhere": [0]}
+    assert deal(20, ("a", "b"), scheme="explicit", shards=shards) == {"a": [3, 10, 11, 12], "b": [0, 1, 2]}
+
+
+def test_a_draw_that_starves_a_client_is_drawn_again():
+    counts = [min(map(len, deal(60, seed=seed, scheme="dirichlet-quantity", alpha=0.3).values())) for seed in range(20)]
+    assert min(counts) >= 2
+    loose = {"scheme": "dirichlet-quantity", "alpha": 0.3, "min_examples": 1}
+    assert 1 in [min(map(len, deal(60, seed=seed, **loose).values())) for seed in range(40)]
+
+
+BAD = {
+    "too few rows": (
+        {"n": 5},
+        "partition.min_examples: task group g has 5 training examples for 3 clients, each needs at least 2; use fewer"
+        " clients, more data or a smaller partition.min_examples",
+    ),
+    "starved": (
+        {"n": 12, "scheme": "dirichlet-quantity", "alpha": 0.001, "min_examples": 4},
+        "partition.scheme: dirichlet-quantity leaves client a of task group g 0 training examples, at least 4 are"
+        " needed; raise partition.alpha (now 0.001), use fewer clients or more data or lower partition.min_examples",
+    ),
+    "no labels": (
+        {"labels": [None] * 100, "scheme": "dirichlet-label"},
+        "partition.scheme: dirichlet-label needs one label a row, task group g has none; use dirichlet-quantity or iid",
+    ),
+    "no column": ({"scheme": "column"}, "partition.column: scheme: column needs the name of a column"),
+    "unknown column": (
+        {"scheme": "column", "column": "users"},
+        "partition.column: the data of task group g has no column 'users'; did you mean user?",
+    ),
+    "few values": (
+        {"scheme": "column", "column": "user", "rows": [{"user": i % 2} for i in range(100)]},
+        "partition.column: column 'user' has 2 values in task group g, fewer than its 3 clients",
+    ),
+    "no shards": ({"scheme": "explicit"}, "partition.shards: scheme: explicit needs the rows of every client"),
+    "client not named": (
+        {"clients": ("phone-1", "b"), "scheme": "explicit", "shards": {"phone1": [0, 1], "b": [2, 3]}},
+        "partition.shards: client phone-1 of task group g is not named; did you mean phone1?",
+    ),
+    "out of range": (
+        {"clients": ("a",), "scheme": "explicit", "shards": {"a": ["90-100"]}},
+        "partition.shards.a: '90-100' is out of range: task group g has training rows 0 to 99",
+    ),
+    "negative": (
+        {"clients": ("a",), "scheme": "explicit", "shards": {"a": [-1]}},
+        "partition.shards.a: -1 is out of range: task group g has training rows 0 to 99",
+    ),
+    "overlap": (
+        {"clients": ("a", "b"), "scheme": "explicit", "shards": {"a": ["0-5"], "b": [5, 6]}},
+        "partition.shards.b: row 5 is named twice, by a and b",
+    ),
+    "twice": (
+        {"clients": ("a",), "scheme": "explicit", "shards": {"a": [5, "4-6"]}},
+        "partition.shards.a: row 5 is named twice, by a and a",
+    ),
+    "not a range": (
+        {"clients": ("a",), "scheme": "explicit", "shards": {"a": ["1:5"]}},
+        "partition.shards.a: '1:5' is neither a row number nor a range such as '0-99'",
+    ),
+    "backwards": (
+        {"clients": ("a",), "scheme": "explicit", "shards": {"a": ["5-1"]}},
+        "partition.shards.a: the range '5-1' ends before it begins",
+    ),
+    "empty shard": (
+        {"clients": ("a", "b"), "scheme": "explicit", "shards": {"a": [], "b": [5, 6]}},
+        "partition.scheme: explicit leaves client a of task group g 0 training examples, at least 2 are needed;"
+        " name more rows or lower partition.min_examples",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_cannot_be_dealt_is_one_line(case):
+    arguments, message = BAD[case]
+    with pytest.raises(ConfigError) as caught:
+        deal(**arguments)
+    assert str(caught.value) == message
+
+
+@given(n=st.integers(1, 60), share=st.floats(0, 0.99), seed=st.integers(0, 9))
+def test_local_test_parts(n, share, seed):
+    indices = [3 * i for i in range(n)]
+    train, test = split_local_test(indices, share, seed, "a")
+    assert sorted(train + test) == indices and train == sorted(train) and test == sorted(test)
+    assert len(train) >= 1 and len(test) == min(int(n * share + 0.5), n - 1)
+    assert (train, test) == split_local_test(indices[::-1], share, seed, "a")
+
+
+def test_local_test_differs_by_client_and_seed():
+    cuts = {tuple(split_local_test(range(100), 0.2, seed, client)[1]) for seed in (0, 1) for client in "ab"}
+    assert len(cuts) == 4

@@ -1,0 +1,236 @@
+"""A task group's data: columns, empty fields, test parts without leakage, classes, samples."""
+
+import json
+from collections import Counter
+
+import pytest
+
+from atlas_cli.config.schema import TaskGroupConfig
+from atlas_cli.data import read
+from atlas_cli.errors import ConfigError
+
+SEQUENCE = "sequence-classification"
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write(name: str, rows: list[dict]) -> str:
+    with open(name, "w") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    return name
+
+
+def group(rows, test=None, task=SEQUENCE, classes=None, seed=0, **data):
+    data = {"files": write("train.jsonl", rows)} | data
+    if test is not None:
+        data["test_files"] = write("test.jsonl", test)
+    return read.read_group("g", TaskGroupConfig(task=task, classes=classes, data=data), seed)
+
+
+def labelled(counts: dict[str, int]) -> list[dict]:
+    return [{"text": f"{label} {i}", "label": label} for label, n in counts.items() for i in range(n)]
+
+
+ROWS = labelled({"x": 30, "y": 10})
+
+
+def test_columns_are_mapped_and_the_others_stay():
+    rows = [{"message": f"m{i}", "kind": i % 2, "user": f"u{i}"} for i in range(10)]
+    data = group(rows, [{"message": "t", "kind": 0, "user": "u"}], text="message", label="kind")
+    assert data.train[3] == {"message": "m3", "kind": 1, "user": "u3", "text": "m3", "label": "1"}
+    assert data.test == [{"message": "t", "kind": 0, "user": "u", "text": "t", "label": "0"}]
+    assert data.columns == {"text": "message", "label": "kind"}
+    assert data.classes == ["0", "1"] and data.name == "g" and data.origin == "files train.jsonl"
+
+
+def test_an_optional_column_is_used_where_it_is_and_left_out_where_empty():
+    rows = [{"text": f"{i}", "text_pair": "p" if i % 2 else "", "label": str(i % 2)} for i in range(10)]
+    data = group(rows, [{"text": "t", "label": "0"}])
+    assert ["text_pair" in row for row in data.train[:2]] == [False, True]
+
+
+BAD_ROWS = {
+    "column": (
+        [{"txt": "a", "label": "x"}],
+        {},
+        "data.text: the data has no column 'text'; did you mean txt? (columns: txt, label)",
+    ),
+    "named column": (
+        [{"text": "a", "label": "x"}],
+        {"label": "kind"},
+        "data.label: the data has no column 'kind'; expected one of: label, text",
+    ),
+    "empty text": (
+        [{"text": "a", "label": "x"}, {"text": " ", "label": "x"}],
+        {},
+        "data.text: row 2 of the training data, column 'text' is empty; fill it or drop the row",
+    ),
+    "null label": (
+        [{"text": "a", "label": None}],
+        {},
+        "data.label: row 1 of the training data, column 'label' is empty; fill it or drop the row",
+    ),
+    "missing label": (
+        [{"text": "a", "label": "x"}, {"text": "b"}],
+        {},
+        "data.label: row 2 of the training data, column 'label' is empty; fill it or drop the row",
+    ),
+    "number as text": (
+        [{"text": 5, "label": "x"}],
+        {},
+        "data.text: row 1 of the training data, column 'text' holds int (5), expected text",
+    ),
+    "real label": (
+        [{"text": "a", "label": 0.5}],
+        {},
+        "data.label: row 1 of the training data, column 'label' holds float (0.5), expected text or a whole number",
+    ),
+    "one class": (
+        [{"text": "a", "label": "x"}, {"text": "b", "label": "x"}],
+        {},
+        "data: all training rows have the label 'x'; at least 2 are needed",
+    ),
+    "one row a label": (
+        [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}],
+        {},
+        "data: no test part can be held out of 2 rows: every label occurs once; give a test part",
+    ),
+    "split_by": (
+        ROWS,
+        {"split_by": "usr"},
+        "data.split_by: the data has no column 'usr'; expected one of: label, text",
+    ),
+    "one document": (
+        [row | {"d": 1} for row in ROWS],
+        {"split_by": "d"},
+        "data: no test part can be held out of 40 rows: all rows share one value of 'd'; give a test part",
+    ),
+    "only repeats": (
+        [{"text": "a", "label": "x"}] * 5 + [{"text": "b", "label": "y"}] * 5,
+        {},
+        "data: no test rows are left: each one repeats a training row",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_ROWS)
+def test_bad_rows_name_the_key_and_the_row(case):
+    rows, data, message = BAD_ROWS[case]
+    with pytest.raises(ConfigError) as caught:
+        group(rows, **data)
+    assert str(caught.value) == f"task_groups.g.{message}"
+
+
+def test_bad_labels_name_the_classes_key():
+    with pytest.raises(ConfigError) as caught:
+        group([*ROWS, {"text": "a", "label": "yy"}], classes=["x", "y"])
+    assert str(caught.value) == (
+        "task_groups.g.classes: row 41 of the training data has the label 'yy'; did you mean y?; add it or fix it"
+    )
+    with pytest.raises(ConfigError, match=r"^task_groups\.g\.classes: the label 'z' occurs only in the test part"):
+        group(ROWS, [{"text": "a", "label": "z"}])
+    assert group(ROWS, [{"text": "a", "label": "z"}], classes=["z", "y", "x"]).classes == ["z", "y", "x"]
+    with pytest.raises(ConfigError, match=r"^task_groups\.g\.classes: causal-lm has no classes; remove this key"):
+        group(ROWS, task="causal-lm", classes=["a", "b"])
+
+
+def test_the_held_out_part_keeps_the_shares_of_labels():
+    data = group(ROWS, test_fraction=0.2)
+    assert Counter(row["label"] for row in data.test) == {"x": 6, "y": 2}
+    assert Counter(row["label"] for row in data.train) == {"x": 24, "y": 8}
+    assert sorted(row["text"] for row in data.train + data.test) == sorted(row["text"] for row in ROWS)
+
+
+def test_a_rare_label_stays_in_training():
+    data = group(labelled({"x": 20, "rare": 1}), test_fraction=0.5)
+    assert [row["label"] for row in data.train].count("rare") == 1 and len(data.test) == 10
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_document_is_on_both_sides(seed):
+    rows = [row | {"document": f"d{i % 7}"} for i, row in enumerate(ROWS)]
+    data = group(rows, split_by="document", test_fraction=0.3, seed=seed)
+    train, test = ({row["document"] for row in part} for part in (data.train, data.test))
+    assert train and test and not train & test and len(train | test) == 7
+    assert 12 <= len(data.test) <= 17, "the last document may overshoot, by at most its own rows"
+
+
+def test_repeats_of_training_rows_leave_the_test_part():
+    test = [*ROWS[:3], {"text": "x 0", "label": "y"}, {"text": "new", "label": "y"}]
+    assert [row["text"] for row in group(ROWS, test).test] == ["x 0", "new"]
+    data = group(ROWS * 2)
+    train = {row["text"] for row in data.train}
+    assert not train & {row["text"] for row in data.test}
+
+
+def test_seeds_decide_and_repeat():
+    a, b, c = group(ROWS, seed=1), group(ROWS, seed=1), group(ROWS, seed=2)
+    assert a == b and a.test != c.test and a.sha256 == c.sha256
+
+
+def test_limits_are_samples_that_keep_order_and_classes():
+    full = group(ROWS)
+    data = group(ROWS, limit=2, test_limit=3)
+    assert len(data.train) == 2 and len(data.test) == 3
+    assert data.classes == full.classes == ["x", "y"]
+    assert [row for row in full.train if row in data.train] == data.train
+    assert group(ROWS, limit=1000) == full
+
+
+@pytest.mark.parametrize("option", [{"test_fraction": 0.3}, {"split_by": "text"}])
+def test_split_options_beside_an_official_test_part_are_refused(option):
+    with pytest.raises(ConfigError, match="has no use here: the source has its own test part"):
+        group(ROWS, [{"text": "t", "label": "x"}], **option)
+
+
+def test_token_classification_takes_lists_or_words_with_spaces():
+    rows = [{"tokens": "EU says", "tags": "B O"}, {"tokens": ["a"], "tags": ["O"]}] * 2
+    rows[3] = {"tokens": ["b"], "tags": ["O"]}
+    data = group(rows[:2], rows[3:], task="token-classification")
+    assert data.train[0]["tokens"] == ["EU", "says"] and data.train[0]["tags"] == ["B", "O"]
+    assert data.classes == ["B", "O"]
+    with pytest.raises(ConfigError) as caught:
+        group([*rows, {"tokens": "a b", "tags": "O"}], task="token-classification")
+    assert str(caught.value) == (
+        "task_groups.g.data.tags: row 5 of the training data has 2 tokens but 1 tags; each token needs one"
+    )
+
+
+def test_question_answering_keeps_answers_as_they_are():
+    answers = [{"text": ["b"], "answer_start": [2]}, {"text": [], "answer_start": []}]
+    rows = [{"question": f"q{i}", "context": "a b", "answers": answers[i % 2]} for i in range(10)]
+    data = group(rows, task="question-answering")
+    assert len(data.test) == 2 and data.classes == []
+    assert all(row["answers"] in answers for row in data.train)
+
+
+def test_tasks_without_labels():
+    assert len(group([{"text": f"t{i}"} for i in range(10)], task="causal-lm").test) == 2
+    rows = [{"prompt": f"p{i}", "response": "r"} for i in range(10)]
+    assert len(group(rows, task="instruction").train) == 8
+
+
+def test_a_packaged_corpus_is_split_by_document(monkeypatch):
+    config = TaskGroupConfig(task="causal-lm", data={"corpus": "python-stdlib", "limit": 50})
+    data = read.read_group("code", config, 0)
+    assert len(data.train) == 50 and data.origin == "corpus python-stdlib"
+    assert not {row["document"] for row in data.train} & {row["document"] for row in data.test}
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"corpus": "trec"}, "data.corpus: 'trec' is not a packaged corpus"),
+        ({"corpus": ["a", "b"]}, "data.corpus: give one name"),
+        ({"corpus": "trec-questions", "test_files": "x"}, "data.test_files: only goes with files"),
+        ({"corpus": "trec-questions", "split": "x"}, "data.split: only goes with hub"),
+    ],
+)
+def test_bad_corpus_sections(data, message):
+    with pytest.raises(ConfigError) as caught:
+        read.read_group("g", TaskGroupConfig(task=SEQUENCE, data=data), 0)
+    assert str(caught.value).startswith(f"task_groups.g.{message}")

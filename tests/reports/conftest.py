@@ -1,0 +1,9 @@
+from functools import partial
+
+import pytest
+from made_up_run import build
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    return partial(build, tmp_path)

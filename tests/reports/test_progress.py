@@ -1,0 +1,74 @@
+import io
+
+import pytest
+from made_up_run import metrics_record
+from rich.console import Console
+
+from atlas_cli.reports.progress import LiveProgress, PlainProgress, progress_for, round_line
+
+
+def rows(round_):
+    return [metrics_record("questions", round_), metrics_record("spam", round_, examples=300, samples_per_second=100.0)]
+
+
+def test_plain_prints_one_unwrapped_line_a_round():
+    out = io.StringIO()
+    with progress_for(Console(file=out, width=20)) as progress:
+        assert type(progress) is PlainProgress
+        progress.start(3, 8, ["questions", "spam"])
+        progress.round_end(0, [metrics_record("questions", 0)])
+        progress.step(1, 1, {"questions": 1.0}, 8)
+        progress.note("kept [as] it is")
+        progress.round_end(1, rows(1))
+    assert out.getvalue().splitlines() == [
+        "round 0/3  questions accuracy 0.167  0 MB up",
+        "kept [as] it is",
+        # 1,100 examples in 800 / 400 + 300 / 100 = 5 s of training
+        "round 1/3  questions loss 1.000 accuracy 0.500  spam loss 1.000 accuracy 0.900  220 samples/s  2.40 MB up",
+    ]
+
+
+def test_a_round_without_evaluation_shows_no_metric():
+    line = round_line(2, 3, [metrics_record("spam", 2, test={}, bytes_up=12_345)])
+    assert line == "round 2/3  spam loss 0.667  400 samples/s  0.012 MB up"
+
+
+def test_live_display_tells_round_step_loss_rate_and_time_left():
+    now = [0.0]
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    progress = LiveProgress(console, clock=lambda: now[0])
+    assert isinstance(progress_for(console), LiveProgress)
+    with progress:
+        progress.start(2, 4, ["questions", "spam"])
+        now[0] = 30.0  # evaluation before training: no part of the pace
+        progress.round_end(0, [])
+        for step in (1, 2, 3):
+            now[0] += 2.0
+            progress.step(1, step, {"questions": 0.5 / step}, 16)
+        shown = Console(file=io.StringIO(), width=100)
+        shown.print(progress.render())
+    text = shown.file.getvalue()
+    assert "round 1/2  step 3/4  8 samples/s  10 s left" in text
+    assert "questions  loss 0.167" in text
+    assert "spam       loss -" in text
+    progress.stop()  # twice is allowed
+
+
+def test_live_display_of_a_resumed_run_uses_only_its_own_steps():
+    now = [100.0]
+    progress = LiveProgress(Console(file=io.StringIO(), force_terminal=True), clock=lambda: now[0])
+    with progress:
+        progress.start(10, 4, ["spam"])
+        now[0] += 3.0
+        progress.step(10, 1, {"spam": 1.0}, 8)
+        shown = Console(file=io.StringIO(), width=100)
+        shown.print(progress.render())
+    assert "round 10/10  step 1/4  3 samples/s  9 s left" in shown.file.getvalue()
+
+
+def test_stop_follows_an_error():
+    progress = LiveProgress(Console(file=io.StringIO(), force_terminal=True))
+    with pytest.raises(RuntimeError), progress:
+        progress.start(1, 1, [])
+        raise RuntimeError
+    assert progress.live is None

@@ -1,0 +1,67 @@
+import io
+
+from made_up_run import CLIENTS, GROUPS, client_record, metrics_record
+from rich.console import Console
+
+from atlas_cli.reports.summary import lower_is_better, primary_metric, summarise
+from atlas_cli.reports.tables import final_table
+from atlas_cli.reports.units import format_bytes_mb, format_bytes_mib, format_number, format_seconds
+
+METRICS = [metrics_record(group, round_) for round_ in range(4) for group in GROUPS]
+RECORDS = [client_record(client, group, 1) for client, group in CLIENTS.items()]
+
+
+def test_summary_of_a_metric_that_grows_and_one_that_falls():
+    questions, spam, prose = summarise(METRICS, RECORDS, {"spam": {"train": 800, "test": 200}})
+    assert (questions.before, questions.after, questions.best, questions.best_round) == (0.167, 0.7, 0.75, 2)
+    assert (prose.metric, prose.before, prose.best, prose.best_round) == ("perplexity", 1234.5, 40.0, 2)
+    assert (spam.clients, spam.train, spam.test) == (2, 800, 200)
+    assert questions.train is None
+    assert questions.loss == 0.5
+    assert (spam.bytes_up, spam.bytes_down, spam.seconds) == (3_600_000, 48_300_000, 20.0)
+
+
+def test_rounds_without_evaluation_are_passed_over():
+    rows = [metrics_record("spam", 0), metrics_record("spam", 1), metrics_record("spam", 2, test={})]
+    (spam,) = summarise(rows, [])
+    assert (spam.after, spam.best_round) == (0.9, 1)
+
+
+def test_an_unevaluated_group_has_no_metric():
+    (spam,) = summarise([metrics_record("spam", 1, test={})], [])
+    assert (spam.metric, spam.before, spam.after, spam.best) == (None, None, None, None)
+
+
+def test_the_primary_metric_is_the_first_that_is_not_the_loss():
+    assert primary_metric([{"test": {}}, {"test": {"loss": 1.0, "f1": 0.5, "accuracy": 0.6}}]) == "f1"
+    assert lower_is_better("perplexity")
+    assert not lower_is_better("accuracy")
+
+
+def test_final_table_says_which_megabyte():
+    out = io.StringIO()
+    Console(file=out, width=160).print(final_table(METRICS, RECORDS, {"spam": {"train": 1800, "test": 200}}))
+    line = next(line for line in out.getvalue().splitlines() if "spam" in line)
+    assert line.split() == [
+        *("spam", "2", "1,800", "200", "accuracy", "0.850", "0.970", "0.970", "(3)"),
+        *("0.500", "3.60", "48.3", "20"),
+    ]
+    assert "MB: 1,000,000 bytes" in out.getvalue()
+
+
+def test_final_table_without_sizes_fits_a_terminal():
+    out = io.StringIO()
+    Console(file=out, width=80).print(final_table(METRICS, RECORDS))
+    line = next(line for line in out.getvalue().splitlines() if "prose" in line)
+    assert line.split() == ["prose", "perplexity", "1,234", "41.000", "40.000", "(2)", "0.500", "3.60", "48.3", "20"]
+
+
+def test_units_are_not_confused():
+    assert format_bytes_mb(1_000_000) == "1.00 MB"
+    assert format_bytes_mib(2**20) == "1.00 MiB"
+    assert format_bytes_mib(1_000_000) == "0.954 MiB"
+    assert [format_bytes_mb(n) for n in (0, 12, 12_345, 45_600_000, 1_234_000_000)] == [
+        *("0 MB", "<0.001 MB", "0.012 MB", "45.6 MB", "1,234 MB")
+    ]
+    assert [format_number(x) for x in (None, 0.12345, 25000.4)] == ["n/a", "0.123", "25,000"]
+    assert [format_seconds(s) for s in (9.6, 185, 7620)] == ["10 s", "3 min 05 s", "2 h 07 min"]
