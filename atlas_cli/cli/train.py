@@ -46,8 +46,8 @@ def _train(loaded: LoadedConfig, console: Any, progress: Progress) -> None:
     federation = build(config, plan)
     checks = verify_split(federation) if federation.server is not None else []
     require_verified(checks)
-    for line in _said(checks):
-        progress.note(line)
+    for check in checks:
+        progress.note(check.sentence())
     run = RunDirectory.create(config.output.dir, config.name, config.seed)
     progress.note(f"run directory {run.path}")
     _run(loaded, federation, checks, run, progress)
@@ -102,14 +102,6 @@ def _finish(run: RunDirectory, console: Any, progress: Progress) -> None:
     data = manifest["data"] if console.width >= 100 else None
     console.print(final_table(run.read_lines("metrics.jsonl"), run.read_lines("clients.jsonl"), data))
     console.print(f"report {report}", markup=False, highlight=False, soft_wrap=True)
-
-
-def _said(checks: list[Check]) -> list[str]:
-    return [
-        f"split = unsplit for {c.task_group}: loss differs by {c.loss_difference:.1e}, "
-        f"gradients by {c.gradient_difference:.1e} ({c.examples} examples, {c.padding_tokens} padding tokens)"
-        for c in checks
-    ]
 
 
 def _threads() -> int:

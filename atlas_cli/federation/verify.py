@@ -52,6 +52,13 @@ class Check:
         close = max(self.loss_difference, self.gradient_difference) <= self.tolerance
         return close and self.gradient_norm > 0 and self.adapter_effect > 0
 
+    def sentence(self) -> str:
+        """For the screen and the log."""
+        return (
+            f"split = unsplit for {self.task_group}: loss differs by {self.loss_difference:.1e}, gradients by "
+            f"{self.gradient_difference:.1e} ({self.examples} examples, {self.padding_tokens} padding tokens)"
+        )
+
     def record(self) -> dict[str, object]:
         """For the manifest and ``--json``."""
         return {**asdict(self), "passed": self.passed}

@@ -102,7 +102,7 @@ def read_peft(folder: str | Path, base: FrozenBase) -> dict[str, tuple[Tensor, T
         if B is None or A.shape[0] != B.shape[1]:
             raise ResourceError(f"{folder}: lora_A and lora_B of {named} do not fit together")
         alphas: dict[str, float] = config.get("alpha_pattern") or {}
-        alpha = float(alphas.get(named, config["lora_alpha"]))
+        alpha = float(alphas[named] if named in alphas else config["lora_alpha"])
         scale = alpha / (A.shape[0] ** 0.5 if config.get("use_rslora") else A.shape[0])
         found[path] = (A.to(torch.float32), B.to(torch.float32), scale)
     if not found:

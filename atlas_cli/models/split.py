@@ -34,6 +34,8 @@ def server_half(base: nn.Module, family: Family, cut: int) -> nn.Module:
 def run_half(half: nn.Module, attention_mask: Tensor, **inputs: Tensor | None) -> Tensor:
     """Hidden states (B, T, D) of a half, or of the whole base."""
     extra: dict[str, Any] = {name: value for name, value in inputs.items() if value is not None}
+    if getattr(half.config, "type_vocab_size", 1) < 2:
+        extra.pop("token_type_ids", None)  # this model has no segments, though its tokenizer may tell them apart
     if getattr(half.config, "is_decoder", False) or hasattr(half.config, "use_cache"):
         extra["use_cache"] = False
     return half(attention_mask=attention_mask, **extra).last_hidden_state

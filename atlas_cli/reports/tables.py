@@ -74,3 +74,28 @@ def layout() -> dict[str, Any]:
         "title_justify": "left",
         "caption_justify": "left",
     }
+
+
+def plan_table(rows: Sequence[tuple[str, str, str, int, int, int | None]]) -> Table:
+    """A row a client: name, task group, ranks, adapter parameters, activation bytes of a full step, examples."""
+    table = Table(
+        title="Plan",
+        caption="up a step: activations of a full batch at the longest length; MB: 1,000,000 bytes",
+        **layout(),
+    )
+    for heading in ("client", "task group", "rank", "adapter\nparameters", "up a step,\nMB", "training\nexamples"):
+        table.add_column(heading, justify="left" if heading in ("client", "task group") else "right", overflow="fold")
+    for client, group, ranks, parameters, up, examples in rows:
+        size = format_bytes_mb(up).removesuffix(" MB")
+        table.add_row(client, group, ranks, f"{parameters:,}", size, "-" if examples is None else f"{examples:,}")
+    return table
+
+
+def data_table(title: str, rows: Sequence[tuple[str, int, int, str, str, str]]) -> Table:
+    """A row a client: name, training and local test examples, label shares, token lengths, truncated examples."""
+    table = Table(title=title, **layout())
+    for heading in ("client", "train", "local\ntest", "labels", "tokens\nmin / median / max", "truncated"):
+        table.add_column(heading, justify="left" if heading in ("client", "labels") else "right", overflow="fold")
+    for client, train, local, labels, lengths, cut in rows:
+        table.add_row(client, f"{train:,}", f"{local:,}", labels or "-", lengths, cut)
+    return table

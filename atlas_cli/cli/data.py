@@ -1,0 +1,84 @@
+"""``atlas data``: what each client will train and test on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from atlas_cli.cli._arguments import ConfigFile, Overrides
+
+if TYPE_CHECKING:
+    from atlas_cli.data.prepare import PreparedGroup
+    from atlas_cli.tasks._base import Feature
+
+
+def command(
+    file: ConfigFile,
+    overrides: Overrides = None,
+    samples: Annotated[int, typer.Option(min=0, help="Decoded examples to show for each client.")] = 2,
+) -> None:
+    """Show what each client has: counts, labels, token lengths, truncation, and decoded samples as the model gets them.
+
+    No weights are loaded.
+    """
+    from rich.console import Console
+
+    from atlas_cli.config.load import load_config, locating
+    from atlas_cli.data.prepare import prepare
+    from atlas_cli.models.families import family_of
+    from atlas_cli.models.load import load_tokenizer
+    from atlas_cli.models.resolve import model_config
+    from atlas_cli.reports.tables import data_table
+
+    loaded = load_config(file, overrides or [])
+    with locating(loaded):
+        family = family_of(model_config(loaded.config.model)[0].model_type)
+        tokenizer = load_tokenizer(loaded.config.model)
+        groups = prepare(loaded.config, tokenizer, family.causal)
+    console = Console()
+    for name, group in groups.items():
+        title = f"{name}: {group.data.origin}, {len(group.data.train)} training rows, {len(group.test)} test examples"
+        rows = [_row(client, group) for client in group.shards]
+        console.print(data_table(title, rows))
+        for client in group.shards:
+            for feature in group.train[client][:samples]:
+                _show(console, client, feature, tokenizer, group)
+
+
+def _row(client: str, group: PreparedGroup) -> tuple[str, int, int, str, str, str]:
+    features = group.train[client]
+    lengths = sorted(len(f["input_ids"]) for f in features)
+    cut = sum(1 for f in features if f.get("truncated"))
+    middle = lengths[len(lengths) // 2]
+    return (
+        client,
+        len(features),
+        len(group.local_test[client]),
+        _labels(client, group),
+        f"{lengths[0]} / {middle} / {lengths[-1]}",
+        f"{cut} ({cut / len(features):.0%})",
+    )
+
+
+def _labels(client: str, group: PreparedGroup) -> str:
+    """Share of every class among the client's rows, largest first; tags count by occurrence."""
+    counts: dict[str, int] = {}
+    for row in group.shards[client]:
+        for label in group.task.labels_in(group.data.train[row]):
+            counts[label] = counts.get(label, 0) + 1
+    total = sum(counts.values())
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    shown = [f"{label} {count / total:.0%}" for label, count in ordered[:6]]
+    return ", ".join(shown) + (f", {len(ordered) - 6} more" if len(ordered) > 6 else "")
+
+
+def _show(console: Any, client: str, feature: Feature, tokenizer: Any, group: PreparedGroup) -> None:
+    text = tokenizer.decode(feature["input_ids"])
+    labels = feature["labels"]
+    if isinstance(labels, int):
+        said = f"  -> {group.task.classes[labels]}"
+    else:
+        kept = sum(1 for label in labels if label >= 0)
+        said = f"  ({kept} labels)"
+    console.print(f"  {client}: {text}{said}", markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,76 @@
+"""``atlas validate``: all checks of a config and its plan, without loading weights and without writing anything."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from atlas_cli.cli._arguments import ConfigFile, Overrides
+
+if TYPE_CHECKING:
+    from atlas_cli.planning.plan import Plan
+
+
+def command(
+    file: ConfigFile,
+    overrides: Overrides = None,
+    data: Annotated[bool, typer.Option("--data/--no-data", help="Read and check the data too.")] = True,
+) -> None:
+    """Check FILE against its model's shapes and its data, and print the plan.
+
+    Nothing is written but downloads into the cache. A plan needs no weights: the model is built on the meta device.
+    """
+    from rich.console import Console
+
+    from atlas_cli.config.load import load_config, locating
+    from atlas_cli.data.prepare import prepare
+    from atlas_cli.models.load import load_tokenizer
+    from atlas_cli.planning.plan import make_plan
+
+    loaded = load_config(file, overrides or [])
+    console = Console()
+    with locating(loaded):
+        plan = make_plan(loaded.config)
+        examples: dict[str, int] = {}
+        if data:
+            prepared = prepare(loaded.config, load_tokenizer(loaded.config.model), plan.family.causal)
+            examples = {client: len(f) for group in prepared.values() for client, f in group.train.items()}
+    for line in _facts(plan):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    console.print(_table(plan, examples))
+    console.print(f"{file} is valid", markup=False, highlight=False, soft_wrap=True)
+
+
+def _facts(plan: Plan) -> list[str]:
+    n = plan.parameters
+    upper = plan.adapter_parameters(plan.upper_ranks)
+    return [
+        f"model {plan.config.model.name} ({plan.hf_config.model_type}), {plan.n_layers} layers of width "
+        f"{plan.hidden_size}, weights {plan.init}",
+        f"cut after layer {plan.cut}: client half {n['client half']:,} parameters, server half {n['server half']:,}, "
+        f"whole {n['model']:,}",
+        f"server trains, for each task group: head and {upper:,} adapter parameters",
+    ]
+
+
+def _table(plan: Plan, examples: dict[str, int]) -> Any:
+    from atlas_cli.reports.tables import plan_table
+
+    rows = []
+    element = 2 if plan.config.model.dtype == "bfloat16" else 4
+    training = plan.config.training
+    step = training.batch_size * training.max_length * plan.hidden_size * element
+    for client in plan.clients:
+        ranks = sorted(set(client.ranks.values()))
+        rows.append(
+            (
+                client.name,
+                client.task_group,
+                str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}",
+                plan.adapter_parameters(client.ranks),
+                step,
+                examples.get(client.name),
+            )
+        )
+    return plan_table(rows)
