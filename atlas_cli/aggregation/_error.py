@@ -11,9 +11,14 @@ from atlas_cli.aggregation._base import Adapters, Factors, Update
 
 
 def squared_norm(factors: Factors) -> float:
-    """Squared Frobenius norm of B @ A by <BA, BA> = tr((B^T B)(A A^T)), in float64."""
-    A, B = factors.A.double(), factors.B.double()
-    return float(((B.T @ B) * (A @ A.T)).sum().clamp(min=0))
+    """Squared Frobenius norm of B @ A, in float64.
+
+    By B = Q_B R_B and A^T = Q_A R_A it is that of R_B R_A^T. The shorter tr((B^T B)(A A^T)) squares before terms cancel,
+    so that an exact merge would be reported as wrong by 1e-8.
+    """
+    R_A = torch.linalg.qr(factors.A.double().T, mode="r").R
+    R_B = torch.linalg.qr(factors.B.double(), mode="r").R
+    return float((R_B @ R_A.T).square().sum())
 
 
 def exact_sum(path: str, updates: Sequence[Update]) -> Factors | None:
@@ -22,7 +27,7 @@ def exact_sum(path: str, updates: Sequence[Update]) -> Factors | None:
     total = sum(weight for weight, _ in held)
     if not held or total <= 0:
         return None
-    return Factors(_stack([f.A for _, f in held], 0), _stack([w / total * f.B for w, f in held], 1))
+    return Factors(_stack([f.A for _, f in held], 0), _stack([w / total * f.B.double() for w, f in held], 1))
 
 
 def relative_error(merged: Adapters, updates: Sequence[Update]) -> float | None:

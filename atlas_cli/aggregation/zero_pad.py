@@ -3,7 +3,8 @@
     A = sum_k w_k pad(A_k),  B = sum_k w_k pad(s_k B_k),  w_k = n_k / sum n
 
 over the clients that hold the layer; a receiver of rank r gets the first r rows of A and columns of B, divided by its
-own scale. The mean of factors is not the mean of products (cross terms), so the update that is delivered is not
+own scale. Rows of A beyond the largest rank that was sent stay as they were: B is 0 there, so they add nothing, but
+with A = 0 as well they could never learn again. The mean of factors is not the mean of products (cross terms), so the update that is delivered is not
 exact. Uplink and downlink: r_k (d_in + d_out) elements a layer. The frozen base is not changed.
 """
 
@@ -26,7 +27,8 @@ def aggregate(current: Adapters, updates: Sequence[Update]) -> dict[str, Factors
         total = sum(weight for weight, _ in held)
         if not held or total <= 0:
             continue
-        A, B = torch.zeros_like(before.A), torch.zeros_like(before.B)
+        A, B = before.A.clone(), torch.zeros_like(before.B)
+        A[: max(factors.rank for _, factors in held)] = 0
         for weight, factors in held:
             A[: factors.rank] += weight / total * factors.A
             B[:, : factors.rank] += weight / total * factors.B

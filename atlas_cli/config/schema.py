@@ -101,10 +101,12 @@ class _DataFields(Section):
     prompt: str | None = None
     response: str | None = None
     subset: str | None = Field(None, description="configuration of a hub data set")
-    split: str = Field("train", description="split of a hub data set to train on")
+    split: str | None = Field(None, description="split of a hub data set to train on; default: train")
     test_split: str | None = Field(None, description="split of a hub data set to test on; default: a held-out part")
     test_files: str | list[str] | None = Field(None, description="files of the test part; default: a held-out part")
-    test_fraction: float = Field(0.2, gt=0, lt=1, description="held-out part where the source has no official one")
+    test_fraction: float | None = Field(
+        None, gt=0, lt=1, description="held-out part where the source has no official one; default: 0.2"
+    )
     split_by: str | None = Field(None, description="keep rows that share this column on one side of the test split")
     limit: int | None = Field(None, ge=2, description="use at most this many training examples (seeded sample)")
     test_limit: int | None = Field(None, ge=1, description="use at most this many test examples (seeded sample)")

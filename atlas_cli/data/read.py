@@ -53,7 +53,7 @@ def read_group(name: str, group: TaskGroupConfig, seed: int) -> GroupData:
         train, test = _hold_out(train, task, data, source, seed, name)
     else:
         for option in ("test_fraction", "split_by"):
-            if option in data.model_fields_set:
+            if getattr(data, option) is not None:
                 raise ConfigError("has no use here: the source has its own test part", key=f"{key}.data.{option}")
         test = read_part(source.test, "test data")
     known = {identity(row, list(columns)) for row in train}
@@ -137,16 +137,17 @@ def _hold_out(
     rng = numpy_generator(seed, "test-split", name)
     key = f"task_groups.{name}.data"
     column = data.split_by or source.split_by
+    share = 0.2 if data.test_fraction is None else data.test_fraction
     if column is not None:
         present = list(dict.fromkeys(known for row in rows for known in row))
         if column not in present:
             raise ConfigError(
                 f"the data has no column {column!r}{did_you_mean(column, present)}", key=f"{key}.split_by"
             )
-        test = set(holdout.by_document([str(row.get(column)) for row in rows], data.test_fraction, rng))
+        test = set(holdout.by_document([str(row.get(column)) for row in rows], share, rng))
         why = f"all rows share one value of {column!r}"
     else:
-        test = set(holdout.by_label(_strata(rows, task), data.test_fraction, rng))
+        test = set(holdout.by_label(_strata(rows, task), share, rng))
         why = "every label occurs once" if task.has_classes else "there is one row"
     if not test:
         raise ConfigError(f"no test part can be held out of {len(rows)} rows: {why}; give a test part", key=key)

@@ -92,7 +92,7 @@ def only_for(data: DataConfig, source: str, keys: Iterable[str], key: str) -> No
         ConfigError: one of ``keys`` was given.
     """
     for name in keys:
-        if name in data.model_fields_set:
+        if getattr(data, name) is not None:
             raise ConfigError(
                 f"only goes with {source}, this group reads {data.source}; remove it", key=f"{key}.{name}"
             )

@@ -96,6 +96,10 @@ class SplitClient:
         """Forget moments: what they described was replaced by a delivery."""
         self.optimizer = build_optimizer(self.trained(), self.training.client_optimizer)
 
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        """For checkpoints: its one optimizer."""
+        return [self.optimizer] if self.optimizer is not None else []
+
     def compute_activations(self, batch: Inputs) -> Tensor:
         """What is sent for a batch: activations at the cut, (B, T, D), or (B, D) for ``inputs`` of that shape.
 

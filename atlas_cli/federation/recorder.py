@@ -45,10 +45,11 @@ class Recorder:
         self.clients: list[JSON] = []
         self._usages: dict[str, Usage] = {}
 
-    def start_measuring(self) -> None:
+    def start_round(self, number: int) -> None:
         """Memory is measured in the first round."""
-        parties = self.federation.clients
-        self._usages = {name: party.measure() for name, party in parties.items()}
+        if number != 1:
+            return
+        self._usages = {name: party.measure() for name, party in self.federation.clients.items()}
         if self.federation.server is not None:
             self.federation.server.measure()
 
@@ -86,9 +87,8 @@ class Recorder:
             self.run.append("metrics.jsonl", lines)
             self.run.append("clients.jsonl", clients)
             self.run.append("messages.jsonl", ledger.records(number))
-            if number == 1:
-                self.run.write_json("memory.json", self._memory())
-        self._stop_measuring()
+        if number == 1:
+            self._end_measuring()
         self.progress.round_end(number, lines)
 
     def _losses(self, trained: Mapping[str, Trained]) -> dict[str, float | None]:
@@ -172,10 +172,9 @@ class Recorder:
             "process_rss_peak": peak_resident_bytes(),
         }
 
-    def _stop_measuring(self) -> None:
-        if not self._usages or not self.metrics or self.metrics[-1]["round"] == 0:
-            return
-        self._usages = {}
+    def _end_measuring(self) -> None:
+        if self.run is not None:
+            self.run.write_json("memory.json", self._memory())
         for party in self.federation.clients.values():
             party.usage = None
         if self.federation.server is not None:

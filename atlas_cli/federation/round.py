@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from atlas_cli import discovery
-from atlas_cli.aggregation._base import scales_of
 from atlas_cli.errors import ConfigError
 from atlas_cli.federation.aggregator import Aggregator, Member
 from atlas_cli.federation.client import SplitClient
@@ -47,13 +47,20 @@ def federated_training_round(
         ``avg_loss`` (mean over clients), ``losses`` by client, ``group_losses``, ``bytes_up`` and ``bytes_down``.
 
     Raises:
-        ConfigError: a client without data or group, or a group that the server does not have.
+        ConfigError: a client without data or group, a group that the server does not have, or halves that do not fit.
     """
+    if server.training.labels == "client":
+        raise ConfigError("this round keeps labels on the server; for labels: client use build and train")
     groups = {str(c): str(g) for g, members in task_groups.items() for c in members}
     data = {str(c): batch for c, batch in train_data.items()}
     for client in clients:
         if groups.get(client.name) not in server.groups or client.name not in data:
             raise ConfigError(f"client {client.name} needs data and a task group of the server: {list(server.groups)}")
+        if client.cut != server.cut or client.base.sha256 != server.base.sha256:
+            raise ConfigError(
+                f"client {client.name} and the server do not hold two halves of one model; give both the same "
+                "model_name, init, seed and split_layer"
+            )
     ledger = Ledger()
     aggregator = _aggregator(clients, groups, data, aggregation)
     losses: dict[str, float] = {}
@@ -96,17 +103,12 @@ def _aggregator(
 
 def _largest(clients: Sequence[SplitClient]) -> AdapterSet:
     """Room for a group's merged adapter, at the largest rank of its clients; its values are those of a first merge."""
-    ranks: dict[str, LoRAAdapter] = {}
+    largest: dict[str, LoRAAdapter] = {}
     for client in clients:
         for path, adapter in client.adapters.adapters.items():
-            if path not in ranks or adapter.rank > ranks[path].rank:
-                ranks[path] = adapter
-    fresh = {}
-    for path, like in ranks.items():
-        d_out, d_in = like.lora_B.shape[0], like.lora_A.shape[1]
-        alpha = scales_of(AdapterSet({path: like}))[path] * like.rank
-        fresh[path] = LoRAAdapter(d_in, d_out, like.rank, alpha).to(like.lora_A.device)
-    return AdapterSet(fresh)
+            if path not in largest or adapter.rank > largest[path].rank:
+                largest[path] = adapter
+    return AdapterSet(copy.deepcopy(largest))
 
 
 def _labels(server: SplitServer, group: str, batch: Batch, client: str) -> Tensor:

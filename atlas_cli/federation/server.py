@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from atlas_cli.config.schema import LoraConfig, TrainingConfig
+from atlas_cli.errors import ConfigError
 from atlas_cli.federation.memory import Usage, saved_bytes, tensor_bytes
 from atlas_cli.federation.numerics import precision, require_finite, seeded_dropout
 from atlas_cli.federation.optimizers import state_bytes
@@ -125,7 +126,7 @@ class SplitServer:
             assert trained.head is not None
             loss, count = task.loss(trained.head(hidden, mask), labels)
         require_finite(loss.detach(), f"loss of client {message.client}, round {self._round}, step {self._step}")
-        gradients = self._backward(loss, None, received, trained)
+        gradients = self._backward(message.client, loss, None, received, trained)
         self._gather(message.client, trained, gradients[1:], count)
         reply = Message("gradients", message.client, "down", {"gradients": gradients[0]})
         return reply, StepLoss(loss.item(), count)
@@ -144,7 +145,7 @@ class SplitServer:
         trained = self._trained_for(message.client)
         hidden, received = self._features.pop(message.client)
         require_finite(message.tensors["gradients"], f"gradient sent by client {message.client}, round {self._round}")
-        gradients = self._backward(hidden, message.tensors["gradients"], received, trained)
+        gradients = self._backward(message.client, hidden, message.tensors["gradients"], received, trained)
         self._gather(message.client, trained, gradients[1:], int(message.tensors["count"]))
         return Message("gradients", message.client, "down", {"gradients": gradients[0]})
 
@@ -162,18 +163,27 @@ class SplitServer:
                 self.groups[group].take_mean([self._copies[c] for c in members], [self._counts[c] for c in members])
         self._copies = {}
 
-    def compute_loss(self, activations: Tensor, labels: Tensor, task_id: int | str = 0) -> tuple[Tensor, Tensor]:
+    def compute_loss(
+        self, activations: Tensor, labels: Tensor, task_id: int | str = 0, attention_mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Loss of one batch and its gradient with respect to ``activations``; nothing is trained.
 
         Args:
             activations: (B, T, D), or (B, D) for sequences of one.
             labels: (B,) class numbers, or as the group's task has them.
             task_id: number or name of the task group.
+            attention_mask: (B, T), 0 on padding; default: nothing is padding.
+
+        Raises:
+            ConfigError: no such task group.
         """
         name = str(task_id)
+        if name not in self.groups:
+            raise ConfigError(f"the server has no task group {name!r}, only: {', '.join(self.groups)}")
         received = activations.detach().to(self.device).requires_grad_()
         hidden_BTD = received.unsqueeze(1) if received.dim() == 2 else received
-        mask_BT = torch.ones(hidden_BTD.shape[:2], dtype=torch.int64, device=self.device)
+        everything = torch.ones(hidden_BTD.shape[:2], dtype=torch.int64, device=self.device)
+        mask_BT = everything if attention_mask is None else attention_mask.to(self.device)
         trained = self.groups[name]
         with trained.adapters.attached(self.base.model):
             hidden = run_half(self.half, mask_BT, inputs_embeds=hidden_BTD)
@@ -219,9 +229,14 @@ class SplitServer:
             cut = 2 * activations.numel() * activations.element_size()
             self.usage.seen(saved.total, cut, activations.shape[0], activations.shape[0] * activations.shape[1])
 
-    def _backward(self, output: Tensor, gradient: Tensor | None, received: Tensor, trained: Trainables) -> list[Tensor]:
+    def _backward(
+        self, client: str, output: Tensor, gradient: Tensor | None, received: Tensor, trained: Trainables
+    ) -> list[Tensor]:
+        """Gradients at the cut and of what is trained; the former is checked before the server may step on the latter."""
         wanted = [received, *trained.parameters()]
         found = torch.autograd.grad(output, wanted, gradient, allow_unused=True)
+        assert found[0] is not None
+        require_finite(found[0], f"gradient for client {client}, round {self._round}, step {self._step}")
         return [g if g is not None else torch.zeros_like(w) for g, w in zip(found, wanted, strict=True)]
 
     def _gather(self, client: str, trained: Trainables, gradients: Sequence[Tensor], count: int) -> None:

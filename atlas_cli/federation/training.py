@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from atlas_cli.engines.in_process import run_round
 from atlas_cli.errors import AtlasError
@@ -14,23 +14,34 @@ from atlas_cli.federation.protocol import Ledger, Message
 from atlas_cli.federation.recorder import Recorder, Scores
 
 
-def train(federation: Federation, recorder: Recorder) -> None:
-    """Run all rounds of a federation and record each.
+def train(
+    federation: Federation,
+    recorder: Recorder,
+    checkpoint: Callable[[int], None] = lambda number: None,
+    done: int | None = None,
+) -> None:
+    """Run the rounds of a federation and record each.
+
+    Args:
+        checkpoint: called after every round, round 0 (before training) included.
+        done: rounds that a restored federation has behind it; None starts anew.
 
     Raises:
         NonFiniteError: a loss, activation or gradient; nothing was stepped with it.
         AtlasError: a client does not hold what it was delivered, or bytes do not match their closed form.
     """
     training, aggregator = federation.config.training, federation.aggregator
-    ledger = set_up(federation)
-    require_matching(ledger)
-    recorder.round(0, ledger, evaluate(federation))
-    recorder.start_measuring()
+    if done is None:
+        ledger = set_up(federation)
+        require_matching(ledger)
+        recorder.round(0, ledger, evaluate(federation))
+        checkpoint(0)
 
-    for number in range(1, training.rounds + 1):
+    for number in range((done or 0) + 1, training.rounds + 1):
         ledger = Ledger()
         cohort = sample_cohort(federation, number)
         deliver(federation, cohort, ledger)  # those that missed a round catch up
+        recorder.start_round(number)
         trained = run_round(federation, cohort, number, ledger, recorder.on_step(number))
         errors = {
             group: aggregator.merge(group, [c for c in cohort if federation.group_of(c) == group], ledger)
@@ -42,6 +53,7 @@ def train(federation: Federation, recorder: Recorder) -> None:
         require_matching(ledger)
         due = last or number % federation.config.evaluation.every == 0
         recorder.round(number, ledger, evaluate(federation) if due else Scores(), trained, errors)
+        checkpoint(number)
 
 
 def set_up(federation: Federation) -> Ledger:

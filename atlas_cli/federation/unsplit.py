@@ -68,6 +68,10 @@ class UnsplitClient:
         """Adapters of all layers, and the head."""
         return [p for part, _ in self._parts for p in part.parameters()]
 
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        """For checkpoints: those of the adapters below the cut and of the rest, where they train anything."""
+        return [part.optimizer for part, _ in self._parts if part.optimizer is not None]
+
     def local_step(
         self, batch: Inputs, labels: Tensor, round_number: int, step: int, rate_factor: float
     ) -> tuple[float, int]:
@@ -87,7 +91,11 @@ class UnsplitClient:
             hidden = run_half(self.base.model, mask, **inputs)
             loss, count = self.task.loss(self.head(hidden, mask), labels.to(self.device))
         require_finite(loss.detach(), f"loss of client {self.name}, round {round_number}, step {step}")
-        gradients = iter(torch.autograd.grad(loss, self.trained()))
+        found = torch.autograd.grad(loss, self.trained())
+        # before the first part steps, so that no part steps without the others
+        norm = nn.utils.get_total_norm(found)
+        require_finite(norm, f"gradient norm of client {self.name}, round {round_number}, step {step}")
+        gradients = iter(found)
         for part, rate in self._parts:
             part.gather([next(gradients) for _ in part.parameters()], count)
             if self.usage is not None:

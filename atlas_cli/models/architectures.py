@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from transformers import BertConfig, DistilBertConfig, GPT2Config, LlamaConfig, PreTrainedConfig, RobertaConfig
 
@@ -50,7 +51,12 @@ ALIASES = {
 
 
 def built_in(name: str) -> PreTrainedConfig | None:
-    """A fresh config of a known architecture (``gpt2``, ``openai-community/gpt2``, ``llama``), or None."""
+    """A fresh config of a known architecture (``gpt2``, ``openai-community/gpt2``, ``llama``), or None.
+
+    A folder is never one, whatever its last part is called.
+    """
+    if name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).is_dir():
+        return None
     short = name.rsplit("/", 1)[-1].lower()
     make = ARCHITECTURES.get(ALIASES.get(short, short))
     return make() if make else None

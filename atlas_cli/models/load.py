@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
 from transformers.utils import logging as transformers_logging
 
 from atlas_cli.config.schema import ModelConfig
-from atlas_cli.data.packages import cache_dir
 from atlas_cli.errors import ConfigError, ResourceError
 from atlas_cli.models.families import Family, family_of
-from atlas_cli.models.resolve import Source, locate, model_config
-from atlas_cli.runs.hashing import sha256_file, sha256_tensors
+from atlas_cli.models.resolve import Source, locate, model_config, reason
+from atlas_cli.runs.hashing import sha256_tensors
 from atlas_cli.seeding import forked
 
 
@@ -98,10 +95,23 @@ def load_base(model: ModelConfig, *, seed: int = 0, device: str | torch.device =
     dtype = getattr(torch, model.dtype)
     if source is None:
         with forked(seed, "model"):
-            whole = auto.from_config(config, dtype=dtype)
+            whole = from_config(auto, config, dtype)
     else:
-        whole = _from_source(auto, source, config, dtype, key="model.name")
+        whole = _from_source(auto, source, family, dtype)
     return as_base(whole.to(device), family, model.name, init)
+
+
+def from_config(auto: Any, config: PreTrainedConfig, dtype: torch.dtype) -> nn.Module:
+    """A model with fresh weights.
+
+    Raises:
+        ConfigError: sizes that do not fit together, or not into the memory.
+    """
+    try:
+        model: nn.Module = auto.from_config(config, dtype=dtype)
+    except (ValueError, RuntimeError, ZeroDivisionError) as error:
+        raise ConfigError(f"the model cannot be built: {reason(error)}", key="model.config") from None
+    return model
 
 
 def as_base(whole: Any, family: Family, name: str, init: str) -> FrozenBase:
@@ -133,62 +143,54 @@ def load_tokenizer(model: ModelConfig) -> Any:
     name = model.tokenizer or model.name
     key = "model.tokenizer" if model.tokenizer else "model.name"
     source = locate(name, model.revision if name == model.name else None, key=key)
-    folder = _converted(source) if source.gguf_file else Path(source.path)
+    folder = source.folder()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, **source.options)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **source.options)
     except Exception as error:  # tokenizers raise exceptions of many kinds
-        reason = str(error).strip().splitlines()[0]
         raise ResourceError(
             f"{key}: no tokenizer for {name!r}; set model.tokenizer to a folder, hub id or packaged name "
-            f"(gpt2-bpe for GPT-2) [{reason}]"
+            f"(gpt2-bpe for GPT-2) [{reason(error)}]"
         ) from None
     tokenizer.padding_side = "right"
     return tokenizer
 
 
-def _from_source(auto: Any, source: Source, config: PreTrainedConfig, dtype: torch.dtype, key: str) -> nn.Module:
-    folder = str(_converted(source)) if source.gguf_file else source.path
+def _from_source(auto: Any, source: Source, family: Family, dtype: torch.dtype) -> nn.Module:
+    folder = source.folder()
     try:
-        return auto.from_pretrained(
-            folder, dtype=dtype, trust_remote_code=False, use_safetensors=True, **source.options
+        whole, found = auto.from_pretrained(
+            folder,
+            dtype=dtype,
+            trust_remote_code=False,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **source.options,
         )
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise ResourceError(
-            f"{key}: weights of {source.path} cannot be read: {str(error).strip().splitlines()[0]} "
-            "(atlas reads safetensors only)"
+            f"model.name: weights of {source.path} cannot be read: {reason(error)} (atlas reads safetensors only)"
         ) from None
     except (ValueError, RuntimeError) as error:
+        raise ConfigError(f"weights do not fit the architecture: {reason(error)}", key="model.name") from None
+    if found["mismatched_keys"]:
+        name, held, wanted = min(found["mismatched_keys"])
         raise ConfigError(
-            f"weights do not fit the architecture: {str(error).strip().splitlines()[0]}", key=key
-        ) from None
-
-
-def _converted(source: Source) -> Path:
-    """A GGUF file as a folder of safetensors, converted once and kept in the cache under the file's hash."""
-    assert source.gguf_file is not None
-    file = Path(source.path) / source.gguf_file
-    target = cache_dir() / "converted" / f"{file.stem}-{sha256_file(file)[:16]}"
-    if (target / "config.json").is_file():
-        return target
-    try:
-        import gguf  # noqa: F401
-    except ImportError:
+            f"weights do not fit the architecture: {name} is {tuple(held)}, and config.json asks for {tuple(wanted)}",
+            key="model.name",
+        )
+    # transformers fills what is missing with random numbers and goes on
+    missing = sorted(name for name in found["missing_keys"] if not name.startswith(family.unused))
+    inner = f"{whole.base_model_prefix}."
+    if family.causal and missing and not any(name.startswith(inner) for name in missing):
+        # weights of the base alone: all tasks but language modelling can do with them
+        whole.set_output_embeddings(None)
+    elif missing:
         raise ResourceError(
-            f"reading {file.name} needs the gguf package: pip install -c constraints.txt -e '.[gguf]'"
-        ) from None
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-        place = Path(scratch) / "model"
-        whole = AutoModelForCausalLM.from_pretrained(source.path, gguf_file=source.gguf_file, dtype=torch.float32)
-        # a GGUF load leaves a quantizer behind that save_pretrained refuses to write
-        whole.hf_quantizer = None
-        if hasattr(whole.config, "quantization_config"):
-            del whole.config.quantization_config
-        whole.save_pretrained(place)
-        AutoTokenizer.from_pretrained(source.path, gguf_file=source.gguf_file).save_pretrained(place)
-        if not target.exists():
-            os.replace(place, target)
-    return target
+            f"model.name: weights of {source.path} are incomplete: {missing[0]} is missing"
+            + (f", and {len(missing) - 1} more" if missing[1:] else "")
+        )
+    return whole
 
 
 transformers_logging.set_verbosity_error()

@@ -8,6 +8,7 @@ beside it in head.safetensors.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,10 @@ from transformers.pytorch_utils import Conv1D
 
 from atlas_cli.errors import ResourceError
 from atlas_cli.models.load import FrozenBase
-from atlas_cli.models.lora import AdapterSet
+from atlas_cli.models.lora import AdapterSet, features_of, scale_of
 
 PREFIX = "base_model.model."
+_A, _B = ".lora_A.weight", ".lora_B.weight"
 
 
 def peft_files(
@@ -44,8 +46,8 @@ def peft_files(
     inner = f"{_inner(base)}." if causal_lm else ""
     tensors: dict[str, Tensor] = {}
     for path, adapter in adapters.adapters.items():
-        tensors[f"{PREFIX}{inner}{path}.lora_A.weight"] = adapter.lora_A.detach().cpu().contiguous()
-        tensors[f"{PREFIX}{inner}{path}.lora_B.weight"] = adapter.lora_B.detach().cpu().contiguous()
+        tensors[f"{PREFIX}{inner}{path}{_A}"] = adapter.lora_A.detach().cpu().contiguous()
+        tensors[f"{PREFIX}{inner}{path}{_B}"] = adapter.lora_B.detach().cpu().contiguous()
     ranks = {f"{inner}{path}": adapter.rank for path, adapter in adapters.adapters.items()}
     common = max(ranks.values())
     first = base.model.get_submodule(next(iter(adapters.adapters)))
@@ -77,8 +79,10 @@ def peft_files(
 def read_peft(folder: str | Path, base: FrozenBase) -> dict[str, tuple[Tensor, Tensor, float]]:
     """A PEFT LoRA folder as ``{path in the base: (A (r, d_in), B (d_out, r), scale)}``.
 
+    Tensors beside the base model, such as a head that PEFT saved with the adapter, are left alone.
+
     Raises:
-        ResourceError: not a LoRA adapter, damaged, or not for this model.
+        ResourceError: not a plain LoRA adapter, damaged, or not for this model.
     """
     folder = Path(folder)
     try:
@@ -86,28 +90,43 @@ def read_peft(folder: str | Path, base: FrozenBase) -> dict[str, tuple[Tensor, T
         tensors = load_file(folder / "adapter_model.safetensors")
     except (OSError, ValueError, SafetensorError) as error:
         raise ResourceError(f"{folder} is not a PEFT adapter that can be read: {error}") from None
-    if not isinstance(config, dict) or config.get("peft_type") != "LORA" or config.get("use_dora"):
-        raise ResourceError(f"{folder}: expected a plain LoRA adapter, found {config.get('peft_type')!r}")
-    found = {}
-    for name, A in tensors.items():
-        if not name.endswith(".lora_A.weight"):
-            continue
-        named = name.removeprefix(PREFIX).removesuffix(".lora_A.weight")
-        path = named.removeprefix(f"{_inner(base)}.")
-        B = tensors.get(name.replace(".lora_A.", ".lora_B."))
-        try:
-            base.model.get_submodule(path)
-        except AttributeError:
-            raise ResourceError(f"{folder}: {named} is not a layer of {base.name}") from None
-        if B is None or A.shape[0] != B.shape[1]:
-            raise ResourceError(f"{folder}: lora_A and lora_B of {named} do not fit together")
-        alphas: dict[str, float] = config.get("alpha_pattern") or {}
-        alpha = float(alphas[named] if named in alphas else config["lora_alpha"])
-        scale = alpha / (A.shape[0] ** 0.5 if config.get("use_rslora") else A.shape[0])
-        found[path] = (A.to(torch.float32), B.to(torch.float32), scale)
-    if not found:
+    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+        kind = config.get("peft_type") if isinstance(config, dict) else None
+        raise ResourceError(f"{folder}: expected a LoRA adapter, found {kind!r}")
+    for option in ("use_dora", "lora_bias", "layer_replication"):
+        if config.get(option):
+            raise ResourceError(f"{folder}: expected a plain LoRA adapter, found {option}")
+    if config.get("bias", "none") != "none":
+        raise ResourceError(f"{folder}: expected a plain LoRA adapter, found trained biases")
+    if other := [name for name in tensors if "lora_" in name and not name.endswith((_A, _B))]:
+        raise ResourceError(f"{folder}: expected a plain LoRA adapter, found {other[0]}")
+    pairs = dict.fromkeys(n.removesuffix(_A).removesuffix(_B) for n in tensors if n.endswith((_A, _B)))
+    if not pairs:
         raise ResourceError(f"{folder} holds no LoRA tensors")
+    found = {}
+    for name in pairs:
+        named = name.removeprefix(PREFIX)
+        path = named.removeprefix(f"{_inner(base)}.")
+        try:
+            d_in, d_out = features_of(base.model.get_submodule(path))
+        except (AttributeError, TypeError):
+            raise ResourceError(f"{folder}: {named} is not a linear layer of {base.name}") from None
+        A, B = tensors.get(name + _A), tensors.get(name + _B)
+        if A is None or B is None or A.shape != (B.shape[-1], d_in) or B.shape != (d_out, A.shape[0]):
+            raise ResourceError(f"{folder}: lora_A and lora_B of {named} do not fit together, or not to {base.name}")
+        scale = scale_of(A.shape[0], _alpha(config, named, folder), bool(config.get("use_rslora")))
+        found[path] = (A.to(torch.float32), B.to(torch.float32), scale)
     return found
+
+
+def _alpha(config: Mapping[str, Any], layer: str, folder: Path) -> float:
+    # as PEFT looks it up: the first pattern that is an end of the layer's name, as a regular expression
+    try:
+        patterns = (config.get("alpha_pattern") or {}).items()
+        fitting = (alpha for pattern, alpha in patterns if re.match(rf"(.*\.)?({pattern})$", layer))
+        return float(next(fitting, config["lora_alpha"]))
+    except (KeyError, TypeError, ValueError, AttributeError, re.error) as error:
+        raise ResourceError(f"{folder}: lora_alpha or alpha_pattern is damaged: {error}") from None
 
 
 def _inner(base: FrozenBase) -> str:

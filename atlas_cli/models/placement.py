@@ -18,8 +18,10 @@ def adapted_names(base: nn.Module, family: Family, targets: str | list[str], key
     """Paths within a block of the linear layers that get adapters; ``targets`` are ends of such paths, or "auto".
 
     Raises:
-        ConfigError: a target that no linear layer of a block matches.
+        ConfigError: no target, or one that no linear layer of a block matches.
     """
+    if not targets:
+        raise ConfigError("names no layer; give ends of layer names, or auto", key=key)
     linear = [n for n, m in blocks_of(base, family)[0].named_modules() if isinstance(m, nn.Linear | Conv1D)]
     wanted = family.targets if isinstance(targets, str) else targets
     found = []

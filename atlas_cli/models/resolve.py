@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig
 
 from atlas_cli.config.schema import ModelConfig
 from atlas_cli.data import catalog
 from atlas_cli.errors import ConfigError, ResourceError
+from atlas_cli.models import gguf_files
 from atlas_cli.models.architectures import built_in
+from atlas_cli.suggest import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class Source:
     """Where weights or tokenizer files are.
 
     Attributes:
-        path: what ``from_pretrained`` takes: a folder or a hub id.
+        path: a folder or a hub id.
         kind: "folder", "gguf", "packaged" or "hub".
         gguf_file: file name within ``path`` for kind "gguf".
         options: further keyword arguments of ``from_pretrained``.
@@ -34,12 +37,21 @@ class Source:
     gguf_file: str | None
     options: dict[str, Any]
 
+    def folder(self) -> str:
+        """What ``from_pretrained`` takes; a GGUF file is converted first, once.
+
+        Raises:
+            ResourceError: it cannot be converted.
+        """
+        return str(gguf_files.converted(Path(self.path) / self.gguf_file)) if self.gguf_file else self.path
+
 
 def locate(name: str, revision: str | None = None, *, key: str = "model.name") -> Source:
     """Find a model by name, fetching a packaged one into the cache.
 
     Raises:
-        ResourceError: a path that does not exist, or the hub cannot be reached and nothing is cached.
+        ResourceError: a path that does not exist, a packaged model that cannot be fetched, or a GGUF file without the
+            package that reads it.
     """
     path = Path(name).expanduser()
     if path.is_dir():
@@ -51,11 +63,11 @@ def locate(name: str, revision: str | None = None, *, key: str = "model.name") -
     if name.endswith(".gguf"):
         if not path.is_file():
             raise ResourceError(f"{key}: GGUF file {name} does not exist; check the path")
-        return Source(str(path.parent), "gguf", path.name, {})
+        return _gguf(path)
     if name in catalog.model_names():
         packaged = catalog.model_path(name)
         if packaged.suffix == ".gguf":
-            return Source(str(packaged.parent), "gguf", packaged.name, {})
+            return _gguf(packaged)
         return Source(str(packaged), "packaged", None, {})
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ResourceError(f"{key}: folder {name} does not exist; check the path, or give a hub id such as org/model")
@@ -63,6 +75,11 @@ def locate(name: str, revision: str | None = None, *, key: str = "model.name") -
     if not hub_reachable():
         options["local_files_only"] = True
     return Source(name, "hub", None, options)
+
+
+def _gguf(file: Path) -> Source:
+    gguf_files.require_reader(file)
+    return Source(str(file.parent), "gguf", file.name, {})
 
 
 @cache
@@ -90,15 +107,15 @@ def model_config(model: ModelConfig) -> tuple[PreTrainedConfig, Source | None, s
 
     Raises:
         ResourceError: neither the model nor a built-in architecture of that name can be found.
-        ConfigError: the folder asks for code of its own, or ``model.config`` names an unknown key.
+        ConfigError: the folder asks for code of its own, or ``model.config`` names an unknown key or a bad value.
     """
     try:
         source = locate(model.name, model.revision)
-        config = _read_config(source)
-    except (ResourceError, OSError, ValueError) as error:
+        config = _read_config(source, model)
+    except ResourceError:
         known = built_in(model.name)
         if known is None or model.init == "pretrained":
-            raise _not_found(model, error, known is not None) from None
+            raise
         why = "as configured" if model.init == "random" else "weights could not be reached"
         return _with_changes(known, model), None, f"random ({why})"
     if model.init == "random":
@@ -106,39 +123,67 @@ def model_config(model: ModelConfig) -> tuple[PreTrainedConfig, Source | None, s
     return config, source, "pretrained"
 
 
-def _read_config(source: Source) -> PreTrainedConfig:
-    extra = {"gguf_file": source.gguf_file} if source.gguf_file else {}
-    config = AutoConfig.from_pretrained(source.path, trust_remote_code=False, **extra, **source.options)
-    if getattr(config, "auto_map", None) and type(config).__module__.split(".")[0] != "transformers":
-        raise ConfigError("the model asks for code of its own, which atlas never runs", key="model.name")
+def reason(error: Exception) -> str:
+    """The first line of an error of another library, or its type where it says nothing."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _read_config(source: Source, model: ModelConfig) -> PreTrainedConfig:
+    path, extra = source.path, source.options
+    if source.gguf_file:
+        file = Path(source.path) / source.gguf_file
+        path, extra = (source.folder(), {}) if gguf_files.is_converted(file) else (path, {"gguf_file": file.name})
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(path, trust_remote_code=False, **extra)
+    except Exception as error:  # config classes validate with exceptions of many kinds
+        if "trust_remote_code" in str(error):
+            raise ConfigError("the model asks for code of its own, which atlas never runs", key="model.name") from None
+        if source.kind != "hub":
+            raise ResourceError(f"model.name: the config of {model.name} cannot be read: {_detail(error)}") from None
+        hint = "give a local folder or a packaged model (atlas models)"
+        if built_in(model.name):
+            hint += ", or model.init: random, or auto"
+        reach = "" if hub_reachable() else " (the hub cannot be reached and it is not in the hub cache)"
+        raise ResourceError(f"model.name: {model.name!r} was not found{reach}; {hint} [{reason(error)}]") from None
     return config
 
 
 def _with_changes(config: PreTrainedConfig, model: ModelConfig) -> PreTrainedConfig:
-    for name, value in model.config.items():
-        if not hasattr(config, name):
-            raise ConfigError(f"{type(config).__name__} has no {name!r}", key=f"model.config.{name}")
-        setattr(config, name, value)
+    aliases: dict[str, str] = type(config).attribute_map
+    names = {name for name in (*config.to_dict(), *aliases) if name[0] != "_"} - _NOT_FIELDS
+    for name in model.config:
+        if name not in names:
+            raise ConfigError(
+                f"{type(config).__name__} has no {name!r}{did_you_mean(name, names)}", key=f"model.config.{name}"
+            )
+    changes = {aliases.get(name, name): value for name, value in model.config.items()}
     try:
-        # built anew, so that what depends on a changed value (head size, layer types) follows it
-        return type(config)(**{**_given(config), **model.config})
+        changed = type(config)(**{**_given(config), **changes})
     except Exception as error:  # config classes validate with exceptions of many kinds
-        raise ConfigError(f"these values do not fit together: {error}", key="model.config") from None
+        raise ConfigError(f"these values do not fit together: {_detail(error)}", key="model.config") from None
+    heads, shared = changed.num_attention_heads, getattr(changed, "num_key_value_heads", None)
+    if shared and heads % shared:
+        raise ConfigError(
+            f"num_attention_heads {heads} is not a multiple of num_key_value_heads {shared}; set both",
+            key="model.config",
+        )
+    return changed
+
+
+_NOT_FIELDS = {"transformers_version", "model_type", "architectures", "dtype"}
+_DERIVED = ("layer_types", "head_dim", "num_key_value_heads")
 
 
 def _given(config: PreTrainedConfig) -> dict[str, Any]:
-    derived = {"layer_types", "head_dim", "transformers_version", "model_type", "architectures", "dtype"}
-    return {name: value for name, value in config.to_diff_dict().items() if name not in derived}
+    """What a config was made from, without what its class derives from the rest, so that this follows a change."""
+    fields = {name: value for name, value in config.to_diff_dict().items() if name not in _NOT_FIELDS}
+    given = {name: value for name, value in fields.items() if name not in _DERIVED}
+    anew = type(config)(**given)
+    # what the class does not arrive at by itself was set on purpose, and stays
+    kept = {name: fields[name] for name in _DERIVED if name in fields and getattr(anew, name) != fields[name]}
+    return {**given, **kept}
 
 
-def _not_found(model: ModelConfig, error: Exception, known: bool) -> Exception:
-    if isinstance(error, ResourceError | ConfigError):
-        return error
-    first = str(error).strip().splitlines()[0]
-    if "trust_remote_code" in str(error):
-        return ConfigError("the model asks for code of its own, which atlas never runs", key="model.name")
-    hint = "give a local folder or a packaged model (atlas models)"
-    if known:
-        hint += ", or model.init: random, or auto"
-    reach = "" if hub_reachable() else " (the hub cannot be reached and it is not in the hub cache)"
-    return ResourceError(f"model.name: {model.name!r} was not found{reach}; {hint} [{first}]")
+def _detail(error: Exception) -> str:
+    """The reason in one line; validation errors of config classes name the value in their last."""
+    return str(error).splitlines()[-1].strip() if isinstance(error, StrictDataclassError) else reason(error)

@@ -15,7 +15,7 @@ from atlas_cli.config.schema import ExperimentConfig
 from atlas_cli.errors import ConfigError
 from atlas_cli.models.families import family_of
 from atlas_cli.models.families._base import Family
-from atlas_cli.models.load import check_cut
+from atlas_cli.models.load import check_cut, from_config
 from atlas_cli.models.lora import features_of
 from atlas_cli.models.placement import adapted_names, place_ranks
 from atlas_cli.models.resolve import model_config
@@ -84,7 +84,7 @@ def make_plan(config: ExperimentConfig) -> Plan:
     """
     hf_config, _, init = model_config(config.model)
     family = family_of(hf_config.model_type)
-    base = meta_base(hf_config, family)
+    base = meta_base(hf_config, family, getattr(torch, config.model.dtype))
     n_layers, hidden = int(hf_config.num_hidden_layers), int(hf_config.hidden_size)
     cut = check_cut(config.model.split_layer, n_layers)
     _check_tasks(config, hf_config, family)
@@ -125,11 +125,15 @@ def make_plan(config: ExperimentConfig) -> Plan:
     )
 
 
-def meta_base(hf_config: Any, family: Family) -> nn.Module:
-    """The base model without storage."""
+def meta_base(hf_config: Any, family: Family, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """The base model without storage.
+
+    Raises:
+        ConfigError: sizes that do not fit together.
+    """
     with torch.device("meta"):
-        whole = (AutoModelForCausalLM if family.causal else AutoModel).from_config(hf_config, dtype=torch.float32)
-    base = whole.base_model if family.causal else whole
+        whole: Any = from_config(AutoModelForCausalLM if family.causal else AutoModel, hf_config, dtype)
+    base: nn.Module = whole.base_model if family.causal else whole
     for path in family.unused:
         setattr(base, path, None)
     return base
@@ -146,9 +150,13 @@ def _check_tasks(config: ExperimentConfig, hf_config: Any, family: Family) -> No
             )
     # RoBERTa counts positions from padding_idx + 1
     positions = getattr(hf_config, "max_position_embeddings", None)
-    offset = 2 if hf_config.model_type in ("roberta", "xlm-roberta") else 0
+    offset = hf_config.pad_token_id + 1 if hf_config.model_type in ("roberta", "xlm-roberta") else 0
     if positions is not None and config.training.max_length > positions - offset:
-        raise ConfigError(f"the model has {positions - offset} positions; lower it", key="training.max_length")
+        raise ConfigError(
+            f"{config.training.max_length} tokens are more than the model's {positions - offset} positions; "
+            f"set it to {positions - offset} or less",
+            key="training.max_length",
+        )
 
 
 def _rank_key(config: ExperimentConfig, client_key: str) -> str:

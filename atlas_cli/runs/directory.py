@@ -97,6 +97,14 @@ class RunDirectory:
         lines = [json.dumps(_finite(record), ensure_ascii=False, allow_nan=False) + "\n" for record in records]
         self._append(name, "".join(lines))
 
+    def cut_to_round(self, number: int) -> None:
+        """Drop records of later rounds, and a last line that was not written whole."""
+        for name in ("metrics.jsonl", "clients.jsonl", "messages.jsonl"):
+            if (self.path / name).exists():
+                lines = _read(self.path / name).split("\n")[:-1]  # what follows the last newline is a torn line
+                kept = [line for line in lines if _parse(line, name, name)["round"] <= number]
+                self.write_text(name, "".join(f"{line}\n" for line in kept))
+
     def log(self, line: str) -> None:
         """Add a line to log.txt, after the local time with its offset from UTC."""
         time = datetime.now().astimezone().isoformat(timespec="seconds")

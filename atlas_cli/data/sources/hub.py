@@ -26,7 +26,7 @@ def load(data: DataConfig, key: str) -> SourceRows:
     """
     only_for(data, "files", ("test_files",), key)
     name = single_location(data, key)
-    train = _split(name, data.subset, data.split, f"{key}.split")
+    train = _split(name, data.subset, data.split or "train", f"{key}.split")
     test = _split(name, data.subset, data.test_split, f"{key}.test_split") if data.test_split else None
     subset = f"/{data.subset}" if data.subset else ""
     return SourceRows(train, test, f"hub data set {name}{subset}", digest(train, test))

@@ -1,0 +1,93 @@
+"""The state of a federation as named tensors and JSON: all that does not follow from config, seed and round."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from atlas_cli.aggregation._base import Factors
+from atlas_cli.errors import ResourceError
+from atlas_cli.federation.build import Federation
+from atlas_cli.federation.client import SplitClient
+from atlas_cli.models.lora import AdapterSet
+
+
+def capture(federation: Federation) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Copies of every trained tensor and optimizer moment, and the versions that clients hold."""
+    tensors = {name: value.detach().cpu().clone() for name, value in _trained(federation)}
+    for owner, optimizer in _optimizers(federation):
+        for index, state in optimizer.state_dict()["state"].items():
+            for key, value in state.items():
+                if isinstance(value, Tensor):
+                    tensors[f"{owner}/optimizer/{index}/{key}"] = value.detach().cpu().clone()
+    members = federation.aggregator.members
+    return tensors, {
+        "versions": dict(federation.aggregator.version),
+        "clients": {n: {"version": m.version, "delivered_sha256": m.delivered_sha256} for n, m in members.items()},
+    }
+
+
+@torch.no_grad()
+def restore(federation: Federation, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    """Make a freshly built federation what it was when ``tensors`` and ``state`` were captured.
+
+    Raises:
+        ResourceError: the state is not that of this federation.
+    """
+    expected = dict(_trained(federation))
+    moments = {name for name in tensors if "/optimizer/" in name}
+    if expected.keys() != tensors.keys() - moments or state["versions"].keys() != federation.aggregator.version.keys():
+        raise ResourceError("the checkpoint is not of this experiment: other clients, groups or adapters")
+    for name, value in expected.items():
+        if value.shape != tensors[name].shape:
+            raise ResourceError(f"the checkpoint is not of this experiment: {name} has another shape")
+        value.copy_(tensors[name])
+    for owner, optimizer in _optimizers(federation):
+        found: dict[int, dict[str, Tensor]] = {}
+        for name in sorted(moments):
+            prefix, _, rest = name.partition("/optimizer/")
+            if prefix == owner:
+                index, key = rest.split("/")
+                found.setdefault(int(index), {})[key] = tensors[name].clone()
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": found})
+    federation.aggregator.version.update(state["versions"])
+    for name, facts in state["clients"].items():
+        member = federation.aggregator.members[name]
+        member.version, member.delivered_sha256 = facts["version"], facts["delivered_sha256"]
+
+
+def _trained(federation: Federation) -> Iterator[tuple[str, Tensor]]:
+    """Every trained tensor by name; writing to one changes the federation."""
+    aggregator = federation.aggregator
+    for group, merged in aggregator.merged.items():
+        for path, factors in merged.items():
+            for part, value in zip(Factors._fields, factors, strict=True):
+                yield f"merged/{group}/{path}/{part}", value
+        yield from _named(f"group/{group}", aggregator.groups[group], aggregator.heads.get(group))
+    for name, client in federation.clients.items():
+        yield from _named(f"client/{name}", client.adapters, client.head)
+        if not isinstance(client, SplitClient):
+            yield from _named(f"client/{name}/upper", client.upper, None)
+    if federation.server is not None:
+        for group, trained in federation.server.groups.items():
+            yield from _named(f"server/{group}", trained.adapters, trained.head)
+
+
+def _named(owner: str, adapters: AdapterSet, head: nn.Module | None) -> Iterator[tuple[str, Tensor]]:
+    for name, value in adapters.state().items():
+        yield f"{owner}/{name}", value
+    for name, parameter in head.named_parameters() if head is not None else ():
+        yield f"{owner}/head.{name}", parameter.detach()
+
+
+def _optimizers(federation: Federation) -> Iterator[tuple[str, torch.optim.Optimizer]]:
+    for name, client in federation.clients.items():
+        for i, optimizer in enumerate(client.optimizers()):
+            yield f"client/{name}/{i}", optimizer
+    if federation.server is not None:
+        for group, trained in federation.server.groups.items():
+            if trained.optimizer is not None:
+                yield f"server/{group}", trained.optimizer

@@ -1,0 +1,84 @@
+"""``atlas train`` from a config file to a run directory, in every mode and task type, on tiny models."""
+
+import math
+
+import pytest
+from toy_runs import TASKS, kinds, train, trained_parameters
+
+
+@pytest.mark.parametrize(
+    ("mode", "sent"),
+    [
+        ("split-federated", {"activations", "gradients", "adapters"}),
+        ("federated", {"adapters", "head"}),
+        ("local-only", set()),
+        ("centralized", set()),
+    ],
+)
+def test_modes(config_file, mode, sent):
+    run = train(config_file(mode=mode))
+    assert kinds(run) == sent
+    last = [c for c in run.read_lines("clients.jsonl") if c["round"] == 2]
+    names = ["g-pooled"] if mode == "centralized" else ["a", "b-1", "b-2"]
+    assert [c["client"] for c in last] == names
+    # rank 4 (or 2) below the cut, the server's 2 above it: query and value, 32 to 32, two layers each; and a head
+    counts = {4: 4 * 4 * 64 + 4 * 2 * 64 + 66, 2: 4 * 2 * 64 + 4 * 2 * 64 + 66}
+    expected = [counts[4]] if mode == "centralized" else [counts[4], counts[2], counts[2]]
+    assert [trained_parameters(run, name) for name in names] == expected
+    shared = mode in ("split-federated", "federated")
+    assert (run.path / "adapters" / "groups" / "g").exists() == shared
+    assert all((c["held_sha256"] == c["delivered_sha256"]) == shared for c in last)
+    errors = [m["aggregation_error"] for m in run.read_lines("metrics.jsonl")]
+    assert (errors[2] is not None) == shared
+    steps = 2 * 4 * (3 if mode == "centralized" else 1)  # the same examples in all modes
+    assert [c["examples"] for c in last] == [steps] * len(names)
+    verify = run.read_json("manifest.json")["verify"]
+    assert bool(verify) == (mode == "split-federated") and all(check["passed"] for check in verify.values())
+
+
+@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.parametrize("labels", ["server", "client"])
+@pytest.mark.parametrize("task", TASKS)
+def test_task_types(config_file, task, labels):
+    run = train(config_file(task, training={"labels": labels, "rounds": 1}))
+    wanted = {"activations", "gradients", "adapters"}
+    if labels == "client":
+        trains_head = task not in ("causal-lm", "instruction")
+        wanted |= {"features", "feature-gradients"} | ({"head"} if trains_head else set())
+    assert kinds(run) == wanted
+    metrics = run.read_lines("metrics.jsonl")
+    assert all(math.isfinite(value) for m in metrics for value in m["test"].values())
+
+
+@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"aggregation": {"method": "none"}},
+        {"training": {"cohort": 0.5, "rounds": 3}, "evaluation": {"every": 2}},
+        {"training": {"autocast": "bfloat16"}},
+        {"model": {"dtype": "bfloat16"}},
+        {"training": {"server_update": "sequential", "labels": "client"}},
+        {"training": {"server_update": "per-client", "schedule": {"name": "cosine", "warmup": 0.3}}},
+        {"lora": {"dropout": 0.3, "rslora": True}, "clients": {"a": {"rank": {0: 3}}}},
+        {"model": {"split_layer": 4}, "server": {"rank": 0}},
+        {"model": {"split_layer": 1}, "training": {"client_optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.9}}},
+        {"partition": {"local_test": 0.0}},
+    ],
+    ids=lambda changes: ",".join(f"{k}.{n}" for k, v in changes.items() for n in v),
+)
+def test_options(config_file, changes):
+    run = train(config_file(**changes))
+    clients, metrics = run.read_lines("clients.jsonl"), run.read_lines("metrics.jsonl")
+    if "aggregation" in changes:
+        assert kinds(run) == {"activations", "gradients"}
+        assert len({c["held_sha256"] for c in clients if c["round"] == 2}) == 3
+    if changes.get("training", {}).get("cohort"):
+        assert [sum(c["participated"] for c in clients if c["round"] == r) for r in range(4)] == [0, 2, 2, 2]
+        assert [bool(m["test"]) for m in metrics] == [True, False, True, True]
+        out = [c for c in clients if c["round"] and not c["participated"]]
+        assert all(c["train_loss"] is None and c["weight"] is None and c["steps"] == 0 for c in out)
+        versions = {c["held_sha256"] for c in clients if c["round"] == 3}
+        assert len(versions) == 2  # at the end all hold the last version: two of rank 2, one of rank 4
+    if "partition" in changes:
+        assert all(c["local_test"] is None for c in clients)

@@ -1,0 +1,126 @@
+"""Tiny runs of ``atlas train``: learnable data for every task type, and what every run directory must hold."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+import yaml
+from safetensors.torch import load_file
+
+from atlas_cli.cli import main
+from atlas_cli.config.load import load_config
+from atlas_cli.runs.directory import RunDirectory
+from atlas_cli.runs.records import KINDS, SCHEMAS
+
+FILLER = "the a film movie game phone price city river was is and very not".split()
+TONE = {"pos": ["good", "great", "fine"], "neg": ["bad", "awful", "poor"]}
+
+
+def sentences(draw, n):
+    for i in range(n):
+        label = ("pos", "neg")[i % 2]
+        yield [*draw.choices(FILLER, k=draw.randint(3, 8)), draw.choice(TONE[label])], label
+
+
+def jsonl(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def write_data(folder):
+    """Files of every task type: the tone of a sentence, cities in it, and so on."""
+    draw = random.Random(0)
+    for name, n in (("tone.csv", 80), ("tone_test.csv", 30)):
+        lines = [f"{' '.join(words)},{label}" for words, label in sentences(draw, n)]
+        (folder / name).write_text("\n".join(["text,label", *lines]) + "\n")
+    words = [words for words, _ in sentences(draw, 60)]
+    (folder / "lines.txt").write_text("\n".join(" ".join(line) for line in words) + "\n")
+    places = ["paris" if i % 2 else "london" for i in range(60)]
+    rows = list(zip(words, places, strict=True))
+    jsonl(folder / "tags.jsonl", ({"tokens": [*w, p], "tags": ["O"] * len(w) + ["B-LOC"]} for w, p in rows))
+    jsonl(
+        folder / "questions.jsonl",
+        (
+            {
+                "question": "what city",
+                "context": " ".join([*w, p]),
+                "answers": {"text": [p], "answer_start": [len(" ".join(w)) + 1]},
+            }
+            for w, p in rows
+        ),
+    )
+    jsonl(folder / "tell.jsonl", ({"prompt": " ".join(w), "response": f"it was {p}"} for w, p in rows))
+
+
+TASKS = {
+    "sequence-classification": ("bert", "tone.csv"),
+    "token-classification": ("distilbert", "tags.jsonl"),
+    "question-answering": ("roberta", "questions.jsonl"),
+    "causal-lm": ("gpt2", "lines.txt"),
+    "instruction": ("qwen2", "tell.jsonl"),
+}
+
+
+def nested(base, changes):
+    both = {k: nested(base[k], v) for k, v in changes.items() if isinstance(v, dict) and isinstance(base.get(k), dict)}
+    return {**base, **changes, **both}
+
+
+def train(path, *overrides) -> RunDirectory:
+    """Run the command here; the run directory that it made, after checking every file in it."""
+    runs = Path(yaml.safe_load(Path(path).read_text())["output"]["dir"])
+    before = set(runs.glob("*"))
+    assert main(["train", str(path), *overrides]) == 0
+    (made,) = set(runs.glob("*")) - before
+    run = RunDirectory(made)
+    check_files(run, load_config(path, overrides).config)
+    return run
+
+
+def check_files(run, config):
+    """What every finished run must have, whatever it trained."""
+    names = {str(p.relative_to(run.path)) for p in run.path.rglob("*") if p.is_file()}
+    assert {"config.yaml", "manifest.json", "log.txt", "report.html", *SCHEMAS} <= names
+    assert not [name for name in names if ".partial" in name]
+    manifest = run.read_json("manifest.json")
+    assert (manifest["status"], manifest["error"], manifest["base_unchanged"]) == ("finished", None, True)
+    assert load_config(run.path / "config.yaml").config == config
+    groups = list(config.task_groups)
+    metrics, clients = run.read_lines("metrics.jsonl"), run.read_lines("clients.jsonl")
+    assert [(m["round"], m["task_group"]) for m in metrics] == [
+        (r, g) for r in range(config.training.rounds + 1) for g in groups
+    ]
+    assert all(m["test"] for m in metrics if m["round"] in (0, config.training.rounds))
+    names_of_clients = list(dict.fromkeys(c["client"] for c in clients))
+    assert len(clients) == (config.training.rounds + 1) * len(names_of_clients)
+    messages = run.read_lines("messages.jsonl")
+    assert all(m["kind"] in KINDS and m["payload_bytes"] == m["closed_form_bytes"] < m["bytes"] for m in messages)
+    for m in metrics:
+        mine = [c for c in clients if (c["round"], c["task_group"]) == (m["round"], m["task_group"])]
+        for way in ("up", "down"):
+            counted = [
+                x["bytes"]
+                for x in messages
+                if (x["round"], x["direction"]) == (m["round"], way) and x["client"] in {c["client"] for c in mine}
+            ]
+            assert m[f"bytes_{way}"] == sum(counted) == sum(c[f"bytes_{way}"] for c in mine)
+        assert m["examples"] == sum(c["examples"] for c in mine)
+        if m["round"]:
+            assert sum(c["weight"] for c in mine if c["participated"]) == pytest.approx(1)
+    memory = run.read_json("memory.json")
+    assert (memory["server"] is None) == (config.mode != "split-federated")
+    for client in names_of_clients:
+        assert (run.path / "adapters" / "clients" / client / "adapter_model.safetensors").is_file()
+    html = (run.path / "report.html").read_text()
+    assert "<svg" in html or "data:image" in html
+    assert 'src="http' not in html and "<script src" not in html
+
+
+def kinds(run, first_round=1):
+    return {m["kind"] for m in run.read_lines("messages.jsonl") if m["round"] >= first_round}
+
+
+def trained_parameters(run, client):
+    folder = run.path / "adapters" / "clients" / client
+    files = [folder / "adapter_model.safetensors", folder / "head.safetensors"]
+    return sum(t.numel() for file in files if file.exists() for t in load_file(file).values())

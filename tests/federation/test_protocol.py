@@ -1,0 +1,127 @@
+from unittest import mock
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save
+
+from atlas_cli.data.collate import batch_indices
+from atlas_cli.errors import AtlasError
+from atlas_cli.federation.client import SplitClient
+from atlas_cli.federation.protocol import _DTYPES, Ledger, Message, activation_bytes, adapter_bytes, serialized_size
+
+names = st.text(st.characters(blacklist_categories=["Cs"]), max_size=12).filter(lambda name: name != "__metadata__")
+awkward = st.sampled_from(['"', "\\", "a\nb", "\x00", "\x7f", "é", "\u2028", "\U0001f600", "h.0.attn.c_attn.lora_A"])
+shapes = st.lists(st.integers(0, 5), max_size=4)
+contents = st.dictionaries(names | awkward, st.tuples(st.sampled_from(list(_DTYPES)), shapes), max_size=6)
+
+
+@given(contents)
+@settings(max_examples=300, deadline=None)
+def test_size_is_that_of_the_safetensors_file(content):
+    tensors = {name: torch.zeros(shape, dtype=dtype) for name, (dtype, shape) in content.items()}
+    assert serialized_size(tensors) == len(save(tensors))
+
+
+def test_size_needs_no_data():
+    shape = (4, 7, 32)
+    assert serialized_size({"x": torch.empty(shape, device="meta")}) == len(save({"x": torch.zeros(shape)}))
+
+
+def test_message_bytes_are_payload_plus_header():
+    message = Message("gradients", "a", "down", {"gradients": torch.zeros(2, 3, 4)})
+    assert message.payload_bytes == 96
+    assert message.bytes == len(save(message.tensors)) > 96
+
+
+def test_closed_forms_by_hand():
+    assert activation_bytes(batch=4, tokens=10, hidden=32, element=4, label_numbers=4) == 4 * 10 * 32 * 4 + 40 + 32
+    assert adapter_bytes({"q": 4, "v": 2}, {"q": (32, 32), "v": (32, 96)}, 4) == 4 * (4 * 64 + 2 * 128)
+
+
+def test_ledger_adds_up_by_client_kind_and_direction():
+    ledger = Ledger()
+    up = Message("adapters", "a", "up", {"x": torch.zeros(8)})
+    for message in (up, up, Message("adapters", "b", "up", {"x": torch.zeros(8)})):
+        ledger.count(message, 32)
+    assert ledger.entries["a", "adapters", "up"].messages == 2
+    assert ledger.total("up", ["a"]) == 2 * up.bytes
+    assert ledger.total("up", ["a", "b"]) == 3 * up.bytes
+    assert ledger.total("down", ["a", "b"]) == 0
+    assert ledger.mismatches() == []
+    assert ledger.records(3)[0] == {
+        "round": 3,
+        "client": "a",
+        "kind": "adapters",
+        "direction": "up",
+        "messages": 2,
+        "bytes": 2 * up.bytes,
+        "payload_bytes": 64,
+        "closed_form_bytes": 64,
+    }
+
+
+def test_ledger_names_what_differs_from_the_closed_form():
+    ledger = Ledger()
+    ledger.count(Message("adapters", "a", "up", {"x": torch.zeros(8)}), 32)
+    ledger.count(Message("gradients", "b", "down", {"x": torch.zeros(9)}), 32)
+    assert ledger.mismatches() == ["b gradients down: 36 bytes sent, 32 by the closed form"]
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Every message that is counted."""
+    sent = []
+    count = Ledger.count
+
+    def keep(self, message, closed_form):
+        sent.append(message)
+        count(self, message, closed_form)
+
+    monkeypatch.setattr(Ledger, "count", keep)
+    return sent
+
+
+@pytest.mark.parametrize("labels", ["server", "client"])
+@pytest.mark.parametrize("family", ["bert", "gpt2"])
+def test_a_run_sends_what_the_closed_form_says(make_federation, train_quietly, counted, family, labels):
+    federation = make_federation(family, training={"labels": labels})
+    train_quietly(federation)
+    training, features = federation.config.training, federation.data["g"].train
+    assert {m.client for m in counted} == {"a", "b", "c"}
+    for client, rank in {"a": 4, "b": 2, "c": 3}.items():
+        payloads = {}
+        for message in counted:
+            if message.client == client:
+                payloads.setdefault(message.kind, []).append(message.payload_bytes)
+        batches = [
+            [len(features[client][i]["input_ids"]) for i in batch_indices(len(features[client]), 4, 0, client, step)]
+            for step in range(training.rounds * training.local_steps)
+        ]
+        cut = [len(b) * max(b) * 32 * 4 for b in batches]
+        mask = [len(b) * max(b) for b in batches]
+        label = [8 * len(b) if labels == "server" else 0 for b in batches]
+        expected = {"activations": [sum(each) for each in zip(cut, mask, label, strict=True)], "gradients": cut}
+        if labels == "client":
+            expected |= {"features": cut, "feature-gradients": [c + 8 for c in cut], "head": [4 * 2 * 33] * 5}
+        # two layers: bert adapts query and value (32 to 32 each), gpt2 c_attn (32 to 96); a delivery at set-up, then an
+        # upload and a delivery a round
+        expected["adapters"] = [2 * 4 * rank * (2 * 64 if family == "bert" else 128)] * 5
+        expected["base-weights"] = [sum(4 * p.numel() for p in federation.clients[client].half.parameters())]
+        assert payloads == expected
+    sent = [m for m in counted if m.kind != "base-weights"]
+    assert all(m.bytes == len(save({n: t.contiguous() for n, t in m.tensors.items()})) for m in sent)
+
+
+def test_a_message_of_the_wrong_size_stops_the_run(make_federation, train_quietly):
+    federation = make_federation()
+    forward = SplitClient.forward
+
+    def tampered(self, *args):
+        message = forward(self, *args)
+        message.tensors["stowaway"] = torch.zeros(1, dtype=torch.uint8)
+        return message
+
+    with mock.patch.object(SplitClient, "forward", tampered), pytest.raises(AtlasError, match="byte ledger: a activ"):
+        train_quietly(federation)

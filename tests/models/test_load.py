@@ -1,0 +1,281 @@
+"""Loading a base: exact weights or an error, never something in between."""
+
+import copy
+import json
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import CAUSAL, CONFIGS, tiny_model
+from gguf_writer import write_llama
+from safetensors.torch import load_file, save_file
+from transformers import LlamaModel
+
+from atlas_cli import tasks
+from atlas_cli.config.schema import ModelConfig
+from atlas_cli.errors import ConfigError, ResourceError
+from atlas_cli.models import gguf_files, resolve
+from atlas_cli.models.load import load_base, load_tokenizer, shared_base
+from atlas_cli.models.split import run_half
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("a connection was opened")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(resolve, "hub_reachable", lambda: False)
+
+
+def load(name, seed=0, **keys):
+    return load_base(ModelConfig.model_validate({"name": str(name), **keys}), seed=seed)
+
+
+@pytest.fixture
+def damaged(model_folder, tmp_path):
+    """A copy of the tiny LLaMA folder, whose weights ``change`` may edit."""
+
+    def make(change=None, family="llama"):
+        folder = Path(shutil.copytree(model_folder(family), tmp_path / "model"))
+        if change:
+            tensors = load_file(folder / "model.safetensors")
+            change(tensors)
+            save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        return folder
+
+    return make
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_a_folder_gives_its_very_weights(family, model_folder, offline):
+    base = load(model_folder(family))
+    whole = tiny_model(family)
+    wanted = (whole.base_model if family in CAUSAL else whole).state_dict()
+    held = base.model.state_dict()
+    assert {n for n in wanted.keys() - held.keys() if not n.startswith("pooler")} == set()
+    assert all(torch.equal(tensor, wanted[name]) for name, tensor in held.items())
+    assert (base.lm_head is not None) == (family in CAUSAL)
+    if base.lm_head is not None:
+        assert torch.equal(base.lm_head.weight, whole.get_output_embeddings().weight)
+    assert not base.model.training and not any(p.requires_grad for p in base.model.parameters())
+    assert (base.init, base.n_layers, base.hidden_size, base.name) == ("pretrained", 4, 32, model_folder(family))
+
+
+@pytest.mark.parametrize("family", ["gpt2", "bert"])
+def test_bfloat16(family, model_folder, offline):
+    base = load(model_folder(family), dtype="bfloat16")
+    wanted = load(model_folder(family)).model.state_dict()
+    assert all(torch.equal(t, wanted[n].bfloat16()) for n, t in base.model.state_dict().items())
+
+
+def test_the_hash_is_of_all_weights(model_folder, damaged):
+    plain = load(model_folder("llama")).sha256
+    assert plain == load(model_folder("llama")).sha256
+    other = damaged(lambda t: t.update({"lm_head.weight": t["lm_head.weight"] + 1}))
+    assert load(other).sha256 != plain
+
+
+def test_pickled_weights_are_not_read(model_folder, damaged, offline):
+    folder = damaged()
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ResourceError) as error:
+        load(folder)
+    message = str(error.value)
+    assert message.startswith(f"model.name: weights of {folder} cannot be read: ")
+    assert message.endswith("(atlas reads safetensors only)") and "\n" not in message
+
+
+def test_damaged_weights(damaged):
+    folder = damaged()
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:4000])
+    with pytest.raises(ResourceError, match=f"model.name: weights of {folder} cannot be read: "):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("drop", "named", "more"),
+    [
+        (["model.layers.2.mlp.up_proj.weight"], "layers.2.mlp.up_proj.weight", ""),
+        (["model.norm.weight", "model.embed_tokens.weight"], "embed_tokens.weight", ", and 1 more"),
+        (["model.norm.weight", "lm_head.weight"], "lm_head.weight", ", and 1 more"),
+    ],
+)
+def test_missing_weights_are_an_error_and_not_random_numbers(damaged, drop, named, more):
+    folder = damaged(lambda t: [t.pop(name) for name in drop])
+    with pytest.raises(ResourceError) as error:
+        load(folder)
+    assert str(error.value).startswith(f"model.name: weights of {folder} are incomplete: ")
+    assert str(error.value).endswith(f"{named} is missing{more}")
+
+
+def test_weights_of_an_encoder_that_are_missing(damaged):
+    folder = damaged(lambda t: t.pop("encoder.layer.3.output.dense.bias"), "bert")
+    with pytest.raises(ResourceError, match=r"incomplete: encoder\.layer\.3\.output\.dense\.bias is missing$"):
+        load(folder)
+
+
+def test_a_pooler_may_be_missing(damaged):
+    folder = damaged(lambda t: [t.pop(name) for name in list(t) if name.startswith("pooler")], "bert")
+    assert load(folder).model.pooler is None
+
+
+def test_a_decoder_without_its_output_embedding_serves_all_tasks_but_language_modelling(tmp_path):
+    tiny_model("llama").model.save_pretrained(tmp_path)
+    base = load(tmp_path)
+    assert isinstance(base.model, LlamaModel) and base.lm_head is None
+    tasks.build("sequence-classification", ["a", "b"]).build_head(base.hidden_size, base.lm_head)
+    with pytest.raises(ConfigError, match="the model has no output embedding"):
+        tasks.build("causal-lm").build_head(base.hidden_size, base.lm_head)
+
+
+def test_weights_of_another_size(damaged):
+    folder = damaged(lambda t: t.update({"model.layers.0.mlp.down_proj.weight": torch.zeros(3, 5)}))
+    with pytest.raises(ConfigError) as error:
+        load(folder)
+    assert str(error.value) == (
+        "model.name: weights do not fit the architecture: model.layers.0.mlp.down_proj.weight is (3, 5), "
+        "and config.json asks for (32, 48)"
+    )
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_random_weights_depend_on_the_seed_alone(family, model_folder, offline):
+    state = torch.get_rng_state()
+    base, again, other = (load(model_folder(family), seed, init="random") for seed in (0, 0, 1))
+    assert base.init == "random (as configured)"
+    assert base.sha256 == again.sha256 != other.sha256
+    assert base.sha256 != load(model_folder(family)).sha256
+    assert torch.equal(torch.get_rng_state(), state), "the global generator must not be moved"
+    ids = torch.tensor([[5, 6, 7]])
+    mask = torch.ones_like(ids)
+    assert torch.isfinite(run_half(base.model, mask, input_ids=ids)).all()
+
+
+def test_random_weights_of_a_changed_architecture(offline):
+    base = load("gpt2", init="auto", config={"n_layer": 3, "n_embd": 24, "n_head": 2, "vocab_size": 40})
+    assert base.init == "random (weights could not be reached)"
+    assert base.n_layers == len(base.model.h) == 3
+    assert base.model.wte.weight.shape == (40, 24)
+    assert base.lm_head.weight is base.model.wte.weight
+
+
+def test_changed_sizes_that_do_not_fit_together(offline):
+    with pytest.raises(ConfigError, match=r"^model\.config: the model cannot be built: .*divisible by num_heads"):
+        load("gpt2", init="random", config={"n_head": 5, "n_layer": 1, "vocab_size": 40})
+
+
+def test_one_base_a_process_for_the_same_model(model_folder):
+    cpu = torch.device("cpu")
+    name = model_folder("llama")
+    assert shared_base(name, "pretrained", cpu, 0) is shared_base(name, "pretrained", cpu, 0)
+    assert shared_base(name, "random", cpu, 0).sha256 != shared_base(name, "random", cpu, 1).sha256
+
+
+def tokenizer_of(name, **keys):
+    return load_tokenizer(ModelConfig.model_validate({"name": str(name), **keys}))
+
+
+@pytest.mark.parametrize("family", ["gpt2", "bert"])
+def test_a_tokenizer_of_the_folder(family, model_folder, offline):
+    tokenizer = tokenizer_of(model_folder(family))
+    ids = tokenizer("the film")["input_ids"]
+    assert ids == ([5, 7] if family == "gpt2" else [2, 5, 7, 3])
+    assert tokenizer.padding_side == "right"
+
+
+def test_a_tokenizer_from_elsewhere(model_folder, offline):
+    tokenizer = tokenizer_of("gpt2", tokenizer=model_folder("bert"))
+    assert tokenizer("the")["input_ids"] == [2, 5, 3]
+
+
+def test_no_tokenizer(damaged, offline):
+    folder = damaged()
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+    for keys, key in (({}, "model.name"), ({"tokenizer": str(folder)}, "model.tokenizer")):
+        with pytest.raises(ResourceError) as error:
+            tokenizer_of(folder, **keys)
+        assert str(error.value).startswith(
+            f"{key}: no tokenizer for {str(folder)!r}; set model.tokenizer to a folder, hub id or packaged name "
+            "(gpt2-bpe for GPT-2) ["
+        )
+        assert "\n" not in str(error.value)
+
+
+def test_code_of_a_tokenizer_is_never_run(damaged, offline):
+    folder = damaged()
+    ran = folder / "ran"
+    (folder / "tokenization_own.py").write_text(f"open({str(ran)!r}, 'w').close()\n")
+    own = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": [None, "tokenization_own.Own"]}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(own))
+    with pytest.raises(ResourceError, match=r"no tokenizer for .*contains custom code"):
+        tokenizer_of(folder)
+    assert not ran.exists()
+
+
+@pytest.fixture
+def gguf_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("ATLAS_CACHE", str(tmp_path / "cache"))
+    file = tmp_path / "tiny.gguf"
+    write_llama(file, tiny_model("llama"))
+    return file
+
+
+def test_a_gguf_file_is_converted_once(gguf_file, offline, monkeypatch):
+    base = load(gguf_file)
+    whole = tiny_model("llama")
+    held = base.model.state_dict()
+    assert held.keys() == whole.model.state_dict().keys()
+    assert all(torch.equal(tensor, held[name]) for name, tensor in whole.model.state_dict().items())
+    assert torch.equal(base.lm_head.weight, whole.lm_head.weight)
+    assert tokenizer_of(gguf_file)("the")["input_ids"] == [33]
+
+    def fail(*_):
+        raise AssertionError("converted twice")
+
+    monkeypatch.setattr(gguf_files, "_convert", fail)
+    assert load(gguf_file).sha256 == base.sha256
+    assert load(gguf_file, dtype="bfloat16").model.dtype == torch.bfloat16
+    assert [p.name.startswith("tiny-") for p in gguf_files.folder_of(gguf_file).parent.iterdir()] == [True]
+
+
+def test_a_changed_gguf_file_is_converted_anew(gguf_file):
+    first = load(gguf_file).sha256
+    whole = copy.deepcopy(tiny_model("llama"))
+    with torch.no_grad():
+        whole.model.norm.weight += 1
+    write_llama(gguf_file, whole)
+    assert load(gguf_file).sha256 != first
+
+
+@pytest.mark.parametrize("content", [b"", b"junk" * 50, b"GGUF\x03\0\0\0" + b"\xff" * 50])
+def test_a_damaged_gguf_file(content, gguf_file, tmp_path):
+    gguf_file.write_bytes(content)
+    with pytest.raises(ResourceError) as error:
+        load(gguf_file)
+    assert str(error.value).startswith(f"model.name: the config of {gguf_file} cannot be read: ")
+    assert "\n" not in str(error.value)
+
+
+def test_a_gguf_file_cut_short_leaves_nothing_in_the_cache(gguf_file):
+    gguf_file.write_bytes(gguf_file.read_bytes()[:-20000])
+    with pytest.raises(ResourceError):
+        load(gguf_file)
+    with pytest.raises(ResourceError, match=f"GGUF file {gguf_file} cannot be converted: "):
+        gguf_files.converted(gguf_file)
+    assert list(gguf_files.folder_of(gguf_file).parent.iterdir()) == []
+
+
+def test_a_gguf_file_without_the_package_that_reads_it(gguf_file, monkeypatch):
+    monkeypatch.setattr(gguf_files, "find_spec", lambda name: None)
+    for read in (load, tokenizer_of):
+        with pytest.raises(ResourceError) as error:
+            read(gguf_file)
+        assert str(error.value) == (
+            "reading tiny.gguf needs the gguf package: pip install -c constraints.txt -e '.[gguf]'"
+        )

@@ -1,0 +1,330 @@
+"""From a model's name to its config: what is found, what is refused, and how changes to a config follow through."""
+
+import json
+import socket
+import time
+from pathlib import Path
+
+import pytest
+from conftest import CONFIGS
+from transformers import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+
+from atlas_cli.config.schema import ModelConfig
+from atlas_cli.errors import ConfigError, ResourceError
+from atlas_cli.models import resolve
+from atlas_cli.models.architectures import ALIASES, ARCHITECTURES, built_in
+from atlas_cli.models.families import family_of
+from atlas_cli.models.resolve import locate, model_config
+from atlas_cli.planning.split_point import get_split_point
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch):
+    """No test here may open a connection; the hub answers nobody."""
+
+    def refuse(*_, **__):
+        raise AssertionError("a connection was opened")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(resolve, "hub_reachable", lambda: False)
+
+
+def config_of(name, **keys):
+    return model_config(ModelConfig.model_validate({"name": name, **keys}))
+
+
+def folder_with(tmp_path, config):
+    (tmp_path / "config.json").write_text(config if isinstance(config, str) else json.dumps(config))
+    return str(tmp_path)
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_a_local_folder(family, model_folder):
+    config, source, init = config_of(model_folder(family))
+    assert (source.path, source.kind, source.gguf_file) == (model_folder(family), "folder", None)
+    assert (config.model_type, config.num_hidden_layers, config.hidden_size) == (family, 4, 32)
+    assert init == "pretrained"
+
+
+def test_a_folder_under_the_home_directory(model_folder, monkeypatch):
+    folder = model_folder("gpt2")
+    home, _, last = folder.rpartition("/")
+    monkeypatch.setenv("HOME", home)
+    assert locate(f"~/{last}").path == folder
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("./no/such", "folder ./no/such does not exist; check the path, or give a hub id such as org/model"),
+        ("/no/such", "folder /no/such does not exist; check the path, or give a hub id such as org/model"),
+        ("a/b/c", "folder a/b/c does not exist; check the path, or give a hub id such as org/model"),
+        ("no/such.gguf", "GGUF file no/such.gguf does not exist; check the path"),
+    ],
+)
+@pytest.mark.parametrize("init", ["pretrained", "random", "auto"])
+def test_a_path_that_does_not_exist(name, message, init):
+    with pytest.raises(ResourceError) as error:
+        config_of(name, init=init)
+    assert str(error.value) == f"model.name: {message}"
+
+
+@pytest.mark.parametrize("init", ["random", "auto"])
+def test_a_path_is_never_taken_for_an_architecture(init, tmp_path):
+    """A typing error in a path that ends in gpt2 must not train another model."""
+    with pytest.raises(ResourceError, match="does not exist"):
+        config_of("./models/gpt2", init=init)
+    (tmp_path / "gpt2").mkdir()
+    with pytest.raises(ResourceError, match=r"has no config\.json"):
+        config_of(str(tmp_path / "gpt2"), init=init)
+    assert built_in(str(tmp_path / "gpt2")) is None
+
+
+def test_an_empty_folder(tmp_path):
+    with pytest.raises(ResourceError) as error:
+        config_of(str(tmp_path))
+    assert str(error.value) == (
+        f"model.name: folder {tmp_path} has no config.json; expected a folder that save_pretrained wrote"
+    )
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        ("{", "is not a valid JSON file"),
+        ("[]", "Should have a `model_type` key in its config.json"),
+        ({"hidden_size": 3}, "Should have a `model_type` key in its config.json"),
+        ({"model_type": "zork"}, "Transformers does not recognize this architecture"),
+        ({"model_type": "gpt2", "n_layer": "four"}, "Field 'n_layer' expected int, got str (value: 'four')"),
+    ],
+)
+@pytest.mark.parametrize("init", ["pretrained", "random", "auto"])
+def test_a_config_that_cannot_be_read(config, reason, init, tmp_path):
+    folder = folder_with(tmp_path, config)
+    with pytest.raises(ResourceError) as error:
+        config_of(folder, init=init)
+    message = str(error.value)
+    assert message.startswith(f"model.name: the config of {folder} cannot be read: ")
+    assert reason in message and "\n" not in message and "hub" not in message
+
+
+@pytest.mark.parametrize("model_type", ["t5", "opt", "gpt_neox", "vit"])
+def test_an_architecture_that_is_not_supported(model_type, tmp_path):
+    config, _, _ = config_of(folder_with(tmp_path, {"model_type": model_type}))
+    with pytest.raises(ConfigError, match=f"architecture '{model_type}' is not supported; supported: bert, distilbert"):
+        family_of(config.model_type)
+
+
+@pytest.mark.parametrize("init", ["pretrained", "random", "auto"])
+def test_code_in_a_folder_is_refused_and_never_run(init, tmp_path):
+    ran = tmp_path / "ran"
+    (tmp_path / "configuration_own.py").write_text(
+        f"open({str(ran)!r}, 'w').close()\nfrom transformers import PreTrainedConfig\n"
+        "class Own(PreTrainedConfig):\n    model_type = 'own'\n"
+    )
+    folder = folder_with(tmp_path, {"model_type": "own", "auto_map": {"AutoConfig": "configuration_own.Own"}})
+    with pytest.raises(ConfigError) as error:
+        config_of(folder, init=init)
+    assert str(error.value) == "model.name: the model asks for code of its own, which atlas never runs"
+    assert not ran.exists()
+
+
+def test_code_beside_a_supported_architecture_is_passed_over(tmp_path):
+    ran = tmp_path / "ran"
+    (tmp_path / "configuration_own.py").write_text(f"open({str(ran)!r}, 'w').close()\n")
+    own = {"model_type": "llama", "auto_map": {"AutoConfig": "configuration_own.Own"}}
+    config, _, _ = config_of(folder_with(tmp_path, own))
+    assert type(config) is LlamaConfig
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("nobody/nothing", "give a local folder or a packaged model (atlas models) ["),
+        ("nothing", "give a local folder or a packaged model (atlas models) ["),
+        ("gpt2", "give a local folder or a packaged model (atlas models), or model.init: random, or auto ["),
+    ],
+)
+def test_a_hub_id_without_a_hub_fails_fast(name, hint):
+    started = time.perf_counter()
+    with pytest.raises(ResourceError) as error:
+        config_of(name)
+    assert time.perf_counter() - started < 2
+    message = str(error.value)
+    assert message.startswith(
+        f"model.name: {name!r} was not found (the hub cannot be reached and it is not in the hub cache); {hint}"
+    )
+    assert "\n" not in message
+
+
+def test_a_hub_id_with_a_revision():
+    assert locate("org/model", "abc").options == {"revision": "abc", "local_files_only": True}
+
+
+@pytest.mark.parametrize(
+    ("environment", "answers", "reachable"),
+    [({}, True, True), ({}, False, False), ({"HTTPS_PROXY": "p"}, False, True), ({"https_proxy": "p"}, False, True)],
+)
+def test_whether_the_hub_can_be_reached(environment, answers, reachable, monkeypatch):
+    monkeypatch.undo()
+    from huggingface_hub import constants
+
+    def connect(address, timeout):
+        assert address == ("hub.example", 443) and timeout <= 5
+        if not answers:
+            raise OSError("no route")
+        return socket.socket()
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "https://hub.example")
+    monkeypatch.setattr(resolve.socket, "create_connection", connect)
+    for name in ("HTTPS_PROXY", "https_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert resolve.hub_reachable.__wrapped__() == reachable
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert not resolve.hub_reachable.__wrapped__()
+
+
+@pytest.mark.parametrize(("init", "why"), [("random", "as configured"), ("auto", "weights could not be reached")])
+def test_an_architecture_is_initialised_at_random_where_asked_for(init, why):
+    config, source, words = config_of("openai-community/gpt2", init=init)
+    assert (config.n_layer, config.n_embd, config.vocab_size) == (12, 768, 50257)
+    assert source is None and words == f"random ({why})"
+
+
+@pytest.mark.parametrize("init", ["random", "auto"])
+def test_an_unknown_name_has_no_random_initialisation(init):
+    with pytest.raises(ResourceError, match="'nothing' was not found"):
+        config_of("nothing", init=init)
+
+
+def test_auto_takes_the_weights_where_they_are(model_folder):
+    config, source, words = config_of(model_folder("bert"), init="auto")
+    assert source.path == model_folder("bert") and words == "pretrained" and config.num_hidden_layers == 4
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_random_takes_a_folders_config_as_it_is(family, model_folder):
+    """Nothing is derived anew that was set on purpose, such as Qwen3's head size."""
+    config, source, words = config_of(model_folder(family), init="random")
+    written = json.loads(Path(model_folder(family), "config.json").read_text())
+    ignored = {"transformers_version", "architectures", "dtype"}
+    assert {k: v for k, v in json.loads(config.to_json_string(use_diff=True)).items() if k not in ignored} == {
+        k: v for k, v in written.items() if k not in ignored
+    }
+    assert source is None and words == "random (as configured)"
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "wanted"),
+    [
+        ("gpt2", {"n_layer": 3, "n_embd": 96}, {"num_hidden_layers": 3, "hidden_size": 96, "n_head": 12}),
+        ("gpt2", {"num_hidden_layers": 3}, {"n_layer": 3}),
+        ("bert", {"num_hidden_layers": 2}, {"num_hidden_layers": 2, "hidden_size": 768}),
+        ("distilbert", {"num_hidden_layers": 2}, {"n_layers": 2}),
+        ("llama", {"hidden_size": 64, "num_attention_heads": 4}, {"head_dim": 16, "num_key_value_heads": 4}),
+        ("llama-3-8b", {"num_hidden_layers": 2}, {"head_dim": 128, "num_key_value_heads": 8, "vocab_size": 128256}),
+        ("llama", {"head_dim": 32}, {"head_dim": 32, "hidden_size": 4096}),
+        ("llama", {"num_key_value_heads": 8}, {"num_key_value_heads": 8, "num_attention_heads": 32}),
+        (
+            "llama-3-8b",
+            {"rope_parameters": {"rope_type": "default", "rope_theta": 5.0}},
+            {"rope_parameters": {"rope_type": "default", "rope_theta": 5.0}},
+        ),
+        ("llama-3-8b", {"hidden_act": "gelu"}, {"rope_parameters": {"rope_type": "default", "rope_theta": 500000.0}}),
+    ],
+)
+def test_changes_to_a_config_and_what_follows_from_them(name, changes, wanted):
+    config, _, _ = config_of(name, init="random", config=changes)
+    assert {key: getattr(config, key) for key in wanted} == wanted
+
+
+FULL, SLIDING = "full_attention", "sliding_attention"
+
+
+@pytest.mark.parametrize(
+    ("config", "changes", "wanted"),
+    [
+        (Qwen2Config(num_hidden_layers=6), {"num_hidden_layers": 2}, {"layer_types": [FULL] * 2}),
+        (
+            Qwen2Config(num_hidden_layers=4, use_sliding_window=True, sliding_window=3, max_window_layers=2),
+            {"num_hidden_layers": 3},
+            {"layer_types": [FULL, FULL, SLIDING], "sliding_window": 3},
+        ),
+        (
+            Qwen2Config(num_hidden_layers=3, layer_types=[SLIDING, FULL, SLIDING], use_sliding_window=True),
+            {"hidden_act": "gelu"},
+            {"layer_types": [SLIDING, FULL, SLIDING]},
+        ),
+        (
+            Qwen3Config(head_dim=16, num_key_value_heads=8),
+            {"hidden_size": 64, "num_attention_heads": 8},
+            {"head_dim": 16},
+        ),
+        (Qwen3Config(), {"hidden_size": 64, "num_attention_heads": 32}, {"head_dim": 128}),
+        (LlamaConfig(hidden_size=64, num_attention_heads=4, head_dim=32), {"hidden_size": 128}, {"head_dim": 32}),
+        (LlamaConfig(hidden_size=64, num_attention_heads=4), {"hidden_size": 128}, {"head_dim": 32}),
+        (MistralConfig(), {"num_attention_heads": 16}, {"num_key_value_heads": 8, "head_dim": 256}),
+    ],
+)
+def test_derived_values_follow_and_explicit_ones_stay(config, changes, wanted, tmp_path):
+    config.save_pretrained(tmp_path)
+    changed, _, _ = config_of(str(tmp_path), init="random", config=changes)
+    assert {key: getattr(changed, key) for key in wanted} == wanted
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("gpt2", {"n_layr": 3}, "model.config.n_layr: GPT2Config has no 'n_layr'; did you mean n_layer?"),
+        ("gpt2", {"to_dict": 3}, "model.config.to_dict: GPT2Config has no 'to_dict'"),
+        ("gpt2", {"model_type": "bert"}, "model.config.model_type: GPT2Config has no 'model_type'"),
+        ("llama", {"n_layer": 3}, "model.config.n_layer: LlamaConfig has no 'n_layer'"),
+        (
+            "gpt2",
+            {"n_layer": "three"},
+            "model.config: these values do not fit together: "
+            "TypeError: Field 'n_layer' expected int, got str (value: 'three')",
+        ),
+        (
+            "llama",
+            {"num_attention_heads": 5},
+            "model.config: these values do not fit together: ValueError: The hidden size (4096) is not a multiple of "
+            "the number of attention heads (5).",
+        ),
+        (
+            "llama-3-8b",
+            {"num_attention_heads": 4},
+            "model.config: num_attention_heads 4 is not a multiple of num_key_value_heads 8; set both",
+        ),
+    ],
+)
+def test_changes_that_cannot_be_made(name, changes, message):
+    with pytest.raises(ConfigError) as error:
+        config_of(name, init="random", config=changes)
+    assert str(error.value).startswith(message)
+    assert "\n" not in str(error.value)
+
+
+def test_built_in_configs_are_fresh_and_consistent():
+    built_in("gpt2").n_layer = 1
+    assert built_in("gpt2").n_layer == 12
+    assert set(ALIASES.values()) <= set(ARCHITECTURES)
+    for name in ARCHITECTURES:
+        family_of(built_in(name).model_type)
+        assert built_in(f"some-org/{name}").to_dict() == built_in(name).to_dict()
+
+
+@pytest.mark.parametrize(
+    ("name", "point"), [("gpt2", 6), ("bert", 6), ("llama", 16), ("gpt2-xl", 24), ("meta-llama/llama-3-70b", 40)]
+)
+def test_split_point_of_known_architectures(name, point):
+    assert get_split_point(name) == point
+
+
+def test_split_point_of_a_folder_that_is_called_like_an_architecture(tmp_path):
+    CONFIGS["gpt2"]().save_pretrained(tmp_path / "gpt2")
+    assert get_split_point(str(tmp_path / "gpt2")) == 2

@@ -1,0 +1,239 @@
+"""How the package is laid out: which part may import which, how long files are, what no file may do."""
+
+import ast
+import statistics
+from pathlib import Path
+
+import pytest
+
+import atlas_cli
+from atlas_cli import discovery
+
+ROOT = Path(atlas_cli.__file__).parent
+TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(ROOT.rglob("*.py"))}
+
+# A module imports from its own tier or from one below; inside a tier, modules make no circle.
+TIERS = [
+    {"errors", "suggest", "discovery", "seeding"},
+    {"config"},
+    {"models", "aggregation", "data", "tasks", "runs", "clustering"},
+    {"federation", "engines", "planning", "reports", "privacy"},
+    {"cli"},
+]
+TIER = {part: number for number, parts in enumerate(TIERS) for part in parts}
+
+
+def name_of(path):
+    parts = path.relative_to(ROOT.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_of(path): tree for path, tree in TREES.items()}
+
+
+def part_of(module):
+    return module.split(".")[1] if "." in module else ""
+
+
+def at_import(tree):
+    """Statements that run when a module is imported: not those of functions, nor of ``if TYPE_CHECKING``."""
+    todo = [tree]
+    while todo:
+        node = todo.pop()
+        yield node
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            todo += node.orelse
+            continue
+        todo += ast.iter_child_nodes(node)
+
+
+def imported(nodes):
+    """Modules of the package that the import statements among ``nodes`` name."""
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "atlas_cli")
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            if node.module and node.module.split(".")[0] == "atlas_cli":
+                for alias in node.names:
+                    inner = f"{node.module}.{alias.name}"
+                    yield inner if inner in MODULES else node.module
+
+
+def test_every_part_has_its_tier():
+    assert {part_of(module) for module in MODULES} - {""} <= TIER.keys()
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_imports_flow_one_way(module):
+    if module == "atlas_cli":
+        assert list(imported(at_import(MODULES[module]))) == []  # so that the command line starts at once
+        return
+    for other in imported(ast.walk(MODULES[module])):  # imports inside functions count, too
+        if other != "atlas_cli":  # its name alone, to find the checkout
+            assert TIER[part_of(other)] <= TIER[part_of(module)], f"{module} imports upwards: {other}"
+
+
+def test_no_circles():
+    graph = {module: set(imported(at_import(tree))) & MODULES.keys() for module, tree in MODULES.items()}
+    done: set[str] = set()
+
+    def visit(module, path):
+        assert module not in path, " -> ".join([*path[path.index(module) :], module])
+        if module not in done:
+            for other in sorted(graph[module]):
+                visit(other, [*path, module])
+            done.add(module)
+
+    for module in graph:
+        visit(module, [])
+
+
+HEAVY = {"torch", "transformers", "datasets", "matplotlib", "pandas", "numpy", "peft", "pyarrow", "gguf"}
+
+
+@pytest.mark.parametrize("module", sorted(m for m in MODULES if part_of(m) in ("cli", "config")))
+def test_command_line_and_config_do_not_import_heavy_libraries_at_the_top(module):
+    named = set()
+    for node in at_import(MODULES[module]):
+        if isinstance(node, ast.Import):
+            named |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            named.add(node.module.split(".")[0])
+    assert not named & HEAVY
+
+
+@pytest.mark.parametrize("path", TREES, ids=name_of)
+def test_no_file_is_long(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 300
+
+
+def test_most_files_are_short():
+    lengths = [len(path.read_text(encoding="utf-8").splitlines()) for path in TREES if path.name != "__init__.py"]
+    assert statistics.median(lengths) <= 130
+
+
+def test_no_drawer_for_everything():
+    names = {path.stem for path in TREES}
+    assert not names & {"utils", "util", "helpers", "common", "misc", "core", "base"}
+
+
+UNSAFE_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+UNSAFE_NAMES = {"eval", "exec", "compile", "__import__"}
+UNSAFE_CALLS = {
+    ("torch", "load"),
+    ("torch", "save"),
+    ("yaml", "load"),
+    ("yaml", "unsafe_load"),
+    ("yaml", "full_load"),
+    ("numpy", "load"),
+    ("np", "load"),
+    ("os", "system"),
+}
+
+
+def unsafe(tree):
+    """What a module does that could run code found in a file, by line."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found = {alias.name.split(".")[0] for alias in node.names} & UNSAFE_MODULES
+            yield from ((node.lineno, name) for name in found)
+        elif isinstance(node, ast.ImportFrom):
+            module = (node.module or "").split(".")[0]
+            if module in UNSAFE_MODULES:
+                yield node.lineno, module
+            yield from ((node.lineno, a.name) for a in node.names if (module, a.name) in UNSAFE_CALLS)
+        elif isinstance(node, ast.Call):
+            called = node.func
+            if isinstance(called, ast.Name) and called.id in UNSAFE_NAMES:
+                yield node.lineno, called.id
+            if isinstance(called, ast.Attribute) and isinstance(called.value, ast.Name):
+                name = (called.value.id, called.attr)
+                safe_yaml = name == ("yaml", "load") and any("Loader" in ast.unparse(a) for a in node.args[1:])
+                if name in UNSAFE_CALLS and not safe_yaml:
+                    yield node.lineno, ".".join(name)
+            for keyword in node.keywords:
+                value = getattr(keyword.value, "value", None)
+                if keyword.arg in ("trust_remote_code", "allow_pickle", "shell") and value is not False:
+                    yield node.lineno, keyword.arg
+                if keyword.arg == "use_safetensors" and value is not True:
+                    yield node.lineno, keyword.arg
+
+
+@pytest.mark.parametrize("path", TREES, ids=name_of)
+def test_nothing_runs_code_from_a_file(path):
+    assert list(unsafe(TREES[path])) == []
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import pickle",
+        "from pickle import loads",
+        "from torch import load",
+        "torch.load('x')",
+        "eval('1')",
+        "exec('1')",
+        "yaml.load(text)",
+        "yaml.load(text, Loader=yaml.Loader)",
+        "AutoModel.from_pretrained('x', trust_remote_code=True)",
+        "AutoModel.from_pretrained('x', trust_remote_code=flag)",
+        "np.load('x', allow_pickle=True)",
+        "subprocess.run('ls', shell=True)",
+    ],
+)
+def test_the_search_for_unsafe_code_finds_it(code):
+    assert list(unsafe(ast.parse(code)))
+
+
+def test_every_load_of_weights_refuses_code_and_other_formats():
+    for path, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                options = {k.arg for k in node.keywords}
+                owner = ast.unparse(node.func.value)
+                if node.func.attr == "from_pretrained" and owner == "auto":
+                    assert {"trust_remote_code", "use_safetensors"} <= options, f"{path.name}:{node.lineno}"
+
+
+PLUGINS = {
+    "aggregation": {"SHARED", "aggregate", "deliver"},
+    "models.families": {"FAMILY"},
+    "tasks": {"Task"},
+    "data.sources": {"load"},
+    "cli": {"command|app"},
+}
+
+
+@pytest.mark.parametrize(("package", "name"), [(p, name) for p in PLUGINS for name in discovery.names(p)])
+def test_every_plugin_file_keeps_its_contract(package, name):
+    module = discovery.load(package, name)
+    assert module.__doc__
+    for wanted in PLUGINS[package]:
+        assert any(hasattr(module, each) for each in wanted.split("|")), f"{module.__name__} defines no {wanted}"
+    if package == "tasks":
+        task = module.Task
+        assert task.primary_metric and task.fields and not task.__abstractmethods__
+    if package == "models.families":
+        family = module.FAMILY
+        assert family.model_types and family.targets and family.blocks
+
+
+def test_no_two_families_claim_one_model_type():
+    types = [
+        t
+        for name in discovery.names("models.families")
+        for t in discovery.load("models.families", name).FAMILY.model_types
+    ]
+    assert len(types) == len(set(types))
+
+
+@pytest.mark.parametrize("path", TREES, ids=name_of)
+def test_no_machine_paths_or_hosts(path):
+    for node in ast.walk(TREES[path]):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            text = node.value
+            assert not text.startswith(("/home/", "/Users/", "/root/", "/work/", "/tmp/")), text
+            assert "https://" not in text.replace("https://json-schema.org", "").replace("https://arxiv.org", ""), text
