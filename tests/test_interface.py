@@ -19,6 +19,7 @@ from atlas_cli.errors import AtlasError, ConfigError
 from atlas_cli.federation.memory import tensor_bytes
 from atlas_cli.models import load, resolve
 from atlas_cli.runs.hashing import sha256_tensors
+import itertools
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -164,7 +165,7 @@ def test_round_metrics(experiment):
 
 def test_loss_falls_on_fixed_batches(experiment):
     losses = [metrics["avg_loss"] for metrics in experiment[-1]]
-    assert all(later < earlier for earlier, later in zip(losses, losses[1:], strict=False))
+    assert all(later < earlier for earlier, later in itertools.pairwise(losses))
     assert losses[-1] < losses[0] - 0.1
 
 

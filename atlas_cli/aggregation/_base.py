@@ -65,6 +65,11 @@ def scales_of(adapters: AdapterSet) -> dict[str, float]:
     return {path: adapter.scaling for path, adapter in adapters.adapters.items()}
 
 
+def truncated(merged: Adapters, ranks: Mapping[str, int]) -> dict[str, Factors]:
+    """The first r rows of A and columns of B of each layer in ``ranks``."""
+    return {path: Factors(merged[path].A[:rank], merged[path].B[:, :rank]) for path, rank in ranks.items()}
+
+
 def delta(factors: Factors) -> Tensor:
     """dW (d_out, d_in) as a dense matrix."""
     return factors.B @ factors.A

@@ -13,8 +13,8 @@ from atlas_cli.aggregation._base import Adapters, Factors, Update
 def squared_norm(factors: Factors) -> float:
     """Squared Frobenius norm of B @ A, in float64.
 
-    By B = Q_B R_B and A^T = Q_A R_A it is that of R_B R_A^T. The shorter tr((B^T B)(A A^T)) squares before terms cancel,
-    so that an exact merge would be reported as wrong by 1e-8.
+    By B = Q_B R_B and A^T = Q_A R_A it is that of R_B R_A^T. The shorter tr((B^T B)(A A^T)) squares before terms
+    cancel, so that an exact merge would be reported as wrong by 1e-8.
     """
     R_A = torch.linalg.qr(factors.A.double().T, mode="r").R
     R_B = torch.linalg.qr(factors.B.double(), mode="r").R

@@ -1,13 +1,13 @@
 """No aggregation: every client keeps what it trained. The control against which any merging must pay.
 
-Nothing is sent. The frozen base is not changed.
+Nothing is sent but the adapter that clients start from. The frozen base is not changed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from atlas_cli.aggregation._base import Adapters, Factors, Update
+from atlas_cli.aggregation._base import Adapters, Factors, Update, truncated
 
 SHARED = False
 
@@ -18,5 +18,5 @@ def aggregate(current: Adapters, updates: Sequence[Update]) -> dict[str, Factors
 
 
 def deliver(merged: Adapters, held: Adapters, ranks: Mapping[str, int]) -> dict[str, Factors]:
-    """What the client already holds."""
-    return dict(held)
+    """What the group starts from, once before the first round; nothing is delivered after it."""
+    return truncated(merged, ranks)

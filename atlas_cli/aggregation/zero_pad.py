@@ -4,8 +4,9 @@
 
 over the clients that hold the layer; a receiver of rank r gets the first r rows of A and columns of B, divided by its
 own scale. Rows of A beyond the largest rank that was sent stay as they were: B is 0 there, so they add nothing, but
-with A = 0 as well they could never learn again. The mean of factors is not the mean of products (cross terms), so the update that is delivered is not
-exact. Uplink and downlink: r_k (d_in + d_out) elements a layer. The frozen base is not changed.
+with A = 0 as well they could never learn again. The mean of factors is not the mean of products (cross terms), so the
+update that is delivered is not exact. Uplink and downlink: r_k (d_in + d_out) elements a layer. The frozen base is not
+changed.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from atlas_cli.aggregation._base import Adapters, Factors, Update
+from atlas_cli.aggregation._base import Adapters, Factors, Update, truncated
 
 SHARED = True
 
@@ -38,4 +39,4 @@ def aggregate(current: Adapters, updates: Sequence[Update]) -> dict[str, Factors
 
 def deliver(merged: Adapters, held: Adapters, ranks: Mapping[str, int]) -> dict[str, Factors]:
     """The first r rows and columns of each layer that the client adapts."""
-    return {path: Factors(merged[path].A[:rank], merged[path].B[:, :rank]) for path, rank in ranks.items()}
+    return truncated(merged, ranks)

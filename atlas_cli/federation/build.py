@@ -19,6 +19,7 @@ from atlas_cli.federation.client import SplitClient
 from atlas_cli.federation.evaluation import Evaluator, TrainedModel
 from atlas_cli.federation.server import SplitServer, build_head
 from atlas_cli.federation.unsplit import UnsplitClient
+from atlas_cli.federation.warm_start import start_from
 from atlas_cli.models.load import FrozenBase, load_base, load_tokenizer
 from atlas_cli.models.lora import AdapterSet, build_adapters
 from atlas_cli.models.placement import by_layer
@@ -130,7 +131,7 @@ def build(config: ExperimentConfig, plan: Plan | None = None) -> Federation:
     }
     members = {
         c.name: Member(
-            c.task_group, _weight(data[c.task_group].train[c.name]), _exchanged(clients[c.name]), clients[c.name].head
+            c.task_group, _weight(data[c.task_group], c.name), _exchanged(clients[c.name]), clients[c.name].head
         )
         for c in plan.clients
     }
@@ -142,7 +143,11 @@ def build(config: ExperimentConfig, plan: Plan | None = None) -> Federation:
     )
     pad = pad_token_id(tokenizer)
     evaluator = Evaluator(base, plan.cut, config.evaluation.batch_size, pad, device)
-    return Federation(config, plan, base, data, clients, server, aggregator, evaluator, pad, device)
+    federation = Federation(config, plan, base, data, clients, server, aggregator, evaluator, pad, device)
+    for name, group in config.task_groups.items():
+        if group.adapter is not None:
+            start_from(federation, name, group.adapter)
+    return federation
 
 
 def pick_device(name: str) -> torch.device:
@@ -226,12 +231,13 @@ def _parted(adapters: AdapterSet, plan: Plan) -> tuple[AdapterSet, AdapterSet]:
     return AdapterSet(below), AdapterSet(above)
 
 
-def _weight(features: Sequence[Feature]) -> float:
+def _weight(group: PreparedGroup, client: str) -> float:
     """n_k: label tokens where every token has a label, else examples."""
-    labels = [f["labels"] for f in features]
+    labels = [f["labels"] for f in group.train[client]]
     if isinstance(labels[0], int):
         return float(len(labels))
-    return float(sum(1 for each in labels if isinstance(each, list) for label in each if label >= 0))
+    first = 1 if group.task.causal_only else 0  # nothing comes before the first token that could predict it
+    return float(sum(1 for each in labels if isinstance(each, list) for label in each[first:] if label >= 0))
 
 
 def _check_vocabulary(base: FrozenBase, tokenizer: object) -> None:

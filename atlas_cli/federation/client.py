@@ -85,12 +85,20 @@ class SplitClient:
         self.usage: Usage | None = None
         self._activations: Tensor | None = None
         self._mask: Tensor | None = None
+        self._step_bytes = (0, 0)
         self.reset_optimizer()
 
     def trained(self) -> list[nn.Parameter]:
         """Adapters, and the head where it is here."""
         head = [p for p in self.head.parameters() if p.requires_grad] if self.head is not None else []
         return [*self.adapters.parameters(), *head]
+
+    def output_embedding(self) -> list[Tensor]:
+        """Frozen weights of a language-model head that are here besides the half (tied ones are the half's)."""
+        if self.head is None or self.task is None or not self.task.causal_only or self.base.lm_head is None:
+            return []
+        held = {p.data_ptr() for p in self.half.parameters()}
+        return [p for p in self.base.lm_head.parameters() if p.data_ptr() not in held]
 
     def reset_optimizer(self) -> None:
         """Forget moments: what they described was replaced by a delivery."""
@@ -154,9 +162,16 @@ class SplitClient:
         """
         assert self.head is not None and self.task is not None
         received = features.tensors["features"].requires_grad_()
-        with precision(self.device, self.training.autocast):
+        weights = [*self.head.parameters(), *self.output_embedding(), *self.half.parameters()]
+        with (
+            precision(self.device, self.training.autocast),
+            saved_bytes(weights) if self.usage is not None else nullcontext() as saved,
+        ):
             logits = self.head(received, self._mask)
-        loss, count = self.task.loss(logits, labels.to(self.device))
+            loss, count = self.task.loss(logits, labels.to(self.device))
+        if self.usage is not None and saved is not None:
+            # the graph of the half is alive meanwhile
+            self._measured(saved.total, 2 * received.numel() * received.element_size(), received.shape)
         require_finite(loss.detach(), f"loss of client {self.name}")
         loss.backward()
         assert received.grad is not None
@@ -175,17 +190,22 @@ class SplitClient:
             activations = run_half(self.half, mask, **inputs)
         self._activations, self._mask = activations, mask
         if self.usage is not None and saved is not None:
-            cut = 2 * activations.numel() * activations.element_size()
-            self.usage.seen(saved.total, cut, mask.shape[0], mask.numel())
+            self._step_bytes = (0, 0)
+            self._measured(saved.total, 2 * activations.numel() * activations.element_size(), mask.shape)
         return activations.detach()
+
+    def _measured(self, saved: int, cut: int, shape: torch.Size) -> None:
+        assert self.usage is not None
+        self._step_bytes = (self._step_bytes[0] + saved, self._step_bytes[1] + cut)
+        self.usage.seen(*self._step_bytes, shape[0], shape[0] * shape[1])
 
     def measure(self) -> Usage:
         """Start measuring; what is held now is counted at once, the rest as steps happen."""
-        heads = tensor_bytes(self.head.parameters()) if self.head is not None else 0
+        head = self.head.parameters() if self.head is not None else ()
         self.usage = Usage(
             frozen_weights=tensor_bytes([*self.half.parameters(), *self.half.buffers()]),
             adapters=tensor_bytes(self.adapters.parameters()),
-            heads=heads,
+            heads=tensor_bytes([*head, *self.output_embedding()]),
         )
         return self.usage
 

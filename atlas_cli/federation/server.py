@@ -232,7 +232,7 @@ class SplitServer:
     def _backward(
         self, client: str, output: Tensor, gradient: Tensor | None, received: Tensor, trained: Trainables
     ) -> list[Tensor]:
-        """Gradients at the cut and of what is trained; the former is checked before the server may step on the latter."""
+        """Gradients at the cut, checked before the server may step, and of what is trained."""
         wanted = [received, *trained.parameters()]
         found = torch.autograd.grad(output, wanted, gradient, allow_unused=True)
         assert found[0] is not None

@@ -59,11 +59,13 @@ def train(
 def set_up(federation: Federation) -> Ledger:
     """What each client must get before the first round: its frozen weights, once, and the initial adapters."""
     ledger = Ledger()
-    tensors = dict(federation.plan.setup_tensors)
+    half = dict(federation.plan.setup_tensors)
     if federation.server is None:
-        tensors = {name: t.to("meta") for name, t in federation.base.model.state_dict().items()}
-    weights = sum(t.numel() * t.element_size() for t in tensors.values())
-    for client in federation.clients:
+        half = {name: t.to("meta") for name, t in federation.base.model.state_dict().items()}
+    for client, party in federation.clients.items():
+        output = {f"lm_head.{i}": p.to("meta") for i, p in enumerate(party.output_embedding())}
+        tensors = {**half, **output}
+        weights = sum(t.numel() * t.element_size() for t in tensors.values())
         ledger.count(Message("base-weights", client, "down", tensors), weights)
     deliver(federation, list(federation.clients), ledger)
     return ledger

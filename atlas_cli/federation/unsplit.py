@@ -53,6 +53,13 @@ class UnsplitClient:
         self.usage: Usage | None = None
         self.reset_optimizer()
 
+    def output_embedding(self) -> list[Tensor]:
+        """Frozen weights of a language-model head, where they are not tied to the input embedding."""
+        if not self.task.causal_only or self.base.lm_head is None:
+            return []
+        held = {p.data_ptr() for p in self.base.model.parameters()}
+        return [p for p in self.base.lm_head.parameters() if p.data_ptr() not in held]
+
     def reset_optimizer(self) -> None:
         """Forget moments: what they described was replaced by a delivery."""
         norm, training = self.training.max_grad_norm, self.training
@@ -80,7 +87,7 @@ class UnsplitClient:
         self.adapters.train()
         self.upper.train()
         measured = self.usage is not None
-        weights = [*self.base.model.parameters(), *self.trained()]
+        weights = [*self.base.model.parameters(), *self.output_embedding(), *self.trained()]
         with (
             seeded_dropout(self.lora.dropout, self.seed, self.name, round_number, step, device=self.device),
             precision(self.device, self.training.autocast),
@@ -111,6 +118,6 @@ class UnsplitClient:
         self.usage = Usage(
             frozen_weights=tensor_bytes([*self.base.model.parameters(), *self.base.model.buffers()]),
             adapters=tensor_bytes([*self.adapters.parameters(), *self.upper.parameters()]),
-            heads=tensor_bytes(self.head.parameters()),
+            heads=tensor_bytes([*self.head.parameters(), *self.output_embedding()]),
         )
         return self.usage

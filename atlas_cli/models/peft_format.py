@@ -119,6 +119,21 @@ def read_peft(folder: str | Path, base: FrozenBase) -> dict[str, tuple[Tensor, T
     return found
 
 
+def read_head(folder: Path) -> dict[str, Tensor]:
+    """Parameters of a head stored beside an adapter; empty where there is none.
+
+    Raises:
+        ResourceError: damaged.
+    """
+    file = folder / "head.safetensors"
+    if not file.is_file():
+        return {}
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise ResourceError(f"{file} cannot be read: {error}") from None
+
+
 def _alpha(config: Mapping[str, Any], layer: str, folder: Path) -> float:
     # as PEFT looks it up: the first pattern that is an end of the layer's name, as a regular expression
     try:

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atlas_cli.aggregation import none, zero_pad
+from atlas_cli.aggregation import zero_pad
 from atlas_cli.aggregation._base import Factors, Update, absorb, delta, release
 
 DTYPES = st.sampled_from([torch.float32, torch.float64])
@@ -164,11 +164,3 @@ def test_weights_of_zero_leave_the_adapter_as_it_is():
     current = {"q": factors(3, 6, 5, 0, torch.float32)}
     merged = zero_pad.aggregate(current, [Update("c", 0.0, {"q": factors(3, 6, 5, 1, torch.float32)})])
     assert torch.equal(merged["q"].A, current["q"].A)
-
-
-def test_none_keeps_what_each_holds():
-    current = {"q": factors(3, 6, 5, 0, torch.float32)}
-    held = {"q": factors(2, 6, 5, 1, torch.float32)}
-    assert not none.SHARED and zero_pad.SHARED
-    assert none.aggregate(current, [Update("c", 1.0, held)]) == current
-    assert none.deliver(current, held, {"q": 2}) == held

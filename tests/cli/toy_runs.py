@@ -13,7 +13,7 @@ from atlas_cli.config.load import load_config
 from atlas_cli.runs.directory import RunDirectory
 from atlas_cli.runs.records import KINDS, SCHEMAS
 
-FILLER = "the a film movie game phone price city river was is and very not".split()
+FILLER = ["the", "a", "film", "movie", "game", "phone", "price", "city", "river", "was", "is", "and", "very", "not"]
 TONE = {"pos": ["good", "great", "fine"], "neg": ["bad", "awful", "poor"]}
 
 

@@ -12,7 +12,7 @@ from atlas_cli.federation.recorder import Recorder
 from atlas_cli.federation.training import train
 from atlas_cli.reports.progress import PlainProgress
 
-FILLER = "the a film movie game phone price city river was is and very not".split()
+FILLER = ["the", "a", "film", "movie", "game", "phone", "price", "city", "river", "was", "is", "and", "very", "not"]
 TONE = {"pos": ["good", "great", "fine"], "neg": ["bad", "awful", "poor"]}
 
 

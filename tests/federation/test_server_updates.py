@@ -20,7 +20,25 @@ ADAMW = {"name": "adamw", "lr": 0.01, "weight_decay": 0.1, "betas": [0.8, 0.95]}
 def texts(tmp_path_factory):
     """Language-modelling data: lines of 2 to 12 words, so that clients differ in label tokens."""
     draw = np.random.default_rng(0)
-    words = "the a film movie game phone price city river good great fine bad awful poor was is".split()
+    words = [
+        "the",
+        "a",
+        "film",
+        "movie",
+        "game",
+        "phone",
+        "price",
+        "city",
+        "river",
+        "good",
+        "great",
+        "fine",
+        "bad",
+        "awful",
+        "poor",
+        "was",
+        "is",
+    ]
     lines = [" ".join(draw.choice(words, draw.integers(2, 13))) for _ in range(60)]
     path = tmp_path_factory.mktemp("data") / "lines.txt"
     path.write_text("\n".join(lines))

@@ -7,8 +7,8 @@ from functools import cache
 import peft
 import pytest
 import torch
-from conftest import CAUSAL, CONFIGS, tiny_model
 from safetensors.torch import load_file, save_file
+from tiny_models import CAUSAL, CONFIGS, tiny_model
 from transformers import GPT2Config, GPT2Model
 
 from atlas_cli.errors import ResourceError

@@ -1,7 +1,7 @@
 """Which layers get an adapter of which rank, and what a config that cannot be placed is told."""
 
 import pytest
-from conftest import CONFIGS, tiny_model
+from tiny_models import CONFIGS, tiny_model
 
 from atlas_cli.errors import ConfigError
 from atlas_cli.models.families import family_of, supported

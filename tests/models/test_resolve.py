@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import CONFIGS
+from tiny_models import CONFIGS
 from transformers import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
 from atlas_cli.config.schema import ModelConfig

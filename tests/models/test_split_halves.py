@@ -5,7 +5,7 @@ from functools import cache
 
 import pytest
 import torch
-from conftest import CAUSAL, CONFIGS, tiny_model
+from tiny_models import CAUSAL, CONFIGS, tiny_model
 
 from atlas_cli import tasks
 from atlas_cli.config.schema import OptimizerConfig, TrainingConfig

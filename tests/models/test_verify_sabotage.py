@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from conftest import WORDS
+from tiny_models import WORDS
 
 from atlas_cli.config.schema import ExperimentConfig
 from atlas_cli.errors import AtlasError

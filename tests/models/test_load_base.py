@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import CAUSAL, CONFIGS, tiny_model
 from gguf_writer import write_llama
 from safetensors.torch import load_file, save_file
+from tiny_models import CAUSAL, CONFIGS, tiny_model
 from transformers import LlamaModel
 
 from atlas_cli import tasks
