@@ -1,5 +1,6 @@
 """The Python interface, by the calls that its documentation shows, on GPT-2 at its full size with random weights."""
 
+import itertools
 import math
 
 import pytest
@@ -19,7 +20,6 @@ from atlas_cli.errors import AtlasError, ConfigError
 from atlas_cli.federation.memory import tensor_bytes
 from atlas_cli.models import load, resolve
 from atlas_cli.runs.hashing import sha256_tensors
-import itertools
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -63,6 +63,7 @@ def test_task_types(config_file, task, labels):
         {"lora": {"dropout": 0.3, "rslora": True}, "clients": {"a": {"rank": {0: 3}}}},
         {"model": {"split_layer": 4}, "server": {"rank": 0}},
         {"model": {"split_layer": 1}, "training": {"client_optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.9}}},
+        {"server": {"rank": 0}, "training": {"labels": "client", "server_update": "per-client"}},
         {"partition": {"local_test": 0.0}},
     ],
     ids=lambda changes: ",".join(f"{k}.{n}" for k, v in changes.items() for n in v),
