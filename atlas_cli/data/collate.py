@@ -13,6 +13,9 @@ from atlas_cli.seeding import numpy_generator
 from atlas_cli.tasks._base import BaseTask, Feature
 
 
+WINDOW = 8  # batches whose examples are sorted by length together
+
+
 @dataclass
 class Batch:
     """A batch padded on the right to its longest example.
@@ -72,15 +75,21 @@ def pad_token_id(tokenizer: Any) -> int:
     return next(token for token in candidates if token is not None)
 
 
-def batch_indices(n: int, batch_size: int, seed: int, client: str, step: int) -> list[int]:
-    """Which of a client's ``n`` examples form its batch at ``step``, counted from 0 over the whole run.
+def batch_indices(lengths: Sequence[int], batch_size: int, seed: int, client: str, step: int) -> list[int]:
+    """Which of a client's examples form its batch at ``step``, counted from 0 over the whole run.
 
-    A pure function: an epoch is ceil(n / batch_size) steps over a permutation of its own, so that every example comes
-    exactly once an epoch (the last batch may be smaller) and a resumed run needs no sampler state.
+    A pure function: an epoch is ceil(n / batch_size) steps, so that every example comes exactly once an epoch (one batch
+    may be smaller) and a resumed run needs no sampler state. Examples are shuffled, sorted by length within a window of
+    ``WINDOW`` batches so that little is padded, and the batches are shuffled again.
     """
-    epoch, i = divmod(step, -(-n // batch_size))
-    order = numpy_generator(seed, "batches", client, epoch).permutation(n)
-    return order[i * batch_size : (i + 1) * batch_size].tolist()
+    steps = -(-len(lengths) // batch_size)
+    epoch, i = divmod(step, steps)
+    generator = numpy_generator(seed, "batches", client, epoch)
+    order = generator.permutation(len(lengths)).tolist()
+    start = int(generator.permutation(steps)[i]) * batch_size
+    window = start // (WINDOW * batch_size) * WINDOW * batch_size
+    near = sorted(order[window : window + WINDOW * batch_size], key=lambda example: lengths[example])
+    return near[start - window : start - window + batch_size]
 
 
 def evaluation_batches(features: Sequence[Feature], batch_size: int) -> Iterator[list[int]]:

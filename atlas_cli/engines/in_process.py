@@ -121,7 +121,8 @@ def _exchange(
 
 def _batch(federation: Federation, client: str, overall: int) -> Batch:
     features = federation.train_features(client)
-    rows = batch_indices(len(features), federation.batch_size(client), federation.config.seed, client, overall)
+    lengths = [len(f["input_ids"]) for f in features]
+    rows = batch_indices(lengths, federation.batch_size(client), federation.config.seed, client, overall)
     task = federation.data[federation.group_of(client)].task
     return collate(task, [features[i] for i in rows], federation.pad)
 

@@ -45,23 +45,31 @@ def test_pad_token_falls_back(pad, end, unknown, expected):
 
 
 @property_test
-@given(n=sizes, batch_size=sizes, seed=st.integers(0, 5), epoch=st.integers(0, 3))
-def test_every_example_once_an_epoch(n, batch_size, seed, epoch):
-    steps = -(-n // batch_size)
-    batches = [batch_indices(n, batch_size, seed, "phone-1", epoch * steps + i) for i in range(steps)]
-    assert all(1 <= len(batch) <= batch_size for batch in batches)
-    assert all(len(batch) == batch_size for batch in batches[:-1])
-    assert sorted(i for batch in batches for i in batch) == list(range(n))
+@given(lengths=st.lists(sizes, min_size=1, max_size=60), batch_size=st.integers(1, 7), epoch=st.integers(0, 3))
+def test_every_example_once_an_epoch(lengths, batch_size, epoch):
+    steps = -(-len(lengths) // batch_size)
+    batches = [batch_indices(lengths, batch_size, 0, "phone-1", epoch * steps + i) for i in range(steps)]
+    assert sorted(len(batch) for batch in batches)[1:] == [batch_size] * (steps - 1)
+    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
 
 
 def test_batches_depend_on_seed_client_and_epoch_only():
     def epoch(seed, client, first):
-        return [batch_indices(50, 8, seed, client, first + i) for i in range(7)]
+        return [batch_indices([3] * 50, 8, seed, client, first + i) for i in range(7)]
 
     base = epoch(0, "phone-1", 0)
     assert base == epoch(0, "phone-1", 0)
     for other in (epoch(1, "phone-1", 0), epoch(0, "phone-2", 0), epoch(0, "phone-1", 7)):
         assert other != base
+
+
+def test_batches_hold_examples_of_like_length_in_no_order_of_length():
+    lengths = [5 + 7 * i % 90 for i in range(640)]  # 5 to 94, mixed
+    batches = [batch_indices(lengths, 16, 0, "phone-1", i) for i in range(40)]
+    padded = sum(max(lengths[i] for i in batch) * len(batch) for batch in batches)
+    assert padded < 1.2 * sum(lengths)  # 1.8 times without sorting
+    longest = [max(lengths[i] for i in batch) for batch in batches]
+    assert longest != sorted(longest) and longest != sorted(longest, reverse=True)
 
 
 @property_test

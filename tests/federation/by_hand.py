@@ -46,8 +46,9 @@ def trained(head, adapters):
 def batches_of(federation, client):
     """The client's batches of the first round."""
     features, training = federation.train_features(client), federation.config.training
+    lengths = [len(f["input_ids"]) for f in features]
     for i in range(training.local_steps):
-        rows = batch_indices(len(features), training.batch_size, federation.config.seed, client, i)
+        rows = batch_indices(lengths, training.batch_size, federation.config.seed, client, i)
         yield collate(federation.data["g"].task, [features[row] for row in rows], federation.pad)
 
 

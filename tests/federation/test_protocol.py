@@ -95,8 +95,9 @@ def test_a_run_sends_what_the_closed_form_says(make_federation, train_quietly, c
         for message in counted:
             if message.client == client:
                 payloads.setdefault(message.kind, []).append(message.payload_bytes)
+        lengths = [len(f["input_ids"]) for f in features[client]]
         batches = [
-            [len(features[client][i]["input_ids"]) for i in batch_indices(len(features[client]), 4, 0, client, step)]
+            [lengths[i] for i in batch_indices(lengths, 4, 0, client, step)]
             for step in range(training.rounds * training.local_steps)
         ]
         cut = [len(b) * max(b) * 32 * 4 for b in batches]
