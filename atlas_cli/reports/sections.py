@@ -149,11 +149,25 @@ def proof(manifest: Record, client_records: Sequence[Record]) -> str:
     rows = {"adapters held = delivered": f"{len(checked) - len(wrong)} of {len(checked)} hashes are equal"}
     if wrong:
         rows["not equal"] = ", ".join(f"{r['client']} in round {r['round']}" for r in wrong[:MAX_BARS])
+    if "base_unchanged" in manifest:
+        rows["frozen weights"] = "unchanged by hash" if manifest["base_unchanged"] else "CHANGED during the run"
     verify = manifest.get("verify")
-    if verify:
-        rows |= {key.replace("_", " "): str(value) for key, value in _flat(verify)}
-    note = "" if verify else "<p>Split against unsplit: not checked in this run.</p>"
-    return note + definitions(rows)
+    if not verify:
+        return definitions(rows) + "<p>Split against unsplit: not checked in this run.</p>"
+    headings = (
+        "split against unsplit",
+        "examples",
+        "padding tokens",
+        "loss differs by",
+        "gradients differ by",
+        "within",
+    )
+    return definitions(rows) + table(headings, [_check_row(group, check) for group, check in verify.items()])
+
+
+def _check_row(group: str, check: Mapping[str, Any]) -> tuple[str, ...]:
+    figures = (f"{check[name]:.2g}" for name in ("loss_difference", "gradient_difference", "tolerance"))
+    return (group, str(check["examples"]), str(check["padding_tokens"]), *figures)
 
 
 def rank_of(client: str, config: Mapping[str, Any]) -> str:

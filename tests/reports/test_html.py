@@ -9,7 +9,14 @@ from atlas_cli.reports import sections
 from atlas_cli.reports.html import page, write_report
 from atlas_cli.reports.plots import MAX_BARS, memory_svg
 
-VERIFY = {"max_loss_difference": 0.0, "max_gradient_difference": 1.2e-9, "tolerance": 1e-6, "cuts": [3]}
+CHECK = {
+    "examples": 4,
+    "padding_tokens": 85,
+    "loss_difference": 0.0,
+    "gradient_difference": 1.2e-9,
+    "tolerance": 1e-6,
+}
+VERIFY = {"questions": CHECK}
 
 
 class Outline(HTMLParser):
@@ -53,7 +60,7 @@ def test_the_same_run_gives_the_same_page(make_run):
 
 def test_names_are_escaped_everywhere(make_run):
     evil = '<script>alert("1")</script>&$x^{$'
-    text = page(make_run(name=evil, clients=CLIENTS | {evil: "spam"}, verify={"cut": evil}))
+    text = page(make_run(name=evil, clients=CLIENTS | {evil: "spam"}, verify={evil: CHECK}))
     assert "script" not in Outline(text).tags
     assert "&lt;script&gt;alert(&quot;1&quot;)&lt;/script&gt;&amp;$x^{$" in text
 
