@@ -20,8 +20,8 @@ from transformers import (
 )
 
 WORDS = (
-    "the a film movie game phone price city river good great fine bad awful poor was is and very not who what where when "
-    "how many people play win free call now prize we saw it in on of to paris london john mary acme works for lives"
+    "the a film movie game phone price city river good great fine bad awful poor was is and very not who what where "
+    "when how many people play win free call now prize we saw it in on of to paris london john mary acme works for lives"
 ).split()
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "<|endoftext|>"]
 VOCABULARY = len(SPECIAL) + len(WORDS)

@@ -2,20 +2,89 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+if TYPE_CHECKING:
+    from atlas_cli.planning.devices import Device
 
 
 def command(
     model: Annotated[
-        str, typer.Argument(help="Known architecture (gpt2, bert, llama), packaged name, folder or hub id.")
+        str, typer.Argument(help="Known architecture (gpt2, bert, llama-3-8b), packaged name, folder or hub id.")
     ],
+    device: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Device of the client (atlas devices), with its link.")
+    ] = None,
+    memory: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Memory of the client, e.g. '2 GiB'; overrides the device's.")
+    ] = None,
+    server: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Device of the server; its memory is a limit, too. Wants --device or --memory."
+        ),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Examples of a step.")] = 8,
+    max_length: Annotated[int, typer.Option(min=2, help="Tokens of an example, padding included.")] = 128,
+    rank: Annotated[int, typer.Option(min=1, help="LoRA rank of every client layer.")] = 8,
+    targets: Annotated[
+        str, typer.Option(metavar="NAMES", help="Linear layers that get adapters, e.g. q_proj,v_proj.")
+    ] = "auto",
+    dtype: Annotated[
+        Literal["float32", "bfloat16"], typer.Option(help="Of the frozen weights and the activations.")
+    ] = "float32",
+    checkpointing: Annotated[
+        bool, typer.Option("--checkpointing", help="Run blocks again in the backward instead of keeping activations.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Print the default split layer of MODEL, the middle: the number of blocks that a client keeps.
+    """Show what each split layer of MODEL costs a client, and choose one: the number of blocks that a client keeps.
 
-    Known architectures are answered offline and without weights.
+    Without --device or --memory the choice is the middle of the model. With one it is the deepest layer that fits;
+    where none does, the exit code is 5 and the error says what would. No weights are loaded.
+    Example: atlas split-point gpt2 --device phone-2gib --batch-size 4
     """
-    from atlas_cli.planning.split_point import get_split_point
+    from atlas_cli.planning.cuts import Setting
+    from atlas_cli.planning.devices import find_device
+    from atlas_cli.planning.split_point import choose_split
+    from atlas_cli.reports.split_points import split_record, split_table
 
-    typer.echo(get_split_point(model))
+    client = _client(device, memory)
+    if server is not None and client is None:
+        raise typer.BadParameter("--server wants --device or --memory")
+    wanted = tuple(name.strip() for name in targets.split(",") if name.strip())
+    setting = Setting(batch_size, max_length, rank, "auto" if wanted == ("auto",) else wanted, dtype, checkpointing)
+    choice = choose_split(model, setting, client, find_device(server, key="--server") if server else None)
+    if as_json:
+        typer.echo(json.dumps(split_record(choice), indent=2))
+    else:
+        from rich.console import Console
+
+        console = Console()
+        console.print(split_table(choice))
+        if choice.layer is not None:
+            of = f"split layer {choice.layer} of {len(choice.rows)}"
+            label = f"{of} (default): {choice.reason}" if choice.device is None else f"{of}: {choice.reason}"
+            console.print(label, markup=False, highlight=False, soft_wrap=True)
+    choice.require()
+
+
+def _client(name: str | None, memory: str | None) -> Device | None:
+    from atlas_cli.config.units import parse_bytes
+    from atlas_cli.errors import ConfigError
+    from atlas_cli.planning.devices import Device, find_device
+
+    device = find_device(name, key="--device") if name is not None else None
+    if memory is None:
+        return device
+    try:
+        size = parse_bytes(memory)
+    except ValueError as error:
+        raise ConfigError(str(error), key="--memory") from None
+    if device is None:
+        return Device("a client", memory=size, source="--memory")
+    return replace(device, memory=size, source=f"{device.source}; memory as asked")

@@ -9,44 +9,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model, model_validator
+from pydantic import Field, create_model, model_validator
 
 from atlas_cli import discovery
-from atlas_cli.suggest import did_you_mean
-
-Ranks = Annotated[
-    int | dict[int, int],
-    Field(description="LoRA rank for every client layer, or by layer: {0: 8, 1: 16} (layers not named get no adapter)"),
-]
-Share = Annotated[float, Field(gt=0, le=1)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
-
-
-def _check_ranks(rank: int | dict[int, int]) -> int | dict[int, int]:
-    by_layer = rank if isinstance(rank, dict) else {0: rank}
-    if not by_layer or any(r < 1 for r in by_layer.values()):
-        raise ValueError("rank must be at least 1 (name only the layers that get an adapter)")
-    if any(layer < 0 for layer in by_layer):
-        raise ValueError("layers count from 0")
-    return rank
-
-
-CheckedRanks = Annotated[Ranks, AfterValidator(_check_ranks)]
-
-
-def _one_of(package: str) -> AfterValidator:
-    def check(name: str) -> str:
-        if name not in discovery.names(package):
-            raise ValueError(f"{name!r} is not known{did_you_mean(name, discovery.names(package))}")
-        return name
-
-    return AfterValidator(check)
-
-
-class Section(BaseModel):
-    """Base of every part of the config: frozen, strict, no unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+from atlas_cli.config.section import CheckedRanks, CheckedRanksOrAuto, Name, Section, one_of, quantity
+from atlas_cli.config.training import OptimizerConfig as OptimizerConfig
+from atlas_cli.config.training import ScheduleConfig as ScheduleConfig
+from atlas_cli.config.training import TrainingConfig
+from atlas_cli.config.units import parse_bytes, parse_compute, parse_power, parse_rate, parse_time
 
 
 class ModelConfig(Section):
@@ -65,6 +35,9 @@ class ModelConfig(Section):
     tokenizer: str | None = Field(None, description="where the tokenizer is, if not with the model")
     revision: str | None = Field(None, description="hub revision (branch, tag or commit)")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the frozen weights")
+    fused_gelu: bool = Field(
+        True, description="run GPT-2's gelu_new as one operation: the same function to 2e-7, under half the saved bytes"
+    )
 
 
 class LoraConfig(Section):
@@ -85,6 +58,7 @@ class ServerConfig(Section):
     rank: int = Field(
         0, ge=0, description="LoRA rank on the server half, a set of adapters a task group; 0: heads only"
     )
+    device: str | None = Field(None, description="name under devices, or a built-in profile (atlas devices)")
 
 
 class _DataFields(Section):
@@ -144,7 +118,7 @@ DataConfig: type[_DataFields] = create_model(  # type: ignore[call-overload]
 class TaskGroupConfig(Section):
     """Clients that train one task together."""
 
-    task: Annotated[str, _one_of("tasks")]
+    task: Annotated[str, one_of("tasks")]
     data: DataConfig
     classes: list[str] | None = Field(
         None, min_length=2, description="class names; default: those in the training data"
@@ -159,8 +133,34 @@ class ClientConfig(Section):
     """One client, or ``count`` alike."""
 
     task_group: str
-    rank: CheckedRanks | None = Field(None, description="default: lora.rank")
+    rank: CheckedRanksOrAuto | None = Field(
+        None, description="default: lora.rank; auto: from the device's budgets (atlas ranks shows them)"
+    )
+    device: str | None = Field(None, description="name under devices, or a built-in profile (atlas devices)")
+    checkpointing: bool = Field(False, description="activation checkpointing: less memory, one more forward a step")
     count: int = Field(1, ge=1, description="this many clients of this kind, named NAME-1, NAME-2, ...")
+
+
+class DeviceConfig(Section):
+    """What a device has, each with its unit."""
+
+    memory: Annotated[str, quantity(parse_bytes)] | None = Field(None, description="for training, e.g. 2 GiB")
+    compute: Annotated[str, quantity(parse_compute)] | None = Field(None, description="sustained, e.g. 20 GFLOP/s")
+    uplink: Annotated[str, quantity(parse_rate)] | None = Field(None, description="e.g. 10 Mbit/s")
+    downlink: Annotated[str, quantity(parse_rate)] | None = Field(None, description="e.g. 50 Mbit/s")
+    latency: Annotated[str, quantity(parse_time)] | None = Field(None, description="one way, e.g. 40 ms")
+    watts: Annotated[str, quantity(parse_power)] | None = Field(None, description="while it works, e.g. 5 W")
+
+
+class AllocationConfig(Section):
+    """How ``rank: auto`` shares a device's budgets among layers."""
+
+    r_min: int = Field(1, ge=1)
+    r_max: int = Field(64, ge=1)
+    importance: Literal["gradient", "uniform", "random"] = Field(
+        "gradient", description="gradient of lora_B on the client's own data; the others are controls of equal budget"
+    )
+    uplink_seconds: float | None = Field(None, gt=0, description="a client's upload of a round may take this long")
 
 
 class PartitionConfig(Section):
@@ -178,46 +178,10 @@ class PartitionConfig(Section):
     )
 
 
-class OptimizerConfig(Section):
-    """Optimizer of one side."""
-
-    name: Literal["adamw", "sgd"] = "adamw"
-    lr: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(0.0, ge=0)
-    betas: list[float] = Field([0.9, 0.999], min_length=2, max_length=2)
-    momentum: float = Field(0.0, ge=0, lt=1)
-
-
-class ScheduleConfig(Section):
-    """Learning rate over all steps of the run."""
-
-    name: Literal["constant", "linear", "cosine"] = "constant"
-    warmup: float = Field(0.0, ge=0, lt=1, description="share of all steps")
-
-
-class TrainingConfig(Section):
-    """The rounds."""
-
-    rounds: int = Field(10, ge=1)
-    local_steps: int = Field(8, ge=1)
-    batch_size: int = Field(8, ge=1)
-    max_length: int = Field(128, ge=2, description="tokens; longer examples are cut")
-    cohort: Share = Field(1.0, description="share of each group's clients in a round, at least one")
-    server_update: Literal["pooled", "sequential", "per-client"] = "pooled"
-    labels: Literal["server", "client"] = Field(
-        "server", description="client: head and labels stay on the client (U-shaped)"
-    )
-    client_optimizer: OptimizerConfig = OptimizerConfig()
-    server_optimizer: OptimizerConfig = OptimizerConfig()
-    schedule: ScheduleConfig = ScheduleConfig()
-    max_grad_norm: float | None = Field(1.0, gt=0)
-    autocast: Literal["off", "bfloat16"] = "off"
-
-
 class AggregationConfig(Section):
     """How a group's adapters are merged."""
 
-    method: Annotated[str, _one_of("aggregation")] = "zero-pad"
+    method: Annotated[str, one_of("aggregation")] = "zero-pad"
 
 
 class EvaluationConfig(Section):
@@ -238,7 +202,9 @@ class ClientSpec(NamedTuple):
 
     name: str
     task_group: str
-    rank: int | dict[int, int]
+    rank: int | dict[int, int] | Literal["auto"]
+    device: str | None
+    checkpointing: bool
     key: str
 
 
@@ -255,8 +221,10 @@ class ExperimentConfig(Section):
     model: ModelConfig
     lora: LoraConfig = LoraConfig()
     server: ServerConfig = ServerConfig()
+    devices: dict[Name, DeviceConfig] = Field({}, description="devices of this experiment, by name")
     task_groups: dict[Name, TaskGroupConfig] = Field(min_length=1)
     clients: dict[Name, ClientConfig] = Field(min_length=1)
+    allocation: AllocationConfig = AllocationConfig()
     partition: PartitionConfig = PartitionConfig()
     training: TrainingConfig = TrainingConfig()
     aggregation: AggregationConfig = AggregationConfig()
@@ -268,9 +236,11 @@ class ExperimentConfig(Section):
         specs = []
         for name, client in self.clients.items():
             rank = self.lora.rank if client.rank is None else client.rank
-            many = client.count > 1
             for i in range(client.count):
+                numbered = f"{name}-{i + 1}" if client.count > 1 else name
                 specs.append(
-                    ClientSpec(f"{name}-{i + 1}" if many else name, client.task_group, rank, f"clients.{name}")
+                    ClientSpec(
+                        numbered, client.task_group, rank, client.device, client.checkpointing, f"clients.{name}"
+                    )
                 )
         return specs

@@ -12,7 +12,6 @@ from torch import Tensor
 from atlas_cli.seeding import numpy_generator
 from atlas_cli.tasks._base import BaseTask, Feature
 
-
 WINDOW = 8  # batches whose examples are sorted by length together
 
 
@@ -78,9 +77,9 @@ def pad_token_id(tokenizer: Any) -> int:
 def batch_indices(lengths: Sequence[int], batch_size: int, seed: int, client: str, step: int) -> list[int]:
     """Which of a client's examples form its batch at ``step``, counted from 0 over the whole run.
 
-    A pure function: an epoch is ceil(n / batch_size) steps, so that every example comes exactly once an epoch (one batch
-    may be smaller) and a resumed run needs no sampler state. Examples are shuffled, sorted by length within a window of
-    ``WINDOW`` batches so that little is padded, and the batches are shuffled again.
+    A pure function: an epoch is ceil(n / batch_size) steps, so that every example comes exactly once an epoch (one
+    batch may be smaller) and a resumed run needs no sampler state. Examples are shuffled, sorted by length within a
+    window of ``WINDOW`` batches so that little is padded, and the batches are shuffled again.
     """
     steps = -(-len(lengths) // batch_size)
     epoch, i = divmod(step, steps)

@@ -15,6 +15,7 @@ def model_facts(federation: Federation) -> Facts:
     return {
         "name": base.name,
         "init": base.init,
+        "fused_gelu": base.fused_gelu,
         "sha256": base.sha256,
         "n_parameters": plan.parameters["model"],
         "layers": plan.n_layers,

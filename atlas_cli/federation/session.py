@@ -21,6 +21,7 @@ from atlas_cli.federation.state import capture, restore
 from atlas_cli.federation.training import train
 from atlas_cli.federation.verify import Check, require_verified, verify_split
 from atlas_cli.models.load import current_sha256
+from atlas_cli.planning.auto_ranks import resolve_auto_ranks
 from atlas_cli.planning.plan import make_plan
 from atlas_cli.reports.html import write_report
 from atlas_cli.reports.progress import Progress
@@ -44,7 +45,7 @@ def start(config: ExperimentConfig, progress: Progress) -> RunDirectory:
     progress.note(f"run directory {run.path}")
     manifest = _manifest(federation, checks)
     run.write_json("manifest.json", manifest)
-    run.write_text("config.yaml", dump_config(config))
+    run.write_text("config.yaml", dump_config(federation.config))
     _run(federation, run, manifest, progress, done=None)
     return run
 
@@ -86,6 +87,7 @@ def resume(run: RunDirectory, loaded: LoadedConfig, progress: Progress) -> RunDi
 
 
 def _ready(config: ExperimentConfig, progress: Progress) -> tuple[Federation, list[Check]]:
+    config = resolve_auto_ranks(config)
     plan = make_plan(config)
     where = f"cut after layer {plan.cut} of {plan.n_layers}" if config.mode == "split-federated" else config.mode
     progress.note(f"{config.name}: {config.model.name}, {where}, weights {plan.init}")

@@ -15,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 from atlas_cli.config.schema import ModelConfig
 from atlas_cli.errors import ConfigError, ResourceError
 from atlas_cli.models.families import Family, family_of
+from atlas_cli.models.gelu import fuse_gelu
 from atlas_cli.models.resolve import Source, locate, model_config, reason
 from atlas_cli.runs.hashing import sha256_tensors
 from atlas_cli.seeding import forked
@@ -29,6 +30,7 @@ class FrozenBase:
         lm_head: output embedding of a causal model (tied weights stay tied), else None.
         family: where its parts are.
         name: ``model.name``; ``init``: how weights were initialised, in words; ``sha256``: of all weights.
+        fused_gelu: how many activation functions were replaced by their fused form.
     """
 
     model: nn.Module
@@ -37,6 +39,7 @@ class FrozenBase:
     name: str
     init: str
     sha256: str
+    fused_gelu: int = 0
 
     @property
     def config(self) -> Any:
@@ -98,7 +101,8 @@ def load_base(model: ModelConfig, *, seed: int = 0, device: str | torch.device =
             whole = from_config(auto, config, dtype)
     else:
         whole = _from_source(auto, source, family, dtype)
-    return as_base(whole.to(device), family, model.name, init)
+    fused = fuse_gelu(whole) if model.fused_gelu else 0
+    return as_base(whole.to(device), family, model.name, init, fused)
 
 
 def from_config(auto: Any, config: PreTrainedConfig, dtype: torch.dtype) -> nn.Module:
@@ -114,14 +118,14 @@ def from_config(auto: Any, config: PreTrainedConfig, dtype: torch.dtype) -> nn.M
     return model
 
 
-def as_base(whole: Any, family: Family, name: str, init: str) -> FrozenBase:
+def as_base(whole: Any, family: Family, name: str, init: str, fused_gelu: int = 0) -> FrozenBase:
     """Freeze a Hugging Face model (with or without its causal LM head)."""
     whole.requires_grad_(False).eval()
     lm_head = whole.get_output_embeddings() if family.causal else None
     base = whole.base_model if family.causal else whole
     for path in family.unused:
         setattr(base, path, None)
-    return FrozenBase(base, lm_head, family, name, init, _sha256(base, lm_head))
+    return FrozenBase(base, lm_head, family, name, init, _sha256(base, lm_head), fused_gelu)
 
 
 def current_sha256(base: FrozenBase) -> str:

@@ -94,7 +94,7 @@ def make_plan(config: ExperimentConfig) -> Plan:
         ClientPlan(
             spec.name,
             spec.task_group,
-            place_ranks(base, family, spec.rank, range(cut), names, _rank_key(config, spec.key)),
+            place_ranks(base, family, _planned(config, spec.rank), range(cut), names, _rank_key(config, spec.key)),
             spec.key,
         )
         for spec in config.expanded_clients()
@@ -157,6 +157,11 @@ def _check_tasks(config: ExperimentConfig, hf_config: Any, family: Family) -> No
             f"set it to {positions - offset} or less",
             key="training.max_length",
         )
+
+
+def _planned(config: ExperimentConfig, rank: int | dict[int, int] | str) -> int | dict[int, int]:
+    # rank: auto is given its number before training (planning/auto_ranks.py); until then a plan has the least
+    return config.allocation.r_min if isinstance(rank, str) else rank
 
 
 def _rank_key(config: ExperimentConfig, client_key: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -40,6 +41,51 @@ class PassEmbeddings(nn.Module):
 
 
 @dataclass(frozen=True)
+class TrainedBlock:
+    """One block of frozen weights in training, as a family's formula of saved bytes needs it.
+
+    Attributes:
+        config: the Hugging Face config.
+        batch: B; tokens: T, padding included.
+        element: bytes of an element of the frozen weights.
+        padded: whether a padding mask is passed (a batch without padding needs none).
+        fused_gelu: whether the tanh GELU runs as one operation.
+        ranks: of the adapters on the family's default targets; empty where the block has none.
+        gradient_below: whether its input needs a gradient; not in the lowest block with adapters of a client.
+        lowest: whether it is the lowest block of its half that saves anything.
+    """
+
+    config: Any
+    batch: int
+    tokens: int
+    element: int
+    padded: bool
+    fused_gelu: bool
+    ranks: tuple[int, ...]
+    gradient_below: bool
+    lowest: bool
+
+    @property
+    def positions(self) -> int:
+        """N: tokens of the batch."""
+        return self.batch * self.tokens
+
+    def adapters(self, width: int) -> int:
+        """Inputs of A and of B, in float32; adapters of float32 layers share the input that the layer has anyway."""
+        copies = 1 if self.element == 4 else len(self.ranks)
+        return 4 * self.positions * (copies * width + sum(self.ranks)) if self.ranks else 0
+
+    def attention(self, d_query: int, d_key_value: int, heads: int) -> int:
+        """Query, key, value, output and log-sum-exp of SDPA, and the mask (B, 1, T, T) as it adds it."""
+        mask = self.element * self.batch * self.tokens**2 if self.padded else 0
+        return self.element * self.positions * 2 * (d_query + d_key_value) + 4 * self.positions * heads + mask
+
+    def layer_norm(self, width: int) -> int:
+        """Input, mean and reciprocal deviation."""
+        return self.element * self.positions * (width + 2)
+
+
+@dataclass(frozen=True)
 class Family:
     """Where things are in a base model (paths are relative to it).
 
@@ -51,6 +97,8 @@ class Family:
         targets: linear layers of a block that LoRA adapts by default (ends of their path in the block).
         causal: decoder (language modelling, last-token pooling) or encoder (mean pooling).
         unused: attributes to drop after loading, e.g. a pooler that no atlas head reads.
+        saved_bytes: bytes that a block saves for backward; None from it where the formula does not hold, and no
+            function where there is no formula: then memory is predicted by a trace.
     """
 
     model_types: tuple[str, ...]
@@ -60,3 +108,4 @@ class Family:
     targets: tuple[str, ...]
     causal: bool
     unused: tuple[str, ...] = field(default=())
+    saved_bytes: Callable[[TrainedBlock], int | None] | None = None

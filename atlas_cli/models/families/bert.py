@@ -1,6 +1,21 @@
 """BERT and RoBERTa: embeddings with their LayerNorm come before the blocks; there is no final norm."""
 
-from atlas_cli.models.families._base import Family, PassEmbeddings
+from atlas_cli.models.families._base import Family, PassEmbeddings, TrainedBlock
+
+
+def saved_bytes(block: TrainedBlock) -> int | None:
+    """Norms come after attention and feed-forward, so the lowest block saves as much as any other."""
+    config = block.config
+    if config.hidden_act != "gelu" or getattr(config, "is_decoder", False):
+        return None
+    width = config.hidden_size
+    return (
+        block.adapters(width)
+        + block.attention(width, width, config.num_attention_heads)
+        + 2 * block.layer_norm(width)
+        + block.element * block.positions * config.intermediate_size
+    )
+
 
 FAMILY = Family(
     model_types=("bert", "roberta", "xlm-roberta"),
@@ -10,4 +25,5 @@ FAMILY = Family(
     targets=("attention.self.query", "attention.self.value"),
     causal=False,
     unused=("pooler",),
+    saved_bytes=saved_bytes,
 )

@@ -1,0 +1,58 @@
+"""``atlas devices``: built-in device profiles, and a measurement of this machine."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+
+def command(
+    this_machine: Annotated[
+        bool, typer.Option("--this-machine", help="Measure this machine and print a profile for devices: in a config.")
+    ] = False,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads to measure with; default: torch's own choice.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the device profiles that a config or `atlas split-point --device` may name, and where they are from.
+
+    With --this-machine: float32 matrix products per second and free memory, as YAML to paste. Links are not measured.
+    """
+    from atlas_cli.planning.devices import BUILT_IN, measure_this_machine
+
+    if this_machine:
+        device = measure_this_machine(threads)
+        typer.echo(json.dumps(asdict(device), indent=2) if as_json else _yaml(device.texts(), device.source))
+        return
+    if threads is not None:
+        raise typer.BadParameter("--threads goes with --this-machine")
+    if as_json:
+        typer.echo(json.dumps([asdict(device) for device in BUILT_IN.values()], indent=2))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    from atlas_cli.reports.tables import layout
+
+    table = Table(caption="memory: what training may use; compute: sustained, float32", **layout())
+    headings = ("device", "memory", "compute", "uplink", "downlink", "latency", "watts")
+    for heading in headings:
+        table.add_column(heading, no_wrap=True, justify="left" if heading == "device" else "right")
+    for device in BUILT_IN.values():
+        texts = device.texts()
+        table.add_row(device.name, *(texts.get(heading, "-") for heading in headings[1:]))
+    console = Console()
+    console.print(table)
+    for device in BUILT_IN.values():
+        console.print(f"{device.name}: {device.source}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _yaml(texts: dict[str, str], source: str) -> str:
+    lines = [f"# {source}", "devices:", "  this-machine:"]
+    lines += [f"    {figure}: {text}" for figure, text in texts.items()]
+    lines += ["    # not measured: uplink: 10 Mbit/s, downlink: 50 Mbit/s, latency: 40 ms, watts: 30 W"]
+    return "\n".join(lines)

@@ -1,0 +1,158 @@
+"""``atlas ranks``: the rank of every layer of every client, and what they come to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from atlas_cli.cli._arguments import ConfigFile, Overrides
+
+if TYPE_CHECKING:
+    from atlas_cli.config.schema import ExperimentConfig
+    from atlas_cli.planning.auto_ranks import ClientRanks, RankPlan
+
+COLUMNS = 6
+
+
+def command(
+    file: ConfigFile,
+    overrides: Overrides = None,
+    write: Annotated[
+        Path | None, typer.Option(metavar="NEW", help="Write the config with these ranks to a new file.")
+    ] = None,
+    uniform: Annotated[bool, typer.Option("--uniform", help="Control: the largest equal rank that fits.")] = False,
+    random: Annotated[bool, typer.Option("--random", help="Control: random ranks of equal budget.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Show the ranks that FILE gives its clients; `rank: auto` is fitted to each client's device.
+
+    Layers get rank by their importance: the gradient of lora_B on the client's own data (allocation.importance), for
+    which weights and data are loaded. The controls need neither.
+
+    Example: atlas ranks experiment.yaml --write resolved.yaml
+    """
+    import json
+
+    from atlas_cli.config.load import load_config, locating
+    from atlas_cli.errors import ConfigError
+    from atlas_cli.planning.auto_ranks import plan_ranks
+
+    if uniform and random:
+        raise ConfigError("--uniform and --random exclude each other")
+    if write is not None and write.exists():
+        raise _exists(write)
+    loaded = load_config(file, overrides or [])
+    with locating(loaded):
+        planned = plan_ranks(loaded.config, "uniform" if uniform else "random" if random else None)
+    if write is not None:
+        _write(planned.config, write, file)
+    if as_json:
+        typer.echo(
+            json.dumps({"importance": planned.method, "clients": [_record(c) for c in planned.clients]}, indent=2)
+        )
+        return
+    from rich.console import Console
+
+    console = Console()
+    for i in range(0, len(planned.clients), COLUMNS):
+        console.print(_table(planned, planned.clients[i : i + COLUMNS]))
+    for line in _reasons(planned):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if write is not None:
+        console.print(f"wrote {write}; next: atlas train {write}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _table(planned: RankPlan, clients: Sequence[ClientRanks]) -> Any:
+    from rich.table import Table
+
+    from atlas_cli.reports.tables import layout
+    from atlas_cli.reports.units import format_bytes_mb, format_bytes_mib
+
+    table = Table(
+        title="Rank by layer",
+        caption="predicted: a full batch of the longest examples\nMiB: 1,048,576 bytes; MB: 1,000,000 bytes",
+        **layout(),
+    )
+    table.add_column("layer", no_wrap=True)
+    for client in clients:
+        table.add_column(client.name, justify="right", overflow="fold")
+    layers = sorted({layer for client in planned.clients for layer in client.ranks})
+    for layer in layers:
+        ranks = (client.ranks.get(layer) for client in clients)
+        table.add_row(str(layer), *("-" if r is None else str(r) for r in ranks), end_section=layer == layers[-1])
+
+    def mib(size: float | None) -> str:
+        return "-" if size is None else format_bytes_mib(int(size)).removesuffix(" MiB")
+
+    def mb(size: float | None) -> str:
+        return "-" if size is None else format_bytes_mb(int(size)).removesuffix(" MB")
+
+    rows: list[tuple[str, Callable[[ClientRanks], str]]] = [
+        ("device", lambda c: "-" if c.device is None else c.device.name),
+        ("ranks from", lambda c: planned.method if c.allocation is not None else "config"),
+        ("adapter parameters", lambda c: f"{c.adapter_parameters:,}"),
+        ("predicted peak, MiB", lambda c: mib(c.memory.peak)),
+        ("memory, MiB", lambda c: mib(c.device.memory if c.device is not None else None)),
+        ("uplink a round, MB", lambda c: mb(c.uplink)),
+    ]
+    if any(_limit(client, "uplink") is not None for client in planned.clients):
+        rows.append(("uplink budget, MB", lambda c: mb(_limit(c, "uplink"))))
+    for name, cell in rows:
+        table.add_row(name, *(cell(client) for client in clients))
+    return table
+
+
+def _reasons(planned: RankPlan) -> Iterator[str]:
+    """Why ranks are not larger, a line for all clients that have the same reason."""
+    found: dict[str, list[str]] = {}
+    for client in planned.clients:
+        if client.allocation is not None:
+            stop = client.allocation.stopped_at
+            why = "every layer has the largest rank allowed" if stop is None else f"limited by {stop.resource}"
+            found.setdefault(why, []).append(client.name)
+    yield from (f"{', '.join(names)}: {why}" for why, names in found.items())
+
+
+def _limit(client: ClientRanks, resource: str) -> float | None:
+    return client.allocation.budgets.get(resource) if client.allocation is not None else None
+
+
+def _record(client: ClientRanks) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    allocation = client.allocation
+    return {
+        "client": client.name,
+        "device": None if client.device is None else client.device.name,
+        "ranks": client.ranks,
+        "importance": client.importance,
+        "adapter_parameters": client.adapter_parameters,
+        "memory": {**asdict(client.memory), "peak": client.memory.peak},
+        "memory_budget": None if client.device is None else client.device.memory,
+        "uplink_bytes_a_round": client.uplink,
+        "uplink_budget": _limit(client, "uplink"),
+        "stopped_at": None if allocation is None or allocation.stopped_at is None else asdict(allocation.stopped_at),
+    }
+
+
+def _write(config: ExperimentConfig, path: Path, source: Path) -> None:
+    from atlas_cli.config.dump import dump_config
+    from atlas_cli.errors import OutputError
+
+    text = f"# {source} with the ranks that atlas ranks gave it\n#\n#   atlas train {path}\n{dump_config(config)}"
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise _exists(path) from None
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def _exists(path: Path) -> Exception:
+    from atlas_cli.errors import ConfigError
+
+    return ConfigError("exists already and is not overwritten; choose another --write", where=str(path))

@@ -1,0 +1,60 @@
+"""What the parts of the config schema are made of: the base model, and types that check their values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from atlas_cli import discovery
+from atlas_cli.suggest import did_you_mean
+
+Ranks = Annotated[
+    int | dict[int, int],
+    Field(description="LoRA rank for every client layer, or by layer: {0: 8, 1: 16} (layers not named get no adapter)"),
+]
+Share = Annotated[float, Field(gt=0, le=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
+
+
+def _check_ranks(rank: Any) -> Any:
+    if rank == "auto":
+        return rank
+    by_layer = rank if isinstance(rank, dict) else {0: rank}
+    if not by_layer or any(r < 1 for r in by_layer.values()):
+        raise ValueError("rank must be at least 1 (name only the layers that get an adapter)")
+    if any(layer < 0 for layer in by_layer):
+        raise ValueError("layers count from 0")
+    return rank
+
+
+CheckedRanks = Annotated[Ranks, AfterValidator(_check_ranks)]
+CheckedRanksOrAuto = Annotated[int | dict[int, int] | Literal["auto"], AfterValidator(_check_ranks)]
+
+
+def quantity(parse: Callable[[object], float]) -> AfterValidator:
+    """A text that ``parse`` understands; it stays a text, so that a printed config has its units."""
+
+    def check(text: str) -> str:
+        parse(text)
+        return text
+
+    return AfterValidator(check)
+
+
+def one_of(package: str) -> AfterValidator:
+    """The YAML name of a plug-in of ``atlas_cli.<package>``."""
+
+    def check(name: str) -> str:
+        if name not in discovery.names(package):
+            raise ValueError(f"{name!r} is not known{did_you_mean(name, discovery.names(package))}")
+        return name
+
+    return AfterValidator(check)
+
+
+class Section(BaseModel):
+    """Base of every part of the config: frozen, strict, no unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())

@@ -1,0 +1,45 @@
+"""The part of the config that says how rounds are trained."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from atlas_cli.config.section import Section, Share
+
+
+class OptimizerConfig(Section):
+    """Optimizer of one side."""
+
+    name: Literal["adamw", "sgd"] = "adamw"
+    lr: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    betas: list[float] = Field([0.9, 0.999], min_length=2, max_length=2)
+    momentum: float = Field(0.0, ge=0, lt=1)
+
+
+class ScheduleConfig(Section):
+    """Learning rate over all steps of the run."""
+
+    name: Literal["constant", "linear", "cosine"] = "constant"
+    warmup: float = Field(0.0, ge=0, lt=1, description="share of all steps")
+
+
+class TrainingConfig(Section):
+    """The rounds."""
+
+    rounds: int = Field(10, ge=1)
+    local_steps: int = Field(8, ge=1)
+    batch_size: int = Field(8, ge=1)
+    max_length: int = Field(128, ge=2, description="tokens; longer examples are cut")
+    cohort: Share = Field(1.0, description="share of each group's clients in a round, at least one")
+    server_update: Literal["pooled", "sequential", "per-client"] = "pooled"
+    labels: Literal["server", "client"] = Field(
+        "server", description="client: head and labels stay on the client (U-shaped)"
+    )
+    client_optimizer: OptimizerConfig = OptimizerConfig()
+    server_optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    max_grad_norm: float | None = Field(1.0, gt=0)
+    autocast: Literal["off", "bfloat16"] = "off"

@@ -1,0 +1,251 @@
+"""The memory of every party of a planned run, what it is compared with, and the bytes of a round."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from atlas_cli.config.schema import OptimizerConfig
+from atlas_cli.data.read import read_group
+from atlas_cli.errors import AtlasError
+from atlas_cli.federation.protocol import serialized_size
+from atlas_cli.planning.cost import step_bytes
+from atlas_cli.planning.held import adapter_bytes, optimizer_bytes
+from atlas_cli.planning.memory import PartyMemory, predict_client, predict_server, predict_unsplit, predict_whole
+from atlas_cli.planning.plan import ClientPlan, Plan
+from atlas_cli.planning.trace import Step
+from atlas_cli.tasks import build as build_task
+from atlas_cli.tasks._base import BaseTask
+
+SERVER = "server"
+# labels an example, where it is not one a token
+LABEL_NUMBERS = {"sequence-classification": 1, "question-answering": 2}
+
+
+class Shape(NamedTuple):
+    """A batch: examples, tokens of each with padding, and whether there is padding."""
+
+    batch: int
+    tokens: int
+    padded: bool
+
+
+@dataclass(frozen=True)
+class RoundBytes:
+    """Serialised bytes that a client which takes part in a round sends and receives; set-up excluded."""
+
+    up: int
+    down: int
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a run will need.
+
+    Attributes:
+        shapes: the batch assumed for each client and for the server, by name.
+        alike: for each client the first one that needs the same, itself where it is the first of its kind.
+        references: full fine-tuning and unsplit LoRA, in the largest batch of the clients.
+        rounds: bytes on the wire by client; empty in modes without a server.
+    """
+
+    shapes: Mapping[str, Shape]
+    alike: Mapping[str, str]
+    clients: Mapping[str, PartyMemory]
+    server: PartyMemory | None
+    references: Mapping[str, PartyMemory]
+    rounds: Mapping[str, RoundBytes]
+
+
+def read_classes(plan: Plan) -> tuple[dict[str, list[str]], list[str]]:
+    """Class names by task group, from the config or the data; where neither has them two are assumed, and noted."""
+    found: dict[str, list[str]] = {}
+    notes = []
+    for name, group in plan.config.task_groups.items():
+        if not build_task(group.task, ["a", "b"]).has_classes:
+            continue
+        try:
+            found[name] = group.classes or read_group(name, group, plan.config.seed).classes
+        except AtlasError as error:
+            found[name] = ["0", "1"]
+            notes.append(f"task group {name}: two classes assumed, since its data cannot be read ({error})")
+    return found, notes
+
+
+def predict(plan: Plan, classes: Mapping[str, Sequence[str]], shapes: Mapping[str, Shape] | None = None) -> Prediction:
+    """Predict every party; clients that are alike are computed once.
+
+    Args:
+        classes: class names by task group, where its task has classes.
+        shapes: measured batches by client, and of the server; default: full batches of the longest examples, padded.
+    """
+    training = plan.config.training
+    full = Shape(training.batch_size, training.max_length, training.batch_size > 1)
+    given = shapes or {}
+    tasks = {name: build_task_of(plan, name, classes.get(name, ())) for name in plan.config.task_groups}
+    clients: dict[str, PartyMemory] = {}
+    first: dict[Any, str] = {}
+    alike: dict[str, str] = {}
+    for client in plan.clients:
+        shape = given.get(client.name, full)
+        own_head = client.task_group if _heads_on_clients(plan) else None
+        kind = (tuple(client.ranks.items()), shape, own_head)
+        alike[client.name] = first.setdefault(kind, client.name)
+        known = clients.get(alike[client.name])
+        clients[client.name] = known or _client(plan, client, tasks[client.task_group], shape)
+    largest = max(clients, key=lambda name: clients[name].saved_activations)
+    used = {name: given.get(name, full) for name in clients}
+    split = plan.config.mode == "split-federated"
+    if split:
+        used[SERVER] = given.get(SERVER, used[largest])
+    return Prediction(
+        shapes=used,
+        alike=alike,
+        clients=clients,
+        server=_server(plan, tasks, used[SERVER]) if split else None,
+        references=_references(plan, next(iter(tasks.values())), used[largest]),
+        rounds={c.name: _round(plan, c, tasks[c.task_group], used[c.name]) for c in plan.clients} if split else {},
+    )
+
+
+def build_task_of(plan: Plan, group: str, classes: Sequence[str]) -> BaseTask:
+    """The task of a group as a run builds it."""
+    spec = plan.config.task_groups[group]
+    pooling = ("last" if plan.family.causal else "mean") if spec.pooling == "auto" else spec.pooling
+    return build_task(spec.task, classes, pooling)
+
+
+def _client(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape) -> PartyMemory:
+    config = plan.config
+    optimizer = _optimizer(config.training.client_optimizer)
+    if config.mode != "split-federated":
+        ranks = {**client.ranks, **plan.upper_ranks}
+        step = _step(plan, shape)
+        return predict_unsplit(plan.family, plan.hf_config, ranks, plan.features, step, optimizer=optimizer, task=task)
+    return predict_client(
+        plan.family,
+        plan.hf_config,
+        plan.cut,
+        client.ranks,
+        plan.features,
+        shape.batch,
+        shape.tokens,
+        dtype=config.model.dtype,
+        padded=shape.padded,
+        optimizer=optimizer,
+        dropout=config.lora.dropout,
+        autocast=config.training.autocast == "bfloat16",
+        task=task if _heads_on_clients(plan) else None,
+    )
+
+
+def _server(plan: Plan, tasks: Mapping[str, BaseTask], shape: Shape) -> PartyMemory:
+    config, training = plan.config, plan.config.training
+    heads_here = training.labels == "server"
+    numbers = [_head_numbers(task, plan.hidden_size) if heads_here else 0 for task in tasks.values()]
+    optimizer = _optimizer(training.server_optimizer)
+    memory = predict_server(
+        plan.family,
+        plan.hf_config,
+        plan.cut,
+        plan.upper_ranks,
+        plan.features,
+        shape.batch,
+        shape.tokens,
+        dtype=config.model.dtype,
+        padded=shape.padded,
+        head_parameters=numbers,
+        lm_head=heads_here and any(task.causal_only for task in tasks.values()),
+        groups=len(tasks),
+        optimizer=optimizer,
+        dropout=config.lora.dropout,
+        autocast=training.autocast == "bfloat16",
+        task=tasks[max(tasks, key=lambda name: _logits(plan, name, tasks[name]))] if heads_here else None,
+    )
+    if training.server_update == "pooled":
+        return memory
+    # one group's gradients at a time; SplitFed V1 trains a copy for every client, each with moments of its own
+    trained = [adapter_bytes(plan.upper_ranks, plan.features) + 4 * n for n in numbers]
+    memory = replace(memory, gradients=max(trained))
+    if training.server_update == "sequential":
+        return memory
+    tensors = [2 * len(plan.upper_ranks) + 2 * (n > 0) for n in numbers]
+    copies = [list(tasks).index(client.task_group) for client in plan.clients]
+    return replace(
+        memory,
+        optimizer=sum(optimizer_bytes(optimizer, trained[g], tensors[g]) for g in copies),
+        transient=memory.transient + sum(trained[g] for g in copies),
+    )
+
+
+def _references(plan: Plan, task: BaseTask, shape: Shape) -> dict[str, PartyMemory]:
+    step = _step(plan, shape._replace(padded=False))
+    ranks: dict[str, int] = dict(plan.upper_ranks)
+    for group in plan.config.task_groups:
+        ranks = {**ranks, **{path: max(rank, ranks.get(path, 0)) for path, rank in plan.group_ranks(group).items()}}
+    lora = predict_unsplit(plan.family, plan.hf_config, ranks, plan.features, step, task=task, run_head=False)
+    return {
+        "full_fine_tuning": predict_whole(plan.family, plan.hf_config, step, task=task),
+        "unsplit_lora": lora,
+    }
+
+
+def _round(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape) -> RoundBytes:
+    config, training = plan.config, plan.config.training
+    step = step_bytes(
+        plan.hf_config,
+        shape.batch,
+        shape.tokens,
+        config.model.dtype,
+        label_numbers=LABEL_NUMBERS.get(config.task_groups[client.task_group].task, shape.tokens),
+        labels=training.labels,
+    )
+    exchanged = 0
+    if config.aggregation.method != "none":
+        adapters = {}
+        for path, rank in client.ranks.items():
+            d_in, d_out = plan.features[path]
+            adapters[f"{path}.lora_A"] = torch.empty(rank, d_in, device="meta")
+            adapters[f"{path}.lora_B"] = torch.empty(d_out, rank, device="meta")
+        exchanged = serialized_size(adapters)
+        head = _head(task, plan.hidden_size) if training.labels == "client" else {}
+        exchanged += serialized_size(head) if head else 0
+    return RoundBytes(training.local_steps * step.up + exchanged, training.local_steps * step.down + exchanged)
+
+
+def _step(plan: Plan, shape: Shape) -> Step:
+    config = plan.config
+    return Step(
+        *shape, config.model.dtype, dropout=config.lora.dropout, autocast=config.training.autocast == "bfloat16"
+    )
+
+
+def _optimizer(config: OptimizerConfig) -> str:
+    return "sgd-momentum" if config.name == "sgd" and config.momentum > 0 else config.name
+
+
+def _heads_on_clients(plan: Plan) -> bool:
+    return plan.config.mode != "split-federated" or plan.config.training.labels == "client"
+
+
+def _head(task: BaseTask, hidden_size: int) -> dict[str, torch.Tensor]:
+    """What of a head is trained, as it is sent."""
+    with torch.device("meta"):
+        head = task.build_head(hidden_size, nn.Identity())
+    return {f"head.{name}": p for name, p in head.named_parameters() if p.requires_grad}
+
+
+def _head_numbers(task: BaseTask, hidden_size: int) -> int:
+    return sum(p.numel() for p in _head(task, hidden_size).values())
+
+
+def _logits(plan: Plan, group: str, task: BaseTask) -> int:
+    """Logits of an example, to find the head that needs most."""
+    if task.causal_only:
+        return plan.config.training.max_length * int(plan.hf_config.vocab_size)
+    outputs = _head_numbers(task, plan.hidden_size) // (plan.hidden_size + 1)
+    return outputs * LABEL_NUMBERS.get(plan.config.task_groups[group].task, plan.config.training.max_length)

@@ -1,0 +1,63 @@
+"""What the blocks of a half save for backward, by the formula of their family."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from atlas_cli.models.families._base import Family, TrainedBlock
+
+ELEMENT = {"float32": 4, "bfloat16": 2}
+
+
+def blocks_saved(
+    family: Family,
+    hf_config: Any,
+    layers: range,
+    ranks: Mapping[str, int],
+    batch: int,
+    tokens: int,
+    *,
+    dtype: str,
+    padded: bool,
+    fused_gelu: bool,
+    gradient_below: bool,
+) -> list[int] | None:
+    """Bytes of every block in ``layers``; None where the family has no formula or it does not hold.
+
+    It holds for adapters on all the family's default targets of a layer or on none of them.
+
+    Args:
+        ranks: of adapters by path in the base; only those in ``layers``.
+        gradient_below: whether what goes into the first block needs a gradient, as on the server.
+    """
+    if family.saved_bytes is None:
+        return None
+    saved, lowest, placed = [], True, 0
+    for layer in layers:
+        paths = [f"{family.blocks}.{layer}.{target}" for target in family.targets]
+        here = tuple(ranks[path] for path in paths if path in ranks)
+        placed += len(here)
+        if here and len(here) < len(paths):
+            return None
+        if not here and not gradient_below:
+            saved.append(0)
+            continue
+        block = TrainedBlock(hf_config, batch, tokens, ELEMENT[dtype], padded, fused_gelu, here, gradient_below, lowest)
+        size = family.saved_bytes(block)
+        if size is None:
+            return None
+        saved.append(size)
+        gradient_below, lowest = True, False
+    return saved if placed == len(ranks) else None
+
+
+def feed_forward_transient(hf_config: Any, positions: int, element: int, fused_gelu: bool) -> int:
+    """What the backward of the top block's feed-forward has alive besides what was saved.
+
+    Gradients of its inner width: two, and a third where the activation is arithmetic of several operations.
+    """
+    inner = getattr(hf_config, "n_inner", None) or getattr(hf_config, "intermediate_size", 4 * hf_config.hidden_size)
+    activation = getattr(hf_config, "activation_function", None) or getattr(hf_config, "hidden_act", "gelu")
+    written_out = activation == "silu" or (activation == "gelu_new" and not fused_gelu)
+    return (3 if written_out else 2) * element * positions * int(inner)

@@ -1,0 +1,85 @@
+"""What README and docs say works: the parts that extending.md adds to the package, and README's Python example."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import VOCABULARY, word_tokenizer
+from transformers import AutoModelForCausalLM, Olmo2Config
+
+ROOT = Path(__file__).parents[1]
+PART = re.compile(r"^`(atlas_cli/\S+\.py)`\n\n```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def extended(tmp_path_factory):
+    """A folder with a copy of the package to which every file of docs/extending.md was added."""
+    folder = tmp_path_factory.mktemp("extended")
+    shutil.copytree(ROOT / "atlas_cli", folder / "atlas_cli", ignore=shutil.ignore_patterns("__pycache__"))
+    parts = PART.findall((ROOT / "docs" / "extending.md").read_text(encoding="utf-8"))
+    assert len(parts) == 5
+    for path, text in parts:
+        assert not (folder / path).exists()
+        (folder / path).write_text(text, encoding="utf-8")
+    return folder
+
+
+def atlas(folder, *arguments):
+    code = "import sys; from atlas_cli.cli import main; sys.exit(main(sys.argv[1:]))"
+    environment = {**os.environ, "PYTHONPATH": str(folder), "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)], cwd=folder, env=environment, capture_output=True, text=True
+    )
+
+
+def test_parts_of_extending(extended):
+    torch.manual_seed(0)
+    model = extended / "model"
+    sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}
+    config = Olmo2Config(vocab_size=VOCABULARY, max_position_embeddings=64, pad_token_id=0, eos_token_id=4, **sizes)
+    AutoModelForCausalLM.from_config(config).save_pretrained(model)
+    word_tokenizer(causal=True).save_pretrained(model)
+    things = ["film", "movie", "game", "phone", "city", "river"]
+    for i, tone in enumerate(["bad", "fine", "great"] * 12):
+        (extended / "reviews" / tone).mkdir(parents=True, exist_ok=True)
+        text = f"the {things[i // 3 % 6]} is {'very ' * (i // 18)}{tone}"
+        (extended / "reviews" / tone / f"{i}.txt").write_text(text)
+    experiment = {
+        "name": "extended",
+        "device": "cpu",
+        "threads": 1,
+        "model": {"name": "model"},
+        "task_groups": {"g": {"task": "rating", "classes": ["bad", "fine", "great"], "data": {"folders": "reviews"}}},
+        "clients": {"a": {"task_group": "g", "rank": 4}, "b": {"task_group": "g", "rank": 2, "count": 2}},
+        "training": {"rounds": 1, "local_steps": 2, "batch_size": 4, "max_length": 32},
+        "aggregation": {"method": "median"},
+    }
+    (extended / "x.yaml").write_text(yaml.safe_dump(experiment))
+
+    done = atlas(extended, "train", "x.yaml")
+    assert done.returncode == 0, done.stderr
+    (run,) = (extended / "runs").iterdir()
+    before, after = (json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines())
+    assert 0 <= before["test"]["mean_distance"] <= 2
+    assert after["aggregation_error"] > 0
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert manifest["verify"]["g"]["passed"] and manifest["base_unchanged"]
+    assert atlas(extended, "status", run).stdout == "finished\n"
+
+
+@pytest.mark.packaged  # asks the hub for the weights of GPT-2 first
+def test_python_example_of_the_readme():
+    (example,) = re.findall(
+        r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE | re.DOTALL
+    )
+    done = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    loss, bytes_up, middle = done.stdout.split()
+    assert 1.5 < float(loss) < 4 and int(bytes_up) > 3 * 4 * 16 * 768 * 4 and middle == "6"

@@ -1,0 +1,67 @@
+"""Every file in configs/: what its header tells the reader to type is right, and it runs."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from atlas_cli.cli import main
+from atlas_cli.config.load import load_config
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+SMALL = {"limit": 40, "test_limit": 8}
+
+
+@pytest.fixture(autouse=True)
+def _in_the_checkout(monkeypatch):
+    monkeypatch.chdir(ROOT)  # as the headers are written
+
+
+def commands(path):
+    """Lines of the header that call atlas, as lists of words."""
+    lines = re.findall(r"^#\s+(atlas .*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return [shlex.split(line, comments=True) for line in lines]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_header(path):
+    first = commands(path)[0]
+    assert first == ["atlas", "train", f"configs/{path.name}"]
+    assert load_config(path).config.name == path.stem
+    for command in commands(path):
+        if command[1] == "train":
+            load_config(command[2], command[3:])
+
+
+@pytest.mark.packaged
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_runs(path, tmp_path):
+    config = load_config(path).config
+    changes = [
+        f"task_groups.{name}.data.{key}={min(value, getattr(group.data, key) or value)}"
+        for name, group in config.task_groups.items()
+        for key, value in SMALL.items()
+    ]
+    lengths = f"training.max_length={min(32, config.training.max_length)}"
+    one_step = ["training.rounds=1", "training.local_steps=1", lengths, "threads=1", f"output.dir={tmp_path}"]
+    assert main(["train", str(path), *changes, *one_step]) == 0
+    (run,) = tmp_path.iterdir()
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert manifest["status"] == "finished" and manifest["base_unchanged"]
+    assert all(check["passed"] for check in manifest["verify"].values())
+    assert {c.name for c in (run / "adapters" / "clients").iterdir()} == {c.name for c in config.expanded_clients()}
+    assert "<svg" in (run / "report.html").read_text()
+
+
+@pytest.mark.packaged
+def test_quickstart_learns(tmp_path):
+    assert main(["train", "configs/quickstart.yaml", "training.rounds=3", f"output.dir={tmp_path}"]) == 0
+    (run,) = tmp_path.iterdir()
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    before, after = ({m["task_group"]: m["test"]["accuracy"] for m in lines if m["round"] == n} for n in (0, 3))
+    # above always answering with the largest class, in each group (0.22, 0.87, 0.54 and 0.55 of the test parts)
+    assert after["questions"] > 0.5 and after["spam"] > 0.9 and after["movies"] > 0.62 and after["products"] > 0.7
+    assert all(after[group] > before[group] for group in before)
