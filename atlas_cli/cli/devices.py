@@ -22,6 +22,7 @@ def command(
 
     With --this-machine: float32 matrix products per second and free memory, as YAML to paste. Links are not measured.
     """
+    from atlas_cli.errors import ConfigError
     from atlas_cli.planning.devices import BUILT_IN, measure_this_machine
 
     if this_machine:
@@ -29,7 +30,7 @@ def command(
         typer.echo(json.dumps(asdict(device), indent=2) if as_json else _yaml(device.texts(), device.source))
         return
     if threads is not None:
-        raise typer.BadParameter("--threads goes with --this-machine")
+        raise ConfigError("goes with --this-machine", key="--threads")
     if as_json:
         typer.echo(json.dumps([asdict(device) for device in BUILT_IN.values()], indent=2))
         return

@@ -48,16 +48,18 @@ def command(
     where none does, the exit code is 5 and the error says what would. No weights are loaded.
     Example: atlas split-point gpt2 --device phone-2gib --batch-size 4
     """
+    from atlas_cli.errors import ConfigError
     from atlas_cli.planning.cuts import Setting
     from atlas_cli.planning.devices import find_device
     from atlas_cli.planning.split_point import choose_split
-    from atlas_cli.reports.split_points import split_record, split_table
+    from atlas_cli.reports.split_points import split_notes, split_record, split_table
 
     client = _client(device, memory)
     if server is not None and client is None:
-        raise typer.BadParameter("--server wants --device or --memory")
+        raise ConfigError("a server serves a client: give --device or --memory, too", key="--server")
     wanted = tuple(name.strip() for name in targets.split(",") if name.strip())
-    setting = Setting(batch_size, max_length, rank, "auto" if wanted == ("auto",) else wanted, dtype, checkpointing)
+    names: Literal["auto"] | tuple[str, ...] = "auto" if wanted == ("auto",) else wanted
+    setting = Setting(batch_size, max_length, rank, names, dtype, checkpointing)
     choice = choose_split(model, setting, client, find_device(server, key="--server") if server else None)
     if as_json:
         typer.echo(json.dumps(split_record(choice), indent=2))
@@ -65,7 +67,9 @@ def command(
         from rich.console import Console
 
         console = Console()
-        console.print(split_table(choice))
+        console.print(split_table(choice, console.width))
+        for note in split_notes(choice):
+            console.print(note, style="italic", markup=False, highlight=False, soft_wrap=True)
         if choice.layer is not None:
             of = f"split layer {choice.layer} of {len(choice.rows)}"
             label = f"{of} (default): {choice.reason}" if choice.device is None else f"{of}: {choice.reason}"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from atlas_cli.data.collate import Batch, batch_indices, collate
 from atlas_cli.federation.build import Federation
@@ -23,7 +23,8 @@ from atlas_cli.seeding import numpy_generator
 class Trained:
     """What one client did in a round.
 
-    Steps, examples, real tokens, wall seconds, and the sum of loss over ``labels``.
+    Steps, examples, real tokens, wall seconds, the sum of loss over ``labels``, and the
+    padded shape of every batch.
     """
 
     steps: int = 0
@@ -32,6 +33,7 @@ class Trained:
     labels: int = 0
     seconds: float = 0.0
     loss_sum: float = 0.0
+    shapes: list[tuple[int, int]] = field(default_factory=list)
 
     @property
     def loss(self) -> float | None:
@@ -41,6 +43,7 @@ class Trained:
     def add(self, batch: Batch, loss: float, count: int, seconds: float) -> None:
         """Count one step."""
         self.seconds += seconds
+        self.shapes.append((batch.input_ids.shape[0], batch.input_ids.shape[1]))
         self.steps += 1
         self.examples += batch.n_examples
         self.tokens += batch.n_tokens

@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from atlas_cli.engines.in_process import Trained
 from atlas_cli.federation.build import Federation
@@ -13,6 +13,7 @@ from atlas_cli.federation.memory import Usage
 from atlas_cli.federation.optimizers import learning_rate_factor
 from atlas_cli.federation.protocol import Ledger
 from atlas_cli.federation.references import reference_memory
+from atlas_cli.federation.simulated import simulate
 from atlas_cli.reports.progress import Progress
 from atlas_cli.runs.directory import RunDirectory
 from atlas_cli.runs.hashing import sha256_tensors
@@ -77,10 +78,19 @@ class Recorder:
         """Record a round; round 0 is before training."""
         trained, errors = trained or {}, errors or {}
         losses = self._losses(trained)
+        clock = simulate(self.federation, trained, ledger) if trained else None
+        simulated = {"simulated_seconds": clock and clock.seconds, "simulated_joules": clock and clock.joules}
         lines = [
-            self._group_line(number, g, ledger, scores, trained, losses, errors) for g in self.federation.group_names
+            {**self._group_line(number, g, ledger, scores, trained, losses, errors), **simulated}
+            for g in self.federation.group_names
         ]
-        clients = [self._client_line(number, c, ledger, scores, trained) for c in self.federation.clients]
+        clients = [
+            {
+                **self._client_line(number, c, ledger, scores, trained),
+                "simulated": asdict(clock.clients[c]) if clock and c in clock.clients else None,
+            }
+            for c in self.federation.clients
+        ]
         self.metrics += lines
         self.clients += clients
         if self.run is not None:

@@ -21,10 +21,11 @@ from atlas_cli.federation.state import capture, restore
 from atlas_cli.federation.training import train
 from atlas_cli.federation.verify import Check, require_verified, verify_split
 from atlas_cli.models.load import current_sha256
-from atlas_cli.planning.auto_ranks import resolve_auto_ranks
+from atlas_cli.planning.auto_ranks import plan_ranks
 from atlas_cli.planning.plan import make_plan
 from atlas_cli.reports.html import write_report
 from atlas_cli.reports.progress import Progress
+from atlas_cli.reports.units import format_bytes_mib
 from atlas_cli.runs.checkpoint import Checkpoint, load_newest, save_checkpoint
 from atlas_cli.runs.directory import RunDirectory
 from atlas_cli.runs.manifest import Status, end_manifest, start_manifest
@@ -87,7 +88,7 @@ def resume(run: RunDirectory, loaded: LoadedConfig, progress: Progress) -> RunDi
 
 
 def _ready(config: ExperimentConfig, progress: Progress) -> tuple[Federation, list[Check]]:
-    config = resolve_auto_ranks(config)
+    config = _fitted(config)
     plan = make_plan(config)
     where = f"cut after layer {plan.cut} of {plan.n_layers}" if config.mode == "split-federated" else config.mode
     progress.note(f"{config.name}: {config.model.name}, {where}, weights {plan.init}")
@@ -97,6 +98,28 @@ def _ready(config: ExperimentConfig, progress: Progress) -> tuple[Federation, li
         progress.note(check.sentence())
     require_verified(checks)
     return federation, checks
+
+
+def _fitted(config: ExperimentConfig) -> ExperimentConfig:
+    """The config with a number for every ``rank: auto``, once every client is known to fit its device.
+
+    Raises:
+        ConfigError: a client's predicted peak is above its device's memory; says by how much.
+    """
+    if all(spec.device is None and spec.rank != "auto" for spec in config.expanded_clients()):
+        return config
+    planned = plan_ranks(config)
+    keys = {spec.name: spec.key for spec in config.expanded_clients()}
+    for client in planned.clients:
+        memory = client.device.memory if client.device else None
+        if memory is not None and client.memory.peak > memory:
+            raise ConfigError(
+                f"client {client.name} needs {format_bytes_mib(client.memory.peak)} at its peak (predicted, a full batch "
+                f"of the longest examples) and its device has {format_bytes_mib(memory)}; lower its rank, "
+                "training.batch_size, training.max_length or model.split_layer, or set checkpointing: true",
+                key=f"{keys[client.name]}.device",
+            )
+    return planned.config
 
 
 def _manifest(federation: Federation, checks: list[Check]) -> dict[str, Any]:

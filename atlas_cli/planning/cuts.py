@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
+import torch
 from torch import nn
 
 from atlas_cli.config.schema import ModelConfig
@@ -34,7 +35,7 @@ from atlas_cli.planning.cost import (
 )
 from atlas_cli.planning.devices import Device
 from atlas_cli.planning.memory import PartyMemory, predict_client, predict_server
-from atlas_cli.planning.plan import meta_base
+from atlas_cli.planning.trace import meta_model
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Setting:
     targets: Literal["auto"] | tuple[str, ...] = "auto"
     dtype: str = "float32"
     checkpointing: bool = False
+    fused_gelu: bool = True
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ class Shapes:
         self.family: Family = family_of(hf_config.model_type)
         self.n_layers = int(hf_config.num_hidden_layers)
         _check_length(hf_config, setting.tokens)
-        one = meta_base(shortened(hf_config, 1), self.family)
+        one, _ = meta_model(shortened(hf_config, 1), self.family, torch.float32)
         targets = setting.targets if setting.targets == "auto" else list(setting.targets)
         self.names = adapted_names(one, self.family, targets, "--targets")
         first = place_ranks(one, self.family, setting.rank, range(1), self.names, "--rank")
@@ -136,7 +138,7 @@ class Shapes:
             *(self.family, config, cut, self.ranks(cut), self.features(cut), s.batch, s.tokens),
             dtype=s.dtype,
             checkpointing=s.checkpointing,
-            fused_gelu=True,
+            fused_gelu=s.fused_gelu,
         )
 
     def server(self, cut: int) -> PartyMemory:
@@ -146,7 +148,7 @@ class Shapes:
             *(self.family, self.config, cut, {}, {}, s.batch, s.tokens),
             dtype=s.dtype,
             lm_head=self.family.causal,
-            fused_gelu=True,
+            fused_gelu=s.fused_gelu,
         )
 
 

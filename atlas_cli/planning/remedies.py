@@ -47,18 +47,23 @@ def remedies(shapes: Shapes, cut: int, memory: int) -> tuple[str, ...]:
         *([replace(asked, dtype="bfloat16")] if asked.dtype != "bfloat16" else []),
         *([replace(asked, tokens=length)] if length is not None else []),
     ]
-    found = [f"{_options(asked, s)} fits ({format_bytes_mib(peak(s))})" for s in alone if fits(s)]
+    found = [f"{_options(asked, s)} fits ({size_text(peak(s))})" for s in alone if fits(s)]
     if found:
         return tuple(found)
     everything = replace(asked, checkpointing=True, dtype="bfloat16")
     together = largest(everything)
     if together is not None:
-        return (f"{_options(asked, together)} fits ({format_bytes_mib(peak(together))})",)
+        return (f"{_options(asked, together)} fits ({size_text(peak(together))})",)
     smallest = replace(everything, batch=1, tokens=min(SHORTEST, asked.tokens))
     return (
         f"nothing makes it fit: layer {cut} with {_options(asked, smallest)} needs at least "
-        f"{format_bytes_mib(peak(smallest))}, a device with {format_bytes_mib(peak(asked))} takes it as asked",
+        f"{size_text(peak(smallest))}, a device with {size_text(peak(asked))} takes it as asked",
     )
+
+
+def size_text(size: int) -> str:
+    """In MiB, from 100 GiB on in GiB."""
+    return f"{size / 2**30:,.1f} GiB" if size >= 100 * 2**30 else format_bytes_mib(size)
 
 
 def _largest(low: int, high: int, fits: Callable[[int], bool]) -> int | None:

@@ -8,14 +8,13 @@ one is an end of the feasible interval.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from atlas_cli.config.units import format_bytes
 from atlas_cli.errors import ConfigError, TooFewClientsError
 from atlas_cli.models.load import check_cut
 from atlas_cli.planning.cuts import Cut, Setting, Shapes, config_of, cut_table
 from atlas_cli.planning.devices import DEFAULT_SERVER, Device
-from atlas_cli.planning.remedies import remedies
-from atlas_cli.reports.units import format_bytes_mib
+from atlas_cli.planning.remedies import remedies, size_text
 
 # share of tokens that the nearest embedding recovers from activations after block 1, 2, ...; pretrained weights
 KNOWN_LEAKAGE = {"minilm": (1.0, 0.999, 0.99, 0.96, 0.72, 0.59)}
@@ -76,20 +75,26 @@ def get_split_point(model_name: str) -> int:
 
 
 def choose_split(
-    model_name: str, setting: Setting | None = None, device: Device | None = None, server: Device | None = None
+    model_name: str,
+    setting: Setting | None = None,
+    device: Device | None = None,
+    server: Device | None = None,
+    *,
+    hf_config: Any = None,
 ) -> SplitChoice:
     """What every split layer of a model costs, and which to take; loads no weights.
 
     Args:
         device: of the client; its memory is the budget. None: the middle of the model, whatever it costs.
         server: its memory, where known, is a budget, too. None: times are for ``DEFAULT_SERVER``, without a budget.
+        hf_config: of the model, where the caller has it.
 
     Raises:
         ConfigError: a setting that the model cannot take, or a device without memory.
         ResourceError: the model cannot be found.
     """
     setting = setting or Setting()
-    shapes = Shapes(config_of(model_name), setting)
+    shapes = Shapes(config_of(model_name) if hf_config is None else hf_config, setting)
     budgeted = server is not None and server.memory is not None
     serving = server or (DEFAULT_SERVER if device is not None else None)
     rows = cut_table(shapes, device, serving, budgeted)
@@ -109,15 +114,20 @@ def choose_split(
     if first > shapes.n_layers:
         assert server is not None and limit is not None
         smallest = min(r.server_memory.peak for r in rows if r.server_memory is not None)
-        why = f"no split layer of {model_name} fits server {server.name}: it needs {_size(smallest)} and has {_size(limit)}"
+        why = (
+            f"no split layer of {model_name} fits server {server.name}: it needs {size_text(smallest)} "
+            f"and has {size_text(limit)}"
+        )
         return SplitChoice(*common, None, None, why, ("name a --server with that much",))
     need = rows[first - 1].memory.peak
-    above = "" if first == 1 else f", the shallowest that the server's {_size(limit or 0)} can serve,"
+    above = "" if first == 1 else f", the shallowest that the server's {size_text(limit or 0)} can serve,"
     why = (
-        f"no split layer of {model_name} fits {device.name}: layer {first}{above} needs {_size(need)} "
-        f"and there are {_size(device.memory)}"
+        f"no split layer of {model_name} fits {device.name}: layer {first}{above} needs {size_text(need)} "
+        f"and there are {size_text(device.memory)}"
     )
-    return SplitChoice(*common, None, None, why, remedies(shapes, first, device.memory))
+    ways = remedies(shapes, first, device.memory)
+    more = ("a --server with more memory serves shallower ones",) if first > 1 else ()
+    return SplitChoice(*common, None, None, why, (*ways, *more))
 
 
 def _server_fits(row: Cut, limit: int | None) -> bool:
@@ -128,24 +138,18 @@ def _reason(rows: list[Cut], device: Device, first: int, deepest: int, server_li
     assert device.memory is not None
     last = rows[-1].layer
     if deepest == last:
-        bound = f"all {last} layers fit {device.name} ({_size(device.memory)})"
+        bound = f"all {last} layers fit {device.name} ({size_text(device.memory)})"
     else:
         bound = (
-            f"the deepest that fits {device.name} ({_size(device.memory)}); layer {deepest + 1} needs "
-            f"{_size(rows[deepest].memory.peak)}"
+            f"the deepest that fits {device.name} ({size_text(device.memory)}); layer {deepest + 1} needs "
+            f"{size_text(rows[deepest].memory.peak)}"
         )
     parts = [bound, "privacy asks for depth, and the bytes on the wire are the same at every layer"]
     if server_limit is not None and first > 1:
-        parts.append(f"below layer {first} the server needs more than its {_size(server_limit)}")
+        parts.append(f"below layer {first} the server needs more than its {size_text(server_limit)}")
     here, there = rows[deepest - 1].seconds, rows[first - 1].seconds
     if here is not None and there is not None and first < deepest:
         parts.append(
-            f"time is linear in the split layer: {there.total:.3g} s a step at layer {first}, "
-            f"{here.total:.3g} s at layer {deepest}"
+            f"time is linear in the split layer: {there.total:.3g} s a step at {first}, {here.total:.3g} s at {deepest}"
         )
     return "; ".join(parts)
-
-
-def _size(n: int) -> str:
-    exact = format_bytes(n)
-    return exact if exact.endswith(("GiB", "TiB")) else format_bytes_mib(n)

@@ -10,26 +10,43 @@ from rich.table import Table
 from atlas_cli.planning.cuts import Cut
 from atlas_cli.planning.split_point import SplitChoice
 from atlas_cli.reports.tables import layout
-from atlas_cli.reports.units import format_bytes_mb, format_bytes_mib
+from atlas_cli.reports.units import MB, MIB
+
+GIB = 2**30
+PARTS = ("weights", "trained", "saved", "other")
 
 
-def split_table(choice: SplitChoice) -> Table:
-    """Parameters, memory in MiB, work and bytes of a step; with a device seconds, and which layers fit."""
-    table = Table(title=_title(choice), caption="\n".join(_notes(choice)), **layout())
-    headings = ["layer", "params,\nM", "weights", "adapters,\noptimizer", "activations", "other", "peak,\nMiB"]
-    headings += ["client\nGFLOP", "server\nGFLOP", "up+down,\nMB"]
-    if choice.rows[0].seconds is not None:
-        headings += ["client,\ns", "link,\ns", "server,\ns", "step,\ns"]
-    if choice.leakage is not None:
-        headings.append("tokens\nread")
-    if choice.device is not None:
-        headings.append("fits")
-    for heading in headings:
-        table.add_column(heading, justify="right", no_wrap=True)
-    for row in choice.rows:
-        style = "bold" if row.layer == choice.layer else None
-        table.add_row(*_cells(choice, row), style=style)
+def split_table(choice: SplitChoice, width: int = 100) -> Table:
+    """Parameters, memory, work and bytes of a step; with a device seconds, and which layers fit.
+
+    Args:
+        width: of the terminal; below 100 the parts of the memory are left out.
+    """
+    table = Table(title=_title(choice), **layout())
+    cells = [_cells(choice, row) for row in choice.rows]
+    for heading in cells[0]:
+        if width >= 100 or heading not in PARTS:
+            table.add_column(heading, justify="right", no_wrap=True)
+    for row, texts in zip(choice.rows, cells, strict=True):
+        shown = [text for heading, text in texts.items() if width >= 100 or heading not in PARTS]
+        table.add_row(*shown, style="bold" if row.layer == choice.layer else None)
     return table
+
+
+def split_notes(choice: SplitChoice) -> list[str]:
+    """What the columns are, a line each."""
+    unit = "GiB (1,073,741,824 bytes)" if _memory_unit(choice) == "GiB" else "MiB (1,048,576 bytes)"
+    notes = [
+        f"params: frozen; memory in {unit}; trained: adapters, their gradients and AdamW's state;",
+        f"saved: activations for the backward (by {choice.how}) and those at the cut; other: temporary tensors",
+        "work and bytes (MB: 1,000,000) are of one step, forward and backward",
+    ]
+    if choice.rows[0].seconds is not None and choice.device is not None and choice.server is not None:
+        assumed = " (assumed; see --server)" if choice.server_assumed else ""
+        notes.append(f"seconds: {choice.device.name} with server {choice.server.name}{assumed}; an order of size")
+    if choice.leakage is not None:
+        notes.append("tokens read: by the nearest embedding, from pretrained activations; a split alone is not private")
+    return notes
 
 
 def split_record(choice: SplitChoice) -> dict[str, Any]:
@@ -67,27 +84,39 @@ def _record(choice: SplitChoice, row: Cut) -> dict[str, Any]:
     }
 
 
-def _cells(choice: SplitChoice, row: Cut) -> list[str]:
-    memory = row.memory
-    sizes = [
-        memory.frozen_weights + memory.heads,
-        memory.adapters + memory.gradients + memory.optimizer,
-        memory.saved_activations + memory.cut_buffers,
-        memory.transient,
-        memory.peak,
-    ]
-    cells = [f"{'> ' if row.layer == choice.layer else ''}{row.layer}", _number(row.parameters / 1e6)]
-    cells += [format_bytes_mib(size).removesuffix(" MiB") for size in sizes]
-    cells += [_number(row.work.total / 1e9), _number(row.server_work.total / 1e9)]
-    cells.append(format_bytes_mb(row.bytes.up + row.bytes.down).removesuffix(" MB"))
+def _cells(choice: SplitChoice, row: Cut) -> dict[str, str]:
+    """Texts of a row by heading."""
+    memory, unit = row.memory, _memory_unit(choice)
+    work_unit, work = ("TFLOP", 1e12) if choice.rows[-1].work.total >= 1e13 else ("GFLOP", 1e9)
+    sizes = {
+        "weights": memory.frozen_weights + memory.heads,
+        "trained": memory.adapters + memory.gradients + memory.optimizer,
+        "saved": memory.saved_activations + memory.cut_buffers,
+        "other": memory.transient,
+        f"peak,\n{unit}": memory.peak,
+    }
+    divisor = GIB if unit == "GiB" else MIB
+    cells = {
+        "layer": f"{'> ' if row.layer == choice.layer else ''}{row.layer}",
+        "params,\nM": _number(row.parameters / 1e6),
+        **{heading: _number(size / divisor) for heading, size in sizes.items()},
+        f"client\n{work_unit}": _number(row.work.total / work),
+        f"server\n{work_unit}": _number(row.server_work.total / work),
+        "up+down\nMB": _number((row.bytes.up + row.bytes.down) / MB),
+    }
     if row.seconds is not None:
-        link = row.seconds.upload + row.seconds.download
-        cells += [_number(s) for s in (row.seconds.compute, link, row.seconds.server, row.seconds.total)]
+        cells["client\ns"] = _number(row.seconds.compute)
+        cells["link\ns"] = _number(row.seconds.upload + row.seconds.download)
+        cells["step\ns"] = _number(row.seconds.total)
     if choice.leakage is not None:
-        cells.append(f"{choice.leakage[row.layer - 1]:.0%}")
+        cells["tokens\nread"] = f"{choice.leakage[row.layer - 1]:.0%}"
     if choice.device is not None:
-        cells.append("yes" if _fits(choice, row) else "no")
+        cells["fits"] = "yes" if _fits(choice, row) else "no"
     return cells
+
+
+def _memory_unit(choice: SplitChoice) -> str:
+    return "GiB" if choice.rows[-1].memory.peak >= 100 * GIB else "MiB"
 
 
 def _fits(choice: SplitChoice, row: Cut) -> bool | None:
@@ -100,19 +129,6 @@ def _title(choice: SplitChoice) -> str:
     s = choice.setting
     checkpointing = ", checkpointing" if s.checkpointing else ""
     return f"{choice.model}: a step of {s.batch} x {s.tokens} tokens, rank {s.rank}, {s.dtype}{checkpointing}"
-
-
-def _notes(choice: SplitChoice) -> list[str]:
-    notes = [
-        "memory in MiB (1,048,576 bytes); optimizer: with gradients; activations: saved, and at the cut",
-        f"saved activations by {choice.how}; GFLOP and MB (1,000,000 bytes): one step, forward and backward",
-    ]
-    if choice.rows[0].seconds is not None and choice.device is not None and choice.server is not None:
-        assumed = " (assumed; see --server)" if choice.server_assumed else ""
-        notes.append(f"seconds: client {choice.device.name}, server {choice.server.name}{assumed}; an order of size")
-    if choice.leakage is not None:
-        notes.append("tokens read: by the nearest embedding, from pretrained activations; a split alone is not private")
-    return notes
 
 
 def _number(value: float) -> str:

@@ -23,6 +23,8 @@ metrics.jsonl
     samples_per_second  examples by seconds of training alone; null in round 0
     aggregation_error   norm(delivered - target) / norm(target); null where it does not apply
     server_lr, client_lr  at the last step of the round; null in round 0
+    simulated_seconds, simulated_joules  of the whole round on the virtual clock, all clients; null unless every
+                        client that took part has a device with compute and links (joules: and watts)
 
 clients.jsonl
     round, client, task_group, participated
@@ -31,6 +33,8 @@ clients.jsonl
     held_sha256, delivered_sha256   of the adapters that the client holds and that the server delivered;
                         null where nothing is delivered
     local_test          {metric: value} on the client's own test part; null without one
+    simulated           {compute, upload, server, download, wait: seconds that sum to the round's; finished: when its
+                        adapters were sent; joules}; null as above
 
 messages.jsonl
     round, client, kind, direction  "up" or "down"; kinds in ``records.KINDS``
