@@ -6,6 +6,7 @@ The Python interface, loaded on first use so that the command line starts withou
     federated_training_round       one local step and merge over given batches
     create_message                 a message as it would cross the wire, with its size
     get_split_point                the middle of a model
+    RankAllocator, DeviceProfiler  ranks by layer from a device's budgets
     LoRAAdapter                    one adapter of one layer
     load_config, build, train      an experiment from a YAML file
 """
@@ -24,9 +25,13 @@ if TYPE_CHECKING:
     from atlas_cli.federation.server import SplitServer as SplitServer
     from atlas_cli.federation.training import train as train
     from atlas_cli.models.lora import LoRAAdapter as LoRAAdapter
+    from atlas_cli.planning.allocator import DeviceProfiler as DeviceProfiler
+    from atlas_cli.planning.allocator import RankAllocator as RankAllocator
     from atlas_cli.planning.split_point import get_split_point as get_split_point
 
 _HOME = {
+    "DeviceProfiler": "planning.allocator",
+    "RankAllocator": "planning.allocator",
     "LoRAAdapter": "models.lora",
     "SplitClient": "federation.client",
     "SplitServer": "federation.server",

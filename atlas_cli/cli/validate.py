@@ -62,12 +62,13 @@ def _table(plan: Plan, examples: dict[str, int]) -> Any:
     training = plan.config.training
     step = training.batch_size * training.max_length * plan.hidden_size * element
     for client in plan.clients:
+        auto = plan.config.clients[client.key.removeprefix("clients.")].rank == "auto"
         ranks = sorted(set(client.ranks.values()))
         rows.append(
             (
                 client.name,
                 client.task_group,
-                str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}",
+                "auto" if auto else str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}",
                 plan.adapter_parameters(client.ranks),
                 step,
                 examples.get(client.name),

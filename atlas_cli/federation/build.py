@@ -188,6 +188,7 @@ def _client(
             seed=config.seed,
             task=task,
             head=head,
+            checkpointing=client.checkpointing,
         )
     assert head is not None
     return UnsplitClient(
@@ -201,6 +202,7 @@ def _client(
         config.training,
         config.seed,
         device,
+        client.checkpointing,
     )
 
 

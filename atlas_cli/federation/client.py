@@ -16,6 +16,7 @@ from atlas_cli.federation.memory import Usage, saved_bytes, tensor_bytes
 from atlas_cli.federation.numerics import clip_and_step, precision, require_finite, seeded_dropout
 from atlas_cli.federation.optimizers import build_optimizer, set_learning_rate, state_bytes
 from atlas_cli.federation.protocol import Message
+from atlas_cli.models.checkpointing import checkpointed
 from atlas_cli.models.load import FrozenBase, shared_base
 from atlas_cli.models.lora import AdapterSet, build_adapters
 from atlas_cli.models.placement import adapted_names, place_ranks
@@ -37,6 +38,7 @@ class SplitClient:
         init: "pretrained", "random" or "auto" (random where weights cannot be reached).
         base: a base to share, instead of ``model_name``.
         lora, training: scale, dropout and targets; optimizer, clipping and precision.
+        checkpointing: blocks keep their input only and run again in the backward.
         task, head: on the client only when labels stay there (U-shaped split).
 
     Raises:
@@ -59,6 +61,7 @@ class SplitClient:
         seed: int = 0,
         task: BaseTask | None = None,
         head: nn.Module | None = None,
+        checkpointing: bool = False,
     ) -> None:
         self.name = str(client_id)
         self.device = torch.device(device)
@@ -82,6 +85,7 @@ class SplitClient:
             device=self.device,
         )
         self.task, self.head = task, head
+        self.checkpointing = checkpointing
         self.usage: Usage | None = None
         self._activations: Tensor | None = None
         self._mask: Tensor | None = None
@@ -185,6 +189,7 @@ class SplitClient:
             seeded_dropout(self.lora.dropout, self.seed, self.name, round_number, step, device=self.device),
             precision(self.device, self.training.autocast),
             self.adapters.attached(self.base.model),
+            checkpointed(self.half, self.base.family, self.ranks) if self.checkpointing else nullcontext(),
             saved_bytes([*self.half.parameters(), *self.adapters.parameters()]) if measured else nullcontext() as saved,
         ):
             activations = run_half(self.half, mask, **inputs)

@@ -114,8 +114,8 @@ def _fitted(config: ExperimentConfig) -> ExperimentConfig:
         memory = client.device.memory if client.device else None
         if memory is not None and client.memory.peak > memory:
             raise ConfigError(
-                f"client {client.name} needs {format_bytes_mib(client.memory.peak)} at its peak (predicted, a full batch "
-                f"of the longest examples) and its device has {format_bytes_mib(memory)}; lower its rank, "
+                f"client {client.name} needs {format_bytes_mib(client.memory.peak)} at its peak (predicted, a full "
+                f"batch of the longest examples) and its device has {format_bytes_mib(memory)}; lower its rank, "
                 "training.batch_size, training.max_length or model.split_layer, or set checkpointing: true",
                 key=f"{keys[client.name]}.device",
             )

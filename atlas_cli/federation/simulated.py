@@ -4,36 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from atlas_cli.config.schema import ExperimentConfig
 from atlas_cli.engines.in_process import Trained
 from atlas_cli.federation.build import Federation
 from atlas_cli.federation.clock import ClientWork, RoundTime, round_time
 from atlas_cli.federation.protocol import Ledger
 from atlas_cli.planning.cost import client_step, server_step
-from atlas_cli.planning.devices import DEFAULT_SERVER, Device, device_of, find_device
+from atlas_cli.planning.devices import Device, client_devices, server_device
 
 STEP_KINDS = ("activations", "gradients", "features", "feature-gradients")
-
-
-def client_devices(config: ExperimentConfig) -> dict[str, Device]:
-    """The device of every client that names one.
-
-    Raises:
-        ConfigError: a device that is neither configured nor built in.
-    """
-    configured = _configured(config)
-    return {
-        spec.name: find_device(spec.device, configured, key=f"{spec.key}.device")
-        for spec in config.expanded_clients()
-        if spec.device is not None
-    }
-
-
-def server_device(config: ExperimentConfig) -> Device:
-    """The server's device; a workstation with a GPU where the config names none."""
-    if config.server.device is None:
-        return DEFAULT_SERVER
-    return find_device(config.server.device, _configured(config), key="server.device")
 
 
 def simulate(federation: Federation, trained: Mapping[str, Trained], ledger: Ledger) -> RoundTime | None:
@@ -53,7 +31,7 @@ def simulate(federation: Federation, trained: Mapping[str, Trained], ledger: Led
 
 def _work(federation: Federation, client: str, device: Device, did: Trained, ledger: Ledger) -> ClientWork:
     plan, ranks = federation.plan, federation.aggregator.members[client].ranks
-    checkpointing = any(s.checkpointing for s in federation.config.expanded_clients() if s.name == client)
+    checkpointing = next(c.checkpointing for c in plan.clients if c.name == client)
     flops = server_flops = 0.0
     for batch, tokens in did.shapes:
         step = (plan.family, plan.hf_config, plan.cut)
@@ -83,7 +61,3 @@ def _work(federation: Federation, client: str, device: Device, did: Trained, led
         adapter_bytes_up=adapters["up"],
         adapter_bytes_down=adapters["down"],
     )
-
-
-def _configured(config: ExperimentConfig) -> dict[str, Device]:
-    return {name: device_of(name, device.model_dump()) for name, device in config.devices.items()}

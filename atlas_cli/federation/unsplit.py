@@ -18,6 +18,7 @@ from atlas_cli.federation.memory import Usage, saved_bytes, tensor_bytes
 from atlas_cli.federation.numerics import precision, require_finite, seeded_dropout
 from atlas_cli.federation.optimizers import state_bytes
 from atlas_cli.federation.trainables import Trainables
+from atlas_cli.models.checkpointing import checkpointed
 from atlas_cli.models.load import FrozenBase
 from atlas_cli.models.lora import AdapterSet
 from atlas_cli.models.split import run_half
@@ -46,10 +47,12 @@ class UnsplitClient:
         training: TrainingConfig,
         seed: int,
         device: torch.device,
+        checkpointing: bool = False,
     ) -> None:
         self.name, self.base, self.task = name, base, task
         self.adapters, self.upper, self.head = adapters, upper, head
         self.lora, self.training, self.seed, self.device = lora, training, seed, device
+        self.checkpointing = checkpointing
         self.usage: Usage | None = None
         self.reset_optimizer()
 
@@ -79,6 +82,9 @@ class UnsplitClient:
         """For checkpoints: those of the adapters below the cut and of the rest, where they train anything."""
         return [part.optimizer for part, _ in self._parts if part.optimizer is not None]
 
+    def _ranks(self) -> dict[str, int]:
+        return {path: a.rank for part in (self.adapters, self.upper) for path, a in part.adapters.items()}
+
     def local_step(
         self, batch: Inputs, labels: Tensor, round_number: int, step: int, rate_factor: float
     ) -> tuple[float, int]:
@@ -93,6 +99,7 @@ class UnsplitClient:
             precision(self.device, self.training.autocast),
             self.adapters.attached(self.base.model),
             self.upper.attached(self.base.model),
+            checkpointed(self.base.model, self.base.family, self._ranks()) if self.checkpointing else nullcontext(),
             saved_bytes(weights) if measured else nullcontext() as saved,
         ):
             hidden = run_half(self.base.model, mask, **inputs)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from atlas_cli.config.units import (
     format_bytes,
@@ -29,6 +29,9 @@ from atlas_cli.config.units import (
 )
 from atlas_cli.errors import ConfigError
 from atlas_cli.suggest import did_you_mean
+
+if TYPE_CHECKING:
+    from atlas_cli.config.schema import ExperimentConfig
 
 _PARSERS: dict[str, Callable[[object], float]] = {
     "memory": parse_bytes,
@@ -142,6 +145,31 @@ def find_device(name: str, configured: Mapping[str, Device] | None = None, *, ke
     if name not in known:
         raise ConfigError(f"no device is named {name!r}{did_you_mean(name, known)} (atlas devices lists them)", key=key)
     return known[name]
+
+
+def client_devices(config: ExperimentConfig) -> dict[str, Device]:
+    """The device of every client that names one.
+
+    Raises:
+        ConfigError: a device that is neither configured nor built in.
+    """
+    configured = _configured(config)
+    return {
+        spec.name: find_device(spec.device, configured, key=f"{spec.key}.device")
+        for spec in config.expanded_clients()
+        if spec.device is not None
+    }
+
+
+def server_device(config: ExperimentConfig) -> Device:
+    """The server's device; a workstation with a GPU where the config names none."""
+    if config.server.device is None:
+        return DEFAULT_SERVER
+    return find_device(config.server.device, _configured(config), key="server.device")
+
+
+def _configured(config: ExperimentConfig) -> dict[str, Device]:
+    return {name: device_of(name, device.model_dump()) for name, device in config.devices.items()}
 
 
 def measure_this_machine(threads: int | None = None, size: int = 1024, repeats: int = 9) -> Device:

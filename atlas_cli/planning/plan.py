@@ -20,6 +20,7 @@ from atlas_cli.models.lora import features_of
 from atlas_cli.models.placement import adapted_names, place_ranks
 from atlas_cli.models.resolve import model_config
 from atlas_cli.models.split import client_half, server_half
+from atlas_cli.planning.devices import client_devices, server_device
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class ClientPlan:
     task_group: str
     ranks: Mapping[str, int]
     key: str
+    checkpointing: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ def make_plan(config: ExperimentConfig) -> Plan:
     n_layers, hidden = int(hf_config.num_hidden_layers), int(hf_config.hidden_size)
     cut = check_cut(config.model.split_layer, n_layers)
     _check_tasks(config, hf_config, family)
+    client_devices(config), server_device(config)  # every device that is named must be known
 
     names = adapted_names(base, family, config.lora.targets)
     clients = tuple(
@@ -96,6 +99,7 @@ def make_plan(config: ExperimentConfig) -> Plan:
             spec.task_group,
             place_ranks(base, family, _planned(config, spec.rank), range(cut), names, _rank_key(config, spec.key)),
             spec.key,
+            spec.checkpointing,
         )
         for spec in config.expanded_clients()
     )
