@@ -129,7 +129,7 @@ def predict_unsplit(
     task: BaseTask | None = None,
     run_head: bool = True,
 ) -> PartyMemory:
-    """Memory of one client with the whole model, by trace.
+    """Memory of one client with the whole model; what comes after the blocks is traced in any case.
 
     Args:
         ranks: of adapters in any layer, by path in the base.
@@ -138,22 +138,27 @@ def predict_unsplit(
     base, lm_head = model_on_meta(family, hf_config, step.dtype)
     held = held_by(base, lm_head, ranks, features, task, int(hf_config.hidden_size))
     layers = range(int(hf_config.num_hidden_layers))
-    traced = trace(family, hf_config, layers, ranks, step, whole=True, task=task if run_head else None)
+    task = task if run_head else None
+    blocks = _by_formula(family, hf_config, layers, ranks, step)
+    if blocks is not None and len(layers) > 2:
+        top = trace(family, hf_config, range(layers.stop, layers.stop), {}, step, task=task)
+        transient = max(top.peak - top.saved, blocks[1])
+        return held.training(optimizer, blocks[0] + top.saved, 0, "formula", transient=transient)
+    traced = trace(family, hf_config, layers, ranks, step, whole=True, task=task)
     return held.training(optimizer, traced.saved, 0, "trace", traced_peak=traced.peak)
 
 
 def predict_whole(family: Family, hf_config: Any, step: Step, *, task: BaseTask) -> PartyMemory:
     """Memory of full fine-tuning with AdamW, by trace: all weights, those of the head of ``task`` too, are trained.
 
-    The step that is traced ends at the final norm.
+    The step that is traced ends at the final norm. Its temporaries are gone when the gradients are complete.
     """
     base, lm_head = model_on_meta(family, hf_config, step.dtype)
     held = held_by(base, lm_head, {}, {}, task, int(hf_config.hidden_size))
     weights = held.frozen + held.head + held.output
     layers = range(int(hf_config.num_hidden_layers))
-    traced = trace(family, hf_config, layers, {}, step, whole=True, train_weights=True)
-    transient = max(0, traced.peak - traced.saved - held.frozen)
-    return PartyMemory(weights, 0, 0, weights, 2 * weights, traced.saved, 0, transient, "trace")
+    saved = trace(family, hf_config, layers, {}, step, whole=True, train_weights=True).saved
+    return PartyMemory(weights, 0, 0, weights, 2 * weights, saved, 0, 0, "trace")
 
 
 def _by_formula(

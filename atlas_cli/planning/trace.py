@@ -78,7 +78,7 @@ def trace(
         whole: the base with input side and final norm instead of a half.
         task: run its head and a loss on what comes out; behind a client half (``labels: client``) it gets what comes
             out as a server returns it, while the half's graph is alive.
-        train_weights: full fine-tuning.
+        train_weights: full fine-tuning; only the forward is traced, since gradients outweigh all temporaries.
     """
     base, lm_head = meta_model(hf_config, family, getattr(torch, step.dtype))
     if step.fused_gelu:
@@ -110,6 +110,8 @@ def trace(
             if head is not None:
                 received = hidden if upper or whole else hidden.detach().requires_grad_()
                 loss = _loss(head(received, mask))
+        if train_weights:
+            return Traced(saved.total, live.peak)
         if loss is not None:
             loss.backward()
         if received is not hidden and hidden.requires_grad:

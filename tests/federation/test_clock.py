@@ -1,0 +1,149 @@
+"""The virtual clock against timelines worked out by hand."""
+
+import math
+import random
+
+import pytest
+
+from atlas_cli.federation.clock import ClientWork, round_time
+from atlas_cli.planning.devices import Device
+
+# figures that make seconds of round numbers: 1 FLOP/s, 1 byte/s
+FAST = Device("fast", compute=1.0, uplink=8.0, downlink=8.0, watts=2.0)
+SLOW = Device("slow", compute=0.1, uplink=8.0, downlink=8.0, watts=2.0)
+SERVER = Device("server", compute=1.0)
+
+
+def work(name, device=FAST, group="g", *, flops=2.0, server=3.0, up=4.0, down=5.0, steps=1, **more):
+    return ClientWork(name, group, device, flops, server, up, down, steps, **more)
+
+
+def test_one_client_one_step():
+    # forward 1, upload 4, server 3, download 5, backward 1
+    time = round_time([work("a")], SERVER)
+    a = time.clients["a"]
+    assert (a.compute, a.upload, a.server, a.download, a.wait) == (2, 4, 3, 5, 0)
+    assert time.seconds == a.finished == 14
+    assert a.joules == 2.0 * (2 + 4 + 5)
+    assert time.straggler == "a"
+
+
+def test_steps_and_adapters_add_up():
+    time = round_time([work("a", steps=3, adapter_bytes_up=6, adapter_bytes_down=7)], SERVER)
+    a = time.clients["a"]
+    assert (a.compute, a.upload, a.server, a.download) == (6, 12 + 6, 9, 15 + 7)
+    assert time.seconds == 3 * 14 + 6 + 7
+    assert a.finished == 3 * 14 + 6
+
+
+def test_latency_is_paid_for_every_message():
+    far = Device("far", compute=1.0, uplink=8.0, downlink=8.0, latency=0.5)
+    near = round_time([work("a", steps=2)], SERVER).seconds
+    assert round_time([work("a", far, steps=2)], SERVER).seconds == near + 2 * 2 * 0.5
+    u_shaped = work("a", far, steps=2, messages_up=2, messages_down=2)
+    assert round_time([u_shaped], SERVER).seconds == near + 2 * 4 * 0.5
+
+
+def test_the_parallel_server_serves_two_at_once_and_the_sequential_one_after_the_other():
+    pair = [work("a"), work("b")]
+    assert round_time(pair, SERVER, "pooled").seconds == 14
+    time = round_time(pair, SERVER, "sequential")
+    assert time.seconds == 14 + 3
+    # a is done at 14 and waits for b; b waits for the server
+    assert (time.clients["a"].wait, time.clients["a"].finished) == (3, 14)
+    assert (time.clients["b"].wait, time.clients["b"].finished) == (3, 17)
+    assert time.straggler == "b"
+
+
+def test_the_sequential_server_keeps_to_the_order_of_the_clients():
+    slow_first = round_time([work("s", SLOW), work("f")], SERVER, "sequential")
+    # s arrives at 10 + 4, is served until 17; f, there at 5, has its turn after that
+    assert slow_first.clients["f"].finished == 17 + 3 + 5 + 1
+    fast_first = round_time([work("f"), work("s", SLOW)], SERVER, "sequential")
+    assert fast_first.clients["f"].finished == 14
+    assert fast_first.seconds == 10 + 4 + 3 + 5 + 10
+
+
+def test_pooled_steps_wait_for_the_whole_group_and_per_client_ones_do_not():
+    pair = [work("f", steps=2), work("s", SLOW, steps=2)]
+    per_client = round_time(pair, SERVER, "per-client")
+    assert per_client.clients["f"].finished == 28
+    pooled = round_time(pair, SERVER, "pooled")
+    # step 1 of s is served at 17: then only step 2 of f, there since 19 or so, may begin
+    assert pooled.clients["f"].finished == max(17, 14 + 1 + 4) + 3 + 5 + 1
+    slower = [work("f", steps=2), work("s", Device("z", compute=0.01, uplink=8.0, downlink=8.0), steps=2)]
+    assert round_time(slower, SERVER, "pooled").clients["f"].finished == (100 + 4 + 3) + 3 + 5 + 1
+    # another group's clients are not waited for
+    apart = [work("f", steps=2), work("s", SLOW, "h", steps=2)]
+    assert round_time(apart, SERVER, "pooled").clients["f"].finished == 28
+
+
+def test_the_straggler_shows():
+    time = round_time([work("a"), work("b"), work("s", SLOW)], SERVER)
+    assert time.straggler == "s"
+    assert time.seconds == time.clients["s"].finished == 32
+    assert [time.clients[c].wait for c in "abs"] == [18, 18, 0]
+    assert time.median_finished == 14
+
+
+def test_a_group_is_merged_when_its_last_client_has_sent():
+    works = [
+        work("a", adapter_bytes_up=1, adapter_bytes_down=1),
+        work("s", SLOW, adapter_bytes_up=1, adapter_bytes_down=1),
+        work("b", group="h", adapter_bytes_up=1, adapter_bytes_down=2),
+    ]
+    assert round_time(works, SERVER).seconds == 32 + 1 + 1
+    assert round_time([works[0], works[2]], SERVER).seconds == 14 + 1 + 2
+    alone = round_time(works, SERVER, merge=False)
+    assert alone.clients["s"].wait == pytest.approx(0)
+
+
+def test_joules_need_watts_of_all():
+    unknown = Device("u", compute=1.0, uplink=8.0, downlink=8.0)
+    time = round_time([work("a"), work("b", unknown)], SERVER)
+    assert time.clients["a"].joules == 22 and time.clients["b"].joules is None and time.joules is None
+    assert round_time([work("a"), work("b")], SERVER).joules == 44
+
+
+@pytest.mark.parametrize("update", ["pooled", "per-client", "sequential"])
+def test_properties_on_random_rounds(update):
+    draw = random.Random(0)
+
+    def device(name, factor=1.0):
+        return Device(name, None, factor * draw.uniform(1, 9), draw.uniform(1, 9), draw.uniform(1, 9), 0.1, 1.0)
+
+    for _ in range(60):
+        works = [
+            work(
+                str(i),
+                device(str(i)),
+                draw.choice("gh"),
+                flops=draw.uniform(0.1, 9),
+                server=draw.uniform(0.1, 9),
+                steps=draw.randint(1, 4),
+                adapter_bytes_up=draw.choice([0, 3]),
+                adapter_bytes_down=draw.choice([0, 3]),
+            )
+            for i in range(draw.randint(1, 5))
+        ]
+        time = round_time(works, SERVER, update)
+        for w in works:
+            c = time.clients[w.name]
+            parts = c.compute + c.upload + c.server + c.download + c.wait
+            assert math.isclose(parts, time.seconds) and c.finished <= time.seconds + 1e-9
+        assert time == round_time(works, SERVER, update)
+        # more servers, or less to wait for, never make it longer
+        parallel = round_time(works, SERVER, "per-client").seconds
+        assert parallel <= time.seconds + 1e-9
+        assert round_time(works, Device("server", compute=2.0), update).seconds <= time.seconds + 1e-9
+
+
+def test_what_cannot_be_timed_is_refused():
+    with pytest.raises(ValueError, match="device bare has no compute"):
+        round_time([work("a", Device("bare"))], SERVER)
+    with pytest.raises(ValueError, match="device server has no compute"):
+        round_time([work("a")], Device("server"))
+    with pytest.raises(ValueError, match="name of its own"):
+        round_time([work("a"), work("a")], SERVER)
+    with pytest.raises(ValueError, match="needs clients"):
+        round_time([], SERVER)
