@@ -1,89 +1,15 @@
-"""Tiny models and data, made on the spot: no network, no weights to ship."""
+"""Fixtures for all tests."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import (
-    AutoModel,
-    AutoModelForCausalLM,
-    BertConfig,
-    DistilBertConfig,
-    GPT2Config,
-    LlamaConfig,
-    MistralConfig,
-    PreTrainedTokenizerFast,
-    Qwen2Config,
-    Qwen3Config,
-    RobertaConfig,
-)
-
-WORDS = (
-    "the a film movie game phone price city river good great fine bad awful poor was is and very not who what where "
-    "when how many people play win free call now prize we saw it in on of to paris london john mary acme works for lives"
-).split()
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "<|endoftext|>"]
-VOCABULARY = len(SPECIAL) + len(WORDS)
-_SIZE = {"vocab_size": VOCABULARY, "pad_token_id": 0, "bos_token_id": 4, "eos_token_id": 4}
-_LLAMA = {
-    **_SIZE,
-    "hidden_size": 32,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "intermediate_size": 48,
-    "max_position_embeddings": 64,
-}
-_BERT = {**_SIZE, "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 48}
-
-CONFIGS = {
-    "gpt2": lambda: GPT2Config(**_SIZE, n_embd=32, n_layer=4, n_head=4, n_positions=64),
-    "llama": lambda: LlamaConfig(**_LLAMA),
-    "mistral": lambda: MistralConfig(**_LLAMA, sliding_window=4),
-    "qwen2": lambda: Qwen2Config(**_LLAMA, use_sliding_window=True, sliding_window=3, max_window_layers=2),
-    "qwen3": lambda: Qwen3Config(**_LLAMA, head_dim=8),
-    "bert": lambda: BertConfig(**_BERT, max_position_embeddings=64),
-    "roberta": lambda: RobertaConfig(**_BERT, max_position_embeddings=66),
-    "distilbert": lambda: DistilBertConfig(
-        vocab_size=VOCABULARY, pad_token_id=0, dim=32, n_layers=4, n_heads=4, hidden_dim=48, max_position_embeddings=64
-    ),
-}
-CAUSAL = ("gpt2", "llama", "mistral", "qwen2", "qwen3")
+from tiny_models import CAUSAL, tiny_model, word_tokenizer
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread():
     torch.set_num_threads(1)
-
-
-def word_tokenizer(causal: bool) -> PreTrainedTokenizerFast:
-    """A word-level tokenizer: decoders without special tokens, encoders with [CLS] and [SEP]."""
-    vocabulary = {token: i for i, token in enumerate(SPECIAL + WORDS)}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    if causal:
-        return PreTrainedTokenizerFast(
-            tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]", eos_token="<|endoftext|>"
-        )
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        unk_token="[UNK]",
-        pad_token="[PAD]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
-    )
-
-
-def tiny_model(family: str):
-    """A randomly initialised Hugging Face model with 4 layers of width 32; decoders with their LM head."""
-    torch.manual_seed(0)
-    auto = AutoModelForCausalLM if family in CAUSAL else AutoModel
-    return auto.from_config(CONFIGS[family]()).eval()
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""What README and docs say works: the parts that extending.md adds to the package, and README's Python example."""
+"""README and docs say what is so: examples run, and no field, kind or choice is left out."""
 
 import json
 import os
@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import VOCABULARY, word_tokenizer
+from tiny_models import VOCABULARY, word_tokenizer
 from transformers import AutoModelForCausalLM, Olmo2Config
+
+from atlas_cli import discovery
+from atlas_cli.runs.records import KINDS, SCHEMAS
 
 ROOT = Path(__file__).parents[1]
 PART = re.compile(r"^`(atlas_cli/\S+\.py)`\n\n```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -72,6 +75,26 @@ def test_parts_of_extending(extended):
     manifest = json.loads((run / "manifest.json").read_text())
     assert manifest["verify"]["g"]["passed"] and manifest["base_unchanged"]
     assert atlas(extended, "status", run).stdout == "finished\n"
+
+
+@pytest.mark.parametrize("file", sorted(SCHEMAS))
+def test_every_field_of_a_run_is_described(file):
+    text = (ROOT / "docs" / "run-directory.md").read_text(encoding="utf-8")
+    section = text.split(f"## {file}\n")[1].split("\n## ")[0]
+    assert set(SCHEMAS[file].model_fields) <= set(re.findall(r"`(\w+)`", section))
+
+
+def test_every_choice_is_described():
+    readme, methods = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/methods.md"))
+    for package in ("tasks", "aggregation"):
+        assert {f"`{name}`" for name in discovery.names(package)} <= set(re.findall(r"`[\w-]+`", readme))
+    for kind in KINDS:
+        assert kind == "labels" or f"`{kind}`" in methods  # labels travel with activations
+
+
+def test_every_command_is_described():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert set(discovery.names("cli")) == set(re.findall(r"`atlas ([a-z-]+)", readme))
 
 
 @pytest.mark.packaged  # asks the hub for the weights of GPT-2 first

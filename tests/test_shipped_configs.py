@@ -45,8 +45,7 @@ def test_runs(path, tmp_path):
         for name, group in config.task_groups.items()
         for key, value in SMALL.items()
     ]
-    lengths = f"training.max_length={min(32, config.training.max_length)}"
-    one_step = ["training.rounds=1", "training.local_steps=1", lengths, "threads=1", f"output.dir={tmp_path}"]
+    one_step = ["training.rounds=1", "training.local_steps=1", "threads=1", f"output.dir={tmp_path}"]
     assert main(["train", str(path), *changes, *one_step]) == 0
     (run,) = tmp_path.iterdir()
     manifest = json.loads((run / "manifest.json").read_text())
@@ -62,6 +61,6 @@ def test_quickstart_learns(tmp_path):
     (run,) = tmp_path.iterdir()
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     before, after = ({m["task_group"]: m["test"]["accuracy"] for m in lines if m["round"] == n} for n in (0, 3))
-    # above always answering with the largest class, in each group (0.22, 0.87, 0.54 and 0.55 of the test parts)
+    # above always answering with the largest class, in each group (0.23, 0.87, 0.54 and 0.63 of the test parts)
     assert after["questions"] > 0.5 and after["spam"] > 0.9 and after["movies"] > 0.62 and after["products"] > 0.7
     assert all(after[group] > before[group] for group in before)

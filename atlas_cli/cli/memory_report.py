@@ -1,29 +1,166 @@
-"""``atlas memory-report``: who held how many bytes."""
+"""``atlas memory-report``: who needs how many bytes, predicted for a config, and measured in a run."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from atlas_cli.cli._arguments import Overrides
+
+if TYPE_CHECKING:
+    from atlas_cli.reports.memory import Holder
+    from atlas_cli.runs.directory import RunDirectory
+
+Record = dict[str, Any]
+
 
 def command(
-    run: Annotated[Path | None, typer.Argument(help="Run directory; default: the newest under runs/.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print memory.json instead of a table.")] = False,
+    source: Annotated[
+        Path | None,
+        typer.Argument(metavar="[RUN|CONFIG]", help="Run directory or config file; default: newest run under runs/."),
+    ] = None,
+    overrides: Overrides = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="CONFIG: run steps of each distinct client in a process of its own.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, in bytes, instead of tables.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, in bytes, instead of tables.")] = False,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", metavar="FILE", help="Also draw where memory goes (.png or .svg).")
+    ] = None,
 ) -> None:
-    """Show the memory of every client and the server of a run, beside full fine-tuning and unsplit LoRA."""
-    from rich.console import Console
+    """Show the memory of every client and the server beside full fine-tuning and unsplit LoRA.
 
-    from atlas_cli.reports.memory import memory_table
+    A CONFIG is predicted from the model's shapes: no weights are loaded. A RUN shows what was measured, and the
+    prediction for the same batches with its error. Examples: atlas memory-report configs/gpt2.yaml --measure;
+    atlas memory-report configs/gpt2.yaml model.split_layer=2 training.batch_size=8 --plot memory.svg
+    """
+    from atlas_cli.errors import ConfigError
+    from atlas_cli.reports.memory_picture import check_name
     from atlas_cli.runs.directory import newest_run, open_run
 
-    directory = newest_run() if run is None else open_run(run)
-    memory = directory.read_json("memory.json")
-    if as_json:
-        typer.echo(json.dumps(memory, indent=2))
+    if as_json and as_csv:
+        raise ConfigError("give --json or --csv, not both")
+    if plot is not None:
+        check_name(plot)
+    config = source if source is not None and not source.is_dir() and _is_config(source) else None
+    if config is not None:
+        _of_config(config, list(overrides or []), measure, as_json, as_csv, plot)
         return
-    console = Console()
-    console.print(str(directory.path), markup=False, highlight=False, soft_wrap=True)
-    console.print(memory_table(memory))
+    if measure or overrides:
+        what = "--measure" if measure else "key=value"
+        raise ConfigError(f"{what} is for configs; give a config file, such as the run's config.yaml")
+    _of_run(newest_run() if source is None else open_run(source), as_json, as_csv, plot)
+
+
+def _is_config(source: Path) -> bool:
+    return source.is_file() or source.suffix in (".yaml", ".yml")
+
+
+def _of_config(
+    config: Path, overrides: list[str], measure: bool, as_json: bool, as_csv: bool, plot: Path | None
+) -> None:
+    from rich.console import Console
+
+    from atlas_cli.config.load import load_config, locating
+    from atlas_cli.planning.assumptions import notes_on, read_classes
+    from atlas_cli.planning.plan import make_plan
+    from atlas_cli.planning.prediction import predict
+    from atlas_cli.reports import memory_prediction as report
+
+    loaded = load_config(config, overrides)
+    with locating(loaded):
+        plan = make_plan(loaded.config)
+        classes, notes = read_classes(plan)
+        prediction = predict(plan, classes)
+    notes = [*notes_on(plan), *notes]
+    record: Record = prediction.record() | {"notes": notes}
+    both: Record = {}
+    if measure:
+        from atlas_cli.planning.measure import measure_client
+
+        groups = {client.name: client.task_group for client in plan.clients}
+        found: dict[str, Record] = {}
+        for name in dict.fromkeys(prediction.alike.values()):
+            one = measure_client(config, overrides, name, prediction.shapes[name], classes.get(groups[name], ()))
+            found[name] = {**one.parts, "peak": one.peak, "resident": one.resident}
+        both = report.measured_comparison(record, found)
+        record["measured"] = both
+    if plot is not None:
+        _draw(plot, report.predicted_rows(record), f"{plan.config.name}: memory predicted")
+    if as_json:
+        typer.echo(json.dumps(record, indent=2))
+    elif as_csv:
+        rows = report.comparison_csv(both, ("peak", "resident")) if measure else report.predicted_csv(record)
+        typer.echo(report.csv_text(rows), nl=False)
+    else:
+        console = Console()
+        shown = [report.predicted_table(record, notes)]
+        shown += [report.comparison_table(both, ("peak", "resident"), *_MEASURED)] if measure else []
+        shown += [report.round_table(record)] if record["round"] else []
+        for table in shown:
+            console.print(table)
+
+
+_MEASURED = (
+    "A client of each kind, run alone in a process of its own, in MiB",
+    "peak: of its tensors; resident: of the process, less the interpreter with torch loaded",
+)
+_COMPARED = (
+    "Prediction for the batches that were measured, in MiB",
+    "total: without what is transient, which a run does not measure",
+)
+
+
+def _of_run(run: RunDirectory, as_json: bool, as_csv: bool, plot: Path | None) -> None:
+    from rich.console import Console
+
+    from atlas_cli.reports import memory_prediction as report
+    from atlas_cli.reports.memory import MAX_TABLE_CLIENTS, holders, memory_table
+
+    memory = run.read_json("memory.json")
+    both, why = _compare(run, memory)
+    if plot is not None:
+        _draw(plot, holders(memory, MAX_TABLE_CLIENTS), f"{run.path.name}: memory measured")
+    if as_json:
+        typer.echo(json.dumps({**memory, "prediction": both or None, "notes": [why] if why else []}, indent=2))
+    elif as_csv:
+        shown = both or {
+            name: {"measured": parts, "predicted": {}, "error_percent": {}} for name, parts in memory["clients"].items()
+        }
+        typer.echo(report.csv_text(report.comparison_csv(shown, ("total",))), nl=False)
+    else:
+        console = Console()
+        console.print(str(run.path), markup=False, highlight=False, soft_wrap=True)
+        console.print(memory_table(memory))
+        if both:
+            console.print(report.comparison_table(report.one_a_kind(both), ("total",), *_COMPARED))
+        if why:
+            console.print(why, markup=False, highlight=False, soft_wrap=True)
+
+
+def _compare(run: RunDirectory, memory: Record) -> tuple[Record, str]:
+    """Prediction beside measurement, or why there is none: a run can be looked at where its model is not."""
+    from atlas_cli.config.load import load_config
+    from atlas_cli.errors import AtlasError
+    from atlas_cli.planning.plan import make_plan
+    from atlas_cli.planning.prediction import predict, shapes_of
+    from atlas_cli.reports.memory_prediction import run_comparison
+
+    try:
+        plan = make_plan(load_config(run.path / "config.yaml").config)
+        classes = {name: data["classes"] for name, data in run.read_json("manifest.json")["data"].items()}
+        prediction = predict(plan, classes, shapes_of(memory))
+    except AtlasError as error:
+        return {}, f"no prediction: {error}"
+    return run_comparison(memory, prediction.record()), ""
+
+
+def _draw(path: Path, rows: list[Holder], title: str) -> None:
+    from atlas_cli.reports.memory_picture import draw
+    from atlas_cli.reports.memory_prediction import ALL_PARTS
+
+    draw(path, rows, ALL_PARTS, title)

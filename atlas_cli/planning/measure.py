@@ -28,6 +28,7 @@ from atlas_cli.federation.client import SplitClient
 from atlas_cli.federation.protocol import Message
 from atlas_cli.federation.recorder import peak_resident_bytes
 from atlas_cli.federation.unsplit import UnsplitClient
+from atlas_cli.models.gelu import fuse_gelu
 from atlas_cli.models.load import FrozenBase
 from atlas_cli.models.lora import build_adapters
 from atlas_cli.models.placement import by_layer
@@ -83,6 +84,8 @@ def take_steps(plan: Plan, name: str, shape: Shape, classes: Sequence[str], step
     torch.manual_seed(plan.config.seed)
     base, lm_head = meta_model(plan.hf_config, plan.family, getattr(torch, plan.config.model.dtype))
     split = plan.config.mode == "split-federated"
+    if plan.config.model.fused_gelu:
+        fuse_gelu(base)
     before = _start_of_peak()
     held: list[nn.Module] = [client_half(base, plan.family, plan.cut) if split else base]
     if lm_head is not None and (not split or plan.config.training.labels == "client"):
@@ -140,6 +143,7 @@ def _party(plan: Plan, name: str, base: FrozenBase, classes: Sequence[str]) -> S
             seed=config.seed,
             task=task,
             head=head,
+            checkpointing=client.checkpointing,
         )
     assert head is not None
     lora = config.lora

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from atlas_cli.config.schema import OptimizerConfig
-from atlas_cli.data.read import read_group
-from atlas_cli.errors import AtlasError
 from atlas_cli.federation.protocol import serialized_size
+from atlas_cli.planning.assumptions import read_classes as read_classes
 from atlas_cli.planning.cost import step_bytes
 from atlas_cli.planning.held import adapter_bytes, optimizer_bytes
 from atlas_cli.planning.memory import PartyMemory, predict_client, predict_server, predict_unsplit, predict_whole
@@ -60,20 +59,22 @@ class Prediction:
     references: Mapping[str, PartyMemory]
     rounds: Mapping[str, RoundBytes]
 
+    def record(self) -> dict[str, Any]:
+        """As JSON, in bytes: by keys of memory.json with ``transient``, ``peak`` and ``how``."""
+        return {
+            "unit": "bytes",
+            "clients": {
+                name: {**_parts(m), "batch": self._batch(name), "alike": self.alike[name]}
+                for name, m in self.clients.items()
+            },
+            "server": {**_parts(self.server), "batch": self._batch(SERVER)} if self.server is not None else None,
+            "references": {name: _parts(m) for name, m in self.references.items()},
+            "round": {name: {"bytes_up": r.up, "bytes_down": r.down} for name, r in self.rounds.items()},
+        }
 
-def read_classes(plan: Plan) -> tuple[dict[str, list[str]], list[str]]:
-    """Class names by task group, from the config or the data; where neither has them two are assumed, and noted."""
-    found: dict[str, list[str]] = {}
-    notes = []
-    for name, group in plan.config.task_groups.items():
-        if not build_task(group.task, ["a", "b"]).has_classes:
-            continue
-        try:
-            found[name] = group.classes or read_group(name, group, plan.config.seed).classes
-        except AtlasError as error:
-            found[name] = ["0", "1"]
-            notes.append(f"task group {name}: two classes assumed, since its data cannot be read ({error})")
-    return found, notes
+    def _batch(self, name: str) -> dict[str, Any]:
+        shape = self.shapes[name]
+        return {"size": shape.batch, "tokens": shape.batch * shape.tokens, "padded": shape.padded}
 
 
 def predict(plan: Plan, classes: Mapping[str, Sequence[str]], shapes: Mapping[str, Shape] | None = None) -> Prediction:
@@ -93,7 +94,7 @@ def predict(plan: Plan, classes: Mapping[str, Sequence[str]], shapes: Mapping[st
     for client in plan.clients:
         shape = given.get(client.name, full)
         own_head = client.task_group if _heads_on_clients(plan) else None
-        kind = (tuple(client.ranks.items()), shape, own_head)
+        kind = (tuple(client.ranks.items()), shape, own_head, client.checkpointing)
         alike[client.name] = first.setdefault(kind, client.name)
         known = clients.get(alike[client.name])
         clients[client.name] = known or _client(plan, client, tasks[client.task_group], shape)
@@ -112,6 +113,15 @@ def predict(plan: Plan, classes: Mapping[str, Sequence[str]], shapes: Mapping[st
     )
 
 
+def shapes_of(memory: Mapping[str, Any]) -> dict[str, Shape]:
+    """The batches of a memory.json; a batch of several examples is taken to have padding where it does not say."""
+    parties = {**memory["clients"], **({SERVER: memory["server"]} if memory["server"] else {})}
+    batches = {name: parts["batch"] for name, parts in parties.items() if parts["batch"]["size"]}
+    return {
+        name: Shape(b["size"], b["tokens"] // b["size"], b.get("padded", b["size"] > 1)) for name, b in batches.items()
+    }
+
+
 def build_task_of(plan: Plan, group: str, classes: Sequence[str]) -> BaseTask:
     """The task of a group as a run builds it."""
     spec = plan.config.task_groups[group]
@@ -119,12 +129,16 @@ def build_task_of(plan: Plan, group: str, classes: Sequence[str]) -> BaseTask:
     return build_task(spec.task, classes, pooling)
 
 
+def _parts(memory: PartyMemory) -> dict[str, Any]:
+    return {**asdict(memory), "peak": memory.peak}
+
+
 def _client(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape) -> PartyMemory:
     config = plan.config
     optimizer = _optimizer(config.training.client_optimizer)
     if config.mode != "split-federated":
         ranks = {**client.ranks, **plan.upper_ranks}
-        step = _step(plan, shape)
+        step = replace(_step(plan, shape), checkpointing=client.checkpointing)
         return predict_unsplit(plan.family, plan.hf_config, ranks, plan.features, step, optimizer=optimizer, task=task)
     return predict_client(
         plan.family,
@@ -136,6 +150,8 @@ def _client(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape) -> Par
         shape.tokens,
         dtype=config.model.dtype,
         padded=shape.padded,
+        checkpointing=client.checkpointing,
+        fused_gelu=config.model.fused_gelu,
         optimizer=optimizer,
         dropout=config.lora.dropout,
         autocast=config.training.autocast == "bfloat16",
@@ -162,6 +178,7 @@ def _server(plan: Plan, tasks: Mapping[str, BaseTask], shape: Shape) -> PartyMem
         lm_head=heads_here and any(task.causal_only for task in tasks.values()),
         groups=len(tasks),
         optimizer=optimizer,
+        fused_gelu=config.model.fused_gelu,
         dropout=config.lora.dropout,
         autocast=training.autocast == "bfloat16",
         task=tasks[max(tasks, key=lambda name: _logits(plan, name, tasks[name]))] if heads_here else None,
@@ -220,7 +237,11 @@ def _round(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape) -> Roun
 def _step(plan: Plan, shape: Shape) -> Step:
     config = plan.config
     return Step(
-        *shape, config.model.dtype, dropout=config.lora.dropout, autocast=config.training.autocast == "bfloat16"
+        *shape,
+        dtype=config.model.dtype,
+        fused_gelu=config.model.fused_gelu,
+        dropout=config.lora.dropout,
+        autocast=config.training.autocast == "bfloat16",
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,24 +50,26 @@ def holders(memory: Record, max_clients: int) -> list[Holder]:
     how = f"measured in round {memory['measured_in_round']}"
     rows = client_rows(memory["clients"], max_clients, how)
     if memory["server"]:
-        rows.append(_holder("server", memory["server"], how))
+        rows.append(holder("server", memory["server"], how))
     for key, label in REFERENCES.items():
         reference = memory["references"][key]
-        rows.append(_holder(label, {**reference, "frozen_weights": reference["weights"]}, reference["how"]))
+        rows.append(holder(label, {**reference, "frozen_weights": reference["weights"]}, reference["how"]))
     return rows
 
 
-def client_rows(clients: Mapping[str, Record], max_clients: int, how: str) -> list[Holder]:
+def client_rows(
+    clients: Mapping[str, Record], max_clients: int, how: str, columns: Iterable[str] = PARTS
+) -> list[Holder]:
     """A row a client, or a row a kind of client where there are more than ``max_clients``."""
     if len(clients) <= max_clients:
-        return [_holder(name, parts, how, 1) for name, parts in clients.items()]
+        return [holder(name, parts, how, 1, columns) for name, parts in clients.items()]
     kinds: dict[tuple[str, int], dict[str, Record]] = {}
     for name, parts in clients.items():
         kinds.setdefault((re.sub(r"-\d+$", "", name), parts["adapters"]), {})[name] = parts
     rows = []
     for (prefix, _), alike in kinds.items():
         largest = max(alike, key=lambda name: alike[name]["total"])
-        same = len({_figures(parts) for parts in alike.values()}) == 1
+        same = len({(*(parts.get(key, 0) for key in columns), parts["total"]) for parts in alike.values()}) == 1
         label = (
             largest
             if len(alike) == 1
@@ -75,7 +77,7 @@ def client_rows(clients: Mapping[str, Record], max_clients: int, how: str) -> li
             if same
             else f"{prefix} (largest of {len(alike)})"
         )
-        rows.append(_holder(label, alike[largest], how, len(alike)))
+        rows.append(holder(label, alike[largest], how, len(alike), columns))
     return rows
 
 
@@ -107,13 +109,10 @@ def sources(rows: Sequence[Holder]) -> list[str]:
 
 def cells(row: Holder) -> list[str]:
     """Figures of a row in MiB without the unit, parts first, total last; ``-`` where a part does not exist."""
-    figures = [*(row.parts[key] for key in PARTS), row.total]
+    figures = [*row.parts.values(), row.total]
     return ["-" if n is None else format_bytes_mib(n).removesuffix(" MiB") for n in figures]
 
 
-def _holder(label: str, parts: Mapping[str, Any], how: str, clients: int = 0) -> Holder:
-    return Holder(label, {key: parts.get(key) for key in PARTS}, parts["total"], how, clients)
-
-
-def _figures(parts: Record) -> tuple[int, ...]:
-    return (*(parts.get(key, 0) for key in PARTS), parts["total"])
+def holder(label: str, parts: Mapping[str, Any], how: str, clients: int = 0, columns: Iterable[str] = PARTS) -> Holder:
+    """A row from a record of parts with their ``total``."""
+    return Holder(label, {key: parts.get(key) for key in columns}, parts["total"], how, clients)

@@ -37,15 +37,15 @@ def split_notes(choice: SplitChoice) -> list[str]:
     """What the columns are, a line each."""
     unit = "GiB (1,073,741,824 bytes)" if _memory_unit(choice) == "GiB" else "MiB (1,048,576 bytes)"
     notes = [
-        f"params: frozen; memory in {unit}; trained: adapters, their gradients and AdamW's state;",
-        f"saved: activations for the backward (by {choice.how}) and those at the cut; other: temporary tensors",
+        f"params: frozen; memory in {unit}; trained: adapters, gradients, AdamW;",
+        f"saved: activations for the backward (by {choice.how}) and at the cut; other: temporary tensors",
         "work and bytes (MB: 1,000,000) are of one step, forward and backward",
     ]
     if choice.rows[0].seconds is not None and choice.device is not None and choice.server is not None:
         assumed = " (assumed; see --server)" if choice.server_assumed else ""
         notes.append(f"seconds: {choice.device.name} with server {choice.server.name}{assumed}; an order of size")
     if choice.leakage is not None:
-        notes.append("tokens read: by the nearest embedding, from pretrained activations; a split alone is not private")
+        notes.append("tokens read: by the nearest embedding, pretrained weights; a split alone is not private")
     return notes
 
 

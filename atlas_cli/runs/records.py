@@ -37,8 +37,8 @@ class MetricsRecord(Record):
     aggregation_error: float | None
     server_lr: float | None
     client_lr: float | None
-    simulated_seconds: float | None = None
-    simulated_joules: float | None = None
+    simulated_seconds: float | None
+    simulated_joules: float | None
 
 
 class ClientRecord(Record):
@@ -58,7 +58,7 @@ class ClientRecord(Record):
     held_sha256: Sha256 | None
     delivered_sha256: Sha256 | None
     local_test: Figures | None
-    simulated: Figures | None = None
+    simulated: Figures | None
 
 
 class MessageRecord(Record):

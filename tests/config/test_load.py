@@ -69,7 +69,8 @@ def failing(tmp_path, monkeypatch, text: str, overrides: list[str] | None = None
         (
             "rank: 4",
             "rank: '2'",
-            "x.yaml:12: clients.phone-1.rank: expected an integer or a mapping such as {0: 8, 1: 16} or auto, got '2' (text)",
+            "x.yaml:12: clients.phone-1.rank: expected an integer or a mapping such as {0: 8, 1: 16} or auto, "
+            "got '2' (text)",
         ),
         ("rounds: 3", "rounds: '2'", "x.yaml:15: training.rounds: expected an integer, got '2' (text)"),
         ("rounds: 3", "rounds: 2.0", "x.yaml:15: training.rounds: expected an integer, got 2.0"),

@@ -58,7 +58,7 @@ def test_what_is_no_quantity_is_refused_by_every_kind(kind, text):
 )
 @pytest.mark.parametrize("number", ["0", "-1", "0.0", "-0.5", "1e400"])
 def test_zero_negative_and_infinite(kind, unit, number):
-    with pytest.raises(ValueError, match="above zero|out of range"):
+    with pytest.raises(ValueError, match=r"above zero|out of range"):
         KINDS[kind][0](f"{number} {unit}")
 
 
@@ -83,7 +83,7 @@ def test_zero_negative_and_infinite(kind, unit, number):
     ],
 )
 def test_the_message_says_what_to_write(kind, text, words):
-    with pytest.raises(ValueError, match="write|mean|use one of") as caught:
+    with pytest.raises(ValueError, match=r"write|mean|use one of") as caught:
         KINDS[kind][0](text)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -92,7 +92,7 @@ def test_checkpointing_adds_a_forward(family, base_of):
         with checkpointed(half, base.family, ranks):
             hidden = run_half(half, torch.ones_like(ids), input_ids=ids)
         _, backward, _ = counted(lambda: hidden.sum().backward())
-    print(again.backward, backward); assert 0
+    assert backward <= again.backward <= 1.25 * backward  # it stops before the last product of a block
 
 
 @pytest.mark.parametrize("family", FAMILIES)

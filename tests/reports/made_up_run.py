@@ -30,6 +30,8 @@ def metrics_record(group, round_, **changes):
         "aggregation_error": 0.2 if trained else None,
         "server_lr": 1e-3 if trained else None,
         "client_lr": 1e-3 if trained else None,
+        "simulated_seconds": None,
+        "simulated_joules": None,
     }
     return record | changes
 
@@ -50,6 +52,7 @@ def client_record(client, group, round_, **changes):
         "held_sha256": HASH,
         "delivered_sha256": HASH,
         "local_test": {GROUPS[group]: 0.8},
+        "simulated": None,
     }
     return record | changes
 

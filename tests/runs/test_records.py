@@ -24,6 +24,8 @@ EXAMPLES = {
         "aggregation_error": None,
         "server_lr": None,
         "client_lr": None,
+        "simulated_seconds": 12.5,
+        "simulated_joules": None,
     },
     "clients.jsonl": {
         "round": 1,
@@ -40,6 +42,7 @@ EXAMPLES = {
         "held_sha256": "ab" * 32,
         "delivered_sha256": None,
         "local_test": None,
+        "simulated": {"compute": 1.5, "joules": None},
     },
     "messages.jsonl": {
         "round": 1,

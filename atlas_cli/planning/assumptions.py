@@ -1,0 +1,46 @@
+"""What a prediction of memory takes for granted: class names, and what its report must say."""
+
+from __future__ import annotations
+
+from atlas_cli.data.read import read_group
+from atlas_cli.errors import AtlasError
+from atlas_cli.planning.plan import Plan
+from atlas_cli.tasks import build as build_task
+
+
+def read_classes(plan: Plan) -> tuple[dict[str, list[str]], list[str]]:
+    """Class names by task group, from the config or the data; where neither has them two are assumed, and noted."""
+    found: dict[str, list[str]] = {}
+    notes = []
+    for name, group in plan.config.task_groups.items():
+        if not build_task(group.task, ["a", "b"]).has_classes:
+            continue
+        try:
+            found[name] = group.classes or read_group(name, group, plan.config.seed).classes
+        except AtlasError as error:
+            found[name] = ["0", "1"]
+            notes.append(f"task group {name}: two classes assumed, since its data cannot be read ({error})")
+    return found, notes
+
+
+def notes_on(plan: Plan) -> list[str]:
+    """What a reader must know about the figures of a config."""
+    config, training = plan.config, plan.config.training
+    notes = [
+        f"assumed: batches of {training.batch_size} examples of {training.max_length} tokens, the largest that the "
+        "config allows (training.batch_size, training.max_length)"
+    ]
+    if getattr(plan.hf_config, "activation_function", None) == "gelu_new":
+        fused = config.model.fused_gelu
+        notes.append(
+            "the tanh GELU runs as one operation that saves one tensor (model.fused_gelu: true; gelu_new saves four)"
+            if fused
+            else "gelu_new saves four tensors; model.fused_gelu: true would save one, for the same function"
+        )
+    some = [client.name for client in plan.clients if client.checkpointing]
+    if some:
+        more = f" and {len(some) - 1} more" if len(some) > 1 else ""
+        notes.append(f"activation checkpointing: {some[0]}{more}")
+    if any(spec.rank == "auto" for spec in config.expanded_clients()):
+        notes.append("rank: auto is counted at allocation.r_min; atlas ranks shows what each client will get")
+    return notes

@@ -1,0 +1,165 @@
+"""``atlas devices`` and ``atlas split-point`` as typed: what they print, exit codes, and one-line errors."""
+
+import json
+
+import pytest
+import yaml
+
+from atlas_cli.cli import main
+from atlas_cli.planning import devices as devices_module
+from atlas_cli.planning.devices import BUILT_IN, device_of
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    """``run("split-point", "gpt2", ...)``: (exit code, output, errors) at 100 columns."""
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def call(*args):
+        code = main([*args])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def test_devices_lists_all_with_their_source(run):
+    code, out, _ = run("devices")
+    assert code == 0
+    for name, device in BUILT_IN.items():
+        assert name in out and device.source in out
+    assert json.loads(run("devices", "--json")[1])[0]["memory"] == 2**31
+
+
+def test_this_machine_prints_a_profile_to_paste(run, monkeypatch):
+    monkeypatch.setattr(devices_module, "_matrix_product", lambda size: 0.01)
+    code, out, _ = run("devices", "--this-machine", "--threads", "1")
+    assert code == 0 and "torch threads: 1" in out
+    profile = yaml.safe_load(out)["devices"]["this-machine"]
+    device = device_of("this-machine", profile)
+    assert device.compute == float(f"{2 * 1024**3 / 0.01:.3g}")
+    assert device.memory > 0
+    record = json.loads(run("devices", "--this-machine", "--json")[1])
+    assert record["name"] == "this-machine" and record["uplink"] is None
+
+
+def test_threads_without_a_measurement(run):
+    code, _, err = run("devices", "--threads", "2")
+    assert code == 2 and err == "error: --threads: goes with --this-machine\n"
+
+
+@pytest.mark.parametrize(("model", "layer"), [("gpt2", "6 of 12"), ("bert", "6 of 12")])
+def test_the_default_is_labelled(model, layer, run):
+    code, out, _ = run("split-point", model)
+    assert code == 0
+    assert f"split layer {layer} (default): the middle of the model" in out
+    assert "fits" not in out.splitlines()[2] and "link" not in out
+    assert "> 6" in out
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments"),
+    [
+        ("gpt2", []),
+        ("gpt2", ["--device", "phone-2gib"]),
+        ("llama-7b", ["--device", "phone-2gib", "--batch-size", "64"]),
+        ("llama-3-70b", ["--device", "laptop-8gib", "--max-length", "512"]),
+    ],
+)
+def test_the_table_fits_100_columns(model, arguments, run):
+    code, out, _ = run("split-point", model, *arguments)
+    assert code in (0, 5)
+    assert "…" not in out
+    shown = [line for line in out.splitlines() if not line.startswith("split layer")]  # the reason flows
+    assert max(len(line.rstrip()) for line in shown) <= 100
+    rows = [line for line in out.splitlines() if line.strip("> ").split(" ")[0].isdigit()]
+    assert len(rows) == {"gpt2": 12, "llama-7b": 32, "llama-3-70b": 80}[model]
+
+
+def test_a_narrow_terminal_leaves_the_parts_of_memory_out(run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    _, out, _ = run("split-point", "gpt2", "--device", "phone-2gib")
+    table = out.split("\nparams:")[0]
+    assert "…" not in table and "peak" in table and "weights" not in table
+    assert max(len(line.rstrip()) for line in table.splitlines()) <= 80
+
+
+def test_a_device_decides(run):
+    code, out, _ = run("split-point", "llama-7b", "--device", "laptop-8gib", "--dtype", "bfloat16")
+    assert code == 0
+    assert "split layer 14 of 32: the deepest that fits laptop-8gib (8,192 MiB); layer 15 needs" in out
+    assert "privacy asks for depth" in out and "time is linear in the split layer" in out
+    assert "workstation-gpu-16gib (assumed; see --server)" in out
+
+
+def test_json_has_everything(run):
+    code, out, _ = run("split-point", "gpt2", "--device", "phone-2gib", "--memory", "400 MiB", "--json")
+    record = json.loads(out)
+    assert code == 0
+    assert (record["split_layer"], record["feasible"], record["default"]) == (3, [1, 3], False)
+    assert record["device"]["memory"] == 400 * 2**20 and record["device"]["uplink"] == 10e6
+    assert record["server"]["assumed"] is True and record["saved_activations_by"] == "formula"
+    assert [row["fits"] for row in record["layers"]] == [True] * 3 + [False] * 9
+    row = record["layers"][2]
+    parts = {k: v for k, v in row["client_memory"].items() if k not in ("how", "peak")}
+    assert row["client_memory"]["peak"] == sum(parts.values())
+    assert row["seconds"]["total"] == pytest.approx(sum(v for k, v in row["seconds"].items() if k != "total"))
+    assert row["bytes_up"] > 8 * 128 * 768 * 4 and row["client_flops"] > 0 and row["server_flops"] > 0
+    assert row["leakage"] is None and row["client_parameters"] > 60e6
+
+
+def test_nothing_fits(run):
+    code, out, err = run("split-point", "gpt2", "--memory", "230 MiB")
+    assert code == 5
+    assert err.count("\n") == 1
+    assert err.startswith("error: no split layer of gpt2 fits a client: layer 1 needs 238 MiB and there are 230 MiB;")
+    assert "--batch-size 6 fits" in err and "--dtype bfloat16 fits" in err
+    assert "no" in out  # the table is shown all the same
+    code, out, err = run("split-point", "gpt2", "--memory", "230 MiB", "--json")
+    record = json.loads(out)
+    assert code == 5 and record["split_layer"] is None and len(record["remedies"]) >= 2
+    assert run("split-point", "gpt2", "--memory", "230 MiB", "--batch-size", "6")[0] == 0
+    assert run("split-point", "gpt2", "--memory", "230 MiB", "--batch-size", "7")[0] == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--memory", "2"], 2, "--memory: '2' has no unit; write e.g. 2 GiB"),
+        (["--memory", "-2 GiB"], 2, "--memory: '-2 GiB' must be above zero"),
+        (["--memory", "0 GiB"], 2, "must be above zero"),
+        (["--memory", "2 gib"], 2, "did you mean GiB?"),
+        (["--device", "phone-2gb"], 2, "did you mean phone-2gib?"),
+        (["--memory", "2 GiB", "--server", "nas"], 2, "no device is named 'nas'"),
+        (["--server", "laptop-8gib"], 2, "--server: a server serves a client"),
+        (["--rank", "4000"], 2, "--rank: rank 4000 is above 768"),
+        (["--targets", "c_attm"], 2, "--targets: no linear layer of a block is named 'c_attm'"),
+        (["--targets", ","], 2, "--targets: names no layer"),
+        (["--max-length", "4096"], 2, "--max-length: 4096 tokens are more than the model's 1024 positions"),
+    ],
+)
+def test_bad_input_is_one_line(arguments, code, words, run):
+    got, _, err = run("split-point", "gpt2", *arguments)
+    assert got == code
+    assert words in err and err.count("\n") == 1 and err.startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--batch-size", "0"], ["--rank", "-1"], ["--max-length", "1"], ["--dtype", "int8"]]
+)
+def test_numbers_out_of_range_are_usage_errors(arguments, run):
+    assert run("split-point", "gpt2", *arguments)[0] == 2
+
+
+def test_a_model_that_cannot_be_found_offline(run, monkeypatch, tmp_path):
+    monkeypatch.setattr("atlas_cli.models.resolve.hub_reachable", lambda: False)
+    code, _, err = run("split-point", "no-such/model")
+    assert code == 3 and "'no-such/model' was not found" in err and err.count("\n") == 1
+    code, _, err = run("split-point", str(tmp_path / "nowhere"))
+    assert code == 3 and "does not exist" in err
+
+
+def test_a_folder(run, model_folder):
+    code, out, _ = run("split-point", model_folder("qwen3"), "--max-length", "32", "--json")
+    assert code == 0
+    assert json.loads(out)["split_layer"] == 2 and json.loads(out)["saved_activations_by"] in ("formula", "trace")
