@@ -255,7 +255,7 @@ def test_seventy_billion_parameters_take_seconds_and_no_weights():
     done = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=True)
     layers, seconds, kilobytes = json.loads(done.stdout)
     assert layers == 80
-    assert seconds < 5
+    assert seconds < 4  # of planning; importing torch and transformers comes on top
     assert kilobytes * (1024 if sys.platform == "linux" else 1) < 1e9
 
 
