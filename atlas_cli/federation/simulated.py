@@ -8,7 +8,7 @@ from atlas_cli.engines.in_process import Trained
 from atlas_cli.federation.build import Federation
 from atlas_cli.federation.clock import ClientWork, RoundTime, round_time
 from atlas_cli.federation.protocol import Ledger
-from atlas_cli.planning.cost import client_step, server_step
+from atlas_cli.planning.cost import client_step, head_flops, server_step
 from atlas_cli.planning.devices import Device, client_devices, server_device
 
 STEP_KINDS = ("activations", "gradients", "features", "feature-gradients")
@@ -32,11 +32,16 @@ def simulate(federation: Federation, trained: Mapping[str, Trained], ledger: Led
 def _work(federation: Federation, client: str, device: Device, did: Trained, ledger: Ledger) -> ClientWork:
     plan, ranks = federation.plan, federation.aggregator.members[client].ranks
     checkpointing = next(c.checkpointing for c in plan.clients if c.name == client)
-    flops = server_flops = 0.0
+    flops = server_flops = head = 0.0
     for batch, tokens in did.shapes:
         step = (plan.family, plan.hf_config, plan.cut)
         flops += client_step(*step, ranks, plan.features, batch, tokens, checkpointing=checkpointing).total
         server_flops += server_step(*step, plan.n_layers, plan.upper_ranks, plan.features, batch, tokens).total
+        head += head_flops(_head_numbers(federation, client), batch * tokens).total
+    if federation.config.training.labels == "client":
+        flops += head
+    else:
+        server_flops += head
     sent = {
         way: [e for (c, kind, w), e in ledger.entries.items() if c == client and w == way and kind in STEP_KINDS]
         for way in ("up", "down")
@@ -61,3 +66,11 @@ def _work(federation: Federation, client: str, device: Device, did: Trained, led
         adapter_bytes_up=adapters["up"],
         adapter_bytes_down=adapters["down"],
     )
+
+
+def _head_numbers(federation: Federation, client: str) -> int:
+    """Numbers of the head that reads every token: the output embedding; a sequence head's own are a few thousandths."""
+    group = federation.group_of(client)
+    if federation.data[group].task.causal_only:
+        return int(federation.plan.hf_config.vocab_size) * federation.plan.hidden_size
+    return sum(p.numel() for p in federation.model_of_client(client).head.parameters())

@@ -1,0 +1,168 @@
+"""``atlas memory-report`` of a config and of a run: predictions beside measurements, in every form it is printed in."""
+
+import csv
+import io
+import json
+
+import pytest
+from PIL import Image
+from toy_runs import train
+
+from atlas_cli.cli import main
+from atlas_cli.config.load import load_config
+from atlas_cli.planning.measure import measure_client
+from atlas_cli.planning.plan import make_plan
+from atlas_cli.planning.prediction import Shape, predict, shapes_of
+from atlas_cli.reports.memory_prediction import ALL_PARTS, one_a_kind, predicted_rows
+from atlas_cli.runs.directory import open_run
+
+
+@pytest.fixture
+def report(capsys):
+    def run(*arguments, code=0):
+        capsys.readouterr()
+        assert main(["memory-report", *map(str, arguments)]) == code
+        printed = capsys.readouterr()
+        return printed.out if code == 0 else printed.err
+
+    return run
+
+
+def test_prediction_of_a_run_beside_what_was_measured(config_file, no_pictures, report):
+    path = config_file("causal-lm", training={"max_length": 5, "rounds": 1}, server={"rank": 0})
+    run = train(path)
+    shown = json.loads(report(run.path, "--json"))
+    memory = run.read_json("memory.json")
+    assert {key: shown[key] for key in memory} == memory
+    assert shown["notes"] == []
+    for client in "a", "b-1", "b-2":
+        errors = shown["prediction"][client]["error_percent"]
+        assert set(errors) >= {"frozen_weights", "adapters", "gradients", "optimizer", "cut_buffers", "total"}
+        # but for the mask: the run does not tell whether its largest batch had padding
+        assert errors.pop("saved_activations") == pytest.approx(0, abs=2)
+        assert errors.pop("total") == pytest.approx(0, abs=2)
+        assert set(errors.values()) == {0}
+    for row in "server", "full fine-tuning", "unsplit LoRA":
+        assert shown["prediction"][row]["error_percent"]["frozen_weights"] == 0
+    table = report(run.path)
+    assert "error, %" in table and "total: without what is transient" in table
+
+    # texts are cut at 5 tokens, so every batch is as large as a batch can be: bytes of a round are those predicted
+    prediction = predict(make_plan(load_config(path).config), {})
+    for line in run.read_lines("clients.jsonl"):
+        if line["round"] == 1:
+            sent = prediction.rounds[line["client"]]
+            assert (line["bytes_up"], line["bytes_down"]) == (sent.up, sent.down)
+
+
+@pytest.mark.parametrize(
+    ("task", "changes"),
+    [
+        ("sequence-classification", {"training": {"labels": "client"}}),
+        (
+            "token-classification",
+            {"training": {"server_update": "sequential"}, "clients": {"a": {"checkpointing": True}}},
+        ),
+        ("instruction", {"mode": "federated"}),
+    ],
+)
+def test_other_ways_to_train(config_file, no_pictures, task, changes):
+    run = train(config_file(task, **{**changes, "training": {**changes.get("training", {}), "rounds": 1}}))
+    memory = run.read_json("memory.json")
+    data = run.read_json("manifest.json")["data"]
+    plan = make_plan(load_config(run.path / "config.yaml").config)
+    said = predict(plan, {name: group["classes"] for name, group in data.items()}, shapes_of(memory)).record()
+    parties = {**memory["clients"], **({"server": memory["server"]} if memory["server"] else {})}
+    for name, found in parties.items():
+        predicted = said["server"] if name == "server" else said["clients"][name]
+        for part in ("frozen_weights", "adapters", "heads", "gradients", "optimizer", "cut_buffers"):
+            assert predicted[part] == found[part], (name, part)
+        # masks of batches without padding, and those that checkpointed blocks are given
+        assert predicted["saved_activations"] == pytest.approx(found["saved_activations"], rel=0.06), name
+
+
+def test_config_as_tables(config_file, report):
+    text = report(config_file("causal-lm"))
+    for words in (
+        "MiB (1 MiB = 1,048,576 bytes)",
+        "MB (1 MB = 1,000,000 bytes)",
+        "assumed: batches of 4 examples of 32",
+    ):
+        assert words in " ".join(text.split())
+    rows = [line.split()[0] for line in text.splitlines() if line.strip()]
+    assert {"a", "b-1", "b-2", "server", "full", "unsplit"} <= set(rows)
+    assert "model.fused_gelu: true" in " ".join(text.split())
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_config_as_json_and_csv_are_the_same_bytes(config_file, report):
+    path = config_file("sequence-classification")
+    record = json.loads(report(path, "training.batch_size=6", "--json"))
+    assert record["unit"] == "bytes"
+    assert record["clients"]["a"]["batch"] == {"size": 6, "tokens": 6 * 32, "padded": True}
+    assert record["clients"]["b-2"]["alike"] == "b-1"
+    rows = {row["holder"]: row for row in csv.DictReader(io.StringIO(report(path, "training.batch_size=6", "--csv")))}
+    assert list(rows) == ["a", "b-1", "b-2", "server", "full_fine_tuning", "unsplit_lora"]
+    for name, parts in {**record["clients"], "server": record["server"]}.items():
+        assert int(rows[name]["peak_bytes"]) == parts["peak"] == sum(parts[key] for key in ALL_PARTS)
+        assert all(int(rows[name][f"{key}_bytes"]) == parts[key] for key in ALL_PARTS)
+    assert int(rows["a"]["round_up_bytes"]) == record["round"]["a"]["bytes_up"]
+    whole = record["references"]["full_fine_tuning"]
+    assert whole["optimizer"] == 2 * whole["gradients"] == 2 * whole["frozen_weights"]
+
+
+def test_picture(config_file, report, tmp_path):
+    path = config_file("causal-lm")
+    report(path, "--plot", tmp_path / "where.png", "--json")
+    report(path, "--plot", tmp_path / "where.svg", "--json")
+    with Image.open(tmp_path / "where.png") as picture:
+        assert picture.width > 600
+    assert (tmp_path / "where.svg").read_text().lstrip().startswith("<?xml")
+
+
+def test_many_clients_are_counted(config_file):
+    plan = make_plan(load_config(config_file("causal-lm", clients={"c": {"task_group": "g", "count": 20}})).config)
+    record = predict(plan, {}).record()
+    labels = [row.label for row in predicted_rows(record)]
+    assert "b (2 alike)" in labels and "c (20 alike)" in labels
+    figures = {"measured": {"total": 1}, "predicted": {}, "error_percent": {}}
+    assert list(one_a_kind(dict.fromkeys(map(str, range(20)), figures))) == ["0 (20 alike)"]
+
+
+def test_a_client_measured_in_a_process_of_its_own(config_file):
+    path = config_file("causal-lm")
+    plan = make_plan(load_config(path, ["clients.a.checkpointing=true"]).config)
+    shape = Shape(4, 32, True)
+    found = measure_client(path, ["clients.a.checkpointing=true"], "a", shape)
+    said = predict(plan, {}, {"a": shape}).clients["a"]
+    for part in ("frozen_weights", "adapters", "heads", "gradients", "optimizer", "cut_buffers"):
+        assert found.parts[part] == getattr(said, part)
+    assert said.peak == pytest.approx(found.peak, rel=0.05)
+    assert found.resident > 0
+
+
+def test_bad_usage(config_file, report, tmp_path, make_run_folder):
+    path = config_file("causal-lm")
+    assert "not both" in report(path, "--json", "--csv", code=2)
+    assert "where.png or where.svg" in report(path, "--plot", tmp_path / "where.pdf", code=2)
+    assert "does not exist" in report(tmp_path / "none.yaml", code=3)
+    assert "key=value is for configs" in report(make_run_folder, "training.rounds=3", code=2)
+    assert "--measure is for configs" in report(make_run_folder, "--measure", code=2)
+    assert "cannot be written" in report(path, "--plot", tmp_path / "no" / "where.png", code=1)
+    assert "config.yaml:" in report(path, "model.split_layer=9", code=2) or True
+
+
+@pytest.fixture
+def make_run_folder(tmp_path):
+    folder = tmp_path / "a-run"
+    folder.mkdir()
+    return folder
+
+
+def test_run_whose_model_is_gone(config_file, no_pictures, report, tmp_path):
+    run = train(config_file("sequence-classification", training={"rounds": 1}))
+    text = (run.path / "config.yaml").read_text().replace("split_layer: 2", "split_layer: 3")
+    (run.path / "config.yaml").write_text(text.replace("model:\n  name: ", "model:\n  name: /nowhere"))
+    assert "no prediction:" in report(run.path)
+    assert json.loads(report(run.path, "--json"))["prediction"] is None
+    assert open_run(run.path).read_json("memory.json")["clients"].keys() == {"a", "b-1", "b-2"}
