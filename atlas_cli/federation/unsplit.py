@@ -105,7 +105,9 @@ class UnsplitClient:
             hidden = run_half(self.base.model, mask, **inputs)
             loss, count = self.task.loss(self.head(hidden, mask), labels.to(self.device))
         require_finite(loss.detach(), f"loss of client {self.name}, round {round_number}, step {step}")
-        found = torch.autograd.grad(loss, self.trained())
+        # checkpointed blocks run again in the backward, with their adapters
+        with self.adapters.attached(self.base.model), self.upper.attached(self.base.model):
+            found = torch.autograd.grad(loss, self.trained())
         # before the first part steps, so that no part steps without the others
         norm = nn.utils.get_total_norm(found)
         require_finite(norm, f"gradient norm of client {self.name}, round {round_number}, step {step}")

@@ -1,0 +1,122 @@
+"""A resumed run equals one that was never stopped, and damage to a checkpoint is noticed."""
+
+import json
+import shutil
+
+import pytest
+from toy_runs import train
+
+from atlas_cli.cli import main
+
+TIMINGS = {"seconds", "samples_per_second"}
+pytestmark = pytest.mark.usefixtures("no_pictures")
+RUN = {"rounds": 4, "local_steps": 2, "cohort": 0.5}
+
+
+def records(run, name):
+    lines = (run.path / name).read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in TIMINGS} for line in lines]
+
+
+def adapters(run):
+    return {p.relative_to(run.path): p.read_bytes() for p in run.path.glob("adapters/**/*.safetensors")}
+
+
+def stop_after(run, number):
+    """What a kill in the round after ``number`` leaves: no later checkpoint, and records of an unfinished round."""
+    for folder in run.path.glob("checkpoints/round-*"):
+        if int(folder.name.removeprefix("round-")) > number:
+            shutil.rmtree(folder)
+    shutil.rmtree(run.path / "adapters")
+    with (run.path / "metrics.jsonl").open("a") as file:
+        file.write('{"round": 5, "task_gro')
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"lora": {"dropout": 0.2}},
+        {"training": {"labels": "client"}},
+        {"training": {"server_update": "per-client"}, "aggregation": {"method": "none"}},
+        {"training": {"client_optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.9}}},
+        {"mode": "federated"},
+    ],
+    ids=str,
+)
+def test_equal_to_an_unbroken_run(config_file, changes):
+    changes = {**changes, "training": {**RUN, **changes.get("training", {})}}
+    whole, broken = train(config_file(**changes)), train(config_file(**changes))
+    stop_after(broken, 3)
+    assert main(["train", "--resume", str(broken.path)]) == 0
+    for name in ("metrics.jsonl", "clients.jsonl", "messages.jsonl"):
+        assert records(broken, name) == records(whole, name)
+    assert adapters(broken) == adapters(whole)
+    last = "checkpoints/round-000004/state.safetensors"
+    assert (broken.path / last).read_bytes() == (whole.path / last).read_bytes()
+    assert broken.read_json("manifest.json")["status"] == "finished"
+
+
+def test_more_rounds_after_the_end(config_file):
+    run = train(config_file())
+    assert main(["train", "--resume", str(run.path), "training.rounds=3"]) == 0
+    assert [line["round"] for line in records(run, "metrics.jsonl")] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("harm", ["flip", "cut", "missing"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(config_file, capsys, harm):
+    run = train(config_file(training=RUN))
+    stop_after(run, 4)
+    file = run.path / "checkpoints/round-000004/state.safetensors"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    if harm == "missing":
+        file.unlink()
+    else:
+        file.write_bytes(content if harm == "flip" else content[:-1])
+    capsys.readouterr()
+    assert main(["train", "--resume", str(run.path)]) == 0
+    out = capsys.readouterr().out
+    assert "warning: checkpoint round-000004" in out
+    assert "goes on after round 3" in out
+
+
+def test_what_cannot_be_resumed(config_file, capsys, tmp_path):
+    run = train(config_file())
+    before = (run.path / "metrics.jsonl").read_bytes()
+    assert main(["train", "--resume", str(run.path)]) == 2
+    assert "add training.rounds=N" in capsys.readouterr().err
+    assert main(["train", "--resume", str(run.path), "training.rounds=3", "lora.alpha=8"]) == 2
+    assert "lora.alpha: cannot change when a run is resumed" in capsys.readouterr().err
+    assert main(["train", "--resume", str(tmp_path / "nothing")]) == 3
+    shutil.rmtree(run.path / "checkpoints")
+    assert main(["train", "--resume", str(run.path), "training.rounds=3"]) == 3
+    assert (run.path / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("mode", ["split-federated", "federated"])
+def test_a_group_starts_from_an_adapter_of_a_run(config_file, mode):
+    opt = {"lr": 0.05}
+    run = train(config_file(mode=mode, training={"client_optimizer": opt, "server_optimizer": opt}))
+    left = records(run, "metrics.jsonl")
+    adapter = str(run.path / "adapters/groups/g")
+    again = train(config_file(mode=mode, task_groups={"g": {"adapter": adapter}}, training={"rounds": 1}))
+    start = records(again, "metrics.jsonl")[0]
+    assert start["test"] == left[-1]["test"] != left[0]["test"]
+
+
+def test_an_adapter_that_does_not_fit(config_file, capsys):
+    run = train(config_file())
+    adapter = {"task_groups": {"g": {"adapter": str(run.path / "adapters/groups/g")}}}
+    assert main(["train", str(config_file(**adapter, clients={"a": {"rank": 3}}))]) == 2
+    assert "has rank 4 at encoder.layer.0.attention.self.query, above the group's 3" in capsys.readouterr().err
+    assert main(["train", str(config_file(**adapter, server={"rank": 0}))]) == 2
+    assert "which this experiment does not" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("mode", ["split-federated", "federated"])
+def test_checkpointing_changes_memory_and_nothing_else(config_file, mode):
+    plain = train(config_file(mode=mode))
+    less = train(config_file(mode=mode, clients={"a": {"checkpointing": True}}))
+    assert adapters(plain) == adapters(less)
+    saved = [run.read_json("memory.json")["clients"]["a"]["saved_activations"] for run in (plain, less)]
+    assert saved[1] < 0.5 * saved[0]
