@@ -41,7 +41,10 @@ class PartyMemory:
 
     @property
     def peak(self) -> int:
-        """The most that is alive at once: the sum of all parts."""
+        """The most that is alive at once: the sum of all parts.
+
+        By formula a little more than that, since gradients come into being while what was saved is given up.
+        """
         return sum(getattr(self, f.name) for f in fields(self) if f.name != "how")
 
 

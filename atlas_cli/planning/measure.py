@@ -115,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if plan.config.threads is not None:
             torch.set_num_threads(plan.config.threads)
         batch, tokens, padded = given.shape
-        classes = [str(c) for c in range(given.classes)]
+        classes = [str(c) for c in range(given.classes or 2)]
         take_steps(_tiny(plan, given.client), given.client, Shape(2, 4, bool(padded)), classes)
         done = take_steps(plan, given.client, Shape(batch, tokens, bool(padded)), classes)
     except AtlasError as error:
