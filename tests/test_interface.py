@@ -206,8 +206,8 @@ def test_token_batches_train_a_round():
     [
         ("no data", "client 1 needs data and a task group"),
         ("no group", "client 1 needs data and a task group"),
-        ("other cut", "do not hold two halves of one model"),
-        ("other weights", "do not hold two halves of one model"),
+        ("other cut", "do not hold one model between them"),
+        ("other weights", "do not hold one model between them"),
         ("labels on the client", "keeps labels on the server"),
         ("method", "'zero-pat' is not known; did you mean zero-pad"),
     ],

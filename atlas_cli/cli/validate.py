@@ -43,13 +43,15 @@ def command(
 
 
 def _facts(plan: Plan) -> list[str]:
+    from atlas_cli.planning.plan import cuts_text
+
     n = plan.parameters
     upper = plan.adapter_parameters(plan.upper_ranks)
     return [
         f"model {plan.config.model.name} ({plan.hf_config.model_type}), {plan.n_layers} layers of width "
         f"{plan.hidden_size}, weights {plan.init}",
-        f"cut after layer {plan.cut}: client half {n['client half']:,} parameters, server half {n['server half']:,}, "
-        f"whole {n['model']:,}",
+        f"cut after layer {cuts_text(plan)}: client half {n['client half']:,} parameters, "
+        f"server half {n['server half']:,}, whole {n['model']:,}",
         f"server trains, for each task group: head and {upper:,} adapter parameters",
     ]
 
@@ -68,6 +70,7 @@ def _table(plan: Plan, examples: dict[str, int]) -> Any:
             (
                 client.name,
                 client.task_group,
+                client.cut,
                 "auto" if auto else str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}",
                 plan.adapter_parameters(client.ranks),
                 step,

@@ -17,13 +17,14 @@ def command(
 ) -> None:
     """Compare loss and every gradient through the split with the unsplit model, on FILE's data with padding.
 
-    One line a task group; exit code 1 when a difference is above tolerance (1e-6 in float32). `atlas train` does the
-    same before it starts.
+    One line a task group and split layer; exit code 1 when a difference is above tolerance (1e-6 in float32).
+    `atlas train` does the same before it starts.
     """
     from atlas_cli.config.load import load_config, locating
     from atlas_cli.errors import ConfigError
     from atlas_cli.federation.build import build
     from atlas_cli.federation.verify import require_verified, verify_split
+    from atlas_cli.planning.plan import cuts_text
 
     loaded = load_config(file, overrides or [])
     with locating(loaded):
@@ -35,9 +36,8 @@ def command(
         typer.echo(json.dumps([check.record() for check in checks], indent=2))
     else:
         plan = federation.plan
-        typer.echo(
-            f"{loaded.config.model.name} cut after layer {plan.cut} of {plan.n_layers}, against the unsplit model"
-        )
+        where = f"cut after layer {cuts_text(plan)} of {plan.n_layers}"
+        typer.echo(f"{loaded.config.model.name} {where}, against the unsplit model")
         for check in checks:
             typer.echo(check.sentence())
     require_verified(checks)

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import Field, create_model, model_validator
 
 from atlas_cli import discovery
-from atlas_cli.config.section import CheckedRanks, CheckedRanksOrAuto, Name, Section, one_of, quantity
+from atlas_cli.config.section import CheckedRanks, CheckedRanksOrAuto, Name, Section, SplitLayer, one_of, quantity
 from atlas_cli.config.training import OptimizerConfig as OptimizerConfig
 from atlas_cli.config.training import ScheduleConfig as ScheduleConfig
 from atlas_cli.config.training import TrainingConfig
@@ -25,8 +25,10 @@ class ModelConfig(Section):
     name: str = Field(
         description="packaged name (atlas models), hub id, local folder, GGUF file, or known architecture"
     )
-    split_layer: int | None = Field(
-        None, ge=1, description="blocks kept on the client; default: the middle of the model"
+    split_layer: SplitLayer = Field(
+        None,
+        description="blocks kept on the client; default: the middle of the model; auto: the deepest that fits every "
+        "client's device",
     )
     init: Literal["pretrained", "random", "auto"] = Field(
         "pretrained", description="auto: pretrained where the weights can be reached, else random, and says so"
@@ -136,6 +138,9 @@ class ClientConfig(Section):
     rank: CheckedRanksOrAuto | None = Field(
         None, description="default: lora.rank; auto: from the device's budgets (atlas ranks shows them)"
     )
+    split_layer: SplitLayer = Field(
+        None, description="of this client alone; default: model.split_layer; auto: the deepest that fits its device"
+    )
     device: str | None = Field(None, description="name under devices, or a built-in profile (atlas devices)")
     checkpointing: bool = Field(False, description="activation checkpointing: less memory, one more forward a step")
     count: int = Field(1, ge=1, description="this many clients of this kind, named NAME-1, NAME-2, ...")
@@ -203,6 +208,7 @@ class ClientSpec(NamedTuple):
     name: str
     task_group: str
     rank: int | dict[int, int] | Literal["auto"]
+    split_layer: int | Literal["auto"] | None
     device: str | None
     checkpointing: bool
     key: str
@@ -232,15 +238,16 @@ class ExperimentConfig(Section):
     output: OutputConfig = OutputConfig()
 
     def expanded_clients(self) -> list[ClientSpec]:
-        """All clients in the order of the file, templates expanded; rank as configured, lora.rank where silent."""
+        """All clients in the order of the file, templates expanded; rank and split layer as configured."""
         specs = []
         for name, client in self.clients.items():
             rank = self.lora.rank if client.rank is None else client.rank
+            cut = self.model.split_layer if client.split_layer is None else client.split_layer
             for i in range(client.count):
                 numbered = f"{name}-{i + 1}" if client.count > 1 else name
                 specs.append(
                     ClientSpec(
-                        numbered, client.task_group, rank, client.device, client.checkpointing, f"clients.{name}"
+                        numbered, client.task_group, rank, cut, client.device, client.checkpointing, f"clients.{name}"
                     )
                 )
         return specs

@@ -14,6 +14,7 @@ Ranks = Annotated[
     int | dict[int, int],
     Field(description="LoRA rank for every client layer, or by layer: {0: 8, 1: 16} (layers not named get no adapter)"),
 ]
+SplitLayer = Annotated[int, Field(ge=1)] | Literal["auto"] | None
 Share = Annotated[float, Field(gt=0, le=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
 

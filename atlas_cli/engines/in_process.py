@@ -63,7 +63,8 @@ def run_round(
     total = training.rounds * training.local_steps
     done = {client: Trained() for client in cohort}
     if federation.server is not None:
-        federation.server.begin_round({c: federation.group_of(c) for c in cohort}, round_number)
+        groups = {client: federation.group_of(client) for client in cohort}
+        federation.server.begin_round(groups, round_number, {c.name: c.cut for c in federation.plan.clients})
     for step in range(training.local_steps):
         overall = (round_number - 1) * training.local_steps + step
         factor = learning_rate_factor(training.schedule, overall, total)

@@ -13,6 +13,7 @@ from atlas_cli.aggregation._base import Adapters, Factors, Update, absorb, relea
 from atlas_cli.aggregation._error import relative_error
 from atlas_cli.errors import AtlasError
 from atlas_cli.federation.protocol import Ledger, Message, adapter_bytes
+from atlas_cli.federation.trainables import Trainables
 from atlas_cli.models.lora import AdapterSet, features_of
 from atlas_cli.runs.hashing import sha256_tensors
 
@@ -25,6 +26,7 @@ class Member:
         weight: its examples, or label tokens: n_k.
         adapters: what it holds; the server knows ranks and scales, values only as sent.
         head: the head that the client trains itself, else None.
+        served: layers that the server adapts for it and that others of its group adapt themselves.
         version: of the group's adapter that it was last sent; -1 before the first delivery.
         delivered_sha256: of what the server delivered last.
     """
@@ -33,6 +35,7 @@ class Member:
     weight: float
     adapters: AdapterSet
     head: nn.Module | None
+    served: frozenset[str] = frozenset()
     version: int = -1
     delivered_sha256: str | None = None
 
@@ -60,6 +63,9 @@ class Aggregator:
         members: every client by name.
         groups: each task group's adapter before training, at the largest rank of its clients.
         heads: each task group's head, where clients train heads (U-shaped and unsplit), else empty.
+        uppers: what the server trains for each task group. Where clients of a group have different split layers, the
+            server is a holder of the adapters between: it enters the merge with the weight of the clients that it
+            serves there, and gets the merged adapter back.
         base: to look up layer sizes for the closed form of message sizes.
     """
 
@@ -70,6 +76,7 @@ class Aggregator:
         groups: Mapping[str, AdapterSet],
         heads: Mapping[str, nn.Module],
         base: nn.Module,
+        uppers: Mapping[str, Trainables] | None = None,
     ) -> None:
         self.method = method
         self.members = dict(members)
@@ -79,6 +86,7 @@ class Aggregator:
             name: absorb(adapters.state(), scales_of(adapters)) for name, adapters in groups.items()
         }
         self.version = dict.fromkeys(groups, 0)
+        self.uppers = dict(uppers or {})
         self.features = {
             path: features_of(base.get_submodule(path)) for m in members.values() for path in m.adapters.adapters
         }
@@ -92,12 +100,13 @@ class Aggregator:
         """Receive what ``clients`` hold and merge it; the merged update's relative error against the exact sum."""
         if not self.shared:
             return None
-        updates = [self._receive(client, ledger) for client in clients]
+        updates = [self._receive(client, ledger) for client in clients] + self._of_server(group, clients)
         self.merged[group] = self.method.aggregate(self.merged[group], updates)
         self.version[group] += 1
         self._merge_heads(group, clients)
         adapters = self.groups[group]
         adapters.load(release(self.merged[group], scales_of(adapters)))
+        self.give_server(group)
         return relative_error(self.merged[group], updates)
 
     def deliver(self, client: str, ledger: Ledger) -> bool:
@@ -125,6 +134,33 @@ class Aggregator:
         member.delivered_sha256 = sha256_tensors({**delivered, **head})
         self.check_held(client)
         return True
+
+    def give_server(self, group: str) -> None:
+        """Give the server's own copies of a group's adapters the merged values; nothing crosses the wire."""
+        held = self._contested(group)
+        scales, ranks = scales_of(held), {path: a.rank for path, a in held.adapters.items()}
+        merged = self.method.deliver(self.merged[group], absorb(held.state(), scales), ranks)
+        held.load(release(merged, scales))
+        if held.adapters:
+            self.uppers[group].forget_moments(held.adapters)
+
+    def _contested(self, group: str) -> AdapterSet:
+        """The server's adapters on layers that clients of the group adapt, too."""
+        upper = self.uppers[group].adapters.adapters if group in self.uppers else {}
+        return AdapterSet({path: a for path, a in upper.items() if path in self.merged[group]})
+
+    def _of_server(self, group: str, clients: Sequence[str]) -> list[Update]:
+        """What the server trained on contested layers: an update for each set of layers that it serves."""
+        held = self._contested(group)
+        factors = absorb(held.state(), scales_of(held))
+        weights: dict[frozenset[str], float] = {}
+        for member in (self.members[client] for client in clients):
+            if member.served:
+                weights[member.served] = weights.get(member.served, 0.0) + member.weight
+        return [
+            Update(f"server (for {len(served)} layers)", weight, {p: f for p, f in factors.items() if p in served})
+            for served, weight in weights.items()
+        ]
 
     def check_held(self, client: str) -> None:
         """The proof that what was aggregated is what the client trains on next."""

@@ -71,12 +71,14 @@ class Federation:
         """What a client's predictions are made with."""
         party = self.clients[client]
         if isinstance(party, UnsplitClient):
-            lower, upper = _parted(party.adapters, self.plan)
-            return TrainedModel(lower, _joined(upper, party.upper), party.head)
+            return TrainedModel(_joined(party.adapters, party.upper), party.head)
         assert self.server is not None
         group = self.group_of(client)
         head = party.head if party.head is not None else self.server.heads[group]
-        return TrainedModel(party.adapters, self.server.groups[group].adapters, head)
+        served, upper = self.plan.above(party.cut), self.server.groups[group].adapters.adapters
+        return TrainedModel(
+            AdapterSet({**party.adapters.adapters, **{p: a for p, a in upper.items() if p in served}}), head
+        )
 
     def model_of_group(self, group: str) -> TrainedModel | None:
         """What a group's predictions are made with: the merged adapter; None where clients share nothing."""
@@ -86,9 +88,9 @@ class Federation:
         head = self.aggregator.heads.get(group)
         if self.server is None:
             assert head is not None
-            lower, upper = _parted(merged, self.plan)
-            return TrainedModel(lower, upper, head)
-        return TrainedModel(merged, self.server.groups[group].adapters, head or self.server.heads[group])
+            return TrainedModel(merged, head)
+        upper = self.server.groups[group].adapters
+        return TrainedModel(_joined(upper, merged), head or self.server.heads[group])
 
 
 def build(config: ExperimentConfig, plan: Plan | None = None) -> Federation:
@@ -98,6 +100,7 @@ def build(config: ExperimentConfig, plan: Plan | None = None) -> Federation:
         ConfigError, ResourceError: what the config asks for cannot be had.
     """
     plan = plan or make_plan(config)
+    config = plan.config
     device = pick_device(config.device)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
@@ -118,6 +121,7 @@ def build(config: ExperimentConfig, plan: Plan | None = None) -> Federation:
             split_layer=plan.cut,
             device=device,
             rank=config.server.rank,
+            first_layers={name: min(c.cut for c in plan.members(name)) for name in tasks},
             lora=config.lora,
             training=config.training,
             seed=config.seed,
@@ -131,15 +135,28 @@ def build(config: ExperimentConfig, plan: Plan | None = None) -> Federation:
     }
     members = {
         c.name: Member(
-            c.task_group, _weight(data[c.task_group], c.name), _exchanged(clients[c.name]), clients[c.name].head
+            c.task_group,
+            _weight(data[c.task_group], c.name),
+            _exchanged(clients[c.name]),
+            clients[c.name].head,
+            frozenset(plan.contested(c.task_group).keys() & plan.above(c.cut).keys()) if split else frozenset(),
         )
         for c in plan.clients
     }
-    upper = {} if split else dict(plan.upper_ranks)
-    groups = {name: _adapters(config, base, {**plan.group_ranks(name), **upper}, device) for name in config.task_groups}
+    groups = {
+        name: _adapters(
+            config, base, plan.group_ranks(name) if split else plan.server_ranks(name) | plan.group_ranks(name), device
+        )
+        for name in config.task_groups
+    }
     method = "none" if config.mode in ("local-only", "centralized") else config.aggregation.method
     aggregator = Aggregator(
-        discovery.load("aggregation", method), members, groups, heads if heads_on_clients else {}, base.model
+        discovery.load("aggregation", method),
+        members,
+        groups,
+        heads if heads_on_clients else {},
+        base.model,
+        server.groups if server is not None else None,
     )
     pad = pad_token_id(tokenizer)
     evaluator = Evaluator(base, plan.cut, config.evaluation.batch_size, pad, device)
@@ -147,6 +164,7 @@ def build(config: ExperimentConfig, plan: Plan | None = None) -> Federation:
     for name, group in config.task_groups.items():
         if group.adapter is not None:
             start_from(federation, name, group.adapter)
+            aggregator.give_server(name)
     return federation
 
 
@@ -180,7 +198,7 @@ def _client(
         return SplitClient(
             client.name,
             rank_config=by_layer(client.ranks, plan.family),
-            split_layer=plan.cut,
+            split_layer=client.cut,
             device=device,
             base=base,
             lora=config.lora,
@@ -196,7 +214,7 @@ def _client(
         base,
         task,
         _adapters(config, base, client.ranks, device),
-        _adapters(config, base, plan.upper_ranks, device),
+        _adapters(config, base, plan.above(client.cut), device),
         head,
         config.lora,
         config.training,
@@ -227,12 +245,6 @@ def _joined(lower: AdapterSet, upper: AdapterSet) -> AdapterSet:
     return AdapterSet({**lower.adapters, **upper.adapters})
 
 
-def _parted(adapters: AdapterSet, plan: Plan) -> tuple[AdapterSet, AdapterSet]:
-    above = {path: a for path, a in adapters.adapters.items() if path in plan.upper_ranks}
-    below = {path: a for path, a in adapters.adapters.items() if path not in plan.upper_ranks}
-    return AdapterSet(below), AdapterSet(above)
-
-
 def _weight(group: PreparedGroup, client: str) -> float:
     """n_k: label tokens where every token has a label, else examples."""
     labels = [f["labels"] for f in group.train[client]]
@@ -257,7 +269,14 @@ def _pool(
 ) -> tuple[Plan, dict[str, PreparedGroup]]:
     """Mode centralized: one learner a task group, with the data of all its clients and the largest of their ranks."""
     learners = tuple(
-        ClientPlan(f"{name}-pooled", name, plan.group_ranks(name), f"task_groups.{name}") for name in config.task_groups
+        ClientPlan(
+            f"{name}-pooled",
+            name,
+            max(client.cut for client in plan.members(name)),
+            plan.group_ranks(name),
+            f"task_groups.{name}",
+        )
+        for name in config.task_groups
     )
     pooled = {}
     for learner in learners:

@@ -18,10 +18,9 @@ from atlas_cli.tasks._base import BaseTask, Feature
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """Everything trained that a prediction needs: adapters below and above the cut, and a head."""
+    """Everything trained that a prediction needs: adapters on either side of the cut, and a head."""
 
-    lower: AdapterSet
-    upper: AdapterSet
+    adapters: AdapterSet
     head: nn.Module
 
 
@@ -42,9 +41,8 @@ class Evaluator:
     def __call__(self, task: BaseTask, features: Sequence[Feature], model: TrainedModel) -> dict[str, float]:
         """The task's metrics over ``features``."""
         metric = task.metric()
-        model.lower.train(False)
-        model.upper.train(False)
-        with model.lower.attached(self.base.model), model.upper.attached(self.base.model):
+        model.adapters.train(False)
+        with model.adapters.attached(self.base.model):
             for rows in evaluation_batches(features, self.batch_size):
                 batch = collate(task, [features[i] for i in rows], self.pad)
                 inputs, mask = as_inputs(batch.inputs(), self.device)

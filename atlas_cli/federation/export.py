@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from atlas_cli.federation.build import Federation
 from atlas_cli.federation.evaluation import TrainedModel
-from atlas_cli.models.lora import AdapterSet
 from atlas_cli.models.peft_format import peft_files
 from atlas_cli.runs.directory import RunDirectory
 
@@ -28,7 +27,7 @@ def _write(federation: Federation, run: RunDirectory, folder: str, group: str, m
     lora = federation.config.lora
     files = peft_files(
         federation.base,
-        AdapterSet({**model.lower.adapters, **model.upper.adapters}),
+        model.adapters,
         alpha=lora.alpha,
         dropout=lora.dropout,
         rslora=lora.rslora,

@@ -20,6 +20,7 @@ def model_facts(federation: Federation) -> Facts:
         "n_parameters": plan.parameters["model"],
         "layers": plan.n_layers,
         "split_layer": plan.cut,
+        "client_split_layers": {c.name: c.cut for c in plan.clients if c.cut != plan.cut},
         "client_half_parameters": plan.parameters["client half"],
         "server_half_parameters": plan.parameters["server half"],
     }

@@ -27,7 +27,7 @@ def reference_memory(federation: Federation, usages: Sequence[Usage]) -> dict[st
     group = federation.group_names[0]
     model = federation.model_of_group(group) or federation.model_of_client(federation.members(group)[0])
     base = federation.base.model
-    trained = [*model.lower.parameters(), *model.upper.parameters(), *model.head.parameters()]
+    trained = [*model.adapters.parameters(), *model.head.parameters()]
     weights = tensor_bytes([*base.parameters(), *base.buffers(), *model.head.parameters(), *_output(federation)])
     how = (
         f"measured: one forward of the whole model, {shape[0]} x {shape[1]} tokens; "
@@ -35,10 +35,10 @@ def reference_memory(federation: Federation, usages: Sequence[Usage]) -> dict[st
     )
     lora = {
         "weights": weights,
-        "adapters": tensor_bytes([*model.lower.parameters(), *model.upper.parameters()]),
+        "adapters": tensor_bytes(model.adapters.parameters()),
         "gradients": tensor_bytes(trained),
         "optimizer": 2 * tensor_bytes(trained),
-        "saved_activations": _saved(federation, shape, [model.lower, model.upper]),
+        "saved_activations": _saved(federation, shape, model.adapters),
         "how": how,
     }
     base.requires_grad_(True)
@@ -48,7 +48,7 @@ def reference_memory(federation: Federation, usages: Sequence[Usage]) -> dict[st
             "adapters": 0,
             "gradients": weights,
             "optimizer": 2 * weights,
-            "saved_activations": _saved(federation, shape, []),
+            "saved_activations": _saved(federation, shape, AdapterSet({})),
             "how": how,
         }
     finally:
@@ -63,12 +63,11 @@ def _output(federation: Federation) -> list[Tensor]:
     return list(lm_head.parameters()) if used and lm_head is not None else []
 
 
-def _saved(federation: Federation, shape: tuple[int, int], attached: Sequence[AdapterSet]) -> int:
+def _saved(federation: Federation, shape: tuple[int, int], adapters: AdapterSet) -> int:
     base: nn.Module = federation.base.model
     ids = torch.full(shape, 1, dtype=torch.int64, device=federation.device)
-    weights = [*base.parameters(), *(p for adapters in attached for p in adapters.parameters())]
-    first, second = (*attached, AdapterSet({}), AdapterSet({}))[:2]
-    with first.attached(base), second.attached(base), saved_bytes(weights) as saved:
+    weights = [*base.parameters(), *adapters.parameters()]
+    with adapters.attached(base), saved_bytes(weights) as saved:
         run_half(base, torch.ones_like(ids), input_ids=ids)
     return saved.total
 

@@ -15,6 +15,7 @@ from atlas_cli.federation.client import SplitClient
 from atlas_cli.federation.protocol import Direction, Ledger, Message
 from atlas_cli.federation.server import SplitServer
 from atlas_cli.models.lora import AdapterSet, LoRAAdapter
+from atlas_cli.models.placement import layer_of
 
 Batch = Mapping[str, Tensor]
 
@@ -56,15 +57,15 @@ def federated_training_round(
     for client in clients:
         if groups.get(client.name) not in server.groups or client.name not in data:
             raise ConfigError(f"client {client.name} needs data and a task group of the server: {list(server.groups)}")
-        if client.cut != server.cut or client.base.sha256 != server.base.sha256:
+        if client.cut < server.cut or client.base.sha256 != server.base.sha256:
             raise ConfigError(
-                f"client {client.name} and the server do not hold two halves of one model; give both the same "
-                "model_name, init, seed and split_layer"
+                f"client {client.name} and the server do not hold one model between them; give both the same "
+                "model_name, init and seed, and the client at least the server's split_layer"
             )
     ledger = Ledger()
-    aggregator = _aggregator(clients, groups, data, aggregation)
+    aggregator = _aggregator(clients, server, groups, data, aggregation)
     losses: dict[str, float] = {}
-    server.begin_round({c.name: groups[c.name] for c in clients}, 1)
+    server.begin_round({c.name: groups[c.name] for c in clients}, 1, {c.name: c.cut for c in clients})
     server.begin_step(0, server.training.server_optimizer.lr)
     for client in clients:
         batch = data[client.name]
@@ -92,13 +93,20 @@ def federated_training_round(
 
 
 def _aggregator(
-    clients: Sequence[SplitClient], groups: Mapping[str, str], data: Mapping[str, Batch], method: str
+    clients: Sequence[SplitClient],
+    server: SplitServer,
+    groups: Mapping[str, str],
+    data: Mapping[str, Batch],
+    method: str,
 ) -> Aggregator:
-    members = {
-        c.name: Member(groups[c.name], float(len(next(iter(data[c.name].values())))), c.adapters, None) for c in clients
-    }
     merged = {g: _largest([c for c in clients if groups[c.name] == g]) for g in dict.fromkeys(groups.values())}
-    return Aggregator(discovery.load("aggregation", method), members, merged, {}, clients[0].base.model)
+    members = {}
+    for client in clients:
+        group, examples = groups[client.name], len(next(iter(data[client.name].values())))
+        upper = [p for p in server.groups[group].adapters.adapters if layer_of(p, client.base.family) >= client.cut]
+        served = frozenset(path for path in upper if path in merged[group].adapters)
+        members[client.name] = Member(group, float(examples), client.adapters, None, served)
+    return Aggregator(discovery.load("aggregation", method), members, merged, {}, clients[0].base.model, server.groups)
 
 
 def _largest(clients: Sequence[SplitClient]) -> AdapterSet:

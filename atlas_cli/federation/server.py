@@ -53,10 +53,11 @@ class SplitServer:
     Args:
         model_name: as for ``SplitClient``; its clients must name the same model and split layer.
         n_tasks: number of task groups, named "0", "1", ...; each classifies into ``num_classes``.
-        split_layer: number of blocks that clients keep; default: the middle of the model.
+        split_layer: number of blocks that clients keep (the smallest, where they differ); default: the middle.
         num_classes: outputs of each head.
         base, tasks: a base to share and named task groups, instead of ``model_name``, ``n_tasks`` and ``num_classes``.
         rank: LoRA rank on the server half, adapters a task group; 0 trains heads only.
+        first_layers: by task group, the smallest split layer of its clients, where groups differ.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class SplitServer:
         base: FrozenBase | None = None,
         tasks: Mapping[str, BaseTask] | None = None,
         rank: int = 0,
+        first_layers: Mapping[str, int] | None = None,
         lora: LoraConfig | None = None,
         training: TrainingConfig | None = None,
         seed: int = 0,
@@ -82,6 +84,7 @@ class SplitServer:
         self.seed = seed
         self.cut = self.base.check_cut(split_layer)
         self.half = server_half(self.base.model, self.base.family, self.cut)
+        self._halves = {self.cut: self.half}
         pooling = "last" if self.base.family.causal else "mean"
         classes = [str(c) for c in range(num_classes)]
         self.tasks: dict[str, BaseTask] = (
@@ -90,17 +93,27 @@ class SplitServer:
             else {str(g): build_task("sequence-classification", classes, pooling) for g in range(n_tasks)}
         )
         self.heads = {name: build_head(self.base, task, seed, name, self.device) for name, task in self.tasks.items()}
-        self.groups = {name: self._trainables(name, task, rank) for name, task in self.tasks.items()}
+        self.groups = {
+            name: self._trainables(name, rank, (first_layers or {}).get(name, self.cut)) for name in self.tasks
+        }
         self.usage: Usage | None = None
         self._members: dict[str, str] = {}
+        self._cuts: dict[str, int] = {}
         self._round, self._step, self._rate = 0, 0, self.training.server_optimizer.lr
         self._copies: dict[str, Trainables] = {}
         self._counts: dict[str, int] = {}
         self._features: dict[str, tuple[Tensor, Tensor]] = {}
 
-    def begin_round(self, members: Mapping[str, str], round_number: int) -> None:
-        """Say which clients take part, as ``{client: task group}``."""
-        self._members = dict(members)
+    def begin_round(self, members: Mapping[str, str], round_number: int, cuts: Mapping[str, int] | None = None) -> None:
+        """Say which clients take part, as ``{client: task group}``, and ``cuts``, those that differ from the server's.
+
+        Raises:
+            ConfigError: a client whose blocks end before the server's begin.
+        """
+        self._members, self._cuts = dict(members), dict(cuts or {})
+        for client, cut in self._cuts.items():
+            if cut < self.cut:
+                raise ConfigError(f"client {client} keeps {cut} layers and the server begins at layer {self.cut}")
         self._round = round_number
         self._counts = dict.fromkeys(members, 0)
         if self.training.server_update == "per-client":
@@ -122,13 +135,13 @@ class SplitServer:
         received, mask = self._receive(message)
         labels = message.tensors["labels"]
         with self._running(trained, message):
-            hidden = run_half(self.half, mask, inputs_embeds=received)
+            hidden = run_half(self._half_for(message.client), mask, inputs_embeds=received)
             assert trained.head is not None
             loss, count = task.loss(trained.head(hidden, mask), labels)
         require_finite(loss.detach(), f"loss of client {message.client}, round {self._round}, step {self._step}")
-        gradients = self._backward(message.client, loss, None, received, trained)
-        self._gather(message.client, trained, gradients[1:], count)
-        reply = Message("gradients", message.client, "down", {"gradients": gradients[0]})
+        at_cut, gradients = self._backward(message.client, loss, None, received, trained)
+        self._gather(message.client, trained, gradients, count)
+        reply = Message("gradients", message.client, "down", {"gradients": at_cut})
         return reply, StepLoss(loss.item(), count)
 
     def features(self, message: Message) -> Message:
@@ -136,7 +149,7 @@ class SplitServer:
         trained = self._trained_for(message.client)
         received, mask = self._receive(message)
         with self._running(trained, message):
-            hidden = run_half(self.half, mask, inputs_embeds=received)
+            hidden = run_half(self._half_for(message.client), mask, inputs_embeds=received)
         self._features[message.client] = (hidden, received)
         return Message("features", message.client, "down", {"features": hidden.detach()})
 
@@ -145,9 +158,9 @@ class SplitServer:
         trained = self._trained_for(message.client)
         hidden, received = self._features.pop(message.client)
         require_finite(message.tensors["gradients"], f"gradient sent by client {message.client}, round {self._round}")
-        gradients = self._backward(message.client, hidden, message.tensors["gradients"], received, trained)
-        self._gather(message.client, trained, gradients[1:], int(message.tensors["count"]))
-        return Message("gradients", message.client, "down", {"gradients": gradients[0]})
+        at_cut, gradients = self._backward(message.client, hidden, message.tensors["gradients"], received, trained)
+        self._gather(message.client, trained, gradients, int(message.tensors["count"]))
+        return Message("gradients", message.client, "down", {"gradients": at_cut})
 
     def finish_step(self) -> None:
         """Pooled update: one step for each task group that took part."""
@@ -159,8 +172,7 @@ class SplitServer:
         """Per-client update: average the copies of each group, weighted by the labels they were trained on."""
         for group in dict.fromkeys(self._members.values()) if self._copies else ():
             members = [c for c, g in self._members.items() if g == group and self._counts[c] > 0]
-            if members:
-                self.groups[group].take_mean([self._copies[c] for c in members], [self._counts[c] for c in members])
+            self.groups[group].take_mean([self._copies[c] for c in members])
         self._copies = {}
 
     def compute_loss(
@@ -231,15 +243,15 @@ class SplitServer:
 
     def _backward(
         self, client: str, output: Tensor, gradient: Tensor | None, received: Tensor, trained: Trainables
-    ) -> list[Tensor]:
-        """Gradients at the cut, checked before the server may step, and of what is trained."""
+    ) -> tuple[Tensor, list[Tensor | None]]:
+        """Gradients at the cut, checked before the server may step, and of what is trained; None: not used by it."""
         wanted = [received, *trained.parameters()]
         found = torch.autograd.grad(output, wanted, gradient, allow_unused=True)
         assert found[0] is not None
         require_finite(found[0], f"gradient for client {client}, round {self._round}, step {self._step}")
-        return [g if g is not None else torch.zeros_like(w) for g, w in zip(found, wanted, strict=True)]
+        return found[0], list(found[1:])
 
-    def _gather(self, client: str, trained: Trainables, gradients: Sequence[Tensor], count: int) -> None:
+    def _gather(self, client: str, trained: Trainables, gradients: Sequence[Tensor | None], count: int) -> None:
         trained.gather(gradients, count)
         self._counts[client] += count
         if self.usage is not None:
@@ -257,9 +269,15 @@ class SplitServer:
     def _trained_for(self, client: str) -> Trainables:
         return self._copies.get(client) or self.groups[self._members[client]]
 
-    def _trainables(self, name: str, task: BaseTask, rank: int) -> Trainables:
+    def _half_for(self, client: str) -> nn.Module:
+        cut = self._cuts.get(client, self.cut)
+        if cut not in self._halves:
+            self._halves[cut] = server_half(self.base.model, self.base.family, cut)
+        return self._halves[cut]
+
+    def _trainables(self, name: str, rank: int, first_layer: int) -> Trainables:
         head = self.heads[name]
-        layers = range(self.cut, self.base.n_layers)
+        layers = range(first_layer, self.base.n_layers)
         names = adapted_names(self.base.model, self.base.family, self.lora.targets) if rank else []
         by_layer = dict.fromkeys(layers, rank)
         ranks = place_ranks(self.base.model, self.base.family, by_layer, layers, names, "server.rank") if rank else {}

@@ -22,7 +22,7 @@ from atlas_cli.federation.training import train
 from atlas_cli.federation.verify import Check, require_verified, verify_split
 from atlas_cli.models.load import current_sha256
 from atlas_cli.planning.auto_ranks import plan_ranks
-from atlas_cli.planning.plan import make_plan
+from atlas_cli.planning.plan import cuts_text, make_plan
 from atlas_cli.reports.html import write_report
 from atlas_cli.reports.progress import Progress
 from atlas_cli.reports.units import format_bytes_mib
@@ -90,7 +90,7 @@ def resume(run: RunDirectory, loaded: LoadedConfig, progress: Progress) -> RunDi
 def _ready(config: ExperimentConfig, progress: Progress) -> tuple[Federation, list[Check]]:
     config = _fitted(config)
     plan = make_plan(config)
-    where = f"cut after layer {plan.cut} of {plan.n_layers}" if config.mode == "split-federated" else config.mode
+    where = f"cut after layer {cuts_text(plan)} of {plan.n_layers}" if config.mode == "split-federated" else config.mode
     progress.note(f"{config.name}: {config.model.name}, {where}, weights {plan.init}")
     federation = build(config, plan)
     checks = verify_split(federation) if federation.server is not None else []

@@ -31,12 +31,13 @@ def simulate(federation: Federation, trained: Mapping[str, Trained], ledger: Led
 
 def _work(federation: Federation, client: str, device: Device, did: Trained, ledger: Ledger) -> ClientWork:
     plan, ranks = federation.plan, federation.aggregator.members[client].ranks
-    checkpointing = next(c.checkpointing for c in plan.clients if c.name == client)
+    planned = next(c for c in plan.clients if c.name == client)
+    above = plan.above(planned.cut)
     flops = server_flops = head = 0.0
     for batch, tokens in did.shapes:
-        step = (plan.family, plan.hf_config, plan.cut)
-        flops += client_step(*step, ranks, plan.features, batch, tokens, checkpointing=checkpointing).total
-        server_flops += server_step(*step, plan.n_layers, plan.upper_ranks, plan.features, batch, tokens).total
+        step = (plan.family, plan.hf_config, planned.cut)
+        flops += client_step(*step, ranks, plan.features, batch, tokens, checkpointing=planned.checkpointing).total
+        server_flops += server_step(*step, plan.n_layers, above, plan.features, batch, tokens).total
         head += head_flops(_head_numbers(federation, client), batch * tokens).total
     if federation.config.training.labels == "client":
         flops += head

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -40,34 +40,45 @@ class Trainables:
         self.config = optimizer
         self.max_grad_norm = max_grad_norm
         self.optimizer = build_optimizer(self.parameters(), optimizer)
-        self._sums: list[Tensor] = []
-        self._count = 0
+        n = len(self.parameters())
+        self._sums: list[Tensor | None] = [None] * n
+        self._counts = [0] * n
+        self._trained_on = [0] * n
 
     def parameters(self) -> list[nn.Parameter]:
         """Everything that is trained here (a frozen language-model head is not)."""
         head = [p for p in self.head.parameters() if p.requires_grad] if self.head is not None else []
         return [*head, *self.adapters.parameters()]
 
-    def gather(self, gradients: Sequence[Tensor], count: int) -> None:
-        """Add the gradient of one client's mean loss, weighted by how many labels that loss was a mean over."""
-        weighted = [count * g for g in gradients]
-        self._sums = [a + b for a, b in zip(self._sums, weighted, strict=True)] if self._sums else weighted
-        self._count += count
+    def gather(self, gradients: Sequence[Tensor | None], count: int) -> None:
+        """Add the gradient of one client's mean loss, weighted by how many labels that loss was a mean over.
+
+        None: a parameter that does not serve this client, whose own cut is deeper.
+        """
+        for i, gradient in enumerate(gradients):
+            if gradient is not None:
+                sofar = self._sums[i]
+                self._sums[i] = count * gradient if sofar is None else sofar + count * gradient
+                self._counts[i] += count
+                self._trained_on[i] += count
 
     def step(self, learning_rate: float) -> None:
-        """One optimizer step with the gathered gradient, normalised by the total count: that of the pooled batch."""
-        if self.optimizer is None or self._count == 0:
-            self._sums, self._count = [], 0
-            return
+        """One optimizer step with the gathered gradients: those of the pooled batch of the clients that each serves."""
+        anything = self.optimizer is not None and any(self._counts)
         for parameter, gradient in zip(self.parameters(), self.mean_gradients(), strict=True):
-            parameter.grad = gradient
-        self._sums, self._count = [], 0
+            parameter.grad = gradient if anything else None
+        self._sums, self._counts = [None] * len(self._sums), [0] * len(self._counts)
+        if self.optimizer is None or not anything:
+            return
         set_learning_rate(self.optimizer, learning_rate)
         clip_and_step(self.optimizer, self.parameters(), self.max_grad_norm, f"on the server, task group {self.name}")
 
-    def mean_gradients(self) -> list[Tensor]:
-        """The gradient of the mean loss over all gathered labels."""
-        return [total / self._count for total in self._sums]
+    def mean_gradients(self) -> list[Tensor | None]:
+        """The gradient of the mean loss over the labels gathered for each parameter; None where there were none."""
+        return [
+            total / count if total is not None and count else None
+            for total, count in zip(self._sums, self._counts, strict=True)
+        ]
 
     def gradient_bytes(self) -> int:
         """Bytes of the gathered gradients as they are now."""
@@ -79,10 +90,28 @@ class Trainables:
         return Trainables(self.name, copy.deepcopy(self.head), adapters, self.config, self.max_grad_norm)
 
     @torch.no_grad()
-    def take_mean(self, copies: Sequence[Trainables], weights: Sequence[float]) -> None:
-        """Become the weighted mean of copies, in their order."""
-        total = sum(weights)
+    def take_mean(self, copies: Sequence[Trainables]) -> None:
+        """Become the mean of copies, in their order, each weighted by the labels that it was trained on.
+
+        A parameter that was trained on none, because it served no client, stays as it is.
+        """
         for i, parameter in enumerate(self.parameters()):
-            parameter.zero_()
-            for other, weight in zip(copies, weights, strict=True):
-                parameter.add_(other.parameters()[i], alpha=weight / total)
+            total = sum(other._trained_on[i] for other in copies)
+            if total:
+                parameter.zero_()
+                for other in copies:
+                    parameter.add_(other.parameters()[i], alpha=other._trained_on[i] / total)
+
+    @torch.no_grad()
+    def take_values(self, other: Trainables) -> None:
+        """Become equal to another, which may have adapters on more layers."""
+        held = other.adapters.state()
+        self.adapters.load({name: held[name] for name in self.adapters.state()})
+        if self.head is not None and other.head is not None:
+            self.head.load_state_dict(other.head.state_dict())
+
+    def forget_moments(self, paths: Iterable[str]) -> None:
+        """Drop the optimizer's state of adapters whose values were replaced."""
+        if self.optimizer is not None:
+            for parameter in (p for path in paths for p in self.adapters.adapters[path].parameters()):
+                self.optimizer.state.pop(parameter, None)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from atlas_cli.engines.in_process import run_round
 from atlas_cli.errors import AtlasError
 from atlas_cli.federation.build import Federation
+from atlas_cli.federation.client import SplitClient
 from atlas_cli.federation.cohort import sample_cohort
 from atlas_cli.federation.evaluation import mean_metrics
 from atlas_cli.federation.protocol import Ledger, Message
@@ -59,10 +60,9 @@ def train(
 def set_up(federation: Federation) -> Ledger:
     """What each client must get before the first round: its frozen weights, once, and the initial adapters."""
     ledger = Ledger()
-    half = dict(federation.plan.setup_tensors)
-    if federation.server is None:
-        half = {name: t.to("meta") for name, t in federation.base.model.state_dict().items()}
+    whole = {name: t.to("meta") for name, t in federation.base.model.state_dict().items()}
     for client, party in federation.clients.items():
+        half = federation.plan.setup_tensors[party.cut] if isinstance(party, SplitClient) else whole
         output = {f"lm_head.{i}": p.to("meta") for i, p in enumerate(party.output_embedding())}
         tensors = {**half, **output}
         weights = sum(t.numel() * t.element_size() for t in tensors.values())

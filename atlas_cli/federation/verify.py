@@ -21,6 +21,7 @@ from atlas_cli.models.load import FrozenBase
 from atlas_cli.models.lora import AdapterSet
 from atlas_cli.models.placement import by_layer
 from atlas_cli.models.split import run_half
+from atlas_cli.planning.plan import ClientPlan
 from atlas_cli.seeding import torch_generator
 from atlas_cli.tasks._base import BaseTask, Feature
 
@@ -38,6 +39,7 @@ class Check:
     """
 
     task_group: str
+    split_layer: int
     examples: int
     tokens: int
     padding_tokens: int
@@ -57,8 +59,9 @@ class Check:
     def sentence(self) -> str:
         """For the screen and the log."""
         return (
-            f"split = unsplit for {self.task_group}: loss differs by {self.loss_difference:.1e}, gradients by "
-            f"{self.gradient_difference:.1e} ({self.examples} examples, {self.padding_tokens} padding tokens)"
+            f"split = unsplit for {self.task_group} at layer {self.split_layer}: loss differs by "
+            f"{self.loss_difference:.1e}, gradients by {self.gradient_difference:.1e} "
+            f"({self.examples} examples, {self.padding_tokens} padding tokens)"
         )
 
     def record(self) -> dict[str, object]:
@@ -67,13 +70,14 @@ class Check:
 
 
 def verify_split(federation: Federation) -> list[Check]:
-    """One check a task group, with the ranks of its first client; training state is not touched."""
+    """One check a task group and split layer, with the ranks of its first client; training state is not touched."""
     checks = []
     for group, prepared in federation.data.items():
-        client = federation.members(group)[0]
-        features = spread_by_length(prepared.train[client], 4)
-        batch = collate(prepared.task, features, federation.pad)
-        checks.append(_check(federation, group, prepared.task, client, batch))
+        first = {client.cut: client for client in reversed(federation.plan.members(group))}
+        for cut in sorted(first):
+            features = spread_by_length(prepared.train[first[cut].name], 4)
+            batch = collate(prepared.task, features, federation.pad)
+            checks.append(_check(federation, group, prepared.task, first[cut], batch))
     return checks
 
 
@@ -86,8 +90,8 @@ def require_verified(checks: Sequence[Check]) -> None:
     for check in checks:
         if not check.passed:
             raise AtlasError(
-                f"the split is not the unsplit model for task group {check.task_group}: loss differs by "
-                f"{check.loss_difference:.3g}, gradients by {check.gradient_difference:.3g} "
+                f"the split at layer {check.split_layer} is not the unsplit model for task group {check.task_group}: "
+                f"loss differs by {check.loss_difference:.3g}, gradients by {check.gradient_difference:.3g} "
                 f"(tolerance {check.tolerance:.0e}; gradient norm {check.gradient_norm:.3g}, "
                 f"effect of adapters {check.adapter_effect:.3g}); not trained"
             )
@@ -100,7 +104,7 @@ def spread_by_length(features: Sequence[Feature], count: int) -> list[Feature]:
     return [ordered[round(i * last / (count - 1))] for i in range(count)] if last > 0 else ordered
 
 
-def _check(federation: Federation, group: str, task: BaseTask, name: str, batch: Batch) -> Check:
+def _check(federation: Federation, group: str, task: BaseTask, planned: ClientPlan, batch: Batch) -> Check:
     config = federation.config
     lora = config.lora.model_copy(update={"dropout": 0.0})
     training = config.training.model_copy(update={"autocast": "off", "server_update": "pooled"})
@@ -109,19 +113,19 @@ def _check(federation: Federation, group: str, task: BaseTask, name: str, batch:
     server = SplitServer(
         base=base,
         tasks={group: task},
-        split_layer=federation.plan.cut,
+        split_layer=planned.cut,
         device=device,
-        rank=config.server.rank,
+        rank=config.server.rank if planned.cut < base.n_layers else 0,
         lora=lora,
         training=training,
         seed=seed,
     )
-    ranks = federation.aggregator.members[name].ranks
+    name, ranks = planned.name, federation.aggregator.members[planned.name].ranks
     u_shaped = training.labels == "client"
     client = SplitClient(
         name,
         rank_config=by_layer(ranks, base.family),
-        split_layer=federation.plan.cut,
+        split_layer=planned.cut,
         device=device,
         base=base,
         lora=lora,
@@ -155,6 +159,7 @@ def _check(federation: Federation, group: str, task: BaseTask, name: str, batch:
     n_lower = len(list(client.adapters.parameters()))
     return Check(
         task_group=group,
+        split_layer=planned.cut,
         examples=batch.n_examples,
         tokens=batch.n_tokens,
         padding_tokens=batch.input_ids.numel() - batch.n_tokens,

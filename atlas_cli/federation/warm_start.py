@@ -29,9 +29,8 @@ def start_from(federation: Federation, group: str, folder: str) -> None:
     """
     key = f"task_groups.{group}.adapter"
     aggregator, server = federation.aggregator, federation.server
-    room = dict(aggregator.groups[group].adapters)
-    if server is not None:
-        room |= server.groups[group].adapters.adapters
+    upper = server.groups[group].adapters.adapters if server is not None else {}
+    room = {**upper, **aggregator.groups[group].adapters}
     for path, (A, B, scale) in read_peft(folder, federation.base).items():
         if path not in room:
             raise ConfigError(

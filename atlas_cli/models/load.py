@@ -65,7 +65,7 @@ class FrozenBase:
         return check_cut(split_layer, self.n_layers)
 
 
-def check_cut(split_layer: int | None, n_layers: int) -> int:
+def check_cut(split_layer: int | None, n_layers: int, key: str = "model.split_layer") -> int:
     """The number of blocks on the client: the middle of the model where None (gpt2: 6, bert: 6, llama: 16).
 
     Raises:
@@ -73,9 +73,7 @@ def check_cut(split_layer: int | None, n_layers: int) -> int:
     """
     cut = max(1, n_layers // 2) if split_layer is None else split_layer
     if not 1 <= cut <= n_layers:
-        raise ConfigError(
-            f"{cut} is out of range; the model has {n_layers} layers: 1 to {n_layers}", key="model.split_layer"
-        )
+        raise ConfigError(f"{cut} is out of range; the model has {n_layers} layers: 1 to {n_layers}", key=key)
     return cut
 
 

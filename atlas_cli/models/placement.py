@@ -65,7 +65,11 @@ def place_ranks(
     return ranks
 
 
+def layer_of(path: str, family: Family) -> int:
+    """The number of the block that a path of the base lies in."""
+    return int(path.removeprefix(f"{family.blocks}.").split(".", 1)[0])
+
+
 def by_layer(ranks: Mapping[str, int], family: Family) -> dict[int, int]:
     """The reverse of ``place_ranks``: ``{layer: rank}``."""
-    start = len(family.blocks) + 1
-    return {int(path[start:].split(".", 1)[0]): rank for path, rank in ranks.items()}
+    return {layer_of(path, family): rank for path, rank in ranks.items()}

@@ -10,6 +10,7 @@ from atlas_cli.config.schema import ExperimentConfig
 from atlas_cli.errors import ConfigError
 from atlas_cli.federation.build import build
 from atlas_cli.models.placement import by_layer
+from atlas_cli.planning.auto_cuts import resolve_auto_cuts
 from atlas_cli.planning.devices import Device, device_of, find_device
 from atlas_cli.planning.held import PartyMemory
 from atlas_cli.planning.importance import measure_importance
@@ -78,7 +79,7 @@ def plan_ranks(config: ExperimentConfig, method: str | None = None) -> RankPlan:
             ``allocation.r_min``, or what ``make_plan`` and ``build`` raise.
         ResourceError: the model or the data cannot be found.
     """
-    method = method or config.allocation.importance
+    method, config = method or config.allocation.importance, resolve_auto_cuts(config)
     rules: dict[str, Callable[..., Allocation]] = {
         "gradient": allocate,
         "uniform": allocate_uniform,

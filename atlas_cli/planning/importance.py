@@ -23,6 +23,7 @@ from atlas_cli.federation.client import SplitClient
 from atlas_cli.federation.server import SplitServer
 from atlas_cli.models.families._base import Family
 from atlas_cli.models.lora import AdapterSet
+from atlas_cli.models.placement import layer_of
 
 # the estimate spreads by about sqrt(2 / rank), and without optimizer state a rank costs little
 PROBE_RANK = 32
@@ -68,7 +69,7 @@ def layer_importance(adapters: AdapterSet, family: Family) -> dict[int, float]:
         assert adapter.lora_B.grad is not None, "backward comes first"
         squared = adapter.lora_B.grad.double().square().sum().item()
         value = 3 * adapter.lora_A.shape[1] * squared / (adapter.rank * adapter.scaling**2)
-        layers[_layer(path, family)] = layers.get(_layer(path, family), 0.0) + value
+        layers[layer_of(path, family)] = layers.get(layer_of(path, family), 0.0) + value
     return layers
 
 
@@ -84,7 +85,7 @@ def running_sensitivity(
     now: dict[int, float] = {}
     for path, adapter in adapters.adapters.items():
         products = [(p.double() * p.grad).abs().sum().item() for p in adapter.parameters() if p.grad is not None]
-        now[_layer(path, family)] = now.get(_layer(path, family), 0.0) + sum(products) / adapter.rank
+        now[layer_of(path, family)] = now.get(layer_of(path, family), 0.0) + sum(products) / adapter.rank
     return {layer: decay * average.get(layer, value) + (1 - decay) * value for layer, value in now.items()}
 
 
@@ -119,7 +120,7 @@ def _probe(federation: Federation, name: str, rank: int) -> tuple[SplitClient, S
         training=training,
         seed=config.seed,
     )
-    server.groups[group].take_mean([live.groups[group]], [1.0])
+    server.groups[group].take_values(live.groups[group])
     server.begin_round({name: group}, 0)
     return client, server
 
@@ -131,7 +132,3 @@ def _backward(client: SplitClient, server: SplitServer, batch: Batch) -> None:
         features = server.features(client.forward(batch.inputs(), 0, 0, None))
         reply = server.answer_gradients(client.answer_features(features, batch.labels)[0])
     client.backward(reply.tensors["gradients"])
-
-
-def _layer(path: str, family: Family) -> int:
-    return int(path.removeprefix(f"{family.blocks}.").split(".", 1)[0])

@@ -84,10 +84,11 @@ def take_steps(plan: Plan, name: str, shape: Shape, classes: Sequence[str], step
     torch.manual_seed(plan.config.seed)
     base, lm_head = meta_model(plan.hf_config, plan.family, getattr(torch, plan.config.model.dtype))
     split = plan.config.mode == "split-federated"
+    client = next(c for c in plan.clients if c.name == name)
     if plan.config.model.fused_gelu:
         fuse_gelu(base)
     before = _start_of_peak()
-    held: list[nn.Module] = [client_half(base, plan.family, plan.cut) if split else base]
+    held: list[nn.Module] = [client_half(base, plan.family, client.cut) if split else base]
     if lm_head is not None and (not split or plan.config.training.labels == "client"):
         held.append(lm_head)
     _fill(held)
@@ -136,7 +137,7 @@ def _party(plan: Plan, name: str, base: FrozenBase, classes: Sequence[str]) -> S
         return SplitClient(
             name,
             rank_config=ranks,
-            split_layer=plan.cut,
+            split_layer=client.cut,
             base=base,
             lora=config.lora,
             training=config.training,
@@ -149,7 +150,7 @@ def _party(plan: Plan, name: str, base: FrozenBase, classes: Sequence[str]) -> S
     lora = config.lora
     lower, upper = (
         build_adapters(base.model, ranks, alpha=lora.alpha, dropout=lora.dropout, rslora=lora.rslora, seed=config.seed)
-        for ranks in (client.ranks, plan.upper_ranks)
+        for ranks in (client.ranks, plan.above(client.cut))
     )
     return UnsplitClient(name, base, task, lower, upper, head, lora, config.training, config.seed, torch.device("cpu"))
 
@@ -188,7 +189,7 @@ def _tiny(plan: Plan, name: str) -> Plan:
     client = next(c for c in plan.clients if c.name == name)
     first = f"{plan.family.blocks}.0."
     ranks = dict.fromkeys((path for path in plan.features if path.startswith(first)), 1)
-    client = replace(client, ranks=ranks)
+    client = replace(client, cut=1, ranks=ranks)
     return replace(plan, hf_config=config, hidden_size=16, n_layers=1, cut=1, clients=(client,), upper_ranks={})
 
 

@@ -17,18 +17,23 @@ from atlas_cli.models.families import family_of
 from atlas_cli.models.families._base import Family
 from atlas_cli.models.load import check_cut, from_config
 from atlas_cli.models.lora import features_of
-from atlas_cli.models.placement import adapted_names, place_ranks
+from atlas_cli.models.placement import adapted_names, layer_of, place_ranks
 from atlas_cli.models.resolve import model_config
 from atlas_cli.models.split import client_half, server_half
+from atlas_cli.planning.auto_cuts import resolve_auto_cuts
 from atlas_cli.planning.devices import client_devices, server_device
 
 
 @dataclass(frozen=True)
 class ClientPlan:
-    """One client: its task group and the rank of every adapted layer, by path in the base model."""
+    """One client: its task group, how many blocks it keeps, and the rank of every adapted layer, by path in the base.
+
+    ``key`` is where the config speaks of it.
+    """
 
     name: str
     task_group: str
+    cut: int
     ranks: Mapping[str, int]
     key: str
     checkpointing: bool = False
@@ -40,11 +45,12 @@ class Plan:
 
     Attributes:
         init: how weights are initialised, in words.
-        cut: number of blocks on the client, of ``n_layers``.
+        cut: the first block of the server, of ``n_layers``: the split layer, or the smallest where clients differ.
         features: (d_in, d_out) of every layer that any party adapts.
         upper_ranks: LoRA on the server half, by path; empty when the server trains heads only.
-        parameters: numbers of parameters of "model", "client half", "server half".
-        setup_tensors: the client half's weights as meta tensors: what a client must get before it can start.
+        parameters: numbers of parameters of "model", "client half" (at ``cut``), "server half".
+        setup_tensors: by split layer, the client half's weights as meta tensors: what a client must get before it can
+            start.
     """
 
     config: ExperimentConfig
@@ -58,7 +64,7 @@ class Plan:
     upper_ranks: Mapping[str, int]
     features: Mapping[str, tuple[int, int]]
     parameters: Mapping[str, int]
-    setup_tensors: Mapping[str, torch.Tensor]
+    setup_tensors: Mapping[int, Mapping[str, torch.Tensor]]
 
     def members(self, group: str) -> list[ClientPlan]:
         """The clients of a task group, in the order of the config."""
@@ -68,47 +74,60 @@ class Plan:
         """Numbers in a set of adapters: r (d_in + d_out) a layer."""
         return sum(rank * sum(self.features[path]) for path, rank in ranks.items())
 
+    def server_ranks(self, group: str) -> dict[str, int]:
+        """LoRA that the server trains for a task group: on every layer that it runs for one of the group's clients."""
+        return self.above(min(client.cut for client in self.members(group)))
+
+    def above(self, cut: int) -> dict[str, int]:
+        """LoRA on the server half that begins at block ``cut``."""
+        return {path: rank for path, rank in self.upper_ranks.items() if layer_of(path, self.family) >= cut}
+
+    def contested(self, group: str) -> dict[str, int]:
+        """The server's adapters on layers that some client of the group adapts itself, being cut deeper."""
+        held = {path for client in self.members(group) for path in client.ranks}
+        return {path: rank for path, rank in self.server_ranks(group).items() if path in held}
+
     def group_ranks(self, group: str) -> dict[str, int]:
-        """Rank of the group's merged adapter: the largest of its clients, a layer."""
+        """Rank of the group's merged adapter: the largest of its holders, a layer."""
         merged: dict[str, int] = {}
-        for client in self.members(group):
-            for path, rank in client.ranks.items():
+        for ranks in (*(client.ranks for client in self.members(group)), self.contested(group)):
+            for path, rank in ranks.items():
                 merged[path] = max(rank, merged.get(path, 0))
         return dict(sorted(merged.items(), key=lambda item: list(self.features).index(item[0])))
 
 
 def make_plan(config: ExperimentConfig) -> Plan:
-    """Check a config against its model's shapes; loads no weights.
+    """Check a config against its model's shapes; loads no weights. ``split_layer: auto`` becomes a number here.
 
     Raises:
         ConfigError: split layer, rank, target, task or length that the model cannot take.
+        TooFewClientsError: no split layer fits a client that asks for ``auto``.
         ResourceError: the model's config cannot be found.
     """
+    config = resolve_auto_cuts(config)
     hf_config, _, init = model_config(config.model)
     family = family_of(hf_config.model_type)
     base = meta_base(hf_config, family, getattr(torch, config.model.dtype))
     n_layers, hidden = int(hf_config.num_hidden_layers), int(hf_config.hidden_size)
-    cut = check_cut(config.model.split_layer, n_layers)
     _check_tasks(config, hf_config, family)
     client_devices(config), server_device(config)  # every device that is named must be known
 
     names = adapted_names(base, family, config.lora.targets)
-    clients = tuple(
-        ClientPlan(
-            spec.name,
-            spec.task_group,
-            place_ranks(base, family, _planned(config, spec.rank), range(cut), names, _rank_key(config, spec.key)),
-            spec.key,
-            spec.checkpointing,
-        )
-        for spec in config.expanded_clients()
-    )
+    clients = []
+    for spec in config.expanded_clients():
+        assert spec.split_layer != "auto"
+        own = check_cut(spec.split_layer, n_layers, _own_key(config, spec.key, "split_layer", "model"))
+        rank, key = _planned(config, spec.rank), _own_key(config, spec.key, "rank", "lora")
+        ranks = place_ranks(base, family, rank, range(own), names, key)
+        clients.append(ClientPlan(spec.name, spec.task_group, own, ranks, spec.key, spec.checkpointing))
+    cut = min(client.cut for client in clients)
+    _check_cuts(config, clients)
     above = dict.fromkeys(range(cut, n_layers), config.server.rank)
     upper = place_ranks(base, family, above, range(cut, n_layers), names, "server.rank") if config.server.rank else {}
     if upper == {} and config.server.rank:
         raise ConfigError(f"the server half has no layers at split_layer {cut}; set server.rank: 0", key="server.rank")
     paths = [f"{family.blocks}.{layer}.{name}" for layer in range(n_layers) for name in names]
-    lower_half = client_half(base, family, cut)
+    halves = {own: client_half(base, family, own) for own in sorted({c.cut for c in clients})}
     return Plan(
         config=config,
         family=family,
@@ -117,16 +136,22 @@ def make_plan(config: ExperimentConfig) -> Plan:
         n_layers=n_layers,
         hidden_size=hidden,
         cut=cut,
-        clients=clients,
+        clients=tuple(clients),
         upper_ranks=upper,
         features={path: features_of(base.get_submodule(path)) for path in paths},
         parameters={
             "model": _count(base),
-            "client half": _count(lower_half),
+            "client half": _count(halves[cut]),
             "server half": _count(server_half(base, family, cut)),
         },
-        setup_tensors=dict(lower_half.state_dict()),
+        setup_tensors={own: dict(half.state_dict()) for own, half in halves.items()},
     )
+
+
+def cuts_text(plan: Plan) -> str:
+    """The split layers of all clients in words: "3", or "1 to 3" where they differ."""
+    deepest = max(client.cut for client in plan.clients)
+    return str(plan.cut) if deepest == plan.cut else f"{plan.cut} to {deepest}"
 
 
 def meta_base(hf_config: Any, family: Family, dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -168,9 +193,23 @@ def _planned(config: ExperimentConfig, rank: int | dict[int, int] | str) -> int 
     return config.allocation.r_min if isinstance(rank, str) else rank
 
 
-def _rank_key(config: ExperimentConfig, client_key: str) -> str:
-    own = config.clients[client_key.removeprefix("clients.")].rank
-    return "lora.rank" if own is None else f"{client_key}.rank"
+def _check_cuts(config: ExperimentConfig, clients: list[ClientPlan]) -> None:
+    """A layer that lies on the server for some clients of a group needs an adapter there, to be merged with theirs."""
+    first: dict[str, ClientPlan] = {}
+    for client in clients:
+        other = first.setdefault(client.task_group, client)
+        if other.cut != client.cut and config.server.rank == 0:
+            raise ConfigError(
+                f"{client.name} keeps {client.cut} layers and {other.name} of the same task group keeps {other.cut}; "
+                "the server adapts the layers between for one of them, so set server.rank to 1 or more, or give both "
+                "one split_layer",
+                key=f"{client.key}.split_layer",
+            )
+
+
+def _own_key(config: ExperimentConfig, client_key: str, name: str, otherwise: str) -> str:
+    own = getattr(config.clients[client_key.removeprefix("clients.")], name)
+    return f"{otherwise}.{name}" if own is None else f"{client_key}.{name}"
 
 
 def _count(module: nn.Module) -> int:

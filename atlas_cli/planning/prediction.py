@@ -94,7 +94,7 @@ def predict(plan: Plan, classes: Mapping[str, Sequence[str]], shapes: Mapping[st
     for client in plan.clients:
         shape = given.get(client.name, full)
         own_head = client.task_group if _heads_on_clients(plan) else None
-        kind = (tuple(client.ranks.items()), shape, own_head, client.checkpointing)
+        kind = (client.cut, tuple(client.ranks.items()), shape, own_head, client.checkpointing)
         alike[client.name] = first.setdefault(kind, client.name)
         known = clients.get(alike[client.name])
         clients[client.name] = known or _client(plan, client, tasks[client.task_group], shape)
@@ -137,13 +137,13 @@ def _client(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape) -> Par
     config = plan.config
     optimizer = _optimizer(config.training.client_optimizer)
     if config.mode != "split-federated":
-        ranks = {**client.ranks, **plan.upper_ranks}
+        ranks = {**client.ranks, **plan.above(client.cut)}
         step = replace(_step(plan, shape), checkpointing=client.checkpointing)
         return predict_unsplit(plan.family, plan.hf_config, ranks, plan.features, step, optimizer=optimizer, task=task)
     return predict_client(
         plan.family,
         plan.hf_config,
-        plan.cut,
+        client.cut,
         client.ranks,
         plan.features,
         shape.batch,
@@ -183,14 +183,24 @@ def _server(plan: Plan, tasks: Mapping[str, BaseTask], shape: Shape) -> PartyMem
         autocast=training.autocast == "bfloat16",
         task=tasks[max(tasks, key=lambda name: _logits(plan, name, tasks[name]))] if heads_here else None,
     )
+    # a group whose clients are all cut deeper than others has fewer adapters here
+    uppers = [plan.server_ranks(name) for name in tasks]
+    adapters = [adapter_bytes(ranks, plan.features) for ranks in uppers]
+    trained = [size + 4 * n for size, n in zip(adapters, numbers, strict=True)]
+    tensors = [2 * len(ranks) + 2 * (n > 0) for ranks, n in zip(uppers, numbers, strict=True)]
+    if any(ranks.keys() != plan.upper_ranks.keys() for ranks in uppers):
+        memory = replace(
+            memory,
+            adapters=sum(adapters),
+            gradients=sum(trained),
+            optimizer=optimizer_bytes(optimizer, sum(trained), sum(tensors)),
+        )
     if training.server_update == "pooled":
         return memory
     # one group's gradients at a time; SplitFed V1 trains a copy for every client, each with moments of its own
-    trained = [adapter_bytes(plan.upper_ranks, plan.features) + 4 * n for n in numbers]
     memory = replace(memory, gradients=max(trained))
     if training.server_update == "sequential":
         return memory
-    tensors = [2 * len(plan.upper_ranks) + 2 * (n > 0) for n in numbers]
     copies = [list(tasks).index(client.task_group) for client in plan.clients]
     return replace(
         memory,

@@ -76,18 +76,20 @@ def layout() -> dict[str, Any]:
     }
 
 
-def plan_table(rows: Sequence[tuple[str, str, str, int, int, int | None]]) -> Table:
-    """A row a client: name, task group, ranks, adapter parameters, activation bytes of a full step, examples."""
+def plan_table(rows: Sequence[tuple[str, str, int, str, int, int, int | None]]) -> Table:
+    """A row a client: name, task group, split layer, ranks, adapter parameters, bytes up a full step, examples."""
     table = Table(
         title="Plan",
         caption="up a step: activations of a full batch at the longest length; MB: 1,000,000 bytes",
         **layout(),
     )
-    for heading in ("client", "task group", "rank", "adapter\nparameters", "up a step,\nMB", "training\nexamples"):
-        table.add_column(heading, justify="left" if heading in ("client", "task group") else "right", overflow="fold")
-    for client, group, ranks, parameters, up, examples in rows:
-        size = format_bytes_mb(up).removesuffix(" MB")
-        table.add_row(client, group, ranks, f"{parameters:,}", size, "-" if examples is None else f"{examples:,}")
+    for heading in ("client", "task group"):
+        table.add_column(heading, justify="left", overflow="fold")
+    for heading in ("split\nlayer", "rank", "adapter\nparameters", "up a step,\nMB", "training\nexamples"):
+        table.add_column(heading, justify="right", overflow="fold")
+    for client, group, cut, ranks, parameters, up, examples in rows:
+        trained, size = f"{parameters:,}", format_bytes_mb(up).removesuffix(" MB")
+        table.add_row(client, group, str(cut), ranks, trained, size, "-" if examples is None else f"{examples:,}")
     return table
 
 

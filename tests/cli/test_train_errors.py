@@ -235,7 +235,7 @@ def test_a_split_that_is_not_the_model_is_not_trained(write, capsys, monkeypatch
     faulty = replace(gpt2.FAMILY, input_side={k: v for k, v in gpt2.FAMILY.input_side.items() if k != "wpe"})
     monkeypatch.setattr(gpt2, "FAMILY", faulty)
     assert main(["train", write(family="gpt2")]) == 1
-    line = one_error(capsys, "the split is not the unsplit model for task group g: loss differs by 0.")
+    line = one_error(capsys, "the split at layer 2 is not the unsplit model for task group g: loss differs by 0.")
     assert line.endswith("not trained")
     assert not Path("runs").exists()
 

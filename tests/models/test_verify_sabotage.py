@@ -57,7 +57,7 @@ def federation(model_folder, data_file):
             "lora": {"dropout": 0.3},
             "server": {"rank": 2},
             "task_groups": {"g": {"task": task, "data": {"files": data_file}}},
-            "clients": {"a": {"task_group": "g", "rank": {0: 2, 1: 4}}},
+            "clients": {"a": {"task_group": "g", "split_layer": 2, "rank": {0: 2, 1: 4}}},
             "training": {"max_length": 32, **changes.pop("training", {})},
             **changes,
         }
@@ -95,7 +95,7 @@ def test_a_right_split_passes(family, task, labels, federation):
 
 @pytest.mark.parametrize("cut", [1, 4])
 def test_the_first_and_the_last_cut_pass(cut, federation):
-    clients = {"a": {"task_group": "g", "rank": 2}}
+    clients = {"a": {"task_group": "g", "split_layer": 2, "rank": 2}}
     made = federation(model={"split_layer": cut}, server={"rank": 2 if cut < 4 else 0}, clients=clients)
     require_verified(verify_split(made))
 
@@ -203,14 +203,23 @@ def test_sabotage_is_found(family, sabotage, federation, monkeypatch):
     made = federation(family)
     require_verified(verify_split(made))
     sabotage(monkeypatch, made)
-    with pytest.raises(AtlasError, match=r"^the split is not the unsplit model for task group g: loss differs by "):
+    with pytest.raises(AtlasError, match=r"^the split at layer 2 is not the unsplit model for task group g: loss diff"):
         require_verified(verify_split(made))
 
 
 def check_of(**changes):
     figures = {"loss_difference": 0.0, "gradient_difference": 0.0, "gradient_norm": 1.0, "adapter_effect": 0.1}
     return Check(
-        **{"task_group": "g", "examples": 4, "tokens": 9, "padding_tokens": 3, "tolerance": 1e-6, **figures, **changes}
+        **{
+            "task_group": "g",
+            "split_layer": 2,
+            "examples": 4,
+            "tokens": 9,
+            "padding_tokens": 3,
+            "tolerance": 1e-6,
+            **figures,
+            **changes,
+        }
     )
 
 
