@@ -199,7 +199,10 @@ def test_every_load_of_weights_refuses_code_and_other_formats():
 
 
 PLUGINS = {
-    "aggregation": {"SHARED", "aggregate", "deliver"},
+    "aggregation": {
+        *("SENT", "DELIVERED", "TRAINED", "GROUP_ADAPTER", "CHANGES_BASE", "Options"),
+        *("aggregate", "deliver"),
+    },
     "models.families": {"FAMILY"},
     "tasks": {"Task"},
     "data.sources": {"load"},

@@ -2,24 +2,31 @@
 
 A method file defines
 
-    SHARED: bool                       whether there is a group adapter that all clients of the group get
-    aggregate(current, updates)        the group's new adapter, from the one before and what clients sent
+    SENT: tuple[str, ...]              parts that a client uploads: "A", "B"
+    DELIVERED: tuple[str, ...]         parts that are sent down after a merge; the rest a receiver has or draws itself
+    TRAINED: tuple[str, ...]           parts that clients train
+    GROUP_ADAPTER: bool                whether there is an adapter of the group to predict with and to export
+    CHANGES_BASE: bool                 whether a merge changes the frozen weights of the group's clients
+    Options                            a config section: what ``aggregation.options`` may say
+    aggregate(current, updates, context)   the merge, from the group's adapter before and what clients sent
     deliver(merged, held, ranks)       what one client gets, cut to its ranks
 
-All three speak of scale-free factors: the sender's scale s_k is absorbed into B before aggregating (B_k <- s_k B_k)
-and divided out for the receiver after, so that equal products mean equal updates whatever rank and alpha a client
-has.
+All speak of scale-free factors: the sender's scale s_k is absorbed into B before aggregating (B_k <- s_k B_k) and
+divided out for the receiver after, so that equal products mean equal updates whatever rank and alpha a client has.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from torch import Tensor
 
+from atlas_cli.config.section import Section
 from atlas_cli.models.lora import AdapterSet
+
+PARTS = ("A", "B")
 
 
 class Factors(NamedTuple):
@@ -39,11 +46,48 @@ Adapters = Mapping[str, Factors]
 
 @dataclass(frozen=True)
 class Update:
-    """What one client sent at the end of a round; ``weight`` is its examples (or label tokens)."""
+    """What one client sent at the end of a round.
+
+    Attributes:
+        weight: its share before it is normalised: examples, or label tokens.
+        adapters: as trained; a part that the method does not upload is the server's own idea of it. The round began
+            with the first r rows and columns of the group's adapter.
+    """
 
     client: str
     weight: float
     adapters: Adapters
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a merge may depend on besides adapters.
+
+    Attributes:
+        options: an instance of the method's ``Options``.
+        server_memory: bytes that the merge of one layer may take; None: no limit.
+    """
+
+    options: Section
+    seed: int
+    group: str
+    round: int
+    server_memory: int | None = None
+
+
+@dataclass(frozen=True)
+class Merge:
+    """The result of a merge.
+
+    Attributes:
+        adapters: the group's new adapter, every layer in the shapes of the one before.
+        base: change of the frozen weights of every client of the group, as stacked factors.
+        target: what would be delivered if no rank were cut, for the error ledger; None: ``adapters``.
+    """
+
+    adapters: dict[str, Factors]
+    base: dict[str, Factors] = field(default_factory=dict)
+    target: dict[str, Factors] | None = None
 
 
 def absorb(state: Mapping[str, Tensor], scales: Mapping[str, float]) -> dict[str, Factors]:

@@ -1,46 +1,102 @@
-"""How far a delivered update is from the exact sum X = sum_k w_k s_k B_k A_k, without a dense matrix."""
+"""How far what is delivered is from the exact sum X = sum_k w_k s_k B_k A_k, without a dense matrix.
+
+For each layer and in total, relative to norm(X): D_k is what client k is delivered, M what the method would deliver if
+no rank were cut. ``cross_term`` is norm(M - X), what the rule itself loses (for averages of factors, the cross terms);
+``truncation`` is the root mean square of norm(D_k - M) over clients, what cutting ranks loses; ``total`` that of
+norm(D_k - X).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from atlas_cli.aggregation._base import Adapters, Factors, Update
+from atlas_cli.aggregation._low_rank import squared_norm, stack
 
 
-def squared_norm(factors: Factors) -> float:
-    """Squared Frobenius norm of B @ A, in float64.
+@dataclass(frozen=True)
+class Error:
+    """Relative errors of one layer, or of all."""
 
-    By B = Q_B R_B and A^T = Q_A R_A it is that of R_B R_A^T. The shorter tr((B^T B)(A A^T)) squares before terms
-    cancel, so that an exact merge would be reported as wrong by 1e-8.
-    """
-    R_A = torch.linalg.qr(factors.A.double().T, mode="r").R
-    R_B = torch.linalg.qr(factors.B.double(), mode="r").R
-    return float((R_B @ R_A.T).square().sum())
+    total: float
+    truncation: float
+    cross_term: float
+
+
+@dataclass(frozen=True)
+class ErrorLedger:
+    """Errors of one merge: over all layers (None where X is zero), and by layer."""
+
+    overall: Error | None
+    layers: Mapping[str, Error]
+
+
+def shares(path: str, updates: Sequence[Update]) -> list[tuple[float, Update]]:
+    """Holders of a layer with their weights, normalised over them; empty where nobody holds it."""
+    held = [u for u in updates if path in u.adapters]
+    total = sum(u.weight for u in held)
+    return [(u.weight / total, u) for u in held] if total > 0 else []
 
 
 def exact_sum(path: str, updates: Sequence[Update]) -> Factors | None:
     """X of one layer as stacked factors, over the clients that hold it; None when nobody does."""
-    held = [(u.weight, u.adapters[path]) for u in updates if path in u.adapters]
-    total = sum(weight for weight, _ in held)
-    if not held or total <= 0:
-        return None
-    return Factors(_stack([f.A for _, f in held], 0), _stack([w / total * f.B.double() for w, f in held], 1))
+    held = shares(path, updates)
+    return stack([(w, u.adapters[path]) for w, u in held]) if held else None
 
 
-def relative_error(merged: Adapters, updates: Sequence[Update]) -> float | None:
-    """norm(dW_merged - X) / norm(X) over all layers; None where X is zero or nobody sent anything."""
-    error = size = 0.0
-    for path, factors in merged.items():
-        exact = exact_sum(path, updates)
-        if exact is None:
-            continue
-        size += squared_norm(exact)
-        error += squared_norm(Factors(_stack([factors.A, exact.A], 0), _stack([factors.B, -exact.B], 1)))
-    return (error / size) ** 0.5 if size > 0 else None
+def exact_change(path: str, updates: Sequence[Update], before: Factors) -> list[tuple[float, Factors]]:
+    """sum_k w_k (dW_k after - dW_k before) of one layer as weighted products; empty when nobody holds it.
+
+    Before its local steps client k had the first r_k rows and columns of ``before``, so that all that is subtracted is
+    one product: column j of B times the weight of those whose rank is above j.
+    """
+    held = shares(path, updates)
+    if not held or not before.B.any():
+        return [(w, u.adapters[path]) for w, u in held]
+    reached = torch.zeros(before.rank, dtype=before.B.dtype, device=before.B.device)
+    for weight, update in held:
+        reached[: update.adapters[path].rank] += weight
+    return [(w, u.adapters[path]) for w, u in held] + [(-1.0, Factors(before.A, before.B * reached))]
 
 
-def _stack(parts: Sequence[Tensor], dim: int) -> Tensor:
-    return torch.cat([p.double() for p in parts], dim)
+def error_ledger(
+    exact: Adapters, target: Adapters, delivered: Mapping[str, Sequence[tuple[float, Factors]]]
+) -> ErrorLedger:
+    """Compare deliveries with the exact sum.
+
+    Args:
+        exact: X by layer; other arguments may have layers that it lacks.
+        target: M by layer.
+        delivered: by layer, the weight of each client that holds it and what it gets.
+    """
+    layers: dict[str, Error] = {}
+    sums = [0.0, 0.0, 0.0, 0.0]
+    for path, x in exact.items():
+        size = squared_norm(x)
+        cross = _distance(target[path], x)
+        far = cut = 0.0
+        total = sum(weight for weight, _ in delivered[path])
+        known: dict[tuple[int, int, int], tuple[float, float]] = {}
+        for weight, d in delivered[path]:
+            key = (d.A.data_ptr(), d.B.data_ptr(), d.rank)  # clients of one rank get one thing
+            if key not in known:
+                known[key] = (_distance(d, x), _distance(d, target[path]))
+            far += weight / total * known[key][0]
+            cut += weight / total * known[key][1]
+        sums = [a + b for a, b in zip(sums, (size, far, cut, cross), strict=True)]
+        if size > 0:
+            layers[path] = _relative(size, far, cut, cross)
+    return ErrorLedger(_relative(*sums) if sums[0] > 0 else None, layers)
+
+
+def _distance(first: Factors, second: Factors) -> float:
+    if first.A is second.A and first.B is second.B:
+        return 0.0
+    return squared_norm(stack([(1.0, first), (-1.0, second)]))
+
+
+def _relative(size: float, far: float, cut: float, cross: float) -> Error:
+    return Error((far / size) ** 0.5, (cut / size) ** 0.5, (cross / size) ** 0.5)

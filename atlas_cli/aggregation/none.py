@@ -1,20 +1,29 @@
 """No aggregation: every client keeps what it trained. The control against which any merging must pay.
 
-Nothing is sent but the adapter that clients start from. The frozen base is not changed.
+Nothing is sent but the adapter that clients start from. The frozen base is not changed, and no moments are reset.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from atlas_cli.aggregation._base import Adapters, Factors, Update, truncated
+from atlas_cli.aggregation._base import Adapters, Context, Factors, Merge, Update, truncated
+from atlas_cli.config.section import Section
 
-SHARED = False
+SENT: tuple[str, ...] = ()
+DELIVERED: tuple[str, ...] = ()
+TRAINED = ("A", "B")
+GROUP_ADAPTER = False
+CHANGES_BASE = False
 
 
-def aggregate(current: Adapters, updates: Sequence[Update]) -> dict[str, Factors]:
+class Options(Section):
+    """None."""
+
+
+def aggregate(current: Adapters, updates: Sequence[Update], context: Context) -> Merge:
     """The group's adapter stays what it was at the start; no client gets it."""
-    return dict(current)
+    return Merge(dict(current))
 
 
 def deliver(merged: Adapters, held: Adapters, ranks: Mapping[str, int]) -> dict[str, Factors]:

@@ -6,35 +6,29 @@ over the clients that hold the layer; a receiver of rank r gets the first r rows
 own scale. Rows of A beyond the largest rank that was sent stay as they were: B is 0 there, so they add nothing, but
 with A = 0 as well they could never learn again. The mean of factors is not the mean of products (cross terms), so the
 update that is delivered is not exact. Uplink and downlink: r_k (d_in + d_out) elements a layer. The frozen base is not
-changed.
+changed; absent clients keep what they hold; moments of A and B are reset by a delivery.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import torch
+from atlas_cli.aggregation._base import Adapters, Context, Factors, Merge, Update, truncated
+from atlas_cli.aggregation._padding import padded_means
+from atlas_cli.config.section import Section
 
-from atlas_cli.aggregation._base import Adapters, Factors, Update, truncated
+SENT = DELIVERED = TRAINED = ("A", "B")
+GROUP_ADAPTER = True
+CHANGES_BASE = False
 
-SHARED = True
+
+class Options(Section):
+    """None."""
 
 
-def aggregate(current: Adapters, updates: Sequence[Update]) -> dict[str, Factors]:
+def aggregate(current: Adapters, updates: Sequence[Update], context: Context) -> Merge:
     """The group's adapter at the largest rank of its clients; layers that nobody sent stay as they are."""
-    merged = dict(current)
-    for path, before in current.items():
-        held = [(u.weight, u.adapters[path]) for u in updates if path in u.adapters]
-        total = sum(weight for weight, _ in held)
-        if not held or total <= 0:
-            continue
-        A, B = before.A.clone(), torch.zeros_like(before.B)
-        A[: max(factors.rank for _, factors in held)] = 0
-        for weight, factors in held:
-            A[: factors.rank] += weight / total * factors.A
-            B[:, : factors.rank] += weight / total * factors.B
-        merged[path] = Factors(A, B)
-    return merged
+    return Merge(padded_means(current, updates))
 
 
 def deliver(merged: Adapters, held: Adapters, ranks: Mapping[str, int]) -> dict[str, Factors]:

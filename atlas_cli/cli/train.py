@@ -18,6 +18,9 @@ def command(
     resume: Annotated[
         Path | None, typer.Option("--resume", metavar="RUN", help="Go on with this run directory; takes no FILE.")
     ] = None,
+    no_error_ledger: Annotated[
+        bool, typer.Option("--no-error-ledger", help="Do not compare deliveries with the exact sum of updates.")
+    ] = False,
 ) -> None:
     """Train as FILE says and leave a run directory.
 
@@ -32,7 +35,7 @@ def command(
     from atlas_cli.reports.progress import progress_for
     from atlas_cli.runs.directory import open_run
 
-    changes = list(overrides or [])
+    changes = [*(overrides or []), *(["aggregation.error_ledger=false"] if no_error_ledger else [])]
     if resume is not None and file is not None:
         if "=" not in file:
             raise ConfigError(f"--resume takes its config from the run; leave {file} out")

@@ -143,6 +143,7 @@ class ClientConfig(Section):
     )
     device: str | None = Field(None, description="name under devices, or a built-in profile (atlas devices)")
     checkpointing: bool = Field(False, description="activation checkpointing: less memory, one more forward a step")
+    weight: float = Field(1.0, gt=0, description="in its group's merge, times what aggregation.weights gives")
     count: int = Field(1, ge=1, description="this many clients of this kind, named NAME-1, NAME-2, ...")
 
 
@@ -186,7 +187,19 @@ class PartitionConfig(Section):
 class AggregationConfig(Section):
     """How a group's adapters are merged."""
 
-    method: Annotated[str, one_of("aggregation")] = "zero-pad"
+    method: Annotated[str, one_of("aggregation")] = "delta-svd"
+    options: dict[str, Any] = Field({}, description="of the method, e.g. {ridge: 1e-6} for lora-fair")
+    weights: Literal["examples", "uniform", "inverse-rank"] = Field(
+        "examples",
+        description="of clients in the merge: examples (label tokens where every token has a label), all alike, or "
+        "1 / mean rank; times clients.NAME.weight",
+    )
+    server_memory: Annotated[str, quantity(parse_bytes)] | None = Field(
+        None, description="the merge of one layer may take this much, e.g. 512 MiB; default: what it needs"
+    )
+    error_ledger: bool = Field(
+        True, description="compare every delivery with the exact sum (atlas train --no-error-ledger: false)"
+    )
 
 
 class EvaluationConfig(Section):
@@ -211,6 +224,7 @@ class ClientSpec(NamedTuple):
     split_layer: int | Literal["auto"] | None
     device: str | None
     checkpointing: bool
+    weight: float
     key: str
 
 
@@ -245,9 +259,6 @@ class ExperimentConfig(Section):
             cut = self.model.split_layer if client.split_layer is None else client.split_layer
             for i in range(client.count):
                 numbered = f"{name}-{i + 1}" if client.count > 1 else name
-                specs.append(
-                    ClientSpec(
-                        numbered, client.task_group, rank, cut, client.device, client.checkpointing, f"clients.{name}"
-                    )
-                )
+                own = (client.device, client.checkpointing, client.weight)
+                specs.append(ClientSpec(numbered, client.task_group, rank, cut, *own, f"clients.{name}"))
         return specs

@@ -62,7 +62,7 @@ training:
   client_optimizer: {{name: adamw, lr: 1e-3}}
   server_optimizer: {{name: adamw, lr: 1e-3}}
 
-aggregation: {{method: zero-pad}}
+aggregation: {{method: delta-svd}}
 evaluation: {{every: 1}}
 output: {{dir: runs}}
 """

@@ -2,57 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
 from types import ModuleType
 
 import torch
 from torch import Tensor, nn
 
-from atlas_cli.aggregation._base import Adapters, Factors, Update, absorb, release, scales_of
-from atlas_cli.aggregation._error import relative_error
+from atlas_cli.aggregation._base import PARTS, Adapters, Context, Factors, Update, absorb, release, scales_of, truncated
+from atlas_cli.aggregation._error import ErrorLedger, error_ledger, exact_change, exact_sum
+from atlas_cli.aggregation._low_rank import stack
+from atlas_cli.config.section import Section
 from atlas_cli.errors import AtlasError
+from atlas_cli.federation.base_change import BaseChange
+from atlas_cli.federation.members import Member
 from atlas_cli.federation.protocol import Ledger, Message, adapter_bytes
 from atlas_cli.federation.trainables import Trainables
 from atlas_cli.models.lora import AdapterSet, features_of
 from atlas_cli.runs.hashing import sha256_tensors
-
-
-@dataclass
-class Member:
-    """What the aggregator knows of a client: where its adapters and (if it trains one) its head are.
-
-    Attributes:
-        weight: its examples, or label tokens: n_k.
-        adapters: what it holds; the server knows ranks and scales, values only as sent.
-        head: the head that the client trains itself, else None.
-        served: layers that the server adapts for it and that others of its group adapt themselves.
-        version: of the group's adapter that it was last sent; -1 before the first delivery.
-        delivered_sha256: of what the server delivered last.
-    """
-
-    group: str
-    weight: float
-    adapters: AdapterSet
-    head: nn.Module | None
-    served: frozenset[str] = frozenset()
-    version: int = -1
-    delivered_sha256: str | None = None
-
-    def held(self) -> dict[str, Tensor]:
-        """Everything that is exchanged, as the client holds it."""
-        return {**self.adapters.state(), **self.head_state()}
-
-    def head_state(self) -> dict[str, Tensor]:
-        """The head's trained parameters, as sent."""
-        if self.head is None:
-            return {}
-        return {f"head.{name}": p.detach() for name, p in self.head.named_parameters() if p.requires_grad}
-
-    @property
-    def ranks(self) -> dict[str, int]:
-        """Rank by path."""
-        return {path: adapter.rank for path, adapter in self.adapters.adapters.items()}
 
 
 class Aggregator:
@@ -63,10 +29,14 @@ class Aggregator:
         members: every client by name.
         groups: each task group's adapter before training, at the largest rank of its clients.
         heads: each task group's head, where clients train heads (U-shaped and unsplit), else empty.
+        base: to look up layer sizes for the closed form of message sizes.
         uppers: what the server trains for each task group. Where clients of a group have different split layers, the
             server is a holder of the adapters between: it enters the merge with the weight of the clients that it
             serves there, and gets the merged adapter back.
-        base: to look up layer sizes for the closed form of message sizes.
+        options: of the method; default: its defaults.
+        seed: of what the method draws.
+        server_memory: bytes that the merge of a layer may take.
+        keep_errors: compare every delivery with the exact sum.
     """
 
     def __init__(
@@ -77,72 +47,152 @@ class Aggregator:
         heads: Mapping[str, nn.Module],
         base: nn.Module,
         uppers: Mapping[str, Trainables] | None = None,
+        *,
+        options: Section | None = None,
+        seed: int = 0,
+        server_memory: int | None = None,
+        keep_errors: bool = True,
     ) -> None:
         self.method = method
+        self.options = options if options is not None else method.Options()
+        self.seed, self.server_memory, self.keep_errors = seed, server_memory, keep_errors
         self.members = dict(members)
         self.groups = dict(groups)
         self.heads = dict(heads)
-        self.merged: dict[str, dict[str, Factors]] = {
-            name: absorb(adapters.state(), scales_of(adapters)) for name, adapters in groups.items()
-        }
+        self.merged: dict[str, dict[str, Factors]] = {}
+        self.changes: dict[str, BaseChange] = {}
+        for group in groups:
+            self.start_group(group)
         self.version = dict.fromkeys(groups, 0)
         self.uppers = dict(uppers or {})
         self.features = {
             path: features_of(base.get_submodule(path)) for m in members.values() for path in m.adapters.adapters
         }
 
-    @property
-    def shared(self) -> bool:
-        """Whether there is a group adapter that clients get."""
-        return bool(self.method.SHARED)
+    def start_group(self, group: str) -> None:
+        """Begin from the values of the group's adapter set.
 
-    def merge(self, group: str, clients: Sequence[str], ledger: Ledger) -> float | None:
-        """Receive what ``clients`` hold and merge it; the merged update's relative error against the exact sum."""
-        if not self.shared:
+        Where a merge changes the base, what the adapter is worth at the start belongs to the base, too: clients run W +
+        T + (dW - dW as delivered).
+        """
+        adapters = self.groups[group]
+        self.merged[group] = absorb(adapters.state(), scales_of(adapters))
+        self.changes[group] = BaseChange()
+        if self.method.CHANGES_BASE:
+            worth = {path: factors for path, factors in self.merged[group].items() if factors.B.any()}
+            self.changes[group].grow(worth, 0)
+
+    def group_model(self, group: str) -> AdapterSet:
+        """What the group predicts with: its adapter, or the changed base, in which all that was merged is."""
+        if self.method.CHANGES_BASE:
+            return AdapterSet({}, {path: [(f.A, f.B)] for path, f in self.changes[group].total.items()})
+        return self.groups[group]
+
+    @property
+    def exchanges(self) -> bool:
+        """Whether clients send anything and get anything."""
+        return bool(self.method.SENT)
+
+    @property
+    def group_adapter(self) -> bool:
+        """Whether a group has an adapter of its own to predict with."""
+        return bool(self.method.GROUP_ADAPTER)
+
+    def merge(self, group: str, clients: Sequence[str], ledger: Ledger, number: int) -> ErrorLedger | None:
+        """Receive what ``clients`` hold in round ``number`` and merge it; how far deliveries are from the exact sum."""
+        if not self.exchanges:
             return None
         updates = [self._receive(client, ledger) for client in clients] + self._of_server(group, clients)
-        self.merged[group] = self.method.aggregate(self.merged[group], updates)
+        before, change = self.merged[group], dict(self.changes[group].total)
+        context = Context(self.options, self.seed, group, number, self.server_memory)
+        merge = self.method.aggregate(self.merged[group], updates, context)
+        self.merged[group] = merge.adapters
         self.version[group] += 1
+        self.changes[group].grow(merge.base, self.version[group])
         self._merge_heads(group, clients)
         adapters = self.groups[group]
         adapters.load(release(self.merged[group], scales_of(adapters)))
         self.give_server(group)
-        return relative_error(self.merged[group], updates)
+        if not (self.keep_errors and self.group_adapter):
+            return None
+        if self.method.CHANGES_BASE:
+            return self._base_errors(group, updates, before, change)
+        return self._errors(group, updates, merge.target or merge.adapters)
 
-    def deliver(self, client: str, ledger: Ledger) -> bool:
-        """Bring a client to its group's current version, if it is behind; whether anything was sent.
+    def deliver(self, client: str, ledger: Ledger) -> set[str]:
+        """Bring a client to its group's current version, if it is behind; the parts ("A", "B", "head") it replaced.
 
         Raises:
             AtlasError: what the client holds after it is not, by hash, what was delivered.
         """
         member = self.members[client]
-        if member.version == self.version[member.group] or (not self.shared and member.version >= 0):
-            return False
-        scales = scales_of(member.adapters)
-        held: Adapters = absorb(member.adapters.state(), scales)
-        delivered = release(self.method.deliver(self.merged[member.group], held, member.ranks), scales)
-        message = Message("adapters", client, "down", delivered)
-        ledger.count(message, adapter_bytes(member.ranks, self.features, 4))
-        member.adapters.load(message.tensors)
-        head = {}
-        if member.head is not None:
-            head = {f"head.{name}": p.detach() for name, p in self._group_head(member.group)}
-            if head:
-                ledger.count(Message("head", client, "down", head), _head_bytes(member.head))
-                _load_head(member.head, head)
+        first = member.version < 0
+        if member.version == self.version[member.group] or (not self.exchanges and not first):
+            return set()
+        scales, before = scales_of(member.adapters), member.adapters.state()
+        factors = self.method.deliver(self.merged[member.group], absorb(before, scales), member.ranks)
+        delivered = release(factors, scales)
+        sent = PARTS if first else self.method.DELIVERED
+        if tensors := of_parts(delivered, sent):
+            message = Message("adapters", client, "down", tensors)
+            ledger.count(message, adapter_bytes(member.ranks, self.features, 4, sent))
+        replaced = {p for p in PARTS if p in sent or any(not v.equal(before[n]) for n, v in _part(delivered, p))}
+        member.adapters.load(delivered)
+        if self.method.CHANGES_BASE:
+            self._send_base(client, ledger)
+            self.attach_base(client)
+        head = {f"head.{name}": p.detach() for name, p in self._group_head(member.group)} if member.head else {}
+        if head:
+            ledger.count(Message("head", client, "down", head), member.head_bytes())
+            member.load_head(head)
+            replaced.add("head")
         member.version = self.version[member.group]
         member.delivered_sha256 = sha256_tensors({**delivered, **head})
         self.check_held(client)
-        return True
+        return replaced
 
     def give_server(self, group: str) -> None:
         """Give the server's own copies of a group's adapters the merged values; nothing crosses the wire."""
         held = self._contested(group)
-        scales, ranks = scales_of(held), {path: a.rank for path, a in held.adapters.items()}
-        merged = self.method.deliver(self.merged[group], absorb(held.state(), scales), ranks)
-        held.load(release(merged, scales))
+        scales, ranks = scales_of(held), _ranks(held)
+        held.load(release(self.method.deliver(self.merged[group], absorb(held.state(), scales), ranks), scales))
         if held.adapters:
             self.uppers[group].forget_moments(held.adapters)
+
+    def check_held(self, client: str) -> None:
+        """The proof that what was aggregated is what the client trains on next."""
+        member = self.members[client]
+        if sha256_tensors(member.held()) != member.delivered_sha256:
+            raise AtlasError(f"client {client} does not hold what the server delivered to it")
+
+    def attach_base(self, client: str) -> None:
+        """Let a client that holds its group's current version run W + T + (dW - dW as delivered)."""
+        member = self.members[client]
+        total = self.changes[member.group].total
+        frozen: dict[str, list[tuple[Tensor, Tensor]]] = {path: [(f.A, f.B)] for path, f in total.items()}
+        for path, factors in truncated(self.merged[member.group], member.ranks).items():
+            if factors.B.any():
+                frozen.setdefault(path, []).append((factors.A, -factors.B))
+        member.adapters.frozen.clear()
+        member.adapters.frozen.update(frozen)
+
+    def _send_base(self, client: str, ledger: Ledger) -> None:
+        member = self.members[client]
+        change = self.changes[member.group]
+        if tensors := change.missing(member.version):
+            message = Message("base-change", client, "down", tensors)
+            ledger.count(message, 4 * change.missing_elements(member.version, self.features))
+
+    def _receive(self, client: str, ledger: Ledger) -> Update:
+        member = self.members[client]
+        scales = scales_of(member.adapters)
+        message = Message("adapters", client, "up", of_parts(member.adapters.state(), self.method.SENT))
+        ledger.count(message, adapter_bytes(member.ranks, self.features, 4, self.method.SENT))
+        if head := member.head_state():
+            ledger.count(Message("head", client, "up", head), member.head_bytes())
+        # what is not uploaded is, for the server, what it has itself
+        known = release(truncated(self.merged[member.group], member.ranks), scales)
+        return Update(client, member.weight, absorb({**known, **message.tensors}, scales))
 
     def _contested(self, group: str) -> AdapterSet:
         """The server's adapters on layers that clients of the group adapt, too."""
@@ -162,20 +212,24 @@ class Aggregator:
             for served, weight in weights.items()
         ]
 
-    def check_held(self, client: str) -> None:
-        """The proof that what was aggregated is what the client trains on next."""
-        member = self.members[client]
-        if sha256_tensors(member.held()) != member.delivered_sha256:
-            raise AtlasError(f"client {client} does not hold what the server delivered to it")
+    def _errors(self, group: str, updates: Sequence[Update], target: Adapters) -> ErrorLedger:
+        """Of what every client of the group gets, whether it took part or not, by weight."""
+        found = {path: exact_sum(path, updates) for path in self.merged[group]}
+        exact = {path: x for path, x in found.items() if x is not None}
+        delivered: dict[str, list[tuple[float, Factors]]] = {}
+        for member in (m for m in self.members.values() if m.group == group):
+            for path, factors in self.method.deliver(self.merged[group], {}, member.ranks).items():
+                delivered.setdefault(path, []).append((member.weight, factors))
+        return error_ledger(exact, target, delivered)
 
-    def _receive(self, client: str, ledger: Ledger) -> Update:
-        member = self.members[client]
-        message = Message("adapters", client, "up", member.adapters.state())
-        ledger.count(message, adapter_bytes(member.ranks, self.features, 4))
-        if head := member.head_state():
-            assert member.head is not None
-            ledger.count(Message("head", client, "up", head), _head_bytes(member.head))
-        return Update(client, member.weight, absorb(message.tensors, scales_of(member.adapters)))
+    def _base_errors(self, group: str, updates: Sequence[Update], before: Adapters, change: Adapters) -> ErrorLedger:
+        """The same where all clients get the changed base: X = T + sum_k w_k (dW_k after - dW_k before)."""
+        exact = {}
+        for path, factors in before.items():
+            if parts := exact_change(path, updates, factors):
+                exact[path] = stack([*parts, *([(1.0, change[path])] if path in change else [])])
+        after = self.changes[group].total
+        return error_ledger(exact, after, {path: [(1.0, after[path])] for path in exact})
 
     @torch.no_grad()
     def _merge_heads(self, group: str, clients: Sequence[str]) -> None:
@@ -192,14 +246,14 @@ class Aggregator:
         )
 
 
-@torch.no_grad()
-def _load_head(head: nn.Module, state: Mapping[str, Tensor]) -> None:
-    for name, parameter in head.named_parameters():
-        if f"head.{name}" in state:
-            parameter.copy_(state[f"head.{name}"])
+def of_parts(state: Mapping[str, Tensor], parts: Collection[str]) -> dict[str, Tensor]:
+    """The tensors of some parts, as sent."""
+    return {name: tensor for name, tensor in state.items() if name.rpartition("lora_")[2] in parts}
 
 
-def _head_bytes(head: nn.Module) -> int:
-    # closed form of a linear head: C (D + 1) elements of 4 bytes
-    linears = [m for m in head.modules() if isinstance(m, nn.Linear)]
-    return sum(4 * m.out_features * (m.in_features + (m.bias is not None)) for m in linears)
+def _part(state: Mapping[str, Tensor], part: str) -> list[tuple[str, Tensor]]:
+    return list(of_parts(state, (part,)).items())
+
+
+def _ranks(adapters: AdapterSet) -> dict[str, int]:
+    return {path: adapter.rank for path, adapter in adapters.adapters.items()}

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from atlas_cli import discovery
 from atlas_cli.config.schema import ExperimentConfig
+from atlas_cli.config.units import parse_bytes
 from atlas_cli.data.collate import pad_token_id
 from atlas_cli.data.prepare import PreparedGroup, prepare
 from atlas_cli.errors import ConfigError
-from atlas_cli.federation.aggregator import Aggregator, Member
+from atlas_cli.federation.aggregator import Aggregator
+from atlas_cli.federation.centralized import pooled
 from atlas_cli.federation.client import SplitClient
 from atlas_cli.federation.evaluation import Evaluator, TrainedModel
+from atlas_cli.federation.members import Member, weight_of
 from atlas_cli.federation.server import SplitServer, build_head
 from atlas_cli.federation.unsplit import UnsplitClient
 from atlas_cli.federation.warm_start import start_from
 from atlas_cli.models.load import FrozenBase, load_base, load_tokenizer
 from atlas_cli.models.lora import AdapterSet, build_adapters
 from atlas_cli.models.placement import by_layer
+from atlas_cli.planning.merging import method_of, options_of
 from atlas_cli.planning.plan import ClientPlan, Plan, make_plan
 from atlas_cli.tasks._base import Feature
 
@@ -77,14 +80,17 @@ class Federation:
         head = party.head if party.head is not None else self.server.heads[group]
         served, upper = self.plan.above(party.cut), self.server.groups[group].adapters.adapters
         return TrainedModel(
-            AdapterSet({**party.adapters.adapters, **{p: a for p, a in upper.items() if p in served}}), head
+            AdapterSet(
+                {**party.adapters.adapters, **{p: a for p, a in upper.items() if p in served}}, party.adapters.frozen
+            ),
+            head,
         )
 
     def model_of_group(self, group: str) -> TrainedModel | None:
         """What a group's predictions are made with: the merged adapter; None where clients share nothing."""
-        if not self.aggregator.shared:
+        if not self.aggregator.group_adapter:
             return None
-        merged = self.aggregator.groups[group]
+        merged = self.aggregator.group_model(group)
         head = self.aggregator.heads.get(group)
         if self.server is None:
             assert head is not None
@@ -107,7 +113,7 @@ def build(config: ExperimentConfig, plan: Plan | None = None) -> Federation:
     tokenizer = load_tokenizer(config.model)
     data = prepare(config, tokenizer, plan.family.causal)
     if config.mode == "centralized":
-        plan, data = _pool(config, plan, data)
+        plan, data = pooled(config, plan, data)
     base = load_base(config.model, seed=config.seed, device=device)
     _check_vocabulary(base, tokenizer)
     tasks = {name: group.task for name, group in data.items()}
@@ -129,14 +135,17 @@ def build(config: ExperimentConfig, plan: Plan | None = None) -> Federation:
         if split
         else None
     )
+    method = method_of(config)
     clients = {
         c.name: _client(config, plan, base, data, c, heads[c.task_group] if heads_on_clients else None, device)
         for c in plan.clients
     }
+    for client in clients.values():
+        client.train_only(method.TRAINED)
     members = {
         c.name: Member(
             c.task_group,
-            _weight(data[c.task_group], c.name),
+            weight_of(config, c, data[c.task_group]),
             _exchanged(clients[c.name]),
             clients[c.name].head,
             frozenset(plan.contested(c.task_group).keys() & plan.above(c.cut).keys()) if split else frozenset(),
@@ -149,14 +158,18 @@ def build(config: ExperimentConfig, plan: Plan | None = None) -> Federation:
         )
         for name in config.task_groups
     }
-    method = "none" if config.mode in ("local-only", "centralized") else config.aggregation.method
+    memory = config.aggregation.server_memory
     aggregator = Aggregator(
-        discovery.load("aggregation", method),
+        method,
         members,
         groups,
         heads if heads_on_clients else {},
         base.model,
         server.groups if server is not None else None,
+        options=options_of(config),
+        seed=config.seed,
+        server_memory=None if memory is None else parse_bytes(memory),
+        keep_errors=config.aggregation.error_ledger,
     )
     pad = pad_token_id(tokenizer)
     evaluator = Evaluator(base, plan.cut, config.evaluation.batch_size, pad, device)
@@ -242,16 +255,8 @@ def _exchanged(client: SplitClient | UnsplitClient) -> AdapterSet:
 
 
 def _joined(lower: AdapterSet, upper: AdapterSet) -> AdapterSet:
-    return AdapterSet({**lower.adapters, **upper.adapters})
-
-
-def _weight(group: PreparedGroup, client: str) -> float:
-    """n_k: label tokens where every token has a label, else examples."""
-    labels = [f["labels"] for f in group.train[client]]
-    if isinstance(labels[0], int):
-        return float(len(labels))
-    first = 1 if group.task.causal_only else 0  # nothing comes before the first token that could predict it
-    return float(sum(1 for each in labels if isinstance(each, list) for label in each[first:] if label >= 0))
+    # a client's base change is with its lower adapters, a group's with its merged ones
+    return AdapterSet({**lower.adapters, **upper.adapters}, upper.frozen if upper.frozen else lower.frozen)
 
 
 def _check_vocabulary(base: FrozenBase, tokenizer: object) -> None:
@@ -262,28 +267,3 @@ def _check_vocabulary(base: FrozenBase, tokenizer: object) -> None:
             "give the tokenizer that belongs to it",
             key="model.tokenizer",
         )
-
-
-def _pool(
-    config: ExperimentConfig, plan: Plan, data: dict[str, PreparedGroup]
-) -> tuple[Plan, dict[str, PreparedGroup]]:
-    """Mode centralized: one learner a task group, with the data of all its clients and the largest of their ranks."""
-    learners = tuple(
-        ClientPlan(
-            f"{name}-pooled",
-            name,
-            max(client.cut for client in plan.members(name)),
-            plan.group_ranks(name),
-            f"task_groups.{name}",
-        )
-        for name in config.task_groups
-    )
-    pooled = {}
-    for learner in learners:
-        group = data[learner.task_group]
-        pooled[learner.task_group] = replace(
-            group,
-            train={learner.name: [f for features in group.train.values() for f in features]},
-            local_test={learner.name: [f for features in group.local_test.values() for f in features]},
-        )
-    return replace(plan, clients=learners), pooled

@@ -5,7 +5,7 @@ The frozen bottom half, adapters, and their optimizer. The half is a view of a b
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from atlas_cli.config.schema import LoraConfig, TrainingConfig
 from atlas_cli.federation.memory import Usage, saved_bytes, tensor_bytes
 from atlas_cli.federation.numerics import clip_and_step, precision, require_finite, seeded_dropout
-from atlas_cli.federation.optimizers import build_optimizer, set_learning_rate, state_bytes
+from atlas_cli.federation.optimizers import build_optimizer, drop_state, set_learning_rate, state_bytes
 from atlas_cli.federation.protocol import Message
 from atlas_cli.models.checkpointing import checkpointed
 from atlas_cli.models.load import FrozenBase, shared_base
@@ -95,7 +95,7 @@ class SplitClient:
     def trained(self) -> list[nn.Parameter]:
         """Adapters, and the head where it is here."""
         head = [p for p in self.head.parameters() if p.requires_grad] if self.head is not None else []
-        return [*self.adapters.parameters(), *head]
+        return [*self.adapters.trained(), *head]
 
     def output_embedding(self) -> list[Tensor]:
         """Frozen weights of a language-model head that are here besides the half (tied ones are the half's)."""
@@ -104,9 +104,20 @@ class SplitClient:
         held = {p.data_ptr() for p in self.half.parameters()}
         return [p for p in self.base.lm_head.parameters() if p.data_ptr() not in held]
 
+    def train_only(self, parts: Collection[str]) -> None:
+        """Freeze the other parts of the adapters below the cut."""
+        self.adapters.train_only(parts)
+        self.reset_optimizer()
+
     def reset_optimizer(self) -> None:
-        """Forget moments: what they described was replaced by a delivery."""
+        """Start with fresh moments."""
         self.optimizer = build_optimizer(self.trained(), self.training.client_optimizer)
+
+    def forget_moments(self, parts: Collection[str]) -> None:
+        """Drop the moments of ``parts`` ("A", "B", "head"): a delivery replaced what they described."""
+        if self.optimizer is not None:
+            drop_state(self.optimizer, self.adapters.trained(parts))
+            drop_state(self.optimizer, self.head.parameters() if self.head is not None and "head" in parts else ())
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
         """For checkpoints: its one optimizer."""

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import torch
+
+from atlas_cli.aggregation._base import Factors, absorb, scales_of
+from atlas_cli.aggregation._low_rank import stack, truncate
 from atlas_cli.federation.build import Federation
 from atlas_cli.federation.evaluation import TrainedModel
+from atlas_cli.models.lora import AdapterSet, LoRAAdapter
 from atlas_cli.models.peft_format import peft_files
 from atlas_cli.runs.directory import RunDirectory
 
@@ -12,7 +17,8 @@ def export_adapters(federation: Federation, run: RunDirectory) -> None:
     """Write adapters/groups/NAME and adapters/clients/NAME.
 
     Each folder is complete: adapters below the cut, those that the server trained above it, and the head; so that stock
-    PEFT gives the logits of the run. A group whose clients share nothing has no folder.
+    PEFT gives the logits of the run. Where a method changed the base (``flora``, ``fedex``), the change is in the
+    adapter. A group whose clients share no adapter has no folder.
     """
     for group in federation.group_names:
         model = federation.model_of_group(group)
@@ -27,7 +33,7 @@ def _write(federation: Federation, run: RunDirectory, folder: str, group: str, m
     lora = federation.config.lora
     files = peft_files(
         federation.base,
-        model.adapters,
+        folded(federation, model.adapters),
         alpha=lora.alpha,
         dropout=lora.dropout,
         rslora=lora.rslora,
@@ -36,3 +42,22 @@ def _write(federation: Federation, run: RunDirectory, folder: str, group: str, m
     )
     for name, content in files.items():
         run.write_bytes(f"{folder}/{name}", content)
+
+
+@torch.no_grad()
+def folded(federation: Federation, adapters: AdapterSet) -> AdapterSet:
+    """The same update without a changed base: one adapter a layer, of the rank that it takes."""
+    if not adapters.frozen:
+        return adapters
+    lora, own = federation.config.lora, absorb(adapters.state(), scales_of(adapters))
+    result: dict[str, LoRAAdapter] = {}
+    for path in (path for path in federation.plan.features if path in own or path in adapters.frozen):
+        pieces = [Factors(A, B) for A, B in adapters.frozen.get(path, ())] + ([own[path]] if path in own else [])
+        whole = stack([(1.0, piece) for piece in pieces], torch.float32)
+        d_in, d_out = federation.plan.features[path]
+        whole = truncate(whole, min(d_in, d_out)) if whole.rank > min(d_in, d_out) else whole
+        adapter = LoRAAdapter(d_in, d_out, whole.rank, lora.alpha, lora.dropout, lora.rslora).to(whole.A.device)
+        adapter.lora_A.copy_(whole.A)
+        adapter.lora_B.copy_(whole.B / adapter.scaling)
+        result[path] = adapter
+    return AdapterSet(result)

@@ -44,6 +44,12 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate
 
 
+def drop_state(optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter]) -> None:
+    """Forget the moments of ``parameters``; those of others stay."""
+    for parameter in parameters:
+        optimizer.state.pop(parameter, None)
+
+
 def state_bytes(optimizer: torch.optim.Optimizer | None) -> int:
     """Bytes of an optimizer's state tensors as they are now."""
     if optimizer is None:

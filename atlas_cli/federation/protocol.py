@@ -6,7 +6,8 @@ T tokens (padded to the longest of the batch), D hidden size.
 | kind              | direction | tensors |
 |---|---|---|
 | base-weights      | down      | the frozen client half, once, at set-up |
-| adapters          | both      | lora_A (r, d_in) and lora_B (d_out, r) of every adapted layer |
+| adapters          | both      | lora_A (r, d_in), lora_B (d_out, r) of every adapted layer, as the method says |
+| base-change       | down      | base_A (n, d_in), base_B (d_out, n): rows added to the base (``flora``, ``fedex``) |
 | activations       | up        | activations (B, T, D), attention_mask (B, T), and labels unless ``labels: client`` |
 | gradients         | down      | gradients (B, T, D) of the client's own mean loss |
 | features          | down      | features (B, T, D): the server half's output (``labels: client``) |
@@ -17,7 +18,7 @@ T tokens (padded to the longest of the batch), D hidden size.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -137,6 +138,12 @@ def activation_bytes(batch: int, tokens: int, hidden: int, element: int, label_n
     return batch * tokens * hidden * element + batch * tokens + 8 * label_numbers
 
 
-def adapter_bytes(ranks: Mapping[str, int], features: Mapping[str, tuple[int, int]], element: int) -> int:
-    """Closed form of an adapter message: r (d_in + d_out) elements a layer."""
-    return sum(rank * sum(features[path]) * element for path, rank in ranks.items())
+def adapter_bytes(
+    ranks: Mapping[str, int],
+    features: Mapping[str, tuple[int, int]],
+    element: int,
+    parts: Collection[str] = ("A", "B"),
+) -> int:
+    """Closed form of an adapter message: r d_in elements a layer for A, r d_out for B."""
+    widths = {p: ("A" in parts) * d_in + ("B" in parts) * d_out for p, (d_in, d_out) in features.items()}
+    return sum(rank * widths[path] * element for path, rank in ranks.items())

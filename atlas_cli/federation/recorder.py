@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 
+from atlas_cli.aggregation._error import ErrorLedger
 from atlas_cli.engines.in_process import Trained
 from atlas_cli.federation.build import Federation
 from atlas_cli.federation.memory import Usage
@@ -73,7 +74,7 @@ class Recorder:
         ledger: Ledger,
         scores: Scores,
         trained: Mapping[str, Trained] | None = None,
-        errors: Mapping[str, float | None] | None = None,
+        errors: Mapping[str, ErrorLedger | None] | None = None,
     ) -> None:
         """Record a round; round 0 is before training."""
         trained, errors = trained or {}, errors or {}
@@ -117,7 +118,7 @@ class Recorder:
         scores: Scores,
         trained: Mapping[str, Trained],
         losses: Mapping[str, float | None],
-        errors: Mapping[str, float | None],
+        errors: Mapping[str, ErrorLedger | None],
     ) -> JSON:
         members = self.federation.members(group)
         took_part = [trained[c] for c in members if c in trained]
@@ -138,7 +139,7 @@ class Recorder:
             "bytes_down": ledger.total("down", members),
             "seconds": round(seconds + scores.seconds.get(group, 0.0), 6),
             "samples_per_second": round(examples / seconds, 3) if seconds > 0 else None,
-            "aggregation_error": errors.get(group),
+            **_errors(errors.get(group)),
             "server_lr": None if factor is None else factor * training.server_optimizer.lr,
             "client_lr": None if factor is None else factor * training.client_optimizer.lr,
         }
@@ -161,7 +162,7 @@ class Recorder:
             "bytes_up": ledger.total("up", [client]),
             "bytes_down": ledger.total("down", [client]),
             "held_sha256": sha256_tensors(member.held()),
-            "delivered_sha256": member.delivered_sha256 if self.federation.aggregator.shared else None,
+            "delivered_sha256": member.delivered_sha256 if self.federation.aggregator.exchanges else None,
             "local_test": scores.clients.get(client),
         }
 
@@ -195,3 +196,13 @@ def peak_resident_bytes() -> int:
     """Peak resident memory of this process; getrusage speaks of KiB on Linux and of bytes on macOS."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _errors(ledger: ErrorLedger | None) -> JSON:
+    overall = ledger.overall if ledger is not None else None
+    return {
+        "aggregation_error": overall.total if overall else None,
+        "aggregation_truncation": overall.truncation if overall else None,
+        "aggregation_cross_term": overall.cross_term if overall else None,
+        "aggregation_by_layer": {path: asdict(error) for path, error in ledger.layers.items()} if ledger else None,
+    }

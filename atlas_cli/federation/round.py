@@ -10,8 +10,9 @@ from torch import Tensor
 
 from atlas_cli import discovery
 from atlas_cli.errors import ConfigError
-from atlas_cli.federation.aggregator import Aggregator, Member
+from atlas_cli.federation.aggregator import Aggregator
 from atlas_cli.federation.client import SplitClient
+from atlas_cli.federation.members import Member
 from atlas_cli.federation.protocol import Direction, Ledger, Message
 from atlas_cli.federation.server import SplitServer
 from atlas_cli.models.lora import AdapterSet, LoRAAdapter
@@ -32,7 +33,7 @@ def federated_training_round(
     server: SplitServer,
     train_data: Mapping[int | str, Batch],
     task_groups: Mapping[int | str, Sequence[int | str]],
-    aggregation: str = "zero-pad",
+    aggregation: str = "delta-svd",
 ) -> dict[str, object]:
     """One round: every client takes one step through the split, then each group's adapters are merged and delivered.
 
@@ -78,10 +79,9 @@ def federated_training_round(
     server.finish_step()
     server.finish_round()
     for group in dict.fromkeys(groups.values()):
-        aggregator.merge(group, [c.name for c in clients if groups[c.name] == group], ledger)
-    for client in clients:
-        if aggregator.shared and aggregator.deliver(client.name, ledger):
-            client.reset_optimizer()
+        aggregator.merge(group, [c.name for c in clients if groups[c.name] == group], ledger, 1)
+    for client in clients if aggregator.exchanges else ():
+        client.forget_moments(aggregator.deliver(client.name, ledger))
     by_group = {g: [losses[c] for c in losses if groups[c] == g] for g in dict.fromkeys(groups.values())}
     return {
         "avg_loss": sum(losses.values()) / len(losses),

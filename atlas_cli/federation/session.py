@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from contextlib import suppress
 from typing import Any
 
@@ -31,7 +32,7 @@ from atlas_cli.runs.directory import RunDirectory
 from atlas_cli.runs.manifest import Status, end_manifest, start_manifest
 
 # keys that change how long, how often or where, and not what is computed
-MAY_CHANGE = ("training.rounds", "evaluation", "device", "output")
+MAY_CHANGE = ("training.rounds", "evaluation", "device", "output", "aggregation.error_ledger")
 
 
 def start(config: ExperimentConfig, progress: Progress) -> RunDirectory:
@@ -133,7 +134,16 @@ def _manifest(federation: Federation, checks: list[Check]) -> dict[str, Any]:
         model=model_facts(federation),
         data=data_facts(federation),
     )
-    return {**manifest, "verify": {check.task_group: check.record() for check in checks}}
+    return {**manifest, "verify": _by_group(checks)}
+
+
+def _by_group(checks: list[Check]) -> dict[str, Any]:
+    """Records of checks by task group; by group and split layer where a group has several."""
+    several = Counter(check.task_group for check in checks)
+    return {
+        f"{c.task_group} at layer {c.split_layer}" if several[c.task_group] > 1 else c.task_group: c.record()
+        for c in checks
+    }
 
 
 def _run(

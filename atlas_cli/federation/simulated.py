@@ -26,7 +26,7 @@ def simulate(federation: Federation, trained: Mapping[str, Trained], ledger: Led
         works.append(_work(federation, client, device, did, ledger))
     if not works or server.lacks("compute"):
         return None
-    return round_time(works, server, config.training.server_update, merge=federation.aggregator.shared)
+    return round_time(works, server, config.training.server_update, merge=federation.aggregator.exchanges)
 
 
 def _work(federation: Federation, client: str, device: Device, did: Trained, ledger: Ledger) -> ClientWork:

@@ -23,9 +23,20 @@ def capture(federation: Federation) -> tuple[dict[str, Tensor], dict[str, Any]]:
             for key, value in state.items():
                 if isinstance(value, Tensor):
                     tensors[f"{owner}/optimizer/{index}/{key}"] = value.detach().cpu().clone()
-    members = federation.aggregator.members
+    aggregator = federation.aggregator
+    members = aggregator.members
+    for group, change in aggregator.changes.items():
+        for path, factors in change.total.items():
+            for part, value in zip(Factors._fields, factors, strict=True):
+                tensors[f"change/{group}/{path}/{part}"] = value.detach().cpu().clone()
+    for name in _behind(federation):  # the others' base follows from their group's
+        for path, pieces in members[name].adapters.frozen.items():
+            for i, (A, B) in enumerate(pieces):
+                tensors[f"frozen/{name}/{path}/{i}/A"] = A.detach().cpu().clone()
+                tensors[f"frozen/{name}/{path}/{i}/B"] = B.detach().cpu().clone()
     return tensors, {
-        "versions": dict(federation.aggregator.version),
+        "versions": dict(aggregator.version),
+        "change_ranks": {group: change.ranks for group, change in aggregator.changes.items()},
         "clients": {n: {"version": m.version, "delivered_sha256": m.delivered_sha256} for n, m in members.items()},
     }
 
@@ -39,7 +50,9 @@ def restore(federation: Federation, tensors: Mapping[str, Tensor], state: Mappin
     """
     expected = dict(_trained(federation))
     moments = {name for name in tensors if "/optimizer/" in name}
-    if expected.keys() != tensors.keys() - moments or state["versions"].keys() != federation.aggregator.version.keys():
+    changes = {name for name in tensors if name.startswith(("change/", "frozen/"))}
+    versions = federation.aggregator.version
+    if expected.keys() != tensors.keys() - moments - changes or state["versions"].keys() != versions.keys():
         raise ResourceError("the checkpoint is not of this experiment: other clients, groups or adapters")
     for name, value in expected.items():
         if value.shape != tensors[name].shape:
@@ -57,6 +70,36 @@ def restore(federation: Federation, tensors: Mapping[str, Tensor], state: Mappin
     for name, facts in state["clients"].items():
         member = federation.aggregator.members[name]
         member.version, member.delivered_sha256 = facts["version"], facts["delivered_sha256"]
+    if federation.aggregator.method.CHANGES_BASE:
+        _restore_changes(federation, {name: tensors[name] for name in sorted(changes)}, state)
+
+
+def _restore_changes(federation: Federation, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    aggregator, device = federation.aggregator, federation.device
+    for group, change in aggregator.changes.items():
+        prefix = f"change/{group}/"
+        paths = dict.fromkeys(n.removeprefix(prefix)[:-2] for n in tensors if n.startswith(prefix))
+        order = [path for path in aggregator.merged[group] if path in paths]
+        change.total = {
+            path: Factors(*(tensors[f"{prefix}{path}/{part}"].to(device) for part in Factors._fields)) for path in order
+        }
+        change.ranks = {int(version): ranks for version, ranks in state["change_ranks"][group].items()}
+    behind = set(_behind(federation))
+    for name, member in aggregator.members.items():
+        if name not in behind:
+            aggregator.attach_base(name)
+            continue
+        member.adapters.frozen.clear()
+        for key in (n for n in tensors if n.startswith(f"frozen/{name}/") and n.endswith("/A")):
+            path = key.split("/")[2]
+            pair = (tensors[key].to(device), tensors[f"{key[:-1]}B"].to(device))
+            member.adapters.frozen[path] = [*member.adapters.frozen.get(path, ()), pair]
+
+
+def _behind(federation: Federation) -> list[str]:
+    """Clients that hold an older version of their group's adapter than the server has."""
+    version, members = federation.aggregator.version, federation.aggregator.members
+    return [name for name, member in members.items() if member.version != version[member.group]]
 
 
 def _trained(federation: Federation) -> Iterator[tuple[str, Tensor]]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from atlas_cli.config.schema import OptimizerConfig
 from atlas_cli.federation.memory import tensor_bytes
 from atlas_cli.federation.numerics import clip_and_step
-from atlas_cli.federation.optimizers import build_optimizer, set_learning_rate
+from atlas_cli.federation.optimizers import build_optimizer, drop_state, set_learning_rate
 from atlas_cli.models.lora import AdapterSet
 
 
@@ -48,7 +48,7 @@ class Trainables:
     def parameters(self) -> list[nn.Parameter]:
         """Everything that is trained here (a frozen language-model head is not)."""
         head = [p for p in self.head.parameters() if p.requires_grad] if self.head is not None else []
-        return [*head, *self.adapters.parameters()]
+        return [*head, *self.adapters.trained()]
 
     def gather(self, gradients: Sequence[Tensor | None], count: int) -> None:
         """Add the gradient of one client's mean loss, weighted by how many labels that loss was a mean over.
@@ -113,5 +113,4 @@ class Trainables:
     def forget_moments(self, paths: Iterable[str]) -> None:
         """Drop the optimizer's state of adapters whose values were replaced."""
         if self.optimizer is not None:
-            for parameter in (p for path in paths for p in self.adapters.adapters[path].parameters()):
-                self.optimizer.state.pop(parameter, None)
+            drop_state(self.optimizer, (p for path in paths for p in self.adapters.adapters[path].parameters()))

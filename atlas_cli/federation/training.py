@@ -45,7 +45,7 @@ def train(
         recorder.start_round(number)
         trained = run_round(federation, cohort, number, ledger, recorder.on_step(number))
         errors = {
-            group: aggregator.merge(group, [c for c in cohort if federation.group_of(c) == group], ledger)
+            group: aggregator.merge(group, [c for c in cohort if federation.group_of(c) == group], ledger, number)
             for group in federation.group_names
         }
         last = number == training.rounds
@@ -74,13 +74,12 @@ def set_up(federation: Federation) -> Ledger:
 def deliver(federation: Federation, clients: Sequence[str], ledger: Ledger) -> None:
     """Send the current group adapter to those that are behind; moments of what it replaces are reset."""
     for client in clients:
-        if federation.aggregator.deliver(client, ledger):
-            federation.clients[client].reset_optimizer()
+        federation.clients[client].forget_moments(federation.aggregator.deliver(client, ledger))
 
 
 def require_delivered(federation: Federation) -> None:
     """Every client that is not training holds exactly what it was delivered, by hash."""
-    if federation.aggregator.shared:
+    if federation.aggregator.exchanges:
         for client in federation.clients:
             federation.aggregator.check_held(client)
 

@@ -7,6 +7,7 @@ A baseline trains exactly what the split run trains: adapters of the client's ra
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import nullcontext
 
 import torch
@@ -16,7 +17,7 @@ from atlas_cli.config.schema import LoraConfig, TrainingConfig
 from atlas_cli.federation.client import Inputs, as_inputs
 from atlas_cli.federation.memory import Usage, saved_bytes, tensor_bytes
 from atlas_cli.federation.numerics import precision, require_finite, seeded_dropout
-from atlas_cli.federation.optimizers import state_bytes
+from atlas_cli.federation.optimizers import drop_state, state_bytes
 from atlas_cli.federation.trainables import Trainables
 from atlas_cli.models.checkpointing import checkpointed
 from atlas_cli.models.load import FrozenBase
@@ -63,8 +64,22 @@ class UnsplitClient:
         held = {p.data_ptr() for p in self.base.model.parameters()}
         return [p for p in self.base.lm_head.parameters() if p.data_ptr() not in held]
 
+    def forget_moments(self, parts: Collection[str]) -> None:
+        """Drop the moments of ``parts`` ("A", "B", "head"): a delivery replaced what they described."""
+        for trained in (part for part, _ in self._parts if part.optimizer is not None):
+            assert trained.optimizer is not None
+            drop_state(trained.optimizer, trained.adapters.trained(parts))
+            if trained.head is not None and "head" in parts:
+                drop_state(trained.optimizer, trained.head.parameters())
+
+    def train_only(self, parts: Collection[str]) -> None:
+        """Freeze the other parts of the adapters; all layers are merged."""
+        self.adapters.train_only(parts)
+        self.upper.train_only(parts)
+        self.reset_optimizer()
+
     def reset_optimizer(self) -> None:
-        """Forget moments: what they described was replaced by a delivery."""
+        """Start with fresh moments."""
         norm, training = self.training.max_grad_norm, self.training
         self._parts = [
             (Trainables(self.name, None, self.adapters, training.client_optimizer, norm), training.client_optimizer.lr),

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from atlas_cli.aggregation._base import absorb, scales_of
 from atlas_cli.errors import ConfigError
 from atlas_cli.models.peft_format import read_head, read_peft
 
@@ -45,8 +44,7 @@ def start_from(federation: Federation, group: str, folder: str) -> None:
         adapter.lora_A[:rank] = A.to(adapter.lora_A.device)
         adapter.lora_B.zero_()
         adapter.lora_B[:, :rank] = (scale / adapter.scaling) * B.to(adapter.lora_B.device)
-    adapters = aggregator.groups[group]
-    aggregator.merged[group] = absorb(adapters.state(), scales_of(adapters))
+    aggregator.start_group(group)
     for head in _heads(federation, group):
         _load(head, folder, key)
 

@@ -8,13 +8,15 @@ hooks on the layers it adapts, so that any number of clients share one base. dW 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
+
+Frozen = dict[str, Sequence[tuple[Tensor, Tensor]]]
 
 
 def scale_of(rank: int, alpha: float, rslora: bool = False) -> float:
@@ -95,15 +97,32 @@ class LoRAAdapter(nn.Module):
 
 
 class AdapterSet:
-    """Adapters by the path of their layer in the base model, e.g. ``h.0.attn.c_attn``."""
+    """Adapters by the path of their layer in the base model, e.g. ``h.0.attn.c_attn``.
 
-    def __init__(self, adapters: Mapping[str, LoRAAdapter]) -> None:
+    Args:
+        frozen: low-rank changes of the frozen weights, W + sum of B @ A, by path as pairs of A (r, d_in) and B (d_out,
+            r); kept as the object that is given, so that sets may share it.
+    """
+
+    def __init__(self, adapters: Mapping[str, LoRAAdapter], frozen: Frozen | None = None) -> None:
         self.adapters = dict(adapters)
+        self.frozen: Frozen = {} if frozen is None else frozen
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """A and B of every adapter, in the order of the layers."""
         for adapter in self.adapters.values():
             yield from adapter.parameters()
+
+    def trained(self, parts: Collection[str] = ("A", "B")) -> list[nn.Parameter]:
+        """The parameters that are trained, of ``parts``."""
+        named = [(n, p) for adapter in self.adapters.values() for n, p in adapter.named_parameters()]
+        return [p for name, p in named if p.requires_grad and name.removeprefix("lora_") in parts]
+
+    def train_only(self, parts: Collection[str]) -> None:
+        """Freeze the other parts."""
+        for adapter in self.adapters.values():
+            for name, parameter in adapter.named_parameters():
+                parameter.requires_grad_(name.removeprefix("lora_") in parts)
 
     def state(self) -> dict[str, Tensor]:
         """Detached tensors, ``<path>.lora_A`` and ``<path>.lora_B``, as they are sent and stored."""
@@ -134,16 +153,20 @@ class AdapterSet:
     def attached(self, base: nn.Module) -> Iterator[None]:
         """Inside the block, layers of ``base`` (or of a half of it, they share modules) add their adapter's output."""
         with ExitStack() as stack:
-            for path, adapter in self.adapters.items():
-
-                def add(
-                    _: nn.Module, args: tuple[Tensor, ...], output: Tensor, adapter: LoRAAdapter = adapter
-                ) -> Tensor:
-                    return adapter.add_to(output, args[0])
-
-                handle = base.get_submodule(path).register_forward_hook(add)
+            for path in dict.fromkeys((*self.adapters, *self.frozen)):
+                handle = base.get_submodule(path).register_forward_hook(self._adding(path))
                 stack.callback(handle.remove)
             yield
+
+    def _adding(self, path: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+        adapter, frozen = self.adapters.get(path), self.frozen.get(path, ())
+
+        def add(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            for A, B in frozen:
+                output = output + functional.linear(functional.linear(args[0].to(A.dtype), A), B).to(output.dtype)
+            return output if adapter is None else adapter.add_to(output, args[0])
+
+        return add
 
 
 def build_adapters(

@@ -22,6 +22,7 @@ from atlas_cli.models.resolve import model_config
 from atlas_cli.models.split import client_half, server_half
 from atlas_cli.planning.auto_cuts import resolve_auto_cuts
 from atlas_cli.planning.devices import client_devices, server_device
+from atlas_cli.planning.merging import check_cuts, options_of
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class ClientPlan:
     ranks: Mapping[str, int]
     key: str
     checkpointing: bool = False
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,7 @@ def make_plan(config: ExperimentConfig) -> Plan:
     base = meta_base(hf_config, family, getattr(torch, config.model.dtype))
     n_layers, hidden = int(hf_config.num_hidden_layers), int(hf_config.hidden_size)
     _check_tasks(config, hf_config, family)
+    options_of(config)
     client_devices(config), server_device(config)  # every device that is named must be known
 
     names = adapted_names(base, family, config.lora.targets)
@@ -119,7 +122,7 @@ def make_plan(config: ExperimentConfig) -> Plan:
         own = check_cut(spec.split_layer, n_layers, _own_key(config, spec.key, "split_layer", "model"))
         rank, key = _planned(config, spec.rank), _own_key(config, spec.key, "rank", "lora")
         ranks = place_ranks(base, family, rank, range(own), names, key)
-        clients.append(ClientPlan(spec.name, spec.task_group, own, ranks, spec.key, spec.checkpointing))
+        clients.append(ClientPlan(spec.name, spec.task_group, own, ranks, spec.key, spec.checkpointing, spec.weight))
     cut = min(client.cut for client in clients)
     _check_cuts(config, clients)
     above = dict.fromkeys(range(cut, n_layers), config.server.rank)
@@ -205,6 +208,8 @@ def _check_cuts(config: ExperimentConfig, clients: list[ClientPlan]) -> None:
                 "one split_layer",
                 key=f"{client.key}.split_layer",
             )
+        if other.cut != client.cut:
+            check_cuts(config, client.task_group, f"{client.key}.split_layer")
 
 
 def _own_key(config: ExperimentConfig, client_key: str, name: str, otherwise: str) -> str:

@@ -30,6 +30,7 @@ class GroupSummary:
     best: float | None
     best_round: int | None
     loss: float | None
+    error: float | None
     bytes_up: int
     bytes_down: int
     seconds: float
@@ -104,6 +105,7 @@ def _summary(name: str, rows: list[Record], n_clients: int, facts: Record) -> Gr
         best=best[1] if best else None,
         best_round=best[0] if best else None,
         loss=training[-1][1] if training else None,
+        error=next((row["aggregation_error"] for row in reversed(rows) if row["round"]), None),
         bytes_up=sum(row["bytes_up"] for row in rows),
         bytes_down=sum(row["bytes_down"] for row in rows),
         seconds=sum(row["seconds"] for row in rows),

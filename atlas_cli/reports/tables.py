@@ -14,25 +14,30 @@ from atlas_cli.reports.units import format_bytes_mb, format_number
 SIZES = ("clients", "train", "test")
 HEADINGS = (
     *("task group", *SIZES, "metric", "before", "after", "best (round)"),
-    *("loss", "up, MB", "down, MB", "time, s"),
+    *("loss", "merge error", "up, MB", "down, MB", "time, s"),
 )
 
 
 def final_table(
     metrics: Sequence[Record], clients: Sequence[Record], data: Mapping[str, Record] | None = None
 ) -> Table:
-    """A row a task group: the test metric before and after training, the last loss, bytes on the wire, time.
+    """A row a task group: the test metric before and after training, the last loss, how far the last
+    delivery is from the exact sum, bytes on the wire, time.
 
     Args:
         metrics: records of metrics.jsonl.
         clients: records of clients.jsonl.
         data: the manifest's ``data``, for the columns of sizes, which want 100 characters; without them it fits 80.
     """
-    caption = "metric: on the held-out test part, before is round 0\nup: clients to server; MB: 1,000,000 bytes"
+    caption = (
+        "metric: on the held-out test part, before is round 0\n"
+        "merge error: of the last delivery against the exact sum of updates\n"
+        "up: clients to server; MB: 1,000,000 bytes"
+    )
     table = Table(title="Result", caption=caption, **layout())
     shown = [i for i, heading in enumerate(HEADINGS) if data is not None or heading not in SIZES]
     for i in shown:
-        text = HEADINGS[i].replace(", ", ",\n").replace(" (", "\n(")
+        text = HEADINGS[i].replace(", ", ",\n").replace(" (", "\n(").replace("merge ", "merge\n")
         table.add_column(
             text,
             justify="left" if i in (0, 4) else "right",
@@ -59,6 +64,7 @@ def cells(summary: GroupSummary) -> list[str]:
         format_number(summary.after),
         best,
         format_number(summary.loss),
+        "-" if summary.error is None else f"{summary.error:.2g}",
         format_bytes_mb(summary.bytes_up).removesuffix(" MB"),
         format_bytes_mb(summary.bytes_down).removesuffix(" MB"),
         f"{summary.seconds:,.0f}",

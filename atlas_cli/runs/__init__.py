@@ -21,7 +21,12 @@ metrics.jsonl
     bytes_up, bytes_down  serialised, all kinds, all clients of the group (up: client to server)
     seconds             wall seconds of this group's part of the round: groups add up
     samples_per_second  examples by seconds of training alone; null in round 0
-    aggregation_error   norm(delivered - target) / norm(target); null where it does not apply
+    aggregation_error   norm(delivered - X) / norm(X) against the exact sum X, root mean square over the group's
+                        clients; null where it does not apply
+    aggregation_truncation, aggregation_cross_term
+                        its parts: what cutting ranks loses, and what the method's rule itself loses
+    aggregation_by_layer
+                        total, truncation and cross_term by layer
     server_lr, client_lr  at the last step of the round; null in round 0
     simulated_seconds, simulated_joules  of the whole round on the virtual clock, all clients; null unless every
                         client that took part has a device with compute and links (joules: and watts)

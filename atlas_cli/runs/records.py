@@ -7,7 +7,15 @@ from typing import Annotated, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field
 
 Kind = Literal[
-    "base-weights", "activations", "gradients", "features", "feature-gradients", "adapters", "head", "labels"
+    "base-weights",
+    "activations",
+    "gradients",
+    "features",
+    "feature-gradients",
+    "adapters",
+    "base-change",
+    "head",
+    "labels",
 ]
 KINDS: tuple[str, ...] = get_args(Kind)
 Count = Annotated[int, Field(ge=0)]
@@ -35,6 +43,9 @@ class MetricsRecord(Record):
     seconds: Annotated[float, Field(ge=0)]
     samples_per_second: float | None
     aggregation_error: float | None
+    aggregation_truncation: float | None
+    aggregation_cross_term: float | None
+    aggregation_by_layer: dict[str, Figures] | None
     server_lr: float | None
     client_lr: float | None
     simulated_seconds: float | None

@@ -1,4 +1,5 @@
 import torch
+from merging import aggregate
 
 from atlas_cli.aggregation import none
 from atlas_cli.aggregation._base import Factors, Update
@@ -10,8 +11,8 @@ def factors(rank):
 
 def test_the_group_adapter_stays_as_it_is():
     current = {"q": factors(3)}
-    after = none.aggregate(current, [Update("c", 1.0, {"q": factors(2)})])
-    assert not none.SHARED
+    after = aggregate("none", current, [Update("c", 1.0, {"q": factors(2)})])
+    assert not none.SENT and not none.GROUP_ADAPTER
     assert after["q"] is current["q"]
 
 

@@ -2,6 +2,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from merging import aggregate
 
 from atlas_cli.aggregation import zero_pad
 from atlas_cli.aggregation._base import Factors, Update, absorb, delta, release
@@ -46,7 +47,7 @@ def dtype_of(current):
 @settings(max_examples=100, deadline=None)
 def test_is_the_weighted_mean_of_padded_factors(group):
     current, updates = group
-    merged = zero_pad.aggregate(current, updates)
+    merged = aggregate("zero-pad", current, updates)
     for path, (d_in, d_out) in PATHS.items():
         held = [u for u in updates if path in u.adapters]
         if not held:
@@ -71,7 +72,7 @@ def test_equal_ranks_and_equal_A_give_the_plain_weighted_mean_of_updates(group):
     current, updates = group
     first = updates[0].adapters
     updates = [Update(u.client, u.weight, {p: Factors(first[p].A, u.adapters[p].B) for p in PATHS}) for u in updates]
-    merged = zero_pad.aggregate(current, updates)
+    merged = aggregate("zero-pad", current, updates)
     total = sum(u.weight for u in updates)
     for path in PATHS:
         exact = sum(u.weight / total * delta(u.adapters[path]) for u in updates)
@@ -83,7 +84,7 @@ def test_equal_ranks_and_equal_A_give_the_plain_weighted_mean_of_updates(group):
 def test_order_of_clients_does_not_matter(group, random):
     current, updates = group
     shuffled = random.sample(updates, len(updates))
-    merged, other = zero_pad.aggregate(current, updates), zero_pad.aggregate(current, shuffled)
+    merged, other = aggregate("zero-pad", current, updates), aggregate("zero-pad", current, shuffled)
     for path in PATHS:
         close(merged[path].A, other[path].A, dtype_of(current))
         close(merged[path].B, other[path].B, dtype_of(current))
@@ -94,7 +95,7 @@ def test_order_of_clients_does_not_matter(group, random):
 def test_identical_clients_are_a_fixed_point(group, copies):
     current, updates = group
     same = [Update(f"c{k}", 1.0 + k, updates[0].adapters) for k in range(copies)]
-    merged = zero_pad.aggregate(current, same)
+    merged = aggregate("zero-pad", current, same)
     ranks = {path: f.rank for path, f in updates[0].adapters.items()}
     delivered = zero_pad.deliver(merged, current, ranks)
     for path in PATHS:
@@ -106,7 +107,7 @@ def test_identical_clients_are_a_fixed_point(group, copies):
 @settings(max_examples=50, deadline=None)
 def test_delivered_is_the_merged_adapter_truncated_to_the_ranks_of_the_receiver(group, rank):
     current, updates = group
-    merged = zero_pad.aggregate(current, updates)
+    merged = aggregate("zero-pad", current, updates)
     delivered = zero_pad.deliver(merged, {}, {"q": rank, "up": 1})
     assert list(delivered) == ["q", "up"]
     assert torch.equal(delivered["q"].A, merged["q"].A[:rank])
@@ -120,7 +121,7 @@ def test_what_was_sent_and_what_was_before_are_not_changed(group):
     current, updates = group
     held = [f for u in updates for f in u.adapters.values()] + list(current.values())
     before = [(f.A.clone(), f.B.clone()) for f in held]
-    zero_pad.aggregate(current, updates)
+    aggregate("zero-pad", current, updates)
     assert all(torch.equal(f.A, A) and torch.equal(f.B, B) for f, (A, B) in zip(held, before, strict=True))
 
 
@@ -132,7 +133,7 @@ def test_scale_is_absorbed_so_a_lone_client_keeps_its_update_at_every_rank(rank,
     sent = factors(rank, 96, 80, rank, torch.float64)
     current = {"q": factors(64, 96, 80, 1, torch.float64)}
     absorbed = absorb({"q.lora_A": sent.A, "q.lora_B": sent.B}, {"q": scale})
-    merged = zero_pad.aggregate(current, [Update("c", 7.0, absorbed)])
+    merged = aggregate("zero-pad", current, [Update("c", 7.0, absorbed)])
     update = scale * sent.B @ sent.A
     group = release(merged, {"q": group_scale})
     torch.testing.assert_close(group_scale * group["q.lora_B"] @ group["q.lora_A"], update)
@@ -148,19 +149,19 @@ def test_two_ranks_that_share_alpha_have_equal_say():
     padded = {"q.lora_A": torch.cat([A, torch.zeros_like(A)]), "q.lora_B": torch.cat([2 * B, torch.zeros_like(B)], 1)}
     large = absorb(padded, {"q": 16 / 4})
     current = {"q": factors(4, 6, 5, 0, torch.float64)}
-    merged = zero_pad.aggregate(current, [Update("s", 1, small), Update("l", 1, large)])
+    merged = aggregate("zero-pad", current, [Update("s", 1, small), Update("l", 1, large)])
     torch.testing.assert_close(delta(merged["q"]), 8 * B @ A)
 
 
 def test_components_that_nobody_sent_can_still_learn():
     """A round of low-rank clients only: A and B both zero would have no gradient for ever after."""
     current = {"q": factors(4, 6, 5, 0, torch.float64)}
-    merged = zero_pad.aggregate(current, [Update("small", 1.0, {"q": factors(2, 6, 5, 1, torch.float64)})])["q"]
+    merged = aggregate("zero-pad", current, [Update("small", 1.0, {"q": factors(2, 6, 5, 1, torch.float64)})])["q"]
     assert torch.equal(merged.B[:, 2:], torch.zeros(5, 2, dtype=torch.float64))
     assert (merged.A[2:].norm(dim=1) > 0).all()
 
 
 def test_weights_of_zero_leave_the_adapter_as_it_is():
     current = {"q": factors(3, 6, 5, 0, torch.float32)}
-    merged = zero_pad.aggregate(current, [Update("c", 0.0, {"q": factors(3, 6, 5, 1, torch.float32)})])
+    merged = aggregate("zero-pad", current, [Update("c", 0.0, {"q": factors(3, 6, 5, 1, torch.float32)})])
     assert torch.equal(merged["q"].A, current["q"].A)

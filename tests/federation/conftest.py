@@ -47,6 +47,7 @@ def make_config(model_folder, toy_csv):
             "device": "cpu",
             "model": {"name": model_folder(family), "split_layer": 2},
             "server": {"rank": 2},
+            "aggregation": {"method": "zero-pad"},
             "task_groups": {"g": {"task": "sequence-classification", "data": {"files": toy_csv}}},
             "clients": {
                 "a": {"task_group": "g", "rank": 4},

@@ -14,7 +14,7 @@ from atlas_cli.federation.training import deliver, require_delivered, set_up
 
 def one_round(federation, cohort, number=1):
     run_round(federation, cohort, number, Ledger(), lambda *_: None)
-    return federation.aggregator.merge("g", cohort, Ledger())
+    return federation.aggregator.merge("g", cohort, Ledger(), number)
 
 
 def products(adapters):
@@ -44,7 +44,7 @@ def test_delivered_is_the_group_adapter_at_the_clients_rank(ready):
             assert torch.equal(adapter.lora_A, merged.lora_A[: adapter.rank])
             expected = merged.scaling * merged.lora_B[:, : adapter.rank] / adapter.scaling
             torch.testing.assert_close(adapter.lora_B, expected, atol=1e-9, rtol=1e-6)
-    assert 0 < error < 1
+    assert 0 < error.overall.total < 1
 
 
 def test_merged_is_near_the_exact_mean_and_the_error_says_how_near(ready):
@@ -52,13 +52,13 @@ def test_merged_is_near_the_exact_mean_and_the_error_says_how_near(ready):
     run_round(federation, ["a", "b", "c"], 1, Ledger(), lambda *_: None)
     weights = {c: m.weight for c, m in federation.aggregator.members.items()}
     sent = {c: products(federation.clients[c].adapters) for c in "abc"}
-    error = federation.aggregator.merge("g", ["a", "b", "c"], Ledger())
+    error = federation.aggregator.merge("g", ["a", "b", "c"], Ledger(), 1)
     wrong = size = 0.0
     for path, merged in products(federation.aggregator.groups["g"]).items():
         exact = sum(weights[c] * sent[c][path] for c in "abc") / sum(weights.values())
         wrong += (merged - exact).square().sum().item()
         size += exact.square().sum().item()
-    assert error == pytest.approx((wrong / size) ** 0.5, rel=1e-4)
+    assert error.overall.cross_term == pytest.approx((wrong / size) ** 0.5, rel=1e-4)
 
 
 def test_lone_client_gets_back_what_it_sent(ready):
@@ -69,7 +69,7 @@ def test_lone_client_gets_back_what_it_sent(ready):
     deliver(federation, ["a"], Ledger())
     for name, tensor in a.adapters.state().items():
         torch.testing.assert_close(tensor, before[name], atol=1e-9, rtol=1e-6)
-    assert error == pytest.approx(0, abs=1e-6)
+    assert error.overall.cross_term == pytest.approx(0, abs=1e-6)
 
 
 def test_absent_clients_keep_what_they_have_and_catch_up_later(ready):
@@ -103,7 +103,6 @@ def test_delivery_resets_moments(ready):
     optimizers = {name: client.optimizer for name, client in federation.clients.items()}
     assert optimizers["a"].state
     deliver(federation, ["a"], Ledger())
-    assert federation.clients["a"].optimizer is not optimizers["a"]
     assert not federation.clients["a"].optimizer.state
     assert federation.clients["b"].optimizer.state  # nothing came: it keeps them
     after = federation.clients["a"].optimizer.param_groups[0]["params"]
@@ -116,7 +115,7 @@ def test_none_sends_nothing_and_keeps_moments(ready):
     run_round(federation, ["a", "b"], 1, Ledger(), lambda *_: None)
     held = copy.deepcopy(federation.clients["a"].adapters.state())
     ledger = Ledger()
-    assert federation.aggregator.merge("g", ["a", "b"], ledger) is None
+    assert federation.aggregator.merge("g", ["a", "b"], ledger, 1) is None
     deliver(federation, ["a", "b", "c"], ledger)
     require_delivered(federation)
     assert ledger.entries == {}

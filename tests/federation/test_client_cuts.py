@@ -115,7 +115,7 @@ def test_the_server_is_a_holder_for_those_it_serves(unequal):
     sent = {name: copy.deepcopy(client.adapters) for name, client in made.clients.items()}
     sent["server"] = copy.deepcopy(upper.adapters)
     weights = {name: member.weight for name, member in aggregator.members.items()}
-    aggregator.merge("g", list(CUTS), Ledger())
+    aggregator.merge("g", list(CUTS), Ledger(), 1)
     deliver(made, list(CUTS), Ledger())
     for path, merged in aggregator.merged["g"].items():
         layer = layer_of(path, family)
@@ -143,7 +143,7 @@ def test_absent_clients_lend_the_server_no_weight(unequal):
     made = unequal()
     run_round(made, ["b"], 1, Ledger(), lambda *_: None)
     b = copy.deepcopy(made.clients["b"].adapters)
-    made.aggregator.merge("g", ["b"], Ledger())
+    made.aggregator.merge("g", ["b"], Ledger(), 1)
     for path, merged in made.aggregator.merged["g"].items():
         adapter = b.adapters[path]
         torch.testing.assert_close(merged.B[:, : adapter.rank], adapter.scaling * adapter.lora_B)

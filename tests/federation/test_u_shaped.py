@@ -139,7 +139,7 @@ def test_heads_become_their_weighted_mean_and_are_delivered(make_federation):
     run_round(federation, ["a", "b"], 1, Ledger(), lambda *_: None)
     heads = {c: [p.detach().clone() for p in federation.clients[c].head.parameters()] for c in "abc"}
     assert not torch.equal(heads["a"][0], heads["b"][0])
-    aggregator.merge("g", ["a", "b"], Ledger())
+    aggregator.merge("g", ["a", "b"], Ledger(), 1)
     mean = [20 / 26 * p + 6 / 26 * q for p, q in zip(heads["a"], heads["b"], strict=True)]
     for p, q in zip(aggregator.heads["g"].parameters(), mean, strict=True):
         torch.testing.assert_close(p, q)

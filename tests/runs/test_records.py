@@ -26,6 +26,9 @@ EXAMPLES = {
         "client_lr": None,
         "simulated_seconds": 12.5,
         "simulated_joules": None,
+        "aggregation_truncation": None,
+        "aggregation_cross_term": 0.1,
+        "aggregation_by_layer": {"h.0": {"total": 0.2, "truncation": None, "cross_term": 0.1}},
     },
     "clients.jsonl": {
         "round": 1,

@@ -1,0 +1,43 @@
+"""The default: the group keeps an update G of rank R and adds to it what clients changed.
+
+    G <- trunc_R(G + sum_k w_k (dW_k after - dW_k before))
+
+over the clients that hold the layer, dW = s B A; a receiver of rank r gets the best rank-r approximation of G.
+Averaging absolute updates would erase, every round, the directions of G that clients of low rank were never sent;
+here an idle round changes nothing. trunc_R is the truncated SVD (Eckart and Young, 1936) and R the largest rank of
+the group at the layer. Uplink and downlink: r_k (d_in + d_out) elements a layer. The frozen base is not changed;
+absent clients keep what they hold; moments of A and B are reset by a delivery, for its components are in another
+order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from atlas_cli.aggregation._base import Adapters, Context, Factors, Merge, Update, truncated
+from atlas_cli.aggregation._error import exact_change
+from atlas_cli.aggregation._low_rank import redistribute, weighted_sum
+from atlas_cli.config.section import Section
+
+SENT = DELIVERED = TRAINED = ("A", "B")
+GROUP_ADAPTER = True
+CHANGES_BASE = False
+
+
+class Options(Section):
+    """None."""
+
+
+def aggregate(current: Adapters, updates: Sequence[Update], context: Context) -> Merge:
+    """G after the round, and before it was truncated."""
+    merged, target = dict(current), dict(current)
+    for path, before in current.items():
+        if change := exact_change(path, updates, before):
+            target[path] = weighted_sum([(1.0, before), *change], context.server_memory)
+            merged[path] = redistribute(target[path], before)
+    return Merge(merged, target=target)
+
+
+def deliver(merged: Adapters, held: Adapters, ranks: Mapping[str, int]) -> dict[str, Factors]:
+    """The r largest components of each layer that the client adapts."""
+    return truncated(merged, ranks)

@@ -1,0 +1,79 @@
+"""What the aggregator knows of a client, and what a client counts for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from atlas_cli.config.schema import ExperimentConfig
+from atlas_cli.data.prepare import PreparedGroup
+from atlas_cli.models.lora import AdapterSet
+from atlas_cli.planning.plan import ClientPlan
+
+
+@dataclass
+class Member:
+    """Where a client's adapters and (if it trains one) its head are.
+
+    Attributes:
+        weight: its examples, or label tokens: n_k.
+        adapters: what it holds; the server knows ranks and scales, values only as sent.
+        head: the head that the client trains itself, else None.
+        served: layers that the server adapts for it and that others of its group adapt themselves.
+        version: of the group's adapter that it was last sent; -1 before the first delivery.
+        delivered_sha256: of what the server delivered last.
+    """
+
+    group: str
+    weight: float
+    adapters: AdapterSet
+    head: nn.Module | None
+    served: frozenset[str] = frozenset()
+    version: int = -1
+    delivered_sha256: str | None = None
+
+    def held(self) -> dict[str, Tensor]:
+        """Everything that is exchanged, as the client holds it."""
+        return {**self.adapters.state(), **self.head_state()}
+
+    def head_state(self) -> dict[str, Tensor]:
+        """The head's trained parameters, as sent."""
+        if self.head is None:
+            return {}
+        return {f"head.{name}": p.detach() for name, p in self.head.named_parameters() if p.requires_grad}
+
+    @torch.no_grad()
+    def load_head(self, state: dict[str, Tensor]) -> None:
+        """Take over the group's head."""
+        for name, parameter in self.head.named_parameters() if self.head is not None else ():
+            if f"head.{name}" in state:
+                parameter.copy_(state[f"head.{name}"])
+
+    def head_bytes(self) -> int:
+        """Closed form of a linear head: C (D + 1) elements of 4 bytes."""
+        linears = [m for m in self.head.modules() if isinstance(m, nn.Linear)] if self.head is not None else []
+        return sum(4 * m.out_features * (m.in_features + (m.bias is not None)) for m in linears)
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        """Rank by path."""
+        return {path: adapter.rank for path, adapter in self.adapters.adapters.items()}
+
+
+def weight_of(config: ExperimentConfig, client: ClientPlan, group: PreparedGroup) -> float:
+    """Before it is normalised: by ``aggregation.weights``, times the client's own weight."""
+    rule, own = config.aggregation.weights, client.weight
+    if rule == "inverse-rank":
+        return own * len(client.ranks) / sum(client.ranks.values())
+    return own * (1.0 if rule == "uniform" else _count(group, client.name))
+
+
+def _count(group: PreparedGroup, client: str) -> float:
+    """n_k: label tokens where every token has a label, else examples."""
+    labels = [f["labels"] for f in group.train[client]]
+    if isinstance(labels[0], int):
+        return float(len(labels))
+    first = 1 if group.task.causal_only else 0  # nothing comes before the first token that could predict it
+    return float(sum(1 for each in labels if isinstance(each, list) for label in each[first:] if label >= 0))

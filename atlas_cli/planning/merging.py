@@ -1,0 +1,56 @@
+"""The aggregation method of a config: its options, and what it cannot be combined with."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from pydantic import ValidationError
+
+from atlas_cli import discovery
+from atlas_cli.config.schema import ExperimentConfig
+from atlas_cli.config.section import Section
+from atlas_cli.errors import ConfigError
+from atlas_cli.suggest import did_you_mean
+
+
+def method_of(config: ExperimentConfig) -> ModuleType:
+    """The module that merges; baselines in which nothing is exchanged have ``none``."""
+    alone = config.mode in ("local-only", "centralized")
+    return discovery.load("aggregation", "none" if alone else config.aggregation.method, key="aggregation.method")
+
+
+def options_of(config: ExperimentConfig) -> Section:
+    """The method's options as the config sets them.
+
+    Raises:
+        ConfigError: a key or value that the method does not have.
+    """
+    method = discovery.load("aggregation", config.aggregation.method, key="aggregation.method")
+    given = dict(config.aggregation.options)
+    try:
+        chosen: Section = method.Options.model_validate(given)
+    except ValidationError as error:
+        problem, fields = error.errors()[0], list(method.Options.model_fields)
+        name = str(problem["loc"][0])
+        if problem["type"] == "extra_forbidden":
+            hint = did_you_mean(name, fields) or f"; its options: {', '.join(fields) or 'none'}"
+            message = f"is not an option of {config.aggregation.method}{hint}"
+        else:
+            message = f"{problem['msg'][:1].lower()}{problem['msg'][1:]}, got {problem['input']!r}"
+        raise ConfigError(message, key=f"aggregation.options.{name}") from None
+    return chosen if method is method_of(config) else method_of(config).Options()
+
+
+def check_cuts(config: ExperimentConfig, group: str, key: str) -> None:
+    """Refuse a method that has no meaning for a layer that lies on some clients and on the server for others.
+
+    Raises:
+        ConfigError: names the client that differs.
+    """
+    method = method_of(config)
+    if method.SENT and (method.CHANGES_BASE or set(method.SENT) != {"A", "B"}):
+        raise ConfigError(
+            f"clients of {group} have different split layers, and {config.aggregation.method} is not defined for a "
+            "layer that lies on the server for some of them; give them one split_layer, or another aggregation.method",
+            key=key,
+        )
