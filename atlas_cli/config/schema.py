@@ -184,6 +184,14 @@ class PartitionConfig(Section):
     )
 
 
+class CrossGroupConfig(Section):
+    """How far the merged adapters of task groups are mixed; heads never are."""
+
+    strength: float = Field(0.0, ge=0, le=1, description="0: groups stay apart")
+    temperature: float = Field(1.0, gt=0, description="of exp(cosine / temperature); small: only the most alike")
+    graph: Literal["softmax", "laplacian"] = "softmax"
+
+
 class AggregationConfig(Section):
     """How a group's adapters are merged."""
 
@@ -197,6 +205,7 @@ class AggregationConfig(Section):
     server_memory: Annotated[str, quantity(parse_bytes)] | None = Field(
         None, description="the merge of one layer may take this much, e.g. 512 MiB; default: what it needs"
     )
+    cross_group: CrossGroupConfig = CrossGroupConfig()
     error_ledger: bool = Field(
         True, description="compare every delivery with the exact sum (atlas train --no-error-ledger: false)"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import ModuleType
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from atlas_cli.aggregation._base import PARTS, Adapters, Context, Factors, Update, absorb, release, scales_of, truncated
 from atlas_cli.aggregation._error import ErrorLedger, error_ledger, exact_change, exact_sum
 from atlas_cli.aggregation._low_rank import stack
+from atlas_cli.aggregation._mixing import mix, similarity
 from atlas_cli.config.section import Section
 from atlas_cli.errors import AtlasError
 from atlas_cli.federation.base_change import BaseChange
@@ -110,9 +111,7 @@ class Aggregator:
         self.version[group] += 1
         self.changes[group].grow(merge.base, self.version[group])
         self._merge_heads(group, clients)
-        adapters = self.groups[group]
-        adapters.load(release(self.merged[group], scales_of(adapters)))
-        self.give_server(group)
+        self._take_over(group)
         if not (self.keep_errors and self.group_adapter):
             return None
         if self.method.CHANGES_BASE:
@@ -150,6 +149,23 @@ class Aggregator:
         member.delivered_sha256 = sha256_tensors({**delivered, **head})
         self.check_held(client)
         return replaced
+
+    def mix(self, matrix_of: Callable[[Tensor], Tensor]) -> None:
+        """Mix the merged adapters of all groups, before they are delivered; heads stay apart.
+
+        Args:
+            matrix_of: from the cosines of the groups' updates (G, G) to the mixing matrix.
+        """
+        mixed = mix(self.merged, matrix_of(similarity(self.merged)))
+        for group, merged in mixed.items():
+            self.merged[group] = merged
+            self._take_over(group)
+
+    def _take_over(self, group: str) -> None:
+        """Give the group's model and the server's own copies the merged values."""
+        adapters = self.groups[group]
+        adapters.load(release(self.merged[group], scales_of(adapters)))
+        self.give_server(group)
 
     def give_server(self, group: str) -> None:
         """Give the server's own copies of a group's adapters the merged values; nothing crosses the wire."""

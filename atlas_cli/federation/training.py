@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from atlas_cli.engines.in_process import run_round
+import torch
+
+from atlas_cli.aggregation._mixing import laplacian_matrix, softmax_matrix
+from atlas_cli.engines.in_process import Trained, run_round
 from atlas_cli.errors import AtlasError
 from atlas_cli.federation.build import Federation
 from atlas_cli.federation.client import SplitClient
@@ -48,6 +51,7 @@ def train(
             group: aggregator.merge(group, [c for c in cohort if federation.group_of(c) == group], ledger, number)
             for group in federation.group_names
         }
+        mix_groups(federation, trained)
         last = number == training.rounds
         deliver(federation, list(federation.clients) if last else cohort, ledger)
         require_delivered(federation)
@@ -75,6 +79,23 @@ def deliver(federation: Federation, clients: Sequence[str], ledger: Ledger) -> N
     """Send the current group adapter to those that are behind; moments of what it replaces are reset."""
     for client in clients:
         federation.clients[client].forget_moments(federation.aggregator.deliver(client, ledger))
+
+
+def mix_groups(federation: Federation, trained: Mapping[str, Trained]) -> None:
+    """Mix the adapters of task groups, where ``aggregation.cross_group`` asks for it; sizes are those of the cohort."""
+    rule, aggregator = federation.config.aggregation.cross_group, federation.aggregator
+    if rule.strength == 0 or len(aggregator.merged) == 1 or not aggregator.exchanges:
+        return
+    if rule.graph == "laplacian":
+        aggregator.mix(lambda cosines: laplacian_matrix(cosines, rule.strength))
+        return
+    groups = [federation.group_of(client) for client in trained]
+    weights = [aggregator.members[client].weight for client in trained]
+    sizes = torch.tensor(
+        [sum(w for w, g in zip(weights, groups, strict=True) if g == group) for group in aggregator.merged],
+        dtype=torch.float64,
+    )
+    aggregator.mix(lambda cosines: softmax_matrix(cosines, sizes, rule.strength, rule.temperature))
 
 
 def require_delivered(federation: Federation) -> None:

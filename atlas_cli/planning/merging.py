@@ -41,6 +41,22 @@ def options_of(config: ExperimentConfig) -> Section:
     return chosen if method is method_of(config) else method_of(config).Options()
 
 
+def check_mixing(config: ExperimentConfig) -> None:
+    """Refuse to mix groups whose adapters are not what they predict with.
+
+    Raises:
+        ConfigError: names the method.
+    """
+    method, name = method_of(config), config.aggregation.method
+    mixable = method.GROUP_ADAPTER and not method.CHANGES_BASE and set(method.TRAINED) == {"A", "B"}
+    if config.aggregation.cross_group.strength > 0 and method.SENT and not mixable:
+        raise ConfigError(
+            f"{name} has no group adapters that can be mixed; set it to 0, or use delta-svd, flexlora, zero-pad, "
+            "hetlora or lora-fair",
+            key="aggregation.cross_group.strength",
+        )
+
+
 def check_cuts(config: ExperimentConfig, group: str, key: str) -> None:
     """Refuse a method that has no meaning for a layer that lies on some clients and on the server for others.
 

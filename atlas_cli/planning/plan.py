@@ -22,7 +22,7 @@ from atlas_cli.models.resolve import model_config
 from atlas_cli.models.split import client_half, server_half
 from atlas_cli.planning.auto_cuts import resolve_auto_cuts
 from atlas_cli.planning.devices import client_devices, server_device
-from atlas_cli.planning.merging import check_cuts, options_of
+from atlas_cli.planning.merging import check_cuts, check_mixing, options_of
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,7 @@ def make_plan(config: ExperimentConfig) -> Plan:
     n_layers, hidden = int(hf_config.num_hidden_layers), int(hf_config.hidden_size)
     _check_tasks(config, hf_config, family)
     options_of(config)
+    check_mixing(config)
     client_devices(config), server_device(config)  # every device that is named must be known
 
     names = adapted_names(base, family, config.lora.targets)

@@ -7,6 +7,7 @@ import torch
 from by_hand import hidden
 
 from atlas_cli import discovery
+from atlas_cli.aggregation._base import delta
 from atlas_cli.engines.in_process import run_round
 from atlas_cli.errors import ConfigError
 from atlas_cli.federation.build import build
@@ -215,3 +216,37 @@ def test_the_error_ledger_can_be_left_out(ready):
     made = ready("zero-pad")
     made.aggregator.keep_errors = False
     assert a_round(made, ["a", "b", "c"], 1)[1] is None
+
+
+def two_groups(toy_csv, **rule):
+    group = {"task": "sequence-classification", "data": {"files": toy_csv}}
+    return {
+        "task_groups": {"g": group, "h": group},
+        "clients": {"c": {"task_group": "h"}},
+        "aggregation": {"method": "delta-svd", "cross_group": rule},
+        "training": FAST,
+    }
+
+
+@pytest.mark.parametrize("graph", ["softmax", "laplacian"])
+def test_groups_are_mixed_before_they_are_delivered(graph, make_config, toy_csv, train_quietly):
+    apart, together = (
+        build(make_config(**two_groups(toy_csv, strength=strength, graph=graph))) for strength in (0.0, 0.9)
+    )
+    for made in (apart, together):
+        train_quietly(made)  # deliveries and bytes are checked every round
+
+    def likeness(made):
+        g, h = (torch.cat([delta(f).flatten() for f in made.aggregator.merged[name].values()]) for name in "gh")
+        return torch.nn.functional.cosine_similarity(g, h, dim=0)
+
+    assert likeness(together) > likeness(apart) + 0.05
+    one, other = (next(together.server.heads[name].parameters()) for name in "gh")
+    assert not torch.equal(one, other)  # heads are never mixed
+
+
+@pytest.mark.parametrize("method", ["ffa", "fedsa", "flora", "fedex"])
+def test_groups_without_an_adapter_to_mix_are_refused(method, make_config):
+    with pytest.raises(ConfigError, match=f"{method} has no group adapters that can be mixed") as error:
+        make_plan(make_config(aggregation={"method": method, "cross_group": {"strength": 0.5}}))
+    assert error.value.key == "aggregation.cross_group.strength"
