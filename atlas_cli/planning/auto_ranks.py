@@ -17,9 +17,9 @@ from atlas_cli.planning.importance import measure_importance
 from atlas_cli.planning.plan import ClientPlan, Plan, make_plan
 from atlas_cli.planning.prediction import Shape, build_task_of, read_classes
 from atlas_cli.planning.prediction import _client as client_memory
-from atlas_cli.planning.prediction import _round as round_bytes
 from atlas_cli.planning.rank_costs import ByPath, Targets, by_path, rank_costs
 from atlas_cli.planning.ranks import Allocation, allocate, allocate_random, allocate_uniform
+from atlas_cli.planning.round_bytes import round_bytes
 from atlas_cli.tasks._base import BaseTask
 
 

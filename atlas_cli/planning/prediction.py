@@ -4,41 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, NamedTuple
-
-import torch
-from torch import nn
+from typing import Any
 
 from atlas_cli.config.schema import OptimizerConfig
-from atlas_cli.federation.protocol import serialized_size
 from atlas_cli.planning.assumptions import read_classes as read_classes
-from atlas_cli.planning.cost import step_bytes
 from atlas_cli.planning.held import adapter_bytes, optimizer_bytes
 from atlas_cli.planning.memory import PartyMemory, predict_client, predict_server, predict_unsplit, predict_whole
+from atlas_cli.planning.merging import method_of
 from atlas_cli.planning.plan import ClientPlan, Plan
+from atlas_cli.planning.round_bytes import LABEL_NUMBERS, RoundBytes, head_tensors, round_bytes
+from atlas_cli.planning.round_bytes import Shape as Shape
 from atlas_cli.planning.trace import Step
 from atlas_cli.tasks import build as build_task
 from atlas_cli.tasks._base import BaseTask
 
 SERVER = "server"
-# labels an example, where it is not one a token
-LABEL_NUMBERS = {"sequence-classification": 1, "question-answering": 2}
-
-
-class Shape(NamedTuple):
-    """A batch: examples, tokens of each with padding, and whether there is padding."""
-
-    batch: int
-    tokens: int
-    padded: bool
-
-
-@dataclass(frozen=True)
-class RoundBytes:
-    """Serialised bytes that a client which takes part in a round sends and receives; set-up excluded."""
-
-    up: int
-    down: int
 
 
 @dataclass(frozen=True)
@@ -109,7 +89,7 @@ def predict(plan: Plan, classes: Mapping[str, Sequence[str]], shapes: Mapping[st
         clients=clients,
         server=_server(plan, tasks, used[SERVER]) if split else None,
         references=_references(plan, next(iter(tasks.values())), used[largest]),
-        rounds={c.name: _round(plan, c, tasks[c.task_group], used[c.name]) for c in plan.clients} if split else {},
+        rounds={c.name: round_bytes(plan, c, tasks[c.task_group], used[c.name]) for c in plan.clients} if split else {},
     )
 
 
@@ -140,7 +120,7 @@ def _client(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape) -> Par
         ranks = {**client.ranks, **plan.above(client.cut)}
         step = replace(_step(plan, shape), checkpointing=client.checkpointing)
         return predict_unsplit(plan.family, plan.hf_config, ranks, plan.features, step, optimizer=optimizer, task=task)
-    return predict_client(
+    memory = predict_client(
         plan.family,
         plan.hf_config,
         client.cut,
@@ -156,6 +136,14 @@ def _client(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape) -> Par
         dropout=config.lora.dropout,
         autocast=config.training.autocast == "bfloat16",
         task=task if _heads_on_clients(plan) else None,
+    )
+    if "A" in method_of(config).TRAINED:
+        return memory
+    idle = sum(4 * rank * plan.features[path][0] for path, rank in client.ranks.items())
+    return replace(
+        memory,
+        gradients=memory.gradients - idle,
+        optimizer=memory.optimizer - optimizer_bytes(optimizer, idle, len(client.ranks)),
     )
 
 
@@ -221,29 +209,6 @@ def _references(plan: Plan, task: BaseTask, shape: Shape) -> dict[str, PartyMemo
     }
 
 
-def _round(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape) -> RoundBytes:
-    config, training = plan.config, plan.config.training
-    step = step_bytes(
-        plan.hf_config,
-        shape.batch,
-        shape.tokens,
-        config.model.dtype,
-        label_numbers=LABEL_NUMBERS.get(config.task_groups[client.task_group].task, shape.tokens),
-        labels=training.labels,
-    )
-    exchanged = 0
-    if config.aggregation.method != "none":
-        adapters = {}
-        for path, rank in client.ranks.items():
-            d_in, d_out = plan.features[path]
-            adapters[f"{path}.lora_A"] = torch.empty(rank, d_in, device="meta")
-            adapters[f"{path}.lora_B"] = torch.empty(d_out, rank, device="meta")
-        exchanged = serialized_size(adapters)
-        head = _head(task, plan.hidden_size) if training.labels == "client" else {}
-        exchanged += serialized_size(head) if head else 0
-    return RoundBytes(training.local_steps * step.up + exchanged, training.local_steps * step.down + exchanged)
-
-
 def _step(plan: Plan, shape: Shape) -> Step:
     config = plan.config
     return Step(
@@ -263,15 +228,8 @@ def _heads_on_clients(plan: Plan) -> bool:
     return plan.config.mode != "split-federated" or plan.config.training.labels == "client"
 
 
-def _head(task: BaseTask, hidden_size: int) -> dict[str, torch.Tensor]:
-    """What of a head is trained, as it is sent."""
-    with torch.device("meta"):
-        head = task.build_head(hidden_size, nn.Identity())
-    return {f"head.{name}": p for name, p in head.named_parameters() if p.requires_grad}
-
-
 def _head_numbers(task: BaseTask, hidden_size: int) -> int:
-    return sum(p.numel() for p in _head(task, hidden_size).values())
+    return sum(p.numel() for p in head_tensors(task, hidden_size).values())
 
 
 def _logits(plan: Plan, group: str, task: BaseTask) -> int:

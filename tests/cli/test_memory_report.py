@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from toy_runs import train
 
+from atlas_cli import discovery
 from atlas_cli.cli import main
 from atlas_cli.config.load import load_config
 from atlas_cli.planning.measure import measure_client
@@ -167,3 +168,19 @@ def test_run_whose_model_is_gone(config_file, no_pictures, report, tmp_path):
     assert "no prediction:" in report(run.path)
     assert json.loads(report(run.path, "--json"))["prediction"] is None
     assert open_run(run.path).read_json("memory.json")["clients"].keys() == {"a", "b-1", "b-2"}
+
+
+@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.parametrize("method", discovery.names("aggregation"))
+def test_bytes_and_memory_of_every_method(config_file, method):
+    """To the byte, for clients whose batches are full; a round after the first, where all methods are at work."""
+    path = config_file("causal-lm", training={"max_length": 4, "rounds": 2}, aggregation={"method": method})
+    run, prediction = train(path), predict(make_plan(load_config(path).config), {})
+    full = [x for x in run.read_lines("clients.jsonl") if x["round"] == 2 and x["examples"] == 2 * 4]
+    assert full
+    measured = run.read_json("memory.json")["clients"]
+    for line in full:
+        sent, memory = prediction.rounds[line["client"]], prediction.clients[line["client"]]
+        assert (line["bytes_up"], line["bytes_down"]) == (sent.up, sent.down)
+        for part in ("adapters", "gradients", "optimizer"):
+            assert measured[line["client"]][part] == getattr(memory, part)

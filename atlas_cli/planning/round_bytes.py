@@ -1,0 +1,79 @@
+"""Bytes on the wire of a planned round, by client."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from atlas_cli.federation.protocol import serialized_size
+from atlas_cli.planning.cost import step_bytes
+from atlas_cli.planning.merging import method_of
+from atlas_cli.planning.plan import ClientPlan, Plan
+from atlas_cli.tasks._base import BaseTask
+
+# labels an example, where it is not one a token
+LABEL_NUMBERS = {"sequence-classification": 1, "question-answering": 2}
+
+
+class Shape(NamedTuple):
+    """A batch: examples, tokens of each with padding, and whether there is padding."""
+
+    batch: int
+    tokens: int
+    padded: bool
+
+
+@dataclass(frozen=True)
+class RoundBytes:
+    """Serialised bytes that a client which takes part in a round sends and receives; set-up excluded."""
+
+    up: int
+    down: int
+
+
+def round_bytes(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape) -> RoundBytes:
+    """What a client that takes part sends and gets, in a round after the first in which all
+    clients of its group take part."""
+    config, training = plan.config, plan.config.training
+    step = step_bytes(
+        plan.hf_config,
+        shape.batch,
+        shape.tokens,
+        config.model.dtype,
+        label_numbers=LABEL_NUMBERS.get(config.task_groups[client.task_group].task, shape.tokens),
+        labels=training.labels,
+    )
+    method = method_of(config)
+    head = head_tensors(task, plan.hidden_size) if training.labels == "client" and method.SENT else {}
+    up, down = (
+        sum(serialized_size(tensors) for tensors in (_factors(plan, client.ranks, "lora_", parts), head) if tensors)
+        for parts in (method.SENT, method.DELIVERED)
+    )
+    if method.CHANGES_BASE:  # the stacks of all clients, and with them what adapters were worth where they go on
+        group = plan.group_ranks(client.task_group)
+        stacked = [c.ranks for c in plan.members(client.task_group)] + ([group] if method.DELIVERED else [])
+        rows = {path: sum(ranks.get(path, 0) for ranks in stacked) for path in group}
+        down += serialized_size(_factors(plan, rows, "base_", ("A", "B")))
+    return RoundBytes(training.local_steps * step.up + up, training.local_steps * step.down + down)
+
+
+def _factors(plan: Plan, ranks: Mapping[str, int], prefix: str, parts: Sequence[str]) -> dict[str, torch.Tensor]:
+    """Adapters as they are sent, on the meta device."""
+    tensors = {}
+    for path, rank in ranks.items():
+        d_in, d_out = plan.features[path]
+        for part, shape in (("A", (rank, d_in)), ("B", (d_out, rank))):
+            if part in parts:
+                tensors[f"{path}.{prefix}{part}"] = torch.empty(shape, device="meta")
+    return tensors
+
+
+def head_tensors(task: BaseTask, hidden_size: int) -> dict[str, torch.Tensor]:
+    """What of a head is trained, as it is sent."""
+    with torch.device("meta"):
+        head = task.build_head(hidden_size, nn.Identity())
+    return {f"head.{name}": p for name, p in head.named_parameters() if p.requires_grad}
