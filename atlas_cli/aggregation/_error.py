@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
+from torch import Tensor
 
 from atlas_cli.aggregation._base import Adapters, Factors, Update
-from atlas_cli.aggregation._low_rank import squared_norm, stack
+from atlas_cli.aggregation._low_rank import precise, squared_norm, stack
 
 
 @dataclass(frozen=True)
@@ -48,18 +48,31 @@ def exact_sum(path: str, updates: Sequence[Update]) -> Factors | None:
 
 
 def exact_change(path: str, updates: Sequence[Update], before: Factors) -> list[tuple[float, Factors]]:
-    """sum_k w_k (dW_k after - dW_k before) of one layer as weighted products; empty when nobody holds it.
-
-    Before its local steps client k had the first r_k rows and columns of ``before``, so that all that is subtracted is
-    one product: column j of B times the weight of those whose rank is above j.
-    """
+    """sum_k w_k (dW_k after - dW_k before) of one layer as weighted products; empty when nobody holds it."""
     held = shares(path, updates)
+    parts = [(w, u.adapters[path]) for w, u in held]
     if not held or not before.B.any():
-        return [(w, u.adapters[path]) for w, u in held]
-    reached = torch.zeros(before.rank, dtype=before.B.dtype, device=before.B.device)
+        return parts
+    return [*parts, (-1.0, Factors(before.A, precise(before.B) * reached(path, held, before)))]
+
+
+def not_sent(path: str, held: Sequence[tuple[float, Update]], before: Factors) -> Factors:
+    """``before`` less sum_k w_k dW_k before, over at least one holder: what the average client was not given of it."""
+    left = 1 - reached(path, held, before)
+    first = min(update.adapters[path].rank for _, update in held)  # all were given what comes before
+    return Factors(before.A[first:], precise(before.B[:, first:]) * left[first:])
+
+
+def reached(path: str, held: Sequence[tuple[float, Update]], before: Factors) -> Tensor:
+    """Weight (R,) of those clients whose rank is above j, by column j of the group's B.
+
+    Before its local steps client k had the first r_k rows and columns of ``before``, so that the weighted sum of what
+    clients had is one product: ``before`` with its columns weighted so.
+    """
+    weights = precise(before.B).new_zeros(before.rank)
     for weight, update in held:
-        reached[: update.adapters[path].rank] += weight
-    return [(w, u.adapters[path]) for w, u in held] + [(-1.0, Factors(before.A, before.B * reached))]
+        weights[: update.adapters[path].rank] += weight
+    return weights
 
 
 def error_ledger(

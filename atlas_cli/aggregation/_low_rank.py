@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from atlas_cli.aggregation._base import Factors
+from atlas_cli.errors import ConfigError
 
 # rows of a fresh A are uniform within 1 / sqrt(d_in): their norm
 FRESH_ROW = 1 / math.sqrt(3)
 
 
-def exact(tensor: Tensor) -> Tensor:
+def precise(tensor: Tensor) -> Tensor:
     """In the precision that sums are taken in."""
     return tensor.to(torch.float32 if tensor.device.type == "mps" else torch.float64)
 
@@ -27,37 +29,56 @@ def exact(tensor: Tensor) -> Tensor:
 def stack(parts: Iterable[tuple[float, Factors]], dtype: torch.dtype | None = None) -> Factors:
     """The sum of weighted products as one pair: A (R, d_in), B (d_out, R), in ``dtype``; default: that of sums."""
     weighted = list(parts)
-    A = torch.cat([exact(f.A) for _, f in weighted])
-    B = torch.cat([weight * exact(f.B) for weight, f in weighted], 1)
+    A = torch.cat([precise(f.A) for _, f in weighted])
+    B = torch.cat([weight * precise(f.B) for weight, f in weighted], 1)
     return Factors(A, B) if dtype is None else Factors(A.to(dtype), B.to(dtype))
 
 
-def svd(factors: Factors) -> tuple[Tensor, Tensor, Tensor]:
-    """U (d_out, k), singular values (k,) in descending order and V^T (k, d_in) of B @ A.
+class Svd(NamedTuple):
+    """U (d_out, k), singular values S (k,) in descending order, and V^T as Vh (k, d_in)."""
+
+    U: Tensor
+    S: Tensor
+    Vh: Tensor
+
+    @property
+    def factors(self) -> Factors:
+        """U S V^T as one pair, A with orthonormal rows."""
+        return Factors(self.Vh, self.U * self.S)
+
+
+def svd(factors: Factors) -> Svd:
+    """Of B @ A, by QR of both factors while their rank is at most min(d_in, d_out) / 2, else of the dense product.
 
     Signs are fixed, so that they do not depend on the routine: the largest component of each row of V^T is positive.
     """
-    A, B = exact(factors.A), exact(factors.B)
-    if factors.rank <= min(A.shape[1], B.shape[0]) / 2:
-        Q_A, R_A = torch.linalg.qr(A.T)
-        Q_B, R_B = torch.linalg.qr(B)
-        U, S, Vh = torch.linalg.svd(R_B @ R_A.T, full_matrices=False)
-        U, Vh = Q_B @ U, Vh @ Q_A.T
-    else:
-        U, S, Vh = torch.linalg.svd(B @ A, full_matrices=False)
+    A, B = precise(factors.A), precise(factors.B)
+    if factors.rank > min(A.shape[1], B.shape[0]) / 2:
+        return _dense_svd(B @ A)
+    Q_A, R_A = torch.linalg.qr(A.T)
+    Q_B, R_B = torch.linalg.qr(B)
+    U, S, Vh = torch.linalg.svd(R_B @ R_A.T, full_matrices=False)
+    return _signed(Q_B @ U, S, Vh @ Q_A.T)
+
+
+def _dense_svd(matrix: Tensor) -> Svd:
+    return _signed(*torch.linalg.svd(matrix, full_matrices=False))
+
+
+def _signed(U: Tensor, S: Tensor, Vh: Tensor) -> Svd:
     largest = Vh.abs().argmax(1, keepdim=True)
     sign = torch.where(Vh.gather(1, largest) < 0, -1.0, 1.0).to(Vh.dtype)
-    return U * sign.T, S, Vh * sign
+    return Svd(U.mul_(sign.T), S, Vh.mul_(sign))
 
 
-def redistribute(factors: Factors, current: Factors) -> Factors:
-    """The best approximation of B @ A in the shape and dtype of ``current``, its rank R, for training to go on from.
+def redistribute(whole: Svd, current: Factors) -> Factors:
+    """The best approximation of U S V^T in the shape and dtype of ``current``, its rank R, for training to go on from.
 
     Component j has A_j = a_j v_j and B_j = sigma_j u_j / a_j with a_j = max(sqrt(sigma_j), 1 / sqrt(3)): a plain square
     root would leave a component with sigma = 0 without a gradient for ever. Where the sum has fewer than R components,
     rows of A stay as they are and B is 0.
     """
-    U, S, Vh = svd(factors)
+    U, S, Vh = whole
     tiny = S.max() * max(U.shape[0], Vh.shape[1]) * torch.finfo(S.dtype).eps if len(S) else 0.0
     kept = min(current.rank, int((tiny < S).sum()))
     scale = S[:kept].sqrt().clamp(min=FRESH_ROW)
@@ -80,7 +101,7 @@ def squared_norm(factors: Factors) -> float:
     By QR, or densely where that is cheaper. The shorter tr((B^T B)(A A^T)) squares before terms cancel, so that an
     exact merge would be reported as wrong by 1e-8.
     """
-    A, B = exact(factors.A), exact(factors.B)
+    A, B = precise(factors.A), precise(factors.B)
     if factors.rank > min(A.shape[1], B.shape[0]) / 2:
         return float((B @ A).square().sum())
     R_A, R_B = torch.linalg.qr(A.T, mode="r").R, torch.linalg.qr(B, mode="r").R
@@ -89,51 +110,94 @@ def squared_norm(factors: Factors) -> float:
 
 def inner(first: Factors, second: Factors) -> float:
     """<B A, B' A'> = tr((B^T B')(A' A^T)), without either product."""
-    return float(((exact(first.B).T @ exact(second.B)) * (exact(first.A) @ exact(second.A).T)).sum())
+    return float(((precise(first.B).T @ precise(second.B)) * (precise(first.A) @ precise(second.A).T)).sum())
+
+
+# Copies that the sum and its SVD hold at their peak, measured: of the stacked factors (the stack, Q, U and V^T, what
+# LAPACK works on) and of the dense matrix.
+STACK_COPIES, DENSE_COPIES = 7, 9
 
 
 class LowRankSum:
     """A weighted sum of products that is built up one by one, under a memory cap.
 
-    It is kept as stacked factors while those are smaller than a dense matrix, dense after. Where a cap allows neither,
-    the stack is cut to the rank that fits, and what that loses shows in the error ledger as truncation.
+    It is kept as stacked factors up to rank min(d_in, d_out) / 2, as a dense matrix after. Where a cap allows neither,
+    the stack is cut to the rank that fits each time that it is full; ``dropped`` bounds what that lost, and the error
+    ledger shows it as cross term, since what is delivered comes from the cut sum.
 
     Args:
-        memory: bytes for the sum and the work on it; None: no cap.
+        d_in: columns.
+        d_out: rows.
+        memory: bytes for the sum and its SVD; None: no cap.
+
+    Attributes:
+        dropped: bound of the Frobenius norm of what cuts lost.
+
+    Raises:
+        ConfigError: the cap is below what a stack of rank 2 takes.
     """
 
-    def __init__(self, memory: int | None = None) -> None:
-        self.memory = memory
-        self._parts: list[Factors] = []
+    def __init__(self, d_in: int, d_out: int, memory: int | None = None) -> None:
+        self.dropped = 0.0
+        self._half = min(d_in, d_out) / 2
+        self._shape = (d_out, d_in)
         self._dense: Tensor | None = None
+        self._dense_fits = memory is None or DENSE_COPIES * 8 * d_in * d_out <= memory
+        self._parts: list[tuple[float, Factors]] = []
+        row = STACK_COPIES * 8 * (d_in + d_out)
+        self._room = None if memory is None else memory // row
+        if self._room is not None and self._room < 2:
+            raise ConfigError(
+                f"{memory} bytes are too few to merge a layer of {d_out} x {d_in}; allow at least {2 * row}",
+                key="aggregation.server_memory",
+            )
+
+    @property
+    def rank(self) -> int:
+        """Of the stack."""
+        return sum(factors.rank for _, factors in self._parts)
 
     def add(self, weight: float, factors: Factors) -> None:
-        """Add weight * B @ A."""
+        """Add weight * B @ A; parts with B = 0 take no room. Tensors are referred to, not copied."""
+        if not factors.B.any():
+            factors = Factors(factors.A[:0], factors.B[:, :0])
+        if self._dense is None and self.rank + factors.rank > self._half and self._dense_fits:
+            self._dense = precise(factors.A).new_zeros(self._shape)
+            for part in self._parts:
+                self._accumulate(*part)
+            self._parts = []
         if self._dense is not None:
-            self._dense += weight * exact(factors.B) @ exact(factors.A)
+            self._accumulate(weight, factors)
             return
-        self._parts.append(Factors(exact(factors.A), weight * exact(factors.B)))
-        rank, (d_in, d_out) = sum(f.rank for f in self._parts), (factors.A.shape[1], factors.B.shape[0])
-        dense = 3 * 8 * d_in * d_out  # the matrix and its two factors
-        stacked = 3 * 8 * rank * (d_in + d_out)
-        if rank > min(d_in, d_out) / 2 and (self.memory is None or dense <= self.memory):
-            whole = stack([(1.0, f) for f in self._parts])
-            self._dense, self._parts = whole.B @ whole.A, []
-        elif self.memory is not None and stacked > self.memory and rank > 1:
-            room = max(1, self.memory // (2 * 3 * 8 * (d_in + d_out)))
-            self._parts = [truncate(stack([(1.0, f) for f in self._parts]), room)]
+        if self._room is None:
+            self._parts.append((weight, factors))
+            return
+        step = self._room // 2
+        for A, B in zip(factors.A.split(step), factors.B.split(step, 1), strict=True):
+            if self.rank + A.shape[0] > self._room:
+                self._cut(self._room - step)
+            self._parts.append((weight, Factors(A, B)))
 
-    def factors(self) -> Factors:
-        """The sum as one pair of factors."""
+    def svd(self) -> Svd:
+        """Of the sum; something must have been added."""
         if self._dense is not None:
-            eye = torch.eye(self._dense.shape[1], dtype=self._dense.dtype, device=self._dense.device)
-            return Factors(eye, self._dense)
-        return stack([(1.0, f) for f in self._parts])
+            return _dense_svd(self._dense)
+        return svd(stack(self._parts))
+
+    def _accumulate(self, weight: float, factors: Factors) -> None:
+        assert self._dense is not None
+        self._dense.addmm_(precise(factors.B), precise(factors.A), alpha=weight)
+
+    def _cut(self, rank: int) -> None:
+        U, S, Vh = svd(stack(self._parts))
+        self.dropped += float(S[rank:].square().sum().sqrt())
+        self._parts = [(1.0, Factors(Vh[:rank].clone(), U[:, :rank] * S[:rank]))]
 
 
-def weighted_sum(parts: Sequence[tuple[float, Factors]], memory: int | None = None) -> Factors:
-    """``LowRankSum`` of parts in their order."""
-    total = LowRankSum(memory)
+def weighted_sum(parts: Sequence[tuple[float, Factors]], memory: int | None = None) -> Svd:
+    """``LowRankSum`` of one or more parts in their order."""
+    first = parts[0][1]
+    total = LowRankSum(first.A.shape[1], first.B.shape[0], memory)
     for weight, factors in parts:
         total.add(weight, factors)
-    return total.factors()
+    return total.svd()

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from atlas_cli.aggregation._base import Adapters, Factors
-from atlas_cli.aggregation._low_rank import inner, redistribute, stack
+from atlas_cli.aggregation._low_rank import inner, redistribute, weighted_sum
 
 
 def similarity(groups: Mapping[str, Adapters]) -> Tensor:
@@ -63,5 +63,5 @@ def mix(groups: Mapping[str, Adapters], matrix: Tensor) -> dict[str, dict[str, F
             total = sum(shares.values())
             parts = [(w / total, groups[names[j]][path]) for j, w in shares.items() if w != 0]
             if parts != [(1.0, own)]:
-                mixed[name][path] = redistribute(stack(parts), own)
+                mixed[name][path] = redistribute(weighted_sum(parts), own)
     return mixed

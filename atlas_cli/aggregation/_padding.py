@@ -8,7 +8,7 @@ import torch
 
 from atlas_cli.aggregation._base import Adapters, Factors, Update
 from atlas_cli.aggregation._error import shares
-from atlas_cli.aggregation._low_rank import exact
+from atlas_cli.aggregation._low_rank import precise
 
 
 def padded_means(
@@ -30,7 +30,7 @@ def padded_means(
         total = sum(weight for weight, _ in held)
         if total <= 0:
             continue
-        A, B = exact(before.A).clone(), torch.zeros_like(exact(before.B))
+        A, B = precise(before.A).clone(), torch.zeros_like(precise(before.B))
         A[: max(factors.rank for _, factors in held)] = 0
         for weight, factors in held:
             A[: factors.rank] += weight / total * factors.A

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from atlas_cli.aggregation._base import Adapters, Context, Factors, Merge, Update, truncated
-from atlas_cli.aggregation._error import exact_change
+from atlas_cli.aggregation._error import not_sent, shares
 from atlas_cli.aggregation._low_rank import redistribute, weighted_sum
 from atlas_cli.config.section import Section
 
@@ -32,9 +32,10 @@ def aggregate(current: Adapters, updates: Sequence[Update], context: Context) ->
     """G after the round, and before it was truncated."""
     merged, target = dict(current), dict(current)
     for path, before in current.items():
-        if change := exact_change(path, updates, before):
-            target[path] = weighted_sum([(1.0, before), *change], context.server_memory)
-            merged[path] = redistribute(target[path], before)
+        if held := shares(path, updates):
+            parts = [(w, u.adapters[path]) for w, u in held]
+            whole = weighted_sum([*parts, (1.0, not_sent(path, held, before))], context.server_memory)
+            target[path], merged[path] = whole.factors, redistribute(whole, before)
     return Merge(merged, target=target)
 
 

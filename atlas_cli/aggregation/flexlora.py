@@ -31,8 +31,8 @@ def aggregate(current: Adapters, updates: Sequence[Update], context: Context) ->
     merged, target = dict(current), dict(current)
     for path, before in current.items():
         if held := shares(path, updates):
-            target[path] = weighted_sum([(w, u.adapters[path]) for w, u in held], context.server_memory)
-            merged[path] = redistribute(target[path], before)
+            whole = weighted_sum([(w, u.adapters[path]) for w, u in held], context.server_memory)
+            target[path], merged[path] = whole.factors, redistribute(whole, before)
     return Merge(merged, target=target)
 
 

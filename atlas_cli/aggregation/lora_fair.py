@@ -18,7 +18,7 @@ from pydantic import Field
 
 from atlas_cli.aggregation._base import Adapters, Context, Factors, Merge, Update, truncated
 from atlas_cli.aggregation._error import shares
-from atlas_cli.aggregation._low_rank import exact
+from atlas_cli.aggregation._low_rank import precise
 from atlas_cli.aggregation._padding import padded_means
 from atlas_cli.config.section import Section
 
@@ -41,11 +41,11 @@ def aggregate(current: Adapters, updates: Sequence[Update], context: Context) ->
     merged = padded_means(current, updates)
     for path in merged:
         if held := shares(path, updates):
-            A, B = exact(merged[path].A), exact(merged[path].B)
+            A, B = precise(merged[path].A), precise(merged[path].B)
             rank = max(u.adapters[path].rank for _, u in held)  # rows beyond it have B = 0
             A_r, gram = A[:rank], A[:rank] @ A[:rank].T
             wanted = (
-                sum(w * exact(u.adapters[path].B) @ (exact(u.adapters[path].A) @ A_r.T) for w, u in held)
+                sum(w * precise(u.adapters[path].B) @ (precise(u.adapters[path].A) @ A_r.T) for w, u in held)
                 - B[:, :rank] @ gram
             )
             ridge = context.options.ridge * gram.diagonal().mean() * torch.eye(rank, dtype=A.dtype, device=A.device)

@@ -1,6 +1,9 @@
 """Low-rank arithmetic against dense matrices."""
 
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -9,7 +12,19 @@ from hypothesis import strategies as st
 from merging import factors
 
 from atlas_cli.aggregation._base import Factors, delta
-from atlas_cli.aggregation._low_rank import LowRankSum, inner, redistribute, squared_norm, stack, svd, truncate
+from atlas_cli.aggregation._low_rank import (
+    DENSE_COPIES,
+    STACK_COPIES,
+    LowRankSum,
+    inner,
+    redistribute,
+    squared_norm,
+    stack,
+    svd,
+    truncate,
+    weighted_sum,
+)
+from atlas_cli.errors import ConfigError
 
 SHAPES = st.tuples(st.integers(3, 24), st.integers(3, 24))  # d_in != d_out, both ways
 DTYPES = st.sampled_from([torch.float32, torch.float64])
@@ -51,7 +66,7 @@ def test_inner_products_and_norms(shape, first, second, seed):
 @settings(max_examples=40, deadline=None)
 def test_redistribution_keeps_the_product_and_leaves_no_row_dead(shape, rank, room, seed, dtype):
     f, current = factors(rank, *shape, seed, dtype), factors(rank + room, *shape, seed + 1, dtype)
-    found = redistribute(f, current)
+    found = redistribute(svd(f), current)
     assert found.A.shape == current.A.shape and found.A.dtype == dtype
     torch.testing.assert_close(delta(found), delta(f), rtol=1e-4, atol=1e-4)
     assert (found.A.norm(dim=1) >= 1 / math.sqrt(3) - 1e-5).all() or torch.equal(found.A[rank:], current.A[rank:])
@@ -62,27 +77,80 @@ def test_redistribution_keeps_the_product_and_leaves_no_row_dead(shape, rank, ro
 
 def test_nothing_stays_as_it_was():
     current = Factors(torch.randn(4, 6), torch.zeros(5, 4))
-    found = redistribute(Factors(torch.randn(2, 6), torch.zeros(5, 2)), current)
+    found = redistribute(weighted_sum([(1.0, Factors(torch.randn(2, 6), torch.zeros(5, 2)))]), current)
     assert torch.equal(found.A, current.A) and torch.equal(found.B, current.B)
 
 
-@given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(0, 99))
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(0, 99), DTYPES)
 @settings(max_examples=40, deadline=None)
-def test_a_sum_is_exact_whether_stacked_or_dense(ranks, seed):
-    parts = [((k + 1) / 3, factors(r, 14, 11, seed + k)) for k, r in enumerate(ranks)]
-    total = LowRankSum()
-    for weight, f in parts:
-        total.add(weight, f)
-    torch.testing.assert_close(delta(total.factors()), sum(w * delta(f) for w, f in parts))
+def test_a_sum_is_exact_whether_stacked_or_dense(ranks, seed, dtype):
+    parts = [((k + 1) / 3, factors(r, 14, 11, seed + k, dtype)) for k, r in enumerate(ranks)]
+    dense = sum(w * f.B.double() @ f.A.double() for w, f in parts)
+    torch.testing.assert_close(delta(weighted_sum(parts).factors), dense)
 
 
-def test_a_memory_cap_bounds_the_stack_and_loses_what_the_cap_demands():
-    cap = 2 * 3 * 8 * (200 + 300) * 8  # room for rank 8; a dense matrix does not fit
-    total = LowRankSum(cap)
+ROW = STACK_COPIES * 8 * (200 + 300)  # what a rank takes in a layer of 300 x 200
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=6), st.integers(2, 40), st.integers(0, 99))
+@settings(max_examples=40, deadline=None)
+def test_a_cap_is_never_passed_and_what_it_costs_is_bounded(ranks, room, seed):
+    """No dense matrix fits; parts of more than the room itself are added piece by piece."""
+    total, exact = LowRankSum(200, 300, room * ROW), torch.zeros(300, 200, dtype=torch.float64)
+    for k, rank in enumerate(ranks):
+        f = factors(rank, 200, 300, seed + k)
+        total.add(0.5, f)
+        exact += 0.5 * delta(f)
+        assert total.rank <= room
+    lost = (delta(total.svd().factors) - exact).norm().item()
+    assert lost <= total.dropped + 1e-9
+    if sum(ranks) <= room:
+        assert lost <= 1e-9 and total.dropped == 0
+
+
+def test_a_cap_loses_nothing_while_the_rank_of_the_sum_leaves_room_for_more():
+    total = LowRankSum(200, 300, 16 * ROW)
     for k in range(20):
         total.add(1.0, factors(4, 200, 300, k % 2))  # rank 8 in all
-        assert sum(f.rank for f in total._parts) * 3 * 8 * 500 <= cap
     exact = stack([(10.0, factors(4, 200, 300, 0)), (10.0, factors(4, 200, 300, 1))])
-    torch.testing.assert_close(delta(total.factors()), delta(exact))
-    total.add(1.0, factors(12, 200, 300, 9))  # rank 20: the cap cuts it
-    assert total.factors().rank <= 20 and total._dense is None
+    torch.testing.assert_close(delta(total.svd().factors), delta(exact))
+    assert total.dropped <= 1e-9
+
+
+def test_a_cap_that_leaves_no_room_is_an_error():
+    with pytest.raises(ConfigError, match=rf"300 x 200; allow at least {2 * ROW}"):
+        LowRankSum(200, 300, 2 * ROW - 1)
+
+
+MEASURE = """
+import sys, torch
+from pathlib import Path
+from atlas_cli.aggregation._base import Factors
+from atlas_cli.aggregation._low_rank import redistribute, weighted_sum
+
+def resident(what):
+    return int(Path("/proc/self/status").read_text().split(what + ":")[1].split()[0])
+
+torch.set_num_threads(1)
+rank, memory = int(sys.argv[1]), int(sys.argv[2])
+parts = [(1.0, Factors(torch.randn(rank, 900), torch.randn(1100, rank))) for _ in range(8)]
+current = Factors(torch.randn(rank, 900), torch.zeros(1100, rank))
+small = [(w, Factors(f.A[:, :9], f.B[:9])) for w, f in parts]
+redistribute(weighted_sum(small), Factors(current.A[:, :9], current.B[:9]))  # what libraries take at first use
+Path("/proc/self/clear_refs").write_text("5")  # the peak is now what is resident
+before = resident("VmRSS")
+redistribute(weighted_sum(parts, memory), current)
+print(resident("VmHWM") - before)
+"""
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="cannot reset the peak of a process")
+@pytest.mark.parametrize(("rank", "copies"), [(48, "stack"), (64, "dense"), (64, "cut")])
+def test_a_merge_takes_no_more_than_its_cap(rank, copies):
+    stacked, dense = 8 * STACK_COPIES * 8 * rank * 2000, DENSE_COPIES * 8 * 900 * 1100
+    memory = {"stack": stacked, "dense": dense, "cut": stacked // 4}[copies]
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(rank), str(memory)], capture_output=True, text=True, check=True
+    )
+    taken = 1024 * int(done.stdout)
+    assert 0.4 * memory < taken <= memory
