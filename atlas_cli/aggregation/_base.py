@@ -11,6 +11,11 @@ A method file defines
     aggregate(current, updates, context)   the merge, from the group's adapter before and what clients sent
     deliver(merged, held, ranks)       what one client gets, cut to its ranks
 
+and may define (hetlora does)
+
+    penalty(adapters, options)         what a client adds to its local loss, differentiable
+    pruned(sent, trained, options)     ranks by layer that a client keeps after a round
+
 All speak of scale-free factors: the sender's scale s_k is absorbed into B before aggregating (B_k <- s_k B_k) and
 divided out for the receiver after, so that equal products mean equal updates whatever rank and alpha a client has.
 """
