@@ -19,11 +19,12 @@ from atlas_cli.federation.centralized import pooled
 from atlas_cli.federation.client import SplitClient
 from atlas_cli.federation.evaluation import Evaluator, TrainedModel
 from atlas_cli.federation.members import Member, weight_of
+from atlas_cli.federation.pruning import penalty_of
 from atlas_cli.federation.server import SplitServer, build_head
 from atlas_cli.federation.unsplit import UnsplitClient
 from atlas_cli.federation.warm_start import start_from
 from atlas_cli.models.load import FrozenBase, load_base, load_tokenizer
-from atlas_cli.models.lora import AdapterSet, build_adapters
+from atlas_cli.models.lora import AdapterSet, build_adapters, joined
 from atlas_cli.models.placement import by_layer
 from atlas_cli.planning.merging import method_of, options_of
 from atlas_cli.planning.plan import ClientPlan, Plan, make_plan
@@ -74,7 +75,7 @@ class Federation:
         """What a client's predictions are made with."""
         party = self.clients[client]
         if isinstance(party, UnsplitClient):
-            return TrainedModel(_joined(party.adapters, party.upper), party.head)
+            return TrainedModel(joined(party.adapters, party.upper), party.head)
         assert self.server is not None
         group = self.group_of(client)
         head = party.head if party.head is not None else self.server.heads[group]
@@ -96,7 +97,7 @@ class Federation:
             assert head is not None
             return TrainedModel(merged, head)
         upper = self.server.groups[group].adapters
-        return TrainedModel(_joined(upper, merged), head or self.server.heads[group])
+        return TrainedModel(joined(upper, merged), head or self.server.heads[group])
 
 
 def build(config: ExperimentConfig, plan: Plan | None = None) -> Federation:
@@ -142,6 +143,7 @@ def build(config: ExperimentConfig, plan: Plan | None = None) -> Federation:
     }
     for client in clients.values():
         client.train_only(method.TRAINED)
+        client.penalty = penalty_of(config)
     members = {
         c.name: Member(
             c.task_group,
@@ -251,12 +253,7 @@ def _adapters(config: ExperimentConfig, base: FrozenBase, ranks: Mapping[str, in
 
 
 def _exchanged(client: SplitClient | UnsplitClient) -> AdapterSet:
-    return _joined(client.adapters, client.upper) if isinstance(client, UnsplitClient) else client.adapters
-
-
-def _joined(lower: AdapterSet, upper: AdapterSet) -> AdapterSet:
-    # a client's base change is with its lower adapters, a group's with its merged ones
-    return AdapterSet({**lower.adapters, **upper.adapters}, upper.frozen if upper.frozen else lower.frozen)
+    return joined(client.adapters, client.upper) if isinstance(client, UnsplitClient) else client.adapters
 
 
 def _check_vocabulary(base: FrozenBase, tokenizer: object) -> None:

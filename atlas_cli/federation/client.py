@@ -5,7 +5,7 @@ The frozen bottom half, adapters, and their optimizer. The half is a view of a b
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import nullcontext
 
 import torch
@@ -87,6 +87,7 @@ class SplitClient:
         self.task, self.head = task, head
         self.checkpointing = checkpointing
         self.usage: Usage | None = None
+        self.penalty: Callable[[AdapterSet], Tensor] | None = None
         self._activations: Tensor | None = None
         self._mask: Tensor | None = None
         self._step_bytes = (0, 0)
@@ -149,6 +150,8 @@ class SplitClient:
         require_finite(gradients, f"gradient sent to client {self.name}")
         with self.adapters.attached(self.base.model):
             activations.backward(gradients.view_as(activations))
+        if self.penalty is not None:
+            self.penalty(self.adapters).backward()
         if self.usage is not None:
             self.usage.gradients = tensor_bytes(p.grad for p in self.trained())
 

@@ -12,6 +12,7 @@ from atlas_cli.aggregation._base import Factors
 from atlas_cli.errors import ResourceError
 from atlas_cli.federation.build import Federation
 from atlas_cli.federation.client import SplitClient
+from atlas_cli.federation.pruning import shrink
 from atlas_cli.models.lora import AdapterSet
 
 
@@ -48,6 +49,14 @@ def restore(federation: Federation, tensors: Mapping[str, Tensor], state: Mappin
     Raises:
         ResourceError: the state is not that of this federation.
     """
+    for name, party in federation.clients.items():
+        held = federation.aggregator.members[name].adapters
+        shorter = {}
+        for path, adapter in held.adapters.items():
+            for key in (f"client/{name}/{path}.lora_A", f"client/{name}/upper/{path}.lora_A"):
+                if key in tensors and tensors[key].shape[0] < adapter.rank:
+                    shorter[path] = tensors[key].shape[0]
+        shrink(party, held, shorter)
     expected = dict(_trained(federation))
     moments = {name for name in tensors if "/optimizer/" in name}
     changes = {name for name in tensors if name.startswith(("change/", "frozen/"))}

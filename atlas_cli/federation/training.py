@@ -15,6 +15,7 @@ from atlas_cli.federation.client import SplitClient
 from atlas_cli.federation.cohort import sample_cohort
 from atlas_cli.federation.evaluation import mean_metrics
 from atlas_cli.federation.protocol import Ledger, Message
+from atlas_cli.federation.pruning import prune
 from atlas_cli.federation.recorder import Recorder, Scores
 
 
@@ -47,6 +48,7 @@ def train(
         deliver(federation, cohort, ledger)  # those that missed a round catch up
         recorder.start_round(number)
         trained = run_round(federation, cohort, number, ledger, recorder.on_step(number))
+        prune(aggregator, federation.clients, cohort)
         errors = {
             group: aggregator.merge(group, [c for c in cohort if federation.group_of(c) == group], ledger, number)
             for group in federation.group_names

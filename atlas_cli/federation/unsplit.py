@@ -7,7 +7,7 @@ A baseline trains exactly what the split run trains: adapters of the client's ra
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import nullcontext
 
 import torch
@@ -21,7 +21,7 @@ from atlas_cli.federation.optimizers import drop_state, state_bytes
 from atlas_cli.federation.trainables import Trainables
 from atlas_cli.models.checkpointing import checkpointed
 from atlas_cli.models.load import FrozenBase
-from atlas_cli.models.lora import AdapterSet
+from atlas_cli.models.lora import AdapterSet, joined
 from atlas_cli.models.split import run_half
 from atlas_cli.tasks._base import BaseTask
 
@@ -55,6 +55,7 @@ class UnsplitClient:
         self.lora, self.training, self.seed, self.device = lora, training, seed, device
         self.checkpointing = checkpointing
         self.usage: Usage | None = None
+        self.penalty: Callable[[AdapterSet], Tensor] | None = None
         self.reset_optimizer()
 
     def output_embedding(self) -> list[Tensor]:
@@ -122,7 +123,8 @@ class UnsplitClient:
         require_finite(loss.detach(), f"loss of client {self.name}, round {round_number}, step {step}")
         # checkpointed blocks run again in the backward, with their adapters
         with self.adapters.attached(self.base.model), self.upper.attached(self.base.model):
-            found = torch.autograd.grad(loss, self.trained())
+            total = loss if self.penalty is None else loss + self.penalty(joined(self.adapters, self.upper))
+            found = torch.autograd.grad(total, self.trained())
         # before the first part steps, so that no part steps without the others
         norm = nn.utils.get_total_norm(found)
         require_finite(norm, f"gradient norm of client {self.name}, round {round_number}, step {step}")

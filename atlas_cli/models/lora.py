@@ -67,7 +67,7 @@ class LoRAAdapter(nn.Module):
         super().__init__()
         if not 1 <= rank <= min(in_features, out_features):
             raise ValueError(f"rank {rank} is not within 1..{min(in_features, out_features)}")
-        self.rank = rank
+        self.rank, self.alpha, self.rslora = rank, alpha, rslora
         self.scaling = scale_of(rank, alpha, rslora)
         self.dropout = dropout
         draw = generator if generator is not None else torch.default_generator
@@ -77,6 +77,14 @@ class LoRAAdapter(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """dW x for x (..., d_in): (..., d_out)."""
         return self.scaling * functional.linear(self._down(x), self.lora_B)
+
+    @torch.no_grad()
+    def shrink(self, rank: int) -> None:
+        """Keep the first ``rank`` rows of A and columns of B and what they are worth; the parameters are new ones."""
+        before, self.rank = self.scaling, rank
+        self.scaling = scale_of(rank, self.alpha, self.rslora)
+        self.lora_A = nn.Parameter(self.lora_A[:rank].clone(), self.lora_A.requires_grad)
+        self.lora_B = nn.Parameter(self.lora_B[:, :rank] * (before / self.scaling), self.lora_B.requires_grad)
 
     def add_to(self, output: Tensor, x: Tensor) -> Tensor:
         """``output + dW x`` in one matrix product.
@@ -167,6 +175,12 @@ class AdapterSet:
             return output if adapter is None else adapter.add_to(output, args[0])
 
         return add
+
+
+def joined(lower: AdapterSet, upper: AdapterSet) -> AdapterSet:
+    """Both in one set, which shares the changed base of the one that has it."""
+    # a client's base change is with its lower adapters, a group's with its merged ones
+    return AdapterSet({**lower.adapters, **upper.adapters}, upper.frozen if upper.frozen else lower.frozen)
 
 
 def build_adapters(

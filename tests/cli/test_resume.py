@@ -40,6 +40,8 @@ def stop_after(run, number):
         {"training": {"server_update": "per-client"}, "aggregation": {"method": "none"}},
         {"training": {"client_optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.9}}},
         {"mode": "federated"},
+        {"aggregation": {"method": "flora"}},
+        {"mode": "federated", "aggregation": {"method": "hetlora", "options": {"prune": 0.5, "penalty": 1.0}}},
         {"server": {"rank": 2}, "clients": {"a": {"split_layer": 1}, "b": {"split_layer": 3}}},
     ],
     ids=str,

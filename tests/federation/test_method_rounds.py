@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from by_hand import hidden
+from by_hand import batches_of, hidden
 
 from atlas_cli import discovery
 from atlas_cli.aggregation._base import delta
@@ -32,8 +32,8 @@ def worth(adapters, path):
 
 @pytest.fixture
 def ready(make_config):
-    def make(method, **changes):
-        made = build(make_config(aggregation={"method": method}, training=FAST, **changes))
+    def make(method, options=None, **changes):
+        made = build(make_config(aggregation={"method": method, "options": options or {}}, training=FAST, **changes))
         set_up(made)
         return made
 
@@ -91,7 +91,6 @@ def test_a_changed_base_is_what_the_client_computes_with(method, ready):
     made = ready(method)
     a_round(made, ["a", "b", "c"], 1)
     client = made.clients["a"]
-    from by_hand import batches_of
 
     batch = next(batches_of(made, "a"))
     plain = copy.deepcopy(made.base.model)
@@ -250,3 +249,46 @@ def test_groups_without_an_adapter_to_mix_are_refused(method, make_config):
     with pytest.raises(ConfigError, match=f"{method} has no group adapters that can be mixed") as error:
         make_plan(make_config(aggregation={"method": method, "cross_group": {"strength": 0.5}}))
     assert error.value.key == "aggregation.cross_group.strength"
+
+
+@pytest.mark.parametrize("mode", ["split-federated", "federated"])
+def test_ranks_shrink_where_the_tail_fell(mode, make_config, train_quietly):
+    """HetLoRA's self-pruning: a strong penalty empties the tails, which are then dropped, and training goes on."""
+    options = {"prune": 0.5, "penalty": 5.0}
+    made = build(make_config(mode=mode, aggregation={"method": "hetlora", "options": options}, training=FAST))
+    train_quietly(made)  # what is held and delivered, and bytes by rank, are checked every round
+    before = {c.name: c.ranks for c in made.plan.clients}
+    for name, member in made.aggregator.members.items():
+        fell = [path for path, rank in before[name].items() if member.ranks[path] < rank]
+        assert fell and all(adapter.lora_A.shape[0] == adapter.rank for adapter in member.adapters.adapters.values())
+        trained = {id(p) for part in made.clients[name].optimizers() for g in part.param_groups for p in g["params"]}
+        assert {id(p) for p in member.adapters.parameters()} <= trained
+
+
+def test_shrinking_keeps_what_is_left_of_the_update(ready):
+    adapter = next(iter(ready("hetlora").clients["a"].adapters.adapters.values()))
+    torch.nn.init.normal_(adapter.lora_B)
+    left = adapter.scaling * adapter.lora_B[:, :3] @ adapter.lora_A[:3]
+    adapter.shrink(3)
+    torch.testing.assert_close(adapter.scaling * adapter.lora_B @ adapter.lora_A, left)
+
+
+def test_the_penalty_is_in_the_gradient(ready):
+    """By how much a client's gradients differ is the gradient of the penalty alone."""
+    grads = {}
+    for weight in (0.0, 2.0):
+        made = ready("hetlora", {"prune": 0.5, "penalty": weight})
+        client, adapters = made.clients["a"], made.clients["a"].adapters
+        for adapter in adapters.adapters.values():
+            torch.nn.init.constant_(adapter.lora_B, 0.01)
+        batch = next(batches_of(made, "a"))
+        made.server.begin_round({"a": "g"}, 1)
+        reply, _ = made.server.answer(client.forward(batch.inputs(), 1, 0, batch.labels))
+        client.backward(reply.tensors["gradients"])
+        grads[weight] = [p.grad for p in adapters.parameters()]
+    expected = []
+    for adapter in adapters.adapters.values():
+        tail = adapter.scaling * torch.linalg.vector_norm(adapter.lora_B[:, 2:]) * adapter.lora_A[2:].norm()
+        expected += torch.autograd.grad(2.0 * tail, list(adapter.parameters()))
+    for plain, with_penalty, own in zip(grads[0.0], grads[2.0], expected, strict=True):
+        torch.testing.assert_close(with_penalty - plain, own, atol=1e-6, rtol=1e-4)
