@@ -7,6 +7,7 @@ The Python interface, loaded on first use so that the command line starts withou
     create_message                 a message as it would cross the wire, with its size
     get_split_point                the middle of a model
     RankAllocator, DeviceProfiler  ranks by layer from a device's budgets
+    TaskClusterer                  which clients share a task
     LoRAAdapter                    one adapter of one layer
     load_config, build, train      an experiment from a YAML file
 """
@@ -17,6 +18,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from atlas_cli.clustering.clusterer import TaskClusterer as TaskClusterer
     from atlas_cli.config.load import load_config as load_config
     from atlas_cli.federation.build import build as build
     from atlas_cli.federation.client import SplitClient as SplitClient
@@ -35,6 +37,7 @@ _HOME = {
     "LoRAAdapter": "models.lora",
     "SplitClient": "federation.client",
     "SplitServer": "federation.server",
+    "TaskClusterer": "clustering.clusterer",
     "build": "federation.build",
     "create_message": "federation.round",
     "federated_training_round": "federation.round",

@@ -98,7 +98,22 @@ def _exchange(
     rate: float,
     ledger: Ledger,
 ) -> tuple[float, int]:
-    """One local step of one client: two messages, or four when labels stay on the client."""
+    """One local step of one client."""
+    down, loss, count = exchange(federation, server, client, batch, round_number, step, ledger)
+    client.apply_gradients(down.tensors["gradients"], rate)
+    return loss, count
+
+
+def exchange(
+    federation: Federation,
+    server: SplitServer,
+    client: SplitClient,
+    batch: Batch,
+    round_number: int,
+    step: int,
+    ledger: Ledger,
+) -> tuple[Message, float, int]:
+    """The messages of one step: two, or four when labels stay on the client; the gradient message, mean loss, count."""
     shape = batch.input_ids.shape
     element = next(server.base.model.parameters()).element_size()
     cut = shape[0] * shape[1] * federation.plan.hidden_size * element
@@ -119,8 +134,7 @@ def _exchange(
         features = sent(server.features(up), cut)
         back, loss, count = client.answer_features(features, batch.labels)
         down = server.answer_gradients(sent(back, cut + 8))
-    client.apply_gradients(sent(down, cut).tensors["gradients"], rate)
-    return loss, count
+    return sent(down, cut), loss, count
 
 
 def _batch(federation: Federation, client: str, overall: int) -> Batch:

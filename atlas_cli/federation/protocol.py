@@ -12,6 +12,7 @@ T tokens (padded to the longest of the batch), D hidden size.
 | gradients         | down      | gradients (B, T, D) of the client's own mean loss |
 | features          | down      | features (B, T, D): the server half's output (``labels: client``) |
 | feature-gradients | up        | gradients (B, T, D) and the count that weighs them (``labels: client``) |
+| fingerprint       | up        | a sketch of the client's gradients (64,), for clustering |
 | head              | both      | the head's parameters (``labels: client``, ``mode: federated``) |
 """
 

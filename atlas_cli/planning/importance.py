@@ -16,10 +16,12 @@ from collections.abc import Mapping
 
 import torch
 
-from atlas_cli.data.collate import Batch, batch_indices, collate
+from atlas_cli.data.collate import batch_indices, collate
+from atlas_cli.engines.in_process import exchange
 from atlas_cli.errors import ConfigError
 from atlas_cli.federation.build import Federation
 from atlas_cli.federation.client import SplitClient
+from atlas_cli.federation.protocol import Ledger
 from atlas_cli.federation.server import SplitServer
 from atlas_cli.models.families._base import Family
 from atlas_cli.models.lora import AdapterSet
@@ -47,17 +49,18 @@ def measure_importance(
         ConfigError: a federation that is not split.
         NonFiniteError: activations, loss or gradients that are not finite.
     """
-    probe, server = _probe(federation, client, rank)
+    party, server = probe(federation, client, rank)
     group = federation.data[federation.group_of(client)]
     features, size, seed = group.train[client], federation.batch_size(client), federation.config.seed
     lengths = [len(feature["input_ids"]) for feature in features]
-    total = dict.fromkeys(range(probe.cut), 0.0)
+    total = dict.fromkeys(range(party.cut), 0.0)
     for number in range(batches):
         rows = batch_indices(lengths, size, seed, client, number)
-        _backward(probe, server, collate(group.task, [features[i] for i in rows], federation.pad))
-        for layer, value in layer_importance(probe.adapters, probe.base.family).items():
+        batch = collate(group.task, [features[i] for i in rows], federation.pad)
+        party.backward(exchange(federation, server, party, batch, 0, 0, Ledger())[0].tensors["gradients"])
+        for layer, value in layer_importance(party.adapters, party.base.family).items():
             total[layer] += value / batches
-        for parameter in probe.trained():
+        for parameter in party.trained():
             parameter.grad = None
     return total
 
@@ -89,7 +92,8 @@ def running_sensitivity(
     return {layer: decay * average.get(layer, value) + (1 - decay) * value for layer, value in now.items()}
 
 
-def _probe(federation: Federation, name: str, rank: int) -> tuple[SplitClient, SplitServer]:
+def probe(federation: Federation, name: str, rank: int) -> tuple[SplitClient, SplitServer]:
+    """A client with fresh adapters and a server with the present values, made for looking at gradients."""
     party, live, config = federation.clients[name], federation.server, federation.config
     if live is None or not isinstance(party, SplitClient):
         raise ConfigError("layers are probed through the split; use split-federated", key="mode")
@@ -123,12 +127,3 @@ def _probe(federation: Federation, name: str, rank: int) -> tuple[SplitClient, S
     server.groups[group].take_values(live.groups[group])
     server.begin_round({name: group}, 0)
     return client, server
-
-
-def _backward(client: SplitClient, server: SplitServer, batch: Batch) -> None:
-    if server.training.labels == "server":
-        reply, _ = server.answer(client.forward(batch.inputs(), 0, 0, batch.labels))
-    else:
-        features = server.features(client.forward(batch.inputs(), 0, 0, None))
-        reply = server.answer_gradients(client.answer_features(features, batch.labels)[0])
-    client.backward(reply.tensors["gradients"])

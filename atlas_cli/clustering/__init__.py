@@ -1,0 +1,1 @@
+"""Which clients share a task, from small sketches of their gradients."""

@@ -1,0 +1,55 @@
+"""Fingerprints are sketched gradients of the unsplit model, and leave the federation alone."""
+
+import copy
+
+import pytest
+import torch
+from by_hand import hidden
+
+from atlas_cli.clustering.sketch import sketch
+from atlas_cli.data.collate import batch_indices, collate
+from atlas_cli.errors import ConfigError
+from atlas_cli.federation.build import build
+from atlas_cli.federation.fingerprints import RANK, fingerprint_round
+from atlas_cli.federation.protocol import Ledger
+from atlas_cli.federation.server import build_head
+from atlas_cli.federation.state import capture
+from atlas_cli.models.lora import build_adapters
+from atlas_cli.models.placement import layer_of
+
+
+@pytest.mark.parametrize("labels", ["server", "client"])
+def test_is_the_sketched_gradient_of_the_unsplit_model(labels, make_config):
+    made = build(make_config("bert", training={"labels": labels}, clients={"b": {"split_layer": 3}}))
+    before, ledger = capture(made)[0], Ledger()
+    found = fingerprint_round(made, ledger, batches=2)
+    after = capture(made)[0]
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+    assert ledger.mismatches() == []
+    assert ledger.entries["b", "fingerprint", "up"].payload_bytes == 4 * 64
+
+    task, base = made.data["g"].task, made.base
+    head = build_head(base, task, 0, "fingerprint", "cpu")
+    for client, cut in (("a", 2), ("b", 3)):
+        ranks = {path: RANK for path in made.plan.features if layer_of(path, base.family) < cut}
+        adapters = build_adapters(base.model, ranks, alpha=16.0, seed=0)
+        upper = copy.deepcopy(made.server.groups["g"].adapters)
+        features = made.train_features(client)
+        lengths = [len(f["input_ids"]) for f in features]
+        sums = {}
+        for number in range(2):
+            rows = batch_indices(lengths, 4, 0, client, number)
+            batch = collate(task, [features[i] for i in rows], made.pad)
+            out = hidden(base.model, batch, adapters, upper) if cut > 2 else hidden(base.model, batch, adapters)
+            loss, _ = task.loss(head(out, batch.attention_mask), batch.labels)
+            shared = {p: a.lora_B for p, a in adapters.adapters.items() if layer_of(p, base.family) < 2}
+            for path, g in zip(shared, torch.autograd.grad(loss, list(shared.values())), strict=True):
+                sums[path] = sums.get(path, 0) + g / 2
+        torch.testing.assert_close(found[client], sketch(sums, 64, 0), atol=1e-5, rtol=1e-3)
+
+
+def test_one_example_is_too_few(make_config):
+    made = build(make_config())
+    made.data["g"].train["b"] = made.data["g"].train["b"][:1]
+    with pytest.raises(ConfigError, match="client b has 1 example; a fingerprint needs 2"):
+        fingerprint_round(made, Ledger())
