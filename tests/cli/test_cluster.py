@@ -10,17 +10,16 @@ from atlas_cli.cli import main
 
 @pytest.fixture
 def two_tasks(config_file, data, tmp_path):
-    """A config of two groups: the second has the labels of the first, exchanged."""
-    flipped = {"pos": "neg", "neg": "pos"}
+    """A config of two groups that want opposite things of the same words: nearly all positive, and the reverse."""
     rows = list(csv.DictReader((data / "tone.csv").read_text().splitlines()))
-    other = tmp_path / "other.csv"
-    other.write_text("text,label\n" + "".join(f"{row['text']},{flipped[row['label']]}\n" for row in rows))
-    group = {"task": "sequence-classification", "classes": ["neg", "pos"], "data": {"files": str(other)}}
-    return config_file(
-        task_groups={"g": {"classes": ["neg", "pos"]}, "h": group},
-        clients={"d": {"task_group": "h", "rank": 2, "count": 3}},
-        training={"batch_size": 16},
-    )
+    rows = [row for i, row in enumerate(rows) if row["label"] == "pos" or i % 8 == 1]
+    groups = {}
+    for name, labels in (("g", {"pos": "pos", "neg": "neg"}), ("h", {"pos": "neg", "neg": "pos"})):
+        file = tmp_path / f"{name}.csv"
+        file.write_text("text,label\n" + "".join(f"{row['text']},{labels[row['label']]}\n" for row in rows))
+        groups[name] = {"task": "sequence-classification", "classes": ["neg", "pos"], "data": {"files": str(file)}}
+    clients = {"d": {"task_group": "h", "rank": 2, "count": 5}}
+    return config_file(task_groups=groups, clients=clients, training={"batch_size": 16})
 
 
 def test_tasks_are_told_apart(two_tasks, tmp_path, capsys):
