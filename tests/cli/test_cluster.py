@@ -23,7 +23,7 @@ def two_tasks(config_file, data, tmp_path):
 
 
 def test_tasks_are_told_apart(two_tasks, tmp_path, capsys):
-    assert main(["cluster", str(two_tasks), "--json", "--batches", "4", "--output", str(tmp_path / "out")]) == 0
+    assert main(["cluster", str(two_tasks), "--json", "--batches", "8", "--output", str(tmp_path / "out")]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["agreement"]["ari"] > found["agreement"]["shuffled_ari"]
     assert found["k"] == 2 and found["agreement"]["ari"] == 1
