@@ -33,7 +33,7 @@ def options_of(config: ExperimentConfig) -> Section:
         problem, fields = error.errors()[0], list(method.Options.model_fields)
         name = str(problem["loc"][0])
         if problem["type"] == "extra_forbidden":
-            hint = did_you_mean(name, fields) or f"; its options: {', '.join(fields) or 'none'}"
+            hint = did_you_mean(name, fields) if fields else "; it has none"
             message = f"is not an option of {config.aggregation.method}{hint}"
         else:
             message = f"{problem['msg'][:1].lower()}{problem['msg'][1:]}, got {problem['input']!r}"
