@@ -4,6 +4,9 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+from merging import merge
+
+from atlas_cli.aggregation._base import Factors, Update
 
 FILE = Path(__file__).parents[2] / "benchmarks" / "aggregation.py"
 SPEC = importlib.util.spec_from_file_location("aggregation_benchmark", FILE)
@@ -24,6 +27,17 @@ def errors():
 @pytest.mark.parametrize("name", ["fedex", "flora", "ffa"])
 def test_exact_methods_are_exact_to_rounding(errors, name):
     assert all(error["merged"] < 1e-6 for error in errors[name])  # factors are in float32
+
+
+@pytest.mark.parametrize("name", ["fedex", "flora", "ffa"])
+def test_exact_methods_lose_1e_minus_14_in_double_precision(name):
+    for before, updates, _, _ in benchmark.rounds(name, 128):
+        wide = {path: Factors(f.A.double(), f.B.double()) for path, f in before.items()}
+        sent = [
+            Update(u.client, u.weight, {path: Factors(f.A.double(), f.B.double()) for path, f in u.adapters.items()})
+            for u in updates
+        ]
+        assert benchmark.errors(name, wide, sent, merge(name, wide, sent))["merged"] <= 1e-14
 
 
 @pytest.mark.parametrize("name", ["fedex", "flora"])

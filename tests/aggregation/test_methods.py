@@ -79,7 +79,8 @@ def expected(name, path, current, updates):
         return B @ A, None
     if name == "fedsa":  # rows that nobody sent stay
         sent = max(f.rank for _, f in held)
-        return before.B @ torch.cat([A[:sent], before.A[sent:]]), None
+        reach = torch.tensor([sum(w for w, f in held if f.rank > j) for j in range(sent)], dtype=A.dtype)
+        return before.B @ torch.cat([A[:sent] / reach[:, None], before.A[sent:]]), None
     if name == "ffa":
         return B @ before.A, None
     if name == "hetlora":

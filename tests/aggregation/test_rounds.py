@@ -88,6 +88,15 @@ def test_zero_pad_flexlora_and_delta_svd_after_partial_rounds():
     assert lost["zero-pad"] > 0.3 and lost["flexlora"] > 0.3 and lost["delta-svd"] < 1e-12
 
 
+def test_an_idle_round_of_fedsa_leaves_each_client_its_own_update():
+    group = {"q": factors(8, D_IN, D_OUT, 0)}
+    held = {r: {"q": Factors(group["q"].A[:r], factors(r, D_IN, D_OUT, r).B)} for r in (2, 5, 8)}
+    merged = merge("fedsa", group, [Update(str(r), 1.0 + r, f) for r, f in held.items()]).adapters
+    for rank, mine in held.items():
+        got = method("fedsa").deliver(merged, mine, {"q": rank})["q"]
+        torch.testing.assert_close(delta(got), delta(mine["q"]))
+
+
 @pytest.mark.parametrize("name", MERGING)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_results_have_the_dtype_of_the_groups_adapter(name, dtype):
