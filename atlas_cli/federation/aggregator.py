@@ -129,7 +129,9 @@ class Aggregator:
         if member.version == self.version[member.group] or (not self.exchanges and not first):
             return set()
         scales, before = scales_of(member.adapters), member.adapters.state()
-        factors = self.method.deliver(self.merged[member.group], absorb(before, scales), member.ranks)
+        # what a client has not been given yet is no update of its own to keep
+        held = truncated(self.merged[member.group], member.ranks) if first else absorb(before, scales)
+        factors = self.method.deliver(self.merged[member.group], held, member.ranks)
         delivered = release(factors, scales)
         sent = PARTS if first else self.method.DELIVERED
         if tensors := of_parts(delivered, sent):

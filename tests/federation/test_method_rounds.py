@@ -292,3 +292,18 @@ def test_the_penalty_is_in_the_gradient(ready):
         expected += torch.autograd.grad(2.0 * tail, list(adapter.parameters()))
     for plain, with_penalty, own in zip(grads[0.0], grads[2.0], expected, strict=True):
         torch.testing.assert_close(with_penalty - plain, own, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_first_delivery_is_the_groups_start_in_both_parts(method, make_config):
+    made = build(make_config(aggregation={"method": method}))
+    for adapter in made.aggregator.groups["g"].adapters.values():
+        torch.nn.init.normal_(adapter.lora_B)  # as an adapter to start from does
+    made.aggregator.start_group("g")
+    set_up(made)
+    group = made.aggregator.groups["g"]
+    for client in made.clients.values():
+        for path, adapter in client.adapters.adapters.items():
+            start, rank = group.adapters[path], adapter.rank
+            torch.testing.assert_close(adapter.lora_A, start.lora_A[:rank])
+            torch.testing.assert_close(adapter.scaling * adapter.lora_B, start.scaling * start.lora_B[:, :rank])
