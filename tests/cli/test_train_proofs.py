@@ -25,8 +25,18 @@ def test_it_learns(config_file):
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft's own use of transformers
-@pytest.mark.parametrize(("family", "mode"), [("bert", "split-federated"), ("gpt2", "federated")])
-def test_stock_peft_gives_the_reported_test_loss(config_file, data, family, mode):
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        ("bert", {}),
+        ("gpt2", {"mode": "federated"}),
+        ("gpt2", {"aggregation": {"method": "flora"}}),
+        ("bert", {"mode": "federated", "aggregation": {"method": "fedex"}}),
+        ("bert", {"clients": {"a": {"split_layer": 1}, "b": {"split_layer": 3}}}),
+    ],
+    ids=str,
+)
+def test_stock_peft_gives_the_reported_test_loss(config_file, data, family, changes):
     """The exported adapter and head, in transformers and peft alone, on the test file: the last line of metrics."""
     from peft import PeftModel
 
@@ -34,9 +44,9 @@ def test_stock_peft_gives_the_reported_test_loss(config_file, data, family, mode
     opt = {"lr": 0.02}
     path = config_file(
         family=family,
-        mode=mode,
         task_groups={"g": {"data": tone}},
         training={"local_steps": 6, "client_optimizer": opt, "server_optimizer": opt},
+        **changes,
     )
     run = train(path)
     model_name = load_config(path).config.model.name
