@@ -27,9 +27,10 @@ def capture(federation: Federation) -> tuple[dict[str, Tensor], dict[str, Any]]:
     aggregator = federation.aggregator
     members = aggregator.members
     for group, change in aggregator.changes.items():
-        for path, factors in change.total.items():
-            for part, value in zip(Factors._fields, factors, strict=True):
-                tensors[f"change/{group}/{path}/{part}"] = value.detach().cpu().clone()
+        for when, adapters in (("total", change.total), *change.rows.items()):
+            for path, factors in adapters.items():
+                for part, value in zip(Factors._fields, factors, strict=True):
+                    tensors[f"change/{group}/{when}/{path}/{part}"] = value.detach().cpu().clone()
     for name in _behind(federation):  # the others' base follows from their group's
         for path, pieces in members[name].adapters.frozen.items():
             for i, (A, B) in enumerate(pieces):
@@ -37,7 +38,7 @@ def capture(federation: Federation) -> tuple[dict[str, Tensor], dict[str, Any]]:
                 tensors[f"frozen/{name}/{path}/{i}/B"] = B.detach().cpu().clone()
     return tensors, {
         "versions": dict(aggregator.version),
-        "change_ranks": {group: change.ranks for group, change in aggregator.changes.items()},
+        "change_versions": {group: list(change.rows) for group, change in aggregator.changes.items()},
         "clients": {n: {"version": m.version, "delivered_sha256": m.delivered_sha256} for n, m in members.items()},
     }
 
@@ -86,13 +87,16 @@ def restore(federation: Federation, tensors: Mapping[str, Tensor], state: Mappin
 def _restore_changes(federation: Federation, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
     aggregator, device = federation.aggregator, federation.device
     for group, change in aggregator.changes.items():
-        prefix = f"change/{group}/"
-        paths = dict.fromkeys(n.removeprefix(prefix)[:-2] for n in tensors if n.startswith(prefix))
-        order = [path for path in aggregator.merged[group] if path in paths]
-        change.total = {
-            path: Factors(*(tensors[f"{prefix}{path}/{part}"].to(device) for part in Factors._fields)) for path in order
+        saved = {
+            when: {
+                path: Factors(*(tensors[f"change/{group}/{when}/{path}/{p}"].to(device) for p in Factors._fields))
+                for path in aggregator.merged[group]
+                if f"change/{group}/{when}/{path}/A" in tensors
+            }
+            for when in ("total", *state["change_versions"][group])
         }
-        change.ranks = {int(version): ranks for version, ranks in state["change_ranks"][group].items()}
+        change.total = saved.pop("total")
+        change.rows = saved
     behind = set(_behind(federation))
     for name, member in aggregator.members.items():
         if name not in behind:

@@ -173,8 +173,11 @@ def test_a_restored_federation_goes_on_alike(method, make_config):
 def test_the_rank_of_a_base_change_is_bounded_without_loss(ready):
     made = ready("flora")
     total = 0
-    for number in range(1, 6):  # 9 rows a round; 32 are full rank
-        trained, _ = a_round(made, ["a", "b", "c"], number)
+    for number in range(1, 8):  # 9 rows a round; 32 are full rank
+        ledger = Ledger()
+        trained, _ = a_round(made, ["a", "b", "c"], number, ledger)
+        # rows that were added, whatever has become of T since
+        assert ledger.entries["a", "base-change", "down"].payload_bytes == 4 * 4 * 9 * (32 + 32)
         path = next(iter(trained["a"].adapters))
         weights = {c: made.aggregator.members[c].weight for c in "abc"}
         total = sum(weights[c] * worth(trained[c], path) for c in "abc") / sum(weights.values())
@@ -307,3 +310,16 @@ def test_the_first_delivery_is_the_groups_start_in_both_parts(method, make_confi
             start, rank = group.adapters[path], adapter.rank
             torch.testing.assert_close(adapter.lora_A, start.lora_A[:rank])
             torch.testing.assert_close(adapter.scaling * adapter.lora_B, start.scaling * start.lora_B[:, :rank])
+
+
+def test_who_missed_more_than_a_full_rank_is_sent_the_change_itself(ready):
+    made = ready("flora")
+    a_round(made, ["a", "b", "c"], 1)
+    for number in range(2, 10):  # 6 rows a round without c: 48 in all
+        a_round(made, ["a", "b"], number)
+    ledger = Ledger()
+    deliver(made, ["c"], ledger)
+    assert ledger.mismatches() == []
+    assert ledger.entries["c", "base-change", "down"].payload_bytes == 4 * 4 * 32 * (32 + 32)
+    for path in made.aggregator.merged["g"]:
+        torch.testing.assert_close(*(worth(made.clients[name].adapters, path) for name in "ac"), atol=1e-6, rtol=1e-4)
