@@ -1,11 +1,13 @@
 """``atlas devices`` and ``atlas split-point`` as typed: what they print, exit codes, and one-line errors."""
 
+import gc
 import json
 
 import pytest
 import yaml
 
 from atlas_cli.cli import main
+from atlas_cli.cli._imports import without_collecting
 from atlas_cli.planning import devices as devices_module
 from atlas_cli.planning.devices import BUILT_IN, device_of
 
@@ -163,3 +165,10 @@ def test_a_folder(run, model_folder):
     code, out, _ = run("split-point", model_folder("qwen3"), "--max-length", "32", "--json")
     assert code == 0
     assert json.loads(out)["split_layer"] == 2 and json.loads(out)["saved_activations_by"] in ("formula", "trace")
+
+
+def test_imports_collect_nothing_and_an_error_leaves_collecting_on():
+    with pytest.raises(ImportError), without_collecting():
+        assert not gc.isenabled()
+        raise ImportError
+    assert gc.isenabled() and gc.get_freeze_count() > 0
