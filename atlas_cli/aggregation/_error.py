@@ -83,7 +83,7 @@ def error_ledger(
     Args:
         exact: X by layer; other arguments may have layers that it lacks.
         target: M by layer.
-        delivered: by layer, the weight of each client that holds it and what it gets.
+        delivered: by layer, what its holders get, each with the weight of the clients that get it.
     """
     layers: dict[str, Error] = {}
     sums = [0.0, 0.0, 0.0, 0.0]
@@ -92,13 +92,9 @@ def error_ledger(
         cross = _distance(target[path], x)
         far = cut = 0.0
         total = sum(weight for weight, _ in delivered[path])
-        known: dict[tuple[int, int, int], tuple[float, float]] = {}
         for weight, d in delivered[path]:
-            key = (d.A.data_ptr(), d.B.data_ptr(), d.rank)  # clients of one rank get one thing
-            if key not in known:
-                known[key] = (_distance(d, x), _distance(d, target[path]))
-            far += weight / total * known[key][0]
-            cut += weight / total * known[key][1]
+            far += weight / total * _distance(d, x)
+            cut += weight / total * _distance(d, target[path])
         sums = [a + b for a, b in zip(sums, (size, far, cut, cross), strict=True)]
         if size > 0:
             layers[path] = _relative(size, far, cut, cross)

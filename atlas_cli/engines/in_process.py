@@ -63,8 +63,8 @@ def run_round(
     total = training.rounds * training.local_steps
     done = {client: Trained() for client in cohort}
     if federation.server is not None:
-        groups = {client: federation.group_of(client) for client in cohort}
-        federation.server.begin_round(groups, round_number, {c.name: c.cut for c in federation.plan.clients})
+        cuts = {c: party.cut for c in cohort if isinstance(party := federation.clients[c], SplitClient)}
+        federation.server.begin_round({c: federation.group_of(c) for c in cohort}, round_number, cuts)
     for step in range(training.local_steps):
         overall = (round_number - 1) * training.local_steps + step
         factor = learning_rate_factor(training.schedule, overall, total)
@@ -78,7 +78,8 @@ def run_round(
             else:
                 assert federation.server is not None
                 rate = factor * training.client_optimizer.lr
-                loss, count = _exchange(federation, federation.server, party, batch, round_number, step, rate, ledger)
+                down, loss, count = exchange(federation.server, party, batch, round_number, step, ledger)
+                party.apply_gradients(down.tensors["gradients"], rate)
             done[client].add(batch, loss, count, time.perf_counter() - began)
         if federation.server is not None:
             federation.server.finish_step()
@@ -88,24 +89,7 @@ def run_round(
     return done
 
 
-def _exchange(
-    federation: Federation,
-    server: SplitServer,
-    client: SplitClient,
-    batch: Batch,
-    round_number: int,
-    step: int,
-    rate: float,
-    ledger: Ledger,
-) -> tuple[float, int]:
-    """One local step of one client."""
-    down, loss, count = exchange(federation, server, client, batch, round_number, step, ledger)
-    client.apply_gradients(down.tensors["gradients"], rate)
-    return loss, count
-
-
 def exchange(
-    federation: Federation,
     server: SplitServer,
     client: SplitClient,
     batch: Batch,
@@ -114,9 +98,9 @@ def exchange(
     ledger: Ledger,
 ) -> tuple[Message, float, int]:
     """The messages of one step: two, or four when labels stay on the client; the gradient message, mean loss, count."""
-    shape = batch.input_ids.shape
+    shape, hidden = batch.input_ids.shape, server.base.hidden_size
     element = next(server.base.model.parameters()).element_size()
-    cut = shape[0] * shape[1] * federation.plan.hidden_size * element
+    cut = shape[0] * shape[1] * hidden * element
 
     def sent(message: Message, closed_form: int) -> Message:
         ledger.count(message, closed_form)
@@ -125,12 +109,12 @@ def exchange(
     if server.training.labels == "server":
         up = client.forward(batch.inputs(), round_number, step, batch.labels)
         labels = batch.labels.numel()
-        sent(up, activation_bytes(shape[0], shape[1], federation.plan.hidden_size, element, labels))
+        sent(up, activation_bytes(shape[0], shape[1], hidden, element, labels))
         down, step_loss = server.answer(up)
         loss, count = step_loss.mean, step_loss.count
     else:
         up = client.forward(batch.inputs(), round_number, step, None)
-        sent(up, activation_bytes(shape[0], shape[1], federation.plan.hidden_size, element, 0))
+        sent(up, activation_bytes(shape[0], shape[1], hidden, element, 0))
         features = sent(server.features(up), cut)
         back, loss, count = client.answer_features(features, batch.labels)
         down = server.answer_gradients(sent(back, cut + 8))

@@ -234,10 +234,15 @@ class Aggregator:
         """Of what every client of the group gets, whether it took part or not, by weight."""
         found = {path: exact_sum(path, updates) for path in self.merged[group]}
         exact = {path: x for path, x in found.items() if x is not None}
-        delivered: dict[str, list[tuple[float, Factors]]] = {}
+        weights: dict[str, dict[int, float]] = {}  # clients of one rank get one thing
         for member in (m for m in self.members.values() if m.group == group):
-            for path, factors in self.method.deliver(self.merged[group], {}, member.ranks).items():
-                delivered.setdefault(path, []).append((member.weight, factors))
+            for path, rank in member.ranks.items():
+                by_rank = weights.setdefault(path, {})
+                by_rank[rank] = by_rank.get(rank, 0.0) + member.weight
+        delivered = {
+            path: [(w, self.method.deliver(self.merged[group], {}, {path: rank})[path]) for rank, w in by_rank.items()]
+            for path, by_rank in weights.items()
+        }
         return error_ledger(exact, target, delivered)
 
     def _base_errors(self, group: str, updates: Sequence[Update], before: Adapters, change: Adapters) -> ErrorLedger:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from atlas_cli.aggregation._base import PARTS
 from atlas_cli.config.schema import ExperimentConfig
 from atlas_cli.config.units import parse_bytes
 from atlas_cli.data.collate import pad_token_id
@@ -25,7 +26,7 @@ from atlas_cli.federation.unsplit import UnsplitClient
 from atlas_cli.federation.warm_start import start_from
 from atlas_cli.models.load import FrozenBase, load_base, load_tokenizer
 from atlas_cli.models.lora import AdapterSet, build_adapters, joined
-from atlas_cli.models.placement import by_layer
+from atlas_cli.models.placement import by_layer, layer_of
 from atlas_cli.planning.merging import method_of, options_of
 from atlas_cli.planning.plan import ClientPlan, Plan, make_plan
 from atlas_cli.tasks._base import Feature
@@ -141,16 +142,19 @@ def build(config: ExperimentConfig, plan: Plan | None = None) -> Federation:
         c.name: _client(config, plan, base, data, c, heads[c.task_group] if heads_on_clients else None, device)
         for c in plan.clients
     }
+    penalty, freeze = penalty_of(config), set(method.TRAINED) != set(PARTS)
     for client in clients.values():
-        client.train_only(method.TRAINED)
-        client.penalty = penalty_of(config)
+        client.penalty = penalty
+        if freeze:
+            client.train_only(method.TRAINED)
+    contested = {name: plan.contested(name).keys() if split else set() for name in config.task_groups}
     members = {
         c.name: Member(
             c.task_group,
             weight_of(config, c, data[c.task_group]),
             _exchanged(clients[c.name]),
             clients[c.name].head,
-            frozenset(plan.contested(c.task_group).keys() & plan.above(c.cut).keys()) if split else frozenset(),
+            frozenset(p for p in contested[c.task_group] if layer_of(p, plan.family) >= c.cut),
         )
         for c in plan.clients
     }

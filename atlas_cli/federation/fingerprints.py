@@ -53,7 +53,7 @@ def _fingerprint(federation: Federation, client: str, ledger: Ledger, batches: i
     for number in range(batches):
         rows = batch_indices(lengths, federation.batch_size(client), seed, client, number)
         batch = collate(group.task, [features[i] for i in rows], federation.pad)
-        reply, _, _ = exchange(federation, server, party, batch, 0, 0, ledger)
+        reply, _, _ = exchange(server, party, batch, 0, 0, ledger)
         party.backward(reply.tensors["gradients"])
         for path, adapter in party.adapters.adapters.items():
             if layer_of(path, federation.base.family) < federation.plan.cut:

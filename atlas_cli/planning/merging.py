@@ -26,9 +26,8 @@ def options_of(config: ExperimentConfig) -> Section:
         ConfigError: a key or value that the method does not have.
     """
     method = discovery.load("aggregation", config.aggregation.method, key="aggregation.method")
-    given = dict(config.aggregation.options)
     try:
-        chosen: Section = method.Options.model_validate(given)
+        chosen: Section = method.Options.model_validate(config.aggregation.options)
     except ValidationError as error:
         problem, fields = error.errors()[0], list(method.Options.model_fields)
         name = str(problem["loc"][0])
