@@ -153,7 +153,7 @@ def client_devices(config: ExperimentConfig) -> dict[str, Device]:
     Raises:
         ConfigError: a device that is neither configured nor built in.
     """
-    configured = _configured(config)
+    configured = configured_devices(config)
     return {
         spec.name: find_device(spec.device, configured, key=f"{spec.key}.device")
         for spec in config.expanded_clients()
@@ -165,10 +165,15 @@ def server_device(config: ExperimentConfig) -> Device:
     """The server's device; a workstation with a GPU where the config names none."""
     if config.server.device is None:
         return DEFAULT_SERVER
-    return find_device(config.server.device, _configured(config), key="server.device")
+    return find_device(config.server.device, configured_devices(config), key="server.device")
 
 
-def _configured(config: ExperimentConfig) -> dict[str, Device]:
+def configured_devices(config: ExperimentConfig) -> dict[str, Device]:
+    """What a config has under ``devices``, by name.
+
+    Raises:
+        ConfigError: a quantity that cannot be.
+    """
     return {name: device_of(name, device.model_dump()) for name, device in config.devices.items()}
 
 

@@ -6,8 +6,13 @@ import pytest
 import yaml
 
 from atlas_cli.cli import main
+from atlas_cli.config.load import load_config
 from atlas_cli.planning import devices as devices_module
+from atlas_cli.planning.auto_ranks import plan_ranks
 from atlas_cli.planning.devices import BUILT_IN, device_of
+from atlas_cli.planning.measure import take_steps
+from atlas_cli.planning.plan import make_plan
+from atlas_cli.planning.prediction import Shape, predict
 
 
 @pytest.fixture
@@ -163,3 +168,26 @@ def test_a_folder(run, model_folder):
     code, out, _ = run("split-point", model_folder("qwen3"), "--max-length", "32", "--json")
     assert code == 0
     assert json.loads(out)["split_layer"] == 2 and json.loads(out)["saved_activations_by"] in ("formula", "trace")
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "llama", "distilbert"])
+def test_a_client_that_is_too_large_trains_with_checkpointing(family, config_file, run, no_pictures):
+    phone = {"a": {"device": "phone", "split_layer": 3}}
+    training = {"rounds": 1, "local_steps": 1, "batch_size": 8}
+    path = config_file(family=family, clients=phone, training=training, devices={"phone": {"memory": "1 GiB"}})
+    checkpointing, shape = "clients.a.checkpointing=true", Shape(8, 32, True)
+    peaks = []
+    for overrides in ([], [checkpointing]):
+        config = load_config(path, overrides).config
+        plan = make_plan(config)
+        # the same figure decides whether it fits and is in the report, and a step measures it
+        peak = predict(plan, {"g": ["pos", "neg"]}).clients["a"].peak
+        assert plan_ranks(config).clients[0].memory.peak == peak
+        assert peak == pytest.approx(take_steps(plan, "a", shape, ["pos", "neg"]).peak, rel=0.05)
+        peaks.append(peak)
+    assert peaks[1] < 0.8 * peaks[0]
+    memory = f"devices.phone.memory={peaks[1]} B"
+    code, _, err = run("train", str(path), memory)
+    assert code == 2 and "client a needs" in err and "or set checkpointing: true" in err
+    assert run("train", str(path), memory, checkpointing)[0] == 0
+    assert run("train", str(path), f"devices.phone.memory={peaks[1] - 1} B", checkpointing)[0] == 2
