@@ -135,15 +135,18 @@ BUILT_IN: dict[str, Device] = {
 DEFAULT_SERVER = BUILT_IN["workstation-gpu-16gib"]
 
 
-def find_device(name: str, configured: Mapping[str, Device] | None = None, *, key: str | None = None) -> Device:
-    """A device of a config, else a built-in profile.
+def find_device(
+    name: str, configured: Mapping[str, Device] | None = None, *, key: str | None = None, where: str | None = None
+) -> Device:
+    """A device of a config, else a built-in profile; ``key`` and ``where`` are for the error.
 
     Raises:
         ConfigError: there is none of that name.
     """
     known = {**BUILT_IN, **(configured or {})}
     if name not in known:
-        raise ConfigError(f"no device is named {name!r}{did_you_mean(name, known)} (atlas devices lists them)", key=key)
+        hint = f"{did_you_mean(name, known)} (atlas devices lists the built-in ones)"
+        raise ConfigError(f"no device is named {name!r}{hint}", key=key, where=where)
     return known[name]
 
 

@@ -191,3 +191,53 @@ def test_a_client_that_is_too_large_trains_with_checkpointing(family, config_fil
     assert code == 2 and "client a needs" in err and "or set checkpointing: true" in err
     assert run("train", str(path), memory, checkpointing)[0] == 0
     assert run("train", str(path), f"devices.phone.memory={peaks[1] - 1} B", checkpointing)[0] == 2
+
+
+def test_devices_of_a_config(run, config_file):
+    path = config_file(devices={"slow": {"memory": "400 MiB"}, "host": {"memory": "64 GiB", "compute": "1 TFLOP/s"}})
+    config = ["split-point", "gpt2", "--config", str(path)]
+    code, out, _ = run(*config, "--device", "slow", "--server", "host", "--json")
+    record = json.loads(out)
+    assert code == 0 and record["split_layer"] == 3
+    assert (record["device"]["memory"], record["server"]["name"]) == (400 * 2**20, "host")
+    assert run(*config, "--device", "phone-2gib")[0] == 0  # built-in ones are there as well
+    code, _, err = run(*config, "--device", "slov")
+    assert code == 2 and err.count("\n") == 1
+    assert "config.yaml: --device: no device is named 'slov'; did you mean slow?" in err
+    code, _, err = run(*config)
+    assert code == 2 and err == "error: --config: its devices are for --device and --server; give one of them\n"
+    code, _, err = run("split-point", "gpt2", "--config", "none.yaml", "--device", "slow")
+    assert code == 2 and err.count("\n") == 1 and "none.yaml" in err
+
+
+def test_leakage_of_a_file(run, tmp_path):
+    path = tmp_path / "leak.json"
+    shares = {str(layer): round(1 - 0.05 * layer, 2) for layer in range(1, 13)}
+    path.write_text(json.dumps({"layer": shares, "attack": "nearest embedding", "source": "a trial"}))
+    known = ["split-point", "gpt2", "--device", "phone-2gib", "--memory", "500 MiB", "--leakage", str(path)]
+    code, out, _ = run(*known, "--max-leakage", "0.82")
+    assert code == 0 and "leakage: nearest embedding (a trial)" in out and "a split alone is not private" in out
+    assert "below layer 4 the leakage is above 0.82" in out
+    rows = [line.split() for line in out.splitlines() if line.strip("> ").split(" ")[0].isdigit()]
+    assert [(row[-2], row[-1]) for row in rows[2:4]] == [("85%", "leaks"), ("80%", "yes")]
+    assert max(len(line.rstrip()) for line in out.splitlines() if not line.startswith("split layer")) <= 100
+    record = json.loads(run(*known, "--max-leakage", "0.82", "--json")[1])
+    assert record["feasible"][0] == 4 and record["max_leakage"] == 0.82
+    assert [row["leakage"] for row in record["layers"]] == list(shares.values())
+    assert record["layers"][0]["against"] == ["leakage"] and record["layers"][-1]["against"] == ["memory"]
+    code, _, err = run(*known, "--max-leakage", "0.3")
+    assert code == 5 and err.count("\n") == 1 and "every split layer of gpt2 leaks more than 0.3" in err
+    deepest = max(row["layer"] for row in record["layers"] if row["fits"])
+    assert f"--max-leakage {shares[str(deepest)]} allows layer {deepest}" in err
+    code, _, err = run("split-point", "gpt2", "--max-leakage", "0.5")
+    assert code == 2 and "a leakage file, --leakage FILE" in err and err.count("\n") == 1
+    assert run("split-point", "gpt2", "--leakage", str(tmp_path / "none.json"))[0] == 3
+
+
+def test_a_wide_table_with_leakage(run, tmp_path):
+    path = tmp_path / "leak.json"
+    path.write_text(json.dumps({"layer": {"1": 0.999}, "attack": "a", "source": "b"}))
+    on_laptop = ["llama-3-70b", "--device", "laptop-8gib", "--max-length", "512"]
+    _, out, _ = run("split-point", *on_laptop, "--leakage", str(path))
+    shown = [line for line in out.splitlines() if not line.startswith("split layer")]
+    assert "…" not in out and "99.9%" in out and max(len(line.rstrip()) for line in shown) <= 100
