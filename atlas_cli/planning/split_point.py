@@ -150,7 +150,8 @@ def _require_leakage(table: SplitChoice, allowed: float) -> None:
         more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
         raise ConfigError(
             f"the leakage of {table.model} is not known at split layer {', '.join(unknown[:3])}{more}; "
-            f"measure what an attack recovers from the activations there and give it as a leakage file, --leakage FILE: {EXAMPLE}",
+            f"measure what an attack recovers from the activations there and give it as a leakage file, "
+            f"--leakage FILE: {EXAMPLE}",
             key="--max-leakage",
         )
 
