@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -61,16 +60,15 @@ def command(
     where none does, the exit code is 5 and the error says what would. No weights are loaded.
     Example: atlas split-point gpt2 --device phone-2gib --batch-size 4
     """
-    gc.disable()  # imports are most of the time, and collecting meanwhile is a tenth of it
-    try:
+    from atlas_cli.cli._imports import without_collecting
+
+    with without_collecting():
         from atlas_cli.errors import ConfigError
         from atlas_cli.planning.cuts import Setting
         from atlas_cli.planning.devices import find_device
         from atlas_cli.planning.leakage import read_leakage
         from atlas_cli.planning.split_point import choose_split
         from atlas_cli.reports.split_points import split_notes, split_record, split_table
-    finally:
-        gc.enable()
 
     if config is not None and device is None and server is None:
         raise ConfigError("its devices are for --device and --server; give one of them", key="--config")

@@ -1,11 +1,13 @@
 """``atlas devices`` and ``atlas split-point`` as typed: what they print, exit codes, and one-line errors."""
 
+import gc
 import json
 
 import pytest
 import yaml
 
 from atlas_cli.cli import main
+from atlas_cli.cli._imports import without_collecting
 from atlas_cli.config.load import load_config
 from atlas_cli.planning import devices as devices_module
 from atlas_cli.planning.auto_ranks import plan_ranks
@@ -241,3 +243,10 @@ def test_a_wide_table_with_leakage(run, tmp_path):
     _, out, _ = run("split-point", *on_laptop, "--leakage", str(path))
     shown = [line for line in out.splitlines() if not line.startswith("split layer")]
     assert "…" not in out and "99.9%" in out and max(len(line.rstrip()) for line in shown) <= 100
+
+
+def test_imports_collect_nothing_and_an_error_leaves_collecting_on():
+    with pytest.raises(ImportError), without_collecting():
+        assert not gc.isenabled()
+        raise ImportError
+    assert gc.isenabled() and gc.get_freeze_count() > 0
