@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def without_collecting() -> Iterator[None]:
-    """Import torch and transformers inside: next to nothing is garbage then, and looking for it takes a third more time.
+    """Import torch and transformers inside: next to nothing is garbage then, and looking for it takes a third longer.
 
     What is there at the end of the first use is never looked through again: it stays until the process ends.
     """
