@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -27,6 +28,17 @@ def command(
         typer.Option(
             metavar="NAME", help="Device of the server; its memory is a limit, too. Wants --device or --memory."
         ),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Config whose devices: --device and --server may name, too.")
+    ] = None,
+    leakage: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help='JSON, what an attack recovers: {"layer": {"1": 0.99}, "attack", "source"}.'),
+    ] = None,
+    max_leakage: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Take no layer that leaks more (0 to 1); see --leakage."),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Examples of a step.")] = 8,
     max_length: Annotated[int, typer.Option(min=2, help="Tokens of an example, padding included.")] = 128,
@@ -54,16 +66,32 @@ def command(
         from atlas_cli.errors import ConfigError
         from atlas_cli.planning.cuts import Setting
         from atlas_cli.planning.devices import find_device
+        from atlas_cli.planning.leakage import read_leakage
         from atlas_cli.planning.split_point import choose_split
         from atlas_cli.reports.split_points import split_notes, split_record, split_table
 
-    client = _client(device, memory)
+    if config is not None and device is None and server is None:
+        raise ConfigError("its devices are for --device and --server; give one of them", key="--config")
+    known = _devices(config) if config is not None else {}
+    where = str(config) if config is not None else None
+
+    def named(name: str, key: str) -> Device:
+        return find_device(name, known, key=key, where=where)
+
+    client = _client(named(device, "--device") if device is not None else None, memory)
     if server is not None and client is None:
         raise ConfigError("a server serves a client: give --device or --memory, too", key="--server")
     wanted = tuple(name.strip() for name in targets.split(",") if name.strip())
     names: Literal["auto"] | tuple[str, ...] = "auto" if wanted == ("auto",) else wanted
     setting = Setting(batch_size, max_length, rank, names, dtype, checkpointing)
-    choice = choose_split(model, setting, client, find_device(server, key="--server") if server else None)
+    choice = choose_split(
+        model,
+        setting,
+        client,
+        named(server, "--server") if server is not None else None,
+        leakage=read_leakage(leakage) if leakage is not None else None,
+        max_leakage=max_leakage,
+    )
     if as_json:
         typer.echo(json.dumps(split_record(choice), indent=2))
     else:
@@ -80,12 +108,20 @@ def command(
     choice.require()
 
 
-def _client(name: str | None, memory: str | None) -> Device | None:
+def _devices(config: Path) -> dict[str, Device]:
+    from atlas_cli.config.load import load_config, locating
+    from atlas_cli.planning.devices import configured_devices
+
+    loaded = load_config(config)
+    with locating(loaded):
+        return configured_devices(loaded.config)
+
+
+def _client(device: Device | None, memory: str | None) -> Device | None:
     from atlas_cli.config.units import parse_bytes
     from atlas_cli.errors import ConfigError
-    from atlas_cli.planning.devices import Device, find_device
+    from atlas_cli.planning.devices import Device
 
-    device = find_device(name, key="--device") if name is not None else None
     if memory is None:
         return device
     try:

@@ -11,12 +11,11 @@ from atlas_cli.errors import ConfigError
 from atlas_cli.federation.build import build
 from atlas_cli.models.placement import by_layer
 from atlas_cli.planning.auto_cuts import resolve_auto_cuts
-from atlas_cli.planning.devices import Device, device_of, find_device
+from atlas_cli.planning.devices import Device, configured_devices, find_device
 from atlas_cli.planning.held import PartyMemory
 from atlas_cli.planning.importance import measure_importance
 from atlas_cli.planning.plan import ClientPlan, Plan, make_plan
-from atlas_cli.planning.prediction import Shape, build_task_of, read_classes
-from atlas_cli.planning.prediction import _client as client_memory
+from atlas_cli.planning.prediction import Shape, build_task_of, client_memory, read_classes
 from atlas_cli.planning.rank_costs import ByPath, Targets, by_path, rank_costs
 from atlas_cli.planning.ranks import Allocation, allocate, allocate_random, allocate_uniform
 from atlas_cli.planning.round_bytes import round_bytes
@@ -197,8 +196,7 @@ def _device(config: ExperimentConfig, key: str, auto: bool) -> Device | None:
                 key=f"{key}.rank",
             )
         return None
-    configured = {n: device_of(n, figures.model_dump()) for n, figures in config.devices.items()}
-    device = find_device(name, configured, key=f"{key}.device")
+    device = find_device(name, configured_devices(config), key=f"{key}.device")
     if auto and device.memory is None:
         raise ConfigError(
             "has no memory, and rank: auto fits ranks to it; add e.g. memory: 2 GiB", key=f"devices.{name}"

@@ -135,15 +135,18 @@ BUILT_IN: dict[str, Device] = {
 DEFAULT_SERVER = BUILT_IN["workstation-gpu-16gib"]
 
 
-def find_device(name: str, configured: Mapping[str, Device] | None = None, *, key: str | None = None) -> Device:
-    """A device of a config, else a built-in profile.
+def find_device(
+    name: str, configured: Mapping[str, Device] | None = None, *, key: str | None = None, where: str | None = None
+) -> Device:
+    """A device of a config, else a built-in profile; ``key`` and ``where`` are for the error.
 
     Raises:
         ConfigError: there is none of that name.
     """
     known = {**BUILT_IN, **(configured or {})}
     if name not in known:
-        raise ConfigError(f"no device is named {name!r}{did_you_mean(name, known)} (atlas devices lists them)", key=key)
+        hint = f"{did_you_mean(name, known)} (atlas devices lists the built-in ones)"
+        raise ConfigError(f"no device is named {name!r}{hint}", key=key, where=where)
     return known[name]
 
 
@@ -153,7 +156,7 @@ def client_devices(config: ExperimentConfig) -> dict[str, Device]:
     Raises:
         ConfigError: a device that is neither configured nor built in.
     """
-    configured = _configured(config)
+    configured = configured_devices(config)
     return {
         spec.name: find_device(spec.device, configured, key=f"{spec.key}.device")
         for spec in config.expanded_clients()
@@ -165,10 +168,15 @@ def server_device(config: ExperimentConfig) -> Device:
     """The server's device; a workstation with a GPU where the config names none."""
     if config.server.device is None:
         return DEFAULT_SERVER
-    return find_device(config.server.device, _configured(config), key="server.device")
+    return find_device(config.server.device, configured_devices(config), key="server.device")
 
 
-def _configured(config: ExperimentConfig) -> dict[str, Device]:
+def configured_devices(config: ExperimentConfig) -> dict[str, Device]:
+    """What a config has under ``devices``, by name.
+
+    Raises:
+        ConfigError: a quantity that cannot be.
+    """
     return {name: device_of(name, device.model_dump()) for name, device in config.devices.items()}
 
 

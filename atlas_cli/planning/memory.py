@@ -12,10 +12,13 @@ from typing import Any
 from atlas_cli.models.families._base import Family
 from atlas_cli.models.split import client_half, server_half
 from atlas_cli.planning.held import Held, PartyMemory, adapter_bytes, bytes_of, held_by, model_on_meta, output_bytes
-from atlas_cli.planning.saved_bytes import ELEMENT, blocks_saved, feed_forward_transient
+from atlas_cli.planning.saved_bytes import ELEMENT, blocks_saved, checkpointed_saved, feed_forward_transient
 from atlas_cli.planning.trace import Step, trace
 from atlas_cli.tasks import build as build_task
 from atlas_cli.tasks._base import BaseTask
+
+# tensors of the width of the model that the attention of a block has alive when it runs again, at most
+ATTENTION_TRANSIENT = 7
 
 __all__ = ["PartyMemory", "predict_client", "predict_server", "predict_unsplit", "predict_whole"]
 
@@ -185,9 +188,14 @@ def _by_formula(
     transient = feed_forward_transient(hf_config, positions, element, step.fused_gelu) if any(blocks) else 0
     if not step.checkpointing or not blocks:
         return sum(blocks), transient
-    # a block keeps its input, and one block at a time saves as without checkpointing
-    inputs = _width(hf_config, step)
-    return sum(1 for b in blocks if b) * inputs, transient + max(blocks) - inputs
+    if transient < ATTENTION_TRANSIENT * _width(hf_config, step):
+        return None  # a narrow feed-forward is not where most is alive
+    trained = sum(1 for size in blocks if size)
+    saved = checkpointed_saved(
+        family, hf_config, trained, step.batch, step.tokens, dtype=step.dtype, padded=step.padded
+    )
+    # one block at a time saves as without checkpointing, but its input is there already
+    return saved, transient + max(blocks) - _width(hf_config, step)
 
 
 def _width(hf_config: Any, step: Step) -> int:

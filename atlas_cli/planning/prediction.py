@@ -77,7 +77,7 @@ def predict(plan: Plan, classes: Mapping[str, Sequence[str]], shapes: Mapping[st
         kind = (client.cut, tuple(client.ranks.items()), shape, own_head, client.checkpointing)
         alike[client.name] = first.setdefault(kind, client.name)
         known = clients.get(alike[client.name])
-        clients[client.name] = known or _client(plan, client, tasks[client.task_group], shape)
+        clients[client.name] = known or client_memory(plan, client, tasks[client.task_group], shape)
     largest = max(clients, key=lambda name: clients[name].saved_activations)
     used = {name: given.get(name, full) for name in clients}
     split = plan.config.mode == "split-federated"
@@ -113,7 +113,8 @@ def _parts(memory: PartyMemory) -> dict[str, Any]:
     return {**asdict(memory), "peak": memory.peak}
 
 
-def _client(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape) -> PartyMemory:
+def client_memory(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape) -> PartyMemory:
+    """Memory of one client in a batch of ``shape``, as the config trains it; its head counts where it holds one."""
     config = plan.config
     optimizer = _optimizer(config.training.client_optimizer)
     if config.mode != "split-federated":

@@ -8,6 +8,8 @@ from typing import Any
 from atlas_cli.models.families._base import Family, TrainedBlock
 
 ELEMENT = {"float32": 4, "bfloat16": 2}
+# families whose blocks are given the padding mask by keyword: a checkpoint saves arguments by position
+_MASK_BY_KEYWORD = ("llama",)
 
 
 def blocks_saved(
@@ -50,6 +52,15 @@ def blocks_saved(
         saved.append(size)
         gradient_below, lowest = True, False
     return saved if placed == len(ranks) else None
+
+
+def checkpointed_saved(
+    family: Family, hf_config: Any, trained: int, batch: int, tokens: int, *, dtype: str, padded: bool
+) -> int:
+    """Bytes that ``trained`` checkpointed blocks save: an input each, and the mask that all share, a byte an entry."""
+    masked = padded and trained > 0 and not set(family.model_types) & set(_MASK_BY_KEYWORD)
+    inputs = trained * batch * tokens * int(hf_config.hidden_size) * ELEMENT[dtype]
+    return inputs + (batch * tokens**2 if masked else 0)
 
 
 def feed_forward_transient(hf_config: Any, positions: int, element: int, fused_gelu: bool) -> int:

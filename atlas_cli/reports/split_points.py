@@ -45,7 +45,7 @@ def split_notes(choice: SplitChoice) -> list[str]:
         assumed = " (assumed; see --server)" if choice.server_assumed else ""
         notes.append(f"seconds: {choice.device.name} with server {choice.server.name}{assumed}; an order of size")
     if choice.leakage is not None:
-        notes.append("tokens read: by the nearest embedding, pretrained weights; a split alone is not private")
+        notes += [f"leakage: {choice.leakage.attack} ({choice.leakage.source})", "a split alone is not private"]
     return notes
 
 
@@ -62,6 +62,8 @@ def split_record(choice: SplitChoice) -> dict[str, Any]:
         "device": asdict(choice.device) if choice.device else None,
         "server": {**asdict(choice.server), "assumed": choice.server_assumed} if choice.server else None,
         "saved_activations_by": choice.how,
+        "leakage": {"attack": choice.leakage.attack, "source": choice.leakage.source} if choice.leakage else None,
+        "max_leakage": choice.max_leakage,
         "layers": [_record(choice, row) for row in choice.rows],
     }
 
@@ -79,8 +81,9 @@ def _record(choice: SplitChoice, row: Cut) -> dict[str, Any]:
         "bytes_up": row.bytes.up,
         "bytes_down": row.bytes.down,
         "seconds": {**asdict(seconds), "total": seconds.total} if seconds else None,
-        "leakage": choice.leakage[row.layer - 1] if choice.leakage else None,
-        "fits": _fits(choice, row),
+        "leakage": choice.leakage.layers.get(row.layer) if choice.leakage else None,
+        "fits": not choice.against(row) if _limited(choice) else None,
+        "against": list(choice.against(row)),
     }
 
 
@@ -109,9 +112,11 @@ def _cells(choice: SplitChoice, row: Cut) -> dict[str, str]:
         cells["link\ns"] = _number(row.seconds.upload + row.seconds.download)
         cells["step\ns"] = _number(row.seconds.total)
     if choice.leakage is not None:
-        cells["tokens\nread"] = f"{choice.leakage[row.layer - 1]:.0%}"
-    if choice.device is not None:
-        cells["fits"] = "yes" if _fits(choice, row) else "no"
+        share = choice.leakage.layers.get(row.layer)
+        cells["leakage"] = "-" if share is None else f"{100 * share:.3g}%"
+    if _limited(choice):
+        against = choice.against(row)
+        cells["fits"] = "yes" if not against else "leaks" if against == ("leakage",) else "no"
     return cells
 
 
@@ -119,10 +124,8 @@ def _memory_unit(choice: SplitChoice) -> str:
     return "GiB" if choice.rows[-1].memory.peak >= 100 * GIB else "MiB"
 
 
-def _fits(choice: SplitChoice, row: Cut) -> bool | None:
-    if choice.device is None:
-        return None
-    return choice.feasible is not None and choice.feasible[0] <= row.layer <= choice.feasible[1]
+def _limited(choice: SplitChoice) -> bool:
+    return choice.device is not None or choice.max_leakage is not None
 
 
 def _title(choice: SplitChoice) -> str:

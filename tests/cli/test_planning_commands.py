@@ -8,8 +8,13 @@ import yaml
 
 from atlas_cli.cli import main
 from atlas_cli.cli._imports import without_collecting
+from atlas_cli.config.load import load_config
 from atlas_cli.planning import devices as devices_module
+from atlas_cli.planning.auto_ranks import plan_ranks
 from atlas_cli.planning.devices import BUILT_IN, device_of
+from atlas_cli.planning.measure import take_steps
+from atlas_cli.planning.plan import make_plan
+from atlas_cli.planning.prediction import Shape, predict
 
 
 @pytest.fixture
@@ -165,6 +170,79 @@ def test_a_folder(run, model_folder):
     code, out, _ = run("split-point", model_folder("qwen3"), "--max-length", "32", "--json")
     assert code == 0
     assert json.loads(out)["split_layer"] == 2 and json.loads(out)["saved_activations_by"] in ("formula", "trace")
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "llama", "distilbert"])
+def test_a_client_that_is_too_large_trains_with_checkpointing(family, config_file, run, no_pictures):
+    phone = {"a": {"device": "phone", "split_layer": 3}}
+    training = {"rounds": 1, "local_steps": 1, "batch_size": 8}
+    path = config_file(family=family, clients=phone, training=training, devices={"phone": {"memory": "1 GiB"}})
+    checkpointing, shape = "clients.a.checkpointing=true", Shape(8, 32, True)
+    peaks = []
+    for overrides in ([], [checkpointing]):
+        config = load_config(path, overrides).config
+        plan = make_plan(config)
+        # the same figure decides whether it fits and is in the report, and a step measures it
+        peak = predict(plan, {"g": ["pos", "neg"]}).clients["a"].peak
+        assert plan_ranks(config).clients[0].memory.peak == peak
+        assert peak == pytest.approx(take_steps(plan, "a", shape, ["pos", "neg"]).peak, rel=0.05)
+        peaks.append(peak)
+    assert peaks[1] < 0.8 * peaks[0]
+    memory = f"devices.phone.memory={peaks[1]} B"
+    code, _, err = run("train", str(path), memory)
+    assert code == 2 and "client a needs" in err and "or set checkpointing: true" in err
+    assert run("train", str(path), memory, checkpointing)[0] == 0
+    assert run("train", str(path), f"devices.phone.memory={peaks[1] - 1} B", checkpointing)[0] == 2
+
+
+def test_devices_of_a_config(run, config_file):
+    path = config_file(devices={"slow": {"memory": "400 MiB"}, "host": {"memory": "64 GiB", "compute": "1 TFLOP/s"}})
+    config = ["split-point", "gpt2", "--config", str(path)]
+    code, out, _ = run(*config, "--device", "slow", "--server", "host", "--json")
+    record = json.loads(out)
+    assert code == 0 and record["split_layer"] == 3
+    assert (record["device"]["memory"], record["server"]["name"]) == (400 * 2**20, "host")
+    assert run(*config, "--device", "phone-2gib")[0] == 0  # built-in ones are there as well
+    code, _, err = run(*config, "--device", "slov")
+    assert code == 2 and err.count("\n") == 1
+    assert "config.yaml: --device: no device is named 'slov'; did you mean slow?" in err
+    code, _, err = run(*config)
+    assert code == 2 and err == "error: --config: its devices are for --device and --server; give one of them\n"
+    code, _, err = run("split-point", "gpt2", "--config", "none.yaml", "--device", "slow")
+    assert code == 2 and err.count("\n") == 1 and "none.yaml" in err
+
+
+def test_leakage_of_a_file(run, tmp_path):
+    path = tmp_path / "leak.json"
+    shares = {str(layer): round(1 - 0.05 * layer, 2) for layer in range(1, 13)}
+    path.write_text(json.dumps({"layer": shares, "attack": "nearest embedding", "source": "a trial"}))
+    known = ["split-point", "gpt2", "--device", "phone-2gib", "--memory", "500 MiB", "--leakage", str(path)]
+    code, out, _ = run(*known, "--max-leakage", "0.82")
+    assert code == 0 and "leakage: nearest embedding (a trial)" in out and "a split alone is not private" in out
+    assert "below layer 4 the leakage is above 0.82" in out
+    rows = [line.split() for line in out.splitlines() if line.strip("> ").split(" ")[0].isdigit()]
+    assert [(row[-2], row[-1]) for row in rows[2:4]] == [("85%", "leaks"), ("80%", "yes")]
+    assert max(len(line.rstrip()) for line in out.splitlines() if not line.startswith("split layer")) <= 100
+    record = json.loads(run(*known, "--max-leakage", "0.82", "--json")[1])
+    assert record["feasible"][0] == 4 and record["max_leakage"] == 0.82
+    assert [row["leakage"] for row in record["layers"]] == list(shares.values())
+    assert record["layers"][0]["against"] == ["leakage"] and record["layers"][-1]["against"] == ["memory"]
+    code, _, err = run(*known, "--max-leakage", "0.3")
+    assert code == 5 and err.count("\n") == 1 and "every split layer of gpt2 leaks more than 0.3" in err
+    deepest = max(row["layer"] for row in record["layers"] if row["fits"])
+    assert f"--max-leakage {shares[str(deepest)]} allows layer {deepest}" in err
+    code, _, err = run("split-point", "gpt2", "--max-leakage", "0.5")
+    assert code == 2 and "a leakage file, --leakage FILE" in err and err.count("\n") == 1
+    assert run("split-point", "gpt2", "--leakage", str(tmp_path / "none.json"))[0] == 3
+
+
+def test_a_wide_table_with_leakage(run, tmp_path):
+    path = tmp_path / "leak.json"
+    path.write_text(json.dumps({"layer": {"1": 0.999}, "attack": "a", "source": "b"}))
+    on_laptop = ["llama-3-70b", "--device", "laptop-8gib", "--max-length", "512"]
+    _, out, _ = run("split-point", *on_laptop, "--leakage", str(path))
+    shown = [line for line in out.splitlines() if not line.startswith("split layer")]
+    assert "…" not in out and "99.9%" in out and max(len(line.rstrip()) for line in shown) <= 100
 
 
 def test_imports_collect_nothing_and_an_error_leaves_collecting_on():

@@ -81,15 +81,15 @@ def test_peak_of_the_tensors(name):
 @pytest.mark.parametrize("name", ["gpt2", "bert", "llama"])
 def test_checkpointing(name):
     base = make_base(MAKE[name](64, 256))
-    for cut, padded in ((1, False), (3, False), (3, True)):
+    for cut, padded in ((1, False), (1, True), (3, False), (3, True)):
         used, ranks, peak = measure(base, cut, 4, 4, 32, padded, checkpointing=True)
         said = predict_client(
             base.family, base.config, cut, ranks, features(base), 4, 32, padded=padded, checkpointing=True
         )
         plain = predict_client(base.family, base.config, cut, ranks, features(base), 4, 32, padded=padded)
-        # the mask that blocks are given is counted too where it is an argument by position: a byte a pair of tokens
-        assert said.saved_activations <= used.saved_activations <= said.saved_activations + 4 * 32**2
+        assert parts(said) == parts(used)
         assert said.peak == pytest.approx(peak, rel=0.05)
+        assert said.peak < plain.peak or cut == 1
         assert said.saved_activations < 0.1 * plain.saved_activations
 
 

@@ -14,7 +14,6 @@ from atlas_cli.config.schema import ModelConfig
 from atlas_cli.errors import ConfigError, ResourceError, TooFewClientsError
 from atlas_cli.models.load import load_base
 from atlas_cli.models.split import client_half
-from atlas_cli.planning import split_point
 from atlas_cli.planning.cuts import Setting, Shapes, config_of, cut_table, shortened
 from atlas_cli.planning.devices import BUILT_IN, Device
 from atlas_cli.planning.memory import predict_client
@@ -182,12 +181,6 @@ def test_where_nothing_helps_the_least_memory_is_said():
     assert only.startswith("nothing makes it fit")
     least = choose_split("gpt2", Setting(1, 8, 8, dtype="bfloat16", checkpointing=True)).rows[0].memory.peak
     assert f"needs at least {least / 2**20:.1f} MiB" in only
-
-
-def test_leakage_is_shown_where_it_was_measured():
-    assert choose_split("gpt2").leakage is None
-    known = split_point.KNOWN_LEAKAGE["minilm"]
-    assert len(known) == 6 and list(known) == sorted(known, reverse=True)
 
 
 @pytest.mark.parametrize(
