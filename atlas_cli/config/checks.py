@@ -20,7 +20,14 @@ def cross_check(config: ExperimentConfig) -> list[Problem]:
     ]
     if too_many:
         return too_many
-    return [*_groups(config), *_clients(config), *_model(config), *_partition(config), *_training(config)]
+    return [
+        *_groups(config),
+        *_clients(config),
+        *_model(config),
+        *_partition(config),
+        *_training(config),
+        *_clustering(config),
+    ]
 
 
 def _groups(config: ExperimentConfig) -> Iterator[Problem]:
@@ -82,3 +89,20 @@ def _training(config: ExperimentConfig) -> Iterator[Problem]:
         for i, beta in enumerate(getattr(training, side).betas):
             if not 0 <= beta < 1:
                 yield Problem(("training", side, "betas", i), f"must be at least 0 and less than 1, got {beta:g}")
+
+
+def _clustering(config: ExperimentConfig) -> Iterator[Problem]:
+    rule = config.clustering
+    if rule is None:
+        return
+    clients = sum(client.count for client in config.clients.values())
+    if rule.k != "auto" and rule.k > clients:
+        yield Problem(("clustering", "k"), f"must be auto or at most {clients}, the number of clients, got {rule.k}")
+    if rule.by in ("oracle", "single") and rule.k != "auto":
+        yield Problem(("clustering", "k"), f"is not used with by: {rule.by}, which says how many clusters there are")
+    if rule.every is not None and rule.by != "fingerprints":
+        yield Problem(("clustering", "every"), f"by: {rule.by} finds the same clusters each time; remove it")
+    if rule.by == "fingerprints" and config.mode == "federated":
+        yield Problem(
+            ("clustering", "by"), "fingerprints are taken through the split, and mode is federated; use a control"
+        )

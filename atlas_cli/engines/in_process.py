@@ -64,7 +64,7 @@ def run_round(
     done = {client: Trained() for client in cohort}
     if federation.server is not None:
         cuts = {c: party.cut for c in cohort if isinstance(party := federation.clients[c], SplitClient)}
-        federation.server.begin_round({c: federation.group_of(c) for c in cohort}, round_number, cuts)
+        federation.server.begin_round({c: federation.part_of(c) for c in cohort}, round_number, cuts)
     for step in range(training.local_steps):
         overall = (round_number - 1) * training.local_steps + step
         factor = learning_rate_factor(training.schedule, overall, total)

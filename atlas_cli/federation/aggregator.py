@@ -29,7 +29,7 @@ class Aggregator:
         method: a module of ``aggregation/``.
         members: every client by name.
         groups: each task group's adapter before training, at the largest rank of its clients.
-        heads: each task group's head, where clients train heads (U-shaped and unsplit), else empty.
+        heads: each task group's head (of its part in a cluster), where clients train heads (U-shaped and unsplit).
         base: to look up layer sizes for the closed form of message sizes.
         uppers: what the server trains for each task group. Where clients of a group have different split layers, the
             server is a holder of the adapters between: it enters the merge with the weight of the clients that it
@@ -110,7 +110,8 @@ class Aggregator:
         self.merged[group] = merge.adapters
         self.version[group] += 1
         self.changes[group].grow(merge.base, self.version[group])
-        self._merge_heads(group, clients)
+        for part in dict.fromkeys(self.members[client].part for client in clients):
+            self._merge_heads(part, [client for client in clients if self.members[client].part == part])
         self._take_over(group)
         if not (self.keep_errors and self.group_adapter):
             return None
@@ -142,7 +143,7 @@ class Aggregator:
         if self.method.CHANGES_BASE:
             self._send_base(client, ledger)
             self.attach_base(client)
-        head = {f"head.{name}": p.detach() for name, p in self._group_head(member.group)} if member.head else {}
+        head = {f"head.{name}": p.detach() for name, p in self._head(member.part)} if member.head else {}
         if head:
             ledger.count(Message("head", client, "down", head), member.head_bytes())
             member.load_head(head)
@@ -255,18 +256,16 @@ class Aggregator:
         return error_ledger(exact, after, {path: [(1.0, after[path])] for path in exact})
 
     @torch.no_grad()
-    def _merge_heads(self, group: str, clients: Sequence[str]) -> None:
+    def _merge_heads(self, part: str, clients: Sequence[str]) -> None:
         states = [(self.members[c].weight, self.members[c].head_state()) for c in clients]
         total = sum(weight for weight, _ in states)
-        for name, parameter in self._group_head(group) if all(state for _, state in states) else ():
+        for name, parameter in self._head(part) if all(state for _, state in states) else ():
             parameter.zero_()
             for weight, state in states:
                 parameter.add_(state[f"head.{name}"], alpha=weight / total)
 
-    def _group_head(self, group: str) -> list[tuple[str, nn.Parameter]]:
-        return (
-            [(n, p) for n, p in self.heads[group].named_parameters() if p.requires_grad] if group in self.heads else []
-        )
+    def _head(self, part: str) -> list[tuple[str, nn.Parameter]]:
+        return [(n, p) for n, p in self.heads[part].named_parameters() if p.requires_grad] if part in self.heads else []
 
 
 def of_parts(state: Mapping[str, Tensor], parts: Collection[str]) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from atlas_cli.engines.in_process import Trained, run_round
 from atlas_cli.errors import AtlasError
 from atlas_cli.federation.build import Federation
 from atlas_cli.federation.client import SplitClient
+from atlas_cli.federation.clusters import Clustered, cluster_clients
 from atlas_cli.federation.cohort import sample_cohort
 from atlas_cli.federation.evaluation import mean_metrics
 from atlas_cli.federation.protocol import Ledger, Message
@@ -36,22 +37,24 @@ def train(
         AtlasError: a client does not hold what it was delivered, or bytes do not match their closed form.
     """
     training, aggregator = federation.config.training, federation.aggregator
+    members = aggregator.members
     if done is None:
-        ledger = set_up(federation)
+        ledger = set_up(federation, recorder.clusters)
         require_matching(ledger)
         recorder.round(0, ledger, evaluate(federation))
         checkpoint(0)
 
     for number in range((done or 0) + 1, training.rounds + 1):
         ledger = Ledger()
+        recorder.clusters(cluster_clients(federation, number, ledger))
         cohort = sample_cohort(federation, number)
         deliver(federation, cohort, ledger)  # those that missed a round catch up
         recorder.start_round(number)
         trained = run_round(federation, cohort, number, ledger, recorder.on_step(number))
         prune(aggregator, federation.clients, cohort)
         errors = {
-            group: aggregator.merge(group, [c for c in cohort if federation.group_of(c) == group], ledger, number)
-            for group in federation.group_names
+            group: aggregator.merge(group, [c for c in cohort if members[c].group == group], ledger, number)
+            for group in aggregator.merged
         }
         mix_groups(federation, trained)
         last = number == training.rounds
@@ -63,8 +66,11 @@ def train(
         checkpoint(number)
 
 
-def set_up(federation: Federation) -> Ledger:
-    """What each client must get before the first round: its frozen weights, once, and the initial adapters."""
+def set_up(federation: Federation, clustered: Callable[[Clustered | None], None] = lambda found: None) -> Ledger:
+    """What each client must get before the first round: its frozen weights, once, and the initial adapters.
+
+    Between the two, clusters are found where the config asks for them; ``clustered`` is told of them.
+    """
     ledger = Ledger()
     whole = {name: t.to("meta") for name, t in federation.base.model.state_dict().items()}
     for client, party in federation.clients.items():
@@ -73,6 +79,7 @@ def set_up(federation: Federation) -> Ledger:
         tensors = {**half, **output}
         weights = sum(t.numel() * t.element_size() for t in tensors.values())
         ledger.count(Message("base-weights", client, "down", tensors), weights)
+    clustered(cluster_clients(federation, 0, ledger))
     deliver(federation, list(federation.clients), ledger)
     return ledger
 
@@ -84,14 +91,17 @@ def deliver(federation: Federation, clients: Sequence[str], ledger: Ledger) -> N
 
 
 def mix_groups(federation: Federation, trained: Mapping[str, Trained]) -> None:
-    """Mix the adapters of task groups, where ``aggregation.cross_group`` asks for it; sizes are those of the cohort."""
+    """Mix the adapters of task groups or clusters, where ``aggregation.cross_group`` asks for it.
+
+    Sizes are those of the cohort.
+    """
     rule, aggregator = federation.config.aggregation.cross_group, federation.aggregator
     if rule.strength == 0 or len(aggregator.merged) == 1 or not aggregator.exchanges:
         return
     if rule.graph == "laplacian":
         aggregator.mix(lambda cosines: laplacian_matrix(cosines, rule.strength))
         return
-    groups = [federation.group_of(client) for client in trained]
+    groups = [aggregator.members[client].group for client in trained]
     weights = [aggregator.members[client].weight for client in trained]
     sizes = torch.tensor(
         [sum(w for w, g in zip(weights, groups, strict=True) if g == group) for group in aggregator.merged],
@@ -108,14 +118,17 @@ def require_delivered(federation: Federation) -> None:
 
 
 def evaluate(federation: Federation) -> Scores:
-    """Score group test parts, with the mean over clients where they share no model, and local test parts."""
+    """Score group test parts, with the mean over clients where they do not share one model, and local test parts."""
     groups, clients, seconds = {}, {}, {}
     for group in federation.group_names:
         began = time.perf_counter()
         prepared, members = federation.data[group], federation.members(group)
-        model = federation.model_of_group(group)
-        models = [model] if model is not None else [federation.model_of_client(c) for c in members]
-        groups[group] = mean_metrics([federation.evaluator(prepared.task, prepared.test, m) for m in models])
+        shared = federation.models_of_group(group)
+        models = shared or {c: federation.model_of_client(c) for c in members}
+        scored = {name: federation.evaluator(prepared.task, prepared.test, model) for name, model in models.items()}
+        several = len(scored) > 1
+        users = [federation.part_of(c) if shared else c for c in members] if several else [*scored]
+        groups[group] = mean_metrics([scored[name] for name in users])
         for client in members:
             if prepared.local_test[client]:
                 clients[client] = federation.evaluator(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from types import ModuleType
 
 from pydantic import ValidationError
@@ -53,6 +54,29 @@ def check_mixing(config: ExperimentConfig) -> None:
             f"{name} has no group adapters that can be mixed; set it to 0, or use delta-svd, flexlora, zero-pad, "
             "hetlora or lora-fair",
             key="aggregation.cross_group.strength",
+        )
+
+
+def check_clusters(config: ExperimentConfig, cuts: Collection[int]) -> None:
+    """Refuse clusters whose clients could not be merged.
+
+    Raises:
+        ConfigError: several split layers, or a method that cannot be given another group's values in a run.
+    """
+    rule, method, name = config.clustering, method_of(config), config.aggregation.method
+    if rule is None or rule.by == "oracle":
+        return
+    if len(cuts) > 1:
+        raise ConfigError(
+            "clients of any cut may come into one cluster, and clusters need one split layer; give all clients one, or "
+            "use by: oracle",
+            key="clustering.by",
+        )
+    if rule.every is not None and method.SENT and (method.CHANGES_BASE or not method.GROUP_ADAPTER):
+        raise ConfigError(
+            f"{name} keeps what clients learned in more than the adapters of a cluster, which cannot be taken along to "
+            "another cluster; remove it to cluster once, or use another aggregation.method",
+            key="clustering.every",
         )
 
 
