@@ -198,10 +198,10 @@ class AggregationConfig(Section):
 
     method: Annotated[str, one_of("aggregation")] = "delta-svd"
     options: dict[str, Any] = Field({}, description="of the method, e.g. {ridge: 1e-6} for lora-fair")
-    weights: Literal["examples", "uniform", "inverse-rank"] = Field(
+    weights: Literal["examples", "tokens", "uniform", "inverse-rank"] = Field(
         "examples",
-        description="of clients in the merge: examples (label tokens where every token has a label), all alike, or "
-        "1 / mean rank; times clients.NAME.weight",
+        description="of clients in the merge: examples (label tokens where every token has a label), tokens of their "
+        "texts, all alike, or 1 / mean rank; times clients.NAME.weight",
     )
     server_memory: Annotated[str, quantity(parse_bytes)] | None = Field(
         None, description="the merge of one layer may take this much, e.g. 512 MiB; default: what it needs"
