@@ -44,6 +44,7 @@ def client_record(client, group, round_, **changes):
         "round": round_,
         "client": client,
         "task_group": group,
+        "cluster": None,
         "participated": True,
         "train_loss": 1.5 / round_,
         "steps": 8,
