@@ -7,8 +7,6 @@ differ, they do. Only layers that all clients hold are used.
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import Tensor
 
@@ -44,10 +42,11 @@ def _fingerprint(federation: Federation, client: str, ledger: Ledger, batches: i
     if len(features) < MIN_EXAMPLES:
         raise ConfigError(f"client {client} has {len(features)} example; a fingerprint needs {MIN_EXAMPLES} or more")
     party, server = probe(federation, client, RANK)
-    head = build_head(federation.base, group.task, seed, "fingerprint", federation.device).requires_grad_(False)
     trained = server.groups[federation.group_of(client)]
-    party.head = copy.deepcopy(head) if party.head is not None else None
-    trained.head = head if trained.head is not None else None
+    for holder, base in ((party, party.base), (trained, server.base)):  # on whichever side the head is
+        if holder.head is not None:
+            head = build_head(base, group.task, seed, "fingerprint", federation.device)
+            holder.head = head.requires_grad_(False)
     lengths = [len(feature["input_ids"]) for feature in features]
     sums: dict[str, Tensor] = {}
     for number in range(batches):

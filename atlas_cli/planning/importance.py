@@ -107,7 +107,7 @@ def probe(federation: Federation, name: str, rank: int) -> tuple[SplitClient, Sp
         rank_config=min(rank, *(min(features) for features in federation.plan.features.values())),
         split_layer=party.cut,
         device=federation.device,
-        base=federation.base,
+        base=party.base,
         lora=lora,
         training=training,
         seed=config.seed,
