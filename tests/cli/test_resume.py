@@ -44,7 +44,7 @@ def stop_after(run, number):
         {"mode": "federated", "aggregation": {"method": "hetlora", "options": {"prune": 0.5, "penalty": 1.0}}},
         {"server": {"rank": 2}, "clients": {"a": {"split_layer": 1}, "b": {"split_layer": 3}}},
         {"clients": {"a": {"split_layer": 3, "dtype": "bfloat16"}}, "server": {"rank": 2}},
-        {"aggregation": {"method": "fedex"}},
+        {"clients": {"b": {"dtype": "bfloat16"}}, "aggregation": {"method": "fedex"}},
     ],
     ids=str,
 )
