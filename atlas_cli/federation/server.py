@@ -221,9 +221,8 @@ class SplitServer:
     def _receive(self, message: Message) -> tuple[Tensor, Tensor]:
         activations = message.tensors["activations"]
         require_finite(activations, f"activation sent by client {message.client}, round {self._round}")
-        received = (
-            activations.to(self.device).detach().requires_grad_()
-        )  # a leaf in the client's dtype, as its gradient
+        # a leaf in the client's dtype, and so is its gradient
+        received = activations.to(self.device).detach().requires_grad_()
         return received, message.tensors["attention_mask"].to(self.device).long()
 
     @contextmanager
