@@ -42,7 +42,7 @@ task_groups:
     data: {{corpus: sms-spam}}
 {decoder_group}
 clients:
-  phone-1: {{task_group: questions, rank: 4}}
+  phone-1: {{task_group: questions, rank: 4}}            # short of memory: dtype: bfloat16, checkpointing: true
   laptop-1: {{task_group: questions, rank: 16}}
   phones: {{task_group: spam, rank: 4, count: 2}}      # phones-1 and phones-2
   laptop-2: {{task_group: spam}}                       # rank: lora.rank

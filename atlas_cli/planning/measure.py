@@ -82,9 +82,9 @@ def measure_client(
 def take_steps(plan: Plan, name: str, shape: Shape, classes: Sequence[str], steps: int = STEPS) -> Measured:
     """The same in this process, where the resident peak holds whatever else the process did before."""
     torch.manual_seed(plan.config.seed)
-    base, lm_head = meta_model(plan.hf_config, plan.family, getattr(torch, plan.config.model.dtype))
-    split = plan.config.mode == "split-federated"
     client = next(c for c in plan.clients if c.name == name)
+    base, lm_head = meta_model(plan.hf_config, plan.family, getattr(torch, client.dtype))
+    split = plan.config.mode == "split-federated"
     if plan.config.model.fused_gelu:
         fuse_gelu(base)
     before = _start_of_peak()
@@ -152,7 +152,8 @@ def _party(plan: Plan, name: str, base: FrozenBase, classes: Sequence[str]) -> S
         build_adapters(base.model, ranks, alpha=lora.alpha, dropout=lora.dropout, rslora=lora.rslora, seed=config.seed)
         for ranks in (client.ranks, plan.above(client.cut))
     )
-    return UnsplitClient(name, base, task, lower, upper, head, lora, config.training, config.seed, torch.device("cpu"))
+    rest = (lora, config.training, config.seed, torch.device("cpu"), client.checkpointing)
+    return UnsplitClient(name, base, task, lower, upper, head, *rest)
 
 
 def _step(plan: Plan, party: SplitClient | UnsplitClient, name: str, shape: Shape) -> None:
@@ -170,7 +171,8 @@ def _step(plan: Plan, party: SplitClient | UnsplitClient, name: str, shape: Shap
     message = party.forward(batch, 1, 0, None)
     width = message.tensors["activations"]
     if party.head is not None:
-        party.answer_features(Message("features", name, "down", {"features": torch.randn_like(width)}), labels)
+        features = torch.randn_like(width, dtype=getattr(torch, plan.config.model.dtype))
+        party.answer_features(Message("features", name, "down", {"features": features}), labels)
     party.apply_gradients(torch.randn_like(width) / width.numel())
 
 

@@ -39,6 +39,7 @@ class Step:
         padded: whether the batch has padding.
         dtype: of the frozen weights, "float32" or "bfloat16".
         autocast: compute in bfloat16.
+        features: dtype of what a server returns to a head behind a client half; default: ``dtype``.
     """
 
     batch: int
@@ -49,6 +50,7 @@ class Step:
     fused_gelu: bool = False
     dropout: float = 0.0
     autocast: bool = False
+    features: str | None = None
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,8 @@ def trace(
             with checkpointed(half, family, ranks) if step.checkpointing else nullcontext():
                 hidden = run_half(half, mask, **_inputs(hf_config, step, upper))
             if head is not None:
-                received = hidden if upper or whole else hidden.detach().requires_grad_()
+                returned = getattr(torch, step.features or step.dtype)
+                received = hidden if upper or whole else hidden.detach().to(returned).requires_grad_()
                 loss = _loss(head(received, mask))
         if train_weights:
             return Traced(saved.total, live.peak)

@@ -45,6 +45,8 @@ def stop_after(run, number):
         {"clustering": {"k": 2, "every": 1, "batches": 1}, "training": {"labels": "client"}},
         {"clustering": {"by": "random", "k": 2}, "aggregation": {"method": "fedex"}},
         {"server": {"rank": 2}, "clients": {"a": {"split_layer": 1}, "b": {"split_layer": 3}}},
+        {"clients": {"a": {"split_layer": 3, "dtype": "bfloat16"}}, "server": {"rank": 2}},
+        {"clients": {"b": {"dtype": "bfloat16"}}, "aggregation": {"method": "fedex"}},
     ],
     ids=str,
 )
