@@ -101,6 +101,17 @@ def test_proofs_are_for_every_cut_and_dtype(make_federation):
     assert made.clients["a"].base is made.clients["b"].base
 
 
+@pytest.mark.parametrize("labels", ["server", "client"])
+def test_a_client_may_be_wider_than_the_model(labels, lines, make_federation, train_quietly):
+    wider = {"model": BF16, "clients": {"a": FLOAT32}, "task_groups": lines}
+    made = make_federation("llama", **wider, training={"labels": labels})
+    checks = verify_split(made)
+    require_verified(checks)
+    assert {check.dtype for check in checks} == {"float32", None}
+    recorder = train_quietly(made)
+    assert all(math.isfinite(m["train_loss"]) for m in recorder.metrics if m["round"])
+
+
 def test_a_spoiled_copy_is_not_trained_with(make_federation):
     made = make_federation("gpt2", **ONE)
     require_verified(verify_split(made))
