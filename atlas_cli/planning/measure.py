@@ -33,6 +33,7 @@ from atlas_cli.models.load import FrozenBase
 from atlas_cli.models.lora import build_adapters
 from atlas_cli.models.placement import by_layer
 from atlas_cli.models.split import client_half
+from atlas_cli.planning.merging import method_of
 from atlas_cli.planning.plan import Plan, make_plan
 from atlas_cli.planning.prediction import LABEL_NUMBERS, Shape, build_task_of
 from atlas_cli.planning.trace import LiveBytes, meta_model
@@ -93,6 +94,7 @@ def take_steps(plan: Plan, name: str, shape: Shape, classes: Sequence[str], step
         held.append(lm_head)
     _fill(held)
     party = _party(plan, name, FrozenBase(base, lm_head, plan.family, plan.config.model.name, "random", ""), classes)
+    party.train_only(method_of(plan.config).TRAINED)
     usage = party.measure()
     weights = [*held[0].parameters(), *held[0].buffers(), *party.trained(), *party.output_embedding()]
     owned = usage.frozen_weights + usage.adapters + usage.heads

@@ -42,6 +42,7 @@ def predict_client(
     autocast: bool = False,
     task: BaseTask | None = None,
     features_dtype: str | None = None,
+    trained: tuple[str, ...] = ("A", "B"),
 ) -> PartyMemory:
     """Memory of a client that holds blocks ``0 .. cut-1``.
 
@@ -53,10 +54,11 @@ def predict_client(
         dropout: of the adapters; with it, with ``autocast`` (to bfloat16) and with a ``task`` there is no formula.
         task: of the head, where head and labels stay on the client; ``features_dtype``: of what the server returns to
             it, where that is not ``dtype``.
+        trained: parts of the adapters; with B alone there is no formula.
     """
-    step = Step(batch, tokens, padded, dtype, checkpointing, fused_gelu, dropout, autocast, features_dtype)
+    step = Step(batch, tokens, padded, dtype, checkpointing, fused_gelu, dropout, autocast, features_dtype, trained)
     base, lm_head = model_on_meta(family, hf_config, dtype)
-    held = held_by(client_half(base, family, cut), lm_head, ranks, features, task, int(hf_config.hidden_size))
+    held = held_by(client_half(base, family, cut), lm_head, ranks, features, task, int(hf_config.hidden_size), trained)
     # with a head, its input and the gradient of that cross the network as well
     cut_buffers = 2 * _width(hf_config, step)
     if task is not None:
@@ -147,7 +149,7 @@ def predict_unsplit(
         task: whose head it trains; ``run_head``: whether head and loss are part of the step that is traced.
     """
     base, lm_head = model_on_meta(family, hf_config, step.dtype)
-    held = held_by(base, lm_head, ranks, features, task, int(hf_config.hidden_size))
+    held = held_by(base, lm_head, ranks, features, task, int(hf_config.hidden_size), step.trained)
     layers = range(int(hf_config.num_hidden_layers))
     task = task if run_head else None
     blocks = _by_formula(family, hf_config, layers, ranks, step)
@@ -176,7 +178,7 @@ def _by_formula(
     family: Family, hf_config: Any, layers: range, ranks: Mapping[str, int], step: Step
 ) -> tuple[int, int] | None:
     """Saved bytes and transient; None where no formula holds."""
-    if step.dropout or step.autocast:
+    if step.dropout or step.autocast or "A" not in step.trained:
         return None
     blocks = blocks_saved(
         family,

@@ -117,12 +117,13 @@ def _parts(memory: PartyMemory) -> dict[str, Any]:
 def client_memory(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape) -> PartyMemory:
     """Memory of one client in a batch of ``shape``, as the config trains it; its head counts where it holds one."""
     config = plan.config
-    optimizer = _optimizer(config.training.client_optimizer)
+    optimizer, trained = _optimizer(config.training.client_optimizer), tuple(method_of(config).TRAINED)
     if config.mode != "split-federated":
         ranks = {**client.ranks, **plan.above(client.cut)}
         step = replace(_step(plan, shape), checkpointing=client.checkpointing, dtype=client.dtype)
+        step = replace(step, trained=trained)
         return predict_unsplit(plan.family, plan.hf_config, ranks, plan.features, step, optimizer=optimizer, task=task)
-    memory = predict_client(
+    return predict_client(
         plan.family,
         plan.hf_config,
         client.cut,
@@ -139,14 +140,7 @@ def client_memory(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape) 
         autocast=config.training.autocast == "bfloat16",
         task=task if _heads_on_clients(plan) else None,
         features_dtype=config.model.dtype,
-    )
-    if "A" in method_of(config).TRAINED:
-        return memory
-    idle = sum(4 * rank * plan.features[path][0] for path, rank in client.ranks.items())
-    return replace(
-        memory,
-        gradients=memory.gradients - idle,
-        optimizer=memory.optimizer - optimizer_bytes(optimizer, idle, len(client.ranks)),
+        trained=trained,
     )
 
 

@@ -40,6 +40,7 @@ class Step:
         dtype: of the frozen weights, "float32" or "bfloat16".
         autocast: compute in bfloat16.
         features: dtype of what a server returns to a head behind a client half; default: ``dtype``.
+        trained: parts of the adapters.
     """
 
     batch: int
@@ -51,6 +52,7 @@ class Step:
     dropout: float = 0.0
     autocast: bool = False
     features: str | None = None
+    trained: tuple[str, ...] = ("A", "B")
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,7 @@ def trace(
                 for path, rank in ranks.items()
             }
         ).train()
+        adapters.train_only(step.trained)
         upper = layers.start > 0
         half = base if whole else (server_half if upper else client_half)(base, family, _cut(layers))
         head = task.build_head(int(hf_config.hidden_size), lm_head) if task is not None else None
