@@ -259,6 +259,9 @@ class Aggregator:
         states = [(self.members[c].weight, self.members[c].head_state()) for c in clients]
         total = sum(weight for weight, _ in states)
         for name, parameter in self._group_head(group) if all(state for _, state in states) else ():
+            if hasattr(self.method, "centre"):
+                parameter.copy_(self.method.centre(torch.stack([s[f"head.{name}"] for _, s in states]), self.options))
+                continue
             parameter.zero_()
             for weight, state in states:
                 parameter.add_(state[f"head.{name}"], alpha=weight / total)

@@ -51,7 +51,7 @@ def check_mixing(config: ExperimentConfig) -> None:
     if config.aggregation.cross_group.strength > 0 and method.SENT and not mixable:
         raise ConfigError(
             f"{name} has no group adapters that can be mixed; set it to 0, or use delta-svd, flexlora, zero-pad, "
-            "hetlora or lora-fair",
+            "hetlora, lora-fair, trimmed-mean or median",
             key="aggregation.cross_group.strength",
         )
 
@@ -63,7 +63,9 @@ def check_cuts(config: ExperimentConfig, group: str, key: str) -> None:
         ConfigError: names the client that differs.
     """
     method = method_of(config)
-    if method.SENT and (method.CHANGES_BASE or set(method.SENT) != {"A", "B"}):
+    # for a merge by rank of values, what the server trained for several clients is not one value
+    by_rank = hasattr(method, "centre")
+    if method.SENT and (method.CHANGES_BASE or by_rank or set(method.SENT) != {"A", "B"}):
         raise ConfigError(
             f"clients of {group} have different split layers, and {config.aggregation.method} is not defined for a "
             "layer that lies on the server for some of them; give them one split_layer, or another aggregation.method",
