@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import Field, create_model, model_validator
 
 from atlas_cli import discovery
+from atlas_cli.config.faults import FaultsConfig, ScreenConfig
 from atlas_cli.config.section import CheckedRanks, CheckedRanksOrAuto, Name, Section, SplitLayer, one_of, quantity
 from atlas_cli.config.training import OptimizerConfig as OptimizerConfig
 from atlas_cli.config.training import ScheduleConfig as ScheduleConfig
@@ -257,6 +258,8 @@ class ExperimentConfig(Section):
     partition: PartitionConfig = PartitionConfig()
     training: TrainingConfig = TrainingConfig()
     aggregation: AggregationConfig = AggregationConfig()
+    screen: ScreenConfig = ScreenConfig()
+    faults: FaultsConfig = FaultsConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     output: OutputConfig = OutputConfig()
 

@@ -16,7 +16,8 @@ from atlas_cli.data.collate import Batch, collate
 from atlas_cli.errors import AtlasError
 from atlas_cli.federation.build import Federation
 from atlas_cli.federation.client import SplitClient, as_inputs
-from atlas_cli.federation.server import SplitServer, build_head
+from atlas_cli.federation.server import SplitServer
+from atlas_cli.federation.trainables import build_head
 from atlas_cli.models.load import FrozenBase
 from atlas_cli.models.lora import AdapterSet
 from atlas_cli.models.placement import by_layer
@@ -147,6 +148,7 @@ def _check(federation: Federation, group: str, task: BaseTask, planned: ClientPl
         reply, step_loss = server.answer(message)
         loss = step_loss.mean
     client.backward(reply.tensors["gradients"])
+    server.accept()
     split = [p.grad for p in client.trained()] + server.groups[group].mean_gradients()
 
     whole_head = head if u_shaped else server.groups[group].head
