@@ -39,7 +39,7 @@ class Attendance:
         self.began_with: dict[str, dict[str, int]] = {}
         self._crashes = faults.crashes(config, number)
         self._deadline = None if config.training.deadline is None else parse_time(config.training.deadline)
-        self._time = OwnTime(federation)
+        self._time = OwnTime(federation) if self._deadline is not None else None
         self._snapshots: dict[str, Snapshot] = {}
 
     def begin(self) -> None:
@@ -75,7 +75,7 @@ class Attendance:
         Args:
             step: the one that came too late; None: the upload after the last step.
         """
-        if self._deadline is None:
+        if self._deadline is None or self._time is None:
             return False
         seconds = self._time.seconds(client, did, ledger)
         if seconds <= self._deadline:

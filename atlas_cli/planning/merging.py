@@ -56,6 +56,19 @@ def check_mixing(config: ExperimentConfig) -> None:
         )
 
 
+def check_screen(config: ExperimentConfig) -> None:
+    """Refuse to screen by the norm of updates where none are sent.
+
+    Raises:
+        ConfigError: names the method.
+    """
+    if config.screen.max_norm_ratio is not None and "B" not in method_of(config).SENT:
+        name = (
+            config.aggregation.method if method_of(config).SENT else f"mode: {config.mode} or aggregation.method: none"
+        )
+        raise ConfigError(f"with {name} no client sends an update that has a norm", key="screen.max_norm_ratio")
+
+
 def check_cuts(config: ExperimentConfig, group: str, key: str) -> None:
     """Refuse a method that has no meaning for a layer that lies on some clients and on the server for others.
 
