@@ -2,6 +2,7 @@
 
     python benchmarks/compare_aggregation.py                     every method and baseline, three seeds
     python benchmarks/compare_aggregation.py --seeds 1 --only delta-svd zero-pad
+    python benchmarks/compare_aggregation.py --output DIR        keep the runs; those that are there are not done again
 
 Runs configs/compare-aggregation.yaml; mean and standard deviation over seeds, on the held-out test part after the last
 round. Ends with exit code 1 if two methods gave the same losses: then one of them was not what it says.
@@ -10,10 +11,13 @@ round. Ends with exit code 1 if two methods gave the same losses: then one of th
 from __future__ import annotations
 
 import argparse
+import itertools
+import json
 import statistics
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,8 +26,10 @@ from rich.table import Table
 
 from atlas_cli import discovery
 from atlas_cli.config.load import load_config
+from atlas_cli.config.schema import ExperimentConfig
 from atlas_cli.federation.session import start
 from atlas_cli.reports.progress import PlainProgress
+from atlas_cli.runs.directory import RunDirectory, open_run
 
 CONFIG = Path(__file__).parents[1] / "configs" / "compare-aggregation.yaml"
 BASELINES = ("centralized", "local-only")
@@ -40,10 +46,10 @@ class Outcome(NamedTuple):
 
 
 def run(name: str, seed: int, folder: Path, overrides: Sequence[str]) -> Outcome:
-    """Train with one method or baseline."""
+    """Train with one method or baseline, or read the run of the same config that is in ``folder``."""
     choice = f"mode={name}" if name in BASELINES else f"aggregation.method={name}"
     loaded = load_config(CONFIG, [choice, f"seed={seed}", f"output.dir={folder}", *overrides])
-    done = start(loaded.config, PlainProgress(Console(quiet=True)))
+    done = finished(folder, loaded.config) or start(loaded.config, PlainProgress(Console(quiet=True)))
     rounds = done.read_lines("metrics.jsonl")
     last = rounds[-1]
     return Outcome(
@@ -53,6 +59,19 @@ def run(name: str, seed: int, folder: Path, overrides: Sequence[str]) -> Outcome
         sum(row["bytes_up"] + row["bytes_down"] for row in rounds if row["round"]) / 1e6,
         tuple(row["train_loss"] for row in rounds if row["train_loss"] is not None),
     )
+
+
+def finished(folder: Path, config: ExperimentConfig) -> RunDirectory | None:
+    """A run that has ended with this config, wherever it lies."""
+    wanted = config.model_dump(mode="json", exclude={"output"})
+    for path in sorted(folder.glob("*/manifest.json")):
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        if (
+            manifest["status"] == "finished"
+            and {k: v for k, v in manifest["config"].items() if k != "output"} == wanted
+        ):
+            return open_run(path.parent)
+    return None
 
 
 def table(outcomes: dict[str, list[Outcome]]) -> Table:
@@ -82,12 +101,13 @@ def main() -> int:
     parser.add_argument("overrides", nargs="*", help="changes to the config, as key=value")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", nargs="+", default=[*discovery.names("aggregation"), *BASELINES])
+    parser.add_argument("--output", type=Path, help="keep the runs here, and use those that are here")
     given = parser.parse_args()
-    outcomes: dict[str, list[Outcome]] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for name in given.only:
-            outcomes[name] = [run(name, seed, Path(folder), given.overrides) for seed in range(given.seeds)]
-            print(name, *(f"{o.accuracy:.3f}" for o in outcomes[name]), flush=True)
+    outcomes: dict[str, list[Outcome]] = {name: [] for name in given.only}
+    with tempfile.TemporaryDirectory() if given.output is None else nullcontext(given.output) as folder:
+        for seed, name in itertools.product(range(given.seeds), given.only):
+            outcomes[name].append(run(name, seed, Path(folder), given.overrides))
+            print(f"seed {seed}: {name} {outcomes[name][-1].accuracy:.3f}", flush=True)
     Console(width=100).print(table(outcomes))
     traces = {name: tuple(o.trace for o in runs) for name, runs in outcomes.items()}
     alike = [(a, b) for i, a in enumerate(traces) for b in list(traces)[:i] if traces[a] == traces[b]]

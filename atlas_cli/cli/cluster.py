@@ -16,8 +16,12 @@ if TYPE_CHECKING:
 def command(
     file: ConfigFile,
     overrides: Overrides = None,
-    k: Annotated[int | None, typer.Option("--k", min=1, help="Number of clusters; default: by silhouette.")] = None,
-    batches: Annotated[int, typer.Option(min=1, help="Batches of each client that its fingerprint is made of.")] = 2,
+    k: Annotated[
+        int | None, typer.Option("--k", min=1, help="Number of clusters; default: clustering.k of FILE, or auto.")
+    ] = None,
+    batches: Annotated[
+        int | None, typer.Option(min=1, help="Batches of each client; default: clustering.batches of FILE, or 24.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
     output: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write similarity.png, similarity.svg and clusters.json here.")
@@ -26,7 +30,8 @@ def command(
     """Find which clients of FILE share a task, and compare with the task groups that FILE declares.
 
     A fingerprint is a client's gradient of every lora_B on the shared initial adapter, sketched to 64 numbers; nothing
-    is trained. Agreement is ARI and NMI, beside what shuffled assignments reach (95th percentile).
+    is trained. Agreement is ARI and NMI, beside what shuffled assignments reach (95th percentile). To merge adapters
+    by what is found here, give FILE a section clustering.
 
     Example: atlas cluster configs/quickstart.yaml --output clusters
     """
@@ -34,19 +39,23 @@ def command(
 
     from rich.console import Console
 
-    from atlas_cli.clustering.clusterer import TaskClusterer
+    from atlas_cli.config.clustering import ClusteringConfig
     from atlas_cli.config.load import load_config, locating
     from atlas_cli.federation.build import build
+    from atlas_cli.federation.clusters import clusterer_of
     from atlas_cli.federation.fingerprints import fingerprint_round
     from atlas_cli.federation.protocol import Ledger
     from atlas_cli.federation.training import require_matching
 
     loaded = load_config(file, overrides or [])
     with locating(loaded):
-        clusterer = TaskClusterer(k if k is not None else "auto", seed=loaded.config.seed)
+        rule = loaded.config.clustering or ClusteringConfig()
+        given = {name: value for name, value in (("k", k), ("batches", batches)) if value is not None}
+        rule = rule.model_copy(update=given)
+        clusterer = clusterer_of(rule, loaded.config.seed)
         clusterer.check_count(len(loaded.config.expanded_clients()))
         federation, ledger = build(loaded.config), Ledger()
-        clusters = clusterer.cluster(fingerprint_round(federation, ledger, batches))
+        clusters = clusterer.cluster(fingerprint_round(federation, ledger, rule.batches, rule.size))
         require_matching(ledger)
     declared = {client: federation.group_of(client) for client in federation.clients}
     found = _record(clusters, declared)
@@ -73,7 +82,7 @@ def _record(clusters: Clusters, declared: dict[str, str]) -> dict[str, Any]:
         "declared": declared,
         "silhouette_by_k": {str(k): value for k, value in clusters.silhouette_by_k.items()},
         "agreement": agreement,
-        "similarity": clusters.similarity.tolist(),
+        "similarity": [] if clusters.similarity is None else clusters.similarity.tolist(),
     }
 
 
@@ -87,6 +96,7 @@ def _write(folder: Path, clusters: Clusters, declared: dict[str, str], record: d
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "clusters.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         for suffix in ("png", "svg"):
+            assert clusters.similarity is not None
             draw_similarity(clusters.similarity, clusters.assignment, declared, folder / f"similarity.{suffix}")
     except OSError as error:
         raise OutputError(f"{folder} cannot be written: {error.strerror}") from None

@@ -27,12 +27,13 @@ class Clusters:
     Attributes:
         assignment: cluster number by client; numbers follow the first client of each.
         silhouette_by_k: of every k that was tried.
-        similarity: cosines of the centred fingerprints (clients, clients), in the order of ``assignment``.
+        similarity: cosines of the centred fingerprints (clients, clients), in the order of ``assignment``; None where
+            the assignment does not come from fingerprints.
     """
 
     assignment: Mapping[str, int]
     silhouette_by_k: Mapping[int, float]
-    similarity: Array
+    similarity: Array | None = None
     seed: int = 0
 
     @property

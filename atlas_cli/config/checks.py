@@ -28,6 +28,7 @@ def cross_check(config: ExperimentConfig) -> list[Problem]:
         *_partition(config),
         *_training(config),
         *_faults(config),
+        *_clustering(config),
     ]
 
 
@@ -125,3 +126,20 @@ def _faults(config: ExperimentConfig) -> Iterator[Problem]:
 def cohort_size(share: float, clients: int) -> int:
     """How many clients of a group take part in a round: a share of them, at least one."""
     return max(1, round(share * clients))
+
+
+def _clustering(config: ExperimentConfig) -> Iterator[Problem]:
+    rule = config.clustering
+    if rule is None:
+        return
+    clients = sum(client.count for client in config.clients.values())
+    if rule.k != "auto" and rule.k > clients:
+        yield Problem(("clustering", "k"), f"must be auto or at most {clients}, the number of clients, got {rule.k}")
+    if rule.by in ("oracle", "single") and rule.k != "auto":
+        yield Problem(("clustering", "k"), f"is not used with by: {rule.by}, which says how many clusters there are")
+    if rule.every is not None and rule.by != "fingerprints":
+        yield Problem(("clustering", "every"), f"by: {rule.by} finds the same clusters each time; remove it")
+    if rule.by == "fingerprints" and config.mode == "federated":
+        yield Problem(
+            ("clustering", "by"), "fingerprints are taken through the split, and mode is federated; use a control"
+        )

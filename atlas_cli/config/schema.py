@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field, create_model, model_validator
+from pydantic import Field, create_model, field_validator, model_validator
 
 from atlas_cli import discovery
+from atlas_cli.config.clustering import ClusteringConfig
 from atlas_cli.config.faults import FaultsConfig, ScreenConfig
 from atlas_cli.config.section import CheckedRanks, CheckedRanksOrAuto, Name, Section, SplitLayer, one_of, quantity
 from atlas_cli.config.training import OptimizerConfig as OptimizerConfig
@@ -258,10 +259,21 @@ class ExperimentConfig(Section):
     partition: PartitionConfig = PartitionConfig()
     training: TrainingConfig = TrainingConfig()
     aggregation: AggregationConfig = AggregationConfig()
+    clustering: ClusteringConfig | None = Field(None, description="default: adapters are merged by task group")
     screen: ScreenConfig = ScreenConfig()
     faults: FaultsConfig = FaultsConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     output: OutputConfig = OutputConfig()
+
+    @field_validator("task_groups", mode="before")
+    @classmethod
+    def _not_auto(cls, groups: Any) -> Any:
+        if groups == "auto":
+            raise ValueError(
+                "name the data and the task of every client here; to let atlas find which clients to merge, add "
+                "clustering: {k: auto}"
+            )
+        return groups
 
     def expanded_clients(self) -> list[ClientSpec]:
         """All clients in the order of the file, templates expanded; rank and split layer as configured."""

@@ -56,7 +56,7 @@ def local_steps(
     done = {client: Trained() for client in attendance.present}
     if server is not None:
         cuts = {c: party.cut for c in done if isinstance(party := federation.clients[c], SplitClient)}
-        server.begin_round({c: federation.group_of(c) for c in done}, number, cuts)
+        server.begin_round({c: federation.part_of(c) for c in done}, number, cuts)
     for step in range(training.local_steps):
         overall = (number - 1) * training.local_steps + step
         factor = learning_rate_factor(training.schedule, overall, total)

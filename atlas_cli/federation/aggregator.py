@@ -30,7 +30,7 @@ class Aggregator:
         method: a module of ``aggregation/``.
         members: every client by name.
         groups: each task group's adapter before training, at the largest rank of its clients.
-        heads: each task group's head, where clients train heads (U-shaped and unsplit), else empty.
+        heads: each task group's head (of its part in a cluster), where clients train heads (U-shaped and unsplit).
         base: to look up layer sizes for the closed form of message sizes.
         uppers: what the server trains for each task group. Where clients of a group have different split layers, the
             server is a holder of the adapters between: it enters the merge with the weight of the clients that it
@@ -120,11 +120,12 @@ class Aggregator:
         for part, adapters in (("merged adapter", merge.adapters), ("change of the base", merge.base)):
             for path, factors in adapters.items():
                 for name, tensor in zip(PARTS, factors, strict=True):
-                    require_finite(tensor, f"{part} of task group {group}, {path}.lora_{name}, round {number},")
+                    require_finite(tensor, f"{part} of {group}, {path}.lora_{name}, round {number}")
         self.merged[group] = merge.adapters
         self.version[group] += 1
         self.changes[group].grow(merge.base, self.version[group])
-        self._merge_heads(group, sent)
+        for part in dict.fromkeys(self.members[client].part for client in clients):
+            self._merge_heads(part, {c: tensors for c, tensors in sent.items() if self.members[c].part == part})
         self._take_over(group)
         if not (self.keep_errors and self.group_adapter):
             return None
@@ -236,7 +237,7 @@ class Aggregator:
     def head_of(self, client: str) -> dict[str, Tensor]:
         """The group's head under the names that a client sends its own; empty where clients have none."""
         member = self.members[client]
-        return {f"head.{n}": p.detach() for n, p in self._group_head(member.group)} if member.head is not None else {}
+        return {f"head.{n}": p.detach() for n, p in self._head(member.part)} if member.head is not None else {}
 
     def _contested(self, group: str) -> AdapterSet:
         """The server's adapters on layers that clients of the group adapt, too."""
@@ -257,9 +258,9 @@ class Aggregator:
         ]
 
     @torch.no_grad()
-    def _merge_heads(self, group: str, sent: Mapping[str, Mapping[str, Tensor]]) -> None:
+    def _merge_heads(self, part: str, sent: Mapping[str, Mapping[str, Tensor]]) -> None:
         total = sum(self.members[client].weight for client in sent)
-        for name, parameter in self._group_head(group) if sent else ():
+        for name, parameter in self._head(part):
             values = [tensors[f"head.{name}"] for tensors in sent.values()]
             if hasattr(self.method, "centre"):
                 parameter.copy_(self.method.centre(torch.stack(values), self.options))
@@ -268,10 +269,8 @@ class Aggregator:
             for client, value in zip(sent, values, strict=True):
                 parameter.add_(value, alpha=self.members[client].weight / total)
 
-    def _group_head(self, group: str) -> list[tuple[str, nn.Parameter]]:
-        return (
-            [(n, p) for n, p in self.heads[group].named_parameters() if p.requires_grad] if group in self.heads else []
-        )
+    def _head(self, part: str) -> list[tuple[str, nn.Parameter]]:
+        return [(n, p) for n, p in self.heads[part].named_parameters() if p.requires_grad] if part in self.heads else []
 
 
 def of_parts(state: Mapping[str, Tensor], parts: Collection[str]) -> dict[str, Tensor]:

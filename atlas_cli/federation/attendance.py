@@ -88,8 +88,8 @@ class Attendance:
         return True
 
     def left(self, group: str) -> list[str]:
-        """Clients of a task group that are still in the round."""
-        return [c for c in self.present if self.federation.group_of(c) == group]
+        """Clients whose adapters are merged with this group's (or cluster's) that are still in the round."""
+        return [c for c in self.present if self.federation.aggregator.members[c].group == group]
 
     def require_enough(self, run: str) -> None:
         """Stop where fewer than ``training.min_clients`` are left: the round does not count as done.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -35,7 +35,10 @@ from atlas_cli.tasks._base import Feature
 
 @dataclass
 class Federation:
-    """Everything that takes part in a run. ``server`` is None in the unsplit baselines."""
+    """Everything that takes part in a run.
+
+    ``server`` is None in the unsplit baselines; ``fingerprints`` are sums over those taken of every client so far.
+    """
 
     config: ExperimentConfig
     plan: Plan
@@ -47,6 +50,7 @@ class Federation:
     evaluator: Evaluator
     pad: int
     device: torch.device
+    fingerprints: dict[str, torch.Tensor] = field(default_factory=dict)
 
     @property
     def group_names(self) -> list[str]:
@@ -59,7 +63,11 @@ class Federation:
 
     def group_of(self, client: str) -> str:
         """The task group of a client."""
-        return self.aggregator.members[client].group
+        return self.aggregator.members[client].task_group
+
+    def part_of(self, client: str) -> str:
+        """Whose head a client shares: its task group's, or that of the task group's clients in its cluster."""
+        return self.aggregator.members[client].part
 
     def train_features(self, client: str) -> Sequence[Feature]:
         """A client's training examples."""
@@ -79,9 +87,9 @@ class Federation:
         if isinstance(party, UnsplitClient):
             return TrainedModel(joined(party.adapters, party.upper), party.head)
         assert self.server is not None
-        group = self.group_of(client)
-        head = party.head if party.head is not None else self.server.heads[group]
-        served, upper = self.plan.above(party.cut), self.server.groups[group].adapters.adapters
+        part = self.part_of(client)
+        head = party.head if party.head is not None else self.server.heads[part]
+        served, upper = self.plan.above(party.cut), self.server.groups[part].adapters.adapters
         return TrainedModel(
             AdapterSet(
                 {**party.adapters.adapters, **{p: a for p, a in upper.items() if p in served}}, party.adapters.frozen
@@ -89,17 +97,23 @@ class Federation:
             head,
         )
 
-    def model_of_group(self, group: str) -> TrainedModel | None:
-        """What a group's predictions are made with: the merged adapter; None where clients share nothing."""
+    def models_of_group(self, group: str) -> dict[str, TrainedModel]:
+        """What a group's predictions are made with: the merged adapter; {} where clients share nothing.
+
+        One under the group's own name, or one for each part of it that is in another cluster.
+        """
         if not self.aggregator.group_adapter:
-            return None
-        merged = self.aggregator.group_model(group)
-        head = self.aggregator.heads.get(group)
-        if self.server is None:
-            assert head is not None
-            return TrainedModel(merged, head)
-        upper = self.server.groups[group].adapters
-        return TrainedModel(joined(upper, merged), head or self.server.heads[group])
+            return {}
+        models = {}
+        for member in (self.aggregator.members[client] for client in self.members(group)):
+            part = member.part
+            if part not in models:
+                merged, head = self.aggregator.group_model(member.group), self.aggregator.heads.get(part)
+                upper = self.server.groups[part].adapters if self.server is not None else AdapterSet({})
+                head = head if head is not None or self.server is None else self.server.heads[part]
+                assert head is not None
+                models[part] = TrainedModel(joined(upper, merged), head)
+        return models
 
 
 def build(config: ExperimentConfig, plan: Plan | None = None) -> Federation:
@@ -160,7 +174,7 @@ def build(config: ExperimentConfig, plan: Plan | None = None) -> Federation:
         for c in plan.clients
     }
     groups = {
-        name: _adapters(
+        name: adapters_of(
             config, base, plan.group_ranks(name) if split else plan.server_ranks(name) | plan.group_ranks(name), device
         )
         for name in config.task_groups
@@ -233,8 +247,8 @@ def _client(
         client.name,
         base,
         task,
-        _adapters(config, base, client.ranks, device),
-        _adapters(config, base, plan.above(client.cut), device),
+        adapters_of(config, base, client.ranks, device),
+        adapters_of(config, base, plan.above(client.cut), device),
         head,
         config.lora,
         config.training,
@@ -244,7 +258,10 @@ def _client(
     )
 
 
-def _adapters(config: ExperimentConfig, base: FrozenBase, ranks: Mapping[str, int], device: torch.device) -> AdapterSet:
+def adapters_of(
+    config: ExperimentConfig, base: FrozenBase, ranks: Mapping[str, int], device: torch.device
+) -> AdapterSet:
+    """Adapters by path as a config starts them."""
     lora = config.lora
     return build_adapters(
         base.model,

@@ -18,12 +18,12 @@ def export_adapters(federation: Federation, run: RunDirectory) -> None:
 
     Each folder is complete: adapters below the cut, those that the server trained above it, and the head; so that stock
     PEFT gives the logits of the run. Where a method changed the base (``flora``, ``fedex``), the change is in the
-    adapter. A group whose clients share no adapter has no folder.
+    adapter. A group whose clients share no adapter has no
+    folder, and one whose clients are in several clusters a folder for each part.
     """
     for group in federation.group_names:
-        model = federation.model_of_group(group)
-        if model is not None:
-            _write(federation, run, f"adapters/groups/{group}", group, model)
+        for part, model in federation.models_of_group(group).items():
+            _write(federation, run, f"adapters/groups/{part}", group, model)
     for client in federation.clients:
         group = federation.group_of(client)
         _write(federation, run, f"adapters/clients/{client}", group, federation.model_of_client(client))

@@ -2,18 +2,21 @@
 
 At B = 0 the gradient of B is s (dL/dW) A^T: what the client's data asks of the frozen weights, seen through an A that
 is the same for all. Heads are frozen and seeded alike, so that they do not tell clients apart; where numbers of classes
-differ, they do. Only layers that all clients hold are used.
+differ, they do. Only layers that all clients hold are used. Classes take turns in the batches: the bias of an untrained
+head moves all texts alike, by as much as classes are unequal, and clients would be told apart by their label mix.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from atlas_cli.clustering.sketch import sketch
-from atlas_cli.data.collate import batch_indices, collate
+from atlas_cli.data.collate import collate
 from atlas_cli.engines.in_process import exchange
 from atlas_cli.errors import ConfigError
 from atlas_cli.federation.build import Federation
@@ -21,13 +24,19 @@ from atlas_cli.federation.protocol import Ledger, Message
 from atlas_cli.federation.trainables import build_head
 from atlas_cli.models.placement import layer_of
 from atlas_cli.planning.importance import probe
+from atlas_cli.seeding import numpy_generator
+from atlas_cli.tasks._base import Feature
 
 RANK = 8
 MIN_EXAMPLES = 2
 
 
-def fingerprint_round(federation: Federation, ledger: Ledger, batches: int = 2, size: int = 64) -> dict[str, Tensor]:
-    """The fingerprint (size,) of every client, from its first batches, through the real split.
+def fingerprint_round(
+    federation: Federation, ledger: Ledger, batches: int = 24, size: int = 64, turn: int = 0
+) -> dict[str, Tensor]:
+    """The fingerprint (size,) of every client, the mean over ``batches``, through the real split.
+
+    A client that has fewer examples uses each once. ``turn`` draws others.
 
     Nothing is stepped, and no party of the federation is touched. What crosses the wire is counted in ``ledger``: the
     steps' activations and gradients, and each client's fingerprint, 4 * size bytes up.
@@ -35,30 +44,29 @@ def fingerprint_round(federation: Federation, ledger: Ledger, batches: int = 2, 
     Raises:
         ConfigError: a client with fewer than two examples, or a federation that is not split.
     """
-    return {client: _fingerprint(federation, client, ledger, batches, size) for client in federation.clients}
+    return {client: _fingerprint(federation, client, ledger, batches, size, turn) for client in federation.clients}
 
 
-def _fingerprint(federation: Federation, client: str, ledger: Ledger, batches: int, size: int) -> Tensor:
+def _fingerprint(federation: Federation, client: str, ledger: Ledger, batches: int, size: int, turn: int) -> Tensor:
     group = federation.data[federation.group_of(client)]
     features, seed = group.train[client], federation.config.seed
     if len(features) < MIN_EXAMPLES:
         raise ConfigError(f"client {client} has {len(features)} example; a fingerprint needs {MIN_EXAMPLES} or more")
-    party, server = probe(federation, client, RANK)
+    party, server = probe(federation, client, RANK, fresh=True)
     head = build_head(federation.base, group.task, seed, "fingerprint", federation.device).requires_grad_(False)
     trained = server.groups[federation.group_of(client)]
     party.head = copy.deepcopy(head) if party.head is not None else None
     trained.head = head if trained.head is not None else None
-    lengths = [len(feature["input_ids"]) for feature in features]
     sums: dict[str, Tensor] = {}
-    for number in range(batches):
-        rows = batch_indices(lengths, federation.batch_size(client), seed, client, number)
-        batch = collate(group.task, [features[i] for i in rows], federation.pad)
+    drawn = draw(features, batches, federation.batch_size(client), numpy_generator(seed, "fingerprint", client, turn))
+    for rows in drawn:
+        batch = collate(group.task, rows, federation.pad)
         reply, _, _ = exchange(server, party, batch, 0, 0, ledger)
         party.backward(reply.tensors["gradients"])
         for path, adapter in party.adapters.adapters.items():
             if layer_of(path, federation.base.family) < federation.plan.cut:
                 assert adapter.lora_B.grad is not None
-                sums[path] = sums.get(path, torch.zeros_like(adapter.lora_B)) + adapter.lora_B.grad / batches
+                sums[path] = sums.get(path, torch.zeros_like(adapter.lora_B)) + adapter.lora_B.grad / len(drawn)
         for parameter in party.trained():
             parameter.grad = None
     fingerprint = sketch(sums, size, seed)
@@ -66,3 +74,16 @@ def _fingerprint(federation: Federation, client: str, ledger: Ledger, batches: i
         raise ConfigError(f"the fingerprint of client {client} is zero: its batches give no gradient")
     ledger.count(Message("fingerprint", client, "up", {"fingerprint": fingerprint}), 4 * size)
     return fingerprint
+
+
+def draw(features: Sequence[Feature], batches: int, size: int, generator: np.random.Generator) -> list[list[Feature]]:
+    """At most ``batches`` of ``size``, no example twice: one of each class by turns, until a class runs out."""
+    seen: dict[int, int] = {}
+    turns = []
+    for i in generator.permutation(len(features)).tolist():
+        label = features[i]["labels"]
+        if isinstance(label, int):
+            seen[label] = seen.get(label, -1) + 1
+        turns.append((seen[label] if isinstance(label, int) else 0, i))
+    chosen = [features[i] for _, i in sorted(turns, key=lambda turn: turn[0])][: batches * size]
+    return [chosen[start : start + size] for start in range(0, len(chosen), size)]

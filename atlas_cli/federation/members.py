@@ -18,21 +18,34 @@ class Member:
     """Where a client's adapters and (if it trains one) its head are.
 
     Attributes:
+        task_group: of its data and its head.
         weight: its examples, or label tokens: n_k.
         adapters: what it holds; the server knows ranks and scales, values only as sent.
         head: the head that the client trains itself, else None.
         served: layers that the server adapts for it and that others of its group adapt themselves.
         version: of the group's adapter that it was last sent; -1 before the first delivery.
         delivered_sha256: of what the server delivered last.
+        cluster: that it was found to belong to; None: adapters are merged by task group.
     """
 
-    group: str
+    task_group: str
     weight: float
     adapters: AdapterSet
     head: nn.Module | None
     served: frozenset[str] = frozenset()
     version: int = -1
     delivered_sha256: str | None = None
+    cluster: str | None = None
+
+    @property
+    def group(self) -> str:
+        """Whose adapters its own are merged with: the cluster, or the task group."""
+        return self.cluster or self.task_group
+
+    @property
+    def part(self) -> str:
+        """Whose head it shares: its task group's, or that of the task group's clients in its cluster."""
+        return f"{self.task_group}.{self.cluster}" if self.cluster else self.task_group
 
     def held(self) -> dict[str, Tensor]:
         """Everything that is exchanged, as the client holds it."""

@@ -12,6 +12,7 @@ from atlas_cli.engines.trained import Trained
 from atlas_cli.federation.attendance import Attendance
 from atlas_cli.federation.build import Federation
 from atlas_cli.federation.clock import RoundTime
+from atlas_cli.federation.clusters import Clustered
 from atlas_cli.federation.memory import Usage
 from atlas_cli.federation.optimizers import learning_rate_factor
 from atlas_cli.federation.protocol import Ledger
@@ -47,6 +48,7 @@ class Recorder:
         self.federation, self.run, self.progress = federation, run, progress
         self.metrics: list[JSON] = []
         self.clients: list[JSON] = []
+        self.clustered: list[JSON] = []
         self._usages: dict[str, Usage] = {}
 
     def start_round(self, number: int) -> None:
@@ -125,6 +127,15 @@ class Recorder:
         dropped, late, waited = attendance.dropped, attendance.late, attendance.waited
         return simulate(self.federation, trained, ledger, dropped=dropped, late=late, waited=waited)
 
+    def clusters(self, found: Clustered | None) -> None:
+        """Record a clustering and say what it found; None: none was due."""
+        if found is None:
+            return
+        self.clustered.append(found.record())
+        if self.run is not None:
+            self.run.append("clusters.jsonl", [found.record()])
+        self.progress.note(found.sentence())
+
     def _losses(self, trained: Mapping[str, Trained]) -> dict[str, float | None]:
         losses: dict[str, float | None] = {}
         for group in self.federation.group_names:
@@ -162,7 +173,7 @@ class Recorder:
             "bytes_down": ledger.total("down", members),
             "seconds": round(seconds + scores.seconds.get(group, 0.0), 6),
             "samples_per_second": round(examples / seconds, 3) if seconds > 0 else None,
-            **_errors(errors.get(group)),
+            **self._errors(group, errors),
             "server_lr": None if factor is None else factor * training.server_optimizer.lr,
             "client_lr": None if factor is None else factor * training.client_optimizer.lr,
         }
@@ -181,7 +192,8 @@ class Recorder:
         return {
             "round": number,
             "client": client,
-            "task_group": member.group,
+            "task_group": member.task_group,
+            "cluster": member.cluster,
             "participated": client in kept,
             "train_loss": did.loss if did else None,
             "steps": did.steps if did else 0,
@@ -201,6 +213,21 @@ class Recorder:
         if hasattr(self.federation.aggregator.method, "centre"):
             return 1 / sum(members[c].group == group for c in kept)
         return members[client].weight / sum(members[c].weight for c in kept if members[c].group == group)
+
+    def _errors(self, group: str, errors: Mapping[str, ErrorLedger | None]) -> JSON:
+        """Of the group's merge, or of those of its clusters, root mean square over its clients by weight."""
+        members = [m for m in self.federation.aggregator.members.values() if m.task_group == group]
+        ledgers = {member.group: errors.get(member.group) for member in members}
+        only = next(iter(ledgers.values())) if len(ledgers) == 1 else None
+        line: JSON = {}
+        for name in ("total", "truncation", "cross_term"):
+            known = [(m.weight, getattr(e.overall, name)) for m in members if (e := ledgers[m.group]) and e.overall]
+            known = [(weight, error) for weight, error in known if error is not None]
+            mean = sum(w * e**2 for w, e in known) / sum(w for w, _ in known) if known else None
+            key = "aggregation_error" if name == "total" else f"aggregation_{name}"
+            line[key] = getattr(only.overall, name) if only and only.overall else mean and mean**0.5
+        line["aggregation_by_layer"] = {path: asdict(e) for path, e in only.layers.items()} if only else None
+        return line
 
     def _memory(self) -> JSON:
         server = self.federation.server
@@ -227,13 +254,3 @@ def peak_resident_bytes() -> int:
     """Peak resident memory of this process; getrusage speaks of KiB on Linux and of bytes on macOS."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-def _errors(ledger: ErrorLedger | None) -> JSON:
-    overall = ledger.overall if ledger is not None else None
-    return {
-        "aggregation_error": overall.total if overall else None,
-        "aggregation_truncation": overall.truncation if overall else None,
-        "aggregation_cross_term": overall.cross_term if overall else None,
-        "aggregation_by_layer": {path: asdict(error) for path, error in ledger.layers.items()} if ledger else None,
-    }

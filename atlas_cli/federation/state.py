@@ -13,6 +13,7 @@ from atlas_cli.errors import ResourceError
 from atlas_cli.federation.build import Federation
 from atlas_cli.federation.client import SplitClient
 from atlas_cli.federation.pruning import shrink
+from atlas_cli.federation.regroup import regroup
 from atlas_cli.models.lora import AdapterSet
 
 
@@ -38,6 +39,7 @@ def capture(federation: Federation) -> tuple[dict[str, Tensor], dict[str, Any]]:
                 tensors[f"frozen/{name}/{path}/{i}/B"] = B.detach().cpu().clone()
     return tensors, {
         "versions": dict(aggregator.version),
+        "clusters": {name: m.cluster for name, m in members.items() if m.cluster is not None},
         "change_versions": {group: list(change.rows) for group, change in aggregator.changes.items()},
         "clients": {n: {"version": m.version, "delivered_sha256": m.delivered_sha256} for n, m in members.items()},
     }
@@ -50,6 +52,13 @@ def restore(federation: Federation, tensors: Mapping[str, Tensor], state: Mappin
     Raises:
         ResourceError: the state is not that of this federation.
     """
+    if state["clusters"]:
+        regroup(federation, state["clusters"])
+    federation.fingerprints = {
+        name.removeprefix("fingerprint/"): torch.zeros_like(value)
+        for name, value in tensors.items()
+        if name.startswith("fingerprint/")
+    }
     for name, party in federation.clients.items():
         held = federation.aggregator.members[name].adapters
         shorter = {}
@@ -122,7 +131,11 @@ def _trained(federation: Federation) -> Iterator[tuple[str, Tensor]]:
         for path, factors in merged.items():
             for part, value in zip(Factors._fields, factors, strict=True):
                 yield f"merged/{group}/{path}/{part}", value
-        yield from _named(f"group/{group}", aggregator.groups[group], aggregator.heads.get(group))
+        yield from _named(f"group/{group}", aggregator.groups[group], None)
+    for part, head in aggregator.heads.items():
+        yield from _named(f"group/{part}", AdapterSet({}), head)
+    for name, total in federation.fingerprints.items():
+        yield f"fingerprint/{name}", total
     for name, client in federation.clients.items():
         yield from _named(f"client/{name}", client.adapters, client.head)
         if not isinstance(client, SplitClient):

@@ -17,6 +17,7 @@ from atlas_cli.errors import AtlasError, NonFiniteError
 from atlas_cli.federation.attendance import Attendance
 from atlas_cli.federation.build import Federation
 from atlas_cli.federation.client import SplitClient
+from atlas_cli.federation.clusters import Clustered, cluster_clients
 from atlas_cli.federation.cohort import sample_cohort
 from atlas_cli.federation.evaluation import mean_metrics
 from atlas_cli.federation.protocol import Ledger, Message
@@ -44,7 +45,7 @@ def train(
     """
     training = federation.config.training
     if done is None:
-        ledger = set_up(federation)
+        ledger = set_up(federation, recorder.clusters)
         require_matching(ledger)
         recorder.round(0, ledger, evaluate(federation))
         checkpoint(0)
@@ -52,6 +53,7 @@ def train(
 
     for number in range((done or 0) + 1, training.rounds + 1):
         ledger = Ledger()
+        recorder.clusters(cluster_clients(federation, number, ledger))
         attendance = Attendance(federation, sample_cohort(federation, number), number)
         deliver(federation, attendance.present, ledger)  # those that missed a round catch up
         attendance.begin()
@@ -74,12 +76,12 @@ def train(
 
 
 def caution(federation: Federation, recorder: Recorder) -> None:
-    """Say where a group's cohort is too small for a method that wants several clients."""
+    """Say where the cohort of a group (or cluster) is too small for a method that wants several clients."""
     aggregator, share = federation.aggregator, federation.config.training.cohort
-    for group in federation.group_names if hasattr(aggregator.method, "caution") else ():
-        size = cohort_size(share, len(federation.members(group)))
+    for group in aggregator.merged if hasattr(aggregator.method, "caution") else ():
+        size = cohort_size(share, sum(member.group == group for member in aggregator.members.values()))
         if text := aggregator.method.caution(size, aggregator.options):
-            recorder.progress.note(f"warning: task group {group}: {text}")
+            recorder.progress.note(f"warning: {group}: {text}")
 
 
 def collect(
@@ -109,7 +111,7 @@ def collect(
         else:
             sent[client] = tensors
     ratio = config.screen.max_norm_ratio
-    for group in federation.group_names if ratio is not None else ():
+    for group in aggregator.merged if ratio is not None else ():
         of_group = {client: sent[client] for client in attendance.left(group) if client in sent}
         assert ratio is not None
         for client, reason in too_large(aggregator, group, of_group, attendance.began_with, ratio).items():
@@ -121,20 +123,23 @@ def collect(
 def merge(
     federation: Federation, attendance: Attendance, sent: Mapping[str, Mapping[str, Tensor]], recorder: Recorder
 ) -> dict[str, ErrorLedger | None]:
-    """Merge each task group that has clients left; one that has none keeps what it has."""
+    """Merge each group (or cluster) that has clients left; one that has none keeps what it has."""
     errors: dict[str, ErrorLedger | None] = {}
-    for group in federation.group_names:
+    for group in federation.aggregator.merged:
         left = attendance.left(group)
         if not left:
-            kept = f"round {attendance.number}: no client of task group {group} is left, so it keeps its adapter"
+            kept = f"round {attendance.number}: no client of {group} is left, so it keeps its adapter"
             recorder.progress.note(kept)
         elif federation.aggregator.exchanges:
             errors[group] = federation.aggregator.combine(group, {c: sent[c] for c in left}, attendance.number)
     return errors
 
 
-def set_up(federation: Federation) -> Ledger:
-    """What each client must get before the first round: its frozen weights, once, and the initial adapters."""
+def set_up(federation: Federation, clustered: Callable[[Clustered | None], None] = lambda found: None) -> Ledger:
+    """What each client must get before the first round: its frozen weights, once, and the initial adapters.
+
+    Between the two, clusters are found where the config asks for them; ``clustered`` is told of them.
+    """
     ledger = Ledger()
     whole = {name: t.to("meta") for name, t in federation.base.model.state_dict().items()}
     for client, party in federation.clients.items():
@@ -143,6 +148,7 @@ def set_up(federation: Federation) -> Ledger:
         tensors = {**half, **output}
         weights = sum(t.numel() * t.element_size() for t in tensors.values())
         ledger.count(Message("base-weights", client, "down", tensors), weights)
+    clustered(cluster_clients(federation, 0, ledger))
     deliver(federation, list(federation.clients), ledger)
     return ledger
 
@@ -154,14 +160,14 @@ def deliver(federation: Federation, clients: Sequence[str], ledger: Ledger) -> N
 
 
 def mix_groups(federation: Federation, clients: Sequence[str]) -> None:
-    """Mix the adapters of task groups, where ``aggregation.cross_group`` asks for it; sizes are those of ``clients``.
+    """Mix the adapters of task groups or clusters, where ``aggregation.cross_group`` asks for it.
 
-    A group of which nobody is among ``clients`` keeps its adapter.
+    Sizes are those of ``clients``; a group of which nobody is among them keeps its adapter.
     """
     rule, aggregator = federation.config.aggregation.cross_group, federation.aggregator
     if rule.strength == 0 or len(aggregator.merged) == 1 or not aggregator.exchanges:
         return
-    groups = [federation.group_of(client) for client in clients]
+    groups = [aggregator.members[client].group for client in clients]
     if rule.graph == "laplacian":
         aggregator.mix(lambda cosines: laplacian_matrix(cosines, rule.strength), groups)
         return
@@ -181,14 +187,17 @@ def require_delivered(federation: Federation) -> None:
 
 
 def evaluate(federation: Federation) -> Scores:
-    """Score group test parts, with the mean over clients where they share no model, and local test parts."""
+    """Score group test parts, with the mean over clients where they do not share one model, and local test parts."""
     groups, clients, seconds = {}, {}, {}
     for group in federation.group_names:
         began = time.perf_counter()
         prepared, members = federation.data[group], federation.members(group)
-        model = federation.model_of_group(group)
-        models = [model] if model is not None else [federation.model_of_client(c) for c in members]
-        groups[group] = mean_metrics([federation.evaluator(prepared.task, prepared.test, m) for m in models])
+        shared = federation.models_of_group(group)
+        models = shared or {c: federation.model_of_client(c) for c in members}
+        scored = {name: federation.evaluator(prepared.task, prepared.test, model) for name, model in models.items()}
+        several = len(scored) > 1
+        users = [federation.part_of(c) if shared else c for c in members] if several else [*scored]
+        groups[group] = mean_metrics([scored[name] for name in users])
         for client in members:
             if prepared.local_test[client]:
                 clients[client] = federation.evaluator(

@@ -92,8 +92,11 @@ def running_sensitivity(
     return {layer: decay * average.get(layer, value) + (1 - decay) * value for layer, value in now.items()}
 
 
-def probe(federation: Federation, name: str, rank: int) -> tuple[SplitClient, SplitServer]:
-    """A client with fresh adapters and a server with the present values, made for looking at gradients."""
+def probe(federation: Federation, name: str, rank: int, fresh: bool = False) -> tuple[SplitClient, SplitServer]:
+    """A client with fresh adapters and a server, made for looking at gradients.
+
+    ``fresh``: the server's adapters and head are as seeded, too; else they have the present values.
+    """
     party, live, config = federation.clients[name], federation.server, federation.config
     if live is None or not isinstance(party, SplitClient):
         raise ConfigError("layers are probed through the split; use split-federated", key="mode")
@@ -124,6 +127,7 @@ def probe(federation: Federation, name: str, rank: int) -> tuple[SplitClient, Sp
         training=training,
         seed=config.seed,
     )
-    server.groups[group].take_values(live.groups[group])
+    if not fresh:
+        server.groups[group].take_values(live.groups[federation.part_of(name)])
     server.begin_round({name: group}, 0)
     return client, server

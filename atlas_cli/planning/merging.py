@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from types import ModuleType
 
 from pydantic import ValidationError
@@ -63,10 +64,31 @@ def check_screen(config: ExperimentConfig) -> None:
         ConfigError: names the method.
     """
     if config.screen.max_norm_ratio is not None and "B" not in method_of(config).SENT:
-        name = (
-            config.aggregation.method if method_of(config).SENT else f"mode: {config.mode} or aggregation.method: none"
+        sender = config.aggregation.method if config.mode in ("split-federated", "federated") else f"mode {config.mode}"
+        raise ConfigError(f"with {sender} no client sends an update that has a norm", key="screen.max_norm_ratio")
+
+
+def check_clusters(config: ExperimentConfig, cuts: Collection[int]) -> None:
+    """Refuse clusters whose clients could not be merged.
+
+    Raises:
+        ConfigError: several split layers, or a method that cannot be given another group's values in a run.
+    """
+    rule, method, name = config.clustering, method_of(config), config.aggregation.method
+    if rule is None or rule.by == "oracle":
+        return
+    if len(cuts) > 1:
+        raise ConfigError(
+            "clients of any cut may come into one cluster, and clusters need one split layer; give all clients one, or "
+            "use by: oracle",
+            key="clustering.by",
         )
-        raise ConfigError(f"with {name} no client sends an update that has a norm", key="screen.max_norm_ratio")
+    if rule.every is not None and method.SENT and (method.CHANGES_BASE or not method.GROUP_ADAPTER):
+        raise ConfigError(
+            f"{name} keeps what clients learned in more than the adapters of a cluster, which cannot be taken along to "
+            "another cluster; remove it to cluster once, or use another aggregation.method",
+            key="clustering.every",
+        )
 
 
 def check_cuts(config: ExperimentConfig, group: str, key: str) -> None:

@@ -22,7 +22,7 @@ from atlas_cli.models.resolve import model_config
 from atlas_cli.models.split import client_half, server_half
 from atlas_cli.planning.auto_cuts import resolve_auto_cuts
 from atlas_cli.planning.devices import check_deadline, client_devices, server_device
-from atlas_cli.planning.merging import check_cuts, check_mixing, check_screen, options_of
+from atlas_cli.planning.merging import check_clusters, check_cuts, check_mixing, check_screen, options_of
 
 
 @dataclass(frozen=True)
@@ -128,6 +128,7 @@ def make_plan(config: ExperimentConfig) -> Plan:
         clients.append(ClientPlan(spec.name, spec.task_group, own, ranks, spec.key, spec.checkpointing, spec.weight))
     cut = min(client.cut for client in clients)
     _check_cuts(config, clients)
+    check_clusters(config, {client.cut for client in clients})
     above = dict.fromkeys(range(cut, n_layers), config.server.rank)
     upper = place_ranks(base, family, above, range(cut, n_layers), names, "server.rank") if config.server.rank else {}
     if upper == {} and config.server.rank:

@@ -99,7 +99,7 @@ class RunDirectory:
 
     def cut_to_round(self, number: int) -> None:
         """Drop records of later rounds, and a last line that was not written whole."""
-        for name in ("metrics.jsonl", "clients.jsonl", "messages.jsonl"):
+        for name in ("metrics.jsonl", "clients.jsonl", "clusters.jsonl", "messages.jsonl"):
             if (self.path / name).exists():
                 lines = _read(self.path / name).split("\n")[:-1]  # what follows the last newline is a torn line
                 kept = [line for line in lines if _parse(line, name, name)["round"] <= number]

@@ -61,6 +61,7 @@ class ClientRecord(Record):
     round: Count
     client: str
     task_group: str
+    cluster: str | None
     participated: bool
     train_loss: float | None
     steps: Count
@@ -73,6 +74,17 @@ class ClientRecord(Record):
     delivered_sha256: Sha256 | None
     local_test: Figures | None
     simulated: Figures | None
+
+
+class ClustersRecord(Record):
+    """A line of clusters.jsonl."""
+
+    round: Count
+    by: str
+    assignment: dict[str, str]
+    moved: list[str]
+    silhouette_by_k: dict[str, float]
+    agreement: dict[str, float] | None
 
 
 class MessageRecord(Record):
@@ -142,6 +154,7 @@ class MemoryRecord(Record):
 SCHEMAS: dict[str, type[Record]] = {
     "metrics.jsonl": MetricsRecord,
     "clients.jsonl": ClientRecord,
+    "clusters.jsonl": ClustersRecord,
     "messages.jsonl": MessageRecord,
     "memory.json": MemoryRecord,
 }

@@ -30,6 +30,9 @@ class _Head(nn.Module):
         super().__init__()
         self._lm_head = (lm_head,)
 
+    def __deepcopy__(self, memo: dict[int, object]) -> _Head:
+        return _Head(self._lm_head[0])
+
     def forward(self, hidden_BTD: Tensor, mask_BT: Tensor) -> Tensor:
         """Logits (B, T, V)."""
         lm_head = self._lm_head[0]

@@ -42,6 +42,9 @@ def stop_after(run, number):
         {"mode": "federated"},
         {"aggregation": {"method": "flora"}},
         {"mode": "federated", "aggregation": {"method": "hetlora", "options": {"prune": 0.5, "penalty": 1.0}}},
+        {"clustering": {"k": 2, "every": 1, "batches": 1}, "training": {"labels": "client"}},
+        {"clustering": {"by": "random", "k": 2}, "aggregation": {"method": "fedex"}},
+        {"faults": {"drop": 0.3, "crash_at": {"b-1": {"round": 3, "step": 1}}}, "training": {"cohort": 1.0}},
         {"server": {"rank": 2}, "clients": {"a": {"split_layer": 1}, "b": {"split_layer": 3}}},
     ],
     ids=str,
@@ -51,7 +54,8 @@ def test_equal_to_an_unbroken_run(config_file, changes):
     whole, broken = train(config_file(**changes)), train(config_file(**changes))
     stop_after(broken, 3)
     assert main(["train", "--resume", str(broken.path)]) == 0
-    for name in ("metrics.jsonl", "clients.jsonl", "messages.jsonl"):
+    written = ["clusters.jsonl"] if "clustering" in changes else []
+    for name in ("metrics.jsonl", "clients.jsonl", "messages.jsonl", *written):
         assert records(broken, name) == records(whole, name)
     assert adapters(broken) == adapters(whole)
     last = "checkpoints/round-000004/state.safetensors"

@@ -80,7 +80,8 @@ def train(path, *overrides) -> RunDirectory:
 def check_files(run, config):
     """What every finished run must have, whatever it trained."""
     names = {str(p.relative_to(run.path)) for p in run.path.rglob("*") if p.is_file()}
-    assert {"config.yaml", "manifest.json", "log.txt", "report.html", *SCHEMAS} <= names
+    assert {"config.yaml", "manifest.json", "log.txt", "report.html", *SCHEMAS} - {"clusters.jsonl"} <= names
+    assert ("clusters.jsonl" in names) == (config.clustering is not None)
     assert not [name for name in names if ".partial" in name]
     manifest = run.read_json("manifest.json")
     assert (manifest["status"], manifest["error"], manifest["base_unchanged"]) == ("finished", None, True)
@@ -105,8 +106,13 @@ def check_files(run, config):
             ]
             assert m[f"bytes_{way}"] == sum(counted) == sum(c[f"bytes_{way}"] for c in mine)
         assert m["examples"] == sum(c["examples"] for c in mine)
-        if m["round"]:
-            assert sum(c["weight"] for c in mine if c["participated"]) == pytest.approx(1)
+    for number in range(1, config.training.rounds + 1):
+        shares = {}
+        for c in (c for c in clients if c["round"] == number and c["participated"]):
+            merged_with = c["cluster"] or c["task_group"]
+            shares[merged_with] = shares.get(merged_with, 0) + c["weight"]
+        assert all(total == pytest.approx(1) for total in shares.values())
+        assert shares.keys() >= set(groups) or config.clustering is not None
     memory = run.read_json("memory.json")
     assert (memory["server"] is None) == (config.mode != "split-federated")
     for client in names_of_clients:

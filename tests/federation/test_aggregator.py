@@ -121,7 +121,7 @@ def test_none_sends_nothing_and_keeps_moments(ready):
     assert ledger.entries == {}
     assert federation.clients["a"].optimizer is optimizer and optimizer.state
     assert all(torch.equal(t, held[n]) for n, t in federation.clients["a"].adapters.state().items())
-    assert federation.model_of_group("g") is None
+    assert federation.models_of_group("g") == {}
 
 
 @pytest.mark.parametrize("labels", ["server", "client"])

@@ -171,7 +171,7 @@ def test_a_run_learns_and_is_proved_at_every_cut(labels, unequal, train_quietly)
     assert [(check.split_layer, check.passed) for check in checks] == [(1, True), (2, True), (3, True)]
     train_quietly(made)
     task, test = made.data["g"].task, made.data["g"].test
-    assert made.evaluator(task, test, made.model_of_group("g"))["accuracy"] > 0.7
+    assert made.evaluator(task, test, made.models_of_group("g")["g"])["accuracy"] > 0.7
 
 
 def test_set_up_sends_each_client_its_own_half(unequal):

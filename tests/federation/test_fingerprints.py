@@ -5,17 +5,20 @@ import copy
 import pytest
 import torch
 from by_hand import hidden
+from hypothesis import given
+from hypothesis import strategies as st
 
 from atlas_cli.clustering.sketch import sketch
-from atlas_cli.data.collate import batch_indices, collate
+from atlas_cli.data.collate import collate
 from atlas_cli.errors import ConfigError
 from atlas_cli.federation.build import build
-from atlas_cli.federation.fingerprints import RANK, fingerprint_round
+from atlas_cli.federation.fingerprints import RANK, draw, fingerprint_round
 from atlas_cli.federation.protocol import Ledger
 from atlas_cli.federation.state import capture
 from atlas_cli.federation.trainables import build_head
 from atlas_cli.models.lora import build_adapters
 from atlas_cli.models.placement import layer_of
+from atlas_cli.seeding import numpy_generator
 
 
 @pytest.mark.parametrize("labels", ["server", "client"])
@@ -35,17 +38,25 @@ def test_is_the_sketched_gradient_of_the_unsplit_model(labels, make_config):
         adapters = build_adapters(base.model, ranks, alpha=16.0, seed=0)
         upper = copy.deepcopy(made.server.groups["g"].adapters)
         features = made.train_features(client)
-        lengths = [len(f["input_ids"]) for f in features]
         sums = {}
-        for number in range(2):
-            rows = batch_indices(lengths, 4, 0, client, number)
-            batch = collate(task, [features[i] for i in rows], made.pad)
+        for rows in draw(features, 2, 4, numpy_generator(0, "fingerprint", client, 0)):
+            batch = collate(task, rows, made.pad)
             out = hidden(base.model, batch, adapters, upper) if cut > 2 else hidden(base.model, batch, adapters)
             loss, _ = task.loss(head(out, batch.attention_mask), batch.labels)
             shared = {p: a.lora_B for p, a in adapters.adapters.items() if layer_of(p, base.family) < 2}
             for path, g in zip(shared, torch.autograd.grad(loss, list(shared.values())), strict=True):
                 sums[path] = sums.get(path, 0) + g / 2
         torch.testing.assert_close(found[client], sketch(sums, 64, 0), atol=1e-5, rtol=1e-3)
+
+
+@given(st.lists(st.integers(0, 2), max_size=30), st.integers(1, 4), st.integers(1, 5))
+def test_classes_take_turns_and_no_example_comes_twice(labels, batches, size):
+    features = [{"labels": label, "number": i} for i, label in enumerate(labels)]
+    drawn = [f for rows in draw(features, batches, size, numpy_generator(0, "x")) for f in rows]
+    assert len({f["number"] for f in drawn}) == len(drawn) == min(len(labels), batches * size)
+    counts = [sum(f["labels"] == label for f in drawn) for label in range(3)]
+    for label, count in enumerate(counts):  # behind another class only where it has run out
+        assert count >= max(counts) - 1 or count == labels.count(label)
 
 
 def test_one_example_is_too_few(make_config):

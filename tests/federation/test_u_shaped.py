@@ -148,4 +148,4 @@ def test_heads_become_their_weighted_mean_and_are_delivered(make_federation):
         aggregator.deliver(client, Ledger())
         for p, q in zip(federation.clients[client].head.parameters(), aggregator.heads["g"].parameters(), strict=True):
             assert torch.equal(p, q)
-    assert federation.model_of_group("g").head is aggregator.heads["g"]
+    assert federation.models_of_group("g")["g"].head is aggregator.heads["g"]
