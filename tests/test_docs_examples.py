@@ -62,7 +62,7 @@ def test_parts_of_extending(extended):
         "task_groups": {"g": {"task": "rating", "classes": ["bad", "fine", "great"], "data": {"folders": "reviews"}}},
         "clients": {"a": {"task_group": "g", "rank": 4}, "b": {"task_group": "g", "rank": 2, "count": 2}},
         "training": {"rounds": 1, "local_steps": 2, "batch_size": 4, "max_length": 32},
-        "aggregation": {"method": "median"},
+        "aggregation": {"method": "factor-median"},
     }
     (extended / "x.yaml").write_text(yaml.safe_dump(experiment))
 

@@ -16,6 +16,11 @@ and may define (hetlora does)
     penalty(adapters, options)         what a client adds to its local loss, differentiable
     pruned(sent, trained, options)     ranks by layer that a client keeps after a round
 
+or, where clients are merged by rank of their values and not by weight (trimmed-mean and median do),
+
+    centre(values, options)            of values (K, ...) over K clients: what heads are merged with, too
+    caution(n_clients, options)        why so few clients make it an ordinary mean; None where they do not
+
 All speak of scale-free factors: the sender's scale s_k is absorbed into B before aggregating (B_k <- s_k B_k) and
 divided out for the receiver after, so that equal products mean equal updates whatever rank and alpha a client has.
 """

@@ -54,14 +54,15 @@ def svd(factors: Factors) -> Svd:
     """
     A, B = precise(factors.A), precise(factors.B)
     if factors.rank > min(A.shape[1], B.shape[0]) / 2:
-        return _dense_svd(B @ A)
+        return dense_svd(B @ A)
     Q_A, R_A = torch.linalg.qr(A.T)
     Q_B, R_B = torch.linalg.qr(B)
     U, S, Vh = torch.linalg.svd(R_B @ R_A.T, full_matrices=False)
     return _signed(Q_B @ U, S, Vh @ Q_A.T)
 
 
-def _dense_svd(matrix: Tensor) -> Svd:
+def dense_svd(matrix: Tensor) -> Svd:
+    """Of a matrix (d_out, d_in), with the same signs."""
     return _signed(*torch.linalg.svd(matrix, full_matrices=False))
 
 
@@ -196,7 +197,7 @@ class LowRankSum:
     def svd(self) -> Svd:
         """Of the sum; something must have been added."""
         if self._dense is not None:
-            return _dense_svd(self._dense)
+            return dense_svd(self._dense)
         return svd(stack(self._parts))
 
     def _accumulate(self, weight: float, factors: Factors) -> None:

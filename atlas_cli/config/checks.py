@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from atlas_cli.config.faults import FaultsConfig, ScreenConfig
 from atlas_cli.config.problems import Problem
 from atlas_cli.config.schema import ExperimentConfig
 from atlas_cli.suggest import did_you_mean
@@ -26,6 +27,7 @@ def cross_check(config: ExperimentConfig) -> list[Problem]:
         *_model(config),
         *_partition(config),
         *_training(config),
+        *_faults(config),
         *_clustering(config),
     ]
 
@@ -89,6 +91,41 @@ def _training(config: ExperimentConfig) -> Iterator[Problem]:
         for i, beta in enumerate(getattr(training, side).betas):
             if not 0 <= beta < 1:
                 yield Problem(("training", side, "betas", i), f"must be at least 0 and less than 1, got {beta:g}")
+
+
+def _faults(config: ExperimentConfig) -> Iterator[Problem]:
+    faults, training, specs = config.faults, config.training, config.expanded_clients()
+    known = {spec.name: spec for spec in specs} | {
+        name: next(s for s in specs if s.key == f"clients.{name}") for name in config.clients
+    }
+    for what in ("slow", "crash_at"):
+        for name in getattr(faults, what):
+            if name not in known:
+                yield Problem(("faults", what, name), f"no client has this name{did_you_mean(name, known)}")
+            elif what == "slow" and known[name].device is None:
+                yield Problem(("faults", what, name), "is a factor on a device's times; give this client a device")
+    for name, crash in faults.crash_at.items():
+        if crash.step >= training.local_steps:
+            last = training.local_steps - 1
+            yield Problem(("faults", "crash_at", name, "step"), f"steps of a round are 0 to {last}, got {crash.step}")
+    alone = config.mode == "centralized"
+    for key, default in (("faults", FaultsConfig()), ("screen", ScreenConfig())):
+        if alone and getattr(config, key) != default:
+            yield Problem((key,), "mode: centralized has one learner a task group and no clients that could fail")
+    if config.mode != "split-federated" and training.deadline is not None:
+        yield Problem(("training", "deadline"), f"only mode: split-federated has a virtual clock, not {config.mode}")
+    elif training.deadline is not None and (without := [s.name for s in specs if s.device is None]):
+        yield Problem(("training", "deadline"), f"needs a device for every client, and {without[0]} has none")
+    groups = [[s for s in specs if s.task_group == name] for name in config.task_groups]
+    cohort = len(groups) if alone else sum(cohort_size(training.cohort, len(group)) for group in groups)
+    if training.min_clients > cohort:
+        problem = f"a cohort has {cohort} clients here, so no round could count with {training.min_clients}"
+        yield Problem(("training", "min_clients"), problem)
+
+
+def cohort_size(share: float, clients: int) -> int:
+    """How many clients of a group take part in a round: a share of them, at least one."""
+    return max(1, round(share * clients))
 
 
 def _clustering(config: ExperimentConfig) -> Iterator[Problem]:

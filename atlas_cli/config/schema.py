@@ -13,6 +13,7 @@ from pydantic import Field, create_model, field_validator, model_validator
 
 from atlas_cli import discovery
 from atlas_cli.config.clustering import ClusteringConfig
+from atlas_cli.config.faults import FaultsConfig, ScreenConfig
 from atlas_cli.config.section import CheckedRanks, CheckedRanksOrAuto, Name, Section, SplitLayer, one_of, quantity
 from atlas_cli.config.training import OptimizerConfig as OptimizerConfig
 from atlas_cli.config.training import ScheduleConfig as ScheduleConfig
@@ -265,6 +266,8 @@ class ExperimentConfig(Section):
     training: TrainingConfig = TrainingConfig()
     aggregation: AggregationConfig = AggregationConfig()
     clustering: ClusteringConfig | None = Field(None, description="default: adapters are merged by task group")
+    screen: ScreenConfig = ScreenConfig()
+    faults: FaultsConfig = FaultsConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     output: OutputConfig = OutputConfig()
 

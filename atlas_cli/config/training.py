@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from atlas_cli.config.section import Section, Share
+from atlas_cli.config.section import Section, Share, quantity
+from atlas_cli.config.units import parse_time
 
 
 class OptimizerConfig(Section):
@@ -43,3 +44,16 @@ class TrainingConfig(Section):
     schedule: ScheduleConfig = ScheduleConfig()
     max_grad_norm: float | None = Field(1.0, gt=0)
     autocast: Literal["off", "bfloat16"] = "off"
+    on_nonfinite: Literal["stop", "drop-client"] = Field(
+        "stop",
+        description="a loss, activation, gradient or update that is not finite ends the run with exit code 4, or "
+        "drops its client for the round",
+    )
+    deadline: Annotated[str, quantity(parse_time)] | None = Field(
+        None,
+        description="virtual time of a round, e.g. 60 s: a client whose own computing and transfers take longer is "
+        "dropped; every client needs a device",
+    )
+    min_clients: int = Field(
+        1, ge=1, description="a round that fewer clients of the cohort finish does not count and ends the run: exit 5"
+    )

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from atlas_cli.data.collate import Batch, batch_indices, collate
+from atlas_cli.engines.trained import Trained
+from atlas_cli.errors import NonFiniteError
+from atlas_cli.federation.attendance import Attendance
 from atlas_cli.federation.build import Federation
 from atlas_cli.federation.client import SplitClient
 from atlas_cli.federation.optimizers import learning_rate_factor
@@ -19,38 +21,6 @@ from atlas_cli.federation.unsplit import UnsplitClient
 from atlas_cli.seeding import numpy_generator
 
 
-@dataclass
-class Trained:
-    """What one client did in a round.
-
-    Steps, examples, real tokens, wall seconds, the sum of loss over ``labels``, and the
-    padded shape of every batch.
-    """
-
-    steps: int = 0
-    examples: int = 0
-    tokens: int = 0
-    labels: int = 0
-    seconds: float = 0.0
-    loss_sum: float = 0.0
-    shapes: list[tuple[int, int]] = field(default_factory=list)
-
-    @property
-    def loss(self) -> float | None:
-        """Mean loss over all labels of the round."""
-        return self.loss_sum / self.labels if self.labels else None
-
-    def add(self, batch: Batch, loss: float, count: int, seconds: float) -> None:
-        """Count one step."""
-        self.seconds += seconds
-        self.shapes.append((batch.input_ids.shape[0], batch.input_ids.shape[1]))
-        self.steps += 1
-        self.examples += batch.n_examples
-        self.tokens += batch.n_tokens
-        self.labels += count
-        self.loss_sum += loss * count
-
-
 def run_round(
     federation: Federation,
     cohort: list[str],
@@ -58,35 +28,74 @@ def run_round(
     ledger: Ledger,
     on_step: Callable[[int, dict[str, Trained]], None],
 ) -> dict[str, Trained]:
-    """The local steps of one round (from 1) for the clients of ``cohort``."""
-    training = federation.config.training
-    total = training.rounds * training.local_steps
-    done = {client: Trained() for client in cohort}
+    """The local steps of one round (from 1) for the clients of ``cohort``, and the server's end of it."""
+    attendance = Attendance(federation, cohort, round_number)
+    attendance.begin()
+    done = local_steps(federation, attendance, ledger, on_step)
     if federation.server is not None:
-        cuts = {c: party.cut for c in cohort if isinstance(party := federation.clients[c], SplitClient)}
-        federation.server.begin_round({c: federation.part_of(c) for c in cohort}, round_number, cuts)
-    for step in range(training.local_steps):
-        overall = (round_number - 1) * training.local_steps + step
-        factor = learning_rate_factor(training.schedule, overall, total)
-        if federation.server is not None:
-            federation.server.begin_step(step, factor * training.server_optimizer.lr)
-        for client in _order(federation, cohort, overall):
-            began = time.perf_counter()
-            party, batch = federation.clients[client], _batch(federation, client, overall)
-            if isinstance(party, UnsplitClient):
-                loss, count = party.local_step(batch.inputs(), batch.labels, round_number, step, factor)
-            else:
-                assert federation.server is not None
-                rate = factor * training.client_optimizer.lr
-                down, loss, count = exchange(federation.server, party, batch, round_number, step, ledger)
-                party.apply_gradients(down.tensors["gradients"], rate)
-            done[client].add(batch, loss, count, time.perf_counter() - began)
-        if federation.server is not None:
-            federation.server.finish_step()
-        on_step(step, done)
-    if federation.server is not None:
-        federation.server.finish_round()
+        federation.server.finish_round(attendance.present)
     return done
+
+
+def local_steps(
+    federation: Federation,
+    attendance: Attendance,
+    ledger: Ledger,
+    on_step: Callable[[int, dict[str, Trained]], None],
+) -> dict[str, Trained]:
+    """The local steps of a round for those that are present; who is dropped on the way leaves ``attendance``.
+
+    Returns:
+        What every client that began the round did, the dropped ones until then.
+
+    Raises:
+        NonFiniteError: with ``training.on_nonfinite: stop``, or where it is nobody's in particular.
+    """
+    training, server, number = federation.config.training, federation.server, attendance.number
+    total = training.rounds * training.local_steps
+    done = {client: Trained() for client in attendance.present}
+    if server is not None:
+        cuts = {c: party.cut for c in done if isinstance(party := federation.clients[c], SplitClient)}
+        server.begin_round({c: federation.part_of(c) for c in done}, number, cuts)
+    for step in range(training.local_steps):
+        overall = (number - 1) * training.local_steps + step
+        factor = learning_rate_factor(training.schedule, overall, total)
+        if server is not None:
+            server.begin_step(step, factor * training.server_optimizer.lr)
+        for client in _order(federation, attendance.present, overall):
+            if attendance.crashes(client, step):
+                continue
+            began = time.perf_counter()
+            batch = _batch(federation, client, overall)
+            try:
+                loss, count = _local_step(federation, client, batch, number, step, factor, ledger)
+                done[client].add(batch, loss, count, time.perf_counter() - began)
+                late = attendance.passes_deadline(client, done[client], ledger, step)
+                if server is not None and not late:
+                    server.accept()
+            except NonFiniteError as error:
+                if training.on_nonfinite == "stop":
+                    raise
+                attendance.drop(client, str(error).partition(";")[0])
+            if server is not None and client not in attendance.present:
+                server.reject()
+        if server is not None:
+            server.finish_step()
+        on_step(step, done)
+    return done
+
+
+def _local_step(
+    federation: Federation, client: str, batch: Batch, number: int, step: int, factor: float, ledger: Ledger
+) -> tuple[float, int]:
+    """One step of one client, the server's gradients not yet accepted: the mean loss and its count."""
+    party, training = federation.clients[client], federation.config.training
+    if isinstance(party, UnsplitClient):
+        return party.local_step(batch.inputs(), batch.labels, number, step, factor)
+    assert federation.server is not None
+    down, loss, count = exchange(federation.server, party, batch, number, step, ledger)
+    party.apply_gradients(down.tensors["gradients"], factor * training.client_optimizer.lr)
+    return loss, count
 
 
 def exchange(
@@ -133,6 +142,6 @@ def _batch(federation: Federation, client: str, overall: int) -> Batch:
 def _order(federation: Federation, cohort: list[str], overall: int) -> list[str]:
     # a sequential server update depends on the order, so it is drawn anew each step; the others do not depend on it
     if federation.config.training.server_update != "sequential":
-        return cohort
+        return list(cohort)
     order = numpy_generator(federation.config.seed, "order", overall).permutation(len(cohort))
     return [cohort[i] for i in order]

@@ -8,14 +8,15 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
-from atlas_cli.aggregation._base import PARTS, Adapters, Context, Factors, Update, absorb, release, scales_of, truncated
-from atlas_cli.aggregation._error import ErrorLedger, error_ledger, exact_change, exact_sum
-from atlas_cli.aggregation._low_rank import stack
+from atlas_cli.aggregation._base import PARTS, Context, Factors, Update, absorb, release, scales_of, truncated
+from atlas_cli.aggregation._error import ErrorLedger
 from atlas_cli.aggregation._mixing import mix, similarity
 from atlas_cli.config.section import Section
 from atlas_cli.errors import AtlasError
 from atlas_cli.federation.base_change import BaseChange
+from atlas_cli.federation.delivery_errors import base_errors, delivery_errors
 from atlas_cli.federation.members import Member
+from atlas_cli.federation.numerics import require_finite
 from atlas_cli.federation.protocol import Ledger, Message, adapter_bytes
 from atlas_cli.federation.trainables import Trainables
 from atlas_cli.models.lora import AdapterSet, features_of
@@ -105,21 +106,35 @@ class Aggregator:
         """Receive what ``clients`` hold in round ``number`` and merge it; how far deliveries are from the exact sum."""
         if not self.exchanges:
             return None
-        updates = [self._receive(client, ledger) for client in clients] + self._of_server(group, clients)
+        return self.combine(group, {client: self.receive(client, ledger) for client in clients}, number)
+
+    def combine(self, group: str, sent: Mapping[str, Mapping[str, Tensor]], number: int) -> ErrorLedger | None:
+        """Merge what clients sent, by client, in round ``number``; how far deliveries are from the exact sum.
+
+        Raises:
+            NonFiniteError: the result is not finite; what the group had stays.
+        """
+        clients = list(sent)
+        updates = [self.update(client, sent[client]) for client in clients] + self._of_server(group, clients)
         before, change = self.merged[group], dict(self.changes[group].total)
         context = Context(self.options, self.seed, group, number, self.server_memory)
         merge = self.method.aggregate(self.merged[group], updates, context)
+        for part, adapters in (("merged adapter", merge.adapters), ("change of the base", merge.base)):
+            for path, factors in adapters.items():
+                for name, tensor in zip(PARTS, factors, strict=True):
+                    require_finite(tensor, f"{part} of {group}, {path}.lora_{name}, round {number}")
         self.merged[group] = merge.adapters
         self.version[group] += 1
         self.changes[group].grow(merge.base, self.version[group])
         for part in dict.fromkeys(self.members[client].part for client in clients):
-            self._merge_heads(part, [client for client in clients if self.members[client].part == part])
+            self._merge_heads(part, {c: tensors for c, tensors in sent.items() if self.members[c].part == part})
         self._take_over(group)
         if not (self.keep_errors and self.group_adapter):
             return None
         if self.method.CHANGES_BASE:
-            return self._base_errors(group, updates, before, change)
-        return self._errors(group, updates, merge.target or merge.adapters)
+            return base_errors(updates, before, change, self.changes[group].total)
+        members = [m for m in self.members.values() if m.group == group]
+        return delivery_errors(self.method, merge.adapters, members, updates, merge.target or merge.adapters)
 
     def deliver(self, client: str, ledger: Ledger) -> set[str]:
         """Bring a client to its group's current version, if it is behind; the parts ("A", "B", "head") it replaced.
@@ -145,8 +160,7 @@ class Aggregator:
         if self.method.CHANGES_BASE:
             self._send_base(client, ledger)
             self.attach_base(client)
-        head = {f"head.{name}": p.detach() for name, p in self._head(member.part)} if member.head else {}
-        if head:
+        if head := self.head_of(client):
             ledger.count(Message("head", client, "down", head), member.head_bytes())
             member.load_head(head)
             replaced.add("head")
@@ -155,15 +169,16 @@ class Aggregator:
         self.check_held(client)
         return replaced
 
-    def mix(self, matrix_of: Callable[[Tensor], Tensor]) -> None:
+    def mix(self, matrix_of: Callable[[Tensor], Tensor], groups: Collection[str]) -> None:
         """Mix the merged adapters of all groups, before they are delivered; heads stay apart.
 
         Args:
             matrix_of: from the cosines of the groups' updates (G, G) to the mixing matrix.
+            groups: those that were merged in this round; the others keep what they have.
         """
         mixed = mix(self.merged, matrix_of(similarity(self.merged)))
-        for group, merged in mixed.items():
-            self.merged[group] = merged
+        for group in (g for g in mixed if g in groups):
+            self.merged[group] = mixed[group]
             self._take_over(group)
 
     def _take_over(self, group: str) -> None:
@@ -204,16 +219,27 @@ class Aggregator:
             message = Message("base-change", client, "down", tensors)
             ledger.count(message, 4 * change.missing_elements(member.version, self.features))
 
-    def _receive(self, client: str, ledger: Ledger) -> Update:
+    def receive(self, client: str, ledger: Ledger) -> dict[str, Tensor]:
+        """What a client sends at the end of a round: the parts of its adapters that the method wants, and its head."""
         member = self.members[client]
-        scales = scales_of(member.adapters)
         message = Message("adapters", client, "up", of_parts(member.adapters.state(), self.method.SENT))
         ledger.count(message, adapter_bytes(member.ranks, self.features, 4, self.method.SENT))
         if head := member.head_state():
             ledger.count(Message("head", client, "up", head), member.head_bytes())
+        return {**message.tensors, **head}
+
+    def update(self, client: str, sent: Mapping[str, Tensor]) -> Update:
+        """What a client sent as scale-free factors."""
+        member = self.members[client]
+        scales = scales_of(member.adapters)
         # what is not uploaded is, for the server, what it has itself
         known = release(truncated(self.merged[member.group], member.ranks), scales)
-        return Update(client, member.weight, absorb({**known, **message.tensors}, scales))
+        return Update(client, member.weight, absorb({**known, **of_parts(sent, self.method.SENT)}, scales))
+
+    def head_of(self, client: str) -> dict[str, Tensor]:
+        """The group's head under the names that a client sends its own; empty where clients have none."""
+        member = self.members[client]
+        return {f"head.{n}": p.detach() for n, p in self._head(member.part)} if member.head is not None else {}
 
     def _contested(self, group: str) -> AdapterSet:
         """The server's adapters on layers that clients of the group adapt, too."""
@@ -233,38 +259,17 @@ class Aggregator:
             for served, weight in weights.items()
         ]
 
-    def _errors(self, group: str, updates: Sequence[Update], target: Adapters) -> ErrorLedger:
-        """Of what every client of the group gets, whether it took part or not, by weight."""
-        found = {path: exact_sum(path, updates) for path in self.merged[group]}
-        exact = {path: x for path, x in found.items() if x is not None}
-        weights: dict[str, dict[int, float]] = {}  # clients of one rank get one thing
-        for member in (m for m in self.members.values() if m.group == group):
-            for path, rank in member.ranks.items():
-                by_rank = weights.setdefault(path, {})
-                by_rank[rank] = by_rank.get(rank, 0.0) + member.weight
-        delivered = {
-            path: [(w, self.method.deliver(self.merged[group], {}, {path: rank})[path]) for rank, w in by_rank.items()]
-            for path, by_rank in weights.items()
-        }
-        return error_ledger(exact, target, delivered)
-
-    def _base_errors(self, group: str, updates: Sequence[Update], before: Adapters, change: Adapters) -> ErrorLedger:
-        """The same where all clients get the changed base: X = T + sum_k w_k (dW_k after - dW_k before)."""
-        exact = {}
-        for path, factors in before.items():
-            if parts := exact_change(path, updates, factors):
-                exact[path] = stack([*parts, *([(1.0, change[path])] if path in change else [])])
-        after = self.changes[group].total
-        return error_ledger(exact, after, {path: [(1.0, after[path])] for path in exact})
-
     @torch.no_grad()
-    def _merge_heads(self, part: str, clients: Sequence[str]) -> None:
-        states = [(self.members[c].weight, self.members[c].head_state()) for c in clients]
-        total = sum(weight for weight, _ in states)
-        for name, parameter in self._head(part) if all(state for _, state in states) else ():
+    def _merge_heads(self, part: str, sent: Mapping[str, Mapping[str, Tensor]]) -> None:
+        total = sum(self.members[client].weight for client in sent)
+        for name, parameter in self._head(part):
+            values = [tensors[f"head.{name}"] for tensors in sent.values()]
+            if hasattr(self.method, "centre"):
+                parameter.copy_(self.method.centre(torch.stack(values), self.options))
+                continue
             parameter.zero_()
-            for weight, state in states:
-                parameter.add_(state[f"head.{name}"], alpha=weight / total)
+            for client, value in zip(sent, values, strict=True):
+                parameter.add_(value, alpha=self.members[client].weight / total)
 
     def _head(self, part: str) -> list[tuple[str, nn.Parameter]]:
         return [(n, p) for n, p in self.heads[part].named_parameters() if p.requires_grad] if part in self.heads else []

@@ -19,7 +19,8 @@ from atlas_cli.federation.client import SplitClient
 from atlas_cli.federation.evaluation import Evaluator, Halves, TrainedModel
 from atlas_cli.federation.members import Member, weight_of
 from atlas_cli.federation.pruning import penalty_of
-from atlas_cli.federation.server import SplitServer, build_head
+from atlas_cli.federation.server import SplitServer
+from atlas_cli.federation.trainables import build_head
 from atlas_cli.federation.unsplit import UnsplitClient
 from atlas_cli.federation.warm_start import start_from
 from atlas_cli.models.load import FrozenBase, load_base, load_tokenizer

@@ -92,6 +92,7 @@ class SplitClient:
         self._activations: Tensor | None = None
         self._mask: Tensor | None = None
         self._step_bytes = (0, 0)
+        self._when = f"client {self.name}"
         self.reset_optimizer()
 
     def trained(self) -> list[nn.Parameter]:
@@ -148,7 +149,7 @@ class SplitClient:
         """Back-propagate the gradient at the cut into the adapters' gradients."""
         assert self._activations is not None, "compute_activations comes first"
         activations, self._activations = self._activations, None
-        require_finite(gradients, f"gradient sent to client {self.name}")
+        require_finite(gradients, f"gradient sent to {self._when}")
         with self.adapters.attached(self.base.model):
             activations.backward(gradients.view_as(activations))
         if self.penalty is not None:
@@ -161,12 +162,14 @@ class SplitClient:
         assert self.optimizer is not None
         if learning_rate is not None:
             set_learning_rate(self.optimizer, learning_rate)
-        clip_and_step(self.optimizer, self.trained(), self.training.max_grad_norm, f"of client {self.name}")
+        norm, name_of = self.training.max_grad_norm, self.adapters.name_of
+        clip_and_step(self.optimizer, self.trained(), norm, f"of {self._when}", name_of)
         if self.usage is not None:
             self.usage.optimizer = state_bytes(self.optimizer)
 
     def forward(self, batch: Inputs, round_number: int, step: int, labels: Tensor | None) -> Message:
         """The activation message of a batch; ``labels`` travel with it unless they stay on the client."""
+        self._when = f"client {self.name}, round {round_number}, step {step}"
         inputs, mask = as_inputs(batch, self.device)
         activations = self._run(inputs, mask, round_number, step)
         tensors = {"activations": activations, "attention_mask": mask.bool()}
@@ -191,7 +194,7 @@ class SplitClient:
         if self.usage is not None and saved is not None:
             # the graph of the half is alive meanwhile
             self._measured(saved.total, 2 * received.numel() * received.element_size(), received.shape)
-        require_finite(loss.detach(), f"loss of client {self.name}")
+        require_finite(loss.detach(), f"loss of {self._when}")
         loss.backward()
         assert received.grad is not None
         tensors = {"gradients": received.grad, "count": torch.tensor(count)}
@@ -224,11 +227,7 @@ class SplitClient:
     def measure(self) -> Usage:
         """Start measuring; what is held now is counted at once, the rest as steps happen."""
         head = self.head.parameters() if self.head is not None else ()
-        self.usage = Usage(
-            frozen_weights=tensor_bytes([*self.half.parameters(), *self.half.buffers()]),
-            adapters=tensor_bytes(self.adapters.parameters()),
-            heads=tensor_bytes([*head, *self.output_embedding()]),
-        )
+        self.usage = Usage.held(self.half, self.adapters.parameters(), [*head, *self.output_embedding()])
         return self.usage
 
 

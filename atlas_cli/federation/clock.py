@@ -37,6 +37,9 @@ class ClientWork:
         bytes_up, bytes_down: of one local step, in ``messages_up`` and ``messages_down`` messages.
         steps: local steps of the round.
         adapter_bytes_up, adapter_bytes_down: at the end of the round, a message each; 0 sends none.
+        slowdown: factor on its own computing and transfers.
+        dropped: it did these steps and no more: nobody waits for it at the merge.
+        late: the last of its steps came too late: nobody waited for that one either.
     """
 
     name: str
@@ -51,11 +54,36 @@ class ClientWork:
     messages_down: int = 1
     adapter_bytes_up: float = 0
     adapter_bytes_down: float = 0
+    slowdown: float = 1.0
+    dropped: bool = False
+    late: bool = False
+
+    def half(self) -> float:
+        """Seconds of the forward, or of the backward, of a step."""
+        return self.slowdown * compute_seconds(self.flops, self.device) / 2
+
+    def up(self, server: Device) -> float:
+        """Seconds of a step's uploads."""
+        return self.slowdown * upload_seconds(self.bytes_up, self.messages_up, self.device, server)
+
+    def down(self, server: Device) -> float:
+        """Seconds of a step's downloads."""
+        return self.slowdown * download_seconds(self.bytes_down, self.messages_down, self.device, server)
+
+    def adapters_up(self, server: Device) -> float:
+        """Seconds of the upload at the end of the round."""
+        seconds = upload_seconds(self.adapter_bytes_up, 1, self.device, server) if self.adapter_bytes_up else 0.0
+        return self.slowdown * seconds
+
+    def adapters_down(self, server: Device) -> float:
+        """Seconds of the delivery."""
+        seconds = download_seconds(self.adapter_bytes_down, 1, self.device, server) if self.adapter_bytes_down else 0.0
+        return self.slowdown * seconds
 
 
 @dataclass(frozen=True)
 class ClientTime:
-    """Simulated seconds of a client in a round; the five parts sum to the round's.
+    """Simulated seconds of a client in a round; the five parts sum to the round's, unless it was dropped as too late.
 
     Attributes:
         compute, upload, download: of the client.
@@ -97,7 +125,12 @@ class RoundTime:
 
 
 def round_time(
-    works: Sequence[ClientWork], server: Device, server_update: ServerUpdate = "pooled", *, merge: bool = True
+    works: Sequence[ClientWork],
+    server: Device,
+    server_update: ServerUpdate = "pooled",
+    *,
+    merge: bool = True,
+    waited: float = 0.0,
 ) -> RoundTime:
     """Simulated time of a round.
 
@@ -105,6 +138,7 @@ def round_time(
         works: of the clients that take part; the sequential server serves them in this order.
         server: it must have compute; without link figures the clients' decide.
         merge: False where nothing is aggregated: clients do not wait for their group.
+        waited: nothing is merged before: the server waited so long for clients that did not come.
 
     Raises:
         ValueError: no client, two of one name, or a figure that a device does not have.
@@ -112,14 +146,14 @@ def round_time(
     names = [w.name for w in works]
     if not works or len(set(names)) < len(names):
         raise ValueError("a round needs clients, each with a name of its own")
-    sent = {w.name: _adapters_up(w, server) for w in works}
     last_backward = _steps(works, server, server_update)
-    finished = {name: last_backward[name] + sent[name] for name in names}
-    merged = {g: max(finished[w.name] for w in works if w.task_group == g) for g in {w.task_group for w in works}}
-    delivered = {
-        w.name: (merged[w.task_group] if merge else finished[w.name]) + _adapters_down(w, server) for w in works
-    }
-    seconds = max(delivered.values())
+    finished = {w.name: last_backward[w.name] + w.adapters_up(server) for w in works}
+    kept = [w for w in works if not w.dropped]
+    merged = {w.task_group: waited for w in kept}
+    for w in kept:
+        merged[w.task_group] = max(merged[w.task_group], finished[w.name])
+    delivered = [(merged[w.task_group] if merge else finished[w.name]) + w.adapters_down(server) for w in kept]
+    seconds = max(waited, *(delivered or finished.values()))
     clients = {w.name: _time(w, server, seconds, finished[w.name]) for w in works}
     joules = [c.joules for c in clients.values()]
     return RoundTime(
@@ -132,9 +166,9 @@ def round_time(
 
 def _steps(works: Sequence[ClientWork], server: Device, server_update: ServerUpdate) -> dict[str, float]:
     """When each client is done with the backward of its last local step."""
-    half = {w.name: compute_seconds(w.flops, w.device) / 2 for w in works}
-    up = {w.name: upload_seconds(w.bytes_up, w.messages_up, w.device, server) for w in works}
-    down = {w.name: download_seconds(w.bytes_down, w.messages_down, w.device, server) for w in works}
+    half = {w.name: w.half() for w in works}
+    up = {w.name: w.up(server) for w in works}
+    down = {w.name: w.down(server) for w in works}
     serve = {w.name: compute_seconds(w.server_flops, server) for w in works}
     ready = {w.name: 0.0 for w in works}
     worker_free = 0.0
@@ -152,24 +186,17 @@ def _steps(works: Sequence[ClientWork], server: Device, server_update: ServerUpd
             served[w.name] = begin + serve[w.name]
             ready[w.name] = served[w.name] + down[w.name] + half[w.name]
         for w in active:
-            group_done[w.task_group] = max(group_done[w.task_group], served[w.name])
+            if not (w.late and step == w.steps - 1):
+                group_done[w.task_group] = max(group_done[w.task_group], served[w.name])
     return ready
 
 
 def _time(w: ClientWork, server: Device, seconds: float, finished: float) -> ClientTime:
-    compute = w.steps * compute_seconds(w.flops, w.device)
-    up = w.steps * upload_seconds(w.bytes_up, w.messages_up, w.device, server) + _adapters_up(w, server)
-    down = w.steps * download_seconds(w.bytes_down, w.messages_down, w.device, server) + _adapters_down(w, server)
+    compute = w.steps * 2 * w.half()
+    up = w.steps * w.up(server) + w.adapters_up(server)
+    down = w.steps * w.down(server) + w.adapters_down(server)
     serve = w.steps * compute_seconds(w.server_flops, server)
     # sums in another order than the timeline's may differ in the last digit
     wait = max(0.0, seconds - (compute + up + serve + down))
     joules = None if w.device.watts is None else w.device.watts * (compute + up + down)
     return ClientTime(compute, up, serve, down, wait, finished, joules)
-
-
-def _adapters_up(w: ClientWork, server: Device) -> float:
-    return upload_seconds(w.adapter_bytes_up, 1, w.device, server) if w.adapter_bytes_up else 0.0
-
-
-def _adapters_down(w: ClientWork, server: Device) -> float:
-    return download_seconds(w.adapter_bytes_down, 1, w.device, server) if w.adapter_bytes_down else 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from atlas_cli.config.checks import cohort_size
 from atlas_cli.federation.build import Federation
 from atlas_cli.seeding import numpy_generator
 
@@ -12,7 +13,7 @@ def sample_cohort(federation: Federation, round_number: int) -> list[str]:
     chosen: set[str] = set()
     for group in federation.group_names:
         members = federation.members(group)
-        size = max(1, round(share * len(members)))
+        size = cohort_size(share, len(members))
         draw = numpy_generator(seed, "cohort", group, round_number)
         chosen.update(members[i] for i in draw.permutation(len(members))[:size])
     return [c for c in federation.clients if c in chosen]

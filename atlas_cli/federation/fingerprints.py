@@ -20,7 +20,7 @@ from atlas_cli.engines.in_process import exchange
 from atlas_cli.errors import ConfigError
 from atlas_cli.federation.build import Federation
 from atlas_cli.federation.protocol import Ledger, Message
-from atlas_cli.federation.server import build_head
+from atlas_cli.federation.trainables import build_head
 from atlas_cli.models.placement import layer_of
 from atlas_cli.planning.importance import probe
 from atlas_cli.seeding import numpy_generator

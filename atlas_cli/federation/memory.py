@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass
@@ -57,6 +57,15 @@ class Usage:
     cut_buffers: int = 0
     batch_size: int = 0
     batch_tokens: int = 0
+
+    @classmethod
+    def held(cls, half: nn.Module, adapters: Iterable[Tensor], head: Iterable[Tensor]) -> Usage:
+        """What is held before any step; tensors of the head that the half has, too, count there alone."""
+        frozen = [*half.parameters(), *half.buffers()]
+        known = {t.data_ptr() for t in frozen}
+        return cls(
+            tensor_bytes(frozen), tensor_bytes(adapters), tensor_bytes(t for t in head if t.data_ptr() not in known)
+        )
 
     def seen(self, saved: int, cut: int, batch: int, tokens: int) -> None:
         """Take a step into account: keep the one that saved most."""

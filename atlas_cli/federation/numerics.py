@@ -5,7 +5,7 @@ Finite values, gradient clipping, precision, seeded dropout.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -25,13 +25,44 @@ def require_finite(tensor: Tensor, what: str) -> None:
         raise NonFiniteError(f"{what} is not finite; try a lower learning rate or training.max_grad_norm")
 
 
+def first_not_finite(named: Iterable[tuple[str, Tensor | None]]) -> str | None:
+    """The name of the first tensor that has a value that is not finite."""
+    return next((name for name, tensor in named if tensor is not None and not torch.isfinite(tensor).all()), None)
+
+
+def require_finite_gradients(
+    parameters: Sequence[nn.Parameter],
+    gradients: Sequence[Tensor | None],
+    what: str,
+    name_of: Callable[[nn.Parameter], str] | None = None,
+) -> Tensor:
+    """The norm of all gradients together, 0-d.
+
+    Args:
+        what: whose they are and when, e.g. "of client phone-1, round 2, step 5".
+        name_of: what a parameter is called in the message.
+
+    Raises:
+        NonFiniteError: names the first parameter whose gradient is not finite, where one alone is not.
+    """
+    norm = nn.utils.get_total_norm([g for g in gradients if g is not None])
+    if torch.isfinite(norm):
+        return norm
+    where = first_not_finite((name_of(p), g) for p, g in zip(parameters, gradients, strict=True)) if name_of else None
+    require_finite(norm, f"gradient norm {what}{f', in {where},' if where else ''}")
+    return norm
+
+
 def clip_and_step(
-    optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter], max_norm: float | None, what: str
+    optimizer: torch.optim.Optimizer,
+    parameters: Iterable[nn.Parameter],
+    max_norm: float | None,
+    what: str,
+    name_of: Callable[[nn.Parameter], str] | None = None,
 ) -> None:
     """Check and clip the gradients of ``parameters``, step, and drop the gradients."""
     trained = [p for p in parameters if p.grad is not None]
-    norm = nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
-    require_finite(norm, f"gradient norm {what}")
+    norm = require_finite_gradients(trained, [p.grad for p in trained], what, name_of)
     if max_norm is not None:
         nn.utils.clip_grads_with_norm_(trained, max_norm, norm)
     optimizer.step()

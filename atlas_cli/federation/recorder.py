@@ -8,8 +8,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 
 from atlas_cli.aggregation._error import ErrorLedger
-from atlas_cli.engines.in_process import Trained
+from atlas_cli.engines.trained import Trained
+from atlas_cli.federation.attendance import Attendance
 from atlas_cli.federation.build import Federation
+from atlas_cli.federation.clock import RoundTime
 from atlas_cli.federation.clusters import Clustered
 from atlas_cli.federation.memory import Usage
 from atlas_cli.federation.optimizers import learning_rate_factor
@@ -77,19 +79,32 @@ class Recorder:
         scores: Scores,
         trained: Mapping[str, Trained] | None = None,
         errors: Mapping[str, ErrorLedger | None] | None = None,
+        attendance: Attendance | None = None,
     ) -> None:
-        """Record a round; round 0 is before training."""
+        """Record a round; round 0 is before training.
+
+        Args:
+            trained: what every client that began the round did.
+            attendance: which of them are in the merge, and why others are not; default: all.
+        """
         trained, errors = trained or {}, errors or {}
-        losses = self._losses(trained)
-        clock = simulate(self.federation, trained, ledger) if trained else None
+        dropped = attendance.dropped if attendance else {}
+        kept = {client: did for client, did in trained.items() if client not in dropped}
+        losses = self._losses(kept)
+        clock = self._simulate(trained, ledger, attendance) if trained else None
         simulated = {"simulated_seconds": clock and clock.seconds, "simulated_joules": clock and clock.joules}
         lines = [
-            {**self._group_line(number, g, ledger, scores, trained, losses, errors), **simulated}
+            {
+                **self._group_line(number, g, ledger, scores, trained, losses, errors),
+                **simulated,
+                "participants": [c for c in self.federation.members(g) if c in kept],
+                "dropped": {c: dropped[c] for c in self.federation.members(g) if c in dropped},
+            }
             for g in self.federation.group_names
         ]
         clients = [
             {
-                **self._client_line(number, c, ledger, scores, trained),
+                **self._client_line(number, c, ledger, scores, trained, kept),
                 "simulated": asdict(clock.clients[c]) if clock and c in clock.clients else None,
             }
             for c in self.federation.clients
@@ -103,6 +118,14 @@ class Recorder:
         if number == 1:
             self._end_measuring()
         self.progress.round_end(number, lines)
+
+    def _simulate(
+        self, trained: Mapping[str, Trained], ledger: Ledger, attendance: Attendance | None
+    ) -> RoundTime | None:
+        if attendance is None:
+            return simulate(self.federation, trained, ledger)
+        dropped, late, waited = attendance.dropped, attendance.late, attendance.waited
+        return simulate(self.federation, trained, ledger, dropped=dropped, late=late, waited=waited)
 
     def clusters(self, found: Clustered | None) -> None:
         """Record a clustering and say what it found; None: none was due."""
@@ -156,7 +179,13 @@ class Recorder:
         }
 
     def _client_line(
-        self, number: int, client: str, ledger: Ledger, scores: Scores, trained: Mapping[str, Trained]
+        self,
+        number: int,
+        client: str,
+        ledger: Ledger,
+        scores: Scores,
+        trained: Mapping[str, Trained],
+        kept: Mapping[str, Trained],
     ) -> JSON:
         member = self.federation.aggregator.members[client]
         did = trained.get(client)
@@ -165,12 +194,12 @@ class Recorder:
             "client": client,
             "task_group": member.task_group,
             "cluster": member.cluster,
-            "participated": did is not None,
+            "participated": client in kept,
             "train_loss": did.loss if did else None,
             "steps": did.steps if did else 0,
             "examples": did.examples if did else 0,
             "tokens": did.tokens if did else 0,
-            "weight": self._share(client, trained) if did else None,
+            "weight": self._share(client, kept) if client in kept else None,
             "bytes_up": ledger.total("up", [client]),
             "bytes_down": ledger.total("down", [client]),
             "held_sha256": sha256_tensors(member.held()),
@@ -178,10 +207,12 @@ class Recorder:
             "local_test": scores.clients.get(client),
         }
 
-    def _share(self, client: str, trained: Mapping[str, Trained]) -> float:
+    def _share(self, client: str, kept: Mapping[str, Trained]) -> float:
         members = self.federation.aggregator.members
         group = members[client].group
-        return members[client].weight / sum(members[c].weight for c in trained if members[c].group == group)
+        if hasattr(self.federation.aggregator.method, "centre"):
+            return 1 / sum(members[c].group == group for c in kept)
+        return members[client].weight / sum(members[c].weight for c in kept if members[c].group == group)
 
     def _errors(self, group: str, errors: Mapping[str, ErrorLedger | None]) -> JSON:
         """Of the group's merge, or of those of its clusters, root mean square over its clients by weight."""

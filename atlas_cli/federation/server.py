@@ -10,7 +10,7 @@ own mean loss.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
@@ -19,16 +19,13 @@ from torch import Tensor, nn
 
 from atlas_cli.config.schema import LoraConfig, TrainingConfig
 from atlas_cli.errors import ConfigError
-from atlas_cli.federation.memory import Usage, saved_bytes, tensor_bytes
-from atlas_cli.federation.numerics import precision, require_finite, seeded_dropout
+from atlas_cli.federation.memory import Usage, saved_bytes
+from atlas_cli.federation.numerics import precision, require_finite, require_finite_gradients, seeded_dropout
 from atlas_cli.federation.optimizers import state_bytes
 from atlas_cli.federation.protocol import Message
-from atlas_cli.federation.trainables import Trainables
+from atlas_cli.federation.trainables import PendingGradients, Trainables, build_head, build_trainables
 from atlas_cli.models.load import FrozenBase, shared_base
-from atlas_cli.models.lora import build_adapters
-from atlas_cli.models.placement import adapted_names, place_ranks
 from atlas_cli.models.split import run_half, server_half
-from atlas_cli.seeding import forked
 from atlas_cli.tasks import build as build_task
 from atlas_cli.tasks._base import BaseTask
 
@@ -39,12 +36,6 @@ class StepLoss:
 
     mean: float
     count: int
-
-
-def build_head(base: FrozenBase, task: BaseTask, seed: int, group: str, device: str | torch.device) -> nn.Module:
-    """The head of a task group as it is before training, wherever it is kept."""
-    with forked(seed, "head", group):
-        return task.build_head(base.hidden_size, base.lm_head).to(device)
 
 
 class SplitServer:
@@ -93,8 +84,10 @@ class SplitServer:
             else {str(g): build_task("sequence-classification", classes, pooling) for g in range(n_tasks)}
         )
         self.heads = {name: build_head(self.base, task, seed, name, self.device) for name, task in self.tasks.items()}
+        first, shared = first_layers or {}, (self.lora, self.training, seed, self.device)
         self.groups = {
-            name: self._trainables(name, rank, (first_layers or {}).get(name, self.cut)) for name in self.tasks
+            name: build_trainables(name, self.base, head, rank, first.get(name, self.cut), *shared)
+            for name, head in self.heads.items()
         }
         self.usage: Usage | None = None
         self._members: dict[str, str] = {}
@@ -103,6 +96,7 @@ class SplitServer:
         self._copies: dict[str, Trainables] = {}
         self._counts: dict[str, int] = {}
         self._features: dict[str, tuple[Tensor, Tensor]] = {}
+        self._pending: PendingGradients | None = None
 
     def begin_round(self, members: Mapping[str, str], round_number: int, cuts: Mapping[str, int] | None = None) -> None:
         """Say which clients take part, as ``{client: task group}``, and ``cuts``, those that differ from the server's.
@@ -127,6 +121,8 @@ class SplitServer:
     def answer(self, message: Message) -> tuple[Message, StepLoss]:
         """Forward, loss and backward for one activation message: the gradient message for its client.
 
+        What the server trains gets its gradients with ``accept``, or with the next answer or the end of the step.
+
         Raises:
             NonFiniteError: activations or loss are not finite.
         """
@@ -138,9 +134,9 @@ class SplitServer:
             hidden = run_half(self._half_for(message.client), mask, inputs_embeds=received.to(self.base.dtype))
             assert trained.head is not None
             loss, count = task.loss(trained.head(hidden, mask), labels)
-        require_finite(loss.detach(), f"loss of client {message.client}, round {self._round}, step {self._step}")
+        require_finite(loss.detach(), f"loss of {self._when(message.client)}")
         at_cut, gradients = self._backward(message.client, loss, None, received, trained)
-        self._gather(message.client, trained, gradients, count)
+        self._pending = PendingGradients(message.client, trained, gradients, count)
         reply = Message("gradients", message.client, "down", {"gradients": at_cut})
         return reply, StepLoss(loss.item(), count)
 
@@ -157,21 +153,50 @@ class SplitServer:
         """U-shaped split, second half of a step: back-propagate the features' gradient to the cut."""
         trained = self._trained_for(message.client)
         hidden, received = self._features.pop(message.client)
-        require_finite(message.tensors["gradients"], f"gradient sent by client {message.client}, round {self._round}")
+        require_finite(message.tensors["gradients"], f"gradient sent by {self._when(message.client)}")
         at_cut, gradients = self._backward(message.client, hidden, message.tensors["gradients"], received, trained)
-        self._gather(message.client, trained, gradients, int(message.tensors["count"]))
+        self._pending = PendingGradients(message.client, trained, gradients, int(message.tensors["count"]))
         return Message("gradients", message.client, "down", {"gradients": at_cut})
+
+    def accept(self) -> None:
+        """Take the gradients of the client that was answered last; unless the update is pooled, step with them.
+
+        Raises:
+            NonFiniteError: their norm is not finite.
+        """
+        if self._pending is None:
+            return
+        pending, self._pending = self._pending, None
+        trained = pending.trained
+        trained.gather(pending.gradients, pending.labels)
+        self._counts[pending.client] += pending.labels
+        if self.usage is not None:
+            # those of all groups are alive together until a pooled step is finished
+            alive = sum(t.gradient_bytes() for t in self._all_trained())
+            self.usage.gradients = max(self.usage.gradients, alive)
+        if self.training.server_update != "pooled":
+            self._apply(trained)
+
+    def reject(self) -> None:
+        """Drop what was not accepted yet: the client that was answered last is out of the round."""
+        self._pending = None
 
     def finish_step(self) -> None:
         """Pooled update: one step for each task group that took part."""
+        self.accept()
         if self.training.server_update == "pooled":
             for group in dict.fromkeys(self._members.values()):
                 self._apply(self.groups[group])
 
-    def finish_round(self) -> None:
-        """Per-client update: average the copies of each group, weighted by the labels they were trained on."""
+    def finish_round(self, kept: Collection[str] | None = None) -> None:
+        """Per-client update: average the copies of each group, weighted by the labels they were trained on.
+
+        Args:
+            kept: the clients whose copies count; default: all that took part.
+        """
         for group in dict.fromkeys(self._members.values()) if self._copies else ():
-            members = [c for c, g in self._members.items() if g == group and self._counts[c] > 0]
+            taking_part = [c for c, g in self._members.items() if g == group and (kept is None or c in kept)]
+            members = [c for c in taking_part if self._counts[c] > 0]
             self.groups[group].take_mean([self._copies[c] for c in members])
         self._copies = {}
 
@@ -210,20 +235,19 @@ class SplitServer:
         heads = [p for t in groups if t.head is not None for p in t.head.parameters()]
         if self.base.lm_head is not None and any(task.causal_only for task in self.tasks.values()):
             heads += self.base.lm_head.parameters() if self.training.labels == "server" else []
-        held = {p.data_ptr() for p in self.half.parameters()}
-        self.usage = Usage(
-            frozen_weights=tensor_bytes([*self.half.parameters(), *self.half.buffers()]),
-            adapters=tensor_bytes(p for t in groups for p in t.adapters.parameters()),
-            heads=tensor_bytes(p for p in heads if p.data_ptr() not in held),
-        )
+        self.usage = Usage.held(self.half, [p for t in groups for p in t.adapters.parameters()], heads)
         return self.usage
 
     def _receive(self, message: Message) -> tuple[Tensor, Tensor]:
+        self.accept()  # of the client before: a sequential update has stepped before the next is served
         activations = message.tensors["activations"]
-        require_finite(activations, f"activation sent by client {message.client}, round {self._round}")
+        require_finite(activations, f"activation sent by {self._when(message.client)}")
         # a leaf in the client's dtype, and so is its gradient
         received = activations.to(self.device).detach().requires_grad_()
         return received, message.tensors["attention_mask"].to(self.device).long()
+
+    def _when(self, client: str) -> str:
+        return f"client {client}, round {self._round}, step {self._step}"
 
     @contextmanager
     def _running(self, trained: Trainables, message: Message) -> Iterator[None]:
@@ -249,18 +273,10 @@ class SplitServer:
         wanted = [received, *trained.parameters()]
         found = torch.autograd.grad(output, wanted, gradient, allow_unused=True)
         assert found[0] is not None
-        require_finite(found[0], f"gradient for client {client}, round {self._round}, step {self._step}")
+        require_finite(found[0], f"gradient for {self._when(client)}")
+        what = f"on the server for {self._when(client)}"
+        require_finite_gradients(trained.parameters(), found[1:], what, trained.adapters.name_of)
         return found[0], list(found[1:])
-
-    def _gather(self, client: str, trained: Trainables, gradients: Sequence[Tensor | None], count: int) -> None:
-        trained.gather(gradients, count)
-        self._counts[client] += count
-        if self.usage is not None:
-            # those of all groups are alive together until a pooled step is finished
-            alive = sum(t.gradient_bytes() for t in self._all_trained())
-            self.usage.gradients = max(self.usage.gradients, alive)
-        if self.training.server_update != "pooled":
-            self._apply(trained)
 
     def _apply(self, trained: Trainables) -> None:
         trained.step(self._rate)
@@ -278,24 +294,3 @@ class SplitServer:
         if cut not in self._halves:
             self._halves[cut] = server_half(self.base.model, self.base.family, cut)
         return self._halves[cut]
-
-    def _trainables(self, name: str, rank: int, first_layer: int) -> Trainables:
-        head = self.heads[name]
-        layers = range(first_layer, self.base.n_layers)
-        names = adapted_names(self.base.model, self.base.family, self.lora.targets) if rank else []
-        by_layer = dict.fromkeys(layers, rank)
-        ranks = place_ranks(self.base.model, self.base.family, by_layer, layers, names, "server.rank") if rank else {}
-        lora = self.lora
-        adapters = build_adapters(
-            self.base.model,
-            ranks,
-            alpha=lora.alpha,
-            dropout=lora.dropout,
-            rslora=lora.rslora,
-            seed=self.seed,
-            device=self.device,
-        )
-        stays = self.training.labels == "client"
-        return Trainables(
-            name, None if stays else head, adapters, self.training.server_optimizer, self.training.max_grad_norm
-        )

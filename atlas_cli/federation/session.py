@@ -32,8 +32,11 @@ from atlas_cli.runs.checkpoint import Checkpoint, load_newest, save_checkpoint
 from atlas_cli.runs.directory import RunDirectory
 from atlas_cli.runs.manifest import Status, end_manifest, start_manifest
 
-# keys that change how long, how often or where, and not what is computed
-MAY_CHANGE = ("training.rounds", "evaluation", "device", "output", "aggregation.error_ledger")
+# keys that change how long, how often, where, or what ends the run, and not what is computed until then
+MAY_CHANGE = (
+    *("training.rounds", "training.min_clients", "training.on_nonfinite"),
+    *("evaluation", "device", "output", "aggregation.error_ledger"),
+)
 
 
 def start(config: ExperimentConfig, progress: Progress) -> RunDirectory:
@@ -191,7 +194,7 @@ def _require_same(before: dict[str, Any], config: ExperimentConfig) -> None:
     """Compare two configs key by key, but for those that may change."""
     now = json.loads(json.dumps(config.model_dump(mode="json")))
     for name, _ in sorted(_flat(before).items() ^ _flat(now).items()):
-        if not name.startswith(MAY_CHANGE):
+        if not any(f"{name}.".startswith(f"{key}.") for key in MAY_CHANGE):
             raise ConfigError(f"cannot change when a run is resumed; only these may: {', '.join(MAY_CHANGE)}", key=name)
 
 

@@ -2,47 +2,102 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 
-from atlas_cli.engines.in_process import Trained
+from atlas_cli.engines.trained import Trained
 from atlas_cli.federation.build import Federation
 from atlas_cli.federation.clock import ClientWork, RoundTime, round_time
+from atlas_cli.federation.faults import slowdowns
 from atlas_cli.federation.protocol import Ledger
-from atlas_cli.planning.cost import client_step, head_flops, server_step
+from atlas_cli.planning.cost import (
+    client_step,
+    compute_seconds,
+    download_seconds,
+    head_flops,
+    server_step,
+    upload_seconds,
+)
 from atlas_cli.planning.devices import Device, client_devices, server_device
+from atlas_cli.runs.records import KINDS
 
 STEP_KINDS = ("activations", "gradients", "features", "feature-gradients")
 
 
-def simulate(federation: Federation, trained: Mapping[str, Trained], ledger: Ledger) -> RoundTime | None:
-    """The round on the virtual clock; None unless it is a split run and every client's device has rate and links."""
+def simulate(
+    federation: Federation,
+    trained: Mapping[str, Trained],
+    ledger: Ledger,
+    *,
+    dropped: Collection[str] = (),
+    late: Collection[str] = (),
+    waited: float = 0.0,
+) -> RoundTime | None:
+    """The round on the virtual clock; None unless it is a split run and every client's device has rate and links.
+
+    Args:
+        dropped: clients whose work ended before the round did.
+        late: those of them whose last step came after the deadline.
+        waited: virtual seconds that the server waited for the late ones.
+    """
     config = federation.config
-    devices, server = client_devices(config), server_device(config)
+    devices, server, slow = client_devices(config), server_device(config), slowdowns(config)
     works = []
     for client, did in trained.items():
         device = devices.get(client)
         if federation.server is None or device is None or device.lacks("compute", "uplink", "downlink"):
             return None
-        works.append(_work(federation, client, device, did, ledger))
+        if did.steps:
+            work = _work(federation, client, device, did, ledger)
+            factor = slow.get(client, 1.0)
+            works.append(replace(work, slowdown=factor, dropped=client in dropped, late=client in late))
     if not works or server.lacks("compute"):
         return None
-    return round_time(works, server, config.training.server_update, merge=federation.aggregator.exchanges)
+    update, merge = config.training.server_update, federation.aggregator.exchanges
+    return round_time(works, server, update, merge=merge, waited=waited)
+
+
+class OwnTime:
+    """Virtual seconds that clients have computed and transferred in a round so far, without waiting for anybody.
+
+    Every client must have a device with compute and links.
+    """
+
+    def __init__(self, federation: Federation) -> None:
+        self.federation = federation
+        self._devices, self._server = client_devices(federation.config), server_device(federation.config)
+        self._slow = slowdowns(federation.config)
+        self._flops: dict[str, tuple[int, float]] = {}  # steps counted so far, and their FLOPs
+
+    def seconds(self, client: str, did: Trained, ledger: Ledger) -> float:
+        """Of one client, by the batches that it did and all that it sent and was sent."""
+        counted, flops = self._flops.get(client, (0, 0.0))
+        flops += sum(_flops(self.federation, client, shape)[0] for shape in did.shapes[counted:])
+        self._flops[client] = len(did.shapes), flops
+        device = self._devices[client]
+        seconds = compute_seconds(flops, device)
+        for kind in KINDS:
+            if up := ledger.entries.get((client, kind, "up")):
+                seconds += upload_seconds(up.bytes, up.messages, device, self._server)
+            if down := ledger.entries.get((client, kind, "down")):
+                seconds += download_seconds(down.bytes, down.messages, device, self._server)
+        return self._slow.get(client, 1.0) * seconds
+
+
+def _flops(federation: Federation, client: str, shape: tuple[int, int]) -> tuple[float, float]:
+    """Of one local step on a padded batch: the client's and the server's."""
+    plan, ranks = federation.plan, federation.aggregator.members[client].ranks
+    planned = next(c for c in plan.clients if c.name == client)
+    step, (batch, tokens) = (plan.family, plan.hf_config, planned.cut), shape
+    own = client_step(*step, ranks, plan.features, batch, tokens, checkpointing=planned.checkpointing).total
+    above = plan.above(planned.cut)
+    of_server = server_step(*step, plan.n_layers, above, plan.features, batch, tokens).total
+    head = head_flops(_head_numbers(federation, client), batch * tokens).total
+    return (own + head, of_server) if federation.config.training.labels == "client" else (own, of_server + head)
 
 
 def _work(federation: Federation, client: str, device: Device, did: Trained, ledger: Ledger) -> ClientWork:
-    plan, ranks = federation.plan, federation.aggregator.members[client].ranks
-    planned = next(c for c in plan.clients if c.name == client)
-    above = plan.above(planned.cut)
-    flops = server_flops = head = 0.0
-    for batch, tokens in did.shapes:
-        step = (plan.family, plan.hf_config, planned.cut)
-        flops += client_step(*step, ranks, plan.features, batch, tokens, checkpointing=planned.checkpointing).total
-        server_flops += server_step(*step, plan.n_layers, above, plan.features, batch, tokens).total
-        head += head_flops(_head_numbers(federation, client), batch * tokens).total
-    if federation.config.training.labels == "client":
-        flops += head
-    else:
-        server_flops += head
+    flops = [_flops(federation, client, shape) for shape in did.shapes]
     sent = {
         way: [e for (c, kind, w), e in ledger.entries.items() if c == client and w == way and kind in STEP_KINDS]
         for way in ("up", "down")
@@ -57,8 +112,8 @@ def _work(federation: Federation, client: str, device: Device, did: Trained, led
         client,
         federation.group_of(client),
         device,
-        flops / did.steps,
-        server_flops / did.steps,
+        sum(own for own, _ in flops) / did.steps,
+        sum(of_server for _, of_server in flops) / did.steps,
         sum(e.bytes for e in sent["up"]) / did.steps,
         sum(e.bytes for e in sent["down"]) / did.steps,
         did.steps,

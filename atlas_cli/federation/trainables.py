@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from atlas_cli.config.schema import OptimizerConfig
+from atlas_cli.config.schema import LoraConfig, OptimizerConfig, TrainingConfig
 from atlas_cli.federation.memory import tensor_bytes
 from atlas_cli.federation.numerics import clip_and_step
 from atlas_cli.federation.optimizers import build_optimizer, drop_state, set_learning_rate
-from atlas_cli.models.lora import AdapterSet
+from atlas_cli.models.load import FrozenBase
+from atlas_cli.models.lora import AdapterSet, build_adapters
+from atlas_cli.models.placement import adapted_names, place_ranks
+from atlas_cli.seeding import forked
+from atlas_cli.tasks._base import BaseTask
 
 
 class Trainables:
@@ -71,7 +76,8 @@ class Trainables:
         if self.optimizer is None or not anything:
             return
         set_learning_rate(self.optimizer, learning_rate)
-        clip_and_step(self.optimizer, self.parameters(), self.max_grad_norm, f"on the server, task group {self.name}")
+        what = f"on the server, task group {self.name}"
+        clip_and_step(self.optimizer, self.parameters(), self.max_grad_norm, what, self.adapters.name_of)
 
     def mean_gradients(self) -> list[Tensor | None]:
         """The gradient of the mean loss over the labels gathered for each parameter; None where there were none."""
@@ -114,3 +120,51 @@ class Trainables:
         """Drop the optimizer's state of adapters whose values were replaced."""
         if self.optimizer is not None:
             drop_state(self.optimizer, (p for path in paths for p in self.adapters.adapters[path].parameters()))
+
+
+class PendingGradients(NamedTuple):
+    """What one client's batch of so many labels gives the server to train with, until it is accepted or rejected."""
+
+    client: str
+    trained: Trainables
+    gradients: Sequence[Tensor | None]
+    labels: int
+
+
+def build_head(base: FrozenBase, task: BaseTask, seed: int, group: str, device: str | torch.device) -> nn.Module:
+    """The head of a task group as it is before training, wherever it is kept."""
+    with forked(seed, "head", group):
+        return task.build_head(base.hidden_size, base.lm_head).to(device)
+
+
+def build_trainables(
+    name: str,
+    base: FrozenBase,
+    head: nn.Module,
+    rank: int,
+    first_layer: int,
+    lora: LoraConfig,
+    training: TrainingConfig,
+    seed: int,
+    device: torch.device,
+) -> Trainables:
+    """What the server trains of a task group whose first block on the server is ``first_layer``.
+
+    Raises:
+        ConfigError: a rank that a layer cannot have.
+    """
+    layers = range(first_layer, base.n_layers)
+    names = adapted_names(base.model, base.family, lora.targets) if rank else []
+    by_layer = dict.fromkeys(layers, rank)
+    ranks = place_ranks(base.model, base.family, by_layer, layers, names, "server.rank") if rank else {}
+    adapters = build_adapters(
+        base.model,
+        ranks,
+        alpha=lora.alpha,
+        dropout=lora.dropout,
+        rslora=lora.rslora,
+        seed=seed,
+        device=device,
+    )
+    stays = training.labels == "client"
+    return Trainables(name, None if stays else head, adapters, training.server_optimizer, training.max_grad_norm)

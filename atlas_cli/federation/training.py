@@ -6,10 +6,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
+from torch import Tensor
 
+from atlas_cli.aggregation._error import ErrorLedger
 from atlas_cli.aggregation._mixing import laplacian_matrix, softmax_matrix
-from atlas_cli.engines.in_process import Trained, run_round
-from atlas_cli.errors import AtlasError
+from atlas_cli.config.checks import cohort_size
+from atlas_cli.engines.in_process import local_steps
+from atlas_cli.engines.trained import Trained
+from atlas_cli.errors import AtlasError, NonFiniteError
+from atlas_cli.federation.attendance import Attendance
 from atlas_cli.federation.build import Federation
 from atlas_cli.federation.client import SplitClient
 from atlas_cli.federation.clusters import Clustered, cluster_clients
@@ -18,6 +23,7 @@ from atlas_cli.federation.evaluation import mean_metrics
 from atlas_cli.federation.protocol import Ledger, Message
 from atlas_cli.federation.pruning import prune
 from atlas_cli.federation.recorder import Recorder, Scores
+from atlas_cli.federation.screening import require_finite_update, too_large, unfit
 
 
 def train(
@@ -33,37 +39,100 @@ def train(
         done: rounds that a restored federation has behind it; None starts anew.
 
     Raises:
-        NonFiniteError: a loss, activation or gradient; nothing was stepped with it.
+        NonFiniteError: a loss, activation, gradient, update or aggregate; nothing was stepped or delivered with it.
+        TooFewClientsError: too few clients are left after a round; it was not recorded.
         AtlasError: a client does not hold what it was delivered, or bytes do not match their closed form.
     """
-    training, aggregator = federation.config.training, federation.aggregator
-    members = aggregator.members
+    training = federation.config.training
     if done is None:
         ledger = set_up(federation, recorder.clusters)
         require_matching(ledger)
         recorder.round(0, ledger, evaluate(federation))
         checkpoint(0)
+    caution(federation, recorder)
 
     for number in range((done or 0) + 1, training.rounds + 1):
         ledger = Ledger()
         recorder.clusters(cluster_clients(federation, number, ledger))
-        cohort = sample_cohort(federation, number)
-        deliver(federation, cohort, ledger)  # those that missed a round catch up
+        attendance = Attendance(federation, sample_cohort(federation, number), number)
+        deliver(federation, attendance.present, ledger)  # those that missed a round catch up
+        attendance.begin()
         recorder.start_round(number)
-        trained = run_round(federation, cohort, number, ledger, recorder.on_step(number))
-        prune(aggregator, federation.clients, cohort)
-        errors = {
-            group: aggregator.merge(group, [c for c in cohort if members[c].group == group], ledger, number)
-            for group in aggregator.merged
-        }
-        mix_groups(federation, trained)
+        trained = local_steps(federation, attendance, ledger, recorder.on_step(number))
+        sent = collect(federation, attendance, trained, ledger)
+        attendance.require_enough(str(recorder.run.path) if recorder.run is not None else "RUN")
+        if federation.server is not None:
+            federation.server.finish_round(attendance.present)
+        errors = merge(federation, attendance, sent, recorder)
+        mix_groups(federation, attendance.present)
         last = number == training.rounds
-        deliver(federation, list(federation.clients) if last else cohort, ledger)
+        reached = [c for c in (federation.clients if last else attendance.cohort) if c not in attendance.gone]
+        deliver(federation, reached, ledger)
         require_delivered(federation)
         require_matching(ledger)
         due = last or number % federation.config.evaluation.every == 0
-        recorder.round(number, ledger, evaluate(federation) if due else Scores(), trained, errors)
+        recorder.round(number, ledger, evaluate(federation) if due else Scores(), trained, errors, attendance)
         checkpoint(number)
+
+
+def caution(federation: Federation, recorder: Recorder) -> None:
+    """Say where the cohort of a group (or cluster) is too small for a method that wants several clients."""
+    aggregator, share = federation.aggregator, federation.config.training.cohort
+    for group in aggregator.merged if hasattr(aggregator.method, "caution") else ():
+        size = cohort_size(share, sum(member.group == group for member in aggregator.members.values()))
+        if text := aggregator.method.caution(size, aggregator.options):
+            recorder.progress.note(f"warning: {group}: {text}")
+
+
+def collect(
+    federation: Federation, attendance: Attendance, trained: Mapping[str, Trained], ledger: Ledger
+) -> dict[str, dict[str, Tensor]]:
+    """What those present send at the end of their steps; who is too late, or sends what cannot be merged, is dropped.
+
+    Raises:
+        NonFiniteError: an update, with ``training.on_nonfinite: stop``.
+    """
+    aggregator, config = federation.aggregator, federation.config
+    prune(aggregator, federation.clients, attendance.present)
+    sent: dict[str, dict[str, Tensor]] = {}
+    for client in list(attendance.present) if aggregator.exchanges else ():
+        tensors = aggregator.receive(client, ledger)
+        if attendance.passes_deadline(client, trained[client], ledger):
+            continue
+        reason = unfit(aggregator, client, tensors, attendance.began_with[client])
+        try:
+            require_finite_update(client, tensors, attendance.number)
+        except NonFiniteError as error:
+            if config.training.on_nonfinite == "stop":
+                raise
+            reason = reason or str(error).partition(";")[0]
+        if reason:
+            attendance.drop(client, reason, gone=False)
+        else:
+            sent[client] = tensors
+    ratio = config.screen.max_norm_ratio
+    for group in aggregator.merged if ratio is not None else ():
+        of_group = {client: sent[client] for client in attendance.left(group) if client in sent}
+        assert ratio is not None
+        for client, reason in too_large(aggregator, group, of_group, attendance.began_with, ratio).items():
+            attendance.drop(client, reason, gone=False)
+            del sent[client]
+    return sent
+
+
+def merge(
+    federation: Federation, attendance: Attendance, sent: Mapping[str, Mapping[str, Tensor]], recorder: Recorder
+) -> dict[str, ErrorLedger | None]:
+    """Merge each group (or cluster) that has clients left; one that has none keeps what it has."""
+    errors: dict[str, ErrorLedger | None] = {}
+    for group in federation.aggregator.merged:
+        left = attendance.left(group)
+        if not left:
+            kept = f"round {attendance.number}: no client of {group} is left, so it keeps its adapter"
+            recorder.progress.note(kept)
+        elif federation.aggregator.exchanges:
+            errors[group] = federation.aggregator.combine(group, {c: sent[c] for c in left}, attendance.number)
+    return errors
 
 
 def set_up(federation: Federation, clustered: Callable[[Clustered | None], None] = lambda found: None) -> Ledger:
@@ -93,24 +162,24 @@ def deliver(federation: Federation, clients: Sequence[str], ledger: Ledger) -> N
         federation.clients[client].forget_moments(federation.aggregator.deliver(client, ledger))
 
 
-def mix_groups(federation: Federation, trained: Mapping[str, Trained]) -> None:
+def mix_groups(federation: Federation, clients: Sequence[str]) -> None:
     """Mix the adapters of task groups or clusters, where ``aggregation.cross_group`` asks for it.
 
-    Sizes are those of the cohort.
+    Sizes are those of ``clients``; a group of which nobody is among them keeps its adapter.
     """
     rule, aggregator = federation.config.aggregation.cross_group, federation.aggregator
     if rule.strength == 0 or len(aggregator.merged) == 1 or not aggregator.exchanges:
         return
+    groups = [aggregator.members[client].group for client in clients]
     if rule.graph == "laplacian":
-        aggregator.mix(lambda cosines: laplacian_matrix(cosines, rule.strength))
+        aggregator.mix(lambda cosines: laplacian_matrix(cosines, rule.strength), groups)
         return
-    groups = [aggregator.members[client].group for client in trained]
-    weights = [aggregator.members[client].weight for client in trained]
+    weights = [aggregator.members[client].weight for client in clients]
     sizes = torch.tensor(
         [sum(w for w, g in zip(weights, groups, strict=True) if g == group) for group in aggregator.merged],
         dtype=torch.float64,
     )
-    aggregator.mix(lambda cosines: softmax_matrix(cosines, sizes, rule.strength, rule.temperature))
+    aggregator.mix(lambda cosines: softmax_matrix(cosines, sizes, rule.strength, rule.temperature), groups)
 
 
 def require_delivered(federation: Federation) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from atlas_cli.config.schema import LoraConfig, TrainingConfig
 from atlas_cli.federation.client import Inputs, as_inputs
 from atlas_cli.federation.memory import Usage, saved_bytes, tensor_bytes
-from atlas_cli.federation.numerics import precision, require_finite, seeded_dropout
+from atlas_cli.federation.numerics import precision, require_finite, require_finite_gradients, seeded_dropout
 from atlas_cli.federation.optimizers import drop_state, state_bytes
 from atlas_cli.federation.trainables import Trainables
 from atlas_cli.models.checkpointing import checkpointed
@@ -127,8 +127,8 @@ class UnsplitClient:
             total = loss if self.penalty is None else loss + self.penalty(joined(self.adapters, self.upper))
             found = torch.autograd.grad(total, self.trained())
         # before the first part steps, so that no part steps without the others
-        norm = nn.utils.get_total_norm(found)
-        require_finite(norm, f"gradient norm of client {self.name}, round {round_number}, step {step}")
+        what = f"of client {self.name}, round {round_number}, step {step}"
+        require_finite_gradients(self.trained(), found, what, joined(self.adapters, self.upper).name_of)
         gradients = iter(found)
         for part, rate in self._parts:
             part.gather([next(gradients) for _ in part.parameters()], count)
@@ -142,9 +142,6 @@ class UnsplitClient:
 
     def measure(self) -> Usage:
         """Start measuring; what is held now is counted at once, the rest as steps happen."""
-        self.usage = Usage(
-            frozen_weights=tensor_bytes([*self.base.model.parameters(), *self.base.model.buffers()]),
-            adapters=tensor_bytes([*self.adapters.parameters(), *self.upper.parameters()]),
-            heads=tensor_bytes([*self.head.parameters(), *self.output_embedding()]),
-        )
+        adapters = [*self.adapters.parameters(), *self.upper.parameters()]
+        self.usage = Usage.held(self.base.model, adapters, [*self.head.parameters(), *self.output_embedding()])
         return self.usage

@@ -19,7 +19,8 @@ from atlas_cli.errors import AtlasError
 from atlas_cli.federation.build import Federation
 from atlas_cli.federation.client import SplitClient, as_inputs
 from atlas_cli.federation.evaluation import Halves
-from atlas_cli.federation.server import SplitServer, build_head
+from atlas_cli.federation.server import SplitServer
+from atlas_cli.federation.trainables import build_head
 from atlas_cli.models.lora import AdapterSet
 from atlas_cli.models.placement import by_layer
 from atlas_cli.models.split import blocks_of, run_half
@@ -177,6 +178,7 @@ def _check(
         reply, step_loss = server.answer(message)
         loss = step_loss.mean
     client.backward(reply.tensors["gradients"])
+    server.accept()
     split = [p.grad for p in client.trained()] + server.groups[group].mean_gradients()
 
     whole_head = head if u_shaped else server.groups[group].head

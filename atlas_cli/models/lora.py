@@ -126,6 +126,11 @@ class AdapterSet:
         named = [(n, p) for adapter in self.adapters.values() for n, p in adapter.named_parameters()]
         return [p for name, p in named if p.requires_grad and name.removeprefix("lora_") in parts]
 
+    def name_of(self, parameter: nn.Parameter) -> str:
+        """``<path>.lora_A`` or ``<path>.lora_B``, for messages; "the head" for what is no adapter's."""
+        named = ((f"{path}.{name}", p) for path, a in self.adapters.items() for name, p in a.named_parameters())
+        return next((name for name, p in named if p is parameter), "the head")
+
     def train_only(self, parts: Collection[str]) -> None:
         """Freeze the other parts."""
         for adapter in self.adapters.values():

@@ -171,6 +171,24 @@ def server_device(config: ExperimentConfig) -> Device:
     return find_device(config.server.device, configured_devices(config), key="server.device")
 
 
+def check_deadline(config: ExperimentConfig) -> None:
+    """Every device has the figures that ``training.deadline`` is held against.
+
+    Raises:
+        ConfigError: names the client and what its device lacks.
+    """
+    if config.training.deadline is None:
+        return
+    for client, device in client_devices(config).items():
+        if lacking := device.lacks("compute", "uplink", "downlink"):
+            raise ConfigError(
+                f"the device {device.name} of client {client} has no {' and no '.join(lacking)}",
+                key="training.deadline",
+            )
+    if lacking := server_device(config).lacks("compute"):
+        raise ConfigError(f"the server's device has no {lacking[0]}", key="training.deadline")
+
+
 def configured_devices(config: ExperimentConfig) -> dict[str, Device]:
     """What a config has under ``devices``, by name.
 

@@ -52,9 +52,20 @@ def check_mixing(config: ExperimentConfig) -> None:
     if config.aggregation.cross_group.strength > 0 and method.SENT and not mixable:
         raise ConfigError(
             f"{name} has no group adapters that can be mixed; set it to 0, or use delta-svd, flexlora, zero-pad, "
-            "hetlora or lora-fair",
+            "hetlora, lora-fair, trimmed-mean or median",
             key="aggregation.cross_group.strength",
         )
+
+
+def check_screen(config: ExperimentConfig) -> None:
+    """Refuse to screen by the norm of updates where none are sent.
+
+    Raises:
+        ConfigError: names the method.
+    """
+    if config.screen.max_norm_ratio is not None and "B" not in method_of(config).SENT:
+        sender = config.aggregation.method if config.mode in ("split-federated", "federated") else f"mode {config.mode}"
+        raise ConfigError(f"with {sender} no client sends an update that has a norm", key="screen.max_norm_ratio")
 
 
 def check_clusters(config: ExperimentConfig, cuts: Collection[int]) -> None:
@@ -87,7 +98,9 @@ def check_cuts(config: ExperimentConfig, group: str, key: str) -> None:
         ConfigError: names the client that differs.
     """
     method = method_of(config)
-    if method.SENT and (method.CHANGES_BASE or set(method.SENT) != {"A", "B"}):
+    # for a merge by rank of values, what the server trained for several clients is not one value
+    by_rank = hasattr(method, "centre")
+    if method.SENT and (method.CHANGES_BASE or by_rank or set(method.SENT) != {"A", "B"}):
         raise ConfigError(
             f"clients of {group} have different split layers, and {config.aggregation.method} is not defined for a "
             "layer that lies on the server for some of them; give them one split_layer, or another aggregation.method",

@@ -21,8 +21,8 @@ from atlas_cli.models.placement import adapted_names, layer_of, place_ranks
 from atlas_cli.models.resolve import model_config
 from atlas_cli.models.split import client_half, server_half
 from atlas_cli.planning.auto_cuts import resolve_auto_cuts
-from atlas_cli.planning.devices import client_devices, server_device
-from atlas_cli.planning.merging import check_clusters, check_cuts, check_mixing, options_of
+from atlas_cli.planning.devices import check_deadline, client_devices, server_device
+from atlas_cli.planning.merging import check_clusters, check_cuts, check_mixing, check_screen, options_of
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,9 @@ def make_plan(config: ExperimentConfig) -> Plan:
     _check_tasks(config, hf_config, family)
     options_of(config)
     check_mixing(config)
+    check_screen(config)
     client_devices(config), server_device(config)  # every device that is named must be known
+    check_deadline(config)
 
     names = adapted_names(base, family, config.lora.targets)
     clients = []

@@ -17,6 +17,8 @@ from rich.text import Text
 from atlas_cli.reports.summary import Record, primary_metric
 from atlas_cli.reports.units import format_bytes_mb, format_number, format_seconds
 
+SHOWN_DROPS = 4  # clients that a round's line names with their reason
+
 
 class Progress(Protocol):
     """What the round loop tells; rounds and steps count from 1, round 0 is the evaluation before training."""
@@ -68,6 +70,10 @@ def round_line(round: int, total_rounds: int, rows: Sequence[Record]) -> str:
         seconds = sum(row["examples"] / row["samples_per_second"] for row in timed)
         parts.append(f"{sum(row['examples'] for row in timed) / seconds:.0f} samples/s")
     parts.append(f"{format_bytes_mb(sum(row['bytes_up'] for row in rows))} up")
+    dropped = [f"{client} ({reason})" for row in rows for client, reason in row["dropped"].items()]
+    if dropped:
+        more = f" and {len(dropped) - SHOWN_DROPS} more" if len(dropped) > SHOWN_DROPS else ""
+        parts.append(f"dropped {', '.join(dropped[:SHOWN_DROPS])}{more}")
     return "  ".join(parts)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from atlas_cli.reports import memory as memory_rows
 from atlas_cli.reports import tables
 from atlas_cli.reports.plots import MAX_BARS, bytes_svg, loss_svg, memory_svg, metric_svgs
-from atlas_cli.reports.summary import Record, primary_metric, summarise
+from atlas_cli.reports.summary import Record, drops_sentence, primary_metric, summarise
 from atlas_cli.reports.units import format_bytes_mb, format_bytes_mib, format_number, format_seconds
 from atlas_cli.runs.records import KINDS
 
@@ -80,8 +80,13 @@ def result(metrics: Sequence[Record], clients: Sequence[Record], data: Mapping[s
         figure(svg, f"Test {name.replace('_', ' ')} by round; round 0 is before training")
         for name, svg in metric_svgs(metrics)
     ]
-    rows = [tables.cells(summary) for summary in summarise(metrics, clients, data)]
-    return table(tables.HEADINGS, rows) + f'<div class="pair">{"".join(pictures)}</div>'
+    summaries = summarise(metrics, clients, data)
+    drops = f"<p>{escape(drops_sentence(summaries))}</p>" if drops_sentence(summaries) else ""
+    return (
+        table(tables.HEADINGS, [tables.cells(s) for s in summaries])
+        + drops
+        + f'<div class="pair">{"".join(pictures)}</div>'
+    )
 
 
 def ledger(messages: Sequence[Record]) -> str:

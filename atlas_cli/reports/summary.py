@@ -17,6 +17,7 @@ class GroupSummary:
 
     ``before`` is the primary metric in round 0, ``after`` in the last evaluated round, ``best`` in
     round ``best_round``.
+    ``drops`` counts a client once for every round that it was dropped in.
     Bytes are serialised bytes of all rounds, set-up included; up is client to server.
     """
 
@@ -34,6 +35,7 @@ class GroupSummary:
     bytes_up: int
     bytes_down: int
     seconds: float
+    drops: int
 
 
 def primary_metric(rows: Iterable[Record]) -> str | None:
@@ -87,6 +89,12 @@ def summarise(
     ]
 
 
+def drops_sentence(summaries: Sequence[GroupSummary]) -> str:
+    """``clients dropped for a round: 3 in questions, 1 in spam``; empty where nobody was."""
+    counts = [f"{s.drops} in {s.task_group}" for s in summaries if s.drops]
+    return f"clients dropped for a round: {', '.join(counts)}" if counts else ""
+
+
 def _summary(name: str, rows: list[Record], n_clients: int, facts: Record) -> GroupSummary:
     metric = primary_metric(rows)
     values = points(rows, metric) if metric else []
@@ -109,4 +117,5 @@ def _summary(name: str, rows: list[Record], n_clients: int, facts: Record) -> Gr
         bytes_up=sum(row["bytes_up"] for row in rows),
         bytes_down=sum(row["bytes_down"] for row in rows),
         seconds=sum(row["seconds"] for row in rows),
+        drops=sum(len(row["dropped"]) for row in rows),
     )

@@ -8,7 +8,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from atlas_cli.reports.summary import GroupSummary, Record, summarise
+from atlas_cli.reports.summary import GroupSummary, Record, drops_sentence, summarise
 from atlas_cli.reports.units import format_bytes_mb, format_number
 
 SIZES = ("clients", "train", "test")
@@ -34,6 +34,9 @@ def final_table(
         "merge error: of the last delivery against the exact sum of updates, cut ranks included\n"
         "up: clients to server; MB: 1,000,000 bytes"
     )
+    summaries = summarise(metrics, clients, data)
+    if drops := drops_sentence(summaries):
+        caption += f"\n{drops}"
     table = Table(title="Result", caption=caption, **layout())
     shown = [i for i, heading in enumerate(HEADINGS) if data is not None or heading not in SIZES]
     for i in shown:
@@ -45,7 +48,7 @@ def final_table(
             overflow="fold",
             min_width=10 if i == 0 else None,
         )
-    for summary in summarise(metrics, clients, data):
+    for summary in summaries:
         row = cells(summary)
         table.add_row(*(row[i] for i in shown))
     return table

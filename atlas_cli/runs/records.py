@@ -51,6 +51,8 @@ class MetricsRecord(Record):
     client_lr: float | None
     simulated_seconds: float | None
     simulated_joules: float | None
+    participants: list[str]
+    dropped: dict[str, str]
 
 
 class ClientRecord(Record):

@@ -147,3 +147,31 @@ def test_what_cannot_be_timed_is_refused():
         round_time([work("a"), work("a")], SERVER)
     with pytest.raises(ValueError, match="needs clients"):
         round_time([], SERVER)
+
+
+def test_a_slow_client_computes_and_transfers_longer_and_is_served_as_fast():
+    plain, slow = (round_time([work("a", adapter_bytes_up=6, slowdown=f)], SERVER).clients["a"] for f in (1, 3))
+    assert (slow.compute, slow.upload, slow.download) == (3 * plain.compute, 3 * plain.upload, 3 * plain.download)
+    assert slow.server == plain.server == 3 and slow.joules == 3 * plain.joules
+
+
+def test_nobody_waits_at_the_merge_for_a_client_that_was_dropped():
+    slow = work("s", SLOW, steps=2, dropped=True)
+    time = round_time([work("a", steps=2), slow], SERVER, "per-client")
+    assert time.seconds == 28 < time.clients["s"].finished
+
+
+def test_the_steps_that_a_dropped_client_did_were_waited_for_but_not_the_one_that_came_too_late():
+    slow = {"flops": 40.0, "steps": 1, "dropped": True}  # forward 20, upload 4, server 3
+    in_time, late = (
+        round_time([work("a", steps=2), work("s", **slow, late=too_late)], SERVER) for too_late in (False, True)
+    )
+    assert in_time.seconds == 27 + 3 + 5 + 1  # the second step of a is served once the first of s is
+    assert late.seconds == 28
+
+
+def test_the_deadline_is_how_long_the_server_waits():
+    time = round_time([work("a"), work("s", SLOW, dropped=True, late=True)], SERVER, waited=40.0)
+    assert time.seconds == 40 and time.clients["a"].wait == 40 - 14
+    only = round_time([work("s", SLOW, dropped=True, late=True)], SERVER, waited=40.0)
+    assert only.seconds >= 40

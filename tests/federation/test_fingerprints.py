@@ -14,8 +14,8 @@ from atlas_cli.errors import ConfigError
 from atlas_cli.federation.build import build
 from atlas_cli.federation.fingerprints import RANK, draw, fingerprint_round
 from atlas_cli.federation.protocol import Ledger
-from atlas_cli.federation.server import build_head
 from atlas_cli.federation.state import capture
+from atlas_cli.federation.trainables import build_head
 from atlas_cli.models.lora import build_adapters
 from atlas_cli.models.placement import layer_of
 from atlas_cli.seeding import numpy_generator

@@ -67,6 +67,7 @@ def test_gradients_of_a_step_are_the_same(pair):
             assert count == len(batch.labels)
         else:
             reply, step = each.server.answer(up)
+            each.server.accept()
             loss, head = step.mean, each.server.groups["g"].mean_gradients()[:2]
         a.backward(reply.tensors["gradients"])
         results.append((loss, [reply.tensors["gradients"], *head, *(p.grad for p in a.adapters.parameters())]))

@@ -121,6 +121,7 @@ def split_pass(base, cut, task_name, lengths, *, u_shaped=False, segments=False,
         reply, step_loss = server.answer(message)
         loss = step_loss.mean
     client.backward(reply.tensors["gradients"])
+    server.accept()
     return SimpleNamespace(
         batch=batch,
         loss=loss,

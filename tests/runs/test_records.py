@@ -29,6 +29,8 @@ EXAMPLES = {
         "client_lr": None,
         "simulated_seconds": 12.5,
         "simulated_joules": None,
+        "participants": ["phone-1"],
+        "dropped": {"phone-2": "never answered"},
     },
     "clients.jsonl": {
         "round": 1,

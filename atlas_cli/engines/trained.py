@@ -1,0 +1,39 @@
+"""What a client did in a round, whatever engine ran it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from atlas_cli.data.collate import Batch
+
+
+@dataclass
+class Trained:
+    """What one client did in a round.
+
+    Steps, examples, real tokens, wall seconds, the sum of loss over ``labels``, and the
+    padded shape of every batch.
+    """
+
+    steps: int = 0
+    examples: int = 0
+    tokens: int = 0
+    labels: int = 0
+    seconds: float = 0.0
+    loss_sum: float = 0.0
+    shapes: list[tuple[int, int]] = field(default_factory=list)
+
+    @property
+    def loss(self) -> float | None:
+        """Mean loss over all labels of the round."""
+        return self.loss_sum / self.labels if self.labels else None
+
+    def add(self, batch: Batch, loss: float, count: int, seconds: float) -> None:
+        """Count one step."""
+        self.seconds += seconds
+        self.shapes.append((batch.input_ids.shape[0], batch.input_ids.shape[1]))
+        self.steps += 1
+        self.examples += batch.n_examples
+        self.tokens += batch.n_tokens
+        self.labels += count
+        self.loss_sum += loss * count

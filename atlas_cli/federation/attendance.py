@@ -1,0 +1,127 @@
+"""Who of a round's cohort is still in it, and why others are not."""
+
+from __future__ import annotations
+
+from atlas_cli.config.units import parse_time
+from atlas_cli.engines.trained import Trained
+from atlas_cli.errors import TooFewClientsError
+from atlas_cli.federation import faults
+from atlas_cli.federation.build import Federation
+from atlas_cli.federation.protocol import Ledger
+from atlas_cli.federation.simulated import OwnTime
+from atlas_cli.federation.snapshot import Snapshot
+
+
+class Attendance:
+    """The clients of one round; who never answers is out before it begins.
+
+    Args:
+        cohort: in the order of the config.
+        number: of the round, from 1.
+
+    Attributes:
+        present: clients still in the round, in the order of the config.
+        dropped: by client, why it is out.
+        gone: those of the dropped that nothing can be delivered to.
+        late: those whose last step came after the deadline.
+        waited: virtual seconds that the server waited for those that came too late: the deadline, or none.
+        began_with: by client, its ranks when the round began.
+    """
+
+    def __init__(self, federation: Federation, cohort: list[str], number: int) -> None:
+        self.federation, self.number = federation, number
+        config = federation.config
+        self.cohort = list(cohort)
+        self.present = [c for c in cohort if faults.answers(config, c, number)]
+        self.dropped = {c: "never answered" for c in cohort if c not in self.present}
+        self.gone, self.late = set(self.dropped), set[str]()
+        self.waited = 0.0
+        self.began_with: dict[str, dict[str, int]] = {}
+        self._crashes = faults.crashes(config, number)
+        self._deadline = None if config.training.deadline is None else parse_time(config.training.deadline)
+        self._time = OwnTime(federation) if self._deadline is not None else None
+        self._snapshots: dict[str, Snapshot] = {}
+
+    def begin(self) -> None:
+        """Remember what each client holds now, with a copy of it where one can be dropped later in the round."""
+        members = self.federation.aggregator.members
+        self.began_with = {c: members[c].ranks for c in self.present}
+        if self._crashes or may_drop(self.federation):
+            self._snapshots = {c: Snapshot(self.federation.clients[c], members[c]) for c in self.present}
+
+    def drop(self, client: str, reason: str, *, gone: bool = True) -> None:
+        """Take a client out of the round; it goes back to what it held when the round began.
+
+        Args:
+            gone: False for a client that is still there, so that it gets what is delivered after the round.
+        """
+        self.present.remove(client)
+        self.dropped[client] = reason
+        if gone:
+            self.gone.add(client)
+        if client in self._snapshots:
+            self._snapshots[client].restore()
+
+    def crashes(self, client: str, step: int) -> bool:
+        """Drop a client that fails before this step (from 0)."""
+        if self._crashes.get(client) != step:
+            return False
+        self.drop(client, f"failed before step {step}")
+        return True
+
+    def passes_deadline(self, client: str, did: Trained, ledger: Ledger, step: int | None = None) -> bool:
+        """Drop a client whose own computing and transfers, by what it did and sent so far, passed the deadline.
+
+        Args:
+            step: the one that came too late; None: the upload after the last step.
+        """
+        if self._deadline is None or self._time is None:
+            return False
+        seconds = self._time.seconds(client, did, ledger)
+        if seconds <= self._deadline:
+            return False
+        self.waited = self._deadline
+        if step is not None:
+            self.late.add(client)
+        when = "in its upload" if step is None else f"in step {step}"
+        self.drop(client, f"deadline of {self.federation.config.training.deadline} passed {when} ({seconds:.3g} s)")
+        return True
+
+    def left(self, group: str) -> list[str]:
+        """Clients whose adapters are merged with this group's (or cluster's) that are still in the round."""
+        return [c for c in self.present if self.federation.aggregator.members[c].group == group]
+
+    def require_enough(self, run: str) -> None:
+        """Stop where fewer than ``training.min_clients`` are left: the round does not count as done.
+
+        Args:
+            run: the run directory, for the command that goes on.
+
+        Raises:
+            TooFewClientsError: says who is out and how to go on.
+        """
+        least = self.federation.config.training.min_clients
+        if len(self.present) >= least:
+            return
+        why = "; ".join(f"{client}: {reason}" for client, reason in list(self.dropped.items())[:5])
+        more = f"; {len(self.dropped) - 5} more" if len(self.dropped) > 5 else ""
+        if self.present:
+            lower = f"training.min_clients={len(self.present)}"
+            then = f"to go on with those that are left: atlas train --resume {run} {lower}"
+        else:
+            then = f"once they are back: atlas train --resume {run} (faults of the config come again in this round)"
+        raise TooFewClientsError(
+            f"round {self.number}: {len(self.present)} of {len(self.cohort)} clients left, and training.min_clients is "
+            f"{least} ({why}{more}); the last checkpoint, after round {self.number - 1}, is kept; {then}"
+        )
+
+
+def may_drop(federation: Federation) -> bool:
+    """Whether a client that began a round may be dropped in it by what the config asks for."""
+    config, training = federation.config, federation.config.training
+    return (
+        training.deadline is not None
+        or training.on_nonfinite == "drop-client"
+        or config.screen.max_norm_ratio is not None
+        or any(not member.weight > 0 for member in federation.aggregator.members.values())
+    )

@@ -1,0 +1,42 @@
+"""Faults of an experiment: a pure function of the config, so that a resumed run meets the same ones.
+
+Who never answers is drawn from hash(seed, client, round): one client's luck depends on no other's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+from atlas_cli.config.schema import ExperimentConfig
+from atlas_cli.seeding import numpy_generator
+
+T = TypeVar("T")
+
+
+def answers(config: ExperimentConfig, client: str, round_number: int) -> bool:
+    """Whether a client of the cohort answers in a round (from 1): ``faults.drop``."""
+    chance = config.faults.drop
+    return chance == 0 or float(numpy_generator(config.seed, "faults-drop", client, round_number).random()) >= chance
+
+
+def slowdowns(config: ExperimentConfig) -> dict[str, float]:
+    """``faults.slow`` by client; those that are not slow are not in it."""
+    return _by_client(config, config.faults.slow)
+
+
+def crashes(config: ExperimentConfig, round_number: int) -> dict[str, int]:
+    """By client, the step (from 0) before which it fails in this round: ``faults.crash_at``."""
+    found = _by_client(config, config.faults.crash_at)
+    return {client: crash.step for client, crash in found.items() if crash.round == round_number}
+
+
+def _by_client(config: ExperimentConfig, given: Mapping[str, T]) -> dict[str, T]:
+    """A client's own entry, else that of the template it was made from."""
+    found = {}
+    for spec in config.expanded_clients():
+        for name in (spec.name, spec.key.removeprefix("clients.")):
+            if name in given:
+                found[spec.name] = given[name]
+                break
+    return found

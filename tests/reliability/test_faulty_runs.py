@@ -1,0 +1,125 @@
+"""``atlas train`` with clients that fail: what is said, what is recorded, and how a run that stopped goes on."""
+
+import json
+
+import pytest
+import yaml
+
+from atlas_cli.cli import main
+from atlas_cli.federation import session
+from atlas_cli.federation.client import SplitClient
+from atlas_cli.runs.directory import RunDirectory
+
+ROWS = [f"the film was {word} {i},{label}" for i in range(20) for word, label in (("good", "pos"), ("bad", "neg"))]
+
+
+@pytest.fixture
+def faulty(tmp_path, model_folder, monkeypatch):
+    """``faulty(**changes)``: a config file with clients a, b and c; runs go to tmp_path/runs."""
+    monkeypatch.setattr(session, "write_report", lambda run, *_: run.write_text("report.html", "<svg></svg>"))
+
+    def write(**changes):
+        (tmp_path / "tone.csv").write_text("\n".join(["text,label", *ROWS]) + "\n")
+        config = {
+            "name": "faulty",
+            "device": "cpu",
+            "threads": 1,
+            "model": {"name": model_folder("bert"), "split_layer": 2},
+            "task_groups": {"g": {"task": "sequence-classification", "data": {"files": str(tmp_path / "tone.csv")}}},
+            "clients": {name: {"task_group": "g", "rank": rank} for name, rank in (("a", 4), ("b", 2), ("c", 3))},
+            "training": {"rounds": 4, "local_steps": 2, "batch_size": 4, "max_length": 32},
+            "output": {"dir": str(tmp_path / "runs")},
+        }
+        for key, values in changes.items():
+            config[key] = {**config.get(key, {}), **values}
+        path = tmp_path / "faulty.yaml"
+        path.write_text(yaml.safe_dump(config, sort_keys=False))
+        return path
+
+    return write
+
+
+def run_of(tmp_path):
+    (path,) = (tmp_path / "runs").glob("*")
+    return RunDirectory(path)
+
+
+def rounds(run):
+    return [line["round"] for line in run.read_lines("metrics.jsonl")]
+
+
+def test_too_few_clients_is_exit_5_and_the_command_it_names_goes_on(faulty, tmp_path, capsys):
+    crash = {"a": {"round": 3}, "b": {"round": 3, "step": 1}}
+    path = faulty(training={"min_clients": 2}, faults={"crash_at": crash})
+    assert main(["train", str(path)]) == 5
+    error, run = " ".join(capsys.readouterr().err.split()), run_of(tmp_path)
+    assert "round 3: 1 of 3 clients left" in error and "a: failed before step 0; b: failed before step 1" in error
+    assert rounds(run) == [0, 1, 2]
+    assert run.read_json("manifest.json")["status"] == "failed"
+    assert json.loads((run.path / "checkpoints/round-000002/manifest.json").read_text())["round"] == 2
+    assert main(["train", "--resume", str(run.path)]) == 5  # the same faults come again
+    capsys.readouterr()
+    assert main(["train", "--resume", str(run.path), "faults.drop=0.1"]) == 2
+    assert "faults.drop: cannot change when a run is resumed" in capsys.readouterr().err
+    command = error.partition("atlas train ")[2].split()
+    assert command[:2] == ["--resume", str(run.path)] and command[2] == "training.min_clients=1"
+    assert main(["train", *command[:3]]) == 0
+    assert rounds(run) == [0, 1, 2, 3, 4]
+    assert run.read_lines("metrics.jsonl")[3]["participants"] == ["c"]
+
+
+def test_a_round_without_anybody_never_counts(faulty, tmp_path, capsys):
+    path = faulty(faults={"crash_at": {name: {"round": 2} for name in "abc"}})
+    assert main(["train", str(path)]) == 5
+    assert "round 2: 0 of 3 clients left" in " ".join(capsys.readouterr().err.split())
+    assert rounds(run_of(tmp_path)) == [0, 1]
+
+
+def test_drops_are_in_the_line_of_their_round_and_counted_at_the_end(faulty, tmp_path, capsys):
+    path = faulty(faults={"crash_at": {"b": {"round": 2, "step": 1}, "c": {"round": 3}}})
+    assert main(["train", str(path)]) == 0
+    out = capsys.readouterr().out
+    (line,) = (line for line in out.splitlines() if line.startswith("round 2/4"))
+    assert line.endswith("dropped b (failed before step 1)")
+    assert "clients dropped for a round: 2 in g" in out
+    lines = run_of(tmp_path).read_lines("metrics.jsonl")
+    assert [x["dropped"] for x in lines] == [{}, {}, {"b": "failed before step 1"}, {"c": "failed before step 0"}, {}]
+
+
+def test_a_nan_is_exit_4_and_the_run_goes_on_without_its_client(faulty, tmp_path, capsys, monkeypatch):
+    forward = SplitClient.forward
+
+    def spoilt(self, batch, round_number, step, labels):
+        message = forward(self, batch, round_number, step, labels)
+        if (self.name, round_number, step) == ("b", 3, 1):
+            message.tensors["activations"] = message.tensors["activations"] / 0
+        return message
+
+    monkeypatch.setattr(SplitClient, "forward", spoilt)
+    assert main(["train", str(faulty())]) == 4
+    run = run_of(tmp_path)
+    says = "activation sent by client b, round 3, step 1 is not finite"
+    assert says in " ".join(capsys.readouterr().err.split()) and rounds(run) == [0, 1, 2]
+    assert main(["train", "--resume", str(run.path), "training.on_nonfinite=drop-client"]) == 0
+    assert run.read_lines("metrics.jsonl")[3]["dropped"] == {"b": says}
+
+
+@pytest.mark.parametrize(
+    ("device", "says"),
+    [
+        ({"compute": "1 GFLOP/s", "uplink": "1 Mbit/s"}, "client a has no downlink"),
+        ({"memory": "2 GiB"}, "client a has no compute and no uplink and no downlink"),
+    ],
+)
+def test_a_deadline_needs_devices_that_say_how_fast_they_are(faulty, capsys, device, says):
+    clients = {name: {"task_group": "g", "device": "toy"} for name in "abc"}
+    path = faulty(devices={"toy": device}, clients=clients, training={"deadline": "5 s"})
+    assert main(["train", str(path)]) == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert says in error and "training.deadline" in error
+
+
+def test_few_clients_for_a_trimmed_mean_are_warned_of(faulty, capsys):
+    path = faulty(aggregation={"method": "trimmed-mean"}, training={"rounds": 1})
+    assert main(["train", str(path)]) == 0
+    assert "warning: g: trim 0.1 of 3 clients cuts nobody: this is the plain mean" in capsys.readouterr().out
