@@ -88,7 +88,9 @@ def _notes(error: BaseException) -> list[str]:
 
 
 def _show_error(text: str) -> None:
-    for line in text.splitlines():
+    from atlas_cli.runs.secrets import mask
+
+    for line in mask(text).splitlines():
         print(f"error: {line}", file=sys.stderr)
 
 
