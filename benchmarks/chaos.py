@@ -59,10 +59,9 @@ def main() -> None:
         word_tokenizer(False).save_pretrained(folder / "model")
         write_data(folder)
         config = write_config(folder, str(folder / "model"))
-        began = time.monotonic()
         whole = unbroken(config)
-        length, kills, wrong, trial = time.monotonic() - began, Counter[str](), 0, 0
-        print(f"an unbroken run of {ROUNDS} rounds takes {length:.1f} s")
+        length, kills, wrong, trial = length_of(whole), Counter[str](), 0, 0
+        print(f"an unbroken run of {ROUNDS} rounds takes {length:.1f} s after its start")
         while kills.total() < asked.kills:
             outcome = kill_and_resume(config, whole, length, random.Random(f"{asked.seed}-{trial}"))
             kills.update(outcome.kills)
@@ -105,11 +104,16 @@ def unbroken(config: Path) -> RunDirectory:
     return RunDirectory(made)
 
 
+def length_of(run: RunDirectory) -> float:
+    """Seconds from the lock to the end, with the report, about."""
+    return float(run.read_json("manifest.json")["duration_s"]) + 1.0
+
+
 def kill_and_resume(config: Path, whole: RunDirectory, length: float, draw: random.Random) -> Outcome:
     """One run that is killed up to three times.
 
     Args:
-        length: of an unbroken run, seconds.
+        length: of an unbroken run from the lock to the end, seconds.
     """
     outcome, before, run = Outcome(), runs_of(config), None
     for kills_left in reversed(range(draw.randint(1, 3) + 1)):
@@ -124,7 +128,7 @@ def kill_and_resume(config: Path, whole: RunDirectory, length: float, draw: rand
         error = process.communicate(timeout=600)[1]
         made = runs_of(config) - known
         run = RunDirectory(made.pop()) if made else run
-        if process.returncode == 0:
+        if process.returncode == 0 or (run is not None and _finished(run)):
             break
         if process.returncode > 0:
             outcome.differences.append(f"exit {process.returncode}: {error.strip()[-300:]}")
@@ -164,13 +168,16 @@ def differences(run: RunDirectory, whole: RunDirectory, report: bool = True) -> 
 
 def _kill(process: subprocess.Popen[str], config: Path, draw: random.Random, length: float) -> None:
     """SIGKILL at a moment of the run, or as soon as a checkpoint is begun; a run that ends before is left alone."""
-    aimed, wait = draw.random() < 0.5, draw.uniform(0.6, 1.0) * length
+    base = Path(yaml.safe_load(config.read_text())["output"]["dir"])
+    kind, wait = draw.choice(["start", *["run"] * 4, *["checkpoint"] * 5]), draw.random() * length
     nth, extra = draw.randint(1, 3), draw.uniform(0, 0.01)
     seen: set[tuple[Path, int]] = set()
+    while kind == "run" and process.poll() is None and not _owned(base, process.pid):
+        time.sleep(0.01)
     began = time.monotonic()
     while process.poll() is None:
-        if aimed:
-            for path in Path(yaml.safe_load(config.read_text())["output"]["dir"]).glob("*/checkpoints/.round-*.tmp"):
+        if kind == "checkpoint":
+            for path in base.glob("*/checkpoints/.round-*.tmp"):
                 try:
                     seen.add((path, path.stat().st_ino))
                 except FileNotFoundError:
@@ -182,6 +189,22 @@ def _kill(process: subprocess.Popen[str], config: Path, draw: random.Random, len
             break
         time.sleep(0.001)
     process.kill()
+
+
+def _finished(run: RunDirectory) -> bool:
+    manifest = run.path / "manifest.json"
+    return manifest.exists() and json.loads(manifest.read_text())["status"] == "finished"
+
+
+def _owned(base: Path, pid: int) -> bool:
+    """Whether a process has the lock of a run directory."""
+    for lock in base.glob("*/lock.json"):
+        try:
+            if json.loads(lock.read_text())["pid"] == pid:
+                return True
+        except FileNotFoundError:  # released meanwhile
+            continue
+    return False
 
 
 def _phase(run: RunDirectory | None, pid: int) -> str:
@@ -203,7 +226,8 @@ def _phase(run: RunDirectory | None, pid: int) -> str:
 def _names(run: RunDirectory) -> set[str]:
     earlier = folders(run)[:-1]  # an interrupt writes one that was not due
     files = (path for path in run.path.rglob("*") if path.is_file() and not set(path.parents) & set(earlier))
-    return {str(path.relative_to(run.path)) for path in files}
+    # a kill between the last write and the end leaves the lock of a process that is gone
+    return {str(path.relative_to(run.path)) for path in files} - {"lock.json"}
 
 
 def _untimed(run: RunDirectory, name: str) -> list[dict[str, object]]:
