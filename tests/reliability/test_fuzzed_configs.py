@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
-sys.path.append(str(Path(__file__).parents[1] / "cli"))
 
 import fuzz_configs
 from hypothesis import HealthCheck, given, settings
