@@ -100,12 +100,34 @@ class RunDirectory:
         self._append(name, "".join(lines), sync=True)
 
     def cut_to_round(self, number: int) -> None:
-        """Drop records of later rounds, and a last line that was not written whole."""
-        for name in ("metrics.jsonl", "clients.jsonl", "messages.jsonl"):
-            if (self.path / name).exists():
-                lines = _read(self.path / name).split("\n")[:-1]  # what follows the last newline is a torn line
-                kept = [line for line in lines if _parse(line, name, name)["round"] <= number]
-                self.write_text(name, "".join(f"{line}\n" for line in kept))
+        """Drop records of later rounds, and what a kill or a power failure left of a line.
+
+        Raises:
+            ResourceError: records up to the round are missing or damaged; nothing was changed.
+        """
+        kept = {name: self._lines_to(name, number) for name in ("metrics.jsonl", "clients.jsonl", "messages.jsonl")}
+        for name, lines in kept.items():
+            self.write_text(name, "".join(f"{line}\n" for line in lines))
+
+    def _lines_to(self, name: str, number: int) -> list[str]:
+        path = self.path / name
+        lines = _read(path).split("\n")[:-1] if path.exists() else []  # what follows the last newline is a torn line
+        kept, last, damage = [], -1, ""
+        for i, line in enumerate(lines, 1):
+            try:
+                record = _parse(line, name, f"{path}:{i}")
+            except ResourceError as error:
+                damage = f" ({error})"
+                break
+            if record["round"] <= number:
+                kept.append(line)
+                last = record["round"]
+        if last < number and (damage or name != "messages.jsonl"):  # a round without messages there may be
+            raise ResourceError(
+                f"{path} ends with round {last}, and the checkpoint is of round {number}{damage}; restore the file or "
+                "start the experiment anew"
+            )
+        return kept
 
     def remove_partial(self) -> None:
         """Remove what a killed process left half written; nothing reads it."""

@@ -205,6 +205,24 @@ def test_a_checkpoint_of_another_run_is_refused(stopped, capsys, case):
     assert (stopped.path / "metrics.jsonl").read_bytes() == before
 
 
+@pytest.mark.parametrize("name", ["metrics.jsonl", "clients.jsonl", "messages.jsonl"])
+@pytest.mark.parametrize("harm", ["later", "earlier", "none"])
+def test_records_that_are_damaged(stopped, capsys, name, harm):
+    """What a power failure tore after the checkpoint is cut off; before it, nothing can be gone on with."""
+    path = stopped.path / name
+    lines = path.read_text().splitlines(keepends=True)
+    torn = {"later": [*lines, "\0" * 99 + "\n", *lines[-1:]], "earlier": [*lines[:1], "\0\n", *lines[1:]], "none": []}
+    path.write_text("".join(torn[harm]))
+    capsys.readouterr()
+    code = main(["train", "--resume", str(stopped.path)])
+    if harm == "later" or (harm == "none" and name == "messages.jsonl"):  # a run may have had no messages
+        assert code == 0 and not path.read_text().count("\0")
+        assert harm == "none" or path.read_text().startswith("".join(lines))
+    else:
+        assert code == 3 and path.read_text() == "".join(torn[harm])
+        assert f"{path} ends with round " in capsys.readouterr().err
+
+
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory, model_folder):
     """An adapter folder as a run leaves it, and the base model that it is for."""
