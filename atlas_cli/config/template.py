@@ -64,6 +64,7 @@ training:
 
 aggregation: {{method: delta-svd}}
 evaluation: {{every: 1}}
+checkpoints: {{every: 1, keep: 2}}    # atlas train --resume RUN goes on from them
 output: {{dir: runs}}
 """
 
