@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from atlas_cli.errors import ConfigError
 
 if TYPE_CHECKING:
-    from atlas_cli.config.schema import _DataFields as DataConfig
+    from atlas_cli.config.task_groups import _DataFields as DataConfig
 
 Rows = list[dict[str, Any]]
 

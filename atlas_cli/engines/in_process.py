@@ -12,9 +12,9 @@ from atlas_cli.data.collate import Batch, batch_indices, collate
 from atlas_cli.engines.trained import Trained
 from atlas_cli.errors import NonFiniteError
 from atlas_cli.federation.attendance import Attendance
-from atlas_cli.federation.build import Federation
 from atlas_cli.federation.client import SplitClient
 from atlas_cli.federation.optimizers import learning_rate_factor
+from atlas_cli.federation.parties import Federation
 from atlas_cli.federation.protocol import Ledger, Message, activation_bytes
 from atlas_cli.federation.server import SplitServer
 from atlas_cli.federation.unsplit import UnsplitClient

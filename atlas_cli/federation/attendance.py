@@ -6,7 +6,7 @@ from atlas_cli.config.units import parse_time
 from atlas_cli.engines.trained import Trained
 from atlas_cli.errors import TooFewClientsError
 from atlas_cli.federation import faults
-from atlas_cli.federation.build import Federation
+from atlas_cli.federation.parties import Federation
 from atlas_cli.federation.protocol import Ledger
 from atlas_cli.federation.simulated import OwnTime
 from atlas_cli.federation.snapshot import Snapshot

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 
 import torch
 
@@ -16,8 +15,9 @@ from atlas_cli.errors import ConfigError
 from atlas_cli.federation.aggregator import Aggregator
 from atlas_cli.federation.centralized import pooled
 from atlas_cli.federation.client import SplitClient
-from atlas_cli.federation.evaluation import Evaluator, Halves, TrainedModel
+from atlas_cli.federation.evaluation import Evaluator
 from atlas_cli.federation.members import Member, weight_of
+from atlas_cli.federation.parties import Federation
 from atlas_cli.federation.pruning import penalty_of
 from atlas_cli.federation.server import SplitServer
 from atlas_cli.federation.trainables import build_head
@@ -29,92 +29,6 @@ from atlas_cli.models.placement import by_layer, layer_of
 from atlas_cli.models.stored import stored_as
 from atlas_cli.planning.merging import method_of, options_of
 from atlas_cli.planning.plan import ClientPlan, Plan, make_plan
-from atlas_cli.tasks._base import Feature
-
-
-@dataclass
-class Federation:
-    """Everything that takes part in a run.
-
-    ``server`` is None in the unsplit baselines; ``fingerprints`` are sums over those taken of every client so far.
-    """
-
-    config: ExperimentConfig
-    plan: Plan
-    base: FrozenBase
-    data: dict[str, PreparedGroup]
-    clients: dict[str, SplitClient | UnsplitClient]
-    server: SplitServer | None
-    aggregator: Aggregator
-    evaluator: Evaluator
-    pad: int
-    device: torch.device
-    fingerprints: dict[str, torch.Tensor] = field(default_factory=dict)
-
-    @property
-    def group_names(self) -> list[str]:
-        """Task groups in the order of the config."""
-        return list(self.config.task_groups)
-
-    def members(self, group: str) -> list[str]:
-        """Clients of a group, in the order of the config."""
-        return [c.name for c in self.plan.clients if c.task_group == group]
-
-    def group_of(self, client: str) -> str:
-        """The task group of a client."""
-        return self.aggregator.members[client].task_group
-
-    def part_of(self, client: str) -> str:
-        """Whose head a client shares: its task group's, or that of the task group's clients in its cluster."""
-        return self.aggregator.members[client].part
-
-    def train_features(self, client: str) -> Sequence[Feature]:
-        """A client's training examples."""
-        return self.data[self.group_of(client)].train[client]
-
-    def batch_size(self, client: str) -> int:
-        """Examples a local step; a centralized learner takes the batches of all clients of its group at once."""
-        size = self.config.training.batch_size
-        if self.config.mode != "centralized":
-            return size
-        group = self.group_of(client)
-        return size * sum(1 for spec in self.config.expanded_clients() if spec.task_group == group)
-
-    def model_of_client(self, client: str) -> TrainedModel:
-        """What a client's predictions are made with."""
-        party = self.clients[client]
-        if isinstance(party, UnsplitClient):
-            whole = Halves(party.base, party.base, self.plan.cut)
-            return TrainedModel(joined(party.adapters, party.upper), party.head, whole)
-        assert self.server is not None
-        part = self.part_of(client)
-        head = party.head if party.head is not None else self.server.heads[part]
-        served, upper = self.plan.above(party.cut), self.server.groups[part].adapters.adapters
-        return TrainedModel(
-            AdapterSet(
-                {**party.adapters.adapters, **{p: a for p, a in upper.items() if p in served}}, party.adapters.frozen
-            ),
-            head,
-            Halves(party.base, self.base, party.cut),
-        )
-
-    def models_of_group(self, group: str) -> dict[str, TrainedModel]:
-        """What a group's predictions are made with: the merged adapter; {} where clients share nothing.
-
-        One under the group's own name, or one for each part of it that is in another cluster.
-        """
-        if not self.aggregator.group_adapter:
-            return {}
-        models = {}
-        for member in (self.aggregator.members[client] for client in self.members(group)):
-            part = member.part
-            if part not in models:
-                merged, head = self.aggregator.group_model(member.group), self.aggregator.heads.get(part)
-                upper = self.server.groups[part].adapters if self.server is not None else AdapterSet({})
-                head = head if head is not None or self.server is None else self.server.heads[part]
-                assert head is not None
-                models[part] = TrainedModel(joined(upper, merged), head)
-        return models
 
 
 def build(config: ExperimentConfig, plan: Plan | None = None) -> Federation:

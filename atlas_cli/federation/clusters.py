@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 
 from atlas_cli.clustering.clusterer import Clusters, TaskClusterer
 from atlas_cli.config.clustering import ClusteringConfig
-from atlas_cli.federation.build import Federation
 from atlas_cli.federation.fingerprints import fingerprint_round
+from atlas_cli.federation.parties import Federation
 from atlas_cli.federation.protocol import Ledger
 from atlas_cli.federation.regroup import regroup
 from atlas_cli.seeding import numpy_generator

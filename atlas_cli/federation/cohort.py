@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from atlas_cli.config.checks import cohort_size
-from atlas_cli.federation.build import Federation
+from atlas_cli.federation.parties import Federation
 from atlas_cli.seeding import numpy_generator
 
 

@@ -6,8 +6,8 @@ import torch
 
 from atlas_cli.aggregation._base import Factors, absorb, scales_of
 from atlas_cli.aggregation._low_rank import stack, truncate
-from atlas_cli.federation.build import Federation
 from atlas_cli.federation.evaluation import TrainedModel
+from atlas_cli.federation.parties import Federation
 from atlas_cli.models.lora import AdapterSet, LoRAAdapter
 from atlas_cli.models.peft_format import peft_files
 from atlas_cli.runs.directory import RunDirectory

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from atlas_cli.federation.build import Federation
+from atlas_cli.federation.parties import Federation
 
 Facts = dict[str, object]
 

@@ -18,7 +18,7 @@ from atlas_cli.clustering.sketch import sketch
 from atlas_cli.data.collate import collate
 from atlas_cli.engines.in_process import exchange
 from atlas_cli.errors import ConfigError
-from atlas_cli.federation.build import Federation
+from atlas_cli.federation.parties import Federation
 from atlas_cli.federation.protocol import Ledger, Message
 from atlas_cli.federation.trainables import build_head
 from atlas_cli.models.placement import layer_of

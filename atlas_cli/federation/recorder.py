@@ -10,11 +10,11 @@ from dataclasses import asdict, dataclass, field
 from atlas_cli.aggregation._error import ErrorLedger
 from atlas_cli.engines.trained import Trained
 from atlas_cli.federation.attendance import Attendance
-from atlas_cli.federation.build import Federation
 from atlas_cli.federation.clock import RoundTime
 from atlas_cli.federation.clusters import Clustered
 from atlas_cli.federation.memory import Usage
 from atlas_cli.federation.optimizers import learning_rate_factor
+from atlas_cli.federation.parties import Federation
 from atlas_cli.federation.protocol import Ledger
 from atlas_cli.federation.references import reference_memory
 from atlas_cli.federation.simulated import simulate

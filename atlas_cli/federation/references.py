@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from atlas_cli.federation.build import Federation
 from atlas_cli.federation.memory import Usage, saved_bytes, tensor_bytes
+from atlas_cli.federation.parties import Federation
 from atlas_cli.models.lora import AdapterSet
 from atlas_cli.models.split import run_half
 

@@ -17,7 +17,8 @@ from torch import nn
 from atlas_cli.aggregation._base import Factors, absorb, release, scales_of, truncated
 from atlas_cli.aggregation._low_rank import redistribute, weighted_sum
 from atlas_cli.federation.aggregator import Aggregator
-from atlas_cli.federation.build import Federation, adapters_of
+from atlas_cli.federation.build import adapters_of
+from atlas_cli.federation.parties import Federation
 from atlas_cli.federation.trainables import Trainables
 from atlas_cli.models.lora import AdapterSet
 from atlas_cli.tasks._base import BaseTask

@@ -16,9 +16,10 @@ from atlas_cli.config.dump import dump_config
 from atlas_cli.config.load import LoadedConfig
 from atlas_cli.config.schema import ExperimentConfig
 from atlas_cli.errors import AtlasError, ConfigError, InterruptedRunError, OutputError
-from atlas_cli.federation.build import Federation, build
+from atlas_cli.federation.build import build
 from atlas_cli.federation.export import export_adapters
 from atlas_cli.federation.facts import data_facts, device_name, model_facts
+from atlas_cli.federation.parties import Federation
 from atlas_cli.federation.recorder import Recorder
 from atlas_cli.federation.state import capture, restore
 from atlas_cli.federation.stopping import Stopping

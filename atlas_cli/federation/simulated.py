@@ -6,9 +6,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from atlas_cli.engines.trained import Trained
-from atlas_cli.federation.build import Federation
 from atlas_cli.federation.clock import ClientWork, RoundTime, round_time
 from atlas_cli.federation.faults import slowdowns
+from atlas_cli.federation.parties import Federation
 from atlas_cli.federation.protocol import Ledger
 from atlas_cli.planning.cost import (
     client_step,

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from atlas_cli.aggregation._base import Factors
 from atlas_cli.errors import ResourceError
-from atlas_cli.federation.build import Federation
 from atlas_cli.federation.client import SplitClient
+from atlas_cli.federation.parties import Federation
 from atlas_cli.federation.pruning import shrink
 from atlas_cli.federation.regroup import regroup
 from atlas_cli.models.lora import AdapterSet

@@ -15,11 +15,11 @@ from atlas_cli.engines.in_process import local_steps
 from atlas_cli.engines.trained import Trained
 from atlas_cli.errors import AtlasError, NonFiniteError
 from atlas_cli.federation.attendance import Attendance
-from atlas_cli.federation.build import Federation
 from atlas_cli.federation.client import SplitClient
 from atlas_cli.federation.clusters import Clustered, cluster_clients
 from atlas_cli.federation.cohort import sample_cohort
 from atlas_cli.federation.evaluation import mean_metrics
+from atlas_cli.federation.parties import Federation
 from atlas_cli.federation.protocol import Ledger, Message
 from atlas_cli.federation.pruning import prune
 from atlas_cli.federation.recorder import Recorder, Scores

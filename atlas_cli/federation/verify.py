@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from atlas_cli.data.collate import Batch, collate
 from atlas_cli.errors import AtlasError
-from atlas_cli.federation.build import Federation
 from atlas_cli.federation.client import SplitClient, as_inputs
 from atlas_cli.federation.evaluation import Halves
+from atlas_cli.federation.parties import Federation
 from atlas_cli.federation.server import SplitServer
 from atlas_cli.federation.trainables import build_head
 from atlas_cli.models.lora import AdapterSet

@@ -12,7 +12,7 @@ from atlas_cli.errors import ConfigError
 from atlas_cli.models.peft_format import read_head, read_peft
 
 if TYPE_CHECKING:
-    from atlas_cli.federation.build import Federation
+    from atlas_cli.federation.parties import Federation
 
 
 @torch.no_grad()

@@ -19,8 +19,8 @@ import torch
 from atlas_cli.data.collate import batch_indices, collate
 from atlas_cli.engines.in_process import exchange
 from atlas_cli.errors import ConfigError
-from atlas_cli.federation.build import Federation
 from atlas_cli.federation.client import SplitClient
+from atlas_cli.federation.parties import Federation
 from atlas_cli.federation.protocol import Ledger
 from atlas_cli.federation.server import SplitServer
 from atlas_cli.models.families._base import Family
