@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from atlas_cli.aggregation._base import Adapters, Factors, Update
-from atlas_cli.aggregation._low_rank import precise, squared_norm, stack
+from atlas_cli.aggregation._low_rank import in_one_basis, precise, stack
 
 
 @dataclass(frozen=True)
@@ -88,23 +88,20 @@ def error_ledger(
     layers: dict[str, Error] = {}
     sums = [0.0, 0.0, 0.0, 0.0]
     for path, x in exact.items():
-        size = squared_norm(x)
-        cross = _distance(target[path], x)
-        far = cut = 0.0
+        X, M, *D = in_one_basis([x, target[path], *(d for _, d in delivered[path])])
+        size, cross = _squared(X), _squared(M - X)
         total = sum(weight for weight, _ in delivered[path])
-        for weight, d in delivered[path]:
-            far += weight / total * _distance(d, x)
-            cut += weight / total * _distance(d, target[path])
+        shared = [(weight / total, d) for (weight, _), d in zip(delivered[path], D, strict=True)]
+        far = sum(share * _squared(d - X) for share, d in shared)
+        cut = sum(share * _squared(d - M) for share, d in shared)
         sums = [a + b for a, b in zip(sums, (size, far, cut, cross), strict=True)]
         if size > 0:
             layers[path] = _relative(size, far, cut, cross)
     return ErrorLedger(_relative(*sums) if sums[0] > 0 else None, layers)
 
 
-def _distance(first: Factors, second: Factors) -> float:
-    if first.A is second.A and first.B is second.B:
-        return 0.0
-    return squared_norm(stack([(1.0, first), (-1.0, second)]))
+def _squared(matrix: Tensor) -> float:
+    return float(matrix.square().sum())
 
 
 def _relative(size: float, far: float, cut: float, cross: float) -> Error:

@@ -109,6 +109,21 @@ def squared_norm(factors: Factors) -> float:
     return float((R_B @ R_A.T).square().sum())
 
 
+def in_one_basis(products: Sequence[Factors]) -> list[Tensor]:
+    """Products as small matrices whose norms, and norms of sums and differences, are theirs.
+
+    Two QR factorisations give orthonormal bases for the columns of all B and the rows of all A; dense products where
+    that is cheaper.
+    """
+    A = torch.cat([precise(f.A) for f in products])
+    B = torch.cat([precise(f.B) for f in products], 1)
+    ranks = [f.rank for f in products]
+    if A.shape[0] > min(A.shape[1], B.shape[0]) / 2:
+        return [b @ a for b, a in zip(B.split(ranks, 1), A.split(ranks), strict=True)]
+    R_A, R_B = torch.linalg.qr(A.T, mode="r").R, torch.linalg.qr(B, mode="r").R
+    return [b @ a.T for b, a in zip(R_B.split(ranks, 1), R_A.split(ranks, 1), strict=True)]
+
+
 def inner(first: Factors, second: Factors) -> float:
     """<B A, B' A'> = tr((B^T B')(A' A^T)), without either product."""
     return float(((precise(first.B).T @ precise(second.B)) * (precise(first.A) @ precise(second.A).T)).sum())

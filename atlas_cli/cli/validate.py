@@ -57,12 +57,12 @@ def _facts(plan: Plan) -> list[str]:
 
 
 def _table(plan: Plan, examples: dict[str, int]) -> Any:
+    from atlas_cli.planning.saved_bytes import ELEMENT
     from atlas_cli.reports.tables import plan_table
 
     rows = []
-    element = 2 if plan.config.model.dtype == "bfloat16" else 4
     training = plan.config.training
-    step = training.batch_size * training.max_length * plan.hidden_size * element
+    elements = training.batch_size * training.max_length * plan.hidden_size
     for client in plan.clients:
         auto = plan.config.clients[client.key.removeprefix("clients.")].rank == "auto"
         ranks = sorted(set(client.ranks.values()))
@@ -73,7 +73,7 @@ def _table(plan: Plan, examples: dict[str, int]) -> Any:
                 client.cut,
                 "auto" if auto else str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}",
                 plan.adapter_parameters(client.ranks),
-                step,
+                elements * ELEMENT[client.dtype],
                 examples.get(client.name),
             )
         )

@@ -17,8 +17,8 @@ def command(
 ) -> None:
     """Compare loss and every gradient through the split with the unsplit model, on FILE's data with padding.
 
-    One line a task group and split layer; exit code 1 when a difference is above tolerance (1e-6 in float32).
-    `atlas train` does the same before it starts.
+    One line a task group, split layer and dtype of clients; exit code 1 when a difference is above tolerance (1e-6 in
+    float32). `atlas train` does the same before it starts.
     """
     from atlas_cli.config.load import load_config, locating
     from atlas_cli.errors import ConfigError

@@ -145,6 +145,11 @@ class ClientConfig(Section):
     )
     device: str | None = Field(None, description="name under devices, or a built-in profile (atlas devices)")
     checkpointing: bool = Field(False, description="activation checkpointing: less memory, one more forward a step")
+    dtype: Literal["float32", "bfloat16"] | None = Field(
+        None,
+        description="of its frozen weights and of what it sends at the cut; default: model.dtype, from which they are "
+        "cast. Its local test runs in it, group scores and mode centralized in model.dtype",
+    )
     weight: float = Field(1.0, gt=0, description="in its group's merge, times what aggregation.weights gives")
     count: int = Field(1, ge=1, description="this many clients of this kind, named NAME-1, NAME-2, ...")
 
@@ -199,10 +204,10 @@ class AggregationConfig(Section):
 
     method: Annotated[str, one_of("aggregation")] = "delta-svd"
     options: dict[str, Any] = Field({}, description="of the method, e.g. {ridge: 1e-6} for lora-fair")
-    weights: Literal["examples", "uniform", "inverse-rank"] = Field(
+    weights: Literal["examples", "tokens", "uniform", "inverse-rank"] = Field(
         "examples",
-        description="of clients in the merge: examples (label tokens where every token has a label), all alike, or "
-        "1 / mean rank; times clients.NAME.weight",
+        description="of clients in the merge: examples (label tokens where every token has a label), tokens of their "
+        "texts, all alike, or 1 / mean rank; times clients.NAME.weight",
     )
     server_memory: Annotated[str, quantity(parse_bytes)] | None = Field(
         None, description="the merge of one layer may take this much, e.g. 512 MiB; default: what it needs"
@@ -235,6 +240,7 @@ class ClientSpec(NamedTuple):
     split_layer: int | Literal["auto"] | None
     device: str | None
     checkpointing: bool
+    dtype: Literal["float32", "bfloat16"]
     weight: float
     key: str
 
@@ -276,13 +282,17 @@ class ExperimentConfig(Section):
         return groups
 
     def expanded_clients(self) -> list[ClientSpec]:
-        """All clients in the order of the file, templates expanded; rank and split layer as configured."""
+        """All clients in the order of the file, templates expanded; rank and split layer as configured.
+
+        The learner that pools all clients' data (``centralized``) has the one base, so there dtypes are the model's.
+        """
         specs = []
         for name, client in self.clients.items():
             rank = self.lora.rank if client.rank is None else client.rank
+            dtype = self.model.dtype if client.dtype is None or self.mode == "centralized" else client.dtype
             cut = self.model.split_layer if client.split_layer is None else client.split_layer
             for i in range(client.count):
                 numbered = f"{name}-{i + 1}" if client.count > 1 else name
-                own = (client.device, client.checkpointing, client.weight)
+                own = (client.device, client.checkpointing, dtype, client.weight)
                 specs.append(ClientSpec(numbered, client.task_group, rank, cut, *own, f"clients.{name}"))
         return specs

@@ -42,7 +42,7 @@ task_groups:
     data: {{corpus: sms-spam}}
 {decoder_group}
 clients:
-  phone-1: {{task_group: questions, rank: 4}}
+  phone-1: {{task_group: questions, rank: 4}}            # short of memory: dtype: bfloat16, checkpointing: true
   laptop-1: {{task_group: questions, rank: 16}}
   phones: {{task_group: spam, rank: 4, count: 2}}      # phones-1 and phones-2
   laptop-2: {{task_group: spam}}                       # rank: lora.rank
@@ -61,8 +61,12 @@ training:
   labels: server              # client: head and labels stay on the client (U-shaped)
   client_optimizer: {{name: adamw, lr: 1e-3}}
   server_optimizer: {{name: adamw, lr: 1e-3}}
+  # on_nonfinite: drop-client # default: stop
+  # min_clients: 2            # a round that fewer finish ends the run
 
 aggregation: {{method: delta-svd}}
+# screen: {{max_norm_ratio: 3.0}}                      # leave out updates far above the median norm
+# faults: {{drop: 0.3, crash_at: {{phone-1: {{round: 2}}}}}}   # for experiments: clients that fail
 evaluation: {{every: 1}}
 output: {{dir: runs}}
 """

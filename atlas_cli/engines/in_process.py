@@ -108,8 +108,9 @@ def exchange(
 ) -> tuple[Message, float, int]:
     """The messages of one step: two, or four when labels stay on the client; the gradient message, mean loss, count."""
     shape, hidden = batch.input_ids.shape, server.base.hidden_size
-    element = next(server.base.model.parameters()).element_size()
+    element = client.base.dtype.itemsize
     cut = shape[0] * shape[1] * hidden * element
+    above = shape[0] * shape[1] * hidden * server.base.dtype.itemsize  # features keep the server's dtype
 
     def sent(message: Message, closed_form: int) -> Message:
         ledger.count(message, closed_form)
@@ -124,9 +125,9 @@ def exchange(
     else:
         up = client.forward(batch.inputs(), round_number, step, None)
         sent(up, activation_bytes(shape[0], shape[1], hidden, element, 0))
-        features = sent(server.features(up), cut)
+        features = sent(server.features(up), above)
         back, loss, count = client.answer_features(features, batch.labels)
-        down = server.answer_gradients(sent(back, cut + 8))
+        down = server.answer_gradients(sent(back, above + 8))
     return sent(down, cut), loss, count
 
 

@@ -78,7 +78,9 @@ class Aggregator:
         T + (dW - dW as delivered).
         """
         adapters = self.groups[group]
-        self.merged[group] = absorb(adapters.state(), scales_of(adapters))
+        # copies: the group's own are overwritten at a merge, and what was before it is still compared with
+        state = {name: value.clone() for name, value in adapters.state().items()}
+        self.merged[group] = absorb(state, scales_of(adapters))
         self.changes[group] = BaseChange()
         if self.method.CHANGES_BASE:
             worth = {path: factors for path, factors in self.merged[group].items() if factors.B.any()}

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import nn
 
 from atlas_cli.aggregation._base import PARTS
 from atlas_cli.config.schema import ExperimentConfig
@@ -18,7 +16,7 @@ from atlas_cli.errors import ConfigError
 from atlas_cli.federation.aggregator import Aggregator
 from atlas_cli.federation.centralized import pooled
 from atlas_cli.federation.client import SplitClient
-from atlas_cli.federation.evaluation import Evaluator, TrainedModel
+from atlas_cli.federation.evaluation import Evaluator, Halves, TrainedModel
 from atlas_cli.federation.members import Member, weight_of
 from atlas_cli.federation.pruning import penalty_of
 from atlas_cli.federation.server import SplitServer
@@ -28,6 +26,7 @@ from atlas_cli.federation.warm_start import start_from
 from atlas_cli.models.load import FrozenBase, load_base, load_tokenizer
 from atlas_cli.models.lora import AdapterSet, build_adapters, joined
 from atlas_cli.models.placement import by_layer, layer_of
+from atlas_cli.models.stored import stored_as
 from atlas_cli.planning.merging import method_of, options_of
 from atlas_cli.planning.plan import ClientPlan, Plan, make_plan
 from atlas_cli.tasks._base import Feature
@@ -85,7 +84,8 @@ class Federation:
         """What a client's predictions are made with."""
         party = self.clients[client]
         if isinstance(party, UnsplitClient):
-            return TrainedModel(joined(party.adapters, party.upper), party.head)
+            whole = Halves(party.base, party.base, self.plan.cut)
+            return TrainedModel(joined(party.adapters, party.upper), party.head, whole)
         assert self.server is not None
         part = self.part_of(client)
         head = party.head if party.head is not None else self.server.heads[part]
@@ -95,6 +95,7 @@ class Federation:
                 {**party.adapters.adapters, **{p: a for p, a in upper.items() if p in served}}, party.adapters.frozen
             ),
             head,
+            Halves(party.base, self.base, party.cut),
         )
 
     def models_of_group(self, group: str) -> dict[str, TrainedModel]:
@@ -153,10 +154,9 @@ def build(config: ExperimentConfig, plan: Plan | None = None) -> Federation:
         else None
     )
     method = method_of(config)
-    clients = {
-        c.name: _client(config, plan, base, data, c, heads[c.task_group] if heads_on_clients else None, device)
-        for c in plan.clients
-    }
+    causal = any(task.causal_only for task in tasks.values())
+    bases = client_bases(plan, base, split, output=heads_on_clients and causal)
+    clients = {c.name: _client(config, plan, bases[c.dtype], data, c, heads_on_clients, device) for c in plan.clients}
     penalty, freeze = penalty_of(config), set(method.TRAINED) != set(PARTS)
     for client in clients.values():
         client.penalty = penalty
@@ -202,6 +202,21 @@ def build(config: ExperimentConfig, plan: Plan | None = None) -> Federation:
     return federation
 
 
+def client_bases(plan: Plan, base: FrozenBase, split: bool, output: bool) -> dict[str, FrozenBase]:
+    """What clients hold of the base, by dtype: one copy for all clients of a dtype that is not the base's.
+
+    Args:
+        split: whether clients hold nothing from their split layer on.
+        output: whether they hold the output embedding.
+    """
+    deepest: dict[str, int] = {}
+    for client in plan.clients:
+        deepest[client.dtype] = max(client.cut, deepest.get(client.dtype, 0))
+    return {
+        dtype: stored_as(base, getattr(torch, dtype), cut if split else None, output) for dtype, cut in deepest.items()
+    }
+
+
 def pick_device(name: str) -> torch.device:
     """The device of a config; "auto" takes CUDA, then MPS, then the CPU.
 
@@ -223,11 +238,12 @@ def _client(
     base: FrozenBase,
     data: Mapping[str, PreparedGroup],
     client: ClientPlan,
-    head: nn.Module | None,
+    with_head: bool,
     device: torch.device,
 ) -> SplitClient | UnsplitClient:
     task = data[client.task_group].task
-    head = copy.deepcopy(head)
+    # a language-model head is the output embedding of the client's own base
+    head = build_head(base, task, config.seed, client.task_group, device) if with_head else None
     if config.mode == "split-federated":
         return SplitClient(
             client.name,

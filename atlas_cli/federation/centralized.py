@@ -20,6 +20,7 @@ def pooled(
             max(client.cut for client in plan.members(name)),
             plan.group_ranks(name),
             f"task_groups.{name}",
+            dtype=config.model.dtype,
         )
         for name in config.task_groups
     )

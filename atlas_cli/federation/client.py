@@ -36,7 +36,8 @@ class SplitClient:
         split_layer: number of blocks it keeps; default: the middle of the model.
         device: where it computes.
         init: "pretrained", "random" or "auto" (random where weights cannot be reached).
-        base: a base to share, instead of ``model_name``.
+        base: a base to share, instead of ``model_name``; in a dtype of its own (``models.stored``) where the server's
+            is another: activations are sent, and gradients come back, in the client's.
         lora, training: scale, dropout and targets; optimizer, clipping and precision.
         checkpointing: blocks keep their input only and run again in the backward.
         task, head: on the client only when labels stay there (U-shaped split).
@@ -200,6 +201,8 @@ class SplitClient:
         return Message("feature-gradients", self.name, "up", tensors), loss.item(), count
 
     def _run(self, inputs: dict[str, Tensor], mask: Tensor, round_number: int, step: int) -> Tensor:
+        if "inputs_embeds" in inputs:
+            inputs = {**inputs, "inputs_embeds": inputs["inputs_embeds"].to(self.base.dtype)}
         self.adapters.train()
         measured = self.usage is not None
         with (

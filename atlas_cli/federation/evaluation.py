@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -12,16 +13,27 @@ from atlas_cli.data.collate import collate, evaluation_batches
 from atlas_cli.federation.client import as_inputs
 from atlas_cli.models.load import FrozenBase
 from atlas_cli.models.lora import AdapterSet
+from atlas_cli.models.placement import layer_of
 from atlas_cli.models.split import client_half, run_half, server_half
 from atlas_cli.tasks._base import BaseTask, Feature
 
 
+class Halves(NamedTuple):
+    """Whose base the blocks below ``cut`` are run on, and whose those from there on."""
+
+    lower: FrozenBase
+    upper: FrozenBase
+    cut: int
+
+
 @dataclass(frozen=True)
 class TrainedModel:
-    """Everything trained that a prediction needs: adapters on either side of the cut, and a head."""
+    """Everything trained that a prediction needs, adapters on either side of the cut and a head, and the base that it
+    runs on: where there is none, that of ``model.dtype``, as a merged model is deployed on the server."""
 
     adapters: AdapterSet
     head: nn.Module
+    halves: Halves | None = None
 
 
 class Evaluator:
@@ -33,23 +45,34 @@ class Evaluator:
     """
 
     def __init__(self, base: FrozenBase, cut: int, batch_size: int, pad: int, device: torch.device) -> None:
-        self.base, self.batch_size, self.pad, self.device = base, batch_size, pad, device
-        self.lower_half = client_half(base.model, base.family, cut)
-        self.upper_half = server_half(base.model, base.family, cut)
+        self.batch_size, self.pad, self.device = batch_size, pad, device
+        self.halves = Halves(base, base, cut)
 
     @torch.no_grad()
     def __call__(self, task: BaseTask, features: Sequence[Feature], model: TrainedModel) -> dict[str, float]:
         """The task's metrics over ``features``."""
         metric = task.metric()
         model.adapters.train(False)
-        with model.adapters.attached(self.base.model):
+        lower, upper, cut = model.halves or self.halves
+        family = lower.family
+        lower_half, upper_half = client_half(lower.model, family, cut), server_half(upper.model, family, cut)
+        below = _part(model.adapters, lambda path: layer_of(path, family) < cut)
+        above = _part(model.adapters, lambda path: layer_of(path, family) >= cut)
+        with below.attached(lower.model), above.attached(upper.model):
             for rows in evaluation_batches(features, self.batch_size):
                 batch = collate(task, [features[i] for i in rows], self.pad)
                 inputs, mask = as_inputs(batch.inputs(), self.device)
-                activations = run_half(self.lower_half, mask, **inputs)
-                hidden = run_half(self.upper_half, mask, inputs_embeds=activations)
+                activations = run_half(lower_half, mask, **inputs).to(upper.dtype)
+                hidden = run_half(upper_half, mask, inputs_embeds=activations)
                 metric.update(model.head(hidden, mask), batch.labels.to(self.device), batch.features)
         return metric.compute()
+
+
+def _part(adapters: AdapterSet, wanted: Callable[[str], bool]) -> AdapterSet:
+    return AdapterSet(
+        {path: adapter for path, adapter in adapters.adapters.items() if wanted(path)},
+        {path: pieces for path, pieces in adapters.frozen.items() if wanted(path)},
+    )
 
 
 def mean_metrics(each: Sequence[dict[str, float]]) -> dict[str, float]:

@@ -8,7 +8,6 @@ head moves all texts alike, by as much as classes are unequal, and clients would
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 import numpy as np
@@ -53,10 +52,11 @@ def _fingerprint(federation: Federation, client: str, ledger: Ledger, batches: i
     if len(features) < MIN_EXAMPLES:
         raise ConfigError(f"client {client} has {len(features)} example; a fingerprint needs {MIN_EXAMPLES} or more")
     party, server = probe(federation, client, RANK, fresh=True)
-    head = build_head(federation.base, group.task, seed, "fingerprint", federation.device).requires_grad_(False)
     trained = server.groups[federation.group_of(client)]
-    party.head = copy.deepcopy(head) if party.head is not None else None
-    trained.head = head if trained.head is not None else None
+    for holder, base in ((party, party.base), (trained, server.base)):  # on whichever side the head is
+        if holder.head is not None:
+            head = build_head(base, group.task, seed, "fingerprint", federation.device)
+            holder.head = head.requires_grad_(False)
     sums: dict[str, Tensor] = {}
     drawn = draw(features, batches, federation.batch_size(client), numpy_generator(seed, "fingerprint", client, turn))
     for rows in drawn:

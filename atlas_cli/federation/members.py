@@ -80,6 +80,8 @@ def weight_of(config: ExperimentConfig, client: ClientPlan, group: PreparedGroup
     rule, own = config.aggregation.weights, client.weight
     if rule == "inverse-rank":
         return own * len(client.ranks) / sum(client.ranks.values())
+    if rule == "tokens":
+        return own * sum(len(feature["input_ids"]) for feature in group.train[client.name])
     return own * (1.0 if rule == "uniform" else _count(group, client.name))
 
 

@@ -131,7 +131,7 @@ class SplitServer:
         received, mask = self._receive(message)
         labels = message.tensors["labels"]
         with self._running(trained, message):
-            hidden = run_half(self._half_for(message.client), mask, inputs_embeds=received)
+            hidden = run_half(self._half_for(message.client), mask, inputs_embeds=received.to(self.base.dtype))
             assert trained.head is not None
             loss, count = task.loss(trained.head(hidden, mask), labels)
         require_finite(loss.detach(), f"loss of {self._when(message.client)}")
@@ -145,7 +145,7 @@ class SplitServer:
         trained = self._trained_for(message.client)
         received, mask = self._receive(message)
         with self._running(trained, message):
-            hidden = run_half(self._half_for(message.client), mask, inputs_embeds=received)
+            hidden = run_half(self._half_for(message.client), mask, inputs_embeds=received.to(self.base.dtype))
         self._features[message.client] = (hidden, received)
         return Message("features", message.client, "down", {"features": hidden.detach()})
 
@@ -221,7 +221,7 @@ class SplitServer:
         mask_BT = everything if attention_mask is None else attention_mask.to(self.device)
         trained = self.groups[name]
         with trained.adapters.attached(self.base.model):
-            hidden = run_half(self.half, mask_BT, inputs_embeds=hidden_BTD)
+            hidden = run_half(self.half, mask_BT, inputs_embeds=hidden_BTD.to(self.base.dtype))
             assert trained.head is not None, "labels: client keeps the head on the clients"
             loss, _ = self.tasks[name].loss(trained.head(hidden, mask_BT), labels.to(self.device))
         (gradient,) = torch.autograd.grad(loss, [received])
@@ -240,6 +240,7 @@ class SplitServer:
         self.accept()  # of the client before: a sequential update has stepped before the next is served
         activations = message.tensors["activations"]
         require_finite(activations, f"activation sent by {self._when(message.client)}")
+        # a leaf in the client's dtype, and so is its gradient
         received = activations.to(self.device).detach().requires_grad_()
         return received, message.tensors["attention_mask"].to(self.device).long()
 

@@ -22,6 +22,7 @@ from atlas_cli.federation.state import capture, restore
 from atlas_cli.federation.training import train
 from atlas_cli.federation.verify import Check, require_verified, verify_split
 from atlas_cli.models.load import current_sha256
+from atlas_cli.models.stored import departure
 from atlas_cli.planning.auto_ranks import plan_ranks
 from atlas_cli.planning.plan import cuts_text, make_plan
 from atlas_cli.reports.html import write_report
@@ -113,17 +114,28 @@ def _fitted(config: ExperimentConfig) -> ExperimentConfig:
     if all(spec.device is None and spec.rank != "auto" for spec in config.expanded_clients()):
         return config
     planned = plan_ranks(config)
-    keys = {spec.name: spec.key for spec in config.expanded_clients()}
+    specs = {spec.name: spec for spec in config.expanded_clients()}
     for client in planned.clients:
         memory = client.device.memory if client.device else None
         if memory is not None and client.memory.peak > memory:
+            spec = specs[client.name]
+            narrower = "" if spec.dtype == "bfloat16" else _narrower(planned.config, client.name, memory)
             raise ConfigError(
                 f"client {client.name} needs {format_bytes_mib(client.memory.peak)} at its peak (predicted, a full "
                 f"batch of the longest examples) and its device has {format_bytes_mib(memory)}; lower its rank, "
-                "training.batch_size, training.max_length or model.split_layer, or set checkpointing: true",
-                key=f"{keys[client.name]}.device",
+                f"training.batch_size, training.max_length or model.split_layer, or set checkpointing: true{narrower}",
+                key=f"{spec.key}.device",
             )
     return planned.config
+
+
+def _narrower(config: ExperimentConfig, client: str, memory: int) -> str:
+    """That ``dtype: bfloat16`` would make a client fit, where it would; ranks in ``config`` are numbers."""
+    key = next(spec.key for spec in config.expanded_clients() if spec.name == client).removeprefix("clients.")
+    other = config.clients[key].model_copy(update={"dtype": "bfloat16"})
+    planned = plan_ranks(config.model_copy(update={"clients": {**config.clients, key: other}}))
+    peak = next(each.memory.peak for each in planned.clients if each.name == client)
+    return f" or dtype: bfloat16 (needs {format_bytes_mib(peak)})" if peak <= memory else ""
 
 
 def _manifest(federation: Federation, checks: list[Check]) -> dict[str, Any]:
@@ -141,12 +153,9 @@ def _manifest(federation: Federation, checks: list[Check]) -> dict[str, Any]:
 
 
 def _by_group(checks: list[Check]) -> dict[str, Any]:
-    """Records of checks by task group; by group and split layer where a group has several."""
+    """Records of checks by task group; by group, split layer and dtype where a group has several."""
     several = Counter(check.task_group for check in checks)
-    return {
-        f"{c.task_group} at layer {c.split_layer}" if several[c.task_group] > 1 else c.task_group: c.record()
-        for c in checks
-    }
+    return {f"{c.task_group} at {c.place}" if several[c.task_group] > 1 else c.task_group: c.record() for c in checks}
 
 
 def _run(
@@ -162,7 +171,7 @@ def _run(
         progress.start(training.rounds, training.local_steps, federation.group_names)
         train(federation, Recorder(federation, run, progress), checkpoint, done)
         export_adapters(federation, run)
-        manifest["base_unchanged"] = current_sha256(federation.base) == federation.base.sha256
+        manifest["base_unchanged"] = _unchanged(federation)
         run.write_json("manifest.json", end_manifest(manifest, "finished"))
     except BaseException as error:
         status: Status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
@@ -173,6 +182,12 @@ def _run(
     finally:
         progress.stop()
     write_report(run)
+
+
+def _unchanged(federation: Federation) -> bool:
+    """Whether the frozen weights are what they were, those that clients hold in a dtype of their own as well."""
+    base, held = federation.base, {id(c.base): c.base for c in federation.clients.values()}
+    return current_sha256(base) == base.sha256 and all(departure(base, own) == 0 for own in held.values())
 
 
 def _require_same(before: dict[str, Any], config: ExperimentConfig) -> None:

@@ -141,9 +141,12 @@ def set_up(federation: Federation, clustered: Callable[[Clustered | None], None]
     Between the two, clusters are found where the config asks for them; ``clustered`` is told of them.
     """
     ledger = Ledger()
-    whole = {name: t.to("meta") for name, t in federation.base.model.state_dict().items()}
+    dtypes = {client.name: client.dtype for client in federation.plan.clients}
     for client, party in federation.clients.items():
-        half = federation.plan.setup_tensors[party.cut] if isinstance(party, SplitClient) else whole
+        if isinstance(party, SplitClient):
+            half = federation.plan.setup_tensors[party.cut, dtypes[client]]
+        else:
+            half = {name: t.to("meta") for name, t in party.base.model.state_dict().items()}
         output = {f"lm_head.{i}": p.to("meta") for i, p in enumerate(party.output_embedding())}
         tensors = {**half, **output}
         weights = sum(t.numel() * t.element_size() for t in tensors.values())

@@ -109,7 +109,8 @@ class UnsplitClient:
         self.adapters.train()
         self.upper.train()
         measured = self.usage is not None
-        weights = [*self.base.model.parameters(), *self.output_embedding(), *self.trained()]
+        frozen = [*self.adapters.parameters(), *self.upper.parameters()]  # all of them, where some are not trained
+        weights = [*self.base.model.parameters(), *self.output_embedding(), *self.trained(), *frozen]
         with (
             seeded_dropout(self.lora.dropout, self.seed, self.name, round_number, step, device=self.device),
             precision(self.device, self.training.autocast),

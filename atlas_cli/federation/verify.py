@@ -6,8 +6,10 @@ Loss and every gradient, on real examples with padding.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +18,13 @@ from atlas_cli.data.collate import Batch, collate
 from atlas_cli.errors import AtlasError
 from atlas_cli.federation.build import Federation
 from atlas_cli.federation.client import SplitClient, as_inputs
+from atlas_cli.federation.evaluation import Halves
 from atlas_cli.federation.server import SplitServer
 from atlas_cli.federation.trainables import build_head
-from atlas_cli.models.load import FrozenBase
 from atlas_cli.models.lora import AdapterSet
 from atlas_cli.models.placement import by_layer
-from atlas_cli.models.split import run_half
+from atlas_cli.models.split import blocks_of, run_half
+from atlas_cli.models.stored import departure
 from atlas_cli.planning.plan import ClientPlan
 from atlas_cli.seeding import torch_generator
 from atlas_cli.tasks._base import BaseTask, Feature
@@ -37,6 +40,8 @@ class Check:
         loss_difference, gradient_difference: largest absolute differences from the unsplit model.
         gradient_norm: of the client's adapters, unsplit; zero would mean that nothing is trained.
         adapter_effect: how much the adapters change the loss; zero would mean that they are not attached.
+        dtype: of the client, where it is not the model's; ``weight_difference``: the largest of its copy of the weights
+            from the model's own, cast.
     """
 
     task_group: str
@@ -49,37 +54,54 @@ class Check:
     gradient_norm: float
     adapter_effect: float
     tolerance: float
+    dtype: str | None = None
+    weight_difference: float = 0.0
 
     @property
     def passed(self) -> bool:
         """Equal within tolerance, and not trivially so."""
         # each compared by itself: max() would lose a NaN
         close = self.loss_difference <= self.tolerance and self.gradient_difference <= self.tolerance
-        return close and self.gradient_norm > 0 and self.adapter_effect > 0
+        return close and self.gradient_norm > 0 and self.adapter_effect > 0 and self.weight_difference == 0
+
+    @property
+    def place(self) -> str:
+        """Where the model is cut, and in which dtype the client is."""
+        return f"layer {self.split_layer}" + ("" if self.dtype is None else f" in {self.dtype}")
 
     def sentence(self) -> str:
         """For the screen and the log."""
         return (
-            f"split = unsplit for {self.task_group} at layer {self.split_layer}: loss differs by "
+            f"split = unsplit for {self.task_group} at {self.place}: loss differs by "
             f"{self.loss_difference:.1e}, gradients by {self.gradient_difference:.1e} "
             f"({self.examples} examples, {self.padding_tokens} padding tokens)"
         )
 
     def record(self) -> dict[str, object]:
         """For the manifest and ``--json``."""
-        return {**asdict(self), "passed": self.passed}
+        own = () if self.dtype is not None else ("dtype", "weight_difference")
+        return {**{key: value for key, value in asdict(self).items() if key not in own}, "passed": self.passed}
 
 
 def verify_split(federation: Federation) -> list[Check]:
-    """One check a task group and split layer, with the ranks of its first client; training state is not touched."""
+    """One check a task group, split layer and dtype, with the ranks of its first client; training state is not
+    touched."""
     checks = []
+    gaps = {
+        c.dtype: departure(federation.base, federation.clients[c.name].base) for c in _first(federation.plan.clients)
+    }
     for group, prepared in federation.data.items():
-        first = {client.cut: client for client in reversed(federation.plan.members(group))}
-        for cut in sorted(first):
-            features = spread_by_length(prepared.train[first[cut].name], 4)
+        for client in _first(federation.plan.members(group)):
+            features = spread_by_length(prepared.train[client.name], 4)
             batch = collate(prepared.task, features, federation.pad)
-            checks.append(_check(federation, group, prepared.task, first[cut], batch))
+            checks.append(_check(federation, group, prepared.task, client, batch, gaps[client.dtype]))
     return checks
+
+
+def _first(clients: Sequence[ClientPlan]) -> list[ClientPlan]:
+    """The first client of each split layer and dtype."""
+    first = {(client.cut, client.dtype): client for client in reversed(clients)}
+    return [first[kind] for kind in sorted(first)]
 
 
 def require_verified(checks: Sequence[Check]) -> None:
@@ -89,9 +111,14 @@ def require_verified(checks: Sequence[Check]) -> None:
         AtlasError: names the task group and the difference.
     """
     for check in checks:
+        if not check.weight_difference == 0:
+            raise AtlasError(
+                f"the weights that clients of task group {check.task_group} hold in {check.dtype} are not the model's: "
+                f"they differ by {check.weight_difference:.3g}; not trained"
+            )
         if not check.passed:
             raise AtlasError(
-                f"the split at layer {check.split_layer} is not the unsplit model for task group {check.task_group}: "
+                f"the split at {check.place} is not the unsplit model for task group {check.task_group}: "
                 f"loss differs by {check.loss_difference:.3g}, gradients by {check.gradient_difference:.3g} "
                 f"(tolerance {check.tolerance:.0e}; gradient norm {check.gradient_norm:.3g}, "
                 f"effect of adapters {check.adapter_effect:.3g}); not trained"
@@ -105,12 +132,15 @@ def spread_by_length(features: Sequence[Feature], count: int) -> list[Feature]:
     return [ordered[round(i * last / (count - 1))] for i in range(count)] if last > 0 else ordered
 
 
-def _check(federation: Federation, group: str, task: BaseTask, planned: ClientPlan, batch: Batch) -> Check:
+def _check(
+    federation: Federation, group: str, task: BaseTask, planned: ClientPlan, batch: Batch, weight_difference: float
+) -> Check:
     config = federation.config
     lora = config.lora.model_copy(update={"dropout": 0.0})
     training = config.training.model_copy(update={"autocast": "off", "server_update": "pooled"})
     base, device, seed = federation.base, federation.device, config.seed
-    head = build_head(base, task, seed, group, device)
+    own = federation.clients[planned.name].base
+    head = build_head(own, task, seed, group, device)
     server = SplitServer(
         base=base,
         tasks={group: task},
@@ -128,7 +158,7 @@ def _check(federation: Federation, group: str, task: BaseTask, planned: ClientPl
         rank_config=by_layer(ranks, base.family),
         split_layer=planned.cut,
         device=device,
-        base=base,
+        base=own,
         lora=lora,
         training=training,
         seed=seed,
@@ -154,9 +184,10 @@ def _check(federation: Federation, group: str, task: BaseTask, planned: ClientPl
     whole_head = head if u_shaped else server.groups[group].head
     assert whole_head is not None
     wanted = [*client.trained(), *server.groups[group].parameters()]
-    unsplit_loss = _unsplit_loss(base, task, batch, client.adapters, upper, whole_head, device)
+    whole = Halves(own, base, planned.cut)
+    unsplit_loss = _unsplit_loss(whole, task, batch, client.adapters, upper, whole_head, device)
     unsplit = torch.autograd.grad(unsplit_loss, wanted)
-    plain = _unsplit_loss(base, task, batch, AdapterSet({}), AdapterSet({}), whole_head, device)
+    plain = _unsplit_loss(whole, task, batch, AdapterSet({}), AdapterSet({}), whole_head, device)
     size = max(1.0, max(float(g.abs().max()) for g in unsplit))
     n_lower = len(list(client.adapters.parameters()))
     return Check(
@@ -169,12 +200,14 @@ def _check(federation: Federation, group: str, task: BaseTask, planned: ClientPl
         gradient_difference=max(_difference(a, b) for a, b in zip(split, unsplit, strict=True)),
         gradient_norm=float(nn.utils.get_total_norm(unsplit[:n_lower])),
         adapter_effect=abs(unsplit_loss.item() - plain.item()),
-        tolerance=TOLERANCE[next(base.model.parameters()).dtype] * size,
+        tolerance=max(TOLERANCE[base.dtype], TOLERANCE[own.dtype]) * size,
+        dtype=planned.dtype if own.dtype != base.dtype else None,
+        weight_difference=weight_difference,
     )
 
 
 def _unsplit_loss(
-    base: FrozenBase,
+    whole: Halves,
     task: BaseTask,
     batch: Batch,
     lower: AdapterSet,
@@ -184,10 +217,49 @@ def _unsplit_loss(
 ) -> Tensor:
     """The loss by Hugging Face's own forward over the whole base."""
     inputs, mask = as_inputs(batch.inputs(), device)
-    with lower.attached(base.model), upper.attached(base.model):
-        hidden = run_half(base.model, mask, **inputs)
+    with lower.attached(whole.lower.model), upper.attached(whole.upper.model):
+        if whole.lower.dtype == whole.upper.dtype:
+            hidden = run_half(whole.upper.model, mask, **inputs)
+        else:
+            hidden = _of_two_dtypes(whole, mask, inputs)
         loss, _ = task.loss(head(hidden, mask), batch.labels.to(device))
     return loss
+
+
+class _Reached(Exception):
+    """Ends a forward at the cut."""
+
+
+def _of_two_dtypes(whole: Halves, mask: Tensor, inputs: dict[str, Tensor]) -> Tensor:
+    """What the whole base gives when its blocks below the cut are the client's, of another dtype.
+
+    Two forwards of Hugging Face's own over unsplit models: that of the client's, as far as the cut, and that of the
+    base, in which the last block below the cut gives what the client's gave, cast.
+    """
+    found: list[Tensor] = []
+
+    def reached(_module: nn.Module, _args: object, output: Any) -> None:
+        found.append(output if isinstance(output, Tensor) else output[0])
+        raise _Reached
+
+    def exchanged(_module: nn.Module, _args: object, output: Any) -> Any:
+        below = found[0].to(whole.upper.dtype)
+        return below if isinstance(output, Tensor) else (below, *output[1:])
+
+    last = [blocks_of(half.model, half.family)[whole.cut - 1] for half in (whole.lower, whole.upper)]
+    with _hooked(last[0], reached), suppress(_Reached):
+        run_half(whole.lower.model, mask, **inputs)
+    with _hooked(last[1], exchanged):
+        return run_half(whole.upper.model, mask, **inputs)
+
+
+@contextmanager
+def _hooked(module: nn.Module, hook: Callable[..., Any]) -> Iterator[None]:
+    handle = module.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 @torch.no_grad()

@@ -47,6 +47,11 @@ class FrozenBase:
         return self.model.config
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights, as the input embedding has it."""
+        return next(self.model.parameters()).dtype
+
+    @property
     def hidden_size(self) -> int:
         """Elements of one token's activation at the cut."""
         return int(self.config.hidden_size)

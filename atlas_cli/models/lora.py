@@ -175,9 +175,10 @@ class AdapterSet:
         adapter, frozen = self.adapters.get(path), self.frozen.get(path, ())
 
         def add(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            total = output  # summed in the dtype of the factors, rounded once
             for A, B in frozen:
-                output = output + functional.linear(functional.linear(args[0].to(A.dtype), A), B).to(output.dtype)
-            return output if adapter is None else adapter.add_to(output, args[0])
+                total = total.to(A.dtype) + functional.linear(functional.linear(args[0].to(A.dtype), A), B)
+            return (total if adapter is None else adapter.add_to(total, args[0])).to(output.dtype)
 
         return add
 

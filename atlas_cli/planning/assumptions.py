@@ -37,10 +37,15 @@ def notes_on(plan: Plan) -> list[str]:
             if fused
             else "gelu_new saves four tensors; model.fused_gelu: true would save one, for the same function"
         )
-    some = [client.name for client in plan.clients if client.checkpointing]
-    if some:
-        more = f" and {len(some) - 1} more" if len(some) > 1 else ""
-        notes.append(f"activation checkpointing: {some[0]}{more}")
+    notes += _of_some("activation checkpointing", [c.name for c in plan.clients if c.checkpointing])
+    for dtype in dict.fromkeys(c.dtype for c in plan.clients if c.dtype != config.model.dtype):
+        own = [c.name for c in plan.clients if c.dtype == dtype]
+        notes += _of_some(f"frozen weights and activations in {dtype} (model.dtype: {config.model.dtype})", own)
     if any(spec.rank == "auto" for spec in config.expanded_clients()):
         notes.append("rank: auto is counted at allocation.r_min; atlas ranks shows what each client will get")
     return notes
+
+
+def _of_some(what: str, clients: list[str]) -> list[str]:
+    more = f" and {len(clients) - 1} more" if len(clients) > 1 else ""
+    return [f"{what}: {clients[0]}{more}"] if clients else []

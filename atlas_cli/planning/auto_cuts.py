@@ -53,9 +53,10 @@ def _deepest(config: ExperimentConfig, spec: ClientSpec, hf_config: Any) -> int:
         tokens=config.training.max_length,
         rank=max(config.allocation.r_min if isinstance(rank, str) else rank for rank in ranks),
         targets=targets if isinstance(targets, str) else tuple(targets),
-        dtype=config.model.dtype,
+        dtype=spec.dtype,
         checkpointing=spec.checkpointing,
         fused_gelu=config.model.fused_gelu,
+        server_dtype=config.model.dtype,
     )
     server = server_device(config) if config.server.device is not None else None
     choice = choose_split(config.model.name, setting, device, server, hf_config=hf_config).require()

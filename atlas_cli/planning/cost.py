@@ -143,6 +143,7 @@ def step_bytes(
     *,
     label_numbers: int = 1,
     labels: Literal["server", "client"] = "server",
+    features: str | None = None,
 ) -> StepBytes:
     """Bytes of one step, equal to the ledger's for batches of this size; they do not depend on the cut.
 
@@ -150,6 +151,7 @@ def step_bytes(
         dtype: of the activations at the cut and of their gradients.
         label_numbers: int64 numbers an example: 1 for a class, T for tags or language modelling, 2 for spans.
         labels: "client": a U-shaped split, four messages and no labels.
+        features: dtype of what the server half gives in a U-shaped split; default: ``dtype``.
     """
     element = getattr(torch, dtype)
     hidden = torch.empty(batch, tokens, int(hf_config.hidden_size), dtype=element, device="meta")
@@ -163,8 +165,9 @@ def step_bytes(
         up["labels"] = torch.empty(shape, dtype=torch.int64, device="meta")
         return StepBytes(serialized_size(up), down, 1, 1)
     count = torch.empty((), dtype=torch.int64, device="meta")
-    up_again = serialized_size({"gradients": hidden, "count": count})
-    return StepBytes(serialized_size(up) + up_again, down + serialized_size({"features": hidden}), 2, 2)
+    above = hidden if features is None else hidden.to(getattr(torch, features))
+    up_again = serialized_size({"gradients": above, "count": count})
+    return StepBytes(serialized_size(up) + up_again, down + serialized_size({"features": above}), 2, 2)
 
 
 def compute_seconds(flops: float, device: Device) -> float:

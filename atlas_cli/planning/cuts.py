@@ -40,7 +40,10 @@ from atlas_cli.planning.trace import meta_model
 
 @dataclass(frozen=True)
 class Setting:
-    """A step of a client: the batch (examples, tokens of each with padding), the adapters, and how weights are held."""
+    """A step of a client: the batch (examples, tokens of each with padding), the adapters, and how weights are held.
+
+    ``server_dtype``: of the server half, where it is not the client's.
+    """
 
     batch: int = 8
     tokens: int = 128
@@ -49,6 +52,7 @@ class Setting:
     dtype: str = "float32"
     checkpointing: bool = False
     fused_gelu: bool = True
+    server_dtype: str | None = None
 
 
 @dataclass(frozen=True)
@@ -146,7 +150,8 @@ class Shapes:
         s = self.setting
         return predict_server(
             *(self.family, self.config, cut, {}, {}, s.batch, s.tokens),
-            dtype=s.dtype,
+            dtype=s.server_dtype or s.dtype,
+            received_dtype=s.dtype,
             lm_head=self.family.causal,
             fused_gelu=s.fused_gelu,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from typing import Any
@@ -54,6 +54,7 @@ class Held:
 
     Attributes:
         trained_tensors: how many tensors are trained.
+        idle: bytes of the adapters that are not trained.
     """
 
     frozen: int
@@ -61,6 +62,7 @@ class Held:
     head: int
     output: int
     trained_tensors: int
+    idle: int = 0
 
     def training(
         self, optimizer: str, saved: int, cut_buffers: int, how: str, *, transient: int = 0, traced_peak: int = 0
@@ -71,7 +73,7 @@ class Held:
             optimizer: a key of ``MOMENTS``.
             transient: where it is known; else it follows from the ``traced_peak``, which holds gradients too.
         """
-        gradients = self.adapters + self.head
+        gradients = self.adapters + self.head - self.idle
         return PartyMemory(
             frozen_weights=self.frozen,
             adapters=self.adapters,
@@ -92,8 +94,9 @@ def held_by(
     features: Mapping[str, tuple[int, int]],
     task: BaseTask | None,
     hidden_size: int,
+    trained: Collection[str] = ("A", "B"),
 ) -> Held:
-    """What a party with ``half`` holds, and the head of ``task`` where it has one."""
+    """What a party with ``half`` holds, and the head of ``task`` where it has one; ``trained``: parts of adapters."""
     head: list[Tensor] = []
     if task is not None:
         with torch.device("meta"):
@@ -104,7 +107,8 @@ def held_by(
         adapter_bytes(ranks, features),
         bytes_of(head),
         output,
-        2 * len(ranks) + len(head),
+        len(trained) * len(ranks) + len(head),
+        sum(4 * rank * features[path][0] for path, rank in ranks.items()) if "A" not in trained else 0,
     )
 
 

@@ -33,6 +33,7 @@ from atlas_cli.models.load import FrozenBase
 from atlas_cli.models.lora import build_adapters
 from atlas_cli.models.placement import by_layer
 from atlas_cli.models.split import client_half
+from atlas_cli.planning.merging import method_of
 from atlas_cli.planning.plan import Plan, make_plan
 from atlas_cli.planning.prediction import LABEL_NUMBERS, Shape, build_task_of
 from atlas_cli.planning.trace import LiveBytes, meta_model
@@ -82,9 +83,9 @@ def measure_client(
 def take_steps(plan: Plan, name: str, shape: Shape, classes: Sequence[str], steps: int = STEPS) -> Measured:
     """The same in this process, where the resident peak holds whatever else the process did before."""
     torch.manual_seed(plan.config.seed)
-    base, lm_head = meta_model(plan.hf_config, plan.family, getattr(torch, plan.config.model.dtype))
-    split = plan.config.mode == "split-federated"
     client = next(c for c in plan.clients if c.name == name)
+    base, lm_head = meta_model(plan.hf_config, plan.family, getattr(torch, client.dtype))
+    split = plan.config.mode == "split-federated"
     if plan.config.model.fused_gelu:
         fuse_gelu(base)
     before = _start_of_peak()
@@ -93,6 +94,7 @@ def take_steps(plan: Plan, name: str, shape: Shape, classes: Sequence[str], step
         held.append(lm_head)
     _fill(held)
     party = _party(plan, name, FrozenBase(base, lm_head, plan.family, plan.config.model.name, "random", ""), classes)
+    party.train_only(method_of(plan.config).TRAINED)
     usage = party.measure()
     weights = [*held[0].parameters(), *held[0].buffers(), *party.trained(), *party.output_embedding()]
     owned = usage.frozen_weights + usage.adapters + usage.heads
@@ -152,7 +154,8 @@ def _party(plan: Plan, name: str, base: FrozenBase, classes: Sequence[str]) -> S
         build_adapters(base.model, ranks, alpha=lora.alpha, dropout=lora.dropout, rslora=lora.rslora, seed=config.seed)
         for ranks in (client.ranks, plan.above(client.cut))
     )
-    return UnsplitClient(name, base, task, lower, upper, head, lora, config.training, config.seed, torch.device("cpu"))
+    rest = (lora, config.training, config.seed, torch.device("cpu"), client.checkpointing)
+    return UnsplitClient(name, base, task, lower, upper, head, *rest)
 
 
 def _step(plan: Plan, party: SplitClient | UnsplitClient, name: str, shape: Shape) -> None:
@@ -170,7 +173,8 @@ def _step(plan: Plan, party: SplitClient | UnsplitClient, name: str, shape: Shap
     message = party.forward(batch, 1, 0, None)
     width = message.tensors["activations"]
     if party.head is not None:
-        party.answer_features(Message("features", name, "down", {"features": torch.randn_like(width)}), labels)
+        features = torch.randn_like(width, dtype=getattr(torch, plan.config.model.dtype))
+        party.answer_features(Message("features", name, "down", {"features": features}), labels)
     party.apply_gradients(torch.randn_like(width) / width.numel())
 
 

@@ -7,6 +7,7 @@ of the model's family where there is one that holds, else from a trace of the mo
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from atlas_cli.models.families._base import Family
@@ -40,6 +41,8 @@ def predict_client(
     dropout: float = 0.0,
     autocast: bool = False,
     task: BaseTask | None = None,
+    features_dtype: str | None = None,
+    trained: tuple[str, ...] = ("A", "B"),
 ) -> PartyMemory:
     """Memory of a client that holds blocks ``0 .. cut-1``.
 
@@ -49,13 +52,17 @@ def predict_client(
         dtype: of the frozen weights; adapters, their gradients and moments are float32.
         optimizer: "adamw", "sgd" or "sgd-momentum".
         dropout: of the adapters; with it, with ``autocast`` (to bfloat16) and with a ``task`` there is no formula.
-        task: of the head, where head and labels stay on the client.
+        task: of the head, where head and labels stay on the client; ``features_dtype``: of what the server returns to
+            it, where that is not ``dtype``.
+        trained: parts of the adapters; with B alone there is no formula.
     """
-    step = Step(batch, tokens, padded, dtype, checkpointing, fused_gelu, dropout, autocast)
+    step = Step(batch, tokens, padded, dtype, checkpointing, fused_gelu, dropout, autocast, features_dtype, trained)
     base, lm_head = model_on_meta(family, hf_config, dtype)
-    held = held_by(client_half(base, family, cut), lm_head, ranks, features, task, int(hf_config.hidden_size))
+    held = held_by(client_half(base, family, cut), lm_head, ranks, features, task, int(hf_config.hidden_size), trained)
     # with a head, its input and the gradient of that cross the network as well
-    cut_buffers = (4 if task is not None else 2) * _width(hf_config, step)
+    cut_buffers = 2 * _width(hf_config, step)
+    if task is not None:
+        cut_buffers += 2 * _width(hf_config, replace(step, dtype=features_dtype or dtype))
     blocks = _by_formula(family, hf_config, range(cut), ranks, step) if task is None else None
     if blocks is not None:
         return held.training(optimizer, blocks[0], cut_buffers, "formula", transient=blocks[1])
@@ -82,6 +89,7 @@ def predict_server(
     dropout: float = 0.0,
     autocast: bool = False,
     task: BaseTask | None = None,
+    received_dtype: str | None = None,
 ) -> PartyMemory:
     """Memory of a server that holds blocks ``cut ..`` while it serves one client.
 
@@ -94,6 +102,7 @@ def predict_server(
         lm_head: whether any task group uses the output embedding here.
         groups: task groups, each with adapters and an optimizer of its own.
         task: whose head runs in the trace; default: one that fits ``lm_head`` and ``head_parameters``.
+        received_dtype: of the client's activations, where it is not ``dtype``.
 
     Other arguments are those of ``predict_client``.
     """
@@ -111,14 +120,15 @@ def predict_server(
     task = task or _fitting_task(lm_head, heads, int(hf_config.hidden_size))
     layers = range(cut, int(hf_config.num_hidden_layers))
     width = _width(hf_config, step)
+    cut_buffers = 2 * _width(hf_config, replace(step, dtype=received_dtype or dtype))
     blocks = _by_formula(family, hf_config, layers, upper_ranks, step)
     if blocks is None or len(layers) <= 2:  # where the top is much of all, what is alive there is traced with the rest
         traced = trace(family, hf_config, layers, upper_ranks, step, task=task)
-        return held.training(optimizer, traced.saved, 2 * width, "trace", traced_peak=traced.peak)
+        return held.training(optimizer, traced.saved, cut_buffers, "trace", traced_peak=traced.peak)
     top = trace(family, hf_config, range(layers.stop, layers.stop), {}, step, task=task)
     # most is alive either at the loss or in the feed-forward of the top block
     transient = max(top.peak - top.saved - width, blocks[1])
-    return held.training(optimizer, blocks[0] + top.saved, 2 * width, "formula", transient=transient)
+    return held.training(optimizer, blocks[0] + top.saved, cut_buffers, "formula", transient=transient)
 
 
 def predict_unsplit(
@@ -139,7 +149,7 @@ def predict_unsplit(
         task: whose head it trains; ``run_head``: whether head and loss are part of the step that is traced.
     """
     base, lm_head = model_on_meta(family, hf_config, step.dtype)
-    held = held_by(base, lm_head, ranks, features, task, int(hf_config.hidden_size))
+    held = held_by(base, lm_head, ranks, features, task, int(hf_config.hidden_size), step.trained)
     layers = range(int(hf_config.num_hidden_layers))
     task = task if run_head else None
     blocks = _by_formula(family, hf_config, layers, ranks, step)
@@ -168,7 +178,7 @@ def _by_formula(
     family: Family, hf_config: Any, layers: range, ranks: Mapping[str, int], step: Step
 ) -> tuple[int, int] | None:
     """Saved bytes and transient; None where no formula holds."""
-    if step.dropout or step.autocast:
+    if step.dropout or step.autocast or "A" not in step.trained:
         return None
     blocks = blocks_saved(
         family,

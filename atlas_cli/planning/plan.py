@@ -38,6 +38,7 @@ class ClientPlan:
     ranks: Mapping[str, int]
     key: str
     checkpointing: bool = False
+    dtype: str = "float32"
     weight: float = 1.0
 
 
@@ -51,8 +52,8 @@ class Plan:
         features: (d_in, d_out) of every layer that any party adapts.
         upper_ranks: LoRA on the server half, by path; empty when the server trains heads only.
         parameters: numbers of parameters of "model", "client half" (at ``cut``), "server half".
-        setup_tensors: by split layer, the client half's weights as meta tensors: what a client must get before it can
-            start.
+        setup_tensors: by split layer and dtype, the client half's weights as meta tensors: what a client must get
+            before it can start.
     """
 
     config: ExperimentConfig
@@ -66,7 +67,7 @@ class Plan:
     upper_ranks: Mapping[str, int]
     features: Mapping[str, tuple[int, int]]
     parameters: Mapping[str, int]
-    setup_tensors: Mapping[int, Mapping[str, torch.Tensor]]
+    setup_tensors: Mapping[tuple[int, str], Mapping[str, torch.Tensor]]
 
     def members(self, group: str) -> list[ClientPlan]:
         """The clients of a task group, in the order of the config."""
@@ -125,7 +126,8 @@ def make_plan(config: ExperimentConfig) -> Plan:
         own = check_cut(spec.split_layer, n_layers, _own_key(config, spec.key, "split_layer", "model"))
         rank, key = _planned(config, spec.rank), _own_key(config, spec.key, "rank", "lora")
         ranks = place_ranks(base, family, rank, range(own), names, key)
-        clients.append(ClientPlan(spec.name, spec.task_group, own, ranks, spec.key, spec.checkpointing, spec.weight))
+        rest = (spec.key, spec.checkpointing, spec.dtype, spec.weight)
+        clients.append(ClientPlan(spec.name, spec.task_group, own, ranks, *rest))
     cut = min(client.cut for client in clients)
     _check_cuts(config, clients)
     check_clusters(config, {client.cut for client in clients})
@@ -134,7 +136,8 @@ def make_plan(config: ExperimentConfig) -> Plan:
     if upper == {} and config.server.rank:
         raise ConfigError(f"the server half has no layers at split_layer {cut}; set server.rank: 0", key="server.rank")
     paths = [f"{family.blocks}.{layer}.{name}" for layer in range(n_layers) for name in names]
-    halves = {own: client_half(base, family, own) for own in sorted({c.cut for c in clients})}
+    bases = {dtype: meta_base(hf_config, family, getattr(torch, dtype)) for dtype in {c.dtype for c in clients}}
+    halves = {(c.cut, c.dtype): client_half(bases[c.dtype], family, c.cut) for c in clients}
     return Plan(
         config=config,
         family=family,
@@ -148,10 +151,10 @@ def make_plan(config: ExperimentConfig) -> Plan:
         features={path: features_of(base.get_submodule(path)) for path in paths},
         parameters={
             "model": _count(base),
-            "client half": _count(halves[cut]),
+            "client half": _count(client_half(base, family, cut)),
             "server half": _count(server_half(base, family, cut)),
         },
-        setup_tensors={own: dict(half.state_dict()) for own, half in halves.items()},
+        setup_tensors={kind: dict(half.state_dict()) for kind, half in halves.items()},
     )
 
 

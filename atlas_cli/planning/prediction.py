@@ -14,6 +14,7 @@ from atlas_cli.planning.merging import method_of
 from atlas_cli.planning.plan import ClientPlan, Plan
 from atlas_cli.planning.round_bytes import LABEL_NUMBERS, RoundBytes, head_tensors, round_bytes
 from atlas_cli.planning.round_bytes import Shape as Shape
+from atlas_cli.planning.saved_bytes import ELEMENT
 from atlas_cli.planning.trace import Step
 from atlas_cli.tasks import build as build_task
 from atlas_cli.tasks._base import BaseTask
@@ -74,7 +75,7 @@ def predict(plan: Plan, classes: Mapping[str, Sequence[str]], shapes: Mapping[st
     for client in plan.clients:
         shape = given.get(client.name, full)
         own_head = client.task_group if _heads_on_clients(plan) else None
-        kind = (client.cut, tuple(client.ranks.items()), shape, own_head, client.checkpointing)
+        kind = (client.cut, tuple(client.ranks.items()), shape, own_head, client.checkpointing, client.dtype)
         alike[client.name] = first.setdefault(kind, client.name)
         known = clients.get(alike[client.name])
         clients[client.name] = known or client_memory(plan, client, tasks[client.task_group], shape)
@@ -87,7 +88,7 @@ def predict(plan: Plan, classes: Mapping[str, Sequence[str]], shapes: Mapping[st
         shapes=used,
         alike=alike,
         clients=clients,
-        server=_server(plan, tasks, used[SERVER]) if split else None,
+        server=_server(plan, tasks, used[SERVER], _received(plan, used)) if split else None,
         references=_references(plan, next(iter(tasks.values())), used[largest]),
         rounds={c.name: round_bytes(plan, c, tasks[c.task_group], used[c.name]) for c in plan.clients} if split else {},
     )
@@ -116,12 +117,13 @@ def _parts(memory: PartyMemory) -> dict[str, Any]:
 def client_memory(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape) -> PartyMemory:
     """Memory of one client in a batch of ``shape``, as the config trains it; its head counts where it holds one."""
     config = plan.config
-    optimizer = _optimizer(config.training.client_optimizer)
+    optimizer, trained = _optimizer(config.training.client_optimizer), tuple(method_of(config).TRAINED)
     if config.mode != "split-federated":
         ranks = {**client.ranks, **plan.above(client.cut)}
-        step = replace(_step(plan, shape), checkpointing=client.checkpointing)
+        step = replace(_step(plan, shape), checkpointing=client.checkpointing, dtype=client.dtype)
+        step = replace(step, trained=trained)
         return predict_unsplit(plan.family, plan.hf_config, ranks, plan.features, step, optimizer=optimizer, task=task)
-    memory = predict_client(
+    return predict_client(
         plan.family,
         plan.hf_config,
         client.cut,
@@ -129,7 +131,7 @@ def client_memory(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape) 
         plan.features,
         shape.batch,
         shape.tokens,
-        dtype=config.model.dtype,
+        dtype=client.dtype,
         padded=shape.padded,
         checkpointing=client.checkpointing,
         fused_gelu=config.model.fused_gelu,
@@ -137,18 +139,12 @@ def client_memory(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape) 
         dropout=config.lora.dropout,
         autocast=config.training.autocast == "bfloat16",
         task=task if _heads_on_clients(plan) else None,
-    )
-    if "A" in method_of(config).TRAINED:
-        return memory
-    idle = sum(4 * rank * plan.features[path][0] for path, rank in client.ranks.items())
-    return replace(
-        memory,
-        gradients=memory.gradients - idle,
-        optimizer=memory.optimizer - optimizer_bytes(optimizer, idle, len(client.ranks)),
+        features_dtype=config.model.dtype,
+        trained=trained,
     )
 
 
-def _server(plan: Plan, tasks: Mapping[str, BaseTask], shape: Shape) -> PartyMemory:
+def _server(plan: Plan, tasks: Mapping[str, BaseTask], shape: Shape, received: str) -> PartyMemory:
     config, training = plan.config, plan.config.training
     heads_here = training.labels == "server"
     numbers = [_head_numbers(task, plan.hidden_size) if heads_here else 0 for task in tasks.values()]
@@ -171,6 +167,7 @@ def _server(plan: Plan, tasks: Mapping[str, BaseTask], shape: Shape) -> PartyMem
         dropout=config.lora.dropout,
         autocast=training.autocast == "bfloat16",
         task=tasks[max(tasks, key=lambda name: _logits(plan, name, tasks[name]))] if heads_here else None,
+        received_dtype=received,
     )
     # a group whose clients are all cut deeper than others has fewer adapters here
     uppers = [plan.server_ranks(name) for name in tasks]
@@ -196,6 +193,14 @@ def _server(plan: Plan, tasks: Mapping[str, BaseTask], shape: Shape) -> PartyMem
         optimizer=sum(optimizer_bytes(optimizer, trained[g], tensors[g]) for g in copies),
         transient=memory.transient + sum(trained[g] for g in copies),
     )
+
+
+def _received(plan: Plan, used: Mapping[str, Shape]) -> str:
+    """The widest dtype of activations in the batch that the server needs most for: that of a client of the lowest cut,
+    one that has a batch like the server's where there is one."""
+    lowest = [client for client in plan.clients if client.cut == plan.cut]
+    alike = [client for client in lowest if used[client.name][:2] == used[SERVER][:2]]
+    return max((client.dtype for client in alike or lowest), key=lambda dtype: ELEMENT[dtype])
 
 
 def _references(plan: Plan, task: BaseTask, shape: Shape) -> dict[str, PartyMemory]:

@@ -43,7 +43,8 @@ def round_bytes(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape) ->
         plan.hf_config,
         shape.batch,
         shape.tokens,
-        config.model.dtype,
+        client.dtype,
+        features=config.model.dtype,
         label_numbers=LABEL_NUMBERS.get(config.task_groups[client.task_group].task, shape.tokens),
         labels=training.labels,
     )

@@ -39,6 +39,8 @@ class Step:
         padded: whether the batch has padding.
         dtype: of the frozen weights, "float32" or "bfloat16".
         autocast: compute in bfloat16.
+        features: dtype of what a server returns to a head behind a client half; default: ``dtype``.
+        trained: parts of the adapters.
     """
 
     batch: int
@@ -49,6 +51,8 @@ class Step:
     fused_gelu: bool = False
     dropout: float = 0.0
     autocast: bool = False
+    features: str | None = None
+    trained: tuple[str, ...] = ("A", "B")
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,7 @@ def trace(
                 for path, rank in ranks.items()
             }
         ).train()
+        adapters.train_only(step.trained)
         upper = layers.start > 0
         half = base if whole else (server_half if upper else client_half)(base, family, _cut(layers))
         head = task.build_head(int(hf_config.hidden_size), lm_head) if task is not None else None
@@ -108,7 +113,8 @@ def trace(
             with checkpointed(half, family, ranks) if step.checkpointing else nullcontext():
                 hidden = run_half(half, mask, **_inputs(hf_config, step, upper))
             if head is not None:
-                received = hidden if upper or whole else hidden.detach().requires_grad_()
+                returned = getattr(torch, step.features or step.dtype)
+                received = hidden if upper or whole else hidden.detach().to(returned).requires_grad_()
                 loss = _loss(head(received, mask))
         if train_weights:
             return Traced(saved.total, live.peak)

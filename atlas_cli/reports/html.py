@@ -46,12 +46,14 @@ def page(run: RunDirectory) -> str:
     """The page as text."""
     manifest = run.read_json("manifest.json")
     metrics, clients, messages = (run.read_lines(name) for name in ("metrics.jsonl", "clients.jsonl", "messages.jsonl"))
+    clustered = run.read_lines("clusters.jsonl")
     config = manifest.get("config") or {}
     parts = {
         "Result": sections.result(metrics, clients, manifest.get("data") or {}) if metrics else "",
         "Proof": sections.proof(manifest, clients),
         "Bytes on the wire": sections.ledger(messages) if messages else "",
         "Memory": sections.memory(run.read_json("memory.json")) if (run.path / "memory.json").exists() else "",
+        **({"Clusters": sections.clusters(clustered)} if clustered else {}),
         "Clients": sections.clients(clients, config) if clients else "",
         "Run": sections.facts(manifest),
         "Settings": sections.settings(config),

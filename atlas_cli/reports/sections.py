@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
@@ -38,7 +39,7 @@ def facts(manifest: Record) -> str:
         "status": f"{manifest.get('status')}{': ' + manifest['error'] if manifest.get('error') else ''}",
         "started (UTC)": str(manifest.get("started", "")).split(".")[0].replace("T", " "),
         "took": format_seconds(took) if took is not None else "not ended",
-        "model": f"{model.get('name')} from {model.get('source')}, init {model.get('init')}",
+        "model": f"{model.get('name')}, weights {model.get('init')}",
         "parameters": _count(model.get("n_parameters")),
         "model sha256": str(model.get("sha256")),
         "seed": str(manifest.get("seed")),
@@ -145,6 +146,22 @@ def clients(records: Sequence[Record], config: Mapping[str, Any]) -> str:
     headings = ("client", "task group", "rank", "rounds", "examples", "last loss", "local test", "up", "down")
     shown = table(headings, rows)
     return f"<details><summary>{len(rows)} clients</summary>{shown}</details>" if len(rows) > MAX_BARS else shown
+
+
+def clusters(records: Sequence[Record]) -> str:
+    """A row a clustering, and who is in which cluster at the end."""
+    rows = []
+    for found in records:
+        sizes = Counter(found["assignment"].values())
+        agreement = found["agreement"]
+        figures = ("ari", "shuffled_ari", "nmi", "shuffled_nmi")
+        agreed = [format_number(agreement[name]) if agreement else "n/a" for name in figures]
+        held = ", ".join(f"{name}: {size}" for name, size in sorted(sizes.items()))
+        rows.append((str(found["round"]), found["by"], held, *agreed, str(len(found["moved"]))))
+    headings = ("before round", "by", "clients by cluster", "ARI", "shuffled up to", "NMI", "shuffled up to", "moved")
+    last = sorted(records[-1]["assignment"].items(), key=lambda item: item[1])
+    shown = table(("client", "cluster"), last)
+    return table(headings, rows) + f"<details><summary>{len(last)} clients</summary>{shown}</details>"
 
 
 def proof(manifest: Record, client_records: Sequence[Record]) -> str:

@@ -31,7 +31,7 @@ def final_table(
     """
     caption = (
         "metric: on the held-out test part, before is round 0\n"
-        "merge error: of the last delivery against the exact sum of updates\n"
+        "merge error: of the last delivery against the exact sum of updates, cut ranks included\n"
         "up: clients to server; MB: 1,000,000 bytes"
     )
     summaries = summarise(metrics, clients, data)

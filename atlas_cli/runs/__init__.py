@@ -4,6 +4,7 @@
     manifest.json    status, versions, commit, platform, seed, command, model and data hashes, the config once more
     metrics.jsonl    a line a (round, task group); round 0 is before training
     clients.jsonl    a line a (round, client)
+    clusters.jsonl   a line a clustering; with ``clustering`` only
     messages.jsonl   a line a (round, client, kind, direction): the byte ledger
     memory.json      bytes held by every client and the server, measured in one round
     log.txt          what happened, with ISO times
@@ -15,7 +16,7 @@ UTF-8; the JSON is strict.
 
 metrics.jsonl
     round, task_group
-    train_loss          mean over the round's local steps; null in round 0
+    train_loss          mean over the participants' local steps; null in round 0
     test                {metric: value}, the task's primary metric first; {} in a round without evaluation
     examples, tokens    trained on in this round; tokens without padding
     bytes_up, bytes_down  serialised, all kinds, all clients of the group (up: client to server)
@@ -26,20 +27,29 @@ metrics.jsonl
     aggregation_truncation, aggregation_cross_term
                         its parts: what cutting ranks loses, and what the method's rule itself loses
     aggregation_by_layer
-                        total, truncation and cross_term by layer
+                        total, truncation and cross_term by layer; null where a group is merged in several clusters
     server_lr, client_lr  at the last step of the round; null in round 0
     simulated_seconds, simulated_joules  of the whole round on the virtual clock, all clients; null unless every
                         client that took part has a device with compute and links (joules: and watts)
+    participants        clients of the group that are in the merge; [] in round 0
+    dropped             {client: reason}: those of the cohort that are not
 
 clients.jsonl
     round, client, task_group, participated
-    train_loss, weight  null when the client took no part; weight is its share in the aggregate
+    cluster             whose adapters it is merged with; null: those of its task group
+    train_loss, weight  null when the client took no part; weight is its share in the aggregate, null for a dropped one
     steps, examples, tokens, bytes_up, bytes_down
     held_sha256, delivered_sha256   of the adapters that the client holds and that the server delivered;
                         null where nothing is delivered
     local_test          {metric: value} on the client's own test part; null without one
     simulated           {compute, upload, server, download, wait: seconds that sum to the round's; finished: when its
                         adapters were sent; joules}; null as above
+
+clusters.jsonl
+    round, by           that it comes before; as in the config
+    assignment, moved   {client: cluster}; clients that another cluster has now
+    silhouette_by_k     of fingerprints
+    agreement           with the task groups; null where there is one
 
 messages.jsonl
     round, client, kind, direction  "up" or "down"; kinds in ``records.KINDS``

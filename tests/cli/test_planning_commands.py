@@ -195,6 +195,23 @@ def test_a_client_that_is_too_large_trains_with_checkpointing(family, config_fil
     assert run("train", str(path), f"devices.phone.memory={peaks[1] - 1} B", checkpointing)[0] == 2
 
 
+def test_a_client_that_is_too_large_trains_in_bfloat16(config_file, run, no_pictures):
+    # deep and of few tokens, so that weights are most of what it holds
+    phone = {"b": {"device": "phone", "split_layer": 3}}
+    training = {"rounds": 1, "local_steps": 1, "batch_size": 1, "max_length": 4}
+    path = config_file(clients=phone, training=training, devices={"phone": {"memory": "1 GiB"}})
+    narrow = "clients.b.dtype=bfloat16"
+    peak = plan_ranks(load_config(path, [narrow]).config).clients[1].memory.peak
+    code, _, err = run("train", str(path), f"devices.phone.memory={peak} B")
+    assert code == 2 and "client b-1 needs" in err and ":clients.b.device" in err.replace(" ", "")
+    assert "or set checkpointing: true or dtype: bfloat16 (needs 0." in err
+    assert run("train", str(path), f"devices.phone.memory={peak} B", narrow)[0] == 0
+    _, _, err = run("train", str(path), f"devices.phone.memory={peak - 1} B")
+    assert "or set checkpointing: true\n" in err and "bfloat16" not in err
+    _, _, err = run("train", str(path), f"devices.phone.memory={peak - 1} B", narrow)
+    assert "client b-1 needs" in err and "bfloat16" not in err
+
+
 def test_devices_of_a_config(run, config_file):
     path = config_file(devices={"slow": {"memory": "400 MiB"}, "host": {"memory": "64 GiB", "compute": "1 TFLOP/s"}})
     config = ["split-point", "gpt2", "--config", str(path)]

@@ -46,6 +46,8 @@ def stop_after(run, number):
         {"clustering": {"by": "random", "k": 2}, "aggregation": {"method": "fedex"}},
         {"faults": {"drop": 0.3, "crash_at": {"b-1": {"round": 3, "step": 1}}}, "training": {"cohort": 1.0}},
         {"server": {"rank": 2}, "clients": {"a": {"split_layer": 1}, "b": {"split_layer": 3}}},
+        {"clients": {"a": {"split_layer": 3, "dtype": "bfloat16"}}, "server": {"rank": 2}},
+        {"clients": {"b": {"dtype": "bfloat16"}}, "aggregation": {"method": "fedex"}},
     ],
     ids=str,
 )

@@ -118,6 +118,7 @@ def check_files(run, config):
     for client in names_of_clients:
         assert (run.path / "adapters" / "clients" / client / "adapter_model.safetensors").is_file()
     html = (run.path / "report.html").read_text()
+    assert "None" not in html
     assert "<svg" in html or "data:image" in html
     assert 'src="http' not in html and "<script src" not in html
 

@@ -214,6 +214,13 @@ def test_weights(rule, expected, make_config):
     assert {name: member.weight for name, member in made.aggregator.members.items()} == pytest.approx(expected)
 
 
+def test_weights_by_tokens(make_config):
+    made = build(make_config(aggregation={"weights": "tokens"}, clients={"c": {"weight": 2.0}}))
+    tokens = {c: sum(len(f["input_ids"]) for f in made.train_features(c)) for c in "abc"}
+    expected = {**tokens, "c": 2 * tokens["c"]}
+    assert {name: member.weight for name, member in made.aggregator.members.items()} == expected
+
+
 def test_the_error_ledger_can_be_left_out(ready):
     made = ready("zero-pad")
     made.aggregator.keep_errors = False

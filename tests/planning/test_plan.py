@@ -65,13 +65,13 @@ def test_figures_are_those_of_the_real_modules(family, cut, dtype, model_folder,
     assert plan.parameters["client half"] + plan.parameters["server half"] == plan.parameters["model"]
     assert (plan.cut, plan.n_layers, plan.hidden_size, plan.init) == (cut, 4, 32, "pretrained")
     needed = lower.state_dict()
-    assert list(plan.setup_tensors[cut]) == list(needed)
-    for name, tensor in plan.setup_tensors[cut].items():
+    assert list(plan.setup_tensors[cut, dtype]) == list(needed)
+    for name, tensor in plan.setup_tensors[cut, dtype].items():
         assert (tensor.device.type, tensor.shape, tensor.dtype) == ("meta", needed[name].shape, needed[name].dtype)
     blocks = {f"{base.family.blocks}.{layer}." for layer in range(cut, 4)}
-    assert not any(name.startswith(block) for name in plan.setup_tensors[cut] for block in blocks)
+    assert not any(name.startswith(block) for name in plan.setup_tensors[cut, dtype] for block in blocks)
     assert base.family.final_norm is None or not any(
-        n.startswith(base.family.final_norm) for n in plan.setup_tensors[cut]
+        n.startswith(base.family.final_norm) for n in plan.setup_tensors[cut, dtype]
     )
 
 

@@ -46,6 +46,7 @@ def client_record(client, group, round_, **changes):
         "round": round_,
         "client": client,
         "task_group": group,
+        "cluster": None,
         "participated": True,
         "train_loss": 1.5 / round_,
         "steps": 8,
@@ -134,7 +135,7 @@ CLIENTS = {"phone-1": "questions", "laptop-1": "spam", "laptop-2": "spam", "desk
 def build(base, name="example", clients=CLIENTS, verify=None):
     run = RunDirectory.create(base / "runs", "example", 3, datetime(2025, 1, 31, 12, 30, 5))
     data = {g: {"origin": "packaged", "sha256": HASH, "train": 800, "test": 200, "classes": ["a", "b"]} for g in GROUPS}
-    model = {"name": "minilm", "source": "packaged", "sha256": HASH, "n_parameters": 22_713_216, "init": "pretrained"}
+    model = {"name": "minilm", "sha256": HASH, "n_parameters": 22_713_216, "init": "pretrained"}
     config = CONFIG | {"name": name}
     manifest = start_manifest(config, ["atlas", "train", "example.yaml"], 3, "cpu", 1, model, data)
     for round_ in range(4):

@@ -53,6 +53,17 @@ def test_the_page_is_self_contained_and_well_formed(make_run):
     assert all(value.startswith("#") for name, value in outline.attributes if name in ("href", "xlink:href", "src"))
 
 
+def test_clusters_are_shown_where_there_are_some(make_run):
+    run = make_run()
+    assert "Clusters" not in page(run)
+    agreement = {"ari": 0.25, "nmi": 0.5, "shuffled_ari": 0.125, "shuffled_nmi": 0.4}
+    found = {"by": "fingerprints", "silhouette_by_k": {"2": 0.3}, "agreement": agreement, "moved": []}
+    run.append("clusters.jsonl", [{"round": 0, "assignment": {"a": "cluster-0", "b": "cluster-<1>"}, **found}])
+    text = page(run)
+    assert "<h2>Clusters</h2>" in text and "cluster-0: 1, cluster-&lt;1&gt;: 1" in text
+    assert all(f"<td>{figure}</td>" in text for figure in ("0.250", "0.125", "0.500", "0.400"))
+
+
 def test_the_same_run_gives_the_same_page(make_run):
     run = make_run()
     assert page(run) == page(run)

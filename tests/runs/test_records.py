@@ -36,6 +36,7 @@ EXAMPLES = {
         "round": 1,
         "client": "phone-1",
         "task_group": "spam",
+        "cluster": None,
         "participated": True,
         "train_loss": 0.5,
         "steps": 8,

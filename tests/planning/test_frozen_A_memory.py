@@ -1,0 +1,36 @@
+"""A client that trains B alone (``ffa``) saves, holds and steps less, as predicted."""
+
+import pytest
+import yaml
+
+from atlas_cli.config.load import load_config
+from atlas_cli.planning.measure import take_steps
+from atlas_cli.planning.plan import make_plan
+from atlas_cli.planning.prediction import Shape, predict
+
+PARTS = ("frozen_weights", "adapters", "heads", "gradients", "optimizer", "saved_activations", "cut_buffers")
+
+
+@pytest.mark.parametrize("mode", ["split-federated", "federated"])
+@pytest.mark.parametrize("family", ["gpt2", "bert", "llama", "distilbert"])
+def test_predicted_and_measured(family, mode, model_folder, tmp_path):
+    config = {
+        "name": "x",
+        "mode": mode,
+        "model": {"name": model_folder(family), "split_layer": 2},
+        "task_groups": {"g": {"task": "sequence-classification", "data": {"files": "x.csv"}}},
+        "clients": {"a": {"task_group": "g", "rank": 4}},
+        "training": {"max_length": 32},
+    }
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
+    said_of = {}
+    for method in ("ffa", "zero-pad"):
+        plan = make_plan(load_config(tmp_path / "c.yaml", [f"aggregation.method={method}"]).config)
+        shape = Shape(4, 16, True)
+        said = predict(plan, {"g": ["x", "y"]}, {"a": shape}).clients["a"]
+        found = take_steps(plan, "a", shape, ["x", "y"])
+        assert {part: found.parts[part] for part in PARTS} == {part: getattr(said, part) for part in PARTS}
+        assert said.peak == pytest.approx(found.peak, rel=0.05)
+        said_of[method] = said
+    assert said_of["ffa"].optimizer < said_of["zero-pad"].optimizer
+    assert said_of["ffa"].saved_activations <= said_of["zero-pad"].saved_activations
