@@ -171,7 +171,9 @@ class SplitServer:
         trained.gather(pending.gradients, pending.labels)
         self._counts[pending.client] += pending.labels
         if self.usage is not None:
-            self.usage.gradients = max(self.usage.gradients, trained.gradient_bytes())
+            # those of all groups are alive together until a pooled step is finished
+            alive = sum(t.gradient_bytes() for t in self._all_trained())
+            self.usage.gradients = max(self.usage.gradients, alive)
         if self.training.server_update != "pooled":
             self._apply(trained)
 
@@ -279,9 +281,10 @@ class SplitServer:
     def _apply(self, trained: Trainables) -> None:
         trained.step(self._rate)
         if self.usage is not None:
-            self.usage.optimizer = sum(
-                state_bytes(t.optimizer) for t in [*self.groups.values(), *self._copies.values()]
-            )
+            self.usage.optimizer = sum(state_bytes(t.optimizer) for t in self._all_trained())
+
+    def _all_trained(self) -> list[Trainables]:
+        return [*self.groups.values(), *self._copies.values()]
 
     def _trained_for(self, client: str) -> Trainables:
         return self._copies.get(client) or self.groups[self._members[client]]

@@ -9,7 +9,9 @@ from by_hand import ByHand, hidden, optimizer, step, trained
 
 from atlas_cli.data.collate import collate
 from atlas_cli.engines.in_process import run_round
+from atlas_cli.federation.build import build
 from atlas_cli.federation.protocol import Ledger
+from atlas_cli.planning.prediction import predict
 from atlas_cli.seeding import derive
 
 SGD = {"name": "sgd", "lr": 0.3, "momentum": 0.9}
@@ -190,3 +192,17 @@ def test_a_group_without_a_client_in_the_cohort_is_not_stepped(federation):
     made.server.finish_step()
     made.server.finish_round()
     assert all(torch.equal(p, q) for p, q in zip(before, made.server.groups["g"].parameters(), strict=True))
+
+
+@pytest.mark.parametrize("update", ["pooled", "sequential", "per-client"])
+def test_measured_gradients_are_those_that_are_alive_together(update, make_config, toy_csv):
+    """Of all task groups until a pooled step is finished, of one client's where each steps by itself; as predicted."""
+    group = {"task": "sequence-classification", "data": {"files": toy_csv}}
+    groups = {"task_groups": {"g": group, "h": group}, "clients": {"c": {"task_group": "h"}}}
+    made = build(make_config(**groups, training={"server_update": update}))
+    usage = made.server.measure()
+    run_round(made, list("abc"), 1, Ledger(), lambda *_: None)
+    said = predict(made.plan, {name: ["neg", "pos"] for name in "gh"}).server
+    assert (usage.gradients, usage.optimizer) == (said.gradients, said.optimizer)
+    one = sum(4 * p.numel() for p in made.server.groups["g"].parameters())
+    assert usage.gradients == (2 * one if update == "pooled" else one)
