@@ -5,9 +5,11 @@
     ├── ResourceError               3   a model, corpus or file that is not there
     ├── NonFiniteError              4   a loss, activation or gradient that is not finite
     ├── TooFewClientsError          5   nothing left to train or nothing feasible
-    └── OutputError                 1   the run directory cannot be written
+    ├── OutputError                 1   the run directory cannot be written
+    └── InterruptedRunError       130   Ctrl-C or SIGTERM during a run, which can be gone on with
 
-An interrupted run ends with 130. Every message is one line: what, where, why, what next.
+Every message is one line: what, where, why, what next. What next may be a note of the exception (``add_note``), where
+the code that knows it is not the code that raised: the command line shows notes on the same line.
 """
 
 from __future__ import annotations
@@ -61,3 +63,9 @@ class TooFewClientsError(AtlasError):
 
 class OutputError(AtlasError):
     """The run directory cannot be created or written."""
+
+
+class InterruptedRunError(AtlasError):
+    """A signal stopped a run, whose status is "interrupted"."""
+
+    exit_code = 130

@@ -122,6 +122,7 @@ def test_no_drawer_for_everything():
 
 UNSAFE_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 UNSAFE_NAMES = {"eval", "exec", "compile", "__import__"}
+UNPACK = {"extract", "extractall", "unpack_archive"}  # an archive may name files outside the folder
 UNSAFE_CALLS = {
     ("torch", "load"),
     ("torch", "save"),
@@ -149,6 +150,8 @@ def unsafe(tree):
             called = node.func
             if isinstance(called, ast.Name) and called.id in UNSAFE_NAMES:
                 yield node.lineno, called.id
+            if isinstance(called, ast.Attribute) and called.attr in UNPACK:
+                yield node.lineno, called.attr
             if isinstance(called, ast.Attribute) and isinstance(called.value, ast.Name):
                 name = (called.value.id, called.attr)
                 safe_yaml = name == ("yaml", "load") and any("Loader" in ast.unparse(a) for a in node.args[1:])
@@ -182,6 +185,8 @@ def test_nothing_runs_code_from_a_file(path):
         "AutoModel.from_pretrained('x', trust_remote_code=flag)",
         "np.load('x', allow_pickle=True)",
         "subprocess.run('ls', shell=True)",
+        "archive.extractall(folder)",
+        "shutil.unpack_archive('x')",
     ],
 )
 def test_the_search_for_unsafe_code_finds_it(code):

@@ -71,20 +71,26 @@ def main(argv: list[str] | None = None) -> int:
     except AtlasError as error:
         if debug:
             raise
-        _show_error(str(error))
+        _show_error("; ".join([str(error), *_notes(error)]))
         return error.exit_code
     except Exception as error:
         if debug:
             raise
         what = " ".join(f"unexpected {type(error).__name__}: {error}".split())
-        _show_error(f"{what}; run again with --debug for the traceback")
+        _show_error("; ".join([what, *(_notes(error) or ["run again with --debug for the traceback"])]))
         return 1
     finally:
         _flush()
 
 
+def _notes(error: BaseException) -> list[str]:
+    return getattr(error, "__notes__", [])
+
+
 def _show_error(text: str) -> None:
-    for line in text.splitlines():
+    from atlas_cli.runs.secrets import mask
+
+    for line in mask(text).splitlines():
         print(f"error: {line}", file=sys.stderr)
 
 

@@ -16,7 +16,12 @@ def command(
     ] = None,
     overrides: Overrides = None,
     resume: Annotated[
-        Path | None, typer.Option("--resume", metavar="RUN", help="Go on with this run directory; takes no FILE.")
+        str | None,
+        typer.Option(
+            "--resume",
+            metavar="RUN|auto",
+            help="Go on with this run directory, without FILE; auto: with the newest unfinished run of FILE.",
+        ),
     ] = None,
     no_error_ledger: Annotated[
         bool, typer.Option("--no-error-ledger", help="Do not compare deliveries with the exact sum of updates.")
@@ -24,9 +29,10 @@ def command(
 ) -> None:
     """Train as FILE says and leave a run directory.
 
-    The split is first proven equal to the unsplit model on real examples; a run that fails keeps what it wrote, and
-    `--resume RUN` goes on from its last checkpoint. Examples: atlas train configs/quickstart.yaml training.rounds=3;
-    atlas train --resume runs/20260131-120000_quickstart_0 training.rounds=20
+    The split is first proven equal to the unsplit model on real examples; a run that fails or is interrupted keeps what
+    it wrote, and `--resume RUN` goes on from its last checkpoint. Examples: atlas train configs/quickstart.yaml
+    training.rounds=3; atlas train --resume runs/20260131-120000_quickstart_0 training.rounds=20; atlas train
+    configs/quickstart.yaml --resume auto
     """
     from rich.console import Console
 
@@ -36,20 +42,26 @@ def command(
     from atlas_cli.runs.directory import open_run
 
     changes = [*(overrides or []), *(["aggregation.error_ledger=false"] if no_error_ledger else [])]
-    if resume is not None and file is not None:
+    named = resume if resume != "auto" else None
+    if named is not None and file is not None:
         if "=" not in file:
-            raise ConfigError(f"--resume takes its config from the run; leave {file} out")
+            raise ConfigError(f"--resume RUN takes its config from the run; leave {file} out")
         changes, file = [file, *changes], None
-    if resume is None and file is None:
+    if named is None and file is None:
         raise ConfigError("give a config, e.g. atlas train configs/quickstart.yaml, or --resume RUN")
-    run = open_run(resume) if resume is not None else None
+    run = open_run(named) if named is not None else None
     loaded = load_config(run.path / "config.yaml" if run else str(file), changes)
     console = Console()
     with locating(loaded), progress_for(console) as progress:
         # heavy imports come after the config has been read, so that its errors are shown at once
         from atlas_cli.federation import session
 
-        done = session.resume(run, loaded, progress) if run else session.start(loaded.config, progress)
+        if run is not None:
+            done = session.resume(run, loaded, progress)
+        elif resume is not None:
+            done = session.resume_newest(loaded, progress)
+        else:
+            done = session.start(loaded.config, progress)
     _show(console, done.path)
 
 

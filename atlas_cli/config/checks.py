@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from atlas_cli.config.faults import FaultsConfig, ScreenConfig
 from atlas_cli.config.problems import Problem
 from atlas_cli.config.schema import ExperimentConfig
+from atlas_cli.config.strict_yaml import KeyPath
 from atlas_cli.suggest import did_you_mean
 
 MAX_CLIENTS = 100_000  # more is a typing error, and expanding them would fill the memory
+
+_HUB_TOKEN = re.compile(r"(?<![A-Za-z0-9])hf_[A-Za-z0-9]{30,}")
 
 
 def cross_check(config: ExperimentConfig) -> list[Problem]:
@@ -21,15 +25,17 @@ def cross_check(config: ExperimentConfig) -> list[Problem]:
     ]
     if too_many:
         return too_many
-    return [
-        *_groups(config),
-        *_clients(config),
-        *_model(config),
-        *_partition(config),
-        *_training(config),
-        *_faults(config),
-        *_clustering(config),
-    ]
+    checks = (_groups, _clients, _model, _partition, _training, _faults, _clustering)
+    return [*_secrets(config.model_dump(), ()), *(problem for check in checks for problem in check(config))]
+
+
+def _secrets(value: object, path: KeyPath) -> Iterator[Problem]:
+    """Configs are copied into every run directory, so no token may be in one."""
+    if isinstance(value, str) and _HUB_TOKEN.search(value):
+        yield Problem(path, "holds an access token; take it out, and set HF_TOKEN in the environment instead")
+    elif isinstance(value, dict | list):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _secrets(inner, (*path, key))
 
 
 def _groups(config: ExperimentConfig) -> Iterator[Problem]:

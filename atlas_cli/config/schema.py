@@ -225,6 +225,15 @@ class EvaluationConfig(Section):
     batch_size: int = Field(32, ge=1)
 
 
+class CheckpointsConfig(Section):
+    """What a stopped run goes on from."""
+
+    every: int = Field(
+        1, ge=1, description="rounds between two; the last is written, too, and on an interrupt or error the newest"
+    )
+    keep: int = Field(2, ge=1, description="this many of the newest")
+
+
 class OutputConfig(Section):
     """Where run directories go."""
 
@@ -269,6 +278,7 @@ class ExperimentConfig(Section):
     screen: ScreenConfig = ScreenConfig()
     faults: FaultsConfig = FaultsConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    checkpoints: CheckpointsConfig = CheckpointsConfig()
     output: OutputConfig = OutputConfig()
 
     @field_validator("task_groups", mode="before")

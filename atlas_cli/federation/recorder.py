@@ -42,10 +42,17 @@ class Recorder:
 
     Args:
         run: None to keep records in memory only.
+        after_step: called after each local step; what it raises stops the run.
     """
 
-    def __init__(self, federation: Federation, run: RunDirectory | None, progress: Progress) -> None:
-        self.federation, self.run, self.progress = federation, run, progress
+    def __init__(
+        self,
+        federation: Federation,
+        run: RunDirectory | None,
+        progress: Progress,
+        after_step: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.federation, self.run, self.progress, self.after_step = federation, run, progress, after_step
         self.metrics: list[JSON] = []
         self.clients: list[JSON] = []
         self.clustered: list[JSON] = []
@@ -69,6 +76,7 @@ class Recorder:
             shown = {g: loss for g, loss in losses.items() if loss is not None}
             self.progress.step(round_number, step + 1, shown, examples - before["examples"])
             before["examples"] = examples
+            self.after_step()
 
         return tell
 

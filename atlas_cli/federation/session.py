@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import json
+import shlex
 import sys
+import traceback
 from collections import Counter
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,12 +15,13 @@ import torch
 from atlas_cli.config.dump import dump_config
 from atlas_cli.config.load import LoadedConfig
 from atlas_cli.config.schema import ExperimentConfig
-from atlas_cli.errors import ConfigError, OutputError
+from atlas_cli.errors import AtlasError, ConfigError, InterruptedRunError, OutputError
 from atlas_cli.federation.build import Federation, build
 from atlas_cli.federation.export import export_adapters
 from atlas_cli.federation.facts import data_facts, device_name, model_facts
 from atlas_cli.federation.recorder import Recorder
 from atlas_cli.federation.state import capture, restore
+from atlas_cli.federation.stopping import Stopping
 from atlas_cli.federation.training import train
 from atlas_cli.federation.verify import Check, require_verified, verify_split
 from atlas_cli.models.load import current_sha256
@@ -28,15 +31,11 @@ from atlas_cli.planning.plan import cuts_text, make_plan
 from atlas_cli.reports.html import write_report
 from atlas_cli.reports.progress import Progress
 from atlas_cli.reports.units import format_bytes_mib
-from atlas_cli.runs.checkpoint import Checkpoint, load_newest, save_checkpoint
+from atlas_cli.runs.checkpoint import Checkpoint, folders, load_newest, save_checkpoint
 from atlas_cli.runs.directory import RunDirectory
+from atlas_cli.runs.lock import locked
 from atlas_cli.runs.manifest import Status, end_manifest, start_manifest
-
-# keys that change how long, how often, where, or what ends the run, and not what is computed until then
-MAY_CHANGE = (
-    *("training.rounds", "training.min_clients", "training.on_nonfinite"),
-    *("evaluation", "device", "output", "aggregation.error_ledger"),
-)
+from atlas_cli.runs.resumable import carried_over, experiment_sha256, newest_unfinished, require_same
 
 
 def start(config: ExperimentConfig, progress: Progress) -> RunDirectory:
@@ -48,11 +47,12 @@ def start(config: ExperimentConfig, progress: Progress) -> RunDirectory:
     """
     federation, checks = _ready(config, progress)
     run = RunDirectory.create(config.output.dir, config.name, config.seed)
-    progress.note(f"run directory {run.path}")
-    manifest = _manifest(federation, checks)
-    run.write_json("manifest.json", manifest)
-    run.write_text("config.yaml", dump_config(federation.config))
-    _run(federation, run, manifest, progress, done=None)
+    with Stopping() as stopping, locked(run, progress.note):
+        progress.note(f"run directory {run.path}")
+        manifest = {**_manifest(federation, checks), "experiment_sha256": experiment_sha256(config)}
+        run.write_text("config.yaml", dump_config(federation.config))
+        run.write_json("manifest.json", manifest)
+        _run(federation, run, manifest, progress, stopping, done=None)
     return run
 
 
@@ -65,31 +65,50 @@ def resume(run: RunDirectory, loaded: LoadedConfig, progress: Progress) -> RunDi
     Raises:
         ConfigError: a key that changes the mathematics, with the list of those that may change.
         ResourceError: no checkpoint, or the model or data are not what they were.
+        OutputError: another process writes to the run directory, or it cannot be written.
     """
-    manifest = run.read_json("manifest.json")
-    _require_same(manifest["config"], loaded.config)
-    checkpoint, warnings = load_newest(run)
-    for warning in warnings:
-        progress.note(f"warning: {warning}; using the checkpoint before it")
-    if checkpoint.round >= loaded.config.training.rounds:
-        raise ConfigError(
-            f"all {checkpoint.round} rounds are done; to go on, add training.rounds=N", key="training.rounds"
-        )
-    federation, checks = _ready(loaded.config, progress)
-    fresh = _manifest(federation, checks)
-    for what in ("model", "data"):
-        if fresh[what] != manifest[what]:
-            raise ConfigError(f"{what} is not what the run was started with (by hash); restore it or start anew")
-    restore(federation, checkpoint.tensors, checkpoint.state)
-    run.cut_to_round(checkpoint.round)
-    run.log(f"resumed after round {checkpoint.round}")
-    progress.note(f"{run.path} goes on after round {checkpoint.round}")
-    fresh["resumed_after_rounds"] = [*manifest.get("resumed_after_rounds", []), checkpoint.round]
-    fresh["started"] = manifest["started"]
-    run.write_json("manifest.json", fresh)
-    run.write_text("config.yaml", dump_config(loaded.config))
-    _run(federation, run, fresh, progress, done=checkpoint.round)
+    with Stopping() as stopping, locked(run, progress.note):
+        manifest = run.read_json("manifest.json")
+        require_same(manifest["config"], loaded.config)
+        checkpoint, warnings = load_newest(run)
+        for warning in warnings:
+            progress.note(f"warning: {warning}; using the checkpoint before it")
+        _require_unfinished(manifest, checkpoint.round, loaded.config.training.rounds)
+        federation, checks = _ready(loaded.config, progress)
+        fresh = _manifest(federation, checks)
+        for what in ("model", "data"):
+            if fresh[what] != manifest[what]:
+                raise ConfigError(f"{what} is not what the run was started with (by hash); restore it or start anew")
+        restore(federation, checkpoint.tensors, checkpoint.state)
+        run.remove_partial()
+        run.cut_to_round(checkpoint.round)
+        for line in (*warnings, f"resumed after round {checkpoint.round}"):
+            run.log(line)
+        progress.note(f"{run.path} goes on after round {checkpoint.round}")
+        fresh["resumed_after_rounds"] = [*manifest.get("resumed_after_rounds", []), checkpoint.round]
+        fresh |= {key: manifest[key] for key in ("started", "command", "experiment_sha256") if key in manifest}
+        run.write_json("manifest.json", fresh)
+        run.write_text("config.yaml", dump_config(loaded.config))
+        _run(federation, run, fresh, progress, stopping, done=checkpoint.round)
     return run
+
+
+def resume_newest(loaded: LoadedConfig, progress: Progress) -> RunDirectory:
+    """Go on with the newest unfinished run of a config.
+
+    Raises:
+        ConfigError: there is none; and as ``resume``.
+    """
+    run = newest_unfinished(loaded.config, loaded.path)
+    config = carried_over(run.read_json("manifest.json")["config"], loaded.config)
+    return resume(run, replace(loaded, config=config), progress)
+
+
+def _require_unfinished(manifest: dict[str, Any], done: int, rounds: int) -> None:
+    if done > rounds:
+        raise ConfigError(f"{done} rounds are done already, got {rounds}", key="training.rounds")
+    if done == rounds and manifest["status"] == "finished":
+        raise ConfigError(f"all {done} rounds are done; to go on, add training.rounds=N", key="training.rounds")
 
 
 def _ready(config: ExperimentConfig, progress: Progress) -> tuple[Federation, list[Check]]:
@@ -159,29 +178,39 @@ def _by_group(checks: list[Check]) -> dict[str, Any]:
 
 
 def _run(
-    federation: Federation, run: RunDirectory, manifest: dict[str, Any], progress: Progress, done: int | None
+    federation: Federation,
+    run: RunDirectory,
+    manifest: dict[str, Any],
+    progress: Progress,
+    stopping: Stopping,
+    done: int | None,
 ) -> None:
-    """Train inside a run directory whose manifest says at every moment how it stands."""
+    """Train inside a run directory whose manifest says at every moment how it stands; "finished" is written last."""
     training = federation.config.training
+    checkpoints = _Checkpoints(federation, run)
 
     def checkpoint(number: int) -> None:
-        save_checkpoint(run, Checkpoint(number, *capture(federation)))
+        checkpoints.after_round(number)
+        stopping.check()
 
     try:
         progress.start(training.rounds, training.local_steps, federation.group_names)
-        train(federation, Recorder(federation, run, progress), checkpoint, done)
+        stopping.waits = True
+        train(federation, Recorder(federation, run, progress, stopping.check), checkpoint, done)
+        stopping.waits = False  # nothing that follows is lost when it stops: resuming does it again
         export_adapters(federation, run)
         manifest["base_unchanged"] = _unchanged(federation)
-        run.write_json("manifest.json", end_manifest(manifest, "finished"))
-    except BaseException as error:
-        status: Status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-        with suppress(OutputError):  # on a full disk the first error is the one to show
-            run.log(f"{status}: {type(error).__name__}: {error}")
-            run.write_json("manifest.json", end_manifest(manifest, status, str(error) or type(error).__name__))
-        raise
-    finally:
         progress.stop()
-    write_report(run)
+        ended = end_manifest(manifest, "finished")
+        write_report(run, ended)
+        run.write_json("manifest.json", ended)
+        run.log("finished")
+    except BaseException as error:
+        progress.stop()
+        _stopped(run, manifest, checkpoints, error)
+        if isinstance(error, KeyboardInterrupt):
+            raise InterruptedRunError("; ".join(["interrupted", *getattr(error, "__notes__", ())])) from None
+        raise
 
 
 def _unchanged(federation: Federation) -> bool:
@@ -190,15 +219,40 @@ def _unchanged(federation: Federation) -> bool:
     return current_sha256(base) == base.sha256 and all(departure(base, own) == 0 for own in held.values())
 
 
-def _require_same(before: dict[str, Any], config: ExperimentConfig) -> None:
-    """Compare two configs key by key, but for those that may change."""
-    now = json.loads(json.dumps(config.model_dump(mode="json")))
-    for name, _ in sorted(_flat(before).items() ^ _flat(now).items()):
-        if not any(f"{name}.".startswith(f"{key}.") for key in MAY_CHANGE):
-            raise ConfigError(f"cannot change when a run is resumed; only these may: {', '.join(MAY_CHANGE)}", key=name)
+class _Checkpoints:
+    """Writes the checkpoints that are due, and holds a newer one ready for a run that stops in between."""
+
+    def __init__(self, federation: Federation, run: RunDirectory) -> None:
+        self.federation, self.run = federation, run
+        self.pending: Checkpoint | None = None
+
+    def after_round(self, number: int) -> None:
+        """Every ``checkpoints.every`` rounds, before training and at the end."""
+        config = self.federation.config
+        self.pending = Checkpoint(number, *capture(self.federation))
+        if number % config.checkpoints.every == 0 or number == config.training.rounds:
+            self.write()
+
+    def write(self) -> None:
+        """Write what is pending: the state after the last whole round, never that inside a round."""
+        if self.pending is not None:
+            save_checkpoint(self.run, self.pending, self.federation.config.checkpoints.keep)
+            self.pending = None
 
 
-def _flat(value: object, prefix: str = "") -> dict[str, str]:
-    if isinstance(value, dict) and value:
-        return {k: v for name, inner in value.items() for k, v in _flat(inner, f"{prefix}.{name}").items()}
-    return {prefix.removeprefix("."): repr(value)}
+def _stopped(run: RunDirectory, manifest: dict[str, Any], checkpoints: _Checkpoints, error: BaseException) -> None:
+    """Record how a run ended early, with the traceback; the error gets notes that say how to go on."""
+    interrupted = isinstance(error, KeyboardInterrupt)
+    status: Status = "interrupted" if interrupted else "failed"
+    what = None if interrupted else str(error) or type(error).__name__
+    with suppress(OutputError):  # on a full disk the first error is the one to show
+        checkpoints.write()
+    with suppress(OutputError):
+        run.log(status if interrupted else f"{status}: {type(error).__name__}: {error}")
+        run.log("" if interrupted else "".join(traceback.format_exception(error)))
+        run.write_json("manifest.json", end_manifest(manifest, status, what))
+    if not isinstance(error, AtlasError | KeyboardInterrupt):
+        error.add_note(f"the traceback is in {run.path / 'log.txt'}")
+    if whole := folders(run):
+        done = int(whole[-1].name.removeprefix("round-"))
+        error.add_note(f"round {done} is kept; to go on: atlas train --resume {shlex.quote(str(run.path))}")

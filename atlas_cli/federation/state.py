@@ -40,7 +40,11 @@ def capture(federation: Federation) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, {
         "versions": dict(aggregator.version),
         "clusters": {name: m.cluster for name, m in members.items() if m.cluster is not None},
-        "change_versions": {group: list(change.rows) for group, change in aggregator.changes.items()},
+        "change_versions": {
+            group: list(change.rows)
+            for group, change in aggregator.changes.items()
+            if aggregator.method.CHANGES_BASE  # else no version has rows
+        },
         "clients": {n: {"version": m.version, "delivered_sha256": m.delivered_sha256} for n, m in members.items()},
     }
 
@@ -52,6 +56,13 @@ def restore(federation: Federation, tensors: Mapping[str, Tensor], state: Mappin
     Raises:
         ResourceError: the state is not that of this federation.
     """
+    try:
+        _restore(federation, tensors, state)
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise ResourceError(f"the checkpoint is not of this experiment: {type(error).__name__}: {error}") from error
+
+
+def _restore(federation: Federation, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
     if state["clusters"]:
         regroup(federation, state["clusters"])
     federation.fingerprints = {
@@ -74,8 +85,8 @@ def restore(federation: Federation, tensors: Mapping[str, Tensor], state: Mappin
     if expected.keys() != tensors.keys() - moments - changes or state["versions"].keys() != versions.keys():
         raise ResourceError("the checkpoint is not of this experiment: other clients, groups or adapters")
     for name, value in expected.items():
-        if value.shape != tensors[name].shape:
-            raise ResourceError(f"the checkpoint is not of this experiment: {name} has another shape")
+        if value.shape != tensors[name].shape or value.dtype != tensors[name].dtype:
+            raise ResourceError(f"the checkpoint is not of this experiment: {name} has another shape or type")
         value.copy_(tensors[name])
     for owner, optimizer in _optimizers(federation):
         found: dict[int, dict[str, Tensor]] = {}
@@ -84,6 +95,10 @@ def restore(federation: Federation, tensors: Mapping[str, Tensor], state: Mappin
             if prefix == owner:
                 index, key = rest.split("/")
                 found.setdefault(int(index), {})[key] = tensors[name].clone()
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        for number, moment in ((i, m) for i, each in found.items() for m in each.values()):
+            if moment.dim() and moment.shape != parameters[number].shape:
+                raise ResourceError(f"the checkpoint is not of this experiment: a moment of {owner} has another shape")
         optimizer.load_state_dict({**optimizer.state_dict(), "state": found})
     federation.aggregator.version.update(state["versions"])
     for name, facts in state["clients"].items():

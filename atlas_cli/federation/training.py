@@ -60,7 +60,7 @@ def train(
         recorder.start_round(number)
         trained = local_steps(federation, attendance, ledger, recorder.on_step(number))
         sent = collect(federation, attendance, trained, ledger)
-        attendance.require_enough(str(recorder.run.path) if recorder.run is not None else "RUN")
+        attendance.require_enough()
         if federation.server is not None:
             federation.server.finish_round(attendance.present)
         errors = merge(federation, attendance, sent, recorder)

@@ -61,7 +61,6 @@ def _load(head: nn.Module, folder: str, key: str) -> None:
     for name, parameter in head.named_parameters():
         if name in saved:
             if saved[name].shape != parameter.shape:
-                raise ConfigError(
-                    f"the head in {folder} is for {saved[name].shape[0]} outputs, not {len(parameter)}", key=key
-                )
+                held, wanted = tuple(saved[name].shape), tuple(parameter.shape)
+                raise ConfigError(f"{name} of the head in {folder} is {held}, expected {wanted}", key=key)
             parameter.copy_(saved[name])

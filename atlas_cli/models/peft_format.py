@@ -2,12 +2,13 @@
 
 Names in the file are PEFT's (``base_model.model.<path>.lora_A.weight``). The base model that they belong to is the
 one that ``AutoModel`` gives, or ``AutoModelForCausalLM`` for a language-modelling task. A trained head is stored
-beside it in head.safetensors.
+beside it in head.safetensors, and hashes of all files in SHA256SUMS.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,10 +21,13 @@ from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
 from atlas_cli.errors import ResourceError
+from atlas_cli.models.checksums import SUMS, check_folder, checksums
 from atlas_cli.models.load import FrozenBase
 from atlas_cli.models.lora import AdapterSet, features_of, scale_of
 
+_REPEATS = re.compile(r"[*+?{]")
 PREFIX = "base_model.model."
+_CONFIG, _TENSORS, _HEAD = "adapter_config.json", "adapter_model.safetensors", "head.safetensors"
 _A, _B = ".lora_A.weight", ".lora_B.weight"
 
 
@@ -68,12 +72,12 @@ def peft_files(
         "alpha_pattern": {},
     }
     files = {
-        "adapter_config.json": (json.dumps(config, indent=2) + "\n").encode(),
-        "adapter_model.safetensors": save(tensors, metadata={"format": "pt"}),
+        _CONFIG: (json.dumps(config, indent=2) + "\n").encode(),
+        _TENSORS: save(tensors, metadata={"format": "pt"}),
     }
     if head:
-        files["head.safetensors"] = save({n: t.detach().cpu().contiguous() for n, t in head.items()})
-    return files
+        files[_HEAD] = save({n: t.detach().cpu().contiguous() for n, t in head.items()})
+    return {**files, SUMS: checksums(files)}
 
 
 def read_peft(folder: str | Path, base: FrozenBase) -> dict[str, tuple[Tensor, Tensor, float]]:
@@ -85,10 +89,11 @@ def read_peft(folder: str | Path, base: FrozenBase) -> dict[str, tuple[Tensor, T
         ResourceError: not a plain LoRA adapter, damaged, or not for this model.
     """
     folder = Path(folder)
+    check_folder(folder, (_CONFIG, _TENSORS, _HEAD))
     try:
-        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        tensors = load_file(folder / "adapter_model.safetensors")
-    except (OSError, ValueError, SafetensorError) as error:
+        config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+        tensors = load_file(folder / _TENSORS)
+    except (OSError, ValueError, RecursionError, SafetensorError) as error:
         raise ResourceError(f"{folder} is not a PEFT adapter that can be read: {error}") from None
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         kind = config.get("peft_type") if isinstance(config, dict) else None
@@ -112,9 +117,12 @@ def read_peft(folder: str | Path, base: FrozenBase) -> dict[str, tuple[Tensor, T
         except (AttributeError, TypeError):
             raise ResourceError(f"{folder}: {named} is not a linear layer of {base.name}") from None
         A, B = tensors.get(name + _A), tensors.get(name + _B)
-        if A is None or B is None or A.shape != (B.shape[-1], d_in) or B.shape != (d_out, A.shape[0]):
+        rank = A.shape[0] if A is not None and A.dim() == 2 else 0
+        if A is None or B is None or not rank or A.shape[1] != d_in or B.shape != (d_out, rank):
             raise ResourceError(f"{folder}: lora_A and lora_B of {named} do not fit together, or not to {base.name}")
-        scale = scale_of(A.shape[0], _alpha(config, named, folder), bool(config.get("use_rslora")))
+        if not (A.is_floating_point() and B.is_floating_point()):
+            raise ResourceError(f"{folder}: lora_A and lora_B of {named} are not floating-point numbers: {A.dtype}")
+        scale = scale_of(rank, _alpha(config, named, folder), bool(config.get("use_rslora")))
         found[path] = (A.to(torch.float32), B.to(torch.float32), scale)
     return found
 
@@ -125,21 +133,29 @@ def read_head(folder: Path) -> dict[str, Tensor]:
     Raises:
         ResourceError: damaged.
     """
-    file = folder / "head.safetensors"
+    file = folder / _HEAD
     if not file.is_file():
         return {}
     try:
-        return load_file(file)
+        head = load_file(file)
     except (OSError, SafetensorError) as error:
         raise ResourceError(f"{file} cannot be read: {error}") from None
+    if other := [name for name, value in head.items() if not value.is_floating_point()]:
+        raise ResourceError(f"{file}: {other[0]} is not of floating-point numbers: {head[other[0]].dtype}")
+    return head
 
 
 def _alpha(config: Mapping[str, Any], layer: str, folder: Path) -> float:
     # as PEFT looks it up: the first pattern that is an end of the layer's name, as a regular expression
     try:
         patterns = (config.get("alpha_pattern") or {}).items()
+        if slow := [pattern for pattern, _ in patterns if len(_REPEATS.findall(pattern)) > 3 or ")" in pattern]:
+            raise ValueError(f"{slow[0]!r:.60} may take for ever to compare; expected the end of a layer's name")
         fitting = (alpha for pattern, alpha in patterns if re.match(rf"(.*\.)?({pattern})$", layer))
-        return float(next(fitting, config["lora_alpha"]))
+        alpha = float(next(fitting, config["lora_alpha"]))
+        if not math.isfinite(alpha):
+            raise ValueError(f"{alpha} is not finite")
+        return alpha
     except (KeyError, TypeError, ValueError, AttributeError, re.error) as error:
         raise ResourceError(f"{folder}: lora_alpha or alpha_pattern is damaged: {error}") from None
 

@@ -145,6 +145,12 @@ def _read_config(source: Source, model: ModelConfig) -> PreTrainedConfig:
             hint += ", or model.init: random, or auto"
         reach = "" if hub_reachable() else " (the hub cannot be reached and it is not in the hub cache)"
         raise ResourceError(f"model.name: {model.name!r} was not found{reach}; {hint} [{reason(error)}]") from None
+    if getattr(config, "auto_map", None):  # the library's class of the same model_type may compute something else
+        raise ConfigError(
+            "the model asks for code of its own (auto_map in its config.json), which atlas never runs; remove auto_map "
+            f"from a local copy if {type(config).__name__} of transformers describes it",
+            key="model.name",
+        )
     return config
 
 

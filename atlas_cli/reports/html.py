@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from atlas_cli.reports import sections
 from atlas_cli.runs.directory import RunDirectory
@@ -31,20 +33,23 @@ summary { cursor: pointer; }
 """
 
 
-def write_report(run: RunDirectory) -> Path:
+def write_report(run: RunDirectory, manifest: Mapping[str, Any] | None = None) -> Path:
     """Write report.html from the run's JSON files; a run that did not finish gets the parts that it left.
+
+    Args:
+        manifest: where it is not yet in the run directory as it will be.
 
     Raises:
         ResourceError: no manifest, or a damaged record.
         OutputError: the page cannot be written.
     """
-    run.write_text("report.html", page(run))
+    run.write_text("report.html", page(run, manifest))
     return run.path / "report.html"
 
 
-def page(run: RunDirectory) -> str:
+def page(run: RunDirectory, manifest: Mapping[str, Any] | None = None) -> str:
     """The page as text."""
-    manifest = run.read_json("manifest.json")
+    manifest = run.read_json("manifest.json") if manifest is None else manifest
     metrics, clients, messages = (run.read_lines(name) for name in ("metrics.jsonl", "clients.jsonl", "messages.jsonl"))
     clustered = run.read_lines("clusters.jsonl")
     config = manifest.get("config") or {}

@@ -1,7 +1,7 @@
 """Checkpoints of a run: safetensors and JSON, complete or not there.
 
 A checkpoint is written to a temporary folder, every file synced, its manifest (sizes and sha256 of the others) last,
-and moved into place by one rename: checkpoints/round-000003. The newest that is undamaged wins; two are kept.
+and moved into place by one rename: checkpoints/round-000003. The newest that is undamaged wins.
 """
 
 from __future__ import annotations
@@ -9,21 +9,22 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atlas_cli.errors import ResourceError
-from atlas_cli.runs.directory import RunDirectory
+from atlas_cli.runs.directory import RunDirectory, writing
 from atlas_cli.runs.hashing import sha256_file
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT = 1
-KEEP = 2
 TENSORS, STATE, MANIFEST = "state.safetensors", "state.json", "manifest.json"
+_MAX_MANIFEST, _MAX_STATE = 64 * 2**10, 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,8 @@ class Checkpoint:
     state: Mapping[str, Any]
 
 
-def save_checkpoint(run: RunDirectory, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint, then remove all but the newest two.
+def save_checkpoint(run: RunDirectory, checkpoint: Checkpoint, keep: int = 2) -> None:
+    """Write a checkpoint, then remove all but the newest ``keep`` up to it.
 
     Raises:
         OutputError: no room or no permission; earlier checkpoints stay as they are.
@@ -55,14 +56,15 @@ def save_checkpoint(run: RunDirectory, checkpoint: Checkpoint) -> None:
                 "files": {file: _facts(run.path / scratch / file) for file in (TENSORS, STATE)},
             },
         )
-        _sync_folder(run.path / scratch)
-        shutil.rmtree(run.path / name, ignore_errors=True)
-        os.rename(run.path / scratch, run.path / name)
-        _sync_folder(run.path / "checkpoints")
+        with writing(run.path / name):
+            _sync_folder(run.path / scratch)
+            shutil.rmtree(run.path / name, ignore_errors=True)  # damaged, or of an interrupt after this very round
+            os.rename(run.path / scratch, run.path / name)
+            _sync_folder(run.path / "checkpoints")
     except BaseException:
         shutil.rmtree(run.path / scratch, ignore_errors=True)
         raise
-    for old in _complete(run)[:-KEEP]:
+    for old in [folder for folder in folders(run) if _number(folder) <= checkpoint.round][:-keep]:
         shutil.rmtree(old, ignore_errors=True)
 
 
@@ -73,7 +75,7 @@ def load_newest(run: RunDirectory) -> tuple[Checkpoint, list[str]]:
         ResourceError: there is none.
     """
     warnings: list[str] = []
-    for folder in reversed(_complete(run)):
+    for folder in reversed(folders(run)):
         try:
             return _load(folder), warnings
         except ResourceError as error:
@@ -82,26 +84,54 @@ def load_newest(run: RunDirectory) -> tuple[Checkpoint, list[str]]:
     raise ResourceError(f"{run.path} has no checkpoint to go on from{found}; start the experiment anew")
 
 
+def folders(run: RunDirectory) -> list[Path]:
+    """Checkpoints that were written whole, oldest first; not checked for damage since."""
+    found = (run.path / "checkpoints").glob("round-*")
+    return sorted((f for f in found if f.name.removeprefix("round-").isdecimal() and f.is_dir()), key=_number)
+
+
+def _number(folder: Path) -> int:
+    return int(folder.name.removeprefix("round-"))
+
+
 def _load(folder: Path) -> Checkpoint:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    def damaged(why: str) -> ResourceError:
+        return ResourceError(f"checkpoint {folder.name} is damaged: {why}")
+
     try:
+        # sizes first, so that a file that is not what it says is not read at all
+        if _size(folder / MANIFEST) > _MAX_MANIFEST:
+            raise damaged(f"{MANIFEST} is too large")
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         if manifest["format"] != FORMAT:
-            raise ResourceError(f"checkpoint {folder.name} has format {manifest['format']}, expected {FORMAT}")
+            raise ResourceError(f"checkpoint {folder.name} has format {manifest['format']!r:.40}, expected {FORMAT}")
+        if type(manifest["round"]) is not int or folder.name != f"round-{manifest['round']:06d}":
+            raise damaged(f"{MANIFEST} is of another round")
+        if set(manifest["files"]) != {TENSORS, STATE}:
+            raise damaged(f"{MANIFEST} names other files than {TENSORS} and {STATE}")
         for file, facts in manifest["files"].items():
-            # sizes first, so that a file that is not what it says is not read at all
-            if (folder / file).stat().st_size != facts["bytes"] or sha256_file(folder / file) != facts["sha256"]:
-                raise ResourceError(f"checkpoint {folder.name}: {file} is damaged")
+            if _size(folder / file) != facts["bytes"]:
+                raise damaged(f"{file} has {_size(folder / file)} bytes, expected {facts['bytes']!r:.40}")
+            if file == STATE and facts["bytes"] > _MAX_STATE:
+                raise damaged(f"{file} is too large")
+            if sha256_file(folder / file) != facts["sha256"]:
+                raise damaged(f"{file} is not what was written (by hash)")
         state = json.loads((folder / STATE).read_text(encoding="utf-8"))
         return Checkpoint(manifest["round"], load_file(folder / TENSORS), state)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-        raise ResourceError(f"checkpoint {folder.name} is damaged: {type(error).__name__}: {error}") from None
+    except FileNotFoundError as error:
+        raise damaged(f"{Path(error.filename).name} is missing") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
+        raise damaged(f"{type(error).__name__}: {error}") from None
 
 
-def _complete(run: RunDirectory) -> list[Path]:
-    return sorted((run.path / "checkpoints").glob("round-[0-9]*"))
+def _size(file: Path) -> int:
+    facts = file.lstat()
+    if not stat.S_ISREG(facts.st_mode):
+        raise ValueError(f"{file.name} is not a plain file")
+    return facts.st_size
 
 
 def _facts(file: Path) -> dict[str, object]:

@@ -6,6 +6,7 @@ import errno
 import json
 import math
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -18,10 +19,12 @@ from pydantic import ValidationError
 
 from atlas_cli.errors import OutputError, ResourceError
 from atlas_cli.runs.records import SCHEMAS
+from atlas_cli.runs.secrets import mask
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+ROUNDS = ("metrics.jsonl", "clients.jsonl", "clusters.jsonl", "messages.jsonl")
 _ADVICE = "choose another folder with output.dir"
 
 
@@ -50,7 +53,7 @@ class RunDirectory:
         made: list[Path] = []
         run = None
         try:
-            with _writing(folder):
+            with writing(folder):
                 for parent in reversed([p for p in (folder, *folder.parents) if not p.exists()]):
                     parent.mkdir(exist_ok=True)
                     made.append(parent)
@@ -71,7 +74,7 @@ class RunDirectory:
         """Write a file in one step: readers see the old content or the new, never a part."""
         path = self.path / name
         partial = path.with_name(f".{path.name}.partial")
-        with _writing(path):
+        with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 with partial.open("wb") as file:
@@ -93,22 +96,52 @@ class RunDirectory:
         self.write_text(name, json.dumps(_finite(obj), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
     def append(self, name: str, records: Iterable[Mapping[str, Any]]) -> None:
-        """Add a JSON line a record and flush: all of them, or none when it fails."""
+        """Add a JSON line a record and sync, as a checkpoint that follows must not outlive them: all, or none."""
         lines = [json.dumps(_finite(record), ensure_ascii=False, allow_nan=False) + "\n" for record in records]
-        self._append(name, "".join(lines))
+        self._append(name, "".join(lines), sync=True)
 
     def cut_to_round(self, number: int) -> None:
-        """Drop records of later rounds, and a last line that was not written whole."""
-        for name in ("metrics.jsonl", "clients.jsonl", "clusters.jsonl", "messages.jsonl"):
-            if (self.path / name).exists():
-                lines = _read(self.path / name).split("\n")[:-1]  # what follows the last newline is a torn line
-                kept = [line for line in lines if _parse(line, name, name)["round"] <= number]
-                self.write_text(name, "".join(f"{line}\n" for line in kept))
+        """Drop records of later rounds, and what a kill or a power failure left of a line.
+
+        Raises:
+            ResourceError: records up to the round are missing or damaged; nothing was changed.
+        """
+        kept = {name: self._lines_to(name, number) for name in ROUNDS}
+        for name, lines in kept.items():
+            if not lines and not (self.path / name).exists():
+                continue
+            self.write_text(name, "".join(f"{line}\n" for line in lines))
+
+    def _lines_to(self, name: str, number: int) -> list[str]:
+        path = self.path / name
+        lines = _read(path).split("\n")[:-1] if path.exists() else []  # what follows the last newline is a torn line
+        kept, last, damage = [], -1, ""
+        for i, line in enumerate(lines, 1):
+            try:
+                record = _parse(line, name, f"{path}:{i}")
+            except ResourceError as error:
+                damage = f" ({error})"
+                break
+            if record["round"] <= number:
+                kept.append(line)
+                last = record["round"]
+        if last < number and (damage or name not in ("messages.jsonl", "clusters.jsonl")):  # not every round has some
+            raise ResourceError(
+                f"{path} ends with round {last}, and the checkpoint is of round {number}{damage}; restore the file or "
+                "start the experiment anew"
+            )
+        return kept
+
+    def remove_partial(self) -> None:
+        """Remove what a killed process left half written; nothing reads it."""
+        for path in [*self.path.rglob(".*.partial"), *self.path.glob("checkpoints/.round-*.tmp")]:
+            with suppress(OSError):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def log(self, line: str) -> None:
-        """Add a line to log.txt, after the local time with its offset from UTC."""
+        """Add a line to log.txt, after the local time with its offset from UTC; secrets are masked."""
         time = datetime.now().astimezone().isoformat(timespec="seconds")
-        self._append("log.txt", "".join(f"{time} {part}\n" for part in line.splitlines()))
+        self._append("log.txt", "".join(f"{time} {part}\n" for part in mask(line).splitlines()))
 
     def save_tensors(self, name: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
         """Write a safetensors file in one step; tensors of any device or stride, views of one buffer too."""
@@ -138,14 +171,17 @@ class RunDirectory:
         lines = _read(path).removesuffix("\n").split("\n")  # not splitlines: a JSON string may hold U+2028
         return [_parse(line, name, f"{path}:{i}") for i, line in enumerate(lines, 1)]
 
-    def _append(self, name: str, text: str) -> None:
+    def _append(self, name: str, text: str, sync: bool = False) -> None:
         path = self.path / name
-        with _writing(path):
+        with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             before = path.stat().st_size if path.exists() else 0
             try:
                 with path.open("ab") as file:
                     file.write(_encode(text))
+                    file.flush()
+                    if sync:
+                        os.fsync(file.fileno())
             except OSError:
                 with suppress(OSError):
                     os.truncate(path, before)  # half a line would damage the lines before it for every reader
@@ -191,7 +227,8 @@ def _make_new(folder: Path, stem: str) -> Path:
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
+    """Turn an OSError into an OutputError that says why ``path`` cannot be written, and what to do."""
     try:
         yield
     except OSError as error:
@@ -239,5 +276,5 @@ def _parse(text: str, name: str, where: str) -> Any:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         key = ".".join(map(str, first["loc"]))
         raise ResourceError(f"{where} is damaged: {key + ': ' if key else ''}{first['msg']}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ResourceError(f"{where} is damaged: {error}") from error

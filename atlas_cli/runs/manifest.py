@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from typing import Any, Literal
 
 import atlas_cli
 from atlas_cli.runs.hashing import sha256_text
+from atlas_cli.runs.secrets import mask, mask_command
 
 Status = Literal["finished", "failed", "interrupted"]
 
@@ -23,13 +23,6 @@ _PACKAGES = {"atlas": "atlas-cli"} | {
     name: name
     for name in ("torch", "transformers", "numpy", "safetensors", "pydantic", "tokenizers", "datasets", "peft")
 }
-_SECRET_WORD = r"(?:[\w.-]*[._-])?(?:token|password|passwd|secret|api[_-]?key)"
-_SECRET_FLAG = re.compile(rf"-{{1,2}}{_SECRET_WORD}", re.IGNORECASE)
-_SECRETS = [
-    (re.compile(rf"(?<![\w.-])(-{{0,2}}{_SECRET_WORD}=).+", re.IGNORECASE), r"\1***"),
-    (re.compile(r"(?<![A-Za-z0-9])hf_[A-Za-z0-9]{8,}"), "***"),
-    (re.compile(r"(://)[^/@\s]+@"), r"\1***@"),
-]
 
 
 def start_manifest(
@@ -59,7 +52,7 @@ def start_manifest(
         "ended": None,
         "duration_s": None,
         "error": None,
-        "command": mask_secrets(command),
+        "command": mask_command(command),
         "seed": seed,
         "device": device,
         "threads": threads,
@@ -77,22 +70,13 @@ def end_manifest(manifest: Mapping[str, Any], status: Status, error: str | None 
     """A copy that says how the run ended, when, and after how many seconds."""
     ended = datetime.now(UTC)
     seconds = (ended - datetime.fromisoformat(manifest["started"])).total_seconds()
-    return {**manifest, "status": status, "ended": ended.isoformat(), "duration_s": round(seconds, 3), "error": error}
-
-
-def mask_secrets(command: Sequence[str]) -> list[str]:
-    """argv with Hugging Face tokens, ``token=...``, ``--token X`` and passwords in URLs replaced by ``***``."""
-    masked, hide_next = [], False
-    for word in command:
-        if hide_next and not word.startswith("--"):
-            masked.append("***")
-            hide_next = False
-            continue
-        hide_next = _SECRET_FLAG.fullmatch(word) is not None
-        for pattern, replacement in _SECRETS:
-            word = pattern.sub(replacement, word)
-        masked.append(word)
-    return masked
+    return {
+        **manifest,
+        "status": status,
+        "ended": ended.isoformat(),
+        "duration_s": round(seconds, 3),
+        "error": error and mask(error),
+    }
 
 
 def _version(package: str) -> str | None:

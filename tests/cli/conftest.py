@@ -43,4 +43,4 @@ def config_file(tmp_path, data, model_folder):
 @pytest.fixture
 def no_pictures(monkeypatch):
     """Reports are what takes longest in a run of a second; other tests look at them."""
-    monkeypatch.setattr(session, "write_report", lambda run: run.write_text("report.html", "<svg></svg>"))
+    monkeypatch.setattr(session, "write_report", lambda run, manifest: run.write_text("report.html", "<svg></svg>"))

@@ -241,7 +241,7 @@ def test_a_split_that_is_not_the_model_is_not_trained(write, capsys, monkeypatch
 
 
 def test_same_second_same_name_makes_a_second_directory(write, capsys, monkeypatch):
-    monkeypatch.setattr(session, "write_report", lambda run: run.write_text("report.html", "<svg></svg>"))
+    monkeypatch.setattr(session, "write_report", lambda run, manifest: run.write_text("report.html", "<svg></svg>"))
     path = write(put("training", value={"rounds": 1, "local_steps": 1, "max_length": 32}))
     assert main(["train", path]) == main(["train", path]) == 0
     assert len(list(Path("runs").iterdir())) == 2

@@ -239,7 +239,7 @@ def test_too_few_clients_end_the_run_before_anything_is_merged(make_config, trai
         train_quietly(made)
     assert "round 2: 1 of 3 clients left, and training.min_clients is 2" in str(error.value)
     assert "c: failed before step 2" in str(error.value)
-    assert "--resume RUN training.min_clients=1" in str(error.value)
+    assert "add training.min_clients=1 to go on" in str(error.value)
     assert made.aggregator.version == {"g": 1}
 
 

@@ -135,7 +135,7 @@ def test_what_is_exported_reads_back(family, causal_lm, rslora, tmp_path):
     adapters = adapters_for(base, rslora=rslora)
     head = {"classifier.weight": torch.randn(3, 32), "classifier.bias": torch.zeros(3)}
     files = export(tmp_path, base, adapters, causal_lm=causal_lm, rslora=rslora, head=head)
-    assert set(files) == {"adapter_config.json", "adapter_model.safetensors", "head.safetensors"}
+    assert set(files) == {"adapter_config.json", "adapter_model.safetensors", "head.safetensors", "SHA256SUMS"}
     found = read_peft(tmp_path, base)
     assert list(found) == list(adapters.adapters)
     for path, (A, B, scale) in found.items():
@@ -146,10 +146,10 @@ def test_what_is_exported_reads_back(family, causal_lm, rslora, tmp_path):
     assert all(torch.equal(stored[name], t) for name, t in head.items()) and stored.keys() == head.keys()
 
 
-def test_a_headless_export_has_two_files_and_says_what_it_is(tmp_path):
+def test_a_headless_export_has_no_file_for_it_and_says_what_it_is(tmp_path):
     base = base_of("gpt2")
     files = export(tmp_path, base, adapters_for(base, {0: 2, 2: 4}), causal_lm=True)
-    assert set(files) == {"adapter_config.json", "adapter_model.safetensors"}
+    assert set(files) == {"adapter_config.json", "adapter_model.safetensors", "SHA256SUMS"}
     config = json.loads(files["adapter_config.json"])
     assert (config["task_type"], config["fan_in_fan_out"], config["bias"]) == ("CAUSAL_LM", True, "none")
     assert (config["r"], config["lora_alpha"], config["lora_dropout"]) == (4, ALPHA, 0.1)

@@ -129,12 +129,12 @@ def test_code_in_a_folder_is_refused_and_never_run(init, tmp_path):
     assert not ran.exists()
 
 
-def test_code_beside_a_supported_architecture_is_passed_over(tmp_path):
+def test_code_beside_a_supported_architecture_is_refused_too(tmp_path):
     ran = tmp_path / "ran"
     (tmp_path / "configuration_own.py").write_text(f"open({str(ran)!r}, 'w').close()\n")
     own = {"model_type": "llama", "auto_map": {"AutoConfig": "configuration_own.Own"}}
-    config, _, _ = config_of(folder_with(tmp_path, own))
-    assert type(config) is LlamaConfig
+    with pytest.raises(ConfigError, match="remove auto_map from a local copy if LlamaConfig of transformers"):
+        config_of(folder_with(tmp_path, own))
     assert not ran.exists()
 
 

@@ -7,7 +7,8 @@ import pytest
 
 import atlas_cli
 from atlas_cli.runs import manifest as module
-from atlas_cli.runs.manifest import end_manifest, mask_secrets, start_manifest
+from atlas_cli.runs.manifest import end_manifest, start_manifest
+from atlas_cli.runs.secrets import mask_command
 
 
 def start(config=None, command=()):
@@ -51,7 +52,7 @@ def test_the_config_hash_depends_on_values_not_on_order():
     ],
 )
 def test_secrets_are_masked_and_nothing_else(command, masked):
-    assert " ".join(mask_secrets(command.split())) == masked
+    assert " ".join(mask_command(command.split())) == masked
     assert start(command=command.split())["command"] == masked.split()
 
 

@@ -1,0 +1,54 @@
+"""Ctrl-C and SIGTERM: the first lets the step end and the run stop in order, the second stops at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from contextlib import suppress
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stopping:
+    """Handles both signals inside a ``with``; outside the main thread, where Python allows none, it does nothing.
+
+    While ``waits`` is set, a first signal is only remembered until ``check``; else KeyboardInterrupt is raised at once.
+    """
+
+    def __init__(self) -> None:
+        self.waits = False
+        self.asked = False
+        self._before: dict[signal.Signals, Any] = {}
+
+    def check(self) -> None:
+        """Call where the run may stop.
+
+        Raises:
+            KeyboardInterrupt: a signal came.
+        """
+        if self.asked:
+            raise KeyboardInterrupt
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if not self.waits or self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        text = f"\n{signal.Signals(number).name}: stopping after this step; once more stops at once\n"
+        with suppress(OSError):
+            os.write(2, text.encode())  # a print could meet itself half done
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for each in _SIGNALS:
+                if signal.getsignal(each) != signal.SIG_IGN:  # what nohup and shells ignore stays ignored
+                    self._before[each] = signal.signal(each, self._handle)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for each, handler in self._before.items():
+            signal.signal(each, handler)

@@ -1,0 +1,115 @@
+"""Which runs can be gone on with, and with which changes to their config."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from atlas_cli.config.schema import ExperimentConfig
+from atlas_cli.errors import AtlasError, ConfigError, ResourceError
+from atlas_cli.runs.checkpoint import folders
+from atlas_cli.runs.directory import RunDirectory
+from atlas_cli.runs.hashing import sha256_text
+from atlas_cli.runs.lock import owner_of
+
+# keys that change how long, how often, where, or what ends the run, and not what is computed until then; sections with
+# all that is in them
+MAY_CHANGE = (
+    *("training.rounds", "training.min_clients", "training.on_nonfinite"),
+    *("evaluation", "checkpoints", "device", "output", "aggregation.error_ledger"),
+)
+
+
+def experiment_sha256(config: ExperimentConfig) -> str:
+    """Hash of all keys but those that may change: equal for two configs of which one can go on with the other's run."""
+    fixed = {key: value for key, value in _flat(_as_json(config)).items() if not _may_change(key)}
+    return sha256_text(json.dumps(fixed, sort_keys=True))
+
+
+def require_same(before: Mapping[str, Any], config: ExperimentConfig) -> None:
+    """Compare a run's config with one that it is to go on with.
+
+    Raises:
+        ConfigError: a key that changes the mathematics, with those that may change; or more rounds where the learning
+            rate of every step depends on their number.
+    """
+    was, now = _flat(before), _flat(_as_json(config))
+    for name in sorted(was.keys() | now.keys()):
+        if was.get(name) != now.get(name) and not _may_change(name):
+            raise ConfigError(f"cannot change when a run is resumed; only these may: {', '.join(MAY_CHANGE)}", key=name)
+    schedule = config.training.schedule
+    if was["training.rounds"] != now["training.rounds"] and (schedule.name != "constant" or schedule.warmup):
+        raise ConfigError(
+            f"cannot change: the schedule ({schedule.name}, warmup {schedule.warmup:g}) spreads the learning rate over "
+            f"all {was['training.rounds']} rounds, so the rounds done would have been others; start a new run, from "
+            "this one's adapters with task_groups.NAME.adapter",
+            key="training.rounds",
+        )
+
+
+def carried_over(before: Mapping[str, Any], config: ExperimentConfig) -> ExperimentConfig:
+    """A run's own config with the keys that may change as ``config`` has them."""
+    result, now = json.loads(json.dumps(before)), _as_json(config)
+    for key in MAY_CHANGE:
+        *sections, last = key.split(".")
+        there, here = result, now
+        for section in sections:
+            there, here = there[section], here[section]
+        there[last] = here[last]
+    return ExperimentConfig.model_validate_json(json.dumps(result))
+
+
+def newest_unfinished(config: ExperimentConfig, path: Path) -> RunDirectory:
+    """The run of this config that started last among those that did not finish, have a checkpoint and no writer.
+
+    Args:
+        config: as given, before ranks and cuts are fitted; runs are looked for in its ``output.dir``.
+        path: its file, for messages.
+
+    Raises:
+        ConfigError: there is none; says what was looked for, and what was found instead.
+    """
+    base, wanted = Path(config.output.dir).expanduser(), experiment_sha256(config)
+    others, why = 0, ""
+    for manifest in sorted(base.glob("*/manifest.json"), key=_started, reverse=True):
+        run = RunDirectory(manifest.parent)
+        try:
+            facts = run.read_json("manifest.json")
+            if facts["experiment_sha256"] != wanted or facts["status"] == "finished":
+                others += 1
+            elif (owner := owner_of(run)) is not None and owner.alive:
+                why = why or f"; {run.path.name} is being written by process {owner.pid} on {owner.host}"
+            elif not folders(run):
+                why = why or f"; {run.path.name} ended before its first checkpoint"
+            else:
+                return run
+        except (ResourceError, KeyError, TypeError):
+            others += 1  # damaged, or no manifest of atlas
+        except AtlasError as error:
+            why = why or f"; {error}"
+    found = f"{others} other run{'s' * (others != 1)} there" if others else "no other run there"
+    raise ConfigError(
+        f"--resume auto found no unfinished run of this config in {base} ({found}{why}); leave --resume out to start "
+        "one, or give a run directory",
+        where=str(path),
+    )
+
+
+def _started(manifest: Path) -> tuple[str, int]:
+    return manifest.parent.name[: len("20250131-235959")], manifest.stat().st_mtime_ns
+
+
+def _may_change(key: str) -> bool:
+    return any(key == each or key.startswith(f"{each}.") for each in MAY_CHANGE)
+
+
+def _as_json(config: ExperimentConfig) -> dict[str, Any]:
+    return dict(json.loads(json.dumps(config.model_dump(mode="json"))))
+
+
+def _flat(value: object, prefix: str = "") -> dict[str, str]:
+    if isinstance(value, Mapping) and value:
+        return {k: v for name, inner in value.items() for k, v in _flat(inner, f"{prefix}.{name}").items()}
+    return {prefix.removeprefix("."): repr(value)}

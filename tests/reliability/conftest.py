@@ -1,0 +1,98 @@
+"""A tiny experiment in a folder of its own, and the benchmarks that these tests run in small."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from atlas_cli.cli import main
+from atlas_cli.federation import session
+from atlas_cli.runs.directory import RunDirectory
+
+ROOT = Path(__file__).parents[2]
+sys.path.append(str(ROOT / "tests" / "cli"))  # toy_runs
+ROWS = [f"the film was {word} {i},{label}" for i in range(10) for word, label in (("good", "pos"), ("bad", "neg"))]
+
+
+def benchmark(name):
+    spec = importlib.util.spec_from_file_location(f"{name}_benchmark", ROOT / "benchmarks" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def chaos():
+    return benchmark("chaos")
+
+
+@pytest.fixture
+def write(tmp_path, model_folder):
+    """``write(section={...})``: a config file with these changes; runs go to tmp_path/runs."""
+
+    def make(**changes) -> Path:
+        (tmp_path / "data.csv").write_text("\n".join(["text,label", *ROWS]) + "\n")
+        config = {
+            "name": "toy",
+            "device": "cpu",
+            "threads": 1,
+            "model": {"name": model_folder("bert"), "split_layer": 2},
+            "task_groups": {
+                "g": {"task": "sequence-classification", "data": {"files": str(tmp_path / "data.csv")}},
+            },
+            "clients": {"a": {"task_group": "g", "rank": 4}, "b": {"task_group": "g", "rank": 2}},
+            "training": {"rounds": 3, "local_steps": 2, "batch_size": 4, "max_length": 32},
+            "output": {"dir": str(tmp_path / "runs")},
+        }
+        for section, values in changes.items():
+            config[section] = {**config.get(section, {}), **values} if isinstance(values, dict) else values
+        path = tmp_path / "toy.yaml"
+        path.write_text(yaml.safe_dump(config, sort_keys=False))
+        return path
+
+    return make
+
+
+@pytest.fixture
+def train(tmp_path):
+    """``train(path, ...)``: exit code, and the newest run directory."""
+
+    def run(*arguments):
+        code = main(["train", *map(str, arguments)])
+        made = sorted((tmp_path / "runs").glob("*"), key=lambda p: (p / "log.txt").stat().st_ctime_ns)
+        return code, RunDirectory(made[-1]) if made else None
+
+    return run
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    monkeypatch.setattr(session, "write_report", lambda run, manifest: run.write_text("report.html", "<svg></svg>"))
+
+
+@pytest.fixture
+def at_step(monkeypatch):
+    """``at_step(n, action)``: call ``action`` once, after the n-th local step from now on."""
+    real = session.Recorder.on_step
+
+    def plan(n, action):
+        count = iter(range(1, 10**6))
+
+        def on_step(self, number):
+            tell = real(self, number)
+
+            def then(step, done):
+                if next(count) == n:
+                    action()
+                tell(step, done)
+
+            return then
+
+        monkeypatch.setattr(session.Recorder, "on_step", on_step)
+
+    return plan

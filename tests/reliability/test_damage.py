@@ -1,0 +1,317 @@
+"""Checkpoints and adapters that are not what they say: every damage is found, named, and never a crash."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import struct
+
+import pytest
+import torch
+from safetensors.torch import save
+
+from atlas_cli.cli import main
+from atlas_cli.errors import AtlasError, ResourceError
+from atlas_cli.models.peft_format import read_head, read_peft
+from atlas_cli.runs.checkpoint import MANIFEST, STATE, TENSORS, Checkpoint, folders, load_newest, save_checkpoint
+from atlas_cli.runs.directory import RunDirectory
+from atlas_cli.runs.hashing import sha256_file
+
+SAMPLE = 500
+
+
+@pytest.fixture
+def run(tmp_path):
+    run = RunDirectory.create(tmp_path, "toy", 0)
+    for number in (1, 2):
+        tensors = {f"w{i}": torch.full((3, 5), float(number + i)) for i in range(4)}
+        save_checkpoint(run, Checkpoint(number, tensors, {"versions": {"g": number}, "clients": {}}))
+    return run
+
+
+def harmed(content: bytes, draw: random.Random) -> bytes:
+    """One flipped bit, a cut end, bytes more, or a stretch of zeros."""
+    kind, at = draw.choice(["flip", "cut", "more", "zeros"]), draw.randrange(len(content))
+    if kind == "flip":
+        return content[:at] + bytes([content[at] ^ (1 << draw.randrange(8))]) + content[at + 1 :]
+    if kind == "cut":
+        return content[:at]
+    if kind == "more":
+        return content[:at] + draw.randbytes(draw.randint(1, 9)) + content[at:]
+    end = min(len(content), at + draw.randint(1, 64))
+    return content[:at] + bytes(end - at) + content[end:]
+
+
+def test_every_harm_to_a_checkpoint_is_found_and_the_one_before_is_used(run):
+    newest = run.path / "checkpoints" / "round-000002"
+    whole = {name: (newest / name).read_bytes() for name in (TENSORS, STATE, MANIFEST)}
+    wanted = load_newest(run)[0]
+    draw = random.Random(0)
+    for _ in range(SAMPLE):
+        name = draw.choice(list(whole))
+        content = harmed(whole[name], draw)
+        (newest / name).write_bytes(content)
+        found, warnings = load_newest(run)
+        if found.round == 2:  # nothing but the spacing of the JSON, or nothing at all, has changed
+            assert (name == MANIFEST and json.loads(content) == json.loads(whole[name])) or content == whole[name]
+            assert all(torch.equal(found.tensors[k], v) for k, v in wanted.tensors.items())
+        else:
+            assert found.round == 1 and len(warnings) == 1 and warnings[0].startswith("checkpoint round-000002 ")
+            assert "\n" not in warnings[0]
+        (newest / name).write_bytes(whole[name])
+
+
+def rewritten(folder, **changes):
+    """A manifest with changes, and hashes that are right for what is there."""
+    manifest = json.loads((folder / MANIFEST).read_text())
+    for name in (TENSORS, STATE):
+        if (folder / name).is_file():
+            manifest["files"][name] = {"bytes": (folder / name).stat().st_size, "sha256": sha256_file(folder / name)}
+    (folder / MANIFEST).write_text(json.dumps({**manifest, **changes}))
+
+
+def facts(folder, **changes):
+    files = json.loads((folder / MANIFEST).read_text())["files"]
+    return {"files": {**files, **changes}}
+
+
+HOSTILE = {
+    "names another file": (
+        lambda f: rewritten(f, **facts(f, **{"../../log.txt": {"bytes": 1, "sha256": ""}})),
+        "other",
+    ),
+    "an absolute name": (lambda f: rewritten(f, **facts(f, **{"/etc/passwd": {"bytes": 1, "sha256": ""}})), "other"),
+    "names no file": (lambda f: rewritten(f, files={}), "names other files"),
+    "files is a list": (lambda f: rewritten(f, files=[TENSORS, STATE]), "AttributeError"),
+    "absurd size": (
+        lambda f: rewritten(f, **facts(f, **{TENSORS: {"bytes": 10**30, "sha256": ""}})),
+        "bytes, expected 1000",
+    ),
+    "negative size": (lambda f: rewritten(f, **facts(f, **{TENSORS: {"bytes": -1, "sha256": ""}})), "expected -1"),
+    "another version": (lambda f: rewritten(f, format=2), "has format 2, expected 1"),
+    "another round": (lambda f: rewritten(f, round=7), "of another round"),
+    "round is a text": (lambda f: rewritten(f, round="2"), "of another round"),
+    "no manifest": (lambda f: (f / MANIFEST).unlink(), "manifest.json is missing"),
+    "no tensors": (lambda f: (f / TENSORS).unlink(), "state.safetensors is missing"),
+    "manifest is a list": (lambda f: (f / MANIFEST).write_text("[]"), "TypeError"),
+    "manifest is nested": (lambda f: (f / MANIFEST).write_text("[" * 60_000), "RecursionError"),
+    "manifest is huge": (lambda f: (f / MANIFEST).write_text(" " * 10**6), "too large"),
+    "a link": (lambda f: ((f / STATE).unlink(), (f / STATE).symlink_to("/etc/passwd")), "not a plain file"),
+    "a pipe": (lambda f: ((f / STATE).unlink(), os.mkfifo(f / STATE)), "not a plain file"),
+    "tensors are no safetensors": (
+        lambda f: ((f / TENSORS).write_bytes(b"PK\x03\x04" * 99), rewritten(f)),
+        "SafetensorError",
+    ),
+    "header longer than the file": (
+        lambda f: ((f / TENSORS).write_bytes(struct.pack("<Q", 2**62) + b"{}"), rewritten(f)),
+        "SafetensorError",
+    ),
+    "tensors beyond the file": (
+        lambda f: (
+            (f / TENSORS).write_bytes(
+                struct.pack("<Q", 72)
+                + b'{"w":{"dtype":"F32","shape":[9999999999],"data_offsets":[0,39999999996]}}'.ljust(72)
+            ),
+            rewritten(f),
+        ),
+        "SafetensorError",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_a_hostile_checkpoint(run, case):
+    harm, says = HOSTILE[case]
+    harm(run.path / "checkpoints" / "round-000002")
+    found, (warning,) = load_newest(run)
+    assert found.round == 1
+    assert warning.startswith("checkpoint round-000002 ") and says in warning, warning
+
+
+def test_all_damaged(run):
+    for folder in folders(run):
+        (folder / MANIFEST).write_text("")
+    with pytest.raises(ResourceError, match=r"no checkpoint to go on from \(checkpoint round-000002 .*round-000001"):
+        load_newest(run)
+
+
+def test_only_whole_checkpoints_are_counted_and_the_newest_are_kept(run):
+    (run.path / "checkpoints" / ".round-000009.tmp").mkdir()
+    (run.path / "checkpoints" / "round-x").mkdir()
+    for number in (3, 4, 1_000_000):
+        save_checkpoint(run, Checkpoint(number, {}, {}), keep=3)
+    assert [folder.name for folder in folders(run)] == ["round-000003", "round-000004", "round-1000000"]
+    save_checkpoint(run, Checkpoint(4, {}, {}), keep=1)
+    assert [folder.name for folder in folders(run)] == ["round-000004", "round-1000000"]
+
+
+@pytest.fixture
+def stopped(write, train, no_pictures, at_step):
+    def stop():
+        raise KeyboardInterrupt
+
+    at_step(3, stop)
+    code, run = train(write(server={"rank": 2}))
+    assert code == 130
+    return run
+
+
+def other_state(change):
+    """A checkpoint whose hashes are right and whose content is not that of the run."""
+
+    def harm(folder):
+        from safetensors.torch import load_file
+
+        tensors, state = load_file(folder / TENSORS), json.loads((folder / STATE).read_text())
+        changed = change(tensors, state)
+        (folder / TENSORS).write_bytes(save(tensors))
+        (folder / STATE).write_text(json.dumps(state if changed is None else changed))
+        rewritten(folder)
+
+    return harm
+
+
+def first(tensors, part):
+    return next(name for name in sorted(tensors) if part in name)
+
+
+WRONG = {
+    "shape": lambda t, s: t.update({first(t, "lora_A"): torch.zeros(1, 1)}),
+    "no shape": lambda t, s: t.update({first(t, "lora_A"): torch.tensor(1.0)}),
+    "type": lambda t, s: t.update({first(t, "lora_B"): t[first(t, "lora_B")].half()}),
+    "missing": lambda t, s: [t.pop(first(t, "merged/")), s][1],
+    "more": lambda t, s: t.update({"client/a/zzz": torch.zeros(2)}),
+    "moment": lambda t, s: t.update({first(t, "exp_avg"): torch.zeros(2, 2)}),
+    "moment of nothing": lambda t, s: t.update({"client/a/0/optimizer/99/exp_avg": torch.zeros(2, 2)}),
+    "moment without a number": lambda t, s: t.update({"client/a/0/optimizer/x/exp_avg": torch.zeros(2, 2)}),
+    "state is a list": lambda t, s: [],
+    "state is empty": lambda t, s: {},
+    "versions": lambda t, s: {**s, "versions": 3},
+    "clients": lambda t, s: {**s, "clients": {"nobody": {"version": 1, "delivered_sha256": ""}}},
+    "client without version": lambda t, s: {**s, "clients": {"a": {}}},
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_checkpoint_of_another_run_is_refused(stopped, capsys, case):
+    other_state(WRONG[case])(folders(stopped)[-1])
+    before = (stopped.path / "metrics.jsonl").read_bytes()
+    capsys.readouterr()
+    assert main(["train", "--resume", str(stopped.path)]) == 3
+    err = capsys.readouterr().err
+    assert err.startswith("error: the checkpoint is not of this experiment: ") and len(err.splitlines()) == 1
+    assert (stopped.path / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "clients.jsonl", "messages.jsonl"])
+@pytest.mark.parametrize("harm", ["later", "earlier", "none"])
+def test_records_that_are_damaged(stopped, capsys, name, harm):
+    """What a power failure tore after the checkpoint is cut off; before it, nothing can be gone on with."""
+    path = stopped.path / name
+    lines = path.read_text().splitlines(keepends=True)
+    torn = {"later": [*lines, "\0" * 99 + "\n", *lines[-1:]], "earlier": [*lines[:1], "\0\n", *lines[1:]], "none": []}
+    path.write_text("".join(torn[harm]))
+    capsys.readouterr()
+    code = main(["train", "--resume", str(stopped.path)])
+    if harm == "later" or (harm == "none" and name == "messages.jsonl"):  # a run may have had no messages
+        assert code == 0 and not path.read_text().count("\0")
+        assert harm == "none" or path.read_text().startswith("".join(lines))
+    else:
+        assert code == 3 and path.read_text() == "".join(torn[harm])
+        assert f"{path} ends with round " in capsys.readouterr().err
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory, model_folder):
+    """An adapter folder as a run leaves it, and the base model that it is for."""
+    from atlas_cli.config.schema import ModelConfig
+    from atlas_cli.models.load import load_base
+    from atlas_cli.models.lora import AdapterSet, LoRAAdapter
+    from atlas_cli.models.peft_format import peft_files
+
+    base = load_base(ModelConfig(name=model_folder("bert")))
+    paths = [f"encoder.layer.{i}.attention.self.query" for i in range(2)]
+    adapters = AdapterSet({path: LoRAAdapter(32, 32, 4, 16.0, 0.0, False) for path in paths})
+    head = {"out.weight": torch.randn(2, 32)}
+    files = peft_files(base, adapters, alpha=16.0, dropout=0.0, rslora=False, causal_lm=False, head=head)
+    folder = tmp_path_factory.mktemp("adapter")
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return folder, base
+
+
+@pytest.fixture
+def adapter(exported, tmp_path):
+    folder, base = exported
+    return shutil.copytree(folder, tmp_path / "adapter"), base
+
+
+def read_folder(folder, base):
+    read_peft(folder, base)
+    read_head(folder)
+
+
+def test_every_harm_to_an_exported_adapter_is_found(adapter):
+    folder, base = adapter
+    read_folder(folder, base)
+    whole = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert set(whole) == {"adapter_config.json", "adapter_model.safetensors", "head.safetensors", "SHA256SUMS"}
+    draw = random.Random(1)
+    for _ in range(SAMPLE):
+        name = draw.choice(list(whole))
+        content = harmed(whole[name], draw)
+        if content != whole[name]:
+            (folder / name).write_bytes(content)
+            with pytest.raises(ResourceError, match=str(folder)):
+                read_folder(folder, base)
+            (folder / name).write_bytes(whole[name])
+
+
+def tensors(folder, **named):
+    (folder / "adapter_model.safetensors").write_bytes(save(named))
+
+
+def config(folder, **changes):
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+NAME = "base_model.model.encoder.layer.0.attention.self.query.lora_"
+FOREIGN = {
+    "whole numbers": lambda f: tensors(
+        f, **{NAME + "A.weight": torch.ones(4, 32, dtype=torch.int8), NAME + "B.weight": torch.ones(32, 4).char()}
+    ),
+    "no dimensions": lambda f: tensors(
+        f, **{NAME + "A.weight": torch.tensor(1.0), NAME + "B.weight": torch.tensor(1.0)}
+    ),
+    "three dimensions": lambda f: tensors(
+        f, **{NAME + "A.weight": torch.ones(4, 32, 1), NAME + "B.weight": torch.ones(32, 4)}
+    ),
+    "rank 0": lambda f: tensors(f, **{NAME + "A.weight": torch.ones(0, 32), NAME + "B.weight": torch.ones(32, 0)}),
+    "header longer than the file": lambda f: (f / "adapter_model.safetensors").write_bytes(
+        struct.pack("<Q", 2**40) + b"{}"
+    ),
+    "pickle": lambda f: (f / "adapter_model.safetensors").write_bytes(b"\x80\x04\x95" * 40),
+    "head is no safetensors": lambda f: (f / "head.safetensors").write_bytes(b"{}"),
+    "head of whole numbers": lambda f: (f / "head.safetensors").write_bytes(
+        save({"out.weight": torch.ones(2, 32).int()})
+    ),
+    "nested config": lambda f: (f / "adapter_config.json").write_text("[" * 60_000),
+    "alpha is a list": lambda f: config(f, lora_alpha=[1]),
+    "alpha is infinite": lambda f: config(f, lora_alpha=1e999),
+    "pattern that takes for ever": lambda f: config(f, alpha_pattern={"(([a-z])+.)+x": 3}),
+    "rank pattern is a list": lambda f: config(f, alpha_pattern=[1, 2]),
+    "config is huge": lambda f: (f / "adapter_config.json").write_text(" " * 2**25),
+}
+
+
+@pytest.mark.parametrize("case", FOREIGN)
+def test_a_foreign_adapter_that_is_not_what_it_says(adapter, case):
+    folder, base = adapter
+    (folder / "SHA256SUMS").unlink()
+    FOREIGN[case](folder)
+    with pytest.raises(AtlasError, match=str(folder)) as caught:
+        read_folder(folder, base)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,122 @@
+"""A disk that fills up at any write: one line that says so, the last checkpoint whole, and the run goes on later."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from atlas_cli.cli import main
+from atlas_cli.runs import directory
+from atlas_cli.runs.checkpoint import folders, load_newest
+from atlas_cli.runs.directory import RunDirectory
+from atlas_cli.runs.lock import LOCK
+
+
+class Disk:
+    """Lets ``room`` syncs pass; every later one of a file finds the disk full."""
+
+    def __init__(self):
+        self.real, self.room, self.count = os.fsync, 10**9, 0
+
+    def fsync(self, handle):
+        self.count += 1
+        if self.count > self.room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.real(handle)
+
+
+@pytest.fixture
+def disk(monkeypatch):
+    disk = Disk()
+    monkeypatch.setattr(directory.os, "fsync", disk.fsync)
+    return disk
+
+
+def one_line(err):
+    (line,) = err.splitlines()
+    assert line.startswith("error: no space left on ") and "; free some" in line
+    return line
+
+
+def test_full_at_every_write(write, train, chaos, disk, no_pictures, capsys):
+    path = write(training={"rounds": 2, "local_steps": 1, "max_length": 32})
+    _, whole = train(path)
+    writes, stopped = disk.count, 0
+    for room in range(0, writes, 5):
+        disk.count, disk.room = 0, room
+        capsys.readouterr()
+        before = set(whole.path.parent.iterdir())
+        assert main(["train", str(path)]) == 1
+        line = one_line(capsys.readouterr().err)
+        disk.room = 10**9
+        (made,) = set(whole.path.parent.iterdir()) - before
+        run = RunDirectory(made)
+        assert not (run.path / LOCK).exists() and not list(run.path.rglob("*.partial"))
+        if not folders(run):
+            assert "--resume" not in line
+            continue
+        assert load_newest(run)[1] == [] and line.endswith(f"atlas train --resume {run.path}")
+        assert main(["train", "--resume", str(run.path)]) == 0
+        assert chaos.differences(run, whole, report=False) == []
+        stopped += 1
+    assert stopped >= 5
+
+
+LIMITED = """
+import resource, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # the write fails instead, as on a full disk
+import atlas_cli.federation.session
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(1)),) * 2)
+from atlas_cli.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_a_real_limit_on_files(write, train, chaos, no_pictures):
+    """RLIMIT_FSIZE: the kernel refuses the part of a write that is too much."""
+    path = write()
+    _, whole = train(path)
+    largest = (whole.path / "messages.jsonl").stat().st_size
+    for limit in (1000, largest // 2, largest - 1):
+        before = set(whole.path.parent.iterdir())
+        command = [sys.executable, "-c", LIMITED, str(limit), "train", str(path)]
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "MPLCONFIGDIR": "/tmp"})
+        assert done.returncode == 1 and len(done.stderr.splitlines()) == 1, done.stderr
+        assert "File too large" in done.stderr and "Traceback" not in done.stderr
+        (made,) = set(whole.path.parent.iterdir()) - before
+        run = RunDirectory(made)
+        if folders(run):
+            assert main(["train", "--resume", str(run.path)]) == 0
+            assert chaos.differences(run, whole, report=False) == []
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 256 KiB."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount")
+    folder = tmp_path / "small"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "none", str(folder)], capture_output=True).returncode:
+        pytest.skip("this process may not mount a tmpfs")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_small_file_system(write, train, small_disk, no_pictures, capsys):
+    path = write(output={"dir": str(small_disk)}, checkpoints={"keep": 50}, training={"rounds": 50, "local_steps": 1})
+    assert main(["train", str(path)]) == 1
+    one_line(capsys.readouterr().err)
+    (made,) = Path(small_disk).iterdir()
+    run = RunDirectory(made)
+    assert load_newest(run)[1] == [] and not (run.path / LOCK).exists()
+    subprocess.run(["mount", "-o", "remount,size=8m", str(small_disk)], check=True)
+    assert main(["train", "--resume", str(made), "checkpoints.keep=1"]) == 0
+    assert [folder.name for folder in folders(run)] == ["round-000050"]
+    assert run.read_json("manifest.json")["status"] == "finished"

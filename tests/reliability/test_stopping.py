@@ -1,0 +1,125 @@
+"""Ctrl-C, SIGTERM and errors: what is kept, what is said, and that the run goes on to the same end."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+
+import pytest
+
+from atlas_cli.cli import main
+from atlas_cli.federation import session
+from atlas_cli.runs.checkpoint import folders
+from atlas_cli.runs.lock import LOCK
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
+
+def send(number, times=1):
+    def action():
+        for _ in range(times):
+            os.kill(os.getpid(), number)
+
+    return action
+
+
+def kept(run):
+    return [folder.name for folder in folders(run)]
+
+
+def goes_on_to_the_same_end(err, run, whole, chaos):
+    """Follow the advice of the last line on standard error."""
+    words = shlex.split(err.splitlines()[-1].partition("to go on: ")[2])
+    assert words == ["atlas", "train", "--resume", str(run.path)]
+    assert main(words[1:]) == 0
+    assert chaos.differences(run, whole, report=False) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_after_the_step(write, train, at_step, chaos, capfd, number):
+    path = write()
+    _, whole = train(path)
+    before = signal.getsignal(number)
+    at_step(3, send(number))  # the first step of round 2
+    code, run = train(path)
+    assert code == 130
+    assert signal.getsignal(number) == before and not (run.path / LOCK).exists()
+    manifest = run.read_json("manifest.json")
+    assert (manifest["status"], manifest["error"]) == ("interrupted", None)
+    assert kept(run) == ["round-000000", "round-000001"]
+    err = capfd.readouterr().err
+    assert f"{number.name}: stopping after this step; once more stops at once" in err
+    assert err.splitlines()[-1] == f"error: interrupted; round 1 is kept; to go on: atlas train --resume {run.path}"
+    goes_on_to_the_same_end(err, run, whole, chaos)
+
+
+def test_with_rare_checkpoints_the_last_whole_round_is_kept(write, train, at_step, chaos, capsys):
+    path = write(training={"rounds": 4, "local_steps": 2}, checkpoints={"every": 4, "keep": 1})
+    _, whole = train(path)
+    assert kept(whole) == ["round-000004"]
+    at_step(6, send(signal.SIGINT))  # the last step of round 3, which is not aggregated yet
+    code, run = train(path)
+    assert code == 130 and kept(run) == ["round-000002"]
+    goes_on_to_the_same_end(capsys.readouterr().err, run, whole, chaos)
+
+
+def test_a_second_signal_stops_at_once(write, train, at_step):
+    at_step(3, send(signal.SIGINT, times=2))
+    code, run = train(write())
+    assert code == 130 and not (run.path / LOCK).exists()
+    assert run.read_json("manifest.json")["status"] == "interrupted"
+
+
+@pytest.mark.parametrize("where", ["export_adapters", "write_report"])
+def test_a_signal_after_training(write, train, chaos, monkeypatch, capsys, where):
+    path = write()
+    _, whole = train(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(session, where, lambda *a: send(signal.SIGTERM)())
+        code, run = train(path)
+    assert code == 130 and run.read_json("manifest.json")["status"] == "interrupted"
+    goes_on_to_the_same_end(capsys.readouterr().err, run, whole, chaos)
+
+
+def test_a_bug_leaves_its_traceback_in_the_log(write, train, at_step, chaos, capsys):
+    path = write(checkpoints={"every": 3})
+    _, whole = train(path)
+
+    def bug():
+        raise IndexError("a bug\nin two lines")
+
+    at_step(6, bug)
+    capsys.readouterr()
+    code, run = train(path)
+    assert code == 1 and not (run.path / LOCK).exists()
+    out, err = capsys.readouterr()
+    assert "Traceback" not in out + err and len(err.splitlines()) == 1
+    log = run.path / "log.txt"
+    assert err == (
+        f"error: unexpected IndexError: a bug in two lines; the traceback is in {log}; round 2 is kept; "
+        f"to go on: atlas train --resume {run.path}\n"
+    )
+    assert "Traceback (most recent call last)" in log.read_text() and "in bug" in log.read_text()
+    assert run.read_json("manifest.json")["status"] == "failed"
+    goes_on_to_the_same_end(err, run, whole, chaos)
+    at_step(1, bug)
+    with pytest.raises(IndexError):
+        main(["train", "--debug", str(path)])
+
+
+def test_an_error_before_the_first_checkpoint_names_none(write, train, monkeypatch, capsys):
+    monkeypatch.setattr(session, "train", lambda *a: 1 / 0)
+    code, run = train(write())
+    assert code == 1
+    err = capsys.readouterr().err
+    assert "ZeroDivisionError" in err and str(run.path / "log.txt") in err and "--resume" not in err
+
+
+def test_a_signal_that_the_shell_ignores_stays_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with session.Stopping():
+            assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
