@@ -48,7 +48,7 @@ def rounds(run):
     return [line["round"] for line in run.read_lines("metrics.jsonl")]
 
 
-def test_too_few_clients_is_exit_5_and_the_command_it_names_goes_on(faulty, tmp_path, capsys):
+def test_too_few_clients_is_exit_5_and_what_it_says_goes_on(faulty, tmp_path, capsys):
     crash = {"a": {"round": 3}, "b": {"round": 3, "step": 1}}
     path = faulty(training={"min_clients": 2}, faults={"crash_at": crash})
     assert main(["train", str(path)]) == 5
@@ -61,9 +61,8 @@ def test_too_few_clients_is_exit_5_and_the_command_it_names_goes_on(faulty, tmp_
     capsys.readouterr()
     assert main(["train", "--resume", str(run.path), "faults.drop=0.1"]) == 2
     assert "faults.drop: cannot change when a run is resumed" in capsys.readouterr().err
-    command = error.partition("atlas train ")[2].split()
-    assert command[:2] == ["--resume", str(run.path)] and command[2] == "training.min_clients=1"
-    assert main(["train", *command[:3]]) == 0
+    assert f"--resume {run.path}" in error and "training.min_clients=1" in error
+    assert main(["train", "--resume", str(run.path), "training.min_clients=1"]) == 0
     assert rounds(run) == [0, 1, 2, 3, 4]
     assert run.read_lines("metrics.jsonl")[3]["participants"] == ["c"]
 
