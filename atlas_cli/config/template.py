@@ -61,8 +61,12 @@ training:
   labels: server              # client: head and labels stay on the client (U-shaped)
   client_optimizer: {{name: adamw, lr: 1e-3}}
   server_optimizer: {{name: adamw, lr: 1e-3}}
+  # on_nonfinite: drop-client # default: stop
+  # min_clients: 2            # a round that fewer finish ends the run
 
 aggregation: {{method: delta-svd}}
+# screen: {{max_norm_ratio: 3.0}}                      # leave out updates far above the median norm
+# faults: {{drop: 0.3, crash_at: {{phone-1: {{round: 2}}}}}}   # for experiments: clients that fail
 evaluation: {{every: 1}}
 checkpoints: {{every: 1, keep: 2}}    # atlas train --resume RUN goes on from them
 output: {{dir: runs}}

@@ -46,8 +46,8 @@ class Attendance:
         """Remember what each client holds now, with a copy of it where one can be dropped later in the round."""
         members = self.federation.aggregator.members
         self.began_with = {c: members[c].ranks for c in self.present}
-        if self._crashes or may_drop(self.federation):
-            self._snapshots = {c: Snapshot(self.federation.clients[c], members[c]) for c in self.present}
+        exposed = self.present if may_drop(self.federation) else [c for c in self.present if c in self._crashes]
+        self._snapshots = {c: Snapshot(self.federation.clients[c], members[c]) for c in exposed}
 
     def drop(self, client: str, reason: str, *, gone: bool = True) -> None:
         """Take a client out of the round; it goes back to what it held when the round began.
@@ -112,7 +112,7 @@ class Attendance:
 
 
 def may_drop(federation: Federation) -> bool:
-    """Whether a client that began a round may be dropped in it by what the config asks for."""
+    """Whether any client that began a round may be dropped in it, by what the config asks for."""
     config, training = federation.config, federation.config.training
     return (
         training.deadline is not None

@@ -23,7 +23,7 @@ from atlas_cli.federation.server import SplitServer
 from atlas_cli.federation.trainables import build_head
 from atlas_cli.federation.unsplit import UnsplitClient
 from atlas_cli.federation.warm_start import start_from
-from atlas_cli.models.load import FrozenBase, load_base, load_tokenizer
+from atlas_cli.models.load import FrozenBase, load_base, load_tokenizer, require_vocabulary
 from atlas_cli.models.lora import AdapterSet, build_adapters, joined
 from atlas_cli.models.placement import by_layer, layer_of
 from atlas_cli.models.stored import stored_as
@@ -47,7 +47,7 @@ def build(config: ExperimentConfig, plan: Plan | None = None) -> Federation:
     if config.mode == "centralized":
         plan, data = pooled(config, plan, data)
     base = load_base(config.model, seed=config.seed, device=device)
-    _check_vocabulary(base, tokenizer)
+    require_vocabulary(base, tokenizer)
     tasks = {name: group.task for name, group in data.items()}
     split = config.mode == "split-federated"
     heads_on_clients = not split or config.training.labels == "client"
@@ -206,13 +206,3 @@ def adapters_of(
 
 def _exchanged(client: SplitClient | UnsplitClient) -> AdapterSet:
     return joined(client.adapters, client.upper) if isinstance(client, UnsplitClient) else client.adapters
-
-
-def _check_vocabulary(base: FrozenBase, tokenizer: object) -> None:
-    size, rows = len(tokenizer), base.config.vocab_size  # type: ignore[arg-type]
-    if size > rows:
-        raise ConfigError(
-            f"the tokenizer has {size} tokens and the model's embedding {rows} rows; "
-            "give the tokenizer that belongs to it",
-            key="model.tokenizer",
-        )

@@ -202,3 +202,18 @@ def _from_source(auto: Any, source: Source, family: Family, dtype: torch.dtype) 
 
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
+
+
+def require_vocabulary(base: FrozenBase, tokenizer: object) -> None:
+    """The embedding has a row for every token.
+
+    Raises:
+        ConfigError: it is another model's tokenizer.
+    """
+    size, rows = len(tokenizer), base.config.vocab_size  # type: ignore[arg-type]
+    if size > rows:
+        raise ConfigError(
+            f"the tokenizer has {size} tokens and the model's embedding {rows} rows; "
+            "give the tokenizer that belongs to it",
+            key="model.tokenizer",
+        )

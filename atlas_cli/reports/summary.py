@@ -113,7 +113,7 @@ def _summary(name: str, rows: list[Record], n_clients: int, facts: Record) -> Gr
         best=best[1] if best else None,
         best_round=best[0] if best else None,
         loss=training[-1][1] if training else None,
-        error=next((row["aggregation_error"] for row in reversed(rows) if row["round"]), None),
+        error=next((row["aggregation_error"] for row in reversed(rows) if row["participants"]), None),
         bytes_up=sum(row["bytes_up"] for row in rows),
         bytes_down=sum(row["bytes_down"] for row in rows),
         seconds=sum(row["seconds"] for row in rows),

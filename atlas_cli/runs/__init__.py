@@ -16,7 +16,7 @@ UTF-8; the JSON is strict.
 
 metrics.jsonl
     round, task_group
-    train_loss          mean over the round's local steps; null in round 0
+    train_loss          mean over the participants' local steps; null in round 0
     test                {metric: value}, the task's primary metric first; {} in a round without evaluation
     examples, tokens    trained on in this round; tokens without padding
     bytes_up, bytes_down  serialised, all kinds, all clients of the group (up: client to server)
@@ -31,11 +31,13 @@ metrics.jsonl
     server_lr, client_lr  at the last step of the round; null in round 0
     simulated_seconds, simulated_joules  of the whole round on the virtual clock, all clients; null unless every
                         client that took part has a device with compute and links (joules: and watts)
+    participants        clients of the group that are in the merge; [] in round 0
+    dropped             {client: reason}: those of the cohort that are not
 
 clients.jsonl
     round, client, task_group, participated
     cluster             whose adapters it is merged with; null: those of its task group
-    train_loss, weight  null when the client took no part; weight is its share in the aggregate
+    train_loss, weight  null when the client took no part; weight is its share in the aggregate, null for a dropped one
     steps, examples, tokens, bytes_up, bytes_down
     held_sha256, delivered_sha256   of the adapters that the client holds and that the server delivered;
                         null where nothing is delivered

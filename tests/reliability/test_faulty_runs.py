@@ -48,7 +48,7 @@ def rounds(run):
     return [line["round"] for line in run.read_lines("metrics.jsonl")]
 
 
-def test_too_few_clients_is_exit_5_and_the_command_it_names_goes_on(faulty, tmp_path, capsys):
+def test_too_few_clients_is_exit_5_and_what_it_says_goes_on(faulty, tmp_path, capsys):
     crash = {"a": {"round": 3}, "b": {"round": 3, "step": 1}}
     path = faulty(training={"min_clients": 2}, faults={"crash_at": crash})
     assert main(["train", str(path)]) == 5
