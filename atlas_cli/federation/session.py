@@ -36,7 +36,7 @@ from atlas_cli.runs.checkpoint import Checkpoint, folders, load_newest, save_che
 from atlas_cli.runs.directory import RunDirectory
 from atlas_cli.runs.lock import locked
 from atlas_cli.runs.manifest import Status, end_manifest, start_manifest
-from atlas_cli.runs.resumable import carried_over, experiment_sha256, newest_unfinished, require_same
+from atlas_cli.runs.resumable import carried_over, experiment_sha256, newest_unfinished, read_manifest, require_same
 
 
 def start(config: ExperimentConfig, progress: Progress) -> RunDirectory:
@@ -69,7 +69,7 @@ def resume(run: RunDirectory, loaded: LoadedConfig, progress: Progress) -> RunDi
         OutputError: another process writes to the run directory, or it cannot be written.
     """
     with Stopping() as stopping, locked(run, progress.note):
-        manifest = run.read_json("manifest.json")
+        manifest = read_manifest(run)
         require_same(manifest["config"], loaded.config)
         checkpoint, warnings = load_newest(run)
         for warning in warnings:
@@ -88,8 +88,8 @@ def resume(run: RunDirectory, loaded: LoadedConfig, progress: Progress) -> RunDi
         progress.note(f"{run.path} goes on after round {checkpoint.round}")
         fresh["resumed_after_rounds"] = [*manifest.get("resumed_after_rounds", []), checkpoint.round]
         fresh |= {key: manifest[key] for key in ("started", "command", "experiment_sha256") if key in manifest}
-        run.write_json("manifest.json", fresh)
         run.write_text("config.yaml", dump_config(loaded.config))
+        run.write_json("manifest.json", fresh)
         _run(federation, run, fresh, progress, stopping, done=checkpoint.round)
     return run
 
@@ -101,7 +101,7 @@ def resume_newest(loaded: LoadedConfig, progress: Progress) -> RunDirectory:
         ConfigError: there is none; and as ``resume``.
     """
     run = newest_unfinished(loaded.config, loaded.path)
-    config = carried_over(run.read_json("manifest.json")["config"], loaded.config)
+    config = carried_over(read_manifest(run)["config"], loaded.config)
     return resume(run, replace(loaded, config=config), progress)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from pathlib import Path
 
 from transformers import BertConfig, DistilBertConfig, GPT2Config, LlamaConfig, PreTrainedConfig, RobertaConfig
 
@@ -55,7 +55,7 @@ def built_in(name: str) -> PreTrainedConfig | None:
 
     A folder is never one, whatever its last part is called.
     """
-    if name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).is_dir():
+    if name.startswith((".", "/", "~")) or name.count("/") > 1 or os.path.isdir(name):
         return None
     short = name.rsplit("/", 1)[-1].lower()
     make = ARCHITECTURES.get(ALIASES.get(short, short))

@@ -53,8 +53,12 @@ def locate(name: str, revision: str | None = None, *, key: str = "model.name") -
         ResourceError: a path that does not exist, a packaged model that cannot be fetched, or a GGUF file without the
             package that reads it.
     """
-    path = Path(name).expanduser()
-    if path.is_dir():
+    try:
+        path = Path(name).expanduser()
+        is_folder = path.is_dir()
+    except (OSError, RuntimeError) as error:  # a name that is too long, or a home that nobody has
+        raise ResourceError(f"{key}: {name:.200} cannot be looked up: {reason(error)}") from None
+    if is_folder:
         if not (path / "config.json").is_file() and not (path / "tokenizer_config.json").is_file():
             raise ResourceError(
                 f"{key}: folder {name} has no config.json; expected a folder that save_pretrained wrote"

@@ -48,7 +48,7 @@ class RunDirectory:
         Raises:
             OutputError: base is not a folder, cannot be written, or the disk is full. What was made is removed again.
         """
-        folder = Path(base).expanduser()
+        folder = folder_of_runs(base)
         stem = f"{now or datetime.now():%Y%m%d-%H%M%S}_{name}_{seed}"
         made: list[Path] = []
         run = None
@@ -188,14 +188,26 @@ class RunDirectory:
                 raise
 
 
+def folder_of_runs(base: str | Path) -> Path:
+    """``output.dir`` with ``~`` replaced.
+
+    Raises:
+        OutputError: a home that nobody has.
+    """
+    try:
+        return Path(base).expanduser()
+    except RuntimeError as error:
+        raise OutputError(f"cannot write {base}: {error} {_ADVICE}") from None
+
+
 def open_run(path: str | Path) -> RunDirectory:
     """A run directory to read.
 
     Raises:
         ResourceError: not a folder, or not one that a run wrote.
     """
-    folder = Path(path).expanduser()
-    if not folder.is_dir():
+    folder = Path(os.path.expanduser(path))
+    if not os.path.isdir(folder):  # of names that no file can have, too
         raise ResourceError(f"{path}: no such run directory; give a folder that atlas train wrote")
     if not (folder / "manifest.json").is_file():
         raise ResourceError(

@@ -10,7 +10,7 @@ from typing import Any
 from atlas_cli.config.schema import ExperimentConfig
 from atlas_cli.errors import AtlasError, ConfigError, ResourceError
 from atlas_cli.runs.checkpoint import folders
-from atlas_cli.runs.directory import RunDirectory
+from atlas_cli.runs.directory import RunDirectory, folder_of_runs
 from atlas_cli.runs.hashing import sha256_text
 from atlas_cli.runs.lock import owner_of
 
@@ -20,6 +20,20 @@ MAY_CHANGE = (
     *("training.rounds", "training.min_clients", "training.on_nonfinite"),
     *("evaluation", "checkpoints", "device", "output", "aggregation.error_ledger"),
 )
+
+
+def read_manifest(run: RunDirectory) -> dict[str, Any]:
+    """The manifest of a run that is to go on.
+
+    Raises:
+        ResourceError: missing, damaged, or without what a run is compared by.
+    """
+    manifest = run.read_json("manifest.json")
+    wanted = {"status": str, "started": str, "command": list, "config": dict, "model": dict, "data": dict}
+    for key, kind in wanted.items():
+        if not isinstance(manifest, dict) or not isinstance(manifest.get(key), kind):
+            raise ResourceError(f"{run.path / 'manifest.json'} is damaged: no {key}; start the experiment anew")
+    return manifest
 
 
 def experiment_sha256(config: ExperimentConfig) -> str:
@@ -40,25 +54,33 @@ def require_same(before: Mapping[str, Any], config: ExperimentConfig) -> None:
         if was.get(name) != now.get(name) and not _may_change(name):
             raise ConfigError(f"cannot change when a run is resumed; only these may: {', '.join(MAY_CHANGE)}", key=name)
     schedule = config.training.schedule
-    if was["training.rounds"] != now["training.rounds"] and (schedule.name != "constant" or schedule.warmup):
+    if was.get("training.rounds") != now["training.rounds"] and (schedule.name != "constant" or schedule.warmup):
         raise ConfigError(
             f"cannot change: the schedule ({schedule.name}, warmup {schedule.warmup:g}) spreads the learning rate over "
-            f"all {was['training.rounds']} rounds, so the rounds done would have been others; start a new run, from "
+            f"all {was.get('training.rounds')} rounds, so the rounds done would have been others; start a run, from "
             "this one's adapters with task_groups.NAME.adapter",
             key="training.rounds",
         )
 
 
 def carried_over(before: Mapping[str, Any], config: ExperimentConfig) -> ExperimentConfig:
-    """A run's own config with the keys that may change as ``config`` has them."""
+    """A run's own config with the keys that may change as ``config`` has them.
+
+    Raises:
+        ResourceError: what the run recorded is no config.
+    """
     result, now = json.loads(json.dumps(before)), _as_json(config)
-    for key in MAY_CHANGE:
-        *sections, last = key.split(".")
-        there, here = result, now
-        for section in sections:
-            there, here = there[section], here[section]
-        there[last] = here[last]
-    return ExperimentConfig.model_validate_json(json.dumps(result))
+    try:
+        for key in MAY_CHANGE:
+            *sections, last = key.split(".")
+            there, here = result, now
+            for section in sections:
+                there, here = there[section], here[section]
+            there[last] = here[last]
+        return ExperimentConfig.model_validate_json(json.dumps(result))
+    except (LookupError, TypeError, ValueError) as error:
+        first = str(error).partition("\n")[0]
+        raise ResourceError(f"the manifest of the run holds no config of this version: {first}") from None
 
 
 def newest_unfinished(config: ExperimentConfig, path: Path) -> RunDirectory:
@@ -71,13 +93,17 @@ def newest_unfinished(config: ExperimentConfig, path: Path) -> RunDirectory:
     Raises:
         ConfigError: there is none; says what was looked for, and what was found instead.
     """
-    base, wanted = Path(config.output.dir).expanduser(), experiment_sha256(config)
+    base, wanted = folder_of_runs(config.output.dir), experiment_sha256(config)
+    try:
+        manifests = sorted(base.glob("*/manifest.json"), key=_started, reverse=True)
+    except OSError:  # such as a name that is too long
+        manifests = []
     others, why = 0, ""
-    for manifest in sorted(base.glob("*/manifest.json"), key=_started, reverse=True):
+    for manifest in manifests:
         run = RunDirectory(manifest.parent)
         try:
-            facts = run.read_json("manifest.json")
-            if facts["experiment_sha256"] != wanted or facts["status"] == "finished":
+            facts = read_manifest(run)
+            if facts.get("experiment_sha256") != wanted or facts["status"] == "finished":
                 others += 1
             elif (owner := owner_of(run)) is not None and owner.alive:
                 why = why or f"; {run.path.name} is being written by process {owner.pid} on {owner.host}"
@@ -85,7 +111,7 @@ def newest_unfinished(config: ExperimentConfig, path: Path) -> RunDirectory:
                 why = why or f"; {run.path.name} ended before its first checkpoint"
             else:
                 return run
-        except (ResourceError, KeyError, TypeError):
+        except ResourceError:
             others += 1  # damaged, or no manifest of atlas
         except AtlasError as error:
             why = why or f"; {error}"

@@ -115,7 +115,8 @@ class Task(BaseTask):
                 labelled.append(word)
         if not labelled:
             raise ConfigError(
-                f"no word of a row gives a token within training.max_length {max_length}; raise it or drop the row"
+                f"no word of a row gives a token within {max_length} tokens; raise it or drop the row",
+                key="training.max_length",
             )
         meta = {"tags": tags, "words": labelled}
         truncated = bool(encoded.encodings[0].overflowing)

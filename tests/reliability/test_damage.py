@@ -205,6 +205,29 @@ def test_a_checkpoint_of_another_run_is_refused(stopped, capsys, case):
     assert (stopped.path / "metrics.jsonl").read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: [],
+        lambda m: {},
+        lambda m: {**m, "config": None},
+        lambda m: {**m, "started": 3},
+        lambda m: {**m, "config": {**m["config"], "training": 3}},
+        lambda m: {**m, "config": {}},
+    ],
+)
+def test_a_manifest_that_is_damaged(stopped, capsys, change):
+    path = stopped.path / "manifest.json"
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    before = path.read_bytes()
+    for arguments in (["--resume", str(stopped.path)], [str(stopped.path / "config.yaml"), "--resume", "auto"]):
+        capsys.readouterr()
+        assert main(["train", *arguments]) in (2, 3)
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "unexpected" not in line
+    assert path.read_bytes() == before
+
+
 @pytest.mark.parametrize("name", ["metrics.jsonl", "clients.jsonl", "messages.jsonl"])
 @pytest.mark.parametrize("harm", ["later", "earlier", "none"])
 def test_records_that_are_damaged(stopped, capsys, name, harm):

@@ -15,6 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from toy_runs import write_data
 
+from atlas_cli.cli import main
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, model_folder):
@@ -48,6 +50,21 @@ def test_the_first_cases_of_the_benchmark(place, seed):
     for i in range(20):
         content = fuzz_configs.case(random.Random(f"0-{seed * 20 + i}"), bases)
         assert fuzz_configs.check(content, folder)[1] == "", content.decode("utf-8", "replace")
+
+
+@pytest.mark.parametrize("name", ["x" * 500, "~nobody-has-this-name/x"])
+@pytest.mark.parametrize("key", ["model.name", "model.tokenizer", "output.dir", "task_groups.X.data.files", "adapter"])
+def test_names_that_no_file_can_have(place, capsys, key, name):
+    folder, bases = place
+    path = folder / "named.yaml"
+    path.write_bytes(fuzz_configs.dump(bases[0]))
+    group = f"task_groups.{next(iter(bases[0]['task_groups']))}"
+    key = {"adapter": f"{group}.adapter"}.get(key, key.replace("task_groups.X", group))
+    for arguments in ([], ["--resume", "auto"]):
+        assert main(["train", str(path), f"{key}={name}", "training.rounds=1", *arguments]) in (1, 2, 3)
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "unexpected" not in line and (name[:100] in line or "auto" in line)
+    assert not (folder / "runs").exists()
 
 
 def test_the_check_can_fail(place, monkeypatch):

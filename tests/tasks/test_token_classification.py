@@ -53,7 +53,7 @@ def test_bad_rows(bert, changed, message):
 
 
 def test_no_room_for_a_word(bert):
-    with pytest.raises(ConfigError, match=r"within training\.max_length 2"):
+    with pytest.raises(ConfigError, match=r"training\.max_length: no word of a row gives a token within 2 tokens"):
         build().encode(ROW, bert, 2)
 
 

@@ -66,7 +66,14 @@ def _read_all(patterns: list[str], key: str) -> Rows:
 
 
 def _expand(pattern: str, key: str) -> list[Path]:
-    path = Path(pattern).expanduser()
+    try:
+        return _matching(pattern, Path(pattern).expanduser(), key)
+    except (OSError, RuntimeError) as error:  # a name that is too long, a home that nobody has, a folder that is closed
+        reason = getattr(error, "strerror", None) or error
+        raise ResourceError(f"{key}: {pattern:.200} cannot be looked up: {reason}") from None
+
+
+def _matching(pattern: str, path: Path, key: str) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
