@@ -76,6 +76,9 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:
         if debug:
             raise
+        if isinstance(error, OSError) and error.filename is not None:
+            _show_error("; ".join([f"{error.filename!s:.200}: {error.strerror}", *_notes(error)]))
+            return 3
         what = " ".join(f"unexpected {type(error).__name__}: {error}".split())
         _show_error("; ".join([what, *(_notes(error) or ["run again with --debug for the traceback"])]))
         return 1

@@ -125,7 +125,9 @@ class RunDirectory:
             if record["round"] <= number:
                 kept.append(line)
                 last = record["round"]
-        if last < number and (damage or name not in ("messages.jsonl", "clusters.jsonl")):  # not every round has some
+        # not every round has messages or a clustering, but round 0 has messages
+        complete = last >= number or (not damage and (name == "clusters.jsonl" or (name == "messages.jsonl" and kept)))
+        if not complete:
             raise ResourceError(
                 f"{path} ends with round {last}, and the checkpoint is of round {number}{damage}; restore the file or "
                 "start the experiment anew"

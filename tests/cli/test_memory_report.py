@@ -148,6 +148,7 @@ def test_bad_usage(config_file, report, tmp_path, make_run_folder):
     assert "not both" in report(path, "--json", "--csv", code=2)
     assert "where.png or where.svg" in report(path, "--plot", tmp_path / "where.pdf", code=2)
     assert "no such file" in report(tmp_path / "none.yaml", code=2)
+    assert "File name too long" in report("x" * 500, code=3)
     assert "key=value is for configs" in report(make_run_folder, "training.rounds=3", code=2)
     assert "--measure is for configs" in report(make_run_folder, "--measure", code=2)
     assert "cannot be written" in report(path, "--plot", tmp_path / "no" / "where.png", code=1)
