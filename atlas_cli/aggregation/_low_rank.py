@@ -129,9 +129,9 @@ def inner(first: Factors, second: Factors) -> float:
     return float(((precise(first.B).T @ precise(second.B)) * (precise(first.A) @ precise(second.A).T)).sum())
 
 
-# Copies that the sum and its SVD hold at their peak, measured: of the stacked factors (the stack, Q, U and V^T, what
-# LAPACK works on) and of the dense matrix.
-STACK_COPIES, DENSE_COPIES = 7, 9
+# Copies that the sum and its SVD hold at their peak, measured and rounded up: of the stacked factors (the stack, Q, U
+# and V^T, what LAPACK works on) and of the dense matrix.
+STACK_COPIES, DENSE_COPIES = 8, 9
 
 
 class LowRankSum:

@@ -28,6 +28,7 @@ from atlas_cli.federation.verify import Check, require_verified, verify_split
 from atlas_cli.models.load import current_sha256
 from atlas_cli.models.stored import departure
 from atlas_cli.planning.auto_ranks import plan_ranks
+from atlas_cli.planning.devices import bfloat16_slowdown
 from atlas_cli.planning.plan import cuts_text, make_plan
 from atlas_cli.reports.html import write_report
 from atlas_cli.reports.progress import Progress
@@ -37,6 +38,8 @@ from atlas_cli.runs.directory import RunDirectory
 from atlas_cli.runs.lock import locked
 from atlas_cli.runs.manifest import Status, end_manifest, start_manifest
 from atlas_cli.runs.resumable import carried_over, experiment_sha256, newest_unfinished, read_manifest, require_same
+
+SLOW = 3.0  # bfloat16 against float32: below it, memory may be worth the time
 
 
 def start(config: ExperimentConfig, progress: Progress) -> RunDirectory:
@@ -118,11 +121,28 @@ def _ready(config: ExperimentConfig, progress: Progress) -> tuple[Federation, li
     where = f"cut after layer {cuts_text(plan)} of {plan.n_layers}" if config.mode == "split-federated" else config.mode
     progress.note(f"{config.name}: {config.model.name}, {where}, weights {plan.init}")
     federation = build(config, plan)
+    if text := _slow_bfloat16(federation):
+        progress.note(text)
     checks = verify_split(federation) if federation.server is not None else []
     for check in checks:
         progress.note(check.sentence())
     require_verified(checks)
     return federation, checks
+
+
+def _slow_bfloat16(federation: Federation) -> str | None:
+    """A warning where the run computes in bfloat16 on a CPU that has to emulate it."""
+    config = federation.config
+    used = [
+        *(["training.autocast"] if config.training.autocast == "bfloat16" else []),
+        *(["model.dtype"] if config.model.dtype == "bfloat16" else []),
+        *sorted({f"{c.key}.dtype" for c in federation.plan.clients if c.dtype not in ("float32", config.model.dtype)}),
+    ]
+    if not used or federation.device.type != "cpu" or (times := bfloat16_slowdown()) < SLOW:
+        return None
+    return (
+        f"warning: bfloat16 ({used[0]}) is {times:.0f} times slower than float32 on this CPU, which has no units for it"
+    )
 
 
 def _fitted(config: ExperimentConfig) -> ExperimentConfig:

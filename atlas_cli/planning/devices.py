@@ -223,11 +223,22 @@ def measure_this_machine(threads: int | None = None, size: int = 1024, repeats: 
     return Device("this-machine", memory=_whole_mib(free_memory()), compute=float(f"{rate:.3g}"), source=source)
 
 
-def _matrix_product(size: int) -> float:
+def bfloat16_slowdown(size: int = 256, repeats: int = 5) -> float:
+    """How many times longer a product of bfloat16 matrices takes on this CPU than one of float32, at its best.
+
+    About 1 or less where the CPU has units for bfloat16; tens where it is emulated.
+    """
+    seconds = {
+        dtype: min(_matrix_product(size, dtype) for _ in range(repeats + 1)) for dtype in ("float32", "bfloat16")
+    }
+    return seconds["bfloat16"] / seconds["float32"]
+
+
+def _matrix_product(size: int, dtype: str = "float32") -> float:
     """Seconds of one."""
     import torch
 
-    left, right = torch.ones(size, size), torch.ones(size, size)
+    left, right = (torch.ones(size, size, dtype=getattr(torch, dtype)) for _ in range(2))
     start = time.perf_counter()
     torch.mm(left, right)
     return time.perf_counter() - start

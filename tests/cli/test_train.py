@@ -5,6 +5,8 @@ import math
 import pytest
 from toy_runs import TASKS, kinds, train, trained_parameters
 
+from atlas_cli.federation import session
+
 
 @pytest.mark.parametrize(
     ("mode", "sent"),
@@ -83,3 +85,19 @@ def test_options(config_file, changes):
         assert len(versions) == 2  # at the end all hold the last version: two of rank 2, one of rank 4
     if "partition" in changes:
         assert all(c["local_test"] is None for c in clients)
+
+
+@pytest.mark.parametrize(
+    ("key", "times", "warned"),
+    [
+        ("clients.a.dtype", 31, True),
+        ("training.autocast", 31, True),
+        ("model.dtype", 31, True),
+        ("model.dtype", 1, False),
+    ],
+)
+def test_emulated_bfloat16_is_warned_of(key, times, warned, config_file, no_pictures, monkeypatch, capsys):
+    monkeypatch.setattr(session, "bfloat16_slowdown", lambda: times)
+    train(config_file(training={"rounds": 1, "local_steps": 1}), f"{key}=bfloat16")
+    text = f"warning: bfloat16 ({key}) is {times} times slower than float32 on this CPU"
+    assert (text in capsys.readouterr().out) == warned

@@ -16,6 +16,14 @@ from atlas_cli.runs.lock import LOCK
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
+@pytest.fixture(autouse=True)
+def interrupts():
+    """Ctrl-C as in a terminal: shells start jobs in the background with SIGINT ignored, and that stays ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def send(number, times=1):
     def action():
         for _ in range(times):
