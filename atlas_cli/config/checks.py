@@ -25,7 +25,7 @@ def cross_check(config: ExperimentConfig) -> list[Problem]:
     ]
     if too_many:
         return too_many
-    checks = (_groups, _clients, _model, _partition, _training, _faults, _clustering)
+    checks = (_groups, _clients, _model, _partition, _training, _faults, _clustering, _engine)
     return [*_secrets(config.model_dump(), ()), *(problem for check in checks for problem in check(config))]
 
 
@@ -149,3 +149,9 @@ def _clustering(config: ExperimentConfig) -> Iterator[Problem]:
         yield Problem(
             ("clustering", "by"), "fingerprints are taken through the split, and mode is federated; use a control"
         )
+
+
+def _engine(config: ExperimentConfig) -> Iterator[Problem]:
+    if config.engine.prefix_cache is not None and config.mode != "split-federated":
+        problem = f"only clients of mode: split-federated have a prefix cache, not those of {config.mode}; remove it"
+        yield Problem(("engine", "prefix_cache"), problem)

@@ -13,6 +13,7 @@ from pydantic import Field, field_validator
 
 from atlas_cli.config.aggregation import AggregationConfig
 from atlas_cli.config.clustering import ClusteringConfig
+from atlas_cli.config.engine import EngineConfig
 from atlas_cli.config.faults import FaultsConfig, ScreenConfig
 from atlas_cli.config.section import CheckedRanks, CheckedRanksOrAuto, Name, Section, SplitLayer, quantity
 from atlas_cli.config.task_groups import DataConfig as DataConfig
@@ -186,6 +187,7 @@ class ExperimentConfig(Section):
     faults: FaultsConfig = FaultsConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoints: CheckpointsConfig = CheckpointsConfig()
+    engine: EngineConfig = EngineConfig()
     output: OutputConfig = OutputConfig()
 
     @field_validator("task_groups", mode="before")

@@ -18,6 +18,7 @@ from atlas_cli.federation.client import SplitClient
 from atlas_cli.federation.evaluation import Evaluator
 from atlas_cli.federation.members import Member, weight_of
 from atlas_cli.federation.parties import Federation
+from atlas_cli.federation.prefixes import give_prefixes
 from atlas_cli.federation.pruning import penalty_of
 from atlas_cli.federation.server import SplitServer
 from atlas_cli.federation.trainables import build_head
@@ -109,6 +110,7 @@ def build(config: ExperimentConfig, plan: Plan | None = None) -> Federation:
     pad = pad_token_id(tokenizer)
     evaluator = Evaluator(base, plan.cut, config.evaluation.batch_size, pad, device)
     federation = Federation(config, plan, base, data, clients, server, aggregator, evaluator, pad, device)
+    federation.prefix_cache = give_prefixes(config, plan, clients)
     for name, group in config.task_groups.items():
         if group.adapter is not None:
             start_from(federation, name, group.adapter)

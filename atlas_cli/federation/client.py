@@ -15,6 +15,7 @@ from atlas_cli.config.schema import LoraConfig, TrainingConfig
 from atlas_cli.federation.memory import Usage, saved_bytes, tensor_bytes
 from atlas_cli.federation.numerics import clip_and_step, precision, require_finite, seeded_dropout
 from atlas_cli.federation.optimizers import build_optimizer, drop_state, set_learning_rate, state_bytes
+from atlas_cli.federation.prefix_cache import Prefix
 from atlas_cli.federation.protocol import Message
 from atlas_cli.models.checkpointing import checkpointed
 from atlas_cli.models.load import FrozenBase, shared_base
@@ -89,6 +90,7 @@ class SplitClient:
         self.checkpointing = checkpointing
         self.usage: Usage | None = None
         self.penalty: Callable[[AdapterSet], Tensor] | None = None
+        self.prefix: Prefix | None = None
         self._activations: Tensor | None = None
         self._mask: Tensor | None = None
         self._step_bytes = (0, 0)
@@ -212,7 +214,11 @@ class SplitClient:
             checkpointed(self.half, self.base.family, self.ranks) if self.checkpointing else nullcontext(),
             saved_bytes([*self.half.parameters(), *self.adapters.parameters()]) if measured else nullcontext() as saved,
         ):
-            activations = run_half(self.half, mask, **inputs)
+            below = self.prefix.outputs(inputs, mask) if self.prefix is not None else None
+            if self.prefix is not None and below is not None:
+                activations = run_half(self.prefix.upper, mask, inputs_embeds=below)
+            else:
+                activations = run_half(self.half, mask, **inputs)
         self._activations, self._mask = activations, mask
         if self.usage is not None and saved is not None:
             self._step_bytes = (0, 0)

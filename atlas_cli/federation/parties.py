@@ -12,6 +12,7 @@ from atlas_cli.data.prepare import PreparedGroup
 from atlas_cli.federation.aggregator import Aggregator
 from atlas_cli.federation.client import SplitClient
 from atlas_cli.federation.evaluation import Evaluator, Halves, TrainedModel
+from atlas_cli.federation.prefix_cache import PrefixCache
 from atlas_cli.federation.server import SplitServer
 from atlas_cli.federation.unsplit import UnsplitClient
 from atlas_cli.models.load import FrozenBase
@@ -24,7 +25,8 @@ from atlas_cli.tasks._base import Feature
 class Federation:
     """Everything that takes part in a run.
 
-    ``server`` is None in the unsplit baselines; ``fingerprints`` are sums over those taken of every client so far.
+    ``server`` is None in the unsplit baselines; ``fingerprints`` are sums over those taken of every client so far;
+    ``prefix_cache`` is None unless the config asks for one.
     """
 
     config: ExperimentConfig
@@ -38,6 +40,7 @@ class Federation:
     pad: int
     device: torch.device
     fingerprints: dict[str, torch.Tensor] = field(default_factory=dict)
+    prefix_cache: PrefixCache | None = None
 
     @property
     def group_names(self) -> list[str]:

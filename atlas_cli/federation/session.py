@@ -20,6 +20,7 @@ from atlas_cli.federation.build import build
 from atlas_cli.federation.export import export_adapters
 from atlas_cli.federation.facts import data_facts, device_name, model_facts
 from atlas_cli.federation.parties import Federation
+from atlas_cli.federation.prefixes import without_prefix
 from atlas_cli.federation.recorder import Recorder
 from atlas_cli.federation.state import capture, restore
 from atlas_cli.federation.stopping import Stopping
@@ -121,6 +122,8 @@ def _ready(config: ExperimentConfig, progress: Progress) -> tuple[Federation, li
     where = f"cut after layer {cuts_text(plan)} of {plan.n_layers}" if config.mode == "split-federated" else config.mode
     progress.note(f"{config.name}: {config.model.name}, {where}, weights {plan.init}")
     federation = build(config, plan)
+    for unused in without_prefix(config, plan):
+        progress.note(f"warning: {unused}")
     if text := _slow_bfloat16(federation):
         progress.note(text)
     checks = verify_split(federation) if federation.server is not None else []
@@ -221,6 +224,8 @@ def _run(
         stopping.waits = False  # nothing that follows is lost when it stops: resuming does it again
         export_adapters(federation, run)
         manifest["base_unchanged"] = _unchanged(federation)
+        if federation.prefix_cache is not None:
+            manifest["engine"] = {"prefix_cache": federation.prefix_cache.record()}
         progress.stop()
         ended = end_manifest(manifest, "finished")
         write_report(run, ended)
@@ -232,6 +237,9 @@ def _run(
         if isinstance(error, KeyboardInterrupt):
             raise InterruptedRunError("; ".join(["interrupted", *getattr(error, "__notes__", ())])) from None
         raise
+    finally:
+        if federation.prefix_cache is not None:
+            federation.prefix_cache.close()
 
 
 def _unchanged(federation: Federation) -> bool:

@@ -31,6 +31,14 @@ def server_half(base: nn.Module, family: Family, cut: int) -> nn.Module:
     return _view(base, replaced, _config_for(base, cut, len(blocks)))
 
 
+def client_part(base: nn.Module, family: Family, first: int, cut: int) -> nn.Module:
+    """Blocks ``first .. cut-1`` of the client half; ``forward(inputs_embeds=outputs of block first-1, ...)``."""
+    replaced: dict[str, nn.Module] = {family.blocks: nn.ModuleList(blocks_of(base, family)[first:cut])}
+    if family.final_norm is not None:
+        replaced[family.final_norm] = nn.Identity()
+    return _view(server_half(base, family, first), replaced, _config_for(base, first, cut))
+
+
 def run_half(half: nn.Module, attention_mask: Tensor, **inputs: Tensor | None) -> Tensor:
     """Hidden states (B, T, D) of a half, or of the whole base."""
     extra: dict[str, Any] = {name: value for name, value in inputs.items() if value is not None}

@@ -48,6 +48,7 @@ def stop_after(run, number):
         {"server": {"rank": 2}, "clients": {"a": {"split_layer": 1}, "b": {"split_layer": 3}}},
         {"clients": {"a": {"split_layer": 3, "dtype": "bfloat16"}}, "server": {"rank": 2}},
         {"clients": {"b": {"dtype": "bfloat16"}}, "aggregation": {"method": "fedex"}},
+        {"clients": {n: {"rank": {1: 2}} for n in "ab"}, "engine": {"prefix_cache": "4 KiB"}},
     ],
     ids=str,
 )

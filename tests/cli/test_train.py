@@ -101,3 +101,18 @@ def test_emulated_bfloat16_is_warned_of(key, times, warned, config_file, no_pict
     train(config_file(training={"rounds": 1, "local_steps": 1}), f"{key}=bfloat16")
     text = f"warning: bfloat16 ({key}) is {times} times slower than float32 on this CPU"
     assert (text in capsys.readouterr().out) == warned
+
+
+def test_a_prefix_cache_is_counted_in_the_manifest_and_leaves_no_file(config_file, capsys):
+    clients = {"a": {"rank": {1: 2}}, "b": {"rank": {0: 2}}}
+    run = train(config_file(clients=clients, engine={"prefix_cache": "1 KiB"}))
+    cache = run.read_json("manifest.json")["engine"]["prefix_cache"]
+    shown = capsys.readouterr().out
+    assert "engine.prefix_cache does nothing for b-1, b-2: block 0 has an adapter" in " ".join(shown.split())
+    examples = sum(c["examples"] for c in run.read_lines("clients.jsonl") if c["client"] == "a")
+    assert cache["hits"] + cache["misses"] == examples > 0
+    assert 0 < cache["memory_bytes"] <= 1024
+    assert cache["disk_bytes"] > 0
+    assert cache["disk_error"] is None
+    assert list(run.path.parent.iterdir()) == [run.path]
+    assert "engine" not in train(config_file()).read_json("manifest.json")

@@ -10,11 +10,13 @@ from tiny_models import CAUSAL, CONFIGS, tiny_model
 from atlas_cli import tasks
 from atlas_cli.config.schema import OptimizerConfig, TrainingConfig
 from atlas_cli.federation.client import SplitClient
+from atlas_cli.federation.memory import saved_bytes
 from atlas_cli.federation.server import SplitServer
 from atlas_cli.models.families import family_of
 from atlas_cli.models.load import as_base, current_sha256
 from atlas_cli.models.lora import AdapterSet, build_adapters
-from atlas_cli.models.split import blocks_of, client_half, run_half, server_half
+from atlas_cli.models.placement import layer_of
+from atlas_cli.models.split import blocks_of, client_half, client_part, run_half, server_half
 
 N_LAYERS = 4
 CUTS = range(1, N_LAYERS + 1)
@@ -239,3 +241,36 @@ def test_adapters_of_the_upper_blocks_do_not_touch_the_client_half():
     with upper.attached(base.model):
         assert torch.equal(run_half(half, MASK, input_ids=IDS), plain)
         assert not torch.equal(run_half(base.model, MASK, input_ids=IDS), plain)
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_the_upper_part_of_a_client_half_goes_on_where_the_lower_part_ends(family):
+    base = base_of(family)
+    for first, cut in ((1, 2), (1, 4), (3, 4)):
+        lower, upper = client_half(base.model, base.family, first), client_part(base.model, base.family, first, cut)
+        below = run_half(lower, MASK, input_ids=IDS)
+        whole = run_half(client_half(base.model, base.family, cut), MASK, input_ids=IDS)
+        assert torch.equal(run_half(upper, MASK, inputs_embeds=below), whole)
+        assert len(blocks_of(upper, base.family)) == cut - first
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("family", CONFIGS)
+def test_no_graph_below_the_lowest_adapter(family, checkpointing):
+    base, first = base_of(family), 2
+    client = SplitClient("c", rank_config={2: 2, 3: 2}, split_layer=4, base=base, checkpointing=checkpointing)
+    assert {layer_of(path, base.family) for path in client.adapters.adapters} == {2, 3}
+    graphs, kept = [], []
+
+    def look(block, args, output):
+        graphs.append((output if isinstance(output, torch.Tensor) else output[0]).requires_grad)
+        kept.append(saved.total)
+
+    with saved_bytes([]) as saved:
+        handles = [block.register_forward_hook(look) for block in blocks_of(base.model, base.family)]
+        client.compute_activations(BATCH)
+        for handle in handles:
+            handle.remove()
+    assert graphs == [False] * first + [True, True]
+    assert kept[:first] == [0] * first
+    assert kept[first] > 0

@@ -1,0 +1,48 @@
+"""Keys of engine: what is wrong is told with the key, and a cache where nothing would use it is refused."""
+
+import pytest
+import yaml
+
+from atlas_cli.config.load import load_config
+from atlas_cli.errors import ConfigError
+
+BASE = {
+    "name": "toy",
+    "model": {"name": "minilm"},
+    "task_groups": {"g": {"task": "sequence-classification", "data": {"corpus": "sms-spam"}}},
+    "clients": {"a": {"task_group": "g"}},
+}
+
+
+def load(tmp_path, engine, **changes):
+    path = tmp_path / "toy.yaml"
+    path.write_text(yaml.safe_dump({**BASE, "engine": engine, **changes}, sort_keys=False))
+    return load_config(path).config
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("512", "has no unit"),
+        (512, "string"),
+        ("0 MiB", "above zero"),
+        ("-1 MiB", "above zero"),
+        ("512 mib", "did you mean MiB"),
+        ("5 W", "not a unit"),
+        ("lots", "a number and a unit"),
+    ],
+)
+def test_bad_sizes(tmp_path, value, says):
+    with pytest.raises(ConfigError) as error:
+        load(tmp_path, {"prefix_cache": value})
+    assert "engine.prefix_cache" in str(error.value)
+    assert says in str(error.value)
+
+
+def test_off_by_default_and_only_for_clients_of_a_split(tmp_path):
+    assert load(tmp_path, {}).engine.prefix_cache is None
+    assert load(tmp_path, {"prefix_cache": "512 MiB"}).engine.prefix_cache == "512 MiB"
+    assert load(tmp_path, {"prefix_cache": None}, mode="federated").engine.prefix_cache is None
+    for mode in ("federated", "local-only", "centralized"):
+        with pytest.raises(ConfigError, match=r"engine\.prefix_cache: only clients of mode: split-federated"):
+            load(tmp_path, {"prefix_cache": "512 MiB"}, mode=mode)
