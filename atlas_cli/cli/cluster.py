@@ -82,7 +82,7 @@ def _record(clusters: Clusters, declared: dict[str, str]) -> dict[str, Any]:
         "declared": declared,
         "silhouette_by_k": {str(k): value for k, value in clusters.silhouette_by_k.items()},
         "agreement": agreement,
-        "similarity": [] if clusters.similarity is None else clusters.similarity.tolist(),
+        "similarity": clusters.similarity.tolist(),
     }
 
 
@@ -96,7 +96,6 @@ def _write(folder: Path, clusters: Clusters, declared: dict[str, str], record: d
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "clusters.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         for suffix in ("png", "svg"):
-            assert clusters.similarity is not None
             draw_similarity(clusters.similarity, clusters.assignment, declared, folder / f"similarity.{suffix}")
     except OSError as error:
         raise OutputError(f"{folder} cannot be written: {error.strerror}") from None

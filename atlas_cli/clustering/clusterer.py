@@ -27,13 +27,12 @@ class Clusters:
     Attributes:
         assignment: cluster number by client; numbers follow the first client of each.
         silhouette_by_k: of every k that was tried.
-        similarity: cosines of the centred fingerprints (clients, clients), in the order of ``assignment``; None where
-            the assignment does not come from fingerprints.
+        similarity: cosines of the centred fingerprints (clients, clients), in the order of ``assignment``.
     """
 
     assignment: Mapping[str, int]
     silhouette_by_k: Mapping[int, float]
-    similarity: Array | None = None
+    similarity: Array
     seed: int = 0
 
     @property
@@ -42,19 +41,24 @@ class Clusters:
         return len(set(self.assignment.values()))
 
     def compare(self, declared: Mapping[str, str]) -> dict[str, float]:
-        """Agreement with declared groups: ``ari`` and ``nmi``, 1 where they are the same partition.
+        """Agreement with declared groups (``agreement``)."""
+        return agreement(self.assignment, declared, self.seed)
 
-        ``shuffled_ari`` and ``shuffled_nmi`` are the 95th percentiles of the same over seeded shuffles of the
-        assignment: what chance reaches.
-        """
-        found = [self.assignment[client] for client in declared]
-        wanted, draw = list(declared.values()), numpy_generator(self.seed, "shuffled clusters")
-        shuffled = [draw.permutation(found) for _ in range(SHUFFLES)]
-        scores = {"ari": adjusted_rand_score, "nmi": normalized_mutual_info_score}
-        result = {name: float(score(wanted, found)) for name, score in scores.items()}
-        for name, score in scores.items():
-            result[f"shuffled_{name}"] = float(np.quantile([score(wanted, each) for each in shuffled], 0.95))
-        return result
+
+def agreement(assignment: Mapping[str, int], declared: Mapping[str, str], seed: int = 0) -> dict[str, float]:
+    """``ari`` and ``nmi`` of an assignment with declared groups, 1 where they are the same partition.
+
+    ``shuffled_ari`` and ``shuffled_nmi`` are the 95th percentiles of the same over seeded shuffles of the
+    assignment: what chance reaches.
+    """
+    found = [assignment[client] for client in declared]
+    wanted, draw = list(declared.values()), numpy_generator(seed, "shuffled clusters")
+    shuffled = [draw.permutation(found) for _ in range(SHUFFLES)]
+    scores = {"ari": adjusted_rand_score, "nmi": normalized_mutual_info_score}
+    result = {name: float(score(wanted, found)) for name, score in scores.items()}
+    for name, score in scores.items():
+        result[f"shuffled_{name}"] = float(np.quantile([score(wanted, each) for each in shuffled], 0.95))
+    return result
 
 
 class TaskClusterer:

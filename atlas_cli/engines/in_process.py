@@ -21,22 +21,6 @@ from atlas_cli.federation.unsplit import UnsplitClient
 from atlas_cli.seeding import numpy_generator
 
 
-def run_round(
-    federation: Federation,
-    cohort: list[str],
-    round_number: int,
-    ledger: Ledger,
-    on_step: Callable[[int, dict[str, Trained]], None],
-) -> dict[str, Trained]:
-    """The local steps of one round (from 1) for the clients of ``cohort``, and the server's end of it."""
-    attendance = Attendance(federation, cohort, round_number)
-    attendance.begin()
-    done = local_steps(federation, attendance, ledger, on_step)
-    if federation.server is not None:
-        federation.server.finish_round(attendance.present)
-    return done
-
-
 def local_steps(
     federation: Federation,
     attendance: Attendance,

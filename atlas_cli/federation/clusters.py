@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from atlas_cli.clustering.clusterer import Clusters, TaskClusterer
+from atlas_cli.clustering.clusterer import TaskClusterer, agreement
 from atlas_cli.config.clustering import ClusteringConfig
 from atlas_cli.federation.fingerprints import fingerprint_round
 from atlas_cli.federation.parties import Federation
@@ -57,21 +57,21 @@ def cluster_clients(federation: Federation, number: int, ledger: Ledger) -> Clus
     rule = federation.config.clustering
     if rule is None or federation.config.mode in ("local-only", "centralized"):
         return None
-    turn = 0 if number == 0 or rule.every is None else (number - 1) // rule.every
-    due = number == 0 or (rule.every is not None and turn > 0 and (number - 1) % rule.every == 0)
-    if not due:
+    if number and (rule.every is None or number == 1 or (number - 1) % rule.every):
         return None
+    turn = (number - 1) // rule.every if rule.every is not None and number else 0
     declared = {client: federation.group_of(client) for client in federation.clients}
-    found = _found(federation, rule, declared, turn, ledger)
+    found, silhouettes = _found(federation, rule, declared, turn, ledger)
     members = federation.aggregator.members
     if rule.by == "oracle":
         assignment, moved = declared, []
     else:
-        assignment = named(found.assignment, {client: member.cluster for client, member in members.items()})
+        assignment = named(found, {client: member.cluster for client, member in members.items()})
         moved = regroup(federation, assignment)
-    agreement = found.compare(declared) if len(set(declared.values())) > 1 else None
-    silhouettes = {str(k): value for k, value in found.silhouette_by_k.items()}
-    return Clustered(number, rule.by, assignment, moved if number else [], silhouettes, agreement)
+    several = len(set(declared.values())) > 1
+    agreed = agreement(found, declared, federation.config.seed) if several else None
+    by_k = {str(k): value for k, value in silhouettes.items()}
+    return Clustered(number, rule.by, assignment, moved if number else [], by_k, agreed)
 
 
 def clusterer_of(rule: ClusteringConfig, seed: int) -> TaskClusterer:
@@ -94,15 +94,16 @@ def named(found: Mapping[str, int], before: Mapping[str, str | None]) -> dict[st
 
 def _found(
     federation: Federation, rule: ClusteringConfig, declared: Mapping[str, str], turn: int, ledger: Ledger
-) -> Clusters:
+) -> tuple[Mapping[str, int], Mapping[int, float]]:
+    """Cluster number by client, and of fingerprints the silhouette by number of clusters."""
     seed = federation.config.seed
     if rule.by == "fingerprints":
         taken = fingerprint_round(federation, ledger, rule.batches, rule.size, turn)
         sums = federation.fingerprints
         federation.fingerprints = {client: sums.get(client, 0) + each for client, each in taken.items()}
-        return clusterer_of(rule, seed).cluster(
-            {client: total / (turn + 1) for client, total in federation.fingerprints.items()}
-        )
+        means = {client: total / (turn + 1) for client, total in federation.fingerprints.items()}
+        clusters = clusterer_of(rule, seed).cluster(means)
+        return clusters.assignment, clusters.silhouette_by_k
     groups = list(dict.fromkeys(declared.values()))
     numbers = [groups.index(group) for group in declared.values()]
     if rule.by == "single":
@@ -111,4 +112,4 @@ def _found(
         if rule.k != "auto":
             numbers = [i % rule.k for i in range(len(numbers))]
         numbers = [int(n) for n in numpy_generator(seed, "random clusters").permutation(numbers)]
-    return Clusters(dict(zip(declared, numbers, strict=True)), {}, None, seed)
+    return dict(zip(declared, numbers, strict=True)), {}

@@ -47,6 +47,7 @@ class Evaluator:
     def __init__(self, base: FrozenBase, cut: int, batch_size: int, pad: int, device: torch.device) -> None:
         self.batch_size, self.pad, self.device = batch_size, pad, device
         self.halves = Halves(base, base, cut)
+        self._views: dict[tuple[int, int, int], tuple[nn.Module, nn.Module]] = {}
 
     @torch.no_grad()
     def __call__(self, task: BaseTask, features: Sequence[Feature], model: TrainedModel) -> dict[str, float]:
@@ -55,7 +56,7 @@ class Evaluator:
         model.adapters.train(False)
         lower, upper, cut = model.halves or self.halves
         family = lower.family
-        lower_half, upper_half = client_half(lower.model, family, cut), server_half(upper.model, family, cut)
+        lower_half, upper_half = self._of(lower, upper, cut)
         below = _part(model.adapters, lambda path: layer_of(path, family) < cut)
         above = _part(model.adapters, lambda path: layer_of(path, family) >= cut)
         with below.attached(lower.model), above.attached(upper.model):
@@ -66,6 +67,13 @@ class Evaluator:
                 hidden = run_half(upper_half, mask, inputs_embeds=activations)
                 metric.update(model.head(hidden, mask), batch.labels.to(self.device), batch.features)
         return metric.compute()
+
+    def _of(self, lower: FrozenBase, upper: FrozenBase, cut: int) -> tuple[nn.Module, nn.Module]:
+        key = id(lower.model), id(upper.model), cut  # the views keep both models alive
+        if key not in self._views:
+            family = lower.family
+            self._views[key] = client_half(lower.model, family, cut), server_half(upper.model, family, cut)
+        return self._views[key]
 
 
 def _part(adapters: AdapterSet, wanted: Callable[[str], bool]) -> AdapterSet:

@@ -34,7 +34,7 @@ def crashes(config: ExperimentConfig, round_number: int) -> dict[str, int]:
 def _by_client(config: ExperimentConfig, given: Mapping[str, T]) -> dict[str, T]:
     """A client's own entry, else that of the template it was made from."""
     found = {}
-    for spec in config.expanded_clients():
+    for spec in config.expanded_clients() if given else ():
         for name in (spec.name, spec.key.removeprefix("clients.")):
             if name in given:
                 found[spec.name] = given[name]

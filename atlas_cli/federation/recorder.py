@@ -224,18 +224,24 @@ class Recorder:
 
     def _errors(self, group: str, errors: Mapping[str, ErrorLedger | None]) -> JSON:
         """Of the group's merge, or of those of its clusters, root mean square over its clients by weight."""
-        members = [m for m in self.federation.aggregator.members.values() if m.task_group == group]
-        ledgers = {member.group: errors.get(member.group) for member in members}
+        weights: dict[str, float] = {}
+        for member in self.federation.aggregator.members.values():
+            if member.task_group == group:
+                weights[member.group] = weights.get(member.group, 0.0) + member.weight
+        ledgers = {merged: errors.get(merged) for merged in weights}
+        known = [(weights[merged], e.overall) for merged, e in ledgers.items() if e is not None and e.overall]
+        total = sum(weight for weight, _ in known)
+
+        def mean(part: str) -> float | None:
+            return sum(w * getattr(e, part) ** 2 for w, e in known) ** 0.5 / total**0.5 if known else None
+
         only = next(iter(ledgers.values())) if len(ledgers) == 1 else None
-        line: JSON = {}
-        for name in ("total", "truncation", "cross_term"):
-            known = [(m.weight, getattr(e.overall, name)) for m in members if (e := ledgers[m.group]) and e.overall]
-            known = [(weight, error) for weight, error in known if error is not None]
-            mean = sum(w * e**2 for w, e in known) / sum(w for w, _ in known) if known else None
-            key = "aggregation_error" if name == "total" else f"aggregation_{name}"
-            line[key] = getattr(only.overall, name) if only and only.overall else mean and mean**0.5
-        line["aggregation_by_layer"] = {path: asdict(e) for path, e in only.layers.items()} if only else None
-        return line
+        return {
+            "aggregation_error": mean("total"),
+            "aggregation_truncation": mean("truncation"),
+            "aggregation_cross_term": mean("cross_term"),
+            "aggregation_by_layer": {path: asdict(e) for path, e in only.layers.items()} if only else None,
+        }
 
     def _memory(self) -> JSON:
         server = self.federation.server

@@ -122,10 +122,9 @@ def _clients(groups: Mapping[str, str], name: str) -> list[str]:
 def _room(federation: Federation, clients: list[str]) -> AdapterSet:
     """Fresh adapters at the largest rank of a cluster's clients, as they were planned."""
     ranks: dict[str, int] = {}
-    for planned in (c for c in federation.plan.clients if c.name in clients):
-        own = (
-            planned.ranks if federation.server is not None else {**planned.ranks, **federation.plan.above(planned.cut)}
-        )
+    for planned in (federation.plan.by_name[client] for client in clients):
+        upper = federation.plan.above(planned.cut) if federation.server is None else {}
+        own = {**planned.ranks, **upper}
         ranks.update({path: max(rank, ranks.get(path, 0)) for path, rank in own.items()})
     ordered = {path: ranks[path] for path in federation.plan.features if path in ranks}
     return adapters_of(federation.config, federation.base, ordered, federation.device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from atlas_cli.engines.trained import Trained
@@ -72,7 +72,7 @@ class OwnTime:
     def seconds(self, client: str, did: Trained, ledger: Ledger) -> float:
         """Of one client, by the batches that it did and all that it sent and was sent."""
         counted, flops = self._flops.get(client, (0, 0.0))
-        flops += sum(_flops(self.federation, client, shape)[0] for shape in did.shapes[counted:])
+        flops += sum(own for own, _ in _flops(self.federation, client, did.shapes[counted:]))
         self._flops[client] = len(did.shapes), flops
         device = self._devices[client]
         seconds = compute_seconds(flops, device)
@@ -84,20 +84,23 @@ class OwnTime:
         return self._slow.get(client, 1.0) * seconds
 
 
-def _flops(federation: Federation, client: str, shape: tuple[int, int]) -> tuple[float, float]:
-    """Of one local step on a padded batch: the client's and the server's."""
+def _flops(federation: Federation, client: str, shapes: Sequence[tuple[int, int]]) -> list[tuple[float, float]]:
+    """Of local steps on padded batches: the client's and the server's of each."""
     plan, ranks = federation.plan, federation.aggregator.members[client].ranks
-    planned = next(c for c in plan.clients if c.name == client)
-    step, (batch, tokens) = (plan.family, plan.hf_config, planned.cut), shape
-    own = client_step(*step, ranks, plan.features, batch, tokens, checkpointing=planned.checkpointing).total
-    above = plan.above(planned.cut)
-    of_server = server_step(*step, plan.n_layers, above, plan.features, batch, tokens).total
-    head = head_flops(_head_numbers(federation, client), batch * tokens).total
-    return (own + head, of_server) if federation.config.training.labels == "client" else (own, of_server + head)
+    planned, numbers = plan.by_name[client], _head_numbers(federation, client)
+    step, above = (plan.family, plan.hf_config, planned.cut), plan.above(planned.cut)
+    here = federation.config.training.labels == "client"
+    found = []
+    for batch, tokens in shapes:
+        own = client_step(*step, ranks, plan.features, batch, tokens, checkpointing=planned.checkpointing).total
+        of_server = server_step(*step, plan.n_layers, above, plan.features, batch, tokens).total
+        head = head_flops(numbers, batch * tokens).total
+        found.append((own + head, of_server) if here else (own, of_server + head))
+    return found
 
 
 def _work(federation: Federation, client: str, device: Device, did: Trained, ledger: Ledger) -> ClientWork:
-    flops = [_flops(federation, client, shape) for shape in did.shapes]
+    flops = _flops(federation, client, did.shapes)
     sent = {
         way: [e for (c, kind, w), e in ledger.entries.items() if c == client and w == way and kind in STEP_KINDS]
         for way in ("up", "down")

@@ -83,7 +83,7 @@ def measure_client(
 def take_steps(plan: Plan, name: str, shape: Shape, classes: Sequence[str], steps: int = STEPS) -> Measured:
     """The same in this process, where the resident peak holds whatever else the process did before."""
     torch.manual_seed(plan.config.seed)
-    client = next(c for c in plan.clients if c.name == name)
+    client = plan.by_name[name]
     base, lm_head = meta_model(plan.hf_config, plan.family, getattr(torch, client.dtype))
     split = plan.config.mode == "split-federated"
     if plan.config.model.fused_gelu:
@@ -130,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _party(plan: Plan, name: str, base: FrozenBase, classes: Sequence[str]) -> SplitClient | UnsplitClient:
     config = plan.config
-    client = next(c for c in plan.clients if c.name == name)
+    client = plan.by_name[name]
     task = build_task_of(plan, client.task_group, classes)
     split = config.mode == "split-federated"
     head = task.build_head(plan.hidden_size, base.lm_head) if not split or config.training.labels == "client" else None
@@ -164,7 +164,7 @@ def _step(plan: Plan, party: SplitClient | UnsplitClient, name: str, shape: Shap
     if shape.padded:
         mask[0, -1] = 0
     batch = {"input_ids": ids, "attention_mask": mask}
-    group = next(c.task_group for c in plan.clients if c.name == name)
+    group = plan.by_name[name].task_group
     numbers = LABEL_NUMBERS.get(plan.config.task_groups[group].task, shape.tokens)
     labels = torch.zeros((shape.batch,) if numbers == 1 else (shape.batch, numbers), dtype=torch.int64)
     if isinstance(party, UnsplitClient):
@@ -190,7 +190,7 @@ def _tiny(plan: Plan, name: str) -> Plan:
         config.layer_types = config.layer_types[:1]
     if config.pad_token_id is not None:
         config.pad_token_id = 0
-    client = next(c for c in plan.clients if c.name == name)
+    client = plan.by_name[name]
     first = f"{plan.family.blocks}.0."
     ranks = dict.fromkeys((path for path in plan.features if path.startswith(first)), 1)
     client = replace(client, cut=1, ranks=ranks)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -68,6 +69,11 @@ class Plan:
     features: Mapping[str, tuple[int, int]]
     parameters: Mapping[str, int]
     setup_tensors: Mapping[tuple[int, str], Mapping[str, torch.Tensor]]
+
+    @cached_property
+    def by_name(self) -> dict[str, ClientPlan]:
+        """The clients, by name."""
+        return {client.name: client for client in self.clients}
 
     def members(self, group: str) -> list[ClientPlan]:
         """The clients of a task group, in the order of the config."""

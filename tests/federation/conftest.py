@@ -62,6 +62,14 @@ def make_config(model_folder, toy_csv):
 
 
 @pytest.fixture
+def lines(tmp_path):
+    """A language-modelling group on 60 lines of 4 to 10 words."""
+    words = ["the", "film", "was", "very", "good", "and", "the", "city", "was", "not"]
+    (tmp_path / "lines.txt").write_text("\n".join(" ".join([*words[: 3 + i % 7], str(i)]) for i in range(60)))
+    return {"g": {"task": "causal-lm", "data": {"files": str(tmp_path / "lines.txt")}}}
+
+
+@pytest.fixture
 def make_federation(make_config):
     return lambda *args, **changes: build(make_config(*args, **changes))
 

@@ -4,8 +4,8 @@ import copy
 
 import pytest
 import torch
+from rounds import run_round
 
-from atlas_cli.engines.in_process import run_round
 from atlas_cli.errors import AtlasError
 from atlas_cli.federation.client import SplitClient
 from atlas_cli.federation.protocol import Ledger

@@ -5,8 +5,8 @@ import copy
 import pytest
 import torch
 from by_hand import batches_of, hidden, optimizer, step
+from rounds import run_round
 
-from atlas_cli.engines.in_process import run_round
 from atlas_cli.errors import ConfigError, TooFewClientsError
 from atlas_cli.federation.build import build
 from atlas_cli.federation.protocol import Ledger

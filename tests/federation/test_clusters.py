@@ -8,9 +8,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from rounds import run_round
 
 from atlas_cli.aggregation._base import Context, Factors, Update, absorb, scales_of
-from atlas_cli.engines.in_process import run_round
 from atlas_cli.errors import ConfigError
 from atlas_cli.federation.build import build
 from atlas_cli.federation.clusters import named

@@ -3,8 +3,8 @@
 import pytest
 import torch
 from by_hand import batches_of
+from rounds import run_round
 
-from atlas_cli.engines.in_process import run_round
 from atlas_cli.federation.protocol import Ledger, activation_bytes
 from atlas_cli.federation.simulated import simulate
 from atlas_cli.federation.training import set_up
@@ -20,13 +20,6 @@ ONE = {"clients": {"a": BF16}}
 ALL = {"clients": dict.fromkeys("abc", BF16)}
 CLASSES = {"g": ["neg", "pos"]}
 HELD = ("frozen_weights", "adapters", "heads", "gradients", "optimizer", "saved_activations", "cut_buffers")
-
-
-@pytest.fixture
-def lines(tmp_path):
-    words = ["the", "film", "was", "very", "good", "and", "the", "city", "was", "not"]
-    (tmp_path / "lines.txt").write_text("\n".join(" ".join([*words[: 3 + i % 7], str(i)]) for i in range(60)))
-    return {"g": {"task": "causal-lm", "data": {"files": str(tmp_path / "lines.txt")}}}
 
 
 @pytest.mark.parametrize("labels", ["server", "client"])

@@ -5,10 +5,10 @@ import copy
 import pytest
 import torch
 from by_hand import batches_of, hidden
+from rounds import run_round
 
 from atlas_cli import discovery
 from atlas_cli.aggregation._base import delta
-from atlas_cli.engines.in_process import run_round
 from atlas_cli.errors import ConfigError
 from atlas_cli.federation.build import build
 from atlas_cli.federation.export import folded

@@ -5,9 +5,9 @@ import copy
 import pytest
 import torch
 from by_hand import batches_of
+from rounds import run_round
 from torch import nn
 
-from atlas_cli.engines.in_process import run_round
 from atlas_cli.errors import NonFiniteError
 from atlas_cli.federation.client import SplitClient
 from atlas_cli.federation.numerics import clip_and_step, require_finite, seeded_dropout

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 from by_hand import batches_of
+from rounds import run_round
 
-from atlas_cli.engines.in_process import run_round
 from atlas_cli.federation.build import build
 from atlas_cli.federation.prefix_cache import Prefix, PrefixCache
 from atlas_cli.federation.prefixes import without_prefix

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 from by_hand import ByHand, hidden, optimizer, step, trained
+from rounds import run_round
 
 from atlas_cli.data.collate import collate
-from atlas_cli.engines.in_process import run_round
 from atlas_cli.federation.build import build
 from atlas_cli.federation.protocol import Ledger
 from atlas_cli.planning.prediction import predict

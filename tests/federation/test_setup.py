@@ -17,13 +17,6 @@ def numbers(module):
     return sum(p.numel() for p in module.parameters())
 
 
-@pytest.fixture
-def lines(tmp_path):
-    words = ["the", "film", "was", "very", "good", "and", "the", "city", "was", "not"]
-    (tmp_path / "lines.txt").write_text("\n".join(" ".join([*words[: 3 + i % 7], str(i)]) for i in range(60)))
-    return {"g": {"task": "causal-lm", "data": {"files": str(tmp_path / "lines.txt")}}}
-
-
 @pytest.mark.parametrize("labels", ["server", "client"])
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_language_model_head_is_counted_where_logits_are_computed(make_federation, lines, family, labels):

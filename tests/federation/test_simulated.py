@@ -1,8 +1,8 @@
 """The virtual clock in a run: seconds that follow from devices and not from this machine."""
 
 import pytest
+from rounds import run_round
 
-from atlas_cli.engines.in_process import run_round
 from atlas_cli.federation.protocol import Ledger
 from atlas_cli.federation.simulated import simulate
 from atlas_cli.federation.training import set_up

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from rounds import run_round
 
-from atlas_cli.engines.in_process import run_round
 from atlas_cli.federation.protocol import Ledger
 
 OPT = {"name": "sgd", "lr": 0.3, "momentum": 0.9}

@@ -3,40 +3,22 @@
 import json
 
 import pytest
-import yaml
 
 from atlas_cli.cli import main
-from atlas_cli.federation import session
 from atlas_cli.federation.client import SplitClient
 from atlas_cli.runs.directory import RunDirectory
 
-ROWS = [f"the film was {word} {i},{label}" for i in range(20) for word, label in (("good", "pos"), ("bad", "neg"))]
-
 
 @pytest.fixture
-def faulty(tmp_path, model_folder, monkeypatch):
+def faulty(write, no_pictures):
     """``faulty(**changes)``: a config file with clients a, b and c; runs go to tmp_path/runs."""
-    monkeypatch.setattr(session, "write_report", lambda run, *_: run.write_text("report.html", "<svg></svg>"))
 
-    def write(**changes):
-        (tmp_path / "tone.csv").write_text("\n".join(["text,label", *ROWS]) + "\n")
-        config = {
-            "name": "faulty",
-            "device": "cpu",
-            "threads": 1,
-            "model": {"name": model_folder("bert"), "split_layer": 2},
-            "task_groups": {"g": {"task": "sequence-classification", "data": {"files": str(tmp_path / "tone.csv")}}},
-            "clients": {name: {"task_group": "g", "rank": rank} for name, rank in (("a", 4), ("b", 2), ("c", 3))},
-            "training": {"rounds": 4, "local_steps": 2, "batch_size": 4, "max_length": 32},
-            "output": {"dir": str(tmp_path / "runs")},
-        }
-        for key, values in changes.items():
-            config[key] = {**config.get(key, {}), **values}
-        path = tmp_path / "faulty.yaml"
-        path.write_text(yaml.safe_dump(config, sort_keys=False))
-        return path
+    def make(**changes):
+        training = {"rounds": 4, **changes.pop("training", {})}
+        clients = {"c": {"task_group": "g", "rank": 3}, **changes.pop("clients", {})}
+        return write(clients=clients, training=training, **changes)
 
-    return write
+    return make
 
 
 def run_of(tmp_path):
