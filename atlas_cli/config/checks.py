@@ -101,9 +101,8 @@ def _training(config: ExperimentConfig) -> Iterator[Problem]:
 
 def _faults(config: ExperimentConfig) -> Iterator[Problem]:
     faults, training, specs = config.faults, config.training, config.expanded_clients()
-    known = {spec.name: spec for spec in specs} | {
-        name: next(s for s in specs if s.key == f"clients.{name}") for name in config.clients
-    }
+    # by template, its first client
+    known = {s.name: s for s in specs} | {s.key.removeprefix("clients."): s for s in reversed(specs)}
     for what in ("slow", "crash_at"):
         for name in getattr(faults, what):
             if name not in known:
