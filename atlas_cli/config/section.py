@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from atlas_cli import discovery
 from atlas_cli.suggest import did_you_mean
@@ -34,14 +34,17 @@ CheckedRanks = Annotated[Ranks, AfterValidator(_check_ranks)]
 CheckedRanksOrAuto = Annotated[int | dict[int, int] | Literal["auto"], AfterValidator(_check_ranks)]
 
 
-def quantity(parse: Callable[[object], float]) -> AfterValidator:
-    """A text that ``parse`` understands; it stays a text, so that a printed config has its units."""
+def quantity(parse: Callable[[object], float]) -> BeforeValidator:
+    """A text that ``parse`` understands; it stays a text, so that a printed config has its units.
 
-    def check(text: str) -> str:
-        parse(text)
-        return text
+    It is parsed first, so that a bare number is told which units there are, and not that it must be text.
+    """
 
-    return AfterValidator(check)
+    def check(value: object) -> object:
+        parse(value)
+        return value
+
+    return BeforeValidator(check)
 
 
 def one_of(package: str) -> AfterValidator:

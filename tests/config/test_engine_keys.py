@@ -24,7 +24,7 @@ def load(tmp_path, engine, **changes):
     ("value", "says"),
     [
         ("512", "has no unit"),
-        (512, "string"),
+        (512, "has no unit"),
         ("0 MiB", "above zero"),
         ("-1 MiB", "above zero"),
         ("512 mib", "did you mean MiB"),
@@ -35,8 +35,8 @@ def load(tmp_path, engine, **changes):
 def test_bad_sizes(tmp_path, value, says):
     with pytest.raises(ConfigError) as error:
         load(tmp_path, {"prefix_cache": value})
-    assert "engine.prefix_cache" in str(error.value)
-    assert says in str(error.value)
+    said = str(error.value).replace(str(tmp_path), "")  # the folder is named after the case
+    assert "engine.prefix_cache" in said and says in said
 
 
 def test_off_by_default_and_only_for_clients_of_a_split(tmp_path):
