@@ -1,13 +1,15 @@
 """What many clients over one base cost.
 
-    python benchmarks/scale.py            a small random GPT-2, 1 to 1,000 clients: a minute
+    python benchmarks/scale.py            a small random GPT-2, 1 to 1,000 clients: half a minute
     python benchmarks/scale.py --gpt2     the size of GPT-2
     python benchmarks/scale.py --large    10,000 clients, too
 
-Prints, by number of clients: seconds to create them over a base that is loaded, and what of memory is theirs, as the
-process grows and as the formula says; seconds of a round of a fixed cohort, its records and the copies for its
-checkpoint among them. The formula: adapters of 4 r (d_in + d_out) bytes a layer. The cohort's optimizer moments come on top, twice its adapters, until the next delivery. Each
-number of clients has a process of its own, so that nobody uses what another freed.
+Prints, by number of clients: seconds to create them over a base that is loaded (plan, data and parties); by how much
+the process grows for each, beside the formula; and seconds of a round of a fixed cohort, its records and the copies for
+its checkpoint among them. The formula: adapters of 4 r (d_in + d_out) bytes a layer. What the process needs once is
+spread over the clients, so that only the last rows say what a client costs. A cohort's optimizer moments come on top,
+twice its adapters, until the next delivery. Each number of clients has a process of its own, so that nobody uses what
+another freed.
 """
 
 from __future__ import annotations
