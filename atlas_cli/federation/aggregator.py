@@ -195,10 +195,10 @@ class Aggregator:
         if held.adapters:
             self.uppers[group].forget_moments(held.adapters)
 
-    def check_held(self, client: str) -> None:
-        """The proof that what was aggregated is what the client trains on next."""
+    def check_held(self, client: str, *, anew: bool = False) -> None:
+        """The proof that what was aggregated is what the client trains on next (``Member.held_sha256``)."""
         member = self.members[client]
-        if sha256_tensors(member.held()) != member.delivered_sha256:
+        if member.held_sha256(anew=anew) != member.delivered_sha256:
             raise AtlasError(f"client {client} does not hold what the server delivered to it")
 
     def attach_base(self, client: str) -> None:

@@ -21,7 +21,7 @@ from atlas_cli.models.checkpointing import checkpointed
 from atlas_cli.models.load import FrozenBase, shared_base
 from atlas_cli.models.lora import AdapterSet, build_adapters
 from atlas_cli.models.placement import adapted_names, place_ranks
-from atlas_cli.models.split import client_half, run_half
+from atlas_cli.models.split import run_half
 from atlas_cli.tasks._base import BaseTask
 
 Inputs = Mapping[str, Tensor]
@@ -72,7 +72,7 @@ class SplitClient:
         self.training = training or TrainingConfig()
         self.seed = seed
         self.cut = self.base.check_cut(split_layer)
-        self.half = client_half(self.base.model, self.base.family, self.cut)
+        self.half = self.base.client_half(self.cut)
         names = adapted_names(self.base.model, self.base.family, self.lora.targets)
         self.ranks = place_ranks(
             self.base.model, self.base.family, rank_config, range(self.cut), names, key=f"clients.{self.name}.rank"

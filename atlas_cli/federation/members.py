@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,26 @@ from atlas_cli.config.schema import ExperimentConfig
 from atlas_cli.data.prepare import PreparedGroup
 from atlas_cli.models.lora import AdapterSet
 from atlas_cli.planning.plan import ClientPlan
+from atlas_cli.runs.hashing import sha256_tensors
+
+
+@dataclass(frozen=True)
+class _Hashed:
+    """A hash, and the tensors that it is of as they were: each with its version counter and its address.
+
+    The tensors themselves are kept, so that no other can come to be at their address.
+    """
+
+    sha256: str
+    tensors: tuple[tuple[Tensor, int, int], ...]
+
+    def holds(self, tensors: Iterator[Tensor]) -> bool:
+        """Whether ``tensors`` are the same objects, and nothing has written to them since."""
+        now = list(tensors)
+        if len(now) != len(self.tensors):
+            return False
+        marks = zip(self.tensors, now, strict=True)
+        return all(t is mine and t._version == version and t.data_ptr() == at for (mine, version, at), t in marks)
 
 
 @dataclass
@@ -36,6 +57,7 @@ class Member:
     version: int = -1
     delivered_sha256: str | None = None
     cluster: str | None = None
+    _hashed: _Hashed | None = field(default=None, repr=False, compare=False)
 
     @property
     def group(self) -> str:
@@ -50,6 +72,25 @@ class Member:
     def held(self) -> dict[str, Tensor]:
         """Everything that is exchanged, as the client holds it."""
         return {**self.adapters.state(), **self.head_state()}
+
+    def held_sha256(self, *, anew: bool = False) -> str:
+        """Hash of ``held()``; computed again only where something was written since it was last computed.
+
+        What is written to a tensor counts its autograd version up (optimizers included: ``numerics.clip_and_step``), so
+        a client that took no part in a round costs a look at its counters. Only writes behind autograd's back (through
+        ``Tensor.data``, NumPy or a raw address) escape them.
+
+        Args:
+            anew: trust no counter.
+        """
+        if anew or self._hashed is None or not self._hashed.holds(self._tensors()):
+            marks = tuple((t, t._version, t.data_ptr()) for t in self._tensors())
+            self._hashed = _Hashed(sha256_tensors(self.held()), marks)
+        return self._hashed.sha256
+
+    def _tensors(self) -> Iterator[Tensor]:
+        yield from (t for a in self.adapters.adapters.values() for t in (a.lora_A, a.lora_B))
+        yield from self.head.parameters() if self.head is not None else ()
 
     def head_state(self) -> dict[str, Tensor]:
         """The head's trained parameters, as sent."""

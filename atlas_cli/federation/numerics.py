@@ -66,6 +66,8 @@ def clip_and_step(
     if max_norm is not None:
         nn.utils.clip_grads_with_norm_(trained, max_norm, norm)
     optimizer.step()
+    # fused kernels do not count versions up, by which it is known who holds what it held
+    torch.autograd.graph.increment_version(trained)
     optimizer.zero_grad(set_to_none=True)
 
 

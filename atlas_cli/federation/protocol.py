@@ -20,7 +20,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -76,15 +77,21 @@ class Message:
     direction: Direction
     tensors: dict[str, Tensor]
 
-    @property
+    @cached_property
     def payload_bytes(self) -> int:
         """Bytes of the tensors alone."""
         return sum(t.numel() * t.element_size() for t in self.tensors.values())
 
-    @property
+    @cached_property
     def bytes(self) -> int:
         """Bytes as serialised."""
         return serialized_size(self.tensors)
+
+    def to(self, client: str) -> Message:
+        """The same message for another client, not measured again."""
+        other = replace(self, client=client)
+        other.__dict__.update(bytes=self.bytes, payload_bytes=self.payload_bytes)
+        return other
 
 
 @dataclass
@@ -104,6 +111,7 @@ class Ledger:
     """
 
     entries: dict[tuple[str, str, Direction], _Entry] = field(default_factory=dict)
+    _bytes: dict[tuple[str, Direction], int] = field(default_factory=dict)
 
     def count(self, message: Message, closed_form: int) -> None:
         """Enter one message."""
@@ -112,11 +120,12 @@ class Ledger:
         entry.bytes += message.bytes
         entry.payload_bytes += message.payload_bytes
         entry.closed_form_bytes += closed_form
+        whose = message.client, message.direction
+        self._bytes[whose] = self._bytes.get(whose, 0) + message.bytes
 
     def total(self, direction: Direction, clients: Iterable[str]) -> int:
         """Serialised bytes of some clients in one direction."""
-        wanted = set(clients)
-        return sum(e.bytes for (client, _, way), e in self.entries.items() if way == direction and client in wanted)
+        return sum(self._bytes.get((client, direction), 0) for client in set(clients))
 
     def mismatches(self) -> list[str]:
         """Entries whose payload is not what the closed form says, in words; empty when all is right."""

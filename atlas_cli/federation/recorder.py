@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field
 
 from atlas_cli.aggregation._error import ErrorLedger
@@ -20,7 +20,6 @@ from atlas_cli.federation.references import reference_memory
 from atlas_cli.federation.simulated import simulate
 from atlas_cli.reports.progress import Progress
 from atlas_cli.runs.directory import RunDirectory
-from atlas_cli.runs.hashing import sha256_tensors
 
 JSON = dict[str, object]
 
@@ -58,11 +57,11 @@ class Recorder:
         self.clustered: list[JSON] = []
         self._usages: dict[str, Usage] = {}
 
-    def start_round(self, number: int) -> None:
-        """Memory is measured in the first round."""
+    def start_round(self, number: int, present: Collection[str]) -> None:
+        """Memory is measured in the first round, that of the clients that begin it."""
         if number != 1:
             return
-        self._usages = {name: party.measure() for name, party in self.federation.clients.items()}
+        self._usages = {name: self.federation.clients[name].measure() for name in present}
         if self.federation.server is not None:
             self.federation.server.measure()
 
@@ -210,7 +209,7 @@ class Recorder:
             "weight": self._share(client, kept) if client in kept else None,
             "bytes_up": ledger.total("up", [client]),
             "bytes_down": ledger.total("down", [client]),
-            "held_sha256": sha256_tensors(member.held()),
+            "held_sha256": member.held_sha256(),
             "delivered_sha256": member.delivered_sha256 if self.federation.aggregator.exchanges else None,
             "local_test": scores.clients.get(client),
         }

@@ -22,7 +22,7 @@ from atlas_cli.federation.facts import data_facts, device_name, model_facts
 from atlas_cli.federation.parties import Federation
 from atlas_cli.federation.prefixes import without_prefix
 from atlas_cli.federation.recorder import Recorder
-from atlas_cli.federation.state import capture, restore
+from atlas_cli.federation.state import Copies, capture, restore
 from atlas_cli.federation.stopping import Stopping
 from atlas_cli.federation.training import train
 from atlas_cli.federation.verify import Check, require_verified, verify_split
@@ -254,11 +254,12 @@ class _Checkpoints:
     def __init__(self, federation: Federation, run: RunDirectory) -> None:
         self.federation, self.run = federation, run
         self.pending: Checkpoint | None = None
+        self._copies = Copies()
 
     def after_round(self, number: int) -> None:
         """Every ``checkpoints.every`` rounds, before training and at the end."""
         config = self.federation.config
-        self.pending = Checkpoint(number, *capture(self.federation))
+        self.pending = Checkpoint(number, *capture(self.federation, self._copies))
         if number % config.checkpoints.every == 0 or number == config.training.rounds:
             self.write()
 

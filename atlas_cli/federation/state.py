@@ -14,29 +14,54 @@ from atlas_cli.federation.client import SplitClient
 from atlas_cli.federation.parties import Federation
 from atlas_cli.federation.pruning import shrink
 from atlas_cli.federation.regroup import regroup
+from atlas_cli.federation.unsplit import UnsplitClient
 from atlas_cli.models.lora import AdapterSet
 
 
-def capture(federation: Federation) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Copies of every trained tensor and optimizer moment, and the versions that clients hold."""
-    tensors = {name: value.detach().cpu().clone() for name, value in _trained(federation)}
+class Copies:
+    """Copies of what clients hold, by its hash: clients that hold the same have one, and it lasts as long as any do."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[str, int], dict[str, Tensor]] = {}
+
+    def of_clients(self, federation: Federation) -> dict[str, Tensor]:
+        """Every trained tensor of every client by name; names of equal clients have the very same tensors."""
+        before, self._kept = self._kept, {}
+        tensors: dict[str, Tensor] = {}
+        for name, client in federation.clients.items():
+            # a frozen head that is not hashed with the rest is that of the client's base
+            content = federation.aggregator.members[name].held_sha256(), id(client.base)
+            if content not in self._kept:
+                self._kept[content] = before.get(content) or {n: _copy(value) for n, value in _of_client(client)}
+            tensors |= {f"client/{name}/{n}": value for n, value in self._kept[content].items()}
+        return tensors
+
+
+def capture(federation: Federation, copies: Copies | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Copies of every trained tensor and optimizer moment, and the versions that clients hold.
+
+    Args:
+        copies: those of the capture before, which are used again for clients that hold what they held.
+    """
+    tensors = {name: _copy(value) for name, value in _shared(federation)}
+    tensors |= (copies or Copies()).of_clients(federation)
     for owner, optimizer in _optimizers(federation):
-        for index, state in optimizer.state_dict()["state"].items():
+        for index, state in optimizer.state_dict()["state"].items() if optimizer.state else ():
             for key, value in state.items():
                 if isinstance(value, Tensor):
-                    tensors[f"{owner}/optimizer/{index}/{key}"] = value.detach().cpu().clone()
+                    tensors[f"{owner}/optimizer/{index}/{key}"] = _copy(value)
     aggregator = federation.aggregator
     members = aggregator.members
     for group, change in aggregator.changes.items():
         for when, adapters in (("total", change.total), *change.rows.items()):
             for path, factors in adapters.items():
                 for part, value in zip(Factors._fields, factors, strict=True):
-                    tensors[f"change/{group}/{when}/{path}/{part}"] = value.detach().cpu().clone()
+                    tensors[f"change/{group}/{when}/{path}/{part}"] = _copy(value)
     for name in _behind(federation):  # the others' base follows from their group's
         for path, pieces in members[name].adapters.frozen.items():
             for i, (A, B) in enumerate(pieces):
-                tensors[f"frozen/{name}/{path}/{i}/A"] = A.detach().cpu().clone()
-                tensors[f"frozen/{name}/{path}/{i}/B"] = B.detach().cpu().clone()
+                tensors[f"frozen/{name}/{path}/{i}/A"] = _copy(A)
+                tensors[f"frozen/{name}/{path}/{i}/B"] = _copy(B)
     return tensors, {
         "versions": dict(aggregator.version),
         "clusters": {name: m.cluster for name, m in members.items() if m.cluster is not None},
@@ -88,13 +113,15 @@ def _restore(federation: Federation, tensors: Mapping[str, Tensor], state: Mappi
         if value.shape != tensors[name].shape or value.dtype != tensors[name].dtype:
             raise ResourceError(f"the checkpoint is not of this experiment: {name} has another shape or type")
         value.copy_(tensors[name])
+    by_owner: dict[str, dict[int, dict[str, Tensor]]] = {}
+    for name in sorted(moments):
+        owner, _, rest = name.partition("/optimizer/")
+        index, key = rest.split("/")
+        by_owner.setdefault(owner, {}).setdefault(int(index), {})[key] = tensors[name].clone()
     for owner, optimizer in _optimizers(federation):
-        found: dict[int, dict[str, Tensor]] = {}
-        for name in sorted(moments):
-            prefix, _, rest = name.partition("/optimizer/")
-            if prefix == owner:
-                index, key = rest.split("/")
-                found.setdefault(int(index), {})[key] = tensors[name].clone()
+        found = by_owner.get(owner, {})
+        if not found and not optimizer.state:
+            continue
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         for number, moment in ((i, m) for i, each in found.items() for m in each.values()):
             if moment.dim() and moment.shape != parameters[number].shape:
@@ -141,30 +168,43 @@ def _behind(federation: Federation) -> list[str]:
 
 def _trained(federation: Federation) -> Iterator[tuple[str, Tensor]]:
     """Every trained tensor by name; writing to one changes the federation."""
+    yield from _shared(federation)
+    for name, client in federation.clients.items():
+        yield from ((f"client/{name}/{n}", value) for n, value in _of_client(client))
+
+
+def _shared(federation: Federation) -> Iterator[tuple[str, Tensor]]:
+    """Those that are no client's."""
     aggregator = federation.aggregator
     for group, merged in aggregator.merged.items():
         for path, factors in merged.items():
             for part, value in zip(Factors._fields, factors, strict=True):
                 yield f"merged/{group}/{path}/{part}", value
-        yield from _named(f"group/{group}", aggregator.groups[group], None)
+        yield from _named(f"group/{group}/", aggregator.groups[group], None)
     for part, head in aggregator.heads.items():
-        yield from _named(f"group/{part}", AdapterSet({}), head)
+        yield from _named(f"group/{part}/", AdapterSet({}), head)
     for name, total in federation.fingerprints.items():
         yield f"fingerprint/{name}", total
-    for name, client in federation.clients.items():
-        yield from _named(f"client/{name}", client.adapters, client.head)
-        if not isinstance(client, SplitClient):
-            yield from _named(f"client/{name}/upper", client.upper, None)
     if federation.server is not None:
         for group, trained in federation.server.groups.items():
-            yield from _named(f"server/{group}", trained.adapters, trained.head)
+            yield from _named(f"server/{group}/", trained.adapters, trained.head)
 
 
-def _named(owner: str, adapters: AdapterSet, head: nn.Module | None) -> Iterator[tuple[str, Tensor]]:
+def _of_client(client: SplitClient | UnsplitClient) -> Iterator[tuple[str, Tensor]]:
+    yield from _named("", client.adapters, client.head)
+    if isinstance(client, UnsplitClient):
+        yield from _named("upper/", client.upper, None)
+
+
+def _copy(value: Tensor) -> Tensor:
+    return value.detach().cpu().clone()
+
+
+def _named(prefix: str, adapters: AdapterSet, head: nn.Module | None) -> Iterator[tuple[str, Tensor]]:
     for name, value in adapters.state().items():
-        yield f"{owner}/{name}", value
+        yield f"{prefix}{name}", value
     for name, parameter in head.named_parameters() if head is not None else ():
-        yield f"{owner}/head.{name}", parameter.detach()
+        yield f"{prefix}head.{name}", parameter.detach()
 
 
 def _optimizers(federation: Federation) -> Iterator[tuple[str, torch.optim.Optimizer]]:

@@ -57,7 +57,7 @@ def train(
         attendance = Attendance(federation, sample_cohort(federation, number), number)
         deliver(federation, attendance.present, ledger)  # those that missed a round catch up
         attendance.begin()
-        recorder.start_round(number)
+        recorder.start_round(number, attendance.present)
         trained = local_steps(federation, attendance, ledger, recorder.on_step(number))
         sent = collect(federation, attendance, trained, ledger)
         attendance.require_enough()
@@ -68,7 +68,7 @@ def train(
         last = number == training.rounds
         reached = [c for c in (federation.clients if last else attendance.cohort) if c not in attendance.gone]
         deliver(federation, reached, ledger)
-        require_delivered(federation)
+        require_delivered(federation, anew=last)
         require_matching(ledger)
         due = last or number % federation.config.evaluation.every == 0
         recorder.round(number, ledger, evaluate(federation) if due else Scores(), trained, errors, attendance)
@@ -141,16 +141,17 @@ def set_up(federation: Federation, clustered: Callable[[Clustered | None], None]
     Between the two, clusters are found where the config asks for them; ``clustered`` is told of them.
     """
     ledger = Ledger()
+    messages: dict[tuple[object, ...], Message] = {}  # clients that hold the same part of one base get the same
     dtypes = {client.name: client.dtype for client in federation.plan.clients}
     for client, party in federation.clients.items():
-        if isinstance(party, SplitClient):
-            half = federation.plan.setup_tensors[party.cut, dtypes[client]]
-        else:
-            half = {name: t.to("meta") for name, t in party.base.model.state_dict().items()}
-        output = {f"lm_head.{i}": p.to("meta") for i, p in enumerate(party.output_embedding())}
-        tensors = {**half, **output}
-        weights = sum(t.numel() * t.element_size() for t in tensors.values())
-        ledger.count(Message("base-weights", client, "down", tensors), weights)
+        cut, output = party.cut if isinstance(party, SplitClient) else None, party.output_embedding()
+        kind = (id(party.base), cut, *map(id, output))
+        if kind not in messages:
+            half = party.base.model.state_dict() if cut is None else federation.plan.setup_tensors[cut, dtypes[client]]
+            tensors = {**half, **{f"lm_head.{i}": p for i, p in enumerate(output)}}
+            messages[kind] = Message("base-weights", client, "down", tensors)
+        message = messages[kind].to(client)
+        ledger.count(message, message.payload_bytes)
     clustered(cluster_clients(federation, 0, ledger))
     deliver(federation, list(federation.clients), ledger)
     return ledger
@@ -182,11 +183,15 @@ def mix_groups(federation: Federation, clients: Sequence[str]) -> None:
     aggregator.mix(lambda cosines: softmax_matrix(cosines, sizes, rule.strength, rule.temperature), groups)
 
 
-def require_delivered(federation: Federation) -> None:
-    """Every client that is not training holds exactly what it was delivered, by hash."""
+def require_delivered(federation: Federation, *, anew: bool = False) -> None:
+    """Every client that is not training holds exactly what it was delivered, by hash.
+
+    Args:
+        anew: hash everything again, also what nothing was written to since it was last hashed.
+    """
     if federation.aggregator.exchanges:
         for client in federation.clients:
-            federation.aggregator.check_held(client)
+            federation.aggregator.check_held(client, anew=anew)
 
 
 def evaluate(federation: Federation) -> Scores:

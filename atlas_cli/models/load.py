@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -17,6 +17,7 @@ from atlas_cli.errors import ConfigError, ResourceError
 from atlas_cli.models.families import Family, family_of
 from atlas_cli.models.gelu import fuse_gelu
 from atlas_cli.models.resolve import Source, locate, model_config, reason
+from atlas_cli.models.split import client_half
 from atlas_cli.runs.hashing import sha256_tensors
 from atlas_cli.seeding import forked
 
@@ -40,6 +41,13 @@ class FrozenBase:
     init: str
     sha256: str
     fused_gelu: int = 0
+    _halves: dict[int, nn.Module] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def client_half(self, cut: int) -> nn.Module:
+        """Blocks ``0 .. cut-1`` with the input side: one view for all clients that are cut there."""
+        if cut not in self._halves:
+            self._halves[cut] = client_half(self.model, self.family, cut)
+        return self._halves[cut]
 
     @property
     def config(self) -> Any:

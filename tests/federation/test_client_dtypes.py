@@ -9,7 +9,6 @@ from by_hand import batches_of
 from atlas_cli import discovery
 from atlas_cli.data.collate import collate
 from atlas_cli.errors import AtlasError
-from atlas_cli.federation import client as client_module
 from atlas_cli.federation.client import SplitClient
 from atlas_cli.federation.fingerprints import fingerprint_round
 from atlas_cli.federation.protocol import Ledger
@@ -18,6 +17,7 @@ from atlas_cli.federation.server import SplitServer
 from atlas_cli.federation.state import capture
 from atlas_cli.federation.training import evaluate, set_up
 from atlas_cli.federation.verify import require_verified, verify_split
+from atlas_cli.models.load import FrozenBase
 from atlas_cli.models.split import blocks_of, client_half, run_half
 from atlas_cli.models.stored import stored_as
 from atlas_cli.planning.importance import measure_importance
@@ -125,7 +125,7 @@ def test_a_wrong_split_of_two_dtypes_is_found(harm, make_federation, monkeypatch
     made = make_federation("gpt2", **ALL)
     require_verified(verify_split(made))
     if harm == "cut":
-        monkeypatch.setattr(client_module, "client_half", lambda base, family, cut: client_half(base, family, cut - 1))
+        monkeypatch.setattr(FrozenBase, "client_half", lambda base, cut: client_half(base.model, base.family, cut - 1))
     elif harm == "mask":
         forward = SplitClient.forward
 

@@ -9,13 +9,13 @@ from tiny_models import WORDS
 
 from atlas_cli.config.schema import ExperimentConfig
 from atlas_cli.errors import AtlasError
-from atlas_cli.federation import client as client_module
 from atlas_cli.federation import server as server_module
 from atlas_cli.federation.build import build
 from atlas_cli.federation.client import SplitClient
 from atlas_cli.federation.server import SplitServer
 from atlas_cli.federation.verify import Check, require_verified, spread_by_length, verify_split
 from atlas_cli.models.families._base import NoPositions, PassEmbeddings
+from atlas_cli.models.load import FrozenBase
 from atlas_cli.models.lora import LoRAAdapter
 from atlas_cli.models.split import blocks_of, client_half, server_half
 
@@ -126,20 +126,20 @@ def server_cut(layer):
 
 def client_cut(layer):
     def sabotage(patch, federation):
-        patch.setattr(client_module, "client_half", lambda base, family, cut: client_half(base, family, layer))
+        patch.setattr(FrozenBase, "client_half", lambda base, cut: client_half(base.model, base.family, layer))
 
     return sabotage
 
 
 def adapter_of_block_1_dropped(patch, federation):
-    def half(base, family, cut):
-        made = client_half(base, family, cut)
-        blocks = blocks_of(made, family)
+    def half(base, cut):
+        made = client_half(base.model, base.family, cut)
+        blocks = blocks_of(made, base.family)
         # a copy of the block is not the one that the adapter is attached to
         blocks[1] = copy.deepcopy(blocks[1])
         return made
 
-    patch.setattr(client_module, "client_half", half)
+    patch.setattr(FrozenBase, "client_half", half)
 
 
 def upper_adapter_dropped(patch, federation):

@@ -1,0 +1,172 @@
+"""What many clients over one base cost: counted, not timed."""
+
+import gc
+import random
+
+import pytest
+import torch
+from rich.console import Console
+
+from atlas_cli.errors import AtlasError
+from atlas_cli.federation import aggregator, members, state
+from atlas_cli.federation.client import SplitClient
+from atlas_cli.federation.numerics import clip_and_step
+from atlas_cli.federation.optimizers import build_optimizer
+from atlas_cli.federation.recorder import Recorder
+from atlas_cli.federation.state import Copies, capture
+from atlas_cli.federation.training import require_delivered, train
+from atlas_cli.models import load
+from atlas_cli.models.lora import LoRAAdapter
+from atlas_cli.reports.progress import PlainProgress
+
+RANK, LAYERS = 4, 4  # two of the model's four blocks, two adapters each
+
+
+@pytest.fixture(scope="module")
+def many_rows(tmp_path_factory):
+    draw = random.Random(0)
+    rows = [f"{' '.join(draw.choices(['film', 'game', 'city'], k=3))} number{i},{'ab'[i % 2]}" for i in range(1300)]
+    path = tmp_path_factory.mktemp("many") / "rows.csv"
+    path.write_text("\n".join(["text,label", *rows]) + "\n")
+    return str(path)
+
+
+@pytest.fixture
+def many(make_federation, many_rows):
+    def make(count, **changes):
+        return make_federation(
+            "bert",
+            **{
+                "clients": {n: {"task_group": "g", "rank": RANK, "count": count if n == "a" else 1} for n in "abc"},
+                "task_groups": {"g": {"data": {"files": many_rows}}},
+                "training": {"rounds": 4, "local_steps": 1, "batch_size": 1, "cohort": 2 / (count + 2)},
+                "evaluation": {"every": 100},
+                "partition": {"min_examples": 1},
+                **changes,
+            },
+        )
+
+    return make
+
+
+def quiet(made):
+    progress = PlainProgress(Console(quiet=True))
+    progress.start(1, 1, ["g"])
+    return Recorder(made, None, progress)
+
+
+def test_a_round_hashes_and_copies_what_its_cohort_holds(many, monkeypatch):
+    made = many(48)
+    hashed, copied, by_round = [0], [0], []
+
+    def hashing(tensors, real=members.sha256_tensors):
+        hashed[0] += len(tensors)
+        return real(tensors)
+
+    def copying(client, real=state._of_client):
+        copied[0] += len(found := list(real(client)))
+        return iter(found)
+
+    monkeypatch.setattr(members, "sha256_tensors", hashing)
+    monkeypatch.setattr(aggregator, "sha256_tensors", hashing)
+    monkeypatch.setattr(state, "_of_client", copying)
+    copies = Copies()
+
+    def checkpoint(number):
+        tensors = capture(made, copies)[0]
+        assert all(torch.equal(tensors[f"client/{c}/{n}"], t) for c in made.clients for n, t in held(made, c).items())
+        by_round.append((hashed[0], copied[0]))
+        hashed[0] = copied[0] = 0
+
+    recorder = quiet(made)
+    train(made, recorder, checkpoint)
+    tensors, cohort = 2 * len(made.clients["b"].adapters.adapters), 2
+    assert by_round[0][0] >= 50 * tensors  # all were delivered to
+    for hashes, copied_tensors in by_round[1:-1]:
+        # caught up, trained, delivered: what came and what is held
+        assert 0 < hashes <= 6 * cohort * tensors
+        assert copied_tensors <= cohort * tensors
+    assert by_round[-1][0] >= 50 * tensors  # the last round trusts no counter
+    assert len(recorder.clients) == 5 * 50 and all(c["held_sha256"] == c["delivered_sha256"] for c in recorder.clients)
+
+
+def held(made, client):
+    return made.aggregator.members[client].held()
+
+
+def test_a_write_to_a_client_that_takes_no_part_is_found(many, train_quietly):
+    made = many(3, training={"rounds": 1, "local_steps": 1, "batch_size": 1})
+    train_quietly(made)
+    B = made.clients["c"].adapters.state()
+    next(iter(B.values()))[0, 0] += 1
+    with pytest.raises(AtlasError, match="client c does not hold"):
+        require_delivered(made)
+
+
+def test_a_write_behind_the_counters_is_found_when_all_is_hashed_anew(many, train_quietly):
+    made = many(3, training={"rounds": 1, "local_steps": 1, "batch_size": 1})
+    train_quietly(made)
+    next(made.clients["c"].adapters.parameters()).data.numpy()[0, 0] += 1
+    with pytest.raises(AtlasError, match="client c does not hold"):
+        require_delivered(made, anew=True)
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_every_step_counts_up_what_it_writes_to(name, make_config):
+    config = make_config(training={"client_optimizer": {"name": name}}).training.client_optimizer
+    trained = [torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(2))]
+    optimizer = build_optimizer(trained, config)
+    for _ in range(2):
+        before = [p._version for p in trained]
+        for p in trained:
+            p.grad = torch.ones_like(p)
+        clip_and_step(optimizer, trained, None, "here")
+        assert all(p._version > was for p, was in zip(trained, before, strict=True))
+
+
+def tensor_bytes_alive():
+    gc.collect()
+    alive = {
+        t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()
+        for t in gc.get_objects()
+        if type(t) in (torch.Tensor, torch.nn.Parameter) and t.device.type == "cpu"
+    }
+    return sum(alive.values())
+
+
+def test_a_client_holds_its_adapters_and_their_moments_alone(model_folder):
+    base = load.shared_base(model_folder("bert"), "pretrained", torch.device("cpu"), 0)
+    SplitClient("first", base=base, rank_config=RANK, split_layer=2)
+    before = tensor_bytes_alive()
+    clients = [SplitClient(i, base=base, rank_config=RANK, split_layer=2) for i in range(200)]
+    shapes = [(a.lora_A.shape[1], a.lora_B.shape[0]) for a in clients[0].adapters.adapters.values()]
+    adapters = sum(4 * RANK * (d_in + d_out) for d_in, d_out in shapes)
+    assert tensor_bytes_alive() - before == 200 * adapters
+    for client in clients[:20]:
+        for parameter in client.trained():
+            parameter.grad = torch.ones_like(parameter)
+        client.step()
+    steps = 4 * 2 * len(shapes)  # AdamW's own count, a number a tensor
+    assert tensor_bytes_alive() - before == 200 * adapters + 20 * (2 * adapters + steps)
+
+
+def test_building_makes_a_few_adapters_a_client_and_one_half_for_all(many, monkeypatch):
+    made = {"adapters": 0, "halves": 0}
+
+    def counted(key, real):
+        def call(*args, **kwargs):
+            made[key] += 1
+            return real(*args, **kwargs)
+
+        return call
+
+    monkeypatch.setattr(LoRAAdapter, "__init__", counted("adapters", LoRAAdapter.__init__))
+    monkeypatch.setattr(load, "client_half", counted("halves", load.client_half))
+    counts = {}
+    for n in (98, 998):
+        made.update(adapters=0, halves=0)
+        federation = many(n)
+        counts[n] = dict(made)
+    each = len(federation.clients["b"].adapters.adapters)
+    assert counts[998]["adapters"] - counts[98]["adapters"] == 900 * each
+    assert counts[98]["halves"] == counts[998]["halves"] == 1
