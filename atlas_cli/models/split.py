@@ -39,7 +39,7 @@ def client_part(base: nn.Module, family: Family, first: int, cut: int) -> nn.Mod
     return _view(server_half(base, family, first), replaced, _config_for(base, first, cut))
 
 
-def run_half(half: nn.Module, attention_mask: Tensor, **inputs: Tensor | None) -> Tensor:
+def run_half(half: nn.Module, attention_mask: Tensor | None, **inputs: Tensor | None) -> Tensor:
     """Hidden states (B, T, D) of a half, or of the whole base."""
     extra: dict[str, Any] = {name: value for name, value in inputs.items() if value is not None}
     if getattr(half.config, "type_vocab_size", 1) < 2:
