@@ -76,7 +76,7 @@ class _AddLowRank(torch.autograd.Function):
         return total.view_as(output).to(output.dtype)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x_ND, *saved = ctx.saved_tensors
         downs, factors = saved[: len(ctx.spans)], saved[len(ctx.spans) :]
         g_ND = gradient.flatten(0, -2).to(x_ND.dtype)
