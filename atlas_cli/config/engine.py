@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -13,6 +13,11 @@ from atlas_cli.config.units import parse_bytes
 class EngineConfig(Section):
     """What this machine spends to be faster."""
 
+    fuse: Literal["auto", "off"] = Field(
+        "auto",
+        description="auto: clients with the same split layer are computed together, their real tokens in one row; "
+        "off: each by itself, padded",
+    )
     prefix_cache: Annotated[str, quantity(parse_bytes)] | None = Field(
         None,
         description="memory for the outputs of blocks below a client's lowest adapter, computed once per text, e.g. "

@@ -1,22 +1,25 @@
 """All parties in one process: messages are passed by reference, and counted as if serialised.
 
-One client is served at a time, so that only one client's graph is alive; the result is that of serving all at once.
+One pass of clients is served at a time, so that only its graph is alive; the result is that of serving all at once.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from atlas_cli.data.collate import Batch, batch_indices, collate
+from atlas_cli.engines.exchange import exchange, reply, reply_to_all
+from atlas_cli.engines.passes import one_by_one, passes
 from atlas_cli.engines.trained import Trained
 from atlas_cli.errors import NonFiniteError
 from atlas_cli.federation.attendance import Attendance
 from atlas_cli.federation.client import SplitClient
+from atlas_cli.federation.client_pass import ClientPass
 from atlas_cli.federation.optimizers import learning_rate_factor
 from atlas_cli.federation.parties import Federation
-from atlas_cli.federation.protocol import Ledger, Message, activation_bytes
-from atlas_cli.federation.server import SplitServer
+from atlas_cli.federation.protocol import Ledger
+from atlas_cli.federation.trainables import StepLoss
 from atlas_cli.federation.unsplit import UnsplitClient
 from atlas_cli.seeding import numpy_generator
 
@@ -40,79 +43,98 @@ def local_steps(
     done = {client: Trained() for client in attendance.present}
     if server is not None:
         cuts = {c: party.cut for c in done if isinstance(party := federation.clients[c], SplitClient)}
+        server.real_tokens = one_by_one(federation.config) is None
         server.begin_round({c: federation.part_of(c) for c in done}, number, cuts)
     for step in range(training.local_steps):
         overall = (number - 1) * training.local_steps + step
         factor = learning_rate_factor(training.schedule, overall, total)
         if server is not None:
             server.begin_step(step, factor * training.server_optimizer.lr)
-        for client in _order(federation, attendance.present, overall):
-            if attendance.crashes(client, step):
+        left = [c for c in _order(federation, attendance.present, overall) if not attendance.crashes(c, step)]
+        batches = {client: _batch(federation, client, overall) for client in left}
+        for clients, shared in passes(federation, batches):
+            if shared:
+                _shared_step(federation, {c: batches[c] for c in clients}, number, step, factor, ledger, done)
                 continue
-            began = time.perf_counter()
-            batch = _batch(federation, client, overall)
-            try:
-                loss, count = _local_step(federation, client, batch, number, step, factor, ledger)
-                done[client].add(batch, loss, count, time.perf_counter() - began)
-                late = attendance.passes_deadline(client, done[client], ledger, step)
-                if server is not None and not late:
-                    server.accept()
-            except NonFiniteError as error:
-                if training.on_nonfinite == "stop":
-                    raise
-                attendance.drop(client, str(error).partition(";")[0])
-            if server is not None and client not in attendance.present:
-                server.reject()
+            for client in clients:
+                _own_step(federation, attendance, client, batches[client], step, factor, ledger, done[client])
         if server is not None:
             server.finish_step()
         on_step(step, done)
     return done
 
 
+def _own_step(
+    federation: Federation,
+    attendance: Attendance,
+    client: str,
+    batch: Batch,
+    step: int,
+    factor: float,
+    ledger: Ledger,
+    did: Trained,
+) -> None:
+    """One step of one client by itself; it leaves ``attendance`` where it is dropped."""
+    began, server = time.perf_counter(), federation.server
+    try:
+        loss = _local_step(federation, client, batch, attendance.number, step, factor, ledger)
+        did.add(batch, loss.mean, loss.count, time.perf_counter() - began)
+        late = attendance.passes_deadline(client, did, ledger, step)
+        if server is not None and not late:
+            server.accept()
+    except NonFiniteError as error:
+        if federation.config.training.on_nonfinite == "stop":
+            raise
+        attendance.drop(client, str(error).partition(";")[0])
+    if server is not None and client not in attendance.present:
+        server.reject()
+
+
+def _shared_step(
+    federation: Federation,
+    batches: Mapping[str, Batch],
+    number: int,
+    step: int,
+    factor: float,
+    ledger: Ledger,
+    done: Mapping[str, Trained],
+) -> None:
+    """One step of several clients in one pass; what takes time is shared out by tokens.
+
+    Raises:
+        NonFiniteError: nothing was stepped with it.
+    """
+    began, training, server = time.perf_counter(), federation.config.training, federation.server
+    assert server is not None
+    parties = [party for c in batches if isinstance(party := federation.clients[c], SplitClient)]
+    together = ClientPass(parties)
+    messages = together.forward(list(batches.values()), number, step)
+    if training.server_update == "pooled" and training.labels == "server":
+        answers = reply_to_all(server, parties, list(batches.values()), messages, ledger)
+    else:
+        answers = []
+        for party, batch, up in zip(parties, batches.values(), messages, strict=True):
+            answers.append(reply(server, party, batch, up, ledger))
+            server.accept()
+    together.backward([down.tensors["gradients"] for down, _ in answers])
+    for party in parties:
+        party.step(factor * training.client_optimizer.lr)
+    seconds, tokens = time.perf_counter() - began, sum(batch.n_tokens for batch in batches.values())
+    for (client, batch), (_, loss) in zip(batches.items(), answers, strict=True):
+        done[client].add(batch, loss.mean, loss.count, seconds * batch.n_tokens / tokens)
+
+
 def _local_step(
     federation: Federation, client: str, batch: Batch, number: int, step: int, factor: float, ledger: Ledger
-) -> tuple[float, int]:
-    """One step of one client, the server's gradients not yet accepted: the mean loss and its count."""
+) -> StepLoss:
+    """One step of one client, the server's gradients not yet accepted."""
     party, training = federation.clients[client], federation.config.training
     if isinstance(party, UnsplitClient):
-        return party.local_step(batch.inputs(), batch.labels, number, step, factor)
+        return StepLoss(*party.local_step(batch.inputs(), batch.labels, number, step, factor))
     assert federation.server is not None
-    down, loss, count = exchange(federation.server, party, batch, number, step, ledger)
+    down, loss = exchange(federation.server, party, batch, number, step, ledger)
     party.apply_gradients(down.tensors["gradients"], factor * training.client_optimizer.lr)
-    return loss, count
-
-
-def exchange(
-    server: SplitServer,
-    client: SplitClient,
-    batch: Batch,
-    round_number: int,
-    step: int,
-    ledger: Ledger,
-) -> tuple[Message, float, int]:
-    """The messages of one step: two, or four when labels stay on the client; the gradient message, mean loss, count."""
-    shape, hidden = batch.input_ids.shape, server.base.hidden_size
-    element = client.base.dtype.itemsize
-    cut = shape[0] * shape[1] * hidden * element
-    above = shape[0] * shape[1] * hidden * server.base.dtype.itemsize  # features keep the server's dtype
-
-    def sent(message: Message, closed_form: int) -> Message:
-        ledger.count(message, closed_form)
-        return message
-
-    if server.training.labels == "server":
-        up = client.forward(batch.inputs(), round_number, step, batch.labels)
-        labels = batch.labels.numel()
-        sent(up, activation_bytes(shape[0], shape[1], hidden, element, labels))
-        down, step_loss = server.answer(up)
-        loss, count = step_loss.mean, step_loss.count
-    else:
-        up = client.forward(batch.inputs(), round_number, step, None)
-        sent(up, activation_bytes(shape[0], shape[1], hidden, element, 0))
-        features = sent(server.features(up), above)
-        back, loss, count = client.answer_features(features, batch.labels)
-        down = server.answer_gradients(sent(back, above + 8))
-    return sent(down, cut), loss, count
+    return loss
 
 
 def _batch(federation: Federation, client: str, overall: int) -> Batch:

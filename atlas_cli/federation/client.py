@@ -94,7 +94,7 @@ class SplitClient:
         self._activations: Tensor | None = None
         self._mask: Tensor | None = None
         self._step_bytes = (0, 0)
-        self._when = f"client {self.name}"
+        self.when = f"client {self.name}"
         self.reset_optimizer()
 
     def trained(self) -> list[nn.Parameter]:
@@ -151,13 +151,17 @@ class SplitClient:
         """Back-propagate the gradient at the cut into the adapters' gradients."""
         assert self._activations is not None, "compute_activations comes first"
         activations, self._activations = self._activations, None
-        require_finite(gradients, f"gradient sent to {self._when}")
+        require_finite(gradients, f"gradient sent to {self.when}")
         with self.adapters.attached(self.base.model):
             activations.backward(gradients.view_as(activations))
-        if self.penalty is not None:
-            self.penalty(self.adapters).backward()
+        self.backward_penalty()
         if self.usage is not None:
             self.usage.gradients = tensor_bytes(p.grad for p in self.trained())
+
+    def backward_penalty(self) -> None:
+        """Add the gradient of the penalty on the adapters, where the method has one."""
+        if self.penalty is not None:
+            self.penalty(self.adapters).backward()
 
     def step(self, learning_rate: float | None = None) -> None:
         """Clip, step and drop the gradients."""
@@ -165,15 +169,24 @@ class SplitClient:
         if learning_rate is not None:
             set_learning_rate(self.optimizer, learning_rate)
         norm, name_of = self.training.max_grad_norm, self.adapters.name_of
-        clip_and_step(self.optimizer, self.trained(), norm, f"of {self._when}", name_of)
+        clip_and_step(self.optimizer, self.trained(), norm, f"of {self.when}", name_of)
         if self.usage is not None:
             self.usage.optimizer = state_bytes(self.optimizer)
 
     def forward(self, batch: Inputs, round_number: int, step: int, labels: Tensor | None) -> Message:
         """The activation message of a batch; ``labels`` travel with it unless they stay on the client."""
-        self._when = f"client {self.name}, round {round_number}, step {step}"
+        self.begin_step(round_number, step)
         inputs, mask = as_inputs(batch, self.device)
-        activations = self._run(inputs, mask, round_number, step)
+        return self.send(self._run(inputs, mask, round_number, step), mask, labels)
+
+    def begin_step(self, round_number: int, step: int) -> None:
+        """Say which step comes, for error messages; adapters are in training."""
+        self.when = f"client {self.name}, round {round_number}, step {step}"
+        self.adapters.train()
+
+    def send(self, activations: Tensor, mask: Tensor, labels: Tensor | None) -> Message:
+        """The activation message of what was computed."""
+        self._mask = mask
         tensors = {"activations": activations, "attention_mask": mask.bool()}
         if labels is not None:
             tensors["labels"] = labels.to(self.device)
@@ -196,7 +209,7 @@ class SplitClient:
         if self.usage is not None and saved is not None:
             # the graph of the half is alive meanwhile
             self._measured(saved.total, 2 * received.numel() * received.element_size(), received.shape)
-        require_finite(loss.detach(), f"loss of {self._when}")
+        require_finite(loss.detach(), f"loss of {self.when}")
         loss.backward()
         assert received.grad is not None
         tensors = {"gradients": received.grad, "count": torch.tensor(count)}
@@ -219,7 +232,7 @@ class SplitClient:
                 activations = run_half(self.prefix.upper, mask, inputs_embeds=below)
             else:
                 activations = run_half(self.half, mask, **inputs)
-        self._activations, self._mask = activations, mask
+        self._activations = activations
         if self.usage is not None and saved is not None:
             self._step_bytes = (0, 0)
             self._measured(saved.total, 2 * activations.numel() * activations.element_size(), mask.shape)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from atlas_cli.clustering.sketch import sketch
 from atlas_cli.data.collate import collate
-from atlas_cli.engines.in_process import exchange
+from atlas_cli.engines.exchange import exchange
 from atlas_cli.errors import ConfigError
 from atlas_cli.federation.parties import Federation
 from atlas_cli.federation.protocol import Ledger, Message
@@ -61,7 +61,7 @@ def _fingerprint(federation: Federation, client: str, ledger: Ledger, batches: i
     drawn = draw(features, batches, federation.batch_size(client), numpy_generator(seed, "fingerprint", client, turn))
     for rows in drawn:
         batch = collate(group.task, rows, federation.pad)
-        reply, _, _ = exchange(server, party, batch, 0, 0, ledger)
+        reply, _ = exchange(server, party, batch, 0, 0, ledger)
         party.backward(reply.tensors["gradients"])
         for path, adapter in party.adapters.adapters.items():
             if layer_of(path, federation.base.family) < federation.plan.cut:

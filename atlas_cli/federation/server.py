@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -23,19 +22,12 @@ from atlas_cli.federation.memory import Usage, saved_bytes
 from atlas_cli.federation.numerics import precision, require_finite, require_finite_gradients, seeded_dropout
 from atlas_cli.federation.optimizers import state_bytes
 from atlas_cli.federation.protocol import Message
-from atlas_cli.federation.trainables import PendingGradients, Trainables, build_head, build_trainables
+from atlas_cli.federation.trainables import PendingGradients, StepLoss, Trainables, build_head, build_trainables
 from atlas_cli.models.load import FrozenBase, shared_base
+from atlas_cli.models.packed import run_real_tokens
 from atlas_cli.models.split import run_half, server_half
 from atlas_cli.tasks import build as build_task
 from atlas_cli.tasks._base import BaseTask
-
-
-@dataclass(frozen=True)
-class StepLoss:
-    """A client's mean loss and over how many labels it is the mean."""
-
-    mean: float
-    count: int
 
 
 class SplitServer:
@@ -90,6 +82,7 @@ class SplitServer:
             for name, head in self.heads.items()
         }
         self.usage: Usage | None = None
+        self.real_tokens = False  # compute padding as well, as Hugging Face's own forward does
         self._members: dict[str, str] = {}
         self._cuts: dict[str, int] = {}
         self._round, self._step, self._rate = 0, 0, self.training.server_optimizer.lr
@@ -115,8 +108,7 @@ class SplitServer:
 
     def begin_step(self, step: int, learning_rate: float) -> None:
         """Say which local step of the round comes, and the rate to step with."""
-        self._step = step
-        self._rate = learning_rate
+        self._step, self._rate = step, learning_rate
 
     def answer(self, message: Message) -> tuple[Message, StepLoss]:
         """Forward, loss and backward for one activation message: the gradient message for its client.
@@ -126,15 +118,15 @@ class SplitServer:
         Raises:
             NonFiniteError: activations or loss are not finite.
         """
-        trained = self._trained_for(message.client)
-        task = self.tasks[self._members[message.client]]
-        received, mask = self._receive(message)
+        trained = self.trained_for(message.client)
+        task = self.task_of(message.client)
+        received, mask = self.receive(message)
         labels = message.tensors["labels"]
         with self._running(trained, message):
-            hidden = run_half(self._half_for(message.client), mask, inputs_embeds=received.to(self.base.dtype))
+            hidden = self._hidden(message.client, received, mask)
             assert trained.head is not None
             loss, count = task.loss(trained.head(hidden, mask), labels)
-        require_finite(loss.detach(), f"loss of {self._when(message.client)}")
+        require_finite(loss.detach(), f"loss of {self.when(message.client)}")
         at_cut, gradients = self._backward(message.client, loss, None, received, trained)
         self._pending = PendingGradients(message.client, trained, gradients, count)
         reply = Message("gradients", message.client, "down", {"gradients": at_cut})
@@ -142,18 +134,18 @@ class SplitServer:
 
     def features(self, message: Message) -> Message:
         """U-shaped split, first half of a step: the server half's output, for the client's own head."""
-        trained = self._trained_for(message.client)
-        received, mask = self._receive(message)
+        trained = self.trained_for(message.client)
+        received, mask = self.receive(message)
         with self._running(trained, message):
-            hidden = run_half(self._half_for(message.client), mask, inputs_embeds=received.to(self.base.dtype))
+            hidden = self._hidden(message.client, received, mask)
         self._features[message.client] = (hidden, received)
         return Message("features", message.client, "down", {"features": hidden.detach()})
 
     def answer_gradients(self, message: Message) -> Message:
         """U-shaped split, second half of a step: back-propagate the features' gradient to the cut."""
-        trained = self._trained_for(message.client)
+        trained = self.trained_for(message.client)
         hidden, received = self._features.pop(message.client)
-        require_finite(message.tensors["gradients"], f"gradient sent by {self._when(message.client)}")
+        require_finite(message.tensors["gradients"], f"gradient sent by {self.when(message.client)}")
         at_cut, gradients = self._backward(message.client, hidden, message.tensors["gradients"], received, trained)
         self._pending = PendingGradients(message.client, trained, gradients, int(message.tensors["count"]))
         return Message("gradients", message.client, "down", {"gradients": at_cut})
@@ -217,11 +209,10 @@ class SplitServer:
         name = str(task_id)
         if name not in self.groups:
             raise ConfigError(f"the server has no task group {name!r}, only: {', '.join(self.groups)}")
-        received = activations.detach().to(self.device).requires_grad_()
+        received, trained = activations.detach().to(self.device).requires_grad_(), self.groups[name]
         hidden_BTD = received.unsqueeze(1) if received.dim() == 2 else received
         everything = torch.ones(hidden_BTD.shape[:2], dtype=torch.int64, device=self.device)
         mask_BT = everything if attention_mask is None else attention_mask.to(self.device)
-        trained = self.groups[name]
         with trained.adapters.attached(self.base.model):
             hidden = run_half(self.half, mask_BT, inputs_embeds=hidden_BTD.to(self.base.dtype))
             assert trained.head is not None, "labels: client keeps the head on the clients"
@@ -238,15 +229,16 @@ class SplitServer:
         self.usage = Usage.held(self.half, [p for t in groups for p in t.adapters.parameters()], heads)
         return self.usage
 
-    def _receive(self, message: Message) -> tuple[Tensor, Tensor]:
+    def receive(self, message: Message) -> tuple[Tensor, Tensor]:
+        """Activations, checked, as a leaf in the client's dtype, and the mask (B, T) int64."""
         self.accept()  # of the client before: a sequential update has stepped before the next is served
         activations = message.tensors["activations"]
-        require_finite(activations, f"activation sent by {self._when(message.client)}")
-        # a leaf in the client's dtype, and so is its gradient
+        require_finite(activations, f"activation sent by {self.when(message.client)}")
         received = activations.to(self.device).detach().requires_grad_()
         return received, message.tensors["attention_mask"].to(self.device).long()
 
-    def _when(self, client: str) -> str:
+    def when(self, client: str) -> str:
+        """For error messages."""
         return f"client {client}, round {self._round}, step {self._step}"
 
     @contextmanager
@@ -273,8 +265,8 @@ class SplitServer:
         wanted = [received, *trained.parameters()]
         found = torch.autograd.grad(output, wanted, gradient, allow_unused=True)
         assert found[0] is not None
-        require_finite(found[0], f"gradient for {self._when(client)}")
-        what = f"on the server for {self._when(client)}"
+        require_finite(found[0], f"gradient for {self.when(client)}")
+        what = f"on the server for {self.when(client)}"
         require_finite_gradients(trained.parameters(), found[1:], what, trained.adapters.name_of)
         return found[0], list(found[1:])
 
@@ -283,13 +275,25 @@ class SplitServer:
         if self.usage is not None:
             self.usage.optimizer = sum(state_bytes(t.optimizer) for t in self._all_trained())
 
+    def _hidden(self, client: str, received: Tensor, mask: Tensor) -> Tensor:
+        inputs, half = received.to(self.base.dtype), self.half_for(client)
+        if self.real_tokens and self.usage is None:
+            return run_real_tokens(self.base.model, half, mask, inputs)
+        return run_half(half, mask, inputs_embeds=inputs)
+
     def _all_trained(self) -> list[Trainables]:
         return [*self.groups.values(), *self._copies.values()]
 
-    def _trained_for(self, client: str) -> Trainables:
+    def trained_for(self, client: str) -> Trainables:
+        """What is trained with a client's batches."""
         return self._copies.get(client) or self.groups[self._members[client]]
 
-    def _half_for(self, client: str) -> nn.Module:
+    def task_of(self, client: str) -> BaseTask:
+        """The task of a client."""
+        return self.tasks[self._members[client]]
+
+    def half_for(self, client: str) -> nn.Module:
+        """The blocks above a client's cut."""
         cut = self._cuts.get(client, self.cut)
         if cut not in self._halves:
             self._halves[cut] = server_half(self.base.model, self.base.family, cut)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -60,10 +61,14 @@ class Trainables:
 
         None: a parameter that does not serve this client, whose own cut is deeper.
         """
-        for i, gradient in enumerate(gradients):
+        self.gather_sums([count * g if g is not None else None for g in gradients], count)
+
+    def gather_sums(self, sums: Sequence[Tensor | None], count: int) -> None:
+        """Add gradients of a loss that is a sum over ``count`` labels already."""
+        for i, gradient in enumerate(sums):
             if gradient is not None:
                 sofar = self._sums[i]
-                self._sums[i] = count * gradient if sofar is None else sofar + count * gradient
+                self._sums[i] = gradient if sofar is None else sofar + gradient
                 self._counts[i] += count
                 self._trained_on[i] += count
 
@@ -120,6 +125,14 @@ class Trainables:
         """Drop the optimizer's state of adapters whose values were replaced."""
         if self.optimizer is not None:
             drop_state(self.optimizer, (p for path in paths for p in self.adapters.adapters[path].parameters()))
+
+
+@dataclass(frozen=True)
+class StepLoss:
+    """A client's mean loss and over how many labels it is the mean."""
+
+    mean: float
+    count: int
 
 
 class PendingGradients(NamedTuple):

@@ -55,11 +55,6 @@ class Packing:
         """N."""
         return sum(self.lengths)
 
-    @property
-    def padding(self) -> int:
-        """Places of the padded batch that hold no token."""
-        return self.shape[0] * self.shape[1] - self.tokens
-
     def pack(self, padded: Tensor) -> Tensor:
         """(B, T, ...) to (N, ...)."""
         return padded.flatten(0, 1).index_select(0, self.places)
@@ -81,6 +76,20 @@ def run_packed(base: nn.Module, half: nn.Module, lengths: Sequence[int], positio
     inputs = {name: tensor.unsqueeze(0) for name, tensor in rows.items()}
     with _packed_attention(base, half, lengths):
         return run_half(half, None, position_ids=positions.unsqueeze(0), **inputs)[0]
+
+
+def worth(places: int, tokens: int) -> bool:
+    """Whether a padded batch has so much padding that a row pays, in which attention is called more often."""
+    return places > 1.05 * tokens
+
+
+def run_real_tokens(base: nn.Module, half: nn.Module, mask_BT: Tensor, inputs_BTD: Tensor) -> Tensor:
+    """Hidden states (B, T, D) of an upper half; as a row, and 0 for padding, where there is enough padding to save."""
+    packing = Packing.of(mask_BT)
+    if not worth(mask_BT.numel(), packing.tokens):
+        return run_half(half, mask_BT, inputs_embeds=inputs_BTD)
+    rows_ND = packing.pack(inputs_BTD)
+    return packing.unpack(run_packed(base, half, packing.lengths, packing.positions, inputs_embeds=rows_ND))
 
 
 def positions_of(base: nn.Module, packing: Packing, input_ids: Tensor) -> Tensor:

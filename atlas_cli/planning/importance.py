@@ -17,7 +17,7 @@ from collections.abc import Mapping
 import torch
 
 from atlas_cli.data.collate import batch_indices, collate
-from atlas_cli.engines.in_process import exchange
+from atlas_cli.engines.exchange import exchange
 from atlas_cli.errors import ConfigError
 from atlas_cli.federation.client import SplitClient
 from atlas_cli.federation.parties import Federation

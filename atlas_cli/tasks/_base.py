@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, TypedDict
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 Row = Mapping[str, Any]
@@ -87,6 +88,18 @@ class BaseTask(ABC):
     @abstractmethod
     def loss(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, int]:
         """Mean loss over what counts, and how many count: examples, or label tokens."""
+
+    def targets(self, labels: Tensor) -> Tensor | None:
+        """Of a head that reads each token by itself: what each token must give, (B, T), -100 where nothing counts.
+
+        None: the head reads a sequence as a whole.
+        """
+        return None
+
+    def loss_at(self, logits_NC: Tensor, targets_N: Tensor) -> tuple[Tensor, int]:
+        """``loss`` from the tokens that count alone, and N (0: a loss of 0)."""
+        count = len(targets_N)
+        return F.cross_entropy(logits_NC.float(), targets_N, reduction="sum") / max(count, 1), count
 
     @abstractmethod
     def metric(self) -> Metric:

@@ -100,6 +100,10 @@ class Task(BaseTask):
             raise ConfigError("this task needs a causal model (GPT-2, LLaMA, ...); the model has no output embedding")
         return _Head(lm_head)
 
+    def targets(self, labels: Tensor) -> Tensor:
+        """The next label of each token."""
+        return next_tokens(labels)
+
     def loss(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, int]:
         """Mean cross-entropy of (B, T, V) with the next label of (B, T), and how many labels count (0: a loss of 0)."""
         targets_BT = next_tokens(labels)

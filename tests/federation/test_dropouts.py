@@ -137,14 +137,18 @@ def test_a_crash_with_a_pooled_server_by_hand(make_config):
 def spoil(monkeypatch, where, client="b", number=2, at=1):
     """A value that is not a number on the path of one client, in one step of one round."""
     now = {"when": None}
-    forward, answer, backward = SplitClient.forward, SplitServer.answer, SplitClient.backward
+    begin_step, send, answer = SplitClient.begin_step, SplitClient.send, SplitServer.answer
+    backward_penalty = SplitClient.backward_penalty
 
     def due(name):
         return name == client and now["when"] == (number, at)
 
-    def spoilt_forward(self, batch, round_number, step, labels):
+    def noted_begin_step(self, round_number, step):
         now["when"] = (round_number, step)
-        message = forward(self, batch, round_number, step, labels)
+        begin_step(self, round_number, step)
+
+    def spoilt_send(self, activations, mask, labels):
+        message = send(self, activations, mask, labels)
         if where == "activations" and due(self.name):
             message.tensors["activations"] = message.tensors["activations"] * torch.nan
         return message
@@ -155,14 +159,15 @@ def spoil(monkeypatch, where, client="b", number=2, at=1):
             reply.tensors["gradients"] = reply.tensors["gradients"] * torch.inf
         return reply, loss
 
-    def spoilt_backward(self, gradients):
-        backward(self, gradients)
+    def spoilt_end_of_backward(self):
+        backward_penalty(self)
         if where == "own gradient" and due(self.name):
             next(iter(self.adapters.adapters.values())).lora_B.grad[0, 0] = torch.nan
 
-    monkeypatch.setattr(SplitClient, "forward", spoilt_forward)
+    monkeypatch.setattr(SplitClient, "begin_step", noted_begin_step)
+    monkeypatch.setattr(SplitClient, "send", spoilt_send)
     monkeypatch.setattr(SplitServer, "answer", spoilt_answer)
-    monkeypatch.setattr(SplitClient, "backward", spoilt_backward)
+    monkeypatch.setattr(SplitClient, "backward_penalty", spoilt_end_of_backward)
 
 
 QUERY = "encoder.layer.0.attention.self.query"
