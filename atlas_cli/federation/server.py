@@ -25,7 +25,7 @@ from atlas_cli.federation.protocol import Message
 from atlas_cli.federation.trainables import PendingGradients, StepLoss, Trainables, build_head, build_trainables
 from atlas_cli.models.load import FrozenBase, shared_base
 from atlas_cli.models.packed import run_real_tokens
-from atlas_cli.models.split import run_half, server_half
+from atlas_cli.models.split import run_half
 from atlas_cli.tasks import build as build_task
 from atlas_cli.tasks._base import BaseTask
 
@@ -66,8 +66,7 @@ class SplitServer:
         self.training = training or TrainingConfig()
         self.seed = seed
         self.cut = self.base.check_cut(split_layer)
-        self.half = server_half(self.base.model, self.base.family, self.cut)
-        self._halves = {self.cut: self.half}
+        self.half = self.base.server_half(self.cut)
         pooling = "last" if self.base.family.causal else "mean"
         classes = [str(c) for c in range(num_classes)]
         self.tasks: dict[str, BaseTask] = (
@@ -294,7 +293,8 @@ class SplitServer:
 
     def half_for(self, client: str) -> nn.Module:
         """The blocks above a client's cut."""
-        cut = self._cuts.get(client, self.cut)
-        if cut not in self._halves:
-            self._halves[cut] = server_half(self.base.model, self.base.family, cut)
-        return self._halves[cut]
+        return self.base.server_half(self.cut_of(client))
+
+    def cut_of(self, client: str) -> int:
+        """How many blocks a client keeps."""
+        return self._cuts.get(client, self.cut)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from atlas_cli.federation.numerics import require_finite, require_finite_gradients
 from atlas_cli.federation.protocol import Message
 from atlas_cli.federation.trainables import StepLoss, Trainables
+from atlas_cli.models.last_block import run_last_block
 from atlas_cli.models.load import FrozenBase
 from atlas_cli.models.packed import Packing, run_packed
 from atlas_cli.models.segments import Segment, attached_segments
@@ -53,7 +55,7 @@ def answer_all(server: SplitServer, messages: Sequence[Message]) -> list[tuple[M
         Served(server.trained_for(message.client), server.task_of(message.client), *arrived, message.tensors["labels"])
         for message, arrived in zip(messages, received, strict=True)
     ]
-    losses, counts, at_cut, gathered = _serve(server.base, server.half_for(messages[0].client), served)
+    losses, counts, at_cut, gathered = _serve(server.base, server.cut_of(messages[0].client), served)
     for message, loss, gradient in zip(messages, losses, at_cut, strict=True):
         require_finite(loss, f"loss of {server.when(message.client)}")
         require_finite(gradient, f"gradient for {server.when(message.client)}")
@@ -69,7 +71,7 @@ def answer_all(server: SplitServer, messages: Sequence[Message]) -> list[tuple[M
 
 
 def _serve(
-    base: FrozenBase, half: nn.Module, clients: Sequence[Served]
+    base: FrozenBase, cut: int, clients: Sequence[Served]
 ) -> tuple[list[Tensor], list[int], list[Tensor], list[Gathered]]:
     """Forward, losses and backward for clients of one cut and dtype.
 
@@ -80,15 +82,10 @@ def _serve(
     packings = [Packing.of(client.mask) for client in clients]
     sizes = [packing.tokens for packing in packings]
     received_ND = torch.cat([p.pack(c.received) for p, c in zip(packings, clients, strict=True)]).requires_grad_()
-    runs = groupby(zip(clients, sizes, strict=True), key=lambda pair: id(pair[0].trained))
-    neighbours = [list(run) for _, run in runs]
-    segments = [Segment(run[0][0].trained.adapters, sum(size for _, size in run)) for run in neighbours]
-    lengths = [length for packing in packings for length in packing.lengths]
-    positions = torch.cat([packing.positions for packing in packings])
-    with attached_segments(base.model, segments):
-        hidden_ND = run_packed(base.model, half, lengths, positions, inputs_embeds=received_ND.to(base.dtype))
-        parts = zip(clients, packings, hidden_ND.split(sizes), strict=True)
-        losses, counts = zip(*(_loss(*part) for part in parts), strict=True)
+    reads = [_reads(client, packing) for client, packing in zip(clients, packings, strict=True)]
+    hidden_SD = _hidden(base, cut, clients, packings, reads, received_ND.to(base.dtype))
+    parts = hidden_SD.split([int(read.sum()) for read in reads])
+    losses, counts = zip(*(_loss(*each) for each in zip(clients, packings, parts, strict=True)), strict=True)
     trained = list({id(client.trained): client.trained for client in clients}.values())
     wanted = [parameter for each in trained for parameter in each.parameters()]
     total = torch.stack([loss * count for loss, count in zip(losses, counts, strict=True)]).sum()
@@ -105,14 +102,51 @@ def _serve(
     return [loss.detach() for loss in losses], list(counts), at_cut, gathered
 
 
-def _loss(client: Served, packing: Packing, hidden_ND: Tensor) -> tuple[Tensor, int]:
-    """A client's mean loss and its count; a head that reads each token by itself computes those with a label."""
+def _reads(client: Served, packing: Packing) -> Tensor:
+    """Which of a client's tokens its head reads, (N,) bool."""
+    read_BT = client.task.reads(client.labels, client.mask)
+    return torch.ones_like(packing.places, dtype=torch.bool) if read_BT is None else packing.pack(read_BT)
+
+
+def _hidden(
+    base: FrozenBase,
+    cut: int,
+    clients: Sequence[Served],
+    packings: Sequence[Packing],
+    reads: Sequence[Tensor],
+    rows_ND: Tensor,
+) -> Tensor:
+    """(S, D): the last hidden states of the tokens that are read."""
+    lengths = [length for packing in packings for length in packing.lengths]
+    positions, read_N = torch.cat([packing.positions for packing in packings]), torch.cat(list(reads))
+    read = read_N.nonzero().squeeze(1)
+
+    def attached(only_read: bool) -> AbstractContextManager[None]:
+        sizes = [int(r.sum()) if only_read else len(r) for r in reads]
+        runs = groupby(zip(clients, sizes, strict=True), key=lambda pair: id(pair[0].trained))
+        neighbours = [list(run) for _, run in runs]
+        segments = [Segment(run[0][0].trained.adapters, sum(size for _, size in run)) for run in neighbours]
+        return attached_segments(base.model, segments)
+
+    last = base.n_layers - 1
+    if cut > last or 2 * len(read) > len(read_N):
+        with attached(False):
+            half = base.server_half(cut)
+            return run_packed(base.model, half, lengths, positions, inputs_embeds=rows_ND).index_select(0, read)
+    if cut < last:
+        with attached(False):
+            rows_ND = run_packed(base.model, base.between(cut, last), lengths, positions, inputs_embeds=rows_ND)
+    return run_last_block(base.model, base.server_half(last), lengths, positions, read, rows_ND, attached)
+
+
+def _loss(client: Served, packing: Packing, hidden_SD: Tensor) -> tuple[Tensor, int]:
+    """A client's mean loss and its count, from the tokens that its head reads."""
     head = client.trained.head
     assert head is not None
-    targets_BT = client.task.targets(client.labels)
-    if targets_BT is None:
-        return client.task.loss(head(packing.unpack(hidden_ND), client.mask), client.labels)
-    targets_N = packing.pack(targets_BT)
-    read = (targets_N != IGNORE).nonzero().squeeze(1)
-    logits = head(hidden_ND.index_select(0, read).unsqueeze(0), torch.ones_like(read).unsqueeze(0))
-    return client.task.loss_at(logits.squeeze(0), targets_N[read])
+    if (targets_BT := client.task.targets(client.labels)) is not None:
+        logits = head(hidden_SD.unsqueeze(0), hidden_SD.new_ones(1, len(hidden_SD)))
+        return client.task.loss_at(logits.squeeze(0), targets_BT[targets_BT != IGNORE])
+    if len(hidden_SD) == packing.tokens:
+        return client.task.loss(head(packing.unpack(hidden_SD), client.mask), client.labels)
+    # one token of each sequence: whatever pools it gives it back
+    return client.task.loss(head(hidden_SD.unsqueeze(1), torch.ones_like(client.mask[:, :1])), client.labels)

@@ -17,7 +17,7 @@ from atlas_cli.errors import ConfigError, ResourceError
 from atlas_cli.models.families import Family, family_of
 from atlas_cli.models.gelu import fuse_gelu
 from atlas_cli.models.resolve import Source, locate, model_config, reason
-from atlas_cli.models.split import client_half
+from atlas_cli.models.split import client_half, client_part, server_half
 from atlas_cli.runs.hashing import sha256_tensors
 from atlas_cli.seeding import forked
 
@@ -41,13 +41,26 @@ class FrozenBase:
     init: str
     sha256: str
     fused_gelu: int = 0
-    _halves: dict[int, nn.Module] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _views: dict[tuple[int, int | None], nn.Module] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def client_half(self, cut: int) -> nn.Module:
         """Blocks ``0 .. cut-1`` with the input side: one view for all clients that are cut there."""
-        if cut not in self._halves:
-            self._halves[cut] = client_half(self.model, self.family, cut)
-        return self._halves[cut]
+        return self.between(0, cut)
+
+    def server_half(self, cut: int) -> nn.Module:
+        """Blocks ``cut ..`` with the final norm, one view."""
+        return self.between(cut, None)
+
+    def between(self, first: int, last: int | None) -> nn.Module:
+        """Blocks ``first .. last-1``, one view; to the end, with the final norm, where ``last`` is None."""
+        if (first, last) not in self._views:
+            base, family = self.model, self.family
+            if last is None:
+                view = server_half(base, family, first)
+            else:
+                view = client_part(base, family, first, last) if first else client_half(base, family, last)
+            self._views[first, last] = view
+        return self._views[first, last]
 
     @property
     def config(self) -> Any:

@@ -8,10 +8,11 @@ which look their attention function up by name.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -73,9 +74,14 @@ def run_packed(base: nn.Module, half: nn.Module, lengths: Sequence[int], positio
         positions: (N,) position of each token as the model numbers them, see ``positions_of``.
         rows: ``input_ids`` (N,), with ``token_type_ids`` (N,) where there are some, or ``inputs_embeds`` (N, D).
     """
+    with attending(base, half, partial(_each_to_itself, lengths)):
+        return run_row(half, positions, **rows)
+
+
+def run_row(half: nn.Module, positions: Tensor, **rows: Tensor) -> Tensor:
+    """(N, D): ``half`` over one row, with attention as it is set."""
     inputs = {name: tensor.unsqueeze(0) for name, tensor in rows.items()}
-    with _packed_attention(base, half, lengths):
-        return run_half(half, None, position_ids=positions.unsqueeze(0), **inputs)[0]
+    return run_half(half, None, position_ids=positions.unsqueeze(0), **inputs)[0]
 
 
 def worth(places: int, tokens: int) -> bool:
@@ -105,40 +111,53 @@ def positions_of(base: nn.Module, packing: Packing, input_ids: Tensor) -> Tensor
     return packing.pack(numbered(input_ids, embeddings.padding_idx, 0))
 
 
+def _each_to_itself(
+    lengths: Sequence[int], module: nn.Module, query: Tensor, key: Tensor, value: Tensor, **options: Any
+) -> Tensor:
+    """Attention inside each sequence: one call for every run of neighbours of equal length."""
+    runs = [(length, len(list(same))) for length, same in groupby(lengths)]
+    sizes = [length * count for length, count in runs]
+    outputs = []
+    for (length, count), *parts in zip(runs, *(t.split(sizes, 2) for t in (query, key, value)), strict=True):
+        q, k, v = (of_sequences(part, count) for part in parts)
+        window = options.get("sliding_window")
+        mask = seen(range(length), length, window, query.device) if window is not None and length > window else None
+        outputs.append(sdpa_attention_forward(module, q, k, v, mask, **options)[0].flatten(0, 1))
+    return torch.cat(outputs).unsqueeze(0)
+
+
+def of_sequences(part: Tensor, count: int) -> Tensor:
+    """A stretch (1, H, count * L, D_head) of a row as (count, H, L, D_head), without a copy."""
+    return part[0].unflatten(1, (count, -1)).transpose(0, 1)
+
+
+def seen(places: Sequence[int], length: int, window: int | None, device: torch.device) -> Tensor:
+    """Which of ``length`` tokens those at ``places`` see, (1, 1, Q, T): themselves and (``window`` - 1 of) those
+    before."""
+    before = torch.tensor(places, device=device)[:, None] - torch.arange(length, device=device)
+    return ((before >= 0) if window is None else (before >= 0) & (before < window))[None, None]
+
+
+Attend = Callable[..., Tensor]
+_attend: ContextVar[Attend] = ContextVar("what attention of the row that is computed does")
+
+
 def _attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, None]:
     """Queries, keys and values (1, H, N, D_head) to (1, N, H, D_head)."""
-    runs = [(length, len(list(same))) for length, same in groupby(_lengths.get())]
-    sizes = [length * count for length, count in runs]
-    window = options.get("sliding_window")
-    outputs = []
-    for (length, count), *parts in zip(runs, *(t.split(sizes, 2) for t in (query, key, value)), strict=True):
-        q, k, v = (
-            part[0].unflatten(1, (count, length)).transpose(0, 1) for part in parts
-        )  # (count, H, length, D_head)
-        mask = _within(window, length, query.device) if window is not None and length > window else None
-        output, _ = sdpa_attention_forward(module, q, k, v, mask, **options)
-        outputs.append(output.flatten(0, 1))
-    return torch.cat(outputs).unsqueeze(0), None
+    return _attend.get()(module, query, key, value, **options), None
 
 
-def _within(window: int, length: int, device: torch.device) -> Tensor:
-    """Which earlier tokens a token sees, (1, 1, T, T): itself and the ``window`` - 1 before it."""
-    at = torch.arange(length, device=device)
-    before = at[:, None] - at
-    return ((before >= 0) & (before < window))[None, None]
-
-
-_lengths: ContextVar[tuple[int, ...]] = ContextVar("lengths of the sequences in the row that is computed")
 AttentionInterface.register(ATTENTION, _attention)
 
 
 @contextmanager
-def _packed_attention(base: nn.Module, half: nn.Module, lengths: Sequence[int]) -> Iterator[None]:
+def attending(base: nn.Module, half: nn.Module, attend: Attend) -> Iterator[None]:
+    """Inside the block, attention in ``half`` of ``base`` is ``attend(module, query, key, value, **options)``."""
     configs: tuple[Any, Any] = (base.config, half.config)  # attention modules look in the first, masks in the second
     before = [config._attn_implementation for config in configs]
-    token = _lengths.set(tuple(lengths))
+    token = _attend.set(attend)
     try:
         for config in configs:
             config._attn_implementation = ATTENTION
@@ -146,4 +165,4 @@ def _packed_attention(base: nn.Module, half: nn.Module, lengths: Sequence[int]) 
     finally:
         for config, name in zip(configs, before, strict=True):
             config._attn_implementation = name
-        _lengths.reset(token)
+        _attend.reset(token)

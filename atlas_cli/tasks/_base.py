@@ -89,6 +89,11 @@ class BaseTask(ABC):
     def loss(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, int]:
         """Mean loss over what counts, and how many count: examples, or label tokens."""
 
+    def reads(self, labels: Tensor, mask_BT: Tensor) -> Tensor | None:
+        """The tokens whose hidden states the loss depends on, (B, T) bool; None: all."""
+        targets = self.targets(labels)
+        return None if targets is None else targets != IGNORE
+
     def targets(self, labels: Tensor) -> Tensor | None:
         """Of a head that reads each token by itself: what each token must give, (B, T), -100 where nothing counts.
 
@@ -104,6 +109,14 @@ class BaseTask(ABC):
     @abstractmethod
     def metric(self) -> Metric:
         """A fresh accumulator."""
+
+
+def pooled_token(pooling: str, mask_BT: Tensor) -> Tensor | None:
+    """The one token of each sequence that pooling reads, (B, T) bool; None where it reads all."""
+    if pooling == "mean":
+        return None
+    read_B = mask_BT.long().sum(1) - 1 if pooling == "last" else torch.zeros_like(mask_BT[:, 0])
+    return F.one_hot(read_B.long(), mask_BT.shape[1]).bool()
 
 
 class SequencePooling(nn.Module):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from atlas_cli.errors import ConfigError
 from atlas_cli.tasks import _rows
-from atlas_cli.tasks._base import BaseTask, Feature, Metric, Row, SequencePooling
+from atlas_cli.tasks._base import BaseTask, Feature, Metric, Row, SequencePooling, pooled_token
 from atlas_cli.tasks._heads import Classifier
 from atlas_cli.tasks._metrics import RunningLoss, macro_f1
 
@@ -97,6 +97,10 @@ class Task(BaseTask):
     def build_head(self, hidden_size: int, lm_head: nn.Module | None) -> nn.Module:
         """Pooling and one linear layer; D * C + C parameters."""
         return _Head(hidden_size, len(self.classes), self.pooling)
+
+    def reads(self, labels: Tensor, mask_BT: Tensor) -> Tensor | None:
+        """What is pooled."""
+        return pooled_token(self.pooling, mask_BT)
 
     def loss(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, int]:
         """Mean cross-entropy of (B, C) and (B,), and B."""

@@ -12,6 +12,7 @@ from tiny_models import CONFIGS, VOCABULARY, tiny_model
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from atlas_cli.models.families import family_of
+from atlas_cli.models.last_block import run_last_block
 from atlas_cli.models.load import as_base
 from atlas_cli.models.lora import AdapterSet, build_adapters
 from atlas_cli.models.packed import Packing, positions_of, run_packed
@@ -130,6 +131,40 @@ def test_adapters_by_segment_give_each_client_its_own_outputs_and_gradients(fami
         for gradient, right in zip(got, expected, strict=False):
             same(gradient, right)
         got = got[len(parameters) :]
+
+
+READS = {
+    "last": lambda i, length: [length - 1],
+    "first": lambda i, length: [0],
+    "some, and of some none": lambda i, length: list(range(i % 2, length, 3)) if i % 3 else [],
+}
+
+
+@pytest.mark.parametrize("reads", READS)
+@pytest.mark.parametrize("family", CONFIGS)
+def test_the_last_block_for_the_tokens_that_are_read(family, reads):
+    """Outputs, and gradients of adapters and of what the block is given; also beyond a sliding window."""
+    base = shared(family)
+    lengths = (7, 3, 5, 5, 1, 3, 3)
+    packing = Packing.of(batch(lengths)[1])
+    read = torch.tensor([sum(lengths[:i]) + place for i, n in enumerate(lengths) for place in READS[reads](i, n)])
+    found = adapters(base, {2: 2, 3: 3}, seed=1)
+    rows = torch.randn(packing.tokens, 32, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    rows.requires_grad_()
+    wanted = [rows, *(p for path, a in found.adapters.items() if ".3." in path for p in a.parameters())]
+    last = server_half(base.model, base.family, 3)
+
+    def attached(only_read):
+        return attached_segments(base.model, [Segment(found, len(read) if only_read else packing.tokens)])
+
+    with attached(False):
+        whole = run_packed(base.model, last, lengths, packing.positions, inputs_embeds=rows)[read]
+    ours = run_last_block(base.model, last, lengths, packing.positions, read, rows, attached)
+    same(ours, whole)
+    weights = torch.randn(ours.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    expected = torch.autograd.grad((whole * weights).sum(), wanted)
+    for a, b in zip(torch.autograd.grad((ours * weights).sum(), wanted), expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)  # LLaMA's norm is in float32, and is run twice
 
 
 def test_a_row_costs_what_its_real_tokens_cost():

@@ -16,11 +16,10 @@ from transformers import AutoModelForQuestionAnswering, AutoModelForTokenClassif
 from atlas_cli import tasks
 from atlas_cli.config.schema import LoraConfig, TrainingConfig
 from atlas_cli.data.collate import collate
-from atlas_cli.federation import server as server_module
 from atlas_cli.federation.client import SplitClient
 from atlas_cli.federation.server import SplitServer
 from atlas_cli.models.families import family_of
-from atlas_cli.models.load import as_base
+from atlas_cli.models.load import FrozenBase, as_base
 from atlas_cli.models.split import server_half
 
 N_LAYERS = 4
@@ -248,6 +247,7 @@ def test_bfloat16_base(family, task_name):
 def test_a_server_cut_elsewhere_is_not_the_model(server_cut, monkeypatch):
     """The comparison has power: the same parts with one block run twice, or left out, give another loss."""
     right = split_pass(shared("llama"), 2, "causal-lm", PADDED)
-    monkeypatch.setattr(server_module, "server_half", lambda base, family, cut: server_half(base, family, server_cut))
+    wrong_half = server_half(shared("llama").model, shared("llama").family, server_cut)
+    monkeypatch.setattr(FrozenBase, "server_half", lambda base, cut: wrong_half)
     wrong = split_pass(shared("llama"), 2, "causal-lm", PADDED)
     assert abs(wrong.loss - right.loss) > 1e-4

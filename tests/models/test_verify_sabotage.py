@@ -2,6 +2,7 @@
 
 import copy
 import json
+from functools import cache
 
 import pytest
 import torch
@@ -9,7 +10,6 @@ from tiny_models import WORDS
 
 from atlas_cli.config.schema import ExperimentConfig
 from atlas_cli.errors import AtlasError
-from atlas_cli.federation import server as server_module
 from atlas_cli.federation.build import build
 from atlas_cli.federation.client import SplitClient
 from atlas_cli.federation.server import SplitServer
@@ -119,7 +119,7 @@ def embeddings_twice(patch, federation):
 
 def server_cut(layer):
     def sabotage(patch, federation):
-        patch.setattr(server_module, "server_half", lambda base, family, cut: server_half(base, family, layer))
+        patch.setattr(FrozenBase, "server_half", lambda base, cut: server_half(base.model, base.family, layer))
 
     return sabotage
 
@@ -143,13 +143,14 @@ def adapter_of_block_1_dropped(patch, federation):
 
 
 def upper_adapter_dropped(patch, federation):
+    @cache  # a copy that is made while the adapter is attached would have it
     def half(base, family, cut):
         made = server_half(base, family, cut)
         blocks = blocks_of(made, family)
         blocks[0] = copy.deepcopy(blocks[0])
         return made
 
-    patch.setattr(server_module, "server_half", half)
+    patch.setattr(FrozenBase, "server_half", lambda base, cut: half(base.model, base.family, cut))
 
 
 def no_final_norm(patch, federation):
@@ -158,7 +159,7 @@ def no_final_norm(patch, federation):
         setattr(made, family.final_norm, torch.nn.Identity())
         return made
 
-    patch.setattr(server_module, "server_half", half)
+    patch.setattr(FrozenBase, "server_half", lambda base, cut: half(base.model, base.family, cut))
 
 
 def padding_attended(patch, federation):
