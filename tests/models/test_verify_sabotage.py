@@ -2,7 +2,6 @@
 
 import copy
 import json
-from functools import cache
 
 import pytest
 import torch
@@ -143,14 +142,16 @@ def adapter_of_block_1_dropped(patch, federation):
 
 
 def upper_adapter_dropped(patch, federation):
-    @cache  # a copy that is made while the adapter is attached would have it
-    def half(base, family, cut):
-        made = server_half(base, family, cut)
-        blocks = blocks_of(made, family)
-        blocks[0] = copy.deepcopy(blocks[0])
-        return made
+    halves = {}  # a copy that is made while the adapter is attached would have it
 
-    patch.setattr(FrozenBase, "server_half", lambda base, cut: half(base.model, base.family, cut))
+    def half(base, cut):
+        if cut not in halves:
+            halves[cut] = server_half(base.model, base.family, cut)
+            blocks = blocks_of(halves[cut], base.family)
+            blocks[0] = copy.deepcopy(blocks[0])
+        return halves[cut]
+
+    patch.setattr(FrozenBase, "server_half", half)
 
 
 def no_final_norm(patch, federation):
