@@ -257,8 +257,8 @@ class Recorder:
     def _end_measuring(self) -> None:
         if self.run is not None:
             self.run.write_json("memory.json", self._memory())
-        for party in self.federation.clients.values():
-            party.usage = None
+        for name in self._usages:
+            self.federation.clients[name].usage = None
         if self.federation.server is not None:
             self.federation.server.usage = None
 
