@@ -2,14 +2,16 @@
 
     python benchmarks/scale.py            a small random GPT-2, 1 to 1,000 clients: half a minute
     python benchmarks/scale.py --gpt2     the size of GPT-2
-    python benchmarks/scale.py --large    10,000 clients, too
+    python benchmarks/scale.py --large    10,000 clients, too, and with engine.offload
+    python benchmarks/scale.py --huge     100,000 with engine.offload, too
 
 Prints, by number of clients: seconds to create them over a base that is loaded (plan, data and parties); by how much
 the process grows for each, beside the formula; and seconds of a round of a fixed cohort, its records and the copies for
 its checkpoint among them. The formula: adapters of 4 r (d_in + d_out) bytes a layer. What the process needs once is
 spread over the clients, so that only the last rows say what a client costs. A cohort's optimizer moments come on top,
-twice its adapters, until the next delivery. Each number of clients has a process of its own, so that nobody uses what
-another freed.
+twice its adapters, until the next delivery. With offload, the memory of a client is that of one that is away.
+The last column is by how much the process grew at most, rounds included. Each number of clients has a process of its
+own, so that nobody uses what another freed.
 """
 
 from __future__ import annotations
@@ -38,22 +40,27 @@ from atlas_cli.reports.progress import PlainProgress
 from atlas_cli.runs.directory import RunDirectory
 
 COHORT, ROUNDS, RANK = 8, 5, 8
+OFFLOAD = "1 MiB"
 SMALL = {"n_embd": 128, "n_head": 4, "n_layer": 4}
-COLUMNS = ("clients", "build, s", "KiB a client", "formula, KiB", "over it, KiB", "round, s")
+COLUMNS = ("clients", "build, s", "KiB a client", "formula, KiB", "over it, KiB", "round, s", "most, MiB")
 
 
 def main() -> None:
     """Measure, print the table and write what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gpt2", action="store_true", help="12 blocks of width 768")
-    parser.add_argument("--large", action="store_true", help="10,000 clients, too")
+    parser.add_argument("--large", action="store_true", help="10,000 clients, too, with and without offload")
+    parser.add_argument("--huge", action="store_true", help="100,000 clients with offload, too: ten minutes")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="draw them: .png or .svg")
     args = parser.parse_args()
     found = []
-    for count in (1, 10, 100, 1000, *((10_000,) if args.large else ())):
+    sizes = [(count, False) for count in (1, 10, 100, 1000)]
+    sizes += [(10_000, False), (10_000, True)] if args.large or args.huge else []
+    sizes += [(100_000, True)] if args.huge else []
+    for count, offload in sizes:
         with multiprocessing.get_context("spawn").Pool(1) as pool:
-            found.append(pool.apply(measure, (count, args.gpt2)))
+            found.append(pool.apply(measure, (count, args.gpt2, offload)))
         print(f"{count} clients measured", flush=True)
     table(found)
     if args.json:
@@ -62,29 +69,38 @@ def main() -> None:
         draw(found, args.picture)
 
 
-def measure(count: int, gpt2: bool) -> dict[str, float]:
+def measure(count: int, gpt2: bool, offload: bool = False) -> dict[str, float]:
     """All figures for a number of clients, in this process."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         base = load_base((one := experiment(Path(folder), 1, gpt2)).model, seed=one.seed)
         _over(base, one)  # imports, and what is made once in a process
-        config = experiment(Path(folder), count, gpt2)
+        config = experiment(Path(folder), count, gpt2, offload)
+        began = time.perf_counter()
         plan = make_plan(config)
+        planned = time.perf_counter() - began
         before, began = resident(), time.perf_counter()
         federation = _over(base, config)
         seconds, grown = time.perf_counter() - began, resident() - before
-        rounds = _rounds(federation, RunDirectory.create(folder, "scale", 0))
+        rounds, most = _rounds(federation, RunDirectory.create(folder, "scale", 0))
+        on_disk = 0 if federation.offload is None else federation.offload.store.peak_disk_bytes
+        if federation.offload is not None:
+            federation.offload.store.close()
     return {
         "clients": count,
+        "offload": offload,
+        "plan_seconds": planned,
         "build_seconds": seconds,
         "bytes_a_client": grown / count,
         "formula_bytes": 4 * plan.adapter_parameters(plan.clients[0].ranks),
         "round_seconds": statistics.median(rounds[2:-1]),  # 0 sends the base, 1 is measured, the last reaches everybody
         "first_delivery_seconds": rounds[0],
+        "grown_bytes": most - before,
+        "disk_bytes": on_disk,
     }
 
 
-def experiment(folder: Path, count: int, gpt2: bool) -> ExperimentConfig:
+def experiment(folder: Path, count: int, gpt2: bool, offload: bool = False) -> ExperimentConfig:
     """One task group; a row of 8 words a client and 16 to test on."""
     rows = [f"{' '.join('abcdefgh'[(i >> n) % 8] for n in range(8))} {i},{'ab'[i % 2]}" for i in range(count + 400)]
     (folder / "rows.csv").write_text("\n".join(["text,label", *rows]) + "\n", encoding="utf-8")
@@ -100,6 +116,8 @@ def experiment(folder: Path, count: int, gpt2: bool) -> ExperimentConfig:
         "clients": {"c": {"task_group": "g", "rank": RANK, "count": count}},
         "partition": {"scheme": "iid", "min_examples": 1},
         "evaluation": {"every": ROUNDS},
+        "engine": {"offload": OFFLOAD if offload else None},
+        "output": {"dir": str(folder)},
         "training": {
             "rounds": ROUNDS,
             "local_steps": 2,
@@ -119,18 +137,19 @@ def _over(base: FrozenBase, config: ExperimentConfig) -> building.Federation:
         building.load_base = load
 
 
-def _rounds(federation: building.Federation, run: RunDirectory) -> list[float]:
-    """Seconds of rounds 0, 1, ..., with their records and the copies that a checkpoint is written from."""
+def _rounds(federation: building.Federation, run: RunDirectory) -> tuple[list[float], int]:
+    """Seconds of rounds 0, 1, ..., with records and copies for a checkpoint; the most memory after one of them."""
     progress, copies = PlainProgress(Console(quiet=True)), Copies()
     progress.start(ROUNDS, 2, federation.group_names)
-    marks = [time.perf_counter()]
+    marks, sizes = [time.perf_counter()], [resident()]
 
     def done(_number: int) -> None:
         capture(federation, copies)
         marks.append(time.perf_counter())
+        sizes.append(resident())
 
     train(federation, Recorder(federation, run, progress), done)
-    return [after - before for before, after in pairwise(marks)]
+    return [after - before for before, after in pairwise(marks)], max(sizes)
 
 
 def resident() -> int:
@@ -145,7 +164,8 @@ def table(found: Sequence[Mapping[str, float]]) -> None:
     for row in found:
         held, formula = row["bytes_a_client"] / 1024, row["formula_bytes"] / 1024
         cells = f"{row['build_seconds']:.2f} | {held:.1f} | {formula:.1f} | {held - formula:.1f}"
-        print(f"| {row['clients']:,} | {cells} | {row['round_seconds']:.3f} |")
+        name = f"{row['clients']:,}{', offloaded' if row['offload'] else ''}"
+        print(f"| {name} | {cells} | {row['round_seconds']:.3f} | {row['grown_bytes'] / 2**20:.0f} |")
     print(f"\ncohort: {COHORT} clients (all where there are fewer), 2 local steps of up to 4 examples")
 
 
@@ -157,9 +177,12 @@ def draw(found: Sequence[Mapping[str, float]], path: Path) -> None:
     axes = figure.add_subplot(
         xscale="log", yscale="log", xlabel="clients over one base", ylabel="seconds", title="Cost of many clients"
     )
-    counts = [row["clients"] for row in found]
     for key, label in (("build_seconds", "create all"), ("round_seconds", f"a round of a cohort of {COHORT}")):
-        axes.plot(counts, [row[key] for row in found], marker="o", label=label)
+        for away in (False, True):
+            rows = [row for row in found if bool(row["offload"]) is away]
+            if rows:
+                how = {"linestyle": "--", "label": f"{label}, offloaded"} if away else {"label": label}
+                axes.plot([row["clients"] for row in rows], [row[key] for row in rows], marker="o", **how)
     axes.legend()
     figure.savefig(path)
 

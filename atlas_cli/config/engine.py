@@ -23,3 +23,8 @@ class EngineConfig(Section):
         description="memory for the outputs of blocks below a client's lowest adapter, computed once per text, e.g. "
         "512 MiB; what does not fit goes to a temporary folder under output.dir; null: computed anew every step",
     )
+    offload: Annotated[str, quantity(parse_bytes)] | None = Field(
+        None,
+        description="memory for what clients own that take no part in a round, e.g. 1 GiB; what does not fit goes to a "
+        "temporary folder under output.dir; null: all clients stay in memory",
+    )

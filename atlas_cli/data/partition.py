@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -146,8 +147,11 @@ def _by_column(
         )
     shards: Shards = [[] for _ in range(clients)]
     shuffled = rng.permutation(sorted(by_value)).tolist()
+    fewest = [(0, i) for i in range(clients)]  # a heap
     for value in sorted(shuffled, key=lambda value: -len(by_value[value])):
-        min(shards, key=len).extend(by_value[value])
+        _, i = heapq.heappop(fewest)
+        shards[i] += by_value[value]
+        heapq.heappush(fewest, (len(shards[i]), i))
     return shards
 
 

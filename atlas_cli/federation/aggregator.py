@@ -68,7 +68,8 @@ class Aggregator:
         self.version = dict.fromkeys(groups, 0)
         self.uppers = dict(uppers or {})
         self.features = {
-            path: features_of(base.get_submodule(path)) for m in members.values() for path in m.adapters.adapters
+            path: features_of(base.get_submodule(path))
+            for path in dict.fromkeys(path for m in members.values() for path in m.ranks)
         }
 
     def start_group(self, group: str) -> None:
@@ -136,6 +137,11 @@ class Aggregator:
         members = [m for m in self.members.values() if m.group == group]
         return delivery_errors(self.method, merge.adapters, members, updates, merge.target or merge.adapters)
 
+    def is_behind(self, client: str) -> bool:
+        """Whether its group has anything for a client that it was not sent."""
+        member = self.members[client]
+        return member.version < 0 or (self.exchanges and member.version != self.version[member.group])
+
     def deliver(self, client: str, ledger: Ledger) -> set[str]:
         """Bring a client to its group's current version, if it is behind; the parts ("A", "B", "head") it replaced.
 
@@ -144,7 +150,7 @@ class Aggregator:
         """
         member = self.members[client]
         first = member.version < 0
-        if member.version == self.version[member.group] or (not self.exchanges and not first):
+        if not self.is_behind(client):
             return set()
         scales, before = scales_of(member.adapters), member.adapters.state()
         # what a client has not been given yet is no update of its own to keep

@@ -17,15 +17,16 @@ from atlas_cli.federation.centralized import pooled
 from atlas_cli.federation.client import SplitClient
 from atlas_cli.federation.evaluation import Evaluator
 from atlas_cli.federation.members import Member, weight_of
+from atlas_cli.federation.offload import Party, exchanged, offload_of
 from atlas_cli.federation.parties import Federation
-from atlas_cli.federation.prefixes import give_prefixes
+from atlas_cli.federation.prefixes import first_changing, give_prefix, prefix_cache_of
 from atlas_cli.federation.pruning import penalty_of
 from atlas_cli.federation.server import SplitServer
 from atlas_cli.federation.trainables import build_head
 from atlas_cli.federation.unsplit import UnsplitClient
 from atlas_cli.federation.warm_start import start_from
 from atlas_cli.models.load import FrozenBase, load_base, load_tokenizer, require_vocabulary
-from atlas_cli.models.lora import AdapterSet, build_adapters, joined
+from atlas_cli.models.lora import AdapterSet, build_adapters
 from atlas_cli.models.placement import by_layer, layer_of
 from atlas_cli.models.stored import stored_as
 from atlas_cli.planning.merging import method_of, options_of
@@ -71,23 +72,37 @@ def build(config: ExperimentConfig, plan: Plan | None = None) -> Federation:
     method = method_of(config)
     causal = any(task.causal_only for task in tasks.values())
     bases = client_bases(plan, base, split, output=heads_on_clients and causal)
-    clients = {c.name: _client(config, plan, bases[c.dtype], data, c, heads_on_clients, device) for c in plan.clients}
     penalty, freeze = penalty_of(config), set(method.TRAINED) != set(PARTS)
-    for client in clients.values():
-        client.penalty = penalty
+    cache, lowest = prefix_cache_of(config), first_changing(config, plan)
+
+    def party(name: str) -> Party:
+        planned = plan.by_name[name]
+        made = _client(config, plan, bases[planned.dtype], data, planned, heads_on_clients, device)
+        made.penalty = penalty
         if freeze:
-            client.train_only(method.TRAINED)
+            made.train_only(method.TRAINED)
+        give_prefix(cache, config, made, lowest[name])
+        return made
+
     contested = {name: plan.contested(name).keys() if split else set() for name in config.task_groups}
-    members = {
-        c.name: Member(
-            c.task_group,
-            weight_of(config, c, data[c.task_group]),
-            _exchanged(clients[c.name]),
-            clients[c.name].head,
-            frozenset(p for p in contested[c.task_group] if layer_of(p, plan.family) >= c.cut),
-        )
-        for c in plan.clients
+    served = {
+        (c.task_group, c.cut): frozenset(p for p in contested[c.task_group] if layer_of(p, plan.family) >= c.cut)
+        for c in {(c.task_group, c.cut): c for c in plan.clients}.values()
     }
+    members: dict[str, Member] = {}
+    offload = offload_of(config, party, members)
+    clients: dict[str, Party] = {}
+    alike: dict[object, tuple[str, Party]] = {}  # clients that are away start as the first of their kind
+    for c in plan.clients:
+        kind = c.task_group, c.cut, c.dtype, tuple(c.ranks.items())
+        first, made = (c.name, party(c.name)) if offload is None else alike.get(kind) or (c.name, party(c.name))
+        weight = weight_of(config, c, data[c.task_group])
+        members[c.name] = Member(c.task_group, weight, exchanged(made), made.head, served[c.task_group, c.cut])
+        if offload is None:
+            clients[c.name] = made
+        else:
+            alike[kind] = first, made
+            offload.start(c.name, made, first)
     groups = {
         name: adapters_of(
             config, base, plan.group_ranks(name) if split else plan.server_ranks(name) | plan.group_ranks(name), device
@@ -109,8 +124,22 @@ def build(config: ExperimentConfig, plan: Plan | None = None) -> Federation:
     )
     pad = pad_token_id(tokenizer)
     evaluator = Evaluator(base, plan.cut, config.evaluation.batch_size, pad, device)
-    federation = Federation(config, plan, base, data, clients, server, aggregator, evaluator, pad, device)
-    federation.prefix_cache = give_prefixes(config, plan, clients)
+    parties = clients if offload is None else offload
+    federation = Federation(
+        config,
+        plan,
+        base,
+        data,
+        parties,
+        server,
+        aggregator,
+        evaluator,
+        pad,
+        device,
+        bases,
+        offload,
+        prefix_cache=cache,
+    )
     for name, group in config.task_groups.items():
         if group.adapter is not None:
             start_from(federation, name, group.adapter)
@@ -156,7 +185,7 @@ def _client(
     client: ClientPlan,
     with_head: bool,
     device: torch.device,
-) -> SplitClient | UnsplitClient:
+) -> Party:
     task = data[client.task_group].task
     # a language-model head is the output embedding of the client's own base
     head = build_head(base, task, config.seed, client.task_group, device) if with_head else None
@@ -204,7 +233,3 @@ def adapters_of(
         seed=config.seed,
         device=device,
     )
-
-
-def _exchanged(client: SplitClient | UnsplitClient) -> AdapterSet:
-    return joined(client.adapters, client.upper) if isinstance(client, UnsplitClient) else client.adapters

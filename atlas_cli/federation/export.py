@@ -26,7 +26,8 @@ def export_adapters(federation: Federation, run: RunDirectory) -> None:
             _write(federation, run, f"adapters/groups/{part}", group, model)
     for client in federation.clients:
         group = federation.group_of(client)
-        _write(federation, run, f"adapters/clients/{client}", group, federation.model_of_client(client))
+        with federation.at_hand([client]):
+            _write(federation, run, f"adapters/clients/{client}", group, federation.model_of_client(client))
 
 
 def _write(federation: Federation, run: RunDirectory, folder: str, group: str, model: TrainedModel) -> None:

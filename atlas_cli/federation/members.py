@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from atlas_cli.config.schema import ExperimentConfig
 from atlas_cli.data.prepare import PreparedGroup
+from atlas_cli.errors import AtlasError
 from atlas_cli.models.lora import AdapterSet
 from atlas_cli.planning.plan import ClientPlan
 from atlas_cli.runs.hashing import sha256_tensors
@@ -34,6 +36,28 @@ class _Hashed:
         return all(t is mine and t._version == version and t.data_ptr() == at for (mine, version, at), t in marks)
 
 
+class Away(NamedTuple):
+    """What is known of a client that is away; clients that own the same have one.
+
+    Attributes:
+        sha256: of what it holds and exchanges (``Member.held``), which is kept under this key.
+        moments, frozen: keys of its optimizers' moments and of the changes of its frozen weights; None: it has none.
+        ranks: of its adapters by path.
+        head: names of the parameters of a head that it has, with those that are frozen, which nobody owns.
+    """
+
+    sha256: str
+    moments: str | None
+    frozen: str | None
+    ranks: Mapping[str, int]
+    head: Mapping[str, Tensor | None]
+
+    @property
+    def keys(self) -> list[str]:
+        """Of everything that it owns."""
+        return [key for key in self[:3] if key is not None]
+
+
 @dataclass
 class Member:
     """Where a client's adapters and (if it trains one) its head are.
@@ -47,6 +71,7 @@ class Member:
         version: of the group's adapter that it was last sent; -1 before the first delivery.
         delivered_sha256: of what the server delivered last.
         cluster: that it was found to belong to; None: adapters are merged by task group.
+        away: where the client is away (``federation.offload``): adapters and head cannot be read then.
     """
 
     task_group: str
@@ -57,7 +82,23 @@ class Member:
     version: int = -1
     delivered_sha256: str | None = None
     cluster: str | None = None
+    away: Away | None = None
     _hashed: _Hashed | None = field(default=None, repr=False, compare=False)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("adapters", "head"):  # removed by put_away
+            raise AtlasError(f"the {name} of a client that is away (engine.offload) was read; bring it in first")
+        raise AttributeError(name)
+
+    def put_away(self, away: Away) -> None:
+        """Hold nothing any more: what the client owns is elsewhere."""
+        self.__dict__.pop("adapters", None)
+        self.__dict__.pop("head", None)
+        self.away, self._hashed = away, None
+
+    def bring_in(self, adapters: AdapterSet, head: nn.Module | None) -> None:
+        """Hold these from now on."""
+        self.adapters, self.head, self.away = adapters, head, None
 
     @property
     def group(self) -> str:
@@ -81,8 +122,10 @@ class Member:
         ``Tensor.data``, NumPy or a raw address) escape them.
 
         Args:
-            anew: trust no counter.
+            anew: trust no counter. What is away was hashed when it was put away, and is when it is read from a file.
         """
+        if self.away is not None:
+            return self.away.sha256
         if anew or self._hashed is None or not self._hashed.holds(self._tensors()):
             marks = tuple((t, t._version, t.data_ptr()) for t in self._tensors())
             self._hashed = _Hashed(sha256_tensors(self.held()), marks)
@@ -113,6 +156,8 @@ class Member:
     @property
     def ranks(self) -> dict[str, int]:
         """Rank by path."""
+        if self.away is not None:
+            return dict(self.away.ranks)
         return {path: adapter.rank for path, adapter in self.adapters.adapters.items()}
 
 

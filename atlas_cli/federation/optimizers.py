@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import nn
@@ -48,6 +48,33 @@ def drop_state(optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Paramet
     """Forget the moments of ``parameters``; those of others stay."""
     for parameter in parameters:
         optimizer.state.pop(parameter, None)
+
+
+def moments_of(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """Its state tensors, named by number of the parameter and what they are: ``0/exp_avg``."""
+    states = optimizer.state_dict()["state"].items() if optimizer.state else ()
+    return {
+        f"{i}/{key}": value for i, state in states for key, value in state.items() if isinstance(value, torch.Tensor)
+    }
+
+
+def load_moments(optimizer: torch.optim.Optimizer, moments: Mapping[str, torch.Tensor]) -> None:
+    """Give an optimizer copies of what ``moments_of`` gave, in place of its state.
+
+    Raises:
+        ValueError: a moment has another shape than its parameter.
+    """
+    if not moments and not optimizer.state:
+        return
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    states: dict[int, dict[str, torch.Tensor]] = {}
+    for name in sorted(moments):
+        index, key = name.split("/")
+        value, shape = moments[name], parameters[int(index)].shape
+        if value.dim() and value.shape != shape:
+            raise ValueError(f"{key} of parameter {index} has shape {tuple(value.shape)}, expected {tuple(shape)}")
+        states.setdefault(int(index), {})[key] = value.clone()
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
 
 
 def state_bytes(optimizer: torch.optim.Optimizer | None) -> int:

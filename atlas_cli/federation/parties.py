@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -12,6 +13,7 @@ from atlas_cli.data.prepare import PreparedGroup
 from atlas_cli.federation.aggregator import Aggregator
 from atlas_cli.federation.client import SplitClient
 from atlas_cli.federation.evaluation import Evaluator, Halves, TrainedModel
+from atlas_cli.federation.offload import OffloadedClients
 from atlas_cli.federation.prefix_cache import PrefixCache
 from atlas_cli.federation.server import SplitServer
 from atlas_cli.federation.unsplit import UnsplitClient
@@ -26,19 +28,22 @@ class Federation:
     """Everything that takes part in a run.
 
     ``server`` is None in the unsplit baselines; ``fingerprints`` are sums over those taken of every client so far;
-    ``prefix_cache`` is None unless the config asks for one.
+    ``prefix_cache`` is None unless the config asks for one, and so is ``offload``, which is ``clients`` then; ``bases``
+    are what clients hold of the base, by dtype.
     """
 
     config: ExperimentConfig
     plan: Plan
     base: FrozenBase
     data: dict[str, PreparedGroup]
-    clients: dict[str, SplitClient | UnsplitClient]
+    clients: Mapping[str, SplitClient | UnsplitClient]
     server: SplitServer | None
     aggregator: Aggregator
     evaluator: Evaluator
     pad: int
     device: torch.device
+    bases: Mapping[str, FrozenBase]
+    offload: OffloadedClients | None = None
     fingerprints: dict[str, torch.Tensor] = field(default_factory=dict)
     prefix_cache: PrefixCache | None = None
 
@@ -58,6 +63,14 @@ class Federation:
     def part_of(self, client: str) -> str:
         """Whose head a client shares: its task group's, or that of the task group's clients in its cluster."""
         return self.aggregator.members[client].part
+
+    def base_of(self, client: str) -> FrozenBase:
+        """What a client holds of the base."""
+        return self.bases[self.plan.by_name[client].dtype]
+
+    def at_hand(self, clients: Iterable[str]) -> AbstractContextManager[None]:
+        """Inside the block these clients can be used; with ``engine.offload`` all others cannot."""
+        return nullcontext() if self.offload is None else self.offload.at_hand(clients)
 
     def train_features(self, client: str) -> Sequence[Feature]:
         """A client's training examples."""

@@ -123,6 +123,14 @@ class Ledger:
         whose = message.client, message.direction
         self._bytes[whose] = self._bytes.get(whose, 0) + message.bytes
 
+    def add(self, other: Ledger, client: str) -> None:
+        """Enter again for ``client`` what another ledger has of one client's messages."""
+        for (_, kind, way), counted in other.entries.items():
+            entry = self.entries.setdefault((client, kind, way), _Entry())
+            for name, value in vars(counted).items():
+                setattr(entry, name, getattr(entry, name) + value)
+            self._bytes[client, way] = self._bytes.get((client, way), 0) + counted.bytes
+
     def total(self, direction: Direction, clients: Iterable[str]) -> int:
         """Serialised bytes of some clients in one direction."""
         return sum(self._bytes.get((client, direction), 0) for client in set(clients))

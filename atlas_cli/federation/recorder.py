@@ -109,9 +109,10 @@ class Recorder:
             }
             for g in self.federation.group_names
         ]
+        shares = self._shares(kept)
         clients = [
             {
-                **self._client_line(number, c, ledger, scores, trained, kept),
+                **self._client_line(number, c, ledger, scores, trained, shares),
                 "simulated": asdict(clock.clients[c]) if clock and c in clock.clients else None,
             }
             for c in self.federation.clients
@@ -192,7 +193,7 @@ class Recorder:
         ledger: Ledger,
         scores: Scores,
         trained: Mapping[str, Trained],
-        kept: Mapping[str, Trained],
+        shares: Mapping[str, float],
     ) -> JSON:
         member = self.federation.aggregator.members[client]
         did = trained.get(client)
@@ -201,12 +202,12 @@ class Recorder:
             "client": client,
             "task_group": member.task_group,
             "cluster": member.cluster,
-            "participated": client in kept,
+            "participated": client in shares,
             "train_loss": did.loss if did else None,
             "steps": did.steps if did else 0,
             "examples": did.examples if did else 0,
             "tokens": did.tokens if did else 0,
-            "weight": self._share(client, kept) if client in kept else None,
+            "weight": shares.get(client),
             "bytes_up": ledger.total("up", [client]),
             "bytes_down": ledger.total("down", [client]),
             "held_sha256": member.held_sha256(),
@@ -214,12 +215,14 @@ class Recorder:
             "local_test": scores.clients.get(client),
         }
 
-    def _share(self, client: str, kept: Mapping[str, Trained]) -> float:
-        members = self.federation.aggregator.members
-        group = members[client].group
-        if hasattr(self.federation.aggregator.method, "centre"):
-            return 1 / sum(members[c].group == group for c in kept)
-        return members[client].weight / sum(members[c].weight for c in kept if members[c].group == group)
+    def _shares(self, kept: Mapping[str, Trained]) -> dict[str, float]:
+        """What each client counts for in its group's merge."""
+        members, equal = self.federation.aggregator.members, hasattr(self.federation.aggregator.method, "centre")
+        weights = {c: 1.0 if equal else members[c].weight for c in kept}
+        totals: dict[str, float] = {}
+        for client, weight in weights.items():
+            totals[members[client].group] = totals.get(members[client].group, 0.0) + weight
+        return {client: weight / totals[members[client].group] for client, weight in weights.items()}
 
     def _errors(self, group: str, errors: Mapping[str, ErrorLedger | None]) -> JSON:
         """Of the group's merge, or of those of its clusters, root mean square over its clients by weight."""
@@ -257,8 +260,8 @@ class Recorder:
     def _end_measuring(self) -> None:
         if self.run is not None:
             self.run.write_json("memory.json", self._memory())
-        for party in self.federation.clients.values():
-            party.usage = None
+        for name in self._usages:
+            self.federation.clients[name].usage = None
         if self.federation.server is not None:
             self.federation.server.usage = None
 

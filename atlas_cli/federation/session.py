@@ -224,8 +224,10 @@ def _run(
         stopping.waits = False  # nothing that follows is lost when it stops: resuming does it again
         export_adapters(federation, run)
         manifest["base_unchanged"] = _unchanged(federation)
-        if federation.prefix_cache is not None:
-            manifest["engine"] = {"prefix_cache": federation.prefix_cache.record()}
+        offload = federation.offload
+        kept = {"prefix_cache": federation.prefix_cache, "offload": None if offload is None else offload.store}
+        if engine := {name: each.record() for name, each in kept.items() if each is not None}:
+            manifest["engine"] = engine
         progress.stop()
         ended = end_manifest(manifest, "finished")
         write_report(run, ended)
@@ -240,12 +242,14 @@ def _run(
     finally:
         if federation.prefix_cache is not None:
             federation.prefix_cache.close()
+        if federation.offload is not None:
+            federation.offload.store.close()
 
 
 def _unchanged(federation: Federation) -> bool:
     """Whether the frozen weights are what they were, those that clients hold in a dtype of their own as well."""
-    base, held = federation.base, {id(c.base): c.base for c in federation.clients.values()}
-    return current_sha256(base) == base.sha256 and all(departure(base, own) == 0 for own in held.values())
+    base = federation.base
+    return current_sha256(base) == base.sha256 and all(departure(base, own) == 0 for own in federation.bases.values())
 
 
 class _Checkpoints:

@@ -101,15 +101,16 @@ def _flops(federation: Federation, client: str, shapes: Sequence[tuple[int, int]
 
 def _work(federation: Federation, client: str, device: Device, did: Trained, ledger: Ledger) -> ClientWork:
     flops = _flops(federation, client, did.shapes)
-    sent = {
-        way: [e for (c, kind, w), e in ledger.entries.items() if c == client and w == way and kind in STEP_KINDS]
+    entries = {
+        (kind, way): ledger.entries[client, kind, way]
+        for kind in KINDS
         for way in ("up", "down")
+        if (client, kind, way) in ledger.entries
     }
+    sent = {w: [e for (kind, way), e in entries.items() if way == w and kind in STEP_KINDS] for w in ("up", "down")}
     adapters = {
-        way: sum(
-            e.bytes for (c, kind, w), e in ledger.entries.items() if c == client and w == way and kind not in STEP_KINDS
-        )
-        for way in ("up", "down")
+        w: sum(e.bytes for (kind, way), e in entries.items() if way == w and kind not in STEP_KINDS)
+        for w in ("up", "down")
     }
     return ClientWork(
         client,

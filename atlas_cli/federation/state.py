@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from atlas_cli.aggregation._base import Factors
 from atlas_cli.errors import ResourceError
 from atlas_cli.federation.client import SplitClient
+from atlas_cli.federation.members import Away, Member
+from atlas_cli.federation.offload import as_changes, changes_in, moments_in
+from atlas_cli.federation.optimizers import load_moments, moments_of
 from atlas_cli.federation.parties import Federation
 from atlas_cli.federation.pruning import shrink
 from atlas_cli.federation.regroup import regroup
@@ -25,15 +28,23 @@ class Copies:
         self._kept: dict[tuple[str, int], dict[str, Tensor]] = {}
 
     def of_clients(self, federation: Federation) -> dict[str, Tensor]:
-        """Every trained tensor of every client by name; names of equal clients have the very same tensors."""
+        """Every trained tensor of every client by name; names of equal clients have the very same tensors.
+
+        Those of clients that are away are the store's, which nobody writes to.
+        """
         before, self._kept = self._kept, {}
         tensors: dict[str, Tensor] = {}
-        for name, client in federation.clients.items():
+        away: dict[tuple[str, int], dict[str, Tensor]] = {}
+        for name in federation.clients:
             # a frozen head that is not hashed with the rest is that of the client's base
-            content = federation.aggregator.members[name].held_sha256(), id(client.base)
-            if content not in self._kept:
-                self._kept[content] = before.get(content) or {n: _copy(value) for n, value in _of_client(client)}
-            tensors |= {f"client/{name}/{n}": value for n, value in self._kept[content].items()}
+            content = federation.aggregator.members[name].held_sha256(), id(federation.base_of(name))
+            if content not in self._kept and content not in away:
+                if (where := federation.aggregator.members[name].away) is not None:
+                    away[content] = _of_away(federation, name, where)
+                else:
+                    self._kept[content] = before.get(content) or _copies(_of_client(federation.clients[name]))
+            held = self._kept.get(content) or away[content]
+            tensors |= {f"client/{name}/{n}": value for n, value in held.items()}
         return tensors
 
 
@@ -43,13 +54,14 @@ def capture(federation: Federation, copies: Copies | None = None) -> tuple[dict[
     Args:
         copies: those of the capture before, which are used again for clients that hold what they held.
     """
-    tensors = {name: _copy(value) for name, value in _shared(federation)}
+    tensors = _copies(_shared(federation))
     tensors |= (copies or Copies()).of_clients(federation)
-    for owner, optimizer in _optimizers(federation):
-        for index, state in optimizer.state_dict()["state"].items() if optimizer.state else ():
-            for key, value in state.items():
-                if isinstance(value, Tensor):
-                    tensors[f"{owner}/optimizer/{index}/{key}"] = _copy(value)
+    for name in federation.clients:
+        for n, value in _moments(federation, name).items():
+            number, _, rest = n.partition("/")
+            tensors[f"client/{name}/{number}/optimizer/{rest}"] = value
+    for owner, optimizer in _of_server(federation):
+        tensors |= {f"{owner}/optimizer/{n}": _copy(value) for n, value in moments_of(optimizer).items()}
     aggregator = federation.aggregator
     members = aggregator.members
     for group, change in aggregator.changes.items():
@@ -58,10 +70,7 @@ def capture(federation: Federation, copies: Copies | None = None) -> tuple[dict[
                 for part, value in zip(Factors._fields, factors, strict=True):
                     tensors[f"change/{group}/{when}/{path}/{part}"] = _copy(value)
     for name in _behind(federation):  # the others' base follows from their group's
-        for path, pieces in members[name].adapters.frozen.items():
-            for i, (A, B) in enumerate(pieces):
-                tensors[f"frozen/{name}/{path}/{i}/A"] = _copy(A)
-                tensors[f"frozen/{name}/{path}/{i}/B"] = _copy(B)
+        tensors |= {f"frozen/{name}/{n}": value for n, value in _changes(federation, name).items()}
     return tensors, {
         "versions": dict(aggregator.version),
         "clusters": {name: m.cluster for name, m in members.items() if m.cluster is not None},
@@ -95,44 +104,72 @@ def _restore(federation: Federation, tensors: Mapping[str, Tensor], state: Mappi
         for name, value in tensors.items()
         if name.startswith("fingerprint/")
     }
-    for name, party in federation.clients.items():
-        held = federation.aggregator.members[name].adapters
-        shorter = {}
-        for path, adapter in held.adapters.items():
-            for key in (f"client/{name}/{path}.lora_A", f"client/{name}/upper/{path}.lora_A"):
-                if key in tensors and tensors[key].shape[0] < adapter.rank:
-                    shorter[path] = tensors[key].shape[0]
-        shrink(party, held, shorter)
-    expected = dict(_trained(federation))
-    moments = {name for name in tensors if "/optimizer/" in name}
-    changes = {name for name in tensors if name.startswith(("change/", "frozen/"))}
+    by_client: dict[str, dict[str, Tensor]] = {name: {} for name in federation.clients}
+    rest = {}
+    for key, value in tensors.items():
+        kind, _, of_client = key.partition("/")
+        if kind == "client":
+            name, _, n = of_client.partition("/")
+            by_client[name][n] = value
+        elif kind not in ("change", "frozen"):
+            rest[key] = value
     versions = federation.aggregator.version
-    if expected.keys() != tensors.keys() - moments - changes or state["versions"].keys() != versions.keys():
-        raise ResourceError("the checkpoint is not of this experiment: other clients, groups or adapters")
-    for name, value in expected.items():
-        if value.shape != tensors[name].shape or value.dtype != tensors[name].dtype:
-            raise ResourceError(f"the checkpoint is not of this experiment: {name} has another shape or type")
-        value.copy_(tensors[name])
-    by_owner: dict[str, dict[int, dict[str, Tensor]]] = {}
-    for name in sorted(moments):
-        owner, _, rest = name.partition("/optimizer/")
-        index, key = rest.split("/")
-        by_owner.setdefault(owner, {}).setdefault(int(index), {})[key] = tensors[name].clone()
-    for owner, optimizer in _optimizers(federation):
-        found = by_owner.get(owner, {})
-        if not found and not optimizer.state:
-            continue
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        for number, moment in ((i, m) for i, each in found.items() for m in each.values()):
-            if moment.dim() and moment.shape != parameters[number].shape:
-                raise ResourceError(f"the checkpoint is not of this experiment: a moment of {owner} has another shape")
-        optimizer.load_state_dict({**optimizer.state_dict(), "state": found})
+    if state["versions"].keys() != versions.keys():
+        raise ResourceError("the checkpoint is not of this experiment: other groups")
+    _restore_clients(federation, by_client)
+    moments = {key: rest.pop(key) for key in list(rest) if "/optimizer/" in key}
+    _take(dict(_shared(federation)), rest)
+    for owner, optimizer in _of_server(federation):
+        prefix = f"{owner}/optimizer/"
+        load_moments(optimizer, {k.removeprefix(prefix): v for k, v in moments.items() if k.startswith(prefix)})
     federation.aggregator.version.update(state["versions"])
     for name, facts in state["clients"].items():
         member = federation.aggregator.members[name]
         member.version, member.delivered_sha256 = facts["version"], facts["delivered_sha256"]
     if federation.aggregator.method.CHANGES_BASE:
-        _restore_changes(federation, {name: tensors[name] for name in sorted(changes)}, state)
+        changes = sorted(name for name in tensors if name.startswith(("change/", "frozen/")))
+        _restore_changes(federation, {name: tensors[name] for name in changes}, state)
+
+
+def _restore_clients(federation: Federation, by_client: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Clients that are away and are given the very same tensors are brought in once."""
+    done: dict[tuple[object, ...], Member] = {}
+    for name, tensors in by_client.items():
+        member = federation.aggregator.members[name]
+        kind = id(member.away), *(id(tensors[n]) for n in sorted(tensors))
+        if federation.offload is not None and kind in done:
+            federation.offload.become(name, done[kind])
+            continue
+        with federation.at_hand([name]):
+            _restore_client(federation.clients[name], member.adapters, tensors)
+        done[kind] = member
+
+
+def _restore_client(party: SplitClient | UnsplitClient, held: AdapterSet, tensors: Mapping[str, Tensor]) -> None:
+    shorter = {}
+    for path, adapter in held.adapters.items():
+        for key in (f"{path}.lora_A", f"upper/{path}.lora_A"):
+            if key in tensors and tensors[key].shape[0] < adapter.rank:
+                shorter[path] = tensors[key].shape[0]
+    shrink(party, held, shorter)
+    _take(dict(_of_client(party)), {n: value for n, value in tensors.items() if "/optimizer/" not in n})
+    for i, optimizer in enumerate(party.optimizers()):
+        prefix = f"{i}/optimizer/"
+        load_moments(optimizer, {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)})
+
+
+def _take(live: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
+    """Write saved values over those of a federation.
+
+    Raises:
+        ResourceError: other names, shapes or types.
+    """
+    if live.keys() != saved.keys():
+        raise ResourceError("the checkpoint is not of this experiment: other clients, groups or adapters")
+    for name, value in live.items():
+        if value.shape != saved[name].shape or value.dtype != saved[name].dtype:
+            raise ResourceError(f"the checkpoint is not of this experiment: {name} has another shape or type")
+        value.copy_(saved[name])
 
 
 def _restore_changes(federation: Federation, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
@@ -150,27 +187,20 @@ def _restore_changes(federation: Federation, tensors: Mapping[str, Tensor], stat
         change.rows = saved
     behind = set(_behind(federation))
     for name, member in aggregator.members.items():
-        if name not in behind:
-            aggregator.attach_base(name)
-            continue
-        member.adapters.frozen.clear()
-        for key in (n for n in tensors if n.startswith(f"frozen/{name}/") and n.endswith("/A")):
-            path = key.split("/")[2]
-            pair = (tensors[key].to(device), tensors[f"{key[:-1]}B"].to(device))
-            member.adapters.frozen[path] = [*member.adapters.frozen.get(path, ()), pair]
+        with federation.at_hand([name]):
+            if name not in behind:
+                aggregator.attach_base(name)
+                continue
+            prefix = f"frozen/{name}/"
+            own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+            member.adapters.frozen.clear()
+            member.adapters.frozen.update(as_changes(own, device))
 
 
 def _behind(federation: Federation) -> list[str]:
     """Clients that hold an older version of their group's adapter than the server has."""
     version, members = federation.aggregator.version, federation.aggregator.members
     return [name for name, member in members.items() if member.version != version[member.group]]
-
-
-def _trained(federation: Federation) -> Iterator[tuple[str, Tensor]]:
-    """Every trained tensor by name; writing to one changes the federation."""
-    yield from _shared(federation)
-    for name, client in federation.clients.items():
-        yield from ((f"client/{name}/{n}", value) for n, value in _of_client(client))
 
 
 def _shared(federation: Federation) -> Iterator[tuple[str, Tensor]]:
@@ -196,6 +226,38 @@ def _of_client(client: SplitClient | UnsplitClient) -> Iterator[tuple[str, Tenso
         yield from _named("upper/", client.upper, None)
 
 
+def _of_away(federation: Federation, name: str, away: Away) -> dict[str, Tensor]:
+    """The same of a client that is away, with the frozen parameters of its head."""
+    lower, values = federation.plan.by_name[name].ranks, _stored(federation, away.sha256)
+    adapters = {f"{path}.lora_{part}": path in lower for path in away.ranks for part in "AB"}
+    return {
+        **{n: values[n] for n, below in adapters.items() if below},
+        **{f"head.{n}": values[f"head.{n}"] if value is None else value for n, value in away.head.items()},
+        **{f"upper/{n}": values[n] for n, below in adapters.items() if not below},
+    }
+
+
+def _moments(federation: Federation, name: str) -> dict[str, Tensor]:
+    away = federation.aggregator.members[name].away
+    return _stored(federation, away.moments) if away else _copies(moments_in(federation.clients[name]).items())
+
+
+def _changes(federation: Federation, name: str) -> dict[str, Tensor]:
+    member = federation.aggregator.members[name]
+    return _stored(federation, member.away.frozen) if member.away else _copies(changes_in(member).items())
+
+
+def _stored(federation: Federation, key: str | None) -> dict[str, Tensor]:
+    """What clients that are away own, as objects of this client's own: nobody writes to the store's tensors."""
+    if federation.offload is None or key is None:
+        return {}
+    return {name: value.detach() for name, value in federation.offload.store.get(key).items()}
+
+
+def _copies(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: _copy(value) for name, value in tensors}
+
+
 def _copy(value: Tensor) -> Tensor:
     return value.detach().cpu().clone()
 
@@ -207,11 +269,8 @@ def _named(prefix: str, adapters: AdapterSet, head: nn.Module | None) -> Iterato
         yield f"{prefix}head.{name}", parameter.detach()
 
 
-def _optimizers(federation: Federation) -> Iterator[tuple[str, torch.optim.Optimizer]]:
-    for name, client in federation.clients.items():
-        for i, optimizer in enumerate(client.optimizers()):
-            yield f"client/{name}/{i}", optimizer
-    if federation.server is not None:
-        for group, trained in federation.server.groups.items():
-            if trained.optimizer is not None:
-                yield f"server/{group}", trained.optimizer
+def _of_server(federation: Federation) -> Iterator[tuple[str, torch.optim.Optimizer]]:
+    """Its optimizers, by owner."""
+    for group, trained in federation.server.groups.items() if federation.server is not None else ():
+        if trained.optimizer is not None:
+            yield f"server/{group}", trained.optimizer

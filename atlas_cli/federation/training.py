@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from atlas_cli.federation.client import SplitClient
 from atlas_cli.federation.clusters import Clustered, cluster_clients
 from atlas_cli.federation.cohort import sample_cohort
 from atlas_cli.federation.evaluation import mean_metrics
+from atlas_cli.federation.members import Member
 from atlas_cli.federation.parties import Federation
 from atlas_cli.federation.protocol import Ledger, Message
 from atlas_cli.federation.pruning import prune
@@ -55,23 +56,24 @@ def train(
         ledger = Ledger()
         recorder.clusters(cluster_clients(federation, number, ledger))
         attendance = Attendance(federation, sample_cohort(federation, number), number)
-        deliver(federation, attendance.present, ledger)  # those that missed a round catch up
-        attendance.begin()
-        recorder.start_round(number, attendance.present)
-        trained = local_steps(federation, attendance, ledger, recorder.on_step(number))
-        sent = collect(federation, attendance, trained, ledger)
-        attendance.require_enough()
-        if federation.server is not None:
-            federation.server.finish_round(attendance.present)
-        errors = merge(federation, attendance, sent, recorder)
-        mix_groups(federation, attendance.present)
-        last = number == training.rounds
-        reached = [c for c in (federation.clients if last else attendance.cohort) if c not in attendance.gone]
-        deliver(federation, reached, ledger)
-        require_delivered(federation, anew=last)
-        require_matching(ledger)
-        due = last or number % federation.config.evaluation.every == 0
-        recorder.round(number, ledger, evaluate(federation) if due else Scores(), trained, errors, attendance)
+        with federation.at_hand(attendance.cohort):
+            deliver(federation, attendance.present, ledger)  # those that missed a round catch up
+            attendance.begin()
+            recorder.start_round(number, attendance.present)
+            trained = local_steps(federation, attendance, ledger, recorder.on_step(number))
+            sent = collect(federation, attendance, trained, ledger)
+            attendance.require_enough()
+            if federation.server is not None:
+                federation.server.finish_round(attendance.present)
+            errors = merge(federation, attendance, sent, recorder)
+            mix_groups(federation, attendance.present)
+            last = number == training.rounds
+            reached = [c for c in (federation.clients if last else attendance.cohort) if c not in attendance.gone]
+            deliver(federation, reached, ledger)
+            require_delivered(federation, anew=last)
+            require_matching(ledger)
+            due = last or number % federation.config.evaluation.every == 0
+            recorder.round(number, ledger, evaluate(federation) if due else Scores(), trained, errors, attendance)
         checkpoint(number)
 
 
@@ -142,25 +144,45 @@ def set_up(federation: Federation, clustered: Callable[[Clustered | None], None]
     """
     ledger = Ledger()
     messages: dict[tuple[object, ...], Message] = {}  # clients that hold the same part of one base get the same
-    dtypes = {client.name: client.dtype for client in federation.plan.clients}
-    for client, party in federation.clients.items():
-        cut, output = party.cut if isinstance(party, SplitClient) else None, party.output_embedding()
-        kind = (id(party.base), cut, *map(id, output))
+    for client in federation.plan.clients:
+        kind = client.task_group, client.cut, client.dtype
         if kind not in messages:
-            half = party.base.model.state_dict() if cut is None else federation.plan.setup_tensors[cut, dtypes[client]]
-            tensors = {**half, **{f"lm_head.{i}": p for i, p in enumerate(output)}}
-            messages[kind] = Message("base-weights", client, "down", tensors)
-        message = messages[kind].to(client)
+            with federation.at_hand([client.name]):
+                party = federation.clients[client.name]
+                unsplit, output = not isinstance(party, SplitClient), party.output_embedding()
+                half = party.base.model.state_dict() if unsplit else federation.plan.setup_tensors[kind[1:]]
+                tensors = {**half, **{f"lm_head.{i}": p for i, p in enumerate(output)}}
+                messages[kind] = Message("base-weights", client.name, "down", tensors)
+        message = messages[kind].to(client.name)
         ledger.count(message, message.payload_bytes)
     clustered(cluster_clients(federation, 0, ledger))
     deliver(federation, list(federation.clients), ledger)
     return ledger
 
 
-def deliver(federation: Federation, clients: Sequence[str], ledger: Ledger) -> None:
-    """Send the current group adapter to those that are behind; moments of what it replaces are reset."""
+def deliver(federation: Federation, clients: Iterable[str], ledger: Ledger) -> None:
+    """Send the current group adapter to those that are behind; moments of what it replaces are reset.
+
+    Of clients that are away and own the same, one is brought in, and the others come to own what it does then.
+    """
+    aggregator, offload = federation.aggregator, federation.offload
+    given: dict[tuple[object, ...], tuple[Member, Ledger]] = {}
     for client in clients:
-        federation.clients[client].forget_moments(federation.aggregator.deliver(client, ledger))
+        member, counted = aggregator.members[client], Ledger()
+        if not aggregator.is_behind(client):
+            continue
+        away, base = member.away, federation.base_of(client)
+        alike = (*away[:3], id(base), member.group, member.part, member.version) if away is not None else ()
+        if offload is not None and alike in given:
+            first, counted = given[alike]
+            offload.become(client, first)
+            member.version, member.delivered_sha256 = first.version, first.delivered_sha256
+        else:
+            with federation.at_hand([client]):
+                federation.clients[client].forget_moments(aggregator.deliver(client, counted))
+            if away is not None:
+                given[alike] = member, counted
+        ledger.add(counted, client)
 
 
 def mix_groups(federation: Federation, clients: Sequence[str]) -> None:
@@ -201,16 +223,19 @@ def evaluate(federation: Federation) -> Scores:
         began = time.perf_counter()
         prepared, members = federation.data[group], federation.members(group)
         shared = federation.models_of_group(group)
-        models = shared or {c: federation.model_of_client(c) for c in members}
-        scored = {name: federation.evaluator(prepared.task, prepared.test, model) for name, model in models.items()}
+        scored = {name: federation.evaluator(prepared.task, prepared.test, model) for name, model in shared.items()}
+        for client in () if shared else members:
+            with federation.at_hand([client]):
+                model = federation.model_of_client(client)
+                scored[client] = federation.evaluator(prepared.task, prepared.test, model)
         several = len(scored) > 1
         users = [federation.part_of(c) if shared else c for c in members] if several else [*scored]
         groups[group] = mean_metrics([scored[name] for name in users])
         for client in members:
             if prepared.local_test[client]:
-                clients[client] = federation.evaluator(
-                    prepared.task, prepared.local_test[client], federation.model_of_client(client)
-                )
+                with federation.at_hand([client]):
+                    model = federation.model_of_client(client)
+                    clients[client] = federation.evaluator(prepared.task, prepared.local_test[client], model)
         seconds[group] = time.perf_counter() - began
     return Scores(groups, clients, seconds)
 

@@ -87,9 +87,7 @@ def verify_split(federation: Federation) -> list[Check]:
     """One check a task group, split layer and dtype, with the ranks of its first client; training state is not
     touched."""
     checks = []
-    gaps = {
-        c.dtype: departure(federation.base, federation.clients[c.name].base) for c in _first(federation.plan.clients)
-    }
+    gaps = {c.dtype: departure(federation.base, federation.base_of(c.name)) for c in _first(federation.plan.clients)}
     for group, prepared in federation.data.items():
         for client in _first(federation.plan.members(group)):
             features = spread_by_length(prepared.train[client.name], 4)
@@ -139,7 +137,7 @@ def _check(
     lora = config.lora.model_copy(update={"dropout": 0.0})
     training = config.training.model_copy(update={"autocast": "off", "server_update": "pooled"})
     base, device, seed = federation.base, federation.device, config.seed
-    own = federation.clients[planned.name].base
+    own = federation.base_of(planned.name)
     head = build_head(own, task, seed, group, device)
     server = SplitServer(
         base=base,

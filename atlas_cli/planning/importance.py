@@ -20,6 +20,7 @@ from atlas_cli.data.collate import batch_indices, collate
 from atlas_cli.engines.exchange import exchange
 from atlas_cli.errors import ConfigError
 from atlas_cli.federation.client import SplitClient
+from atlas_cli.federation.offload import Party
 from atlas_cli.federation.parties import Federation
 from atlas_cli.federation.protocol import Ledger
 from atlas_cli.federation.server import SplitServer
@@ -97,7 +98,12 @@ def probe(federation: Federation, name: str, rank: int, fresh: bool = False) -> 
 
     ``fresh``: the server's adapters and head are as seeded, too; else they have the present values.
     """
-    party, live, config = federation.clients[name], federation.server, federation.config
+    with federation.at_hand([name]):
+        return _probe(federation, federation.clients[name], name, rank, fresh)
+
+
+def _probe(federation: Federation, party: Party, name: str, rank: int, fresh: bool) -> tuple[SplitClient, SplitServer]:
+    live, config = federation.server, federation.config
     if live is None or not isinstance(party, SplitClient):
         raise ConfigError("layers are probed through the split; use split-federated", key="mode")
     group = federation.group_of(name)

@@ -127,11 +127,14 @@ def make_plan(config: ExperimentConfig) -> Plan:
 
     names = adapted_names(base, family, config.lora.targets)
     clients = []
+    placed: dict[str, tuple[int, dict[str, int]]] = {}  # clients of one template have one cut and one set of ranks
     for spec in config.expanded_clients():
         assert spec.split_layer != "auto"
-        own = check_cut(spec.split_layer, n_layers, _own_key(config, spec.key, "split_layer", "model"))
-        rank, key = _planned(config, spec.rank), _own_key(config, spec.key, "rank", "lora")
-        ranks = place_ranks(base, family, rank, range(own), names, key)
+        if spec.key not in placed:
+            own = check_cut(spec.split_layer, n_layers, _own_key(config, spec.key, "split_layer", "model"))
+            rank, key = _planned(config, spec.rank), _own_key(config, spec.key, "rank", "lora")
+            placed[spec.key] = own, place_ranks(base, family, rank, range(own), names, key)
+        own, ranks = placed[spec.key]
         rest = (spec.key, spec.checkpointing, spec.dtype, spec.weight)
         clients.append(ClientPlan(spec.name, spec.task_group, own, ranks, *rest))
     cut = min(client.cut for client in clients)
@@ -143,7 +146,8 @@ def make_plan(config: ExperimentConfig) -> Plan:
         raise ConfigError(f"the server half has no layers at split_layer {cut}; set server.rank: 0", key="server.rank")
     paths = [f"{family.blocks}.{layer}.{name}" for layer in range(n_layers) for name in names]
     bases = {dtype: meta_base(hf_config, family, getattr(torch, dtype)) for dtype in {c.dtype for c in clients}}
-    halves = {(c.cut, c.dtype): client_half(bases[c.dtype], family, c.cut) for c in clients}
+    kinds = {(c.cut, c.dtype) for c in clients}
+    halves = {(own, dtype): client_half(bases[dtype], family, own) for own, dtype in kinds}
     return Plan(
         config=config,
         family=family,

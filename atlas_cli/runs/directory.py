@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import math
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,6 +19,7 @@ from pydantic import ValidationError
 from atlas_cli.errors import OutputError, ResourceError
 from atlas_cli.runs.records import SCHEMAS
 from atlas_cli.runs.secrets import mask
+from atlas_cli.runs.strict_json import strict_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -93,12 +93,11 @@ class RunDirectory:
 
     def write_json(self, name: str, obj: Any) -> None:
         """Write strict JSON in one step; floats that are not finite become null."""
-        self.write_text(name, json.dumps(_finite(obj), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        self.write_text(name, strict_json(obj, indent=2))
 
     def append(self, name: str, records: Iterable[Mapping[str, Any]]) -> None:
         """Add a JSON line a record and sync, as a checkpoint that follows must not outlive them: all, or none."""
-        lines = [json.dumps(_finite(record), ensure_ascii=False, allow_nan=False) + "\n" for record in records]
-        self._append(name, "".join(lines), sync=True)
+        self._append(name, "".join(strict_json(record) for record in records), sync=True)
 
     def cut_to_round(self, number: int) -> None:
         """Drop records of later rounds, and what a kill or a power failure left of a line.
@@ -259,16 +258,6 @@ def writing(path: Path) -> Iterator[None]:
 def _encode(text: str) -> bytes:
     # A file name that is not UTF-8 reaches us as lone surrogates; their escape is valid in JSON, too.
     return text.encode("utf-8", "backslashreplace")
-
-
-def _finite(obj: Any) -> Any:
-    if isinstance(obj, float):
-        return obj if math.isfinite(obj) else None
-    if isinstance(obj, Mapping):
-        return {key: _finite(value) for key, value in obj.items()}
-    if isinstance(obj, (list, tuple)):
-        return [_finite(value) for value in obj]
-    return obj
 
 
 def _read(path: Path) -> str:

@@ -66,6 +66,22 @@ def test_equal_to_an_unbroken_run(config_file, changes):
     assert broken.read_json("manifest.json")["status"] == "finished"
 
 
+@pytest.mark.parametrize(("first", "then"), [("null", "1 KiB"), ("1 KiB", "null")])
+def test_clients_may_be_put_away_or_not_on_the_way(config_file, first, then):
+    path = config_file(training=RUN, aggregation={"method": "fedsa"})
+    whole, broken = train(path, "engine.offload=null"), train(path, f"engine.offload={first}")
+    stop_after(broken, 3)
+    assert main(["train", "--resume", str(broken.path), f"engine.offload={then}"]) == 0
+    for name in ("metrics.jsonl", "clients.jsonl", "messages.jsonl"):
+        assert records(broken, name) == records(whole, name)
+    assert adapters(broken) == adapters(whole)
+    for name in ("state.safetensors", "state.json"):
+        last = f"checkpoints/round-000004/{name}"
+        assert (broken.path / last).read_bytes() == (whole.path / last).read_bytes()
+    assert ("engine" in broken.read_json("manifest.json")) == (then != "null")
+    assert set(whole.path.parent.iterdir()) == {whole.path, broken.path}  # no folder of clients is left
+
+
 def test_more_rounds_after_the_end(config_file):
     run = train(config_file())
     assert main(["train", "--resume", str(run.path), "training.rounds=3"]) == 0

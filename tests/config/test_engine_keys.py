@@ -32,11 +32,12 @@ def load(tmp_path, engine, **changes):
         ("lots", "a number and a unit"),
     ],
 )
-def test_bad_sizes(tmp_path, value, says):
+@pytest.mark.parametrize("key", ["prefix_cache", "offload"])
+def test_bad_sizes(tmp_path, key, value, says):
     with pytest.raises(ConfigError) as error:
-        load(tmp_path, {"prefix_cache": value})
+        load(tmp_path, {key: value})
     said = str(error.value).replace(str(tmp_path), "")  # the folder is named after the case
-    assert "engine.prefix_cache" in said and says in said
+    assert f"engine.{key}" in said and says in said
 
 
 def test_off_by_default_and_only_for_clients_of_a_split(tmp_path):

@@ -1,0 +1,186 @@
+"""Clients that are put away between their rounds: the same run bit for bit, in bounded memory, and never read stale."""
+
+import os
+import stat
+
+import pytest
+import torch
+from rich.console import Console
+
+from atlas_cli.errors import AtlasError, OutputError
+from atlas_cli.federation import content_store
+from atlas_cli.federation.build import build
+from atlas_cli.federation.content_store import ContentStore
+from atlas_cli.federation.recorder import Recorder
+from atlas_cli.federation.state import Copies, capture, restore
+from atlas_cli.federation.training import set_up, train
+from atlas_cli.reports.progress import PlainProgress
+from atlas_cli.runs.hashing import sha256_tensors
+
+SMALL = {"rounds": 3, "local_steps": 2, "batch_size": 2, "cohort": 0.5}
+SGD = {"name": "sgd", "lr": 0.1, "momentum": 0.9}
+CASES = {
+    "delta-svd": {"aggregation": {"method": "delta-svd"}},
+    "moments kept": {"aggregation": {"method": "fedsa"}},
+    "nothing merged": {"aggregation": {"method": "none"}, "training": {"client_optimizer": SGD}},
+    "changed base": {"aggregation": {"method": "flora"}},
+    "ranks that shrink": {"aggregation": {"method": "hetlora", "options": {"prune": 0.5}}},
+    "heads on clients": {"training": {"labels": "client"}},
+    "unsplit": {"mode": "federated"},
+    "clusters": {"clustering": {"by": "random", "k": 2, "every": 2}},
+    "cuts": {"clients": {"a": {"split_layer": 3}}},
+    "dropped": {"faults": {"drop": 0.3, "crash_at": {"b-1": {"round": 2, "step": 1}}}, "training": {"cohort": 1.0}},
+}
+
+
+@pytest.fixture
+def pair(make_config, tmp_path):
+    """Configs of one experiment of six clients, without and with a store that keeps next to nothing in memory."""
+
+    def make(changes, memory="1 KiB"):
+        clients = {n: {"count": 2, **changes.get("clients", {}).get(n, {})} for n in "abc"}
+        training = {**SMALL, **changes.get("training", {})}
+        both = {**changes, "clients": clients, "training": training, "output": {"dir": str(tmp_path)}}
+        return make_config(**both), make_config(**both, engine={"offload": memory})
+
+    return make
+
+
+@pytest.fixture
+def built():
+    """``build``, with its files removed after the test."""
+    made = []
+
+    def make(config):
+        made.append(build(config))
+        return made[-1]
+
+    yield make
+    for federation in made:
+        if federation.offload is not None:
+            federation.offload.store.close()
+
+
+def run(made, done=None, began_with=None):
+    """Records and, by round, checkpoints of a run; what it was at its end."""
+    copies, saved = Copies(), []
+    if began_with is not None:
+        restore(made, *began_with)
+    progress = PlainProgress(Console(quiet=True))
+    progress.start(1, 1, made.group_names)
+    recorder = Recorder(made, None, progress)
+    train(made, recorder, lambda number: saved.append(capture(made, copies)), done)
+    clocked = ("seconds", "samples_per_second")
+    records = [{k: v for k, v in line.items() if k not in clocked} for line in (*recorder.metrics, *recorder.clients)]
+    return records, saved
+
+
+def same_objects(tensors):
+    """By name, the first of the names of the very same tensor: what a checkpoint stores once."""
+    first = {}
+    return {name: first.setdefault(id(tensor), name) for name, tensor in tensors.items()}
+
+
+def require_equal(ours, theirs):
+    for (tensors, state), (expected, expected_state) in zip(ours, theirs, strict=True):
+        assert sha256_tensors(tensors) == sha256_tensors(expected)
+        assert same_objects(tensors) == same_objects(expected)
+        assert state == expected_state
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_equal_to_a_run_that_keeps_all_in_memory(case, pair, built):
+    without, made = map(built, pair(CASES[case]))
+    records, saved = run(without)
+    away_records, away_saved = run(made)
+    assert away_records == records
+    require_equal(away_saved, saved)
+    assert made.offload.store.peak_disk_bytes > 0 and made.offload.store.memory_bytes <= 1024
+
+
+@pytest.mark.parametrize("case", ["moments kept", "ranks that shrink", "changed base", "unsplit"])
+@pytest.mark.parametrize("onto", [True, False])
+def test_goes_on_from_a_run_with_the_other_setting(case, onto, pair, built):
+    first, second = map(built, pair(CASES[case])[:: 1 if onto else -1])
+    _, saved = run(first)
+    _, rest = run(second, 1, saved[1])
+    require_equal(rest, saved[2:])
+
+
+def test_who_is_away_cannot_be_read(pair, built):
+    made = built(pair({})[1])
+    set_up(made)
+    for read in (
+        lambda: made.clients["a-1"],
+        lambda: made.aggregator.members["a-1"].adapters,
+        lambda: made.aggregator.members["a-1"].held(),
+        lambda: made.model_of_client("a-1"),
+    ):
+        with pytest.raises(AtlasError, match="away"):
+            read()
+    with made.at_hand(["a-1"]), made.at_hand(["a-1", "b-1"]):
+        assert made.clients["a-1"].adapters is made.aggregator.members["a-1"].adapters
+    assert list(made.clients) == ["a-1", "a-2", "b-1", "b-2", "c-1", "c-2"]
+    with pytest.raises(AtlasError, match="b-1 is away"):
+        made.clients["b-1"]
+
+
+def test_clients_that_own_the_same_share_it_and_few_are_made(pair, built, monkeypatch):
+    _, config = pair({"clients": {"a": {"count": 30}}, "partition": {"min_examples": 1}})
+    made = built(config)
+    brought = []
+    real = made.offload._bring_in
+    monkeypatch.setattr(made.offload, "_bring_in", lambda name: brought.append(name) or real(name))
+    set_up(made)
+    aways = {id(member.away) for member in made.aggregator.members.values()}
+    assert len(aways) == 3 and len(made.offload.store._kept) == 3
+    assert len(brought) <= 6  # the base's size is asked of one a kind, and one of each is delivered to
+
+
+def files(folder):
+    return [path for path in folder.rglob("*.safetensors") if path.is_file()]
+
+
+def test_files_are_their_owners_and_are_removed(tmp_path):
+    parent = tmp_path / "runs"
+    store = ContentStore(100, str(parent))
+    sets = [{"x": torch.full((20,), float(i))} for i in range(3)]  # 80 bytes each
+    keys = [store.put(each) for each in sets]
+    sets[0]["x"].zero_()  # the store has copies
+    assert (store.memory_bytes, store.disk_bytes) == (80, 160) and len(files(parent)) == 2
+    (folder,) = parent.iterdir()
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in files(parent))
+    store.prove(keys)
+    read = store.get(keys[1])["x"]
+    assert [store.get(key)["x"][0].item() for key in keys] == [0.0, 1.0, 2.0]
+    assert store.put({"x": torch.ones(20)}) == keys[1] and len(files(parent)) == 2
+    store.release(keys[1])
+    assert store.get(keys[1])["x"].sum() == 20
+    store.release(keys[1])
+    assert len(files(parent)) == 1 and read.sum() == 20  # what was read stays
+    store.close()
+    assert list(parent.iterdir()) == []
+
+
+def test_a_changed_file_and_a_full_disk_are_named(tmp_path, monkeypatch):
+    store = ContentStore(1, str(tmp_path))
+    key = store.put({"x": torch.ones(20)})
+    (file,) = files(tmp_path)
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(AtlasError, match="was changed"):
+        store.prove([key])
+    file.write_bytes(b"short")
+    with pytest.raises(AtlasError, match="cannot be read"):
+        store.get(key)
+
+    def full(self, data):
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(content_store.Path, "write_bytes", full)
+    with pytest.raises(OutputError, match="no space left"):
+        store.put({"x": torch.zeros(20)})
+    assert files(tmp_path) == [file]
+    store.close()
