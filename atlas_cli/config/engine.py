@@ -18,3 +18,8 @@ class EngineConfig(Section):
         description="memory for the outputs of blocks below a client's lowest adapter, computed once per text, e.g. "
         "512 MiB; what does not fit goes to a temporary folder under output.dir; null: computed anew every step",
     )
+    compile: bool = Field(
+        False,
+        description="torch.compile the parts of blocks that no adapter touches: a minute or more before the first "
+        "step, and results differ by rounding",
+    )
