@@ -1,4 +1,7 @@
-"""Clusters of fingerprints: centred, cosine distance, average linkage, the number of clusters by silhouette."""
+"""Clusters of fingerprints: centred, cosine distance, average linkage, the number of clusters by silhouette.
+
+scikit-learn, two seconds of imports, is loaded by the functions that need it: most runs find no clusters.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,6 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.cluster import AgglomerativeClustering
-from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score, silhouette_score
 from torch import Tensor
 
 from atlas_cli.errors import ConfigError
@@ -51,6 +52,8 @@ def agreement(assignment: Mapping[str, int], declared: Mapping[str, str], seed: 
     ``shuffled_ari`` and ``shuffled_nmi`` are the 95th percentiles of the same over seeded shuffles of the
     assignment: what chance reaches.
     """
+    from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+
     found = [assignment[client] for client in declared]
     wanted, draw = list(declared.values()), numpy_generator(seed, "shuffled clusters")
     shuffled = [draw.permutation(found) for _ in range(SHUFFLES)]
@@ -94,6 +97,8 @@ class TaskClusterer:
         Raises:
             ConfigError: more clusters than clients, or a fingerprint that is not finite or not of the others' length.
         """
+        from sklearn.metrics import silhouette_score
+
         named = (
             {name: torch.as_tensor(f).double().numpy() for name, f in fingerprints.items()}
             if isinstance(fingerprints, Mapping)
@@ -143,6 +148,8 @@ def _cosines(rows: Array) -> Array:
 def _average_linkage(distance: Array, k: int) -> NDArray[np.int64]:
     if len(distance) == 1:
         return np.zeros(1, dtype=np.int64)
+    from sklearn.cluster import AgglomerativeClustering
+
     model = AgglomerativeClustering(n_clusters=k, metric="precomputed", linkage="average")
     labels: NDArray[np.int64] = model.fit_predict(distance)
     return labels

@@ -130,7 +130,7 @@ class EvaluationConfig(Section):
     """Evaluation on the held-out parts, in rounds 0, every, 2 every, ..., and the last."""
 
     every: int = Field(1, ge=1)
-    batch_size: int = Field(32, ge=1)
+    batch_size: int = Field(32, ge=1, description="the most examples a pass; on a CPU also at most 512 tokens")
 
 
 class CheckpointsConfig(Section):

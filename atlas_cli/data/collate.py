@@ -91,8 +91,20 @@ def batch_indices(lengths: Sequence[int], batch_size: int, seed: int, client: st
     return near[start - window : start - window + batch_size]
 
 
-def evaluation_batches(features: Sequence[Feature], batch_size: int) -> Iterator[list[int]]:
-    """All examples once, longest first (ties in their order): little padding, and the largest batch comes first."""
+def evaluation_batches(
+    features: Sequence[Feature], batch_size: int, max_tokens: int | None = None
+) -> Iterator[list[int]]:
+    """All examples once, longest first (ties in their order), so that little is padded.
+
+    Args:
+        batch_size: the most examples of a batch.
+        max_tokens: the most tokens of a batch, padding included; an example that is longer is a batch of its own.
+    """
     order = sorted(range(len(features)), key=lambda i: -len(features[i]["input_ids"]))
-    for i in range(0, len(order), batch_size):
-        yield order[i : i + batch_size]
+    start = 0
+    while start < len(order):
+        size = batch_size
+        if max_tokens is not None:
+            size = min(size, max(1, max_tokens // len(features[order[start]]["input_ids"])))
+        yield order[start : start + size]
+        start += size

@@ -9,6 +9,7 @@ from typing import Any
 from atlas_cli.config.schema import ExperimentConfig
 from atlas_cli.data.partition import partition, split_local_test
 from atlas_cli.data.read import GroupData, read_group
+from atlas_cli.data.tokenized import encode
 from atlas_cli.errors import ConfigError
 from atlas_cli.tasks import build as build_task
 from atlas_cli.tasks._base import BaseTask, Feature
@@ -54,7 +55,7 @@ def _prepare_group(config: ExperimentConfig, name: str, tokenizer: Any, causal: 
     clients = [spec.name for spec in config.expanded_clients() if spec.task_group == name]
     labels = [next(iter(task.labels_in(row)), None) for row in data.train]
     shards = partition(data.train, clients, config.partition, labels, config.seed, name)
-    encoded = _encode(task, data.train, tokenizer, config.training.max_length)
+    encoded = encode(task, [*data.train, *data.test], tokenizer, config.training.max_length)
     train, local_test = {}, {}
     for client, rows in shards.items():
         for_training, for_test = split_local_test(rows, config.partition.local_test, config.seed, client)
@@ -65,13 +66,9 @@ def _prepare_group(config: ExperimentConfig, name: str, tokenizer: Any, causal: 
                 f"client {client} has no usable training example: all are longer than training.max_length",
                 key=f"task_groups.{name}.data",
             )
-    test = [f for features in _encode(task, data.test, tokenizer, config.training.max_length) for f in features]
+    test = [feature for features in encoded[len(data.train) :] for feature in features]
     if not test:
         raise ConfigError(
             "the held-out test part is empty; raise test_fraction or give test files", key=f"task_groups.{name}.data"
         )
     return PreparedGroup(data, task, shards, train, local_test, test)
-
-
-def _encode(task: BaseTask, rows: list[dict[str, Any]], tokenizer: Any, max_length: int) -> list[list[Feature]]:
-    return [task.encode(row, tokenizer, max_length) for row in rows]

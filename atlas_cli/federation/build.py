@@ -25,9 +25,10 @@ from atlas_cli.federation.server import SplitServer
 from atlas_cli.federation.trainables import build_head
 from atlas_cli.federation.unsplit import UnsplitClient
 from atlas_cli.federation.warm_start import start_from
+from atlas_cli.models.compiled import compile_blocks, require_compiler
 from atlas_cli.models.load import FrozenBase, load_base, load_tokenizer, require_vocabulary
 from atlas_cli.models.lora import AdapterSet, build_adapters
-from atlas_cli.models.placement import by_layer, layer_of
+from atlas_cli.models.placement import adapted_names, by_layer, layer_of
 from atlas_cli.models.stored import stored_as
 from atlas_cli.planning.merging import method_of, options_of
 from atlas_cli.planning.plan import ClientPlan, Plan, make_plan
@@ -42,6 +43,8 @@ def build(config: ExperimentConfig, plan: Plan | None = None) -> Federation:
     plan = plan or make_plan(config)
     config = plan.config
     device = pick_device(config.device)
+    if config.engine.compile:
+        require_compiler(device)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     tokenizer = load_tokenizer(config.model)
@@ -72,6 +75,8 @@ def build(config: ExperimentConfig, plan: Plan | None = None) -> Federation:
     method = method_of(config)
     causal = any(task.causal_only for task in tasks.values())
     bases = client_bases(plan, base, split, output=heads_on_clients and causal)
+    for each in {id(b): b for b in (base, *bases.values())}.values() if config.engine.compile else ():
+        compile_blocks(each, adapted_names(each.model, each.family, config.lora.targets))
     penalty, freeze = penalty_of(config), set(method.TRAINED) != set(PARTS)
     cache, lowest = prefix_cache_of(config), first_changing(config, plan)
 

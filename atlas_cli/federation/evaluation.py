@@ -17,6 +17,8 @@ from atlas_cli.models.placement import layer_of
 from atlas_cli.models.split import client_half, run_half, server_half
 from atlas_cli.tasks._base import BaseTask, Feature
 
+CPU_TOKENS = 512  # a pass of more leaves the caches of a CPU core, and pads more: a tenth slower
+
 
 class Halves(NamedTuple):
     """Whose base the blocks below ``cut`` are run on, and whose those from there on."""
@@ -41,11 +43,12 @@ class Evaluator:
 
     Args:
         base: the frozen base; ``cut``: where it is split.
-        batch_size: examples a pass; ``pad``: token number to pad with.
+        batch_size: the most examples a pass, on a CPU of ``CPU_TOKENS`` tokens at most; ``pad``: what to pad with.
     """
 
     def __init__(self, base: FrozenBase, cut: int, batch_size: int, pad: int, device: torch.device) -> None:
         self.batch_size, self.pad, self.device = batch_size, pad, device
+        self.max_tokens = CPU_TOKENS if device.type == "cpu" else None
         self.halves = Halves(base, base, cut)
         self._views: dict[tuple[int, int, int], tuple[nn.Module, nn.Module]] = {}
 
@@ -60,7 +63,7 @@ class Evaluator:
         below = _part(model.adapters, lambda path: layer_of(path, family) < cut)
         above = _part(model.adapters, lambda path: layer_of(path, family) >= cut)
         with below.attached(lower.model), above.attached(upper.model):
-            for rows in evaluation_batches(features, self.batch_size):
+            for rows in evaluation_batches(features, self.batch_size, self.max_tokens):
                 batch = collate(task, [features[i] for i in rows], self.pad)
                 inputs, mask = as_inputs(batch.inputs(), self.device)
                 activations = run_half(lower_half, mask, **inputs).to(upper.dtype)

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from io import StringIO
-from typing import Any
-
-import matplotlib
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from typing import TYPE_CHECKING, Any
 
 from atlas_cli.reports.memory import PARTS, Holder, holders
 from atlas_cli.reports.summary import Record, by_group, losses, points, primary_metric
 from atlas_cli.reports.units import MB, MIB, format_bytes_mb, format_bytes_mib
 from atlas_cli.runs.records import KINDS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Okabe and Ito's palette, without the yellow that is hard to see on white.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#8C6D31", "#4D4D4D")
@@ -60,8 +60,7 @@ def bytes_svg(messages: Sequence[Record]) -> str:
         total[key] = total.get(key, 0) + row["bytes"]
     setup = {key: n for key, n in total.items() if key[0] == "base-weights" and n}
     rounds = {key: n for key, n in total.items() if key[0] != "base-weights"}
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(8.4, 2.6 + 1.2 * bool(setup)), layout="constrained")
+    with _figure(8.4, 2.6 + 1.2 * bool(setup)) as figure:
         ratios = [2, 1] if setup else [1]
         axes = figure.subplots(len(ratios), 1, squeeze=False, height_ratios=ratios)[:, 0]
         _stack_bytes(axes[0], rounds, {"up": "clients to server", "down": "server to clients"})
@@ -90,18 +89,28 @@ def memory_svg(memory: Record) -> tuple[str, str]:
         notes.append(
             f"Not shown: {sum(row.clients for row in hidden)} clients in {len(hidden)} bars with smaller totals."
         )
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(8.4, 1.6 + 0.28 * len(shown)), layout="constrained")
+    with _figure(8.4, 1.6 + 0.28 * len(shown)) as figure:
         axes = figure.subplots()
         _stack_memory(axes, shown)
         figure.legend(loc="outside upper left", ncols=4, frameon=False)
         return _svg(figure), " ".join(notes)
 
 
-def _lines(series: Mapping[str, list[tuple[int, float]]], label: str) -> str:
+@contextmanager
+def _figure(width: float, height: float) -> Iterator[Figure]:
+    """A figure in the style of reports; matplotlib, half a second of imports, is not loaded before the first."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
     with matplotlib.rc_context(_STYLE):
-        drawn = [values for values in series.values() if values]
-        figure = Figure(figsize=(5.6, 3.2 + 0.1 * len(drawn)), layout="constrained")  # a legend of two columns grows
+        yield Figure(figsize=(width, height), layout="constrained")
+
+
+def _lines(series: Mapping[str, list[tuple[int, float]]], label: str) -> str:
+    from matplotlib.ticker import MaxNLocator
+
+    drawn = [values for values in series.values() if values]
+    with _figure(5.6, 3.2 + 0.1 * len(drawn)) as figure:  # a legend of two columns grows
         axes = figure.subplots()
         for i, (group, values) in enumerate(series.items()):
             if values:

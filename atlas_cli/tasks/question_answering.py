@@ -151,7 +151,7 @@ class Task(BaseTask):
             span = _locate(answers[0], offsets) if answers else None
             labels = [positions[0] + span[0], positions[0] + span[1]] if span else [0, 0]
             meta = {"example": digest, "window": window, "answers": texts}
-            meta |= {"context": context, "first": positions[0], "offsets": offsets}
+            meta |= {"context": context, "first": positions[0], "offsets": [list(pair) for pair in offsets]}
             feature = Feature(input_ids=ids, labels=labels, truncated=truncated, meta=meta)
             if any(encoded.get("token_type_ids", [[]] * (window + 1))[window]):
                 feature["token_type_ids"] = encoded["token_type_ids"][window]

@@ -163,3 +163,10 @@ def test_init_prints_what_it_would_write(tmp_path, monkeypatch, capsys) -> None:
     assert main(["init", "minilm", "--out", "experiment.yaml"]) == 0
     assert (tmp_path / "experiment.yaml").read_text() == printed
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_training_does_not_import_what_only_some_runs_or_the_report_need() -> None:
+    later = ("sklearn", "scipy", "matplotlib", "pandas", "pyarrow", "datasets", "peft")
+    code = f"import sys\nimport atlas_cli.federation.session\nprint([m for m in {later} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout == "[]\n"

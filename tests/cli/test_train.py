@@ -1,11 +1,14 @@
 """``atlas train`` from a config file to a run directory, in every mode and task type, on tiny models."""
 
 import math
+from functools import partial
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from toy_runs import TASKS, kinds, train, trained_parameters
 
-from atlas_cli.federation import session
+from atlas_cli.federation import build, session
 
 
 @pytest.mark.parametrize(
@@ -116,3 +119,15 @@ def test_a_prefix_cache_is_counted_in_the_manifest_and_leaves_no_file(config_fil
     assert cache["disk_error"] is None
     assert list(run.path.parent.iterdir()) == [run.path]
     assert "engine" not in train(config_file()).read_json("manifest.json")
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # of torch.compile itself
+def test_compiled_blocks_train_to_the_same_adapters(config_file, no_pictures, monkeypatch):
+    plain = train(config_file())
+    monkeypatch.setattr(build, "compile_blocks", partial(build.compile_blocks, backend="eager"))
+    compiled = train(config_file(engine={"compile": True}))
+    files = sorted(plain.path.glob("adapters/groups/*/*.safetensors"))
+    assert len(files) == 2
+    for file in files:
+        a, b = (load_file(folder / file.relative_to(plain.path)) for folder in (plain.path, compiled.path))
+        assert all(torch.allclose(a[name], b[name], rtol=0, atol=1e-5) for name in a)

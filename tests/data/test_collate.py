@@ -81,3 +81,15 @@ def test_evaluation_takes_all_once_longest_first(lengths, batch_size):
     assert sorted(order) == list(range(len(lengths)))
     assert [lengths[i] for i in order] == sorted(lengths, reverse=True)
     assert all(len(batch) == batch_size for batch in batches[:-1])
+
+
+@property_test
+@given(st.lists(sizes, min_size=1, max_size=60), st.integers(1, 8), st.integers(1, 100))
+def test_evaluation_batches_hold_so_many_tokens_and_no_more(lengths, batch_size, max_tokens):
+    batches = list(evaluation_batches([{"input_ids": [1] * length} for length in lengths], batch_size, max_tokens))
+    assert [lengths[i] for batch in batches for i in batch] == sorted(lengths, reverse=True)
+    for batch in batches:
+        longest = lengths[batch[0]]
+        assert len(batch) == 1 or (len(batch) <= batch_size and len(batch) * longest <= max_tokens)
+    for batch in batches[:-1]:  # none could have taken one more
+        assert len(batch) == batch_size or (len(batch) + 1) * lengths[batch[0]] > max_tokens
