@@ -1,6 +1,6 @@
 """Peak memory of a client's half under stock PEFT, measured alone in a process as atlas measures its own clients.
 
-``peft_half`` starts ``python half_memory.py BLOCKS BATCH TOKENS``, which prints one line of JSON.
+``peft_half`` starts ``python half_memory.py BLOCKS BATCH TOKENS DROPOUT``, which prints one line of JSON.
 """
 
 from __future__ import annotations
@@ -23,9 +23,13 @@ _ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_ARENA_MAX": "1"}
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
-def peft_half(blocks: int, batch: int, tokens: int) -> dict[str, int]:
-    """Bytes of a GPT-2 client: "frozen" weights, "peak" of all tensors, "resident" beyond the interpreter (Linux)."""
-    command = [sys.executable, __file__, str(blocks), str(batch), str(tokens)]
+def peft_half(blocks: int, batch: int, tokens: int, dropout: float) -> dict[str, int]:
+    """Bytes of a GPT-2 client: "frozen" weights, "peak" of all tensors, "resident" beyond the interpreter (Linux).
+
+    Args:
+        dropout: of the frozen base while it trains: 0.1 in GPT-2's own config, 0 in atlas.
+    """
+    command = [sys.executable, __file__, *map(str, (blocks, batch, tokens, dropout))]
     paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, **_ALLOCATOR, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
@@ -64,8 +68,8 @@ def _status(key: str) -> int:
 
 
 if __name__ == "__main__":
-    blocks, batch, tokens = map(int, sys.argv[1:])
+    blocks, batch, tokens = map(int, sys.argv[1:4])
+    rates = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), float(sys.argv[4]))
     torch.set_num_threads(1)
     measured(GPT2Config(n_layer=1, n_embd=16, n_head=2, vocab_size=32), 2, 4)  # so that torch's code is in memory
-    # atlas trains over a base without dropout
-    print(json.dumps(measured(GPT2Config(n_layer=blocks, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0), batch, tokens)))
+    print(json.dumps(measured(GPT2Config(n_layer=blocks, **rates), batch, tokens)))

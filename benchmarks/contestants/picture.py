@@ -28,9 +28,8 @@ def draw(found: Sequence[Result], path: Path) -> None:
         if result.target is not None:
             axes.plot([result.target] * 2, [place - 0.42, place + 0.42], color="black", linewidth=2)
             text += f"  (target {result.target:g})"
-        axes.annotate(
-            text, (max(result.figure["q3"], result.target or 0), place), (6, 0), None, "offset points", va="center"
-        )
+        end = max(result.figure["q3"], result.target or 0)
+        axes.annotate(text, (end, place), (6, 0), textcoords="offset points", va="center")
     axes.set_yticks(places, labels, fontsize=8)
     axes.invert_yaxis()
     axes.axvline(1.0, color="gray", linewidth=0.8, linestyle=":")
