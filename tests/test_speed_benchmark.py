@@ -10,7 +10,7 @@ import torch
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
-from contestants.atlas import atlas_rounds, atlas_steps
+from contestants.atlas import FIRST, atlas_rounds, atlas_steps
 from contestants.experiment import GROUP, Arena, Experiment
 from contestants.naive import NaiveSplit
 from contestants.plain import pad
@@ -19,6 +19,10 @@ from contestants.turns import StepByStep, Timed, Work, ratios, spread
 from contestants.unsplit import trainer_steps, whole_model
 
 from atlas_cli.data.collate import batch_indices
+from atlas_cli.engines.in_process import local_steps
+from atlas_cli.federation.attendance import Attendance
+from atlas_cli.federation.protocol import Ledger
+from atlas_cli.federation.training import set_up
 
 BATCH, CLIENTS, EPOCH = 3, 2, 6
 
@@ -49,29 +53,33 @@ def batch_of(arena, client, step, length=None):
     return pad([texts[i] for i in rows], arena.pad, length)
 
 
-def losses_of(server, steps, count):
-    """Mean losses by client of each of the next steps of atlas."""
-    found, answer = [], server.answer
+def losses_of(federation, steps):
+    """Mean losses by client of each of the first steps of atlas in round 2."""
+    set_up(federation)
+    found, sums = [], dict.fromkeys(federation.clients, 0.0)
 
-    def remembered(message):
-        reply, loss = answer(message)
-        found[-1][message.client] = loss.mean
-        return reply, loss
+    def on_step(step, done):
+        found.append({c: (did.loss_sum - sums[c]) / BATCH for c, did in done.items()})
+        sums.update({c: did.loss_sum for c, did in done.items()})
+        if step == steps - 1:
+            raise EnoughError
 
-    server.answer = remembered
-    for _ in range(count):
-        found.append({})
-        steps.step()
+    attendance = Attendance(federation, list(federation.clients), FIRST)
+    attendance.begin()
+    with pytest.raises(EnoughError):
+        local_steps(federation, attendance, Ledger(), on_step)
     return found
+
+
+class EnoughError(Exception):
+    pass
 
 
 @pytest.mark.parametrize("family", ["gpt2", "bert"])
 def test_others_have_the_losses_and_the_trained_values_of_atlas(make_arena, family):
     arena = make_arena(family)
     naive, padded, whole = NaiveSplit(arena), NaiveSplit(arena).padded(32), whole_model(arena)
-    steps = atlas_steps(arena.federation)
-    expected = losses_of(arena.federation.server, steps, 2)
-    steps.close()
+    expected = losses_of(arena.federation, 2)
     for step, losses in enumerate(expected):
         for other, length in ((naive, None), (padded, 32)):
             found = other.train({c: batch_of(arena, c, step, length) for c in arena.clients})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from rich.console import Console
 
@@ -21,23 +21,24 @@ FIRST = 2  # in round 1 a run measures memory
 
 def atlas_steps(federation: Federation) -> StepByStep:
     """Local steps of all clients, as in the rounds of a run after its first."""
+    return StepByStep(lambda after_step: run_steps(federation, after_step))
 
-    def loop(after_step: Callable[[Work], None]) -> None:
-        set_up(federation)
-        for number in range(FIRST, federation.config.training.rounds + 1):
-            before = Work(0, 0)
 
-            def on_step(_step: int, done: dict[str, Trained]) -> None:
-                nonlocal before
-                now = Work(sum(t.examples for t in done.values()), sum(t.tokens for t in done.values()))
-                after_step(Work(now.samples - before.samples, now.tokens - before.tokens))
-                before = now
+def run_steps(federation: Federation, after_step: Callable[[Work], None]) -> None:
+    """The rounds from the second on, without what is between their local steps."""
+    set_up(federation)
+    for number in range(FIRST, federation.config.training.rounds + 1):
+        before = Work(0, 0)
 
-            attendance = Attendance(federation, list(federation.clients), number)
-            attendance.begin()
-            local_steps(federation, attendance, Ledger(), on_step)
+        def on_step(_step: int, done: Mapping[str, Trained]) -> None:
+            nonlocal before
+            now = Work(sum(t.examples for t in done.values()), sum(t.tokens for t in done.values()))
+            after_step(Work(now.samples - before.samples, now.tokens - before.tokens))
+            before = now
 
-    return StepByStep(loop)
+        attendance = Attendance(federation, list(federation.clients), number)
+        attendance.begin()
+        local_steps(federation, attendance, Ledger(), on_step)
 
 
 def atlas_rounds(federation: Federation) -> StepByStep:
