@@ -64,7 +64,8 @@ def main() -> int:
     except AtlasError as error:
         print(error, file=sys.stderr)
         code = error.exit_code
-    print(f"\nmeasured in {time.perf_counter() - began:.0f} s; of memory the ratio is a share: lower is better")
+    if found:
+        print(f"\nmeasured in {time.perf_counter() - began:.0f} s; of memory the ratio is a share: lower is better")
     if args.json:
         results = [{**asdict(result), "reached": result.reached} for result in found]
         args.json.write_text(json.dumps({"machine": facts, "results": results}, indent=2) + "\n", encoding="utf-8")
@@ -88,6 +89,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--picture", type=Path, metavar="FILE", help="draw them beside their targets: .png or .svg")
     args = parser.parse_args()
     # before minutes of measuring, not after
+    if args.threads < 1:
+        parser.error(f"--threads: {args.threads} is not 1 or more")
     for option, path in (("--json", args.json), ("--picture", args.picture)):
         if path and not path.absolute().parent.is_dir():
             parser.error(f"{option}: there is no folder {path.parent}; make it first")

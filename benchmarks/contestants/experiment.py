@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from atlas_cli.config.load import load_config
 from atlas_cli.config.schema import ExperimentConfig, TaskGroupConfig
 from atlas_cli.data.read import read_group
+from atlas_cli.errors import ConfigError
 from atlas_cli.federation.build import build
 from atlas_cli.federation.parties import Federation
 from atlas_cli.models.load import FrozenBase, load_base
@@ -104,12 +105,15 @@ class Arena:
         self.norm, self.lr = config.training.max_grad_norm or 0.0, config.training.client_optimizer.lr
         self.clients, self.pad = list(self.federation.clients), self.federation.pad
         self.seed = config.seed
+        server = self.federation.server
+        if server is None or config.training.labels != "server":
+            raise ConfigError("others are compared with mode: split-federated and training.labels: server; leave them")
         # as they are before anybody trains
         self._adapters = {
             "client": _copied(self.federation.clients[self.clients[0]].adapters.state()),
-            "server": _copied(self.federation.server.groups[GROUP].adapters.state()) if self.federation.server else {},
+            "server": _copied(server.groups[GROUP].adapters.state()),
         }
-        self._head = copy.deepcopy(self.federation.server.heads[GROUP]) if self.federation.server else None
+        self._head = copy.deepcopy(server.heads[GROUP])
 
     @cached_property
     def stock(self) -> FrozenBase:
@@ -143,7 +147,6 @@ class Arena:
 
     def head(self) -> Head:
         """A copy of the initial head."""
-        assert self._head is not None
         return Head(copy.deepcopy(self._head.classifier), self.federation.data[GROUP].task.pooling)
 
 
