@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from typing import NamedTuple
 
 import torch
 from rich import box
@@ -36,17 +37,18 @@ def main() -> None:
     turns = parser.parse_args().turns
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    base = as_base(GPT2Model(GPT2Config(n_layer=BLOCKS, vocab_size=1000)), family_of("gpt2"), "gpt2", "random")
+    base = random_base()
     columns = ("tokens", "adapters", "upper, steps/s", "cached / upper", "cached / all", "first epoch", "cache, MiB")
     table = Table(*columns, box=box.MARKDOWN)
     for tokens, batches in ((20, 4), (128, 1)):
         for first in (3, 5):
-            table.add_row(f"{BATCH} x {tokens}", f"{first}..{BLOCKS - 1}", *row(base, first, tokens, batches, turns))
+            found = measure(base, first, tokens, batches, turns)
+            table.add_row(f"{BATCH} x {tokens}", f"{first}..{BLOCKS - 1}", *found.cells())
     Console(width=140).print(table)
 
 
-def row(base: FrozenBase, first: int, tokens: int, batches: int, turns: int) -> list[str]:
-    """One shape: texts of 0.7 to 1 times ``tokens``, padded."""
+def measure(base: FrozenBase, first: int, tokens: int, batches: int, turns: int) -> Measured:
+    """One shape: texts of 0.7 to 1 times ``tokens``, padded; adapters in blocks ``first`` and above."""
     texts = [padded(tokens) for _ in range(batches)]
     upper, cached, every = client(base, first), client(base, first), client(base, 0)
     for each in (upper, every):
@@ -57,13 +59,34 @@ def row(base: FrozenBase, first: int, tokens: int, batches: int, turns: int) -> 
         cached.prefix = Prefix(cache, base, cached.adapters, first, BLOCKS, "off")
         cold.append(epoch(upper, texts) / epoch(cached, texts))
     taken = [[epoch(each, texts) for each in (every, upper, cached)] for _ in range(turns)]
-    return [
-        f"{batches / statistics.median(t[1] for t in taken):.2f}",
-        f"{statistics.median(t[1] / t[2] for t in taken):.2f}",
-        f"{statistics.median(t[0] / t[2] for t in taken):.2f}",
-        f"{statistics.median(cold):.2f}",
-        f"{cache.memory_bytes / 2**20:.1f}",
-    ]
+    return Measured(
+        batches / statistics.median(t[1] for t in taken),
+        [t[1] / t[2] for t in taken],
+        [t[0] / t[2] for t in taken],
+        cold,
+        cache.memory_bytes,
+    )
+
+
+class Measured(NamedTuple):
+    """Steps a second without a cache; ratios of speed by turn; bytes in the cache."""
+
+    steps_per_second: float
+    over_upper: list[float]
+    over_all: list[float]
+    first_epoch: list[float]
+    cache_bytes: int
+
+    def cells(self) -> list[str]:
+        """Medians, for the table."""
+        ratios = (self.over_upper, self.over_all, self.first_epoch)
+        figures = (self.steps_per_second, *map(statistics.median, ratios))
+        return [*(f"{figure:.2f}" for figure in figures), f"{self.cache_bytes / 2**20:.1f}"]
+
+
+def random_base() -> FrozenBase:
+    """Six blocks of GPT-2's width with random weights."""
+    return as_base(GPT2Model(GPT2Config(n_layer=BLOCKS, vocab_size=1000)), family_of("gpt2"), "gpt2", "random")
 
 
 def padded(tokens: int) -> dict[str, Tensor]:

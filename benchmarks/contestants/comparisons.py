@@ -1,0 +1,212 @@
+"""What is compared with what, on which work, and which figure is to be reached."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import prefix_cache
+import torch
+
+from atlas_cli.planning.measure import measure_client
+from atlas_cli.planning.prediction import Shape
+from contestants.atlas import atlas_rounds, atlas_steps
+from contestants.experiment import MODELS, WINDOW, Arena, Experiment, write_long_texts
+from contestants.flower import FlowerRounds, missing
+from contestants.half_memory import peft_half
+from contestants.naive import NaiveSplit
+from contestants.products import Products
+from contestants.turns import StepByStep, Turn, ratios, samples_per_second, spread, take_turns
+from contestants.unsplit import trainer_steps
+
+CORPUS = {"corpus": "movie-sentiment"}
+PADDED, CLIENTS = 128, 8
+SHAPE = (8, 128)  # texts, tokens
+
+
+@dataclass(frozen=True)
+class Result:
+    """One line of the table.
+
+    Attributes:
+        against: what atlas is compared with, and ``work``: on what.
+        figure: median, quartiles and number of the ratios.
+        target: to reach, at least; ``at_most``: not to exceed. None: none is set.
+        rates: other figures by name, with their unit in it.
+    """
+
+    against: str
+    work: str
+    figure: Mapping[str, float]
+    target: float | None = None
+    at_most: bool = False
+    rates: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def reached(self) -> bool | None:
+        """Whether the target is met; None without one."""
+        if self.target is None:
+            return None
+        found = self.figure["median"]
+        return found <= self.target if self.at_most else found >= self.target
+
+
+@dataclass(frozen=True)
+class Options:
+    """How much to measure, and with which changes to the config."""
+
+    quick: bool
+    overrides: Sequence[str]
+    flower: Path | None
+
+    @property
+    def turns(self) -> int:
+        """Timed steps of each contestant."""
+        return 3 if self.quick else 8
+
+    def sizes(self, model: str) -> tuple[int, ...]:
+        """Samples a client."""
+        return ((1, 4) if model == "gpt2" else (4,)) if self.quick else (1, 4, 8)
+
+
+def trainer(options: Options) -> Iterator[Result]:
+    """One client, against the unsplit model under PEFT and transformers.Trainer."""
+    for model in MODELS:
+        with arena_of(model, 1, 8, options) as arena:
+            # the Trainer's own order, and texts of like length together, as it can be told to
+            others = {way: trainer_steps(arena, way) for way in ("random", "group_by_length")}
+            with _closing(atlas_steps(arena.federation), *others.values()) as (atlas, *_):
+                taken = take_turns({"atlas": atlas, **others}, 2 * options.turns)
+        for way, name, target in (
+            ("random", "PEFT + Trainer, unsplit", 1.3),
+            ("group_by_length", "the same, grouped by length", None),
+        ):
+            rates = _speeds(taken, way)
+            figure = spread(ratios(taken, "atlas", way))
+            yield Result(name, f"{model}, 1 client x 8", figure, target, rates=rates)
+
+
+def split(options: Options) -> Iterator[Result]:
+    """Eight clients, against a copy of the half for each, padded to the longest text and to 128."""
+    for model in MODELS:
+        for size in options.sizes(model):
+            with arena_of(model, CLIENTS, size, options) as arena:
+                naive = NaiveSplit(arena)
+                others = {"naive": naive, "padded": naive.padded(PADDED)}
+                if options.quick and model == "gpt2" and size > 1:
+                    del others["padded"]  # 20 s a step
+                with _closing(atlas_steps(arena.federation)) as (atlas,):
+                    taken = take_turns({"atlas": atlas, **others}, options.turns)
+            for way in others:
+                name, target = {
+                    "naive": ("naive split, dynamic padding", 1.8),
+                    "padded": (f"naive split, padded to {PADDED}", 6.0),
+                }[way]
+                rates = _speeds(taken, way)
+                figure = spread(ratios(taken, "atlas", way))
+                yield Result(name, f"{model}, {CLIENTS} clients x {size}", figure, target, rates=rates)
+
+
+def flower(options: Options) -> Iterator[Result]:
+    """Whole rounds, against FedAvg of LoRA adapters in a Flower simulation."""
+    name = "Flower simulation, FedAvg LoRA"
+    if options.flower is None or (why := missing(options.flower)):
+        print(f"{name}: " + ("not installed (--flower-python)" if options.flower is None else f"not installed: {why}"))
+        return
+    with arena_of("minilm" if options.quick else "gpt2", CLIENTS, 4, options, *_rounds(options)) as arena:
+        other = FlowerRounds(arena, options.flower)
+        with _closing(atlas_rounds(arena.federation), other) as (atlas, _):
+            for _ in range(2):  # round 0 delivers the base, and in round 1 memory is measured
+                atlas.step()
+            taken = take_turns({"atlas": atlas, "flower": other}, 3 if options.quick else 5)
+    figure = spread(ratios(taken, "atlas", "flower"))
+    rates = _speeds(taken, "flower")
+    yield Result(name, f"{arena.federation.config.model.name}, {CLIENTS} clients x 4, rounds", figure, rates=rates)
+
+
+def _rounds(options: Options) -> list[str]:
+    return ["training.local_steps=2", f"task_groups.texts.data.limit={CLIENTS * 4 * 2}"] if options.quick else []
+
+
+def products(options: Options) -> Iterator[Result]:
+    """The share of time that the matrix products of the real tokens alone would take."""
+    for texts, size, target in (("long", SHAPE[0], 0.85), ("natural", SHAPE[0], None)):
+        with arena_of("gpt2", 1, size, options, long=texts == "long") as arena:
+            lengths = [len(text["input_ids"]) for text in arena.texts(arena.clients[0])]
+            tokens = SHAPE[1] * size if texts == "long" else round(size * sum(lengths) / len(lengths))
+            alone = Products(arena.federation, size, tokens)
+            with _closing(atlas_steps(arena.federation)) as (atlas,):
+                taken = take_turns({"atlas": atlas, "products": alone}, options.turns)
+        shares = ratios(taken, "atlas", "products")
+        flops = alone.flops / alone.work.tokens / 1e9
+        rates = {
+            f"{who}, GFLOP/s": flops * sum(t[who].work.tokens for t in taken) / sum(t[who].seconds for t in taken)
+            for who in ("atlas", "products")
+        }
+        work = f"gpt2, 1 client x {size}, " + (f"{SHAPE[1]} tokens each" if texts == "long" else "natural lengths")
+        yield Result("matrix products of the real tokens", work, spread(shares), target, rates=rates)
+
+
+def prefix(options: Options) -> Iterator[Result]:
+    """The frozen prefix from the cache (``prefix_cache.py``), against adapters in all blocks."""
+    torch.manual_seed(0)
+    base = prefix_cache.random_base()
+    for tokens, batches in ((20, 4), *(() if options.quick else ((128, 1),))):
+        found = prefix_cache.measure(base, prefix_cache.BLOCKS // 2, tokens, batches, options.turns)
+        work = f"client of 6 gpt2 blocks, adapters in 3..5, {prefix_cache.BATCH} x {tokens}"
+        yield Result("adapters in all blocks, no cache", work, spread(found.over_all), 2.0)
+        yield Result("the same adapters, no cache", work, spread(found.over_upper))
+
+
+def memory(options: Options) -> Iterator[Result]:
+    """Peak memory of a client alone in a process, against stock PEFT on the same half."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "speed.yaml"
+        Experiment(MODELS["gpt2"], CORPUS, 1, SHAPE[0], options.overrides).config(Path(folder))
+        atlas = measure_client(path, options.overrides, "client", Shape(*SHAPE, True), ("0", "1"))
+    frozen = int(atlas.parts["frozen_weights"])
+    work = f"client of 6 gpt2 blocks, {SHAPE[0]} x {SHAPE[1]}"
+    alike, stock = (peft_half(6, *SHAPE, dropout) for dropout in (0.0, 0.1))
+    for name, mine, theirs, target in (
+        ("PEFT, peak beyond frozen weights", atlas.peak - frozen, alike["peak"] - frozen, 0.45),
+        ("the same with GPT-2's dropout of 0.1", atlas.peak - frozen, stock["peak"] - frozen, None),
+        ("PEFT, peak with frozen weights", atlas.peak, alike["peak"], None),
+        ("PEFT, peak resident memory", atlas.resident, alike["resident"], None),
+    ):
+        rates = {"atlas, MiB": mine / 2**20, "other, MiB": theirs / 2**20}
+        yield Result(name, work, spread([mine / theirs]), target, at_most=True, rates=rates)
+
+
+COMPARISONS: dict[str, Callable[[Options], Iterator[Result]]] = {
+    each.__name__: each for each in (trainer, split, flower, products, prefix, memory)
+}
+
+
+def _speeds(taken: Sequence[Turn], other: str) -> dict[str, float]:
+    return {
+        "atlas, samples/s": samples_per_second(taken, "atlas"),
+        "other, samples/s": samples_per_second(taken, other),
+    }
+
+
+@contextmanager
+def arena_of(
+    model: str, clients: int, size: int, options: Options, *overrides: str, long: bool = False
+) -> Iterator[Arena]:
+    """``long``: texts that fill the length that they are cut at, instead of the sentences of the corpus."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        data = {"files": str(write_long_texts(folder, CORPUS, size * WINDOW))} if long else CORPUS
+        yield Arena(Experiment(MODELS[model], data, clients, size, [*overrides, *options.overrides]), folder)
+
+
+@contextmanager
+def _closing(*steps: StepByStep | FlowerRounds) -> Iterator[Sequence[StepByStep | FlowerRounds]]:
+    try:
+        yield steps
+    finally:
+        for each in steps:
+            each.close()

@@ -1,0 +1,54 @@
+"""The matrix products that a step cannot do without, and nothing else: what the machine gives for them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from atlas_cli.federation.parties import Federation
+from atlas_cli.models.split import blocks_of
+from contestants.turns import Work
+
+
+class Products:
+    """Products of all frozen linear layers of the blocks, forward and back to their input, on one row a real token.
+
+    What is adapted in the lowest block needs no product back: nothing below it is trained. Weights are the model's own,
+    one after another as in a step, so that they come from memory as they do there; outputs go to buffers that are kept.
+
+    Args:
+        tokens: rows of a step; ``samples``: in how many texts.
+    """
+
+    def __init__(self, federation: Federation, samples: int, tokens: int) -> None:
+        self.work = Work(samples, tokens)
+        base = federation.base
+        linear = [
+            (f"{base.family.blocks}.{name}", module)
+            for name, module in blocks_of(base.model, base.family).named_modules()
+            if isinstance(module, nn.Linear | Conv1D)
+        ]
+        adapters = next(iter(federation.clients.values())).adapters.adapters
+        lowest = min(int(path.removeprefix(f"{base.family.blocks}.").split(".")[0]) for path in adapters)
+        prefix = f"{base.family.blocks}.{lowest}."
+        forward = [_weight(module) for _, module in linear]
+        back = [_weight(module).t() for path, module in linear if not (path in adapters and path.startswith(prefix))]
+        self.products = [*forward, *reversed(back)]
+        self.flops = sum(2 * tokens * weight.numel() for weight in self.products)
+        sizes = {size for weight in self.products for size in weight.shape}
+        self._inputs = {size: torch.randn(tokens, size) for size in sizes}
+        self._outputs = {size: torch.empty(tokens, size) for size in sizes}
+
+    @torch.no_grad()
+    def step(self) -> Work:
+        """All products once."""
+        for weight in self.products:
+            d_in, d_out = weight.shape
+            torch.mm(self._inputs[d_in], weight, out=self._outputs[d_out])
+        return self.work
+
+
+def _weight(module: nn.Linear | Conv1D) -> Tensor:
+    """(d_in, d_out), a view."""
+    return module.weight if isinstance(module, Conv1D) else module.weight.t()
