@@ -17,6 +17,7 @@ from atlas_cli.config.load import LoadedConfig
 from atlas_cli.config.schema import ExperimentConfig
 from atlas_cli.errors import AtlasError, ConfigError, InterruptedRunError, OutputError
 from atlas_cli.federation.build import build
+from atlas_cli.federation.check import Check, require_verified
 from atlas_cli.federation.export import export_adapters
 from atlas_cli.federation.facts import data_facts, device_name, model_facts
 from atlas_cli.federation.parties import Federation
@@ -25,7 +26,7 @@ from atlas_cli.federation.recorder import Recorder
 from atlas_cli.federation.state import Copies, capture, restore
 from atlas_cli.federation.stopping import Stopping
 from atlas_cli.federation.training import train
-from atlas_cli.federation.verify import Check, require_verified, verify_split
+from atlas_cli.federation.verify import verify_split
 from atlas_cli.models.load import current_sha256
 from atlas_cli.models.stored import departure
 from atlas_cli.planning.auto_ranks import plan_ranks

@@ -8,17 +8,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from atlas_cli.data.collate import Batch, collate
-from atlas_cli.errors import AtlasError
+from atlas_cli.engines.exchange import exchange, reply, reply_to_all
+from atlas_cli.engines.passes import one_by_one
+from atlas_cli.federation.check import TOLERANCE, Check
 from atlas_cli.federation.client import SplitClient, as_inputs
+from atlas_cli.federation.client_pass import ClientPass
 from atlas_cli.federation.evaluation import Halves
 from atlas_cli.federation.parties import Federation
+from atlas_cli.federation.protocol import Ledger
 from atlas_cli.federation.server import SplitServer
 from atlas_cli.federation.trainables import build_head
 from atlas_cli.models.lora import AdapterSet
@@ -28,59 +31,6 @@ from atlas_cli.models.stored import departure
 from atlas_cli.planning.plan import ClientPlan
 from atlas_cli.seeding import torch_generator
 from atlas_cli.tasks._base import BaseTask, Feature
-
-TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 1e-2}
-
-
-@dataclass(frozen=True)
-class Check:
-    """The comparison for one task group.
-
-    Attributes:
-        loss_difference, gradient_difference: largest absolute differences from the unsplit model.
-        gradient_norm: of the client's adapters, unsplit; zero would mean that nothing is trained.
-        adapter_effect: how much the adapters change the loss; zero would mean that they are not attached.
-        dtype: of the client, where it is not the model's; ``weight_difference``: the largest of its copy of the weights
-            from the model's own, cast.
-    """
-
-    task_group: str
-    split_layer: int
-    examples: int
-    tokens: int
-    padding_tokens: int
-    loss_difference: float
-    gradient_difference: float
-    gradient_norm: float
-    adapter_effect: float
-    tolerance: float
-    dtype: str | None = None
-    weight_difference: float = 0.0
-
-    @property
-    def passed(self) -> bool:
-        """Equal within tolerance, and not trivially so."""
-        # each compared by itself: max() would lose a NaN
-        close = self.loss_difference <= self.tolerance and self.gradient_difference <= self.tolerance
-        return close and self.gradient_norm > 0 and self.adapter_effect > 0 and self.weight_difference == 0
-
-    @property
-    def place(self) -> str:
-        """Where the model is cut, and in which dtype the client is."""
-        return f"layer {self.split_layer}" + ("" if self.dtype is None else f" in {self.dtype}")
-
-    def sentence(self) -> str:
-        """For the screen and the log."""
-        return (
-            f"split = unsplit for {self.task_group} at {self.place}: loss differs by "
-            f"{self.loss_difference:.1e}, gradients by {self.gradient_difference:.1e} "
-            f"({self.examples} examples, {self.padding_tokens} padding tokens)"
-        )
-
-    def record(self) -> dict[str, object]:
-        """For the manifest and ``--json``."""
-        own = () if self.dtype is not None else ("dtype", "weight_difference")
-        return {**{key: value for key, value in asdict(self).items() if key not in own}, "passed": self.passed}
 
 
 def verify_split(federation: Federation) -> list[Check]:
@@ -102,27 +52,6 @@ def _first(clients: Sequence[ClientPlan]) -> list[ClientPlan]:
     return [first[kind] for kind in sorted(first)]
 
 
-def require_verified(checks: Sequence[Check]) -> None:
-    """Refuse to go on with a split that is not the model.
-
-    Raises:
-        AtlasError: names the task group and the difference.
-    """
-    for check in checks:
-        if not check.weight_difference == 0:
-            raise AtlasError(
-                f"the weights that clients of task group {check.task_group} hold in {check.dtype} are not the model's: "
-                f"they differ by {check.weight_difference:.3g}; not trained"
-            )
-        if not check.passed:
-            raise AtlasError(
-                f"the split at {check.place} is not the unsplit model for task group {check.task_group}: "
-                f"loss differs by {check.loss_difference:.3g}, gradients by {check.gradient_difference:.3g} "
-                f"(tolerance {check.tolerance:.0e}; gradient norm {check.gradient_norm:.3g}, "
-                f"effect of adapters {check.adapter_effect:.3g}); not trained"
-            )
-
-
 def spread_by_length(features: Sequence[Feature], count: int) -> list[Feature]:
     """Shortest, longest and examples between, so that a batch of them has padding."""
     ordered = sorted(features, key=lambda f: len(f["input_ids"]))
@@ -138,47 +67,44 @@ def _check(
     training = config.training.model_copy(update={"autocast": "off", "server_update": "pooled"})
     base, device, seed = federation.base, federation.device, config.seed
     own = federation.base_of(planned.name)
-    head = build_head(own, task, seed, group, device)
-    server = SplitServer(
-        base=base,
-        tasks={group: task},
-        split_layer=planned.cut,
-        device=device,
-        rank=config.server.rank if planned.cut < base.n_layers else 0,
-        lora=lora,
-        training=training,
-        seed=seed,
-    )
-    name, ranks = planned.name, federation.aggregator.members[planned.name].ranks
-    u_shaped = training.labels == "client"
-    client = SplitClient(
-        name,
-        rank_config=by_layer(ranks, base.family),
-        split_layer=planned.cut,
-        device=device,
-        base=own,
-        lora=lora,
-        training=training,
-        seed=seed,
-        task=task,
-        head=head if u_shaped else None,
-    )
+    u_shaped, name = training.labels == "client", planned.name
+    ranks = federation.aggregator.members[name].ranks
+
+    def parties() -> tuple[SplitServer, SplitClient, nn.Module]:
+        head = build_head(own, task, seed, group, device)
+        server = SplitServer(
+            base=base,
+            tasks={group: task},
+            split_layer=planned.cut,
+            device=device,
+            rank=config.server.rank if planned.cut < base.n_layers else 0,
+            lora=lora,
+            training=training,
+            seed=seed,
+        )
+        client = SplitClient(
+            name,
+            rank_config=by_layer(ranks, base.family),
+            split_layer=planned.cut,
+            device=device,
+            base=own,
+            lora=lora,
+            training=training,
+            seed=seed,
+            task=task,
+            head=head if u_shaped else None,
+        )
+        _randomise(client.adapters, seed)
+        _randomise(server.groups[group].adapters, seed)
+        server.begin_round({name: group}, 0)
+        return server, client, head
+
+    server, client, head = parties()
+    loss, split = _through_the_split(server, client, batch, packed=False)
+    packed = None
+    if one_by_one(config) is None and not planned.checkpointing:
+        packed = _through_the_split(*parties()[:2], batch, packed=True)
     upper = server.groups[group].adapters
-    _randomise(client.adapters, seed)
-    _randomise(upper, seed)
-
-    server.begin_round({name: group}, 0)
-    message = client.forward(batch.inputs(), 0, 0, None if u_shaped else batch.labels)
-    if u_shaped:
-        back, loss, _ = client.answer_features(server.features(message), batch.labels)
-        reply = server.answer_gradients(back)
-    else:
-        reply, step_loss = server.answer(message)
-        loss = step_loss.mean
-    client.backward(reply.tensors["gradients"])
-    server.accept()
-    split = [p.grad for p in client.trained()] + server.groups[group].mean_gradients()
-
     whole_head = head if u_shaped else server.groups[group].head
     assert whole_head is not None
     wanted = [*client.trained(), *server.groups[group].parameters()]
@@ -196,12 +122,37 @@ def _check(
         padding_tokens=batch.input_ids.numel() - batch.n_tokens,
         loss_difference=abs(loss - unsplit_loss.item()),
         gradient_difference=max(_difference(a, b) for a, b in zip(split, unsplit, strict=True)),
+        packed_loss_difference=abs(packed[0] - unsplit_loss.item()) if packed else None,
+        packed_gradient_difference=max(_difference(a, b) for a, b in zip(packed[1], unsplit, strict=True))
+        if packed
+        else None,
         gradient_norm=float(nn.utils.get_total_norm(unsplit[:n_lower])),
         adapter_effect=abs(unsplit_loss.item() - plain.item()),
         tolerance=max(TOLERANCE[base.dtype], TOLERANCE[own.dtype]) * size,
         dtype=planned.dtype if own.dtype != base.dtype else None,
         weight_difference=weight_difference,
     )
+
+
+def _through_the_split(
+    server: SplitServer, client: SplitClient, batch: Batch, packed: bool
+) -> tuple[float, list[Tensor | None]]:
+    """Loss and gradients of all that is trained: by messages of the padded batch, or as clients share a pass."""
+    if packed:
+        server.real_tokens = True
+        together = ClientPass([client])
+        up = together.forward([batch], 0, 0)
+        if server.training.labels == "server":
+            ((down, loss),) = reply_to_all(server, [client], [batch], up, Ledger())
+        else:
+            down, loss = reply(server, client, batch, up[0], Ledger())
+        together.backward([down.tensors["gradients"]])
+    else:
+        down, loss = exchange(server, client, batch, 0, 0, Ledger())
+        client.backward(down.tensors["gradients"])
+    server.accept()
+    (group,) = server.groups.values()
+    return loss.mean, [p.grad for p in client.trained()] + group.mean_gradients()
 
 
 def _unsplit_loss(

@@ -9,6 +9,7 @@ from by_hand import batches_of
 from atlas_cli import discovery
 from atlas_cli.data.collate import collate
 from atlas_cli.errors import AtlasError
+from atlas_cli.federation.check import require_verified
 from atlas_cli.federation.client import SplitClient
 from atlas_cli.federation.fingerprints import fingerprint_round
 from atlas_cli.federation.protocol import Ledger
@@ -16,7 +17,7 @@ from atlas_cli.federation.round import federated_training_round
 from atlas_cli.federation.server import SplitServer
 from atlas_cli.federation.state import capture
 from atlas_cli.federation.training import evaluate, set_up
-from atlas_cli.federation.verify import require_verified, verify_split
+from atlas_cli.federation.verify import verify_split
 from atlas_cli.models.load import FrozenBase
 from atlas_cli.models.split import blocks_of, client_half, run_half
 from atlas_cli.models.stored import stored_as

@@ -9,14 +9,18 @@ from tiny_models import WORDS
 
 from atlas_cli.config.schema import ExperimentConfig
 from atlas_cli.errors import AtlasError
+from atlas_cli.federation import client_pass
 from atlas_cli.federation.build import build
+from atlas_cli.federation.check import Check, require_verified
 from atlas_cli.federation.client import SplitClient
 from atlas_cli.federation.server import SplitServer
-from atlas_cli.federation.verify import Check, require_verified, spread_by_length, verify_split
+from atlas_cli.federation.verify import spread_by_length, verify_split
+from atlas_cli.models import packed
 from atlas_cli.models.families._base import NoPositions, PassEmbeddings
 from atlas_cli.models.load import FrozenBase
 from atlas_cli.models.lora import LoRAAdapter
 from atlas_cli.models.split import blocks_of, client_half, server_half
+from atlas_cli.tasks._base import pooled_token
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +88,7 @@ def test_a_right_split_passes(family, task, labels, federation):
     assert check.padding_tokens > 0 and check.tokens > check.examples
     assert check.loss_difference <= 1e-7 and check.gradient_difference <= 1e-7
     assert check.gradient_norm > 1e-4 and check.adapter_effect > 1e-6
+    assert check.packed_loss_difference <= 1e-6 and check.packed_gradient_difference <= 1e-6
     assert check.passed and check.record()["passed"] is True
     require_verified([check])
     after = made.clients["a"].adapters.state()
@@ -178,6 +183,19 @@ def wrong_gradient(patch, federation):
     patch.setattr(SplitClient, "backward", lambda self, gradients: backward(self, gradients * 1.001))
 
 
+def positions_of_the_row(patch, federation):
+    patch.setattr(client_pass, "positions_of", lambda base, packing, ids: torch.arange(packing.tokens))
+
+
+def attention_over_the_row(patch, federation):
+    whole = packed._each_to_itself
+    patch.setattr(packed, "_each_to_itself", lambda lengths, *args, **options: whole([sum(lengths)], *args, **options))
+
+
+def the_first_token_read(patch, federation):
+    patch.setattr(type(federation.data["g"].task), "reads", lambda self, labels, mask: pooled_token("first", mask))
+
+
 def adapters_without_effect(patch, federation):
     patch.setattr(LoRAAdapter, "add_to", lambda self, output, x: output + 0 * self(x))
 
@@ -199,6 +217,9 @@ def adapters_without_effect(patch, federation):
         ("bert", padding_attended),
         ("gpt2", wrong_gradient),
         ("gpt2", adapters_without_effect),
+        ("bert", positions_of_the_row),
+        ("llama", attention_over_the_row),
+        ("gpt2", the_first_token_read),
     ],
 )
 def test_sabotage_is_found(family, sabotage, federation, monkeypatch):
@@ -233,6 +254,8 @@ def check_of(**changes):
         {"gradient_difference": float("inf")},
         {"loss_difference": float("nan")},
         {"gradient_difference": float("nan")},
+        {"packed_loss_difference": 2e-6, "packed_gradient_difference": 0.0},
+        {"packed_loss_difference": 0.0, "packed_gradient_difference": float("nan")},
         {"gradient_norm": 0.0},
         {"adapter_effect": 0.0},
         {"adapter_effect": float("nan")},

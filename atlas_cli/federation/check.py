@@ -1,0 +1,102 @@
+"""What the proof of the split found, and what follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+
+from atlas_cli.errors import AtlasError
+
+TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 1e-2}
+
+
+@dataclass(frozen=True)
+class Check:
+    """The comparison for one task group.
+
+    Attributes:
+        loss_difference, gradient_difference: largest absolute differences from the unsplit model.
+        packed_loss_difference, packed_gradient_difference: the same for a pass over real tokens alone, as clients share
+            them in training; None where they do not.
+        gradient_norm: of the client's adapters, unsplit; zero would mean that nothing is trained.
+        adapter_effect: how much the adapters change the loss; zero would mean that they are not attached.
+        dtype: of the client, where it is not the model's; ``weight_difference``: the largest of its copy of the weights
+            from the model's own, cast.
+    """
+
+    task_group: str
+    split_layer: int
+    examples: int
+    tokens: int
+    padding_tokens: int
+    loss_difference: float
+    gradient_difference: float
+    gradient_norm: float
+    adapter_effect: float
+    tolerance: float
+    dtype: str | None = None
+    weight_difference: float = 0.0
+    packed_loss_difference: float | None = None
+    packed_gradient_difference: float | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Equal within tolerance, and not trivially so."""
+        packed = [d for d in (self.packed_loss_difference, self.packed_gradient_difference) if d is not None]
+        # each compared by itself: max() would lose a NaN
+        close = all(d <= self.tolerance for d in (self.loss_difference, self.gradient_difference, *packed))
+        return close and self.gradient_norm > 0 and self.adapter_effect > 0 and self.weight_difference == 0
+
+    @property
+    def place(self) -> str:
+        """Where the model is cut, and in which dtype the client is."""
+        return f"layer {self.split_layer}" + ("" if self.dtype is None else f" in {self.dtype}")
+
+    def sentence(self) -> str:
+        """For the screen and the log."""
+        return (
+            f"split = unsplit for {self.task_group} at {self.place}: loss differs by "
+            f"{self.loss_difference:.1e}, gradients by {self.gradient_difference:.1e} "
+            f"({self.examples} examples, {self.padding_tokens} padding tokens"
+            f"{'' if self.packed_loss_difference is None else f'; without them {self._packed()}'})"
+        )
+
+    def record(self) -> dict[str, object]:
+        """For the manifest and ``--json``."""
+        own = () if self.dtype is not None else ("dtype", "weight_difference")
+        packed = () if self.packed_loss_difference is not None else _PACKED
+        left_out = {*own, *packed}
+        return {**{key: value for key, value in asdict(self).items() if key not in left_out}, "passed": self.passed}
+
+    def _packed(self) -> str:
+        return f"{self.packed_loss_difference:.1e} and {self.packed_gradient_difference:.1e}"
+
+
+_PACKED = ("packed_loss_difference", "packed_gradient_difference")
+
+
+def require_verified(checks: Sequence[Check]) -> None:
+    """Refuse to go on with a split that is not the model.
+
+    Raises:
+        AtlasError: names the task group and the difference.
+    """
+    for check in checks:
+        if not check.weight_difference == 0:
+            raise AtlasError(
+                f"the weights that clients of task group {check.task_group} hold in {check.dtype} are not the model's: "
+                f"they differ by {check.weight_difference:.3g}; not trained"
+            )
+        if not check.passed:
+            raise AtlasError(
+                f"the split at {check.place} is not the unsplit model for task group {check.task_group}: "
+                f"loss differs by {check.loss_difference:.3g}, gradients by {check.gradient_difference:.3g}"
+                f"{_of_packed(check)} (tolerance {check.tolerance:.0e}; gradient norm {check.gradient_norm:.3g}, "
+                f"effect of adapters {check.adapter_effect:.3g}); not trained"
+            )
+
+
+def _of_packed(check: Check) -> str:
+    return "" if check.packed_loss_difference is None else f", without padding {check._packed()}"
