@@ -59,7 +59,7 @@ class ClientPass:
         lengths = [length for packing in self._packings for length in packing.lengths]
         segments = [Segment(c.adapters, p.tokens) for c, p in zip(self.clients, self._packings, strict=True)]
         with attached_segments(first.base.model, segments):
-            self._rows_ND = run_packed(first.base.model, half, lengths, torch.cat(positions), **rows)
+            self._rows_ND = run_packed(half, lengths, torch.cat(positions), **rows)
         sent = self._rows_ND.detach().split([packing.tokens for packing in self._packings])
         stays = first.training.labels == "client"
         return [

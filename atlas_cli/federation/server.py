@@ -277,7 +277,7 @@ class SplitServer:
     def _hidden(self, client: str, received: Tensor, mask: Tensor) -> Tensor:
         inputs, half = received.to(self.base.dtype), self.half_for(client)
         if self.real_tokens and self.usage is None:
-            return run_real_tokens(self.base.model, half, mask, inputs)
+            return run_real_tokens(half, mask, inputs)
         return run_half(half, mask, inputs_embeds=inputs)
 
     def _all_trained(self) -> list[Trainables]:

@@ -132,11 +132,11 @@ def _hidden(
     if cut > last or 2 * len(read) > len(read_N):
         with attached(False):
             half = base.server_half(cut)
-            return run_packed(base.model, half, lengths, positions, inputs_embeds=rows_ND).index_select(0, read)
+            return run_packed(half, lengths, positions, inputs_embeds=rows_ND).index_select(0, read)
     if cut < last:
         with attached(False):
-            rows_ND = run_packed(base.model, base.between(cut, last), lengths, positions, inputs_embeds=rows_ND)
-    return run_last_block(base.model, base.server_half(last), lengths, positions, read, rows_ND, attached)
+            rows_ND = run_packed(base.between(cut, last), lengths, positions, inputs_embeds=rows_ND)
+    return run_last_block(base.server_half(last), lengths, positions, read, rows_ND, attached)
 
 
 def _loss(client: Served, packing: Packing, hidden_SD: Tensor) -> tuple[Tensor, int]:

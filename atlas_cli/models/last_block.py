@@ -28,7 +28,6 @@ class _Attended(Exception):
 
 
 def run_last_block(
-    base: nn.Module,
     block: nn.Module,
     lengths: Sequence[int],
     positions: Tensor,
@@ -39,7 +38,7 @@ def run_last_block(
     """(S, D): what the last block and the final norm give for the tokens that are read.
 
     Args:
-        block: the upper half of ``base`` that has the last block alone.
+        block: the upper half that has the last block alone.
         lengths, positions: of the row, as for ``run_packed``.
         read: (S,) int64, ascending places in the row.
         rows: (N, D), outputs of the block before.
@@ -47,13 +46,13 @@ def run_last_block(
     """
     attended: _Attended | None = None
     try:
-        with attached(False), attending(base, block, _stop):
+        with attached(False), attending(block, _stop):
             run_row(block, positions, inputs_embeds=rows)
     except _Attended as reached:
         attended = reached
     assert attended is not None, "the last block has attention"
     places = [positions_in.tolist() for positions_in in _by_sequence(lengths, read)]
-    with attached(True), attending(base, block, partial(_to_all, lengths, places, attended.key, attended.value)):
+    with attached(True), attending(block, partial(_to_all, lengths, places, attended.key, attended.value)):
         return run_row(block, positions[read], inputs_embeds=rows.index_select(0, read))
 
 

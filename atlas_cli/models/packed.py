@@ -66,15 +66,15 @@ class Packing:
         return padded.index_copy(0, self.places, rows).unflatten(0, self.shape)
 
 
-def run_packed(base: nn.Module, half: nn.Module, lengths: Sequence[int], positions: Tensor, **rows: Tensor) -> Tensor:
-    """Hidden states (N, D) of a half of ``base``, or of the whole.
+def run_packed(half: nn.Module, lengths: Sequence[int], positions: Tensor, **rows: Tensor) -> Tensor:
+    """Hidden states (N, D) of a half, or of a whole base.
 
     Args:
         lengths: tokens of each sequence of the row.
         positions: (N,) position of each token as the model numbers them, see ``positions_of``.
         rows: ``input_ids`` (N,), with ``token_type_ids`` (N,) where there are some, or ``inputs_embeds`` (N, D).
     """
-    with attending(base, half, partial(_each_to_itself, lengths)):
+    with attending(half, partial(_each_to_itself, lengths)):
         return run_row(half, positions, **rows)
 
 
@@ -89,13 +89,13 @@ def worth(places: int, tokens: int) -> bool:
     return places > 1.05 * tokens
 
 
-def run_real_tokens(base: nn.Module, half: nn.Module, mask_BT: Tensor, inputs_BTD: Tensor) -> Tensor:
+def run_real_tokens(half: nn.Module, mask_BT: Tensor, inputs_BTD: Tensor) -> Tensor:
     """Hidden states (B, T, D) of an upper half; as a row, and 0 for padding, where there is enough padding to save."""
     packing = Packing.of(mask_BT)
     if not worth(mask_BT.numel(), packing.tokens):
         return run_half(half, mask_BT, inputs_embeds=inputs_BTD)
     rows_ND = packing.pack(inputs_BTD)
-    return packing.unpack(run_packed(base, half, packing.lengths, packing.positions, inputs_embeds=rows_ND))
+    return packing.unpack(run_packed(half, packing.lengths, packing.positions, inputs_embeds=rows_ND))
 
 
 def positions_of(base: nn.Module, packing: Packing, input_ids: Tensor) -> Tensor:
@@ -153,9 +153,11 @@ AttentionInterface.register(ATTENTION, _attention)
 
 
 @contextmanager
-def attending(base: nn.Module, half: nn.Module, attend: Attend) -> Iterator[None]:
-    """Inside the block, attention in ``half`` of ``base`` is ``attend(module, query, key, value, **options)``."""
-    configs: tuple[Any, Any] = (base.config, half.config)  # attention modules look in the first, masks in the second
+def attending(half: nn.Module, attend: Attend) -> Iterator[None]:
+    """Inside the block, attention in ``half`` is ``attend(module, query, key, value, **options)``."""
+    # attention looks its function up in the config of its own module, and masks are made by that of the half
+    found = {id(module.config): module.config for module in half.modules() if hasattr(module, "config")}
+    configs: list[Any] = list(found.values())
     before = [config._attn_implementation for config in configs]
     token = _attend.set(attend)
     try:

@@ -72,8 +72,8 @@ def test_both_halves_and_their_gradients(family, lengths):
         cut = run_half(lower, mask, input_ids=ids)
         padded = run_half(upper, mask, inputs_embeds=cut)
         positions = positions_of(base.model, packing, ids)
-        rows = run_packed(base.model, lower, packing.lengths, positions, input_ids=packing.pack(ids))
-        packed = run_packed(base.model, upper, packing.lengths, packing.positions, inputs_embeds=rows)
+        rows = run_packed(lower, packing.lengths, positions, input_ids=packing.pack(ids))
+        packed = run_packed(upper, packing.lengths, packing.positions, inputs_embeds=rows)
     same(packing.pack(padded), packed)
     same(packing.unpack(packed), padded * mask.unsqueeze(-1))
     weights = torch.randn(packed.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
@@ -89,7 +89,7 @@ def test_segments_of_a_second_sentence_and_the_whole_model():
     kinds = (torch.arange(6) > 2).long() * mask
     packing = Packing.of(mask)
     rows = {"input_ids": packing.pack(ids), "token_type_ids": packing.pack(kinds)}
-    packed = run_packed(base.model, base.model, packing.lengths, packing.positions, **rows)
+    packed = run_packed(base.model, packing.lengths, packing.positions, **rows)
     same(packed, packing.pack(run_half(base.model, mask, input_ids=ids, token_type_ids=kinds)))
 
 
@@ -117,7 +117,7 @@ def test_adapters_by_segment_give_each_client_its_own_outputs_and_gradients(fami
     row = torch.cat([p.pack(x) for p, x in zip(packings, inputs, strict=True)])
     together = [Segment(s, p.tokens) for s, p in zip(sets, packings, strict=True)]
     with attached_segments(base.model, together):
-        fused = run_packed(base.model, upper, lengths, positions, inputs_embeds=row)
+        fused = run_packed(upper, lengths, positions, inputs_embeds=row)
     weights = torch.randn(fused.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     wanted = [[*s.parameters(), *([x] if below else [])] for s, x in zip(sets, inputs, strict=True)]
     got = torch.autograd.grad((fused * weights).sum(), [p for each in wanted for p in each])
@@ -158,8 +158,8 @@ def test_the_last_block_for_the_tokens_that_are_read(family, reads):
         return attached_segments(base.model, [Segment(found, len(read) if only_read else packing.tokens)])
 
     with attached(False):
-        whole = run_packed(base.model, last, lengths, packing.positions, inputs_embeds=rows)[read]
-    ours = run_last_block(base.model, last, lengths, packing.positions, read, rows, attached)
+        whole = run_packed(last, lengths, packing.positions, inputs_embeds=rows)[read]
+    ours = run_last_block(last, lengths, packing.positions, read, rows, attached)
     same(ours, whole)
     weights = torch.randn(ours.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     expected = torch.autograd.grad((whole * weights).sum(), wanted)
@@ -177,7 +177,7 @@ def test_a_row_costs_what_its_real_tokens_cost():
     segments = [Segment(two[0], 11), Segment(two[1], 3)]
     with FlopCounterMode(display=False, custom_mapping=COUNTED) as counter, attached_segments(base.model, segments):
         ids = packing.pack(batch(lengths)[0])
-        run_packed(base.model, half, packing.lengths, packing.positions, input_ids=ids)
+        run_packed(half, packing.lengths, packing.positions, input_ids=ids)
     d, tokens = config.n_embd, sum(lengths)
     linear = 2 * tokens * 12 * d * d
     lora = 2 * tokens * 4 * d * (2 + 5)  # on c_attn: d in, 3 d out
@@ -189,5 +189,5 @@ def test_the_attention_function_is_given_back_after_an_error():
     base = shared("bert")
     half = copy.copy(client_half(base.model, base.family, CUT))
     with pytest.raises(RuntimeError), nullcontext():
-        run_packed(base.model, half, [3], torch.arange(4), input_ids=torch.arange(4))
+        run_packed(half, [3], torch.arange(4), input_ids=torch.arange(4))
     assert base.config._attn_implementation == half.config._attn_implementation == "sdpa"
