@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import Field, field_validator
 
 from atlas_cli.config.aggregation import AggregationConfig
+from atlas_cli.config.audit import AuditConfig
 from atlas_cli.config.clustering import ClusteringConfig
 from atlas_cli.config.engine import EngineConfig
 from atlas_cli.config.faults import FaultsConfig, ScreenConfig
@@ -187,6 +188,7 @@ class ExperimentConfig(Section):
     faults: FaultsConfig = FaultsConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoints: CheckpointsConfig = CheckpointsConfig()
+    audit: AuditConfig | None = Field(None, description="default: no message is kept, and an audit has nothing to read")
     engine: EngineConfig = EngineConfig()
     output: OutputConfig = OutputConfig()
 

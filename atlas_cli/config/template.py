@@ -69,6 +69,7 @@ aggregation: {{method: delta-svd}}
 # faults: {{drop: 0.3, crash_at: {{phone-1: {{round: 2}}}}}}   # for experiments: clients that fail
 evaluation: {{every: 1}}
 checkpoints: {{every: 1, keep: 2}}    # atlas train --resume RUN goes on from them
+# audit: {{record: {{rounds: [1]}}}}      # keep the messages of a round for atlas audit RUN
 output: {{dir: runs}}
 """
 

@@ -13,6 +13,8 @@ from atlas_cli.federation.aggregator import Aggregator
 from atlas_cli.federation.client import SplitClient
 from atlas_cli.federation.evaluation import Evaluator, Halves, TrainedModel
 from atlas_cli.federation.prefix_cache import PrefixCache
+from atlas_cli.federation.protocol import Ledger
+from atlas_cli.federation.recording import Recording
 from atlas_cli.federation.server import SplitServer
 from atlas_cli.federation.unsplit import UnsplitClient
 from atlas_cli.models.load import FrozenBase
@@ -26,7 +28,7 @@ class Federation:
     """Everything that takes part in a run.
 
     ``server`` is None in the unsplit baselines; ``fingerprints`` are sums over those taken of every client so far;
-    ``prefix_cache`` is None unless the config asks for one.
+    ``prefix_cache`` and ``recording`` are None unless the config asks for them.
     """
 
     config: ExperimentConfig
@@ -41,6 +43,11 @@ class Federation:
     device: torch.device
     fingerprints: dict[str, torch.Tensor] = field(default_factory=dict)
     prefix_cache: PrefixCache | None = None
+    recording: Recording | None = None
+
+    def ledger(self, number: int) -> Ledger:
+        """The byte ledger of a round; the recording, if there is one, is shown what is counted."""
+        return Ledger(None if self.recording is None else self.recording.watch(number))
 
     @property
     def group_names(self) -> list[str]:

@@ -22,6 +22,7 @@ from atlas_cli.federation.facts import data_facts, device_name, model_facts
 from atlas_cli.federation.parties import Federation
 from atlas_cli.federation.prefixes import without_prefix
 from atlas_cli.federation.recorder import Recorder
+from atlas_cli.federation.recording import recording_of
 from atlas_cli.federation.state import Copies, capture, restore
 from atlas_cli.federation.stopping import Stopping
 from atlas_cli.federation.training import train
@@ -212,6 +213,7 @@ def _run(
     """Train inside a run directory whose manifest says at every moment how it stands; "finished" is written last."""
     training = federation.config.training
     checkpoints = _Checkpoints(federation, run)
+    federation.recording = recording_of(federation.config, run, done)
 
     def checkpoint(number: int) -> None:
         checkpoints.after_round(number)
@@ -226,6 +228,8 @@ def _run(
         manifest["base_unchanged"] = _unchanged(federation)
         if federation.prefix_cache is not None:
             manifest["engine"] = {"prefix_cache": federation.prefix_cache.record()}
+        if federation.recording is not None:
+            manifest["recording"] = federation.recording.record()
         progress.stop()
         ended = end_manifest(manifest, "finished")
         write_report(run, ended)

@@ -52,7 +52,7 @@ def train(
     caution(federation, recorder)
 
     for number in range((done or 0) + 1, training.rounds + 1):
-        ledger = Ledger()
+        ledger = federation.ledger(number)
         recorder.clusters(cluster_clients(federation, number, ledger))
         attendance = Attendance(federation, sample_cohort(federation, number), number)
         deliver(federation, attendance.present, ledger)  # those that missed a round catch up
@@ -140,7 +140,7 @@ def set_up(federation: Federation, clustered: Callable[[Clustered | None], None]
 
     Between the two, clusters are found where the config asks for them; ``clustered`` is told of them.
     """
-    ledger = Ledger()
+    ledger = federation.ledger(0)
     messages: dict[tuple[object, ...], Message] = {}  # clients that hold the same part of one base get the same
     dtypes = {client.name: client.dtype for client in federation.plan.clients}
     for client, party in federation.clients.items():

@@ -18,7 +18,7 @@ from atlas_cli.runs.lock import owner_of
 # all that is in them
 MAY_CHANGE = (
     *("training.rounds", "training.min_clients", "training.on_nonfinite"),
-    *("evaluation", "checkpoints", "device", "output", "aggregation.error_ledger"),
+    *("evaluation", "checkpoints", "audit", "device", "output", "aggregation.error_ledger"),
 )
 
 
