@@ -50,7 +50,7 @@ def local_steps(
             if attendance.crashes(client, step):
                 continue
             began = time.perf_counter()
-            batch = _batch(federation, client, overall)
+            batch = batch_of(federation, client, overall)
             try:
                 loss, count = _local_step(federation, client, batch, number, step, factor, ledger)
                 done[client].add(batch, loss, count, time.perf_counter() - began)
@@ -115,7 +115,8 @@ def exchange(
     return sent(down, cut), loss, count
 
 
-def _batch(federation: Federation, client: str, overall: int) -> Batch:
+def batch_of(federation: Federation, client: str, overall: int) -> Batch:
+    """A client's batch at a local step, counted over all rounds."""
     features = federation.train_features(client)
     lengths = [len(f["input_ids"]) for f in features]
     rows = batch_indices(lengths, federation.batch_size(client), federation.config.seed, client, overall)

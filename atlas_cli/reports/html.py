@@ -58,6 +58,7 @@ def page(run: RunDirectory, manifest: Mapping[str, Any] | None = None) -> str:
         "Proof": sections.proof(manifest, clients),
         "Bytes on the wire": sections.ledger(messages) if messages else "",
         "Memory": sections.memory(run.read_json("memory.json")) if (run.path / "memory.json").exists() else "",
+        **({"Audit": sections.audit(run.read_json("audit.json"))} if (run.path / "audit.json").exists() else {}),
         **({"Clusters": sections.clusters(clustered)} if clustered else {}),
         "Clients": sections.clients(clients, config) if clients else "",
         "Run": sections.facts(manifest),

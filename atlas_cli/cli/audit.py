@@ -1,0 +1,95 @@
+"""``atlas audit``: attack the messages of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from atlas_cli.cli._arguments import Overrides
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from atlas_cli.config.load import LoadedConfig
+    from atlas_cli.runs.directory import RunDirectory
+
+
+def command(
+    source: Annotated[
+        Path, typer.Argument(metavar="RUN|FILE", help="Run directory, or a config to train first.", show_default=False)
+    ],
+    overrides: Overrides = None,
+    attack: Annotated[
+        list[str] | None, typer.Option("--attack", metavar="NAME", help="Only this one; may be given several times.")
+    ] = None,
+    examples: Annotated[int, typer.Option(min=20, help="Texts that an attack looks at.")] = 256,
+    by_layer: Annotated[
+        bool, typer.Option("--by-layer", help="Measure every split layer of FILE's model instead; trains nothing.")
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="With --by-layer: leakage.json and pictures go here.", show_default=False),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Attack the recorded messages of RUN as an honest but curious server, or who listens, sees them.
+
+    A run records messages where its config has a section audit; a config is trained first. Each figure comes with its
+    95 % interval, what chance gives, and the best possible; the privacy score is that of the worst attack. Writes
+    audit.json into the run directory and the figures into its report.
+    Examples: atlas audit runs/20260131-120000_quickstart_0; atlas audit configs/quickstart.yaml training.rounds=1;
+    atlas audit --by-layer configs/quickstart.yaml --output leakage
+    """
+    import json
+
+    from rich.console import Console
+
+    from atlas_cli.errors import ConfigError
+
+    is_run = source.is_dir()
+    console = Console()
+    if is_run and (by_layer or overrides):
+        raise ConfigError("is a run; --by-layer and KEY=VALUE are for a config", where=str(source))
+    if output is not None and not by_layer:
+        raise ConfigError("is for --by-layer; an audit of a run goes into its directory", key="--output")
+    if by_layer:
+        return
+    if is_run:
+        from atlas_cli.runs.directory import open_run
+
+        run = open_run(source)
+    else:
+        run = _trained(source, overrides or [], Console(stderr=True, quiet=as_json))
+    from atlas_cli.privacy.audit import FILE, audit
+    from atlas_cli.privacy.evidence import Evidence
+    from atlas_cli.reports.audit import audit_notes, audit_table
+    from atlas_cli.reports.html import write_report
+
+    with Console(stderr=True).status("reading") as status:
+        found = audit(Evidence.of_run(run, examples), attack or [], lambda name: status.update(f"attack {name}"))
+    run.write_json(FILE, found)
+    write_report(run)
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    console.print(audit_table(found))
+    for note in audit_notes(found):
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
+
+
+def _trained(file: Path, overrides: list[str], console: Console) -> RunDirectory:
+    """A run of a config; where it does not say what to record, the first round is."""
+    from atlas_cli.config.audit import AuditConfig
+    from atlas_cli.config.load import load_config, locating
+    from atlas_cli.reports.progress import progress_for
+
+    loaded: LoadedConfig = load_config(file, overrides)
+    config = loaded.config
+    if config.audit is None:
+        config = config.model_copy(update={"audit": AuditConfig()})
+    with locating(loaded), progress_for(console) as progress:
+        from atlas_cli.federation import session
+
+        return session.start(config, progress)

@@ -1,0 +1,1 @@
+"""Privacy that is measured: attacks on recorded messages, and what they say of a run."""

@@ -1,0 +1,54 @@
+"""What an audit found, as a table and in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+HEADINGS = ("attack", "channel", "figure", "95 %", "chance", "best", "floor", "n", "the adversary knows")
+
+
+def rows(audit: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """A row of texts for every attack that ran, by ``HEADINGS``."""
+    return [
+        (
+            found["attack"],
+            found["channel"],
+            _number(found["value"]),
+            f"{_number(found['low'])} to {_number(found['high'])}",
+            _number(found["chance"]),
+            _number(found["best"]),
+            "-" if found["floor"] is None else _number(found["floor"]),
+            str(found["examples"]),
+            found["knows"],
+        )
+        for found in audit["attacks"]
+    ]
+
+
+def audit_table(audit: Mapping[str, Any]) -> Table:
+    """One row an attack."""
+    title = f"what the messages of {audit['run']} give away"
+    table = Table(*HEADINGS[:-1], title=title, title_justify="left", box=None)
+    for row in rows(audit):
+        table.add_row(*row[:-1])
+    return table
+
+
+def audit_notes(audit: Mapping[str, Any]) -> list[str]:
+    """What was not measured and why, notes of attacks, and the score with what it means."""
+    notes = [f"{a['attack']}: {a['what']}; the adversary knows {a['knows']}" for a in audit["attacks"]]
+    notes += [f"not measured: {name}: {reason}" for name, reason in audit["not_measured"].items()]
+    notes += [f"{found['attack']}: {found['note']}" for found in audit["attacks"] if found["note"]]
+    score = audit["privacy_score"]
+    if score is None:
+        return [*notes, "privacy score: none, as nothing was attacked"]
+    worst = max(audit["attacks"], key=lambda found: found["advantage"])
+    meaning = f"1 - advantage of the worst attack at the upper end of its interval: {worst['attack']}"
+    return [*notes, f"privacy score {_number(score)} ({meaning}); an attack that nobody tried may be worse"]
+
+
+def _number(value: float) -> str:
+    return f"{value:.2g}" if 0 < value < 0.01 else f"{value:.3f}"
