@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -55,6 +57,7 @@ def command(
     if output is not None and not by_layer:
         raise ConfigError("is for --by-layer; an audit of a run goes into its directory", key="--output")
     if by_layer:
+        _by_layer(source, overrides or [], examples, output, as_json)
         return
     if is_run:
         from atlas_cli.runs.directory import open_run
@@ -93,3 +96,59 @@ def _trained(file: Path, overrides: list[str], console: Console) -> RunDirectory
         from atlas_cli.federation import session
 
         return session.start(config, progress)
+
+
+def _by_layer(file: Path, overrides: list[str], examples: int, output: Path | None, as_json: bool) -> None:
+    """Measure every split layer of a config's model on the texts of its clients."""
+    import json
+    import math
+
+    from rich.console import Console
+
+    from atlas_cli.config.load import load_config, locating
+    from atlas_cli.errors import ConfigError
+    from atlas_cli.privacy.figures import Inapplicable
+
+    loaded = load_config(file, overrides)
+    with locating(loaded), Console(stderr=True).status("reading") as status:
+        from atlas_cli.federation.build import build
+        from atlas_cli.privacy.costs import costs_by_layer
+        from atlas_cli.privacy.depth import measure_depth
+        from atlas_cli.reports.depth import depth_record, depth_table, draw_depth, leakage_file
+
+        federation = build(loaded.config)
+        costs = costs_by_layer(loaded.config, federation.base.config)
+        try:
+            layers = measure_depth(federation, examples, lambda layer: status.update(f"split layer {layer}"))
+        except Inapplicable as reason:
+            raise ConfigError(str(reason), where=str(file)) from None
+    record = depth_record(layers, costs)
+    if output is not None:
+        origins = ", ".join(group.data.origin for group in federation.data.values())
+        leakage = leakage_file(layers, f"atlas audit --by-layer, {federation.base.name}, {examples} texts of {origins}")
+        with _writing(output):
+            output.mkdir(parents=True, exist_ok=True)
+            for name, content in (("leakage.json", leakage), ("by-layer.json", record)):
+                (output / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+            for suffix in ("png", "svg"):
+                draw_depth(layers, costs, output / f"by-layer.{suffix}")
+    if as_json:
+        typer.echo(json.dumps(record, indent=2))
+        return
+    console = Console()
+    console.print(depth_table(layers, costs))
+    if output is not None:
+        name = federation.base.name
+        allowed = math.ceil(100 * layers[-1].leakage) / 100
+        hint = f"atlas split-point {name} --leakage {output / 'leakage.json'} --max-leakage {allowed}"
+        console.print(f"to choose by it: {hint}", markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    from atlas_cli.errors import OutputError
+
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be written: {error.strerror}") from None

@@ -106,17 +106,19 @@ class Evidence:
         per_round = self.federation.config.training.local_steps
         for (number, client), messages in _by_round(self.messages).items():
             fingerprint = max((m.number for m in messages if m.kind == "fingerprint"), default=0)
+            if number == 0:  # set-up: only fingerprints take steps
+                continue
+            first = (number - 1) * per_round
+            batches = [(step, batch_of(self.federation, client, first + step)) for step in range(per_round)]
+            batches = [(step, batch) for step, batch in batches if batch.features]  # an empty one sends nothing
             counts: Counter[str] = Counter()
             for message in messages:
-                if number == 0 or message.kind not in STEP_KINDS or message.number < fingerprint:
+                if message.kind not in STEP_KINDS or message.number < fingerprint:
                     continue
-                step = counts[message.kind]
+                step, batch = batches[counts[message.kind]]
                 counts[message.kind] += 1
-                key = (number, client, step)
-                if key not in found:
-                    batch = batch_of(self.federation, client, (number - 1) * per_round + step)
-                    found[key] = Step(client, number, step, batch)
-                found[key].messages[message.kind] = message
+                own = found.setdefault((number, client, step), Step(client, number, step, batch))
+                own.messages[message.kind] = message
         return [step for _, step in sorted(found.items()) if "activations" in step.messages]
 
     def chosen(self) -> Iterator[Step]:
@@ -136,7 +138,7 @@ class Evidence:
 
     def tokens(self, step: Step, first_text: int = 0) -> Tokens:
         """Activations of a step's real tokens as received, and the ids that they are of."""
-        return _tokens(step.messages["activations"].tensors()["activations"], step.batch, first_text)
+        return tokens_of(step.messages["activations"].tensors()["activations"], step.batch, first_text)
 
     def seen(self) -> Tokens:
         """All tokens of the chosen steps, with texts numbered through."""
@@ -161,7 +163,7 @@ class Evidence:
         for start in range(0, len(features), size):
             batch = collate(task, features[start : start + size], self.federation.pad)
             message = party.forward(batch.inputs(), round_number, OWN_STEPS + start, None)
-            parts.append(_tokens(message.tensors["activations"], batch, start))
+            parts.append(tokens_of(message.tensors["activations"], batch, start))
         return Tokens.joined(parts)
 
     def party(self, client: str, round_number: int) -> SplitClient:
@@ -216,7 +218,8 @@ def _by_round(messages: Sequence[Recorded]) -> dict[tuple[int, str], list[Record
     return found
 
 
-def _tokens(activations: Tensor, batch: Batch, first_text: int) -> Tokens:
+def tokens_of(activations: Tensor, batch: Batch, first_text: int) -> Tokens:
+    """Activations (B, T, D) of the real tokens of a batch, texts numbered from ``first_text``."""
     mask = batch.attention_mask.bool()
     texts = torch.arange(first_text, first_text + batch.n_examples)[:, None].expand(mask.shape)
     # a client may pad further than its batch needs, to hide lengths

@@ -22,7 +22,7 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#8
 MARKERS = "osD^vPX*"
 MAX_BARS = 30
 
-_STYLE: Any = {
+STYLE: Any = {
     "svg.hashsalt": "atlas",  # the same run gives the same file
     "svg.fonttype": "path",
     "text.parse_math": False,  # a name with a dollar sign is a name
@@ -60,7 +60,7 @@ def bytes_svg(messages: Sequence[Record]) -> str:
         total[key] = total.get(key, 0) + row["bytes"]
     setup = {key: n for key, n in total.items() if key[0] == "base-weights" and n}
     rounds = {key: n for key, n in total.items() if key[0] != "base-weights"}
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(8.4, 2.6 + 1.2 * bool(setup)), layout="constrained")
         ratios = [2, 1] if setup else [1]
         axes = figure.subplots(len(ratios), 1, squeeze=False, height_ratios=ratios)[:, 0]
@@ -90,7 +90,7 @@ def memory_svg(memory: Record) -> tuple[str, str]:
         notes.append(
             f"Not shown: {sum(row.clients for row in hidden)} clients in {len(hidden)} bars with smaller totals."
         )
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(8.4, 1.6 + 0.28 * len(shown)), layout="constrained")
         axes = figure.subplots()
         _stack_memory(axes, shown)
@@ -99,7 +99,7 @@ def memory_svg(memory: Record) -> tuple[str, str]:
 
 
 def _lines(series: Mapping[str, list[tuple[int, float]]], label: str) -> str:
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         drawn = [values for values in series.values() if values]
         figure = Figure(figsize=(5.6, 3.2 + 0.1 * len(drawn)), layout="constrained")  # a legend of two columns grows
         axes = figure.subplots()
