@@ -30,6 +30,11 @@ def command(
     by_layer: Annotated[
         bool, typer.Option("--by-layer", help="Measure every split layer of FILE's model instead; trains nothing.")
     ] = False,
+    without: Annotated[
+        str | None,
+        typer.Option(metavar="CLIENT", help="Compare rounds of FILE with and without it instead: many short runs."),
+    ] = None,
+    runs: Annotated[int, typer.Option(min=200, help="With --without: of either world.")] = 200,
     output: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="With --by-layer: leakage.json and pictures go here.", show_default=False),
@@ -52,12 +57,17 @@ def command(
 
     is_run = source.is_dir()
     console = Console()
-    if is_run and (by_layer or overrides):
-        raise ConfigError("is a run; --by-layer and KEY=VALUE are for a config", where=str(source))
+    if is_run and (by_layer or without or overrides):
+        raise ConfigError("is a run; --by-layer, --without and KEY=VALUE are for a config", where=str(source))
+    if by_layer and without:
+        raise ConfigError("give it without --by-layer", key="--without")
     if output is not None and not by_layer:
         raise ConfigError("is for --by-layer; an audit of a run goes into its directory", key="--output")
     if by_layer:
         _by_layer(source, overrides or [], examples, output, as_json)
+        return
+    if without:
+        _two_worlds(source, overrides or [], without, runs, as_json)
         return
     if is_run:
         from atlas_cli.runs.directory import open_run
@@ -142,6 +152,30 @@ def _by_layer(file: Path, overrides: list[str], examples: int, output: Path | No
         allowed = math.ceil(100 * layers[-1].leakage) / 100
         hint = f"atlas split-point {name} --leakage {output / 'leakage.json'} --max-leakage {allowed}"
         console.print(f"to choose by it: {hint}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _two_worlds(file: Path, overrides: list[str], client: str, runs: int, as_json: bool) -> None:
+    """Tell rounds with a client from rounds without it, by the merged adapter."""
+    import json
+
+    from rich.console import Console
+
+    from atlas_cli.config.load import load_config, locating
+
+    loaded = load_config(file, overrides)
+    with locating(loaded), Console(stderr=True).status("reading") as status:
+        from atlas_cli.federation.build import build
+        from atlas_cli.privacy.two_worlds import two_worlds
+        from atlas_cli.reports.audit import worlds_table
+        from atlas_cli.reports.progress import progress_for
+
+        federation = build(loaded.config)
+        quiet = progress_for(Console(quiet=True))
+        found = two_worlds(federation, client, runs, quiet, lambda done: status.update(f"run {done} of {3 * runs}"))
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    Console().print(worlds_table(found))
 
 
 @contextmanager

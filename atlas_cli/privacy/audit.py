@@ -8,6 +8,7 @@ from typing import Any
 from atlas_cli import discovery
 from atlas_cli.privacy.evidence import Evidence
 from atlas_cli.privacy.figures import Figure, Inapplicable, privacy_score
+from atlas_cli.privacy.update_norms import update_norms
 
 PACKAGE = "privacy.attacks"
 FILE = "audit.json"
@@ -40,5 +41,6 @@ def audit(
         "privacy_score": privacy_score(figures),
         "attacks": [figure.record() for figure in figures],
         "not_measured": skipped,
+        "update_norms": update_norms(evidence),
         "recorded": {"messages": len(messages), "rounds": sorted({m.round for m in messages})},
     }

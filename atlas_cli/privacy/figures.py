@@ -69,7 +69,7 @@ def require_examples(count: int, what: str = "examples", least: int = MIN_EXAMPL
         Inapplicable: says how many there must be.
     """
     if count < least:
-        raise Inapplicable(f"too few for an interval: {count} {what}, and {least} are needed; record more rounds")
+        raise Inapplicable(f"too few for an interval: {count} {what}, and {least} are needed")
 
 
 def clopper_pearson(hits: int, count: int, level: float = LEVEL) -> tuple[float, float]:

@@ -37,11 +37,26 @@ def audit_table(audit: Mapping[str, Any]) -> Table:
     return table
 
 
+def worlds_table(found: Mapping[str, Any]) -> Table:
+    """How well rounds with and without a client are told apart, and both controls."""
+    title = f"rounds with and without {found['client']}, told apart by the merged adapter"
+    table = Table("worlds", "AUC", "95 %", "advantage", "epsilon at least", "runs", title=title, box=None)
+    for name, verdict in found.items():
+        if isinstance(verdict, Mapping):
+            interval = f"{verdict['low']:.3f} to {verdict['high']:.3f}"
+            numbers = (f"{verdict['auc']:.3f}", interval, f"{verdict['advantage']:.3f}", f"{verdict['epsilon']:.2f}")
+            table.add_row(name, *numbers, str(verdict["runs"]))
+    return table
+
+
 def audit_notes(audit: Mapping[str, Any]) -> list[str]:
     """What was not measured and why, notes of attacks, and the score with what it means."""
     notes = [f"{a['attack']}: {a['what']}; the adversary knows {a['knows']}" for a in audit["attacks"]]
     notes += [f"not measured: {name}: {reason}" for name, reason in audit["not_measured"].items()]
     notes += [f"{found['attack']}: {found['note']}" for found in audit["attacks"] if found["note"]]
+    for each in audit["update_norms"]:
+        size = f"median {each['median']:.3g}, largest {each['of_median'] or 0:.3g} times that"
+        notes.append(f"norms of updates as sent in round {each['round']}: {size} (a diagnostic, no measure of privacy)")
     score = audit["privacy_score"]
     if score is None:
         return [*notes, "privacy score: none, as nothing was attacked"]

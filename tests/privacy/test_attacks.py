@@ -1,6 +1,7 @@
 """Attacks find what is there, and nothing where there is nothing."""
 
 import json
+import random
 from dataclasses import replace
 
 import pytest
@@ -12,6 +13,7 @@ from atlas_cli.cli import main
 from atlas_cli.privacy.audit import PACKAGE, audit
 from atlas_cli.privacy.evidence import Evidence
 from atlas_cli.privacy.figures import Inapplicable
+from atlas_cli.privacy.update_norms import update_norms
 
 RECORDED = {"audit": {"record": {"rounds": [1]}}, "training": {"rounds": 1, "local_steps": 4}}
 RECOVERY = ("nearest-embedding", "ridge-inverter", "mlp-inverter")
@@ -109,6 +111,38 @@ def test_task_groups_show_in_fingerprints(evidence, tmp_path):
         discovery.load(PACKAGE, "task-from-fingerprints").attack(replace(fake, messages=messages[:10]))
 
 
+def test_membership_of_texts_that_were_learnt_by_heart(trained, tmp_path_factory):
+    draw, words = random.Random(0), "the a film movie game phone price city river was is and very not".split()
+    rows = [f"{' '.join(draw.choices(words, k=8))},{draw.choice(['pos', 'neg'])}" for _ in range(160)]
+    path = tmp_path_factory.mktemp("noise") / "noise.csv"
+    path.write_text("\n".join(["text,label", *rows]) + "\n")  # labels that nothing but memory can tell
+    changes = {
+        "task_groups": {"g": {"data": {"files": str(path)}}},
+        "partition": {"local_test": 0.5},
+        "server": {"rank": 8},
+        "audit": {"record": {"rounds": [1]}},
+    }
+    rate = {"client_optimizer": {"lr": 0.02}, "server_optimizer": {"lr": 0.02}, "batch_size": 16}
+    attack = discovery.load(PACKAGE, "membership").attack
+    before = attack(Evidence.of_run(trained(**changes, training={"rounds": 1, "local_steps": 1})))
+    after = attack(Evidence.of_run(trained(**changes, training={"rounds": 3, "local_steps": 40, **rate})))
+    assert before.low <= 0.5 <= before.high
+    assert after.low > 0.55
+    assert (after.chance, after.best, after.channel) == (0.5, 1.0, "adapters")
+
+
+def test_norms_of_updates_by_hand(evidence):
+    (only,) = update_norms(evidence)
+    sent = {m.client: m.tensors() for m in evidence.messages if (m.kind, m.direction) == ("adapters", "up")}
+    given = {
+        m.client: m.tensors() for m in evidence.messages if (m.round, m.kind, m.direction) == (0, "adapters", "down")
+    }
+    for client, tensors in sent.items():
+        flat = torch.cat([(value - given[client][name]).flatten() for name, value in tensors.items()])
+        assert only["norms"][client] == pytest.approx(float(flat.norm()), rel=1e-5)
+    assert only["round"] == 1 and only["of_median"] >= 1
+
+
 def test_an_audit_names_what_it_did_not_measure(evidence):
     found = audit(evidence, ["nearest-embedding", "label-from-gradients"])
     assert [a["attack"] for a in found["attacks"]] == ["nearest-embedding"]
@@ -143,7 +177,7 @@ def test_a_config_is_trained_first_and_recorded(toy, tmp_path, capsys, monkeypat
     ("args", "code", "says"),
     [
         (["RUN"], 3, "has no recorded messages; add audit: {record: {rounds: [1]}} to its config and train again"),
-        (["RUN", "seed=1"], 2, "is a run; --by-layer and KEY=VALUE are for a config"),
+        (["RUN", "seed=1"], 2, "is a run; --by-layer, --without and KEY=VALUE are for a config"),
         (["RECORDED", "--attack", "nearest-embeding"], 2, "did you mean nearest-embedding"),
         (["RECORDED", "--output", "x"], 2, "--output: is for --by-layer"),
         (["RECORDED", "--examples", "3"], 2, "20"),

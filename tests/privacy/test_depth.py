@@ -70,7 +70,7 @@ def test_what_is_measured_chooses_the_cut(config_path, tmp_path, capsys):
         "--max-leakage",
     ]
     assert main([*choose, str(leakage["4"])]) == 0
-    assert json.loads(capsys.readouterr().out)["layer"] >= 2
+    assert json.loads(capsys.readouterr().out)["split_layer"] >= 2
     assert main([*choose, "0.0"]) == 5
     assert "leaks more than 0.0" in capsys.readouterr().err
 
