@@ -211,6 +211,7 @@ PLUGINS = {
     "models.families": {"FAMILY"},
     "tasks": {"Task"},
     "data.sources": {"load"},
+    "privacy.attacks": {"CHANNEL", "KNOWS", "attack"},
     "cli": {"command|app"},
 }
 

@@ -7,6 +7,8 @@
     clusters.jsonl   a line a clustering; with ``clustering`` only
     messages.jsonl   a line a (round, client, kind, direction): the byte ledger
     memory.json      bytes held by every client and the server, measured in one round
+    messages/        with ``audit``: messages as they crossed the wire (``federation.recording``)
+    audit.json       what ``atlas audit`` found (``privacy.audit``)
     log.txt          what happened, with ISO times
     report.html      self-contained
 

@@ -24,12 +24,6 @@ def evidence(trained):
     return Evidence.of_run(trained(**RECORDED))
 
 
-@pytest.mark.parametrize("name", discovery.names(PACKAGE))
-def test_every_attack_says_what_it_listens_to(name):
-    module = discovery.load(PACKAGE, name)
-    assert module.__doc__ and module.CHANNEL and module.KNOWS and callable(module.attack)
-
-
 def test_truth_belongs_to_the_messages(evidence):
     for step in evidence.steps:
         tensors = step.messages["activations"].tensors()
@@ -129,6 +123,30 @@ def test_membership_of_texts_that_were_learnt_by_heart(trained, tmp_path_factory
     assert before.low <= 0.5 <= before.high
     assert after.low > 0.55
     assert (after.chance, after.best, after.channel) == (0.5, 1.0, "adapters")
+
+
+PLAIN = {
+    "training": {"rounds": 2, "local_steps": 1, "batch_size": 1, "client_optimizer": {"name": "sgd", "lr": 30.0}},
+    "audit": {"record": {"rounds": [2]}},
+}
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_span_check_finds_the_tokens_of_small_batches_and_no_other(trained, family):
+    clients = {"a": {"task_group": "g", "rank": 16, "count": 20}, "b": {"count": 1}}
+    run = trained(task="causal-lm", family=family, **PLAIN, clients=clients)
+    evidence = Evidence.of_run(run)
+    figure = discovery.load(PACKAGE, "dager").attack(evidence)
+    # all but the last token of a text, which predicts nothing, and for queries the first, which has one key
+    assert figure.value > 0.6 and figure.examples == 21
+    first = [m for m in evidence.messages if m.round < 2]
+    with pytest.raises(Inapplicable, match="in the first B is 0"):
+        discovery.load(PACKAGE, "dager").attack(replace(evidence, messages=first))
+
+
+def test_span_check_wants_plain_gradients(evidence):
+    with pytest.raises(Inapplicable, match=r"client_optimizer.name: sgd, local_steps: 1"):
+        discovery.load(PACKAGE, "dager").attack(evidence)
 
 
 def test_norms_of_updates_by_hand(evidence):
