@@ -122,7 +122,7 @@ class Evidence:
         return [step for _, step in sorted(found.items()) if "activations" in step.messages]
 
     def chosen(self) -> Iterator[Step]:
-        """Steps by turns over clients, until ``most`` texts are reached.
+        """Steps by turns over rounds and clients, until ``most`` texts are reached.
 
         Raises:
             Inapplicable: no activations were recorded.
@@ -130,7 +130,7 @@ class Evidence:
         if not self.steps:
             raise Inapplicable("no activations were recorded")
         texts = 0
-        for step in sorted(self.steps, key=lambda s: (s.round, s.number, s.client)):
+        for step in sorted(self.steps, key=lambda s: (s.number, s.round, s.client)):
             if texts >= self.most:
                 return
             texts += step.batch.n_examples

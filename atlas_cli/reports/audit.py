@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-HEADINGS = ("attack", "channel", "figure", "95 %", "chance", "best", "floor", "n", "the adversary knows")
+HEADINGS = ("attack", "channel", "figure (95 %)", "chance", "best", "floor", "n", "the adversary knows")
 
 
 def rows(audit: Mapping[str, Any]) -> list[tuple[str, ...]]:
@@ -16,8 +16,7 @@ def rows(audit: Mapping[str, Any]) -> list[tuple[str, ...]]:
         (
             found["attack"],
             found["channel"],
-            _number(found["value"]),
-            f"{_number(found['low'])} to {_number(found['high'])}",
+            f"{_number(found['value'])} ({_number(found['low'])} to {_number(found['high'])})",
             _number(found["chance"]),
             _number(found["best"]),
             "-" if found["floor"] is None else _number(found["floor"]),
@@ -31,7 +30,9 @@ def rows(audit: Mapping[str, Any]) -> list[tuple[str, ...]]:
 def audit_table(audit: Mapping[str, Any]) -> Table:
     """One row an attack."""
     title = f"what the messages of {audit['run']} give away"
-    table = Table(*HEADINGS[:-1], title=title, title_justify="left", box=None)
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for heading in HEADINGS[:-1]:
+        table.add_column(heading, no_wrap=True)
     for row in rows(audit):
         table.add_row(*row[:-1])
     return table

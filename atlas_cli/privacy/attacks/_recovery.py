@@ -30,13 +30,13 @@ def nearest(vectors: Tensor, embedding: Tensor) -> Tensor:
 def inverted(evidence: Evidence, fit: Callable[[Tokens, Tensor], Invert]) -> tuple[Tokens, Tensor]:
     """What was seen, and token ids guessed by inverters trained on public text that passed the same half.
 
-    One inverter for each task group and split layer, on activations made with the adapters that the server delivered
-    to the first client of them that was recorded, and with the defence in force.
+    One inverter for each task group, split layer and round, on activations made with the adapters that the server
+    delivered to the first client of them that was recorded, and with the defence in force.
     """
-    inverters: dict[tuple[str, int], Invert] = {}
+    inverters: dict[tuple[str, int, int], Invert] = {}
     parts, guesses, texts = [], [], 0
     for step in evidence.chosen():
-        key = evidence.federation.group_of(step.client), evidence.cut(step.client)
+        key = evidence.federation.group_of(step.client), evidence.cut(step.client), step.round
         if key not in inverters:
             material = evidence.made(step.client, step.round, evidence.public(step.client)[:PUBLIC_TEXTS])
             inverters[key] = fit(material, evidence.embedding)
