@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-HEADINGS = ("attack", "channel", "figure (95 %)", "chance", "best", "floor", "n", "the adversary knows")
+HEADINGS = ("attack", "figure (95 %)", "chance", "best", "floor", "n", "channel", "the adversary knows")
 
 
 def rows(audit: Mapping[str, Any]) -> list[tuple[str, ...]]:
@@ -15,12 +15,12 @@ def rows(audit: Mapping[str, Any]) -> list[tuple[str, ...]]:
     return [
         (
             found["attack"],
-            found["channel"],
             f"{_number(found['value'])} ({_number(found['low'])} to {_number(found['high'])})",
             _number(found["chance"]),
             _number(found["best"]),
             "-" if found["floor"] is None else _number(found["floor"]),
             str(found["examples"]),
+            found["channel"],
             found["knows"],
         )
         for found in audit["attacks"]
@@ -31,10 +31,10 @@ def audit_table(audit: Mapping[str, Any]) -> Table:
     """One row an attack."""
     title = f"what the messages of {audit['run']} give away"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for heading in HEADINGS[:-1]:
+    for heading in HEADINGS[:-2]:
         table.add_column(heading, no_wrap=True)
     for row in rows(audit):
-        table.add_row(*row[:-1])
+        table.add_row(*row[:-2])
     return table
 
 
@@ -52,7 +52,9 @@ def worlds_table(found: Mapping[str, Any]) -> Table:
 
 def audit_notes(audit: Mapping[str, Any]) -> list[str]:
     """What was not measured and why, notes of attacks, and the score with what it means."""
-    notes = [f"{a['attack']}: {a['what']}; the adversary knows {a['knows']}" for a in audit["attacks"]]
+    notes = [
+        f"{a['attack']}, on {a['channel']}: {a['what']}; the adversary knows {a['knows']}" for a in audit["attacks"]
+    ]
     notes += [f"not measured: {name}: {reason}" for name, reason in audit["not_measured"].items()]
     notes += [f"{found['attack']}: {found['note']}" for found in audit["attacks"] if found["note"]]
     for each in audit["update_norms"]:
