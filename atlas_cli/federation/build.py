@@ -30,6 +30,7 @@ from atlas_cli.models.placement import by_layer, layer_of
 from atlas_cli.models.stored import stored_as
 from atlas_cli.planning.merging import method_of, options_of
 from atlas_cli.planning.plan import ClientPlan, Plan, make_plan
+from atlas_cli.privacy.protection import Protection
 
 
 def build(config: ExperimentConfig, plan: Plan | None = None) -> Federation:
@@ -110,6 +111,7 @@ def build(config: ExperimentConfig, plan: Plan | None = None) -> Federation:
     pad = pad_token_id(tokenizer)
     evaluator = Evaluator(base, plan.cut, config.evaluation.batch_size, pad, device)
     federation = Federation(config, plan, base, data, clients, server, aggregator, evaluator, pad, device)
+    federation.protection = Protection(federation)
     federation.prefix_cache = give_prefixes(config, plan, clients)
     for name, group in config.task_groups.items():
         if group.adapter is not None:

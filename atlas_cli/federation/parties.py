@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -20,13 +21,16 @@ from atlas_cli.models.lora import AdapterSet, joined
 from atlas_cli.planning.plan import Plan
 from atlas_cli.tasks._base import Feature
 
+if TYPE_CHECKING:
+    from atlas_cli.privacy.protection import Protection
+
 
 @dataclass
 class Federation:
     """Everything that takes part in a run.
 
     ``server`` is None in the unsplit baselines; ``fingerprints`` are sums over those taken of every client so far;
-    ``prefix_cache`` is None unless the config asks for one.
+    ``prefix_cache`` is None unless the config asks for one; ``protection`` is there once all parties are.
     """
 
     config: ExperimentConfig
@@ -41,6 +45,7 @@ class Federation:
     device: torch.device
     fingerprints: dict[str, torch.Tensor] = field(default_factory=dict)
     prefix_cache: PrefixCache | None = None
+    protection: Protection = field(init=False, repr=False)
 
     @property
     def group_names(self) -> list[str]:
