@@ -108,7 +108,7 @@ def _data_dependent(config: ExperimentConfig) -> Iterator[Problem]:
     if asks and config.allocation.importance == "gradient":
         yield Problem(
             ("allocation", "importance"),
-            "ranks by gradients tell of the data; with noise on updates use uniform or random",
+            "ranks by gradients tell of data past the noise on updates; use uniform or random",
         )
 
 

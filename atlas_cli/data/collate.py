@@ -51,6 +51,9 @@ class Batch:
 
 def collate(task: BaseTask, features: Sequence[Feature], pad_token_id: int) -> Batch:
     """Pad features to the longest of them; without segments an example is segment 0 beside others that have them."""
+    if not features:
+        none = torch.zeros(0, 0, dtype=torch.int64)
+        return Batch(none, none, None, none[:, :0], [])
     lengths = [len(feature["input_ids"]) for feature in features]
     shape = (len(features), max(lengths))
     input_ids_BT = torch.full(shape, pad_token_id, dtype=torch.int64)
@@ -89,6 +92,12 @@ def batch_indices(lengths: Sequence[int], batch_size: int, seed: int, client: st
     window = start // (WINDOW * batch_size) * WINDOW * batch_size
     near = sorted(order[window : window + WINDOW * batch_size], key=lambda example: lengths[example])
     return near[start - window : start - window + batch_size]
+
+
+def poisson_indices(count: int, rate: float, seed: int, client: str, step: int) -> list[int]:
+    """Which of a client's examples form its batch at ``step``, each with probability ``rate`` on its own."""
+    draws = numpy_generator(seed, "poisson batches", client, step).random(count)
+    return [i for i, draw in enumerate(draws.tolist()) if draw < rate]
 
 
 def evaluation_batches(features: Sequence[Feature], batch_size: int) -> Iterator[list[int]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from atlas_cli.data.collate import Batch, batch_indices, collate
+from atlas_cli.data.collate import Batch, batch_indices, collate, poisson_indices
 from atlas_cli.engines.trained import Trained
 from atlas_cli.errors import NonFiniteError
 from atlas_cli.federation.attendance import Attendance
@@ -77,6 +77,9 @@ def _local_step(
     if isinstance(party, UnsplitClient):
         return party.local_step(batch.inputs(), batch.labels, number, step, factor)
     assert federation.server is not None
+    if not batch.features:  # a Poisson sample may be empty
+        party.step_on_noise(number, step, factor * training.client_optimizer.lr)
+        return 0.0, 0
     down, loss, count = exchange(federation.server, party, batch, number, step, ledger)
     party.apply_gradients(down.tensors["gradients"], factor * training.client_optimizer.lr)
     return loss, count
@@ -117,8 +120,11 @@ def exchange(
 
 def _batch(federation: Federation, client: str, overall: int) -> Batch:
     features = federation.train_features(client)
-    lengths = [len(f["input_ids"]) for f in features]
-    rows = batch_indices(lengths, federation.batch_size(client), federation.config.seed, client, overall)
+    lengths, seed = [len(f["input_ids"]) for f in features], federation.config.seed
+    if federation.config.privacy.examples is not None:
+        rows = poisson_indices(len(lengths), federation.protection.spent.rate(client), seed, client, overall)
+    else:
+        rows = batch_indices(lengths, federation.batch_size(client), seed, client, overall)
     task = federation.data[federation.group_of(client)].task
     return collate(task, [features[i] for i in rows], federation.pad)
 

@@ -22,6 +22,7 @@ from atlas_cli.models.load import FrozenBase, shared_base
 from atlas_cli.models.lora import AdapterSet, build_adapters
 from atlas_cli.models.placement import adapted_names, place_ranks
 from atlas_cli.models.split import run_half
+from atlas_cli.privacy.mechanisms.examples import ExampleNoise
 from atlas_cli.tasks._base import BaseTask
 
 Inputs = Mapping[str, Tensor]
@@ -91,10 +92,12 @@ class SplitClient:
         self.usage: Usage | None = None
         self.penalty: Callable[[AdapterSet], Tensor] | None = None
         self.prefix: Prefix | None = None
+        self.example_noise: ExampleNoise | None = None
         self._activations: Tensor | None = None
         self._mask: Tensor | None = None
         self._step_bytes = (0, 0)
         self._when = f"client {self.name}"
+        self._now = (0, 0)
         self.reset_optimizer()
 
     def trained(self) -> list[nn.Parameter]:
@@ -154,10 +157,22 @@ class SplitClient:
         require_finite(gradients, f"gradient sent to {self._when}")
         with self.adapters.attached(self.base.model):
             activations.backward(gradients.view_as(activations))
+        self.privatise()
         if self.penalty is not None:
             self.penalty(self.adapters).backward()
         if self.usage is not None:
             self.usage.gradients = tensor_bytes(p.grad for p in self.trained())
+
+    def privatise(self) -> None:
+        """With DP-SGD, make the gradients of the last batch, or of an empty one, the noisy mean of clipped ones."""
+        if self.example_noise is not None:
+            self.example_noise.privatise(self.trained(), self.adapters, *self._now)
+
+    def step_on_noise(self, round_number: int, step: int, learning_rate: float) -> None:
+        """The local step of an empty sample."""
+        self._now = (round_number, step)
+        self.privatise()
+        self.step(learning_rate)
 
     def step(self, learning_rate: float | None = None) -> None:
         """Clip, step and drop the gradients."""
@@ -185,14 +200,17 @@ class SplitClient:
         Returns the features' gradient, the mean loss and its count.
         """
         assert self.head is not None and self.task is not None
-        received = features.tensors["features"].requires_grad_()
+        assert self._mask is not None
+        received, labels = features.tensors["features"].requires_grad_(), labels.to(self.device)
         weights = [*self.head.parameters(), *self.output_embedding(), *self.half.parameters()]
         with (
             precision(self.device, self.training.autocast),
             saved_bytes(weights) if self.usage is not None else nullcontext() as saved,
         ):
-            logits = self.head(received, self._mask)
-            loss, count = self.task.loss(logits, labels.to(self.device))
+            if self.example_noise is not None:
+                loss, count = self.example_noise.head_loss(self.head, self.task, received, self._mask, labels)
+            else:
+                loss, count = self.task.loss(self.head(received, self._mask), labels)
         if self.usage is not None and saved is not None:
             # the graph of the half is alive meanwhile
             self._measured(saved.total, 2 * received.numel() * received.element_size(), received.shape)
@@ -206,11 +224,14 @@ class SplitClient:
         if "inputs_embeds" in inputs:
             inputs = {**inputs, "inputs_embeds": inputs["inputs_embeds"].to(self.base.dtype)}
         self.adapters.train()
+        self._now = (round_number, step)
+        recording = self.example_noise.recording if self.example_noise is not None else lambda *_: nullcontext()
         measured = self.usage is not None
         with (
             seeded_dropout(self.lora.dropout, self.seed, self.name, round_number, step, device=self.device),
             precision(self.device, self.training.autocast),
             self.adapters.attached(self.base.model),
+            recording(self.base.model, self.adapters),
             checkpointed(self.half, self.base.family, self.ranks) if self.checkpointing else nullcontext(),
             saved_bytes([*self.half.parameters(), *self.adapters.parameters()]) if measured else nullcontext() as saved,
         ):

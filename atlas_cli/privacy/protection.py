@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 from atlas_cli import discovery
 from atlas_cli.config.checks import cohort_size
 from atlas_cli.config.privacy import NoiseConfig
+from atlas_cli.federation.client import SplitClient
 from atlas_cli.privacy.accounting import CHANNELS, calibrated, require_accounting
+from atlas_cli.privacy.mechanisms.examples import ExampleNoise
 from atlas_cli.privacy.mechanisms.updates import UpdateNoise
 from atlas_cli.privacy.spent import Spent
 
@@ -55,6 +57,13 @@ class Protection:
             updates = self.config.updates
             federation.aggregator.noise = UpdateNoise(
                 self.config.updates.clip, multipliers["updates"], updates.where, config.seed, sizes
+            )
+
+        for name, client in federation.clients.items() if self.config.examples is not None else ():
+            assert isinstance(client, SplitClient) and self.config.examples is not None
+            assert self.config.examples.clip is not None
+            client.example_noise = ExampleNoise(
+                self.config.examples.clip, multipliers["examples"], federation.batch_size(name), config.seed, name
             )
 
     def begin_round(self, number: int, clients: Collection[str]) -> None:

@@ -55,8 +55,8 @@ def require_same(before: Mapping[str, Any], config: ExperimentConfig) -> None:
             raise ConfigError(f"cannot change when a run is resumed; only these may: {', '.join(MAY_CHANGE)}", key=name)
     if was.get("training.rounds") != now["training.rounds"] and (target := config.privacy.with_target()):
         raise ConfigError(
-            f"cannot change: privacy.{target}.epsilon is for all {was.get('training.rounds')} rounds, and its noise was "
-            "found for them; start a run, or give noise_multiplier from the start",
+            f"cannot change: privacy.{target}.epsilon is for all {was.get('training.rounds')} rounds, for which its "
+            "noise was found; start a run, or one with noise_multiplier",
             key="training.rounds",
         )
     schedule = config.training.schedule
