@@ -115,6 +115,8 @@ def exchange(
         features = sent(server.features(up), above)
         back, loss, count = client.answer_features(features, batch.labels)
         down = server.answer_gradients(sent(back, above + 8))
+    if client.privacy.padding is not None:
+        down = client.privacy.padding.cover(down, batch.attention_mask, round_number, step)
     return sent(down, cut), loss, count
 
 
@@ -126,7 +128,7 @@ def _batch(federation: Federation, client: str, overall: int) -> Batch:
     else:
         rows = batch_indices(lengths, federation.batch_size(client), seed, client, overall)
     task = federation.data[federation.group_of(client)].task
-    return collate(task, [features[i] for i in rows], federation.pad)
+    return collate(task, [features[i] for i in rows], federation.pad, *federation.padding)
 
 
 def _order(federation: Federation, cohort: list[str], overall: int) -> list[str]:

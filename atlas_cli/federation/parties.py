@@ -76,6 +76,11 @@ class Federation:
         group = self.group_of(client)
         return size * sum(1 for spec in self.config.expanded_clients() if spec.task_group == group)
 
+    @property
+    def padding(self) -> tuple[int | None, int]:
+        """Tokens to whose multiple batches are padded, and how many at most."""
+        return self.config.privacy.pad_lengths, self.config.training.max_length
+
     def model_of_client(self, client: str) -> TrainedModel:
         """What a client's predictions are made with."""
         party = self.clients[client]

@@ -9,9 +9,13 @@ from typing import TYPE_CHECKING, Any
 from atlas_cli import discovery
 from atlas_cli.config.checks import cohort_size
 from atlas_cli.config.privacy import NoiseConfig
+from atlas_cli.config.section import Section
 from atlas_cli.federation.client import SplitClient
 from atlas_cli.privacy.accounting import CHANNELS, calibrated, require_accounting
+from atlas_cli.privacy.mechanisms.activations import ActivationNoise
 from atlas_cli.privacy.mechanisms.examples import ExampleNoise
+from atlas_cli.privacy.mechanisms.fingerprints import FingerprintNoise
+from atlas_cli.privacy.mechanisms.mask_gradients import PaddingCover
 from atlas_cli.privacy.mechanisms.updates import UpdateNoise
 from atlas_cli.privacy.spent import Spent
 
@@ -32,6 +36,7 @@ class Protection:
     def __init__(self, federation: Federation) -> None:
         self.federation, self.config = federation, federation.config.privacy
         self.spent = Spent(federation, {})
+        self.fingerprint_noise: FingerprintNoise | None = None
         for name, noise in self.config.noises().items():
             require_accounting(f"privacy.{name}")
             self.spent.multipliers[name] = self._multiplier(name, noise)
@@ -49,22 +54,34 @@ class Protection:
         return calibrated(noise.epsilon, epsilon_of, f"privacy.{name}.epsilon")
 
     def _install(self) -> None:
-        federation, config, multipliers = self.federation, self.federation.config, self.spent.multipliers
-        if self.config.updates is not None:
-            assert self.config.updates.clip is not None
-            share = config.training.cohort
+        federation, config, seed = self.federation, self.config, self.federation.config.seed
+        if (updates := config.updates) is not None:
+            share = federation.config.training.cohort
             sizes = {g: cohort_size(share, len(federation.members(g))) for g in federation.group_names}
-            updates = self.config.updates
-            federation.aggregator.noise = UpdateNoise(
-                self.config.updates.clip, multipliers["updates"], updates.where, config.seed, sizes
-            )
+            federation.aggregator.noise = UpdateNoise(*self._clipping("updates"), updates.where, seed, sizes)
+        if config.fingerprints is not None:
+            self.fingerprint_noise = FingerprintNoise(*self._clipping("fingerprints"), seed)
+        federation.evaluator.activation_noise = self.activation_noise("evaluation")
+        for name, client in federation.clients.items():
+            if isinstance(client, SplitClient):
+                client.privacy.activations = self.activation_noise(name)
+                client.privacy.padding = PaddingCover(seed) if config.mask_gradients else None
+                client.privacy.nopeek_weight = config.nopeek.weight if config.nopeek is not None else None
+                if config.examples is not None:
+                    noise = ExampleNoise(*self._clipping("examples"), federation.batch_size(name), seed, name)
+                    client.privacy.examples = noise
 
-        for name, client in federation.clients.items() if self.config.examples is not None else ():
-            assert isinstance(client, SplitClient) and self.config.examples is not None
-            assert self.config.examples.clip is not None
-            client.example_noise = ExampleNoise(
-                self.config.examples.clip, multipliers["examples"], federation.batch_size(name), config.seed, name
-            )
+    def activation_noise(self, name: str) -> ActivationNoise | None:
+        """Of a client, or of predictions; None where there is none."""
+        if self.config.activations is None:
+            return None
+        return ActivationNoise(*self._clipping("activations"), self.federation.config.seed, name)
+
+    def _clipping(self, name: str) -> tuple[float, float]:
+        """Norm and noise multiplier of a mechanism."""
+        clip = self.config.noises()[name].clip
+        assert clip is not None
+        return clip, self.spent.multipliers[name]
 
     def begin_round(self, number: int, clients: Collection[str]) -> None:
         """Clients of a round hold what they were delivered, and have not trained yet."""
@@ -84,9 +101,9 @@ class Protection:
         mechanisms = {}
         for name in discovery.names("privacy.mechanisms"):
             section = getattr(self.config, name.replace("-", "_"))
-            if section is not None:
+            if section:
                 module = discovery.load("privacy.mechanisms", name)
-                found = section.model_dump(mode="json", exclude_none=True)
+                found = section.model_dump(mode="json", exclude_none=True) if isinstance(section, Section) else {}
                 if name in self.spent.multipliers:
                     found["noise_multiplier"] = self.spent.multipliers[name]
                 protects = module.PROTECTS

@@ -76,7 +76,7 @@ def compare(server, client, batch, noise):
     wanted = one_by_one(server, client, batch)
     kept = {}
     noise.privatise = lambda parameters, adapters, number, step: kept.update(noise.gradients(adapters))
-    client.example_noise = noise
+    client.privacy.examples = noise
     reply, _, _ = exchange(server, client, batch, 1, 0, Ledger())
     client.backward(reply.tensors["gradients"])
     assert len(kept) == len(wanted) and all(w.abs().max() > 1e-5 for w in wanted)
@@ -86,15 +86,15 @@ def compare(server, client, batch, noise):
 
 def test_examples_of_a_language_model_weigh_alike_whatever_their_length(prepared, lines):
     federation, client, batch = prepared("gpt2", {}, task_groups=lines)
-    noise, client.example_noise = client.example_noise, None
+    noise, client.privacy.examples = client.privacy.examples, None
     compare(federation.server, client, batch, noise)
 
 
 def test_each_example_is_clipped_and_the_denominator_is_the_expected_size(prepared):
     federation, client, batch = prepared("bert", {"noise_multiplier": 0.0})
-    noise, client.example_noise = client.example_noise, None
+    noise, client.privacy.examples = client.privacy.examples, None
     gradients = one_by_one(federation.server, client, batch)
-    client.example_noise = noise
+    client.privacy.examples = noise
     reply, _, _ = exchange(federation.server, client, batch, 1, 0, Ledger())
     client.backward(reply.tensors["gradients"])
     norms = torch.stack([g.flatten(1).square().sum(1) for g in gradients]).sum(0).sqrt()
@@ -106,24 +106,23 @@ def test_each_example_is_clipped_and_the_denominator_is_the_expected_size(prepar
 
 def test_an_empty_sample_steps_with_noise_of_the_stated_deviation(prepared):
     _, client, _ = prepared("bert", {"clip": 2.0, "noise_multiplier": 3.0})
-    client._now = (2, 1)
-    client.privatise()
+    privacy = client.privacy
+    privacy.privatise(client.trained(), client.adapters, (2, 1))
     first = torch.cat([p.grad.flatten() for p in client.trained()])
     assert float(first.std()) == pytest.approx(2.0 * 3.0 / 4, rel=0.05)
-    client.privatise()
+    privacy.privatise(client.trained(), client.adapters, (2, 1))
     assert torch.cat([p.grad.flatten() for p in client.trained()]).equal(first)
-    client._now = (2, 2)
-    client.privatise()
+    privacy.privatise(client.trained(), client.adapters, (2, 2))
     assert not torch.cat([p.grad.flatten() for p in client.trained()]).equal(first)
 
 
 def test_without_noise_and_clipping_a_full_sample_is_an_ordinary_step(prepared):
     federation, client, batch = prepared("bert", {"clip": 1e6, "noise_multiplier": 0.0})
-    noise, client.example_noise = client.example_noise, None
+    noise, client.privacy.examples = client.privacy.examples, None
     reply, _, _ = exchange(federation.server, client, batch, 1, 0, Ledger())
     client.backward(reply.tensors["gradients"])
     plain = [p.grad.clone() for p in client.trained()]
-    client.example_noise = ExampleNoise(noise.clip, 0.0, batch.n_examples, 0, "a")
+    client.privacy.examples = ExampleNoise(noise.clip, 0.0, batch.n_examples, 0, "a")
     reply, _, _ = exchange(federation.server, client, batch, 1, 0, Ledger())
     client.backward(reply.tensors["gradients"])
     assert all(torch.allclose(p.grad, g, atol=1e-6) for p, g in zip(client.trained(), plain, strict=True))
