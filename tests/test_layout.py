@@ -211,6 +211,7 @@ PLUGINS = {
     "models.families": {"FAMILY"},
     "tasks": {"Task"},
     "data.sources": {"load"},
+    "privacy.mechanisms": {"CHANNEL", "UNIT", "PROTECTS"},
     "cli": {"command|app"},
 }
 

@@ -70,6 +70,9 @@ class PrivacyConfig(Section):
         False,
         description="gradients returned for padding look like others to an observer of the wire; not to the server",
     )
+    compress: Literal["none", "bfloat16", "int8"] = Field(
+        "none", description="of what crosses the cut, in both directions; saves bytes and is not a defence"
+    )
     pad_lengths: int | None = Field(
         None, ge=2, description="pad batches to a multiple of this many tokens, against observers of message sizes"
     )

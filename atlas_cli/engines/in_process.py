@@ -95,23 +95,26 @@ def exchange(
 ) -> tuple[Message, float, int]:
     """The messages of one step: two, or four when labels stay on the client; the gradient message, mean loss, count."""
     shape, hidden = batch.input_ids.shape, server.base.hidden_size
-    element = client.base.dtype.itemsize
-    cut = shape[0] * shape[1] * hidden * element
-    above = shape[0] * shape[1] * hidden * server.base.dtype.itemsize  # features keep the server's dtype
+    codec, element = client.privacy.codec, client.base.dtype.itemsize
+    token = hidden * element if codec is None else codec.token_bytes(hidden)
+    cut = shape[0] * shape[1] * token
+    # features keep the server's dtype
+    above = cut if codec is not None else shape[0] * shape[1] * hidden * server.base.dtype.itemsize
 
     def sent(message: Message, closed_form: int) -> Message:
-        ledger.count(message, closed_form)
-        return message
+        wire = message if codec is None else codec.encode(message)
+        ledger.count(wire, closed_form)
+        return message if codec is None else codec.decode(wire, message)
 
     if server.training.labels == "server":
         up = client.forward(batch.inputs(), round_number, step, batch.labels)
         labels = batch.labels.numel()
-        sent(up, activation_bytes(shape[0], shape[1], hidden, element, labels))
+        up = sent(up, activation_bytes(shape[0], shape[1], token, 1, labels))
         down, step_loss = server.answer(up)
         loss, count = step_loss.mean, step_loss.count
     else:
         up = client.forward(batch.inputs(), round_number, step, None)
-        sent(up, activation_bytes(shape[0], shape[1], hidden, element, 0))
+        up = sent(up, activation_bytes(shape[0], shape[1], token, 1, 0))
         features = sent(server.features(up), above)
         back, loss, count = client.answer_features(features, batch.labels)
         down = server.answer_gradients(sent(back, above + 8))

@@ -62,6 +62,7 @@ def _fingerprint(federation: Federation, client: str, ledger: Ledger, batches: i
     if (noise := federation.protection.activation_noise(client)) is not None:
         counts = itertools.count()
         party.privacy.activations = lambda hidden, *_: noise(hidden, "fingerprint", turn, next(counts))
+    party.privacy.codec = federation.protection.codec()
     drawn = draw(features, batches, federation.batch_size(client), numpy_generator(seed, "fingerprint", client, turn))
     for rows in drawn:
         batch = collate(group.task, rows, federation.pad, *federation.padding)

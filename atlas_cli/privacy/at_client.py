@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from atlas_cli.models.lora import AdapterSet
 from atlas_cli.privacy.mechanisms import nopeek
+from atlas_cli.privacy.mechanisms.compress import Codec
 from atlas_cli.privacy.mechanisms.examples import ExampleNoise
 from atlas_cli.privacy.mechanisms.mask_gradients import PaddingCover
 from atlas_cli.tasks._base import BaseTask
@@ -22,12 +23,14 @@ class AtClient:
 
     Attributes:
         activations: what is sent instead of activations (B, T, D), by them, round and step.
+        codec: how messages of a step cross the wire.
         nopeek_weight: of the distance correlation in the loss.
     """
 
     examples: ExampleNoise | None = None
     activations: Callable[..., Tensor] | None = None
     padding: PaddingCover | None = None
+    codec: Codec | None = None
     nopeek_weight: float | None = None
     _penalty: Tensor | None = field(default=None, repr=False)
 

@@ -11,8 +11,9 @@ from atlas_cli.config.checks import cohort_size
 from atlas_cli.config.privacy import NoiseConfig
 from atlas_cli.config.section import Section
 from atlas_cli.federation.client import SplitClient
-from atlas_cli.privacy.accounting import CHANNELS, calibrated, require_accounting
+from atlas_cli.privacy.accounting import calibrated, require_accounting
 from atlas_cli.privacy.mechanisms.activations import ActivationNoise
+from atlas_cli.privacy.mechanisms.compress import Codec
 from atlas_cli.privacy.mechanisms.examples import ExampleNoise
 from atlas_cli.privacy.mechanisms.fingerprints import FingerprintNoise
 from atlas_cli.privacy.mechanisms.mask_gradients import PaddingCover
@@ -65,6 +66,7 @@ class Protection:
         for name, client in federation.clients.items():
             if isinstance(client, SplitClient):
                 client.privacy.activations = self.activation_noise(name)
+                client.privacy.codec = self.codec()
                 client.privacy.padding = PaddingCover(seed) if config.mask_gradients else None
                 client.privacy.nopeek_weight = config.nopeek.weight if config.nopeek is not None else None
                 if config.examples is not None:
@@ -76,6 +78,10 @@ class Protection:
         if self.config.activations is None:
             return None
         return ActivationNoise(*self._clipping("activations"), self.federation.config.seed, name)
+
+    def codec(self) -> Codec | None:
+        """How messages of a step cross the wire; None: as they are."""
+        return None if self.config.compress == "none" else Codec(self.config.compress)
 
     def _clipping(self, name: str) -> tuple[float, float]:
         """Norm and noise multiplier of a mechanism."""
@@ -101,7 +107,7 @@ class Protection:
         mechanisms = {}
         for name in discovery.names("privacy.mechanisms"):
             section = getattr(self.config, name.replace("-", "_"))
-            if section:
+            if section and section != "none":
                 module = discovery.load("privacy.mechanisms", name)
                 found = section.model_dump(mode="json", exclude_none=True) if isinstance(section, Section) else {}
                 if name in self.spent.multipliers:
@@ -140,8 +146,3 @@ class Protection:
 
 def _figure(epsilon: float) -> float | str:
     return INFINITE if math.isinf(epsilon) else epsilon
-
-
-def worst(figures: Collection[dict[str, float | str]]) -> dict[str, float | str]:
-    """By channel, the largest of several groups."""
-    return {c: max((f[c] for f in figures), key=lambda x: math.inf if x == INFINITE else float(x)) for c in CHANNELS}

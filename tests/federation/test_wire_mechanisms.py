@@ -11,6 +11,7 @@ from atlas_cli.engines.in_process import exchange
 from atlas_cli.federation.fingerprints import fingerprint_round
 from atlas_cli.federation.protocol import Ledger
 from atlas_cli.federation.verify import require_verified, verify_split
+from atlas_cli.planning.cost import step_bytes
 from atlas_cli.privacy.accounting import gaussian_epsilon, keep_probability
 from atlas_cli.privacy.mechanisms.activations import ActivationNoise
 from atlas_cli.privacy.mechanisms.labels import CorrectedTask
@@ -190,6 +191,38 @@ def test_padding_looks_like_other_tokens_and_training_is_the_same(make_federatio
     plain, covered = make_federation(), make_federation(privacy={"mask_gradients": True})
     train_quietly(plain), train_quietly(covered)
     assert equal(held(plain), held(covered))
+
+
+@pytest.mark.parametrize(("kind", "token"), [("bfloat16", 2 * 32), ("int8", 32 + 4)])
+@pytest.mark.parametrize("labels", ["server", "client"])
+def test_compressed_messages_have_their_closed_form_and_are_near(make_federation, train_quietly, kind, token, labels):
+    federation = make_federation(privacy={"compress": kind}, training={"labels": labels, "rounds": 1})
+    plain = make_federation(training={"labels": labels})
+    batch, sent = batch_of(federation), Ledger()
+    down, loss, _ = exchange(federation.server, federation.clients["a"], batch, 1, 0, sent)
+    exact, exact_loss, _ = exchange(plain.server, plain.clients["a"], batch_of(plain), 1, 0, Ledger())
+    tokens = batch.input_ids.numel()
+    entries = {(kind, way): entry.payload_bytes for (_, kind, way), entry in sent.entries.items()}
+    assert entries["gradients", "down"] == tokens * token
+    assert entries["activations", "up"] == tokens * (token + 1) + 8 * (len(batch.labels) if labels == "server" else 0)
+    if labels == "client":
+        assert entries["features", "down"] == entries["feature-gradients", "up"] - 8 == tokens * token
+    assert not sent.mismatches()
+    gradients = down.tensors["gradients"] - exact.tensors["gradients"]
+    assert 0 < gradients.norm() < 0.03 * exact.tensors["gradients"].norm() and loss == pytest.approx(
+        exact_loss, abs=0.01
+    )
+    train_quietly(federation)
+    assert federation.protection.record()["mechanisms"]["compress"]["protects"].startswith("nothing")
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "int8"])
+def test_bytes_of_a_compressed_step_are_predicted(make_federation, kind):
+    federation = make_federation(privacy={"compress": kind})
+    batch, sent = batch_of(federation), Ledger()
+    exchange(federation.server, federation.clients["a"], batch, 1, 0, sent)
+    predicted = step_bytes(federation.plan.hf_config, *batch.input_ids.shape, compress=kind)
+    assert (predicted.up, predicted.down) == (sent.total("up", ["a"]), sent.total("down", ["a"]))
 
 
 def test_lengths_are_padded_to_a_multiple(make_federation, train_quietly):
