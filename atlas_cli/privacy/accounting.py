@@ -19,7 +19,7 @@ from importlib.util import find_spec
 from atlas_cli.errors import ConfigError
 
 CHANNELS = ("updates", "activations", "labels", "fingerprints")
-MAX_MULTIPLIER = 1e6
+MAX_MULTIPLIER = 1e4
 _INTERVAL = 1e-3  # of the discretised loss: epsilon grows by less than 1 % against 1e-4
 _LEAST_SAMPLED = 0.2  # below this multiplier sampling is not counted: epsilon is in the hundreds either way
 

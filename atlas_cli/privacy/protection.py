@@ -128,8 +128,8 @@ class Protection:
         for what, n in units.items():
             if self.config.delta > 1 / n:
                 found.append(
-                    f"privacy.delta is {self.config.delta:g} and there are {n} {what}: above 1 / {n} to publish one of "
-                    "them whole would be allowed"
+                    f"privacy.delta is {self.config.delta:g} and there are {n} {what}: at a delta above 1 / {n}, "
+                    "publishing one of them whole would be allowed"
                 )
         if self.config.updates is not None and self.config.updates.where == "server" and self._server_trains():
             found.append(

@@ -48,8 +48,8 @@ def section(metrics: Sequence[Record], privacy: Mapping[str, Any] | None) -> str
     return (
         f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table></div>'
         f"<p>Epsilon after all rounds at delta {metrics[-1]['delta']:g}, the largest of all task groups. It "
-        "bounds what one channel adds to what the others tell, for those who do not know the seed of the run. Infinite: "
-        "nothing bounds it.</p>"
+        "bounds what one channel adds to what the others tell, for those who do not know the seed of the run. "
+        "Infinite: nothing bounds it.</p>"
     )
 
 

@@ -8,6 +8,7 @@ import torch
 from atlas_cli.aggregation._base import Factors, Update, scales_of
 from atlas_cli.federation.protocol import Ledger
 from atlas_cli.federation.state import Copies, capture, restore
+from atlas_cli.privacy.accounting import gaussian_epsilon
 from atlas_cli.privacy.mechanisms.updates import UpdateNoise
 
 SERVER = {"updates": {"clip": 0.5, "noise_multiplier": 0.1}}
@@ -170,3 +171,24 @@ def test_the_update_is_received_noisy(make_federation):
     scale = next(iter(scales_of(member.adapters).values()))
     changes = torch.cat([(t - member.held()[n]).flatten() * (scale if n.endswith("B") else 1) for n, t in sent.items()])
     assert float(changes.std()) == pytest.approx(0.05, rel=0.1)
+
+
+@pytest.mark.parametrize(("multiplier", "threshold"), [(1.0, 1.5), (0.5, 1.0)])
+def test_nobody_tells_two_worlds_apart_better_than_epsilon_allows(multiplier, threshold):
+    """A client that changes one number by all that it may, or not at all; the best test is a threshold."""
+    draws = 4000
+
+    def positive(change):
+        sent, found = {"p.lora_A": torch.tensor([[change]]), "p.lora_B": torch.zeros(1, 1)}, 0
+        made = noise(
+            clip=1.0, multiplier=multiplier, where="client", held={"a": dict.fromkeys(sent, torch.zeros(1, 1))}
+        )
+        for number in range(draws):
+            made._round = number
+            found += float(made.protect("a", sent, {"p": 1.0})["p.lora_A"]) > threshold
+        return found / draws
+
+    true, false = positive(100.0), positive(0.0)  # what is above the norm is clipped
+    bound = math.exp(gaussian_epsilon(multiplier, 1, 0.01)) * false + 0.01
+    error = 4 * math.sqrt(0.25 / draws)
+    assert true <= bound + error and true > false + error
