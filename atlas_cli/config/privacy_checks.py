@@ -20,7 +20,7 @@ def privacy_problems(config: ExperimentConfig) -> Iterator[Problem]:
 def _through_the_split(config: ExperimentConfig) -> Iterator[Problem]:
     if config.privacy.compress != "none" and config.mode != "split-federated":
         yield Problem(("privacy", "compress"), f"acts on what crosses a split, and mode is {config.mode}; remove it")
-    for name in ("examples", "activations", "nopeek", "mask_gradients", "pad_lengths"):
+    for name in ("activations", "nopeek", "mask_gradients", "pad_lengths"):
         if getattr(config.privacy, name) and config.mode != "split-federated":
             yield Problem(("privacy", name), f"acts on what crosses a split, and mode is {config.mode}; remove it")
 
@@ -72,12 +72,14 @@ def _updates(config: ExperimentConfig) -> Iterator[Problem]:
 def _examples(config: ExperimentConfig) -> Iterator[Problem]:
     if config.privacy.examples is None:
         return
+    if config.mode in ("local-only", "centralized"):
+        yield Problem(("privacy", "examples"), f"no client sends an update, for mode is {config.mode}; remove it")
     if config.training.labels == "server" and config.mode == "split-federated":
         yield Problem(
             ("training", "labels"),
             "a head that the server trains without noise tells of every example; with privacy.examples: labels: client",
         )
-    if config.server.rank:
+    if config.server.rank and config.mode == "split-federated":
         yield Problem(
             ("server", "rank"), "the server would train on every example without noise; privacy.examples needs rank: 0"
         )

@@ -64,14 +64,17 @@ class Protection:
             self.fingerprint_noise = FingerprintNoise(*self._clipping("fingerprints"), seed)
         federation.evaluator.activation_noise = self.activation_noise("evaluation")
         for name, client in federation.clients.items():
+            if config.examples is not None:
+                noise = ExampleNoise(*self._clipping("examples"), federation.batch_size(name), seed, name)
+                if isinstance(client, SplitClient):
+                    client.privacy.examples = noise
+                else:
+                    client.example_noise = noise
             if isinstance(client, SplitClient):
                 client.privacy.activations = self.activation_noise(name)
                 client.privacy.codec = self.codec()
                 client.privacy.padding = PaddingCover(seed) if config.mask_gradients else None
                 client.privacy.nopeek_weight = config.nopeek.weight if config.nopeek is not None else None
-                if config.examples is not None:
-                    noise = ExampleNoise(*self._clipping("examples"), federation.batch_size(name), seed, name)
-                    client.privacy.examples = noise
 
     def activation_noise(self, name: str) -> ActivationNoise | None:
         """Of a client, or of predictions; None where there is none."""

@@ -143,3 +143,33 @@ def test_a_run_that_aims_at_an_epsilon_ends_with_it(make_federation, train_quiet
     assert spent[0] == 0 < spent[1] < spent[2] and 3.9 < spent[2] <= 4.0
     assert recorder.metrics[2]["epsilon"]["activations"] == "infinite"
     assert {line["examples"] for line in recorder.metrics[1:]} != {18}  # samples vary in size, some are empty
+
+
+def test_whole_clients_step_with_clipped_gradients_of_examples(make_federation):
+    noise = {"examples": {"clip": 0.1, "noise_multiplier": 0.0}}
+    sgd = {"client_optimizer": {"name": "sgd", "lr": 1.0}, "server_optimizer": {"name": "sgd", "lr": 1.0}}
+    changes = {"mode": "federated", "aggregation": {"weights": "uniform"}, "training": {**sgd, "max_grad_norm": None}}
+    federation, plain = make_federation(**changes, privacy=noise), make_federation(**changes)
+    batch = collate(federation.data["g"].task, federation.train_features("a")[:3], 0)
+    before = [p.detach().clone() for p in plain.clients["a"].trained()]
+    gradients = []
+    for i in range(3):
+        row = collate(plain.data["g"].task, plain.train_features("a")[i : i + 1], 0)
+        plain.clients["a"].local_step(row.inputs(), row.labels, 1, 0, 1.0)
+        gradients.append([b - p.detach() for b, p in zip(before, plain.clients["a"].trained(), strict=True)])
+        for parameter, value in zip(plain.clients["a"].trained(), before, strict=True):
+            parameter.data.copy_(value)
+    norms = [torch.cat([g.flatten() for g in each]).norm() for each in gradients]
+    federation.clients["a"].local_step(batch.inputs(), batch.labels, 1, 0, 1.0)
+    for j, parameter in enumerate(federation.clients["a"].trained()):
+        clipped = sum(each[j] * min(1.0, 0.1 / float(n)) for each, n in zip(gradients, norms, strict=True)) / 4
+        assert torch.allclose(before[j] - parameter.detach(), clipped, atol=1e-6)
+    assert max(norms) > 0.1
+
+
+def test_a_federated_run_sends_nothing_but_noisy_updates(make_federation, train_quietly):
+    changes = {"mode": "federated", "server": {"rank": 2}, "aggregation": {"weights": "uniform"}}
+    noise = {"examples": {"clip": 0.1, "noise_multiplier": 2.0}}
+    federation = make_federation(**changes, privacy=noise, training={"batch_size": 1, "local_steps": 6})
+    last = train_quietly(federation).metrics[-1]["epsilon"]
+    assert 0 < last.pop("updates") < 5 and set(last.values()) == {0.0}
