@@ -11,7 +11,9 @@ from atlas_cli.config.checks import cohort_size
 from atlas_cli.config.privacy import NoiseConfig
 from atlas_cli.config.section import Section
 from atlas_cli.federation.client import SplitClient
+from atlas_cli.federation.unsplit import UnsplitClient
 from atlas_cli.privacy.accounting import calibrated, require_accounting
+from atlas_cli.privacy.at_client import AtClient
 from atlas_cli.privacy.mechanisms.activations import ActivationNoise
 from atlas_cli.privacy.mechanisms.compress import Codec
 from atlas_cli.privacy.mechanisms.examples import ExampleNoise
@@ -64,17 +66,24 @@ class Protection:
             self.fingerprint_noise = FingerprintNoise(*self._clipping("fingerprints"), seed)
         federation.evaluator.activation_noise = self.activation_noise("evaluation")
         for name, client in federation.clients.items():
-            if config.examples is not None:
-                noise = ExampleNoise(*self._clipping("examples"), federation.batch_size(name), seed, name)
-                if isinstance(client, SplitClient):
-                    client.privacy.examples = noise
-                else:
-                    client.example_noise = noise
-            if isinstance(client, SplitClient):
-                client.privacy.activations = self.activation_noise(name)
-                client.privacy.codec = self.codec()
-                client.privacy.padding = PaddingCover(seed) if config.mask_gradients else None
-                client.privacy.nopeek_weight = config.nopeek.weight if config.nopeek is not None else None
+            self.protect(name, client)
+
+    def protect(self, name: str, client: SplitClient | UnsplitClient) -> None:
+        """Let a client do what the config asks of it; asked twice it is the same."""
+        config, seed = self.config, self.federation.config.seed
+        noise = None
+        if config.examples is not None:
+            noise = ExampleNoise(*self._clipping("examples"), self.federation.batch_size(name), seed, name)
+        if isinstance(client, UnsplitClient):
+            client.example_noise = noise
+            return
+        client.privacy = AtClient(
+            examples=noise,
+            activations=self.activation_noise(name),
+            padding=PaddingCover(seed) if config.mask_gradients else None,
+            codec=self.codec(),
+            nopeek_weight=config.nopeek.weight if config.nopeek is not None else None,
+        )
 
     def activation_noise(self, name: str) -> ActivationNoise | None:
         """Of a client, or of predictions; None where there is none."""
@@ -95,6 +104,8 @@ class Protection:
     def begin_round(self, number: int, clients: Collection[str]) -> None:
         """Clients of a round hold what they were delivered, and have not trained yet."""
         aggregator = self.federation.aggregator
+        for client in clients:
+            self.protect(client, self.federation.clients[client])
         if aggregator.noise is not None:
             aggregator.noise.begin(number, {client: aggregator.members[client].held() for client in clients})
 

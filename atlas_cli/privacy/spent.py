@@ -66,33 +66,33 @@ class Spent:
         if not self.federation.aggregator.exchanges or number == 0:
             return 0.0
         privacy, members = self.config.privacy, self.federation.members(group)
+        if privacy.updates is None and privacy.examples is None:
+            return math.inf
         uses = {client: len(self.rounds(client, number)) for client in members}
         if privacy.updates is not None:
             z = self.multipliers["updates"] if multiplier is None else multiplier
             return gaussian_epsilon(z, max(uses.values()), privacy.delta)
-        if privacy.examples is not None:
-            z = self.multipliers["examples"] if multiplier is None else multiplier
-            drawn = {(self.rate(c), n * self.config.training.local_steps) for c, n in uses.items()}
-            # the larger the rate or the number of steps, the larger is epsilon
-            worst = [d for d in drawn if not any(o != d and o[0] >= d[0] and o[1] >= d[1] for o in drawn)]
-            return max(sampled_epsilon(z, rate, steps, privacy.delta) for rate, steps in worst)
-        return math.inf
+        z = self.multipliers["examples"] if multiplier is None else multiplier
+        drawn = {(self.rate(c), n * self.config.training.local_steps) for c, n in uses.items()}
+        # the larger the rate or the number of steps, the larger is epsilon
+        worst = [d for d in drawn if not any(o != d and o[0] >= d[0] and o[1] >= d[1] for o in drawn)]
+        return max(sampled_epsilon(z, rate, steps, privacy.delta) for rate, steps in worst)
 
     def rate(self, client: str) -> float:
         """With which probability an example of a client is in a batch of DP-SGD."""
         return min(1.0, self.federation.batch_size(client) / len(self.federation.train_features(client)))
 
     def _activations(self, group: str, number: int, multiplier: float | None) -> float:
-        uses = self._uses(group, number)
-        if self.config.mode != "split-federated" or uses == 0:
+        if self.config.mode != "split-federated" or not self._begun(number):
             return 0.0
         if self.config.privacy.activations is None:
             return math.inf
         z = self.multipliers["activations"] if multiplier is None else multiplier
-        return gaussian_epsilon(z, uses * self._longest(group), self.config.privacy.delta)
+        times = self._uses(group, number) * self._longest(group)
+        return gaussian_epsilon(z, times, self.config.privacy.delta)
 
     def _labels(self, group: str, number: int, multiplier: float | None) -> float:
-        if self.config.mode != "split-federated" or self._uses(group, number) == 0:
+        if self.config.mode != "split-federated" or not self._begun(number):
             return 0.0
         labels = self.config.privacy.labels
         return math.inf if labels is None else labels.epsilon
@@ -111,6 +111,10 @@ class Spent:
         if rule is None or rule.by != "fingerprints":
             return 0
         return 1 + (max(0, number - 1) // rule.every if rule.every is not None else 0)
+
+    def _begun(self, number: int) -> bool:
+        """Whether any batch was sent by the end of a round; a cohort has a client of every group."""
+        return number > 0 or self._fingerprintings(number) > 0
 
     def _uses(self, group: str, number: int) -> int:
         """How often the activations of one example were sent at most: once an epoch, and once a fingerprint."""
