@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from functools import cache
 from typing import TYPE_CHECKING
 
 from atlas_cli.federation.cohort import sample_cohort
@@ -34,6 +33,7 @@ class Spent:
         self.federation, self.config = federation, federation.config
         self.multipliers = dict(multipliers)
         self._cohorts: list[frozenset[str]] = []
+        self._lengths: dict[str, int] = {}
 
     def after(self, number: int) -> dict[str, dict[str, float]]:
         """By task group and channel; ``math.inf`` where nothing bounds it, 0 where nothing was sent."""
@@ -128,8 +128,10 @@ class Spent:
             most = max(most, len({((r - 1) * steps + i) // epoch for r in rounds for i in range(steps)}))
         return most + self._fingerprintings(number)
 
-    @cache  # noqa: B019 - a federation has one account, which lives as long as it
     def _longest(self, group: str) -> int:
         """Tokens of the longest training example."""
-        features = (f for client in self.federation.members(group) for f in self.federation.train_features(client))
-        return max(len(f["input_ids"]) for f in features)
+        if group not in self._lengths:
+            clients = self.federation.members(group)
+            features = (f for client in clients for f in self.federation.train_features(client))
+            self._lengths[group] = max(len(f["input_ids"]) for f in features)
+        return self._lengths[group]

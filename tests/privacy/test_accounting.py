@@ -10,6 +10,7 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 
 from atlas_cli.errors import ConfigError
+from atlas_cli.privacy import accounting
 from atlas_cli.privacy.accounting import calibrated, gaussian_epsilon, keep_probability, sampled_epsilon
 
 
@@ -93,3 +94,9 @@ def test_randomised_response_has_its_epsilon():
     for epsilon, classes in ((0.5, 2), (3.0, 6)):
         keep = keep_probability(epsilon, classes)
         assert math.log(keep / ((1 - keep) / (classes - 1))) == pytest.approx(epsilon)
+
+
+def test_without_the_accountant_the_extra_is_named(monkeypatch):
+    monkeypatch.setattr(accounting, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"^privacy.updates: .*pip install 'atlas-cli\[privacy\]'"):
+        accounting.require_accounting("privacy.updates")
