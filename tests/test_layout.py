@@ -212,6 +212,7 @@ PLUGINS = {
     "tasks": {"Task"},
     "data.sources": {"load"},
     "privacy.attacks": {"CHANNEL", "KNOWS", "attack"},
+    "privacy.mechanisms": {"CHANNEL", "UNIT", "PROTECTS"},
     "cli": {"command|app"},
 }
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 
 from atlas_cli.config.faults import FaultsConfig, ScreenConfig
+from atlas_cli.config.privacy_checks import privacy_problems
 from atlas_cli.config.problems import Problem
 from atlas_cli.config.schema import ExperimentConfig
 from atlas_cli.config.strict_yaml import KeyPath
@@ -25,7 +26,7 @@ def cross_check(config: ExperimentConfig) -> list[Problem]:
     ]
     if too_many:
         return too_many
-    checks = (_groups, _clients, _model, _partition, _training, _faults, _clustering, _engine, _audit)
+    checks = (_groups, _clients, _model, _partition, _training, _faults, _clustering, _engine, _audit, privacy_problems)
     return [*_secrets(config.model_dump(), ()), *(problem for check in checks for problem in check(config))]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from atlas_cli.data.collate import Batch, batch_indices, collate
+from atlas_cli.data.collate import Batch, batch_indices, collate, poisson_indices
 from atlas_cli.engines.trained import Trained
 from atlas_cli.errors import NonFiniteError
 from atlas_cli.federation.attendance import Attendance
@@ -77,6 +77,9 @@ def _local_step(
     if isinstance(party, UnsplitClient):
         return party.local_step(batch.inputs(), batch.labels, number, step, factor)
     assert federation.server is not None
+    if not batch.features:  # a Poisson sample may be empty
+        party.step_on_noise(number, step, factor * training.client_optimizer.lr)
+        return 0.0, 0
     down, loss, count = exchange(federation.server, party, batch, number, step, ledger)
     party.apply_gradients(down.tensors["gradients"], factor * training.client_optimizer.lr)
     return loss, count
@@ -92,36 +95,44 @@ def exchange(
 ) -> tuple[Message, float, int]:
     """The messages of one step: two, or four when labels stay on the client; the gradient message, mean loss, count."""
     shape, hidden = batch.input_ids.shape, server.base.hidden_size
-    element = client.base.dtype.itemsize
-    cut = shape[0] * shape[1] * hidden * element
-    above = shape[0] * shape[1] * hidden * server.base.dtype.itemsize  # features keep the server's dtype
+    codec, element = client.privacy.codec, client.base.dtype.itemsize
+    token = hidden * element if codec is None else codec.token_bytes(hidden)
+    cut = shape[0] * shape[1] * token
+    # features keep the server's dtype
+    above = cut if codec is not None else shape[0] * shape[1] * hidden * server.base.dtype.itemsize
 
     def sent(message: Message, closed_form: int) -> Message:
-        ledger.count(message, closed_form)
-        return message
+        wire = message if codec is None else codec.encode(message)
+        ledger.count(wire, closed_form)
+        return message if codec is None else codec.decode(wire, message)
 
     if server.training.labels == "server":
         up = client.forward(batch.inputs(), round_number, step, batch.labels)
         labels = batch.labels.numel()
-        sent(up, activation_bytes(shape[0], shape[1], hidden, element, labels))
+        up = sent(up, activation_bytes(shape[0], shape[1], token, 1, labels))
         down, step_loss = server.answer(up)
         loss, count = step_loss.mean, step_loss.count
     else:
         up = client.forward(batch.inputs(), round_number, step, None)
-        sent(up, activation_bytes(shape[0], shape[1], hidden, element, 0))
+        up = sent(up, activation_bytes(shape[0], shape[1], token, 1, 0))
         features = sent(server.features(up), above)
         back, loss, count = client.answer_features(features, batch.labels)
         down = server.answer_gradients(sent(back, above + 8))
+    if client.privacy.padding is not None:
+        down = client.privacy.padding.cover(down, batch.attention_mask, round_number, step)
     return sent(down, cut), loss, count
 
 
 def batch_of(federation: Federation, client: str, overall: int) -> Batch:
     """A client's batch at a local step, counted over all rounds."""
     features = federation.train_features(client)
-    lengths = [len(f["input_ids"]) for f in features]
-    rows = batch_indices(lengths, federation.batch_size(client), federation.config.seed, client, overall)
+    lengths, seed = [len(f["input_ids"]) for f in features], federation.config.seed
+    if federation.config.privacy.examples is not None:
+        rows = poisson_indices(len(lengths), federation.protection.spent.rate(client), seed, client, overall)
+    else:
+        rows = batch_indices(lengths, federation.batch_size(client), seed, client, overall)
     task = federation.data[federation.group_of(client)].task
-    return collate(task, [features[i] for i in rows], federation.pad)
+    return collate(task, [features[i] for i in rows], federation.pad, *federation.padding)
 
 
 def _order(federation: Federation, cohort: list[str], overall: int) -> list[str]:

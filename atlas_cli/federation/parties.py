@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -22,13 +23,17 @@ from atlas_cli.models.lora import AdapterSet, joined
 from atlas_cli.planning.plan import Plan
 from atlas_cli.tasks._base import Feature
 
+if TYPE_CHECKING:
+    from atlas_cli.privacy.protection import Protection
+
 
 @dataclass
 class Federation:
     """Everything that takes part in a run.
 
     ``server`` is None in the unsplit baselines; ``fingerprints`` are sums over those taken of every client so far;
-    ``prefix_cache`` and ``recording`` are None unless the config asks for them.
+    ``prefix_cache`` and ``recording`` are None unless the config asks for them; ``protection`` is there once all
+    parties are.
     """
 
     config: ExperimentConfig
@@ -44,6 +49,7 @@ class Federation:
     fingerprints: dict[str, torch.Tensor] = field(default_factory=dict)
     prefix_cache: PrefixCache | None = None
     recording: Recording | None = None
+    protection: Protection = field(init=False, repr=False)
 
     def ledger(self, number: int) -> Ledger:
         """The byte ledger of a round; the recording, if there is one, is shown what is counted."""
@@ -77,6 +83,11 @@ class Federation:
             return size
         group = self.group_of(client)
         return size * sum(1 for spec in self.config.expanded_clients() if spec.task_group == group)
+
+    @property
+    def padding(self) -> tuple[int | None, int]:
+        """Tokens to whose multiple batches are padded, and how many at most."""
+        return self.config.privacy.pad_lengths, self.config.training.max_length
 
     def model_of_client(self, client: str) -> TrainedModel:
         """What a client's predictions are made with."""

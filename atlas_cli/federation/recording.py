@@ -119,6 +119,12 @@ class Recorded:
         except (OSError, SafetensorError) as error:
             raise ResourceError(f"{self.path}: cannot be read as a message: {error}; record the run again") from None
 
+    def floats(self, name: str) -> Tensor:
+        """One of the tensors as float32, whatever it was compressed to (``privacy.compress``)."""
+        tensors = self.tensors()
+        scale = tensors.get(f"{name}_scale")
+        return tensors[name].float() if scale is None else tensors[name].float() * scale.unsqueeze(-1)
+
 
 def recorded(run: RunDirectory) -> list[Recorded]:
     """All recorded messages of a run: by round, client, and order; [] where nothing was recorded."""

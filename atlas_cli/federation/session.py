@@ -125,6 +125,8 @@ def _ready(config: ExperimentConfig, progress: Progress) -> tuple[Federation, li
     federation = build(config, plan)
     for unused in without_prefix(config, plan):
         progress.note(f"warning: {unused}")
+    for warning in federation.protection.warnings():
+        progress.note(f"warning: {warning}")
     if text := _slow_bfloat16(federation):
         progress.note(text)
     checks = verify_split(federation) if federation.server is not None else []
@@ -193,7 +195,7 @@ def _manifest(federation: Federation, checks: list[Check]) -> dict[str, Any]:
         model=model_facts(federation),
         data=data_facts(federation),
     )
-    return {**manifest, "verify": _by_group(checks)}
+    return {**manifest, "verify": _by_group(checks), "privacy": federation.protection.record()}
 
 
 def _by_group(checks: list[Check]) -> dict[str, Any]:
@@ -231,6 +233,7 @@ def _run(
         if federation.recording is not None:
             manifest["recording"] = federation.recording.record()
         progress.stop()
+        manifest["privacy"]["epsilon"] = federation.protection.figures(training.rounds)
         ended = end_manifest(manifest, "finished")
         write_report(run, ended)
         run.write_json("manifest.json", ended)

@@ -57,6 +57,7 @@ def train(
         attendance = Attendance(federation, sample_cohort(federation, number), number)
         deliver(federation, attendance.present, ledger)  # those that missed a round catch up
         attendance.begin()
+        federation.protection.begin_round(number, attendance.present)
         recorder.start_round(number, attendance.present)
         trained = local_steps(federation, attendance, ledger, recorder.on_step(number))
         sent = collect(federation, attendance, trained, ledger)

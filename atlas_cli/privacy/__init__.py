@@ -1,1 +1,1 @@
-"""Privacy that is measured: attacks on recorded messages, and what they say of a run."""
+"""What leaves a client, what is done to it (``mechanisms``), and what that is worth (``accounting``, ``attacks``)."""

@@ -26,6 +26,7 @@ from atlas_cli.privacy.attacks import ridge_inverter
 from atlas_cli.privacy.attacks._recovery import nearest
 from atlas_cli.privacy.evidence import Tokens, tokens_of
 from atlas_cli.privacy.figures import share_interval
+from atlas_cli.privacy.mechanisms.nopeek import distance_correlation
 from atlas_cli.seeding import numpy_generator, torch_generator
 from atlas_cli.tasks._base import Feature
 
@@ -88,14 +89,8 @@ def _measure(federation: Federation, layer: int, private: Sequence[Feature], pub
         hits = torch.zeros(len(private), dtype=torch.float64).index_add_(0, seen.texts, right)
         recovered[name] = Recovered(*share_interval(hits.tolist(), torch.bincount(seen.texts).tolist()))
     chosen = torch.linspace(0, len(seen.ids) - 1, min(PAIRS, len(seen.ids))).long()
-    correlation = distance_correlation(embedding[seen.ids[chosen]], seen.hidden[chosen])
+    correlation = distance_correlation(embedding[seen.ids[chosen]].double(), seen.hidden[chosen].double())
     return Depth(layer, recovered, float(correlation), _dfil(federation, layer, private[:TEXTS_OF_TRACE]))
-
-
-def distance_correlation(x: Tensor, y: Tensor) -> Tensor:
-    """Squared, bias-corrected, of pairs x (n, p) and y (n, q), n above 3; 0-d."""
-    a, b = _u_centred(x.double()), _u_centred(y.double())
-    return (a * b).sum() / (a.square().sum() * b.square().sum()).sqrt()
 
 
 def trace_of_squares(function: Callable[[Tensor], Tensor], x: Tensor, probes: int, generator: torch.Generator) -> float:
@@ -145,10 +140,3 @@ def _activations(federation: Federation, layer: int, texts: Sequence[Feature]) -
 def _sample(texts: Sequence[Feature], most: int, seed: int) -> list[Feature]:
     order = numpy_generator(seed, "depth").permutation(len(texts))[:most]
     return [texts[i] for i in order]
-
-
-def _u_centred(x: Tensor) -> Tensor:
-    distances, n = torch.cdist(x, x), len(x)
-    rows = distances.sum(1) / (n - 2)
-    centred = distances - rows[:, None] - rows[None, :] + distances.sum() / ((n - 1) * (n - 2))
-    return centred * (1 - torch.eye(n, dtype=x.dtype))

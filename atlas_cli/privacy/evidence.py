@@ -6,6 +6,7 @@ by hash to be those of the run. An attack looks at it to score itself, and for n
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from atlas_cli.config.load import load_config
 from atlas_cli.data.collate import Batch, collate
+from atlas_cli.data.prepare import prepare
 from atlas_cli.engines.in_process import batch_of
 from atlas_cli.errors import ResourceError
 from atlas_cli.federation.build import build
@@ -23,6 +25,7 @@ from atlas_cli.federation.client import SplitClient
 from atlas_cli.federation.facts import data_facts, model_facts
 from atlas_cli.federation.parties import Federation
 from atlas_cli.federation.recording import Recorded, recorded
+from atlas_cli.models.load import load_tokenizer
 from atlas_cli.privacy.figures import Inapplicable
 from atlas_cli.runs.directory import RunDirectory
 from atlas_cli.tasks._base import Feature
@@ -121,6 +124,16 @@ class Evidence:
                 own.messages[message.kind] = message
         return [step for _, step in sorted(found.items()) if "activations" in step.messages]
 
+    @cached_property
+    def true_labels(self) -> Federation:
+        """The federation with the labels of the data, where ``privacy.labels`` has others used for training."""
+        config = self.federation.config
+        if config.privacy.labels is None:
+            return self.federation
+        plain = copy.copy(self.federation)
+        plain.data = prepare(config, load_tokenizer(config.model), self.federation.plan.family.causal)
+        return plain
+
     def chosen(self) -> Iterator[Step]:
         """Steps by turns over rounds and clients, until ``most`` texts are reached.
 
@@ -138,7 +151,7 @@ class Evidence:
 
     def tokens(self, step: Step, first_text: int = 0) -> Tokens:
         """Activations of a step's real tokens as received, and the ids that they are of."""
-        return tokens_of(step.messages["activations"].tensors()["activations"], step.batch, first_text)
+        return tokens_of(step.messages["activations"].floats("activations"), step.batch, first_text)
 
     def seen(self) -> Tokens:
         """All tokens of the chosen steps, with texts numbered through."""
@@ -163,6 +176,8 @@ class Evidence:
         for start in range(0, len(features), size):
             batch = collate(task, features[start : start + size], self.federation.pad)
             message = party.forward(batch.inputs(), round_number, OWN_STEPS + start, None)
+            if (codec := party.privacy.codec) is not None:
+                message = codec.decode(codec.encode(message), message)
             parts.append(tokens_of(message.tensors["activations"], batch, start))
         return Tokens.joined(parts)
 

@@ -66,6 +66,35 @@ def test_tokens_of_an_undefended_tiny_model_are_recovered(evidence, name):
     assert (figure.best, figure.examples, figure.channel) == (1.0, texts, "activations")
 
 
+@pytest.mark.parametrize(
+    ("privacy", "holds"),
+    [
+        ({"compress": "int8"}, lambda plain, here: here == pytest.approx(plain, abs=0.05)),
+        ({"activations": {"clip": 1.0, "noise_multiplier": 10.0}}, lambda plain, here: here < 0.5 * plain),
+    ],
+)
+def test_attacks_are_made_with_the_defence_that_is_in_force(trained, evidence, privacy, holds):
+    defended = Evidence.of_run(trained(**RECORDED, privacy=privacy))
+    step = defended.steps[0]
+    made, seen = defended.made(step.client, 1, step.batch.features), defended.tokens(step)
+    assert torch.equal(made.ids, seen.ids)
+    if "activations" in privacy:
+        assert not torch.allclose(made.hidden, seen.hidden, atol=1)  # noise of its own, as large
+        assert float(made.hidden.std() / seen.hidden.std()) == pytest.approx(1, abs=0.1)
+    else:
+        torch.testing.assert_close(made.hidden, seen.hidden)
+    attack = discovery.load(PACKAGE, "ridge-inverter").attack
+    assert holds(attack(evidence).value, attack(defended).value)
+
+
+def test_randomised_labels_are_scored_against_the_true_ones(trained):
+    training = {**RECORDED["training"], "labels": "client"}
+    privacy = {"labels": {"epsilon": 0.01}}
+    evidence = Evidence.of_run(trained(**{**RECORDED, "training": training}, privacy=privacy))
+    figure = discovery.load(PACKAGE, "label-from-gradients").attack(evidence)
+    assert figure.low <= 0.6 and figure.value < 0.75  # of two classes, drawn all but at random
+
+
 def test_lengths_are_in_the_rows_that_are_zero(evidence):
     figure = discovery.load(PACKAGE, "length-from-gradients").attack(evidence)
     assert figure.value == 1.0 and figure.floor < 0.5

@@ -12,6 +12,7 @@ from collections import Counter
 import torch
 from torch import Tensor
 
+from atlas_cli.engines.in_process import batch_of
 from atlas_cli.federation.trainables import build_head
 from atlas_cli.privacy.evidence import Evidence, Step
 from atlas_cli.privacy.figures import Figure, Inapplicable, share_interval
@@ -70,8 +71,9 @@ def _head(evidence: Evidence, step: Step) -> Tensor:
 
 def _by_label(evidence: Evidence, step: Step) -> tuple[Tensor, Tensor]:
     """Gradients (B, L, D) and labels (B, L): one of each text, or of each token; below 0 where there is no label."""
-    gradients = step.messages["feature-gradients"].tensors()["gradients"].float()
-    labels = step.batch.labels
+    gradients = step.messages["feature-gradients"].floats("gradients")
+    overall = (step.round - 1) * evidence.federation.config.training.local_steps + step.number
+    labels = batch_of(evidence.true_labels, step.client, overall).labels
     if labels.dim() == 1:
         return gradients.sum(1, keepdim=True), labels[:, None]
     gradients = gradients[:, : labels.shape[1]]

@@ -20,7 +20,7 @@ def attack(evidence: Evidence) -> Figure:
     for step in evidence.chosen():
         if "gradients" not in step.messages:
             continue
-        present = step.messages["gradients"].tensors()["gradients"].float().abs().amax(2) > 0
+        present = step.messages["gradients"].floats("gradients").abs().amax(2) > 0
         longest = max(longest, present.shape[1])
         causal = evidence.federation.data[evidence.federation.group_of(step.client)].task.causal_only
         for row, length in zip(present, step.batch.attention_mask.sum(1).tolist(), strict=True):
