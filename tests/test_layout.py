@@ -211,6 +211,8 @@ PLUGINS = {
     "models.families": {"FAMILY"},
     "tasks": {"Task"},
     "data.sources": {"load"},
+    "privacy.attacks": {"CHANNEL", "KNOWS", "attack"},
+    "privacy.mechanisms": {"CHANNEL", "UNIT", "PROTECTS"},
     "cli": {"command|app"},
 }
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 
 from atlas_cli.config.faults import FaultsConfig, ScreenConfig
+from atlas_cli.config.privacy_checks import privacy_problems
 from atlas_cli.config.problems import Problem
 from atlas_cli.config.schema import ExperimentConfig
 from atlas_cli.config.strict_yaml import KeyPath
@@ -25,7 +26,7 @@ def cross_check(config: ExperimentConfig) -> list[Problem]:
     ]
     if too_many:
         return too_many
-    checks = (_groups, _clients, _model, _partition, _training, _faults, _clustering, _engine)
+    checks = (_groups, _clients, _model, _partition, _training, _faults, _clustering, _engine, _audit, privacy_problems)
     return [*_secrets(config.model_dump(), ()), *(problem for check in checks for problem in check(config))]
 
 
@@ -154,3 +155,17 @@ def _engine(config: ExperimentConfig) -> Iterator[Problem]:
     if config.engine.prefix_cache is not None and config.mode != "split-federated":
         problem = f"only clients of mode: split-federated have a prefix cache, not those of {config.mode}; remove it"
         yield Problem(("engine", "prefix_cache"), problem)
+
+
+def _audit(config: ExperimentConfig) -> Iterator[Problem]:
+    if config.audit is None:
+        return
+    record, names = config.audit.record, [spec.name for spec in config.expanded_clients()]
+    for i, number in enumerate(record.rounds):
+        if number > config.training.rounds:
+            problem = f"training has {config.training.rounds} rounds, got {number}"
+            yield Problem(("audit", "record", "rounds", i), problem)
+    for i, name in enumerate(record.clients if record.clients != "all" else ()):
+        if name not in names:
+            problem = f"no client is named {name!r}{did_you_mean(name, names)}"
+            yield Problem(("audit", "record", "clients", i), problem)

@@ -12,9 +12,11 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import Field, field_validator
 
 from atlas_cli.config.aggregation import AggregationConfig
+from atlas_cli.config.audit import AuditConfig
 from atlas_cli.config.clustering import ClusteringConfig
 from atlas_cli.config.engine import EngineConfig
 from atlas_cli.config.faults import FaultsConfig, ScreenConfig
+from atlas_cli.config.privacy import PrivacyConfig
 from atlas_cli.config.section import CheckedRanks, CheckedRanksOrAuto, Name, Section, SplitLayer, quantity
 from atlas_cli.config.task_groups import DataConfig as DataConfig
 from atlas_cli.config.task_groups import TaskGroupConfig as TaskGroupConfig
@@ -182,11 +184,13 @@ class ExperimentConfig(Section):
     partition: PartitionConfig = PartitionConfig()
     training: TrainingConfig = TrainingConfig()
     aggregation: AggregationConfig = AggregationConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
     clustering: ClusteringConfig | None = Field(None, description="default: adapters are merged by task group")
     screen: ScreenConfig = ScreenConfig()
     faults: FaultsConfig = FaultsConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoints: CheckpointsConfig = CheckpointsConfig()
+    audit: AuditConfig | None = Field(None, description="default: no message is kept, and an audit has nothing to read")
     engine: EngineConfig = EngineConfig()
     output: OutputConfig = OutputConfig()
 

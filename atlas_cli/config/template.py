@@ -66,9 +66,11 @@ training:
 
 aggregation: {{method: delta-svd}}
 # screen: {{max_norm_ratio: 3.0}}                      # leave out updates far above the median norm
+# privacy: {{labels: {{epsilon: 2}}, pad_lengths: 16}}     # what leaves a client; epsilon by channel
 # faults: {{drop: 0.3, crash_at: {{phone-1: {{round: 2}}}}}}   # for experiments: clients that fail
 evaluation: {{every: 1}}
 checkpoints: {{every: 1, keep: 2}}    # atlas train --resume RUN goes on from them
+# audit: {{record: {{rounds: [1]}}}}      # keep the messages of a round for atlas audit RUN
 output: {{dir: runs}}
 """
 

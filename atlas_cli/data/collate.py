@@ -49,10 +49,22 @@ class Batch:
         return sum(len(feature["input_ids"]) for feature in self.features)
 
 
-def collate(task: BaseTask, features: Sequence[Feature], pad_token_id: int) -> Batch:
-    """Pad features to the longest of them; without segments an example is segment 0 beside others that have them."""
+def collate(
+    task: BaseTask, features: Sequence[Feature], pad_token_id: int, multiple: int | None = None, most: int = 0
+) -> Batch:
+    """Pad features to the longest of them; without segments an example is segment 0 beside others that have them.
+
+    Args:
+        multiple: pad on to a multiple of so many tokens, but not beyond ``most``.
+    """
+    if not features:
+        none = torch.zeros(0, 0, dtype=torch.int64)
+        return Batch(none, none, None, none[:, :0], [])
     lengths = [len(feature["input_ids"]) for feature in features]
-    shape = (len(features), max(lengths))
+    longest = max(lengths)
+    if multiple is not None:
+        longest = max(longest, min(most, -(-longest // multiple) * multiple))
+    shape = (len(features), longest)
     input_ids_BT = torch.full(shape, pad_token_id, dtype=torch.int64)
     mask_BT = torch.zeros(shape, dtype=torch.int64)
     segmented = any("token_type_ids" in feature for feature in features)
@@ -89,6 +101,12 @@ def batch_indices(lengths: Sequence[int], batch_size: int, seed: int, client: st
     window = start // (WINDOW * batch_size) * WINDOW * batch_size
     near = sorted(order[window : window + WINDOW * batch_size], key=lambda example: lengths[example])
     return near[start - window : start - window + batch_size]
+
+
+def poisson_indices(count: int, rate: float, seed: int, client: str, step: int) -> list[int]:
+    """Which of a client's examples form its batch at ``step``, each with probability ``rate`` on its own."""
+    draws = numpy_generator(seed, "poisson batches", client, step).random(count)
+    return [i for i, draw in enumerate(draws.tolist()) if draw < rate]
 
 
 def evaluation_batches(

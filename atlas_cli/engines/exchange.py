@@ -33,19 +33,24 @@ def reply(
     server: SplitServer, client: SplitClient, batch: Batch, up: Message, ledger: Ledger
 ) -> tuple[Message, StepLoss]:
     """What follows an activation message: the gradient message and the loss."""
-    sizes = _sizes(server, client, batch)
-    ledger.count(up, sizes.up)
+    sizes, codec = _sizes(server, client, batch), client.privacy.codec
+
+    def sent(message: Message, closed_form: int) -> Message:
+        wire = message if codec is None else codec.encode(message)
+        ledger.count(wire, closed_form)
+        return message if codec is None else codec.decode(wire, message)
+
+    up = sent(up, sizes.up)
     if server.training.labels == "server":
         down, loss = server.answer(up)
     else:
-        features = server.features(up)
-        ledger.count(features, sizes.features)
+        features = sent(server.features(up), sizes.features)
         back, mean, count = client.answer_features(features, batch.labels)
         loss = StepLoss(mean, count)
-        ledger.count(back, sizes.features + 8)
-        down = server.answer_gradients(back)
-    ledger.count(down, sizes.gradients)
-    return down, loss
+        down = server.answer_gradients(sent(back, sizes.features + 8))
+    if client.privacy.padding is not None:
+        down = client.privacy.padding.cover(down, batch.attention_mask, *client.now)
+    return sent(down, sizes.gradients), loss
 
 
 def reply_to_all(
@@ -67,10 +72,13 @@ def reply_to_all(
 
 def _sizes(server: SplitServer, client: SplitClient, batch: Batch) -> _Sizes:
     (examples, tokens), hidden = batch.input_ids.shape, server.base.hidden_size
-    element = client.base.dtype.itemsize
     labels = batch.labels.numel() if server.training.labels == "server" else 0
+    codec = client.privacy.codec
+    below, above = (
+        hidden * side.base.dtype.itemsize if codec is None else codec.token_bytes(hidden) for side in (client, server)
+    )  # bytes a token; features keep the server's dtype
     return _Sizes(
-        up=activation_bytes(examples, tokens, hidden, element, labels),
-        features=examples * tokens * hidden * server.base.dtype.itemsize,  # features keep the server's dtype
-        gradients=examples * tokens * hidden * element,
+        up=activation_bytes(examples, tokens, below, 1, labels),
+        features=examples * tokens * above,
+        gradients=examples * tokens * below,
     )

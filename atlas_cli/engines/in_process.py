@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 
-from atlas_cli.data.collate import Batch, batch_indices, collate
+from atlas_cli.data.collate import Batch, batch_indices, collate, poisson_indices
 from atlas_cli.engines.exchange import exchange, reply, reply_to_all
 from atlas_cli.engines.passes import one_by_one, passes
 from atlas_cli.engines.trained import Trained
@@ -51,7 +51,7 @@ def local_steps(
         if server is not None:
             server.begin_step(step, factor * training.server_optimizer.lr)
         left = [c for c in _order(federation, attendance.present, overall) if not attendance.crashes(c, step)]
-        batches = {client: _batch(federation, client, overall) for client in left}
+        batches = {client: batch_of(federation, client, overall) for client in left}
         for clients, shared in passes(federation, batches):
             if shared:
                 _shared_step(federation, {c: batches[c] for c in clients}, number, step, factor, ledger, done)
@@ -132,17 +132,24 @@ def _local_step(
     if isinstance(party, UnsplitClient):
         return StepLoss(*party.local_step(batch.inputs(), batch.labels, number, step, factor))
     assert federation.server is not None
+    if not batch.features:  # a Poisson sample may be empty
+        party.step_on_noise(number, step, factor * training.client_optimizer.lr)
+        return StepLoss(0.0, 0)
     down, loss = exchange(federation.server, party, batch, number, step, ledger)
     party.apply_gradients(down.tensors["gradients"], factor * training.client_optimizer.lr)
     return loss
 
 
-def _batch(federation: Federation, client: str, overall: int) -> Batch:
+def batch_of(federation: Federation, client: str, overall: int) -> Batch:
+    """A client's batch at a local step, counted over all rounds."""
     features = federation.train_features(client)
-    lengths = [len(f["input_ids"]) for f in features]
-    rows = batch_indices(lengths, federation.batch_size(client), federation.config.seed, client, overall)
+    lengths, seed = [len(f["input_ids"]) for f in features], federation.config.seed
+    if federation.config.privacy.examples is not None:
+        rows = poisson_indices(len(lengths), federation.protection.spent.rate(client), seed, client, overall)
+    else:
+        rows = batch_indices(lengths, federation.batch_size(client), seed, client, overall)
     task = federation.data[federation.group_of(client)].task
-    return collate(task, [features[i] for i in rows], federation.pad)
+    return collate(task, [features[i] for i in rows], federation.pad, *federation.padding)
 
 
 def _order(federation: Federation, cohort: list[str], overall: int) -> list[str]:

@@ -37,6 +37,7 @@ def one_by_one(config: ExperimentConfig) -> str | None:
         "lora.dropout": config.lora.dropout > 0,  # drawn for a padded batch
         "training.autocast": training.autocast != "off",  # adapters by segment compute in their own dtype
         "training.deadline": training.deadline is not None,  # a client that is out takes no part in the server's step
+        f"privacy.{config.privacy.in_a_step()}": config.privacy.in_a_step() is not None,
         "training.on_nonfinite": training.on_nonfinite != "stop",
     }
     return next((key for key, holds in reasons.items() if holds), None)

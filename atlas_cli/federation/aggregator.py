@@ -20,6 +20,7 @@ from atlas_cli.federation.numerics import require_finite
 from atlas_cli.federation.protocol import Ledger, Message, adapter_bytes
 from atlas_cli.federation.trainables import Trainables
 from atlas_cli.models.lora import AdapterSet, features_of
+from atlas_cli.privacy.mechanisms.updates import UpdateNoise
 from atlas_cli.runs.hashing import sha256_tensors
 
 
@@ -58,6 +59,7 @@ class Aggregator:
         self.method = method
         self.options = options if options is not None else method.Options()
         self.seed, self.server_memory, self.keep_errors = seed, server_memory, keep_errors
+        self.noise: UpdateNoise | None = None
         self.members = dict(members)
         self.groups = dict(groups)
         self.heads = dict(heads)
@@ -117,6 +119,9 @@ class Aggregator:
         """
         clients = list(sent)
         updates = [self.update(client, sent[client]) for client in clients] + self._of_server(group, clients)
+        if self.noise is not None and self.noise.where == "server":
+            current, head = self.merged[group], self.head_of(clients[0])
+            updates, sent = self.noise.mean(group, current, head, self.method.SENT, updates, sent)
         before, change = self.merged[group], dict(self.changes[group].total)
         context = Context(self.options, self.seed, group, number, self.server_memory)
         merge = self.method.aggregate(self.merged[group], updates, context)
@@ -228,9 +233,12 @@ class Aggregator:
     def receive(self, client: str, ledger: Ledger) -> dict[str, Tensor]:
         """What a client sends at the end of a round: the parts of its adapters that the method wants, and its head."""
         member = self.members[client]
-        message = Message("adapters", client, "up", of_parts(member.adapters.state(), self.method.SENT))
+        held = {**of_parts(member.adapters.state(), self.method.SENT), **member.head_state()}
+        if self.noise is not None:
+            held = self.noise.protect(client, held, scales_of(member.adapters))
+        message = Message("adapters", client, "up", of_parts(held, self.method.SENT))
         ledger.count(message, adapter_bytes(member.ranks, self.features, 4, self.method.SENT))
-        if head := member.head_state():
+        if head := {name: tensor for name, tensor in held.items() if name.startswith("head.")}:
             ledger.count(Message("head", client, "up", head), member.head_bytes())
         return {**message.tensors, **head}
 

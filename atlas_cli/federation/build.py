@@ -32,6 +32,9 @@ from atlas_cli.models.placement import adapted_names, by_layer, layer_of
 from atlas_cli.models.stored import stored_as
 from atlas_cli.planning.merging import method_of, options_of
 from atlas_cli.planning.plan import ClientPlan, Plan, make_plan
+from atlas_cli.privacy.mechanisms.labels import CorrectedTask, randomise
+from atlas_cli.privacy.protection import Protection
+from atlas_cli.tasks._base import BaseTask
 
 
 def build(config: ExperimentConfig, plan: Plan | None = None) -> Federation:
@@ -51,9 +54,11 @@ def build(config: ExperimentConfig, plan: Plan | None = None) -> Federation:
     data = prepare(config, tokenizer, plan.family.causal)
     if config.mode == "centralized":
         plan, data = pooled(config, plan, data)
+    if config.privacy.labels is not None:
+        data = randomise(data, config.privacy.labels, config.seed)
     base = load_base(config.model, seed=config.seed, device=device)
     require_vocabulary(base, tokenizer)
-    tasks = {name: group.task for name, group in data.items()}
+    tasks = {name: training_task(config, group.task) for name, group in data.items()}
     split = config.mode == "split-federated"
     heads_on_clients = not split or config.training.labels == "client"
     heads = {name: build_head(base, task, config.seed, name, device) for name, task in tasks.items()}
@@ -145,6 +150,7 @@ def build(config: ExperimentConfig, plan: Plan | None = None) -> Federation:
         offload,
         prefix_cache=cache,
     )
+    federation.protection = Protection(federation)
     for name, group in config.task_groups.items():
         if group.adapter is not None:
             start_from(federation, name, group.adapter)
@@ -191,7 +197,7 @@ def _client(
     with_head: bool,
     device: torch.device,
 ) -> Party:
-    task = data[client.task_group].task
+    task = training_task(config, data[client.task_group].task)
     # a language-model head is the output embedding of the client's own base
     head = build_head(base, task, config.seed, client.task_group, device) if with_head else None
     if config.mode == "split-federated":
@@ -222,6 +228,13 @@ def _client(
         device,
         client.checkpointing,
     )
+
+
+def training_task(config: ExperimentConfig, task: BaseTask) -> BaseTask:
+    """A task whose loss knows how training labels were randomised, where they were."""
+    labels = config.privacy.labels
+    corrected = labels is not None and labels.correction == "forward"
+    return CorrectedTask(task, labels.epsilon) if labels is not None and corrected else task
 
 
 def adapters_of(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from atlas_cli.models.load import FrozenBase, shared_base
 from atlas_cli.models.lora import AdapterSet, build_adapters
 from atlas_cli.models.placement import adapted_names, place_ranks
 from atlas_cli.models.split import run_half
+from atlas_cli.privacy.at_client import AtClient
 from atlas_cli.tasks._base import BaseTask
 
 Inputs = Mapping[str, Tensor]
@@ -91,10 +93,11 @@ class SplitClient:
         self.usage: Usage | None = None
         self.penalty: Callable[[AdapterSet], Tensor] | None = None
         self.prefix: Prefix | None = None
+        self.privacy = AtClient()
         self._activations: Tensor | None = None
         self._mask: Tensor | None = None
         self._step_bytes = (0, 0)
-        self.when = f"client {self.name}"
+        self.when, self.now = f"client {self.name}", (0, 0)
         self.reset_optimizer()
 
     def trained(self) -> list[nn.Parameter]:
@@ -153,7 +156,8 @@ class SplitClient:
         activations, self._activations = self._activations, None
         require_finite(gradients, f"gradient sent to {self.when}")
         with self.adapters.attached(self.base.model):
-            activations.backward(gradients.view_as(activations))
+            self.privacy.backward(activations, gradients.view_as(activations), self._mask)
+        self.privacy.privatise(self.trained(), self.adapters, self.now)
         self.backward_penalty()
         if self.usage is not None:
             self.usage.gradients = tensor_bytes(p.grad for p in self.trained())
@@ -162,6 +166,11 @@ class SplitClient:
         """Add the gradient of the penalty on the adapters, where the method has one."""
         if self.penalty is not None:
             self.penalty(self.adapters).backward()
+
+    def step_on_noise(self, round_number: int, step: int, learning_rate: float) -> None:
+        """The local step of an empty sample, with DP-SGD."""
+        self.privacy.privatise(self.trained(), self.adapters, (round_number, step))
+        self.step(learning_rate)
 
     def step(self, learning_rate: float | None = None) -> None:
         """Clip, step and drop the gradients."""
@@ -180,8 +189,8 @@ class SplitClient:
         return self.send(self._run(inputs, mask, round_number, step), mask, labels)
 
     def begin_step(self, round_number: int, step: int) -> None:
-        """Say which step comes, for error messages; adapters are in training."""
-        self.when = f"client {self.name}, round {round_number}, step {step}"
+        """Say which step comes; adapters are in training."""
+        self.when, self.now = f"client {self.name}, round {round_number}, step {step}", (round_number, step)
         self.adapters.train()
 
     def send(self, activations: Tensor, mask: Tensor, labels: Tensor | None) -> Message:
@@ -204,8 +213,7 @@ class SplitClient:
             precision(self.device, self.training.autocast),
             saved_bytes(weights) if self.usage is not None else nullcontext() as saved,
         ):
-            logits = self.head(received, self._mask)
-            loss, count = self.task.loss(logits, labels.to(self.device))
+            loss, count = self.privacy.loss(self.head, self.task, received, self._mask, labels.to(self.device))
         if self.usage is not None and saved is not None:
             # the graph of the half is alive meanwhile
             self._measured(saved.total, 2 * received.numel() * received.element_size(), received.shape)
@@ -219,11 +227,13 @@ class SplitClient:
         if "inputs_embeds" in inputs:
             inputs = {**inputs, "inputs_embeds": inputs["inputs_embeds"].to(self.base.dtype)}
         self.adapters.train()
+        self.now = (round_number, step)
         measured = self.usage is not None
         with (
             seeded_dropout(self.lora.dropout, self.seed, self.name, round_number, step, device=self.device),
             precision(self.device, self.training.autocast),
             self.adapters.attached(self.base.model),
+            self.privacy.recording(self.base.model, self.adapters),
             checkpointed(self.half, self.base.family, self.ranks) if self.checkpointing else nullcontext(),
             saved_bytes([*self.half.parameters(), *self.adapters.parameters()]) if measured else nullcontext() as saved,
         ):
@@ -232,11 +242,17 @@ class SplitClient:
                 activations = run_half(self.prefix.upper, mask, inputs_embeds=below)
             else:
                 activations = run_half(self.half, mask, **inputs)
-        self._activations = activations
+            activations = self.privacy.sent(activations, mask, lambda: self._embedded(inputs), round_number, step)
+        self._activations, self._mask = activations, mask
         if self.usage is not None and saved is not None:
             self._step_bytes = (0, 0)
             self._measured(saved.total, 2 * activations.numel() * activations.element_size(), mask.shape)
         return activations.detach()
+
+    def _embedded(self, inputs: Inputs) -> Tensor:
+        model: Any = self.base.model
+        embedding = model.get_input_embeddings()
+        return inputs["inputs_embeds"] if "inputs_embeds" in inputs else embedding(inputs["input_ids"]).detach()
 
     def _measured(self, saved: int, cut: int, shape: torch.Size) -> None:
         assert self.usage is not None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from atlas_cli.data.collate import collate, evaluation_batches
 from atlas_cli.federation.client import as_inputs
@@ -50,6 +50,7 @@ class Evaluator:
         self.batch_size, self.pad, self.device = batch_size, pad, device
         self.max_tokens = CPU_TOKENS if device.type == "cpu" else None
         self.halves = Halves(base, base, cut)
+        self.activation_noise: Callable[..., Tensor] | None = None
         self._views: dict[tuple[int, int, int], tuple[nn.Module, nn.Module]] = {}
 
     @torch.no_grad()
@@ -63,10 +64,13 @@ class Evaluator:
         below = _part(model.adapters, lambda path: layer_of(path, family) < cut)
         above = _part(model.adapters, lambda path: layer_of(path, family) >= cut)
         with below.attached(lower.model), above.attached(upper.model):
-            for rows in evaluation_batches(features, self.batch_size, self.max_tokens):
+            for i, rows in enumerate(evaluation_batches(features, self.batch_size, self.max_tokens)):
                 batch = collate(task, [features[i] for i in rows], self.pad)
                 inputs, mask = as_inputs(batch.inputs(), self.device)
-                activations = run_half(lower_half, mask, **inputs).to(upper.dtype)
+                activations = run_half(lower_half, mask, **inputs)
+                if self.activation_noise is not None:
+                    activations = self.activation_noise(activations, i)
+                activations = activations.to(upper.dtype)
                 hidden = run_half(upper_half, mask, inputs_embeds=activations)
                 metric.update(model.head(hidden, mask), batch.labels.to(self.device), batch.features)
         return metric.compute()

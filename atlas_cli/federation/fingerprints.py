@@ -8,6 +8,7 @@ head moves all texts alike, by as much as classes are unequal, and clients would
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -58,9 +59,13 @@ def _fingerprint(federation: Federation, client: str, ledger: Ledger, batches: i
             head = build_head(base, group.task, seed, "fingerprint", federation.device)
             holder.head = head.requires_grad_(False)
     sums: dict[str, Tensor] = {}
+    if (noise := federation.protection.activation_noise(client)) is not None:
+        counts = itertools.count()
+        party.privacy.activations = lambda hidden, *_: noise(hidden, "fingerprint", turn, next(counts))
+    party.privacy.codec = federation.protection.codec()
     drawn = draw(features, batches, federation.batch_size(client), numpy_generator(seed, "fingerprint", client, turn))
     for rows in drawn:
-        batch = collate(group.task, rows, federation.pad)
+        batch = collate(group.task, rows, federation.pad, *federation.padding)
         reply, _ = exchange(server, party, batch, 0, 0, ledger)
         party.backward(reply.tensors["gradients"])
         for path, adapter in party.adapters.adapters.items():
@@ -72,6 +77,8 @@ def _fingerprint(federation: Federation, client: str, ledger: Ledger, batches: i
     fingerprint = sketch(sums, size, seed)
     if not fingerprint.any():
         raise ConfigError(f"the fingerprint of client {client} is zero: its batches give no gradient")
+    if federation.protection.fingerprint_noise is not None:
+        fingerprint = federation.protection.fingerprint_noise(fingerprint, client, turn)
     ledger.count(Message("fingerprint", client, "up", {"fingerprint": fingerprint}), 4 * size)
     return fingerprint
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -15,6 +16,8 @@ from atlas_cli.federation.client import SplitClient
 from atlas_cli.federation.evaluation import Evaluator, Halves, TrainedModel
 from atlas_cli.federation.offload import OffloadedClients
 from atlas_cli.federation.prefix_cache import PrefixCache
+from atlas_cli.federation.protocol import Ledger
+from atlas_cli.federation.recording import Recording
 from atlas_cli.federation.server import SplitServer
 from atlas_cli.federation.unsplit import UnsplitClient
 from atlas_cli.models.load import FrozenBase
@@ -22,14 +25,18 @@ from atlas_cli.models.lora import AdapterSet, joined
 from atlas_cli.planning.plan import Plan
 from atlas_cli.tasks._base import Feature
 
+if TYPE_CHECKING:
+    from atlas_cli.privacy.protection import Protection
+
 
 @dataclass
 class Federation:
     """Everything that takes part in a run.
 
     ``server`` is None in the unsplit baselines; ``fingerprints`` are sums over those taken of every client so far;
-    ``prefix_cache`` is None unless the config asks for one, and so is ``offload``, which is ``clients`` then; ``bases``
-    are what clients hold of the base, by dtype.
+    ``prefix_cache`` and ``recording`` are None unless the config asks for them, and so is ``offload``, which is
+    ``clients`` then; ``bases`` are what clients hold of the base, by dtype; ``protection`` is there once all parties
+    are.
     """
 
     config: ExperimentConfig
@@ -46,6 +53,12 @@ class Federation:
     offload: OffloadedClients | None = None
     fingerprints: dict[str, torch.Tensor] = field(default_factory=dict)
     prefix_cache: PrefixCache | None = None
+    recording: Recording | None = None
+    protection: Protection = field(init=False, repr=False)
+
+    def ledger(self, number: int) -> Ledger:
+        """The byte ledger of a round; the recording, if there is one, is shown what is counted."""
+        return Ledger(None if self.recording is None else self.recording.watch(number))
 
     @property
     def group_names(self) -> list[str]:
@@ -83,6 +96,11 @@ class Federation:
             return size
         group = self.group_of(client)
         return size * sum(1 for spec in self.config.expanded_clients() if spec.task_group == group)
+
+    @property
+    def padding(self) -> tuple[int | None, int]:
+        """Tokens to whose multiple batches are padded, and how many at most."""
+        return self.config.privacy.pad_lengths, self.config.training.max_length
 
     def model_of_client(self, client: str) -> TrainedModel:
         """What a client's predictions are made with."""

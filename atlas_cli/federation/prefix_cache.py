@@ -137,7 +137,8 @@ class Prefix:
                 row = self._computed({name: tensor[i : i + 1, :length] for name, tensor in inputs.items()})
                 self.cache.put(key, row)
             rows.append(row)
-        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        return torch.nn.functional.pad(padded, (0, 0, 0, mask.shape[1] - padded.shape[1]))
 
     @torch.no_grad()
     def _computed(self, row: dict[str, Tensor]) -> Tensor:

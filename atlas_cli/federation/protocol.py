@@ -19,7 +19,7 @@ T tokens (padded to the longest of the batch), D hidden size.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
@@ -108,8 +108,12 @@ class Ledger:
 
     Each is entered with the payload that the closed form says it must have (from batch, hidden size, ranks and dtype,
     not from the tensors sent); the two must agree, which ``mismatches`` reports.
+
+    Attributes:
+        watch: shown each message as it is counted, which is when it crosses the wire.
     """
 
+    watch: Callable[[Message], None] | None = None
     entries: dict[tuple[str, str, Direction], _Entry] = field(default_factory=dict)
     _bytes: dict[tuple[str, Direction], int] = field(default_factory=dict)
 
@@ -120,6 +124,8 @@ class Ledger:
         entry.bytes += message.bytes
         entry.payload_bytes += message.payload_bytes
         entry.closed_form_bytes += closed_form
+        if self.watch is not None:
+            self.watch(message)
         whose = message.client, message.direction
         self._bytes[whose] = self._bytes.get(whose, 0) + message.bytes
 

@@ -100,10 +100,13 @@ class Recorder:
         losses = self._losses(kept)
         clock = self._simulate(trained, ledger, attendance) if trained else None
         simulated = {"simulated_seconds": clock and clock.seconds, "simulated_joules": clock and clock.joules}
+        epsilon = self.federation.protection.figures(number)
         lines = [
             {
                 **self._group_line(number, g, ledger, scores, trained, losses, errors),
                 **simulated,
+                "epsilon": epsilon[g],
+                "delta": self.federation.config.privacy.delta,
                 "participants": [c for c in self.federation.members(g) if c in kept],
                 "dropped": {c: dropped[c] for c in self.federation.members(g) if c in dropped},
             }

@@ -23,6 +23,7 @@ from atlas_cli.federation.facts import data_facts, device_name, model_facts
 from atlas_cli.federation.parties import Federation
 from atlas_cli.federation.prefixes import without_prefix
 from atlas_cli.federation.recorder import Recorder
+from atlas_cli.federation.recording import recording_of
 from atlas_cli.federation.state import Copies, capture, restore
 from atlas_cli.federation.stopping import Stopping
 from atlas_cli.federation.training import train
@@ -125,6 +126,8 @@ def _ready(config: ExperimentConfig, progress: Progress) -> tuple[Federation, li
     federation = build(config, plan)
     for unused in without_prefix(config, plan):
         progress.note(f"warning: {unused}")
+    for warning in federation.protection.warnings():
+        progress.note(f"warning: {warning}")
     if text := _slow_bfloat16(federation):
         progress.note(text)
     checks = verify_split(federation) if federation.server is not None else []
@@ -193,7 +196,7 @@ def _manifest(federation: Federation, checks: list[Check]) -> dict[str, Any]:
         model=model_facts(federation),
         data=data_facts(federation),
     )
-    return {**manifest, "verify": _by_group(checks)}
+    return {**manifest, "verify": _by_group(checks), "privacy": federation.protection.record()}
 
 
 def _by_group(checks: list[Check]) -> dict[str, Any]:
@@ -213,6 +216,7 @@ def _run(
     """Train inside a run directory whose manifest says at every moment how it stands; "finished" is written last."""
     training = federation.config.training
     checkpoints = _Checkpoints(federation, run)
+    federation.recording = recording_of(federation.config, run, done)
 
     def checkpoint(number: int) -> None:
         checkpoints.after_round(number)
@@ -229,7 +233,10 @@ def _run(
         kept = {"prefix_cache": federation.prefix_cache, "offload": None if offload is None else offload.store}
         if engine := {name: each.record() for name, each in kept.items() if each is not None}:
             manifest["engine"] = engine
+        if federation.recording is not None:
+            manifest["recording"] = federation.recording.record()
         progress.stop()
+        manifest["privacy"]["epsilon"] = federation.protection.figures(training.rounds)
         ended = end_manifest(manifest, "finished")
         write_report(run, ended)
         run.write_json("manifest.json", ended)

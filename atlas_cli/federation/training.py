@@ -53,12 +53,13 @@ def train(
     caution(federation, recorder)
 
     for number in range((done or 0) + 1, training.rounds + 1):
-        ledger = Ledger()
+        ledger = federation.ledger(number)
         recorder.clusters(cluster_clients(federation, number, ledger))
         attendance = Attendance(federation, sample_cohort(federation, number), number)
         with federation.at_hand(attendance.cohort):
             deliver(federation, attendance.present, ledger)  # those that missed a round catch up
             attendance.begin()
+            federation.protection.begin_round(number, attendance.present)
             recorder.start_round(number, attendance.present)
             trained = local_steps(federation, attendance, ledger, recorder.on_step(number))
             sent = collect(federation, attendance, trained, ledger)
@@ -142,7 +143,7 @@ def set_up(federation: Federation, clustered: Callable[[Clustered | None], None]
 
     Between the two, clusters are found where the config asks for them; ``clustered`` is told of them.
     """
-    ledger = Ledger()
+    ledger = federation.ledger(0)
     messages: dict[tuple[object, ...], Message] = {}  # clients that hold the same part of one base get the same
     for client in federation.plan.clients:
         kind = client.task_group, client.cut, client.dtype

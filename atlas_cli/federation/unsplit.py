@@ -23,6 +23,7 @@ from atlas_cli.models.checkpointing import checkpointed
 from atlas_cli.models.load import FrozenBase
 from atlas_cli.models.lora import AdapterSet, joined
 from atlas_cli.models.split import run_half
+from atlas_cli.privacy.mechanisms.examples import ExampleNoise
 from atlas_cli.tasks._base import BaseTask
 
 
@@ -56,6 +57,7 @@ class UnsplitClient:
         self.checkpointing = checkpointing
         self.usage: Usage | None = None
         self.penalty: Callable[[AdapterSet], Tensor] | None = None
+        self.example_noise: ExampleNoise | None = None
         self.reset_optimizer()
 
     def output_embedding(self) -> list[Tensor]:
@@ -104,41 +106,64 @@ class UnsplitClient:
     def local_step(
         self, batch: Inputs, labels: Tensor, round_number: int, step: int, rate_factor: float
     ) -> tuple[float, int]:
-        """One step of ordinary training; the mean loss and over how many labels it is the mean."""
+        """One step of ordinary training, or of DP-SGD; the mean loss and over how many labels it is the mean."""
+        if not len(labels):  # a Poisson sample may be empty
+            self._apply(self._privatised(round_number, step), 0, rate_factor)
+            return 0.0, 0
         inputs, mask = as_inputs(batch, self.device)
         self.adapters.train()
         self.upper.train()
         measured = self.usage is not None
         frozen = [*self.adapters.parameters(), *self.upper.parameters()]  # all of them, where some are not trained
+        noise, whole = self.example_noise, joined(self.adapters, self.upper)
         weights = [*self.base.model.parameters(), *self.output_embedding(), *self.trained(), *frozen]
         with (
             seeded_dropout(self.lora.dropout, self.seed, self.name, round_number, step, device=self.device),
             precision(self.device, self.training.autocast),
             self.adapters.attached(self.base.model),
             self.upper.attached(self.base.model),
+            noise.recording(self.base.model, whole) if noise is not None else nullcontext(),
             checkpointed(self.base.model, self.base.family, self._ranks()) if self.checkpointing else nullcontext(),
             saved_bytes(weights) if measured else nullcontext() as saved,
         ):
             hidden = run_half(self.base.model, mask, **inputs)
-            loss, count = self.task.loss(self.head(hidden, mask), labels.to(self.device))
+            if noise is None:
+                loss, count = self.task.loss(self.head(hidden, mask), labels.to(self.device))
+            else:
+                leaf = hidden.detach().requires_grad_()
+                loss, count = noise.head_loss(self.head, self.task, leaf, mask, labels.to(self.device))
         require_finite(loss.detach(), f"loss of client {self.name}, round {round_number}, step {step}")
         # checkpointed blocks run again in the backward, with their adapters
         with self.adapters.attached(self.base.model), self.upper.attached(self.base.model):
-            total = loss if self.penalty is None else loss + self.penalty(joined(self.adapters, self.upper))
-            found = torch.autograd.grad(total, self.trained())
+            if noise is None:
+                total = loss if self.penalty is None else loss + self.penalty(whole)
+                found = list(torch.autograd.grad(total, self.trained()))
+            else:
+                hidden.backward(torch.autograd.grad(loss, leaf)[0])
+                found = self._privatised(round_number, step)
         # before the first part steps, so that no part steps without the others
         what = f"of client {self.name}, round {round_number}, step {step}"
-        require_finite_gradients(self.trained(), found, what, joined(self.adapters, self.upper).name_of)
-        gradients = iter(found)
-        for part, rate in self._parts:
-            part.gather([next(gradients) for _ in part.parameters()], count)
-            if self.usage is not None:
-                self.usage.gradients = tensor_bytes(self.trained())
-            part.step(rate_factor * rate)
+        require_finite_gradients(self.trained(), found, what, whole.name_of)
+        self._apply(found, count, rate_factor)
         if self.usage is not None and saved is not None:
             self.usage.seen(saved.total, 0, mask.shape[0], mask.numel())
             self.usage.optimizer = sum(state_bytes(part.optimizer) for part, _ in self._parts)
         return loss.item(), count
+
+    def _privatised(self, round_number: int, step: int) -> list[Tensor]:
+        """With DP-SGD, the gradients to step with: of the last batch, or of none."""
+        assert self.example_noise is not None
+        trained, whole = self.trained(), joined(self.adapters, self.upper)
+        self.example_noise.privatise(trained, whole, round_number, step)
+        return [p.grad for p in trained if p.grad is not None]
+
+    def _apply(self, found: list[Tensor], count: int, rate_factor: float) -> None:
+        gradients = iter(found)
+        for part, rate in self._parts:
+            part.gather([next(gradients) for _ in part.parameters()], max(count, 1))
+            if self.usage is not None:
+                self.usage.gradients = tensor_bytes(self.trained())
+            part.step(rate_factor * rate)
 
     def measure(self) -> Usage:
         """Start measuring; what is held now is counted at once, the rest as steps happen."""

@@ -24,6 +24,7 @@ from torch import Tensor
 from atlas_cli.federation.protocol import serialized_size
 from atlas_cli.models.families._base import Family
 from atlas_cli.planning.devices import Device
+from atlas_cli.privacy.mechanisms.compress import encoded
 
 ATTENTION_BACKWARD = 2.5
 
@@ -144,6 +145,7 @@ def step_bytes(
     label_numbers: int = 1,
     labels: Literal["server", "client"] = "server",
     features: str | None = None,
+    compress: str = "none",
 ) -> StepBytes:
     """Bytes of one step, equal to the ledger's for batches of this size; they do not depend on the cut.
 
@@ -152,6 +154,7 @@ def step_bytes(
         label_numbers: int64 numbers an example: 1 for a class, T for tags or language modelling, 2 for spans.
         labels: "client": a U-shaped split, four messages and no labels.
         features: dtype of what the server half gives in a U-shaped split; default: ``dtype``.
+        compress: as ``privacy.compress`` has it.
     """
     element = getattr(torch, dtype)
     hidden = torch.empty(batch, tokens, int(hf_config.hidden_size), dtype=element, device="meta")
@@ -159,15 +162,19 @@ def step_bytes(
         "activations": hidden,
         "attention_mask": torch.empty(batch, tokens, dtype=torch.bool, device="meta"),
     }
-    down = serialized_size({"gradients": hidden})
+
+    def sent(tensors: dict[str, Tensor]) -> int:
+        return serialized_size(tensors if compress == "none" else encoded(tensors, compress))
+
+    down = sent({"gradients": hidden})
     if labels == "server":
         shape = (batch,) if label_numbers == 1 else (batch, label_numbers)
         up["labels"] = torch.empty(shape, dtype=torch.int64, device="meta")
-        return StepBytes(serialized_size(up), down, 1, 1)
+        return StepBytes(sent(up), down, 1, 1)
     count = torch.empty((), dtype=torch.int64, device="meta")
     above = hidden if features is None else hidden.to(getattr(torch, features))
-    up_again = serialized_size({"gradients": above, "count": count})
-    return StepBytes(serialized_size(up) + up_again, down + serialized_size({"features": above}), 2, 2)
+    up_again = sent({"gradients": above, "count": count})
+    return StepBytes(sent(up) + up_again, down + sent({"features": above}), 2, 2)
 
 
 def compute_seconds(flops: float, device: Device) -> float:

@@ -47,6 +47,7 @@ def round_bytes(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape) ->
         features=config.model.dtype,
         label_numbers=LABEL_NUMBERS.get(config.task_groups[client.task_group].task, shape.tokens),
         labels=training.labels,
+        compress=config.privacy.compress,
     )
     method = method_of(config)
     head = head_tensors(task, plan.hidden_size) if training.labels == "client" and method.SENT else {}

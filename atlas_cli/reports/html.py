@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from atlas_cli.reports import sections
+from atlas_cli.reports import privacy, sections
 from atlas_cli.runs.directory import RunDirectory
 
 _CSS = """
@@ -56,8 +56,10 @@ def page(run: RunDirectory, manifest: Mapping[str, Any] | None = None) -> str:
     parts = {
         "Result": sections.result(metrics, clients, manifest.get("data") or {}) if metrics else "",
         "Proof": sections.proof(manifest, clients),
+        "Privacy": privacy.section(metrics, manifest.get("privacy")) if metrics else "",
         "Bytes on the wire": sections.ledger(messages) if messages else "",
         "Memory": sections.memory(run.read_json("memory.json")) if (run.path / "memory.json").exists() else "",
+        **({"Audit": sections.audit(run.read_json("audit.json"))} if (run.path / "audit.json").exists() else {}),
         **({"Clusters": sections.clusters(clustered)} if clustered else {}),
         "Clients": sections.clients(clients, config) if clients else "",
         "Run": sections.facts(manifest),

@@ -22,7 +22,7 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#8
 MARKERS = "osD^vPX*"
 MAX_BARS = 30
 
-_STYLE: Any = {
+STYLE: Any = {
     "svg.hashsalt": "atlas",  # the same run gives the same file
     "svg.fonttype": "path",
     "text.parse_math": False,  # a name with a dollar sign is a name
@@ -102,7 +102,7 @@ def _figure(width: float, height: float) -> Iterator[Figure]:
     import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         yield Figure(figsize=(width, height), layout="constrained")
 
 

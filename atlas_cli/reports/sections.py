@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from atlas_cli.reports import audit as audits
 from atlas_cli.reports import memory as memory_rows
 from atlas_cli.reports import tables
 from atlas_cli.reports.plots import MAX_BARS, bytes_svg, loss_svg, memory_svg, metric_svgs
@@ -61,6 +62,12 @@ def facts(manifest: Record) -> str:
         for group, d in manifest.get("data", {}).items()
     ]
     return definitions(rows) + table(("task group", "data", "train", "test", "classes", "sha256"), data)
+
+
+def audit(found: Record) -> str:
+    """What attacks on the recorded messages recover."""
+    notes = "".join(f"<li>{escape(note)}</li>" for note in audits.audit_notes(found))
+    return table(audits.HEADINGS, audits.rows(found)) + f"<ul>{notes}</ul>"
 
 
 def definitions(rows: Mapping[str, str]) -> str:

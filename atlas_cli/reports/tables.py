@@ -8,6 +8,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from atlas_cli.reports import privacy
 from atlas_cli.reports.summary import GroupSummary, Record, drops_sentence, summarise
 from atlas_cli.reports.units import format_bytes_mb, format_number
 
@@ -34,6 +35,8 @@ def final_table(
         "merge error: of the last delivery against the exact sum of updates, cut ranks included\n"
         "up: clients to server; MB: 1,000,000 bytes"
     )
+    if metrics:
+        caption += f"\n{privacy.sentence(metrics)}"
     summaries = summarise(metrics, clients, data)
     if drops := drops_sentence(summaries):
         caption += f"\n{drops}"

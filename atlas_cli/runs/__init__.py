@@ -7,6 +7,8 @@
     clusters.jsonl   a line a clustering; with ``clustering`` only
     messages.jsonl   a line a (round, client, kind, direction): the byte ledger
     memory.json      bytes held by every client and the server, measured in one round
+    messages/        with ``audit``: messages as they crossed the wire (``federation.recording``)
+    audit.json       what ``atlas audit`` found (``privacy.audit``)
     log.txt          what happened, with ISO times
     report.html      self-contained
 
@@ -31,6 +33,8 @@ metrics.jsonl
     server_lr, client_lr  at the last step of the round; null in round 0
     simulated_seconds, simulated_joules  of the whole round on the virtual clock, all clients; null unless every
                         client that took part has a device with compute and links (joules: and watts)
+    epsilon, delta      {channel: figure} of all rounds so far: what updates, activations, labels and fingerprints tell
+                        (atlas_cli.privacy.spent); "infinite" without a mechanism, 0 where nothing was sent
     participants        clients of the group that are in the merge; [] in round 0
     dropped             {client: reason}: those of the cohort that are not
 

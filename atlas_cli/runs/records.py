@@ -51,6 +51,8 @@ class MetricsRecord(Record):
     client_lr: float | None
     simulated_seconds: float | None
     simulated_joules: float | None
+    epsilon: dict[str, float | Literal["infinite"]]
+    delta: float
     participants: list[str]
     dropped: dict[str, str]
 

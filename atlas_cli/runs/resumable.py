@@ -18,7 +18,7 @@ from atlas_cli.runs.lock import owner_of
 # all that is in them
 MAY_CHANGE = (
     *("training.rounds", "training.min_clients", "training.on_nonfinite"),
-    *("evaluation", "checkpoints", "device", "output", "aggregation.error_ledger", "engine.offload"),
+    *("evaluation", "checkpoints", "audit", "device", "output", "aggregation.error_ledger", "engine.offload"),
 )
 
 
@@ -53,6 +53,12 @@ def require_same(before: Mapping[str, Any], config: ExperimentConfig) -> None:
     for name in sorted(was.keys() | now.keys()):
         if was.get(name) != now.get(name) and not _may_change(name):
             raise ConfigError(f"cannot change when a run is resumed; only these may: {', '.join(MAY_CHANGE)}", key=name)
+    if was.get("training.rounds") != now["training.rounds"] and (target := config.privacy.with_target()):
+        raise ConfigError(
+            f"cannot change: privacy.{target}.epsilon is for all {was.get('training.rounds')} rounds, for which its "
+            "noise was found; start a run, or one with noise_multiplier",
+            key="training.rounds",
+        )
     schedule = config.training.schedule
     if was.get("training.rounds") != now["training.rounds"] and (schedule.name != "constant" or schedule.warmup):
         raise ConfigError(

@@ -48,6 +48,21 @@ def stop_after(run, number):
         {"server": {"rank": 2}, "clients": {"a": {"split_layer": 1}, "b": {"split_layer": 3}}},
         {"clients": {"a": {"split_layer": 3, "dtype": "bfloat16"}}, "server": {"rank": 2}},
         {"clients": {"b": {"dtype": "bfloat16"}}, "aggregation": {"method": "fedex"}},
+        {
+            "privacy": {
+                "updates": {"clip": 0.1, "epsilon": 50.0},
+                "activations": {"clip": 1.0, "noise_multiplier": 0.1},
+                "labels": {"epsilon": 1.0},
+                "compress": "int8",
+            },
+            "aggregation": {"method": "ffa", "weights": "uniform"},
+        },
+        {
+            "privacy": {"examples": {"clip": 0.1, "noise_multiplier": 1.0}},
+            "aggregation": {"weights": "uniform"},
+            "training": {"labels": "client", "batch_size": 1},
+            "server": {"rank": 0},
+        },
         {"clients": {n: {"rank": {1: 2}} for n in "ab"}, "engine": {"prefix_cache": "4 KiB"}},
     ],
     ids=str,

@@ -113,6 +113,7 @@ def check_files(run, config):
             shares[merged_with] = shares.get(merged_with, 0) + c["weight"]
         assert all(total == pytest.approx(1) for total in shares.values())
         assert shares.keys() >= set(groups) or config.clustering is not None
+    assert manifest["privacy"]["epsilon"] == {m["task_group"]: m["epsilon"] for m in metrics[-len(groups) :]}
     memory = run.read_json("memory.json")
     assert (memory["server"] is None) == (config.mode != "split-federated")
     for client in names_of_clients:

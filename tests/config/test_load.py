@@ -44,7 +44,7 @@ def failing(tmp_path, monkeypatch, text: str, overrides: list[str] | None = None
         (
             "lora: {",
             "rounds: 3\nlora: {",
-            f"x.yaml:4: rounds is not a known key; did you mean training.rounds? {SCHEMA}",
+            f"x.yaml:4: rounds is not a known key; did you mean training.rounds or audit.record.rounds? {SCHEMA}",
         ),
         (
             "  rounds: 3",

@@ -35,6 +35,8 @@ def metrics_record(group, round_, **changes):
         "client_lr": 1e-3 if trained else None,
         "simulated_seconds": None,
         "simulated_joules": None,
+        "epsilon": {"updates": "infinite", "activations": "infinite", "labels": "infinite", "fingerprints": 0.0},
+        "delta": 1e-5,
         "participants": [c for c, g in CLIENTS.items() if g == group] if trained else [],
         "dropped": {},
     }

@@ -94,7 +94,7 @@ def test_a_run_that_failed_at_once_still_gets_a_page(make_run):
     run = make_run()
     for name in ("metrics.jsonl", "clients.jsonl", "messages.jsonl", "memory.json"):
         (run.path / name).unlink()
-    assert page(run).count("Nothing recorded.") == 4
+    assert page(run).count("Nothing recorded.") == 5
 
 
 def test_a_damaged_record_is_named(make_run):

@@ -29,6 +29,8 @@ EXAMPLES = {
         "client_lr": None,
         "simulated_seconds": 12.5,
         "simulated_joules": None,
+        "epsilon": {"updates": 2.5, "activations": "infinite"},
+        "delta": 1e-5,
         "participants": ["phone-1"],
         "dropped": {"phone-2": "never answered"},
     },

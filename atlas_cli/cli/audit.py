@@ -1,0 +1,188 @@
+"""``atlas audit``: attack the messages of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from atlas_cli.cli._arguments import Overrides
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from atlas_cli.config.load import LoadedConfig
+    from atlas_cli.runs.directory import RunDirectory
+
+
+def command(
+    source: Annotated[
+        Path, typer.Argument(metavar="RUN|FILE", help="Run directory, or a config to train first.", show_default=False)
+    ],
+    overrides: Overrides = None,
+    attack: Annotated[
+        list[str] | None, typer.Option("--attack", metavar="NAME", help="Only this one; may be given several times.")
+    ] = None,
+    examples: Annotated[int, typer.Option(min=20, help="Texts that an attack looks at.")] = 256,
+    by_layer: Annotated[
+        bool, typer.Option("--by-layer", help="Measure every split layer of FILE's model instead; trains nothing.")
+    ] = False,
+    without: Annotated[
+        str | None,
+        typer.Option(metavar="CLIENT", help="Compare rounds of FILE with and without it instead: many short runs."),
+    ] = None,
+    runs: Annotated[int, typer.Option(min=200, help="With --without: of either world.")] = 200,
+    output: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="With --by-layer: leakage.json and pictures go here.", show_default=False),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Attack the recorded messages of RUN as an honest but curious server, or who listens, sees them.
+
+    A run records messages where its config has a section audit; a config is trained first. Each figure comes with its
+    95 % interval, what chance gives, and the best possible; the privacy score is that of the worst attack. Writes
+    audit.json into the run directory and the figures into its report.
+    Examples: atlas audit runs/20260131-120000_quickstart_0; atlas audit configs/quickstart.yaml training.rounds=1;
+    atlas audit --by-layer configs/quickstart.yaml --output leakage
+    """
+    import json
+
+    from rich.console import Console
+
+    from atlas_cli.errors import ConfigError
+
+    is_run = source.is_dir()
+    console = Console()
+    if is_run and (by_layer or without or overrides):
+        raise ConfigError("is a run; --by-layer, --without and KEY=VALUE are for a config", where=str(source))
+    if by_layer and without:
+        raise ConfigError("give it without --by-layer", key="--without")
+    if output is not None and not by_layer:
+        raise ConfigError("is for --by-layer; an audit of a run goes into its directory", key="--output")
+    if by_layer:
+        _by_layer(source, overrides or [], examples, output, as_json)
+        return
+    if without:
+        _two_worlds(source, overrides or [], without, runs, as_json)
+        return
+    if is_run:
+        from atlas_cli.runs.directory import open_run
+
+        run = open_run(source)
+    else:
+        run = _trained(source, overrides or [], Console(stderr=True, quiet=as_json))
+    from atlas_cli.privacy.audit import FILE, audit
+    from atlas_cli.privacy.evidence import Evidence
+    from atlas_cli.reports.audit import audit_notes, audit_table
+    from atlas_cli.reports.html import write_report
+
+    with Console(stderr=True).status("reading") as status:
+        found = audit(Evidence.of_run(run, examples), attack or [], lambda name: status.update(f"attack {name}"))
+    run.write_json(FILE, found)
+    write_report(run)
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    console.print(audit_table(found))
+    for note in audit_notes(found):
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
+
+
+def _trained(file: Path, overrides: list[str], console: Console) -> RunDirectory:
+    """A run of a config; where it does not say what to record, the first round is."""
+    from atlas_cli.config.audit import AuditConfig
+    from atlas_cli.config.load import load_config, locating
+    from atlas_cli.reports.progress import progress_for
+
+    loaded: LoadedConfig = load_config(file, overrides)
+    config = loaded.config
+    if config.audit is None:
+        config = config.model_copy(update={"audit": AuditConfig()})
+    with locating(loaded), progress_for(console) as progress:
+        from atlas_cli.federation import session
+
+        return session.start(config, progress)
+
+
+def _by_layer(file: Path, overrides: list[str], examples: int, output: Path | None, as_json: bool) -> None:
+    """Measure every split layer of a config's model on the texts of its clients."""
+    import json
+    import math
+
+    from rich.console import Console
+
+    from atlas_cli.config.load import load_config, locating
+    from atlas_cli.errors import ConfigError
+    from atlas_cli.privacy.figures import Inapplicable
+
+    loaded = load_config(file, overrides)
+    with locating(loaded), Console(stderr=True).status("reading") as status:
+        from atlas_cli.federation.build import build
+        from atlas_cli.privacy.costs import costs_by_layer
+        from atlas_cli.privacy.depth import measure_depth
+        from atlas_cli.reports.depth import depth_record, depth_table, draw_depth, leakage_file
+
+        federation = build(loaded.config)
+        costs = costs_by_layer(loaded.config, federation.base.config)
+        try:
+            layers = measure_depth(federation, examples, lambda layer: status.update(f"split layer {layer}"))
+        except Inapplicable as reason:
+            raise ConfigError(str(reason), where=str(file)) from None
+    record = depth_record(layers, costs)
+    if output is not None:
+        origins = ", ".join(group.data.origin for group in federation.data.values())
+        leakage = leakage_file(layers, f"atlas audit --by-layer, {federation.base.name}, {examples} texts of {origins}")
+        with _writing(output):
+            output.mkdir(parents=True, exist_ok=True)
+            for name, content in (("leakage.json", leakage), ("by-layer.json", record)):
+                (output / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+            for suffix in ("png", "svg"):
+                draw_depth(layers, costs, output / f"by-layer.{suffix}")
+    if as_json:
+        typer.echo(json.dumps(record, indent=2))
+        return
+    console = Console()
+    console.print(depth_table(layers, costs))
+    if output is not None:
+        name = federation.base.name
+        allowed = math.ceil(100 * layers[-1].leakage) / 100
+        hint = f"atlas split-point {name} --leakage {output / 'leakage.json'} --max-leakage {allowed}"
+        console.print(f"to choose by it: {hint}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _two_worlds(file: Path, overrides: list[str], client: str, runs: int, as_json: bool) -> None:
+    """Tell rounds with a client from rounds without it, by the merged adapter."""
+    import json
+
+    from rich.console import Console
+
+    from atlas_cli.config.load import load_config, locating
+
+    loaded = load_config(file, overrides)
+    with locating(loaded), Console(stderr=True).status("reading") as status:
+        from atlas_cli.federation.build import build
+        from atlas_cli.privacy.two_worlds import two_worlds
+        from atlas_cli.reports.audit import worlds_table
+        from atlas_cli.reports.progress import progress_for
+
+        federation = build(loaded.config)
+        quiet = progress_for(Console(quiet=True))
+        found = two_worlds(federation, client, runs, quiet, lambda done: status.update(f"run {done} of {3 * runs}"))
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    Console().print(worlds_table(found))
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    from atlas_cli.errors import OutputError
+
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be written: {error.strerror}") from None

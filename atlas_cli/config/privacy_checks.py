@@ -1,0 +1,138 @@
+"""What the mechanisms of ``privacy`` and the rest of a config must be to each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from atlas_cli.config.problems import Problem
+from atlas_cli.config.schema import ExperimentConfig
+
+# methods that are given one update, the noisy mean of changes; the others look at each update by itself
+CENTRAL_METHODS = ("ffa", "zero-pad", "fedsa", "delta-svd")
+
+
+def privacy_problems(config: ExperimentConfig) -> Iterator[Problem]:
+    """Mechanisms that would not do what their epsilon says, or nothing at all."""
+    for check in (_through_the_split, _updates, _examples, _data_dependent, _labels, _fingerprints):
+        yield from check(config)
+
+
+def _through_the_split(config: ExperimentConfig) -> Iterator[Problem]:
+    if config.privacy.compress != "none" and config.mode != "split-federated":
+        yield Problem(("privacy", "compress"), f"acts on what crosses a split, and mode is {config.mode}; remove it")
+    for name in ("activations", "nopeek", "mask_gradients", "pad_lengths"):
+        if getattr(config.privacy, name) and config.mode != "split-federated":
+            yield Problem(("privacy", name), f"acts on what crosses a split, and mode is {config.mode}; remove it")
+
+
+def _updates(config: ExperimentConfig) -> Iterator[Problem]:
+    updates, method = config.privacy.updates, config.aggregation.method
+    if updates is None:
+        return
+    if config.mode in ("local-only", "centralized") or method == "none":
+        why = "aggregation.method is none" if method == "none" else f"mode is {config.mode}"
+        yield Problem(("privacy", "updates"), f"no client sends an update, for {why}; remove it")
+    if config.privacy.examples is not None:
+        yield Problem(
+            ("privacy", "updates"), "privacy.examples bounds the same channel, for an example; give one of the two"
+        )
+    if updates.where == "client":
+        return
+    if method not in CENTRAL_METHODS:
+        yield Problem(
+            ("aggregation", "method"),
+            f"{method} looks at single updates, which have no noise with privacy.updates.where: server; use ffa "
+            f"(recommended: only B is sent), {', '.join(CENTRAL_METHODS[1:])}, or where: client",
+        )
+    for name, client in config.clients.items():
+        if client.weight != 1:
+            yield Problem(
+                ("clients", name, "weight"), "noise of privacy.updates is for a mean of equal weights; remove it"
+            )
+    if config.screen.max_norm_ratio is not None:
+        yield Problem(
+            ("screen", "max_norm_ratio"),
+            "depends on updates without noise; remove it, or use privacy.updates.where: client",
+        )
+    if config.clustering is not None and config.clustering.by != "oracle":
+        yield Problem(
+            ("clustering", "by"),
+            "noise is for a fixed number of clients, and clusters have none; use privacy.updates.where: client",
+        )
+    for group in config.task_groups:
+        own = {client.split_layer for client in config.clients.values() if client.task_group == group}
+        if len(own) > 1:
+            yield Problem(
+                ("privacy", "updates", "where"),
+                f"clients of {group} have different split layers, so the server trains layers that are merged, without "
+                "noise; use where: client",
+            )
+
+
+def _examples(config: ExperimentConfig) -> Iterator[Problem]:
+    if config.privacy.examples is None:
+        return
+    if config.mode in ("local-only", "centralized"):
+        yield Problem(("privacy", "examples"), f"no client sends an update, for mode is {config.mode}; remove it")
+    if config.training.labels == "server" and config.mode == "split-federated":
+        yield Problem(
+            ("training", "labels"),
+            "a head that the server trains without noise tells of every example; with privacy.examples: labels: client",
+        )
+    if config.server.rank and config.mode == "split-federated":
+        yield Problem(
+            ("server", "rank"), "the server would train on every example without noise; privacy.examples needs rank: 0"
+        )
+    if config.lora.dropout:
+        yield Problem(("lora", "dropout"), "gradients of single examples are computed without it; set it to 0")
+    for name, client in config.clients.items():
+        if client.checkpointing:
+            yield Problem(
+                ("clients", name, "checkpointing"), "gradients of single examples need what it drops; remove it"
+            )
+    if config.privacy.nopeek is not None:
+        yield Problem(
+            ("privacy", "nopeek"), "couples the examples of a batch, and privacy.examples clips each; remove it"
+        )
+
+
+def _data_dependent(config: ExperimentConfig) -> Iterator[Problem]:
+    """What would tell of the data past the noise on updates."""
+    if config.privacy.updates is None and config.privacy.examples is None:
+        return
+    central = config.privacy.updates is not None and config.privacy.updates.where == "server"
+    if (weights := config.aggregation.weights) not in (("uniform",) if central else ("uniform", "inverse-rank")):
+        yield Problem(
+            ("aggregation", "weights"),
+            f"weights by {weights} are not covered by noise on updates; use weights: uniform",
+        )
+    if config.aggregation.options.get("prune") is not None:
+        yield Problem(("aggregation", "options", "prune"), "ranks that clients prune tell of updates without noise")
+    asks = any(spec.rank == "auto" for spec in config.expanded_clients())
+    if asks and config.allocation.importance == "gradient":
+        yield Problem(
+            ("allocation", "importance"),
+            "ranks by gradients tell of data past the noise on updates; use uniform or random",
+        )
+
+
+def _labels(config: ExperimentConfig) -> Iterator[Problem]:
+    if config.privacy.labels is None:
+        return
+    if config.mode in ("local-only", "centralized"):
+        yield Problem(("privacy", "labels"), f"no client sends labels, for mode is {config.mode}; remove it")
+    for name, group in config.task_groups.items():
+        if group.task != "sequence-classification":
+            yield Problem(
+                ("privacy", "labels"),
+                f"randomises one class an example, and the task of {name} is {group.task}; remove it",
+            )
+
+
+def _fingerprints(config: ExperimentConfig) -> Iterator[Problem]:
+    if config.privacy.fingerprints is None:
+        return
+    if config.clustering is None or config.clustering.by != "fingerprints":
+        yield Problem(
+            ("privacy", "fingerprints"), "no fingerprint is sent without clustering.by: fingerprints; remove it"
+        )

@@ -1,0 +1,94 @@
+"""Epsilon of what a channel tells, at a given delta, by dp-accounting.
+
+Gaussian mechanism: noise of standard deviation (multiplier * sensitivity) on a sum; exact (Balle and Wang, 1805.06530,
+Theorem 8). Poisson-sampled (DP-SGD, Abadi et al., 1607.00133): the sum of a sample that holds each example with
+probability q on its own, neighbours by adding or removing one; an upper bound, by composed privacy loss distributions
+(Koskela et al., 1906.03049; Doroshenko et al., 2207.04380). There is no amplification where
+batches or cohorts have a fixed size.
+
+A channel without a mechanism has epsilon ``math.inf``, one on which nothing is sent 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import cache
+from importlib.util import find_spec
+
+from atlas_cli.errors import ConfigError
+
+CHANNELS = ("updates", "activations", "labels", "fingerprints")
+MAX_MULTIPLIER = 1e4
+_INTERVAL = 1e-3  # of the discretised loss: epsilon grows by less than 1 % against 1e-4
+_LEAST_SAMPLED = 0.2  # below this multiplier sampling is not counted: epsilon is in the hundreds either way
+
+
+@cache
+def gaussian_epsilon(multiplier: float, times: float, delta: float) -> float:
+    """Of ``times`` adaptive uses of a Gaussian mechanism: exactly one with multiplier / sqrt(times).
+
+    Args:
+        multiplier: standard deviation of the noise by L2 sensitivity.
+        times: uses on one unit; one use with n times the squared sensitivity counts n times.
+    """
+    if times == 0:
+        return 0.0
+    if multiplier == 0:
+        return math.inf
+    from dp_accounting import get_epsilon_gaussian
+
+    return float(get_epsilon_gaussian(multiplier / math.sqrt(times), delta))
+
+
+@cache
+def sampled_epsilon(multiplier: float, rate: float, steps: int, delta: float) -> float:
+    """Of ``steps`` adaptive uses of a Gaussian mechanism, each on a Poisson sample at ``rate``."""
+    if rate >= 1 or steps == 0 or multiplier < _LEAST_SAMPLED:
+        return gaussian_epsilon(multiplier, steps, delta)
+    from dp_accounting import dp_event
+    from dp_accounting.pld.pld_privacy_accountant import PLDAccountant
+
+    accountant = PLDAccountant(value_discretization_interval=_INTERVAL)
+    step = dp_event.PoissonSampledDpEvent(rate, dp_event.GaussianDpEvent(multiplier))
+    accountant.compose(dp_event.SelfComposedDpEvent(step, steps))
+    return float(accountant.get_epsilon(delta))
+
+
+def calibrated(target: float, epsilon_of: Callable[[float], float], key: str) -> float:
+    """The smallest noise multiplier, to 0.1 %, whose epsilon is at most ``target``.
+
+    Args:
+        epsilon_of: by multiplier; falls as it grows.
+        key: of the target in the config.
+
+    Raises:
+        ConfigError: no multiplier up to ``MAX_MULTIPLIER`` is enough.
+    """
+    high = 1.0
+    while epsilon_of(high) > target:
+        high *= 2
+        if high > MAX_MULTIPLIER:
+            raise ConfigError(f"no noise multiplier up to {MAX_MULTIPLIER:g} gives epsilon {target:g}", key=key)
+    low = high / 2
+    while low > 1e-4 and epsilon_of(low) <= target:
+        low, high = low / 2, low
+    while high / low > 1.001:
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if epsilon_of(middle) <= target else (middle, high)
+    return high
+
+
+def keep_probability(epsilon: float, classes: int) -> float:
+    """With which k-ary randomised response keeps a label; each other has (1 - keep) / (k - 1) (1407.1338)."""
+    return 1 / (1 + (classes - 1) * math.exp(-epsilon))
+
+
+def require_accounting(key: str) -> None:
+    """Check that the accountant is installed.
+
+    Raises:
+        ConfigError: the optional dependency is not there.
+    """
+    if find_spec("dp_accounting") is None:
+        raise ConfigError("epsilon is computed by dp-accounting; pip install 'atlas-cli[privacy]'", key=key)

@@ -1,0 +1,46 @@
+"""Clipping and Gaussian noise on each token's activation at the cut.
+
+    h <- h min(1, C / |h|) + N(0, (z C)^2)
+
+fresh in every message. Gradients pass through the clipping. Predictions, which are made through the cut as well, are
+scored with it. Neighbours differ in the words of one example, whose length is known: its T tokens together have norm
+C sqrt(T), and it is sent once an epoch, so that its epsilon is that of a multiplier z / sqrt(T * epochs). For a noise
+that leaves anything to learn it is in the hundreds or more.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from atlas_cli.seeding import torch_generator
+
+CHANNEL = "activations"
+UNIT = "words of an example"
+PROTECTS = "the words of a training example, from the server and who reads the wire; not its length"
+
+
+class ActivationNoise:
+    """Of one party.
+
+    Args:
+        clip: C.
+        multiplier: z.
+        seed: of the run.
+        name: whose it is.
+    """
+
+    def __init__(self, clip: float, multiplier: float, seed: int, name: str) -> None:
+        self.clip, self.multiplier, self.seed, self.name = clip, multiplier, seed, name
+
+    def __call__(self, activations: Tensor, *when: str | int) -> Tensor:
+        """What is sent instead of ``activations`` (..., D); differentiable.
+
+        Args:
+            when: round and step; the same ones draw the same noise.
+        """
+        hidden = activations.float()
+        norms = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True).clamp(min=1e-30)
+        generator = torch_generator(self.seed, "privacy-activations", self.name, *when)
+        noise = self.multiplier * self.clip * torch.randn(hidden.shape, generator=generator)
+        return (hidden * (self.clip / norms).clamp(max=1.0) + noise.to(hidden.device)).to(activations.dtype)

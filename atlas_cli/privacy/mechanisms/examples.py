@@ -1,0 +1,122 @@
+"""DP-SGD on what a client trains (Abadi et al., 1607.00133): example-level differential privacy.
+
+A local step takes a Poisson sample of the client's examples, each with probability q = batch_size / n, clips each
+example's gradient g_i over all that the client trains to norm C, and steps with
+
+    (sum_i g_i min(1, C / |g_i|) + N(0, (z C)^2)) / batch_size
+
+An empty sample steps with noise alone; the denominator is the expected size. A loss is the mean over examples of each
+one's own mean loss. Gradients of single examples are exact and cost one backward: with x (B, T, d_in) what an adapted
+layer got and G (B, T, d_out) the gradient of its output,
+
+    grad_i B = s sum_t G_it (A x_it)^T,  grad_i A = s sum_t (B^T G_it) x_it^T
+
+and the head runs once an example. Neighbours differ by one example of one client. Epsilon is against those who see
+adapters and heads, but not activations: these show who is in a sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from atlas_cli.models.lora import AdapterSet
+from atlas_cli.seeding import torch_generator
+from atlas_cli.tasks._base import BaseTask
+
+CHANNEL = "updates"
+UNIT = "example"
+PROTECTS = "a training example, from those who get adapters and heads; activations still go to the server"
+
+
+class ExampleNoise:
+    """Gradients of single examples of one client, clipped and perturbed.
+
+    Args:
+        clip: C.
+        multiplier: z.
+        batch_size: the expected size of a sample.
+        seed: of the run.
+        client: whose it is.
+    """
+
+    def __init__(self, clip: float, multiplier: float, batch_size: int, seed: int, client: str) -> None:
+        self.clip, self.multiplier, self.batch_size = clip, multiplier, batch_size
+        self.seed, self.client = seed, client
+        self.norms: Tensor | None = None
+        self._inputs: dict[str, Tensor] = {}
+        self._output_gradients: dict[str, Tensor] = {}
+        self._head: dict[nn.Parameter, Tensor] = {}
+
+    @contextmanager
+    def recording(self, base: nn.Module, adapters: AdapterSet) -> Iterator[None]:
+        """Inside the block, keep what adapted layers get and, once there was a backward, the gradient of their output.
+
+        The adapters are attached already: a later hook sees the output with theirs added.
+        """
+        self._inputs, self._output_gradients = {}, {}
+        with ExitStack() as stack:
+            for path in adapters.adapters:
+                stack.callback(base.get_submodule(path).register_forward_hook(self._keeping(path)).remove)
+            yield
+
+    def _keeping(self, path: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def keep(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            self._inputs[path] = args[0].detach()
+            output.register_hook(lambda gradient: self._output_gradients.__setitem__(path, gradient))
+
+        return keep
+
+    def head_loss(
+        self, head: nn.Module, task: BaseTask, features: Tensor, mask: Tensor, labels: Tensor
+    ) -> tuple[Tensor, int]:
+        """The mean over examples of each one's mean loss, and their number; the head's gradients are kept by example.
+
+        Args:
+            features: (B, T, D), a leaf; mask: (B, T).
+        """
+        trained = [p for p in head.parameters() if p.requires_grad]
+        losses, found = [], []
+        for i in range(len(features)):
+            row = slice(i, i + 1)
+            loss, _ = task.loss(head(features[row], mask[row]), labels[row])
+            losses.append(loss)
+            found.append(torch.autograd.grad(loss, trained, retain_graph=True) if trained else ())
+        self._head = {p: torch.stack([g[j] for g in found]) for j, p in enumerate(trained)}
+        return torch.stack(losses).mean(), len(losses)
+
+    def gradients(self, adapters: AdapterSet) -> dict[nn.Parameter, Tensor]:
+        """By parameter (B, *shape): each example's gradient, after a backward of the mean loss over them."""
+        found = dict(self._head)
+        for path, adapter in adapters.adapters.items():
+            if path not in self._output_gradients:
+                continue
+            A, B = adapter.lora_A.detach(), adapter.lora_B.detach()
+            x_BTi, g_BTo = self._inputs[path].to(A.dtype), self._output_gradients[path].to(A.dtype)
+            size = len(x_BTi) * adapter.scaling  # the loss was divided by the number of examples
+            if adapter.lora_B.requires_grad:
+                found[adapter.lora_B] = size * torch.einsum("bto,btr->bor", g_BTo, x_BTi @ A.T)
+            if adapter.lora_A.requires_grad:
+                found[adapter.lora_A] = size * torch.einsum("btr,bti->bri", g_BTo @ B, x_BTi)
+        return found
+
+    def privatise(self, parameters: Sequence[nn.Parameter], adapters: AdapterSet, number: int, step: int) -> None:
+        """Replace the gradients of ``parameters`` by the noisy mean of clipped ones, in round and step.
+
+        ``norms`` gets those of examples before clipping.
+        """
+        found = self.gradients(adapters)
+        generator = torch_generator(self.seed, "privacy-examples", self.client, number, step)
+        squares = [g.flatten(1).double().square().sum(1) for g in found.values()]
+        self.norms = torch.stack(squares).sum(0).sqrt() if squares else torch.zeros(0)
+        kept_B = (self.clip / self.norms.clamp(min=1e-30)).clamp(max=1.0)
+        for parameter in parameters:
+            noise = self.multiplier * self.clip * torch.randn(parameter.shape, generator=generator)
+            total = noise.to(parameter.device, parameter.dtype)
+            if parameter in found:
+                total = total + torch.einsum("b,b...->...", kept_B.to(parameter.dtype), found[parameter])
+            parameter.grad = total / self.batch_size
+        self._inputs, self._output_gradients, self._head = {}, {}, {}

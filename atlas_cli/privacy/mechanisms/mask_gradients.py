@@ -1,0 +1,46 @@
+"""Gradients that are returned for padding look like those of other tokens to who reads the wire.
+
+They are exactly 0, so that a reader of the server's messages alone counts the tokens of every text. The server sends
+Gaussian noise of the real ones' root mean square in their place, and the client puts the zeros back: training is the
+same bit for bit. The server knows the attention mask, and so does who reads the client's messages.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from atlas_cli.federation.protocol import Message
+from atlas_cli.seeding import torch_generator
+
+CHANNEL = None
+UNIT = None
+PROTECTS = "numbers of tokens, from who reads the messages of the server only"
+
+
+class PaddingCover:
+    """Of one client.
+
+    Args:
+        seed: of the run.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def cover(self, message: Message, mask: Tensor, number: int, step: int) -> Message:
+        """A gradient message with noise for padding; mask: (B, T)."""
+        gradients = message.tensors["gradients"]
+        padding = ~mask.bool().to(gradients.device)
+        real = gradients[~padding].float()
+        generator = torch_generator(self.seed, "mask-gradients", message.client, number, step)
+        noise = real.square().mean().sqrt() * torch.randn(gradients.shape, generator=generator).to(gradients.device)
+        covered = torch.where(padding.unsqueeze(-1), noise.to(gradients.dtype), gradients)
+        return replace(message, tensors={"gradients": covered})
+
+    @staticmethod
+    def uncover(gradients: Tensor, mask: Tensor) -> Tensor:
+        """The gradients with 0 for padding again."""
+        return torch.where(mask.bool().unsqueeze(-1), gradients, torch.zeros_like(gradients))

@@ -1,0 +1,123 @@
+"""Clipping and Gaussian noise on client updates: client-level differential privacy (McMahan et al., 1710.06963).
+
+An update is what a client sends at the end of a round less what it was delivered, over all that it sends together:
+adapters as scale-free factors (s B counts, not B), and the head where clients send one. The client clips it to norm C.
+
+    where: client   the client adds N(0, (z C)^2) to each number that it sends; any method may merge what comes
+    where: server   the server takes the mean of changes over a fixed denominator n, the size of the cohort, and adds
+                    N(0, (z C / n)^2):  theta <- theta + (1/n) sum_k pad(clip(delta_k)) + noise
+                    The method gets this one result as if one client of the largest rank had sent it.
+
+n does not depend on who is left in a round: who is dropped counts as a change of 0. Neighbouring runs differ by one
+client, whose updates are all 0 in the other (who takes part is known, Kairouz et al., 2103.00039, section 2); so the
+sensitivity is C for one round, and a client is used in as many rounds as its cohort is drawn. Nothing is amplified by
+sampling. Epsilon is what this channel adds to what other channels tell.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from atlas_cli.aggregation._base import PARTS, Adapters, Factors, Update
+from atlas_cli.seeding import torch_generator
+
+CHANNEL = "updates"
+UNIT = "client"
+PROTECTS = {
+    "server": "all that a client sent at the end of rounds, from those who get merged adapters; the server is trusted",
+    "client": "all that a client sent at the end of rounds, from everybody, the server as well",
+}
+
+Tensors = Mapping[str, Tensor]
+
+
+class UpdateNoise:
+    """Clips and perturbs what clients send.
+
+    Args:
+        clip: C.
+        multiplier: z.
+        where: who adds the noise.
+        seed: of the run; whoever knows it can take the noise away.
+        denominators: n by group.
+    """
+
+    def __init__(
+        self,
+        clip: float,
+        multiplier: float,
+        where: Literal["server", "client"],
+        seed: int,
+        denominators: Mapping[str, int],
+    ) -> None:
+        self.clip, self.multiplier, self.where = clip, multiplier, where
+        self.seed, self.denominators = seed, dict(denominators)
+        self.norms: dict[str, float] = {}
+        self._round = 0
+        self._start: dict[str, dict[str, Tensor]] = {}
+
+    def begin(self, number: int, held: Mapping[str, Tensors]) -> None:
+        """Remember what each client of a round was delivered, by client and name."""
+        self._round = number
+        self._start = {client: {name: t.clone() for name, t in tensors.items()} for client, tensors in held.items()}
+        self.norms = {}
+
+    def protect(self, client: str, sent: Tensors, scales: Mapping[str, float]) -> dict[str, Tensor]:
+        """What a client sends instead of ``sent``; ``norms`` gets the norm of its update before it was clipped."""
+        start = self._start[client]
+        units = {name: scales[name.removesuffix(".lora_B")] if name.endswith(".lora_B") else 1.0 for name in sent}
+        changes = {name: tensor - start[name] for name, tensor in sent.items()}
+        norm = math.sqrt(sum(float((units[n] * change).double().square().sum()) for n, change in changes.items()))
+        self.norms[client] = norm
+        kept = min(1.0, self.clip / norm) if norm > 0 else 1.0
+        protected = {name: start[name] + kept * change for name, change in changes.items()}
+        if self.where == "client":
+            generator = torch_generator(self.seed, "privacy-updates", client, self._round)
+            for name, tensor in protected.items():
+                noise = _normal(tensor, self.multiplier * self.clip / units[name], generator)
+                protected[name] = tensor + noise
+        return protected
+
+    def mean(
+        self,
+        group: str,
+        current: Adapters,
+        head: Tensors,
+        parts: Collection[str],
+        updates: Sequence[Update],
+        sent: Mapping[str, Tensors],
+    ) -> tuple[list[Update], dict[str, dict[str, Tensor]]]:
+        """The noisy mean of changes: of adapters as one update, of heads as what each client would have sent.
+
+        Args:
+            current, head: what the group had, and each client was delivered the first rows and columns of.
+            parts: of adapters, "A" and "B", that clients send.
+            updates, sent: the same clipped values by client, as scale-free factors and as sent.
+        """
+        generator = torch_generator(self.seed, "privacy-updates", group, self._round)
+        n = self.denominators[group]
+        deviation = self.multiplier * self.clip / n
+        result = {}
+        for path, before in current.items():
+            A, B = before.A.clone(), before.B.clone()
+            for factors in (u.adapters[path] for u in updates if path in u.adapters):
+                A[: factors.rank] += (factors.A - before.A[: factors.rank]) / n
+                B[:, : factors.rank] += (factors.B - before.B[:, : factors.rank]) / n
+            for part, value in zip(PARTS, (A, B), strict=True):
+                if part in parts:
+                    value += _normal(value, deviation, generator)
+            result[path] = Factors(A, B)
+        heads = {}
+        for name, value in head.items():
+            change = sum((tensors[name] - value for tensors in sent.values()), torch.zeros_like(value))
+            heads[name] = value + change / n + _normal(value, deviation, generator)
+        return [Update(f"mean of {n} clients", 1.0, result)], {client: heads for client in sent}
+
+
+def _normal(like: Tensor, deviation: float, generator: torch.Generator) -> Tensor:
+    return (deviation * torch.randn(like.shape, generator=generator)).to(like.device, like.dtype)

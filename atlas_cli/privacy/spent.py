@@ -1,0 +1,137 @@
+"""What each channel has told by the end of a round, as epsilon by task group: a function of config, data sizes, round.
+
+    updates       adapters and heads that clients send
+    activations   of texts, up to the server, also for fingerprints
+    labels        as sent with activations, or as gradients of the head tell them (``labels: client``)
+    fingerprints  what clients are clustered by
+
+A figure is for the client or example that was used most, and as if nobody had ever been dropped. It bounds what one
+channel adds to what the others tell; where another is infinite, whoever sees both is not bounded by it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from atlas_cli.federation.cohort import sample_cohort
+from atlas_cli.privacy.accounting import CHANNELS, gaussian_epsilon, sampled_epsilon
+
+if TYPE_CHECKING:
+    from atlas_cli.federation.parties import Federation
+
+
+class Spent:
+    """The account of a federation.
+
+    Args:
+        multipliers: of the noise, by mechanism.
+    """
+
+    def __init__(self, federation: Federation, multipliers: Mapping[str, float]) -> None:
+        self.federation, self.config = federation, federation.config
+        self.multipliers = dict(multipliers)
+        self._cohorts: list[frozenset[str]] = []
+        self._lengths: dict[str, int] = {}
+
+    def after(self, number: int) -> dict[str, dict[str, float]]:
+        """By task group and channel; ``math.inf`` where nothing bounds it, 0 where nothing was sent."""
+        return {g: {channel: self.epsilon(channel, g, number) for channel in CHANNELS} for g in self.config.task_groups}
+
+    def epsilon(self, channel: str, group: str, number: int, multiplier: float | None = None) -> float:
+        """Of one channel after round ``number``.
+
+        Args:
+            multiplier: instead of the one in use, to search for it.
+        """
+        if self.config.mode == "local-only" or (self.config.mode == "centralized" and channel == "fingerprints"):
+            return 0.0
+        if self.config.mode == "centralized":  # the learner has the texts themselves
+            return math.inf if number else 0.0
+        return {
+            "updates": self._updates,
+            "activations": self._activations,
+            "labels": self._labels,
+            "fingerprints": self._fingerprints,
+        }[channel](group, number, multiplier)
+
+    def rounds(self, client: str, number: int) -> list[int]:
+        """Rounds up to ``number`` in whose cohort a client is."""
+        while len(self._cohorts) < number:
+            self._cohorts.append(frozenset(sample_cohort(self.federation, len(self._cohorts) + 1)))
+        return [i + 1 for i, cohort in enumerate(self._cohorts[:number]) if client in cohort]
+
+    def _updates(self, group: str, number: int, multiplier: float | None) -> float:
+        if not self.federation.aggregator.exchanges or number == 0:
+            return 0.0
+        privacy, members = self.config.privacy, self.federation.members(group)
+        if privacy.updates is None and privacy.examples is None:
+            return math.inf
+        uses = {client: len(self.rounds(client, number)) for client in members}
+        if privacy.updates is not None:
+            z = self.multipliers["updates"] if multiplier is None else multiplier
+            return gaussian_epsilon(z, max(uses.values()), privacy.delta)
+        z = self.multipliers["examples"] if multiplier is None else multiplier
+        drawn = {(self.rate(c), n * self.config.training.local_steps) for c, n in uses.items()}
+        # the larger the rate or the number of steps, the larger is epsilon
+        worst = [d for d in drawn if not any(o != d and o[0] >= d[0] and o[1] >= d[1] for o in drawn)]
+        return max(sampled_epsilon(z, rate, steps, privacy.delta) for rate, steps in worst)
+
+    def rate(self, client: str) -> float:
+        """With which probability an example of a client is in a batch of DP-SGD."""
+        return min(1.0, self.federation.batch_size(client) / len(self.federation.train_features(client)))
+
+    def _activations(self, group: str, number: int, multiplier: float | None) -> float:
+        if self.config.mode != "split-federated" or not self._begun(number):
+            return 0.0
+        if self.config.privacy.activations is None:
+            return math.inf
+        z = self.multipliers["activations"] if multiplier is None else multiplier
+        times = self._uses(group, number) * self._longest(group)
+        return gaussian_epsilon(z, times, self.config.privacy.delta)
+
+    def _labels(self, group: str, number: int, multiplier: float | None) -> float:
+        if self.config.mode != "split-federated" or not self._begun(number):
+            return 0.0
+        labels = self.config.privacy.labels
+        return math.inf if labels is None else labels.epsilon
+
+    def _fingerprints(self, group: str, number: int, multiplier: float | None) -> float:
+        taken = self._fingerprintings(number)
+        if taken == 0:
+            return 0.0
+        if self.config.privacy.fingerprints is None:
+            return math.inf
+        z = self.multipliers["fingerprints"] if multiplier is None else multiplier
+        return gaussian_epsilon(z, taken, self.config.privacy.delta)
+
+    def _fingerprintings(self, number: int) -> int:
+        rule = self.config.clustering
+        if rule is None or rule.by != "fingerprints":
+            return 0
+        return 1 + (max(0, number - 1) // rule.every if rule.every is not None else 0)
+
+    def _begun(self, number: int) -> bool:
+        """Whether any batch was sent by the end of a round; a cohort has a client of every group."""
+        return number > 0 or self._fingerprintings(number) > 0
+
+    def _uses(self, group: str, number: int) -> int:
+        """How often the activations of one example were sent at most: once an epoch, and once a fingerprint."""
+        steps, most = self.config.training.local_steps, 0
+        for client in self.federation.members(group):
+            rounds = self.rounds(client, number)
+            if self.config.privacy.examples is not None:
+                most = max(most, len(rounds) * steps)
+                continue
+            epoch = math.ceil(len(self.federation.train_features(client)) / self.federation.batch_size(client))
+            most = max(most, len({((r - 1) * steps + i) // epoch for r in rounds for i in range(steps)}))
+        return most + self._fingerprintings(number)
+
+    def _longest(self, group: str) -> int:
+        """Tokens of the longest training example."""
+        if group not in self._lengths:
+            clients = self.federation.members(group)
+            features = (f for client in clients for f in self.federation.train_features(client))
+            self._lengths[group] = max(len(f["input_ids"]) for f in features)
+        return self._lengths[group]

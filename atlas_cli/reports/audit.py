@@ -1,0 +1,72 @@
+"""What an audit found, as a table and in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+HEADINGS = ("attack", "figure (95 %)", "chance", "best", "floor", "n", "channel", "the adversary knows")
+
+
+def rows(audit: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """A row of texts for every attack that ran, by ``HEADINGS``."""
+    return [
+        (
+            found["attack"],
+            f"{_number(found['value'])} ({_number(found['low'])} to {_number(found['high'])})",
+            _number(found["chance"]),
+            _number(found["best"]),
+            "-" if found["floor"] is None else _number(found["floor"]),
+            str(found["examples"]),
+            found["channel"],
+            found["knows"],
+        )
+        for found in audit["attacks"]
+    ]
+
+
+def audit_table(audit: Mapping[str, Any]) -> Table:
+    """One row an attack."""
+    title = f"what the messages of {audit['run']} give away"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for heading in HEADINGS[:-2]:
+        table.add_column(heading, no_wrap=True)
+    for row in rows(audit):
+        table.add_row(*row[:-2])
+    return table
+
+
+def worlds_table(found: Mapping[str, Any]) -> Table:
+    """How well rounds with and without a client are told apart, and both controls."""
+    title = f"rounds with and without {found['client']}, told apart by the merged adapter"
+    table = Table("worlds", "AUC", "95 %", "advantage", "epsilon at least", "runs", title=title, box=None)
+    for name, verdict in found.items():
+        if isinstance(verdict, Mapping):
+            interval = f"{verdict['low']:.3f} to {verdict['high']:.3f}"
+            numbers = (f"{verdict['auc']:.3f}", interval, f"{verdict['advantage']:.3f}", f"{verdict['epsilon']:.2f}")
+            table.add_row(name, *numbers, str(verdict["runs"]))
+    return table
+
+
+def audit_notes(audit: Mapping[str, Any]) -> list[str]:
+    """What was not measured and why, notes of attacks, and the score with what it means."""
+    notes = [
+        f"{a['attack']}, on {a['channel']}: {a['what']}; the adversary knows {a['knows']}" for a in audit["attacks"]
+    ]
+    notes += [f"not measured: {name}: {reason}" for name, reason in audit["not_measured"].items()]
+    notes += [f"{found['attack']}: {found['note']}" for found in audit["attacks"] if found["note"]]
+    for each in audit["update_norms"]:
+        size = f"median {each['median']:.3g}, largest {each['of_median'] or 0:.3g} times that"
+        notes.append(f"norms of updates as sent in round {each['round']}: {size} (a diagnostic, no measure of privacy)")
+    score = audit["privacy_score"]
+    if score is None:
+        return [*notes, "privacy score: none, as nothing was attacked"]
+    worst = max(audit["attacks"], key=lambda found: found["advantage"])
+    meaning = f"1 - advantage of the worst attack at the upper end of its interval: {worst['attack']}"
+    return [*notes, f"privacy score {_number(score)} ({meaning}); an attack that nobody tried may be worse"]
+
+
+def _number(value: float) -> str:
+    return f"{value:.2g}" if 0 < value < 0.01 else f"{value:.3f}"

@@ -1,0 +1,59 @@
+"""What each channel has told, as epsilon, for the final table and report.html; no word on privacy without a figure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from atlas_cli.reports.summary import Record
+from atlas_cli.reports.units import format_number
+
+
+def worst(metrics: Sequence[Record]) -> dict[str, float]:
+    """Epsilon by channel after the last round, the largest of all task groups; ``math.inf`` without a mechanism."""
+    last = [row["epsilon"] for row in metrics if row["round"] == metrics[-1]["round"]]
+    channels = dict.fromkeys(channel for figures in last for channel in figures)
+    return {c: max(math.inf if f[c] == "infinite" else float(f[c]) for f in last if c in f) for c in channels}
+
+
+def sentence(metrics: Sequence[Record]) -> str:
+    """``epsilon at delta 1e-05: updates 3.2, activations infinite, labels infinite, fingerprints not sent``."""
+    figures = ", ".join(f"{channel} {in_words(epsilon)}" for channel, epsilon in worst(metrics).items())
+    return f"epsilon at delta {metrics[-1]['delta']:g}: {figures}"
+
+
+def in_words(epsilon: float) -> str:
+    """A figure, or why there is none."""
+    if epsilon == 0:
+        return "not sent"
+    return "infinite" if math.isinf(epsilon) else format_number(epsilon)
+
+
+def section(metrics: Sequence[Record], privacy: Mapping[str, Any] | None) -> str:
+    """A row a channel and mechanism.
+
+    Args:
+        privacy: of the manifest.
+    """
+    mechanisms: Mapping[str, Mapping[str, Any]] = (privacy or {}).get("mechanisms", {})
+    rows = []
+    for channel, epsilon in worst(metrics).items():
+        names = [name for name, facts in mechanisms.items() if facts["channel"] == channel] or [""]
+        rows += [_row(channel, in_words(epsilon), name, mechanisms.get(name, {})) for name in names]
+    rows += [_row("any", "none", name, facts) for name, facts in mechanisms.items() if facts["channel"] is None]
+    head = "".join(f"<th>{h}</th>" for h in ("channel", "epsilon", "of one", "mechanism", "noise", "what it hides"))
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>\n" for row in rows)
+    return (
+        f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table></div>'
+        f"<p>Epsilon after all rounds at delta {metrics[-1]['delta']:g}, the largest of all task groups. It "
+        "bounds what one channel adds to what the others tell, for those who do not know the seed of the run. "
+        "Infinite: nothing bounds it.</p>"
+    )
+
+
+def _row(channel: str, epsilon: str, name: str, facts: Mapping[str, Any]) -> tuple[str, ...]:
+    noise = facts.get("noise_multiplier")
+    amount = "" if noise is None else f"{noise:.3g} x clip {facts['clip']:.3g}"
+    return channel, epsilon, facts.get("unit") or "", name or "none", amount, facts.get("protects", "nothing")

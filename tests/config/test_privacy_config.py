@@ -1,0 +1,131 @@
+"""Mechanisms that contradict each other or the rest of a config are errors that name the key and what to do."""
+
+import pytest
+import yaml
+
+from atlas_cli.config.load import load_config
+from atlas_cli.config.schema import ExperimentConfig
+from atlas_cli.errors import ConfigError
+from atlas_cli.runs.resumable import require_same
+
+NOISE = {"clip": 1.0, "noise_multiplier": 1.0}
+TARGET = {"clip": 1.0, "epsilon": 8.0}
+UNIFORM = {"weights": "uniform"}
+EXAMPLES = {"privacy": {"examples": NOISE}, "aggregation": UNIFORM, "training": {"labels": "client"}}
+
+
+def nested(base, changes):
+    both = {k: nested(base[k], v) for k, v in changes.items() if isinstance(v, dict) and isinstance(base.get(k), dict)}
+    return {**base, **changes, **both}
+
+
+def document(**changes):
+    base = {
+        "name": "x",
+        "model": {"name": "minilm"},
+        "task_groups": {"g": {"task": "sequence-classification", "data": {"files": "x.csv"}}},
+        "clients": {"a": {"task_group": "g"}, "b": {"task_group": "g"}},
+    }
+    return nested(base, changes)
+
+
+def loaded(tmp_path, **changes):
+    path = tmp_path / "x.yaml"
+    path.write_text(yaml.safe_dump(document(**changes)))
+    return load_config(path).config
+
+
+@pytest.mark.parametrize(
+    ("changes", "key", "says"),
+    [
+        ({"privacy": {"updates": {"noise_multiplier": 1.0}}}, "privacy.updates", "noise without clipping"),
+        ({"privacy": {"updates": {"clip": 1.0}}}, "privacy.updates", "give one of noise_multiplier and epsilon"),
+        ({"privacy": {"updates": {**NOISE, "epsilon": 1.0}}}, "privacy.updates", "give one of"),
+        ({"privacy": {"updates": {"clip": 1.0, "epsilon": 0.0}}}, "privacy.updates.epsilon", "greater than 0"),
+        ({"privacy": {"updates": {"clip": 1.0, "epsilon": -3}}}, "privacy.updates.epsilon", "greater than 0"),
+        ({"privacy": {"delta": 1.0}}, "privacy.delta", "less than 1"),
+        ({"privacy": {"delta": 0.0}}, "privacy.delta", "greater than 0"),
+        ({"privacy": {"labels": {"epsilon": 2e3}}}, "privacy.labels.epsilon", "at most 1000"),
+        ({"privacy": {"updates": NOISE}}, "aggregation.weights", "use weights: uniform"),
+        (
+            {"privacy": {"updates": NOISE}, "aggregation": {"method": "hetlora", **UNIFORM}},
+            "aggregation.method",
+            "use ffa",
+        ),
+        ({"privacy": {"updates": NOISE}, "aggregation": {"method": "median", **UNIFORM}}, "aggregation.method", "ffa"),
+        ({"privacy": {"updates": NOISE}, "aggregation": {"method": "none", **UNIFORM}}, "privacy.updates", "no client"),
+        ({"privacy": {"updates": NOISE}, "mode": "local-only", "aggregation": UNIFORM}, "privacy.updates", "no client"),
+        (
+            {"privacy": {"updates": NOISE}, "aggregation": UNIFORM, "screen": {"max_norm_ratio": 3.0}},
+            "screen.max_norm_ratio",
+            "without noise",
+        ),
+        (
+            {"privacy": {"updates": NOISE}, "aggregation": UNIFORM, "clients": {"a": {"weight": 2.0}}},
+            "clients.a.weight",
+            "equal weights",
+        ),
+        (
+            {"privacy": {"updates": NOISE}, "aggregation": UNIFORM, "clustering": {"k": 2}},
+            "clustering.by",
+            "where: client",
+        ),
+        (
+            {"privacy": {"updates": NOISE}, "aggregation": UNIFORM, "clients": {"a": {"split_layer": 2}}},
+            "privacy.updates.where",
+            "split layers",
+        ),
+        (
+            {
+                "privacy": {"updates": {**NOISE, "where": "client"}},
+                "aggregation": {"method": "hetlora", "options": {"prune": 0.5}, **UNIFORM},
+            },
+            "aggregation.options.prune",
+            "without noise",
+        ),
+        (
+            {"privacy": {"updates": NOISE}, "aggregation": UNIFORM, "clients": {"a": {"rank": "auto"}}},
+            "allocation.importance",
+            "past the noise",
+        ),
+        (nested(EXAMPLES, {"privacy": {"updates": NOISE}}), "privacy.updates", "give one of the two"),
+        (nested(EXAMPLES, {"training": {"labels": "server"}}), "training.labels", "labels: client"),
+        (nested(EXAMPLES, {"server": {"rank": 2}}), "server.rank", "rank: 0"),
+        (nested(EXAMPLES, {"lora": {"dropout": 0.1}}), "lora.dropout", "set it to 0"),
+        (nested(EXAMPLES, {"clients": {"a": {"checkpointing": True}}}), "clients.a.checkpointing", "remove it"),
+        (nested(EXAMPLES, {"privacy": {"nopeek": {"weight": 1.0}}}), "privacy.nopeek", "couples"),
+        (
+            {"privacy": {"labels": {"epsilon": 1.0}}, "task_groups": {"g": {"task": "causal-lm"}}},
+            "privacy.labels",
+            "one class an example",
+        ),
+        ({"privacy": {"fingerprints": NOISE}}, "privacy.fingerprints", "clustering.by: fingerprints"),
+        ({"privacy": {"activations": NOISE}, "mode": "federated"}, "privacy.activations", "mode is federated"),
+    ],
+)
+def test_contradictions(tmp_path, changes, key, says):
+    with pytest.raises(ConfigError) as error:
+        loaded(tmp_path, **changes)
+    lines = [line for line in str(error.value).splitlines() if f"{key}:" in line]
+    assert len(lines) == 1 and says in lines[0] and "x.yaml" in lines[0]
+
+
+def test_everything_that_fits_together(tmp_path):
+    local = {"updates": {**NOISE, "where": "client"}, "labels": {"epsilon": 2.0}, "activations": TARGET}
+    for changes in (
+        {"privacy": {"updates": NOISE}, "aggregation": {"method": "ffa", **UNIFORM}},
+        {"privacy": local, "aggregation": {"method": "median", "weights": "inverse-rank"}},
+        EXAMPLES,
+        {"privacy": {"fingerprints": NOISE}, "clustering": {"k": "auto"}},
+    ):
+        assert loaded(tmp_path, **changes).privacy.noises()
+
+
+def test_rounds_of_a_target_cannot_be_added_to():
+    def config(rounds, noise):
+        changes = {"privacy": {"updates": noise}, "aggregation": UNIFORM, "training": {"rounds": rounds}}
+        return ExperimentConfig.model_validate(document(**changes))
+
+    require_same(config(3, NOISE).model_dump(mode="json"), config(5, NOISE))
+    with pytest.raises(ConfigError, match=r"training.rounds: cannot change: privacy.updates.epsilon is for all 3"):
+        require_same(config(3, TARGET).model_dump(mode="json"), config(5, TARGET))

@@ -1,0 +1,102 @@
+"""Epsilon against published values, and against curves computed here in other ways."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import brentq
+from scipy.stats import norm
+
+from atlas_cli.errors import ConfigError
+from atlas_cli.privacy import accounting
+from atlas_cli.privacy.accounting import calibrated, gaussian_epsilon, keep_probability, sampled_epsilon
+
+
+def exact_delta(epsilon, multiplier):
+    """Balle and Wang, 1805.06530, Theorem 8, sensitivity 1."""
+    return norm.cdf(1 / (2 * multiplier) - epsilon * multiplier) - math.exp(epsilon) * norm.cdf(
+        -1 / (2 * multiplier) - epsilon * multiplier
+    )
+
+
+def renyi_epsilon(multiplier, rate, steps, delta):
+    """The sampled Gaussian's Renyi divergence at whole orders (Mironov et al., 1908.10530, section 3.3), converted by
+    Canonne et al., 2004.00010, Proposition 12; and as first published, 1702.07476, Proposition 3."""
+    best = first = math.inf
+    for order in range(2, 200):
+        k = np.arange(order + 1)
+        logs = np.array([math.lgamma(order + 1) - math.lgamma(i + 1) - math.lgamma(order - i + 1) for i in k])
+        terms = logs + k * math.log(rate) + (order - k) * math.log1p(-rate) + k * (k - 1) / (2 * multiplier**2)
+        total = steps * np.logaddexp.reduce(terms) / (order - 1)
+        first = min(first, total - math.log(delta) / (order - 1))
+        best = min(best, total + math.log1p(-1 / order) - math.log(delta * order) / (order - 1))
+    return best, first
+
+
+def sampled_delta(epsilon, multiplier, rate):
+    """Of one step, by integrating the hockey-stick divergence on a grid, removal and addition."""
+    x = np.linspace(-40 * multiplier, 40 * multiplier + 1, 2_000_001)
+    without = norm.pdf(x, 0, multiplier)
+    with_one = (1 - rate) * without + rate * norm.pdf(x, 1, multiplier)
+    gaps = (with_one - math.exp(epsilon) * without, without - math.exp(epsilon) * with_one)
+    return max(np.trapezoid(np.maximum(gap, 0), x) for gap in gaps)
+
+
+def test_one_gaussian_is_exact():
+    assert gaussian_epsilon(3.7306, 1, 1e-5) == pytest.approx(1.0, abs=1e-4)  # the classical bound needs 4.84
+    for multiplier in (0.5, 1.0, 5.0):
+        epsilon = brentq(lambda e, z=multiplier: exact_delta(e, z) - 1e-5, 0, 100)
+        assert gaussian_epsilon(multiplier, 1, 1e-5) == pytest.approx(epsilon, rel=1e-4)
+
+
+def test_repeated_gaussians_are_one_with_less_noise():
+    assert gaussian_epsilon(6.0, 9, 1e-5) == gaussian_epsilon(2.0, 1, 1e-5)
+    assert gaussian_epsilon(1.0, 0, 1e-5) == 0 and gaussian_epsilon(0.0, 1, 1e-5) == math.inf
+
+
+def test_dp_sgd_on_mnist_as_published():
+    """60 epochs of 60,000 in batches of 256, noise 1.1: 2.92 in TensorFlow Privacy (fractional orders), 2.60 later."""
+    epsilon = sampled_epsilon(1.1, 256 / 60000, 60 * 60000 // 256, 1e-5)
+    assert epsilon == pytest.approx(2.38, abs=0.02)  # privacy loss distributions are tighter
+    renyi = renyi_epsilon(1.1, 256 / 60000, 60 * 60000 // 256, 1e-5)
+    assert epsilon < renyi[0] and renyi == pytest.approx((2.60, 3.01), abs=0.02)
+
+
+@pytest.mark.parametrize(("multiplier", "rate"), [(1.0, 0.1), (0.7, 0.5), (2.0, 0.02)])
+def test_one_sampled_step_against_integration(multiplier, rate):
+    assert sampled_delta(sampled_epsilon(multiplier, rate, 1, 1e-5), multiplier, rate) == pytest.approx(1e-5, rel=0.03)
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.floats(0.6, 4), st.floats(0.01, 0.6), st.integers(1, 60))
+def test_sampled_steps_lie_below_renyi_and_below_unsampled_steps(multiplier, rate, steps):
+    epsilon = sampled_epsilon(multiplier, rate, steps, 1e-5)
+    assert (
+        0 < epsilon <= min(renyi_epsilon(multiplier, rate, steps, 1e-5)[0], gaussian_epsilon(multiplier, steps, 1e-5))
+    )
+    assert epsilon < sampled_epsilon(multiplier, rate, steps + 40, 1e-5)
+
+
+@pytest.mark.parametrize("target", [0.05, 1.0, 30.0])
+def test_a_target_is_met_and_barely(target):
+    found = calibrated(target, lambda z: gaussian_epsilon(z, 10, 1e-5), "privacy.updates.epsilon")
+    assert gaussian_epsilon(found, 10, 1e-5) <= target < gaussian_epsilon(found / 1.002, 10, 1e-5)
+
+
+def test_a_target_out_of_reach_names_its_key():
+    with pytest.raises(ConfigError, match=r"^privacy.updates.epsilon: no noise multiplier"):
+        calibrated(1.0, lambda z: 2.0, "privacy.updates.epsilon")
+
+
+def test_randomised_response_has_its_epsilon():
+    for epsilon, classes in ((0.5, 2), (3.0, 6)):
+        keep = keep_probability(epsilon, classes)
+        assert math.log(keep / ((1 - keep) / (classes - 1))) == pytest.approx(epsilon)
+
+
+def test_without_the_accountant_the_extra_is_named(monkeypatch):
+    monkeypatch.setattr(accounting, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"^privacy.updates: .*pip install 'atlas-cli\[privacy\]'"):
+        accounting.require_accounting("privacy.updates")

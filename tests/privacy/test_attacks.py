@@ -1,0 +1,237 @@
+"""Attacks find what is there, and nothing where there is nothing."""
+
+import json
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from atlas_cli import discovery
+from atlas_cli.cli import main
+from atlas_cli.privacy.audit import PACKAGE, audit
+from atlas_cli.privacy.evidence import Evidence
+from atlas_cli.privacy.figures import Inapplicable
+from atlas_cli.privacy.update_norms import update_norms
+
+RECORDED = {"audit": {"record": {"rounds": [1]}}, "training": {"rounds": 1, "local_steps": 4}}
+RECOVERY = ("nearest-embedding", "ridge-inverter", "mlp-inverter")
+
+
+@pytest.fixture(scope="module")
+def evidence(trained):
+    return Evidence.of_run(trained(**RECORDED))
+
+
+def test_truth_belongs_to_the_messages(evidence):
+    for step in evidence.steps:
+        tensors = step.messages["activations"].tensors()
+        assert torch.equal(tensors["attention_mask"], step.batch.attention_mask.bool())
+        assert torch.equal(tensors["labels"], step.batch.labels)
+    assert len(evidence.steps) == 3 * 4
+
+
+def test_what_the_attacker_makes_is_what_a_client_sends(evidence):
+    first = evidence.steps[0]
+    made = evidence.made(first.client, 1, first.batch.features)
+    seen = evidence.tokens(first)
+    assert torch.equal(made.ids, seen.ids)
+    torch.testing.assert_close(made.activations, seen.activations)
+
+
+def test_random_activations_stay_at_chance(evidence):
+    noisy = replace(evidence)
+    noisy.__dict__["steps"] = evidence.steps
+    generator = torch.Generator().manual_seed(0)
+
+    def tokens(step, first_text=0):
+        real = Evidence.tokens(evidence, step, first_text)
+        return replace(real, activations=torch.randn(real.activations.shape, generator=generator))
+
+    noisy.tokens = tokens
+    for name in RECOVERY:
+        figure = discovery.load(PACKAGE, name).attack(noisy)
+        # an attacker may learn what is common in other text, so no more than the floor
+        assert figure.low <= max(figure.chance, figure.floor) + 0.05, name
+        assert figure.value < 0.2
+
+
+@pytest.mark.parametrize("name", RECOVERY)
+def test_tokens_of_an_undefended_tiny_model_are_recovered(evidence, name):
+    figure = discovery.load(PACKAGE, name).attack(evidence)
+    assert figure.low > figure.floor
+    assert figure.low <= figure.value <= figure.high
+    texts = sum(step.batch.n_examples for step in evidence.steps)
+    assert (figure.best, figure.examples, figure.channel) == (1.0, texts, "activations")
+
+
+@pytest.mark.parametrize(
+    ("privacy", "holds"),
+    [
+        ({"compress": "int8"}, lambda plain, here: here == pytest.approx(plain, abs=0.05)),
+        ({"activations": {"clip": 1.0, "noise_multiplier": 10.0}}, lambda plain, here: here < 0.5 * plain),
+    ],
+)
+def test_attacks_are_made_with_the_defence_that_is_in_force(trained, evidence, privacy, holds):
+    defended = Evidence.of_run(trained(**RECORDED, privacy=privacy))
+    step = defended.steps[0]
+    made, seen = defended.made(step.client, 1, step.batch.features), defended.tokens(step)
+    assert torch.equal(made.ids, seen.ids)
+    if "activations" in privacy:
+        assert not torch.allclose(made.hidden, seen.hidden, atol=1)  # noise of its own, as large
+        assert float(made.hidden.std() / seen.hidden.std()) == pytest.approx(1, abs=0.1)
+    else:
+        torch.testing.assert_close(made.hidden, seen.hidden)
+    attack = discovery.load(PACKAGE, "ridge-inverter").attack
+    assert holds(attack(evidence).value, attack(defended).value)
+
+
+def test_randomised_labels_are_scored_against_the_true_ones(trained):
+    training = {**RECORDED["training"], "labels": "client"}
+    privacy = {"labels": {"epsilon": 0.01}}
+    evidence = Evidence.of_run(trained(**{**RECORDED, "training": training}, privacy=privacy))
+    figure = discovery.load(PACKAGE, "label-from-gradients").attack(evidence)
+    assert figure.low <= 0.6 and figure.value < 0.75  # of two classes, drawn all but at random
+
+
+def test_lengths_are_in_the_rows_that_are_zero(evidence):
+    figure = discovery.load(PACKAGE, "length-from-gradients").attack(evidence)
+    assert figure.value == 1.0 and figure.floor < 0.5
+
+
+@pytest.mark.parametrize("task", ["sequence-classification", "token-classification", "causal-lm"])
+def test_labels_that_stay_on_the_client_are_in_its_gradients(trained, task):
+    changes = {**RECORDED, "training": {**RECORDED["training"], "labels": "client"}}
+    evidence = Evidence.of_run(trained(task=task, **changes))
+    figure = discovery.load(PACKAGE, "label-from-gradients").attack(evidence)
+    assert figure.low > figure.floor and figure.value > 0.9
+
+
+def test_labels_that_are_sent_are_not_inferred(evidence):
+    with pytest.raises(Inapplicable, match="in the clear"):
+        discovery.load(PACKAGE, "label-from-gradients").attack(evidence)
+
+
+def test_task_groups_show_in_fingerprints(evidence, tmp_path):
+    messages, groups = [], {}
+    template = evidence.messages[0]
+    for i in range(24):
+        path = tmp_path / f"{i}.safetensors"
+        value = torch.full((8,), 1.0)
+        value[i % 2] += 3
+        save_file({"fingerprint": value + 0.01 * i}, path)
+        groups[f"c{i}"] = f"g{i % 2}"
+        messages.append(replace(template, client=f"c{i}", kind="fingerprint", path=path))
+
+    class Federation:
+        group_of = groups.__getitem__
+
+    fake = replace(evidence, federation=Federation(), messages=messages)
+    figure = discovery.load(PACKAGE, "task-from-fingerprints").attack(fake)
+    assert (figure.value, figure.chance, figure.examples) == (1.0, 0.5, 24)
+    with pytest.raises(Inapplicable, match="too few"):
+        discovery.load(PACKAGE, "task-from-fingerprints").attack(replace(fake, messages=messages[:10]))
+
+
+def test_membership_of_texts_that_were_learnt_by_heart(trained, tmp_path_factory):
+    draw, words = random.Random(0), "the a film movie game phone price city river was is and very not".split()
+    rows = [f"{' '.join(draw.choices(words, k=8))},{draw.choice(['pos', 'neg'])}" for _ in range(160)]
+    path = tmp_path_factory.mktemp("noise") / "noise.csv"
+    path.write_text("\n".join(["text,label", *rows]) + "\n")  # labels that nothing but memory can tell
+    changes = {
+        "task_groups": {"g": {"data": {"files": str(path)}}},
+        "partition": {"local_test": 0.5},
+        "server": {"rank": 8},
+        "audit": {"record": {"rounds": [1]}},
+    }
+    rate = {"client_optimizer": {"lr": 0.02}, "server_optimizer": {"lr": 0.02}, "batch_size": 16}
+    attack = discovery.load(PACKAGE, "membership").attack
+    before = attack(Evidence.of_run(trained(**changes, training={"rounds": 1, "local_steps": 1})))
+    after = attack(Evidence.of_run(trained(**changes, training={"rounds": 3, "local_steps": 40, **rate})))
+    assert before.low <= 0.5 <= before.high
+    assert after.low > 0.55
+    assert (after.chance, after.best, after.channel) == (0.5, 1.0, "adapters")
+
+
+PLAIN = {
+    "training": {"rounds": 2, "local_steps": 1, "batch_size": 1, "client_optimizer": {"name": "sgd", "lr": 30.0}},
+    "audit": {"record": {"rounds": [2]}},
+}
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_span_check_finds_the_tokens_of_small_batches_and_no_other(trained, family):
+    clients = {"a": {"task_group": "g", "rank": 16, "count": 20}, "b": {"count": 1}}
+    run = trained(task="causal-lm", family=family, **PLAIN, clients=clients)
+    evidence = Evidence.of_run(run)
+    figure = discovery.load(PACKAGE, "dager").attack(evidence)
+    # all but the last token of a text, which predicts nothing, and for queries the first, which has one key
+    assert figure.value > 0.6 and figure.examples == 21
+    first = [m for m in evidence.messages if m.round < 2]
+    with pytest.raises(Inapplicable, match="in the first B is 0"):
+        discovery.load(PACKAGE, "dager").attack(replace(evidence, messages=first))
+
+
+def test_span_check_wants_plain_gradients(evidence):
+    with pytest.raises(Inapplicable, match=r"client_optimizer.name: sgd, local_steps: 1"):
+        discovery.load(PACKAGE, "dager").attack(evidence)
+
+
+def test_norms_of_updates_by_hand(evidence):
+    (only,) = update_norms(evidence)
+    sent = {m.client: m.tensors() for m in evidence.messages if (m.kind, m.direction) == ("adapters", "up")}
+    given = {
+        m.client: m.tensors() for m in evidence.messages if (m.round, m.kind, m.direction) == (0, "adapters", "down")
+    }
+    for client, tensors in sent.items():
+        flat = torch.cat([(value - given[client][name]).flatten() for name, value in tensors.items()])
+        assert only["norms"][client] == pytest.approx(float(flat.norm()), rel=1e-5)
+    assert only["round"] == 1 and only["of_median"] >= 1
+
+
+def test_an_audit_names_what_it_did_not_measure(evidence):
+    found = audit(evidence, ["nearest-embedding", "label-from-gradients"])
+    assert [a["attack"] for a in found["attacks"]] == ["nearest-embedding"]
+    assert found["not_measured"].keys() == {"label-from-gradients"}
+    assert found["privacy_score"] == pytest.approx(1 - found["attacks"][0]["advantage"])
+    assert audit(evidence, ["label-from-gradients"])["privacy_score"] is None
+
+
+def test_command_writes_into_the_run_and_its_report(trained, capsys):
+    run = trained(**RECORDED)
+    assert main(["audit", str(run.path), "--attack", "nearest-embedding", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == run.read_json("audit.json")
+    assert "nearest-embedding" in (run.path / "report.html").read_text()
+    assert main(["audit", str(run.path), "--attack", "length-from-gradients"]) == 0
+    out = capsys.readouterr().out
+    assert "privacy score 0.000" in out and "length-from-gradients" in out
+
+
+def test_a_config_is_trained_first_and_recorded(toy, tmp_path, capsys, monkeypatch):
+    import yaml
+
+    config = toy(training={"rounds": 1, "local_steps": 2}, output={"dir": str(tmp_path / "runs")})
+    (tmp_path / "toy.yaml").write_text(yaml.safe_dump(config))
+    options = ["--attack", "nearest-embedding", "--examples", "20", "--json"]
+    assert main(["audit", str(tmp_path / "toy.yaml"), "seed=3", *options]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["run"].endswith("_toy_3") and found["attacks"][0]["examples"] >= 20
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "says"),
+    [
+        (["RUN"], 3, "has no recorded messages; add audit: {record: {rounds: [1]}} to its config and train again"),
+        (["RUN", "seed=1"], 2, "is a run; --by-layer, --without and KEY=VALUE are for a config"),
+        (["RECORDED", "--attack", "nearest-embeding"], 2, "did you mean nearest-embedding"),
+        (["RECORDED", "--output", "x"], 2, "--output: is for --by-layer"),
+        (["RECORDED", "--examples", "3"], 2, "20"),
+        (["gone.yaml"], 2, "gone.yaml: no such file"),
+    ],
+)
+def test_bad_input(trained, capsys, args, code, says):
+    runs = {"RUN": str(trained().path), "RECORDED": str(trained(**RECORDED).path)}
+    assert main(["audit", *(runs.get(a, a) for a in args)]) == code
+    assert says in capsys.readouterr().err

@@ -1,0 +1,92 @@
+"""What a merged adapter tells of a client: controls that must hold, and rates by hand."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import yaml
+
+from atlas_cli.cli import main
+from atlas_cli.errors import ConfigError
+from atlas_cli.privacy.two_worlds import distinguish, epsilon_bound
+
+
+def normal(seed, n=200, shift=0.0, features=10):
+    samples = np.random.default_rng(seed).normal(size=(n, features))
+    samples[:, 0] += shift
+    return samples
+
+
+def test_a_world_against_itself_cannot_be_told():
+    # 95 % intervals: of twenty pairs, two may miss at the outside
+    verdicts = [distinguish(normal(2 * i), normal(2 * i + 1)) for i in range(20)]
+    assert sum(v.low <= 0.5 <= v.high for v in verdicts) >= 17
+    assert sum(v.epsilon == 0 for v in verdicts) >= 19
+
+
+def test_a_leak_is_found():
+    verdict = distinguish(normal(0), normal(1, shift=3.0))
+    assert verdict.low > 0.9 and verdict.advantage > 0.7 and verdict.epsilon > 1
+
+
+@pytest.mark.parametrize("epsilon", [0.5, 1.0, 3.0])
+def test_the_lower_bound_stays_below_what_the_mechanism_guarantees(epsilon):
+    # Laplace noise on a sum of sensitivity 1: (epsilon, 0)-differentially private, and attained by a threshold
+    for seed in range(3):
+        draw = np.random.default_rng(seed)
+        present, absent = (draw.laplace(value, 1 / epsilon, size=(600, 1)) for value in (1.0, 0.0))
+        verdict = distinguish(present, absent, delta=0.0)
+        assert verdict.epsilon <= epsilon
+        assert verdict.advantage <= (math.exp(epsilon) - 1) / (math.exp(epsilon) + 1) + 0.12
+    assert verdict.epsilon > 0.3 * epsilon or epsilon < 3
+
+
+def test_bound_on_epsilon_by_hand():
+    # 100 of 100 hits, no false alarm: ends of exact intervals at 97.5 % are 0.0125^(1/100) and 1 - that
+    end = 0.0125 ** (1 / 100)
+    assert epsilon_bound(100, 0, 100, 0.0) == pytest.approx(math.log(end / (1 - end)))
+    assert epsilon_bound(100, 0, 100, 0.5) == pytest.approx(math.log((end - 0.5) / (1 - end)))
+    assert epsilon_bound(50, 50, 100, 0.0) == 0
+    assert epsilon_bound(0, 100, 100, 0.0) == 0
+
+
+def test_too_few_runs():
+    with pytest.raises(ConfigError, match="199 runs of a world are too few for an interval; give 200 or more"):
+        distinguish(normal(0, 199), normal(1, 300))
+
+
+@pytest.fixture
+def small(toy, tmp_path):
+    def write(**changes):
+        training = {"rounds": 1, "local_steps": 1, "batch_size": 4, "client_optimizer": {"name": "sgd", "lr": 0.1}}
+        config = toy(**{"training": training, **changes})
+        config["task_groups"]["g"]["data"] |= {"limit": 24, "test_limit": 2}
+        (tmp_path / "toy.yaml").write_text(yaml.safe_dump(config))
+        return str(tmp_path / "toy.yaml")
+
+    return write
+
+
+@pytest.mark.slow
+def test_command_compares_worlds_with_both_controls(small, capsys):
+    assert main(["audit", small(), "--without", "a", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    itself, leak = found["control: a world against itself"], found["control: injected leak"]
+    assert itself["low"] <= 0.5 <= itself["high"]
+    assert leak["low"] > 0.8
+    assert found["worlds"]["runs"] == 200 and 0 <= found["worlds"]["auc"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("args", "changes", "says"),
+    [
+        (["--without", "d"], {}, "--without: no client is named 'd'"),
+        (["--without", "a", "--runs", "50"], {}, "200"),
+        (["--without", "a", "--by-layer"], {}, "--without: give it without --by-layer"),
+        (["--without", "a"], {"aggregation": {"method": "none"}}, "clients send no updates"),
+    ],
+)
+def test_bad_input(small, capsys, args, changes, says):
+    assert main(["audit", small(**changes), *args]) == 2
+    assert says in capsys.readouterr().err
