@@ -53,6 +53,7 @@ def command(
 
     from rich.console import Console
 
+    from atlas_cli import discovery
     from atlas_cli.errors import ConfigError
 
     is_run = source.is_dir()
@@ -69,6 +70,8 @@ def command(
     if without:
         _two_worlds(source, overrides or [], without, runs, as_json)
         return
+    for name in attack or ():
+        discovery.load("privacy.attacks", name, key="--attack")  # before a config is trained
     if is_run:
         from atlas_cli.runs.directory import open_run
 
@@ -120,6 +123,9 @@ def _by_layer(file: Path, overrides: list[str], examples: int, output: Path | No
     from atlas_cli.privacy.figures import Inapplicable
 
     loaded = load_config(file, overrides)
+    if output is not None:
+        with _writing(output):
+            output.mkdir(parents=True, exist_ok=True)
     with locating(loaded), Console(stderr=True).status("reading") as status:
         from atlas_cli.federation.build import build
         from atlas_cli.privacy.costs import costs_by_layer
@@ -137,7 +143,6 @@ def _by_layer(file: Path, overrides: list[str], examples: int, output: Path | No
         origins = ", ".join(group.data.origin for group in federation.data.values())
         leakage = leakage_file(layers, f"atlas audit --by-layer, {federation.base.name}, {examples} texts of {origins}")
         with _writing(output):
-            output.mkdir(parents=True, exist_ok=True)
             for name, content in (("leakage.json", leakage), ("by-layer.json", record)):
                 (output / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
             for suffix in ("png", "svg"):

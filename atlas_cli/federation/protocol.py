@@ -129,8 +129,15 @@ class Ledger:
         whose = message.client, message.direction
         self._bytes[whose] = self._bytes.get(whose, 0) + message.bytes
 
-    def add(self, other: Ledger, client: str) -> None:
-        """Enter again for ``client`` what another ledger has of one client's messages."""
+    def add(self, other: Ledger, client: str, messages: Iterable[Message] = ()) -> None:
+        """Enter again for ``client`` what another ledger has of one client's messages.
+
+        Args:
+            messages: the same, where they are watched.
+        """
+        for message in messages:
+            assert self.watch is not None
+            self.watch(message.to(client))
         for (_, kind, way), counted in other.entries.items():
             entry = self.entries.setdefault((client, kind, way), _Entry())
             for name, value in vars(counted).items():

@@ -167,23 +167,24 @@ def deliver(federation: Federation, clients: Iterable[str], ledger: Ledger) -> N
     Of clients that are away and own the same, one is brought in, and the others come to own what it does then.
     """
     aggregator, offload = federation.aggregator, federation.offload
-    given: dict[tuple[object, ...], tuple[Member, Ledger]] = {}
+    given: dict[tuple[object, ...], tuple[Member, Ledger, list[Message]]] = {}
     for client in clients:
-        member, counted = aggregator.members[client], Ledger()
+        member, sent = aggregator.members[client], list[Message]()
+        counted = Ledger(sent.append if ledger.watch is not None else None)
         if not aggregator.is_behind(client):
             continue
         away, base = member.away, federation.base_of(client)
         alike = (*away[:3], id(base), member.group, member.part, member.version) if away is not None else ()
         if offload is not None and alike in given:
-            first, counted = given[alike]
+            first, counted, sent = given[alike]
             offload.become(client, first)
             member.version, member.delivered_sha256 = first.version, first.delivered_sha256
         else:
             with federation.at_hand([client]):
                 federation.clients[client].forget_moments(aggregator.deliver(client, counted))
             if away is not None:
-                given[alike] = member, counted
-        ledger.add(counted, client)
+                given[alike] = member, counted, sent
+        ledger.add(counted, client, sent)
 
 
 def mix_groups(federation: Federation, clients: Sequence[str]) -> None:

@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from atlas_cli.models.split import run_half
@@ -149,12 +148,12 @@ def _attention(
     return _attend.get()(module, query, key, value, **options), None
 
 
-AttentionInterface.register(ATTENTION, _attention)
-
-
 @contextmanager
 def attending(half: nn.Module, attend: Attend) -> Iterator[None]:
     """Inside the block, attention in ``half`` is ``attend(module, query, key, value, **options)``."""
+    from transformers import AttentionInterface  # brings every model's losses in, which planning has no use for
+
+    AttentionInterface.register(ATTENTION, _attention)
     # attention looks its function up in the config of its own module, and masks are made by that of the half
     found = {id(module.config): module.config for module in half.modules() if hasattr(module, "config")}
     configs: list[Any] = list(found.values())

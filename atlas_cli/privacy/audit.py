@@ -35,12 +35,14 @@ def audit(
             figures.append(module.attack(evidence))
         except Inapplicable as reason:
             skipped[name] = str(reason)
-    messages = evidence.messages
+    messages, federation = evidence.messages, evidence.federation
     return {
         "run": evidence.run.path.name,
         "privacy_score": privacy_score(figures),
         "attacks": [figure.record() for figure in figures],
         "not_measured": skipped,
+        "epsilon": federation.protection.figures(federation.config.training.rounds),
+        "delta": federation.config.privacy.delta,
         "update_norms": update_norms(evidence),
         "recorded": {"messages": len(messages), "rounds": sorted({m.round for m in messages})},
     }

@@ -60,6 +60,9 @@ def audit_notes(audit: Mapping[str, Any]) -> list[str]:
     for each in audit["update_norms"]:
         size = f"median {each['median']:.3g}, largest {each['of_median'] or 0:.3g} times that"
         notes.append(f"norms of updates as sent in round {each['round']}: {size} (a diagnostic, no measure of privacy)")
+    for group, channels in audit["epsilon"].items():
+        figures = ", ".join(f"{name} {e if isinstance(e, str) else _number(e)}" for name, e in channels.items())
+        notes.append(f"epsilon of {group} at delta {audit['delta']:g}: {figures}")
     score = audit["privacy_score"]
     if score is None:
         return [*notes, "privacy score: none, as nothing was attacked"]

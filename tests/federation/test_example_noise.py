@@ -8,7 +8,7 @@ from tiny_models import CONFIGS
 
 from atlas_cli.config.schema import TrainingConfig
 from atlas_cli.data.collate import Batch, collate, poisson_indices
-from atlas_cli.engines.in_process import exchange
+from atlas_cli.engines.exchange import exchange
 from atlas_cli.federation.client import SplitClient
 from atlas_cli.federation.protocol import Ledger
 from atlas_cli.federation.server import SplitServer
@@ -51,7 +51,7 @@ def one_by_one(server, client, batch):
         for name in ("input_ids", "attention_mask", "token_type_ids", "labels"):
             if getattr(batch, name) is not None:
                 setattr(row, name, getattr(batch, name)[i : i + 1])
-        reply, _, _ = exchange(server, client, row, 1, 0, Ledger())
+        reply, _ = exchange(server, client, row, 1, 0, Ledger())
         client.backward(reply.tensors["gradients"])
         found.append([p.grad.clone() for p in client.trained()])
         client.optimizer.zero_grad(set_to_none=True)
@@ -77,7 +77,7 @@ def compare(server, client, batch, noise):
     kept = {}
     noise.privatise = lambda parameters, adapters, number, step: kept.update(noise.gradients(adapters))
     client.privacy.examples = noise
-    reply, _, _ = exchange(server, client, batch, 1, 0, Ledger())
+    reply, _ = exchange(server, client, batch, 1, 0, Ledger())
     client.backward(reply.tensors["gradients"])
     assert len(kept) == len(wanted) and all(w.abs().max() > 1e-5 for w in wanted)
     for parameter, other in zip(client.trained(), wanted, strict=True):
@@ -95,7 +95,7 @@ def test_each_example_is_clipped_and_the_denominator_is_the_expected_size(prepar
     noise, client.privacy.examples = client.privacy.examples, None
     gradients = one_by_one(federation.server, client, batch)
     client.privacy.examples = noise
-    reply, _, _ = exchange(federation.server, client, batch, 1, 0, Ledger())
+    reply, _ = exchange(federation.server, client, batch, 1, 0, Ledger())
     client.backward(reply.tensors["gradients"])
     norms = torch.stack([g.flatten(1).square().sum(1) for g in gradients]).sum(0).sqrt()
     assert (norms > 0.1).any() and torch.allclose(noise.norms.float(), norms, rtol=1e-4)
@@ -119,11 +119,11 @@ def test_an_empty_sample_steps_with_noise_of_the_stated_deviation(prepared):
 def test_without_noise_and_clipping_a_full_sample_is_an_ordinary_step(prepared):
     federation, client, batch = prepared("bert", {"clip": 1e6, "noise_multiplier": 0.0})
     noise, client.privacy.examples = client.privacy.examples, None
-    reply, _, _ = exchange(federation.server, client, batch, 1, 0, Ledger())
+    reply, _ = exchange(federation.server, client, batch, 1, 0, Ledger())
     client.backward(reply.tensors["gradients"])
     plain = [p.grad.clone() for p in client.trained()]
     client.privacy.examples = ExampleNoise(noise.clip, 0.0, batch.n_examples, 0, "a")
-    reply, _, _ = exchange(federation.server, client, batch, 1, 0, Ledger())
+    reply, _ = exchange(federation.server, client, batch, 1, 0, Ledger())
     client.backward(reply.tensors["gradients"])
     assert all(torch.allclose(p.grad, g, atol=1e-6) for p, g in zip(client.trained(), plain, strict=True))
 

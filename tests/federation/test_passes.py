@@ -158,8 +158,8 @@ def test_a_step_costs_what_its_real_tokens_cost(tokens, more, make_federation, m
     """Counted, not timed, against a formula: padding and the grouping of clients add no matrix product."""
     from atlas_cli.engines import in_process
 
-    def padded(task, features, pad):
-        batch = collate(task, features, pad)
+    def padded(*args):
+        batch = collate(*args)
         wider = {
             "input_ids": F.pad(batch.input_ids, (0, more)),
             "attention_mask": F.pad(batch.attention_mask, (0, more)),

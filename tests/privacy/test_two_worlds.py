@@ -78,6 +78,17 @@ def test_command_compares_worlds_with_both_controls(small, capsys):
     assert found["worlds"]["runs"] == 200 and 0 <= found["worlds"]["auc"] <= 1
 
 
+@pytest.mark.slow
+def test_noise_on_updates_keeps_what_it_promises(small, capsys):
+    pytest.importorskip("dp_accounting")
+    path = small(privacy={"updates": {"clip": 0.1, "epsilon": 1.0}}, aggregation={"weights": "uniform"})
+    assert main(["audit", path, "--without", "a", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["worlds"]["epsilon"] <= 1.0
+    assert found["worlds"]["advantage"] <= (math.e - 1) / (math.e + 1) + 0.15
+    assert found["control: injected leak"]["low"] > 0.8
+
+
 @pytest.mark.parametrize(
     ("args", "changes", "says"),
     [

@@ -70,15 +70,15 @@ def test_drops_are_in_the_line_of_their_round_and_counted_at_the_end(faulty, tmp
 
 
 def test_a_nan_is_exit_4_and_the_run_goes_on_without_its_client(faulty, tmp_path, capsys, monkeypatch):
-    forward = SplitClient.forward
+    send = SplitClient.send
 
-    def spoilt(self, batch, round_number, step, labels):
-        message = forward(self, batch, round_number, step, labels)
-        if (self.name, round_number, step) == ("b", 3, 1):
+    def spoilt(self, activations, mask, labels):
+        message = send(self, activations, mask, labels)
+        if (self.name, *self.now) == ("b", 3, 1):
             message.tensors["activations"] = message.tensors["activations"] / 0
         return message
 
-    monkeypatch.setattr(SplitClient, "forward", spoilt)
+    monkeypatch.setattr(SplitClient, "send", spoilt)
     assert main(["train", str(faulty())]) == 4
     run = run_of(tmp_path)
     says = "activation sent by client b, round 3, step 1 is not finite"

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from atlas_cli.models.placement import layer_of
 from atlas_cli.models.split import run_half
-from atlas_cli.privacy.evidence import Evidence, Step
+from atlas_cli.privacy.evidence import UNSPLIT, Evidence, Step
 from atlas_cli.privacy.figures import Figure, Inapplicable, require_examples, share_interval
 
 CHANNEL = "updates"
@@ -29,6 +29,8 @@ OUTSIDE = 0.05  # the share of an input's norm that may lie outside the span: ro
 
 def attack(evidence: Evidence) -> Figure:
     """|found and there| / |found or there| over the distinct tokens of each update."""
+    if evidence.federation.config.mode != "split-federated":
+        raise Inapplicable(UNSPLIT)
     _require_plain(evidence)
     steps = [step for step in evidence.steps if step.number == 0 and step.round > 1]
     if not steps:

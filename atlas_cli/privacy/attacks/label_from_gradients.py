@@ -14,7 +14,7 @@ from torch import Tensor
 
 from atlas_cli.engines.in_process import batch_of
 from atlas_cli.federation.trainables import build_head
-from atlas_cli.privacy.evidence import Evidence, Step
+from atlas_cli.privacy.evidence import UNSPLIT, Evidence, Step
 from atlas_cli.privacy.figures import Figure, Inapplicable, share_interval
 
 CHANNEL = "feature-gradients"
@@ -24,6 +24,8 @@ KNOWS = "the head as delivered"
 def attack(evidence: Evidence) -> Figure:
     """Share of labels that are found; chance: a class at random; floor: the commonest class of the labels seen."""
     federation = evidence.federation
+    if federation.config.mode != "split-federated":
+        raise Inapplicable(UNSPLIT)
     if federation.config.training.labels == "server":
         raise Inapplicable("labels are sent to the server in the clear (training.labels: server)")
     hits, counts, classes, seen = [], [], 0, Counter[int]()
