@@ -83,6 +83,11 @@ def _examples(config: ExperimentConfig) -> Iterator[Problem]:
         yield Problem(
             ("server", "rank"), "the server would train on every example without noise; privacy.examples needs rank: 0"
         )
+    if config.training.deadline is not None:
+        yield Problem(
+            ("training", "deadline"),
+            "who is too late depends on which examples were drawn, and tells of them without noise; remove it",
+        )
     if config.lora.dropout:
         yield Problem(("lora", "dropout"), "gradients of single examples are computed without it; set it to 0")
     for name, client in config.clients.items():
@@ -98,6 +103,7 @@ def _examples(config: ExperimentConfig) -> Iterator[Problem]:
 
 def _data_dependent(config: ExperimentConfig) -> Iterator[Problem]:
     """What would tell of the data past the noise on updates."""
+    yield from _probed_layers(config)
     if config.privacy.updates is None and config.privacy.examples is None:
         return
     central = config.privacy.updates is not None and config.privacy.updates.where == "server"
@@ -108,11 +114,19 @@ def _data_dependent(config: ExperimentConfig) -> Iterator[Problem]:
         )
     if config.aggregation.options.get("prune") is not None:
         yield Problem(("aggregation", "options", "prune"), "ranks that clients prune tell of updates without noise")
+
+
+def _probed_layers(config: ExperimentConfig) -> Iterator[Problem]:
+    """Layers are probed on training examples through the split, before any mechanism is in place."""
+    privacy = config.privacy
+    what = "updates" if privacy.updates is not None or privacy.examples is not None else "activations"
+    if what == "activations" and privacy.activations is None:
+        return
     asks = any(spec.rank == "auto" for spec in config.expanded_clients())
     if asks and config.allocation.importance == "gradient":
         yield Problem(
             ("allocation", "importance"),
-            "ranks by gradients tell of data past the noise on updates; use uniform or random",
+            f"ranks by gradients tell of data past the noise on {what}; use uniform or random",
         )
 
 

@@ -13,6 +13,7 @@ from atlas_cli.aggregation._error import ErrorLedger
 from atlas_cli.aggregation._mixing import mix, similarity
 from atlas_cli.config.section import Section
 from atlas_cli.errors import AtlasError
+from atlas_cli.federation.adapter_parts import differs, of_parts, ranks_of
 from atlas_cli.federation.base_change import BaseChange
 from atlas_cli.federation.delivery_errors import base_errors, delivery_errors
 from atlas_cli.federation.members import Member
@@ -166,7 +167,7 @@ class Aggregator:
         if tensors := of_parts(delivered, sent):
             message = Message("adapters", client, "down", tensors)
             ledger.count(message, adapter_bytes(member.ranks, self.features, 4, sent))
-        replaced = {p for p in PARTS if p in sent or any(not v.equal(before[n]) for n, v in _part(delivered, p))}
+        replaced = {part for part in PARTS if part in sent or differs(delivered, before, part)}
         member.adapters.load(delivered)
         if self.method.CHANGES_BASE:
             self._send_base(client, ledger)
@@ -201,7 +202,7 @@ class Aggregator:
     def give_server(self, group: str) -> None:
         """Give the server's own copies of a group's adapters the merged values; nothing crosses the wire."""
         held = self._contested(group)
-        scales, ranks = scales_of(held), _ranks(held)
+        scales, ranks = scales_of(held), ranks_of(held)
         held.load(release(self.method.deliver(self.merged[group], absorb(held.state(), scales), ranks), scales))
         if held.adapters:
             self.uppers[group].forget_moments(held.adapters)
@@ -287,16 +288,3 @@ class Aggregator:
 
     def _head(self, part: str) -> list[tuple[str, nn.Parameter]]:
         return [(n, p) for n, p in self.heads[part].named_parameters() if p.requires_grad] if part in self.heads else []
-
-
-def of_parts(state: Mapping[str, Tensor], parts: Collection[str]) -> dict[str, Tensor]:
-    """The tensors of some parts, as sent."""
-    return {name: tensor for name, tensor in state.items() if name.rpartition("lora_")[2] in parts}
-
-
-def _part(state: Mapping[str, Tensor], part: str) -> list[tuple[str, Tensor]]:
-    return list(of_parts(state, (part,)).items())
-
-
-def _ranks(adapters: AdapterSet) -> dict[str, int]:
-    return {path: adapter.rank for path, adapter in adapters.adapters.items()}

@@ -48,7 +48,10 @@ class AtClient:
         """
         if self.nopeek_weight is not None:
             self._penalty = nopeek.penalty(embedded(), activations, mask, self.nopeek_weight)
-        return activations if self.activations is None else self.activations(activations, *now)
+        if self.activations is None:
+            return activations
+        # hidden states of padding depend on the words, and are more vectors than the account has tokens
+        return self.activations(activations * mask.unsqueeze(-1).to(activations.dtype), *now)
 
     def loss(
         self, head: nn.Module, task: BaseTask, features: Tensor, mask: Tensor | None, labels: Tensor

@@ -10,6 +10,7 @@ from atlas_cli import discovery
 from atlas_cli.config.checks import cohort_size
 from atlas_cli.config.privacy import NoiseConfig
 from atlas_cli.config.section import Section
+from atlas_cli.errors import ConfigError
 from atlas_cli.federation.client import SplitClient
 from atlas_cli.federation.unsplit import UnsplitClient
 from atlas_cli.privacy.accounting import calibrated, require_accounting
@@ -60,6 +61,8 @@ class Protection:
         """Put everything where it acts, drawing by the seed that the federation's config has now."""
         federation, config, seed = self.federation, self.config, self.federation.config.seed
         if (updates := config.updates) is not None:
+            if updates.where == "server":
+                self._require_nothing_merged_from_the_server()
             share = federation.config.training.cohort
             sizes = {g: cohort_size(share, len(federation.members(g))) for g in federation.group_names}
             federation.aggregator.noise = UpdateNoise(*self._clipping("updates"), updates.where, seed, sizes)
@@ -69,6 +72,16 @@ class Protection:
         if federation.offload is None:  # else each is, when its round begins
             for name, client in federation.clients.items():
                 self.protect(name, client)
+
+    def _require_nothing_merged_from_the_server(self) -> None:
+        """Split layers as they were found: those of ``auto`` may differ where the config's are alike."""
+        for name, member in self.federation.aggregator.members.items():
+            if member.served:
+                raise ConfigError(
+                    f"the server trains layers for client {name} that others of its group train, "
+                    "and they would be merged without noise; give all one split_layer, or use where: client",
+                    key="privacy.updates.where",
+                )
 
     def protect(self, name: str, client: SplitClient | UnsplitClient) -> None:
         """Let a client do what the config asks of it; asked twice it is the same."""
@@ -152,6 +165,11 @@ class Protection:
                 "privacy.updates bounds what updates add to what the other channels tell; the server trains on "
                 "activations, which reach other clients through its gradients: with training.labels: client and "
                 "server.rank: 0 they do not"
+            )
+        if self.config.activations is not None and self.config.examples is None:
+            found.append(
+                "epsilon of activations takes the adapters as known; they are trained on the words without noise, and "
+                "change what is sent of other texts later: privacy.examples bounds that"
             )
         return found
 

@@ -6,7 +6,8 @@
     fingerprints  what clients are clustered by
 
 A figure is for the client or example that was used most, and as if nobody had ever been dropped. It bounds what one
-channel adds to what the others tell; where another is infinite, whoever sees both is not bounded by it.
+channel adds to what the others tell, given the adapters that activations were made with; where another is infinite,
+whoever sees both is not bounded by it.
 """
 
 from __future__ import annotations
@@ -88,7 +89,8 @@ class Spent:
         if self.config.privacy.activations is None:
             return math.inf
         z = self.multipliers["activations"] if multiplier is None else multiplier
-        times = self._uses(group, number) * self._longest(group)
+        # other words turn a vector of norm clip into any other: each token moves by up to 2 clip
+        times = 4 * self._uses(group, number) * self._longest(group)
         return gaussian_epsilon(z, times, self.config.privacy.delta)
 
     def _labels(self, group: str, number: int, multiplier: float | None) -> float:

@@ -12,6 +12,7 @@ NOISE = {"clip": 1.0, "noise_multiplier": 1.0}
 TARGET = {"clip": 1.0, "epsilon": 8.0}
 UNIFORM = {"weights": "uniform"}
 EXAMPLES = {"privacy": {"examples": NOISE}, "aggregation": UNIFORM, "training": {"labels": "client"}}
+DEVICES = {"clients": {name: {"device": "phone-2gib"} for name in "ab"}}
 
 
 def nested(base, changes):
@@ -87,6 +88,16 @@ def loaded(tmp_path, **changes):
             {"privacy": {"updates": NOISE}, "aggregation": UNIFORM, "clients": {"a": {"rank": "auto"}}},
             "allocation.importance",
             "past the noise",
+        ),
+        (
+            {"privacy": {"activations": NOISE}, "clients": {"a": {"rank": "auto"}}},
+            "allocation.importance",
+            "past the noise on activations",
+        ),
+        (
+            nested(EXAMPLES, {**DEVICES, "training": {"deadline": "5 s"}}),
+            "training.deadline",
+            "which examples were drawn",
         ),
         (nested(EXAMPLES, {"privacy": {"updates": NOISE}}), "privacy.updates", "give one of the two"),
         (nested(EXAMPLES, {"training": {"labels": "server"}}), "training.labels", "labels: client"),

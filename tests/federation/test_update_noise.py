@@ -6,10 +6,13 @@ import pytest
 import torch
 
 from atlas_cli.aggregation._base import Factors, Update, scales_of
+from atlas_cli.config.privacy import PrivacyConfig
+from atlas_cli.errors import ConfigError
 from atlas_cli.federation.protocol import Ledger
 from atlas_cli.federation.state import Copies, capture, restore
 from atlas_cli.privacy.accounting import gaussian_epsilon
 from atlas_cli.privacy.mechanisms.updates import UpdateNoise
+from atlas_cli.privacy.protection import Protection
 
 SERVER = {"updates": {"clip": 0.5, "noise_multiplier": 0.1}}
 CLIENT = {"updates": {"clip": 0.5, "noise_multiplier": 0.1, "where": "client"}}
@@ -192,3 +195,13 @@ def test_nobody_tells_two_worlds_apart_better_than_epsilon_allows(multiplier, th
     bound = math.exp(gaussian_epsilon(multiplier, 1, 0.01)) * false + 0.01
     error = 4 * math.sqrt(0.25 / draws)
     assert true <= bound + error and true > false + error
+
+
+def test_layers_that_the_server_trains_are_not_merged_without_noise(make_federation):
+    """Split layers that are found for devices may differ where those of the config are alike."""
+    clients = {name: {"task_group": "g", "rank": 3, "split_layer": cut} for name, cut in (("a", 1), ("b", 2))}
+    federation = make_federation(clients=clients, aggregation=UNIFORM)
+    noisy = PrivacyConfig.model_validate(SERVER)
+    federation.config = federation.config.model_copy(update={"privacy": noisy})
+    with pytest.raises(ConfigError, match=r"^privacy.updates.where: the server trains layers for client a"):
+        Protection(federation)

@@ -56,19 +56,31 @@ def test_what_crosses_the_cut_is_noisy_and_gradients_pass_through_the_clipping(m
     federation = make_federation(privacy={"activations": {"clip": 1.0, "noise_multiplier": 0.1}})
     client = federation.clients["a"]
     sent = client.forward(batch_of(federation).inputs(), 1, 0, None).tensors["activations"]
-    expected = ActivationNoise(1.0, 0.1, 0, "a")(clean, 1, 0)
+    mask = batch_of(federation).attention_mask
+    assert not mask.all()
+    # what a block makes of padding depends on the words: only noise is sent for it
+    expected = ActivationNoise(1.0, 0.1, 0, "a")(clean * mask.unsqueeze(-1), 1, 0)
     assert torch.allclose(sent, expected, atol=1e-6) and not torch.allclose(sent, clean, atol=0.1)
     client.apply_gradients(torch.ones_like(sent))
     require_verified(verify_split(federation))  # the proof is of the split without noise, and still holds
     spent = train_quietly(federation).metrics[-1]["epsilon"]["activations"]
     longest = max(len(f["input_ids"]) for c in "abc" for f in federation.train_features(c))
     uses = max(len({step // math.ceil(len(federation.train_features(c)) / 4) for step in range(2 * 3)}) for c in "abc")
-    assert spent == gaussian_epsilon(0.1, uses * longest, 1e-5) > 1000  # true, and useless
+    # the words of an example are replaced: each token moves by 2 clip, which is 4 times the squared norm
+    assert spent == gaussian_epsilon(0.1, 4 * uses * longest, 1e-5) > 1000  # true, and useless
 
 
 def test_a_target_for_activations_is_met(make_federation, train_quietly):
     federation = make_federation(privacy={"activations": {"clip": 1.0, "epsilon": 50.0}}, training={"rounds": 1})
     assert 49 < train_quietly(federation).metrics[-1]["epsilon"]["activations"] <= 50
+
+
+def test_words_of_an_example_are_also_learned_which_is_said(make_federation):
+    privacy = {"activations": {"clip": 1.0, "noise_multiplier": 1.0}}
+    assert any("other texts" in text for text in make_federation(privacy=privacy).protection.warnings())
+    both = {"privacy": {**privacy, "examples": {"clip": 1.0, "noise_multiplier": 1.0}}, "server": {"rank": 0}}
+    federation = make_federation(**both, training={"labels": "client"}, aggregation={"weights": "uniform"})
+    assert not any("other texts" in text for text in federation.protection.warnings())
 
 
 # labels
