@@ -95,6 +95,17 @@ def test_randomised_labels_are_scored_against_the_true_ones(trained):
     assert figure.low <= 0.6 and figure.value < 0.75  # of two classes, drawn all but at random
 
 
+def test_membership_is_judged_with_the_true_labels_of_members(trained, monkeypatch):
+    noisy = {"partition": {"local_test": 0.4}, "privacy": {"labels": {"epsilon": 0.01}}}
+    evidence, judged = Evidence.of_run(trained(**RECORDED, **noisy)), []
+    module = discovery.load(PACKAGE, "membership")
+    monkeypatch.setattr(module, "losses_of", lambda _, task, texts, model: judged.extend(texts) or [0.0] * len(texts))
+    module.attack(evidence)
+    group = evidence.true_labels.data["g"]
+    true = [text for part in (group.train, group.local_test) for texts in part.values() for text in texts]
+    assert len(judged) > 40 and all(text in true for text in judged)
+
+
 def test_lengths_are_in_the_rows_that_are_zero(evidence):
     figure = discovery.load(PACKAGE, "length-from-gradients").attack(evidence)
     assert figure.value == 1.0 and figure.floor < 0.5

@@ -39,7 +39,7 @@ def attack(evidence: Evidence) -> Figure:
     inside: list[float] = []
     outside: list[float] = []
     for client in federation.clients:
-        group = federation.data[federation.group_of(client)]
+        group = evidence.true_labels.data[federation.group_of(client)]  # others keep theirs, so members must, too
         others = group.local_test[client] or group.test
         count = min(share, len(others), len(group.train[client]))
         model = federation.model_of_client(client)
