@@ -122,7 +122,7 @@ def _check(
         padding_tokens=batch.input_ids.numel() - batch.n_tokens,
         loss_difference=abs(loss - unsplit_loss.item()),
         gradient_difference=max(_difference(a, b) for a, b in zip(split, unsplit, strict=True)),
-        packed_loss_difference=abs(packed[0] - unsplit_loss.item()) if packed else None,
+        packed_loss_difference=abs(packed[0] - unsplit_loss.item()) / max(1.0, unsplit_loss.item()) if packed else None,
         packed_gradient_difference=max(_difference(a, b) for a, b in zip(packed[1], unsplit, strict=True))
         if packed
         else None,
