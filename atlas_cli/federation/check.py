@@ -19,8 +19,8 @@ class Check:
     Attributes:
         loss_difference, gradient_difference: largest absolute differences from the unsplit model.
         packed_loss_difference, packed_gradient_difference: the same for a pass over real tokens alone, as clients share
-            them in training, the loss relative to its size above 1; None where they do not. Its matrix products have other
-            shapes, and so other roundings.
+            them in training, the loss relative to its size above 1; None where they do not. Its matrix products have
+            other shapes, and so other roundings.
         gradient_norm: of the client's adapters, unsplit; zero would mean that nothing is trained.
         adapter_effect: how much the adapters change the loss; zero would mean that they are not attached.
         dtype: of the client, where it is not the model's; ``weight_difference``: the largest of its copy of the weights
