@@ -21,7 +21,7 @@ from rich.table import Table
 from transformers import BertConfig, BertModel, GPT2Config, GPT2Model
 
 from atlas_cli.data.collate import Batch
-from atlas_cli.engines.passes import PASS_TOKENS
+from atlas_cli.engines.passes import filled
 from atlas_cli.federation.client import SplitClient
 from atlas_cli.federation.client_pass import ClientPass
 from atlas_cli.models.families import family_of
@@ -58,11 +58,8 @@ def measured(base: FrozenBase, lengths: Sequence[Sequence[int]]) -> tuple[str, .
     clients = [SplitClient(i, rank_config=8, split_layer=BLOCKS, base=base, seed=i) for i in range(len(lengths))]
     batches = [padded(each) for each in lengths]
     tokens = [sum(each) for each in lengths]
-    groups: list[list[int]] = [[]]
-    for i, more in enumerate(tokens):
-        if groups[-1] and sum(tokens[j] for j in groups[-1]) + more > PASS_TOKENS:
-            groups.append([])
-        groups[-1].append(i)
+    names = {str(i): n for i, n in enumerate(tokens)}
+    groups = [[int(name) for name in together] for together in filled(names, names)]
 
     def one_by_one() -> None:
         for client, batch in zip(clients, batches, strict=True):

@@ -1,4 +1,4 @@
-"""Which clients of a step are computed in one pass, and that step.
+"""Which clients of a step are computed in one pass.
 
 A matrix product of few rows does not use the machine, one of many is no faster for having more: clients fill a pass up
 to ``PASS_TOKENS`` real tokens, in their order. A pass is one row of real tokens, so that nothing is computed for
@@ -7,7 +7,7 @@ padding. A client that is alone in its pass, with hardly any padding, runs as Hu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from typing import NamedTuple
 
@@ -16,7 +16,6 @@ from atlas_cli.data.collate import Batch
 from atlas_cli.federation.client import SplitClient
 from atlas_cli.federation.parties import Federation
 from atlas_cli.models.packed import worth
-from atlas_cli.models.placement import layer_of
 
 PASS_TOKENS = 512  # a product of 320 rows reaches 96 % of the rate of one of 1,024; graphs of a pass are alive together
 
@@ -48,37 +47,40 @@ def passes(federation: Federation, batches: Mapping[str, Batch]) -> Iterator[Pas
 
     Their order is kept where a sequential server update depends on it.
     """
-    kinds = {client: _kind(federation, client) for client in batches}
+    together = one_by_one(federation.config) is None
+    kinds = {client: _kind(federation, client) if together else None for client in batches}
     order = list(batches)
     if federation.config.training.server_update != "sequential":
         seen = {kind: i for i, kind in enumerate(dict.fromkeys(kinds.values()))}
         order.sort(key=lambda client: seen[kinds[client]])
+    tokens = {client: batch.n_tokens for client, batch in batches.items()}
     for kind, same in groupby(order, key=kinds.__getitem__):
-        clients, tokens = list[str](), 0
-        for client in same:
-            if clients and (kind is None or tokens + batches[client].n_tokens > PASS_TOKENS):
-                yield _pass(clients, batches, kind)
-                clients, tokens = [], 0
-            clients.append(client)
-            tokens += batches[client].n_tokens
-        yield _pass(clients, batches, kind)
+        if kind is None:
+            yield Pass(list(same), shared=False)
+            continue
+        for clients in filled(same, tokens):
+            places = sum(batches[client].input_ids.numel() for client in clients)
+            padded = worth(places, sum(tokens[client] for client in clients))
+            yield Pass(clients, shared=len(clients) > 1 or padded)
 
 
-def _pass(clients: list[str], batches: Mapping[str, Batch], kind: object) -> Pass:
-    places = sum(batches[client].input_ids.numel() for client in clients)
-    tokens = sum(batches[client].n_tokens for client in clients)
-    return Pass(clients, kind is not None and (len(clients) > 1 or worth(places, tokens)))
+def filled(clients: Iterable[str], tokens: Mapping[str, int]) -> Iterator[list[str]]:
+    """Clients in their order, as many together as have ``PASS_TOKENS`` real tokens, and one at least."""
+    together: list[str] = []
+    for client in clients:
+        if together and sum(tokens[c] for c in together) + tokens[client] > PASS_TOKENS:
+            yield together
+            together = []
+        together.append(client)
+    if together:
+        yield together
 
 
 def _kind(federation: Federation, client: str) -> object:
     """What clients of one pass have in common; None for a client that is computed alone and padded."""
-    party = federation.clients[client]
-    server = federation.server
-    if one_by_one(federation.config) or server is None or not isinstance(party, SplitClient):
+    party, server = federation.clients[client], federation.server
+    if server is None or not isinstance(party, SplitClient) or party.checkpointing:
         return None
-    if (
-        party.checkpointing or party.usage is not None or server.usage is not None
-    ):  # memory is measured client by client
+    if party.usage is not None or server.usage is not None:  # memory is measured client by client
         return None
-    lowest = min((layer_of(path, party.base.family) for path in party.adapters.adapters), default=party.cut)
-    return id(party.base), party.cut, lowest, party.prefix and party.prefix.first
+    return id(party.base), party.cut, party.lowest, party.prefix and party.prefix.first

@@ -105,4 +105,5 @@ def require_verified(checks: Sequence[Check]) -> None:
 def _of_packed(check: Check) -> str:
     if check.packed_loss_difference is None:
         return ""
-    return f", without padding {check._packed()} (within {ROUNDINGS * check.tolerance:.0e}; not with engine.fuse=off)"
+    allowed = f"up to {ROUNDINGS * check.tolerance:.0e} is rounding, and engine.fuse=off trains with padding"
+    return f", without padding by {check._packed()}, where {allowed}"

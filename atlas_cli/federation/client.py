@@ -21,7 +21,7 @@ from atlas_cli.federation.protocol import Message
 from atlas_cli.models.checkpointing import checkpointed
 from atlas_cli.models.load import FrozenBase, shared_base
 from atlas_cli.models.lora import AdapterSet, build_adapters
-from atlas_cli.models.placement import adapted_names, place_ranks
+from atlas_cli.models.placement import adapted_names, by_layer, place_ranks
 from atlas_cli.models.split import run_half
 from atlas_cli.privacy.at_client import AtClient
 from atlas_cli.tasks._base import BaseTask
@@ -79,6 +79,7 @@ class SplitClient:
         self.ranks = place_ranks(
             self.base.model, self.base.family, rank_config, range(self.cut), names, key=f"clients.{self.name}.rank"
         )
+        self.lowest = min(by_layer(self.ranks, self.base.family), default=self.cut)  # block that is trained
         self.adapters: AdapterSet = build_adapters(
             self.base.model,
             self.ranks,

@@ -14,7 +14,7 @@ from atlas_cli.federation.client import as_inputs
 from atlas_cli.models.load import FrozenBase
 from atlas_cli.models.lora import AdapterSet
 from atlas_cli.models.placement import layer_of
-from atlas_cli.models.split import client_half, run_half, server_half
+from atlas_cli.models.split import run_half
 from atlas_cli.tasks._base import BaseTask, Feature
 
 CPU_TOKENS = 512  # a pass of more leaves the caches of a CPU core, and pads more: a tenth slower
@@ -51,7 +51,6 @@ class Evaluator:
         self.max_tokens = CPU_TOKENS if device.type == "cpu" else None
         self.halves = Halves(base, base, cut)
         self.activation_noise: Callable[..., Tensor] | None = None
-        self._views: dict[tuple[int, int, int], tuple[nn.Module, nn.Module]] = {}
 
     @torch.no_grad()
     def __call__(self, task: BaseTask, features: Sequence[Feature], model: TrainedModel) -> dict[str, float]:
@@ -60,27 +59,20 @@ class Evaluator:
         model.adapters.train(False)
         lower, upper, cut = model.halves or self.halves
         family = lower.family
-        lower_half, upper_half = self._of(lower, upper, cut)
+        lower_half, upper_half = lower.client_half(cut), upper.server_half(cut)
         below = _part(model.adapters, lambda path: layer_of(path, family) < cut)
         above = _part(model.adapters, lambda path: layer_of(path, family) >= cut)
         with below.attached(lower.model), above.attached(upper.model):
-            for i, rows in enumerate(evaluation_batches(features, self.batch_size, self.max_tokens)):
+            for number, rows in enumerate(evaluation_batches(features, self.batch_size, self.max_tokens)):
                 batch = collate(task, [features[i] for i in rows], self.pad)
                 inputs, mask = as_inputs(batch.inputs(), self.device)
                 activations = run_half(lower_half, mask, **inputs)
                 if self.activation_noise is not None:
-                    activations = self.activation_noise(activations, i)
+                    activations = self.activation_noise(activations, number)
                 activations = activations.to(upper.dtype)
                 hidden = run_half(upper_half, mask, inputs_embeds=activations)
                 metric.update(model.head(hidden, mask), batch.labels.to(self.device), batch.features)
         return metric.compute()
-
-    def _of(self, lower: FrozenBase, upper: FrozenBase, cut: int) -> tuple[nn.Module, nn.Module]:
-        key = id(lower.model), id(upper.model), cut  # the views keep both models alive
-        if key not in self._views:
-            family = lower.family
-            self._views[key] = client_half(lower.model, family, cut), server_half(upper.model, family, cut)
-        return self._views[key]
 
 
 def _part(adapters: AdapterSet, wanted: Callable[[str], bool]) -> AdapterSet:

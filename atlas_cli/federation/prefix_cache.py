@@ -20,7 +20,7 @@ from torch import Tensor
 from atlas_cli.models.load import FrozenBase
 from atlas_cli.models.lora import AdapterSet
 from atlas_cli.models.placement import layer_of
-from atlas_cli.models.split import client_half, client_part, run_half
+from atlas_cli.models.split import run_half
 
 
 class PrefixCache:
@@ -111,8 +111,7 @@ class Prefix:
         self, cache: PrefixCache, base: FrozenBase, adapters: AdapterSet, first: int, cut: int, autocast: str
     ) -> None:
         self.cache, self.base, self.adapters, self.first = cache, base, adapters, first
-        self._lower = client_half(base.model, base.family, first)
-        self.upper = client_part(base.model, base.family, first, cut)
+        self._lower, self.upper = base.client_half(first), base.between(first, cut)
         weights = (base.sha256, str(base.dtype), base.fused_gelu, first, autocast)
         self._weights = hashlib.sha256(repr(weights).encode())
 

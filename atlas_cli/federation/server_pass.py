@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from itertools import groupby
+from itertools import accumulate, groupby
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -84,7 +84,7 @@ def _serve(
     received_ND = torch.cat([p.pack(c.received) for p, c in zip(packings, clients, strict=True)]).requires_grad_()
     reads = [_reads(client, packing) for client, packing in zip(clients, packings, strict=True)]
     hidden_SD = _hidden(base, cut, clients, packings, reads, received_ND.to(base.dtype))
-    parts = hidden_SD.split([int(read.sum()) for read in reads])
+    parts = hidden_SD.split([len(read) for read in reads])
     losses, counts = zip(*(_loss(*each) for each in zip(clients, packings, parts, strict=True)), strict=True)
     trained = list({id(client.trained): client.trained for client in clients}.values())
     wanted = [parameter for each in trained for parameter in each.parameters()]
@@ -103,9 +103,11 @@ def _serve(
 
 
 def _reads(client: Served, packing: Packing) -> Tensor:
-    """Which of a client's tokens its head reads, (N,) bool."""
+    """Which of a client's tokens its head reads: ascending places in its part of the row, (S,) int64."""
     read_BT = client.task.reads(client.labels, client.mask)
-    return torch.ones_like(packing.places, dtype=torch.bool) if read_BT is None else packing.pack(read_BT)
+    if read_BT is None:
+        return torch.arange(packing.tokens, device=packing.places.device)
+    return packing.pack(read_BT).nonzero().squeeze(1)
 
 
 def _hidden(
@@ -118,18 +120,19 @@ def _hidden(
 ) -> Tensor:
     """(S, D): the last hidden states of the tokens that are read."""
     lengths = [length for packing in packings for length in packing.lengths]
-    positions, read_N = torch.cat([packing.positions for packing in packings]), torch.cat(list(reads))
-    read = read_N.nonzero().squeeze(1)
+    positions = torch.cat([packing.positions for packing in packings])
+    starts = accumulate((packing.tokens for packing in packings), initial=0)
+    read = torch.cat([start + places for start, places in zip(starts, reads, strict=False)])
 
     def attached(only_read: bool) -> AbstractContextManager[None]:
-        sizes = [int(r.sum()) if only_read else len(r) for r in reads]
+        sizes = [len(places) if only_read else packing.tokens for places, packing in zip(reads, packings, strict=True)]
         runs = groupby(zip(clients, sizes, strict=True), key=lambda pair: id(pair[0].trained))
         neighbours = [list(run) for _, run in runs]
         segments = [Segment(run[0][0].trained.adapters, sum(size for _, size in run)) for run in neighbours]
         return attached_segments(base.model, segments)
 
     last = base.n_layers - 1
-    if cut > last or 2 * len(read) > len(read_N):
+    if cut > last or 2 * len(read) > len(rows_ND):
         with attached(False):
             half = base.server_half(cut)
             return run_packed(half, lengths, positions, inputs_embeds=rows_ND).index_select(0, read)

@@ -190,13 +190,16 @@ def proof(manifest: Record, client_records: Sequence[Record]) -> str:
         "loss differs by",
         "gradients differ by",
         "within",
+        "without padding",
     )
     return definitions(rows) + table(headings, [_check_row(group, check) for group, check in verify.items()])
 
 
 def _check_row(group: str, check: Mapping[str, Any]) -> tuple[str, ...]:
     figures = (f"{check[name]:.2g}" for name in ("loss_difference", "gradient_difference", "tolerance"))
-    return (group, str(check["examples"]), str(check["padding_tokens"]), *figures)
+    packed = [check[f"packed_{of}_difference"] for of in ("loss", "gradient") if f"packed_{of}_difference" in check]
+    without = ", ".join(f"{difference:.2g}" for difference in packed) or "not trained so"
+    return (group, str(check["examples"]), str(check["padding_tokens"]), *figures, without)
 
 
 def rank_of(client: str, config: Mapping[str, Any]) -> str:

@@ -27,6 +27,22 @@ def jsonl(path, rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+def toy_config(model_folder, data, runs, task="sequence-classification", family=None, **changes):
+    """The config of one group and three clients, as a dictionary."""
+    default, file = TASKS[task]
+    config = {
+        "name": "toy",
+        "device": "cpu",
+        "threads": 1,
+        "model": {"name": model_folder(family or default), "split_layer": 2},
+        "task_groups": {"g": {"task": task, "data": {"files": str(data / file)}}},
+        "clients": {"a": {"task_group": "g", "rank": 4}, "b": {"task_group": "g", "rank": 2, "count": 2}},
+        "training": {"rounds": 2, "local_steps": 2, "batch_size": 4, "max_length": 32},
+        "output": {"dir": str(runs)},
+    }
+    return nested(config, changes)
+
+
 def write_data(folder):
     """Files of every task type: the tone of a sentence, cities in it, and so on."""
     draw = random.Random(0)

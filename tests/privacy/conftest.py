@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 sys.path.append(str(Path(__file__).parents[1] / "cli"))
-from toy_runs import TASKS, nested, write_data
+from toy_runs import toy_config, write_data
 
 
 @pytest.fixture(scope="session")
@@ -15,19 +15,8 @@ def toy(tmp_path_factory, model_folder):
     folder = tmp_path_factory.mktemp("data")
     write_data(folder)
 
-    def make(task="sequence-classification", family=None, **changes):
-        default, file = TASKS[task]
-        config = {
-            "name": "toy",
-            "device": "cpu",
-            "threads": 1,
-            "model": {"name": model_folder(family or default), "split_layer": 2},
-            "task_groups": {"g": {"task": task, "data": {"files": str(folder / file)}}},
-            "clients": {"a": {"task_group": "g", "rank": 4}, "b": {"task_group": "g", "rank": 2, "count": 2}},
-            "training": {"rounds": 2, "local_steps": 2, "batch_size": 4, "max_length": 32},
-            "output": {"dir": str(tmp_path_factory.mktemp("runs"))},
-        }
-        return nested(config, changes)
+    def make(**changes):
+        return toy_config(model_folder, folder, tmp_path_factory.mktemp("runs"), **changes)
 
     return make
 
