@@ -8,7 +8,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 
-from atlas_cli.data.collate import Batch, batch_indices, collate, poisson_indices
+from atlas_cli.data.collate import Batch
+from atlas_cli.engines.batches import batch_of
 from atlas_cli.engines.exchange import exchange, reply, reply_to_all
 from atlas_cli.engines.passes import one_by_one, passes
 from atlas_cli.engines.trained import Trained
@@ -50,7 +51,7 @@ def local_steps(
         factor = learning_rate_factor(training.schedule, overall, total)
         if server is not None:
             server.begin_step(step, factor * training.server_optimizer.lr)
-        left = [c for c in _order(federation, attendance.present, overall) if not attendance.crashes(c, step)]
+        left = [c for c in order_of(federation, attendance.present, overall) if not attendance.crashes(c, step)]
         batches = {client: batch_of(federation, client, overall) for client in left}
         for clients, shared in passes(federation, batches):
             if shared:
@@ -140,20 +141,11 @@ def _local_step(
     return loss
 
 
-def batch_of(federation: Federation, client: str, overall: int) -> Batch:
-    """A client's batch at a local step, counted over all rounds."""
-    features = federation.train_features(client)
-    lengths, seed = [len(f["input_ids"]) for f in features], federation.config.seed
-    if federation.config.privacy.examples is not None:
-        rows = poisson_indices(len(lengths), federation.protection.spent.rate(client), seed, client, overall)
-    else:
-        rows = batch_indices(lengths, federation.batch_size(client), seed, client, overall)
-    task = federation.data[federation.group_of(client)].task
-    return collate(task, [features[i] for i in rows], federation.pad, *federation.padding)
+def order_of(federation: Federation, cohort: list[str], overall: int) -> list[str]:
+    """The clients of a step in the order in which the server takes them.
 
-
-def _order(federation: Federation, cohort: list[str], overall: int) -> list[str]:
-    # a sequential server update depends on the order, so it is drawn anew each step; the others do not depend on it
+    A sequential server update depends on it, so it is drawn anew each step; the others do not.
+    """
     if federation.config.training.server_update != "sequential":
         return list(cohort)
     order = numpy_generator(federation.config.seed, "order", overall).permutation(len(cohort))

@@ -2,36 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 
-from atlas_cli.aggregation._base import PARTS
 from atlas_cli.config.schema import ExperimentConfig
 from atlas_cli.config.units import parse_bytes
 from atlas_cli.data.collate import pad_token_id
-from atlas_cli.data.prepare import PreparedGroup, prepare
+from atlas_cli.data.prepare import prepare
 from atlas_cli.errors import ConfigError
 from atlas_cli.federation.aggregator import Aggregator
 from atlas_cli.federation.centralized import pooled
-from atlas_cli.federation.client import SplitClient
 from atlas_cli.federation.evaluation import Evaluator
 from atlas_cli.federation.members import Member, weight_of
+from atlas_cli.federation.new_client import adapters_of, heads_on_clients, new_client
 from atlas_cli.federation.offload import Party, exchanged, offload_of
 from atlas_cli.federation.parties import Federation
 from atlas_cli.federation.prefixes import first_changing, give_prefix, prefix_cache_of
-from atlas_cli.federation.pruning import penalty_of
 from atlas_cli.federation.server import SplitServer
 from atlas_cli.federation.trainables import build_head
-from atlas_cli.federation.unsplit import UnsplitClient
 from atlas_cli.federation.warm_start import start_from
 from atlas_cli.models.compiled import compile_blocks, require_compiler
 from atlas_cli.models.load import FrozenBase, load_base, load_tokenizer, require_vocabulary
-from atlas_cli.models.lora import AdapterSet, build_adapters
-from atlas_cli.models.placement import adapted_names, by_layer, layer_of
+from atlas_cli.models.placement import adapted_names, layer_of
 from atlas_cli.models.stored import stored_as
 from atlas_cli.planning.merging import method_of, options_of
-from atlas_cli.planning.plan import ClientPlan, Plan, make_plan
+from atlas_cli.planning.plan import Plan, make_plan
 from atlas_cli.privacy.mechanisms.labels import CorrectedTask, randomise
 from atlas_cli.privacy.protection import Protection
 from atlas_cli.tasks._base import BaseTask
@@ -60,7 +54,6 @@ def build(config: ExperimentConfig, plan: Plan | None = None) -> Federation:
     require_vocabulary(base, tokenizer)
     tasks = {name: training_task(config, group.task) for name, group in data.items()}
     split = config.mode == "split-federated"
-    heads_on_clients = not split or config.training.labels == "client"
     heads = {name: build_head(base, task, config.seed, name, device) for name, task in tasks.items()}
     server = (
         SplitServer(
@@ -79,18 +72,15 @@ def build(config: ExperimentConfig, plan: Plan | None = None) -> Federation:
     )
     method = method_of(config)
     causal = any(task.causal_only for task in tasks.values())
-    bases = client_bases(plan, base, split, output=heads_on_clients and causal)
+    bases = client_bases(plan, base, split, output=heads_on_clients(config) and causal)
     for each in {id(b): b for b in (base, *bases.values())}.values() if config.engine.compile else ():
         compile_blocks(each, adapted_names(each.model, each.family, config.lora.targets))
-    penalty, freeze = penalty_of(config), set(method.TRAINED) != set(PARTS)
     cache, lowest = prefix_cache_of(config), first_changing(config, plan)
 
     def party(name: str) -> Party:
         planned = plan.by_name[name]
-        made = _client(config, plan, bases[planned.dtype], data, planned, heads_on_clients, device)
-        made.penalty = penalty
-        if freeze:
-            made.train_only(method.TRAINED)
+        task = tasks[planned.task_group]
+        made = new_client(config, planned, bases[planned.dtype], task, plan.above(planned.cut), device)
         give_prefix(cache, config, made, lowest[name])
         return made
 
@@ -124,7 +114,7 @@ def build(config: ExperimentConfig, plan: Plan | None = None) -> Federation:
         method,
         members,
         groups,
-        heads if heads_on_clients else {},
+        heads if heads_on_clients(config) else {},
         base.model,
         server.groups if server is not None else None,
         options=options_of(config),
@@ -188,66 +178,8 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def _client(
-    config: ExperimentConfig,
-    plan: Plan,
-    base: FrozenBase,
-    data: Mapping[str, PreparedGroup],
-    client: ClientPlan,
-    with_head: bool,
-    device: torch.device,
-) -> Party:
-    task = training_task(config, data[client.task_group].task)
-    # a language-model head is the output embedding of the client's own base
-    head = build_head(base, task, config.seed, client.task_group, device) if with_head else None
-    if config.mode == "split-federated":
-        return SplitClient(
-            client.name,
-            rank_config=by_layer(client.ranks, plan.family),
-            split_layer=client.cut,
-            device=device,
-            base=base,
-            lora=config.lora,
-            training=config.training,
-            seed=config.seed,
-            task=task,
-            head=head,
-            checkpointing=client.checkpointing,
-        )
-    assert head is not None
-    return UnsplitClient(
-        client.name,
-        base,
-        task,
-        adapters_of(config, base, client.ranks, device),
-        adapters_of(config, base, plan.above(client.cut), device),
-        head,
-        config.lora,
-        config.training,
-        config.seed,
-        device,
-        client.checkpointing,
-    )
-
-
 def training_task(config: ExperimentConfig, task: BaseTask) -> BaseTask:
     """A task whose loss knows how training labels were randomised, where they were."""
     labels = config.privacy.labels
     corrected = labels is not None and labels.correction == "forward"
     return CorrectedTask(task, labels.epsilon) if labels is not None and corrected else task
-
-
-def adapters_of(
-    config: ExperimentConfig, base: FrozenBase, ranks: Mapping[str, int], device: torch.device
-) -> AdapterSet:
-    """Adapters by path as a config starts them."""
-    lora = config.lora
-    return build_adapters(
-        base.model,
-        ranks,
-        alpha=lora.alpha,
-        dropout=lora.dropout,
-        rslora=lora.rslora,
-        seed=config.seed,
-        device=device,
-    )

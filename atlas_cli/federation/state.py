@@ -6,18 +6,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from atlas_cli.aggregation._base import Factors
 from atlas_cli.errors import ResourceError
-from atlas_cli.federation.client import SplitClient
 from atlas_cli.federation.members import Away, Member
 from atlas_cli.federation.offload import as_changes, changes_in, moments_in
 from atlas_cli.federation.optimizers import load_moments, moments_of
+from atlas_cli.federation.owned import give, named, take, values_of
 from atlas_cli.federation.parties import Federation
-from atlas_cli.federation.pruning import shrink
 from atlas_cli.federation.regroup import regroup
-from atlas_cli.federation.unsplit import UnsplitClient
 from atlas_cli.models.lora import AdapterSet
 
 
@@ -42,7 +40,7 @@ class Copies:
                 if (where := federation.aggregator.members[name].away) is not None:
                     away[content] = _of_away(federation, name, where)
                 else:
-                    self._kept[content] = before.get(content) or _copies(_of_client(federation.clients[name]))
+                    self._kept[content] = before.get(content) or _copies(values_of(federation.clients[name]))
             held = self._kept.get(content) or away[content]
             tensors |= {f"client/{name}/{n}": value for n, value in held.items()}
         return tensors
@@ -118,7 +116,7 @@ def _restore(federation: Federation, tensors: Mapping[str, Tensor], state: Mappi
         raise ResourceError("the checkpoint is not of this experiment: other groups")
     _restore_clients(federation, by_client)
     moments = {key: rest.pop(key) for key in list(rest) if "/optimizer/" in key}
-    _take(dict(_shared(federation)), rest)
+    take(dict(_shared(federation)), rest)
     for owner, optimizer in _of_server(federation):
         prefix = f"{owner}/optimizer/"
         load_moments(optimizer, {k.removeprefix(prefix): v for k, v in moments.items() if k.startswith(prefix)})
@@ -141,35 +139,8 @@ def _restore_clients(federation: Federation, by_client: Mapping[str, Mapping[str
             federation.offload.become(name, done[kind])
             continue
         with federation.at_hand([name]):
-            _restore_client(federation.clients[name], member.adapters, tensors)
+            give(federation.clients[name], member.adapters, tensors)
         done[kind] = member
-
-
-def _restore_client(party: SplitClient | UnsplitClient, held: AdapterSet, tensors: Mapping[str, Tensor]) -> None:
-    shorter = {}
-    for path, adapter in held.adapters.items():
-        for key in (f"{path}.lora_A", f"upper/{path}.lora_A"):
-            if key in tensors and tensors[key].shape[0] < adapter.rank:
-                shorter[path] = tensors[key].shape[0]
-    shrink(party, held, shorter)
-    _take(dict(_of_client(party)), {n: value for n, value in tensors.items() if "/optimizer/" not in n})
-    for i, optimizer in enumerate(party.optimizers()):
-        prefix = f"{i}/optimizer/"
-        load_moments(optimizer, {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)})
-
-
-def _take(live: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
-    """Write saved values over those of a federation.
-
-    Raises:
-        ResourceError: other names, shapes or types.
-    """
-    if live.keys() != saved.keys():
-        raise ResourceError("the checkpoint is not of this experiment: other clients, groups or adapters")
-    for name, value in live.items():
-        if value.shape != saved[name].shape or value.dtype != saved[name].dtype:
-            raise ResourceError(f"the checkpoint is not of this experiment: {name} has another shape or type")
-        value.copy_(saved[name])
 
 
 def _restore_changes(federation: Federation, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
@@ -210,20 +181,14 @@ def _shared(federation: Federation) -> Iterator[tuple[str, Tensor]]:
         for path, factors in merged.items():
             for part, value in zip(Factors._fields, factors, strict=True):
                 yield f"merged/{group}/{path}/{part}", value
-        yield from _named(f"group/{group}/", aggregator.groups[group], None)
+        yield from named(f"group/{group}/", aggregator.groups[group], None)
     for part, head in aggregator.heads.items():
-        yield from _named(f"group/{part}/", AdapterSet({}), head)
+        yield from named(f"group/{part}/", AdapterSet({}), head)
     for name, total in federation.fingerprints.items():
         yield f"fingerprint/{name}", total
     if federation.server is not None:
         for group, trained in federation.server.groups.items():
-            yield from _named(f"server/{group}/", trained.adapters, trained.head)
-
-
-def _of_client(client: SplitClient | UnsplitClient) -> Iterator[tuple[str, Tensor]]:
-    yield from _named("", client.adapters, client.head)
-    if isinstance(client, UnsplitClient):
-        yield from _named("upper/", client.upper, None)
+            yield from named(f"server/{group}/", trained.adapters, trained.head)
 
 
 def _of_away(federation: Federation, name: str, away: Away) -> dict[str, Tensor]:
@@ -260,13 +225,6 @@ def _copies(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
 
 def _copy(value: Tensor) -> Tensor:
     return value.detach().cpu().clone()
-
-
-def _named(prefix: str, adapters: AdapterSet, head: nn.Module | None) -> Iterator[tuple[str, Tensor]]:
-    for name, value in adapters.state().items():
-        yield f"{prefix}{name}", value
-    for name, parameter in head.named_parameters() if head is not None else ():
-        yield f"{prefix}head.{name}", parameter.detach()
 
 
 def _of_server(federation: Federation) -> Iterator[tuple[str, torch.optim.Optimizer]]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from atlas_cli.config.load import load_config
 from atlas_cli.data.collate import Batch, collate
 from atlas_cli.data.prepare import prepare
-from atlas_cli.engines.in_process import batch_of
+from atlas_cli.engines.batches import batch_of
 from atlas_cli.errors import ResourceError
 from atlas_cli.federation.build import build
 from atlas_cli.federation.client import SplitClient

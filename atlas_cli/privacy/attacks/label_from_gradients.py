@@ -12,7 +12,7 @@ from collections import Counter
 import torch
 from torch import Tensor
 
-from atlas_cli.engines.in_process import batch_of
+from atlas_cli.engines.batches import batch_of
 from atlas_cli.federation.trainables import build_head
 from atlas_cli.privacy.evidence import UNSPLIT, Evidence, Step
 from atlas_cli.privacy.figures import Figure, Inapplicable, share_interval
