@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
 
 from atlas_cli.data.collate import Batch
 from atlas_cli.federation.client import SplitClient
@@ -11,6 +13,19 @@ from atlas_cli.federation.protocol import Ledger, Message, activation_bytes
 from atlas_cli.federation.server import SplitServer
 from atlas_cli.federation.server_pass import answer_all
 from atlas_cli.federation.trainables import StepLoss
+from atlas_cli.models.load import FrozenBase
+from atlas_cli.privacy.at_client import AtClient
+
+
+class Serving(Protocol):
+    """What the server's side of a step needs of a client, wherever it computes."""
+
+    base: FrozenBase
+    privacy: AtClient
+    now: tuple[int, int]
+
+    def answer_features(self, features: Message, labels: Tensor) -> tuple[Message, float, int]:
+        """As ``SplitClient.answer_features``."""
 
 
 class _Sizes(NamedTuple):
@@ -29,9 +44,7 @@ def exchange(
     return reply(server, client, batch, client.forward(batch.inputs(), round_number, step, labels), ledger)
 
 
-def reply(
-    server: SplitServer, client: SplitClient, batch: Batch, up: Message, ledger: Ledger
-) -> tuple[Message, StepLoss]:
+def reply(server: SplitServer, client: Serving, batch: Batch, up: Message, ledger: Ledger) -> tuple[Message, StepLoss]:
     """What follows an activation message: the gradient message and the loss."""
     sizes, codec = _sizes(server, client, batch), client.privacy.codec
 
@@ -70,7 +83,7 @@ def reply_to_all(
     return answers
 
 
-def _sizes(server: SplitServer, client: SplitClient, batch: Batch) -> _Sizes:
+def _sizes(server: SplitServer, client: Serving, batch: Batch) -> _Sizes:
     (examples, tokens), hidden = batch.input_ids.shape, server.base.hidden_size
     labels = batch.labels.numel() if server.training.labels == "server" else 0
     codec = client.privacy.codec

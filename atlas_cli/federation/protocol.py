@@ -157,10 +157,10 @@ class Ledger:
         ]
 
     def records(self, round_number: int) -> list[dict[str, object]]:
-        """Lines for messages.jsonl."""
+        """Lines for messages.jsonl, in an order that does not depend on who answered first."""
         return [
             {"round": round_number, "client": client, "kind": kind, "direction": way, **vars(entry)}
-            for (client, kind, way), entry in self.entries.items()
+            for (client, kind, way), entry in sorted(self.entries.items())
         ]
 
 

@@ -67,13 +67,10 @@ class SplitServer:
         self.seed = seed
         self.cut = self.base.check_cut(split_layer)
         self.half = self.base.server_half(self.cut)
-        pooling = "last" if self.base.family.causal else "mean"
-        classes = [str(c) for c in range(num_classes)]
-        self.tasks: dict[str, BaseTask] = (
-            dict(tasks)
-            if tasks is not None
-            else {str(g): build_task("sequence-classification", classes, pooling) for g in range(n_tasks)}
-        )
+        if tasks is None:
+            pooling, classes = "last" if self.base.family.causal else "mean", [str(c) for c in range(num_classes)]
+            tasks = {str(g): build_task("sequence-classification", classes, pooling) for g in range(n_tasks)}
+        self.tasks = dict(tasks)
         self.heads = {name: build_head(self.base, task, seed, name, self.device) for name, task in self.tasks.items()}
         first, shared = first_layers or {}, (self.lora, self.training, seed, self.device)
         self.groups = {
@@ -133,8 +130,7 @@ class SplitServer:
 
     def features(self, message: Message) -> Message:
         """U-shaped split, first half of a step: the server half's output, for the client's own head."""
-        trained = self.trained_for(message.client)
-        received, mask = self.receive(message)
+        trained, (received, mask) = self.trained_for(message.client), self.receive(message)
         with self._running(trained, message):
             hidden = self._hidden(message.client, received, mask)
         self._features[message.client] = (hidden, received)
@@ -149,15 +145,15 @@ class SplitServer:
         self._pending = PendingGradients(message.client, trained, gradients, int(message.tensors["count"]))
         return Message("gradients", message.client, "down", {"gradients": at_cut})
 
-    def accept(self) -> None:
-        """Take the gradients of the client that was answered last; unless the update is pooled, step with them.
+    def accept(self, held: PendingGradients | None = None) -> None:
+        """Take the gradients of the client that was answered last, or what was held; unless the update is pooled, step.
 
         Raises:
             NonFiniteError: their norm is not finite.
         """
-        if self._pending is None:
+        pending = held or self.hold()
+        if pending is None:
             return
-        pending, self._pending = self._pending, None
         trained = pending.trained
         trained.gather(pending.gradients, pending.labels)
         self._counts[pending.client] += pending.labels
@@ -168,9 +164,14 @@ class SplitServer:
         if self.training.server_update != "pooled":
             self._apply(trained)
 
+    def hold(self) -> PendingGradients | None:
+        """The gradients of the client that was answered last, to be accepted in its turn; None: there are none."""
+        pending, self._pending = self._pending, None
+        return pending
+
     def reject(self) -> None:
         """Drop what was not accepted yet: the client that was answered last is out of the round."""
-        self._pending = None
+        self._pending, self._features = None, {}
 
     def finish_step(self) -> None:
         """Pooled update: one step for each task group that took part."""
@@ -263,7 +264,6 @@ class SplitServer:
         """Gradients at the cut, checked before the server may step, and of what is trained; None: not used by it."""
         wanted = [received, *trained.parameters()]
         found = torch.autograd.grad(output, wanted, gradient, allow_unused=True)
-        assert found[0] is not None
         require_finite(found[0], f"gradient for {self.when(client)}")
         what = f"on the server for {self.when(client)}"
         require_finite_gradients(trained.parameters(), found[1:], what, trained.adapters.name_of)

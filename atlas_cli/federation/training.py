@@ -11,6 +11,7 @@ from torch import Tensor
 from atlas_cli.aggregation._error import ErrorLedger
 from atlas_cli.aggregation._mixing import laplacian_matrix, softmax_matrix
 from atlas_cli.config.checks import cohort_size
+from atlas_cli.engines import LocalSteps
 from atlas_cli.engines.in_process import local_steps
 from atlas_cli.engines.trained import Trained
 from atlas_cli.errors import AtlasError, NonFiniteError
@@ -32,12 +33,14 @@ def train(
     recorder: Recorder,
     checkpoint: Callable[[int], None] = lambda number: None,
     done: int | None = None,
+    local_steps: LocalSteps = local_steps,
 ) -> None:
     """Run the rounds of a federation and record each.
 
     Args:
         checkpoint: called after every round, round 0 (before training) included.
         done: rounds that a restored federation has behind it; None starts anew.
+        local_steps: of an engine: where clients compute; by default, in this process.
 
     Raises:
         NonFiniteError: a loss, activation, gradient, update or aggregate; nothing was stepped or delivered with it.

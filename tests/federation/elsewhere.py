@@ -1,0 +1,50 @@
+"""Clients in hosts of their own inside this process: what an engine moves is packed and unpacked, and may fail."""
+
+import random
+
+from atlas_cli.engines.batches import batches_of
+from atlas_cli.engines.host import ClientHost, Made
+from atlas_cli.engines.remote import Lost, remote_steps
+from atlas_cli.models.carried import put_together, take_apart
+
+import torch
+
+
+class Hosts:
+    """``n`` hosts; answers come in an order drawn from ``seed``; ``fails(client, method, calls so far)`` loses one."""
+
+    def __init__(self, federation, n=2, seed=0, fails=lambda *_: None):
+        self.federation, self.draw, self.fails = federation, random.Random(seed), fails
+        self.order = list(federation.clients)
+        split = federation.server is not None
+        self.hosts = []
+        for _ in range(n):
+            bases = {}
+            for dtype, base in federation.bases.items():
+                cut = max(c.cut for c in federation.plan.clients) if split else None
+                skeleton, tensors = take_apart(base, cut)
+                bases[dtype] = put_together(skeleton, [t.clone() for t in tensors])
+            self.hosts.append(ClientHost(federation.config, bases, federation.device, torch.get_num_threads()))
+        self.calls, self.log = {}, []
+
+    def place(self, client):
+        return self.order.index(client) % len(self.hosts)
+
+    def start(self, client, method, *args):
+        if method == "begin":
+            plan = self.federation.plan
+            planned = plan.by_name[client]
+            args = (Made(planned, batches_of(self.federation, client), plan.above(planned.cut)), *args)
+        self.log.append((client, method))
+        self.calls[client] = (method, args)
+
+    def next(self, clients):
+        waiting = [c for c in self.calls if c in clients]
+        client = self.draw.choice(waiting)
+        method, args = self.calls.pop(client)
+        if reason := self.fails(client, method, self.log.count((client, method))):
+            return client, Lost(reason)
+        return client, self.hosts[self.place(client)].call(method, client, *args)
+
+    def local_steps(self, federation, attendance, ledger, on_step):
+        return remote_steps(federation, self, attendance, ledger, on_step)
