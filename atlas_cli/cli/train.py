@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -22,6 +22,10 @@ def command(
             metavar="RUN|auto",
             help="Go on with this run directory, without FILE; auto: with the newest unfinished run of FILE.",
         ),
+    ] = None,
+    engine: Annotated[
+        Literal["in-process", "ray"] | None,
+        typer.Option("--engine", help="Where clients compute: engine.name of the config.", show_default=False),
     ] = None,
     no_error_ledger: Annotated[
         bool, typer.Option("--no-error-ledger", help="Do not compare deliveries with the exact sum of updates.")
@@ -42,6 +46,7 @@ def command(
     from atlas_cli.runs.directory import open_run
 
     changes = [*(overrides or []), *(["aggregation.error_ledger=false"] if no_error_ledger else [])]
+    changes += [f"engine.name={engine}"] if engine is not None else []
     named = resume if resume != "auto" else None
     if named is not None and file is not None:
         if "=" not in file:

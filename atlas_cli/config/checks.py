@@ -14,6 +14,7 @@ from atlas_cli.suggest import did_you_mean
 
 MAX_CLIENTS = 100_000  # more is a typing error, and expanding them would fill the memory
 
+_ADDRESS = re.compile(r"auto|[A-Za-z0-9_.-]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}")
 _HUB_TOKEN = re.compile(r"(?<![A-Za-z0-9])hf_[A-Za-z0-9]{30,}")
 
 
@@ -155,6 +156,11 @@ def _engine(config: ExperimentConfig) -> Iterator[Problem]:
     if config.engine.prefix_cache is not None and config.mode != "split-federated":
         problem = f"only clients of mode: split-federated have a prefix cache, not those of {config.mode}; remove it"
         yield Problem(("engine", "prefix_cache"), problem)
+    for key in ("prefix_cache", "offload", "compile"):
+        if config.engine.name == "ray" and getattr(config.engine, key):
+            yield Problem(("engine", key), "is for clients in one process, and engine.name is ray; remove it")
+    if (address := config.engine.address) is not None and not _ADDRESS.fullmatch(address):
+        yield Problem(("engine", "address"), f"must be auto or host:port, got {address!r}")
 
 
 def _audit(config: ExperimentConfig) -> Iterator[Problem]:

@@ -1,4 +1,4 @@
-"""The part of the config that says how the machine computes; what is computed stays the same, to rounding."""
+"""The part of the config that says where and how a run computes; what is computed stays the same, to rounding."""
 
 from __future__ import annotations
 
@@ -7,16 +7,33 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from atlas_cli.config.section import Section, quantity
-from atlas_cli.config.units import parse_bytes
+from atlas_cli.config.units import parse_bytes, parse_time
 
 
 class EngineConfig(Section):
-    """What this machine spends to be faster."""
+    """Where clients compute, and what is spent to be faster."""
 
+    name: Literal["in-process", "ray"] = Field(
+        "in-process",
+        description="ray: clients compute in processes of a Ray cluster, the server in that of the command",
+    )
+    address: str | None = Field(
+        None,
+        description="of a Ray cluster that runs: auto (this machine's) or host:port; null: one is started here for the "
+        "run, on loopback. Who has its token can run code on it: a cluster is one trust domain",
+    )
+    hosts: int | None = Field(
+        None, ge=1, description="processes that clients share; default: as many as have room, a client of a round each"
+    )
+    cpus: float = Field(1, gt=0, description="CPUs that Ray reserves for each process")
+    gpus: float = Field(0, ge=0, description="GPUs for each process, also a part of one; 0: clients compute on the CPU")
+    timeout: Annotated[str, quantity(parse_time)] = Field(
+        "10 min", description="a process that answers none of its clients for so long is killed, and they are dropped"
+    )
     fuse: Literal["auto", "off"] = Field(
         "auto",
         description="auto: clients with the same split layer are computed together, their real tokens in one row; "
-        "off: each by itself, padded",
+        "off: each by itself, padded, as ray always does",
     )
     prefix_cache: Annotated[str, quantity(parse_bytes)] | None = Field(
         None,

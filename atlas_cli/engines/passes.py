@@ -32,6 +32,7 @@ def one_by_one(config: ExperimentConfig) -> str | None:
     training = config.training
     reasons = {
         "engine.fuse": config.engine.fuse == "off",
+        "engine.name": config.engine.name != "in-process",
         "mode": config.mode != "split-federated",
         "lora.dropout": config.lora.dropout > 0,  # drawn for a padded batch
         "training.autocast": training.autocast != "off",  # adapters by segment compute in their own dtype

@@ -42,8 +42,8 @@ def build(config: ExperimentConfig, plan: Plan | None = None) -> Federation:
     device = pick_device(config.device)
     if config.engine.compile:
         require_compiler(device)
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+    if (threads := _threads(config)) is not None:
+        torch.set_num_threads(threads)
     tokenizer = load_tokenizer(config.model)
     data = prepare(config, tokenizer, plan.family.causal)
     if config.mode == "centralized":
@@ -183,3 +183,11 @@ def training_task(config: ExperimentConfig, task: BaseTask) -> BaseTask:
     labels = config.privacy.labels
     corrected = labels is not None and labels.correction == "forward"
     return CorrectedTask(task, labels.epsilon) if labels is not None and corrected else task
+
+
+def _threads(config: ExperimentConfig) -> int | None:
+    """Threads of torch in every process of a run; None: torch's own choice.
+
+    With several processes a machine, one each: those of all together would otherwise be many more than it has cores.
+    """
+    return 1 if config.threads is None and config.engine.name == "ray" else config.threads

@@ -15,11 +15,13 @@ import torch
 from atlas_cli.config.dump import dump_config
 from atlas_cli.config.load import LoadedConfig
 from atlas_cli.config.schema import ExperimentConfig
+from atlas_cli.engines.engine import Engine, engine_of
 from atlas_cli.errors import AtlasError, ConfigError, InterruptedRunError, OutputError
 from atlas_cli.federation.build import build
 from atlas_cli.federation.check import Check, require_verified
 from atlas_cli.federation.export import export_adapters
 from atlas_cli.federation.facts import data_facts, device_name, model_facts
+from atlas_cli.federation.fitting import fitted, slow_bfloat16
 from atlas_cli.federation.parties import Federation
 from atlas_cli.federation.prefixes import without_prefix
 from atlas_cli.federation.recorder import Recorder
@@ -30,19 +32,14 @@ from atlas_cli.federation.training import train
 from atlas_cli.federation.verify import verify_split
 from atlas_cli.models.load import current_sha256
 from atlas_cli.models.stored import departure
-from atlas_cli.planning.auto_ranks import plan_ranks
-from atlas_cli.planning.devices import bfloat16_slowdown
 from atlas_cli.planning.plan import cuts_text, make_plan
 from atlas_cli.reports.html import write_report
 from atlas_cli.reports.progress import Progress
-from atlas_cli.reports.units import format_bytes_mib
 from atlas_cli.runs.checkpoint import Checkpoint, folders, load_newest, save_checkpoint
 from atlas_cli.runs.directory import RunDirectory
 from atlas_cli.runs.lock import locked
 from atlas_cli.runs.manifest import Status, end_manifest, start_manifest
 from atlas_cli.runs.resumable import carried_over, experiment_sha256, newest_unfinished, read_manifest, require_same
-
-SLOW = 3.0  # bfloat16 against float32: below it, memory may be worth the time
 
 
 def start(config: ExperimentConfig, progress: Progress) -> RunDirectory:
@@ -53,13 +50,14 @@ def start(config: ExperimentConfig, progress: Progress) -> RunDirectory:
         AtlasError: the split is not the unsplit model, or the run fails; a failed run keeps what it wrote.
     """
     federation, checks = _ready(config, progress)
-    run = RunDirectory.create(config.output.dir, config.name, config.seed)
-    with Stopping() as stopping, locked(run, progress.note):
-        progress.note(f"run directory {run.path}")
-        manifest = {**_manifest(federation, checks), "experiment_sha256": experiment_sha256(config)}
-        run.write_text("config.yaml", dump_config(federation.config))
-        run.write_json("manifest.json", manifest)
-        _run(federation, run, manifest, progress, stopping, done=None)
+    with engine_of(federation, progress.note) as engine:
+        run = RunDirectory.create(config.output.dir, config.name, config.seed)
+        with Stopping() as stopping, locked(run, progress.note):
+            progress.note(f"run directory {run.path}")
+            manifest = {**_manifest(federation, checks), "experiment_sha256": experiment_sha256(config)}
+            run.write_text("config.yaml", dump_config(federation.config))
+            run.write_json("manifest.json", manifest)
+            _run(federation, run, manifest, progress, stopping, engine, done=None)
     return run
 
 
@@ -94,9 +92,10 @@ def resume(run: RunDirectory, loaded: LoadedConfig, progress: Progress) -> RunDi
         progress.note(f"{run.path} goes on after round {checkpoint.round}")
         fresh["resumed_after_rounds"] = [*manifest.get("resumed_after_rounds", []), checkpoint.round]
         fresh |= {key: manifest[key] for key in ("started", "command", "experiment_sha256") if key in manifest}
-        run.write_text("config.yaml", dump_config(loaded.config))
-        run.write_json("manifest.json", fresh)
-        _run(federation, run, fresh, progress, stopping, done=checkpoint.round)
+        with engine_of(federation, progress.note) as engine:
+            run.write_text("config.yaml", dump_config(loaded.config))
+            run.write_json("manifest.json", fresh)
+            _run(federation, run, fresh, progress, stopping, engine, done=checkpoint.round)
     return run
 
 
@@ -119,7 +118,7 @@ def _require_unfinished(manifest: dict[str, Any], done: int, rounds: int) -> Non
 
 
 def _ready(config: ExperimentConfig, progress: Progress) -> tuple[Federation, list[Check]]:
-    config = _fitted(config)
+    config = fitted(config)
     plan = make_plan(config)
     where = f"cut after layer {cuts_text(plan)} of {plan.n_layers}" if config.mode == "split-federated" else config.mode
     progress.note(f"{config.name}: {config.model.name}, {where}, weights {plan.init}")
@@ -128,61 +127,13 @@ def _ready(config: ExperimentConfig, progress: Progress) -> tuple[Federation, li
         progress.note(f"warning: {unused}")
     for warning in federation.protection.warnings():
         progress.note(f"warning: {warning}")
-    if text := _slow_bfloat16(federation):
+    if text := slow_bfloat16(federation):
         progress.note(text)
     checks = verify_split(federation) if federation.server is not None else []
     for check in checks:
         progress.note(check.sentence())
     require_verified(checks)
     return federation, checks
-
-
-def _slow_bfloat16(federation: Federation) -> str | None:
-    """A warning where the run computes in bfloat16 on a CPU that has to emulate it."""
-    config = federation.config
-    used = [
-        *(["training.autocast"] if config.training.autocast == "bfloat16" else []),
-        *(["model.dtype"] if config.model.dtype == "bfloat16" else []),
-        *sorted({f"{c.key}.dtype" for c in federation.plan.clients if c.dtype not in ("float32", config.model.dtype)}),
-    ]
-    if not used or federation.device.type != "cpu" or (times := bfloat16_slowdown()) < SLOW:
-        return None
-    return (
-        f"warning: bfloat16 ({used[0]}) is {times:.0f} times slower than float32 on this CPU, which has no units for it"
-    )
-
-
-def _fitted(config: ExperimentConfig) -> ExperimentConfig:
-    """The config with a number for every ``rank: auto``, once every client is known to fit its device.
-
-    Raises:
-        ConfigError: a client's predicted peak is above its device's memory; says by how much.
-    """
-    if all(spec.device is None and spec.rank != "auto" for spec in config.expanded_clients()):
-        return config
-    planned = plan_ranks(config)
-    specs = {spec.name: spec for spec in config.expanded_clients()}
-    for client in planned.clients:
-        memory = client.device.memory if client.device else None
-        if memory is not None and client.memory.peak > memory:
-            spec = specs[client.name]
-            narrower = "" if spec.dtype == "bfloat16" else _narrower(planned.config, client.name, memory)
-            raise ConfigError(
-                f"client {client.name} needs {format_bytes_mib(client.memory.peak)} at its peak (predicted, a full "
-                f"batch of the longest examples) and its device has {format_bytes_mib(memory)}; lower its rank, "
-                f"training.batch_size, training.max_length or model.split_layer, or set checkpointing: true{narrower}",
-                key=f"{spec.key}.device",
-            )
-    return planned.config
-
-
-def _narrower(config: ExperimentConfig, client: str, memory: int) -> str:
-    """That ``dtype: bfloat16`` would make a client fit, where it would; ranks in ``config`` are numbers."""
-    key = next(spec.key for spec in config.expanded_clients() if spec.name == client).removeprefix("clients.")
-    other = config.clients[key].model_copy(update={"dtype": "bfloat16"})
-    planned = plan_ranks(config.model_copy(update={"clients": {**config.clients, key: other}}))
-    peak = next(each.memory.peak for each in planned.clients if each.name == client)
-    return f" or dtype: bfloat16 (needs {format_bytes_mib(peak)})" if peak <= memory else ""
 
 
 def _manifest(federation: Federation, checks: list[Check]) -> dict[str, Any]:
@@ -211,6 +162,7 @@ def _run(
     manifest: dict[str, Any],
     progress: Progress,
     stopping: Stopping,
+    engine: Engine,
     done: int | None,
 ) -> None:
     """Train inside a run directory whose manifest says at every moment how it stands; "finished" is written last."""
@@ -225,14 +177,16 @@ def _run(
     try:
         progress.start(training.rounds, training.local_steps, federation.group_names)
         stopping.waits = True
-        train(federation, Recorder(federation, run, progress, stopping.check), checkpoint, done)
+        recorder = Recorder(federation, run, progress, stopping.check)
+        train(federation, recorder, checkpoint, done, engine.local_steps)
         stopping.waits = False  # nothing that follows is lost when it stops: resuming does it again
         export_adapters(federation, run)
-        manifest["base_unchanged"] = _unchanged(federation)
+        manifest["base_unchanged"] = _unchanged(federation) and engine.unchanged()
         offload = federation.offload
         kept = {"prefix_cache": federation.prefix_cache, "offload": None if offload is None else offload.store}
-        if engine := {name: each.record() for name, each in kept.items() if each is not None}:
-            manifest["engine"] = engine
+        records = {name: each.record() for name, each in kept.items() if each is not None}
+        if records := {name: each for name, each in {**records, "ray": engine.record()}.items() if each is not None}:
+            manifest["engine"] = records
         if federation.recording is not None:
             manifest["recording"] = federation.recording.record()
         progress.stop()

@@ -2,12 +2,19 @@
 
 import random
 
+import torch
+from rich.console import Console
+
 from atlas_cli.engines.batches import batches_of
 from atlas_cli.engines.host import ClientHost, Made
 from atlas_cli.engines.remote import Lost, remote_steps
+from atlas_cli.federation.recorder import Recorder
+from atlas_cli.federation.state import capture
+from atlas_cli.federation.training import train
 from atlas_cli.models.carried import put_together, take_apart
+from atlas_cli.reports.progress import PlainProgress
 
-import torch
+TIMES = ("seconds", "samples_per_second")
 
 
 class Hosts:
@@ -48,3 +55,25 @@ class Hosts:
 
     def local_steps(self, federation, attendance, ledger, on_step):
         return remote_steps(federation, self, attendance, ledger, on_step)
+
+
+def run(federation, engine=None):
+    progress = PlainProgress(Console(quiet=True))
+    training = federation.config.training
+    progress.start(training.rounds, training.local_steps, federation.group_names)
+    recorder = Recorder(federation, None, progress)
+    ledgers, made = [], federation.ledger
+    federation.ledger = lambda number: ledgers.append(made(number)) or ledgers[-1]
+    train(federation, recorder, local_steps=engine.local_steps) if engine else train(federation, recorder)
+    lines = [{k: v for k, v in line.items() if k not in TIMES} for line in (*recorder.metrics, *recorder.clients)]
+    return capture(federation), lines, [ledger.records(i) for i, ledger in enumerate(ledgers)]
+
+
+def same(ours, theirs):
+    (tensors, state), lines, ledgers = ours
+    (others, other_state), other_lines, other_ledgers = theirs
+    assert tensors.keys() == others.keys()
+    assert [name for name in tensors if not torch.equal(tensors[name], others[name])] == []
+    assert state == other_state
+    assert lines == other_lines
+    assert ledgers == other_ledgers

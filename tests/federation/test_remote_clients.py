@@ -1,39 +1,9 @@
 """Clients that compute elsewhere: the same federation as in one process, bit for bit, whoever answers first."""
 
 import pytest
-import torch
-from elsewhere import Hosts
-from rich.console import Console
+from elsewhere import Hosts, run, same
 
-from atlas_cli.federation.recorder import Recorder
-from atlas_cli.federation.state import capture
-from atlas_cli.federation.training import train
-from atlas_cli.reports.progress import PlainProgress
-
-TIMES = ("seconds", "samples_per_second")
-
-
-def run(federation, engine=None):
-    progress = PlainProgress(Console(quiet=True))
-    training = federation.config.training
-    progress.start(training.rounds, training.local_steps, federation.group_names)
-    recorder = Recorder(federation, None, progress)
-    ledgers, made = [], federation.ledger
-    federation.ledger = lambda number: ledgers.append(made(number)) or ledgers[-1]
-    train(federation, recorder, local_steps=engine.local_steps) if engine else train(federation, recorder)
-    lines = [{k: v for k, v in line.items() if k not in TIMES} for line in (*recorder.metrics, *recorder.clients)]
-    return capture(federation), lines, [ledger.records(i) for i, ledger in enumerate(ledgers)]
-
-
-def same(ours, theirs):
-    (tensors, state), lines, ledgers = ours
-    (others, other_state), other_lines, other_ledgers = theirs
-    assert tensors.keys() == others.keys()
-    assert [name for name in tensors if not torch.equal(tensors[name], others[name])] == []
-    assert state == other_state
-    assert lines == other_lines
-    assert ledgers == other_ledgers
-
+from atlas_cli.errors import AtlasError, NonFiniteError
 
 CASES = {
     "pooled": {},
@@ -69,3 +39,89 @@ def test_equals_one_process(make_federation, case):
     changes = {"engine": {"fuse": "off"}, **CASES[case]}
     plain, remote = make_federation(**changes), make_federation(**changes)
     same(run(remote, Hosts(remote, seed=len(case))), run(plain))
+
+
+def lost(*times):
+    """A client's calls that have no answer, by client, method and how many times it was called."""
+    return lambda *call: "its process died" if call in times else None
+
+
+@pytest.mark.parametrize("update", ["pooled", "sequential", "per-client"])
+def test_a_client_that_is_lost_counts_until_then_and_is_back_in_the_next_round(make_federation, update):
+    """As one whose failure before the same step was simulated: its last step was taken by the server, not by itself."""
+    changes = {"engine": {"fuse": "off"}, "training": {"server_update": update, "rounds": 3}}
+    crash = {"faults": {"crash_at": {"b": {"round": 2, "step": 2}}}}
+    plain, remote = make_federation(**changes, **crash), make_federation(**changes)
+    expected, (state, lines, ledgers) = run(plain), run(remote, Hosts(remote, fails=lost(("b", "advance", 4))))
+    group = next(line for line in lines if line["round"] == 2 and "dropped" in line)
+    assert group["dropped"] == {"b": "its process died"}
+    group["dropped"] = {"b": "failed before step 2"}
+    same((state, lines, ledgers), expected)
+
+
+@pytest.mark.parametrize("method", ["begin", "end"])
+def test_a_client_lost_at_either_end_of_a_round_keeps_what_it_had(make_federation, method):
+    remote = make_federation(engine={"fuse": "off"})
+    _, lines, _ = run(remote, Hosts(remote, fails=lost(("b", method, 1))))
+    first, second = (line for line in lines if "dropped" in line and line["round"])
+    assert (first["dropped"], first["participants"]) == ({"b": "its process died"}, ["a", "c"])
+    assert (second["dropped"], second["participants"]) == ({}, ["a", "b", "c"])
+
+
+def test_a_client_lost_between_two_parts_of_a_u_shaped_step(make_federation):
+    remote = make_federation(engine={"fuse": "off"}, training={"labels": "client"})
+    _, lines, _ = run(remote, Hosts(remote, fails=lost(("c", "answer_features", 2))))
+    assert next(line for line in lines if line["round"] == 1)["dropped"] == {"c": "its process died"}
+    assert next(line for line in lines if line["round"] == 2 and "dropped" in line)["participants"] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("update", ["pooled", "sequential", "per-client"])
+def test_values_that_are_not_finite_end_the_run_or_drop_the_client(make_federation, update):
+    """Gradients explode at the client: with a huge rate of SGD its second step has none that are finite."""
+    wild = {"client_optimizer": {"name": "sgd", "lr": 1e38}, "max_grad_norm": None, "server_update": update}
+    stop = make_federation(engine={"fuse": "off"}, training=wild)
+    with pytest.raises(NonFiniteError, match=r"client .*round 1, step"):
+        run(stop, Hosts(stop))
+    changes = {"engine": {"fuse": "off"}, "training": {**wild, "on_nonfinite": "drop-client", "local_steps": 2}}
+    changes["training"] |= {"min_clients": 1, "rounds": 1}
+    plain, remote = make_federation(**changes), make_federation(**changes)
+    errors = []
+    for federation, hosts in ((plain, None), (remote, Hosts(remote))):
+        with pytest.raises(AtlasError) as caught:  # all are dropped
+            run(federation, hosts)
+        errors.append(str(caught.value))
+    assert errors[0] == errors[1]
+
+
+def test_what_a_client_holds_elsewhere_is_compared_with_what_it_was_delivered(make_federation):
+    remote = make_federation(engine={"fuse": "off"})
+
+    class Tampering(Hosts):
+        def start(self, client, method, *args):
+            if method == "begin" and client == "b":
+                number, owned = args
+                changed = {name: array._replace(values=array.values + 1) for name, array in owned.values.items()}
+                args = (number, owned._replace(values=changed))
+            super().start(client, method, *args)
+
+    with pytest.raises(AtlasError, match="client b does not hold, where it runs, what the server delivered"):
+        run(remote, Tampering(remote))
+
+
+def test_a_process_keeps_few_graphs_at_a_time(make_federation):
+    """Nine clients of one process: no more than four have activations that wait for their gradients."""
+    many = {"clients": {"a": {"task_group": "g", "rank": 2, "count": 9}}, "engine": {"fuse": "off"}}
+    plain, remote = make_federation(**many), make_federation(**many)
+    alive, most = set(), []
+
+    class Watching(Hosts):
+        def start(self, client, method, *args):
+            if method in ("forward", "advance"):
+                alive.add(client)
+                most.append(len(alive))
+            if method == "backward":
+                alive.discard(client)
+            super().start(client, method, *args)
+
+    same(run(remote, Watching(remote, n=1)), run(plain))
+    assert 2 <= max(most) <= 4

@@ -1,0 +1,176 @@
+"""A Ray cluster: one of this machine, started for a run and gone with it, or one that runs already.
+
+Whoever has a cluster's token can run any code on its nodes: a cluster is one trust domain. One that is started here
+gets a token of its own and listens on loopback alone; one that runs already is asked with the token that the
+environment, or Ray's own file, has.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import socket
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import Any
+from unittest import mock
+
+from atlas_cli.errors import AtlasError, ConfigError
+
+INSTALL = "pip install 'atlas-cli[ray]'"
+SECONDS = 10  # that a cluster may take to answer at all
+LOOPBACK = "127.0.0.1"
+
+
+def require_ray() -> Any:
+    """The module ``ray``, without its telemetry.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    if find_spec("ray") is None:
+        raise ConfigError(f"ray is not installed; {INSTALL}, or use engine.name=in-process", key="engine.name")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    # a process that asks for no GPU sees none (Ray warns that this will be the default)
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
+    import ray
+
+    return ray
+
+
+@contextmanager
+def connected(address: str | None, processors: int) -> Iterator[Any]:
+    """The module ``ray``, connected inside the block.
+
+    Args:
+        address: of a cluster, host:port, or "auto" for the one of this machine; None starts one that ends with the
+            block. Where this process is connected already, that stays.
+        processors: how many CPUs Ray is to believe that a cluster started here has, if it has fewer.
+
+    Raises:
+        ConfigError: nothing answers there, or not to this token.
+    """
+    ray = require_ray()
+    if ray.is_initialized():
+        yield ray
+        return
+    quiet = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
+    with _handlers_kept():
+        if address is None:
+            _start(ray, processors, quiet)
+        else:
+            _join(ray, address, quiet)
+    try:
+        yield ray
+    finally:
+        with _handlers_kept():
+            ray.shutdown()
+
+
+def _start(ray: Any, processors: int, quiet: Mapping[str, Any]) -> None:
+    if os.environ["RAY_AUTH_MODE"] == "token" and not os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    # Ray takes the machine's outer address instead of the loopback one, and listens on all of them then
+    with mock.patch("ray._private.services.resolve_ip_for_localhost", lambda host: host):
+        ray.init(
+            address="local",
+            num_cpus=max(processors, os.cpu_count() or 1),
+            include_dashboard=False,
+            _node_ip_address=LOOPBACK,
+            **quiet,
+        )
+
+
+def _join(ray: Any, address: str, quiet: Mapping[str, Any]) -> None:
+    if address != "auto":
+        _require_listening(address)
+    from ray.exceptions import AuthenticationError
+
+    try:
+        ray.init(address=address, **quiet)
+    except AuthenticationError:
+        raise ConfigError(
+            f"the cluster at {address} does not take this token; set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the one "
+            "that its nodes were started with",
+            key="engine.address",
+        ) from None
+    except ConnectionError:
+        raise ConfigError(
+            "no cluster of this machine was found; start one with ray start --head, give its host:port, or leave "
+            "engine.address out to start one for the run",
+            key="engine.address",
+        ) from None
+    except RuntimeError as error:  # another version of Ray or Python, among others
+        raise ConfigError(f"{address}: {_first_line(error)}", key="engine.address") from None
+
+
+def _require_listening(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), SECONDS).close()
+    except (OSError, OverflowError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise ConfigError(
+            f"nothing answers at {address} ({why}); start the cluster with ray start --head --port={port}",
+            key="engine.address",
+        ) from None
+
+
+def room(ray: Any, needed: Mapping[str, float]) -> int:
+    """How many processes that need so much fit on the nodes of the cluster when they do nothing else."""
+    return sum(_fitting(node, needed) for node in nodes(ray))
+
+
+def require_room(ray: Any, needed: Mapping[str, float], wanted: int) -> None:
+    """Check that a cluster has what is asked of it; Ray itself would wait for ever.
+
+    Raises:
+        ConfigError: names what is short, and what each node has.
+    """
+    if room(ray, needed) >= wanted:
+        return
+    keys = {"GPU": "engine.gpus", "CPU": "engine.cpus", "memory": "engine.name"}
+    short = next((k for k in keys if all(node["Resources"].get(k, 0) < needed.get(k, 0) for node in nodes(ray))), None)
+    has = "; ".join(f"{node['NodeManagerAddress']} has {_words(node['Resources'])}" for node in nodes(ray)[:4])
+    asked = f"{wanted} process{'es' * (wanted > 1)} for clients, each with {_words(needed)}"
+    raise ConfigError(f"no room for {asked}: {has}", key=keys[short] if short else "engine.hosts")
+
+
+def nodes(ray: Any) -> list[dict[str, Any]]:
+    """The nodes that are alive."""
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def _fitting(node: Mapping[str, Any], needed: Mapping[str, float]) -> int:
+    return min(int(node["Resources"].get(what, 0) // amount) for what, amount in needed.items() if amount > 0)
+
+
+def _words(resources: Mapping[str, float]) -> str:
+    shown = [f"{resources.get(what, 0):g} {what}" for what in ("CPU", "GPU")]
+    return ", ".join([*shown, f"{resources.get('memory', 0) / 2**30:.1f} GiB"])
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+@contextmanager
+def _handlers_kept() -> Iterator[None]:
+    """Ray installs a handler for SIGTERM of its own."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def unexpected(error: Exception, what: str) -> AtlasError:
+    """An error of Ray's that no rule here names, as one of atlas."""
+    return AtlasError(f"{what}: {type(error).__name__}: {_first_line(error)}")

@@ -1,0 +1,44 @@
+"""The engine of a config, from the first round to the last."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from atlas_cli.engines import LocalSteps
+from atlas_cli.engines.in_process import local_steps
+from atlas_cli.federation.parties import Federation
+
+
+class Engine(NamedTuple):
+    """What a run needs of where its clients compute.
+
+    Attributes:
+        unchanged: whether the frozen weights are still what they were, wherever clients hold them.
+        record: what the engine did, for the manifest; None: nothing to say.
+    """
+
+    local_steps: LocalSteps
+    unchanged: Callable[[], bool]
+    record: Callable[[], dict[str, Any] | None]
+
+
+@contextmanager
+def engine_of(federation: Federation, note: Callable[[str], None]) -> Iterator[Engine]:
+    """The engine that the config names, ready; ``note`` is told what a user should know of it.
+
+    Raises:
+        ConfigError: it is not installed, cannot be reached, or has no room.
+    """
+    config = federation.config
+    if config.engine.name == "in-process":
+        yield Engine(local_steps, lambda: True, lambda: None)
+        return
+    from atlas_cli.engines.cluster import connected
+    from atlas_cli.engines.ray import RayEngine
+
+    processors = math.ceil((config.engine.hosts or 1) * config.engine.cpus)
+    with connected(config.engine.address, processors) as ray, RayEngine(federation, ray, note) as engine:
+        yield Engine(engine.local_steps, engine.unchanged, engine.record)
