@@ -27,7 +27,7 @@ def train(arguments: list[str], log: Path) -> Ended:
     """Run ``atlas train`` and wait for its end; KeyboardInterrupt meanwhile stops it, and is not raised again.
 
     Args:
-        log: file that what it prints is added to.
+        log: file for what it prints.
 
     Raises:
         OutputError: the log cannot be written, or no process can be started.
@@ -36,7 +36,7 @@ def train(arguments: list[str], log: Path) -> Ended:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)}
     command = [sys.executable, "-P", "-m", "atlas_cli.cli", "train", *arguments]
     with writing(log):
-        file = log.open("ab")
+        file = log.open("wb")
     with file:
         try:
             process = subprocess.Popen(
@@ -59,9 +59,10 @@ def train(arguments: list[str], log: Path) -> Ended:
 def _stop(process: subprocess.Popen[bytes]) -> int:
     """Let a run keep its last round; a further Ctrl-C stops it at once, and the one after that kills it."""
     # SIGINT is ignored by processes that a shell put into the background, SIGTERM is not
-    for each in (signal.SIGTERM, signal.SIGTERM):
-        process.send_signal(each)
+    for text in ("stopping after this step; once more stops at once", "stopping at once"):
+        process.send_signal(signal.SIGTERM)
         with suppress(KeyboardInterrupt):
+            print(text, file=sys.stderr, flush=True)
             return process.wait()
     process.kill()
     return process.wait()

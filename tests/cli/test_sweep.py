@@ -55,16 +55,16 @@ def made(sweep):
 
 
 def test_a_grid_with_a_failure_in_the_middle(sweep, started):
-    grid = ("seed=0,1", "training.client_optimizer.lr=0.01,1e30,0.02", "training.local_steps=1")
+    grid = ("seed=0,1", "training.client_optimizer.lr=0.01,1e30,0.02", "training.local_steps=2")
     code, out, err = sweep(*grid)
     assert code == 1 and err == ""
     assert [(a[0], a[1], a[2], a[3]) for a in started] == [
-        (sweep.file, f"seed={seed}", f"training.client_optimizer.lr={lr}", "training.local_steps=1")
+        (sweep.file, f"seed={seed}", f"training.client_optimizer.lr={lr}", "training.local_steps=2")
         for seed in (0, 1)
         for lr in ("0.01", "1e30", "0.02")
     ]
     table = out.partition("\nSweep")[2]
-    assert re.findall(r"^(\d) (\d) +(\S+) +(\w+) +([-.\d]+) +\S+_toy_(\d)$", table, re.M) == [
+    assert re.findall(r"^(\d) (\d) +(\S+) +(\w+) +([-.\d]+) +\S+_toy_(\d)\S* *$", table, re.M) == [
         (str(1 + 3 * seed + i), str(seed), lr, *("failed -" if lr == "1e30" else "finished 0.500").split(), str(seed))
         for seed in (0, 1)
         for i, lr in enumerate(["0.01", "1e30", "0.02"])
