@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
@@ -98,9 +99,11 @@ def _rows(trials: list[Trial], done: dict[int, Outcome]) -> list[tuple[Trial, Ou
 
 
 def _record(folder: RunDirectory, trials: list[Trial], done: dict[int, Outcome]) -> None:
+    from atlas_cli.errors import OutputError
     from atlas_cli.reports.sweep import sweep_record
 
-    folder.write_json("sweep.json", sweep_record(_rows(trials, done)))
+    with suppress(OutputError):  # on a full disk the runs fail, and say so
+        folder.write_json("sweep.json", sweep_record(_rows(trials, done)))
 
 
 def _say(console: Console, trials: list[Trial], trial: Trial, text: str) -> None:

@@ -86,7 +86,8 @@ def run_trial(trial: Trial) -> Outcome:
             groups = _groups(made[0])
             return Outcome(trial.number, "finished", path, None, trial.log, seconds, groups, ended.interrupted)
         status: Status = "interrupted" if ended.interrupted else "failed"
-        return Outcome(trial.number, status, path, ended.reason, trial.log, seconds, (), ended.interrupted)
+        reason = ended.reason or f"it ended well, but left no finished run in {trial.config.output.dir}"
+        return Outcome(trial.number, status, path, reason, trial.log, seconds, (), ended.interrupted)
     except AtlasError as error:
         return Outcome(trial.number, "failed", error=" ".join(str(error).split("\n")))
 
