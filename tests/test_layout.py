@@ -17,7 +17,7 @@ TIERS = [
     {"errors", "suggest", "discovery", "seeding"},
     {"config"},
     {"models", "aggregation", "data", "tasks", "runs", "clustering"},
-    {"federation", "engines", "planning", "reports", "privacy"},
+    {"federation", "engines", "planning", "reports", "privacy", "sweeps"},
     {"cli"},
 ]
 TIER = {part: number for number, parts in enumerate(TIERS) for part in parts}

@@ -57,7 +57,7 @@ class RunDirectory:
                 for parent in reversed([p for p in (folder, *folder.parents) if not p.exists()]):
                     parent.mkdir(exist_ok=True)
                     made.append(parent)
-                run = cls(_make_new(folder, stem))
+                run = cls(make_new(folder, stem))
                 made.append(run.path)
             run.log("run directory created")  # shows now, not after an hour, that there is room to write
         except BaseException:
@@ -230,7 +230,8 @@ def newest_run(base: str | Path = "runs") -> RunDirectory:
     return open_run(max(manifests, key=lambda m: (m.parent.name[:stamp], m.stat().st_mtime_ns)).parent)
 
 
-def _make_new(folder: Path, stem: str) -> Path:
+def make_new(folder: Path, stem: str) -> Path:
+    """Make a folder ``stem``, or ``stem-2``, ``stem-3``, ... where that exists."""
     for i in count(1):
         path = folder / (stem if i == 1 else f"{stem}-{i}")
         with suppress(FileExistsError):

@@ -43,6 +43,25 @@ def experiment_sha256(config: ExperimentConfig) -> str:
     return sha256_text(json.dumps(fixed, sort_keys=True))
 
 
+def changeable(config: ExperimentConfig | Mapping[str, Any]) -> dict[str, str]:
+    """The values of the keys that may change, but for ``output``: with ``experiment_sha256`` all that two runs of one
+    config have in common."""
+    flat = _flat(_as_json(config) if isinstance(config, ExperimentConfig) else config)
+    return {key: value for key, value in flat.items() if _may_change(key) and not key.startswith("output.")}
+
+
+def manifests(base: str | Path) -> list[Path]:
+    """The manifests of the runs in a folder, of those that started last first.
+
+    Raises:
+        OutputError: the folder names a home that nobody has.
+    """
+    try:
+        return sorted(folder_of_runs(base).glob("*/manifest.json"), key=_started, reverse=True)
+    except OSError:  # such as a name that is too long
+        return []
+
+
 def require_same(before: Mapping[str, Any], config: ExperimentConfig) -> None:
     """Compare a run's config with one that it is to go on with.
 
@@ -101,12 +120,8 @@ def newest_unfinished(config: ExperimentConfig, path: Path) -> RunDirectory:
         ConfigError: there is none; says what was looked for, and what was found instead.
     """
     base, wanted = folder_of_runs(config.output.dir), experiment_sha256(config)
-    try:
-        manifests = sorted(base.glob("*/manifest.json"), key=_started, reverse=True)
-    except OSError:  # such as a name that is too long
-        manifests = []
     others, why = 0, ""
-    for manifest in manifests:
+    for manifest in manifests(base):
         run = RunDirectory(manifest.parent)
         try:
             facts = read_manifest(run)

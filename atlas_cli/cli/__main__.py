@@ -1,0 +1,8 @@
+"""``python -m atlas_cli.cli`` is ``atlas``, for a process that starts another with its own interpreter."""
+
+import sys
+
+from atlas_cli.cli import main
+
+sys.argv[0] = "atlas"  # manifests hold the command
+sys.exit(main())

@@ -1,0 +1,150 @@
+"""``atlas sweep``: a grid of runs of one config."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from atlas_cli.cli._arguments import ConfigFile
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from atlas_cli.config.grid import Combination
+    from atlas_cli.config.load import LoadedConfig
+    from atlas_cli.runs.directory import RunDirectory
+    from atlas_cli.sweeps.trial import Outcome, Trial
+
+
+def command(
+    file: ConfigFile,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE,...]...",
+            help="Changes to the config; several values between commas are an axis of the grid.",
+            show_default=False,
+        ),
+    ] = None,
+    engine: Annotated[
+        str, typer.Option(metavar="NAME", help="Where runs run; in-process: one after the other, here.")
+    ] = "in-process",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would become of each run, and stop.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Train every combination of the values given, each in a process of its own, and compare the results.
+
+    All configs are checked before the first run. A run that fails does not stop the others (exit code 1 at the end).
+    The same command again goes on: finished runs are skipped, interrupted and failed ones go on from their last
+    checkpoint. Values in brackets, braces or quotes are one value. Examples: atlas sweep configs/quickstart.yaml
+    seed=0,1,2 aggregation.method=delta-svd,fedex training.rounds=3; atlas sweep configs/gpt2.yaml
+    'lora.targets=[c_attn],[c_attn, c_proj]' --dry-run
+    """
+    from rich.console import Console
+
+    from atlas_cli import discovery
+    from atlas_cli.config.grid import expand, load_grid
+    from atlas_cli.federation.stopping import Stopping
+    from atlas_cli.sweeps.trial import Trial
+
+    executor = discovery.load("sweeps.executors", engine, key="--engine")
+    combinations = expand(overrides or [])
+    loaded = load_grid(file, combinations)
+    if dry_run:
+        _dry_run(combinations, loaded, as_json)
+        return
+    console = Console(stderr=as_json)
+    folder = _folder(loaded[0])
+    trials = [
+        Trial(number, str(file), combination, its.config, folder.path / f"{number}.log")
+        for number, (combination, its) in enumerate(zip(combinations, loaded, strict=True), 1)
+    ]
+    done: dict[int, Outcome] = {}
+    interrupted = False
+    try:
+        with Stopping():  # SIGTERM is a KeyboardInterrupt, too
+            for outcome in executor.run_all(trials, lambda trial: _say(console, trials, trial, f"log {trial.log}")):
+                done[outcome.number] = outcome
+                _record(folder, trials, done)
+                _say(console, trials, trials[outcome.number - 1], _ended(outcome))
+                interrupted = interrupted or outcome.ends_sweep
+    except KeyboardInterrupt:
+        interrupted = True
+    _show(_rows(trials, done), as_json)
+    if interrupted:
+        console.print("interrupted; the same command goes on", markup=False, highlight=False)
+        raise typer.Exit(130)
+    if any(outcome.status == "failed" for outcome in done.values()):
+        raise typer.Exit(1)
+
+
+def _folder(first: LoadedConfig) -> RunDirectory:
+    """A new folder beside the runs, for their logs and the table."""
+    from atlas_cli.runs.directory import RunDirectory, folder_of_runs, make_new, writing
+
+    base = folder_of_runs(first.config.output.dir)
+    with writing(base):
+        base.mkdir(parents=True, exist_ok=True)
+        return RunDirectory(make_new(base, f"{datetime.now():%Y%m%d-%H%M%S}_{first.config.name}_sweep"))
+
+
+def _rows(trials: list[Trial], done: dict[int, Outcome]) -> list[tuple[Trial, Outcome]]:
+    from atlas_cli.sweeps.trial import Outcome
+
+    return [(trial, done.get(trial.number, Outcome(trial.number, "not started"))) for trial in trials]
+
+
+def _record(folder: RunDirectory, trials: list[Trial], done: dict[int, Outcome]) -> None:
+    from atlas_cli.errors import OutputError
+    from atlas_cli.reports.sweep import sweep_record
+
+    with suppress(OutputError):  # on a full disk the runs fail, and say so
+        folder.write_json("sweep.json", sweep_record(_rows(trials, done)))
+
+
+def _say(console: Console, trials: list[Trial], trial: Trial, text: str) -> None:
+    line = f"{trial.number}/{len(trials)} {trial.combination.label}".rstrip()
+    console.print(f"{line}: {text}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _ended(outcome: Outcome) -> str:
+    from atlas_cli.reports.units import format_number, format_seconds
+
+    if outcome.status == "failed":
+        return f"failed: {outcome.error}"
+    figures = "".join(f"  {g.task_group} {g.metric} {format_number(g.after)}" for g in outcome.groups if g.metric)
+    after = f" after {format_seconds(outcome.seconds)}" if outcome.log else ""
+    return f"{outcome.status}{after}{figures}"
+
+
+def _show(rows: list[tuple[Trial, Outcome]], as_json: bool) -> None:
+    from rich.console import Console
+
+    from atlas_cli.reports.sweep import SEED, failures, seeds_table, sweep_record, sweep_table
+
+    if as_json:
+        typer.echo(json.dumps(sweep_record(rows), indent=2))
+        return
+    console = Console()
+    console.print(sweep_table(rows))
+    for line in failures(rows):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if SEED in rows[0][0].combination.values:
+        console.print(seeds_table(rows))
+
+
+def _dry_run(combinations: list[Combination], loaded: list[LoadedConfig], as_json: bool) -> None:
+    from rich.console import Console
+
+    from atlas_cli.reports.sweep import dry_run_record, dry_run_table
+    from atlas_cli.runs.standing import standing
+
+    rows = [(each, standing(its.config)) for each, its in zip(combinations, loaded, strict=True)]
+    if as_json:
+        typer.echo(json.dumps(dry_run_record(rows), indent=2))
+        return
+    Console().print(dry_run_table(rows))

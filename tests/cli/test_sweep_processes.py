@@ -1,0 +1,74 @@
+"""Runs of a sweep in processes of their own: one that is killed, one that is interrupted, and what is left of them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from atlas_cli.cli import main
+from atlas_cli.sweeps.child import train
+
+
+def when_training(runs, do):
+    """Call ``do(pid)`` once a process has trained a round."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        for metrics in runs.glob("*/metrics.jsonl"):
+            if '"round": 1,' in metrics.read_text():
+                do(json.loads((metrics.parent / "lock.json").read_text())["pid"])
+                return
+        time.sleep(0.02)
+
+
+def test_what_a_process_printed_last_is_the_reason(tmp_path):
+    log = tmp_path / "log"
+    assert train(["nothing.yaml"], log) == ("nothing.yaml: no such file", False)
+    assert log.read_text() == "error: nothing.yaml: no such file\n"
+    assert train(["--nothing"], log) == ("Error: No such option: --nothing", False)
+
+
+def test_modules_in_the_current_folder_are_not_imported(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "random.py").write_text("raise RuntimeError('of the user')")
+    assert train(["nothing.yaml"], tmp_path / "log")[0] == "nothing.yaml: no such file"
+
+
+@pytest.mark.slow
+def test_a_killed_run_does_not_end_the_sweep(config_file, tmp_path, capsys):
+    killer = threading.Thread(
+        target=when_training, args=(tmp_path / "runs", lambda pid: os.kill(pid, signal.SIGKILL)), daemon=True
+    )
+    killer.start()
+    sweep = ["sweep", str(config_file(training={"local_steps": 1})), "training.rounds=60,1", "--json"]
+    assert main(sweep) == 1
+    killer.join()
+    first, second = json.loads(capsys.readouterr().out)["runs"]
+    assert (first["status"], first["error"]) == ("failed", "killed by SIGKILL (out of memory?)")
+    assert (second["status"], second["error"]) == ("finished", None)
+    assert main(sweep) == 0
+    again, skipped = json.loads(capsys.readouterr().out)["runs"]
+    assert (again["status"], again["run"]) == ("finished", first["run"])
+    assert (skipped["status"], skipped["run"]) == ("skipped", second["run"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_stopped_by_a_signal(config_file, tmp_path, number):
+    path = config_file(training={"rounds": 5000, "local_steps": 1})
+    code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell may ignore it
+    code += "from atlas_cli.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "sweep", str(path), "seed=0,1"]
+    sweep = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    when_training(tmp_path / "runs", lambda _: sweep.send_signal(number))
+    out, err = sweep.communicate(timeout=60)
+    assert (sweep.returncode, err) == (130, "stopping after this step; once more stops at once\n")
+    assert "1 0    interrupted" in out and "2 1    not started" in out
+    (run,) = (manifest.parent for manifest in (tmp_path / "runs").glob("*/manifest.json"))
+    assert json.loads((run / "manifest.json").read_text())["status"] == "interrupted"
+    assert not (run / "lock.json").exists()
+    dry = subprocess.run([*command, "--dry-run", "--json"], capture_output=True, text=True, check=True)
+    assert [each["would"] for each in json.loads(dry.stdout)["runs"]] == ["resume", "run"]
