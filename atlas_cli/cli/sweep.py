@@ -31,7 +31,7 @@ def command(
         ),
     ] = None,
     engine: Annotated[
-        str, typer.Option(metavar="NAME", help="Where runs run; in-process: one after the other, here.")
+        str, typer.Option(metavar="NAME", help="in-process: one run after the other; ray: side by side on a cluster.")
     ] = "in-process",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would become of each run, and stop.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,

@@ -21,7 +21,7 @@ from atlas_cli.config.units import parse_time
 from atlas_cli.engines.batches import batches_of
 from atlas_cli.engines.cluster import nodes, require_room, room, unexpected
 from atlas_cli.engines.host import Answer, Made, Owned
-from atlas_cli.engines.ray_process import Process
+from atlas_cli.engines.ray_process import NotReadyError, Process
 from atlas_cli.engines.remote import GRAPHS, Lost, Result, remote_steps
 from atlas_cli.engines.trained import Trained
 from atlas_cli.engines.wire import Array, size_of, to_array
@@ -33,6 +33,7 @@ from atlas_cli.models.carried import Skeleton, contents_sha256, take_apart
 from atlas_cli.planning.prediction import client_memory
 from atlas_cli.planning.round_bytes import Shape
 
+START = 120.0  # seconds that a process may at least take to import what it needs, on a busy node
 PROCESS = 512 * 2**20  # bytes of an interpreter with torch and transformers, besides what clients need
 
 
@@ -181,10 +182,17 @@ class RayEngine:
         if lost:
             self._places = {}
         made = [self._new() for _ in range(wanted - len(self._processes))]
-        deadline = time.monotonic() + self._timeout
+        deadline = time.monotonic() + max(self._timeout, START)
         for process in made:
             self._processes.append(process)
-            process.require_ready(deadline, self._weights)
+            try:
+                process.require_ready(deadline, self._weights)
+            except NotReadyError as error:
+                process.kill(str(error))
+                self._processes.remove(process)
+                if not self._processes:
+                    raise
+                self.note(f"warning: {error}; going on with {len(self._processes)}")
 
     def _new(self) -> Process:
         engine, config = self._engine, self.federation.config

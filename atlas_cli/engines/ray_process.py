@@ -16,6 +16,10 @@ from atlas_cli.errors import AtlasError, ConfigError
 from atlas_cli.models.carried import put_together
 
 
+class NotReadyError(AtlasError):
+    """A process that the cluster has not made in time."""
+
+
 class HostActor:
     """What runs in a process of the cluster; public methods are called by name."""
 
@@ -82,15 +86,16 @@ class Process:
 
         Raises:
             ConfigError: other software there.
-            AtlasError: it is not there in time, or holds other weights.
+            NotReadyError: it is not there in time.
+            AtlasError: it did not start, or holds other weights.
         """
         errors = self._ray.exceptions
         try:
             there, held = self._ray.get(self._set_up, timeout=max(1.0, deadline - time.monotonic()))
         except errors.GetTimeoutError:
-            raise AtlasError(
-                "the cluster has made no process for clients within engine.timeout: its nodes are busy; wait, ask for "
-                "fewer (engine.hosts), or raise it"
+            raise NotReadyError(
+                "the cluster has made no further process for clients in time: its nodes are busy; wait, ask for fewer "
+                "(engine.hosts), or raise engine.timeout"
             ) from None
         except errors.RayError as error:
             if "No module named" in str(error):

@@ -1,0 +1,181 @@
+"""The Ray engine on clusters of this machine: equal to one process, and what becomes of processes that fail."""
+
+import os
+import signal
+import time
+
+import psutil
+import pytest
+import torch
+from elsewhere import run, same
+
+from atlas_cli.engines.host import Made
+from atlas_cli.errors import AtlasError, ConfigError
+
+pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("default::ResourceWarning")]
+OFF = {"engine": {"fuse": "off", "name": "ray", "hosts": 2}}
+
+
+@pytest.fixture(scope="module")
+def ray():
+    from atlas_cli.engines.cluster import connected
+
+    with connected(None, 3) as module:
+        yield module
+
+
+@pytest.fixture
+def engine(ray):
+    """``engine(federation)``: in a ``with``; its notes are in ``engine.notes``."""
+    from atlas_cli.engines.ray import RayEngine
+
+    def make(federation):
+        return RayEngine(federation, ray, make.notes.append)
+
+    make.notes = []
+    return make
+
+
+def rounds(lines, number):
+    return next(line for line in lines if line["round"] == number and "dropped" in line)
+
+
+def gone(pids, seconds=20):
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and any(psutil.pid_exists(pid) for pid in pids):
+        time.sleep(0.1)
+    return [pid for pid in pids if psutil.pid_exists(pid)]
+
+
+CASES = {
+    "pooled": {},
+    "sequential": {"training": {"server_update": "sequential"}},
+    "per-client": {"training": {"server_update": "per-client"}},
+    "U-shaped": {"training": {"labels": "client"}},
+    "faults": {"faults": {"drop": 0.3, "crash_at": {"b": {"round": 1, "step": 1}}}, "training": {"rounds": 3}},
+    "bfloat16, base changes": {
+        "clients": {"b": {"task_group": "g", "rank": 2, "dtype": "bfloat16"}},
+        "aggregation": {"method": "fedex"},
+    },
+    "federated": {"mode": "federated"},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_equals_one_process(make_federation, engine, case):
+    torch.set_num_threads(1)
+    plain, remote = make_federation(engine={"fuse": "off"}, **CASES[case]), make_federation(**OFF, **CASES[case])
+    with engine(remote) as running:
+        found = run(remote, running)
+        assert running.unchanged()
+        pids = [process.pid for process in running._processes]
+    same(found, run(plain))
+    assert len(set(pids)) == 2 and gone(pids) == []
+
+
+def test_a_killed_process_loses_its_clients_for_the_round(make_federation, engine):
+    federation = make_federation(**OFF, training={"rounds": 3})
+    with engine(federation) as running:
+        original, calls = running.start, []
+
+        def start(client, method, *args):
+            calls.append(method)
+            if calls.count("advance") == 2 and method == "advance":
+                os.kill(running._processes[running.place("a")].pid, signal.SIGKILL)
+            original(client, method, *args)
+
+        running.start = start
+        _, lines, _ = run(federation, running)
+    dropped = rounds(lines, 1)["dropped"]
+    assert "a" in dropped and "died" in dropped["a"] and set(dropped) < {"a", "b", "c"}
+    assert rounds(lines, 2)["participants"] == rounds(lines, 3)["participants"] == ["a", "b", "c"]
+    assert any(note.startswith("a process of the cluster is replaced: its process") for note in engine.notes)
+    assert running.replaced == 1
+
+
+def test_an_error_in_a_client_is_its_own(make_federation, engine, ray):
+    """The client is named with its error; the process is replaced after the round, since nobody knows its state."""
+    federation = make_federation(**OFF)
+    with engine(federation) as running:
+        made = ray.get(running._made_for("b"))
+        planned, batches, upper = made
+        object.__setattr__(batches, "pad", "none")
+        running._made["b"] = ray.put(Made(planned, batches, upper))
+        before = [process.pid for process in running._processes]
+        original = running._fill
+
+        def fill():
+            original()
+            if not running._processes[0].told and len(running._processes) == 2 and running.replaced:
+                running._made.pop("b", None)
+
+        running._fill = fill
+        _, lines, _ = run(federation, running)
+        after = [process.pid for process in running._processes]
+    assert "raised" in rounds(lines, 1)["dropped"]["b"] and set(rounds(lines, 1)["dropped"]) == {"b"}
+    assert len({*before, *after}) >= 3
+
+
+def test_a_process_that_hangs_is_killed(make_federation, engine):
+    federation = make_federation(engine={**OFF["engine"], "timeout": "3 s"})
+    with engine(federation) as running:
+        stopped, original = [], running.start
+
+        def start(client, method, *args):
+            if method == "advance" and not stopped:
+                stopped.append(running._processes[running.place(client)].pid)
+                os.kill(stopped[0], signal.SIGSTOP)
+            original(client, method, *args)
+
+        running.start = start
+        _, lines, _ = run(federation, running)
+    reasons = set(rounds(lines, 1)["dropped"].values())
+    assert reasons == {"gave no answer within 3 s"}
+    assert rounds(lines, 2)["participants"] == ["a", "b", "c"]
+    assert gone(stopped) == []
+
+
+def test_many_clients_share_few_processes(make_federation, engine):
+    many = {"clients": {"a": {"task_group": "g", "rank": 2, "count": 20}}, "training": {"rounds": 1, "local_steps": 1}}
+    federation = make_federation(**OFF, **many)
+    with engine(federation) as running:
+        run(federation, running)
+        assert len(running._processes) == 2
+        load = [running.place(client) for client in federation.clients]
+    assert (load.count(0), load.count(1)) == (11, 11)
+
+
+def test_more_than_there_is_would_wait_for_ever(make_federation, engine):
+    for changes, key in (({"gpus": 4}, "engine.gpus"), ({"hosts": 99}, "engine.hosts"), ({"cpus": 999}, "engine.cpus")):
+        federation = make_federation(engine={**OFF["engine"], **changes})
+        with pytest.raises(ConfigError, match=r"no room for .* process") as error:
+            engine(federation)
+        assert error.value.key == key
+
+
+def test_other_software_on_a_node(make_federation, engine, monkeypatch):
+    from atlas_cli.engines import installed
+
+    federation = make_federation(**OFF)
+    monkeypatch.setattr(installed, "_sources", lambda: "another state")
+    with pytest.raises(ConfigError, match=r"has atlas .*, here .*another state.*install the same on all nodes"):
+        engine(federation).__enter__()
+
+
+def test_listens_on_loopback_alone(ray):
+    session = psutil.Process().children(recursive=True)
+    ports = [c for p in session for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN]
+    assert ports
+    assert {c.laddr.ip.removeprefix("::ffff:") for c in ports} == {"127.0.0.1"}
+
+
+def test_a_run_that_is_connected_already_leaves_the_cluster_alone(make_federation, ray):
+    from atlas_cli.engines.engine import engine_of
+
+    federation = make_federation(**OFF)
+    with engine_of(federation, lambda note: None) as running:
+        assert running.record()["processes"].total() == 2
+    assert ray.is_initialized()
+    with pytest.raises(AtlasError), engine_of(federation, lambda note: None):
+        raise AtlasError("what ended the run")
+    assert ray.is_initialized()
