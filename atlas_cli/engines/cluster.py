@@ -11,6 +11,8 @@ import os
 import secrets
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,7 +23,7 @@ from unittest import mock
 from atlas_cli.errors import AtlasError, ConfigError
 
 INSTALL = "pip install 'atlas-cli[ray]'"
-SECONDS = 10  # that a cluster may take to answer at all
+CONNECT, ANSWER = 10, 60  # seconds that a node may take to open a connection, and a cluster to let a process join
 LOOPBACK = "127.0.0.1"
 
 
@@ -88,30 +90,39 @@ def _start(ray: Any, processors: int, quiet: Mapping[str, Any]) -> None:
 def _join(ray: Any, address: str, quiet: Mapping[str, Any]) -> None:
     if address != "auto":
         _require_listening(address)
-    from ray.exceptions import AuthenticationError
+    _require_answering(address)
+    ray.init(address=address, **quiet)
 
+
+def _require_answering(address: str) -> None:
+    """Let another process connect first: Ray waits for minutes, or ends its process, where something is wrong."""
+    code = "import sys, ray; ray.init(address=sys.argv[1], log_to_driver=False)"
     try:
-        ray.init(address=address, **quiet)
-    except AuthenticationError:
-        raise ConfigError(
+        tried = subprocess.run([sys.executable, "-c", code, address], capture_output=True, text=True, timeout=ANSWER)
+    except subprocess.TimeoutExpired:
+        raise ConfigError(f"no Ray cluster answers at {address} within {ANSWER} s", key="engine.address") from None
+    if tried.returncode == 0:
+        return
+    said = [line for line in tried.stderr.splitlines() if line.strip()] or ["it ended without a word"]
+    if "InvalidAuthToken" in tried.stderr or "AuthenticationError" in tried.stderr:
+        why = (
             f"the cluster at {address} does not take this token; set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the one "
-            "that its nodes were started with",
-            key="engine.address",
-        ) from None
-    except ConnectionError:
-        raise ConfigError(
+            "that its nodes were started with (RAY_AUTH_MODE=disabled for a cluster without)"
+        )
+    elif address == "auto" and "ConnectionError" in tried.stderr:
+        why = (
             "no cluster of this machine was found; start one with ray start --head, give its host:port, or leave "
-            "engine.address out to start one for the run",
-            key="engine.address",
-        ) from None
-    except RuntimeError as error:  # another version of Ray or Python, among others
-        raise ConfigError(f"{address}: {_first_line(error)}", key="engine.address") from None
+            "engine.address out to start one for the run"
+        )
+    else:
+        why = f"cannot join the cluster at {address}: {' '.join(said[-1].split())[:300]}"
+    raise ConfigError(why, key="engine.address")
 
 
 def _require_listening(address: str) -> None:
     host, _, port = address.rpartition(":")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), SECONDS).close()
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT).close()
     except (OSError, OverflowError) as error:
         why = getattr(error, "strerror", None) or error
         raise ConfigError(

@@ -25,6 +25,7 @@ from atlas_cli.engines.ray_process import NotReadyError, Process
 from atlas_cli.engines.remote import GRAPHS, Lost, Result, remote_steps
 from atlas_cli.engines.trained import Trained
 from atlas_cli.engines.wire import Array, size_of, to_array
+from atlas_cli.errors import AtlasError
 from atlas_cli.federation.attendance import Attendance
 from atlas_cli.federation.new_client import heads_on_clients
 from atlas_cli.federation.parties import Federation
@@ -92,10 +93,13 @@ class RayEngine:
         /,
     ) -> dict[str, Trained]:
         """As ``in_process.local_steps``."""
-        self._fill()
-        self._under_way = {}
-        self._assign(attendance.present)
-        return remote_steps(federation, self, attendance, ledger, on_step)
+        try:
+            self._fill()
+            self._under_way = {}
+            self._assign(attendance.present)
+            return remote_steps(federation, self, attendance, ledger, on_step)
+        except SystemExit:  # how Ray ends a process whose own node is gone
+            raise AtlasError("the node of the cluster that the server's process belongs to has died") from None
 
     def place(self, client: str) -> int:
         """Which process serves a client in this round."""
@@ -186,13 +190,17 @@ class RayEngine:
         for process in made:
             self._processes.append(process)
             try:
-                process.require_ready(deadline, self._weights)
+                process.require_ready(deadline, self._weights, self._has_room)
             except NotReadyError as error:
                 process.kill(str(error))
                 self._processes.remove(process)
                 if not self._processes:
                     raise
                 self.note(f"warning: {error}; going on with {len(self._processes)}")
+
+    def _has_room(self) -> bool:
+        """For the processes that there are, those that are being made among them."""
+        return room(self.ray, self._needed) >= len(self._processes)
 
     def _new(self) -> Process:
         engine, config = self._engine, self.federation.config

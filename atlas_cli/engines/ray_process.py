@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -78,11 +78,12 @@ class Process:
         self.alive, self.spent = True, False
         self.heard = time.monotonic()
 
-    def require_ready(self, deadline: float, weights: Mapping[str, str]) -> None:
+    def require_ready(self, deadline: float, weights: Mapping[str, str], has_room: Callable[[], bool]) -> None:
         """Wait until it holds ``weights``, by hash.
 
         Args:
             deadline: of ``time.monotonic``.
+            has_room: whether the cluster still has room for it; nodes that are lost are known to be after a while.
 
         Raises:
             ConfigError: other software there.
@@ -90,13 +91,14 @@ class Process:
             AtlasError: it did not start, or holds other weights.
         """
         errors = self._ray.exceptions
+        while not self._ray.wait([self._set_up], timeout=1.0)[0]:
+            if not has_room() or time.monotonic() > deadline:
+                raise NotReadyError(
+                    "the cluster has made no further process for clients in time: its nodes are busy or lost; wait, "
+                    "ask for fewer (engine.hosts), or raise engine.timeout"
+                )
         try:
-            there, held = self._ray.get(self._set_up, timeout=max(1.0, deadline - time.monotonic()))
-        except errors.GetTimeoutError:
-            raise NotReadyError(
-                "the cluster has made no further process for clients in time: its nodes are busy; wait, ask for fewer "
-                "(engine.hosts), or raise engine.timeout"
-            ) from None
+            there, held = self._ray.get(self._set_up)
         except errors.RayError as error:
             if "No module named" in str(error):
                 raise ConfigError(
