@@ -29,11 +29,12 @@ from atlas_cli.errors import AtlasError
 from atlas_cli.federation.attendance import Attendance
 from atlas_cli.federation.new_client import heads_on_clients
 from atlas_cli.federation.parties import Federation
-from atlas_cli.federation.protocol import Ledger
+from atlas_cli.federation.protocol import Direction, Ledger
 from atlas_cli.models.carried import Skeleton, contents_sha256, take_apart
 from atlas_cli.planning.prediction import client_memory
 from atlas_cli.planning.round_bytes import Shape
 
+WAYS: tuple[Direction, ...] = ("up", "down")
 START = 120.0  # seconds that a process may at least take to import what it needs, on a busy node
 PROCESS = 512 * 2**20  # bytes of an interpreter with torch and transformers, besides what clients need
 
@@ -63,6 +64,7 @@ class RayEngine:
         self._processes: list[Process] = []
         self._places: dict[str, int] = {}
         self._under_way: dict[str, Any] = {}
+        self._ledgers: list[Ledger] = []
         self.moved: Counter[str] = Counter()
         self.replaced = 0
 
@@ -93,6 +95,7 @@ class RayEngine:
         /,
     ) -> dict[str, Trained]:
         """As ``in_process.local_steps``."""
+        self._ledgers.append(ledger)
         try:
             self._fill()
             self._under_way = {}
@@ -137,7 +140,8 @@ class RayEngine:
             raise unexpected(error, "a process of the cluster does not say what weights it holds") from error
 
     def record(self) -> dict[str, Any]:
-        """For the manifest."""
+        """For the manifest: what there was, and the bytes that moved beside those that the protocol sent."""
+        clients = list(self.federation.clients)
         return {
             "version": self.ray.__version__,
             "nodes": len(nodes(self.ray)),
@@ -145,6 +149,7 @@ class RayEngine:
             "replaced": self.replaced,
             "threads": torch.get_num_threads(),
             "moved_bytes": dict(self.moved),
+            "ledger_bytes": {way: sum(each.total(way, clients) for each in self._ledgers) for way in WAYS},
         }
 
     def _result(self, client: str, reference: Any) -> Result:
