@@ -135,14 +135,23 @@ def test_a_process_that_hangs_is_killed(make_federation, engine):
     assert gone(stopped) == []
 
 
-def test_many_clients_share_few_processes(make_federation, engine):
-    many = {"clients": {"a": {"task_group": "g", "rank": 2, "count": 20}}, "training": {"rounds": 1, "local_steps": 1}}
-    federation = make_federation(**OFF, **many)
-    with engine(federation) as running:
-        run(federation, running)
+def test_two_hundred_clients_share_two_processes(make_federation, engine, tmp_path):
+    rows = [f"film {i} was {('good', 'bad')[i % 2]},{('pos', 'neg')[i % 2]}" for i in range(1000)]
+    (tmp_path / "rows.csv").write_text("\n".join(["text,label", *rows]) + "\n")
+    many = {
+        "task_groups": {"g": {"task": "sequence-classification", "data": {"files": str(tmp_path / "rows.csv")}}},
+        "clients": {"a": {"task_group": "g", "rank": 2, "count": 198}},  # b and c are there, too
+        "training": {"rounds": 2, "local_steps": 2},
+        "partition": {"local_test": 0},
+    }
+    plain, remote = make_federation(engine={"fuse": "off"}, **many), make_federation(**OFF, **many)
+    torch.set_num_threads(1)
+    with engine(remote) as running:
+        found = run(remote, running)
         assert len(running._processes) == 2
-        load = [running.place(client) for client in federation.clients]
-    assert (load.count(0), load.count(1)) == (11, 11)
+        load = [running.place(client) for client in remote.clients]
+    assert (load.count(0), load.count(1)) == (100, 100)
+    same(found, run(plain))
 
 
 def test_more_than_there_is_would_wait_for_ever(make_federation, engine):
