@@ -8,7 +8,7 @@ from typing import Any
 from atlas_cli import discovery
 from atlas_cli.privacy.evidence import Evidence
 from atlas_cli.privacy.figures import Figure, Inapplicable, privacy_score
-from atlas_cli.privacy.update_norms import update_norms
+from atlas_cli.privacy.update_norms import compared_norms, update_norms
 
 PACKAGE = "privacy.attacks"
 FILE = "audit.json"
@@ -44,5 +44,6 @@ def audit(
         "epsilon": federation.protection.figures(federation.config.training.rounds),
         "delta": federation.config.privacy.delta,
         "update_norms": update_norms(evidence),
+        "norms": compared_norms(evidence),
         "recorded": {"messages": len(messages), "rounds": sorted({m.round for m in messages})},
     }
