@@ -21,11 +21,12 @@ def audit(
 
     Args:
         attacks: their names; default: all.
-        tell: called with the name of each before it runs.
+        tell: called with the name of each before it runs, and with what a long one is at.
 
     Raises:
         ConfigError: no such attack.
     """
+    evidence.tell = tell
     figures: list[Figure] = []
     skipped: dict[str, str] = {}
     for name in attacks or discovery.names(PACKAGE):
