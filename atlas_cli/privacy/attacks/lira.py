@@ -27,7 +27,7 @@ from atlas_cli.federation.build import build
 from atlas_cli.federation.parties import Federation
 from atlas_cli.federation.recorder import Recorder
 from atlas_cli.federation.training import train
-from atlas_cli.privacy.attacks.membership import Question, final_state, losses_of, questions
+from atlas_cli.privacy.attacks.membership import Question, final_state, losses_by_text, questions
 from atlas_cli.privacy.evidence import Evidence
 from atlas_cli.privacy.figures import Figure, Inapplicable, at_few_false_alarms, auc_interval, require_examples
 from atlas_cli.privacy.mechanisms.labels import randomise
@@ -152,5 +152,7 @@ def _confidences(federation: Federation, asked: Sequence[Question]) -> Array:
     for question in asked:
         with federation.at_hand([question.client]):
             model = federation.model_of_client(question.client)
-            losses += losses_of(federation, question.task, [*question.members, *question.others], model)
+            texts = [*question.members, *question.others]
+            found = losses_by_text(federation, question.task, texts, model)
+            losses += [found[id(text)] for text in texts]
     return scaled_confidence(losses)

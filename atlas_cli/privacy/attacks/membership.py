@@ -87,7 +87,14 @@ def questions(evidence: Evidence) -> list[Question]:
 
 
 def losses_of(federation: Federation, task: BaseTask, texts: Sequence[Feature], model: TrainedModel) -> list[float]:
-    """The loss of every text on its own."""
+    """The loss of every text on its own, in no particular order."""
+    return list(losses_by_text(federation, task, texts, model).values())
+
+
+def losses_by_text(
+    federation: Federation, task: BaseTask, texts: Sequence[Feature], model: TrainedModel
+) -> dict[int, float]:
+    """The same by the identity of the text."""
     found: dict[int, float] = {}
 
     def update(logits: Tensor, labels: Tensor, features: Sequence[Feature]) -> None:
@@ -99,4 +106,4 @@ def losses_of(federation: Federation, task: BaseTask, texts: Sequence[Feature], 
         label_tensor=task.label_tensor, metric=lambda: SimpleNamespace(update=update, compute=lambda: {})
     )
     federation.evaluator(seen, texts, model)
-    return [found[id(text)] for text in texts]
+    return found
