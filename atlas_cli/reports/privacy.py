@@ -10,7 +10,9 @@ from typing import Any
 from atlas_cli.reports.summary import Record
 from atlas_cli.reports.units import format_number
 
-DIAGNOSTIC = "A diagnostic for who runs the experiment: norms before clipping are sent to nobody, and no epsilon covers them"
+DIAGNOSTIC = (
+    "A diagnostic for who runs the experiment: norms before clipping are sent to nobody, and no epsilon covers them"
+)
 
 
 def worst(metrics: Sequence[Record]) -> dict[str, float]:
