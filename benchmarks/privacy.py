@@ -1,6 +1,6 @@
 """What each privacy mechanism costs and what it hides, on real text: accuracy, epsilon and what attacks recover.
 
-    python benchmarks/privacy.py                              every mechanism at three strengths, three seeds
+    python benchmarks/privacy.py                              every mechanism at each strength, three seeds
     python benchmarks/privacy.py --seeds 1 --only activations nopeek
     python benchmarks/privacy.py --output DIR                 keep the runs; those that are there are not done again
     python benchmarks/privacy.py --quick                      a minute a mechanism: shows that all works, no figures
@@ -16,6 +16,7 @@ import argparse
 import itertools
 import json
 import statistics
+import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -27,7 +28,8 @@ from rich.console import Console
 from rich.table import Table
 
 from atlas_cli import discovery
-from atlas_cli.config.load import load_config
+from atlas_cli.config.load import load_config, locating
+from atlas_cli.errors import AtlasError
 from atlas_cli.federation.session import start
 from atlas_cli.privacy.audit import FILE, audit
 from atlas_cli.privacy.evidence import Evidence
@@ -69,11 +71,14 @@ CASES = (
         )
         for w in (1, 10, 100)
     ),
-    Case(
-        "compress",
-        "int8, no defence",
-        "privacy-activations",
-        ("privacy.activations=null", "privacy.compress=int8"),
+    *(
+        Case(
+            "compress",
+            f"{kind}, no defence",
+            "privacy-activations",
+            ("privacy.activations=null", f"privacy.compress={kind}"),
+        )
+        for kind in ("bfloat16", "int8")
     ),
 )
 
@@ -121,8 +126,9 @@ def run_case(case: Case, seed: int, folder: Path, overrides: Sequence[str]) -> R
     """Train and attack, or read the run of the same config that is in ``folder``."""
     file, changes = CONFIGS / f"{case.config}.yaml", [*case.overrides, f"seed={seed}", f"output.dir={folder}"]
     rounds = load_config(file, overrides).config.training.rounds
-    config = load_config(file, [*changes, f"audit.record.rounds=[{rounds}]", *overrides]).config
-    done = finished(folder, config) or start(config, PlainProgress(Console(quiet=True)))
+    loaded = load_config(file, [*changes, f"audit.record.rounds=[{rounds}]", *overrides])
+    with locating(loaded):
+        done = finished(folder, loaded.config) or start(loaded.config, PlainProgress(Console(quiet=True)))
     return row(done, case.mechanism)
 
 
@@ -144,17 +150,30 @@ def table(outcomes: dict[Case, list[Row]]) -> Table:
     return shown
 
 
-def main() -> None:
-    """Run the comparison."""
+def main() -> int:
+    """Run the comparison; an error that atlas can name is one line on standard error, and its exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("overrides", nargs="*", help="changes to the configs, as key=value")
     names = list(dict.fromkeys(case.mechanism or "none" for case in CASES))
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds 0 to N - 1")
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="MECHANISM", help=", ".join(names))
     parser.add_argument("--quick", action="store_true", help="one seed, one short round")
     parser.add_argument("--output", type=Path, help="keep the runs here, and use those that are here")
     parser.add_argument("--json", action="store_true", help="print JSON, a line a run, instead of the table")
     given = parser.parse_args()
+    if given.seeds < 1:
+        parser.error(f"--seeds: must be at least 1, got {given.seeds}")
+    try:
+        compare(given)
+    except AtlasError as error:
+        for line in str(error).splitlines():  # one a problem
+            print(f"error: {line}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def compare(given: argparse.Namespace) -> None:
+    """Print a line a run, and the table unless JSON was asked for."""
     overrides = [*(QUICK if given.quick else []), *given.overrides]
     outcomes: dict[Case, list[Row]] = {case: [] for case in CASES if (case.mechanism or "none") in given.only}
     with tempfile.TemporaryDirectory() if given.output is None else nullcontext(given.output) as folder:
@@ -169,4 +188,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

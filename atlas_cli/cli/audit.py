@@ -27,6 +27,10 @@ def command(
         list[str] | None, typer.Option("--attack", metavar="NAME", help="Only this one; may be given several times.")
     ] = None,
     examples: Annotated[int, typer.Option(min=20, help="Texts that an attack looks at.")] = 256,
+    lira: Annotated[
+        int | None,
+        typer.Option(min=4, metavar="N", help="Also attack membership with N shadow runs, each as long as the run."),
+    ] = None,
     by_layer: Annotated[
         bool, typer.Option("--by-layer", help="Measure every split layer of FILE's model instead; trains nothing.")
     ] = False,
@@ -47,6 +51,7 @@ def command(
     95 % interval, what chance gives, and the best possible; the privacy score is that of the worst attack. Writes
     audit.json into the run directory and the figures into its report.
     Examples: atlas audit runs/20260131-120000_quickstart_0; atlas audit configs/quickstart.yaml training.rounds=1;
+    atlas audit RUN --attack membership --lira 16;
     atlas audit --by-layer configs/quickstart.yaml --output leakage
     """
     import json
@@ -64,12 +69,16 @@ def command(
         raise ConfigError("give it without --by-layer", key="--without")
     if output is not None and not by_layer:
         raise ConfigError("is for --by-layer; an audit of a run goes into its directory", key="--output")
+    if lira and (by_layer or without):
+        raise ConfigError("is for the messages of a run; give it without --by-layer and --without", key="--lira")
     if by_layer:
         _by_layer(source, overrides or [], examples, output, as_json)
         return
     if without:
         _two_worlds(source, overrides or [], without, runs, as_json)
         return
+    if lira and attack and "lira" not in attack:
+        attack = [*attack, "lira"]
     for name in attack or ():
         discovery.load("privacy.attacks", name, key="--attack")  # before a config is trained
     if is_run:
@@ -84,7 +93,9 @@ def command(
     from atlas_cli.reports.html import write_report
 
     with Console(stderr=True).status("reading") as status:
-        found = audit(Evidence.of_run(run, examples), attack or [], lambda name: status.update(f"attack {name}"))
+        found = audit(
+            Evidence.of_run(run, examples, lira or 0), attack or [], lambda name: status.update(f"attack {name}")
+        )
     run.write_json(FILE, found)
     write_report(run)
     if as_json:

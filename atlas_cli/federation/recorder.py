@@ -100,15 +100,17 @@ class Recorder:
         losses = self._losses(kept)
         clock = self._simulate(trained, ledger, attendance) if trained else None
         simulated = {"simulated_seconds": clock and clock.seconds, "simulated_joules": clock and clock.joules}
-        epsilon = self.federation.protection.figures(number)
+        protection = self.federation.protection
+        epsilon, members = protection.figures(number), self.federation.members
         lines = [
             {
                 **self._group_line(number, g, ledger, scores, trained, losses, errors),
                 **simulated,
                 "epsilon": epsilon[g],
                 "delta": self.federation.config.privacy.delta,
-                "participants": [c for c in self.federation.members(g) if c in kept],
-                "dropped": {c: dropped[c] for c in self.federation.members(g) if c in dropped},
+                "participants": [c for c in members(g) if c in kept],
+                "dropped": {c: dropped[c] for c in members(g) if c in dropped},
+                **_norms(protection.norms_of_group([c for c in members(g) if c in kept])),
             }
             for g in self.federation.group_names
         ]
@@ -117,6 +119,7 @@ class Recorder:
             {
                 **self._client_line(number, c, ledger, scores, trained, shares),
                 "simulated": asdict(clock.clients[c]) if clock and c in clock.clients else None,
+                **(_norms(protection.norms_of_client(c)) if c in kept else {}),
             }
             for c in self.federation.clients
         ]
@@ -267,6 +270,11 @@ class Recorder:
             self.federation.clients[name].usage = None
         if self.federation.server is not None:
             self.federation.server.usage = None
+
+
+def _norms(found: Mapping[str, object]) -> JSON:
+    """The field is there only where a mechanism is."""
+    return {"norms": found} if found else {}
 
 
 def peak_resident_bytes() -> int:

@@ -8,7 +8,7 @@ from typing import Any
 from atlas_cli import discovery
 from atlas_cli.privacy.evidence import Evidence
 from atlas_cli.privacy.figures import Figure, Inapplicable, privacy_score
-from atlas_cli.privacy.update_norms import update_norms
+from atlas_cli.privacy.update_norms import compared_norms, update_norms
 
 PACKAGE = "privacy.attacks"
 FILE = "audit.json"
@@ -21,11 +21,12 @@ def audit(
 
     Args:
         attacks: their names; default: all.
-        tell: called with the name of each before it runs.
+        tell: called with the name of each before it runs, and with what a long one is at.
 
     Raises:
         ConfigError: no such attack.
     """
+    evidence.tell = tell
     figures: list[Figure] = []
     skipped: dict[str, str] = {}
     for name in attacks or discovery.names(PACKAGE):
@@ -44,5 +45,6 @@ def audit(
         "epsilon": federation.protection.figures(federation.config.training.rounds),
         "delta": federation.config.privacy.delta,
         "update_norms": update_norms(evidence),
+        "norms": compared_norms(evidence),
         "recorded": {"messages": len(messages), "rounds": sorted({m.round for m in messages})},
     }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -72,16 +72,20 @@ class Evidence:
 
     Attributes:
         most: texts that an attack looks at, of the first steps recorded.
+        shadows: models that an attack may train for comparison; each takes as long as the run.
+        tell: called with what an attack that takes long is at.
     """
 
     run: RunDirectory
     federation: Federation
     messages: list[Recorded]
     most: int = 256
+    shadows: int = 0
+    tell: Callable[[str], None] = lambda what: None
     _initial: dict[str, dict[str, Tensor]] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def of_run(cls, run: RunDirectory, most: int = 256) -> Evidence:
+    def of_run(cls, run: RunDirectory, most: int = 256, shadows: int = 0) -> Evidence:
         """The evidence of a finished or stopped run.
 
         Raises:
@@ -95,7 +99,7 @@ class Evidence:
         for what, now in (("model", model_facts(federation)), ("data", data_facts(federation))):
             if now != manifest[what]:
                 raise ResourceError(f"{what} is not what {run.path} was trained with (by hash); restore it")
-        return cls(run, federation, messages, most)
+        return cls(run, federation, messages, most, shadows)
 
     @property
     def embedding(self) -> Tensor:

@@ -115,6 +115,21 @@ def auc(positive: np.ndarray, negative: np.ndarray) -> float:
     return float((ranks[:n].sum() - n * (n + 1) / 2) / (n * len(negative)))
 
 
+def true_positives(positive: np.ndarray, negative: np.ndarray, rate: float) -> float:
+    """Share of positives above the lowest threshold that at most ``rate`` of negatives are above."""
+    allowed = math.floor(rate * len(negative))
+    threshold = np.sort(negative)[::-1][allowed]
+    return float((positive > threshold).mean())
+
+
+def at_few_false_alarms(positive: np.ndarray, negative: np.ndarray) -> str:
+    """What an attack finds that must hardly ever be wrong, in words (Carlini et al., 2112.03570, section 4)."""
+    share = {rate: true_positives(positive, negative, rate) for rate in (0.01, 0.001)}
+    found = " and ".join(f"{value:.3f} of members at {100 * rate:g} %" for rate, value in share.items())
+    allowed = " and ".join(str(math.floor(rate * len(negative))) for rate in share)
+    return f"finds {found} false alarms ({allowed} of {len(negative)} others)"
+
+
 def auc_interval(positive: np.ndarray, negative: np.ndarray, seed: int = 0) -> tuple[float, float, float]:
     """The AUC with its interval: bootstrap of both samples; where they do not overlap, of pairs by the exact interval.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from atlas_cli import discovery
@@ -21,6 +22,7 @@ from atlas_cli.privacy.mechanisms.examples import ExampleNoise
 from atlas_cli.privacy.mechanisms.fingerprints import FingerprintNoise
 from atlas_cli.privacy.mechanisms.mask_gradients import PaddingCover
 from atlas_cli.privacy.mechanisms.updates import UpdateNoise
+from atlas_cli.privacy.norms import Norms, mean_norms
 from atlas_cli.privacy.spent import Spent
 
 if TYPE_CHECKING:
@@ -124,6 +126,27 @@ class Protection:
         if aggregator.noise is not None:
             aggregator.noise.begin(number, {client: aggregator.members[client].held() for client in clients})
 
+    def norms_of_client(self, client: str) -> dict[str, dict[str, float | None]]:
+        """Norms of a client of the round, before and after each mechanism that clips and perturbs what it trains."""
+        updates = self.federation.aggregator.noise
+        found = {"updates": updates.norms.get(client) if updates is not None else None}
+        return _present(found | {"examples": self._example_norms(client)})
+
+    def norms_of_group(self, clients: Collection[str]) -> dict[str, dict[str, float | None]]:
+        """Their means over ``clients`` of one task group."""
+        aggregator = self.federation.aggregator
+        merged = {aggregator.members[client].group for client in clients}
+        of_examples = [norms for client in clients if (norms := self._example_norms(client)) is not None]
+        updates = aggregator.noise.mean_norms(clients, merged) if aggregator.noise is not None else None
+        return _present({"updates": updates, "examples": mean_norms(of_examples) if of_examples else None})
+
+    def _example_norms(self, client: str) -> Norms | None:
+        if self.config.examples is None:
+            return None
+        party = self.federation.clients[client]
+        noise = party.example_noise if isinstance(party, UnsplitClient) else party.privacy.examples
+        return noise.of_round() if noise is not None else None
+
     def figures(self, number: int) -> dict[str, dict[str, float | str]]:
         """Epsilon by task group and channel after round ``number``; infinite ones in words, as in JSON."""
         return {
@@ -176,6 +199,10 @@ class Protection:
     def _server_trains(self) -> bool:
         server = self.federation.server
         return server is not None and any(trained.parameters() for trained in server.groups.values())
+
+
+def _present(found: dict[str, Norms | None]) -> dict[str, dict[str, float | None]]:
+    return {name: asdict(norms) for name, norms in found.items() if norms is not None}
 
 
 def _figure(epsilon: float) -> float | str:

@@ -1,4 +1,4 @@
-"""Norms of what clients send: a diagnostic, and no measure of privacy."""
+"""Norms of what clients send, and of what it was before mechanisms: a diagnostic, and no measure of privacy."""
 
 from __future__ import annotations
 
@@ -34,6 +34,21 @@ def update_norms(evidence: Evidence) -> list[dict[str, Any]]:
             largest = max(norms.values()) / middle if middle > 0 else None
             rounds.append({"round": number, "norms": norms, "median": middle, "of_median": largest})
     return rounds
+
+
+def compared_norms(evidence: Evidence) -> list[dict[str, Any]]:
+    """Norms before and after clipping and noise (``privacy.norms.Norms``) of the rounds of which messages were kept.
+
+    A row a round, task group and mechanism; none where no mechanism clips. They are from the records of the run, not
+    from its messages: who listens does not have them.
+    """
+    rounds = {m.round for m in evidence.messages if m.direction == "up"}  # of others only what was delivered
+    return [
+        {"round": line["round"], "task_group": line["task_group"], "mechanism": mechanism, **norms}
+        for line in evidence.run.read_lines("metrics.jsonl")
+        if line["round"] in rounds
+        for mechanism, norms in (line.get("norms") or {}).items()
+    ]
 
 
 def _norm(sent: dict[str, Tensor], before: dict[str, Tensor]) -> float:

@@ -7,6 +7,8 @@ from typing import Any
 
 from rich.table import Table
 
+from atlas_cli.reports.privacy import DIAGNOSTIC, norms_in_words
+
 HEADINGS = ("attack", "figure (95 %)", "chance", "best", "floor", "n", "channel", "the adversary knows")
 
 
@@ -60,6 +62,9 @@ def audit_notes(audit: Mapping[str, Any]) -> list[str]:
     for each in audit["update_norms"]:
         size = f"median {each['median']:.3g}, largest {each['of_median'] or 0:.3g} times that"
         notes.append(f"norms of updates as sent in round {each['round']}: {size} (a diagnostic, no measure of privacy)")
+    for each in audit.get("norms", []):
+        place = f"{each['mechanism']} of {each['task_group']} in round {each['round']}"
+        notes.append(f"{place}: {norms_in_words(each)} ({DIAGNOSTIC[0].lower()}{DIAGNOSTIC[1:]})")
     for group, channels in audit["epsilon"].items():
         figures = ", ".join(f"{name} {e if isinstance(e, str) else _number(e)}" for name, e in channels.items())
         notes.append(f"epsilon of {group} at delta {audit['delta']:g}: {figures}")

@@ -37,6 +37,8 @@ metrics.jsonl
                         (atlas_cli.privacy.spent); "infinite" without a mechanism, 0 where nothing was sent
     participants        clients of the group that are in the merge; [] in round 0
     dropped             {client: reason}: those of the cohort that are not
+    norms               {mechanism: {before, clipped, sent, clip_fraction, noise_to_signal}} of what privacy.updates or
+                        privacy.examples clips, means over participants (atlas_cli.privacy.norms); absent without
 
 clients.jsonl
     round, client, task_group, participated
@@ -48,6 +50,7 @@ clients.jsonl
     local_test          {metric: value} on the client's own test part; null without one
     simulated           {compute, upload, server, download, wait: seconds that sum to the round's; finished: when its
                         adapters were sent; joules}; null as above
+    norms               the same of this client; absent without a mechanism, and where it is not in the merge
 
 clusters.jsonl
     round, by           that it comes before; as in the config

@@ -275,7 +275,7 @@ def _read(path: Path) -> str:
 def _parse(text: str, name: str, where: str) -> Any:
     schema = SCHEMAS.get(name)
     try:
-        return schema.model_validate_json(text).model_dump() if schema else json.loads(text)
+        return schema.model_validate_json(text).model_dump(exclude_unset=True) if schema else json.loads(text)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         key = ".".join(map(str, first["loc"]))

@@ -55,6 +55,7 @@ class MetricsRecord(Record):
     delta: float
     participants: list[str]
     dropped: dict[str, str]
+    norms: dict[str, Figures] | None = None
 
 
 class ClientRecord(Record):
@@ -76,6 +77,7 @@ class ClientRecord(Record):
     delivered_sha256: Sha256 | None
     local_test: Figures | None
     simulated: Figures | None
+    norms: dict[str, Figures] | None = None
 
 
 class ClustersRecord(Record):

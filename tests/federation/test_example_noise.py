@@ -15,6 +15,7 @@ from atlas_cli.federation.server import SplitServer
 from atlas_cli.federation.trainables import build_head
 from atlas_cli.models.load import shared_base
 from atlas_cli.privacy.mechanisms.examples import ExampleNoise
+from atlas_cli.privacy.norms import Norms
 from atlas_cli.tasks import build as build_task
 
 U_SHAPED = {"training": {"labels": "client"}, "server": {"rank": 0}, "aggregation": {"weights": "uniform"}}
@@ -99,6 +100,10 @@ def test_each_example_is_clipped_and_the_denominator_is_the_expected_size(prepar
     client.backward(reply.tensors["gradients"])
     norms = torch.stack([g.flatten(1).square().sum(1) for g in gradients]).sum(0).sqrt()
     assert (norms > 0.1).any() and torch.allclose(noise.norms.float(), norms, rtol=1e-4)
+    found, clipped = noise.of_round(), norms.clamp(max=0.1)
+    assert (found.before, found.clipped) == (pytest.approx(float(norms.mean())), pytest.approx(float(clipped.mean())))
+    assert (found.clip_fraction, found.noise_to_signal) == (pytest.approx(float((norms > 0.1).float().mean())), 0)
+    assert found.sent == pytest.approx(float(torch.cat([p.grad.flatten() for p in client.trained()]).norm()))
     for parameter, each in zip(client.trained(), gradients, strict=True):
         clipped = each * (0.1 / norms).clamp(max=1).view(-1, *[1] * (each.dim() - 1))
         assert torch.allclose(parameter.grad, clipped.sum(0) / 4, atol=1e-7)  # batch_size is 4, the sample has 3
@@ -110,6 +115,7 @@ def test_an_empty_sample_steps_with_noise_of_the_stated_deviation(prepared):
     privacy.privatise(client.trained(), client.adapters, (2, 1))
     first = torch.cat([p.grad.flatten() for p in client.trained()])
     assert float(first.std()) == pytest.approx(2.0 * 3.0 / 4, rel=0.05)
+    assert privacy.examples.of_round() == Norms(0.0, 0.0, pytest.approx(float(first.norm())), 0.0, None)
     privacy.privatise(client.trained(), client.adapters, (2, 1))
     assert torch.cat([p.grad.flatten() for p in client.trained()]).equal(first)
     privacy.privatise(client.trained(), client.adapters, (2, 2))

@@ -12,6 +12,7 @@ from atlas_cli.federation.protocol import Ledger
 from atlas_cli.federation.state import Copies, capture, restore
 from atlas_cli.privacy.accounting import gaussian_epsilon
 from atlas_cli.privacy.mechanisms.updates import UpdateNoise
+from atlas_cli.privacy.norms import Norms
 from atlas_cli.privacy.protection import Protection
 
 SERVER = {"updates": {"clip": 0.5, "noise_multiplier": 0.1}}
@@ -43,11 +44,39 @@ def test_an_update_is_clipped_as_one_vector_of_scale_free_factors():
     clipping = noise(clip=2.0, where="server", held={"a": start})
     protected = clipping.protect("a", sent, {"p": 8.0})
     norm = math.sqrt(6 * 9 + 8 * (8 * 0.5) ** 2 + 5)  # s B counts, not B
-    assert clipping.norms == {"a": pytest.approx(norm)}
+    assert clipping.norms == {"a": Norms(pytest.approx(norm), pytest.approx(2.0), pytest.approx(2.0), 1.0, None)}
     for name, tensor in protected.items():
         assert torch.allclose(tensor, start[name] + 2 / norm * (sent[name] - start[name]))
     small = {name: start[name] + 1e-3 for name in start}
     assert all(torch.allclose(t, small[n]) for n, t in clipping.protect("a", small, {"p": 8.0}).items())
+    assert clipping.norms["a"].clip_fraction == 0 and clipping.norms["a"].before == clipping.norms["a"].clipped < 1
+
+
+def test_norms_compare_what_is_sent_with_what_it_was():
+    start = {"p.lora_A": torch.zeros(20, 30), "p.lora_B": torch.zeros(40, 20), "head.w": torch.zeros(500)}
+    sent = {name: value + 1.0 for name, value in start.items()}
+    local = noise(clip=2.0, multiplier=0.5, where="client", held={"a": start})
+    flat = [(8 if n.endswith("B") else 1) * t.flatten() for n, t in local.protect("a", sent, {"p": 8.0}).items()]
+    found = local.norms["a"]
+    assert (found.clipped, found.clip_fraction) == (pytest.approx(2.0), 1.0)
+    assert found.sent == pytest.approx(float(torch.cat(flat).norm()))
+    assert found.noise_to_signal == pytest.approx(0.5 * math.sqrt(600 + 800 + 500), rel=0.05)  # of 2, each N(0, 1)
+    assert local.mean_norms(["a"], ["g"]) == found and local.mean_norms(["b"], ["g"]) is None
+
+
+def test_noise_of_the_server_is_compared_with_the_mean_that_it_is_added_to():
+    current, head = {"p": Factors(torch.zeros(20, 30), torch.zeros(40, 20))}, {"head.w": torch.zeros(500)}
+    sent = {"a": {"head.w": torch.ones(500)}}
+    updates = [Update("a", 1.0, {"p": Factors(torch.zeros(20, 30), torch.ones(40, 20))})]
+    central = noise(clip=2.0, multiplier=0.5, n=4, held={"a": head})
+    central.protect("a", sent["a"], {})
+    central.mean("g", current, head, ("A", "B"), updates, sent)
+    signal, added = central.merged["g"]
+    assert signal == pytest.approx(math.sqrt(800 + 500) / 4)
+    assert added == pytest.approx(2.0 * 0.5 / 4 * math.sqrt(600 + 800 + 500), rel=0.05)
+    found = central.mean_norms(["a"], ["g"])
+    assert found.noise_to_signal == pytest.approx(added / signal)
+    assert (found.before, found.sent) == (pytest.approx(math.sqrt(500)), pytest.approx(2.0))
 
 
 def test_noise_has_the_stated_deviation():

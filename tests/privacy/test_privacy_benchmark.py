@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -10,6 +11,7 @@ sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 import privacy as benchmark
 
 from atlas_cli.config.load import load_config
+from atlas_cli.config.privacy import PrivacyConfig
 
 TRAINING = {"rounds": 1, "local_steps": 4, "labels": "client"}
 
@@ -53,3 +55,23 @@ def test_every_case_is_a_config_with_that_mechanism_alone(case):
     privacy = load_config(benchmark.CONFIGS / f"{case.config}.yaml", case.overrides).config.privacy
     on = {name for name in type(privacy).model_fields if getattr(privacy, name) not in (None, False, "none")}
     assert on - {"delta"} == ({case.mechanism} if case.mechanism else set())
+
+
+def test_every_compression_is_measured():
+    kinds = {"none", *(case.strength.partition(",")[0] for case in benchmark.CASES if case.mechanism == "compress")}
+    assert kinds == set(get_args(PrivacyConfig.model_fields["compress"].annotation))
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("training.round=1", "did you mean rounds"),
+        ("training.rounds=none", "training.rounds"),
+        ("rounds", "key=value"),
+    ],
+)
+def test_a_wrong_override_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, override, says):
+    monkeypatch.setattr(sys, "argv", ["privacy.py", "--only", "none", "--output", str(tmp_path), override])
+    assert benchmark.main() == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and says in line

@@ -17,6 +17,7 @@ adapters and heads, but not activations: these show who is in a sample.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
@@ -24,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from atlas_cli.models.lora import AdapterSet
+from atlas_cli.privacy.norms import Norms, ratio
 from atlas_cli.seeding import torch_generator
 from atlas_cli.tasks._base import BaseTask
 
@@ -41,12 +43,16 @@ class ExampleNoise:
         batch_size: the expected size of a sample.
         seed: of the run.
         client: whose it is.
+
+    Attributes:
+        norms: of the gradients of the last sample's examples before clipping, (B,).
     """
 
     def __init__(self, clip: float, multiplier: float, batch_size: int, seed: int, client: str) -> None:
         self.clip, self.multiplier, self.batch_size = clip, multiplier, batch_size
         self.seed, self.client = seed, client
         self.norms: Tensor | None = None
+        self._seen: list[tuple[Tensor, float, float, float]] = []  # by step: norms; squares of signal, noise, sum
         self._inputs: dict[str, Tensor] = {}
         self._output_gradients: dict[str, Tensor] = {}
         self._head: dict[nn.Parameter, Tensor] = {}
@@ -113,10 +119,28 @@ class ExampleNoise:
         squares = [g.flatten(1).double().square().sum(1) for g in found.values()]
         self.norms = torch.stack(squares).sum(0).sqrt() if squares else torch.zeros(0)
         kept_B = (self.clip / self.norms.clamp(min=1e-30)).clamp(max=1.0)
+        totals = torch.zeros(3, dtype=torch.float64)
         for parameter in parameters:
             noise = self.multiplier * self.clip * torch.randn(parameter.shape, generator=generator)
-            total = noise.to(parameter.device, parameter.dtype)
+            total = noise = noise.to(parameter.device, parameter.dtype)
+            signal = torch.zeros_like(parameter)
             if parameter in found:
-                total = total + torch.einsum("b,b...->...", kept_B.to(parameter.dtype), found[parameter])
+                signal = torch.einsum("b,b...->...", kept_B.to(parameter.dtype), found[parameter])
+                total = total + signal
             parameter.grad = total / self.batch_size
+            totals += torch.stack([part.double().square().sum() for part in (signal, noise, total)]).detach().cpu()
+        self._seen.append((self.norms, *totals.tolist()))
         self._inputs, self._output_gradients, self._head = {}, {}, {}
+
+    def of_round(self) -> Norms | None:
+        """Norms of all steps since this began, which is once a round; None before the first."""
+        if not self._seen:
+            return None
+        each = torch.cat([norms.cpu() for norms, *_ in self._seen])
+        steps = len(self._seen)
+        signal, noise, total = (
+            math.sqrt(sum(column) / steps) for column in zip(*(s[1:] for s in self._seen), strict=True)
+        )
+        before, clipped, over = each, each.clamp(max=self.clip), each > self.clip
+        means = [float(values.double().mean()) if len(each) else 0.0 for values in (before, clipped, over)]
+        return Norms(means[0], means[1], total / self.batch_size, means[2], ratio(noise, signal))

@@ -17,13 +17,15 @@ sampling. Epsilon is what this channel adds to what other channels tell.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from atlas_cli.aggregation._base import PARTS, Adapters, Factors, Update
+from atlas_cli.privacy.norms import Norms, mean_norms, ratio
 from atlas_cli.seeding import torch_generator
 
 CHANNEL = "updates"
@@ -45,6 +47,10 @@ class UpdateNoise:
         where: who adds the noise.
         seed: of the run; whoever knows it can take the noise away.
         denominators: n by group.
+
+    Attributes:
+        norms: of the updates of a round, by client; ``merged``: (signal, noise), the norms of a group's mean of changes
+            and of the noise on it, where the server adds it.
     """
 
     def __init__(
@@ -57,7 +63,8 @@ class UpdateNoise:
     ) -> None:
         self.clip, self.multiplier, self.where = clip, multiplier, where
         self.seed, self.denominators = seed, dict(denominators)
-        self.norms: dict[str, float] = {}
+        self.norms: dict[str, Norms] = {}
+        self.merged: dict[str, tuple[float, float]] = {}
         self._round = 0
         self._start: dict[str, dict[str, Tensor]] = {}
 
@@ -65,22 +72,29 @@ class UpdateNoise:
         """Remember what each client of a round was delivered, by client and name."""
         self._round = number
         self._start = {client: {name: t.clone() for name, t in tensors.items()} for client, tensors in held.items()}
-        self.norms = {}
+        self.norms, self.merged = {}, {}
 
     def protect(self, client: str, sent: Tensors, scales: Mapping[str, float]) -> dict[str, Tensor]:
-        """What a client sends instead of ``sent``; ``norms`` gets the norm of its update before it was clipped."""
+        """What a client sends instead of ``sent``; ``norms`` gets those of its update."""
         start = self._start[client]
         units = {name: scales[name.removesuffix(".lora_B")] if name.endswith(".lora_B") else 1.0 for name in sent}
         changes = {name: tensor - start[name] for name, tensor in sent.items()}
-        norm = math.sqrt(sum(float((units[n] * change).double().square().sum()) for n, change in changes.items()))
-        self.norms[client] = norm
+
+        def norm_of(tensors: Tensors) -> float:
+            return _norm(units[name] * tensor for name, tensor in tensors.items())
+
+        norm = norm_of(changes)
         kept = min(1.0, self.clip / norm) if norm > 0 else 1.0
         protected = {name: start[name] + kept * change for name, change in changes.items()}
+        self.norms[client] = Norms(norm, kept * norm, kept * norm, float(norm > self.clip), None)
         if self.where == "client":
-            generator = torch_generator(self.seed, "privacy-updates", client, self._round)
+            generator, noises = torch_generator(self.seed, "privacy-updates", client, self._round), {}
             for name, tensor in protected.items():
-                noise = _normal(tensor, self.multiplier * self.clip / units[name], generator)
-                protected[name] = tensor + noise
+                noises[name] = _normal(tensor, self.multiplier * self.clip / units[name], generator)
+                protected[name] = tensor + noises[name]
+            noisy = norm_of({name: tensor - start[name] for name, tensor in protected.items()})
+            added = ratio(norm_of(noises), kept * norm)
+            self.norms[client] = replace(self.norms[client], sent=noisy, noise_to_signal=added)
         return protected
 
     def mean(
@@ -102,21 +116,41 @@ class UpdateNoise:
         generator = torch_generator(self.seed, "privacy-updates", group, self._round)
         n = self.denominators[group]
         deviation = self.multiplier * self.clip / n
-        result = {}
+        result, signals, noises = {}, [], []
         for path, before in current.items():
             A, B = before.A.clone(), before.B.clone()
             for factors in (u.adapters[path] for u in updates if path in u.adapters):
                 A[: factors.rank] += (factors.A - before.A[: factors.rank]) / n
                 B[:, : factors.rank] += (factors.B - before.B[:, : factors.rank]) / n
-            for part, value in zip(PARTS, (A, B), strict=True):
+            for part, value, old in zip(PARTS, (A, B), before, strict=True):
                 if part in parts:
-                    value += _normal(value, deviation, generator)
+                    signals.append(value - old)
+                    noises.append(_normal(value, deviation, generator))
+                    value += noises[-1]
             result[path] = Factors(A, B)
         heads = {}
         for name, value in head.items():
             change = sum((tensors[name] - value for tensors in sent.values()), torch.zeros_like(value))
-            heads[name] = value + change / n + _normal(value, deviation, generator)
+            signals.append(change / n)
+            noises.append(_normal(value, deviation, generator))
+            heads[name] = value + signals[-1] + noises[-1]
+        self.merged[group] = _norm(signals), _norm(noises)
         return [Update(f"mean of {n} clients", 1.0, result)], {client: heads for client in sent}
+
+    def mean_norms(self, clients: Collection[str], groups: Collection[str]) -> Norms | None:
+        """Means over ``clients``; noise of the server is compared with the mean of changes of ``groups``."""
+        each = [self.norms[client] for client in clients if client in self.norms]
+        if not each:
+            return None
+        found = mean_norms(each)
+        if merged := [self.merged[group] for group in groups if group in self.merged]:
+            signal, noise = (math.sqrt(sum(norm**2 for norm in norms)) for norms in zip(*merged, strict=True))
+            found = replace(found, noise_to_signal=ratio(noise, signal))
+        return found
+
+
+def _norm(tensors: Iterable[Tensor]) -> float:
+    return math.sqrt(sum(float(tensor.double().square().sum()) for tensor in tensors))
 
 
 def _normal(like: Tensor, deviation: float, generator: torch.Generator) -> Tensor:
