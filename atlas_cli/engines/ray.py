@@ -19,10 +19,11 @@ import torch
 from atlas_cli.config.checks import cohort_size
 from atlas_cli.config.units import parse_time
 from atlas_cli.engines.batches import batches_of
+from atlas_cli.engines.calls import Lost, Result
 from atlas_cli.engines.cluster import nodes, require_room, room, unexpected
 from atlas_cli.engines.host import Answer, Made, Owned
 from atlas_cli.engines.ray_process import NotReadyError, Process
-from atlas_cli.engines.remote import GRAPHS, Lost, Result, remote_steps
+from atlas_cli.engines.remote import GRAPHS, remote_steps
 from atlas_cli.engines.trained import Trained
 from atlas_cli.engines.wire import Array, size_of, to_array
 from atlas_cli.errors import AtlasError

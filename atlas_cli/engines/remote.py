@@ -12,12 +12,13 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from atlas_cli.data.collate import Batch
 from atlas_cli.engines.batches import batch_of
+from atlas_cli.engines.calls import Calls, Lost
 from atlas_cli.engines.exchange import reply
 from atlas_cli.engines.host import Answer, NotFinite, Owned
 from atlas_cli.engines.in_process import order_of
@@ -35,29 +36,6 @@ from atlas_cli.federation.trainables import PendingGradients, StepLoss
 from atlas_cli.federation.unsplit import UnsplitClient
 
 GRAPHS = 4  # clients of one process whose activations are kept for their backward at one time
-
-
-@dataclass(frozen=True)
-class Lost:
-    """A call that will have no answer, and why."""
-
-    reason: str
-
-
-Result = Answer | NotFinite | Lost
-
-
-class Calls(Protocol):
-    """Calls of ``ClientHost`` methods; a client has one under way at most, and a new one replaces it."""
-
-    def place(self, client: str) -> int:
-        """Which process serves a client in this round."""
-
-    def start(self, client: str, method: str, *args: Any) -> None:
-        """Call a method for a client, and do not wait."""
-
-    def next(self, clients: Collection[str]) -> tuple[str, Result]:
-        """The next of these clients, each with a call under way, that answers or is lost."""
 
 
 class _LostError(Exception):
@@ -141,6 +119,10 @@ class RemoteRound:
                 self.federation.aggregator.members[client],
             )
             give(party, member.adapters, unpack(owned.values, party.device))
+            if isinstance(party, UnsplitClient):
+                party.example_noise = owned.protects
+            else:
+                party.privacy = owned.protects
             if party.usage is not None and owned.usage is not None:
                 vars(party.usage).update(vars(owned.usage))
 

@@ -1,13 +1,15 @@
 """Clients in hosts of their own inside this process: what an engine moves is packed and unpacked, and may fail."""
 
+import pickle
 import random
 
 import torch
 from rich.console import Console
 
 from atlas_cli.engines.batches import batches_of
+from atlas_cli.engines.calls import Lost
 from atlas_cli.engines.host import ClientHost, Made
-from atlas_cli.engines.remote import Lost, remote_steps
+from atlas_cli.engines.remote import remote_steps
 from atlas_cli.federation.recorder import Recorder
 from atlas_cli.federation.state import capture
 from atlas_cli.federation.training import train
@@ -15,6 +17,11 @@ from atlas_cli.models.carried import put_together, take_apart
 from atlas_cli.reports.progress import PlainProgress
 
 TIMES = ("seconds", "samples_per_second")
+
+
+def copied(value):
+    """What another process would get."""
+    return pickle.loads(pickle.dumps(value))
 
 
 class Hosts:
@@ -51,7 +58,7 @@ class Hosts:
         method, args = self.calls.pop(client)
         if reason := self.fails(client, method, self.log.count((client, method))):
             return client, Lost(reason)
-        return client, self.hosts[self.place(client)].call(method, client, *args)
+        return client, copied(self.hosts[self.place(client)].call(method, client, *copied(args)))
 
     def local_steps(self, federation, attendance, ledger, on_step):
         return remote_steps(federation, self, attendance, ledger, on_step)

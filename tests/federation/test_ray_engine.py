@@ -57,7 +57,8 @@ CASES = {
         "clients": {"b": {"task_group": "g", "rank": 2, "dtype": "bfloat16"}},
         "aggregation": {"method": "fedex"},
     },
-    "federated": {"mode": "federated"},
+    "federated, DP-SGD": {"mode": "federated", "privacy": {"examples": {"clip": 1.0, "noise_multiplier": 0.5}}},
+    "DP-SGD": {"privacy": {"examples": {"clip": 1.0, "noise_multiplier": 0.5}}},
 }
 
 
