@@ -11,8 +11,9 @@ from atlas_cli.errors import AtlasError, OutputError
 from atlas_cli.federation import content_store
 from atlas_cli.federation.build import build
 from atlas_cli.federation.content_store import ContentStore
+from atlas_cli.federation.holdings import Copies
 from atlas_cli.federation.recorder import Recorder
-from atlas_cli.federation.state import Copies, capture, restore
+from atlas_cli.federation.state import capture, restore
 from atlas_cli.federation.training import set_up, train
 from atlas_cli.reports.progress import PlainProgress
 from atlas_cli.runs.hashing import sha256_tensors
