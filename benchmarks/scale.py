@@ -31,8 +31,9 @@ from rich.console import Console
 
 from atlas_cli.config.schema import ExperimentConfig
 from atlas_cli.federation import build as building
+from atlas_cli.federation.holdings import Copies
 from atlas_cli.federation.recorder import Recorder
-from atlas_cli.federation.state import Copies, capture
+from atlas_cli.federation.state import capture
 from atlas_cli.federation.training import train
 from atlas_cli.models.load import FrozenBase, load_base
 from atlas_cli.planning.plan import make_plan

@@ -22,9 +22,9 @@ from atlas_cli.federation.client import SplitClient
 from atlas_cli.federation.members import Member
 from atlas_cli.federation.memory import Usage
 from atlas_cli.federation.new_client import new_client
-from atlas_cli.federation.offload import as_changes, changes_in, exchanged
+from atlas_cli.federation.offload import as_changes, changes_in, exchanged, moments_in
 from atlas_cli.federation.optimizers import learning_rate_factor
-from atlas_cli.federation.owned import Party, give, owned_by
+from atlas_cli.federation.owned import Party, give
 from atlas_cli.federation.protocol import Message
 from atlas_cli.federation.unsplit import UnsplitClient
 from atlas_cli.models.carried import contents_sha256, weights_of
@@ -46,12 +46,14 @@ class Owned(NamedTuple):
     """What a client owns at the start or end of a round.
 
     Attributes:
-        values: adapters, head and moments, as ``federation.owned`` names them; ``changes`` of its frozen weights.
+        held: adapters and the trained part of the head (``Member.held``).
+        moments: of its optimizers (``offload.moments_in``); ``changes`` of its frozen weights.
         protects: its mechanisms (``AtClient``, or DP-SGD of an unsplit client).
         usage: its measured memory; None: it is not measured.
     """
 
-    values: Packed
+    held: Packed
+    moments: Packed
     changes: Packed
     protects: AtClient | ExampleNoise | None
     usage: Usage | None
@@ -114,9 +116,9 @@ class ClientHost:
         planned, batches, upper = self._made[client]
         # anew, since ranks may have become smaller and larger again with a client that went back
         party = new_client(self.config, planned, self.bases[planned.dtype], batches.task, upper, self.device)
-        held = exchanged(party)
-        give(party, held, unpack(owned.values, self.device))
-        held.frozen.update(as_changes(unpack(owned.changes, self.device), self.device))
+        member = Member(planned.task_group, 0.0, exchanged(party), party.head)
+        give(party, member, unpack(owned.held, self.device), unpack(owned.moments, self.device))
+        member.adapters.frozen.update(as_changes(unpack(owned.changes, self.device), self.device))
         if isinstance(party, UnsplitClient):
             assert not isinstance(owned.protects, AtClient)
             party.example_noise = owned.protects
@@ -125,7 +127,7 @@ class ClientHost:
         if owned.usage is not None:
             party.measure()
         self._parties[client] = party
-        return Member(planned.task_group, 0.0, held, party.head).held_sha256(anew=True)
+        return member.held_sha256(anew=True)
 
     def do_forward(self, client: str, number: int, step: int) -> Packed | None:
         """The activation message of a local step; None where its Poisson sample is empty."""
@@ -165,8 +167,8 @@ class ClientHost:
         party = self._parties.pop(client)
         self._batches.pop(client, None)
         protects = party.example_noise if isinstance(party, UnsplitClient) else party.privacy
-        changes = changes_in(Member("", 0.0, exchanged(party), None))
-        return Owned(pack(owned_by(party)), pack(changes), protects, party.usage)
+        member = Member("", 0.0, exchanged(party), party.head)
+        return Owned(pack(member.held()), pack(moments_in(party)), pack(changes_in(member)), protects, party.usage)
 
     def weights_sha256(self) -> dict[str, str]:
         """Hash of the frozen weights that this process holds, by dtype."""

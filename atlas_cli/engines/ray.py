@@ -251,7 +251,7 @@ class RayEngine:
     def _count(self, way: str, method: str, value: Any) -> None:
         for part in value if isinstance(value, tuple) else (value,):
             if isinstance(part, Owned):
-                self.moved[f"state {way}"] += size_of(part.values) + size_of(part.changes)
+                self.moved[f"state {way}"] += sum(map(size_of, part[:3]))
             elif isinstance(part, dict):
                 self.moved[f"steps {way}"] += size_of(part)
 

@@ -27,9 +27,9 @@ from atlas_cli.engines.wire import pack, unpack
 from atlas_cli.errors import AtlasError, NonFiniteError
 from atlas_cli.federation.attendance import Attendance
 from atlas_cli.federation.client import SplitClient
-from atlas_cli.federation.offload import changes_in
+from atlas_cli.federation.offload import changes_in, moments_in
 from atlas_cli.federation.optimizers import learning_rate_factor
-from atlas_cli.federation.owned import give, owned_by
+from atlas_cli.federation.owned import give
 from atlas_cli.federation.parties import Federation
 from atlas_cli.federation.protocol import Ledger, Message
 from atlas_cli.federation.trainables import PendingGradients, StepLoss
@@ -72,7 +72,8 @@ class RemoteRound:
         for client in self.attendance.present:
             party = self.federation.clients[client]
             protects = party.example_noise if isinstance(party, UnsplitClient) else party.privacy
-            owned = Owned(pack(owned_by(party)), pack(changes_in(members[client])), protects, party.usage)
+            held, moments = pack(members[client].held()), pack(moments_in(party))
+            owned = Owned(held, moments, pack(changes_in(members[client])), protects, party.usage)
             self._start(client, "begin", self.number, owned)
         for client, answer in self._answers():
             if answer.value != members[client].held_sha256():
@@ -113,12 +114,9 @@ class RemoteRound:
         for client in list(self.attendance.present):
             self._start(client, "end")
         for client, answer in self._answers():
-            owned, party, member = (
-                answer.value,
-                self.federation.clients[client],
-                self.federation.aggregator.members[client],
-            )
-            give(party, member.adapters, unpack(owned.values, party.device))
+            owned, party = answer.value, self.federation.clients[client]
+            member = self.federation.aggregator.members[client]
+            give(party, member, unpack(owned.held, party.device), unpack(owned.moments, party.device))
             if isinstance(party, UnsplitClient):
                 party.example_noise = owned.protects
             else:

@@ -19,6 +19,7 @@ from atlas_cli.federation.delivery_errors import base_errors, delivery_errors
 from atlas_cli.federation.members import Member
 from atlas_cli.federation.numerics import require_finite
 from atlas_cli.federation.protocol import Ledger, Message, adapter_bytes
+from atlas_cli.federation.rosters import Rosters
 from atlas_cli.federation.trainables import Trainables
 from atlas_cli.models.lora import AdapterSet, features_of
 from atlas_cli.privacy.mechanisms.updates import UpdateNoise
@@ -62,6 +63,7 @@ class Aggregator:
         self.seed, self.server_memory, self.keep_errors = seed, server_memory, keep_errors
         self.noise: UpdateNoise | None = None
         self.members = dict(members)
+        self.rosters = Rosters(self.members)
         self.groups = dict(groups)
         self.heads = dict(heads)
         self.merged: dict[str, dict[str, Factors]] = {}
@@ -140,8 +142,8 @@ class Aggregator:
             return None
         if self.method.CHANGES_BASE:
             return base_errors(updates, before, change, self.changes[group].total)
-        members = [m for m in self.members.values() if m.group == group]
-        return delivery_errors(self.method, merge.adapters, members, updates, merge.target or merge.adapters)
+        weights = self.rosters.by_rank(group, clients)
+        return delivery_errors(self.method, merge.adapters, weights, updates, merge.target or merge.adapters)
 
     def is_behind(self, client: str) -> bool:
         """Whether its group has anything for a client that it was not sent."""

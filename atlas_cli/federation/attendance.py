@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from atlas_cli.config.units import parse_time
 from atlas_cli.engines.trained import Trained
 from atlas_cli.errors import TooFewClientsError
@@ -37,16 +39,17 @@ class Attendance:
         self.gone, self.late = set(self.dropped), set[str]()
         self.waited = 0.0
         self.began_with: dict[str, dict[str, int]] = {}
-        self._crashes = faults.crashes(config, number)
+        self._crashes = faults.crashes(config, federation.planned(cohort), number)
         self._deadline = None if config.training.deadline is None else parse_time(config.training.deadline)
-        self._time = OwnTime(federation) if self._deadline is not None else None
+        self._time = OwnTime(federation, cohort) if self._deadline is not None else None
         self._snapshots: dict[str, Snapshot] = {}
 
     def begin(self) -> None:
         """Remember what each client holds now, with a copy of it where one can be dropped later in the round."""
         members = self.federation.aggregator.members
         self.began_with = {c: members[c].ranks for c in self.present}
-        exposed = self.present if may_drop(self.federation) else [c for c in self.present if c in self._crashes]
+        every = may_drop(self.federation, self.present)
+        exposed = self.present if every else [c for c in self.present if c in self._crashes]
         self._snapshots = {c: Snapshot(self.federation.clients[c], members[c]) for c in exposed}
 
     def drop(self, client: str, reason: str, *, gone: bool = True) -> None:
@@ -111,12 +114,12 @@ class Attendance:
         )
 
 
-def may_drop(federation: Federation) -> bool:
-    """Whether any client that began a round may be dropped in it, by what the config asks for."""
+def may_drop(federation: Federation, clients: Iterable[str]) -> bool:
+    """Whether any of the clients that begin a round may be dropped in it, by what the config asks for."""
     config, training = federation.config, federation.config.training
     return (
         training.deadline is not None
         or training.on_nonfinite == "drop-client"
         or config.screen.max_norm_ratio is not None
-        or any(not member.weight > 0 for member in federation.aggregator.members.values())
+        or any(not federation.aggregator.members[client].weight > 0 for client in clients)
     )

@@ -16,4 +16,4 @@ def sample_cohort(federation: Federation, round_number: int) -> list[str]:
         size = cohort_size(share, len(members))
         draw = numpy_generator(seed, "cohort", group, round_number)
         chosen.update(members[i] for i in draw.permutation(len(members))[:size])
-    return [c for c in federation.clients if c in chosen]
+    return federation.in_order(chosen)

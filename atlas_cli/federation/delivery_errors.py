@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 
 from atlas_cli.aggregation._base import Adapters, Update
 from atlas_cli.aggregation._error import ErrorLedger, error_ledger, exact_change, exact_sum
 from atlas_cli.aggregation._low_rank import stack
-from atlas_cli.federation.members import Member
 
 
 def delivery_errors(
-    method: ModuleType, merged: Adapters, members: Sequence[Member], updates: Sequence[Update], target: Adapters
+    method: ModuleType,
+    merged: Adapters,
+    weights: Mapping[str, Mapping[int, float]],
+    updates: Sequence[Update],
+    target: Adapters,
 ) -> ErrorLedger:
     """Of what every client of the group gets, whether it took part or not, by weight, against X.
 
     Args:
         merged: the group's adapter after the merge; target: before its ranks were cut.
+        weights: of the group's clients, by layer and rank: those of one rank get one thing.
     """
     found = {path: exact_sum(path, updates) for path in merged}
     exact = {path: x for path, x in found.items() if x is not None}
-    weights: dict[str, dict[int, float]] = {}  # clients of one rank get one thing
-    for member in members:
-        for path, rank in member.ranks.items():
-            by_rank = weights.setdefault(path, {})
-            by_rank[rank] = by_rank.get(rank, 0.0) + member.weight
     delivered = {
         path: [(w, method.deliver(merged, {}, {path: rank})[path]) for rank, w in by_rank.items()]
         for path, by_rank in weights.items()

@@ -5,10 +5,11 @@ Who never answers is drawn from hash(seed, client, round): one client's luck dep
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 from atlas_cli.config.schema import ExperimentConfig
+from atlas_cli.planning.plan import ClientPlan
 from atlas_cli.seeding import numpy_generator
 
 T = TypeVar("T")
@@ -20,23 +21,23 @@ def answers(config: ExperimentConfig, client: str, round_number: int) -> bool:
     return chance == 0 or float(numpy_generator(config.seed, "faults-drop", client, round_number).random()) >= chance
 
 
-def slowdowns(config: ExperimentConfig) -> dict[str, float]:
-    """``faults.slow`` by client; those that are not slow are not in it."""
-    return _by_client(config, config.faults.slow)
+def slowdowns(config: ExperimentConfig, clients: Iterable[ClientPlan]) -> dict[str, float]:
+    """``faults.slow`` of some clients; those that are not slow are not in it."""
+    return _by_client(clients, config.faults.slow)
 
 
-def crashes(config: ExperimentConfig, round_number: int) -> dict[str, int]:
-    """By client, the step (from 0) before which it fails in this round: ``faults.crash_at``."""
-    found = _by_client(config, config.faults.crash_at)
+def crashes(config: ExperimentConfig, clients: Iterable[ClientPlan], round_number: int) -> dict[str, int]:
+    """Of some clients, the step (from 0) before which each fails in this round: ``faults.crash_at``."""
+    found = _by_client(clients, config.faults.crash_at)
     return {client: crash.step for client, crash in found.items() if crash.round == round_number}
 
 
-def _by_client(config: ExperimentConfig, given: Mapping[str, T]) -> dict[str, T]:
+def _by_client(clients: Iterable[ClientPlan], given: Mapping[str, T]) -> dict[str, T]:
     """A client's own entry, else that of the template it was made from."""
     found = {}
-    for spec in config.expanded_clients() if given else ():
-        for name in (spec.name, spec.key.removeprefix("clients.")):
+    for client in clients:
+        for name in (client.name, client.key.removeprefix("clients.")):
             if name in given:
-                found[spec.name] = given[name]
+                found[client.name] = given[name]
                 break
     return found

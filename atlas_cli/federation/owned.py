@@ -1,4 +1,4 @@
-"""What a client owns, as named tensors: all that a client made anew must be given to go on where another stopped."""
+"""What a client owns, given to one that was made anew, so that it goes on where another stopped."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from atlas_cli.errors import ResourceError
 from atlas_cli.federation.client import SplitClient
-from atlas_cli.federation.optimizers import load_moments, moments_of
+from atlas_cli.federation.members import Member
+from atlas_cli.federation.optimizers import load_moments
 from atlas_cli.federation.pruning import shrink
 from atlas_cli.federation.unsplit import UnsplitClient
 from atlas_cli.models.lora import AdapterSet
@@ -17,44 +18,23 @@ from atlas_cli.models.lora import AdapterSet
 Party = SplitClient | UnsplitClient
 
 
-def values_of(party: Party) -> Iterator[tuple[str, Tensor]]:
-    """Its adapters and its head; ``upper/`` stands before those above the cut."""
-    yield from named("", party.adapters, party.head)
-    if isinstance(party, UnsplitClient):
-        yield from named("upper/", party.upper, None)
-
-
-def owned_by(party: Party) -> dict[str, Tensor]:
-    """All that ``give`` takes: adapters, the trained part of the head, and moments."""
-    tensors = {name: value for name, value in values_of(party) if name not in _frozen_in(party)}
-    for i, optimizer in enumerate(party.optimizers()):
-        tensors |= {f"{i}/optimizer/{name}": value for name, value in moments_of(optimizer).items()}
-    return tensors
-
-
 @torch.no_grad()
-def give(party: Party, held: AdapterSet, tensors: Mapping[str, Tensor]) -> None:
-    """Let a client own ``tensors``: values as ``values_of`` names them, moments as ``<optimizer>/optimizer/<which>``.
+def give(party: Party, member: Member, held: Mapping[str, Tensor], moments: Mapping[str, Tensor]) -> None:
+    """Let a client hold what another did.
 
     Args:
-        held: the adapters that it exchanges; they shrink to the ranks of those in ``tensors``.
-        tensors: the frozen part of a head may be left out.
+        member: of the client; its adapters shrink to the ranks of those in ``held``.
+        held: as ``Member.held`` names it; ``moments``: as ``offload.moments_in`` does.
 
     Raises:
         ResourceError: other names, shapes or types.
     """
-    shorter = {}
-    for path, adapter in held.adapters.items():
-        for key in (f"{path}.lora_A", f"upper/{path}.lora_A"):
-            if key in tensors and tensors[key].shape[0] < adapter.rank:
-                shorter[path] = tensors[key].shape[0]
-    shrink(party, held, shorter)
-    frozen = _frozen_in(party)
-    live = {n: value for n, value in values_of(party) if n in tensors or n not in frozen}
-    take(live, {n: value for n, value in tensors.items() if "/optimizer/" not in n})
+    adapters = member.adapters.adapters
+    saved = {path: held[f"{path}.lora_A"].shape[0] for path in adapters if f"{path}.lora_A" in held}
+    shrink(party, member.adapters, {path: rank for path, rank in saved.items() if rank < adapters[path].rank})
+    take(member.held(), held)
     for i, optimizer in enumerate(party.optimizers()):
-        prefix = f"{i}/optimizer/"
-        load_moments(optimizer, {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)})
+        load_moments(optimizer, {n.partition("/")[2]: t for n, t in moments.items() if n.startswith(f"{i}/")})
 
 
 def take(live: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
@@ -77,8 +57,3 @@ def named(prefix: str, adapters: AdapterSet, head: nn.Module | None) -> Iterator
         yield f"{prefix}{name}", value
     for name, parameter in head.named_parameters() if head is not None else ():
         yield f"{prefix}head.{name}", parameter.detach()
-
-
-def _frozen_in(party: Party) -> set[str]:
-    head = party.head.named_parameters() if party.head is not None else ()
-    return {f"head.{name}" for name, parameter in head if not parameter.requires_grad}

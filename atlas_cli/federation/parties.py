@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,10 +20,12 @@ from atlas_cli.federation.prefix_cache import PrefixCache
 from atlas_cli.federation.protocol import Ledger
 from atlas_cli.federation.recording import Recording
 from atlas_cli.federation.server import SplitServer
+from atlas_cli.federation.touched import Touched
 from atlas_cli.federation.unsplit import UnsplitClient
 from atlas_cli.models.load import FrozenBase
 from atlas_cli.models.lora import AdapterSet, joined
-from atlas_cli.planning.plan import Plan
+from atlas_cli.planning.devices import Device, client_devices
+from atlas_cli.planning.plan import ClientPlan, Plan
 from atlas_cli.tasks._base import Feature
 
 if TYPE_CHECKING:
@@ -36,7 +39,7 @@ class Federation:
     ``server`` is None in the unsplit baselines; ``fingerprints`` are sums over those taken of every client so far;
     ``prefix_cache`` and ``recording`` are None unless the config asks for them, and so is ``offload``, which is
     ``clients`` then; ``bases`` are what clients hold of the base, by dtype; ``protection`` is there once all parties
-    are.
+    are; ``touched`` knows who was at hand.
     """
 
     config: ExperimentConfig
@@ -54,6 +57,7 @@ class Federation:
     fingerprints: dict[str, torch.Tensor] = field(default_factory=dict)
     prefix_cache: PrefixCache | None = None
     recording: Recording | None = None
+    touched: Touched = field(default_factory=Touched)
     protection: Protection = field(init=False, repr=False)
 
     def ledger(self, number: int) -> Ledger:
@@ -66,8 +70,32 @@ class Federation:
         return list(self.config.task_groups)
 
     def members(self, group: str) -> list[str]:
-        """Clients of a group, in the order of the config."""
-        return [c.name for c in self.plan.clients if c.task_group == group]
+        """Clients of a group, in the order of the config; not to be written to."""
+        return self._by_group.get(group, [])
+
+    @cached_property
+    def _by_group(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for client in self.plan.clients:
+            found.setdefault(client.task_group, []).append(client.name)
+        return found
+
+    def in_order(self, clients: Iterable[str]) -> list[str]:
+        """Some clients, each once, in the order of the config."""
+        return sorted(set(clients), key=self._places.__getitem__)
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {client.name: i for i, client in enumerate(self.plan.clients)}
+
+    def planned(self, clients: Iterable[str]) -> list[ClientPlan]:
+        """What the plan says of some clients."""
+        return [self.plan.by_name[client] for client in clients]
+
+    @cached_property
+    def devices(self) -> dict[str, Device]:
+        """Of the clients that name one."""
+        return client_devices(self.config)
 
     def group_of(self, client: str) -> str:
         """The task group of a client."""
@@ -81,9 +109,13 @@ class Federation:
         """What a client holds of the base."""
         return self.bases[self.plan.by_name[client].dtype]
 
-    def at_hand(self, clients: Iterable[str]) -> AbstractContextManager[None]:
-        """Inside the block these clients can be used; with ``engine.offload`` all others cannot."""
-        return nullcontext() if self.offload is None else self.offload.at_hand(clients)
+    @contextmanager
+    def at_hand(self, clients: Iterable[str]) -> Iterator[None]:
+        """Inside the block these clients can be used (and are touched); with ``engine.offload`` all others cannot."""
+        names = list(clients)
+        with nullcontext() if self.offload is None else self.offload.at_hand(names):
+            yield
+        self.touched.add(names)
 
     def train_features(self, client: str) -> Sequence[Feature]:
         """A client's training examples."""
@@ -128,12 +160,10 @@ class Federation:
         if not self.aggregator.group_adapter:
             return {}
         models = {}
-        for member in (self.aggregator.members[client] for client in self.members(group)):
-            part = member.part
-            if part not in models:
-                merged, head = self.aggregator.group_model(member.group), self.aggregator.heads.get(part)
-                upper = self.server.groups[part].adapters if self.server is not None else AdapterSet({})
-                head = head if head is not None or self.server is None else self.server.heads[part]
-                assert head is not None
-                models[part] = TrainedModel(joined(upper, merged), head)
+        for part, of_clients in self.aggregator.rosters.parts(group).items():
+            merged, head = self.aggregator.group_model(of_clients), self.aggregator.heads.get(part)
+            upper = self.server.groups[part].adapters if self.server is not None else AdapterSet({})
+            head = head if head is not None or self.server is None else self.server.heads[part]
+            assert head is not None
+            models[part] = TrainedModel(joined(upper, merged), head)
         return models

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 
 from atlas_cli.aggregation._error import ErrorLedger
@@ -90,6 +90,9 @@ class Recorder:
     ) -> None:
         """Record a round; round 0 is before training.
 
+        Clients that had no part in it (not in the cohort, sent nothing, were sent nothing, were not scored) have no
+        line, except in round 0 and in the last.
+
         Args:
             trained: what every client that began the round did.
             attendance: which of them are in the merge, and why others are not; default: all.
@@ -98,30 +101,34 @@ class Recorder:
         dropped = attendance.dropped if attendance else {}
         kept = {client: did for client, did in trained.items() if client not in dropped}
         losses = self._losses(kept)
+        cohort = self._by_group([*trained, *dropped])
+        sending = self._by_group({client for client, _, _ in ledger.entries})
         clock = self._simulate(trained, ledger, attendance) if trained else None
         simulated = {"simulated_seconds": clock and clock.seconds, "simulated_joules": clock and clock.joules}
         protection = self.federation.protection
-        epsilon, members = protection.figures(number), self.federation.members
+        epsilon = protection.figures(number)
         lines = [
             {
-                **self._group_line(number, g, ledger, scores, trained, losses, errors),
+                **self._group_line(number, g, ledger, sending[g], scores, trained, losses, errors),
                 **simulated,
                 "epsilon": epsilon[g],
                 "delta": self.federation.config.privacy.delta,
-                "participants": [c for c in members(g) if c in kept],
-                "dropped": {c: dropped[c] for c in members(g) if c in dropped},
-                **_norms(protection.norms_of_group([c for c in members(g) if c in kept])),
+                "participants": [c for c in cohort[g] if c in kept],
+                "dropped": {c: dropped[c] for c in cohort[g] if c in dropped},
+                **_norms(protection.norms_of_group([c for c in cohort[g] if c in kept])),
             }
             for g in self.federation.group_names
         ]
         shares = self._shares(kept)
+        named = {*trained, *dropped, *scores.clients, *(c for each in sending.values() for c in each)}
+        everybody = number in (0, self.federation.config.training.rounds)
         clients = [
             {
                 **self._client_line(number, c, ledger, scores, trained, shares),
                 "simulated": asdict(clock.clients[c]) if clock and c in clock.clients else None,
                 **(_norms(protection.norms_of_client(c)) if c in kept else {}),
             }
-            for c in self.federation.clients
+            for c in (self.federation.clients if everybody else self.federation.in_order(named))
         ]
         self.metrics += lines
         self.clients += clients
@@ -150,6 +157,13 @@ class Recorder:
             self.run.append("clusters.jsonl", [found.record()])
         self.progress.note(found.sentence())
 
+    def _by_group(self, clients: Iterable[str]) -> dict[str, list[str]]:
+        """Some clients by task group, each once, in the order of the config."""
+        found: dict[str, list[str]] = {group: [] for group in self.federation.group_names}
+        for client in self.federation.in_order(clients):
+            found[self.federation.group_of(client)].append(client)
+        return found
+
     def _losses(self, trained: Mapping[str, Trained]) -> dict[str, float | None]:
         losses: dict[str, float | None] = {}
         for group in self.federation.group_names:
@@ -163,13 +177,13 @@ class Recorder:
         number: int,
         group: str,
         ledger: Ledger,
+        sending: Collection[str],
         scores: Scores,
         trained: Mapping[str, Trained],
         losses: Mapping[str, float | None],
         errors: Mapping[str, ErrorLedger | None],
     ) -> JSON:
-        members = self.federation.members(group)
-        took_part = [trained[c] for c in members if c in trained]
+        took_part = [did for client, did in trained.items() if self.federation.group_of(client) == group]
         examples, seconds = sum(t.examples for t in took_part), sum(t.seconds for t in took_part)
         training = self.federation.config.training
         last = number * training.local_steps - 1
@@ -183,8 +197,8 @@ class Recorder:
             "test": scores.groups.get(group, {}),
             "examples": examples,
             "tokens": sum(t.tokens for t in took_part),
-            "bytes_up": ledger.total("up", members),
-            "bytes_down": ledger.total("down", members),
+            "bytes_up": ledger.total("up", sending),
+            "bytes_down": ledger.total("down", sending),
             "seconds": round(seconds + scores.seconds.get(group, 0.0), 6),
             "samples_per_second": round(examples / seconds, 3) if seconds > 0 else None,
             **self._errors(group, errors),
@@ -232,10 +246,7 @@ class Recorder:
 
     def _errors(self, group: str, errors: Mapping[str, ErrorLedger | None]) -> JSON:
         """Of the group's merge, or of those of its clusters, root mean square over its clients by weight."""
-        weights: dict[str, float] = {}
-        for member in self.federation.aggregator.members.values():
-            if member.task_group == group:
-                weights[member.group] = weights.get(member.group, 0.0) + member.weight
+        weights = self.federation.aggregator.rosters.weights(group)
         ledgers = {merged: errors.get(merged) for merged in weights}
         known = [(weights[merged], e.overall) for merged, e in ledgers.items() if e is not None and e.overall]
         total = sum(weight for weight, _ in known)

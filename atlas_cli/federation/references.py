@@ -26,7 +26,10 @@ def reference_memory(federation: Federation, usages: Sequence[Usage]) -> dict[st
     shape = (largest.batch_size, largest.batch_tokens // max(1, largest.batch_size))
     group = federation.group_names[0]
     model = next(iter(federation.models_of_group(group).values()), None)
-    model = model or federation.model_of_client(federation.members(group)[0])
+    if model is None:
+        first = federation.members(group)[0]
+        with federation.at_hand([first]):
+            model = federation.model_of_client(first)
     base = federation.base.model
     trained = [*model.adapters.parameters(), *model.head.parameters()]
     weights = tensor_bytes([*base.parameters(), *base.buffers(), *model.head.parameters(), *_output(federation)])

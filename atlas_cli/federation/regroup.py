@@ -33,8 +33,8 @@ def regroup(federation: Federation, clusters: Mapping[str, str]) -> list[str]:
     groups = {client: member.group for client, member in members.items()}
     parts = {client: member.part for client, member in members.items()}
     moved = [client for client, member in members.items() if member.cluster != clusters[client]]
-    for client, cluster in clusters.items():
-        members[client].cluster = cluster
+    aggregator.rosters.assign(clusters)
+    federation.touched.add(members)
     _regroup_heads(federation, parts)
     _regroup_adapters(federation, groups)
     return moved

@@ -22,11 +22,12 @@ from atlas_cli.federation.check import Check, require_verified
 from atlas_cli.federation.export import export_adapters
 from atlas_cli.federation.facts import data_facts, device_name, model_facts
 from atlas_cli.federation.fitting import fitted, slow_bfloat16
+from atlas_cli.federation.holdings import Copies
 from atlas_cli.federation.parties import Federation
 from atlas_cli.federation.prefixes import without_prefix
 from atlas_cli.federation.recorder import Recorder
 from atlas_cli.federation.recording import recording_of
-from atlas_cli.federation.state import Copies, capture, restore
+from atlas_cli.federation.state import capture, restore
 from atlas_cli.federation.stopping import Stopping
 from atlas_cli.federation.training import train
 from atlas_cli.federation.verify import verify_split
@@ -218,9 +219,8 @@ class _Checkpoints:
     """Writes the checkpoints that are due, and holds a newer one ready for a run that stops in between."""
 
     def __init__(self, federation: Federation, run: RunDirectory) -> None:
-        self.federation, self.run = federation, run
+        self.federation, self.run, self._copies = federation, run, Copies()
         self.pending: Checkpoint | None = None
-        self._copies = Copies()
 
     def after_round(self, number: int) -> None:
         """Every ``checkpoints.every`` rounds, before training and at the end."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from atlas_cli.engines.trained import Trained
@@ -18,7 +18,7 @@ from atlas_cli.planning.cost import (
     server_step,
     upload_seconds,
 )
-from atlas_cli.planning.devices import Device, client_devices, server_device
+from atlas_cli.planning.devices import Device, server_device
 from atlas_cli.runs.records import KINDS
 
 STEP_KINDS = ("activations", "gradients", "features", "feature-gradients")
@@ -41,7 +41,8 @@ def simulate(
         waited: virtual seconds that the server waited for the late ones.
     """
     config = federation.config
-    devices, server, slow = client_devices(config), server_device(config), slowdowns(config)
+    devices, server = federation.devices, server_device(config)
+    slow = slowdowns(config, federation.planned(trained))
     works = []
     for client, did in trained.items():
         device = devices.get(client)
@@ -63,10 +64,10 @@ class OwnTime:
     Every client must have a device with compute and links.
     """
 
-    def __init__(self, federation: Federation) -> None:
+    def __init__(self, federation: Federation, clients: Iterable[str]) -> None:
         self.federation = federation
-        self._devices, self._server = client_devices(federation.config), server_device(federation.config)
-        self._slow = slowdowns(federation.config)
+        self._devices, self._server = federation.devices, server_device(federation.config)
+        self._slow = slowdowns(federation.config, federation.planned(clients))
         self._flops: dict[str, tuple[int, float]] = {}  # steps counted so far, and their FLOPs
 
     def seconds(self, client: str, did: Trained, ledger: Ledger) -> float:

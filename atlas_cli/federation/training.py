@@ -61,6 +61,7 @@ def train(
         attendance = Attendance(federation, sample_cohort(federation, number), number)
         with federation.at_hand(attendance.cohort):
             deliver(federation, attendance.present, ledger)  # those that missed a round catch up
+            require_delivered(federation, attendance.present)
             attendance.begin()
             federation.protection.begin_round(number, attendance.present)
             recorder.start_round(number, attendance.present)
@@ -74,10 +75,13 @@ def train(
             last = number == training.rounds
             reached = [c for c in (federation.clients if last else attendance.cohort) if c not in attendance.gone]
             deliver(federation, reached, ledger)
-            require_delivered(federation, anew=last)
+            require_delivered(federation, federation.clients if last else attendance.cohort, anew=last)
             require_matching(ledger)
             due = last or number % federation.config.evaluation.every == 0
-            recorder.round(number, ledger, evaluate(federation) if due else Scores(), trained, errors, attendance)
+            scores = evaluate(federation) if due else Scores()
+            alone = due and not federation.aggregator.group_adapter  # each client's own model is scored
+            require_delivered(federation, federation.clients if alone else scores.clients)
+            recorder.round(number, ledger, scores, trained, errors, attendance)
         checkpoint(number)
 
 
@@ -181,6 +185,7 @@ def deliver(federation: Federation, clients: Iterable[str], ledger: Ledger) -> N
         if offload is not None and alike in given:
             first, counted, sent = given[alike]
             offload.become(client, first)
+            federation.touched.add([client])
             member.version, member.delivered_sha256 = first.version, first.delivered_sha256
         else:
             with federation.at_hand([client]):
@@ -210,14 +215,17 @@ def mix_groups(federation: Federation, clients: Sequence[str]) -> None:
     aggregator.mix(lambda cosines: softmax_matrix(cosines, sizes, rule.strength, rule.temperature), groups)
 
 
-def require_delivered(federation: Federation, *, anew: bool = False) -> None:
-    """Every client that is not training holds exactly what it was delivered, by hash.
+def require_delivered(federation: Federation, clients: Iterable[str], *, anew: bool = False) -> None:
+    """Clients that are not training hold exactly what they were delivered, by hash.
+
+    Asked of a client before and after each round that it takes part in and when its own model was scored, and of all
+    after the last round.
 
     Args:
         anew: hash everything again, also what nothing was written to since it was last hashed.
     """
     if federation.aggregator.exchanges:
-        for client in federation.clients:
+        for client in clients:
             federation.aggregator.check_held(client, anew=anew)
 
 

@@ -3,7 +3,7 @@
     config.yaml      the resolved config
     manifest.json    status, versions, commit, platform, seed, command, model and data hashes, the config once more
     metrics.jsonl    a line a (round, task group); round 0 is before training
-    clients.jsonl    a line a (round, client)
+    clients.jsonl    a line a (round, client that had a part in it)
     clusters.jsonl   a line a clustering; with ``clustering`` only
     messages.jsonl   a line a (round, client, kind, direction): the byte ledger
     memory.json      bytes held by every client and the server, measured in one round
@@ -40,7 +40,7 @@ metrics.jsonl
     norms               {mechanism: {before, clipped, sent, clip_fraction, noise_to_signal}} of what privacy.updates or
                         privacy.examples clips, means over participants (atlas_cli.privacy.norms); absent without
 
-clients.jsonl
+clients.jsonl (all clients in round 0 and in the last; else the cohort, and who sent, was sent or was scored anything)
     round, client, task_group, participated
     cluster             whose adapters it is merged with; null: those of its task group
     train_loss, weight  null when the client took no part; weight is its share in the aggregate, null for a dropped one

@@ -2,9 +2,6 @@
 
 A checkpoint is written to a temporary folder, every file synced, its manifest (sizes and sha256 of the others) last,
 and moved into place by one rename: checkpoints/round-000003. The newest that is undamaged wins.
-
-A tensor that has several names (what clients hold alike) is stored once, under the first of them; the state's "same"
-gives that name by each of the others.
 """
 
 from __future__ import annotations
@@ -21,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 from atlas_cli.errors import ResourceError
 from atlas_cli.runs.directory import RunDirectory, writing
 from atlas_cli.runs.hashing import sha256_file
+from atlas_cli.runs.strict_json import strict_json
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMAT = 1
-SAME = "same"
+FORMAT = 2
 TENSORS, STATE, MANIFEST = "state.safetensors", "state.json", "manifest.json"
 _MAX_MANIFEST, _MAX_STATE = 64 * 2**10, 256 * 2**20
 
@@ -49,12 +46,9 @@ def save_checkpoint(run: RunDirectory, checkpoint: Checkpoint, keep: int = 2) ->
     name = f"checkpoints/round-{checkpoint.round:06d}"
     scratch = f"checkpoints/.round-{checkpoint.round:06d}.tmp"
     shutil.rmtree(run.path / scratch, ignore_errors=True)
-    first: dict[int, str] = {}
-    names = {name: first.setdefault(id(tensor), name) for name, tensor in checkpoint.tensors.items()}
     try:
-        run.save_tensors(f"{scratch}/{TENSORS}", {n: checkpoint.tensors[n] for n in first.values()})
-        same = {name: stored for name, stored in names.items() if name != stored}
-        run.write_json(f"{scratch}/{STATE}", {**checkpoint.state, SAME: same})
+        run.save_tensors(f"{scratch}/{TENSORS}", checkpoint.tensors)
+        run.write_text(f"{scratch}/{STATE}", strict_json(checkpoint.state))  # a number a client: without indentation
         run.write_json(
             f"{scratch}/{MANIFEST}",
             {
@@ -127,10 +121,7 @@ def _load(folder: Path) -> Checkpoint:
             if sha256_file(folder / file) != facts["sha256"]:
                 raise damaged(f"{file} is not what was written (by hash)")
         state = json.loads((folder / STATE).read_text(encoding="utf-8"))
-        tensors = load_file(folder / TENSORS)
-        same = state.pop(SAME, {}) if isinstance(state, dict) else {}
-        tensors |= {name: tensors[stored] for name, stored in same.items()}
-        return Checkpoint(manifest["round"], tensors, state)
+        return Checkpoint(manifest["round"], load_file(folder / TENSORS), state)
     except FileNotFoundError as error:
         raise damaged(f"{Path(error.filename).name} is missing") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:

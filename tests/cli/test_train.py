@@ -83,6 +83,7 @@ def test_options(config_file, changes):
         assert [sum(c["participated"] for c in clients if c["round"] == r) for r in range(4)] == [0, 2, 2, 2]
         assert [bool(m["test"]) for m in metrics] == [True, False, True, True]
         out = [c for c in clients if c["round"] and not c["participated"]]
+        assert out and {c["round"] for c in out} <= {2, 3}  # absent ones have a line where their local test is scored
         assert all(c["train_loss"] is None and c["weight"] is None and c["steps"] == 0 for c in out)
         versions = {c["held_sha256"] for c in clients if c["round"] == 3}
         assert len(versions) == 2  # at the end all hold the last version: two of rank 2, one of rank 4

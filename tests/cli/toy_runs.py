@@ -109,7 +109,9 @@ def check_files(run, config):
     ]
     assert all(m["test"] for m in metrics if m["round"] in (0, config.training.rounds))
     names_of_clients = list(dict.fromkeys(c["client"] for c in clients))
-    assert len(clients) == (config.training.rounds + 1) * len(names_of_clients)
+    lines = [[c["client"] for c in clients if c["round"] == r] for r in range(config.training.rounds + 1)]
+    assert lines[0] == lines[-1] == names_of_clients  # in between, of those that had a part in the round
+    assert all([name for name in names_of_clients if name in each] == each for each in lines)
     messages = run.read_lines("messages.jsonl")
     assert all(m["kind"] in KINDS and m["payload_bytes"] == m["closed_form_bytes"] < m["bytes"] for m in messages)
     for m in metrics:

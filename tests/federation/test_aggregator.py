@@ -81,7 +81,7 @@ def test_absent_clients_keep_what_they_have_and_catch_up_later(ready):
         deliver(federation, ["a", "b"], Ledger())
     assert all(torch.equal(t, held[n]) for n, t in c.adapters.state().items())
     assert (member.version, federation.aggregator.version["g"]) == (0, 2)
-    require_delivered(federation)  # it holds the older delivery, which is right
+    require_delivered(federation, federation.clients)  # it holds the older delivery, which is right
     ledger = Ledger()
     deliver(federation, ["c"], ledger)
     assert member.version == 2
@@ -117,7 +117,7 @@ def test_none_sends_nothing_and_keeps_moments(ready):
     ledger = Ledger()
     assert federation.aggregator.merge("g", ["a", "b"], ledger, 1) is None
     deliver(federation, ["a", "b", "c"], ledger)
-    require_delivered(federation)
+    require_delivered(federation, federation.clients)
     assert ledger.entries == {}
     assert federation.clients["a"].optimizer is optimizer and optimizer.state
     assert all(torch.equal(t, held[n]) for n, t in federation.clients["a"].adapters.state().items())
@@ -127,12 +127,12 @@ def test_none_sends_nothing_and_keeps_moments(ready):
 @pytest.mark.parametrize("labels", ["server", "client"])
 def test_a_client_that_does_not_hold_its_delivery_is_named(ready, labels):
     federation = ready(training={"labels": labels})
-    require_delivered(federation)
+    require_delivered(federation, federation.clients)
     tampered = federation.clients["b"].trained()[-1]  # an adapter, or a number of the head
     with torch.no_grad():
         tampered.flatten()[0].add_(1e-6 + tampered.flatten()[0].abs() * 1e-3)
     with pytest.raises(AtlasError, match="client b does not hold what the server delivered"):
-        require_delivered(federation)
+        require_delivered(federation, federation.clients)
 
 
 def test_a_client_that_loads_something_else_is_found_at_delivery(ready, monkeypatch):

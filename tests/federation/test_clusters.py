@@ -49,7 +49,7 @@ def a_round(made, number):
     for group in made.aggregator.merged:
         made.aggregator.merge(group, [c for c in made.clients if members(made)[c].group == group], ledger, number)
     deliver(made, list(made.clients), ledger)
-    require_delivered(made)
+    require_delivered(made, made.clients)
     assert ledger.mismatches() == []
     return held, heads
 

@@ -27,6 +27,9 @@ class Stub:
     def members(self, group):
         return [s.name for s in self.specs if s.task_group == group]
 
+    def in_order(self, clients):
+        return [s.name for s in self.specs if s.name in clients]
+
 
 sizes = st.dictionaries(st.sampled_from(["g", "h", "i"]), st.integers(1, 9), min_size=1)
 

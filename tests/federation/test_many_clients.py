@@ -2,21 +2,25 @@
 
 import gc
 import random
+from collections import Counter
+from contextlib import nullcontext
 
 import pytest
 import torch
 from rich.console import Console
 
 from atlas_cli.errors import AtlasError
-from atlas_cli.federation import aggregator, members, state
+from atlas_cli.federation import aggregator, content_store, holdings, members, training
 from atlas_cli.federation.client import SplitClient
+from atlas_cli.federation.holdings import Copies
+from atlas_cli.federation.members import Member
 from atlas_cli.federation.numerics import clip_and_step
 from atlas_cli.federation.optimizers import build_optimizer
-from atlas_cli.federation.recorder import Recorder
-from atlas_cli.federation.state import Copies, capture
+from atlas_cli.federation.recorder import Recorder, Scores
+from atlas_cli.federation.state import capture
 from atlas_cli.federation.training import require_delivered, train
 from atlas_cli.models import load
-from atlas_cli.models.lora import LoRAAdapter
+from atlas_cli.models.lora import AdapterSet, LoRAAdapter
 from atlas_cli.reports.progress import PlainProgress
 
 RANK, LAYERS = 4, 4  # two of the model's four blocks, two adapters each
@@ -55,43 +59,53 @@ def quiet(made):
     return Recorder(made, None, progress)
 
 
-def test_a_round_hashes_and_copies_what_its_cohort_holds(many, monkeypatch):
-    made = many(48)
-    hashed, copied, by_round = [0], [0], []
+def costs(made, monkeypatch):
+    """By round, how many times clients were looked at, their tensors hashed, and their lines written."""
+    counts, by_round, copies, recorder = Counter(), [], Copies(), quiet(made)
 
-    def hashing(tensors, real=members.sha256_tensors):
-        hashed[0] += len(tensors)
-        return real(tensors)
+    def counted(owner, name):
+        real = getattr(owner, name)
 
-    def copying(client, real=state._of_client):
-        copied[0] += len(found := list(real(client)))
-        return iter(found)
+        def call(*args, **kwargs):
+            counts[name] += len(args[0]) if name == "sha256_tensors" else 1
+            return real(*args, **kwargs)
 
-    monkeypatch.setattr(members, "sha256_tensors", hashing)
-    monkeypatch.setattr(aggregator, "sha256_tensors", hashing)
-    monkeypatch.setattr(state, "_of_client", copying)
-    copies = Copies()
+        monkeypatch.setattr(owner, name, call)
 
     def checkpoint(number):
-        tensors = capture(made, copies)[0]
-        assert all(torch.equal(tensors[f"client/{c}/{n}"], t) for c in made.clients for n, t in held(made, c).items())
-        by_round.append((hashed[0], copied[0]))
-        hashed[0] = copied[0] = 0
+        tensors, state = capture(made, copies)
+        by_round.append(Counter(counts))
+        for name, n in zip(made.clients, state["clients"], strict=True):
+            with made.offload.at_hand([name]) if made.offload else nullcontext():
+                for key, value in made.aggregator.members[name].held().items():
+                    assert torch.equal(tensors[f"held/{state['kinds'][n][3]}/{key}"], value)
+        counts.clear()
 
-    recorder = quiet(made)
-    train(made, recorder, checkpoint)
-    tensors, cohort = 2 * len(made.clients["b"].adapters.adapters), 2
-    assert by_round[0][0] >= 50 * tensors  # all were delivered to
-    for hashes, copied_tensors in by_round[1:-1]:
-        # caught up, trained, delivered: what came and what is held
-        assert 0 < hashes <= 6 * cohort * tensors
-        assert copied_tensors <= cohort * tensors
-    assert by_round[-1][0] >= 50 * tensors  # the last round trusts no counter
-    assert len(recorder.clients) == 5 * 50 and all(c["held_sha256"] == c["delivered_sha256"] for c in recorder.clients)
+    with monkeypatch.context() as monkeypatch:
+        for module in (aggregator, content_store, holdings, members):
+            counted(module, "sha256_tensors")
+        looking = ((Member, "held_sha256"), (AdapterSet, "state"), (Copies, "_kind"), (Recorder, "_client_line"))
+        for owner, name in looking:
+            counted(owner, name)
+        monkeypatch.setattr(training, "evaluate", lambda made: Scores())  # local tests are of all clients by design
+        train(made, recorder, checkpoint)
+    if made.offload is not None:
+        made.offload.store.close()
+    assert len(recorder.clients) == sum(each["_client_line"] for each in by_round)
+    assert all(line["held_sha256"] == line["delivered_sha256"] for line in recorder.clients)
+    return by_round
 
 
-def held(made, client):
-    return made.aggregator.members[client].held()
+@pytest.mark.parametrize("method", ["delta-svd", "fedsa", "flora"])
+@pytest.mark.parametrize("memory", [None, "1 KiB"])
+def test_a_round_costs_what_its_cohort_does(many, monkeypatch, tmp_path, method, memory):
+    away = {"engine": {"offload": memory}, "output": {"dir": str(tmp_path)}}
+    few, more = (costs(many(n, aggregation={"method": method}, **away), monkeypatch) for n in (48, 198))
+    assert few[2:4] == more[2:4]  # of 50 and of 200 clients
+    for found, clients in ((few, 50), (more, 200)):
+        assert [each["_client_line"] for each in found] == [clients, 2, 2, 2, clients]
+        assert [each["_kind"] for each in found] == [clients, 2, 2, 2, clients]
+        assert memory or found[-1]["sha256_tensors"] >= clients * 2 * LAYERS  # the last round trusts no counter
 
 
 def test_a_write_to_a_client_that_takes_no_part_is_found(many, train_quietly):
@@ -100,7 +114,7 @@ def test_a_write_to_a_client_that_takes_no_part_is_found(many, train_quietly):
     B = made.clients["c"].adapters.state()
     next(iter(B.values()))[0, 0] += 1
     with pytest.raises(AtlasError, match="client c does not hold"):
-        require_delivered(made)
+        require_delivered(made, made.clients)
 
 
 def test_a_write_behind_the_counters_is_found_when_all_is_hashed_anew(many, train_quietly):
@@ -108,7 +122,7 @@ def test_a_write_behind_the_counters_is_found_when_all_is_hashed_anew(many, trai
     train_quietly(made)
     next(made.clients["c"].adapters.parameters()).data.numpy()[0, 0] += 1
     with pytest.raises(AtlasError, match="client c does not hold"):
-        require_delivered(made, anew=True)
+        require_delivered(made, made.clients, anew=True)
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd"])

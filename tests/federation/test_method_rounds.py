@@ -48,7 +48,7 @@ def a_round(made, cohort, number, ledger=None):
     trained = {c: copy.deepcopy(made.clients[c].adapters) for c in cohort}
     errors = made.aggregator.merge("g", cohort, ledger, number)
     deliver(made, cohort, ledger)
-    require_delivered(made)
+    require_delivered(made, made.clients)
     assert ledger.mismatches() == []
     return trained, errors
 

@@ -2,6 +2,7 @@
 
 import os
 import stat
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,8 +12,10 @@ from atlas_cli.errors import AtlasError, OutputError
 from atlas_cli.federation import content_store
 from atlas_cli.federation.build import build
 from atlas_cli.federation.content_store import ContentStore
+from atlas_cli.federation.holdings import Copies
 from atlas_cli.federation.recorder import Recorder
-from atlas_cli.federation.state import Copies, capture, restore
+from atlas_cli.federation.references import reference_memory
+from atlas_cli.federation.state import capture, restore
 from atlas_cli.federation.training import set_up, train
 from atlas_cli.reports.progress import PlainProgress
 from atlas_cli.runs.hashing import sha256_tensors
@@ -123,6 +126,15 @@ def test_who_is_away_cannot_be_read(pair, built):
     assert list(made.clients) == ["a-1", "a-2", "b-1", "b-2", "c-1", "c-2"]
     with pytest.raises(AtlasError, match="b-1 is away"):
         made.clients["b-1"]
+
+
+def test_what_the_model_would_need_unsplit_is_known_while_clients_are_away(pair, built):
+    batch = SimpleNamespace(saved_activations=1, batch_size=2, batch_tokens=8)
+    found = []
+    for made in map(built, pair({"aggregation": {"method": "fedsa"}})):
+        set_up(made)
+        found.append(reference_memory(made, [batch]))
+    assert found[0] == found[1] and found[0]["unsplit_lora"]["adapters"] > 0
 
 
 def test_clients_that_own_the_same_share_it_and_few_are_made(pair, built, monkeypatch):

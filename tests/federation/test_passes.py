@@ -156,7 +156,7 @@ class LinearWork(TorchDispatchMode):
 @pytest.mark.parametrize("more", [0, 9])
 def test_a_step_costs_what_its_real_tokens_cost(tokens, more, make_federation, monkeypatch):
     """Counted, not timed, against a formula: padding and the grouping of clients add no matrix product."""
-    from atlas_cli.engines import in_process
+    from atlas_cli.engines import batches
 
     def padded(*args):
         batch = collate(*args)
@@ -166,7 +166,7 @@ def test_a_step_costs_what_its_real_tokens_cost(tokens, more, make_federation, m
         }
         return replace(batch, **wider)
 
-    monkeypatch.setattr(in_process, "collate", padded)
+    monkeypatch.setattr(batches, "collate", padded)
     monkeypatch.setattr(grouping, "PASS_TOKENS", tokens)
     made = make_federation("gpt2", training={**TRAINING, "batch_size": 1, "local_steps": 1}, server={"rank": 0})
     with LinearWork() as work:

@@ -8,8 +8,9 @@ import torch
 from atlas_cli.aggregation._base import Factors, Update, scales_of
 from atlas_cli.config.privacy import PrivacyConfig
 from atlas_cli.errors import ConfigError
+from atlas_cli.federation.holdings import Copies
 from atlas_cli.federation.protocol import Ledger
-from atlas_cli.federation.state import Copies, capture, restore
+from atlas_cli.federation.state import capture, restore
 from atlas_cli.privacy.accounting import gaussian_epsilon
 from atlas_cli.privacy.mechanisms.updates import UpdateNoise
 from atlas_cli.privacy.norms import Norms

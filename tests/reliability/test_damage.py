@@ -90,7 +90,7 @@ HOSTILE = {
         "bytes, expected 1000",
     ),
     "negative size": (lambda f: rewritten(f, **facts(f, **{TENSORS: {"bytes": -1, "sha256": ""}})), "expected -1"),
-    "another version": (lambda f: rewritten(f, format=2), "has format 2, expected 1"),
+    "another version": (lambda f: rewritten(f, format=1), "has format 1, expected 2"),
     "another round": (lambda f: rewritten(f, round=7), "of another round"),
     "round is a text": (lambda f: rewritten(f, round="2"), "of another round"),
     "no manifest": (lambda f: (f / MANIFEST).unlink(), "manifest.json is missing"),
@@ -177,20 +177,28 @@ def first(tensors, part):
     return next(name for name in sorted(tensors) if part in name)
 
 
+def owner(tensors):
+    return first(tensors, "/optimizer/").partition("/optimizer/")[0]
+
+
 WRONG = {
     "shape": lambda t, s: t.update({first(t, "lora_A"): torch.zeros(1, 1)}),
     "no shape": lambda t, s: t.update({first(t, "lora_A"): torch.tensor(1.0)}),
     "type": lambda t, s: t.update({first(t, "lora_B"): t[first(t, "lora_B")].half()}),
     "missing": lambda t, s: [t.pop(first(t, "merged/")), s][1],
-    "more": lambda t, s: t.update({"client/a/zzz": torch.zeros(2)}),
+    "more": lambda t, s: t.update({f"{first(t, 'held/').rpartition('/')[0]}/zzz": torch.zeros(2)}),
+    "more that nobody holds": lambda t, s: t.update({"held/0/zzz": torch.zeros(2)}),
     "moment": lambda t, s: t.update({first(t, "exp_avg"): torch.zeros(2, 2)}),
-    "moment of nothing": lambda t, s: t.update({"client/a/0/optimizer/99/exp_avg": torch.zeros(2, 2)}),
-    "moment without a number": lambda t, s: t.update({"client/a/0/optimizer/x/exp_avg": torch.zeros(2, 2)}),
+    "moment of nothing": lambda t, s: t.update({f"{owner(t)}/optimizer/99/exp_avg": torch.zeros(2, 2)}),
+    "moment without a number": lambda t, s: t.update({f"{owner(t)}/optimizer/x/exp_avg": torch.zeros(2, 2)}),
+    "moment of nobody": lambda t, s: t.update({"server/nobody/optimizer/0/exp_avg": torch.zeros(2, 2)}),
     "state is a list": lambda t, s: [],
     "state is empty": lambda t, s: {},
     "versions": lambda t, s: {**s, "versions": 3},
-    "clients": lambda t, s: {**s, "clients": {"nobody": {"version": 1, "delivered_sha256": ""}}},
-    "client without version": lambda t, s: {**s, "clients": {"a": {}}},
+    "clients": lambda t, s: {**s, "clients": s["clients"][1:]},
+    "client of no kind": lambda t, s: {**s, "clients": [99 for _ in s["clients"]]},
+    "kind without version": lambda t, s: {**s, "kinds": [kind[2:] for kind in s["kinds"]]},
+    "kind that holds nothing": lambda t, s: {**s, "kinds": [[*kind[:3], "", None, None] for kind in s["kinds"]]},
 }
 
 
