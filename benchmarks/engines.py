@@ -47,19 +47,23 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    print(f"{'':34} ms an exchange   samples/s")
     with connected(None, 2) as ray:
-        found = {"bare way, one node": bare_way(ray), **whole_steps(ray, "ray")}
+        found = {"bare way, one node": bare_way(ray, "one node"), **whole_steps(ray, "ray")}
     if args.two_nodes:
         with two_nodes() as address, connected(address, 2) as ray:
-            found |= {"bare way, two nodes": bare_way(ray), **whole_steps(ray, "ray, two nodes")}
-    print(f"{'':34} ms an exchange   samples/s")
-    for what, (milliseconds, samples) in found.items():
-        print(f"{what:34} {milliseconds:14.1f} {'' if samples is None else f'{samples:11.1f}'}")
+            found |= {"bare way, two nodes": bare_way(ray, "two nodes"), **whole_steps(ray, "ray, two nodes")}
     if args.json:
         args.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 
-def bare_way(ray: Any) -> tuple[float, None]:
+def show(what: str, milliseconds: float, samples: float | None) -> tuple[float, float | None]:
+    """A figure as it is found."""
+    print(f"{what:34} {milliseconds:14.1f} {'' if samples is None else f'{samples:11.1f}'}", flush=True)
+    return milliseconds, samples
+
+
+def bare_way(ray: Any, name: str) -> tuple[float, float | None]:
     """Milliseconds for 3 MB to a process and 3 MB back, two processes at a time."""
 
     class Echo:
@@ -76,10 +80,10 @@ def bare_way(ray: Any) -> tuple[float, None]:
         seconds.append((time.perf_counter() - began) / len(processes))
     for process in processes:
         ray.kill(process)
-    return 1e3 * statistics.median(seconds[5:]), None
+    return show(f"bare way, {name}", 1e3 * statistics.median(seconds[5:]), None)
 
 
-def whole_steps(ray: Any, name: str) -> dict[str, tuple[float, float]]:
+def whole_steps(ray: Any, name: str) -> dict[str, tuple[float, float | None]]:
     """Milliseconds an exchange and samples a second of local steps, by engine and number of clients."""
     found = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -95,8 +99,8 @@ def whole_steps(ray: Any, name: str) -> dict[str, tuple[float, float]]:
                 turn_seconds = statistics.median(taken[1:])
                 batch = plain.config.training.batch_size
                 exchanges = count * STEPS
-                found[f"{which}, {count} clients"] = (1e3 * turn_seconds / exchanges, exchanges * batch / turn_seconds)
-                print(f"{which}, {count} clients measured", flush=True)
+                milliseconds, samples = 1e3 * turn_seconds / exchanges, exchanges * batch / turn_seconds
+                found[f"{which}, {count} clients"] = show(f"{which}, {count} clients", milliseconds, samples)
     return found
 
 
