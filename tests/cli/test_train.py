@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from toy_runs import TASKS, kinds, train, trained_parameters
 
-from atlas_cli.federation import build, session
+from atlas_cli.federation import build, fitting
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_options(config_file, changes):
     ],
 )
 def test_emulated_bfloat16_is_warned_of(key, times, warned, config_file, no_pictures, monkeypatch, capsys):
-    monkeypatch.setattr(session, "bfloat16_slowdown", lambda: times)
+    monkeypatch.setattr(fitting, "bfloat16_slowdown", lambda: times)
     train(config_file(training={"rounds": 1, "local_steps": 1}), f"{key}=bfloat16")
     text = f"warning: bfloat16 ({key}) is {times} times slower than float32 on this CPU"
     assert (text in capsys.readouterr().out) == warned
