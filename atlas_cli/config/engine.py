@@ -26,7 +26,7 @@ class EngineConfig(Section):
         None, ge=1, description="processes that clients share; default: as many as have room, a client of a round each"
     )
     cpus: float = Field(1.0, gt=0, description="CPUs that Ray reserves for each process")
-    gpus: float = Field(0.0, ge=0, description="GPUs for each process, also a part of one; 0: clients compute on the CPU")
+    gpus: float = Field(0.0, ge=0, description="for each process, also a part of one; 0: clients compute on the CPU")
     timeout: Annotated[str, quantity(parse_time)] = Field(
         "10 min", description="a process that answers none of its clients for so long is killed, and they are dropped"
     )
