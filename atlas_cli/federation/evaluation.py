@@ -77,7 +77,8 @@ class Evaluator:
 
 def _part(adapters: AdapterSet, wanted: Callable[[str], bool]) -> AdapterSet:
     return AdapterSet(
-        {path: adapter for path, adapter in adapters.adapters.items() if wanted(path)},
+        # before training B is 0, and nothing is added
+        {path: adapter for path, adapter in adapters.adapters.items() if wanted(path) and adapter.lora_B.any()},
         {path: pieces for path, pieces in adapters.frozen.items() if wanted(path)},
     )
 
