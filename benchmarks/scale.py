@@ -51,7 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gpt2", action="store_true", help="12 blocks of width 768")
     parser.add_argument("--large", action="store_true", help="10,000 clients, too, with and without offload")
-    parser.add_argument("--huge", action="store_true", help="100,000 clients with offload, too: ten minutes")
+    parser.add_argument("--huge", action="store_true", help="100,000 clients with offload, too: a minute")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="draw them: .png or .svg")
     args = parser.parse_args()
