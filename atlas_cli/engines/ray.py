@@ -20,7 +20,7 @@ from atlas_cli.config.checks import cohort_size
 from atlas_cli.config.units import parse_time
 from atlas_cli.engines.batches import batches_of
 from atlas_cli.engines.calls import Lost, Result
-from atlas_cli.engines.cluster import nodes, require_room, room, unexpected
+from atlas_cli.engines.cluster import nodes, require_room, room
 from atlas_cli.engines.host import Answer, Made, Owned
 from atlas_cli.engines.ray_process import NotReadyError, Process
 from atlas_cli.engines.remote import GRAPHS, remote_steps
@@ -129,16 +129,20 @@ class RayEngine:
                 return client, self._result(client, self._under_way.pop(client))
             for index in {self._places[client] for client in clients}:
                 process = self._processes[index]
+                self._hear(process)
                 if process.alive and time.monotonic() - process.heard > self._timeout:
                     process.kill(f"gave no answer within {self._engine.timeout}")
 
     def unchanged(self) -> bool:
-        """Whether the frozen weights of every process are what they were."""
-        asked = [process.actor.unchanged.remote() for process in self._processes if process.alive]
-        try:
-            return all(self.ray.get(asked, timeout=self._timeout))
-        except self.ray.exceptions.RayError as error:
-            raise unexpected(error, "a process of the cluster does not say what weights it holds") from error
+        """Whether the frozen weights of every process that is left are what they were; False where none is left."""
+        asked = [(process, process.actor.unchanged.remote()) for process in self._processes if process.alive]
+        answers = []
+        for process, reference in asked:
+            try:
+                answers.append(self.ray.get(reference, timeout=self._timeout))
+            except self.ray.exceptions.RayError:
+                self.note(f"warning: process {process.pid} on {process.node} ended before it could say what it holds")
+        return bool(answers) and all(answers)
 
     def record(self) -> dict[str, Any]:
         """For the manifest: what there was, and the bytes that moved beside those that the protocol sent."""
@@ -192,7 +196,7 @@ class RayEngine:
         if lost:
             self._places = {}
         made = [self._new() for _ in range(wanted - len(self._processes))]
-        deadline = time.monotonic() + max(self._timeout, START)
+        deadline = time.monotonic() + (START if self._processes else max(self._timeout, START))
         for process in made:
             self._processes.append(process)
             try:
@@ -202,6 +206,7 @@ class RayEngine:
                 self._processes.remove(process)
                 if not self._processes:
                     raise
+                self._wanted = len(self._processes)  # or every round would wait
                 self.note(f"warning: {error}; going on with {len(self._processes)}")
 
     def _has_room(self) -> bool:
@@ -209,9 +214,8 @@ class RayEngine:
         return room(self.ray, self._needed) >= len(self._processes)
 
     def _new(self) -> Process:
-        engine, config = self._engine, self.federation.config
-        device = config.device if engine.gpus else "cpu"
-        device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        engine = self._engine
+        device = "cuda" if engine.gpus else "cpu"  # a process sees the GPUs that it was given, from number 0
         options = {"num_cpus": engine.cpus, "num_gpus": engine.gpus, "memory": int(self._needed["memory"])}
         return Process(self.ray, options, self._config, self._bases, device, torch.get_num_threads())
 
@@ -245,11 +249,19 @@ class RayEngine:
             self._made[client] = self.ray.put(made)
         return self._made[client]
 
+    def _hear(self, process: Process) -> None:
+        """Answers that nobody waits for just now are a sign of life, too."""
+        own = [ref for client, ref in self._under_way.items() if self._processes[self._places[client]] is process]
+        ready, _ = self.ray.wait(own, num_returns=len(own), timeout=0) if own else ([], [])
+        if new := set(ready) - process.answered:
+            process.answered |= new
+            process.heard = time.monotonic()
+
     def _idle(self, process: Process) -> bool:
         return not any(self._processes[self._places[client]] is process for client in self._under_way)
 
     def _count(self, way: str, method: str, value: Any) -> None:
-        for part in value if isinstance(value, tuple) else (value,):
+        for part in value if type(value) is tuple else (value,):  # Owned is a tuple, too
             if isinstance(part, Owned):
                 self.moved[f"state {way}"] += sum(map(size_of, part[:3]))
             elif isinstance(part, dict):

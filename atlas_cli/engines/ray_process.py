@@ -26,18 +26,22 @@ class HostActor:
     def set_up(
         self, config: Any, bases: Mapping[str, Any], device: str, threads: int, expected: Mapping[str, str]
     ) -> tuple[Installed, dict[str, str]]:
-        """Make the host; what is installed here, and the hashes of the weights that it holds."""
+        """Make the host; what is installed here, and the hashes of the weights that it holds.
+
+        Args:
+            config, bases: hold references, which are resolved once it is known that the same software is here.
+        """
         import ray
 
         here = Installed.here()
         where = torch.device(device)
+        if not here.matches(expected) or (where.type == "cuda" and not torch.cuda.is_available()):
+            return here, {}
         halves = {}
-        for dtype, reference in bases.items() if here.matches(expected) else ():
+        for dtype, reference in bases.items():
             skeleton, arrays = ray.get(reference)
             halves[dtype] = put_together(skeleton, frozen_tensors(arrays, where))
-        if not halves:
-            return here, {}
-        self._host = ClientHost(config, halves, where, threads)
+        self._host = ClientHost(ray.get(config[0]), halves, where, threads)
         return here, self._host.weights_sha256()
 
     def call(self, method: str, client: str, *args: Any) -> Answer | NotFinite:
@@ -62,7 +66,7 @@ class Process:
         told: clients that it knows the examples of.
         alive: False once it died or was killed, for ``reason``.
         spent: it is to be replaced after the round.
-        heard: when it last answered (``time.monotonic``).
+        heard: when it last answered (``time.monotonic``); ``answered``: calls whose answers have not been fetched yet.
     """
 
     def __init__(
@@ -72,9 +76,10 @@ class Process:
         # neither restarted nor asked again by Ray: a fresh actor would answer with a state that never was
         remote = ray.remote(max_restarts=0, max_task_retries=0)(HostActor)
         self.actor = remote.options(**options).remote()
-        self._set_up = self.actor.set_up.remote(config, bases, device, threads, Installed.here().versions)
+        self._set_up = self.actor.set_up.remote([config], bases, device, threads, Installed.here().versions)
         self.node, self.pid, self.reason = "", 0, ""
         self.told: set[str] = set()
+        self.answered: set[Any] = set()
         self.alive, self.spent = True, False
         self.heard = time.monotonic()
 
@@ -99,13 +104,18 @@ class Process:
                 )
         try:
             there, held = self._ray.get(self._set_up)
-        except errors.RayError as error:
+        except errors.RayTaskError as error:
             if "No module named" in str(error):
                 raise ConfigError(
-                    "a node of the cluster lacks atlas, or what it needs; install it there", key="engine.address"
+                    "a node of the cluster lacks atlas, or what it needs, or has another version; install it there",
+                    key="engine.address",
                 ) from None
             raise unexpected(error, "a process for clients did not start") from error
+        except errors.RayError as error:
+            raise NotReadyError(f"a process for clients ended while it started ({type(error).__name__})") from error
         require_same_software(there)
+        if not held:
+            raise ConfigError(f"{there.node} has a GPU, and its torch none: install one with CUDA", key="engine.gpus")
         if held != weights:
             raise AtlasError(f"the process on {there.node} does not hold the weights that it was sent")
         self.node, self.pid, self.heard = there.node, there.pid, time.monotonic()

@@ -8,6 +8,7 @@ gradients are added up in the clients' order in every case, so that results do n
 
 from __future__ import annotations
 
+import copy
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Mapping
@@ -59,6 +60,7 @@ class RemoteRound:
         self._arrived: dict[str, Message | None] = {}
         self._held: dict[str, PendingGradients | None] = {}
         self._to_accept: deque[str] = deque()
+        self._before: dict[str, Trained] = {}
         self._batches: dict[str, Batch] = {}
         self._step = 0
 
@@ -159,6 +161,7 @@ class RemoteRound:
             except _LostError:
                 server.reject()
                 return
+        self._before[client] = copy.deepcopy(self.done[client])
         self.done[client].add(batch, loss.mean, loss.count, time.perf_counter() - began)
         held = server.hold()
         if self.attendance.passes_deadline(client, self.done[client], self.ledger, self._step):
@@ -202,6 +205,8 @@ class RemoteRound:
         client, result = self.calls.next(clients)
         method = self._under_way.pop(client)
         if not isinstance(result, Answer):
+            if isinstance(result, NotFinite) and method in ("backward", "advance"):
+                self.done[client] = self._before[client]  # its step was not taken
             self._drop(client, result)
             return client, None
         if client in self.done and method not in ("begin", "end"):

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from atlas_cli.engines.batches import batches_of
 from atlas_cli.engines.calls import Lost
-from atlas_cli.engines.host import ClientHost, Made
+from atlas_cli.engines.host import ClientHost, Made, NotFinite
 from atlas_cli.engines.remote import remote_steps
 from atlas_cli.federation.recorder import Recorder
 from atlas_cli.federation.state import capture
@@ -57,7 +57,7 @@ class Hosts:
         client = self.draw.choice(waiting)
         method, args = self.calls.pop(client)
         if reason := self.fails(client, method, self.log.count((client, method))):
-            return client, Lost(reason)
+            return client, reason if isinstance(reason, NotFinite) else Lost(reason)
         return client, copied(self.hosts[self.place(client)].call(method, client, *copied(args)))
 
     def local_steps(self, federation, attendance, ledger, on_step):

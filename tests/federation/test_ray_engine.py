@@ -69,8 +69,12 @@ def test_equals_one_process(make_federation, engine, case):
     with engine(remote) as running:
         found = run(remote, running)
         assert running.unchanged()
+        moved = running.record()["moved_bytes"]
         pids = [process.pid for process in running._processes]
     same(found, run(plain))
+    # what clients own goes down and comes back, with moments that they have at the end alone, at first
+    assert 0 < moved["state to clients"] < moved["state from clients"]
+    assert ("steps from clients" in moved) == (remote.server is not None)
     assert len(set(pids)) == 2 and gone(pids) == []
 
 

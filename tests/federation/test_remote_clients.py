@@ -3,6 +3,7 @@
 import pytest
 from elsewhere import Hosts, run, same
 
+from atlas_cli.engines.host import NotFinite
 from atlas_cli.errors import AtlasError, NonFiniteError
 
 CASES = {
@@ -39,6 +40,10 @@ def test_equals_one_process(make_federation, case):
     changes = {"engine": {"fuse": "off"}, **CASES[case]}
     plain, remote = make_federation(**changes), make_federation(**changes)
     same(run(remote, Hosts(remote, seed=len(case))), run(plain))
+
+
+def rounds(lines, number):
+    return next(line for line in lines if line["round"] == number and "dropped" in line)
 
 
 def lost(*times):
@@ -91,6 +96,17 @@ def test_values_that_are_not_finite_end_the_run_or_drop_the_client(make_federati
             run(federation, hosts)
         errors.append(str(caught.value))
     assert errors[0] == errors[1]
+
+
+def test_a_step_that_a_client_could_not_take_is_not_counted(make_federation):
+    remote = make_federation(engine={"fuse": "off"}, training={"on_nonfinite": "drop-client"})
+    wild = NotFinite("gradient norm of client b is not finite; try less")
+    _, lines, _ = run(remote, Hosts(remote, fails=lambda *call: wild if call == ("b", "advance", 2) else None))
+    a, b, c = (line for line in lines if "client" in line and line["round"] == 1)
+    assert (b["steps"], b["participated"]) == (1, False)
+    assert rounds(lines, 1)["dropped"] == {"b": "gradient norm of client b is not finite"}
+    assert (a["steps"], c["steps"]) == (3, 3)
+    assert rounds(lines, 1)["examples"] == a["examples"] + b["examples"] + c["examples"]
 
 
 def test_what_a_client_holds_elsewhere_is_compared_with_what_it_was_delivered(make_federation):

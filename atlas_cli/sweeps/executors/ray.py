@@ -37,6 +37,8 @@ def run_all(trials: Sequence[Trial], on_start: Callable[[Trial], None]) -> Itera
                     remote = ray.remote(max_retries=0, num_cpus=need["CPU"], num_gpus=need["GPU"])(_run_in)
                     running[remote.remote(os.getcwd(), trial)] = trial
                     on_start(trial)
+                if not running:
+                    require_room(ray, waiting[0][1], 1)  # a node was lost, and waiting would be for ever
                 outcome = _next(ray, running)
                 yield outcome
                 if outcome.ends_sweep:
