@@ -48,17 +48,15 @@ def gone(pids, seconds=20):
 
 
 CASES = {
-    "pooled": {},
     "sequential": {"training": {"server_update": "sequential"}},
     "per-client": {"training": {"server_update": "per-client"}},
     "U-shaped": {"training": {"labels": "client"}},
-    "faults": {"faults": {"drop": 0.3, "crash_at": {"b": {"round": 1, "step": 1}}}, "training": {"rounds": 3}},
+    "pooled, faults": {"faults": {"drop": 0.3, "crash_at": {"b": {"round": 1, "step": 1}}}, "training": {"rounds": 3}},
     "bfloat16, base changes": {
         "clients": {"b": {"task_group": "g", "rank": 2, "dtype": "bfloat16"}},
         "aggregation": {"method": "fedex"},
     },
     "federated, DP-SGD": {"mode": "federated", "privacy": {"examples": {"clip": 1.0, "noise_multiplier": 0.5}}},
-    "DP-SGD": {"privacy": {"examples": {"clip": 1.0, "noise_multiplier": 0.5}}},
 }
 
 
