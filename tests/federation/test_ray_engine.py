@@ -1,5 +1,6 @@
 """The Ray engine on clusters of this machine: equal to one process, and what becomes of processes that fail."""
 
+import contextlib
 import os
 import signal
 import time
@@ -175,8 +176,10 @@ def test_other_software_on_a_node(make_federation, engine, monkeypatch):
 
 
 def test_listens_on_loopback_alone(ray):
-    session = psutil.Process().children(recursive=True)
-    ports = [c for p in session for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN]
+    ports = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # one of a test before, that just ended
+            ports += [c for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN]
     assert ports
     assert {c.laddr.ip.removeprefix("::ffff:") for c in ports} == {"127.0.0.1"}
 
