@@ -79,6 +79,21 @@ def test_sampled_steps_lie_below_renyi_and_below_unsampled_steps(multiplier, rat
     assert epsilon < sampled_epsilon(multiplier, rate, steps + 40, 1e-5)
 
 
+@pytest.mark.parametrize(
+    ("multiplier", "rate", "steps", "prv", "renyi"),
+    [
+        (1.0, 0.1, 100, 7.0571, 7.8993),
+        (0.7, 0.5, 20, 26.583, 28.9976),
+        (2.0, 0.02, 1000, 1.3398, 1.4585),
+        (1.1, 256 / 60_000, 14_063, 2.3918, 2.5967),
+    ],
+)
+def test_against_another_library(multiplier, rate, steps, prv, renyi):
+    """What Opacus 1.6.0 says at delta 1e-5: PRVAccountant (an upper bound, 0.01 above) and RDPAccountant (looser)."""
+    found = sampled_epsilon(multiplier, rate, steps, 1e-5)
+    assert prv - 0.02 < found <= prv < renyi
+
+
 @pytest.mark.parametrize("target", [0.05, 1.0, 30.0])
 def test_a_target_is_met_and_barely(target):
     found = calibrated(target, lambda z: gaussian_epsilon(z, 10, 1e-5), "privacy.updates.epsilon")
