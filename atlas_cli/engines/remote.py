@@ -161,7 +161,8 @@ class RemoteRound:
             except _LostError:
                 server.reject()
                 return
-        self._before[client] = copy.deepcopy(self.done[client])
+        if self.strict:
+            self._before[client] = copy.deepcopy(self.done[client])
         self.done[client].add(batch, loss.mean, loss.count, time.perf_counter() - began)
         held = server.hold()
         if self.attendance.passes_deadline(client, self.done[client], self.ledger, self._step):
@@ -205,7 +206,7 @@ class RemoteRound:
         client, result = self.calls.next(clients)
         method = self._under_way.pop(client)
         if not isinstance(result, Answer):
-            if isinstance(result, NotFinite) and method in ("backward", "advance"):
+            if self.strict and isinstance(result, NotFinite) and method in ("backward", "advance"):
                 self.done[client] = self._before[client]  # its step was not taken
             self._drop(client, result)
             return client, None

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from atlas_cli.models.families import family_of
 from atlas_cli.models.load import FrozenBase
-from atlas_cli.models.split import blocks_of
+from atlas_cli.models.stored import above
 from atlas_cli.runs.hashing import sha256_tensors
 
 
@@ -37,7 +37,7 @@ def take_apart(base: FrozenBase, layers: int | None = None, output: bool = True)
         output: whether an output embedding comes along that is not the input embedding.
     """
     memo: dict[int, object] = {}
-    for module in _left_out(base, layers):
+    for module in [] if layers is None else above(base, layers):
         memo[id(module)] = nn.Identity()
     lm_head = base.lm_head if output else None
     kept = list(_distinct(base.model, lm_head, memo))
@@ -75,13 +75,6 @@ def contents_sha256(tensors: Sequence[Tensor]) -> str:
 def weights_of(base: FrozenBase) -> list[Tensor]:
     """The tensors of a base that was put together, in the order in which it got them."""
     return list(_distinct(base.model, base.lm_head, {}))
-
-
-def _left_out(base: FrozenBase, layers: int | None) -> list[nn.Module]:
-    if layers is None:
-        return []
-    norm = base.family.final_norm
-    return [*blocks_of(base.model, base.family)[layers:], *([base.model.get_submodule(norm)] if norm else [])]
 
 
 def _distinct(model: nn.Module, lm_head: nn.Module | None, without: dict[int, object]) -> Iterator[Tensor]:

@@ -26,7 +26,7 @@ def stored_as(base: FrozenBase, dtype: torch.dtype, layers: int | None = None, o
     """
     if dtype == base.dtype:
         return base
-    shared = [] if layers is None else _above(base, layers)
+    shared = [] if layers is None else above(base, layers)
     if base.lm_head is not None and not output and not _tied(base):
         shared.append(base.lm_head)
     # a deep copy takes over what it finds in its memo
@@ -61,7 +61,8 @@ def _tensors(base: FrozenBase) -> Iterator[tuple[Tensor, bool]]:
             yield from ((b, name not in passing) for name, b in module._buffers.items() if b is not None)
 
 
-def _above(base: FrozenBase, layers: int) -> list[nn.Module]:
+def above(base: FrozenBase, layers: int) -> list[nn.Module]:
+    """What clients do not hold that are cut at ``layers`` or below: the blocks from there on, and the final norm."""
     norm = base.family.final_norm
     return [*blocks_of(base.model, base.family)[layers:], *([base.model.get_submodule(norm)] if norm else [])]
 
