@@ -22,7 +22,7 @@ from unittest import mock
 
 from atlas_cli.errors import AtlasError, ConfigError
 
-INSTALL = "pip install 'atlas-cli[ray]'"
+INSTALL = "pip install -c constraints.txt -e '.[ray]'"
 CONNECT, ANSWER = 10, 60  # seconds that a node may take to open a connection, and a cluster to let a process join
 LOOPBACK = "127.0.0.1"
 
@@ -34,7 +34,7 @@ def require_ray() -> Any:
         ConfigError: it is not installed.
     """
     if find_spec("ray") is None:
-        raise ConfigError(f"ray is not installed; {INSTALL}, or use engine.name=in-process", key="engine.name")
+        raise ConfigError(f"ray is not installed; in the checkout, {INSTALL}, or use engine.name=in-process", key="engine.name")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     # a process that asks for no GPU sees none (Ray warns that this will be the default)
