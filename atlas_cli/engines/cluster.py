@@ -34,7 +34,9 @@ def require_ray() -> Any:
         ConfigError: it is not installed.
     """
     if find_spec("ray") is None:
-        raise ConfigError(f"ray is not installed; in the checkout, {INSTALL}, or use engine.name=in-process", key="engine.name")
+        raise ConfigError(
+            f"ray is not installed; in the checkout, {INSTALL}, or use engine.name=in-process", key="engine.name"
+        )
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     # a process that asks for no GPU sees none (Ray warns that this will be the default)

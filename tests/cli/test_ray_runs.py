@@ -41,7 +41,10 @@ def adapters(run):
 def test_without_ray(config_file, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(cluster, "find_spec", lambda name: None)
     assert main(["train", str(config_file()), "--engine", "ray"]) == 2
-    assert "engine.name: ray is not installed; in the checkout, pip install -c constraints.txt -e '.[ray]'" in capsys.readouterr().err
+    assert (
+        "engine.name: ray is not installed; in the checkout, pip install -c constraints.txt -e '.[ray]'"
+        in capsys.readouterr().err
+    )
     assert not (tmp_path / "runs").exists()
 
 
