@@ -45,6 +45,11 @@ class EngineConfig(Section):
         description="memory for what clients own that take no part in a round, e.g. 1 GiB; what does not fit goes to a "
         "temporary folder under output.dir; null: all clients stay in memory",
     )
+    prepack: Annotated[str, quantity(parse_bytes)] | None = Field(
+        "2 GiB",
+        description="memory in each process for copies of frozen weights in the order in which a CPU's kernels read "
+        "them, whole layers from the first block on; null: none. Results differ by rounding; compile has none",
+    )
     compile: bool = Field(
         False,
         description="torch.compile the parts of blocks that no adapter touches: a minute or more before the first "

@@ -29,6 +29,7 @@ from atlas_cli.federation.protocol import Message
 from atlas_cli.federation.unsplit import UnsplitClient
 from atlas_cli.models.carried import contents_sha256, weights_of
 from atlas_cli.models.load import FrozenBase
+from atlas_cli.models.prepacked import prepacked_departure
 from atlas_cli.planning.plan import ClientPlan
 from atlas_cli.privacy.at_client import AtClient
 from atlas_cli.privacy.mechanisms.examples import ExampleNoise
@@ -176,7 +177,7 @@ class ClientHost:
 
     def unchanged(self) -> bool:
         """Whether the frozen weights are what they were at the start."""
-        return self.weights_sha256() == self._weights
+        return self.weights_sha256() == self._weights and prepacked_departure(list(self.bases.values())) == 0
 
     def _split(self, client: str) -> SplitClient:
         party = self._parties[client]

@@ -32,6 +32,7 @@ from atlas_cli.federation.new_client import heads_on_clients
 from atlas_cli.federation.parties import Federation
 from atlas_cli.federation.protocol import Direction, Ledger
 from atlas_cli.models.carried import Skeleton, contents_sha256, take_apart
+from atlas_cli.models.prepacked import prepacked_bytes
 from atlas_cli.planning.prediction import client_memory
 from atlas_cli.planning.round_bytes import Shape
 
@@ -239,7 +240,8 @@ class RayEngine:
         kinds = {(c.task_group, c.cut, tuple(c.ranks.items()), c.dtype, c.checkpointing): c for c in plan.clients}
         tasks = {group: data.task for group, data in self.federation.data.items()}
         needs = [client_memory(plan, client, tasks[client.task_group], shape) for client in kinds.values()]
-        return PROCESS + GRAPHS * max(need.peak - need.frozen_weights for need in needs)
+        copies = max(prepacked_bytes(self.federation.bases[c.dtype], c.cut) for c in kinds.values())
+        return PROCESS + copies + GRAPHS * max(need.peak - need.frozen_weights for need in needs)
 
     def _made_for(self, client: str) -> Any:
         if client not in self._made:

@@ -23,6 +23,7 @@ from atlas_cli.federation.warm_start import start_from
 from atlas_cli.models.compiled import compile_blocks, require_compiler
 from atlas_cli.models.load import FrozenBase, load_base, load_tokenizer, require_vocabulary
 from atlas_cli.models.placement import adapted_names, layer_of
+from atlas_cli.models.prepacked import prepack_blocks
 from atlas_cli.models.stored import stored_as
 from atlas_cli.planning.merging import method_of, options_of
 from atlas_cli.planning.plan import Plan, make_plan
@@ -73,8 +74,12 @@ def build(config: ExperimentConfig, plan: Plan | None = None) -> Federation:
     method = method_of(config)
     causal = any(task.causal_only for task in tasks.values())
     bases = client_bases(plan, base, split, output=heads_on_clients(config) and causal)
-    for each in {id(b): b for b in (base, *bases.values())}.values() if config.engine.compile else ():
-        compile_blocks(each, adapted_names(each.model, each.family, config.lora.targets))
+    held = list({id(b): b for b in (base, *bases.values())}.values())
+    if config.engine.compile:
+        for each in held:
+            compile_blocks(each, adapted_names(each.model, each.family, config.lora.targets))
+    elif config.engine.prepack is not None:
+        prepack_blocks(held, parse_bytes(config.engine.prepack))
     cache, lowest = prefix_cache_of(config), first_changing(config, plan)
 
     def party(name: str) -> Party:

@@ -32,6 +32,7 @@ from atlas_cli.federation.stopping import Stopping
 from atlas_cli.federation.training import train
 from atlas_cli.federation.verify import verify_split
 from atlas_cli.models.load import current_sha256
+from atlas_cli.models.prepacked import prepacked_departure, prepacked_record
 from atlas_cli.models.stored import departure
 from atlas_cli.planning.plan import cuts_text, make_plan
 from atlas_cli.reports.html import write_report
@@ -185,8 +186,10 @@ def _run(
         manifest["base_unchanged"] = _unchanged(federation) and engine.unchanged()
         offload = federation.offload
         kept = {"prefix_cache": federation.prefix_cache, "offload": None if offload is None else offload.store}
-        records = {name: each.record() for name, each in kept.items() if each is not None}
-        if records := {name: each for name, each in {**records, "ray": engine.record()}.items() if each is not None}:
+        records: dict[str, Any] = {name: each.record() for name, each in kept.items() if each is not None}
+        records["prepack"] = prepacked_record([federation.base, *federation.bases.values()])
+        records["ray"] = engine.record()
+        if records := {name: each for name, each in records.items() if each is not None}:
             manifest["engine"] = records
         if federation.recording is not None:
             manifest["recording"] = federation.recording.record()
@@ -211,8 +214,9 @@ def _run(
 
 def _unchanged(federation: Federation) -> bool:
     """Whether the frozen weights are what they were, those that clients hold in a dtype of their own as well."""
-    base = federation.base
-    return current_sha256(base) == base.sha256 and all(departure(base, own) == 0 for own in federation.bases.values())
+    base, bases = federation.base, federation.bases.values()
+    copied = all(departure(base, own) == 0 for own in bases) and prepacked_departure([base, *bases]) == 0
+    return copied and current_sha256(base) == base.sha256
 
 
 class _Checkpoints:
