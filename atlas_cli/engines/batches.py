@@ -47,7 +47,7 @@ def batches_of(federation: Federation, client: str) -> ClientBatches:
         federation.train_features(client),
         federation.data[federation.group_of(client)].task,
         federation.batch_size(client),
-        federation.protection.spent.rate(client) if poisson else None,
+        federation.protection.spent.participation.rate(client) if poisson else None,
         federation.config.seed,
         federation.pad,
         *federation.padding,

@@ -96,15 +96,16 @@ class _Prepacked(nn.Module):
         # a tensor of a subclass (a fake one, say) has no data; a copy of the layer may be in another dtype or place
         plain = type(x) is Tensor and x.numel() > 0 and not torch.is_autocast_enabled("cpu")
         alike = all(t.dtype == torch.float32 and t.device.type == "cpu" for t in (x, self.weight))
-        return plain and alike and available()
+        return plain and alike and not self.weight.requires_grad and available()
 
     def product(self, x: Tensor, back: bool, bias: Tensor | None) -> Tensor:
         """W x + b, or W^T x."""
-        packs = self.__dict__.setdefault("_packs", {})
-        written = self.weight._version  # a weight that is written to is put in order anew
-        if packs.get(back, (None, -1))[1] != written:
-            packs[back] = torch.ops.mkldnn._reorder_linear_weight(self._out_by_in(back).detach(), _ROWS), written
-        return _linear(x.contiguous(), packs[back][0], bias)
+        packs, weight = self.__dict__.setdefault("_packs", {}), self.weight
+        pack, of, version = packs.get(back, (None, None, 0))
+        if of is not weight or version != weight._version:  # another weight, or one that was written to
+            pack = torch.ops.mkldnn._reorder_linear_weight(self._out_by_in(back).detach(), _ROWS)
+            packs[back] = pack, weight, weight._version
+        return _linear(x.contiguous(), pack, bias)
 
     @property
     def held(self) -> int:
@@ -114,7 +115,7 @@ class _Prepacked(nn.Module):
     def departure(self) -> float:
         """The largest difference between the weight and its copies."""
         packs = self.__dict__.get("_packs", {})
-        gaps = [(pack.to_dense() - self._out_by_in(back)).abs().max() for back, (pack, _) in packs.items()]
+        gaps = [(pack.to_dense() - self._out_by_in(back)).abs().max() for back, (pack, *_) in packs.items()]
         return float(torch.stack(gaps).max()) if gaps else 0.0
 
     def _out_by_in(self, back: bool) -> Tensor:

@@ -16,8 +16,8 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from atlas_cli.federation.cohort import sample_cohort
 from atlas_cli.privacy.accounting import CHANNELS, gaussian_epsilon, sampled_epsilon
+from atlas_cli.privacy.participation import Participation
 
 if TYPE_CHECKING:
     from atlas_cli.federation.parties import Federation
@@ -33,7 +33,7 @@ class Spent:
     def __init__(self, federation: Federation, multipliers: Mapping[str, float]) -> None:
         self.federation, self.config = federation, federation.config
         self.multipliers = dict(multipliers)
-        self._cohorts: list[frozenset[str]] = []
+        self.participation = Participation(federation)
         self._lengths: dict[str, int] = {}
 
     def after(self, number: int) -> dict[str, dict[str, float]]:
@@ -57,31 +57,21 @@ class Spent:
             "fingerprints": self._fingerprints,
         }[channel](group, number, multiplier)
 
-    def rounds(self, client: str, number: int) -> list[int]:
-        """Rounds up to ``number`` in whose cohort a client is."""
-        while len(self._cohorts) < number:
-            self._cohorts.append(frozenset(sample_cohort(self.federation, len(self._cohorts) + 1)))
-        return [i + 1 for i, cohort in enumerate(self._cohorts[:number]) if client in cohort]
-
     def _updates(self, group: str, number: int, multiplier: float | None) -> float:
         if not self.federation.aggregator.exchanges or number == 0:
             return 0.0
-        privacy, members = self.config.privacy, self.federation.members(group)
+        privacy = self.config.privacy
         if privacy.updates is None and privacy.examples is None:
             return math.inf
-        uses = {client: len(self.rounds(client, number)) for client in members}
+        most = self.participation.most(group, number)
         if privacy.updates is not None:
             z = self.multipliers["updates"] if multiplier is None else multiplier
-            return gaussian_epsilon(z, max(uses.values()), privacy.delta)
+            return gaussian_epsilon(z, most.rounds, privacy.delta)
         z = self.multipliers["examples"] if multiplier is None else multiplier
-        drawn = {(self.rate(c), n * self.config.training.local_steps) for c, n in uses.items()}
+        drawn = {(rate, rounds * self.config.training.local_steps) for rate, rounds in most.sampled.items()}
         # the larger the rate or the number of steps, the larger is epsilon
         worst = [d for d in drawn if not any(o != d and o[0] >= d[0] and o[1] >= d[1] for o in drawn)]
         return max(sampled_epsilon(z, rate, steps, privacy.delta) for rate, steps in worst)
-
-    def rate(self, client: str) -> float:
-        """With which probability an example of a client is in a batch of DP-SGD."""
-        return min(1.0, self.federation.batch_size(client) / len(self.federation.train_features(client)))
 
     def _activations(self, group: str, number: int, multiplier: float | None) -> float:
         if self.config.mode != "split-federated" or not self._begun(number):
@@ -120,15 +110,10 @@ class Spent:
 
     def _uses(self, group: str, number: int) -> int:
         """How often the activations of one example were sent at most: once an epoch, and once a fingerprint."""
-        steps, most = self.config.training.local_steps, 0
-        for client in self.federation.members(group):
-            rounds = self.rounds(client, number)
-            if self.config.privacy.examples is not None:
-                most = max(most, len(rounds) * steps)
-                continue
-            epoch = math.ceil(len(self.federation.train_features(client)) / self.federation.batch_size(client))
-            most = max(most, len({((r - 1) * steps + i) // epoch for r in rounds for i in range(steps)}))
-        return most + self._fingerprintings(number)
+        most = self.participation.most(group, number)
+        sampled = self.config.privacy.examples is not None
+        times = most.rounds * self.config.training.local_steps if sampled else most.epochs
+        return times + self._fingerprintings(number)
 
     def _longest(self, group: str) -> int:
         """Tokens of the longest training example."""

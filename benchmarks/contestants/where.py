@@ -31,9 +31,16 @@ COLUMNS = (FROZEN, SMALL, *KINDS, "elementwise and other operators", "outside of
 def profile(options: Options) -> None:
     """Print a table for atlas, and for the naive split where it does the same work."""
     print("\n| who | work | ms a step | " + " | ".join(COLUMNS) + " |\n|" + "---|" * (3 + len(COLUMNS)))
-    for clients, size, long in ((1, SHAPE[0], True), (1, SHAPE[0], False), (CLIENTS, 1, False), (CLIENTS, 4, False)):
-        with arena_of("gpt2", clients, size, options, long=long) as arena:
-            work = f"{clients} x {size}, " + (f"{SHAPE[1]} tokens" if long else "natural lengths")
+    alone, shared = (1, SHAPE[0]), (CLIENTS, 4)
+    for model, clients, size, long in (
+        ("gpt2", *alone, True),
+        ("gpt2", *alone, False),
+        ("gpt2", CLIENTS, 1, False),
+        ("gpt2", *shared, False),
+        ("minilm", *shared, False),
+    ):
+        with arena_of(model, clients, size, options, long=long) as arena:
+            work = f"{model}, {clients} x {size}, " + (f"{SHAPE[1]} tokens" if long else "natural lengths")
             # sides that only products of adapters and heads have
             thin = {arena.federation.config.server.rank, len(arena.federation.data[GROUP].task.classes)}
             _print("atlas", work, shares(partial(run_steps, arena.federation), options.turns, thin))
@@ -81,6 +88,8 @@ def _forever(contestant: Contestant, after_step: Callable[[Work], None]) -> None
 
 
 def _kind(name: str, shapes: Sequence[Any], thin: Collection[int]) -> str:
+    if name == "mkldnn::_linear_pointwise":  # on weights in order (engine.prepack)
+        return FROZEN
     if name in ("aten::addmm", "aten::mm"):
         sides = {side for shape in shapes if isinstance(shape, list | tuple) for side in shape}
         return SMALL if sides & set(thin) else FROZEN

@@ -149,6 +149,8 @@ class LinearWork(TorchDispatchMode):
         if operation.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.addmm_):
             left, right = args[-2:]
             self.total += left.shape[0] * left.shape[1] * right.shape[1]
+        if operation.overloadpacket == torch.ops.mkldnn._linear_pointwise:  # engine.prepack
+            self.total += args[0].numel() * args[1].shape[0]
         return operation(*args, **kwargs or {})
 
 

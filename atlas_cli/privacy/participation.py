@@ -1,0 +1,71 @@
+"""How often clients and their examples were used by the end of each round, at most.
+
+A round looks at its cohort alone: what it adds is kept as the largest figures so far, so that an account costs what
+cohorts cost, and not what all clients do.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from typing import TYPE_CHECKING, NamedTuple
+
+from atlas_cli.federation.cohort import sample_cohort
+
+if TYPE_CHECKING:
+    from atlas_cli.federation.parties import Federation
+
+
+class Most(NamedTuple):
+    """The largest figures of a task group after a round.
+
+    Attributes:
+        rounds: in whose cohort one client was.
+        epochs: in which one example was sent.
+        sampled: by sampling rate of DP-SGD, the most rounds of one client that has it.
+    """
+
+    rounds: int
+    epochs: int
+    sampled: dict[float, int]
+
+
+class Participation:
+    """Of the clients of a federation, as cohorts are drawn; nobody is ever dropped."""
+
+    def __init__(self, federation: Federation) -> None:
+        self.federation = federation
+        self._after: list[dict[str, Most]] = [{group: Most(0, 0, {}) for group in federation.group_names}]
+        self._rounds: dict[str, int] = defaultdict(int)
+        self._epochs: dict[str, int] = defaultdict(int)
+        self._latest: dict[str, int] = {}
+
+    def most(self, group: str, number: int) -> Most:
+        """Of a task group after round ``number``."""
+        while len(self._after) <= number:
+            self._after.append(self._next(len(self._after)))
+        return self._after[number][group]
+
+    def rate(self, client: str) -> float:
+        """With which probability an example of a client is in a batch of DP-SGD."""
+        return min(1.0, self.federation.batch_size(client) / len(self.federation.train_features(client)))
+
+    def _next(self, number: int) -> dict[str, Most]:
+        found = dict(self._after[-1])
+        for client in sample_cohort(self.federation, number):
+            group = self.federation.group_of(client)
+            before, rate = found[group], self.rate(client)
+            rounds, epochs = self._take_part(client, number)
+            sampled = {**before.sampled, rate: max(rounds, before.sampled.get(rate, 0))}
+            found[group] = Most(max(rounds, before.rounds), max(epochs, before.epochs), sampled)
+        return found
+
+    def _take_part(self, client: str, number: int) -> tuple[int, int]:
+        """Rounds and epochs of a client after one more round; each epoch sends an example once."""
+        steps = self.federation.config.training.local_steps
+        length = math.ceil(len(self.federation.train_features(client)) / self.federation.batch_size(client))
+        first, last = (number - 1) * steps // length, (number * steps - 1) // length
+        self._epochs[client] += last + 1 - max(first, self._latest.get(client, -1) + 1)
+        self._latest[client] = last
+        self._rounds[client] += 1
+        return self._rounds[client], self._epochs[client]
