@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from atlas_cli.models.families._base import Family
 from atlas_cli.models.placement import by_layer
+from atlas_cli.models.recomputed import forget
 from atlas_cli.models.split import blocks_of
 
 
@@ -34,4 +35,4 @@ def checkpointed(half: nn.Module, family: Family, ranks: Mapping[str, int]) -> I
 
 
 def _forward(forward: Any, hidden: Any, *args: Any, **kwargs: Any) -> Any:
-    return checkpoint(forward, hidden, *args, use_reentrant=False, **kwargs)
+    return checkpoint(forward, forget(hidden), *args, use_reentrant=False, **kwargs)

@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
+from atlas_cli.models.add_low_rank import Span, add_low_rank
+from atlas_cli.models.recomputed import norms_marked
+
 Frozen = dict[str, Sequence[tuple[Tensor, Tensor]]]
 
 
@@ -87,10 +90,13 @@ class LoRAAdapter(nn.Module):
         self.lora_B = nn.Parameter(self.lora_B[:, :rank] * (before / self.scaling), self.lora_B.requires_grad)
 
     def add_to(self, output: Tensor, x: Tensor) -> Tensor:
-        """``output + dW x`` in one matrix product.
+        """``output + dW x``; the sum is taken in the adapter's dtype and returned in the output's."""
+        if (self.dropout and self.training) or torch.is_autocast_enabled(x.device.type):
+            return self._add_by_parts(output, x)
+        rows = x.numel() // x.shape[-1]
+        return add_low_rank(output, x, [Span(0, rows, self.scaling)], [self.lora_A, self.lora_B])
 
-        The sum is taken in the adapter's dtype and returned in the output's.
-        """
+    def _add_by_parts(self, output: Tensor, x: Tensor) -> Tensor:
         rows = torch.addmm(
             output.flatten(0, -2).to(self.lora_B.dtype),
             self._down(x).flatten(0, -2),
@@ -166,6 +172,7 @@ class AdapterSet:
     def attached(self, base: nn.Module) -> Iterator[None]:
         """Inside the block, layers of ``base`` (or of a half of it, they share modules) add their adapter's output."""
         with ExitStack() as stack:
+            stack.enter_context(norms_marked(base))
             for path in dict.fromkeys((*self.adapters, *self.frozen)):
                 handle = base.get_submodule(path).register_forward_hook(self._adding(path))
                 stack.callback(handle.remove)

@@ -94,7 +94,7 @@ def test_a_narrow_terminal_leaves_the_parts_of_memory_out(run, monkeypatch):
 def test_a_device_decides(run):
     code, out, _ = run("split-point", "llama-7b", "--device", "laptop-8gib", "--dtype", "bfloat16")
     assert code == 0
-    assert "split layer 14 of 32: the deepest that fits laptop-8gib (8,192 MiB); layer 15 needs" in out
+    assert "split layer 15 of 32: the deepest that fits laptop-8gib (8,192 MiB); layer 16 needs" in out
     assert "privacy asks for depth" in out and "time is linear in the split layer" in out
     assert "workstation-gpu-16gib (assumed; see --server)" in out
 

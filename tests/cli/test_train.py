@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from toy_runs import TASKS, kinds, train, trained_parameters
 
 from atlas_cli.federation import build, fitting
+from atlas_cli.models.prepacked import available
 
 
 @pytest.mark.parametrize(
@@ -120,6 +121,20 @@ def test_a_prefix_cache_is_counted_in_the_manifest_and_leaves_no_file(config_fil
     assert cache["disk_error"] is None
     assert list(run.path.parent.iterdir()) == [run.path]
     assert "prefix_cache" not in train(config_file()).read_json("manifest.json").get("engine", {})
+
+
+@pytest.mark.skipif(not available(), reason="this CPU has other kernels")
+def test_weights_in_order_are_counted_and_change_no_figure_but_by_rounding(config_file):
+    ordered, plain = train(config_file()), train(config_file(engine={"prepack": None}))
+    counted = ordered.read_json("manifest.json")["engine"]["prepack"]
+    # four blocks of BERT, of six layers each
+    assert counted["layers"] == 24
+    assert "engine" not in plain.read_json("manifest.json")
+    assert "engine" not in train(config_file(engine={"prepack": "1 KiB"})).read_json("manifest.json")
+    for file in plain.path.glob("adapters/groups/*/*.safetensors"):
+        a, b = (load_file(run.path / file.relative_to(plain.path)) for run in (plain, ordered))
+        assert all(torch.allclose(a[name], b[name], rtol=0, atol=1e-4) for name in a)
+    assert ordered.read_json("manifest.json")["base_unchanged"] is True
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # of torch.compile itself

@@ -70,10 +70,16 @@ class TrainedBlock:
         """N: tokens of the batch."""
         return self.batch * self.tokens
 
-    def adapters(self, width: int) -> int:
-        """Inputs of A and of B, in float32; adapters of float32 layers share the input that the layer has anyway."""
-        copies = 1 if self.element == 4 else len(self.ranks)
-        return 4 * self.positions * (copies * width + sum(self.ranks)) if self.ranks else 0
+    def adapters(self, width: int, *, norm_keeps_input: bool = True) -> int:
+        """Inputs of B, in float32, and of A: the layer's own, or, where autograd keeps a norm, that norm's.
+
+        Args:
+            norm_keeps_input: whether a norm of this half made the layer's input, and saves what it was given anyway.
+        """
+        if not self.ranks:
+            return 0
+        kept = not self.gradient_below or not norm_keeps_input
+        return self.element * self.positions * kept * width + 4 * self.positions * sum(self.ranks)
 
     def attention(self, d_query: int, d_key_value: int, heads: int) -> int:
         """Query, key, value, output and log-sum-exp of SDPA, and the mask (B, 1, T, T) as it adds it."""

@@ -4,13 +4,13 @@ from atlas_cli.models.families._base import Family, PassEmbeddings, TrainedBlock
 
 
 def saved_bytes(block: TrainedBlock) -> int | None:
-    """Norms come after attention and feed-forward, so the lowest block saves as much as any other."""
+    """Norms come after attention and feed-forward: what a block is given comes from the norm of the one below."""
     config = block.config
     if config.hidden_act != "gelu" or getattr(config, "is_decoder", False):
         return None
     width = config.hidden_size
     return (
-        block.adapters(width)
+        block.adapters(width, norm_keeps_input=not block.lowest)
         + block.attention(width, width, config.num_attention_heads)
         + 2 * block.layer_norm(width)
         + block.element * block.positions * config.intermediate_size

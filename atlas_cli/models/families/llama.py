@@ -20,7 +20,7 @@ def saved_bytes(block: TrainedBlock) -> int | None:
     groups = heads if block.padded and shared > 1 else shared  # a single one is repeated without a copy
     norm = 4 * n * (config.hidden_size + 1)
     return (
-        block.adapters(config.hidden_size)
+        block.adapters(config.hidden_size, norm_keeps_input=e == 4)
         + block.attention(heads * head, groups * head, heads)
         + (2 if block.gradient_below else 1) * norm
         + 3 * e * n * config.intermediate_size
