@@ -66,6 +66,18 @@ def prepacked_departure(bases: Sequence[FrozenBase]) -> float:
     return float(torch.tensor(gaps).max()) if gaps else 0.0
 
 
+def in_order(weight: Tensor) -> Tensor:
+    """A copy of a weight (d_out, d_in) as the kernels read it; ``to_dense`` gives the weight back."""
+    found: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), _ROWS)
+    return found
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """W x + b for x (..., d_in) and a weight in order: (..., d_out)."""
+    found: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return found
+
+
 @cache
 def available() -> bool:
     """Whether this machine's CPU has the kernels, and they compute what a plain product computes."""
@@ -73,7 +85,7 @@ def available() -> bool:
         return False  # elsewhere torch has other kernels, which have not been compared
     x, weight, bias = (torch.linspace(-1, 1, n).view(shape) for n, shape in ((48, (3, 16)), (128, (8, 16)), (8, (8,))))
     try:
-        found = _linear(x, torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS), bias)
+        found = product(x, in_order(weight), bias)
     except (AttributeError, RuntimeError):
         return False
     return torch.allclose(found, nn.functional.linear(x, weight, bias), rtol=1e-5, atol=1e-5)
@@ -90,7 +102,7 @@ class _Prepacked(nn.Module):
             return super().forward(x)
         if torch.is_grad_enabled() and x.requires_grad:
             return _Product.apply(x, self, False, self.bias)
-        return self.product(x, False, self.bias)
+        return self.times(x, False, self.bias)
 
     def _takes(self, x: Tensor) -> bool:
         # a tensor of a subclass (a fake one, say) has no data; a copy of the layer may be in another dtype or place
@@ -98,14 +110,14 @@ class _Prepacked(nn.Module):
         alike = all(t.dtype == torch.float32 and t.device.type == "cpu" for t in (x, self.weight))
         return plain and alike and not self.weight.requires_grad and available()
 
-    def product(self, x: Tensor, back: bool, bias: Tensor | None) -> Tensor:
+    def times(self, x: Tensor, back: bool, bias: Tensor | None) -> Tensor:
         """W x + b, or W^T x."""
         packs, weight = self.__dict__.setdefault("_packs", {}), self.weight
         pack, of, version = packs.get(back, (None, None, 0))
         if of is not weight or version != weight._version:  # another weight, or one that was written to
-            pack = torch.ops.mkldnn._reorder_linear_weight(self._out_by_in(back).detach(), _ROWS)
+            pack = in_order(self._out_by_in(back))
             packs[back] = pack, weight, weight._version
-        return _linear(x.contiguous(), pack, bias)
+        return product(x.contiguous(), pack, bias)
 
     @property
     def held(self) -> int:
@@ -139,7 +151,7 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: _Prepacked, back: bool, bias: Tensor | None) -> Tensor:
         ctx.layer, ctx.back = layer, back
-        return layer.product(x, back, bias)
+        return layer.times(x, back, bias)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
@@ -157,8 +169,3 @@ def _fits(layer: nn.Linear | Conv1D) -> bool:
     weight, frozen = layer.weight, not any(p.requires_grad for p in layer.parameters())
     plain = type(layer) in (nn.Linear, Conv1D)
     return plain and frozen and weight.device.type == "cpu" and weight.dtype == torch.float32
-
-
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    found: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    return found

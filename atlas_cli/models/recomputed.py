@@ -44,7 +44,7 @@ def made_by(x: Tensor) -> Made | None:
 
 
 def forget(x: Tensor) -> Tensor:
-    """The same tensor, which is kept anyway: with its mark it would keep what the norm was given, too."""
+    """The same tensor, which somebody holds: with its mark it would hold what the norm was given, too."""
     x.__dict__.pop(_MARK, None)
     return x
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import prefix_cache
 import torch
 
+from atlas_cli.models.prepacked import available
 from atlas_cli.planning.measure import measure_client
 from atlas_cli.planning.prediction import Shape
 from contestants.atlas import atlas_rounds, atlas_steps
@@ -135,17 +136,21 @@ def products(options: Options) -> Iterator[Result]:
         with arena_of("gpt2", 1, size, options, long=texts == "long") as arena:
             lengths = [len(text["input_ids"]) for text in arena.texts(arena.clients[0])]
             tokens = SHAPE[1] * size if texts == "long" else round(size * sum(lengths) / len(lengths))
-            alone = Products(arena.federation, size, tokens)
+            alone = {"products": Products(arena.federation, size, tokens)}
+            if available():
+                alone["in order"] = Products(arena.federation, size, tokens, ordered=True)
             with _closing(atlas_steps(arena.federation)) as (atlas,):
-                taken = take_turns({"atlas": atlas, "products": alone}, options.turns)
-        shares = ratios(taken, "atlas", "products")
-        flops = alone.flops / alone.work.tokens / 1e9
-        rates = {
-            f"{who}, GFLOP/s": flops * sum(t[who].work.tokens for t in taken) / sum(t[who].seconds for t in taken)
-            for who in ("atlas", "products")
-        }
+                taken = take_turns({"atlas": atlas, **alone}, options.turns)
+        flops = alone["products"].flops / alone["products"].work.tokens / 1e9
         work = f"gpt2, 1 client x {size}, " + (f"{SHAPE[1]} tokens each" if texts == "long" else "natural lengths")
-        yield Result("matrix products of the real tokens", work, spread(shares), target, rates=rates)
+        for way in alone:
+            rates = {
+                f"{who}, GFLOP/s": flops * sum(t[who].work.tokens for t in taken) / sum(t[who].seconds for t in taken)
+                for who in ("atlas", way)
+            }
+            name = "matrix products of the real tokens" if way == "products" else "the same, weights in order"
+            shares = spread(ratios(taken, "atlas", way))
+            yield Result(name, work, shares, target if way == "products" else None, rates=rates)
 
 
 def prefix(options: Options) -> Iterator[Result]:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from atlas_cli.federation.parties import Federation
+from atlas_cli.models.prepacked import in_order, product
 from atlas_cli.models.split import blocks_of
 from contestants.turns import Work
 
@@ -19,9 +20,10 @@ class Products:
 
     Args:
         tokens: rows of a step; ``samples``: in how many texts.
+        ordered: on weights in the order of the kernels (``engine.prepack``) instead of torch's own products.
     """
 
-    def __init__(self, federation: Federation, samples: int, tokens: int) -> None:
+    def __init__(self, federation: Federation, samples: int, tokens: int, ordered: bool = False) -> None:
         self.work = Work(samples, tokens)
         base = federation.base
         linear = [
@@ -39,11 +41,14 @@ class Products:
         sizes = {size for weight in self.products for size in weight.shape}
         self._inputs = {size: torch.randn(tokens, size) for size in sizes}
         self._outputs = {size: torch.empty(tokens, size) for size in sizes}
+        self._ordered = [in_order(weight.t()) for weight in self.products] if ordered else []
 
     @torch.no_grad()
     def step(self) -> Work:
         """All products once."""
-        for weight in self.products:
+        for weight in self._ordered:
+            product(self._inputs[weight.shape[1]], weight, None)
+        for weight in self.products if not self._ordered else ():
             d_in, d_out = weight.shape
             torch.mm(self._inputs[d_in], weight, out=self._outputs[d_out])
         return self.work
