@@ -156,7 +156,7 @@ def _engine(config: ExperimentConfig) -> Iterator[Problem]:
     if config.engine.prefix_cache is not None and config.mode != "split-federated":
         problem = f"only clients of mode: split-federated have a prefix cache, not those of {config.mode}; remove it"
         yield Problem(("engine", "prefix_cache"), problem)
-    for key in ("prefix_cache", "offload", "compile"):
+    for key in ("prefix_cache", "offload", "pinned", "compile"):
         if config.engine.name == "ray" and getattr(config.engine, key):
             yield Problem(("engine", key), "is for clients in one process, and engine.name is ray; remove it")
     if (address := config.engine.address) is not None and not _ADDRESS.fullmatch(address):

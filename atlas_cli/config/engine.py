@@ -50,6 +50,11 @@ class EngineConfig(Section):
         description="memory in each process for copies of frozen weights in the order in which a CPU's kernels read "
         "them, whole layers from the first block on; null: none. Results differ by rounding; compile has none",
     )
+    pinned: bool = Field(
+        False,
+        description="on CUDA: texts, and what prefix_cache read from disk, lie in page-locked memory and are copied on "
+        "a stream of their own while the GPU computes; elsewhere nothing changes",
+    )
     compile: bool = Field(
         False,
         description="torch.compile the parts of blocks that no adapter touches: a minute or more before the first "

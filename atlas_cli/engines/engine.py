@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 from atlas_cli.engines import LocalSteps
 from atlas_cli.engines.in_process import local_steps
 from atlas_cli.federation.parties import Federation
+from atlas_cli.models.transfer import copies_overlapped
 
 
 class Engine(NamedTuple):
@@ -34,7 +35,8 @@ def engine_of(federation: Federation, note: Callable[[str], None]) -> Iterator[E
     """
     config = federation.config
     if config.engine.name == "in-process":
-        yield Engine(local_steps, lambda: True, lambda: None)
+        with copies_overlapped(federation.device) if config.engine.pinned else nullcontext():
+            yield Engine(local_steps, lambda: True, lambda: None)
         return
     from atlas_cli.engines.cluster import connected
     from atlas_cli.engines.ray import RayEngine

@@ -23,6 +23,7 @@ from atlas_cli.models.load import FrozenBase, shared_base
 from atlas_cli.models.lora import AdapterSet, build_adapters
 from atlas_cli.models.placement import adapted_names, by_layer, place_ranks
 from atlas_cli.models.split import run_half
+from atlas_cli.models.transfer import to_device
 from atlas_cli.privacy.at_client import AtClient
 from atlas_cli.tasks._base import BaseTask
 
@@ -199,7 +200,7 @@ class SplitClient:
         self._mask = mask
         tensors = {"activations": activations, "attention_mask": mask.bool()}
         if labels is not None:
-            tensors["labels"] = labels.to(self.device)
+            tensors["labels"] = to_device(labels, self.device)
         return Message("activations", self.name, "up", tensors)
 
     def answer_features(self, features: Message, labels: Tensor) -> tuple[Message, float, int]:
@@ -270,14 +271,14 @@ class SplitClient:
 def as_inputs(batch: Inputs, device: torch.device) -> tuple[dict[str, Tensor], Tensor]:
     """Keyword arguments of the half, and the mask (B, T) int64; floats (B, D) become sequences of one."""
     if "inputs" in batch:
-        embeddings = batch["inputs"].to(device)
+        embeddings = to_device(batch["inputs"], device)
         embeddings = embeddings.unsqueeze(1) if embeddings.dim() == 2 else embeddings
         mask = batch.get("attention_mask")
-        mask = (
-            mask.to(device) if mask is not None else torch.ones(embeddings.shape[:2], dtype=torch.int64, device=device)
-        )
+        if mask is None:
+            mask = torch.ones(embeddings.shape[:2], dtype=torch.int64)
+        mask = to_device(mask, device)
         return {"inputs_embeds": embeddings}, mask
-    ids = batch["input_ids"].to(device)
-    mask = batch["attention_mask"].to(device) if "attention_mask" in batch else torch.ones_like(ids)
+    ids = to_device(batch["input_ids"], device)
+    mask = to_device(batch["attention_mask"], device) if "attention_mask" in batch else torch.ones_like(ids)
     segments = batch.get("token_type_ids")
-    return {"input_ids": ids, **({"token_type_ids": segments.to(device)} if segments is not None else {})}, mask
+    return {"input_ids": ids, **({"token_type_ids": to_device(segments, device)} if segments is not None else {})}, mask

@@ -21,6 +21,7 @@ from atlas_cli.models.load import FrozenBase
 from atlas_cli.models.lora import AdapterSet
 from atlas_cli.models.placement import layer_of
 from atlas_cli.models.split import run_half
+from atlas_cli.models.transfer import to_device
 
 
 class PrefixCache:
@@ -43,7 +44,7 @@ class PrefixCache:
 
     def get(self, key: str, device: torch.device) -> Tensor | None:
         """The tensor of a key on ``device``; None, a miss, where it was not put or its file cannot be read."""
-        found = self._held[key].to(device) if key in self._held else self._read(key, device)
+        found = to_device(self._held[key], device) if key in self._held else self._read(key, device)
         if found is None:
             self.misses += 1
         else:
@@ -76,7 +77,7 @@ class PrefixCache:
         if key not in self._files:
             return None
         try:
-            return load(self._files[key].read_bytes())["outputs"].to(device)
+            return to_device(load(self._files[key].read_bytes())["outputs"], device)
         except (OSError, SafetensorError):
             del self._files[key]
             return None

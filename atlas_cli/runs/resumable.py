@@ -19,7 +19,7 @@ from atlas_cli.runs.lock import owner_of
 MAY_CHANGE = (
     *("training.rounds", "training.min_clients", "training.on_nonfinite"),
     *("evaluation", "checkpoints", "audit", "device", "output", "aggregation.error_ledger", "engine.offload"),
-    *(f"engine.{key}" for key in ("name", "address", "hosts", "cpus", "gpus", "timeout")),
+    *(f"engine.{key}" for key in ("name", "address", "hosts", "cpus", "gpus", "timeout", "pinned")),
 )
 
 
