@@ -26,6 +26,7 @@ from atlas_cli.federation.client import SplitClient
 from atlas_cli.federation.client_pass import ClientPass
 from atlas_cli.models.families import family_of
 from atlas_cli.models.load import FrozenBase, as_base
+from atlas_cli.models.prepacked import prepack_blocks
 
 BLOCKS, CLIENTS, TURNS = 6, 8, 5
 Step = Callable[[], None]
@@ -41,6 +42,7 @@ def main() -> None:
     )
     bases = {"gpt2": as_base(gpt2, family_of("gpt2"), "gpt2", "random")}
     bases["minilm"] = as_base(BertModel(narrow), family_of("bert"), "minilm", "random")
+    prepack_blocks(list(bases.values()), 2 * 2**30)  # as a run does
     columns = ("size", "texts a client", "places a token", "one by one, s", "packed alone", "shared")
     table = Table(*columns, box=box.MARKDOWN)
     draw = random.Random(0)

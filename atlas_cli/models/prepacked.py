@@ -1,8 +1,8 @@
 """Frozen linear layers whose weights lie in the order in which oneDNN's kernels read them.
 
 A matrix product on a CPU first copies its weight into blocks that fit the registers; a frozen weight can lie so from
-the start, once for y = W x + b and once for the gradient at x. On few rows the copy is most of the work: kernels on
-weights that are in order reach at 24 rows the rate that others reach at 1,000. The operators are those that
+the start, once for y = W x + b and once for the gradient at x. On few rows the copy is a large part of the work:
+kernels on weights in order reach at 24 rows a rate that others do not reach at 1,000. The operators are those that
 torch.compile emits for frozen weights; they are used only where a trial of them gives what a plain product gives.
 """
 
@@ -32,7 +32,7 @@ def prepack_blocks(bases: Sequence[FrozenBase], limit: int) -> int:
     Returns:
         How many layers.
     """
-    replaced: dict[int, nn.Module] = {}
+    replaced = 0
     blocks = {id(block): block for base in bases for block in blocks_of(base.model, base.family)}
     for block in blocks.values() if available() else ():
         for path, layer in list(block.named_modules()):
@@ -40,11 +40,11 @@ def prepack_blocks(bases: Sequence[FrozenBase], limit: int) -> int:
                 continue
             limit -= 2 * layer.weight.numel() * layer.weight.element_size()
             if limit < 0:
-                return len(replaced)
+                return replaced
             parent, _, name = path.rpartition(".")
-            replaced[id(layer)] = _prepacked(layer)
-            setattr(block.get_submodule(parent), name, replaced[id(layer)])
-    return len(replaced)
+            setattr(block.get_submodule(parent), name, _prepacked(layer))
+            replaced += 1
+    return replaced
 
 
 def prepacked_bytes(base: FrozenBase, layers: int) -> int:
