@@ -17,7 +17,7 @@ from atlas_cli.federation.client import SplitClient
 from atlas_cli.federation.parties import Federation
 from atlas_cli.models.packed import worth
 
-PASS_TOKENS = 512  # a product of 320 rows reaches 96 % of the rate of one of 1,024; graphs of a pass are alive together
+PASS_TOKENS = 512  # torch's own product of 320 rows has 96 % of the rate of one of 1,024; a pass' graphs live together
 
 
 class Pass(NamedTuple):
