@@ -20,14 +20,17 @@ from transformers.pytorch_utils import Conv1D
 from atlas_cli.models.load import FrozenBase
 from atlas_cli.models.split import blocks_of
 
+LEAST = (
+    384 * 384
+)  # numbers of a weight: below, a call of the kernel (50 us, more for a new number of rows) outweighs it
 _ROWS = 256  # what the order is chosen for; any number of rows is as fast in it
 
 
 def prepack_blocks(bases: Sequence[FrozenBase], limit: int) -> int:
     """Replace linear layers of the blocks, in place, block by block while their weights in order fit ``limit`` bytes.
 
-    Nothing is copied before a layer is used. Layers that are not on a CPU in float32 stay as they are, and so do all
-    where the kernels are not to be had.
+    Nothing is copied before a layer is used. Layers that are not on a CPU in float32, or smaller than ``LEAST``, stay as
+    they are, and so do all where the kernels are not to be had.
 
     Returns:
         How many layers.
@@ -167,5 +170,5 @@ def _prepacked(layer: nn.Module) -> nn.Module:
 
 def _fits(layer: nn.Linear | Conv1D) -> bool:
     weight, frozen = layer.weight, not any(p.requires_grad for p in layer.parameters())
-    plain = type(layer) in (nn.Linear, Conv1D)
-    return plain and frozen and weight.device.type == "cpu" and weight.dtype == torch.float32
+    fits = type(layer) in (nn.Linear, Conv1D) and weight.numel() >= LEAST
+    return fits and frozen and weight.device.type == "cpu" and weight.dtype == torch.float32

@@ -21,6 +21,11 @@ pytestmark = pytest.mark.skipif(not prepacked.available(), reason="this CPU has 
 LARGE = 2**30
 
 
+@pytest.fixture(autouse=True)
+def tiny_layers(monkeypatch):
+    monkeypatch.setattr(prepacked, "LEAST", 0)
+
+
 class Kernels(TorchDispatchMode):
     """Counts products on weights in order."""
 
@@ -76,6 +81,12 @@ def test_a_model_gives_the_same_numbers_and_gradients(name):
     )
     assert prepacked_record([base, base]) == {"layers": per_block * (base.n_layers - 1), "bytes": 2 * sizes}
     assert prepacked_record([plain]) is None and prepacked_departure([base]) == 0
+
+
+def test_small_layers_stay_as_they_are(monkeypatch):
+    monkeypatch.setattr(prepacked, "LEAST", 4 * 32 * 32)
+    base = base_of("gpt2")
+    assert prepack_blocks([base], LARGE) == 2 * base.n_layers  # of the feed-forward, 32 by 128
 
 
 def test_layers_get_the_memory_from_the_first_block_on():
