@@ -20,17 +20,16 @@ from transformers.pytorch_utils import Conv1D
 from atlas_cli.models.load import FrozenBase
 from atlas_cli.models.split import blocks_of
 
-LEAST = (
-    384 * 384
-)  # numbers of a weight: below, a call of the kernel (50 us, more for a new number of rows) outweighs it
+# numbers of a weight: below, a call (50 us, more for a new number of rows) outweighs what it gains
+LEAST = 384 * 384
 _ROWS = 256  # what the order is chosen for; any number of rows is as fast in it
 
 
 def prepack_blocks(bases: Sequence[FrozenBase], limit: int) -> int:
     """Replace linear layers of the blocks, in place, block by block while their weights in order fit ``limit`` bytes.
 
-    Nothing is copied before a layer is used. Layers that are not on a CPU in float32, or smaller than ``LEAST``, stay as
-    they are, and so do all where the kernels are not to be had.
+    Nothing is copied before a layer is used. Layers that are not on a CPU in float32, or smaller than ``LEAST``, stay
+    as they are, and so do all where the kernels are not to be had.
 
     Returns:
         How many layers.
