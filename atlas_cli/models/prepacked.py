@@ -38,7 +38,7 @@ def prepack_blocks(bases: Sequence[FrozenBase], limit: int) -> int:
     blocks = {id(block): block for base in bases for block in blocks_of(base.model, base.family)}
     for block in blocks.values() if available() else ():
         for path, layer in list(block.named_modules()):
-            if not isinstance(layer, nn.Linear | Conv1D) or isinstance(layer, _Prepacked) or not _fits(layer):
+            if not isinstance(layer, nn.Linear | Conv1D) or not _fits(layer):
                 continue
             limit -= 2 * layer.weight.numel() * layer.weight.element_size()
             if limit < 0:

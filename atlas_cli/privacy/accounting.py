@@ -91,4 +91,5 @@ def require_accounting(key: str) -> None:
         ConfigError: the optional dependency is not there.
     """
     if find_spec("dp_accounting") is None:
-        raise ConfigError("epsilon is computed by dp-accounting; pip install 'atlas-cli[privacy]'", key=key)
+        install = "pip install -c constraints.txt -e '.[privacy]'"
+        raise ConfigError(f"epsilon is computed by dp-accounting; in the checkout, {install}", key=key)

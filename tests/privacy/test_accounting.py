@@ -113,5 +113,5 @@ def test_randomised_response_has_its_epsilon():
 
 def test_without_the_accountant_the_extra_is_named(monkeypatch):
     monkeypatch.setattr(accounting, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"^privacy.updates: .*pip install 'atlas-cli\[privacy\]'"):
+    with pytest.raises(ConfigError, match=r"^privacy.updates: .*pip install -c constraints.txt -e '\.\[privacy\]'"):
         accounting.require_accounting("privacy.updates")
