@@ -91,13 +91,14 @@ def command(
     from atlas_cli.privacy.evidence import Evidence
     from atlas_cli.reports.audit import audit_notes, audit_table
     from atlas_cli.reports.html import write_report
+    from atlas_cli.runs.lock import locked
 
-    with Console(stderr=True).status("reading") as status:
+    with locked(run, run.log), Console(stderr=True).status("reading") as status:
         found = audit(
             Evidence.of_run(run, examples, lira or 0), attack or [], lambda name: status.update(f"attack {name}")
         )
-    run.write_json(FILE, found)
-    write_report(run)
+        run.write_json(FILE, found)
+        write_report(run)
     if as_json:
         typer.echo(json.dumps(found, indent=2))
         return

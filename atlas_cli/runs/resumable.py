@@ -12,7 +12,7 @@ from atlas_cli.errors import AtlasError, ConfigError, ResourceError
 from atlas_cli.runs.checkpoint import folders
 from atlas_cli.runs.directory import RunDirectory, folder_of_runs
 from atlas_cli.runs.hashing import sha256_text
-from atlas_cli.runs.lock import owner_of
+from atlas_cli.runs.lock import writer_of
 
 # keys that change how long, how often, where, or what ends the run, and not what is computed until then; sections with
 # all that is in them
@@ -127,8 +127,8 @@ def newest_unfinished(config: ExperimentConfig, path: Path) -> RunDirectory:
             facts = read_manifest(run)
             if facts.get("experiment_sha256") != wanted or facts["status"] == "finished":
                 others += 1
-            elif (owner := owner_of(run)) is not None and owner.alive:
-                why = why or f"; {run.path.name} is being written by process {owner.pid} on {owner.host}"
+            elif (writer := writer_of(run)) is not None:
+                why = why or f"; {run.path.name} is being written by {writer}"
             elif not folders(run):
                 why = why or f"; {run.path.name} ended before its first checkpoint"
             else:

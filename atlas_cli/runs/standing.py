@@ -9,7 +9,7 @@ from atlas_cli.config.schema import ExperimentConfig
 from atlas_cli.errors import OutputError, ResourceError
 from atlas_cli.runs.checkpoint import folders
 from atlas_cli.runs.directory import RunDirectory
-from atlas_cli.runs.lock import owner_of
+from atlas_cli.runs.lock import writer_of
 from atlas_cli.runs.resumable import changeable, experiment_sha256, manifests, read_manifest
 
 
@@ -61,12 +61,11 @@ def standing(config: ExperimentConfig) -> Standing:
             return Standing("skip", run)
     for run, _ in found:
         try:
-            owner = owner_of(run)
+            writer = writer_of(run)
         except OutputError as error:
             return Standing("held", run, str(error))
-        if owner is not None and owner.alive:
-            reason = f"{run.path} is written by process {owner.pid} on {owner.host}; wait until it ends, or stop it"
-            return Standing("held", run, reason)
+        if writer is not None:
+            return Standing("held", run, f"{run.path} is written by {writer}; wait until it ends, or stop it")
         if folders(run):
             return Standing("resume", run)
     return Standing("run")

@@ -14,7 +14,7 @@ from atlas_cli.cli import main
 from atlas_cli.runs import directory
 from atlas_cli.runs.checkpoint import folders, load_newest
 from atlas_cli.runs.directory import RunDirectory
-from atlas_cli.runs.lock import LOCK
+from atlas_cli.runs.lock import OWNER
 
 
 class Disk:
@@ -56,7 +56,7 @@ def test_full_at_every_write(write, train, chaos, disk, no_pictures, capsys):
         disk.room = 10**9
         (made,) = set(whole.path.parent.iterdir()) - before
         run = RunDirectory(made)
-        assert not (run.path / LOCK).exists() and not list(run.path.rglob("*.partial"))
+        assert not (run.path / OWNER).exists() and not list(run.path.rglob("*.partial"))
         if not folders(run):
             assert "--resume" not in line
             continue
@@ -115,7 +115,7 @@ def test_a_small_file_system(write, train, small_disk, no_pictures, capsys):
     one_line(capsys.readouterr().err)
     (made,) = Path(small_disk).iterdir()
     run = RunDirectory(made)
-    assert load_newest(run)[1] == [] and not (run.path / LOCK).exists()
+    assert load_newest(run)[1] == [] and not (run.path / OWNER).exists()
     subprocess.run(["mount", "-o", "remount,size=8m", str(small_disk)], check=True)
     assert main(["train", "--resume", str(made), "checkpoints.keep=1"]) == 0
     assert [folder.name for folder in folders(run)] == ["round-000050"]

@@ -11,7 +11,7 @@ import pytest
 from atlas_cli.cli import main
 from atlas_cli.federation import session
 from atlas_cli.runs.checkpoint import folders
-from atlas_cli.runs.lock import LOCK
+from atlas_cli.runs.lock import OWNER
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
@@ -52,7 +52,7 @@ def test_a_signal_stops_after_the_step(write, train, at_step, chaos, capfd, numb
     at_step(3, send(number))  # the first step of round 2
     code, run = train(path)
     assert code == 130
-    assert signal.getsignal(number) == before and not (run.path / LOCK).exists()
+    assert signal.getsignal(number) == before and not (run.path / OWNER).exists()
     manifest = run.read_json("manifest.json")
     assert (manifest["status"], manifest["error"]) == ("interrupted", None)
     assert kept(run) == ["round-000000", "round-000001"]
@@ -75,7 +75,7 @@ def test_with_rare_checkpoints_the_last_whole_round_is_kept(write, train, at_ste
 def test_a_second_signal_stops_at_once(write, train, at_step):
     at_step(3, send(signal.SIGINT, times=2))
     code, run = train(write())
-    assert code == 130 and not (run.path / LOCK).exists()
+    assert code == 130 and not (run.path / OWNER).exists()
     assert run.read_json("manifest.json")["status"] == "interrupted"
 
 
@@ -100,7 +100,7 @@ def test_a_bug_leaves_its_traceback_in_the_log(write, train, at_step, chaos, cap
     at_step(6, bug)
     capsys.readouterr()
     code, run = train(path)
-    assert code == 1 and not (run.path / LOCK).exists()
+    assert code == 1 and not (run.path / OWNER).exists()
     out, err = capsys.readouterr()
     assert "Traceback" not in out + err and len(err.splitlines()) == 1
     log = run.path / "log.txt"
