@@ -7,6 +7,7 @@ stays fast.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from typing import Annotated
@@ -15,6 +16,9 @@ import typer
 
 from atlas_cli import discovery
 from atlas_cli.errors import AtlasError
+from atlas_cli.printable import printable
+
+SHOWN_OF_ERROR = 500  # characters at each end of an error's line
 
 app = typer.Typer(
     help="Split federated fine-tuning of Hugging Face language models with LoRA adapters of different ranks.",
@@ -59,6 +63,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run ``atlas`` and return the exit code; an error that atlas can name is one line on standard error."""
     args = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in args
+    _escape_what_cannot_be_encoded()
     try:
         app([arg for arg in args if arg != "--debug"], prog_name="atlas")
         return 0
@@ -86,6 +91,13 @@ def main(argv: list[str] | None = None) -> int:
         _flush()
 
 
+def _escape_what_cannot_be_encoded() -> None:
+    """Let the standard streams escape what their encoding lacks (cp1252, latin-1, ASCII), where Python would raise."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def _notes(error: BaseException) -> list[str]:
     return getattr(error, "__notes__", [])
 
@@ -93,8 +105,16 @@ def _notes(error: BaseException) -> list[str]:
 def _show_error(text: str) -> None:
     from atlas_cli.runs.secrets import mask
 
-    for line in mask(text).splitlines():
-        print(f"error: {line}", file=sys.stderr)
+    for line in printable(mask(text)).splitlines():
+        print(f"error: {_bounded(line)}", file=sys.stderr)
+
+
+def _bounded(line: str) -> str:
+    """The line without its middle where nobody would read it all: what comes first and what to do next stay."""
+    if len(line) <= 2 * SHOWN_OF_ERROR:
+        return line
+    left_out = len(line) - 2 * SHOWN_OF_ERROR
+    return f"{line[:SHOWN_OF_ERROR]} ... ({left_out:,} characters left out) ... {line[-SHOWN_OF_ERROR:]}"
 
 
 def _flush() -> None:

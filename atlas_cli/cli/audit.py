@@ -12,9 +12,8 @@ import typer
 from atlas_cli.cli._arguments import Overrides
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from atlas_cli.config.load import LoadedConfig
+    from atlas_cli.reports.terminal import Terminal
     from atlas_cli.runs.directory import RunDirectory
 
 
@@ -56,13 +55,12 @@ def command(
     """
     import json
 
-    from rich.console import Console
-
     from atlas_cli import discovery
     from atlas_cli.errors import ConfigError
+    from atlas_cli.reports.terminal import Terminal
 
     is_run = source.is_dir()
-    console = Console()
+    console = Terminal()
     if is_run and (by_layer or without or overrides):
         raise ConfigError("is a run; --by-layer, --without and KEY=VALUE are for a config", where=str(source))
     if by_layer and without:
@@ -86,14 +84,14 @@ def command(
 
         run = open_run(source)
     else:
-        run = _trained(source, overrides or [], Console(stderr=True, quiet=as_json))
+        run = _trained(source, overrides or [], Terminal(stderr=True, quiet=as_json))
     from atlas_cli.privacy.audit import FILE, audit
     from atlas_cli.privacy.evidence import Evidence
     from atlas_cli.reports.audit import audit_notes, audit_table
     from atlas_cli.reports.html import write_report
     from atlas_cli.runs.lock import locked
 
-    with locked(run, run.log), Console(stderr=True).status("reading") as status:
+    with locked(run, run.log), Terminal(stderr=True).status("reading") as status:
         found = audit(
             Evidence.of_run(run, examples, lira or 0), attack or [], lambda name: status.update(f"attack {name}")
         )
@@ -104,10 +102,10 @@ def command(
         return
     console.print(audit_table(found))
     for note in audit_notes(found):
-        console.print(note, markup=False, highlight=False, soft_wrap=True)
+        console.say(note)
 
 
-def _trained(file: Path, overrides: list[str], console: Console) -> RunDirectory:
+def _trained(file: Path, overrides: list[str], console: Terminal) -> RunDirectory:
     """A run of a config; where it does not say what to record, the first round is."""
     from atlas_cli.config.audit import AuditConfig
     from atlas_cli.config.load import load_config, locating
@@ -128,17 +126,16 @@ def _by_layer(file: Path, overrides: list[str], examples: int, output: Path | No
     import json
     import math
 
-    from rich.console import Console
-
     from atlas_cli.config.load import load_config, locating
     from atlas_cli.errors import ConfigError
     from atlas_cli.privacy.figures import Inapplicable
+    from atlas_cli.reports.terminal import Terminal
 
     loaded = load_config(file, overrides)
     if output is not None:
         with _writing(output):
             output.mkdir(parents=True, exist_ok=True)
-    with locating(loaded), Console(stderr=True).status("reading") as status:
+    with locating(loaded), Terminal(stderr=True).status("reading") as status:
         from atlas_cli.federation.build import build
         from atlas_cli.privacy.costs import costs_by_layer
         from atlas_cli.privacy.depth import measure_depth
@@ -162,37 +159,36 @@ def _by_layer(file: Path, overrides: list[str], examples: int, output: Path | No
     if as_json:
         typer.echo(json.dumps(record, indent=2))
         return
-    console = Console()
+    console = Terminal()
     console.print(depth_table(layers, costs))
     if output is not None:
         name = federation.base.name
         allowed = math.ceil(100 * layers[-1].leakage) / 100
         hint = f"atlas split-point {name} --leakage {output / 'leakage.json'} --max-leakage {allowed}"
-        console.print(f"to choose by it: {hint}", markup=False, highlight=False, soft_wrap=True)
+        console.say(f"to choose by it: {hint}")
 
 
 def _two_worlds(file: Path, overrides: list[str], client: str, runs: int, as_json: bool) -> None:
     """Tell rounds with a client from rounds without it, by the merged adapter."""
     import json
 
-    from rich.console import Console
-
     from atlas_cli.config.load import load_config, locating
+    from atlas_cli.reports.terminal import Terminal
 
     loaded = load_config(file, overrides)
-    with locating(loaded), Console(stderr=True).status("reading") as status:
+    with locating(loaded), Terminal(stderr=True).status("reading") as status:
         from atlas_cli.federation.build import build
         from atlas_cli.privacy.two_worlds import two_worlds
         from atlas_cli.reports.audit import worlds_table
         from atlas_cli.reports.progress import progress_for
 
         federation = build(loaded.config)
-        quiet = progress_for(Console(quiet=True))
+        quiet = progress_for(Terminal(quiet=True))
         found = two_worlds(federation, client, runs, quiet, lambda done: status.update(f"run {done} of {3 * runs}"))
     if as_json:
         typer.echo(json.dumps(found, indent=2))
         return
-    Console().print(worlds_table(found))
+    Terminal().print(worlds_table(found))
 
 
 @contextmanager

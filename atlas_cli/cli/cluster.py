@@ -37,8 +37,6 @@ def command(
     """
     import json
 
-    from rich.console import Console
-
     from atlas_cli.config.clustering import ClusteringConfig
     from atlas_cli.config.load import load_config, locating
     from atlas_cli.federation.build import build
@@ -46,6 +44,7 @@ def command(
     from atlas_cli.federation.fingerprints import fingerprint_round
     from atlas_cli.federation.protocol import Ledger
     from atlas_cli.federation.training import require_matching
+    from atlas_cli.reports.terminal import Terminal
 
     loaded = load_config(file, overrides or [])
     with locating(loaded):
@@ -68,10 +67,10 @@ def command(
         return
     from atlas_cli.reports.clusters import cluster_notes, cluster_table
 
-    console = Console()
+    console = Terminal()
     console.print(cluster_table(clusters.assignment, declared))
     for line in cluster_notes(found):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.say(line)
 
 
 def _record(clusters: Clusters, declared: dict[str, str]) -> dict[str, Any]:

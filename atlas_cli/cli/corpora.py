@@ -38,8 +38,9 @@ def command(
     if as_json:
         typer.echo(json.dumps(entries, indent=2))
         return
-    from rich.console import Console
     from rich.table import Column, Table
+
+    from atlas_cli.reports.terminal import Terminal
 
     table = Table(
         Column("name", no_wrap=True),
@@ -59,4 +60,4 @@ def command(
         cached = "yes" if entry["cached"] else "no"
         classes = str(entry["classes"] or "-")
         table.add_row(entry["name"], entry["task"], classes, examples, size, entry["licence"], cached)
-    Console().print(table)
+    Terminal().print(table)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from atlas_cli.cli._arguments import ConfigFile, Overrides
+from atlas_cli.printable import on_one_line
 
 if TYPE_CHECKING:
     from atlas_cli.data.prepare import PreparedGroup
@@ -22,21 +23,20 @@ def command(
 
     No weights are loaded.
     """
-    from rich.console import Console
-
     from atlas_cli.config.load import load_config, locating
     from atlas_cli.data.prepare import prepare
     from atlas_cli.models.families import family_of
     from atlas_cli.models.load import load_tokenizer
     from atlas_cli.models.resolve import model_config
     from atlas_cli.reports.tables import data_table
+    from atlas_cli.reports.terminal import Terminal
 
     loaded = load_config(file, overrides or [])
     with locating(loaded):
         family = family_of(model_config(loaded.config.model)[0].model_type)
         tokenizer = load_tokenizer(loaded.config.model)
         groups = prepare(loaded.config, tokenizer, family.causal)
-    console = Console()
+    console = Terminal()
     for name, group in groups.items():
         title = f"{name}: {group.data.origin}, {len(group.data.train)} training rows, {len(group.test)} test examples"
         rows = [_row(client, group) for client in group.shards]
@@ -69,7 +69,7 @@ def _labels(client: str, group: PreparedGroup) -> str:
             counts[label] = counts.get(label, 0) + 1
     total = sum(counts.values())
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    shown = [f"{label} {count / total:.0%}" for label, count in ordered[:6]]
+    shown = [f"{on_one_line(label)} {count / total:.0%}" for label, count in ordered[:6]]
     return ", ".join(shown) + (f", {len(ordered) - 6} more" if len(ordered) > 6 else "")
 
 
@@ -81,4 +81,4 @@ def _show(console: Any, client: str, feature: Feature, tokenizer: Any, group: Pr
     else:
         kept = sum(1 for label in labels if label >= 0)
         said = f"  ({kept} labels)"
-    console.print(f"  {client}: {text}{said}", markup=False, highlight=False, soft_wrap=True)
+    console.say(f"  {client}: {on_one_line(text + said)}")

@@ -34,10 +34,10 @@ def command(
     if as_json:
         typer.echo(json.dumps([asdict(device) for device in BUILT_IN.values()], indent=2))
         return
-    from rich.console import Console
     from rich.table import Table
 
     from atlas_cli.reports.tables import layout
+    from atlas_cli.reports.terminal import Terminal
 
     table = Table(caption="memory: what training may use; compute: sustained, float32", **layout())
     headings = ("device", "memory", "compute", "uplink", "downlink", "latency", "watts")
@@ -46,10 +46,10 @@ def command(
     for device in BUILT_IN.values():
         texts = device.texts()
         table.add_row(device.name, *(texts.get(heading, "-") for heading in headings[1:]))
-    console = Console()
+    console = Terminal()
     console.print(table)
     for device in BUILT_IN.values():
-        console.print(f"{device.name}: {device.source}", markup=False, highlight=False, soft_wrap=True)
+        console.say(f"{device.name}: {device.source}")
 
 
 def _yaml(texts: dict[str, str], source: str) -> str:

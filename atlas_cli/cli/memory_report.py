@@ -63,13 +63,12 @@ def _is_config(source: Path) -> bool:
 def _of_config(
     config: Path, overrides: list[str], measure: bool, as_json: bool, as_csv: bool, plot: Path | None
 ) -> None:
-    from rich.console import Console
-
     from atlas_cli.config.load import load_config, locating
     from atlas_cli.planning.assumptions import notes_on, read_classes
     from atlas_cli.planning.plan import make_plan
     from atlas_cli.planning.prediction import predict
     from atlas_cli.reports import memory_prediction as report
+    from atlas_cli.reports.terminal import Terminal
 
     loaded = load_config(config, overrides)
     with locating(loaded):
@@ -97,7 +96,7 @@ def _of_config(
         rows = report.comparison_csv(both, ("peak", "resident")) if measure else report.predicted_csv(record)
         typer.echo(report.csv_text(rows), nl=False)
     else:
-        console = Console()
+        console = Terminal()
         shown = [report.predicted_table(record, notes)]
         shown += [report.comparison_table(both, ("peak", "resident"), *_MEASURED)] if measure else []
         shown += [report.round_table(record)] if record["round"] else []
@@ -116,10 +115,9 @@ _COMPARED = (
 
 
 def _of_run(run: RunDirectory, as_json: bool, as_csv: bool, plot: Path | None) -> None:
-    from rich.console import Console
-
     from atlas_cli.reports import memory_prediction as report
     from atlas_cli.reports.memory import MAX_TABLE_CLIENTS, holders, memory_table
+    from atlas_cli.reports.terminal import Terminal
 
     memory = run.read_json("memory.json")
     both, why = _compare(run, memory)
@@ -133,13 +131,13 @@ def _of_run(run: RunDirectory, as_json: bool, as_csv: bool, plot: Path | None) -
         }
         typer.echo(report.csv_text(report.comparison_csv(shown, ("total",))), nl=False)
     else:
-        console = Console()
-        console.print(str(run.path), markup=False, highlight=False, soft_wrap=True)
+        console = Terminal()
+        console.say(str(run.path))
         console.print(memory_table(memory))
         if both:
             console.print(report.comparison_table(report.one_a_kind(both), ("total",), *_COMPARED))
         if why:
-            console.print(why, markup=False, highlight=False, soft_wrap=True)
+            console.say(why)
 
 
 def _compare(run: RunDirectory, memory: Record) -> tuple[Record, str]:

@@ -39,12 +39,13 @@ def command(
     if as_json:
         typer.echo(json.dumps(entries, indent=2))
         return
-    from rich.console import Console
     from rich.table import Column, Table
+
+    from atlas_cli.reports.terminal import Terminal
 
     table = Table(Column("name", no_wrap=True), "what", "kind", "size", "licence", "cached", box=None)
     for entry in entries:
         cached = "yes" if entry["cached"] else "no"
         size = f"{entry['bytes'] / 1e6:.0f} MB"
         table.add_row(entry["name"], entry["what"], entry["kind"], size, entry["licence"], cached)
-    Console().print(table)
+    Terminal().print(table)

@@ -54,15 +54,15 @@ def command(
             json.dumps({"importance": planned.method, "clients": [_record(c) for c in planned.clients]}, indent=2)
         )
         return
-    from rich.console import Console
+    from atlas_cli.reports.terminal import Terminal
 
-    console = Console()
+    console = Terminal()
     for i in range(0, len(planned.clients), COLUMNS):
         console.print(_table(planned, planned.clients[i : i + COLUMNS]))
     for line in _reasons(planned):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.say(line)
     if write is not None:
-        console.print(f"wrote {write}; next: atlas train {write}", markup=False, highlight=False, soft_wrap=True)
+        console.say(f"wrote {write}; next: atlas train {write}")
 
 
 def _table(planned: RankPlan, clients: Sequence[ClientRanks]) -> Any:

@@ -95,16 +95,16 @@ def command(
     if as_json:
         typer.echo(json.dumps(split_record(choice), indent=2))
     else:
-        from rich.console import Console
+        from atlas_cli.reports.terminal import Terminal
 
-        console = Console()
+        console = Terminal()
         console.print(split_table(choice, console.width))
         for note in split_notes(choice):
-            console.print(note, style="italic", markup=False, highlight=False, soft_wrap=True)
+            console.say(note, style="italic")
         if choice.layer is not None:
             of = f"split layer {choice.layer} of {len(choice.rows)}"
             label = f"{of} (default): {choice.reason}" if choice.device is None else f"{of}: {choice.reason}"
-            console.print(label, markup=False, highlight=False, soft_wrap=True)
+            console.say(label)
     choice.require()
 
 

@@ -12,10 +12,9 @@ import typer
 from atlas_cli.cli._arguments import ConfigFile
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from atlas_cli.config.grid import Combination
     from atlas_cli.config.load import LoadedConfig
+    from atlas_cli.reports.terminal import Terminal
     from atlas_cli.runs.directory import RunDirectory
     from atlas_cli.sweeps.trial import Outcome, Trial
 
@@ -44,11 +43,10 @@ def command(
     seed=0,1,2 aggregation.method=delta-svd,fedex training.rounds=3; atlas sweep configs/gpt2.yaml
     'lora.targets=[c_attn],[c_attn, c_proj]' --dry-run
     """
-    from rich.console import Console
-
     from atlas_cli import discovery
     from atlas_cli.config.grid import expand, load_grid
     from atlas_cli.federation.stopping import Stopping
+    from atlas_cli.reports.terminal import Terminal
     from atlas_cli.sweeps.trial import Trial
 
     executor = discovery.load("sweeps.executors", engine, key="--engine")
@@ -57,7 +55,7 @@ def command(
     if dry_run:
         _dry_run(combinations, loaded, as_json)
         return
-    console = Console(stderr=as_json)
+    console = Terminal(stderr=as_json)
     folder = _folder(loaded[0])
     trials = [
         Trial(number, str(file), combination, its.config, folder.path / f"{number}.log")
@@ -76,7 +74,7 @@ def command(
         interrupted = True
     _show(_rows(trials, done), as_json)
     if interrupted:
-        console.print("interrupted; the same command goes on", markup=False, highlight=False)
+        console.print("interrupted; the same command goes on")
         raise typer.Exit(130)
     if any(outcome.status == "failed" for outcome in done.values()):
         raise typer.Exit(1)
@@ -106,9 +104,9 @@ def _record(folder: RunDirectory, trials: list[Trial], done: dict[int, Outcome])
         folder.write_json("sweep.json", sweep_record(_rows(trials, done)))
 
 
-def _say(console: Console, trials: list[Trial], trial: Trial, text: str) -> None:
+def _say(console: Terminal, trials: list[Trial], trial: Trial, text: str) -> None:
     line = f"{trial.number}/{len(trials)} {trial.combination.label}".rstrip()
-    console.print(f"{line}: {text}", markup=False, highlight=False, soft_wrap=True)
+    console.say(f"{line}: {text}")
 
 
 def _ended(outcome: Outcome) -> str:
@@ -122,29 +120,27 @@ def _ended(outcome: Outcome) -> str:
 
 
 def _show(rows: list[tuple[Trial, Outcome]], as_json: bool) -> None:
-    from rich.console import Console
-
     from atlas_cli.reports.sweep import SEED, failures, seeds_table, sweep_record, sweep_table
+    from atlas_cli.reports.terminal import Terminal
 
     if as_json:
         typer.echo(json.dumps(sweep_record(rows), indent=2))
         return
-    console = Console()
+    console = Terminal()
     console.print(sweep_table(rows))
     for line in failures(rows):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.say(line)
     if SEED in rows[0][0].combination.values:
         console.print(seeds_table(rows))
 
 
 def _dry_run(combinations: list[Combination], loaded: list[LoadedConfig], as_json: bool) -> None:
-    from rich.console import Console
-
     from atlas_cli.reports.sweep import dry_run_record, dry_run_table
+    from atlas_cli.reports.terminal import Terminal
     from atlas_cli.runs.standing import standing
 
     rows = [(each, standing(its.config)) for each, its in zip(combinations, loaded, strict=True)]
     if as_json:
         typer.echo(json.dumps(dry_run_record(rows), indent=2))
         return
-    Console().print(dry_run_table(rows))
+    Terminal().print(dry_run_table(rows))

@@ -38,11 +38,10 @@ def command(
     training.rounds=3; atlas train --resume runs/20260131-120000_quickstart_0 training.rounds=20; atlas train
     configs/quickstart.yaml --resume auto
     """
-    from rich.console import Console
-
     from atlas_cli.config.load import load_config, locating
     from atlas_cli.errors import ConfigError
     from atlas_cli.reports.progress import progress_for
+    from atlas_cli.reports.terminal import Terminal
     from atlas_cli.runs.directory import open_run
 
     changes = [*(overrides or []), *(["aggregation.error_ledger=false"] if no_error_ledger else [])]
@@ -56,7 +55,7 @@ def command(
         raise ConfigError("give a config, e.g. atlas train configs/quickstart.yaml, or --resume RUN")
     run = open_run(named) if named is not None else None
     loaded = load_config(run.path / "config.yaml" if run else str(file), changes)
-    console = Console()
+    console = Terminal()
     with locating(loaded), progress_for(console) as progress:
         # heavy imports come after the config has been read, so that its errors are shown at once
         from atlas_cli.federation import session
@@ -77,4 +76,4 @@ def _show(console: Any, path: Path) -> None:
     run = open_run(path)
     data = run.read_json("manifest.json")["data"] if console.width >= 100 else None
     console.print(final_table(run.read_lines("metrics.jsonl"), run.read_lines("clients.jsonl"), data))
-    console.print(f"report {path / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
+    console.say(f"report {path / 'report.html'}")

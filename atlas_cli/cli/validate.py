@@ -21,15 +21,14 @@ def command(
 
     Nothing is written but downloads into the cache. A plan needs no weights: the model is built on the meta device.
     """
-    from rich.console import Console
-
     from atlas_cli.config.load import load_config, locating
     from atlas_cli.data.prepare import prepare
     from atlas_cli.models.load import load_tokenizer
     from atlas_cli.planning.plan import make_plan
+    from atlas_cli.reports.terminal import Terminal
 
     loaded = load_config(file, overrides or [])
-    console = Console()
+    console = Terminal()
     with locating(loaded):
         plan = make_plan(loaded.config)
         examples: dict[str, int] = {}
@@ -37,9 +36,9 @@ def command(
             prepared = prepare(loaded.config, load_tokenizer(loaded.config.model), plan.family.causal)
             examples = {client: len(f) for group in prepared.values() for client, f in group.train.items()}
     for line in _facts(plan):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.say(line)
     console.print(_table(plan, examples))
-    console.print(f"{file} is valid", markup=False, highlight=False, soft_wrap=True)
+    console.say(f"{file} is valid")
 
 
 def _facts(plan: Plan) -> list[str]:

@@ -8,13 +8,15 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Protocol, Self
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from atlas_cli.printable import printable
 from atlas_cli.reports.summary import Record, primary_metric
+from atlas_cli.reports.terminal import Terminal
 from atlas_cli.reports.units import format_bytes_mb, format_number, format_seconds
 
 SHOWN_DROPS = 4  # clients that a round's line names with their reason
@@ -49,7 +51,7 @@ class Progress(Protocol):
         self.stop()
 
 
-def progress_for(console: Console) -> Progress:
+def progress_for(console: Terminal) -> Progress:
     """Live on a terminal, plain in a file, a pipe or a log."""
     return LiveProgress(console) if console.is_terminal else PlainProgress(console)
 
@@ -80,7 +82,7 @@ def round_line(round: int, total_rounds: int, rows: Sequence[Record]) -> str:
 class PlainProgress(Progress):
     """One line a round; nothing that moves."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Terminal) -> None:
         """Print to ``console``."""
         self.console = console
         self.total_rounds = 0
@@ -98,7 +100,7 @@ class PlainProgress(Progress):
 
     def note(self, text: str) -> None:
         """Print a line, unwrapped."""
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self.console.say(text)
 
     def stop(self) -> None:
         """Nothing to end."""
@@ -115,7 +117,7 @@ class LiveProgress(PlainProgress):
 
     window = 20  # steps over which the rate is taken
 
-    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, console: Terminal, clock: Callable[[], float] = time.monotonic) -> None:
         """Nothing is shown before ``start``."""
         super().__init__(console)
         self.clock = clock
@@ -168,5 +170,7 @@ class LiveProgress(PlainProgress):
             head.append(f"  {format_seconds(pace * (total - done))} left")
         grid = Table.grid(padding=(0, 2))
         for group, loss in list(self.losses.items()):  # drawn by another thread
-            grid.add_row(Text(f"  {group}"), Text("loss " + (format_number(loss) if loss is not None else "-")))
+            grid.add_row(
+                Text(f"  {printable(group)}"), Text("loss " + (format_number(loss) if loss is not None else "-"))
+            )
         return Group(head, ProgressBar(total=total, completed=done, width=40), grid)

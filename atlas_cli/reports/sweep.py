@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.table import Table
-from rich.text import Text
 
 from atlas_cli.config import strict_yaml
 from atlas_cli.config.grid import Combination
@@ -68,7 +67,7 @@ def sweep_table(rows: Sequence[Row]) -> Table:
         figures = _figures(outcome)
         cells = [format_number(figures[c]) if c in figures else "-" for c in columns]
         run = outcome.run.name if outcome.run else "-"
-        table.add_row(str(trial.number), *_texts(trial.combination.values), outcome.status, *cells, run)
+        table.add_row(str(trial.number), *trial.combination.values.values(), outcome.status, *cells, run)
     return table
 
 
@@ -89,7 +88,7 @@ def seeds_table(rows: Sequence[Row]) -> Table:
     for values, total, figures in combined:
         n = max((each.n for each in figures.values()), default=0)
         cells = (_mean(figures[c]) if c in figures else "-" for c in columns)
-        table.add_row(*_texts(values), str(n) if n == total else f"{n} of {total}", *cells)
+        table.add_row(*values.values(), str(n) if n == total else f"{n} of {total}", *cells)
     return table
 
 
@@ -115,7 +114,7 @@ def dry_run_table(rows: Sequence[tuple[Combination, Standing]]) -> Table:
     _add_columns(table, (*rows[0][0].values, "would"), "run directory", [])
     for number, (combination, standing) in enumerate(rows, 1):
         run = standing.run.path.name if standing.run else "-"
-        table.add_row(str(number), *_texts(combination.values), WOULD[standing.action], run)
+        table.add_row(str(number), *combination.values.values(), WOULD[standing.action], run)
     return table
 
 
@@ -153,13 +152,9 @@ def _figures(outcome: Outcome) -> dict[tuple[str, str], float | None]:
 
 def _add_columns(table: Table, axes: Iterable[str], then: str, columns: Sequence[tuple[str, str]]) -> None:
     for heading in (*axes, then):
-        table.add_column(Text(heading), overflow="fold")
+        table.add_column(heading, overflow="fold")
     for group, metric in columns:
         table.add_column(f"{group}\n{metric}", justify="right", overflow="fold")
-
-
-def _texts(values: Mapping[str, str]) -> list[Text]:
-    return [Text(value) for value in values.values()]  # brackets would be read as markup
 
 
 def _mean(figure: OverSeeds) -> str:

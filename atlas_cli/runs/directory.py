@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from atlas_cli.errors import OutputError, ResourceError
+from atlas_cli.printable import printable
 from atlas_cli.runs.records import SCHEMAS
 from atlas_cli.runs.secrets import mask
 from atlas_cli.runs.strict_json import strict_json
@@ -142,7 +143,7 @@ class RunDirectory:
     def log(self, line: str) -> None:
         """Add a line to log.txt, after the local time with its offset from UTC; secrets are masked."""
         time = datetime.now().astimezone().isoformat(timespec="seconds")
-        self._append("log.txt", "".join(f"{time} {part}\n" for part in mask(line).splitlines()))
+        self._append("log.txt", "".join(f"{time} {part}\n" for part in printable(mask(line)).splitlines()))
 
     def save_tensors(self, name: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
         """Write a safetensors file in one step; tensors of any device or stride, views of one buffer too."""

@@ -4,13 +4,13 @@ import csv
 import random
 
 import pytest
-from rich.console import Console
 
 from atlas_cli.config.schema import ExperimentConfig
 from atlas_cli.federation.build import build
 from atlas_cli.federation.recorder import Recorder
 from atlas_cli.federation.training import train
 from atlas_cli.reports.progress import PlainProgress
+from atlas_cli.reports.terminal import Terminal
 
 FILLER = ["the", "a", "film", "movie", "game", "phone", "price", "city", "river", "was", "is", "and", "very", "not"]
 TONE = {"pos": ["good", "great", "fine"], "neg": ["bad", "awful", "poor"]}
@@ -79,7 +79,7 @@ def train_quietly():
     """Run all rounds, nothing written or shown; the recorder with its records."""
 
     def run(federation) -> Recorder:
-        progress = PlainProgress(Console(quiet=True))
+        progress = PlainProgress(Terminal(quiet=True))
         training = federation.config.training
         progress.start(training.rounds, training.local_steps, federation.group_names)
         recorder = Recorder(federation, None, progress)

@@ -4,7 +4,6 @@ import pickle
 import random
 
 import torch
-from rich.console import Console
 
 from atlas_cli.engines.batches import batches_of
 from atlas_cli.engines.calls import Lost
@@ -15,6 +14,7 @@ from atlas_cli.federation.state import capture
 from atlas_cli.federation.training import train
 from atlas_cli.models.carried import put_together, take_apart
 from atlas_cli.reports.progress import PlainProgress
+from atlas_cli.reports.terminal import Terminal
 
 TIMES = ("seconds", "samples_per_second")
 
@@ -65,7 +65,7 @@ class Hosts:
 
 
 def run(federation, engine=None):
-    progress = PlainProgress(Console(quiet=True))
+    progress = PlainProgress(Terminal(quiet=True))
     training = federation.config.training
     progress.start(training.rounds, training.local_steps, federation.group_names)
     recorder = Recorder(federation, None, progress)

@@ -7,7 +7,6 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from rich.console import Console
 
 from atlas_cli.errors import AtlasError
 from atlas_cli.federation import aggregator, content_store, holdings, members, training
@@ -22,6 +21,7 @@ from atlas_cli.federation.training import require_delivered, train
 from atlas_cli.models import load
 from atlas_cli.models.lora import AdapterSet, LoRAAdapter
 from atlas_cli.reports.progress import PlainProgress
+from atlas_cli.reports.terminal import Terminal
 
 RANK, LAYERS = 4, 4  # two of the model's four blocks, two adapters each
 
@@ -54,7 +54,7 @@ def many(make_federation, many_rows):
 
 
 def quiet(made):
-    progress = PlainProgress(Console(quiet=True))
+    progress = PlainProgress(Terminal(quiet=True))
     progress.start(1, 1, ["g"])
     return Recorder(made, None, progress)
 

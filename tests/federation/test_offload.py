@@ -6,7 +6,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from rich.console import Console
 
 from atlas_cli.errors import AtlasError, OutputError
 from atlas_cli.federation import content_store
@@ -18,6 +17,7 @@ from atlas_cli.federation.references import reference_memory
 from atlas_cli.federation.state import capture, restore
 from atlas_cli.federation.training import set_up, train
 from atlas_cli.reports.progress import PlainProgress
+from atlas_cli.reports.terminal import Terminal
 from atlas_cli.runs.hashing import sha256_tensors
 
 SMALL = {"rounds": 3, "local_steps": 2, "batch_size": 2, "cohort": 0.5}
@@ -69,7 +69,7 @@ def run(made, done=None, began_with=None):
     copies, saved = Copies(), []
     if began_with is not None:
         restore(made, *began_with)
-    progress = PlainProgress(Console(quiet=True))
+    progress = PlainProgress(Terminal(quiet=True))
     progress.start(1, 1, made.group_names)
     recorder = Recorder(made, None, progress)
     train(made, recorder, lambda number: saved.append(capture(made, copies)), done)

@@ -162,15 +162,14 @@ def test_what_is_sent_is_within_the_norm(make_federation, train_quietly, method)
 
 @pytest.mark.parametrize("privacy", [SERVER, CLIENT])
 def test_going_on_draws_the_noise_that_would_have_been_drawn(make_federation, train_quietly, privacy):
-    from rich.console import Console
-
     from atlas_cli.federation.recorder import Recorder
     from atlas_cli.federation.training import train
     from atlas_cli.reports.progress import PlainProgress
+    from atlas_cli.reports.terminal import Terminal
 
     whole = make_federation(aggregation=UNIFORM, privacy=privacy)
     kept = {}
-    progress = PlainProgress(Console(quiet=True))
+    progress = PlainProgress(Terminal(quiet=True))
     progress.start(2, 3, ["g"])
     recorder = Recorder(whole, None, progress)
     train(whole, recorder, lambda number: kept.update({number: capture(whole, Copies())}))

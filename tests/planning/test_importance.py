@@ -5,7 +5,6 @@ import random
 
 import pytest
 import torch
-from rich.console import Console
 
 from atlas_cli.config.schema import ExperimentConfig
 from atlas_cli.data.collate import batch_indices, collate
@@ -19,6 +18,7 @@ from atlas_cli.models.lora import AdapterSet, LoRAAdapter, initial_A
 from atlas_cli.models.split import run_half
 from atlas_cli.planning.importance import layer_importance, measure_importance, running_sensitivity
 from atlas_cli.reports.progress import PlainProgress
+from atlas_cli.reports.terminal import Terminal
 from atlas_cli.seeding import torch_generator
 
 TONE = {"pos": ["good", "great", "fine"], "neg": ["bad", "awful", "poor"]}
@@ -136,7 +136,7 @@ def test_probing_rank_and_scale_do_not_matter(federation_of):
     ids=lambda t: next(iter(t.values())),
 )
 def test_leaves_no_trace(federation_of, training):
-    progress = PlainProgress(Console(quiet=True))
+    progress = PlainProgress(Terminal(quiet=True))
     progress.start(1, 2, ["g"])
     finished = []
     for measured in (False, True):

@@ -24,18 +24,17 @@ def toy(tmp_path_factory, model_folder):
 @pytest.fixture(scope="session")
 def trained(toy):
     """``trained(**changes)``: the run directory of such a config; trained once a session and change."""
-    from rich.console import Console
-
     from atlas_cli.config.schema import ExperimentConfig
     from atlas_cli.federation import session
     from atlas_cli.reports.progress import progress_for
+    from atlas_cli.reports.terminal import Terminal
 
     made = {}
 
     def make(**changes):
         key = repr(changes)
         if key not in made:
-            with pytest.MonkeyPatch.context() as patch, progress_for(Console(quiet=True)) as progress:
+            with pytest.MonkeyPatch.context() as patch, progress_for(Terminal(quiet=True)) as progress:
                 patch.setattr(session, "write_report", lambda run, manifest: run.write_text("report.html", ""))
                 made[key] = session.start(ExperimentConfig.model_validate(toy(**changes)), progress)
         return made[key]

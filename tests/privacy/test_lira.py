@@ -7,7 +7,6 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from atlas_cli.cli import main
 from atlas_cli.config.schema import ExperimentConfig
@@ -17,6 +16,7 @@ from atlas_cli.privacy.attacks.membership import attack as threshold
 from atlas_cli.privacy.evidence import Evidence
 from atlas_cli.privacy.figures import Inapplicable, true_positives
 from atlas_cli.reports.progress import PlainProgress
+from atlas_cli.reports.terminal import Terminal
 
 SHADOWS = 8
 RATE = {"client_optimizer": {"lr": 0.03}, "server_optimizer": {"lr": 0.03}}
@@ -47,7 +47,7 @@ def learnt(toy, tmp_path_factory):
         training={"rounds": 1, "local_steps": 25, "batch_size": 48, **RATE},
     )
     config["clients"] = {"a": {"task_group": "g", "rank": 8}}
-    run = session.start(ExperimentConfig.model_validate(config), PlainProgress(Console(quiet=True)))
+    run = session.start(ExperimentConfig.model_validate(config), PlainProgress(Terminal(quiet=True)))
     return Evidence.of_run(run, shadows=SHADOWS)
 
 

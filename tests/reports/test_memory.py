@@ -4,12 +4,12 @@ import json
 import pytest
 import typer
 from made_up_run import holder, memory_record
-from rich.console import Console
 from typer.testing import CliRunner
 
 from atlas_cli.cli.memory_report import command
 from atlas_cli.errors import ResourceError
 from atlas_cli.reports.memory import MAX_TABLE_CLIENTS, holders, memory_table
+from atlas_cli.reports.terminal import Terminal
 from atlas_cli.runs.records import HolderMemory
 
 
@@ -22,7 +22,7 @@ def invoke():
 
 def printed(memory):
     out = io.StringIO()
-    Console(file=out, width=80).print(memory_table(memory))
+    Terminal(file=out, width=80).print(memory_table(memory))
     return out.getvalue()
 
 

@@ -2,9 +2,9 @@ import io
 
 import pytest
 from made_up_run import metrics_record
-from rich.console import Console
 
 from atlas_cli.reports.progress import LiveProgress, PlainProgress, progress_for, round_line
+from atlas_cli.reports.terminal import Terminal
 
 
 def rows(round_):
@@ -13,7 +13,7 @@ def rows(round_):
 
 def test_plain_prints_one_unwrapped_line_a_round():
     out = io.StringIO()
-    with progress_for(Console(file=out, width=20)) as progress:
+    with progress_for(Terminal(file=out, width=20)) as progress:
         assert type(progress) is PlainProgress
         progress.start(3, 8, ["questions", "spam"])
         progress.round_end(0, [metrics_record("questions", 0)])
@@ -35,7 +35,7 @@ def test_a_round_without_evaluation_shows_no_metric():
 
 def test_live_display_tells_round_step_loss_rate_and_time_left():
     now = [0.0]
-    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    console = Terminal(file=io.StringIO(), force_terminal=True, width=100)
     progress = LiveProgress(console, clock=lambda: now[0])
     assert isinstance(progress_for(console), LiveProgress)
     with progress:
@@ -45,7 +45,7 @@ def test_live_display_tells_round_step_loss_rate_and_time_left():
         for step in (1, 2, 3):
             now[0] += 2.0
             progress.step(1, step, {"questions": 0.5 / step}, 16)
-        shown = Console(file=io.StringIO(), width=100)
+        shown = Terminal(file=io.StringIO(), width=100)
         shown.print(progress.render())
     text = shown.file.getvalue()
     assert "round 1/2  step 3/4  8 samples/s  10 s left" in text
@@ -56,18 +56,18 @@ def test_live_display_tells_round_step_loss_rate_and_time_left():
 
 def test_live_display_of_a_resumed_run_uses_only_its_own_steps():
     now = [100.0]
-    progress = LiveProgress(Console(file=io.StringIO(), force_terminal=True), clock=lambda: now[0])
+    progress = LiveProgress(Terminal(file=io.StringIO(), force_terminal=True), clock=lambda: now[0])
     with progress:
         progress.start(10, 4, ["spam"])
         now[0] += 3.0
         progress.step(10, 1, {"spam": 1.0}, 8)
-        shown = Console(file=io.StringIO(), width=100)
+        shown = Terminal(file=io.StringIO(), width=100)
         shown.print(progress.render())
     assert "round 10/10  step 1/4  3 samples/s  9 s left" in shown.file.getvalue()
 
 
 def test_stop_follows_an_error():
-    progress = LiveProgress(Console(file=io.StringIO(), force_terminal=True))
+    progress = LiveProgress(Terminal(file=io.StringIO(), force_terminal=True))
     with pytest.raises(RuntimeError), progress:
         progress.start(1, 1, [])
         raise RuntimeError

@@ -1,10 +1,10 @@
 import io
 
 from made_up_run import CLIENTS, GROUPS, client_record, metrics_record
-from rich.console import Console
 
 from atlas_cli.reports.summary import lower_is_better, primary_metric, summarise
 from atlas_cli.reports.tables import final_table
+from atlas_cli.reports.terminal import Terminal
 from atlas_cli.reports.units import format_bytes_mb, format_bytes_mib, format_number, format_seconds
 
 METRICS = [metrics_record(group, round_) for round_ in range(4) for group in GROUPS]
@@ -40,7 +40,7 @@ def test_the_primary_metric_is_the_first_that_is_not_the_loss():
 
 def test_final_table_says_which_megabyte():
     out = io.StringIO()
-    Console(file=out, width=160).print(final_table(METRICS, RECORDS, {"spam": {"train": 1800, "test": 200}}))
+    Terminal(file=out, width=160).print(final_table(METRICS, RECORDS, {"spam": {"train": 1800, "test": 200}}))
     line = next(line for line in out.getvalue().splitlines() if "spam" in line)
     assert line.split() == [
         *("spam", "2", "1,800", "200", "accuracy", "0.850", "0.970", "0.970", "(3)"),
@@ -51,7 +51,7 @@ def test_final_table_says_which_megabyte():
 
 def test_final_table_without_sizes_fits_a_terminal():
     out = io.StringIO()
-    Console(file=out, width=80).print(final_table(METRICS, RECORDS))
+    Terminal(file=out, width=80).print(final_table(METRICS, RECORDS))
     line = next(line for line in out.getvalue().splitlines() if "prose" in line)
     tail = ["0.500", "0.2", "3.60", "48.3", "20"]
     assert line.split() == ["prose", "perplexity", "1,234", "41.000", "40.000", "(2)", *tail]

@@ -20,7 +20,6 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 
 from atlas_cli.errors import NonFiniteError, TooFewClientsError
 from atlas_cli.federation.build import build
@@ -33,6 +32,7 @@ from atlas_cli.privacy.figures import Figure, Inapplicable, at_few_false_alarms,
 from atlas_cli.privacy.mechanisms.labels import randomise
 from atlas_cli.privacy.two_worlds import reseed
 from atlas_cli.reports.progress import PlainProgress
+from atlas_cli.reports.terminal import Terminal
 from atlas_cli.seeding import derive, numpy_generator
 from atlas_cli.tasks._base import Feature
 
@@ -140,7 +140,7 @@ def _shadow(evidence: Evidence, asked: Sequence[Question], inside: NDArray[np.bo
         federation.data = randomise(federation.data, config.privacy.labels, seed)
     reseed(federation, seed)
     try:
-        train(federation, Recorder(federation, None, PlainProgress(Console(quiet=True))))
+        train(federation, Recorder(federation, None, PlainProgress(Terminal(quiet=True))))
     except (NonFiniteError, TooFewClientsError) as error:
         raise Inapplicable(f"a shadow run ended early: {error}") from None
     return _confidences(federation, asked)

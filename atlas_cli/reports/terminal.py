@@ -1,0 +1,29 @@
+"""The console that every command writes to: texts are shown as they are, whatever they hold and wherever they go."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from atlas_cli.printable import printable
+
+
+class Terminal(Console):
+    """A rich console on which a name or a label is plain text.
+
+    ``[spam]`` in a label is no markup, ``:smile:`` no picture, a number has no colour of its own; control characters
+    are escaped. Options are those of ``rich.console.Console``.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Every string that rich shows passes here: lines, cells, titles and captions."""
+        return super().render_str(printable(text), **options)
+
+    def say(self, text: str, style: str | None = None) -> None:
+        """Print a text that is not wrapped, so that it can be found by grep and copied whole."""
+        self.print(text, style=style, soft_wrap=True)
