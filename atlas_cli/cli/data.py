@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -38,7 +39,7 @@ def command(
         groups = prepare(loaded.config, tokenizer, family.causal)
     console = Terminal()
     for name, group in groups.items():
-        title = f"{name}: {group.data.origin}, {len(group.data.train)} training rows, {len(group.test)} test examples"
+        title = f"{name}: {group.data.origin}, {len(group.data.train)} training rows, {_size(group.test)} test examples"
         rows = [_row(client, group) for client in group.shards]
         console.print(data_table(title, rows))
         for client in group.shards:
@@ -46,15 +47,23 @@ def command(
                 _show(console, client, feature, tokenizer, group)
 
 
-def _row(client: str, group: PreparedGroup) -> tuple[str, int, int, str, str, str]:
+def _size(features: Sequence[Feature]) -> str:
+    """How many examples, and where some are read in several windows, how many those are."""
+    from atlas_cli.tasks._base import count_examples
+
+    examples = count_examples(features)
+    return f"{examples:,}" if examples == len(features) else f"{examples:,} ({len(features):,} windows)"
+
+
+def _row(client: str, group: PreparedGroup) -> tuple[str, str, str, str, str, str]:
     features = group.train[client]
     lengths = sorted(len(f["input_ids"]) for f in features)
     cut = sum(1 for f in features if f.get("truncated"))
     middle = lengths[len(lengths) // 2]
     return (
         client,
-        len(features),
-        len(group.local_test[client]),
+        _size(features),
+        _size(group.local_test[client]),
         _labels(client, group),
         f"{lengths[0]} / {middle} / {lengths[-1]}",
         f"{cut} ({cut / len(features):.0%})",

@@ -26,6 +26,7 @@ def command(
     from atlas_cli.models.load import load_tokenizer
     from atlas_cli.planning.plan import make_plan
     from atlas_cli.reports.terminal import Terminal
+    from atlas_cli.tasks._base import count_examples
 
     loaded = load_config(file, overrides or [])
     console = Terminal()
@@ -34,7 +35,7 @@ def command(
         examples: dict[str, int] = {}
         if data:
             prepared = prepare(loaded.config, load_tokenizer(loaded.config.model), plan.family.causal)
-            examples = {client: len(f) for group in prepared.values() for client, f in group.train.items()}
+            examples = {c: count_examples(f) for group in prepared.values() for c, f in group.train.items()}
     for line in _facts(plan):
         console.say(line)
     console.print(_table(plan, examples))

@@ -23,7 +23,7 @@ class PreparedGroup:
         data: the rows, before tokenization.
         task: encodes them.
         shards: row numbers of every client, its local test part included.
-        train, local_test: features by client.
+        train, local_test: features by client; ``Feature.row`` is a row of ``data.train``.
         test: features of the group's held-out part, seen by no client.
     """
 
@@ -56,6 +56,10 @@ def _prepare_group(config: ExperimentConfig, name: str, tokenizer: Any, causal: 
     labels = [next(iter(task.labels_in(row)), None) for row in data.train]
     shards = partition(data.train, clients, config.partition, labels, config.seed, name)
     encoded = encode(task, [*data.train, *data.test], tokenizer, config.training.max_length)
+    for part in (encoded[: len(data.train)], encoded[len(data.train) :]):
+        for row, features in enumerate(part):
+            for feature in features:
+                feature["row"] = row
     train, local_test = {}, {}
     for client, rows in shards.items():
         for_training, for_test = split_local_test(rows, config.partition.local_test, config.seed, client)

@@ -160,9 +160,10 @@ def _strata(rows: Rows, task: type[BaseTask]) -> Sequence[str]:
 
 
 def _check_labels(rows: Rows, task: type[BaseTask], classes: list[str], part: str, key: str) -> None:
+    known = frozenset(classes)
     for number, row in enumerate(rows, start=1):
         for label in task.labels_in(row):
-            if label not in classes:
+            if label not in known:
                 hint = did_you_mean(label, classes)
                 raise ConfigError(
                     f"row {number} of the {part} has the label {label!r}{hint}; add it or fix it", key=key

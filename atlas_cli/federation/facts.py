@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from atlas_cli.federation.parties import Federation
+from atlas_cli.tasks._base import count_examples
 
 Facts = dict[str, object]
 
@@ -32,8 +33,9 @@ def data_facts(federation: Federation) -> dict[str, Facts]:
         name: {
             "origin": group.data.origin,
             "sha256": group.data.sha256,
-            "train": sum(len(features) for features in group.train.values()),
-            "test": len(group.test),
+            "train": sum(map(count_examples, group.train.values())),
+            "test": count_examples(group.test),
+            "sequences": {"train": sum(map(len, group.train.values())), "test": len(group.test)},
             "classes": group.data.classes,
         }
         for name, group in federation.data.items()

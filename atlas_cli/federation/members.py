@@ -15,6 +15,7 @@ from atlas_cli.errors import AtlasError
 from atlas_cli.models.lora import AdapterSet
 from atlas_cli.planning.plan import ClientPlan
 from atlas_cli.runs.hashing import sha256_tensors
+from atlas_cli.tasks._base import count_examples
 
 
 @dataclass(frozen=True)
@@ -172,9 +173,10 @@ def weight_of(config: ExperimentConfig, client: ClientPlan, group: PreparedGroup
 
 
 def _count(group: PreparedGroup, client: str) -> float:
-    """n_k: label tokens where every token has a label, else examples."""
-    labels = [f["labels"] for f in group.train[client]]
-    if isinstance(labels[0], int):
-        return float(len(labels))
-    first = 1 if group.task.causal_only else 0  # nothing comes before the first token that could predict it
+    """n_k: label tokens where every token has a label, else examples, however many windows one is read in."""
+    features, task = group.train[client], group.task
+    if task.targets(task.label_tensor(features[:1], len(features[0]["input_ids"]))) is None:
+        return float(count_examples(features))
+    first = 1 if task.causal_only else 0  # nothing comes before the first token that could predict it
+    labels = [f["labels"] for f in features]
     return float(sum(1 for each in labels if isinstance(each, list) for label in each[first:] if label >= 0))

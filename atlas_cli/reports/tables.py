@@ -105,11 +105,11 @@ def plan_table(rows: Sequence[tuple[str, str, int, str, int, int, int | None]]) 
     return table
 
 
-def data_table(title: str, rows: Sequence[tuple[str, int, int, str, str, str]]) -> Table:
+def data_table(title: str, rows: Sequence[tuple[str, str, str, str, str, str]]) -> Table:
     """A row a client: name, training and local test examples, label shares, token lengths, truncated examples."""
     table = Table(title=title, **layout())
     for heading in ("client", "train", "local\ntest", "labels", "tokens\nmin / median / max", "truncated"):
         table.add_column(heading, justify="left" if heading in ("client", "labels") else "right", overflow="fold")
     for client, train, local, labels, lengths, cut in rows:
-        table.add_row(client, f"{train:,}", f"{local:,}", labels or "-", lengths, cut)
+        table.add_row(client, train, local, labels or "-", lengths, cut)
     return table

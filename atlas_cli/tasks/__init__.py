@@ -6,6 +6,7 @@ A task says how a row becomes tokens and labels, what its head computes, and wha
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -32,8 +33,6 @@ def build(task_name: str, classes: Sequence[str] = (), pooling: str = "mean") ->
         raise ConfigError(f"pooling {pooling!r} is not known; expected one of: mean, first, last")
     if task_type.has_classes and not classes:
         raise ConfigError(f"{task_name} needs classes; give the group's classes, or training data with labels")
-    if len(set(classes)) != len(classes):
-        raise ConfigError(
-            f"classes are named twice: {', '.join(sorted(c for c in set(classes) if list(classes).count(c) > 1))}"
-        )
+    if twice := sorted(name for name, count in Counter(classes).items() if count > 1):
+        raise ConfigError(f"classes are named twice: {', '.join(twice)}")
     return task_type(classes, pooling)

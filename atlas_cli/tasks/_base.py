@@ -18,9 +18,10 @@ IGNORE = -100
 
 
 class Feature(TypedDict, total=False):
-    """One tokenized example.
+    """One tokenized example, or a window of one.
 
-    ``input_ids`` and ``labels`` always; ``meta`` holds what only the metric needs (never sent).
+    ``input_ids`` and ``labels`` always; ``meta`` holds what only the metric needs (never sent). ``row`` says which row
+    of its part (training or test rows of the group) it was made of: windows of one example share it.
     """
 
     input_ids: list[int]
@@ -28,6 +29,12 @@ class Feature(TypedDict, total=False):
     labels: int | list[int]
     truncated: bool
     meta: dict[str, Any]
+    row: int
+
+
+def count_examples(features: Sequence[Feature]) -> int:
+    """How many examples features were made of: all windows of one row are one; a feature of no row is one by itself."""
+    return len({feature.get("row", -1 - i) for i, feature in enumerate(features)})
 
 
 class Metric(ABC):
@@ -59,6 +66,7 @@ class BaseTask(ABC):
 
     def __init__(self, classes: Sequence[str] = (), pooling: str = "mean") -> None:
         self.classes = list(classes)
+        self.class_ids = {name: i for i, name in enumerate(self.classes)}
         self.pooling = pooling
 
     @classmethod

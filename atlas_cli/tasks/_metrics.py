@@ -43,16 +43,16 @@ class RunningLoss:
         return self.total / self.count
 
 
-def macro_f1(confusion_CC: Tensor) -> float:
+def macro_f1(hits_C: Tensor, labels_C: Tensor, predictions_C: Tensor) -> float:
     """Mean F1 over the classes that occur in labels or predictions, as scikit-learn's ``f1_score(average="macro")``.
 
     Args:
-        confusion_CC: counts, row = label, column = prediction.
+        hits_C: how often each class was predicted rightly.
+        labels_C, predictions_C: how often it occurs among labels and among predictions.
     """
-    hits_C = confusion_CC.diagonal().double()
-    occurrences_C = confusion_CC.sum(0) + confusion_CC.sum(1)
+    occurrences_C = labels_C + predictions_C
     seen_C = occurrences_C > 0
-    return (2 * hits_C[seen_C] / occurrences_C[seen_C]).mean().item()
+    return (2 * hits_C[seen_C].double() / occurrences_C[seen_C]).mean().item()
 
 
 def entity_spans(tags: Sequence[str]) -> set[tuple[str, int, int]]:

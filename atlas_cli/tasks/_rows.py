@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from atlas_cli.errors import ConfigError
@@ -49,19 +49,19 @@ def class_name(value: Any, name: str) -> str:
     return str(value)
 
 
-def class_id(label: str, classes: Sequence[str]) -> int:
+def class_id(label: str, class_ids: Mapping[str, int]) -> int:
     """The number of a class.
 
     Raises:
         ConfigError: not among the classes; names the label and the classes.
     """
-    if label not in classes:
-        more = f", ... ({len(classes)} in all)" if len(classes) > _SHOWN_CLASSES else ""
+    if label not in class_ids:
+        more = f", ... ({len(class_ids)} in all)" if len(class_ids) > _SHOWN_CLASSES else ""
         raise ConfigError(
-            f"label {label!r} is not among the classes: {', '.join(classes[:_SHOWN_CLASSES])}{more}; "
+            f"label {label!r} is not among the classes: {', '.join(list(class_ids)[:_SHOWN_CLASSES])}{more}; "
             "add it to the group's classes or fix the data"
         )
-    return classes.index(label)
+    return class_ids[label]
 
 
 def _short(value: Any) -> str:

@@ -34,10 +34,10 @@ class _Head(nn.Module):
 
 
 class _ClassMetric(Metric):
-    """Counts of label and prediction, and the loss."""
+    """How often each class was a label, a prediction and both (a table of all pairs grows with C squared), and loss."""
 
     def __init__(self, classes: int, loss: Callable[[Tensor, Tensor], tuple[Tensor, int]]) -> None:
-        self.confusion_CC = torch.zeros(classes, classes, dtype=torch.int64)
+        self.hits_C, self.labels_C, self.predictions_C = torch.zeros(3, classes, dtype=torch.int64)
         self.loss = loss
         self.running = RunningLoss()
 
@@ -45,15 +45,20 @@ class _ClassMetric(Metric):
         """Logits (B, C), labels (B,)."""
         labels = labels.to(logits.device)
         self.running.add(self.loss(logits, labels))
-        classes = len(self.confusion_CC)
-        cells_B = (labels * classes + logits.argmax(-1)).cpu()
-        self.confusion_CC += torch.bincount(cells_B, minlength=classes * classes).view(classes, classes)
+        labels_B, predictions_B = labels.cpu(), logits.argmax(-1).cpu()
+        found = (labels_B[labels_B == predictions_B], labels_B, predictions_B)
+        for count_C, classes in zip((self.hits_C, self.labels_C, self.predictions_C), found, strict=True):
+            count_C += torch.bincount(classes, minlength=len(count_C))
 
     def compute(self) -> dict[str, float]:
         """``accuracy``, ``macro_f1``, ``loss``."""
         loss = self.running.mean()
-        accuracy = self.confusion_CC.diagonal().sum().item() / self.running.count
-        return {"accuracy": accuracy, "macro_f1": macro_f1(self.confusion_CC), "loss": loss}
+        accuracy = self.hits_C.sum().item() / self.running.count
+        return {
+            "accuracy": accuracy,
+            "macro_f1": macro_f1(self.hits_C, self.labels_C, self.predictions_C),
+            "loss": loss,
+        }
 
 
 class Task(BaseTask):
@@ -84,7 +89,7 @@ class Task(BaseTask):
             encoded = tokenizer(*texts, truncation=True, max_length=max_length)
         if not encoded["input_ids"]:
             raise ConfigError("empty text: field 'text' gives no token; drop such rows")
-        label = _rows.class_id(self.labels_in(row)[0], self.classes)
+        label = _rows.class_id(self.labels_in(row)[0], self.class_ids)
         feature = Feature(input_ids=encoded["input_ids"], labels=label, truncated=truncated)
         if any(encoded.get("token_type_ids", ())):
             feature["token_type_ids"] = encoded["token_type_ids"]

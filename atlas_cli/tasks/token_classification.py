@@ -102,7 +102,7 @@ class Task(BaseTask):
             )
         if not any(words):
             raise ConfigError("empty text: field 'tokens' gives no token; drop such rows")
-        ids = [_rows.class_id(tag, self.classes) for tag in tags]
+        ids = [_rows.class_id(tag, self.class_ids) for tag in tags]
         if _reads_spaces(tokenizer):
             words = words[:1] + [f" {word}" if word else word for word in words[1:]]
         encoded = tokenizer(words, is_split_into_words=True, truncation=True, max_length=max_length)

@@ -1,9 +1,12 @@
 """What a client must be sent before it can start, what it then holds in memory, and what its weight is."""
 
+import json
+
 import pytest
 import torch
 
 from atlas_cli.data.collate import collate
+from atlas_cli.federation.facts import data_facts
 from atlas_cli.federation.memory import saved_bytes
 from atlas_cli.federation.protocol import Ledger
 from atlas_cli.federation.training import set_up
@@ -86,6 +89,25 @@ def test_weights_are_the_labels_that_a_client_trains_on(make_federation, lines, 
             else (len(batch.labels), 2)
         )
         assert member.weight == built.loss(torch.zeros(shape), batch.labels)[1]
+
+
+def test_a_question_weighs_the_same_however_many_windows_it_takes(make_federation, tmp_path):
+    answers = {"text": ["river"], "answer_start": [4]}
+    contexts = ["the river was good"] * 4 + ["the river was " + "very " * 60] * 4
+    rows = [{"question": f"what {i}", "context": text, "answers": answers} for i, text in enumerate(contexts)]
+    (tmp_path / "d.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    (tmp_path / "t.jsonl").write_text(json.dumps(rows[7] | {"question": "other"}))
+    data = {"files": str(tmp_path / "d.jsonl"), "test_files": str(tmp_path / "t.jsonl")}
+    federation = make_federation(
+        task_groups={"g": {"task": "question-answering", "data": data}},
+        partition={"scheme": "explicit", "shards": {"a": ["0-3"], "b": ["4-5"], "c": ["6-7"]}, "local_test": 0},
+    )
+    features = federation.data["g"].train
+    assert len(features["a"]) == 4 and len(features["b"]) > 4
+    assert [federation.aggregator.members[c].weight for c in "abc"] == [4, 2, 2]
+    facts = data_facts(federation)["g"]
+    assert (facts["train"], facts["test"]) == (8, 1)
+    assert facts["sequences"]["train"] == sum(map(len, features.values())) and facts["sequences"]["test"] > 1
 
 
 def test_ledger_of_a_set_up_matches_its_closed_form(make_federation):
