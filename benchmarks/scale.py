@@ -39,6 +39,7 @@ from atlas_cli.models.load import FrozenBase, load_base
 from atlas_cli.planning.plan import make_plan
 from atlas_cli.reports.progress import PlainProgress
 from atlas_cli.runs.directory import RunDirectory
+from atlas_cli.runs.record_files import RecordFiles
 
 COHORT, ROUNDS, RANK = 8, 5, 8
 OFFLOAD = "1 MiB"
@@ -149,7 +150,7 @@ def _rounds(federation: building.Federation, run: RunDirectory) -> tuple[list[fl
         marks.append(time.perf_counter())
         sizes.append(resident())
 
-    train(federation, Recorder(federation, run, progress), done)
+    train(federation, Recorder(federation, RecordFiles(run), progress), done)
     return [after - before for before, after in pairwise(marks)], max(sizes)
 
 

@@ -19,7 +19,8 @@ from atlas_cli.federation.protocol import Ledger
 from atlas_cli.federation.references import reference_memory
 from atlas_cli.federation.simulated import simulate
 from atlas_cli.reports.progress import Progress
-from atlas_cli.runs.directory import RunDirectory
+from atlas_cli.runs.record_files import RecordFiles
+from atlas_cli.runs.seals import INDEX, MEMORY
 
 JSON = dict[str, object]
 
@@ -40,27 +41,32 @@ class Recorder:
     """Writes metrics.jsonl, clients.jsonl, messages.jsonl and memory.json, and tells the progress display.
 
     Args:
-        run: None to keep records in memory only.
+        files: None to keep records in memory only.
         after_step: called after each local step; what it raises stops the run.
     """
 
     def __init__(
         self,
         federation: Federation,
-        run: RunDirectory | None,
+        files: RecordFiles | None,
         progress: Progress,
         after_step: Callable[[], None] = lambda: None,
     ) -> None:
-        self.federation, self.run, self.progress, self.after_step = federation, run, progress, after_step
+        self.federation, self.files, self.progress, self.after_step = federation, files, progress, after_step
         self.metrics: list[JSON] = []
         self.clients: list[JSON] = []
         self.clustered: list[JSON] = []
         self._usages: dict[str, Usage] = {}
+        self._measured_in: int | None = None
 
     def start_round(self, number: int, present: Collection[str]) -> None:
-        """Memory is measured in the first round, that of the clients that begin it."""
-        if number != 1:
+        """Memory is measured in the first round, that of the clients that begin it; where memory.json was gone when a
+        run was gone on with, in the first one after that."""
+        if number != 1 and not (self.files is not None and self.files.memory_is_missing):
             return
+        if self.files is not None:
+            self.files.memory_is_missing = False
+        self._measured_in = number
         self._usages = {name: self.federation.clients[name].measure() for name in present}
         if self.federation.server is not None:
             self.federation.server.measure()
@@ -132,11 +138,13 @@ class Recorder:
         ]
         self.metrics += lines
         self.clients += clients
-        if self.run is not None:
-            self.run.append("metrics.jsonl", lines)
-            self.run.append("clients.jsonl", clients)
-            self.run.append("messages.jsonl", ledger.records(number))
-        if number == 1:
+        if self.files is not None:
+            self.files.append("metrics.jsonl", lines)
+            self.files.append("clients.jsonl", clients)
+            self.files.append("messages.jsonl", ledger.records(number))
+            if self.federation.recording is not None:
+                self.files.append(INDEX, self.federation.recording.taken())
+        if number == self._measured_in:
             self._end_measuring()
         self.progress.round_end(number, lines)
 
@@ -153,8 +161,8 @@ class Recorder:
         if found is None:
             return
         self.clustered.append(found.record())
-        if self.run is not None:
-            self.run.append("clusters.jsonl", [found.record()])
+        if self.files is not None:
+            self.files.append("clusters.jsonl", [found.record()])
         self.progress.note(found.sentence())
 
     def _by_group(self, clients: Iterable[str]) -> dict[str, list[str]]:
@@ -267,7 +275,7 @@ class Recorder:
         used = {name: usage for name, usage in self._usages.items() if usage.batch_size}
         return {
             "unit": "bytes",
-            "measured_in_round": 1,
+            "measured_in_round": self._measured_in,
             "clients": {name: usage.record() for name, usage in used.items()},
             "server": server.usage.record() if server is not None and server.usage is not None else None,
             "references": reference_memory(self.federation, list(used.values())),
@@ -275,8 +283,8 @@ class Recorder:
         }
 
     def _end_measuring(self) -> None:
-        if self.run is not None:
-            self.run.write_json("memory.json", self._memory())
+        if self.files is not None:
+            self.files.write_json(MEMORY, self._memory())
         for name in self._usages:
             self.federation.clients[name].usage = None
         if self.federation.server is not None:

@@ -3,15 +3,18 @@
 ``messages/round-00001/<client>/00017-activations-up.safetensors`` is the 17th message that the ledger counted of that
 client in that round, byte for byte as serialised: what the server, or whoever listens on the network, sees. What never
 crosses the wire is not there: texts and token ids (but for the labels of language modelling, which are the text, and
-which ``labels: client`` keeps back). The frozen weights of set-up are public and left out.
+which ``labels: client`` keeps back). The frozen weights of set-up are public and left out. ``messages/index.jsonl``
+lists them with their hashes, which are checked when one is read, and all of them when a run goes on.
 """
 
 from __future__ import annotations
 
+import builtins
+import hashlib
+import math
 import shutil
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,8 +28,10 @@ from atlas_cli.config.units import parse_bytes
 from atlas_cli.errors import ResourceError
 from atlas_cli.federation.protocol import Direction, Message
 from atlas_cli.runs.directory import RunDirectory, writing
+from atlas_cli.runs.seals import INDEX
 
 FOLDER = "messages"
+_DAMAGED = "restore the file from a copy, or record the run again"
 _DELIVERED = ("adapters", "head", "base-change")
 
 
@@ -36,18 +41,22 @@ class Recording:
     Args:
         done: rounds that the run has behind it; what was recorded of later ones is removed, as they are done again.
             None: it begins anew.
+
+    Raises:
+        ResourceError: what was recorded of rounds that are done is damaged.
     """
 
     def __init__(self, config: RecordConfig, run: RunDirectory, done: int | None) -> None:
         self.config, self.run = config, run
         self.limit = int(parse_bytes(config.limit))
-        self.complete = True
         root = run.path / FOLDER
         for folder in root.glob("round-*"):
-            if done is None or int(folder.name.removeprefix("round-")) > done:
+            if done is None or _round_of(folder) > done:
                 shutil.rmtree(folder)
-        kept = [path.stat().st_size for path in root.rglob("*.safetensors")]
-        self.messages, self.bytes = len(kept), sum(kept)
+        kept = recorded(run) if done is not None else []
+        self.messages, self.bytes = len(kept), sum(message.bytes for message in kept)
+        self.complete = done is None or not any(line["file"] is None for line in run.read_lines(INDEX))
+        self._taken: list[dict[str, object]] = []
 
     def watch(self, number: int) -> Callable[[Message], None] | None:
         """What the ledger of a round is to call; None where nothing of the round is kept.
@@ -74,18 +83,35 @@ class Recording:
         known = self.config.clients == "all" or message.client in self.config.clients
         if message.kind == "base-weights" or not known or not self.complete:
             return
+        counts[message.client] += 1
+        line = {
+            "round": number,
+            "client": message.client,
+            "number": counts[message.client],
+            "kind": message.kind,
+            "direction": message.direction,
+            "bytes": message.bytes,
+        }
         if self.bytes + message.bytes > self.limit:
             self.complete = False
+            self._taken.append({**line, "file": None, "sha256": None})
             self.run.log(f"recording ended in round {number}: audit.record.limit, {self.config.limit}, is reached")
             return
-        counts[message.client] += 1
         name = f"{counts[message.client]:05d}-{message.kind}-{message.direction}.safetensors"
         path = self.run.path / FOLDER / f"round-{number:05d}" / message.client / name
+        content = save({name: t.detach().cpu().contiguous() for name, t in message.tensors.items()})
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(save({name: t.detach().cpu().contiguous() for name, t in message.tensors.items()}))
+            path.write_bytes(content)
+        file = path.relative_to(self.run.path / FOLDER).as_posix()
+        self._taken.append({**line, "bytes": len(content), "file": file, "sha256": hashlib.sha256(content).hexdigest()})
         self.messages += 1
         self.bytes += message.bytes
+
+    def taken(self) -> list[dict[str, object]]:
+        """Lines of the index for what was kept since the last call."""
+        taken, self._taken = self._taken, []
+        return taken
 
     def record(self) -> dict[str, object]:
         """For the manifest; not ``complete``: the limit was reached."""
@@ -107,17 +133,33 @@ class Recorded:
     kind: str
     direction: Direction
     path: Path
+    bytes: int
+    sha256: str
 
     def tensors(self) -> dict[str, Tensor]:
         """What was sent.
 
         Raises:
-            ResourceError: the file is damaged or gone.
+            ResourceError: the file is gone, or not what was written.
         """
         try:
-            return load(self.path.read_bytes())
-        except (OSError, SafetensorError) as error:
+            return load(self.content())
+        except SafetensorError as error:
             raise ResourceError(f"{self.path}: cannot be read as a message: {error}; record the run again") from None
+
+    def content(self) -> builtins.bytes:
+        """The file, as it was written.
+
+        Raises:
+            ResourceError: as ``tensors``.
+        """
+        try:
+            content = self.path.read_bytes()
+        except OSError as error:
+            raise ResourceError(f"{self.path}: this message cannot be read: {error.strerror}; {_DAMAGED}") from None
+        if hashlib.sha256(content).hexdigest() != self.sha256:
+            raise ResourceError(f"{self.path}: not the message that was recorded (by hash); {_DAMAGED}")
+        return content
 
     def floats(self, name: str) -> Tensor:
         """One of the tensors as float32, whatever it was compressed to (``privacy.compress``)."""
@@ -126,14 +168,45 @@ class Recorded:
         return tensors[name].float() if scale is None else tensors[name].float() * scale.unsqueeze(-1)
 
 
-def recorded(run: RunDirectory) -> list[Recorded]:
-    """All recorded messages of a run: by round, client, and order; [] where nothing was recorded."""
+def recorded(run: RunDirectory, size: int | None = None, until: int | None = None) -> list[Recorded]:
+    """All recorded messages of a run: by round, client, and order; [] where nothing was recorded.
+
+    Args:
+        size: bytes of the index to read; None: all.
+        until: the last round to look at; None: all.
+
+    Raises:
+        ResourceError: the index is damaged, a file that it lists is gone, or there is one that it does not list.
+    """
+    root = run.path / FOLDER
+    files = {path.relative_to(root).as_posix(): path for path in root.glob("round-*/*/*.safetensors")}
+    if until is not None:
+        files = {name: path for name, path in files.items() if _round_of(path.parent.parent) <= until}
     found = []
-    for path in sorted((run.path / FOLDER).glob("round-*/*/*.safetensors")):
-        number, _, rest = path.stem.partition("-")
-        kind, _, direction = rest.rpartition("-")
-        with suppress(ValueError):  # a name that atlas did not write
-            order, of_round = int(number), int(path.parent.parent.name.removeprefix("round-"))
-            way: Direction = "up" if direction == "up" else "down"
-            found.append(Recorded(of_round, path.parent.name, order, kind, way, path))
-    return found
+    for line in run.read_lines(INDEX, size):
+        if (name := line.pop("file")) is None:
+            continue
+        if name not in files:
+            raise ResourceError(f"{root / name} is missing, which {INDEX} lists; {_DAMAGED}")
+        found.append(Recorded(**line, path=files.pop(name)))
+    if files:
+        raise ResourceError(
+            f"{min(files.values())} is not in {INDEX}: it was put there, or the run was killed in that round; go on "
+            "with the run (atlas train --resume), or remove the file"
+        )
+    return sorted(found, key=lambda message: (message.round, message.client, message.number))
+
+
+def require_recorded(run: RunDirectory, size: int, until: int) -> None:
+    """Check every message that was recorded until a checkpoint; ``size``: of the index by then.
+
+    Raises:
+        ResourceError: as ``recorded``, or a file is not what was written.
+    """
+    for message in recorded(run, size, until):
+        message.content()
+
+
+def _round_of(folder: Path) -> float:
+    number = folder.name.removeprefix("round-")
+    return int(number) if number.isdecimal() else math.inf

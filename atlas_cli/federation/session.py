@@ -26,7 +26,7 @@ from atlas_cli.federation.holdings import Copies
 from atlas_cli.federation.parties import Federation
 from atlas_cli.federation.prefixes import without_prefix
 from atlas_cli.federation.recorder import Recorder
-from atlas_cli.federation.recording import recording_of
+from atlas_cli.federation.recording import recording_of, require_recorded
 from atlas_cli.federation.state import capture, restore
 from atlas_cli.federation.stopping import Stopping
 from atlas_cli.federation.training import train
@@ -41,7 +41,9 @@ from atlas_cli.runs.checkpoint import Checkpoint, folders, load_newest, save_che
 from atlas_cli.runs.directory import RunDirectory
 from atlas_cli.runs.lock import locked
 from atlas_cli.runs.manifest import Status, end_manifest, start_manifest
+from atlas_cli.runs.record_files import RecordFiles
 from atlas_cli.runs.resumable import carried_over, experiment_sha256, newest_unfinished, read_manifest, require_same
+from atlas_cli.runs.seals import INDEX, seals_record
 
 
 def start(config: ExperimentConfig, progress: Progress) -> RunDirectory:
@@ -59,7 +61,7 @@ def start(config: ExperimentConfig, progress: Progress) -> RunDirectory:
             manifest = {**_manifest(federation, checks), "experiment_sha256": experiment_sha256(config)}
             run.write_text("config.yaml", dump_config(federation.config))
             run.write_json("manifest.json", manifest)
-            _run(federation, run, manifest, progress, stopping, engine, done=None)
+            _run(federation, RecordFiles(run), manifest, progress, stopping, engine, done=None)
     return run
 
 
@@ -80,6 +82,9 @@ def resume(run: RunDirectory, loaded: LoadedConfig, progress: Progress) -> RunDi
         checkpoint, warnings = load_newest(run)
         for warning in warnings:
             progress.note(f"warning: {warning}; using the checkpoint before it")
+        files = RecordFiles.of_checkpoint(run, checkpoint.records)
+        if loaded.config.audit is not None and INDEX in checkpoint.records:
+            require_recorded(run, checkpoint.records[INDEX].bytes, checkpoint.round)
         _require_unfinished(manifest, checkpoint.round, loaded.config.training.rounds)
         federation, checks = _ready(loaded.config, progress)
         fresh = _manifest(federation, checks)
@@ -88,7 +93,6 @@ def resume(run: RunDirectory, loaded: LoadedConfig, progress: Progress) -> RunDi
                 raise ConfigError(f"{what} is not what the run was started with (by hash); restore it or start anew")
         restore(federation, checkpoint.tensors, checkpoint.state)
         run.remove_partial()
-        run.cut_to_round(checkpoint.round)
         for line in (*warnings, f"resumed after round {checkpoint.round}"):
             run.log(line)
         progress.note(f"{run.path} goes on after round {checkpoint.round}")
@@ -97,7 +101,8 @@ def resume(run: RunDirectory, loaded: LoadedConfig, progress: Progress) -> RunDi
         with engine_of(federation, progress.note) as engine:
             run.write_text("config.yaml", dump_config(loaded.config))
             run.write_json("manifest.json", fresh)
-            _run(federation, run, fresh, progress, stopping, engine, done=checkpoint.round)
+            _cut(files, progress, checkpoint.round < loaded.config.training.rounds)
+            _run(federation, files, fresh, progress, stopping, engine, done=checkpoint.round)
     return run
 
 
@@ -110,6 +115,15 @@ def resume_newest(loaded: LoadedConfig, progress: Progress) -> RunDirectory:
     run = newest_unfinished(loaded.config, loaded.path)
     config = carried_over(read_manifest(run)["config"], loaded.config)
     return resume(run, replace(loaded, config=config), progress)
+
+
+def _cut(files: RecordFiles, progress: Progress, goes_on: bool) -> None:
+    """Cut off what is done again, and say so; and what becomes of memory.json where it is gone."""
+    anew = "memory is measured anew in the next round" if goes_on else "no round is left to measure memory in"
+    for line in (files.cut(), f"memory.json is missing: {anew}" if files.memory_is_missing else None):
+        if line is not None:
+            progress.note(line)
+            files.run.log(line)
 
 
 def _require_unfinished(manifest: dict[str, Any], done: int, rounds: int) -> None:
@@ -160,7 +174,7 @@ def _by_group(checks: list[Check]) -> dict[str, Any]:
 
 def _run(
     federation: Federation,
-    run: RunDirectory,
+    files: RecordFiles,
     manifest: dict[str, Any],
     progress: Progress,
     stopping: Stopping,
@@ -168,8 +182,8 @@ def _run(
     done: int | None,
 ) -> None:
     """Train inside a run directory whose manifest says at every moment how it stands; "finished" is written last."""
-    training = federation.config.training
-    checkpoints = _Checkpoints(federation, run)
+    training, run = federation.config.training, files.run
+    checkpoints = _Checkpoints(federation, files)
     federation.recording = recording_of(federation.config, run, done)
 
     def checkpoint(number: int) -> None:
@@ -179,7 +193,7 @@ def _run(
     try:
         progress.start(training.rounds, training.local_steps, federation.group_names)
         stopping.waits = True
-        recorder = Recorder(federation, run, progress, stopping.check)
+        recorder = Recorder(federation, files, progress, stopping.check)
         train(federation, recorder, checkpoint, done, engine.local_steps)
         stopping.waits = False  # nothing that follows is lost when it stops: resuming does it again
         export_adapters(federation, run)
@@ -195,13 +209,14 @@ def _run(
             manifest["recording"] = federation.recording.record()
         progress.stop()
         manifest["privacy"]["epsilon"] = federation.protection.figures(training.rounds)
+        manifest["records"] = seals_record(files.seals())
         ended = end_manifest(manifest, "finished")
         write_report(run, ended)
         run.write_json("manifest.json", ended)
         run.log("finished")
     except BaseException as error:
         progress.stop()
-        _stopped(run, manifest, checkpoints, error)
+        _stopped(files, manifest, checkpoints, error)
         if isinstance(error, KeyboardInterrupt):
             raise InterruptedRunError("; ".join(["interrupted", *getattr(error, "__notes__", ())])) from None
         raise
@@ -222,26 +237,27 @@ def _unchanged(federation: Federation) -> bool:
 class _Checkpoints:
     """Writes the checkpoints that are due, and holds a newer one ready for a run that stops in between."""
 
-    def __init__(self, federation: Federation, run: RunDirectory) -> None:
-        self.federation, self.run, self._copies = federation, run, Copies()
+    def __init__(self, federation: Federation, files: RecordFiles) -> None:
+        self.federation, self.files, self._copies = federation, files, Copies()
         self.pending: Checkpoint | None = None
 
     def after_round(self, number: int) -> None:
         """Every ``checkpoints.every`` rounds, before training and at the end."""
         config = self.federation.config
-        self.pending = Checkpoint(number, *capture(self.federation, self._copies))
+        self.pending = Checkpoint(number, *capture(self.federation, self._copies), self.files.seals())
         if number % config.checkpoints.every == 0 or number == config.training.rounds:
             self.write()
 
     def write(self) -> None:
         """Write what is pending: the state after the last whole round, never that inside a round."""
         if self.pending is not None:
-            save_checkpoint(self.run, self.pending, self.federation.config.checkpoints.keep)
+            save_checkpoint(self.files.run, self.pending, self.federation.config.checkpoints.keep)
             self.pending = None
 
 
-def _stopped(run: RunDirectory, manifest: dict[str, Any], checkpoints: _Checkpoints, error: BaseException) -> None:
+def _stopped(files: RecordFiles, manifest: dict[str, Any], checkpoints: _Checkpoints, error: BaseException) -> None:
     """Record how a run ended early, with the traceback; the error gets notes that say how to go on."""
+    run, recording = files.run, checkpoints.federation.recording
     interrupted = isinstance(error, KeyboardInterrupt)
     status: Status = "interrupted" if interrupted else "failed"
     what = None if interrupted else str(error) or type(error).__name__
@@ -250,6 +266,9 @@ def _stopped(run: RunDirectory, manifest: dict[str, Any], checkpoints: _Checkpoi
     with suppress(OutputError):
         run.log(status if interrupted else f"{status}: {type(error).__name__}: {error}")
         run.log("" if interrupted else "".join(traceback.format_exception(error)))
+        if recording is not None:
+            files.append(INDEX, recording.taken())
+        manifest["records"] = seals_record(files.seals())
         run.write_json("manifest.json", end_manifest(manifest, status, what))
     if not isinstance(error, AtlasError | KeyboardInterrupt):
         error.add_note(f"the traceback is in {run.path / 'log.txt'}")

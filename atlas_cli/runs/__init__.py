@@ -7,7 +7,8 @@
     clusters.jsonl   a line a clustering; with ``clustering`` only
     messages.jsonl   a line a (round, client, kind, direction): the byte ledger
     memory.json      bytes held by every client and the server, measured in one round
-    messages/        with ``audit``: messages as they crossed the wire (``federation.recording``)
+    sums.jsonl       of every line of the files above, by which damage is found (``runs.seals``)
+    messages/        with ``audit``: messages as they crossed the wire (``federation.recording``), and index.jsonl
     audit.json       what ``atlas audit`` found (``privacy.audit``)
     log.txt          what happened, with ISO times
     report.html      self-contained
@@ -64,6 +65,14 @@ messages.jsonl
     bytes               as serialised, headers and names included
     payload_bytes       tensor data alone
     closed_form_bytes   what the formula says the tensor data must be; null where there is no formula
+
+messages/index.jsonl (a line a recorded message)
+    round, client, number, kind, direction, bytes   ``number``: its place among those of its client and round
+    file, sha256        in messages/; null where ``audit.record.limit`` ended the recording with this message
+
+sums.jsonl (a line for what was added to a file at once)
+    file, crc32         of its lines, eight digits each; their SHA-256 is in the checkpoint and, at the end, in the
+                        manifest (``records``)
 
 memory.json (bytes)
     unit "bytes", measured_in_round

@@ -1,7 +1,8 @@
 """Checkpoints of a run: safetensors and JSON, complete or not there.
 
 A checkpoint is written to a temporary folder, every file synced, its manifest (sizes and sha256 of the others) last,
-and moved into place by one rename: checkpoints/round-000003. The newest that is undamaged wins.
+and moved into place by one rename: checkpoints/round-000003. The newest that is undamaged wins. records.json has the
+lengths and hashes of the run's record files up to its round.
 """
 
 from __future__ import annotations
@@ -11,30 +12,33 @@ import os
 import shutil
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atlas_cli.errors import ResourceError
 from atlas_cli.runs.directory import RunDirectory, writing
 from atlas_cli.runs.hashing import sha256_file
+from atlas_cli.runs.seals import Seals, seals_from, seals_record
 from atlas_cli.runs.strict_json import strict_json
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMAT = 2
-TENSORS, STATE, MANIFEST = "state.safetensors", "state.json", "manifest.json"
-_MAX_MANIFEST, _MAX_STATE = 64 * 2**10, 256 * 2**20
+FORMAT = 3
+TENSORS, STATE, RECORDS, MANIFEST = "state.safetensors", "state.json", "records.json", "manifest.json"
+_FILES = (TENSORS, STATE, RECORDS)
+_MAX_MANIFEST, _MOST = 64 * 2**10, {STATE: 256 * 2**20, RECORDS: 64 * 2**10}
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Everything that a run goes on from: ``round`` rounds are done."""
+    """Everything that a run goes on from: ``round`` rounds are done, and ``records`` are written."""
 
     round: int
     tensors: Mapping[str, Tensor]
     state: Mapping[str, Any]
+    records: Seals = field(default_factory=dict)
 
 
 def save_checkpoint(run: RunDirectory, checkpoint: Checkpoint, keep: int = 2) -> None:
@@ -49,12 +53,13 @@ def save_checkpoint(run: RunDirectory, checkpoint: Checkpoint, keep: int = 2) ->
     try:
         run.save_tensors(f"{scratch}/{TENSORS}", checkpoint.tensors)
         run.write_text(f"{scratch}/{STATE}", strict_json(checkpoint.state))  # a number a client: without indentation
+        run.write_json(f"{scratch}/{RECORDS}", seals_record(checkpoint.records))
         run.write_json(
             f"{scratch}/{MANIFEST}",
             {
                 "format": FORMAT,
                 "round": checkpoint.round,
-                "files": {file: _facts(run.path / scratch / file) for file in (TENSORS, STATE)},
+                "files": {file: _facts(run.path / scratch / file) for file in _FILES},
             },
         )
         with writing(run.path / name):
@@ -111,17 +116,17 @@ def _load(folder: Path) -> Checkpoint:
             raise ResourceError(f"checkpoint {folder.name} has format {manifest['format']!r:.40}, expected {FORMAT}")
         if type(manifest["round"]) is not int or folder.name != f"round-{manifest['round']:06d}":
             raise damaged(f"{MANIFEST} is of another round")
-        if set(manifest["files"]) != {TENSORS, STATE}:
-            raise damaged(f"{MANIFEST} names other files than {TENSORS} and {STATE}")
+        if set(manifest["files"]) != set(_FILES):
+            raise damaged(f"{MANIFEST} names other files than {', '.join(_FILES)}")
         for file, facts in manifest["files"].items():
             if _size(folder / file) != facts["bytes"]:
                 raise damaged(f"{file} has {_size(folder / file)} bytes, expected {facts['bytes']!r:.40}")
-            if file == STATE and facts["bytes"] > _MAX_STATE:
+            if facts["bytes"] > _MOST.get(file, facts["bytes"]):
                 raise damaged(f"{file} is too large")
             if sha256_file(folder / file) != facts["sha256"]:
                 raise damaged(f"{file} is not what was written (by hash)")
-        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
-        return Checkpoint(manifest["round"], load_file(folder / TENSORS), state)
+        state, records = (json.loads((folder / file).read_text(encoding="utf-8")) for file in (STATE, RECORDS))
+        return Checkpoint(manifest["round"], load_file(folder / TENSORS), state, seals_from(records))
     except FileNotFoundError as error:
         raise damaged(f"{Path(error.filename).name} is missing") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:

@@ -19,13 +19,13 @@ from pydantic import ValidationError
 from atlas_cli.errors import OutputError, ResourceError
 from atlas_cli.printable import printable
 from atlas_cli.runs.records import SCHEMAS
+from atlas_cli.runs.seals import FILES, Sealed, checked, sealed
 from atlas_cli.runs.secrets import mask
 from atlas_cli.runs.strict_json import strict_json
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-ROUNDS = ("metrics.jsonl", "clients.jsonl", "clusters.jsonl", "messages.jsonl")
 _ADVICE = "choose another folder with output.dir"
 
 
@@ -92,47 +92,18 @@ class RunDirectory:
         """Write UTF-8 text in one step."""
         self.write_bytes(name, _encode(text))
 
-    def write_json(self, name: str, obj: Any) -> None:
-        """Write strict JSON in one step; floats that are not finite become null."""
-        self.write_text(name, strict_json(obj, indent=2))
+    def write_json(self, name: str, obj: Any) -> bytes:
+        """Write strict JSON in one step; floats that are not finite become null. Gives what was written."""
+        content = _encode(strict_json(obj, indent=2))
+        self.write_bytes(name, content)
+        return content
 
-    def append(self, name: str, records: Iterable[Mapping[str, Any]]) -> None:
-        """Add a JSON line a record and sync, as a checkpoint that follows must not outlive them: all, or none."""
-        self._append(name, "".join(strict_json(record) for record in records), sync=True)
-
-    def cut_to_round(self, number: int) -> None:
-        """Drop records of later rounds, and what a kill or a power failure left of a line.
-
-        Raises:
-            ResourceError: records up to the round are missing or damaged; nothing was changed.
-        """
-        kept = {name: self._lines_to(name, number) for name in ROUNDS}
-        for name, lines in kept.items():
-            if not lines and not (self.path / name).exists():
-                continue
-            self.write_text(name, "".join(f"{line}\n" for line in lines))
-
-    def _lines_to(self, name: str, number: int) -> list[str]:
-        path = self.path / name
-        lines = _read(path).split("\n")[:-1] if path.exists() else []  # what follows the last newline is a torn line
-        kept, last, damage = [], -1, ""
-        for i, line in enumerate(lines, 1):
-            try:
-                record = _parse(line, name, f"{path}:{i}")
-            except ResourceError as error:
-                damage = f" ({error})"
-                break
-            if record["round"] <= number:
-                kept.append(line)
-                last = record["round"]
-        # not every round has messages or a clustering, but round 0 has messages
-        complete = last >= number or (not damage and (name == "clusters.jsonl" or (name == "messages.jsonl" and kept)))
-        if not complete:
-            raise ResourceError(
-                f"{path} ends with round {last}, and the checkpoint is of round {number}{damage}; restore the file or "
-                "start the experiment anew"
-            )
-        return kept
+    def append(self, name: str, records: Iterable[Mapping[str, Any]]) -> bytes:
+        """Add a JSON line a record and sync, as a checkpoint that follows must not outlive them: all, or none. Gives
+        what was added."""
+        content = _encode("".join(strict_json(record) for record in records))
+        self._append(name, content, sync=True)
+        return content
 
     def remove_partial(self) -> None:
         """Remove what a killed process left half written; nothing reads it."""
@@ -143,7 +114,8 @@ class RunDirectory:
     def log(self, line: str) -> None:
         """Add a line to log.txt, after the local time with its offset from UTC; secrets are masked."""
         time = datetime.now().astimezone().isoformat(timespec="seconds")
-        self._append("log.txt", "".join(f"{time} {part}\n" for part in printable(mask(line)).splitlines()))
+        text = "".join(f"{time} {part}\n" for part in printable(mask(line)).splitlines())
+        self._append("log.txt", _encode(text))
 
     def save_tensors(self, name: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
         """Write a safetensors file in one step; tensors of any device or stride, views of one buffer too."""
@@ -153,34 +125,50 @@ class RunDirectory:
         self.write_bytes(name, save(own, dict(metadata) if metadata else None))
 
     def read_json(self, name: str) -> Any:
-        """Content of a JSON file, checked against its schema where it has one.
+        """Content of a JSON file, checked against its schema where it has one, and a record as ``read_lines`` does.
 
         Raises:
             ResourceError: missing or damaged.
         """
         path = self.path / name
-        return _parse(_read(path), name, str(path))
+        return _parse(self._text(name), name, str(path))
 
-    def read_lines(self, name: str) -> list[dict[str, Any]]:
-        """Records of a JSON lines file, checked against its schema; [] when the run has not written it.
+    def read_lines(self, name: str, size: int | None = None) -> list[dict[str, Any]]:
+        """Records of a JSON lines file, checked against its schema and by hash against what the run says of it
+        (``runs.seals``); [] when the run has not written it. ``size``: only of the first so many bytes, which the
+        caller has checked.
 
         Raises:
             ResourceError: a damaged line, named by file and line.
         """
         path = self.path / name
         if not path.exists():
+            checked(self.path, name, b"", self._said(name, size))
             return []
-        lines = _read(path).removesuffix("\n").split("\n")  # not splitlines: a JSON string may hold U+2028
+        text = self._text(name, size)
+        lines = text.removesuffix("\n").split("\n") if text else []  # not splitlines: a JSON string may hold U+2028
         return [_parse(line, name, f"{path}:{i}") for i, line in enumerate(lines, 1)]
 
-    def _append(self, name: str, text: str, sync: bool = False) -> None:
+    def _text(self, name: str, size: int | None = None) -> str:
+        said = self._said(name, size)  # first, as a run that is being written says more later
+        content = _read(self.path / name)
+        checked(self.path, name, content, said)
+        try:
+            return content[:size].decode()
+        except UnicodeDecodeError as error:
+            raise ResourceError(f"{self.path / name} is damaged: not UTF-8 at byte {error.start}") from error
+
+    def _said(self, name: str, size: int | None) -> Sealed | None:
+        return sealed(self.path) if name in FILES and size is None else None
+
+    def _append(self, name: str, content: bytes, sync: bool = False) -> None:
         path = self.path / name
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             before = path.stat().st_size if path.exists() else 0
             try:
                 with path.open("ab") as file:
-                    file.write(_encode(text))
+                    file.write(content)
                     file.flush()
                     if sync:
                         os.fsync(file.fileno())
@@ -262,13 +250,11 @@ def _encode(text: str) -> bytes:
     return text.encode("utf-8", "backslashreplace")
 
 
-def _read(path: Path) -> str:
+def _read(path: Path) -> bytes:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_bytes()
     except FileNotFoundError as error:
         raise ResourceError(f"{path.parent} has no {path.name}: the run ended before it was written") from error
-    except UnicodeDecodeError as error:
-        raise ResourceError(f"{path} is damaged: not UTF-8 at byte {error.start}") from error
     except OSError as error:
         raise ResourceError(f"cannot read {path}: {error.strerror}") from error
 

@@ -104,6 +104,26 @@ class MessageRecord(Record):
     closed_form_bytes: Count | None
 
 
+class RecordedMessage(Record):
+    """A line of messages/index.jsonl."""
+
+    round: Count
+    client: str
+    number: Count
+    kind: Kind
+    direction: Literal["up", "down"]
+    file: str | None
+    bytes: Count
+    sha256: Sha256 | None
+
+
+class SumsRecord(Record):
+    """A line of sums.jsonl."""
+
+    file: str
+    crc32: Annotated[str, Field(pattern=r"^([0-9a-f]{8})+$")]
+
+
 class Batch(Record):
     """The batch during which memory was measured: examples, and tokens with padding."""
 
@@ -160,5 +180,7 @@ SCHEMAS: dict[str, type[Record]] = {
     "clients.jsonl": ClientRecord,
     "clusters.jsonl": ClustersRecord,
     "messages.jsonl": MessageRecord,
+    "messages/index.jsonl": RecordedMessage,
+    "sums.jsonl": SumsRecord,
     "memory.json": MemoryRecord,
 }

@@ -1,5 +1,6 @@
 """What is kept of the wire: every byte that the ledger counted, and nothing that does not cross it."""
 
+import shutil
 from collections import Counter
 
 import pytest
@@ -76,6 +77,56 @@ def test_only_the_clients_and_bytes_that_were_asked_for(trained):
     assert sum(map(len, files(run).values())) <= 15_000
     assert run.read_json("manifest.json")["recording"]["complete"] is False
     assert "audit.record.limit, 15 kB, is reached" in (run.path / "log.txt").read_text()
+
+
+@pytest.fixture
+def copied(trained, tmp_path):
+    run = trained(audit=AUDIT)
+    return type(run)(shutil.copytree(run.path, tmp_path / "run"))
+
+
+def flip(path):
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+
+HARM = {
+    "altered": (flip, "not the message that was recorded"),
+    "gone": (lambda path: path.unlink(), "is missing, which messages/index.jsonl lists"),
+    "more": (
+        lambda path: shutil.copy(path, path.with_name("00099-adapters-up.safetensors")),
+        "is not in messages/index",
+    ),
+    "not listed": (
+        lambda path: [index := path.parents[2] / "index.jsonl", index.write_text(index.read_text() * 2)],
+        "more was added after the run ended",
+    ),
+}
+
+
+@pytest.mark.parametrize("harm", HARM)
+def test_messages_that_are_not_what_was_recorded(copied, capsys, harm):
+    """Neither the audit nor a resume takes them."""
+    first = next(m for m in recorded(copied) if m.round == 1 and m.kind == "activations")
+    act, says = HARM[harm]
+    act(first.path)
+    assert main(["audit", str(copied.path), "--attack", "nearest-embedding"]) == 3
+    assert says in capsys.readouterr().err
+    code = main(["train", "--resume", str(copied.path), "training.rounds=3", "output.dir=" + str(copied.path.parent)])
+    out, err = capsys.readouterr()
+    if harm == "not listed":  # after what the checkpoint knows of: done again
+        assert code == 0 and "of messages/index.jsonl" in out
+    else:
+        assert code == 3 and says in err
+
+
+def test_a_limit_that_was_reached_stays_reached(trained, tmp_path):
+    """What fits after the run went on would leave a gap."""
+    run = trained(audit={"record": {"rounds": [1], "limit": "15 kB"}}, training={"rounds": 1})
+    copy = type(run)(shutil.copytree(run.path, tmp_path / "run"))
+    kept = len(files(copy))
+    assert main(["train", "--resume", str(copy.path), "training.rounds=2", "audit.record.rounds=[1,2]"]) == 0
+    assert len(files(copy)) == kept and copy.read_json("manifest.json")["recording"]["complete"] is False
 
 
 def test_a_run_that_goes_on_records_what_one_that_was_not_stopped_does(trained, tmp_path, monkeypatch, toy):

@@ -15,7 +15,16 @@ from safetensors.torch import save
 from atlas_cli.cli import main
 from atlas_cli.errors import AtlasError, ResourceError
 from atlas_cli.models.peft_format import read_head, read_peft
-from atlas_cli.runs.checkpoint import MANIFEST, STATE, TENSORS, Checkpoint, folders, load_newest, save_checkpoint
+from atlas_cli.runs.checkpoint import (
+    MANIFEST,
+    RECORDS,
+    STATE,
+    TENSORS,
+    Checkpoint,
+    folders,
+    load_newest,
+    save_checkpoint,
+)
 from atlas_cli.runs.directory import RunDirectory
 from atlas_cli.runs.hashing import sha256_file
 
@@ -46,7 +55,7 @@ def harmed(content: bytes, draw: random.Random) -> bytes:
 
 def test_every_harm_to_a_checkpoint_is_found_and_the_one_before_is_used(run):
     newest = run.path / "checkpoints" / "round-000002"
-    whole = {name: (newest / name).read_bytes() for name in (TENSORS, STATE, MANIFEST)}
+    whole = {name: (newest / name).read_bytes() for name in (TENSORS, STATE, RECORDS, MANIFEST)}
     wanted = load_newest(run)[0]
     draw = random.Random(0)
     for _ in range(SAMPLE):
@@ -66,7 +75,7 @@ def test_every_harm_to_a_checkpoint_is_found_and_the_one_before_is_used(run):
 def rewritten(folder, **changes):
     """A manifest with changes, and hashes that are right for what is there."""
     manifest = json.loads((folder / MANIFEST).read_text())
-    for name in (TENSORS, STATE):
+    for name in (TENSORS, STATE, RECORDS):
         if (folder / name).is_file():
             manifest["files"][name] = {"bytes": (folder / name).stat().st_size, "sha256": sha256_file(folder / name)}
     (folder / MANIFEST).write_text(json.dumps({**manifest, **changes}))
@@ -84,13 +93,13 @@ HOSTILE = {
     ),
     "an absolute name": (lambda f: rewritten(f, **facts(f, **{"/etc/passwd": {"bytes": 1, "sha256": ""}})), "other"),
     "names no file": (lambda f: rewritten(f, files={}), "names other files"),
-    "files is a list": (lambda f: rewritten(f, files=[TENSORS, STATE]), "AttributeError"),
+    "files is a list": (lambda f: rewritten(f, files=[TENSORS, STATE, RECORDS]), "AttributeError"),
     "absurd size": (
         lambda f: rewritten(f, **facts(f, **{TENSORS: {"bytes": 10**30, "sha256": ""}})),
         "bytes, expected 1000",
     ),
     "negative size": (lambda f: rewritten(f, **facts(f, **{TENSORS: {"bytes": -1, "sha256": ""}})), "expected -1"),
-    "another version": (lambda f: rewritten(f, format=1), "has format 1, expected 2"),
+    "another version": (lambda f: rewritten(f, format=1), "has format 1, expected 3"),
     "another round": (lambda f: rewritten(f, round=7), "of another round"),
     "round is a text": (lambda f: rewritten(f, round="2"), "of another round"),
     "no manifest": (lambda f: (f / MANIFEST).unlink(), "manifest.json is missing"),
@@ -236,7 +245,7 @@ def test_a_manifest_that_is_damaged(stopped, capsys, change):
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize("name", ["metrics.jsonl", "clients.jsonl", "messages.jsonl"])
+@pytest.mark.parametrize("name", ["metrics.jsonl", "clients.jsonl", "messages.jsonl", "sums.jsonl"])
 @pytest.mark.parametrize("harm", ["later", "earlier", "none"])
 def test_records_that_are_damaged(stopped, capsys, name, harm):
     """What a power failure tore after the checkpoint is cut off; before it, nothing can be gone on with."""
@@ -246,11 +255,29 @@ def test_records_that_are_damaged(stopped, capsys, name, harm):
     path.write_text("".join(torn[harm]))
     capsys.readouterr()
     code = main(["train", "--resume", str(stopped.path)])
+    out, err = capsys.readouterr()
     if harm == "later":
         assert code == 0 and not path.read_text().count("\0") and path.read_text().startswith("".join(lines))
+        assert name == "sums.jsonl" or f"lines of later rounds cut off: 2 of {name}" in out
     else:
         assert code == 3 and path.read_text() == "".join(torn[harm])
-        assert f"{path} ends with round " in capsys.readouterr().err
+        says = (
+            "is not what was written"
+            if name == "sums.jsonl"
+            else {"earlier": ":2: ", "none": "ends after line 0"}[harm]
+        )
+        assert f"error: {path}" in err and says in err
+
+
+def test_a_memory_file_that_is_gone_is_measured_anew_and_one_that_was_altered_is_refused(stopped, capsys):
+    path = stopped.path / "memory.json"
+    path.write_text(path.read_text().replace('"total": ', '"total": 1'))
+    assert main(["train", "--resume", str(stopped.path)]) == 3
+    assert f"{path} is not what was written (by hash); restore it from a copy, or remove it" in capsys.readouterr().err
+    path.unlink()
+    assert main(["train", "--resume", str(stopped.path), "training.rounds=3"]) == 0
+    assert "memory.json is missing: memory is measured anew in the next round" in capsys.readouterr().out
+    assert stopped.read_json("memory.json")["measured_in_round"] == 2
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,95 @@
+"""Writes the records of a run, and knows at every moment how long each file is and its hash.
+
+The hashes are of what was written, not of what is on the disk by then.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from atlas_cli.runs.directory import RunDirectory, writing
+from atlas_cli.runs.seals import LINES, MEMORY, SUMS, Seal, Seals, line_sum, require_prefix
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
+
+class RecordFiles:
+    """The record files of one run that is being written.
+
+    Attributes:
+        memory_is_missing: memory.json was not there when the run was gone on with, and is to be measured anew.
+    """
+
+    def __init__(self, run: RunDirectory) -> None:
+        self.run, self.memory_is_missing = run, False
+        self._written: dict[str, tuple[int, _Hash]] = {}
+
+    @classmethod
+    def of_checkpoint(cls, run: RunDirectory, seals: Seals) -> RecordFiles:
+        """The files as they were at a checkpoint; nothing is changed before ``cut``.
+
+        Raises:
+            ResourceError: a file does not begin with what was written until then.
+        """
+        files = cls(run)
+        files.memory_is_missing = MEMORY in seals and not (run.path / MEMORY).exists()
+        for name, seal in seals.items():
+            if name != MEMORY or not files.memory_is_missing:
+                files._written[name] = seal.bytes, require_prefix(run.path, name, seals)
+        return files
+
+    def cut(self) -> str | None:
+        """Cut off what was written after the checkpoint; says what, None: nothing was."""
+        lost = []
+        for name in LINES:
+            path, kept = self.run.path / name, self._written.get(name, (0, None))[0]
+            if not path.exists() or path.stat().st_size <= kept:
+                continue
+            with writing(path):
+                if name != SUMS:
+                    lost.append(f"{_lines_after(path, kept)} of {name}")
+                if name in self._written:
+                    os.truncate(path, kept)
+                else:
+                    path.unlink()
+        return f"lines of later rounds cut off: {', '.join(lost)}" if lost else None
+
+    def append(self, name: str, records: Iterable[Mapping[str, Any]]) -> None:
+        """Add lines to a file: all, or none.
+
+        Raises:
+            OutputError: the disk is full, or the folder cannot be written.
+        """
+        if lines := self._append(name, records).splitlines(keepends=True):
+            self._append(SUMS, [{"file": name, "crc32": "".join(map(line_sum, lines))}])
+
+    def write_json(self, name: str, obj: Any) -> None:
+        """Write a file whole.
+
+        Raises:
+            OutputError: as ``append``.
+        """
+        content = self.run.write_json(name, obj)
+        self._written[name] = len(content), hashlib.sha256(content)
+
+    def seals(self) -> Seals:
+        """Of all files, as they are now."""
+        return {name: Seal(size, hasher.hexdigest()) for name, (size, hasher) in self._written.items()}
+
+    def _append(self, name: str, records: Iterable[Mapping[str, Any]]) -> bytes:
+        content = self.run.append(name, records)
+        size, hasher = self._written.get(name) or (0, hashlib.sha256())
+        hasher.update(content)
+        self._written[name] = size + len(content), hasher
+        return content
+
+
+def _lines_after(path: os.PathLike[str], start: int) -> int:
+    """Lines from a byte on, a torn one at the end counted."""
+    with open(path, "rb") as file:
+        file.seek(start)
+        return sum(1 for _ in file)

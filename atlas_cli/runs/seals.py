@@ -1,0 +1,180 @@
+"""How long the record files of a run are, and their hashes: each checkpoint holds them, and at its end the manifest.
+
+Whoever reads a record compares it with the newest of these, so that a line that was lost, doubled or altered since is
+an error and not a figure. sums.jsonl has a short sum of every line, which tells which one differs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import zlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from atlas_cli.errors import ResourceError
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
+SUMS = "sums.jsonl"
+INDEX = "messages/index.jsonl"
+LINES = ("metrics.jsonl", "clients.jsonl", "clusters.jsonl", "messages.jsonl", INDEX, SUMS)
+MEMORY = "memory.json"
+FILES = (*LINES, MEMORY)
+ADVICE = "restore the file from a copy, or start the experiment anew"
+_PIECE = 2**20
+
+
+@dataclass(frozen=True)
+class Seal:
+    """The first ``bytes`` of a file, and their SHA-256."""
+
+    bytes: int
+    sha256: str
+
+
+Seals = dict[str, Seal]
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """What a run says of its record files; ``ended``: it writes no more, so that nothing may follow what is sealed."""
+
+    files: Seals
+    ended: bool
+
+
+def seals_record(seals: Mapping[str, Seal]) -> dict[str, Any]:
+    """As JSON."""
+    return {name: asdict(seal) for name, seal in seals.items()}
+
+
+def seals_from(record: Any) -> Seals:
+    """What ``seals_record`` gave.
+
+    Raises:
+        ValueError: it is not that.
+    """
+    if not isinstance(record, dict):
+        raise ValueError("records is no mapping")
+    for name, facts in record.items():
+        if name not in FILES or not isinstance(facts, dict) or facts.keys() != {"bytes", "sha256"}:
+            raise ValueError(f"records has {name!r:.40}, which is no record file with bytes and sha256")
+        if type(facts["bytes"]) is not int or facts["bytes"] < 0:
+            raise ValueError(f"records has no length of {name}")
+        if not isinstance(facts["sha256"], str) or not re.fullmatch(r"[0-9a-f]{64}", facts["sha256"]):
+            raise ValueError(f"records has no hash of {name}")
+    return {name: Seal(**facts) for name, facts in record.items()}
+
+
+def sealed(run: Path) -> Sealed | None:
+    """What the manifest of a run that ended says, else its newest checkpoint; None: neither does.
+
+    Raises:
+        ResourceError: the manifest says something that is no seal.
+    """
+    manifest = _json(run / "manifest.json")
+    if isinstance(manifest, dict) and "records" in manifest:
+        try:
+            return Sealed(seals_from(manifest["records"]), ended=True)
+        except ValueError as error:
+            raise ResourceError(f"{run / 'manifest.json'} is damaged: {error}; {ADVICE}") from None
+    for path in sorted((run / "checkpoints").glob("round-*/records.json"), reverse=True, key=_round):
+        try:
+            return Sealed(seals_from(_json(path)), ended=False)
+        except ValueError:
+            continue  # an older one says less, and what it says is right, too
+    return None
+
+
+def checked(run: Path, name: str, content: bytes, said: Sealed | None) -> None:
+    """Compare what was read of a record file (b"": there is none) with what the run says of it.
+
+    Raises:
+        ResourceError: it differs; names the line where that can be known.
+    """
+    if said is None:
+        return
+    seal = said.files.get(name, Seal(0, hashlib.sha256().hexdigest()))
+    if hashlib.sha256(content[: seal.bytes]).hexdigest() != seal.sha256 or len(content) < seal.bytes:
+        raise differs(run, name, said.files)
+    if said.ended and len(content) > seal.bytes:
+        line = content.count(b"\n", 0, seal.bytes) + 1
+        raise ResourceError(f"{run / name}:{line}: more was added after the run ended; {ADVICE}")
+
+
+def require_prefix(run: Path, name: str, seals: Seals) -> _Hash:
+    """The hash of what is sealed of a file, to go on with.
+
+    Raises:
+        ResourceError: the file begins with something else, or is not there.
+    """
+    hasher, left = hashlib.sha256(), seals[name].bytes
+    try:
+        with (run / name).open("rb") as file:
+            while left and (piece := file.read(min(left, _PIECE))):
+                hasher.update(piece)
+                left -= len(piece)
+    except FileNotFoundError:
+        raise ResourceError(f"{run / name} is missing; {ADVICE}") from None
+    except OSError as error:
+        raise ResourceError(f"cannot read {run / name}: {error.strerror}") from None
+    if left or hasher.hexdigest() != seals[name].sha256:
+        raise differs(run, name, seals)
+    return hasher
+
+
+def differs(run: Path, name: str, seals: Seals) -> ResourceError:
+    """The error for a file that is not what was written, with the first line that differs where that can be known."""
+    path = run / name
+    if not path.exists():
+        return ResourceError(f"{path} is missing; {ADVICE}")
+    if name == MEMORY:
+        advice = "restore it from a copy, or remove it: memory is measured anew when the run goes on"
+        return ResourceError(f"{path} is not what was written (by hash); {advice}")
+    if (wanted := _sums(run, name, seals)) is None:
+        return ResourceError(f"{path} is not what was written (by hash); {ADVICE}")
+    number = 0
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if number > len(wanted) or line_sum(line) != wanted[number - 1]:
+                why = "was altered, or lines were lost or added from here on"
+                return ResourceError(f"{path}:{number}: not what was written: this line {why}; {ADVICE}")
+    return ResourceError(f"{path} ends after line {number}, and {len(wanted)} lines were written; {ADVICE}")
+
+
+def line_sum(line: bytes) -> str:
+    """Of a line with its end: what sums.jsonl has of it."""
+    return f"{zlib.crc32(line):08x}"
+
+
+def _sums(run: Path, name: str, seals: Seals) -> list[str] | None:
+    """Of every line that is sealed of a file; None where they are not known."""
+    if name not in LINES or name == SUMS or SUMS not in seals:
+        return None
+    try:
+        content = (run / SUMS).read_bytes()[: seals[SUMS].bytes]
+    except OSError:
+        return None
+    if hashlib.sha256(content).hexdigest() != seals[SUMS].sha256:
+        return None
+    found = (json.loads(line) for line in content.splitlines())
+    text = "".join(each["crc32"] for each in found if each["file"] == name)
+    return [text[i : i + 8] for i in range(0, len(text), 8)]
+
+
+def _round(path: Path) -> int:
+    number = path.parent.name.removeprefix("round-")
+    return int(number) if number.isdecimal() else -1
+
+
+def _json(path: Path) -> Any:
+    """Content of a JSON file; None where there is none that can be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
