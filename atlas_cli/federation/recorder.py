@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 
@@ -12,15 +10,14 @@ from atlas_cli.engines.trained import Trained
 from atlas_cli.federation.attendance import Attendance
 from atlas_cli.federation.clock import RoundTime
 from atlas_cli.federation.clusters import Clustered
-from atlas_cli.federation.memory import Usage
+from atlas_cli.federation.measuring import Measuring
 from atlas_cli.federation.optimizers import learning_rate_factor
 from atlas_cli.federation.parties import Federation
 from atlas_cli.federation.protocol import Ledger
-from atlas_cli.federation.references import reference_memory
 from atlas_cli.federation.simulated import simulate
 from atlas_cli.reports.progress import Progress
 from atlas_cli.runs.record_files import RecordFiles
-from atlas_cli.runs.seals import INDEX, MEMORY
+from atlas_cli.runs.seals import INDEX
 
 JSON = dict[str, object]
 
@@ -56,20 +53,13 @@ class Recorder:
         self.metrics: list[JSON] = []
         self.clients: list[JSON] = []
         self.clustered: list[JSON] = []
-        self._usages: dict[str, Usage] = {}
-        self._measured_in: int | None = None
+        self._measuring: Measuring | None = None
 
     def start_round(self, number: int, present: Collection[str]) -> None:
         """Memory is measured in the first round, that of the clients that begin it; where memory.json was gone when a
         run was gone on with, in the first one after that."""
-        if number != 1 and not (self.files is not None and self.files.memory_is_missing):
-            return
-        if self.files is not None:
-            self.files.memory_is_missing = False
-        self._measured_in = number
-        self._usages = {name: self.federation.clients[name].measure() for name in present}
-        if self.federation.server is not None:
-            self.federation.server.measure()
+        if number == 1 or (self.files is not None and self.files.memory_is_missing):
+            self._measuring = Measuring(self.federation, number, present)
 
     def on_step(self, round_number: int) -> Callable[[int, dict[str, Trained]], None]:
         """A callback for the engine: step number from 0, and what each client did so far."""
@@ -144,8 +134,9 @@ class Recorder:
             self.files.append("messages.jsonl", ledger.records(number))
             if self.federation.recording is not None:
                 self.files.append(INDEX, self.federation.recording.taken())
-        if number == self._measured_in:
-            self._end_measuring()
+        if self._measuring is not None:
+            self._measuring.end(self.files)
+            self._measuring = None
         self.progress.round_end(number, lines)
 
     def _simulate(
@@ -270,33 +261,7 @@ class Recorder:
             "aggregation_by_layer": {path: asdict(e) for path, e in only.layers.items()} if only else None,
         }
 
-    def _memory(self) -> JSON:
-        server = self.federation.server
-        used = {name: usage for name, usage in self._usages.items() if usage.batch_size}
-        return {
-            "unit": "bytes",
-            "measured_in_round": self._measured_in,
-            "clients": {name: usage.record() for name, usage in used.items()},
-            "server": server.usage.record() if server is not None and server.usage is not None else None,
-            "references": reference_memory(self.federation, list(used.values())),
-            "process_rss_peak": peak_resident_bytes(),
-        }
-
-    def _end_measuring(self) -> None:
-        if self.files is not None:
-            self.files.write_json(MEMORY, self._memory())
-        for name in self._usages:
-            self.federation.clients[name].usage = None
-        if self.federation.server is not None:
-            self.federation.server.usage = None
-
 
 def _norms(found: Mapping[str, object]) -> JSON:
     """The field is there only where a mechanism is."""
     return {"norms": found} if found else {}
-
-
-def peak_resident_bytes() -> int:
-    """Peak resident memory of this process; getrusage speaks of KiB on Linux and of bytes on macOS."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from atlas_cli.config.load import load_config
 from atlas_cli.errors import AtlasError
 from atlas_cli.federation.client import SplitClient
+from atlas_cli.federation.measuring import peak_resident_bytes
 from atlas_cli.federation.protocol import Message
-from atlas_cli.federation.recorder import peak_resident_bytes
 from atlas_cli.federation.unsplit import UnsplitClient
 from atlas_cli.models.gelu import fuse_gelu
 from atlas_cli.models.load import FrozenBase

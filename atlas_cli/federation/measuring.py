@@ -1,0 +1,51 @@
+"""What the parties of a run hold in memory in one round: memory.json."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Collection
+
+from atlas_cli.federation.memory import Usage
+from atlas_cli.federation.parties import Federation
+from atlas_cli.federation.references import reference_memory
+from atlas_cli.runs.record_files import RecordFiles
+from atlas_cli.runs.seals import MEMORY
+
+
+class Measuring:
+    """A round that is measured: the clients that begin it, and the server."""
+
+    def __init__(self, federation: Federation, number: int, present: Collection[str]) -> None:
+        self.federation, self.number = federation, number
+        self._usages: dict[str, Usage] = {name: federation.clients[name].measure() for name in present}
+        if federation.server is not None:
+            federation.server.measure()
+
+    def end(self, files: RecordFiles | None) -> None:
+        """Write what was measured, and measure no more."""
+        if files is not None:
+            files.write_json(MEMORY, self._record())
+            files.memory_is_missing = False
+        for name in self._usages:
+            self.federation.clients[name].usage = None
+        if self.federation.server is not None:
+            self.federation.server.usage = None
+
+    def _record(self) -> dict[str, object]:
+        server = self.federation.server
+        used = {name: usage for name, usage in self._usages.items() if usage.batch_size}
+        return {
+            "unit": "bytes",
+            "measured_in_round": self.number,
+            "clients": {name: usage.record() for name, usage in used.items()},
+            "server": server.usage.record() if server is not None and server.usage is not None else None,
+            "references": reference_memory(self.federation, list(used.values())),
+            "process_rss_peak": peak_resident_bytes(),
+        }
+
+
+def peak_resident_bytes() -> int:
+    """Peak resident memory of this process; getrusage speaks of KiB on Linux and of bytes on macOS."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
