@@ -42,6 +42,8 @@ def command(
         title = f"{name}: {group.data.origin}, {len(group.data.train)} training rows, {_size(group.test)} test examples"
         rows = [_row(client, group) for client in group.shards]
         console.print(data_table(title, rows))
+        for note in group.notes:
+            console.say(f"  note: {note}")
         for client in group.shards:
             for feature in group.train[client][:samples]:
                 _show(console, client, feature, tokenizer, group)

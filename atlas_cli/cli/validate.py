@@ -9,6 +9,7 @@ import typer
 from atlas_cli.cli._arguments import ConfigFile, Overrides
 
 if TYPE_CHECKING:
+    from atlas_cli.data.prepare import PreparedGroup
     from atlas_cli.planning.plan import Plan
 
 
@@ -33,12 +34,16 @@ def command(
     with locating(loaded):
         plan = make_plan(loaded.config)
         examples: dict[str, int] = {}
+        prepared: dict[str, PreparedGroup] = {}
         if data:
             prepared = prepare(loaded.config, load_tokenizer(loaded.config.model), plan.family.causal)
             examples = {c: count_examples(f) for group in prepared.values() for c, f in group.train.items()}
     for line in _facts(plan):
         console.say(line)
     console.print(_table(plan, examples))
+    for name, group in prepared.items():
+        for note in group.notes:
+            console.say(f"note: {name}: {note}")
     console.say(f"{file} is valid")
 
 

@@ -34,6 +34,11 @@ class PreparedGroup:
     local_test: Mapping[str, list[Feature]]
     test: list[Feature]
 
+    @property
+    def notes(self) -> list[str]:
+        """What a user should know of these examples beside every figure, one sentence each."""
+        return list(self.data.notes)
+
 
 def prepare(config: ExperimentConfig, tokenizer: Any, causal: bool) -> dict[str, PreparedGroup]:
     """Read, partition and tokenize every task group; ``causal`` picks the default pooling.

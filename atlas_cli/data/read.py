@@ -63,7 +63,7 @@ def read_group(name: str, group: TaskGroupConfig, seed: int) -> GroupData:
     classes = group.classes or (_classes(train, test, task, key) if task.has_classes else [])
     train = holdout.sample(train, data.limit, numpy_generator(seed, "limit", name))
     test = holdout.sample(test, data.test_limit, numpy_generator(seed, "test-limit", name))
-    return GroupData(name, train, test, classes, source.origin, source.sha256, columns)
+    return GroupData(name, train, test, classes, source.origin, source.sha256, columns, source.notes)
 
 
 def _columns(task: type[BaseTask], data: DataConfig, rows: Rows, key: str) -> dict[str, str]:

@@ -26,6 +26,7 @@ class SourceRows:
         origin: one line for manifests and messages, e.g. ``corpus trec-questions``.
         sha256: of the rows of both parts, see ``digest``.
         split_by: column whose equal values must stay on one side of a held-out split, or None.
+        notes: what a user should know of how the source was read: one sentence each.
     """
 
     train: Rows
@@ -33,6 +34,7 @@ class SourceRows:
     origin: str
     sha256: str
     split_by: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class GroupData:
         classes: class names in the order of their ids; empty for tasks without classes.
         origin, sha256: of the source, before any split or sample.
         columns: task field to the source's column.
+        notes: what was chosen, left out or looks wrong in the data, one sentence each; shown wherever its figures are.
     """
 
     name: str
@@ -54,6 +57,7 @@ class GroupData:
     origin: str
     sha256: str
     columns: dict[str, str]
+    notes: tuple[str, ...] = ()
 
 
 def digest(*parts: Sequence[Mapping[str, Any]] | None) -> str:

@@ -28,7 +28,7 @@ def model_facts(federation: Federation) -> Facts:
 
 
 def data_facts(federation: Federation) -> dict[str, Facts]:
-    """Origin, content hash, sizes and classes by task group."""
+    """Origin, content hash, sizes, classes and notes by task group."""
     return {
         name: {
             "origin": group.data.origin,
@@ -37,6 +37,7 @@ def data_facts(federation: Federation) -> dict[str, Facts]:
             "test": count_examples(group.test),
             "sequences": {"train": sum(map(len, group.train.values())), "test": len(group.test)},
             "classes": group.data.classes,
+            "notes": group.notes,
         }
         for name, group in federation.data.items()
     }

@@ -139,6 +139,9 @@ def _ready(config: ExperimentConfig, progress: Progress) -> tuple[Federation, li
     where = f"cut after layer {cuts_text(plan)} of {plan.n_layers}" if config.mode == "split-federated" else config.mode
     progress.note(f"{config.name}: {config.model.name}, {where}, weights {plan.init}")
     federation = build(config, plan)
+    for name, group in federation.data.items():
+        for note in group.notes:
+            progress.note(f"note: {name}: {note}")
     for unused in without_prefix(config, plan):
         progress.note(f"warning: {unused}")
     for warning in federation.protection.warnings():
