@@ -28,6 +28,7 @@ from torch import Tensor
 
 from atlas_cli import tasks
 from atlas_cli.data.packages import cache_dir
+from atlas_cli.models.tokenizer_facts import tokenizer_parts
 from atlas_cli.tasks._base import BaseTask, Feature, Row
 
 FEWEST_ROWS = 500  # fewer are tokenized in less time than it takes to look them up on a slow disk
@@ -57,14 +58,14 @@ def _key(task: BaseTask, rows: Sequence[Row], tokenizer: Any, max_length: int) -
     """Hash of all that decides the features; None, not kept: a slow tokenizer, or rows that are not JSON."""
     if not getattr(tokenizer, "is_fast", False):
         return None
-    settings = [tokenizer.special_tokens_map, tokenizer.model_max_length, getattr(tokenizer, "chat_template", None)]
-    settings += [sorted((k, repr(v)) for k, v in tokenizer.init_kwargs.items()), type(tokenizer).__qualname__]
-    settings += [type(task).__module__, task.classes, task.pooling, max_length]
+    settings = [
+        sorted(tokenizer_parts(tokenizer).items()),
+        type(task).__module__,
+        task.classes,
+        task.pooling,
+        max_length,
+    ]
     hasher = hashlib.sha256(repr([*settings, tokenizers.__version__, transformers.__version__]).encode())
-    backend = tokenizer.backend_tokenizer
-    backend.no_truncation()  # what the last call left there; each call of the tokenizer sets both anew
-    backend.no_padding()
-    hasher.update(backend.to_str().encode("utf-8", "surrogatepass"))
     hasher.update(_source_of_tasks())
     try:
         for row in rows:

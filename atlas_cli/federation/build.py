@@ -144,6 +144,7 @@ def build(config: ExperimentConfig, plan: Plan | None = None) -> Federation:
         bases,
         offload,
         prefix_cache=cache,
+        tokenizer=tokenizer,
     )
     federation.protection = Protection(federation)
     for name, group in config.task_groups.items():

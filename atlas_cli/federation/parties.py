@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -39,7 +39,7 @@ class Federation:
     ``server`` is None in the unsplit baselines; ``fingerprints`` are sums over those taken of every client so far;
     ``prefix_cache`` and ``recording`` are None unless the config asks for them, and so is ``offload``, which is
     ``clients`` then; ``bases`` are what clients hold of the base, by dtype; ``protection`` is there once all parties
-    are; ``touched`` knows who was at hand.
+    are; ``touched`` knows who was at hand; ``tokenizer`` made the data's tokens.
     """
 
     config: ExperimentConfig
@@ -58,6 +58,7 @@ class Federation:
     prefix_cache: PrefixCache | None = None
     recording: Recording | None = None
     touched: Touched = field(default_factory=Touched)
+    tokenizer: Any = None
     protection: Protection = field(init=False, repr=False)
 
     def ledger(self, number: int) -> Ledger:

@@ -23,6 +23,7 @@ from atlas_cli.federation.export import export_adapters
 from atlas_cli.federation.facts import data_facts, device_name, model_facts
 from atlas_cli.federation.fitting import fitted, slow_bfloat16
 from atlas_cli.federation.holdings import Copies
+from atlas_cli.federation.inputs import changed_since, inputs, other_versions
 from atlas_cli.federation.parties import Federation
 from atlas_cli.federation.prefixes import without_prefix
 from atlas_cli.federation.recorder import Recorder
@@ -88,9 +89,11 @@ def resume(run: RunDirectory, loaded: LoadedConfig, progress: Progress) -> RunDi
         _require_unfinished(manifest, checkpoint.round, loaded.config.training.rounds)
         federation, checks = _ready(loaded.config, progress)
         fresh = _manifest(federation, checks)
-        for what in ("model", "data"):
-            if fresh[what] != manifest[what]:
-                raise ConfigError(f"{what} is not what the run was started with (by hash); restore it or start anew")
+        if changed := changed_since(manifest, federation):
+            raise ConfigError(f"this run cannot go on: {changed}")
+        if text := other_versions(manifest, fresh):
+            progress.note(f"warning: {text}")
+            run.log(text)
         restore(federation, checkpoint.tensors, checkpoint.state)
         run.remove_partial()
         for line in (*warnings, f"resumed after round {checkpoint.round}"):
@@ -166,6 +169,7 @@ def _manifest(federation: Federation, checks: list[Check]) -> dict[str, Any]:
         model=model_facts(federation),
         data=data_facts(federation),
     )
+    manifest |= {"inputs": inputs(federation)}
     return {**manifest, "verify": _by_group(checks), "privacy": federation.protection.record()}
 
 

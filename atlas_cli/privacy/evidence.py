@@ -22,7 +22,7 @@ from atlas_cli.engines.batches import batch_of
 from atlas_cli.errors import ResourceError
 from atlas_cli.federation.build import build
 from atlas_cli.federation.client import SplitClient
-from atlas_cli.federation.facts import data_facts, model_facts
+from atlas_cli.federation.inputs import changed_since
 from atlas_cli.federation.parties import Federation
 from atlas_cli.federation.recording import Recorded, recorded
 from atlas_cli.models.load import load_tokenizer
@@ -96,9 +96,8 @@ class Evidence:
             raise ResourceError(f"{run.path} has no recorded messages; {RECORD}")
         federation = build(load_config(run.path / "config.yaml").config)
         manifest = run.read_json("manifest.json")
-        for what, now in (("model", model_facts(federation)), ("data", data_facts(federation))):
-            if now != manifest[what]:
-                raise ResourceError(f"{what} is not what {run.path} was trained with (by hash); restore it")
+        if changed := changed_since(manifest, federation):
+            raise ResourceError(f"{run.path} cannot be audited: {changed}")
         return cls(run, federation, messages, most, shadows)
 
     @property

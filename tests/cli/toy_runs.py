@@ -96,7 +96,10 @@ def train(path, *overrides) -> RunDirectory:
 def check_files(run, config):
     """What every finished run must have, whatever it trained."""
     names = {str(p.relative_to(run.path)) for p in run.path.rglob("*") if p.is_file()}
-    assert {"config.yaml", "manifest.json", "log.txt", "report.html", *SCHEMAS} - {"clusters.jsonl"} <= names
+    assert {"config.yaml", "manifest.json", "log.txt", "report.html", *SCHEMAS} - {
+        "clusters.jsonl",
+        "messages/index.jsonl",
+    } <= names
     assert ("clusters.jsonl" in names) == (config.clustering is not None)
     assert not [name for name in names if ".partial" in name]
     manifest = run.read_json("manifest.json")
