@@ -13,11 +13,13 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrai
 from transformers.utils import logging as transformers_logging
 
 from atlas_cli.config.schema import ModelConfig
-from atlas_cli.errors import ConfigError, ResourceError
+from atlas_cli.errors import AtlasError, ConfigError, ResourceError
 from atlas_cli.models.families import Family, family_of
 from atlas_cli.models.gelu import fuse_gelu
-from atlas_cli.models.resolve import Source, locate, model_config, reason
+from atlas_cli.models.resolve import locate, model_config
+from atlas_cli.models.source import Source, reason
 from atlas_cli.models.split import client_half, client_part, server_half
+from atlas_cli.models.weight_files import left_out, weight_names
 from atlas_cli.runs.hashing import sha256_tensors
 from atlas_cli.seeding import forked
 
@@ -32,6 +34,7 @@ class FrozenBase:
         family: where its parts are.
         name: ``model.name``; ``init``: how weights were initialised, in words; ``sha256``: of all weights.
         fused_gelu: how many activation functions were replaced by their fused form.
+        left_out: tensors of the files that belong to a head, which atlas replaces by its own.
     """
 
     model: nn.Module
@@ -41,6 +44,7 @@ class FrozenBase:
     init: str
     sha256: str
     fused_gelu: int = 0
+    left_out: tuple[str, ...] = ()
     _views: dict[tuple[int, int | None], nn.Module] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def client_half(self, cut: int) -> nn.Module:
@@ -120,13 +124,14 @@ def load_base(model: ModelConfig, *, seed: int = 0, device: str | torch.device =
     family = family_of(config.model_type)
     auto = AutoModelForCausalLM if family.causal else AutoModel
     dtype = getattr(torch, model.dtype)
+    unread: tuple[str, ...] = ()
     if source is None:
         with forked(seed, "model"):
             whole = from_config(auto, config, dtype)
     else:
-        whole = _from_source(auto, source, family, dtype)
+        whole, unread = _from_source(auto, source, family, dtype)
     fused = fuse_gelu(whole) if model.fused_gelu else 0
-    return as_base(whole.to(device), family, model.name, init, fused)
+    return as_base(whole.to(device), family, model.name, init, fused, unread)
 
 
 def from_config(auto: Any, config: PreTrainedConfig, dtype: torch.dtype) -> nn.Module:
@@ -137,19 +142,21 @@ def from_config(auto: Any, config: PreTrainedConfig, dtype: torch.dtype) -> nn.M
     """
     try:
         model: nn.Module = auto.from_config(config, dtype=dtype)
-    except (ValueError, RuntimeError, ZeroDivisionError) as error:
+    except Exception as error:  # layers answer values that do not fit with exceptions of many kinds
         raise ConfigError(f"the model cannot be built: {reason(error)}", key="model.config") from None
     return model
 
 
-def as_base(whole: Any, family: Family, name: str, init: str, fused_gelu: int = 0) -> FrozenBase:
+def as_base(
+    whole: Any, family: Family, name: str, init: str, fused_gelu: int = 0, left_out: tuple[str, ...] = ()
+) -> FrozenBase:
     """Freeze a Hugging Face model (with or without its causal LM head)."""
     whole.requires_grad_(False).eval()
     lm_head = whole.get_output_embeddings() if family.causal else None
     base = whole.base_model if family.causal else whole
     for path in family.unused:
         setattr(base, path, None)
-    return FrozenBase(base, lm_head, family, name, init, _sha256(base, lm_head), fused_gelu)
+    return FrozenBase(base, lm_head, family, name, init, _sha256(base, lm_head), fused_gelu, left_out)
 
 
 def current_sha256(base: FrozenBase) -> str:
@@ -183,9 +190,11 @@ def load_tokenizer(model: ModelConfig) -> Any:
     return tokenizer
 
 
-def _from_source(auto: Any, source: Source, family: Family, dtype: torch.dtype) -> nn.Module:
+def _from_source(auto: Any, source: Source, family: Family, dtype: torch.dtype) -> tuple[nn.Module, tuple[str, ...]]:
+    """The model with the weights of its files, and the names of those that it has no place for and does not need."""
     folder = source.folder()
     try:
+        files = weight_names(Source(folder, "folder", None, {}) if source.gguf_file else source)
         whole, found = auto.from_pretrained(
             folder,
             dtype=dtype,
@@ -199,7 +208,9 @@ def _from_source(auto: Any, source: Source, family: Family, dtype: torch.dtype) 
         raise ResourceError(
             f"model.name: weights of {source.path} cannot be read: {reason(error)} (atlas reads safetensors only)"
         ) from None
-    except (ValueError, RuntimeError) as error:
+    except AtlasError:
+        raise
+    except Exception as error:  # layers answer values that do not fit with exceptions of many kinds
         raise ConfigError(f"weights do not fit the architecture: {reason(error)}", key="model.name") from None
     if found["mismatched_keys"]:
         name, held, wanted = min(found["mismatched_keys"])
@@ -218,7 +229,7 @@ def _from_source(auto: Any, source: Source, family: Family, dtype: torch.dtype) 
             f"model.name: weights of {source.path} are incomplete: {missing[0]} is missing"
             + (f", and {len(missing) - 1} more" if missing[1:] else "")
         )
-    return whole
+    return whole, left_out(source.path, whole, files, found["unexpected_keys"])
 
 
 transformers_logging.set_verbosity_error()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,32 +17,10 @@ from atlas_cli.data import catalog
 from atlas_cli.errors import ConfigError, ResourceError
 from atlas_cli.models import gguf_files
 from atlas_cli.models.architectures import built_in
+from atlas_cli.models.families import supported
+from atlas_cli.models.options import refuse_options, require_values
+from atlas_cli.models.source import Source, reason
 from atlas_cli.suggest import did_you_mean
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where weights or tokenizer files are.
-
-    Attributes:
-        path: a folder or a hub id.
-        kind: "folder", "gguf", "packaged" or "hub".
-        gguf_file: file name within ``path`` for kind "gguf".
-        options: further keyword arguments of ``from_pretrained``.
-    """
-
-    path: str
-    kind: str
-    gguf_file: str | None
-    options: dict[str, Any]
-
-    def folder(self) -> str:
-        """What ``from_pretrained`` takes; a GGUF file is converted first, once.
-
-        Raises:
-            ResourceError: it cannot be converted.
-        """
-        return str(gguf_files.converted(Path(self.path) / self.gguf_file)) if self.gguf_file else self.path
 
 
 def locate(name: str, revision: str | None = None, *, key: str = "model.name") -> Source:
@@ -127,21 +104,21 @@ def model_config(model: ModelConfig) -> tuple[PreTrainedConfig, Source | None, s
     return config, source, "pretrained"
 
 
-def reason(error: Exception) -> str:
-    """The first line of an error of another library, or its type where it says nothing."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-
-
 def _read_config(source: Source, model: ModelConfig) -> PreTrainedConfig:
-    path, extra = source.path, source.options
+    path, extra, place = source.path, source.options, f"{source.path}/config.json: "
+    _refuse_adapter(source, model.name)
     if source.gguf_file:
         file = Path(source.path) / source.gguf_file
+        place = f"{file}: "
         path, extra = (source.folder(), {}) if gguf_files.is_converted(file) else (path, {"gguf_file": file.name})
+    else:
+        try:
+            refuse_options(source.json("config.json"), place)
+        except ResourceError as error:
+            raise ResourceError(f"model.name: the config of {model.name} cannot be read: {error}") from None
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(path, trust_remote_code=False, **extra)
     except Exception as error:  # config classes validate with exceptions of many kinds
-        if "trust_remote_code" in str(error):
-            raise ConfigError("the model asks for code of its own, which atlas never runs", key="model.name") from None
         if source.kind != "hub":
             raise ResourceError(f"model.name: the config of {model.name} cannot be read: {_detail(error)}") from None
         hint = "give a local folder or a packaged model (atlas models)"
@@ -149,13 +126,24 @@ def _read_config(source: Source, model: ModelConfig) -> PreTrainedConfig:
             hint += ", or model.init: random, or auto"
         reach = "" if hub_reachable() else " (the hub cannot be reached and it is not in the hub cache)"
         raise ResourceError(f"model.name: {model.name!r} was not found{reach}; {hint} [{reason(error)}]") from None
-    if getattr(config, "auto_map", None):  # the library's class of the same model_type may compute something else
-        raise ConfigError(
-            "the model asks for code of its own (auto_map in its config.json), which atlas never runs; remove auto_map "
-            f"from a local copy if {type(config).__name__} of transformers describes it",
-            key="model.name",
-        )
+    if config.model_type in supported():  # others are refused by name, whatever their values mean
+        require_values(config, place)
+    # how a model hands its outputs over, which decides no number: atlas asks for what it needs
+    config.return_dict, config.output_attentions, config.output_hidden_states = True, False, False
     return config
+
+
+def _refuse_adapter(source: Source, name: str) -> None:
+    """transformers would lay an adapter over the model, or fetch the model that the adapter names, without a word."""
+    if source.file("adapter_config.json") is None:
+        return
+    base = source.json("adapter_config.json").get("base_model_name_or_path")
+    of = f" of {base!r:.200}" if base else ""
+    raise ConfigError(
+        f"{name} holds a PEFT adapter{of} (adapter_config.json); give its base model here and the adapter's folder as "
+        "task_groups.NAME.adapter, or merge it with PEFT's merge_and_unload and save the model",
+        key="model.name",
+    )
 
 
 def _with_changes(config: PreTrainedConfig, model: ModelConfig) -> PreTrainedConfig:
@@ -166,17 +154,13 @@ def _with_changes(config: PreTrainedConfig, model: ModelConfig) -> PreTrainedCon
             raise ConfigError(
                 f"{type(config).__name__} has no {name!r}{did_you_mean(name, names)}", key=f"model.config.{name}"
             )
+    refuse_options(model.config, "", "model.config")
     changes = {aliases.get(name, name): value for name, value in model.config.items()}
     try:
         changed = type(config)(**{**_given(config), **changes})
     except Exception as error:  # config classes validate with exceptions of many kinds
         raise ConfigError(f"these values do not fit together: {_detail(error)}", key="model.config") from None
-    heads, shared = changed.num_attention_heads, getattr(changed, "num_key_value_heads", None)
-    if shared and heads % shared:
-        raise ConfigError(
-            f"num_attention_heads {heads} is not a multiple of num_key_value_heads {shared}; set both",
-            key="model.config",
-        )
+    require_values(changed, "", "model.config")
     return changed
 
 

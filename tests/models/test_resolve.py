@@ -91,8 +91,13 @@ def test_an_empty_folder(tmp_path):
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
-        ("{", "is not a valid JSON file"),
-        ("[]", "Should have a `model_type` key in its config.json"),
+        ("{", "config.json: Expecting property name enclosed in double quotes"),
+        ("[]", "config.json: it holds a list, not an object"),
+        ('{"model_type": "gpt2", "n_layer": 2, "n_layer": 3}', "config.json: the key 'n_layer' stands there twice"),
+        ('{"model_type": "gpt2", "layer_norm_epsilon": NaN}', "config.json: NaN is not a number"),
+        ('{"model_type": "gpt2", "n_layer": %s}' % ("9" * 5000), "config.json: Exceeds the limit"),
+        ('{"model_type": "gpt2", "x": %s}' % ("[" * 60 + "]" * 60), "config.json: it is nested more than 40 deep"),
+        ('{"x": %s}' % ("[" * 100000), "config.json: it is nested too deep"),
         ({"hidden_size": 3}, "Should have a `model_type` key in its config.json"),
         ({"model_type": "zork"}, "Transformers does not recognize this architecture"),
         ({"model_type": "gpt2", "n_layer": "four"}, "Field 'n_layer' expected int, got str (value: 'four')"),
@@ -125,7 +130,8 @@ def test_code_in_a_folder_is_refused_and_never_run(init, tmp_path):
     folder = folder_with(tmp_path, {"model_type": "own", "auto_map": {"AutoConfig": "configuration_own.Own"}})
     with pytest.raises(ConfigError) as error:
         config_of(folder, init=init)
-    assert str(error.value) == "model.name: the model asks for code of its own, which atlas never runs"
+    message = str(error.value)
+    assert message.startswith(f"model.name: {folder}/config.json: auto_map: ") and "which atlas never" in message
     assert not ran.exists()
 
 
@@ -133,7 +139,7 @@ def test_code_beside_a_supported_architecture_is_refused_too(tmp_path):
     ran = tmp_path / "ran"
     (tmp_path / "configuration_own.py").write_text(f"open({str(ran)!r}, 'w').close()\n")
     own = {"model_type": "llama", "auto_map": {"AutoConfig": "configuration_own.Own"}}
-    with pytest.raises(ConfigError, match="remove auto_map from a local copy if LlamaConfig of transformers"):
+    with pytest.raises(ConfigError, match=r"auto_map: .* remove it from a local copy"):
         config_of(folder_with(tmp_path, own))
     assert not ran.exists()
 
@@ -298,7 +304,7 @@ def test_derived_values_follow_and_explicit_ones_stay(config, changes, wanted, t
         (
             "llama-3-8b",
             {"num_attention_heads": 4},
-            "model.config: num_attention_heads 4 is not a multiple of num_key_value_heads 8; set both",
+            "model.config: num_key_value_heads: 8 does not divide num_attention_heads 4; set both",
         ),
     ],
 )

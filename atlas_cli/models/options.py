@@ -1,0 +1,141 @@
+"""What config.json may ask for and what not: each option that atlas does not take, and values no model can have."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from transformers import PreTrainedConfig
+from transformers.activations import ACT2FN
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from atlas_cli.errors import ConfigError
+from atlas_cli.suggest import did_you_mean
+
+_NONE: tuple[object, ...] = (None, False, 0, "", {}, [])
+_CODE = "asks for code that is not transformers' own, which atlas never fetches or runs"
+_KERNEL = f"{_CODE}; it takes eager and sdpa"
+_DROPPED = "is not implemented by transformers 5, which would compute another model without a word"
+_OTHER = "is an option that atlas does not take, as its halves would compute another model"
+_QUANTIZED = "says that the weights are quantized; atlas reads float weights: dequantize them, or take the model before"
+
+# by name: values that change nothing, and why others are refused
+REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
+    "auto_map": (_NONE, f"{_CODE}; remove it from a local copy if transformers' class of this model_type computes it"),
+    "custom_generate": (_NONE, _CODE),
+    "attn_implementation": ((None, "eager", "sdpa"), _KERNEL),
+    "_attn_implementation": ((None, "eager", "sdpa"), _KERNEL),
+    "experts_implementation": ((None, "eager"), _CODE),
+    "_experts_implementation": ((None, "eager"), _CODE),
+    "use_kernels": (_NONE, _CODE),
+    "kernel_config": (_NONE, _CODE),
+    "fusion_config": (_NONE, _OTHER),
+    "per_layer_config": (_NONE, _OTHER),
+    "distributed_config": (_NONE, _OTHER),
+    "transformers_weights": (_NONE, "names another file than model.safetensors; rename that file and remove the key"),
+    "quantization_config": (_NONE, _QUANTIZED),
+    "compression_config": (_NONE, _QUANTIZED),
+    "chunk_size_feed_forward": (_NONE, "computes feed-forwards in chunks, which atlas does not; set it to 0"),
+    "position_embedding_type": ((None, "absolute"), _DROPPED),
+    "pruned_heads": (_NONE, _DROPPED),
+    "partial_rotary_factor": ((None, 1), _DROPPED),
+    "use_bidirectional_attention": (_NONE, _DROPPED),
+    "alibi": (_NONE, _DROPPED),
+    "is_causal": ((None, True), _OTHER),
+    "add_cross_attention": (_NONE, "needs an encoder beside the model, which atlas does not have"),
+    "is_encoder_decoder": (_NONE, "needs an encoder beside the model, which atlas does not have"),
+}
+_SIZES = (
+    *("num_hidden_layers", "n_layer", "n_layers", "hidden_size", "n_embd", "dim", "num_attention_heads", "n_head"),
+    *("n_heads", "num_key_value_heads", "head_dim", "intermediate_size", "n_inner", "hidden_dim", "vocab_size"),
+    *("max_position_embeddings", "n_positions", "type_vocab_size"),
+)
+_ACTIVATIONS = ("hidden_act", "activation_function", "activation")
+_SMALL = ("layer_norm_eps", "layer_norm_epsilon", "rms_norm_eps")
+_LARGEST = 2**31
+_NO_SIZE = "is not a whole number from 1 on that a size can be"
+_ATTENTION = ("full_attention", "sliding_attention")
+
+
+def refuse_options(options: Mapping[str, Any], place: str, key: str = "model.name") -> None:
+    """Check options by their names, before transformers is given them.
+
+    Args:
+        place: what holds them, e.g. the path of config.json and a colon, for the message.
+
+    Raises:
+        ConfigError: one that atlas does not take.
+    """
+    for name, (neutral, why) in REFUSED.items():
+        if name in options and options[name] not in neutral:
+            raise ConfigError(f"{place}{name}: {_short(options[name])} {why}", key=key)
+    for name in _SIZES:  # before a config class divides by one
+        if isinstance(options.get(name), int) and not _is_size(options[name]):
+            raise ConfigError(f"{place}{name}: {_short(options[name])} {_NO_SIZE}", key=key)
+    rotary = options.get("rope_parameters")
+    theta = rotary.get("rope_theta") if isinstance(rotary, Mapping) else None
+    if theta is not None and options.get("rope_theta", theta) != theta:
+        raise ConfigError(
+            f"{place}rope_theta: {_short(options['rope_theta'])} is not the {_short(theta)} of rope_parameters, which "
+            "transformers takes; remove one",
+            key=key,
+        )
+
+
+def require_values(config: PreTrainedConfig, place: str, key: str = "model.name") -> None:
+    """Check that a config's values can be those of a model.
+
+    Raises:
+        ConfigError: one that cannot; names it as the file does.
+    """
+    for name, value, why in _impossible(config):
+        raise ConfigError(f"{place}{config.attribute_map.get(name, name)}: {_short(value)} {why}", key=key)
+
+
+def _impossible(config: PreTrainedConfig) -> Iterator[tuple[str, object, str]]:
+    for name in (*_SIZES, "sliding_window"):
+        value = getattr(config, name, None)
+        if value is not None and not _is_size(value):
+            yield name, value, _NO_SIZE
+    for name in _ACTIVATIONS:
+        value = getattr(config, name, None)
+        if isinstance(value, str) and value not in ACT2FN:
+            yield name, value, f"is no activation function of transformers{did_you_mean(value, ACT2FN)}"
+    for name in _SMALL:
+        value = getattr(config, name, None)
+        if value is not None and not 0 <= value < 1:
+            yield name, value, "is not between 0 and 1"
+    heads, shared = getattr(config, "num_attention_heads", None), getattr(config, "num_key_value_heads", None)
+    if heads and shared and heads % shared:
+        yield "num_key_value_heads", shared, f"does not divide num_attention_heads {heads}; set both"
+    padding, rows = getattr(config, "pad_token_id", None), getattr(config, "vocab_size", 0)
+    if padding is not None and not -rows <= padding < rows:
+        yield "pad_token_id", padding, f"has no row in an embedding of {rows} (vocab_size)"
+    if padding is None and config.model_type in ("roberta", "xlm-roberta"):
+        yield "pad_token_id", padding, "is needed: positions are counted from it on"
+    for kind in getattr(config, "layer_types", None) or ():
+        if kind not in _ATTENTION:
+            yield "layer_types", kind, f"is not one of {', '.join(_ATTENTION)}"
+    yield from _impossible_rotary(getattr(config, "rope_parameters", None) or {})
+
+
+def _impossible_rotary(rotary: Mapping[str, Any]) -> Iterator[tuple[str, object, str]]:
+    known = ("default", *ROPE_INIT_FUNCTIONS)
+    if (kind := rotary.get("rope_type", "default")) not in known:
+        yield "rope_parameters.rope_type", kind, f"is not one of {', '.join(known)}"
+    for name in ("rope_theta", "factor", "original_max_position_embeddings"):
+        value = rotary.get(name)
+        if value is not None and not (isinstance(value, (int, float)) and 0 < value < math.inf):
+            yield f"rope_parameters.{name}", value, "is not a number above 0"
+    if rotary.get("partial_rotary_factor") not in (None, 1):
+        yield "rope_parameters.partial_rotary_factor", rotary["partial_rotary_factor"], _DROPPED
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and 1 <= value < _LARGEST
+
+
+def _short(value: object) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 80 else f"{shown[:77]}..."
