@@ -24,7 +24,7 @@ def command(
     """
     from atlas_cli.config.load import load_config, locating
     from atlas_cli.data.prepare import prepare
-    from atlas_cli.models.load import load_tokenizer
+    from atlas_cli.models.load import load_tokenizer, require_weights
     from atlas_cli.planning.plan import make_plan
     from atlas_cli.reports.terminal import Terminal
     from atlas_cli.tasks._base import count_examples
@@ -33,6 +33,7 @@ def command(
     console = Terminal()
     with locating(loaded):
         plan = make_plan(loaded.config)
+        require_weights(loaded.config.model)
         examples: dict[str, int] = {}
         prepared: dict[str, PreparedGroup] = {}
         if data:

@@ -18,6 +18,7 @@ def model_facts(federation: Federation) -> Facts:
         "init": base.init,
         "fused_gelu": base.fused_gelu,
         "sha256": base.sha256,
+        "left_out": list(base.left_out),
         "n_parameters": plan.parameters["model"],
         "layers": plan.n_layers,
         "split_layer": plan.cut,

@@ -35,6 +35,7 @@ from atlas_cli.federation.verify import verify_split
 from atlas_cli.models.load import current_sha256
 from atlas_cli.models.prepacked import prepacked_departure, prepacked_record
 from atlas_cli.models.stored import departure
+from atlas_cli.models.weight_files import named
 from atlas_cli.planning.plan import cuts_text, make_plan
 from atlas_cli.reports.html import write_report
 from atlas_cli.reports.progress import Progress
@@ -145,6 +146,8 @@ def _ready(config: ExperimentConfig, progress: Progress) -> tuple[Federation, li
     for name, group in federation.data.items():
         for note in group.notes:
             progress.note(f"note: {name}: {note}")
+    if left := federation.base.left_out:
+        progress.note(f"note: left out of the model's files, as heads are atlas' own: {named(left)}")
     for unused in without_prefix(config, plan):
         progress.note(f"warning: {unused}")
     for warning in federation.protection.warnings():

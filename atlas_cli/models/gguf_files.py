@@ -14,10 +14,12 @@ from atlas_cli.data.packages import cache_dir
 from atlas_cli.errors import ResourceError
 from atlas_cli.runs.hashing import sha256_file
 
+CONVERSION = 2  # raised where a file would be converted otherwise, or refused
+
 
 def folder_of(file: Path) -> Path:
     """Where a file's conversion is, once there is one."""
-    return cache_dir() / "converted" / f"{file.stem}-{sha256_file(file)[:16]}"
+    return cache_dir() / "converted" / f"{file.stem}-{sha256_file(file)[:16]}-v{CONVERSION}"
 
 
 def is_converted(file: Path) -> bool:
@@ -50,6 +52,8 @@ def converted(file: Path) -> Path:
         place = Path(scratch) / "model"
         try:
             _convert(file, place)
+        except ResourceError:
+            raise
         except Exception as error:  # readers of a damaged or unknown file raise exceptions of many kinds
             why = (str(error).splitlines() or [type(error).__name__])[0]
             raise ResourceError(f"GGUF file {file} cannot be converted: {why}") from None
@@ -59,11 +63,43 @@ def converted(file: Path) -> Path:
 
 
 def _convert(file: Path, place: Path) -> None:
+    held = numbers_in(file)
     source = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
-    whole = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+    whole, found = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32, output_loading_info=True)
+    if found["missing_keys"]:  # which transformers fills with random numbers
+        raise ResourceError(f"GGUF file {file} is incomplete: {min(found['missing_keys'])} is missing")
+    read = sum(parameter.numel() for parameter in whole.parameters())  # tied ones once
+    output = held.pop("output.weight", 0) if whole.config.tie_word_embeddings else 0
+    if sum(held.values()) != read:
+        raise ResourceError(
+            f"GGUF file {file} holds {sum(held.values()) + output} numbers, of which transformers reads {read}: it "
+            f"would compute another model than {type(whole).__name__}; give the model's safetensors"
+        )
     # a GGUF load leaves a quantizer behind that save_pretrained refuses to write
     whole.hf_quantizer = None
     if hasattr(whole.config, "quantization_config"):
         del whole.config.quantization_config
     whole.save_pretrained(place)
     AutoTokenizer.from_pretrained(**source).save_pretrained(place)
+
+
+def numbers_in(file: Path) -> dict[str, int]:
+    """How many numbers each tensor of a file has, by name.
+
+    Raises:
+        ResourceError: rotary positions are scaled, which transformers passes over in GGUF files.
+    """
+    from gguf import GGUFReader
+
+    reader = GGUFReader(file)
+    tensors = {str(tensor.name): int(tensor.n_elements) for tensor in reader.tensors}
+    scaled = [name for name in tensors if name.startswith(("rope_freqs", "rope_factors"))]
+    for name, stored in reader.fields.items():
+        if ".rope.scaling." in name and stored.contents() not in ("none", 0, 1):
+            scaled.append(name)
+    if scaled:
+        raise ResourceError(
+            f"GGUF file {file} scales its rotary positions ({min(scaled)}), which transformers does not read from "
+            "GGUF: it would compute another model; give the model's safetensors"
+        )
+    return tensors

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -134,6 +135,24 @@ def load_base(model: ModelConfig, *, seed: int = 0, device: str | torch.device =
     return as_base(whole.to(device), family, model.name, init, fused, unread)
 
 
+def require_weights(model: ModelConfig) -> None:
+    """Check the files of a local model's weights by their names and headers; they are not loaded.
+
+    Raises:
+        ResourceError, ConfigError: as ``load_base`` for files that it would not read.
+    """
+    _, source, _ = model_config(model)
+    if source is not None and source.kind in ("folder", "packaged") and not _weight_names(source):
+        raise ResourceError(f"model.name: folder {source.path} has no model.safetensors (atlas reads safetensors only)")
+
+
+def _weight_names(source: Source) -> dict[str, Path]:
+    try:
+        return weight_names(source)
+    except SafetensorError as error:
+        raise ResourceError(f"model.name: weights of {source.path} cannot be read: {reason(error)}") from None
+
+
 def from_config(auto: Any, config: PreTrainedConfig, dtype: torch.dtype) -> nn.Module:
     """A model with fresh weights.
 
@@ -194,7 +213,7 @@ def _from_source(auto: Any, source: Source, family: Family, dtype: torch.dtype) 
     """The model with the weights of its files, and the names of those that it has no place for and does not need."""
     folder = source.folder()
     try:
-        files = weight_names(Source(folder, "folder", None, {}) if source.gguf_file else source)
+        files = _weight_names(Source(folder, "folder", None, {}) if source.gguf_file else source)
         whole, found = auto.from_pretrained(
             folder,
             dtype=dtype,
@@ -229,7 +248,7 @@ def _from_source(auto: Any, source: Source, family: Family, dtype: torch.dtype) 
             f"model.name: weights of {source.path} are incomplete: {missing[0]} is missing"
             + (f", and {len(missing) - 1} more" if missing[1:] else "")
         )
-    return whole, left_out(source.path, whole, files, found["unexpected_keys"])
+    return whole, left_out(source.path, whole, family.unused, files, found["unexpected_keys"])
 
 
 transformers_logging.set_verbosity_error()

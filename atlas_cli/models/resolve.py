@@ -111,6 +111,8 @@ def _read_config(source: Source, model: ModelConfig) -> PreTrainedConfig:
         file = Path(source.path) / source.gguf_file
         place = f"{file}: "
         path, extra = (source.folder(), {}) if gguf_files.is_converted(file) else (path, {"gguf_file": file.name})
+        if extra:
+            _require_gguf(file, model.name)
     else:
         try:
             refuse_options(source.json("config.json"), place)
@@ -131,6 +133,15 @@ def _read_config(source: Source, model: ModelConfig) -> PreTrainedConfig:
     # how a model hands its outputs over, which decides no number: atlas asks for what it needs
     config.return_dict, config.output_attentions, config.output_hidden_states = True, False, False
     return config
+
+
+def _require_gguf(file: Path, name: str) -> None:
+    try:
+        gguf_files.numbers_in(file)
+    except ResourceError:
+        raise
+    except Exception as error:  # the reader answers a damaged file with exceptions of many kinds
+        raise ResourceError(f"model.name: the config of {name} cannot be read: {reason(error)}") from None
 
 
 def _refuse_adapter(source: Source, name: str) -> None:

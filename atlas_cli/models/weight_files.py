@@ -92,11 +92,13 @@ def _shard(source: Source, index: Path, name: str) -> Path:
     return file
 
 
-def left_out(folder: str, whole: Any, files: dict[str, Path], unexpected: Collection[str]) -> tuple[str, ...]:
+def left_out(
+    folder: str, whole: Any, unused: tuple[str, ...], files: dict[str, Path], unexpected: Collection[str]
+) -> tuple[str, ...]:
     """Tensors that the model has no place for; those of a head may be left out, as atlas has heads of its own.
 
     Args:
-        whole: the model that was loaded.
+        whole: the model that was loaded; ``unused``: parts of its base that no atlas head reads.
         files: of every tensor, by the name that it has there.
         unexpected: names that transformers had no use for.
 
@@ -108,22 +110,23 @@ def left_out(folder: str, whole: Any, files: dict[str, Path], unexpected: Collec
     children = {name for name, _ in base.named_children()}
 
     def of_the_base(name: str) -> bool:
-        first = name.partition(".")[0]
-        if name.startswith(prefix):
-            return name.removeprefix(prefix).partition(".")[0] != "pooler"
-        return (first in children and first != "pooler") if prefixed else first not in _HEADS
+        first = name.removeprefix(prefix).partition(".")[0]
+        if first in (*_HEADS, *unused):
+            return False
+        return name.startswith(prefix) or not prefixed or first in children
 
     unexpected = sorted(name for name in unexpected if not name.endswith(_BUFFERS))
     unread = [name for name in unexpected if of_the_base(name)]
     if unread:
         raise ConfigError(
-            f"{folder}: {type(base).__name__} of transformers has no place for {_listed(unread)}; it would compute "
+            f"{folder}: {type(base).__name__} of transformers has no place for {named(unread)}; it would compute "
             "another model than the one that was saved: check config.json, or take another model",
             key="model.name",
         )
     _require_same_buffers(base, files)
     _require_once(whole, files, prefix)
-    return tuple(unexpected)
+    without = [name for name in files if name.removeprefix(prefix).partition(".")[0] in unused]
+    return tuple(sorted({*unexpected, *without}))
 
 
 def _require_same_buffers(base: nn.Module, files: dict[str, Path]) -> None:
@@ -164,7 +167,8 @@ def _require_once(whole: Any, files: dict[str, Path], prefix: str) -> None:
         )
 
 
-def _listed(names: Iterable[str]) -> str:
+def named(names: Iterable[str]) -> str:
+    """The first few, and how many more."""
     names = list(names)
     more = f", and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(f"{name:.120}" for name in names[:_SHOWN]) + more

@@ -25,8 +25,11 @@ def interleaved(weight, heads):
     return weight.reshape(heads, 2, rows // heads // 2, columns).swapaxes(1, 2).reshape(rows, columns)
 
 
-def write_llama(file, whole):
-    """All weights of a LlamaForCausalLM in float32, and a byte-level tokenizer of single letters."""
+def write_llama(file, whole, change=None):
+    """All weights of a LlamaForCausalLM in float32, and a byte-level tokenizer of single letters.
+
+    ``change(writer, weights)`` may write more, and rename or drop weights.
+    """
     config = whole.config
     writer = gguf.GGUFWriter(str(file), "llama")
     writer.add_block_count(config.num_hidden_layers)
@@ -49,9 +52,11 @@ def write_llama(file, whole):
     writer.add_bos_token_id(4)
     writer.add_eos_token_id(4)
     weights = {name: tensor.numpy() for name, tensor in whole.state_dict().items()}
-    writer.add_tensor("token_embd.weight", weights["model.embed_tokens.weight"])
-    writer.add_tensor("output_norm.weight", weights["model.norm.weight"])
-    writer.add_tensor("output.weight", weights["lm_head.weight"])
+    stored = {
+        "token_embd.weight": weights["model.embed_tokens.weight"],
+        "output_norm.weight": weights["model.norm.weight"],
+        "output.weight": weights["lm_head.weight"],
+    }
     for layer in range(config.num_hidden_layers):
         for theirs, name in NAMES.items():
             weight = weights[f"model.layers.{layer}.{theirs}.weight"]
@@ -59,7 +64,11 @@ def write_llama(file, whole):
                 weight = interleaved(weight, config.num_attention_heads)
             if name == "attn_k":
                 weight = interleaved(weight, config.num_key_value_heads)
-            writer.add_tensor(f"blk.{layer}.{name}.weight", weight)
+            stored[f"blk.{layer}.{name}.weight"] = weight
+    if change is not None:
+        change(writer, stored)
+    for name, weight in stored.items():
+        writer.add_tensor(name, weight)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

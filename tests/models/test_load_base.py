@@ -1,11 +1,13 @@
 """Loading a base: exact weights or an error, never something in between."""
 
 import copy
+import itertools
 import json
 import shutil
 import socket
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from gguf_writer import write_llama
@@ -15,9 +17,9 @@ from transformers import LlamaModel
 
 from atlas_cli import tasks
 from atlas_cli.config.schema import ModelConfig
-from atlas_cli.errors import ConfigError, ResourceError
+from atlas_cli.errors import AtlasError, ConfigError, ResourceError
 from atlas_cli.models import gguf_files, resolve
-from atlas_cli.models.load import load_base, load_tokenizer, shared_base
+from atlas_cli.models.load import load_base, load_tokenizer, require_weights, shared_base
 from atlas_cli.models.split import run_half
 
 
@@ -141,6 +143,89 @@ def test_weights_of_another_size(damaged):
         "model.name: weights do not fit the architecture: model.layers.0.mlp.down_proj.weight is (3, 5), "
         "and config.json asks for (32, 48)"
     )
+
+
+def sharded(folder, names):
+    """The weights of a folder under an index that gives these names for their file."""
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    file.rename(folder / "model-00001-of-00001.safetensors")
+    files = itertools.cycle(names)
+    index = {"metadata": {"total_size": 1}, "weight_map": {name: next(files) for name in tensors}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize(
+    ("named", "why"),
+    [
+        ("pytorch_model.bin", "names pytorch_model.bin; atlas reads safetensors only"),
+        ("model.pt", "names model.pt; atlas reads safetensors only"),
+        ("../other/model.safetensors", "names ../other/model.safetensors, which is not beside it"),
+        ("..\\\\model.safetensors", "which is not beside it"),
+        ("/etc/model.safetensors", "names /etc/model.safetensors, which is not beside it"),
+        ("model-00002-of-00002.safetensors", "names model-00002-of-00002.safetensors, which is not there"),
+    ],
+)
+def test_an_index_names_safetensors_beside_it_or_nothing_is_opened(named, why, damaged, monkeypatch):
+    folder = damaged()
+    sharded(folder, ["model-00001-of-00001.safetensors", named.replace("\\\\", "\\")])
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("pickle was opened"))
+    for check in (load, lambda name: require_weights(ModelConfig.model_validate({"name": str(name)}))):
+        with pytest.raises(AtlasError) as error:
+            check(folder)
+        assert why in str(error.value) and "index.json" in str(error.value)
+
+
+def test_shards_are_read(damaged, model_folder):
+    folder = damaged()
+    sharded(folder, ["model-00001-of-00001.safetensors"])
+    assert load(folder).sha256 == load(model_folder("llama")).sha256
+
+
+@pytest.mark.parametrize(
+    ("family", "more", "named"),
+    [
+        (
+            "bert",
+            {"encoder.layer.0.attention.self.distance_embedding.weight": torch.ones(127, 8)},
+            "distance_embedding",
+        ),
+        ("bert", {"rel_pos_bias.weight": torch.ones(3)}, "has no place for rel_pos_bias.weight;"),
+        ("bert", {"embeddings.position_ids": torch.arange(64).flip(0)[None]}, "position_ids is not what transformers"),
+        ("llama", {"model.layers.1.self_attn.q_norm.weight": torch.ones(8)}, r"layers\.1\.self_attn\.q_norm\.weight"),
+        ("llama", {"model.layers.4.mlp.up_proj.weight": torch.ones(48, 32)}, r"layers\.4\.mlp"),
+        ("llama", {"model.rotary_emb.inv_freq": torch.ones(4)}, "inv_freq is not what transformers computes"),
+        ("llama", {"layers.0.mlp.up_proj.weight": torch.ones(48, 32)}, "is there twice, also as model.layers.0.mlp"),
+        (
+            "llama",
+            {"model.norm.weight": torch.ones(32, dtype=torch.int8)},
+            "model.norm.weight holds I8; atlas reads fl",
+        ),
+        ("gpt2", {"lm_head.weight": torch.ones(53, 32)}, "tie_word_embeddings: true"),
+    ],
+)
+def test_tensors_that_the_model_would_not_use_are_refused_by_name(family, more, named, damaged):
+    folder = damaged(lambda tensors: tensors.update(more), family)
+    with pytest.raises(ConfigError, match=named) as error:
+        load(folder)
+    assert "\n" not in str(error.value)
+
+
+def test_heads_are_left_out_and_listed(damaged):
+    more = {"classifier.weight": torch.ones(2, 32), "cls.predictions.bias": torch.ones(53)}
+    folder = damaged(lambda tensors: tensors.update(more), "bert")
+    base = load(folder)
+    assert base.left_out == ("classifier.weight", "cls.predictions.bias", "pooler.dense.bias", "pooler.dense.weight")
+    buffers = {"embeddings.position_ids": torch.arange(64)[None]}
+    shutil.rmtree(folder)
+    assert load(damaged(lambda tensors: tensors.update(buffers), "bert")).sha256 == base.sha256
+
+
+def test_a_distributed_checkpoint_is_refused(damaged):
+    folder = damaged()
+    (folder / "model.safetensors").rename(folder / "shard-00001-model-00001-of-00001.safetensors")
+    with pytest.raises(ConfigError, match="is a part of a distributed checkpoint"):
+        load(folder)
 
 
 @pytest.mark.parametrize("family", CONFIGS)
@@ -269,6 +354,25 @@ def test_a_gguf_file_cut_short_leaves_nothing_in_the_cache(gguf_file):
     with pytest.raises(ResourceError, match=f"GGUF file {gguf_file} cannot be converted: "):
         gguf_files.converted(gguf_file)
     assert list(gguf_files.folder_of(gguf_file).parent.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda _, weights: weights.pop("blk.1.ffn_up.weight"), "incomplete: model.layers.1.mlp.up_proj.weight"),
+        (lambda _, weights: weights.update({"rope_freqs.weight": np.ones(4, np.float32)}), r"\(rope_freqs.weight\)"),
+        (lambda writer, _: writer.add_rope_scaling_factor(4.0), r"\(llama.rope.scaling.factor\)"),
+        (
+            lambda _, weights: weights.update({"blk.0.more.weight": np.ones(4, np.float32)}),
+            "of which transformers reads",
+        ),
+    ],
+)
+def test_what_transformers_would_pass_over_in_a_gguf_file_is_refused(change, why, gguf_file):
+    write_llama(gguf_file, tiny_model("llama"), change)
+    with pytest.raises(ResourceError, match=why):
+        load(gguf_file)
+    assert not list(gguf_files.folder_of(gguf_file).parent.glob("*"))
 
 
 def test_a_gguf_file_without_the_package_that_reads_it(gguf_file, monkeypatch):

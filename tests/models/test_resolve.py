@@ -113,6 +113,71 @@ def test_a_config_that_cannot_be_read(config, reason, init, tmp_path):
     assert reason in message and "\n" not in message and "hub" not in message
 
 
+@pytest.mark.parametrize(
+    ("family", "options", "named"),
+    [
+        ("llama", {"attn_implementation": "kernels-community/flash-attn"}, "attn_implementation: 'kernels-community/"),
+        ("llama", {"_attn_implementation": "some/kernel@v1:attend"}, "_attn_implementation: 'some/kernel@v1:attend'"),
+        ("llama", {"attn_implementation": "flash_attention_2"}, "attn_implementation: 'flash_attention_2'"),
+        ("llama", {"attn_implementation": {"": "some/kernel"}}, "attn_implementation: {'': 'some/kernel'}"),
+        ("llama", {"experts_implementation": "some/kernel"}, "experts_implementation: 'some/kernel'"),
+        ("llama", {"kernel_config": {"RMSNorm": "some/kernel"}}, "kernel_config: {'RMSNorm': 'some/kernel'}"),
+        ("llama", {"fusion_config": {"a": 1}}, "fusion_config: {'a': 1}"),
+        ("llama", {"per_layer_config": {"0": {"hidden_act": "gelu"}}}, "per_layer_config: "),
+        ("llama", {"transformers_weights": "adapter_model.bin"}, "transformers_weights: 'adapter_model.bin'"),
+        ("llama", {"auto_map": {"AutoModel": "own.Own"}}, "auto_map: {'AutoModel': 'own.Own'}"),
+        ("llama", {"quantization_config": {"quant_method": "gptq"}}, "quantization_config: {'quant_method': 'gptq'}"),
+        ("llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor: 0.5"),
+        ("llama", {"is_causal": False}, "is_causal: False"),
+        ("llama", {"rope_theta": 5.0}, "rope_theta: 5.0 is not the 10000.0 of rope_parameters"),
+        ("llama", {"rope_parameters": {"rope_type": "spin", "rope_theta": 9.0}}, "rope_parameters.rope_type: 'spin'"),
+        (
+            "llama",
+            {"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": -2.0}},
+            "rope_parameters.factor: -2.0 is not a number above 0",
+        ),
+        ("llama", {"num_attention_heads": 0}, "num_attention_heads: 0 is not a whole number from 1 on"),
+        ("llama", {"num_key_value_heads": 3}, "num_key_value_heads: 3 does not divide num_attention_heads 4"),
+        ("llama", {"pad_token_id": 1000}, "pad_token_id: 1000 has no row in an embedding of 53 (vocab_size)"),
+        ("llama", {"vocab_size": 10**30}, "vocab_size: 1000000000000000000000000000000 is not a whole number"),
+        ("mistral", {"sliding_window": 0}, "sliding_window: 0 is not a whole number"),
+        ("gpt2", {"n_layer": -1}, "n_layer: -1 is not a whole number"),
+        ("gpt2", {"add_cross_attention": True}, "add_cross_attention: True needs an encoder"),
+        ("gpt2", {"activation_function": "gelu_neu"}, "activation_function: 'gelu_neu' is no activation function"),
+        ("bert", {"position_embedding_type": "relative_key"}, "position_embedding_type: 'relative_key' is not impl"),
+        ("bert", {"chunk_size_feed_forward": 3}, "chunk_size_feed_forward: 3 computes feed-forwards in chunks"),
+        ("bert", {"pruned_heads": {"0": [1]}}, "pruned_heads: {'0': [1]} is not implemented by transformers 5"),
+        ("bert", {"layer_norm_eps": -1.0}, "layer_norm_eps: -1.0 is not between 0 and 1"),
+        ("roberta", {"pad_token_id": None}, "pad_token_id: None is needed"),
+    ],
+)
+def test_what_a_config_cannot_ask_for_is_refused_by_file_and_key(family, options, named, tmp_path):
+    given = {**json.loads(CONFIGS[family]().to_json_string(use_diff=False)), **options}
+    folder = folder_with(tmp_path, given)
+    with pytest.raises(ConfigError) as error:
+        config_of(folder)
+    message = str(error.value)
+    assert message.startswith(f"model.name: {folder}/config.json: {named}") and "\n" not in message
+    assert len(message) < 600
+
+
+def test_options_of_how_outputs_are_handed_over_decide_nothing(model_folder, tmp_path):
+    given = json.loads(Path(model_folder("bert"), "config.json").read_text())
+    outputs = {"return_dict": False, "output_attentions": True, "output_hidden_states": True}
+    config, _, _ = config_of(folder_with(tmp_path, {**given, **outputs}))
+    assert (config.return_dict, config.output_attentions, config.output_hidden_states) == (True, False, False)
+
+
+@pytest.mark.parametrize("with_config", [False, True])
+def test_the_folder_of_an_adapter_is_no_model(with_config, tmp_path):
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "some/base"}))
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    if with_config:
+        folder_with(tmp_path, {"model_type": "gpt2"})
+    with pytest.raises(ConfigError, match=r"holds a PEFT adapter of 'some/base' .*task_groups\.NAME\.adapter"):
+        config_of(str(tmp_path))
+
+
 @pytest.mark.parametrize("model_type", ["t5", "opt", "gpt_neox", "vit"])
 def test_an_architecture_that_is_not_supported(model_type, tmp_path):
     config, _, _ = config_of(folder_with(tmp_path, {"model_type": model_type}))
