@@ -56,6 +56,11 @@ def test_repeated_gaussians_are_one_with_less_noise():
     assert gaussian_epsilon(1.0, 0, 1e-5) == 0 and gaussian_epsilon(0.0, 1, 1e-5) == math.inf
 
 
+@pytest.mark.parametrize("multiplier", [1e-12, 1e-150])
+def test_next_to_no_noise_has_an_enormous_epsilon(multiplier):
+    assert gaussian_epsilon(multiplier, 1, 1e-5) == pytest.approx(0.5 / multiplier**2, rel=1e-4)
+
+
 def test_dp_sgd_on_mnist_as_published():
     """60 epochs of 60,000 in batches of 256, noise 1.1: 2.92 in TensorFlow Privacy (fractional orders), 2.60 later."""
     epsilon = sampled_epsilon(1.1, 256 / 60000, 60 * 60000 // 256, 1e-5)
@@ -67,6 +72,29 @@ def test_dp_sgd_on_mnist_as_published():
 @pytest.mark.parametrize(("multiplier", "rate"), [(1.0, 0.1), (0.7, 0.5), (2.0, 0.02)])
 def test_one_sampled_step_against_integration(multiplier, rate):
     assert sampled_delta(sampled_epsilon(multiplier, rate, 1, 1e-5), multiplier, rate) == pytest.approx(1e-5, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("multiplier", "rate", "steps", "exact"),
+    [
+        (1.0, 0.001, 20_000, 0.686306),  # a grid of 1e-3 gives 0.7214
+        (1.0, 0.0005, 100_000, 0.763527),  # and 0.9156
+        (20.0, 0.01, 100_000, 0.561830),  # and 0.7417
+        (0.1, 0.01, 10, 160.1812),  # without sampling 633.9
+    ],
+)
+def test_the_grid_raises_epsilon_by_less_than_is_tolerated(multiplier, rate, steps, exact):
+    """Against a grid of 1e-5, for the last of 1e-3, by which epsilon is raised by 5e-5 of it at most."""
+    found = sampled_epsilon(multiplier, rate, steps, 1e-5)
+    assert exact * (1 - 1e-4) <= found <= exact * (1 + accounting.TOLERANCE)
+
+
+@pytest.mark.parametrize(("multiplier", "rate", "steps"), [(1.0, 0.0005, 100_000), (20.0, 0.01, 100_000)])
+def test_many_rare_steps_against_their_central_limit(multiplier, rate, steps):
+    """mu-Gaussian privacy with mu = q sqrt(k (exp(1 / z^2) - 1)) (Bu et al., 1911.11607): no grid, close for many."""
+    mu = rate * math.sqrt(steps * math.expm1(1 / multiplier**2))
+    limit = brentq(lambda e: exact_delta(e, 1 / mu) - 1e-5, 0, 100)
+    assert sampled_epsilon(multiplier, rate, steps, 1e-5) == pytest.approx(limit, rel=0.02)
 
 
 @settings(max_examples=8, deadline=None)
