@@ -14,7 +14,7 @@ TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(RO
 
 # A module imports from its own tier or from one below; inside a tier, modules make no circle.
 TIERS = [
-    {"errors", "suggest", "discovery", "seeding", "printable"},
+    {"errors", "suggest", "discovery", "seeding", "printable", "interrupts"},
     {"config"},
     {"models", "aggregation", "data", "tasks", "runs", "clustering"},
     {"federation", "engines", "planning", "reports", "privacy", "sweeps"},

@@ -16,6 +16,7 @@ import typer
 
 from atlas_cli import discovery
 from atlas_cli.errors import AtlasError
+from atlas_cli.interrupts import interrupts_between_imports
 from atlas_cli.printable import printable
 
 SHOWN_OF_ERROR = 500  # characters at each end of an error's line
@@ -65,7 +66,8 @@ def main(argv: list[str] | None = None) -> int:
     debug = "--debug" in args
     _escape_what_cannot_be_encoded()
     try:
-        app([arg for arg in args if arg != "--debug"], prog_name="atlas")
+        with interrupts_between_imports():
+            app([arg for arg in args if arg != "--debug"], prog_name="atlas")
         return 0
     except SystemExit as stop:  # how Typer ends, with its own usage errors (2) and an interrupt (130) already handled
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)

@@ -91,6 +91,11 @@ def parse(text: str, source: str) -> Document:
             message = (
                 f"character U+{error.character:04X} is not printable; remove it, or write it as an escape in quotes"
             )
+            if (
+                0xDC80 <= error.character <= 0xDCFF
+            ):  # how Python passes on a byte of the command line that it cannot read
+                byte = error.character - 0xDC00
+                message = f"byte 0x{byte:02x} is no text in this locale; set PYTHONUTF8=1, or rename the file"
         raise ConfigError(message, where=f"{source}:{line}") from None
     except yaml.MarkedYAMLError as error:
         raise _syntax_error(error, source) from None

@@ -62,10 +62,18 @@ class Package:
 
 
 def cache_dir() -> Path:
-    """The cache directory; it need not exist yet."""
-    if own := os.environ.get("ATLAS_CACHE"):
-        return Path(own).expanduser().absolute()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "atlas"
+    """The cache directory; it need not exist yet.
+
+    Raises:
+        ResourceError: nothing says where it is: there is no home directory.
+    """
+    try:
+        if own := os.environ.get("ATLAS_CACHE"):
+            return Path(own).expanduser().absolute()
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "atlas"
+    except RuntimeError:  # neither HOME nor an entry of the user, as in a container
+        advice = "set ATLAS_CACHE to a folder for packaged models and corpora"
+        raise ResourceError(f"there is no home directory (HOME is not set); {advice}") from None
 
 
 def is_cached(package: Package) -> bool:

@@ -9,6 +9,8 @@ from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+from atlas_cli.interrupts import held_by_an_import
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -33,6 +35,8 @@ class Stopping:
             raise KeyboardInterrupt
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if held_by_an_import(number, frame):
+            return
         if not self.waits or self.asked:
             raise KeyboardInterrupt
         self.asked = True

@@ -65,6 +65,10 @@ def test_scalars_have_the_type_that_they_show(text: str, value: object) -> None:
             "x.yaml:2: character U+0007 is not printable; remove it, or write it as an escape in quotes",
         ),
         (
+            "a: runs\udce6",
+            "x.yaml:1: byte 0xe6 is no text in this locale; set PYTHONUTF8=1, or rename the file",
+        ),
+        (
             "a: [1,\nb: 2\n",
             "x.yaml:3: not valid YAML: while parsing a flow sequence: expected ',' or ']', but got '<stream end>' "
             "(column 1)",

@@ -195,3 +195,14 @@ def test_where_the_cache_is(tmp_path, monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert packages.cache_dir() == tmp_path / ".cache" / "atlas"
+
+
+def test_without_a_home_directory_the_variable_to_set_is_named(monkeypatch):
+    def nobody() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("ATLAS_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", nobody)
+    with pytest.raises(ResourceError, match=r"no home directory .*; set ATLAS_CACHE to a folder"):
+        packages.cache_dir()
