@@ -25,7 +25,7 @@ def command(
     No weights are loaded.
     """
     from atlas_cli.config.load import load_config, locating
-    from atlas_cli.data.prepare import prepare
+    from atlas_cli.data.prepare import class_counts, prepare
     from atlas_cli.models.families import family_of
     from atlas_cli.models.load import load_tokenizer
     from atlas_cli.models.resolve import model_config
@@ -42,6 +42,8 @@ def command(
         title = f"{name}: {group.data.origin}, {len(group.data.train)} training rows, {_size(group.test)} test examples"
         rows = [_row(client, group) for client in group.shards]
         console.print(data_table(title, rows))
+        if group.data.classes:
+            console.say(f"  {len(group.data.classes)} classes: {class_counts(group)}")
         for note in group.notes:
             console.say(f"  note: {note}")
         for client in group.shards:

@@ -23,7 +23,7 @@ def command(
     Nothing is written but downloads into the cache. A plan needs no weights: the model is built on the meta device.
     """
     from atlas_cli.config.load import load_config, locating
-    from atlas_cli.data.prepare import prepare
+    from atlas_cli.data.prepare import class_counts, prepare
     from atlas_cli.models.load import load_tokenizer, require_weights
     from atlas_cli.planning.plan import make_plan
     from atlas_cli.reports.terminal import Terminal
@@ -43,6 +43,8 @@ def command(
         console.say(line)
     console.print(_table(plan, examples))
     for name, group in prepared.items():
+        if group.data.classes:
+            console.say(f"{name}: {len(group.data.classes)} classes: {class_counts(group)}")
         for note in group.notes:
             console.say(f"note: {name}: {note}")
     console.say(f"{file} is valid")

@@ -138,9 +138,11 @@ def _problem(place: _Place, detail: Any) -> Problem:
     if kind == "literal_error" and isinstance(value, str) and not place.is_union:
         return Problem(path, f"{given(value)} is not known{did_you_mean(value, _choices(place.annotation))}")
     if kind.endswith(("_type", "literal_error")):
-        hint = (
-            f'; write "{value}" in quotes' if _bare(place.annotation) is str and isinstance(value, int | float) else ""
-        )
+        hint = ""
+        if _bare(place.annotation) is str and isinstance(value, bool):
+            hint = f'; write "{str(value).lower()}" or "{value}" in quotes'
+        elif _bare(place.annotation) is str and isinstance(value, int | float):
+            hint = f'; write "{value}" in quotes'
         return Problem(path, f"expected {expected(place.annotation)}, got {given(value)}{hint}")
     return Problem(
         path,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from atlas_cli.config.schema import ExperimentConfig
+from atlas_cli.data.labels import counted, counts_sentence
 from atlas_cli.data.partition import partition, split_local_test
 from atlas_cli.data.read import GroupData, read_group
 from atlas_cli.data.tokenized import encode
@@ -38,6 +39,13 @@ class PreparedGroup:
     def notes(self) -> list[str]:
         """What a user should know of these examples beside every figure, one sentence each."""
         return list(self.data.notes)
+
+
+def class_counts(group: PreparedGroup) -> str:
+    """How often each class occurs in training and test rows: ``ham 40, spam 8 (test: ham 10, spam 2)``."""
+    train, test = (counted(rows, group.task.labels_in) for rows in (group.data.train, group.data.test))
+    named = {name: train[name] for name in group.data.classes}  # those of no row, too
+    return f"{counts_sentence(named)} (test: {counts_sentence(test)})"
 
 
 def prepare(config: ExperimentConfig, tokenizer: Any, causal: bool) -> dict[str, PreparedGroup]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from atlas_cli import discovery
-from atlas_cli.data import holdout
+from atlas_cli.data import holdout, labels
+from atlas_cli.data.fields import canonical
 from atlas_cli.data.rows import GroupData, Rows, SourceRows, identity
 from atlas_cli.errors import ConfigError
 from atlas_cli.seeding import numpy_generator
@@ -43,9 +44,11 @@ def read_group(name: str, group: TaskGroupConfig, seed: int) -> GroupData:
     columns = _columns(task, data, source.train, f"{key}.data")
 
     def read_part(rows: Rows, part: str) -> Rows:
-        rows = _canonical(rows, columns, task, part, f"{key}.data")
+        rows = canonical(rows, columns, task, part, f"{key}.data")
         if group.classes is not None:
             _check_labels(rows, task, group.classes, part, f"{key}.classes")
+        elif task.has_classes:
+            labels.require_names(rows, task.labels_in, part, f"{key}.data")
         return rows
 
     train = read_part(source.train, "training data")
@@ -61,9 +64,10 @@ def read_group(name: str, group: TaskGroupConfig, seed: int) -> GroupData:
     if not test:
         raise ConfigError("no test rows are left: each one repeats a training row", key=f"{key}.data")
     classes = group.classes or (_classes(train, test, task, key) if task.has_classes else [])
+    notes = [*source.notes, *labels.class_notes(labels.counted([*train, *test], task.labels_in))]
     train = holdout.sample(train, data.limit, numpy_generator(seed, "limit", name))
     test = holdout.sample(test, data.test_limit, numpy_generator(seed, "test-limit", name))
-    return GroupData(name, train, test, classes, source.origin, source.sha256, columns, source.notes)
+    return GroupData(name, train, test, classes, source.origin, source.sha256, columns, tuple(notes))
 
 
 def _columns(task: type[BaseTask], data: DataConfig, rows: Rows, key: str) -> dict[str, str]:
@@ -79,56 +83,6 @@ def _columns(task: type[BaseTask], data: DataConfig, rows: Rows, key: str) -> di
             listed = "" if "expected" in hint else f" (columns: {', '.join(map(str, present))})"
             raise ConfigError(f"the data has no column {column!r}{hint}{listed}", key=f"{key}.{field}")
     return columns
-
-
-def _canonical(rows: Rows, columns: dict[str, str], task: type[BaseTask], part: str, key: str) -> Rows:
-    """The rows with the task's fields under their own names; every other column stays as it was.
-
-    An optional field that is empty in a row is left out of that row.
-    """
-    done = []
-    for number, row in enumerate(rows, start=1):
-        new = dict(row)
-        for field, column in columns.items():
-            place = f"row {number} of the {part}, column {column!r}"
-            value = _value(row.get(column), field, place, f"{key}.{field}")
-            if value is not None:
-                new[field] = value
-            elif field in task.optional_fields:
-                new.pop(field, None)
-            else:
-                raise ConfigError(f"{place} is empty; fill it or drop the row", key=f"{key}.{field}")
-        if "tokens" in columns and "tags" in columns and len(new["tokens"]) != len(new["tags"]):
-            counts = f"{len(new['tokens'])} tokens but {len(new['tags'])} tags"
-            raise ConfigError(f"row {number} of the {part} has {counts}; each token needs one", key=f"{key}.tags")
-        done.append(new)
-    return done
-
-
-def _value(value: Any, field: str, place: str, key: str) -> Any:
-    """A field's value in its canonical form, or None where it is empty."""
-    if field == "answers":
-        return value  # the task knows their shapes; an empty list means that there is no answer
-    if field in ("tokens", "tags"):
-        items = value.split() if isinstance(value, str) else value
-        if items is not None and not isinstance(items, list):
-            raise ConfigError(f"{place} is {type(value).__name__}, not a list or words with spaces", key=key)
-        words = [_word(item, field == "tags", place, key) for item in items or ()]
-        if any(word is None for word in words):
-            raise ConfigError(f"{place} holds an empty item", key=key)
-        return words or None
-    return _word(value, field == "label", place, key)
-
-
-def _word(value: Any, is_class: bool, place: str, key: str) -> str | None:
-    if is_class and isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    if value is None or (isinstance(value, str) and not value.strip()):
-        return None
-    if not isinstance(value, str):
-        kinds = "text or a whole number" if is_class else "text"
-        raise ConfigError(f"{place} holds {type(value).__name__} ({str(value)[:40]}), expected {kinds}", key=key)
-    return value.strip() if is_class else value
 
 
 def _hold_out(

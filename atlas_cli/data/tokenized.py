@@ -28,6 +28,7 @@ from torch import Tensor
 
 from atlas_cli import tasks
 from atlas_cli.data.packages import cache_dir
+from atlas_cli.errors import ConfigError
 from atlas_cli.models.tokenizer_facts import tokenizer_parts
 from atlas_cli.tasks._base import BaseTask, Feature, Row
 
@@ -47,11 +48,19 @@ def encode(task: BaseTask, rows: Sequence[Row], tokenizer: Any, max_length: int)
     found = _read(key) if key is not None else None
     if found is not None:
         return found
-    encoded = [task.encode(row, tokenizer, max_length) for row in rows]
+    encoded = [_features(task, row, tokenizer, max_length) for row in rows]
     if key is not None:
         with suppress(OSError):  # a full disk, or one that cannot be written: it costs time only
             _keep(key, encoded, {"task": type(task).__module__, "rows": len(rows), "max_length": max_length})
     return encoded
+
+
+def _features(task: BaseTask, row: Row, tokenizer: Any, max_length: int) -> list[Feature]:
+    try:
+        return task.encode(row, tokenizer, max_length)
+    except ConfigError as error:  # rows have been dealt out, so that their numbers would say nothing
+        start = next((value for field in task.fields if (value := row.get(field))), "")
+        raise ConfigError(f"{error.message} (a row that begins {str(start)[:60]!r})", key=error.key) from None
 
 
 def _key(task: BaseTask, rows: Sequence[Row], tokenizer: Any, max_length: int) -> str | None:

@@ -74,6 +74,14 @@ class BaseTask(ABC):
         """Class names that a row carries (several for token tags); empty where there are no classes."""
         return []
 
+    @classmethod  # noqa: B027 most tasks have nothing to add
+    def check(cls, row: Row) -> None:
+        """Look at what fields must be to each other, before any is encoded.
+
+        Raises:
+            ConfigError: what does not fit; the reader of the data adds which row it is.
+        """
+
     @abstractmethod
     def encode(self, row: Row, tokenizer: Any, max_length: int) -> list[Feature]:
         """Tokenize one row into one feature (several when a long context is windowed).

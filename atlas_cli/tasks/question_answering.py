@@ -105,6 +105,11 @@ class Task(BaseTask):
     fields: ClassVar[tuple[str, ...]] = ("question", "context", "answers")
     primary_metric: ClassVar[str] = "f1"
 
+    @classmethod
+    def check(cls, row: Row) -> None:
+        """Answers must have one of the forms above, and be in the context."""
+        find_answers(_rows.field(row, "answers"), _rows.text(row, "context"))
+
     def encode(self, row: Row, tokenizer: Any, max_length: int) -> list[Feature]:
         """One feature a window; a question longer than half of ``max_length`` is cut and flagged.
 
@@ -183,9 +188,11 @@ def find_answers(value: Any, context: str) -> list[tuple[str, int]]:
         ConfigError: another form, or an answer that is not where it should be.
     """
     if isinstance(value, dict) and isinstance(value.get("text"), list):
-        starts = value.get("answer_start") or [None] * len(value["text"])
-        if len(starts) != len(value["text"]):
-            raise ConfigError(f"field 'answers' has {len(value['text'])} texts but {len(starts)} positions")
+        starts = value.get("answer_start")
+        starts = [None] * len(value["text"]) if starts in (None, []) else starts
+        if not isinstance(starts, list) or len(starts) != len(value["text"]):
+            positions = len(starts) if isinstance(starts, list) else f"{type(starts).__name__} as"
+            raise ConfigError(f"field 'answers' has {len(value['text'])} texts but {positions} positions")
         value = [{"text": text, "start": start} for text, start in zip(value["text"], starts, strict=True)]
     items = value if isinstance(value, list) else [value]
     return [_find(item, context) for item in items if item not in ("", {"text": ""})]
@@ -195,14 +202,17 @@ def _find(item: Any, context: str) -> tuple[str, int]:
     text, start = (item, None) if isinstance(item, str) else (None, None)
     if isinstance(item, dict):
         text, start = item.get("text"), item.get("start", item.get("answer_start"))
-    if not isinstance(text, str) or not text.strip() or not isinstance(start, int | None):
+    if not isinstance(text, str) or not text.strip() or not isinstance(start, int | None) or isinstance(start, bool):
         raise ConfigError(
             "field 'answers' must be text, a list of {text, answer_start}, or {text: [...], answer_start: [...]}"
         )
     found = context.find(text) if start is None else start
     if found < 0 or context[found : found + len(text)] != text:
         place = "" if start is None else f" at answer_start {start}"
-        raise ConfigError(f"answer {text[:60]!r} is not in the context{place}; fix the data")
+        hint = "fix the data"
+        if text.lstrip()[:1] in ("{", "["):
+            hint = "it looks like a mapping or list written as text: use JSONL or Parquet"
+        raise ConfigError(f"answer {text[:60]!r} is not in the context{place}; {hint}")
     return text.strip(), found + len(text) - len(text.lstrip())
 
 

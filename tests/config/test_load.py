@@ -83,6 +83,11 @@ def failing(tmp_path, monkeypatch, text: str, overrides: list[str] | None = None
         ("lora: {rank: 8}", "lora:", "x.yaml:4: lora: expected 'key: value' lines, got nothing"),
         ("lora: {rank: 8}", "lora: [8]", "x.yaml:4: lora: expected 'key: value' lines, got a list"),
         ("{rank: 8}", "{targets: q_proj}", "x.yaml:4: lora.targets: expected auto or a list, got 'q_proj' (text)"),
+        (
+            "{rank: 8}",
+            "{targets: [q, true]}",
+            'x.yaml:4: lora.targets.1: expected text, got true (not quoted); write "true" or "True" in quotes',
+        ),
         ("{rank: 8}", "{targets: [q, 1]}", 'x.yaml:4: lora.targets.1: expected text, got 1; write "1" in quotes'),
         ("rank: 4", "rank: {0: 4, 1: x}", "x.yaml:12: clients.phone-1.rank.1: expected an integer, got 'x' (text)"),
         (

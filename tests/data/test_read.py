@@ -234,3 +234,96 @@ def test_bad_corpus_sections(data, message):
     with pytest.raises(ConfigError) as caught:
         read.read_group("g", TaskGroupConfig(task=SEQUENCE, data=data), 0)
     assert str(caught.value).startswith(f"task_groups.g.{message}")
+
+
+def test_labels_that_stand_for_no_label_are_refused_unless_they_are_listed():
+    rows = [*ROWS, {"text": "a", "label": "nan"}, {"text": "b", "label": "NaN"}, {"text": "c", "label": "nan"}]
+    with pytest.raises(ConfigError) as caught:
+        group(rows)
+    assert str(caught.value) == (
+        "task_groups.g.data: row 41 of the training data has the label 'nan' (also 'NaN'), as programs write a missing"
+        " value (3 in all); fill it or drop the row, or list all classes, this one too, under classes"
+    )
+    with pytest.raises(ConfigError, match=r"row 2 of the test data has the label 'None', as programs write"):
+        group(ROWS, [{"text": "t", "label": "x"}, {"text": "u", "label": "None"}])
+    assert group(rows, classes=["x", "y", "nan", "NaN"]).classes == ["x", "y", "nan", "NaN"]
+
+
+def test_numbers_on_a_scale_are_no_classes():
+    scores = [{"text": f"t{i}", "label": f"{i / 8:.3f}"} for i in range(40)]
+    with pytest.raises(
+        ConfigError, match=r"such as 0\.000 and 0\.125: 40 different ones in 40 rows would be as many cl"
+    ):
+        group(scores)
+    stars = [{"text": f"t{i}", "label": f"{i % 10 / 2}"} for i in range(40)]
+    assert group(stars).classes == [f"{i / 2}" for i in range(10)]
+    whole = [{"text": f"t{i}", "label": str(i % 3)} for i in range(8)]
+    assert group(whole).classes == ["0", "1", "2"]
+
+
+NEAR = {
+    ("café", "cafe\u0301"): "Unicode form (NFC and NFD)",
+    ("Spam", "spam"): "case",
+    ("very good", "very  good"): "white space",
+    ("1", "1.0"): "how the number is written",
+    ("ok", "ok\u200b"): "characters that are not seen",
+    ("\uff2fk", "Ok"): "look-alike characters",
+    ("\uff2fk", "ok"): "case, white space and Unicode form",
+}
+
+
+@pytest.mark.parametrize(("pair", "how"), NEAR.items(), ids=lambda value: str(value))
+def test_near_equal_classes_are_said_with_their_counts(pair, how):
+    a, b = sorted(pair)
+    data = group(labelled({a: 30, b: 10, "other": 20}), classes=None)
+    assert len(data.classes) == 3
+    said = f"classes {a!r} (30) and {b!r} (10) differ only in {how}; if they are one class, spell it alike in the data"
+    assert data.notes == (said,)
+
+
+def test_a_column_of_names_is_no_column_of_classes():
+    rows = [{"text": f"t{i}", "label": f"user {i % 30}"} for i in range(50)]
+    assert group(rows).notes == ("30 classes occur in 50 labels: is this the column of the classes?",)
+    assert not group(ROWS).notes
+
+
+def test_half_a_surrogate_pair_names_its_row():
+    with pytest.raises(ConfigError) as caught:
+        group([*ROWS, {"text": "a \ud83d b", "label": "x"}])
+    assert str(caught.value) == (
+        "task_groups.g.data.text: row 41 of the training data, column 'text' holds half of a surrogate pair (\\ud83d)"
+        " at character 3, which is no character; write the whole pair or drop it"
+    )
+    assert group([*ROWS, {"text": "a \ud83d\ude00 b", "label": "x"}]).classes == ["x", "y"]
+
+
+@pytest.mark.parametrize("tokens", ["['EU', 'says']", "['EU' 'says']", "[3 0]"])
+def test_lists_written_as_text_are_no_words(tokens):
+    rows = [{"tokens": tokens, "tags": "O O"}] * 4
+    with pytest.raises(ConfigError, match=r"row 1 of the training data, column 'tokens' holds a list written as text"):
+        group(rows, task="token-classification")
+    assert group(
+        [{"tokens": "[ 1 ]", "tags": "O B O"}] * 3, [{"tokens": "a", "tags": "O"}], task="token-classification"
+    )
+
+
+@pytest.mark.parametrize(
+    ("answers", "message"),
+    [
+        ({"text": ["a"], "answer_start": 0}, "field 'answers' has 1 texts but int as positions"),
+        ({"text": ["a"], "answer_start": [0, 1]}, "field 'answers' has 1 texts but 2 positions"),
+        ([None], "field 'answers' must be text, a list of"),
+        ([{"text": "a", "answer_start": True}], "field 'answers' must be text, a list of"),
+        (
+            "{'text': ['a']}",
+            "answer \"{'text': ['a']}\" is not in the context; it looks like a mapping or list written",
+        ),
+        ("zebra", "answer 'zebra' is not in the context; fix the data"),
+    ],
+)
+def test_malformed_answers_name_their_row(answers, message):
+    rows = [{"question": f"q{i}", "context": "a b", "answers": "a"} for i in range(5)]
+    rows[3]["answers"] = answers
+    with pytest.raises(ConfigError) as caught:
+        group(rows, task="question-answering")
+    assert str(caught.value).startswith(f"task_groups.g.data: row 4 of the training data: {message}")

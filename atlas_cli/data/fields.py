@@ -1,0 +1,89 @@
+"""A task's fields in rows, under their own names and in one form each; what does not fit is named by row and column."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from atlas_cli.data.rows import Rows
+from atlas_cli.errors import ConfigError
+
+if TYPE_CHECKING:
+    from atlas_cli.tasks._base import BaseTask
+
+_LIST_AS_TEXT = re.compile(r"""\[\s*['"\d-].*\S\]""", re.DOTALL)  # as Python, numpy and pandas write one into a cell
+
+
+def canonical(rows: Rows, columns: dict[str, str], task: type[BaseTask], part: str, key: str) -> Rows:
+    """The rows with the task's fields under their own names; every other column stays as it was.
+
+    An optional field that is empty in a row is left out of that row.
+
+    Raises:
+        ConfigError: an empty field, a value of another type, or fields that do not fit each other.
+    """
+    done = []
+    for number, row in enumerate(rows, start=1):
+        new = dict(row)
+        for field, column in columns.items():
+            place = f"row {number} of the {part}, column {column!r}"
+            value = _value(row.get(column), field, place, f"{key}.{field}")
+            if value is not None:
+                new[field] = value
+            elif field in task.optional_fields:
+                new.pop(field, None)
+            else:
+                raise ConfigError(f"{place} is empty; fill it or drop the row", key=f"{key}.{field}")
+        if "tokens" in columns and "tags" in columns and len(new["tokens"]) != len(new["tags"]):
+            counts = f"{len(new['tokens'])} tokens but {len(new['tags'])} tags"
+            raise ConfigError(f"row {number} of the {part} has {counts}; each token needs one", key=f"{key}.tags")
+        try:
+            task.check(new)
+        except ConfigError as error:
+            raise ConfigError(f"row {number} of the {part}: {error.message}", key=key) from None
+        done.append(new)
+    return done
+
+
+def _value(value: Any, field: str, place: str, key: str) -> Any:
+    """A field's value in its canonical form, or None where it is empty."""
+    if field == "answers":
+        return value  # the task knows their shapes; an empty list means that there is no answer
+    if field in ("tokens", "tags"):
+        if isinstance(value, str) and _LIST_AS_TEXT.fullmatch(value):
+            raise ConfigError(
+                f"{place} holds a list written as text ({value[:40]}); use JSONL or Parquet, or words with spaces",
+                key=key,
+            )
+        items = value.split() if isinstance(value, str) else value
+        if items is not None and not isinstance(items, list):
+            raise ConfigError(f"{place} is {type(value).__name__}, not a list or words with spaces", key=key)
+        words = [_word(item, field == "tags", place, key) for item in items or ()]
+        if any(word is None for word in words):
+            raise ConfigError(f"{place} holds an empty item", key=key)
+        return words or None
+    return _word(value, field == "label", place, key)
+
+
+def _word(value: Any, is_class: bool, place: str, key: str) -> str | None:
+    if is_class and isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    if not isinstance(value, str):
+        kinds = "text or a whole number" if is_class else "text"
+        raise ConfigError(f"{place} holds {type(value).__name__} ({str(value)[:40]}), expected {kinds}", key=key)
+    if not value.isascii():
+        _require_characters(value, place, key)
+    return value.strip() if is_class else value
+
+
+def _require_characters(value: str, place: str, key: str) -> None:
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(
+            f"{place} holds half of a surrogate pair (\\u{ord(value[error.start]):04x}) at character {error.start + 1},"
+            " which is no character; write the whole pair or drop it",
+            key=key,
+        ) from None

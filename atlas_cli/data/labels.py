@@ -1,0 +1,126 @@
+"""What class names look like: which mean that there is none, which are numbers on a scale, which are near-equal."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import combinations
+
+from atlas_cli.data.rows import Rows
+from atlas_cli.errors import ConfigError
+
+# what pandas reads as a missing value, so that other programs write it, and Excel's errors
+MISSING = {"#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA"}
+MISSING |= {
+    "NULL",
+    "NaN",
+    "NaT",
+    "None",
+    "n/a",
+    "nan",
+    "null",
+    "#REF!",
+    "#NAME?",
+    "#VALUE!",
+    "#DIV/0!",
+    "#NULL!",
+    "#NUM!",
+}
+MOST_GRADES = 20  # half stars from 0 to 5 are classes; more numbers with decimals are a scale
+SHOWN = 20  # classes that a line names
+SHOWN_PAIRS = 5
+
+Counts = Mapping[str, int]
+LabelsIn = Callable[[Mapping[str, object]], Iterable[str]]
+
+
+def counted(rows: Rows, labels_in: LabelsIn) -> Counter[str]:
+    """How often each label occurs in the rows; those of tokens once a token."""
+    return Counter(label for row in rows for label in labels_in(row))
+
+
+def counts_sentence(counts: Counts) -> str:
+    """``spam 747, ham 120``, the most frequent first."""
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    more = f", and {len(ordered) - SHOWN} more" if len(ordered) > SHOWN else ""
+    return ", ".join(f"{name} {count:,}" for name, count in ordered[:SHOWN]) + more
+
+
+def require_names(rows: Rows, labels_in: LabelsIn, part: str, key: str) -> None:
+    """Refuse labels that nobody listed as classes and that no class is named by.
+
+    Raises:
+        ConfigError: one that is how programs write a missing value; or numbers on a scale.
+    """
+    counts = counted(rows, labels_in)
+    if missing := [name for name in counts if name in MISSING]:
+        number = next(i for i, row in enumerate(rows, start=1) if missing[0] in labels_in(row))
+        others = "" if len(missing) == 1 else f" (also {', '.join(map(repr, missing[1:6]))})"
+        raise ConfigError(
+            f"row {number} of the {part} has the label {missing[0]!r}{others}, as programs write a missing value"
+            f" ({sum(counts[name] for name in missing)} in all); fill it or drop the row, or list all classes, this one"
+            " too, under classes",
+            key=key,
+        )
+    numbers = [_number(name) for name in counts]
+    scale = all(number is not None for number in numbers) and any(number != int(number) for number in numbers if number)
+    if scale and (len(counts) > MOST_GRADES or 3 * len(counts) > counts.total()):
+        first, second = list(counts)[:2] if len(counts) > 1 else [next(iter(counts))] * 2
+        raise ConfigError(
+            f"the labels of the {part} are numbers with decimals, such as {first} and {second}: {len(counts)} different"
+            f" ones in {counts.total()} rows would be as many classes. No task predicts a number yet: round them into"
+            " a few classes (0 to 5, or low, middle, high) in the file, or list them under classes if they are classes",
+            key=key,
+        )
+
+
+def class_notes(counts: Counts) -> Iterator[str]:
+    """What looks wrong with class names, one sentence each."""
+    alike: dict[str, list[str]] = {}
+    for name in counts:
+        alike.setdefault(_folded(name), []).append(name)
+    pairs = [pair for names in alike.values() for pair in combinations(names, 2)]
+    for a, b in pairs[:SHOWN_PAIRS]:
+        yield (
+            f"classes {a!r} ({counts[a]:,}) and {b!r} ({counts[b]:,}) differ only in {_difference(a, b)}; if they are"
+            " one class, spell it alike in the data"
+        )
+    if len(pairs) > SHOWN_PAIRS:
+        yield f"{len(pairs) - SHOWN_PAIRS} more pairs of classes differ as little"
+    total = sum(counts.values())
+    if total >= 10 and 2 * len(counts) > total:
+        yield f"{len(counts):,} classes occur in {total:,} labels: is this the column of the classes?"
+
+
+_FORMS: dict[str, Callable[[str], str]] = {
+    "white space": lambda name: " ".join(name.split()),
+    "Unicode form (NFC and NFD)": lambda name: unicodedata.normalize("NFC", name),
+    "characters that are not seen": lambda name: "".join(c for c in name if unicodedata.category(c) != "Cf"),
+    "case": str.casefold,
+    "look-alike characters": lambda name: unicodedata.normalize("NFKC", name),
+}
+
+
+def _folded(name: str) -> str:
+    """What near-equal names have in common."""
+    for form in _FORMS.values():
+        name = form(name)
+    name = " ".join(name.split()).casefold()
+    number = _number(name)
+    return name if number is None else repr(number + 0.0)
+
+
+def _difference(a: str, b: str) -> str:
+    if (number := _number(a)) is not None and number == _number(b):
+        return "how the number is written"
+    return next((what for what, form in _FORMS.items() if form(a) == form(b)), "case, white space and Unicode form")
+
+
+def _number(name: str) -> float | None:
+    try:
+        number = float(name)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
