@@ -149,7 +149,7 @@ def build(config: ExperimentConfig, plan: Plan | None = None) -> Federation:
     federation.protection = Protection(federation)
     for name, group in config.task_groups.items():
         if group.adapter is not None:
-            start_from(federation, name, group.adapter)
+            federation.warm_starts[name] = start_from(federation, name, group.adapter)
             aggregator.give_server(name)
     return federation
 

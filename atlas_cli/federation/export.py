@@ -9,7 +9,9 @@ from atlas_cli.aggregation._low_rank import stack, truncate
 from atlas_cli.federation.evaluation import TrainedModel
 from atlas_cli.federation.parties import Federation
 from atlas_cli.models.lora import AdapterSet, LoRAAdapter
+from atlas_cli.models.origin import Origin
 from atlas_cli.models.peft_format import peft_files
+from atlas_cli.models.resolve import PRETRAINED
 from atlas_cli.runs.directory import RunDirectory
 
 
@@ -40,9 +42,27 @@ def _write(federation: Federation, run: RunDirectory, folder: str, group: str, m
         rslora=lora.rslora,
         causal_lm=federation.data[group].task.causal_only,
         head={name: p for name, p in model.head.named_parameters() if p.requires_grad},
+        origin=origin_of(federation, group),
     )
     for name, content in files.items():
         run.write_bytes(f"{folder}/{name}", content)
+
+
+def origin_of(federation: Federation, group: str) -> Origin:
+    """What a group's adapters and heads belong to."""
+    config, base, task = federation.config, federation.base, federation.data[group].task
+    drawn = base.init != PRETRAINED
+    return Origin(
+        base=base.name,
+        weights=base.init,
+        seed=config.seed if drawn else None,
+        revision=None if drawn else config.model.revision,
+        dtype=str(base.dtype).removeprefix("torch."),
+        sha256=base.sha256,
+        task=config.task_groups[group].task,
+        classes=task.classes,
+        pooling=task.pooling,
+    )
 
 
 @torch.no_grad()

@@ -29,6 +29,7 @@ from atlas_cli.planning.plan import ClientPlan, Plan
 from atlas_cli.tasks._base import Feature
 
 if TYPE_CHECKING:
+    from atlas_cli.federation.warm_start import WarmStart
     from atlas_cli.privacy.protection import Protection
 
 
@@ -39,7 +40,8 @@ class Federation:
     ``server`` is None in the unsplit baselines; ``fingerprints`` are sums over those taken of every client so far;
     ``prefix_cache`` and ``recording`` are None unless the config asks for them, and so is ``offload``, which is
     ``clients`` then; ``bases`` are what clients hold of the base, by dtype; ``protection`` is there once all parties
-    are; ``touched`` knows who was at hand; ``tokenizer`` made the data's tokens.
+    are; ``touched`` knows who was at hand; ``tokenizer`` made the data's tokens; ``warm_starts`` are what groups
+    started from, of those that do.
     """
 
     config: ExperimentConfig
@@ -59,6 +61,7 @@ class Federation:
     recording: Recording | None = None
     touched: Touched = field(default_factory=Touched)
     tokenizer: Any = None
+    warm_starts: dict[str, WarmStart] = field(default_factory=dict)
     protection: Protection = field(init=False, repr=False)
 
     def ledger(self, number: int) -> Ledger:

@@ -2,51 +2,112 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from atlas_cli.errors import ConfigError
-from atlas_cli.models.peft_format import read_head, read_peft
+from atlas_cli.federation.warm_head import load_head, require_same_task
+from atlas_cli.models.lora import LoRAAdapter
+from atlas_cli.models.origin import ORIGIN, read_origin, require_same_base
+from atlas_cli.models.peft_format import TENSORS
+from atlas_cli.models.peft_reading import Factors, read_head, read_peft
+from atlas_cli.runs.hashing import sha256_file
 
 if TYPE_CHECKING:
     from atlas_cli.federation.parties import Federation
 
 
+@dataclass(frozen=True)
+class WarmStart:
+    """What a task group started from, for the manifest and for the user.
+
+    Attributes:
+        folder: as configured; ``sha256``: of its adapter_model.safetensors.
+        base: "the same by hash", or "unknown" where the folder does not say which weights it was trained on.
+        head: "by class name" where it was taken over, or "new".
+    """
+
+    folder: str
+    sha256: str
+    base: str
+    head: str
+
+    def record(self) -> dict[str, str]:
+        """For the manifest."""
+        return asdict(self)
+
+    def note(self, group: str) -> str:
+        """One line for the user; a base that is not known is a warning."""
+        known = f"{group} starts from {self.folder}, base {self.base}, head {self.head}"
+        if self.base != "unknown":
+            return known
+        return f"warning: {known}: no {ORIGIN} says which weights it was trained on, so that they are not checked"
+
+
 @torch.no_grad()
-def start_from(federation: Federation, group: str, folder: str) -> None:
+def start_from(federation: Federation, group: str, folder: str) -> WarmStart:
     """Give a group's adapter, the server's adapters and the head the values in ``folder``.
 
     A layer of smaller rank is padded with zeros, which leaves its update as it was; layers that the folder lacks start
-    as usual.
+    as usual, and so does the head where it has none.
 
     Raises:
-        ResourceError: the folder is not a LoRA adapter for this model.
+        ResourceError: the folder is not a LoRA adapter for this model and its weights.
         ConfigError: it adapts a layer, or has a rank or classes, that this experiment has no room for.
     """
     key = f"task_groups.{group}.adapter"
-    aggregator, server = federation.aggregator, federation.server
+    aggregator, server, path = federation.aggregator, federation.server, Path(folder)
+    origin = read_origin(path)
+    if origin is not None:
+        require_same_base(path, origin, federation.base)
     upper = server.groups[group].adapters.adapters if server is not None else {}
     room = {**upper, **aggregator.groups[group].adapters}
-    for path, (A, B, scale) in read_peft(folder, federation.base).items():
-        if path not in room:
-            raise ConfigError(
-                f"{folder} adapts {path}, which this experiment does not; see lora and server.rank", key=key
-            )
-        adapter = room[path]
-        rank = A.shape[0]
-        if rank > adapter.rank:
-            raise ConfigError(
-                f"{folder} has rank {rank} at {path}, above the group's {adapter.rank}; raise it", key=key
-            )
-        adapter.lora_A[:rank] = A.to(adapter.lora_A.device)
-        adapter.lora_B.zero_()
-        adapter.lora_B[:, :rank] = (scale / adapter.scaling) * B.to(adapter.lora_B.device)
+    found = read_peft(folder, federation.base)
+    require_room(folder, found, {layer: adapter.rank for layer, adapter in room.items()}, key)
+    for layer, (A, B, scale) in found.items():
+        _load(room[layer], A, B, scale)
+        if not torch.isfinite(room[layer].lora_B).all():
+            raise ConfigError(f"{folder}: at its scale of {scale:g} lora_B of {layer} is beyond float32", key=key)
     aggregator.start_group(group)
-    for head in _heads(federation, group):
-        _load(head, folder, key)
+    if saved := read_head(path):
+        task = federation.data[group].task
+        origin = require_same_task(folder, origin, federation.config.task_groups[group].task, task, key)
+        for head in _heads(federation, group):
+            load_head(head, saved, origin, task, folder, key)
+    base = "unknown" if origin is None else "the same by hash"
+    return WarmStart(folder, sha256_file(path / TENSORS), base, "by class name" if saved else "new")
+
+
+def require_room(folder: str, found: Mapping[str, Factors], ranks: Mapping[str, int], key: str) -> None:
+    """What an adapter changes is adapted here, with its rank at least.
+
+    Args:
+        ranks: of the task group, by layer.
+
+    Raises:
+        ConfigError: names the layer.
+    """
+    for layer, (A, _, _) in found.items():
+        if layer not in ranks:
+            raise ConfigError(
+                f"{folder} adapts {layer}, which this experiment does not; see lora and server.rank", key=key
+            )
+        if A.shape[0] > ranks[layer]:
+            raise ConfigError(
+                f"{folder} has rank {A.shape[0]} at {layer}, above the group's {ranks[layer]}; raise it", key=key
+            )
+
+
+def _load(adapter: LoRAAdapter, A: Tensor, B: Tensor, scale: float) -> None:
+    rank = A.shape[0]
+    adapter.lora_A[:rank] = A.to(adapter.lora_A.device)
+    adapter.lora_B.zero_()
+    adapter.lora_B[:, :rank] = (scale / adapter.scaling) * B.to(adapter.lora_B.device)
 
 
 def _heads(federation: Federation, group: str) -> list[nn.Module]:
@@ -54,13 +115,3 @@ def _heads(federation: Federation, group: str) -> list[nn.Module]:
     if federation.server is not None:
         held.append(federation.server.heads[group])
     return [head for head in held if head is not None]
-
-
-def _load(head: nn.Module, folder: str, key: str) -> None:
-    saved = read_head(Path(folder))
-    for name, parameter in head.named_parameters():
-        if name in saved:
-            if saved[name].shape != parameter.shape:
-                held, wanted = tuple(saved[name].shape), tuple(parameter.shape)
-                raise ConfigError(f"{name} of the head in {folder} is {held}, expected {wanted}", key=key)
-            parameter.copy_(saved[name])

@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
 from transformers.utils import logging as transformers_logging
 
 from atlas_cli.config.schema import ModelConfig
 from atlas_cli.errors import AtlasError, ConfigError, ResourceError
 from atlas_cli.models.families import Family, family_of
+from atlas_cli.models.finite import not_finite
 from atlas_cli.models.gelu import fuse_gelu
 from atlas_cli.models.resolve import locate, model_config
 from atlas_cli.models.source import Source, reason
@@ -175,7 +176,16 @@ def as_base(
     base = whole.base_model if family.causal else whole
     for path in family.unused:
         setattr(base, path, None)
+    _require_finite(base, lm_head, name)
     return FrozenBase(base, lm_head, family, name, init, _sha256(base, lm_head), fused_gelu, left_out)
+
+
+def _require_finite(model: nn.Module, lm_head: nn.Module | None, name: str) -> None:
+    if wrong := not_finite(_weights(model, lm_head)):
+        raise ResourceError(
+            f"model.name: weights of {name} are damaged: {wrong} holds values that are not finite numbers; fetch or "
+            "save them again"
+        )
 
 
 def current_sha256(base: FrozenBase) -> str:
@@ -184,8 +194,12 @@ def current_sha256(base: FrozenBase) -> str:
 
 
 def _sha256(model: nn.Module, lm_head: nn.Module | None) -> str:
+    return sha256_tensors(_weights(model, lm_head))
+
+
+def _weights(model: nn.Module, lm_head: nn.Module | None) -> dict[str, Tensor]:
     output = {} if lm_head is None else {f"lm_head.{name}": t for name, t in lm_head.state_dict().items()}
-    return sha256_tensors({**model.state_dict(), **output})
+    return {**model.state_dict(), **output}
 
 
 def load_tokenizer(model: ModelConfig) -> Any:

