@@ -148,8 +148,8 @@ def _ready(config: ExperimentConfig, progress: Progress) -> tuple[Federation, li
             progress.note(f"note: {name}: {note}")
     if left := federation.base.left_out:
         progress.note(f"note: left out of the model's files, as heads are atlas' own: {named(left)}")
-    for group, start in federation.warm_starts.items():
-        progress.note(start.note(group))
+    for name, start in federation.warm_starts.items():
+        progress.note(start.note(name))
     for unused in without_prefix(config, plan):
         progress.note(f"warning: {unused}")
     for warning in federation.protection.warnings():
@@ -175,7 +175,7 @@ def _manifest(federation: Federation, checks: list[Check]) -> dict[str, Any]:
         data=data_facts(federation),
     )
     manifest |= {"inputs": inputs(federation)}
-    if starts := {group: each.record() for group, each in federation.warm_starts.items()}:
+    if starts := {name: each.record() for name, each in federation.warm_starts.items()}:
         manifest["warm_starts"] = starts
     return {**manifest, "verify": _by_group(checks), "privacy": federation.protection.record()}
 
