@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 
 from atlas_cli.config.faults import FaultsConfig, ScreenConfig
@@ -20,13 +21,11 @@ _HUB_TOKEN = re.compile(r"(?<![A-Za-z0-9])hf_[A-Za-z0-9]{30,}")
 
 def cross_check(config: ExperimentConfig) -> list[Problem]:
     """Everything that contradicts something else; empty for a config that can be planned."""
-    too_many = [
-        Problem(("clients", name, "count"), f"more than {MAX_CLIENTS} clients in this config, got {client.count}")
-        for name, client in config.clients.items()
-        if client.count > MAX_CLIENTS
-    ]
-    if too_many:
-        return too_many
+    if (clients := sum(client.count for client in config.clients.values())) > MAX_CLIENTS:
+        most = max(config.clients, key=lambda name: config.clients[name].count)
+        got = config.clients[most].count
+        found = str(got) if got > MAX_CLIENTS else f"{clients} in all"
+        return [Problem(("clients", most, "count"), f"more than {MAX_CLIENTS} clients in this config, got {found}")]
     checks = (_groups, _clients, _model, _partition, _training, _faults, _clustering, _engine, _audit, privacy_problems)
     return [*_secrets(config.model_dump(), ()), *(problem for check in checks for problem in check(config))]
 
@@ -52,7 +51,7 @@ def _groups(config: ExperimentConfig) -> Iterator[Problem]:
                 ("task_groups", name), "no client trains this group; add a client with this task_group, or remove it"
             )
         classes = group.classes or []
-        twice = sorted({c for c in classes if classes.count(c) > 1})
+        twice = sorted(name for name, count in Counter(classes).items() if count > 1)
         if twice:
             yield Problem(("task_groups", name, "classes"), f"named twice: {', '.join(twice)}")
 
@@ -80,8 +79,10 @@ def _partition(config: ExperimentConfig) -> Iterator[Problem]:
             yield Problem(("partition", "scheme"), f"scheme {scheme} needs partition.{key}")
         if partition.scheme != scheme and here:
             yield Problem(("partition", key), f"is only used with scheme: {scheme}, but scheme is {partition.scheme}")
+    if partition.scheme != "column" and partition.unmatched != "error":
+        yield Problem(("partition", "unmatched"), f"is only used with scheme: column, but scheme is {partition.scheme}")
     if partition.scheme == "explicit" and partition.shards is not None:
-        names = [spec.name for spec in config.expanded_clients()]
+        names = dict.fromkeys(spec.name for spec in config.expanded_clients())
         for name in partition.shards:
             if name not in names:
                 yield Problem(("partition", "shards", name), f"no client has this name{did_you_mean(name, names)}")

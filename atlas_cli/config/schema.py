@@ -16,6 +16,8 @@ from atlas_cli.config.audit import AuditConfig
 from atlas_cli.config.clustering import ClusteringConfig
 from atlas_cli.config.engine import EngineConfig
 from atlas_cli.config.faults import FaultsConfig, ScreenConfig
+from atlas_cli.config.partition import HoldoutConfig
+from atlas_cli.config.partition import PartitionConfig as PartitionConfig
 from atlas_cli.config.privacy import PrivacyConfig
 from atlas_cli.config.section import CheckedRanks, CheckedRanksOrAuto, Name, Section, SplitLayer, quantity
 from atlas_cli.config.task_groups import DataConfig as DataConfig
@@ -113,21 +115,6 @@ class AllocationConfig(Section):
     uplink_seconds: float | None = Field(None, gt=0, description="a client's upload of a round may take this long")
 
 
-class PartitionConfig(Section):
-    """How a task group's training examples are dealt out to its clients."""
-
-    scheme: Literal["iid", "dirichlet-label", "dirichlet-quantity", "column", "explicit"] = "iid"
-    alpha: float = Field(0.5, gt=0, description="Dirichlet concentration; smaller is more skewed")
-    column: str | None = Field(None, description="rows that share this column stay on one client (scheme: column)")
-    shards: dict[str, list[int | str]] | None = Field(
-        None, description="row numbers or ranges '0-99' by client (scheme: explicit)"
-    )
-    min_examples: int = Field(2, ge=1, description="a partition that leaves a client fewer is an error")
-    local_test: float = Field(
-        0.1, ge=0, lt=1, description="share of each client's examples kept as its local test part"
-    )
-
-
 class EvaluationConfig(Section):
     """Evaluation on the held-out parts, in rounds 0, every, 2 every, ..., and the last."""
 
@@ -169,6 +156,12 @@ class ExperimentConfig(Section):
 
     name: Name
     seed: int = Field(0, ge=0)
+    data_seed: int | None = Field(
+        None,
+        ge=0,
+        description="of held-out parts, samples and the partition; default: seed. One number for all runs of a sweep "
+        "over seed gives them the same test parts and the same clients' rows",
+    )
     mode: Literal["split-federated", "centralized", "local-only", "federated"] = "split-federated"
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     threads: int | None = Field(
@@ -181,6 +174,7 @@ class ExperimentConfig(Section):
     task_groups: dict[Name, TaskGroupConfig] = Field(min_length=1)
     clients: dict[Name, ClientConfig] = Field(min_length=1)
     allocation: AllocationConfig = AllocationConfig()
+    holdout: HoldoutConfig = HoldoutConfig()
     partition: PartitionConfig = PartitionConfig()
     training: TrainingConfig = TrainingConfig()
     aggregation: AggregationConfig = AggregationConfig()
@@ -203,6 +197,11 @@ class ExperimentConfig(Section):
                 "clustering: {k: auto}"
             )
         return groups
+
+    @property
+    def rows_seed(self) -> int:
+        """Which rows are held out, sampled and dealt to whom."""
+        return self.seed if self.data_seed is None else self.data_seed
 
     def expanded_clients(self) -> list[ClientSpec]:
         """All clients in the order of the file, templates expanded; rank and split layer as configured.

@@ -8,7 +8,7 @@ from typing import Any
 
 from atlas_cli.config.schema import ExperimentConfig
 from atlas_cli.data.labels import counted, counts_sentence
-from atlas_cli.data.partition import partition, split_local_test
+from atlas_cli.data.partition import Dealt, partition, split_local_test
 from atlas_cli.data.read import GroupData, read_group
 from atlas_cli.data.tokenized import encode
 from atlas_cli.errors import ConfigError
@@ -24,6 +24,7 @@ class PreparedGroup:
         data: the rows, before tokenization.
         task: encodes them.
         shards: row numbers of every client, its local test part included.
+        dealt: the partition, with rows that nobody has and the values of a column by client.
         train, local_test: features by client; ``Feature.row`` is a row of ``data.train``.
         test: features of the group's held-out part, seen by no client.
     """
@@ -34,11 +35,12 @@ class PreparedGroup:
     train: Mapping[str, list[Feature]]
     local_test: Mapping[str, list[Feature]]
     test: list[Feature]
+    dealt: Dealt
 
     @property
     def notes(self) -> list[str]:
-        """What a user should know of these examples beside every figure, one sentence each."""
-        return list(self.data.notes)
+        """What became of the group's rows: sentences that stand wherever its sizes are shown."""
+        return [f"{self.data.origin}: {self.data.account.sentence()}", *self.data.notes, *self.dealt.notes]
 
 
 def class_counts(group: PreparedGroup) -> str:
@@ -60,22 +62,23 @@ def prepare(config: ExperimentConfig, tokenizer: Any, causal: bool) -> dict[str,
 
 def _prepare_group(config: ExperimentConfig, name: str, tokenizer: Any, causal: bool) -> PreparedGroup:
     group = config.task_groups[name]
-    data = read_group(name, group, config.seed)
+    seed = config.rows_seed
+    data = read_group(name, group, seed, config.holdout.duplicates)
     pooling = group.pooling
     if pooling == "auto":
         pooling = "last" if causal else "mean"
     task = build_task(group.task, data.classes, pooling)
     clients = [spec.name for spec in config.expanded_clients() if spec.task_group == name]
-    labels = [next(iter(task.labels_in(row)), None) for row in data.train]
-    shards = partition(data.train, clients, config.partition, labels, config.seed, name)
+    labels = [task.labels_in(row)[0] if "label" in task.fields else None for row in data.train]
+    dealt = partition(data.train, clients, config.partition, labels, seed, name, data.numbered)
     encoded = encode(task, [*data.train, *data.test], tokenizer, config.training.max_length)
     for part in (encoded[: len(data.train)], encoded[len(data.train) :]):
         for row, features in enumerate(part):
             for feature in features:
                 feature["row"] = row
     train, local_test = {}, {}
-    for client, rows in shards.items():
-        for_training, for_test = split_local_test(rows, config.partition.local_test, config.seed, client)
+    for client, rows in dealt.shards.items():
+        for_training, for_test = split_local_test(rows, config.partition.local_test, seed, client)
         train[client] = [feature for row in for_training for feature in encoded[row]]
         local_test[client] = [feature for row in for_test for feature in encoded[row]]
         if not train[client]:
@@ -88,4 +91,4 @@ def _prepare_group(config: ExperimentConfig, name: str, tokenizer: Any, causal: 
         raise ConfigError(
             "the held-out test part is empty; raise test_fraction or give test files", key=f"task_groups.{name}.data"
         )
-    return PreparedGroup(data, task, shards, train, local_test, test)
+    return PreparedGroup(data, task, dealt.shards, train, local_test, test, dealt)

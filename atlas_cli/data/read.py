@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, cast
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Literal, cast
 
 from atlas_cli import discovery
 from atlas_cli.data import holdout, labels
+from atlas_cli.data.account import Account
 from atlas_cli.data.fields import canonical
 from atlas_cli.data.rows import GroupData, Rows, SourceRows, identity
+from atlas_cli.data.shards import Numbered
 from atlas_cli.errors import ConfigError
 from atlas_cli.seeding import numpy_generator
 from atlas_cli.suggest import did_you_mean
@@ -18,18 +20,22 @@ if TYPE_CHECKING:
     from atlas_cli.config.task_groups import _DataFields as DataConfig
     from atlas_cli.tasks._base import BaseTask
 
+Duplicates = Literal["drop", "keep", "error"]
 
-def read_group(name: str, group: TaskGroupConfig, seed: int) -> GroupData:
+
+def read_group(name: str, group: TaskGroupConfig, seed: int, duplicates: Duplicates | None = None) -> GroupData:
     """Read, check, split and sample the data of one task group.
 
     The test part is the source's own where there is one; else ``test_fraction`` of the rows is held out, by whole
     documents where the rows name them, else with the same share of every label. Test rows that repeat a training row
-    are dropped. Classes are those of all training rows, before ``limit``: a smaller sample does not change the head.
+    are dropped from a part that is held out and kept in the source's own, and counted. Classes are those of all
+    training rows, before ``limit``: a smaller sample does not change the head.
 
     Args:
         name: of the task group, for errors and generators.
         group: its config.
-        seed: of the experiment.
+        seed: of the data.
+        duplicates: what to do with test rows that repeat a training row, where not as above.
 
     Raises:
         ConfigError: a column, field, label or part that is missing or does not fit; names the key and the row.
@@ -51,23 +57,64 @@ def read_group(name: str, group: TaskGroupConfig, seed: int) -> GroupData:
             labels.require_names(rows, task.labels_in, part, f"{key}.data")
         return rows
 
-    train = read_part(source.train, "training data")
+    rows = read_part(source.train, "training data")
+    held_out: list[int] = []
     if source.test is None:
-        train, test = _hold_out(train, task, data, source, seed, name)
+        held_out = _hold_out(rows, task, data, source, seed, name)
+        test = [rows[i] for i in held_out]
     else:
         for option in ("test_fraction", "split_by"):
             if getattr(data, option) is not None:
                 raise ConfigError("has no use here: the source has its own test part", key=f"{key}.data.{option}")
         test = read_part(source.test, "test data")
-    known = {identity(row, list(columns)) for row in train}
-    test = [row for row in test if identity(row, list(columns)) not in known]
-    if not test:
-        raise ConfigError("no test rows are left: each one repeats a training row", key=f"{key}.data")
-    classes = group.classes or (_classes(train, test, task, key) if task.has_classes else [])
-    notes = [*source.notes, *labels.class_notes(labels.counted([*train, *test], task.labels_in))]
-    train = holdout.sample(train, data.limit, numpy_generator(seed, "limit", name))
-    test = holdout.sample(test, data.test_limit, numpy_generator(seed, "test-limit", name))
-    return GroupData(name, train, test, classes, source.origin, source.sha256, columns, tuple(notes))
+    out = frozenset(held_out)
+    numbers = [i for i in range(len(rows)) if i not in out]
+    known = {identity(rows[i], list(columns)) for i in numbers}
+    repeats = frozenset(i for i, row in enumerate(test) if identity(row, list(columns)) in known)
+    rule = _rule(duplicates, repeats, test, source.test is not None, name)
+    left = [row for i, row in enumerate(test) if rule == "keep" or i not in repeats]
+    if not left:
+        raise ConfigError(
+            f"no test rows are left: each of the {len(test)} repeats a training row; give other test rows, or set"
+            " holdout.duplicates: keep",
+            key=f"{key}.data",
+        )
+    classes = group.classes or (_classes([rows[i] for i in numbers], left, task, key) if task.has_classes else [])
+    found = [*(rows[i] for i in numbers), *left]
+    notes = (*source.notes, *labels.class_notes(labels.counted(found, task.labels_in)))
+    numbers = holdout.sample(numbers, data.limit, numpy_generator(seed, "limit", name))
+    left = holdout.sample(left, data.test_limit, numpy_generator(seed, "test-limit", name))
+    return GroupData(
+        name,
+        [rows[i] for i in numbers],
+        left,
+        classes,
+        source.origin,
+        source.sha256,
+        columns,
+        numbered=Numbered(numbers, held_out, len(rows)),
+        account=Account(len(rows), source.test is not None, len(test), len(repeats), rule, len(numbers), len(left)),
+        notes=notes,
+    )
+
+
+def _rule(
+    asked: Duplicates | None, repeats: Collection[int], test: Rows, own_test: bool, name: str
+) -> Literal["drop", "keep"]:
+    """What becomes of test rows that repeat a training row; a user's own test part is changed only when asked for.
+
+    Raises:
+        ConfigError: there are some, and ``holdout.duplicates`` is ``error``.
+    """
+    if asked == "error" and repeats:
+        raise ConfigError(
+            f"{len(repeats)} of {len(test)} test rows of task group {name} repeat a training row, the first is test row"
+            f" {min(repeats) + 1}; make the parts differ, or use drop or keep",
+            key="holdout.duplicates",
+        )
+    if asked is None or asked == "error":
+        return "keep" if own_test else "drop"
+    return asked
 
 
 def _columns(task: type[BaseTask], data: DataConfig, rows: Rows, key: str) -> dict[str, str]:
@@ -87,7 +134,8 @@ def _columns(task: type[BaseTask], data: DataConfig, rows: Rows, key: str) -> di
 
 def _hold_out(
     rows: Rows, task: type[BaseTask], data: DataConfig, source: SourceRows, seed: int, name: str
-) -> tuple[Rows, Rows]:
+) -> list[int]:
+    """Sorted numbers of the rows to test on."""
     rng = numpy_generator(seed, "test-split", name)
     key = f"task_groups.{name}.data"
     column = data.split_by or source.split_by
@@ -98,14 +146,14 @@ def _hold_out(
             raise ConfigError(
                 f"the data has no column {column!r}{did_you_mean(column, present)}", key=f"{key}.split_by"
             )
-        test = set(holdout.by_document([str(row.get(column)) for row in rows], share, rng))
+        test = holdout.by_document([str(row.get(column)) for row in rows], share, rng)
         why = f"all rows share one value of {column!r}"
     else:
-        test = set(holdout.by_label(_strata(rows, task), share, rng))
+        test = holdout.by_label(_strata(rows, task), share, rng)
         why = "every label occurs once" if task.has_classes else "there is one row"
     if not test:
         raise ConfigError(f"no test part can be held out of {len(rows)} rows: {why}; give a test part", key=key)
-    return [row for i, row in enumerate(rows) if i not in test], [row for i, row in enumerate(rows) if i in test]
+    return test
 
 
 def _strata(rows: Rows, task: type[BaseTask]) -> Sequence[str]:

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from atlas_cli.data.account import Account
+from atlas_cli.data.shards import Numbered
 from atlas_cli.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -47,6 +49,8 @@ class GroupData:
         classes: class names in the order of their ids; empty for tasks without classes.
         origin, sha256: of the source, before any split or sample.
         columns: task field to the source's column.
+        numbered: where the training rows stand in the source, and which of its rows were held out.
+        account: what became of all rows.
         notes: what was chosen, left out or looks wrong in the data, one sentence each; shown wherever its figures are.
     """
 
@@ -57,6 +61,8 @@ class GroupData:
     origin: str
     sha256: str
     columns: dict[str, str]
+    numbered: Numbered
+    account: Account
     notes: tuple[str, ...] = ()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from atlas_cli.data.rows import digest
 from atlas_cli.federation.parties import Federation
 from atlas_cli.tasks._base import count_examples
 
@@ -29,15 +30,19 @@ def model_facts(federation: Federation) -> Facts:
 
 
 def data_facts(federation: Federation) -> dict[str, Facts]:
-    """Origin, content hash, sizes, classes and notes by task group."""
+    """By task group: origin, content hash, sizes, classes, and what became of every row."""
     return {
         name: {
             "origin": group.data.origin,
             "sha256": group.data.sha256,
             "train": sum(map(count_examples, group.train.values())),
             "test": count_examples(group.test),
+            "local_test": sum(map(count_examples, group.local_test.values())),
             "sequences": {"train": sum(map(len, group.train.values())), "test": len(group.test)},
             "classes": group.data.classes,
+            "test_sha256": digest(group.data.test),
+            "rows": {**group.data.account.record(), "unused": group.dealt.unused},
+            "column_values": group.dealt.values,
             "notes": group.notes,
         }
         for name, group in federation.data.items()

@@ -91,9 +91,13 @@ def result(metrics: Sequence[Record], clients: Sequence[Record], data: Mapping[s
     ]
     summaries = summarise(metrics, clients, data)
     drops = f"<p>{escape(drops_sentence(summaries))}</p>" if drops_sentence(summaries) else ""
+    notes = "".join(
+        f"<li>{escape(f'{name}: {note}')}</li>" for name, facts in data.items() for note in facts.get("notes", ())
+    )
     return (
         table(tables.HEADINGS, [tables.cells(s) for s in summaries])
         + drops
+        + (f"<ul>{notes}</ul>" if notes else "")
         + f'<div class="pair">{"".join(pictures)}</div>'
     )
 

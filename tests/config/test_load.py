@@ -212,6 +212,16 @@ def failing(tmp_path, monkeypatch, text: str, overrides: list[str] | None = None
             "x.yaml:13: clients.laptops.count: more than 100000 clients in this config, got 1000000000000",
         ),
         (
+            "count: 2}",
+            "count: 60000}\n  tablets: {task_group: questions, count: 50000}",
+            "x.yaml:13: clients.laptops.count: more than 100000 clients in this config, got 110001 in all",
+        ),
+        (
+            "training:",
+            "partition: {unmatched: drop}\ntraining:",
+            "x.yaml:14: partition.unmatched: is only used with scheme: column, but scheme is iid",
+        ),
+        (
             "rounds: 3",
             "server_optimizer: {betas: [0.9, 1.0]}",
             "x.yaml:15: training.server_optimizer.betas.1: must be at least 0 and less than 1, got 1",

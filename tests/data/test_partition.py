@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 
 from atlas_cli.config.schema import PartitionConfig
 from atlas_cli.data.partition import partition, split_local_test
+from atlas_cli.data.shards import Numbered
 from atlas_cli.errors import ConfigError
 
 
 def deal(n=100, clients=("a", "b", "c"), labels=None, seed=0, rows=None, **config):
     labels = labels if labels is not None else ["xyz"[i % 3] for i in range(n)]
     rows = rows if rows is not None else [{"user": f"u{i % 9}"} for i in range(n)]
-    return partition(rows, list(clients), PartitionConfig(**config), labels, seed, "g")
+    return partition(rows, list(clients), PartitionConfig(**config), labels, seed, "g").shards
 
 
 SCHEMES = st.sampled_from(["iid", "dirichlet-label", "dirichlet-quantity", "column"])
@@ -123,11 +124,11 @@ BAD = {
     ),
     "out of range": (
         {"clients": ("a",), "scheme": "explicit", "shards": {"a": ["90-100"]}},
-        "partition.shards.a: '90-100' is out of range: task group g has training rows 0 to 99",
+        "partition.shards.a: '90-100' is out of range: task group g has rows 0 to 99",
     ),
     "negative": (
         {"clients": ("a",), "scheme": "explicit", "shards": {"a": [-1]}},
-        "partition.shards.a: -1 is out of range: task group g has training rows 0 to 99",
+        "partition.shards.a: -1 is out of range: task group g has rows 0 to 99",
     ),
     "overlap": (
         {"clients": ("a", "b"), "scheme": "explicit", "shards": {"a": ["0-5"], "b": [5, 6]}},
@@ -159,6 +160,107 @@ def test_what_cannot_be_dealt_is_one_line(case):
     with pytest.raises(ConfigError) as caught:
         deal(**arguments)
     assert str(caught.value) == message
+
+
+SITES = [{"site": f"s{i % 3}"} for i in (0, 1, 1, 2, 1, 1, 2, 1)] + [{"site": "s1"}] * 4
+NAMES = ("s2", "s0", "s1")
+
+
+def sites(rows, names=NAMES, **config):
+    config = {"scheme": "column", "column": "site", "min_examples": 1} | config
+    return partition(rows, list(names), PartitionConfig(**config), [], 0, "g")
+
+
+@pytest.mark.parametrize("unmatched", ["error", "deal", "drop"])
+def test_a_client_has_the_rows_of_its_name(unmatched):
+    dealt = sites(SITES, unmatched=unmatched)
+    assert dealt.shards == {name: [i for i, row in enumerate(SITES) if row["site"] == name] for name in NAMES}
+    assert dealt.values == {name: [name] for name in NAMES}
+    assert dealt.notes == ["each client has the rows whose 'site' is its name"]
+
+
+def test_numbers_as_values_are_names_too():
+    rows = [{"site": i % 2} for i in range(8)]
+    assert sites(rows, ("1", "0")).shards == {"1": [1, 3, 5, 7], "0": [0, 2, 4, 6]}
+
+
+def test_where_no_value_is_a_name_the_mapping_is_said():
+    dealt = sites(SITES, ("p", "q", "r"))
+    assert sorted(dealt.values.values()) == [["s0"], ["s1"], ["s2"]]
+    held = {client: found[0] for client, found in dealt.values.items()}
+    for client, site in held.items():
+        assert dealt.shards[client] == [i for i, row in enumerate(SITES) if row["site"] == site]
+    said = "; ".join(f"{client}: {held[client]} ({len(dealt.shards[client])} rows)" for client in "pqr")
+    assert dealt.notes == [f"column 'site': no value is a client's name, the others were dealt by size: {said}"]
+
+
+UNMATCHED = {
+    "value without a client": (
+        [*SITES, {"site": "s3"}],
+        NAMES,
+        "1 values (1 rows) are no client of task group g: s3",
+    ),
+    "client without a value": (SITES, (*NAMES, "s4"), "1 of its clients have no value: s4"),
+    "another case": (
+        [{"site": f" {row['site'].upper()}"} for row in SITES],
+        NAMES,
+        "3 values (12 rows) are no client of task group g:  S0,  S1,  S2; 3 of its clients have no value: s0, s1, s2;"
+        " ' S0' differs from s0 in case or spaces alone",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", UNMATCHED)
+def test_names_that_match_in_part_are_refused(case):
+    rows, names, problem = UNMATCHED[case]
+    with pytest.raises(ConfigError) as caught:
+        sites(rows, names)
+    assert str(caught.value) == (
+        f"partition.unmatched: column 'site' names clients, but {problem}; make them match, or set"
+        " partition.unmatched: deal (by size) or drop (those rows)"
+    )
+
+
+def test_rows_without_a_value_are_refused_unless_asked_for():
+    rows = [*SITES, {"other": 1}, {"site": None}, {"site": " "}]
+    with pytest.raises(
+        ConfigError, match=r"^partition\.unmatched: 3 of 15 training rows of task group g have no value"
+    ):
+        sites(rows)
+    dropped = sites(rows, unmatched="drop")
+    assert dropped.shards == sites(SITES).shards and dropped.unused == 3
+    assert dropped.notes[1] == "3 of 15 training rows have a value that is no client's name and are not used"
+
+
+def test_unmatched_values_are_dealt_or_dropped_when_asked_for():
+    rows = [*SITES, *[{"site": "s9"}] * 2, {"site": "s8"}]
+    named = sites(SITES).shards
+    dealt = sites(rows, (*NAMES, "new"), unmatched="deal")
+    assert dealt.shards == {**named, "new": [12, 13, 14]} and dealt.unused == 0
+    assert dealt.notes[0].startswith("column 'site': 3 clients have the value of their name, the others were dealt")
+    assert sites(rows, unmatched="deal").shards["s0"] == [0, 12, 13], "to the client with the fewest rows"
+    dropped = sites(rows, unmatched="drop")
+    assert dropped.shards == named and dropped.unused == 3
+    with pytest.raises(ConfigError, match=r"^partition\.unmatched: column 'site' has no value for client s4 "):
+        sites(rows, (*NAMES, "s4"), unmatched="drop")
+
+
+def test_explicit_rows_are_those_of_the_source():
+    numbered = Numbered([0, 2, 3, 5, 6, 9], [1, 4], 10)
+    shards = {"a": ["0-4"], "b": [5, 9, 7]}
+    config = PartitionConfig(scheme="explicit", shards=shards, min_examples=1)
+    dealt = partition([{}] * 6, ["a", "b"], config, [], 0, "g", numbered)
+    assert dealt.shards == {"a": [0, 1, 2], "b": [3, 5]} and dealt.unused == 1
+    assert dealt.notes == [
+        "client a: 2 of the 5 rows that it names are held out to test on (1, 4)",
+        "client b: 1 of the 3 rows that it names are left out by data.limit (7)",
+        "1 of 6 training rows are named by no client and are not used",
+    ]
+    none = PartitionConfig(scheme="explicit", shards={"a": [1, 4]}, min_examples=1)
+    with pytest.raises(
+        ConfigError, match=r"leaves client a of task group g 0 training examples \(2 of the 2 rows that"
+    ):
+        partition([{}] * 6, ["a"], none, [], 0, "g", numbered)
 
 
 @given(n=st.integers(1, 60), share=st.floats(0, 0.99), seed=st.integers(0, 9))

@@ -24,11 +24,11 @@ def write(name: str, rows: list[dict]) -> str:
     return name
 
 
-def group(rows, test=None, task=SEQUENCE, classes=None, seed=0, **data):
+def group(rows, test=None, task=SEQUENCE, classes=None, seed=0, duplicates=None, **data):
     data = {"files": write("train.jsonl", rows)} | data
     if test is not None:
         data["test_files"] = write("test.jsonl", test)
-    return read.read_group("g", TaskGroupConfig(task=task, classes=classes, data=data), seed)
+    return read.read_group("g", TaskGroupConfig(task=task, classes=classes, data=data), seed, duplicates)
 
 
 def labelled(counts: dict[str, int]) -> list[dict]:
@@ -112,7 +112,8 @@ BAD_ROWS = {
     "only repeats": (
         [{"text": "a", "label": "x"}] * 5 + [{"text": "b", "label": "y"}] * 5,
         {},
-        "data: no test rows are left: each one repeats a training row",
+        "data: no test rows are left: each of the 2 repeats a training row; give other test rows, or set"
+        " holdout.duplicates: keep",
     ),
 }
 
@@ -159,12 +160,56 @@ def test_no_document_is_on_both_sides(seed):
     assert 12 <= len(data.test) <= 17, "the last document may overshoot, by at most its own rows"
 
 
-def test_repeats_of_training_rows_leave_the_test_part():
+def test_repeats_of_training_rows_are_counted_and_leave_a_held_out_part_alone():
     test = [*ROWS[:3], {"text": "x 0", "label": "y"}, {"text": "new", "label": "y"}]
-    assert [row["text"] for row in group(ROWS, test).test] == ["x 0", "new"]
+    texts = ["x 0", "x 1", "x 2", "x 0", "new"]
+    for rule, kept, done in ((None, texts, "kept"), ("keep", texts, "kept"), ("drop", texts[3:], "left out")):
+        data = group(ROWS, test, duplicates=rule)
+        assert [row["text"] for row in data.test] == kept
+        assert data.account.sentence() == (
+            "40 training rows, 5 test rows of the source's own, 3 of these repeat training rows and are"
+            f" {done} (holdout.duplicates): 40 to train on, {len(kept)} to test on"
+        )
+    with pytest.raises(ConfigError) as caught:
+        group(ROWS, test[::-1], duplicates="error")
+    assert str(caught.value) == (
+        "holdout.duplicates: 3 of 5 test rows of task group g repeat a training row, the first is test row 3; make the"
+        " parts differ, or use drop or keep"
+    )
+    assert len(group(ROWS, test[3:], duplicates="error").test) == 2
+
+
+def test_what_is_held_out_of_doubled_rows():
     data = group(ROWS * 2)
     train = {row["text"] for row in data.train}
     assert not train & {row["text"] for row in data.test}
+    account = data.account
+    assert (account.read, account.test_read, account.test) == (80, 16, len(data.test))
+    assert account.repeats == 16 - len(data.test) > 0
+    assert f"80 rows, 16 held out to test on, {account.repeats} of these repeat" in account.sentence()
+    kept = group(ROWS * 2, duplicates="keep")
+    assert len(kept.test) == 16 and kept.train == data.train and kept.account.repeats == account.repeats
+
+
+def test_rows_are_numbered_as_the_source_has_them():
+    data = group(ROWS, limit=20, test_limit=3)
+    assert [ROWS[i] for i in data.numbered.rows] == data.train
+    assert all(row in [ROWS[i] for i in data.numbered.held_out] for row in data.test)
+    assert not set(data.numbered.rows) & set(data.numbered.held_out) and data.numbered.read == 40
+    assert data.account.sentence() == (
+        "40 rows, 8 held out to test on, limit takes 20 of 32, test_limit takes 3 of 8: 20 to train on, 3 to test on"
+    )
+
+
+def test_a_file_that_is_named_twice_is_read_once_and_said():
+    data = group(ROWS, files=["train.jsonl", "*.jsonl"])
+    assert data.account.read == len(ROWS)
+    assert data.notes == ("files name more than once, and read once: train.jsonl",)
+    with pytest.raises(ConfigError) as caught:
+        group(ROWS, [{"text": "t", "label": "x"}], files="*.jsonl")
+    assert str(caught.value) == (
+        "task_groups.g.data.test_files: test.jsonl is among the training files too; narrow data.files"
+    )
 
 
 def test_seeds_decide_and_repeat():

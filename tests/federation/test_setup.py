@@ -110,6 +110,31 @@ def test_a_question_weighs_the_same_however_many_windows_it_takes(make_federatio
     assert facts["sequences"]["train"] == sum(map(len, features.values())) and facts["sequences"]["test"] > 1
 
 
+def test_one_data_seed_gives_all_seeds_the_same_rows(make_federation):
+    def rows(**seeds):
+        data = make_federation(training={"rounds": 1}, **seeds).data["g"]
+        return data.data.test, data.shards, {c: [f["row"] for f in data.local_test[c]] for c in "abc"}
+
+    assert rows(seed=1, data_seed=7) == rows(seed=2, data_seed=7) == rows(seed=7)
+    assert all(a != b for a, b in zip(rows(seed=1), rows(seed=2), strict=True))
+
+
+def test_the_manifest_counts_every_row(make_federation, toy_csv):
+    shards = {"a": ["0-9"], "b": ["10-19"], "c": ["20-29"]}
+    federation = make_federation(partition={"scheme": "explicit", "shards": shards, "local_test": 0.2})
+    facts = data_facts(federation)["g"]
+    held_out = federation.data["g"].data.numbered.held_out
+    named = 30 - sum(i < 30 for i in held_out)
+    assert facts["train"] + facts["local_test"] == named and facts["local_test"] > 0
+    account = facts["rows"]
+    assert (account["read"], account["test_read"]) == (60, len(held_out))
+    assert account["train"] - account["unused"] == named and account["test"] == facts["test"]
+    assert facts["notes"][0].startswith(f"files {toy_csv}: 60 rows, {len(held_out)} held out to test on")
+    assert facts["notes"][
+        -1
+    ] == f"{account['unused']} of {account['train']} training rows are named by no client and" + (" are not used")
+
+
 def test_ledger_of_a_set_up_matches_its_closed_form(make_federation):
     ledger: Ledger = set_up(make_federation())
     assert ledger.mismatches() == []

@@ -51,18 +51,37 @@ def load(data: DataConfig, key: str) -> SourceRows:
         ResourceError: a file that is not there.
     """
     only_for(data, "hub", ("subset", "split", "test_split"), key)
-    notes: list[str] = []
-    train = _read_all(data.location, f"{key}.files", notes)
-    test = None
+    train, notes = _each_once(data.location, f"{key}.files")
+    test: list[Path] = []
     if data.test_files is not None:
         test_files = [data.test_files] if isinstance(data.test_files, str) else data.test_files
-        test = _read_all(test_files, f"{key}.test_files", notes)
-    return SourceRows(train, test, f"files {', '.join(data.location)}", digest(train, test), notes=tuple(notes))
+        test, more = _each_once(test_files, f"{key}.test_files")
+        notes += more
+        if both := {path.resolve() for path in train} & {path.resolve() for path in test}:
+            path = next(path for path in test if path.resolve() in both)
+            raise ConfigError(f"{path} is among the training files too; narrow data.files", key=f"{key}.test_files")
+    rows = _read_all(train, f"{key}.files", notes)
+    test_rows = _read_all(test, f"{key}.test_files", notes) if test else None
+    return SourceRows(rows, test_rows, f"files {', '.join(data.location)}", digest(rows, test_rows), notes=tuple(notes))
 
 
-def _read_all(patterns: list[str], key: str, notes: list[str]) -> Rows:
-    rows: Rows = []
+def _each_once(patterns: list[str], key: str) -> tuple[list[Path], list[str]]:
+    """The files in the order in which they are first named, and a note where one is named again."""
+    found: dict[Path, Path] = {}
+    again: dict[Path, Path] = {}
     for path in [path for pattern in patterns for path in _expand(pattern, key)]:
+        if path.resolve() in found:
+            again[path.resolve()] = path
+        else:
+            found[path.resolve()] = path
+    listed = ", ".join(str(path) for path in [*again.values()][:5]) + (", ..." if len(again) > 5 else "")
+    notes = [f"{key.rpartition('.')[2]} name more than once, and read once: {listed}"] if again else []
+    return list(found.values()), notes
+
+
+def _read_all(paths: list[Path], key: str, notes: list[str]) -> Rows:
+    rows: Rows = []
+    for path in paths:
         reader = READERS.get(path.suffix.lower())
         if reader is None:
             hint = f"; {todo}" if (todo := _UNREAD.get(path.suffix.lower())) else ""
