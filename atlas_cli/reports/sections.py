@@ -61,9 +61,7 @@ def facts(manifest: Record) -> str:
         )
         for group, d in manifest.get("data", {}).items()
     ]
-    notes = [f"{group}: {note}" for group, d in manifest.get("data", {}).items() for note in d.get("notes", ())]
-    said = f"<ul>{''.join(f'<li>{escape(note)}</li>' for note in notes)}</ul>" if notes else ""
-    return definitions(rows) + table(("task group", "data", "train", "test", "classes", "sha256"), data) + said
+    return definitions(rows) + table(("task group", "data", "train", "test", "classes", "sha256"), data)
 
 
 def audit(found: Record) -> str:

@@ -210,6 +210,8 @@ def test_a_file_that_is_named_twice_is_read_once_and_said():
     assert str(caught.value) == (
         "task_groups.g.data.test_files: test.jsonl is among the training files too; narrow data.files"
     )
+    with pytest.raises(ConfigError, match=r"^task_groups\.g\.data\.test_files: names no file$"):
+        group(ROWS, test_files=[])
 
 
 def test_seeds_decide_and_repeat():

@@ -61,12 +61,14 @@ def load(data: DataConfig, key: str) -> SourceRows:
             path = next(path for path in test if path.resolve() in both)
             raise ConfigError(f"{path} is among the training files too; narrow data.files", key=f"{key}.test_files")
     rows = _read_all(train, f"{key}.files", notes)
-    test_rows = _read_all(test, f"{key}.test_files", notes) if test else None
+    test_rows = _read_all(test, f"{key}.test_files", notes) if data.test_files is not None else None
     return SourceRows(rows, test_rows, f"files {', '.join(data.location)}", digest(rows, test_rows), notes=tuple(notes))
 
 
 def _each_once(patterns: list[str], key: str) -> tuple[list[Path], list[str]]:
     """The files in the order in which they are first named, and a note where one is named again."""
+    if not patterns:
+        raise ConfigError("names no file", key=key)
     found: dict[Path, Path] = {}
     again: dict[Path, Path] = {}
     for path in [path for pattern in patterns for path in _expand(pattern, key)]:
