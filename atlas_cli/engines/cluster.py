@@ -63,7 +63,7 @@ def connected(address: str | None, processors: int) -> Iterator[Any]:
         yield ray
         return
     quiet = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
-    with _handlers_kept():
+    with _handlers_kept(), _socket_paths_explained():
         if address is None:
             _start(ray, processors, quiet)
         else:
@@ -182,6 +182,18 @@ def _handlers_kept() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _socket_paths_explained() -> Iterator[None]:
+    """Socket paths may have about 107 bytes, and Ray's lie deep in the folder of temporary files."""
+    try:
+        yield
+    except OSError as error:
+        if "AF_UNIX" not in str(error):
+            raise
+        advice = "set RAY_TMPDIR to a folder with a short path, such as /tmp"
+        raise ConfigError(f"{advice}: {_first_line(error)}", key="engine.name") from None
 
 
 def unexpected(error: Exception, what: str) -> AtlasError:

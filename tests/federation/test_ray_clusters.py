@@ -104,3 +104,9 @@ def test_something_else_answers(monkeypatch):
         with pytest.raises(ConfigError, match=r"no Ray cluster answers at 127.0.0.1:\d+ within 8 s"):
             connected(f"127.0.0.1:{server.server_port}", 1).__enter__()
         server.shutdown()
+
+
+def test_a_folder_of_temporary_files_with_a_long_path(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / ("long" * 30)))
+    with pytest.raises(ConfigError, match="set RAY_TMPDIR to a folder with a short path"), connected(None, 1):
+        pass
