@@ -31,7 +31,7 @@ from atlas_cli.runs.directory import RunDirectory
 ROOT = Path(__file__).resolve().parents[1]
 ROUNDS = 8
 TIMINGS = {"seconds", "samples_per_second", "process_rss_peak", "started", "ended", "duration_s"}
-OF_THE_PROCESS = {"resumed_after_rounds", "git"}  # the checkout may be edited meanwhile
+OF_THE_PROCESS = {"parts", "engine", "git"}  # the checkout may be edited meanwhile
 ATLAS = [sys.executable, "-c", "import sys; from atlas_cli.cli import main; sys.exit(main())", "train"]
 
 

@@ -119,12 +119,17 @@ def _of_run(run: RunDirectory, as_json: bool, as_csv: bool, plot: Path | None) -
     from atlas_cli.reports.memory import MAX_TABLE_CLIENTS, holders, memory_table
     from atlas_cli.reports.terminal import Terminal
 
-    memory = run.read_json("memory.json")
+    memory, peak = run.read_json("memory.json"), run.read_json("manifest.json").get("process_rss_peak")
     both, why = _compare(run, memory)
     if plot is not None:
         _draw(plot, holders(memory, MAX_TABLE_CLIENTS), f"{run.path.name}: memory measured")
     if as_json:
-        typer.echo(json.dumps({**memory, "prediction": both or None, "notes": [why] if why else []}, indent=2))
+        typer.echo(
+            json.dumps(
+                {**memory, "process_rss_peak": peak, "prediction": both or None, "notes": [why] if why else []},
+                indent=2,
+            )
+        )
     elif as_csv:
         shown = both or {
             name: {"measured": parts, "predicted": {}, "error_percent": {}} for name, parts in memory["clients"].items()
@@ -133,7 +138,7 @@ def _of_run(run: RunDirectory, as_json: bool, as_csv: bool, plot: Path | None) -
     else:
         console = Terminal()
         console.say(str(run.path))
-        console.print(memory_table(memory))
+        console.print(memory_table(memory, peak))
         if both:
             console.print(report.comparison_table(report.one_a_kind(both), ("total",), *_COMPARED))
         if why:

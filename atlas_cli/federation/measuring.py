@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 from collections.abc import Collection
 
 from atlas_cli.federation.memory import Usage
@@ -34,18 +32,17 @@ class Measuring:
 
     def _record(self) -> dict[str, object]:
         server = self.federation.server
-        used = {name: usage for name, usage in self._usages.items() if usage.batch_size}
+        clients = {name: usage for name, usage in self._usages.items() if usage.batch_size}
+        idle = [name for name in self._usages if name not in clients]
+        of_server = server.usage if server is not None else None
+        if of_server is not None and not of_server.batch_size:
+            of_server = None
+            idle.append("the server")
         return {
             "unit": "bytes",
             "measured_in_round": self.number,
-            "clients": {name: usage.record() for name, usage in used.items()},
-            "server": server.usage.record() if server is not None and server.usage is not None else None,
-            "references": reference_memory(self.federation, list(used.values())),
-            "process_rss_peak": peak_resident_bytes(),
+            "clients": {name: usage.record() for name, usage in clients.items()},
+            "server": of_server.record() if of_server is not None else None,
+            "not_measured": idle,
+            "references": reference_memory(self.federation, list(clients.values())),
         }
-
-
-def peak_resident_bytes() -> int:
-    """Peak resident memory of this process; getrusage speaks of KiB on Linux and of bytes on macOS."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

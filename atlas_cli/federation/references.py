@@ -1,62 +1,67 @@
 """What the same model would need without a split.
 
-Measured by one forward each of the whole base, in a batch as clients have it.
+Traced on tensors without storage (``planning.trace``) in a batch as clients have it: a real forward of the whole model
+with all its weights trained would take more memory than the run that it is compared with.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from atlas_cli.federation.memory import Usage, saved_bytes, tensor_bytes
+from atlas_cli.federation.memory import Usage, tensor_bytes
 from atlas_cli.federation.parties import Federation
-from atlas_cli.models.lora import AdapterSet
-from atlas_cli.models.split import run_half
+from atlas_cli.planning.held import adapter_bytes, bytes_of, head_of
+from atlas_cli.planning.prediction import Shape, reference_step, unsplit_ranks
+from atlas_cli.planning.trace import trace
 
 
 def reference_memory(federation: Federation, usages: Sequence[Usage]) -> dict[str, dict[str, object]]:
     """Bytes of full fine-tuning and of unsplit LoRA with AdamW, for memory.json.
 
+    They depend on the config, the plan and the batch: not on what was merged, evaluated or resumed before.
+
     Args:
-        usages: of the clients; the batch of the one that saved most is used.
+        usages: of clients that took a step; the batch of the one that saved most is used.
     """
-    largest = max(usages, key=lambda u: u.saved_activations)
-    shape = (largest.batch_size, largest.batch_tokens // max(1, largest.batch_size))
-    group = federation.group_names[0]
-    model = next(iter(federation.models_of_group(group).values()), None)
-    if model is None:
-        first = federation.members(group)[0]
-        with federation.at_hand([first]):
-            model = federation.model_of_client(first)
-    base = federation.base.model
-    trained = [*model.adapters.parameters(), *model.head.parameters()]
-    weights = tensor_bytes([*base.parameters(), *base.buffers(), *model.head.parameters(), *_output(federation)])
+    plan, base, training = federation.plan, federation.base, federation.config.training
+    largest = max(usages, key=lambda u: u.saved_activations, default=None)
+    if largest is None:
+        shape = Shape(training.batch_size, training.max_length, False)
+        which = "a full batch of the longest examples, as no client had one"
+    else:
+        shape = Shape(largest.batch_size, largest.batch_tokens // largest.batch_size, False)
+        which = "the batch of the client that saved most"
     how = (
-        f"measured: one forward of the whole model, {shape[0]} x {shape[1]} tokens; "
+        f"traced without storage: one forward of the whole model, {shape.batch} x {shape.tokens} tokens, {which}; "
         "gradients and AdamW state from sizes"
     )
+    ranks, step, task = (
+        unsplit_ranks(plan),
+        reference_step(plan, shape),
+        federation.data[federation.group_names[0]].task,
+    )
+    head = bytes_of(head_of(task, plan.hidden_size, base.lm_head))
+    weights = head + tensor_bytes([*base.model.parameters(), *base.model.buffers(), *_output(federation)])
+    trained = head + adapter_bytes(ranks, plan.features)
+    what = plan.family, plan.hf_config, range(plan.n_layers)
     lora = {
         "weights": weights,
-        "adapters": tensor_bytes(model.adapters.parameters()),
-        "gradients": tensor_bytes(trained),
-        "optimizer": 2 * tensor_bytes(trained),
-        "saved_activations": _saved(federation, shape, model.adapters),
+        "adapters": adapter_bytes(ranks, plan.features),
+        "gradients": trained,
+        "optimizer": 2 * trained,
+        "saved_activations": trace(*what, ranks, step, whole=True).saved,
         "how": how,
     }
-    base.requires_grad_(True)
-    try:
-        full = {
-            "weights": weights,
-            "adapters": 0,
-            "gradients": weights,
-            "optimizer": 2 * weights,
-            "saved_activations": _saved(federation, shape, AdapterSet({})),
-            "how": how,
-        }
-    finally:
-        base.requires_grad_(False)
+    full = {
+        "weights": weights,
+        "adapters": 0,
+        "gradients": weights,
+        "optimizer": 2 * weights,
+        "saved_activations": trace(*what, {}, step, whole=True, train_weights=True).saved,
+        "how": how,
+    }
     return {"full_fine_tuning": _with_total(full), "unsplit_lora": _with_total(lora)}
 
 
@@ -65,15 +70,6 @@ def _output(federation: Federation) -> list[Tensor]:
     lm_head = federation.base.lm_head
     used = any(group.task.causal_only for group in federation.data.values())
     return list(lm_head.parameters()) if used and lm_head is not None else []
-
-
-def _saved(federation: Federation, shape: tuple[int, int], adapters: AdapterSet) -> int:
-    base: nn.Module = federation.base.model
-    ids = torch.full(shape, 1, dtype=torch.int64, device=federation.device)
-    weights = [*base.parameters(), *adapters.parameters()]
-    with adapters.attached(base), saved_bytes(weights) as saved:
-        run_half(base, torch.ones_like(ids), input_ids=ids)
-    return saved.total
 
 
 def _with_total(parts: dict[str, object]) -> dict[str, object]:

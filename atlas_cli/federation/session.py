@@ -43,6 +43,7 @@ from atlas_cli.runs.checkpoint import Checkpoint, folders, load_newest, save_che
 from atlas_cli.runs.directory import RunDirectory
 from atlas_cli.runs.lock import locked
 from atlas_cli.runs.manifest import Status, end_manifest, start_manifest
+from atlas_cli.runs.parts import gone_on
 from atlas_cli.runs.record_files import RecordFiles
 from atlas_cli.runs.resumable import carried_over, experiment_sha256, newest_unfinished, read_manifest, require_same
 from atlas_cli.runs.seals import INDEX, seals_record
@@ -100,8 +101,7 @@ def resume(run: RunDirectory, loaded: LoadedConfig, progress: Progress) -> RunDi
         for line in (*warnings, f"resumed after round {checkpoint.round}"):
             run.log(line)
         progress.note(f"{run.path} goes on after round {checkpoint.round}")
-        fresh["resumed_after_rounds"] = [*manifest.get("resumed_after_rounds", []), checkpoint.round]
-        fresh |= {key: manifest[key] for key in ("started", "command", "experiment_sha256") if key in manifest}
+        fresh = gone_on(manifest, fresh, checkpoint.round)
         with engine_of(federation, progress.note) as engine:
             run.write_text("config.yaml", dump_config(loaded.config))
             run.write_json("manifest.json", fresh)
@@ -212,25 +212,18 @@ def _run(
         stopping.waits = False  # nothing that follows is lost when it stops: resuming does it again
         export_adapters(federation, run)
         manifest["base_unchanged"] = _unchanged(federation) and engine.unchanged()
-        offload = federation.offload
-        kept = {"prefix_cache": federation.prefix_cache, "offload": None if offload is None else offload.store}
-        records: dict[str, Any] = {name: each.record() for name, each in kept.items() if each is not None}
-        records["prepack"] = prepacked_record([federation.base, *federation.bases.values()])
-        records["ray"] = engine.record()
-        if records := {name: each for name, each in records.items() if each is not None}:
-            manifest["engine"] = records
         if federation.recording is not None:
             manifest["recording"] = federation.recording.record()
         progress.stop()
         manifest["privacy"]["epsilon"] = federation.protection.figures(training.rounds)
         manifest["records"] = seals_record(files.seals())
-        ended = end_manifest(manifest, "finished")
+        ended = end_manifest(manifest, "finished", engine=_engine_figures(federation, engine))
         write_report(run, ended)
         run.write_json("manifest.json", ended)
         run.log("finished")
     except BaseException as error:
         progress.stop()
-        _stopped(files, manifest, checkpoints, error)
+        _stopped(files, manifest, checkpoints, error, engine)
         if isinstance(error, KeyboardInterrupt):
             raise InterruptedRunError("; ".join(["interrupted", *getattr(error, "__notes__", ())])) from None
         raise
@@ -246,6 +239,16 @@ def _unchanged(federation: Federation) -> bool:
     base, bases = federation.base, federation.bases.values()
     copied = all(departure(base, own) == 0 for own in bases) and prepacked_departure([base, *bases]) == 0
     return copied and current_sha256(base) == base.sha256
+
+
+def _engine_figures(federation: Federation, engine: Engine) -> dict[str, Any]:
+    """What this process kept and moved, by what it is of."""
+    offload = federation.offload
+    kept = {"prefix_cache": federation.prefix_cache, "offload": None if offload is None else offload.store}
+    records: dict[str, Any] = {name: each.record() for name, each in kept.items() if each is not None}
+    records["prepack"] = prepacked_record([federation.base, *federation.bases.values()])
+    records["ray"] = engine.record()
+    return {name: each for name, each in records.items() if each is not None}
 
 
 class _Checkpoints:
@@ -269,13 +272,18 @@ class _Checkpoints:
             self.pending = None
 
 
-def _stopped(files: RecordFiles, manifest: dict[str, Any], checkpoints: _Checkpoints, error: BaseException) -> None:
+def _stopped(
+    files: RecordFiles, manifest: dict[str, Any], checkpoints: _Checkpoints, error: BaseException, engine: Engine
+) -> None:
     """Record how a run ended early, with the traceback; the error gets notes that say how to go on."""
     run, recording = files.run, checkpoints.federation.recording
     interrupted = isinstance(error, KeyboardInterrupt)
     status: Status = "interrupted" if interrupted else "failed"
     what = None if interrupted else str(error) or type(error).__name__
-    with suppress(OutputError):  # on a full disk the first error is the one to show
+    figures: dict[str, Any] = {}
+    with suppress(Exception):  # an engine that has gone cannot say what it did; the first error is the one to show
+        figures = _engine_figures(checkpoints.federation, engine)
+    with suppress(OutputError):  # on a full disk, too
         checkpoints.write()
     with suppress(OutputError):
         run.log(status if interrupted else f"{status}: {type(error).__name__}: {error}")
@@ -283,7 +291,7 @@ def _stopped(files: RecordFiles, manifest: dict[str, Any], checkpoints: _Checkpo
         if recording is not None:
             files.append(INDEX, recording.taken())
         manifest["records"] = seals_record(files.seals())
-        run.write_json("manifest.json", end_manifest(manifest, status, what))
+        run.write_json("manifest.json", end_manifest(manifest, status, what, figures))
     if not isinstance(error, AtlasError | KeyboardInterrupt):
         error.add_note(f"the traceback is in {run.path / 'log.txt'}")
     if whole := folders(run):

@@ -97,10 +97,7 @@ def held_by(
     trained: Collection[str] = ("A", "B"),
 ) -> Held:
     """What a party with ``half`` holds, and the head of ``task`` where it has one; ``trained``: parts of adapters."""
-    head: list[Tensor] = []
-    if task is not None:
-        with torch.device("meta"):
-            head = [p for p in task.build_head(hidden_size, lm_head).parameters() if p.requires_grad]
+    head = head_of(task, hidden_size, lm_head) if task is not None else []
     output = output_bytes(half, lm_head) if task is not None and task.causal_only else 0
     return Held(
         bytes_of([*half.parameters(), *half.buffers()]),
@@ -110,6 +107,12 @@ def held_by(
         len(trained) * len(ranks) + len(head),
         sum(4 * rank * features[path][0] for path, rank in ranks.items()) if "A" not in trained else 0,
     )
+
+
+def head_of(task: BaseTask, hidden_size: int, lm_head: nn.Module | None) -> list[Tensor]:
+    """What a task trains in its head, without storage."""
+    with torch.device("meta"):
+        return [p for p in task.build_head(hidden_size, lm_head).parameters() if p.requires_grad]
 
 
 def adapter_bytes(ranks: Mapping[str, int], features: Mapping[str, tuple[int, int]]) -> int:

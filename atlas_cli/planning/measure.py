@@ -25,7 +25,6 @@ from torch import Tensor, nn
 from atlas_cli.config.load import load_config
 from atlas_cli.errors import AtlasError
 from atlas_cli.federation.client import SplitClient
-from atlas_cli.federation.measuring import peak_resident_bytes
 from atlas_cli.federation.protocol import Message
 from atlas_cli.federation.unsplit import UnsplitClient
 from atlas_cli.models.gelu import fuse_gelu
@@ -37,6 +36,7 @@ from atlas_cli.planning.merging import method_of
 from atlas_cli.planning.plan import Plan, make_plan
 from atlas_cli.planning.prediction import LABEL_NUMBERS, Shape, build_task_of
 from atlas_cli.planning.trace import LiveBytes, meta_model
+from atlas_cli.runs.parts import peak_resident_bytes
 
 STEPS = 2  # the first is taken without moments
 # glibc keeps freed blocks of up to 32 MiB, as if they were still in use; other systems do not know these names
@@ -220,13 +220,20 @@ def _start_of_peak() -> int:
     try:
         _CLEAR.write_text("5")
     except OSError:
-        return peak_resident_bytes()
+        return _peak_of_system()
     return _status("VmRSS")
 
 
 def _peak() -> int:
     # getrusage also counts the process that started this one
-    return _status("VmHWM") if _CLEAR.exists() else peak_resident_bytes()
+    return _status("VmHWM") if _CLEAR.exists() else _peak_of_system()
+
+
+def _peak_of_system() -> int:
+    peak = peak_resident_bytes()
+    if peak is None:
+        raise AtlasError("this system does not tell the peak memory of a process; leave --measure out")
+    return peak
 
 
 def _status(key: str) -> int:

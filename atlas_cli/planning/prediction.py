@@ -204,15 +204,26 @@ def _received(plan: Plan, used: Mapping[str, Shape]) -> str:
 
 
 def _references(plan: Plan, task: BaseTask, shape: Shape) -> dict[str, PartyMemory]:
-    step = _step(plan, shape._replace(padded=False))
-    ranks: dict[str, int] = dict(plan.upper_ranks)
-    for group in plan.config.task_groups:
-        ranks = {**ranks, **{path: max(rank, ranks.get(path, 0)) for path, rank in plan.group_ranks(group).items()}}
-    lora = predict_unsplit(plan.family, plan.hf_config, ranks, plan.features, step, task=task, run_head=False)
+    step = reference_step(plan, shape)
     return {
         "full_fine_tuning": predict_whole(plan.family, plan.hf_config, step, task=task),
-        "unsplit_lora": lora,
+        "unsplit_lora": predict_unsplit(
+            plan.family, plan.hf_config, unsplit_ranks(plan), plan.features, step, task=task, run_head=False
+        ),
     }
+
+
+def reference_step(plan: Plan, shape: Shape) -> Step:
+    """The step of the ways to train that a run is compared with: as its clients', on a batch without padding."""
+    return _step(plan, shape._replace(padded=False))
+
+
+def unsplit_ranks(plan: Plan) -> dict[str, int]:
+    """Adapters of the whole model: on every layer, the largest that anybody has there."""
+    ranks: dict[str, int] = dict(plan.upper_ranks)
+    for group in plan.config.task_groups:
+        ranks |= {path: max(rank, ranks.get(path, 0)) for path, rank in plan.group_ranks(group).items()}
+    return ranks
 
 
 def _step(plan: Plan, shape: Shape) -> Step:

@@ -58,7 +58,7 @@ def page(run: RunDirectory, manifest: Mapping[str, Any] | None = None) -> str:
         "Proof": sections.proof(manifest, clients),
         "Privacy": privacy.section(metrics, manifest.get("privacy")) if metrics else "",
         "Bytes on the wire": sections.ledger(messages) if messages else "",
-        "Memory": sections.memory(run.read_json("memory.json")) if (run.path / "memory.json").exists() else "",
+        "Memory": _memory(run, manifest),
         **({"Audit": sections.audit(run.read_json("audit.json"))} if (run.path / "audit.json").exists() else {}),
         **({"Clusters": sections.clusters(clustered)} if clustered else {}),
         "Clients": sections.clients(clients, config) if clients else "",
@@ -76,3 +76,9 @@ def page(run: RunDirectory, manifest: Mapping[str, Any] | None = None) -> str:
         f'<body><h1>{name}</h1><p><span class="status {status}">{status}</span> {escape(run.path.name)}</p>\n'
         f"{body}</body></html>\n"
     )
+
+
+def _memory(run: RunDirectory, manifest: Mapping[str, Any]) -> str:
+    if not (run.path / "memory.json").exists():
+        return ""
+    return sections.memory(run.read_json("memory.json"), manifest.get("process_rss_peak"))

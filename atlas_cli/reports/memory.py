@@ -81,13 +81,12 @@ def client_rows(
     return rows
 
 
-def memory_table(memory: Record) -> Table:
-    """The table of ``atlas memory-report``, in MiB."""
+def memory_table(memory: Record, peak: int | None) -> Table:
+    """The table of ``atlas memory-report``, in MiB; ``peak`` is that of the whole process."""
     rows = holders(memory, MAX_TABLE_CLIENTS)
-    peak = format_bytes_mib(memory["process_rss_peak"])
     table = Table(
         title="Memory while training, in MiB (1 MiB = 1,048,576 bytes)",
-        caption="\n".join([*sources(rows), f"peak of the whole process, which belongs to no client: {peak}"]),
+        caption="\n".join([*sources(rows), *remarks(memory, peak)]),
         **layout(),
     )
     table.add_column("", overflow="fold", min_width=10)
@@ -97,6 +96,15 @@ def memory_table(memory: Record) -> Table:
         last_client = row.clients > 0 and not (i + 1 < len(rows) and rows[i + 1].clients)
         table.add_row(row.label, *cells(row), end_section=last_client or row.label == "server")
     return table
+
+
+def remarks(memory: Record, peak: int | None) -> list[str]:
+    """Who was not measured, and what belongs to nobody."""
+    idle = memory["not_measured"]
+    more = f" and {len(idle) - MAX_TABLE_CLIENTS} more" if len(idle) > MAX_TABLE_CLIENTS else ""
+    who = [f"not measured, without a step in round {memory['measured_in_round']}: {', '.join(idle[:MAX_TABLE_CLIENTS])}{more}"] if idle else []
+    known = format_bytes_mib(peak) if peak is not None else "not known"
+    return [*who, f"peak of the whole process, which belongs to no client: {known}"]
 
 
 def sources(rows: Sequence[Holder]) -> list[str]:

@@ -12,7 +12,7 @@ from atlas_cli.reports import memory as memory_rows
 from atlas_cli.reports import tables
 from atlas_cli.reports.plots import MAX_BARS, bytes_svg, loss_svg, memory_svg, metric_svgs
 from atlas_cli.reports.summary import Record, drops_sentence, primary_metric, summarise
-from atlas_cli.reports.units import format_bytes_mb, format_bytes_mib, format_number, format_seconds
+from atlas_cli.reports.units import format_bytes_mb, format_number, format_seconds
 from atlas_cli.runs.records import KINDS
 
 
@@ -50,6 +50,10 @@ def facts(manifest: Record) -> str:
         "versions": versions,
         "command": " ".join(manifest.get("command", [])),
     }
+    if len(manifest.get("parts", ())) > 1:
+        rows["processes"] = (
+            f"{len(manifest['parts'])}, one after the other; device, versions and command are the first's"
+        )
     data = [
         (
             group,
@@ -61,7 +65,26 @@ def facts(manifest: Record) -> str:
         )
         for group, d in manifest.get("data", {}).items()
     ]
-    return definitions(rows) + table(("task group", "data", "train", "test", "classes", "sha256"), data)
+    shown = definitions(rows) + table(("task group", "data", "train", "test", "classes", "sha256"), data)
+    return shown + _parts(manifest.get("parts", ()))
+
+
+def _parts(parts: Sequence[Mapping[str, Any]]) -> str:
+    """A row a process, where a run had several."""
+    rows = [
+        (
+            "start" if part["after_round"] is None else f"round {part['after_round']}",
+            str(part["started"]).split(".")[0].replace("T", " "),
+            format_seconds(part["duration_s"]) if part["duration_s"] is not None else "not known",
+            str(part["status"]),
+            f"{part['device']}, {part['threads']} CPU threads",
+            ", ".join(f"{name} {number}" for name, number in part["versions"].items() if number),
+            " ".join(part["command"]),
+        )
+        for part in parts
+    ]
+    headings = ("gone on after", "started (UTC)", "took", "ended", "device", "versions", "command")
+    return table(headings, rows) if len(rows) > 1 else ""
 
 
 def audit(found: Record) -> str:
@@ -135,16 +158,15 @@ def ledger(messages: Sequence[Record]) -> str:
     return figure(bytes_svg(messages), "Serialised bytes by kind and direction") + table(headings, rows)
 
 
-def memory(record: Record) -> str:
-    """Memory by client beside the server and the references."""
+def memory(record: Record, peak: int | None) -> str:
+    """Memory by client beside the server and the references; ``peak`` is that of the whole process."""
     svg, note = memory_svg(record)
     rows = [(row.label, *memory_rows.cells(row), row.how) for row in memory_rows.holders(record, MAX_BARS)]
-    peak = format_bytes_mib(record["process_rss_peak"])
     headings = ("holder", *(f"{part}, MiB" for part in [*memory_rows.PARTS.values(), "total"]), "how")
     return (
         figure(svg, f"Memory by holder and part. {note}".strip())
         + table(headings, rows)
-        + f"<p>Peak resident memory of the whole process, which belongs to no client: {escape(peak)}.</p>"
+        + "".join(f"<p>{escape(remark.capitalize())}.</p>" for remark in memory_rows.remarks(record, peak))
     )
 
 

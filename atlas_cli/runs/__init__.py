@@ -79,7 +79,7 @@ memory.json (bytes)
     clients   {name: {frozen_weights, adapters, heads, gradients, optimizer, saved_activations, cut_buffers, total,
               batch: {size, tokens}}}
     server    the same keys; null in modes without a server
+    not_measured  who took no step in round 1, and is not among these
     references  {full_fine_tuning, unsplit_lora}: {weights, adapters, gradients, optimizer, saved_activations,
               total, how}
-    process_rss_peak  of the whole process: belongs to no client
 """

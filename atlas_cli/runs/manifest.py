@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import atlas_cli
+from atlas_cli.runs import parts
 from atlas_cli.runs.hashing import sha256_text
 from atlas_cli.runs.secrets import mask, mask_command
 
@@ -45,7 +46,7 @@ def start_manifest(
         data: by task group ``{origin, sha256, train, test, classes}``; train and test count examples.
     """
     config = json.loads(json.dumps(config_dict))  # keys as the file will hold them: rank {0: 8} is {"0": 8}
-    return {
+    manifest = {
         "status": "running",
         "name": config.get("name"),
         "started": datetime.now(UTC).isoformat(),
@@ -64,18 +65,25 @@ def start_manifest(
         "config": config,
         "config_sha256": sha256_text(json.dumps(config, sort_keys=True)),
     }
+    return {**manifest, "parts": [parts.first_part(manifest)]}
 
 
-def end_manifest(manifest: Mapping[str, Any], status: Status, error: str | None = None) -> dict[str, Any]:
-    """A copy that says how the run ended, when, and after how many seconds."""
-    ended = datetime.now(UTC)
-    seconds = (ended - datetime.fromisoformat(manifest["started"])).total_seconds()
+def end_manifest(
+    manifest: Mapping[str, Any], status: Status, error: str | None = None, engine: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """A copy that says how the run ended, when, and what it took in all its parts.
+
+    Args:
+        engine: figures of the engine in the part that ends now.
+    """
+    ended = parts.ended(manifest["parts"], status, engine or {})
     return {
         **manifest,
         "status": status,
-        "ended": ended.isoformat(),
-        "duration_s": round(seconds, 3),
+        "ended": ended[-1]["ended"],
         "error": error and mask(error),
+        **parts.together(ended),
+        "parts": ended,
     }
 
 

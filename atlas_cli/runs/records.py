@@ -171,8 +171,8 @@ class MemoryRecord(Record):
     measured_in_round: Count
     clients: dict[str, HolderMemory]
     server: HolderMemory | None
+    not_measured: list[str]
     references: References
-    process_rss_peak: Count
 
 
 SCHEMAS: dict[str, type[Record]] = {

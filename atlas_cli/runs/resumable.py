@@ -30,7 +30,15 @@ def read_manifest(run: RunDirectory) -> dict[str, Any]:
         ResourceError: missing, damaged, or without what a run is compared by.
     """
     manifest = run.read_json("manifest.json")
-    wanted = {"status": str, "started": str, "command": list, "config": dict, "model": dict, "data": dict}
+    wanted = {
+        "status": str,
+        "started": str,
+        "command": list,
+        "config": dict,
+        "model": dict,
+        "data": dict,
+        "parts": list,
+    }
     for key, kind in wanted.items():
         if not isinstance(manifest, dict) or not isinstance(manifest.get(key), kind):
             raise ResourceError(f"{run.path / 'manifest.json'} is damaged: no {key}; start the experiment anew")

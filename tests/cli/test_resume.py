@@ -2,11 +2,15 @@
 
 import json
 import shutil
+import sys
 
 import pytest
 from toy_runs import train
 
 from atlas_cli.cli import main
+from atlas_cli.reports.html import page
+from atlas_cli.runs import manifest as manifest_module
+from atlas_cli.runs.directory import RunDirectory
 
 TIMINGS = {"seconds", "samples_per_second"}
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -75,10 +79,61 @@ def test_equal_to_an_unbroken_run(config_file, changes):
     written = ["clusters.jsonl"] if "clustering" in changes else []
     for name in ("metrics.jsonl", "clients.jsonl", "messages.jsonl", *written):
         assert records(broken, name) == records(whole, name)
+    assert (broken.path / "memory.json").read_bytes() == (whole.path / "memory.json").read_bytes()
     assert adapters(broken) == adapters(whole)
     last = "checkpoints/round-000004/state.safetensors"
     assert (broken.path / last).read_bytes() == (whole.path / last).read_bytes()
     assert broken.read_json("manifest.json")["status"] == "finished"
+
+
+def test_at_every_round_it_is_the_unbroken_run_byte_for_byte(config_file, tmp_path):
+    """With dropout, an evaluation before the round that memory is measured in, which another process may do."""
+    changes = {"lora": {"dropout": 0.2}, "checkpoints": {"keep": 9}, "evaluation": {"every": 2}}
+    whole = train(config_file(training={**RUN, "rounds": 3}, **changes))
+    files = ["messages.jsonl", "memory.json", *(f"adapters/{p}" for p in ("clients", "groups"))]
+    for done in range(3):
+        broken = RunDirectory(tmp_path / f"broken-{done}")
+        shutil.copytree(whole.path, broken.path)
+        stop_after(broken, done)
+        if done == 0:
+            (broken.path / "memory.json").unlink()
+        manifest = broken.read_json("manifest.json")
+        broken.write_json("manifest.json", {**manifest, "status": "failed"})
+        assert main(["train", "--resume", str(broken.path)]) == 0
+        for name in ("metrics.jsonl", "clients.jsonl"):
+            assert records(broken, name) == records(whole, name), (done, name)
+        for name in files:
+            held = [p for p in [whole.path / name, *(whole.path / name).rglob("*")] if p.is_file()]
+            assert held
+            for path in held:
+                again = broken.path / path.relative_to(whole.path)
+                assert again.read_bytes() == path.read_bytes(), (done, name)
+
+
+def test_the_manifest_lists_the_processes_and_sums_what_they_did(config_file, monkeypatch):
+    cached = {"clients": {n: {"rank": {1: 2}} for n in "ab"}, "engine": {"prefix_cache": "4 KiB"}}
+    run = train(config_file(training=RUN, checkpoints={"keep": 9}, **cached))
+    first = run.read_json("manifest.json")
+    assert [(part["after_round"], part["status"]) for part in first["parts"]] == [(None, "finished")]
+    assert first["engine"]["prefix_cache"] == first["parts"][0]["engine"]["prefix_cache"]
+    stop_after(run, 2)
+    killed = {**first["parts"][0], "status": "running", "ended": None, "duration_s": None}
+    run.write_json("manifest.json", {**first, "status": "running", "parts": [first["parts"][0], killed]})
+    monkeypatch.setattr(sys, "argv", ["atlas", "train", "--resume", "RUN"])
+    monkeypatch.setattr(manifest_module, "_version", lambda name: "9.9")
+    assert main(["train", "--resume", str(run.path)]) == 0
+    last = run.read_json("manifest.json")
+    assert [(part["after_round"], part["status"]) for part in last["parts"]] == [
+        (None, "finished"), (None, "killed"), (2, "finished"),
+    ]  # fmt: skip
+    one, _, three = last["parts"]
+    assert three["versions"]["torch"] == "9.9" != last["versions"]["torch"] == one["versions"]["torch"]
+    assert three["command"] == ["atlas", "train", "--resume", "RUN"] and last["command"] == one["command"]
+    assert last["duration_s"] is None and last["started"] == one["started"]  # how long the killed one took is not known
+    assert last["process_rss_peak"] == max(one["process_rss_peak"], three["process_rss_peak"]) > 10**7
+    sums = [sum(p["engine"]["prefix_cache"][key] for p in last["parts"]) for key in ("hits", "misses")]
+    assert [last["engine"]["prefix_cache"][key] for key in ("hits", "misses")] == sums
+    assert "9.9" in page(run) and "killed" in page(run)
 
 
 @pytest.mark.parametrize(("first", "then"), [("null", "1 KiB"), ("1 KiB", "null")])
@@ -93,7 +148,7 @@ def test_clients_may_be_put_away_or_not_on_the_way(config_file, first, then):
     for name in ("state.safetensors", "state.json"):
         last = f"checkpoints/round-000004/{name}"
         assert (broken.path / last).read_bytes() == (whole.path / last).read_bytes()
-    assert ("offload" in broken.read_json("manifest.json").get("engine", {})) == (then != "null")
+    assert ("offload" in broken.read_json("manifest.json")["parts"][-1].get("engine", {})) == (then != "null")
     assert set(whole.path.parent.iterdir()) == {whole.path, broken.path}  # no folder of clients is left
 
 

@@ -88,8 +88,6 @@ def comparable(run):
         if name == "metrics.jsonl":
             timed = ("seconds", "samples_per_second")
             files[name] = [{k: v for k, v in m.items() if k not in timed} for m in run.read_lines(name)]
-        elif name == "memory.json":
-            files[name] = {k: v for k, v in run.read_json(name).items() if k != "process_rss_peak"}
         elif name not in ("manifest.json", "log.txt", "report.html"):
             files[name] = path.read_bytes()
     return files

@@ -22,7 +22,7 @@ def invoke():
 
 def printed(memory):
     out = io.StringIO()
-    Terminal(file=out, width=80).print(memory_table(memory))
+    Terminal(file=out, width=80).print(memory_table(memory, 700_000_000))
     return out.getvalue()
 
 
