@@ -166,7 +166,7 @@ def memory(record: Record, peak: int | None) -> str:
     return (
         figure(svg, f"Memory by holder and part. {note}".strip())
         + table(headings, rows)
-        + "".join(f"<p>{escape(remark.capitalize())}.</p>" for remark in memory_rows.remarks(record, peak))
+        + "".join(f"<p>{escape(remark[0].upper() + remark[1:])}.</p>" for remark in memory_rows.remarks(record, peak))
     )
 
 
