@@ -100,9 +100,10 @@ def memory_table(memory: Record, peak: int | None) -> Table:
 
 def remarks(memory: Record, peak: int | None) -> list[str]:
     """Who was not measured, and what belongs to nobody."""
-    idle = memory["not_measured"]
-    more = f" and {len(idle) - MAX_TABLE_CLIENTS} more" if len(idle) > MAX_TABLE_CLIENTS else ""
-    who = [f"not measured, without a step in round {memory['measured_in_round']}: {', '.join(idle[:MAX_TABLE_CLIENTS])}{more}"] if idle else []
+    names = memory["not_measured"]
+    more = f" and {len(names) - MAX_TABLE_CLIENTS} more" if len(names) > MAX_TABLE_CLIENTS else ""
+    idle = f"not measured, without a step in round {memory['measured_in_round']}"
+    who = [f"{idle}: {', '.join(names[:MAX_TABLE_CLIENTS])}{more}"] if names else []
     known = format_bytes_mib(peak) if peak is not None else "not known"
     return [*who, f"peak of the whole process, which belongs to no client: {known}"]
 
