@@ -27,15 +27,17 @@ def command(
     from atlas_cli.config.load import load_config, locating
     from atlas_cli.data.prepare import class_counts, prepare
     from atlas_cli.models.families import family_of
-    from atlas_cli.models.load import load_tokenizer
+    from atlas_cli.models.load import load_tokenizer, require_vocabulary
     from atlas_cli.models.resolve import model_config
     from atlas_cli.reports.tables import data_table
     from atlas_cli.reports.terminal import Terminal
 
     loaded = load_config(file, overrides or [])
     with locating(loaded):
-        family = family_of(model_config(loaded.config.model)[0].model_type)
+        hf_config = model_config(loaded.config.model)[0]
+        family = family_of(hf_config.model_type)
         tokenizer = load_tokenizer(loaded.config.model)
+        require_vocabulary(tokenizer, hf_config.vocab_size)
         groups = prepare(loaded.config, tokenizer, family.causal)
     console = Terminal()
     for name, group in groups.items():

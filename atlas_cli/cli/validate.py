@@ -24,7 +24,7 @@ def command(
     """
     from atlas_cli.config.load import load_config, locating
     from atlas_cli.data.prepare import class_counts, prepare
-    from atlas_cli.models.load import load_tokenizer, require_weights
+    from atlas_cli.models.load import load_tokenizer, require_vocabulary, require_weights
     from atlas_cli.planning.plan import make_plan
     from atlas_cli.reports.terminal import Terminal
     from atlas_cli.tasks._base import count_examples
@@ -37,7 +37,9 @@ def command(
         examples: dict[str, int] = {}
         prepared: dict[str, PreparedGroup] = {}
         if data:
-            prepared = prepare(loaded.config, load_tokenizer(loaded.config.model), plan.family.causal)
+            tokenizer = load_tokenizer(loaded.config.model)
+            require_vocabulary(tokenizer, plan.hf_config.vocab_size)
+            prepared = prepare(loaded.config, tokenizer, plan.family.causal)
             examples = {c: count_examples(f) for group in prepared.values() for c, f in group.train.items()}
     for line in _facts(plan):
         console.say(line)

@@ -12,6 +12,7 @@ from atlas_cli.data.partition import Dealt, partition, split_local_test
 from atlas_cli.data.read import GroupData, read_group
 from atlas_cli.data.tokenized import encode
 from atlas_cli.errors import ConfigError
+from atlas_cli.models.tokenizer_file import other_tokens
 from atlas_cli.tasks import build as build_task
 from atlas_cli.tasks._base import BaseTask, Feature
 
@@ -27,6 +28,7 @@ class PreparedGroup:
         dealt: the partition, with rows that nobody has and the values of a column by client.
         train, local_test: features by client; ``Feature.row`` is a row of ``data.train``.
         test: features of the group's held-out part, seen by no client.
+        tokens_note: what is unusual about the tokens of these texts.
     """
 
     data: GroupData
@@ -36,11 +38,13 @@ class PreparedGroup:
     local_test: Mapping[str, list[Feature]]
     test: list[Feature]
     dealt: Dealt
+    tokens_note: str | None = None
 
     @property
     def notes(self) -> list[str]:
         """What became of the group's rows: sentences that stand wherever its sizes are shown."""
-        return [f"{self.data.origin}: {self.data.account.sentence()}", *self.data.notes, *self.dealt.notes]
+        found = [f"{self.data.origin}: {self.data.account.sentence()}", *self.data.notes, *self.dealt.notes]
+        return found if self.tokens_note is None else [*found, self.tokens_note]
 
 
 def class_counts(group: PreparedGroup) -> str:
@@ -91,4 +95,5 @@ def _prepare_group(config: ExperimentConfig, name: str, tokenizer: Any, causal: 
         raise ConfigError(
             "the held-out test part is empty; raise test_fraction or give test files", key=f"task_groups.{name}.data"
         )
-    return PreparedGroup(data, task, dealt.shards, train, local_test, test, dealt)
+    note = other_tokens(tokenizer, (row for part in (data.train, data.test) for row in part))
+    return PreparedGroup(data, task, dealt.shards, train, local_test, test, dealt, note)

@@ -46,13 +46,13 @@ def build(config: ExperimentConfig, plan: Plan | None = None) -> Federation:
     if (threads := _threads(config)) is not None:
         torch.set_num_threads(threads)
     tokenizer = load_tokenizer(config.model)
+    require_vocabulary(tokenizer, plan.hf_config.vocab_size)
     data = prepare(config, tokenizer, plan.family.causal)
     if config.mode == "centralized":
         plan, data = pooled(config, plan, data)
     if config.privacy.labels is not None:
         data = randomise(data, config.privacy.labels, config.seed)
     base = load_base(config.model, seed=config.seed, device=device)
-    require_vocabulary(base, tokenizer)
     tasks = {name: training_task(config, group.task) for name, group in data.items()}
     split = config.mode == "split-federated"
     heads = {name: build_head(base, task, config.seed, name, device) for name, task in tasks.items()}

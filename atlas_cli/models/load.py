@@ -18,9 +18,11 @@ from atlas_cli.errors import AtlasError, ConfigError, ResourceError
 from atlas_cli.models.families import Family, family_of
 from atlas_cli.models.finite import not_finite
 from atlas_cli.models.gelu import fuse_gelu
+from atlas_cli.models.options import refuse_options
 from atlas_cli.models.resolve import locate, model_config
 from atlas_cli.models.source import Source, reason
 from atlas_cli.models.split import client_half, client_part, server_half
+from atlas_cli.models.tokenizer_file import as_the_file_has_it
 from atlas_cli.models.weight_files import left_out, weight_names
 from atlas_cli.runs.hashing import sha256_tensors
 from atlas_cli.seeding import forked
@@ -212,8 +214,11 @@ def load_tokenizer(model: ModelConfig) -> Any:
     key = "model.tokenizer" if model.tokenizer else "model.name"
     source = locate(name, model.revision if name == model.name else None, key=key)
     folder = source.folder()
+    if not source.gguf_file:
+        refuse_options(source.json("tokenizer_config.json"), f"{source.path}/tokenizer_config.json: ", key)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **source.options)
+        tokenizer = as_the_file_has_it(tokenizer, source)
     except Exception as error:  # tokenizers raise exceptions of many kinds
         raise ResourceError(
             f"{key}: no tokenizer for {name!r}; set model.tokenizer to a folder, hub id or packaged name "
@@ -269,16 +274,18 @@ transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
 
 
-def require_vocabulary(base: FrozenBase, tokenizer: object) -> None:
+def require_vocabulary(tokenizer: Any, rows: int) -> None:
     """The embedding has a row for every token.
 
     Raises:
-        ConfigError: it is another model's tokenizer.
+        ConfigError: it is another model's tokenizer, or one whose numbers have gaps.
     """
-    size, rows = len(tokenizer), base.config.vocab_size  # type: ignore[arg-type]
-    if size > rows:
+    beyond = sorted((number, token) for token, number in tokenizer.get_vocab().items() if number >= rows)
+    if beyond:
+        number, token = beyond[0]
+        more = f" (nor have {len(beyond) - 1} others)" if beyond[1:] else ""
         raise ConfigError(
-            f"the tokenizer has {size} tokens and the model's embedding {rows} rows; "
-            "give the tokenizer that belongs to it",
+            f"token id {number}, {token!r:.80}, has no embedding row{more}: the model has {rows}, for ids 0 to "
+            f"{rows - 1}; give the tokenizer that belongs to it",
             key="model.tokenizer",
         )

@@ -296,11 +296,21 @@ def test_code_of_a_tokenizer_is_never_run(damaged, offline):
     folder = damaged()
     ran = folder / "ran"
     (folder / "tokenization_own.py").write_text(f"open({str(ran)!r}, 'w').close()\n")
-    own = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": [None, "tokenization_own.Own"]}}
+    own = {"auto_map": {"AutoTokenizer": [None, "tokenization_own.Own"]}}  # beside a class of transformers
     (folder / "tokenizer_config.json").write_text(json.dumps(own))
-    with pytest.raises(ResourceError, match=r"no tokenizer for .*contains custom code"):
+    with pytest.raises(
+        ConfigError, match=r"model\.name: .*/tokenizer_config\.json: auto_map: .* never fetches or runs"
+    ):
         tokenizer_of(folder)
     assert not ran.exists()
+
+
+@pytest.mark.parametrize(("content", "why"), [("[]", "it holds a list"), ("{", "Expecting"), ("[" * 10**5, "too deep")])
+def test_a_damaged_tokenizer_config(content, why, damaged, offline):
+    folder = damaged()
+    (folder / "tokenizer_config.json").write_text(content)
+    with pytest.raises(ResourceError, match=f"tokenizer_config.json: .*{why}"):
+        tokenizer_of(folder)
 
 
 @pytest.fixture
