@@ -51,6 +51,16 @@ def damaged(model_folder, tmp_path):
     return make
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("name", ["model.layers.2.mlp.up_proj.weight", "lm_head.weight"])
+def test_weights_that_are_not_finite_are_refused_by_name(damaged, name, value):
+    folder = damaged(lambda tensors: tensors[name][1:2, 3].fill_(value))
+    with pytest.raises(
+        ResourceError, match=rf"damaged: {name.removeprefix('model.')} holds values that are not finite"
+    ):
+        load(folder)
+
+
 @pytest.mark.parametrize("family", CONFIGS)
 def test_a_folder_gives_its_very_weights(family, model_folder, offline):
     base = load(model_folder(family))
