@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from atlas_cli.reports import privacy, sections
+from atlas_cli.reports.escaped import escape
 from atlas_cli.runs.directory import RunDirectory
 
 _CSS = """

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
 
+from atlas_cli.reports.escaped import escape
 from atlas_cli.reports.summary import Record
 from atlas_cli.reports.units import format_number
 

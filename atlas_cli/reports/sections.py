@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
 from typing import Any
 
 from atlas_cli.reports import audit as audits
 from atlas_cli.reports import memory as memory_rows
 from atlas_cli.reports import tables
+from atlas_cli.reports.escaped import escape
 from atlas_cli.reports.plots import MAX_BARS, bytes_svg, loss_svg, memory_svg, metric_svgs
 from atlas_cli.reports.summary import Record, drops_sentence, primary_metric, summarise
 from atlas_cli.reports.units import format_bytes_mb, format_number, format_seconds

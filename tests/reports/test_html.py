@@ -71,9 +71,10 @@ def test_the_same_run_gives_the_same_page(make_run):
 
 def test_names_are_escaped_everywhere(make_run):
     evil = '<script>alert("1")</script>&$x^{$'
-    text = page(make_run(name=evil, clients=CLIENTS | {evil: "spam"}, verify={evil: CHECK}))
+    text = page(make_run(name=evil + "\u202e", clients=CLIENTS | {evil: "spam"}, verify={evil: CHECK}))
     assert "script" not in Outline(text).tags
     assert "&lt;script&gt;alert(&quot;1&quot;)&lt;/script&gt;&amp;$x^{$" in text
+    assert r"\u202e" in text and "\u202e" not in text
 
 
 def test_the_page_shows_the_figures(make_run):
