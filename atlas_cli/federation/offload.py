@@ -96,7 +96,6 @@ class OffloadedClients(Mapping[str, Party]):
         party = self._make(name)
         held = exchanged(party)
         shrink(party, held, {path: r for path, r in away.ranks.items() if r < held.adapters[path].rank})
-        self.store.prove(away.keys)
         values, moments, frozen = (self.store.get(key) if key else {} for key in away[:3])
         with torch.no_grad():
             held.load({n: value for n, value in values.items() if not n.startswith("head.")})

@@ -9,6 +9,7 @@ rounding.
 from __future__ import annotations
 
 import hashlib
+import sys
 import tempfile
 from pathlib import Path
 
@@ -36,14 +37,15 @@ class PrefixCache:
 
     def __init__(self, memory: int, parent: str) -> None:
         self.memory, self.parent = memory, parent
-        self.memory_bytes = self.disk_bytes = self.hits = self.misses = 0
+        self.memory_bytes = self.disk_bytes = self.hits = self.misses = self.damaged = 0
         self.disk_error: str | None = None
         self._held: dict[str, Tensor] = {}
-        self._files: dict[str, Path] = {}
+        self._files: dict[str, tuple[Path, int, bytes]] = {}  # with the size and hash of what was written
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     def get(self, key: str, device: torch.device) -> Tensor | None:
-        """The tensor of a key on ``device``; None, a miss, where it was not put or its file cannot be read."""
+        """The tensor of a key on ``device``; None, a miss, where it was not put or its file is not what was
+        written."""
         found = to_device(self._held[key], device) if key in self._held else self._read(key, device)
         if found is None:
             self.misses += 1
@@ -62,7 +64,7 @@ class PrefixCache:
 
     def record(self) -> dict[str, object]:
         """For the manifest."""
-        names = ("memory_bytes", "disk_bytes", "hits", "misses", "disk_error")
+        names = ("memory_bytes", "disk_bytes", "hits", "misses", "damaged", "disk_error")
         return {name: getattr(self, name) for name in names}
 
     def close(self) -> None:
@@ -76,9 +78,17 @@ class PrefixCache:
     def _read(self, key: str, device: torch.device) -> Tensor | None:
         if key not in self._files:
             return None
+        path, size, digest = self._files[key]
         try:
-            return to_device(load(self._files[key].read_bytes())["outputs"], device)
-        except (OSError, SafetensorError):
+            content = path.read_bytes()
+            if hashlib.sha256(content).digest() != digest:
+                raise OSError("not what was written (by hash)")
+            return to_device(load(content)["outputs"], device)
+        except (OSError, SafetensorError) as error:
+            if not self.damaged:
+                print(f"note: {path} cannot be used ({error}); computing it anew", file=sys.stderr, flush=True)
+            self.damaged += 1
+            self.disk_bytes -= size
             del self._files[key]
             return None
 
@@ -96,7 +106,7 @@ class PrefixCache:
             if path is not None:
                 path.unlink(missing_ok=True)
             return
-        self._files[key] = path
+        self._files[key] = path, len(content), hashlib.sha256(content).digest()
         self.disk_bytes += len(content)
 
 

@@ -53,13 +53,13 @@ class Recorder:
         self.metrics: list[JSON] = []
         self.clients: list[JSON] = []
         self.clustered: list[JSON] = []
-        self._measuring: Measuring | None = None
+        self.measured: Measuring | None = None
 
     def start_round(self, number: int, present: Collection[str]) -> None:
         """Memory is measured in the first round, that of the clients that begin it; where memory.json was gone when a
         run was gone on with, in the first one after that."""
         if number == 1 or (self.files is not None and self.files.memory_is_missing):
-            self._measuring = Measuring(self.federation, number, present)
+            self.measured = Measuring(self.federation, number, present)
 
     def on_step(self, round_number: int) -> Callable[[int, dict[str, Trained]], None]:
         """A callback for the engine: step number from 0, and what each client did so far."""
@@ -134,9 +134,8 @@ class Recorder:
             self.files.append("messages.jsonl", ledger.records(number))
             if self.federation.recording is not None:
                 self.files.append(INDEX, self.federation.recording.taken())
-        if self._measuring is not None:
-            self._measuring.end(self.files)
-            self._measuring = None
+        if self.measured is not None and self.measured.number == number:
+            self.measured.end(self.files)
         self.progress.round_end(number, lines)
 
     def _simulate(

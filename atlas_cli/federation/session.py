@@ -216,7 +216,7 @@ def _run(
             manifest["recording"] = federation.recording.record()
         progress.stop()
         manifest["privacy"]["epsilon"] = federation.protection.figures(training.rounds)
-        manifest["records"] = seals_record(files.seals())
+        manifest["records"] = seals_record(files.seal())
         ended = end_manifest(manifest, "finished", engine=_engine_figures(federation, engine))
         write_report(run, ended)
         run.write_json("manifest.json", ended)
@@ -261,7 +261,7 @@ class _Checkpoints:
     def after_round(self, number: int) -> None:
         """Every ``checkpoints.every`` rounds, before training and at the end."""
         config = self.federation.config
-        self.pending = Checkpoint(number, *capture(self.federation, self._copies), self.files.seals())
+        self.pending = Checkpoint(number, *capture(self.federation, self._copies), self.files.seal())
         if number % config.checkpoints.every == 0 or number == config.training.rounds:
             self.write()
 
@@ -288,9 +288,11 @@ def _stopped(
     with suppress(OutputError):
         run.log(status if interrupted else f"{status}: {type(error).__name__}: {error}")
         run.log("" if interrupted else "".join(traceback.format_exception(error)))
+    with suppress(OutputError):
         if recording is not None:
             files.append(INDEX, recording.taken())
-        manifest["records"] = seals_record(files.seals())
+        manifest["records"] = seals_record(files.seal())
+    with suppress(OutputError):
         run.write_json("manifest.json", end_manifest(manifest, status, what, figures))
     if not isinstance(error, AtlasError | KeyboardInterrupt):
         error.add_note(f"the traceback is in {run.path / 'log.txt'}")

@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from atlas_cli.data.packages import cache_dir
+from atlas_cli.data.kept import cache_dir, damage, describe, known_sha256
 from atlas_cli.errors import ResourceError
-from atlas_cli.runs.hashing import sha256_file
 
 CONVERSION = 2  # raised where a file would be converted otherwise, or refused
 
 
 def folder_of(file: Path) -> Path:
     """Where a file's conversion is, once there is one."""
-    return cache_dir() / "converted" / f"{file.stem}-{sha256_file(file)[:16]}-v{CONVERSION}"
+    return cache_dir() / "converted" / f"{file.stem}-{known_sha256(file)[:16]}-v{CONVERSION}"
 
 
 def is_converted(file: Path) -> bool:
-    """Whether the conversion is in the cache; reading it is much faster than reading the file."""
-    return (folder_of(file) / "config.json").is_file()
+    """Whether the conversion is in the cache and is by hash what was written, by this version of transformers; reading
+    it is much faster than reading the file."""
+    return damage(folder_of(file), _made_of(file)) is None
 
 
 def require_reader(file: Path) -> None:
@@ -47,6 +49,9 @@ def converted(file: Path) -> Path:
         return folder_of(file)
     require_reader(file)
     target = folder_of(file)
+    if target.exists():
+        what = damage(target, _made_of(file))
+        print(f"note: {target} cannot be used ({what}); converting {file} anew", file=sys.stderr, flush=True)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         place = Path(scratch) / "model"
@@ -57,9 +62,16 @@ def converted(file: Path) -> Path:
         except Exception as error:  # readers of a damaged or unknown file raise exceptions of many kinds
             why = (str(error).splitlines() or [type(error).__name__])[0]
             raise ResourceError(f"GGUF file {file} cannot be converted: {why}") from None
+        describe(place, _made_of(file))
+        if target.exists() and not is_converted(file):  # else another process was faster
+            os.replace(target, Path(scratch) / "damaged")
         if not target.exists():
             os.replace(place, target)
     return target
+
+
+def _made_of(file: Path) -> dict[str, str]:
+    return {"gguf_sha256": known_sha256(file), "transformers": transformers.__version__}
 
 
 def _convert(file: Path, place: Path) -> None:

@@ -27,6 +27,7 @@ class RecordFiles:
     def __init__(self, run: RunDirectory) -> None:
         self.run, self.memory_is_missing = run, False
         self._written: dict[str, tuple[int, _Hash]] = {}
+        self._sums: list[dict[str, str]] = []  # of what was added since the last seal
 
     @classmethod
     def of_checkpoint(cls, run: RunDirectory, seals: Seals) -> RecordFiles:
@@ -65,7 +66,7 @@ class RecordFiles:
             OutputError: the disk is full, or the folder cannot be written.
         """
         if lines := self._append(name, records).splitlines(keepends=True):
-            self._append(SUMS, [{"file": name, "crc32": "".join(map(line_sum, lines))}])
+            self._sums.append({"file": name, "crc32": "".join(map(line_sum, lines))})
 
     def write_json(self, name: str, obj: Any) -> None:
         """Write a file whole.
@@ -76,8 +77,15 @@ class RecordFiles:
         content = self.run.write_json(name, obj)
         self._written[name] = len(content), hashlib.sha256(content)
 
-    def seals(self) -> Seals:
-        """Of all files, as they are now."""
+    def seal(self) -> Seals:
+        """Lengths and hashes of all files as they are now, after the sums of new lines were written.
+
+        Raises:
+            OutputError: as ``append``.
+        """
+        if self._sums:
+            self._append(SUMS, self._sums)
+            self._sums = []
         return {name: Seal(size, hasher.hexdigest()) for name, (size, hasher) in self._written.items()}
 
     def _append(self, name: str, records: Iterable[Mapping[str, Any]]) -> bytes:

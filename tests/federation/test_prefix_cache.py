@@ -67,7 +67,7 @@ def test_losses_gradients_adapters_and_memory_are_those_without_a_cache(
     for name in cached.clients:
         states = [made.clients[name].adapters.state() for made in (cached, plain)]
         assert_close(list(states[0].values()), list(states[1].values()))
-    usage = [r._memory()["clients"] for r in (again, records)]
+    usage = [r.measured.record()["clients"] for r in (again, records)]
     assert usage[0] == usage[1]
     assert all(usage[0][name]["saved_activations"] > 0 for name in "abc")
     losses = [[m["train_loss"] for m in r.metrics if m["round"]] for r in (again, records)]
@@ -144,23 +144,27 @@ def test_a_bounded_cache_keeps_the_rest_in_files_and_gives_the_same_back(make_fe
     assert list((tmp_path / "new").iterdir()) == []
 
 
-def test_a_full_disk_and_a_lost_file_cost_time_only(tmp_path):
+def test_a_full_disk_and_a_damaged_file_cost_time_only(tmp_path, capsys):
     key, tensor, cpu = "k", torch.randn(3, 4), torch.device("cpu")
     (tmp_path / "file").write_text("")
     cache = PrefixCache(1, str(tmp_path / "file" / "below"))
     cache.put(key, tensor)
     assert cache.get(key, cpu) is None
     assert cache.record() == {
-        "memory_bytes": 0, "disk_bytes": 0, "hits": 0, "misses": 1, "disk_error": "Not a directory",
+        "memory_bytes": 0, "disk_bytes": 0, "hits": 0, "misses": 1, "damaged": 0, "disk_error": "Not a directory",
     }  # fmt: skip
     cache = PrefixCache(1, str(tmp_path))
     cache.put(key, tensor.bfloat16())
     assert torch.equal(cache.get(key, cpu), tensor.bfloat16())
     (file,) = tmp_path.glob("*/*.safetensors")
-    file.write_bytes(file.read_bytes()[:-3])
-    assert cache.get(key, cpu) is None
-    cache.put(key, tensor)
-    assert torch.equal(cache.get(key, cpu), tensor)
+    content = file.read_bytes()
+    for harm in (content[:-3], content[:-1] + bytes([content[-1] ^ 0x80])):  # the other is the sign of a number
+        file.write_bytes(harm)
+        assert cache.get(key, cpu) is None
+        cache.put(key, tensor.bfloat16())
+        assert torch.equal(cache.get(key, cpu), tensor.bfloat16())
+    assert cache.damaged == 2 and capsys.readouterr().err.count("computing it anew") == 1
+    assert cache.disk_bytes == len(content)
     cache.close()
     assert not list(tmp_path.glob(".prefix-cache-*"))
 

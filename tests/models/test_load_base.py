@@ -349,6 +349,25 @@ def test_a_gguf_file_is_converted_once(gguf_file, offline, monkeypatch):
     assert [p.name.startswith("tiny-") for p in gguf_files.folder_of(gguf_file).parent.iterdir()] == [True]
 
 
+@pytest.mark.parametrize("harm", ["flip", "manifest", "version"])
+def test_a_conversion_that_is_not_what_was_written_is_made_anew(gguf_file, capsys, monkeypatch, harm):
+    first = load(gguf_file).sha256
+    folder = gguf_files.folder_of(gguf_file)
+    weights = folder / "model.safetensors"
+    if harm == "flip":  # the sign of one number: nothing but its hash would tell
+        content = bytearray(weights.read_bytes())
+        content[-1] ^= 0x80
+        weights.write_bytes(content)
+    elif harm == "manifest":
+        (folder / ".atlas-manifest.json").unlink()
+    else:
+        monkeypatch.setattr(gguf_files.transformers, "__version__", "99")
+    assert load(gguf_file).sha256 == first
+    assert f"note: {folder} cannot be used (" in capsys.readouterr().err
+    assert load(gguf_file).sha256 == first and not capsys.readouterr().err
+    assert list(folder.parent.iterdir()) == [folder]
+
+
 def test_a_changed_gguf_file_is_converted_anew(gguf_file):
     first = load(gguf_file).sha256
     whole = copy.deepcopy(tiny_model("llama"))

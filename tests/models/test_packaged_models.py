@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from atlas_cli.config.schema import ModelConfig
-from atlas_cli.data import catalog, packages
+from atlas_cli.data import catalog, kept
 from atlas_cli.errors import ConfigError
 from atlas_cli.models import gguf_files
 from atlas_cli.models.load import load_base, load_tokenizer
@@ -28,7 +28,7 @@ def config_of(name, **keys):
 def fresh_conversions(tmp_path, monkeypatch):
     """A cache that has the packages of the real one and nothing else."""
     catalog.model_path("smollm2-135m")
-    (tmp_path / "packages").symlink_to(packages.cache_dir() / "packages")
+    (tmp_path / "packages").symlink_to(kept.cache_dir() / "packages")
     monkeypatch.setenv("ATLAS_CACHE", str(tmp_path))
     return tmp_path / "converted"
 

@@ -29,7 +29,7 @@ def files(tmp_path):
 
 
 def end(files, **more):
-    files.run.write_json("manifest.json", {"status": "finished", "records": seals_record(files.seals()), **more})
+    files.run.write_json("manifest.json", {"status": "finished", "records": seals_record(files.seal()), **more})
 
 
 def test_what_was_written_is_read(files):
@@ -66,7 +66,7 @@ def test_the_first_line_that_differs_is_named(files, harm, ended):
     if ended:
         end(files)
     else:
-        save_checkpoint(files.run, Checkpoint(3, {}, {}, files.seals()))
+        save_checkpoint(files.run, Checkpoint(3, {}, {}, files.seal()))
     path = files.run.path / NAME
     before = path.read_bytes()
     path.write_text("".join(f"{each}\n" for each in lines))
@@ -80,7 +80,7 @@ def test_the_first_line_that_differs_is_named(files, harm, ended):
         assert str(caught.value).startswith(where)
         if not ended:
             with pytest.raises(ResourceError) as again:
-                RecordFiles.of_checkpoint(files.run, files.seals())
+                RecordFiles.of_checkpoint(files.run, files.seal())
             assert str(again.value) == str(caught.value)
     finally:
         path.write_bytes(before)
@@ -103,7 +103,7 @@ def test_a_file_that_is_gone(files):
 
 
 def test_what_came_after_the_checkpoint_is_cut_off_and_what_follows_is_sealed_with_the_rest(files):
-    seals, run = files.seals(), files.run
+    seals, run = files.seal(), files.run
     files.append(NAME, [line(4)])
     files.append("clusters.jsonl", [{"round": 5, "by": "random", "assignment": {}, "moved": [], "silhouette_by_k": {}}])
     with (run.path / NAME).open("a") as file:
