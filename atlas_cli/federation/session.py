@@ -22,13 +22,13 @@ from atlas_cli.federation.check import Check, require_verified
 from atlas_cli.federation.export import export_adapters
 from atlas_cli.federation.facts import data_facts, device_name, model_facts
 from atlas_cli.federation.fitting import fitted, slow_bfloat16
-from atlas_cli.federation.holdings import Copies
 from atlas_cli.federation.inputs import changed_since, inputs, other_versions
 from atlas_cli.federation.parties import Federation
 from atlas_cli.federation.prefixes import without_prefix
 from atlas_cli.federation.recorder import Recorder
 from atlas_cli.federation.recording import recording_of, require_recorded
-from atlas_cli.federation.state import capture, restore
+from atlas_cli.federation.run_checkpoints import RunCheckpoints
+from atlas_cli.federation.state import restore
 from atlas_cli.federation.stopping import Stopping
 from atlas_cli.federation.training import train
 from atlas_cli.federation.verify import verify_split
@@ -39,7 +39,7 @@ from atlas_cli.models.weight_files import named
 from atlas_cli.planning.plan import cuts_text, make_plan
 from atlas_cli.reports.html import write_report
 from atlas_cli.reports.progress import Progress
-from atlas_cli.runs.checkpoint import Checkpoint, folders, load_newest, save_checkpoint
+from atlas_cli.runs.checkpoint import folders, load_newest
 from atlas_cli.runs.directory import RunDirectory
 from atlas_cli.runs.lock import locked
 from atlas_cli.runs.manifest import Status, end_manifest, start_manifest
@@ -197,7 +197,7 @@ def _run(
 ) -> None:
     """Train inside a run directory whose manifest says at every moment how it stands; "finished" is written last."""
     training, run = federation.config.training, files.run
-    checkpoints = _Checkpoints(federation, files)
+    checkpoints = RunCheckpoints(federation, files)
     federation.recording = recording_of(federation.config, run, done)
 
     def checkpoint(number: int) -> None:
@@ -251,29 +251,8 @@ def _engine_figures(federation: Federation, engine: Engine) -> dict[str, Any]:
     return {name: each for name, each in records.items() if each is not None}
 
 
-class _Checkpoints:
-    """Writes the checkpoints that are due, and holds a newer one ready for a run that stops in between."""
-
-    def __init__(self, federation: Federation, files: RecordFiles) -> None:
-        self.federation, self.files, self._copies = federation, files, Copies()
-        self.pending: Checkpoint | None = None
-
-    def after_round(self, number: int) -> None:
-        """Every ``checkpoints.every`` rounds, before training and at the end."""
-        config = self.federation.config
-        self.pending = Checkpoint(number, *capture(self.federation, self._copies), self.files.seal())
-        if number % config.checkpoints.every == 0 or number == config.training.rounds:
-            self.write()
-
-    def write(self) -> None:
-        """Write what is pending: the state after the last whole round, never that inside a round."""
-        if self.pending is not None:
-            save_checkpoint(self.files.run, self.pending, self.federation.config.checkpoints.keep)
-            self.pending = None
-
-
 def _stopped(
-    files: RecordFiles, manifest: dict[str, Any], checkpoints: _Checkpoints, error: BaseException, engine: Engine
+    files: RecordFiles, manifest: dict[str, Any], checkpoints: RunCheckpoints, error: BaseException, engine: Engine
 ) -> None:
     """Record how a run ended early, with the traceback; the error gets notes that say how to go on."""
     run, recording = files.run, checkpoints.federation.recording
