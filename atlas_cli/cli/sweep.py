@@ -120,7 +120,7 @@ def _ended(outcome: Outcome) -> str:
 
 
 def _show(rows: list[tuple[Trial, Outcome]], as_json: bool) -> None:
-    from atlas_cli.reports.sweep import SEED, failures, seeds_table, sweep_record, sweep_table
+    from atlas_cli.reports.sweep import SEED, cautions, failures, seeds_table, sweep_record, sweep_table
     from atlas_cli.reports.terminal import Terminal
 
     if as_json:
@@ -132,6 +132,8 @@ def _show(rows: list[tuple[Trial, Outcome]], as_json: bool) -> None:
         console.say(line)
     if SEED in rows[0][0].combination.values:
         console.print(seeds_table(rows))
+    for line in cautions(rows):
+        console.say(line)
 
 
 def _dry_run(combinations: list[Combination], loaded: list[LoadedConfig], as_json: bool) -> None:

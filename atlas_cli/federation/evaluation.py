@@ -72,7 +72,7 @@ class Evaluator:
                 activations = activations.to(upper.dtype)
                 hidden = run_half(upper_half, mask, inputs_embeds=activations)
                 metric.update(model.head(hidden, mask), batch.labels.to(self.device), batch.features)
-        return metric.compute()
+        return task.scores(metric)
 
 
 def _part(adapters: AdapterSet, wanted: Callable[[str], bool]) -> AdapterSet:

@@ -40,6 +40,7 @@ def data_facts(federation: Federation) -> dict[str, Facts]:
             "local_test": sum(map(count_examples, group.local_test.values())),
             "sequences": {"train": sum(map(len, group.train.values())), "test": len(group.test)},
             "classes": group.data.classes,
+            "metrics": dict(group.task.better),
             "test_sha256": digest(group.data.test),
             "rows": {**group.data.account.record(), "unused": group.dealt.unused},
             "column_values": group.dealt.values,

@@ -183,7 +183,7 @@ class Recorder:
     ) -> JSON:
         took_part = [did for client, did in trained.items() if self.federation.group_of(client) == group]
         examples, seconds = sum(t.examples for t in took_part), sum(t.seconds for t in took_part)
-        training = self.federation.config.training
+        training, task = self.federation.config.training, self.federation.data[group].task
         last = number * training.local_steps - 1
         factor = (
             learning_rate_factor(training.schedule, last, training.rounds * training.local_steps) if number else None
@@ -193,6 +193,8 @@ class Recorder:
             "task_group": group,
             "train_loss": losses[group],
             "test": scores.groups.get(group, {}),
+            "metric": task.primary_metric,
+            "better": task.better[task.primary_metric],
             "examples": examples,
             "tokens": sum(t.tokens for t in took_part),
             "bytes_up": ledger.total("up", sending),

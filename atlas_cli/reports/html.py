@@ -61,7 +61,7 @@ def page(run: RunDirectory, manifest: Mapping[str, Any] | None = None) -> str:
         "Memory": _memory(run, manifest),
         **({"Audit": sections.audit(run.read_json("audit.json"))} if (run.path / "audit.json").exists() else {}),
         **({"Clusters": sections.clusters(clustered)} if clustered else {}),
-        "Clients": sections.clients(clients, config) if clients else "",
+        "Clients": sections.clients(clients, config, metrics) if clients else "",
         "Run": sections.facts(manifest),
         "Settings": sections.settings(config),
     }

@@ -11,7 +11,7 @@ from atlas_cli.reports import memory as memory_rows
 from atlas_cli.reports import tables
 from atlas_cli.reports.escaped import escape
 from atlas_cli.reports.plots import MAX_BARS, bytes_svg, loss_svg, memory_svg, metric_svgs
-from atlas_cli.reports.summary import Record, drops_sentence, primary_metric, summarise
+from atlas_cli.reports.summary import Record, by_group, drops_sentence, lowest_sentence, primary_metric, summarise
 from atlas_cli.reports.units import format_bytes_mb, format_number, format_seconds
 from atlas_cli.runs.records import KINDS
 
@@ -111,7 +111,8 @@ def result(metrics: Sequence[Record], clients: Sequence[Record], data: Mapping[s
         for name, svg in metric_svgs(metrics)
     ]
     summaries = summarise(metrics, clients, data)
-    drops = f"<p>{escape(drops_sentence(summaries))}</p>" if drops_sentence(summaries) else ""
+    said = (drops_sentence(summaries), lowest_sentence({s.metric: s.better for s in summaries if s.metric}))
+    drops = "".join(f"<p>{escape(sentence)}</p>" for sentence in said if sentence)
     notes = "".join(
         f"<li>{escape(f'{name}: {note}')}</li>" for name, facts in data.items() for note in facts.get("notes", ())
     )
@@ -170,12 +171,13 @@ def memory(record: Record, peak: int | None) -> str:
     )
 
 
-def clients(records: Sequence[Record], config: Mapping[str, Any]) -> str:
+def clients(records: Sequence[Record], config: Mapping[str, Any], metrics: Sequence[Record]) -> str:
     """A row a client: rank, examples, last loss, local test, hash check; folded away when there are many."""
     by_client: dict[str, list[Record]] = {}
     for row in records:
         by_client.setdefault(row["client"], []).append(row)
-    rows = [_client_row(name, lines, rank_of(name, config)) for name, lines in by_client.items()]
+    primary = {group: primary_metric(rows) for group, rows in by_group(metrics).items()}
+    rows = [_client_row(name, lines, rank_of(name, config), primary) for name, lines in by_client.items()]
     headings = ("client", "task group", "rank", "rounds", "examples", "last loss", "local test", "up", "down")
     shown = table(headings, rows)
     return f"<details><summary>{len(rows)} clients</summary>{shown}</details>" if len(rows) > MAX_BARS else shown
@@ -239,10 +241,10 @@ def rank_of(client: str, config: Mapping[str, Any]) -> str:
     return ", ".join(f"{layer}: {r}" for layer, r in rank.items()) if isinstance(rank, dict) else str(rank)
 
 
-def _client_row(name: str, lines: Sequence[Record], rank: str) -> tuple[str, ...]:
+def _client_row(name: str, lines: Sequence[Record], rank: str, primary: Mapping[str, str | None]) -> tuple[str, ...]:
     losses = [line["train_loss"] for line in lines if line["train_loss"] is not None]
     tests = [line["local_test"] for line in lines if line["local_test"]]
-    metric = primary_metric([{"test": test} for test in tests])
+    metric = primary.get(lines[-1]["task_group"]) if tests else None
     return (
         name,
         lines[-1]["task_group"],

@@ -8,16 +8,16 @@ from typing import Any
 
 Record = Mapping[str, Any]
 
-_LOWER_IS_BETTER = ("loss", "perplexity", "nll", "error")
-
 
 @dataclass(frozen=True)
 class GroupSummary:
     """One task group over the whole run; None where the records do not say.
 
+    ``better`` says whether a "higher" or a "lower" ``metric`` is better, as its task declares.
     ``before`` is the primary metric in round 0, ``after`` in the last evaluated round, ``best`` in
     round ``best_round``.
     ``drops`` counts a client once for every round that it was dropped in.
+    ``test_sha256`` is the hash of the rows of the test part.
     Bytes are serialised bytes of all rounds, set-up included; up is client to server.
     """
 
@@ -26,6 +26,7 @@ class GroupSummary:
     train: int | None
     test: int | None
     metric: str | None
+    better: str | None
     before: float | None
     after: float | None
     best: float | None
@@ -36,20 +37,23 @@ class GroupSummary:
     bytes_down: int
     seconds: float
     drops: int
+    test_sha256: str | None
 
 
 def primary_metric(rows: Iterable[Record]) -> str | None:
-    """The first metric named in the first evaluated row: the task's primary one, as the records' order says."""
-    for row in rows:
-        named = [name for name in row["test"] if name != "loss"]
-        if named:
-            return named[0]
-    return None
+    """The task's primary metric, as the first evaluated row names it; None where none was evaluated."""
+    return next((row.get("metric") for row in rows if row["test"]), None)
 
 
-def lower_is_better(metric: str) -> bool:
-    """Whether a smaller value of the metric is a better one."""
-    return metric.endswith(_LOWER_IS_BETTER)
+def better_of(rows: Iterable[Record]) -> str | None:
+    """Whether a "higher" or a "lower" primary metric is better, as the task declares it; never guessed by its name."""
+    return next((row.get("better") for row in rows if row["test"]), None)
+
+
+def lowest_sentence(better: Mapping[str, str | None]) -> str:
+    """``best: the lowest perplexity`` where some of the metrics, by name, are better the lower; else empty."""
+    lower = [metric for metric, direction in better.items() if direction == "lower"]
+    return f"best: the lowest {', '.join(lower)}" if lower else ""
 
 
 def by_group(metrics: Iterable[Record]) -> dict[str, list[Record]]:
@@ -98,9 +102,10 @@ def drops_sentence(summaries: Sequence[GroupSummary]) -> str:
 def _summary(name: str, rows: list[Record], n_clients: int, facts: Record) -> GroupSummary:
     metric = primary_metric(rows)
     values = points(rows, metric) if metric else []
+    better = better_of(rows)
     best = None
-    if values and metric:
-        best = (min if lower_is_better(metric) else max)(values, key=lambda point: point[1])
+    if values and better is not None:
+        best = (min if better == "lower" else max)(values, key=lambda point: point[1])
     training = losses(rows)
     return GroupSummary(
         task_group=name,
@@ -108,6 +113,7 @@ def _summary(name: str, rows: list[Record], n_clients: int, facts: Record) -> Gr
         train=facts.get("train"),
         test=facts.get("test"),
         metric=metric,
+        better=better,
         before=next((value for round_, value in values if round_ == 0), None),
         after=values[-1][1] if values else None,
         best=best[1] if best else None,
@@ -118,4 +124,5 @@ def _summary(name: str, rows: list[Record], n_clients: int, facts: Record) -> Gr
         bytes_down=sum(row["bytes_down"] for row in rows),
         seconds=sum(row["seconds"] for row in rows),
         drops=sum(len(row["dropped"]) for row in rows),
+        test_sha256=facts.get("test_sha256"),
     )

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from atlas_cli.config import strict_yaml
 from atlas_cli.config.grid import Combination
+from atlas_cli.reports.summary import GroupSummary, lowest_sentence
 from atlas_cli.reports.tables import layout
 from atlas_cli.reports.units import format_number
 from atlas_cli.runs.standing import Standing
@@ -25,12 +26,17 @@ Row = tuple[Trial, Outcome]
 class OverSeeds:
     """A task group's metric after training over the finished runs that differ in nothing but their seed.
 
-    ``sd`` is that of the sample (n - 1), None for one run.
+    ``sd`` is that of the sample (n - 1), None for one run. ``better`` says which way the metric is, as its task does.
+    ``test_parts`` counts the test parts that differ in their rows, and ``test_examples`` are the fewest and the most
+    examples that one of them has.
     """
 
     mean: float
     sd: float | None
     n: int
+    better: str | None
+    test_parts: int
+    test_examples: list[int]
 
 
 def over_seeds(rows: Sequence[Row]) -> list[tuple[dict[str, str], int, dict[tuple[str, str], OverSeeds]]]:
@@ -40,17 +46,40 @@ def over_seeds(rows: Sequence[Row]) -> list[tuple[dict[str, str], int, dict[tupl
         together.setdefault(tuple((k, v) for k, v in trial.combination.values.items() if k != SEED), []).append(outcome)
     result = []
     for values, outcomes in together.items():
-        found: dict[tuple[str, str], list[float]] = {}
-        for outcome in outcomes:
-            for column, value in _figures(outcome).items():
-                if value is not None:
-                    found.setdefault(column, []).append(value)
-        figures = {
-            column: OverSeeds(statistics.fmean(v), statistics.stdev(v) if len(v) > 1 else None, len(v))
-            for column, v in found.items()
-        }
+        found: dict[tuple[str, str], list[GroupSummary]] = {}
+        for group in (group for outcome in outcomes for group in outcome.groups):
+            if group.metric is not None and group.after is not None:
+                found.setdefault((group.task_group, group.metric), []).append(group)
+        figures = {column: _over(groups) for column, groups in found.items()}
         result.append((dict(values), len(outcomes), figures))
     return result
+
+
+def _over(groups: Sequence[GroupSummary]) -> OverSeeds:
+    values = [group.after for group in groups if group.after is not None]
+    sizes = [group.test for group in groups if group.test is not None]
+    return OverSeeds(
+        statistics.fmean(values),
+        statistics.stdev(values) if len(values) > 1 else None,
+        len(values),
+        groups[0].better,
+        len({group.test_sha256 for group in groups}),
+        [min(sizes), max(sizes)] if sizes else [],
+    )
+
+
+def cautions(rows: Sequence[Row]) -> list[str]:
+    """What to know before runs are compared: which way metrics are better, and test parts that are not the same."""
+    groups = [group for _, outcome in rows for group in outcome.groups]
+    lines = [lowest_sentence({group.metric: group.better for group in groups if group.metric})]
+    for name in dict.fromkeys(group.task_group for group in groups):
+        of_group = [group for group in groups if group.task_group == name]
+        parts = len({group.test_sha256 for group in of_group})
+        sizes = [group.test for group in of_group if group.test is not None]
+        if parts > 1 and sizes:
+            spread = f"{min(sizes):,}" if min(sizes) == max(sizes) else f"{min(sizes):,} to {max(sizes):,}"
+            lines.append(f"{name}: {parts} different test parts, of {spread} examples; data_seed=N gives all runs one")
+    return [line for line in lines if line]
 
 
 def sweep_table(rows: Sequence[Row]) -> Table:

@@ -9,7 +9,7 @@ from rich import box
 from rich.table import Table
 
 from atlas_cli.reports import privacy
-from atlas_cli.reports.summary import GroupSummary, Record, drops_sentence, summarise
+from atlas_cli.reports.summary import GroupSummary, Record, drops_sentence, lowest_sentence, summarise
 from atlas_cli.reports.units import format_bytes_mb, format_number
 
 SIZES = ("clients", "train", "test")
@@ -38,6 +38,8 @@ def final_table(
     if metrics:
         caption += f"\n{privacy.sentence(metrics)}"
     summaries = summarise(metrics, clients, data)
+    if lowest := lowest_sentence({s.metric: s.better for s in summaries if s.metric}):
+        caption += f"\n{lowest}"
     if drops := drops_sentence(summaries):
         caption += f"\n{drops}"
     table = Table(title="Result", caption=caption, **layout())

@@ -37,6 +37,8 @@ class MetricsRecord(Record):
     task_group: str
     train_loss: float | None
     test: Figures
+    metric: str | None = None
+    better: Literal["higher", "lower"] | None = None
     examples: Count
     tokens: Count
     bytes_up: Count

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, TypedDict
+from typing import Any, ClassVar, Literal, TypedDict, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from atlas_cli.errors import ConfigError
+
 Row = Mapping[str, Any]
 IGNORE = -100
+Better = Literal["higher", "lower"]
 
 
 class Feature(TypedDict, total=False):
@@ -55,6 +58,9 @@ class BaseTask(ABC):
     Args:
         classes: class names in the order of their ids; empty for tasks without classes.
         pooling: "mean", "first" or "last": which tokens a sequence head reads; ignored by token heads.
+
+    ``better`` says for every figure of ``metric`` whether a higher or a lower value is better; runs are judged by
+    ``primary_metric``.
     """
 
     fields: ClassVar[tuple[str, ...]]
@@ -62,7 +68,16 @@ class BaseTask(ABC):
     causal_only: ClassVar[bool] = False
     has_classes: ClassVar[bool] = False
     primary_metric: ClassVar[str]
-    higher_is_better: ClassVar[bool] = True
+    better: ClassVar[Mapping[str, Better]] = {}
+
+    def __init_subclass__(cls) -> None:
+        """Refuse a task that does not say which way its primary metric is better: it would be guessed."""
+        primary = getattr(cls, "primary_metric", None)
+        if primary is not None and cls.better.get(primary) not in get_args(Better):
+            raise ConfigError(
+                f"{cls.__module__}: {cls.__name__} does not say whether a higher or a lower {primary} is better; add"
+                f' better = {{"{primary}": "higher"}} or "lower", with a word for every figure of its metric'
+            )
 
     def __init__(self, classes: Sequence[str] = (), pooling: str = "mean") -> None:
         self.classes = list(classes)
@@ -125,6 +140,19 @@ class BaseTask(ABC):
     @abstractmethod
     def metric(self) -> Metric:
         """A fresh accumulator."""
+
+    def scores(self, metric: Metric) -> dict[str, float]:
+        """The figures of an accumulator.
+
+        Raises:
+            ConfigError: one whose direction the task does not declare, or no primary one.
+        """
+        figures = metric.compute()
+        for name in (self.primary_metric, *figures):
+            if name not in figures or name not in self.better:
+                what = "declares no direction for" if name in figures else "does not compute"
+                raise ConfigError(f"{type(self).__module__}: Task {what} the metric {name} (primary_metric, better)")
+        return figures
 
 
 def pooled_token(pooling: str, mask_BT: Tensor) -> Tensor | None:

@@ -6,7 +6,7 @@ Metrics: perplexity = exp(loss) (lower is better), loss (mean negative log-likel
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from atlas_cli.errors import ConfigError
 from atlas_cli.tasks import _rows
-from atlas_cli.tasks._base import IGNORE, BaseTask, Feature, Metric, Row
+from atlas_cli.tasks._base import IGNORE, BaseTask, Better, Feature, Metric, Row
 from atlas_cli.tasks._metrics import RunningLoss
 
 
@@ -66,7 +66,7 @@ class Task(BaseTask):
     fields: ClassVar[tuple[str, ...]] = ("text",)
     causal_only: ClassVar[bool] = True
     primary_metric: ClassVar[str] = "perplexity"
-    higher_is_better: ClassVar[bool] = False
+    better: ClassVar[Mapping[str, Better]] = {"perplexity": "lower", "loss": "lower", "token_accuracy": "higher"}
 
     def encode(self, row: Row, tokenizer: Any, max_length: int) -> list[Feature]:
         """One feature, with the tokenizer's end token, cut at ``max_length``; none where no token has a successor.

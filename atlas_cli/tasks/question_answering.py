@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from atlas_cli.errors import ConfigError
 from atlas_cli.tasks import _rows
-from atlas_cli.tasks._base import BaseTask, Feature, Metric, Row
+from atlas_cli.tasks._base import BaseTask, Better, Feature, Metric, Row
 from atlas_cli.tasks._heads import Classifier
 from atlas_cli.tasks._metrics import RunningLoss, answer_f1, exact_match
 
@@ -104,6 +104,7 @@ class Task(BaseTask):
 
     fields: ClassVar[tuple[str, ...]] = ("question", "context", "answers")
     primary_metric: ClassVar[str] = "f1"
+    better: ClassVar[Mapping[str, Better]] = {"f1": "higher", "exact_match": "higher", "loss": "lower"}
 
     @classmethod
     def check(cls, row: Row) -> None:

@@ -5,7 +5,7 @@ Metrics: accuracy, macro_f1 (over classes that occur in labels or predictions), 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from atlas_cli.errors import ConfigError
 from atlas_cli.tasks import _rows
-from atlas_cli.tasks._base import BaseTask, Feature, Metric, Row, SequencePooling, pooled_token
+from atlas_cli.tasks._base import BaseTask, Better, Feature, Metric, Row, SequencePooling, pooled_token
 from atlas_cli.tasks._heads import Classifier
 from atlas_cli.tasks._metrics import RunningLoss, macro_f1
 
@@ -68,6 +68,7 @@ class Task(BaseTask):
     optional_fields: ClassVar[tuple[str, ...]] = ("text_pair",)
     has_classes: ClassVar[bool] = True
     primary_metric: ClassVar[str] = "accuracy"
+    better: ClassVar[Mapping[str, Better]] = {"accuracy": "higher", "macro_f1": "higher", "loss": "lower"}
 
     @classmethod
     def labels_in(cls, row: Row) -> list[str]:

@@ -7,7 +7,7 @@ over all words: a word that was cut off at max_length counts as predicted O, so 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from atlas_cli.errors import ConfigError
 from atlas_cli.tasks import _rows
-from atlas_cli.tasks._base import IGNORE, BaseTask, Feature, Metric, Row
+from atlas_cli.tasks._base import IGNORE, BaseTask, Better, Feature, Metric, Row
 from atlas_cli.tasks._heads import Classifier
 from atlas_cli.tasks._metrics import RunningLoss, entity_spans
 
@@ -79,6 +79,10 @@ class Task(BaseTask):
     fields: ClassVar[tuple[str, ...]] = ("tokens", "tags")
     has_classes: ClassVar[bool] = True
     primary_metric: ClassVar[str] = "entity_f1"
+    better: ClassVar[Mapping[str, Better]] = {
+        **dict.fromkeys(("entity_f1", "entity_precision", "entity_recall", "token_accuracy"), "higher"),
+        "loss": "lower",
+    }
 
     @classmethod
     def labels_in(cls, row: Row) -> list[str]:

@@ -21,6 +21,8 @@ def metrics_record(group, round_, **changes):
         "task_group": group,
         "train_loss": 2.0 / (round_ + 1) if trained else None,
         "test": {GROUPS[group]: VALUES[group][round_], "loss": 3.0},
+        "metric": GROUPS[group],
+        "better": "lower" if group == "prose" else "higher",
         "examples": 800 if trained else 0,
         "tokens": 16000 if trained else 0,
         "bytes_up": 1_200_000 if trained else 0,

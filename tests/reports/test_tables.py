@@ -1,8 +1,8 @@
 import io
 
-from made_up_run import CLIENTS, GROUPS, client_record, metrics_record
+from made_up_run import CLIENTS, GROUPS, VALUES, client_record, metrics_record
 
-from atlas_cli.reports.summary import lower_is_better, primary_metric, summarise
+from atlas_cli.reports.summary import summarise
 from atlas_cli.reports.tables import final_table
 from atlas_cli.reports.terminal import Terminal
 from atlas_cli.reports.units import format_bytes_mb, format_bytes_mib, format_number, format_seconds
@@ -32,10 +32,20 @@ def test_an_unevaluated_group_has_no_metric():
     assert (spam.metric, spam.before, spam.after, spam.best) == (None, None, None, None)
 
 
-def test_the_primary_metric_is_the_first_that_is_not_the_loss():
-    assert primary_metric([{"test": {}}, {"test": {"loss": 1.0, "f1": 0.5, "accuracy": 0.6}}]) == "f1"
-    assert lower_is_better("perplexity")
-    assert not lower_is_better("accuracy")
+def test_the_best_round_goes_by_the_direction_that_the_task_declares():
+    for metric, better, best in (("mean_distance", "lower", (0.85, 0)), ("low_error", "higher", (0.97, 3))):
+        test = [{"a_loss": 1.0, metric: value} for value in VALUES["spam"]]
+        rows = [metrics_record("spam", i, test=each, metric=metric, better=better) for i, each in enumerate(test)]
+        (spam,) = summarise(rows, [])
+        assert (spam.metric, spam.better) == (metric, better) and (spam.best, spam.best_round) == best
+        out = io.StringIO()
+        Terminal(file=out, width=160).print(final_table(rows, []))
+        assert ("best: the lowest mean_distance" in out.getvalue()) == (better == "lower")
+
+
+def test_a_record_that_names_no_direction_has_no_best_round():
+    (spam,) = summarise([metrics_record("spam", 0, better=None)], [])
+    assert (spam.metric, spam.after, spam.best, spam.best_round) == ("accuracy", 0.85, None, None)
 
 
 def test_final_table_says_which_megabyte():

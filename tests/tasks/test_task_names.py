@@ -1,9 +1,12 @@
 """Every task type is found by name and says what BaseTask asks for."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from atlas_cli import discovery, tasks
 from atlas_cli.errors import ConfigError
+from atlas_cli.tasks import sequence_classification
 
 NAMES = ["causal-lm", "instruction", "question-answering", "sequence-classification", "token-classification"]
 
@@ -18,9 +21,32 @@ def test_declares_its_contract(name):
     assert task.fields and not set(task.fields) & set(task.optional_fields)
     assert task.causal_only == (name in ("causal-lm", "instruction"))
     assert task.has_classes == name.endswith("classification")
-    assert task.higher_is_better == (task.primary_metric != "perplexity")
+    assert task.better[task.primary_metric] == ("lower" if task.primary_metric == "perplexity" else "higher")
+    assert task.better["loss"] == "lower"
     with pytest.raises(ConfigError, match="nothing to evaluate"):
         task.metric().compute()
+
+
+def test_a_direction_that_is_not_declared_is_refused_when_the_task_is_loaded():
+    with pytest.raises(ConfigError) as caught:
+
+        class Task(sequence_classification.Task):
+            primary_metric = "mean_distance"
+
+    assert str(caught.value).startswith(
+        f"{__name__}: Task does not say whether a higher or a lower mean_distance is better; add better = "
+    )
+
+
+def test_figures_without_a_direction_are_refused():
+    task = tasks.build("sequence-classification", classes=["a", "b"])
+    for figures, what in (
+        ({"accuracy": 1.0, "distance": 0.0}, "declares no direction for the metric distance"),
+        ({"loss": 0.0}, "does not compute the metric accuracy"),
+    ):
+        metric = SimpleNamespace(compute=lambda figures=figures: figures)
+        with pytest.raises(ConfigError, match=what):
+            task.scores(metric)
 
 
 @pytest.mark.parametrize(
