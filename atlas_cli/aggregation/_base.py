@@ -16,6 +16,10 @@ and may define (hetlora does)
     penalty(adapters, options)         what a client adds to its local loss, differentiable
     pruned(sent, trained, options)     ranks by layer that a client keeps after a round
 
+or, where a client draws itself what it begins again with (flora does),
+
+    anew(before, path, seed, group, number)   one layer of it, after the merge of round ``number``
+
 or, where clients are merged by rank of their values and not by weight (trimmed-mean and median do),
 
     centre(values, options)            of values (K, ...) over K clients: what heads are merged with, too

@@ -39,10 +39,15 @@ def aggregate(current: Adapters, updates: Sequence[Update], context: Context) ->
     for path, before in current.items():
         if change := exact_change(path, updates, before):
             base[path] = stack(change, before.A.dtype)
-            generator = torch_generator(context.seed, "flora", context.group, context.round, path)
-            A = initial_A(before.rank, before.A.shape[1], generator).to(before.A)
-            fresh[path] = Factors(A, torch.zeros_like(before.B))
+            fresh[path] = anew(before, path, context.seed, context.group, context.round)
     return Merge(fresh, base)
+
+
+def anew(before: Factors, path: str, seed: int, group: str, number: int) -> Factors:
+    """What every holder of a layer begins again with after the merge of round ``number``, at the rank of ``before``."""
+    generator = torch_generator(seed, "flora", group, number, path)
+    A = initial_A(before.rank, before.A.shape[1], generator).to(before.A)
+    return Factors(A, torch.zeros_like(before.B))
 
 
 def deliver(merged: Adapters, held: Adapters, ranks: Mapping[str, int]) -> dict[str, Factors]:

@@ -229,8 +229,9 @@ class Aggregator:
     def _send_base(self, client: str, ledger: Ledger) -> None:
         member = self.members[client]
         change = self.changes[member.group]
-        if tensors := change.missing(member.version):
-            message = Message("base-change", client, "down", tensors)
+        kind, tensors = change.missing(member.version)
+        if tensors:
+            message = Message(kind, client, "down", tensors)
             ledger.count(message, 4 * change.missing_elements(member.version, self.features))
 
     def receive(self, client: str, ledger: Ledger) -> dict[str, Tensor]:

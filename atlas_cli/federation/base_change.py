@@ -1,14 +1,15 @@
 """The change of a task group's frozen weights, where the aggregation method merges into the base (flora, fedex).
 
 The shared base itself is never touched: the change is a low-rank residual T = B @ A a layer, run beside the frozen
-weight. A client is sent the rows that merges added since it was last here, and adds them as the server did; once the
-rank of T would pass min(d_in, d_out), both write it with that many, which loses nothing. Who missed more rows than
-that is sent T itself.
+weight. A client is sent the rows that merges added since it was last here (``base-change``), and adds them as the
+server did; once the rank of T would pass min(d_in, d_out), both write it with that many, which loses nothing. Who
+missed more rows than that is sent T itself (``base-total``), which takes the place of what it has.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -39,8 +40,8 @@ class BaseChange:
         while any(sum(n) > full_rank(self.total[path]) for path, n in self._ranks(self.rows).items()):
             del self.rows[min(self.rows)]
 
-    def missing(self, version: int) -> dict[str, Tensor]:
-        """What a client at ``version`` has to be sent, as tensors ``<path>.base_A`` and ``<path>.base_B``."""
+    def missing(self, version: int) -> tuple[Literal["base-change", "base-total"], dict[str, Tensor]]:
+        """What a client at ``version`` has to be sent: its kind, and ``<path>.base_A`` and ``<path>.base_B``."""
         parts: dict[str, list[Factors]] = {}
         for added in self._since(version):
             for path, factors in added.items():
@@ -49,7 +50,7 @@ class BaseChange:
         for path, each in parts.items():
             whole = stacked(each)
             tensors |= {f"{path}.base_A": whole.A, f"{path}.base_B": whole.B}
-        return tensors
+        return "base-change" if self._kept(version) else "base-total", tensors
 
     def missing_elements(self, version: int, features: Mapping[str, tuple[int, int]]) -> int:
         """The closed form of the same: rows times (d_in + d_out)."""
@@ -58,9 +59,13 @@ class BaseChange:
 
     def _since(self, version: int) -> list[Mapping[str, Factors]]:
         """What was added after ``version``, or T itself where that is no longer kept."""
-        if not self.rows or version < min(self.rows) - 1:
+        if not self._kept(version):
             return [self.total]
         return [added for made, added in sorted(self.rows.items()) if made > version]
+
+    def _kept(self, version: int) -> bool:
+        """Whether all rows that were added after ``version`` are there."""
+        return bool(self.rows) and version >= min(self.rows) - 1
 
     @staticmethod
     def _ranks(rows: Mapping[int, Mapping[str, Factors]]) -> dict[str, list[int]]:

@@ -8,6 +8,7 @@ T tokens (padded to the longest of the batch), D hidden size.
 | base-weights      | down      | the frozen client half, once, at set-up |
 | adapters          | both      | lora_A (r, d_in), lora_B (d_out, r) of every adapted layer, as the method says |
 | base-change       | down      | base_A (n, d_in), base_B (d_out, n): rows added to the base (``flora``, ``fedex``) |
+| base-total        | down      | the same of all rows so far, in the place of what a client has that missed too many |
 | activations       | up        | activations (B, T, D), attention_mask (B, T), and labels unless ``labels: client`` |
 | gradients         | down      | gradients (B, T, D) of the client's own mean loss |
 | features          | down      | features (B, T, D): the server half's output (``labels: client``) |

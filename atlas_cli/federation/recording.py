@@ -32,7 +32,8 @@ from atlas_cli.runs.seals import INDEX
 
 FOLDER = "messages"
 _DAMAGED = "restore the file from a copy, or record the run again"
-_DELIVERED = ("adapters", "head", "base-change")
+_OF_BASE = ("base-change", "base-total")
+_DELIVERED = ("adapters", "head", *_OF_BASE)
 
 
 class Recording:
@@ -73,7 +74,7 @@ class Recording:
 
         def keep(message: Message) -> None:
             delivery = message.direction == "down" and message.kind in _DELIVERED
-            if not (whole or (before and delivery) or (base and message.kind == "base-change")):
+            if not (whole or (before and delivery) or (base and message.kind in _OF_BASE)):
                 return
             self._keep(message, number, counts)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -26,6 +26,7 @@ from atlas_cli.federation.inputs import changed_since
 from atlas_cli.federation.parties import Federation
 from atlas_cli.federation.recording import Recorded, recorded
 from atlas_cli.models.load import load_tokenizer
+from atlas_cli.privacy.delivered import Deliveries
 from atlas_cli.privacy.figures import Inapplicable
 from atlas_cli.runs.directory import RunDirectory
 from atlas_cli.tasks._base import Feature
@@ -82,7 +83,6 @@ class Evidence:
     most: int = 256
     shadows: int = 0
     tell: Callable[[str], None] = lambda what: None
-    _initial: dict[str, dict[str, Tensor]] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of_run(cls, run: RunDirectory, most: int = 256, shadows: int = 0) -> Evidence:
@@ -99,6 +99,11 @@ class Evidence:
         if changed := changed_since(manifest, federation):
             raise ResourceError(f"{run.path} cannot be audited: {changed}")
         return cls(run, federation, messages, most, shadows)
+
+    @cached_property
+    def deliveries(self) -> Deliveries:
+        """What the server sent clients to begin rounds with."""
+        return Deliveries(self.run, self.federation, self.messages)
 
     @property
     def embedding(self) -> Tensor:
@@ -188,25 +193,16 @@ class Evidence:
         """A client that holds what the server delivered to it before the steps of a round.
 
         Raises:
-            Inapplicable: not a split client, or its adapters have changed their shapes since set-up.
+            Inapplicable: not a split client, its adapters have changed their shapes since set-up, or a delivery was not
+                recorded.
         """
         party = self.federation.clients[client]
         if not isinstance(party, SplitClient):
             raise Inapplicable(UNSPLIT)
         state = party.adapters.state()
-        held = dict(self._initial.setdefault(client, {name: value.clone() for name, value in state.items()}))
-        changes: dict[str, list[tuple[Tensor, Tensor]]] = {}
-        for message in self.delivered(client, round_number, ("adapters", "base-change")):
-            tensors = {name: value.to(self.federation.device) for name, value in message.tensors().items()}
-            if message.kind == "adapters":
-                held |= tensors
-                continue
-            for path in dict.fromkeys(name.rpartition(".")[0] for name in tensors):
-                changes.setdefault(path, []).append((tensors[f"{path}.base_A"], tensors[f"{path}.base_B"]))
+        held, changes = self.deliveries.held(client, round_number)
         if any(held[name].shape != state[name].shape for name in state):
             raise Inapplicable("the client's ranks have changed since set-up")
-        if changes:  # the base holds all that was merged, so the adapters add nothing to it at the start of a round
-            held = {name: value if name.endswith("lora_A") else torch.zeros_like(value) for name, value in held.items()}
         party.adapters.load(held)
         party.adapters.frozen.clear()
         party.adapters.frozen.update(changes)
@@ -218,15 +214,6 @@ class Evidence:
         if not isinstance(party, SplitClient):
             raise Inapplicable(UNSPLIT)
         return party.cut
-
-    def delivered(self, client: str, round_number: int, kinds: Collection[str]) -> Iterator[Recorded]:
-        """What the server sent a client before its last step of a round, in order."""
-        own = [m for m in self.messages if m.client == client]
-        last = max((m.number for m in own if m.round == round_number and m.kind == "activations"), default=0)
-        for message in own:
-            wanted = message.direction == "down" and message.kind in kinds
-            if wanted and (message.round, message.number) < (round_number, last):
-                yield message
 
 
 def _by_round(messages: Sequence[Recorded]) -> dict[tuple[int, str], list[Recorded]]:

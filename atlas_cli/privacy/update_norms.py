@@ -16,23 +16,26 @@ def update_norms(evidence: Evidence) -> list[dict[str, Any]]:
     """For each recorded round: norms of updates as they were sent, clipped and noisy where a mechanism made them so.
 
     An update is what a client sent less what it was delivered, over all tensors of its adapters (A and B as they are).
-    ``of_median``: the largest by the median, which a clip would bring to 1 or less where it binds for all.
+    ``of_median``: the largest by the median, which a clip would bring to 1 or less where it binds for all; ``unknown``:
+    clients that are left out, with the reason.
     """
     rounds = []
     for number in sorted({m.round for m in evidence.messages if (m.kind, m.direction) == ("adapters", "up")}):
-        norms = {}
+        norms, unknown = {}, {}
         for message in evidence.messages:
             if (message.round, message.kind, message.direction) != (number, "adapters", "up"):
                 continue
             try:
                 before = evidence.party(message.client, number).adapters.state()
-            except Inapplicable:
+            except Inapplicable as reason:
+                unknown[message.client] = str(reason)
                 continue
             norms[message.client] = _norm(message.tensors(), before)
         if norms:
             middle = median(norms.values())
             largest = max(norms.values()) / middle if middle > 0 else None
-            rounds.append({"round": number, "norms": norms, "median": middle, "of_median": largest})
+            figures = {"norms": norms, "median": middle, "of_median": largest}
+            rounds.append({"round": number, **figures, "unknown": unknown})
     return rounds
 
 

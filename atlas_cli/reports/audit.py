@@ -62,6 +62,8 @@ def audit_notes(audit: Mapping[str, Any]) -> list[str]:
     for each in audit["update_norms"]:
         size = f"median {each['median']:.3g}, largest {each['of_median'] or 0:.3g} times that"
         notes.append(f"norms of updates as sent in round {each['round']}: {size} (a diagnostic, no measure of privacy)")
+        without = each.get("unknown", {})
+        notes += [f"norm of the update of {client} in round {each['round']}: {why}" for client, why in without.items()]
     for each in audit.get("norms", []):
         place = f"{each['mechanism']} of {each['task_group']} in round {each['round']}"
         notes.append(f"{place}: {norms_in_words(each)} ({DIAGNOSTIC[0].lower()}{DIAGNOSTIC[1:]})")

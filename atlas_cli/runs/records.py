@@ -14,6 +14,7 @@ Kind = Literal[
     "feature-gradients",
     "adapters",
     "base-change",
+    "base-total",
     "fingerprint",
     "head",
     "labels",

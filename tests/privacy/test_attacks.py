@@ -1,5 +1,6 @@
 """Attacks find what is there, and nothing where there is nothing."""
 
+import hashlib
 import json
 import random
 from dataclasses import replace
@@ -133,7 +134,8 @@ def test_task_groups_show_in_fingerprints(evidence, tmp_path):
         value[i % 2] += 3
         save_file({"fingerprint": value + 0.01 * i}, path)
         groups[f"c{i}"] = f"g{i % 2}"
-        messages.append(replace(template, client=f"c{i}", kind="fingerprint", path=path))
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        messages.append(replace(template, client=f"c{i}", kind="fingerprint", path=path, sha256=sha256))
 
     class Federation:
         group_of = groups.__getitem__

@@ -47,7 +47,15 @@ def inverted(evidence: Evidence, fit: Callable[[Tokens, Tensor], Invert]) -> tup
     return Tokens.joined(parts), torch.cat(guesses)
 
 
-def recovery(attack: str, knows: str, evidence: Evidence, seen: Tokens, guesses: Tensor) -> Figure:
+def kept_back(evidence: Evidence) -> str:
+    """What an inverter's material lacks of what clients compute with; empty where it lacks nothing."""
+    parts, later = evidence.deliveries.unknown(), any(step.round > 1 for step in evidence.chosen())
+    if not parts or not later:
+        return ""
+    return f"clients train {' and '.join(parts)} that nobody delivers; inverters had them as they were at set-up"
+
+
+def recovery(attack: str, knows: str, evidence: Evidence, seen: Tokens, guesses: Tensor, note: str = "") -> Figure:
     """The share of tokens recovered, with its interval over texts."""
     right = (guesses.cpu() == seen.ids).double()
     count = int(seen.texts.max()) + 1
@@ -57,7 +65,7 @@ def recovery(attack: str, knows: str, evidence: Evidence, seen: Tokens, guesses:
     common = commonest([f for step in evidence.chosen() for f in evidence.public(step.client)])
     floor = float((seen.ids == common).double().mean())
     what, chance = "tokens recovered, share", 1 / len(evidence.embedding)
-    return Figure(attack, what, "activations", knows, value, low, high, chance, 1.0, count, floor)
+    return Figure(attack, what, "activations", knows, value, low, high, chance, 1.0, count, floor, note)
 
 
 def commonest(features: Sequence[Feature]) -> int:

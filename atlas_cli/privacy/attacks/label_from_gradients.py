@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from atlas_cli.engines.batches import batch_of
-from atlas_cli.federation.trainables import build_head
 from atlas_cli.privacy.evidence import UNSPLIT, Evidence, Step
 from atlas_cli.privacy.figures import Figure, Inapplicable, share_interval
 
@@ -60,10 +59,9 @@ def _head(evidence: Evidence, step: Step) -> Tensor:
     if task.causal_only:
         assert federation.base.lm_head is not None
         return federation.base.lm_head.weight.detach().float()  # type: ignore[operator]
-    head = build_head(federation.base, task, federation.config.seed, group, "cpu")
-    state = {name: value for name, value in head.state_dict().items()}
-    for message in evidence.delivered(step.client, step.round, ("head",)):
-        state |= {name.removeprefix("head."): value for name, value in message.tensors().items()}
+    state = dict(federation.aggregator.head_of(step.client))  # as it was at set-up
+    for message in evidence.deliveries.to(step.client, step.round, ("head",)):
+        state |= message.tensors()
     matrices = [value for value in state.values() if value.dim() == 2]
     by_token = step.batch.labels.shape == step.batch.input_ids.shape
     if len(matrices) != 1 or not (step.batch.labels.dim() == 1 or by_token):

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from atlas_cli.privacy.attacks._recovery import Invert, inverted, recovery
+from atlas_cli.privacy.attacks._recovery import Invert, inverted, kept_back, recovery
 from atlas_cli.privacy.evidence import Evidence, Tokens
 from atlas_cli.privacy.figures import Figure
 from atlas_cli.seeding import forked
@@ -23,7 +23,7 @@ EPOCHS, BATCH, RATE, WIDTH, SHARPNESS = 10, 128, 1e-3, 512, 20.0
 def attack(evidence: Evidence) -> Figure:
     """Share of tokens recovered."""
     seen, guesses = inverted(evidence, fit)
-    return recovery("mlp-inverter", KNOWS, evidence, seen, guesses)
+    return recovery("mlp-inverter", KNOWS, evidence, seen, guesses, kept_back(evidence))
 
 
 def fit(material: Tokens, embedding: Tensor) -> Invert:

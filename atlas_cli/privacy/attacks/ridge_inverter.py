@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from atlas_cli.privacy.attacks._recovery import Invert, inverted, nearest, recovery
+from atlas_cli.privacy.attacks._recovery import Invert, inverted, kept_back, nearest, recovery
 from atlas_cli.privacy.evidence import Evidence, Tokens
 from atlas_cli.privacy.figures import Figure
 
@@ -20,7 +20,7 @@ PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # times the mean eigenvalue of the G
 def attack(evidence: Evidence) -> Figure:
     """Share of tokens recovered."""
     seen, guesses = inverted(evidence, fit)
-    return recovery("ridge-inverter", KNOWS, evidence, seen, guesses)
+    return recovery("ridge-inverter", KNOWS, evidence, seen, guesses, kept_back(evidence))
 
 
 def fit(material: Tokens, embedding: Tensor) -> Invert:

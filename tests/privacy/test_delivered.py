@@ -1,0 +1,81 @@
+"""What the audit takes a client to hold when a round begins is what it held: by activations, by hash, by update."""
+
+import pytest
+import torch
+
+from atlas_cli.config.schema import ExperimentConfig
+from atlas_cli.federation import session
+from atlas_cli.federation.recorder import Recorder
+from atlas_cli.privacy.delivered import BASE_KINDS
+from atlas_cli.privacy.evidence import Evidence
+from atlas_cli.privacy.figures import Inapplicable
+from atlas_cli.privacy.update_norms import update_norms
+from atlas_cli.reports.progress import progress_for
+from atlas_cli.reports.terminal import Terminal
+from atlas_cli.runs.hashing import sha256_tensors
+
+FAST = {"client_optimizer": {"lr": 0.05}, "server_optimizer": {"lr": 0.05}}
+# two of three clients a round: flora adds 34 rows of a and one other, and 24 of the others; 32 are full rank
+MISSED = {
+    "clients": {"a": {"rank": 22}, "b": {"rank": 12}},
+    "training": {"rounds": 6, "local_steps": 2, "cohort": 0.67, **FAST},
+}
+
+
+def record(toy, patch, rounds, **changes):
+    """Train with messages recorded, and by (round, client) what each client held when its steps began."""
+    began, start = {}, Recorder.start_round
+
+    def start_round(recorder, number, present):
+        start(recorder, number, present)
+        for client in present:
+            held = recorder.federation.aggregator.members[client].held()
+            began[number, client] = {name: value.clone() for name, value in held.items()}
+
+    patch.setattr(Recorder, "start_round", start_round)
+    patch.setattr(session, "write_report", lambda run, manifest: run.write_text("report.html", ""))
+    config = toy(audit={"record": {"rounds": rounds}}, **changes)
+    with progress_for(Terminal(quiet=True)) as progress:
+        run = session.start(ExperimentConfig.model_validate(config), progress)
+    return run, began
+
+
+@pytest.mark.parametrize("method", ["flora", "fedex", "ffa"])
+def test_is_what_clients_held_and_sent_with(toy, monkeypatch, method):
+    run, began = record(toy, monkeypatch, [2, 3, 4, 5, 6], **MISSED, aggregation={"method": method})
+    evidence = Evidence.of_run(run)
+    kinds = [[m.kind for m in evidence.messages if m.client == c and m.kind in BASE_KINDS] for c in ("a", "b-1", "b-2")]
+    if method == "flora":
+        assert any("base-total" in each[1:] for each in kinds)  # someone had rows, and is sent T
+    steps = [step for step in evidence.steps if step.number == 0]
+    assert len(steps) == 2 * 5
+    for step in steps:
+        party = evidence.party(step.client, step.round)
+        held = party.adapters.state()
+        assert sha256_tensors(held) == sha256_tensors(began[step.round, step.client])
+        made = party.forward(step.batch.inputs(), step.round, 0, None).tensors["activations"]
+        seen = step.messages["activations"].tensors()["activations"]
+        real = step.batch.attention_mask.bool()
+        torch.testing.assert_close(made[real], seen[real], atol=2e-5, rtol=1e-4)
+    assert evidence.deliveries.unknown() == ()
+    for line in update_norms(evidence):
+        assert not line["unknown"]
+        for client, norm in line["norms"].items():
+            sent = next(
+                m.tensors()
+                for m in evidence.messages
+                if (m.round, m.client, m.kind, m.direction) == (line["round"], client, "adapters", "up")
+            )
+            moved = torch.cat([(sent[n] - began[line["round"], client][n]).flatten().double() for n in sent])
+            assert norm == pytest.approx(float(moved.norm()), rel=1e-5) and norm > 0
+
+
+def test_what_was_not_recorded_is_said_and_not_left_out(toy, monkeypatch):
+    run, _ = record(toy, monkeypatch, [5], **MISSED, aggregation={"method": "flora"})
+    evidence = Evidence.of_run(run)
+    client = next(m.client for m in evidence.messages if m.round == 5 and m.kind == "activations")
+    evidence.party(client, 5)
+    lost = next(m for m in evidence.messages if m.client == client and m.kind in BASE_KINDS and m.round < 5)
+    evidence.messages.remove(lost)
+    with pytest.raises(Inapplicable, match=f"that {client} was sent in round {lost.round} was not recorded"):
+        evidence.party(client, 5)
