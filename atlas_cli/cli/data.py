@@ -62,9 +62,11 @@ def _size(features: Sequence[Feature]) -> str:
 
 
 def _row(client: str, group: PreparedGroup) -> tuple[str, str, str, str, str, str]:
+    from atlas_cli.data.fit import Fit
+
     features = group.train[client]
     lengths = sorted(len(f["input_ids"]) for f in features)
-    cut = sum(1 for f in features if f.get("truncated"))
+    fit = Fit.of(len(group.shards[client]), [*features, *group.local_test[client]])
     middle = lengths[len(lengths) // 2]
     return (
         client,
@@ -72,7 +74,8 @@ def _row(client: str, group: PreparedGroup) -> tuple[str, str, str, str, str, st
         _size(group.local_test[client]),
         _labels(client, group),
         f"{lengths[0]} / {middle} / {lengths[-1]}",
-        f"{cut} ({cut / len(features):.0%})",
+        f"{fit.cut} ({fit.cut / max(1, fit.rows - fit.left_out):.0%})"
+        + f", {fit.left_out} left out" * (fit.left_out > 0),
     )
 
 

@@ -33,7 +33,14 @@ class TrainingConfig(Section):
     rounds: int = Field(10, ge=1)
     local_steps: int = Field(8, ge=1)
     batch_size: int = Field(8, ge=1)
-    max_length: int = Field(128, ge=2, description="tokens; longer examples are cut")
+    max_length: int = Field(
+        128, ge=2, description="tokens of an example; on_truncated says what becomes of longer ones"
+    )
+    on_truncated: Literal["cut", "keep-end", "drop", "error"] = Field(
+        "cut",
+        description="an example of more tokens than max_length loses its end (and is left out where nothing to learn "
+        "is left), or its start, so that the response of an instruction stays; is left out; or is an error; counted",
+    )
     cohort: Share = Field(1.0, description="share of each group's clients in a round, at least one")
     server_update: Literal["pooled", "sequential", "per-client"] = "pooled"
     labels: Literal["server", "client"] = Field(

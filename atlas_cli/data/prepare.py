@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from atlas_cli.config.schema import ExperimentConfig
+from atlas_cli.data.fit import Fit, fit_notes, only_whole
 from atlas_cli.data.labels import counted, counts_sentence
 from atlas_cli.data.partition import Dealt, partition, split_local_test
 from atlas_cli.data.read import GroupData, read_group
@@ -29,6 +30,8 @@ class PreparedGroup:
         train, local_test: features by client; ``Feature.row`` is a row of ``data.train``.
         test: features of the group's held-out part, seen by no client.
         tokens_note: what is unusual about the tokens of these texts.
+        max_length: in tokens, of each feature.
+        on_truncated: what became of rows with more.
     """
 
     data: GroupData
@@ -38,13 +41,22 @@ class PreparedGroup:
     local_test: Mapping[str, list[Feature]]
     test: list[Feature]
     dealt: Dealt
+    max_length: int
+    on_truncated: str
     tokens_note: str | None = None
 
     @property
     def notes(self) -> list[str]:
         """What became of the group's rows: sentences that stand wherever its sizes are shown."""
         found = [f"{self.data.origin}: {self.data.account.sentence()}", *self.data.notes, *self.dealt.notes]
+        found += fit_notes(self.fits(), self.max_length, self.on_truncated)
         return found if self.tokens_note is None else [*found, self.tokens_note]
+
+    def fits(self) -> dict[str, Fit]:
+        """How training rows (local tests are among them) and test rows fit ``max_length``."""
+        dealt = sum(map(len, self.shards.values()))
+        train = [f for part in (self.train, self.local_test) for features in part.values() for f in features]
+        return {"training": Fit.of(dealt, train), "test": Fit.of(len(self.data.test), self.test)}
 
 
 def class_counts(group: PreparedGroup) -> str:
@@ -71,11 +83,14 @@ def _prepare_group(config: ExperimentConfig, name: str, tokenizer: Any, causal: 
     pooling = group.pooling
     if pooling == "auto":
         pooling = "last" if causal else "mean"
-    task = build_task(group.task, data.classes, pooling)
+    rule = config.training.on_truncated
+    task = build_task(group.task, data.classes, pooling, keep_end=rule == "keep-end")
     clients = [spec.name for spec in config.expanded_clients() if spec.task_group == name]
     labels = [task.labels_in(row)[0] if "label" in task.fields else None for row in data.train]
     dealt = partition(data.train, clients, config.partition, labels, seed, name, data.numbered)
     encoded = encode(task, [*data.train, *data.test], tokenizer, config.training.max_length)
+    if rule in ("drop", "error"):
+        encoded = only_whole(encoded, rule == "error", len(data.train), config.training.max_length)
     for part in (encoded[: len(data.train)], encoded[len(data.train) :]):
         for row, features in enumerate(part):
             for feature in features:
@@ -87,13 +102,17 @@ def _prepare_group(config: ExperimentConfig, name: str, tokenizer: Any, causal: 
         local_test[client] = [feature for row in for_test for feature in encoded[row]]
         if not train[client]:
             raise ConfigError(
-                f"client {client} has no usable training example: all are longer than training.max_length",
+                f"client {client} has no usable training example: all {len(for_training)} are longer than"
+                f" training.max_length {config.training.max_length}, and on_truncated is {rule}",
                 key=f"task_groups.{name}.data",
             )
     test = [feature for features in encoded[len(data.train) :] for feature in features]
     if not test:
         raise ConfigError(
-            "the held-out test part is empty; raise test_fraction or give test files", key=f"task_groups.{name}.data"
+            f"no test example is left: all {len(data.test)} test rows are longer than training.max_length"
+            f" {config.training.max_length}, and on_truncated is {rule}",
+            key=f"task_groups.{name}.data",
         )
     note = other_tokens(tokenizer, (row for part in (data.train, data.test) for row in part))
-    return PreparedGroup(data, task, dealt.shards, train, local_test, test, dealt, note)
+    length = config.training.max_length
+    return PreparedGroup(data, task, dealt.shards, train, local_test, test, dealt, length, rule, note)

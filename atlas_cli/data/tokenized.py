@@ -71,6 +71,7 @@ def _key(task: BaseTask, rows: Sequence[Row], tokenizer: Any, max_length: int) -
         type(task).__module__,
         task.classes,
         task.pooling,
+        task.keep_end,
         max_length,
     ]
     hasher = hashlib.sha256(repr([*settings, tokenizers.__version__, transformers.__version__]).encode())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import torch
 
 from atlas_cli.data.rows import digest
@@ -44,6 +46,7 @@ def data_facts(federation: Federation) -> dict[str, Facts]:
             "test_sha256": digest(group.data.test),
             "rows": {**group.data.account.record(), "unused": group.dealt.unused},
             "column_values": group.dealt.values,
+            "fit": {part: asdict(fit) for part, fit in group.fits().items()},
             "notes": group.notes,
         }
         for name, group in federation.data.items()

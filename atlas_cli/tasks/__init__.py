@@ -17,13 +17,15 @@ if TYPE_CHECKING:
     from atlas_cli.tasks._base import BaseTask
 
 
-def build(task_name: str, classes: Sequence[str] = (), pooling: str = "mean") -> BaseTask:
+def build(task_name: str, classes: Sequence[str] = (), pooling: str = "mean", *, keep_end: bool = False) -> BaseTask:
     """The task type of a name, ready to encode.
 
     Args:
         task_name: as in the YAML, e.g. ``token-classification``.
         classes: class names in the order of their ids; needed where the task has classes.
         pooling: "mean", "first" or "last" ("auto" is resolved by the caller, who knows the model).
+
+        keep_end: of a text that is too long, rather than its start.
 
     Raises:
         ConfigError: an unknown task or pooling, or classes that are missing or named twice.
@@ -35,4 +37,6 @@ def build(task_name: str, classes: Sequence[str] = (), pooling: str = "mean") ->
         raise ConfigError(f"{task_name} needs classes; give the group's classes, or training data with labels")
     if twice := sorted(name for name, count in Counter(classes).items() if count > 1):
         raise ConfigError(f"classes are named twice: {', '.join(twice)}")
-    return task_type(classes, pooling)
+    task = task_type(classes, pooling)
+    task.keep_end = keep_end
+    return task

@@ -69,6 +69,7 @@ class BaseTask(ABC):
     has_classes: ClassVar[bool] = False
     primary_metric: ClassVar[str]
     better: ClassVar[Mapping[str, Better]] = {}
+    keep_end: bool = False  # which part of a text that is too long ``encode`` keeps
 
     def __init_subclass__(cls) -> None:
         """Refuse a task that does not say which way its primary metric is better: it would be guessed."""
@@ -100,6 +101,8 @@ class BaseTask(ABC):
     @abstractmethod
     def encode(self, row: Row, tokenizer: Any, max_length: int) -> list[Feature]:
         """Tokenize one row into one feature (several when a long context is windowed).
+
+        A feature that lacks something of its row is marked ``truncated``; where nothing to learn is left there is none.
 
         Raises:
             ConfigError: a label outside the classes.

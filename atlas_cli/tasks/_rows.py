@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from atlas_cli.errors import ConfigError
@@ -62,6 +63,17 @@ def class_id(label: str, class_ids: Mapping[str, int]) -> int:
             "add it to the group's classes or fix the data"
         )
     return class_ids[label]
+
+
+@contextmanager
+def cutting(tokenizer: Any, keep_end: bool) -> Iterator[None]:
+    """Truncation by this tokenizer keeps the end of texts, or their start, whatever its own files say."""
+    before = tokenizer.truncation_side
+    tokenizer.truncation_side = "left" if keep_end else "right"
+    try:
+        yield
+    finally:
+        tokenizer.truncation_side = before
 
 
 def _short(value: Any) -> str:

@@ -77,13 +77,21 @@ class Task(BaseTask):
         ids = tokenizer(_rows.text(row, "text"), verbose=False)["input_ids"]
         if not ids:
             raise ConfigError("empty text: field 'text' gives no token; drop such rows")
-        return self.features(with_end(ids, tokenizer), 0, max_length)
+        return self.features(with_end(ids, tokenizer), 0, max_length, tokenizer.bos_token_id)
 
-    def features(self, ids: list[int], prompt_length: int, max_length: int) -> list[Feature]:
-        """Cut to ``max_length`` and label what follows the prompt; no feature if nothing is left to predict."""
+    def features(self, ids: list[int], prompt_length: int, max_length: int, begin: int | None = None) -> list[Feature]:
+        """Cut to ``max_length`` and label what follows the prompt; no feature if nothing is left to predict.
+
+        Where the end is kept, so is the token ``begin`` at the start.
+        """
         labels = [IGNORE] * prompt_length + ids[prompt_length:]
-        kept = Feature(input_ids=ids[:max_length], labels=labels[:max_length], truncated=len(ids) > max_length)
-        return [kept] if any(label != IGNORE for label in labels[1:max_length]) else []
+        truncated = len(ids) > max_length
+        if truncated and self.keep_end:
+            first = int(ids[0] == begin)
+            ids, labels = (each[:first] + each[first - max_length :] for each in (ids, labels))
+        ids, labels = ids[:max_length], labels[:max_length]
+        kept = Feature(input_ids=ids, labels=labels, truncated=truncated)
+        return [kept] if any(label != IGNORE for label in labels[1:]) else []
 
     def label_tensor(self, features: Sequence[Feature], length: int) -> Tensor:
         """Token ids (B, T), int64, at their own positions (``loss`` shifts them); -100 on prompts and padding."""

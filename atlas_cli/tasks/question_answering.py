@@ -114,6 +114,8 @@ class Task(BaseTask):
     def encode(self, row: Row, tokenizer: Any, max_length: int) -> list[Feature]:
         """One feature a window; a question longer than half of ``max_length`` is cut and flagged.
 
+        Flagged is also a row whose answer no window holds, so that it trains as if there were none.
+
         Raises:
             ConfigError: a field that is missing or of another type, an answer that is not in the context, or no room.
         """
@@ -128,7 +130,8 @@ class Task(BaseTask):
         ]
         truncated = len(offsets) > max_length // 2
         if truncated:
-            question = question[: offsets[max_length // 2 - 1][1]]
+            half = max_length // 2
+            question = question[offsets[-half][0] :] if self.keep_end else question[: offsets[half - 1][1]]
         if tokenizer.sep_token is None:
             question += "\n"  # nothing else would separate the two
         question_length = len(tokenizer(question, add_special_tokens=False)["input_ids"])
@@ -162,6 +165,9 @@ class Task(BaseTask):
             if any(encoded.get("token_type_ids", [[]] * (window + 1))[window]):
                 feature["token_type_ids"] = encoded["token_type_ids"][window]
             features.append(feature)
+        if answers and all(feature["labels"] == [0, 0] for feature in features):
+            for feature in features:
+                feature["truncated"] = True
         return features
 
     def label_tensor(self, features: Sequence[Feature], length: int) -> Tensor:

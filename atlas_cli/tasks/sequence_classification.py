@@ -87,7 +87,8 @@ class Task(BaseTask):
         encoded = tokenizer(*texts, verbose=False)
         truncated = len(encoded["input_ids"]) > max_length
         if truncated:
-            encoded = tokenizer(*texts, truncation=True, max_length=max_length)
+            with _rows.cutting(tokenizer, self.keep_end):
+                encoded = tokenizer(*texts, truncation=True, max_length=max_length)
         if not encoded["input_ids"]:
             raise ConfigError("empty text: field 'text' gives no token; drop such rows")
         label = _rows.class_id(self.labels_in(row)[0], self.class_ids)

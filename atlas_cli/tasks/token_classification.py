@@ -109,7 +109,8 @@ class Task(BaseTask):
         ids = [_rows.class_id(tag, self.class_ids) for tag in tags]
         if _reads_spaces(tokenizer):
             words = words[:1] + [f" {word}" if word else word for word in words[1:]]
-        encoded = tokenizer(words, is_split_into_words=True, truncation=True, max_length=max_length)
+        with _rows.cutting(tokenizer, self.keep_end):
+            encoded = tokenizer(words, is_split_into_words=True, truncation=True, max_length=max_length)
         labels: list[int] = []
         labelled: list[int] = []
         for word in encoded.word_ids():

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from tokenizers.processors import TemplateProcessing
@@ -97,3 +99,16 @@ def test_bad_rows(gpt):
         encode({"prompt": "Who?"}, gpt)
     with pytest.raises(ConfigError, match="'prompt' must be text"):
         encode(ROW | {"prompt": None}, gpt)
+
+
+def test_the_end_can_be_kept_so_that_the_response_stays(gpt):
+    [whole] = encode(ROW, gpt)
+    task = tasks.build("instruction", keep_end=True)
+    [feature] = task.encode(ROW, gpt, len(whole["input_ids"]) - 2)
+    assert feature["input_ids"] == whole["input_ids"][2:] and feature["labels"] == whole["labels"][2:]
+    assert feature["truncated"]
+    gpt = copy.deepcopy(gpt)
+    gpt.bos_token = gpt.convert_ids_to_tokens(whole["input_ids"][0])
+    [feature] = task.encode(ROW, gpt, len(whole["input_ids"]) - 2)
+    assert feature["input_ids"] == whole["input_ids"][:1] + whole["input_ids"][3:]
+    assert feature["labels"] == whole["labels"][:1] + whole["labels"][3:]

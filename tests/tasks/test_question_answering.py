@@ -216,3 +216,11 @@ def test_loss_equals_hugging_face_and_padding_changes_nothing(bert):
     assert torch.isfinite(padded).all()
     torch.testing.assert_close(task.loss(padded, batch.labels)[0], loss)
     padded.sum().backward()
+
+
+def test_an_answer_that_no_window_holds_is_flagged(bert):
+    row = {"question": "who?", "context": "john lives in new york " * 20, "answers": "john lives in new york " * 8}
+    features = encode(row | {"answers": row["answers"].strip()}, bert, 24)
+    assert all(feature["truncated"] and feature["labels"] == [0, 0] for feature in features)
+    assert not any(feature["truncated"] for feature in encode(row | {"answers": "john"}, bert, 24))
+    assert not any(feature["truncated"] for feature in encode(row | {"answers": ""}, bert, 24))

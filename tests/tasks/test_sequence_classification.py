@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -126,3 +128,14 @@ def test_metrics_equal_scikit_learn(pairs, batch_size):
     assert figures["accuracy"] == pytest.approx(accuracy_score(labels, predictions))
     assert figures["macro_f1"] == pytest.approx(f1_score(labels, predictions, average="macro", zero_division=0))
     assert figures["loss"] == pytest.approx(nn.functional.cross_entropy(logits, labels).item(), rel=1e-5)
+
+
+def test_the_end_or_the_start_is_kept_whatever_the_tokenizers_files_say(bert):
+    bert, row = copy.deepcopy(bert), {"text": "paris berlin new york", "label": "good"}
+    for side in ("left", "right"):
+        bert.truncation_side = side
+        kept = {
+            end: tasks.build("sequence-classification", CLASSES, keep_end=end).encode(row, bert, 4) for end in (0, 1)
+        }
+        assert [bert.decode(kept[end][0]["input_ids"][1:-1]) for end in (0, 1)] == ["paris berlin", "new york"]
+        assert bert.truncation_side == side

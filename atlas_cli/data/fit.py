@@ -1,0 +1,65 @@
+"""How rows fit ``training.max_length``: which are cut, which are left out, and how many of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from atlas_cli.errors import ConfigError
+from atlas_cli.tasks._base import Feature, count_examples
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Rows of one part.
+
+    Attributes:
+        rows: all of them.
+        cut: examples that lack something of their row.
+        left_out: rows that became no example.
+    """
+
+    rows: int
+    cut: int
+    left_out: int
+
+    @classmethod
+    def of(cls, rows: int, features: Sequence[Feature]) -> Fit:
+        """From the features that so many rows became."""
+        cut = count_examples([feature for feature in features if feature.get("truncated")])
+        return cls(rows, cut, rows - count_examples(features))
+
+
+def only_whole(encoded: list[list[Feature]], refuse: bool, n_train: int, max_length: int) -> list[list[Feature]]:
+    """Features by row, less those of rows that do not fit.
+
+    Args:
+        refuse: such rows are an error.
+        n_train: so many rows are training rows, the others test rows.
+
+    Raises:
+        ConfigError: with ``refuse``; says how many rows do not fit.
+    """
+    whole = [[] if any(feature.get("truncated") for feature in features) else features for features in encoded]
+    gone = [row for row, features in enumerate(whole) if not features]
+    if refuse and gone:
+        train = sum(row < n_train for row in gone)
+        raise ConfigError(
+            f"is error, and {train} of {n_train} training rows and {len(gone) - train} of {len(encoded) - n_train} test"
+            f" rows do not fit training.max_length {max_length}; raise it, or use cut, keep-end or drop",
+            key="training.on_truncated",
+        )
+    return whole
+
+
+def fit_notes(fits: Mapping[str, Fit], max_length: int, rule: str) -> Iterator[str]:
+    """One sentence, where something is cut or left out."""
+    parts = [
+        f"of {fit.rows:,} {part} rows {fit.left_out:,} left out and {fit.cut:,} cut"
+        for part, fit in fits.items()
+        if fit.cut or fit.left_out
+    ]
+    if parts:
+        gone = rule != "drop" and any(fit.left_out for fit in fits.values())
+        lost = ", as nothing to learn was left of them" if gone else ""
+        yield f"max_length {max_length}: {'; '.join(parts)}{lost} (training.on_truncated: {rule})"
