@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 
 from atlas_cli.config.schema import ExperimentConfig
 from atlas_cli.config.units import parse_bytes
 from atlas_cli.data.collate import pad_token_id
-from atlas_cli.data.prepare import prepare
+from atlas_cli.data.prepare import PreparedGroup, prepare
 from atlas_cli.errors import ConfigError
 from atlas_cli.federation.aggregator import Aggregator
 from atlas_cli.federation.centralized import pooled
@@ -53,6 +56,34 @@ def build(config: ExperimentConfig, plan: Plan | None = None) -> Federation:
     if config.privacy.labels is not None:
         data = randomise(data, config.privacy.labels, config.seed)
     base = load_base(config.model, seed=config.seed, device=device)
+    causal = any(group.task.causal_only for group in data.values())
+    split = config.mode == "split-federated"
+    bases = client_bases(plan, base, split, output=heads_on_clients(config) and causal)
+    held = list({id(b): b for b in (base, *bases.values())}.values())
+    if config.engine.compile:
+        for each in held:
+            compile_blocks(each, adapted_names(each.model, each.family, config.lora.targets))
+    elif config.engine.prepack is not None:
+        prepack_blocks(held, parse_bytes(config.engine.prepack))
+    federation = assemble(config, plan, base, bases, data, tokenizer, device)
+    federation.protection = Protection(federation)
+    for name, group in config.task_groups.items():
+        if group.adapter is not None:
+            federation.warm_starts[name] = start_from(federation, name, group.adapter)
+            federation.aggregator.give_server(name)
+    return federation
+
+
+def assemble(
+    config: ExperimentConfig,
+    plan: Plan,
+    base: FrozenBase,
+    bases: Mapping[str, FrozenBase],
+    data: dict[str, PreparedGroup],
+    tokenizer: Any,
+    device: torch.device,
+) -> Federation:
+    """All parties of an experiment before its first round, on a base and data that are loaded; no ``protection``."""
     tasks = {name: training_task(config, group.task) for name, group in data.items()}
     split = config.mode == "split-federated"
     heads = {name: build_head(base, task, config.seed, name, device) for name, task in tasks.items()}
@@ -72,14 +103,6 @@ def build(config: ExperimentConfig, plan: Plan | None = None) -> Federation:
         else None
     )
     method = method_of(config)
-    causal = any(task.causal_only for task in tasks.values())
-    bases = client_bases(plan, base, split, output=heads_on_clients(config) and causal)
-    held = list({id(b): b for b in (base, *bases.values())}.values())
-    if config.engine.compile:
-        for each in held:
-            compile_blocks(each, adapted_names(each.model, each.family, config.lora.targets))
-    elif config.engine.prepack is not None:
-        prepack_blocks(held, parse_bytes(config.engine.prepack))
     cache, lowest = prefix_cache_of(config), first_changing(config, plan)
 
     def party(name: str) -> Party:
@@ -130,7 +153,7 @@ def build(config: ExperimentConfig, plan: Plan | None = None) -> Federation:
     pad = pad_token_id(tokenizer)
     evaluator = Evaluator(base, plan.cut, config.evaluation.batch_size, pad, device)
     parties = clients if offload is None else offload
-    federation = Federation(
+    return Federation(
         config,
         plan,
         base,
@@ -146,12 +169,12 @@ def build(config: ExperimentConfig, plan: Plan | None = None) -> Federation:
         prefix_cache=cache,
         tokenizer=tokenizer,
     )
-    federation.protection = Protection(federation)
-    for name, group in config.task_groups.items():
-        if group.adapter is not None:
-            federation.warm_starts[name] = start_from(federation, name, group.adapter)
-            aggregator.give_server(name)
-    return federation
+
+
+def anew(federation: Federation) -> Federation:
+    """The parties of a federation as they were before its first round, apart from it; base and data are shared."""
+    given = federation
+    return assemble(given.config, given.plan, given.base, given.bases, given.data, given.tokenizer, given.device)
 
 
 def client_bases(plan: Plan, base: FrozenBase, split: bool, output: bool) -> dict[str, FrozenBase]:

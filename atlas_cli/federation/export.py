@@ -2,34 +2,68 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+
 import torch
 
 from atlas_cli.aggregation._base import Factors, absorb, scales_of
 from atlas_cli.aggregation._low_rank import stack, truncate
+from atlas_cli.federation.build import anew
 from atlas_cli.federation.evaluation import TrainedModel
 from atlas_cli.federation.parties import Federation
+from atlas_cli.federation.state import restore
 from atlas_cli.models.lora import AdapterSet, LoRAAdapter
 from atlas_cli.models.origin import Origin
 from atlas_cli.models.peft_format import peft_files
 from atlas_cli.models.resolve import PRETRAINED
-from atlas_cli.runs.directory import RunDirectory
+from atlas_cli.runs.checkpoint import folders, load_newest
+from atlas_cli.runs.directory import RunDirectory, writing
+
+FOLDER, SCRATCH = "adapters", ".adapters.tmp"
 
 
 def export_adapters(federation: Federation, run: RunDirectory) -> None:
-    """Write adapters/groups/NAME and adapters/clients/NAME.
+    """Write adapters/groups/NAME and adapters/clients/NAME, in place of those of an earlier round.
 
     Each folder is complete: adapters below the cut, those that the server trained above it, and the head; so that stock
     PEFT gives the logits of the run. Where a method changed the base (``flora``, ``fedex``), the change is in the
     adapter. A group whose clients share no adapter has no
     folder, and one whose clients are in several clusters a folder for each part.
     """
+    shutil.rmtree(run.path / SCRATCH, ignore_errors=True)
     for group in federation.group_names:
         for part, model in federation.models_of_group(group).items():
-            _write(federation, run, f"adapters/groups/{part}", group, model)
+            _write(federation, run, f"{SCRATCH}/groups/{part}", group, model)
     for client in federation.clients:
         group = federation.group_of(client)
         with federation.at_hand([client]):
-            _write(federation, run, f"adapters/clients/{client}", group, federation.model_of_client(client))
+            _write(federation, run, f"{SCRATCH}/clients/{client}", group, federation.model_of_client(client))
+    with writing(run.path / FOLDER):
+        if (run.path / FOLDER).exists():
+            shutil.rmtree(run.path / FOLDER)
+        os.rename(run.path / SCRATCH, run.path / FOLDER)
+
+
+def export_last_round(federation: Federation, run: RunDirectory) -> int | None:
+    """The same of the last whole round of a run that stopped inside one; its number, None: it has trained none.
+
+    Raises:
+        OutputError: no room or no permission.
+        ResourceError: its checkpoint is damaged.
+    """
+    if not folders(run):
+        return None
+    checkpoint = load_newest(run)[0]
+    if checkpoint.round == 0:
+        return None
+    whole = anew(federation)  # the parties of the run are somewhere inside a round
+    try:
+        restore(whole, checkpoint.tensors, checkpoint.state)
+        export_adapters(whole, run)
+    finally:
+        whole.close()
+    return checkpoint.round
 
 
 def _write(federation: Federation, run: RunDirectory, folder: str, group: str, model: TrainedModel) -> None:

@@ -64,6 +64,13 @@ class Federation:
     warm_starts: dict[str, WarmStart] = field(default_factory=dict)
     protection: Protection = field(init=False, repr=False)
 
+    def close(self) -> None:
+        """Remove the files that parties keep beside the run."""
+        if self.prefix_cache is not None:
+            self.prefix_cache.close()
+        if self.offload is not None:
+            self.offload.store.close()
+
     def ledger(self, number: int) -> Ledger:
         """The byte ledger of a round; the recording, if there is one, is shown what is counted."""
         return Ledger(None if self.recording is None else self.recording.watch(number))

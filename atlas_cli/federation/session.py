@@ -19,7 +19,7 @@ from atlas_cli.engines.engine import Engine, engine_of
 from atlas_cli.errors import AtlasError, ConfigError, InterruptedRunError, OutputError
 from atlas_cli.federation.build import build
 from atlas_cli.federation.check import Check, require_verified
-from atlas_cli.federation.export import export_adapters
+from atlas_cli.federation.export import export_adapters, export_last_round
 from atlas_cli.federation.facts import data_facts, device_name, model_facts
 from atlas_cli.federation.fitting import fitted, slow_bfloat16
 from atlas_cli.federation.inputs import changed_since, inputs, other_versions
@@ -211,6 +211,7 @@ def _run(
         train(federation, recorder, checkpoint, done, engine.local_steps)
         stopping.waits = False  # nothing that follows is lost when it stops: resuming does it again
         export_adapters(federation, run)
+        manifest["adapters_of_round"] = training.rounds
         manifest["base_unchanged"] = _unchanged(federation) and engine.unchanged()
         if federation.recording is not None:
             manifest["recording"] = federation.recording.record()
@@ -223,15 +224,14 @@ def _run(
         run.log("finished")
     except BaseException as error:
         progress.stop()
-        _stopped(files, manifest, checkpoints, error, engine)
+        ended = _stopped(files, manifest, checkpoints, error, engine)
+        if not stopping.at_once:
+            _leave_results(federation, run, ended)
         if isinstance(error, KeyboardInterrupt):
             raise InterruptedRunError("; ".join(["interrupted", *getattr(error, "__notes__", ())])) from None
         raise
     finally:
-        if federation.prefix_cache is not None:
-            federation.prefix_cache.close()
-        if federation.offload is not None:
-            federation.offload.store.close()
+        federation.close()
 
 
 def _unchanged(federation: Federation) -> bool:
@@ -253,8 +253,11 @@ def _engine_figures(federation: Federation, engine: Engine) -> dict[str, Any]:
 
 def _stopped(
     files: RecordFiles, manifest: dict[str, Any], checkpoints: RunCheckpoints, error: BaseException, engine: Engine
-) -> None:
-    """Record how a run ended early, with the traceback; the error gets notes that say how to go on."""
+) -> dict[str, Any]:
+    """Record how a run ended early, with the traceback; the error gets notes that say how to go on.
+
+    Returns the manifest as it is then.
+    """
     run, recording = files.run, checkpoints.federation.recording
     interrupted = isinstance(error, KeyboardInterrupt)
     status: Status = "interrupted" if interrupted else "failed"
@@ -271,10 +274,28 @@ def _stopped(
         if recording is not None:
             files.append(INDEX, recording.taken())
         manifest["records"] = seals_record(files.seal())
+    ended = end_manifest(manifest, status, what, figures)
     with suppress(OutputError):
-        run.write_json("manifest.json", end_manifest(manifest, status, what, figures))
+        run.write_json("manifest.json", ended)
     if not isinstance(error, AtlasError | KeyboardInterrupt):
         error.add_note(f"the traceback is in {run.path / 'log.txt'}")
     if whole := folders(run):
         done = int(whole[-1].name.removeprefix("round-"))
         error.add_note(f"round {done} is kept; to go on: atlas train --resume {shlex.quote(str(run.path))}")
+    return ended
+
+
+def _leave_results(federation: Federation, run: RunDirectory, ended: dict[str, Any]) -> None:
+    """What a run that ended early leaves besides its checkpoint: adapters of its last whole round, and a report.
+
+    Why it ended is what is shown: what cannot be written here is told in log.txt, and a further signal ends it.
+    """
+    try:
+        ended["adapters_of_round"] = export_last_round(federation, run)
+        run.write_json("manifest.json", ended)
+        write_report(run, ended)
+    except KeyboardInterrupt:
+        pass
+    except Exception as error:
+        with suppress(OutputError):
+            run.log(f"adapters or report of the last whole round were not written: {type(error).__name__}: {error}")

@@ -18,11 +18,13 @@ class Stopping:
     """Handles both signals inside a ``with``; outside the main thread, where Python allows none, it does nothing.
 
     While ``waits`` is set, a first signal is only remembered until ``check``; else KeyboardInterrupt is raised at once.
+    ``at_once``: a second one came.
     """
 
     def __init__(self) -> None:
         self.waits = False
         self.asked = False
+        self.at_once = False
         self._before: dict[signal.Signals, Any] = {}
 
     def check(self) -> None:
@@ -38,6 +40,7 @@ class Stopping:
         if held_by_an_import(number, frame):
             return
         if not self.waits or self.asked:
+            self.at_once = self.asked
             raise KeyboardInterrupt
         self.asked = True
         text = f"\n{signal.Signals(number).name}: stopping after this step; once more stops at once\n"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ h2 { margin: 2.2rem 0 .6rem; padding-top: .6rem; border-top: 1px solid #ddd; }
 .status.finished { background: #00684c; } .status.failed { background: #a34700; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1.2rem; }
 dt { color: #555; } dd { margin: 0; overflow-wrap: anywhere; }
+.unfinished { border-left: 5px solid #a34700; background: #fdf3ea; padding: .6rem 1rem; font-weight: 600; }
 .wide { overflow-x: auto; margin: .8rem 0; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 13.5px; }
 th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #e5e5e5; white-space: nowrap; }
@@ -74,7 +76,7 @@ def page(run: RunDirectory, manifest: Mapping[str, Any] | None = None) -> str:
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{name}</title>'
         f"<style>{_CSS}</style></head>\n"
         f'<body><h1>{name}</h1><p><span class="status {status}">{status}</span> {escape(run.path.name)}</p>\n'
-        f"{body}</body></html>\n"
+        f"{_unfinished(run, manifest, metrics)}{body}</body></html>\n"
     )
 
 
@@ -82,3 +84,21 @@ def _memory(run: RunDirectory, manifest: Mapping[str, Any]) -> str:
     if not (run.path / "memory.json").exists():
         return ""
     return sections.memory(run.read_json("memory.json"), manifest.get("process_rss_peak"))
+
+
+def _unfinished(run: RunDirectory, manifest: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> str:
+    """How far a run came that did not finish; "" for one that did."""
+    status = str(manifest.get("status"))
+    if status == "finished":
+        return ""
+    done = max((line["round"] for line in metrics), default=None)
+    rounds = ((manifest.get("config") or {}).get("training") or {}).get("rounds", "?")
+    how_far = "before its first round" if done is None else f"after round {done} of {rounds}"
+    why = f": {manifest['error']}" if manifest.get("error") else ""
+    text = f"{'Not finished' if status == 'running' else status.capitalize()} {how_far}{why}"
+    of_round = manifest.get("adapters_of_round")
+    kept = f"adapters/ is of round {of_round}" if of_round is not None else "there are no trained adapters"
+    return (
+        f'<p class="unfinished">{escape(text)}. All figures are of the rounds until then; {escape(kept)}. '
+        f"To go on: atlas train --resume {escape(shlex.quote(str(run.path)))}</p>\n"
+    )

@@ -107,7 +107,7 @@ class RunDirectory:
 
     def remove_partial(self) -> None:
         """Remove what a killed process left half written; nothing reads it."""
-        for path in [*self.path.rglob(".*.partial"), *self.path.glob("checkpoints/.round-*.tmp")]:
+        for path in [*self.path.rglob(".*.partial"), *self.path.rglob(".*.tmp")]:
             with suppress(OSError):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 

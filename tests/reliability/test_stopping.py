@@ -9,7 +9,9 @@ import signal
 import pytest
 
 from atlas_cli.cli import main
+from atlas_cli.errors import NonFiniteError
 from atlas_cli.federation import session
+from atlas_cli.reports.html import page
 from atlas_cli.runs.checkpoint import folders
 from atlas_cli.runs.lock import OWNER
 
@@ -76,7 +78,7 @@ def test_a_second_signal_stops_at_once(write, train, at_step):
     at_step(3, send(signal.SIGINT, times=2))
     code, run = train(write())
     assert code == 130 and not (run.path / OWNER).exists()
-    assert run.read_json("manifest.json")["status"] == "interrupted"
+    assert run.read_json("manifest.json")["status"] == "interrupted" and not (run.path / "adapters").exists()
 
 
 @pytest.mark.parametrize("where", ["export_adapters", "write_report"])
@@ -131,3 +133,53 @@ def test_a_signal_that_the_shell_ignores_stays_ignored():
             assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+CASES = {
+    "plain": {},
+    "shrinks": {"aggregation": {"method": "hetlora", "options": {"prune": 0.5, "penalty": 1.0}}, "mode": "federated"},
+    "changes the base": {"aggregation": {"method": "flora"}, "lora": {"dropout": 0.1}},
+    "away": {"engine": {"offload": "1 KiB"}, "training": {"labels": "client"}},
+}
+
+
+def adapters(run):
+    return {path.relative_to(run.path): path.read_bytes() for path in run.path.glob("adapters/*/*/*")}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("how", ["interrupted", "failed"])
+def test_adapters_of_the_last_whole_round_and_a_report_are_left(write, train, at_step, case, how):
+    """The adapters of a run that stopped in round 3 are those of one of two rounds, to the byte."""
+    changes = {**CASES[case], "training": {"rounds": 3, "local_steps": 2, **CASES[case].get("training", {})}}
+    shorter = train(write(**changes), "training.rounds=2")[1]
+
+    def stop():
+        raise NonFiniteError("loss of client a is <nan>") if how == "failed" else KeyboardInterrupt
+
+    at_step(6, stop)
+    code, run = train(write(**changes))
+    assert code == {"interrupted": 130, "failed": 4}[how]
+    manifest = run.read_json("manifest.json")
+    assert (manifest["status"], manifest["adapters_of_round"]) == (how, 2)
+    assert adapters(run) == adapters(shorter) != {}
+    assert {path.name for path in run.path.iterdir() if path.name.endswith(".tmp")} == set()
+    assert (run.path / "report.html").exists() and "not written" not in (run.path / "log.txt").read_text()
+    text = page(run)
+    assert f"{how.capitalize()} after round 2 of 3" in text and "adapters/ is of round 2" in text
+    assert ("loss of client a is &lt;nan&gt;" in text) == (how == "failed")
+    assert train("--resume", run.path)[0] == 0
+    assert run.read_json("manifest.json")["adapters_of_round"] == 3 and adapters(run) != adapters(shorter)
+    assert "unfinished" not in page(run).partition("</style>")[2]
+
+
+def test_what_cannot_be_left_is_told_in_the_log_and_hides_nothing(write, train, at_step, monkeypatch, capsys):
+    def broken(*arguments):
+        raise RuntimeError("no room")
+
+    monkeypatch.setattr(session, "export_last_round", broken)
+    at_step(3, send(signal.SIGINT))
+    code, run = train(write())
+    assert code == 130 and capsys.readouterr().err.splitlines()[-1].startswith("error: interrupted; round 1 is kept")
+    assert "were not written: RuntimeError: no room" in (run.path / "log.txt").read_text()
+    assert "adapters_of_round" not in run.read_json("manifest.json")
