@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
-import traceback
 from collections import Counter
 from contextlib import suppress
 from dataclasses import replace
@@ -16,9 +14,10 @@ from atlas_cli.config.dump import dump_config
 from atlas_cli.config.load import LoadedConfig
 from atlas_cli.config.schema import ExperimentConfig
 from atlas_cli.engines.engine import Engine, engine_of
-from atlas_cli.errors import AtlasError, ConfigError, InterruptedRunError, OutputError
+from atlas_cli.errors import ConfigError, InterruptedRunError, OutputError
 from atlas_cli.federation.build import build
 from atlas_cli.federation.check import Check, require_verified
+from atlas_cli.federation.ended import engine_figures, record_early_end
 from atlas_cli.federation.export import export_adapters, export_last_round
 from atlas_cli.federation.facts import data_facts, device_name, model_facts
 from atlas_cli.federation.fitting import fitted, slow_bfloat16
@@ -33,16 +32,16 @@ from atlas_cli.federation.stopping import Stopping
 from atlas_cli.federation.training import train
 from atlas_cli.federation.verify import verify_split
 from atlas_cli.models.load import current_sha256
-from atlas_cli.models.prepacked import prepacked_departure, prepacked_record
+from atlas_cli.models.prepacked import prepacked_departure
 from atlas_cli.models.stored import departure
 from atlas_cli.models.weight_files import named
 from atlas_cli.planning.plan import cuts_text, make_plan
 from atlas_cli.reports.html import write_report
 from atlas_cli.reports.progress import Progress
-from atlas_cli.runs.checkpoint import folders, load_newest
+from atlas_cli.runs.checkpoint import load_newest
 from atlas_cli.runs.directory import RunDirectory
 from atlas_cli.runs.lock import locked
-from atlas_cli.runs.manifest import Status, end_manifest, start_manifest
+from atlas_cli.runs.manifest import end_manifest, start_manifest
 from atlas_cli.runs.parts import gone_on
 from atlas_cli.runs.record_files import RecordFiles
 from atlas_cli.runs.resumable import carried_over, experiment_sha256, newest_unfinished, read_manifest, require_same
@@ -218,13 +217,13 @@ def _run(
         progress.stop()
         manifest["privacy"]["epsilon"] = federation.protection.figures(training.rounds)
         manifest["records"] = seals_record(files.seal())
-        ended = end_manifest(manifest, "finished", engine=_engine_figures(federation, engine))
+        ended = end_manifest(manifest, "finished", engine=engine_figures(federation, engine))
         write_report(run, ended)
         run.write_json("manifest.json", ended)
         run.log("finished")
     except BaseException as error:
         progress.stop()
-        ended = _stopped(files, manifest, checkpoints, error, engine)
+        ended = record_early_end(files, manifest, checkpoints, error, engine)
         if not stopping.at_once:
             _leave_results(federation, run, ended)
         if isinstance(error, KeyboardInterrupt):
@@ -239,50 +238,6 @@ def _unchanged(federation: Federation) -> bool:
     base, bases = federation.base, federation.bases.values()
     copied = all(departure(base, own) == 0 for own in bases) and prepacked_departure([base, *bases]) == 0
     return copied and current_sha256(base) == base.sha256
-
-
-def _engine_figures(federation: Federation, engine: Engine) -> dict[str, Any]:
-    """What this process kept and moved, by what it is of."""
-    offload = federation.offload
-    kept = {"prefix_cache": federation.prefix_cache, "offload": None if offload is None else offload.store}
-    records: dict[str, Any] = {name: each.record() for name, each in kept.items() if each is not None}
-    records["prepack"] = prepacked_record([federation.base, *federation.bases.values()])
-    records["ray"] = engine.record()
-    return {name: each for name, each in records.items() if each is not None}
-
-
-def _stopped(
-    files: RecordFiles, manifest: dict[str, Any], checkpoints: RunCheckpoints, error: BaseException, engine: Engine
-) -> dict[str, Any]:
-    """Record how a run ended early, with the traceback; the error gets notes that say how to go on.
-
-    Returns the manifest as it is then.
-    """
-    run, recording = files.run, checkpoints.federation.recording
-    interrupted = isinstance(error, KeyboardInterrupt)
-    status: Status = "interrupted" if interrupted else "failed"
-    what = None if interrupted else str(error) or type(error).__name__
-    figures: dict[str, Any] = {}
-    with suppress(Exception):  # an engine that has gone cannot say what it did; the first error is the one to show
-        figures = _engine_figures(checkpoints.federation, engine)
-    with suppress(OutputError):  # on a full disk, too
-        checkpoints.write()
-    with suppress(OutputError):
-        run.log(status if interrupted else f"{status}: {type(error).__name__}: {error}")
-        run.log("" if interrupted else "".join(traceback.format_exception(error)))
-    with suppress(OutputError):
-        if recording is not None:
-            files.append(INDEX, recording.taken())
-        manifest["records"] = seals_record(files.seal())
-    ended = end_manifest(manifest, status, what, figures)
-    with suppress(OutputError):
-        run.write_json("manifest.json", ended)
-    if not isinstance(error, AtlasError | KeyboardInterrupt):
-        error.add_note(f"the traceback is in {run.path / 'log.txt'}")
-    if whole := folders(run):
-        done = int(whole[-1].name.removeprefix("round-"))
-        error.add_note(f"round {done} is kept; to go on: atlas train --resume {shlex.quote(str(run.path))}")
-    return ended
 
 
 def _leave_results(federation: Federation, run: RunDirectory, ended: dict[str, Any]) -> None:
