@@ -53,10 +53,18 @@ ALIASES = {
 def built_in(name: str) -> PreTrainedConfig | None:
     """A fresh config of a known architecture (``gpt2``, ``openai-community/gpt2``, ``llama``), or None.
 
-    A folder is never one, whatever its last part is called.
+    The folder of a model is never one, whatever its last part is called.
     """
-    if name.startswith((".", "/", "~")) or name.count("/") > 1 or os.path.isdir(name):
+    if not is_architecture(name) or os.path.isfile(os.path.join(name, "config.json")):
         return None
+    return ARCHITECTURES[_known_as(name)]()
+
+
+def is_architecture(name: str) -> bool:
+    """Whether a name, which is not written as a path, is that of a known architecture."""
+    return not name.startswith((".", "/", "~")) and name.count("/") <= 1 and _known_as(name) in ARCHITECTURES
+
+
+def _known_as(name: str) -> str:
     short = name.rsplit("/", 1)[-1].lower()
-    make = ARCHITECTURES.get(ALIASES.get(short, short))
-    return make() if make else None
+    return ALIASES.get(short, short)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from atlas_cli.config.schema import ModelConfig
 from atlas_cli.data import catalog
 from atlas_cli.errors import ConfigError, ResourceError
 from atlas_cli.models import gguf_files
-from atlas_cli.models.architectures import built_in
+from atlas_cli.models.architectures import built_in, is_architecture
 from atlas_cli.models.families import supported
 from atlas_cli.models.options import refuse_options, require_values
 from atlas_cli.models.source import Source, reason
@@ -37,27 +38,44 @@ def locate(name: str, revision: str | None = None, *, key: str = "model.name") -
         is_folder = path.is_dir()
     except (OSError, RuntimeError) as error:  # a name that is too long, or a home that nobody has
         raise ResourceError(f"{key}: {name:.200} cannot be looked up: {reason(error)}") from None
-    if is_folder:
-        if not (path / "config.json").is_file() and not (path / "tokenizer_config.json").is_file():
-            raise ResourceError(
-                f"{key}: folder {name} has no config.json; expected a folder that save_pretrained wrote"
-            )
+    packaged = name in catalog.model_names()
+    wanted = ("config.json",) if packaged and key == "model.name" else ("config.json", "tokenizer_config.json")
+    if is_folder and any((path / file).is_file() for file in wanted):
+        if packaged or is_architecture(name):
+            _say_folder(name, key)
         return Source(str(path), "folder", None, {})
+    if is_folder and not packaged:  # transformers would look into it, and not at the hub
+        raise ResourceError(
+            f"{key}: folder {name} has no config.json; expected a folder that save_pretrained wrote"
+            + ("" if _is_path(name) else f", or no folder of that name here, for the model {name} of the hub")
+        )
     if name.endswith(".gguf"):
         if not path.is_file():
             raise ResourceError(f"{key}: GGUF file {name} does not exist; check the path")
         return _gguf(path)
-    if name in catalog.model_names():
-        packaged = catalog.model_path(name)
-        if packaged.suffix == ".gguf":
-            return _gguf(packaged)
-        return Source(str(packaged), "packaged", None, {})
-    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+    if packaged:
+        fetched = catalog.model_path(name)
+        return _gguf(fetched) if fetched.suffix == ".gguf" else Source(str(fetched), "packaged", None, {})
+    if _is_path(name):
         raise ResourceError(f"{key}: folder {name} does not exist; check the path, or give a hub id such as org/model")
     options: dict[str, Any] = {"revision": revision} if revision else {}
     if not hub_reachable():
         options["local_files_only"] = True
     return Source(name, "hub", None, options)
+
+
+def _is_path(name: str) -> bool:
+    return name.startswith((".", "/", "~")) or name.count("/") > 1
+
+
+@cache
+def _say_folder(name: str, key: str) -> None:
+    """Once a process: two models have this name."""
+    print(
+        f"note: {key}: {name} is the folder of that name here, not the model that atlas knows by it; ./{name} says so",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def _gguf(file: Path) -> Source:
@@ -97,7 +115,8 @@ def model_config(model: ModelConfig) -> tuple[PreTrainedConfig, Source | None, s
         config = _read_config(source, model)
     except ResourceError:
         known = built_in(model.name)
-        if known is None or model.init == "pretrained":
+        # auto takes the pretrained model where it can be had; with a folder in its place nobody has asked the hub
+        if known is None or model.init == "pretrained" or (model.init == "auto" and Path(model.name).is_dir()):
             raise
         why = "as configured" if model.init == "random" else "weights could not be reached"
         return _with_changes(known, model), None, f"random ({why})"

@@ -88,6 +88,48 @@ def test_an_empty_folder(tmp_path):
     )
 
 
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    resolve._say_folder.cache_clear()
+    return tmp_path
+
+
+@pytest.mark.parametrize("content", [None, "out", "tokenizer_config.json"])
+def test_a_folder_without_a_model_does_not_hide_a_packaged_one(content, here, model_folder, monkeypatch, capsys):
+    monkeypatch.setattr(resolve.catalog, "model_path", lambda name: Path(model_folder("bert")))
+    (here / "minilm").mkdir()
+    if content:
+        (here / "minilm" / content).write_text("{}")
+    config, source, _ = config_of("minilm")
+    assert (config.model_type, source.path, source.kind) == ("bert", model_folder("bert"), "packaged")
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name", ["minilm", "gpt2"])
+def test_a_model_in_a_folder_of_a_known_name_is_taken_and_said(name, here, capsys):
+    CONFIGS["gpt2"]().save_pretrained(here / name)
+    for _ in range(2):
+        config, source, _ = config_of(name)
+        assert (config.n_layer, source.kind, source.path) == (4, "folder", name)
+    assert capsys.readouterr().err == (
+        f"note: model.name: {name} is the folder of that name here, not the model that atlas knows by it; "
+        f"./{name} says so\n"
+    )
+    assert config_of(f"./{name}")[0].n_layer == 4
+    assert capsys.readouterr().err == ""
+
+
+def test_an_empty_folder_in_the_place_of_an_architecture(here):
+    (here / "gpt2").mkdir()
+    config, source, init = config_of("gpt2", init="random")
+    assert (config.n_layer, source, init) == (12, None, "random (as configured)")
+    assert get_split_point("gpt2") == 6
+    for init in ("pretrained", "auto"):  # nobody has asked the hub
+        with pytest.raises(ResourceError, match="or no folder of that name here, for the model gpt2 of the hub"):
+            config_of("gpt2", init=init)
+
+
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
