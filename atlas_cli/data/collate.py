@@ -110,13 +110,14 @@ def poisson_indices(count: int, rate: float, seed: int, client: str, step: int) 
 
 
 def evaluation_batches(
-    features: Sequence[Feature], batch_size: int, max_tokens: int | None = None
+    features: Sequence[Feature], batch_size: int, max_tokens: int | None = None, alone_above: int | None = None
 ) -> Iterator[list[int]]:
     """All examples once, longest first (ties in their order), so that little is padded.
 
     Args:
         batch_size: the most examples of a batch.
         max_tokens: the most tokens of a batch, padding included; an example that is longer is a batch of its own.
+        alone_above: examples of more tokens share a batch with those of the same length only.
     """
     order = sorted(range(len(features)), key=lambda i: -len(features[i]["input_ids"]))
     start = 0
@@ -124,5 +125,8 @@ def evaluation_batches(
         size = batch_size
         if max_tokens is not None:
             size = min(size, max(1, max_tokens // len(features[order[start]]["input_ids"])))
-        yield order[start : start + size]
-        start += size
+        batch, longest = order[start : start + size], len(features[order[start]]["input_ids"])
+        if alone_above is not None and longest > alone_above:
+            batch = [i for i in batch if len(features[i]["input_ids"]) == longest]
+        yield batch
+        start += len(batch)

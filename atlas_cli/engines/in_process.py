@@ -44,7 +44,7 @@ def local_steps(
     done = {client: Trained() for client in attendance.present}
     if server is not None:
         cuts = {c: party.cut for c in done if isinstance(party := federation.clients[c], SplitClient)}
-        server.real_tokens = one_by_one(federation.config) is None
+        server.real_tokens = one_by_one(federation.config, federation.base.config) is None
         server.begin_round({c: federation.part_of(c) for c in done}, number, cuts)
     for step in range(training.local_steps):
         overall = (number - 1) * training.local_steps + step

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from atlas_cli.config.schema import ExperimentConfig
 from atlas_cli.data.collate import Batch
 from atlas_cli.federation.client import SplitClient
 from atlas_cli.federation.parties import Federation
 from atlas_cli.models.packed import worth
+from atlas_cli.models.rotary import depends_on_length
 
 PASS_TOKENS = 512  # torch's own product of 320 rows has 96 % of the rate of one of 1,024; a pass' graphs live together
 
@@ -27,8 +28,12 @@ class Pass(NamedTuple):
     shared: bool
 
 
-def one_by_one(config: ExperimentConfig) -> str | None:
-    """The key because of which each client is computed alone and padded; None where clients may share passes."""
+def one_by_one(config: ExperimentConfig, hf_config: Any) -> str | None:
+    """The key because of which each client is computed alone and padded; None where clients may share passes.
+
+    Args:
+        hf_config: the model's, whose positions may depend on the longest text of a pass.
+    """
     training = config.training
     reasons = {
         "engine.fuse": config.engine.fuse == "off",
@@ -39,6 +44,7 @@ def one_by_one(config: ExperimentConfig) -> str | None:
         "training.deadline": training.deadline is not None,  # a client that is out takes no part in the server's step
         f"privacy.{config.privacy.in_a_step()}": config.privacy.in_a_step() is not None,
         "training.on_nonfinite": training.on_nonfinite != "stop",
+        "training.max_length": depends_on_length(hf_config, training.max_length),
     }
     return next((key for key, holds in reasons.items() if holds), None)
 
@@ -48,7 +54,7 @@ def passes(federation: Federation, batches: Mapping[str, Batch]) -> Iterator[Pas
 
     Their order is kept where a sequential server update depends on it.
     """
-    together = one_by_one(federation.config) is None
+    together = one_by_one(federation.config, federation.base.config) is None
     kinds = {client: _kind(federation, client) if together else None for client in batches}
     order = list(batches)
     if federation.config.training.server_update != "sequential":

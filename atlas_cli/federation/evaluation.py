@@ -14,6 +14,7 @@ from atlas_cli.federation.client import as_inputs
 from atlas_cli.models.load import FrozenBase
 from atlas_cli.models.lora import AdapterSet
 from atlas_cli.models.placement import layer_of
+from atlas_cli.models.rotary import turns_at
 from atlas_cli.models.split import run_half
 from atlas_cli.tasks._base import BaseTask, Feature
 
@@ -62,8 +63,10 @@ class Evaluator:
         lower_half, upper_half = lower.client_half(cut), upper.server_half(cut)
         below = _part(model.adapters, lambda path: layer_of(path, family) < cut)
         above = _part(model.adapters, lambda path: layer_of(path, family) >= cut)
+        # a text's figures are those of the text, whichever others it is evaluated with
+        batches = evaluation_batches(features, self.batch_size, self.max_tokens, turns_at(lower.config))
         with below.attached(lower.model), above.attached(upper.model):
-            for number, rows in enumerate(evaluation_batches(features, self.batch_size, self.max_tokens)):
+            for number, rows in enumerate(batches):
                 batch = collate(task, [features[i] for i in rows], self.pad)
                 inputs, mask = as_inputs(batch.inputs(), self.device)
                 activations = run_half(lower_half, mask, **inputs)

@@ -8,6 +8,7 @@ from atlas_cli.federation.client import SplitClient
 from atlas_cli.federation.prefix_cache import Prefix, PrefixCache
 from atlas_cli.federation.unsplit import UnsplitClient
 from atlas_cli.models.placement import layer_of
+from atlas_cli.models.rotary import depends_on_length
 from atlas_cli.planning.merging import method_of
 from atlas_cli.planning.plan import Plan
 
@@ -27,11 +28,14 @@ def give_prefix(
 
 
 def first_changing(config: ExperimentConfig, plan: Plan) -> dict[str, int]:
-    """By client, the lowest block that has an adapter, or whose frozen weights a merge may change.
+    """By client, the lowest block that has an adapter, or whose frozen weights a merge may change; 0 where what the
+    blocks give for a text depends on its batch.
 
     Where a method merges into the base, a client gets the changes of all that it is merged with: of its task group, or
     of anybody where clusters are found.
     """
+    if depends_on_length(plan.hf_config, config.training.max_length):  # a text alone may have other positions
+        return {c.name: 0 for c in plan.clients}
     own = {c.name: min(layer_of(path, plan.family) for path in c.ranks) for c in plan.clients}
     if not method_of(config).CHANGES_BASE:
         return own
@@ -52,5 +56,7 @@ def without_prefix(config: ExperimentConfig, plan: Plan) -> list[str]:
         if lowest[client.name] == 0:
             own = min(layer_of(path, plan.family) for path in client.ranks) == 0
             cause = "block 0 has an adapter" if own else f"{config.aggregation.method} may change block 0 of its base"
+            if depends_on_length(plan.hf_config, config.training.max_length):
+                cause = "the model's rotary positions depend on the longest text of a batch"
             causes.setdefault(cause, []).append(client.name)
     return [f"engine.prefix_cache does nothing for {', '.join(names)}: {cause}" for cause, names in causes.items()]

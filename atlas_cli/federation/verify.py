@@ -102,7 +102,7 @@ def _check(
     server, client, head = parties()
     loss, split = _through_the_split(server, client, batch, packed=False)
     packed = None
-    if one_by_one(config) is None and not planned.checkpointing:
+    if one_by_one(config, base.config) is None and not planned.checkpointing:
         packed = _through_the_split(*parties()[:2], batch, packed=True)
     upper = server.groups[group].adapters
     whole_head = head if u_shaped else server.groups[group].head

@@ -20,6 +20,7 @@ from atlas_cli.models.load import check_cut, from_config
 from atlas_cli.models.lora import features_of
 from atlas_cli.models.placement import adapted_names, layer_of, place_ranks
 from atlas_cli.models.resolve import model_config
+from atlas_cli.models.rotary import depends_on_length, turns_at
 from atlas_cli.models.split import client_half, server_half
 from atlas_cli.planning.auto_cuts import resolve_auto_cuts
 from atlas_cli.planning.devices import check_deadline, client_devices, server_device
@@ -119,6 +120,7 @@ def make_plan(config: ExperimentConfig) -> Plan:
     base = meta_base(hf_config, family, getattr(torch, config.model.dtype))
     n_layers, hidden = int(hf_config.num_hidden_layers), int(hf_config.hidden_size)
     _check_tasks(config, hf_config, family)
+    _check_rotary(config, hf_config)
     options_of(config)
     check_mixing(config)
     check_screen(config)
@@ -204,6 +206,17 @@ def _check_tasks(config: ExperimentConfig, hf_config: Any, family: Family) -> No
         raise ConfigError(
             f"{config.training.max_length} tokens are more than the model's {positions - offset} positions; "
             f"set it to {positions - offset} or less",
+            key="training.max_length",
+        )
+
+
+def _check_rotary(config: ExperimentConfig, hf_config: Any) -> None:
+    """What protects a single text, or changes how far batches are padded, needs texts that do not depend on others."""
+    mechanism = config.privacy.in_a_step() or ("pad_lengths" if config.privacy.pad_lengths else None)
+    if mechanism and depends_on_length(hf_config, config.training.max_length):
+        raise ConfigError(
+            f"with texts of more than {turns_at(hf_config)} tokens this model's rotary positions depend on the longest "
+            f"text of a batch, so that privacy.{mechanism} would not do what it says; set it to {turns_at(hf_config)}",
             key="training.max_length",
         )
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rounds import run_round
+from tiny_models import CONFIGS
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from atlas_cli.config.schema import ExperimentConfig
@@ -230,7 +231,7 @@ def test_what_the_server_returns_for_one_client_is_checked(make_federation, monk
     ],
 )
 def test_what_keeps_clients_apart(changes, key, make_config):
-    assert one_by_one(make_config(**changes)) == key
+    assert one_by_one(make_config(**changes), CONFIGS["bert"]()) == key
 
 
 KINDS = st.lists(st.tuples(st.sampled_from(["x", "y", None]), st.integers(1, 400)), min_size=1, max_size=12)
@@ -247,8 +248,8 @@ def test_every_client_is_in_one_pass_of_its_kind(clients, update):
     config = SimpleNamespace(training=SimpleNamespace(server_update=update))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(grouping, "_kind", lambda _, client: kinds[client])
-        patch.setattr(grouping, "one_by_one", lambda _: None)
-        found = list(passes(SimpleNamespace(config=config), batches))
+        patch.setattr(grouping, "one_by_one", lambda *_: None)
+        found = list(passes(SimpleNamespace(config=config, base=SimpleNamespace(config=None)), batches))
     order = [client for each in found for client in each.clients]
     assert sorted(order, key=int) == list(batches)
     if update == "sequential":
