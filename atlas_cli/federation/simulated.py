@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from atlas_cli.engines.trained import Trained
 from atlas_cli.federation.clock import ClientWork, RoundTime, round_time
@@ -14,11 +15,13 @@ from atlas_cli.planning.cost import (
     client_step,
     compute_seconds,
     download_seconds,
-    head_flops,
+    head_step,
     server_step,
     upload_seconds,
 )
 from atlas_cli.planning.devices import Device, server_device
+from atlas_cli.planning.merging import method_of
+from atlas_cli.planning.plan import ClientPlan
 from atlas_cli.runs.records import KINDS
 
 STEP_KINDS = ("activations", "gradients", "features", "feature-gradients")
@@ -43,13 +46,13 @@ def simulate(
     config = federation.config
     devices, server = federation.devices, server_device(config)
     slow = slowdowns(config, federation.planned(trained))
-    works = []
+    works, counted = [], StepFlops(federation)
     for client, did in trained.items():
         device = devices.get(client)
         if federation.server is None or device is None or device.lacks("compute", "uplink", "downlink"):
             return None
         if did.steps:
-            work = _work(federation, client, device, did, ledger)
+            work = _work(counted, client, device, did, ledger)
             factor = slow.get(client, 1.0)
             works.append(replace(work, slowdown=factor, dropped=client in dropped, late=client in late))
     if not works or server.lacks("compute"):
@@ -68,12 +71,13 @@ class OwnTime:
         self.federation = federation
         self._devices, self._server = federation.devices, server_device(federation.config)
         self._slow = slowdowns(federation.config, federation.planned(clients))
+        self._counted = StepFlops(federation)
         self._flops: dict[str, tuple[int, float]] = {}  # steps counted so far, and their FLOPs
 
     def seconds(self, client: str, did: Trained, ledger: Ledger) -> float:
         """Of one client, by the batches that it did and all that it sent and was sent."""
         counted, flops = self._flops.get(client, (0, 0.0))
-        flops += sum(own for own, _ in _flops(self.federation, client, did.shapes[counted:]))
+        flops += sum(own for own, _ in self._counted.of(client, did.shapes[counted:]))
         self._flops[client] = len(did.shapes), flops
         device = self._devices[client]
         seconds = compute_seconds(flops, device)
@@ -85,23 +89,40 @@ class OwnTime:
         return self._slow.get(client, 1.0) * seconds
 
 
-def _flops(federation: Federation, client: str, shapes: Sequence[tuple[int, int]]) -> list[tuple[float, float]]:
-    """Of local steps on padded batches: the client's and the server's of each."""
-    plan, ranks = federation.plan, federation.aggregator.members[client].ranks
-    planned, numbers = plan.by_name[client], _head_numbers(federation, client)
-    step, above = (plan.family, plan.hf_config, planned.cut), plan.above(planned.cut)
-    here = federation.config.training.labels == "client"
-    found = []
-    for batch, tokens in shapes:
-        own = client_step(*step, ranks, plan.features, batch, tokens, checkpointing=planned.checkpointing).total
-        of_server = server_step(*step, plan.n_layers, above, plan.features, batch, tokens).total
-        head = head_flops(numbers, batch * tokens).total
-        found.append((own + head, of_server) if here else (own, of_server + head))
-    return found
+class StepFlops:
+    """FLOPs of local steps on padded batches; those of clients that are alike are counted once."""
+
+    def __init__(self, federation: Federation) -> None:
+        self.federation, self._known = federation, dict[Any, tuple[float, float]]()
+
+    def of(self, client: str, shapes: Sequence[tuple[int, int]]) -> list[tuple[float, float]]:
+        """The client's and the server's in a batch of each shape."""
+        ranks, planned = self.federation.aggregator.members[client].ranks, self.federation.plan.by_name[client]
+        group = self.federation.group_of(client)
+        kind = group, planned.cut, planned.checkpointing, tuple(ranks.items())
+        found = []
+        for shape in shapes:
+            if (kind, shape) not in self._known:
+                self._known[kind, shape] = self._count(planned, group, ranks, *shape)
+            found.append(self._known[kind, shape])
+        return found
+
+    def _count(
+        self, planned: ClientPlan, group: str, ranks: Mapping[str, int], batch: int, tokens: int
+    ) -> tuple[float, float]:
+        plan, config = self.federation.plan, self.federation.config
+        blocks, above, cut = plan.block_shapes, plan.above(planned.cut), planned.cut
+        trained = method_of(config).TRAINED
+        options = {"checkpointing": planned.checkpointing, "trained": trained}
+        own = client_step(blocks, cut, ranks, batch, tokens, **options).total
+        of_server = server_step(blocks, cut, plan.n_layers, above, batch, tokens).total
+        task, vocabulary = self.federation.data[group].task, int(plan.hf_config.vocab_size)
+        head = head_step(task, plan.hidden_size, vocabulary, batch, tokens).total
+        return (own + head, of_server) if config.training.labels == "client" else (own, of_server + head)
 
 
-def _work(federation: Federation, client: str, device: Device, did: Trained, ledger: Ledger) -> ClientWork:
-    flops = _flops(federation, client, did.shapes)
+def _work(counted: StepFlops, client: str, device: Device, did: Trained, ledger: Ledger) -> ClientWork:
+    flops = counted.of(client, did.shapes)
     entries = {
         (kind, way): ledger.entries[client, kind, way]
         for kind in KINDS
@@ -115,7 +136,7 @@ def _work(federation: Federation, client: str, device: Device, did: Trained, led
     }
     return ClientWork(
         client,
-        federation.group_of(client),
+        counted.federation.group_of(client),
         device,
         sum(own for own, _ in flops) / did.steps,
         sum(of_server for _, of_server in flops) / did.steps,
@@ -127,11 +148,3 @@ def _work(federation: Federation, client: str, device: Device, did: Trained, led
         adapter_bytes_up=adapters["up"],
         adapter_bytes_down=adapters["down"],
     )
-
-
-def _head_numbers(federation: Federation, client: str) -> int:
-    """Numbers of the head that reads every token: the output embedding; a sequence head's own are a few thousandths."""
-    group = federation.group_of(client)
-    if federation.data[group].task.causal_only:
-        return int(federation.plan.hf_config.vocab_size) * federation.plan.hidden_size
-    return sum(p.numel() for p in federation.model_of_client(client).head.parameters())

@@ -59,10 +59,13 @@ class _AddLowRank(torch.autograd.Function):
         for i, (first, last, scale) in enumerate(ctx.spans):
             A, B = factors[2 * i], factors[2 * i + 1]
             g = g_ND[first:last]
-            up = (g @ B).mul_(scale)
-            if below is not None:
-                below[first:last].addmm_(up, A)
-            found.append(up.t() @ x_ND[first:last] if x_ND is not None and wants[2 * i] else None)
+            at_A = None
+            if below is not None or wants[2 * i]:
+                up = (g @ B).mul_(scale)
+                if below is not None:
+                    below[first:last].addmm_(up, A)
+                at_A = up.t() @ x_ND[first:last] if x_ND is not None and wants[2 * i] else None
+            found.append(at_A)
             found.append((g.t() @ downs[i]).mul_(scale) if wants[2 * i + 1] else None)
         at_x = below.view(ctx.shape).to(ctx.dtype) if below is not None else None
         return gradient, at_x, None, None, *found

@@ -8,23 +8,32 @@ d_q and d_kv widths of query and of key or value, f feed-forward width, V vocabu
 
 and 2 r (d_in + d_out) for an adapter. The weights are frozen, so the backward of a linear layer is one product of the
 same size, of attention two and a half (scores are computed anew, and both of their operands have a gradient), of an
-adapter two (its weights and its input). Below the lowest adapter nothing is computed backward. Norms, activation
-functions, softmax and embeddings are left out: they are a few percent of a block.
+adapter two (its weights and its input). What lies below the lowest adapter has no backward, within its block too: with
+adapters on the feed-forward alone, the attention of the lowest of them has none. Norms, activation functions, softmax
+and embeddings are left out: they are a few percent of a block. A merged base (``flora``, ``fedex``) costs as the base.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers.pytorch_utils import Conv1D
 
+from atlas_cli.errors import ConfigError
 from atlas_cli.federation.protocol import serialized_size
 from atlas_cli.models.families._base import Family
+from atlas_cli.models.lora import features_of
+from atlas_cli.models.split import blocks_of
 from atlas_cli.planning.devices import Device
+from atlas_cli.planning.trace import meta_model, shortened
 from atlas_cli.privacy.mechanisms.compress import encoded
+from atlas_cli.tasks._base import BaseTask
 
 ATTENTION_BACKWARD = 2.5
 
@@ -55,85 +64,129 @@ class StepBytes:
     messages_down: int
 
 
-def linear_flops(hf_config: Any) -> int:
-    """Forward FLOPs of a block's frozen linear layers, per token."""
-    d, f = int(hf_config.hidden_size), _feed_forward(hf_config)
-    if not _gated(hf_config):
-        return 8 * d * d + 4 * d * f
-    d_q, d_kv = _attention_widths(hf_config)
-    return 4 * d * d_q + 4 * d * d_kv + 6 * d * f
+@dataclass(frozen=True)
+class BlockShapes:
+    """What the FLOPs of a block follow from.
 
-
-def attention_flops(hf_config: Any, tokens: int) -> int:
-    """Forward FLOPs of scores and of their product with the values, per token; a causal mask saves nothing."""
-    return 4 * tokens * _attention_widths(hf_config)[0]
-
-
-def block_flops(hf_config: Any, tokens: int) -> int:
-    """Forward FLOPs of one block without adapters, per token."""
-    return linear_flops(hf_config) + attention_flops(hf_config, tokens)
-
-
-def adapter_flops(ranks: Mapping[str, int], features: Mapping[str, tuple[int, int]]) -> int:
-    """Forward FLOPs of a set of adapters, per token."""
-    return sum(2 * rank * sum(features[path]) for path, rank in ranks.items())
-
-
-def head_flops(numbers: int, positions: int) -> Work:
-    """A trained or frozen linear head of ``numbers`` weights at ``positions`` tokens (or examples).
-
-    For the output embedding of a language model, ``numbers`` is d V and nothing of it is trained.
+    Attributes:
+        stages: (d_in, d_out) of its linear layers by name, in the order in which they run: those that make queries,
+            keys and values; the attention's output; the feed-forward's first; its last.
+        queries: width of all queries together.
+        ends_in_norm: whether a norm comes after the last linear layer.
     """
-    return Work(2 * numbers * positions, 2 * numbers * positions)
+
+    blocks: str
+    stages: tuple[Mapping[str, tuple[int, int]], ...]
+    queries: int
+    ends_in_norm: bool
+
+    @cached_property
+    def linear(self) -> int:
+        """Forward FLOPs of the frozen linear layers, per token."""
+        return sum(2 * d_in * d_out for stage in self.stages for d_in, d_out in stage.values())
+
+    def attention(self, tokens: int) -> int:
+        """Forward FLOPs of scores and of their product with the values, per token; a causal mask saves nothing."""
+        return 4 * tokens * self.queries
+
+    def forward(self, tokens: int, ranks: Mapping[str, int]) -> int:
+        """Forward FLOPs per token with adapters of these ranks, by name in the block."""
+        return self.linear + self.attention(tokens) + self._adapters(ranks)
+
+    def backward(self, tokens: int, ranks: Mapping[str, int], gradient_below: bool, trained: Collection[str]) -> float:
+        """FLOPs per token of its backward.
+
+        Args:
+            gradient_below: whether what the block is given needs a gradient.
+            trained: parts of the adapters.
+        """
+        flops, wanted = 0.0, gradient_below
+        for place, stage in enumerate(self.stages):
+            adapted = False
+            for name, (d_in, d_out) in stage.items():
+                rank, adapted = ranks.get(name, 0), adapted or name in ranks
+                flops += wanted * 2 * d_in * d_out
+                flops += 2 * rank * (("B" in trained) * d_out + ("A" in trained) * d_in)
+                flops += 2 * rank * ((wanted or "A" in trained) * d_out + wanted * d_in)
+            wanted = wanted or adapted
+            if place == 0:  # the fused attention gives the gradients of queries, keys and values together
+                flops += wanted * ATTENTION_BACKWARD * self.attention(tokens)
+        return flops
+
+    def again(self, tokens: int, ranks: Mapping[str, int]) -> int:
+        """FLOPs per token of what a checkpointed block runs again: up to the last that its backward needs."""
+        last = self.stages[-1]
+        needless = not self.ends_in_norm and not ranks.keys() & last.keys()
+        return self.forward(tokens, ranks) - needless * sum(2 * d_in * d_out for d_in, d_out in last.values())
+
+    def _adapters(self, ranks: Mapping[str, int]) -> int:
+        return sum(2 * ranks.get(name, 0) * sum(sizes) for stage in self.stages for name, sizes in stage.items())
+
+
+def block_shapes(family: Family, hf_config: Any) -> BlockShapes:
+    """Read off the model's own modules, on the meta device.
+
+    Raises:
+        ConfigError: the family file does not say in which order the linear layers run, or leaves one out.
+    """
+    block = blocks_of(meta_model(shortened(hf_config, 1), family, torch.float32)[0], family)[0]
+    linear = {name: features_of(m) for name, m in block.named_modules() if isinstance(m, nn.Linear | Conv1D)}
+    named = [name for stage in family.stages for name in stage]
+    if sorted(named) != sorted(n for n in linear if n in named) or linear.keys() - set(named):
+        other = sorted(linear.keys() ^ set(named))
+        raise ConfigError(
+            f"FLOPs of {hf_config.model_type} are not known: the stages of its family file do not fit its blocks in "
+            f"{', '.join(other[:4])}",
+            key="model.name",
+        )
+    heads = int(hf_config.num_attention_heads)
+    width = int(getattr(hf_config, "head_dim", None) or int(hf_config.hidden_size) // heads)
+    stages = tuple({name: linear[name] for name in stage} for stage in family.stages)
+    return BlockShapes(family.blocks, stages, heads * width, family.ends_in_norm)
+
+
+def head_step(task: BaseTask, hidden_size: int, vocabulary: int, batch: int, tokens: int) -> Work:
+    """FLOPs of a task's linear head, which reads every token or what is pooled of a text.
+
+    Trained weights have a gradient, the frozen output embedding of a language model has none.
+    """
+    with FakeTensorMode():
+        head = task.build_head(hidden_size, nn.Linear(hidden_size, vocabulary, bias=False))
+        mask = torch.ones(batch, tokens, dtype=torch.int64)
+        logits = head(torch.empty(batch, tokens, hidden_size), mask).numel()
+    product = 2 * hidden_size * logits
+    return Work(product, product * (2 if any(p.requires_grad for p in head.parameters()) else 1))
 
 
 def client_step(
-    family: Family,
-    hf_config: Any,
+    shapes: BlockShapes,
     cut: int,
     ranks: Mapping[str, int],
-    features: Mapping[str, tuple[int, int]],
     batch: int,
     tokens: int,
     *,
     checkpointing: bool = False,
+    trained: Collection[str] = ("A", "B"),
 ) -> Work:
     """FLOPs of a client that holds blocks ``0 .. cut-1``.
 
     Args:
-        ranks, features: adapters by path in the base, as in ``planning.plan``.
+        ranks: of its adapters, by path in the base.
         batch, tokens: of a batch, padding included.
         checkpointing: every block that has a backward runs its forward again.
+        trained: parts of the adapters.
     """
-    layers = {_layer(family, path) for path in ranks}
-    lowest = min(layers, default=cut)
-    work = _blocks(hf_config, cut, cut - lowest, ranks, features, batch, tokens)
-    if layers:
-        # nothing below needs a gradient, so that of the lowest block's input is not computed
-        bottom = {path: rank for path, rank in ranks.items() if _layer(family, path) == lowest}
-        saved = _projections(hf_config) + sum(2 * rank * features[path][0] for path, rank in bottom.items())
-        work = Work(work.forward, work.backward - batch * tokens * saved)
-    if not checkpointing:
-        return work
-    again = (cut - lowest) * block_flops(hf_config, tokens) + adapter_flops(ranks, features)
-    return work + Work(0, batch * tokens * again)
+    return _blocks(shapes, range(cut), ranks, batch, tokens, checkpointing, trained)
 
 
 def server_step(
-    family: Family,
-    hf_config: Any,
-    cut: int,
-    n_layers: int,
-    ranks: Mapping[str, int],
-    features: Mapping[str, tuple[int, int]],
-    batch: int,
-    tokens: int,
+    shapes: BlockShapes, cut: int, n_layers: int, ranks: Mapping[str, int], batch: int, tokens: int
 ) -> Work:
     """FLOPs of the server for one batch of one client: blocks ``cut ..``, without a head (``head_flops``).
 
     The gradient goes down to the cut whatever the server trains.
     """
-    return _blocks(hf_config, n_layers - cut, n_layers - cut, ranks, features, batch, tokens)
+    return _blocks(shapes, range(cut, n_layers), ranks, batch, tokens, False, ("A", "B"))
 
 
 def step_bytes(
@@ -203,49 +256,27 @@ def download_seconds(size: float, messages: int, device: Device, server: Device 
 
 
 def _blocks(
-    hf_config: Any,
-    blocks: int,
-    blocks_backward: int,
+    shapes: BlockShapes,
+    layers: range,
     ranks: Mapping[str, int],
-    features: Mapping[str, tuple[int, int]],
     batch: int,
     tokens: int,
+    checkpointing: bool,
+    trained: Collection[str],
 ) -> Work:
-    linear, attention = linear_flops(hf_config), attention_flops(hf_config, tokens)
-    adapters = adapter_flops(ranks, features)
-    forward = blocks * (linear + attention) + adapters
-    backward = blocks_backward * (linear + ATTENTION_BACKWARD * attention) + 2 * adapters
+    placed: dict[int, dict[str, int]] = {}
+    for path, rank in ranks.items():
+        number, name = path[len(shapes.blocks) + 1 :].split(".", 1)
+        placed.setdefault(int(number), {})[name] = rank
+    lowest = layers.start or min(placed, default=layers.stop)
+    forward = backward = 0.0
+    for layer in layers:
+        here = placed.get(layer, {})
+        forward += shapes.forward(tokens, here)
+        if layer >= lowest:
+            backward += shapes.backward(tokens, here, layer > lowest or layers.start > 0, trained)
+            backward += checkpointing * shapes.again(tokens, here)
     return Work(batch * tokens * forward, batch * tokens * backward)
-
-
-def _projections(hf_config: Any) -> int:
-    """Query, key and value of one token, forward or backward."""
-    d_q, d_kv = _attention_widths(hf_config)
-    return 2 * int(hf_config.hidden_size) * (d_q + 2 * d_kv)
-
-
-def _layer(family: Family, path: str) -> int:
-    return int(path[len(family.blocks) + 1 :].split(".", 1)[0])
-
-
-def _gated(hf_config: Any) -> bool:
-    """Whether the feed-forward has three matrices, as LLaMA's and its relatives'."""
-    return hf_config.model_type in ("llama", "mistral", "qwen2", "qwen3")
-
-
-def _feed_forward(hf_config: Any) -> int:
-    for name in ("intermediate_size", "n_inner", "hidden_dim"):
-        width = getattr(hf_config, name, None)
-        if width is not None:
-            return int(width)
-    return 4 * int(hf_config.hidden_size)
-
-
-def _attention_widths(hf_config: Any) -> tuple[int, int]:
-    """Width of all queries, and of all keys (or values)."""
-    heads = int(hf_config.num_attention_heads)
-    width = int(getattr(hf_config, "head_dim", None) or int(hf_config.hidden_size) // heads)
-    return heads * width, int(getattr(hf_config, "num_key_value_heads", None) or heads) * width
 
 
 def _known(device: Device, figure: str) -> float:

@@ -5,7 +5,6 @@ Blocks of a model are alike, so shapes are read off a model of one block; memory
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
@@ -25,17 +24,19 @@ from atlas_cli.models.split import client_half
 from atlas_cli.planning.cost import (
     StepBytes,
     Work,
+    block_shapes,
     client_step,
     compute_seconds,
     download_seconds,
-    head_flops,
+    head_step,
     server_step,
     step_bytes,
     upload_seconds,
 )
 from atlas_cli.planning.devices import Device
 from atlas_cli.planning.memory import PartyMemory, predict_client, predict_server
-from atlas_cli.planning.trace import meta_model
+from atlas_cli.planning.trace import meta_model, shortened
+from atlas_cli.tasks import build as build_task
 
 
 @dataclass(frozen=True)
@@ -175,20 +176,18 @@ def cut_table(shapes: Shapes, device: Device | None, server: Device | None, meas
         measure_server: whether the server's memory matters.
     """
     s = shapes.setting
-    positions = s.batch * s.tokens
     causal = shapes.family.causal
     sent = step_bytes(shapes.config, s.batch, s.tokens, s.dtype, label_numbers=s.tokens if causal else 1)
-    output = int(shapes.config.vocab_size) * int(shapes.config.hidden_size) if causal else 0
+    d, vocabulary = int(shapes.config.hidden_size), int(shapes.config.vocab_size)
+    output = head_step(build_task("causal-lm"), d, vocabulary, s.batch, s.tokens) if causal else Work(0, 0)
+    blocks = block_shapes(shapes.family, shapes.config)
     clients = _all_cuts(shapes.client, shapes.n_layers)
     servers = [shapes.server(cut) for cut in range(1, shapes.n_layers + 1)] if measure_server else None
     rows = []
     for cut, memory in enumerate(clients, start=1):
         ranks, features = shapes.ranks(cut), shapes.features(cut)
-        work = client_step(
-            *(shapes.family, shapes.config, cut, ranks, features, s.batch, s.tokens), checkpointing=s.checkpointing
-        )
-        server_work = server_step(shapes.family, shapes.config, cut, shapes.n_layers, {}, {}, s.batch, s.tokens)
-        server_work += head_flops(output, positions)
+        work = client_step(blocks, cut, ranks, s.batch, s.tokens, checkpointing=s.checkpointing)
+        server_work = server_step(blocks, cut, shapes.n_layers, {}, s.batch, s.tokens) + output
         rows.append(
             Cut(
                 layer=cut,
@@ -203,15 +202,6 @@ def cut_table(shapes: Shapes, device: Device | None, server: Device | None, meas
             )
         )
     return rows
-
-
-def shortened(hf_config: Any, layers: int) -> Any:
-    """A config of the same model with only its lowest blocks."""
-    short = copy.deepcopy(hf_config)
-    short.num_hidden_layers = layers
-    if getattr(short, "layer_types", None) is not None:
-        short.layer_types = list(short.layer_types)[:layers]
-    return short
 
 
 def _all_cuts(predict: Any, n_layers: int) -> Iterator[PartyMemory]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from atlas_cli.models.families._base import Family
-from atlas_cli.planning.trace import meta_model
+from atlas_cli.planning.trace import Traced, meta_model
 from atlas_cli.tasks._base import BaseTask
 
 # numbers that an optimizer keeps for each number that it trains
@@ -25,7 +25,7 @@ class PartyMemory:
     Attributes:
         heads: heads, and a frozen output embedding that is not the half's own.
         cut_buffers: activations at the cut and their gradient.
-        transient: what else is alive at the moment when most is.
+        transient: what else is alive at the moment when most is: temporaries, token ids and masks.
         how: "formula" or "trace": where saved activations come from.
     """
 
@@ -43,7 +43,7 @@ class PartyMemory:
     def peak(self) -> int:
         """The most that is alive at once: the sum of all parts.
 
-        By formula a little more than that, since gradients come into being while what was saved is given up.
+        Of several blocks a little more than that, since gradients come into being while what was saved is given up.
         """
         return sum(getattr(self, f.name) for f in fields(self) if f.name != "how")
 
@@ -65,24 +65,26 @@ class Held:
     idle: int = 0
 
     def training(
-        self, optimizer: str, saved: int, cut_buffers: int, how: str, *, transient: int = 0, traced_peak: int = 0
+        self, optimizer: str, step: Traced, cut_buffers: int, how: str, *, cut_traced: bool = True
     ) -> PartyMemory:
         """All parts of a step.
 
         Args:
             optimizer: a key of ``MOMENTS``.
-            transient: where it is known; else it follows from the ``traced_peak``, which holds gradients too.
+            step: what it saves and has alive at once, gradients of what it trains included.
+            cut_traced: whether the cut buffers are part of that.
         """
         gradients = self.adapters + self.head - self.idle
+        counted = step.saved + step.gradients + (cut_buffers if cut_traced else 0)
         return PartyMemory(
             frozen_weights=self.frozen,
             adapters=self.adapters,
             heads=self.head + self.output,
             gradients=gradients,
             optimizer=optimizer_bytes(optimizer, gradients, self.trained_tensors),
-            saved_activations=saved,
+            saved_activations=step.saved,
             cut_buffers=cut_buffers,
-            transient=max(0, transient or traced_peak - saved - cut_buffers - gradients),
+            transient=max(0, step.peak - counted),
             how=how,
         )
 

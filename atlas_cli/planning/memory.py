@@ -1,25 +1,25 @@
 """Memory of a client and of the server, predicted from the model's shapes without loading weights.
 
 Weights, adapters, gradients and optimizer state are counted exactly. What is saved for backward comes from the formula
-of the model's family where there is one that holds, else from a trace of the modules (``planning.trace``).
+of the model's family where there is one that holds, else from a trace of the modules (``planning.trace``). What else is
+alive at the moment when most is, is traced in any case: with a formula on the two topmost blocks, where it is most.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 from atlas_cli.models.families._base import Family
+from atlas_cli.models.placement import by_layer, layer_of
 from atlas_cli.models.split import client_half, server_half
 from atlas_cli.planning.held import Held, PartyMemory, adapter_bytes, bytes_of, held_by, model_on_meta, output_bytes
-from atlas_cli.planning.saved_bytes import ELEMENT, blocks_saved, checkpointed_saved, feed_forward_transient
-from atlas_cli.planning.trace import Step, trace
+from atlas_cli.planning.saved_bytes import ELEMENT, blocks_saved, checkpointed_saved
+from atlas_cli.planning.trace import Step, Traced, shortened, trace
 from atlas_cli.tasks import build as build_task
 from atlas_cli.tasks._base import BaseTask
-
-# tensors of the width of the model that the attention of a block has alive when it runs again, at most
-ATTENTION_TRANSIENT = 7
 
 __all__ = ["PartyMemory", "predict_client", "predict_server", "predict_unsplit", "predict_whole"]
 
@@ -63,11 +63,8 @@ def predict_client(
     cut_buffers = 2 * _width(hf_config, step)
     if task is not None:
         cut_buffers += 2 * _width(hf_config, replace(step, dtype=features_dtype or dtype))
-    blocks = _by_formula(family, hf_config, range(cut), ranks, step) if task is None else None
-    if blocks is not None:
-        return held.training(optimizer, blocks[0], cut_buffers, "formula", transient=blocks[1])
-    traced = trace(family, hf_config, range(cut), ranks, step, task=task)
-    return held.training(optimizer, traced.saved, cut_buffers, "trace", traced_peak=traced.peak)
+    used, how = _step(family, hf_config, range(cut), ranks, step, task=task, formula=task is None)
+    return held.training(optimizer, used, cut_buffers, how)
 
 
 def predict_server(
@@ -119,16 +116,10 @@ def predict_server(
     )
     task = task or _fitting_task(lm_head, heads, int(hf_config.hidden_size))
     layers = range(cut, int(hf_config.num_hidden_layers))
-    width = _width(hf_config, step)
     cut_buffers = 2 * _width(hf_config, replace(step, dtype=received_dtype or dtype))
-    blocks = _by_formula(family, hf_config, layers, upper_ranks, step)
-    if blocks is None or len(layers) <= 2:  # where the top is much of all, what is alive there is traced with the rest
-        traced = trace(family, hf_config, layers, upper_ranks, step, task=task)
-        return held.training(optimizer, traced.saved, cut_buffers, "trace", traced_peak=traced.peak)
-    top = trace(family, hf_config, range(layers.stop, layers.stop), {}, step, task=task)
-    # most is alive either at the loss or in the feed-forward of the top block
-    transient = max(top.peak - top.saved - width, blocks[1])
-    return held.training(optimizer, blocks[0] + top.saved, cut_buffers, "formula", transient=transient)
+    used, how = _step(family, hf_config, layers, upper_ranks, step, task=task)
+    # what comes in another dtype is there besides what the half computes with
+    return held.training(optimizer, used, cut_buffers, how, cut_traced=received_dtype in (None, dtype))
 
 
 def predict_unsplit(
@@ -152,13 +143,8 @@ def predict_unsplit(
     held = held_by(base, lm_head, ranks, features, task, int(hf_config.hidden_size), step.trained)
     layers = range(int(hf_config.num_hidden_layers))
     task = task if run_head else None
-    blocks = _by_formula(family, hf_config, layers, ranks, step)
-    if blocks is not None and len(layers) > 2:
-        top = trace(family, hf_config, range(layers.stop, layers.stop), {}, step, task=task)
-        transient = max(top.peak - top.saved, blocks[1])
-        return held.training(optimizer, blocks[0] + top.saved, 0, "formula", transient=transient)
-    traced = trace(family, hf_config, layers, ranks, step, whole=True, task=task)
-    return held.training(optimizer, traced.saved, 0, "trace", traced_peak=traced.peak)
+    used, how = _step(family, hf_config, layers, ranks, step, whole=True, task=task)
+    return held.training(optimizer, used, 0, how)
 
 
 def predict_whole(family: Family, hf_config: Any, step: Step, *, task: BaseTask) -> PartyMemory:
@@ -174,10 +160,74 @@ def predict_whole(family: Family, hf_config: Any, step: Step, *, task: BaseTask)
     return PartyMemory(weights, 0, 0, weights, 2 * weights, saved, 0, 0, "trace")
 
 
-def _by_formula(
-    family: Family, hf_config: Any, layers: range, ranks: Mapping[str, int], step: Step
-) -> tuple[int, int] | None:
-    """Saved bytes and transient; None where no formula holds."""
+def _step(
+    family: Family,
+    hf_config: Any,
+    layers: range,
+    ranks: Mapping[str, int],
+    step: Step,
+    *,
+    whole: bool = False,
+    task: BaseTask | None = None,
+    formula: bool = True,
+) -> tuple[Traced, str]:
+    """What a step saves and has alive, and how that is known: by formula for all blocks but the two that are traced, or
+    from a trace of all."""
+    blocks = _by_formula(family, hf_config, layers, ranks, step) if formula else None
+    if blocks is None:
+        return trace(family, hf_config, layers, ranks, step, whole=whole, task=task), "trace"
+    topmost, above = _topmost(family, layers, ranks)
+    short = shortened(hf_config, topmost.stop)
+    kind = None if task is None else (type(task), len(task.classes), task.pooling)
+    key = _Key(
+        short.to_json_string(use_diff=False), topmost, tuple(above.items()), step, whole, kind, family, short, task
+    )
+    traced = _traced(key)
+    below = blocks - (_by_formula(family, short, topmost, above, step) or 0)
+    return replace(traced, saved=traced.saved + below, peak=traced.peak + below), "formula"
+
+
+@dataclass(frozen=True)
+class _Key:
+    """What a trace of topmost blocks follows from, the same for most cuts of a table and most clients."""
+
+    config: str
+    layers: range
+    ranks: tuple[tuple[str, int], ...]
+    step: Step
+    whole: bool
+    head: object
+    family: Family = field(compare=False)
+    hf_config: Any = field(compare=False)
+    task: BaseTask | None = field(compare=False)
+
+
+@lru_cache(maxsize=256)
+def _traced(key: _Key) -> Traced:
+    return trace(key.family, key.hf_config, key.layers, dict(key.ranks), key.step, whole=key.whole, task=key.task)
+
+
+def _topmost(family: Family, layers: range, ranks: Mapping[str, int]) -> tuple[range, dict[str, int]]:
+    """Two blocks that need as much at once as all that have a backward, and their adapters.
+
+    Above is the topmost; below stands one for all others, with the largest adapters of any of them; and below that one
+    without a backward where there are such.
+    """
+    placed = by_layer(ranks, family)
+    lowest = layers.start or min(placed, default=layers.stop - 1)
+    offset = min(lowest, 1)
+    size = min(2, layers.stop - lowest)
+    found: dict[str, int] = {}
+    for path, rank in ranks.items():
+        layer = layer_of(path, family)
+        place = offset + (size - 1 if layer == layers.stop - 1 else 0)
+        stand_in = path.replace(f"{family.blocks}.{layer}.", f"{family.blocks}.{place}.", 1)
+        found[stand_in] = max(rank, found.get(stand_in, 0))
+    return range(min(layers.start, 1), offset + size), found
+
+
+def _by_formula(family: Family, hf_config: Any, layers: range, ranks: Mapping[str, int], step: Step) -> int | None:
+    """Saved bytes of all blocks; None where no formula holds."""
     if step.dropout or step.autocast or "A" not in step.trained:
         return None
     blocks = blocks_saved(
@@ -192,20 +242,10 @@ def _by_formula(
         fused_gelu=step.fused_gelu,
         gradient_below=layers.start > 0,
     )
-    if blocks is None:
-        return None
-    positions, element = step.batch * step.tokens, ELEMENT[step.dtype]
-    transient = feed_forward_transient(hf_config, positions, element, step.fused_gelu) if any(blocks) else 0
-    if not step.checkpointing or not blocks:
-        return sum(blocks), transient
-    if transient < ATTENTION_TRANSIENT * _width(hf_config, step):
-        return None  # a narrow feed-forward is not where most is alive
+    if blocks is None or not step.checkpointing:
+        return None if blocks is None else sum(blocks)
     trained = sum(1 for size in blocks if size)
-    saved = checkpointed_saved(
-        family, hf_config, trained, step.batch, step.tokens, dtype=step.dtype, padded=step.padded
-    )
-    # one block at a time saves as without checkpointing, but its input is there already
-    return saved, transient + max(blocks) - _width(hf_config, step)
+    return checkpointed_saved(family, hf_config, trained, step.batch, step.tokens, dtype=step.dtype, padded=step.padded)
 
 
 def _width(hf_config: Any, step: Step) -> int:

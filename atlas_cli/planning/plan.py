@@ -23,6 +23,7 @@ from atlas_cli.models.resolve import model_config
 from atlas_cli.models.rotary import depends_on_length, turns_at
 from atlas_cli.models.split import client_half, server_half
 from atlas_cli.planning.auto_cuts import resolve_auto_cuts
+from atlas_cli.planning.cost import BlockShapes, block_shapes
 from atlas_cli.planning.devices import check_deadline, client_devices, server_device
 from atlas_cli.planning.merging import check_clusters, check_cuts, check_mixing, check_screen, options_of
 
@@ -75,6 +76,11 @@ class Plan:
     def by_name(self) -> dict[str, ClientPlan]:
         """The clients, by name."""
         return {client.name: client for client in self.clients}
+
+    @cached_property
+    def block_shapes(self) -> BlockShapes:
+        """What FLOPs follow from."""
+        return block_shapes(self.family, self.hf_config)
 
     def members(self, group: str) -> list[ClientPlan]:
         """The clients of a task group, in the order of the config."""

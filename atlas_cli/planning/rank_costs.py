@@ -45,8 +45,8 @@ def rank_costs(
         r_max: largest rank; a block whose layers are smaller gets theirs.
 
     Memory of a unit is the closed form, and what does not depend on ranks is the predicted peak at ``r_min`` less it.
-    By formula the peak is exactly linear in the ranks. By trace, and with checkpointing, it rises by less, because not
-    all of a unit is alive when most is; should it rise by more, the closed form is scaled up.
+    The peak may rise by less, because not all of a unit is alive when most is; should it rise by more, the closed form
+    is scaled up.
     """
     most = {layer: min(r_max, *(min(f) for f in paths.values())) for layer, paths in targets.items()}
     least = dict.fromkeys(targets, r_min)
@@ -60,7 +60,7 @@ def rank_costs(
         }
         for layer in targets
     }
-    if lowest.how == "trace" and most != least:
+    if most != least:
         rise = memory(by_path(most, targets)).peak - lowest.peak
         closed = sum((most[layer] - r_min) * units[layer]["memory"] for layer in targets)
         for unit in units.values():

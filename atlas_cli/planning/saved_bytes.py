@@ -61,14 +61,3 @@ def checkpointed_saved(
     masked = padded and trained > 0 and not set(family.model_types) & set(_MASK_BY_KEYWORD)
     inputs = trained * batch * tokens * int(hf_config.hidden_size) * ELEMENT[dtype]
     return inputs + (batch * tokens**2 if masked else 0)
-
-
-def feed_forward_transient(hf_config: Any, positions: int, element: int, fused_gelu: bool) -> int:
-    """What the backward of the top block's feed-forward has alive besides what was saved.
-
-    Gradients of its inner width: two, and a third where the activation is arithmetic of several operations.
-    """
-    inner = getattr(hf_config, "n_inner", None) or getattr(hf_config, "intermediate_size", 4 * hf_config.hidden_size)
-    activation = getattr(hf_config, "activation_function", None) or getattr(hf_config, "hidden_act", "gelu")
-    written_out = activation == "silu" or (activation == "gelu_new" and not fused_gelu)
-    return (3 if written_out else 2) * element * positions * int(inner)

@@ -6,6 +6,7 @@ second; the bytes that autograd saves come out as they do in training, and so do
 
 from __future__ import annotations
 
+import copy
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -57,10 +58,14 @@ class Step:
 
 @dataclass(frozen=True)
 class Traced:
-    """Bytes that a step saves for backward, and the most that it has alive at once besides weights and adapters."""
+    """Bytes that a step saves for backward, and the most that it has alive at once besides weights and adapters.
+
+    ``gradients``: of all that it trains; in ``peak`` as far as they are there when most is alive.
+    """
 
     saved: int
     peak: int
+    gradients: int = 0
 
 
 def trace(
@@ -100,18 +105,24 @@ def trace(
         upper = layers.start > 0
         half = base if whole else (server_half if upper else client_half)(base, family, _cut(layers))
         head = task.build_head(int(hf_config.hidden_size), lm_head) if task is not None else None
-        mask = torch.ones(step.batch, step.tokens, dtype=torch.int64)
         held = [base, *([head] if head is not None else []), *([lm_head] if lm_head is not None else [])]
         weights = [t for module in held for t in (*module.parameters(), *module.buffers())] + [*adapters.parameters()]
         stack.enter_context(adapters.attached(base))
         stack.enter_context(_masks_without_values(step.padded))
-        live = stack.enter_context(LiveBytes([*weights, mask]))
+        trained = [
+            p for p in (*adapters.parameters(), *(head.parameters() if head is not None else ())) if p.requires_grad
+        ]
+        live = stack.enter_context(LiveBytes(weights))
         saved = _Saved(weights)
+        mask = torch.ones(step.batch, step.tokens, dtype=torch.int64)
+        # what a batch and its message hold besides; a client keeps the mask of the batch before until the next is sent
+        besides = [mask.bool(), mask.clone()]
+        inputs = _inputs(hf_config, step, upper)
         loss: Tensor | None = None
         received: Tensor | None = None
         with saved.counting(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=step.autocast):
             with checkpointed(half, family, ranks) if step.checkpointing else nullcontext():
-                hidden = run_half(half, mask, **_inputs(hf_config, step, upper))
+                hidden = run_half(half, mask, **inputs)
             if head is not None:
                 returned = getattr(torch, step.features or step.dtype)
                 received = hidden if upper or whole else hidden.detach().to(returned).requires_grad_()
@@ -122,8 +133,11 @@ def trace(
             loss.backward()
         if received is not hidden and hidden.requires_grad:
             del received
-            hidden.backward(torch.empty_like(hidden))
-        return Traced(saved.total, live.peak)
+            gradient = torch.empty_like(hidden)
+            torch.isfinite(gradient).all()  # as ``federation.numerics`` looks at what is sent
+            hidden.backward(gradient)
+        del besides, inputs
+        return Traced(saved.total, live.peak, sum(p.nbytes for p in trained))
 
 
 def meta_model(hf_config: Any, family: Family, dtype: torch.dtype) -> tuple[nn.Module, nn.Module | None]:
@@ -139,6 +153,15 @@ def meta_model(hf_config: Any, family: Family, dtype: torch.dtype) -> tuple[nn.M
     for path in family.unused:
         setattr(base, path, None)
     return base, model.get_output_embeddings() if family.causal else None
+
+
+def shortened(hf_config: Any, layers: int) -> Any:
+    """A config of the same model with only its lowest blocks."""
+    short = copy.deepcopy(hf_config)
+    short.num_hidden_layers = layers
+    if getattr(short, "layer_types", None) is not None:
+        short.layer_types = list(short.layer_types)[:layers]
+    return short
 
 
 class LiveBytes(TorchDispatchMode):

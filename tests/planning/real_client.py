@@ -55,8 +55,8 @@ def measure(base, cut, rank, batch, tokens, padded, *, lora=None, training=None,
                 labels = torch.zeros(batch, dtype=torch.int64)
                 labels = labels if task.has_classes else torch.zeros(batch, tokens, dtype=torch.int64)
                 client.answer_features(Message("features", "a", "down", {"features": torch.randn_like(width)}), labels)
-            del message
             client.apply_gradients(torch.ones_like(width) / width.numel())
+            del message, width
     owned = usage.frozen_weights + usage.adapters + usage.heads
     ranks = {path: adapter.rank for path, adapter in client.adapters.adapters.items()}
     return usage, ranks, owned + live.peak

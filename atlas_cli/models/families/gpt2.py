@@ -31,5 +31,6 @@ FAMILY = Family(
     input_side={"wte": nn.Identity, "wpe": NoPositions, "drop": nn.Identity},
     targets=("attn.c_attn",),
     causal=True,
+    stages=(("attn.c_attn",), ("attn.c_proj",), ("mlp.c_fc",), ("mlp.c_proj",)),
     saved_bytes=saved_bytes,
 )

@@ -35,5 +35,11 @@ FAMILY = Family(
     input_side={"embed_tokens": nn.Identity},
     targets=("self_attn.q_proj", "self_attn.v_proj"),
     causal=True,
+    stages=(
+        ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+        ("self_attn.o_proj",),
+        ("mlp.gate_proj", "mlp.up_proj"),
+        ("mlp.down_proj",),
+    ),
     saved_bytes=saved_bytes,
 )
