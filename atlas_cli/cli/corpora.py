@@ -16,9 +16,11 @@ def command(
     from atlas_cli.data import catalog
 
     if fetch is not None:
-        train, test = catalog.corpus_rows(fetch)
-        found = {"name": fetch, "train": len(train), "test": None if test is None else len(test)}
+        train, test, repeats = catalog.corpus_rows(fetch)
+        sizes = {"train": len(train), "test": None if test is None else len(test), "repeats_left_out": repeats}
+        found = {"name": fetch, **sizes}
         official = "" if test is None else f", {len(test):,} official test examples"
+        official += f" ({repeats:,} exact repeats are left out)" if repeats else ""
         typer.echo(json.dumps(found) if as_json else f"{fetch}: {len(train):,} examples{official}")
         return
     entries: list[dict[str, Any]] = [

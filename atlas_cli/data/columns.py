@@ -63,13 +63,16 @@ def values_of(rows: Sequence[Mapping[str, Any]], shards: Mapping[str, list[int]]
 
 def mapping_sentence(values: Mapping[str, list[str]], shards: Mapping[str, list[int]], config: PartitionConfig) -> str:
     """Which values each client has, in one line."""
-    if all(found == [client] for client, found in values.items()):
-        return f"each client has the rows whose {config.column!r} is its name"
     own = sum(client in found for client, found in values.items())
-    how = f"{own} clients have the value of their name" if own else "no value is a client's name"
-    said = [f"{client}: {_listed(found)} ({len(shards[client]):,} rows)" for client, found in values.items()]
+    if all(found == [client] for client, found in values.items()):
+        how = "each client has the rows of its name"
+        said = [f"{client} {len(shard):,} rows" for client, shard in shards.items()]
+    else:
+        how = f"{own} clients have the value of their name" if own else "no value is a client's name"
+        how += ", the others were dealt by size"
+        said = [f"{client}: {_listed(found)} ({len(shards[client]):,} rows)" for client, found in values.items()]
     more = f"; and {len(said) - SHOWN} more clients (manifest.json has all)" if len(said) > SHOWN else ""
-    return f"column {config.column!r}: {how}, the others were dealt by size: {'; '.join(said[:SHOWN])}{more}"
+    return f"column {config.column!r}: {how}: {'; '.join(said[:SHOWN])}{more}"
 
 
 def _by_value(rows: Sequence[Mapping[str, Any]], config: PartitionConfig, group: str) -> dict[str, list[int]]:

@@ -66,6 +66,13 @@ def read_group(name: str, group: TaskGroupConfig, seed: int, duplicates: Duplica
         for option in ("test_fraction", "split_by"):
             if getattr(data, option) is not None:
                 raise ConfigError("has no use here: the source has its own test part", key=f"{key}.data.{option}")
+        for field in (field for field in task.optional_fields if field not in columns):
+            if any(field in row for row in source.test):
+                raise ConfigError(
+                    f"the test data has a column {field!r} and the training data has none; a model would be tested on"
+                    " what it was not trained on",
+                    key=f"{key}.data.{field}",
+                )
         test = read_part(source.test, "test data")
     out = frozenset(held_out)
     numbers = [i for i in range(len(rows)) if i not in out]
@@ -146,7 +153,13 @@ def _hold_out(
             raise ConfigError(
                 f"the data has no column {column!r}{did_you_mean(column, present)}", key=f"{key}.split_by"
             )
-        test = holdout.by_document([str(row.get(column)) for row in rows], share, rng)
+        if missing := [number for number, row in enumerate(rows, start=1) if row.get(column) in (None, "")]:
+            raise ConfigError(
+                f"{len(missing)} of {len(rows)} rows have no value in column {column!r}, the first is row {missing[0]};"
+                " fill it, or give a test part",
+                key=f"{key}.split_by",
+            )
+        test = holdout.by_document([str(row[column]) for row in rows], share, rng)
         why = f"all rows share one value of {column!r}"
     else:
         test = holdout.by_label(_strata(rows, task), share, rng)

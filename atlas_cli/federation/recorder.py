@@ -24,14 +24,16 @@ JSON = dict[str, object]
 
 @dataclass(frozen=True)
 class Scores:
-    """An evaluation: metrics by group and by client (local test part), and wall seconds by group.
+    """An evaluation: metrics by group and by client (local test part), wall seconds and number of models by group.
 
-    Empty when none was due.
+    Several models are those of a group's clients or clusters; its metrics are then the mean over clients. Empty when
+    none was due.
     """
 
     groups: Mapping[str, dict[str, float]] = field(default_factory=dict)
     clients: Mapping[str, dict[str, float]] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
+    models: Mapping[str, int] = field(default_factory=dict)
 
 
 class Recorder:
@@ -195,6 +197,7 @@ class Recorder:
             "test": scores.groups.get(group, {}),
             "metric": task.primary_metric,
             "better": task.better[task.primary_metric],
+            "models": scores.models.get(group),
             "examples": examples,
             "tokens": sum(t.tokens for t in took_part),
             "bytes_up": ledger.total("up", sending),

@@ -231,7 +231,7 @@ def require_delivered(federation: Federation, clients: Iterable[str], *, anew: b
 
 def evaluate(federation: Federation) -> Scores:
     """Score group test parts, with the mean over clients where they do not share one model, and local test parts."""
-    groups, clients, seconds = {}, {}, {}
+    groups, clients, seconds, models = {}, {}, {}, {}
     for group in federation.group_names:
         began = time.perf_counter()
         prepared, members = federation.data[group], federation.members(group)
@@ -243,14 +243,14 @@ def evaluate(federation: Federation) -> Scores:
                 scored[client] = federation.evaluator(prepared.task, prepared.test, model)
         several = len(scored) > 1
         users = [federation.part_of(c) if shared else c for c in members] if several else [*scored]
-        groups[group] = mean_metrics([scored[name] for name in users])
+        groups[group], models[group] = mean_metrics([scored[name] for name in users]), len(scored)
         for client in members:
             if prepared.local_test[client]:
                 with federation.at_hand([client]):
                     model = federation.model_of_client(client)
                     clients[client] = federation.evaluator(prepared.task, prepared.local_test[client], model)
         seconds[group] = time.perf_counter() - began
-    return Scores(groups, clients, seconds)
+    return Scores(groups, clients, seconds, models)
 
 
 def require_matching(ledger: Ledger) -> None:

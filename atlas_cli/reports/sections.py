@@ -11,7 +11,15 @@ from atlas_cli.reports import memory as memory_rows
 from atlas_cli.reports import tables
 from atlas_cli.reports.escaped import escape
 from atlas_cli.reports.plots import MAX_BARS, bytes_svg, loss_svg, memory_svg, metric_svgs
-from atlas_cli.reports.summary import Record, by_group, drops_sentence, lowest_sentence, primary_metric, summarise
+from atlas_cli.reports.summary import (
+    Record,
+    by_group,
+    drops_sentence,
+    lowest_sentence,
+    means_sentence,
+    primary_metric,
+    summarise,
+)
 from atlas_cli.reports.units import format_bytes_mb, format_number, format_seconds
 from atlas_cli.runs.records import KINDS
 
@@ -111,7 +119,8 @@ def result(metrics: Sequence[Record], clients: Sequence[Record], data: Mapping[s
         for name, svg in metric_svgs(metrics)
     ]
     summaries = summarise(metrics, clients, data)
-    said = (drops_sentence(summaries), lowest_sentence({s.metric: s.better for s in summaries if s.metric}))
+    lowest = lowest_sentence({s.metric: s.better for s in summaries if s.metric})
+    said = (means_sentence(summaries), drops_sentence(summaries), lowest)
     drops = "".join(f"<p>{escape(sentence)}</p>" for sentence in said if sentence)
     notes = "".join(
         f"<li>{escape(f'{name}: {note}')}</li>" for name, facts in data.items() for note in facts.get("notes", ())

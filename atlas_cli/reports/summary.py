@@ -17,7 +17,8 @@ class GroupSummary:
     ``before`` is the primary metric in round 0, ``after`` in the last evaluated round, ``best`` in
     round ``best_round``.
     ``drops`` counts a client once for every round that it was dropped in.
-    ``test_sha256`` is the hash of the rows of the test part.
+    ``test_sha256`` is the hash of the rows of the test part, ``models`` how many models were scored on it: where there
+    are several the metric is the mean over clients. ``loss_round`` is where ``loss`` is from, if not the last round.
     Bytes are serialised bytes of all rounds, set-up included; up is client to server.
     """
 
@@ -38,6 +39,8 @@ class GroupSummary:
     seconds: float
     drops: int
     test_sha256: str | None
+    models: int | None
+    loss_round: int | None
 
 
 def primary_metric(rows: Iterable[Record]) -> str | None:
@@ -99,6 +102,12 @@ def drops_sentence(summaries: Sequence[GroupSummary]) -> str:
     return f"clients dropped for a round: {', '.join(counts)}" if counts else ""
 
 
+def means_sentence(summaries: Sequence[GroupSummary]) -> str:
+    """``metric is the plain mean over clients in spam (of 6 models)``; empty where each group has one model."""
+    several = [f"{s.task_group} (of {s.models} models)" for s in summaries if s.models is not None and s.models > 1]
+    return f"metric is the plain mean over clients in {', '.join(several)}" if several else ""
+
+
 def _summary(name: str, rows: list[Record], n_clients: int, facts: Record) -> GroupSummary:
     metric = primary_metric(rows)
     values = points(rows, metric) if metric else []
@@ -125,4 +134,6 @@ def _summary(name: str, rows: list[Record], n_clients: int, facts: Record) -> Gr
         seconds=sum(row["seconds"] for row in rows),
         drops=sum(len(row["dropped"]) for row in rows),
         test_sha256=facts.get("test_sha256"),
+        models=next((row.get("models") for row in reversed(rows) if row["test"]), None),
+        loss_round=training[-1][0] if training and training[-1][0] != rows[-1]["round"] else None,
     )

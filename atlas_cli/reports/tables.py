@@ -9,7 +9,7 @@ from rich import box
 from rich.table import Table
 
 from atlas_cli.reports import privacy
-from atlas_cli.reports.summary import GroupSummary, Record, drops_sentence, lowest_sentence, summarise
+from atlas_cli.reports.summary import GroupSummary, Record, drops_sentence, lowest_sentence, means_sentence, summarise
 from atlas_cli.reports.units import format_bytes_mb, format_number
 
 SIZES = ("clients", "train", "test")
@@ -40,8 +40,8 @@ def final_table(
     summaries = summarise(metrics, clients, data)
     if lowest := lowest_sentence({s.metric: s.better for s in summaries if s.metric}):
         caption += f"\n{lowest}"
-    if drops := drops_sentence(summaries):
-        caption += f"\n{drops}"
+    for sentence in (means_sentence(summaries), drops_sentence(summaries)):
+        caption += f"\n{sentence}" if sentence else ""
     table = Table(title="Result", caption=caption, **layout())
     shown = [i for i, heading in enumerate(HEADINGS) if data is not None or heading not in SIZES]
     for i in shown:
@@ -71,7 +71,7 @@ def cells(summary: GroupSummary) -> list[str]:
         format_number(summary.before),
         format_number(summary.after),
         best,
-        format_number(summary.loss),
+        format_number(summary.loss) + (f" ({summary.loss_round})" if summary.loss_round is not None else ""),
         "-" if summary.error is None else f"{summary.error:.2g}",
         format_bytes_mb(summary.bytes_up).removesuffix(" MB"),
         format_bytes_mb(summary.bytes_down).removesuffix(" MB"),

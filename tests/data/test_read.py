@@ -104,6 +104,11 @@ BAD_ROWS = {
         {"split_by": "usr"},
         "data.split_by: the data has no column 'usr'; expected one of: label, text",
     ),
+    "split_by without a value": (
+        [*ROWS, {"text": "a", "label": "x", "d": ""}, {"text": "b", "label": "x", "d": 1}],
+        {"split_by": "d"},
+        "data.split_by: 41 of 42 rows have no value in column 'd', the first is row 1; fill it, or give a test part",
+    ),
     "one document": (
         [row | {"d": 1} for row in ROWS],
         {"split_by": "d"},
@@ -212,6 +217,11 @@ def test_a_file_that_is_named_twice_is_read_once_and_said():
     )
     with pytest.raises(ConfigError, match=r"^task_groups\.g\.data\.test_files: names no file$"):
         group(ROWS, test_files=[])
+
+
+def test_an_optional_column_of_the_test_part_alone_is_refused():
+    with pytest.raises(ConfigError, match=r"^task_groups\.g\.data\.text_pair: the test data has a column 'text_pair'"):
+        group(ROWS, [{"text": "t", "label": "x", "text_pair": "p"}])
 
 
 def test_seeds_decide_and_repeat():

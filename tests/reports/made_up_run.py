@@ -23,6 +23,7 @@ def metrics_record(group, round_, **changes):
         "test": {GROUPS[group]: VALUES[group][round_], "loss": 3.0},
         "metric": GROUPS[group],
         "better": "lower" if group == "prose" else "higher",
+        "models": 1,
         "examples": 800 if trained else 0,
         "tokens": 16000 if trained else 0,
         "bytes_up": 1_200_000 if trained else 0,

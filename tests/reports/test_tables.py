@@ -48,6 +48,15 @@ def test_a_record_that_names_no_direction_has_no_best_round():
     assert (spam.metric, spam.after, spam.best, spam.best_round) == ("accuracy", 0.85, None, None)
 
 
+def test_means_over_models_and_losses_of_earlier_rounds_are_said_to_be():
+    rows = [metrics_record("spam", 1, models=3), metrics_record("spam", 2, models=3, train_loss=None)]
+    out = io.StringIO()
+    Terminal(file=out, width=160).print(final_table([*rows, metrics_record("prose", 1)], []))
+    assert "metric is the plain mean over clients in spam (of 3 models)" in " ".join(out.getvalue().split())
+    (line,) = [line for line in out.getvalue().splitlines() if line.startswith("spam ")]
+    assert "1.000 (1)" in line, "the loss is that of round 1"
+
+
 def test_final_table_says_which_megabyte():
     out = io.StringIO()
     Terminal(file=out, width=160).print(final_table(METRICS, RECORDS, {"spam": {"train": 1800, "test": 200}}))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from atlas_cli.data.rows import Rows, unique
+from atlas_cli.data.rows import Rows
 
 
 def bbc_news(folder: Path) -> tuple[Rows, Rows | None]:
@@ -13,4 +13,4 @@ def bbc_news(folder: Path) -> tuple[Rows, Rows | None]:
         {"text": path.read_text("latin-1").strip(), "label": path.parent.name}
         for path in sorted(folder.glob("*/*.txt"), key=lambda path: path.parts[-2:])
     ]
-    return unique(rows, ("text", "label")), None
+    return rows, None

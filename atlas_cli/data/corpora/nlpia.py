@@ -7,7 +7,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-from atlas_cli.data.rows import Rows, unique
+from atlas_cli.data.rows import Rows
 
 Parsed = tuple[Rows, Rows | None]
 
@@ -18,7 +18,7 @@ def trec_questions(folder: Path) -> Parsed:
     for line in (folder / "question_labels.txt").read_text("latin-1").strip().split("\n"):
         fine, _, text = line.partition(" ")
         rows.append({"text": text, "label": fine.partition(":")[0], "fine": fine})
-    return unique(rows, ("text", "label")), None
+    return rows, None
 
 
 def sms_spam(folder: Path) -> Parsed:
@@ -28,7 +28,7 @@ def sms_spam(folder: Path) -> Parsed:
         {"text": row["text"], "label": "spam" if row["spam"] == "1" else "ham"}
         for row in csv.DictReader(io.StringIO(text, newline=""))
     ]
-    return unique(rows, ("text", "label")), None
+    return rows, None
 
 
 def sentiment(folder: Path, *, file: str, documents: bool) -> Parsed:
@@ -45,4 +45,4 @@ def sentiment(folder: Path, *, file: str, documents: bool) -> Parsed:
         if abs(float(score)) >= 0.5:
             row = {"text": text, "label": "positive" if float(score) > 0 else "negative"}
             rows.append(row | ({"document": identity.partition("_")[0]} if documents else {}))
-    return unique(rows, ("text", "label")), None
+    return rows, None

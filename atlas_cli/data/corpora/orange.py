@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from atlas_cli.data.rows import Rows, unique
+from atlas_cli.data.rows import Rows
 
 HEADER_LINES = 3
 
 
 def table(folder: Path, *, stem: str) -> tuple[Rows, Rows | None]:
-    """Texts (lower-cased letters only) by category; test rows that are also in the training part are dropped.
+    """Texts (lower-cased letters only) by category.
 
     Args:
         folder: where the files are.
         stem: file name without ``-train.tab`` or ``-test.tab``.
     """
-    parts = [_rows(folder / f"{stem}-{part}.tab") for part in ("train", "test")]
-    train = unique(parts[0], ("text", "label"))
-    return train, unique(parts[1], ("text", "label"), without=train)
+    return _rows(folder / f"{stem}-train.tab"), _rows(folder / f"{stem}-test.tab")
 
 
 def _rows(path: Path) -> Rows:

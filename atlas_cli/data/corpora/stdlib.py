@@ -6,7 +6,7 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
-from atlas_cli.data.rows import Rows, unique
+from atlas_cli.data.rows import Rows
 
 CHUNK = 1_000
 MAX_FILES = 400
@@ -22,7 +22,7 @@ def python_stdlib(folder: Path | None = None) -> tuple[Rows, Rows | None]:
     for path in sorted(folder.glob("*.py"), key=lambda path: path.name)[:MAX_FILES]:
         text = path.read_text("utf-8", errors="replace")
         rows += [{"text": chunk, "document": path.name} for chunk in _chunks(text) if chunk.strip()]
-    return unique(rows, ("text",)), None
+    return rows, None
 
 
 def _chunks(text: str) -> Iterator[str]:

@@ -25,5 +25,6 @@ def load(data: DataConfig, key: str) -> SourceRows:
     only_for(data, "files", ("test_files",), key)
     only_for(data, "hub", ("subset", "split", "test_split"), key)
     name = single_location(data, key)
-    train, test = catalog.corpus_rows(name, key=f"{key}.corpus")
-    return SourceRows(train, test, f"corpus {name}", digest(train, test), catalog.corpus(name).split_by)
+    train, test, repeats = catalog.corpus_rows(name, key=f"{key}.corpus")
+    notes = (f"{repeats:,} rows of the corpus that repeat others are left out",) if repeats else ()
+    return SourceRows(train, test, f"corpus {name}", digest(train, test), catalog.corpus(name).split_by, notes)
