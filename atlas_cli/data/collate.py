@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from atlas_cli.seeding import numpy_generator
-from atlas_cli.tasks._base import BaseTask, Feature
+from atlas_cli.tasks._base import BaseTask, Feature, example_numbers
 
 WINDOW = 8  # batches whose examples are sorted by length together
 
@@ -34,8 +34,14 @@ class Batch:
     features: list[Feature]
 
     def inputs(self) -> dict[str, Tensor]:
-        """What the model reads, by the names of a tokenizer."""
+        """What the model reads, by the names of a tokenizer.
+
+        Where several sequences are of one example (windows), ``examples`` (B,) numbers the examples: DP-SGD clips each.
+        """
         named = {"input_ids": self.input_ids, "attention_mask": self.attention_mask}
+        numbers = example_numbers(self.features)
+        if len(set(numbers)) < len(numbers):
+            named["examples"] = torch.tensor(numbers)
         return named if self.token_type_ids is None else {**named, "token_type_ids": self.token_type_ids}
 
     @property

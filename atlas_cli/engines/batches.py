@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from atlas_cli.data.collate import Batch, batch_indices, collate, poisson_indices
 from atlas_cli.federation.parties import Federation
-from atlas_cli.tasks._base import BaseTask, Feature
+from atlas_cli.tasks._base import BaseTask, Feature, example_numbers
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,8 @@ class ClientBatches:
     """All batches of a client.
 
     Attributes:
-        size: examples of a batch; unless ``rate``, with which a Poisson sample takes each, is given.
+        size: sequences of a batch; unless ``rate``, with which a Poisson sample takes each example with all its
+            sequences, is given.
         pad: the token to pad with; ``multiple`` and ``most``: as in ``collate``.
     """
 
@@ -33,7 +34,9 @@ class ClientBatches:
         """The batch at a local step, counted over all rounds."""
         lengths = [len(f["input_ids"]) for f in self.features]
         if self.rate is not None:
-            rows = poisson_indices(len(lengths), self.rate, self.seed, self.client, overall)
+            numbers = example_numbers(self.features)
+            drawn = set(poisson_indices(len(set(numbers)), self.rate, self.seed, self.client, overall))
+            rows = [i for i, number in enumerate(numbers) if number in drawn]
         else:
             rows = batch_indices(lengths, self.size, self.seed, self.client, overall)
         return collate(self.task, [self.features[i] for i in rows], self.pad, self.multiple, self.most)

@@ -143,6 +143,7 @@ class SplitClient:
         The graph is kept for ``apply_gradients``.
         """
         inputs, mask = as_inputs(batch, self.device)
+        self.privacy.begin(batch.get("examples"))
         activations = self._run(inputs, mask, 0, 0)
         squeeze = "inputs" in batch and batch["inputs"].dim() == 2
         return activations[:, 0] if squeeze else activations
@@ -187,6 +188,7 @@ class SplitClient:
     def forward(self, batch: Inputs, round_number: int, step: int, labels: Tensor | None) -> Message:
         """The activation message of a batch; ``labels`` travel with it unless they stay on the client."""
         self.begin_step(round_number, step)
+        self.privacy.begin(batch.get("examples"))
         inputs, mask = as_inputs(batch, self.device)
         return self.send(self._run(inputs, mask, round_number, step), mask, labels)
 

@@ -110,6 +110,7 @@ class Recorder:
                 **self._group_line(number, g, ledger, sending[g], scores, trained, losses, errors),
                 **simulated,
                 "epsilon": epsilon[g],
+                "epsilon_of": protection.units(),
                 "delta": self.federation.config.privacy.delta,
                 "participants": [c for c in cohort[g] if c in kept],
                 "dropped": {c: dropped[c] for c in cohort[g] if c in dropped},

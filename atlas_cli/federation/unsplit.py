@@ -117,6 +117,8 @@ class UnsplitClient:
         frozen = [*self.adapters.parameters(), *self.upper.parameters()]  # all of them, where some are not trained
         noise, whole = self.example_noise, joined(self.adapters, self.upper)
         weights = [*self.base.model.parameters(), *self.output_embedding(), *self.trained(), *frozen]
+        if noise is not None:
+            noise.begin(batch.get("examples"))
         with (
             seeded_dropout(self.lora.dropout, self.seed, self.name, round_number, step, device=self.device),
             precision(self.device, self.training.autocast),

@@ -34,6 +34,11 @@ class AtClient:
     nopeek_weight: float | None = None
     _penalty: Tensor | None = field(default=None, repr=False)
 
+    def begin(self, examples: Tensor | None) -> None:
+        """Say of which example each sequence of the next batch is, (B,); None: each is one of its own."""
+        if self.examples is not None:
+            self.examples.begin(examples)
+
     def recording(self, base: nn.Module, adapters: AdapterSet) -> AbstractContextManager[None]:
         """Around the forward, adapters attached."""
         return nullcontext() if self.examples is None else self.examples.recording(base, adapters)

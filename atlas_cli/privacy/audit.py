@@ -43,6 +43,7 @@ def audit(
         "attacks": [figure.record() for figure in figures],
         "not_measured": skipped,
         "epsilon": federation.protection.figures(federation.config.training.rounds),
+        "epsilon_of": federation.protection.units(),
         "delta": federation.config.privacy.delta,
         "update_norms": update_norms(evidence),
         "norms": compared_norms(evidence),

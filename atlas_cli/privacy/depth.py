@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from atlas_cli.data.collate import collate
+from atlas_cli.federation.client import as_inputs
 from atlas_cli.federation.parties import Federation
 from atlas_cli.models.split import run_half
 from atlas_cli.privacy.attacks import ridge_inverter
@@ -131,8 +132,8 @@ def _activations(federation: Federation, layer: int, texts: Sequence[Feature]) -
     for start in range(0, len(texts), BATCH):
         # labels are not looked at
         batch = collate(task, texts[start : start + BATCH], federation.pad)
-        inputs = {name: tensor.to(federation.device) for name, tensor in batch.inputs().items()}
-        hidden = run_half(half, inputs.pop("attention_mask"), **inputs)
+        inputs, mask = as_inputs(batch.inputs(), federation.device)
+        hidden = run_half(half, mask, **inputs)
         parts.append(tokens_of(hidden, batch, start))
     return Tokens.joined(parts)
 

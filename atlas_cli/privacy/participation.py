@@ -11,6 +11,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
 from atlas_cli.federation.cohort import sample_cohort
+from atlas_cli.tasks._base import count_examples
 
 if TYPE_CHECKING:
     from atlas_cli.federation.parties import Federation
@@ -39,6 +40,7 @@ class Participation:
         self._rounds: dict[str, int] = defaultdict(int)
         self._epochs: dict[str, int] = defaultdict(int)
         self._latest: dict[str, int] = {}
+        self._rates: dict[str, float] = {}
 
     def most(self, group: str, number: int) -> Most:
         """Of a task group after round ``number``."""
@@ -47,8 +49,11 @@ class Participation:
         return self._after[number][group]
 
     def rate(self, client: str) -> float:
-        """With which probability an example of a client is in a batch of DP-SGD."""
-        return min(1.0, self.federation.batch_size(client) / len(self.federation.train_features(client)))
+        """With which probability an example of a client, with all its windows, is in a batch of DP-SGD."""
+        if client not in self._rates:
+            examples = count_examples(self.federation.train_features(client))
+            self._rates[client] = min(1.0, self.federation.batch_size(client) / examples)
+        return self._rates[client]
 
     def _next(self, number: int) -> dict[str, Most]:
         found = dict(self._after[-1])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from atlas_cli.config.section import Section
 from atlas_cli.errors import ConfigError
 from atlas_cli.federation.client import SplitClient
 from atlas_cli.federation.unsplit import UnsplitClient
-from atlas_cli.privacy.accounting import calibrated, require_accounting
+from atlas_cli.privacy.accounting import CHANNELS, calibrated, require_accounting
 from atlas_cli.privacy.at_client import AtClient
 from atlas_cli.privacy.mechanisms.activations import ActivationNoise
 from atlas_cli.privacy.mechanisms.compress import Codec
@@ -24,6 +25,7 @@ from atlas_cli.privacy.mechanisms.mask_gradients import PaddingCover
 from atlas_cli.privacy.mechanisms.updates import UpdateNoise
 from atlas_cli.privacy.norms import Norms, mean_norms
 from atlas_cli.privacy.spent import Spent
+from atlas_cli.tasks._base import count_examples, example_numbers
 
 if TYPE_CHECKING:
     from atlas_cli.federation.parties import Federation
@@ -157,17 +159,25 @@ class Protection:
     def record(self) -> dict[str, Any]:
         """For the manifest: what is done on which channel, and with how much noise."""
         mechanisms = {}
+        for name, section, module in self._in_force():
+            found = section.model_dump(mode="json", exclude_none=True) if isinstance(section, Section) else {}
+            if name in self.spent.multipliers:
+                found["noise_multiplier"] = self.spent.multipliers[name]
+            protects = module.PROTECTS
+            found["protects"] = protects if isinstance(protects, str) else protects[section.where]
+            mechanisms[name] = {"channel": module.CHANNEL, "unit": module.UNIT, **found}
+        return {"delta": self.config.delta, "mechanisms": mechanisms}
+
+    def units(self) -> dict[str, str]:
+        """By channel that a mechanism bounds, what neighbours differ in: epsilon is for one of these."""
+        return {module.CHANNEL: module.UNIT for name, _, module in self._in_force() if module.CHANNEL in CHANNELS}
+
+    def _in_force(self) -> Iterator[tuple[str, Any, Any]]:
+        """Mechanisms that the config asks for: name, section (or value) and module."""
         for name in discovery.names("privacy.mechanisms"):
             section = getattr(self.config, name.replace("-", "_"))
             if section and section != "none":
-                module = discovery.load("privacy.mechanisms", name)
-                found = section.model_dump(mode="json", exclude_none=True) if isinstance(section, Section) else {}
-                if name in self.spent.multipliers:
-                    found["noise_multiplier"] = self.spent.multipliers[name]
-                protects = module.PROTECTS
-                found["protects"] = protects if isinstance(protects, str) else protects[section.where]
-                mechanisms[name] = {"channel": module.CHANNEL, "unit": module.UNIT, **found}
-        return {"delta": self.config.delta, "mechanisms": mechanisms}
+                yield name, section, discovery.load("privacy.mechanisms", name)
 
     def warnings(self) -> list[str]:
         """What makes an epsilon mean less than it seems to."""
@@ -176,13 +186,17 @@ class Protection:
         if self.config.updates is not None or self.config.fingerprints is not None:
             units["clients"] = min(len(federation.members(g)) for g in federation.group_names)
         if self.config.examples is not None or self.config.activations is not None:
-            units["training examples of a client"] = min(len(federation.train_features(c)) for c in federation.clients)
+            units["training examples of a client"] = min(
+                count_examples(federation.train_features(c)) for c in federation.clients
+            )
         for what, n in units.items():
             if self.config.delta > 1 / n:
                 found.append(
                     f"privacy.delta is {self.config.delta:g} and there are {n} {what}: at a delta above 1 / {n}, "
                     "publishing one of them whole would be allowed"
                 )
+        if self.config.examples is not None or self.config.activations is not None or self.config.labels is not None:
+            found += self._repeated()
         if self.config.updates is not None and self.config.updates.where == "server" and self._server_trains():
             found.append(
                 "privacy.updates bounds what updates add to what the other channels tell; the server trains on "
@@ -195,6 +209,23 @@ class Protection:
                 "change what is sent of other texts later: privacy.examples bounds that"
             )
         return found
+
+    def _repeated(self) -> Iterator[str]:
+        """Rows that clients hold more than once, also one with another: epsilon is for one of them."""
+        for group in self.federation.group_names:
+            texts: Counter[tuple[tuple[int, ...], ...]] = Counter()
+            for client in self.federation.members(group):
+                features = self.federation.train_features(client)
+                rows: dict[int, list[tuple[int, ...]]] = {}
+                for number, feature in zip(example_numbers(features), features, strict=True):
+                    rows.setdefault(number, []).append(tuple(feature["input_ids"]))
+                texts.update(tuple(each) for each in rows.values())
+            repeated, most = sum(n > 1 for n in texts.values()), max(texts.values())
+            if repeated:
+                yield (
+                    f"{repeated} texts of {group} are in several training examples, one of them in {most}; epsilon is "
+                    "for one example, so for a text in k of them it is that of k examples"
+                )
 
     def _server_trains(self) -> bool:
         server = self.federation.server

@@ -5,7 +5,8 @@
     labels        as sent with activations, or as gradients of the head tell them (``labels: client``)
     fingerprints  what clients are clustered by
 
-A figure is for the client or example that was used most, and as if nobody had ever been dropped. It bounds what one
+A figure is for the client or example that was used most (an example is a row with all sequences that are made of it:
+windows of a question), and as if nobody had ever been dropped. It bounds what one
 channel adds to what the others tell, given the adapters that activations were made with; where another is infinite,
 whoever sees both is not bounded by it.
 """
@@ -13,11 +14,13 @@ whoever sees both is not bounded by it.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from atlas_cli.privacy.accounting import CHANNELS, gaussian_epsilon, sampled_epsilon
 from atlas_cli.privacy.participation import Participation
+from atlas_cli.tasks._base import example_numbers
 
 if TYPE_CHECKING:
     from atlas_cli.federation.parties import Federation
@@ -116,9 +119,14 @@ class Spent:
         return times + self._fingerprintings(number)
 
     def _longest(self, group: str) -> int:
-        """Tokens of the longest training example."""
+        """Tokens of the longest training example, in all sequences that are made of it."""
         if group not in self._lengths:
-            clients = self.federation.members(group)
-            features = (f for client in clients for f in self.federation.train_features(client))
-            self._lengths[group] = max(len(f["input_ids"]) for f in features)
+            longest = 0
+            for client in self.federation.members(group):
+                features = self.federation.train_features(client)
+                tokens: Counter[int] = Counter()
+                for number, feature in zip(example_numbers(features), features, strict=True):
+                    tokens[number] += len(feature["input_ids"])
+                longest = max(longest, *tokens.values())
+            self._lengths[group] = longest
         return self._lengths[group]

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from atlas_cli.reports.privacy import DIAGNOSTIC, norms_in_words
+from atlas_cli.reports.privacy import DIAGNOSTIC, epsilon_in_words, norms_in_words
 
 HEADINGS = ("attack", "figure (95 %)", "chance", "best", "floor", "n", "channel", "the adversary knows")
 
@@ -68,7 +68,7 @@ def audit_notes(audit: Mapping[str, Any]) -> list[str]:
         place = f"{each['mechanism']} of {each['task_group']} in round {each['round']}"
         notes.append(f"{place}: {norms_in_words(each)} ({DIAGNOSTIC[0].lower()}{DIAGNOSTIC[1:]})")
     for group, channels in audit["epsilon"].items():
-        figures = ", ".join(f"{name} {e if isinstance(e, str) else _number(e)}" for name, e in channels.items())
+        figures = ", ".join(epsilon_in_words(audit, name, e) for name, e in channels.items())
         notes.append(f"epsilon of {group} at delta {audit['delta']:g}: {figures}")
     score = audit["privacy_score"]
     if score is None:

@@ -23,9 +23,18 @@ def worst(metrics: Sequence[Record]) -> dict[str, float]:
 
 
 def sentence(metrics: Sequence[Record]) -> str:
-    """``epsilon at delta 1e-05: updates 3.2, activations infinite, labels infinite, fingerprints not sent``."""
-    figures = ", ".join(f"{channel} {in_words(epsilon)}" for channel, epsilon in worst(metrics).items())
+    """``epsilon at delta 1e-05: updates 3.2 per client, activations infinite, fingerprints not sent``."""
+    figures = ", ".join(epsilon_in_words(metrics[-1], channel, epsilon) for channel, epsilon in worst(metrics).items())
     return f"epsilon at delta {metrics[-1]['delta']:g}: {figures}"
+
+
+def epsilon_in_words(record: Mapping[str, Any], channel: str, epsilon: float | str) -> str:
+    """``updates 3.2 per client``, by a record that says under ``epsilon_of`` what a channel's epsilon is for."""
+    figure = epsilon if isinstance(epsilon, str) else in_words(epsilon)
+    unit = record.get("epsilon_of", {}).get(channel)
+    if unit is None:
+        return f"{channel} {figure}"
+    return f"{channel} {'0' if epsilon == 0 else figure} per {unit}"
 
 
 def in_words(epsilon: float) -> str:

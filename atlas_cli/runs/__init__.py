@@ -36,6 +36,7 @@ metrics.jsonl
                         client that took part has a device with compute and links (joules: and watts)
     epsilon, delta      {channel: figure} of all rounds so far: what updates, activations, labels and fingerprints tell
                         (atlas_cli.privacy.spent); "infinite" without a mechanism, 0 where nothing was sent
+    epsilon_of          {channel: unit}, where there is a mechanism: one of what epsilon is for
     participants        clients of the group that are in the merge; [] in round 0
     dropped             {client: reason}: those of the cohort that are not
     norms               {mechanism: {before, clipped, sent, clip_fraction, noise_to_signal}} of what privacy.updates or

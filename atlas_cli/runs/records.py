@@ -56,6 +56,7 @@ class MetricsRecord(Record):
     simulated_seconds: float | None
     simulated_joules: float | None
     epsilon: dict[str, float | Literal["infinite"]]
+    epsilon_of: dict[str, str] = Field(default_factory=dict)
     delta: float
     participants: list[str]
     dropped: dict[str, str]

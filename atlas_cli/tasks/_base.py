@@ -40,6 +40,12 @@ def count_examples(features: Sequence[Feature]) -> int:
     return len({feature.get("row", -1 - i) for i, feature in enumerate(features)})
 
 
+def example_numbers(features: Sequence[Feature]) -> list[int]:
+    """Of which example each feature is, numbered by where they first come; as ``count_examples`` counts them."""
+    numbers: dict[int, int] = {}
+    return [numbers.setdefault(f.get("row", -1 - i), len(numbers)) for i, f in enumerate(features)]
+
+
 class Metric(ABC):
     """Accumulates over batches of a test part, then gives the field's figures; padding never counts."""
 

@@ -34,7 +34,7 @@ class Clients:
 
     def train_features(self, client):
         self.asked.append(client)
-        return [None] * self.sizes[client]
+        return [{}] * self.sizes[client]
 
 
 @given(

@@ -3,10 +3,11 @@
     h <- h min(1, C / |h|) + N(0, (z C)^2)
 
 fresh in every message. Gradients pass through the clipping. Predictions, which are made through the cut as well, are
-scored with it. Neighbours differ in the words of one example, whose length is known: each of its T tokens moves by
-up to 2 C, all together by 2 C sqrt(T), and it is sent once an epoch, so that its epsilon is that of a multiplier
-z / (2 sqrt(T * epochs)). Padding, which a block fills with what the words make of it, is sent as 0 and noise. For a
-noise that leaves anything to learn epsilon is in the hundreds or more.
+scored with it. Neighbours differ in the words of one example, whose length is known: each of its T tokens
+(those of all its windows, where it is read in several) moves by up to 2 C, all together by 2 C sqrt(T), and it is sent
+once an epoch, so that its epsilon is that of a multiplier z / (2 sqrt(T * epochs)). Padding, which a block fills with
+what the words make of it, is sent as 0 and noise. For a noise that leaves anything to learn epsilon is in the hundreds
+or more.
 
 Adapters are taken as known. They learn from the words as well, and so does what they make of other texts later; only
 DP-SGD (``examples.py``) bounds that.
@@ -20,7 +21,7 @@ from torch import Tensor
 from atlas_cli.seeding import torch_generator
 
 CHANNEL = "activations"
-UNIT = "words of an example"
+UNIT = "words of an example (a row with all its windows)"
 PROTECTS = "the words of a training example, from the server and who reads the wire; not its length"
 
 

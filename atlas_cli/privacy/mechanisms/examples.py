@@ -6,12 +6,13 @@ example's gradient g_i over all that the client trains to norm C, and steps with
     (sum_i g_i min(1, C / |g_i|) + N(0, (z C)^2)) / batch_size
 
 An empty sample steps with noise alone; the denominator is the expected size. A loss is the mean over examples of each
-one's own mean loss. Gradients of single examples are exact and cost one backward: with x (B, T, d_in) what an adapted
-layer got and G (B, T, d_out) the gradient of its output,
+one's own mean loss. An example is a row with all sequences that are made of it: the windows of a question are drawn
+together, their loss is one mean, and its gradient is clipped as one. Gradients of single examples are exact and cost
+one backward: with x (B, T, d_in) what an adapted layer got and G (B, T, d_out) the gradient of its output,
 
     grad_i B = s sum_t G_it (A x_it)^T,  grad_i A = s sum_t (B^T G_it) x_it^T
 
-and the head runs once an example. Neighbours differ by one example of one client. Epsilon is against those who see
+and the head runs once a sequence. Neighbours differ by one example of one client. Epsilon is against those who see
 adapters and heads, but not activations: these show who is in a sample.
 """
 
@@ -30,8 +31,10 @@ from atlas_cli.seeding import torch_generator
 from atlas_cli.tasks._base import BaseTask
 
 CHANNEL = "updates"
-UNIT = "example"
-PROTECTS = "a training example, from those who get adapters and heads; activations still go to the server"
+UNIT = "example (a row with all its windows)"
+PROTECTS = (
+    "a training example with all its windows, from those who get adapters and heads; activations still go to the server"
+)
 
 
 class ExampleNoise:
@@ -56,6 +59,11 @@ class ExampleNoise:
         self._inputs: dict[str, Tensor] = {}
         self._output_gradients: dict[str, Tensor] = {}
         self._head: dict[nn.Parameter, Tensor] = {}
+        self._examples: Tensor | None = None
+
+    def begin(self, examples: Tensor | None) -> None:
+        """Say of which example each sequence of the next batch is, (B,); None: each is one of its own."""
+        self._examples = examples
 
     @contextmanager
     def recording(self, base: nn.Module, adapters: AdapterSet) -> Iterator[None]:
@@ -79,7 +87,7 @@ class ExampleNoise:
     def head_loss(
         self, head: nn.Module, task: BaseTask, features: Tensor, mask: Tensor, labels: Tensor
     ) -> tuple[Tensor, int]:
-        """The mean over examples of each one's mean loss, and their number; the head's gradients are kept by example.
+        """The mean over examples of each one's mean loss, their number; the head's gradients are kept by example.
 
         Args:
             features: (B, T, D), a leaf; mask: (B, T).
@@ -91,22 +99,40 @@ class ExampleNoise:
             loss, _ = task.loss(head(features[row], mask[row]), labels[row])
             losses.append(loss)
             found.append(torch.autograd.grad(loss, trained, retain_graph=True) if trained else ())
-        self._head = {p: torch.stack([g[j] for g in found]) for j, p in enumerate(trained)}
-        return torch.stack(losses).mean(), len(losses)
+        owners_B, shares_B, count = self._owners(len(losses), features.device)
+        self._head = {
+            p: _summed(torch.einsum("b,b...->b...", shares_B.to(p.dtype), torch.stack([g[j] for g in found])), owners_B)
+            for j, p in enumerate(trained)
+        }
+        return (torch.stack(losses) * shares_B).sum() / count, count
+
+    def _owners(self, sequences: int, device: torch.device) -> tuple[Tensor, Tensor, int]:
+        """Of each sequence the number of its example and its share of that one's loss, (B,) each; and how many.
+
+        Raises:
+            ValueError: other sequences were announced.
+        """
+        if self._examples is None:
+            return torch.arange(sequences, device=device), torch.ones(sequences, device=device), sequences
+        if len(self._examples) != sequences:
+            raise ValueError(f"{sequences} sequences came, and {len(self._examples)} were announced")
+        _, owners_B, counts = self._examples.to(device).unique(return_inverse=True, return_counts=True)
+        return owners_B, 1 / counts[owners_B], len(counts)
 
     def gradients(self, adapters: AdapterSet) -> dict[nn.Parameter, Tensor]:
-        """By parameter (B, *shape): each example's gradient, after a backward of the mean loss over them."""
+        """By parameter (examples, *shape): each one's gradient, after a backward of the mean loss over them."""
         found = dict(self._head)
         for path, adapter in adapters.adapters.items():
             if path not in self._output_gradients:
                 continue
             A, B = adapter.lora_A.detach(), adapter.lora_B.detach()
             x_BTi, g_BTo = self._inputs[path].to(A.dtype), self._output_gradients[path].to(A.dtype)
-            size = len(x_BTi) * adapter.scaling  # the loss was divided by the number of examples
+            owners_B, _, count = self._owners(len(x_BTi), x_BTi.device)
+            size = count * adapter.scaling  # the loss was divided by the number of examples
             if adapter.lora_B.requires_grad:
-                found[adapter.lora_B] = size * torch.einsum("bto,btr->bor", g_BTo, x_BTi @ A.T)
+                found[adapter.lora_B] = _summed(size * torch.einsum("bto,btr->bor", g_BTo, x_BTi @ A.T), owners_B)
             if adapter.lora_A.requires_grad:
-                found[adapter.lora_A] = size * torch.einsum("btr,bti->bri", g_BTo @ B, x_BTi)
+                found[adapter.lora_A] = _summed(size * torch.einsum("btr,bti->bri", g_BTo @ B, x_BTi), owners_B)
         return found
 
     def privatise(self, parameters: Sequence[nn.Parameter], adapters: AdapterSet, number: int, step: int) -> None:
@@ -130,7 +156,7 @@ class ExampleNoise:
             parameter.grad = total / self.batch_size
             totals += torch.stack([part.double().square().sum() for part in (signal, noise, total)]).detach().cpu()
         self._seen.append((self.norms, *totals.tolist()))
-        self._inputs, self._output_gradients, self._head = {}, {}, {}
+        self._inputs, self._output_gradients, self._head, self._examples = {}, {}, {}, None
 
     def of_round(self) -> Norms | None:
         """Norms of all steps since this began, which is once a round; None before the first."""
@@ -144,3 +170,10 @@ class ExampleNoise:
         before, clipped, over = each, each.clamp(max=self.clip), each > self.clip
         means = [float(values.double().mean()) if len(each) else 0.0 for values in (before, clipped, over)]
         return Norms(means[0], means[1], total / self.batch_size, means[2], ratio(noise, signal))
+
+
+def _summed(each_B: Tensor, owners_B: Tensor) -> Tensor:
+    """Sums over the sequences of each example, (examples, ...) from (B, ...)."""
+    if len(each_B) == int(owners_B.max()) + 1:
+        return each_B  # each is one of its own
+    return each_B.new_zeros(int(owners_B.max()) + 1, *each_B.shape[1:]).index_add_(0, owners_B, each_B)

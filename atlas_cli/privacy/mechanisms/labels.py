@@ -1,9 +1,9 @@
 """Label differential privacy by k-ary randomised response (Warner, 1965; Kairouz et al., 1407.1338).
 
 A training label stays what it is with probability a = e^eps / (e^eps + k - 1); else it becomes one of the other k - 1
-classes. It is drawn once an example, before training, so that epochs, rounds and loss of messages cost nothing more.
-Local and group test parts keep their labels: they are not sent. Neighbours differ in the label of one example; the text
-is not covered.
+classes. It is drawn once an example, for all sequences that are made of it, before training, so that epochs, rounds and
+loss of messages cost nothing more. Local and group test parts keep their labels: they are not sent. Neighbours differ
+in the label of one example; the text is not covered.
 
 The forward correction (Patrini et al., 1609.03683) takes the loss of what was observed under the model of what is true:
 -log(b + (a - b) p_y), b = (1 - a) / (k - 1), whose minimiser is that of the loss on true labels.
@@ -24,7 +24,7 @@ from atlas_cli.data.prepare import PreparedGroup
 from atlas_cli.privacy.accounting import keep_probability
 from atlas_cli.seeding import numpy_generator
 from atlas_cli.tasks import sequence_classification
-from atlas_cli.tasks._base import BaseTask, Feature
+from atlas_cli.tasks._base import BaseTask, Feature, example_numbers
 
 CHANNEL = "labels"
 UNIT = "label of an example"
@@ -43,10 +43,12 @@ def randomise(groups: Mapping[str, PreparedGroup], config: LabelsConfig, seed: i
 
 def _randomised(features: Sequence[Feature], keep: float, k: int, seed: int, client: str) -> list[Feature]:
     generator = numpy_generator(seed, "privacy-labels", client)
-    stays, other = generator.random(len(features)) < keep, generator.integers(1, k, len(features))
+    numbers = example_numbers(features)
+    examples = len(set(numbers))
+    stays, other = (generator.random(examples) < keep).tolist(), generator.integers(1, k, examples).tolist()
     result = []
-    for feature, same, shift in zip(features, stays.tolist(), other.tolist(), strict=True):
-        label = feature["labels"]
+    for feature, number in zip(features, numbers, strict=True):
+        label, same, shift = feature["labels"], stays[number], other[number]
         assert isinstance(label, int)
         result.append(Feature(**{**feature, "labels": label if same else (label + shift) % k}))
     return result
@@ -57,13 +59,15 @@ class CorrectedTask(sequence_classification.Task):
 
     def __init__(self, task: BaseTask, epsilon: float) -> None:
         super().__init__(task.classes, task.pooling)
+        self.epsilon = epsilon
         self.keep = keep_probability(epsilon, len(task.classes))
 
     def loss(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, int]:
         """Mean of -log(b + (a - b) p_y) over (B, C) and (B,), and B."""
-        other = (1 - self.keep) / (len(self.classes) - 1)
+        other = self.keep * math.exp(-self.epsilon)
+        more = -self.keep * math.expm1(-self.epsilon)  # a - b; above 0 however small epsilon is
         log_p_B = F.log_softmax(logits.float(), -1).gather(1, labels.unsqueeze(1)).squeeze(1)
         if other == 0:
             return -log_p_B.mean(), len(labels)
         base = torch.full_like(log_p_B, math.log(other))
-        return -torch.logaddexp(base, math.log(self.keep - other) + log_p_B).mean(), len(labels)
+        return -torch.logaddexp(base, math.log(more) + log_p_B).mean(), len(labels)
