@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -55,7 +56,7 @@ def measure(base: FrozenBase, first: int, tokens: int, batches: int, turns: int)
         epoch(each, texts)
     cold = []
     for _ in range(3):
-        cache = PrefixCache(2**30, "unused")
+        cache = PrefixCache(2**30, Path("unused"))
         cached.prefix = Prefix(cache, base, cached.adapters, first, BLOCKS, "off")
         cold.append(epoch(upper, texts) / epoch(cached, texts))
     taken = [[epoch(each, texts) for each in (every, upper, cached)] for _ in range(turns)]

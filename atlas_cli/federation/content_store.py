@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from torch import Tensor
 from atlas_cli.errors import AtlasError
 from atlas_cli.runs.directory import writing
 from atlas_cli.runs.hashing import sha256_tensors
+from atlas_cli.runs.scratch import OFFLOAD, Scratch
 
 Tensors = dict[str, Tensor]
 
@@ -41,12 +41,12 @@ class ContentStore:
         memory_bytes, disk_bytes: of tensors, now; ``peak_disk_bytes``: at most.
     """
 
-    def __init__(self, memory: int, parent: str) -> None:
+    def __init__(self, memory: int, parent: Path) -> None:
         self.memory, self.parent = memory, parent
         self.memory_bytes = self.disk_bytes = self.peak_disk_bytes = 0
         self._kept: dict[str, _Kept] = {}
         self._in_memory: OrderedDict[str, _Kept] = OrderedDict()  # the longest unused first
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._folder: Scratch | None = None
 
     def put(self, tensors: Mapping[str, Tensor]) -> str:
         """Keep copies of tensors, on the CPU; the key to ask for them by.
@@ -115,7 +115,7 @@ class ContentStore:
         self._kept.clear()
         self._in_memory.clear()
         if self._folder is not None:
-            self._folder.cleanup()
+            self._folder.close()
             self._folder = None
 
     def _make_room(self) -> None:
@@ -130,10 +130,9 @@ class ContentStore:
             self.peak_disk_bytes = max(self.peak_disk_bytes, self.disk_bytes)
 
     def _write(self, key: str, tensors: Tensors) -> None:
-        with writing(Path(self.parent)):
+        with writing(self.parent):
             if self._folder is None:
-                Path(self.parent).mkdir(parents=True, exist_ok=True)
-                self._folder = tempfile.TemporaryDirectory(prefix=".offload-", dir=self.parent)
+                self._folder = Scratch(self.parent, OFFLOAD)
             path = self._file(key)
             try:
                 path.touch(mode=0o600)
@@ -144,4 +143,4 @@ class ContentStore:
 
     def _file(self, key: str) -> Path:
         assert self._folder is not None
-        return Path(self._folder.name, f"{key}.safetensors")
+        return self._folder.path / f"{key}.safetensors"

@@ -24,6 +24,7 @@ from atlas_cli.federation.optimizers import load_moments, moments_of
 from atlas_cli.federation.pruning import shrink
 from atlas_cli.federation.unsplit import UnsplitClient
 from atlas_cli.models.lora import AdapterSet, joined
+from atlas_cli.runs.directory import folder_of_runs
 
 Party = SplitClient | UnsplitClient
 
@@ -119,7 +120,8 @@ def offload_of(
     """The clients of a config that asks for them to be put away, else None."""
     if config.engine.offload is None:
         return None
-    return OffloadedClients(make, members, ContentStore(parse_bytes(config.engine.offload), config.output.dir))
+    store = ContentStore(parse_bytes(config.engine.offload), folder_of_runs(config.output.dir))
+    return OffloadedClients(make, members, store)
 
 
 def moments_in(party: Party) -> dict[str, Tensor]:

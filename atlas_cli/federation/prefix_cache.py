@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import sys
-import tempfile
 from pathlib import Path
 
 import torch
@@ -23,6 +22,7 @@ from atlas_cli.models.lora import AdapterSet
 from atlas_cli.models.placement import layer_of
 from atlas_cli.models.split import run_half
 from atlas_cli.models.transfer import to_device
+from atlas_cli.runs.scratch import PREFIX_CACHE, Scratch
 
 
 class PrefixCache:
@@ -35,13 +35,13 @@ class PrefixCache:
         parent: where a folder is made for the files, once there is one; ``close`` removes it.
     """
 
-    def __init__(self, memory: int, parent: str) -> None:
+    def __init__(self, memory: int, parent: Path) -> None:
         self.memory, self.parent = memory, parent
         self.memory_bytes = self.disk_bytes = self.hits = self.misses = self.damaged = 0
         self.disk_error: str | None = None
         self._held: dict[str, Tensor] = {}
         self._files: dict[str, tuple[Path, int, bytes]] = {}  # with the size and hash of what was written
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._folder: Scratch | None = None
 
     def get(self, key: str, device: torch.device) -> Tensor | None:
         """The tensor of a key on ``device``; None, a miss, where it was not put or its file is not what was
@@ -72,7 +72,7 @@ class PrefixCache:
         self._held.clear()
         self._files.clear()
         if self._folder is not None:
-            self._folder.cleanup()
+            self._folder.close()
             self._folder = None
 
     def _read(self, key: str, device: torch.device) -> Tensor | None:
@@ -96,9 +96,8 @@ class PrefixCache:
         path = None
         try:
             if self._folder is None:
-                Path(self.parent).mkdir(parents=True, exist_ok=True)
-                self._folder = tempfile.TemporaryDirectory(prefix=".prefix-cache-", dir=self.parent)
-            path = Path(self._folder.name, f"{key}.safetensors")
+                self._folder = Scratch(self.parent, PREFIX_CACHE)
+            path = self._folder.path / f"{key}.safetensors"
             content = save({"outputs": tensor.cpu().contiguous()})
             path.write_bytes(content)
         except OSError as error:

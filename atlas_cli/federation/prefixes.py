@@ -11,12 +11,13 @@ from atlas_cli.models.placement import layer_of
 from atlas_cli.models.rotary import depends_on_length
 from atlas_cli.planning.merging import method_of
 from atlas_cli.planning.plan import Plan
+from atlas_cli.runs.directory import folder_of_runs
 
 
 def prefix_cache_of(config: ExperimentConfig) -> PrefixCache | None:
     """The cache that a config asks for."""
     memory = config.engine.prefix_cache
-    return None if memory is None else PrefixCache(parse_bytes(memory), config.output.dir)
+    return None if memory is None else PrefixCache(parse_bytes(memory), folder_of_runs(config.output.dir))
 
 
 def give_prefix(

@@ -39,12 +39,13 @@ from atlas_cli.planning.plan import cuts_text, make_plan
 from atlas_cli.reports.html import write_report
 from atlas_cli.reports.progress import Progress
 from atlas_cli.runs.checkpoint import load_newest
-from atlas_cli.runs.directory import RunDirectory
+from atlas_cli.runs.directory import RunDirectory, folder_of_runs
 from atlas_cli.runs.lock import locked
 from atlas_cli.runs.manifest import end_manifest, start_manifest
 from atlas_cli.runs.parts import gone_on
 from atlas_cli.runs.record_files import RecordFiles
 from atlas_cli.runs.resumable import carried_over, experiment_sha256, newest_unfinished, read_manifest, require_same
+from atlas_cli.runs.scratch import OFFLOAD, PREFIX_CACHE, clear
 from atlas_cli.runs.seals import INDEX, seals_record
 
 
@@ -138,6 +139,8 @@ def _require_unfinished(manifest: dict[str, Any], done: int, rounds: int) -> Non
 
 def _ready(config: ExperimentConfig, progress: Progress) -> tuple[Federation, list[Check]]:
     config = fitted(config)
+    for name in clear(folder_of_runs(config.output.dir), OFFLOAD, PREFIX_CACHE):
+        progress.note(f"removed {name} from {config.output.dir}: the process that it belonged to is gone")
     plan = make_plan(config)
     where = f"cut after layer {cuts_text(plan)} of {plan.n_layers}" if config.mode == "split-federated" else config.mode
     progress.note(f"{config.name}: {config.model.name}, {where}, weights {plan.init}")

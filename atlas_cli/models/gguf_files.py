@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from atlas_cli.data.kept import cache_dir, damage, describe, known_sha256
 from atlas_cli.errors import ResourceError
+from atlas_cli.runs.scratch import CACHED, Scratch, clear
 
 CONVERSION = 2  # raised where a file would be converted otherwise, or refused
 
@@ -52,9 +52,9 @@ def converted(file: Path) -> Path:
     if target.exists():
         what = damage(target, _made_of(file))
         print(f"note: {target} cannot be used ({what}); converting {file} anew", file=sys.stderr, flush=True)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-        place = Path(scratch) / "model"
+    clear(target.parent, CACHED)
+    with Scratch(target.parent, CACHED) as scratch:
+        place = scratch / "model"
         try:
             _convert(file, place)
         except ResourceError:
@@ -64,7 +64,7 @@ def converted(file: Path) -> Path:
             raise ResourceError(f"GGUF file {file} cannot be converted: {why}") from None
         describe(place, _made_of(file))
         if target.exists() and not is_converted(file):  # else another process was faster
-            os.replace(target, Path(scratch) / "damaged")
+            os.replace(target, scratch / "damaged")
         if not target.exists():
             os.replace(place, target)
     return target

@@ -11,6 +11,7 @@ from tiny_models import WORDS, word_tokenizer
 
 from atlas_cli import tasks
 from atlas_cli.data import kept, tokenized
+from atlas_cli.runs import scratch
 
 N = tokenized.FEWEST_ROWS
 
@@ -134,12 +135,12 @@ def test_two_entries_that_changed_places_are_not_used(folder, capsys):
     assert capsys.readouterr().err.count("of other rows or another tokenizer") == 2
 
 
-@pytest.mark.parametrize("call", ["mkdir", "mkstemp", "replace"])
+@pytest.mark.parametrize("call", ["mkdir", "mkdtemp", "replace"])
 def test_a_disk_that_cannot_be_written_costs_only_time(folder, monkeypatch, call):
     def full(*_args, **_options):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    owner = {"mkdir": kept.Path, "mkstemp": kept.tempfile, "replace": kept.os}[call]
+    owner = {"mkdir": kept.Path, "mkdtemp": scratch.tempfile, "replace": kept.os}[call]
     monkeypatch.setattr(owner, call, full)
     task, seen = counting("causal-lm")
     assert len(tokenized.encode(task, ROWS["causal-lm"], word_tokenizer(True), 12)) == len(seen) == N

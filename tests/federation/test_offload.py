@@ -155,7 +155,7 @@ def files(folder):
 
 def test_files_are_their_owners_and_are_removed(tmp_path):
     parent = tmp_path / "runs"
-    store = ContentStore(100, str(parent))
+    store = ContentStore(100, parent)
     sets = [{"x": torch.full((20,), float(i))} for i in range(3)]  # 80 bytes each
     keys = [store.put(each) for each in sets]
     sets[0]["x"].zero_()  # the store has copies
@@ -175,7 +175,7 @@ def test_files_are_their_owners_and_are_removed(tmp_path):
 
 
 def test_a_changed_file_and_a_full_disk_are_named(tmp_path, monkeypatch):
-    store = ContentStore(1, str(tmp_path))
+    store = ContentStore(1, tmp_path)
     key = store.put({"x": torch.ones(20)})
     (file,) = files(tmp_path)
     content = bytearray(file.read_bytes())

@@ -3,6 +3,7 @@
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -147,13 +148,13 @@ def test_a_bounded_cache_keeps_the_rest_in_files_and_gives_the_same_back(make_fe
 def test_a_full_disk_and_a_damaged_file_cost_time_only(tmp_path, capsys):
     key, tensor, cpu = "k", torch.randn(3, 4), torch.device("cpu")
     (tmp_path / "file").write_text("")
-    cache = PrefixCache(1, str(tmp_path / "file" / "below"))
+    cache = PrefixCache(1, tmp_path / "file" / "below")
     cache.put(key, tensor)
     assert cache.get(key, cpu) is None
     assert cache.record() == {
         "memory_bytes": 0, "disk_bytes": 0, "hits": 0, "misses": 1, "damaged": 0, "disk_error": "Not a directory",
     }  # fmt: skip
-    cache = PrefixCache(1, str(tmp_path))
+    cache = PrefixCache(1, tmp_path)
     cache.put(key, tensor.bfloat16())
     assert torch.equal(cache.get(key, cpu), tensor.bfloat16())
     (file,) = tmp_path.glob("*/*.safetensors")
@@ -172,7 +173,7 @@ def test_a_full_disk_and_a_damaged_file_cost_time_only(tmp_path, capsys):
 def test_other_weights_texts_segments_and_blocks_are_misses(make_federation):
     federation = make_federation(**CHANGES)
     client = federation.clients["a"]
-    cache = PrefixCache(2**20, "unused")
+    cache = PrefixCache(2**20, Path("unused"))
     ids = torch.tensor([[5, 6, 7, 8]])
     mask = torch.ones_like(ids)
 
