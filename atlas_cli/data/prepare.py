@@ -106,6 +106,13 @@ def _prepare_group(config: ExperimentConfig, name: str, tokenizer: Any, causal: 
                 f" training.max_length {config.training.max_length}, and on_truncated is {rule}",
                 key=f"task_groups.{name}.data",
             )
+        least, usable = config.partition.min_examples, sum(bool(encoded[row]) for row in rows)
+        if usable < least:
+            raise ConfigError(
+                f"client {client} has {usable} usable examples among its {len(rows)}, at least {least} are needed: the"
+                f" others are longer than training.max_length {config.training.max_length}, and on_truncated is {rule}",
+                key="partition.min_examples",
+            )
     test = [feature for features in encoded[len(data.train) :] for feature in features]
     if not test:
         raise ConfigError(

@@ -88,3 +88,13 @@ def test_a_question_in_many_windows_is_one_row(tmp_path):
 
     group = prepared(tmp_path, "drop", "question-answering", 16, rows(3), rows(9)[7:])
     assert len(group.train["a"]) > 3 and not [note for note in group.notes if "max_length" in note]
+
+
+def test_a_client_that_keeps_fewer_usable_examples_than_asked_for_is_refused(tmp_path):
+    rows = [{"prompt": SHORT, "response": "john"}, *({"prompt": f"{LONG}{n}", "response": "x"} for n in "abc")]
+    with pytest.raises(ConfigError) as caught:
+        prepared(tmp_path, "drop", train=rows)
+    assert str(caught.value) == (
+        "partition.min_examples: client a has 1 usable examples among its 4, at least 2 are needed: the others are"
+        " longer than training.max_length 8, and on_truncated is drop"
+    )
