@@ -62,7 +62,7 @@ def load_moments(optimizer: torch.optim.Optimizer, moments: Mapping[str, torch.T
     """Give an optimizer copies of what ``moments_of`` gave, in place of its state.
 
     Raises:
-        ValueError: a moment has another shape than its parameter.
+        ValueError: a moment has another shape or type than its parameter, or there is no such parameter.
     """
     if not moments and not optimizer.state:
         return
@@ -70,9 +70,12 @@ def load_moments(optimizer: torch.optim.Optimizer, moments: Mapping[str, torch.T
     states: dict[int, dict[str, torch.Tensor]] = {}
     for name in sorted(moments):
         index, key = name.split("/")
-        value, shape = moments[name], parameters[int(index)].shape
-        if value.dim() and value.shape != shape:
-            raise ValueError(f"{key} of parameter {index} has shape {tuple(value.shape)}, expected {tuple(shape)}")
+        if not index.isdecimal() or int(index) >= len(parameters):
+            raise ValueError(f"there is no parameter {index!r:.40} to have {key}")
+        value, own = moments[name], parameters[int(index)]
+        if key != "step" and (value.shape != own.shape or value.dtype != own.dtype):
+            found, wanted = (f"{tuple(t.shape)} {t.dtype}" for t in (value, own))
+            raise ValueError(f"{key} of parameter {index} is {found}, expected {wanted}")
         states.setdefault(int(index), {})[key] = value.clone()
     optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
 

@@ -7,11 +7,10 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from atlas_cli.errors import ResourceError
 from atlas_cli.federation.client import SplitClient
 from atlas_cli.federation.members import Member
-from atlas_cli.federation.optimizers import load_moments
 from atlas_cli.federation.pruning import shrink
+from atlas_cli.federation.state_checks import TENSORS, give_moments, unsound
 from atlas_cli.federation.unsplit import UnsplitClient
 from atlas_cli.models.lora import AdapterSet
 
@@ -27,27 +26,30 @@ def give(party: Party, member: Member, held: Mapping[str, Tensor], moments: Mapp
         held: as ``Member.held`` names it; ``moments``: as ``offload.moments_in`` does.
 
     Raises:
-        ResourceError: other names, shapes or types.
+        Unsound: other names, shapes or types.
     """
     adapters = member.adapters.adapters
     saved = {path: held[f"{path}.lora_A"].shape[0] for path in adapters if f"{path}.lora_A" in held}
     shrink(party, member.adapters, {path: rank for path, rank in saved.items() if rank < adapters[path].rank})
     take(member.held(), held)
     for i, optimizer in enumerate(party.optimizers()):
-        load_moments(optimizer, {n.partition("/")[2]: t for n, t in moments.items() if n.startswith(f"{i}/")})
+        own = {n.partition("/")[2]: t for n, t in moments.items() if n.startswith(f"{i}/")}
+        give_moments(optimizer, f"moments/{i}", own)
 
 
 def take(live: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
     """Write saved values over those of a federation.
 
     Raises:
-        ResourceError: other names, shapes or types.
+        Unsound: other names, shapes or types.
     """
     if live.keys() != saved.keys():
-        raise ResourceError("the checkpoint is not of this experiment: other clients, groups or adapters")
+        name = min(live.keys() ^ saved.keys())
+        raise unsound(TENSORS, name, "is missing" if name in live else "is of no client, group or adapter")
     for name, value in live.items():
         if value.shape != saved[name].shape or value.dtype != saved[name].dtype:
-            raise ResourceError(f"the checkpoint is not of this experiment: {name} has another shape or type")
+            found, wanted = (f"{tuple(t.shape)} {t.dtype}" for t in (saved[name], value))
+            raise unsound(TENSORS, name, f"is {found}, expected {wanted}")
         value.copy_(saved[name])
 
 

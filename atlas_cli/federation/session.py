@@ -96,7 +96,7 @@ def resume(run: RunDirectory, loaded: LoadedConfig, progress: Progress) -> RunDi
         if text := other_versions(manifest, fresh):
             progress.note(f"warning: {text}")
             run.log(text)
-        restore(federation, checkpoint.tensors, checkpoint.state)
+        restore(federation, checkpoint.tensors, checkpoint.state, checkpoint.name)
         run.remove_partial()
         for line in (*warnings, f"resumed after round {checkpoint.round}"):
             run.log(line)

@@ -9,15 +9,25 @@ import torch
 from torch import Tensor
 
 from atlas_cli.aggregation._base import Factors
-from atlas_cli.errors import ResourceError
 from atlas_cli.federation.holdings import PARTS, Copies, Kind
 from atlas_cli.federation.members import Member
-from atlas_cli.federation.offload import as_changes
-from atlas_cli.federation.optimizers import load_moments, moments_of
+from atlas_cli.federation.offload import as_changes, changes_in
+from atlas_cli.federation.optimizers import moments_of
 from atlas_cli.federation.owned import give, named, take
 from atlas_cli.federation.parties import Federation
 from atlas_cli.federation.regroup import regroup
+from atlas_cli.federation.state_checks import (
+    TENSORS,
+    Unsound,
+    check_changes,
+    check_state,
+    check_tensors,
+    give_moments,
+    unfit,
+    unsound,
+)
 from atlas_cli.models.lora import AdapterSet
+from atlas_cli.runs.hashing import sha256_tensors
 
 
 def capture(federation: Federation, copies: Copies | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -52,20 +62,29 @@ def capture(federation: Federation, copies: Copies | None = None) -> tuple[dict[
 
 
 @torch.no_grad()
-def restore(federation: Federation, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+def restore(
+    federation: Federation, tensors: Mapping[str, Tensor], state: Mapping[str, Any], where: str = "the checkpoint"
+) -> None:
     """Make a freshly built federation what it was when ``tensors`` and ``state`` were captured.
 
+    Args:
+        where: what they come from, for messages.
+
     Raises:
-        ResourceError: the state is not that of this federation.
+        ResourceError: the state is not that of this federation; names the field.
     """
     try:
-        _restore(federation, tensors, state)
-    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise ResourceError(f"the checkpoint is not of this experiment: {type(error).__name__}: {error}") from error
+        kinds = check_state(federation, state)
+        check_tensors(federation, tensors, kinds)
+        check_changes(federation, tensors, state["change_versions"])
+        _restore(federation, tensors, state, kinds)
+    except (Unsound, LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise unfit(where, error) from error
 
 
-def _restore(federation: Federation, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-    kinds = [Kind(*fields) for fields in state["kinds"]]
+def _restore(
+    federation: Federation, tensors: Mapping[str, Tensor], state: Mapping[str, Any], kinds: list[Kind]
+) -> None:
     of_client = dict(zip(federation.clients, (kinds[i] for i in state["clients"]), strict=True))
     contents: dict[str, dict[str, Tensor]] = {}
     rest = {}
@@ -76,8 +95,6 @@ def _restore(federation: Federation, tensors: Mapping[str, Tensor], state: Mappi
             contents.setdefault(f"{part}/{sha256}", {})[n] = value
         elif part != "change":
             rest[key] = value
-    if contents.keys() - {where for kind in kinds for where in kind.contents.values()}:
-        raise ResourceError("the checkpoint is not of this experiment: no client holds all that is in it")
     if clusters := {name: kind.cluster for name, kind in of_client.items() if kind.cluster is not None}:
         regroup(federation, clusters)
     federation.aggregator.rosters.forget()
@@ -86,28 +103,26 @@ def _restore(federation: Federation, tensors: Mapping[str, Tensor], state: Mappi
         for name, value in tensors.items()
         if name.startswith("fingerprint/")
     }
-    versions = federation.aggregator.version
-    if state["versions"].keys() != versions.keys():
-        raise ResourceError("the checkpoint is not of this experiment: other groups")
     _restore_clients(federation, of_client, contents)
     moments = {key: rest.pop(key) for key in list(rest) if "/optimizer/" in key}
     take(dict(_shared(federation)), rest)
     for owner, optimizer in _of_server(federation):
         prefix = f"{owner}/optimizer/"
         own = [key for key in moments if key.startswith(prefix)]
-        load_moments(optimizer, {key.removeprefix(prefix): moments.pop(key) for key in own})
+        found = {key.removeprefix(prefix): moments.pop(key) for key in own}
+        give_moments(optimizer, f"{owner}/optimizer", found)
     if moments:
-        raise ResourceError(f"the checkpoint is not of this experiment: {next(iter(moments))} is nobody's")
+        raise unsound(TENSORS, next(iter(moments)), "is nobody's")
     federation.aggregator.version.update(state["versions"])
     if federation.aggregator.method.CHANGES_BASE:
-        frozen = {name: contents.get(kind.contents.get("frozen", ""), {}) for name, kind in of_client.items()}
-        _restore_changes(federation, tensors, state, frozen)
+        _restore_changes(federation, tensors, state, of_client, contents)
 
 
 def _restore_clients(
     federation: Federation, kinds: Mapping[str, Kind], contents: Mapping[str, dict[str, Tensor]]
 ) -> None:
     """Clients that are away and hold the same are brought in once."""
+    shrinks = hasattr(federation.aggregator.method, "pruned")
     done: dict[tuple[object, ...], Member] = {}
     for name, kind in kinds.items():
         member = federation.aggregator.members[name]
@@ -117,6 +132,9 @@ def _restore_clients(
         else:
             with federation.at_hand([name]):
                 held, moments = (contents.get(kind.contents.get(part, ""), {}) for part in ("held", "moments"))
+                for path, rank in member.ranks.items() if not shrinks else ():
+                    if (A := held.get(f"{path}.lora_A")) is not None and len(A) != rank:
+                        raise unsound(TENSORS, f"held/{kind.held}/{path}.lora_A", f"has rank {len(A)}, expected {rank}")
                 give(federation.clients[name], member, held, moments)
             done[alike] = member
         member.version, member.delivered_sha256 = kind.version, kind.delivered_sha256
@@ -126,7 +144,8 @@ def _restore_changes(
     federation: Federation,
     tensors: Mapping[str, Tensor],
     state: Mapping[str, Any],
-    frozen: Mapping[str, Mapping[str, Tensor]],
+    kinds: Mapping[str, Kind],
+    contents: Mapping[str, Mapping[str, Tensor]],
 ) -> None:
     aggregator, device = federation.aggregator, federation.device
     for group, change in aggregator.changes.items():
@@ -140,13 +159,20 @@ def _restore_changes(
         }
         change.total = saved.pop("total")
         change.rows = saved
+    proved = set()  # of those that hold their group's version: what they run follows from it, and has its hash
     for name, member in aggregator.members.items():
+        sha256 = kinds[name].frozen
         with federation.at_hand([name]):
-            if member.version == aggregator.version[member.group]:
-                aggregator.attach_base(name)
+            if member.version != aggregator.version[member.group]:
+                member.adapters.frozen.clear()
+                frozen = contents[f"frozen/{sha256}"] if sha256 else {}
+                member.adapters.frozen.update(as_changes(frozen, device))
                 continue
-            member.adapters.frozen.clear()
-            member.adapters.frozen.update(as_changes(frozen[name], device))
+            aggregator.attach_base(name)
+            alike = member.group, tuple(member.ranks.items()), sha256
+            if alike not in proved and (sha256_tensors(changes_in(member)) if changes_in(member) else None) != sha256:
+                raise unsound(TENSORS, f"change/{member.group}", f"is not what client {name} holds")
+            proved.add(alike)
 
 
 def _shared(federation: Federation) -> Iterator[tuple[str, Tensor]]:

@@ -40,6 +40,11 @@ class Checkpoint:
     state: Mapping[str, Any]
     records: Seals = field(default_factory=dict)
 
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return f"checkpoint round-{self.round:06d}"
+
 
 def save_checkpoint(run: RunDirectory, checkpoint: Checkpoint, keep: int = 2) -> None:
     """Write a checkpoint, then remove all but the newest ``keep`` up to it.

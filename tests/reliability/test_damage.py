@@ -219,7 +219,10 @@ def test_a_checkpoint_of_another_run_is_refused(stopped, capsys, case):
     capsys.readouterr()
     assert main(["train", "--resume", str(stopped.path)]) == 3
     err = capsys.readouterr().err
-    assert err.startswith("error: the checkpoint is not of this experiment: ") and len(err.splitlines()) == 1
+    assert (
+        err.startswith("error: checkpoint round-000001 is not of this experiment: state.")
+        and len(err.splitlines()) == 1
+    )
     assert (stopped.path / "metrics.jsonl").read_bytes() == before
 
 

@@ -67,7 +67,7 @@ def final_state(evidence: Evidence) -> tuple[Federation, int]:
         raise Inapplicable("the run has no checkpoint, so its final model is not known")
     federation = build(evidence.federation.config)
     checkpoint, _ = load_newest(evidence.run)
-    restore(federation, checkpoint.tensors, checkpoint.state)
+    restore(federation, checkpoint.tensors, checkpoint.state, checkpoint.name)
     return federation, checkpoint.round
 
 
