@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,13 @@ from pydantic import ValidationError
 
 from atlas_cli.config import strict_yaml
 from atlas_cli.config.checks import cross_check
+from atlas_cli.config.data_paths import with_absolute_paths
 from atlas_cli.config.overrides import COMMAND_LINE, apply_overrides
 from atlas_cli.config.problems import Problem, from_validation
 from atlas_cli.config.schema import ExperimentConfig
 from atlas_cli.config.strict_yaml import KeyPath, dotted
 from atlas_cli.errors import ConfigError
+from atlas_cli.printable import printable
 
 OVERRIDE = "override"
 MAX_SHOWN = 20
@@ -63,7 +67,15 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> LoadedConfig
         raise _combined(from_validation(error, document.data), origins, path) from None
     if problems := cross_check(config):
         raise _combined(problems, origins, path)
+    config, notes = with_absolute_paths(config, path.parent, lambda key: _where(origins, path, key) == COMMAND_LINE)
+    for note in notes:
+        _say_once(f"note: {path}: {note}")
     return LoadedConfig(config, path, document.lines, origins)
+
+
+@cache
+def _say_once(text: str) -> None:
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""``data: {files: reviews/*.csv}``: local files, relative to the current directory; the suffix says how each is read.
+"""``data: {files: reviews/*.csv}``: local files; the suffix says how each is read.
 
     .csv, .tsv       a header line, then rows; fields quoted as in RFC 4180, or .tsv without any quoting
     .jsonl           one object a line

@@ -1,0 +1,73 @@
+"""Relative paths of data and adapters: what they mean depends on the config's folder first, and is made absolute.
+
+A path in a config file is looked for beside that file, then in the working directory; one given on the command line in
+the working directory alone. A path that exists nowhere stays as it is, for the error of whoever reads it.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from atlas_cli.config.schema import ExperimentConfig
+
+
+def with_absolute_paths(
+    config: ExperimentConfig, folder: Path, is_override: Callable[[str], bool]
+) -> tuple[ExperimentConfig, list[str]]:
+    """The config with absolute paths of its task groups' data and adapters, and notes where there was a choice.
+
+    Args:
+        folder: of the config file.
+        is_override: whether a dotted key was set on the command line.
+    """
+    notes: list[str] = []
+
+    def absolute(value: str, key: str) -> str:
+        places = [Path.cwd()] if is_override(key) else [folder.absolute(), Path.cwd()]
+        found, note = _found(value, places)
+        if note:
+            notes.append(f"{key}: {note}")
+        return found
+
+    def each(value: str | list[str], key: str) -> str | list[str]:
+        return absolute(value, key) if isinstance(value, str) else [absolute(item, key) for item in value]
+
+    groups = {}
+    for name, group in config.task_groups.items():
+        key = f"task_groups.{name}"
+        paths = {field: getattr(group.data, field, None) for field in ("files", "test_files")}
+        data = {field: each(value, f"{key}.data.{field}") for field, value in paths.items() if value is not None}
+        adapter = None if group.adapter is None else absolute(group.adapter, f"{key}.adapter")
+        groups[name] = group.model_copy(update={"data": group.data.model_copy(update=data), "adapter": adapter})
+    return config.model_copy(update={"task_groups": groups}), notes
+
+
+def _found(value: str, places: list[Path]) -> tuple[str, str | None]:
+    """A path in the first place that has it, and a note where another place has another one."""
+    try:
+        if os.path.isabs(os.path.expanduser(value)):
+            return value, None
+        having = [(place, names) for place in places if (names := set(_matches(value, place)))]
+    except (OSError, ValueError):  # a name that is too long, or holds a NUL
+        return value, None
+    if not having:
+        return value, None
+    (first, names), others = having[0], having[1:]
+    is_pattern = not (first / value).exists()
+    taken = os.path.normpath(os.path.join(glob.escape(str(first)) if is_pattern else first, value))
+    other = next((place for place, there in others if there != names), None)
+    if other is None:
+        return taken, None
+    note = f"{value} is in {first} and in {other}; the first is used, beside the config (or give a full path)"
+    return taken, note
+
+
+def _matches(value: str, place: Path) -> Iterator[str]:
+    """The real paths of what a path or pattern names in a folder."""
+    if value.strip() and (place / value).exists():
+        yield os.path.realpath(place / value)
+    elif glob.has_magic(value):
+        yield from (os.path.realpath(place / name) for name in glob.iglob(value, root_dir=place, recursive=True))

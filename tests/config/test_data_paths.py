@@ -1,0 +1,100 @@
+"""What a relative path of data means: the same from every folder, and said where two files could be meant."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from atlas_cli.config import load
+from atlas_cli.config.dump import dump_config
+from atlas_cli.config.load import load_config
+
+CONFIG = """name: t
+model: {{name: minilm}}
+task_groups: {{g: {{task: sequence-classification, data: {{files: {files}}}{more}}}}}
+clients: {{a: {{task_group: g}}}}
+"""
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    """Configs in tmp/project/configs, and the working directory tmp/project."""
+    load._say_once.cache_clear()
+    (tmp_path / "project" / "configs").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "project")
+    return tmp_path / "project"
+
+
+def write(*paths):
+    for path in map(Path, paths):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"text,label\n{path},x\n")
+
+
+def files(here, given, *overrides, more="", test=None):
+    (here / "configs" / "c.yaml").write_text(CONFIG.format(files=given, more=more))
+    return load_config(os.path.relpath(here / "configs" / "c.yaml"), overrides).config.task_groups["g"].data.files
+
+
+def test_beside_the_config_from_every_folder(here, monkeypatch, capsys):
+    write("configs/d.csv")
+    found = {str(files(here, "d.csv"))}
+    for folder in (here.parent, here / "configs"):
+        monkeypatch.chdir(folder)
+        found.add(str(files(here, "d.csv")))
+    assert found == {str(here / "configs" / "d.csv")}
+    assert capsys.readouterr() == ("", "")
+
+
+def test_in_the_working_directory_where_it_is_only_there(here, capsys):
+    write("configs/data/d.csv")
+    assert files(here, "configs/data/d.csv") == str(here / "configs" / "data" / "d.csv")
+    assert files(here, "'configs/data/*.csv'") == str(here / "configs" / "data" / "*.csv")
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("given", ["d.csv", "'d.*'"])
+def test_two_files_of_one_name_are_said_once(here, capsys, given):
+    write("d.csv", "configs/d.csv")
+    name = given.strip("'")
+    assert files(here, given) == files(here, given) == str(here / "configs" / name)
+    assert capsys.readouterr().err == (
+        f"note: configs/c.yaml: task_groups.g.data.files: {name} is in {here / 'configs'} and in {here}; the first"
+        " is used, beside the config (or give a full path)\n"
+    )
+
+
+def test_one_file_by_two_ways_is_no_choice(here, capsys):
+    write("d.csv")
+    os.symlink(here / "d.csv", here / "configs" / "d.csv")
+    assert files(here, "[d.csv, missing.csv, /nowhere.csv]") == [
+        str(here / "configs/d.csv"),
+        "missing.csv",
+        "/nowhere.csv",
+    ]
+    assert capsys.readouterr().err == ""
+
+
+def test_the_command_line_speaks_of_the_working_directory(here, capsys):
+    write("d.csv", "configs/d.csv")
+    assert files(here, "other.csv", "task_groups.g.data.files=d.csv") == str(here / "d.csv")
+    assert files(here, "other.csv", "task_groups.g.data={files: d.csv}") == str(here / "d.csv")
+    assert capsys.readouterr().err == ""
+
+
+def test_a_folder_with_brackets_is_no_pattern(here, monkeypatch):
+    write("a[1]/d.csv")
+    (here / "a[1]" / "c.yaml").write_text(CONFIG.format(files="'*.csv'", more=", adapter: start"))
+    (here / "a[1]" / "start").mkdir()
+    group = load_config("a[1]/c.yaml").config.task_groups["g"]
+    assert group.data.files == str(here / "a[[]1]" / "*.csv")
+    assert group.adapter == str(here / "a[1]" / "start")
+
+
+def test_the_resolved_config_means_the_same_elsewhere(here, monkeypatch):
+    write("configs/d.csv", "run/d.csv", "elsewhere/d.csv")
+    (here / "configs" / "c.yaml").write_text(CONFIG.format(files="d.csv", more=""))
+    first = load_config("configs/c.yaml").config
+    (here / "run" / "config.yaml").write_text(dump_config(first))
+    monkeypatch.chdir(here / "elsewhere")
+    assert load_config(here / "run" / "config.yaml").config == first
