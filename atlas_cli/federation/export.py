@@ -19,6 +19,7 @@ from atlas_cli.models.peft_format import peft_files
 from atlas_cli.models.resolve import PRETRAINED
 from atlas_cli.runs.checkpoint import folders, load_newest
 from atlas_cli.runs.directory import RunDirectory, writing
+from atlas_cli.runs.names import folder_names
 
 FOLDER, SCRATCH = "adapters", ".adapters.tmp"
 
@@ -28,17 +29,19 @@ def export_adapters(federation: Federation, run: RunDirectory) -> None:
 
     Each folder is complete: adapters below the cut, those that the server trained above it, and the head; so that stock
     PEFT gives the logits of the run. Where a method changed the base (``flora``, ``fedex``), the change is in the
-    adapter. A group whose clients share no adapter has no
-    folder, and one whose clients are in several clusters a folder for each part.
+    adapter. A group whose clients share no adapter has no folder, one whose clients are in several clusters a folder
+    for each part. NAME is as ``folder_names`` has it, mostly the name itself; origin.json has the name as it is.
     """
     shutil.rmtree(run.path / SCRATCH, ignore_errors=True)
-    for group in federation.group_names:
-        for part, model in federation.models_of_group(group).items():
-            _write(federation, run, f"{SCRATCH}/groups/{part}", group, model)
-    for client in federation.clients:
+    shared = {
+        part: (group, m) for group in federation.group_names for part, m in federation.models_of_group(group).items()
+    }
+    for part, folder in folder_names(shared).items():
+        _write(federation, run, f"{SCRATCH}/groups/{folder}", part, *shared[part])
+    for client, folder in folder_names(federation.clients).items():
         group = federation.group_of(client)
         with federation.at_hand([client]):
-            _write(federation, run, f"{SCRATCH}/clients/{client}", group, federation.model_of_client(client))
+            _write(federation, run, f"{SCRATCH}/clients/{folder}", client, group, federation.model_of_client(client))
     with writing(run.path / FOLDER):
         if (run.path / FOLDER).exists():
             shutil.rmtree(run.path / FOLDER)
@@ -66,7 +69,7 @@ def export_last_round(federation: Federation, run: RunDirectory) -> int | None:
     return checkpoint.round
 
 
-def _write(federation: Federation, run: RunDirectory, folder: str, group: str, model: TrainedModel) -> None:
+def _write(federation: Federation, run: RunDirectory, folder: str, owner: str, group: str, model: TrainedModel) -> None:
     lora = federation.config.lora
     files = peft_files(
         federation.base,
@@ -76,17 +79,18 @@ def _write(federation: Federation, run: RunDirectory, folder: str, group: str, m
         rslora=lora.rslora,
         causal_lm=federation.data[group].task.causal_only,
         head={name: p for name, p in model.head.named_parameters() if p.requires_grad},
-        origin=origin_of(federation, group),
+        origin=origin_of(federation, group, owner),
     )
     for name, content in files.items():
         run.write_bytes(f"{folder}/{name}", content)
 
 
-def origin_of(federation: Federation, group: str) -> Origin:
-    """What a group's adapters and heads belong to."""
+def origin_of(federation: Federation, group: str, owner: str) -> Origin:
+    """What adapters and head of a client, or of a group (or its part in a cluster), belong to."""
     config, base, task = federation.config, federation.base, federation.data[group].task
     drawn = base.init != PRETRAINED
     return Origin(
+        owner=owner,
         base=base.name,
         weights=base.init,
         seed=config.seed if drawn else None,

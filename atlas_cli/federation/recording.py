@@ -14,7 +14,7 @@ import hashlib
 import math
 import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from atlas_cli.config.units import parse_bytes
 from atlas_cli.errors import ResourceError
 from atlas_cli.federation.protocol import Direction, Message
 from atlas_cli.runs.directory import RunDirectory, writing
+from atlas_cli.runs.names import folder_names
 from atlas_cli.runs.seals import INDEX
 
 FOLDER = "messages"
@@ -40,6 +41,7 @@ class Recording:
     """Writes the messages of some rounds and clients; training goes on as if it were not there.
 
     Args:
+        clients: all of the run.
         done: rounds that the run has behind it; what was recorded of later ones is removed, as they are done again.
             None: it begins anew.
 
@@ -47,8 +49,9 @@ class Recording:
         ResourceError: what was recorded of rounds that are done is damaged.
     """
 
-    def __init__(self, config: RecordConfig, run: RunDirectory, done: int | None) -> None:
+    def __init__(self, config: RecordConfig, clients: Iterable[str], run: RunDirectory, done: int | None) -> None:
         self.config, self.run = config, run
+        self._folders = folder_names(clients)
         self.limit = int(parse_bytes(config.limit))
         root = run.path / FOLDER
         for folder in root.glob("round-*"):
@@ -99,7 +102,7 @@ class Recording:
             self.run.log(f"recording ended in round {number}: audit.record.limit, {self.config.limit}, is reached")
             return
         name = f"{counts[message.client]:05d}-{message.kind}-{message.direction}.safetensors"
-        path = self.run.path / FOLDER / f"round-{number:05d}" / message.client / name
+        path = self.run.path / FOLDER / f"round-{number:05d}" / self._folders[message.client] / name
         content = save({name: t.detach().cpu().contiguous() for name, t in message.tensors.items()})
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -121,7 +124,9 @@ class Recording:
 
 def recording_of(config: ExperimentConfig, run: RunDirectory, done: int | None) -> Recording | None:
     """The recording that a config asks for."""
-    return Recording(config.audit.record, run, done) if config.audit is not None else None
+    if config.audit is None:
+        return None
+    return Recording(config.audit.record, (client.name for client in config.expanded_clients()), run, done)
 
 
 @dataclass(frozen=True)

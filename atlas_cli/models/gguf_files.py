@@ -20,7 +20,7 @@ CONVERSION = 2  # raised where a file would be converted otherwise, or refused
 
 def folder_of(file: Path) -> Path:
     """Where a file's conversion is, once there is one."""
-    return cache_dir() / "converted" / f"{file.stem}-{known_sha256(file)[:16]}-v{CONVERSION}"
+    return cache_dir() / "converted" / f"{file.stem[:100]}-{known_sha256(file)[:16]}-v{CONVERSION}"
 
 
 def is_converted(file: Path) -> bool:

@@ -25,12 +25,14 @@ class Origin:
     """Where an adapter comes from.
 
     Attributes:
+        owner: the client or task group whose adapter it is.
         base: ``model.name``; ``weights``: how the base was initialised, in words; ``seed``: what its weights were drawn
             from, where they were; ``revision``: of the hub, where one was named.
         dtype: of the base; ``sha256``: of all its weights.
         task: task type; ``classes``: class names in the order of the head's outputs; ``pooling``: what its head reads.
     """
 
+    owner: str
     base: str
     weights: str
     seed: int | None

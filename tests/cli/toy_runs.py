@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from atlas_cli.cli import main
 from atlas_cli.config.load import load_config
 from atlas_cli.runs.directory import RunDirectory
+from atlas_cli.runs.names import folder_names
 from atlas_cli.runs.records import KINDS, SCHEMAS
 
 FILLER = ["the", "a", "film", "movie", "game", "phone", "price", "city", "river", "was", "is", "and", "very", "not"]
@@ -137,8 +138,8 @@ def check_files(run, config):
     assert manifest["privacy"]["epsilon"] == {m["task_group"]: m["epsilon"] for m in metrics[-len(groups) :]}
     memory = run.read_json("memory.json")
     assert (memory["server"] is None) == (config.mode != "split-federated")
-    for client in names_of_clients:
-        assert (run.path / "adapters" / "clients" / client / "adapter_model.safetensors").is_file()
+    for folder in folder_names(names_of_clients).values():
+        assert (run.path / "adapters" / "clients" / folder / "adapter_model.safetensors").is_file()
     html = (run.path / "report.html").read_text()
     assert "None" not in html
     assert "<svg" in html or "data:image" in html

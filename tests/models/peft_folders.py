@@ -70,6 +70,6 @@ def reloaded(folder, family, causal_lm=False):
 
 
 def origin_of(base, **changes):
-    known = {"base": base.name, "weights": base.init, "seed": None, "revision": None, "dtype": "float32"}
+    known = {"owner": "g", "base": base.name, "weights": base.init, "seed": None, "revision": None, "dtype": "float32"}
     task = {"task": "sequence-classification", "classes": ["a", "b", "c"], "pooling": "mean"}
     return Origin(**{**known, "sha256": base.sha256, **task, **changes})

@@ -297,7 +297,7 @@ def exported(tmp_path_factory, model_folder):
     paths = [f"encoder.layer.{i}.attention.self.query" for i in range(2)]
     adapters = AdapterSet({path: LoRAAdapter(32, 32, 4, 16.0, 0.0, False) for path in paths})
     head = {"out.weight": torch.randn(2, 32)}
-    origin = Origin("b", "pretrained", None, None, "float32", base.sha256, "question-answering", [], "mean")
+    origin = Origin("g", "b", "pretrained", None, None, "float32", base.sha256, "question-answering", [], "mean")
     given = {"alpha": 16.0, "dropout": 0.0, "rslora": False, "head": head, "origin": origin}
     files = peft_files(base, adapters, causal_lm=False, **given)
     folder = tmp_path_factory.mktemp("adapter")
