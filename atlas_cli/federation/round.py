@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from atlas_cli import discovery
+from atlas_cli.aggregation._base import PARTS, release, scales_of, truncated
 from atlas_cli.errors import ConfigError
 from atlas_cli.federation.aggregator import Aggregator
 from atlas_cli.federation.client import SplitClient
@@ -37,6 +40,9 @@ def federated_training_round(
 ) -> dict[str, object]:
     """One round: every client takes one step through the split, then each group's adapters are merged and delivered.
 
+    Rounds with one server are numbered on, and what they merged is remembered, as long as clients, groups and method
+    are the same.
+
     Args:
         clients: all with the server's model and split layer.
         server: with a task group for each key of ``task_groups``.
@@ -49,7 +55,9 @@ def federated_training_round(
         ``avg_loss`` (mean over clients), ``losses`` by client, ``group_losses``, ``bytes_up`` and ``bytes_down``.
 
     Raises:
-        ConfigError: a client without data or group, a group that the server does not have, or halves that do not fit.
+        ConfigError: a client without data or group, a group that the server does not have, halves that do not fit, a
+            method that needs clients to begin alike where they do not, or other clients, groups or another method after
+            rounds that changed the base.
     """
     if server.training.labels == "client":
         raise ConfigError("this round keeps labels on the server; for labels: client use build and train")
@@ -64,13 +72,14 @@ def federated_training_round(
                 "model_name, init and seed, and the client at least the server's split_layer"
             )
     ledger = Ledger()
-    aggregator = _aggregator(clients, server, groups, data, aggregation)
+    rounds = _rounds(clients, server, groups, aggregation)
+    aggregator, number = rounds.aggregator, rounds.next(data)
     losses: dict[str, float] = {}
-    server.begin_round({c.name: groups[c.name] for c in clients}, 1, {c.name: c.cut for c in clients})
+    server.begin_round({c.name: groups[c.name] for c in clients}, number, {c.name: c.cut for c in clients})
     server.begin_step(0, server.training.server_optimizer.lr)
     for client in clients:
         batch = data[client.name]
-        message = client.forward(batch, 1, 0, _labels(server, groups[client.name], batch, client.name))
+        message = client.forward(batch, number, 0, _labels(server, groups[client.name], batch, client.name))
         ledger.count(message, message.payload_bytes)
         reply, loss = server.answer(message)
         ledger.count(reply, reply.payload_bytes)
@@ -79,7 +88,7 @@ def federated_training_round(
     server.finish_step()
     server.finish_round()
     for group in dict.fromkeys(groups.values()):
-        aggregator.merge(group, [c.name for c in clients if groups[c.name] == group], ledger, 1)
+        aggregator.merge(group, [c.name for c in clients if groups[c.name] == group], ledger, number)
     for client in clients if aggregator.exchanges else ():
         client.forget_moments(aggregator.deliver(client.name, ledger))
     by_group = {g: [losses[c] for c in losses if groups[c] == g] for g in dict.fromkeys(groups.values())}
@@ -92,21 +101,64 @@ def federated_training_round(
     }
 
 
+@dataclass
+class _Rounds:
+    """What rounds with one server have come to: the aggregator, and how many there were of these clients."""
+
+    setting: tuple[str, dict[str, str], list[SplitClient]]
+    aggregator: Aggregator
+    number: int
+
+    def next(self, data: Mapping[str, Batch]) -> int:
+        """The number of the round that begins, in which a client counts for its examples of ``data``."""
+        for name, member in self.aggregator.members.items():
+            member.weight = float(len(next(iter(data[name].values()))))
+        self.number += 1
+        return self.number
+
+
+_OF_SERVERS: WeakKeyDictionary[SplitServer, _Rounds] = WeakKeyDictionary()
+
+
+def _rounds(clients: Sequence[SplitClient], server: SplitServer, groups: Mapping[str, str], method: str) -> _Rounds:
+    setting = method, {c.name: groups[c.name] for c in clients}, list(clients)
+    before = _OF_SERVERS.get(server)
+    if before is not None and before.setting == setting:
+        return before
+    if changed := [client.name for client in clients if client.adapters.frozen]:
+        raise ConfigError(
+            f"rounds before this one changed the frozen weights of client {changed[0]}, and go on only with the same "
+            "server, clients, task groups and aggregation; build clients and server anew for others"
+        )
+    number = before.number if before is not None else 0
+    found = _OF_SERVERS[server] = _Rounds(setting, _aggregator(clients, server, groups, method), number)
+    return found
+
+
 def _aggregator(
-    clients: Sequence[SplitClient],
-    server: SplitServer,
-    groups: Mapping[str, str],
-    data: Mapping[str, Batch],
-    method: str,
+    clients: Sequence[SplitClient], server: SplitServer, groups: Mapping[str, str], name: str
 ) -> Aggregator:
+    method = discovery.load("aggregation", name)
     merged = {g: _largest([c for c in clients if groups[c.name] == g]) for g in dict.fromkeys(groups.values())}
     members = {}
     for client in clients:
-        group, examples = groups[client.name], len(next(iter(data[client.name].values())))
+        group = groups[client.name]
         upper = [p for p in server.groups[group].adapters.adapters if layer_of(p, client.base.family) >= client.cut]
         served = frozenset(path for path in upper if path in merged[group].adapters)
-        members[client.name] = Member(group, float(examples), client.adapters, None, served)
-    return Aggregator(discovery.load("aggregation", method), members, merged, {}, clients[0].base.model, server.groups)
+        # it holds what its group begins with, so nothing has to be delivered before the first round
+        members[client.name] = Member(group, 1.0, client.adapters, None, served, version=0)
+    aggregator = Aggregator(method, members, merged, {}, clients[0].base.model, server.groups)
+    if method.SENT and (method.CHANGES_BASE or set(method.SENT) != set(PARTS)):
+        for own, member in members.items():
+            scales = scales_of(member.adapters)
+            start = release(truncated(aggregator.merged[member.group], member.ranks), scales)
+            if not all(torch.allclose(start[path], value) for path, value in member.adapters.state().items()):
+                raise ConfigError(
+                    f"client {own} does not begin with its group's adapter, as {name} needs; give all one seed"
+                )
+    for own in members if method.CHANGES_BASE else ():
+        aggregator.attach_base(own)
+    return aggregator
 
 
 def _largest(clients: Sequence[SplitClient]) -> AdapterSet:

@@ -168,22 +168,25 @@ def pooled_token(pooling: str, mask_BT: Tensor) -> Tensor | None:
     """The one token of each sequence that pooling reads, (B, T) bool; None where it reads all."""
     if pooling == "mean":
         return None
-    read_B = mask_BT.long().sum(1) - 1 if pooling == "last" else torch.zeros_like(mask_BT[:, 0])
-    return F.one_hot(read_B.long(), mask_BT.shape[1]).bool()
+    return F.one_hot(_end(pooling, mask_BT), mask_BT.shape[1]).bool()
+
+
+def _end(pooling: str, mask_BT: Tensor) -> Tensor:
+    """The place of the "first" or "last" real token of each sequence, (B,), on whichever side it is padded."""
+    real_BT = mask_BT.long()
+    return real_BT.argmax(1) if pooling == "first" else mask_BT.shape[1] - 1 - real_BT.flip(1).argmax(1)
 
 
 class SequencePooling(nn.Module):
-    """(B, T, D) and mask (B, T) to (B, D): mean over real tokens, the first token, or the last real token."""
+    """(B, T, D) and mask (B, T) to (B, D): mean over real tokens, the first or the last of them."""
 
     def __init__(self, pooling: str) -> None:
         super().__init__()
         self.pooling = pooling
 
     def forward(self, hidden_BTD: Tensor, mask_BT: Tensor) -> Tensor:
-        if self.pooling == "first":
-            return hidden_BTD[:, 0]
-        if self.pooling == "last":
-            last_B = mask_BT.long().sum(1) - 1
-            return hidden_BTD[torch.arange(len(hidden_BTD), device=hidden_BTD.device), last_B]
+        if self.pooling != "mean":
+            read_B = _end(self.pooling, mask_BT.to(hidden_BTD.device))
+            return hidden_BTD[torch.arange(len(hidden_BTD), device=hidden_BTD.device), read_B]
         weights_BT1 = mask_BT.to(hidden_BTD.dtype).unsqueeze(-1)
         return (hidden_BTD * weights_BT1).sum(1) / weights_BT1.sum(1)
