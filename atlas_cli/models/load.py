@@ -20,9 +20,10 @@ from atlas_cli.models.finite import not_finite
 from atlas_cli.models.gelu import fuse_gelu
 from atlas_cli.models.options import refuse_options
 from atlas_cli.models.resolve import locate, model_config
+from atlas_cli.models.rotary import settle
 from atlas_cli.models.source import Source, reason
 from atlas_cli.models.split import client_half, client_part, server_half
-from atlas_cli.models.tokenizer_file import as_the_file_has_it
+from atlas_cli.models.tokenizer_file import as_the_file_has_it, require_vocabulary_files
 from atlas_cli.models.weight_files import left_out, weight_names
 from atlas_cli.runs.hashing import sha256_tensors
 from atlas_cli.seeding import forked
@@ -133,7 +134,7 @@ def load_base(model: ModelConfig, *, seed: int = 0, device: str | torch.device =
         with forked(seed, "model"):
             whole = from_config(auto, config, dtype)
     else:
-        whole, unread = _from_source(auto, source, family, dtype)
+        whole, unread = _from_source(auto, config, source, family, dtype)
     fused = fuse_gelu(whole) if model.fused_gelu else 0
     return as_base(whole.to(device), family, model.name, init, fused, unread)
 
@@ -164,6 +165,7 @@ def from_config(auto: Any, config: PreTrainedConfig, dtype: torch.dtype) -> nn.M
     """
     try:
         model: nn.Module = auto.from_config(config, dtype=dtype)
+        settle(model)
     except Exception as error:  # layers answer values that do not fit with exceptions of many kinds
         raise ConfigError(f"the model cannot be built: {reason(error)}", key="model.config") from None
     return model
@@ -213,11 +215,11 @@ def load_tokenizer(model: ModelConfig) -> Any:
     name = model.tokenizer or model.name
     key = "model.tokenizer" if model.tokenizer else "model.name"
     source = locate(name, model.revision if name == model.name else None, key=key)
-    folder = source.folder()
-    if not source.gguf_file:
-        refuse_options(source.json("tokenizer_config.json"), f"{source.path}/tokenizer_config.json: ", key)
+    source = source.converted()
+    refuse_options(source.json("tokenizer_config.json"), f"{source.path}/tokenizer_config.json: ", key)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **source.options)
+        tokenizer = AutoTokenizer.from_pretrained(source.path, trust_remote_code=False, **source.options)
+        require_vocabulary_files(tokenizer, source)
         tokenizer = as_the_file_has_it(tokenizer, source)
     except Exception as error:  # tokenizers raise exceptions of many kinds
         raise ResourceError(
@@ -228,13 +230,16 @@ def load_tokenizer(model: ModelConfig) -> Any:
     return tokenizer
 
 
-def _from_source(auto: Any, source: Source, family: Family, dtype: torch.dtype) -> tuple[nn.Module, tuple[str, ...]]:
+def _from_source(
+    auto: Any, config: PreTrainedConfig, source: Source, family: Family, dtype: torch.dtype
+) -> tuple[nn.Module, tuple[str, ...]]:
     """The model with the weights of its files, and the names of those that it has no place for and does not need."""
-    folder = source.folder()
+    source = source.converted()
     try:
-        files = _weight_names(Source(folder, "folder", None, {}) if source.gguf_file else source)
+        files = _weight_names(source)
         whole, found = auto.from_pretrained(
-            folder,
+            source.path,
+            config=config,
             dtype=dtype,
             trust_remote_code=False,
             use_safetensors=True,
@@ -256,6 +261,7 @@ def _from_source(auto: Any, source: Source, family: Family, dtype: torch.dtype) 
             f"weights do not fit the architecture: {name} is {tuple(held)}, and config.json asks for {tuple(wanted)}",
             key="model.name",
         )
+    settle(whole)
     # transformers fills what is missing with random numbers and goes on
     missing = sorted(name for name in found["missing_keys"] if not name.startswith(family.unused))
     inner = f"{whole.base_model_prefix}."

@@ -117,6 +117,8 @@ def _impossible(config: PreTrainedConfig) -> Iterator[tuple[str, object, str]]:
     for kind in getattr(config, "layer_types", None) or ():
         if kind not in _ATTENTION:
             yield "layer_types", kind, f"is not one of {', '.join(_ATTENTION)}"
+        if kind == "sliding_attention" and getattr(config, "sliding_window", None) is None:
+            yield "layer_types", kind, "needs a sliding_window (and use_sliding_window: true, where the model has that)"
     yield from _impossible_rotary(getattr(config, "rope_parameters", None) or {})
 
 

@@ -1,22 +1,31 @@
 """Rotary tables that depend on the length of a batch: a text's numbers then depend on what it is computed with.
 
 ``longrope`` takes other frequencies for the whole batch once its longest text, padding included, is longer than what
-the model was first trained with, and ``dynamic`` recomputes them. A client's batch is computed as Hugging Face does,
-and with no text of anybody else.
+the model was first trained with. A client's batch is computed as Hugging Face does, and with no text of anybody else.
+``dynamic`` has other frequencies above the model's number of positions only, which no text of a run exceeds.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from torch import nn
+
+
+def settle(model: nn.Module) -> None:
+    """Let ``dynamic`` frequencies stay as they begin, without a look at the positions of every batch.
+
+    They would change beyond the model's positions alone, and a tensor without data has no positions to look at.
+    """
+    for module in model.modules():
+        if "dynamic" in str(getattr(module, "rope_type", "")):
+            module.rope_type = "default"  # type: ignore[assignment]
+
 
 def turns_at(config: Any) -> int | None:
     """The number of tokens above which all frequencies of a batch are others; None: they never are."""
     rotary = getattr(config, "rope_parameters", None) or {}
-    kind = str(rotary.get("rope_type", "default"))
-    if kind == "longrope":
-        return int(rotary["original_max_position_embeddings"])
-    return int(config.max_position_embeddings) if "dynamic" in kind else None
+    return int(rotary["original_max_position_embeddings"]) if rotary.get("rope_type") == "longrope" else None
 
 
 def depends_on_length(config: Any, max_length: int) -> bool:

@@ -41,6 +41,14 @@ class Source:
         """
         return str(gguf_files.converted(Path(self.path) / self.gguf_file)) if self.gguf_file else self.path
 
+    def converted(self) -> Source:
+        """Itself, or the folder that a GGUF file was converted to.
+
+        Raises:
+            ResourceError: it cannot be converted.
+        """
+        return Source(self.folder(), "folder", None, {}) if self.gguf_file else self
+
     def file(self, name: str) -> Path | None:
         """A file of the model, fetched from the hub where it is there; None: it has none of that name."""
         if self.kind != "hub":

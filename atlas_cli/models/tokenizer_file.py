@@ -19,6 +19,17 @@ _LONGEST = 60  # characters of a text that is shown
 _LABELS = ("label", "labels", "tags")  # fields of a row that are not tokenized
 
 
+def require_vocabulary_files(tokenizer: Any, source: Source) -> None:
+    """A class that finds no files makes a vocabulary of special tokens alone, by which every word is unknown.
+
+    Raises:
+        FileNotFoundError: neither tokenizer.json is there nor the files of its class.
+    """
+    names = [name for key, name in type(tokenizer).vocab_files_names.items() if key != "tokenizer_file"]
+    if source.file("tokenizer.json") is None and not (names and all(source.file(name) for name in names)):
+        raise FileNotFoundError(f"there is no tokenizer.json and no {' with '.join(names)}")
+
+
 def as_the_file_has_it(tokenizer: Any, source: Source) -> Any:
     """The tokenizer itself where its rules are those of tokenizer.json, else one that takes them from there.
 
@@ -33,7 +44,7 @@ def as_the_file_has_it(tokenizer: Any, source: Source) -> Any:
     held = stored.get_vocab()
     special = {name: token for name, token in tokenizer.special_tokens_map.items() if token in held}
     taken = PreTrainedTokenizerFast.from_pretrained(
-        source.folder(), **{**special, "model_input_names": tokenizer.model_input_names}, **source.options
+        source.path, **{**special, "model_input_names": tokenizer.model_input_names}, **source.options
     )
     taken.overruled = tokenizer
     return taken

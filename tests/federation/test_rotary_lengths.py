@@ -4,8 +4,10 @@ import pytest
 import torch
 from rounds import run_round
 from tiny_models import _LLAMA, CONFIGS, word_tokenizer
+from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM, LlamaConfig
 
+from atlas_cli.config.schema import ModelConfig
 from atlas_cli.engines import passes
 from atlas_cli.engines.batches import batch_of
 from atlas_cli.errors import ConfigError
@@ -13,6 +15,7 @@ from atlas_cli.federation.evaluation import TrainedModel
 from atlas_cli.federation.prefixes import without_prefix
 from atlas_cli.federation.protocol import Ledger
 from atlas_cli.federation.trainables import build_head
+from atlas_cli.models.load import load_base
 from atlas_cli.models.lora import AdapterSet
 from atlas_cli.models.rotary import depends_on_length, turns_at
 
@@ -74,8 +77,8 @@ ONE_STEP = {"local_steps": 1, "batch_size": 2}
 
 def test_the_length_from_which_on_frequencies_are_others():
     assert turns_at(LlamaConfig(**_LLAMA, rope_parameters=LONGROPE)) == TURN
-    assert turns_at(LlamaConfig(**_LLAMA, rope_parameters=DYNAMIC)) == 64
-    assert [turns_at(CONFIGS[family]()) for family in ("llama", "gpt2", "bert")] == [None] * 3
+    dynamic = LlamaConfig(**_LLAMA, rope_parameters=DYNAMIC)
+    assert [turns_at(config) for config in (dynamic, *(CONFIGS[f]() for f in ("llama", "gpt2", "bert")))] == [None] * 4
     config = LlamaConfig(**_LLAMA, rope_parameters=LONGROPE)
     assert not depends_on_length(config, TURN) and depends_on_length(config, TURN + 1)
 
@@ -121,3 +124,15 @@ def test_what_protects_a_text_by_itself_is_refused(privacy, key, made):
     with pytest.raises(ConfigError, match=f"max_length: with texts of more than {TURN} tokens .*privacy.{key}"):
         made(privacy=privacy)
     made(privacy=privacy, training={"max_length": TURN})
+
+
+def test_dynamic_frequencies_do_not_change_within_the_models_positions(tmp_path):
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(LlamaConfig(**_LLAMA, rope_parameters=DYNAMIC)).eval()
+    model.save_pretrained(tmp_path)
+    base = load_base(ModelConfig.model_validate({"name": str(tmp_path)})).model
+    for tokens in (64, 3):  # the longest that a run may have, then a short one
+        ids = torch.arange(tokens)[None] % 50
+        assert torch.equal(base(ids).last_hidden_state, model.model(ids).last_hidden_state)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        assert base(torch.ones(1, 5, dtype=torch.int64)).last_hidden_state.shape == (1, 5, 32)

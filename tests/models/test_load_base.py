@@ -288,8 +288,9 @@ def test_a_tokenizer_from_elsewhere(model_folder, offline):
     assert tokenizer("the")["input_ids"] == [2, 5, 3]
 
 
-def test_no_tokenizer(damaged, offline):
-    folder = damaged()
+@pytest.mark.parametrize("family", ["bert", "llama", "gpt2", "qwen2", "roberta"])
+def test_no_tokenizer(family, damaged, offline):
+    folder = damaged(family=family)
     for file in folder.glob("tokenizer*"):
         file.unlink()
     for keys, key in (({}, "model.name"), ({"tokenizer": str(folder)}, "model.tokenizer")):

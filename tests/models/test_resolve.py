@@ -183,6 +183,7 @@ def test_a_config_that_cannot_be_read(config, reason, init, tmp_path):
         ("llama", {"pad_token_id": 1000}, "pad_token_id: 1000 has no row in an embedding of 53 (vocab_size)"),
         ("llama", {"vocab_size": 10**30}, "vocab_size: 1000000000000000000000000000000 is not a whole number"),
         ("mistral", {"sliding_window": 0}, "sliding_window: 0 is not a whole number"),
+        ("qwen2", {"use_sliding_window": False}, "layer_types: 'sliding_attention' needs a sliding_window"),
         ("gpt2", {"n_layer": -1}, "n_layer: -1 is not a whole number"),
         ("gpt2", {"add_cross_attention": True}, "add_cross_attention: True needs an encoder"),
         ("gpt2", {"activation_function": "gelu_neu"}, "activation_function: 'gelu_neu' is no activation function"),
@@ -210,12 +211,11 @@ def test_options_of_how_outputs_are_handed_over_decide_nothing(model_folder, tmp
     assert (config.return_dict, config.output_attentions, config.output_hidden_states) == (True, False, False)
 
 
-@pytest.mark.parametrize("with_config", [False, True])
-def test_the_folder_of_an_adapter_is_no_model(with_config, tmp_path):
+@pytest.mark.parametrize("more", [None, "tokenizer_config.json", "config.json"])
+def test_the_folder_of_an_adapter_is_no_model(more, tmp_path):
     (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "some/base"}))
-    (tmp_path / "tokenizer_config.json").write_text("{}")
-    if with_config:
-        folder_with(tmp_path, {"model_type": "gpt2"})
+    if more:
+        (tmp_path / more).write_text(json.dumps({"model_type": "gpt2"}))
     with pytest.raises(ConfigError, match=r"holds a PEFT adapter of 'some/base' .*task_groups\.NAME\.adapter"):
         config_of(str(tmp_path))
 
