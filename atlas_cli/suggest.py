@@ -5,9 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+LONGEST = 100  # of a word that is compared: the comparison is quadratic
+MOST = 2000  # words that it is compared with, those of the nearest lengths
+LISTED = 20
+
 
 def did_you_mean(word: str, valid: Iterable[str]) -> str:
-    """``; did you mean rank?`` when something is near, else the list of what is valid."""
+    """``; did you mean rank?`` when something is near, else what is valid; of many, the first and how many."""
     options = sorted(valid)
-    near = get_close_matches(word, options, n=1, cutoff=0.6)
-    return f"; did you mean {near[0]}?" if near else f"; expected one of: {', '.join(options)}"
+    compared = sorted(options, key=lambda option: abs(len(option) - len(word)))[:MOST] if len(word) <= LONGEST else []
+    near = get_close_matches(word, compared, n=1, cutoff=0.6)
+    if near:
+        return f"; did you mean {near[0]}?"
+    more = f", ... ({len(options):,} in all)" if len(options) > LISTED else ""
+    return f"; expected one of: {', '.join(options[:LISTED])}{more}"

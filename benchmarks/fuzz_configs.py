@@ -2,11 +2,13 @@
 
     python benchmarks/fuzz_configs.py                  1,000 configs, about 2 minutes on 2 cores
     python benchmarks/fuzz_configs.py --count 10000
+    python benchmarks/fuzz_configs.py --count 300 --train    what is valid is trained too, a round of one step
 
 Each case is a shipped config, on a tiny model and small files, after a few changes of its tree or of its text, or is
 made up altogether. It goes through ``load_config`` and ``atlas validate``. Wrong is: a traceback or an unexpected
 exception, more than 30 seconds, an exit code that is neither 0, 2, 3 nor 5, a line that names neither the file and a
-line nor a key, and anything written. Prints a table, and the cases that are wrong.
+line nor a key, and anything written; and with ``--train`` a config that is valid and then refused. Prints a table, and
+the cases that are wrong.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import io
 import os
 import random
 import re
+import shutil
 import signal
 import sys
 import tempfile
@@ -46,6 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--train", action="store_true")
     asked = parser.parse_args()
     sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "cli")]
     from tiny_models import tiny_model, word_tokenizer
@@ -63,6 +67,8 @@ def main() -> None:
             began = time.monotonic()
             content = case(random.Random(f"{asked.seed}-{i}"), bases)
             outcome, problem = check(content, folder)
+            if asked.train and outcome == "exit 0" and not problem:
+                outcome, problem = train(folder)
             slowest = max(slowest, (time.monotonic() - began, i))
             outcomes[outcome] += 1
             if problem:
@@ -146,6 +152,25 @@ def check(content: bytes, folder: Path) -> tuple[str, str]:
         if not _names_its_place(line, path):
             return outcome, f"names no place: {line}"
     return outcome, "" if not code or lines else "no message"
+
+
+def train(folder: Path) -> tuple[str, str]:
+    """What came of training the config that was checked last: to refuse it is wrong, to fail at its numbers is not."""
+    out, err = io.StringIO(), io.StringIO()
+    here = Path.cwd()
+    short = ["training.rounds=1", "training.local_steps=1", f"output.dir={folder / 'runs'}"]
+    try:
+        os.chdir(folder)
+        with _quick(), _offline(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = atlas(["train", str(folder / "fuzzed.yaml"), *short])
+    except TimeoutError:
+        return "trained, hangs", f"more than {SECONDS} s"
+    except Exception as error:
+        return "trained, raised", f"{type(error).__name__}: {error}"
+    finally:
+        os.chdir(here)
+        shutil.rmtree(folder / "runs", ignore_errors=True)
+    return f"trained, exit {code}", "" if code in (0, 4) else f"valid, and then: {err.getvalue()[-1000:]}"
 
 
 def _names_its_place(line: str, path: Path) -> bool:

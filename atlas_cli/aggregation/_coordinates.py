@@ -63,13 +63,22 @@ def _moved(before: Factors, held: Sequence[Factors], centre: Callable[[Tensor], 
     return total
 
 
-def _rows(total: Tensor, n_clients: int, memory: int | None) -> int:
-    d_out, d_in = total.shape
+def require_room(d_in: int, d_out: int, memory: int | None) -> None:
+    """A layer of this size can be merged in so many bytes; None: in any number.
+
+    Raises:
+        ConfigError: the dense sum and its SVD take more.
+    """
     needed = DENSE_COPIES * 8 * d_out * d_in
     if memory is not None and memory < needed:
         raise ConfigError(
             f"{memory} bytes are too few to merge a layer of {d_out} x {d_in} by coordinates; allow at least {needed}",
             key="aggregation.server_memory",
         )
+
+
+def _rows(total: Tensor, n_clients: int, memory: int | None) -> int:
+    d_out, d_in = total.shape
+    require_room(d_in, d_out, memory)
     chunk = CHUNK_BYTES if memory is None else memory - 2 * 8 * d_out * d_in
     return min(d_out, max(1, chunk // (CHUNK_COPIES * 8 * n_clients * d_in)))

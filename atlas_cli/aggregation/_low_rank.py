@@ -134,6 +134,20 @@ def inner(first: Factors, second: Factors) -> float:
 STACK_COPIES, DENSE_COPIES = 8, 9
 
 
+def require_room(d_in: int, d_out: int, memory: int | None) -> None:
+    """A layer of this size can be merged in so many bytes; None: in any number.
+
+    Raises:
+        ConfigError: a stack of rank 2 takes more.
+    """
+    least = 2 * STACK_COPIES * 8 * (d_in + d_out)
+    if memory is not None and memory < least:
+        raise ConfigError(
+            f"{memory} bytes are too few to merge a layer of {d_out} x {d_in}; allow at least {least}",
+            key="aggregation.server_memory",
+        )
+
+
 class LowRankSum:
     """A weighted sum of products that is built up one by one, under a memory cap.
 
@@ -160,13 +174,8 @@ class LowRankSum:
         self._dense: Tensor | None = None
         self._dense_fits = memory is None or DENSE_COPIES * 8 * d_in * d_out <= memory
         self._parts: list[tuple[float, Factors]] = []
-        row = STACK_COPIES * 8 * (d_in + d_out)
-        self._room = None if memory is None else memory // row
-        if self._room is not None and self._room < 2:
-            raise ConfigError(
-                f"{memory} bytes are too few to merge a layer of {d_out} x {d_in}; allow at least {2 * row}",
-                key="aggregation.server_memory",
-            )
+        require_room(d_in, d_out, memory)
+        self._room = None if memory is None else memory // (STACK_COPIES * 8 * (d_in + d_out))
 
     @property
     def rank(self) -> int:

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from atlas_cli.aggregation._base import Adapters, Context, Factors, Merge, Update, truncated
 from atlas_cli.aggregation._error import not_sent, shares
 from atlas_cli.aggregation._low_rank import redistribute, weighted_sum
+from atlas_cli.aggregation._low_rank import require_room as require_room
 from atlas_cli.config.section import Section
 
 SENT = DELIVERED = TRAINED = ("A", "B")

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from atlas_cli.aggregation._base import Adapters, Context, Factors, Merge, Update, truncated
 from atlas_cli.aggregation._coordinates import merge_by_coordinate, trimmed_mean
+from atlas_cli.aggregation._coordinates import require_room as require_room
 from atlas_cli.config.section import Section
 
 SENT = DELIVERED = TRAINED = ("A", "B")

@@ -10,7 +10,9 @@ from atlas_cli.cli._arguments import ConfigFile, Overrides
 
 if TYPE_CHECKING:
     from atlas_cli.data.prepare import PreparedGroup
-    from atlas_cli.planning.plan import Plan
+    from atlas_cli.planning.plan import ClientPlan, Plan
+
+ROWS = 100  # of the table: of more clients, those alike are a row
 
 
 def command(
@@ -24,8 +26,12 @@ def command(
     """
     from atlas_cli.config.load import load_config, locating
     from atlas_cli.data.prepare import class_counts, prepare
+    from atlas_cli.federation.build import computing_device
+    from atlas_cli.federation.fitting import fitted
+    from atlas_cli.federation.warm_start import check_adapters
     from atlas_cli.models.load import load_tokenizer, require_vocabulary, require_weights
     from atlas_cli.planning.plan import make_plan
+    from atlas_cli.privacy.accounting import require_accounting
     from atlas_cli.reports.terminal import Terminal
     from atlas_cli.tasks._base import count_examples
 
@@ -34,6 +40,12 @@ def command(
     with locating(loaded):
         plan = make_plan(loaded.config)
         require_weights(loaded.config.model)
+        computing_device(loaded.config)
+        for noise in loaded.config.privacy.noises():
+            require_accounting(f"privacy.{noise}")
+        if data or loaded.config.training.labels == "server":  # a head on a client is as large as the data has classes
+            fitted(loaded.config, "uniform")
+        check_adapters(plan)
         examples: dict[str, int] = {}
         prepared: dict[str, PreparedGroup] = {}
         if data:
@@ -70,21 +82,33 @@ def _table(plan: Plan, examples: dict[str, int]) -> Any:
     from atlas_cli.planning.saved_bytes import ELEMENT
     from atlas_cli.reports.tables import plan_table
 
+    alike: dict[Any, list[ClientPlan]] = {}
+    for client in plan.clients:
+        auto = plan.config.clients[client.key.removeprefix("clients.")].rank == "auto"
+        kind = client.task_group, client.cut, auto, client.dtype, tuple(client.ranks.items())
+        alike.setdefault(client.name if len(plan.clients) <= ROWS else kind, []).append(client)
     rows = []
     training = plan.config.training
     elements = training.batch_size * training.max_length * plan.hidden_size
-    for client in plan.clients:
+    for client, *others in alike.values():
         auto = plan.config.clients[client.key.removeprefix("clients.")].rank == "auto"
         ranks = sorted(set(client.ranks.values()))
         rows.append(
             (
-                client.name,
+                client.name if not others else f"{client.name} and {len(others):,} alike",
                 client.task_group,
                 client.cut,
                 "auto" if auto else str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}",
                 plan.adapter_parameters(client.ranks),
                 elements * ELEMENT[client.dtype],
-                examples.get(client.name),
+                _range([examples[c.name] for c in (client, *others) if c.name in examples]),
             )
         )
     return plan_table(rows)
+
+
+def _range(counts: list[int]) -> str | None:
+    if not counts:
+        return None
+    least, most = min(counts), max(counts)
+    return f"{least:,}" if least == most else f"{least:,} to {most:,}"

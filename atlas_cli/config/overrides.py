@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from atlas_cli.config import strict_yaml
-from atlas_cli.config.strict_yaml import KeyPath, dotted
+from atlas_cli.config.strict_yaml import MAX_DEPTH, KeyPath, dotted
 from atlas_cli.errors import ConfigError
 from atlas_cli.suggest import did_you_mean
 
@@ -54,6 +54,8 @@ def _assign(data: dict[Any, Any], parts: list[str], value: Any) -> KeyPath:
             hint = did_you_mean(str(key), map(str, target)) if target else ""
             raise ConfigError(f"is not in the config{hint} (to add one: {where})", key=name, where=COMMAND_LINE)
         path = (*path, key)
+        if len(path) > MAX_DEPTH:
+            raise ConfigError(f"nested more than {MAX_DEPTH} deep", key=dotted(path[:3]), where=COMMAND_LINE)
         if last:
             target[key] = value
             return path
@@ -73,7 +75,8 @@ def _longest(target: dict[Any, Any] | list[Any], parts: list[str]) -> tuple[str 
     """The existing key that the most parts spell, and how many they are; a new key is one part."""
     if isinstance(target, dict):
         keys = {str(key): key for key in target}
-        for used in range(len(parts), 0, -1):
+        longest = max((key.count(".") + 1 for key in keys), default=1)
+        for used in range(min(len(parts), longest), 0, -1):
             if (name := ".".join(parts[:used])) in keys:
                 return keys[name], used
     return int(parts[0]) if parts[0].isdecimal() and len(parts[0]) < 10 else parts[0], 1

@@ -12,6 +12,8 @@ from atlas_cli.config.schema import ExperimentConfig
 from atlas_cli.config.strict_yaml import KeyPath, dotted
 from atlas_cli.suggest import did_you_mean
 
+HINTED = 1000  # with more problems than that, what was meant is not looked for
+
 
 class Problem(NamedTuple):
     """One thing wrong with one key; ``whole`` messages name the key themselves."""
@@ -26,12 +28,14 @@ def from_validation(error: ValidationError, data: dict[Any, Any]) -> list[Proble
     only misspelt is not missing as well."""
     found: dict[KeyPath, Problem] = {}
     details = error.errors(include_url=False)
-    misspelt = {_meant(d["loc"]) for d in details if d["type"] == "extra_forbidden"}
+    hints = len(details) <= HINTED
+    misspelt = {_meant(d["loc"]) for d in details if d["type"] == "extra_forbidden"} if hints else set()
     for detail in details:
         place = _locate(detail["loc"], detail["type"], data)
         if place is None or (detail["type"] == "missing" and place.path in misspelt):
             continue
-        found.setdefault(place.path, _problem(place, detail))
+        if place.path not in found:
+            found[place.path] = _problem(place, detail, hints)
     return list(found.values())
 
 
@@ -120,12 +124,13 @@ def _locate(loc: tuple[str | int, ...], kind: str, data: Any) -> _Place | None:
     return _Place(path, annotation, value)
 
 
-def _problem(place: _Place, detail: Any) -> Problem:
+def _problem(place: _Place, detail: Any, hints: bool) -> Problem:
     kind, context = detail["type"], detail.get("ctx", {})
     path, value = place.path, place.value
     if kind in ("extra_forbidden", "invalid_key"):
+        meant = _suggest(path) if hints else ""
         return Problem(
-            path, f"{dotted(path)} is not a known key{_suggest(path)} (atlas config schema lists all keys)", whole=True
+            path, f"{dotted(path)} is not a known key{meant} (atlas config schema lists all keys)", whole=True
         )
     if place.is_key and kind == "int_type":
         return Problem(path, f"keys here are whole numbers, got {given(value)}")

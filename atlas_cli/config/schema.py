@@ -165,7 +165,7 @@ class ExperimentConfig(Section):
     mode: Literal["split-federated", "centralized", "local-only", "federated"] = "split-federated"
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     threads: int | None = Field(
-        None, ge=1, description="CPU threads of torch; default: torch's own choice, recorded in the manifest"
+        None, ge=1, le=1024, description="CPU threads of torch; default: torch's own choice, recorded in the manifest"
     )
     model: ModelConfig
     lora: LoraConfig = LoraConfig()

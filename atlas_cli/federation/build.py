@@ -43,9 +43,7 @@ def build(config: ExperimentConfig, plan: Plan | None = None) -> Federation:
     """
     plan = plan or make_plan(config)
     config = plan.config
-    device = pick_device(config.device)
-    if config.engine.compile:
-        require_compiler(device)
+    device = computing_device(config)
     if (threads := _threads(config)) is not None:
         torch.set_num_threads(threads)
     tokenizer = load_tokenizer(config.model)
@@ -190,6 +188,18 @@ def client_bases(plan: Plan, base: FrozenBase, split: bool, output: bool) -> dic
     return {
         dtype: stored_as(base, getattr(torch, dtype), cut if split else None, output) for dtype, cut in deepest.items()
     }
+
+
+def computing_device(config: ExperimentConfig) -> torch.device:
+    """Where a run computes, once this machine is known to have what the config asks of it.
+
+    Raises:
+        ConfigError: no such device, or no compiler for it.
+    """
+    device = pick_device(config.device)
+    if config.engine.compile:
+        require_compiler(device)
+    return device
 
 
 def pick_device(name: str) -> torch.device:

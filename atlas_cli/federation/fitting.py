@@ -27,15 +27,18 @@ def slow_bfloat16(federation: Federation) -> str | None:
     )
 
 
-def fitted(config: ExperimentConfig) -> ExperimentConfig:
+def fitted(config: ExperimentConfig, method: str | None = None) -> ExperimentConfig:
     """The config with a number for every ``rank: auto``, once every client is known to fit its device.
+
+    Args:
+        method: as ``plan_ranks`` has it; "uniform" loads no weights.
 
     Raises:
         ConfigError: a client's predicted peak is above its device's memory; says by how much.
     """
     if all(spec.device is None and spec.rank != "auto" for spec in config.expanded_clients()):
         return config
-    planned = plan_ranks(config)
+    planned = plan_ranks(config, method)
     specs = {spec.name: spec for spec in config.expanded_clients()}
     for client in planned.clients:
         memory = client.device.memory if client.device else None

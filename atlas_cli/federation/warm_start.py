@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from atlas_cli.errors import ConfigError
 from atlas_cli.federation.warm_head import load_head, require_same_task
+from atlas_cli.models.load import FrozenBase
 from atlas_cli.models.lora import LoRAAdapter
 from atlas_cli.models.origin import ORIGIN, read_origin, require_same_base
 from atlas_cli.models.peft_format import TENSORS
 from atlas_cli.models.peft_reading import Factors, read_head, read_peft
+from atlas_cli.planning.plan import Plan, meta_base
 from atlas_cli.runs.hashing import sha256_file
 
 if TYPE_CHECKING:
@@ -81,6 +83,19 @@ def start_from(federation: Federation, group: str, folder: str) -> WarmStart:
             load_head(head, saved, origin, task, folder, key)
     base = "unknown" if origin is None else "the same by hash"
     return WarmStart(folder, sha256_file(path / TENSORS), base, "by class name" if saved else "new")
+
+
+def check_adapters(plan: Plan) -> None:
+    """The adapters that task groups start from can be read and have room; weights are not compared.
+
+    Raises:
+        ConfigError, ResourceError: as ``start_from``.
+    """
+    base = FrozenBase(meta_base(plan.hf_config, plan.family), None, plan.family, plan.config.model.name, plan.init, "")
+    for name, group in plan.config.task_groups.items():
+        if group.adapter is not None:
+            room = {**plan.server_ranks(name), **plan.group_ranks(name)}
+            require_room(group.adapter, read_peft(group.adapter, base), room, f"task_groups.{name}.adapter")
 
 
 def require_room(folder: str, found: Mapping[str, Factors], ranks: Mapping[str, int], key: str) -> None:

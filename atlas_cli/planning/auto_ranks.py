@@ -88,7 +88,8 @@ def plan_ranks(config: ExperimentConfig, method: str | None = None) -> RankPlan:
     probing = _probing(config, auto)
     plan = make_plan(probing)
     tasks = _tasks(plan)
-    kinds = {c.key: _Kind(config, plan, c, tasks[c.task_group], c.name in auto) for c in plan.clients}
+    first = {c.key: c for c in reversed(plan.clients)}
+    kinds = {key: _Kind(config, plan, c, tasks[c.task_group], c.name in auto) for key, c in first.items()}
     for name, key in auto.items():  # what cannot fit is said before any weights are loaded
         kinds[key].allocate(allocate_uniform, None, name)
     federation = build(probing, plan) if method == "gradient" and auto else None
@@ -116,6 +117,7 @@ class _Kind:
         self._plan, self._client, self._task = plan, client, task
         self._shape = Shape(training.batch_size, training.max_length, training.batch_size > 1)
         self._predicted: dict[tuple[tuple[str, int], ...], PartyMemory] = {}
+        self._uplinks: dict[tuple[tuple[str, int], ...], int] = {}
         if not auto:
             return
         smallest = min(min(f) for paths in self.targets.values() for f in paths.values())
@@ -139,7 +141,11 @@ class _Kind:
 
     def uplink(self, ranks: ByPath) -> int:
         """Bytes that a client sends in a round of such batches."""
-        return round_bytes(self._plan, replace(self._client, ranks=ranks), self._task, self._shape).up
+        key = tuple(ranks.items())
+        if key not in self._uplinks:
+            client = replace(self._client, ranks=ranks)
+            self._uplinks[key] = round_bytes(self._plan, client, self._task, self._shape).up
+        return self._uplinks[key]
 
     def allocate(
         self, rule: Callable[..., Allocation], importance: Mapping[int, float] | None, name: str

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from atlas_cli import discovery
 from atlas_cli.config.schema import ExperimentConfig
 from atlas_cli.config.section import Section
+from atlas_cli.config.units import parse_bytes
 from atlas_cli.errors import ConfigError
 from atlas_cli.suggest import did_you_mean
 
@@ -39,6 +40,21 @@ def options_of(config: ExperimentConfig) -> Section:
             message = f"{problem['msg'][:1].lower()}{problem['msg'][1:]}, got {problem['input']!r}"
         raise ConfigError(message, key=f"aggregation.options.{name}") from None
     return chosen if method is method_of(config) else method_of(config).Options()
+
+
+def check_server_memory(config: ExperimentConfig, features: Collection[tuple[int, int]]) -> None:
+    """Every layer can be merged within ``aggregation.server_memory``.
+
+    Args:
+        features: (d_in, d_out) of the layers.
+
+    Raises:
+        ConfigError: names the first that cannot.
+    """
+    limit, require = config.aggregation.server_memory, getattr(method_of(config), "require_room", None)
+    if limit is not None and require is not None:
+        for d_in, d_out in dict.fromkeys(features):
+            require(d_in, d_out, int(parse_bytes(limit)))
 
 
 def check_mixing(config: ExperimentConfig) -> None:

@@ -25,7 +25,14 @@ from atlas_cli.models.split import client_half, server_half
 from atlas_cli.planning.auto_cuts import resolve_auto_cuts
 from atlas_cli.planning.cost import BlockShapes, block_shapes
 from atlas_cli.planning.devices import check_deadline, client_devices, server_device
-from atlas_cli.planning.merging import check_clusters, check_cuts, check_mixing, check_screen, options_of
+from atlas_cli.planning.merging import (
+    check_clusters,
+    check_cuts,
+    check_mixing,
+    check_screen,
+    check_server_memory,
+    options_of,
+)
 
 
 @dataclass(frozen=True)
@@ -156,6 +163,8 @@ def make_plan(config: ExperimentConfig) -> Plan:
     bases = {dtype: meta_base(hf_config, family, getattr(torch, dtype)) for dtype in {c.dtype for c in clients}}
     kinds = {(c.cut, c.dtype) for c in clients}
     halves = {(own, dtype): client_half(bases[dtype], family, own) for own, dtype in kinds}
+    features = {path: features_of(base.get_submodule(path)) for path in paths}
+    check_server_memory(config, features.values())
     return Plan(
         config=config,
         family=family,
@@ -166,7 +175,7 @@ def make_plan(config: ExperimentConfig) -> Plan:
         cut=cut,
         clients=tuple(clients),
         upper_ranks=upper,
-        features={path: features_of(base.get_submodule(path)) for path in paths},
+        features=features,
         parameters={
             "model": _count(base),
             "client half": _count(client_half(base, family, cut)),

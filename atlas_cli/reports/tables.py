@@ -90,8 +90,11 @@ def layout() -> dict[str, Any]:
     }
 
 
-def plan_table(rows: Sequence[tuple[str, str, int, str, int, int, int | None]]) -> Table:
-    """A row a client: name, task group, split layer, ranks, adapter parameters, bytes up a full step, examples."""
+def plan_table(rows: Sequence[tuple[str, str, int, str, int, int, str | None]]) -> Table:
+    """A row a client, or of clients alike.
+
+    Name, task group, split layer, ranks, adapter parameters, bytes up a full step, examples.
+    """
     table = Table(
         title="Plan",
         caption="up a step: activations of a full batch at the longest length; MB: 1,000,000 bytes",
@@ -103,7 +106,7 @@ def plan_table(rows: Sequence[tuple[str, str, int, str, int, int, int | None]]) 
         table.add_column(heading, justify="right", overflow="fold")
     for client, group, cut, ranks, parameters, up, examples in rows:
         trained, size = f"{parameters:,}", format_bytes_mb(up).removesuffix(" MB")
-        table.add_row(client, group, str(cut), ranks, trained, size, "-" if examples is None else f"{examples:,}")
+        table.add_row(client, group, str(cut), ranks, trained, size, examples or "-")
     return table
 
 
