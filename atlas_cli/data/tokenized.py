@@ -119,6 +119,9 @@ def _read(key: str) -> Encoded | None:
 
 def _keep(key: str, encoded: Encoded, facts: dict[str, Any]) -> None:
     """Write features that come back exactly as they are, which those of a new task type may not; bound the folder."""
+    texts = (value for of_row in encoded for feature in of_row for value in feature.get("meta", {}).values())
+    if sum(len(text) for text in texts if isinstance(text, str)) > MOST_BYTES // 4:
+        return  # each window would hold its whole context
     try:
         packed = _packed(encoded)
         if _unpacked(packed) != encoded:

@@ -10,6 +10,7 @@ from atlas_cli.errors import ConfigError
 from atlas_cli.tasks._base import Row
 
 _SHOWN_CLASSES = 20
+_LONG_TEXT = 100_000  # characters
 
 
 def field(row: Row, name: str) -> Any:
@@ -74,6 +75,20 @@ def cutting(tokenizer: Any, keep_end: bool) -> Iterator[None]:
         yield
     finally:
         tokenizer.truncation_side = before
+
+
+def enough(text: str, tokenizer: Any, max_length: int, keep_end: bool) -> str:
+    """Of a very long text the start, or the end, with more tokens than are kept: tokenizing all of it takes 200 bytes a
+    character. It is cut between words, and far from the tokens that are kept, so that these are the same.
+    """
+    size = max(_LONG_TEXT, 64 * max_length)
+    while len(text) > size:
+        parts = text[-size:].split(None, 1)[1:] if keep_end else text[:size].rsplit(None, 1)[:1]
+        part = parts[0] if parts else text[:size]
+        if len(tokenizer(part, add_special_tokens=False, verbose=False)["input_ids"]) >= 2 * max_length:
+            return part
+        size *= 4
+    return text
 
 
 def _short(value: Any) -> str:

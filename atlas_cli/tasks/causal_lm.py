@@ -74,7 +74,8 @@ class Task(BaseTask):
         Raises:
             ConfigError: text that is missing, not a string, or gives no token.
         """
-        ids = tokenizer(_rows.text(row, "text"), verbose=False)["input_ids"]
+        text = _rows.enough(_rows.text(row, "text"), tokenizer, max_length, self.keep_end)
+        ids = tokenizer(text, verbose=False)["input_ids"]
         if not ids:
             raise ConfigError("empty text: field 'text' gives no token; drop such rows")
         return self.features(with_end(ids, tokenizer), 0, max_length, tokenizer.bos_token_id)

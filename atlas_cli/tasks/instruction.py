@@ -26,7 +26,8 @@ class Task(causal_lm.Task):
         Raises:
             ConfigError: a field that is missing or not a string, or a chat template that does not keep the two apart.
         """
-        prompt, response = _rows.text(row, "prompt"), _rows.text(row, "response")
+        fields = (_rows.text(row, name) for name in self.fields)
+        prompt, response = (_rows.enough(text, tokenizer, max_length, self.keep_end) for text in fields)
         if getattr(tokenizer, "chat_template", None):
             before, whole = _render(tokenizer, prompt, response)
             prompt_ids, ids = (

@@ -84,6 +84,7 @@ class Task(BaseTask):
         texts = [_rows.text(row, "text")]
         if "text_pair" in row:
             texts.append(_rows.text(row, "text_pair"))
+        texts = [_rows.enough(text, tokenizer, max_length, self.keep_end) for text in texts]
         encoded = tokenizer(*texts, verbose=False)
         truncated = len(encoded["input_ids"]) > max_length
         if truncated:

@@ -21,6 +21,8 @@ from atlas_cli.tasks._base import IGNORE, BaseTask, Better, Feature, Metric, Row
 from atlas_cli.tasks._heads import Classifier
 from atlas_cli.tasks._metrics import RunningLoss, entity_spans
 
+_MANY_WORDS = 10_000  # of a row with more, only so many are tokenized where that fills max_length
+
 
 class _Head(nn.Module):
     """Each hidden state to class logits, in float32."""
@@ -109,14 +111,21 @@ class Task(BaseTask):
         ids = [_rows.class_id(tag, self.class_ids) for tag in tags]
         if _reads_spaces(tokenizer):
             words = words[:1] + [f" {word}" if word else word for word in words[1:]]
+        few = max(_MANY_WORDS, 4 * max_length)
+        first = len(words) - few if self.keep_end and len(words) > few else 0
+        options = {"is_split_into_words": True, "truncation": True, "max_length": max_length}
         with _rows.cutting(tokenizer, self.keep_end):
-            encoded = tokenizer(words, is_split_into_words=True, truncation=True, max_length=max_length)
+            encoded = tokenizer(words[first : first + few], **options)
+            if len(words) > few and not encoded.encodings[0].overflowing:  # words that give no token
+                first, encoded = 0, tokenizer(words, **options)
         labels: list[int] = []
         labelled: list[int] = []
-        for word in encoded.word_ids():
-            first_piece = word is not None and word not in labelled[-1:]
-            labels.append(ids[word] if first_piece else IGNORE)
-            if first_piece:
+        for number in encoded.word_ids():
+            word = None if number is None else first + number
+            if word is None or word in labelled[-1:]:
+                labels.append(IGNORE)
+            else:
+                labels.append(ids[word])
                 labelled.append(word)
         if not labelled:
             raise ConfigError(
