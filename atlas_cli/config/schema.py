@@ -55,7 +55,7 @@ class LoraConfig(Section):
     """Adapters on the client half; a client may override the rank."""
 
     rank: CheckedRanks = 8
-    alpha: float = Field(16.0, gt=0)
+    alpha: float = Field(16.0, gt=0, le=1e30)  # its scale is a float32
     dropout: float = Field(0.0, ge=0, lt=1)
     targets: Literal["auto"] | list[str] = Field(
         "auto", description="linear layers to adapt, by the end of their name in a block"
@@ -155,7 +155,7 @@ class ExperimentConfig(Section):
     """One experiment."""
 
     name: Name
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**64)
     data_seed: int | None = Field(
         None,
         ge=0,
@@ -163,7 +163,7 @@ class ExperimentConfig(Section):
         "over seed gives them the same test parts and the same clients' rows",
     )
     mode: Literal["split-federated", "centralized", "local-only", "federated"] = "split-federated"
-    device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
+    device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d{1,3})?)$")
     threads: int | None = Field(
         None, ge=1, le=1024, description="CPU threads of torch; default: torch's own choice, recorded in the manifest"
     )

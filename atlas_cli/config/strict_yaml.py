@@ -21,6 +21,7 @@ KeyPath = tuple[str | int, ...]
 
 MAX_REPEATS = 10_000  # values that aliases may add: a few lines of nested aliases can stand for billions
 MAX_DEPTH = 50
+MAX_DIGITS = 300  # of a number: what is longer fits into no float
 
 _PREFIX = "tag:yaml.org,2002:"
 _LEADING_ZERO, _NOT_FINITE, _MERGE = "!leading-zero", "!not-finite", "!merge"
@@ -170,6 +171,10 @@ class _Reader:
 
     def scalar(self, node: yaml.ScalarNode, path: KeyPath) -> Any:
         text, kind = node.value, node.tag.removeprefix(_PREFIX)
+        if len(text) > MAX_DIGITS and (node.tag == _LEADING_ZERO or kind in ("int", "float")):
+            raise self.error(
+                node, path, f"{text[:20]}... is a number of {len(text)} characters; quote it if it is text"
+            )
         if node.tag == _LEADING_ZERO:
             raise self.error(node, path, f"{text} has a leading zero; write {int(text)} or {_quoted(text)}")
         if node.tag == _NOT_FINITE:

@@ -140,6 +140,8 @@ def format_power(value: float) -> str:
 def _parse(text: object, kind: _Kind) -> float:
     if isinstance(text, bool) or not isinstance(text, str | int | float):
         raise ValueError(f"{text!r} is not {kind.what}; write e.g. {kind.example}")
+    if len(str(text)) > 100:
+        raise ValueError(f"{str(text)[:40]!r}... is not {kind.what}; write e.g. {kind.example}")
     match = re.fullmatch(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(\S*)\s*", str(text))
     if match is None:
         raise ValueError(f"{text!r} is not {kind.what}; write a number and a unit, e.g. {kind.example}")

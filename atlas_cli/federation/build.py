@@ -214,6 +214,10 @@ def pick_device(name: str) -> torch.device:
     present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not present[device.type]:
         raise ConfigError(f"this machine has no {device.type} device; use device: auto or cpu", key="device")
+    if device.index is not None and device.index >= torch.cuda.device_count():
+        raise ConfigError(
+            f"this machine has {torch.cuda.device_count()} GPUs, counted from 0, got {name}", key="device"
+        )
     return device
 
 

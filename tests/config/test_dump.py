@@ -61,7 +61,7 @@ def configs(draw: st.DrawFn) -> ExperimentConfig:
             "model": {"name": draw(TEXTS), "init": "random", "config": draw(st.dictionaries(TEXTS, PLAIN, max_size=3))},
             "lora": {
                 "rank": draw(RANKS),
-                "alpha": draw(POSITIVE),
+                "alpha": draw(st.floats(1e-300, 1e30)),
                 "targets": draw(st.just("auto") | st.lists(TEXTS, max_size=3)),
             },
             "task_groups": {name: group | {"classes": classes} for name in groups},

@@ -56,6 +56,22 @@ def test_scalars_have_the_type_that_they_show(text: str, value: object) -> None:
         ("a: -007\n", 'x.yaml:1: a: -007 has a leading zero; write -7 or "-007"'),
         ("a: .inf\n", "x.yaml:1: a: .inf is not a finite number"),
         ("a: [1, .NaN]\n", "x.yaml:1: a.1: .NaN is not a finite number"),
+        (
+            f"a: {'9' * 400}\n",
+            "x.yaml:1: a: 99999999999999999999... is a number of 400 characters; quote it if it is text",
+        ),
+        (
+            f"a: 0{'9' * 5000}\n",
+            "x.yaml:1: a: 09999999999999999999... is a number of 5001 characters; quote it if it is text",
+        ),
+        (
+            f"a: 1e{'9' * 5000}\n",
+            "x.yaml:1: a: 1e999999999999999999... is a number of 5002 characters; quote it if it is text",
+        ),
+        (
+            f"a: 1.{'0' * 400}\n",
+            "x.yaml:1: a: 1.000000000000000000... is a number of 402 characters; quote it if it is text",
+        ),
         ("a: 1e999\n", 'x.yaml:1: a: 1e999 is not a finite number; write "1e999" if it is text'),
         ("a:\n  b: 1\n  c: 2\n  b: 3\n", "x.yaml:4: a.b: duplicate key; it is already on line 2"),
         ("a: {b: 1, b: 2}\n", "x.yaml:1: a.b: duplicate key; it is already on line 1"),
