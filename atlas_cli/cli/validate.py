@@ -28,7 +28,7 @@ def command(
     from atlas_cli.data.prepare import class_counts, prepare
     from atlas_cli.federation.build import computing_device
     from atlas_cli.federation.fitting import fitted
-    from atlas_cli.federation.warm_start import check_adapters
+    from atlas_cli.federation.warm_start import check_adapters, check_heads
     from atlas_cli.models.load import load_tokenizer, require_vocabulary, require_weights
     from atlas_cli.planning.plan import make_plan
     from atlas_cli.privacy.accounting import require_accounting
@@ -52,6 +52,7 @@ def command(
             tokenizer = load_tokenizer(loaded.config.model)
             require_vocabulary(tokenizer, plan.hf_config.vocab_size)
             prepared = prepare(loaded.config, tokenizer, plan.family.causal)
+            check_heads(plan, prepared)
             examples = {c: count_examples(f) for group in prepared.values() for c, f in group.train.items()}
     for line in _facts(plan):
         console.say(line)

@@ -21,6 +21,7 @@ from atlas_cli.planning.plan import Plan, meta_base
 from atlas_cli.runs.hashing import sha256_file
 
 if TYPE_CHECKING:
+    from atlas_cli.data.prepare import PreparedGroup
     from atlas_cli.federation.parties import Federation
 
 
@@ -96,6 +97,18 @@ def check_adapters(plan: Plan) -> None:
         if group.adapter is not None:
             room = {**plan.server_ranks(name), **plan.group_ranks(name)}
             require_room(group.adapter, read_peft(group.adapter, base), room, f"task_groups.{name}.adapter")
+
+
+def check_heads(plan: Plan, data: Mapping[str, PreparedGroup]) -> None:
+    """The heads that task groups start from are of their tasks and classes.
+
+    Raises:
+        ConfigError, ResourceError: as ``start_from``.
+    """
+    for name, group in plan.config.task_groups.items():
+        if group.adapter is not None and read_head(Path(group.adapter)):
+            origin = read_origin(Path(group.adapter))
+            require_same_task(group.adapter, origin, group.task, data[name].task, f"task_groups.{name}.adapter")
 
 
 def require_room(folder: str, found: Mapping[str, Factors], ranks: Mapping[str, int], key: str) -> None:

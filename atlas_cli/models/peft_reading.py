@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -105,6 +106,8 @@ def _require_nothing_else(folder: Path, tensors: Mapping[str, Tensor], base: Fro
     held = {f"{within}{name}": tensor for name, tensor in base.model.state_dict().items()}
     if base.lm_head is not None:
         held |= {f"lm_head.{name}": tensor for name, tensor in base.lm_head.state_dict().items()}
+    elif base.family.causal and base.model.device.type == "meta":  # a plan keeps no output embedding
+        held["lm_head.weight"] = cast(Any, base.model).get_input_embeddings().weight
     for name in (name for name in tensors if not name.endswith((LORA_A, LORA_B))):
         own = held.get(name.removeprefix(PREFIX))
         if own is None or not _same(tensors[name], own):

@@ -12,7 +12,9 @@ from transformers import AutoModelForCausalLM
 
 from atlas_cli.errors import AtlasError, ConfigError, ResourceError
 from atlas_cli.federation.export import export_adapters
+from atlas_cli.federation.warm_start import check_adapters, check_heads
 from atlas_cli.models.peft_reading import read_peft
+from atlas_cli.planning.plan import make_plan
 from atlas_cli.runs.directory import RunDirectory
 
 pytestmark = [
@@ -155,6 +157,26 @@ def test_round_0_is_what_stock_peft_computes(make_federation, lines, tmp_path, f
     note = started.warm_starts["g"].note("g")
     assert note.startswith("warning: ") and "base unknown, head new" in note
     assert len(read_peft(tmp_path / "peft", started.base)) == 4
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_what_a_plan_says_of_an_adapter_is_what_a_run_says(make_config, make_federation, lines, tmp_path):
+    plain = make_federation("llama", task_groups=lines)
+    model = AutoModelForCausalLM.from_pretrained(plain.config.model.name)
+    model = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["q_proj"]))
+    model.save_pretrained(tmp_path / "whole", save_embedding_layers=True)
+    groups = {"g": {**lines["g"], "adapter": str(tmp_path / "whole")}}
+    check_adapters(make_plan(make_config("llama", task_groups=groups)))
+    make_federation("llama", task_groups=groups)
+
+    left = make_federation(**group(classes=["pos", "neg"]))
+    folder = exported(left, tmp_path)
+    plan = make_plan(make_config(**group(adapter=folder)))
+    check_adapters(plan), check_heads(plan, left.data)
+    (folder / "SHA256SUMS").unlink()
+    rewrite(folder / "origin.json", classes=["good", "neg"])
+    with pytest.raises(ConfigError, match=r"has the classes \['good', 'neg'\], this group \['pos', 'neg'\]"):
+        check_heads(plan, left.data)
 
 
 def test_a_copy_without_head_starts_with_a_new_one(make_federation, tmp_path):
