@@ -27,8 +27,9 @@ def command(
     from atlas_cli.config.load import load_config, locating
     from atlas_cli.data.prepare import class_counts, prepare
     from atlas_cli.models.families import family_of
-    from atlas_cli.models.load import load_tokenizer, require_vocabulary
+    from atlas_cli.models.load import load_tokenizer
     from atlas_cli.models.resolve import model_config
+    from atlas_cli.models.tokenizer_file import require_vocabulary
     from atlas_cli.reports.tables import data_table
     from atlas_cli.reports.terminal import Terminal
 

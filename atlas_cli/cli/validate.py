@@ -29,7 +29,8 @@ def command(
     from atlas_cli.federation.build import computing_device
     from atlas_cli.federation.fitting import fitted
     from atlas_cli.federation.warm_start import check_adapters, check_heads
-    from atlas_cli.models.load import load_tokenizer, require_vocabulary, require_weights
+    from atlas_cli.models.load import load_tokenizer, require_weights
+    from atlas_cli.models.tokenizer_file import require_vocabulary
     from atlas_cli.planning.plan import make_plan
     from atlas_cli.privacy.accounting import require_accounting
     from atlas_cli.reports.terminal import Terminal

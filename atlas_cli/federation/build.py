@@ -24,10 +24,11 @@ from atlas_cli.federation.server import SplitServer
 from atlas_cli.federation.trainables import build_head
 from atlas_cli.federation.warm_start import start_from
 from atlas_cli.models.compiled import compile_blocks, require_compiler
-from atlas_cli.models.load import FrozenBase, load_base, load_tokenizer, require_vocabulary
+from atlas_cli.models.load import FrozenBase, load_base, load_tokenizer
 from atlas_cli.models.placement import adapted_names, layer_of
 from atlas_cli.models.prepacked import prepack_blocks
 from atlas_cli.models.stored import stored_as
+from atlas_cli.models.tokenizer_file import require_vocabulary
 from atlas_cli.planning.merging import method_of, options_of
 from atlas_cli.planning.plan import Plan, make_plan
 from atlas_cli.privacy.mechanisms.labels import CorrectedTask, randomise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedConfig
 from transformers.utils import logging as transformers_logging
 
 from atlas_cli.config.schema import ModelConfig
@@ -240,6 +241,7 @@ def _from_source(
         whole, found = auto.from_pretrained(
             source.path,
             config=config,
+            generation_config=GenerationConfig(),  # nothing is generated, so the model's file of that is not read
             dtype=dtype,
             trust_remote_code=False,
             use_safetensors=True,
@@ -278,20 +280,5 @@ def _from_source(
 
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
-
-
-def require_vocabulary(tokenizer: Any, rows: int) -> None:
-    """The embedding has a row for every token.
-
-    Raises:
-        ConfigError: it is another model's tokenizer, or one whose numbers have gaps.
-    """
-    beyond = sorted((number, token) for token, number in tokenizer.get_vocab().items() if number >= rows)
-    if beyond:
-        number, token = beyond[0]
-        more = f" (nor have {len(beyond) - 1} others)" if beyond[1:] else ""
-        raise ConfigError(
-            f"token id {number}, {token!r:.80}, has no embedding row{more}: the model has {rows}, for ids 0 to "
-            f"{rows - 1}; give the tokenizer that belongs to it",
-            key="model.tokenizer",
-        )
+# for a hub model without safetensors, transformers asks a service to convert it and takes what that proposes
+os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"

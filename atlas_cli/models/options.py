@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from transformers import PreTrainedConfig
+from transformers import GenerationConfig, PreTrainedConfig
 from transformers.activations import ACT2FN
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
@@ -55,6 +55,24 @@ _ACTIVATIONS = ("hidden_act", "activation_function", "activation")
 _SMALL = ("layer_norm_eps", "layer_norm_epsilon", "rms_norm_eps")
 _LARGEST = 2**31
 _NO_SIZE = "is not a whole number from 1 on that a size can be"
+# of training and saving, of older versions, and of outputs that atlas has no use for
+_NO_MATTER = (
+    *("name_or_path", "attn_implementation_autoset", "num_labels", "torch_dtype", "rope_scaling", "rope_theta"),
+    *("gradient_checkpointing", "finetuning_task", "task_specific_params", "output_past", "use_return_dict", "n_ctx"),
+    *(
+        "pretraining_tp",
+        "tie_weights_",
+        "torchscript",
+        "use_bfloat16",
+        "model_name",
+        "unsloth_fixed",
+        "unsloth_version",
+    ),
+    *("tie_encoder_decoder", "cross_attention_hidden_size", "adapters", "xla_device", "tokenizer_class", "prefix"),
+    *("sentence_transformers", "max_window_layers", "quantization", "pooler_fc_size", "pooler_num_attention_heads"),
+    *("pooler_num_fc_layers", "pooler_size_per_head", "pooler_type", "directionality", "output_attentions"),
+    *("output_hidden_states", "return_dict", "base_model_tp_plan", "commit_hash"),
+)
 _ATTENTION = ("full_attention", "sliding_attention")
 
 
@@ -81,6 +99,13 @@ def refuse_options(options: Mapping[str, Any], place: str, key: str = "model.nam
             "transformers takes; remove one",
             key=key,
         )
+
+
+def unknown_options(options: Mapping[str, Any], config: PreTrainedConfig) -> list[str]:
+    """Options of config.json that transformers' class has no use for, and that are not known to decide nothing."""
+    known = {*type(config)().to_dict(), *config.attribute_map, *REFUSED, *_NO_MATTER}
+    known |= GenerationConfig().to_dict().keys()
+    return sorted(name for name in options if name not in known and name.lstrip("_") not in known)
 
 
 def require_values(config: PreTrainedConfig, place: str, key: str = "model.name") -> None:

@@ -19,8 +19,9 @@ from atlas_cli.errors import ConfigError, ResourceError
 from atlas_cli.models import gguf_files
 from atlas_cli.models.architectures import built_in, is_architecture
 from atlas_cli.models.families import supported
-from atlas_cli.models.options import refuse_options, require_values
+from atlas_cli.models.options import refuse_options, require_values, unknown_options
 from atlas_cli.models.source import Source, reason
+from atlas_cli.models.weight_files import named
 from atlas_cli.suggest import did_you_mean
 
 PRETRAINED = "pretrained"  # how weights are initialised, in words; all else that is said of them begins with "random"
@@ -42,7 +43,9 @@ def locate(name: str, revision: str | None = None, *, key: str = "model.name") -
     wanted = ("config.json",) if packaged and key == "model.name" else ("config.json", "tokenizer_config.json")
     if is_folder and any((path / file).is_file() for file in wanted):
         if packaged or is_architecture(name):
-            _say_folder(name, key)
+            _say(
+                f"{key}: {name} is the folder of that name here, not the model that atlas knows by it; ./{name} says so"
+            )
         return Source(str(path), "folder", None, {})
     if is_folder and (path / "adapter_config.json").is_file():
         return Source(str(path), "folder", None, {})  # what reads a config says what it is
@@ -71,13 +74,9 @@ def _is_path(name: str) -> bool:
 
 
 @cache
-def _say_folder(name: str, key: str) -> None:
-    """Once a process: two models have this name."""
-    print(
-        f"note: {key}: {name} is the folder of that name here, not the model that atlas knows by it; ./{name} says so",
-        file=sys.stderr,
-        flush=True,
-    )
+def _say(text: str) -> None:
+    """Once a process, on standard error."""
+    print(f"note: {text}", file=sys.stderr, flush=True)
 
 
 def _gguf(file: Path) -> Source:
@@ -129,6 +128,7 @@ def model_config(model: ModelConfig) -> tuple[PreTrainedConfig, Source | None, s
 
 def _read_config(source: Source, model: ModelConfig) -> PreTrainedConfig:
     path, extra, place = source.path, source.options, f"{source.path}/config.json: "
+    stored: dict[str, Any] = {}
     _refuse_adapter(source, model.name)
     if source.gguf_file:
         file = Path(source.path) / source.gguf_file
@@ -138,7 +138,7 @@ def _read_config(source: Source, model: ModelConfig) -> PreTrainedConfig:
             _require_gguf(file, model.name)
     else:
         try:
-            refuse_options(source.json("config.json"), place)
+            refuse_options(stored := source.json("config.json"), place)
         except ResourceError as error:
             raise ResourceError(f"model.name: the config of {model.name} cannot be read: {error}") from None
     try:
@@ -153,6 +153,8 @@ def _read_config(source: Source, model: ModelConfig) -> PreTrainedConfig:
         raise ResourceError(f"model.name: {model.name!r} was not found{reach}; {hint} [{reason(error)}]") from None
     if config.model_type in supported():  # others are refused by name, whatever their values mean
         require_values(config, place)
+        if unknown := unknown_options(stored, config):
+            _say(f"{place}{type(config).__name__} of transformers has no {named(unknown)}: without effect here")
     # how a model hands its outputs over, which decides no number: atlas asks for what it needs
     config.return_dict, config.output_attentions, config.output_hidden_states = True, False, False
     return config

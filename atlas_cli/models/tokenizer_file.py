@@ -12,6 +12,7 @@ from typing import Any
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
+from atlas_cli.errors import ConfigError
 from atlas_cli.models.source import Source, reason
 
 _AROUND = 8  # tokens shown from the first that differs on
@@ -28,6 +29,23 @@ def require_vocabulary_files(tokenizer: Any, source: Source) -> None:
     names = [name for key, name in type(tokenizer).vocab_files_names.items() if key != "tokenizer_file"]
     if source.file("tokenizer.json") is None and not (names and all(source.file(name) for name in names)):
         raise FileNotFoundError(f"there is no tokenizer.json and no {' with '.join(names)}")
+
+
+def require_vocabulary(tokenizer: Any, rows: int) -> None:
+    """The embedding has a row for every token.
+
+    Raises:
+        ConfigError: it is another model's tokenizer, or one whose numbers have gaps.
+    """
+    beyond = sorted((number, token) for token, number in tokenizer.get_vocab().items() if number >= rows)
+    if beyond:
+        number, token = beyond[0]
+        more = f" (nor have {len(beyond) - 1} others)" if beyond[1:] else ""
+        raise ConfigError(
+            f"token id {number}, {token!r:.80}, has no embedding row{more}: the model has {rows}, for ids 0 to "
+            f"{rows - 1}; give the tokenizer that belongs to it",
+            key="model.tokenizer",
+        )
 
 
 def as_the_file_has_it(tokenizer: Any, source: Source) -> Any:

@@ -231,6 +231,12 @@ def test_heads_are_left_out_and_listed(damaged):
     assert load(damaged(lambda tensors: tensors.update(buffers), "bert")).sha256 == base.sha256
 
 
+def test_settings_of_generation_are_not_read(damaged, model_folder):
+    folder = damaged()
+    (folder / "generation_config.json").write_text("[]")
+    assert load(folder).sha256 == load(model_folder("llama")).sha256
+
+
 def test_a_distributed_checkpoint_is_refused(damaged):
     folder = damaged()
     (folder / "model.safetensors").rename(folder / "shard-00001-model-00001-of-00001.safetensors")

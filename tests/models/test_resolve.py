@@ -91,7 +91,7 @@ def test_an_empty_folder(tmp_path):
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    resolve._say_folder.cache_clear()
+    resolve._say.cache_clear()
     return tmp_path
 
 
@@ -202,6 +202,24 @@ def test_what_a_config_cannot_ask_for_is_refused_by_file_and_key(family, options
     message = str(error.value)
     assert message.startswith(f"model.name: {folder}/config.json: {named}") and "\n" not in message
     assert len(message) < 600
+
+
+def test_options_that_the_class_does_not_know_are_listed(model_folder, tmp_path, capsys):
+    given = json.loads(Path(model_folder("llama"), "config.json").read_text())
+    older = {"torch_dtype": "float16", "_name_or_path": "x", "pretraining_tp": 1, "max_length": 20, "num_labels": 2}
+    folder = folder_with(tmp_path, {**given, **older, "logit_scale": 3.0, "embedding_multiplier": 12})
+    for _ in range(2):
+        config_of(folder)
+    assert capsys.readouterr().err == (
+        f"note: {folder}/config.json: LlamaConfig of transformers has no embedding_multiplier, logit_scale: "
+        "without effect here\n"
+    )
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_nothing_is_said_of_options_that_the_class_knows(family, model_folder, capsys):
+    config_of(model_folder(family))
+    assert capsys.readouterr().err == ""
 
 
 def test_options_of_how_outputs_are_handed_over_decide_nothing(model_folder, tmp_path):

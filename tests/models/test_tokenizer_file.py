@@ -12,8 +12,8 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from atlas_cli.cli import main
 from atlas_cli.config.schema import ModelConfig
 from atlas_cli.errors import ConfigError
-from atlas_cli.models.load import load_tokenizer, require_vocabulary
-from atlas_cli.models.tokenizer_file import other_tokens
+from atlas_cli.models.load import load_tokenizer
+from atlas_cli.models.tokenizer_file import other_tokens, require_vocabulary
 
 LETTERS = [*"abcdefghilmnoprstvwy▁Ġ", *"0123456789"]
 VOCABULARY = {token: number for number, token in enumerate([*SPECIAL, *LETTERS, "12", "th", "the"])}
