@@ -45,6 +45,7 @@ def command(
         title = f"{name}: {group.data.origin}, {len(group.data.train)} training rows, {_size(group.test)} test examples"
         rows = [_row(client, group) for client in group.shards]
         console.print(data_table(title, rows))
+        console.say(f"  {_columns(group)}")
         if group.data.classes:
             console.say(f"  {len(group.data.classes)} classes: {class_counts(group)}")
         for note in group.notes:
@@ -52,6 +53,15 @@ def command(
         for client in group.shards:
             for feature in group.train[client][:samples]:
                 _show(console, client, feature, tokenizer, group)
+
+
+def _columns(group: PreparedGroup) -> str:
+    """Which column is which field, and which are not read."""
+    read = group.data.columns
+    named = [field if field == column else f"{field} is {on_one_line(column)}" for field, column in read.items()]
+    present = dict.fromkeys(column for row in group.data.train for column in row)
+    unread = [repr(str(column)) for column in present if column not in {*read, *read.values()}]
+    return f"columns: {', '.join(named)}" + (f"; not read: {', '.join(unread[:10])}" if unread else "")
 
 
 def _size(features: Sequence[Feature]) -> str:

@@ -72,6 +72,8 @@ def _word(value: Any, is_class: bool, place: str, key: str) -> str | None:
         return None
     if not isinstance(value, str):
         kinds = "text or a whole number" if is_class else "text"
+        if is_class and isinstance(value, list):
+            kinds += " (one class a row)"
         raise ConfigError(f"{place} holds {type(value).__name__} ({str(value)[:40]}), expected {kinds}", key=key)
     if not value.isascii():
         _require_characters(value, place, key)

@@ -94,6 +94,14 @@ def class_notes(counts: Counts) -> Iterator[str]:
         yield f"{len(counts):,} classes occur in {total:,} labels: is this the column of the classes?"
 
 
+def text_notes(rows: Rows, fields: Iterable[str]) -> Iterator[str]:
+    """Texts that are what programs write for a missing value: they are read as texts, and said."""
+    for field in fields:
+        counts = Counter(value for row in rows if isinstance(value := row.get(field), str) and value in MISSING)
+        if counts:
+            yield f"{counts.total()} rows have no {field} but a word for a missing one: {counts_sentence(counts)}"
+
+
 _FORMS: dict[str, Callable[[str], str]] = {
     "white space": lambda name: " ".join(name.split()),
     "Unicode form (NFC and NFD)": lambda name: unicodedata.normalize("NFC", name),

@@ -88,7 +88,8 @@ def read_group(name: str, group: TaskGroupConfig, seed: int, duplicates: Duplica
         )
     classes = group.classes or (_classes([rows[i] for i in numbers], left, task, key) if task.has_classes else [])
     found = [*(rows[i] for i in numbers), *left]
-    notes = (*source.notes, *labels.class_notes(labels.counted(found, task.labels_in)))
+    notes = [*source.notes, *labels.class_notes(labels.counted(found, task.labels_in))]
+    notes += labels.text_notes(found, [field for field in columns if field not in ("label", "tokens", "tags")])
     numbers = holdout.sample(numbers, data.limit, numpy_generator(seed, "limit", name))
     left = holdout.sample(left, data.test_limit, numpy_generator(seed, "test-limit", name))
     return GroupData(
@@ -101,7 +102,7 @@ def read_group(name: str, group: TaskGroupConfig, seed: int, duplicates: Duplica
         columns,
         numbered=Numbered(numbers, held_out, len(rows)),
         account=Account(len(rows), source.test is not None, len(test), len(repeats), rule, len(numbers), len(left)),
-        notes=notes,
+        notes=tuple(notes),
     )
 
 

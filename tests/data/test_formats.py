@@ -160,6 +160,11 @@ BAD = {
         '"text"\t"label"\n"1"\t"a"\t"x"\n',
         "r.tsv:2: 3 fields, but the header has 2; every row has one more, as R",
     ),
+    "comment.csv": ("# made today\ntext,label\na,x\n", "comment.csv:2: 2 fields, but the header has 1; quote fields"),
+    "tabs.csv": (
+        "text\tlabel\na\tx\n",
+        "tabs.csv:1: the header is one column, 'text\\tlabel': are fields between tabs",
+    ),
     "packed.csv.gz": (b"\x1f\x8b\x08", "packed.csv.gz has a suffix that is not known; known are: .csv"),
     "packed.csv": (b"\x1f\x8b\x08", "packed.csv is compressed by gzip; unpack it first"),
     "sheet.csv": (b"PK\x03\x04..", "sheet.csv is a zip archive or an Excel workbook"),

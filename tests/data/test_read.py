@@ -384,3 +384,15 @@ def test_malformed_answers_name_their_row(answers, message):
     with pytest.raises(ConfigError) as caught:
         group(rows, task="question-answering")
     assert str(caught.value).startswith(f"task_groups.g.data: row 4 of the training data: {message}")
+
+
+def test_words_for_a_missing_text_are_said():
+    rows = [
+        *ROWS,
+        {"text": "#NAME?", "label": "x"},
+        {"text": "nan", "label": "x"},
+        {"text": "NaN is a band", "label": "y"},
+    ]
+    assert group(rows, [{"text": "nan", "label": "x"}]).notes[-1] == (
+        "3 rows have no text but a word for a missing one: nan 2, #NAME? 1"
+    )

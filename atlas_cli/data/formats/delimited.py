@@ -110,16 +110,16 @@ def _table(records: list[Record], delimiter: str, path: Path, key: str) -> Rows:
         return []
     (top, header), records = records[0], records[1:]
     if len(header) == 1 and (others := [c for c in _NAMES if c != delimiter and c in header[0]]):
+        remedy = "name it .tsv" if others[0] == "\t" else f"put a first line sep={others[0]} above it"
         raise ConfigError(
             f"{path}:{top}: the header is one column, {header[0]!r:.80}: are fields between {_NAMES[others[0]]}, not "
-            f"{_NAMES.get(delimiter, repr(delimiter))}? Save it with commas as .csv or tabs as .tsv, or put a first"
-            f" line sep={others[0]} above it",
+            f"{_NAMES.get(delimiter, repr(delimiter))}? Save it with commas as .csv, or {remedy}",
             key=key,
         )
     header, records = _without_empty_columns(header, records)
     if repeated := [name for name, count in Counter(header).items() if count > 1]:
         raise ConfigError(f"{path}:{top}: column {repeated[0]!r} occurs twice", key=key)
-    named = all(len(cells) == len(header) + 1 for _, cells in records)
+    named = len(header) > 1 and all(len(cells) == len(header) + 1 for _, cells in records)
     rows = []
     for line, cells in records:
         if [cells[0].removeprefix("\ufeff"), *cells[1:]] == header:
