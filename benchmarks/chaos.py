@@ -31,6 +31,7 @@ from atlas_cli.runs.directory import RunDirectory
 ROOT = Path(__file__).resolve().parents[1]
 ROUNDS = 8
 TIMINGS = {"seconds", "samples_per_second", "process_rss_peak", "started", "ended", "duration_s"}
+OF_FILES = {"records", "sha256"}  # hashes of files with seconds in them
 SUMS = {"crc32"}  # of lines with seconds in them; the lines are compared themselves
 OF_THE_PROCESS = {"parts", "engine", "git"}  # the checkout may be edited meanwhile
 ATLAS = [sys.executable, "-c", "import sys; from atlas_cli.cli import main; sys.exit(main())", "train"]
@@ -161,7 +162,7 @@ def differences(run: RunDirectory, whole: RunDirectory, report: bool = True) -> 
         elif name == "sums.jsonl":
             same = _untimed(run, name, SUMS) == _untimed(whole, name, SUMS)
         elif name.endswith((".jsonl", "memory.json")) or name == "manifest.json":
-            same = _untimed(run, name, {"records"}) == _untimed(whole, name, {"records"})
+            same = _untimed(run, name, OF_FILES) == _untimed(whole, name, OF_FILES)
         elif name.startswith("checkpoints/") and name.endswith(("/records.json", "/manifest.json")):
             same = _names_in(run.path / name) == _names_in(whole.path / name)  # hashes of records, and of these
         else:

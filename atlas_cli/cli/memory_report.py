@@ -147,14 +147,14 @@ def _of_run(run: RunDirectory, as_json: bool, as_csv: bool, plot: Path | None) -
 
 def _compare(run: RunDirectory, memory: Record) -> tuple[Record, str]:
     """Prediction beside measurement, or why there is none: a run can be looked at where its model is not."""
-    from atlas_cli.config.load import load_config
     from atlas_cli.errors import AtlasError
     from atlas_cli.planning.plan import make_plan
     from atlas_cli.planning.prediction import predict, shapes_of
     from atlas_cli.reports.memory_prediction import run_comparison
+    from atlas_cli.runs.resumable import config_of
 
     try:
-        plan = make_plan(load_config(run.path / "config.yaml").config)
+        plan = make_plan(config_of(run))
         classes = {name: data["classes"] for name, data in run.read_json("manifest.json")["data"].items()}
         prediction = predict(plan, classes, shapes_of(memory))
     except AtlasError as error:

@@ -15,7 +15,6 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from atlas_cli.config.load import load_config
 from atlas_cli.data.collate import Batch, collate
 from atlas_cli.data.prepare import prepare
 from atlas_cli.engines.batches import batch_of
@@ -29,6 +28,7 @@ from atlas_cli.models.load import load_tokenizer
 from atlas_cli.privacy.delivered import Deliveries
 from atlas_cli.privacy.figures import Inapplicable
 from atlas_cli.runs.directory import RunDirectory
+from atlas_cli.runs.resumable import config_of
 from atlas_cli.tasks._base import Feature
 
 STEP_KINDS = ("activations", "gradients", "features", "feature-gradients")
@@ -89,12 +89,12 @@ class Evidence:
         """The evidence of a finished or stopped run.
 
         Raises:
-            ResourceError: nothing was recorded (says how to record), or the model or data are not the run's.
+            ResourceError: nothing was recorded (says how to record), or config, model or data are not the run's.
         """
         messages = recorded(run)
         if not messages:
             raise ResourceError(f"{run.path} has no recorded messages; {RECORD}")
-        federation = build(load_config(run.path / "config.yaml").config)
+        federation = build(config_of(run))
         manifest = run.read_json("manifest.json")
         if changed := changed_since(manifest, federation):
             raise ResourceError(f"{run.path} cannot be audited: {changed}")

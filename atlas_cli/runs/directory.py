@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from atlas_cli.errors import OutputError, ResourceError
 from atlas_cli.printable import printable
 from atlas_cli.runs.records import SCHEMAS
-from atlas_cli.runs.seals import FILES, Sealed, checked, sealed
+from atlas_cli.runs.seals import FILES, SELF_CHECKED, Sealed, checked, sealed, with_sum, without_sum
 from atlas_cli.runs.secrets import mask
 from atlas_cli.runs.strict_json import strict_json
 
@@ -93,8 +93,11 @@ class RunDirectory:
         self.write_bytes(name, _encode(text))
 
     def write_json(self, name: str, obj: Any) -> bytes:
-        """Write strict JSON in one step; floats that are not finite become null. Gives what was written."""
-        content = _encode(strict_json(obj, indent=2))
+        """Write strict JSON in one step; floats that are not finite become null. Gives what was written.
+
+        manifest.json and audit.json get their own hash, which ``read_json`` compares and leaves out.
+        """
+        content = _encode(strict_json(with_sum(obj) if name in SELF_CHECKED else obj, indent=2))
         self.write_bytes(name, content)
         return content
 
@@ -131,7 +134,8 @@ class RunDirectory:
             ResourceError: missing or damaged.
         """
         path = self.path / name
-        return _parse(self._text(name), name, str(path))
+        found = _parse(self._text(name), name, str(path))
+        return without_sum(found, path) if name in SELF_CHECKED else found
 
     def read_lines(self, name: str, size: int | None = None) -> list[dict[str, Any]]:
         """Records of a JSON lines file, checked against its schema and by hash against what the run says of it

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from atlas_cli.config.load import load_config
 from atlas_cli.config.schema import ExperimentConfig
 from atlas_cli.errors import AtlasError, ConfigError, ResourceError
 from atlas_cli.runs.checkpoint import folders
@@ -43,6 +44,24 @@ def read_manifest(run: RunDirectory) -> dict[str, Any]:
         if not isinstance(manifest, dict) or not isinstance(manifest.get(key), kind):
             raise ResourceError(f"{run.path / 'manifest.json'} is damaged: no {key}; start the experiment anew")
     return manifest
+
+
+def config_of(run: RunDirectory) -> ExperimentConfig:
+    """The config that a run was made with.
+
+    Raises:
+        ConfigError: config.yaml is none.
+        ResourceError: config.yaml says something else than the manifest.
+    """
+    path = run.path / "config.yaml"
+    config = load_config(path).config
+    was, now = _flat(read_manifest(run)["config"]), _flat(_as_json(config))
+    for name in sorted(was.keys() | now.keys()):
+        if was.get(name) != now.get(name):
+            raise ResourceError(
+                f"{path}: {name} is {now.get(name)}, and the run was made with {was.get(name)}; restore it"
+            )
+    return config
 
 
 def experiment_sha256(config: ExperimentConfig) -> str:

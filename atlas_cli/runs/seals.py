@@ -16,12 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atlas_cli.errors import ResourceError
+from atlas_cli.runs.hashing import sha256_text
+from atlas_cli.runs.strict_json import strict_json
 
 if TYPE_CHECKING:
     from hashlib import _Hash
 
 SUMS = "sums.jsonl"
 INDEX = "messages/index.jsonl"
+SELF_CHECKED = ("manifest.json", "audit.json")  # have the hash of the rest of them in ``sha256``
 LINES = ("metrics.jsonl", "clients.jsonl", "clusters.jsonl", "messages.jsonl", INDEX, SUMS)
 MEMORY = "memory.json"
 FILES = (*LINES, MEMORY)
@@ -71,13 +74,33 @@ def seals_from(record: Any) -> Seals:
     return {name: Seal(**facts) for name, facts in record.items()}
 
 
+def with_sum(obj: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON that has the hash of the rest of it, for one of ``SELF_CHECKED``."""
+    rest = json.loads(strict_json({key: value for key, value in obj.items() if key != "sha256"}))
+    return {**rest, "sha256": _sum(rest)}
+
+
+def without_sum(found: Any, path: Path) -> Any:
+    """The rest of what ``with_sum`` gave; what has no hash was not written by this version, and is not compared.
+
+    Raises:
+        ResourceError: it is not what was written.
+    """
+    if not isinstance(found, dict) or "sha256" not in found:
+        return found
+    rest = {key: value for key, value in found.items() if key != "sha256"}
+    if _sum(rest) != found["sha256"]:
+        raise ResourceError(f"{path} is damaged: it is not what was written (by hash); {ADVICE}")
+    return rest
+
+
 def sealed(run: Path) -> Sealed | None:
     """What the manifest of a run that ended says, else its newest checkpoint; None: neither does.
 
     Raises:
-        ResourceError: the manifest says something that is no seal.
+        ResourceError: the manifest is damaged, or says something that is no seal.
     """
-    manifest = _json(run / "manifest.json")
+    manifest = without_sum(_json(run / "manifest.json"), run / "manifest.json")
     if isinstance(manifest, dict) and "records" in manifest:
         try:
             return Sealed(seals_from(manifest["records"]), ended=True)
@@ -165,6 +188,10 @@ def _sums(run: Path, name: str, seals: Seals) -> list[str] | None:
     found = (json.loads(line) for line in content.splitlines())
     text = "".join(each["crc32"] for each in found if each["file"] == name)
     return [text[i : i + 8] for i in range(0, len(text), 8)]
+
+
+def _sum(rest: Mapping[str, Any]) -> str:
+    return sha256_text(json.dumps(rest, sort_keys=True))
 
 
 def _round(path: Path) -> int:

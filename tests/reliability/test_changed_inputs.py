@@ -92,8 +92,26 @@ def test_what_has_changed_is_named(stopped, capsys, tmp_path, monkeypatch):
     assert main(["train", "--resume", str(stopped.path)]) == 0
 
 
+def test_a_config_or_manifest_that_was_edited_is_named(stopped, capsys):
+    """The audit's attacker would otherwise hold other adapters than the run's."""
+    path = stopped.path / "config.yaml"
+    before = path.read_text()
+    path.write_text(before.replace("alpha: 16.0", "alpha: 8.0"))
+    assert path.read_text() != before
+    assert main(["audit", str(stopped.path)]) == 3
+    assert f"{path}: lora.alpha is 8.0, and the run was made with 16.0; restore it" in capsys.readouterr().err
+    path.write_text(before)
+    path = stopped.path / "manifest.json"
+    path.write_text(path.read_text().replace('"train": ', '"train": 1'))
+    for command in (["train", "--resume"], ["audit"], ["memory-report"]):
+        assert main([*command, str(stopped.path)]) == 3
+        assert f"{path} is damaged: it is not what was written (by hash)" in capsys.readouterr().err
+
+
 def test_other_versions_are_said(stopped, capsys):
-    edited(stopped.path / "manifest.json", lambda m: m["versions"].update(torch="1.0", numpy="1.0"))
+    manifest = stopped.read_json("manifest.json")
+    versions = {**manifest["versions"], "torch": "1.0", "numpy": "1.0"}
+    stopped.write_json("manifest.json", {**manifest, "versions": versions})
     assert main(["train", "--resume", str(stopped.path)]) == 0
     out = capsys.readouterr().out
     assert "warning: torch 1.0 is now 2" in out and "numpy 1.0 is now" in out
