@@ -123,7 +123,8 @@ def require_room(folder: str, found: Mapping[str, Factors], ranks: Mapping[str, 
     for layer, (A, _, _) in found.items():
         if layer not in ranks:
             raise ConfigError(
-                f"{folder} adapts {layer}, which this experiment does not; see lora and server.rank", key=key
+                f"{folder} adapts {layer}, which this experiment does not; see lora.targets, ranks and server.rank",
+                key=key,
             )
         if A.shape[0] > ranks[layer]:
             raise ConfigError(

@@ -110,6 +110,11 @@ _OFF: dict[str, tuple[Any, ...]] = {
     "merge_weights": (False,),
 }
 
+# How to make an adapter without an option, where PEFT sets it by itself.
+_WITHOUT = {
+    "modules_to_save": "PEFT saves no head with task_type FEATURE_EXTRACTION, and atlas then starts with a new one",
+}
+
 # Initial values that leave the base as it is. All others (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA) take a part of its
 # weights away, so that their factors are right on the changed base alone.
 _BASE_STAYS = ("gaussian", "eva", "orthogonal", "mica")
@@ -199,7 +204,7 @@ def _check(file: Path, name: str, value: Any) -> None:
         if not any(type(value) is type(off) and value == off for off in _OFF[name]):
             raise ResourceError(
                 f"{file}: {name}: {_shown(value)} is more than LoRA factors of linear layers, which is all that atlas "
-                "can start from; make the adapter without it"
+                f"can start from; {_WITHOUT.get(name, 'make the adapter without it')}"
             )
     elif name != "peft_type":
         raise ResourceError(

@@ -64,12 +64,16 @@ def _require_adapter(folder: Path) -> None:
             f"{folder} holds adapter_model.bin, a pickle, which atlas never reads; save it again with "
             "safe_serialization=True"
         )
-    if (folder / CONFIG).is_file() or not folder.is_dir():
+    if (folder / CONFIG).is_file():
         return
+    if not folder.is_dir():
+        found = "is a file" if folder.is_file() else "does not exist"
+        raise ResourceError(f"{folder} {found}; expected a folder that PEFT's save_pretrained or a run wrote")
     if (folder / "config.json").is_file():
         raise ResourceError(f"{folder} is a whole model and not an adapter; give it as model.name")
-    if inner := sorted(file.parent.name for file in folder.glob(f"*/{CONFIG}")):
-        raise ResourceError(f"{folder} has no {CONFIG}, its folder {inner[-1]} has one; give that")
+    inner = sorted(file.parent.name for file in folder.glob(f"*/{CONFIG}"))
+    hint = f", its folder {inner[-1]} has one; give that" if inner else "; expected a folder that PEFT or a run wrote"
+    raise ResourceError(f"{folder} has no {CONFIG}{hint}")
 
 
 def _read_tensors(file: Path) -> dict[str, Tensor]:

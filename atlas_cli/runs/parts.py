@@ -31,7 +31,11 @@ def gone_on(before: Mapping[str, Any], fresh: Mapping[str, Any], after_round: in
         before: the manifest that was found; a part of it that did not say how it ended was killed.
     """
     parts = [{**part, "status": "killed"} if part.get("status") == "running" else part for part in before["parts"]]
-    kept = {key: before[key] for key in (*OF_THE_PROCESS, "experiment_sha256", "adapters_of_round") if key in before}
+    kept = {
+        key: before[key]
+        for key in (*OF_THE_PROCESS, "experiment_sha256", "adapters_of_round", "warm_starts")
+        if key in before
+    }
     return {**fresh, **kept, "parts": [*parts, {**fresh["parts"][-1], "after_round": after_round}]}
 
 

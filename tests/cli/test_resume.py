@@ -5,12 +5,14 @@ import shutil
 import sys
 
 import pytest
+from safetensors.torch import load_file, save_file
 from toy_runs import train
 
 from atlas_cli.cli import main
 from atlas_cli.reports.html import page
 from atlas_cli.runs import manifest as manifest_module
 from atlas_cli.runs.directory import RunDirectory
+from atlas_cli.runs.hashing import sha256_file
 
 TIMINGS = {"seconds", "samples_per_second"}
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -220,3 +222,15 @@ def test_checkpointing_changes_memory_and_nothing_else(config_file, mode):
     assert adapters(plain) == adapters(less)
     saved = [run.read_json("memory.json")["clients"]["a"]["saved_activations"] for run in (plain, less)]
     assert saved[1] < 0.5 * saved[0]
+
+
+def test_a_run_that_goes_on_keeps_the_record_of_what_it_started_from(config_file):
+    adapter = train(config_file()).path / "adapters/groups/g"
+    run = train(config_file(task_groups={"g": {"adapter": str(adapter)}}, training={"rounds": 1}))
+    begun = run.read_json("manifest.json")["warm_starts"]
+    assert begun["g"]["sha256"] == sha256_file(adapter / "adapter_model.safetensors")
+    (adapter / "SHA256SUMS").unlink()
+    tensors = {name: 2 * tensor for name, tensor in load_file(adapter / "adapter_model.safetensors").items()}
+    save_file(tensors, adapter / "adapter_model.safetensors")
+    assert main(["train", "--resume", str(run.path), "training.rounds=2"]) == 0
+    assert run.read_json("manifest.json")["warm_starts"] == begun

@@ -149,7 +149,7 @@ FIRST = "base_model.model.layers.0.self_attn.q_proj"
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda f: (f / "adapter_config.json").unlink(), "is not a PEFT adapter that can be read: "),
+        (lambda f: (f / "adapter_config.json").unlink(), "has no adapter_config.json; expected a folder that PEFT"),
         (lambda f: (f / "adapter_model.safetensors").unlink(), "is not a PEFT adapter that can be read: "),
         (lambda f: (f / "adapter_config.json").write_text("{"), "is not a PEFT adapter that can be read: "),
         (lambda f: (f / "adapter_config.json").write_bytes(b"\xff\xfe{"), "is not a PEFT adapter that can be read: "),
@@ -256,7 +256,7 @@ def test_an_adapter_of_another_model(tmp_path):
 
 
 def test_a_folder_that_does_not_exist(tmp_path):
-    with pytest.raises(ResourceError, match="nowhere is not a PEFT adapter that can be read"):
+    with pytest.raises(ResourceError, match="nowhere does not exist; expected a folder that"):
         read_peft(tmp_path / "nowhere", base_of("llama"))
 
 
