@@ -32,7 +32,7 @@ class ClientWork:
     Attributes:
         task_group: clients of one group are merged together.
         device: it must have compute, uplink and downlink.
-        flops: of one local step on the client, half of them before its upload.
+        forward_flops, backward_flops: of one local step on the client, before its upload and after its download.
         server_flops: of one local step on the server.
         bytes_up, bytes_down: of one local step, in ``messages_up`` and ``messages_down`` messages.
         steps: local steps of the round.
@@ -45,7 +45,8 @@ class ClientWork:
     name: str
     task_group: str
     device: Device
-    flops: float
+    forward_flops: float
+    backward_flops: float
     server_flops: float
     bytes_up: float
     bytes_down: float
@@ -58,9 +59,13 @@ class ClientWork:
     dropped: bool = False
     late: bool = False
 
-    def half(self) -> float:
-        """Seconds of the forward, or of the backward, of a step."""
-        return self.slowdown * compute_seconds(self.flops, self.device) / 2
+    def forward(self) -> float:
+        """Seconds of the forward of a step."""
+        return self.slowdown * compute_seconds(self.forward_flops, self.device)
+
+    def backward(self) -> float:
+        """Seconds of the backward of a step."""
+        return self.slowdown * compute_seconds(self.backward_flops, self.device)
 
     def up(self, server: Device) -> float:
         """Seconds of a step's uploads."""
@@ -166,7 +171,8 @@ def round_time(
 
 def _steps(works: Sequence[ClientWork], server: Device, server_update: ServerUpdate) -> dict[str, float]:
     """When each client is done with the backward of its last local step."""
-    half = {w.name: w.half() for w in works}
+    forward = {w.name: w.forward() for w in works}
+    backward = {w.name: w.backward() for w in works}
     up = {w.name: w.up(server) for w in works}
     down = {w.name: w.down(server) for w in works}
     serve = {w.name: compute_seconds(w.server_flops, server) for w in works}
@@ -177,14 +183,14 @@ def _steps(works: Sequence[ClientWork], server: Device, server_update: ServerUpd
         active = [w for w in works if step < w.steps]
         served = {}
         for w in active:
-            begin = ready[w.name] + half[w.name] + up[w.name]
+            begin = ready[w.name] + forward[w.name] + up[w.name]
             if server_update == "sequential":
                 begin = max(begin, worker_free)
                 worker_free = begin + serve[w.name]
             elif server_update == "pooled":
                 begin = max(begin, group_done[w.task_group])
             served[w.name] = begin + serve[w.name]
-            ready[w.name] = served[w.name] + down[w.name] + half[w.name]
+            ready[w.name] = served[w.name] + down[w.name] + backward[w.name]
         for w in active:
             if not (w.late and step == w.steps - 1):
                 group_done[w.task_group] = max(group_done[w.task_group], served[w.name])
@@ -192,7 +198,7 @@ def _steps(works: Sequence[ClientWork], server: Device, server_update: ServerUpd
 
 
 def _time(w: ClientWork, server: Device, seconds: float, finished: float) -> ClientTime:
-    compute = w.steps * 2 * w.half()
+    compute = w.steps * (w.forward() + w.backward())
     up = w.steps * w.up(server) + w.adapters_up(server)
     down = w.steps * w.down(server) + w.adapters_down(server)
     serve = w.steps * compute_seconds(w.server_flops, server)

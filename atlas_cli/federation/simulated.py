@@ -12,6 +12,7 @@ from atlas_cli.federation.faults import slowdowns
 from atlas_cli.federation.parties import Federation
 from atlas_cli.federation.protocol import Ledger
 from atlas_cli.planning.cost import (
+    Work,
     client_step,
     compute_seconds,
     download_seconds,
@@ -77,7 +78,7 @@ class OwnTime:
     def seconds(self, client: str, did: Trained, ledger: Ledger) -> float:
         """Of one client, by the batches that it did and all that it sent and was sent."""
         counted, flops = self._flops.get(client, (0, 0.0))
-        flops += sum(own for own, _ in self._counted.of(client, did.shapes[counted:]))
+        flops += sum(own.total for own, _ in self._counted.of(client, did.shapes[counted:]))
         self._flops[client] = len(did.shapes), flops
         device = self._devices[client]
         seconds = compute_seconds(flops, device)
@@ -93,9 +94,9 @@ class StepFlops:
     """FLOPs of local steps on padded batches; those of clients that are alike are counted once."""
 
     def __init__(self, federation: Federation) -> None:
-        self.federation, self._known = federation, dict[Any, tuple[float, float]]()
+        self.federation, self._known = federation, dict[Any, tuple[Work, float]]()
 
-    def of(self, client: str, shapes: Sequence[tuple[int, int]]) -> list[tuple[float, float]]:
+    def of(self, client: str, shapes: Sequence[tuple[int, int]]) -> list[tuple[Work, float]]:
         """The client's and the server's in a batch of each shape."""
         ranks, planned = self.federation.aggregator.members[client].ranks, self.federation.plan.by_name[client]
         group = self.federation.group_of(client)
@@ -109,16 +110,16 @@ class StepFlops:
 
     def _count(
         self, planned: ClientPlan, group: str, ranks: Mapping[str, int], batch: int, tokens: int
-    ) -> tuple[float, float]:
+    ) -> tuple[Work, float]:
         plan, config = self.federation.plan, self.federation.config
         blocks, above, cut = plan.block_shapes, plan.above(planned.cut), planned.cut
         trained = method_of(config).TRAINED
         options = {"checkpointing": planned.checkpointing, "trained": trained}
-        own = client_step(blocks, cut, ranks, batch, tokens, **options).total
+        own = client_step(blocks, cut, ranks, batch, tokens, **options)
         of_server = server_step(blocks, cut, plan.n_layers, above, batch, tokens).total
         task, vocabulary = self.federation.data[group].task, int(plan.hf_config.vocab_size)
         head = head_step(task, plan.hidden_size, vocabulary, batch, tokens).total
-        return (own + head, of_server) if config.training.labels == "client" else (own, of_server + head)
+        return (own + Work(0, head), of_server) if config.training.labels == "client" else (own, of_server + head)
 
 
 def _work(counted: StepFlops, client: str, device: Device, did: Trained, ledger: Ledger) -> ClientWork:
@@ -138,7 +139,8 @@ def _work(counted: StepFlops, client: str, device: Device, did: Trained, ledger:
         client,
         counted.federation.group_of(client),
         device,
-        sum(own for own, _ in flops) / did.steps,
+        sum(own.forward for own, _ in flops) / did.steps,
+        sum(own.backward for own, _ in flops) / did.steps,
         sum(of_server for _, of_server in flops) / did.steps,
         sum(e.bytes for e in sent["up"]) / did.steps,
         sum(e.bytes for e in sent["down"]) / did.steps,

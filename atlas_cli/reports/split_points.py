@@ -40,6 +40,7 @@ def split_notes(choice: SplitChoice) -> list[str]:
         f"params: frozen; memory in {unit}; trained: adapters, gradients, AdamW;",
         f"saved: activations for the backward (by {choice.how}) and at the cut; other: temporary tensors",
         "work and bytes (MB: 1,000,000) are of one step, forward and backward",
+        f"planned for weights in {choice.setting.dtype}, whatever dtype the model's files have; see --dtype",
     ]
     if choice.rows[0].seconds is not None and choice.device is not None and choice.server is not None:
         assumed = " (assumed; see --server)" if choice.server_assumed else ""

@@ -2,6 +2,7 @@
 
 import math
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -15,7 +16,7 @@ SERVER = Device("server", compute=1.0)
 
 
 def work(name, device=FAST, group="g", *, flops=2.0, server=3.0, up=4.0, down=5.0, steps=1, **more):
-    return ClientWork(name, group, device, flops, server, up, down, steps, **more)
+    return ClientWork(name, group, device, flops / 2, flops / 2, server, up, down, steps, **more)
 
 
 def test_one_client_one_step():
@@ -175,3 +176,12 @@ def test_the_deadline_is_how_long_the_server_waits():
     assert time.seconds == 40 and time.clients["a"].wait == 40 - 14
     only = round_time([work("s", SLOW, dropped=True, late=True)], SERVER, waited=40.0)
     assert only.seconds >= 40
+
+
+def test_a_client_that_trains_little_is_at_the_server_late():
+    """What is before the upload is the forward, however small the backward is: the server's worker waits for it."""
+    first = replace(work("a", flops=0.0, up=0.0, down=0.0), forward_flops=9.0, backward_flops=1.0)
+    second = work("b", flops=2.0, up=0.0, down=0.0)
+    time = round_time([first, second], SERVER, "sequential")
+    assert time.clients["b"].finished == pytest.approx(9 + 3 + 3 + 1)  # a's forward, both served in turn, b's backward
+    assert time.clients["a"].finished == pytest.approx(9 + 3 + 1)
