@@ -124,7 +124,7 @@ def _summary(name: str, rows: list[Record], n_clients: int, facts: Record) -> Gr
         metric=metric,
         better=better,
         before=next((value for round_, value in values if round_ == 0), None),
-        after=values[-1][1] if values else None,
+        after=next((row["test"].get(metric) for row in reversed(rows) if row["test"]), None),
         best=best[1] if best else None,
         best_round=best[0] if best else None,
         loss=training[-1][1] if training else None,

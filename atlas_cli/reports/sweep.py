@@ -79,6 +79,8 @@ def cautions(rows: Sequence[Row]) -> list[str]:
         if parts > 1 and sizes:
             spread = f"{min(sizes):,}" if min(sizes) == max(sizes) else f"{min(sizes):,} to {max(sizes):,}"
             lines.append(f"{name}: {parts} different test parts, of {spread} examples; data_seed=N gives all runs one")
+        if lost := sum(group.metric is not None and group.after is None for group in of_group):
+            lines.append(f"{name}: runs whose figure is no finite number are in no mean: {lost} of {len(of_group)}")
     return [line for line in lines if line]
 
 

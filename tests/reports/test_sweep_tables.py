@@ -9,12 +9,13 @@ from atlas_cli.reports.sweep import cautions, over_seeds, sweep_record
 from atlas_cli.sweeps.trial import Outcome
 
 
-def sweep(test_parts):
-    """Finished runs of seeds 0, 1, ... on test parts of (size, hash)."""
+def sweep(test_parts, last=VALUES["prose"][-1]):
+    """Finished runs of seeds 0, 1, ... on test parts of (size, hash); ``last`` is the first's figure in the end."""
     rows = []
     for seed, (size, sha256) in enumerate(test_parts):
         trial = SimpleNamespace(number=seed + 1, combination=SimpleNamespace(values={"seed": str(seed)}))
-        records = [metrics_record("prose", i, test={"perplexity": value}) for i, value in enumerate(VALUES["prose"])]
+        values = [*VALUES["prose"][:-1], VALUES["prose"][-1] if seed else last]
+        records = [metrics_record("prose", i, test={"perplexity": value}) for i, value in enumerate(values)]
         data = {"prose": {"train": 10, "test": size, "test_sha256": sha256}}
         rows.append((trial, Outcome(seed + 1, "finished", groups=tuple(summarise(records, [], data)))))
     return rows
@@ -36,3 +37,10 @@ def test_a_sweep_says_which_way_a_metric_is_better():
     assert record["over_seeds"][0]["task_groups"]["prose"]["better"] == "lower"
     group = record["runs"][0]["task_groups"]["prose"]
     assert (group["better"], group["best"], group["best_round"]) == ("lower", 40.0, 2)
+
+
+def test_a_run_without_a_finite_figure_is_not_left_out_in_silence():
+    rows = sweep([(8, "a"), (8, "a"), (8, "a")], last=None)
+    assert cautions(rows)[1:] == ["prose: runs whose figure is no finite number are in no mean: 1 of 3"]
+    (figures,) = over_seeds(rows)[0][2].values()
+    assert (figures.n, figures.mean) == (2, 41.0)

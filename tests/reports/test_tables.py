@@ -27,6 +27,14 @@ def test_rounds_without_evaluation_are_passed_over():
     assert (spam.after, spam.best_round) == (0.9, 1)
 
 
+def test_a_metric_that_is_no_number_after_the_last_round_is_not_that_of_an_earlier_one():
+    test = {"perplexity": None, "loss": None}
+    (prose,) = summarise(
+        [metrics_record("prose", 0), metrics_record("prose", 1), metrics_record("prose", 2, test=test)], []
+    )
+    assert (prose.before, prose.after, prose.best, prose.best_round) == (1234.5, None, 80.0, 1)
+
+
 def test_an_unevaluated_group_has_no_metric():
     (spam,) = summarise([metrics_record("spam", 1, test={})], [])
     assert (spam.metric, spam.before, spam.after, spam.best) == (None, None, None, None)
