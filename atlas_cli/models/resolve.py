@@ -49,6 +49,8 @@ def locate(name: str, revision: str | None = None, *, key: str = "model.name") -
         return Source(str(path), "folder", None, {})
     if is_folder and (path / "adapter_config.json").is_file():
         return Source(str(path), "folder", None, {})  # what reads a config says what it is
+    if is_folder and not packaged and (inner := next(iter(sorted(path.glob("*/config.json"))), None)):
+        raise ResourceError(f"{key}: folder {name} has no config.json, but {inner.parent} has one; give that folder")
     if is_folder and not packaged:  # transformers would look into it, and not at the hub
         raise ResourceError(
             f"{key}: folder {name} has no config.json; expected a folder that save_pretrained wrote"

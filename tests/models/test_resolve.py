@@ -155,6 +155,16 @@ def test_a_config_that_cannot_be_read(config, reason, init, tmp_path):
     assert reason in message and "\n" not in message and "hub" not in message
 
 
+@pytest.mark.parametrize("inner", ["checkpoint-500", "0_Transformer"])
+def test_a_folder_around_a_model_names_it(inner, tmp_path):
+    CONFIGS["bert"]().save_pretrained(tmp_path / inner)
+    with pytest.raises(ResourceError) as error:
+        config_of(str(tmp_path))
+    assert str(error.value) == (
+        f"model.name: folder {tmp_path} has no config.json, but {tmp_path / inner} has one; give that folder"
+    )
+
+
 @pytest.mark.parametrize(
     ("family", "options", "named"),
     [
