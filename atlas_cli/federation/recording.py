@@ -56,7 +56,8 @@ class Recording:
         root = run.path / FOLDER
         for folder in root.glob("round-*"):
             if done is None or _round_of(folder) > done:
-                shutil.rmtree(folder)
+                with writing(folder):
+                    shutil.rmtree(folder)
         kept = recorded(run) if done is not None else []
         self.messages, self.bytes = len(kept), sum(message.bytes for message in kept)
         self.complete = done is None or not any(line["file"] is None for line in run.read_lines(INDEX))

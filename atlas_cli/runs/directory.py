@@ -216,11 +216,45 @@ def newest_run(base: str | Path = "runs") -> RunDirectory:
     Raises:
         ResourceError: there is none.
     """
-    manifests = list(Path(base).expanduser().glob("*/manifest.json"))
-    if not manifests:
+    found = manifests(base)
+    if not found:
         raise ResourceError(f"no run in {base}/; start one with atlas train, or give the path of a run directory")
-    stamp = len("20250131-235959")
-    return open_run(max(manifests, key=lambda m: (m.parent.name[:stamp], m.stat().st_mtime_ns)).parent)
+    return open_run(found[0].parent)
+
+
+def manifests(base: str | Path) -> list[Path]:
+    """The manifests of the runs in a folder, of those that started last first.
+
+    Raises:
+        OutputError: the folder names a home that nobody has.
+        ResourceError: it cannot be looked into, so that nobody knows which runs there are.
+    """
+    folder = folder_of_runs(base)
+    try:
+        found = [Path(entry.path, "manifest.json") for entry in os.scandir(folder)]
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # a name that no folder can have
+        return []
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return []
+        raise ResourceError(f"cannot look for runs in {folder}: {error.strerror}") from None
+    started = {path: when for path in found if (when := _started(path)) is not None}
+    return sorted(started, key=started.__getitem__, reverse=True)
+
+
+def _started(manifest: Path) -> tuple[str, int] | None:
+    """When a run started: in UTC as its manifest says, for names of runs have local time; None: it is not there.
+
+    One that cannot be read comes first, as it may be the newest.
+    """
+    try:
+        modified = manifest.stat().st_mtime_ns
+        said = json.loads(manifest.read_text(encoding="utf-8"))["started"]
+        return (said if isinstance(said, str) else manifest.parent.name), modified
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, TypeError, LookupError, RecursionError):
+        return manifest.parent.name, manifest.stat().st_mtime_ns
 
 
 def make_new(folder: Path, stem: str) -> Path:

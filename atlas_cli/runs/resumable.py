@@ -11,7 +11,7 @@ from atlas_cli.config.load import load_config
 from atlas_cli.config.schema import ExperimentConfig
 from atlas_cli.errors import AtlasError, ConfigError, ResourceError
 from atlas_cli.runs.checkpoint import folders
-from atlas_cli.runs.directory import RunDirectory, folder_of_runs
+from atlas_cli.runs.directory import RunDirectory, folder_of_runs, manifests
 from atlas_cli.runs.hashing import sha256_text
 from atlas_cli.runs.lock import writer_of
 
@@ -75,18 +75,6 @@ def changeable(config: ExperimentConfig | Mapping[str, Any]) -> dict[str, str]:
     config have in common."""
     flat = _flat(_as_json(config) if isinstance(config, ExperimentConfig) else config)
     return {key: value for key, value in flat.items() if _may_change(key) and not key.startswith("output.")}
-
-
-def manifests(base: str | Path) -> list[Path]:
-    """The manifests of the runs in a folder, of those that started last first.
-
-    Raises:
-        OutputError: the folder names a home that nobody has.
-    """
-    try:
-        return sorted(folder_of_runs(base).glob("*/manifest.json"), key=_started, reverse=True)
-    except OSError:  # such as a name that is too long
-        return []
 
 
 def require_same(before: Mapping[str, Any], config: ExperimentConfig) -> None:
@@ -170,10 +158,6 @@ def newest_unfinished(config: ExperimentConfig, path: Path) -> RunDirectory:
         "one, or give a run directory",
         where=str(path),
     )
-
-
-def _started(manifest: Path) -> tuple[str, int]:
-    return manifest.parent.name[: len("20250131-235959")], manifest.stat().st_mtime_ns
 
 
 def _may_change(key: str) -> bool:

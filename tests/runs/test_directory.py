@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 
 from atlas_cli.errors import OutputError, ResourceError
-from atlas_cli.runs.directory import RunDirectory, newest_run, open_run
+from atlas_cli.runs.directory import RunDirectory, manifests, newest_run, open_run
 
 NOW = datetime(2025, 1, 31, 12, 30, 5)
 
@@ -205,4 +205,19 @@ def test_newest_run_goes_by_the_start_and_passes_over_other_folders(tmp_path):
     for seconds in (9, 30, 10):
         RunDirectory.create(tmp_path, "b", 1, NOW.replace(second=seconds)).write_json("manifest.json", {})
     (tmp_path / "zzz").mkdir()
+    (tmp_path / "file").touch()
     assert newest_run(tmp_path).path.name == "20250131-123030_b_1"
+
+
+def test_runs_of_hosts_in_other_time_zones_are_in_the_order_of_their_start(tmp_path):
+    """Their names have local time, which goes back an hour once a year, too."""
+    for hour, started in ((12, "2025-01-31T11:00:00.5+00:00"), (3, "2025-01-31T11:00:01+00:00")):
+        RunDirectory.create(tmp_path, "b", 1, NOW.replace(hour=hour)).write_json("manifest.json", {"started": started})
+    assert [path.parent.name[9:11] for path in manifests(tmp_path)] == ["03", "12"]
+
+
+def test_a_folder_that_cannot_be_looked_into_is_not_taken_for_an_empty_one(tmp_path, monkeypatch):
+    assert manifests(tmp_path / "nothing") == manifests("x" * 5000) == []
+    monkeypatch.setattr(os, "scandir", failing(errno.EACCES))
+    with pytest.raises(ResourceError, match="cannot look for runs"):
+        manifests(tmp_path)
