@@ -40,7 +40,8 @@ def command(
     """
     from atlas_cli.errors import ConfigError
     from atlas_cli.reports.memory_picture import check_name
-    from atlas_cli.runs.directory import newest_run, open_run
+    from atlas_cli.runs.directory import open_run
+    from atlas_cli.runs.listing import newest_run
 
     if as_json and as_csv:
         raise ConfigError("give --json or --csv, not both")

@@ -210,53 +210,6 @@ def open_run(path: str | Path) -> RunDirectory:
     return RunDirectory(folder)
 
 
-def newest_run(base: str | Path = "runs") -> RunDirectory:
-    """The run under ``base`` that started last.
-
-    Raises:
-        ResourceError: there is none.
-    """
-    found = manifests(base)
-    if not found:
-        raise ResourceError(f"no run in {base}/; start one with atlas train, or give the path of a run directory")
-    return open_run(found[0].parent)
-
-
-def manifests(base: str | Path) -> list[Path]:
-    """The manifests of the runs in a folder, of those that started last first.
-
-    Raises:
-        OutputError: the folder names a home that nobody has.
-        ResourceError: it cannot be looked into, so that nobody knows which runs there are.
-    """
-    folder = folder_of_runs(base)
-    try:
-        found = [Path(entry.path, "manifest.json") for entry in os.scandir(folder)]
-    except (FileNotFoundError, NotADirectoryError, ValueError):  # a name that no folder can have
-        return []
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
-            return []
-        raise ResourceError(f"cannot look for runs in {folder}: {error.strerror}") from None
-    started = {path: when for path in found if (when := _started(path)) is not None}
-    return sorted(started, key=started.__getitem__, reverse=True)
-
-
-def _started(manifest: Path) -> tuple[str, int] | None:
-    """When a run started: in UTC as its manifest says, for names of runs have local time; None: it is not there.
-
-    One that cannot be read comes first, as it may be the newest.
-    """
-    try:
-        modified = manifest.stat().st_mtime_ns
-        said = json.loads(manifest.read_text(encoding="utf-8"))["started"]
-        return (said if isinstance(said, str) else manifest.parent.name), modified
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, ValueError, TypeError, LookupError, RecursionError):
-        return manifest.parent.name, manifest.stat().st_mtime_ns
-
-
 def make_new(folder: Path, stem: str) -> Path:
     """Make a folder ``stem``, or ``stem-2``, ``stem-3``, ... where that exists."""
     for i in count(1):

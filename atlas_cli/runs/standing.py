@@ -8,7 +8,8 @@ from typing import Any, Literal
 from atlas_cli.config.schema import ExperimentConfig
 from atlas_cli.errors import OutputError, ResourceError
 from atlas_cli.runs.checkpoint import folders
-from atlas_cli.runs.directory import RunDirectory, manifests
+from atlas_cli.runs.directory import RunDirectory
+from atlas_cli.runs.listing import manifests
 from atlas_cli.runs.lock import writer_of
 from atlas_cli.runs.resumable import changeable, experiment_sha256, read_manifest
 

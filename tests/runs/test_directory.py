@@ -10,7 +10,8 @@ import torch
 from safetensors import safe_open
 
 from atlas_cli.errors import OutputError, ResourceError
-from atlas_cli.runs.directory import RunDirectory, manifests, newest_run, open_run
+from atlas_cli.runs.directory import RunDirectory, open_run
+from atlas_cli.runs.listing import manifests, newest_run
 
 NOW = datetime(2025, 1, 31, 12, 30, 5)
 
