@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 _LIST_AS_TEXT = re.compile(r"""\[\s*['"\d-].*\S\]""", re.DOTALL)  # as Python, numpy and pandas write one into a cell
 
+_BETWEEN_WORDS = re.compile(r"[ \t\r\n]+")  # a no-break space is part of a word
+
 
 def canonical(rows: Rows, columns: dict[str, str], task: type[BaseTask], part: str, key: str) -> Rows:
     """The rows with the task's fields under their own names; every other column stays as it was.
@@ -55,7 +57,7 @@ def _value(value: Any, field: str, place: str, key: str) -> Any:
                 f"{place} holds a list written as text ({value[:40]}); use JSONL or Parquet, or words with spaces",
                 key=key,
             )
-        items = value.split() if isinstance(value, str) else value
+        items = _BETWEEN_WORDS.sub(" ", value).strip(" ").split(" ") if isinstance(value, str) else value
         if items is not None and not isinstance(items, list):
             raise ConfigError(f"{place} is {type(value).__name__}, not a list or words with spaces", key=key)
         words = [_word(item, field == "tags", place, key) for item in items or ()]

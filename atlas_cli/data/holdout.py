@@ -30,11 +30,12 @@ def by_label(labels: Sequence[str], fraction: float, rng: np.random.Generator) -
         rows.setdefault(label, []).append(i)
     wanted = {label: len(rows[label]) * fraction for label in sorted(rows)}
     take = {label: min(int(wanted[label]), len(rows[label]) - 1) for label in wanted}
-    total = max(1, round(len(labels) * fraction))
+    left = max(1, round(len(labels) * fraction)) - sum(take.values())
     # whole rows first, then those left over go to the labels that came off worst
     for label in sorted(wanted, key=lambda label: take[label] - wanted[label]):
-        if sum(take.values()) < total and take[label] < len(rows[label]) - 1:
+        if left > 0 and take[label] < len(rows[label]) - 1:
             take[label] += 1
+            left -= 1
     return sorted(int(i) for label in wanted for i in rng.permutation(rows[label])[: take[label]])
 
 

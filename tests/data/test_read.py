@@ -250,6 +250,8 @@ def test_token_classification_takes_lists_or_words_with_spaces():
     data = group(rows[:2], rows[3:], task="token-classification")
     assert data.train[0]["tokens"] == ["EU", "says"] and data.train[0]["tags"] == ["B", "O"]
     assert data.classes == ["B", "O"]
+    spaced = group([{"tokens": " 10\u00a0000  men ", "tags": "B O"}] * 2, rows[3:], task="token-classification")
+    assert spaced.train[0]["tokens"] == ["10\u00a0000", "men"]
     with pytest.raises(ConfigError) as caught:
         group([*rows, {"tokens": "a b", "tags": "O"}], task="token-classification")
     assert str(caught.value) == (
