@@ -8,13 +8,19 @@ from pydantic import Field, model_validator
 
 from atlas_cli.config.section import Section
 
+LEAST_NOISE = 1e-3  # below, the accountant's numbers overflow
+LEAST_EPSILON = 1e-3  # that a target may be
+
 
 class NoiseConfig(Section):
     """Clipping to an L2 norm, and Gaussian noise in proportion to it: a multiplier, or the epsilon it should give."""
 
-    clip: float | None = Field(None, gt=0, description="largest L2 norm that is let through; noise needs it")
+    clip: float | None = Field(None, ge=1e-9, le=1e9, description="largest L2 norm that is let through; noise needs it")
     noise_multiplier: float | None = Field(
-        None, ge=0, description="standard deviation of the noise by clip; 0: clipping alone, which bounds no epsilon"
+        None,
+        ge=0,
+        le=1e6,
+        description="standard deviation of the noise by clip, at least 0.001; 0: clipping alone, no epsilon",
     )
     epsilon: float | None = Field(
         None, gt=0, le=1000, description="after all rounds, at privacy.delta; the multiplier is searched for"
@@ -26,6 +32,13 @@ class NoiseConfig(Section):
             raise ValueError("noise without clipping bounds nothing; set clip, e.g. 1.0")
         if (self.noise_multiplier is None) == (self.epsilon is None):
             raise ValueError("give one of noise_multiplier and epsilon (noise_multiplier: 0 clips only)")
+        if self.noise_multiplier is not None and 0 < self.noise_multiplier < LEAST_NOISE:
+            raise ValueError(
+                f"noise_multiplier must be 0 (clips only) or at least {LEAST_NOISE:g}, got {self.noise_multiplier:g}: "
+                "with less noise epsilon is above 100,000"
+            )
+        if self.epsilon is not None and self.epsilon < LEAST_EPSILON:
+            raise ValueError(f"epsilon must be at least {LEAST_EPSILON:g}, got {self.epsilon:g}: it leaves noise alone")
         return self
 
 
@@ -51,7 +64,7 @@ class LabelsConfig(Section):
 class NoPeekConfig(Section):
     """Distance correlation between token embeddings and activations as a part of the client's loss."""
 
-    weight: float = Field(gt=0)
+    weight: float = Field(gt=0, le=1e6)
 
 
 class PrivacyConfig(Section):

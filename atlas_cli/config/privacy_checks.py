@@ -9,6 +9,7 @@ from atlas_cli.config.schema import ExperimentConfig
 
 # methods that are given one update, the noisy mean of changes; the others look at each update by itself
 CENTRAL_METHODS = ("ffa", "zero-pad", "fedsa", "delta-svd")
+LEAST_SAMPLED_DELTA = 1e-10  # composed privacy losses lose up to about 1e-13 of probability to rounding
 
 
 def privacy_problems(config: ExperimentConfig) -> Iterator[Problem]:
@@ -82,6 +83,17 @@ def _examples(config: ExperimentConfig) -> Iterator[Problem]:
     if config.server.rank and config.mode == "split-federated":
         yield Problem(
             ("server", "rank"), "the server would train on every example without noise; privacy.examples needs rank: 0"
+        )
+    if config.privacy.delta < LEAST_SAMPLED_DELTA:
+        yield Problem(
+            ("privacy", "delta"),
+            f"the accountant of Poisson samples rounds by as much as that; with privacy.examples give "
+            f"{LEAST_SAMPLED_DELTA:g} or more",
+        )
+    if config.training.on_nonfinite == "drop-client":
+        yield Problem(
+            ("training", "on_nonfinite"),
+            "who is dropped depends on which examples were drawn, and tells of them without noise; use stop",
         )
     if config.training.deadline is not None:
         yield Problem(

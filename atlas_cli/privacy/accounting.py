@@ -21,8 +21,9 @@ import numpy as np
 from atlas_cli.errors import ConfigError
 
 CHANNELS = ("updates", "activations", "labels", "fingerprints")
-MAX_MULTIPLIER = 1e4
+MAX_MULTIPLIER = 1e9
 TOLERANCE = 2e-3  # share of epsilon by which the grid of privacy losses may raise it
+_ENORMOUS = 1e5  # an epsilon above this promises nothing, and may be raised by more
 _LEAST = 1e-2  # an epsilon below this may be raised as much as this one
 
 
@@ -59,7 +60,7 @@ def sampled_epsilon(multiplier: float, rate: float, steps: int, delta: float) ->
         finer = min(epsilon, _on_grid(multiplier, rate, steps, delta, interval))
         # no loss is rounded by more than an interval
         raised = steps * min(interval**2 * _spread(finer, delta), interval)
-        if raised <= TOLERANCE * max(finer, _LEAST):
+        if raised <= TOLERANCE * max(finer, _LEAST) or finer > _ENORMOUS:
             return finer
         epsilon = finer
     return epsilon

@@ -29,7 +29,7 @@ from atlas_cli.privacy.delivered import Deliveries
 from atlas_cli.privacy.figures import Inapplicable
 from atlas_cli.runs.directory import RunDirectory
 from atlas_cli.runs.resumable import config_of
-from atlas_cli.tasks._base import Feature
+from atlas_cli.tasks._base import Feature, count_examples
 
 STEP_KINDS = ("activations", "gradients", "features", "feature-gradients")
 RECORD = "add audit: {record: {rounds: [1]}} to its config and train again, or give the config to atlas audit"
@@ -141,6 +141,14 @@ class Evidence:
         plain = copy.copy(self.federation)
         plain.data = prepare(config, load_tokenizer(config.model), self.federation.plan.family.causal)
         return plain
+
+    @property
+    def windowed(self) -> str:
+        """A note where several texts that attacks look at are windows of one example; empty where none are."""
+        parts = [part for group in self.federation.data.values() for part in (*group.train.values(), group.test)]
+        if all(count_examples(part) == len(part) for part in parts):
+            return ""
+        return "each window of an example counts as a text; intervals take them as independent"
 
     def chosen(self) -> Iterator[Step]:
         """Steps by turns over rounds and clients, until ``most`` texts are reached.

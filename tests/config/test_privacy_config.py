@@ -99,6 +99,8 @@ def loaded(tmp_path, **changes):
             "training.deadline",
             "which examples were drawn",
         ),
+        (nested(EXAMPLES, {"training": {"on_nonfinite": "drop-client"}}), "training.on_nonfinite", "use stop"),
+        (nested(EXAMPLES, {"privacy": {"delta": 1e-12}}), "privacy.delta", "give 1e-10 or more"),
         (nested(EXAMPLES, {"privacy": {"updates": NOISE}}), "privacy.updates", "give one of the two"),
         (nested(EXAMPLES, {"training": {"labels": "server"}}), "training.labels", "labels: client"),
         (nested(EXAMPLES, {"server": {"rank": 2}}), "server.rank", "rank: 0"),
@@ -119,6 +121,24 @@ def test_contradictions(tmp_path, changes, key, says):
         loaded(tmp_path, **changes)
     lines = [line for line in str(error.value).splitlines() if f"{key}:" in line]
     assert len(lines) == 1 and says in lines[0] and "x.yaml" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("noise", "says"),
+    [
+        ({"clip": 1.0, "noise_multiplier": 1e-300}, "0 (clips only) or at least 0.001, got 1e-300"),
+        ({"clip": 1.0, "noise_multiplier": 1e300}, "noise_multiplier:"),
+        ({"clip": 1e300, "noise_multiplier": 1.0}, "clip:"),
+        ({"clip": 1e-300, "noise_multiplier": 1.0}, "clip:"),
+        ({"clip": 1.0, "epsilon": 1e-30}, "epsilon must be at least 0.001, got 1e-30"),
+    ],
+)
+@pytest.mark.parametrize("name", ["updates", "examples", "activations", "fingerprints"])
+def test_noise_that_could_not_be_drawn_or_accounted_for_is_refused(tmp_path, name, noise, says):
+    with pytest.raises(ConfigError) as error:
+        loaded(tmp_path, privacy={name: noise})
+    lines = [line for line in str(error.value).splitlines() if f"privacy.{name}" in line]
+    assert any(says in line and "x.yaml:" in line for line in lines)
 
 
 def test_everything_that_fits_together(tmp_path):

@@ -12,7 +12,7 @@ from atlas_cli.engines.batches import batch_of, batches_of
 from atlas_cli.engines.exchange import exchange
 from atlas_cli.federation.protocol import Ledger
 from atlas_cli.privacy.mechanisms.examples import ExampleNoise
-from atlas_cli.privacy.mechanisms.labels import randomise
+from atlas_cli.privacy.mechanisms.labels import CorrectedTask, randomise
 from atlas_cli.tasks._base import count_examples, example_numbers
 
 dp_accounting = pytest.importorskip("dp_accounting")
@@ -143,6 +143,17 @@ def test_windows_of_one_row_get_one_randomised_label(make_federation):
     found = randomise({"g": group}, LabelsConfig(epsilon=0.1), 0)["g"].train["a"]
     labels = [{f["labels"] for f in found if f["row"] == row} for row in {f["row"] for f in found}]
     assert all(len(each) == 1 for each in labels) and len(set.union(*labels)) == 2
+
+
+@pytest.mark.parametrize("epsilon", [1e-300, 1e-30, 1e-9, 1000.0])
+def test_the_corrected_loss_is_finite_at_the_limits_of_epsilon(make_federation, epsilon):
+    task = CorrectedTask(make_federation().data["g"].task, epsilon)
+    logits = torch.tensor([[3.0, -1.0], [0.0, 0.0]], requires_grad=True)
+    loss, count = task.loss(logits, torch.tensor([0, 1]))
+    loss.backward()
+    plain = torch.nn.functional.cross_entropy(logits, torch.tensor([0, 1]))
+    wanted = plain.item() if epsilon == 1000 else math.log(2)
+    assert count == 2 and loss.item() == pytest.approx(wanted, rel=1e-6) and logits.grad.isfinite().all()
 
 
 def test_texts_in_several_rows_are_said(make_federation, toy_csv, tmp_path):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy.optimize import brentq
 from scipy.stats import norm
 
+from atlas_cli.config.privacy import LEAST_NOISE
 from atlas_cli.errors import ConfigError
 from atlas_cli.privacy import accounting
 from atlas_cli.privacy.accounting import calibrated, gaussian_epsilon, keep_probability, sampled_epsilon
@@ -59,6 +60,18 @@ def test_repeated_gaussians_are_one_with_less_noise():
 @pytest.mark.parametrize("multiplier", [1e-12, 1e-150])
 def test_next_to_no_noise_has_an_enormous_epsilon(multiplier):
     assert gaussian_epsilon(multiplier, 1, 1e-5) == pytest.approx(0.5 / multiplier**2, rel=1e-4)
+
+
+@pytest.mark.parametrize(("rate", "steps"), [(1e-6, 3), (0.001, 100_000), (0.9, 1)])
+def test_the_least_noise_that_is_accepted_has_an_epsilon_with_samples(rate, steps):
+    found = sampled_epsilon(LEAST_NOISE, rate, steps, 1e-5)
+    assert 0 <= found <= gaussian_epsilon(LEAST_NOISE, steps, 1e-5) and (found > 1e5 or rate == 1e-6)
+
+
+@pytest.mark.parametrize("times", [1, 10**9])
+def test_the_smallest_target_that_is_accepted_is_met(times):
+    found = calibrated(1e-3, lambda z: gaussian_epsilon(z, times, 1e-5), "privacy.activations.epsilon")
+    assert gaussian_epsilon(found, times, 1e-5) <= 1e-3
 
 
 def test_dp_sgd_on_mnist_as_published():

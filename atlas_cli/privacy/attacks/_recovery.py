@@ -64,8 +64,9 @@ def recovery(attack: str, knows: str, evidence: Evidence, seen: Tokens, guesses:
     value, low, high = share_interval(hits.tolist(), sizes.tolist())
     common = commonest([f for step in evidence.chosen() for f in evidence.public(step.client)])
     floor = float((seen.ids == common).double().mean())
+    notes = "; ".join(filter(None, (note, evidence.windowed)))
     what, chance = "tokens recovered, share", 1 / len(evidence.embedding)
-    return Figure(attack, what, "activations", knows, value, low, high, chance, 1.0, count, floor, note)
+    return Figure(attack, what, "activations", knows, value, low, high, chance, 1.0, count, floor, notes)
 
 
 def commonest(features: Sequence[Feature]) -> int:

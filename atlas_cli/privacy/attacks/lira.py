@@ -54,6 +54,11 @@ def attack(evidence: Evidence) -> Figure:
     shadows = evidence.shadows
     if not shadows:
         raise Inapplicable("it trains shadow models, each for as long as the run; ask for some with --lira, e.g. 16")
+    if evidence.windowed:
+        raise Inapplicable(
+            "texts are windows of longer examples: a shadow run without one would be trained on others of the same "
+            "example; raise training.max_length so that each example is one text"
+        )
     federation, number = final_state(evidence)
     rounds = federation.config.training.rounds
     if number != rounds:

@@ -53,7 +53,7 @@ def attack(evidence: Evidence) -> Figure:
     positive, negative = -np.array(inside), -np.array(outside)
     value, low, high = auc_interval(positive, negative, federation.config.seed)
     what, n = f"AUC of members against others, after round {number}", len(inside) + len(outside)
-    note = at_few_false_alarms(positive, negative)
+    note = "; ".join(filter(None, (at_few_false_alarms(positive, negative), evidence.windowed)))
     return Figure("membership", what, CHANNEL, KNOWS, value, low, high, 0.5, 1.0, n, note=note)
 
 
