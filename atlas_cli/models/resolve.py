@@ -115,6 +115,10 @@ def model_config(model: ModelConfig) -> tuple[PreTrainedConfig, Source | None, s
     """
     try:
         source = locate(model.name, model.revision)
+        if model.revision and source.kind != "hub":
+            raise ConfigError(
+                f"revisions are of hub models, and {model.name} is a {source.kind} one", key="model.revision"
+            )
         config = _read_config(source, model)
     except ResourceError:
         known = built_in(model.name)
@@ -125,6 +129,8 @@ def model_config(model: ModelConfig) -> tuple[PreTrainedConfig, Source | None, s
         return _with_changes(known, model), None, f"random ({why})"
     if model.init == "random":
         return _with_changes(config, model), None, "random (as configured)"
+    if model.config:  # which auto would otherwise take for random weights alone
+        raise ConfigError(f"{model.name} was found with its weights, which fit no other config", key="model.config")
     return config, source, PRETRAINED
 
 

@@ -342,6 +342,14 @@ def test_an_unknown_name_has_no_random_initialisation(init):
         config_of("nothing", init=init)
 
 
+def test_what_would_be_passed_over_for_a_local_model_is_refused(model_folder):
+    folder = model_folder("gpt2")
+    with pytest.raises(ConfigError, match=r"^model\.config: .* was found with its weights, which fit no other config"):
+        config_of(folder, init="auto", config={"n_layer": 2})
+    with pytest.raises(ConfigError, match=r"^model\.revision: revisions are of hub models, and .* is a folder one"):
+        config_of(folder, revision="abc")
+
+
 def test_auto_takes_the_weights_where_they_are(model_folder):
     config, source, words = config_of(model_folder("bert"), init="auto")
     assert source.path == model_folder("bert") and words == "pretrained" and config.num_hidden_layers == 4
