@@ -7,7 +7,7 @@ import pytest
 from tiny_models import word_tokenizer
 
 from atlas_cli.config.schema import ExperimentConfig
-from atlas_cli.data.prepare import prepare
+from atlas_cli.data.prepare import class_counts, prepare
 from atlas_cli.errors import ConfigError
 from atlas_cli.federation.facts import data_facts
 
@@ -98,3 +98,11 @@ def test_a_client_that_keeps_fewer_usable_examples_than_asked_for_is_refused(tmp
         "partition.min_examples: client a has 1 usable examples among its 4, at least 2 are needed: the others are"
         " longer than training.max_length 8, and on_truncated is drop"
     )
+
+
+def test_classes_are_shown_with_their_counts(tmp_path):
+    def rows(labels):
+        return [{"text": f"film {label} {i}", "label": label} for i, label in enumerate(labels)]
+
+    group = prepared(tmp_path, "cut", "sequence-classification", 8, rows(["ham"] * 2 + ["spam"] * 3), rows(["ham"]))
+    assert class_counts(group) == "spam 3, ham 2 (test: ham 1)"
