@@ -103,7 +103,7 @@ def losses_by_text(
 
     # a task for the evaluator, whose metric keeps each loss
     seen: Any = SimpleNamespace(
-        label_tensor=task.label_tensor, metric=lambda: SimpleNamespace(update=update, compute=lambda: {})
+        label_tensor=task.label_tensor, metric=lambda: SimpleNamespace(update=update), scores=lambda metric: {}
     )
     federation.evaluator(seen, texts, model)
     return found
