@@ -184,7 +184,9 @@ def _step(
     )
     traced = _traced(key)
     below = blocks - (_by_formula(family, short, topmost, above, step) or 0)
-    return replace(traced, saved=traced.saved + below, peak=traced.peak + below), "formula"
+    # of more blocks, the lowest may need most, once the gradients of all above are there
+    gradients = 0 if below else traced.gradients
+    return Traced(traced.saved + below, traced.peak + below, gradients), "formula"
 
 
 @dataclass(frozen=True)

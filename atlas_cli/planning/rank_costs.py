@@ -45,8 +45,8 @@ def rank_costs(
         r_max: largest rank; a block whose layers are smaller gets theirs.
 
     Memory of a unit is the closed form, and what does not depend on ranks is the predicted peak at ``r_min`` less it.
-    The peak may rise by less, because not all of a unit is alive when most is; should it rise by more, the closed form
-    is scaled up.
+    What is alive besides is taken at the largest ranks. By trace the peak may rise by less, because not all of a unit
+    is alive when most is; should it rise by more, the closed form is scaled up.
     """
     most = {layer: min(r_max, *(min(f) for f in paths.values())) for layer, paths in targets.items()}
     least = dict.fromkeys(targets, r_min)
@@ -60,8 +60,10 @@ def rank_costs(
         }
         for layer in targets
     }
-    if most != least:
-        rise = memory(by_path(most, targets)).peak - lowest.peak
+    highest = memory(by_path(most, targets))
+    transient = max(0, highest.transient - lowest.transient) if lowest.how == "formula" else 0
+    if lowest.how == "trace" and most != least:
+        rise = highest.peak - lowest.peak
         closed = sum((most[layer] - r_min) * units[layer]["memory"] for layer in targets)
         for unit in units.values():
             unit["memory"] *= max(1.0, rise / closed)
@@ -71,7 +73,7 @@ def rank_costs(
         for unit in units.values():
             unit["uplink"] = 0
     fixed = {
-        "memory": lowest.peak - sum(r_min * units[layer]["memory"] for layer in targets),
+        "memory": lowest.peak + transient - sum(r_min * units[layer]["memory"] for layer in targets),
         "uplink": sent - sum(most[layer] * units[layer]["uplink"] for layer in targets),
     }
     return RankCosts(units, fixed, most)
