@@ -26,7 +26,6 @@ from types import ModuleType
 
 import torch
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
@@ -35,6 +34,7 @@ from atlas_cli.aggregation._base import Context, Factors, Merge, Update, truncat
 from atlas_cli.aggregation._error import error_ledger, exact_change, exact_sum
 from atlas_cli.aggregation._low_rank import squared_norm, stack, svd
 from atlas_cli.models.lora import initial_A
+from atlas_cli.reports.terminal import Terminal
 from atlas_cli.seeding import torch_generator
 
 RANKS = (4, 8, 16, 64)
@@ -208,7 +208,7 @@ def methods(quick: bool) -> None:
                 *(f"{1e3 * row[what]:.1f}" for what in ("seconds", "ledger")),
                 f"{row['peak'] / 1e6:.0f}" if row["peak"] is not None else "",
             )
-    Console(width=160).print(table)
+    Terminal(width=160).print(table)
 
 
 def decompositions(quick: bool) -> None:
@@ -228,7 +228,7 @@ def decompositions(quick: bool) -> None:
         table.add_row(
             *(str(d), str(rank), *milliseconds[:2], f"{double / by_qr:.0f}", milliseconds[2], f"{single / by_qr:.0f}")
         )
-    Console(width=160).print(table)
+    Terminal(width=160).print(table)
 
 
 if __name__ == "__main__":

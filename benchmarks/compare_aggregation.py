@@ -21,7 +21,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
-from rich.console import Console
 from rich.table import Table
 
 from atlas_cli import discovery
@@ -29,6 +28,7 @@ from atlas_cli.config.load import load_config
 from atlas_cli.config.schema import ExperimentConfig
 from atlas_cli.federation.session import start
 from atlas_cli.reports.progress import PlainProgress
+from atlas_cli.reports.terminal import Terminal
 from atlas_cli.runs.directory import RunDirectory, open_run
 
 CONFIG = Path(__file__).parents[1] / "configs" / "compare-aggregation.yaml"
@@ -49,7 +49,7 @@ def run(name: str, seed: int, folder: Path, overrides: Sequence[str]) -> Outcome
     """Train with one method or baseline, or read the run of the same config that is in ``folder``."""
     choice = f"mode={name}" if name in BASELINES else f"aggregation.method={name}"
     loaded = load_config(CONFIG, [choice, f"seed={seed}", f"output.dir={folder}", *overrides])
-    done = finished(folder, loaded.config) or start(loaded.config, PlainProgress(Console(quiet=True)))
+    done = finished(folder, loaded.config) or start(loaded.config, PlainProgress(Terminal(quiet=True)))
     rounds = done.read_lines("metrics.jsonl")
     last = rounds[-1]
     return Outcome(
@@ -108,7 +108,7 @@ def main() -> int:
         for seed, name in itertools.product(range(given.seeds), given.only):
             outcomes[name].append(run(name, seed, Path(folder), given.overrides))
             print(f"seed {seed}: {name} {outcomes[name][-1].accuracy:.3f}", flush=True)
-    Console(width=100).print(table(outcomes))
+    Terminal(width=100).print(table(outcomes))
     traces = {name: tuple(o.trace for o in runs) for name, runs in outcomes.items()}
     alike = [(a, b) for i, a in enumerate(traces) for b in list(traces)[:i] if traces[a] == traces[b]]
     for a, b in alike:

@@ -17,12 +17,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from rich.console import Console
-
 from atlas_cli.config.load import load_config
 from atlas_cli.federation.session import start
 from atlas_cli.planning.auto_ranks import plan_ranks
 from atlas_cli.reports.progress import PlainProgress
+from atlas_cli.reports.terminal import Terminal
 
 CONFIG = Path(__file__).parents[1] / "configs" / "compare-ranks.yaml"
 METHODS = ("uniform", "random", "gradient")
@@ -43,7 +42,7 @@ def run(method: str, seed: int, folder: Path, overrides: Sequence[str]) -> Outco
     """Rank and train with one method."""
     changes = [f"allocation.importance={method}", f"seed={seed}", f"output.dir={folder}", *overrides]
     ranked = plan_ranks(load_config(CONFIG, changes).config)
-    last = start(ranked.config, PlainProgress(Console(quiet=True))).read_lines("metrics.jsonl")[-1]
+    last = start(ranked.config, PlainProgress(Terminal(quiet=True))).read_lines("metrics.jsonl")[-1]
     ranks = [rank for client in ranked.clients for rank in client.ranks.values()]
     parameters = sum(client.adapter_parameters for client in ranked.clients)
     return Outcome(

@@ -18,7 +18,6 @@ from typing import NamedTuple
 
 import torch
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 from transformers import GPT2Config, GPT2Model
@@ -27,6 +26,7 @@ from atlas_cli.federation.client import SplitClient
 from atlas_cli.federation.prefix_cache import Prefix, PrefixCache
 from atlas_cli.models.families import family_of
 from atlas_cli.models.load import FrozenBase, as_base
+from atlas_cli.reports.terminal import Terminal
 
 BLOCKS, BATCH, RANK = 6, 8, 8
 
@@ -45,7 +45,7 @@ def main() -> None:
         for first in (3, 5):
             found = measure(base, first, tokens, batches, turns)
             table.add_row(f"{BATCH} x {tokens}", f"{first}..{BLOCKS - 1}", *found.cells())
-    Console(width=140).print(table)
+    Terminal(width=140).print(table)
 
 
 def measure(base: FrozenBase, first: int, tokens: int, batches: int, turns: int) -> Measured:

@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from compare_aggregation import finished, spread
-from rich.console import Console
 from rich.table import Table
 
 from atlas_cli import discovery
@@ -34,6 +33,7 @@ from atlas_cli.federation.session import start
 from atlas_cli.privacy.audit import FILE, audit
 from atlas_cli.privacy.evidence import Evidence
 from atlas_cli.reports.progress import PlainProgress
+from atlas_cli.reports.terminal import Terminal
 from atlas_cli.runs.directory import RunDirectory
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -128,7 +128,7 @@ def run_case(case: Case, seed: int, folder: Path, overrides: Sequence[str]) -> R
     rounds = load_config(file, overrides).config.training.rounds
     loaded = load_config(file, [*changes, f"audit.record.rounds=[{rounds}]", *overrides])
     with locating(loaded):
-        done = finished(folder, loaded.config) or start(loaded.config, PlainProgress(Console(quiet=True)))
+        done = finished(folder, loaded.config) or start(loaded.config, PlainProgress(Terminal(quiet=True)))
     return row(done, case.mechanism)
 
 
@@ -184,7 +184,7 @@ def compare(given: argparse.Namespace) -> None:
             line = json.dumps(named) if given.json else " ".join(f"{k} {v}" for k, v in named.items())
             print(line, flush=True)
     if not given.json:
-        Console(width=100).print(table(outcomes))
+        Terminal(width=100).print(table(outcomes))
 
 
 if __name__ == "__main__":

@@ -27,7 +27,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
-from rich.console import Console
 
 from atlas_cli.config.schema import ExperimentConfig
 from atlas_cli.federation import build as building
@@ -38,6 +37,7 @@ from atlas_cli.federation.training import train
 from atlas_cli.models.load import FrozenBase, load_base
 from atlas_cli.planning.plan import make_plan
 from atlas_cli.reports.progress import PlainProgress
+from atlas_cli.reports.terminal import Terminal
 from atlas_cli.runs.directory import RunDirectory
 from atlas_cli.runs.record_files import RecordFiles
 
@@ -141,7 +141,7 @@ def _over(base: FrozenBase, config: ExperimentConfig) -> building.Federation:
 
 def _rounds(federation: building.Federation, run: RunDirectory) -> tuple[list[float], int]:
     """Seconds of rounds 0, 1, ..., with records and copies for a checkpoint; the most memory after one of them."""
-    progress, copies = PlainProgress(Console(quiet=True)), Copies()
+    progress, copies = PlainProgress(Terminal(quiet=True)), Copies()
     progress.start(ROUNDS, 2, federation.group_names)
     marks, sizes = [time.perf_counter()], [resident()]
 

@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 
 import torch
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from transformers import BertConfig, BertModel, GPT2Config, GPT2Model
 
@@ -27,6 +26,7 @@ from atlas_cli.federation.client_pass import ClientPass
 from atlas_cli.models.families import family_of
 from atlas_cli.models.load import FrozenBase, as_base
 from atlas_cli.models.prepacked import prepack_blocks
+from atlas_cli.reports.terminal import Terminal
 
 BLOCKS, CLIENTS, TURNS = 6, 8, 5
 Step = Callable[[], None]
@@ -52,7 +52,7 @@ def main() -> None:
             table.add_row(name, f"{texts}, natural", *measured(base, natural))
         table.add_row(name, "8 of 20 tokens", *measured(base, [[20] * 8] * CLIENTS))
         table.add_row(name, "8 of 64 tokens", *measured(base, [[64] * 8] * 2))
-    Console(width=120).print(table)
+    Terminal(width=120).print(table)
 
 
 def measured(base: FrozenBase, lengths: Sequence[Sequence[int]]) -> tuple[str, ...]:

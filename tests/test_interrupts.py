@@ -11,6 +11,14 @@ from atlas_cli.federation.stopping import Stopping
 from atlas_cli.interrupts import interrupts_between_imports
 
 
+@pytest.fixture(autouse=True)
+def interrupted_as_a_program_is():
+    """A process of a parallel test run may ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def swallowing(tmp_path, monkeypatch):
     """A module that is interrupted while it is imported, and goes on whatever is raised."""
@@ -41,9 +49,6 @@ def test_an_interrupt_elsewhere_comes_at_once():
 
 
 def test_an_ignored_interrupt_stays_ignored():
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        with interrupts_between_imports():
-            signal.raise_signal(signal.SIGINT)
-    finally:
-        signal.signal(signal.SIGINT, before)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with interrupts_between_imports():
+        signal.raise_signal(signal.SIGINT)

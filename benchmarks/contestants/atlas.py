@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from rich.console import Console
-
 from atlas_cli.engines.in_process import local_steps
 from atlas_cli.engines.trained import Trained
 from atlas_cli.federation.attendance import Attendance
@@ -14,6 +12,7 @@ from atlas_cli.federation.protocol import Ledger
 from atlas_cli.federation.recorder import Recorder
 from atlas_cli.federation.training import set_up, train
 from atlas_cli.reports.progress import PlainProgress
+from atlas_cli.reports.terminal import Terminal
 from contestants.turns import StepByStep, Work
 
 FIRST = 2  # in round 1 a run measures memory
@@ -46,7 +45,7 @@ def atlas_rounds(federation: Federation) -> StepByStep:
 
     The first two turns are round 0, which delivers the base, and round 1, which measures memory.
     """
-    progress = PlainProgress(Console(quiet=True))
+    progress = PlainProgress(Terminal(quiet=True))
     training = federation.config.training
     progress.start(training.rounds, training.local_steps, federation.group_names)
     recorder = Recorder(federation, None, progress)
