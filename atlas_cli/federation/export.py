@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import shutil
+from collections.abc import Callable
 
 import torch
 
@@ -18,10 +17,11 @@ from atlas_cli.models.origin import Origin
 from atlas_cli.models.peft_format import peft_files
 from atlas_cli.models.resolve import PRETRAINED
 from atlas_cli.runs.checkpoint import folders, load_newest
-from atlas_cli.runs.directory import RunDirectory, writing
+from atlas_cli.runs.directory import RunDirectory
 from atlas_cli.runs.names import folder_names
+from atlas_cli.runs.whole_folder import whole_folder
 
-FOLDER, SCRATCH = "adapters", ".adapters.tmp"
+FOLDER = "adapters"
 
 
 def export_adapters(federation: Federation, run: RunDirectory) -> None:
@@ -32,20 +32,16 @@ def export_adapters(federation: Federation, run: RunDirectory) -> None:
     adapter. A group whose clients share no adapter has no folder, one whose clients are in several clusters a folder
     for each part. NAME is as ``folder_names`` has it, mostly the name itself; origin.json has the name as it is.
     """
-    shutil.rmtree(run.path / SCRATCH, ignore_errors=True)
     shared = {
         part: (group, m) for group in federation.group_names for part, m in federation.models_of_group(group).items()
     }
-    for part, folder in folder_names(shared).items():
-        _write(federation, run, f"{SCRATCH}/groups/{folder}", part, *shared[part])
-    for client, folder in folder_names(federation.clients).items():
-        group = federation.group_of(client)
-        with federation.at_hand([client]):
-            _write(federation, run, f"{SCRATCH}/clients/{folder}", client, group, federation.model_of_client(client))
-    with writing(run.path / FOLDER):
-        if (run.path / FOLDER).exists():
-            shutil.rmtree(run.path / FOLDER)
-        os.rename(run.path / SCRATCH, run.path / FOLDER)
+    with whole_folder(run.path / FOLDER) as write:
+        for part, folder in folder_names(shared).items():
+            _write(federation, write, f"groups/{folder}", part, *shared[part])
+        for client, folder in folder_names(federation.clients).items():
+            group = federation.group_of(client)
+            with federation.at_hand([client]):
+                _write(federation, write, f"clients/{folder}", client, group, federation.model_of_client(client))
 
 
 def export_last_round(federation: Federation, run: RunDirectory) -> int | None:
@@ -69,7 +65,14 @@ def export_last_round(federation: Federation, run: RunDirectory) -> int | None:
     return checkpoint.round
 
 
-def _write(federation: Federation, run: RunDirectory, folder: str, owner: str, group: str, model: TrainedModel) -> None:
+def _write(
+    federation: Federation,
+    write: Callable[[str, bytes], None],
+    folder: str,
+    owner: str,
+    group: str,
+    model: TrainedModel,
+) -> None:
     lora = federation.config.lora
     files = peft_files(
         federation.base,
@@ -82,7 +85,7 @@ def _write(federation: Federation, run: RunDirectory, folder: str, owner: str, g
         origin=origin_of(federation, group, owner),
     )
     for name, content in files.items():
-        run.write_bytes(f"{folder}/{name}", content)
+        write(f"{folder}/{name}", content)
 
 
 def origin_of(federation: Federation, group: str, owner: str) -> Origin:
