@@ -121,13 +121,13 @@ def _of_run(run: RunDirectory, as_json: bool, as_csv: bool, plot: Path | None) -
     from atlas_cli.reports.terminal import Terminal
 
     memory, peak = run.read_json("memory.json"), run.read_json("manifest.json").get("process_rss_peak")
-    both, why = _compare(run, memory)
+    both, notes = _compare(run, memory)
     if plot is not None:
         _draw(plot, holders(memory, MAX_TABLE_CLIENTS), f"{run.path.name}: memory measured")
     if as_json:
         typer.echo(
             json.dumps(
-                {**memory, "process_rss_peak": peak, "prediction": both or None, "notes": [why] if why else []},
+                {**memory, "process_rss_peak": peak, "prediction": both or None, "notes": notes},
                 indent=2,
             )
         )
@@ -142,13 +142,14 @@ def _of_run(run: RunDirectory, as_json: bool, as_csv: bool, plot: Path | None) -
         console.print(memory_table(memory, peak))
         if both:
             console.print(report.comparison_table(report.one_a_kind(both), ("total",), *_COMPARED))
-        if why:
-            console.say(why)
+        for note in notes:
+            console.say(note)
 
 
-def _compare(run: RunDirectory, memory: Record) -> tuple[Record, str]:
-    """Prediction beside measurement, or why there is none: a run can be looked at where its model is not."""
+def _compare(run: RunDirectory, memory: Record) -> tuple[Record, list[str]]:
+    """Prediction beside measurement, and what it leaves out or why there is none: a run may outlive its model."""
     from atlas_cli.errors import AtlasError
+    from atlas_cli.planning.assumptions import unpredicted
     from atlas_cli.planning.plan import make_plan
     from atlas_cli.planning.prediction import predict, shapes_of
     from atlas_cli.reports.memory_prediction import run_comparison
@@ -159,8 +160,8 @@ def _compare(run: RunDirectory, memory: Record) -> tuple[Record, str]:
         classes = {name: data["classes"] for name, data in run.read_json("manifest.json")["data"].items()}
         prediction = predict(plan, classes, shapes_of(memory))
     except AtlasError as error:
-        return {}, f"no prediction: {error}"
-    return run_comparison(memory, prediction.record()), ""
+        return {}, [f"no prediction: {error}"]
+    return run_comparison(memory, prediction.record()), unpredicted(plan.config)
 
 
 def _draw(path: Path, rows: list[Holder], title: str) -> None:

@@ -38,6 +38,7 @@ def command(
 
     from atlas_cli.config.load import load_config, locating
     from atlas_cli.errors import ConfigError
+    from atlas_cli.planning.assumptions import unpredicted
     from atlas_cli.planning.auto_ranks import plan_ranks
 
     if uniform and random:
@@ -51,7 +52,14 @@ def command(
         _write(planned.config, write, file)
     if as_json:
         typer.echo(
-            json.dumps({"importance": planned.method, "clients": [_record(c) for c in planned.clients]}, indent=2)
+            json.dumps(
+                {
+                    "importance": planned.method,
+                    "clients": [_record(c) for c in planned.clients],
+                    "notes": unpredicted(loaded.config),
+                },
+                indent=2,
+            )
         )
         return
     from atlas_cli.reports.terminal import Terminal
@@ -61,6 +69,8 @@ def command(
         console.print(_table(planned, planned.clients[i : i + COLUMNS]))
     for line in _reasons(planned):
         console.say(line)
+    for note in unpredicted(loaded.config):
+        console.say(f"note: {note}")
     if write is not None:
         console.say(f"wrote {write}; next: atlas train {write}")
 

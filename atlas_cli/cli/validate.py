@@ -26,11 +26,15 @@ def command(
     """
     from atlas_cli.config.load import load_config, locating
     from atlas_cli.data.prepare import class_counts, prepare
+    from atlas_cli.engines.cluster import require_installed
     from atlas_cli.federation.build import computing_device
-    from atlas_cli.federation.fitting import fitted
+    from atlas_cli.federation.fingerprints import require_examples, takes_fingerprints
+    from atlas_cli.federation.fitting import fitted, must_fit
     from atlas_cli.federation.warm_start import check_adapters, check_heads
     from atlas_cli.models.load import load_tokenizer, require_weights
     from atlas_cli.models.tokenizer_file import require_vocabulary
+    from atlas_cli.planning.assumptions import unpredicted, waits_for_data
+    from atlas_cli.planning.clock_notes import clock_notes
     from atlas_cli.planning.plan import make_plan
     from atlas_cli.privacy.accounting import require_accounting
     from atlas_cli.reports.terminal import Terminal
@@ -44,8 +48,17 @@ def command(
         computing_device(loaded.config)
         for noise in loaded.config.privacy.noises():
             require_accounting(f"privacy.{noise}")
-        if data or loaded.config.training.labels == "server":  # a head on a client is as large as the data has classes
+        if loaded.config.engine.name == "ray":
+            require_installed()
+        notes = clock_notes(loaded.config)
+        if data or not waits_for_data(loaded.config):
             fitted(loaded.config, "uniform")
+            notes += unpredicted(loaded.config) if must_fit(loaded.config) else []
+        elif must_fit(loaded.config):
+            notes.append(
+                "whether clients fit their devices is not checked: with training.labels: client a head is as large as "
+                "the data has classes; leave --no-data out, or give task_groups.NAME.classes"
+            )
         check_adapters(plan)
         examples: dict[str, int] = {}
         prepared: dict[str, PreparedGroup] = {}
@@ -54,10 +67,14 @@ def command(
             require_vocabulary(tokenizer, plan.hf_config.vocab_size)
             prepared = prepare(loaded.config, tokenizer, plan.family.causal)
             check_heads(plan, prepared)
+            if takes_fingerprints(loaded.config):
+                require_examples({c: features for group in prepared.values() for c, features in group.train.items()})
             examples = {c: count_examples(f) for group in prepared.values() for c, f in group.train.items()}
     for line in _facts(plan):
         console.say(line)
     console.print(_table(plan, examples))
+    for note in notes:
+        console.say(f"note: {note}")
     for name, group in prepared.items():
         if group.data.classes:
             console.say(f"{name}: {len(group.data.classes)} classes: {class_counts(group)}")

@@ -33,10 +33,7 @@ def require_ray() -> Any:
     Raises:
         ConfigError: it is not installed.
     """
-    if find_spec("ray") is None:
-        raise ConfigError(
-            f"ray is not installed; in the checkout, {INSTALL}, or use engine.name=in-process", key="engine.name"
-        )
+    require_installed()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     # a process that asks for no GPU sees none (Ray warns that this will be the default)
@@ -44,6 +41,18 @@ def require_ray() -> Any:
     import ray
 
     return ray
+
+
+def require_installed() -> None:
+    """Check that Ray is there, without importing it.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    if find_spec("ray") is None:
+        raise ConfigError(
+            f"ray is not installed; in the checkout, {INSTALL}, or use engine.name=in-process", key="engine.name"
+        )
 
 
 @contextmanager

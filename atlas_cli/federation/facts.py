@@ -6,8 +6,11 @@ from dataclasses import asdict
 
 import torch
 
+from atlas_cli.config.schema import ExperimentConfig
 from atlas_cli.data.rows import digest
 from atlas_cli.federation.parties import Federation
+from atlas_cli.planning.clock_notes import clock_notes
+from atlas_cli.planning.devices import client_devices, server_device
 from atlas_cli.tasks._base import count_examples
 
 Facts = dict[str, object]
@@ -50,6 +53,18 @@ def data_facts(federation: Federation) -> dict[str, Facts]:
             "notes": group.notes,
         }
         for name, group in federation.data.items()
+    }
+
+
+def clock_facts(config: ExperimentConfig) -> Facts | None:
+    """What the virtual clock goes by besides the clients' devices; None where no client has one."""
+    if config.mode != "split-federated" or not client_devices(config):
+        return None
+    server = server_device(config)
+    return {
+        "server": {"device": server.name, **server.texts()},
+        "server_assumed": config.server.device is None,
+        "notes": clock_notes(config),
     }
 
 

@@ -9,13 +9,14 @@ head moves all texts alike, by as much as classes are unequal, and clients would
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from atlas_cli.clustering.sketch import sketch
+from atlas_cli.config.schema import ExperimentConfig
 from atlas_cli.data.collate import collate
 from atlas_cli.engines.exchange import exchange
 from atlas_cli.errors import ConfigError
@@ -44,14 +45,35 @@ def fingerprint_round(
     Raises:
         ConfigError: a client with fewer than two examples, or a federation that is not split.
     """
+    require_examples({client: federation.train_features(client) for client in federation.clients})
     return {client: _fingerprint(federation, client, ledger, batches, size, turn) for client in federation.clients}
+
+
+def takes_fingerprints(config: ExperimentConfig) -> bool:
+    """Whether a run of this config takes any."""
+    rule = config.clustering
+    return rule is not None and rule.by == "fingerprints" and config.mode not in ("local-only", "centralized")
+
+
+def require_examples(train: Mapping[str, Sequence[Feature]]) -> None:
+    """Check that a fingerprint can be taken of every client.
+
+    Args:
+        train: training examples by client.
+
+    Raises:
+        ConfigError: too few of one.
+    """
+    for client, features in train.items():
+        if len(features) < MIN_EXAMPLES:
+            raise ConfigError(
+                f"client {client} has {len(features)} example; a fingerprint needs {MIN_EXAMPLES} or more"
+            )
 
 
 def _fingerprint(federation: Federation, client: str, ledger: Ledger, batches: int, size: int, turn: int) -> Tensor:
     group = federation.data[federation.group_of(client)]
     features, seed = group.train[client], federation.config.seed
-    if len(features) < MIN_EXAMPLES:
-        raise ConfigError(f"client {client} has {len(features)} example; a fingerprint needs {MIN_EXAMPLES} or more")
     party, server = probe(federation, client, RANK, fresh=True)
     trained = server.groups[federation.group_of(client)]
     for holder, base in ((party, party.base), (trained, server.base)):  # on whichever side the head is

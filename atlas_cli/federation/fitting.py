@@ -36,7 +36,7 @@ def fitted(config: ExperimentConfig, method: str | None = None) -> ExperimentCon
     Raises:
         ConfigError: a client's predicted peak is above its device's memory; says by how much.
     """
-    if all(spec.device is None and spec.rank != "auto" for spec in config.expanded_clients()):
+    if not must_fit(config):
         return config
     planned = plan_ranks(config, method)
     specs = {spec.name: spec for spec in config.expanded_clients()}
@@ -52,6 +52,11 @@ def fitted(config: ExperimentConfig, method: str | None = None) -> ExperimentCon
                 key=f"{spec.key}.device",
             )
     return planned.config
+
+
+def must_fit(config: ExperimentConfig) -> bool:
+    """Whether anything is asked of predicted memory: a client has a device, or ``rank: auto``."""
+    return any(client.device is not None or client.rank == "auto" for client in config.clients.values())
 
 
 def _narrower(config: ExperimentConfig, client: str, memory: int) -> str:

@@ -19,8 +19,9 @@ from atlas_cli.federation.build import build
 from atlas_cli.federation.check import Check, require_verified
 from atlas_cli.federation.ended import engine_figures, record_early_end
 from atlas_cli.federation.export import export_adapters, export_last_round
-from atlas_cli.federation.facts import data_facts, device_name, model_facts
-from atlas_cli.federation.fitting import fitted, slow_bfloat16
+from atlas_cli.federation.facts import clock_facts, data_facts, device_name, model_facts
+from atlas_cli.federation.fingerprints import require_examples, takes_fingerprints
+from atlas_cli.federation.fitting import fitted, must_fit, slow_bfloat16
 from atlas_cli.federation.inputs import changed_since, inputs, other_versions
 from atlas_cli.federation.parties import Federation
 from atlas_cli.federation.prefixes import without_prefix
@@ -35,6 +36,8 @@ from atlas_cli.models.load import current_sha256
 from atlas_cli.models.prepacked import prepacked_departure
 from atlas_cli.models.stored import departure
 from atlas_cli.models.weight_files import named
+from atlas_cli.planning.assumptions import unpredicted
+from atlas_cli.planning.clock_notes import clock_notes
 from atlas_cli.planning.plan import cuts_text, make_plan
 from atlas_cli.reports.html import write_report
 from atlas_cli.reports.progress import Progress
@@ -145,6 +148,8 @@ def _ready(config: ExperimentConfig, progress: Progress) -> tuple[Federation, li
     where = f"cut after layer {cuts_text(plan)} of {plan.n_layers}" if config.mode == "split-federated" else config.mode
     progress.note(f"{config.name}: {config.model.name}, {where}, weights {plan.init}")
     federation = build(config, plan)
+    if takes_fingerprints(config):
+        require_examples({client: federation.train_features(client) for client in federation.clients})
     for name, group in federation.data.items():
         for note in group.notes:
             progress.note(f"note: {name}: {note}")
@@ -152,6 +157,8 @@ def _ready(config: ExperimentConfig, progress: Progress) -> tuple[Federation, li
         progress.note(f"note: left out of the model's files, as heads are atlas' own: {named(left)}")
     for name, start in federation.warm_starts.items():
         progress.note(start.note(name))
+    for note in (*clock_notes(config), *(unpredicted(config) if must_fit(config) else ())):
+        progress.note(f"note: {note}")
     for unused in without_prefix(config, plan):
         progress.note(f"warning: {unused}")
     for warning in federation.protection.warnings():
@@ -177,6 +184,8 @@ def _manifest(federation: Federation, checks: list[Check]) -> dict[str, Any]:
         data=data_facts(federation),
     )
     manifest |= {"inputs": inputs(federation)}
+    if (clock := clock_facts(config)) is not None:
+        manifest["virtual_clock"] = clock
     if starts := {name: each.record() for name, each in federation.warm_starts.items()}:
         manifest["warm_starts"] = starts
     return {**manifest, "verify": _by_group(checks), "privacy": federation.protection.record()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from atlas_cli.config.schema import ExperimentConfig
 from atlas_cli.data.read import read_group
 from atlas_cli.errors import AtlasError
 from atlas_cli.planning.plan import Plan
@@ -44,7 +45,31 @@ def notes_on(plan: Plan) -> list[str]:
         notes += _of_some(f"frozen weights and activations in {dtype} (model.dtype: {config.model.dtype})", own)
     if any(spec.rank == "auto" for spec in config.expanded_clients()):
         notes.append("rank: auto is counted at allocation.r_min; atlas ranks shows what each client will get")
-    return notes
+    return [*notes, *unpredicted(config)]
+
+
+def unpredicted(config: ExperimentConfig) -> list[str]:
+    """Mechanisms of ``privacy`` that need memory in a client's step which no prediction has."""
+    size, privacy = config.training.batch_size, config.privacy
+    left_out = {
+        "examples": f"gradients of single examples, {size} times all that it trains, and what they are made of",
+        "nopeek": "distances between the tokens of a batch",
+        "activations": "clipped and noisy copies of the activations",
+        "mask_gradients": "a noisy copy of the gradients",
+        "compress": "copies of what is sent",
+    }
+    return [
+        f"not in the predicted peak of a client: privacy.{name} ({what})"
+        for name, what in left_out.items()
+        if getattr(privacy, name) not in (None, False, "none")
+    ]
+
+
+def waits_for_data(config: ExperimentConfig) -> bool:
+    """Whether only the data tells how much memory clients need: a head of theirs is as large as there are classes."""
+    groups = config.task_groups.values()
+    unknown = any(not group.classes and build_task(group.task, ["a", "b"]).has_classes for group in groups)
+    return config.training.labels == "client" and unknown
 
 
 def _of_some(what: str, clients: list[str]) -> list[str]:

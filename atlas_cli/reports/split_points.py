@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
+from atlas_cli.planning.clock_notes import link_notes
 from atlas_cli.planning.cuts import Cut
 from atlas_cli.planning.split_point import SplitChoice
 from atlas_cli.reports.tables import layout
@@ -45,6 +46,7 @@ def split_notes(choice: SplitChoice) -> list[str]:
     if choice.rows[0].seconds is not None and choice.device is not None and choice.server is not None:
         assumed = " (assumed; see --server)" if choice.server_assumed else ""
         notes.append(f"seconds: {choice.device.name} with server {choice.server.name}{assumed}; an order of size")
+        notes += link_notes([choice.device], choice.server)
     if choice.leakage is not None:
         notes += [f"leakage: {choice.leakage.attack} ({choice.leakage.source})", "a split alone is not private"]
     return notes

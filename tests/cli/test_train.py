@@ -109,6 +109,19 @@ def test_emulated_bfloat16_is_warned_of(key, times, warned, config_file, no_pict
     assert (text in capsys.readouterr().out) == warned
 
 
+def test_what_the_virtual_clock_takes_for_granted_is_said_and_kept(config_file, no_pictures, capsys):
+    devices = {"d": {"memory": "1 GiB", "compute": "1 GFLOP/s", "uplink": "1 Mbit/s", "downlink": "1 Mbit/s"}}
+    path = config_file(devices=devices, clients={name: {"device": "d"} for name in "ab"})
+    run = train(path, "training.rounds=1", "training.local_steps=1")
+    clock = run.read_json("manifest.json")["virtual_clock"]
+    assert clock["server"]["device"] == "workstation-gpu-16gib"
+    assert clock["server_assumed"] is True
+    assert clock["notes"][1:] == ["virtual clock: d has no latency, which counts as 0"]
+    said = " ".join(capsys.readouterr().out.split())
+    assert all(f"note: {note}" in said for note in clock["notes"])
+    assert run.read_lines("metrics.jsonl")[-1]["simulated_seconds"] > 0
+
+
 def test_a_prefix_cache_is_counted_in_the_manifest_and_leaves_no_file(config_file, capsys):
     clients = {"a": {"rank": {1: 2}}, "b": {"rank": {0: 2}}}
     run = train(config_file(clients=clients, engine={"prefix_cache": "1 KiB"}))

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from atlas_cli.cli import main
+from atlas_cli.engines import cluster
 
 ABSENT = next(name for name in ("mps", "cuda") if not getattr(torch.backends, name).is_built())
 REFUSED = {
@@ -16,12 +17,18 @@ REFUSED = {
     "merge": ["aggregation.server_memory=1 KiB"],
     "merge by coordinates": ["aggregation={method: median, server_memory: 1 KiB}"],
     "threads": ["threads=1000000000"],
+    "ray": ["engine.name=ray"],
+    "fingerprints": [
+        "clustering.by=fingerprints",
+        "partition={scheme: explicit, shards: {a: [0], b-1: [1, 2], b-2: [3, 4]}}",
+    ],
     "privacy": ["aggregation.method=ffa", "privacy={updates: {clip: 1.0, epsilon: 1.0e-9}}"],
 }
 
 
 @pytest.mark.parametrize("changes", REFUSED.values(), ids=REFUSED)
-def test_what_train_refuses_is_not_valid(changes, config_file, tmp_path, capsys):
+def test_what_train_refuses_is_not_valid(changes, config_file, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(cluster, "find_spec", lambda name: None)  # Ray is not installed
     said = {}
     for command in ("validate", "train"):
         code = main([command, str(config_file()), *changes])
@@ -44,3 +51,25 @@ def test_an_override_key_of_many_parts_takes_no_time(config_file, capsys):
     assert main(["validate", path, f"{'.'.join('a' * 20_000)}=1"]) == 2
     assert time.process_time() - began < 5
     assert "nested more than 50 deep" in capsys.readouterr().err
+
+
+def test_a_memory_check_that_is_left_out_is_said(config_file, capsys):
+    path = str(config_file())
+    tiny = ["devices={tiny: {memory: 100 KiB}}", "clients.b.device=tiny", "training.labels=client", "server.rank=0"]
+    assert main(["validate", path, *tiny, "--no-data"]) == 0
+    assert "note: whether clients fit their devices is not checked: with training.labels: client" in (
+        capsys.readouterr().out
+    )
+    assert main(["validate", path, *tiny, "--no-data", "task_groups.g.classes=[neg, pos]"]) == 2
+    assert "client b-1 needs" in capsys.readouterr().err
+    assert main(["validate", path, "training.labels=client", "server.rank=0", "--no-data"]) == 0
+    assert "not checked" not in capsys.readouterr().out  # nobody has a device to fit
+
+
+def test_what_predictions_leave_out_is_said_beside_them(config_file, capsys):
+    path = str(config_file())
+    changes = ["privacy.nopeek.weight=0.1", "clients.b.device=phone-2gib"]
+    left_out = "not in the predicted peak of a client: privacy.nopeek (distances between the tokens of a batch)"
+    for command in (["validate"], ["memory-report"], ["ranks"], ["ranks", "--json"], ["memory-report", "--json"]):
+        assert main([command[0], path, *changes, *command[1:]]) == 0
+        assert left_out in " ".join(capsys.readouterr().out.split()), command
