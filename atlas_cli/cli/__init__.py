@@ -73,7 +73,9 @@ def main(argv: list[str] | None = None) -> int:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
+    except BrokenPipeError as error:  # whoever closed the pipe knows; what a run says of going on is still said
+        if notes := _notes(error):
+            _show_error("; ".join([str(error), *notes]))
         return 1
     except AtlasError as error:
         if debug:
@@ -120,8 +122,10 @@ def _bounded(line: str) -> str:
 
 
 def _flush() -> None:
-    """Write out standard output now: the interpreter would complain at exit about a reader that is gone."""
+    """Write out standard output now, where there is one: the interpreter would complain at exit about a reader that is
+    gone."""
     try:
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -54,7 +54,7 @@ def record_early_end(
     ended = end_manifest(manifest, status, what, figures)
     with suppress(OutputError):
         run.write_json("manifest.json", ended)
-    if not isinstance(error, AtlasError | KeyboardInterrupt):
+    if not isinstance(error, AtlasError | KeyboardInterrupt | BrokenPipeError):
         error.add_note(f"the traceback is in {run.path / 'log.txt'}")
     if whole := folders(run):
         done = int(whole[-1].name.removeprefix("round-"))

@@ -42,7 +42,7 @@ from atlas_cli.planning.plan import cuts_text, make_plan
 from atlas_cli.reports.html import write_report
 from atlas_cli.reports.progress import Progress
 from atlas_cli.runs.checkpoint import load_newest
-from atlas_cli.runs.directory import RunDirectory, folder_of_runs
+from atlas_cli.runs.directory import RunDirectory, folder_of_runs, kept_with_manifest
 from atlas_cli.runs.lock import locked
 from atlas_cli.runs.manifest import end_manifest, start_manifest
 from atlas_cli.runs.parts import gone_on
@@ -61,13 +61,15 @@ def start(config: ExperimentConfig, progress: Progress) -> RunDirectory:
     """
     federation, checks = _ready(config, progress)
     with engine_of(federation, progress.note) as engine:
-        run = RunDirectory.create(config.output.dir, config.name, config.seed)
-        with Stopping() as stopping, locked(run, progress.note):
-            progress.note(f"run directory {run.path}")
-            manifest = {**_manifest(federation, checks), "experiment_sha256": experiment_sha256(config)}
-            run.write_text("config.yaml", dump_config(federation.config))
-            run.write_json("manifest.json", manifest)
-            _run(federation, RecordFiles(run), manifest, progress, stopping, engine, done=None)
+        manifest = {**_manifest(federation, checks), "experiment_sha256": experiment_sha256(config)}
+        with Stopping() as stopping:
+            stopping.waits = True  # until the folder says what it is
+            run = RunDirectory.create(config.output.dir, config.name, config.seed)
+            with kept_with_manifest(run), locked(run, progress.note):
+                run.write_text("config.yaml", dump_config(federation.config))
+                run.write_json("manifest.json", manifest)
+                progress.note(f"run directory {run.path}")
+                _run(federation, RecordFiles(run), manifest, progress, stopping, engine, done=None)
     return run
 
 
@@ -106,6 +108,7 @@ def resume(run: RunDirectory, loaded: LoadedConfig, progress: Progress) -> RunDi
         progress.note(f"{run.path} goes on after round {checkpoint.round}")
         fresh = gone_on(manifest, fresh, checkpoint.round)
         with engine_of(federation, progress.note) as engine:
+            stopping.waits = True
             run.write_text("config.yaml", dump_config(loaded.config))
             run.write_json("manifest.json", fresh)
             _cut(files, progress, checkpoint.round < loaded.config.training.rounds)
@@ -217,7 +220,7 @@ def _run(
 
     try:
         progress.start(training.rounds, training.local_steps, federation.group_names)
-        stopping.waits = True
+        stopping.check()
         recorder = Recorder(federation, files, progress, stopping.check)
         train(federation, recorder, checkpoint, done, engine.local_steps)
         stopping.waits = False  # nothing that follows is lost when it stops: resuming does it again

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from rich.console import Console
@@ -23,6 +24,16 @@ class Terminal(Console):
     def render_str(self, text: str, **options: Any) -> Text:
         """Every string that rich shows passes here: lines, cells, titles and captions."""
         return super().render_str(printable(text), **options)
+
+    def on_broken_pipe(self) -> None:
+        """Called when a reader is gone, after which nothing is written; rich would end the program without a word.
+
+        Raises:
+            BrokenPipeError: always.
+        """
+        with suppress(SystemExit):
+            super().on_broken_pipe()
+        raise BrokenPipeError("nobody reads standard output any more")
 
     def say(self, text: str, style: str | None = None) -> None:
         """Print a text that is not wrapped, so that it can be found by grep and copied whole."""

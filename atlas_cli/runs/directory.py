@@ -221,6 +221,17 @@ def make_new(folder: Path, stem: str) -> Path:
 
 
 @contextmanager
+def kept_with_manifest(run: RunDirectory) -> Iterator[None]:
+    """Inside, a new folder gets its manifest; what ends that before there is one leaves no folder."""
+    try:
+        yield
+    except BaseException:
+        if not (run.path / "manifest.json").exists():
+            shutil.rmtree(run.path, ignore_errors=True)
+        raise
+
+
+@contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turn an OSError into an OutputError that says why ``path`` cannot be written, and what to do."""
     try:

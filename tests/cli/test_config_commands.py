@@ -110,6 +110,11 @@ def test_a_reader_that_is_gone_is_no_error() -> None:
     assert (done.stderr, done.returncode) == ("", 1)
 
 
+def test_a_program_without_standard_output_is_no_error(monkeypatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)  # as Python has it after `>&-`
+    assert main(["--version"]) == 0
+
+
 def test_show_prints_a_config_that_loads_to_the_same(config, capsys) -> None:
     assert main(["config", "show", "x.yaml", "training.rounds=3", "clients.phone-1.rank={0: 2}"]) == 0
     out, err = capsys.readouterr()

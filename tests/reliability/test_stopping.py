@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import signal
+import sys
 
 import pytest
 
@@ -13,6 +14,7 @@ from atlas_cli.errors import NonFiniteError
 from atlas_cli.federation import session
 from atlas_cli.reports.html import page
 from atlas_cli.runs.checkpoint import folders
+from atlas_cli.runs.directory import RunDirectory
 from atlas_cli.runs.lock import OWNER
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -62,6 +64,36 @@ def test_a_signal_stops_after_the_step(write, train, at_step, chaos, capfd, numb
     assert f"{number.name}: stopping after this step; once more stops at once" in err
     assert err.splitlines()[-1] == f"error: interrupted; round 1 is kept; to go on: atlas train --resume {run.path}"
     goes_on_to_the_same_end(err, run, whole, chaos)
+
+
+def test_a_signal_while_the_folder_is_made_leaves_one_that_says_what_it_is(write, train, monkeypatch):
+    create = RunDirectory.create
+
+    def interrupted(*arguments):
+        run = create(*arguments)
+        signal.raise_signal(signal.SIGINT)
+        return run
+
+    monkeypatch.setattr(RunDirectory, "create", interrupted)
+    code, run = train(write())
+    assert code == 130
+    assert run.read_json("manifest.json")["status"] == "interrupted" and (run.path / "config.yaml").exists()
+
+
+def test_a_reader_that_is_gone_ends_the_run_in_order(write, train, at_step, chaos, capfd, monkeypatch):
+    path = write()
+    _, whole = train(path)
+    read, written = os.pipe()
+    at_step(3, lambda: os.close(read))  # as `| head` does; the line of round 2 has no reader
+    with os.fdopen(written, "w") as stdout, monkeypatch.context() as pipe:
+        pipe.setattr(sys, "stdout", stdout)
+        code, run = train(path)
+    assert code == 1
+    manifest = run.read_json("manifest.json")
+    assert (manifest["status"], manifest["error"]) == ("failed", "nobody reads standard output any more")
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith(f"error: {manifest['error']}; round {manifest['adapters_of_round']} is kept; to go on: ")
+    goes_on_to_the_same_end(line, run, whole, chaos)
 
 
 def test_with_rare_checkpoints_the_last_whole_round_is_kept(write, train, at_step, chaos, capsys):
