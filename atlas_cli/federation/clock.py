@@ -1,8 +1,9 @@
 """The virtual clock: how long a round would take on the devices of a plan, whatever machine simulates it.
 
 A pure function of FLOPs, bytes, messages and device figures. A local step of a client is: forward, upload, the
-server's forward and backward, download, backward. What the server does when several clients want it depends on its
-update:
+server's forward and backward, download, backward, each with the figures of that step's own batch: who waits for whom
+differs from step to step, as batches differ in length. What the server does when several clients want it depends on
+its update:
 
     pooled       a worker a client; a step of a task group begins when the step before is done for all its clients
     per-client   a worker a client; nobody waits for anybody before the end of the round
@@ -17,12 +18,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from atlas_cli.planning.cost import compute_seconds, download_seconds, upload_seconds
 from atlas_cli.planning.devices import Device
 
 ServerUpdate = Literal["pooled", "per-client", "sequential"]
+
+
+class LocalStep(NamedTuple):
+    """What one local step asks of everybody.
+
+    Attributes:
+        forward_flops, backward_flops: on the client, before its upload and after its download.
+        server_flops: on the server.
+        bytes_up, bytes_down: in ``messages_up`` and ``messages_down`` messages.
+    """
+
+    forward_flops: float
+    backward_flops: float
+    server_flops: float
+    bytes_up: float
+    bytes_down: float
+    messages_up: int = 1
+    messages_down: int = 1
 
 
 @dataclass(frozen=True)
@@ -32,11 +51,8 @@ class ClientWork:
     Attributes:
         task_group: clients of one group are merged together.
         device: it must have compute, uplink and downlink.
-        forward_flops, backward_flops: of one local step on the client, before its upload and after its download.
-        server_flops: of one local step on the server.
-        bytes_up, bytes_down: of one local step, in ``messages_up`` and ``messages_down`` messages.
-        steps: local steps of the round.
-        adapter_bytes_up, adapter_bytes_down: at the end of the round, a message each; 0 sends none.
+        steps: its local steps, in order.
+        adapter_bytes_up, adapter_bytes_down: at the end of the round, in so many messages; 0 sends none.
         slowdown: factor on its own computing and transfers.
         dropped: it did these steps and no more: nobody waits for it at the merge.
         late: the last of its steps came too late: nobody waited for that one either.
@@ -45,45 +61,40 @@ class ClientWork:
     name: str
     task_group: str
     device: Device
-    forward_flops: float
-    backward_flops: float
-    server_flops: float
-    bytes_up: float
-    bytes_down: float
-    steps: int
-    messages_up: int = 1
-    messages_down: int = 1
+    steps: Sequence[LocalStep]
     adapter_bytes_up: float = 0
     adapter_bytes_down: float = 0
+    adapter_messages_up: int = 1
+    adapter_messages_down: int = 1
     slowdown: float = 1.0
     dropped: bool = False
     late: bool = False
 
-    def forward(self) -> float:
+    def forward(self, step: LocalStep) -> float:
         """Seconds of the forward of a step."""
-        return self.slowdown * compute_seconds(self.forward_flops, self.device)
+        return self.slowdown * compute_seconds(step.forward_flops, self.device)
 
-    def backward(self) -> float:
+    def backward(self, step: LocalStep) -> float:
         """Seconds of the backward of a step."""
-        return self.slowdown * compute_seconds(self.backward_flops, self.device)
+        return self.slowdown * compute_seconds(step.backward_flops, self.device)
 
-    def up(self, server: Device) -> float:
+    def up(self, step: LocalStep, server: Device) -> float:
         """Seconds of a step's uploads."""
-        return self.slowdown * upload_seconds(self.bytes_up, self.messages_up, self.device, server)
+        return self.slowdown * upload_seconds(step.bytes_up, step.messages_up, self.device, server)
 
-    def down(self, server: Device) -> float:
+    def down(self, step: LocalStep, server: Device) -> float:
         """Seconds of a step's downloads."""
-        return self.slowdown * download_seconds(self.bytes_down, self.messages_down, self.device, server)
+        return self.slowdown * download_seconds(step.bytes_down, step.messages_down, self.device, server)
 
     def adapters_up(self, server: Device) -> float:
         """Seconds of the upload at the end of the round."""
-        seconds = upload_seconds(self.adapter_bytes_up, 1, self.device, server) if self.adapter_bytes_up else 0.0
-        return self.slowdown * seconds
+        size, messages = self.adapter_bytes_up, self.adapter_messages_up
+        return self.slowdown * upload_seconds(size, messages, self.device, server) if size else 0.0
 
     def adapters_down(self, server: Device) -> float:
         """Seconds of the delivery."""
-        seconds = download_seconds(self.adapter_bytes_down, 1, self.device, server) if self.adapter_bytes_down else 0.0
-        return self.slowdown * seconds
+        size, messages = self.adapter_bytes_down, self.adapter_messages_down
+        return self.slowdown * download_seconds(size, messages, self.device, server) if size else 0.0
 
 
 @dataclass(frozen=True)
@@ -171,37 +182,31 @@ def round_time(
 
 def _steps(works: Sequence[ClientWork], server: Device, server_update: ServerUpdate) -> dict[str, float]:
     """When each client is done with the backward of its last local step."""
-    forward = {w.name: w.forward() for w in works}
-    backward = {w.name: w.backward() for w in works}
-    up = {w.name: w.up(server) for w in works}
-    down = {w.name: w.down(server) for w in works}
-    serve = {w.name: compute_seconds(w.server_flops, server) for w in works}
     ready = {w.name: 0.0 for w in works}
     worker_free = 0.0
     group_done = {w.task_group: 0.0 for w in works}
-    for step in range(max(w.steps for w in works)):
-        active = [w for w in works if step < w.steps]
+    for number in range(max(len(w.steps) for w in works)):
+        active = [(w, w.steps[number]) for w in works if number < len(w.steps)]
         served = {}
-        for w in active:
-            begin = ready[w.name] + forward[w.name] + up[w.name]
+        for w, step in active:
+            begin = ready[w.name] + w.forward(step) + w.up(step, server)
             if server_update == "sequential":
                 begin = max(begin, worker_free)
-                worker_free = begin + serve[w.name]
             elif server_update == "pooled":
                 begin = max(begin, group_done[w.task_group])
-            served[w.name] = begin + serve[w.name]
-            ready[w.name] = served[w.name] + down[w.name] + backward[w.name]
-        for w in active:
-            if not (w.late and step == w.steps - 1):
+            served[w.name] = worker_free = begin + compute_seconds(step.server_flops, server)
+            ready[w.name] = served[w.name] + w.down(step, server) + w.backward(step)
+        for w, _ in active:
+            if not (w.late and number == len(w.steps) - 1):
                 group_done[w.task_group] = max(group_done[w.task_group], served[w.name])
     return ready
 
 
 def _time(w: ClientWork, server: Device, seconds: float, finished: float) -> ClientTime:
-    compute = w.steps * (w.forward() + w.backward())
-    up = w.steps * w.up(server) + w.adapters_up(server)
-    down = w.steps * w.down(server) + w.adapters_down(server)
-    serve = w.steps * compute_seconds(w.server_flops, server)
+    compute = sum(w.forward(step) + w.backward(step) for step in w.steps)
+    up = sum(w.up(step, server) for step in w.steps) + w.adapters_up(server)
+    down = sum(w.down(step, server) for step in w.steps) + w.adapters_down(server)
+    serve = sum(compute_seconds(step.server_flops, server) for step in w.steps)
     # sums in another order than the timeline's may differ in the last digit
     wait = max(0.0, seconds - (compute + up + serve + down))
     joules = None if w.device.watts is None else w.device.watts * (compute + up + down)

@@ -101,6 +101,7 @@ class _Entry:
     bytes: int = 0
     payload_bytes: int = 0
     closed_form_bytes: int = 0
+    sizes: list[int] = field(default_factory=list)
 
 
 @dataclass
@@ -125,6 +126,7 @@ class Ledger:
         entry.bytes += message.bytes
         entry.payload_bytes += message.payload_bytes
         entry.closed_form_bytes += closed_form
+        entry.sizes.append(message.bytes)
         if self.watch is not None:
             self.watch(message)
         whose = message.client, message.direction
@@ -149,6 +151,11 @@ class Ledger:
         """Serialised bytes of some clients in one direction."""
         return sum(self._bytes.get((client, direction), 0) for client in set(clients))
 
+    def sizes(self, client: str, kind: str, direction: Direction) -> list[int]:
+        """Serialised bytes of each of a client's messages of one kind, in the order in which they were sent."""
+        entry = self.entries.get((client, kind, direction))
+        return entry.sizes if entry is not None else []
+
     def mismatches(self) -> list[str]:
         """Entries whose payload is not what the closed form says, in words; empty when all is right."""
         return [
@@ -160,8 +167,14 @@ class Ledger:
     def records(self, round_number: int) -> list[dict[str, object]]:
         """Lines for messages.jsonl, in an order that does not depend on who answered first."""
         return [
-            {"round": round_number, "client": client, "kind": kind, "direction": way, **vars(entry)}
-            for (client, kind, way), entry in sorted(self.entries.items())
+            {
+                "round": round_number,
+                "client": client,
+                "kind": kind,
+                "direction": way,
+                **{name: value for name, value in vars(entry).items() if name != "sizes"},
+            }
+            for (client, kind, way), entry in sorted(self.entries.items(), key=lambda item: item[0])
         ]
 
 

@@ -23,7 +23,6 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from atlas_cli.config.audit import RecordConfig
-from atlas_cli.config.schema import ExperimentConfig
 from atlas_cli.config.units import parse_bytes
 from atlas_cli.errors import ResourceError
 from atlas_cli.federation.protocol import Direction, Message
@@ -121,13 +120,6 @@ class Recording:
     def record(self) -> dict[str, object]:
         """For the manifest; not ``complete``: the limit was reached."""
         return {"messages": self.messages, "bytes": self.bytes, "complete": self.complete}
-
-
-def recording_of(config: ExperimentConfig, run: RunDirectory, done: int | None) -> Recording | None:
-    """The recording that a config asks for."""
-    if config.audit is None:
-        return None
-    return Recording(config.audit.record, (client.name for client in config.expanded_clients()), run, done)
 
 
 @dataclass(frozen=True)

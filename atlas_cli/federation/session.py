@@ -26,7 +26,7 @@ from atlas_cli.federation.inputs import changed_since, inputs, other_versions
 from atlas_cli.federation.parties import Federation
 from atlas_cli.federation.prefixes import without_prefix
 from atlas_cli.federation.recorder import Recorder
-from atlas_cli.federation.recording import recording_of, require_recorded
+from atlas_cli.federation.recording import Recording, require_recorded
 from atlas_cli.federation.run_checkpoints import RunCheckpoints
 from atlas_cli.federation.state import restore
 from atlas_cli.federation.stopping import Stopping
@@ -212,7 +212,8 @@ def _run(
     """Train inside a run directory whose manifest says at every moment how it stands; "finished" is written last."""
     training, run = federation.config.training, files.run
     checkpoints = RunCheckpoints(federation, files)
-    federation.recording = recording_of(federation.config, run, done)
+    if (audit := federation.config.audit) is not None:
+        federation.recording = Recording(audit.record, federation.clients, run, done)
 
     def checkpoint(number: int) -> None:
         checkpoints.after_round(number)

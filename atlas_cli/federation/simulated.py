@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from atlas_cli.engines.trained import Trained
-from atlas_cli.federation.clock import ClientWork, RoundTime, round_time
+from atlas_cli.federation.clock import ClientWork, LocalStep, RoundTime, round_time
 from atlas_cli.federation.faults import slowdowns
 from atlas_cli.federation.parties import Federation
-from atlas_cli.federation.protocol import Ledger
+from atlas_cli.federation.protocol import Direction, Ledger
 from atlas_cli.planning.cost import (
     Work,
     client_step,
@@ -25,6 +25,7 @@ from atlas_cli.planning.merging import method_of
 from atlas_cli.planning.plan import ClientPlan
 from atlas_cli.runs.records import KINDS
 
+WAYS: tuple[Direction, ...] = ("up", "down")
 STEP_KINDS = ("activations", "gradients", "features", "feature-gradients")
 
 
@@ -123,30 +124,27 @@ class StepFlops:
 
 
 def _work(counted: StepFlops, client: str, device: Device, did: Trained, ledger: Ledger) -> ClientWork:
-    flops = counted.of(client, did.shapes)
-    entries = {
-        (kind, way): ledger.entries[client, kind, way]
-        for kind in KINDS
-        for way in ("up", "down")
-        if (client, kind, way) in ledger.entries
-    }
-    sent = {w: [e for (kind, way), e in entries.items() if way == w and kind in STEP_KINDS] for w in ("up", "down")}
-    adapters = {
-        w: sum(e.bytes for (kind, way), e in entries.items() if way == w and kind not in STEP_KINDS)
-        for w in ("up", "down")
-    }
-    return ClientWork(
-        client,
-        counted.federation.group_of(client),
-        device,
-        sum(own.forward for own, _ in flops) / did.steps,
-        sum(own.backward for own, _ in flops) / did.steps,
-        sum(of_server for _, of_server in flops) / did.steps,
-        sum(e.bytes for e in sent["up"]) / did.steps,
-        sum(e.bytes for e in sent["down"]) / did.steps,
-        did.steps,
-        messages_up=len(sent["up"]),
-        messages_down=len(sent["down"]),
-        adapter_bytes_up=adapters["up"],
-        adapter_bytes_down=adapters["down"],
-    )
+    up, down = (_by_step(ledger, client, way, did.shapes) for way in WAYS)
+    steps = [
+        LocalStep(own.forward, own.backward, of_server, sum(sent), sum(got), len(sent), len(got))
+        for (own, of_server), sent, got in zip(counted.of(client, did.shapes), up, down, strict=True)
+    ]
+    ends = [
+        [size for kind in KINDS if kind not in STEP_KINDS for size in ledger.sizes(client, kind, way)] for way in WAYS
+    ]
+    (sent_last, got_last), (up_last, down_last) = map(sum, ends), map(len, ends)
+    group = counted.federation.group_of(client)
+    return ClientWork(client, group, device, steps, sent_last, got_last, up_last, down_last)
+
+
+def _by_step(ledger: Ledger, client: str, way: Direction, shapes: Sequence[tuple[int, int]]) -> list[list[int]]:
+    """Sizes of the messages of each step; an empty batch has none.
+
+    What was sent in a step that its client did not end goes with the last that it did.
+    """
+    sent: list[list[int]] = [[] for _ in shapes]
+    full = [messages for messages, (batch, _) in zip(sent, shapes, strict=True) if batch] or sent
+    for kind in STEP_KINDS:
+        for number, size in enumerate(ledger.sizes(client, kind, way)):
+            full[min(number, len(full) - 1)].append(size)
+    return sent

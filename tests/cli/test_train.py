@@ -23,8 +23,9 @@ from atlas_cli.models.prepacked import available
     ],
 )
 def test_modes(config_file, mode, sent):
-    run = train(config_file(mode=mode))
+    run = train(config_file(mode=mode, audit={"record": {"rounds": [1]}}))
     assert kinds(run) == sent
+    assert run.read_json("manifest.json")["recording"]["complete"]
     last = [c for c in run.read_lines("clients.jsonl") if c["round"] == 2]
     names = ["g-pooled"] if mode == "centralized" else ["a", "b-1", "b-2"]
     assert [c["client"] for c in last] == names

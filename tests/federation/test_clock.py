@@ -2,11 +2,10 @@
 
 import math
 import random
-from dataclasses import replace
 
 import pytest
 
-from atlas_cli.federation.clock import ClientWork, round_time
+from atlas_cli.federation.clock import ClientWork, LocalStep, round_time
 from atlas_cli.planning.devices import Device
 
 # figures that make seconds of round numbers: 1 FLOP/s, 1 byte/s
@@ -15,8 +14,9 @@ SLOW = Device("slow", compute=0.1, uplink=8.0, downlink=8.0, watts=2.0)
 SERVER = Device("server", compute=1.0)
 
 
-def work(name, device=FAST, group="g", *, flops=2.0, server=3.0, up=4.0, down=5.0, steps=1, **more):
-    return ClientWork(name, group, device, flops / 2, flops / 2, server, up, down, steps, **more)
+def work(name, device=FAST, group="g", *, flops=2.0, server=3.0, up=4.0, down=5.0, steps=1, messages=1, **more):
+    step = LocalStep(flops / 2, flops / 2, server, up, down, messages, messages)
+    return ClientWork(name, group, device, [step] * steps, **more)
 
 
 def test_one_client_one_step():
@@ -41,7 +41,7 @@ def test_latency_is_paid_for_every_message():
     far = Device("far", compute=1.0, uplink=8.0, downlink=8.0, latency=0.5)
     near = round_time([work("a", steps=2)], SERVER).seconds
     assert round_time([work("a", far, steps=2)], SERVER).seconds == near + 2 * 2 * 0.5
-    u_shaped = work("a", far, steps=2, messages_up=2, messages_down=2)
+    u_shaped = work("a", far, steps=2, messages=2)
     assert round_time([u_shaped], SERVER).seconds == near + 2 * 4 * 0.5
 
 
@@ -77,6 +77,17 @@ def test_pooled_steps_wait_for_the_whole_group_and_per_client_ones_do_not():
     # another group's clients are not waited for
     apart = [work("f", steps=2), work("s", SLOW, "h", steps=2)]
     assert round_time(apart, SERVER, "pooled").clients["f"].finished == 28
+
+
+def test_each_step_waits_for_the_longest_of_its_own_batches():
+    """Two clients that do the same in all, one its long batch first and the other last: no step is a mean step."""
+    long, short = LocalStep(50.0, 50.0, 3.0, 4.0, 5.0), LocalStep(1.0, 1.0, 3.0, 4.0, 5.0)
+    pair = [ClientWork("a", "g", FAST, [long, short, short]), ClientWork("b", "g", FAST, [short, short, long])]
+    assert round_time(pair, SERVER, "per-client").seconds == 112 + 14 + 14
+    time = round_time(pair, SERVER, "pooled")
+    # b, back at 14, has its second batch served from 57 on, when a's first one is, and is back at 66
+    assert time.seconds == time.clients["b"].finished == 66 + 112
+    assert time.clients["a"].finished == 140 and time.clients["a"].compute == time.clients["b"].compute == 104
 
 
 def test_the_straggler_shows():
@@ -180,7 +191,7 @@ def test_the_deadline_is_how_long_the_server_waits():
 
 def test_a_client_that_trains_little_is_at_the_server_late():
     """What is before the upload is the forward, however small the backward is: the server's worker waits for it."""
-    first = replace(work("a", flops=0.0, up=0.0, down=0.0), forward_flops=9.0, backward_flops=1.0)
+    first = ClientWork("a", "g", FAST, [LocalStep(9.0, 1.0, 3.0, 0.0, 0.0)])
     second = work("b", flops=2.0, up=0.0, down=0.0)
     time = round_time([first, second], SERVER, "sequential")
     assert time.clients["b"].finished == pytest.approx(9 + 3 + 3 + 1)  # a's forward, both served in turn, b's backward

@@ -6,6 +6,7 @@ from rounds import run_round
 from atlas_cli.federation.protocol import Ledger
 from atlas_cli.federation.simulated import simulate
 from atlas_cli.federation.training import set_up
+from atlas_cli.planning.devices import server_device
 
 SLOW = {"compute": "1 MFLOP/s", "uplink": "1 Mbit/s", "downlink": "2 Mbit/s", "latency": "10 ms", "watts": "2 W"}
 
@@ -20,6 +21,10 @@ def a_round(federation):
 def test_no_time_without_devices(make_federation):
     federation = make_federation()
     assert simulate(federation, *a_round(federation)) is None
+
+
+def latency(federation):
+    return 0.01 + server_device(federation.config).latency
 
 
 @pytest.mark.parametrize("update", ["pooled", "sequential", "per-client"])
@@ -40,3 +45,29 @@ def test_seconds_scale_with_the_device_and_repeat(make_federation, update):
         parts = time.compute + time.upload + time.server + time.download + time.wait
         assert parts == pytest.approx(slow.seconds)
     assert slow.joules == pytest.approx(sum(time.joules for time in slow.clients.values()))
+
+
+def test_steps_have_the_bytes_of_their_own_batches(make_federation):
+    federation = make_federation(devices={"slow": SLOW}, clients={name: {"device": "slow"} for name in "abc"})
+    set_up(federation)
+    ledger, seen = Ledger(), []
+    ledger.watch = seen.append
+    trained = run_round(federation, list("abc"), 1, ledger, lambda step, done: None)
+    shapes = trained["a"].shapes
+    assert len({tokens for _, tokens in shapes}) > 1
+    sent = [message.bytes for message in seen if (message.client, message.direction) == ("a", "up")]
+    assert ledger.sizes("a", "activations", "up") == sent and len(set(sent)) > 1
+    up = simulate(federation, {"a": trained["a"]}, ledger).clients["a"].upload
+    assert up == pytest.approx(8 * sum(sent) / 1e6 + len(sent) * latency(federation))
+
+
+def test_a_head_is_a_message_of_its_own_and_costs_a_latency_of_its_own(make_federation):
+    federation = make_federation(
+        training={"labels": "client"}, devices={"slow": SLOW}, clients={name: {"device": "slow"} for name in "abc"}
+    )
+    trained, ledger = a_round(federation)
+    before = simulate(federation, trained, ledger).clients["a"].upload
+    federation.aggregator.receive("a", ledger)
+    sizes = [*ledger.sizes("a", "adapters", "up"), *ledger.sizes("a", "head", "up")]
+    after = simulate(federation, trained, ledger).clients["a"].upload
+    assert len(sizes) == 2 and after - before == pytest.approx(8 * sum(sizes) / 1e6 + 2 * latency(federation))
