@@ -31,10 +31,14 @@ class Scratch:
 
     def __init__(self, parent: Path, kind: str) -> None:
         parent.mkdir(parents=True, exist_ok=True)
-        self._folder = tempfile.TemporaryDirectory(prefix=kind, dir=parent, ignore_cleanup_errors=True)
-        self.path, self._lock = Path(self._folder.name), None
-        with suppress(OutputError):  # without locks on that file system nobody clears it, either
-            self._lock = take(self.path / LOCK, _PATIENCE)
+        while True:
+            self._folder = tempfile.TemporaryDirectory(prefix=kind, dir=parent, ignore_cleanup_errors=True)
+            self.path, self._lock = Path(self._folder.name), None
+            with suppress(OutputError):  # without locks on that file system nobody clears it, either
+                self._lock = take(self.path / LOCK, _PATIENCE)
+            if self.path.is_dir() and (self._lock is None or (self.path / LOCK).exists()):
+                return
+            self.close()  # another process took it for one that was left, in the moment before it was locked
 
     def close(self) -> None:
         """Remove it."""

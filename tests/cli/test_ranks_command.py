@@ -28,7 +28,7 @@ def auto_config(config_file):
         path = config_file(clients=clients, devices=DEVICES, allocation={"r_max": 16}, **changes)
         free = plan_ranks(load_config(path).config, "uniform").clients[0]
         unit = (64 * 16 + 4 * 4 * 32) * 2  # two layers of width 32, 4 x 32 tokens, two adapters a layer
-        text = path.read_text().replace("1 GiB", f"{free.memory.peak - 20 * unit} B")
+        text = path.read_text().replace("1 GiB", f"{free.memory.peak - 15 * unit} B")
         path.write_text(text)
         return path
 

@@ -1,5 +1,6 @@
 """What a run claims, checked from outside: it learns, stock PEFT agrees, equal runs are equal."""
 
+import json
 import os
 import subprocess
 import sys
@@ -88,8 +89,11 @@ def comparable(run):
         if name == "metrics.jsonl":
             timed = ("seconds", "samples_per_second")
             files[name] = [{k: v for k, v in m.items() if k not in timed} for m in run.read_lines(name)]
-        elif name not in ("manifest.json", "log.txt", "report.html"):
-            files[name] = path.read_bytes()
+        elif path.match("round-*/manifest.json"):
+            listed = json.loads(path.read_text())["files"]
+            files[name] = {file: facts for file, facts in listed.items() if file != "records.json"}
+        elif name not in ("manifest.json", "log.txt", "report.html", "sums.jsonl") and path.name != "records.json":
+            files[name] = path.read_bytes()  # sums and hashes of lines are of their seconds, too
     return files
 
 
