@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from atlas_cli.data import labels
 from atlas_cli.errors import ConfigError
 from atlas_cli.suggest import did_you_mean
 
@@ -103,9 +104,9 @@ def _text(row: Mapping[str, Any], column: str) -> str:
 def _require_match(
     by_value: Mapping[str, list[int]], clients: Sequence[str], named: Sequence[str], config: PartitionConfig, group: str
 ) -> None:
-    """All values are clients' names and each client has one, or none is, not even by another case or spaces."""
-    alike = {client.casefold(): client for client in clients}
-    near = next(((v, alike[v.strip().casefold()]) for v in by_value if v.strip().casefold() in alike), None)
+    """All values are clients' names and each client has one, or none is, not even in another spelling (``1.0``)."""
+    alike = {labels.folded(client): client for client in clients}
+    near = next(((value, alike[form]) for value in by_value if (form := labels.folded(value)) in alike), None)
     if near is None:
         return
     others = [value for value in by_value if value not in clients]
@@ -119,7 +120,7 @@ def _require_match(
     if without:
         problems.append(f"{len(without)} of its clients have no value: {_listed(without)}")
     if not named:
-        problems.append(f"{near[0]!r} differs from {near[1]} in case or spaces alone")
+        problems.append(f"{near[0]!r} differs from {near[1]} only in {labels.difference(*near)}")
     raise ConfigError(
         f"column {config.column!r} names clients, but {'; '.join(problems)}; make them match, or set"
         " partition.unmatched: deal (by size) or drop (those rows)",

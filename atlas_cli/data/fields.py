@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from atlas_cli.data.rows import Rows
 from atlas_cli.errors import ConfigError
+from atlas_cli.suggest import did_you_mean
 
 if TYPE_CHECKING:
     from atlas_cli.tasks._base import BaseTask
@@ -34,8 +35,13 @@ def canonical(rows: Rows, columns: dict[str, str], task: type[BaseTask], part: s
                 new[field] = value
             elif field in task.optional_fields:
                 new.pop(field, None)
-            else:
+            elif column in row:
                 raise ConfigError(f"{place} is empty; fill it or drop the row", key=f"{key}.{field}")
+            else:
+                raise ConfigError(
+                    f"row {number} of the {part} has no column {column!r}{did_you_mean(column, list(row))}",
+                    key=f"{key}.{field}",
+                )
         if "tokens" in columns and "tags" in columns and len(new["tokens"]) != len(new["tags"]):
             counts = f"{len(new['tokens'])} tokens but {len(new['tags'])} tags"
             raise ConfigError(f"row {number} of the {part} has {counts}; each token needs one", key=f"{key}.tags")
@@ -76,6 +82,8 @@ def _word(value: Any, is_class: bool, place: str, key: str) -> str | None:
         kinds = "text or a whole number" if is_class else "text"
         if is_class and isinstance(value, list):
             kinds += " (one class a row)"
+        elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+            kinds += " (of a chat, write what is asked as prompt and the answer as response, an answer a row)"
         raise ConfigError(f"{place} holds {type(value).__name__} ({str(value)[:40]}), expected {kinds}", key=key)
     if not value.isascii():
         _require_characters(value, place, key)

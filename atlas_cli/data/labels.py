@@ -28,6 +28,7 @@ MISSING |= {
     "#NULL!",
     "#NUM!",
 }
+UNLABELLED = MISSING | {"-100"}  # what losses ignore, so that tags of subwords have it in prepared data
 MOST_GRADES = 20  # half stars from 0 to 5 are classes; more numbers with decimals are a scale
 SHOWN = 20  # classes that a line names
 SHOWN_PAIRS = 5
@@ -55,7 +56,7 @@ def require_names(rows: Rows, labels_in: LabelsIn, part: str, key: str) -> None:
         ConfigError: one that is how programs write a missing value; or numbers on a scale.
     """
     counts = counted(rows, labels_in)
-    if missing := [name for name in counts if name in MISSING]:
+    if missing := [name for name in counts if name in UNLABELLED]:
         number = next(i for i, row in enumerate(rows, start=1) if missing[0] in labels_in(row))
         others = "" if len(missing) == 1 else f" (also {', '.join(map(repr, missing[1:6]))})"
         raise ConfigError(
@@ -80,23 +81,30 @@ def class_notes(counts: Counts) -> Iterator[str]:
     """What looks wrong with class names, one sentence each."""
     alike: dict[str, list[str]] = {}
     for name in counts:
-        alike.setdefault(_folded(name), []).append(name)
+        alike.setdefault(folded(name), []).append(name)
     pairs = [pair for names in alike.values() for pair in combinations(names, 2)]
     for a, b in pairs[:SHOWN_PAIRS]:
         yield (
-            f"classes {a!r} ({counts[a]:,}) and {b!r} ({counts[b]:,}) differ only in {_difference(a, b)}; if they are"
+            f"classes {a!r} ({counts[a]:,}) and {b!r} ({counts[b]:,}) differ only in {difference(a, b)}; if they are"
             " one class, spell it alike in the data"
         )
     if len(pairs) > SHOWN_PAIRS:
         yield f"{len(pairs) - SHOWN_PAIRS} more pairs of classes differ as little"
+    if {"-1", "0"} <= counts.keys():
+        yield (
+            f"class '-1' ({counts['-1']:,}) stands beside '0': Hugging Face data sets write -1 where a row has no"
+            " label; if it is none, drop these rows"
+        )
     total = sum(counts.values())
     if total >= 10 and 2 * len(counts) > total:
         yield f"{len(counts):,} classes occur in {total:,} labels: is this the column of the classes?"
 
 
 def text_notes(rows: Rows, fields: Iterable[str]) -> Iterator[str]:
-    """Texts that are what programs write for a missing value: they are read as texts, and said."""
+    """Texts that are what programs write for a missing value, and rows without an optional text: both are said."""
     for field in fields:
+        if absent := sum(field not in row for row in rows):
+            yield f"{absent:,} of {len(rows):,} rows have no {field} and are read without one"
         counts = Counter(value for row in rows if isinstance(value := row.get(field), str) and value in MISSING)
         if counts:
             yield f"{counts.total()} rows have no {field} but a word for a missing one: {counts_sentence(counts)}"
@@ -111,7 +119,7 @@ _FORMS: dict[str, Callable[[str], str]] = {
 }
 
 
-def _folded(name: str) -> str:
+def folded(name: str) -> str:
     """What near-equal names have in common."""
     for form in _FORMS.values():
         name = form(name)
@@ -120,7 +128,8 @@ def _folded(name: str) -> str:
     return name if number is None else repr(number + 0.0)
 
 
-def _difference(a: str, b: str) -> str:
+def difference(a: str, b: str) -> str:
+    """What near-equal names differ in."""
     if (number := _number(a)) is not None and number == _number(b):
         return "how the number is written"
     return next((what for what, form in _FORMS.items() if form(a) == form(b)), "case, white space and Unicode form")

@@ -73,6 +73,13 @@ def read_group(name: str, group: TaskGroupConfig, seed: int, duplicates: Duplica
                     " what it was not trained on",
                     key=f"{key}.data.{field}",
                 )
+        for field in (field for field in task.optional_fields if field in columns):
+            if not any(columns[field] in row for row in source.test):
+                raise ConfigError(
+                    f"the training data has a column {columns[field]!r} and the test data has none; a model would be"
+                    " tested on what it was not trained on",
+                    key=f"{key}.data.{field}",
+                )
         test = read_part(source.test, "test data")
     out = frozenset(held_out)
     numbers = [i for i in range(len(rows)) if i not in out]

@@ -205,7 +205,13 @@ UNMATCHED = {
         [{"site": f" {row['site'].upper()}"} for row in SITES],
         NAMES,
         "3 values (12 rows) are no client of task group g:  S0,  S1,  S2; 3 of its clients have no value: s0, s1, s2;"
-        " ' S0' differs from s0 in case or spaces alone",
+        " ' S0' differs from s0 only in case, white space and Unicode form",
+    ),
+    "numbers as floats": (
+        [{"site": float(i % 2)} for i in range(8)],
+        ("0", "1"),
+        "2 values (8 rows) are no client of task group g: 0.0, 1.0; 2 of its clients have no value: 0, 1; '0.0' differs"
+        " from 0 only in how the number is written",
     ),
 }
 

@@ -49,8 +49,11 @@ def test_columns_are_mapped_and_the_others_stay():
 
 def test_an_optional_column_is_used_where_it_is_and_left_out_where_empty():
     rows = [{"text": f"{i}", "text_pair": "p" if i % 2 else "", "label": str(i % 2)} for i in range(10)]
-    data = group(rows, [{"text": "t", "label": "0"}])
+    data = group(rows, [{"text": "t", "label": "0", "text_pair": None}])
     assert ["text_pair" in row for row in data.train[:2]] == [False, True]
+    assert data.notes == ("6 of 11 rows have no text_pair and are read without one",)
+    whole = group([row | {"text_pair": "p"} for row in rows], [{"text": "t", "label": "0", "text_pair": "p"}])
+    assert not whole.notes
 
 
 BAD_ROWS = {
@@ -77,7 +80,13 @@ BAD_ROWS = {
     "missing label": (
         [{"text": "a", "label": "x"}, {"text": "b"}],
         {},
-        "data.label: row 2 of the training data, column 'label' is empty; fill it or drop the row",
+        "data.label: row 2 of the training data has no column 'label'; expected one of: text",
+    ),
+    "chat as text": (
+        [{"text": [{"role": "user", "content": "hi"}], "label": "x"}],
+        {},
+        "data.text: row 1 of the training data, column 'text' holds list ([{'role': 'user', 'content': 'hi'}]),"
+        " expected text (of a chat, write what is asked as prompt and the answer as response, an answer a row)",
     ),
     "number as text": (
         [{"text": 5, "label": "x"}],
@@ -222,6 +231,17 @@ def test_a_file_that_is_named_twice_is_read_once_and_said():
 def test_an_optional_column_of_the_test_part_alone_is_refused():
     with pytest.raises(ConfigError, match=r"^task_groups\.g\.data\.text_pair: the test data has a column 'text_pair'"):
         group(ROWS, [{"text": "t", "label": "x", "text_pair": "p"}])
+    pairs = [row | {"second": "p"} for row in ROWS]
+    with pytest.raises(ConfigError, match=r"^task_groups\.g\.data\.text_pair: the training data has a column 'second'"):
+        group(pairs, [{"text": "t", "label": "x"}], text_pair="second")
+
+
+def test_a_test_part_without_a_column_says_so():
+    with pytest.raises(ConfigError) as caught:
+        group(ROWS, [{"txt": "t", "label": "x"}])
+    assert str(caught.value) == (
+        "task_groups.g.data.text: row 1 of the test data has no column 'text'; did you mean txt?"
+    )
 
 
 def test_seeds_decide_and_repeat():
@@ -306,6 +326,20 @@ def test_labels_that_stand_for_no_label_are_refused_unless_they_are_listed():
     with pytest.raises(ConfigError, match=r"row 2 of the test data has the label 'None', as programs write"):
         group(ROWS, [{"text": "t", "label": "x"}, {"text": "u", "label": "None"}])
     assert group(rows, classes=["x", "y", "nan", "NaN"]).classes == ["x", "y", "nan", "NaN"]
+
+
+def test_codes_for_no_label_are_no_classes_in_silence():
+    ignored = [{"tokens": f"a b{i}", "tags": [0, 1 if i else -100]} for i in range(20)]
+    with pytest.raises(
+        ConfigError, match=r"row 1 of the training data has the label '-100', as programs write a missi"
+    ):
+        group(ignored, task="token-classification")
+    (note,) = group(labelled({"0": 9, "1": 9, "2": 9, "-1": 5})).notes
+    assert note == (
+        "class '-1' (5) stands beside '0': Hugging Face data sets write -1 where a row has no label; if it is none,"
+        " drop these rows"
+    )
+    assert not group(labelled({"-1": 9, "1": 9})).notes
 
 
 def test_numbers_on_a_scale_are_no_classes():
