@@ -11,6 +11,10 @@ A method file defines
     aggregate(current, updates, context)   the merge, from the group's adapter before and what clients sent
     deliver(merged, held, ranks)       what one client gets, cut to its ranks
 
+and, where clients are not weighed by ``aggregation.weights`` (hetlora, trimmed-mean and median do not)
+
+    UNWEIGHTED: str                    what is done instead, after the method's name
+
 and may define (hetlora does)
 
     penalty(adapters, options)         what a client adds to its local loss, differentiable

@@ -29,6 +29,7 @@ from atlas_cli.config.section import Section
 SENT = DELIVERED = TRAINED = ("A", "B")
 GROUP_ADAPTER = True
 CHANGES_BASE = False
+UNWEIGHTED = "weighs adapters by the norms of updates, a layer at a time"
 
 
 class Options(Section):

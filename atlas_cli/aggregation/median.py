@@ -23,6 +23,7 @@ from atlas_cli.config.section import Section
 SENT = DELIVERED = TRAINED = ("A", "B")
 GROUP_ADAPTER = True
 CHANGES_BASE = False
+UNWEIGHTED = "counts each client once"
 
 
 class Options(Section):

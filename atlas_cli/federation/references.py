@@ -43,7 +43,9 @@ def reference_memory(federation: Federation, usages: Sequence[Usage]) -> dict[st
         federation.data[federation.group_names[0]].task,
     )
     head = bytes_of(head_of(task, plan.hidden_size, base.lm_head))
-    weights = head + tensor_bytes([*base.model.parameters(), *base.model.buffers(), *_output(federation)])
+    parameters = [*base.model.parameters(), *_output(federation)]
+    everything = head + tensor_bytes(parameters)
+    weights = head + tensor_bytes([*parameters, *base.model.buffers()])  # buffers have neither gradients nor moments
     trained = head + adapter_bytes(ranks, plan.features)
     what = plan.family, plan.hf_config, range(plan.n_layers)
     lora = {
@@ -57,8 +59,8 @@ def reference_memory(federation: Federation, usages: Sequence[Usage]) -> dict[st
     full = {
         "weights": weights,
         "adapters": 0,
-        "gradients": weights,
-        "optimizer": 2 * weights,
+        "gradients": everything,
+        "optimizer": 2 * everything,
         "saved_activations": trace(*what, {}, step, whole=True, train_weights=True).saved,
         "how": how,
     }

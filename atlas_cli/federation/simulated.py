@@ -140,11 +140,15 @@ def _work(counted: StepFlops, client: str, device: Device, did: Trained, ledger:
 def _by_step(ledger: Ledger, client: str, way: Direction, shapes: Sequence[tuple[int, int]]) -> list[list[int]]:
     """Sizes of the messages of each step; an empty batch has none.
 
-    What was sent in a step that its client did not end goes with the last that it did.
+    The batches of a fingerprint came before, and go with the first step; what was sent in a step that its client did
+    not end goes with the last that it did.
     """
     sent: list[list[int]] = [[] for _ in shapes]
     full = [messages for messages, (batch, _) in zip(sent, shapes, strict=True) if batch] or sent
+    fingerprinted = bool(ledger.sizes(client, "fingerprint", "up"))
     for kind in STEP_KINDS:
-        for number, size in enumerate(ledger.sizes(client, kind, way)):
-            full[min(number, len(full) - 1)].append(size)
+        sizes = ledger.sizes(client, kind, way)
+        before = max(0, len(sizes) - len(full)) if fingerprinted else 0
+        for number, size in enumerate(sizes):
+            full[min(max(number - before, 0), len(full) - 1)].append(size)
     return sent

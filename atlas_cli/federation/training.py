@@ -86,12 +86,29 @@ def train(
 
 
 def caution(federation: Federation, recorder: Recorder) -> None:
-    """Say where the cohort of a group (or cluster) is too small for a method that wants several clients."""
+    """Say where the cohort of a group (or cluster) is too small for a method that wants several clients, and what the
+    config says of weights that the method does not use."""
     aggregator, share = federation.aggregator, federation.config.training.cohort
+    if unused := unused_weights(federation):
+        recorder.progress.note(f"warning: {unused}")
     for group in aggregator.merged if hasattr(aggregator.method, "caution") else ():
         size = cohort_size(share, sum(member.group == group for member in aggregator.members.values()))
         if text := aggregator.method.caution(size, aggregator.options):
             recorder.progress.note(f"warning: {group}: {text}")
+
+
+def unused_weights(federation: Federation) -> str | None:
+    """What the config says of weights that its method does not merge by; None where it says nothing, or is heard."""
+    config, method = federation.config, federation.aggregator.method
+    if not hasattr(method, "UNWEIGHTED"):
+        return None
+    equal = ("examples", "uniform") if hasattr(method, "centre") else ("examples",)
+    said = [] if (rule := config.aggregation.weights) in equal else [f"aggregation.weights: {rule}"]
+    said += [f"clients.{name}.weight" for name, client in config.clients.items() if client.weight != 1]
+    if not said:
+        return None
+    more = f" and {len(said) - 3} more" if len(said) > 3 else ""
+    return f"{config.aggregation.method} {method.UNWEIGHTED}, and does not use {', '.join(said[:3])}{more}"
 
 
 def collect(

@@ -9,7 +9,7 @@ from rounds import run_round
 from atlas_cli.errors import AtlasError
 from atlas_cli.federation.client import SplitClient
 from atlas_cli.federation.protocol import Ledger
-from atlas_cli.federation.training import deliver, require_delivered, set_up
+from atlas_cli.federation.training import deliver, require_delivered, set_up, unused_weights
 
 
 def one_round(federation, cohort, number=1):
@@ -201,3 +201,24 @@ def test_every_record_shows_the_delivered_hash(make_federation, train_quietly, m
     hashes = {r["held_sha256"] for r in recorder.clients if r["client"] == "a"}
     assert len(hashes) == 3  # every round delivered something new
     assert sum(r["weight"] for r in recorder.clients if r["round"] == 1) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("method", "weights", "said"),
+    [
+        (
+            "median",
+            "inverse-rank",
+            "median counts each client once, and does not use aggregation.weights: inverse-rank",
+        ),
+        ("median", "uniform", None),
+        ("hetlora", "uniform", "a layer at a time, and does not use aggregation.weights: uniform"),
+        ("delta-svd", "inverse-rank", None),
+    ],
+)
+def test_weights_that_a_method_does_not_use_are_said(make_federation, method, weights, said):
+    federation = make_federation(aggregation={"method": method, "weights": weights})
+    text = unused_weights(federation)
+    assert (said in text) if said else text is None
+    own = unused_weights(make_federation(aggregation={"method": method}, clients={"b": {"weight": 2.0}}))
+    assert own is None if method == "delta-svd" else own.endswith("and does not use clients.b.weight")

@@ -49,6 +49,9 @@ def test_the_trace_is_a_real_forward_to_the_byte(make_federation, family, change
     assert (lora["gradients"], lora["optimizer"]) == (trained, 2 * trained)
     assert lora["adapters"] == tensor_bytes(model.adapters.parameters())
     assert lora["saved_activations"] == really(federation, model.adapters)
+    all_trained = tensor_bytes([*federation.base.model.parameters(), *model.head.parameters()])
+    assert (full["gradients"], full["optimizer"]) == (all_trained, 2 * all_trained)
+    assert full["weights"] == all_trained + tensor_bytes(federation.base.model.buffers())
     federation.base.model.requires_grad_(True)
     try:
         assert full["saved_activations"] == really(federation, AdapterSet({}))

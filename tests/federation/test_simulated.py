@@ -1,9 +1,10 @@
 """The virtual clock in a run: seconds that follow from devices and not from this machine."""
 
 import pytest
+import torch
 from rounds import run_round
 
-from atlas_cli.federation.protocol import Ledger
+from atlas_cli.federation.protocol import Ledger, Message
 from atlas_cli.federation.simulated import simulate
 from atlas_cli.federation.training import set_up
 from atlas_cli.planning.devices import server_device
@@ -71,3 +72,20 @@ def test_a_head_is_a_message_of_its_own_and_costs_a_latency_of_its_own(make_fede
     sizes = [*ledger.sizes("a", "adapters", "up"), *ledger.sizes("a", "head", "up")]
     after = simulate(federation, trained, ledger).clients["a"].upload
     assert len(sizes) == 2 and after - before == pytest.approx(8 * sum(sizes) / 1e6 + 2 * latency(federation))
+
+
+def test_batches_of_a_fingerprint_are_sent_before_the_first_step(make_federation):
+    federation = make_federation(devices={"slow": SLOW}, clients={name: {"device": "slow"} for name in "abc"})
+    trained, ledger = a_round(federation)
+    plain = simulate(federation, trained, ledger)
+    again = Ledger()
+    for size in (1, 1, 100_000):
+        again.count(Message("activations", "a", "up", {"activations": torch.zeros(size)}), 0)
+    again.count(Message("fingerprint", "a", "up", {"fingerprint": torch.zeros(1)}), 0)
+    for (client, kind, way), entry in ledger.entries.items():
+        for size in entry.sizes:
+            again.count(Message(kind, client, way, {"x": torch.zeros(size, dtype=torch.uint8)}), 0)
+    first = simulate(federation, trained, again)
+    # it is a's first step that comes later: b waits with its second
+    assert first.clients["a"].upload - plain.clients["a"].upload == pytest.approx(3.2, rel=0.1)
+    assert first.clients["b"].finished - plain.clients["b"].finished > 1
