@@ -119,8 +119,9 @@ def _of_run(run: RunDirectory, as_json: bool, as_csv: bool, plot: Path | None) -
     from atlas_cli.reports import memory_prediction as report
     from atlas_cli.reports.memory import MAX_TABLE_CLIENTS, holders, memory_table
     from atlas_cli.reports.terminal import Terminal
+    from atlas_cli.runs.resumable import read_manifest
 
-    memory, peak = run.read_json("memory.json"), run.read_json("manifest.json").get("process_rss_peak")
+    peak, memory = read_manifest(run).get("process_rss_peak"), run.read_json("memory.json")
     both, notes = _compare(run, memory)
     if plot is not None:
         _draw(plot, holders(memory, MAX_TABLE_CLIENTS), f"{run.path.name}: memory measured")

@@ -43,11 +43,11 @@ def facts(manifest: Record) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in manifest.get("versions", {}).items() if number)
     machine = manifest.get("platform", {})
     model = manifest.get("model", {})
-    took = manifest.get("duration_s")
+    took, unknown = manifest.get("duration_s"), "not known" if manifest.get("ended") else "not ended"
     rows = {
         "status": f"{manifest.get('status')}{': ' + manifest['error'] if manifest.get('error') else ''}",
         "started (UTC)": str(manifest.get("started", "")).split(".")[0].replace("T", " "),
-        "took": format_seconds(took) if took is not None else "not ended",
+        "took": format_seconds(took) if took is not None else unknown,
         "model": f"{model.get('name')}, weights {model.get('init')}",
         "parameters": _count(model.get("n_parameters")),
         "model sha256": str(model.get("sha256")),

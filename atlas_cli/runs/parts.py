@@ -51,7 +51,7 @@ def ended(parts: Sequence[Part], status: str, engine: Mapping[str, Any]) -> list
         **parts[-1],
         "status": status,
         "ended": now.isoformat(),
-        "duration_s": round(seconds, 3),
+        "duration_s": round(seconds, 3) if seconds >= 0 else None,  # the clock was set back
         "process_rss_peak": peak_resident_bytes(),
         **({"engine": dict(engine)} if engine else {}),
     }
@@ -62,7 +62,7 @@ def together(parts: Sequence[Part]) -> dict[str, Any]:
     """What a run took in all: seconds, the most memory of a process, and the figures of engines.
 
     Counts are summed, peaks are the largest, and what describes a state is that of the last. Of a process that was
-    killed nothing is known, so there the seconds are null.
+    killed, or whose clock was set back, the seconds are not known, so there they are null.
     """
     seconds = [took for part in parts if isinstance(took := part.get("duration_s"), int | float)]
     peaks = [peak for part in parts if isinstance(peak := part.get("process_rss_peak"), int)]

@@ -162,6 +162,11 @@ def make_run_folder(tmp_path):
     return folder
 
 
+def test_a_damaged_manifest_is_named(make_run_folder, report):
+    (make_run_folder / "manifest.json").write_text("[]")
+    assert "manifest.json is damaged: no status" in report(make_run_folder, code=3)
+
+
 def test_run_whose_model_is_gone(config_file, no_pictures, report, tmp_path):
     run = train(config_file("sequence-classification", training={"rounds": 1}))
     text = (run.path / "config.yaml").read_text().replace("split_layer: 2", "split_layer: 3")

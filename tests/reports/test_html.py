@@ -98,6 +98,15 @@ def test_a_run_that_failed_at_once_still_gets_a_page(make_run):
     assert page(run).count("Nothing recorded.") == 5
 
 
+@pytest.mark.parametrize(
+    ("ended", "seconds", "took"),
+    [(None, None, "not ended"), ("2026-01-31T12:00:09", None, "not known"), ("2026-01-31T12:00:09", 9, "9 s")],
+)
+def test_how_long_a_run_took_is_said_where_it_is_known(ended, seconds, took):
+    shown = sections.facts({"status": "finished", "ended": ended, "duration_s": seconds})
+    assert f"<dt>took</dt><dd>{took}</dd>" in shown
+
+
 def test_a_damaged_record_is_named(make_run):
     run = make_run()
     with (run.path / "clients.jsonl").open("a") as file:

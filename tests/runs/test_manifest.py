@@ -31,6 +31,13 @@ def test_a_manifest_says_what_runs_and_how_it_ended():
     assert json.loads(json.dumps(ended, allow_nan=False)) == ended
 
 
+def test_seconds_by_a_clock_that_was_set_back_are_not_known():
+    begun = start()
+    begun["parts"][-1]["started"] = "2999-01-01T00:00:00+00:00"
+    ended = end_manifest(begun, "finished")
+    assert (ended["duration_s"], ended["parts"][-1]["duration_s"]) == (None, None)
+
+
 def test_the_config_hash_depends_on_values_not_on_order():
     one, two = start({"a": {0: 8}, "b": 1}), start({"b": 1, "a": {"0": 8}})
     assert one["config"] == {"a": {"0": 8}, "b": 1}
