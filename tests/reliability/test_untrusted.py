@@ -94,7 +94,7 @@ def test_a_model_that_brings_code_is_refused(write, model_folder, tmp_path, caps
     for command in ("validate", "train"):
         assert main([command, str(path)]) == 2
         err = capsys.readouterr().err
-        assert f"{path}:5: model.name: the model asks for code of its own (auto_map in its config.json)" in err
+        assert f"{path}:5: model.name: {folder / 'config.json'}: auto_map: " in err and "never fetches or runs" in err
     assert not (tmp_path / "ran").exists() and not (tmp_path / "runs").exists()
 
 
