@@ -86,12 +86,12 @@ class Task(BaseTask):
             texts.append(_rows.text(row, "text_pair"))
         texts = [_rows.enough(text, tokenizer, max_length, self.keep_end) for text in texts]
         encoded = tokenizer(*texts, verbose=False)
+        if len(encoded["input_ids"]) <= tokenizer.num_special_tokens_to_add(pair=len(texts) > 1):
+            raise ConfigError("empty text: field 'text' gives no token; drop such rows")
         truncated = len(encoded["input_ids"]) > max_length
         if truncated:
             with _rows.cutting(tokenizer, self.keep_end):
                 encoded = tokenizer(*texts, truncation=True, max_length=max_length)
-        if not encoded["input_ids"]:
-            raise ConfigError("empty text: field 'text' gives no token; drop such rows")
         label = _rows.class_id(self.labels_in(row)[0], self.class_ids)
         feature = Feature(input_ids=encoded["input_ids"], labels=label, truncated=truncated)
         if any(encoded.get("token_type_ids", ())):

@@ -55,11 +55,16 @@ def test_bad_rows(bert, row, message):
         build().encode(row, bert, 16)
 
 
-def test_empty_text_needs_a_special_token(bert, gpt):
-    row = {"text": "", "label": "bad"}
-    assert len(build().encode(row, bert, 16)[0]["input_ids"]) == 2
+@pytest.mark.parametrize("text", ["", "\u200b\u200b", "\x07"])
+def test_text_that_gives_no_token_of_its_own_is_refused(bert, text):
+    for row in ({"text": text}, {"text": text, "text_pair": text}):
+        with pytest.raises(ConfigError, match="empty text: field 'text' gives no token"):
+            build().encode(row | {"label": "bad"}, bert, 16)
+
+
+def test_empty_text_is_refused_without_special_tokens_too(gpt):
     with pytest.raises(ConfigError, match="empty text"):
-        build().encode(row, gpt, 16)
+        build().encode({"text": "", "label": "bad"}, gpt, 16)
 
 
 def test_integer_labels_are_class_names_by_their_digits(bert):
