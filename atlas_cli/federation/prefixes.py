@@ -13,6 +13,8 @@ from atlas_cli.planning.merging import method_of
 from atlas_cli.planning.plan import Plan
 from atlas_cli.runs.directory import folder_of_runs
 
+SHOWN = 12  # clients that a sentence names
+
 
 def prefix_cache_of(config: ExperimentConfig) -> PrefixCache | None:
     """The cache that a config asks for."""
@@ -60,4 +62,10 @@ def without_prefix(config: ExperimentConfig, plan: Plan) -> list[str]:
             if depends_on_length(plan.hf_config, config.training.max_length):
                 cause = "the model's rotary positions depend on the longest text of a batch"
             causes.setdefault(cause, []).append(client.name)
-    return [f"engine.prefix_cache does nothing for {', '.join(names)}: {cause}" for cause, names in causes.items()]
+    return [f"engine.prefix_cache does nothing for {_some(names)}: {cause}" for cause, names in causes.items()]
+
+
+def _some(names: list[str]) -> str:
+    """The first of them, and how many more there are."""
+    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more

@@ -23,6 +23,8 @@ from atlas_cli.reports.summary import (
 from atlas_cli.reports.units import format_bytes_mb, format_number, format_seconds
 from atlas_cli.runs.records import KINDS
 
+MAX_CLIENT_ROWS = 500  # a page of many thousands opens in no browser
+
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """An HTML table of plain texts; all cells are escaped."""
@@ -186,10 +188,18 @@ def clients(records: Sequence[Record], config: Mapping[str, Any], metrics: Seque
     for row in records:
         by_client.setdefault(row["client"], []).append(row)
     primary = {group: primary_metric(rows) for group, rows in by_group(metrics).items()}
-    rows = [_client_row(name, lines, rank_of(name, config), primary) for name, lines in by_client.items()]
+    first = list(by_client.items())[:MAX_CLIENT_ROWS]
+    rows = [_client_row(name, lines, rank_of(name, config), primary) for name, lines in first]
     headings = ("client", "task group", "rank", "rounds", "examples", "last loss", "local test", "up", "down")
-    shown = table(headings, rows)
-    return f"<details><summary>{len(rows)} clients</summary>{shown}</details>" if len(rows) > MAX_BARS else shown
+    return _folded(table(headings, rows), len(by_client), "clients.jsonl")
+
+
+def _folded(shown: str, count: int, file: str, *, always: bool = False) -> str:
+    """A table of clients, folded away when there are many; what it leaves out, and where that is, is said before it."""
+    if count <= MAX_BARS and not always:
+        return shown
+    left_out = f"; the first {MAX_CLIENT_ROWS:,} are shown, {file} has all" if count > MAX_CLIENT_ROWS else ""
+    return f"<details><summary>{count:,} clients{left_out}</summary>{shown}</details>"
 
 
 def clusters(records: Sequence[Record]) -> str:
@@ -204,8 +214,8 @@ def clusters(records: Sequence[Record]) -> str:
         rows.append((str(found["round"]), found["by"], held, *agreed, str(len(found["moved"]))))
     headings = ("before round", "by", "clients by cluster", "ARI", "shuffled up to", "NMI", "shuffled up to", "moved")
     last = sorted(records[-1]["assignment"].items(), key=lambda item: item[1])
-    shown = table(("client", "cluster"), last)
-    return table(headings, rows) + f"<details><summary>{len(last)} clients</summary>{shown}</details>"
+    shown = table(("client", "cluster"), last[:MAX_CLIENT_ROWS])
+    return table(headings, rows) + _folded(shown, len(last), "clusters.jsonl", always=True)
 
 
 def proof(manifest: Record, client_records: Sequence[Record]) -> str:

@@ -28,11 +28,14 @@ def whole_folder(path: Path) -> Iterator[Callable[[str, bytes], None]]:
     aside = path.with_name(f".{path.name}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
     files: list[Path] = []
+    made: set[Path] = set()
 
     def write(name: str, data: bytes) -> None:
         file = aside / name
         with writing(file):
-            file.parent.mkdir(parents=True, exist_ok=True)
+            if file.parent not in made:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                made.add(file.parent)
             file.write_bytes(data)
         files.append(file)
 

@@ -246,3 +246,9 @@ def test_methods_that_change_the_base_count_all_blocks_of_their_group(method, ma
 def test_the_plan_of_a_config_without_the_key_says_nothing(make_config):
     config = make_config(**CHANGES)
     assert without_prefix(config, make_plan(config)) == []
+
+
+def test_a_sentence_on_very_many_clients_is_bounded(make_config):
+    config = make_config(clients={"b": {"count": 50}}, engine={"prefix_cache": "1 KiB"})
+    (said,) = without_prefix(config, make_plan(config))
+    assert said.startswith("engine.prefix_cache does nothing for a, b-1, ") and ", b-11 and 40 more: " in said

@@ -156,3 +156,17 @@ def test_a_memory_picture_of_many_clients_says_what_it_leaves_out():
     assert note == "120 clients by kind; a bar shows the client of its kind with the largest total."
     singles = {f"c{i}": holder(activations=1000 * i) for i in range(35)}
     assert memory_svg(memory_record(singles))[1] == "Not shown: 5 clients in 5 bars with smaller totals."
+
+
+def test_tables_of_very_many_clients_are_bounded_and_say_so(monkeypatch):
+    monkeypatch.setattr(sections, "MAX_CLIENT_ROWS", 40)
+    for count in (40, 41):
+        records = [client_record(f"c-{i:03}", "questions", 1) for i in range(count)]
+        last = {"assignment": {f"c-{i:03}": "one" for i in range(count)}, "agreement": None, "moved": []}
+        for shown, file in (
+            (sections.clients(records, {}, []), "clients.jsonl"),
+            (sections.clusters([{"round": 0, "by": "single", **last}]), "clusters.jsonl"),
+        ):
+            assert len(set(re.findall(r"c-\d{3}", shown))) == 40
+            assert f"<summary>{count} clients" in shown
+            assert (f"; the first 40 are shown, {file} has all" in shown) == (count > 40)
