@@ -88,17 +88,30 @@ def _facts(plan: Plan) -> list[str]:
 
     n = plan.parameters
     upper = plan.adapter_parameters(plan.upper_ranks)
-    return [
+    training, mode = plan.config.training, plan.config.mode
+    model = (
         f"model {plan.config.model.name} ({plan.hf_config.model_type}), {plan.n_layers} layers of width "
-        f"{plan.hidden_size}, weights {plan.init}",
+        f"{plan.hidden_size}, weights {plan.init}"
+    )
+    if mode != "split-federated":
+        holder = "a learner for all clients of a task group" if mode == "centralized" else "every client"
+        return [
+            model,
+            f"mode {mode}, without a split: {holder} holds the whole model of {n['model']:,} parameters",
+            f"it trains its head and adapters, {upper:,} parameters of them from layer {cuts_text(plan)} on",
+        ]
+    head = "" if training.labels == "client" else "head and "
+    return [
+        model,
         f"cut after layer {cuts_text(plan)}: client half {n['client half']:,} parameters, "
         f"server half {n['server half']:,}, whole {n['model']:,}",
-        f"server trains, for each task group: head and {upper:,} adapter parameters",
+        f"server trains, for each task group: {head}{upper:,} adapter parameters",
     ]
 
 
 def _table(plan: Plan, examples: dict[str, int]) -> Any:
     from atlas_cli.planning.saved_bytes import ELEMENT
+    from atlas_cli.privacy.mechanisms.compress import Codec
     from atlas_cli.reports.tables import plan_table
 
     alike: dict[Any, list[ClientPlan]] = {}
@@ -108,7 +121,12 @@ def _table(plan: Plan, examples: dict[str, int]) -> Any:
         alike.setdefault(client.name if len(plan.clients) <= ROWS else kind, []).append(client)
     rows = []
     training = plan.config.training
-    elements = training.batch_size * training.max_length * plan.hidden_size
+    width, split, tokens = (
+        plan.hidden_size,
+        plan.config.mode == "split-federated",
+        training.batch_size * training.max_length,
+    )
+    codec = Codec(plan.config.privacy.compress) if plan.config.privacy.compress != "none" else None
     for client, *others in alike.values():
         auto = plan.config.clients[client.key.removeprefix("clients.")].rank == "auto"
         ranks = sorted(set(client.ranks.values()))
@@ -118,8 +136,8 @@ def _table(plan: Plan, examples: dict[str, int]) -> Any:
                 client.task_group,
                 client.cut,
                 "auto" if auto else str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}",
-                plan.adapter_parameters(client.ranks),
-                elements * ELEMENT[client.dtype],
+                plan.adapter_parameters(client.ranks if split else {**client.ranks, **plan.above(client.cut)}),
+                split * tokens * (codec.token_bytes(width) if codec is not None else width * ELEMENT[client.dtype]),
                 _range([examples[c.name] for c in (client, *others) if c.name in examples]),
             )
         )

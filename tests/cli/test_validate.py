@@ -73,3 +73,21 @@ def test_what_predictions_leave_out_is_said_beside_them(config_file, capsys):
     for command in (["validate"], ["memory-report"], ["ranks"], ["ranks", "--json"], ["memory-report", "--json"]):
         assert main([command[0], path, *changes, *command[1:]]) == 0
         assert left_out in " ".join(capsys.readouterr().out.split()), command
+
+
+def test_the_plan_of_a_mode_is_of_that_mode(config_file, capsys):
+    """Rank 4 below the cut and 2 above, query and value of two layers each, 32 to 32; 4 x 32 tokens of width 32."""
+    path = str(config_file(server={"rank": 2}))
+
+    def shown(*changes):
+        assert main(["validate", path, "--no-data", *changes]) == 0
+        out = capsys.readouterr().out
+        (row,) = (line.split() for line in out.splitlines() if line.startswith("a "))
+        return out, row[4], row[5]
+
+    split, own, up = shown()
+    assert (own, up) == ("1,024", "0.016") and "server trains, for each task group: head and 512 adapter" in split
+    assert shown("privacy.compress=int8")[2] == "0.005"  # 36 bytes a token
+    assert "server trains, for each task group: 512 adapter" in shown("training.labels=client")[0]
+    whole, own, up = shown("mode=federated")
+    assert (own, up) == ("1,536", "0") and "server trains" not in whole and "client half" not in whole
