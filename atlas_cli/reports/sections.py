@@ -69,13 +69,14 @@ def facts(manifest: Record) -> str:
             group,
             str(d.get("origin")),
             _count(d.get("train")),
+            _count(d.get("local_test")),
             _count(d.get("test")),
             _classes(d.get("classes")),
             str(d.get("sha256")),
         )
         for group, d in manifest.get("data", {}).items()
     ]
-    shown = definitions(rows) + table(("task group", "data", "train", "test", "classes", "sha256"), data)
+    shown = definitions(rows) + table(("task group", "data", "train", "local tests", "test", "classes", "sha256"), data)
     return shown + _parts(manifest.get("parts", ()))
 
 

@@ -170,3 +170,10 @@ def test_tables_of_very_many_clients_are_bounded_and_say_so(monkeypatch):
             assert len(set(re.findall(r"c-\d{3}", shown))) == 40
             assert f"<summary>{count} clients" in shown
             assert (f"; the first 40 are shown, {file} has all" in shown) == (count > 40)
+
+
+def test_rows_of_the_data_add_up():
+    """Training rows, clients' local tests and the test part stand side by side."""
+    data = {"origin": "files d.csv", "train": 1044, "local_test": 5, "test": 12, "classes": ["a", "b"], "sha256": "0"}
+    shown = re.sub(r"<[^>]+>", " ", sections.facts({"data": {"g": data}}))
+    assert "local tests" in shown and re.search(r"files d\.csv\s+1,044\s+5\s+12\s+a, b", shown)
