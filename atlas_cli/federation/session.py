@@ -41,7 +41,7 @@ from atlas_cli.planning.clock_notes import clock_notes
 from atlas_cli.planning.plan import cuts_text, make_plan
 from atlas_cli.reports.html import write_report
 from atlas_cli.reports.progress import Progress
-from atlas_cli.runs.checkpoint import load_newest
+from atlas_cli.runs.checkpoint import load_newest, remove_newer
 from atlas_cli.runs.directory import RunDirectory, folder_of_runs, kept_with_manifest
 from atlas_cli.runs.lock import locked
 from atlas_cli.runs.manifest import end_manifest, start_manifest
@@ -103,6 +103,7 @@ def resume(run: RunDirectory, loaded: LoadedConfig, progress: Progress) -> RunDi
             run.log(text)
         restore(federation, checkpoint.tensors, checkpoint.state, checkpoint.name)
         run.remove_partial()
+        remove_newer(run, checkpoint.round)
         for line in (*warnings, f"resumed after round {checkpoint.round}"):
             run.log(line)
         progress.note(f"{run.path} goes on after round {checkpoint.round}")

@@ -101,6 +101,13 @@ def folders(run: RunDirectory) -> list[Path]:
     return sorted((f for f in found if f.name.removeprefix("round-").isdecimal() and f.is_dir()), key=_number)
 
 
+def remove_newer(run: RunDirectory, number: int) -> None:
+    """Remove the damaged checkpoints of rounds after ``number``, which are done again: else the newest would be one."""
+    for folder in folders(run):
+        if _number(folder) > number:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def _number(folder: Path) -> int:
     return int(folder.name.removeprefix("round-"))
 

@@ -80,6 +80,21 @@ def test_a_signal_while_the_folder_is_made_leaves_one_that_says_what_it_is(write
     assert run.read_json("manifest.json")["status"] == "interrupted" and (run.path / "config.yaml").exists()
 
 
+def test_what_is_kept_is_no_damaged_checkpoint(write, train, at_step, chaos, capsys):
+    path = write()
+    _, whole = train(path)
+    at_step(5, send(signal.SIGINT))  # in round 3
+    _, run = train(path)
+    state = run.path / "checkpoints" / "round-000002" / "state.safetensors"
+    state.write_bytes(state.read_bytes()[:-1] + b"?")
+    at_step(1, send(signal.SIGINT))  # in round 2, which is done again
+    code, run = train("--resume", run.path)
+    err = capsys.readouterr().err
+    assert code == 130 and kept(run) == ["round-000001"]
+    assert "round 1 is kept" in err.splitlines()[-1]
+    goes_on_to_the_same_end(err, run, whole, chaos)
+
+
 def test_a_reader_that_is_gone_ends_the_run_in_order(write, train, at_step, chaos, capfd, monkeypatch):
     path = write()
     _, whole = train(path)
