@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from atlas_cli.config.schema import ExperimentConfig
 from atlas_cli.data.fit import Fit, fit_notes, only_whole
 from atlas_cli.data.labels import counted, counts_sentence
+from atlas_cli.data.overlap import overlap_notes
 from atlas_cli.data.partition import Dealt, partition, split_local_test
 from atlas_cli.data.read import GroupData, read_group
 from atlas_cli.data.tokenized import encode
@@ -30,6 +31,7 @@ class PreparedGroup:
         train, local_test: features by client; ``Feature.row`` is a row of ``data.train``.
         test: features of the group's held-out part, seen by no client.
         tokens_note: what is unusual about the tokens of these texts.
+        overlaps: test texts that groups merged with this one learn from.
         max_length: in tokens, of each feature.
         on_truncated: what became of rows with more.
     """
@@ -44,13 +46,15 @@ class PreparedGroup:
     max_length: int
     on_truncated: str
     tokens_note: str | None = None
+    overlaps: Sequence[str] = ()
 
     @property
     def notes(self) -> list[str]:
         """What became of the group's rows: sentences that stand wherever its sizes are shown."""
         found = [f"{self.data.origin}: {self.data.account.sentence()}", *self.data.notes, *self.dealt.notes]
         found += fit_notes(self.fits(), self.max_length, self.on_truncated)
-        return found if self.tokens_note is None else [*found, self.tokens_note]
+        found += [self.tokens_note] if self.tokens_note is not None else []
+        return [*found, *self.overlaps]
 
     def fits(self) -> dict[str, Fit]:
         """How training rows (local tests are among them) and test rows fit ``max_length``."""
@@ -73,7 +77,12 @@ def prepare(config: ExperimentConfig, tokenizer: Any, causal: bool) -> dict[str,
         ConfigError: data that does not fit the config: columns, labels, empty shards.
         ResourceError: a file, corpus or hub data set that is not there.
     """
-    return {name: _prepare_group(config, name, tokenizer, causal) for name in config.task_groups}
+    groups = {name: _prepare_group(config, name, tokenizer, causal) for name in config.task_groups}
+    clusters = config.clustering is not None and config.clustering.by != "oracle"
+    if clusters or config.aggregation.cross_group.strength > 0:
+        overlaps = overlap_notes({name: group.data for name, group in groups.items()})
+        groups = {name: replace(group, overlaps=overlaps[name]) for name, group in groups.items()}
+    return groups
 
 
 def _prepare_group(config: ExperimentConfig, name: str, tokenizer: Any, causal: bool) -> PreparedGroup:
