@@ -56,12 +56,9 @@ def command(
 
 
 def _columns(group: PreparedGroup) -> str:
-    """Which column is which field, and which are not read."""
-    read = group.data.columns
-    named = [field if field == column else f"{field} is {on_one_line(column)}" for field, column in read.items()]
-    present = dict.fromkeys(column for row in group.data.train for column in row)
-    unread = [repr(str(column)) for column in present if column not in {*read, *read.values()}]
-    return f"columns: {', '.join(named)}" + (f"; not read: {', '.join(unread[:10])}" if unread else "")
+    """Which column is which field."""
+    read = group.data.columns.items()
+    return "columns: " + ", ".join(f if f == column else f"{f} is {on_one_line(column)}" for f, column in read)
 
 
 def _size(features: Sequence[Feature]) -> str:

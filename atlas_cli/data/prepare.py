@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +18,8 @@ from atlas_cli.models.tokenizer_file import other_tokens
 from atlas_cli.tasks import build as build_task
 from atlas_cli.tasks._base import BaseTask, Feature
 
+SHOWN_COLUMNS = 10  # names that a note lists
+
 
 @dataclass(frozen=True)
 class PreparedGroup:
@@ -31,6 +33,7 @@ class PreparedGroup:
         train, local_test: features by client; ``Feature.row`` is a row of ``data.train``.
         test: features of the group's held-out part, seen by no client.
         tokens_note: what is unusual about the tokens of these texts.
+        unread_note: which columns of the source are for nothing.
         overlaps: test texts that groups merged with this one learn from.
         max_length: in tokens, of each feature.
         on_truncated: what became of rows with more.
@@ -46,12 +49,14 @@ class PreparedGroup:
     max_length: int
     on_truncated: str
     tokens_note: str | None = None
+    unread_note: str | None = None
     overlaps: Sequence[str] = ()
 
     @property
     def notes(self) -> list[str]:
         """What became of the group's rows: sentences that stand wherever its sizes are shown."""
         found = [f"{self.data.origin}: {self.data.account.sentence()}", *self.data.notes, *self.dealt.notes]
+        found += [self.unread_note] if self.unread_note is not None else []
         found += fit_notes(self.fits(), self.max_length, self.on_truncated)
         found += [self.tokens_note] if self.tokens_note is not None else []
         return [*found, *self.overlaps]
@@ -131,4 +136,17 @@ def _prepare_group(config: ExperimentConfig, name: str, tokenizer: Any, causal: 
         )
     note = other_tokens(tokenizer, (row for part in (data.train, data.test) for row in part))
     length = config.training.max_length
-    return PreparedGroup(data, task, dealt.shards, train, local_test, test, dealt, length, rule, note)
+    unread = (
+        _unread_note(data, {config.partition.column, group.data.split_by}) if group.data.source != "corpus" else None
+    )
+    return PreparedGroup(data, task, dealt.shards, train, local_test, test, dealt, length, rule, note, unread)
+
+
+def _unread_note(data: GroupData, used: Collection[str | None]) -> str | None:
+    """A source's columns that are no field of the task and not what rows are dealt or held out by; None without any."""
+    read = {*data.columns, *data.columns.values(), *used}
+    unread = [column for column in dict.fromkeys(name for row in data.train for name in row) if column not in read]
+    if not unread:
+        return None
+    more = f" and {len(unread) - SHOWN_COLUMNS} more" if len(unread) > SHOWN_COLUMNS else ""
+    return f"columns that are not read: {', '.join(repr(str(name)) for name in unread[:SHOWN_COLUMNS])}{more}"

@@ -1,6 +1,7 @@
-"""Groups that read one file hold out rows of their own: what one is tested on, another may learn from."""
+"""What is said of prepared groups: columns that nobody reads, and texts that merged groups share."""
 
 import csv
+import json
 
 import pytest
 import yaml
@@ -51,3 +52,20 @@ def test_test_texts_that_a_merged_group_learns_from_are_counted(notes_of, change
 @pytest.mark.parametrize("changes", [{}, {"clustering": {"by": "oracle"}}])
 def test_groups_that_stay_apart_may_share_texts(notes_of, changes):
     assert notes_of(**changes)[0] == {"g": [], "h": []}
+
+
+@pytest.mark.parametrize(("column", "said"), [(None, "'input', 'site'"), ("site", "'input'")])
+def test_columns_that_are_not_read_are_named(tmp_path, model_folder, column, said):
+    """Rows of another program's layout, whose ``input`` no field is: everything but what rows are dealt out by."""
+    rows = [{"prompt": f"what was it {i}", "input": "x", "response": "good", "site": "ab"[i % 2]} for i in range(20)]
+    (tmp_path / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = {
+        "name": "t",
+        "model": {"name": model_folder("qwen2"), "split_layer": 2},
+        "task_groups": {"g": {"task": "instruction", "data": {"files": str(tmp_path / "d.jsonl")}}},
+        "clients": {"a": {"task_group": "g"}, "b": {"task_group": "g"}},
+        "partition": {"scheme": "column", "column": column} if column else {},
+    }
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    loaded = load_config(tmp_path / "c.yaml", []).config
+    assert f"columns that are not read: {said}" in prepare(loaded, load_tokenizer(loaded.model), True)["g"].notes
