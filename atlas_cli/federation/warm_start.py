@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from atlas_cli.errors import ConfigError
+from atlas_cli.errors import ConfigError, ResourceError
 from atlas_cli.federation.warm_head import load_head, require_same_task
 from atlas_cli.models.load import FrozenBase
 from atlas_cli.models.lora import LoRAAdapter
@@ -65,19 +66,20 @@ def start_from(federation: Federation, group: str, folder: str) -> WarmStart:
     """
     key = f"task_groups.{group}.adapter"
     aggregator, server, path = federation.aggregator, federation.server, Path(folder)
-    origin = read_origin(path)
-    if origin is not None:
-        require_same_base(path, origin, federation.base)
+    with _blaming(key):
+        origin = read_origin(path)
+        if origin is not None:
+            require_same_base(path, origin, federation.base)
+        found, saved = read_peft(folder, federation.base), read_head(path)
     upper = server.groups[group].adapters.adapters if server is not None else {}
     room = {**upper, **aggregator.groups[group].adapters}
-    found = read_peft(folder, federation.base)
     require_room(folder, found, {layer: adapter.rank for layer, adapter in room.items()}, key)
     for layer, (A, B, scale) in found.items():
         _load(room[layer], A, B, scale)
         if not torch.isfinite(room[layer].lora_B).all():
             raise ConfigError(f"{folder}: at its scale of {scale:g} lora_B of {layer} is beyond float32", key=key)
     aggregator.start_group(group)
-    if saved := read_head(path):
+    if saved:
         task = federation.data[group].task
         origin = require_same_task(folder, origin, federation.config.task_groups[group].task, task, key)
         for head in _heads(federation, group):
@@ -96,7 +98,10 @@ def check_adapters(plan: Plan) -> None:
     for name, group in plan.config.task_groups.items():
         if group.adapter is not None:
             room = {**plan.server_ranks(name), **plan.group_ranks(name)}
-            require_room(group.adapter, read_peft(group.adapter, base), room, f"task_groups.{name}.adapter")
+            key = f"task_groups.{name}.adapter"
+            with _blaming(key):
+                found = read_peft(group.adapter, base)
+            require_room(group.adapter, found, room, key)
 
 
 def check_heads(plan: Plan, data: Mapping[str, PreparedGroup]) -> None:
@@ -106,9 +111,21 @@ def check_heads(plan: Plan, data: Mapping[str, PreparedGroup]) -> None:
         ConfigError, ResourceError: as ``start_from``.
     """
     for name, group in plan.config.task_groups.items():
-        if group.adapter is not None and read_head(Path(group.adapter)):
-            origin = read_origin(Path(group.adapter))
-            require_same_task(group.adapter, origin, group.task, data[name].task, f"task_groups.{name}.adapter")
+        if group.adapter is not None:
+            key = f"task_groups.{name}.adapter"
+            with _blaming(key):
+                saved, origin = read_head(Path(group.adapter)), read_origin(Path(group.adapter))
+            if saved:
+                require_same_task(group.adapter, origin, group.task, data[name].task, key)
+
+
+@contextmanager
+def _blaming(key: str) -> Iterator[None]:
+    """Say which key of the config names the folder that cannot be used."""
+    try:
+        yield
+    except ResourceError as error:
+        raise ResourceError(f"{key}: {error}") from None
 
 
 def require_room(folder: str, found: Mapping[str, Factors], ranks: Mapping[str, int], key: str) -> None:

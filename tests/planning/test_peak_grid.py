@@ -60,8 +60,10 @@ def check(
         checkpointing=checkpointing, fused_gelu=fused, optimizer=optimizer,
     )  # fmt: skip
     assert parts(said) == parts(used), case
-    few = batch * tokens <= 32  # twice the largest rank here: adapters weigh as much as the batch, at most 12.4 % above
-    assert peak <= said.peak <= (1.13 if few else 1.05) * peak, (said.peak / peak - 1, case)
+    # where a batch has fewer tokens than twice the largest rank, adapters weigh as much as it: at most 12.4 % above;
+    # with checkpointing all gradients are taken to be there when most is alive: at most 6.3 %
+    limit = 1.13 if batch * tokens <= 32 else 1.07 if checkpointing else 1.05
+    assert peak <= said.peak <= limit * peak, (said.peak / peak - 1, case)
 
 
 @pytest.mark.parametrize("name", MAKE)
