@@ -73,7 +73,7 @@ def test_full_at_every_write(write, train, chaos, disk, no_pictures, capsys):
 LIMITED = """
 import resource, signal, sys
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # the write fails instead, as on a full disk
-import atlas_cli.federation.session
+import atlas_cli.federation.session, matplotlib.font_manager  # whose cache of fonts is larger than the limit
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(1)),) * 2)
 from atlas_cli.cli import main
 sys.exit(main(sys.argv[1:]))
@@ -83,17 +83,21 @@ sys.exit(main(sys.argv[1:]))
 @pytest.mark.slow
 def test_a_real_limit_on_files(write, train, chaos, no_pictures):
     """RLIMIT_FSIZE: the kernel refuses the part of a write that is too much."""
-    path = write()
+    path = write(training={"rounds": 24, "local_steps": 1})
     _, whole = train(path)
-    largest = (whole.path / "messages.jsonl").stat().st_size
-    for limit in (1000, largest // 2, largest - 1):
+    least, largest = ((whole.path / name).stat().st_size for name in ("manifest.json", "messages.jsonl"))
+    assert least < largest  # between them a run begins, and does not end
+    for limit in (1000, (least + largest) // 2, largest - 1):
         before = set(whole.path.parent.iterdir())
         command = [sys.executable, "-c", LIMITED, str(limit), "train", str(path)]
         done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "MPLCONFIGDIR": "/tmp"})
         assert done.returncode == 1 and len(done.stderr.splitlines()) == 1, done.stderr
         assert "File too large" in done.stderr and "Traceback" not in done.stderr
-        (made,) = set(whole.path.parent.iterdir()) - before
-        run = RunDirectory(made)
+        made = set(whole.path.parent.iterdir()) - before
+        if limit < least:
+            assert not made  # without room for config and manifest nothing is left
+            continue
+        run = RunDirectory(*made)
         if folders(run):
             assert main(["train", "--resume", str(run.path)]) == 0
             assert chaos.differences(run, whole, report=False) == []
