@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from atlas_cli.cli import main
 from atlas_cli.runs import directory
@@ -81,26 +82,32 @@ sys.exit(main(sys.argv[1:]))
 
 
 @pytest.mark.slow
-def test_a_real_limit_on_files(write, train, chaos, no_pictures):
+def test_a_real_limit_on_files(write, chaos, no_pictures):
     """RLIMIT_FSIZE: the kernel refuses the part of a write that is too much."""
     path = write(training={"rounds": 24, "local_steps": 1})
-    _, whole = train(path)
+    runs = Path(yaml.safe_load(path.read_text())["output"]["dir"])
+
+    def limited(limit):
+        command = [sys.executable, "-c", LIMITED, str(limit), "train", str(path)]
+        return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "MPLCONFIGDIR": "/tmp"})
+
+    assert limited(2**30).returncode == 0
+    whole = RunDirectory(*runs.iterdir())
     least, largest = ((whole.path / name).stat().st_size for name in ("manifest.json", "messages.jsonl"))
     assert least < largest  # between them a run begins, and does not end
     for limit in (1000, (least + largest) // 2, largest - 1):
-        before = set(whole.path.parent.iterdir())
-        command = [sys.executable, "-c", LIMITED, str(limit), "train", str(path)]
-        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "MPLCONFIGDIR": "/tmp"})
+        before = set(runs.iterdir())
+        done = limited(limit)
         assert done.returncode == 1 and len(done.stderr.splitlines()) == 1, done.stderr
         assert "File too large" in done.stderr and "Traceback" not in done.stderr
-        made = set(whole.path.parent.iterdir()) - before
+        made = set(runs.iterdir()) - before
         if limit < least:
             assert not made  # without room for config and manifest nothing is left
             continue
         run = RunDirectory(*made)
-        if folders(run):
-            assert main(["train", "--resume", str(run.path)]) == 0
-            assert chaos.differences(run, whole, report=False) == []
+        assert folders(run)
+        assert main(["train", "--resume", str(run.path)]) == 0
+        assert chaos.differences(run, whole, report=False) == []
 
 
 @pytest.fixture
