@@ -10,7 +10,7 @@ from atlas_cli.cli import main
 from atlas_cli.printable import on_one_line, printable
 from atlas_cli.reports.terminal import Terminal
 
-STEERING = "\x1b[31mred\x07\x9b2J \u202eabc\u2066 \u2028 \udcff"
+CONTROLS = "\x1b[31mred\x07\x9b2J \u202eabc\u2066 \u2028 \udcff"
 
 
 def shown(text, **options):
@@ -32,8 +32,8 @@ def test_markup_in_a_name_is_text_in_lines_cells_titles_and_captions(text, termi
 
 def test_what_would_steer_a_terminal_is_escaped():
     text = r"\x1b[31mred\x07\x9b2J \u202eabc\u2066 \u2028 \udcff"
-    assert printable(STEERING) == text
-    assert shown(STEERING).count(text) == 5
+    assert printable(CONTROLS) == text
+    assert shown(CONTROLS).count(text) == 5
 
 
 @given(st.text())
