@@ -12,7 +12,7 @@ from atlas_cli.printable import on_one_line
 
 if TYPE_CHECKING:
     from atlas_cli.data.prepare import PreparedGroup
-    from atlas_cli.tasks._base import Feature
+    from atlas_cli.tasks.contract import Feature
 
 
 def command(
@@ -63,7 +63,7 @@ def _columns(group: PreparedGroup) -> str:
 
 def _size(features: Sequence[Feature]) -> str:
     """How many examples, and where some are read in several windows, how many those are."""
-    from atlas_cli.tasks._base import count_examples
+    from atlas_cli.tasks.contract import count_examples
 
     examples = count_examples(features)
     return f"{examples:,}" if examples == len(features) else f"{examples:,} ({len(features):,} windows)"

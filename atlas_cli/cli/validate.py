@@ -38,7 +38,7 @@ def command(
     from atlas_cli.planning.plan import make_plan
     from atlas_cli.privacy.accounting import require_accounting
     from atlas_cli.reports.terminal import Terminal
-    from atlas_cli.tasks._base import count_examples
+    from atlas_cli.tasks.contract import count_examples
 
     loaded = load_config(file, overrides or [])
     console = Terminal()

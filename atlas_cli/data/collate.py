@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from atlas_cli.seeding import numpy_generator
-from atlas_cli.tasks._base import BaseTask, Feature, example_numbers
+from atlas_cli.tasks.contract import BaseTask, Feature, example_numbers
 
 WINDOW = 8  # batches whose examples are sorted by length together
 

@@ -10,7 +10,7 @@ from atlas_cli.errors import ConfigError
 from atlas_cli.suggest import did_you_mean
 
 if TYPE_CHECKING:
-    from atlas_cli.tasks._base import BaseTask
+    from atlas_cli.tasks.contract import BaseTask
 
 _LIST_AS_TEXT = re.compile(r"""\[\s*['"\d-].*\S\]""", re.DOTALL)  # as Python, numpy and pandas write one into a cell
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from atlas_cli.errors import ConfigError
-from atlas_cli.tasks._base import Feature, count_examples
+from atlas_cli.tasks.contract import Feature, count_examples
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from atlas_cli.data.tokenized import encode
 from atlas_cli.errors import ConfigError
 from atlas_cli.models.tokenizer_file import other_tokens
 from atlas_cli.tasks import build as build_task
-from atlas_cli.tasks._base import BaseTask, Feature
+from atlas_cli.tasks.contract import BaseTask, Feature
 
 SHOWN_COLUMNS = 10  # names that a note lists
 

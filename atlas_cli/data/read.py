@@ -18,7 +18,7 @@ from atlas_cli.suggest import did_you_mean
 if TYPE_CHECKING:
     from atlas_cli.config.schema import TaskGroupConfig
     from atlas_cli.config.task_groups import _DataFields as DataConfig
-    from atlas_cli.tasks._base import BaseTask
+    from atlas_cli.tasks.contract import BaseTask
 
 Duplicates = Literal["drop", "keep", "error"]
 

@@ -29,7 +29,7 @@ from atlas_cli import tasks
 from atlas_cli.data.kept import cache_dir, replace
 from atlas_cli.errors import ConfigError
 from atlas_cli.models.tokenizer_facts import tokenizer_parts
-from atlas_cli.tasks._base import BaseTask, Feature, Row
+from atlas_cli.tasks.contract import BaseTask, Feature, Row
 
 FEWEST_ROWS = 500  # fewer are tokenized in less time than it takes to look them up on a slow disk
 MOST_BYTES = 2**30

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from atlas_cli.data.collate import Batch, batch_indices, collate, poisson_indices
 from atlas_cli.federation.parties import Federation
-from atlas_cli.tasks._base import BaseTask, Feature, example_numbers
+from atlas_cli.tasks.contract import BaseTask, Feature, example_numbers
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from atlas_cli.planning.merging import method_of, options_of
 from atlas_cli.planning.plan import Plan, make_plan
 from atlas_cli.privacy.mechanisms.labels import CorrectedTask, randomise
 from atlas_cli.privacy.protection import Protection
-from atlas_cli.tasks._base import BaseTask
+from atlas_cli.tasks.contract import BaseTask
 
 
 def build(config: ExperimentConfig, plan: Plan | None = None) -> Federation:

@@ -25,7 +25,7 @@ from atlas_cli.models.placement import adapted_names, by_layer, place_ranks
 from atlas_cli.models.split import run_half
 from atlas_cli.models.transfer import to_device
 from atlas_cli.privacy.at_client import AtClient
-from atlas_cli.tasks._base import BaseTask
+from atlas_cli.tasks.contract import BaseTask
 
 Inputs = Mapping[str, Tensor]
 

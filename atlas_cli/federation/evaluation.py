@@ -16,7 +16,7 @@ from atlas_cli.models.lora import AdapterSet
 from atlas_cli.models.placement import layer_of
 from atlas_cli.models.rotary import turns_at
 from atlas_cli.models.split import run_half
-from atlas_cli.tasks._base import BaseTask, Feature
+from atlas_cli.tasks.contract import BaseTask, Feature
 
 CPU_TOKENS = 512  # a pass of more leaves the caches of a CPU core, and pads more: a tenth slower
 

@@ -11,7 +11,7 @@ from atlas_cli.data.rows import digest
 from atlas_cli.federation.parties import Federation
 from atlas_cli.planning.clock_notes import clock_notes
 from atlas_cli.planning.devices import client_devices, server_device
-from atlas_cli.tasks._base import count_examples
+from atlas_cli.tasks.contract import count_examples
 
 Facts = dict[str, object]
 

@@ -26,7 +26,7 @@ from atlas_cli.federation.trainables import build_head
 from atlas_cli.models.placement import layer_of
 from atlas_cli.planning.importance import probe
 from atlas_cli.seeding import numpy_generator
-from atlas_cli.tasks._base import Feature
+from atlas_cli.tasks.contract import Feature
 
 RANK = 8
 MIN_EXAMPLES = 2

@@ -22,7 +22,7 @@ from atlas_cli.federation.parties import Federation
 from atlas_cli.models.tokenizer_facts import tokenizer_files, tokenizer_parts
 from atlas_cli.planning.merging import method_of
 from atlas_cli.runs.hashing import sha256_text
-from atlas_cli.tasks._base import Feature
+from atlas_cli.tasks.contract import Feature
 
 _NOT_OF_THE_MODEL = ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype")
 _LIBRARIES = ("python", "torch", "transformers", "tokenizers", "numpy")

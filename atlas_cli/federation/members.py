@@ -15,7 +15,7 @@ from atlas_cli.errors import AtlasError
 from atlas_cli.models.lora import AdapterSet
 from atlas_cli.planning.plan import ClientPlan
 from atlas_cli.runs.hashing import sha256_tensors
-from atlas_cli.tasks._base import count_examples
+from atlas_cli.tasks.contract import count_examples
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from atlas_cli.models.lora import AdapterSet, build_adapters
 from atlas_cli.models.placement import by_layer
 from atlas_cli.planning.merging import method_of
 from atlas_cli.planning.plan import ClientPlan
-from atlas_cli.tasks._base import BaseTask
+from atlas_cli.tasks.contract import BaseTask
 
 
 def new_client(

@@ -26,7 +26,7 @@ from atlas_cli.models.load import FrozenBase
 from atlas_cli.models.lora import AdapterSet, joined
 from atlas_cli.planning.devices import Device, client_devices
 from atlas_cli.planning.plan import ClientPlan, Plan
-from atlas_cli.tasks._base import Feature
+from atlas_cli.tasks.contract import Feature
 
 if TYPE_CHECKING:
     from atlas_cli.federation.warm_start import WarmStart

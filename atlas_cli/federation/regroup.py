@@ -21,7 +21,7 @@ from atlas_cli.federation.build import adapters_of
 from atlas_cli.federation.parties import Federation
 from atlas_cli.federation.trainables import Trainables
 from atlas_cli.models.lora import AdapterSet
-from atlas_cli.tasks._base import BaseTask
+from atlas_cli.tasks.contract import BaseTask
 
 Shares = dict[str, float]  # of former groups, by what their clients weigh; they sum to 1
 

@@ -27,7 +27,7 @@ from atlas_cli.models.load import FrozenBase, shared_base
 from atlas_cli.models.packed import run_real_tokens
 from atlas_cli.models.split import run_half
 from atlas_cli.tasks import build as build_task
-from atlas_cli.tasks._base import BaseTask
+from atlas_cli.tasks.contract import BaseTask
 
 
 class SplitServer:

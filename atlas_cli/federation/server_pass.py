@@ -17,7 +17,7 @@ from atlas_cli.models.last_block import run_last_block
 from atlas_cli.models.load import FrozenBase
 from atlas_cli.models.packed import Packing, run_packed
 from atlas_cli.models.segments import Segment, attached_segments
-from atlas_cli.tasks._base import IGNORE, BaseTask
+from atlas_cli.tasks.contract import IGNORE, BaseTask
 
 if TYPE_CHECKING:
     from atlas_cli.federation.server import SplitServer

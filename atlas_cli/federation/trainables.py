@@ -18,7 +18,7 @@ from atlas_cli.models.load import FrozenBase
 from atlas_cli.models.lora import AdapterSet, build_adapters
 from atlas_cli.models.placement import adapted_names, place_ranks
 from atlas_cli.seeding import forked
-from atlas_cli.tasks._base import BaseTask
+from atlas_cli.tasks.contract import BaseTask
 
 
 class Trainables:

@@ -24,7 +24,7 @@ from atlas_cli.models.load import FrozenBase
 from atlas_cli.models.lora import AdapterSet, joined
 from atlas_cli.models.split import run_half
 from atlas_cli.privacy.mechanisms.examples import ExampleNoise
-from atlas_cli.tasks._base import BaseTask
+from atlas_cli.tasks.contract import BaseTask
 
 
 class UnsplitClient:

@@ -30,7 +30,7 @@ from atlas_cli.models.split import blocks_of, run_half
 from atlas_cli.models.stored import departure
 from atlas_cli.planning.plan import ClientPlan
 from atlas_cli.seeding import torch_generator
-from atlas_cli.tasks._base import BaseTask, Feature
+from atlas_cli.tasks.contract import BaseTask, Feature
 
 
 def verify_split(federation: Federation) -> list[Check]:

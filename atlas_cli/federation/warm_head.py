@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from atlas_cli.errors import ConfigError
 from atlas_cli.models.origin import ORIGIN, Origin
 from atlas_cli.models.peft_format import HEAD
-from atlas_cli.tasks._base import BaseTask, SequencePooling
 from atlas_cli.tasks._heads import Classifier
+from atlas_cli.tasks.contract import BaseTask, SequencePooling
 
 _ANEW = f"remove {HEAD} and SHA256SUMS from a copy of it to start with a new head"
 

@@ -19,7 +19,7 @@ from atlas_cli.planning.prediction import Shape, build_task_of, client_memory, r
 from atlas_cli.planning.rank_costs import ByPath, Targets, by_path, rank_costs
 from atlas_cli.planning.ranks import Allocation, allocate, allocate_random, allocate_uniform
 from atlas_cli.planning.round_bytes import round_bytes
-from atlas_cli.tasks._base import BaseTask
+from atlas_cli.tasks.contract import BaseTask
 
 
 @dataclass(frozen=True)

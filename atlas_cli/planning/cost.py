@@ -33,7 +33,7 @@ from atlas_cli.models.split import blocks_of
 from atlas_cli.planning.devices import Device
 from atlas_cli.planning.trace import meta_model, shortened
 from atlas_cli.privacy.mechanisms.compress import encoded
-from atlas_cli.tasks._base import BaseTask
+from atlas_cli.tasks.contract import BaseTask
 
 ATTENTION_BACKWARD = 2.5
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from atlas_cli.models.families._base import Family
 from atlas_cli.planning.trace import Traced, meta_model
-from atlas_cli.tasks._base import BaseTask
+from atlas_cli.tasks.contract import BaseTask
 
 # numbers that an optimizer keeps for each number that it trains
 MOMENTS = {"adamw": 2, "sgd": 0, "sgd-momentum": 1}

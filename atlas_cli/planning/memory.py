@@ -19,7 +19,7 @@ from atlas_cli.planning.held import Held, PartyMemory, adapter_bytes, bytes_of, 
 from atlas_cli.planning.saved_bytes import ELEMENT, blocks_saved, checkpointed_saved
 from atlas_cli.planning.trace import Step, Traced, shortened, trace
 from atlas_cli.tasks import build as build_task
-from atlas_cli.tasks._base import BaseTask
+from atlas_cli.tasks.contract import BaseTask
 
 __all__ = ["PartyMemory", "predict_client", "predict_server", "predict_unsplit", "predict_whole"]
 

@@ -17,7 +17,7 @@ from atlas_cli.planning.round_bytes import Shape as Shape
 from atlas_cli.planning.saved_bytes import ELEMENT
 from atlas_cli.planning.trace import Step
 from atlas_cli.tasks import build as build_task
-from atlas_cli.tasks._base import BaseTask
+from atlas_cli.tasks.contract import BaseTask
 
 SERVER = "server"
 

@@ -13,7 +13,7 @@ from atlas_cli.federation.protocol import serialized_size
 from atlas_cli.planning.cost import step_bytes
 from atlas_cli.planning.merging import method_of
 from atlas_cli.planning.plan import ClientPlan, Plan
-from atlas_cli.tasks._base import BaseTask
+from atlas_cli.tasks.contract import BaseTask
 
 # labels an example, where it is not one a token
 LABEL_NUMBERS = {"sequence-classification": 1, "question-answering": 2}

@@ -28,7 +28,7 @@ from atlas_cli.models.gelu import fuse_gelu
 from atlas_cli.models.load import from_config
 from atlas_cli.models.lora import AdapterSet, LoRAAdapter, features_of
 from atlas_cli.models.split import client_half, run_half, server_half
-from atlas_cli.tasks._base import BaseTask
+from atlas_cli.tasks.contract import BaseTask
 
 
 @dataclass(frozen=True)

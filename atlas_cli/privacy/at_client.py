@@ -14,7 +14,7 @@ from atlas_cli.privacy.mechanisms import nopeek
 from atlas_cli.privacy.mechanisms.compress import Codec
 from atlas_cli.privacy.mechanisms.examples import ExampleNoise
 from atlas_cli.privacy.mechanisms.mask_gradients import PaddingCover
-from atlas_cli.tasks._base import BaseTask
+from atlas_cli.tasks.contract import BaseTask
 
 
 @dataclass

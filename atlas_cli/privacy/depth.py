@@ -29,7 +29,7 @@ from atlas_cli.privacy.evidence import Tokens, tokens_of
 from atlas_cli.privacy.figures import share_interval
 from atlas_cli.privacy.mechanisms.nopeek import distance_correlation
 from atlas_cli.seeding import numpy_generator, torch_generator
-from atlas_cli.tasks._base import Feature
+from atlas_cli.tasks.contract import Feature
 
 PAIRS = 800  # tokens whose distances are compared
 TEXTS_OF_TRACE = 16

@@ -29,7 +29,7 @@ from atlas_cli.privacy.delivered import Deliveries
 from atlas_cli.privacy.figures import Inapplicable
 from atlas_cli.runs.directory import RunDirectory
 from atlas_cli.runs.resumable import config_of
-from atlas_cli.tasks._base import Feature, count_examples
+from atlas_cli.tasks.contract import Feature, count_examples
 
 STEP_KINDS = ("activations", "gradients", "features", "feature-gradients")
 RECORD = "add audit: {record: {rounds: [1]}} to its config and train again, or give the config to atlas audit"

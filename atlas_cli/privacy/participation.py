@@ -11,7 +11,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
 from atlas_cli.federation.cohort import sample_cohort
-from atlas_cli.tasks._base import count_examples
+from atlas_cli.tasks.contract import count_examples
 
 if TYPE_CHECKING:
     from atlas_cli.federation.parties import Federation

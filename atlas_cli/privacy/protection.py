@@ -25,7 +25,7 @@ from atlas_cli.privacy.mechanisms.mask_gradients import PaddingCover
 from atlas_cli.privacy.mechanisms.updates import UpdateNoise
 from atlas_cli.privacy.norms import Norms, mean_norms
 from atlas_cli.privacy.spent import Spent
-from atlas_cli.tasks._base import count_examples, example_numbers
+from atlas_cli.tasks.contract import count_examples, example_numbers
 
 if TYPE_CHECKING:
     from atlas_cli.federation.parties import Federation

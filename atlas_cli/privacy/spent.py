@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from atlas_cli.privacy.accounting import CHANNELS, gaussian_epsilon, sampled_epsilon
 from atlas_cli.privacy.participation import Participation
-from atlas_cli.tasks._base import example_numbers
+from atlas_cli.tasks.contract import example_numbers
 
 if TYPE_CHECKING:
     from atlas_cli.federation.parties import Federation

@@ -1,7 +1,7 @@
 """Task types: one file each, found by its name in the YAML (``task: sequence-classification``).
 
 A task says how a row becomes tokens and labels, what its head computes, and what loss and metrics mean. The contract is
-``_base.BaseTask``.
+``contract.BaseTask``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from atlas_cli import discovery
 from atlas_cli.errors import ConfigError
 
 if TYPE_CHECKING:
-    from atlas_cli.tasks._base import BaseTask
+    from atlas_cli.tasks.contract import BaseTask
 
 
 def build(task_name: str, classes: Sequence[str] = (), pooling: str = "mean", *, keep_end: bool = False) -> BaseTask:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from atlas_cli.errors import ConfigError
-from atlas_cli.tasks._base import Row
+from atlas_cli.tasks.contract import Row
 
 _SHOWN_CLASSES = 20
 _LONG_TEXT = 100_000  # characters

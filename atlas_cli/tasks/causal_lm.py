@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from atlas_cli.errors import ConfigError
 from atlas_cli.tasks import _rows
-from atlas_cli.tasks._base import IGNORE, BaseTask, Better, Feature, Metric, Row
 from atlas_cli.tasks._metrics import RunningLoss
+from atlas_cli.tasks.contract import IGNORE, BaseTask, Better, Feature, Metric, Row
 
 
 class _Head(nn.Module):

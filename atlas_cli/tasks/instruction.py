@@ -12,7 +12,7 @@ from jinja2 import TemplateError
 
 from atlas_cli.errors import ConfigError
 from atlas_cli.tasks import _rows, causal_lm
-from atlas_cli.tasks._base import Feature, Row
+from atlas_cli.tasks.contract import Feature, Row
 
 
 class Task(causal_lm.Task):

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from atlas_cli.errors import ConfigError
 from atlas_cli.tasks import _rows
-from atlas_cli.tasks._base import BaseTask, Better, Feature, Metric, Row
 from atlas_cli.tasks._heads import Classifier
 from atlas_cli.tasks._metrics import RunningLoss, answer_f1, exact_match
+from atlas_cli.tasks.contract import BaseTask, Better, Feature, Metric, Row
 
 MAX_ANSWER_TOKENS = 30
 

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from atlas_cli.errors import ConfigError
 from atlas_cli.tasks import _rows
-from atlas_cli.tasks._base import BaseTask, Better, Feature, Metric, Row, SequencePooling, pooled_token
 from atlas_cli.tasks._heads import Classifier
 from atlas_cli.tasks._metrics import RunningLoss, macro_f1
+from atlas_cli.tasks.contract import BaseTask, Better, Feature, Metric, Row, SequencePooling, pooled_token
 
 
 class _Head(nn.Module):

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from atlas_cli.errors import ConfigError
 from atlas_cli.tasks import _rows
-from atlas_cli.tasks._base import IGNORE, BaseTask, Better, Feature, Metric, Row
 from atlas_cli.tasks._heads import Classifier
 from atlas_cli.tasks._metrics import RunningLoss, entity_spans
+from atlas_cli.tasks.contract import IGNORE, BaseTask, Better, Feature, Metric, Row
 
 _MANY_WORDS = 10_000  # of a row with more, only so many are tokenized where that fills max_length
 

@@ -13,7 +13,7 @@ from atlas_cli.engines.exchange import exchange
 from atlas_cli.federation.protocol import Ledger
 from atlas_cli.privacy.mechanisms.examples import ExampleNoise
 from atlas_cli.privacy.mechanisms.labels import CorrectedTask, randomise
-from atlas_cli.tasks._base import count_examples, example_numbers
+from atlas_cli.tasks.contract import count_examples, example_numbers
 
 dp_accounting = pytest.importorskip("dp_accounting")
 CLIP = 0.05

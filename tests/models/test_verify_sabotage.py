@@ -20,7 +20,7 @@ from atlas_cli.models.families._base import NoPositions, PassEmbeddings
 from atlas_cli.models.load import FrozenBase
 from atlas_cli.models.lora import LoRAAdapter
 from atlas_cli.models.split import blocks_of, client_half, server_half
-from atlas_cli.tasks._base import pooled_token
+from atlas_cli.tasks.contract import pooled_token
 
 
 @pytest.fixture(scope="module")

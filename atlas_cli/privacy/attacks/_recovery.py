@@ -11,7 +11,7 @@ from torch import Tensor
 
 from atlas_cli.privacy.evidence import Evidence, Tokens
 from atlas_cli.privacy.figures import Figure, Inapplicable, share_interval
-from atlas_cli.tasks._base import Feature
+from atlas_cli.tasks.contract import Feature
 
 CHUNK = 1024  # activations compared with the whole vocabulary at once
 PUBLIC_TEXTS = 384  # that an inverter is trained on

@@ -34,7 +34,7 @@ from atlas_cli.privacy.two_worlds import reseed
 from atlas_cli.reports.progress import PlainProgress
 from atlas_cli.reports.terminal import Terminal
 from atlas_cli.seeding import derive, numpy_generator
-from atlas_cli.tasks._base import Feature
+from atlas_cli.tasks.contract import Feature
 
 CHANNEL = "adapters"
 KNOWS = "the config, the final adapters and head of each client, all texts but not which of those in question were used"

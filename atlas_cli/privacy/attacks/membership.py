@@ -23,7 +23,7 @@ from atlas_cli.privacy.evidence import Evidence
 from atlas_cli.privacy.figures import Figure, Inapplicable, at_few_false_alarms, auc_interval
 from atlas_cli.runs.checkpoint import folders, load_newest
 from atlas_cli.seeding import numpy_generator
-from atlas_cli.tasks._base import BaseTask, Feature
+from atlas_cli.tasks.contract import BaseTask, Feature
 
 CHANNEL = "adapters"
 KNOWS = "the final adapters and head of each client, the texts in question and their labels"

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from atlas_cli.models.lora import AdapterSet
 from atlas_cli.privacy.norms import Norms, ratio
 from atlas_cli.seeding import torch_generator
-from atlas_cli.tasks._base import BaseTask
+from atlas_cli.tasks.contract import BaseTask
 
 CHANNEL = "updates"
 UNIT = "example (a row with all its windows)"

@@ -24,7 +24,7 @@ from atlas_cli.data.prepare import PreparedGroup
 from atlas_cli.privacy.accounting import keep_probability
 from atlas_cli.seeding import numpy_generator
 from atlas_cli.tasks import sequence_classification
-from atlas_cli.tasks._base import BaseTask, Feature, example_numbers
+from atlas_cli.tasks.contract import BaseTask, Feature, example_numbers
 
 CHANNEL = "labels"
 UNIT = "label of an example"

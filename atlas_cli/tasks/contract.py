@@ -185,6 +185,7 @@ class SequencePooling(nn.Module):
         self.pooling = pooling
 
     def forward(self, hidden_BTD: Tensor, mask_BT: Tensor) -> Tensor:
+        """One vector a sequence (B, D)."""
         if self.pooling != "mean":
             read_B = _end(self.pooling, mask_BT.to(hidden_BTD.device))
             return hidden_BTD[torch.arange(len(hidden_BTD), device=hidden_BTD.device), read_B]
