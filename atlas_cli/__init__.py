@@ -20,16 +20,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from atlas_cli.clustering.clusterer import TaskClusterer as TaskClusterer
     from atlas_cli.config.load import load_config as load_config
+    from atlas_cli.experiment.api.one_round import create_message as create_message
+    from atlas_cli.experiment.api.one_round import federated_training_round as federated_training_round
+    from atlas_cli.experiment.api.ranks_for_device import DeviceProfiler as DeviceProfiler
+    from atlas_cli.experiment.api.ranks_for_device import RankAllocator as RankAllocator
+    from atlas_cli.experiment.round_loop import train as train
     from atlas_cli.federation.build import build as build
-    from atlas_cli.federation.client import SplitClient as SplitClient
-    from atlas_cli.federation.round import create_message as create_message
-    from atlas_cli.federation.round import federated_training_round as federated_training_round
-    from atlas_cli.federation.server import SplitServer as SplitServer
-    from atlas_cli.federation.training import train as train
-    from atlas_cli.models.lora import LoRAAdapter as LoRAAdapter
-    from atlas_cli.planning.allocator import DeviceProfiler as DeviceProfiler
-    from atlas_cli.planning.allocator import RankAllocator as RankAllocator
-    from atlas_cli.planning.split_point import get_split_point as get_split_point
+    from atlas_cli.federation.parties.split_client import SplitClient as SplitClient
+    from atlas_cli.federation.parties.split_server import SplitServer as SplitServer
+    from atlas_cli.models.adapters.lora import LoRAAdapter as LoRAAdapter
+    from atlas_cli.planning.cuts.choice import get_split_point as get_split_point
 
 _HOME = {
     "DeviceProfiler": "planning.allocator",

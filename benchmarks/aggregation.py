@@ -30,10 +30,10 @@ from rich.table import Table
 from torch import Tensor
 
 from atlas_cli import discovery
-from atlas_cli.aggregation._base import Context, Factors, Merge, Update, truncated
-from atlas_cli.aggregation._error import error_ledger, exact_change, exact_sum
-from atlas_cli.aggregation._low_rank import squared_norm, stack, svd
-from atlas_cli.models.lora import initial_A
+from atlas_cli.aggregation.contract import Context, Factors, Merge, Update, truncated
+from atlas_cli.aggregation.error import error_ledger, exact_change, exact_sum
+from atlas_cli.aggregation.low_rank import squared_norm, stack, svd
+from atlas_cli.models.adapters.lora import initial_A
 from atlas_cli.reports.terminal import Terminal
 from atlas_cli.seeding import torch_generator
 
@@ -95,7 +95,7 @@ def rounds(
     name: str, d: int, number: int = 3
 ) -> Iterable[tuple[dict[str, Factors], list[Update], Merge, Callable[[], Merge]]]:
     """By round: the group's adapter before, what clients sent, the merge, and the merge as a function to time."""
-    module = discovery.load("aggregation", name)
+    module = discovery.load("aggregation.methods", name)
     A = initial_A(max(RANKS), d, torch_generator(0, "start"))
     current, base = {PATH: Factors(A, torch.zeros(d, max(RANKS)))}, []
     for i in range(number):
@@ -113,7 +113,7 @@ def rounds(
 
 def errors(name: str, before: dict[str, Factors], updates: Sequence[Update], merge: Merge) -> dict[str, float] | None:
     """Relative errors of the merged update, of its target, and of what is delivered; None where there is no target."""
-    module = discovery.load("aggregation", name)
+    module = discovery.load("aggregation.methods", name)
     if not module.GROUP_ADAPTER:
         return None
     if module.CHANGES_BASE:
@@ -135,7 +135,7 @@ def errors(name: str, before: dict[str, Factors], updates: Sequence[Update], mer
 
 def traffic(name: str, d: int, merge: Merge) -> tuple[int, int]:
     """Bytes up and down of a round, all clients, fp32."""
-    module = discovery.load("aggregation", name)
+    module = discovery.load("aggregation.methods", name)
     added = sum(f.rank for f in merge.base.values())
     up = sum(4 * r * d * len(module.SENT) for r in RANKS)
     return up, sum(4 * d * (r * len(module.DELIVERED) + 2 * added) for r in RANKS)
@@ -189,8 +189,8 @@ def methods(quick: bool) -> None:
         title=f"Clients of ranks {', '.join(map(str, RANKS))}",
     )
     for d in (768,) if quick else (768, 2048, 4096):
-        for name in discovery.names("aggregation"):
-            if d > 768 and hasattr(discovery.load("aggregation", name), "centre"):
+        for name in discovery.names("aggregation.methods"):
+            if d > 768 and hasattr(discovery.load("aggregation.methods", name), "centre"):
                 continue  # a dense SVD takes 10 s a layer at 2048, and minutes at 4096
             command = [sys.executable, __file__, "--one", name, str(d)]
             row = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)

@@ -25,8 +25,8 @@ from rich.table import Table
 
 from atlas_cli import discovery
 from atlas_cli.config.load import load_config
-from atlas_cli.config.schema import ExperimentConfig
-from atlas_cli.federation.session import start
+from atlas_cli.config.schema.experiment import ExperimentConfig
+from atlas_cli.experiment.session import start
 from atlas_cli.reports.progress import PlainProgress
 from atlas_cli.reports.terminal import Terminal
 from atlas_cli.runs.directory import RunDirectory, open_run
@@ -100,7 +100,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("overrides", nargs="*", help="changes to the config, as key=value")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--only", nargs="+", default=[*discovery.names("aggregation"), *BASELINES])
+    parser.add_argument("--only", nargs="+", default=[*discovery.names("aggregation.methods"), *BASELINES])
     parser.add_argument("--output", type=Path, help="keep the runs here, and use those that are here")
     given = parser.parse_args()
     outcomes: dict[str, list[Outcome]] = {name: [] for name in given.only}

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from atlas_cli.config.load import load_config
-from atlas_cli.federation.session import start
-from atlas_cli.planning.auto_ranks import plan_ranks
+from atlas_cli.experiment.allocation.auto_ranks import plan_ranks
+from atlas_cli.experiment.session import start
 from atlas_cli.reports.progress import PlainProgress
 from atlas_cli.reports.terminal import Terminal
 

@@ -25,16 +25,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from atlas_cli.config.schema import ExperimentConfig
-from atlas_cli.engines import LocalSteps
-from atlas_cli.engines.cluster import connected
+from atlas_cli.config.schema.experiment import ExperimentConfig
+from atlas_cli.engines.engine import LocalSteps
 from atlas_cli.engines.in_process import local_steps
-from atlas_cli.engines.ray import RayEngine
+from atlas_cli.engines.remote.cluster import connected
+from atlas_cli.engines.remote.ray_engine import RayEngine
+from atlas_cli.experiment.round_loop import set_up
 from atlas_cli.federation.attendance import Attendance
 from atlas_cli.federation.build import build
-from atlas_cli.federation.parties import Federation
-from atlas_cli.federation.protocol import Ledger
-from atlas_cli.federation.training import set_up
+from atlas_cli.federation.federation import Federation
+from atlas_cli.wire.ledger import Ledger
 
 STEPS, TURNS, MEGABYTES = 4, 5, 3
 COUNTS = (2, 8, 32)

@@ -33,8 +33,8 @@ import yaml
 
 from atlas_cli.cli import main as atlas
 from atlas_cli.config.load import load_config
-from atlas_cli.data import packages
 from atlas_cli.errors import AtlasError, ConfigError, ResourceError
+from atlas_cli.packages import fetch as packages
 
 sys.path.append(str(Path(__file__).parent))
 from fuzz_values import FILES, KEYS, PLAUSIBLE, SCALARS, SNIPPETS

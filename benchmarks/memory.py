@@ -19,14 +19,14 @@ from pathlib import Path
 import torch
 import yaml
 
-from atlas_cli.config.schema import ExperimentConfig
-from atlas_cli.models.architectures import built_in
+from atlas_cli.config.schema.experiment import ExperimentConfig
+from atlas_cli.experiment.allocation.measured_client import Measured, measure_client, take_steps
 from atlas_cli.models.families import family_of
-from atlas_cli.planning.measure import Measured, measure_client, take_steps
-from atlas_cli.planning.memory import PartyMemory, predict_client
+from atlas_cli.models.files.architectures import built_in
+from atlas_cli.planning.memory.predict import PartyMemory, predict_client
+from atlas_cli.planning.memory.saved_formula import blocks_saved
+from atlas_cli.planning.memory_of_plan import Shape
 from atlas_cli.planning.plan import Plan, make_plan
-from atlas_cli.planning.prediction import Shape
-from atlas_cli.planning.saved_bytes import blocks_saved
 
 EXACT = ("frozen_weights", "adapters", "heads", "gradients", "optimizer", "cut_buffers")
 LLAMA = {"num_hidden_layers": 3, "num_attention_heads": 8, "num_key_value_heads": 4}

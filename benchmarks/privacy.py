@@ -27,11 +27,11 @@ from compare_aggregation import finished, spread
 from rich.table import Table
 
 from atlas_cli import discovery
+from atlas_cli.audit.attack_all import FILE, audit
+from atlas_cli.audit.evidence import Evidence
 from atlas_cli.config.load import load_config, locating
 from atlas_cli.errors import AtlasError
-from atlas_cli.federation.session import start
-from atlas_cli.privacy.audit import FILE, audit
-from atlas_cli.privacy.evidence import Evidence
+from atlas_cli.experiment.session import start
 from atlas_cli.reports.progress import PlainProgress
 from atlas_cli.reports.terminal import Terminal
 from atlas_cli.runs.directory import RunDirectory

@@ -28,13 +28,13 @@ from pathlib import Path
 
 import torch
 
-from atlas_cli.config.schema import ExperimentConfig
+from atlas_cli.config.schema.experiment import ExperimentConfig
+from atlas_cli.experiment.recorder import Recorder
+from atlas_cli.experiment.round_loop import train
+from atlas_cli.experiment.saved_clients import Copies
+from atlas_cli.experiment.saved_state import capture
 from atlas_cli.federation import build as building
-from atlas_cli.federation.holdings import Copies
-from atlas_cli.federation.recorder import Recorder
-from atlas_cli.federation.state import capture
-from atlas_cli.federation.training import train
-from atlas_cli.models.load import FrozenBase, load_base
+from atlas_cli.models.frozen.load import FrozenBase, load_base
 from atlas_cli.planning.plan import make_plan
 from atlas_cli.reports.progress import PlainProgress
 from atlas_cli.reports.terminal import Terminal

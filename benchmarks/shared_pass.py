@@ -21,11 +21,11 @@ from transformers import BertConfig, BertModel, GPT2Config, GPT2Model
 
 from atlas_cli.data.collate import Batch
 from atlas_cli.engines.passes import filled
-from atlas_cli.federation.client import SplitClient
-from atlas_cli.federation.client_pass import ClientPass
+from atlas_cli.federation.parties.shared_client_pass import ClientPass
+from atlas_cli.federation.parties.split_client import SplitClient
 from atlas_cli.models.families import family_of
-from atlas_cli.models.load import FrozenBase, as_base
-from atlas_cli.models.prepacked import prepack_blocks
+from atlas_cli.models.frozen.kernel_order import prepack_blocks
+from atlas_cli.models.frozen.load import FrozenBase, as_base
 from atlas_cli.reports.terminal import Terminal
 
 BLOCKS, CLIENTS, TURNS = 6, 8, 5

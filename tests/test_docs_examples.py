@@ -15,7 +15,7 @@ from tiny_models import VOCABULARY, word_tokenizer
 from transformers import AutoModelForCausalLM, Olmo2Config
 
 from atlas_cli import discovery
-from atlas_cli.runs.records import KINDS, SCHEMAS
+from atlas_cli.runs.schemas import KINDS, SCHEMAS
 
 ROOT = Path(__file__).parents[1]
 PART = re.compile(r"^`(atlas_cli/\S+\.py)`\n\n```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -15,11 +15,12 @@ from atlas_cli import (
     federated_training_round,
     get_split_point,
 )
-from atlas_cli.config.schema import LoraConfig, OptimizerConfig, TrainingConfig
+from atlas_cli.config.schema.experiment import LoraConfig, OptimizerConfig, TrainingConfig
 from atlas_cli.errors import AtlasError, ConfigError
-from atlas_cli.federation.memory import tensor_bytes
-from atlas_cli.models import load, resolve
-from atlas_cli.runs.hashing import sha256_tensors
+from atlas_cli.federation.parties.measured_memory import tensor_bytes
+from atlas_cli.hashing import sha256_tensors
+from atlas_cli.models.files import resolve
+from atlas_cli.models.frozen import load
 
 
 @pytest.fixture(scope="module", autouse=True)

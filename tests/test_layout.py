@@ -204,14 +204,14 @@ def test_every_load_of_weights_refuses_code_and_other_formats():
 
 
 PLUGINS = {
-    "aggregation": {
+    "aggregation.methods": {
         *("SENT", "DELIVERED", "TRAINED", "GROUP_ADAPTER", "CHANGES_BASE", "Options"),
         *("aggregate", "deliver"),
     },
     "models.families": {"FAMILY"},
     "tasks": {"Task"},
     "data.sources": {"load"},
-    "privacy.attacks": {"CHANNEL", "KNOWS", "attack"},
+    "audit.attacks": {"CHANNEL", "KNOWS", "attack"},
     "privacy.mechanisms": {"CHANNEL", "UNIT", "PROTECTS"},
     "cli": {"command|app"},
 }

@@ -20,9 +20,9 @@ from contestants.unsplit import trainer_steps, whole_model
 
 from atlas_cli.data.collate import batch_indices
 from atlas_cli.engines.in_process import local_steps
+from atlas_cli.experiment.round_loop import set_up
 from atlas_cli.federation.attendance import Attendance
-from atlas_cli.federation.protocol import Ledger
-from atlas_cli.federation.training import set_up
+from atlas_cli.wire.ledger import Ledger
 
 BATCH, CLIENTS, EPOCH = 3, 2, 6
 

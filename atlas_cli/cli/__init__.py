@@ -107,7 +107,7 @@ def _notes(error: BaseException) -> list[str]:
 
 
 def _show_error(text: str) -> None:
-    from atlas_cli.runs.secrets import mask
+    from atlas_cli.storage.secrets import mask
 
     for line in printable(mask(text)).splitlines():
         print(f"error: {_bounded(line)}", file=sys.stderr)

@@ -85,11 +85,11 @@ def command(
         run = open_run(source)
     else:
         run = _trained(source, overrides or [], Terminal(stderr=True, quiet=as_json))
-    from atlas_cli.privacy.audit import FILE, audit
-    from atlas_cli.privacy.evidence import Evidence
+    from atlas_cli.audit.attack_all import FILE, audit
+    from atlas_cli.audit.evidence import Evidence
     from atlas_cli.reports.audit import audit_notes, audit_table
     from atlas_cli.reports.html import write_report
-    from atlas_cli.runs.lock import locked
+    from atlas_cli.runs.run_lock import locked
 
     with locked(run, run.log), Terminal(stderr=True).status("reading") as status:
         found = audit(
@@ -107,8 +107,8 @@ def command(
 
 def _trained(file: Path, overrides: list[str], console: Terminal) -> RunDirectory:
     """A run of a config; where it does not say what to record, the first round is."""
-    from atlas_cli.config.audit import AuditConfig
     from atlas_cli.config.load import load_config, locating
+    from atlas_cli.config.schema.audit import AuditConfig
     from atlas_cli.reports.progress import progress_for
 
     loaded: LoadedConfig = load_config(file, overrides)
@@ -116,7 +116,7 @@ def _trained(file: Path, overrides: list[str], console: Terminal) -> RunDirector
     if config.audit is None:
         config = config.model_copy(update={"audit": AuditConfig()})
     with locating(loaded), progress_for(console) as progress:
-        from atlas_cli.federation import session
+        from atlas_cli.experiment import session
 
         return session.start(config, progress)
 
@@ -126,9 +126,9 @@ def _by_layer(file: Path, overrides: list[str], examples: int, output: Path | No
     import json
     import math
 
+    from atlas_cli.audit.figures import Inapplicable
     from atlas_cli.config.load import load_config, locating
     from atlas_cli.errors import ConfigError
-    from atlas_cli.privacy.figures import Inapplicable
     from atlas_cli.reports.terminal import Terminal
 
     loaded = load_config(file, overrides)
@@ -136,10 +136,10 @@ def _by_layer(file: Path, overrides: list[str], examples: int, output: Path | No
         with _writing(output):
             output.mkdir(parents=True, exist_ok=True)
     with locating(loaded), Terminal(stderr=True).status("reading") as status:
+        from atlas_cli.audit.depth import measure_depth
+        from atlas_cli.audit.depth_costs import costs_by_layer
+        from atlas_cli.cli._tables.depth import depth_record, depth_table, draw_depth, leakage_file
         from atlas_cli.federation.build import build
-        from atlas_cli.privacy.costs import costs_by_layer
-        from atlas_cli.privacy.depth import measure_depth
-        from atlas_cli.reports.depth import depth_record, depth_table, draw_depth, leakage_file
 
         federation = build(loaded.config)
         costs = costs_by_layer(loaded.config, federation.base.config)
@@ -177,8 +177,8 @@ def _two_worlds(file: Path, overrides: list[str], client: str, runs: int, as_jso
 
     loaded = load_config(file, overrides)
     with locating(loaded), Terminal(stderr=True).status("reading") as status:
+        from atlas_cli.audit.two_worlds import two_worlds
         from atlas_cli.federation.build import build
-        from atlas_cli.privacy.two_worlds import two_worlds
         from atlas_cli.reports.audit import worlds_table
         from atlas_cli.reports.progress import progress_for
 

@@ -37,14 +37,14 @@ def command(
     """
     import json
 
-    from atlas_cli.config.clustering import ClusteringConfig
+    from atlas_cli.clustering.fingerprints import fingerprint_round
+    from atlas_cli.clustering.in_a_run import clusterer_of
     from atlas_cli.config.load import load_config, locating
+    from atlas_cli.config.schema.clustering import ClusteringConfig
+    from atlas_cli.experiment.round_loop import require_matching
     from atlas_cli.federation.build import build
-    from atlas_cli.federation.clusters import clusterer_of
-    from atlas_cli.federation.fingerprints import fingerprint_round
-    from atlas_cli.federation.protocol import Ledger
-    from atlas_cli.federation.training import require_matching
     from atlas_cli.reports.terminal import Terminal
+    from atlas_cli.wire.ledger import Ledger
 
     loaded = load_config(file, overrides or [])
     with locating(loaded):

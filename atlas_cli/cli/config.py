@@ -33,10 +33,10 @@ def schema() -> None:
 def experiment_schema() -> dict[str, Any]:
     """JSON schema (draft 2020-12) of the experiment config; plug-in names are listed."""
     from atlas_cli import discovery
-    from atlas_cli.config.schema import ExperimentConfig
+    from atlas_cli.config.schema.experiment import ExperimentConfig
 
     schema = ExperimentConfig.model_json_schema()
     sections = schema["$defs"]
     sections["TaskGroupConfig"]["properties"]["task"]["enum"] = list(discovery.names("tasks"))
-    sections["AggregationConfig"]["properties"]["method"]["enum"] = list(discovery.names("aggregation"))
+    sections["AggregationConfig"]["properties"]["method"]["enum"] = list(discovery.names("aggregation.methods"))
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

@@ -27,9 +27,9 @@ def command(
     from atlas_cli.config.load import load_config, locating
     from atlas_cli.data.prepare import class_counts, prepare
     from atlas_cli.models.families import family_of
-    from atlas_cli.models.load import load_tokenizer
-    from atlas_cli.models.resolve import model_config
-    from atlas_cli.models.tokenizer_file import require_vocabulary
+    from atlas_cli.models.files.resolve import model_config
+    from atlas_cli.models.files.tokenizer_file import require_vocabulary
+    from atlas_cli.models.frozen.load import load_tokenizer
     from atlas_cli.reports.tables import data_table
     from atlas_cli.reports.terminal import Terminal
 
@@ -70,7 +70,7 @@ def _size(features: Sequence[Feature]) -> str:
 
 
 def _row(client: str, group: PreparedGroup) -> tuple[str, str, str, str, str, str]:
-    from atlas_cli.data.fit import Fit
+    from atlas_cli.data.length_fit import Fit
 
     features = group.train[client]
     lengths = sorted(len(f["input_ids"]) for f in features)

@@ -23,7 +23,7 @@ def command(
     With --this-machine: float32 matrix products per second and free memory, as YAML to paste. Links are not measured.
     """
     from atlas_cli.errors import ConfigError
-    from atlas_cli.planning.devices import BUILT_IN, measure_this_machine
+    from atlas_cli.planning.devices.devices import BUILT_IN, measure_this_machine
 
     if this_machine:
         device = measure_this_machine(threads)

@@ -64,11 +64,11 @@ def _is_config(source: Path) -> bool:
 def _of_config(
     config: Path, overrides: list[str], measure: bool, as_json: bool, as_csv: bool, plot: Path | None
 ) -> None:
+    from atlas_cli.cli._tables import memory_prediction as report
     from atlas_cli.config.load import load_config, locating
-    from atlas_cli.planning.assumptions import notes_on, read_classes
+    from atlas_cli.planning.memory_assumptions import notes_on, read_classes
+    from atlas_cli.planning.memory_of_plan import predict
     from atlas_cli.planning.plan import make_plan
-    from atlas_cli.planning.prediction import predict
-    from atlas_cli.reports import memory_prediction as report
     from atlas_cli.reports.terminal import Terminal
 
     loaded = load_config(config, overrides)
@@ -80,7 +80,7 @@ def _of_config(
     record: Record = prediction.record() | {"notes": notes}
     both: Record = {}
     if measure:
-        from atlas_cli.planning.measure import measure_client
+        from atlas_cli.experiment.allocation.measured_client import measure_client
 
         groups = {client.name: client.task_group for client in plan.clients}
         found: dict[str, Record] = {}
@@ -116,7 +116,7 @@ _COMPARED = (
 
 
 def _of_run(run: RunDirectory, as_json: bool, as_csv: bool, plot: Path | None) -> None:
-    from atlas_cli.reports import memory_prediction as report
+    from atlas_cli.cli._tables import memory_prediction as report
     from atlas_cli.reports.memory import MAX_TABLE_CLIENTS, holders, memory_table
     from atlas_cli.reports.terminal import Terminal
     from atlas_cli.runs.resumable import read_manifest
@@ -149,11 +149,11 @@ def _of_run(run: RunDirectory, as_json: bool, as_csv: bool, plot: Path | None) -
 
 def _compare(run: RunDirectory, memory: Record) -> tuple[Record, list[str]]:
     """Prediction beside measurement, and what it leaves out or why there is none: a run may outlive its model."""
+    from atlas_cli.cli._tables.memory_prediction import run_comparison
     from atlas_cli.errors import AtlasError
-    from atlas_cli.planning.assumptions import unpredicted
+    from atlas_cli.planning.memory_assumptions import unpredicted
+    from atlas_cli.planning.memory_of_plan import predict, shapes_of
     from atlas_cli.planning.plan import make_plan
-    from atlas_cli.planning.prediction import predict, shapes_of
-    from atlas_cli.reports.memory_prediction import run_comparison
     from atlas_cli.runs.resumable import config_of
 
     try:
@@ -166,7 +166,7 @@ def _compare(run: RunDirectory, memory: Record) -> tuple[Record, list[str]]:
 
 
 def _draw(path: Path, rows: list[Holder], title: str) -> None:
+    from atlas_cli.cli._tables.memory_prediction import ALL_PARTS
     from atlas_cli.reports.memory_picture import draw
-    from atlas_cli.reports.memory_prediction import ALL_PARTS
 
     draw(path, rows, ALL_PARTS, title)

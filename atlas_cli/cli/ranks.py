@@ -11,8 +11,8 @@ import typer
 from atlas_cli.cli._arguments import ConfigFile, Overrides
 
 if TYPE_CHECKING:
-    from atlas_cli.config.schema import ExperimentConfig
-    from atlas_cli.planning.auto_ranks import ClientRanks, RankPlan
+    from atlas_cli.config.schema.experiment import ExperimentConfig
+    from atlas_cli.experiment.allocation.auto_ranks import ClientRanks, RankPlan
 
 COLUMNS = 6
 
@@ -38,8 +38,8 @@ def command(
 
     from atlas_cli.config.load import load_config, locating
     from atlas_cli.errors import ConfigError
-    from atlas_cli.planning.assumptions import unpredicted
-    from atlas_cli.planning.auto_ranks import plan_ranks
+    from atlas_cli.experiment.allocation.auto_ranks import plan_ranks
+    from atlas_cli.planning.memory_assumptions import unpredicted
 
     if uniform and random:
         raise ConfigError("--uniform and --random exclude each other")
@@ -79,7 +79,7 @@ def _table(planned: RankPlan, clients: Sequence[ClientRanks]) -> Any:
     from rich.table import Table
 
     from atlas_cli.reports.tables import layout
-    from atlas_cli.reports.units import format_bytes_mb, format_bytes_mib
+    from atlas_cli.units import format_bytes_mb, format_bytes_mib
 
     table = Table(
         title="Rank by layer",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
-    from atlas_cli.planning.devices import Device
+    from atlas_cli.planning.devices.devices import Device
 
 
 def command(
@@ -63,12 +63,12 @@ def command(
     from atlas_cli.cli._imports import without_collecting
 
     with without_collecting():
+        from atlas_cli.cli._tables.split_points import split_notes, split_record, split_table
         from atlas_cli.errors import ConfigError
-        from atlas_cli.planning.cuts import Setting
-        from atlas_cli.planning.devices import find_device
-        from atlas_cli.planning.leakage import read_leakage
-        from atlas_cli.planning.split_point import choose_split
-        from atlas_cli.reports.split_points import split_notes, split_record, split_table
+        from atlas_cli.planning.cuts.choice import choose_split
+        from atlas_cli.planning.cuts.leakage import read_leakage
+        from atlas_cli.planning.cuts.table import Setting
+        from atlas_cli.planning.devices.devices import find_device
 
     if config is not None and device is None and server is None:
         raise ConfigError("its devices are for --device and --server; give one of them", key="--config")
@@ -110,7 +110,7 @@ def command(
 
 def _devices(config: Path) -> dict[str, Device]:
     from atlas_cli.config.load import load_config, locating
-    from atlas_cli.planning.devices import configured_devices
+    from atlas_cli.planning.devices.devices import configured_devices
 
     loaded = load_config(config)
     with locating(loaded):
@@ -118,9 +118,9 @@ def _devices(config: Path) -> dict[str, Device]:
 
 
 def _client(device: Device | None, memory: str | None) -> Device | None:
-    from atlas_cli.config.units import parse_bytes
     from atlas_cli.errors import ConfigError
-    from atlas_cli.planning.devices import Device
+    from atlas_cli.planning.devices.devices import Device
+    from atlas_cli.units import parse_bytes
 
     if memory is None:
         return device

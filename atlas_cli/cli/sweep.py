@@ -45,7 +45,7 @@ def command(
     """
     from atlas_cli import discovery
     from atlas_cli.config.grid import expand, load_grid
-    from atlas_cli.federation.stopping import Stopping
+    from atlas_cli.experiment.signals import Stopping
     from atlas_cli.reports.terminal import Terminal
     from atlas_cli.sweeps.trial import Trial
 
@@ -82,7 +82,8 @@ def command(
 
 def _folder(first: LoadedConfig) -> RunDirectory:
     """A new folder beside the runs, for their logs and the table."""
-    from atlas_cli.runs.directory import RunDirectory, folder_of_runs, make_new, writing
+    from atlas_cli.runs.directory import RunDirectory, folder_of_runs, make_new
+    from atlas_cli.storage.writing import writing
 
     base = folder_of_runs(first.config.output.dir)
     with writing(base):
@@ -97,8 +98,8 @@ def _rows(trials: list[Trial], done: dict[int, Outcome]) -> list[tuple[Trial, Ou
 
 
 def _record(folder: RunDirectory, trials: list[Trial], done: dict[int, Outcome]) -> None:
+    from atlas_cli.cli._tables.sweep import sweep_record
     from atlas_cli.errors import OutputError
-    from atlas_cli.reports.sweep import sweep_record
 
     with suppress(OutputError):  # on a full disk the runs fail, and say so
         folder.write_json("sweep.json", sweep_record(_rows(trials, done)))
@@ -110,7 +111,7 @@ def _say(console: Terminal, trials: list[Trial], trial: Trial, text: str) -> Non
 
 
 def _ended(outcome: Outcome) -> str:
-    from atlas_cli.reports.units import format_number, format_seconds
+    from atlas_cli.units import format_number, format_seconds
 
     if outcome.status == "failed":
         return f"failed: {outcome.error}"
@@ -120,7 +121,7 @@ def _ended(outcome: Outcome) -> str:
 
 
 def _show(rows: list[tuple[Trial, Outcome]], as_json: bool) -> None:
-    from atlas_cli.reports.sweep import SEED, cautions, failures, seeds_table, sweep_record, sweep_table
+    from atlas_cli.cli._tables.sweep import SEED, cautions, failures, seeds_table, sweep_record, sweep_table
     from atlas_cli.reports.terminal import Terminal
 
     if as_json:
@@ -137,9 +138,9 @@ def _show(rows: list[tuple[Trial, Outcome]], as_json: bool) -> None:
 
 
 def _dry_run(combinations: list[Combination], loaded: list[LoadedConfig], as_json: bool) -> None:
-    from atlas_cli.reports.sweep import dry_run_record, dry_run_table
+    from atlas_cli.cli._tables.sweep import dry_run_record, dry_run_table
     from atlas_cli.reports.terminal import Terminal
-    from atlas_cli.runs.standing import standing
+    from atlas_cli.runs.run_status import standing
 
     rows = [(each, standing(its.config)) for each, its in zip(combinations, loaded, strict=True)]
     if as_json:

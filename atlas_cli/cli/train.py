@@ -58,7 +58,7 @@ def command(
     console = Terminal()
     with locating(loaded), progress_for(console) as progress:
         # heavy imports come after the config has been read, so that its errors are shown at once
-        from atlas_cli.federation import session
+        from atlas_cli.experiment import session
 
         if run is not None:
             done = session.resume(run, loaded, progress)

@@ -24,19 +24,19 @@ def command(
 
     Nothing is written but downloads into the cache. A plan needs no weights: the model is built on the meta device.
     """
+    from atlas_cli.clustering.fingerprints import require_examples, takes_fingerprints
     from atlas_cli.config.load import load_config, locating
     from atlas_cli.data.prepare import class_counts, prepare
-    from atlas_cli.engines.cluster import require_installed
+    from atlas_cli.engines.remote.cluster import require_installed
+    from atlas_cli.experiment.allocation.device_fit import fitted, must_fit
     from atlas_cli.federation.build import computing_device
-    from atlas_cli.federation.fingerprints import require_examples, takes_fingerprints
-    from atlas_cli.federation.fitting import fitted, must_fit
     from atlas_cli.federation.warm_start import check_adapters, check_heads
-    from atlas_cli.models.load import load_tokenizer, require_weights
-    from atlas_cli.models.tokenizer_file import require_vocabulary
-    from atlas_cli.planning.assumptions import unpredicted, waits_for_data
-    from atlas_cli.planning.clock_notes import clock_notes
+    from atlas_cli.models.files.tokenizer_file import require_vocabulary
+    from atlas_cli.models.frozen.load import load_tokenizer, require_weights
+    from atlas_cli.planning.devices.clock_notes import clock_notes
+    from atlas_cli.planning.memory_assumptions import unpredicted, waits_for_data
     from atlas_cli.planning.plan import make_plan
-    from atlas_cli.privacy.accounting import require_accounting
+    from atlas_cli.privacy.account.accounting import require_accounting
     from atlas_cli.reports.terminal import Terminal
     from atlas_cli.tasks.contract import count_examples
 
@@ -110,9 +110,9 @@ def _facts(plan: Plan) -> list[str]:
 
 
 def _table(plan: Plan, examples: dict[str, int]) -> Any:
-    from atlas_cli.planning.saved_bytes import ELEMENT
-    from atlas_cli.privacy.mechanisms.compress import Codec
+    from atlas_cli.planning.memory.saved_formula import ELEMENT
     from atlas_cli.reports.tables import plan_table
+    from atlas_cli.wire.codec import Codec
 
     alike: dict[Any, list[ClientPlan]] = {}
     for client in plan.clients:

@@ -22,9 +22,9 @@ def command(
     """
     from atlas_cli.config.load import load_config, locating
     from atlas_cli.errors import ConfigError
+    from atlas_cli.experiment.split_check import require_verified
+    from atlas_cli.experiment.split_proof import verify_split
     from atlas_cli.federation.build import build
-    from atlas_cli.federation.check import require_verified
-    from atlas_cli.federation.verify import verify_split
     from atlas_cli.planning.plan import cuts_text
 
     loaded = load_config(file, overrides or [])

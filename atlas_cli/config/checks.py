@@ -6,10 +6,10 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
-from atlas_cli.config.faults import FaultsConfig, ScreenConfig
 from atlas_cli.config.privacy_checks import privacy_problems
 from atlas_cli.config.problems import Problem
-from atlas_cli.config.schema import ExperimentConfig
+from atlas_cli.config.schema.experiment import ExperimentConfig
+from atlas_cli.config.schema.faults import FaultsConfig, ScreenConfig
 from atlas_cli.config.strict_yaml import KeyPath
 from atlas_cli.suggest import did_you_mean
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from atlas_cli.config import strict_yaml
 from atlas_cli.config.load import LoadedConfig
-from atlas_cli.config.schema import ExperimentConfig
+from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.config.strict_yaml import KeyPath, dotted
 
 

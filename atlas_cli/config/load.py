@@ -17,7 +17,7 @@ from atlas_cli.config.checks import cross_check
 from atlas_cli.config.data_paths import with_absolute_paths
 from atlas_cli.config.overrides import COMMAND_LINE, apply_overrides
 from atlas_cli.config.problems import Problem, from_validation
-from atlas_cli.config.schema import ExperimentConfig
+from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.config.strict_yaml import KeyPath, dotted
 from atlas_cli.errors import ConfigError
 from atlas_cli.printable import printable

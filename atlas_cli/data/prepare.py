@@ -6,15 +6,15 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from atlas_cli.config.schema import ExperimentConfig
-from atlas_cli.data.fit import Fit, fit_notes, only_whole
-from atlas_cli.data.labels import counted, counts_sentence
-from atlas_cli.data.overlap import overlap_notes
-from atlas_cli.data.partition import Dealt, partition, split_local_test
+from atlas_cli.config.schema.experiment import ExperimentConfig
+from atlas_cli.data.class_names import counted, counts_sentence
+from atlas_cli.data.length_fit import Fit, fit_notes, only_whole
+from atlas_cli.data.partitions.schemes import Dealt, partition, split_local_test
 from atlas_cli.data.read import GroupData, read_group
-from atlas_cli.data.tokenized import encode
+from atlas_cli.data.shared_texts import overlap_notes
+from atlas_cli.data.token_cache import encode
 from atlas_cli.errors import ConfigError
-from atlas_cli.models.tokenizer_file import other_tokens
+from atlas_cli.models.files.tokenizer_file import other_tokens
 from atlas_cli.tasks import build as build_task
 from atlas_cli.tasks.contract import BaseTask, Feature
 

@@ -6,18 +6,18 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Literal, cast
 
 from atlas_cli import discovery
-from atlas_cli.data import holdout, labels
-from atlas_cli.data.account import Account
-from atlas_cli.data.fields import canonical
-from atlas_cli.data.rows import GroupData, Rows, SourceRows, identity
-from atlas_cli.data.shards import Numbered
+from atlas_cli.data import class_names as labels
+from atlas_cli.data.partitions import holdout
+from atlas_cli.data.row_account import Account
+from atlas_cli.data.rows import GroupData, Numbered, Rows, SourceRows, identity
+from atlas_cli.data.task_fields import canonical
 from atlas_cli.errors import ConfigError
 from atlas_cli.seeding import numpy_generator
 from atlas_cli.suggest import did_you_mean
 
 if TYPE_CHECKING:
-    from atlas_cli.config.schema import TaskGroupConfig
-    from atlas_cli.config.task_groups import _DataFields as DataConfig
+    from atlas_cli.config.schema.experiment import TaskGroupConfig
+    from atlas_cli.config.schema.task_groups import _DataFields as DataConfig
     from atlas_cli.tasks.contract import BaseTask
 
 Duplicates = Literal["drop", "keep", "error"]

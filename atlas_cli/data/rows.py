@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from atlas_cli.data.account import Account
-from atlas_cli.data.shards import Numbered
+from atlas_cli.data.row_account import Account
 from atlas_cli.errors import ConfigError
 
 if TYPE_CHECKING:
-    from atlas_cli.config.task_groups import _DataFields as DataConfig
+    from atlas_cli.config.schema.task_groups import _DataFields as DataConfig
 
 Rows = list[dict[str, Any]]
 
@@ -117,3 +116,18 @@ def single_location(data: DataConfig, key: str) -> str:
     if len(data.location) != 1 or not data.location[0].strip():
         raise ConfigError("give one name; make a task group of each", key=f"{key}.{data.source}")
     return data.location[0]
+
+
+@dataclass(frozen=True)
+class Numbered:
+    """Where training rows stand in their source, whose rows are counted from 0.
+
+    Attributes:
+        rows: the number of every training row.
+        held_out: numbers of rows that were held out to test on.
+        read: how many rows the source has.
+    """
+
+    rows: Sequence[int]
+    held_out: Collection[int]
+    read: int

@@ -5,12 +5,28 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
-from atlas_cli.engines import LocalSteps
 from atlas_cli.engines.in_process import local_steps
-from atlas_cli.federation.parties import Federation
-from atlas_cli.models.transfer import copies_overlapped
+from atlas_cli.federation.attendance import Attendance
+from atlas_cli.federation.federation import Federation
+from atlas_cli.federation.work_done import Trained
+from atlas_cli.models.halves.transfer import copies_overlapped
+from atlas_cli.wire.ledger import Ledger
+
+
+class LocalSteps(Protocol):
+    """The local steps of a round for those that are present, as ``in_process.local_steps``."""
+
+    def __call__(
+        self,
+        federation: Federation,
+        attendance: Attendance,
+        ledger: Ledger,
+        on_step: Callable[[int, dict[str, Trained]], None],
+        /,
+    ) -> dict[str, Trained]:
+        """Returns what every client that began the round did; who is dropped on the way leaves ``attendance``."""
 
 
 class Engine(NamedTuple):
@@ -38,8 +54,8 @@ def engine_of(federation: Federation, note: Callable[[str], None]) -> Iterator[E
         with copies_overlapped(federation.device) if config.engine.pinned else nullcontext():
             yield Engine(local_steps, lambda: True, lambda: None)
         return
-    from atlas_cli.engines.cluster import connected
-    from atlas_cli.engines.ray import RayEngine
+    from atlas_cli.engines.remote.cluster import connected
+    from atlas_cli.engines.remote.ray_engine import RayEngine
 
     processors = math.ceil((config.engine.hosts or 1) * config.engine.cpus)
     with connected(config.engine.address, processors) as ray, RayEngine(federation, ray, note) as engine:

@@ -9,20 +9,19 @@ import time
 from collections.abc import Callable, Mapping
 
 from atlas_cli.data.collate import Batch
-from atlas_cli.engines.batches import batch_of
-from atlas_cli.engines.exchange import exchange, reply, reply_to_all
-from atlas_cli.engines.passes import one_by_one, passes
-from atlas_cli.engines.trained import Trained
+from atlas_cli.engines.passes import one_by_one, order_of, passes
 from atlas_cli.errors import NonFiniteError
 from atlas_cli.federation.attendance import Attendance
-from atlas_cli.federation.client import SplitClient
-from atlas_cli.federation.client_pass import ClientPass
-from atlas_cli.federation.optimizers import learning_rate_factor
-from atlas_cli.federation.parties import Federation
-from atlas_cli.federation.protocol import Ledger
-from atlas_cli.federation.trainables import StepLoss
-from atlas_cli.federation.unsplit import UnsplitClient
-from atlas_cli.seeding import numpy_generator
+from atlas_cli.federation.batches import batch_of
+from atlas_cli.federation.federation import Federation
+from atlas_cli.federation.parties.exchange import exchange, reply, reply_to_all
+from atlas_cli.federation.parties.optimizers import learning_rate_factor
+from atlas_cli.federation.parties.shared_client_pass import ClientPass
+from atlas_cli.federation.parties.split_client import SplitClient
+from atlas_cli.federation.parties.trainables import StepLoss
+from atlas_cli.federation.parties.unsplit_client import UnsplitClient
+from atlas_cli.federation.work_done import Trained
+from atlas_cli.wire.ledger import Ledger
 
 
 def local_steps(
@@ -139,14 +138,3 @@ def _local_step(
     down, loss = exchange(federation.server, party, batch, number, step, ledger)
     party.apply_gradients(down.tensors["gradients"], factor * training.client_optimizer.lr)
     return loss
-
-
-def order_of(federation: Federation, cohort: list[str], overall: int) -> list[str]:
-    """The clients of a step in the order in which the server takes them.
-
-    A sequential server update depends on it, so it is drawn anew each step; the others do not.
-    """
-    if federation.config.training.server_update != "sequential":
-        return list(cohort)
-    order = numpy_generator(federation.config.seed, "order", overall).permutation(len(cohort))
-    return [cohort[i] for i in order]

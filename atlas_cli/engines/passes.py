@@ -11,12 +11,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from atlas_cli.config.schema import ExperimentConfig
+from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.data.collate import Batch
-from atlas_cli.federation.client import SplitClient
-from atlas_cli.federation.parties import Federation
-from atlas_cli.models.packed import worth
-from atlas_cli.models.rotary import depends_on_length
+from atlas_cli.federation.federation import Federation
+from atlas_cli.federation.parties.split_client import SplitClient
+from atlas_cli.models.frozen.rotary import depends_on_length
+from atlas_cli.models.halves.real_tokens import worth
+from atlas_cli.seeding import numpy_generator
 
 PASS_TOKENS = 512  # torch's own product of 320 rows has 96 % of the rate of one of 1,024; a pass' graphs live together
 
@@ -91,3 +92,14 @@ def _kind(federation: Federation, client: str) -> object:
     if party.usage is not None or server.usage is not None:  # memory is measured client by client
         return None
     return id(party.base), party.cut, party.lowest, party.prefix and party.prefix.first
+
+
+def order_of(federation: Federation, cohort: list[str], overall: int) -> list[str]:
+    """The clients of a step in the order in which the server takes them.
+
+    A sequential server update depends on it, so it is drawn anew each step; the others do not.
+    """
+    if federation.config.training.server_update != "sequential":
+        return list(cohort)
+    order = numpy_generator(federation.config.seed, "order", overall).permutation(len(cohort))
+    return [cohort[i] for i in order]

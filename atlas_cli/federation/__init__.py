@@ -1,1 +1,1 @@
-"""Clients, server, the messages between them, and the round loop (``training.py``)."""
+"""Everything that takes part in a run: clients, server, merging, protection, and what is built of them."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from atlas_cli.config.units import parse_time
-from atlas_cli.engines.trained import Trained
 from atlas_cli.errors import TooFewClientsError
-from atlas_cli.federation import faults
-from atlas_cli.federation.parties import Federation
-from atlas_cli.federation.protocol import Ledger
-from atlas_cli.federation.simulated import OwnTime
-from atlas_cli.federation.snapshot import Snapshot
+from atlas_cli.federation.client_state.rollback import Snapshot
+from atlas_cli.federation.federation import Federation
+from atlas_cli.federation.round_time import OwnTime
+from atlas_cli.federation.work_done import Trained
+from atlas_cli.planning import faults
+from atlas_cli.units import parse_time
+from atlas_cli.wire.ledger import Ledger
 
 
 class Attendance:

@@ -7,33 +7,34 @@ from typing import Any
 
 import torch
 
-from atlas_cli.config.schema import ExperimentConfig
-from atlas_cli.config.units import parse_bytes
+from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.data.collate import pad_token_id
 from atlas_cli.data.prepare import PreparedGroup, prepare
 from atlas_cli.errors import ConfigError
-from atlas_cli.federation.aggregator import Aggregator
 from atlas_cli.federation.centralized import pooled
-from atlas_cli.federation.evaluation import Evaluator
-from atlas_cli.federation.members import Member, weight_of
-from atlas_cli.federation.new_client import adapters_of, heads_on_clients, new_client
-from atlas_cli.federation.offload import Party, exchanged, offload_of
-from atlas_cli.federation.parties import Federation
-from atlas_cli.federation.prefixes import first_changing, give_prefix, prefix_cache_of
-from atlas_cli.federation.server import SplitServer
-from atlas_cli.federation.trainables import build_head
+from atlas_cli.federation.client_state.member import Member, weight_of
+from atlas_cli.federation.client_state.new_client import adapters_of, heads_on_clients, new_client
+from atlas_cli.federation.client_state.offloaded import Party, exchanged, offload_of
+from atlas_cli.federation.federation import Federation
+from atlas_cli.federation.merging.aggregator import Aggregator
+from atlas_cli.federation.parties.evaluation import Evaluator
+from atlas_cli.federation.parties.split_server import SplitServer
+from atlas_cli.federation.parties.trainables import build_head
+from atlas_cli.federation.prefix_setup import first_changing, give_prefix, prefix_cache_of
+from atlas_cli.federation.protection import Protection
 from atlas_cli.federation.warm_start import start_from
-from atlas_cli.models.compiled import compile_blocks, require_compiler
-from atlas_cli.models.load import FrozenBase, load_base, load_tokenizer
-from atlas_cli.models.placement import adapted_names, layer_of
-from atlas_cli.models.prepacked import prepack_blocks
-from atlas_cli.models.stored import stored_as
-from atlas_cli.models.tokenizer_file import require_vocabulary
-from atlas_cli.planning.merging import method_of, options_of
+from atlas_cli.models.adapters.placement import adapted_names
+from atlas_cli.models.families.paths import layer_of
+from atlas_cli.models.files.tokenizer_file import require_vocabulary
+from atlas_cli.models.frozen.cast import stored_as
+from atlas_cli.models.frozen.compiled import compile_blocks, require_compiler
+from atlas_cli.models.frozen.kernel_order import prepack_blocks
+from atlas_cli.models.frozen.load import FrozenBase, load_base, load_tokenizer
+from atlas_cli.planning.method import method_of, options_of
 from atlas_cli.planning.plan import Plan, make_plan
 from atlas_cli.privacy.mechanisms.labels import CorrectedTask, randomise
-from atlas_cli.privacy.protection import Protection
 from atlas_cli.tasks.contract import BaseTask
+from atlas_cli.units import parse_bytes
 
 
 def build(config: ExperimentConfig, plan: Plan | None = None) -> Federation:

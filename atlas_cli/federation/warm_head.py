@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from atlas_cli.errors import ConfigError
-from atlas_cli.models.origin import ORIGIN, Origin
-from atlas_cli.models.peft_format import HEAD
+from atlas_cli.models.adapters.origin import ORIGIN, Origin
+from atlas_cli.models.adapters.peft_format import HEAD
 from atlas_cli.tasks._heads import Classifier
 from atlas_cli.tasks.contract import BaseTask, SequencePooling
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,45 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from atlas_cli.errors import ConfigError, ResourceError
+from atlas_cli.federation.federation import Federation, WarmStart
 from atlas_cli.federation.warm_head import load_head, require_same_task
-from atlas_cli.models.load import FrozenBase
-from atlas_cli.models.lora import LoRAAdapter
-from atlas_cli.models.origin import ORIGIN, read_origin, require_same_base
-from atlas_cli.models.peft_format import TENSORS
-from atlas_cli.models.peft_reading import Factors, read_head, read_peft
+from atlas_cli.hashing import sha256_file
+from atlas_cli.models.adapters.lora import LoRAAdapter
+from atlas_cli.models.adapters.origin import read_origin, require_same_base
+from atlas_cli.models.adapters.peft_format import TENSORS
+from atlas_cli.models.adapters.peft_reading import Factors, read_head, read_peft
+from atlas_cli.models.frozen.load import FrozenBase
 from atlas_cli.planning.plan import Plan, meta_base
-from atlas_cli.runs.hashing import sha256_file
 
 if TYPE_CHECKING:
     from atlas_cli.data.prepare import PreparedGroup
-    from atlas_cli.federation.parties import Federation
-
-
-@dataclass(frozen=True)
-class WarmStart:
-    """What a task group started from, for the manifest and for the user.
-
-    Attributes:
-        folder: as configured; ``sha256``: of its adapter_model.safetensors.
-        base: "the same by hash", or "unknown" where the folder does not say which weights it was trained on.
-        head: "by class name" where it was taken over, or "new".
-    """
-
-    folder: str
-    sha256: str
-    base: str
-    head: str
-
-    def record(self) -> dict[str, str]:
-        """For the manifest."""
-        return asdict(self)
-
-    def note(self, group: str) -> str:
-        """One line for the user; a base that is not known is a warning."""
-        known = f"{group} starts from {self.folder}, base {self.base}, head {self.head}"
-        if self.base != "unknown":
-            return known
-        return f"warning: {known}: no {ORIGIN} says which weights it was trained on, so that they are not checked"
+    from atlas_cli.federation.federation import Federation
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,20 +12,21 @@ from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM
 
 from atlas_cli import discovery
-from atlas_cli.config.schema import ExperimentConfig
+from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.errors import ConfigError
+from atlas_cli.models.adapters.lora import features_of
+from atlas_cli.models.adapters.placement import adapted_names, place_ranks
 from atlas_cli.models.families import family_of
-from atlas_cli.models.families._base import Family
-from atlas_cli.models.load import check_cut, from_config
-from atlas_cli.models.lora import features_of
-from atlas_cli.models.placement import adapted_names, layer_of, place_ranks
-from atlas_cli.models.resolve import model_config
-from atlas_cli.models.rotary import depends_on_length, turns_at
-from atlas_cli.models.split import client_half, server_half
-from atlas_cli.planning.auto_cuts import resolve_auto_cuts
-from atlas_cli.planning.cost import BlockShapes, block_shapes
-from atlas_cli.planning.devices import check_deadline, client_devices, server_device
-from atlas_cli.planning.merging import (
+from atlas_cli.models.families.contract import Family
+from atlas_cli.models.families.paths import layer_of
+from atlas_cli.models.files.resolve import model_config
+from atlas_cli.models.frozen.load import check_cut, from_config
+from atlas_cli.models.frozen.rotary import depends_on_length, turns_at
+from atlas_cli.models.halves.split import client_half, server_half
+from atlas_cli.planning.cuts.auto import resolve_auto_cuts
+from atlas_cli.planning.devices.cost import BlockShapes, block_shapes
+from atlas_cli.planning.devices.devices import check_deadline, client_devices, server_device
+from atlas_cli.planning.method import (
     check_clusters,
     check_cuts,
     check_mixing,
@@ -92,6 +93,30 @@ class Plan:
     def members(self, group: str) -> list[ClientPlan]:
         """The clients of a task group, in the order of the config."""
         return [c for c in self.clients if c.task_group == group]
+
+    @property
+    def group_names(self) -> list[str]:
+        """Task groups in the order of the config."""
+        return list(self.config.task_groups)
+
+    def names(self, group: str) -> list[str]:
+        """Names of the clients of a task group, in the order of the config; not to be written to."""
+        return self._by_group.get(group, [])
+
+    @cached_property
+    def _by_group(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for client in self.clients:
+            found.setdefault(client.task_group, []).append(client.name)
+        return found
+
+    def in_order(self, clients: Iterable[str]) -> list[str]:
+        """Some clients, each once, in the order of the config."""
+        return sorted(set(clients), key=self._places.__getitem__)
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {client.name: i for i, client in enumerate(self.clients)}
 
     def adapter_parameters(self, ranks: Mapping[str, int]) -> int:
         """Numbers in a set of adapters: r (d_in + d_out) a layer."""
@@ -237,7 +262,7 @@ def _check_rotary(config: ExperimentConfig, hf_config: Any) -> None:
 
 
 def _planned(config: ExperimentConfig, rank: int | dict[int, int] | str) -> int | dict[int, int]:
-    # rank: auto is given its number before training (planning/auto_ranks.py); until then a plan has the least
+    # rank: auto is given its number before training (experiment/allocation); until then a plan has the least
     return config.allocation.r_min if isinstance(rank, str) else rank
 
 

@@ -9,11 +9,11 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from atlas_cli.federation.protocol import serialized_size
-from atlas_cli.planning.cost import step_bytes
-from atlas_cli.planning.merging import method_of
+from atlas_cli.planning.devices.cost import step_bytes
+from atlas_cli.planning.method import method_of
 from atlas_cli.planning.plan import ClientPlan, Plan
 from atlas_cli.tasks.contract import BaseTask
+from atlas_cli.wire.messages import serialized_size
 
 # labels an example, where it is not one a token
 LABEL_NUMBERS = {"sequence-classification": 1, "question-answering": 2}

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from atlas_cli.reports.summary import Record
 from atlas_cli.reports.tables import layout
-from atlas_cli.reports.units import format_bytes_mib
+from atlas_cli.units import format_bytes_mib
 
 PARTS = {
     "frozen_weights": "weights",

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from atlas_cli.errors import ConfigError, OutputError
 from atlas_cli.reports.memory import Holder
 from atlas_cli.reports.plots import COLOURS, MAX_BARS
-from atlas_cli.reports.units import MIB, format_bytes_mib
+from atlas_cli.units import MIB, format_bytes_mib
 
 FORMATS = (".png", ".svg")
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from atlas_cli.reports.memory import PARTS, Holder, holders
 from atlas_cli.reports.summary import Record, by_group, losses, points, primary_metric
-from atlas_cli.reports.units import MB, MIB, format_bytes_mb, format_bytes_mib
-from atlas_cli.runs.records import KINDS
+from atlas_cli.runs.schemas import KINDS
+from atlas_cli.units import MB, MIB, format_bytes_mb, format_bytes_mib
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,7 +8,7 @@ from typing import Any
 
 from atlas_cli.reports.escaped import escape
 from atlas_cli.reports.summary import Record
-from atlas_cli.reports.units import format_number
+from atlas_cli.units import format_number
 
 DIAGNOSTIC = (
     "A diagnostic for who runs the experiment: norms before clipping are sent to nobody, and no epsilon covers them"

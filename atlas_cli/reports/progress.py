@@ -17,7 +17,7 @@ from rich.text import Text
 from atlas_cli.printable import printable
 from atlas_cli.reports.summary import Record, primary_metric
 from atlas_cli.reports.terminal import Terminal
-from atlas_cli.reports.units import format_bytes_mb, format_number, format_seconds
+from atlas_cli.units import format_bytes_mb, format_number, format_seconds
 
 SHOWN_DROPS = 4  # clients that a round's line names with their reason
 

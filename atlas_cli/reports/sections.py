@@ -20,8 +20,8 @@ from atlas_cli.reports.summary import (
     primary_metric,
     summarise,
 )
-from atlas_cli.reports.units import format_bytes_mb, format_number, format_seconds
-from atlas_cli.runs.records import KINDS
+from atlas_cli.runs.schemas import KINDS
+from atlas_cli.units import format_bytes_mb, format_number, format_seconds
 
 MAX_CLIENT_ROWS = 500  # a page of many thousands opens in no browser
 

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from atlas_cli.reports import privacy
 from atlas_cli.reports.summary import GroupSummary, Record, drops_sentence, lowest_sentence, means_sentence, summarise
-from atlas_cli.reports.units import format_bytes_mb, format_number
+from atlas_cli.units import format_bytes_mb, format_number
 
 SIZES = ("clients", "train", "test")
 HEADINGS = (

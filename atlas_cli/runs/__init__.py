@@ -15,7 +15,7 @@
 
 Units: bytes are bytes, ``seconds`` wall seconds. A figure that is not finite is written as null. Every file is
 UTF-8; the JSON is strict.
-``atlas_cli.runs.records`` holds the same tables as pydantic models; reading a run checks each line against them.
+``atlas_cli.runs.schemas`` holds the same tables as pydantic models; reading a run checks each line against them.
 
 metrics.jsonl
     round, task_group
@@ -35,12 +35,12 @@ metrics.jsonl
     simulated_seconds, simulated_joules  of the whole round on the virtual clock, all clients; null unless every
                         client that took part has a device with compute and links (joules: and watts)
     epsilon, delta      {channel: figure} of all rounds so far: what updates, activations, labels and fingerprints tell
-                        (atlas_cli.privacy.spent); "infinite" without a mechanism, 0 where nothing was sent
+                        (atlas_cli.privacy.account); "infinite" without a mechanism, 0 where nothing was sent
     epsilon_of          {channel: unit}, where there is a mechanism: one of what epsilon is for
     participants        clients of the group that are in the merge; [] in round 0
     dropped             {client: reason}: those of the cohort that are not
     norms               {mechanism: {before, clipped, sent, clip_fraction, noise_to_signal}} of what privacy.updates or
-                        privacy.examples clips, means over participants (atlas_cli.privacy.norms); absent without
+                        privacy.examples clips, means over participants (atlas_cli.privacy.account); absent without
 
 clients.jsonl (all clients in round 0 and in the last; else the cohort, and who sent, was sent or was scored anything)
     round, client, task_group, participated

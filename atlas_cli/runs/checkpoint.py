@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atlas_cli.errors import ResourceError
-from atlas_cli.runs.directory import RunDirectory, writing
-from atlas_cli.runs.hashing import sha256_file
+from atlas_cli.hashing import sha256_file
+from atlas_cli.runs.directory import RunDirectory
 from atlas_cli.runs.seals import Seals, seals_from, seals_record
-from atlas_cli.runs.strict_json import strict_json
+from atlas_cli.storage.strict_json import strict_json
+from atlas_cli.storage.writing import writing
 
 if TYPE_CHECKING:
     from torch import Tensor

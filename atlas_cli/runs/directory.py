@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
@@ -18,15 +17,14 @@ from pydantic import ValidationError
 
 from atlas_cli.errors import OutputError, ResourceError
 from atlas_cli.printable import printable
-from atlas_cli.runs.records import SCHEMAS
+from atlas_cli.runs.schemas import SCHEMAS
 from atlas_cli.runs.seals import FILES, SELF_CHECKED, Sealed, checked, sealed, with_sum, without_sum
-from atlas_cli.runs.secrets import mask
-from atlas_cli.runs.strict_json import strict_json
+from atlas_cli.storage.secrets import mask
+from atlas_cli.storage.strict_json import strict_json
+from atlas_cli.storage.writing import ADVICE, writing
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-_ADVICE = "choose another folder with output.dir"
 
 
 @dataclass(frozen=True)
@@ -191,7 +189,7 @@ def folder_of_runs(base: str | Path) -> Path:
     try:
         return Path(base).expanduser()
     except RuntimeError as error:
-        raise OutputError(f"cannot write {base}: {error} {_ADVICE}") from None
+        raise OutputError(f"cannot write {base}: {error} {ADVICE}") from None
 
 
 def open_run(path: str | Path) -> RunDirectory:
@@ -229,22 +227,6 @@ def kept_with_manifest(run: RunDirectory) -> Iterator[None]:
         if not (run.path / "manifest.json").exists():
             shutil.rmtree(run.path, ignore_errors=True)
         raise
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn an OSError into an OutputError that says why ``path`` cannot be written, and what to do."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            where = path if path.is_dir() else path.parent
-            raise OutputError(f"no space left on {where}; free some and start again, or {_ADVICE}") from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise OutputError(f"cannot write {path}: {error.strerror}; make it writable, or {_ADVICE}") from error
-        if error.errno in (errno.ENOTDIR, errno.EEXIST):
-            raise OutputError(f"cannot write {path}: it, or a folder above it, is a file; {_ADVICE}") from error
-        raise OutputError(f"cannot write {path}: {error.strerror or error}; {_ADVICE}") from error
 
 
 def _encode(text: str) -> bytes:

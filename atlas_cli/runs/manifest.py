@@ -13,10 +13,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-import atlas_cli
+from atlas_cli.hashing import sha256_text
+from atlas_cli.package_folder import PACKAGE_FOLDER
 from atlas_cli.runs import parts
-from atlas_cli.runs.hashing import sha256_text
-from atlas_cli.runs.secrets import mask, mask_command
+from atlas_cli.storage.secrets import mask, mask_command
 
 Status = Literal["finished", "failed", "interrupted"]
 
@@ -96,7 +96,7 @@ def _version(package: str) -> str | None:
 
 def _git() -> dict[str, Any] | None:
     """Commit of the atlas checkout; of the working directory when atlas is installed from a wheel; else None."""
-    home = Path(atlas_cli.__file__).resolve().parent.parent
+    home = PACKAGE_FOLDER.parent
     top = _git_output(home, "rev-parse", "--show-toplevel")
     # A wheel in a virtual environment lies inside somebody's repository, too: that commit says nothing about atlas.
     is_checkout = top is not None and Path(top).resolve() == home

@@ -10,8 +10,9 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from atlas_cli.runs.directory import RunDirectory, writing
+from atlas_cli.runs.directory import RunDirectory
 from atlas_cli.runs.seals import LINES, MEMORY, SUMS, Seal, Seals, line_sum, require_prefix
+from atlas_cli.storage.writing import writing
 
 if TYPE_CHECKING:
     from hashlib import _Hash

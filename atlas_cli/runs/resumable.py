@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from atlas_cli.config.load import load_config
-from atlas_cli.config.schema import ExperimentConfig
+from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.errors import AtlasError, ConfigError, ResourceError
+from atlas_cli.hashing import sha256_text
 from atlas_cli.runs.checkpoint import folders
 from atlas_cli.runs.directory import RunDirectory, folder_of_runs
-from atlas_cli.runs.hashing import sha256_text
 from atlas_cli.runs.listing import manifests
-from atlas_cli.runs.lock import writer_of
+from atlas_cli.runs.run_lock import writer_of
 
 # keys that change how long, how often, where, or what ends the run, and not what is computed until then; sections with
 # all that is in them

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atlas_cli.errors import ResourceError
-from atlas_cli.runs.hashing import sha256_text
-from atlas_cli.runs.strict_json import strict_json
+from atlas_cli.hashing import sha256_text
+from atlas_cli.storage.strict_json import strict_json
 
 if TYPE_CHECKING:
     from hashlib import _Hash

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from atlas_cli.errors import OutputError
-from atlas_cli.runs.directory import writing
+from atlas_cli.storage.writing import writing
 
 _TAIL = 64 * 2**10
 

@@ -9,11 +9,11 @@ from typing import Literal
 
 from atlas_cli.config.grid import Combination
 from atlas_cli.config.load import load_config
-from atlas_cli.config.schema import ExperimentConfig
+from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.errors import AtlasError, ConfigError
 from atlas_cli.reports.summary import GroupSummary, summarise
 from atlas_cli.runs.directory import RunDirectory
-from atlas_cli.runs.standing import runs_of, standing
+from atlas_cli.runs.run_status import runs_of, standing
 from atlas_cli.sweeps.child import train
 
 Status = Literal["finished", "skipped", "failed", "interrupted", "not started"]

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from atlas_cli.engines.in_process import local_steps
-from atlas_cli.engines.trained import Trained
+from atlas_cli.experiment.recorder import Recorder
+from atlas_cli.experiment.round_loop import set_up, train
 from atlas_cli.federation.attendance import Attendance
-from atlas_cli.federation.parties import Federation
-from atlas_cli.federation.protocol import Ledger
-from atlas_cli.federation.recorder import Recorder
-from atlas_cli.federation.training import set_up, train
+from atlas_cli.federation.federation import Federation
+from atlas_cli.federation.work_done import Trained
 from atlas_cli.reports.progress import PlainProgress
 from atlas_cli.reports.terminal import Terminal
+from atlas_cli.wire.ledger import Ledger
 from contestants.turns import StepByStep, Work
 
 FIRST = 2  # in round 1 a run measures memory

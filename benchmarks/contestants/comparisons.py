@@ -11,9 +11,9 @@ from pathlib import Path
 import prefix_cache
 import torch
 
-from atlas_cli.models.prepacked import available
-from atlas_cli.planning.measure import measure_client
-from atlas_cli.planning.prediction import Shape
+from atlas_cli.experiment.allocation.measured_client import measure_client
+from atlas_cli.models.frozen.kernel_order import available
+from atlas_cli.planning.memory_of_plan import Shape
 from contestants.atlas import atlas_rounds, atlas_steps
 from contestants.experiment import MODELS, WINDOW, Arena, Experiment, write_long_texts
 from contestants.flower import FlowerRounds, missing

@@ -15,13 +15,13 @@ import yaml
 from torch import Tensor, nn
 
 from atlas_cli.config.load import load_config
-from atlas_cli.config.schema import ExperimentConfig, TaskGroupConfig
+from atlas_cli.config.schema.experiment import ExperimentConfig, TaskGroupConfig
 from atlas_cli.data.read import read_group
 from atlas_cli.errors import ConfigError
 from atlas_cli.federation.build import build
-from atlas_cli.federation.parties import Federation
-from atlas_cli.models.load import FrozenBase, load_base
-from atlas_cli.models.split import client_half, server_half
+from atlas_cli.federation.federation import Federation
+from atlas_cli.models.frozen.load import FrozenBase, load_base
+from atlas_cli.models.halves.split import client_half, server_half
 from contestants.plain import Head
 
 GROUP, WINDOW = "texts", 8

@@ -16,9 +16,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import GPT2Config, GPT2Model
 
-from atlas_cli.planning.trace import LiveBytes
+from atlas_cli.planning.memory.saved_trace import LiveBytes
 
-# as atlas_cli.planning.measure: glibc would keep freed blocks as if they were still in use
+# as atlas_cli.experiment.allocation.measured_client: glibc would keep freed blocks as if they were still in use
 _ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_ARENA_MAX": "1"}
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from atlas_cli.federation.parties import Federation
-from atlas_cli.models.prepacked import in_order, product
-from atlas_cli.models.split import blocks_of
+from atlas_cli.federation.federation import Federation
+from atlas_cli.models.frozen.kernel_order import in_order, product
+from atlas_cli.models.halves.split import blocks_of
 from contestants.turns import Work
 
 

@@ -3,11 +3,11 @@
 import torch
 
 from atlas_cli import discovery
-from atlas_cli.aggregation._base import Context, Factors
+from atlas_cli.aggregation.contract import Context, Factors
 
 
 def method(name):
-    return discovery.load("aggregation", name)
+    return discovery.load("aggregation.methods", name)
 
 
 def merge(name, current, updates, *, round_number=1, server_memory=None, **options):

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from merging import factors
 
-from atlas_cli.aggregation._base import Factors, Update, delta
-from atlas_cli.aggregation._error import error_ledger, exact_change, exact_sum
-from atlas_cli.aggregation._low_rank import stack
+from atlas_cli.aggregation.contract import Factors, Update, delta
+from atlas_cli.aggregation.error import error_ledger, exact_change, exact_sum
+from atlas_cli.aggregation.low_rank import stack
 
 SIZES = {"q": (24, 30), "v": (10, 16)}
 

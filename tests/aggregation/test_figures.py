@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from merging import merge
 
-from atlas_cli.aggregation._base import Factors, Update
+from atlas_cli.aggregation.contract import Factors, Update
 
 FILE = Path(__file__).parents[2] / "benchmarks" / "aggregation.py"
 SPEC = importlib.util.spec_from_file_location("aggregation_benchmark", FILE)
@@ -18,7 +18,7 @@ SPEC.loader.exec_module(benchmark)
 def errors():
     """By method, errors of rounds 1 and 3."""
     found = {}
-    for name in benchmark.discovery.names("aggregation"):
+    for name in benchmark.discovery.names("aggregation.methods"):
         made = [benchmark.errors(name, *parts[:3]) for parts in benchmark.rounds(name, 128)]
         found[name] = made[0], made[-1]
     return found

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from merging import factors
 from pydantic import ValidationError
 
-from atlas_cli.aggregation._base import Factors
-from atlas_cli.aggregation.hetlora import Options, kept_rank, penalty, pruned
+from atlas_cli.aggregation.contract import Factors
+from atlas_cli.aggregation.methods.hetlora import Options, kept_rank, penalty, pruned
 
 HALF = Options(prune=0.5, penalty=2.0)
 

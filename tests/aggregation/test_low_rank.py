@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from merging import factors
 
-from atlas_cli.aggregation._base import Factors, delta
-from atlas_cli.aggregation._low_rank import (
+from atlas_cli.aggregation.contract import Factors, delta
+from atlas_cli.aggregation.low_rank import (
     DENSE_COPIES,
     STACK_COPIES,
     LowRankSum,

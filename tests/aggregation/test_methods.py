@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 from merging import factors, merge, method
 
 from atlas_cli import discovery
-from atlas_cli.aggregation._base import Factors, Update, absorb, delta, release, truncated
-from atlas_cli.models.lora import scale_of
+from atlas_cli.aggregation.contract import Factors, Update, absorb, delta, release, truncated
+from atlas_cli.models.adapters.lora import scale_of
 
 PATHS = {"q": (12, 18), "v": (14, 10), "up": (16, 16)}
-ALL = discovery.names("aggregation")
+ALL = discovery.names("aggregation.methods")
 MERGING = [name for name in ALL if method(name).SENT]
 SPECTRAL = ["delta-svd", "flexlora"]
 R = 5

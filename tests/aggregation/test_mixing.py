@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from merging import factors
 
-from atlas_cli.aggregation._base import Factors, delta
-from atlas_cli.aggregation._mixing import laplacian_matrix, mix, similarity, softmax_matrix
+from atlas_cli.aggregation.contract import Factors, delta
+from atlas_cli.aggregation.mixing import laplacian_matrix, mix, similarity, softmax_matrix
 
 
 def groups_of(ranks, seed, paths=("q", "v")):

@@ -1,8 +1,8 @@
 import torch
 from merging import aggregate
 
-from atlas_cli.aggregation import none
-from atlas_cli.aggregation._base import Factors, Update
+from atlas_cli.aggregation.contract import Factors, Update
+from atlas_cli.aggregation.methods import none
 
 
 def factors(rank):

@@ -7,12 +7,12 @@ from hypothesis import strategies as st
 from merging import factors, merge, method
 
 from atlas_cli import discovery
-from atlas_cli.aggregation._base import Factors, Update, delta, truncated
-from atlas_cli.aggregation._coordinates import CHUNK_COPIES
-from atlas_cli.aggregation._low_rank import DENSE_COPIES
+from atlas_cli.aggregation.contract import Factors, Update, delta, truncated
+from atlas_cli.aggregation.coordinates import CHUNK_COPIES
+from atlas_cli.aggregation.low_rank import DENSE_COPIES
 from atlas_cli.errors import ConfigError
 
-ROBUST = [name for name in discovery.names("aggregation") if hasattr(method(name), "centre")]
+ROBUST = [name for name in discovery.names("aggregation.methods") if hasattr(method(name), "centre")]
 TRIM = {"trimmed-mean": {"trim": 0.2}, "median": {}}
 R, D_IN, D_OUT = 24, 24, 30  # full rank, so that nothing is cut after the merge
 

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from merging import factors, merge, method
 
 from atlas_cli import discovery
-from atlas_cli.aggregation._base import Factors, Update, delta, truncated
-from atlas_cli.aggregation._error import error_ledger, exact_sum
-from atlas_cli.aggregation._low_rank import STACK_COPIES
+from atlas_cli.aggregation.contract import Factors, Update, delta, truncated
+from atlas_cli.aggregation.error import error_ledger, exact_sum
+from atlas_cli.aggregation.low_rank import STACK_COPIES
 
-MERGING = [name for name in discovery.names("aggregation") if method(name).SENT]
+MERGING = [name for name in discovery.names("aggregation.methods") if method(name).SENT]
 D_IN, D_OUT = 40, 30
 
 

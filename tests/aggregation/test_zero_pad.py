@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from merging import aggregate
 
-from atlas_cli.aggregation import zero_pad
-from atlas_cli.aggregation._base import Factors, Update, absorb, delta, release
+from atlas_cli.aggregation.contract import Factors, Update, absorb, delta, release
+from atlas_cli.aggregation.methods import zero_pad
 
 DTYPES = st.sampled_from([torch.float32, torch.float64])
 PATHS = {"q": (6, 9), "v": (7, 5), "up": (8, 8)}

@@ -6,7 +6,7 @@ import pytest
 import yaml
 from toy_runs import nested, toy_config, write_data
 
-from atlas_cli.federation import session
+from atlas_cli.experiment import session
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import pytest
 from atlas_cli import cli
 from atlas_cli.cli import main
 from atlas_cli.config.load import load_config
-from atlas_cli.config.schema import ExperimentConfig
+from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.errors import ConfigError, NonFiniteError, ResourceError, TooFewClientsError
 
 ROOT = Path(cli.__file__).parents[2]
@@ -172,6 +172,6 @@ def test_init_prints_what_it_would_write(tmp_path, monkeypatch, capsys) -> None:
 
 def test_training_does_not_import_what_only_some_runs_or_the_report_need() -> None:
     later = ("sklearn", "scipy", "matplotlib", "pandas", "pyarrow", "datasets", "peft")
-    code = f"import sys\nimport atlas_cli.federation.session\nprint([m for m in {later} if m in sys.modules])"
+    code = f"import sys\nimport atlas_cli.experiment.session\nprint([m for m in {later} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout == "[]\n"

@@ -4,7 +4,7 @@ import pytest
 from toy_runs import train
 
 from atlas_cli.cli import main
-from atlas_cli.engines import batches
+from atlas_cli.federation import batches
 from atlas_cli.runs.directory import RunDirectory
 
 pytestmark = pytest.mark.usefixtures("no_pictures")

@@ -10,11 +10,11 @@ from toy_runs import train
 
 from atlas_cli import discovery
 from atlas_cli.cli import main
+from atlas_cli.cli._tables.memory_prediction import ALL_PARTS, one_a_kind, predicted_rows
 from atlas_cli.config.load import load_config
-from atlas_cli.planning.measure import measure_client
+from atlas_cli.experiment.allocation.measured_client import measure_client
+from atlas_cli.planning.memory_of_plan import Shape, predict, shapes_of
 from atlas_cli.planning.plan import make_plan
-from atlas_cli.planning.prediction import Shape, predict, shapes_of
-from atlas_cli.reports.memory_prediction import ALL_PARTS, one_a_kind, predicted_rows
 from atlas_cli.runs.directory import open_run
 
 
@@ -177,7 +177,7 @@ def test_run_whose_model_is_gone(config_file, no_pictures, report, tmp_path):
 
 
 @pytest.mark.usefixtures("no_pictures")
-@pytest.mark.parametrize("method", discovery.names("aggregation"))
+@pytest.mark.parametrize("method", discovery.names("aggregation.methods"))
 def test_bytes_and_memory_of_every_method(config_file, method):
     """To the byte, for clients whose batches are full; a round after the first, where all methods are at work."""
     path = config_file("causal-lm", training={"max_length": 4, "rounds": 2}, aggregation={"method": method})

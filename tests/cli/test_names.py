@@ -7,8 +7,8 @@ import yaml
 from toy_runs import train
 
 from atlas_cli.cli import main
-from atlas_cli.federation.recording import recorded
-from atlas_cli.runs.names import folder_names
+from atlas_cli.storage.folder_names import folder_names
+from atlas_cli.wire.recorded_messages import recorded
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 NAMES = ["A", "a", "con", "nul.x", "a.", "phone-1"]

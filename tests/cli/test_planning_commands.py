@@ -9,12 +9,12 @@ import yaml
 from atlas_cli.cli import main
 from atlas_cli.cli._imports import without_collecting
 from atlas_cli.config.load import load_config
-from atlas_cli.planning import devices as devices_module
-from atlas_cli.planning.auto_ranks import plan_ranks
-from atlas_cli.planning.devices import BUILT_IN, device_of
-from atlas_cli.planning.measure import take_steps
+from atlas_cli.experiment.allocation.auto_ranks import plan_ranks
+from atlas_cli.experiment.allocation.measured_client import take_steps
+from atlas_cli.planning.devices import devices as devices_module
+from atlas_cli.planning.devices.devices import BUILT_IN, device_of
+from atlas_cli.planning.memory_of_plan import Shape, predict
 from atlas_cli.planning.plan import make_plan
-from atlas_cli.planning.prediction import Shape, predict
 
 
 @pytest.fixture
@@ -159,7 +159,7 @@ def test_numbers_out_of_range_are_usage_errors(arguments, run):
 
 
 def test_a_model_that_cannot_be_found_offline(run, monkeypatch, tmp_path):
-    monkeypatch.setattr("atlas_cli.models.resolve.hub_reachable", lambda: False)
+    monkeypatch.setattr("atlas_cli.models.files.resolve.hub_reachable", lambda: False)
     code, _, err = run("split-point", "no-such/model")
     assert code == 3 and "'no-such/model' was not found" in err and err.count("\n") == 1
     code, _, err = run("split-point", str(tmp_path / "nowhere"))

@@ -7,7 +7,7 @@ import pytest
 
 from atlas_cli.cli import main
 from atlas_cli.config.load import load_config
-from atlas_cli.planning.auto_ranks import plan_ranks
+from atlas_cli.experiment.allocation.auto_ranks import plan_ranks
 
 DEVICES = {
     "small": {"memory": "1 GiB", "uplink": "1 Mbit/s"},

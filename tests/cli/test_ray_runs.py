@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from toy_runs import train
 
 from atlas_cli.cli import main
-from atlas_cli.engines import cluster
+from atlas_cli.engines.remote import cluster
 from atlas_cli.runs.directory import RunDirectory
 
 needs_ray = pytest.mark.ray

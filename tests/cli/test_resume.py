@@ -9,10 +9,10 @@ from safetensors.torch import load_file, save_file
 from toy_runs import train
 
 from atlas_cli.cli import main
+from atlas_cli.hashing import sha256_file
 from atlas_cli.reports.html import page
 from atlas_cli.runs import manifest as manifest_module
 from atlas_cli.runs.directory import RunDirectory
-from atlas_cli.runs.hashing import sha256_file
 
 TIMINGS = {"seconds", "samples_per_second"}
 pytestmark = pytest.mark.usefixtures("no_pictures")

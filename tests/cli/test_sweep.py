@@ -15,7 +15,7 @@ import pytest
 
 from atlas_cli.cli import main
 from atlas_cli.runs.directory import RunDirectory
-from atlas_cli.runs.lock import locked
+from atlas_cli.runs.run_lock import locked
 from atlas_cli.sweeps import trial
 from atlas_cli.sweeps.child import Ended
 

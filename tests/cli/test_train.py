@@ -8,9 +8,10 @@ import torch
 from safetensors.torch import load_file
 from toy_runs import TASKS, kinds, train, trained_parameters
 
-from atlas_cli.federation import build, fitting
-from atlas_cli.models import prepacked
-from atlas_cli.models.prepacked import available
+from atlas_cli.experiment.allocation import device_fit as fitting
+from atlas_cli.federation import build
+from atlas_cli.models.frozen import kernel_order as prepacked
+from atlas_cli.models.frozen.kernel_order import available
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from atlas_cli.cli import main
-from atlas_cli.federation import session
+from atlas_cli.experiment import session
 from atlas_cli.models.families import gpt2
 
 ROWS = [f"the film was {word} {i},{label}" for i in range(10) for word, label in (("good", "pos"), ("bad", "neg"))]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from atlas_cli.cli import main
-from atlas_cli.engines import cluster
+from atlas_cli.engines.remote import cluster
 
 ABSENT = next(name for name in ("mps", "cuda") if not getattr(torch.backends, name).is_built())
 REFUSED = {

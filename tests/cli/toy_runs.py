@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from atlas_cli.cli import main
 from atlas_cli.config.load import load_config
 from atlas_cli.runs.directory import RunDirectory
-from atlas_cli.runs.names import folder_names
-from atlas_cli.runs.records import KINDS, SCHEMAS
+from atlas_cli.runs.schemas import KINDS, SCHEMAS
+from atlas_cli.storage.folder_names import folder_names
 
 FILLER = ["the", "a", "film", "movie", "game", "phone", "price", "city", "river", "was", "is", "and", "very", "not"]
 TONE = {"pos": ["good", "great", "fine"], "neg": ["bad", "awful", "poor"]}

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from atlas_cli.config.dump import dump_config, scalar, show_config
 from atlas_cli.config.load import load_config
-from atlas_cli.config.schema import ExperimentConfig
+from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.config.strict_yaml import parse
 
 TEXTS = st.text(max_size=12) | st.sampled_from(

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from atlas_cli.config.load import load_config
-from atlas_cli.config.schema import ExperimentConfig
+from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.errors import ConfigError
 from atlas_cli.runs.resumable import require_same
 

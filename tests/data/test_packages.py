@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from atlas_cli.data import kept, packages
-from atlas_cli.data.packages import Package
 from atlas_cli.errors import OutputError, ResourceError
+from atlas_cli.packages import fetch as packages
+from atlas_cli.packages.fetch import Package
+from atlas_cli.storage import cached_folders as kept
 
 WHEEL = "atlas_fake-1.0-py3-none-any.whl"
 FILES = {

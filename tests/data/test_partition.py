@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atlas_cli.config.schema import PartitionConfig
-from atlas_cli.data.partition import partition, split_local_test
-from atlas_cli.data.shards import Numbered
+from atlas_cli.config.schema.experiment import PartitionConfig
+from atlas_cli.data.partitions.schemes import partition, split_local_test
+from atlas_cli.data.rows import Numbered
 from atlas_cli.errors import ConfigError
 
 

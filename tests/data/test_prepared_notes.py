@@ -8,7 +8,7 @@ import yaml
 
 from atlas_cli.config.load import load_config
 from atlas_cli.data.prepare import prepare
-from atlas_cli.models.load import load_tokenizer
+from atlas_cli.models.frozen.load import load_tokenizer
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from atlas_cli.config.schema import TaskGroupConfig
+from atlas_cli.config.schema.experiment import TaskGroupConfig
 from atlas_cli.data import read
 from atlas_cli.errors import ConfigError
 

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from tiny_models import WORDS, word_tokenizer
 
 from atlas_cli import tasks
-from atlas_cli.data import kept, tokenized
-from atlas_cli.runs import scratch
+from atlas_cli.data import token_cache as tokenized
+from atlas_cli.storage import cached_folders as kept
+from atlas_cli.storage import scratch_folders as scratch
 
 N = tokenized.FEWEST_ROWS
 

@@ -5,10 +5,10 @@ import random
 
 import pytest
 
-from atlas_cli.config.schema import ExperimentConfig
+from atlas_cli.config.schema.experiment import ExperimentConfig
+from atlas_cli.experiment.recorder import Recorder
+from atlas_cli.experiment.round_loop import train
 from atlas_cli.federation.build import build
-from atlas_cli.federation.recorder import Recorder
-from atlas_cli.federation.training import train
 from atlas_cli.reports.progress import PlainProgress
 from atlas_cli.reports.terminal import Terminal
 

@@ -5,14 +5,14 @@ import random
 
 import torch
 
-from atlas_cli.engines.batches import batches_of
-from atlas_cli.engines.calls import Lost
-from atlas_cli.engines.host import ClientHost, Made, NotFinite
-from atlas_cli.engines.remote import remote_steps
-from atlas_cli.federation.recorder import Recorder
-from atlas_cli.federation.state import capture
-from atlas_cli.federation.training import train
-from atlas_cli.models.carried import put_together, take_apart
+from atlas_cli.engines.remote.calls import Lost
+from atlas_cli.engines.remote.host import ClientHost, Made, NotFinite
+from atlas_cli.engines.remote.steps import remote_steps
+from atlas_cli.experiment.recorder import Recorder
+from atlas_cli.experiment.round_loop import train
+from atlas_cli.experiment.saved_state import capture
+from atlas_cli.federation.batches import batches_of
+from atlas_cli.models.frozen.shipped import put_together, take_apart
 from atlas_cli.reports.progress import PlainProgress
 from atlas_cli.reports.terminal import Terminal
 

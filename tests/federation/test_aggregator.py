@@ -7,9 +7,9 @@ import torch
 from rounds import run_round
 
 from atlas_cli.errors import AtlasError
-from atlas_cli.federation.client import SplitClient
-from atlas_cli.federation.protocol import Ledger
-from atlas_cli.federation.training import deliver, require_delivered, set_up, unused_weights
+from atlas_cli.experiment.round_loop import deliver, require_delivered, set_up, unused_weights
+from atlas_cli.federation.parties.split_client import SplitClient
+from atlas_cli.wire.ledger import Ledger
 
 
 def one_round(federation, cohort, number=1):

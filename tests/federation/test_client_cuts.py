@@ -8,13 +8,13 @@ from by_hand import batches_of, hidden, optimizer, step
 from rounds import run_round
 
 from atlas_cli.errors import ConfigError, TooFewClientsError
+from atlas_cli.experiment.round_loop import deliver, set_up
+from atlas_cli.experiment.split_proof import verify_split
 from atlas_cli.federation.build import build
-from atlas_cli.federation.protocol import Ledger
-from atlas_cli.federation.training import deliver, set_up
-from atlas_cli.federation.verify import verify_split
-from atlas_cli.models.placement import layer_of
-from atlas_cli.models.split import client_half
+from atlas_cli.models.families.paths import layer_of
+from atlas_cli.models.halves.split import client_half
 from atlas_cli.planning.plan import make_plan
+from atlas_cli.wire.ledger import Ledger
 
 CUTS = {"a": 1, "b": 3, "c": 2}
 SGD = {"name": "sgd", "lr": 0.05, "momentum": 0.9}
@@ -217,8 +217,8 @@ class TestAuto:
         return make_plan(make_config(devices=devices, clients=clients, **changes))
 
     def peaks(self, make_config):
-        from atlas_cli.planning.cuts import Setting
-        from atlas_cli.planning.split_point import choose_split
+        from atlas_cli.planning.cuts.choice import choose_split
+        from atlas_cli.planning.cuts.table import Setting
 
         config = make_config()
         rows = choose_split(config.model.name, Setting(batch=4, tokens=32, rank=4)).rows

@@ -7,21 +7,21 @@ import torch
 from by_hand import batches_of
 
 from atlas_cli import discovery
+from atlas_cli.clustering.fingerprints import fingerprint_round
 from atlas_cli.data.collate import collate
 from atlas_cli.errors import AtlasError
-from atlas_cli.federation.check import require_verified
-from atlas_cli.federation.client import SplitClient
-from atlas_cli.federation.fingerprints import fingerprint_round
-from atlas_cli.federation.protocol import Ledger
-from atlas_cli.federation.round import federated_training_round
-from atlas_cli.federation.server import SplitServer
-from atlas_cli.federation.state import capture
-from atlas_cli.federation.training import evaluate, set_up
-from atlas_cli.federation.verify import verify_split
-from atlas_cli.models.load import FrozenBase
-from atlas_cli.models.split import blocks_of, client_half, run_half
-from atlas_cli.models.stored import stored_as
-from atlas_cli.planning.importance import measure_importance
+from atlas_cli.experiment.allocation.importance import measure_importance
+from atlas_cli.experiment.api.one_round import federated_training_round
+from atlas_cli.experiment.round_loop import evaluate, set_up
+from atlas_cli.experiment.saved_state import capture
+from atlas_cli.experiment.split_check import require_verified
+from atlas_cli.experiment.split_proof import verify_split
+from atlas_cli.federation.parties.split_client import SplitClient
+from atlas_cli.federation.parties.split_server import SplitServer
+from atlas_cli.models.frozen.cast import stored_as
+from atlas_cli.models.frozen.load import FrozenBase
+from atlas_cli.models.halves.split import blocks_of, client_half, run_half
+from atlas_cli.wire.ledger import Ledger
 
 BF16, FLOAT32 = {"dtype": "bfloat16"}, {"dtype": "float32"}
 ONE = {"clients": {"a": BF16}}
@@ -143,7 +143,7 @@ def test_a_wrong_split_of_two_dtypes_is_found(harm, make_federation, monkeypatch
         require_verified(verify_split(made))
 
 
-@pytest.mark.parametrize("method", discovery.names("aggregation"))
+@pytest.mark.parametrize("method", discovery.names("aggregation.methods"))
 def test_every_method_trains_with_mixed_dtypes(method, make_federation, train_quietly):
     made = make_federation(**ONE, aggregation={"method": method}, training={"rounds": 2})
     recorder = train_quietly(made)  # every delivery is compared by hash, and every byte with its closed form

@@ -5,8 +5,8 @@ import random
 
 import pytest
 
-from atlas_cli.federation.clock import ClientWork, LocalStep, round_time
-from atlas_cli.planning.devices import Device
+from atlas_cli.planning.devices.clock import ClientWork, LocalStep, round_time
+from atlas_cli.planning.devices.devices import Device
 
 # figures that make seconds of round numbers: 1 FLOP/s, 1 byte/s
 FAST = Device("fast", compute=1.0, uplink=8.0, downlink=8.0, watts=2.0)

@@ -10,15 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rounds import run_round
 
-from atlas_cli.aggregation._base import Context, Factors, Update, absorb, scales_of
+from atlas_cli.aggregation.contract import Context, Factors, Update, absorb, scales_of
+from atlas_cli.clustering.fingerprints import fingerprint_round
+from atlas_cli.clustering.in_a_run import named
+from atlas_cli.clustering.regroup import regroup
 from atlas_cli.errors import ConfigError
+from atlas_cli.experiment.round_loop import deliver, evaluate, require_delivered, set_up
 from atlas_cli.federation.build import build
-from atlas_cli.federation.clusters import named
-from atlas_cli.federation.fingerprints import fingerprint_round
-from atlas_cli.federation.protocol import Ledger
-from atlas_cli.federation.regroup import regroup
-from atlas_cli.federation.training import deliver, evaluate, require_delivered, set_up
 from atlas_cli.planning.plan import make_plan
+from atlas_cli.wire.ledger import Ledger
 
 FAST = {"client_optimizer": {"lr": 0.02}, "server_optimizer": {"lr": 0.02}}
 TIMINGS = ("seconds", "samples_per_second")

@@ -2,12 +2,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atlas_cli.config.schema import ExperimentConfig
-from atlas_cli.federation.cohort import sample_cohort
+from atlas_cli.config.schema.experiment import ExperimentConfig
+from atlas_cli.planning.cohort import sample_cohort
 
 
 class Stub:
-    """As much of a federation as sampling reads."""
+    """As much of a plan as sampling reads."""
 
     def __init__(self, sizes, share, seed=0):
         self.config = ExperimentConfig.model_validate(
@@ -24,7 +24,7 @@ class Stub:
         self.clients = {spec.name: None for spec in self.specs}
         self.group_names = list(sizes)
 
-    def members(self, group):
+    def names(self, group):
         return [s.name for s in self.specs if s.task_group == group]
 
     def in_order(self, clients):
@@ -37,12 +37,12 @@ sizes = st.dictionaries(st.sampled_from(["g", "h", "i"]), st.integers(1, 9), min
 @given(sizes, st.floats(0.01, 1.0), st.integers(1, 50), st.integers(0, 99))
 @settings(max_examples=100, deadline=None)
 def test_share_of_each_group_at_least_one_in_the_order_of_the_config(sizes, share, number, seed):
-    federation = Stub(sizes, share, seed)
-    cohort = sample_cohort(federation, number)
+    plan = Stub(sizes, share, seed)
+    cohort = sample_cohort(plan, number)
     assert len(set(cohort)) == len(cohort)
-    assert cohort == [c for c in federation.clients if c in cohort]
+    assert cohort == [c for c in plan.clients if c in cohort]
     for group, n in sizes.items():
-        chosen = len(set(cohort) & set(federation.members(group)))
+        chosen = len(set(cohort) & set(plan.names(group)))
         assert 1 <= chosen <= n
         assert abs(chosen - max(1, share * n)) <= 0.5
     assert sample_cohort(Stub(sizes, share, seed), number) == cohort
@@ -54,18 +54,18 @@ def test_all_take_part_by_default():
 
 @pytest.mark.parametrize("share", [0.1, 0.5])
 def test_rounds_and_seeds_differ_and_everybody_comes_in_time(share):
-    federation = Stub({"g": 8}, share)
-    rounds = [tuple(sample_cohort(federation, number)) for number in range(1, 60)]
+    plan = Stub({"g": 8}, share)
+    rounds = [tuple(sample_cohort(plan, number)) for number in range(1, 60)]
     assert len(set(rounds)) > 5
-    assert {c for cohort in rounds for c in cohort} == set(federation.clients)
+    assert {c for cohort in rounds for c in cohort} == set(plan.clients)
     assert [tuple(sample_cohort(Stub({"g": 8}, share, 1), number)) for number in range(1, 60)] != rounds
 
 
 def test_groups_draw_independently():
-    federation = Stub({"g": 6, "h": 6}, 0.5)
+    plan = Stub({"g": 6, "h": 6}, 0.5)
     same = 0
     for number in range(1, 20):
-        cohort = sample_cohort(federation, number)
+        cohort = sample_cohort(plan, number)
         picked = [sorted(c[2:] for c in cohort if c.startswith(g)) for g in "gh"]
         same += picked[0] == picked[1]
     assert same < 5

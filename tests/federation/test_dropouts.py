@@ -8,18 +8,19 @@ from by_hand import ByHand, optimizer, step, trained
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atlas_cli.aggregation._base import delta
+from atlas_cli.aggregation.contract import delta
 from atlas_cli.engines.in_process import local_steps
 from atlas_cli.errors import NonFiniteError, TooFewClientsError
-from atlas_cli.federation import faults, training
+from atlas_cli.experiment import round_loop as training
+from atlas_cli.experiment.round_loop import set_up
+from atlas_cli.experiment.saved_state import capture
 from atlas_cli.federation.attendance import Attendance
 from atlas_cli.federation.build import build
-from atlas_cli.federation.client import SplitClient
-from atlas_cli.federation.cohort import sample_cohort
-from atlas_cli.federation.protocol import Ledger
-from atlas_cli.federation.server import SplitServer
-from atlas_cli.federation.state import capture
-from atlas_cli.federation.training import set_up
+from atlas_cli.federation.parties.split_client import SplitClient
+from atlas_cli.federation.parties.split_server import SplitServer
+from atlas_cli.planning import faults
+from atlas_cli.planning.cohort import sample_cohort
+from atlas_cli.wire.ledger import Ledger
 
 FAST = {"client_optimizer": {"lr": 0.02}, "server_optimizer": {"lr": 0.02}}
 DEVICE = {"compute": "1 GFLOP/s", "uplink": "1 Mbit/s", "downlink": "1 Mbit/s"}
@@ -101,8 +102,8 @@ def test_a_crash_in_a_round_equals_a_round_without_the_client(make_config, train
     crashed, recorder = after(make_config, train_quietly, **{**changes, **crash, "training": rounds})
     assert [line["dropped"] for line in recorder.metrics] == [{}, {}, {"b": "failed before step 1"}, {}]
 
-    def absent(federation, number):
-        return [c for c in sample_cohort(federation, number) if (c, number) != ("b", 2)]
+    def absent(plan, number):
+        return [c for c in sample_cohort(plan, number) if (c, number) != ("b", 2)]
 
     monkeypatch.setattr(training, "sample_cohort", absent)
     same(crashed, after(make_config, train_quietly, **{**changes, "training": rounds})[0])

@@ -5,15 +5,15 @@ import torch
 from by_hand import batches_of
 from rounds import run_round
 
-from atlas_cli.federation.protocol import Ledger, activation_bytes
-from atlas_cli.federation.simulated import simulate
-from atlas_cli.federation.training import set_up
-from atlas_cli.planning.assumptions import notes_on
-from atlas_cli.planning.cuts import Setting
-from atlas_cli.planning.measure import take_steps
+from atlas_cli.experiment.allocation.measured_client import take_steps
+from atlas_cli.experiment.round_loop import set_up
+from atlas_cli.federation.round_time import simulate
+from atlas_cli.planning.cuts.choice import choose_split
+from atlas_cli.planning.cuts.table import Setting
+from atlas_cli.planning.memory_assumptions import notes_on
+from atlas_cli.planning.memory_of_plan import Shape, predict
 from atlas_cli.planning.plan import make_plan
-from atlas_cli.planning.prediction import Shape, predict
-from atlas_cli.planning.split_point import choose_split
+from atlas_cli.wire.ledger import Ledger, activation_bytes
 
 BF16 = {"dtype": "bfloat16"}
 ONE = {"clients": {"a": BF16}}

@@ -6,17 +6,17 @@ import pytest
 import torch
 from tiny_models import CONFIGS
 
-from atlas_cli.config.schema import TrainingConfig
+from atlas_cli.config.schema.experiment import TrainingConfig
 from atlas_cli.data.collate import Batch, collate, poisson_indices
-from atlas_cli.engines.exchange import exchange
-from atlas_cli.federation.client import SplitClient
-from atlas_cli.federation.protocol import Ledger
-from atlas_cli.federation.server import SplitServer
-from atlas_cli.federation.trainables import build_head
-from atlas_cli.models.load import shared_base
+from atlas_cli.federation.parties.exchange import exchange
+from atlas_cli.federation.parties.split_client import SplitClient
+from atlas_cli.federation.parties.split_server import SplitServer
+from atlas_cli.federation.parties.trainables import build_head
+from atlas_cli.models.frozen.load import shared_base
+from atlas_cli.privacy.account.norms import Norms
 from atlas_cli.privacy.mechanisms.examples import ExampleNoise
-from atlas_cli.privacy.norms import Norms
 from atlas_cli.tasks import build as build_task
+from atlas_cli.wire.ledger import Ledger
 
 U_SHAPED = {"training": {"labels": "client"}, "server": {"rank": 0}, "aggregation": {"weights": "uniform"}}
 

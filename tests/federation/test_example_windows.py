@@ -6,14 +6,14 @@ import math
 import pytest
 import torch
 
-from atlas_cli.config.privacy import LabelsConfig
+from atlas_cli.config.schema.privacy import LabelsConfig
 from atlas_cli.data.collate import collate
-from atlas_cli.engines.batches import batch_of, batches_of
-from atlas_cli.engines.exchange import exchange
-from atlas_cli.federation.protocol import Ledger
+from atlas_cli.federation.batches import batch_of, batches_of
+from atlas_cli.federation.parties.exchange import exchange
 from atlas_cli.privacy.mechanisms.examples import ExampleNoise
 from atlas_cli.privacy.mechanisms.labels import CorrectedTask, randomise
 from atlas_cli.tasks.contract import count_examples, example_numbers
+from atlas_cli.wire.ledger import Ledger
 
 dp_accounting = pytest.importorskip("dp_accounting")
 CLIP = 0.05

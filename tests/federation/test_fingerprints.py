@@ -8,17 +8,17 @@ from by_hand import hidden
 from hypothesis import given
 from hypothesis import strategies as st
 
+from atlas_cli.clustering.fingerprints import RANK, draw, fingerprint_round
 from atlas_cli.clustering.sketch import sketch
 from atlas_cli.data.collate import collate
 from atlas_cli.errors import ConfigError
+from atlas_cli.experiment.saved_state import capture
 from atlas_cli.federation.build import build
-from atlas_cli.federation.fingerprints import RANK, draw, fingerprint_round
-from atlas_cli.federation.protocol import Ledger
-from atlas_cli.federation.state import capture
-from atlas_cli.federation.trainables import build_head
-from atlas_cli.models.lora import build_adapters
-from atlas_cli.models.placement import layer_of
+from atlas_cli.federation.parties.trainables import build_head
+from atlas_cli.models.adapters.lora import build_adapters
+from atlas_cli.models.families.paths import layer_of
 from atlas_cli.seeding import numpy_generator
+from atlas_cli.wire.ledger import Ledger
 
 
 @pytest.mark.parametrize("labels", ["server", "client"])

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from atlas_cli.errors import ResourceError
+from atlas_cli.experiment.saved_state import capture, restore
 from atlas_cli.federation.build import build
-from atlas_cli.federation.state import capture, restore
-from atlas_cli.runs.hashing import sha256_tensors
+from atlas_cli.hashing import sha256_tensors
 
 CHANGES = {
     "adapters alone": {"training": {"rounds": 1, "local_steps": 1}},

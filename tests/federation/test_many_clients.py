@@ -9,19 +9,23 @@ import pytest
 import torch
 
 from atlas_cli.errors import AtlasError
-from atlas_cli.federation import aggregator, content_store, holdings, members, training
-from atlas_cli.federation.client import SplitClient
-from atlas_cli.federation.holdings import Copies
-from atlas_cli.federation.members import Member
-from atlas_cli.federation.numerics import clip_and_step
-from atlas_cli.federation.optimizers import build_optimizer
-from atlas_cli.federation.recorder import Recorder, Scores
-from atlas_cli.federation.state import capture
-from atlas_cli.federation.training import require_delivered, train
-from atlas_cli.models import load
-from atlas_cli.models.lora import AdapterSet, LoRAAdapter
+from atlas_cli.experiment import round_loop as training
+from atlas_cli.experiment import saved_clients as holdings
+from atlas_cli.experiment.recorder import Recorder, Scores
+from atlas_cli.experiment.round_loop import require_delivered, train
+from atlas_cli.experiment.saved_clients import Copies
+from atlas_cli.experiment.saved_state import capture
+from atlas_cli.federation.client_state import member as members
+from atlas_cli.federation.client_state.member import Member
+from atlas_cli.federation.merging import aggregator
+from atlas_cli.federation.parties.numerics import clip_and_step
+from atlas_cli.federation.parties.optimizers import build_optimizer
+from atlas_cli.federation.parties.split_client import SplitClient
+from atlas_cli.models.adapters.lora import AdapterSet, LoRAAdapter
+from atlas_cli.models.frozen import load
 from atlas_cli.reports.progress import PlainProgress
 from atlas_cli.reports.terminal import Terminal
+from atlas_cli.storage import tensor_store as content_store
 
 RANK, LAYERS = 4, 4  # two of the model's four blocks, two adapters each
 

@@ -8,16 +8,16 @@ from by_hand import batches_of, hidden
 from rounds import run_round
 
 from atlas_cli import discovery
-from atlas_cli.aggregation._base import delta
+from atlas_cli.aggregation.contract import delta
 from atlas_cli.errors import ConfigError
+from atlas_cli.experiment.adapter_export import folded
+from atlas_cli.experiment.round_loop import deliver, require_delivered, set_up
+from atlas_cli.experiment.saved_state import capture, restore
 from atlas_cli.federation.build import build
-from atlas_cli.federation.export import folded
-from atlas_cli.federation.protocol import Ledger
-from atlas_cli.federation.state import capture, restore
-from atlas_cli.federation.training import deliver, require_delivered, set_up
 from atlas_cli.planning.plan import make_plan
+from atlas_cli.wire.ledger import Ledger
 
-METHODS = [name for name in discovery.names("aggregation") if name != "none"]
+METHODS = [name for name in discovery.names("aggregation.methods") if name != "none"]
 FAST = {"client_optimizer": {"lr": 0.02}, "server_optimizer": {"lr": 0.02}}
 
 

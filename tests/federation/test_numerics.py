@@ -9,10 +9,10 @@ from rounds import run_round
 from torch import nn
 
 from atlas_cli.errors import NonFiniteError
-from atlas_cli.federation.client import SplitClient
-from atlas_cli.federation.numerics import clip_and_step, require_finite, seeded_dropout
-from atlas_cli.federation.protocol import Ledger
-from atlas_cli.federation.server import SplitServer
+from atlas_cli.federation.parties.numerics import clip_and_step, require_finite, seeded_dropout
+from atlas_cli.federation.parties.split_client import SplitClient
+from atlas_cli.federation.parties.split_server import SplitServer
+from atlas_cli.wire.ledger import Ledger
 
 BAD = [float("inf"), -float("inf"), float("nan")]
 

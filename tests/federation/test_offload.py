@@ -8,17 +8,17 @@ import pytest
 import torch
 
 from atlas_cli.errors import AtlasError, OutputError
-from atlas_cli.federation import content_store
+from atlas_cli.experiment.recorder import Recorder
+from atlas_cli.experiment.reference_memory import reference_memory
+from atlas_cli.experiment.round_loop import set_up, train
+from atlas_cli.experiment.saved_clients import Copies
+from atlas_cli.experiment.saved_state import capture, restore
 from atlas_cli.federation.build import build
-from atlas_cli.federation.content_store import ContentStore
-from atlas_cli.federation.holdings import Copies
-from atlas_cli.federation.recorder import Recorder
-from atlas_cli.federation.references import reference_memory
-from atlas_cli.federation.state import capture, restore
-from atlas_cli.federation.training import set_up, train
+from atlas_cli.hashing import sha256_tensors
 from atlas_cli.reports.progress import PlainProgress
 from atlas_cli.reports.terminal import Terminal
-from atlas_cli.runs.hashing import sha256_tensors
+from atlas_cli.storage import tensor_store as content_store
+from atlas_cli.storage.tensor_store import ContentStore
 
 SMALL = {"rounds": 3, "local_steps": 2, "batch_size": 2, "cohort": 0.5}
 SGD = {"name": "sgd", "lr": 0.1, "momentum": 0.9}

@@ -6,8 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from atlas_cli.config.schema import OptimizerConfig, ScheduleConfig
-from atlas_cli.federation.optimizers import build_optimizer, learning_rate_factor, set_learning_rate, state_bytes
+from atlas_cli.config.schema.experiment import OptimizerConfig, ScheduleConfig
+from atlas_cli.federation.parties.optimizers import (
+    build_optimizer,
+    learning_rate_factor,
+    set_learning_rate,
+    state_bytes,
+)
 
 HALF = math.sqrt(0.5)
 

@@ -12,13 +12,13 @@ from rounds import run_round
 from tiny_models import CONFIGS
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from atlas_cli.config.schema import ExperimentConfig
+from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.data.collate import collate
 from atlas_cli.engines import passes as grouping
 from atlas_cli.engines.passes import PASS_TOKENS, one_by_one, passes
 from atlas_cli.errors import NonFiniteError
-from atlas_cli.federation import server_pass
-from atlas_cli.federation.protocol import Ledger
+from atlas_cli.federation.parties import shared_server_pass as server_pass
+from atlas_cli.wire.ledger import Ledger
 
 SGD = {"name": "sgd", "lr": 0.1}  # Adam makes a rounding error of a gradient near 0 as large as a step
 TRAINING = {"rounds": 3, "local_steps": 3, "client_optimizer": SGD, "server_optimizer": SGD}
@@ -159,7 +159,7 @@ class LinearWork(TorchDispatchMode):
 @pytest.mark.parametrize("more", [0, 9])
 def test_a_step_costs_what_its_real_tokens_cost(tokens, more, make_federation, monkeypatch):
     """Counted, not timed, against a formula: padding and the grouping of clients add no matrix product."""
-    from atlas_cli.engines import batches
+    from atlas_cli.federation import batches
 
     def padded(*args):
         batch = collate(*args)

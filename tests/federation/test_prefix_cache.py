@@ -11,11 +11,11 @@ from by_hand import batches_of
 from rounds import run_round
 
 from atlas_cli.federation.build import build
-from atlas_cli.federation.prefix_cache import Prefix, PrefixCache
-from atlas_cli.federation.prefixes import without_prefix
-from atlas_cli.federation.protocol import Ledger
-from atlas_cli.models.split import blocks_of
+from atlas_cli.federation.parties.prefix_cache import Prefix, PrefixCache
+from atlas_cli.federation.prefix_setup import without_prefix
+from atlas_cli.models.halves.split import blocks_of
 from atlas_cli.planning.plan import make_plan
+from atlas_cli.wire.ledger import Ledger
 
 FAMILIES = ["gpt2", "bert", "llama", "distilbert"]
 UPPER = {"a": {"rank": {2: 4}}, "b": {"rank": {1: 2, 2: 2}}, "c": {"rank": {2: 3}}}
@@ -27,7 +27,7 @@ CACHED = {"engine": {"prefix_cache": "1 MiB"}}
 @contextmanager
 def gradients(monkeypatch):
     """What ``backward`` left on every client's adapters, step by step."""
-    from atlas_cli.federation.client import SplitClient
+    from atlas_cli.federation.parties.split_client import SplitClient
 
     seen, plain = [], SplitClient.backward
 

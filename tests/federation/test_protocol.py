@@ -8,8 +8,9 @@ from safetensors.torch import save
 
 from atlas_cli.data.collate import batch_indices
 from atlas_cli.errors import AtlasError
-from atlas_cli.federation.client import SplitClient
-from atlas_cli.federation.protocol import _DTYPES, Ledger, Message, activation_bytes, adapter_bytes, serialized_size
+from atlas_cli.federation.parties.split_client import SplitClient
+from atlas_cli.wire.ledger import Ledger, activation_bytes, adapter_bytes
+from atlas_cli.wire.messages import _DTYPES, Message, serialized_size
 
 names = st.text(st.characters(blacklist_categories=["Cs"]), max_size=12).filter(lambda name: name != "__metadata__")
 awkward = st.sampled_from(['"', "\\", "a\nb", "\x00", "\x7f", "é", "\u2028", "\U0001f600", "h.0.attn.c_attn.lora_A"])

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from atlas_cli import SplitClient, SplitServer, federated_training_round
-from atlas_cli.config.schema import OptimizerConfig, TrainingConfig
+from atlas_cli.config.schema.experiment import OptimizerConfig, TrainingConfig
 from atlas_cli.errors import ConfigError
-from atlas_cli.federation.aggregator import Aggregator
-from atlas_cli.models.load import shared_base
+from atlas_cli.federation.merging.aggregator import Aggregator
+from atlas_cli.models.frozen.load import shared_base
 from atlas_cli.tasks.contract import pooled_token
 
 SGD = OptimizerConfig(name="sgd", lr=0.5)

@@ -12,8 +12,8 @@ import pytest
 import torch
 from elsewhere import run, same
 
-from atlas_cli.engines import cluster
-from atlas_cli.engines.cluster import connected
+from atlas_cli.engines.remote import cluster
+from atlas_cli.engines.remote.cluster import connected
 from atlas_cli.errors import ConfigError
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("default::ResourceWarning")]
@@ -35,7 +35,7 @@ def two_nodes(monkeypatch):
 
 def test_a_lost_node_is_done_without(make_federation, two_nodes):
     """Its clients are dropped for the round; in the next the process that is left serves all, with the same result."""
-    from atlas_cli.engines.ray import RayEngine
+    from atlas_cli.engines.remote.ray_engine import RayEngine
 
     torch.set_num_threads(1)
     off = {"engine": {"fuse": "off", "name": "ray"}}
@@ -69,7 +69,7 @@ def test_a_lost_node_is_done_without(make_federation, two_nodes):
 
 
 def test_a_token_that_is_not_the_clusters(two_nodes):
-    code = "import sys; from atlas_cli.engines.cluster import connected\nwith connected(sys.argv[1], 1): pass"
+    code = "import sys; from atlas_cli.engines.remote.cluster import connected\nwith connected(sys.argv[1], 1): pass"
     environment = {**os.environ, "RAY_AUTH_TOKEN": "f" * 64}
     tried = subprocess.run(
         [sys.executable, "-c", code, two_nodes.address], env=environment, capture_output=True, text=True, timeout=120

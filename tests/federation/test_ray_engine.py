@@ -10,7 +10,7 @@ import pytest
 import torch
 from elsewhere import run, same
 
-from atlas_cli.engines.host import Made
+from atlas_cli.engines.remote.host import Made
 from atlas_cli.errors import AtlasError, ConfigError
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("default::ResourceWarning")]
@@ -19,7 +19,7 @@ OFF = {"engine": {"fuse": "off", "name": "ray", "hosts": 2}}
 
 @pytest.fixture(scope="module")
 def ray():
-    from atlas_cli.engines.cluster import connected
+    from atlas_cli.engines.remote.cluster import connected
 
     with connected(None, 3) as module:
         yield module
@@ -28,7 +28,7 @@ def ray():
 @pytest.fixture
 def engine(ray):
     """``engine(federation)``: in a ``with``; its notes are in ``engine.notes``."""
-    from atlas_cli.engines.ray import RayEngine
+    from atlas_cli.engines.remote.ray_engine import RayEngine
 
     def make(federation):
         return RayEngine(federation, ray, make.notes.append)
@@ -167,7 +167,7 @@ def test_more_than_there_is_would_wait_for_ever(make_federation, engine):
 
 
 def test_other_software_on_a_node(make_federation, engine, monkeypatch):
-    from atlas_cli.engines import installed
+    from atlas_cli.engines.remote import installed
 
     federation = make_federation(**OFF)
     monkeypatch.setattr(installed, "_sources", lambda: "another state")

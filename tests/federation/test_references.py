@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from atlas_cli.federation.memory import Usage, saved_bytes, tensor_bytes
-from atlas_cli.federation.numerics import precision
-from atlas_cli.federation.references import reference_memory
-from atlas_cli.federation.training import set_up
-from atlas_cli.models.lora import AdapterSet
-from atlas_cli.models.split import run_half
+from atlas_cli.experiment.reference_memory import reference_memory
+from atlas_cli.experiment.round_loop import set_up
+from atlas_cli.federation.parties.measured_memory import Usage, saved_bytes, tensor_bytes
+from atlas_cli.federation.parties.numerics import precision
+from atlas_cli.models.adapters.lora import AdapterSet
+from atlas_cli.models.halves.split import run_half
 
 BATCH = Usage(saved_activations=1, batch_size=3, batch_tokens=33)
 

@@ -3,7 +3,7 @@
 import pytest
 from elsewhere import Hosts, run, same
 
-from atlas_cli.engines.host import NotFinite
+from atlas_cli.engines.remote.host import NotFinite
 from atlas_cli.errors import AtlasError, NonFiniteError
 
 CASES = {

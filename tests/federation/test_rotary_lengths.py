@@ -7,17 +7,17 @@ from tiny_models import _LLAMA, CONFIGS, word_tokenizer
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from atlas_cli.config.schema import ModelConfig
+from atlas_cli.config.schema.experiment import ModelConfig
 from atlas_cli.engines import passes
-from atlas_cli.engines.batches import batch_of
 from atlas_cli.errors import ConfigError
-from atlas_cli.federation.evaluation import TrainedModel
-from atlas_cli.federation.prefixes import without_prefix
-from atlas_cli.federation.protocol import Ledger
-from atlas_cli.federation.trainables import build_head
-from atlas_cli.models.load import load_base
-from atlas_cli.models.lora import AdapterSet
-from atlas_cli.models.rotary import depends_on_length, turns_at
+from atlas_cli.federation.batches import batch_of
+from atlas_cli.federation.parties.evaluation import TrainedModel
+from atlas_cli.federation.parties.trainables import build_head
+from atlas_cli.federation.prefix_setup import without_prefix
+from atlas_cli.models.adapters.lora import AdapterSet
+from atlas_cli.models.frozen.load import load_base
+from atlas_cli.models.frozen.rotary import depends_on_length, turns_at
+from atlas_cli.wire.ledger import Ledger
 
 TURN = 6  # tokens
 LONGROPE = {

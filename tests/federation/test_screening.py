@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from atlas_cli.errors import ConfigError, NonFiniteError
+from atlas_cli.experiment.saved_state import capture
 from atlas_cli.federation.build import build
-from atlas_cli.federation.screening import change_norm
-from atlas_cli.federation.state import capture
+from atlas_cli.federation.merging.screening import change_norm
 from atlas_cli.planning.plan import make_plan
 
 Q = "encoder.layer.0.attention.self.query"
@@ -98,7 +98,7 @@ def drop_last(sent):
 
 
 def test_the_norm_is_that_of_the_dense_change():
-    from atlas_cli.aggregation._base import Factors
+    from atlas_cli.aggregation.contract import Factors
 
     def factors(rank):
         return Factors(torch.randn(rank, 12, dtype=torch.float64), torch.randn(9, rank, dtype=torch.float64))

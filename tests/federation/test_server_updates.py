@@ -10,9 +10,9 @@ from rounds import run_round
 
 from atlas_cli.data.collate import collate
 from atlas_cli.federation.build import build
-from atlas_cli.federation.protocol import Ledger
-from atlas_cli.planning.prediction import predict
+from atlas_cli.planning.memory_of_plan import predict
 from atlas_cli.seeding import derive
+from atlas_cli.wire.ledger import Ledger
 
 SGD = {"name": "sgd", "lr": 0.3, "momentum": 0.9}
 ADAMW = {"name": "adamw", "lr": 0.01, "weight_decay": 0.1, "betas": [0.8, 0.95]}

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from atlas_cli.data.collate import collate
-from atlas_cli.federation.facts import data_facts
-from atlas_cli.federation.memory import saved_bytes
-from atlas_cli.federation.protocol import Ledger
-from atlas_cli.federation.training import set_up
+from atlas_cli.experiment.manifest_facts import data_facts
+from atlas_cli.experiment.round_loop import set_up
+from atlas_cli.federation.parties.measured_memory import saved_bytes
+from atlas_cli.wire.ledger import Ledger
 
 
 def base_weights(federation):

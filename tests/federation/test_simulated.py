@@ -4,10 +4,11 @@ import pytest
 import torch
 from rounds import run_round
 
-from atlas_cli.federation.protocol import Ledger, Message
-from atlas_cli.federation.simulated import simulate
-from atlas_cli.federation.training import set_up
-from atlas_cli.planning.devices import server_device
+from atlas_cli.experiment.round_loop import set_up
+from atlas_cli.federation.round_time import simulate
+from atlas_cli.planning.devices.devices import server_device
+from atlas_cli.wire.ledger import Ledger
+from atlas_cli.wire.messages import Message
 
 SLOW = {"compute": "1 MFLOP/s", "uplink": "1 Mbit/s", "downlink": "2 Mbit/s", "latency": "10 ms", "watts": "2 W"}
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from rounds import run_round
 
-from atlas_cli.federation.protocol import Ledger
+from atlas_cli.wire.ledger import Ledger
 
 OPT = {"name": "sgd", "lr": 0.3, "momentum": 0.9}
 ONE = {"a": {"task_group": "g", "rank": 4}}

@@ -5,16 +5,16 @@ import math
 import pytest
 import torch
 
-from atlas_cli.aggregation._base import Factors, Update, scales_of
-from atlas_cli.config.privacy import PrivacyConfig
+from atlas_cli.aggregation.contract import Factors, Update, scales_of
+from atlas_cli.config.schema.privacy import PrivacyConfig
 from atlas_cli.errors import ConfigError
-from atlas_cli.federation.holdings import Copies
-from atlas_cli.federation.protocol import Ledger
-from atlas_cli.federation.state import capture, restore
-from atlas_cli.privacy.accounting import gaussian_epsilon
+from atlas_cli.experiment.saved_clients import Copies
+from atlas_cli.experiment.saved_state import capture, restore
+from atlas_cli.federation.protection import Protection
+from atlas_cli.privacy.account.accounting import gaussian_epsilon
+from atlas_cli.privacy.account.norms import Norms
 from atlas_cli.privacy.mechanisms.updates import UpdateNoise
-from atlas_cli.privacy.norms import Norms
-from atlas_cli.privacy.protection import Protection
+from atlas_cli.wire.ledger import Ledger
 
 SERVER = {"updates": {"clip": 0.5, "noise_multiplier": 0.1}}
 CLIENT = {"updates": {"clip": 0.5, "noise_multiplier": 0.1, "where": "client"}}
@@ -162,8 +162,8 @@ def test_what_is_sent_is_within_the_norm(make_federation, train_quietly, method)
 
 @pytest.mark.parametrize("privacy", [SERVER, CLIENT])
 def test_going_on_draws_the_noise_that_would_have_been_drawn(make_federation, train_quietly, privacy):
-    from atlas_cli.federation.recorder import Recorder
-    from atlas_cli.federation.training import train
+    from atlas_cli.experiment.recorder import Recorder
+    from atlas_cli.experiment.round_loop import train
     from atlas_cli.reports.progress import PlainProgress
     from atlas_cli.reports.terminal import Terminal
 

@@ -11,9 +11,9 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
 from atlas_cli.errors import AtlasError, ConfigError, ResourceError
-from atlas_cli.federation.export import export_adapters
+from atlas_cli.experiment.adapter_export import export_adapters
 from atlas_cli.federation.warm_start import check_adapters, check_heads
-from atlas_cli.models.peft_reading import read_peft
+from atlas_cli.models.adapters.peft_reading import read_peft
 from atlas_cli.planning.plan import make_plan
 from atlas_cli.runs.directory import RunDirectory
 

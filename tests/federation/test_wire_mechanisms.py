@@ -6,18 +6,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from atlas_cli.clustering.fingerprints import fingerprint_round
 from atlas_cli.data.collate import collate
-from atlas_cli.engines.exchange import exchange
-from atlas_cli.federation.check import require_verified
-from atlas_cli.federation.fingerprints import fingerprint_round
-from atlas_cli.federation.protocol import Ledger
-from atlas_cli.federation.verify import verify_split
-from atlas_cli.planning.cost import step_bytes
-from atlas_cli.privacy.accounting import gaussian_epsilon, keep_probability
+from atlas_cli.experiment.split_check import require_verified
+from atlas_cli.experiment.split_proof import verify_split
+from atlas_cli.federation.parties.exchange import exchange
+from atlas_cli.planning.devices.cost import step_bytes
+from atlas_cli.privacy.account.accounting import gaussian_epsilon, keep_probability
 from atlas_cli.privacy.mechanisms.activations import ActivationNoise
 from atlas_cli.privacy.mechanisms.labels import CorrectedTask
 from atlas_cli.privacy.mechanisms.mask_gradients import PaddingCover
 from atlas_cli.privacy.mechanisms.nopeek import distance_correlation, penalty
+from atlas_cli.wire.ledger import Ledger
 
 
 def held(federation):

@@ -4,12 +4,12 @@ import pytest
 import torch
 from tiny_models import CAUSAL, CONFIGS, tiny_model
 
-from atlas_cli.federation.memory import saved_bytes
-from atlas_cli.models.checkpointing import checkpointed
+from atlas_cli.federation.parties.measured_memory import saved_bytes
+from atlas_cli.models.adapters.lora import build_adapters
+from atlas_cli.models.adapters.placement import adapted_names, place_ranks
 from atlas_cli.models.families import family_of
-from atlas_cli.models.lora import build_adapters
-from atlas_cli.models.placement import adapted_names, place_ranks
-from atlas_cli.models.split import blocks_of, client_half, run_half
+from atlas_cli.models.halves.checkpointing import checkpointed
+from atlas_cli.models.halves.split import blocks_of, client_half, run_half
 
 
 def run(name, dropout, checkpointing, rank=3):

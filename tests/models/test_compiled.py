@@ -5,13 +5,13 @@ import shutil
 import pytest
 import torch
 
-from atlas_cli.config.schema import ModelConfig
+from atlas_cli.config.schema.experiment import ModelConfig
 from atlas_cli.errors import ConfigError
-from atlas_cli.federation.client import SplitClient
-from atlas_cli.models.compiled import compile_blocks, require_compiler
-from atlas_cli.models.load import load_base
-from atlas_cli.models.placement import adapted_names
-from atlas_cli.models.split import blocks_of
+from atlas_cli.federation.parties.split_client import SplitClient
+from atlas_cli.models.adapters.placement import adapted_names
+from atlas_cli.models.frozen.compiled import compile_blocks, require_compiler
+from atlas_cli.models.frozen.load import load_base
+from atlas_cli.models.halves.split import blocks_of
 
 FAMILIES = ("bert", "distilbert", "roberta", "gpt2", "llama", "mistral", "qwen2", "qwen3")
 # warnings of torch.compile itself

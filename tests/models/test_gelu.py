@@ -8,8 +8,8 @@ from tiny_models import tiny_model
 from torch import nn
 from transformers.activations import ACT2FN
 
-from atlas_cli.federation.memory import saved_bytes
-from atlas_cli.models.gelu import fuse_gelu
+from atlas_cli.federation.parties.measured_memory import saved_bytes
+from atlas_cli.models.frozen.gelu import fuse_gelu
 
 
 def fused():

@@ -16,11 +16,11 @@ from tiny_models import CAUSAL, CONFIGS, tiny_model
 from transformers import LlamaModel
 
 from atlas_cli import tasks
-from atlas_cli.config.schema import ModelConfig
+from atlas_cli.config.schema.experiment import ModelConfig
 from atlas_cli.errors import AtlasError, ConfigError, ResourceError
-from atlas_cli.models import gguf_files, resolve
-from atlas_cli.models.load import load_base, load_tokenizer, require_weights, shared_base
-from atlas_cli.models.split import run_half
+from atlas_cli.models.files import gguf_files, resolve
+from atlas_cli.models.frozen.load import load_base, load_tokenizer, require_weights, shared_base
+from atlas_cli.models.halves.split import run_half
 
 
 @pytest.fixture

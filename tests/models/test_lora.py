@@ -9,11 +9,11 @@ from tiny_models import tiny_model
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from atlas_cli.config.schema import LoraConfig
-from atlas_cli.federation.client import SplitClient
+from atlas_cli.config.schema.experiment import LoraConfig
+from atlas_cli.federation.parties.split_client import SplitClient
+from atlas_cli.models.adapters.lora import AdapterSet, LoRAAdapter, build_adapters, features_of, initial_A, scale_of
 from atlas_cli.models.families import family_of
-from atlas_cli.models.load import as_base
-from atlas_cli.models.lora import AdapterSet, LoRAAdapter, build_adapters, features_of, initial_A, scale_of
+from atlas_cli.models.frozen.load import as_base
 
 D_IN, D_OUT = 6, 10
 

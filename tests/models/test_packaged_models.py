@@ -6,12 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from atlas_cli.config.schema import ModelConfig
-from atlas_cli.data import catalog, kept
+from atlas_cli.config.schema.experiment import ModelConfig
 from atlas_cli.errors import ConfigError
-from atlas_cli.models import gguf_files
-from atlas_cli.models.load import load_base, load_tokenizer
-from atlas_cli.models.split import client_half, run_half, server_half
+from atlas_cli.models.files import gguf_files
+from atlas_cli.models.frozen.load import load_base, load_tokenizer
+from atlas_cli.models.halves.split import client_half, run_half, server_half
+from atlas_cli.packages import models as packaged
+from atlas_cli.storage import cached_folders as kept
 
 pytestmark = pytest.mark.packaged
 PARAGRAPH = (
@@ -27,7 +28,7 @@ def config_of(name, **keys):
 @pytest.fixture
 def fresh_conversions(tmp_path, monkeypatch):
     """A cache that has the packages of the real one and nothing else."""
-    catalog.model_path("smollm2-135m")
+    packaged.model_path("smollm2-135m")
     (tmp_path / "packages").symlink_to(kept.cache_dir() / "packages")
     monkeypatch.setenv("ATLAS_CACHE", str(tmp_path))
     return tmp_path / "converted"

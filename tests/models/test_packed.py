@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from tiny_models import CONFIGS, VOCABULARY, tiny_model
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from atlas_cli.models.adapters.lora import AdapterSet, build_adapters
+from atlas_cli.models.adapters.per_client_rows import Segment, attached_segments
+from atlas_cli.models.adapters.placement import adapted_names, place_ranks
 from atlas_cli.models.families import family_of
-from atlas_cli.models.last_block import run_last_block
-from atlas_cli.models.load import as_base
-from atlas_cli.models.lora import AdapterSet, build_adapters
-from atlas_cli.models.packed import Packing, positions_of, run_packed
-from atlas_cli.models.placement import adapted_names, place_ranks
-from atlas_cli.models.segments import Segment, attached_segments
-from atlas_cli.models.split import client_half, run_half, server_half
+from atlas_cli.models.frozen.load import as_base
+from atlas_cli.models.halves.last_block import run_last_block
+from atlas_cli.models.halves.real_tokens import Packing, positions_of, run_packed
+from atlas_cli.models.halves.split import client_half, run_half, server_half
 
 CUT = 2
 COUNTED = {  # that the counter does not know of

@@ -10,12 +10,12 @@ from safetensors.torch import load_file
 from tiny_models import CAUSAL, CONFIGS
 from transformers import GPT2Config, GPT2Model
 
+from atlas_cli.models.adapters.lora import build_adapters
+from atlas_cli.models.adapters.peft_format import peft_files
+from atlas_cli.models.adapters.peft_reading import read_peft
+from atlas_cli.models.adapters.placement import adapted_names, place_ranks
 from atlas_cli.models.families import family_of
-from atlas_cli.models.load import as_base
-from atlas_cli.models.lora import build_adapters
-from atlas_cli.models.peft_format import peft_files
-from atlas_cli.models.peft_reading import read_peft
-from atlas_cli.models.placement import adapted_names, place_ranks
+from atlas_cli.models.frozen.load import as_base
 
 # peft asks transformers by a name that is going away
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")

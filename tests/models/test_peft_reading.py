@@ -11,9 +11,9 @@ from peft_folders import assert_same, atlas_output, base_of, made_by_peft, outpu
 from safetensors.torch import load_file, save_file
 
 from atlas_cli.errors import ResourceError
-from atlas_cli.models.lora import AdapterSet, LoRAAdapter
-from atlas_cli.models.peft_options import _FOLLOWED, _OFF, _WITHOUT_EFFECT
-from atlas_cli.models.peft_reading import read_peft
+from atlas_cli.models.adapters.lora import AdapterSet, LoRAAdapter
+from atlas_cli.models.adapters.peft_options import _FOLLOWED, _OFF, _WITHOUT_EFFECT
+from atlas_cli.models.adapters.peft_reading import read_peft
 
 pytestmark = [  # peft asks transformers by a name that is going away, and speaks of unusual options
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),

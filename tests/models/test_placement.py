@@ -4,10 +4,11 @@ import pytest
 from tiny_models import CONFIGS, tiny_model
 
 from atlas_cli.errors import ConfigError
+from atlas_cli.models.adapters.lora import build_adapters
+from atlas_cli.models.adapters.placement import adapted_names, place_ranks
 from atlas_cli.models.families import family_of, supported
-from atlas_cli.models.load import check_cut
-from atlas_cli.models.lora import build_adapters
-from atlas_cli.models.placement import adapted_names, by_layer, place_ranks
+from atlas_cli.models.families.paths import by_layer
+from atlas_cli.models.frozen.load import check_cut
 
 DEFAULTS = {
     "gpt2": ["attn.c_attn"],

@@ -11,11 +11,11 @@ from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.pytorch_utils import Conv1D
 
-from atlas_cli.models import prepacked
 from atlas_cli.models.families import family_of
-from atlas_cli.models.load import as_base
-from atlas_cli.models.prepacked import prepack_blocks, prepacked_bytes, prepacked_departure, prepacked_record
-from atlas_cli.models.split import blocks_of, run_half
+from atlas_cli.models.frozen import kernel_order as prepacked
+from atlas_cli.models.frozen.kernel_order import prepack_blocks, prepacked_bytes, prepacked_departure, prepacked_record
+from atlas_cli.models.frozen.load import as_base
+from atlas_cli.models.halves.split import blocks_of, run_half
 
 pytestmark = pytest.mark.skipif(not prepacked.available(), reason="this CPU has other kernels")
 LARGE = 2**30

@@ -4,15 +4,15 @@ import pytest
 import torch
 from tiny_models import CONFIGS, tiny_model
 
-from atlas_cli.federation.memory import saved_bytes
-from atlas_cli.models import add_low_rank
+from atlas_cli.federation.parties.measured_memory import saved_bytes
+from atlas_cli.models.adapters import add_low_rank
+from atlas_cli.models.adapters.lora import build_adapters
+from atlas_cli.models.adapters.per_client_rows import Segment, attached_segments
+from atlas_cli.models.adapters.placement import adapted_names, place_ranks
 from atlas_cli.models.families import family_of
-from atlas_cli.models.load import as_base
-from atlas_cli.models.lora import build_adapters
-from atlas_cli.models.packed import run_packed
-from atlas_cli.models.placement import adapted_names, place_ranks
-from atlas_cli.models.segments import Segment, attached_segments
-from atlas_cli.models.split import run_half
+from atlas_cli.models.frozen.load import as_base
+from atlas_cli.models.halves.real_tokens import run_packed
+from atlas_cli.models.halves.split import run_half
 
 LENGTHS, WIDTH, BLOCKS = (7, 4), 32, 3
 

@@ -9,13 +9,13 @@ import pytest
 from tiny_models import CONFIGS
 from transformers import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
-from atlas_cli.config.schema import ModelConfig
+from atlas_cli.config.schema.experiment import ModelConfig
 from atlas_cli.errors import ConfigError, ResourceError
-from atlas_cli.models import resolve
-from atlas_cli.models.architectures import ALIASES, ARCHITECTURES, built_in
 from atlas_cli.models.families import family_of
-from atlas_cli.models.resolve import locate, model_config
-from atlas_cli.planning.split_point import get_split_point
+from atlas_cli.models.files import resolve
+from atlas_cli.models.files.architectures import ALIASES, ARCHITECTURES, built_in
+from atlas_cli.models.files.resolve import locate, model_config
+from atlas_cli.planning.cuts.choice import get_split_point
 
 
 @pytest.fixture(autouse=True)
@@ -97,7 +97,7 @@ def here(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("content", [None, "out", "tokenizer_config.json"])
 def test_a_folder_without_a_model_does_not_hide_a_packaged_one(content, here, model_folder, monkeypatch, capsys):
-    monkeypatch.setattr(resolve.catalog, "model_path", lambda name: Path(model_folder("bert")))
+    monkeypatch.setattr(resolve.packaged, "model_path", lambda name: Path(model_folder("bert")))
     (here / "minilm").mkdir()
     if content:
         (here / "minilm" / content).write_text("{}")

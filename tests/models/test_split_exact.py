@@ -14,13 +14,13 @@ from tiny_models import CAUSAL, CONFIGS, VOCABULARY, tiny_model
 from transformers import AutoModelForQuestionAnswering, AutoModelForTokenClassification
 
 from atlas_cli import tasks
-from atlas_cli.config.schema import LoraConfig, TrainingConfig
+from atlas_cli.config.schema.experiment import LoraConfig, TrainingConfig
 from atlas_cli.data.collate import collate
-from atlas_cli.federation.client import SplitClient
-from atlas_cli.federation.server import SplitServer
+from atlas_cli.federation.parties.split_client import SplitClient
+from atlas_cli.federation.parties.split_server import SplitServer
 from atlas_cli.models.families import family_of
-from atlas_cli.models.load import FrozenBase, as_base
-from atlas_cli.models.split import server_half
+from atlas_cli.models.frozen.load import FrozenBase, as_base
+from atlas_cli.models.halves.split import server_half
 
 N_LAYERS = 4
 CLASSES = ["B-A", "I-A", "O"]

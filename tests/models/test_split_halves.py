@@ -8,15 +8,15 @@ import torch
 from tiny_models import CAUSAL, CONFIGS, tiny_model
 
 from atlas_cli import tasks
-from atlas_cli.config.schema import OptimizerConfig, TrainingConfig
-from atlas_cli.federation.client import SplitClient
-from atlas_cli.federation.memory import saved_bytes
-from atlas_cli.federation.server import SplitServer
+from atlas_cli.config.schema.experiment import OptimizerConfig, TrainingConfig
+from atlas_cli.federation.parties.measured_memory import saved_bytes
+from atlas_cli.federation.parties.split_client import SplitClient
+from atlas_cli.federation.parties.split_server import SplitServer
+from atlas_cli.models.adapters.lora import AdapterSet, build_adapters
 from atlas_cli.models.families import family_of
-from atlas_cli.models.load import as_base, current_sha256
-from atlas_cli.models.lora import AdapterSet, build_adapters
-from atlas_cli.models.placement import layer_of
-from atlas_cli.models.split import blocks_of, client_half, client_part, run_half, server_half
+from atlas_cli.models.families.paths import layer_of
+from atlas_cli.models.frozen.load import as_base, current_sha256
+from atlas_cli.models.halves.split import blocks_of, client_half, client_part, run_half, server_half
 
 N_LAYERS = 4
 CUTS = range(1, N_LAYERS + 1)

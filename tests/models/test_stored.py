@@ -7,12 +7,12 @@ import torch
 from tiny_models import CAUSAL, CONFIGS
 from torch.nn import functional
 
-from atlas_cli.config.schema import ModelConfig
-from atlas_cli.federation.client import SplitClient
-from atlas_cli.models.load import current_sha256, load_base
-from atlas_cli.models.lora import AdapterSet, LoRAAdapter
-from atlas_cli.models.split import blocks_of, run_half
-from atlas_cli.models.stored import departure, stored_as
+from atlas_cli.config.schema.experiment import ModelConfig
+from atlas_cli.federation.parties.split_client import SplitClient
+from atlas_cli.models.adapters.lora import AdapterSet, LoRAAdapter
+from atlas_cli.models.frozen.cast import departure, stored_as
+from atlas_cli.models.frozen.load import current_sha256, load_base
+from atlas_cli.models.halves.split import blocks_of, run_half
 
 BF16 = torch.bfloat16
 BATCH = {

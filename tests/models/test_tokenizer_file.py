@@ -10,10 +10,10 @@ from tiny_models import CONFIGS, SPECIAL, WORDS
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from atlas_cli.cli import main
-from atlas_cli.config.schema import ModelConfig
+from atlas_cli.config.schema.experiment import ModelConfig
 from atlas_cli.errors import ConfigError
-from atlas_cli.models.load import load_tokenizer
-from atlas_cli.models.tokenizer_file import other_tokens, require_vocabulary
+from atlas_cli.models.files.tokenizer_file import other_tokens, require_vocabulary
+from atlas_cli.models.frozen.load import load_tokenizer
 
 LETTERS = [*"abcdefghilmnoprstvwy▁Ġ", *"0123456789"]
 VOCABULARY = {token: number for number, token in enumerate([*SPECIAL, *LETTERS, "12", "th", "the"])}

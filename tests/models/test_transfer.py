@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from atlas_cli.models.transfer import copies_overlapped, to_device
+from atlas_cli.models.halves.transfer import copies_overlapped, to_device
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda:0")
 

@@ -7,19 +7,19 @@ import pytest
 import torch
 from tiny_models import WORDS
 
-from atlas_cli.config.schema import ExperimentConfig
+from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.errors import AtlasError
-from atlas_cli.federation import client_pass
+from atlas_cli.experiment.split_check import Check, require_verified
+from atlas_cli.experiment.split_proof import spread_by_length, verify_split
 from atlas_cli.federation.build import build
-from atlas_cli.federation.check import Check, require_verified
-from atlas_cli.federation.client import SplitClient
-from atlas_cli.federation.server import SplitServer
-from atlas_cli.federation.verify import spread_by_length, verify_split
-from atlas_cli.models import packed
-from atlas_cli.models.families._base import NoPositions, PassEmbeddings
-from atlas_cli.models.load import FrozenBase
-from atlas_cli.models.lora import LoRAAdapter
-from atlas_cli.models.split import blocks_of, client_half, server_half
+from atlas_cli.federation.parties import shared_client_pass as client_pass
+from atlas_cli.federation.parties.split_client import SplitClient
+from atlas_cli.federation.parties.split_server import SplitServer
+from atlas_cli.models.adapters.lora import LoRAAdapter
+from atlas_cli.models.families.contract import NoPositions, PassEmbeddings
+from atlas_cli.models.frozen.load import FrozenBase
+from atlas_cli.models.halves import real_tokens as packed
+from atlas_cli.models.halves.split import blocks_of, client_half, server_half
 from atlas_cli.tasks.contract import pooled_token
 
 

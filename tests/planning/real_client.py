@@ -3,15 +3,15 @@
 import torch
 from transformers import AutoModel, AutoModelForCausalLM
 
-from atlas_cli.config.schema import LoraConfig, TrainingConfig
-from atlas_cli.federation.client import SplitClient
-from atlas_cli.federation.protocol import Message
+from atlas_cli.config.schema.experiment import LoraConfig, TrainingConfig
+from atlas_cli.federation.parties.split_client import SplitClient
+from atlas_cli.models.adapters.lora import features_of
+from atlas_cli.models.adapters.placement import adapted_names
 from atlas_cli.models.families import family_of
-from atlas_cli.models.gelu import fuse_gelu
-from atlas_cli.models.load import FrozenBase
-from atlas_cli.models.lora import features_of
-from atlas_cli.models.placement import adapted_names
-from atlas_cli.planning.trace import LiveBytes
+from atlas_cli.models.frozen.gelu import fuse_gelu
+from atlas_cli.models.frozen.load import FrozenBase
+from atlas_cli.planning.memory.saved_trace import LiveBytes
+from atlas_cli.wire.messages import Message
 
 
 def make_base(hf_config, dtype="float32", fused=False) -> FrozenBase:

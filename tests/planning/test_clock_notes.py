@@ -1,8 +1,8 @@
 """What the virtual clock takes for granted, and whose rounds it cannot time, is said by client, device and figure."""
 
-from atlas_cli.config.schema import ExperimentConfig
-from atlas_cli.planning.clock_notes import clock_notes, link_notes
-from atlas_cli.planning.devices import BUILT_IN, Device
+from atlas_cli.config.schema.experiment import ExperimentConfig
+from atlas_cli.planning.devices.clock_notes import clock_notes, link_notes
+from atlas_cli.planning.devices.devices import BUILT_IN, Device
 
 KNOWN = {"compute": "1 GFLOP/s", "uplink": "1 Mbit/s", "downlink": "1 Mbit/s", "latency": "1 ms"}
 

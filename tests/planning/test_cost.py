@@ -7,18 +7,17 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from atlas_cli.config.schema import LoraConfig, ModelConfig, TrainingConfig
+from atlas_cli.config.schema.experiment import LoraConfig, ModelConfig, TrainingConfig
 from atlas_cli.errors import ConfigError
-from atlas_cli.federation.client import SplitClient
-from atlas_cli.federation.protocol import activation_bytes
-from atlas_cli.federation.server import SplitServer
-from atlas_cli.models.architectures import built_in
+from atlas_cli.federation.parties.split_client import SplitClient
+from atlas_cli.federation.parties.split_server import SplitServer
+from atlas_cli.models.adapters.lora import build_adapters
+from atlas_cli.models.adapters.placement import adapted_names, place_ranks
 from atlas_cli.models.families import family_of
-from atlas_cli.models.load import load_base
-from atlas_cli.models.lora import build_adapters
-from atlas_cli.models.placement import adapted_names, place_ranks
-from atlas_cli.models.split import run_half, server_half
-from atlas_cli.planning.cost import (
+from atlas_cli.models.files.architectures import built_in
+from atlas_cli.models.frozen.load import load_base
+from atlas_cli.models.halves.split import run_half, server_half
+from atlas_cli.planning.devices.cost import (
     ATTENTION_BACKWARD,
     block_shapes,
     client_step,
@@ -29,8 +28,9 @@ from atlas_cli.planning.cost import (
     step_bytes,
     upload_seconds,
 )
-from atlas_cli.planning.devices import Device
+from atlas_cli.planning.devices.devices import Device
 from atlas_cli.tasks import build as build_task
+from atlas_cli.wire.ledger import activation_bytes
 
 FAMILIES = ("gpt2", "llama", "mistral", "qwen2", "qwen3", "bert", "roberta", "distilbert")
 BATCH, TOKENS, CUT = 2, 16, 3

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from atlas_cli.errors import ConfigError
-from atlas_cli.planning import devices
-from atlas_cli.planning.devices import BUILT_IN, DEFAULT_SERVER, Device, device_of, find_device, free_memory
+from atlas_cli.planning.devices import devices
+from atlas_cli.planning.devices.devices import BUILT_IN, DEFAULT_SERVER, Device, device_of, find_device, free_memory
 
 
 def test_built_in_profiles_are_complete_and_say_where_they_are_from():

@@ -6,17 +6,17 @@ import random
 import pytest
 import torch
 
-from atlas_cli.config.schema import ExperimentConfig
+from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.data.collate import batch_indices, collate
 from atlas_cli.errors import ConfigError
+from atlas_cli.experiment.allocation.importance import layer_importance, measure_importance, running_sensitivity
+from atlas_cli.experiment.recorder import Recorder
+from atlas_cli.experiment.round_loop import train
+from atlas_cli.experiment.saved_state import capture
 from atlas_cli.federation.build import build
-from atlas_cli.federation.recorder import Recorder
-from atlas_cli.federation.state import capture
-from atlas_cli.federation.training import train
+from atlas_cli.models.adapters.lora import AdapterSet, LoRAAdapter, initial_A
 from atlas_cli.models.families import family_of
-from atlas_cli.models.lora import AdapterSet, LoRAAdapter, initial_A
-from atlas_cli.models.split import run_half
-from atlas_cli.planning.importance import layer_importance, measure_importance, running_sensitivity
+from atlas_cli.models.halves.split import run_half
 from atlas_cli.reports.progress import PlainProgress
 from atlas_cli.reports.terminal import Terminal
 from atlas_cli.seeding import torch_generator

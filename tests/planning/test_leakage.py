@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atlas_cli.errors import ConfigError, ResourceError, TooFewClientsError
-from atlas_cli.planning.cuts import Setting
-from atlas_cli.planning.devices import Device
-from atlas_cli.planning.leakage import KNOWN, Leakage, read_leakage
-from atlas_cli.planning.split_point import choose_split
+from atlas_cli.planning.cuts.choice import choose_split
+from atlas_cli.planning.cuts.leakage import KNOWN, Leakage, read_leakage
+from atlas_cli.planning.cuts.table import Setting
+from atlas_cli.planning.devices.devices import Device
 
 SMALL = Setting(batch=4, tokens=32, rank=2)
 FALLING = Leakage({1: 0.9, 2: 0.7, 3: 0.4, 4: 0.2}, "nearest embedding", "a test")

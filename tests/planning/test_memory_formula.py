@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from real_client import features, make_base, measure, parts
 from transformers import BertConfig, GPT2Config, LlamaConfig, RobertaConfig
 
-from atlas_cli.planning.memory import predict_client
-from atlas_cli.planning.saved_bytes import blocks_saved
+from atlas_cli.planning.memory.predict import predict_client
+from atlas_cli.planning.memory.saved_formula import blocks_saved
 
 LAYERS = 3
 

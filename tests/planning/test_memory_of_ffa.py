@@ -4,9 +4,9 @@ import pytest
 import yaml
 
 from atlas_cli.config.load import load_config
-from atlas_cli.planning.measure import take_steps
+from atlas_cli.experiment.allocation.measured_client import take_steps
+from atlas_cli.planning.memory_of_plan import Shape, predict
 from atlas_cli.planning.plan import make_plan
-from atlas_cli.planning.prediction import Shape, predict
 
 PARTS = ("frozen_weights", "adapters", "heads", "gradients", "optimizer", "saved_activations", "cut_buffers")
 

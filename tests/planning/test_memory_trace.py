@@ -5,15 +5,15 @@ import torch
 from real_client import features, make_base, measure, parts
 from tiny_models import CONFIGS
 
-from atlas_cli.config.schema import TrainingConfig
-from atlas_cli.federation.memory import tensor_bytes
-from atlas_cli.federation.protocol import Message
-from atlas_cli.federation.server import SplitServer
-from atlas_cli.models.architectures import built_in
+from atlas_cli.config.schema.experiment import TrainingConfig
+from atlas_cli.federation.parties.measured_memory import tensor_bytes
+from atlas_cli.federation.parties.split_server import SplitServer
 from atlas_cli.models.families import family_of
-from atlas_cli.planning.memory import predict_client, predict_server
-from atlas_cli.planning.trace import LiveBytes, Step, trace
+from atlas_cli.models.files.architectures import built_in
+from atlas_cli.planning.memory.predict import predict_client, predict_server
+from atlas_cli.planning.memory.saved_trace import LiveBytes, Step, trace
 from atlas_cli.tasks import build as build_task
+from atlas_cli.wire.messages import Message
 
 
 def check(base, dtype="float32", cut=3, rank=3, padded=True, targets="auto", task=None, lora=None, **options):

@@ -10,7 +10,7 @@ import pytest
 from real_client import features, make_base, measure, parts
 from transformers import BertConfig, DistilBertConfig, GPT2Config, LlamaConfig, Qwen3Config
 
-from atlas_cli.planning.memory import predict_client
+from atlas_cli.planning.memory.predict import predict_client
 
 D, HEADS, LAYERS = 64, 4, 3
 _SIZES = {"vocab_size": 50, "hidden_size": D, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS}

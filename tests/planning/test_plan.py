@@ -6,13 +6,13 @@ import time
 import pytest
 import torch
 
-from atlas_cli.config.schema import ExperimentConfig, ModelConfig
+from atlas_cli.config.schema.experiment import ExperimentConfig, ModelConfig
 from atlas_cli.errors import ConfigError
-from atlas_cli.models import load as load_module
-from atlas_cli.models.load import load_base
-from atlas_cli.models.lora import build_adapters
-from atlas_cli.models.placement import by_layer
-from atlas_cli.models.split import client_half, run_half, server_half
+from atlas_cli.models.adapters.lora import build_adapters
+from atlas_cli.models.families.paths import by_layer
+from atlas_cli.models.frozen import load as load_module
+from atlas_cli.models.frozen.load import load_base
+from atlas_cli.models.halves.split import client_half, run_half, server_half
 from atlas_cli.planning.plan import make_plan
 
 FAMILIES = ("gpt2", "llama", "mistral", "qwen2", "qwen3", "bert", "roberta", "distilbert")

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atlas_cli.errors import ConfigError
-from atlas_cli.planning.ranks import Allocation, allocate, allocate_random, allocate_uniform
+from atlas_cli.planning.ranks.rules import Allocation, allocate, allocate_random, allocate_uniform
 
 MANY = settings(max_examples=500, deadline=None, derandomize=True)
 amounts = st.one_of(st.integers(0, 40), st.floats(0, 40))

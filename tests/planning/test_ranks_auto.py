@@ -6,18 +6,18 @@ from dataclasses import replace
 
 import pytest
 
-from atlas_cli.config.schema import ExperimentConfig
+from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.data.prepare import prepare
 from atlas_cli.errors import ConfigError
+from atlas_cli.experiment.allocation import auto_ranks
+from atlas_cli.experiment.allocation.auto_ranks import plan_ranks, resolve_auto_ranks
 from atlas_cli.federation.build import build
-from atlas_cli.models.load import load_tokenizer
-from atlas_cli.planning import auto_ranks
-from atlas_cli.planning.auto_ranks import plan_ranks, resolve_auto_ranks
-from atlas_cli.planning.held import PartyMemory
-from atlas_cli.planning.memory import predict_client
+from atlas_cli.models.frozen.load import load_tokenizer
+from atlas_cli.planning.memory.held import PartyMemory
+from atlas_cli.planning.memory.predict import predict_client
 from atlas_cli.planning.plan import make_plan
-from atlas_cli.planning.rank_costs import by_path, rank_costs
-from atlas_cli.planning.ranks import allocate
+from atlas_cli.planning.ranks.costs import by_path, rank_costs
+from atlas_cli.planning.ranks.rules import allocate
 
 
 @pytest.fixture(scope="module")

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from atlas_cli.errors import ConfigError
+from atlas_cli.experiment.api.ranks_for_device import DeviceProfiler, RankAllocator
 from atlas_cli.models.families import family_of
-from atlas_cli.planning.allocator import DeviceProfiler, RankAllocator
-from atlas_cli.planning.devices import BUILT_IN, Device
-from atlas_cli.planning.memory import predict_client
+from atlas_cli.planning.devices.devices import BUILT_IN, Device
+from atlas_cli.planning.memory.predict import predict_client
 
 
 @pytest.fixture(scope="module")

@@ -10,14 +10,14 @@ import pytest
 import torch
 from transformers import BertConfig
 
-from atlas_cli.config.schema import ModelConfig
+from atlas_cli.config.schema.experiment import ModelConfig
 from atlas_cli.errors import ConfigError, ResourceError, TooFewClientsError
-from atlas_cli.models.load import load_base
-from atlas_cli.models.split import client_half
-from atlas_cli.planning.cuts import Setting, Shapes, config_of, cut_table, shortened
-from atlas_cli.planning.devices import BUILT_IN, Device
-from atlas_cli.planning.memory import predict_client
-from atlas_cli.planning.split_point import choose_split, get_split_point
+from atlas_cli.models.frozen.load import load_base
+from atlas_cli.models.halves.split import client_half
+from atlas_cli.planning.cuts.choice import choose_split, get_split_point
+from atlas_cli.planning.cuts.table import Setting, Shapes, config_of, cut_table, shortened
+from atlas_cli.planning.devices.devices import BUILT_IN, Device
+from atlas_cli.planning.memory.predict import predict_client
 
 SMALL = Setting(batch=4, tokens=32, rank=2)
 LINKED = Device("linked", compute=1e9, uplink=1e7, downlink=1e7)
@@ -214,7 +214,7 @@ def test_a_device_without_a_link_has_no_seconds():
 
 
 def test_a_model_that_is_nowhere(monkeypatch):
-    monkeypatch.setattr("atlas_cli.models.resolve.hub_reachable", lambda: False)
+    monkeypatch.setattr("atlas_cli.models.files.resolve.hub_reachable", lambda: False)
     with pytest.raises(ResourceError, match="was not found"):
         choose_split("no-such/model")
 

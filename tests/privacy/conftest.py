@@ -24,8 +24,8 @@ def toy(tmp_path_factory, model_folder):
 @pytest.fixture(scope="session")
 def trained(toy):
     """``trained(**changes)``: the run directory of such a config; trained once a session and change."""
-    from atlas_cli.config.schema import ExperimentConfig
-    from atlas_cli.federation import session
+    from atlas_cli.config.schema.experiment import ExperimentConfig
+    from atlas_cli.experiment import session
     from atlas_cli.reports.progress import progress_for
     from atlas_cli.reports.terminal import Terminal
 

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-from atlas_cli.config.privacy import LEAST_NOISE
+from atlas_cli.config.schema.privacy import LEAST_NOISE
 from atlas_cli.errors import ConfigError
-from atlas_cli.privacy import accounting
-from atlas_cli.privacy.accounting import calibrated, gaussian_epsilon, keep_probability, sampled_epsilon
+from atlas_cli.privacy.account import accounting
+from atlas_cli.privacy.account.accounting import calibrated, gaussian_epsilon, keep_probability, sampled_epsilon
 
 
 def exact_delta(epsilon, multiplier):

@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import save_file
 
 from atlas_cli import discovery
+from atlas_cli.audit.attack_all import PACKAGE, audit
+from atlas_cli.audit.evidence import Evidence
+from atlas_cli.audit.figures import Inapplicable
+from atlas_cli.audit.update_norms import update_norms
 from atlas_cli.cli import main
-from atlas_cli.privacy.audit import PACKAGE, audit
-from atlas_cli.privacy.evidence import Evidence
-from atlas_cli.privacy.figures import Inapplicable
-from atlas_cli.privacy.update_norms import update_norms
 
 RECORDED = {"audit": {"record": {"rounds": [1]}}, "training": {"rounds": 1, "local_steps": 4}}
 RECOVERY = ("nearest-embedding", "ridge-inverter", "mlp-inverter")

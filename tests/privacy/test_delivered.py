@@ -3,16 +3,16 @@
 import pytest
 import torch
 
-from atlas_cli.config.schema import ExperimentConfig
-from atlas_cli.federation import session
-from atlas_cli.federation.recorder import Recorder
-from atlas_cli.privacy.delivered import BASE_KINDS
-from atlas_cli.privacy.evidence import Evidence
-from atlas_cli.privacy.figures import Inapplicable
-from atlas_cli.privacy.update_norms import update_norms
+from atlas_cli.audit.delivered import BASE_KINDS
+from atlas_cli.audit.evidence import Evidence
+from atlas_cli.audit.figures import Inapplicable
+from atlas_cli.audit.update_norms import update_norms
+from atlas_cli.config.schema.experiment import ExperimentConfig
+from atlas_cli.experiment import session
+from atlas_cli.experiment.recorder import Recorder
+from atlas_cli.hashing import sha256_tensors
 from atlas_cli.reports.progress import progress_for
 from atlas_cli.reports.terminal import Terminal
-from atlas_cli.runs.hashing import sha256_tensors
 
 FAST = {"client_optimizer": {"lr": 0.05}, "server_optimizer": {"lr": 0.05}}
 # two of three clients a round: flora adds 34 rows of a and one other, and 24 of the others; 32 are full rank

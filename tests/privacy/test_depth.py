@@ -8,12 +8,12 @@ import torch
 import yaml
 from torch import nn
 
+from atlas_cli.audit.depth import measure_depth, trace_of_squares
 from atlas_cli.cli import main
 from atlas_cli.config.load import load_config
 from atlas_cli.federation.build import build
-from atlas_cli.models.split import run_half
-from atlas_cli.planning.leakage import KNOWN
-from atlas_cli.privacy.depth import measure_depth, trace_of_squares
+from atlas_cli.models.halves.split import run_half
+from atlas_cli.planning.cuts.leakage import KNOWN
 from atlas_cli.privacy.mechanisms.nopeek import distance_correlation
 
 

@@ -8,13 +8,13 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
+from atlas_cli.audit.attacks import lira
+from atlas_cli.audit.attacks.membership import attack as threshold
+from atlas_cli.audit.evidence import Evidence
+from atlas_cli.audit.figures import Inapplicable, true_positives
 from atlas_cli.cli import main
-from atlas_cli.config.schema import ExperimentConfig
-from atlas_cli.federation import session
-from atlas_cli.privacy.attacks import lira
-from atlas_cli.privacy.attacks.membership import attack as threshold
-from atlas_cli.privacy.evidence import Evidence
-from atlas_cli.privacy.figures import Inapplicable, true_positives
+from atlas_cli.config.schema.experiment import ExperimentConfig
+from atlas_cli.experiment import session
 from atlas_cli.reports.progress import PlainProgress
 from atlas_cli.reports.terminal import Terminal
 

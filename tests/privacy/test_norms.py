@@ -2,8 +2,8 @@
 
 import pytest
 
-from atlas_cli.privacy.audit import audit
-from atlas_cli.privacy.evidence import Evidence
+from atlas_cli.audit.attack_all import audit
+from atlas_cli.audit.evidence import Evidence
 from atlas_cli.reports.audit import audit_notes
 from atlas_cli.reports.html import page
 

@@ -5,14 +5,14 @@ from types import SimpleNamespace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atlas_cli.federation.cohort import sample_cohort
-from atlas_cli.privacy.participation import Participation
+from atlas_cli.planning.cohort import sample_cohort
+from atlas_cli.privacy.account.participation import Participation
 
 GROUPS = ("g", "h")
 
 
 class Clients:
-    """Of a federation what an account asks of it; ``asked``: whose examples it asked for."""
+    """Of a plan what an account asks of it, and the examples; ``asked``: whose examples it asked for."""
 
     def __init__(self, sizes, cohort, steps, batch, seed=0):
         self.sizes, self.batch, self.asked = sizes, batch, []
@@ -20,8 +20,12 @@ class Clients:
         self.config = SimpleNamespace(seed=seed, training=training)
         self.group_names = list(GROUPS)
 
-    def members(self, group):
+    def names(self, group):
         return [c for c in self.sizes if self.group_of(c) == group]
+
+    @property
+    def by_name(self):
+        return {client: SimpleNamespace(task_group=self.group_of(client)) for client in self.sizes}
 
     def group_of(self, client):
         return GROUPS[int(client) % 2]
@@ -32,7 +36,7 @@ class Clients:
     def batch_size(self, client):
         return self.batch
 
-    def train_features(self, client):
+    def features(self, client):
         self.asked.append(client)
         return [{}] * self.sizes[client]
 
@@ -47,25 +51,25 @@ class Clients:
 )
 def test_is_what_counting_over_all_clients_gives(sizes, cohort, steps, batch, seed, asked):
     clients = Clients({str(i): size for i, size in enumerate(sizes)}, cohort, steps, batch, seed)
-    account = Participation(clients)
+    account = Participation(clients, clients.features, clients.batch_size)
     for number in asked:  # in any order
         cohorts = {r: set(sample_cohort(clients, r)) for r in range(1, number + 1)}
         rounds = {client: [r for r, cohort in cohorts.items() if client in cohort] for client in clients.sizes}
         for group in GROUPS:
             epochs, sampled = 0, {}
-            for client in clients.members(group):
+            for client in clients.names(group):
                 step_numbers = [(r - 1) * steps + i for r in rounds[client] for i in range(steps)]
                 epochs = max(epochs, len({step // -(-clients.sizes[client] // batch) for step in step_numbers}))
                 if rounds[client]:
                     rate = min(1.0, batch / clients.sizes[client])
                     sampled[rate] = max(sampled.get(rate, 0), len(rounds[client]))
-            most = max(len(rounds[client]) for client in clients.members(group))
+            most = max(len(rounds[client]) for client in clients.names(group))
             assert account.most(group, number) == (most, epochs, sampled)
 
 
 def test_a_round_looks_at_its_cohort_alone():
     clients = Clients({str(i): 6 for i in range(2000)}, cohort=0.002, steps=2, batch=2)
-    account = Participation(clients)
+    account = Participation(clients, clients.features, clients.batch_size)
     for number in range(1, 9):
         cohort = sample_cohort(clients, number)
         clients.asked.clear()

@@ -11,7 +11,7 @@ sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 import privacy as benchmark
 
 from atlas_cli.config.load import load_config
-from atlas_cli.config.privacy import PrivacyConfig
+from atlas_cli.config.schema.privacy import PrivacyConfig
 
 TRAINING = {"rounds": 1, "local_steps": 4, "labels": "client"}
 

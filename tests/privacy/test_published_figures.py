@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
 
-from atlas_cli.privacy.figures import (
+from atlas_cli.audit.figures import (
     Figure,
     Inapplicable,
     auc,

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from atlas_cli.cli import main
-from atlas_cli.federation.recording import recorded
 from atlas_cli.runs.checkpoint import load_newest
+from atlas_cli.wire.recorded_messages import recorded
 
 AUDIT = {"record": {"rounds": [1]}}
 
@@ -132,7 +132,7 @@ def test_a_limit_that_was_reached_stays_reached(trained, tmp_path):
 def test_a_run_that_goes_on_records_what_one_that_was_not_stopped_does(trained, tmp_path, monkeypatch, toy):
     import yaml
 
-    from atlas_cli.federation import session
+    from atlas_cli.experiment import session
 
     whole = trained(audit={"record": {"rounds": [1, 2]}})
     monkeypatch.setattr(session, "write_report", lambda run, manifest: run.write_text("report.html", ""))

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import yaml
 
+from atlas_cli.audit.two_worlds import distinguish, epsilon_bound
 from atlas_cli.cli import main
 from atlas_cli.errors import ConfigError
-from atlas_cli.privacy.two_worlds import distinguish, epsilon_bound
 
 
 def normal(seed, n=200, shift=0.0, features=10):

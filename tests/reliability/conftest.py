@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from atlas_cli.cli import main
-from atlas_cli.federation import session
+from atlas_cli.experiment import session
 from atlas_cli.runs.directory import RunDirectory
 
 ROOT = Path(__file__).parents[2]

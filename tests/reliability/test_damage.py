@@ -14,8 +14,9 @@ from safetensors.torch import save
 
 from atlas_cli.cli import main
 from atlas_cli.errors import AtlasError, ResourceError
-from atlas_cli.models.origin import read_origin
-from atlas_cli.models.peft_reading import read_head, read_peft
+from atlas_cli.hashing import sha256_file
+from atlas_cli.models.adapters.origin import read_origin
+from atlas_cli.models.adapters.peft_reading import read_head, read_peft
 from atlas_cli.runs.checkpoint import (
     MANIFEST,
     RECORDS,
@@ -27,7 +28,6 @@ from atlas_cli.runs.checkpoint import (
     save_checkpoint,
 )
 from atlas_cli.runs.directory import RunDirectory
-from atlas_cli.runs.hashing import sha256_file
 
 SAMPLE = 500
 
@@ -287,11 +287,11 @@ def test_a_memory_file_that_is_gone_is_measured_anew_and_one_that_was_altered_is
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory, model_folder):
     """An adapter folder as a run leaves it, and the base model that it is for."""
-    from atlas_cli.config.schema import ModelConfig
-    from atlas_cli.models.load import load_base
-    from atlas_cli.models.lora import AdapterSet, LoRAAdapter
-    from atlas_cli.models.origin import Origin
-    from atlas_cli.models.peft_format import peft_files
+    from atlas_cli.config.schema.experiment import ModelConfig
+    from atlas_cli.models.adapters.lora import AdapterSet, LoRAAdapter
+    from atlas_cli.models.adapters.origin import Origin
+    from atlas_cli.models.adapters.peft_format import peft_files
+    from atlas_cli.models.frozen.load import load_base
 
     base = load_base(ModelConfig(name=model_folder("bert")))
     paths = [f"encoder.layer.{i}.attention.self.query" for i in range(2)]

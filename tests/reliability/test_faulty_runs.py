@@ -5,7 +5,7 @@ import json
 import pytest
 
 from atlas_cli.cli import main
-from atlas_cli.federation.client import SplitClient
+from atlas_cli.federation.parties.split_client import SplitClient
 from atlas_cli.runs.directory import RunDirectory
 
 

@@ -15,7 +15,7 @@ from atlas_cli.cli import main
 from atlas_cli.runs import directory
 from atlas_cli.runs.checkpoint import folders, load_newest
 from atlas_cli.runs.directory import RunDirectory
-from atlas_cli.runs.lock import OWNER
+from atlas_cli.runs.run_lock import OWNER
 
 
 class Disk:
@@ -74,7 +74,7 @@ def test_full_at_every_write(write, train, chaos, disk, no_pictures, capsys):
 LIMITED = """
 import resource, signal, sys
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # the write fails instead, as on a full disk
-import atlas_cli.federation.session, matplotlib.font_manager  # whose cache of fonts is larger than the limit
+import atlas_cli.experiment.session, matplotlib.font_manager  # whose cache of fonts is larger than the limit
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(1)),) * 2)
 from atlas_cli.cli import main
 sys.exit(main(sys.argv[1:]))

@@ -15,9 +15,9 @@ import filelock
 import pytest
 
 from atlas_cli.errors import OutputError
-from atlas_cli.runs import lock as lock_module
 from atlas_cli.runs.directory import RunDirectory
-from atlas_cli.runs.lock import OWNER, locked, writer_of
+from atlas_cli.runs.run_lock import OWNER, locked, writer_of
+from atlas_cli.storage import file_lock as lock_module
 
 CHILD = """
 import sys, time

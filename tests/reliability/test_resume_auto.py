@@ -8,7 +8,7 @@ import pytest
 
 from atlas_cli.runs.checkpoint import folders
 from atlas_cli.runs.directory import RunDirectory
-from atlas_cli.runs.lock import locked
+from atlas_cli.runs.run_lock import locked
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 

@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atlas_cli.cli import main
-from atlas_cli.data import packages
-from atlas_cli.data.packages import Package
 from atlas_cli.errors import AtlasError
+from atlas_cli.packages import fetch as packages
+from atlas_cli.packages.fetch import Package
 
 PARTS = st.sampled_from(["..", ".", "", "a", "b.txt", "/", "C:", "\\..\\", "~", "a\x00b", "é", "x" * 300, "con"])
 NAMES = st.lists(PARTS, min_size=1, max_size=5).map("/".join).filter(bool)

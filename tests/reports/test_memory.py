@@ -10,7 +10,7 @@ from atlas_cli.cli.memory_report import command
 from atlas_cli.errors import ResourceError
 from atlas_cli.reports.memory import MAX_TABLE_CLIENTS, holders, memory_table
 from atlas_cli.reports.terminal import Terminal
-from atlas_cli.runs.records import HolderMemory
+from atlas_cli.runs.schemas import HolderMemory
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from made_up_run import CLIENTS, GROUPS, VALUES, client_record, metrics_record
 from atlas_cli.reports.summary import summarise
 from atlas_cli.reports.tables import final_table
 from atlas_cli.reports.terminal import Terminal
-from atlas_cli.reports.units import format_bytes_mb, format_bytes_mib, format_number, format_seconds
+from atlas_cli.units import format_bytes_mb, format_bytes_mib, format_number, format_seconds
 
 METRICS = [metrics_record(group, round_) for round_ in range(4) for group in GROUPS]
 RECORDS = [client_record(client, group, 1) for client, group in CLIENTS.items()]

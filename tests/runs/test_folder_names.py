@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from atlas_cli.runs.names import folder_names
+from atlas_cli.storage.folder_names import folder_names
 
 RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 # as names may be in a config, and as they might be if they could be anything

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from atlas_cli.errors import ResourceError
-from atlas_cli.runs.hashing import sha256_file, sha256_tensors, sha256_text
+from atlas_cli.hashing import sha256_file, sha256_tensors, sha256_text
 
 BASE = {"a": torch.arange(6, dtype=torch.float32).view(2, 3), "b": torch.tensor(1.0, dtype=torch.bfloat16)}
 

@@ -8,7 +8,7 @@ import pytest
 import atlas_cli
 from atlas_cli.runs import manifest as module
 from atlas_cli.runs.manifest import end_manifest, start_manifest
-from atlas_cli.runs.secrets import mask_command
+from atlas_cli.storage.secrets import mask_command
 
 
 def start(config=None, command=()):

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from atlas_cli.errors import ResourceError
 from atlas_cli.runs.directory import RunDirectory
-from atlas_cli.runs.records import SCHEMAS
+from atlas_cli.runs.schemas import SCHEMAS
 
 EXAMPLES = {
     "metrics.jsonl": {
@@ -111,7 +111,7 @@ def test_metrics_keep_their_order():
 
 
 def test_reports_and_run_directories_do_not_need_torch():
-    modules = "atlas_cli.runs.directory, atlas_cli.runs.manifest, atlas_cli.runs.hashing, atlas_cli.cli.memory_report"
+    modules = "atlas_cli.runs.directory, atlas_cli.runs.manifest, atlas_cli.hashing, atlas_cli.cli.memory_report"
     reports = "atlas_cli.reports.html, atlas_cli.reports.progress, atlas_cli.reports.tables, atlas_cli.reports.memory"
     code = f"import sys, {modules}, {reports}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from atlas_cli.runs.scratch import CACHED, OFFLOAD, PREFIX_CACHE, Scratch, clear
+from atlas_cli.storage.scratch_folders import CACHED, OFFLOAD, PREFIX_CACHE, Scratch, clear
 
 CHILD = """
 import sys, time

@@ -8,8 +8,8 @@ import time
 import pytest
 
 from atlas_cli.errors import OutputError
-from atlas_cli.runs import whole_folder as module
-from atlas_cli.runs.whole_folder import whole_folder
+from atlas_cli.storage import whole_folder as module
+from atlas_cli.storage.whole_folder import whole_folder
 
 FILES = {f"clients/c{i}/{name}": f"{i} {name}".encode() for i in range(20) for name in ("a.json", "b.bin")}
 

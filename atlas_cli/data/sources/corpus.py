@@ -8,7 +8,7 @@ from atlas_cli.data import catalog
 from atlas_cli.data.rows import SourceRows, digest, only_for, single_location
 
 if TYPE_CHECKING:
-    from atlas_cli.config.task_groups import _DataFields as DataConfig
+    from atlas_cli.config.schema.task_groups import _DataFields as DataConfig
 
 
 def load(data: DataConfig, key: str) -> SourceRows:

@@ -24,7 +24,7 @@ from atlas_cli.data.rows import Rows, SourceRows, digest, only_for
 from atlas_cli.errors import ConfigError, ResourceError
 
 if TYPE_CHECKING:
-    from atlas_cli.config.task_groups import _DataFields as DataConfig
+    from atlas_cli.config.schema.task_groups import _DataFields as DataConfig
 
 _UNREAD = {
     ".gz": "gunzip it first",

@@ -8,7 +8,7 @@ from atlas_cli.data.rows import Rows, SourceRows, digest, only_for, single_locat
 from atlas_cli.errors import ConfigError, ResourceError
 
 if TYPE_CHECKING:
-    from atlas_cli.config.task_groups import _DataFields as DataConfig
+    from atlas_cli.config.schema.task_groups import _DataFields as DataConfig
 
 INSTALL = "pip install -c constraints.txt -e .[data]"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from atlas_cli import discovery
 from atlas_cli.errors import ConfigError
-from atlas_cli.models.families._base import Family
+from atlas_cli.models.families.contract import Family
 
 
 def supported() -> dict[str, Family]:

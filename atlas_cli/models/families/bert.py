@@ -1,6 +1,6 @@
 """BERT and RoBERTa: embeddings with their LayerNorm come before the blocks; there is no final norm."""
 
-from atlas_cli.models.families._base import Family, PassEmbeddings, TrainedBlock
+from atlas_cli.models.families.contract import Family, PassEmbeddings, TrainedBlock
 
 
 def saved_bytes(block: TrainedBlock) -> int | None:

@@ -1,6 +1,6 @@
 """DistilBERT: BERT's scheme under other names."""
 
-from atlas_cli.models.families._base import Family, PassEmbeddings
+from atlas_cli.models.families.contract import Family, PassEmbeddings
 
 FAMILY = Family(
     model_types=("distilbert",),

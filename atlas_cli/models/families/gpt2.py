@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from atlas_cli.models.families._base import Family, NoPositions, TrainedBlock
+from atlas_cli.models.families.contract import Family, NoPositions, TrainedBlock
 
 # four tensors of gelu_new, written out as arithmetic; one where it is one operation
 _GELU_TENSORS = {"gelu_new": 4, "gelu": 1, "gelu_pytorch_tanh": 1}

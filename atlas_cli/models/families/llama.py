@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from atlas_cli.models.families._base import Family, TrainedBlock
+from atlas_cli.models.families.contract import Family, TrainedBlock
 
 
 def saved_bytes(block: TrainedBlock) -> int | None:

@@ -25,8 +25,8 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 
-from atlas_cli.models.lora import AdapterSet
-from atlas_cli.privacy.norms import Norms, ratio
+from atlas_cli.models.adapters.lora import AdapterSet
+from atlas_cli.privacy.account.norms import Norms, ratio
 from atlas_cli.seeding import torch_generator
 from atlas_cli.tasks.contract import BaseTask
 

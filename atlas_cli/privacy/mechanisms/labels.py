@@ -19,9 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from atlas_cli.config.privacy import LabelsConfig
+from atlas_cli.config.schema.privacy import LabelsConfig
 from atlas_cli.data.prepare import PreparedGroup
-from atlas_cli.privacy.accounting import keep_probability
+from atlas_cli.privacy.account.accounting import keep_probability
 from atlas_cli.seeding import numpy_generator
 from atlas_cli.tasks import sequence_classification
 from atlas_cli.tasks.contract import BaseTask, Feature, example_numbers

@@ -12,8 +12,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from atlas_cli.federation.protocol import Message
 from atlas_cli.seeding import torch_generator
+from atlas_cli.wire.messages import Message
 
 CHANNEL = None
 UNIT = None

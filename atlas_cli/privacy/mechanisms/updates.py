@@ -24,8 +24,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from atlas_cli.aggregation._base import PARTS, Adapters, Factors, Update
-from atlas_cli.privacy.norms import Norms, mean_norms, ratio
+from atlas_cli.aggregation.contract import PARTS, Adapters, Factors, Update
+from atlas_cli.privacy.account.norms import Norms, mean_norms, ratio
 from atlas_cli.seeding import torch_generator
 
 CHANNEL = "updates"

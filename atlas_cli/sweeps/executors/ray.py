@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import chdir, suppress
 from typing import Any
 
-from atlas_cli.engines.cluster import connected, require_room, room
+from atlas_cli.engines.remote.cluster import connected, require_room, room
 from atlas_cli.errors import ConfigError
 from atlas_cli.sweeps.trial import Outcome, Trial, run_trial
 

@@ -1,0 +1,108 @@
+"""How far what is delivered is from the exact sum X = sum_k w_k s_k B_k A_k, without a dense matrix.
+
+For each layer and in total, relative to norm(X): D_k is what client k is delivered, M what the method would deliver if
+no rank were cut. ``cross_term`` is norm(M - X), what the rule itself loses (for averages of factors, the cross terms);
+``truncation`` is the root mean square of norm(D_k - M) over clients, what cutting ranks loses; ``total`` that of
+norm(D_k - X).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from atlas_cli.aggregation.contract import Adapters, Factors, Update
+from atlas_cli.aggregation.low_rank import in_one_basis, precise, stack
+
+
+@dataclass(frozen=True)
+class Error:
+    """Relative errors of one layer, or of all."""
+
+    total: float
+    truncation: float
+    cross_term: float
+
+
+@dataclass(frozen=True)
+class ErrorLedger:
+    """Errors of one merge: over all layers (None where X is zero), and by layer."""
+
+    overall: Error | None
+    layers: Mapping[str, Error]
+
+
+def shares(path: str, updates: Sequence[Update]) -> list[tuple[float, Update]]:
+    """Holders of a layer with their weights, normalised over them; empty where nobody holds it."""
+    held = [u for u in updates if path in u.adapters]
+    total = sum(u.weight for u in held)
+    return [(u.weight / total, u) for u in held] if total > 0 else []
+
+
+def exact_sum(path: str, updates: Sequence[Update]) -> Factors | None:
+    """X of one layer as stacked factors, over the clients that hold it; None when nobody does."""
+    held = shares(path, updates)
+    return stack([(w, u.adapters[path]) for w, u in held]) if held else None
+
+
+def exact_change(path: str, updates: Sequence[Update], before: Factors) -> list[tuple[float, Factors]]:
+    """sum_k w_k (dW_k after - dW_k before) of one layer as weighted products; empty when nobody holds it."""
+    held = shares(path, updates)
+    parts = [(w, u.adapters[path]) for w, u in held]
+    if not held or not before.B.any():
+        return parts
+    return [*parts, (-1.0, Factors(before.A, precise(before.B) * reached(path, held, before)))]
+
+
+def not_sent(path: str, held: Sequence[tuple[float, Update]], before: Factors) -> Factors:
+    """``before`` less sum_k w_k dW_k before, over at least one holder: what the average client was not given of it."""
+    left = 1 - reached(path, held, before)
+    first = min(update.adapters[path].rank for _, update in held)  # all were given what comes before
+    return Factors(before.A[first:], precise(before.B[:, first:]) * left[first:])
+
+
+def reached(path: str, held: Sequence[tuple[float, Update]], before: Factors) -> Tensor:
+    """Weight (R,) of those clients whose rank is above j, by column j of the group's B.
+
+    Before its local steps client k had the first r_k rows and columns of ``before``, so that the weighted sum of what
+    clients had is one product: ``before`` with its columns weighted so.
+    """
+    weights = precise(before.B).new_zeros(before.rank)
+    for weight, update in held:
+        weights[: update.adapters[path].rank] += weight
+    return weights
+
+
+def error_ledger(
+    exact: Adapters, target: Adapters, delivered: Mapping[str, Sequence[tuple[float, Factors]]]
+) -> ErrorLedger:
+    """Compare deliveries with the exact sum.
+
+    Args:
+        exact: X by layer; other arguments may have layers that it lacks.
+        target: M by layer.
+        delivered: by layer, what its holders get, each with the weight of the clients that get it.
+    """
+    layers: dict[str, Error] = {}
+    sums = [0.0, 0.0, 0.0, 0.0]
+    for path, x in exact.items():
+        X, M, *D = in_one_basis([x, target[path], *(d for _, d in delivered[path])])
+        size, cross = _squared(X), _squared(M - X)
+        total = sum(weight for weight, _ in delivered[path])
+        shared = [(weight / total, d) for (weight, _), d in zip(delivered[path], D, strict=True)]
+        far = sum(share * _squared(d - X) for share, d in shared)
+        cut = sum(share * _squared(d - M) for share, d in shared)
+        sums = [a + b for a, b in zip(sums, (size, far, cut, cross), strict=True)]
+        if size > 0:
+            layers[path] = _relative(size, far, cut, cross)
+    return ErrorLedger(_relative(*sums) if sums[0] > 0 else None, layers)
+
+
+def _squared(matrix: Tensor) -> float:
+    return float(matrix.square().sum())
+
+
+def _relative(size: float, far: float, cut: float, cross: float) -> Error:
+    return Error((far / size) ** 0.5, (cut / size) ** 0.5, (cross / size) ** 0.5)

@@ -1,0 +1,1 @@
+"""Aggregation methods: one file each, found by its name in the YAML (``aggregation: {method: delta-svd}``)."""

@@ -1,0 +1,45 @@
+"""The default: the group keeps an update G of rank R and adds to it what clients changed.
+
+    G <- trunc_R(G + sum_k w_k (dW_k after - dW_k before))
+
+over the clients that hold the layer, dW = s B A; a receiver of rank r gets the best rank-r approximation of G.
+Averaging absolute updates would erase, every round, the directions of G that clients of low rank were never sent;
+here an idle round changes nothing. trunc_R is the truncated SVD (Eckart and Young, 1936) and R the largest rank of
+the group at the layer. Uplink and downlink: r_k (d_in + d_out) elements a layer. The frozen base is not changed;
+absent clients keep what they hold; moments of A and B are reset by a delivery, for its components are in another
+order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from atlas_cli.aggregation.contract import Adapters, Context, Factors, Merge, Update, truncated
+from atlas_cli.aggregation.error import not_sent, shares
+from atlas_cli.aggregation.low_rank import redistribute, weighted_sum
+from atlas_cli.aggregation.low_rank import require_room as require_room
+from atlas_cli.config.schema.section import Section
+
+SENT = DELIVERED = TRAINED = ("A", "B")
+GROUP_ADAPTER = True
+CHANGES_BASE = False
+
+
+class Options(Section):
+    """None."""
+
+
+def aggregate(current: Adapters, updates: Sequence[Update], context: Context) -> Merge:
+    """G after the round, and before it was truncated."""
+    merged, target = dict(current), dict(current)
+    for path, before in current.items():
+        if held := shares(path, updates):
+            parts = [(w, u.adapters[path]) for w, u in held]
+            whole = weighted_sum([*parts, (1.0, not_sent(path, held, before))], context.server_memory)
+            target[path], merged[path] = whole.factors, redistribute(whole, before)
+    return Merge(merged, target=target)
+
+
+def deliver(merged: Adapters, held: Adapters, ranks: Mapping[str, int]) -> dict[str, Factors]:
+    """The r largest components of each layer that the client adapts."""
+    return truncated(merged, ranks)

@@ -1,0 +1,36 @@
+"""FFA-LoRA (Sun et al., 2403.12313): A is frozen and shared, only B is trained and averaged.
+
+    B = sum_k w_k pad(s_k B_k)
+
+over the clients that hold the layer. Every client's A is the first r rows of one seeded A, so a mean of B is the mean
+of products: exact at the largest rank, and recommended under differential privacy, where noise on A and B would
+multiply. Uplink and downlink: r_k d_out elements a layer (A once, before the first round). The frozen base is not
+changed; absent clients keep what they hold; moments of B are reset by a delivery, A has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from atlas_cli.aggregation.contract import Adapters, Context, Factors, Merge, Update, truncated
+from atlas_cli.aggregation.padding import padded_means
+from atlas_cli.config.schema.section import Section
+
+SENT = DELIVERED = TRAINED = ("B",)
+GROUP_ADAPTER = True
+CHANGES_BASE = False
+
+
+class Options(Section):
+    """None."""
+
+
+def aggregate(current: Adapters, updates: Sequence[Update], context: Context) -> Merge:
+    """The mean of B over the A that all share."""
+    merged = padded_means(current, updates)
+    return Merge({path: Factors(current[path].A, merged[path].B) for path in current})
+
+
+def deliver(merged: Adapters, held: Adapters, ranks: Mapping[str, int]) -> dict[str, Factors]:
+    """The first r columns of B; A is what the client has."""
+    return truncated(merged, ranks)

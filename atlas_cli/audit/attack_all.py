@@ -1,0 +1,51 @@
+"""An audit: every attack on the recorded messages of a run, and the score that follows from the worst of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from atlas_cli import discovery
+from atlas_cli.audit.evidence import Evidence
+from atlas_cli.audit.figures import Figure, Inapplicable, privacy_score
+from atlas_cli.audit.update_norms import compared_norms, update_norms
+
+PACKAGE = "audit.attacks"
+FILE = "audit.json"
+
+
+def audit(
+    evidence: Evidence, attacks: Sequence[str] = (), tell: Callable[[str], None] = lambda name: None
+) -> dict[str, Any]:
+    """The record of an audit, as audit.json has it.
+
+    Args:
+        attacks: their names; default: all.
+        tell: called with the name of each before it runs, and with what a long one is at.
+
+    Raises:
+        ConfigError: no such attack.
+    """
+    evidence.tell = tell
+    figures: list[Figure] = []
+    skipped: dict[str, str] = {}
+    for name in attacks or discovery.names(PACKAGE):
+        module = discovery.load(PACKAGE, name, key="--attack")
+        tell(name)
+        try:
+            figures.append(module.attack(evidence))
+        except Inapplicable as reason:
+            skipped[name] = str(reason)
+    messages, federation = evidence.messages, evidence.federation
+    return {
+        "run": evidence.run.path.name,
+        "privacy_score": privacy_score(figures),
+        "attacks": [figure.record() for figure in figures],
+        "not_measured": skipped,
+        "epsilon": federation.protection.figures(federation.config.training.rounds),
+        "epsilon_of": federation.protection.units(),
+        "delta": federation.config.privacy.delta,
+        "update_norms": update_norms(evidence),
+        "norms": compared_norms(evidence),
+        "recorded": {"messages": len(messages), "rounds": sorted({m.round for m in messages})},
+    }

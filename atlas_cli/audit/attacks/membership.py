@@ -1,0 +1,109 @@
+"""Was a text trained on? Its loss under a client's final model tells: what was trained on has a smaller one.
+
+A threshold on the loss (Yeom et al., 1709.01604), whatever the threshold: the AUC between training texts of clients and
+texts that they held back (their local test part, or where there is none the test part of their task group, which other
+clients' texts may make easier to tell).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from atlas_cli.audit.evidence import Evidence
+from atlas_cli.audit.figures import Figure, Inapplicable, at_few_false_alarms, auc_interval
+from atlas_cli.experiment.saved_state import restore
+from atlas_cli.federation.build import build
+from atlas_cli.federation.federation import Federation
+from atlas_cli.federation.parties.evaluation import TrainedModel
+from atlas_cli.runs.checkpoint import folders, load_newest
+from atlas_cli.seeding import numpy_generator
+from atlas_cli.tasks.contract import BaseTask, Feature
+
+CHANNEL = "adapters"
+KNOWS = "the final adapters and head of each client, the texts in question and their labels"
+
+
+@dataclass(frozen=True)
+class Question:
+    """Texts of a client that were trained on, as many that were not, and the other texts that were."""
+
+    client: str
+    task: BaseTask
+    members: list[Feature]
+    others: list[Feature]
+    rest: list[Feature]
+
+
+def attack(evidence: Evidence) -> Figure:
+    """AUC between members and others, as many of either from each client."""
+    federation, number = final_state(evidence)
+    inside: list[float] = []
+    outside: list[float] = []
+    for question in questions(evidence):
+        with federation.at_hand([question.client]):
+            model = federation.model_of_client(question.client)
+            for texts, losses in ((question.members, inside), (question.others, outside)):
+                losses += losses_of(federation, question.task, texts, model)
+    positive, negative = -np.array(inside), -np.array(outside)
+    value, low, high = auc_interval(positive, negative, federation.config.seed)
+    what, n = f"AUC of members against others, after round {number}", len(inside) + len(outside)
+    note = "; ".join(filter(None, (at_few_false_alarms(positive, negative), evidence.windowed)))
+    return Figure("membership", what, CHANNEL, KNOWS, value, low, high, 0.5, 1.0, n, note=note)
+
+
+def final_state(evidence: Evidence) -> tuple[Federation, int]:
+    """The federation after the last round that was kept, and that round.
+
+    Raises:
+        Inapplicable: the run has no checkpoint.
+    """
+    if not folders(evidence.run):
+        raise Inapplicable("the run has no checkpoint, so its final model is not known")
+    federation = build(evidence.federation.config)
+    checkpoint, _ = load_newest(evidence.run)
+    restore(federation, checkpoint.tensors, checkpoint.state, checkpoint.name)
+    return federation, checkpoint.round
+
+
+def questions(evidence: Evidence) -> list[Question]:
+    """One of each client, about as many texts in all as an attack looks at."""
+    federation, found = evidence.federation, []
+    share = max(10, evidence.most // len(federation.clients))
+    for client in federation.clients:
+        group = evidence.true_labels.data[federation.group_of(client)]  # others keep theirs, so members must, too
+        others, train = group.local_test[client] or group.test, group.train[client]
+        count = min(share, len(others), len(train))
+        draw = numpy_generator(federation.config.seed, "membership", client)
+        inside, outside = (draw.permutation(len(texts)) for texts in (train, others))
+        chosen = [train[i] for i in inside[:count]], [others[i] for i in outside[:count]]
+        found.append(Question(client, group.task, *chosen, [train[i] for i in inside[count:]]))
+    return found
+
+
+def losses_of(federation: Federation, task: BaseTask, texts: Sequence[Feature], model: TrainedModel) -> list[float]:
+    """The loss of every text on its own, in no particular order."""
+    return list(losses_by_text(federation, task, texts, model).values())
+
+
+def losses_by_text(
+    federation: Federation, task: BaseTask, texts: Sequence[Feature], model: TrainedModel
+) -> dict[int, float]:
+    """The same by the identity of the text."""
+    found: dict[int, float] = {}
+
+    def update(logits: Tensor, labels: Tensor, features: Sequence[Feature]) -> None:
+        for one, truth, text in zip(logits.split(1), labels.split(1), features, strict=True):
+            found[id(text)] = float(task.loss(one, truth)[0])
+
+    # a task for the evaluator, whose metric keeps each loss
+    seen: Any = SimpleNamespace(
+        label_tensor=task.label_tensor, metric=lambda: SimpleNamespace(update=update), scores=lambda metric: {}
+    )
+    federation.evaluator(seen, texts, model)
+    return found

@@ -1,0 +1,20 @@
+"""Token recovery without any training: the token whose input embedding has the largest cosine with the activation.
+
+Residual connections carry the input embedding upwards, so that after the first blocks of a model it is still the
+nearest of the whole vocabulary. Nothing is fitted, nothing is centred, and no position is used.
+"""
+
+from __future__ import annotations
+
+from atlas_cli.audit.attacks._recovery import nearest, recovery
+from atlas_cli.audit.evidence import Evidence
+from atlas_cli.audit.figures import Figure
+
+CHANNEL = "activations"
+KNOWS = "the frozen model"
+
+
+def attack(evidence: Evidence) -> Figure:
+    """Share of tokens recovered."""
+    seen = evidence.seen()
+    return recovery("nearest-embedding", KNOWS, evidence, seen, nearest(seen.hidden, evidence.embedding))

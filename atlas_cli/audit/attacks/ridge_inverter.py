@@ -1,0 +1,43 @@
+"""Token recovery by a linear map from activations to input embeddings, fitted on other text by ridge regression.
+
+The penalty is chosen on a fifth of the attacker's own text.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from atlas_cli.audit.attacks._recovery import Invert, inverted, kept_back, nearest, recovery
+from atlas_cli.audit.evidence import Evidence, Tokens
+from atlas_cli.audit.figures import Figure
+
+CHANNEL = "activations"
+KNOWS = "the frozen model, the adapters delivered, the defence, other text of the task"
+PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # times the mean eigenvalue of the Gram matrix
+
+
+def attack(evidence: Evidence) -> Figure:
+    """Share of tokens recovered."""
+    seen, guesses = inverted(evidence, fit)
+    return recovery("ridge-inverter", KNOWS, evidence, seen, guesses, kept_back(evidence))
+
+
+def fit(material: Tokens, embedding: Tensor) -> Invert:
+    """A map from activations (N, D) to embeddings (N, D)."""
+    held_out = material.texts % 5 == 0
+    x, y = material.hidden, embedding[material.ids]
+    scores = []
+    for penalty in PENALTIES:
+        invert = _ridge(x[~held_out], y[~held_out], penalty)
+        scores.append(float((nearest(invert(x[held_out]), embedding) == material.ids[held_out]).double().mean()))
+    return _ridge(x, y, PENALTIES[scores.index(max(scores))])
+
+
+def _ridge(x: Tensor, y: Tensor, penalty: float) -> Invert:
+    mean_x, mean_y = x.mean(0), y.mean(0)
+    centred = (x - mean_x).double()
+    gram = centred.T @ centred
+    eye = torch.eye(len(gram), dtype=torch.float64)
+    weights = torch.linalg.solve(gram + penalty * gram.diagonal().mean() * eye, centred.T @ (y - mean_y).double())
+    return lambda seen: (seen - mean_x) @ weights.float() + mean_y

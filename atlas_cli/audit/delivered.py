@@ -1,0 +1,134 @@
+"""What a client held when a round began, from what the server delivered to it.
+
+A receiver does what is done here: it takes adapters over, adds rows to its base (``base-change``) or replaces them
+(``base-total``), draws what its method has it begin again with, and takes off what its adapter is worth already
+(``federation.base_change``). What a method leaves with its client is as it was at set-up.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from torch import Tensor
+
+from atlas_cli.aggregation.contract import Factors, absorb, release, scales_of, truncated
+from atlas_cli.audit.figures import Inapplicable
+from atlas_cli.federation.federation import Federation
+from atlas_cli.runs.directory import RunDirectory
+from atlas_cli.wire.recorded_messages import Recorded
+
+BASE_KINDS = ("base-change", "base-total")
+Pieces = dict[str, list[tuple[Tensor, Tensor]]]
+
+
+@dataclass
+class Deliveries:
+    """Of a run, as they were recorded.
+
+    Attributes:
+        federation: as it was before training.
+    """
+
+    run: RunDirectory
+    federation: Federation
+    messages: list[Recorded]
+
+    def to(self, client: str, number: int, kinds: Collection[str]) -> Iterator[Recorded]:
+        """What the server sent a client before its last step of round ``number``, in order.
+
+        Raises:
+            Inapplicable: something of it that still counts was not recorded.
+        """
+        self._require_recorded(client, number, kinds)
+        own = [m for m in self.messages if m.client == client]
+        last = max((m.number for m in own if m.round == number and m.kind == "activations"), default=0)
+        for message in own:
+            wanted = message.direction == "down" and message.kind in kinds
+            if wanted and (message.round, message.number) < (number, last):
+                yield message
+
+    def held(self, client: str, number: int) -> tuple[dict[str, Tensor], Pieces]:
+        """Adapters, and the change of frozen weights, of a client when round ``number`` began.
+
+        Raises:
+            Inapplicable: a delivery that matters was not recorded.
+        """
+        member, device = self.federation.aggregator.members[client], self.federation.device
+        scales = scales_of(member.adapters)
+        held = release(truncated(self.federation.aggregator.merged[member.group], member.ranks), scales)
+        changes: Pieces = {}
+        for message in self.to(client, number, ("adapters", *BASE_KINDS)):
+            tensors = {name: value.to(device) for name, value in message.tensors().items()}
+            if message.kind == "adapters":
+                held |= tensors
+                continue
+            for path in dict.fromkeys(name.rpartition(".")[0] for name in tensors):
+                piece = tensors[f"{path}.base_A"], tensors[f"{path}.base_B"]
+                changes[path] = [*(changes.get(path, []) if message.kind == "base-change" else []), piece]
+        if not self.federation.aggregator.method.CHANGES_BASE:
+            return held, changes
+        factors = absorb(held, scales)
+        factors |= self._drawn(client, number, factors)
+        for path, (A, B) in factors.items():
+            if B.any():
+                changes.setdefault(path, []).append((A, -B))
+        return release(factors, scales), changes
+
+    def unknown(self) -> tuple[str, ...]:
+        """Parts of adapters, "A" and "B", that clients train and that nobody delivers to them."""
+        method = self.federation.aggregator.method
+        return () if hasattr(method, "anew") else tuple(sorted(set(method.TRAINED) - set(method.DELIVERED)))
+
+    def _drawn(self, client: str, number: int, before: dict[str, Factors]) -> dict[str, Factors]:
+        """Layers that a client has begun anew since set-up, where its method has it draw them itself."""
+        if not hasattr(method := self.federation.aggregator.method, "anew"):
+            return {}
+        seed, drawn = self.federation.config.seed, {}
+        for path, factors in before.items():
+            merged = [(n, group) for n, group, paths in self._merges(client) if n < number and path in paths]
+            if merged:
+                made, group = merged[-1]
+                drawn[path] = method.anew(factors, path, seed, group, made)
+        return drawn
+
+    def _merges(self, client: str) -> list[tuple[int, str, set[str]]]:
+        """Rounds in which a client's group was merged, its name (or its cluster's), and layers that were sent."""
+        lines = [line for line in self._clients if line["client"] == client]
+        groups = {line["round"]: line["cluster"] or line["task_group"] for line in lines}
+        members, found = self.federation.aggregator.members, dict[int, set[str]]()
+        for line in self._clients:
+            if line["participated"] and (line["cluster"] or line["task_group"]) == groups.get(line["round"]):
+                found.setdefault(line["round"], set()).update(members[line["client"]].ranks)
+        return [(number, groups[number], paths) for number, paths in sorted(found.items())]
+
+    @cached_property
+    def _clients(self) -> list[dict[str, Any]]:
+        return list(self.run.read_lines("clients.jsonl"))
+
+    @cached_property
+    def _sent(self) -> Counter[tuple[str, int, str]]:
+        """How many messages the server sent, by client, round and kind."""
+        return Counter(
+            {
+                (line["client"], line["round"], line["kind"]): line["messages"]
+                for line in self.run.read_lines("messages.jsonl")
+                if line["direction"] == "down"
+            }
+        )
+
+    def _require_recorded(self, client: str, number: int, kinds: Collection[str]) -> None:
+        """All changes of the base before a round, and the last of other kinds; those of set-up are known."""
+        kept = Counter((m.round, m.kind) for m in self.messages if m.client == client and m.direction == "down")
+        sent = [(n, kind, k) for (who, n, kind), k in self._sent.items() if who == client and n < number]
+        latest = {kind: n for n, kind, _ in sorted(sent)}
+        for n, kind, count in sent:
+            counts = kind in BASE_KINDS or (n == latest[kind] > 0)
+            if kind in kinds and counts and kept[n, kind] < count:
+                raise Inapplicable(
+                    f"the {kind} that {client} was sent in round {n} was not recorded, so what it began round {number} "
+                    f"with is not known; record round {n} too (audit.record.rounds)"
+                )

@@ -1,0 +1,239 @@
+"""What an audit works on: the recorded messages of a run, and the truth that they are scored against.
+
+The truth (texts, labels) is not in the recording: it is computed again from the config and the data, which are checked
+by hash to be those of the run. An attack looks at it to score itself, and for nothing else.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from atlas_cli.audit.delivered import Deliveries
+from atlas_cli.audit.figures import Inapplicable
+from atlas_cli.data.collate import Batch, collate
+from atlas_cli.data.prepare import prepare
+from atlas_cli.errors import ResourceError
+from atlas_cli.experiment.run_inputs import changed_since
+from atlas_cli.federation.batches import batch_of
+from atlas_cli.federation.build import build
+from atlas_cli.federation.federation import Federation
+from atlas_cli.federation.parties.split_client import SplitClient
+from atlas_cli.models.frozen.load import load_tokenizer
+from atlas_cli.runs.directory import RunDirectory
+from atlas_cli.runs.resumable import config_of
+from atlas_cli.tasks.contract import Feature, count_examples
+from atlas_cli.wire.recorded_messages import Recorded, recorded
+
+STEP_KINDS = ("activations", "gradients", "features", "feature-gradients")
+RECORD = "add audit: {record: {rounds: [1]}} to its config and train again, or give the config to atlas audit"
+UNSPLIT = "clients are not split, so no activations cross the wire"
+OWN_STEPS = 1_000_000  # numbers of the attacker's own steps: what a defence draws for them is drawn anew
+
+
+@dataclass
+class Step:
+    """One local step on the wire: its messages by kind, and the batch that it was of."""
+
+    client: str
+    round: int
+    number: int
+    batch: Batch
+    messages: dict[str, Recorded] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Real tokens of some texts: activations (N, D), token ids (N,), and which text each is of (N,)."""
+
+    activations: Tensor
+    ids: Tensor
+    texts: Tensor
+
+    @classmethod
+    def joined(cls, parts: Sequence[Tokens]) -> Tokens:
+        """All of several, one after the other."""
+        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in ("activations", "ids", "texts")))
+
+    @property
+    def hidden(self) -> Tensor:
+        """Activations as float32."""
+        return self.activations.float()
+
+
+@dataclass
+class Evidence:
+    """A federation as it was before training, and what was recorded of it.
+
+    Attributes:
+        most: texts that an attack looks at, of the first steps recorded.
+        shadows: models that an attack may train for comparison; each takes as long as the run.
+        tell: called with what an attack that takes long is at.
+    """
+
+    run: RunDirectory
+    federation: Federation
+    messages: list[Recorded]
+    most: int = 256
+    shadows: int = 0
+    tell: Callable[[str], None] = lambda what: None
+
+    @classmethod
+    def of_run(cls, run: RunDirectory, most: int = 256, shadows: int = 0) -> Evidence:
+        """The evidence of a finished or stopped run.
+
+        Raises:
+            ResourceError: nothing was recorded (says how to record), or config, model or data are not the run's.
+        """
+        messages = recorded(run)
+        if not messages:
+            raise ResourceError(f"{run.path} has no recorded messages; {RECORD}")
+        federation = build(config_of(run))
+        manifest = run.read_json("manifest.json")
+        if changed := changed_since(manifest, federation):
+            raise ResourceError(f"{run.path} cannot be audited: {changed}")
+        return cls(run, federation, messages, most, shadows)
+
+    @cached_property
+    def deliveries(self) -> Deliveries:
+        """What the server sent clients to begin rounds with."""
+        return Deliveries(self.run, self.federation, self.messages)
+
+    @property
+    def embedding(self) -> Tensor:
+        """The input embedding (V, D) of the frozen model, which all parties know."""
+        return self.federation.base.model.get_input_embeddings().weight.detach().float()  # type: ignore[operator]
+
+    @cached_property
+    def steps(self) -> list[Step]:
+        """Local steps of which activations were recorded; those taken for fingerprints are not among them."""
+        found: dict[tuple[int, str, int], Step] = {}
+        per_round = self.federation.config.training.local_steps
+        for (number, client), messages in _by_round(self.messages).items():
+            fingerprint = max((m.number for m in messages if m.kind == "fingerprint"), default=0)
+            if number == 0:  # set-up: only fingerprints take steps
+                continue
+            first = (number - 1) * per_round
+            batches = [(step, batch_of(self.federation, client, first + step)) for step in range(per_round)]
+            batches = [(step, batch) for step, batch in batches if batch.features]  # an empty one sends nothing
+            counts: Counter[str] = Counter()
+            for message in messages:
+                if message.kind not in STEP_KINDS or message.number < fingerprint:
+                    continue
+                step, batch = batches[counts[message.kind]]
+                counts[message.kind] += 1
+                own = found.setdefault((number, client, step), Step(client, number, step, batch))
+                own.messages[message.kind] = message
+        return [step for _, step in sorted(found.items()) if "activations" in step.messages]
+
+    @cached_property
+    def true_labels(self) -> Federation:
+        """The federation with the labels of the data, where ``privacy.labels`` has others used for training."""
+        config = self.federation.config
+        if config.privacy.labels is None:
+            return self.federation
+        plain = copy.copy(self.federation)
+        plain.data = prepare(config, load_tokenizer(config.model), self.federation.plan.family.causal)
+        return plain
+
+    @property
+    def windowed(self) -> str:
+        """A note where several texts that attacks look at are windows of one example; empty where none are."""
+        parts = [part for group in self.federation.data.values() for part in (*group.train.values(), group.test)]
+        if all(count_examples(part) == len(part) for part in parts):
+            return ""
+        return "each window of an example counts as a text; intervals take them as independent"
+
+    def chosen(self) -> Iterator[Step]:
+        """Steps by turns over rounds and clients, until ``most`` texts are reached.
+
+        Raises:
+            Inapplicable: no activations were recorded.
+        """
+        if not self.steps:
+            raise Inapplicable("no activations were recorded")
+        texts = 0
+        for step in sorted(self.steps, key=lambda s: (s.number, s.round, s.client)):
+            if texts >= self.most:
+                return
+            texts += step.batch.n_examples
+            yield step
+
+    def tokens(self, step: Step, first_text: int = 0) -> Tokens:
+        """Activations of a step's real tokens as received, and the ids that they are of."""
+        return tokens_of(step.messages["activations"].floats("activations"), step.batch, first_text)
+
+    def seen(self) -> Tokens:
+        """All tokens of the chosen steps, with texts numbered through."""
+        parts, texts = [], 0
+        for step in self.chosen():
+            parts.append(self.tokens(step, texts))
+            texts += step.batch.n_examples
+        return Tokens.joined(parts)
+
+    def public(self, client: str) -> list[Feature]:
+        """Texts like a client's that are no client's: the held-out part of its task group."""
+        return self.federation.data[self.federation.group_of(client)].test
+
+    def made(self, client: str, round_number: int, features: Sequence[Feature], size: int = 16) -> Tokens:
+        """The attacker's own material: what a client with the adapters delivered for a round would send.
+
+        With the same dropout, precision and defence as a client, its random numbers drawn anew.
+        """
+        party = self.party(client, round_number)
+        task = self.federation.data[self.federation.group_of(client)].task
+        parts = []
+        for start in range(0, len(features), size):
+            batch = collate(task, features[start : start + size], self.federation.pad)
+            message = party.forward(batch.inputs(), round_number, OWN_STEPS + start, None)
+            if (codec := party.privacy.codec) is not None:
+                message = codec.decode(codec.encode(message), message)
+            parts.append(tokens_of(message.tensors["activations"], batch, start))
+        return Tokens.joined(parts)
+
+    def party(self, client: str, round_number: int) -> SplitClient:
+        """A client that holds what the server delivered to it before the steps of a round.
+
+        Raises:
+            Inapplicable: not a split client, its adapters have changed their shapes since set-up, or a delivery was not
+                recorded.
+        """
+        party = self.federation.clients[client]
+        if not isinstance(party, SplitClient):
+            raise Inapplicable(UNSPLIT)
+        state = party.adapters.state()
+        held, changes = self.deliveries.held(client, round_number)
+        if any(held[name].shape != state[name].shape for name in state):
+            raise Inapplicable("the client's ranks have changed since set-up")
+        party.adapters.load(held)
+        party.adapters.frozen.clear()
+        party.adapters.frozen.update(changes)
+        return party
+
+    def cut(self, client: str) -> int:
+        """Blocks that a client holds."""
+        party = self.federation.clients[client]
+        if not isinstance(party, SplitClient):
+            raise Inapplicable(UNSPLIT)
+        return party.cut
+
+
+def _by_round(messages: Sequence[Recorded]) -> dict[tuple[int, str], list[Recorded]]:
+    found: dict[tuple[int, str], list[Recorded]] = {}
+    for message in messages:
+        found.setdefault((message.round, message.client), []).append(message)
+    return found
+
+
+def tokens_of(activations: Tensor, batch: Batch, first_text: int) -> Tokens:
+    """Activations (B, T, D) of the real tokens of a batch, texts numbered from ``first_text``."""
+    mask = batch.attention_mask.bool()
+    texts = torch.arange(first_text, first_text + batch.n_examples)[:, None].expand(mask.shape)
+    # a client may pad further than its batch needs, to hide lengths
+    return Tokens(activations[:, : mask.shape[1]].cpu()[mask], batch.input_ids[mask], texts[mask])

@@ -1,0 +1,58 @@
+"""Norms of what clients send, and of what it was before mechanisms: a diagnostic, and no measure of privacy."""
+
+from __future__ import annotations
+
+import math
+from statistics import median
+from typing import Any
+
+from torch import Tensor
+
+from atlas_cli.audit.evidence import Evidence
+from atlas_cli.audit.figures import Inapplicable
+
+
+def update_norms(evidence: Evidence) -> list[dict[str, Any]]:
+    """For each recorded round: norms of updates as they were sent, clipped and noisy where a mechanism made them so.
+
+    An update is what a client sent less what it was delivered, over all tensors of its adapters (A and B as they are).
+    ``of_median``: the largest by the median, which a clip would bring to 1 or less where it binds for all; ``unknown``:
+    clients that are left out, with the reason.
+    """
+    rounds = []
+    for number in sorted({m.round for m in evidence.messages if (m.kind, m.direction) == ("adapters", "up")}):
+        norms, unknown = {}, {}
+        for message in evidence.messages:
+            if (message.round, message.kind, message.direction) != (number, "adapters", "up"):
+                continue
+            try:
+                before = evidence.party(message.client, number).adapters.state()
+            except Inapplicable as reason:
+                unknown[message.client] = str(reason)
+                continue
+            norms[message.client] = _norm(message.tensors(), before)
+        if norms:
+            middle = median(norms.values())
+            largest = max(norms.values()) / middle if middle > 0 else None
+            figures = {"norms": norms, "median": middle, "of_median": largest}
+            rounds.append({"round": number, **figures, "unknown": unknown})
+    return rounds
+
+
+def compared_norms(evidence: Evidence) -> list[dict[str, Any]]:
+    """Norms before and after clipping and noise (``privacy.norms.Norms``) of the rounds of which messages were kept.
+
+    A row a round, task group and mechanism; none where no mechanism clips. They are from the records of the run, not
+    from its messages: who listens does not have them.
+    """
+    rounds = {m.round for m in evidence.messages if m.direction == "up"}  # of others only what was delivered
+    return [
+        {"round": line["round"], "task_group": line["task_group"], "mechanism": mechanism, **norms}
+        for line in evidence.run.read_lines("metrics.jsonl")
+        if line["round"] in rounds
+        for mechanism, norms in (line.get("norms") or {}).items()
+    ]
+
+
+def _norm(sent: dict[str, Tensor], before: dict[str, Tensor]) -> float:
+    return math.sqrt(sum(float((value - before[name].cpu()).double().square().sum()) for name, value in sent.items()))

@@ -1,0 +1,1 @@
+"""The tables of single commands, from their results to what is printed."""

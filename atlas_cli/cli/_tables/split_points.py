@@ -1,0 +1,144 @@
+"""The table of ``atlas split-point``: a row a split layer, within 100 characters."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from rich.table import Table
+
+from atlas_cli.planning.cuts.choice import SplitChoice
+from atlas_cli.planning.cuts.table import Cut
+from atlas_cli.planning.devices.clock_notes import link_notes
+from atlas_cli.reports.tables import layout
+from atlas_cli.units import MB, MIB
+
+GIB = 2**30
+PARTS = ("weights", "trained", "saved", "other")
+
+
+def split_table(choice: SplitChoice, width: int = 100) -> Table:
+    """Parameters, memory, work and bytes of a step; with a device seconds, and which layers fit.
+
+    Args:
+        width: of the terminal; below 100 the parts of the memory are left out.
+    """
+    table = Table(title=_title(choice), **layout())
+    cells = [_cells(choice, row) for row in choice.rows]
+    for heading in cells[0]:
+        if width >= 100 or heading not in PARTS:
+            table.add_column(heading, justify="right", no_wrap=True)
+    for row, texts in zip(choice.rows, cells, strict=True):
+        shown = [text for heading, text in texts.items() if width >= 100 or heading not in PARTS]
+        table.add_row(*shown, style="bold" if row.layer == choice.layer else None)
+    return table
+
+
+def split_notes(choice: SplitChoice) -> list[str]:
+    """What the columns are, a line each."""
+    unit = "GiB (1,073,741,824 bytes)" if _memory_unit(choice) == "GiB" else "MiB (1,048,576 bytes)"
+    notes = [
+        f"params: frozen; memory in {unit}; trained: adapters, gradients, AdamW;",
+        f"saved: activations for the backward (by {choice.how}) and at the cut; other: temporary tensors",
+        "work and bytes (MB: 1,000,000) are of one step, forward and backward",
+        f"planned for weights in {choice.setting.dtype}, whatever dtype the model's files have; see --dtype",
+    ]
+    if choice.rows[0].seconds is not None and choice.device is not None and choice.server is not None:
+        assumed = " (assumed; see --server)" if choice.server_assumed else ""
+        notes.append(f"seconds: {choice.device.name} with server {choice.server.name}{assumed}; an order of size")
+        notes += link_notes([choice.device], choice.server)
+    if choice.leakage is not None:
+        notes += [f"leakage: {choice.leakage.attack} ({choice.leakage.source})", "a split alone is not private"]
+    return notes
+
+
+def split_record(choice: SplitChoice) -> dict[str, Any]:
+    """All of it for ``--json``; sizes in bytes, work in FLOP, times in seconds."""
+    return {
+        "model": choice.model,
+        "split_layer": choice.layer,
+        "default": choice.device is None,
+        "reason": choice.reason,
+        "remedies": list(choice.remedies),
+        "feasible": list(choice.feasible) if choice.feasible else None,
+        "setting": asdict(choice.setting),
+        "device": asdict(choice.device) if choice.device else None,
+        "server": {**asdict(choice.server), "assumed": choice.server_assumed} if choice.server else None,
+        "saved_activations_by": choice.how,
+        "leakage": {"attack": choice.leakage.attack, "source": choice.leakage.source} if choice.leakage else None,
+        "max_leakage": choice.max_leakage,
+        "layers": [_record(choice, row) for row in choice.rows],
+    }
+
+
+def _record(choice: SplitChoice, row: Cut) -> dict[str, Any]:
+    seconds = row.seconds
+    return {
+        "layer": row.layer,
+        "client_parameters": row.parameters,
+        "adapter_parameters": row.adapter_parameters,
+        "client_memory": {**asdict(row.memory), "peak": row.memory.peak},
+        "server_memory": {**asdict(row.server_memory), "peak": row.server_memory.peak} if row.server_memory else None,
+        "client_flops": row.work.total,
+        "server_flops": row.server_work.total,
+        "bytes_up": row.bytes.up,
+        "bytes_down": row.bytes.down,
+        "seconds": {**asdict(seconds), "total": seconds.total} if seconds else None,
+        "leakage": choice.leakage.layers.get(row.layer) if choice.leakage else None,
+        "fits": not choice.against(row) if _limited(choice) else None,
+        "against": list(choice.against(row)),
+    }
+
+
+def _cells(choice: SplitChoice, row: Cut) -> dict[str, str]:
+    """Texts of a row by heading."""
+    memory, unit = row.memory, _memory_unit(choice)
+    work_unit, work = ("TFLOP", 1e12) if choice.rows[-1].work.total >= 1e13 else ("GFLOP", 1e9)
+    sizes = {
+        "weights": memory.frozen_weights + memory.heads,
+        "trained": memory.adapters + memory.gradients + memory.optimizer,
+        "saved": memory.saved_activations + memory.cut_buffers,
+        "other": memory.transient,
+        f"peak,\n{unit}": memory.peak,
+    }
+    divisor = GIB if unit == "GiB" else MIB
+    cells = {
+        "layer": f"{'> ' if row.layer == choice.layer else ''}{row.layer}",
+        "params,\nM": _number(row.parameters / 1e6),
+        **{heading: _number(size / divisor) for heading, size in sizes.items()},
+        f"client\n{work_unit}": _number(row.work.total / work),
+        f"server\n{work_unit}": _number(row.server_work.total / work),
+        "up+down\nMB": _number((row.bytes.up + row.bytes.down) / MB),
+    }
+    if row.seconds is not None:
+        cells["client\ns"] = _number(row.seconds.compute)
+        cells["link\ns"] = _number(row.seconds.upload + row.seconds.download)
+        cells["step\ns"] = _number(row.seconds.total)
+    if choice.leakage is not None:
+        share = choice.leakage.layers.get(row.layer)
+        cells["leakage"] = "-" if share is None else f"{100 * share:.3g}%"
+    if _limited(choice):
+        against = choice.against(row)
+        cells["fits"] = "yes" if not against else "leaks" if against == ("leakage",) else "no"
+    return cells
+
+
+def _memory_unit(choice: SplitChoice) -> str:
+    return "GiB" if choice.rows[-1].memory.peak >= 100 * GIB else "MiB"
+
+
+def _limited(choice: SplitChoice) -> bool:
+    return choice.device is not None or choice.max_leakage is not None
+
+
+def _title(choice: SplitChoice) -> str:
+    s = choice.setting
+    checkpointing = ", checkpointing" if s.checkpointing else ""
+    return f"{choice.model}: a step of {s.batch} x {s.tokens} tokens, rank {s.rank}, {s.dtype}{checkpointing}"
+
+
+def _number(value: float) -> str:
+    """Three digits, and no exponent."""
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"

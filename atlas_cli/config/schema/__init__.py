@@ -1,0 +1,1 @@
+"""The sections of an experiment config: what each key may say, with defaults, units and ranges."""

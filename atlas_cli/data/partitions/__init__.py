@@ -1,0 +1,1 @@
+"""Which rows are tested on, and which rows each client has."""

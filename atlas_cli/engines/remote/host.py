@@ -1,0 +1,198 @@
+"""Clients in a process of their own, which is not that of the server: what an engine calls there, by method and client.
+
+A process holds its own half of the base and, of each client that it ever served, adapters, moments and examples. At the
+start of a round a client is given what it owns by the server's record of it, so that any process can take it over.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+
+from atlas_cli.config.schema.experiment import ExperimentConfig
+from atlas_cli.data.collate import Batch
+from atlas_cli.engines.remote.arrays import Packed, pack, unpack
+from atlas_cli.errors import NonFiniteError
+from atlas_cli.federation.batches import ClientBatches
+from atlas_cli.federation.client_state.contents import Party, give
+from atlas_cli.federation.client_state.member import Member
+from atlas_cli.federation.client_state.new_client import new_client
+from atlas_cli.federation.client_state.offloaded import as_changes, changes_in, exchanged, moments_in
+from atlas_cli.federation.parties.measured_memory import Usage
+from atlas_cli.federation.parties.optimizers import learning_rate_factor
+from atlas_cli.federation.parties.split_client import SplitClient
+from atlas_cli.federation.parties.unsplit_client import UnsplitClient
+from atlas_cli.models.frozen.kernel_order import prepacked_departure
+from atlas_cli.models.frozen.load import FrozenBase
+from atlas_cli.models.frozen.shipped import contents_sha256, weights_of
+from atlas_cli.planning.plan import ClientPlan
+from atlas_cli.privacy.client_side import AtClient
+from atlas_cli.privacy.mechanisms.examples import ExampleNoise
+from atlas_cli.wire.messages import Message
+
+
+class Made(NamedTuple):
+    """What a client is made with: its plan, its batches (which know its task), and ranks above the cut, if unsplit."""
+
+    planned: ClientPlan
+    batches: ClientBatches
+    upper: Mapping[str, int]
+
+
+class Owned(NamedTuple):
+    """What a client owns at the start or end of a round.
+
+    Attributes:
+        held: adapters and the trained part of the head (``Member.held``).
+        moments: of its optimizers (``offload.moments_in``); ``changes`` of its frozen weights.
+        protects: its mechanisms (``AtClient``, or DP-SGD of an unsplit client).
+        usage: its measured memory; None: it is not measured.
+    """
+
+    held: Packed
+    moments: Packed
+    changes: Packed
+    protects: AtClient | ExampleNoise | None
+    usage: Usage | None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a call gave, and the seconds that it computed."""
+
+    value: Any
+    seconds: float
+
+
+@dataclass(frozen=True)
+class NotFinite:
+    """A call that met a value that is not finite; nothing was stepped with it."""
+
+    message: str
+
+
+class ClientHost:
+    """Serves clients by name, one call after another.
+
+    Args:
+        bases: what clients hold of the base, by dtype.
+        threads: of torch, explicitly: sums differ between one and two.
+    """
+
+    def __init__(
+        self, config: ExperimentConfig, bases: Mapping[str, FrozenBase], device: torch.device, threads: int
+    ) -> None:
+        torch.set_num_threads(threads)
+        self.config, self.bases, self.device = config, dict(bases), device
+        self._weights = self.weights_sha256()
+        self._made: dict[str, Made] = {}
+        self._parties: dict[str, Party] = {}
+        self._batches: dict[str, Batch] = {}
+
+    def call(self, method: str, client: str, *args: Any) -> Answer | NotFinite:
+        """Call one of the methods below for a client."""
+        began = time.perf_counter()
+        served: Callable[..., Any] = getattr(self, f"do_{method}")
+        try:
+            value = served(client, *args)
+        except NonFiniteError as error:
+            return NotFinite(str(error))
+        return Answer(value, time.perf_counter() - began)
+
+    def do_begin(self, client: str, made: Made | None, number: int, owned: Owned) -> str:
+        """Make a client what it was when the last round ended, with what it was delivered since.
+
+        Args:
+            made: None where this process was told before.
+
+        Returns:
+            Hash of what it then holds and exchanges (``Member.held_sha256``).
+        """
+        if made is not None:
+            self._made[client] = made
+        planned, batches, upper = self._made[client]
+        # anew, since ranks may have become smaller and larger again with a client that went back
+        party = new_client(self.config, planned, self.bases[planned.dtype], batches.task, upper, self.device)
+        member = Member(planned.task_group, 0.0, exchanged(party), party.head)
+        give(party, member, unpack(owned.held, self.device), unpack(owned.moments, self.device))
+        member.adapters.frozen.update(as_changes(unpack(owned.changes, self.device), self.device))
+        if isinstance(party, UnsplitClient):
+            assert not isinstance(owned.protects, AtClient)
+            party.example_noise = owned.protects
+        elif isinstance(owned.protects, AtClient):
+            party.privacy = owned.protects
+        if owned.usage is not None:
+            party.measure()
+        self._parties[client] = party
+        return member.held_sha256(anew=True)
+
+    def do_forward(self, client: str, number: int, step: int) -> Packed | None:
+        """The activation message of a local step; None where its Poisson sample is empty."""
+        batch, party = self._batch(client, number, step), self._split(client)
+        if not batch.features:
+            return None
+        labels = batch.labels if self.config.training.labels == "server" else None
+        return pack(party.forward(batch.inputs(), number, step, labels).tensors)
+
+    def do_answer_features(self, client: str, features: Packed) -> tuple[Packed, float, int]:
+        """U-shaped split: the features' gradient, the mean loss and its count."""
+        message = Message("features", client, "down", unpack(features, self.device))
+        back, mean, count = self._split(client).answer_features(message, self._batches[client].labels)
+        return pack(back.tensors), mean, count
+
+    def do_backward(self, client: str, gradients: Packed, number: int, step: int) -> None:
+        """Back-propagate what the server returned, and step."""
+        self._split(client).apply_gradients(unpack(gradients, self.device)["gradients"], self._rate(number, step))
+
+    def do_advance(self, client: str, gradients: Packed, number: int, step: int) -> Packed | None:
+        """``backward`` of a step and ``forward`` of the next one in one exchange."""
+        self.do_backward(client, gradients, number, step)
+        return self.do_forward(client, number, step + 1)
+
+    def do_step_on_noise(self, client: str, number: int, step: int) -> None:
+        """The step of an empty Poisson sample."""
+        self._split(client).step_on_noise(number, step, self._rate(number, step))
+
+    def do_local_step(self, client: str, number: int, step: int) -> tuple[float, int]:
+        """A step of an unsplit client: its mean loss and over how many labels."""
+        party, batch = self._parties[client], self._batch(client, number, step)
+        assert isinstance(party, UnsplitClient)
+        return party.local_step(batch.inputs(), batch.labels, number, step, self._factor(number, step))
+
+    def do_end(self, client: str) -> Owned:
+        """What a client owns after its steps; it stops measuring."""
+        party = self._parties.pop(client)
+        self._batches.pop(client, None)
+        protects = party.example_noise if isinstance(party, UnsplitClient) else party.privacy
+        member = Member("", 0.0, exchanged(party), party.head)
+        return Owned(pack(member.held()), pack(moments_in(party)), pack(changes_in(member)), protects, party.usage)
+
+    def weights_sha256(self) -> dict[str, str]:
+        """Hash of the frozen weights that this process holds, by dtype."""
+        return {dtype: contents_sha256(weights_of(base)) for dtype, base in self.bases.items()}
+
+    def unchanged(self) -> bool:
+        """Whether the frozen weights are what they were at the start."""
+        return self.weights_sha256() == self._weights and prepacked_departure(list(self.bases.values())) == 0
+
+    def _split(self, client: str) -> SplitClient:
+        party = self._parties[client]
+        assert isinstance(party, SplitClient)
+        return party
+
+    def _batch(self, client: str, number: int, step: int) -> Batch:
+        overall = (number - 1) * self.config.training.local_steps + step
+        self._batches[client] = self._made[client].batches.at(overall)
+        return self._batches[client]
+
+    def _factor(self, number: int, step: int) -> float:
+        training = self.config.training
+        overall = (number - 1) * training.local_steps + step
+        return learning_rate_factor(training.schedule, overall, training.rounds * training.local_steps)
+
+    def _rate(self, number: int, step: int) -> float:
+        return self._factor(number, step) * self.config.training.client_optimizer.lr

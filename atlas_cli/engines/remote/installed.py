@@ -1,0 +1,60 @@
+"""What must be the same on all nodes of a cluster for results to be the same."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import socket
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import version
+from typing import NamedTuple
+
+from atlas_cli.errors import ConfigError
+from atlas_cli.package_folder import PACKAGE_FOLDER
+
+
+class Installed(NamedTuple):
+    """Versions by name, that of atlas with a hash of its files; and where: the node's name, and the process number."""
+
+    versions: Mapping[str, str]
+    node: str
+    pid: int
+
+    @classmethod
+    def here(cls) -> Installed:
+        """Of this process."""
+        packages = {name: version(name) for name in ("torch", "transformers", "numpy")}
+        atlas = f"{version('atlas-cli')} ({_sources()})"
+        versions = {"atlas": atlas, "python": platform.python_version(), **packages}
+        return cls(versions, socket.gethostname(), os.getpid())
+
+    def matches(self, expected: Mapping[str, str]) -> bool:
+        """Whether all versions are these."""
+        return dict(self.versions) == dict(expected)
+
+
+def require_same_software(there: Installed) -> None:
+    """Compare a node with this process.
+
+    Raises:
+        ConfigError: names what differs.
+    """
+    here = Installed.here().versions
+    if other := [
+        f"{name} {there.versions[name]}, here {mine}" for name, mine in here.items() if there.versions[name] != mine
+    ]:
+        raise ConfigError(
+            f"{there.node} has {'; '.join(other)}; install the same on all nodes, or results would differ",
+            key="engine.address",
+        )
+
+
+@cache
+def _sources() -> str:
+    """A hash of all files of the package, which tells apart two states of one version."""
+    digest = hashlib.sha256()
+    for path in sorted(PACKAGE_FOLDER.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]

@@ -1,0 +1,277 @@
+"""Clients in processes of a Ray cluster (Moritz et al., 1712.05889): Ray places, moves and watches, atlas calls.
+
+A process (an actor) serves several clients through one ``ClientHost``. The frozen half is in the object store once a
+node, where its processes use it without copying. Ray restarts nothing and repeats nothing: a restarted actor would
+answer with a fresh state. A process that died or hung is replaced before the next round, and its clients, whose record
+the server's process keeps, go on in the new one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Collection
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+
+from atlas_cli.config.checks import cohort_size
+from atlas_cli.engines.remote.arrays import Array, size_of, to_array
+from atlas_cli.engines.remote.calls import Lost, Result
+from atlas_cli.engines.remote.cluster import nodes, require_room, room
+from atlas_cli.engines.remote.host import Answer, Made, Owned
+from atlas_cli.engines.remote.ray_process import NotReadyError, Process
+from atlas_cli.engines.remote.steps import GRAPHS, remote_steps
+from atlas_cli.errors import AtlasError
+from atlas_cli.federation.attendance import Attendance
+from atlas_cli.federation.batches import batches_of
+from atlas_cli.federation.client_state.new_client import heads_on_clients
+from atlas_cli.federation.federation import Federation
+from atlas_cli.federation.work_done import Trained
+from atlas_cli.models.frozen.kernel_order import prepacked_bytes
+from atlas_cli.models.frozen.shipped import Skeleton, contents_sha256, take_apart
+from atlas_cli.planning.memory_of_plan import client_memory
+from atlas_cli.planning.round_bytes import Shape
+from atlas_cli.units import parse_time
+from atlas_cli.wire.ledger import Ledger
+from atlas_cli.wire.messages import Direction
+
+WAYS: tuple[Direction, ...] = ("up", "down")
+START = 120.0  # seconds that a process may at least take to import what it needs, on a busy node
+PROCESS = 512 * 2**20  # bytes of an interpreter with torch and transformers, besides what clients need
+
+
+class RayEngine:
+    """Runs the clients of a federation on a cluster; a context manager, at whose end no actor of it is left.
+
+    Args:
+        ray: the connected module.
+        note: is told what the cluster is, and which processes were replaced.
+
+    Raises:
+        ConfigError: no room for what is asked, or nodes with other software.
+    """
+
+    def __init__(self, federation: Federation, ray: Any, note: Callable[[str], None]) -> None:
+        self.federation, self.ray, self.note = federation, ray, note
+        config, self._engine = federation.config, federation.config.engine
+        self._timeout = parse_time(self._engine.timeout)
+        self._needed = {"CPU": self._engine.cpus, "GPU": self._engine.gpus, "memory": float(self._memory())}
+        require_room(ray, self._needed, self._engine.hosts or 1)
+        sizes = [cohort_size(config.training.cohort, len(federation.members(g))) for g in federation.group_names]
+        self._wanted = self._engine.hosts or min(sum(sizes), room(ray, self._needed))
+        self._config = ray.put(config)
+        self._bases, self._weights = self._carried()
+        self._made: dict[str, Any] = {}
+        self._processes: list[Process] = []
+        self._places: dict[str, int] = {}
+        self._under_way: dict[str, Any] = {}
+        self._ledgers: list[Ledger] = []
+        self.moved: Counter[str] = Counter()
+        self.replaced = 0
+
+    def __enter__(self) -> Self:
+        try:
+            self._fill()
+        except BaseException:
+            self._kill_all()
+            raise
+        used = {process.node for process in self._processes}
+        self.note(
+            f"ray {self.ray.__version__}: processes for clients: {len(self._processes)}, on {len(used)} of "
+            f"{len(nodes(self.ray))} nodes, torch threads each: {torch.get_num_threads()}"
+        )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._kill_all()
+
+    def local_steps(
+        self,
+        federation: Federation,
+        attendance: Attendance,
+        ledger: Ledger,
+        on_step: Callable[[int, dict[str, Trained]], None],
+        /,
+    ) -> dict[str, Trained]:
+        """As ``in_process.local_steps``."""
+        self._ledgers.append(ledger)
+        try:
+            self._fill()
+            self._under_way = {}
+            self._assign(attendance.present)
+            return remote_steps(federation, self, attendance, ledger, on_step)
+        except SystemExit:  # how Ray ends a process whose own node is gone
+            raise AtlasError("the node of the cluster that the server's process belongs to has died") from None
+
+    def place(self, client: str) -> int:
+        """Which process serves a client in this round."""
+        return self._places[client]
+
+    def start(self, client: str, method: str, *args: Any) -> None:
+        """Call a method for a client, and do not wait."""
+        process = self._processes[self._places[client]]
+        process.heard = max(process.heard, time.monotonic()) if self._idle(process) else process.heard
+        if method == "begin":
+            args = (None if client in process.told else self._made_for(client), *args)
+            process.told.add(client)
+        self._count("to clients", method, args)
+        self._under_way[client] = process.actor.call.remote(method, client, *args)
+
+    def next(self, clients: Collection[str]) -> tuple[str, Result]:
+        """The next of these clients that answers or is lost."""
+        whose = {self._under_way[client]: client for client in clients}
+        while True:
+            ready, _ = self.ray.wait(list(whose), num_returns=1, timeout=1.0)
+            if ready:
+                client = whose[ready[0]]
+                return client, self._result(client, self._under_way.pop(client))
+            for index in {self._places[client] for client in clients}:
+                process = self._processes[index]
+                self._hear(process)
+                if process.alive and time.monotonic() - process.heard > self._timeout:
+                    process.kill(f"gave no answer within {self._engine.timeout}")
+
+    def unchanged(self) -> bool:
+        """Whether the frozen weights of every process that is left are what they were; False where none is left."""
+        asked = [(process, process.actor.unchanged.remote()) for process in self._processes if process.alive]
+        answers = []
+        for process, reference in asked:
+            try:
+                answers.append(self.ray.get(reference, timeout=self._timeout))
+            except self.ray.exceptions.RayError:
+                self.note(f"warning: process {process.pid} on {process.node} ended before it could say what it holds")
+        return bool(answers) and all(answers)
+
+    def record(self) -> dict[str, Any]:
+        """For the manifest: what there was, and the bytes that moved beside those that the protocol sent."""
+        clients = list(self.federation.clients)
+        return {
+            "version": self.ray.__version__,
+            "nodes": len(nodes(self.ray)),
+            "processes": Counter(process.node for process in self._processes),
+            "replaced": self.replaced,
+            "threads": torch.get_num_threads(),
+            "moved_bytes": dict(self.moved),
+            "ledger_bytes": {way: sum(each.total(way, clients) for each in self._ledgers) for way in WAYS},
+        }
+
+    def _result(self, client: str, reference: Any) -> Result:
+        process, errors = self._processes[self._places[client]], self.ray.exceptions
+        process.heard = time.monotonic()
+        try:
+            result = self.ray.get(reference)
+        except errors.RayTaskError as error:
+            process.spent = True  # nobody knows what an unforeseen error leaves behind; it is replaced after the round
+            return Lost(f"raised {' '.join(str(error.cause).split())[:300]}")
+        except errors.RayError:
+            process.kill(process.reason or f"its process {process.pid} on {process.node} died")
+            return Lost(process.reason)
+        if isinstance(result, Answer):
+            self._count("from clients", "", result.value)
+        return result
+
+    def _assign(self, clients: Collection[str]) -> None:
+        """Clients to processes, as evenly as can be; one goes where it was before if there is room."""
+        most, load, before = -(-len(clients) // len(self._processes)), Counter[int](), dict(self._places)
+        for client in sorted(clients, key=lambda c: c not in before):
+            index = before.get(client, -1)
+            if not 0 <= index < len(self._processes) or load[index] >= most:
+                index = min(range(len(self._processes)), key=load.__getitem__)
+            load[index] += 1
+            self._places[client] = index
+
+    def _fill(self) -> None:
+        """Replace processes that died, hung or met an error, with as many as there is room for."""
+        for process in self._processes:
+            if process.alive and process.spent:
+                process.kill("it met an error in the round before")
+        lost = [process for process in self._processes if not process.alive]
+        wanted = min(self._wanted, max(1, room(self.ray, self._needed)))
+        self._processes = [process for process in self._processes if process.alive]
+        for process in lost:
+            self.replaced += 1
+            self.note(f"a process of the cluster is replaced: {process.reason}")
+        if lost:
+            self._places = {}
+        made = [self._new() for _ in range(wanted - len(self._processes))]
+        deadline = time.monotonic() + (START if self._processes else max(self._timeout, START))
+        for process in made:
+            self._processes.append(process)
+            try:
+                process.require_ready(deadline, self._weights, self._has_room)
+            except NotReadyError as error:
+                process.kill(str(error))
+                self._processes.remove(process)
+                if not self._processes:
+                    raise
+                self._wanted = len(self._processes)  # or every round would wait
+                self.note(f"warning: {error}; going on with {len(self._processes)}")
+
+    def _has_room(self) -> bool:
+        """For the processes that there are, those that are being made among them."""
+        return room(self.ray, self._needed) >= len(self._processes)
+
+    def _new(self) -> Process:
+        engine = self._engine
+        device = "cuda" if engine.gpus else "cpu"  # a process sees the GPUs that it was given, from number 0
+        options = {"num_cpus": engine.cpus, "num_gpus": engine.gpus, "memory": int(self._needed["memory"])}
+        return Process(self.ray, options, self._config, self._bases, device, torch.get_num_threads())
+
+    def _carried(self) -> tuple[dict[str, Any], dict[str, str]]:
+        """What clients hold of the base, by dtype, in the object store, and its hashes."""
+        federation = self.federation
+        split = federation.server is not None
+        references, hashes = {}, {}
+        for dtype, base in federation.bases.items():
+            cut = max(c.cut for c in federation.plan.clients if c.dtype == dtype) if split else None
+            skeleton, tensors = take_apart(base, cut, heads_on_clients(federation.config))
+            hashes[dtype] = contents_sha256(tensors)
+            content: tuple[Skeleton, list[Array]] = (skeleton, [to_array(tensor) for tensor in tensors])
+            references[dtype] = self.ray.put(content)
+        return references, hashes
+
+    def _memory(self) -> int:
+        """Bytes that a process reserves: what its clients need at their peak, besides the weights, which they share."""
+        plan, training = self.federation.plan, self.federation.config.training
+        shape = Shape(training.batch_size, training.max_length, training.batch_size > 1)
+        kinds = {(c.task_group, c.cut, tuple(c.ranks.items()), c.dtype, c.checkpointing): c for c in plan.clients}
+        tasks = {group: data.task for group, data in self.federation.data.items()}
+        needs = [client_memory(plan, client, tasks[client.task_group], shape) for client in kinds.values()]
+        copies = max(prepacked_bytes(self.federation.bases[c.dtype], c.cut) for c in kinds.values())
+        return PROCESS + copies + GRAPHS * max(need.peak - need.frozen_weights for need in needs)
+
+    def _made_for(self, client: str) -> Any:
+        if client not in self._made:
+            plan = self.federation.plan
+            planned = plan.by_name[client]
+            made = Made(planned, batches_of(self.federation, client), plan.above(planned.cut))
+            self._made[client] = self.ray.put(made)
+        return self._made[client]
+
+    def _hear(self, process: Process) -> None:
+        """Answers that nobody waits for just now are a sign of life, too."""
+        own = [ref for client, ref in self._under_way.items() if self._processes[self._places[client]] is process]
+        ready, _ = self.ray.wait(own, num_returns=len(own), timeout=0) if own else ([], [])
+        if new := set(ready) - process.answered:
+            process.answered |= new
+            process.heard = time.monotonic()
+
+    def _idle(self, process: Process) -> bool:
+        return not any(self._processes[self._places[client]] is process for client in self._under_way)
+
+    def _count(self, way: str, method: str, value: Any) -> None:
+        for part in value if type(value) is tuple else (value,):  # Owned is a tuple, too
+            if isinstance(part, Owned):
+                self.moved[f"state {way}"] += sum(map(size_of, part[:3]))
+            elif isinstance(part, dict):
+                self.moved[f"steps {way}"] += size_of(part)
+
+    def _kill_all(self) -> None:
+        for process in self._processes:
+            if process.alive:
+                process.kill("the run ended")
+        self._processes = []

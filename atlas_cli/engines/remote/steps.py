@@ -1,0 +1,284 @@
+"""The local steps of clients that compute elsewhere: the server takes what arrives, and adds up in their order.
+
+The server's process keeps a record of every client: its adapters, moments and head as of the last round's end. A client
+begins a round with that and what it was delivered, and the record takes over what it ends with; one that is lost on the
+way goes back to its record. A pooled or per-client update serves clients as they answer, a sequential one in its order;
+gradients are added up in the clients' order in every case, so that results do not depend on who is faster.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from atlas_cli.data.collate import Batch
+from atlas_cli.engines.passes import order_of
+from atlas_cli.engines.remote.arrays import pack, unpack
+from atlas_cli.engines.remote.calls import Calls, Lost
+from atlas_cli.engines.remote.host import Answer, NotFinite, Owned
+from atlas_cli.errors import AtlasError, NonFiniteError
+from atlas_cli.federation.attendance import Attendance
+from atlas_cli.federation.batches import batch_of
+from atlas_cli.federation.client_state.contents import give
+from atlas_cli.federation.client_state.offloaded import changes_in, moments_in
+from atlas_cli.federation.federation import Federation
+from atlas_cli.federation.parties.exchange import reply
+from atlas_cli.federation.parties.optimizers import learning_rate_factor
+from atlas_cli.federation.parties.split_client import SplitClient
+from atlas_cli.federation.parties.trainables import PendingGradients, StepLoss
+from atlas_cli.federation.parties.unsplit_client import UnsplitClient
+from atlas_cli.federation.work_done import Trained
+from atlas_cli.wire.ledger import Ledger
+from atlas_cli.wire.messages import Message
+
+GRAPHS = 4  # clients of one process whose activations are kept for their backward at one time
+
+
+class _LostError(Exception):
+    """A client was lost while the server waited for it in the middle of a step."""
+
+
+class RemoteRound:
+    """The local steps of one round.
+
+    Args:
+        attendance: who begins; who is lost leaves it.
+    """
+
+    def __init__(self, federation: Federation, calls: Calls, attendance: Attendance, ledger: Ledger) -> None:
+        self.federation, self.calls, self.attendance, self.ledger = federation, calls, attendance, ledger
+        self.number, self.training = attendance.number, federation.config.training
+        self.strict = self.training.on_nonfinite == "drop-client"  # a step may be taken back after the server's part
+        self.done = {client: Trained() for client in attendance.present}
+        self._near = Counter(calls.place(client) for client in attendance.present)
+        self._under_way: dict[str, str] = {}
+        self._arrived: dict[str, Message | None] = {}
+        self._held: dict[str, PendingGradients | None] = {}
+        self._to_accept: deque[str] = deque()
+        self._before: dict[str, Trained] = {}
+        self._batches: dict[str, Batch] = {}
+        self._step = 0
+
+    def begin(self) -> None:
+        """Give every client what it owns.
+
+        Raises:
+            AtlasError: one does not hold, by hash, what it was delivered.
+        """
+        members = self.federation.aggregator.members
+        for client in self.attendance.present:
+            party = self.federation.clients[client]
+            protects = party.example_noise if isinstance(party, UnsplitClient) else party.privacy
+            held, moments = pack(members[client].held()), pack(moments_in(party))
+            owned = Owned(held, moments, pack(changes_in(members[client])), protects, party.usage)
+            self._start(client, "begin", self.number, owned)
+        for client, answer in self._answers():
+            if answer.value != members[client].held_sha256():
+                raise AtlasError(f"client {client} does not hold, where it runs, what the server delivered to it")
+
+    def split_step(self, step: int, clients: list[str], batches: Mapping[str, Batch]) -> None:
+        """One step of clients of a split, the server's part included, up to its own step with pooled gradients."""
+        self._step, self._batches = step, dict(batches)
+        self._to_accept = deque(clients)
+        unserved = list(clients)
+        while unserved:
+            self._begin_forwards(unserved)
+            first = unserved[:1] if self.training.server_update == "sequential" else unserved
+            ready = next((client for client in first if client in self._arrived), None)
+            if ready is None:
+                self._receive()
+            else:
+                unserved.remove(ready)
+                self._serve(ready)
+            unserved = [client for client in unserved if client in self.attendance.present]
+            self._accept()
+        while self._to_accept:
+            self._receive()
+            self._accept()
+
+    def unsplit_step(self, step: int, clients: list[str], batches: Mapping[str, Batch]) -> None:
+        """One step of clients that hold the whole model."""
+        for client in clients:
+            self._start(client, "local_step", self.number, step)
+        for client, answer in self._answers():
+            mean, count = answer.value
+            self.done[client].add(batches[client], mean, count, seconds=0.0)
+
+    def end(self) -> None:
+        """Take over what every client owns now."""
+        for _ in self._answers():  # of the last backward
+            pass
+        for client in list(self.attendance.present):
+            self._start(client, "end")
+        for client, answer in self._answers():
+            owned, party = answer.value, self.federation.clients[client]
+            member = self.federation.aggregator.members[client]
+            give(party, member, unpack(owned.held, party.device), unpack(owned.moments, party.device))
+            if isinstance(party, UnsplitClient):
+                party.example_noise = owned.protects
+            else:
+                party.privacy = owned.protects
+            if party.usage is not None and owned.usage is not None:
+                vars(party.usage).update(vars(owned.usage))
+
+    def answer_features(self, client: str, features: Message) -> tuple[Message, float, int]:
+        """U-shaped split: the client's own part between two of the server's."""
+        self._start(client, "answer_features", pack(features.tensors))
+        _, answer = self._wait([client])
+        if answer is None:
+            raise _LostError
+        packed, mean, count = answer.value
+        return Message("feature-gradients", client, "up", unpack(packed, self.federation.device)), mean, count
+
+    def _begin_forwards(self, unserved: list[str]) -> None:
+        """In their order, as many of a process as it may keep graphs of."""
+        busy = Counter(self.calls.place(client) for client in {*self._under_way, *self._arrived})
+        for client in unserved:
+            place = self.calls.place(client)
+            if client not in self._under_way and client not in self._arrived and busy[place] < GRAPHS:
+                busy[place] += 1
+                method = "forward" if self._batches[client].features else "step_on_noise"
+                self._start(client, method, self.number, self._step)
+
+    def _serve(self, client: str) -> None:
+        server, batch, party = self.federation.server, self._batches[client], self.federation.clients[client]
+        assert server is not None and isinstance(party, SplitClient)
+        up, began = self._arrived.pop(client), time.perf_counter()
+        loss, down = StepLoss(0.0, 0), None
+        if up is not None:
+            party.begin_step(self.number, self._step)
+            try:
+                down, loss = reply(server, _Elsewhere(party, self), batch, up, self.ledger)
+            except NonFiniteError as error:
+                server.reject()
+                self._drop(client, NotFinite(str(error)))
+                return
+            except _LostError:
+                server.reject()
+                return
+        if self.strict:
+            self._before[client] = copy.deepcopy(self.done[client])
+        self.done[client].add(batch, loss.mean, loss.count, time.perf_counter() - began)
+        held = server.hold()
+        if self.attendance.passes_deadline(client, self.done[client], self.ledger, self._step):
+            return
+        self._held[client] = held
+        if down is not None:
+            last = self._step + 1 == self.training.local_steps
+            poisson = self.federation.config.privacy.examples is not None  # the next sample may be empty
+            alone = last or poisson or self._near[self.calls.place(client)] > GRAPHS
+            self._start(client, "backward" if alone else "advance", pack(down.tensors), self.number, self._step)
+            while self.strict and self.training.server_update == "sequential" and client in self._under_way:
+                self._receive()
+
+    def _accept(self) -> None:
+        """Let the server take gradients, in the clients' order, as far as it is known who is left."""
+        server = self.federation.server
+        assert server is not None
+        while self._to_accept:
+            client = self._to_accept[0]
+            present = client in self.attendance.present
+            if present and (client not in self._held or (self.strict and client in self._under_way)):
+                return
+            held = self._held.pop(client, None)
+            if present and held is not None:
+                server.accept(held)
+            self._to_accept.popleft()
+
+    def _start(self, client: str, method: str, *args: Any) -> None:
+        self._under_way[client] = method
+        self.calls.start(client, method, *args)
+
+    def _receive(self) -> None:
+        """Wait for one answer; activations are kept until the server takes them."""
+        client, answer = self._wait(list(self._under_way))
+        if answer is not None and answer.method in ("forward", "advance", "step_on_noise"):
+            tensors = answer.value and unpack(answer.value, self.federation.device)
+            self._arrived[client] = Message("activations", client, "up", tensors) if tensors else None
+
+    def _wait(self, clients: Collection[str]) -> tuple[str, _Known | None]:
+        """The next answer, None from a client that is out."""
+        client, result = self.calls.next(clients)
+        method = self._under_way.pop(client)
+        if not isinstance(result, Answer):
+            if self.strict and isinstance(result, NotFinite) and method in ("backward", "advance"):
+                self.done[client] = self._before[client]  # its step was not taken
+            self._drop(client, result)
+            return client, None
+        if client in self.done and method not in ("begin", "end"):
+            self.done[client].seconds += result.seconds
+        return client, _Known(method, result.value)
+
+    def _answers(self) -> list[tuple[str, _Known]]:
+        """All that is under way of those that are present; who is lost leaves."""
+        for client in self._under_way.keys() - set(self.attendance.present):
+            del self._under_way[client]
+        found = {}
+        while self._under_way:
+            client, answer = self._wait(list(self._under_way))
+            if answer is not None:
+                found[client] = answer
+        return [(client, found[client]) for client in list(self.attendance.present) if client in found]
+
+    def _drop(self, client: str, result: NotFinite | Lost) -> None:
+        if isinstance(result, NotFinite) and not self.strict:
+            raise NonFiniteError(result.message)
+        reason = result.message.partition(";")[0] if isinstance(result, NotFinite) else result.reason
+        self._arrived.pop(client, None)
+        if client in self.attendance.present:
+            self.attendance.drop(client, reason)
+
+
+@dataclass(frozen=True)
+class _Known:
+    method: str
+    value: Any
+
+
+class _Elsewhere:
+    """Stands for a client between two of the server's parts of a step."""
+
+    def __init__(self, party: SplitClient, steps: RemoteRound) -> None:
+        self.name, self.base, self.privacy, self.now = party.name, party.base, party.privacy, party.now
+        self._steps = steps
+
+    def answer_features(self, features: Message, labels: torch.Tensor) -> tuple[Message, float, int]:
+        """Its part of a U-shaped step; the labels are with it."""
+        return self._steps.answer_features(self.name, features)
+
+
+def remote_steps(
+    federation: Federation,
+    calls: Calls,
+    attendance: Attendance,
+    ledger: Ledger,
+    on_step: Callable[[int, dict[str, Trained]], None],
+) -> dict[str, Trained]:
+    """As ``in_process.local_steps``, with clients that compute elsewhere."""
+    training, server, number = federation.config.training, federation.server, attendance.number
+    steps = RemoteRound(federation, calls, attendance, ledger)
+    steps.begin()
+    if server is not None:
+        cuts = {c: party.cut for c in steps.done if isinstance(party := federation.clients[c], SplitClient)}
+        server.real_tokens = False
+        server.begin_round({c: federation.part_of(c) for c in steps.done}, number, cuts)
+    for step in range(training.local_steps):
+        overall = (number - 1) * training.local_steps + step
+        left = [c for c in order_of(federation, attendance.present, overall) if not attendance.crashes(c, step)]
+        batches = {client: batch_of(federation, client, overall) for client in left}
+        if server is None:
+            steps.unsplit_step(step, left, batches)
+        else:
+            factor = learning_rate_factor(training.schedule, overall, training.rounds * training.local_steps)
+            server.begin_step(step, factor * training.server_optimizer.lr)
+            steps.split_step(step, left, batches)
+            server.finish_step()
+        on_step(step, steps.done)
+    steps.end()
+    return steps.done

@@ -1,0 +1,235 @@
+"""``rank: auto``: from a config with devices to the same config with a rank for every layer of every client."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+
+from atlas_cli.config.schema.experiment import ExperimentConfig
+from atlas_cli.errors import ConfigError
+from atlas_cli.experiment.allocation.importance import measure_importance
+from atlas_cli.federation.build import build
+from atlas_cli.models.families.paths import by_layer
+from atlas_cli.planning.cuts.auto import resolve_auto_cuts
+from atlas_cli.planning.devices.devices import Device, configured_devices, find_device
+from atlas_cli.planning.memory.held import PartyMemory
+from atlas_cli.planning.memory_of_plan import Shape, build_task_of, client_memory, read_classes
+from atlas_cli.planning.plan import ClientPlan, Plan, make_plan
+from atlas_cli.planning.ranks.costs import ByPath, Targets, by_path, rank_costs
+from atlas_cli.planning.ranks.rules import Allocation, allocate, allocate_random, allocate_uniform
+from atlas_cli.planning.round_bytes import round_bytes
+from atlas_cli.tasks.contract import BaseTask
+
+
+@dataclass(frozen=True)
+class ClientRanks:
+    """A client's ranks and what they come to.
+
+    Attributes:
+        ranks: by layer.
+        device: None where the config names none.
+        importance: by layer, where ranks were given for it.
+        allocation: None where the config has the ranks.
+        memory: predicted for full batches of the longest examples.
+        uplink: bytes a round for such batches, activations included.
+    """
+
+    name: str
+    ranks: dict[int, int]
+    device: Device | None
+    importance: dict[int, float] | None
+    allocation: Allocation | None
+    adapter_parameters: int
+    memory: PartyMemory
+    uplink: int
+
+
+@dataclass(frozen=True)
+class RankPlan:
+    """All clients in the order of the config, and the config with their ranks written out."""
+
+    config: ExperimentConfig
+    method: str
+    clients: tuple[ClientRanks, ...]
+
+
+def resolve_auto_ranks(config: ExperimentConfig) -> ExperimentConfig:
+    """The config with numbers for every ``rank: auto``; itself where there is none.
+
+    Raises:
+        ConfigError, ResourceError: as ``plan_ranks``.
+    """
+    return plan_ranks(config).config if _auto(config) else config
+
+
+def plan_ranks(config: ExperimentConfig, method: str | None = None) -> RankPlan:
+    """Give ranks to the clients that have ``rank: auto``.
+
+    A template of several such clients becomes a client each, of the same names, because each has data of its own and so
+    an importance of its own. The baselines that are not split get the ranks of the split.
+
+    Args:
+        method: "gradient", "uniform" or "random"; default: ``allocation.importance``. Only "gradient" loads weights
+            and data, and only where some rank is auto.
+
+    Raises:
+        ConfigError: a client without a device, a device without a figure that is needed, a client that cannot afford
+            ``allocation.r_min``, or what ``make_plan`` and ``build`` raise.
+        ResourceError: the model or the data cannot be found.
+    """
+    method, config = method or config.allocation.importance, resolve_auto_cuts(config)
+    rules: dict[str, Callable[..., Allocation]] = {
+        "gradient": allocate,
+        "uniform": allocate_uniform,
+        "random": partial(allocate_random, seed=config.seed),
+    }
+    auto = _auto(config)
+    probing = _probing(config, auto)
+    plan = make_plan(probing)
+    tasks = _tasks(plan)
+    first = {c.key: c for c in reversed(plan.clients)}
+    kinds = {key: _Kind(config, plan, c, tasks[c.task_group], c.name in auto) for key, c in first.items()}
+    for name, key in auto.items():  # what cannot fit is said before any weights are loaded
+        kinds[key].allocate(allocate_uniform, None, name)
+    federation = build(probing, plan) if method == "gradient" and auto else None
+    ranked = []
+    for client in plan.clients:
+        kind, importance, allocation = kinds[client.key], None, None
+        if client.name in auto:
+            importance = measure_importance(federation, client.name) if federation is not None else None
+            allocation = kind.allocate(rules[method], importance, client.name)
+        ranks = allocation.ranks if allocation is not None else by_layer(client.ranks, plan.family)
+        paths = by_path(ranks, kind.targets)
+        size, memory, uplink = plan.adapter_parameters(paths), kind.memory(paths), kind.uplink(paths)
+        ranked.append(ClientRanks(client.name, ranks, kind.device, importance, allocation, size, memory, uplink))
+    given = {c.name: c.ranks for c in ranked if c.allocation is not None}
+    return RankPlan(_written_out(config, given), method, tuple(ranked))
+
+
+class _Kind:
+    """What all clients of one template have in common."""
+
+    def __init__(self, config: ExperimentConfig, plan: Plan, client: ClientPlan, task: BaseTask, auto: bool) -> None:
+        training, self.rules, self.key = config.training, config.allocation, client.key
+        self.device = _device(config, client.key, auto)
+        self.targets = _targets(plan, client)
+        self._plan, self._client, self._task = plan, client, task
+        self._shape = Shape(training.batch_size, training.max_length, training.batch_size > 1)
+        self._predicted: dict[tuple[tuple[str, int], ...], PartyMemory] = {}
+        self._uplinks: dict[tuple[tuple[str, int], ...], int] = {}
+        if not auto:
+            return
+        smallest = min(min(f) for paths in self.targets.values() for f in paths.values())
+        if self.rules.r_min > min(smallest, self.rules.r_max):
+            limit = "allocation.r_max" if self.rules.r_max < smallest else "the size of the smallest layer"
+            raise ConfigError(
+                f"{self.rules.r_min} is above {min(smallest, self.rules.r_max)}, {limit}; lower it",
+                key="allocation.r_min",
+            )
+        self.budgets = _budgets(config, self.device)
+        positions = training.batch_size * training.max_length
+        self.costs = rank_costs(self.memory, self.uplink, self.targets, positions, self.rules.r_min, self.rules.r_max)
+
+    def memory(self, ranks: ByPath) -> PartyMemory:
+        """Predicted for full batches of the longest examples."""
+        key = tuple(ranks.items())
+        if key not in self._predicted:  # a trace takes half a second, and clients alike ask for the same
+            client = replace(self._client, ranks=ranks)
+            self._predicted[key] = client_memory(self._plan, client, self._task, self._shape)
+        return self._predicted[key]
+
+    def uplink(self, ranks: ByPath) -> int:
+        """Bytes that a client sends in a round of such batches."""
+        key = tuple(ranks.items())
+        if key not in self._uplinks:
+            client = replace(self._client, ranks=ranks)
+            self._uplinks[key] = round_bytes(self._plan, client, self._task, self._shape).up
+        return self._uplinks[key]
+
+    def allocate(
+        self, rule: Callable[..., Allocation], importance: Mapping[int, float] | None, name: str
+    ) -> Allocation:
+        """Ranks of the client ``name``; a control needs no importance."""
+        return rule(
+            importance or dict.fromkeys(self.targets, 1.0),
+            self.costs.unit_costs,
+            self.budgets,
+            self.costs.fixed,
+            self.rules.r_min,
+            self.costs.r_max,
+            client=name,
+            key=f"{self.key}.rank",
+        )
+
+
+def _auto(config: ExperimentConfig) -> dict[str, str]:
+    """Clients with ``rank: auto``, and where the config speaks of them."""
+    return {spec.name: spec.key for spec in config.expanded_clients() if spec.rank == "auto"}
+
+
+def _probing(config: ExperimentConfig, auto: Mapping[str, str]) -> ExperimentConfig:
+    """The config that importance is measured with: split, from the base model, every rank a number."""
+    clients = {
+        name: client.model_copy(update={"rank": 1}) if f"clients.{name}" in auto.values() else client
+        for name, client in config.clients.items()
+    }
+    groups = {name: group.model_copy(update={"adapter": None}) for name, group in config.task_groups.items()}
+    return config.model_copy(update={"mode": "split-federated", "clients": clients, "task_groups": groups})
+
+
+def _written_out(config: ExperimentConfig, ranks: Mapping[str, dict[int, int]]) -> ExperimentConfig:
+    clients = {}
+    for spec in config.expanded_clients():
+        name = spec.key.removeprefix("clients.")
+        if spec.name in ranks:
+            by_layer = ranks[spec.name]
+            same = len(set(by_layer.values())) == 1
+            rank = next(iter(by_layer.values())) if same else by_layer
+            clients[spec.name] = config.clients[name].model_copy(update={"rank": rank, "count": 1})
+        else:
+            clients[name] = config.clients[name]
+    return config.model_copy(update={"clients": clients})
+
+
+def _device(config: ExperimentConfig, key: str, auto: bool) -> Device | None:
+    """The client's device; with ``rank: auto`` it must be there with all that budgets are made of."""
+    name = config.clients[key.removeprefix("clients.")].device
+    if name is None:
+        if auto:
+            raise ConfigError(
+                "rank: auto needs a device to fit; add device: NAME (atlas devices lists them), or give a rank",
+                key=f"{key}.rank",
+            )
+        return None
+    device = find_device(name, configured_devices(config), key=f"{key}.device")
+    if auto and device.memory is None:
+        raise ConfigError(
+            "has no memory, and rank: auto fits ranks to it; add e.g. memory: 2 GiB", key=f"devices.{name}"
+        )
+    if auto and device.uplink is None and config.allocation.uplink_seconds is not None:
+        raise ConfigError(
+            "has no uplink, and allocation.uplink_seconds limits it; add e.g. uplink: 10 Mbit/s", key=f"devices.{name}"
+        )
+    return device
+
+
+def _targets(plan: Plan, client: ClientPlan) -> Targets:
+    layers: dict[int, dict[str, tuple[int, int]]] = {}
+    for path in client.ranks:
+        (layer,) = by_layer({path: 0}, plan.family)
+        layers.setdefault(layer, {})[path] = plan.features[path]
+    return layers
+
+
+def _tasks(plan: Plan) -> dict[str, BaseTask]:
+    # how many classes there are matters only to a client that has the head, and may take the data to know
+    classes = read_classes(plan)[0] if plan.config.training.labels == "client" else {}
+    return {group: build_task_of(plan, group, classes.get(group, ["0", "1"])) for group in plan.config.task_groups}
+
+
+def _budgets(config: ExperimentConfig, device: Device | None) -> dict[str, float | None]:
+    assert device is not None
+    seconds = config.allocation.uplink_seconds
+    uplink = None if seconds is None or device.uplink is None else device.uplink * seconds / 8
+    return {"memory": device.memory, "uplink": uplink}

@@ -1,0 +1,68 @@
+"""Before a run: whether every client fits its device, and whether this machine computes in the dtype that is asked."""
+
+from __future__ import annotations
+
+from atlas_cli.config.schema.experiment import ExperimentConfig
+from atlas_cli.errors import ConfigError
+from atlas_cli.experiment.allocation.auto_ranks import plan_ranks
+from atlas_cli.federation.federation import Federation
+from atlas_cli.planning.devices.devices import bfloat16_slowdown
+from atlas_cli.units import format_bytes_mib
+
+SLOW = 3.0  # bfloat16 against float32: below it, memory may be worth the time
+
+
+def slow_bfloat16(federation: Federation) -> str | None:
+    """A warning where the run computes in bfloat16 on a CPU that has to emulate it."""
+    config = federation.config
+    used = [
+        *(["training.autocast"] if config.training.autocast == "bfloat16" else []),
+        *(["model.dtype"] if config.model.dtype == "bfloat16" else []),
+        *sorted({f"{c.key}.dtype" for c in federation.plan.clients if c.dtype not in ("float32", config.model.dtype)}),
+    ]
+    if not used or federation.device.type != "cpu" or (times := bfloat16_slowdown()) < SLOW:
+        return None
+    return (
+        f"warning: bfloat16 ({used[0]}) is {times:.0f} times slower than float32 on this CPU, which has no units for it"
+    )
+
+
+def fitted(config: ExperimentConfig, method: str | None = None) -> ExperimentConfig:
+    """The config with a number for every ``rank: auto``, once every client is known to fit its device.
+
+    Args:
+        method: as ``plan_ranks`` has it; "uniform" loads no weights.
+
+    Raises:
+        ConfigError: a client's predicted peak is above its device's memory; says by how much.
+    """
+    if not must_fit(config):
+        return config
+    planned = plan_ranks(config, method)
+    specs = {spec.name: spec for spec in config.expanded_clients()}
+    for client in planned.clients:
+        memory = client.device.memory if client.device else None
+        if memory is not None and client.memory.peak > memory:
+            spec = specs[client.name]
+            narrower = "" if spec.dtype == "bfloat16" else _narrower(planned.config, client.name, memory)
+            raise ConfigError(
+                f"client {client.name} needs {format_bytes_mib(client.memory.peak)} at its peak (predicted, a full "
+                f"batch of the longest examples) and its device has {format_bytes_mib(memory)}; lower its rank, "
+                f"training.batch_size, training.max_length or model.split_layer, or set checkpointing: true{narrower}",
+                key=f"{spec.key}.device",
+            )
+    return planned.config
+
+
+def must_fit(config: ExperimentConfig) -> bool:
+    """Whether anything is asked of predicted memory: a client has a device, or ``rank: auto``."""
+    return any(client.device is not None or client.rank == "auto" for client in config.clients.values())
+
+
+def _narrower(config: ExperimentConfig, client: str, memory: int) -> str:
+    """That ``dtype: bfloat16`` would make a client fit, where it would; ranks in ``config`` are numbers."""
+    key = next(spec.key for spec in config.expanded_clients() if spec.name == client).removeprefix("clients.")
+    other = config.clients[key].model_copy(update={"dtype": "bfloat16"})
+    planned = plan_ranks(config.model_copy(update={"clients": {**config.clients, key: other}}))
+    peak = next(each.memory.peak for each in planned.clients if each.name == client)
+    return f" or dtype: bfloat16 (needs {format_bytes_mib(peak)})" if peak <= memory else ""

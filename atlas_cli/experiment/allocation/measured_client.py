@@ -1,0 +1,247 @@
+"""Run one client of a config for real, alone in a process of its own, and see how much memory it takes.
+
+``measure_client`` starts ``python -m atlas_cli.experiment.allocation.measured_client``, which prints one line of JSON.
+Weights are random numbers: only their size matters, and nothing else of the model has to be loaded or held. The process
+has taken a step of a tiny model before, so that the code of torch is in memory, and its allocator gives back what is
+freed: what is left to count belongs to the client.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from atlas_cli.config.load import load_config
+from atlas_cli.errors import AtlasError
+from atlas_cli.federation.parties.split_client import SplitClient
+from atlas_cli.federation.parties.unsplit_client import UnsplitClient
+from atlas_cli.models.adapters.lora import build_adapters
+from atlas_cli.models.families.paths import by_layer
+from atlas_cli.models.frozen.gelu import fuse_gelu
+from atlas_cli.models.frozen.load import FrozenBase
+from atlas_cli.models.halves.split import client_half
+from atlas_cli.planning.memory.saved_trace import LiveBytes, meta_model
+from atlas_cli.planning.memory_of_plan import LABEL_NUMBERS, Shape, build_task_of
+from atlas_cli.planning.method import method_of
+from atlas_cli.planning.plan import Plan, make_plan
+from atlas_cli.runs.parts import peak_resident_bytes
+from atlas_cli.wire.messages import Message
+
+STEPS = 2  # the first is taken without moments
+# glibc keeps freed blocks of up to 32 MiB, as if they were still in use; other systems do not know these names
+_ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_ARENA_MAX": "1"}
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Bytes of a client that took steps alone.
+
+    Attributes:
+        parts: as in memory.json.
+        peak: of its tensors at one moment.
+        resident: peak resident memory of its process, less that of the interpreter with torch loaded.
+    """
+
+    parts: dict[str, Any]
+    peak: int
+    resident: int
+
+
+def measure_client(
+    config: Path, overrides: Sequence[str], client: str, shape: Shape, classes: Sequence[str] = ()
+) -> Measured:
+    """Take two steps with a client of a config, in a fresh process.
+
+    Args:
+        config, overrides: as for ``load_config``.
+        classes: of its task group, where its head is on the client.
+
+    Raises:
+        AtlasError: the process failed; says with which error.
+    """
+    command = [sys.executable, "-m", "atlas_cli.experiment.allocation.measured_client", str(config), client, *overrides]
+    command += ["--shape", str(shape.batch), str(shape.tokens), str(int(shape.padded)), "--classes", str(len(classes))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **_ALLOCATOR})
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}, out of memory?"]
+        raise AtlasError(f"client {client} could not be measured: {lines[-1]}")
+    return Measured(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def take_steps(plan: Plan, name: str, shape: Shape, classes: Sequence[str], steps: int = STEPS) -> Measured:
+    """The same in this process, where the resident peak holds whatever else the process did before."""
+    torch.manual_seed(plan.config.seed)
+    client = plan.by_name[name]
+    base, lm_head = meta_model(plan.hf_config, plan.family, getattr(torch, client.dtype))
+    split = plan.config.mode == "split-federated"
+    if plan.config.model.fused_gelu:
+        fuse_gelu(base)
+    before = _start_of_peak()
+    held: list[nn.Module] = [client_half(base, plan.family, client.cut) if split else base]
+    if lm_head is not None and (not split or plan.config.training.labels == "client"):
+        held.append(lm_head)
+    _fill(held)
+    party = _party(plan, name, FrozenBase(base, lm_head, plan.family, plan.config.model.name, "random", ""), classes)
+    party.train_only(method_of(plan.config).TRAINED)
+    usage = party.measure()
+    weights = [*held[0].parameters(), *held[0].buffers(), *party.trained(), *party.output_embedding()]
+    owned = usage.frozen_weights + usage.adapters + usage.heads
+    with LiveBytes(weights) as live:
+        for _ in range(steps):
+            _step(plan, party, name, shape)
+    return Measured(usage.record(), owned + live.peak, _peak() - before)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of the child process."""
+    parser = argparse.ArgumentParser(
+        prog="python -m atlas_cli.experiment.allocation.measured_client", description=__doc__
+    )
+    parser.add_argument("config", type=Path)
+    parser.add_argument("client")
+    parser.add_argument("overrides", nargs="*")
+    parser.add_argument("--shape", type=int, nargs=3, required=True, metavar=("BATCH", "TOKENS", "PADDED"))
+    parser.add_argument("--classes", type=int, default=0)
+    given = parser.parse_args(arguments)
+    try:
+        plan = make_plan(load_config(given.config, given.overrides).config)
+        if plan.config.threads is not None:
+            torch.set_num_threads(plan.config.threads)
+        batch, tokens, padded = given.shape
+        classes = [str(c) for c in range(given.classes or 2)]
+        take_steps(_tiny(plan, given.client), given.client, Shape(2, 4, bool(padded)), classes)
+        done = take_steps(plan, given.client, Shape(batch, tokens, bool(padded)), classes)
+    except AtlasError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    print(json.dumps({"parts": done.parts, "peak": done.peak, "resident": done.resident}))
+    return 0
+
+
+def _party(plan: Plan, name: str, base: FrozenBase, classes: Sequence[str]) -> SplitClient | UnsplitClient:
+    config = plan.config
+    client = plan.by_name[name]
+    task = build_task_of(plan, client.task_group, classes)
+    split = config.mode == "split-federated"
+    head = task.build_head(plan.hidden_size, base.lm_head) if not split or config.training.labels == "client" else None
+    if split:
+        ranks = by_layer(client.ranks, plan.family)
+        return SplitClient(
+            name,
+            rank_config=ranks,
+            split_layer=client.cut,
+            base=base,
+            lora=config.lora,
+            training=config.training,
+            seed=config.seed,
+            task=task,
+            head=head,
+            checkpointing=client.checkpointing,
+        )
+    assert head is not None
+    lora = config.lora
+    lower, upper = (
+        build_adapters(base.model, ranks, alpha=lora.alpha, dropout=lora.dropout, rslora=lora.rslora, seed=config.seed)
+        for ranks in (client.ranks, plan.above(client.cut))
+    )
+    rest = (lora, config.training, config.seed, torch.device("cpu"), client.checkpointing)
+    return UnsplitClient(name, base, task, lower, upper, head, *rest)
+
+
+def _step(plan: Plan, party: SplitClient | UnsplitClient, name: str, shape: Shape) -> None:
+    ids = torch.randint(0, int(plan.hf_config.vocab_size), (shape.batch, shape.tokens))
+    mask = torch.ones_like(ids)
+    if shape.padded:
+        mask[0, -1] = 0
+    batch = {"input_ids": ids, "attention_mask": mask}
+    group = plan.by_name[name].task_group
+    numbers = LABEL_NUMBERS.get(plan.config.task_groups[group].task, shape.tokens)
+    labels = torch.zeros((shape.batch,) if numbers == 1 else (shape.batch, numbers), dtype=torch.int64)
+    if isinstance(party, UnsplitClient):
+        party.local_step(batch, labels, 1, 0, 1.0)
+        return
+    message = party.forward(batch, 1, 0, None)
+    width = message.tensors["activations"]
+    if party.head is not None:
+        features = torch.randn_like(width, dtype=getattr(torch, plan.config.model.dtype))
+        party.answer_features(Message("features", name, "down", {"features": features}), labels)
+    party.apply_gradients(torch.randn_like(width) / width.numel())
+
+
+def _tiny(plan: Plan, name: str) -> Plan:
+    """The same client of a model that takes no memory: one block, eight numbers a head."""
+    config = copy.deepcopy(plan.hf_config)
+    small = {"vocab_size": 32, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 8}
+    small |= {"num_key_value_heads": 1, "intermediate_size": 16, "n_inner": 16, "hidden_dim": 16}
+    for key, value in small.items():
+        if getattr(config, key, None) is not None:
+            setattr(config, key, value)
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:1]
+    if config.pad_token_id is not None:
+        config.pad_token_id = 0
+    client = plan.by_name[name]
+    first = f"{plan.family.blocks}.0."
+    ranks = dict.fromkeys((path for path in plan.features if path.startswith(first)), 1)
+    client = replace(client, cut=1, ranks=ranks)
+    return replace(plan, hf_config=config, hidden_size=16, n_layers=1, cut=1, clients=(client,), upper_ranks={})
+
+
+def _fill(modules: Sequence[nn.Module]) -> None:
+    """Random numbers for tensors that have no storage yet, zeros for integers; tied tensors stay tied."""
+    made: dict[int, Tensor] = {}
+
+    def real(tensor: Tensor) -> Tensor:
+        if not tensor.is_meta:
+            return tensor
+        if id(tensor) not in made:
+            new = torch.empty(tensor.shape, dtype=tensor.dtype)
+            new = new.normal_(0, 0.02) if new.is_floating_point() else new.zero_()
+            made[id(tensor)] = nn.Parameter(new, requires_grad=False) if isinstance(tensor, nn.Parameter) else new
+        return made[id(tensor)]
+
+    for module in (m for root in modules for m in root.modules()):
+        for tensors in (module._parameters, module._buffers):
+            tensors.update({name: real(t) for name, t in tensors.items() if t is not None})  # type: ignore[misc]
+
+
+def _start_of_peak() -> int:
+    """Forget the peak so far where the system can (Linux), and return what is resident now."""
+    try:
+        _CLEAR.write_text("5")
+    except OSError:
+        return _peak_of_system()
+    return _status("VmRSS")
+
+
+def _peak() -> int:
+    # getrusage also counts the process that started this one
+    return _status("VmHWM") if _CLEAR.exists() else _peak_of_system()
+
+
+def _peak_of_system() -> int:
+    peak = peak_resident_bytes()
+    if peak is None:
+        raise AtlasError("this system does not tell the peak memory of a process; leave --measure out")
+    return peak
+
+
+def _status(key: str) -> int:
+    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(f"{key}:"))
+    return int(line.split()[1]) * 1024
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The Python interface for callers without a config: one round, and ranks for a device."""

@@ -1,0 +1,62 @@
+"""What a run says of its end: the figures of its engine, and why it ended early."""
+
+from __future__ import annotations
+
+import shlex
+import traceback
+from contextlib import suppress
+from typing import Any
+
+from atlas_cli.engines.engine import Engine
+from atlas_cli.errors import AtlasError, OutputError
+from atlas_cli.experiment.run_checkpoints import RunCheckpoints
+from atlas_cli.federation.federation import Federation
+from atlas_cli.models.frozen.kernel_order import prepacked_record
+from atlas_cli.runs.checkpoint import folders
+from atlas_cli.runs.manifest import Status, end_manifest
+from atlas_cli.runs.record_files import RecordFiles
+from atlas_cli.runs.seals import INDEX, seals_record
+
+
+def engine_figures(federation: Federation, engine: Engine) -> dict[str, Any]:
+    """What this process kept and moved, by what it is of."""
+    offload = federation.offload
+    kept = {"prefix_cache": federation.prefix_cache, "offload": None if offload is None else offload.store}
+    records: dict[str, Any] = {name: each.record() for name, each in kept.items() if each is not None}
+    records["prepack"] = prepacked_record([federation.base, *federation.bases.values()])
+    records["ray"] = engine.record()
+    return {name: each for name, each in records.items() if each is not None}
+
+
+def record_early_end(
+    files: RecordFiles, manifest: dict[str, Any], checkpoints: RunCheckpoints, error: BaseException, engine: Engine
+) -> dict[str, Any]:
+    """Record how a run ended early, with the traceback; the error gets notes that say how to go on.
+
+    Returns the manifest as it is then.
+    """
+    run, recording = files.run, checkpoints.federation.recording
+    interrupted = isinstance(error, KeyboardInterrupt)
+    status: Status = "interrupted" if interrupted else "failed"
+    what = None if interrupted else str(error) or type(error).__name__
+    figures: dict[str, Any] = {}
+    with suppress(Exception):  # an engine that has gone cannot say what it did; the first error is the one to show
+        figures = engine_figures(checkpoints.federation, engine)
+    with suppress(OutputError):  # on a full disk, too
+        checkpoints.write()
+    with suppress(OutputError):
+        run.log(status if interrupted else f"{status}: {type(error).__name__}: {error}")
+        run.log("" if interrupted else "".join(traceback.format_exception(error)))
+    with suppress(OutputError):
+        if recording is not None:
+            files.append(INDEX, recording.taken())
+        manifest["records"] = seals_record(files.seal())
+    ended = end_manifest(manifest, status, what, figures)
+    with suppress(OutputError):
+        run.write_json("manifest.json", ended)
+    if not isinstance(error, AtlasError | KeyboardInterrupt | BrokenPipeError):
+        error.add_note(f"the traceback is in {run.path / 'log.txt'}")
+    if whole := folders(run):
+        done = int(whole[-1].name.removeprefix("round-"))
+        error.add_note(f"round {done} is kept; to go on: atlas train --resume {shlex.quote(str(run.path))}")
+    return ended

@@ -1,0 +1,73 @@
+"""What the manifest says of the model, the data and the device."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import torch
+
+from atlas_cli.config.schema.experiment import ExperimentConfig
+from atlas_cli.data.rows import digest
+from atlas_cli.federation.federation import Federation
+from atlas_cli.planning.devices.clock_notes import clock_notes
+from atlas_cli.planning.devices.devices import client_devices, server_device
+from atlas_cli.tasks.contract import count_examples
+
+Facts = dict[str, object]
+
+
+def model_facts(federation: Federation) -> Facts:
+    """Name, initialisation, weights hash, cut and numbers of parameters."""
+    plan, base = federation.plan, federation.base
+    return {
+        "name": base.name,
+        "init": base.init,
+        "fused_gelu": base.fused_gelu,
+        "sha256": base.sha256,
+        "left_out": list(base.left_out),
+        "n_parameters": plan.parameters["model"],
+        "layers": plan.n_layers,
+        "split_layer": plan.cut,
+        "client_split_layers": {c.name: c.cut for c in plan.clients if c.cut != plan.cut},
+        "client_half_parameters": plan.parameters["client half"],
+        "server_half_parameters": plan.parameters["server half"],
+    }
+
+
+def data_facts(federation: Federation) -> dict[str, Facts]:
+    """By task group: origin, content hash, sizes, classes, and what became of every row."""
+    return {
+        name: {
+            "origin": group.data.origin,
+            "sha256": group.data.sha256,
+            "train": sum(map(count_examples, group.train.values())),
+            "test": count_examples(group.test),
+            "local_test": sum(map(count_examples, group.local_test.values())),
+            "sequences": {"train": sum(map(len, group.train.values())), "test": len(group.test)},
+            "classes": group.data.classes,
+            "metrics": dict(group.task.better),
+            "test_sha256": digest(group.data.test),
+            "rows": {**group.data.account.record(), "unused": group.dealt.unused},
+            "column_values": group.dealt.values,
+            "fit": {part: asdict(fit) for part, fit in group.fits().items()},
+            "notes": group.notes,
+        }
+        for name, group in federation.data.items()
+    }
+
+
+def clock_facts(config: ExperimentConfig) -> Facts | None:
+    """What the virtual clock goes by besides the clients' devices; None where no client has one."""
+    if config.mode != "split-federated" or not client_devices(config):
+        return None
+    server = server_device(config)
+    return {
+        "server": {"device": server.name, **server.texts()},
+        "server_assumed": config.server.device is None,
+        "notes": clock_notes(config),
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """As torch names it, with the model of a GPU."""
+    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)

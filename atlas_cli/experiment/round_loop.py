@@ -1,0 +1,281 @@
+"""The round loop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from atlas_cli.aggregation.error import ErrorLedger
+from atlas_cli.aggregation.mixing import laplacian_matrix, softmax_matrix
+from atlas_cli.clustering.in_a_run import Clustered, cluster_clients
+from atlas_cli.config.checks import cohort_size
+from atlas_cli.engines.engine import LocalSteps
+from atlas_cli.engines.in_process import local_steps
+from atlas_cli.errors import AtlasError, NonFiniteError
+from atlas_cli.experiment.recorder import Recorder, Scores
+from atlas_cli.federation.attendance import Attendance
+from atlas_cli.federation.client_state.member import Member
+from atlas_cli.federation.federation import Federation
+from atlas_cli.federation.merging.pruning import prune
+from atlas_cli.federation.merging.screening import require_finite_update, too_large, unfit
+from atlas_cli.federation.parties.evaluation import mean_metrics
+from atlas_cli.federation.parties.split_client import SplitClient
+from atlas_cli.federation.work_done import Trained
+from atlas_cli.planning.cohort import sample_cohort
+from atlas_cli.wire.ledger import Ledger
+from atlas_cli.wire.messages import Message
+
+
+def train(
+    federation: Federation,
+    recorder: Recorder,
+    checkpoint: Callable[[int], None] = lambda number: None,
+    done: int | None = None,
+    local_steps: LocalSteps = local_steps,
+) -> None:
+    """Run the rounds of a federation and record each.
+
+    Args:
+        checkpoint: called after every round, round 0 (before training) included.
+        done: rounds that a restored federation has behind it; None starts anew.
+        local_steps: of an engine: where clients compute; by default, in this process.
+
+    Raises:
+        NonFiniteError: a loss, activation, gradient, update or aggregate; nothing was stepped or delivered with it.
+        TooFewClientsError: too few clients are left after a round; it was not recorded.
+        AtlasError: a client does not hold what it was delivered, or bytes do not match their closed form.
+    """
+    training = federation.config.training
+    if done is None:
+        ledger = set_up(federation, recorder.clusters)
+        require_matching(ledger)
+        recorder.round(0, ledger, evaluate(federation))
+        checkpoint(0)
+    caution(federation, recorder)
+
+    for number in range((done or 0) + 1, training.rounds + 1):
+        ledger = federation.ledger(number)
+        recorder.clusters(cluster_clients(federation, number, ledger))
+        attendance = Attendance(federation, sample_cohort(federation.plan, number), number)
+        with federation.at_hand(attendance.cohort):
+            deliver(federation, attendance.present, ledger)  # those that missed a round catch up
+            require_delivered(federation, attendance.present)
+            attendance.begin()
+            federation.protection.begin_round(number, attendance.present)
+            recorder.start_round(number, attendance.present)
+            trained = local_steps(federation, attendance, ledger, recorder.on_step(number))
+            sent = collect(federation, attendance, trained, ledger)
+            attendance.require_enough()
+            if federation.server is not None:
+                federation.server.finish_round(attendance.present)
+            errors = merge(federation, attendance, sent, recorder)
+            mix_groups(federation, attendance.present)
+            last = number == training.rounds
+            reached = [c for c in (federation.clients if last else attendance.cohort) if c not in attendance.gone]
+            deliver(federation, reached, ledger)
+            require_delivered(federation, federation.clients if last else attendance.cohort, anew=last)
+            require_matching(ledger)
+            due = last or number % federation.config.evaluation.every == 0
+            scores = evaluate(federation) if due else Scores()
+            alone = due and not federation.aggregator.group_adapter  # each client's own model is scored
+            require_delivered(federation, federation.clients if alone else scores.clients)
+            recorder.round(number, ledger, scores, trained, errors, attendance)
+        checkpoint(number)
+
+
+def caution(federation: Federation, recorder: Recorder) -> None:
+    """Say where the cohort of a group (or cluster) is too small for a method that wants several clients, and what the
+    config says of weights that the method does not use."""
+    aggregator, share = federation.aggregator, federation.config.training.cohort
+    if unused := unused_weights(federation):
+        recorder.progress.note(f"warning: {unused}")
+    for group in aggregator.merged if hasattr(aggregator.method, "caution") else ():
+        size = cohort_size(share, sum(member.group == group for member in aggregator.members.values()))
+        if text := aggregator.method.caution(size, aggregator.options):
+            recorder.progress.note(f"warning: {group}: {text}")
+
+
+def unused_weights(federation: Federation) -> str | None:
+    """What the config says of weights that its method does not merge by; None where it says nothing, or is heard."""
+    config, method = federation.config, federation.aggregator.method
+    if not hasattr(method, "UNWEIGHTED"):
+        return None
+    equal = ("examples", "uniform") if hasattr(method, "centre") else ("examples",)
+    said = [] if (rule := config.aggregation.weights) in equal else [f"aggregation.weights: {rule}"]
+    said += [f"clients.{name}.weight" for name, client in config.clients.items() if client.weight != 1]
+    if not said:
+        return None
+    more = f" and {len(said) - 3} more" if len(said) > 3 else ""
+    return f"{config.aggregation.method} {method.UNWEIGHTED}, and does not use {', '.join(said[:3])}{more}"
+
+
+def collect(
+    federation: Federation, attendance: Attendance, trained: Mapping[str, Trained], ledger: Ledger
+) -> dict[str, dict[str, Tensor]]:
+    """What those present send at the end of their steps; who is too late, or sends what cannot be merged, is dropped.
+
+    Raises:
+        NonFiniteError: an update, with ``training.on_nonfinite: stop``.
+    """
+    aggregator, config = federation.aggregator, federation.config
+    prune(aggregator, federation.clients, attendance.present)
+    sent: dict[str, dict[str, Tensor]] = {}
+    for client in list(attendance.present) if aggregator.exchanges else ():
+        tensors = aggregator.receive(client, ledger)
+        if attendance.passes_deadline(client, trained[client], ledger):
+            continue
+        reason = unfit(aggregator, client, tensors, attendance.began_with[client])
+        try:
+            require_finite_update(client, tensors, attendance.number)
+        except NonFiniteError as error:
+            if config.training.on_nonfinite == "stop":
+                raise
+            reason = reason or str(error).partition(";")[0]
+        if reason:
+            attendance.drop(client, reason, gone=False)
+        else:
+            sent[client] = tensors
+    ratio = config.screen.max_norm_ratio
+    for group in aggregator.merged if ratio is not None else ():
+        of_group = {client: sent[client] for client in attendance.left(group) if client in sent}
+        assert ratio is not None
+        for client, reason in too_large(aggregator, group, of_group, attendance.began_with, ratio).items():
+            attendance.drop(client, reason, gone=False)
+            del sent[client]
+    return sent
+
+
+def merge(
+    federation: Federation, attendance: Attendance, sent: Mapping[str, Mapping[str, Tensor]], recorder: Recorder
+) -> dict[str, ErrorLedger | None]:
+    """Merge each group (or cluster) that has clients left; one that has none keeps what it has."""
+    errors: dict[str, ErrorLedger | None] = {}
+    for group in federation.aggregator.merged:
+        left = attendance.left(group)
+        if not left:
+            kept = f"round {attendance.number}: no client of {group} is left, so it keeps its adapter"
+            recorder.progress.note(kept)
+        elif federation.aggregator.exchanges:
+            errors[group] = federation.aggregator.combine(group, {c: sent[c] for c in left}, attendance.number)
+    return errors
+
+
+def set_up(federation: Federation, clustered: Callable[[Clustered | None], None] = lambda found: None) -> Ledger:
+    """What each client must get before the first round: its frozen weights, once, and the initial adapters.
+
+    Between the two, clusters are found where the config asks for them; ``clustered`` is told of them.
+    """
+    ledger = federation.ledger(0)
+    messages: dict[tuple[object, ...], Message] = {}  # clients that hold the same part of one base get the same
+    for client in federation.plan.clients:
+        kind = client.task_group, client.cut, client.dtype
+        if kind not in messages:
+            with federation.at_hand([client.name]):
+                party = federation.clients[client.name]
+                unsplit, output = not isinstance(party, SplitClient), party.output_embedding()
+                half = party.base.model.state_dict() if unsplit else federation.plan.setup_tensors[kind[1:]]
+                tensors = {**half, **{f"lm_head.{i}": p for i, p in enumerate(output)}}
+                messages[kind] = Message("base-weights", client.name, "down", tensors)
+        message = messages[kind].to(client.name)
+        ledger.count(message, message.payload_bytes)
+    clustered(cluster_clients(federation, 0, ledger))
+    deliver(federation, list(federation.clients), ledger)
+    return ledger
+
+
+def deliver(federation: Federation, clients: Iterable[str], ledger: Ledger) -> None:
+    """Send the current group adapter to those that are behind; moments of what it replaces are reset.
+
+    Of clients that are away and own the same, one is brought in, and the others come to own what it does then.
+    """
+    aggregator, offload = federation.aggregator, federation.offload
+    given: dict[tuple[object, ...], tuple[Member, Ledger, list[Message]]] = {}
+    for client in clients:
+        member, sent = aggregator.members[client], list[Message]()
+        counted = Ledger(sent.append if ledger.watch is not None else None)
+        if not aggregator.is_behind(client):
+            continue
+        away, base = member.away, federation.base_of(client)
+        alike = (*away[:3], id(base), member.group, member.part, member.version) if away is not None else ()
+        if offload is not None and alike in given:
+            first, counted, sent = given[alike]
+            offload.become(client, first)
+            federation.touched.add([client])
+            member.version, member.delivered_sha256 = first.version, first.delivered_sha256
+        else:
+            with federation.at_hand([client]):
+                federation.clients[client].forget_moments(aggregator.deliver(client, counted))
+            if away is not None:
+                given[alike] = member, counted, sent
+        ledger.add(counted, client, sent)
+
+
+def mix_groups(federation: Federation, clients: Sequence[str]) -> None:
+    """Mix the adapters of task groups or clusters, where ``aggregation.cross_group`` asks for it.
+
+    Sizes are those of ``clients``; a group of which nobody is among them keeps its adapter.
+    """
+    rule, aggregator = federation.config.aggregation.cross_group, federation.aggregator
+    if rule.strength == 0 or len(aggregator.merged) == 1 or not aggregator.exchanges:
+        return
+    groups = [aggregator.members[client].group for client in clients]
+    if rule.graph == "laplacian":
+        aggregator.mix(lambda cosines: laplacian_matrix(cosines, rule.strength), groups)
+        return
+    weights = [aggregator.members[client].weight for client in clients]
+    sizes = torch.tensor(
+        [sum(w for w, g in zip(weights, groups, strict=True) if g == group) for group in aggregator.merged],
+        dtype=torch.float64,
+    )
+    aggregator.mix(lambda cosines: softmax_matrix(cosines, sizes, rule.strength, rule.temperature), groups)
+
+
+def require_delivered(federation: Federation, clients: Iterable[str], *, anew: bool = False) -> None:
+    """Clients that are not training hold exactly what they were delivered, by hash.
+
+    Asked of a client before and after each round that it takes part in and when its own model was scored, and of all
+    after the last round.
+
+    Args:
+        anew: hash everything again, also what nothing was written to since it was last hashed.
+    """
+    if federation.aggregator.exchanges:
+        for client in clients:
+            federation.aggregator.check_held(client, anew=anew)
+
+
+def evaluate(federation: Federation) -> Scores:
+    """Score group test parts, with the mean over clients where they do not share one model, and local test parts."""
+    groups, clients, seconds, models = {}, {}, {}, {}
+    for group in federation.group_names:
+        began = time.perf_counter()
+        prepared, members = federation.data[group], federation.members(group)
+        shared = federation.models_of_group(group)
+        scored = {name: federation.evaluator(prepared.task, prepared.test, model) for name, model in shared.items()}
+        for client in () if shared else members:
+            with federation.at_hand([client]):
+                model = federation.model_of_client(client)
+                scored[client] = federation.evaluator(prepared.task, prepared.test, model)
+        several = len(scored) > 1
+        users = [federation.part_of(c) if shared else c for c in members] if several else [*scored]
+        groups[group], models[group] = mean_metrics([scored[name] for name in users]), len(scored)
+        for client in members:
+            if prepared.local_test[client]:
+                with federation.at_hand([client]):
+                    model = federation.model_of_client(client)
+                    clients[client] = federation.evaluator(prepared.task, prepared.local_test[client], model)
+        seconds[group] = time.perf_counter() - began
+    return Scores(groups, clients, seconds, models)
+
+
+def require_matching(ledger: Ledger) -> None:
+    """Stop when bytes counted are not what the closed form says: one of the two would be wrong in every report.
+
+    Raises:
+        AtlasError: names the first entry that differs.
+    """
+    for mismatch in ledger.mismatches():
+        raise AtlasError(f"byte ledger: {mismatch}")

@@ -1,0 +1,160 @@
+"""What decides a run's numbers besides its config and its weights: kept in the manifest, and compared when it goes on.
+
+The model's config, the tokenizer, the rows and what they became as tokens, and the code of the plug-ins: each by hash,
+with what is needed to name what has changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from array import array
+from collections.abc import Iterable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from atlas_cli import discovery
+from atlas_cli.data.rows import digest
+from atlas_cli.experiment.manifest_facts import data_facts, model_facts
+from atlas_cli.federation.federation import Federation
+from atlas_cli.hashing import sha256_text
+from atlas_cli.models.files.tokenizer_facts import tokenizer_files, tokenizer_parts
+from atlas_cli.planning.method import method_of
+from atlas_cli.tasks.contract import Feature
+
+_NOT_OF_THE_MODEL = ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype")
+_LIBRARIES = ("python", "torch", "transformers", "tokenizers", "numpy")
+
+
+def inputs(federation: Federation) -> dict[str, Any]:
+    """For the manifest."""
+    tokenizer = federation.tokenizer
+    return {
+        "model_config": model_config(federation),
+        "tokenizer": {"parts": tokenizer_parts(tokenizer), "files": tokenizer_files(tokenizer)},
+        "examples": {name: _examples(federation, name) for name in federation.data},
+        "code": _code(federation),
+    }
+
+
+def model_config(federation: Federation) -> dict[str, Any]:
+    """What the Hugging Face config says, as JSON."""
+    config = {k: v for k, v in federation.base.config.to_dict().items() if k not in _NOT_OF_THE_MODEL}
+    found: dict[str, Any] = json.loads(json.dumps(config, default=str, sort_keys=True))
+    return found
+
+
+def changed_since(manifest: Mapping[str, Any], federation: Federation) -> str | None:
+    """What is not what it was when a manifest was written, and what to do; None: nothing."""
+    before, now = manifest.get("inputs"), inputs(federation)
+    if not isinstance(before, dict) or any(not isinstance(before.get(part), dict) for part in now):
+        return "the manifest does not say what the run depended on; start the experiment anew"
+    libraries = manifest.get("versions") or {}
+    alike = all(libraries.get(name) == version(name) for name in ("transformers", "tokenizers"))
+    config = _difference(before["model_config"], now["model_config"], common=not alike)
+    if config is not None:
+        path = Path(federation.base.name).expanduser()
+        where = path / "config.json" if path.is_dir() else f"the config of {federation.base.name}"
+        return f"{where}: {config}; restore it or start anew"
+    if (model := _difference(manifest["model"], model_facts(federation))) is not None:
+        return f"the model is not what it was: {model}; restore it or start anew"
+    # another version describes one tokenizer in other words; the tokens below tell whether it is another
+    tokenizer = _difference(before["tokenizer"].get("parts"), now["tokenizer"]["parts"]) if alike else None
+    if tokenizer is not None:
+        files = _names(before["tokenizer"].get("files"), now["tokenizer"]["files"])
+        changed = f" (changed: {files})" if files else ""
+        return f"the tokenizer is not what it was{changed}: {tokenizer}; restore it or start anew"
+    if code := _names(before["code"], now["code"]):
+        return f"code that computes has changed: {code}; restore it or start anew"
+    data = data_facts(federation)
+    for group in data:
+        for was, now_ in ((manifest["data"], data), (before["examples"], now["examples"])):
+            if (what := _difference(was.get(group), now_[group])) is not None:
+                return f"the data of task group {group} is not what it was: {what}; restore it or start anew"
+    return None
+
+
+def other_versions(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """A sentence where libraries that compute have other versions than when a run was started; None: they have not."""
+    was, is_ = before.get("versions"), now["versions"]
+    if not isinstance(was, dict):
+        return None
+    changed = [f"{name} {was.get(name)} is now {is_[name]}" for name in _LIBRARIES if was.get(name) != is_[name]]
+    return f"{', '.join(changed)}: figures may differ from those of an unbroken run" if changed else None
+
+
+def _examples(federation: Federation, group: str) -> dict[str, str]:
+    """Hashes of the rows as they were read, of who has which, and of what they became as tokens."""
+    prepared = federation.data[group]
+    features = [*prepared.train.values(), *prepared.local_test.values(), prepared.test]
+    return {
+        "rows": digest(prepared.data.train, prepared.data.test),
+        "shards": sha256_text(json.dumps(list(prepared.shards.items()))),
+        "tokens": _sha256_features(feature for each in features for feature in each),
+    }
+
+
+def _sha256_features(features: Iterable[Feature]) -> str:
+    hasher = hashlib.sha256()
+    for feature in features:
+        for name in sorted(feature):
+            value: Any = feature[name]  # type: ignore[literal-required]
+            try:
+                packed = array("q", value).tobytes() if isinstance(value, list) else repr(value).encode()
+            except (TypeError, OverflowError):  # not a list of whole numbers
+                packed = repr(value).encode()
+            hasher.update(f"{name} {len(packed)} ".encode() + packed)
+        hasher.update(b"\n")
+    return hasher.hexdigest()
+
+
+def _code(federation: Federation) -> dict[str, str]:
+    """Hashes of the plug-ins' files, and of what is shared in their folders, by path inside the package or in full."""
+    config = federation.config
+    groups, mechanisms = config.task_groups.values(), federation.protection.record()["mechanisms"]
+    modules = [
+        ("aggregation.methods", method_of(config)),
+        *(("tasks", discovery.load("tasks", group.task)) for group in groups),
+        *(("data.sources", discovery.load("data.sources", group.data.source)) for group in groups),
+        *(("models.families", module) for module in _family(federation)),
+        *(("privacy.mechanisms", discovery.load("privacy.mechanisms", name)) for name in mechanisms),
+    ]
+    found: dict[str, str] = {}
+    for package, module in modules:
+        path = Path(str(module.__file__))
+        for each in (path, *path.parent.glob("_*.py")):
+            found[f"{package.replace('.', '/')}/{each.name}"] = sha256_text(each.read_text(encoding="utf-8"))
+    return dict(sorted(found.items()))
+
+
+def _family(federation: Federation) -> list[ModuleType]:
+    modules = (discovery.load("models.families", name) for name in discovery.names("models.families"))
+    return [module for module in modules if module.FAMILY is federation.base.family]
+
+
+def _difference(before: Any, now: Mapping[str, Any], common: bool = False) -> str | None:
+    """The first key that has another value; ``common``: only of those that both have."""
+    if not isinstance(before, dict):
+        return "the manifest does not say what it was"
+    known: Mapping[str, Any] = json.loads(json.dumps(now))
+    for key in sorted(before.keys() & known.keys() if common else before.keys() | known.keys()):
+        if key not in before or key not in known or before[key] != known[key]:
+            was, is_ = (_shown(each[key]) if key in each else "not there" for each in (before, known))
+            return f"{key} was {was}, is {is_}"
+    return None
+
+
+def _names(before: Any, now: Mapping[str, str]) -> str:
+    """Names of what differs, at most three."""
+    was = before if isinstance(before, dict) else {}
+    names = [name for name in sorted(was.keys() | now.keys()) if was.get(name) != now.get(name)]
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if names[3:] else "")
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    if isinstance(value, str) and len(value) == 64:
+        return f"{value[:12]}... (hash)"
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,273 @@
+"""One run from its config to its report: started anew, or gone on with from its last checkpoint."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from atlas_cli.clustering.fingerprints import require_examples, takes_fingerprints
+from atlas_cli.config.dump import dump_config
+from atlas_cli.config.load import LoadedConfig
+from atlas_cli.config.schema.experiment import ExperimentConfig
+from atlas_cli.engines.engine import Engine, engine_of
+from atlas_cli.errors import ConfigError, InterruptedRunError, OutputError
+from atlas_cli.experiment.adapter_export import export_adapters, export_last_round
+from atlas_cli.experiment.allocation.device_fit import fitted, must_fit, slow_bfloat16
+from atlas_cli.experiment.end_of_run import engine_figures, record_early_end
+from atlas_cli.experiment.manifest_facts import clock_facts, data_facts, device_name, model_facts
+from atlas_cli.experiment.recorder import Recorder
+from atlas_cli.experiment.round_loop import train
+from atlas_cli.experiment.run_checkpoints import RunCheckpoints
+from atlas_cli.experiment.run_inputs import changed_since, inputs, other_versions
+from atlas_cli.experiment.saved_state import restore
+from atlas_cli.experiment.signals import Stopping
+from atlas_cli.experiment.split_check import Check, require_verified
+from atlas_cli.experiment.split_proof import verify_split
+from atlas_cli.federation.build import build
+from atlas_cli.federation.federation import Federation
+from atlas_cli.federation.prefix_setup import without_prefix
+from atlas_cli.models.files.weight_files import named
+from atlas_cli.models.frozen.cast import departure
+from atlas_cli.models.frozen.kernel_order import prepacked_departure
+from atlas_cli.models.frozen.load import current_sha256
+from atlas_cli.planning.devices.clock_notes import clock_notes
+from atlas_cli.planning.memory_assumptions import unpredicted
+from atlas_cli.planning.plan import cuts_text, make_plan
+from atlas_cli.reports.html import write_report
+from atlas_cli.reports.progress import Progress
+from atlas_cli.runs.checkpoint import load_newest, remove_newer
+from atlas_cli.runs.directory import RunDirectory, folder_of_runs, kept_with_manifest
+from atlas_cli.runs.manifest import end_manifest, start_manifest
+from atlas_cli.runs.parts import gone_on
+from atlas_cli.runs.record_files import RecordFiles
+from atlas_cli.runs.resumable import carried_over, experiment_sha256, newest_unfinished, read_manifest, require_same
+from atlas_cli.runs.run_lock import locked
+from atlas_cli.runs.seals import INDEX, seals_record
+from atlas_cli.storage.scratch_folders import OFFLOAD, PREFIX_CACHE, clear
+from atlas_cli.wire.recorded_messages import Recording, require_recorded
+
+
+def start(config: ExperimentConfig, progress: Progress) -> RunDirectory:
+    """Check, prove the split, make a run directory and train.
+
+    Raises:
+        ConfigError, ResourceError: before anything is written.
+        AtlasError: the split is not the unsplit model, or the run fails; a failed run keeps what it wrote.
+    """
+    federation, checks = _ready(config, progress)
+    with engine_of(federation, progress.note) as engine:
+        manifest = {**_manifest(federation, checks), "experiment_sha256": experiment_sha256(config)}
+        with Stopping() as stopping:
+            stopping.waits = True  # until the folder says what it is
+            run = RunDirectory.create(config.output.dir, config.name, config.seed)
+            with kept_with_manifest(run), locked(run, progress.note):
+                run.write_text("config.yaml", dump_config(federation.config))
+                run.write_json("manifest.json", manifest)
+                progress.note(f"run directory {run.path}")
+                _run(federation, RecordFiles(run), manifest, progress, stopping, engine, done=None)
+    return run
+
+
+def resume(run: RunDirectory, loaded: LoadedConfig, progress: Progress) -> RunDirectory:
+    """Go on from the newest undamaged checkpoint of a run; what was recorded after it is cut off and done again.
+
+    Args:
+        loaded: the run's own config, with overrides of keys that may change.
+
+    Raises:
+        ConfigError: a key that changes the mathematics, with the list of those that may change.
+        ResourceError: no checkpoint, or the model or data are not what they were.
+        OutputError: another process writes to the run directory, or it cannot be written.
+    """
+    with Stopping() as stopping, locked(run, progress.note):
+        manifest = read_manifest(run)
+        require_same(manifest["config"], loaded.config)
+        checkpoint, warnings = load_newest(run)
+        for warning in warnings:
+            progress.note(f"warning: {warning}; using the checkpoint before it")
+        files = RecordFiles.of_checkpoint(run, checkpoint.records)
+        if loaded.config.audit is not None and INDEX in checkpoint.records:
+            require_recorded(run, checkpoint.records[INDEX].bytes, checkpoint.round)
+        _require_unfinished(manifest, checkpoint.round, loaded.config.training.rounds)
+        federation, checks = _ready(loaded.config, progress)
+        fresh = _manifest(federation, checks)
+        if changed := changed_since(manifest, federation):
+            raise ConfigError(f"this run cannot go on: {changed}")
+        if text := other_versions(manifest, fresh):
+            progress.note(f"warning: {text}")
+            run.log(text)
+        restore(federation, checkpoint.tensors, checkpoint.state, checkpoint.name)
+        run.remove_partial()
+        remove_newer(run, checkpoint.round)
+        for line in (*warnings, f"resumed after round {checkpoint.round}"):
+            run.log(line)
+        progress.note(f"{run.path} goes on after round {checkpoint.round}")
+        fresh = gone_on(manifest, fresh, checkpoint.round)
+        with engine_of(federation, progress.note) as engine:
+            stopping.waits = True
+            run.write_text("config.yaml", dump_config(loaded.config))
+            run.write_json("manifest.json", fresh)
+            _cut(files, progress, checkpoint.round < loaded.config.training.rounds)
+            _run(federation, files, fresh, progress, stopping, engine, done=checkpoint.round)
+    return run
+
+
+def resume_newest(loaded: LoadedConfig, progress: Progress) -> RunDirectory:
+    """Go on with the newest unfinished run of a config.
+
+    Raises:
+        ConfigError: there is none; and as ``resume``.
+    """
+    run = newest_unfinished(loaded.config, loaded.path)
+    config = carried_over(read_manifest(run)["config"], loaded.config)
+    return resume(run, replace(loaded, config=config), progress)
+
+
+def _cut(files: RecordFiles, progress: Progress, goes_on: bool) -> None:
+    """Cut off what is done again, and say so; and what becomes of memory.json where it is gone."""
+    anew = "memory is measured anew in the next round" if goes_on else "no round is left to measure memory in"
+    for line in (files.cut(), f"memory.json is missing: {anew}" if files.memory_is_missing else None):
+        if line is not None:
+            progress.note(line)
+            files.run.log(line)
+
+
+def _require_unfinished(manifest: dict[str, Any], done: int, rounds: int) -> None:
+    if done > rounds:
+        raise ConfigError(f"{done} rounds are done already, got {rounds}", key="training.rounds")
+    if done == rounds and manifest["status"] == "finished":
+        raise ConfigError(f"all {done} rounds are done; to go on, add training.rounds=N", key="training.rounds")
+
+
+def _ready(config: ExperimentConfig, progress: Progress) -> tuple[Federation, list[Check]]:
+    config = fitted(config)
+    for name in clear(folder_of_runs(config.output.dir), OFFLOAD, PREFIX_CACHE):
+        progress.note(f"removed {name} from {config.output.dir}: the process that it belonged to is gone")
+    plan = make_plan(config)
+    where = f"cut after layer {cuts_text(plan)} of {plan.n_layers}" if config.mode == "split-federated" else config.mode
+    progress.note(f"{config.name}: {config.model.name}, {where}, weights {plan.init}")
+    federation = build(config, plan)
+    if takes_fingerprints(config):
+        require_examples({client: federation.train_features(client) for client in federation.clients})
+    for name, group in federation.data.items():
+        for note in group.notes:
+            progress.note(f"note: {name}: {note}")
+    if left := federation.base.left_out:
+        progress.note(f"note: left out of the model's files, as heads are atlas' own: {named(left)}")
+    for name, start in federation.warm_starts.items():
+        progress.note(start.note(name))
+    for note in (*clock_notes(config), *(unpredicted(config) if must_fit(config) else ())):
+        progress.note(f"note: {note}")
+    for unused in without_prefix(config, plan):
+        progress.note(f"warning: {unused}")
+    for warning in federation.protection.warnings():
+        progress.note(f"warning: {warning}")
+    if text := slow_bfloat16(federation):
+        progress.note(text)
+    checks = verify_split(federation) if federation.server is not None else []
+    for check in checks:
+        progress.note(check.sentence())
+    require_verified(checks)
+    return federation, checks
+
+
+def _manifest(federation: Federation, checks: list[Check]) -> dict[str, Any]:
+    config = federation.config
+    manifest = start_manifest(
+        config.model_dump(mode="json"),
+        sys.argv,
+        config.seed,
+        device_name(federation.device),
+        threads=torch.get_num_threads(),
+        model=model_facts(federation),
+        data=data_facts(federation),
+    )
+    manifest |= {"inputs": inputs(federation)}
+    if (clock := clock_facts(config)) is not None:
+        manifest["virtual_clock"] = clock
+    if starts := {name: each.record() for name, each in federation.warm_starts.items()}:
+        manifest["warm_starts"] = starts
+    return {**manifest, "verify": _by_group(checks), "privacy": federation.protection.record()}
+
+
+def _by_group(checks: list[Check]) -> dict[str, Any]:
+    """Records of checks by task group; by group, split layer and dtype where a group has several."""
+    several = Counter(check.task_group for check in checks)
+    return {f"{c.task_group} at {c.place}" if several[c.task_group] > 1 else c.task_group: c.record() for c in checks}
+
+
+def _run(
+    federation: Federation,
+    files: RecordFiles,
+    manifest: dict[str, Any],
+    progress: Progress,
+    stopping: Stopping,
+    engine: Engine,
+    done: int | None,
+) -> None:
+    """Train inside a run directory whose manifest says at every moment how it stands; "finished" is written last."""
+    training, run = federation.config.training, files.run
+    checkpoints = RunCheckpoints(federation, files)
+    if (audit := federation.config.audit) is not None:
+        federation.recording = Recording(audit.record, federation.clients, run, done)
+
+    def checkpoint(number: int) -> None:
+        checkpoints.after_round(number)
+        stopping.check()
+
+    try:
+        progress.start(training.rounds, training.local_steps, federation.group_names)
+        stopping.check()
+        recorder = Recorder(federation, files, progress, stopping.check)
+        train(federation, recorder, checkpoint, done, engine.local_steps)
+        stopping.waits = False  # nothing that follows is lost when it stops: resuming does it again
+        export_adapters(federation, run)
+        manifest["adapters_of_round"] = training.rounds
+        manifest["base_unchanged"] = _unchanged(federation) and engine.unchanged()
+        if federation.recording is not None:
+            manifest["recording"] = federation.recording.record()
+        progress.stop()
+        manifest["privacy"]["epsilon"] = federation.protection.figures(training.rounds)
+        manifest["records"] = seals_record(files.seal())
+        ended = end_manifest(manifest, "finished", engine=engine_figures(federation, engine))
+        write_report(run, ended)
+        run.write_json("manifest.json", ended)
+        run.log("finished")
+    except BaseException as error:
+        progress.stop()
+        ended = record_early_end(files, manifest, checkpoints, error, engine)
+        if not stopping.at_once:
+            _leave_results(federation, run, ended)
+        if isinstance(error, KeyboardInterrupt):
+            raise InterruptedRunError("; ".join(["interrupted", *getattr(error, "__notes__", ())])) from None
+        raise
+    finally:
+        federation.close()
+
+
+def _unchanged(federation: Federation) -> bool:
+    """Whether the frozen weights are what they were, those that clients hold in a dtype of their own as well."""
+    base, bases = federation.base, federation.bases.values()
+    copied = all(departure(base, own) == 0 for own in bases) and prepacked_departure([base, *bases]) == 0
+    return copied and current_sha256(base) == base.sha256
+
+
+def _leave_results(federation: Federation, run: RunDirectory, ended: dict[str, Any]) -> None:
+    """What a run that ended early leaves besides its checkpoint: adapters of its last whole round, and a report.
+
+    Why it ended is what is shown: what cannot be written here is told in log.txt, and a further signal ends it.
+    """
+    try:
+        ended["adapters_of_round"] = export_last_round(federation, run)
+        run.write_json("manifest.json", ended)
+        write_report(run, ended)
+    except KeyboardInterrupt:
+        pass
+    except Exception as error:
+        with suppress(OutputError):
+            run.log(f"adapters or report of the last whole round were not written: {type(error).__name__}: {error}")

@@ -1,0 +1,224 @@
+"""Proof that the split computes what the unsplit model computes.
+
+Loss and every gradient, on real examples with padding.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from atlas_cli.data.collate import Batch, collate
+from atlas_cli.engines.passes import one_by_one
+from atlas_cli.experiment.split_check import TOLERANCE, Check
+from atlas_cli.federation.federation import Federation
+from atlas_cli.federation.parties.evaluation import Halves
+from atlas_cli.federation.parties.exchange import exchange, reply, reply_to_all
+from atlas_cli.federation.parties.shared_client_pass import ClientPass
+from atlas_cli.federation.parties.split_client import SplitClient, as_inputs
+from atlas_cli.federation.parties.split_server import SplitServer
+from atlas_cli.federation.parties.trainables import build_head
+from atlas_cli.models.adapters.lora import AdapterSet
+from atlas_cli.models.families.paths import by_layer
+from atlas_cli.models.frozen.cast import departure
+from atlas_cli.models.halves.split import blocks_of, run_half
+from atlas_cli.planning.plan import ClientPlan
+from atlas_cli.seeding import torch_generator
+from atlas_cli.tasks.contract import BaseTask, Feature
+from atlas_cli.wire.ledger import Ledger
+
+
+def verify_split(federation: Federation) -> list[Check]:
+    """One check a task group, split layer and dtype, with the ranks of its first client; training state is not
+    touched."""
+    checks = []
+    gaps = {c.dtype: departure(federation.base, federation.base_of(c.name)) for c in _first(federation.plan.clients)}
+    for group, prepared in federation.data.items():
+        for client in _first(federation.plan.members(group)):
+            features = spread_by_length(prepared.train[client.name], 4)
+            batch = collate(prepared.task, features, federation.pad)
+            checks.append(_check(federation, group, prepared.task, client, batch, gaps[client.dtype]))
+    return checks
+
+
+def _first(clients: Sequence[ClientPlan]) -> list[ClientPlan]:
+    """The first client of each split layer and dtype."""
+    first = {(client.cut, client.dtype): client for client in reversed(clients)}
+    return [first[kind] for kind in sorted(first)]
+
+
+def spread_by_length(features: Sequence[Feature], count: int) -> list[Feature]:
+    """Shortest, longest and examples between, so that a batch of them has padding."""
+    ordered = sorted(features, key=lambda f: len(f["input_ids"]))
+    last = len(ordered) - 1
+    return [ordered[round(i * last / (count - 1))] for i in range(count)] if last > 0 else ordered
+
+
+def _check(
+    federation: Federation, group: str, task: BaseTask, planned: ClientPlan, batch: Batch, weight_difference: float
+) -> Check:
+    config = federation.config
+    lora = config.lora.model_copy(update={"dropout": 0.0})
+    training = config.training.model_copy(update={"autocast": "off", "server_update": "pooled"})
+    base, device, seed = federation.base, federation.device, config.seed
+    own = federation.base_of(planned.name)
+    u_shaped, name = training.labels == "client", planned.name
+    ranks = federation.aggregator.members[name].ranks
+
+    def parties() -> tuple[SplitServer, SplitClient, nn.Module]:
+        head = build_head(own, task, seed, group, device)
+        server = SplitServer(
+            base=base,
+            tasks={group: task},
+            split_layer=planned.cut,
+            device=device,
+            rank=config.server.rank if planned.cut < base.n_layers else 0,
+            lora=lora,
+            training=training,
+            seed=seed,
+        )
+        client = SplitClient(
+            name,
+            rank_config=by_layer(ranks, base.family),
+            split_layer=planned.cut,
+            device=device,
+            base=own,
+            lora=lora,
+            training=training,
+            seed=seed,
+            task=task,
+            head=head if u_shaped else None,
+        )
+        _randomise(client.adapters, seed)
+        _randomise(server.groups[group].adapters, seed)
+        server.begin_round({name: group}, 0)
+        return server, client, head
+
+    server, client, head = parties()
+    loss, split = _through_the_split(server, client, batch, packed=False)
+    packed = None
+    if one_by_one(config, base.config) is None and not planned.checkpointing:
+        packed = _through_the_split(*parties()[:2], batch, packed=True)
+    upper = server.groups[group].adapters
+    whole_head = head if u_shaped else server.groups[group].head
+    assert whole_head is not None
+    wanted = [*client.trained(), *server.groups[group].parameters()]
+    whole = Halves(own, base, planned.cut)
+    unsplit_loss = _unsplit_loss(whole, task, batch, client.adapters, upper, whole_head, device)
+    unsplit = torch.autograd.grad(unsplit_loss, wanted)
+    plain = _unsplit_loss(whole, task, batch, AdapterSet({}), AdapterSet({}), whole_head, device)
+    size = max(1.0, max(float(g.abs().max()) for g in unsplit))
+    n_lower = len(list(client.adapters.parameters()))
+    return Check(
+        task_group=group,
+        split_layer=planned.cut,
+        examples=batch.n_examples,
+        tokens=batch.n_tokens,
+        padding_tokens=batch.input_ids.numel() - batch.n_tokens,
+        loss_difference=abs(loss - unsplit_loss.item()),
+        gradient_difference=max(_difference(a, b) for a, b in zip(split, unsplit, strict=True)),
+        packed_loss_difference=abs(packed[0] - unsplit_loss.item()) / max(1.0, unsplit_loss.item()) if packed else None,
+        packed_gradient_difference=max(_difference(a, b) for a, b in zip(packed[1], unsplit, strict=True))
+        if packed
+        else None,
+        gradient_norm=float(nn.utils.get_total_norm(unsplit[:n_lower])),
+        adapter_effect=abs(unsplit_loss.item() - plain.item()),
+        tolerance=max(TOLERANCE[base.dtype], TOLERANCE[own.dtype]) * size,
+        dtype=planned.dtype if own.dtype != base.dtype else None,
+        weight_difference=weight_difference,
+    )
+
+
+def _through_the_split(
+    server: SplitServer, client: SplitClient, batch: Batch, packed: bool
+) -> tuple[float, list[Tensor | None]]:
+    """Loss and gradients of all that is trained: by messages of the padded batch, or as clients share a pass."""
+    if packed:
+        server.real_tokens = True
+        together = ClientPass([client])
+        up = together.forward([batch], 0, 0)
+        if server.training.labels == "server":
+            ((down, loss),) = reply_to_all(server, [client], [batch], up, Ledger())
+        else:
+            down, loss = reply(server, client, batch, up[0], Ledger())
+        together.backward([down.tensors["gradients"]])
+    else:
+        down, loss = exchange(server, client, batch, 0, 0, Ledger())
+        client.backward(down.tensors["gradients"])
+    server.accept()
+    (group,) = server.groups.values()
+    return loss.mean, [p.grad for p in client.trained()] + group.mean_gradients()
+
+
+def _unsplit_loss(
+    whole: Halves,
+    task: BaseTask,
+    batch: Batch,
+    lower: AdapterSet,
+    upper: AdapterSet,
+    head: nn.Module,
+    device: torch.device,
+) -> Tensor:
+    """The loss by Hugging Face's own forward over the whole base."""
+    inputs, mask = as_inputs(batch.inputs(), device)
+    with lower.attached(whole.lower.model), upper.attached(whole.upper.model):
+        if whole.lower.dtype == whole.upper.dtype:
+            hidden = run_half(whole.upper.model, mask, **inputs)
+        else:
+            hidden = _of_two_dtypes(whole, mask, inputs)
+        loss, _ = task.loss(head(hidden, mask), batch.labels.to(device))
+    return loss
+
+
+class _Reached(Exception):
+    """Ends a forward at the cut."""
+
+
+def _of_two_dtypes(whole: Halves, mask: Tensor, inputs: dict[str, Tensor]) -> Tensor:
+    """What the whole base gives when its blocks below the cut are the client's, of another dtype.
+
+    Two forwards of Hugging Face's own over unsplit models: that of the client's, as far as the cut, and that of the
+    base, in which the last block below the cut gives what the client's gave, cast.
+    """
+    found: list[Tensor] = []
+
+    def reached(_module: nn.Module, _args: object, output: Any) -> None:
+        found.append(output if isinstance(output, Tensor) else output[0])
+        raise _Reached
+
+    def exchanged(_module: nn.Module, _args: object, output: Any) -> Any:
+        below = found[0].to(whole.upper.dtype)
+        return below if isinstance(output, Tensor) else (below, *output[1:])
+
+    last = [blocks_of(half.model, half.family)[whole.cut - 1] for half in (whole.lower, whole.upper)]
+    with _hooked(last[0], reached), suppress(_Reached):
+        run_half(whole.lower.model, mask, **inputs)
+    with _hooked(last[1], exchanged):
+        return run_half(whole.upper.model, mask, **inputs)
+
+
+@contextmanager
+def _hooked(module: nn.Module, hook: Callable[..., Any]) -> Iterator[None]:
+    handle = module.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@torch.no_grad()
+def _randomise(adapters: AdapterSet, seed: int) -> None:
+    # B = 0 would hide adapters that are not attached, and give A no gradient
+    for path, adapter in adapters.adapters.items():
+        noise = torch.randn(adapter.lora_B.shape, generator=torch_generator(seed, "verify", path))
+        adapter.lora_B.copy_(0.02 * noise)
+
+
+def _difference(a: Tensor | None, b: Tensor) -> float:
+    gap = float((a - b).abs().max()) if a is not None else math.inf
+    return math.inf if math.isnan(gap) else gap

@@ -1,0 +1,196 @@
+"""Everything that takes part in a run, and who is who in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from atlas_cli.config.schema.experiment import ExperimentConfig
+from atlas_cli.data.prepare import PreparedGroup
+from atlas_cli.federation.client_state.last_used import Touched
+from atlas_cli.federation.client_state.offloaded import OffloadedClients
+from atlas_cli.federation.merging.aggregator import Aggregator
+from atlas_cli.federation.parties.evaluation import Evaluator, Halves, TrainedModel
+from atlas_cli.federation.parties.prefix_cache import PrefixCache
+from atlas_cli.federation.parties.split_client import SplitClient
+from atlas_cli.federation.parties.split_server import SplitServer
+from atlas_cli.federation.parties.unsplit_client import UnsplitClient
+from atlas_cli.models.adapters.lora import AdapterSet, joined
+from atlas_cli.models.adapters.origin import ORIGIN
+from atlas_cli.models.frozen.load import FrozenBase
+from atlas_cli.planning.devices.devices import Device, client_devices
+from atlas_cli.planning.plan import ClientPlan, Plan
+from atlas_cli.tasks.contract import Feature
+from atlas_cli.wire.ledger import Ledger
+from atlas_cli.wire.recorded_messages import Recording
+
+if TYPE_CHECKING:
+    from atlas_cli.federation.protection import Protection
+
+
+@dataclass(frozen=True)
+class WarmStart:
+    """What a task group started from, for the manifest and for the user.
+
+    Attributes:
+        folder: as configured; ``sha256``: of its adapter_model.safetensors.
+        base: "the same by hash", or "unknown" where the folder does not say which weights it was trained on.
+        head: "by class name" where it was taken over, or "new".
+    """
+
+    folder: str
+    sha256: str
+    base: str
+    head: str
+
+    def record(self) -> dict[str, str]:
+        """For the manifest."""
+        return asdict(self)
+
+    def note(self, group: str) -> str:
+        """One line for the user; a base that is not known is a warning."""
+        known = f"{group} starts from {self.folder}, base {self.base}, head {self.head}"
+        if self.base != "unknown":
+            return known
+        return f"warning: {known}: no {ORIGIN} says which weights it was trained on, so that they are not checked"
+
+
+@dataclass
+class Federation:
+    """Everything that takes part in a run.
+
+    ``server`` is None in the unsplit baselines; ``fingerprints`` are sums over those taken of every client so far;
+    ``prefix_cache`` and ``recording`` are None unless the config asks for them, and so is ``offload``, which is
+    ``clients`` then; ``bases`` are what clients hold of the base, by dtype; ``protection`` is there once all parties
+    are; ``touched`` knows who was at hand; ``tokenizer`` made the data's tokens; ``warm_starts`` are what groups
+    started from, of those that do.
+    """
+
+    config: ExperimentConfig
+    plan: Plan
+    base: FrozenBase
+    data: dict[str, PreparedGroup]
+    clients: Mapping[str, SplitClient | UnsplitClient]
+    server: SplitServer | None
+    aggregator: Aggregator
+    evaluator: Evaluator
+    pad: int
+    device: torch.device
+    bases: Mapping[str, FrozenBase]
+    offload: OffloadedClients | None = None
+    fingerprints: dict[str, torch.Tensor] = field(default_factory=dict)
+    prefix_cache: PrefixCache | None = None
+    recording: Recording | None = None
+    touched: Touched = field(default_factory=Touched)
+    tokenizer: Any = None
+    warm_starts: dict[str, WarmStart] = field(default_factory=dict)
+    protection: Protection = field(init=False, repr=False)
+
+    def close(self) -> None:
+        """Remove the files that parties keep beside the run."""
+        if self.prefix_cache is not None:
+            self.prefix_cache.close()
+        if self.offload is not None:
+            self.offload.store.close()
+
+    def ledger(self, number: int) -> Ledger:
+        """The byte ledger of a round; the recording, if there is one, is shown what is counted."""
+        return Ledger(None if self.recording is None else self.recording.watch(number))
+
+    @property
+    def group_names(self) -> list[str]:
+        """Task groups in the order of the config."""
+        return self.plan.group_names
+
+    def members(self, group: str) -> list[str]:
+        """Clients of a group, in the order of the config; not to be written to."""
+        return self.plan.names(group)
+
+    def in_order(self, clients: Iterable[str]) -> list[str]:
+        """Some clients, each once, in the order of the config."""
+        return self.plan.in_order(clients)
+
+    def planned(self, clients: Iterable[str]) -> list[ClientPlan]:
+        """What the plan says of some clients."""
+        return [self.plan.by_name[client] for client in clients]
+
+    @cached_property
+    def devices(self) -> dict[str, Device]:
+        """Of the clients that name one."""
+        return client_devices(self.config)
+
+    def group_of(self, client: str) -> str:
+        """The task group of a client."""
+        return self.aggregator.members[client].task_group
+
+    def part_of(self, client: str) -> str:
+        """Whose head a client shares: its task group's, or that of the task group's clients in its cluster."""
+        return self.aggregator.members[client].part
+
+    def base_of(self, client: str) -> FrozenBase:
+        """What a client holds of the base."""
+        return self.bases[self.plan.by_name[client].dtype]
+
+    @contextmanager
+    def at_hand(self, clients: Iterable[str]) -> Iterator[None]:
+        """Inside the block these clients can be used (and are touched); with ``engine.offload`` all others cannot."""
+        names = list(clients)
+        with nullcontext() if self.offload is None else self.offload.at_hand(names):
+            yield
+        self.touched.add(names)
+
+    def train_features(self, client: str) -> Sequence[Feature]:
+        """A client's training examples."""
+        return self.data[self.group_of(client)].train[client]
+
+    def batch_size(self, client: str) -> int:
+        """Examples a local step; a centralized learner takes the batches of all clients of its group at once."""
+        size = self.config.training.batch_size
+        if self.config.mode != "centralized":
+            return size
+        group = self.group_of(client)
+        return size * sum(1 for spec in self.config.expanded_clients() if spec.task_group == group)
+
+    @property
+    def padding(self) -> tuple[int | None, int]:
+        """Tokens to whose multiple batches are padded, and how many at most."""
+        return self.config.privacy.pad_lengths, self.config.training.max_length
+
+    def model_of_client(self, client: str) -> TrainedModel:
+        """What a client's predictions are made with."""
+        party = self.clients[client]
+        if isinstance(party, UnsplitClient):
+            whole = Halves(party.base, party.base, self.plan.cut)
+            return TrainedModel(joined(party.adapters, party.upper), party.head, whole)
+        assert self.server is not None
+        part = self.part_of(client)
+        head = party.head if party.head is not None else self.server.heads[part]
+        served, upper = self.plan.above(party.cut), self.server.groups[part].adapters.adapters
+        return TrainedModel(
+            AdapterSet(
+                {**party.adapters.adapters, **{p: a for p, a in upper.items() if p in served}}, party.adapters.frozen
+            ),
+            head,
+            Halves(party.base, self.base, party.cut),
+        )
+
+    def models_of_group(self, group: str) -> dict[str, TrainedModel]:
+        """What a group's predictions are made with: the merged adapter; {} where clients share nothing.
+
+        One under the group's own name, or one for each part of it that is in another cluster.
+        """
+        if not self.aggregator.group_adapter:
+            return {}
+        models = {}
+        for part, of_clients in self.aggregator.rosters.parts(group).items():
+            merged, head = self.aggregator.group_model(of_clients), self.aggregator.heads.get(part)
+            upper = self.server.groups[part].adapters if self.server is not None else AdapterSet({})
+            head = head if head is not None or self.server is None else self.server.heads[part]
+            assert head is not None
+            models[part] = TrainedModel(joined(upper, merged), head)
+        return models

@@ -1,0 +1,24 @@
+"""Which tensors of an adapter set a method sends: A, B or both, by their names."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from torch import Tensor
+
+from atlas_cli.models.adapters.lora import AdapterSet
+
+
+def of_parts(state: Mapping[str, Tensor], parts: Collection[str]) -> dict[str, Tensor]:
+    """The tensors of some parts ("A", "B"), as sent."""
+    return {name: tensor for name, tensor in state.items() if name.rpartition("lora_")[2] in parts}
+
+
+def differs(state: Mapping[str, Tensor], other: Mapping[str, Tensor], part: str) -> bool:
+    """Whether any tensor of a part is not, bit for bit, what it is in ``other``."""
+    return any(not tensor.equal(other[name]) for name, tensor in of_parts(state, (part,)).items())
+
+
+def ranks_of(adapters: AdapterSet) -> dict[str, int]:
+    """Rank by path."""
+    return {path: adapter.rank for path, adapter in adapters.adapters.items()}

@@ -1,0 +1,294 @@
+"""The part of the server that merges adapters and heads of each task group and delivers them, at any rank."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from types import ModuleType
+
+import torch
+from torch import Tensor, nn
+
+from atlas_cli.aggregation.contract import PARTS, Context, Factors, Update, absorb, release, scales_of, truncated
+from atlas_cli.aggregation.error import ErrorLedger
+from atlas_cli.aggregation.mixing import mix, similarity
+from atlas_cli.config.schema.section import Section
+from atlas_cli.errors import AtlasError
+from atlas_cli.federation.client_state.member import Member
+from atlas_cli.federation.merging.adapter_parts import differs, of_parts, ranks_of
+from atlas_cli.federation.merging.base_change import BaseChange
+from atlas_cli.federation.merging.delivery_errors import base_errors, delivery_errors
+from atlas_cli.federation.merging.group_weights import Rosters
+from atlas_cli.federation.parties.numerics import require_finite
+from atlas_cli.federation.parties.trainables import Trainables
+from atlas_cli.hashing import sha256_tensors
+from atlas_cli.models.adapters.lora import AdapterSet, features_of
+from atlas_cli.privacy.mechanisms.updates import UpdateNoise
+from atlas_cli.wire.ledger import Ledger, adapter_bytes
+from atlas_cli.wire.messages import Message
+
+
+class Aggregator:
+    """Merges and delivers.
+
+    Args:
+        method: a module of ``aggregation/``.
+        members: every client by name.
+        groups: each task group's adapter before training, at the largest rank of its clients.
+        heads: each task group's head (of its part in a cluster), where clients train heads (U-shaped and unsplit).
+        base: to look up layer sizes for the closed form of message sizes.
+        uppers: what the server trains for each task group. Where clients of a group have different split layers, the
+            server is a holder of the adapters between: it enters the merge with the weight of the clients that it
+            serves there, and gets the merged adapter back.
+        options: of the method; default: its defaults.
+        seed: of what the method draws.
+        server_memory: bytes that the merge of a layer may take.
+        keep_errors: compare every delivery with the exact sum.
+    """
+
+    def __init__(
+        self,
+        method: ModuleType,
+        members: Mapping[str, Member],
+        groups: Mapping[str, AdapterSet],
+        heads: Mapping[str, nn.Module],
+        base: nn.Module,
+        uppers: Mapping[str, Trainables] | None = None,
+        *,
+        options: Section | None = None,
+        seed: int = 0,
+        server_memory: int | None = None,
+        keep_errors: bool = True,
+    ) -> None:
+        self.method = method
+        self.options = options if options is not None else method.Options()
+        self.seed, self.server_memory, self.keep_errors = seed, server_memory, keep_errors
+        self.noise: UpdateNoise | None = None
+        self.members = dict(members)
+        self.rosters = Rosters(self.members)
+        self.groups = dict(groups)
+        self.heads = dict(heads)
+        self.merged: dict[str, dict[str, Factors]] = {}
+        self.changes: dict[str, BaseChange] = {}
+        for group in groups:
+            self.start_group(group)
+        self.version = dict.fromkeys(groups, 0)
+        self.uppers = dict(uppers or {})
+        self.features = {
+            path: features_of(base.get_submodule(path))
+            for path in dict.fromkeys(path for m in members.values() for path in m.ranks)
+        }
+
+    def start_group(self, group: str) -> None:
+        """Begin from the values of the group's adapter set.
+
+        Where a merge changes the base, what the adapter is worth at the start belongs to the base, too: clients run W +
+        T + (dW - dW as delivered).
+        """
+        adapters = self.groups[group]
+        # copies: the group's own are overwritten at a merge, and what was before it is still compared with
+        state = {name: value.clone() for name, value in adapters.state().items()}
+        self.merged[group] = absorb(state, scales_of(adapters))
+        self.changes[group] = BaseChange()
+        if self.method.CHANGES_BASE:
+            worth = {path: factors for path, factors in self.merged[group].items() if factors.B.any()}
+            self.changes[group].grow(worth, 0)
+
+    def group_model(self, group: str) -> AdapterSet:
+        """What the group predicts with: its adapter, or the changed base, in which all that was merged is."""
+        if self.method.CHANGES_BASE:
+            return AdapterSet({}, {path: [(f.A, f.B)] for path, f in self.changes[group].total.items()})
+        return self.groups[group]
+
+    @property
+    def exchanges(self) -> bool:
+        """Whether clients send anything and get anything."""
+        return bool(self.method.SENT)
+
+    @property
+    def group_adapter(self) -> bool:
+        """Whether a group has an adapter of its own to predict with."""
+        return bool(self.method.GROUP_ADAPTER)
+
+    def merge(self, group: str, clients: Sequence[str], ledger: Ledger, number: int) -> ErrorLedger | None:
+        """Receive what ``clients`` hold in round ``number`` and merge it; how far deliveries are from the exact sum."""
+        if not self.exchanges:
+            return None
+        return self.combine(group, {client: self.receive(client, ledger) for client in clients}, number)
+
+    def combine(self, group: str, sent: Mapping[str, Mapping[str, Tensor]], number: int) -> ErrorLedger | None:
+        """Merge what clients sent, by client, in round ``number``; how far deliveries are from the exact sum.
+
+        Raises:
+            NonFiniteError: the result is not finite; what the group had stays.
+        """
+        clients = list(sent)
+        updates = [self.update(client, sent[client]) for client in clients] + self._of_server(group, clients)
+        if self.noise is not None and self.noise.where == "server":
+            current, head = self.merged[group], self.head_of(clients[0])
+            updates, sent = self.noise.mean(group, current, head, self.method.SENT, updates, sent)
+        before, change = self.merged[group], dict(self.changes[group].total)
+        context = Context(self.options, self.seed, group, number, self.server_memory)
+        merge = self.method.aggregate(self.merged[group], updates, context)
+        for part, adapters in (("merged adapter", merge.adapters), ("change of the base", merge.base)):
+            for path, factors in adapters.items():
+                for name, tensor in zip(PARTS, factors, strict=True):
+                    require_finite(tensor, f"{part} of {group}, {path}.lora_{name}, round {number}")
+        self.merged[group] = merge.adapters
+        self.version[group] += 1
+        self.changes[group].grow(merge.base, self.version[group])
+        for part in dict.fromkeys(self.members[client].part for client in clients):
+            self._merge_heads(part, {c: tensors for c, tensors in sent.items() if self.members[c].part == part})
+        self._take_over(group)
+        if not (self.keep_errors and self.group_adapter):
+            return None
+        if self.method.CHANGES_BASE:
+            return base_errors(updates, before, change, self.changes[group].total)
+        weights = self.rosters.by_rank(group, clients)
+        return delivery_errors(self.method, merge.adapters, weights, updates, merge.target or merge.adapters)
+
+    def is_behind(self, client: str) -> bool:
+        """Whether its group has anything for a client that it was not sent."""
+        member = self.members[client]
+        return member.version < 0 or (self.exchanges and member.version != self.version[member.group])
+
+    def deliver(self, client: str, ledger: Ledger) -> set[str]:
+        """Bring a client to its group's current version, if it is behind; the parts ("A", "B", "head") it replaced.
+
+        Raises:
+            AtlasError: what the client holds after it is not, by hash, what was delivered.
+        """
+        member = self.members[client]
+        first = member.version < 0
+        if not self.is_behind(client):
+            return set()
+        scales, before = scales_of(member.adapters), member.adapters.state()
+        # what a client has not been given yet is no update of its own to keep
+        held = truncated(self.merged[member.group], member.ranks) if first else absorb(before, scales)
+        factors = self.method.deliver(self.merged[member.group], held, member.ranks)
+        delivered = release(factors, scales)
+        sent = PARTS if first else self.method.DELIVERED
+        if tensors := of_parts(delivered, sent):
+            message = Message("adapters", client, "down", tensors)
+            ledger.count(message, adapter_bytes(member.ranks, self.features, 4, sent))
+        replaced = {part for part in PARTS if part in sent or differs(delivered, before, part)}
+        member.adapters.load(delivered)
+        if self.method.CHANGES_BASE:
+            self._send_base(client, ledger)
+            self.attach_base(client)
+        if head := self.head_of(client):
+            ledger.count(Message("head", client, "down", head), member.head_bytes())
+            member.load_head(head)
+            replaced.add("head")
+        member.version = self.version[member.group]
+        member.delivered_sha256 = sha256_tensors({**delivered, **head})
+        self.check_held(client)
+        return replaced
+
+    def mix(self, matrix_of: Callable[[Tensor], Tensor], groups: Collection[str]) -> None:
+        """Mix the merged adapters of all groups, before they are delivered; heads stay apart.
+
+        Args:
+            matrix_of: from the cosines of the groups' updates (G, G) to the mixing matrix.
+            groups: those that were merged in this round; the others keep what they have.
+        """
+        mixed = mix(self.merged, matrix_of(similarity(self.merged)))
+        for group in (g for g in mixed if g in groups):
+            self.merged[group] = mixed[group]
+            self._take_over(group)
+
+    def _take_over(self, group: str) -> None:
+        """Give the group's model and the server's own copies the merged values."""
+        adapters = self.groups[group]
+        adapters.load(release(self.merged[group], scales_of(adapters)))
+        self.give_server(group)
+
+    def give_server(self, group: str) -> None:
+        """Give the server's own copies of a group's adapters the merged values; nothing crosses the wire."""
+        held = self._contested(group)
+        scales, ranks = scales_of(held), ranks_of(held)
+        held.load(release(self.method.deliver(self.merged[group], absorb(held.state(), scales), ranks), scales))
+        if held.adapters:
+            self.uppers[group].forget_moments(held.adapters)
+
+    def check_held(self, client: str, *, anew: bool = False) -> None:
+        """The proof that what was aggregated is what the client trains on next (``Member.held_sha256``)."""
+        member = self.members[client]
+        if member.held_sha256(anew=anew) != member.delivered_sha256:
+            raise AtlasError(f"client {client} does not hold what the server delivered to it")
+
+    def attach_base(self, client: str) -> None:
+        """Let a client that holds its group's current version run W + T + (dW - dW as delivered)."""
+        member = self.members[client]
+        total = self.changes[member.group].total
+        frozen: dict[str, list[tuple[Tensor, Tensor]]] = {path: [(f.A, f.B)] for path, f in total.items()}
+        for path, factors in truncated(self.merged[member.group], member.ranks).items():
+            if factors.B.any():
+                frozen.setdefault(path, []).append((factors.A, -factors.B))
+        member.adapters.frozen.clear()
+        member.adapters.frozen.update(frozen)
+
+    def _send_base(self, client: str, ledger: Ledger) -> None:
+        member = self.members[client]
+        change = self.changes[member.group]
+        kind, tensors = change.missing(member.version)
+        if tensors:
+            message = Message(kind, client, "down", tensors)
+            ledger.count(message, 4 * change.missing_elements(member.version, self.features))
+
+    def receive(self, client: str, ledger: Ledger) -> dict[str, Tensor]:
+        """What a client sends at the end of a round: the parts of its adapters that the method wants, and its head."""
+        member = self.members[client]
+        held = {**of_parts(member.adapters.state(), self.method.SENT), **member.head_state()}
+        if self.noise is not None:
+            held = self.noise.protect(client, held, scales_of(member.adapters))
+        message = Message("adapters", client, "up", of_parts(held, self.method.SENT))
+        ledger.count(message, adapter_bytes(member.ranks, self.features, 4, self.method.SENT))
+        if head := {name: tensor for name, tensor in held.items() if name.startswith("head.")}:
+            ledger.count(Message("head", client, "up", head), member.head_bytes())
+        return {**message.tensors, **head}
+
+    def update(self, client: str, sent: Mapping[str, Tensor]) -> Update:
+        """What a client sent as scale-free factors."""
+        member = self.members[client]
+        scales = scales_of(member.adapters)
+        # what is not uploaded is, for the server, what it has itself
+        known = release(truncated(self.merged[member.group], member.ranks), scales)
+        return Update(client, member.weight, absorb({**known, **of_parts(sent, self.method.SENT)}, scales))
+
+    def head_of(self, client: str) -> dict[str, Tensor]:
+        """The group's head under the names that a client sends its own; empty where clients have none."""
+        member = self.members[client]
+        return {f"head.{n}": p.detach() for n, p in self._head(member.part)} if member.head is not None else {}
+
+    def _contested(self, group: str) -> AdapterSet:
+        """The server's adapters on layers that clients of the group adapt, too."""
+        upper = self.uppers[group].adapters.adapters if group in self.uppers else {}
+        return AdapterSet({path: a for path, a in upper.items() if path in self.merged[group]})
+
+    def _of_server(self, group: str, clients: Sequence[str]) -> list[Update]:
+        """What the server trained on contested layers: an update for each set of layers that it serves."""
+        held = self._contested(group)
+        factors = absorb(held.state(), scales_of(held))
+        weights: dict[frozenset[str], float] = {}
+        for member in (self.members[client] for client in clients):
+            if member.served:
+                weights[member.served] = weights.get(member.served, 0.0) + member.weight
+        return [
+            Update(f"server (for {len(served)} layers)", weight, {p: f for p, f in factors.items() if p in served})
+            for served, weight in weights.items()
+        ]
+
+    @torch.no_grad()
+    def _merge_heads(self, part: str, sent: Mapping[str, Mapping[str, Tensor]]) -> None:
+        total = sum(self.members[client].weight for client in sent)
+        for name, parameter in self._head(part):
+            values = [tensors[f"head.{name}"] for tensors in sent.values()]
+            if hasattr(self.method, "centre"):
+                parameter.copy_(self.method.centre(torch.stack(values), self.options))
+                continue
+            parameter.zero_()
+            for client, value in zip(sent, values, strict=True):
+                parameter.add_(value, alpha=self.members[client].weight / total)
+
+    def _head(self, part: str) -> list[tuple[str, nn.Parameter]]:
+        return [(n, p) for n, p in self.heads[part].named_parameters() if p.requires_grad] if part in self.heads else []

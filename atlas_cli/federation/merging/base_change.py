@@ -1,0 +1,86 @@
+"""The change of a task group's frozen weights, where the aggregation method merges into the base (flora, fedex).
+
+The shared base itself is never touched: the change is a low-rank residual T = B @ A a layer, run beside the frozen
+weight. A client is sent the rows that merges added since it was last here (``base-change``), and adds them as the
+server did; once the rank of T would pass min(d_in, d_out), both write it with that many, which loses nothing. Who
+missed more rows than that is sent T itself (``base-total``), which takes the place of what it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from atlas_cli.aggregation.contract import Adapters, Factors
+from atlas_cli.aggregation.low_rank import truncate
+
+
+class BaseChange:
+    """T of one task group, by layer.
+
+    Attributes:
+        total: T as stacked factors.
+        rows: by version of the group's adapter, what the merge that made it added; the latest versions, whose rows
+            together are no more than T may have.
+    """
+
+    def __init__(self) -> None:
+        self.total: dict[str, Factors] = {}
+        self.rows: dict[int, dict[str, Factors]] = {}
+
+    def grow(self, change: Adapters, version: int) -> None:
+        """Add a merge's change; the result is the group's at ``version``."""
+        for path, factors in change.items():
+            whole = stacked([self.total[path], factors]) if path in self.total else factors
+            self.total[path] = truncate(whole, full_rank(whole)) if whole.rank > full_rank(whole) else whole
+        self.rows[version] = dict(change)
+        while any(sum(n) > full_rank(self.total[path]) for path, n in self._ranks(self.rows).items()):
+            del self.rows[min(self.rows)]
+
+    def missing(self, version: int) -> tuple[Literal["base-change", "base-total"], dict[str, Tensor]]:
+        """What a client at ``version`` has to be sent: its kind, and ``<path>.base_A`` and ``<path>.base_B``."""
+        parts: dict[str, list[Factors]] = {}
+        for added in self._since(version):
+            for path, factors in added.items():
+                parts.setdefault(path, []).append(factors)
+        tensors: dict[str, Tensor] = {}
+        for path, each in parts.items():
+            whole = stacked(each)
+            tensors |= {f"{path}.base_A": whole.A, f"{path}.base_B": whole.B}
+        return "base-change" if self._kept(version) else "base-total", tensors
+
+    def missing_elements(self, version: int, features: Mapping[str, tuple[int, int]]) -> int:
+        """The closed form of the same: rows times (d_in + d_out)."""
+        ranks = self._ranks(dict(enumerate(self._since(version))))
+        return sum(sum(n) * sum(features[path]) for path, n in ranks.items())
+
+    def _since(self, version: int) -> list[Mapping[str, Factors]]:
+        """What was added after ``version``, or T itself where that is no longer kept."""
+        if not self._kept(version):
+            return [self.total]
+        return [added for made, added in sorted(self.rows.items()) if made > version]
+
+    def _kept(self, version: int) -> bool:
+        """Whether all rows that were added after ``version`` are there."""
+        return bool(self.rows) and version >= min(self.rows) - 1
+
+    @staticmethod
+    def _ranks(rows: Mapping[int, Mapping[str, Factors]]) -> dict[str, list[int]]:
+        ranks: dict[str, list[int]] = {}
+        for added in rows.values():
+            for path, factors in added.items():
+                ranks.setdefault(path, []).append(factors.rank)
+        return ranks
+
+
+def full_rank(factors: Factors) -> int:
+    """min(d_in, d_out)."""
+    return min(factors.A.shape[1], factors.B.shape[0])
+
+
+def stacked(parts: list[Factors]) -> Factors:
+    """The sum of products as one pair, in their own dtype."""
+    return Factors(torch.cat([f.A for f in parts]), torch.cat([f.B for f in parts], 1))

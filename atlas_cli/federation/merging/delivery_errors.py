@@ -1,0 +1,46 @@
+"""The error ledger of one merge in a run: over all clients of a group, at their ranks and by their weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+
+from atlas_cli.aggregation.contract import Adapters, Update
+from atlas_cli.aggregation.error import ErrorLedger, error_ledger, exact_change, exact_sum
+from atlas_cli.aggregation.low_rank import stack
+
+
+def delivery_errors(
+    method: ModuleType,
+    merged: Adapters,
+    weights: Mapping[str, Mapping[int, float]],
+    updates: Sequence[Update],
+    target: Adapters,
+) -> ErrorLedger:
+    """Of what every client of the group gets, whether it took part or not, by weight, against X.
+
+    Args:
+        merged: the group's adapter after the merge; target: before its ranks were cut.
+        weights: of the group's clients, by layer and rank: those of one rank get one thing.
+    """
+    found = {path: exact_sum(path, updates) for path in merged}
+    exact = {path: x for path, x in found.items() if x is not None}
+    delivered = {
+        path: [(w, method.deliver(merged, {}, {path: rank})[path]) for rank, w in by_rank.items()]
+        for path, by_rank in weights.items()
+    }
+    return error_ledger(exact, target, delivered)
+
+
+def base_errors(updates: Sequence[Update], before: Adapters, change: Adapters, after: Adapters) -> ErrorLedger:
+    """The same where all clients get the changed base T: X = T before + sum_k w_k (dW_k after - dW_k before).
+
+    Args:
+        before: the group's adapter before the merge.
+        change, after: T before and after it.
+    """
+    exact = {}
+    for path, factors in before.items():
+        if parts := exact_change(path, updates, factors):
+            exact[path] = stack([*parts, *([(1.0, change[path])] if path in change else [])])
+    return error_ledger(exact, after, {path: [(1.0, after[path])] for path in exact})

@@ -1,0 +1,21 @@
+"""Methods that act on a client while and after it trains: a penalty on its loss, and ranks that shrink (hetlora)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from atlas_cli.aggregation.contract import absorb, scales_of, truncated
+from atlas_cli.federation.client_state.contents import Party, shrink
+from atlas_cli.federation.merging.aggregator import Aggregator
+
+
+def prune(aggregator: Aggregator, parties: Mapping[str, Party], cohort: Iterable[str]) -> None:
+    """After their local steps clients drop what the method says; their optimizers start anew with what is left."""
+    if not hasattr(aggregator.method, "pruned"):
+        return
+    for client in cohort:
+        member = aggregator.members[client]
+        scales, ranks = scales_of(member.adapters), member.ranks
+        began = truncated(aggregator.merged[member.group], ranks)
+        kept = aggregator.method.pruned(began, absorb(member.adapters.state(), scales), aggregator.options)
+        shrink(parties[client], member.adapters, {path: rank for path, rank in kept.items() if rank != ranks[path]})

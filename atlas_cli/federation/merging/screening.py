@@ -1,0 +1,92 @@
+"""Updates are looked at before they are merged: one that cannot be right is left out, with its reason.
+
+Checked in this order: names and shapes are those that were delivered, every value is finite, the client's weight is
+above zero; and with ``screen.max_norm_ratio``, that the Frobenius norm of what the client changed, over all layers,
+
+    norm_k = sqrt(sum over layers of norm(dW_k after - dW_k before)^2),  dW = s B A
+
+is not more than so many times the median of those of its group's cohort. Norms come from the factors by QR.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from atlas_cli.aggregation.contract import Adapters, truncated
+from atlas_cli.aggregation.low_rank import squared_norm, stack
+from atlas_cli.errors import NonFiniteError
+from atlas_cli.federation.merging.aggregator import Aggregator
+from atlas_cli.federation.parties.numerics import first_not_finite
+
+Sent = Mapping[str, Tensor]
+
+
+def unfit(aggregator: Aggregator, client: str, sent: Sent, ranks: Mapping[str, int]) -> str | None:
+    """Why an update cannot be merged: its names, its shapes or its client's weight; None for one that can.
+
+    Args:
+        ranks: of the client by layer, as delivered; a method that prunes ranks may be sent less.
+    """
+    member, prunes = aggregator.members[client], hasattr(aggregator.method, "pruned")
+    expected: dict[str, tuple[int, ...]] = {}
+    for path, delivered in ranks.items():
+        d_in, d_out = aggregator.features[path]
+        A = sent.get(f"{path}.lora_A")
+        rank = min(A.shape[0], delivered) if prunes and A is not None and A.dim() == 2 and len(A) else delivered
+        expected |= {f"{path}.lora_A": (rank, d_in), f"{path}.lora_B": (d_out, rank)}
+    shapes = {name: tuple(tensor.shape) for name, tensor in sent.items()}
+    wanted = {name: shape for name, shape in expected.items() if name.rpartition("lora_")[2] in aggregator.method.SENT}
+    wanted |= {name: tuple(p.shape) for name, p in aggregator.head_of(client).items()}
+    for name in sorted(shapes.keys() | wanted.keys()):
+        if shapes.get(name) != wanted.get(name):
+            return f"sent {name} of shape {shapes.get(name, 'none')}, delivered: {wanted.get(name, 'none')}"
+    if not (math.isfinite(member.weight) and member.weight > 0):
+        return f"weight {member.weight:g} in the merge"
+    return None
+
+
+def require_finite_update(client: str, sent: Sent, round_number: int) -> None:
+    """An update has no value that is not finite.
+
+    Raises:
+        NonFiniteError: names client, tensor and round.
+    """
+    if name := first_not_finite(sent.items()):
+        raise NonFiniteError(
+            f"update of client {client}, {name}, round {round_number} is not finite; try a lower learning rate, or "
+            "training.on_nonfinite: drop-client"
+        )
+
+
+def too_large(
+    aggregator: Aggregator, group: str, sent: Mapping[str, Sent], ranks: Mapping[str, Mapping[str, int]], ratio: float
+) -> dict[str, str]:
+    """Clients of a group whose update is more than ``ratio`` times as large as the median one, with the reason.
+
+    Args:
+        sent: by client, checked updates.
+        ranks: by client, as delivered.
+    """
+    merged = aggregator.merged[group]
+    norms = {
+        client: change_norm(aggregator.update(client, tensors).adapters, truncated(merged, ranks[client]))
+        for client, tensors in sent.items()
+    }
+    if not norms:
+        return {}
+    middle = statistics.median(norms.values())
+    return {
+        client: f"update of norm {norm:.3g}, the median is {middle:.3g}"
+        for client, norm in norms.items()
+        if norm > ratio * middle
+    }
+
+
+def change_norm(after: Adapters, before: Adapters) -> float:
+    """Frobenius norm of dW after - dW before over all layers."""
+    parts = (stack([(1.0, factors), (-1.0, before[path])]) for path, factors in after.items())
+    return math.sqrt(sum(squared_norm(part) for part in parts))

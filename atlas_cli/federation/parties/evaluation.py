@@ -1,0 +1,91 @@
+"""Evaluation through the split, without autograd, in large batches of real tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from atlas_cli.data.collate import collate, evaluation_batches
+from atlas_cli.federation.parties.split_client import as_inputs
+from atlas_cli.models.adapters.lora import AdapterSet
+from atlas_cli.models.families.paths import layer_of
+from atlas_cli.models.frozen.load import FrozenBase
+from atlas_cli.models.frozen.rotary import turns_at
+from atlas_cli.models.halves.split import run_half
+from atlas_cli.tasks.contract import BaseTask, Feature
+
+CPU_TOKENS = 512  # a pass of more leaves the caches of a CPU core, and pads more: a tenth slower
+
+
+class Halves(NamedTuple):
+    """Whose base the blocks below ``cut`` are run on, and whose those from there on."""
+
+    lower: FrozenBase
+    upper: FrozenBase
+    cut: int
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """Everything trained that a prediction needs, adapters on either side of the cut and a head, and the base that it
+    runs on: where there is none, that of ``model.dtype``, as a merged model is deployed on the server."""
+
+    adapters: AdapterSet
+    head: nn.Module
+    halves: Halves | None = None
+
+
+class Evaluator:
+    """Runs test parts through both halves of the model.
+
+    Args:
+        base: the frozen base; ``cut``: where it is split.
+        batch_size: the most examples a pass, on a CPU of ``CPU_TOKENS`` tokens at most; ``pad``: what to pad with.
+    """
+
+    def __init__(self, base: FrozenBase, cut: int, batch_size: int, pad: int, device: torch.device) -> None:
+        self.batch_size, self.pad, self.device = batch_size, pad, device
+        self.max_tokens = CPU_TOKENS if device.type == "cpu" else None
+        self.halves = Halves(base, base, cut)
+        self.activation_noise: Callable[..., Tensor] | None = None
+
+    @torch.no_grad()
+    def __call__(self, task: BaseTask, features: Sequence[Feature], model: TrainedModel) -> dict[str, float]:
+        """The task's metrics over ``features``."""
+        metric = task.metric()
+        model.adapters.train(False)
+        lower, upper, cut = model.halves or self.halves
+        family = lower.family
+        lower_half, upper_half = lower.client_half(cut), upper.server_half(cut)
+        below = _part(model.adapters, lambda path: layer_of(path, family) < cut)
+        above = _part(model.adapters, lambda path: layer_of(path, family) >= cut)
+        # a text's figures are those of the text, whichever others it is evaluated with
+        batches = evaluation_batches(features, self.batch_size, self.max_tokens, turns_at(lower.config))
+        with below.attached(lower.model), above.attached(upper.model):
+            for number, rows in enumerate(batches):
+                batch = collate(task, [features[i] for i in rows], self.pad)
+                inputs, mask = as_inputs(batch.inputs(), self.device)
+                activations = run_half(lower_half, mask, **inputs)
+                if self.activation_noise is not None:
+                    activations = self.activation_noise(activations, number)
+                activations = activations.to(upper.dtype)
+                hidden = run_half(upper_half, mask, inputs_embeds=activations)
+                metric.update(model.head(hidden, mask), batch.labels.to(self.device), batch.features)
+        return task.scores(metric)
+
+
+def _part(adapters: AdapterSet, wanted: Callable[[str], bool]) -> AdapterSet:
+    return AdapterSet(
+        # before training B is 0, and nothing is added
+        {path: adapter for path, adapter in adapters.adapters.items() if wanted(path) and adapter.lora_B.any()},
+        {path: pieces for path, pieces in adapters.frozen.items() if wanted(path)},
+    )
+
+
+def mean_metrics(each: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The plain mean over clients, where a group has no model of its own."""
+    return {name: sum(m[name] for m in each) / len(each) for name in each[0]}

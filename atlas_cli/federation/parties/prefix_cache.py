@@ -1,0 +1,163 @@
+"""Outputs of the frozen blocks below a client's lowest adapter, kept by text, so that each text passes them once.
+
+The base is frozen and in evaluation mode, so these blocks give the same for a text in every epoch. A text is computed
+alone and without padding: what is kept does not depend on the batch that it came with first, so a resumed run, or
+one with less memory, computes the same numbers bit for bit. Against batches that are computed whole they differ by
+rounding.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from atlas_cli.models.adapters.lora import AdapterSet
+from atlas_cli.models.families.paths import layer_of
+from atlas_cli.models.frozen.load import FrozenBase
+from atlas_cli.models.halves.split import run_half
+from atlas_cli.models.halves.transfer import to_device
+from atlas_cli.storage.scratch_folders import PREFIX_CACHE, Scratch
+
+
+class PrefixCache:
+    """Tensors by key, in memory while they fit and in files after that; nothing is ever replaced.
+
+    Examples come in another order each epoch, so a least-recently-used rule would write and read all the time.
+
+    Args:
+        memory: bytes that tensors in memory may take.
+        parent: where a folder is made for the files, once there is one; ``close`` removes it.
+    """
+
+    def __init__(self, memory: int, parent: Path) -> None:
+        self.memory, self.parent = memory, parent
+        self.memory_bytes = self.disk_bytes = self.hits = self.misses = self.damaged = 0
+        self.disk_error: str | None = None
+        self._held: dict[str, Tensor] = {}
+        self._files: dict[str, tuple[Path, int, bytes]] = {}  # with the size and hash of what was written
+        self._folder: Scratch | None = None
+
+    def get(self, key: str, device: torch.device) -> Tensor | None:
+        """The tensor of a key on ``device``; None, a miss, where it was not put or its file is not what was
+        written."""
+        found = to_device(self._held[key], device) if key in self._held else self._read(key, device)
+        if found is None:
+            self.misses += 1
+        else:
+            self.hits += 1
+        return found
+
+    def put(self, key: str, tensor: Tensor) -> None:
+        """Keep a tensor; where it fits neither in memory nor on the disk it is not kept, which costs only time."""
+        size = tensor.numel() * tensor.element_size()
+        if self.memory_bytes + size <= self.memory:
+            self._held[key] = tensor.clone()  # a slice would keep the whole alive
+            self.memory_bytes += size
+        elif self.disk_error is None:
+            self._write(key, tensor)
+
+    def record(self) -> dict[str, object]:
+        """For the manifest."""
+        names = ("memory_bytes", "disk_bytes", "hits", "misses", "damaged", "disk_error")
+        return {name: getattr(self, name) for name in names}
+
+    def close(self) -> None:
+        """Forget everything and remove the files."""
+        self._held.clear()
+        self._files.clear()
+        if self._folder is not None:
+            self._folder.close()
+            self._folder = None
+
+    def _read(self, key: str, device: torch.device) -> Tensor | None:
+        if key not in self._files:
+            return None
+        path, size, digest = self._files[key]
+        try:
+            content = path.read_bytes()
+            if hashlib.sha256(content).digest() != digest:
+                raise OSError("not what was written (by hash)")
+            return to_device(load(content)["outputs"], device)
+        except (OSError, SafetensorError) as error:
+            if not self.damaged:
+                print(f"note: {path} cannot be used ({error}); computing it anew", file=sys.stderr, flush=True)
+            self.damaged += 1
+            self.disk_bytes -= size
+            del self._files[key]
+            return None
+
+    def _write(self, key: str, tensor: Tensor) -> None:
+        path = None
+        try:
+            if self._folder is None:
+                self._folder = Scratch(self.parent, PREFIX_CACHE)
+            path = self._folder.path / f"{key}.safetensors"
+            content = save({"outputs": tensor.cpu().contiguous()})
+            path.write_bytes(content)
+        except OSError as error:
+            self.disk_error = error.strerror or type(error).__name__
+            if path is not None:
+                path.unlink(missing_ok=True)
+            return
+        self._files[key] = path, len(content), hashlib.sha256(content).digest()
+        self.disk_bytes += len(content)
+
+
+class Prefix:
+    """The blocks of a client below ``first``, which nothing changes, through a cache; and the part of its half above.
+
+    Args:
+        first: the lowest block that may change; above 0.
+        autocast: precision of the forward, as ``training.autocast`` has it.
+    """
+
+    def __init__(
+        self, cache: PrefixCache, base: FrozenBase, adapters: AdapterSet, first: int, cut: int, autocast: str
+    ) -> None:
+        self.cache, self.base, self.adapters, self.first = cache, base, adapters, first
+        self._lower, self.upper = base.client_half(first), base.between(first, cut)
+        weights = (base.sha256, str(base.dtype), base.fused_gelu, first, autocast)
+        self._weights = hashlib.sha256(repr(weights).encode())
+
+    def outputs(self, inputs: dict[str, Tensor], mask: Tensor) -> Tensor | None:
+        """What block ``first`` is given: (B, T, D), 0 for padding; None where the whole half has to run.
+
+        That is for embeddings instead of tokens, padding that is not on the right, a row without tokens, and a change
+        of the frozen weights below ``first``.
+        """
+        if "input_ids" not in inputs or any(layer_of(p, self.base.family) < self.first for p in self.adapters.frozen):
+            return None
+        tensors = {name: tensor.cpu() for name, tensor in inputs.items()}
+        lengths = mask.sum(1).tolist()
+        on_the_right = torch.arange(mask.shape[1]) < torch.tensor(lengths)[:, None]
+        if 0 in lengths or not mask.cpu().bool().equal(on_the_right):
+            return None
+        rows = []
+        for i, length in enumerate(lengths):
+            key = self._key({name: tensor[i, :length] for name, tensor in tensors.items()})
+            row = self.cache.get(key, mask.device)
+            if row is None:
+                row = self._computed({name: tensor[i : i + 1, :length] for name, tensor in inputs.items()})
+                self.cache.put(key, row)
+            rows.append(row)
+        padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        return torch.nn.functional.pad(padded, (0, 0, 0, mask.shape[1] - padded.shape[1]))
+
+    @torch.no_grad()
+    def _computed(self, row: dict[str, Tensor]) -> Tensor:
+        mask = torch.ones_like(row["input_ids"])
+        return run_half(self._lower, mask, **row)[0]
+
+    def _key(self, row: dict[str, Tensor]) -> str:
+        key = self._weights.copy()
+        key.update(row["input_ids"].numpy().tobytes())
+        segments = row.get("token_type_ids")
+        if segments is not None and segments.any():  # segment 0 alone is the same as none
+            key.update(b"segments" + segments.numpy().tobytes())
+        return key.hexdigest()

@@ -1,0 +1,79 @@
+"""Several clients in one pass over the frozen blocks that they share, each with its own adapters on its own tokens.
+
+A row of real tokens (``models.packed``), adapters by segment (``models.segments``): what a client sends, and the
+gradients of its adapters, are those of a pass of its own, to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from atlas_cli.data.collate import Batch
+from atlas_cli.federation.parties.numerics import require_finite
+from atlas_cli.federation.parties.split_client import SplitClient, as_inputs
+from atlas_cli.models.adapters.per_client_rows import Segment, attached_segments
+from atlas_cli.models.halves.real_tokens import Packing, positions_of, run_packed
+from atlas_cli.wire.messages import Message
+
+
+class ClientPass:
+    """One local step of clients of one base and one cut, with a prefix of the same length or without.
+
+    Args:
+        clients: in the order of the row; none with dropout or activation checkpointing.
+    """
+
+    def __init__(self, clients: Sequence[SplitClient]) -> None:
+        self.clients = list(clients)
+        self._packings: list[Packing] = []
+        self._rows_ND = torch.empty(0)
+
+    def forward(self, batches: Sequence[Batch], round_number: int, step: int) -> list[Message]:
+        """Their activation messages, padded as each would send them; labels travel unless they stay on the client."""
+        first, inputs, positions, masks = self.clients[0], [], [], []
+        half = first.half if first.prefix is None else first.prefix.upper
+        self._packings = []
+        for client, batch in zip(self.clients, batches, strict=True):
+            client.begin_step(round_number, step)
+            named, mask = as_inputs(batch.inputs(), client.device)
+            packing = Packing.of(mask)
+            numbers = packing.positions
+            if client.prefix is None:
+                numbers = positions_of(client.base.model, packing, named["input_ids"])
+            else:
+                below = client.prefix.outputs(named, mask)
+                assert below is not None, "collated batches have a prefix"
+                named = {"inputs_embeds": below}
+            inputs.append({name: packing.pack(tensor) for name, tensor in named.items()})
+            positions.append(numbers)
+            masks.append(mask)
+            self._packings.append(packing)
+        kinds = {name for each in inputs for name in each}  # a batch without second segments has no token_type_ids
+        rows = {
+            name: torch.cat([each.get(name, torch.zeros_like(n)) for each, n in zip(inputs, positions, strict=True)])
+            for name in kinds
+        }
+        lengths = [length for packing in self._packings for length in packing.lengths]
+        segments = [Segment(c.adapters, p.tokens) for c, p in zip(self.clients, self._packings, strict=True)]
+        with attached_segments(first.base.model, segments):
+            self._rows_ND = run_packed(half, lengths, torch.cat(positions), **rows)
+        sent = self._rows_ND.detach().split([packing.tokens for packing in self._packings])
+        stays = first.training.labels == "client"
+        return [
+            client.send(packing.unpack(rows), mask, None if stays else batch.labels)
+            for client, packing, rows, mask, batch in zip(
+                self.clients, self._packings, sent, masks, batches, strict=True
+            )
+        ]
+
+    def backward(self, gradients: Sequence[Tensor]) -> None:
+        """Back-propagate what the server returned, (B, T, D) for each client, into their adapters' gradients."""
+        for client, gradient in zip(self.clients, gradients, strict=True):
+            require_finite(gradient, f"gradient sent to {client.when}")
+        rows_ND, self._rows_ND = self._rows_ND, torch.empty(0)
+        rows_ND.backward(torch.cat([p.pack(g) for p, g in zip(self._packings, gradients, strict=True)]))
+        for client in self.clients:
+            client.backward_penalty()

@@ -1,0 +1,155 @@
+"""The server's work for several clients in one pass over its blocks: one row of real tokens, a head a task group."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from itertools import accumulate, groupby
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from atlas_cli.federation.parties.numerics import require_finite, require_finite_gradients
+from atlas_cli.federation.parties.trainables import StepLoss, Trainables
+from atlas_cli.models.adapters.per_client_rows import Segment, attached_segments
+from atlas_cli.models.frozen.load import FrozenBase
+from atlas_cli.models.halves.last_block import run_last_block
+from atlas_cli.models.halves.real_tokens import Packing, run_packed
+from atlas_cli.tasks.contract import IGNORE, BaseTask
+from atlas_cli.wire.messages import Message
+
+if TYPE_CHECKING:
+    from atlas_cli.federation.parties.split_server import SplitServer
+
+
+class Served(NamedTuple):
+    """What one client sent, and what the server trains for it.
+
+    ``received``: (B, T, D) in the client's dtype; ``mask``: (B, T); ``labels`` as its task has them.
+    """
+
+    trained: Trainables
+    task: BaseTask
+    received: Tensor
+    mask: Tensor
+    labels: Tensor
+
+
+class Gathered(NamedTuple):
+    """Gradients of the summed loss over ``labels`` labels with respect to ``trained.parameters()``; None: unused."""
+
+    trained: Trainables
+    sums: Sequence[Tensor | None]
+    labels: int
+
+
+def answer_all(server: SplitServer, messages: Sequence[Message]) -> list[tuple[Message, StepLoss]]:
+    """As ``server.answer`` and ``accept`` for each message, of clients of one cut and dtype; for pooled updates.
+
+    Raises:
+        NonFiniteError: an activation, a loss or a gradient; nothing was gathered.
+    """
+    received = [server.receive(message) for message in messages]
+    served = [
+        Served(server.trained_for(message.client), server.task_of(message.client), *arrived, message.tensors["labels"])
+        for message, arrived in zip(messages, received, strict=True)
+    ]
+    losses, counts, at_cut, gathered = _serve(server.base, server.cut_of(messages[0].client), served)
+    for message, loss, gradient in zip(messages, losses, at_cut, strict=True):
+        require_finite(loss, f"loss of {server.when(message.client)}")
+        require_finite(gradient, f"gradient for {server.when(message.client)}")
+    whose = f"on the server for {', '.join(server.when(message.client) for message in messages)}"
+    for each in gathered:
+        require_finite_gradients(each.trained.parameters(), each.sums, whose, each.trained.adapters.name_of)
+    for each in gathered:
+        each.trained.gather_sums(each.sums, each.labels)
+    return [
+        (Message("gradients", message.client, "down", {"gradients": gradient}), StepLoss(loss.item(), count))
+        for message, loss, count, gradient in zip(messages, losses, counts, at_cut, strict=True)
+    ]
+
+
+def _serve(
+    base: FrozenBase, cut: int, clients: Sequence[Served]
+) -> tuple[list[Tensor], list[int], list[Tensor], list[Gathered]]:
+    """Forward, losses and backward for clients of one cut and dtype.
+
+    Returns:
+        By client its mean loss (0-d), over how many labels, and that loss' gradient at the cut, (B, T, D), 0 for
+        padding; and the gradients of what is trained, by task group.
+    """
+    packings = [Packing.of(client.mask) for client in clients]
+    sizes = [packing.tokens for packing in packings]
+    received_ND = torch.cat([p.pack(c.received) for p, c in zip(packings, clients, strict=True)]).requires_grad_()
+    reads = [_reads(client, packing) for client, packing in zip(clients, packings, strict=True)]
+    hidden_SD = _hidden(base, cut, clients, packings, reads, received_ND.to(base.dtype))
+    parts = hidden_SD.split([len(read) for read in reads])
+    losses, counts = zip(*(_loss(*each) for each in zip(clients, packings, parts, strict=True)), strict=True)
+    trained = list({id(client.trained): client.trained for client in clients}.values())
+    wanted = [parameter for each in trained for parameter in each.parameters()]
+    total = torch.stack([loss * count for loss, count in zip(losses, counts, strict=True)]).sum()
+    at_cut_ND, *found = torch.autograd.grad(total, [received_ND, *wanted], allow_unused=True)
+    at_cut = [
+        packing.unpack(rows / max(count, 1))  # a loss over no labels is 0, and so is its gradient
+        for packing, rows, count in zip(packings, at_cut_ND.split(sizes), counts, strict=True)
+    ]
+    gathered = []
+    for each in trained:
+        labels = sum(count for client, count in zip(clients, counts, strict=True) if client.trained is each)
+        sums, found = found[: len(each.parameters())], found[len(each.parameters()) :]
+        gathered.append(Gathered(each, sums, labels))
+    return [loss.detach() for loss in losses], list(counts), at_cut, gathered
+
+
+def _reads(client: Served, packing: Packing) -> Tensor:
+    """Which of a client's tokens its head reads: ascending places in its part of the row, (S,) int64."""
+    read_BT = client.task.reads(client.labels, client.mask)
+    if read_BT is None:
+        return torch.arange(packing.tokens, device=packing.places.device)
+    return packing.pack(read_BT).nonzero().squeeze(1)
+
+
+def _hidden(
+    base: FrozenBase,
+    cut: int,
+    clients: Sequence[Served],
+    packings: Sequence[Packing],
+    reads: Sequence[Tensor],
+    rows_ND: Tensor,
+) -> Tensor:
+    """(S, D): the last hidden states of the tokens that are read."""
+    lengths = [length for packing in packings for length in packing.lengths]
+    positions = torch.cat([packing.positions for packing in packings])
+    starts = accumulate((packing.tokens for packing in packings), initial=0)
+    read = torch.cat([start + places for start, places in zip(starts, reads, strict=False)])
+
+    def attached(only_read: bool) -> AbstractContextManager[None]:
+        sizes = [len(places) if only_read else packing.tokens for places, packing in zip(reads, packings, strict=True)]
+        runs = groupby(zip(clients, sizes, strict=True), key=lambda pair: id(pair[0].trained))
+        neighbours = [list(run) for _, run in runs]
+        segments = [Segment(run[0][0].trained.adapters, sum(size for _, size in run)) for run in neighbours]
+        return attached_segments(base.model, segments)
+
+    last = base.n_layers - 1
+    if cut > last or 2 * len(read) > len(rows_ND):
+        with attached(False):
+            half = base.server_half(cut)
+            return run_packed(half, lengths, positions, inputs_embeds=rows_ND).index_select(0, read)
+    if cut < last:
+        with attached(False):
+            rows_ND = run_packed(base.between(cut, last), lengths, positions, inputs_embeds=rows_ND)
+    return run_last_block(base.server_half(last), lengths, positions, read, rows_ND, attached)
+
+
+def _loss(client: Served, packing: Packing, hidden_SD: Tensor) -> tuple[Tensor, int]:
+    """A client's mean loss and its count, from the tokens that its head reads."""
+    head = client.trained.head
+    assert head is not None
+    if (targets_BT := client.task.targets(client.labels)) is not None:
+        logits = head(hidden_SD.unsqueeze(0), hidden_SD.new_ones(1, len(hidden_SD)))
+        return client.task.loss_at(logits.squeeze(0), targets_BT[targets_BT != IGNORE])
+    if len(hidden_SD) == packing.tokens:
+        return client.task.loss(head(packing.unpack(hidden_SD), client.mask), client.labels)
+    # one token of each sequence: whatever pools it gives it back
+    return client.task.loss(head(hidden_SD.unsqueeze(1), torch.ones_like(client.mask[:, :1])), client.labels)

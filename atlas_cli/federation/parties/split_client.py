@@ -1,0 +1,287 @@
+"""The client side of the split.
+
+The frozen bottom half, adapters, and their optimizer. The half is a view of a base that all share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from atlas_cli.config.schema.experiment import LoraConfig, TrainingConfig
+from atlas_cli.federation.parties.measured_memory import Usage, saved_bytes, tensor_bytes
+from atlas_cli.federation.parties.numerics import clip_and_step, precision, require_finite, seeded_dropout
+from atlas_cli.federation.parties.optimizers import build_optimizer, drop_state, set_learning_rate, state_bytes
+from atlas_cli.federation.parties.prefix_cache import Prefix
+from atlas_cli.models.adapters.lora import AdapterSet, build_adapters
+from atlas_cli.models.adapters.placement import adapted_names, place_ranks
+from atlas_cli.models.families.paths import by_layer
+from atlas_cli.models.frozen.load import FrozenBase, shared_base
+from atlas_cli.models.halves.checkpointing import checkpointed
+from atlas_cli.models.halves.split import run_half
+from atlas_cli.models.halves.transfer import to_device
+from atlas_cli.privacy.client_side import AtClient
+from atlas_cli.tasks.contract import BaseTask
+from atlas_cli.wire.messages import Message
+
+Inputs = Mapping[str, Tensor]
+
+
+class SplitClient:
+    """A client that holds blocks ``0 .. split_layer-1``, frozen, and trains LoRA adapters on them.
+
+    Args:
+        client_id: its name in messages and records.
+        model_name: hub id, local folder, GGUF file, packaged name or known architecture.
+        rank_config: rank of all its layers, or by layer ``{0: 8, 1: 16}``.
+        split_layer: number of blocks it keeps; default: the middle of the model.
+        device: where it computes.
+        init: "pretrained", "random" or "auto" (random where weights cannot be reached).
+        base: a base to share, instead of ``model_name``; in a dtype of its own (``models.stored``) where the server's
+            is another: activations are sent, and gradients come back, in the client's.
+        lora, training: scale, dropout and targets; optimizer, clipping and precision.
+        checkpointing: blocks keep their input only and run again in the backward.
+        task, head: on the client only when labels stay there (U-shaped split).
+
+    Raises:
+        ConfigError: split layer or rank out of range, unsupported architecture.
+        ResourceError: the model cannot be found.
+    """
+
+    def __init__(
+        self,
+        client_id: int | str,
+        model_name: str | None = None,
+        rank_config: int | dict[int, int] = 8,
+        split_layer: int | None = None,
+        device: str | torch.device = "cpu",
+        *,
+        init: str = "pretrained",
+        base: FrozenBase | None = None,
+        lora: LoraConfig | None = None,
+        training: TrainingConfig | None = None,
+        seed: int = 0,
+        task: BaseTask | None = None,
+        head: nn.Module | None = None,
+        checkpointing: bool = False,
+    ) -> None:
+        self.name = str(client_id)
+        self.device = torch.device(device)
+        self.base = base if base is not None else shared_base(model_name, init, self.device, seed)
+        self.lora = lora or LoraConfig()
+        self.training = training or TrainingConfig()
+        self.seed = seed
+        self.cut = self.base.check_cut(split_layer)
+        self.half = self.base.client_half(self.cut)
+        names = adapted_names(self.base.model, self.base.family, self.lora.targets)
+        self.ranks = place_ranks(
+            self.base.model, self.base.family, rank_config, range(self.cut), names, key=f"clients.{self.name}.rank"
+        )
+        self.lowest = min(by_layer(self.ranks, self.base.family), default=self.cut)  # block that is trained
+        self.adapters: AdapterSet = build_adapters(
+            self.base.model,
+            self.ranks,
+            alpha=self.lora.alpha,
+            dropout=self.lora.dropout,
+            rslora=self.lora.rslora,
+            seed=seed,
+            device=self.device,
+        )
+        self.task, self.head = task, head
+        self.checkpointing = checkpointing
+        self.usage: Usage | None = None
+        self.penalty: Callable[[AdapterSet], Tensor] | None = None
+        self.prefix: Prefix | None = None
+        self.privacy = AtClient()
+        self._activations: Tensor | None = None
+        self._mask: Tensor | None = None
+        self._step_bytes = (0, 0)
+        self.when, self.now = f"client {self.name}", (0, 0)
+        self.reset_optimizer()
+
+    def trained(self) -> list[nn.Parameter]:
+        """Adapters, and the head where it is here."""
+        head = [p for p in self.head.parameters() if p.requires_grad] if self.head is not None else []
+        return [*self.adapters.trained(), *head]
+
+    def output_embedding(self) -> list[Tensor]:
+        """Frozen weights of a language-model head that are here besides the half (tied ones are the half's)."""
+        if self.head is None or self.task is None or not self.task.causal_only or self.base.lm_head is None:
+            return []
+        held = {p.data_ptr() for p in self.half.parameters()}
+        return [p for p in self.base.lm_head.parameters() if p.data_ptr() not in held]
+
+    def train_only(self, parts: Collection[str]) -> None:
+        """Freeze the other parts of the adapters below the cut."""
+        self.adapters.train_only(parts)
+        self.reset_optimizer()
+
+    def reset_optimizer(self) -> None:
+        """Start with fresh moments."""
+        self.optimizer = build_optimizer(self.trained(), self.training.client_optimizer)
+
+    def forget_moments(self, parts: Collection[str]) -> None:
+        """Drop the moments of ``parts`` ("A", "B", "head"): a delivery replaced what they described."""
+        if self.optimizer is not None:
+            drop_state(self.optimizer, self.adapters.trained(parts))
+            drop_state(self.optimizer, self.head.parameters() if self.head is not None and "head" in parts else ())
+
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        """For checkpoints: its one optimizer."""
+        return [self.optimizer] if self.optimizer is not None else []
+
+    def compute_activations(self, batch: Inputs) -> Tensor:
+        """What is sent for a batch: activations at the cut, (B, T, D), or (B, D) for ``inputs`` of that shape.
+
+        Args:
+            batch: ``input_ids`` and ``attention_mask`` as a tokenizer gives them, or ``inputs``: embeddings (B, D) or
+                (B, T, D).
+
+        The graph is kept for ``apply_gradients``.
+        """
+        inputs, mask = as_inputs(batch, self.device)
+        self.privacy.begin(batch.get("examples"))
+        activations = self._run(inputs, mask, 0, 0)
+        squeeze = "inputs" in batch and batch["inputs"].dim() == 2
+        return activations[:, 0] if squeeze else activations
+
+    def apply_gradients(self, gradients: Tensor, learning_rate: float | None = None) -> None:
+        """Back-propagate what the server returned for the last activations, and step the adapters."""
+        self.backward(gradients)
+        self.step(learning_rate)
+
+    def backward(self, gradients: Tensor) -> None:
+        """Back-propagate the gradient at the cut into the adapters' gradients."""
+        assert self._activations is not None, "compute_activations comes first"
+        activations, self._activations = self._activations, None
+        require_finite(gradients, f"gradient sent to {self.when}")
+        with self.adapters.attached(self.base.model):
+            self.privacy.backward(activations, gradients.view_as(activations), self._mask)
+        self.privacy.privatise(self.trained(), self.adapters, self.now)
+        self.backward_penalty()
+        if self.usage is not None:
+            self.usage.gradients = tensor_bytes(p.grad for p in self.trained())
+
+    def backward_penalty(self) -> None:
+        """Add the gradient of the penalty on the adapters, where the method has one."""
+        if self.penalty is not None:
+            self.penalty(self.adapters).backward()
+
+    def step_on_noise(self, round_number: int, step: int, learning_rate: float) -> None:
+        """The local step of an empty sample, with DP-SGD."""
+        self.privacy.privatise(self.trained(), self.adapters, (round_number, step))
+        self.step(learning_rate)
+
+    def step(self, learning_rate: float | None = None) -> None:
+        """Clip, step and drop the gradients."""
+        assert self.optimizer is not None
+        if learning_rate is not None:
+            set_learning_rate(self.optimizer, learning_rate)
+        norm, name_of = self.training.max_grad_norm, self.adapters.name_of
+        clip_and_step(self.optimizer, self.trained(), norm, f"of {self.when}", name_of)
+        if self.usage is not None:
+            self.usage.optimizer = state_bytes(self.optimizer)
+
+    def forward(self, batch: Inputs, round_number: int, step: int, labels: Tensor | None) -> Message:
+        """The activation message of a batch; ``labels`` travel with it unless they stay on the client."""
+        self.begin_step(round_number, step)
+        self.privacy.begin(batch.get("examples"))
+        inputs, mask = as_inputs(batch, self.device)
+        return self.send(self._run(inputs, mask, round_number, step), mask, labels)
+
+    def begin_step(self, round_number: int, step: int) -> None:
+        """Say which step comes; adapters are in training."""
+        self.when, self.now = f"client {self.name}, round {round_number}, step {step}", (round_number, step)
+        self.adapters.train()
+
+    def send(self, activations: Tensor, mask: Tensor, labels: Tensor | None) -> Message:
+        """The activation message of what was computed."""
+        self._mask = mask
+        tensors = {"activations": activations, "attention_mask": mask.bool()}
+        if labels is not None:
+            tensors["labels"] = to_device(labels, self.device)
+        return Message("activations", self.name, "up", tensors)
+
+    def answer_features(self, features: Message, labels: Tensor) -> tuple[Message, float, int]:
+        """U-shaped split: loss at the client's own head.
+
+        Returns the features' gradient, the mean loss and its count.
+        """
+        assert self.head is not None and self.task is not None
+        received = features.tensors["features"].requires_grad_()
+        weights = [*self.head.parameters(), *self.output_embedding(), *self.half.parameters()]
+        with (
+            precision(self.device, self.training.autocast),
+            saved_bytes(weights) if self.usage is not None else nullcontext() as saved,
+        ):
+            loss, count = self.privacy.loss(self.head, self.task, received, self._mask, labels.to(self.device))
+        if self.usage is not None and saved is not None:
+            # the graph of the half is alive meanwhile
+            self._measured(saved.total, 2 * received.numel() * received.element_size(), received.shape)
+        require_finite(loss.detach(), f"loss of {self.when}")
+        loss.backward()
+        assert received.grad is not None
+        tensors = {"gradients": received.grad, "count": torch.tensor(count)}
+        return Message("feature-gradients", self.name, "up", tensors), loss.item(), count
+
+    def _run(self, inputs: dict[str, Tensor], mask: Tensor, round_number: int, step: int) -> Tensor:
+        if "inputs_embeds" in inputs:
+            inputs = {**inputs, "inputs_embeds": inputs["inputs_embeds"].to(self.base.dtype)}
+        self.adapters.train()
+        self.now = (round_number, step)
+        measured = self.usage is not None
+        with (
+            seeded_dropout(self.lora.dropout, self.seed, self.name, round_number, step, device=self.device),
+            precision(self.device, self.training.autocast),
+            self.adapters.attached(self.base.model),
+            self.privacy.recording(self.base.model, self.adapters),
+            checkpointed(self.half, self.base.family, self.ranks) if self.checkpointing else nullcontext(),
+            saved_bytes([*self.half.parameters(), *self.adapters.parameters()]) if measured else nullcontext() as saved,
+        ):
+            below = self.prefix.outputs(inputs, mask) if self.prefix is not None else None
+            if self.prefix is not None and below is not None:
+                activations = run_half(self.prefix.upper, mask, inputs_embeds=below)
+            else:
+                activations = run_half(self.half, mask, **inputs)
+            activations = self.privacy.sent(activations, mask, lambda: self._embedded(inputs), round_number, step)
+        self._activations, self._mask = activations, mask
+        if self.usage is not None and saved is not None:
+            self._step_bytes = (0, 0)
+            self._measured(saved.total, 2 * activations.numel() * activations.element_size(), mask.shape)
+        return activations.detach()
+
+    def _embedded(self, inputs: Inputs) -> Tensor:
+        model: Any = self.base.model
+        embedding = model.get_input_embeddings()
+        return inputs["inputs_embeds"] if "inputs_embeds" in inputs else embedding(inputs["input_ids"]).detach()
+
+    def _measured(self, saved: int, cut: int, shape: torch.Size) -> None:
+        assert self.usage is not None
+        self._step_bytes = (self._step_bytes[0] + saved, self._step_bytes[1] + cut)
+        self.usage.seen(*self._step_bytes, shape[0], shape[0] * shape[1])
+
+    def measure(self) -> Usage:
+        """Start measuring; what is held now is counted at once, the rest as steps happen."""
+        head = self.head.parameters() if self.head is not None else ()
+        self.usage = Usage.held(self.half, self.adapters.parameters(), [*head, *self.output_embedding()])
+        return self.usage
+
+
+def as_inputs(batch: Inputs, device: torch.device) -> tuple[dict[str, Tensor], Tensor]:
+    """Keyword arguments of the half, and the mask (B, T) int64; floats (B, D) become sequences of one."""
+    if "inputs" in batch:
+        embeddings = to_device(batch["inputs"], device)
+        embeddings = embeddings.unsqueeze(1) if embeddings.dim() == 2 else embeddings
+        mask = batch.get("attention_mask")
+        if mask is None:
+            mask = torch.ones(embeddings.shape[:2], dtype=torch.int64)
+        mask = to_device(mask, device)
+        return {"inputs_embeds": embeddings}, mask
+    ids = to_device(batch["input_ids"], device)
+    mask = to_device(batch["attention_mask"], device) if "attention_mask" in batch else torch.ones_like(ids)
+    segments = batch.get("token_type_ids")
+    return {"input_ids": ids, **({"token_type_ids": to_device(segments, device)} if segments is not None else {})}, mask

@@ -1,0 +1,300 @@
+"""The server side of the split: the top half, a head for each task group, loss and gradients, and the three ways to
+update.
+
+pooled (default): gradients of all clients of a group in a local step are summed, normalised by the total number of
+labels, and stepped once; equal to training on the pooled batch and independent of the order of clients. sequential
+(SplitFed V2, Thapa et al., 2004.12088): a step a client, in a seeded order. per-client (SplitFed V1): a copy of the
+trained parameters for each client, averaged at the end of the round. In all three a client gets the gradient of its
+own mean loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from atlas_cli.config.schema.experiment import LoraConfig, TrainingConfig
+from atlas_cli.errors import ConfigError
+from atlas_cli.federation.parties.measured_memory import Usage, saved_bytes
+from atlas_cli.federation.parties.numerics import precision, require_finite, require_finite_gradients, seeded_dropout
+from atlas_cli.federation.parties.optimizers import state_bytes
+from atlas_cli.federation.parties.trainables import PendingGradients, StepLoss, Trainables, build_head, build_trainables
+from atlas_cli.models.frozen.load import FrozenBase, shared_base
+from atlas_cli.models.halves.real_tokens import run_real_tokens
+from atlas_cli.models.halves.split import run_half
+from atlas_cli.tasks import build as build_task
+from atlas_cli.tasks.contract import BaseTask
+from atlas_cli.wire.messages import Message
+
+
+class SplitServer:
+    """The server that holds blocks ``split_layer ..`` and a head for each task group.
+
+    Args:
+        model_name: as for ``SplitClient``; its clients must name the same model and split layer.
+        n_tasks: number of task groups, named "0", "1", ...; each classifies into ``num_classes``.
+        split_layer: number of blocks that clients keep (the smallest, where they differ); default: the middle.
+        num_classes: outputs of each head.
+        base, tasks: a base to share and named task groups, instead of ``model_name``, ``n_tasks`` and ``num_classes``.
+        rank: LoRA rank on the server half, adapters a task group; 0 trains heads only.
+        first_layers: by task group, the smallest split layer of its clients, where groups differ.
+    """
+
+    def __init__(
+        self,
+        model_name: str | None = None,
+        n_tasks: int = 1,
+        split_layer: int | None = None,
+        num_classes: int = 2,
+        device: str | torch.device = "cpu",
+        *,
+        init: str = "pretrained",
+        base: FrozenBase | None = None,
+        tasks: Mapping[str, BaseTask] | None = None,
+        rank: int = 0,
+        first_layers: Mapping[str, int] | None = None,
+        lora: LoraConfig | None = None,
+        training: TrainingConfig | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.device = torch.device(device)
+        self.base = base if base is not None else shared_base(model_name, init, self.device, seed)
+        self.lora = lora or LoraConfig()
+        self.training = training or TrainingConfig()
+        self.seed = seed
+        self.cut = self.base.check_cut(split_layer)
+        self.half = self.base.server_half(self.cut)
+        if tasks is None:
+            pooling, classes = "last" if self.base.family.causal else "mean", [str(c) for c in range(num_classes)]
+            tasks = {str(g): build_task("sequence-classification", classes, pooling) for g in range(n_tasks)}
+        self.tasks = dict(tasks)
+        self.heads = {name: build_head(self.base, task, seed, name, self.device) for name, task in self.tasks.items()}
+        first, shared = first_layers or {}, (self.lora, self.training, seed, self.device)
+        self.groups = {
+            name: build_trainables(name, self.base, head, rank, first.get(name, self.cut), *shared)
+            for name, head in self.heads.items()
+        }
+        self.usage: Usage | None = None
+        self.real_tokens = False  # compute padding as well, as Hugging Face's own forward does
+        self._members: dict[str, str] = {}
+        self._cuts: dict[str, int] = {}
+        self._round, self._step, self._rate = 0, 0, self.training.server_optimizer.lr
+        self._copies: dict[str, Trainables] = {}
+        self._counts: dict[str, int] = {}
+        self._features: dict[str, tuple[Tensor, Tensor]] = {}
+        self._pending: PendingGradients | None = None
+
+    def begin_round(self, members: Mapping[str, str], round_number: int, cuts: Mapping[str, int] | None = None) -> None:
+        """Say which clients take part, as ``{client: task group}``, and ``cuts``, those that differ from the server's.
+
+        Raises:
+            ConfigError: a client whose blocks end before the server's begin.
+        """
+        self._members, self._cuts = dict(members), dict(cuts or {})
+        for client, cut in self._cuts.items():
+            if cut < self.cut:
+                raise ConfigError(f"client {client} keeps {cut} layers and the server begins at layer {self.cut}")
+        self._round = round_number
+        self._counts = dict.fromkeys(members, 0)
+        if self.training.server_update == "per-client":
+            self._copies = {client: self.groups[group].copy() for client, group in members.items()}
+
+    def begin_step(self, step: int, learning_rate: float) -> None:
+        """Say which local step of the round comes, and the rate to step with."""
+        self._step, self._rate = step, learning_rate
+
+    def answer(self, message: Message) -> tuple[Message, StepLoss]:
+        """Forward, loss and backward for one activation message: the gradient message for its client.
+
+        What the server trains gets its gradients with ``accept``, or with the next answer or the end of the step.
+
+        Raises:
+            NonFiniteError: activations or loss are not finite.
+        """
+        trained = self.trained_for(message.client)
+        task = self.task_of(message.client)
+        received, mask = self.receive(message)
+        labels = message.tensors["labels"]
+        with self._running(trained, message):
+            hidden = self._hidden(message.client, received, mask)
+            assert trained.head is not None
+            loss, count = task.loss(trained.head(hidden, mask), labels)
+        require_finite(loss.detach(), f"loss of {self.when(message.client)}")
+        at_cut, gradients = self._backward(message.client, loss, None, received, trained)
+        self._pending = PendingGradients(message.client, trained, gradients, count)
+        reply = Message("gradients", message.client, "down", {"gradients": at_cut})
+        return reply, StepLoss(loss.item(), count)
+
+    def features(self, message: Message) -> Message:
+        """U-shaped split, first half of a step: the server half's output, for the client's own head."""
+        trained, (received, mask) = self.trained_for(message.client), self.receive(message)
+        with self._running(trained, message):
+            hidden = self._hidden(message.client, received, mask)
+        self._features[message.client] = (hidden, received)
+        return Message("features", message.client, "down", {"features": hidden.detach()})
+
+    def answer_gradients(self, message: Message) -> Message:
+        """U-shaped split, second half of a step: back-propagate the features' gradient to the cut."""
+        trained = self.trained_for(message.client)
+        hidden, received = self._features.pop(message.client)
+        require_finite(message.tensors["gradients"], f"gradient sent by {self.when(message.client)}")
+        at_cut, gradients = self._backward(message.client, hidden, message.tensors["gradients"], received, trained)
+        self._pending = PendingGradients(message.client, trained, gradients, int(message.tensors["count"]))
+        return Message("gradients", message.client, "down", {"gradients": at_cut})
+
+    def accept(self, held: PendingGradients | None = None) -> None:
+        """Take the gradients of the client that was answered last, or what was held; unless the update is pooled, step.
+
+        Raises:
+            NonFiniteError: their norm is not finite.
+        """
+        pending = held or self.hold()
+        if pending is None:
+            return
+        trained = pending.trained
+        trained.gather(pending.gradients, pending.labels)
+        self._counts[pending.client] += pending.labels
+        if self.usage is not None:
+            # those of all groups are alive together until a pooled step is finished
+            alive = sum(t.gradient_bytes() for t in self._all_trained())
+            self.usage.gradients = max(self.usage.gradients, alive)
+        if self.training.server_update != "pooled":
+            self._apply(trained)
+
+    def hold(self) -> PendingGradients | None:
+        """The gradients of the client that was answered last, to be accepted in its turn; None: there are none."""
+        pending, self._pending = self._pending, None
+        return pending
+
+    def reject(self) -> None:
+        """Drop what was not accepted yet: the client that was answered last is out of the round."""
+        self._pending, self._features = None, {}
+
+    def finish_step(self) -> None:
+        """Pooled update: one step for each task group that took part."""
+        self.accept()
+        if self.training.server_update == "pooled":
+            for group in dict.fromkeys(self._members.values()):
+                self._apply(self.groups[group])
+
+    def finish_round(self, kept: Collection[str] | None = None) -> None:
+        """Per-client update: average the copies of each group, weighted by the labels they were trained on.
+
+        Args:
+            kept: the clients whose copies count; default: all that took part.
+        """
+        for group in dict.fromkeys(self._members.values()) if self._copies else ():
+            taking_part = [c for c, g in self._members.items() if g == group and (kept is None or c in kept)]
+            members = [c for c in taking_part if self._counts[c] > 0]
+            self.groups[group].take_mean([self._copies[c] for c in members])
+        self._copies = {}
+
+    def compute_loss(
+        self, activations: Tensor, labels: Tensor, task_id: int | str = 0, attention_mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Loss of one batch and its gradient with respect to ``activations``; nothing is trained.
+
+        Args:
+            activations: (B, T, D), or (B, D) for sequences of one.
+            labels: (B,) class numbers, or as the group's task has them.
+            task_id: number or name of the task group.
+            attention_mask: (B, T), 0 on padding; default: nothing is padding.
+
+        Raises:
+            ConfigError: no such task group.
+        """
+        name = str(task_id)
+        if name not in self.groups:
+            raise ConfigError(f"the server has no task group {name!r}, only: {', '.join(self.groups)}")
+        received, trained = activations.detach().to(self.device).requires_grad_(), self.groups[name]
+        hidden_BTD = received.unsqueeze(1) if received.dim() == 2 else received
+        everything = torch.ones(hidden_BTD.shape[:2], dtype=torch.int64, device=self.device)
+        mask_BT = everything if attention_mask is None else attention_mask.to(self.device)
+        with trained.adapters.attached(self.base.model):
+            hidden = run_half(self.half, mask_BT, inputs_embeds=hidden_BTD.to(self.base.dtype))
+            assert trained.head is not None, "labels: client keeps the head on the clients"
+            loss, _ = self.tasks[name].loss(trained.head(hidden, mask_BT), labels.to(self.device))
+        (gradient,) = torch.autograd.grad(loss, [received])
+        return loss.detach(), gradient
+
+    def measure(self) -> Usage:
+        """Start measuring; what is held now is counted at once, the rest as steps happen."""
+        groups = self.groups.values()
+        heads = [p for t in groups if t.head is not None for p in t.head.parameters()]
+        if self.base.lm_head is not None and any(task.causal_only for task in self.tasks.values()):
+            heads += self.base.lm_head.parameters() if self.training.labels == "server" else []
+        self.usage = Usage.held(self.half, [p for t in groups for p in t.adapters.parameters()], heads)
+        return self.usage
+
+    def receive(self, message: Message) -> tuple[Tensor, Tensor]:
+        """Activations, checked, as a leaf in the client's dtype, and the mask (B, T) int64."""
+        self.accept()  # of the client before: a sequential update has stepped before the next is served
+        activations = message.tensors["activations"]
+        require_finite(activations, f"activation sent by {self.when(message.client)}")
+        received = activations.to(self.device).detach().requires_grad_()
+        return received, message.tensors["attention_mask"].to(self.device).long()
+
+    def when(self, client: str) -> str:
+        """For error messages."""
+        return f"client {client}, round {self._round}, step {self._step}"
+
+    @contextmanager
+    def _running(self, trained: Trainables, message: Message) -> Iterator[None]:
+        trained.adapters.train()
+        purpose = ("server", message.client, self._round, self._step)
+        weights = [*self.half.parameters(), *trained.parameters()]
+        with (
+            seeded_dropout(self.lora.dropout, self.seed, *purpose, device=self.device),
+            precision(self.device, self.training.autocast),
+            trained.adapters.attached(self.base.model),
+            saved_bytes(weights) if self.usage is not None else nullcontext() as saved,
+        ):
+            yield
+        if self.usage is not None and saved is not None:
+            activations = message.tensors["activations"]
+            cut = 2 * activations.numel() * activations.element_size()
+            self.usage.seen(saved.total, cut, activations.shape[0], activations.shape[0] * activations.shape[1])
+
+    def _backward(
+        self, client: str, output: Tensor, gradient: Tensor | None, received: Tensor, trained: Trainables
+    ) -> tuple[Tensor, list[Tensor | None]]:
+        """Gradients at the cut, checked before the server may step, and of what is trained; None: not used by it."""
+        wanted = [received, *trained.parameters()]
+        found = torch.autograd.grad(output, wanted, gradient, allow_unused=True)
+        require_finite(found[0], f"gradient for {self.when(client)}")
+        what = f"on the server for {self.when(client)}"
+        require_finite_gradients(trained.parameters(), found[1:], what, trained.adapters.name_of)
+        return found[0], list(found[1:])
+
+    def _apply(self, trained: Trainables) -> None:
+        trained.step(self._rate)
+        if self.usage is not None:
+            self.usage.optimizer = sum(state_bytes(t.optimizer) for t in self._all_trained())
+
+    def _hidden(self, client: str, received: Tensor, mask: Tensor) -> Tensor:
+        inputs, half = received.to(self.base.dtype), self.half_for(client)
+        if self.real_tokens and self.usage is None:
+            return run_real_tokens(half, mask, inputs)
+        return run_half(half, mask, inputs_embeds=inputs)
+
+    def _all_trained(self) -> list[Trainables]:
+        return [*self.groups.values(), *self._copies.values()]
+
+    def trained_for(self, client: str) -> Trainables:
+        """What is trained with a client's batches."""
+        return self._copies.get(client) or self.groups[self._members[client]]
+
+    def task_of(self, client: str) -> BaseTask:
+        """The task of a client."""
+        return self.tasks[self._members[client]]
+
+    def half_for(self, client: str) -> nn.Module:
+        """The blocks above a client's cut."""
+        return self.base.server_half(self.cut_of(client))
+
+    def cut_of(self, client: str) -> int:
+        """How many blocks a client keeps."""
+        return self._cuts.get(client, self.cut)

@@ -1,0 +1,183 @@
+"""What the server trains for one task group: the head and, if asked for, LoRA on the server half."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from atlas_cli.config.schema.experiment import LoraConfig, OptimizerConfig, TrainingConfig
+from atlas_cli.federation.parties.measured_memory import tensor_bytes
+from atlas_cli.federation.parties.numerics import clip_and_step
+from atlas_cli.federation.parties.optimizers import build_optimizer, drop_state, set_learning_rate
+from atlas_cli.models.adapters.lora import AdapterSet, build_adapters
+from atlas_cli.models.adapters.placement import adapted_names, place_ranks
+from atlas_cli.models.frozen.load import FrozenBase
+from atlas_cli.seeding import forked
+from atlas_cli.tasks.contract import BaseTask
+
+
+class Trainables:
+    """A head, adapters and their optimizer, with gradients gathered over the clients of a step.
+
+    Args:
+        name: the task group.
+        head: None when the head stays on the clients.
+        adapters: LoRA on the server half; may be empty.
+        optimizer: how they are trained.
+        max_grad_norm: clip the gathered gradient to this norm.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        head: nn.Module | None,
+        adapters: AdapterSet,
+        optimizer: OptimizerConfig,
+        max_grad_norm: float | None,
+    ) -> None:
+        self.name = name
+        self.head = head
+        self.adapters = adapters
+        self.config = optimizer
+        self.max_grad_norm = max_grad_norm
+        self.optimizer = build_optimizer(self.parameters(), optimizer)
+        n = len(self.parameters())
+        self._sums: list[Tensor | None] = [None] * n
+        self._counts = [0] * n
+        self._trained_on = [0] * n
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Everything that is trained here (a frozen language-model head is not)."""
+        head = [p for p in self.head.parameters() if p.requires_grad] if self.head is not None else []
+        return [*head, *self.adapters.trained()]
+
+    def gather(self, gradients: Sequence[Tensor | None], count: int) -> None:
+        """Add the gradient of one client's mean loss, weighted by how many labels that loss was a mean over.
+
+        None: a parameter that does not serve this client, whose own cut is deeper.
+        """
+        self.gather_sums([count * g if g is not None else None for g in gradients], count)
+
+    def gather_sums(self, sums: Sequence[Tensor | None], count: int) -> None:
+        """Add gradients of a loss that is a sum over ``count`` labels already."""
+        for i, gradient in enumerate(sums):
+            if gradient is not None:
+                sofar = self._sums[i]
+                self._sums[i] = gradient if sofar is None else sofar + gradient
+                self._counts[i] += count
+                self._trained_on[i] += count
+
+    def step(self, learning_rate: float) -> None:
+        """One optimizer step with the gathered gradients: those of the pooled batch of the clients that each serves."""
+        anything = self.optimizer is not None and any(self._counts)
+        for parameter, gradient in zip(self.parameters(), self.mean_gradients(), strict=True):
+            parameter.grad = gradient if anything else None
+        self._sums, self._counts = [None] * len(self._sums), [0] * len(self._counts)
+        if self.optimizer is None or not anything:
+            return
+        set_learning_rate(self.optimizer, learning_rate)
+        what = f"on the server, task group {self.name}"
+        clip_and_step(self.optimizer, self.parameters(), self.max_grad_norm, what, self.adapters.name_of)
+
+    def mean_gradients(self) -> list[Tensor | None]:
+        """The gradient of the mean loss over the labels gathered for each parameter; None where there were none."""
+        return [
+            total / count if total is not None and count else None
+            for total, count in zip(self._sums, self._counts, strict=True)
+        ]
+
+    def gradient_bytes(self) -> int:
+        """Bytes of the gathered gradients as they are now."""
+        return tensor_bytes(self._sums)
+
+    def copy(self) -> Trainables:
+        """The same values with an optimizer of their own, for SplitFed V1."""
+        adapters = AdapterSet(copy.deepcopy(self.adapters.adapters))
+        return Trainables(self.name, copy.deepcopy(self.head), adapters, self.config, self.max_grad_norm)
+
+    @torch.no_grad()
+    def take_mean(self, copies: Sequence[Trainables]) -> None:
+        """Become the mean of copies, in their order, each weighted by the labels that it was trained on.
+
+        A parameter that was trained on none, because it served no client, stays as it is.
+        """
+        for i, parameter in enumerate(self.parameters()):
+            total = sum(other._trained_on[i] for other in copies)
+            if total:
+                parameter.zero_()
+                for other in copies:
+                    parameter.add_(other.parameters()[i], alpha=other._trained_on[i] / total)
+
+    @torch.no_grad()
+    def take_values(self, other: Trainables) -> None:
+        """Become equal to another, which may have adapters on more layers."""
+        held = other.adapters.state()
+        self.adapters.load({name: held[name] for name in self.adapters.state()})
+        if self.head is not None and other.head is not None:
+            self.head.load_state_dict(other.head.state_dict())
+
+    def forget_moments(self, paths: Iterable[str]) -> None:
+        """Drop the optimizer's state of adapters whose values were replaced."""
+        if self.optimizer is not None:
+            drop_state(self.optimizer, (p for path in paths for p in self.adapters.adapters[path].parameters()))
+
+
+@dataclass(frozen=True)
+class StepLoss:
+    """A client's mean loss and over how many labels it is the mean."""
+
+    mean: float
+    count: int
+
+
+class PendingGradients(NamedTuple):
+    """What one client's batch of so many labels gives the server to train with, until it is accepted or rejected."""
+
+    client: str
+    trained: Trainables
+    gradients: Sequence[Tensor | None]
+    labels: int
+
+
+def build_head(base: FrozenBase, task: BaseTask, seed: int, group: str, device: str | torch.device) -> nn.Module:
+    """The head of a task group as it is before training, wherever it is kept."""
+    with forked(seed, "head", group):
+        return task.build_head(base.hidden_size, base.lm_head).to(device)
+
+
+def build_trainables(
+    name: str,
+    base: FrozenBase,
+    head: nn.Module,
+    rank: int,
+    first_layer: int,
+    lora: LoraConfig,
+    training: TrainingConfig,
+    seed: int,
+    device: torch.device,
+) -> Trainables:
+    """What the server trains of a task group whose first block on the server is ``first_layer``.
+
+    Raises:
+        ConfigError: a rank that a layer cannot have.
+    """
+    layers = range(first_layer, base.n_layers)
+    names = adapted_names(base.model, base.family, lora.targets) if rank else []
+    by_layer = dict.fromkeys(layers, rank)
+    ranks = place_ranks(base.model, base.family, by_layer, layers, names, "server.rank") if rank else {}
+    adapters = build_adapters(
+        base.model,
+        ranks,
+        alpha=lora.alpha,
+        dropout=lora.dropout,
+        rslora=lora.rslora,
+        seed=seed,
+        device=device,
+    )
+    stays = training.labels == "client"
+    return Trainables(name, None if stays else head, adapters, training.server_optimizer, training.max_grad_norm)

@@ -1,0 +1,71 @@
+"""Which clients of a run have frozen blocks below everything that changes, and so a use for the prefix cache."""
+
+from __future__ import annotations
+
+from atlas_cli.config.schema.experiment import ExperimentConfig
+from atlas_cli.federation.parties.prefix_cache import Prefix, PrefixCache
+from atlas_cli.federation.parties.split_client import SplitClient
+from atlas_cli.federation.parties.unsplit_client import UnsplitClient
+from atlas_cli.models.families.paths import layer_of
+from atlas_cli.models.frozen.rotary import depends_on_length
+from atlas_cli.planning.method import method_of
+from atlas_cli.planning.plan import Plan
+from atlas_cli.runs.directory import folder_of_runs
+from atlas_cli.units import parse_bytes
+
+SHOWN = 12  # clients that a sentence names
+
+
+def prefix_cache_of(config: ExperimentConfig) -> PrefixCache | None:
+    """The cache that a config asks for."""
+    memory = config.engine.prefix_cache
+    return None if memory is None else PrefixCache(parse_bytes(memory), folder_of_runs(config.output.dir))
+
+
+def give_prefix(
+    cache: PrefixCache | None, config: ExperimentConfig, party: SplitClient | UnsplitClient, first: int
+) -> None:
+    """Let a client run its blocks below ``first``, which never change, through the cache."""
+    if cache is not None and isinstance(party, SplitClient) and first:
+        party.prefix = Prefix(cache, party.base, party.adapters, first, party.cut, config.training.autocast)
+
+
+def first_changing(config: ExperimentConfig, plan: Plan) -> dict[str, int]:
+    """By client, the lowest block that has an adapter, or whose frozen weights a merge may change; 0 where what the
+    blocks give for a text depends on its batch.
+
+    Where a method merges into the base, a client gets the changes of all that it is merged with: of its task group, or
+    of anybody where clusters are found.
+    """
+    if depends_on_length(plan.hf_config, config.training.max_length):  # a text alone may have other positions
+        return {c.name: 0 for c in plan.clients}
+    own = {c.name: min(layer_of(path, plan.family) for path in c.ranks) for c in plan.clients}
+    if not method_of(config).CHANGES_BASE:
+        return own
+    lowest: dict[str | None, int] = {}
+    merged = {c.name: c.task_group if config.clustering is None else None for c in plan.clients}
+    for name, group in merged.items():
+        lowest[group] = min(own[name], lowest.get(group, own[name]))
+    return {name: lowest[group] for name, group in merged.items()}
+
+
+def without_prefix(config: ExperimentConfig, plan: Plan) -> list[str]:
+    """Why the cache does nothing for some clients, a sentence a cause."""
+    causes: dict[str, list[str]] = {}
+    if config.engine.prefix_cache is None:
+        return []
+    lowest = first_changing(config, plan)
+    for client in plan.clients:
+        if lowest[client.name] == 0:
+            own = min(layer_of(path, plan.family) for path in client.ranks) == 0
+            cause = "block 0 has an adapter" if own else f"{config.aggregation.method} may change block 0 of its base"
+            if depends_on_length(plan.hf_config, config.training.max_length):
+                cause = "the model's rotary positions depend on the longest text of a batch"
+            causes.setdefault(cause, []).append(client.name)
+    return [f"engine.prefix_cache does nothing for {_some(names)}: {cause}" for cause, names in causes.items()]
+
+
+def _some(names: list[str]) -> str:
+    """The first of them, and how many more there are."""
+    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more

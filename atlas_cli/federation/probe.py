@@ -1,0 +1,57 @@
+"""A client with fresh adapters and a server, made for looking at gradients; no party of the federation is touched."""
+
+from __future__ import annotations
+
+import copy
+
+from atlas_cli.errors import ConfigError
+from atlas_cli.federation.client_state.offloaded import Party
+from atlas_cli.federation.federation import Federation
+from atlas_cli.federation.parties.split_client import SplitClient
+from atlas_cli.federation.parties.split_server import SplitServer
+
+
+def probe(federation: Federation, name: str, rank: int, fresh: bool = False) -> tuple[SplitClient, SplitServer]:
+    """A client with fresh adapters and a server, made for looking at gradients.
+
+    ``fresh``: the server's adapters and head are as seeded, too; else they have the present values.
+    """
+    with federation.at_hand([name]):
+        return _probe(federation, federation.clients[name], name, rank, fresh)
+
+
+def _probe(federation: Federation, party: Party, name: str, rank: int, fresh: bool) -> tuple[SplitClient, SplitServer]:
+    live, config = federation.server, federation.config
+    if live is None or not isinstance(party, SplitClient):
+        raise ConfigError("layers are probed through the split; use split-federated", key="mode")
+    group = federation.group_of(name)
+    task = federation.data[group].task
+    # dropout would only add spread, and a pooled server does not step before it is told to
+    lora = config.lora.model_copy(update={"dropout": 0.0})
+    training = config.training.model_copy(update={"server_update": "pooled"})
+    client = SplitClient(
+        name,
+        rank_config=min(rank, *(min(features) for features in federation.plan.features.values())),
+        split_layer=party.cut,
+        device=federation.device,
+        base=party.base,
+        lora=lora,
+        training=training,
+        seed=config.seed,
+        task=task,
+        head=copy.deepcopy(party.head),
+    )
+    server = SplitServer(
+        base=federation.base,
+        tasks={group: task},
+        split_layer=party.cut,
+        device=federation.device,
+        rank=config.server.rank if party.cut < federation.base.n_layers else 0,
+        lora=lora,
+        training=training,
+        seed=config.seed,
+    )
+    if not fresh:
+        server.groups[group].take_values(live.groups[federation.part_of(name)])
+    server.begin_round({name: group}, 0)
+    return client, server

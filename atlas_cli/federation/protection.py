@@ -1,0 +1,242 @@
+"""The mechanisms of a run: noise multipliers found, put where they act, and what they are worth so far."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from atlas_cli import discovery
+from atlas_cli.config.checks import cohort_size
+from atlas_cli.config.schema.privacy import NoiseConfig
+from atlas_cli.config.schema.section import Section
+from atlas_cli.errors import ConfigError
+from atlas_cli.federation.parties.split_client import SplitClient
+from atlas_cli.federation.parties.unsplit_client import UnsplitClient
+from atlas_cli.privacy.account.accounting import CHANNELS, calibrated, require_accounting
+from atlas_cli.privacy.account.epsilon_spent import Spent
+from atlas_cli.privacy.account.norms import Norms, mean_norms
+from atlas_cli.privacy.client_side import AtClient
+from atlas_cli.privacy.mechanisms.activations import ActivationNoise
+from atlas_cli.privacy.mechanisms.examples import ExampleNoise
+from atlas_cli.privacy.mechanisms.fingerprints import FingerprintNoise
+from atlas_cli.privacy.mechanisms.mask_gradients import PaddingCover
+from atlas_cli.privacy.mechanisms.updates import UpdateNoise
+from atlas_cli.tasks.contract import count_examples, example_numbers
+from atlas_cli.wire.codec import Codec
+
+if TYPE_CHECKING:
+    from atlas_cli.federation.federation import Federation
+
+INFINITE = "infinite"
+_ACCOUNTED = {"updates": "updates", "examples": "updates", "activations": "activations", "fingerprints": "fingerprints"}
+
+
+class Protection:
+    """Puts the mechanisms of ``federation.config.privacy`` into its parties; without any it only keeps the account.
+
+    Raises:
+        ConfigError: the accountant is not installed, or an epsilon cannot be had.
+    """
+
+    def __init__(self, federation: Federation) -> None:
+        self.federation, self.config = federation, federation.config.privacy
+        self.spent = Spent(
+            federation.plan, federation.train_features, federation.batch_size, federation.aggregator.exchanges, {}
+        )
+        self.fingerprint_noise: FingerprintNoise | None = None
+        for name, noise in self.config.noises().items():
+            require_accounting(f"privacy.{name}")
+            self.spent.multipliers[name] = self._multiplier(name, noise)
+        self.install()
+
+    def _multiplier(self, name: str, noise: NoiseConfig) -> float:
+        if noise.epsilon is None:
+            assert noise.noise_multiplier is not None
+            return noise.noise_multiplier
+        rounds, groups = self.federation.config.training.rounds, self.federation.group_names
+
+        def epsilon_of(multiplier: float) -> float:
+            return max(self.spent.epsilon(_ACCOUNTED[name], group, rounds, multiplier) for group in groups)
+
+        return calibrated(noise.epsilon, epsilon_of, f"privacy.{name}.epsilon")
+
+    def install(self) -> None:
+        """Put everything where it acts, drawing by the seed that the federation's config has now."""
+        federation, config, seed = self.federation, self.config, self.federation.config.seed
+        if (updates := config.updates) is not None:
+            if updates.where == "server":
+                self._require_nothing_merged_from_the_server()
+            share = federation.config.training.cohort
+            sizes = {g: cohort_size(share, len(federation.members(g))) for g in federation.group_names}
+            federation.aggregator.noise = UpdateNoise(*self._clipping("updates"), updates.where, seed, sizes)
+        if config.fingerprints is not None:
+            self.fingerprint_noise = FingerprintNoise(*self._clipping("fingerprints"), seed)
+        federation.evaluator.activation_noise = self.activation_noise("evaluation")
+        if federation.offload is None:  # else each is, when its round begins
+            for name, client in federation.clients.items():
+                self.protect(name, client)
+
+    def _require_nothing_merged_from_the_server(self) -> None:
+        """Split layers as they were found: those of ``auto`` may differ where the config's are alike."""
+        for name, member in self.federation.aggregator.members.items():
+            if member.served:
+                raise ConfigError(
+                    f"the server trains layers for client {name} that others of its group train, "
+                    "and they would be merged without noise; give all one split_layer, or use where: client",
+                    key="privacy.updates.where",
+                )
+
+    def protect(self, name: str, client: SplitClient | UnsplitClient) -> None:
+        """Let a client do what the config asks of it; asked twice it is the same."""
+        config, seed = self.config, self.federation.config.seed
+        noise = None
+        if config.examples is not None:
+            noise = ExampleNoise(*self._clipping("examples"), self.federation.batch_size(name), seed, name)
+        if isinstance(client, UnsplitClient):
+            client.example_noise = noise
+            return
+        client.privacy = AtClient(
+            examples=noise,
+            activations=self.activation_noise(name),
+            padding=PaddingCover(seed) if config.mask_gradients else None,
+            codec=self.codec(),
+            nopeek_weight=config.nopeek.weight if config.nopeek is not None else None,
+        )
+
+    def activation_noise(self, name: str) -> ActivationNoise | None:
+        """Of a client, or of predictions; None where there is none."""
+        if self.config.activations is None:
+            return None
+        return ActivationNoise(*self._clipping("activations"), self.federation.config.seed, name)
+
+    def codec(self) -> Codec | None:
+        """How messages of a step cross the wire; None: as they are."""
+        return None if self.config.compress == "none" else Codec(self.config.compress)
+
+    def _clipping(self, name: str) -> tuple[float, float]:
+        """Norm and noise multiplier of a mechanism."""
+        clip = self.config.noises()[name].clip
+        assert clip is not None
+        return clip, self.spent.multipliers[name]
+
+    def begin_round(self, number: int, clients: Collection[str]) -> None:
+        """Clients of a round hold what they were delivered, and have not trained yet."""
+        aggregator = self.federation.aggregator
+        for client in clients:
+            self.protect(client, self.federation.clients[client])
+        if aggregator.noise is not None:
+            aggregator.noise.begin(number, {client: aggregator.members[client].held() for client in clients})
+
+    def norms_of_client(self, client: str) -> dict[str, dict[str, float | None]]:
+        """Norms of a client of the round, before and after each mechanism that clips and perturbs what it trains."""
+        updates = self.federation.aggregator.noise
+        found = {"updates": updates.norms.get(client) if updates is not None else None}
+        return _present(found | {"examples": self._example_norms(client)})
+
+    def norms_of_group(self, clients: Collection[str]) -> dict[str, dict[str, float | None]]:
+        """Their means over ``clients`` of one task group."""
+        aggregator = self.federation.aggregator
+        merged = {aggregator.members[client].group for client in clients}
+        of_examples = [norms for client in clients if (norms := self._example_norms(client)) is not None]
+        updates = aggregator.noise.mean_norms(clients, merged) if aggregator.noise is not None else None
+        return _present({"updates": updates, "examples": mean_norms(of_examples) if of_examples else None})
+
+    def _example_norms(self, client: str) -> Norms | None:
+        if self.config.examples is None:
+            return None
+        party = self.federation.clients[client]
+        noise = party.example_noise if isinstance(party, UnsplitClient) else party.privacy.examples
+        return noise.of_round() if noise is not None else None
+
+    def figures(self, number: int) -> dict[str, dict[str, float | str]]:
+        """Epsilon by task group and channel after round ``number``; infinite ones in words, as in JSON."""
+        return {
+            group: {channel: _figure(epsilon) for channel, epsilon in channels.items()}
+            for group, channels in self.spent.after(number).items()
+        }
+
+    def record(self) -> dict[str, Any]:
+        """For the manifest: what is done on which channel, and with how much noise."""
+        mechanisms = {}
+        for name, section, module in self._in_force():
+            found = section.model_dump(mode="json", exclude_none=True) if isinstance(section, Section) else {}
+            if name in self.spent.multipliers:
+                found["noise_multiplier"] = self.spent.multipliers[name]
+            protects = module.PROTECTS
+            found["protects"] = protects if isinstance(protects, str) else protects[section.where]
+            mechanisms[name] = {"channel": module.CHANNEL, "unit": module.UNIT, **found}
+        return {"delta": self.config.delta, "mechanisms": mechanisms}
+
+    def units(self) -> dict[str, str]:
+        """By channel that a mechanism bounds, what neighbours differ in: epsilon is for one of these."""
+        return {module.CHANNEL: module.UNIT for name, _, module in self._in_force() if module.CHANNEL in CHANNELS}
+
+    def _in_force(self) -> Iterator[tuple[str, Any, Any]]:
+        """Mechanisms that the config asks for: name, section (or value) and module."""
+        for name in discovery.names("privacy.mechanisms"):
+            section = getattr(self.config, name.replace("-", "_"))
+            if section and section != "none":
+                yield name, section, discovery.load("privacy.mechanisms", name)
+
+    def warnings(self) -> list[str]:
+        """What makes an epsilon mean less than it seems to."""
+        federation, found = self.federation, []
+        units = {}
+        if self.config.updates is not None or self.config.fingerprints is not None:
+            units["clients"] = min(len(federation.members(g)) for g in federation.group_names)
+        if self.config.examples is not None or self.config.activations is not None:
+            units["training examples of a client"] = min(
+                count_examples(federation.train_features(c)) for c in federation.clients
+            )
+        for what, n in units.items():
+            if self.config.delta > 1 / n:
+                found.append(
+                    f"privacy.delta is {self.config.delta:g} and there are {n} {what}: at a delta above 1 / {n}, "
+                    "publishing one of them whole would be allowed"
+                )
+        if self.config.examples is not None or self.config.activations is not None or self.config.labels is not None:
+            found += self._repeated()
+        if self.config.updates is not None and self.config.updates.where == "server" and self._server_trains():
+            found.append(
+                "privacy.updates bounds what updates add to what the other channels tell; the server trains on "
+                "activations, which reach other clients through its gradients: with training.labels: client and "
+                "server.rank: 0 they do not"
+            )
+        if self.config.activations is not None and self.config.examples is None:
+            found.append(
+                "epsilon of activations takes the adapters as known; they are trained on the words without noise, and "
+                "change what is sent of other texts later: privacy.examples bounds that"
+            )
+        return found
+
+    def _repeated(self) -> Iterator[str]:
+        """Rows that clients hold more than once, also one with another: epsilon is for one of them."""
+        for group in self.federation.group_names:
+            texts: Counter[tuple[tuple[int, ...], ...]] = Counter()
+            for client in self.federation.members(group):
+                features = self.federation.train_features(client)
+                rows: dict[int, list[tuple[int, ...]]] = {}
+                for number, feature in zip(example_numbers(features), features, strict=True):
+                    rows.setdefault(number, []).append(tuple(feature["input_ids"]))
+                texts.update(tuple(each) for each in rows.values())
+            repeated, most = sum(n > 1 for n in texts.values()), max(texts.values())
+            if repeated:
+                yield (
+                    f"{repeated} texts of {group} are in several training examples, one of them in {most}; epsilon is "
+                    "for one example, so for a text in k of them it is that of k examples"
+                )
+
+    def _server_trains(self) -> bool:
+        server = self.federation.server
+        return server is not None and any(trained.parameters() for trained in server.groups.values())
+
+
+def _present(found: dict[str, Norms | None]) -> dict[str, dict[str, float | None]]:
+    return {name: asdict(norms) for name, norms in found.items() if norms is not None}
+
+
+def _figure(epsilon: float) -> float | str:
+    return INFINITE if math.isinf(epsilon) else epsilon

@@ -1,0 +1,155 @@
+"""Each round's time on the virtual clock, from FLOPs and bytes of what really happened and the config's devices."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from atlas_cli.federation.federation import Federation
+from atlas_cli.federation.work_done import Trained
+from atlas_cli.planning.devices.clock import ClientWork, LocalStep, RoundTime, round_time
+from atlas_cli.planning.devices.cost import (
+    Work,
+    client_step,
+    compute_seconds,
+    download_seconds,
+    head_step,
+    server_step,
+    upload_seconds,
+)
+from atlas_cli.planning.devices.devices import Device, server_device
+from atlas_cli.planning.faults import slowdowns
+from atlas_cli.planning.method import method_of
+from atlas_cli.planning.plan import ClientPlan
+from atlas_cli.runs.schemas import KINDS
+from atlas_cli.wire.ledger import Ledger
+from atlas_cli.wire.messages import Direction
+
+WAYS: tuple[Direction, ...] = ("up", "down")
+STEP_KINDS = ("activations", "gradients", "features", "feature-gradients")
+
+
+def simulate(
+    federation: Federation,
+    trained: Mapping[str, Trained],
+    ledger: Ledger,
+    *,
+    dropped: Collection[str] = (),
+    late: Collection[str] = (),
+    waited: float = 0.0,
+) -> RoundTime | None:
+    """The round on the virtual clock; None unless it is a split run and every client's device has rate and links.
+
+    Args:
+        dropped: clients whose work ended before the round did.
+        late: those of them whose last step came after the deadline.
+        waited: virtual seconds that the server waited for the late ones.
+    """
+    config = federation.config
+    devices, server = federation.devices, server_device(config)
+    slow = slowdowns(config, federation.planned(trained))
+    works, counted = [], StepFlops(federation)
+    for client, did in trained.items():
+        device = devices.get(client)
+        if federation.server is None or device is None or device.lacks("compute", "uplink", "downlink"):
+            return None
+        if did.steps:
+            work = _work(counted, client, device, did, ledger)
+            factor = slow.get(client, 1.0)
+            works.append(replace(work, slowdown=factor, dropped=client in dropped, late=client in late))
+    if not works or server.lacks("compute"):
+        return None
+    update, merge = config.training.server_update, federation.aggregator.exchanges
+    return round_time(works, server, update, merge=merge, waited=waited)
+
+
+class OwnTime:
+    """Virtual seconds that clients have computed and transferred in a round so far, without waiting for anybody.
+
+    Every client must have a device with compute and links.
+    """
+
+    def __init__(self, federation: Federation, clients: Iterable[str]) -> None:
+        self.federation = federation
+        self._devices, self._server = federation.devices, server_device(federation.config)
+        self._slow = slowdowns(federation.config, federation.planned(clients))
+        self._counted = StepFlops(federation)
+        self._flops: dict[str, tuple[int, float]] = {}  # steps counted so far, and their FLOPs
+
+    def seconds(self, client: str, did: Trained, ledger: Ledger) -> float:
+        """Of one client, by the batches that it did and all that it sent and was sent."""
+        counted, flops = self._flops.get(client, (0, 0.0))
+        flops += sum(own.total for own, _ in self._counted.of(client, did.shapes[counted:]))
+        self._flops[client] = len(did.shapes), flops
+        device = self._devices[client]
+        seconds = compute_seconds(flops, device)
+        for kind in KINDS:
+            if up := ledger.entries.get((client, kind, "up")):
+                seconds += upload_seconds(up.bytes, up.messages, device, self._server)
+            if down := ledger.entries.get((client, kind, "down")):
+                seconds += download_seconds(down.bytes, down.messages, device, self._server)
+        return self._slow.get(client, 1.0) * seconds
+
+
+class StepFlops:
+    """FLOPs of local steps on padded batches; those of clients that are alike are counted once."""
+
+    def __init__(self, federation: Federation) -> None:
+        self.federation, self._known = federation, dict[Any, tuple[Work, float]]()
+
+    def of(self, client: str, shapes: Sequence[tuple[int, int]]) -> list[tuple[Work, float]]:
+        """The client's and the server's in a batch of each shape."""
+        ranks, planned = self.federation.aggregator.members[client].ranks, self.federation.plan.by_name[client]
+        group = self.federation.group_of(client)
+        kind = group, planned.cut, planned.checkpointing, tuple(ranks.items())
+        found = []
+        for shape in shapes:
+            if (kind, shape) not in self._known:
+                self._known[kind, shape] = self._count(planned, group, ranks, *shape)
+            found.append(self._known[kind, shape])
+        return found
+
+    def _count(
+        self, planned: ClientPlan, group: str, ranks: Mapping[str, int], batch: int, tokens: int
+    ) -> tuple[Work, float]:
+        plan, config = self.federation.plan, self.federation.config
+        blocks, above, cut = plan.block_shapes, plan.above(planned.cut), planned.cut
+        trained = method_of(config).TRAINED
+        options = {"checkpointing": planned.checkpointing, "trained": trained}
+        own = client_step(blocks, cut, ranks, batch, tokens, **options)
+        of_server = server_step(blocks, cut, plan.n_layers, above, batch, tokens).total
+        task, vocabulary = self.federation.data[group].task, int(plan.hf_config.vocab_size)
+        head = head_step(task, plan.hidden_size, vocabulary, batch, tokens).total
+        return (own + Work(0, head), of_server) if config.training.labels == "client" else (own, of_server + head)
+
+
+def _work(counted: StepFlops, client: str, device: Device, did: Trained, ledger: Ledger) -> ClientWork:
+    up, down = (_by_step(ledger, client, way, did.shapes) for way in WAYS)
+    steps = [
+        LocalStep(own.forward, own.backward, of_server, sum(sent), sum(got), len(sent), len(got))
+        for (own, of_server), sent, got in zip(counted.of(client, did.shapes), up, down, strict=True)
+    ]
+    ends = [
+        [size for kind in KINDS if kind not in STEP_KINDS for size in ledger.sizes(client, kind, way)] for way in WAYS
+    ]
+    (sent_last, got_last), (up_last, down_last) = map(sum, ends), map(len, ends)
+    group = counted.federation.group_of(client)
+    return ClientWork(client, group, device, steps, sent_last, got_last, up_last, down_last)
+
+
+def _by_step(ledger: Ledger, client: str, way: Direction, shapes: Sequence[tuple[int, int]]) -> list[list[int]]:
+    """Sizes of the messages of each step; an empty batch has none.
+
+    The batches of a fingerprint came before, and go with the first step; what was sent in a step that its client did
+    not end goes with the last that it did.
+    """
+    sent: list[list[int]] = [[] for _ in shapes]
+    full = [messages for messages, (batch, _) in zip(sent, shapes, strict=True) if batch] or sent
+    fingerprinted = bool(ledger.sizes(client, "fingerprint", "up"))
+    for kind in STEP_KINDS:
+        sizes = ledger.sizes(client, kind, way)
+        before = max(0, len(sizes) - len(full)) if fingerprinted else 0
+        for number, size in enumerate(sizes):
+            full[min(max(number - before, 0), len(full) - 1)].append(size)
+    return sent

@@ -1,0 +1,220 @@
+"""LoRA adapters (Hu et al., 2106.09685) that live outside the model: a client is a dictionary of small tensors.
+
+The frozen base is never changed. A set of adapters is attached for the length of a forward and backward by forward
+hooks on the layers it adapts, so that any number of clients share one base. dW = s * B @ A with A (r, d_in), B
+(d_out, r), s = alpha / r, or alpha / sqrt(r) for rsLoRA (2312.03732).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers.pytorch_utils import Conv1D
+
+from atlas_cli.models.adapters.add_low_rank import Span, add_low_rank
+from atlas_cli.models.halves.recomputed_norms import norms_marked
+
+Frozen = dict[str, Sequence[tuple[Tensor, Tensor]]]
+
+
+def scale_of(rank: int, alpha: float, rslora: bool = False) -> float:
+    """The factor s in dW = s * B @ A."""
+    return alpha / math.sqrt(rank) if rslora else alpha / rank
+
+
+def features_of(layer: nn.Module) -> tuple[int, int]:
+    """(d_in, d_out) of a Linear or a GPT-2 Conv1D."""
+    if isinstance(layer, nn.Linear):
+        return layer.in_features, layer.out_features
+    if isinstance(layer, Conv1D):
+        return layer.nx, layer.nf
+    raise TypeError(f"LoRA adapts Linear and Conv1D layers, not {type(layer).__name__}")
+
+
+def initial_A(rank: int, d_in: int, generator: torch.Generator) -> Tensor:
+    """A (r, d_in), uniform within 1 / sqrt(d_in) as PEFT draws it; the first rows do not depend on the rank."""
+    bound = 1 / math.sqrt(d_in)
+    return torch.rand(rank, d_in, generator=generator) * (2 * bound) - bound
+
+
+class LoRAAdapter(nn.Module):
+    """One adapter of one layer.
+
+    Args:
+        in_features: d_in of the adapted layer.
+        out_features: d_out of the adapted layer.
+        rank: r, from 1 to min(d_in, d_out).
+        alpha: numerator of the scale.
+        dropout: on the input of A, while training.
+        rslora: scale alpha / sqrt(r) instead of alpha / r.
+
+    Raises:
+        ValueError: the rank is out of range.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        rank: int,
+        alpha: float = 16.0,
+        dropout: float = 0.0,
+        rslora: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        if not 1 <= rank <= min(in_features, out_features):
+            raise ValueError(f"rank {rank} is not within 1..{min(in_features, out_features)}")
+        self.rank, self.alpha, self.rslora = rank, alpha, rslora
+        self.scaling = scale_of(rank, alpha, rslora)
+        self.dropout = dropout
+        draw = generator if generator is not None else torch.default_generator
+        self.lora_A = nn.Parameter(initial_A(rank, in_features, draw))
+        self.lora_B = nn.Parameter(torch.zeros(out_features, rank))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """dW x for x (..., d_in): (..., d_out)."""
+        return self.scaling * functional.linear(self._down(x), self.lora_B)
+
+    @torch.no_grad()
+    def shrink(self, rank: int) -> None:
+        """Keep the first ``rank`` rows of A and columns of B and what they are worth; the parameters are new ones."""
+        before, self.rank = self.scaling, rank
+        self.scaling = scale_of(rank, self.alpha, self.rslora)
+        self.lora_A = nn.Parameter(self.lora_A[:rank].clone(), self.lora_A.requires_grad)
+        self.lora_B = nn.Parameter(self.lora_B[:, :rank] * (before / self.scaling), self.lora_B.requires_grad)
+
+    def add_to(self, output: Tensor, x: Tensor) -> Tensor:
+        """``output + dW x``; the sum is taken in the adapter's dtype and returned in the output's."""
+        if (self.dropout and self.training) or torch.is_autocast_enabled(x.device.type):
+            return self._add_by_parts(output, x)
+        rows = x.numel() // x.shape[-1]
+        return add_low_rank(output, x, [Span(0, rows, self.scaling)], [self.lora_A, self.lora_B])
+
+    def _add_by_parts(self, output: Tensor, x: Tensor) -> Tensor:
+        rows = torch.addmm(
+            output.flatten(0, -2).to(self.lora_B.dtype),
+            self._down(x).flatten(0, -2),
+            self.lora_B.t(),
+            alpha=self.scaling,
+        )
+        return rows.view_as(output).to(output.dtype)
+
+    def _down(self, x: Tensor) -> Tensor:
+        x = functional.dropout(x.to(self.lora_A.dtype), self.dropout, self.training)
+        return functional.linear(x, self.lora_A)
+
+
+class AdapterSet:
+    """Adapters by the path of their layer in the base model, e.g. ``h.0.attn.c_attn``.
+
+    Args:
+        frozen: low-rank changes of the frozen weights, W + sum of B @ A, by path as pairs of A (r, d_in) and B (d_out,
+            r); kept as the object that is given, so that sets may share it.
+    """
+
+    def __init__(self, adapters: Mapping[str, LoRAAdapter], frozen: Frozen | None = None) -> None:
+        self.adapters = dict(adapters)
+        self.frozen: Frozen = {} if frozen is None else frozen
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """A and B of every adapter, in the order of the layers."""
+        for adapter in self.adapters.values():
+            yield from adapter.parameters()
+
+    def trained(self, parts: Collection[str] = ("A", "B")) -> list[nn.Parameter]:
+        """The parameters that are trained, of ``parts``."""
+        named = [(n, p) for adapter in self.adapters.values() for n, p in adapter.named_parameters()]
+        return [p for name, p in named if p.requires_grad and name.removeprefix("lora_") in parts]
+
+    def name_of(self, parameter: nn.Parameter) -> str:
+        """``<path>.lora_A`` or ``<path>.lora_B``, for messages; "the head" for what is no adapter's."""
+        named = ((f"{path}.{name}", p) for path, a in self.adapters.items() for name, p in a.named_parameters())
+        return next((name for name, p in named if p is parameter), "the head")
+
+    def train_only(self, parts: Collection[str]) -> None:
+        """Freeze the other parts."""
+        for adapter in self.adapters.values():
+            for name, parameter in adapter.named_parameters():
+                parameter.requires_grad_(name.removeprefix("lora_") in parts)
+
+    def state(self) -> dict[str, Tensor]:
+        """Detached tensors, ``<path>.lora_A`` and ``<path>.lora_B``, as they are sent and stored."""
+        return {
+            f"{path}.{name}": p.detach()
+            for path, adapter in self.adapters.items()
+            for name, p in adapter.named_parameters()
+        }
+
+    @torch.no_grad()
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take over values; names and shapes must be exactly those held."""
+        held = self.state()
+        if held.keys() != state.keys():
+            raise ValueError(f"adapter names differ: {sorted(held.keys() ^ state.keys())[:4]}")
+        for name, tensor in state.items():
+            if held[name].shape != tensor.shape:
+                raise ValueError(f"{name}: shape {tuple(tensor.shape)} delivered, {tuple(held[name].shape)} held")
+            held[name].copy_(tensor)
+
+    def train(self, mode: bool = True) -> AdapterSet:
+        """Switch dropout on or off."""
+        for adapter in self.adapters.values():
+            adapter.train(mode)
+        return self
+
+    @contextmanager
+    def attached(self, base: nn.Module) -> Iterator[None]:
+        """Inside the block, layers of ``base`` (or of a half of it, they share modules) add their adapter's output."""
+        with ExitStack() as stack:
+            stack.enter_context(norms_marked(base))
+            for path in dict.fromkeys((*self.adapters, *self.frozen)):
+                handle = base.get_submodule(path).register_forward_hook(self._adding(path))
+                stack.callback(handle.remove)
+            yield
+
+    def _adding(self, path: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+        adapter, frozen = self.adapters.get(path), self.frozen.get(path, ())
+
+        def add(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            total = output  # summed in the dtype of the factors, rounded once
+            for A, B in frozen:
+                total = total.to(A.dtype) + functional.linear(functional.linear(args[0].to(A.dtype), A), B)
+            return (total if adapter is None else adapter.add_to(total, args[0])).to(output.dtype)
+
+        return add
+
+
+def joined(lower: AdapterSet, upper: AdapterSet) -> AdapterSet:
+    """Both in one set, which shares the changed base of the one that has it."""
+    # a client's base change is with its lower adapters, a group's with its merged ones
+    return AdapterSet({**lower.adapters, **upper.adapters}, upper.frozen if upper.frozen else lower.frozen)
+
+
+def build_adapters(
+    base: nn.Module,
+    ranks: Mapping[str, int],
+    *,
+    alpha: float,
+    dropout: float = 0.0,
+    rslora: bool = False,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+) -> AdapterSet:
+    """Fresh adapters for layers of ``base``.
+
+    A seeded by the layer's path alone, so that all ranks are nested; B = 0.
+    """
+    from atlas_cli.seeding import torch_generator
+
+    adapters = {}
+    for path, rank in ranks.items():
+        d_in, d_out = features_of(base.get_submodule(path))
+        generator = torch_generator(seed, "lora-A", path)
+        adapters[path] = LoRAAdapter(d_in, d_out, rank, alpha, dropout, rslora, generator).to(device)
+    return AdapterSet(adapters)

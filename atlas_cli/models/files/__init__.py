@@ -1,0 +1,1 @@
+"""From ``model.name`` to checked files: configuration, weights, tokenizer."""

@@ -1,0 +1,117 @@
+"""GGUF files: converted once to a folder of safetensors, which is kept in the cache under the hash of the file."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from atlas_cli.errors import ResourceError
+from atlas_cli.storage.cached_folders import cache_dir, damage, describe, known_sha256
+from atlas_cli.storage.scratch_folders import CACHED, Scratch, clear
+
+CONVERSION = 2  # raised where a file would be converted otherwise, or refused
+
+
+def folder_of(file: Path) -> Path:
+    """Where a file's conversion is, once there is one."""
+    return cache_dir() / "converted" / f"{file.stem[:100]}-{known_sha256(file)[:16]}-v{CONVERSION}"
+
+
+def is_converted(file: Path) -> bool:
+    """Whether the conversion is in the cache and is by hash what was written, by this version of transformers; reading
+    it is much faster than reading the file."""
+    return damage(folder_of(file), _made_of(file)) is None
+
+
+def require_reader(file: Path) -> None:
+    """Check that the package that reads GGUF is there.
+
+    Raises:
+        ResourceError: it is not; says how to install it.
+    """
+    if find_spec("gguf") is None:
+        raise ResourceError(f"reading {file.name} needs the gguf package: pip install -c constraints.txt -e '.[gguf]'")
+
+
+def converted(file: Path) -> Path:
+    """The conversion, made now where there is none.
+
+    Raises:
+        ResourceError: damaged, an architecture or quantization that transformers cannot read, or no gguf package.
+    """
+    if is_converted(file):
+        return folder_of(file)
+    require_reader(file)
+    target = folder_of(file)
+    if target.exists():
+        what = damage(target, _made_of(file))
+        print(f"note: {target} cannot be used ({what}); converting {file} anew", file=sys.stderr, flush=True)
+    clear(target.parent, CACHED)
+    with Scratch(target.parent, CACHED) as scratch:
+        place = scratch / "model"
+        try:
+            _convert(file, place)
+        except ResourceError:
+            raise
+        except Exception as error:  # readers of a damaged or unknown file raise exceptions of many kinds
+            why = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ResourceError(f"GGUF file {file} cannot be converted: {why}") from None
+        describe(place, _made_of(file))
+        if target.exists() and not is_converted(file):  # else another process was faster
+            os.replace(target, scratch / "damaged")
+        if not target.exists():
+            os.replace(place, target)
+    return target
+
+
+def _made_of(file: Path) -> dict[str, str]:
+    return {"gguf_sha256": known_sha256(file), "transformers": transformers.__version__}
+
+
+def _convert(file: Path, place: Path) -> None:
+    held = numbers_in(file)
+    source = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
+    whole, found = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32, output_loading_info=True)
+    if found["missing_keys"]:  # which transformers fills with random numbers
+        raise ResourceError(f"GGUF file {file} is incomplete: {min(found['missing_keys'])} is missing")
+    read = sum(parameter.numel() for parameter in whole.parameters())  # tied ones once
+    output = held.pop("output.weight", 0) if whole.config.tie_word_embeddings else 0
+    if sum(held.values()) != read:
+        raise ResourceError(
+            f"GGUF file {file} holds {sum(held.values()) + output} numbers, of which transformers reads {read}: it "
+            f"would compute another model than {type(whole).__name__}; give the model's safetensors"
+        )
+    # a GGUF load leaves a quantizer behind that save_pretrained refuses to write
+    whole.hf_quantizer = None
+    if hasattr(whole.config, "quantization_config"):
+        del whole.config.quantization_config
+    whole.save_pretrained(place)
+    AutoTokenizer.from_pretrained(**source).save_pretrained(place)
+
+
+def numbers_in(file: Path) -> dict[str, int]:
+    """How many numbers each tensor of a file has, by name.
+
+    Raises:
+        ResourceError: rotary positions are scaled, which transformers passes over in GGUF files.
+    """
+    from gguf import GGUFReader
+
+    reader = GGUFReader(file)
+    tensors = {str(tensor.name): int(tensor.n_elements) for tensor in reader.tensors}
+    scaled = [name for name in tensors if name.startswith(("rope_freqs", "rope_factors"))]
+    for name, stored in reader.fields.items():
+        if ".rope.scaling." in name and stored.contents() not in ("none", 0, 1):
+            scaled.append(name)
+    if scaled:
+        raise ResourceError(
+            f"GGUF file {file} scales its rotary positions ({min(scaled)}), which transformers does not read from "
+            "GGUF: it would compute another model; give the model's safetensors"
+        )
+    return tensors

@@ -1,0 +1,112 @@
+"""The tokens of tokenizer.json, which a model was trained with, whatever class transformers picks for its type.
+
+transformers 5 picks a tokenizer class by the model's type and builds it from the vocabulary: the normalizer, the
+pre-tokenizer and the special tokens of the file may be replaced by that class' own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
+
+from atlas_cli.errors import ConfigError
+from atlas_cli.models.files.source import Source, reason
+
+_AROUND = 8  # tokens shown from the first that differs on
+_LONGEST = 60  # characters of a text that is shown
+_LABELS = ("label", "labels", "tags")  # fields of a row that are not tokenized
+
+
+def require_vocabulary_files(tokenizer: Any, source: Source) -> None:
+    """A class that finds no files makes a vocabulary of special tokens alone, by which every word is unknown.
+
+    Raises:
+        FileNotFoundError: neither tokenizer.json is there nor the files of its class.
+    """
+    names = [name for key, name in type(tokenizer).vocab_files_names.items() if key != "tokenizer_file"]
+    if source.file("tokenizer.json") is None and not (names and all(source.file(name) for name in names)):
+        raise FileNotFoundError(f"there is no tokenizer.json and no {' with '.join(names)}")
+
+
+def require_vocabulary(tokenizer: Any, rows: int) -> None:
+    """The embedding has a row for every token.
+
+    Raises:
+        ConfigError: it is another model's tokenizer, or one whose numbers have gaps.
+    """
+    beyond = sorted((number, token) for token, number in tokenizer.get_vocab().items() if number >= rows)
+    if beyond:
+        number, token = beyond[0]
+        more = f" (nor have {len(beyond) - 1} others)" if beyond[1:] else ""
+        raise ConfigError(
+            f"token id {number}, {token!r:.80}, has no embedding row{more}: the model has {rows}, for ids 0 to "
+            f"{rows - 1}; give the tokenizer that belongs to it",
+            key="model.tokenizer",
+        )
+
+
+def as_the_file_has_it(tokenizer: Any, source: Source) -> Any:
+    """The tokenizer itself where its rules are those of tokenizer.json, else one that takes them from there.
+
+    What it replaces is kept as its attribute ``overruled``.
+    """
+    file = source.file("tokenizer.json")
+    if file is None or not getattr(tokenizer, "is_fast", False):
+        return tokenizer
+    stored = Tokenizer.from_file(str(file))
+    if _rules(stored) == _rules(tokenizer.backend_tokenizer):
+        return tokenizer
+    held = stored.get_vocab()
+    special = {name: token for name, token in tokenizer.special_tokens_map.items() if token in held}
+    taken = PreTrainedTokenizerFast.from_pretrained(
+        source.path, **{**special, "model_input_names": tokenizer.model_input_names}, **source.options
+    )
+    taken.overruled = tokenizer
+    return taken
+
+
+def other_tokens(tokenizer: Any, rows: Iterable[object]) -> str | None:
+    """Of the first text among ``rows`` whose tokens would be others without tokenizer.json: both, in one sentence."""
+    overruled = getattr(tokenizer, "overruled", None)
+    if overruled is None:
+        return None
+    for text in _texts(rows):
+        taken, other = _tokens(tokenizer, text), _tokens(overruled, text)
+        if taken != other:
+            same = next((i for i, pair in enumerate(zip(taken, other, strict=False)) if pair[0] != pair[1]), 0)
+            shown = [" ".join(tokens[same : same + _AROUND]) for tokens in (taken, other)]
+            return (
+                f"tokens are those of tokenizer.json; {type(overruled).__name__} of transformers makes others, e.g. of "
+                f"{text[:_LONGEST]!r} from token {same + 1} on: {shown[0]!r} here, {shown[1]!r} there"
+            )
+    return None
+
+
+def _tokens(tokenizer: Any, text: str) -> list[str]:
+    try:
+        tokens: list[str] = tokenizer.backend_tokenizer.encode(text).tokens
+    except Exception as error:  # a class that is not made for this vocabulary may have no tokens for a text
+        return [f"({reason(error)})"]
+    return tokens
+
+
+def _rules(backend: Any) -> list[object]:
+    """All that decides a text's tokens."""
+    parts = (backend.normalizer, backend.pre_tokenizer, backend.model)
+    backend.no_truncation()
+    backend.no_padding()
+    framed = [backend.encode(*texts) for texts in (("",), ("", ""))]  # the special tokens alone
+    return [part and part.__getstate__() for part in parts] + [(f.ids, f.type_ids) for f in framed]
+
+
+def _texts(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _texts(inner for name, inner in value.items() if name not in _LABELS)
+    elif isinstance(value, Iterable):
+        for inner in value:
+            yield from _texts(inner)

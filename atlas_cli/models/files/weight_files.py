@@ -1,0 +1,174 @@
+"""The files of a model's weights: which are read, that they are safetensors, and that each tensor in them has a use."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import nn
+
+from atlas_cli.errors import ConfigError, ResourceError
+from atlas_cli.models.files.source import Source, read_json
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+# transformers reads these in place of the others, through torch.distributed
+_DISTRIBUTED = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
+_FLOATS = ("F64", "F32", "F16", "BF16")
+# causal masks and positions that older versions stored: computed anew, and compared where the model holds them
+_BUFFERS = ("attn.bias", "attn.masked_bias", "position_ids", "rotary_emb.inv_freq")
+# first parts of the names of heads, which stand beside the base model in a file without its prefix
+_HEADS = (
+    *("cls", "classifier", "dropout", "lm_head", "logits_proj", "multiple_choice_head", "pooler", "pre_classifier"),
+    *("predictions", "qa_outputs", "score", "seq_relationship", "v_head"),
+    *("vocab_layer_norm", "vocab_projector", "vocab_transform"),
+)
+_SHOWN = 3
+
+
+def weight_names(source: Source) -> dict[str, Path]:
+    """The file of every tensor, by name; nothing where there are no safetensors, which the loader says.
+
+    Raises:
+        ConfigError: an index that names files of another kind or place, a tensor twice, or one that is not of floats.
+        ResourceError: an index or a file that cannot be read or is not there.
+        SafetensorError: a file is damaged.
+    """
+    found: dict[str, Path] = {}
+    for file in _files(source):
+        with safe_open(file, "pt") as opened:
+            for name in opened.keys():  # noqa: SIM118, it is no mapping
+                if name in found:
+                    raise ConfigError(f"{file}: {name} is in {found[name].name}, too", key="model.name")
+                found[name] = file
+                kind = opened.get_slice(name).get_dtype()
+                if kind not in _FLOATS and not name.endswith(_BUFFERS):
+                    raise ConfigError(
+                        f"{file}: {name} holds {kind}; atlas reads float weights: dequantize them, or give the model "
+                        "before it was quantized",
+                        key="model.name",
+                    )
+    return found
+
+
+def _files(source: Source) -> list[Path]:
+    if source.kind != "hub":
+        for entry in sorted(Path(source.path).iterdir()):
+            if _DISTRIBUTED.fullmatch(entry.name):
+                raise ConfigError(
+                    f"{entry} is a part of a distributed checkpoint, which atlas does not read; save the model with "
+                    "save_pretrained",
+                    key="model.name",
+                )
+    single = source.file(SINGLE)
+    if single is not None:
+        return [single]
+    index = source.file(INDEX)
+    if index is None:
+        return []
+    named = read_json(index).get("weight_map")
+    if not isinstance(named, dict) or not all(isinstance(name, str) for name in named.values()):
+        raise ConfigError(f"{index}: weight_map does not give the file of each tensor", key="model.name")
+    return [_shard(source, index, name) for name in sorted(set(named.values()))]
+
+
+def _shard(source: Source, index: Path, name: str) -> Path:
+    """A file that an index names, before anything opens it."""
+    if not name.endswith(".safetensors"):
+        raise ConfigError(
+            f"{index}: weight_map names {name:.200}; atlas reads safetensors only, as files of other kinds may hold "
+            "pickled code: convert the weights with save_pretrained",
+            key="model.name",
+        )
+    if name in (".safetensors",) or PurePosixPath(name).name != name or PureWindowsPath(name).name != name:
+        raise ConfigError(f"{index}: weight_map names {name:.200}, which is not beside it", key="model.name")
+    file = source.file(name)
+    if file is None:
+        raise ResourceError(f"model.name: {index} names {name:.200}, which is not there; the download is incomplete")
+    return file
+
+
+def left_out(
+    folder: str, whole: Any, unused: tuple[str, ...], files: dict[str, Path], unexpected: Collection[str]
+) -> tuple[str, ...]:
+    """Tensors that the model has no place for; those of a head may be left out, as atlas has heads of its own.
+
+    Args:
+        whole: the model that was loaded; ``unused``: parts of its base that no atlas head reads.
+        files: of every tensor, by the name that it has there.
+        unexpected: names that transformers had no use for.
+
+    Raises:
+        ConfigError: one that belongs to the model, so that what is computed would be another one.
+    """
+    base, prefix = whole.base_model, f"{whole.base_model_prefix}."
+    prefixed = any(name.startswith(prefix) for name in files)
+    children = {name for name, _ in base.named_children()}
+
+    def of_the_base(name: str) -> bool:
+        first = name.removeprefix(prefix).partition(".")[0]
+        if first in (*_HEADS, *unused):
+            return False
+        return name.startswith(prefix) or not prefixed or first in children
+
+    unexpected = sorted(name for name in unexpected if not name.endswith(_BUFFERS))
+    unread = [name for name in unexpected if of_the_base(name)]
+    if unread:
+        raise ConfigError(
+            f"{folder}: {type(base).__name__} of transformers has no place for {named(unread)}; it would compute "
+            "another model than the one that was saved: check config.json, or take another model",
+            key="model.name",
+        )
+    _require_same_buffers(base, files)
+    _require_once(whole, files, prefix)
+    without = [name for name in files if name.removeprefix(prefix).partition(".")[0] in unused]
+    return tuple(sorted({*unexpected, *without}))
+
+
+def _require_same_buffers(base: nn.Module, files: dict[str, Path]) -> None:
+    """Positions and rotary frequencies that a file holds are those that the model computes from its config."""
+    held = {name.rpartition(".")[2]: tensor for name, tensor in base.named_buffers() if name.endswith(_BUFFERS)}
+    for name, file in files.items():
+        wanted = held.get(name.rpartition(".")[2])
+        if wanted is None or not name.endswith(_BUFFERS):
+            continue
+        with safe_open(file, "pt") as opened:
+            stored = opened.get_tensor(name).float().flatten()
+        wanted = wanted.float().flatten().cpu()
+        if stored.shape != wanted.shape or not torch.allclose(stored, wanted, rtol=0.01, atol=1e-4):  # of bfloat16
+            raise ConfigError(
+                f"{file}: {name} is not what transformers computes from config.json; it would compute another model "
+                "than the one that was saved",
+                key="model.name",
+            )
+
+
+def _require_once(whole: Any, files: dict[str, Path], prefix: str) -> None:
+    """No tensor under two names, with the prefix of the base model and without, and tied ones alike."""
+    counts = Counter(name.removeprefix(prefix) for name in files)
+    twice = [name for name, count in counts.items() if count > 1]
+    if twice:
+        raise ConfigError(
+            f"{files[prefix + twice[0]]}: {twice[0]} is there twice, also as {prefix}{twice[0]}; remove one",
+            key="model.name",
+        )
+    output = whole.get_output_embeddings()
+    if output is None or not getattr(whole.config, "tie_word_embeddings", False):
+        return
+    if not torch.equal(output.weight, whole.get_input_embeddings().weight):
+        raise ConfigError(
+            "config.json says tie_word_embeddings: true, and the files hold an output embedding that is not the input "
+            "embedding; set it to false, or remove that tensor",
+            key="model.name",
+        )
+
+
+def named(names: Iterable[str]) -> str:
+    """The first few, and how many more."""
+    names = list(names)
+    more = f", and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(f"{name:.120}" for name in names[:_SHOWN]) + more

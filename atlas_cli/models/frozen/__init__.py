@@ -1,0 +1,1 @@
+"""The frozen base: loaded once, in the dtype and the memory order of its kernels, shared by all parties."""

@@ -1,0 +1,92 @@
+"""A frozen base taken apart, to be put together in another process: its modules without weights, and the weights.
+
+Weights can so travel and be shared on their own, as arrays that several processes of a machine map into their memory.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from atlas_cli.hashing import sha256_tensors
+from atlas_cli.models.families import family_of
+from atlas_cli.models.frozen.cast import above
+from atlas_cli.models.frozen.load import FrozenBase
+
+
+class Skeleton(NamedTuple):
+    """Modules whose tensors are on the meta device; the rest as ``FrozenBase`` has it."""
+
+    model: nn.Module
+    lm_head: nn.Module | None
+    name: str
+    init: str
+    sha256: str
+    fused_gelu: int
+
+
+def take_apart(base: FrozenBase, layers: int | None = None, output: bool = True) -> tuple[Skeleton, list[Tensor]]:
+    """The modules of a base, and each of their tensors once.
+
+    Args:
+        layers: only what clients need that are cut there or below: the input side and the blocks under this one.
+        output: whether an output embedding comes along that is not the input embedding.
+    """
+    memo: dict[int, object] = {}
+    for module in [] if layers is None else above(base, layers):
+        memo[id(module)] = nn.Identity()
+    lm_head = base.lm_head if output else None
+    kept = list(_distinct(base.model, lm_head, memo))
+    for tensor in kept:
+        hollow = torch.empty_like(tensor, device="meta")
+        memo[id(tensor)] = nn.Parameter(hollow, requires_grad=False) if isinstance(tensor, nn.Parameter) else hollow
+    model, head = copy.deepcopy((base.model, lm_head), memo)
+    return Skeleton(model, head, base.name, base.init, base.sha256, base.fused_gelu), kept
+
+
+def put_together(skeleton: Skeleton, tensors: Sequence[Tensor]) -> FrozenBase:
+    """The base that was taken apart, on these tensors; ``sha256`` is that of the whole base it came from."""
+    hollow = list(_distinct(skeleton.model, skeleton.lm_head, {}))
+    filled = {id(empty): tensor for empty, tensor in zip(hollow, tensors, strict=True)}
+    for root in (skeleton.model, skeleton.lm_head):
+        for module in root.modules() if root is not None else ():
+            for name, value in module._parameters.items():
+                if value is not None and id(value) in filled:
+                    module._parameters[name] = nn.Parameter(filled[id(value)], requires_grad=False)
+            for holder in (module._buffers, vars(module)):
+                for name, value in list(holder.items()):
+                    if isinstance(value, Tensor) and id(value) in filled:
+                        holder[name] = filled[id(value)]
+    family = family_of(str(getattr(skeleton.model.config, "model_type", "")))
+    return FrozenBase(
+        skeleton.model, skeleton.lm_head, family, skeleton.name, skeleton.init, skeleton.sha256, skeleton.fused_gelu
+    )
+
+
+def contents_sha256(tensors: Sequence[Tensor]) -> str:
+    """Hash of what was taken apart, to compare what another process holds with what it was given."""
+    return sha256_tensors({str(i): tensor for i, tensor in enumerate(tensors)})
+
+
+def weights_of(base: FrozenBase) -> list[Tensor]:
+    """The tensors of a base that was put together, in the order in which it got them."""
+    return list(_distinct(base.model, base.lm_head, {}))
+
+
+def _distinct(model: nn.Module, lm_head: nn.Module | None, without: dict[int, object]) -> Iterator[Tensor]:
+    """Parameters and buffers, tied ones once, module by module."""
+    seen: set[int] = set()
+    todo = [root for root in (model, lm_head) if root is not None]
+    while todo:
+        module = todo.pop(0)
+        if id(module) in without:
+            continue
+        for tensor in (*module._parameters.values(), *module._buffers.values()):
+            if tensor is not None and id(tensor) not in seen:
+                seen.add(id(tensor))
+                yield tensor
+        todo += [child for child in module._modules.values() if child is not None]

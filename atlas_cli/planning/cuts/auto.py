@@ -1,0 +1,76 @@
+"""``split_layer: auto``: from a config with devices to the same config with a number for every split layer.
+
+The deepest layer that fits is taken (planning/cuts/choice.py says why): for ``clients.X.split_layer`` the deepest for
+that client's device, for ``model.split_layer`` the deepest that all clients can hold.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from atlas_cli.config.schema.experiment import ClientSpec, ExperimentConfig
+from atlas_cli.errors import ConfigError
+from atlas_cli.models.files.resolve import model_config
+from atlas_cli.planning.cuts.choice import choose_split
+from atlas_cli.planning.cuts.table import Setting
+from atlas_cli.planning.devices.devices import Device, client_devices, server_device
+
+
+def resolve_auto_cuts(config: ExperimentConfig) -> ExperimentConfig:
+    """The config with a number for every ``split_layer: auto``; itself where there is none.
+
+    A client with ``rank: auto`` is given room for ``allocation.r_min`` here; its rank is allocated after.
+
+    Raises:
+        ConfigError: a client without a device or a device without memory.
+        TooFewClientsError: no split layer fits a client; says what would.
+        ResourceError: the model's config cannot be found.
+    """
+    auto = {spec.key: spec for spec in config.expanded_clients() if spec.split_layer == "auto"}
+    if not auto:
+        return config
+    hf_config, _, _ = model_config(config.model)
+    deepest = {key: _deepest(config, spec, hf_config) for key, spec in auto.items()}
+    inherited = [key for key in auto if config.clients[key.removeprefix("clients.")].split_layer is None]
+    model = config.model
+    if inherited:
+        model = model.model_copy(update={"split_layer": min(deepest[key] for key in inherited)})
+    clients = {
+        name: client.model_copy(update={"split_layer": deepest[f"clients.{name}"]})
+        if client.split_layer == "auto"
+        else client
+        for name, client in config.clients.items()
+    }
+    return config.model_copy(update={"model": model, "clients": clients})
+
+
+def _deepest(config: ExperimentConfig, spec: ClientSpec, hf_config: Any) -> int:
+    device = _device(config, spec)
+    ranks = list(spec.rank.values()) if isinstance(spec.rank, dict) else [spec.rank]
+    targets = config.lora.targets
+    setting = Setting(
+        batch=config.training.batch_size,
+        tokens=config.training.max_length,
+        rank=max(config.allocation.r_min if isinstance(rank, str) else rank for rank in ranks),
+        targets=targets if isinstance(targets, str) else tuple(targets),
+        dtype=spec.dtype,
+        checkpointing=spec.checkpointing,
+        fused_gelu=config.model.fused_gelu,
+        server_dtype=config.model.dtype,
+    )
+    server = server_device(config) if config.server.device is not None else None
+    choice = choose_split(config.model.name, setting, device, server, hf_config=hf_config).require()
+    # adapters on the server half need a layer there
+    return min(choice, int(hf_config.num_hidden_layers) - 1) if config.server.rank else choice
+
+
+def _device(config: ExperimentConfig, spec: ClientSpec) -> Device:
+    device = client_devices(config).get(spec.name)
+    if device is None or device.memory is None:
+        lacks = "no device" if device is None else f"device {device.name}, which has no memory"
+        raise ConfigError(
+            f"split_layer: auto needs a device with memory, and client {spec.name} has {lacks}; "
+            "see atlas devices, or give a number",
+            key=f"{spec.key}.device",
+        )
+    return device

@@ -1,0 +1,220 @@
+"""Where to cut a model: the middle when nobody says, else as deep as the client's memory allows.
+
+Inputs are the harder to recover from activations the deeper the cut, and the bytes on the wire do not depend on it; so
+privacy asks for depth and memory allows up to some layer. Time is linear in the split layer, so the fastest feasible
+one is an end of the feasible interval.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from atlas_cli.errors import ConfigError, TooFewClientsError
+from atlas_cli.models.frozen.load import check_cut
+from atlas_cli.planning.cuts.leakage import EXAMPLE, KNOWN, Leakage
+from atlas_cli.planning.cuts.remedies import remedies, size_text
+from atlas_cli.planning.cuts.table import Cut, Setting, Shapes, config_of, cut_table
+from atlas_cli.planning.devices.devices import DEFAULT_SERVER, Device
+
+
+@dataclass(frozen=True)
+class SplitChoice:
+    """The table of all split layers, and one of them.
+
+    Attributes:
+        model: as asked for; ``how``: "formula" or "trace", where saved activations come from.
+        device: of the client, with the memory to stay within; None: the default was asked for.
+        server: of the times; ``server_assumed``: whether nobody named it.
+        leakage: where it was measured for this model; ``max_leakage``: the most that is allowed.
+        feasible: first and last split layer that no limit is against; None where there is none or nothing limits.
+        layer: the choice; None where nothing fits.
+        reason: of the choice, or why there is none, in words.
+        remedies: what would make something fit, as options; empty where something does.
+    """
+
+    model: str
+    setting: Setting
+    rows: list[Cut]
+    device: Device | None
+    server: Device | None
+    server_assumed: bool
+    leakage: Leakage | None
+    max_leakage: float | None
+    feasible: tuple[int, int] | None
+    layer: int | None
+    reason: str
+    remedies: tuple[str, ...] = ()
+
+    @property
+    def how(self) -> str:
+        """Where saved activations come from."""
+        return self.rows[0].memory.how
+
+    def against(self, row: Cut) -> tuple[str, ...]:
+        """Which limits a split layer breaks: "memory", "server", "leakage"."""
+        client = self.device.memory if self.device is not None else None
+        server = self.server.memory if self.server is not None and not self.server_assumed else None
+        leaked = self.leakage.worst(row.layer) if self.leakage is not None else None
+        broken = {
+            "memory": client is not None and row.memory.peak > client,
+            "server": server is not None and row.server_memory is not None and row.server_memory.peak > server,
+            "leakage": self.max_leakage is not None and leaked is not None and leaked > self.max_leakage,
+        }
+        return tuple(limit for limit, is_broken in broken.items() if is_broken)
+
+    def require(self) -> int:
+        """The chosen split layer.
+
+        Raises:
+            TooFewClientsError: nothing fits; says what would.
+        """
+        if self.layer is None:
+            raise TooFewClientsError(f"{self.reason}; {'; or '.join(self.remedies)}")
+        return self.layer
+
+
+def get_split_point(model_name: str) -> int:
+    """The middle of a model, as a number of blocks on the client: gpt2 6, bert 6, llama 16.
+
+    Known architecture names are answered offline; others are looked up as a folder, packaged model or hub id.
+
+    Raises:
+        ResourceError: the model cannot be found.
+    """
+    return check_cut(None, int(config_of(model_name).num_hidden_layers))
+
+
+def choose_split(
+    model_name: str,
+    setting: Setting | None = None,
+    device: Device | None = None,
+    server: Device | None = None,
+    *,
+    leakage: Leakage | None = None,
+    max_leakage: float | None = None,
+    hf_config: Any = None,
+) -> SplitChoice:
+    """What every split layer of a model costs, and which to take; loads no weights.
+
+    Args:
+        device: of the client; its memory is the budget. None: the middle of the model, whatever it costs.
+        server: its memory, where known, is a budget, too. None: times are for ``DEFAULT_SERVER``, without a budget.
+        leakage: default: what is known of the packaged model.
+        max_leakage: from 0 to 1; cuts that give away more are not taken.
+        hf_config: of the model, where the caller has it.
+
+    Raises:
+        ConfigError: a setting that the model cannot take, a device without memory, a leakage of layers that the model
+            does not have, or none of a layer that everything else allows.
+        ResourceError: the model cannot be found.
+    """
+    setting = setting or Setting()
+    shapes = Shapes(config_of(model_name) if hf_config is None else hf_config, setting)
+    if device is not None and device.memory is None:
+        raise ConfigError(f"device {device.name} has no memory; a split layer is chosen by it", key="devices")
+    serving = server or (DEFAULT_SERVER if device is not None else None)
+    rows = cut_table(shapes, device, serving, server is not None and server.memory is not None)
+    leakage = leakage or KNOWN.get(model_name)
+    if leakage is not None and max(leakage.layers, default=0) > shapes.n_layers:
+        raise ConfigError(
+            f"{max(leakage.layers)} is not a split layer of {model_name}, which has {shapes.n_layers}", key="--leakage"
+        )
+    known = model_name, setting, rows, device, serving, server is None, leakage, max_leakage
+    table = SplitChoice(*known, None, None, "")
+    if max_leakage is not None:
+        _require_leakage(table, max_leakage)
+    allowed = [row.layer for row in rows if not table.against(row)]
+    if not allowed:
+        reason, ways = _nothing(table, shapes)
+        return replace(table, reason=reason, remedies=ways)
+    ends = allowed[0], allowed[-1]
+    if device is not None:
+        return replace(table, feasible=ends, layer=ends[1], reason=_reason(table, *ends))
+    middle = check_cut(None, shapes.n_layers)
+    if max_leakage is None:
+        return replace(table, layer=middle, reason="the middle of the model; --device or --memory choose by what fits")
+    why = "the middle of the model" if middle >= ends[0] else "the shallowest whose leakage is allowed"
+    return replace(table, feasible=ends, layer=max(middle, ends[0]), reason=f"{why}; {_leakage_bound(table, ends[0])}")
+
+
+def _require_leakage(table: SplitChoice, allowed: float) -> None:
+    if not 0 <= allowed <= 1:
+        raise ConfigError(f"{allowed} is not a share; give a number from 0 to 1", key="--max-leakage")
+    unknown = [
+        str(row.layer)
+        for row in table.rows
+        if not table.against(row) and (table.leakage is None or row.layer not in table.leakage.layers)
+    ]
+    if unknown:
+        more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
+        raise ConfigError(
+            f"the leakage of {table.model} is not known at split layer {', '.join(unknown[:3])}{more}; "
+            f"measure what an attack recovers from the activations there and give it as a leakage file, "
+            f"--leakage FILE: {EXAMPLE}",
+            key="--max-leakage",
+        )
+
+
+def _nothing(table: SplitChoice, shapes: Shapes) -> tuple[str, tuple[str, ...]]:
+    """Why no split layer is left, and what would help."""
+    rows, device, server = table.rows, table.device, table.server
+    kept = [row for row in rows if "leakage" not in table.against(row)]
+    served = [row for row in rows if "server" not in table.against(row)]
+    fitting = [row for row in rows if not {"memory", "server"} & {*table.against(row)}]
+    ways: tuple[str, ...] = ()
+    if fitting and table.leakage is not None:  # only the leakage is against these
+        deepest = fitting[-1].layer
+        ways = (f"--max-leakage {table.leakage.worst(deepest)} allows layer {deepest}",)
+    if not kept:
+        return f"every split layer of {table.model} leaks more than {table.max_leakage}", ways or ("use another model",)
+    if not served:
+        assert server is not None and server.memory is not None
+        smallest = min(r.server_memory.peak for r in rows if r.server_memory is not None)
+        why = f"it needs {size_text(smallest)} and has {size_text(server.memory)}"
+        return f"no split layer of {table.model} fits server {server.name}: {why}", ("name a --server with that much",)
+    assert device is not None and device.memory is not None
+    first = max(kept[0].layer, served[0].layer)
+    which = ""
+    if kept[0].layer == first > 1:
+        which = f", the shallowest that leaks no more than {table.max_leakage},"
+    elif first > 1:
+        assert server is not None
+        which = f", the shallowest that the server's {size_text(server.memory or 0)} can serve,"
+    reason = (
+        f"no split layer of {table.model} fits {device.name}: layer {first}{which} needs "
+        f"{size_text(rows[first - 1].memory.peak)} and there are {size_text(device.memory)}"
+    )
+    more = ("a --server with more memory serves shallower ones",) if served[0].layer == first > 1 else ()
+    return reason, (*remedies(shapes, first, device.memory), *ways, *more)
+
+
+def _reason(table: SplitChoice, first: int, deepest: int) -> str:
+    rows, device, server = table.rows, table.device, table.server
+    assert device is not None and device.memory is not None
+    last = rows[-1].layer
+    if deepest == last:
+        bound = f"all {last} layers fit {device.name} ({size_text(device.memory)})"
+    else:
+        bound = (
+            f"the deepest that fits {device.name} ({size_text(device.memory)}); layer {deepest + 1} needs "
+            f"{size_text(rows[deepest].memory.peak)}"
+        )
+    parts = [bound, "privacy asks for depth, and the bytes on the wire are the same at every layer"]
+    if table.max_leakage is not None:
+        parts.append(_leakage_bound(table, first))
+    if first > 1 and "server" in table.against(rows[first - 2]):
+        assert server is not None
+        parts.append(f"below layer {first} the server needs more than its {size_text(server.memory or 0)}")
+    here, there = rows[deepest - 1].seconds, rows[first - 1].seconds
+    if here is not None and there is not None and first < deepest:
+        parts.append(
+            f"time is linear in the split layer: {there.total:.3g} s a step at {first}, {here.total:.3g} s at {deepest}"
+        )
+    return "; ".join(parts)
+
+
+def _leakage_bound(table: SplitChoice, first: int) -> str:
+    if first > 1 and "leakage" in table.against(table.rows[first - 2]):
+        return f"below layer {first} the leakage is above {table.max_leakage}"
+    return f"the leakage is at most {table.max_leakage} at all of these"

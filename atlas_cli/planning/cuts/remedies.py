@@ -1,0 +1,90 @@
+"""What would make a split layer fit a client's memory, computed: each answer is a setting whose prediction fits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from atlas_cli.planning.cuts.table import Setting, Shapes
+from atlas_cli.units import format_bytes_mib
+
+SHORTEST = 8
+
+
+def remedies(shapes: Shapes, cut: int, memory: int) -> tuple[str, ...]:
+    """Options of ``atlas split-point`` with which layer ``cut`` fits into ``memory`` bytes.
+
+    First each change alone: the largest batch, checkpointing, bfloat16 weights, the greatest length. Where none is
+    enough, all of them together, with the largest batch and then the greatest length that fit. Where that is not
+    enough, the least memory that is.
+    """
+    asked = shapes.setting
+    peaks: dict[Setting, int] = {}
+
+    def peak(setting: Setting) -> int:
+        if setting not in peaks:
+            peaks[setting] = shapes.client(cut, setting).peak
+        return peaks[setting]
+
+    def fits(setting: Setting) -> bool:
+        return peak(setting) <= memory
+
+    def largest(setting: Setting) -> Setting | None:
+        """The largest batch that fits, else the greatest length at one example."""
+        batch = _largest(1, asked.batch, lambda n: fits(replace(setting, batch=n)))
+        if batch is not None:
+            return replace(setting, batch=batch)
+        length = _largest(
+            min(SHORTEST, asked.tokens), asked.tokens, lambda n: fits(replace(setting, batch=1, tokens=n))
+        )
+        return None if length is None else replace(setting, batch=1, tokens=length)
+
+    length = _largest(min(SHORTEST, asked.tokens), asked.tokens, lambda n: fits(replace(asked, tokens=n)))
+    batch = _largest(1, asked.batch, lambda n: fits(replace(asked, batch=n)))
+    alone = [
+        *([replace(asked, batch=batch)] if batch is not None else []),
+        *([replace(asked, checkpointing=True)] if not asked.checkpointing else []),
+        *([replace(asked, dtype="bfloat16")] if asked.dtype != "bfloat16" else []),
+        *([replace(asked, tokens=length)] if length is not None else []),
+    ]
+    found = [f"{_options(asked, s)} fits ({size_text(peak(s))})" for s in alone if fits(s)]
+    if found:
+        return tuple(found)
+    everything = replace(asked, checkpointing=True, dtype="bfloat16")
+    together = largest(everything)
+    if together is not None:
+        return (f"{_options(asked, together)} fits ({size_text(peak(together))})",)
+    smallest = replace(everything, batch=1, tokens=min(SHORTEST, asked.tokens))
+    return (
+        f"nothing makes it fit: layer {cut} with {_options(asked, smallest)} needs at least "
+        f"{size_text(peak(smallest))}, a device with {size_text(peak(asked))} takes it as asked",
+    )
+
+
+def size_text(size: int) -> str:
+    """In MiB, from 100 GiB on in GiB."""
+    return f"{size / 2**30:,.1f} GiB" if size >= 100 * 2**30 else format_bytes_mib(size)
+
+
+def _largest(low: int, high: int, fits: Callable[[int], bool]) -> int | None:
+    """The largest number from ``low`` to ``high`` that fits, where what fits is an interval from below."""
+    if not fits(low):
+        return None
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    return low
+
+
+def _options(asked: Setting, setting: Setting) -> str:
+    """The difference between two settings, as options."""
+    options = []
+    if setting.batch != asked.batch:
+        options.append(f"--batch-size {setting.batch}")
+    if setting.tokens != asked.tokens:
+        options.append(f"--max-length {setting.tokens}")
+    if setting.dtype != asked.dtype:
+        options.append(f"--dtype {setting.dtype}")
+    if setting.checkpointing != asked.checkpointing:
+        options.append("--checkpointing")
+    return " ".join(options) or "the same setting"

@@ -1,0 +1,255 @@
+"""The table behind the choice of a split layer: what every cut costs, computed on the meta device.
+
+Blocks of a model are alike, so shapes are read off a model of one block; memory comes from ``planning.memory``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from atlas_cli.config.schema.experiment import ModelConfig
+from atlas_cli.errors import ConfigError
+from atlas_cli.models.adapters.lora import features_of
+from atlas_cli.models.adapters.placement import adapted_names, place_ranks
+from atlas_cli.models.families import family_of
+from atlas_cli.models.families.contract import Family
+from atlas_cli.models.files.architectures import built_in
+from atlas_cli.models.files.resolve import model_config
+from atlas_cli.models.halves.split import client_half
+from atlas_cli.planning.devices.cost import (
+    StepBytes,
+    Work,
+    block_shapes,
+    client_step,
+    compute_seconds,
+    download_seconds,
+    head_step,
+    server_step,
+    step_bytes,
+    upload_seconds,
+)
+from atlas_cli.planning.devices.devices import Device
+from atlas_cli.planning.memory.predict import PartyMemory, predict_client, predict_server
+from atlas_cli.planning.memory.saved_trace import meta_model, shortened
+from atlas_cli.tasks import build as build_task
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A step of a client: the batch (examples, tokens of each with padding), the adapters, and how weights are held.
+
+    ``server_dtype``: of the server half, where it is not the client's.
+    """
+
+    batch: int = 8
+    tokens: int = 128
+    rank: int = 8
+    targets: Literal["auto"] | tuple[str, ...] = "auto"
+    dtype: str = "float32"
+    checkpointing: bool = False
+    fused_gelu: bool = True
+    server_dtype: str | None = None
+
+
+@dataclass(frozen=True)
+class StepSeconds:
+    """Time of one step of one client, when nobody else wants the server."""
+
+    compute: float
+    upload: float
+    server: float
+    download: float
+
+    @property
+    def total(self) -> float:
+        """All four, one after the other."""
+        return self.compute + self.upload + self.server + self.download
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What a split layer costs.
+
+    Attributes:
+        layer: blocks on the client.
+        parameters: frozen ones of the client half; ``adapter_parameters``: trained on it.
+        memory: of the client; ``server_memory``: of the server where one was named.
+        work, server_work: FLOPs of one step.
+        seconds: where device and link are known.
+    """
+
+    layer: int
+    parameters: int
+    adapter_parameters: int
+    memory: PartyMemory
+    server_memory: PartyMemory | None
+    work: Work
+    server_work: Work
+    bytes: StepBytes
+    seconds: StepSeconds | None
+
+
+class Shapes:
+    """Sizes of a model that the table needs, and memory of its halves.
+
+    Attributes:
+        n_layers: number of blocks.
+        names: linear layers of a block that get adapters.
+
+    Raises:
+        ConfigError: architecture, targets, rank or length that cannot be.
+    """
+
+    def __init__(self, hf_config: Any, setting: Setting) -> None:
+        self.config, self.setting = hf_config, setting
+        self.family: Family = family_of(hf_config.model_type)
+        self.n_layers = int(hf_config.num_hidden_layers)
+        _check_length(hf_config, setting.tokens)
+        one, _ = meta_model(shortened(hf_config, 1), self.family, torch.float32)
+        targets = setting.targets if setting.targets == "auto" else list(setting.targets)
+        self.names = adapted_names(one, self.family, targets, "--targets")
+        first = place_ranks(one, self.family, setting.rank, range(1), self.names, "--rank")
+        self._features = {
+            name: features_of(one.get_submodule(path)) for name, path in zip(self.names, first, strict=True)
+        }
+        self._block = _count(one.get_submodule(f"{self.family.blocks}.0"))
+        self._input_side = _count(client_half(one, self.family, 1)) - self._block
+
+    def parameters(self, cut: int) -> int:
+        """Of the client half."""
+        return self._input_side + cut * self._block
+
+    def ranks(self, cut: int) -> dict[str, int]:
+        """Adapters of blocks ``0 .. cut-1``, by path in the base."""
+        return {
+            f"{self.family.blocks}.{layer}.{name}": self.setting.rank for layer in range(cut) for name in self.names
+        }
+
+    def features(self, cut: int) -> dict[str, tuple[int, int]]:
+        """(d_in, d_out) of them."""
+        return {f"{self.family.blocks}.{layer}.{name}": f for layer in range(cut) for name, f in self._features.items()}
+
+    def client(self, cut: int, setting: Setting | None = None) -> PartyMemory:
+        """Memory of a client with ``cut`` blocks, in another setting than the table's where one is given."""
+        s = setting or self.setting
+        # for a single cut the blocks above need not be there
+        config = self.config if setting is None else shortened(self.config, cut)
+        return predict_client(
+            *(self.family, config, cut, self.ranks(cut), self.features(cut), s.batch, s.tokens),
+            dtype=s.dtype,
+            checkpointing=s.checkpointing,
+            fused_gelu=s.fused_gelu,
+        )
+
+    def server(self, cut: int) -> PartyMemory:
+        """Memory of a server that trains heads only; decoders with their language-modelling head."""
+        s = self.setting
+        return predict_server(
+            *(self.family, self.config, cut, {}, {}, s.batch, s.tokens),
+            dtype=s.server_dtype or s.dtype,
+            received_dtype=s.dtype,
+            lm_head=self.family.causal,
+            fused_gelu=s.fused_gelu,
+        )
+
+
+def config_of(model_name: str) -> Any:
+    """The Hugging Face config of a model; known architectures need no network.
+
+    Raises:
+        ResourceError: the model cannot be found.
+    """
+    known = built_in(model_name)
+    return known if known is not None else model_config(ModelConfig.model_validate({"name": model_name}))[0]
+
+
+def cut_table(shapes: Shapes, device: Device | None, server: Device | None, measure_server: bool) -> list[Cut]:
+    """A row a split layer, from 1 to all layers.
+
+    Args:
+        device: of the client; ``server``: with both known, rows have seconds.
+        measure_server: whether the server's memory matters.
+    """
+    s = shapes.setting
+    causal = shapes.family.causal
+    sent = step_bytes(shapes.config, s.batch, s.tokens, s.dtype, label_numbers=s.tokens if causal else 1)
+    d, vocabulary = int(shapes.config.hidden_size), int(shapes.config.vocab_size)
+    output = head_step(build_task("causal-lm"), d, vocabulary, s.batch, s.tokens) if causal else Work(0, 0)
+    blocks = block_shapes(shapes.family, shapes.config)
+    clients = _all_cuts(shapes.client, shapes.n_layers)
+    servers = [shapes.server(cut) for cut in range(1, shapes.n_layers + 1)] if measure_server else None
+    rows = []
+    for cut, memory in enumerate(clients, start=1):
+        ranks, features = shapes.ranks(cut), shapes.features(cut)
+        work = client_step(blocks, cut, ranks, s.batch, s.tokens, checkpointing=s.checkpointing)
+        server_work = server_step(blocks, cut, shapes.n_layers, {}, s.batch, s.tokens) + output
+        rows.append(
+            Cut(
+                layer=cut,
+                parameters=shapes.parameters(cut),
+                adapter_parameters=sum(rank * sum(features[path]) for path, rank in ranks.items()),
+                memory=memory,
+                server_memory=servers[cut - 1] if servers else None,
+                work=work,
+                server_work=server_work,
+                bytes=sent,
+                seconds=_seconds(work, server_work, sent, device, server),
+            )
+        )
+    return rows
+
+
+def _all_cuts(predict: Any, n_layers: int) -> Iterator[PartyMemory]:
+    """Predictions at cuts 1 to ``n_layers``.
+
+    A formula is asked for each. A trace takes longer: where its figures at 2, 3 and the last cut lie on a line, so do
+    those between.
+    """
+    first = predict(1)
+    yield first
+    rest = range(2, n_layers + 1)
+    if first.how == "trace" and n_layers > 4:
+        second, third, last = predict(2), predict(3), predict(n_layers)
+        if _on_line(second, third, n_layers - 2) == last:
+            yield from (_on_line(second, third, cut - 2) for cut in rest)
+            return
+    yield from (predict(cut) for cut in rest)
+
+
+def _on_line(start: PartyMemory, following: PartyMemory, steps: int) -> PartyMemory:
+    sizes = {f.name: getattr(start, f.name) for f in fields(start) if f.name != "how"}
+    return replace(start, **{name: size + steps * (getattr(following, name) - size) for name, size in sizes.items()})
+
+
+def _seconds(
+    work: Work, server_work: Work, sent: StepBytes, device: Device | None, server: Device | None
+) -> StepSeconds | None:
+    if device is None or device.lacks("compute", "uplink", "downlink") or server is None or server.lacks("compute"):
+        return None
+    return StepSeconds(
+        compute=compute_seconds(work.total, device),
+        upload=upload_seconds(sent.up, sent.messages_up, device, server),
+        server=compute_seconds(server_work.total, server),
+        download=download_seconds(sent.down, sent.messages_down, device, server),
+    )
+
+
+def _check_length(hf_config: Any, tokens: int) -> None:
+    positions = getattr(hf_config, "max_position_embeddings", None)
+    # RoBERTa counts positions from padding_idx + 1
+    offset = hf_config.pad_token_id + 1 if hf_config.model_type in ("roberta", "xlm-roberta") else 0
+    if positions is not None and tokens > positions - offset:
+        raise ConfigError(
+            f"{tokens} tokens are more than the model's {positions - offset} positions; "
+            f"set it to {positions - offset} or less",
+            key="--max-length",
+        )
+
+
+def _count(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())

@@ -1,0 +1,213 @@
+"""The virtual clock: how long a round would take on the devices of a plan, whatever machine simulates it.
+
+A pure function of FLOPs, bytes, messages and device figures. A local step of a client is: forward, upload, the
+server's forward and backward, download, backward, each with the figures of that step's own batch: who waits for whom
+differs from step to step, as batches differ in length. What the server does when several clients want it depends on
+its update:
+
+    pooled       a worker a client; a step of a task group begins when the step before is done for all its clients
+    per-client   a worker a client; nobody waits for anybody before the end of the round
+    sequential   one worker, which serves all clients in their order, step after step (SplitFed V2)
+
+The first two are the parallel server. At the end of the round clients send their adapters, the server merges a
+group's when its last has come, and delivers them. Links are not shared: a client's transfer goes at the slower of its
+own rate and the server's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from atlas_cli.planning.devices.cost import compute_seconds, download_seconds, upload_seconds
+from atlas_cli.planning.devices.devices import Device
+
+ServerUpdate = Literal["pooled", "per-client", "sequential"]
+
+
+class LocalStep(NamedTuple):
+    """What one local step asks of everybody.
+
+    Attributes:
+        forward_flops, backward_flops: on the client, before its upload and after its download.
+        server_flops: on the server.
+        bytes_up, bytes_down: in ``messages_up`` and ``messages_down`` messages.
+    """
+
+    forward_flops: float
+    backward_flops: float
+    server_flops: float
+    bytes_up: float
+    bytes_down: float
+    messages_up: int = 1
+    messages_down: int = 1
+
+
+@dataclass(frozen=True)
+class ClientWork:
+    """What a client does in a round.
+
+    Attributes:
+        task_group: clients of one group are merged together.
+        device: it must have compute, uplink and downlink.
+        steps: its local steps, in order.
+        adapter_bytes_up, adapter_bytes_down: at the end of the round, in so many messages; 0 sends none.
+        slowdown: factor on its own computing and transfers.
+        dropped: it did these steps and no more: nobody waits for it at the merge.
+        late: the last of its steps came too late: nobody waited for that one either.
+    """
+
+    name: str
+    task_group: str
+    device: Device
+    steps: Sequence[LocalStep]
+    adapter_bytes_up: float = 0
+    adapter_bytes_down: float = 0
+    adapter_messages_up: int = 1
+    adapter_messages_down: int = 1
+    slowdown: float = 1.0
+    dropped: bool = False
+    late: bool = False
+
+    def forward(self, step: LocalStep) -> float:
+        """Seconds of the forward of a step."""
+        return self.slowdown * compute_seconds(step.forward_flops, self.device)
+
+    def backward(self, step: LocalStep) -> float:
+        """Seconds of the backward of a step."""
+        return self.slowdown * compute_seconds(step.backward_flops, self.device)
+
+    def up(self, step: LocalStep, server: Device) -> float:
+        """Seconds of a step's uploads."""
+        return self.slowdown * upload_seconds(step.bytes_up, step.messages_up, self.device, server)
+
+    def down(self, step: LocalStep, server: Device) -> float:
+        """Seconds of a step's downloads."""
+        return self.slowdown * download_seconds(step.bytes_down, step.messages_down, self.device, server)
+
+    def adapters_up(self, server: Device) -> float:
+        """Seconds of the upload at the end of the round."""
+        size, messages = self.adapter_bytes_up, self.adapter_messages_up
+        return self.slowdown * upload_seconds(size, messages, self.device, server) if size else 0.0
+
+    def adapters_down(self, server: Device) -> float:
+        """Seconds of the delivery."""
+        size, messages = self.adapter_bytes_down, self.adapter_messages_down
+        return self.slowdown * download_seconds(size, messages, self.device, server) if size else 0.0
+
+
+@dataclass(frozen=True)
+class ClientTime:
+    """Simulated seconds of a client in a round; the five parts sum to the round's, unless it was dropped as too late.
+
+    Attributes:
+        compute, upload, download: of the client.
+        server: that the server works on this client's batches.
+        wait: for other clients: at the server, at the merge and at the end of the round.
+        finished: when the client was done with its local steps and had sent its adapters.
+        joules: watts times the seconds that it computes and transfers; None without watts.
+    """
+
+    compute: float
+    upload: float
+    server: float
+    download: float
+    wait: float
+    finished: float
+    joules: float | None
+
+
+@dataclass(frozen=True)
+class RoundTime:
+    """Simulated time of one round.
+
+    Attributes:
+        seconds: until the last client has the merged adapters.
+        straggler: the client that was done last.
+        joules: of all clients; None where any has no watts.
+    """
+
+    seconds: float
+    clients: dict[str, ClientTime]
+    straggler: str
+    joules: float | None
+
+    @property
+    def median_finished(self) -> float:
+        """When the client in the middle was done: far from the straggler's, the round is decided by one device."""
+        finished = sorted(c.finished for c in self.clients.values())
+        return finished[len(finished) // 2]
+
+
+def round_time(
+    works: Sequence[ClientWork],
+    server: Device,
+    server_update: ServerUpdate = "pooled",
+    *,
+    merge: bool = True,
+    waited: float = 0.0,
+) -> RoundTime:
+    """Simulated time of a round.
+
+    Args:
+        works: of the clients that take part; the sequential server serves them in this order.
+        server: it must have compute; without link figures the clients' decide.
+        merge: False where nothing is aggregated: clients do not wait for their group.
+        waited: nothing is merged before: the server waited so long for clients that did not come.
+
+    Raises:
+        ValueError: no client, two of one name, or a figure that a device does not have.
+    """
+    names = [w.name for w in works]
+    if not works or len(set(names)) < len(names):
+        raise ValueError("a round needs clients, each with a name of its own")
+    last_backward = _steps(works, server, server_update)
+    finished = {w.name: last_backward[w.name] + w.adapters_up(server) for w in works}
+    kept = [w for w in works if not w.dropped]
+    merged = {w.task_group: waited for w in kept}
+    for w in kept:
+        merged[w.task_group] = max(merged[w.task_group], finished[w.name])
+    delivered = [(merged[w.task_group] if merge else finished[w.name]) + w.adapters_down(server) for w in kept]
+    seconds = max(waited, *(delivered or finished.values()))
+    clients = {w.name: _time(w, server, seconds, finished[w.name]) for w in works}
+    joules = [c.joules for c in clients.values()]
+    return RoundTime(
+        seconds,
+        clients,
+        straggler=max(names, key=lambda name: finished[name]),
+        joules=None if None in joules else sum(j for j in joules if j is not None),
+    )
+
+
+def _steps(works: Sequence[ClientWork], server: Device, server_update: ServerUpdate) -> dict[str, float]:
+    """When each client is done with the backward of its last local step."""
+    ready = {w.name: 0.0 for w in works}
+    worker_free = 0.0
+    group_done = {w.task_group: 0.0 for w in works}
+    for number in range(max(len(w.steps) for w in works)):
+        active = [(w, w.steps[number]) for w in works if number < len(w.steps)]
+        served = {}
+        for w, step in active:
+            begin = ready[w.name] + w.forward(step) + w.up(step, server)
+            if server_update == "sequential":
+                begin = max(begin, worker_free)
+            elif server_update == "pooled":
+                begin = max(begin, group_done[w.task_group])
+            served[w.name] = worker_free = begin + compute_seconds(step.server_flops, server)
+            ready[w.name] = served[w.name] + w.down(step, server) + w.backward(step)
+        for w, _ in active:
+            if not (w.late and number == len(w.steps) - 1):
+                group_done[w.task_group] = max(group_done[w.task_group], served[w.name])
+    return ready
+
+
+def _time(w: ClientWork, server: Device, seconds: float, finished: float) -> ClientTime:
+    compute = sum(w.forward(step) + w.backward(step) for step in w.steps)
+    up = sum(w.up(step, server) for step in w.steps) + w.adapters_up(server)
+    down = sum(w.down(step, server) for step in w.steps) + w.adapters_down(server)
+    serve = sum(compute_seconds(step.server_flops, server) for step in w.steps)
+    # sums in another order than the timeline's may differ in the last digit
+    wait = max(0.0, seconds - (compute + up + serve + down))
+    joules = None if w.device.watts is None else w.device.watts * (compute + up + down)
+    return ClientTime(compute, up, serve, down, wait, finished, joules)

@@ -1,0 +1,52 @@
+"""What the virtual clock and link times take for granted where figures of a device are not known, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from atlas_cli.config.schema.experiment import ExperimentConfig
+from atlas_cli.planning.devices.devices import Device, client_devices, server_device
+
+
+def clock_notes(config: ExperimentConfig) -> list[str]:
+    """Of a run's virtual clock: whose rounds have no time and why, and what the others' are made of.
+
+    Empty where no client has a device, as nobody asks for a time then.
+    """
+    devices = client_devices(config)
+    if config.mode != "split-federated" or not devices:
+        return []
+    server, notes = server_device(config), []
+    if config.server.device is None:
+        notes.append(f"the server is taken to be a {server.name} (assumed; server.device names another)")
+    if server.lacks("compute"):
+        return [*_said(notes), f"virtual clock: no round has a time: the server's device {server.name} has no compute"]
+    untimed: dict[str, list[str]] = {}
+    for spec in config.expanded_clients():
+        device = devices.get(spec.name)
+        if device is None:
+            untimed.setdefault("no device", []).append(spec.name)
+        elif lacking := device.lacks("compute", "uplink", "downlink"):
+            untimed.setdefault(f"its device {device.name} has no {' and no '.join(lacking)}", []).append(spec.name)
+    for why, names in untimed.items():
+        more = f" or one of {len(names) - 1} more" if len(names) > 1 else ""
+        notes.append(f"a round with client {names[0]}{more} has no time: {why}")
+    return [*_said(notes), *_said(link_notes({d.name: d for d in devices.values()}.values(), server))]
+
+
+def link_notes(devices: Iterable[Device], server: Device | None) -> list[str]:
+    """What ``upload_seconds`` and ``download_seconds`` take for figures that are not known."""
+    notes = [f"{device.name} has no latency, which counts as 0" for device in devices if device.latency is None]
+    if server is None:
+        return notes
+    if server.latency is None:
+        notes.append(f"the server {server.name} has no latency, which counts as 0")
+    if lacking := server.lacks("uplink", "downlink"):
+        notes.append(
+            f"the server {server.name} has no {' and no '.join(lacking)}: as fast there as any client (no limit)"
+        )
+    return notes
+
+
+def _said(notes: Iterable[str]) -> list[str]:
+    return [f"virtual clock: {note}" for note in notes]

@@ -1,0 +1,291 @@
+"""Work, bytes and time of a step through the split, from shapes alone.
+
+FLOPs count a multiplication and an addition as two. Notation: B batch, T tokens (padding included), d hidden size,
+d_q and d_kv widths of query and of key or value, f feed-forward width, V vocabulary. A block's forward, per token:
+
+    GPT-2, BERT    8 d^2 + 4 d f + 4 T d
+    LLaMA          4 d d_q + 4 d d_kv + 6 d f + 4 T d_q
+
+and 2 r (d_in + d_out) for an adapter. The weights are frozen, so the backward of a linear layer is one product of the
+same size, of attention two and a half (scores are computed anew, and both of their operands have a gradient), of an
+adapter two (its weights and its input). What lies below the lowest adapter has no backward, within its block too: with
+adapters on the feed-forward alone, the attention of the lowest of them has none. Norms, activation functions, softmax
+and embeddings are left out: they are a few percent of a block. A merged base (``flora``, ``fedex``) costs as the base.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers.pytorch_utils import Conv1D
+
+from atlas_cli.errors import ConfigError
+from atlas_cli.models.adapters.lora import features_of
+from atlas_cli.models.families.contract import Family
+from atlas_cli.models.halves.split import blocks_of
+from atlas_cli.planning.devices.devices import Device
+from atlas_cli.planning.memory.saved_trace import meta_model, shortened
+from atlas_cli.tasks.contract import BaseTask
+from atlas_cli.wire.codec import encoded
+from atlas_cli.wire.messages import serialized_size
+
+ATTENTION_BACKWARD = 2.5
+
+
+@dataclass(frozen=True)
+class Work:
+    """FLOPs of one step: forward, and backward with what checkpointing computes again."""
+
+    forward: float
+    backward: float
+
+    @property
+    def total(self) -> float:
+        """Both."""
+        return self.forward + self.backward
+
+    def __add__(self, other: Work) -> Work:
+        return Work(self.forward + other.forward, self.backward + other.backward)
+
+
+@dataclass(frozen=True)
+class StepBytes:
+    """What a client and the server exchange in one step, as serialised, and in how many messages each way."""
+
+    up: int
+    down: int
+    messages_up: int
+    messages_down: int
+
+
+@dataclass(frozen=True)
+class BlockShapes:
+    """What the FLOPs of a block follow from.
+
+    Attributes:
+        stages: (d_in, d_out) of its linear layers by name, in the order in which they run: those that make queries,
+            keys and values; the attention's output; the feed-forward's first; its last.
+        queries: width of all queries together.
+        ends_in_norm: whether a norm comes after the last linear layer.
+    """
+
+    blocks: str
+    stages: tuple[Mapping[str, tuple[int, int]], ...]
+    queries: int
+    ends_in_norm: bool
+
+    @cached_property
+    def linear(self) -> int:
+        """Forward FLOPs of the frozen linear layers, per token."""
+        return sum(2 * d_in * d_out for stage in self.stages for d_in, d_out in stage.values())
+
+    def attention(self, tokens: int) -> int:
+        """Forward FLOPs of scores and of their product with the values, per token; a causal mask saves nothing."""
+        return 4 * tokens * self.queries
+
+    def forward(self, tokens: int, ranks: Mapping[str, int]) -> int:
+        """Forward FLOPs per token with adapters of these ranks, by name in the block."""
+        return self.linear + self.attention(tokens) + self._adapters(ranks)
+
+    def backward(self, tokens: int, ranks: Mapping[str, int], gradient_below: bool, trained: Collection[str]) -> float:
+        """FLOPs per token of its backward.
+
+        Args:
+            gradient_below: whether what the block is given needs a gradient.
+            trained: parts of the adapters.
+        """
+        flops, wanted = 0.0, gradient_below
+        for place, stage in enumerate(self.stages):
+            adapted = False
+            for name, (d_in, d_out) in stage.items():
+                rank, adapted = ranks.get(name, 0), adapted or name in ranks
+                flops += wanted * 2 * d_in * d_out
+                flops += 2 * rank * (("B" in trained) * d_out + ("A" in trained) * d_in)
+                flops += 2 * rank * ((wanted or "A" in trained) * d_out + wanted * d_in)
+            wanted = wanted or adapted
+            if place == 0:  # the fused attention gives the gradients of queries, keys and values together
+                flops += wanted * ATTENTION_BACKWARD * self.attention(tokens)
+        return flops
+
+    def again(self, tokens: int, ranks: Mapping[str, int]) -> int:
+        """FLOPs per token of what a checkpointed block runs again: up to the last that its backward needs."""
+        last = self.stages[-1]
+        needless = not self.ends_in_norm and not ranks.keys() & last.keys()
+        return self.forward(tokens, ranks) - needless * sum(2 * d_in * d_out for d_in, d_out in last.values())
+
+    def _adapters(self, ranks: Mapping[str, int]) -> int:
+        return sum(2 * ranks.get(name, 0) * sum(sizes) for stage in self.stages for name, sizes in stage.items())
+
+
+def block_shapes(family: Family, hf_config: Any) -> BlockShapes:
+    """Read off the model's own modules, on the meta device.
+
+    Raises:
+        ConfigError: the family file does not say in which order the linear layers run, or leaves one out.
+    """
+    block = blocks_of(meta_model(shortened(hf_config, 1), family, torch.float32)[0], family)[0]
+    linear = {name: features_of(m) for name, m in block.named_modules() if isinstance(m, nn.Linear | Conv1D)}
+    named = [name for stage in family.stages for name in stage]
+    if sorted(named) != sorted(n for n in linear if n in named) or linear.keys() - set(named):
+        other = sorted(linear.keys() ^ set(named))
+        raise ConfigError(
+            f"FLOPs of {hf_config.model_type} are not known: the stages of its family file do not fit its blocks in "
+            f"{', '.join(other[:4])}",
+            key="model.name",
+        )
+    heads = int(hf_config.num_attention_heads)
+    width = int(getattr(hf_config, "head_dim", None) or int(hf_config.hidden_size) // heads)
+    stages = tuple({name: linear[name] for name in stage} for stage in family.stages)
+    return BlockShapes(family.blocks, stages, heads * width, family.ends_in_norm)
+
+
+def head_step(task: BaseTask, hidden_size: int, vocabulary: int, batch: int, tokens: int) -> Work:
+    """FLOPs of a task's linear head, which reads every token or what is pooled of a text.
+
+    Trained weights have a gradient, the frozen output embedding of a language model has none.
+    """
+    with FakeTensorMode():
+        head = task.build_head(hidden_size, nn.Linear(hidden_size, vocabulary, bias=False))
+        mask = torch.ones(batch, tokens, dtype=torch.int64)
+        logits = head(torch.empty(batch, tokens, hidden_size), mask).numel()
+    product = 2 * hidden_size * logits
+    return Work(product, product * (2 if any(p.requires_grad for p in head.parameters()) else 1))
+
+
+def client_step(
+    shapes: BlockShapes,
+    cut: int,
+    ranks: Mapping[str, int],
+    batch: int,
+    tokens: int,
+    *,
+    checkpointing: bool = False,
+    trained: Collection[str] = ("A", "B"),
+) -> Work:
+    """FLOPs of a client that holds blocks ``0 .. cut-1``.
+
+    Args:
+        ranks: of its adapters, by path in the base.
+        batch, tokens: of a batch, padding included.
+        checkpointing: every block that has a backward runs its forward again.
+        trained: parts of the adapters.
+    """
+    return _blocks(shapes, range(cut), ranks, batch, tokens, checkpointing, trained)
+
+
+def server_step(
+    shapes: BlockShapes, cut: int, n_layers: int, ranks: Mapping[str, int], batch: int, tokens: int
+) -> Work:
+    """FLOPs of the server for one batch of one client: blocks ``cut ..``, without a head (``head_flops``).
+
+    The gradient goes down to the cut whatever the server trains.
+    """
+    return _blocks(shapes, range(cut, n_layers), ranks, batch, tokens, False, ("A", "B"))
+
+
+def step_bytes(
+    hf_config: Any,
+    batch: int,
+    tokens: int,
+    dtype: str = "float32",
+    *,
+    label_numbers: int = 1,
+    labels: Literal["server", "client"] = "server",
+    features: str | None = None,
+    compress: str = "none",
+) -> StepBytes:
+    """Bytes of one step, equal to the ledger's for batches of this size; they do not depend on the cut.
+
+    Args:
+        dtype: of the activations at the cut and of their gradients.
+        label_numbers: int64 numbers an example: 1 for a class, T for tags or language modelling, 2 for spans.
+        labels: "client": a U-shaped split, four messages and no labels.
+        features: dtype of what the server half gives in a U-shaped split; default: ``dtype``.
+        compress: as ``privacy.compress`` has it.
+    """
+    element = getattr(torch, dtype)
+    hidden = torch.empty(batch, tokens, int(hf_config.hidden_size), dtype=element, device="meta")
+    up: dict[str, Tensor] = {
+        "activations": hidden,
+        "attention_mask": torch.empty(batch, tokens, dtype=torch.bool, device="meta"),
+    }
+
+    def sent(tensors: dict[str, Tensor]) -> int:
+        return serialized_size(tensors if compress == "none" else encoded(tensors, compress))
+
+    down = sent({"gradients": hidden})
+    if labels == "server":
+        shape = (batch,) if label_numbers == 1 else (batch, label_numbers)
+        up["labels"] = torch.empty(shape, dtype=torch.int64, device="meta")
+        return StepBytes(sent(up), down, 1, 1)
+    count = torch.empty((), dtype=torch.int64, device="meta")
+    above = hidden if features is None else hidden.to(getattr(torch, features))
+    up_again = sent({"gradients": above, "count": count})
+    return StepBytes(sent(up) + up_again, down + sent({"features": above}), 2, 2)
+
+
+def compute_seconds(flops: float, device: Device) -> float:
+    """Time of some work on a device.
+
+    Raises:
+        ValueError: its rate is not known.
+    """
+    return flops / _known(device, "compute")
+
+
+def upload_seconds(size: float, messages: int, device: Device, server: Device | None = None) -> float:
+    """Time to send ``size`` bytes in so many messages; the slower of the two ends decides, latencies add up.
+
+    Raises:
+        ValueError: the device's uplink is not known.
+    """
+    rate = min(_known(device, "uplink"), _or(server, "downlink", float("inf")))
+    return 8 * size / rate + messages * (_or(device, "latency", 0.0) + _or(server, "latency", 0.0))
+
+
+def download_seconds(size: float, messages: int, device: Device, server: Device | None = None) -> float:
+    """As ``upload_seconds``, in the other direction."""
+    rate = min(_known(device, "downlink"), _or(server, "uplink", float("inf")))
+    return 8 * size / rate + messages * (_or(device, "latency", 0.0) + _or(server, "latency", 0.0))
+
+
+def _blocks(
+    shapes: BlockShapes,
+    layers: range,
+    ranks: Mapping[str, int],
+    batch: int,
+    tokens: int,
+    checkpointing: bool,
+    trained: Collection[str],
+) -> Work:
+    placed: dict[int, dict[str, int]] = {}
+    for path, rank in ranks.items():
+        number, name = path[len(shapes.blocks) + 1 :].split(".", 1)
+        placed.setdefault(int(number), {})[name] = rank
+    lowest = layers.start or min(placed, default=layers.stop)
+    forward = backward = 0.0
+    for layer in layers:
+        here = placed.get(layer, {})
+        forward += shapes.forward(tokens, here)
+        if layer >= lowest:
+            backward += shapes.backward(tokens, here, layer > lowest or layers.start > 0, trained)
+            backward += checkpointing * shapes.again(tokens, here)
+    return Work(batch * tokens * forward, batch * tokens * backward)
+
+
+def _known(device: Device, figure: str) -> float:
+    value: float | None = getattr(device, figure)
+    if value is None:
+        raise ValueError(f"device {device.name} has no {figure}; simulated time needs it")
+    return value
+
+
+def _or(device: Device | None, figure: str, default: float) -> float:
+    value = getattr(device, figure) if device is not None else None
+    return default if value is None else value

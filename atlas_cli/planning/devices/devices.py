@@ -1,0 +1,263 @@
+"""Devices: what a party computes on, how it is linked, and profiles of common kinds.
+
+A built-in profile is an order of size of its class of device, chosen on the slow side of what public specifications
+say: a fifth to a half of the peak that cores, vector width and clock allow, and links as a home or mobile contract has
+them. Measure a device of your own with ``atlas devices --this-machine``.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from atlas_cli.errors import ConfigError
+from atlas_cli.suggest import did_you_mean
+from atlas_cli.units import (
+    format_bytes,
+    format_compute,
+    format_power,
+    format_rate,
+    format_time,
+    parse_bytes,
+    parse_compute,
+    parse_power,
+    parse_rate,
+    parse_time,
+)
+
+if TYPE_CHECKING:
+    from atlas_cli.config.schema.experiment import ExperimentConfig
+
+_PARSERS: dict[str, Callable[[object], float]] = {
+    "memory": parse_bytes,
+    "compute": parse_compute,
+    "uplink": parse_rate,
+    "downlink": parse_rate,
+    "latency": parse_time,
+    "watts": parse_power,
+}
+_FORMATTERS: dict[str, Callable[[Any], str]] = {
+    "memory": format_bytes,
+    "compute": format_compute,
+    "uplink": format_rate,
+    "downlink": format_rate,
+    "latency": format_time,
+    "watts": format_power,
+}
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device and its link; None where a figure is not known.
+
+    Attributes:
+        memory: bytes that training may use, which is less than what is installed.
+        compute: sustained FLOP/s in float32; a multiplication and an addition are two.
+        uplink, downlink: bit/s from and to the device.
+        latency: seconds that a message is under way besides its transfer, one way.
+        watts: power while it computes or transfers.
+        source: where the figures are from.
+    """
+
+    name: str
+    memory: int | None = None
+    compute: float | None = None
+    uplink: float | None = None
+    downlink: float | None = None
+    latency: float | None = None
+    watts: float | None = None
+    source: str = ""
+
+    def lacks(self, *figures: str) -> list[str]:
+        """Those of the named figures that are not known."""
+        return [figure for figure in figures if getattr(self, figure) is None]
+
+    def texts(self) -> dict[str, str]:
+        """Known figures with units, as a config has them under ``devices.<name>``."""
+        known = {figure: getattr(self, figure) for figure in _FORMATTERS}
+        return {figure: _FORMATTERS[figure](value) for figure, value in known.items() if value is not None}
+
+
+def device_of(name: str, texts: Mapping[str, object], source: str = "config", key: str = "devices") -> Device:
+    """A device from texts such as ``{"memory": "2 GiB", "uplink": "10 Mbit/s"}``; None stands for not known.
+
+    Raises:
+        ConfigError: not a figure of a device, or a quantity without unit, not above zero, or of another kind.
+    """
+    figures: dict[str, Any] = {}
+    for figure, text in texts.items():
+        if figure not in _PARSERS:
+            raise ConfigError(f"a device has no {figure!r}{did_you_mean(figure, _PARSERS)}", key=f"{key}.{name}")
+        try:
+            figures[figure] = None if text is None else _PARSERS[figure](text)
+        except ValueError as error:
+            raise ConfigError(str(error), key=f"{key}.{name}.{figure}") from None
+    return Device(name, **figures, source=source)
+
+
+def _built_in(
+    name: str, memory: str, compute: str, up: str, down: str, latency: str, watts: str, source: str
+) -> Device:
+    texts = {"memory": memory, "compute": compute, "uplink": up, "downlink": down, "latency": latency, "watts": watts}
+    return device_of(name, texts, f"{source}; order of size")
+
+
+BUILT_IN: dict[str, Device] = {
+    device.name: device
+    for device in (
+        _built_in(
+            *("phone-2gib", "2 GiB", "20 GFLOP/s", "10 Mbit/s", "50 Mbit/s", "40 ms", "3 W"),
+            "entry phone: 8 in-order Arm cores (Cortex-A55 class, 115 GFLOP/s peak), LTE in use",
+        ),
+        _built_in(
+            *("phone-6gib", "6 GiB", "50 GFLOP/s", "20 Mbit/s", "100 Mbit/s", "30 ms", "5 W"),
+            "phone: 2 large and 6 small Arm cores (Cortex-A76 and A55 class, 170 GFLOP/s peak), LTE or Wi-Fi",
+        ),
+        _built_in(
+            *("single-board-4gib", "4 GiB", "15 GFLOP/s", "20 Mbit/s", "100 Mbit/s", "20 ms", "7 W"),
+            "single-board computer: 4 Arm cores (Cortex-A72 class, 48 GFLOP/s peak), home broadband",
+        ),
+        _built_in(
+            *("laptop-8gib", "8 GiB", "150 GFLOP/s", "50 Mbit/s", "200 Mbit/s", "15 ms", "28 W"),
+            "thin laptop: 4 x86 cores with AVX2 (320 GFLOP/s peak at 2.5 GHz), home fibre",
+        ),
+        _built_in(
+            *("workstation-gpu-16gib", "16 GiB", "8 TFLOP/s", "500 Mbit/s", "500 Mbit/s", "5 ms", "200 W"),
+            "graphics card with 16 GiB (16 to 20 TFLOP/s peak in float32 without tensor cores), campus network",
+        ),
+    )
+}
+DEFAULT_SERVER = BUILT_IN["workstation-gpu-16gib"]
+
+
+def find_device(
+    name: str, configured: Mapping[str, Device] | None = None, *, key: str | None = None, where: str | None = None
+) -> Device:
+    """A device of a config, else a built-in profile; ``key`` and ``where`` are for the error.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    known = {**BUILT_IN, **(configured or {})}
+    if name not in known:
+        hint = f"{did_you_mean(name, known)} (atlas devices lists the built-in ones)"
+        raise ConfigError(f"no device is named {name!r}{hint}", key=key, where=where)
+    return known[name]
+
+
+def client_devices(config: ExperimentConfig) -> dict[str, Device]:
+    """The device of every client that names one.
+
+    Raises:
+        ConfigError: a device that is neither configured nor built in.
+    """
+    configured = configured_devices(config)
+    return {
+        spec.name: find_device(spec.device, configured, key=f"{spec.key}.device")
+        for spec in config.expanded_clients()
+        if spec.device is not None
+    }
+
+
+def server_device(config: ExperimentConfig) -> Device:
+    """The server's device; a workstation with a GPU where the config names none."""
+    if config.server.device is None:
+        return DEFAULT_SERVER
+    return find_device(config.server.device, configured_devices(config), key="server.device")
+
+
+def check_deadline(config: ExperimentConfig) -> None:
+    """Every device has the figures that ``training.deadline`` is held against.
+
+    Raises:
+        ConfigError: names the client and what its device lacks.
+    """
+    if config.training.deadline is None:
+        return
+    for client, device in client_devices(config).items():
+        if lacking := device.lacks("compute", "uplink", "downlink"):
+            raise ConfigError(
+                f"the device {device.name} of client {client} has no {' and no '.join(lacking)}",
+                key="training.deadline",
+            )
+    if lacking := server_device(config).lacks("compute"):
+        raise ConfigError(f"the server's device has no {lacking[0]}", key="training.deadline")
+
+
+def configured_devices(config: ExperimentConfig) -> dict[str, Device]:
+    """What a config has under ``devices``, by name.
+
+    Raises:
+        ConfigError: a quantity that cannot be.
+    """
+    return {name: device_of(name, device.model_dump()) for name, device in config.devices.items()}
+
+
+def measure_this_machine(threads: int | None = None, size: int = 1024, repeats: int = 9) -> Device:
+    """Measure what torch computes here and how much memory is free; links and power are not measured.
+
+    The rate is the median of ``repeats`` products of float32 matrices ``size`` x ``size``, after one that is not
+    counted.
+
+    Args:
+        threads: of torch while it measures; None: as many as it has.
+    """
+    import torch  # here, because listing devices needs none of it
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        seconds = [_matrix_product(size) for _ in range(repeats + 1)][1:]
+    finally:
+        torch.set_num_threads(before)
+    rate = 2 * size**3 / statistics.median(seconds)
+    source = (
+        f"measured: float32 matrix product {size} x {size}, median of {repeats}, torch threads: {threads or before}; "
+        "memory: free now"
+    )
+    return Device("this-machine", memory=_whole_mib(free_memory()), compute=float(f"{rate:.3g}"), source=source)
+
+
+def bfloat16_slowdown(size: int = 256, repeats: int = 5) -> float:
+    """How many times longer a product of bfloat16 matrices takes on this CPU than one of float32, at its best.
+
+    About 1 or less where the CPU has units for bfloat16; tens where it is emulated.
+    """
+    seconds = {
+        dtype: min(_matrix_product(size, dtype) for _ in range(repeats + 1)) for dtype in ("float32", "bfloat16")
+    }
+    return seconds["bfloat16"] / seconds["float32"]
+
+
+def _matrix_product(size: int, dtype: str = "float32") -> float:
+    """Seconds of one."""
+    import torch
+
+    left, right = (torch.ones(size, size, dtype=getattr(torch, dtype)) for _ in range(2))
+    start = time.perf_counter()
+    torch.mm(left, right)
+    return time.perf_counter() - start
+
+
+def free_memory(meminfo: Path = Path("/proc/meminfo")) -> int | None:
+    """Bytes that can be used without swapping; where only the installed memory is known, that; else None."""
+    try:
+        for line in meminfo.read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def _whole_mib(size: int | None) -> int | None:
+    """Down to whole MiB: the last digits change from call to call."""
+    return None if size is None else max(size // 2**20, 1) * 2**20

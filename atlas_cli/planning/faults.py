@@ -1,0 +1,43 @@
+"""Faults of an experiment: a pure function of the config, so that a resumed run meets the same ones.
+
+Who never answers is drawn from hash(seed, client, round): one client's luck depends on no other's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+from atlas_cli.config.schema.experiment import ExperimentConfig
+from atlas_cli.planning.plan import ClientPlan
+from atlas_cli.seeding import numpy_generator
+
+T = TypeVar("T")
+
+
+def answers(config: ExperimentConfig, client: str, round_number: int) -> bool:
+    """Whether a client of the cohort answers in a round (from 1): ``faults.drop``."""
+    chance = config.faults.drop
+    return chance == 0 or float(numpy_generator(config.seed, "faults-drop", client, round_number).random()) >= chance
+
+
+def slowdowns(config: ExperimentConfig, clients: Iterable[ClientPlan]) -> dict[str, float]:
+    """``faults.slow`` of some clients; those that are not slow are not in it."""
+    return _by_client(clients, config.faults.slow)
+
+
+def crashes(config: ExperimentConfig, clients: Iterable[ClientPlan], round_number: int) -> dict[str, int]:
+    """Of some clients, the step (from 0) before which each fails in this round: ``faults.crash_at``."""
+    found = _by_client(clients, config.faults.crash_at)
+    return {client: crash.step for client, crash in found.items() if crash.round == round_number}
+
+
+def _by_client(clients: Iterable[ClientPlan], given: Mapping[str, T]) -> dict[str, T]:
+    """A client's own entry, else that of the template it was made from."""
+    found = {}
+    for client in clients:
+        for name in (client.name, client.key.removeprefix("clients.")):
+            if name in given:
+                found[client.name] = given[name]
+                break
+    return found

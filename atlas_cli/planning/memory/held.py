@@ -1,0 +1,156 @@
+"""What a party holds while it trains, in bytes: exact, counted on the meta device, without weights."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from atlas_cli.models.families.contract import Family
+from atlas_cli.planning.memory.saved_trace import Traced, meta_model
+from atlas_cli.tasks.contract import BaseTask
+
+# numbers that an optimizer keeps for each number that it trains
+MOMENTS = {"adamw": 2, "sgd": 0, "sgd-momentum": 1}
+
+
+@dataclass(frozen=True)
+class PartyMemory:
+    """Bytes of one party in a training step.
+
+    Attributes:
+        heads: heads, and a frozen output embedding that is not the half's own.
+        cut_buffers: activations at the cut and their gradient.
+        transient: what else is alive at the moment when most is: temporaries, token ids and masks.
+        how: "formula" or "trace": where saved activations come from.
+    """
+
+    frozen_weights: int
+    adapters: int
+    heads: int
+    gradients: int
+    optimizer: int
+    saved_activations: int
+    cut_buffers: int
+    transient: int
+    how: str
+
+    @property
+    def peak(self) -> int:
+        """The most that is alive at once: the sum of all parts.
+
+        Of several blocks a little more than that, since gradients come into being while what was saved is given up.
+        """
+        return sum(getattr(self, f.name) for f in fields(self) if f.name != "how")
+
+
+@dataclass(frozen=True)
+class Held:
+    """Bytes of a frozen half, of adapters and heads that are trained, and of a frozen output embedding.
+
+    Attributes:
+        trained_tensors: how many tensors are trained.
+        idle: bytes of the adapters that are not trained.
+    """
+
+    frozen: int
+    adapters: int
+    head: int
+    output: int
+    trained_tensors: int
+    idle: int = 0
+
+    def training(
+        self, optimizer: str, step: Traced, cut_buffers: int, how: str, *, cut_traced: bool = True
+    ) -> PartyMemory:
+        """All parts of a step.
+
+        Args:
+            optimizer: a key of ``MOMENTS``.
+            step: what it saves and has alive at once, gradients of what it trains included.
+            cut_traced: whether the cut buffers are part of that.
+        """
+        gradients = self.adapters + self.head - self.idle
+        counted = step.saved + step.gradients + (cut_buffers if cut_traced else 0)
+        return PartyMemory(
+            frozen_weights=self.frozen,
+            adapters=self.adapters,
+            heads=self.head + self.output,
+            gradients=gradients,
+            optimizer=optimizer_bytes(optimizer, gradients, self.trained_tensors),
+            saved_activations=step.saved,
+            cut_buffers=cut_buffers,
+            transient=max(0, step.peak - counted),
+            how=how,
+        )
+
+
+def held_by(
+    half: nn.Module,
+    lm_head: nn.Module | None,
+    ranks: Mapping[str, int],
+    features: Mapping[str, tuple[int, int]],
+    task: BaseTask | None,
+    hidden_size: int,
+    trained: Collection[str] = ("A", "B"),
+) -> Held:
+    """What a party with ``half`` holds, and the head of ``task`` where it has one; ``trained``: parts of adapters."""
+    head = head_of(task, hidden_size, lm_head) if task is not None else []
+    output = output_bytes(half, lm_head) if task is not None and task.causal_only else 0
+    return Held(
+        bytes_of([*half.parameters(), *half.buffers()]),
+        adapter_bytes(ranks, features),
+        bytes_of(head),
+        output,
+        len(trained) * len(ranks) + len(head),
+        sum(4 * rank * features[path][0] for path, rank in ranks.items()) if "A" not in trained else 0,
+    )
+
+
+def head_of(task: BaseTask, hidden_size: int, lm_head: nn.Module | None) -> list[Tensor]:
+    """What a task trains in its head, without storage."""
+    with torch.device("meta"):
+        return [p for p in task.build_head(hidden_size, lm_head).parameters() if p.requires_grad]
+
+
+def adapter_bytes(ranks: Mapping[str, int], features: Mapping[str, tuple[int, int]]) -> int:
+    """Bytes of a set of adapters: r (d_in + d_out) numbers a layer, in float32."""
+    return sum(4 * rank * sum(features[path]) for path, rank in ranks.items())
+
+
+def optimizer_bytes(optimizer: str, trained: int, tensors: int) -> int:
+    """Bytes of an optimizer's state for ``trained`` bytes; AdamW counts steps in a float32 a tensor."""
+    return MOMENTS[optimizer] * trained + (4 * tensors if optimizer == "adamw" else 0)
+
+
+def output_bytes(half: nn.Module, lm_head: nn.Module | None) -> int:
+    """Bytes of the output embedding where it is not tied to one that the half has."""
+    own = {id(p) for p in half.parameters()}
+    return bytes_of(p for p in lm_head.parameters() if id(p) not in own) if lm_head is not None else 0
+
+
+def bytes_of(tensors: Iterable[Tensor]) -> int:
+    """Bytes of meta tensors, each counted once."""
+    return sum({id(t): t.numel() * t.element_size() for t in tensors}.values())
+
+
+def model_on_meta(family: Family, hf_config: Any, dtype: str) -> tuple[nn.Module, nn.Module | None]:
+    """Base and output embedding; kept, because a table of all split layers asks for one model again and again."""
+    return _model(_Key(hf_config.to_json_string(use_diff=False), dtype, family, hf_config))
+
+
+@dataclass(frozen=True)
+class _Key:
+    text: str
+    dtype: str
+    family: Family = field(compare=False)
+    hf_config: Any = field(compare=False)
+
+
+@lru_cache(maxsize=4)
+def _model(key: _Key) -> tuple[nn.Module, nn.Module | None]:
+    return meta_model(key.hf_config, key.family, getattr(torch, key.dtype))

@@ -1,0 +1,272 @@
+"""Memory of a client and of the server, predicted from the model's shapes without loading weights.
+
+Weights, adapters, gradients and optimizer state are counted exactly. What is saved for backward comes from the formula
+of the model's family where there is one that holds, else from a trace of the modules (``planning.trace``). What else is
+alive at the moment when most is, is traced in any case: with a formula on the two topmost blocks, where it is most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any
+
+from atlas_cli.models.families.contract import Family
+from atlas_cli.models.families.paths import by_layer, layer_of
+from atlas_cli.models.halves.split import client_half, server_half
+from atlas_cli.planning.memory.held import (
+    Held,
+    PartyMemory,
+    adapter_bytes,
+    bytes_of,
+    held_by,
+    model_on_meta,
+    output_bytes,
+)
+from atlas_cli.planning.memory.saved_formula import ELEMENT, blocks_saved, checkpointed_saved
+from atlas_cli.planning.memory.saved_trace import Step, Traced, shortened, trace
+from atlas_cli.tasks import build as build_task
+from atlas_cli.tasks.contract import BaseTask
+
+__all__ = ["PartyMemory", "predict_client", "predict_server", "predict_unsplit", "predict_whole"]
+
+
+def predict_client(
+    family: Family,
+    hf_config: Any,
+    cut: int,
+    ranks: Mapping[str, int],
+    features: Mapping[str, tuple[int, int]],
+    batch: int,
+    tokens: int,
+    *,
+    dtype: str = "float32",
+    padded: bool = True,
+    checkpointing: bool = False,
+    fused_gelu: bool = False,
+    optimizer: str = "adamw",
+    dropout: float = 0.0,
+    autocast: bool = False,
+    task: BaseTask | None = None,
+    features_dtype: str | None = None,
+    trained: tuple[str, ...] = ("A", "B"),
+) -> PartyMemory:
+    """Memory of a client that holds blocks ``0 .. cut-1``.
+
+    Args:
+        ranks: of its adapters, by path in the base, e.g. ``h.0.attn.c_attn``; ``features``: their (d_in, d_out).
+        batch: examples; ``tokens``: of each, padding included; ``padded``: whether the batch has padding.
+        dtype: of the frozen weights; adapters, their gradients and moments are float32.
+        optimizer: "adamw", "sgd" or "sgd-momentum".
+        dropout: of the adapters; with it, with ``autocast`` (to bfloat16) and with a ``task`` there is no formula.
+        task: of the head, where head and labels stay on the client; ``features_dtype``: of what the server returns to
+            it, where that is not ``dtype``.
+        trained: parts of the adapters; with B alone there is no formula.
+    """
+    step = Step(batch, tokens, padded, dtype, checkpointing, fused_gelu, dropout, autocast, features_dtype, trained)
+    base, lm_head = model_on_meta(family, hf_config, dtype)
+    held = held_by(client_half(base, family, cut), lm_head, ranks, features, task, int(hf_config.hidden_size), trained)
+    # with a head, its input and the gradient of that cross the network as well
+    cut_buffers = 2 * _width(hf_config, step)
+    if task is not None:
+        cut_buffers += 2 * _width(hf_config, replace(step, dtype=features_dtype or dtype))
+    used, how = _step(family, hf_config, range(cut), ranks, step, task=task, formula=task is None)
+    return held.training(optimizer, used, cut_buffers, how)
+
+
+def predict_server(
+    family: Family,
+    hf_config: Any,
+    cut: int,
+    upper_ranks: Mapping[str, int],
+    features: Mapping[str, tuple[int, int]],
+    batch: int,
+    tokens: int,
+    *,
+    dtype: str = "float32",
+    padded: bool = True,
+    head_parameters: int | Sequence[int] = 0,
+    lm_head: bool = False,
+    groups: int = 1,
+    optimizer: str = "adamw",
+    fused_gelu: bool = False,
+    dropout: float = 0.0,
+    autocast: bool = False,
+    task: BaseTask | None = None,
+    received_dtype: str | None = None,
+) -> PartyMemory:
+    """Memory of a server that holds blocks ``cut ..`` while it serves one client.
+
+    What comes after the blocks (final norm, head and loss) is traced in any case.
+
+    Args:
+        upper_ranks: of the adapters of one task group on its half, by path in the base.
+        head_parameters: numbers trained in the head of each task group (an int: of one group), 0 for a frozen
+            language-modelling head or one that stays on the clients.
+        lm_head: whether any task group uses the output embedding here.
+        groups: task groups, each with adapters and an optimizer of its own.
+        task: whose head runs in the trace; default: one that fits ``lm_head`` and ``head_parameters``.
+        received_dtype: of the client's activations, where it is not ``dtype``.
+
+    Other arguments are those of ``predict_client``.
+    """
+    step = Step(batch, tokens, padded, dtype, False, fused_gelu, dropout, autocast)
+    base, output = model_on_meta(family, hf_config, dtype)
+    half = server_half(base, family, cut)
+    heads = [head_parameters] if isinstance(head_parameters, int) else list(head_parameters)
+    held = Held(
+        bytes_of([*half.parameters(), *half.buffers()]),
+        groups * adapter_bytes(upper_ranks, features),
+        4 * sum(heads),
+        output_bytes(half, output) if lm_head else 0,
+        groups * 2 * len(upper_ranks) + 2 * sum(1 for n in heads if n),  # weight and bias of a head
+    )
+    task = task or _fitting_task(lm_head, heads, int(hf_config.hidden_size))
+    layers = range(cut, int(hf_config.num_hidden_layers))
+    cut_buffers = 2 * _width(hf_config, replace(step, dtype=received_dtype or dtype))
+    used, how = _step(family, hf_config, layers, upper_ranks, step, task=task)
+    # what comes in another dtype is there besides what the half computes with
+    return held.training(optimizer, used, cut_buffers, how, cut_traced=received_dtype in (None, dtype))
+
+
+def predict_unsplit(
+    family: Family,
+    hf_config: Any,
+    ranks: Mapping[str, int],
+    features: Mapping[str, tuple[int, int]],
+    step: Step,
+    *,
+    optimizer: str = "adamw",
+    task: BaseTask | None = None,
+    run_head: bool = True,
+) -> PartyMemory:
+    """Memory of one client with the whole model; what comes after the blocks is traced in any case.
+
+    Args:
+        ranks: of adapters in any layer, by path in the base.
+        task: whose head it trains; ``run_head``: whether head and loss are part of the step that is traced.
+    """
+    base, lm_head = model_on_meta(family, hf_config, step.dtype)
+    held = held_by(base, lm_head, ranks, features, task, int(hf_config.hidden_size), step.trained)
+    layers = range(int(hf_config.num_hidden_layers))
+    task = task if run_head else None
+    used, how = _step(family, hf_config, layers, ranks, step, whole=True, task=task)
+    return held.training(optimizer, used, 0, how)
+
+
+def predict_whole(family: Family, hf_config: Any, step: Step, *, task: BaseTask) -> PartyMemory:
+    """Memory of full fine-tuning with AdamW, by trace: all weights, those of the head of ``task`` too, are trained.
+
+    The step that is traced ends at the final norm. Its temporaries are gone when the gradients are complete.
+    """
+    base, lm_head = model_on_meta(family, hf_config, step.dtype)
+    held = held_by(base, lm_head, {}, {}, task, int(hf_config.hidden_size))
+    weights = held.frozen + held.head + held.output
+    layers = range(int(hf_config.num_hidden_layers))
+    saved = trace(family, hf_config, layers, {}, step, whole=True, train_weights=True).saved
+    return PartyMemory(weights, 0, 0, weights, 2 * weights, saved, 0, 0, "trace")
+
+
+def _step(
+    family: Family,
+    hf_config: Any,
+    layers: range,
+    ranks: Mapping[str, int],
+    step: Step,
+    *,
+    whole: bool = False,
+    task: BaseTask | None = None,
+    formula: bool = True,
+) -> tuple[Traced, str]:
+    """What a step saves and has alive, and how that is known: by formula for all blocks but the two that are traced, or
+    from a trace of all."""
+    blocks = _by_formula(family, hf_config, layers, ranks, step) if formula else None
+    if blocks is None:
+        return trace(family, hf_config, layers, ranks, step, whole=whole, task=task), "trace"
+    topmost, above = _topmost(family, layers, ranks)
+    short = shortened(hf_config, topmost.stop)
+    kind = None if task is None else (type(task), len(task.classes), task.pooling)
+    key = _Key(
+        short.to_json_string(use_diff=False), topmost, tuple(above.items()), step, whole, kind, family, short, task
+    )
+    traced = _traced(key)
+    below = blocks - (_by_formula(family, short, topmost, above, step) or 0)
+    # of more blocks, the lowest may need most, once the gradients of all above are there
+    gradients = 0 if below else traced.gradients
+    return Traced(traced.saved + below, traced.peak + below, gradients), "formula"
+
+
+@dataclass(frozen=True)
+class _Key:
+    """What a trace of topmost blocks follows from, the same for most cuts of a table and most clients."""
+
+    config: str
+    layers: range
+    ranks: tuple[tuple[str, int], ...]
+    step: Step
+    whole: bool
+    head: object
+    family: Family = field(compare=False)
+    hf_config: Any = field(compare=False)
+    task: BaseTask | None = field(compare=False)
+
+
+@lru_cache(maxsize=256)
+def _traced(key: _Key) -> Traced:
+    return trace(key.family, key.hf_config, key.layers, dict(key.ranks), key.step, whole=key.whole, task=key.task)
+
+
+def _topmost(family: Family, layers: range, ranks: Mapping[str, int]) -> tuple[range, dict[str, int]]:
+    """Two blocks that need as much at once as all that have a backward, and their adapters.
+
+    Above is the topmost; below stands one for all others, with the largest adapters of any of them; and below that one
+    without a backward where there are such.
+    """
+    placed = by_layer(ranks, family)
+    lowest = layers.start or min(placed, default=layers.stop - 1)
+    offset = min(lowest, 1)
+    size = min(2, layers.stop - lowest)
+    found: dict[str, int] = {}
+    for path, rank in ranks.items():
+        layer = layer_of(path, family)
+        place = offset + (size - 1 if layer == layers.stop - 1 else 0)
+        stand_in = path.replace(f"{family.blocks}.{layer}.", f"{family.blocks}.{place}.", 1)
+        found[stand_in] = max(rank, found.get(stand_in, 0))
+    return range(min(layers.start, 1), offset + size), found
+
+
+def _by_formula(family: Family, hf_config: Any, layers: range, ranks: Mapping[str, int], step: Step) -> int | None:
+    """Saved bytes of all blocks; None where no formula holds."""
+    if step.dropout or step.autocast or "A" not in step.trained:
+        return None
+    blocks = blocks_saved(
+        family,
+        hf_config,
+        layers,
+        ranks,
+        step.batch,
+        step.tokens,
+        dtype=step.dtype,
+        padded=step.padded,
+        fused_gelu=step.fused_gelu,
+        gradient_below=layers.start > 0,
+    )
+    if blocks is None or not step.checkpointing:
+        return None if blocks is None else sum(blocks)
+    trained = sum(1 for size in blocks if size)
+    return checkpointed_saved(family, hf_config, trained, step.batch, step.tokens, dtype=step.dtype, padded=step.padded)
+
+
+def _width(hf_config: Any, step: Step) -> int:
+    """Bytes of the activations at the cut."""
+    return step.batch * step.tokens * int(hf_config.hidden_size) * ELEMENT[step.dtype]
+
+
+def _fitting_task(lm_head: bool, heads: Sequence[int], hidden_size: int) -> BaseTask | None:
+    if lm_head:
+        return build_task("causal-lm")
+    if not any(heads):
+        return None
+    classes = max(2, max(heads) // (hidden_size + 1))
+    return build_task("sequence-classification", [str(c) for c in range(classes)])

@@ -1,0 +1,268 @@
+"""Memory of a training step by running the model's own modules on tensors without storage.
+
+PyTorch's fake tensors have shapes, types and sizes but no data, so a step of a large model takes a fraction of a
+second; the bytes that autograd saves come out as they do in training, and so does what is alive at the same time.
+"""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import AutoModel, AutoModelForCausalLM
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+
+from atlas_cli.models.adapters.lora import AdapterSet, LoRAAdapter, features_of
+from atlas_cli.models.families.contract import Family
+from atlas_cli.models.frozen.gelu import fuse_gelu
+from atlas_cli.models.frozen.load import from_config
+from atlas_cli.models.halves.checkpointing import checkpointed
+from atlas_cli.models.halves.split import client_half, run_half, server_half
+from atlas_cli.tasks.contract import BaseTask
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a step is made of besides the model.
+
+    Attributes:
+        batch, tokens: of the batch, padding included.
+        padded: whether the batch has padding.
+        dtype: of the frozen weights, "float32" or "bfloat16".
+        autocast: compute in bfloat16.
+        features: dtype of what a server returns to a head behind a client half; default: ``dtype``.
+        trained: parts of the adapters.
+    """
+
+    batch: int
+    tokens: int
+    padded: bool = True
+    dtype: str = "float32"
+    checkpointing: bool = False
+    fused_gelu: bool = False
+    dropout: float = 0.0
+    autocast: bool = False
+    features: str | None = None
+    trained: tuple[str, ...] = ("A", "B")
+
+
+@dataclass(frozen=True)
+class Traced:
+    """Bytes that a step saves for backward, and the most that it has alive at once besides weights and adapters.
+
+    ``gradients``: of all that it trains; in ``peak`` as far as they are there when most is alive.
+    """
+
+    saved: int
+    peak: int
+    gradients: int = 0
+
+
+def trace(
+    family: Family,
+    hf_config: Any,
+    layers: range,
+    ranks: Mapping[str, int],
+    step: Step,
+    *,
+    whole: bool = False,
+    task: BaseTask | None = None,
+    train_weights: bool = False,
+) -> Traced:
+    """One step of blocks ``layers``, forward and backward.
+
+    Args:
+        layers: from 0: a client half, fed with tokens; from elsewhere: a server half, fed with activations.
+        ranks: adapters by path in the base.
+        whole: the base with input side and final norm instead of a half.
+        task: run its head and a loss on what comes out; behind a client half (``labels: client``) it gets what comes
+            out as a server returns it, while the half's graph is alive.
+        train_weights: full fine-tuning; only the forward is traced, since gradients outweigh all temporaries.
+    """
+    base, lm_head = meta_model(hf_config, family, getattr(torch, step.dtype))
+    if step.fused_gelu:
+        fuse_gelu(base)
+    with FakeTensorMode(), ExitStack() as stack:
+        _give_storage([base, *([lm_head] if lm_head is not None else [])])
+        base.requires_grad_(train_weights)
+        adapters = AdapterSet(
+            {
+                path: LoRAAdapter(*features_of(base.get_submodule(path)), rank, dropout=step.dropout)
+                for path, rank in ranks.items()
+            }
+        ).train()
+        adapters.train_only(step.trained)
+        upper = layers.start > 0
+        half = base if whole else (server_half if upper else client_half)(base, family, _cut(layers))
+        head = task.build_head(int(hf_config.hidden_size), lm_head) if task is not None else None
+        held = [base, *([head] if head is not None else []), *([lm_head] if lm_head is not None else [])]
+        weights = [t for module in held for t in (*module.parameters(), *module.buffers())] + [*adapters.parameters()]
+        stack.enter_context(adapters.attached(base))
+        stack.enter_context(_masks_without_values(step.padded))
+        trained = [
+            p for p in (*adapters.parameters(), *(head.parameters() if head is not None else ())) if p.requires_grad
+        ]
+        live = stack.enter_context(LiveBytes(weights))
+        saved = _Saved(weights)
+        mask = torch.ones(step.batch, step.tokens, dtype=torch.int64)
+        # what a batch and its message hold besides; a client keeps the mask of the batch before until the next is sent
+        besides = [mask.bool(), mask.clone()]
+        inputs = _inputs(hf_config, step, upper)
+        loss: Tensor | None = None
+        received: Tensor | None = None
+        with saved.counting(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=step.autocast):
+            with checkpointed(half, family, ranks) if step.checkpointing else nullcontext():
+                hidden = run_half(half, mask, **inputs)
+            if head is not None:
+                returned = getattr(torch, step.features or step.dtype)
+                received = hidden if upper or whole else hidden.detach().to(returned).requires_grad_()
+                loss = _loss(head(received, mask))
+        if train_weights:
+            return Traced(saved.total, live.peak)
+        if loss is not None:
+            loss.backward()
+        if received is not hidden and hidden.requires_grad:
+            del received
+            gradient = torch.empty_like(hidden)
+            torch.isfinite(gradient).all()  # as ``federation.numerics`` looks at what is sent
+            hidden.backward(gradient)
+        del besides, inputs
+        return Traced(saved.total, live.peak, sum(p.nbytes for p in trained))
+
+
+def meta_model(hf_config: Any, family: Family, dtype: torch.dtype) -> tuple[nn.Module, nn.Module | None]:
+    """The base model and its output embedding (tied ones share their tensor) without storage.
+
+    Raises:
+        ConfigError: sizes that do not fit together.
+    """
+    with torch.device("meta"):
+        model: Any = from_config(AutoModelForCausalLM if family.causal else AutoModel, hf_config, dtype)
+    model.requires_grad_(False).eval()
+    base = model.base_model if family.causal else model
+    for path in family.unused:
+        setattr(base, path, None)
+    return base, model.get_output_embeddings() if family.causal else None
+
+
+def shortened(hf_config: Any, layers: int) -> Any:
+    """A config of the same model with only its lowest blocks."""
+    short = copy.deepcopy(hf_config)
+    short.num_hidden_layers = layers
+    if getattr(short, "layer_types", None) is not None:
+        short.layer_types = list(short.layer_types)[:layers]
+    return short
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of tensors that operations make, while they are alive; ``held`` are there before.
+
+    Attributes:
+        now: bytes alive; ``peak``: the most so far.
+    """
+
+    def __init__(self, held: Iterable[Tensor]) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._held = [t.untyped_storage() for t in held]
+        self._known = {id(storage) for storage in self._held}
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage()
+                if id(storage) not in self._known:
+                    self._known.add(id(storage))
+                    self.now += storage.nbytes()
+                    weakref.finalize(storage, self._gone, id(storage), storage.nbytes())
+        self.peak = max(self.peak, self.now)
+        return out
+
+    def _gone(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.now -= size
+
+
+def _cut(layers: range) -> int:
+    return layers.start or layers.stop
+
+
+def _inputs(hf_config: Any, step: Step, upper: bool) -> dict[str, Tensor | None]:
+    if not upper:
+        return {"input_ids": torch.zeros(step.batch, step.tokens, dtype=torch.int64)}
+    size = step.batch, step.tokens, int(hf_config.hidden_size)
+    return {"inputs_embeds": torch.empty(size, dtype=getattr(torch, step.dtype), requires_grad=True)}
+
+
+def _loss(logits: Tensor) -> Tensor:
+    """The cross-entropy that all tasks share; their own counts labels by value, and fake tensors have none."""
+    rows = logits.flatten(0, -2).float()
+    targets = torch.zeros(len(rows), dtype=torch.int64)
+    return functional.cross_entropy(rows, targets, ignore_index=-100, reduction="sum") / len(rows)
+
+
+def _give_storage(modules: Iterable[nn.Module]) -> None:
+    """Turn meta tensors into fake CPU tensors, tied ones into one."""
+    made: dict[int, Tensor] = {}
+
+    def fake(tensor: Tensor) -> Tensor:
+        if id(tensor) not in made:
+            new = torch.empty(tensor.shape, dtype=tensor.dtype)
+            made[id(tensor)] = nn.Parameter(new, requires_grad=False) if isinstance(tensor, nn.Parameter) else new
+        return made[id(tensor)]
+
+    for module in (m for root in modules for m in root.modules()):
+        for tensors in (module._parameters, module._buffers):
+            tensors.update({name: fake(t) for name, t in tensors.items() if t is not None})  # type: ignore[misc]
+
+
+class _Saved:
+    """As ``federation.memory.saved_bytes``, which tells storages apart by an address; fake tensors have none."""
+
+    def __init__(self, weights: Iterable[Tensor]) -> None:
+        self.total = 0
+        self._seen = {id(s): s for s in (w.untyped_storage() for w in weights)}
+
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        with torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor):
+            yield
+        self._seen.clear()
+
+    def _pack(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if id(storage) not in self._seen:
+            self._seen[id(storage)] = storage  # kept, so that no other storage takes its id
+            self.total += storage.nbytes()
+        return tensor
+
+
+@contextmanager
+def _masks_without_values(padded: bool) -> Iterator[None]:
+    """Decide by ``padded`` whether a mask is needed; transformers would look for a zero in it."""
+    make = ALL_MASK_ATTENTION_FUNCTIONS["sdpa"]
+
+    def mask(*args: Any, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor | None:
+        if not padded and make(*args, attention_mask=None, **kwargs) is None:
+            return None
+        made: Tensor | None = make(*args, attention_mask=attention_mask, **kwargs)
+        return made
+
+    ALL_MASK_ATTENTION_FUNCTIONS["sdpa"] = mask
+    try:
+        yield
+    finally:
+        del ALL_MASK_ATTENTION_FUNCTIONS["sdpa"]

@@ -1,0 +1,77 @@
+"""What a prediction of memory takes for granted: class names, and what its report must say."""
+
+from __future__ import annotations
+
+from atlas_cli.config.schema.experiment import ExperimentConfig
+from atlas_cli.data.read import read_group
+from atlas_cli.errors import AtlasError
+from atlas_cli.planning.plan import Plan
+from atlas_cli.tasks import build as build_task
+
+
+def read_classes(plan: Plan) -> tuple[dict[str, list[str]], list[str]]:
+    """Class names by task group, from the config or the data; where neither has them two are assumed, and noted."""
+    found: dict[str, list[str]] = {}
+    notes = []
+    for name, group in plan.config.task_groups.items():
+        if not build_task(group.task, ["a", "b"]).has_classes:
+            continue
+        try:
+            rule = plan.config.holdout.duplicates
+            found[name] = group.classes or read_group(name, group, plan.config.rows_seed, rule).classes
+        except AtlasError as error:
+            found[name] = ["0", "1"]
+            notes.append(f"task group {name}: two classes assumed, since its data cannot be read ({error})")
+    return found, notes
+
+
+def notes_on(plan: Plan) -> list[str]:
+    """What a reader must know about the figures of a config."""
+    config, training = plan.config, plan.config.training
+    notes = [
+        f"assumed: batches of {training.batch_size} examples of {training.max_length} tokens, the largest that the "
+        "config allows (training.batch_size, training.max_length)"
+    ]
+    if getattr(plan.hf_config, "activation_function", None) == "gelu_new":
+        fused = config.model.fused_gelu
+        notes.append(
+            "the tanh GELU runs as one operation that saves one tensor (model.fused_gelu: true; gelu_new saves four)"
+            if fused
+            else "gelu_new saves four tensors; model.fused_gelu: true would save one, for the same function"
+        )
+    notes += _of_some("activation checkpointing", [c.name for c in plan.clients if c.checkpointing])
+    for dtype in dict.fromkeys(c.dtype for c in plan.clients if c.dtype != config.model.dtype):
+        own = [c.name for c in plan.clients if c.dtype == dtype]
+        notes += _of_some(f"frozen weights and activations in {dtype} (model.dtype: {config.model.dtype})", own)
+    if any(spec.rank == "auto" for spec in config.expanded_clients()):
+        notes.append("rank: auto is counted at allocation.r_min; atlas ranks shows what each client will get")
+    return [*notes, *unpredicted(config)]
+
+
+def unpredicted(config: ExperimentConfig) -> list[str]:
+    """Mechanisms of ``privacy`` that need memory in a client's step which no prediction has."""
+    size, privacy = config.training.batch_size, config.privacy
+    left_out = {
+        "examples": f"gradients of single examples, {size} times all that it trains, and what they are made of",
+        "nopeek": "distances between the tokens of a batch",
+        "activations": "clipped and noisy copies of the activations",
+        "mask_gradients": "a noisy copy of the gradients",
+        "compress": "copies of what is sent",
+    }
+    return [
+        f"not in the predicted peak of a client: privacy.{name} ({what})"
+        for name, what in left_out.items()
+        if getattr(privacy, name) not in (None, False, "none")
+    ]
+
+
+def waits_for_data(config: ExperimentConfig) -> bool:
+    """Whether only the data tells how much memory clients need: a head of theirs is as large as there are classes."""
+    groups = config.task_groups.values()
+    unknown = any(not group.classes and build_task(group.task, ["a", "b"]).has_classes for group in groups)
+    return config.training.labels == "client" and unknown
+
+
+def _of_some(what: str, clients: list[str]) -> list[str]:
+    more = f" and {len(clients) - 1} more" if len(clients) > 1 else ""
+    return [f"{what}: {clients[0]}{more}"] if clients else []

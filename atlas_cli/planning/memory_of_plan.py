@@ -1,0 +1,263 @@
+"""The memory of every party of a planned run, what it is compared with, and the bytes of a round."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from atlas_cli.config.schema.experiment import OptimizerConfig
+from atlas_cli.planning.memory.held import adapter_bytes, optimizer_bytes
+from atlas_cli.planning.memory.predict import (
+    PartyMemory,
+    predict_client,
+    predict_server,
+    predict_unsplit,
+    predict_whole,
+)
+from atlas_cli.planning.memory.saved_formula import ELEMENT
+from atlas_cli.planning.memory.saved_trace import Step
+from atlas_cli.planning.memory_assumptions import read_classes as read_classes
+from atlas_cli.planning.method import method_of
+from atlas_cli.planning.plan import ClientPlan, Plan
+from atlas_cli.planning.round_bytes import LABEL_NUMBERS, RoundBytes, head_tensors, round_bytes
+from atlas_cli.planning.round_bytes import Shape as Shape
+from atlas_cli.tasks import build as build_task
+from atlas_cli.tasks.contract import BaseTask
+
+SERVER = "server"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a run will need.
+
+    Attributes:
+        shapes: the batch assumed for each client and for the server, by name.
+        alike: for each client the first one that needs the same, itself where it is the first of its kind.
+        references: full fine-tuning and unsplit LoRA, in the largest batch of the clients.
+        rounds: bytes on the wire by client; empty in modes without a server.
+    """
+
+    shapes: Mapping[str, Shape]
+    alike: Mapping[str, str]
+    clients: Mapping[str, PartyMemory]
+    server: PartyMemory | None
+    references: Mapping[str, PartyMemory]
+    rounds: Mapping[str, RoundBytes]
+
+    def record(self) -> dict[str, Any]:
+        """As JSON, in bytes: by keys of memory.json with ``transient``, ``peak`` and ``how``."""
+        return {
+            "unit": "bytes",
+            "clients": {
+                name: {**_parts(m), "batch": self._batch(name), "alike": self.alike[name]}
+                for name, m in self.clients.items()
+            },
+            "server": {**_parts(self.server), "batch": self._batch(SERVER)} if self.server is not None else None,
+            "references": {name: _parts(m) for name, m in self.references.items()},
+            "round": {name: {"bytes_up": r.up, "bytes_down": r.down} for name, r in self.rounds.items()},
+        }
+
+    def _batch(self, name: str) -> dict[str, Any]:
+        shape = self.shapes[name]
+        return {"size": shape.batch, "tokens": shape.batch * shape.tokens, "padded": shape.padded}
+
+
+def predict(plan: Plan, classes: Mapping[str, Sequence[str]], shapes: Mapping[str, Shape] | None = None) -> Prediction:
+    """Predict every party; clients that are alike are computed once.
+
+    Args:
+        classes: class names by task group, where its task has classes.
+        shapes: measured batches by client, and of the server; default: full batches of the longest examples, padded.
+    """
+    training = plan.config.training
+    full = Shape(training.batch_size, training.max_length, training.batch_size > 1)
+    given = shapes or {}
+    tasks = {name: build_task_of(plan, name, classes.get(name, ())) for name in plan.config.task_groups}
+    clients: dict[str, PartyMemory] = {}
+    first: dict[Any, str] = {}
+    alike: dict[str, str] = {}
+    for client in plan.clients:
+        shape = given.get(client.name, full)
+        own_head = client.task_group if _heads_on_clients(plan) else None
+        kind = (client.cut, tuple(client.ranks.items()), shape, own_head, client.checkpointing, client.dtype)
+        alike[client.name] = first.setdefault(kind, client.name)
+        known = clients.get(alike[client.name])
+        clients[client.name] = known or client_memory(plan, client, tasks[client.task_group], shape)
+    largest = max(clients, key=lambda name: clients[name].saved_activations)
+    used = {name: given.get(name, full) for name in clients}
+    split = plan.config.mode == "split-federated"
+    if split:
+        used[SERVER] = given.get(SERVER, used[largest])
+    return Prediction(
+        shapes=used,
+        alike=alike,
+        clients=clients,
+        server=_server(plan, tasks, used[SERVER], _received(plan, used)) if split else None,
+        references=_references(plan, next(iter(tasks.values())), used[largest]),
+        rounds={c.name: round_bytes(plan, c, tasks[c.task_group], used[c.name]) for c in plan.clients} if split else {},
+    )
+
+
+def shapes_of(memory: Mapping[str, Any]) -> dict[str, Shape]:
+    """The batches of a memory.json; a batch of several examples is taken to have padding where it does not say."""
+    parties = {**memory["clients"], **({SERVER: memory["server"]} if memory["server"] else {})}
+    batches = {name: parts["batch"] for name, parts in parties.items() if parts["batch"]["size"]}
+    return {
+        name: Shape(b["size"], b["tokens"] // b["size"], b.get("padded", b["size"] > 1)) for name, b in batches.items()
+    }
+
+
+def build_task_of(plan: Plan, group: str, classes: Sequence[str]) -> BaseTask:
+    """The task of a group as a run builds it."""
+    spec = plan.config.task_groups[group]
+    pooling = ("last" if plan.family.causal else "mean") if spec.pooling == "auto" else spec.pooling
+    return build_task(spec.task, classes, pooling)
+
+
+def _parts(memory: PartyMemory) -> dict[str, Any]:
+    return {**asdict(memory), "peak": memory.peak}
+
+
+def client_memory(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape) -> PartyMemory:
+    """Memory of one client in a batch of ``shape``, as the config trains it; its head counts where it holds one."""
+    config = plan.config
+    optimizer, trained = _optimizer(config.training.client_optimizer), tuple(method_of(config).TRAINED)
+    if config.mode != "split-federated":
+        ranks = {**client.ranks, **plan.above(client.cut)}
+        step = replace(_step(plan, shape), checkpointing=client.checkpointing, dtype=client.dtype)
+        step = replace(step, trained=trained)
+        return predict_unsplit(plan.family, plan.hf_config, ranks, plan.features, step, optimizer=optimizer, task=task)
+    return predict_client(
+        plan.family,
+        plan.hf_config,
+        client.cut,
+        client.ranks,
+        plan.features,
+        shape.batch,
+        shape.tokens,
+        dtype=client.dtype,
+        padded=shape.padded,
+        checkpointing=client.checkpointing,
+        fused_gelu=config.model.fused_gelu,
+        optimizer=optimizer,
+        dropout=config.lora.dropout,
+        autocast=config.training.autocast == "bfloat16",
+        task=task if _heads_on_clients(plan) else None,
+        features_dtype=config.model.dtype,
+        trained=trained,
+    )
+
+
+def _server(plan: Plan, tasks: Mapping[str, BaseTask], shape: Shape, received: str) -> PartyMemory:
+    config, training = plan.config, plan.config.training
+    heads_here = training.labels == "server"
+    numbers = [_head_numbers(task, plan.hidden_size) if heads_here else 0 for task in tasks.values()]
+    optimizer = _optimizer(training.server_optimizer)
+    memory = predict_server(
+        plan.family,
+        plan.hf_config,
+        plan.cut,
+        plan.upper_ranks,
+        plan.features,
+        shape.batch,
+        shape.tokens,
+        dtype=config.model.dtype,
+        padded=shape.padded,
+        head_parameters=numbers,
+        lm_head=heads_here and any(task.causal_only for task in tasks.values()),
+        groups=len(tasks),
+        optimizer=optimizer,
+        fused_gelu=config.model.fused_gelu,
+        dropout=config.lora.dropout,
+        autocast=training.autocast == "bfloat16",
+        task=tasks[max(tasks, key=lambda name: _logits(plan, name, tasks[name]))] if heads_here else None,
+        received_dtype=received,
+    )
+    # a group whose clients are all cut deeper than others has fewer adapters here
+    uppers = [plan.server_ranks(name) for name in tasks]
+    adapters = [adapter_bytes(ranks, plan.features) for ranks in uppers]
+    trained = [size + 4 * n for size, n in zip(adapters, numbers, strict=True)]
+    tensors = [2 * len(ranks) + 2 * (n > 0) for ranks, n in zip(uppers, numbers, strict=True)]
+    if any(ranks.keys() != plan.upper_ranks.keys() for ranks in uppers):
+        memory = replace(
+            memory,
+            adapters=sum(adapters),
+            gradients=sum(trained),
+            optimizer=optimizer_bytes(optimizer, sum(trained), sum(tensors)),
+        )
+    if training.server_update == "pooled":
+        return memory
+    # one group's gradients at a time; SplitFed V1 trains a copy for every client, each with moments of its own
+    memory = replace(memory, gradients=max(trained))
+    if training.server_update == "sequential":
+        return memory
+    copies = [list(tasks).index(client.task_group) for client in plan.clients]
+    return replace(
+        memory,
+        optimizer=sum(optimizer_bytes(optimizer, trained[g], tensors[g]) for g in copies),
+        transient=memory.transient + sum(trained[g] for g in copies),
+    )
+
+
+def _received(plan: Plan, used: Mapping[str, Shape]) -> str:
+    """The widest dtype of activations in the batch that the server needs most for: that of a client of the lowest cut,
+    one that has a batch like the server's where there is one."""
+    lowest = [client for client in plan.clients if client.cut == plan.cut]
+    alike = [client for client in lowest if used[client.name][:2] == used[SERVER][:2]]
+    return max((client.dtype for client in alike or lowest), key=lambda dtype: ELEMENT[dtype])
+
+
+def _references(plan: Plan, task: BaseTask, shape: Shape) -> dict[str, PartyMemory]:
+    step = reference_step(plan, shape)
+    return {
+        "full_fine_tuning": predict_whole(plan.family, plan.hf_config, step, task=task),
+        "unsplit_lora": predict_unsplit(
+            plan.family, plan.hf_config, unsplit_ranks(plan), plan.features, step, task=task, run_head=False
+        ),
+    }
+
+
+def reference_step(plan: Plan, shape: Shape) -> Step:
+    """The step of the ways to train that a run is compared with: as its clients', on a batch without padding."""
+    return _step(plan, shape._replace(padded=False))
+
+
+def unsplit_ranks(plan: Plan) -> dict[str, int]:
+    """Adapters of the whole model: on every layer, the largest that anybody has there."""
+    ranks: dict[str, int] = dict(plan.upper_ranks)
+    for group in plan.config.task_groups:
+        ranks |= {path: max(rank, ranks.get(path, 0)) for path, rank in plan.group_ranks(group).items()}
+    return ranks
+
+
+def _step(plan: Plan, shape: Shape) -> Step:
+    config = plan.config
+    return Step(
+        *shape,
+        dtype=config.model.dtype,
+        fused_gelu=config.model.fused_gelu,
+        dropout=config.lora.dropout,
+        autocast=config.training.autocast == "bfloat16",
+    )
+
+
+def _optimizer(config: OptimizerConfig) -> str:
+    return "sgd-momentum" if config.name == "sgd" and config.momentum > 0 else config.name
+
+
+def _heads_on_clients(plan: Plan) -> bool:
+    return plan.config.mode != "split-federated" or plan.config.training.labels == "client"
+
+
+def _head_numbers(task: BaseTask, hidden_size: int) -> int:
+    return sum(p.numel() for p in head_tensors(task, hidden_size).values())
+
+
+def _logits(plan: Plan, group: str, task: BaseTask) -> int:
+    """Logits of an example, to find the head that needs most."""
+    if task.causal_only:
+        return plan.config.training.max_length * int(plan.hf_config.vocab_size)
+    outputs = _head_numbers(task, plan.hidden_size) // (plan.hidden_size + 1)
+    return outputs * LABEL_NUMBERS.get(plan.config.task_groups[group].task, plan.config.training.max_length)

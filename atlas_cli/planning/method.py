@@ -1,0 +1,126 @@
+"""The aggregation method of a config: its options, and what it cannot be combined with."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from types import ModuleType
+
+from pydantic import ValidationError
+
+from atlas_cli import discovery
+from atlas_cli.config.schema.experiment import ExperimentConfig
+from atlas_cli.config.schema.section import Section
+from atlas_cli.errors import ConfigError
+from atlas_cli.suggest import did_you_mean
+from atlas_cli.units import parse_bytes
+
+
+def method_of(config: ExperimentConfig) -> ModuleType:
+    """The module that merges; baselines in which nothing is exchanged have ``none``."""
+    alone = config.mode in ("local-only", "centralized")
+    return discovery.load(
+        "aggregation.methods", "none" if alone else config.aggregation.method, key="aggregation.method"
+    )
+
+
+def options_of(config: ExperimentConfig) -> Section:
+    """The method's options as the config sets them.
+
+    Raises:
+        ConfigError: a key or value that the method does not have.
+    """
+    method = discovery.load("aggregation.methods", config.aggregation.method, key="aggregation.method")
+    try:
+        chosen: Section = method.Options.model_validate(config.aggregation.options)
+    except ValidationError as error:
+        problem, fields = error.errors()[0], list(method.Options.model_fields)
+        name = str(problem["loc"][0])
+        if problem["type"] == "extra_forbidden":
+            hint = did_you_mean(name, fields) if fields else "; it has none"
+            message = f"is not an option of {config.aggregation.method}{hint}"
+        else:
+            message = f"{problem['msg'][:1].lower()}{problem['msg'][1:]}, got {problem['input']!r}"
+        raise ConfigError(message, key=f"aggregation.options.{name}") from None
+    return chosen if method is method_of(config) else method_of(config).Options()
+
+
+def check_server_memory(config: ExperimentConfig, features: Collection[tuple[int, int]]) -> None:
+    """Every layer can be merged within ``aggregation.server_memory``.
+
+    Args:
+        features: (d_in, d_out) of the layers.
+
+    Raises:
+        ConfigError: names the first that cannot.
+    """
+    limit, require = config.aggregation.server_memory, getattr(method_of(config), "require_room", None)
+    if limit is not None and require is not None:
+        for d_in, d_out in dict.fromkeys(features):
+            require(d_in, d_out, int(parse_bytes(limit)))
+
+
+def check_mixing(config: ExperimentConfig) -> None:
+    """Refuse to mix groups whose adapters are not what they predict with.
+
+    Raises:
+        ConfigError: names the method.
+    """
+    method, name = method_of(config), config.aggregation.method
+    mixable = method.GROUP_ADAPTER and not method.CHANGES_BASE and set(method.TRAINED) == {"A", "B"}
+    if config.aggregation.cross_group.strength > 0 and method.SENT and not mixable:
+        raise ConfigError(
+            f"{name} has no group adapters that can be mixed; set it to 0, or use delta-svd, flexlora, zero-pad, "
+            "hetlora, lora-fair, trimmed-mean or median",
+            key="aggregation.cross_group.strength",
+        )
+
+
+def check_screen(config: ExperimentConfig) -> None:
+    """Refuse to screen by the norm of updates where none are sent.
+
+    Raises:
+        ConfigError: names the method.
+    """
+    if config.screen.max_norm_ratio is not None and "B" not in method_of(config).SENT:
+        sender = config.aggregation.method if config.mode in ("split-federated", "federated") else f"mode {config.mode}"
+        raise ConfigError(f"with {sender} no client sends an update that has a norm", key="screen.max_norm_ratio")
+
+
+def check_clusters(config: ExperimentConfig, cuts: Collection[int]) -> None:
+    """Refuse clusters whose clients could not be merged.
+
+    Raises:
+        ConfigError: several split layers, or a method that cannot be given another group's values in a run.
+    """
+    rule, method, name = config.clustering, method_of(config), config.aggregation.method
+    if rule is None or rule.by == "oracle":
+        return
+    if len(cuts) > 1:
+        raise ConfigError(
+            "clients of any cut may come into one cluster, and clusters need one split layer; give all clients one, or "
+            "use by: oracle",
+            key="clustering.by",
+        )
+    if rule.every is not None and method.SENT and (method.CHANGES_BASE or not method.GROUP_ADAPTER):
+        raise ConfigError(
+            f"{name} keeps what clients learned in more than the adapters of a cluster, which cannot be taken along to "
+            "another cluster; remove it to cluster once, or use another aggregation.method",
+            key="clustering.every",
+        )
+
+
+def check_cuts(config: ExperimentConfig, group: str, key: str) -> None:
+    """Refuse a method that has no meaning for a layer that lies on some clients and on the server for others.
+
+    Raises:
+        ConfigError: names the client that differs.
+    """
+    method = method_of(config)
+    # for a merge by rank of values, what the server trained for several clients is not one value
+    by_rank = hasattr(method, "centre")
+    if method.SENT and (method.CHANGES_BASE or by_rank or set(method.SENT) != {"A", "B"}):
+        raise ConfigError(
+            f"clients of {group} have different split layers, and {config.aggregation.method} is not defined for a "
+            "layer that lies on the server for some of them; give them one split_layer, or another aggregation.method",
+            key=key,
+        )

@@ -1,0 +1,84 @@
+"""What a unit of rank costs a client, layer by layer, and what it needs whatever its ranks are.
+
+A unit of rank of one adapter is d_in + d_out numbers in float32. In memory they are there as parameter, gradient and
+moments of the optimizer, and the output of A is saved for backward, a number a token; up go the parameters, once a
+round. All targets of a block share their rank, so a layer's unit is the sum over them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from atlas_cli.planning.memory.held import PartyMemory
+
+ELEMENT = 4
+
+Targets = Mapping[int, Mapping[str, tuple[int, int]]]
+ByPath = Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class RankCosts:
+    """Costs as ``planning.ranks.allocate`` takes them: bytes of ``memory``, and of ``uplink`` a round."""
+
+    unit_costs: dict[int, dict[str, float]]
+    fixed: dict[str, float]
+    r_max: dict[int, int]
+
+
+def rank_costs(
+    memory: Callable[[ByPath], PartyMemory],
+    uplink: Callable[[ByPath], int],
+    targets: Targets,
+    positions: int,
+    r_min: int,
+    r_max: int,
+) -> RankCosts:
+    """Costs of a client.
+
+    Args:
+        memory: predicted at given ranks, by path in the base.
+        uplink: bytes that it sends in a round at given ranks.
+        targets: (d_in, d_out) of the layers that get an adapter, by block and path.
+        positions: tokens of a batch, padding included.
+        r_max: largest rank; a block whose layers are smaller gets theirs.
+
+    Memory of a unit is the closed form, and what does not depend on ranks is the predicted peak at ``r_min`` less it.
+    What is alive besides is taken at the largest ranks. By trace the peak may rise by less, because not all of a unit
+    is alive when most is; should it rise by more, the closed form is scaled up.
+    """
+    most = {layer: min(r_max, *(min(f) for f in paths.values())) for layer, paths in targets.items()}
+    least = dict.fromkeys(targets, r_min)
+    numbers = {layer: sum(d_in + d_out for d_in, d_out in f.values()) for layer, f in targets.items()}
+    lowest = memory(by_path(least, targets))
+    copies = 2 + lowest.optimizer // lowest.gradients
+    units: dict[int, dict[str, float]] = {
+        layer: {
+            "memory": ELEMENT * (copies * numbers[layer] + positions * len(targets[layer])),
+            "uplink": ELEMENT * numbers[layer],
+        }
+        for layer in targets
+    }
+    highest = memory(by_path(most, targets))
+    transient = max(0, highest.transient - lowest.transient) if lowest.how == "formula" else 0
+    if lowest.how == "trace" and most != least:
+        rise = highest.peak - lowest.peak
+        closed = sum((most[layer] - r_min) * units[layer]["memory"] for layer in targets)
+        for unit in units.values():
+            unit["memory"] *= max(1.0, rise / closed)
+    # headers of messages grow with the digits in them, so those at the largest ranks bound all
+    sent = uplink(by_path(most, targets))
+    if sent == uplink(by_path(least, targets)):  # nothing is aggregated, so no adapter is sent
+        for unit in units.values():
+            unit["uplink"] = 0
+    fixed = {
+        "memory": lowest.peak + transient - sum(r_min * units[layer]["memory"] for layer in targets),
+        "uplink": sent - sum(most[layer] * units[layer]["uplink"] for layer in targets),
+    }
+    return RankCosts(units, fixed, most)
+
+
+def by_path(ranks: Mapping[int, int], targets: Targets) -> dict[str, int]:
+    """Rank by path, from ranks by block."""
+    return {path: ranks[layer] for layer, paths in targets.items() for path in paths}

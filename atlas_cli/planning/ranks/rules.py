@@ -1,0 +1,215 @@
+"""Ranks from device budgets: ``prefix-greedy``, and the two controls that it must beat.
+
+Layer l of importance I_l is worth u_l(r) = I_l log(1 + r) at rank r. Start every layer at r_min, sort all further
+increments by utility gained for a byte of memory, ties by layer, and take the longest prefix that fits every budget.
+
+Utility is concave, so the increments of a layer come in their order. Two choices keep the promises below. The first
+increment that does not fit ends the allocation: with skip-and-continue, more memory can lower a rank. And increments
+are priced in memory alone, whichever budget binds: a price in shares of the budgets would change the order with them.
+
+- No budget is ever exceeded.
+- More of any budget never lowers a rank: the order stays, and the prefix grows.
+- Raising I_l never lowers r_l and never raises another layer's rank: what stands before an increment of l can only
+  shrink, what stands before another layer's can only grow, and use never falls as ranks rise.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from atlas_cli.errors import ConfigError
+from atlas_cli.seeding import numpy_generator
+from atlas_cli.units import format_bytes_mb, format_bytes_mib
+
+Importance = Mapping[int, float]
+Costs = Mapping[int, Mapping[str, float]]
+Budgets = Mapping[str, float | None]
+Limit = int | Mapping[int, int]
+
+PRICE = "memory"
+
+
+@dataclass(frozen=True)
+class Stop:
+    """The increment that ended an allocation: ``layer`` to ``rank`` would use ``needed`` of ``resource``."""
+
+    layer: int
+    rank: int
+    resource: str
+    needed: float
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """Rank by layer, and what it uses of each resource (what does not depend on ranks included).
+
+    ``budgets`` is None where nothing limits; ``stopped_at`` is None where every layer got the largest rank allowed.
+    """
+
+    ranks: dict[int, int]
+    used: dict[str, float]
+    budgets: dict[str, float | None]
+    stopped_at: Stop | None
+
+
+def allocate(
+    importance: Importance,
+    unit_costs: Costs,
+    budgets: Budgets,
+    fixed: Mapping[str, float],
+    r_min: int,
+    r_max: Limit,
+    *,
+    client: str = "",
+    key: str = "rank",
+) -> Allocation:
+    """Prefix-greedy ranks.
+
+    Args:
+        importance: I_l >= 0 by layer.
+        unit_costs: what one unit of rank costs in a layer, by resource; ``memory`` (bytes) is always among them and
+            above 0, ``uplink`` is in bytes a round.
+        budgets: by resource; None or absent: no limit.
+        fixed: use that does not depend on ranks, by resource; absent: 0.
+        r_min: rank that every layer gets.
+        r_max: largest rank, of all layers or by layer.
+        client, key: its name, and where the config speaks of its rank, for errors.
+
+    Raises:
+        ConfigError: r_min does not fit; names the resource, what is needed and what is there.
+        ValueError: importance or costs that are negative or not finite, or r_max below r_min.
+    """
+    layers, most = _checked(importance, unit_costs, r_min, r_max)
+    increments = [
+        (-importance[layer] * math.log1p(1 / rank) / unit_costs[layer][PRICE], layer, rank)
+        for layer in layers
+        for rank in range(r_min + 1, most[layer] + 1)
+    ]
+    order = [(layer, rank) for _, layer, rank in sorted(increments)]
+    start = dict.fromkeys(layers, r_min)
+    return _longest_prefix([start, *({layer: rank} for layer, rank in order)], unit_costs, budgets, fixed, client, key)
+
+
+def allocate_uniform(
+    importance: Importance,
+    unit_costs: Costs,
+    budgets: Budgets,
+    fixed: Mapping[str, float],
+    r_min: int,
+    r_max: Limit,
+    *,
+    client: str = "",
+    key: str = "rank",
+) -> Allocation:
+    """Control: the largest rank that fits when all layers have the same; importance only names the layers."""
+    layers, most = _checked(importance, unit_costs, r_min, r_max)
+    steps = [dict.fromkeys(layers, rank) for rank in range(r_min, min(most.values()) + 1)]
+    return _longest_prefix(steps, unit_costs, budgets, fixed, client, key)
+
+
+def allocate_random(
+    importance: Importance,
+    unit_costs: Costs,
+    budgets: Budgets,
+    fixed: Mapping[str, float],
+    r_min: int,
+    r_max: Limit,
+    *,
+    client: str = "",
+    key: str = "rank",
+    seed: int = 0,
+) -> Allocation:
+    """Control: prefix-greedy on importance drawn from Exp(1): the same budgets are spent, in places of no meaning."""
+    layers = sorted(importance)
+    drawn = numpy_generator(seed, "random ranks", client).exponential(size=len(layers))
+    guessed = dict(zip(layers, drawn.tolist(), strict=True))
+    return allocate(guessed, unit_costs, budgets, fixed, r_min, r_max, client=client, key=key)
+
+
+def _longest_prefix(
+    steps: Sequence[Mapping[int, int]],
+    unit_costs: Costs,
+    budgets: Budgets,
+    fixed: Mapping[str, float],
+    client: str,
+    key: str,
+) -> Allocation:
+    """Ranks after as many steps as fit; each step sets the ranks of some layers, the first those of all."""
+
+    def after(count: int) -> tuple[dict[int, int], dict[str, float]]:
+        ranks: dict[int, int] = {}
+        for step in steps[:count]:
+            ranks.update(step)
+        return ranks, _used(ranks, unit_costs, budgets, fixed)
+
+    def exceeds(count: int) -> bool:
+        return _short(after(count)[1], budgets) is not None
+
+    # use never falls from one prefix to the next, so a bisection finds the first that does not fit
+    fits = bisect_left(range(1, len(steps) + 1), True, key=exceeds)
+    if fits == 0:
+        raise _too_small(steps[0], after(1)[1], budgets, client, key)
+    ranks, used = after(fits)
+    stop = None
+    if fits < len(steps):
+        more = after(fits + 1)[1]
+        resource = _short(more, budgets)
+        assert resource is not None
+        layer, rank = next(iter(steps[fits].items()))
+        stop = Stop(layer, rank, resource, more[resource])
+    return Allocation(ranks, used, {resource: budgets.get(resource) for resource in used}, stop)
+
+
+def _used(
+    ranks: Mapping[int, int], unit_costs: Costs, budgets: Budgets, fixed: Mapping[str, float]
+) -> dict[str, float]:
+    # summed anew in the order of layers: rounding then never makes use fall as a rank rises
+    return {
+        resource: fixed.get(resource, 0)
+        + sum(rank * unit_costs[layer].get(resource, 0) for layer, rank in ranks.items())
+        for resource in dict.fromkeys([PRICE, *budgets, *fixed])
+    }
+
+
+def _short(used: Mapping[str, float], budgets: Budgets) -> str | None:
+    """The first resource whose budget is exceeded."""
+    return next((r for r, budget in budgets.items() if budget is not None and used[r] > budget), None)
+
+
+def _too_small(
+    least: Mapping[int, int], used: Mapping[str, float], budgets: Budgets, client: str, key: str
+) -> ConfigError:
+    resource = _short(used, budgets)
+    assert resource is not None
+    needed, has = math.ceil(used[resource]), math.floor(budgets[resource] or 0)
+    shown = format_bytes_mib if resource == PRICE else format_bytes_mb
+    advice = {
+        PRICE: "lower training.batch_size, training.max_length or model.split_layer, or use a device with more memory",
+        "uplink": "raise allocation.uplink_seconds or lower model.split_layer",
+    }.get(resource, f"give it more {resource}")
+    return ConfigError(
+        f"{f'client {client}' if client else 'the client'} needs {shown(needed)} of {resource} with rank "
+        f"{min(least.values())} in every layer and has {shown(has)}, {shown(needed - has)} too little; {advice}",
+        key=key,
+    )
+
+
+def _checked(
+    importance: Importance, unit_costs: Costs, r_min: int, r_max: Limit
+) -> tuple[list[int], Mapping[int, int]]:
+    """The layers in order and the largest rank of each."""
+    layers = sorted(importance)
+    most = r_max if isinstance(r_max, Mapping) else dict.fromkeys(layers, r_max)
+    if r_min < 1 or not layers:
+        raise ValueError("ranks start at 1, and there must be a layer to give one")
+    for layer in layers:
+        if not 0 <= importance[layer] < math.inf:
+            raise ValueError(f"importance of layer {layer} is {importance[layer]}; it must be finite and at least 0")
+        if not unit_costs[layer][PRICE] > 0 or not all(0 <= c < math.inf for c in unit_costs[layer].values()):
+            raise ValueError(f"costs of layer {layer} must be finite and at least 0, and memory above 0")
+        if most[layer] < r_min:
+            raise ValueError(f"layer {layer} takes ranks up to {most[layer]}, and r_min is {r_min}")
+    return layers, most

@@ -1,0 +1,72 @@
+"""How far a config has come: whether a run of it is finished, can be gone on with, or is being written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from atlas_cli.config.schema.experiment import ExperimentConfig
+from atlas_cli.errors import OutputError, ResourceError
+from atlas_cli.runs.checkpoint import folders
+from atlas_cli.runs.directory import RunDirectory
+from atlas_cli.runs.listing import manifests
+from atlas_cli.runs.resumable import changeable, experiment_sha256, read_manifest
+from atlas_cli.runs.run_lock import writer_of
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What remains to be done for a config.
+
+    Attributes:
+        action: "skip" with a finished ``run``, "resume" with one that has a checkpoint, "held" with one that a process
+            writes, or may, and "run" where there is none of these.
+        reason: of "held", who writes there.
+    """
+
+    action: Literal["skip", "resume", "held", "run"]
+    run: RunDirectory | None = None
+    reason: str | None = None
+
+
+def runs_of(config: ExperimentConfig) -> list[tuple[RunDirectory, dict[str, Any]]]:
+    """Runs of this very config in its ``output.dir`` with their manifests, newest first; damaged ones are left out.
+
+    All keys must be equal but for ``output``, those too that may change when a run goes on: they may be what is varied.
+
+    Raises:
+        OutputError: ``output.dir`` names a home that nobody has.
+    """
+    wanted, same = experiment_sha256(config), changeable(config)
+    found = []
+    for path in manifests(config.output.dir):
+        run = RunDirectory(path.parent)
+        try:
+            manifest = read_manifest(run)
+        except ResourceError:
+            continue
+        if manifest.get("experiment_sha256") == wanted and changeable(manifest["config"]) == same:
+            found.append((run, manifest))
+    return found
+
+
+def standing(config: ExperimentConfig) -> Standing:
+    """Look for runs of a config: the newest that finished, else the newest that is being written or can go on.
+
+    Raises:
+        OutputError: as ``runs_of``.
+    """
+    found = runs_of(config)
+    for run, manifest in found:
+        if manifest["status"] == "finished":
+            return Standing("skip", run)
+    for run, _ in found:
+        try:
+            writer = writer_of(run)
+        except OutputError as error:
+            return Standing("held", run, str(error))
+        if writer is not None:
+            return Standing("held", run, f"{run.path} is written by {writer}; wait until it ends, or stop it")
+        if folders(run):
+            return Standing("resume", run)
+    return Standing("run")

@@ -1,0 +1,58 @@
+"""A folder of many files that is made aside and takes the place of an older one as a whole."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from atlas_cli.storage.writing import writing
+
+SYNCING = 8  # threads: what several of them ask for at once, a file system puts on disk in one go
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Callable[[str, bytes], None]]:
+    """Give a function that writes a new file (relative name, content; folders inside are made as needed).
+
+    At the end of the block all files are synced, and only then the folder is swapped in and an older one gone. Where
+    the block or that fails, what was written is removed, and ``path`` is as it was; what a killed process left is
+    removed here, and by ``RunDirectory.remove_partial``.
+
+    Raises:
+        OutputError: the disk is full, or the folder cannot be written.
+    """
+    aside = path.with_name(f".{path.name}.tmp")
+    shutil.rmtree(aside, ignore_errors=True)
+    files: list[Path] = []
+    made: set[Path] = set()
+
+    def write(name: str, data: bytes) -> None:
+        file = aside / name
+        with writing(file):
+            if file.parent not in made:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                made.add(file.parent)
+            file.write_bytes(data)
+        files.append(file)
+
+    try:
+        yield write
+        with writing(path):
+            with ThreadPoolExecutor(SYNCING) as threads:
+                for _ in threads.map(_sync, files):
+                    pass
+            if path.exists():
+                shutil.rmtree(path)
+            os.rename(aside, path)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb+") as file:  # Windows syncs only what may be written to
+        os.fsync(file.fileno())

@@ -1,0 +1,107 @@
+"""The byte ledger of a round: every message by client, kind and direction, against the closed form of its size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from atlas_cli.wire.messages import Direction, Message
+
+
+@dataclass
+class _Entry:
+    messages: int = 0
+    bytes: int = 0
+    payload_bytes: int = 0
+    closed_form_bytes: int = 0
+    sizes: list[int] = field(default_factory=list)
+
+
+@dataclass
+class Ledger:
+    """Counts every message of a round by client, kind and direction.
+
+    Each is entered with the payload that the closed form says it must have (from batch, hidden size, ranks and dtype,
+    not from the tensors sent); the two must agree, which ``mismatches`` reports.
+
+    Attributes:
+        watch: shown each message as it is counted, which is when it crosses the wire.
+    """
+
+    watch: Callable[[Message], None] | None = None
+    entries: dict[tuple[str, str, Direction], _Entry] = field(default_factory=dict)
+    _bytes: dict[tuple[str, Direction], int] = field(default_factory=dict)
+
+    def count(self, message: Message, closed_form: int) -> None:
+        """Enter one message."""
+        entry = self.entries.setdefault((message.client, message.kind, message.direction), _Entry())
+        entry.messages += 1
+        entry.bytes += message.bytes
+        entry.payload_bytes += message.payload_bytes
+        entry.closed_form_bytes += closed_form
+        entry.sizes.append(message.bytes)
+        if self.watch is not None:
+            self.watch(message)
+        whose = message.client, message.direction
+        self._bytes[whose] = self._bytes.get(whose, 0) + message.bytes
+
+    def add(self, other: Ledger, client: str, messages: Iterable[Message] = ()) -> None:
+        """Enter again for ``client`` what another ledger has of one client's messages.
+
+        Args:
+            messages: the same, where they are watched.
+        """
+        for message in messages:
+            assert self.watch is not None
+            self.watch(message.to(client))
+        for (_, kind, way), counted in other.entries.items():
+            entry = self.entries.setdefault((client, kind, way), _Entry())
+            for name, value in vars(counted).items():
+                setattr(entry, name, getattr(entry, name) + value)
+            self._bytes[client, way] = self._bytes.get((client, way), 0) + counted.bytes
+
+    def total(self, direction: Direction, clients: Iterable[str]) -> int:
+        """Serialised bytes of some clients in one direction."""
+        return sum(self._bytes.get((client, direction), 0) for client in set(clients))
+
+    def sizes(self, client: str, kind: str, direction: Direction) -> list[int]:
+        """Serialised bytes of each of a client's messages of one kind, in the order in which they were sent."""
+        entry = self.entries.get((client, kind, direction))
+        return entry.sizes if entry is not None else []
+
+    def mismatches(self) -> list[str]:
+        """Entries whose payload is not what the closed form says, in words; empty when all is right."""
+        return [
+            f"{client} {kind} {way}: {e.payload_bytes} bytes sent, {e.closed_form_bytes} by the closed form"
+            for (client, kind, way), e in self.entries.items()
+            if e.payload_bytes != e.closed_form_bytes
+        ]
+
+    def records(self, round_number: int) -> list[dict[str, object]]:
+        """Lines for messages.jsonl, in an order that does not depend on who answered first."""
+        return [
+            {
+                "round": round_number,
+                "client": client,
+                "kind": kind,
+                "direction": way,
+                **{name: value for name, value in vars(entry).items() if name != "sizes"},
+            }
+            for (client, kind, way), entry in sorted(self.entries.items(), key=lambda item: item[0])
+        ]
+
+
+def activation_bytes(batch: int, tokens: int, hidden: int, element: int, label_numbers: int) -> int:
+    """Closed form of an activation message: B T D elements, a byte a mask position, 8 bytes a label number."""
+    return batch * tokens * hidden * element + batch * tokens + 8 * label_numbers
+
+
+def adapter_bytes(
+    ranks: Mapping[str, int],
+    features: Mapping[str, tuple[int, int]],
+    element: int,
+    parts: Collection[str] = ("A", "B"),
+) -> int:
+    """Closed form of an adapter message: r d_in elements a layer for A, r d_out for B."""
+    widths = {p: ("A" in parts) * d_in + ("B" in parts) * d_out for p, (d_in, d_out) in features.items()}
+    return sum(rank * widths[path] * element for path, rank in ranks.items())

@@ -1,0 +1,212 @@
+"""Messages as they crossed the wire, kept in the run directory for ``atlas audit``.
+
+``messages/round-00001/<client>/00017-activations-up.safetensors`` is the 17th message that the ledger counted of that
+client in that round, byte for byte as serialised: what the server, or whoever listens on the network, sees. What never
+crosses the wire is not there: texts and token ids (but for the labels of language modelling, which are the text, and
+which ``labels: client`` keeps back). The frozen weights of set-up are public and left out. ``messages/index.jsonl``
+lists them with their hashes, which are checked when one is read, and all of them when a run goes on.
+"""
+
+from __future__ import annotations
+
+import builtins
+import hashlib
+import math
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from atlas_cli.config.schema.audit import RecordConfig
+from atlas_cli.errors import ResourceError
+from atlas_cli.runs.directory import RunDirectory
+from atlas_cli.runs.seals import INDEX
+from atlas_cli.storage.folder_names import folder_names
+from atlas_cli.storage.writing import writing
+from atlas_cli.units import parse_bytes
+from atlas_cli.wire.messages import Direction, Message
+
+FOLDER = "messages"
+_DAMAGED = "restore the file from a copy, or record the run again"
+_OF_BASE = ("base-change", "base-total")
+_DELIVERED = ("adapters", "head", *_OF_BASE)
+
+
+class Recording:
+    """Writes the messages of some rounds and clients; training goes on as if it were not there.
+
+    Args:
+        clients: all of the run.
+        done: rounds that the run has behind it; what was recorded of later ones is removed, as they are done again.
+            None: it begins anew.
+
+    Raises:
+        ResourceError: what was recorded of rounds that are done is damaged.
+    """
+
+    def __init__(self, config: RecordConfig, clients: Iterable[str], run: RunDirectory, done: int | None) -> None:
+        self.config, self.run = config, run
+        self._folders = folder_names(clients)
+        self.limit = int(parse_bytes(config.limit))
+        root = run.path / FOLDER
+        for folder in root.glob("round-*"):
+            if done is None or _round_of(folder) > done:
+                with writing(folder):
+                    shutil.rmtree(folder)
+        kept = recorded(run) if done is not None else []
+        self.messages, self.bytes = len(kept), sum(message.bytes for message in kept)
+        self.complete = done is None or not any(line["file"] is None for line in run.read_lines(INDEX))
+        self._taken: list[dict[str, object]] = []
+
+    def watch(self, number: int) -> Callable[[Message], None] | None:
+        """What the ledger of a round is to call; None where nothing of the round is kept.
+
+        The server's deliveries of the round before are kept, too, as clients start a round with them; and every change
+        of the base until then, because what clients run is the sum of them.
+        """
+        rounds = self.config.rounds
+        before = number + 1 in rounds
+        whole, base = number in rounds, number < max(rounds)
+        if not (whole or before or base):
+            return None
+        counts: Counter[str] = Counter()
+
+        def keep(message: Message) -> None:
+            delivery = message.direction == "down" and message.kind in _DELIVERED
+            if not (whole or (before and delivery) or (base and message.kind in _OF_BASE)):
+                return
+            self._keep(message, number, counts)
+
+        return keep
+
+    def _keep(self, message: Message, number: int, counts: Counter[str]) -> None:
+        known = self.config.clients == "all" or message.client in self.config.clients
+        if message.kind == "base-weights" or not known or not self.complete:
+            return
+        counts[message.client] += 1
+        line = {
+            "round": number,
+            "client": message.client,
+            "number": counts[message.client],
+            "kind": message.kind,
+            "direction": message.direction,
+            "bytes": message.bytes,
+        }
+        if self.bytes + message.bytes > self.limit:
+            self.complete = False
+            self._taken.append({**line, "file": None, "sha256": None})
+            self.run.log(f"recording ended in round {number}: audit.record.limit, {self.config.limit}, is reached")
+            return
+        name = f"{counts[message.client]:05d}-{message.kind}-{message.direction}.safetensors"
+        path = self.run.path / FOLDER / f"round-{number:05d}" / self._folders[message.client] / name
+        content = save({name: t.detach().cpu().contiguous() for name, t in message.tensors.items()})
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        file = path.relative_to(self.run.path / FOLDER).as_posix()
+        self._taken.append({**line, "bytes": len(content), "file": file, "sha256": hashlib.sha256(content).hexdigest()})
+        self.messages += 1
+        self.bytes += message.bytes
+
+    def taken(self) -> list[dict[str, object]]:
+        """Lines of the index for what was kept since the last call."""
+        taken, self._taken = self._taken, []
+        return taken
+
+    def record(self) -> dict[str, object]:
+        """For the manifest; not ``complete``: the limit was reached."""
+        return {"messages": self.messages, "bytes": self.bytes, "complete": self.complete}
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """One recorded message; ``number``: its place among those of its client and round, from 1."""
+
+    round: int
+    client: str
+    number: int
+    kind: str
+    direction: Direction
+    path: Path
+    bytes: int
+    sha256: str
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What was sent.
+
+        Raises:
+            ResourceError: the file is gone, or not what was written.
+        """
+        try:
+            return load(self.content())
+        except SafetensorError as error:
+            raise ResourceError(f"{self.path}: cannot be read as a message: {error}; record the run again") from None
+
+    def content(self) -> builtins.bytes:
+        """The file, as it was written.
+
+        Raises:
+            ResourceError: as ``tensors``.
+        """
+        try:
+            content = self.path.read_bytes()
+        except OSError as error:
+            raise ResourceError(f"{self.path}: this message cannot be read: {error.strerror}; {_DAMAGED}") from None
+        if hashlib.sha256(content).hexdigest() != self.sha256:
+            raise ResourceError(f"{self.path}: not the message that was recorded (by hash); {_DAMAGED}")
+        return content
+
+    def floats(self, name: str) -> Tensor:
+        """One of the tensors as float32, whatever it was compressed to (``privacy.compress``)."""
+        tensors = self.tensors()
+        scale = tensors.get(f"{name}_scale")
+        return tensors[name].float() if scale is None else tensors[name].float() * scale.unsqueeze(-1)
+
+
+def recorded(run: RunDirectory, size: int | None = None, until: int | None = None) -> list[Recorded]:
+    """All recorded messages of a run: by round, client, and order; [] where nothing was recorded.
+
+    Args:
+        size: bytes of the index to read; None: all.
+        until: the last round to look at; None: all.
+
+    Raises:
+        ResourceError: the index is damaged, a file that it lists is gone, or there is one that it does not list.
+    """
+    root = run.path / FOLDER
+    files = {path.relative_to(root).as_posix(): path for path in root.glob("round-*/*/*.safetensors")}
+    if until is not None:
+        files = {name: path for name, path in files.items() if _round_of(path.parent.parent) <= until}
+    found = []
+    for line in run.read_lines(INDEX, size):
+        if (name := line.pop("file")) is None:
+            continue
+        if name not in files:
+            raise ResourceError(f"{root / name} is missing, which {INDEX} lists; {_DAMAGED}")
+        found.append(Recorded(**line, path=files.pop(name)))
+    if files:
+        raise ResourceError(
+            f"{min(files.values())} is not in {INDEX}: it was put there, or the run was killed in that round; go on "
+            "with the run (atlas train --resume), or remove the file"
+        )
+    return sorted(found, key=lambda message: (message.round, message.client, message.number))
+
+
+def require_recorded(run: RunDirectory, size: int, until: int) -> None:
+    """Check every message that was recorded until a checkpoint; ``size``: of the index by then.
+
+    Raises:
+        ResourceError: as ``recorded``, or a file is not what was written.
+    """
+    for message in recorded(run, size, until):
+        message.content()
+
+
+def _round_of(folder: Path) -> float:
+    number = folder.name.removeprefix("round-")
+    return int(number) if number.isdecimal() else math.inf
