@@ -23,7 +23,7 @@ from atlas_cli.federation.federation import Federation
 from atlas_cli.federation.parties.exchange import exchange
 from atlas_cli.federation.parties.trainables import build_head
 from atlas_cli.federation.probe import probe
-from atlas_cli.models.families.paths import layer_of
+from atlas_cli.models.block_paths import layer_of
 from atlas_cli.seeding import numpy_generator
 from atlas_cli.tasks.contract import Feature
 from atlas_cli.wire.ledger import Ledger

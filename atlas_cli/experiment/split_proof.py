@@ -24,7 +24,7 @@ from atlas_cli.federation.parties.split_client import SplitClient, as_inputs
 from atlas_cli.federation.parties.split_server import SplitServer
 from atlas_cli.federation.parties.trainables import build_head
 from atlas_cli.models.adapters.lora import AdapterSet
-from atlas_cli.models.families.paths import by_layer
+from atlas_cli.models.block_paths import by_layer
 from atlas_cli.models.frozen.cast import departure
 from atlas_cli.models.halves.split import blocks_of, run_half
 from atlas_cli.planning.plan import ClientPlan

@@ -24,7 +24,7 @@ from atlas_cli.federation.prefix_setup import first_changing, give_prefix, prefi
 from atlas_cli.federation.protection import Protection
 from atlas_cli.federation.warm_start import start_from
 from atlas_cli.models.adapters.placement import adapted_names
-from atlas_cli.models.families.paths import layer_of
+from atlas_cli.models.block_paths import layer_of
 from atlas_cli.models.files.tokenizer_file import require_vocabulary
 from atlas_cli.models.frozen.cast import stored_as
 from atlas_cli.models.frozen.compiled import compile_blocks, require_compiler

@@ -6,7 +6,7 @@ from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.federation.parties.prefix_cache import Prefix, PrefixCache
 from atlas_cli.federation.parties.split_client import SplitClient
 from atlas_cli.federation.parties.unsplit_client import UnsplitClient
-from atlas_cli.models.families.paths import layer_of
+from atlas_cli.models.block_paths import layer_of
 from atlas_cli.models.frozen.rotary import depends_on_length
 from atlas_cli.planning.method import method_of
 from atlas_cli.planning.plan import Plan

@@ -16,9 +16,9 @@ from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.errors import ConfigError
 from atlas_cli.models.adapters.lora import features_of
 from atlas_cli.models.adapters.placement import adapted_names, place_ranks
+from atlas_cli.models.block_paths import layer_of
 from atlas_cli.models.families import family_of
 from atlas_cli.models.families.contract import Family
-from atlas_cli.models.families.paths import layer_of
 from atlas_cli.models.files.resolve import model_config
 from atlas_cli.models.frozen.load import check_cut, from_config
 from atlas_cli.models.frozen.rotary import depends_on_length, turns_at

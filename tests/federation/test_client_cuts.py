@@ -11,7 +11,7 @@ from atlas_cli.errors import ConfigError, TooFewClientsError
 from atlas_cli.experiment.round_loop import deliver, set_up
 from atlas_cli.experiment.split_proof import verify_split
 from atlas_cli.federation.build import build
-from atlas_cli.models.families.paths import layer_of
+from atlas_cli.models.block_paths import layer_of
 from atlas_cli.models.halves.split import client_half
 from atlas_cli.planning.plan import make_plan
 from atlas_cli.wire.ledger import Ledger

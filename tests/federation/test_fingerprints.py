@@ -16,7 +16,7 @@ from atlas_cli.experiment.saved_state import capture
 from atlas_cli.federation.build import build
 from atlas_cli.federation.parties.trainables import build_head
 from atlas_cli.models.adapters.lora import build_adapters
-from atlas_cli.models.families.paths import layer_of
+from atlas_cli.models.block_paths import layer_of
 from atlas_cli.seeding import numpy_generator
 from atlas_cli.wire.ledger import Ledger
 

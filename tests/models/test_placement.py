@@ -6,8 +6,8 @@ from tiny_models import CONFIGS, tiny_model
 from atlas_cli.errors import ConfigError
 from atlas_cli.models.adapters.lora import build_adapters
 from atlas_cli.models.adapters.placement import adapted_names, place_ranks
+from atlas_cli.models.block_paths import by_layer
 from atlas_cli.models.families import family_of, supported
-from atlas_cli.models.families.paths import by_layer
 from atlas_cli.models.frozen.load import check_cut
 
 DEFAULTS = {

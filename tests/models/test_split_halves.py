@@ -13,8 +13,8 @@ from atlas_cli.federation.parties.measured_memory import saved_bytes
 from atlas_cli.federation.parties.split_client import SplitClient
 from atlas_cli.federation.parties.split_server import SplitServer
 from atlas_cli.models.adapters.lora import AdapterSet, build_adapters
+from atlas_cli.models.block_paths import layer_of
 from atlas_cli.models.families import family_of
-from atlas_cli.models.families.paths import layer_of
 from atlas_cli.models.frozen.load import as_base, current_sha256
 from atlas_cli.models.halves.split import blocks_of, client_half, client_part, run_half, server_half
 

@@ -9,7 +9,7 @@ import torch
 from atlas_cli.config.schema.experiment import ExperimentConfig, ModelConfig
 from atlas_cli.errors import ConfigError
 from atlas_cli.models.adapters.lora import build_adapters
-from atlas_cli.models.families.paths import by_layer
+from atlas_cli.models.block_paths import by_layer
 from atlas_cli.models.frozen import load as load_module
 from atlas_cli.models.frozen.load import load_base
 from atlas_cli.models.halves.split import client_half, run_half, server_half

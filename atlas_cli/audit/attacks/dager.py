@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from atlas_cli.audit.evidence import UNSPLIT, Evidence, Step
 from atlas_cli.audit.figures import Figure, Inapplicable, require_examples, share_interval
-from atlas_cli.models.families.paths import layer_of
+from atlas_cli.models.block_paths import layer_of
 from atlas_cli.models.halves.split import run_half
 
 CHANNEL = "updates"

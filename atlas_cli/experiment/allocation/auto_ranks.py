@@ -10,7 +10,7 @@ from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.errors import ConfigError
 from atlas_cli.experiment.allocation.importance import measure_importance
 from atlas_cli.federation.build import build
-from atlas_cli.models.families.paths import by_layer
+from atlas_cli.models.block_paths import by_layer
 from atlas_cli.planning.cuts.auto import resolve_auto_cuts
 from atlas_cli.planning.devices.devices import Device, configured_devices, find_device
 from atlas_cli.planning.memory.held import PartyMemory

@@ -20,8 +20,8 @@ from atlas_cli.federation.federation import Federation
 from atlas_cli.federation.parties.exchange import exchange
 from atlas_cli.federation.probe import probe
 from atlas_cli.models.adapters.lora import AdapterSet
+from atlas_cli.models.block_paths import layer_of
 from atlas_cli.models.families.contract import Family
-from atlas_cli.models.families.paths import layer_of
 from atlas_cli.wire.ledger import Ledger
 
 # the estimate spreads by about sqrt(2 / rank), and without optimizer state a rank costs little

@@ -27,7 +27,7 @@ from atlas_cli.errors import AtlasError
 from atlas_cli.federation.parties.split_client import SplitClient
 from atlas_cli.federation.parties.unsplit_client import UnsplitClient
 from atlas_cli.models.adapters.lora import build_adapters
-from atlas_cli.models.families.paths import by_layer
+from atlas_cli.models.block_paths import by_layer
 from atlas_cli.models.frozen.gelu import fuse_gelu
 from atlas_cli.models.frozen.load import FrozenBase
 from atlas_cli.models.halves.split import client_half

@@ -18,7 +18,7 @@ from atlas_cli.federation.merging.aggregator import Aggregator
 from atlas_cli.federation.parties.split_client import SplitClient
 from atlas_cli.federation.parties.split_server import SplitServer
 from atlas_cli.models.adapters.lora import AdapterSet, LoRAAdapter
-from atlas_cli.models.families.paths import layer_of
+from atlas_cli.models.block_paths import layer_of
 from atlas_cli.wire.ledger import Ledger
 from atlas_cli.wire.messages import Direction, Message
 

@@ -14,7 +14,7 @@ from atlas_cli.federation.parties.split_client import SplitClient
 from atlas_cli.federation.parties.trainables import build_head
 from atlas_cli.federation.parties.unsplit_client import UnsplitClient
 from atlas_cli.models.adapters.lora import AdapterSet, build_adapters
-from atlas_cli.models.families.paths import by_layer
+from atlas_cli.models.block_paths import by_layer
 from atlas_cli.models.frozen.load import FrozenBase
 from atlas_cli.planning.method import method_of, options_of
 from atlas_cli.planning.plan import ClientPlan

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from atlas_cli.data.collate import collate, evaluation_batches
 from atlas_cli.federation.parties.split_client import as_inputs
 from atlas_cli.models.adapters.lora import AdapterSet
-from atlas_cli.models.families.paths import layer_of
+from atlas_cli.models.block_paths import layer_of
 from atlas_cli.models.frozen.load import FrozenBase
 from atlas_cli.models.frozen.rotary import turns_at
 from atlas_cli.models.halves.split import run_half

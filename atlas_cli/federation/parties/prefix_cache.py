@@ -18,7 +18,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from atlas_cli.models.adapters.lora import AdapterSet
-from atlas_cli.models.families.paths import layer_of
+from atlas_cli.models.block_paths import layer_of
 from atlas_cli.models.frozen.load import FrozenBase
 from atlas_cli.models.halves.split import run_half
 from atlas_cli.models.halves.transfer import to_device

@@ -19,7 +19,7 @@ from atlas_cli.federation.parties.optimizers import build_optimizer, drop_state,
 from atlas_cli.federation.parties.prefix_cache import Prefix
 from atlas_cli.models.adapters.lora import AdapterSet, build_adapters
 from atlas_cli.models.adapters.placement import adapted_names, place_ranks
-from atlas_cli.models.families.paths import by_layer
+from atlas_cli.models.block_paths import by_layer
 from atlas_cli.models.frozen.load import FrozenBase, shared_base
 from atlas_cli.models.halves.checkpointing import checkpointed
 from atlas_cli.models.halves.split import run_half

@@ -10,8 +10,8 @@ from typing import Any
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from atlas_cli.models.block_paths import by_layer
 from atlas_cli.models.families.contract import Family
-from atlas_cli.models.families.paths import by_layer
 from atlas_cli.models.halves.recomputed_norms import forget
 from atlas_cli.models.halves.split import blocks_of
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
+from atlas_cli.models.block_paths import by_layer, layer_of
 from atlas_cli.models.families.contract import Family
-from atlas_cli.models.families.paths import by_layer, layer_of
 from atlas_cli.models.halves.split import client_half, server_half
 from atlas_cli.planning.memory.held import (
     Held,
