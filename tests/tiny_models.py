@@ -10,13 +10,17 @@ from transformers import (
     BertConfig,
     DistilBertConfig,
     GPT2Config,
+    GPTNeoXConfig,
     LlamaConfig,
     MistralConfig,
+    OPTConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
     RobertaConfig,
 )
+
+from atlas_cli.models.families.contract import Family
 
 WORDS = (
     "the a film movie game phone price city river good great fine bad awful poor was is and very not "
@@ -43,13 +47,23 @@ CONFIGS = {
     "mistral": lambda: MistralConfig(**_LLAMA, sliding_window=4),
     "qwen2": lambda: Qwen2Config(**_LLAMA, use_sliding_window=True, sliding_window=3, max_window_layers=2),
     "qwen3": lambda: Qwen3Config(**_LLAMA, head_dim=8),
+    "opt": lambda: OPTConfig(
+        **_SIZE, hidden_size=32, num_hidden_layers=4, num_attention_heads=4, ffn_dim=48, max_position_embeddings=64
+    ),
+    "gpt_neox": lambda: GPTNeoXConfig(**_BERT, max_position_embeddings=64),
     "bert": lambda: BertConfig(**_BERT, max_position_embeddings=64),
     "roberta": lambda: RobertaConfig(**_BERT, max_position_embeddings=66),
     "distilbert": lambda: DistilBertConfig(
         vocab_size=VOCABULARY, pad_token_id=0, dim=32, n_layers=4, n_heads=4, hidden_dim=48, max_position_embeddings=64
     ),
 }
-CAUSAL = ("gpt2", "llama", "mistral", "qwen2", "qwen3")
+CAUSAL = ("gpt2", "llama", "mistral", "qwen2", "qwen3", "opt", "gpt_neox")
+
+
+def varied(family: Family, **attributes: object) -> Family:
+    """A family that says something else here and there."""
+    found: Family = type("Varied", (type(family),), attributes)()
+    return found
 
 
 def word_tokenizer(causal: bool) -> PreTrainedTokenizerFast:

@@ -239,13 +239,11 @@ def _check_tasks(config: ExperimentConfig, hf_config: Any, family: Family) -> No
                 "use sequence-classification, token-classification or question-answering, or another model",
                 key=f"task_groups.{name}.task",
             )
-    # RoBERTa counts positions from padding_idx + 1
-    positions = getattr(hf_config, "max_position_embeddings", None)
-    offset = hf_config.pad_token_id + 1 if hf_config.model_type in ("roberta", "xlm-roberta") else 0
-    if positions is not None and config.training.max_length > positions - offset:
+    positions = family.positions(hf_config)
+    if positions is not None and config.training.max_length > positions:
         raise ConfigError(
-            f"{config.training.max_length} tokens are more than the model's {positions - offset} positions; "
-            f"set it to {positions - offset} or less",
+            f"{config.training.max_length} tokens are more than the model's {positions} positions; "
+            f"set it to {positions} or less",
             key="training.max_length",
         )
 

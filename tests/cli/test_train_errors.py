@@ -2,11 +2,11 @@
 
 import json
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
+from tiny_models import varied
 
 from atlas_cli.cli import main
 from atlas_cli.experiment import session
@@ -232,7 +232,7 @@ def test_interrupt(write, capsys, monkeypatch):
 
 def test_a_split_that_is_not_the_model_is_not_trained(write, capsys, monkeypatch):
     """Positions added twice, the classical fault: the server half keeps its position embedding."""
-    faulty = replace(gpt2.FAMILY, input_side={k: v for k, v in gpt2.FAMILY.input_side.items() if k != "wpe"})
+    faulty = varied(gpt2.FAMILY, input_side={k: v for k, v in gpt2.FAMILY.input_side.items() if k != "wpe"})
     monkeypatch.setattr(gpt2, "FAMILY", faulty)
     assert main(["train", write(family="gpt2")]) == 1
     line = one_error(capsys, "the split at layer 2 is not the unsplit model for task group g: loss differs by 0.")

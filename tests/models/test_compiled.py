@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import torch
+from tiny_models import CONFIGS
 
 from atlas_cli.config.schema.experiment import ModelConfig
 from atlas_cli.errors import ConfigError
@@ -13,7 +14,6 @@ from atlas_cli.models.frozen.compiled import compile_blocks, require_compiler
 from atlas_cli.models.frozen.load import load_base
 from atlas_cli.models.halves.split import blocks_of
 
-FAMILIES = ("bert", "distilbert", "roberta", "gpt2", "llama", "mistral", "qwen2", "qwen3")
 # warnings of torch.compile itself
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning"),
@@ -47,7 +47,8 @@ def compare(folder, family, backend, tolerance):
     count = compile_blocks(base, adapted, backend)
     blocks = blocks_of(base.model, base.family)
     compiled = [m for m in base.model.modules() if m._compiled_call_impl is not None]
-    assert len(compiled) == count >= len(blocks)
+    # OPT's feed-forward is two layers of the block itself, and no part by itself that could be compiled
+    assert len(compiled) == count >= (0 if family == "opt" else len(blocks))
     touched = {id(block.get_submodule(path)) for block in blocks for path in adapted}
     assert not touched & {id(inner) for module in compiled for inner in module.modules()}
     again = [outcome(client, length) for client in clients for length in (5, 7, 9)]
@@ -61,11 +62,11 @@ def graphs():
     return torch._dynamo.utils.counters["stats"]["unique_graphs"]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", CONFIGS)
 def test_the_same_outcome_and_one_graph_for_all_blocks_and_clients(model_folder, family):
     parts = compare(model_folder(family), family, "eager", 1e-6)
     # one more where the first length is taken for a constant, and one below the lowest adapter, which has no gradient
-    assert 1 <= graphs() <= 3 * parts
+    assert min(1, parts) <= graphs() <= 3 * parts
 
 
 @pytest.mark.slow

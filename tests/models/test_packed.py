@@ -97,7 +97,7 @@ RANKS = st.one_of(st.integers(1, 6), st.dictionaries(st.integers(0, 3), st.integ
 MEMBERS = st.lists(st.tuples(RANKS, st.lists(st.integers(1, 6), min_size=1, max_size=3)), min_size=1, max_size=4)
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama", "bert"])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "bert", "opt", "gpt_neox"])
 @settings(max_examples=15, deadline=None)
 @given(members=MEMBERS, below=st.booleans())
 def test_adapters_by_segment_give_each_client_its_own_outputs_and_gradients(family, members, below):

@@ -14,6 +14,8 @@ DEFAULTS = {
     "gpt2": ["attn.c_attn"],
     **{name: ["self_attn.q_proj", "self_attn.v_proj"] for name in ("llama", "mistral", "qwen2", "qwen3")},
     **{name: ["attention.self.query", "attention.self.value"] for name in ("bert", "roberta")},
+    "opt": ["self_attn.v_proj", "self_attn.q_proj"],
+    "gpt_neox": ["attention.query_key_value"],
     "distilbert": ["attention.q_lin", "attention.v_lin"],
 }
 
@@ -148,7 +150,7 @@ def test_an_architecture_that_is_not_supported_is_told_what_is():
     with pytest.raises(ConfigError) as error:
         family_of("t5")
     assert str(error.value) == (
-        "model.name: architecture 't5' is not supported; supported: bert, distilbert, gpt2, llama, mistral, qwen2, "
-        "qwen3, roberta, xlm-roberta (a new family is one file in atlas_cli/models/families/)"
+        "model.name: architecture 't5' is not supported; supported: bert, distilbert, gpt2, gpt_neox, llama, mistral, "
+        "opt, qwen2, qwen3, roberta, xlm-roberta (a new family is one file in atlas_cli/models/families/)"
     )
     assert set(CONFIGS) <= set(supported())

@@ -1,10 +1,10 @@
 """FLOPs are those that torch counts in the real modules, bytes those of the real messages."""
 
-from dataclasses import replace
 from itertools import combinations
 
 import pytest
 import torch
+from tiny_models import CONFIGS, varied
 from torch.utils.flop_counter import FlopCounterMode
 
 from atlas_cli.config.schema.experiment import LoraConfig, ModelConfig, TrainingConfig
@@ -32,7 +32,7 @@ from atlas_cli.planning.devices.devices import Device
 from atlas_cli.tasks import build as build_task
 from atlas_cli.wire.ledger import activation_bytes
 
-FAMILIES = ("gpt2", "llama", "mistral", "qwen2", "qwen3", "bert", "roberta", "distilbert")
+FAMILIES = tuple(CONFIGS)
 BATCH, TOKENS, CUT = 2, 16, 3
 
 
@@ -149,7 +149,7 @@ def test_head_flops_are_those_that_torch_counts(name, pooling, base_of):
 
 def test_a_family_that_leaves_a_layer_out_has_no_flops(base_of):
     base = base_of("gpt2")
-    family = replace(base.family, stages=base.family.stages[:-1])
+    family = varied(base.family, stages=base.family.stages[:-1])
     with pytest.raises(ConfigError, match=r"FLOPs of gpt2 are not known.*mlp\.c_proj"):
         block_shapes(family, base.config)
 

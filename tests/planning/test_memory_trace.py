@@ -31,7 +31,7 @@ def check(base, dtype="float32", cut=3, rank=3, padded=True, targets="auto", tas
     return said
 
 
-@pytest.mark.parametrize("name", ["distilbert", "mistral", "qwen2", "qwen3"])
+@pytest.mark.parametrize("name", ["distilbert", "mistral", "qwen2", "qwen3", "opt", "gpt_neox"])
 def test_families_without_a_formula(name):
     for dtype, padded in (("float32", False), ("bfloat16", True)):
         check(make_base(CONFIGS[name](), dtype), dtype, padded=padded)
@@ -74,7 +74,7 @@ def serve(base, cut, rank, task, batch, tokens, padded):
     return usage, ranks, usage.frozen_weights + usage.adapters + usage.heads + live.peak
 
 
-@pytest.mark.parametrize("name", ["gpt2", "bert", "llama", "distilbert"])
+@pytest.mark.parametrize("name", ["gpt2", "bert", "llama", "distilbert", "opt", "gpt_neox"])
 def test_server(name):
     for cut, rank, dtype in ((1, 3, "float32"), (1, 0, "bfloat16"), (3, 3, "float32")):
         base = make_base(CONFIGS[name](), dtype)

@@ -8,7 +8,7 @@ import random
 
 import pytest
 from real_client import features, make_base, measure, parts
-from transformers import BertConfig, DistilBertConfig, GPT2Config, LlamaConfig, Qwen3Config
+from transformers import BertConfig, DistilBertConfig, GPT2Config, GPTNeoXConfig, LlamaConfig, OPTConfig, Qwen3Config
 
 from atlas_cli.planning.memory.predict import predict_client
 
@@ -22,6 +22,8 @@ MAKE = {
     "distilbert": lambda f, _: DistilBertConfig(
         vocab_size=50, pad_token_id=0, dim=D, n_layers=LAYERS, n_heads=HEADS, hidden_dim=f, max_position_embeddings=64
     ),
+    "opt": lambda f, _: OPTConfig(**_SIZES, ffn_dim=f, max_position_embeddings=64),
+    "gpt_neox": lambda f, _: GPTNeoXConfig(**_SIZES, intermediate_size=f),
 }
 TARGETS = {
     "gpt2": ("auto", ["attn.c_proj"], ["mlp.c_fc"], ["mlp.c_proj"], ["attn.c_attn", "mlp.c_fc"]),
@@ -29,6 +31,8 @@ TARGETS = {
     "llama": ("auto", ["k_proj"], ["o_proj"], ["up_proj"], ["down_proj"]),
     "qwen3": ("auto", ["o_proj"], ["gate_proj", "down_proj"]),
     "distilbert": ("auto", ["out_lin"], ["lin1"], ["lin2"]),
+    "opt": ("auto", ["out_proj"], ["fc1"], ["fc2"]),
+    "gpt_neox": ("auto", ["attention.dense"], ["dense_h_to_4h"], ["dense_4h_to_h"]),
 }
 OPTIMIZERS = {
     "adamw": {"name": "adamw"},

@@ -5,6 +5,7 @@ import time
 
 import pytest
 import torch
+from tiny_models import CONFIGS
 
 from atlas_cli.config.schema.experiment import ExperimentConfig, ModelConfig
 from atlas_cli.errors import ConfigError
@@ -15,7 +16,7 @@ from atlas_cli.models.frozen.load import load_base
 from atlas_cli.models.halves.split import client_half, run_half, server_half
 from atlas_cli.planning.plan import make_plan
 
-FAMILIES = ("gpt2", "llama", "mistral", "qwen2", "qwen3", "bert", "roberta", "distilbert")
+FAMILIES = tuple(CONFIGS)
 
 
 def config_of(name, *, ranks=(4,), task="sequence-classification", model=None, **sections):

@@ -1,4 +1,4 @@
-"""Model families: one file each, found by file name; see ``_base.Family`` for what a file must say."""
+"""Model families: one file each, found by file name; see ``contract.Family`` for what a file must say."""
 
 from __future__ import annotations
 

@@ -1,36 +1,52 @@
 """BERT and RoBERTa: embeddings with their LayerNorm come before the blocks; there is no final norm."""
 
+from collections.abc import Iterator
+from typing import Any
+
 from atlas_cli.models.families.contract import Family, PassEmbeddings, TrainedBlock
 
 
-def saved_bytes(block: TrainedBlock) -> int | None:
-    """Norms come after attention and feed-forward: what a block is given comes from the norm of the one below."""
-    config = block.config
-    if config.hidden_act != "gelu" or getattr(config, "is_decoder", False):
-        return None
-    width = config.hidden_size
-    return (
-        block.adapters(width, norm_keeps_input=not block.lowest)
-        + block.attention(width, width, config.num_attention_heads)
-        + 2 * block.layer_norm(width)
-        + block.element * block.positions * config.intermediate_size
-    )
+class BERT(Family):
+    """All three have one module tree; RoBERTa and XLM-RoBERTa count positions from their padding token on."""
 
-
-FAMILY = Family(
-    model_types=("bert", "roberta", "xlm-roberta"),
-    blocks="encoder.layer",
-    final_norm=None,
-    input_side={"embeddings": PassEmbeddings},
-    targets=("attention.self.query", "attention.self.value"),
-    causal=False,
-    stages=(
+    model_types = ("bert", "roberta", "xlm-roberta")
+    blocks = "encoder.layer"
+    final_norm = None
+    input_side = {"embeddings": PassEmbeddings}
+    targets = ("attention.self.query", "attention.self.value")
+    causal = False
+    stages = (
         ("attention.self.query", "attention.self.key", "attention.self.value"),
         ("attention.output.dense",),
         ("intermediate.dense",),
         ("output.dense",),
-    ),
-    ends_in_norm=True,
-    unused=("pooler",),
-    saved_bytes=saved_bytes,
-)
+    )
+    ends_in_norm = True
+    unused = ("pooler",)
+    buffers = ("position_ids",)
+
+    def uncovered(self, config: Any) -> Iterator[tuple[str, str]]:
+        """No padding token where positions are counted from it."""
+        if config.pad_token_id is None and config.model_type != "bert":
+            yield "pad_token_id", "is needed: positions are counted from it on"
+
+    def positions(self, config: Any) -> int:
+        """The numbers up to that of the padding token are not used."""
+        used = config.pad_token_id + 1 if config.model_type != "bert" else 0
+        return int(config.max_position_embeddings) - used
+
+    def saved_bytes(self, block: TrainedBlock) -> int | None:
+        """Norms come after attention and feed-forward: what a block is given comes from the norm of the one below."""
+        config = block.config
+        if config.hidden_act != "gelu" or getattr(config, "is_decoder", False):
+            return None
+        width = config.hidden_size
+        return (
+            block.adapters(width, norm_keeps_input=not block.lowest)
+            + block.attention(width, width, config.num_attention_heads)
+            + 2 * block.layer_norm(width)
+            + block.element * block.positions * config.intermediate_size
+        )
+
+
+FAMILY = BERT()

@@ -1,24 +1,37 @@
-"""What a family file says about the modules of its models. One file a family in this folder; it defines ``FAMILY``."""
+"""What a family file says about the modules of its models. One file a family in this folder; it defines ``FAMILY``.
+
+A family is a subclass of ``Family`` with the attributes below, and ``FAMILY`` an instance of it. Attributes without a
+value here must be given, the others have the defaults that are written here. A name that the contract does not have is
+an error when the file is loaded; names that begin with an underscore are the file's own.
+
+``families.conformance`` tests a family against stock Hugging Face models, in one line of a plug-in's own tests.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, ClassVar, get_args, get_type_hints
 
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
+
+from atlas_cli.errors import ConfigError
+from atlas_cli.suggest import did_you_mean
 
 
 class NoPositions(nn.Module):
     """Stands for a position embedding on the server half: positions were added on the client, so adds nothing."""
 
-    def forward(self, position_ids: Tensor) -> _Zero:
-        """Nothing to add, whatever the positions."""
+    def forward(self, *_: object, **__: object) -> _Zero:
+        """Whatever it is asked."""
         return _Zero()
 
 
 class _Zero(float):
-    # GPT-2 adds ``position_embeds.to(device)``; adding the number 0.0 leaves every element as it was
+    # decoders add ``position_embeds.to(device)``; adding the number 0.0 leaves every element as it was
     def to(self, *_: object) -> _Zero:
         return self
 
@@ -36,7 +49,7 @@ class PassEmbeddings(nn.Module):
         inputs_embeds: Tensor | None = None,
         **kwargs: object,
     ) -> Tensor:
-        """What was handed on, unchanged."""
+        """The activations that it is given, by name or by place."""
         found = inputs_embeds if inputs_embeds is not None else next(a for a in args if isinstance(a, Tensor))
         assert input_ids is None
         return found
@@ -93,32 +106,97 @@ class TrainedBlock:
         return self.element * self.positions * (width + 2)
 
 
-@dataclass(frozen=True)
 class Family:
-    """Where things are in a base model (paths are relative to it).
+    """Where things are in a base model, the one that ``AutoModel`` gives; paths are relative to it.
 
     Attributes:
-        model_types: ``config.model_type`` values that this file covers.
+        model_types: values of ``config.model_type`` that this file covers.
         blocks: path of the list of blocks.
         final_norm: path of the norm after the last block, if there is one.
-        input_side: server-half replacements of what comes before the blocks, as ``{path: module factory}``.
+        input_side: all that the base does before its first block, as ``{path: factory of what stands for it on the
+            server half}``, which is fed through ``inputs_embeds``.
         targets: linear layers of a block that LoRA adapts by default (ends of their path in the block).
         stages: all linear layers of a block, by the order in which they run: those that make queries, keys and values;
             the attention's output; the feed-forward's first; its last. FLOPs, and with them simulated time, follow.
         ends_in_norm: whether a norm comes after the last linear layer of a block.
         causal: decoder (language modelling, last-token pooling) or encoder (mean pooling).
-        unused: attributes to drop after loading, e.g. a pooler that no atlas head reads.
-        saved_bytes: bytes that a block saves for backward; None from it where the formula does not hold, and no
-            function where there is no formula: then memory is predicted by a trace.
+        unused: attributes of the base to drop after loading, e.g. a pooler that no atlas head reads.
+        buffers: ends of the names of what old checkpoints hold and transformers computes anew (causal masks, positions,
+            rotary frequencies); compared where the model has it, too.
+        options: names in config.json that the model computes although its config class has no such field, or although
+            atlas refuses them elsewhere (``models.files.config_options.REFUSED``).
     """
 
-    model_types: tuple[str, ...]
-    blocks: str
-    final_norm: str | None
-    input_side: dict[str, Callable[[], nn.Module]]
-    targets: tuple[str, ...]
-    causal: bool
-    stages: tuple[tuple[str, ...], ...] = field(default=())
-    ends_in_norm: bool = False
-    unused: tuple[str, ...] = field(default=())
-    saved_bytes: Callable[[TrainedBlock], int | None] | None = None
+    model_types: ClassVar[tuple[str, ...]]
+    blocks: ClassVar[str]
+    input_side: ClassVar[Mapping[str, Callable[[], nn.Module]]]
+    targets: ClassVar[tuple[str, ...]]
+    stages: ClassVar[tuple[tuple[str, ...], ...]]
+    causal: ClassVar[bool]
+    final_norm: ClassVar[str | None] = None
+    ends_in_norm: ClassVar[bool] = False
+    unused: ClassVar[tuple[str, ...]] = ()
+    buffers: ClassVar[tuple[str, ...]] = ()
+    options: ClassVar[tuple[str, ...]] = ()
+
+    def uncovered(self, config: Any) -> Iterable[tuple[str, str]]:
+        """What a Hugging Face config asks for that this file does not cover: option, and why its value is refused.
+
+        It is asked before any weight is loaded. The message is ``<file>: <option>: <value> <why>``.
+        """
+        return ()
+
+    def parallel(self, config: Any) -> bool:
+        """Whether the feed-forward reads what the block was given, beside the attention instead of after it."""
+        return False
+
+    def positions(self, config: Any) -> int | None:
+        """How many tokens a text may have; None: any number."""
+        found: int | None = getattr(config, "max_position_embeddings", None)
+        return found
+
+    def saved_bytes(self, block: TrainedBlock) -> int | None:
+        """Bytes that a block saves for backward; None where there is no formula: they are predicted by a trace."""
+        return None
+
+    def __init_subclass__(cls) -> None:
+        """Refuse names that the contract does not have.
+
+        Raises:
+            ConfigError: one; says the nearest valid name.
+        """
+        known = {name for name in (*Family.__annotations__, *vars(Family)) if name[0] != "_"}
+        for name in vars(cls):
+            if name[0] != "_" and name not in known:
+                raise ConfigError(f"{_file(cls)}: {cls.__name__} has no attribute {name}{did_you_mean(name, known)}")
+
+    def __init__(self) -> None:
+        """Check that all is there, and of its type.
+
+        Raises:
+            ConfigError: what is not.
+        """
+        where = f"{_file(type(self))}: {type(self).__name__}"
+        for name, (adapter, kind) in _types().items():
+            if not hasattr(self, name):
+                raise ConfigError(f"{where} does not say its {name} ({kind}); models.families.contract explains it")
+            try:
+                adapter.validate_python(getattr(self, name), strict=True)
+            except ValidationError as error:
+                raise ConfigError(
+                    f"{where}.{name}: {getattr(self, name)!r:.80} is not {kind}: {error.errors()[0]['msg']}"
+                ) from None
+        if not (self.model_types and self.targets):
+            raise ConfigError(f"{where} names no {'targets' if self.model_types else 'model_types'}")
+
+
+@cache
+def _types() -> dict[str, tuple[TypeAdapter[Any], str]]:
+    """How each attribute is checked, and its type as it is written above."""
+    hints = {name: get_args(hint)[0] for name, hint in get_type_hints(Family).items()}
+    written = {name: text.removeprefix("ClassVar[")[:-1] for name, text in Family.__annotations__.items()}
+    return {name: (TypeAdapter(hint), written[name]) for name, hint in hints.items()}
+
+
+def _file(cls: type) -> str:
+    return str(getattr(sys.modules.get(cls.__module__), "__file__", cls.__module__))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from transformers import GenerationConfig, PreTrainedConfig
@@ -11,6 +11,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from atlas_cli.errors import ConfigError
+from atlas_cli.models.families import supported
 from atlas_cli.suggest import did_you_mean
 
 _NONE: tuple[object, ...] = (None, False, 0, "", {}, [])
@@ -76,17 +77,20 @@ _NO_MATTER = (
 _ATTENTION = ("full_attention", "sliding_attention")
 
 
-def refuse_options(options: Mapping[str, Any], place: str, key: str = "model.name") -> None:
+def refuse_options(
+    options: Mapping[str, Any], place: str, key: str = "model.name", computed: Collection[str] = ()
+) -> None:
     """Check options by their names, before transformers is given them.
 
     Args:
         place: what holds them, e.g. the path of config.json and a colon, for the message.
+        computed: names that this model's family computes.
 
     Raises:
         ConfigError: one that atlas does not take.
     """
     for name, (neutral, why) in REFUSED.items():
-        if name in options and options[name] not in neutral:
+        if name in options and options[name] not in neutral and name not in computed:
             raise ConfigError(f"{place}{name}: {_short(options[name])} {why}", key=key)
     for name in _SIZES:  # before a config class divides by one
         if isinstance(options.get(name), int) and not _is_size(options[name]):
@@ -101,20 +105,26 @@ def refuse_options(options: Mapping[str, Any], place: str, key: str = "model.nam
         )
 
 
+def computed_options(model_type: object) -> tuple[str, ...]:
+    """Names that the family of a ``model_type`` computes although others do not; none where there is no family."""
+    family = supported().get(str(model_type))
+    return () if family is None else family.options
+
+
 def unknown_options(options: Mapping[str, Any], config: PreTrainedConfig) -> list[str]:
     """Options of config.json that transformers' class has no use for, and that are not known to decide nothing."""
     known = {*type(config)().to_dict(), *config.attribute_map, *REFUSED, *_NO_MATTER}
-    known |= GenerationConfig().to_dict().keys()
+    known |= {*GenerationConfig().to_dict(), *computed_options(config.model_type)}
     return sorted(name for name in options if name not in known and name.lstrip("_") not in known)
 
 
 def require_values(config: PreTrainedConfig, place: str, key: str = "model.name") -> None:
-    """Check that a config's values can be those of a model.
+    """Check that a config's values can be those of a model, and that its family covers them.
 
     Raises:
-        ConfigError: one that cannot; names it as the file does.
+        ConfigError: one that cannot, or is not covered; names it as the file does.
     """
-    for name, value, why in _impossible(config):
+    for name, value, why in (*_impossible(config), *_uncovered(config)):
         raise ConfigError(f"{place}{config.attribute_map.get(name, name)}: {_short(value)} {why}", key=key)
 
 
@@ -137,17 +147,24 @@ def _impossible(config: PreTrainedConfig) -> Iterator[tuple[str, object, str]]:
     padding, rows = getattr(config, "pad_token_id", None), getattr(config, "vocab_size", 0)
     if padding is not None and not -rows <= padding < rows:
         yield "pad_token_id", padding, f"has no row in an embedding of {rows} (vocab_size)"
-    if padding is None and config.model_type in ("roberta", "xlm-roberta"):
-        yield "pad_token_id", padding, "is needed: positions are counted from it on"
     for kind in getattr(config, "layer_types", None) or ():
         if kind not in _ATTENTION:
             yield "layer_types", kind, f"is not one of {', '.join(_ATTENTION)}"
         if kind == "sliding_attention" and getattr(config, "sliding_window", None) is None:
             yield "layer_types", kind, "needs a sliding_window (and use_sliding_window: true, where the model has that)"
-    yield from _impossible_rotary(getattr(config, "rope_parameters", None) or {})
+    yield from _impossible_rotary(getattr(config, "rope_parameters", None) or {}, computed_options(config.model_type))
 
 
-def _impossible_rotary(rotary: Mapping[str, Any]) -> Iterator[tuple[str, object, str]]:
+def _uncovered(config: PreTrainedConfig) -> Iterator[tuple[str, object, str]]:
+    family = supported().get(config.model_type)
+    for name, why in family.uncovered(config) if family is not None else ():
+        value: Any = config
+        for part in name.split("."):
+            value = value[part] if isinstance(value, Mapping) else getattr(value, part)
+        yield name, value, why
+
+
+def _impossible_rotary(rotary: Mapping[str, Any], computed: Collection[str]) -> Iterator[tuple[str, object, str]]:
     known = ("default", *ROPE_INIT_FUNCTIONS)
     if (kind := rotary.get("rope_type", "default")) not in known:
         yield "rope_parameters.rope_type", kind, f"is not one of {', '.join(known)}"
@@ -155,7 +172,7 @@ def _impossible_rotary(rotary: Mapping[str, Any]) -> Iterator[tuple[str, object,
         value = rotary.get(name)
         if value is not None and not (isinstance(value, (int, float)) and 0 < value < math.inf):
             yield f"rope_parameters.{name}", value, "is not a number above 0"
-    if rotary.get("partial_rotary_factor") not in (None, 1):
+    if rotary.get("partial_rotary_factor") not in (None, 1) and "partial_rotary_factor" not in computed:
         yield "rope_parameters.partial_rotary_factor", rotary["partial_rotary_factor"], _DROPPED
 
 

@@ -18,7 +18,7 @@ from atlas_cli.errors import ConfigError, ResourceError
 from atlas_cli.models.families import supported
 from atlas_cli.models.files import gguf_files
 from atlas_cli.models.files.architectures import built_in, is_architecture
-from atlas_cli.models.files.config_options import refuse_options, require_values, unknown_options
+from atlas_cli.models.files.config_options import computed_options, refuse_options, require_values, unknown_options
 from atlas_cli.models.files.source import Source, reason
 from atlas_cli.models.files.weight_files import named
 from atlas_cli.packages import models as packaged
@@ -146,7 +146,8 @@ def _read_config(source: Source, model: ModelConfig) -> PreTrainedConfig:
             _require_gguf(file, model.name)
     else:
         try:
-            refuse_options(stored := source.json("config.json"), place)
+            stored = source.json("config.json")
+            refuse_options(stored, place, computed=computed_options(stored.get("model_type")))
         except ResourceError as error:
             raise ResourceError(f"model.name: the config of {model.name} cannot be read: {error}") from None
     try:
@@ -198,7 +199,7 @@ def _with_changes(config: PreTrainedConfig, model: ModelConfig) -> PreTrainedCon
             raise ConfigError(
                 f"{type(config).__name__} has no {name!r}{did_you_mean(name, names)}", key=f"model.config.{name}"
             )
-    refuse_options(model.config, "", "model.config")
+    refuse_options(model.config, "", "model.config", computed_options(config.model_type))
     changes = {aliases.get(name, name): value for name, value in model.config.items()}
     try:
         changed = type(config)(**{**_given(config), **changes})

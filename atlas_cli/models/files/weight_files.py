@@ -13,14 +13,13 @@ from safetensors import safe_open
 from torch import nn
 
 from atlas_cli.errors import ConfigError, ResourceError
+from atlas_cli.models.families.contract import Family
 from atlas_cli.models.files.source import Source, read_json
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 # transformers reads these in place of the others, through torch.distributed
 _DISTRIBUTED = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
 _FLOATS = ("F64", "F32", "F16", "BF16")
-# causal masks and positions that older versions stored: computed anew, and compared where the model holds them
-_BUFFERS = ("attn.bias", "attn.masked_bias", "position_ids", "rotary_emb.inv_freq")
 # first parts of the names of heads, which stand beside the base model in a file without its prefix
 _HEADS = (
     *("cls", "classifier", "dropout", "lm_head", "logits_proj", "multiple_choice_head", "pooler", "pre_classifier"),
@@ -30,7 +29,7 @@ _HEADS = (
 _SHOWN = 3
 
 
-def weight_names(source: Source) -> dict[str, Path]:
+def weight_names(source: Source, family: Family) -> dict[str, Path]:
     """The file of every tensor, by name; nothing where there are no safetensors, which the loader says.
 
     Raises:
@@ -46,7 +45,7 @@ def weight_names(source: Source) -> dict[str, Path]:
                     raise ConfigError(f"{file}: {name} is in {found[name].name}, too", key="model.name")
                 found[name] = file
                 kind = opened.get_slice(name).get_dtype()
-                if kind not in _FLOATS and not name.endswith(_BUFFERS):
+                if kind not in _FLOATS and not name.endswith(family.buffers):
                     raise ConfigError(
                         f"{file}: {name} holds {kind}; atlas reads float weights: dequantize them, or give the model "
                         "before it was quantized",
@@ -93,12 +92,12 @@ def _shard(source: Source, index: Path, name: str) -> Path:
 
 
 def left_out(
-    folder: str, whole: Any, unused: tuple[str, ...], files: dict[str, Path], unexpected: Collection[str]
+    folder: str, whole: Any, family: Family, files: dict[str, Path], unexpected: Collection[str]
 ) -> tuple[str, ...]:
     """Tensors that the model has no place for; those of a head may be left out, as atlas has heads of its own.
 
     Args:
-        whole: the model that was loaded; ``unused``: parts of its base that no atlas head reads.
+        whole: the model that was loaded.
         files: of every tensor, by the name that it has there.
         unexpected: names that transformers had no use for.
 
@@ -111,11 +110,11 @@ def left_out(
 
     def of_the_base(name: str) -> bool:
         first = name.removeprefix(prefix).partition(".")[0]
-        if first in (*_HEADS, *unused):
+        if first in (*_HEADS, *family.unused):
             return False
         return name.startswith(prefix) or not prefixed or first in children
 
-    unexpected = sorted(name for name in unexpected if not name.endswith(_BUFFERS))
+    unexpected = sorted(name for name in unexpected if not name.endswith(family.buffers))
     unread = [name for name in unexpected if of_the_base(name)]
     if unread:
         raise ConfigError(
@@ -123,18 +122,18 @@ def left_out(
             "another model than the one that was saved: check config.json, or take another model",
             key="model.name",
         )
-    _require_same_buffers(base, files)
+    _require_same_buffers(base, family.buffers, files)
     _require_once(whole, files, prefix)
-    without = [name for name in files if name.removeprefix(prefix).partition(".")[0] in unused]
+    without = [name for name in files if name.removeprefix(prefix).partition(".")[0] in family.unused]
     return tuple(sorted({*unexpected, *without}))
 
 
-def _require_same_buffers(base: nn.Module, files: dict[str, Path]) -> None:
+def _require_same_buffers(base: nn.Module, buffers: tuple[str, ...], files: dict[str, Path]) -> None:
     """Positions and rotary frequencies that a file holds are those that the model computes from its config."""
-    held = {name.rpartition(".")[2]: tensor for name, tensor in base.named_buffers() if name.endswith(_BUFFERS)}
+    held = {name.rpartition(".")[2]: tensor for name, tensor in base.named_buffers() if name.endswith(buffers)}
     for name, file in files.items():
         wanted = held.get(name.rpartition(".")[2])
-        if wanted is None or not name.endswith(_BUFFERS):
+        if wanted is None or not name.endswith(buffers):
             continue
         with safe_open(file, "pt") as opened:
             stored = opened.get_tensor(name).float().flatten()

@@ -146,14 +146,16 @@ def require_weights(model: ModelConfig) -> None:
     Raises:
         ResourceError, ConfigError: as ``load_base`` for files that it would not read.
     """
-    _, source, _ = model_config(model)
-    if source is not None and source.kind in ("folder", "packaged") and not _weight_names(source):
+    config, source, _ = model_config(model)
+    if source is None or source.kind not in ("folder", "packaged"):
+        return
+    if not _weight_names(source, family_of(config.model_type)):
         raise ResourceError(f"model.name: folder {source.path} has no model.safetensors (atlas reads safetensors only)")
 
 
-def _weight_names(source: Source) -> dict[str, Path]:
+def _weight_names(source: Source, family: Family) -> dict[str, Path]:
     try:
-        return weight_names(source)
+        return weight_names(source, family)
     except SafetensorError as error:
         raise ResourceError(f"model.name: weights of {source.path} cannot be read: {reason(error)}") from None
 
@@ -237,7 +239,7 @@ def _from_source(
     """The model with the weights of its files, and the names of those that it has no place for and does not need."""
     source = source.converted()
     try:
-        files = _weight_names(source)
+        files = _weight_names(source, family)
         whole, found = auto.from_pretrained(
             source.path,
             config=config,
@@ -275,7 +277,7 @@ def _from_source(
             f"model.name: weights of {source.path} are incomplete: {missing[0]} is missing"
             + (f", and {len(missing) - 1} more" if missing[1:] else "")
         )
-    return whole, left_out(source.path, whole, family.unused, files, found["unexpected_keys"])
+    return whole, left_out(source.path, whole, family, files, found["unexpected_keys"])
 
 
 transformers_logging.set_verbosity_error()

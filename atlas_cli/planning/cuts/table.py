@@ -109,7 +109,7 @@ class Shapes:
         self.config, self.setting = hf_config, setting
         self.family: Family = family_of(hf_config.model_type)
         self.n_layers = int(hf_config.num_hidden_layers)
-        _check_length(hf_config, setting.tokens)
+        _check_length(self.family.positions(hf_config), setting.tokens)
         one, _ = meta_model(shortened(hf_config, 1), self.family, torch.float32)
         targets = setting.targets if setting.targets == "auto" else list(setting.targets)
         self.names = adapted_names(one, self.family, targets, "--targets")
@@ -239,14 +239,10 @@ def _seconds(
     )
 
 
-def _check_length(hf_config: Any, tokens: int) -> None:
-    positions = getattr(hf_config, "max_position_embeddings", None)
-    # RoBERTa counts positions from padding_idx + 1
-    offset = hf_config.pad_token_id + 1 if hf_config.model_type in ("roberta", "xlm-roberta") else 0
-    if positions is not None and tokens > positions - offset:
+def _check_length(positions: int | None, tokens: int) -> None:
+    if positions is not None and tokens > positions:
         raise ConfigError(
-            f"{tokens} tokens are more than the model's {positions - offset} positions; "
-            f"set it to {positions - offset} or less",
+            f"{tokens} tokens are more than the model's {positions} positions; set it to {positions} or less",
             key="--max-length",
         )
 

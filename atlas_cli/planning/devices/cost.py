@@ -36,6 +36,7 @@ from atlas_cli.wire.codec import encoded
 from atlas_cli.wire.messages import serialized_size
 
 ATTENTION_BACKWARD = 2.5
+_FEED_FORWARD = 2  # the stage where it begins
 
 
 @dataclass(frozen=True)
@@ -73,12 +74,14 @@ class BlockShapes:
             keys and values; the attention's output; the feed-forward's first; its last.
         queries: width of all queries together.
         ends_in_norm: whether a norm comes after the last linear layer.
+        parallel: whether the feed-forward reads what the block was given.
     """
 
     blocks: str
     stages: tuple[Mapping[str, tuple[int, int]], ...]
     queries: int
     ends_in_norm: bool
+    parallel: bool = False
 
     @cached_property
     def linear(self) -> int:
@@ -103,6 +106,8 @@ class BlockShapes:
         flops, wanted = 0.0, gradient_below
         for place, stage in enumerate(self.stages):
             adapted = False
+            if self.parallel and place == _FEED_FORWARD:
+                wanted = gradient_below
             for name, (d_in, d_out) in stage.items():
                 rank, adapted = ranks.get(name, 0), adapted or name in ranks
                 flops += wanted * 2 * d_in * d_out
@@ -113,11 +118,16 @@ class BlockShapes:
                 flops += wanted * ATTENTION_BACKWARD * self.attention(tokens)
         return flops
 
-    def again(self, tokens: int, ranks: Mapping[str, int]) -> int:
+    def again(self, tokens: int, ranks: Mapping[str, int], gradient_below: bool) -> int:
         """FLOPs per token of what a checkpointed block runs again: up to the last that its backward needs."""
-        last = self.stages[-1]
-        needless = not self.ends_in_norm and not ranks.keys() & last.keys()
-        return self.forward(tokens, ranks) - needless * sum(2 * d_in * d_out for d_in, d_out in last.values())
+        adapted = [place for place, stage in enumerate(self.stages) if ranks.keys() & stage.keys()]
+        last = len(self.stages) - 1
+        if not self.ends_in_norm and last not in adapted:
+            highest = max(adapted, default=0)
+            alone = self.parallel and not gradient_below and highest < _FEED_FORWARD  # the feed-forward saves nothing
+            last = highest if alone else last - 1
+        needless = (sizes for stage in self.stages[last + 1 :] for sizes in stage.values())
+        return self.forward(tokens, ranks) - sum(2 * d_in * d_out for d_in, d_out in needless)
 
     def _adapters(self, ranks: Mapping[str, int]) -> int:
         return sum(2 * ranks.get(name, 0) * sum(sizes) for stage in self.stages for name, sizes in stage.items())
@@ -132,17 +142,16 @@ def block_shapes(family: Family, hf_config: Any) -> BlockShapes:
     block = blocks_of(meta_model(shortened(hf_config, 1), family, torch.float32)[0], family)[0]
     linear = {name: features_of(m) for name, m in block.named_modules() if isinstance(m, nn.Linear | Conv1D)}
     named = [name for stage in family.stages for name in stage]
-    if sorted(named) != sorted(n for n in linear if n in named) or linear.keys() - set(named):
-        other = sorted(linear.keys() ^ set(named))
+    if sorted(named) != sorted(linear):
         raise ConfigError(
             f"FLOPs of {hf_config.model_type} are not known: the stages of its family file do not fit its blocks in "
-            f"{', '.join(other[:4])}",
+            f"{', '.join(sorted(linear.keys() ^ set(named))[:4])}",
             key="model.name",
         )
     heads = int(hf_config.num_attention_heads)
     width = int(getattr(hf_config, "head_dim", None) or int(hf_config.hidden_size) // heads)
     stages = tuple({name: linear[name] for name in stage} for stage in family.stages)
-    return BlockShapes(family.blocks, stages, heads * width, family.ends_in_norm)
+    return BlockShapes(family.blocks, stages, heads * width, family.ends_in_norm, family.parallel(hf_config))
 
 
 def head_step(task: BaseTask, hidden_size: int, vocabulary: int, batch: int, tokens: int) -> Work:
@@ -274,16 +283,16 @@ def _blocks(
         here = placed.get(layer, {})
         forward += shapes.forward(tokens, here)
         if layer >= lowest:
-            backward += shapes.backward(tokens, here, layer > lowest or layers.start > 0, trained)
-            backward += checkpointing * shapes.again(tokens, here)
+            below = layer > lowest or layers.start > 0
+            backward += shapes.backward(tokens, here, below, trained)
+            backward += checkpointing * shapes.again(tokens, here, below)
     return Work(batch * tokens * forward, batch * tokens * backward)
 
 
 def _known(device: Device, figure: str) -> float:
-    value: float | None = getattr(device, figure)
-    if value is None:
+    if (value := getattr(device, figure)) is None:
         raise ValueError(f"device {device.name} has no {figure}; simulated time needs it")
-    return value
+    return float(value)
 
 
 def _or(device: Device | None, figure: str, default: float) -> float:

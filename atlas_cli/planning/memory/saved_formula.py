@@ -33,8 +33,6 @@ def blocks_saved(
         ranks: of adapters by path in the base; only those in ``layers``.
         gradient_below: whether what goes into the first block needs a gradient, as on the server.
     """
-    if family.saved_bytes is None:
-        return None
     saved, lowest, placed = [], True, 0
     for layer in layers:
         paths = [f"{family.blocks}.{layer}.{target}" for target in family.targets]

@@ -1,0 +1,35 @@
+"""GPT-NeoX and Pythia: rotary positions on a part of each head; attention and feed-forward read the block's input."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+from atlas_cli.models.families.contract import Family
+
+
+class GPTNeoX(Family):
+    """One linear layer makes query, key and value, head by head."""
+
+    model_types = ("gpt_neox",)
+    blocks = "layers"
+    final_norm = "final_layer_norm"
+    input_side = {"embed_in": nn.Identity, "emb_dropout": nn.Identity}
+    targets = ("attention.query_key_value",)
+    causal = True
+    stages = (("attention.query_key_value",), ("attention.dense",), ("mlp.dense_h_to_4h",), ("mlp.dense_4h_to_h",))
+    buffers = ("attention.bias", "attention.masked_bias", "rotary_emb.inv_freq")
+    options = ("partial_rotary_factor", "rotary_pct", "rotary_emb_base")
+
+    def uncovered(self, config: Any) -> Iterator[tuple[str, str]]:
+        """A share of each head that cannot be."""
+        share = config.rope_parameters["partial_rotary_factor"]
+        if not 0 < share <= 1:
+            yield "rope_parameters.partial_rotary_factor", "is not a share of a head, above 0 and at most 1"
+
+    def parallel(self, config: Any) -> bool:
+        """As ``use_parallel_residual`` says; without it, the feed-forward reads the attention's sum."""
+        return bool(config.use_parallel_residual)
+
+
+FAMILY = GPTNeoX()
