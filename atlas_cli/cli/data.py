@@ -80,31 +80,13 @@ def _row(client: str, group: PreparedGroup) -> tuple[str, str, str, str, str, st
         client,
         _size(features),
         _size(group.local_test[client]),
-        _labels(client, group),
+        group.task.label_summary([group.data.train[row] for row in group.shards[client]]),
         f"{lengths[0]} / {middle} / {lengths[-1]}",
         f"{fit.cut} ({fit.cut / max(1, fit.rows - fit.left_out):.0%})"
         + f", {fit.left_out} left out" * (fit.left_out > 0),
     )
 
 
-def _labels(client: str, group: PreparedGroup) -> str:
-    """Share of every class among the client's rows, largest first; tags count by occurrence."""
-    counts: dict[str, int] = {}
-    for row in group.shards[client]:
-        for label in group.task.labels_in(group.data.train[row]):
-            counts[label] = counts.get(label, 0) + 1
-    total = sum(counts.values())
-    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    shown = [f"{on_one_line(label)} {count / total:.0%}" for label, count in ordered[:6]]
-    return ", ".join(shown) + (f", {len(ordered) - 6} more" if len(ordered) > 6 else "")
-
-
 def _show(console: Any, client: str, feature: Feature, tokenizer: Any, group: PreparedGroup) -> None:
     text = tokenizer.decode(feature["input_ids"])
-    labels = feature["labels"]
-    if isinstance(labels, int):
-        said = f"  -> {group.task.classes[labels]}"
-    else:
-        kept = sum(1 for label in labels if label >= 0)
-        said = f"  ({kept} labels)"
-    console.say(f"  {client}: {on_one_line(text + said)}")
+    console.say(f"  {client}: {on_one_line(f'{text}  {group.task.label_text(feature)}')}")

@@ -9,7 +9,9 @@ head moves all texts alike, by as much as classes are unequal, and clients would
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -86,7 +88,8 @@ def _fingerprint(federation: Federation, client: str, ledger: Ledger, batches: i
         counts = itertools.count()
         party.privacy.activations = lambda hidden, *_: noise(hidden, "fingerprint", turn, next(counts))
     party.privacy.codec = federation.protection.codec()
-    drawn = draw(features, batches, federation.batch_size(client), numpy_generator(seed, "fingerprint", client, turn))
+    generator = numpy_generator(seed, "fingerprint", client, turn)
+    drawn = draw(features, batches, federation.batch_size(client), generator, group.task.one_class)
     for rows in drawn:
         batch = collate(group.task, rows, federation.pad, *federation.padding)
         reply, _ = exchange(server, party, batch, 0, 0, ledger)
@@ -106,14 +109,18 @@ def _fingerprint(federation: Federation, client: str, ledger: Ledger, batches: i
     return fingerprint
 
 
-def draw(features: Sequence[Feature], batches: int, size: int, generator: np.random.Generator) -> list[list[Feature]]:
-    """At most ``batches`` of ``size``, no example twice: one of each class by turns, until a class runs out."""
-    seen: dict[int, int] = {}
+def draw(
+    features: Sequence[Feature], batches: int, size: int, generator: np.random.Generator, one_class: bool
+) -> list[list[Feature]]:
+    """At most ``batches`` of ``size``, no example twice: one of each class by turns, until a class runs out.
+
+    Examples that are not ``one_class`` each have no turns.
+    """
+    seen: Counter[Any] = Counter()
     turns = []
     for i in generator.permutation(len(features)).tolist():
-        label = features[i]["labels"]
-        if isinstance(label, int):
-            seen[label] = seen.get(label, -1) + 1
-        turns.append((seen[label] if isinstance(label, int) else 0, i))
+        label = features[i]["labels"] if one_class else i
+        turns.append((seen[label], i))
+        seen[label] += 1
     chosen = [features[i] for _, i in sorted(turns, key=lambda turn: turn[0])][: batches * size]
     return [chosen[start : start + size] for start in range(0, len(chosen), size)]

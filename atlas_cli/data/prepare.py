@@ -100,7 +100,7 @@ def _prepare_group(config: ExperimentConfig, name: str, tokenizer: Any, causal: 
     rule = config.training.on_truncated
     task = build_task(group.task, data.classes, pooling, keep_end=rule == "keep-end")
     clients = [spec.name for spec in config.expanded_clients() if spec.task_group == name]
-    labels = [task.labels_in(row)[0] if "label" in task.fields else None for row in data.train]
+    labels = [task.labels_in(row)[0] if task.one_class else None for row in data.train]
     dealt = partition(data.train, clients, config.partition, labels, seed, name, data.numbered)
     encoded = encode(task, [*data.train, *data.test], tokenizer, config.training.max_length)
     if rule in ("drop", "error"):

@@ -96,7 +96,7 @@ def read_group(name: str, group: TaskGroupConfig, seed: int, duplicates: Duplica
     classes = group.classes or (_classes([rows[i] for i in numbers], left, task, key) if task.has_classes else [])
     found = [*(rows[i] for i in numbers), *left]
     notes = [*source.notes, *labels.class_notes(labels.counted(found, task.labels_in))]
-    notes += labels.text_notes(found, [field for field in columns if field not in ("label", "tokens", "tags")])
+    notes += labels.text_notes(found, [field for field in columns if task.forms.get(field, "text") in ("text", "any")])
     numbers = holdout.sample(numbers, data.limit, numpy_generator(seed, "limit", name))
     left = holdout.sample(left, data.test_limit, numpy_generator(seed, "test-limit", name))
     return GroupData(
@@ -178,8 +178,8 @@ def _hold_out(
 
 
 def _strata(rows: Rows, task: type[BaseTask]) -> Sequence[str]:
-    """The label of each row where a row has one; else the same for all."""
-    return [task.labels_in(row)[0] for row in rows] if "label" in task.fields else [""] * len(rows)
+    """The class of each row where a row is of one; else the same for all."""
+    return [task.labels_in(row)[0] for row in rows] if task.one_class else [""] * len(rows)
 
 
 def _check_labels(rows: Rows, task: type[BaseTask], classes: list[str], part: str, key: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from atlas_cli.errors import ConfigError
 from atlas_cli.suggest import did_you_mean
 
 if TYPE_CHECKING:
-    from atlas_cli.tasks.contract import BaseTask
+    from atlas_cli.tasks.contract import BaseTask, Form
 
 _LIST_AS_TEXT = re.compile(r"""\[\s*['"\d-].*\S\]""", re.DOTALL)  # as Python, numpy and pandas write one into a cell
 
@@ -30,7 +31,7 @@ def canonical(rows: Rows, columns: dict[str, str], task: type[BaseTask], part: s
         new = dict(row)
         for field, column in columns.items():
             place = f"row {number} of the {part}, column {column!r}"
-            value = _value(row.get(column), field, place, f"{key}.{field}")
+            value = _value(row.get(column), task.forms.get(field, "text"), place, f"{key}.{field}")
             if value is not None:
                 new[field] = value
             elif field in task.optional_fields:
@@ -53,11 +54,13 @@ def canonical(rows: Rows, columns: dict[str, str], task: type[BaseTask], part: s
     return done
 
 
-def _value(value: Any, field: str, place: str, key: str) -> Any:
+def _value(value: Any, form: Form, place: str, key: str) -> Any:
     """A field's value in its canonical form, or None where it is empty."""
-    if field == "answers":
-        return value  # the task knows their shapes; an empty list means that there is no answer
-    if field in ("tokens", "tags"):
+    if form == "any":
+        return value
+    if form == "number":
+        return _number(value, place, key)
+    if form in ("words", "classes"):
         if isinstance(value, str) and _LIST_AS_TEXT.fullmatch(value):
             raise ConfigError(
                 f"{place} holds a list written as text ({value[:40]}); use JSONL or Parquet, or words with spaces",
@@ -66,11 +69,26 @@ def _value(value: Any, field: str, place: str, key: str) -> Any:
         items = _BETWEEN_WORDS.sub(" ", value).strip(" ").split(" ") if isinstance(value, str) else value
         if items is not None and not isinstance(items, list):
             raise ConfigError(f"{place} is {type(value).__name__}, not a list or words with spaces", key=key)
-        words = [_word(item, field == "tags", place, key) for item in items or ()]
+        words = [_word(item, form == "classes", place, key) for item in items or ()]
         if any(word is None for word in words):
             raise ConfigError(f"{place} holds an empty item", key=key)
         return words or None
-    return _word(value, field == "label", place, key)
+    return _word(value, form == "class", place, key)
+
+
+def _number(value: Any, place: str, key: str) -> float | None:
+    """A finite number, also one that is written as text, as all cells of a CSV file are."""
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    try:
+        number = math.nan if isinstance(value, bool) or "_" in str(value) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise ConfigError(
+            f"{place} holds {type(value).__name__} ({str(value)[:40]}), expected a finite number", key=key
+        )
+    return number
 
 
 def _word(value: Any, is_class: bool, place: str, key: str) -> str | None:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from atlas_cli.errors import ConfigError
 from atlas_cli.models.adapters.origin import ORIGIN, Origin
 from atlas_cli.models.adapters.peft_format import HEAD
-from atlas_cli.tasks._heads import Classifier
-from atlas_cli.tasks.contract import BaseTask, SequencePooling
+from atlas_cli.tasks._heads import Classifier, SequencePooling
+from atlas_cli.tasks.contract import BaseTask
 
 _ANEW = f"remove {HEAD} and SHA256SUMS from a copy of it to start with a new head"
 

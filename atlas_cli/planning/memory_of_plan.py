@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from atlas_cli.config.schema.experiment import OptimizerConfig
+from atlas_cli.planning.devices.cost import head_step
 from atlas_cli.planning.memory.held import adapter_bytes, optimizer_bytes
 from atlas_cli.planning.memory.predict import (
     PartyMemory,
@@ -20,7 +21,7 @@ from atlas_cli.planning.memory.saved_trace import Step
 from atlas_cli.planning.memory_assumptions import read_classes as read_classes
 from atlas_cli.planning.method import method_of
 from atlas_cli.planning.plan import ClientPlan, Plan
-from atlas_cli.planning.round_bytes import LABEL_NUMBERS, RoundBytes, head_tensors, round_bytes
+from atlas_cli.planning.round_bytes import RoundBytes, head_tensors, round_bytes
 from atlas_cli.planning.round_bytes import Shape as Shape
 from atlas_cli.tasks import build as build_task
 from atlas_cli.tasks.contract import BaseTask
@@ -154,7 +155,11 @@ def _server(plan: Plan, tasks: Mapping[str, BaseTask], shape: Shape, received: s
     config, training = plan.config, plan.config.training
     heads_here = training.labels == "server"
     numbers = [_head_numbers(task, plan.hidden_size) if heads_here else 0 for task in tasks.values()]
-    optimizer = _optimizer(training.server_optimizer)
+    optimizer, vocabulary = _optimizer(training.server_optimizer), int(plan.hf_config.vocab_size)
+
+    def logits(task: BaseTask) -> float:
+        return head_step(task, plan.hidden_size, vocabulary, 1, shape.tokens).forward
+
     memory = predict_server(
         plan.family,
         plan.hf_config,
@@ -172,7 +177,7 @@ def _server(plan: Plan, tasks: Mapping[str, BaseTask], shape: Shape, received: s
         fused_gelu=config.model.fused_gelu,
         dropout=config.lora.dropout,
         autocast=training.autocast == "bfloat16",
-        task=tasks[max(tasks, key=lambda name: _logits(plan, name, tasks[name]))] if heads_here else None,
+        task=max(tasks.values(), key=logits) if heads_here else None,
         received_dtype=received,
     )
     # a group whose clients are all cut deeper than others has fewer adapters here
@@ -253,11 +258,3 @@ def _heads_on_clients(plan: Plan) -> bool:
 
 def _head_numbers(task: BaseTask, hidden_size: int) -> int:
     return sum(p.numel() for p in head_tensors(task, hidden_size).values())
-
-
-def _logits(plan: Plan, group: str, task: BaseTask) -> int:
-    """Logits of an example, to find the head that needs most."""
-    if task.causal_only:
-        return plan.config.training.max_length * int(plan.hf_config.vocab_size)
-    outputs = _head_numbers(task, plan.hidden_size) // (plan.hidden_size + 1)
-    return outputs * LABEL_NUMBERS.get(plan.config.task_groups[group].task, plan.config.training.max_length)

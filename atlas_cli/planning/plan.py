@@ -11,7 +11,6 @@ import torch
 from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM
 
-from atlas_cli import discovery
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.errors import ConfigError
 from atlas_cli.models.adapters.lora import features_of
@@ -34,6 +33,7 @@ from atlas_cli.planning.method import (
     check_server_memory,
     options_of,
 )
+from atlas_cli.planning.task_checks import check_tasks
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,8 @@ def make_plan(config: ExperimentConfig) -> Plan:
     family = family_of(hf_config.model_type)
     base = meta_base(hf_config, family, getattr(torch, config.model.dtype))
     n_layers, hidden = int(hf_config.num_hidden_layers), int(hf_config.hidden_size)
-    _check_tasks(config, hf_config, family)
+    check_tasks(config, hf_config.model_type, family)
+    _check_length(config, hf_config, family)
     _check_rotary(config, hf_config)
     options_of(config)
     check_mixing(config)
@@ -230,15 +231,7 @@ def meta_base(hf_config: Any, family: Family, dtype: torch.dtype = torch.float32
     return base
 
 
-def _check_tasks(config: ExperimentConfig, hf_config: Any, family: Family) -> None:
-    for name, group in config.task_groups.items():
-        task = discovery.load("tasks", group.task).Task
-        if task.causal_only and not family.causal:
-            raise ConfigError(
-                f"{group.task} needs a decoder, and {hf_config.model_type} is an encoder; "
-                "use sequence-classification, token-classification or question-answering, or another model",
-                key=f"task_groups.{name}.task",
-            )
+def _check_length(config: ExperimentConfig, hf_config: Any, family: Family) -> None:
     positions = family.positions(hf_config)
     if positions is not None and config.training.max_length > positions:
         raise ConfigError(

@@ -15,9 +15,6 @@ from atlas_cli.planning.plan import ClientPlan, Plan
 from atlas_cli.tasks.contract import BaseTask
 from atlas_cli.wire.messages import serialized_size
 
-# labels an example, where it is not one a token
-LABEL_NUMBERS = {"sequence-classification": 1, "question-answering": 2}
-
 
 class Shape(NamedTuple):
     """A batch: examples, tokens of each with padding, and whether there is padding."""
@@ -45,8 +42,7 @@ def round_bytes(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape) ->
         shape.tokens,
         client.dtype,
         features=config.model.dtype,
-        label_numbers=LABEL_NUMBERS.get(config.task_groups[client.task_group].task, shape.tokens),
-        labels=training.labels,
+        labels=task.blank_labels(shape.batch, shape.tokens) if training.labels == "server" else None,
         compress=config.privacy.compress,
     )
     method = method_of(config)

@@ -99,6 +99,10 @@ class Task(BaseTask):
         rows = [feature["labels"] + [IGNORE] * (length - len(feature["labels"])) for feature in features]  # type: ignore
         return torch.tensor(rows, dtype=torch.int64)
 
+    def label_shape(self, batch: int, tokens: int) -> tuple[int, ...]:
+        """One a token."""
+        return (batch, tokens)
+
     def build_head(self, hidden_size: int, lm_head: nn.Module | None) -> nn.Module:
         """The frozen output embedding of the model; no parameters of its own.
 

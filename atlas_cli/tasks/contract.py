@@ -1,11 +1,16 @@
 """What a task type must say. One file a task in this folder; its class is named ``Task``.
 
+A task declares its fields, what its labels are and which way each figure of its metric is better, and fills the hooks
+that have no default; what it leaves out works as ``BaseTask`` says. Names of its own begin with an underscore: any
+other name that ``BaseTask`` does not have is taken for a misspelt one, and refused when the task is loaded.
+
 Shape suffixes: B batch, T tokens, D hidden size, C classes, V vocabulary. Labels to ignore are -100.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, TypedDict, get_args
 
@@ -14,10 +19,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from atlas_cli.errors import ConfigError
+from atlas_cli.printable import on_one_line
 
 Row = Mapping[str, Any]
-IGNORE = -100
+Prediction = dict[str, Any]
 Better = Literal["higher", "lower"]
+Form = Literal["text", "number", "class", "words", "classes", "any"]
+
+IGNORE = -100
+_COUNTED_AT_ONCE = 256  # features whose label tokens are counted together
+_SHOWN_CLASSES = 6
 
 
 class Feature(TypedDict, total=False):
@@ -29,7 +40,7 @@ class Feature(TypedDict, total=False):
 
     input_ids: list[int]
     token_type_ids: list[int]
-    labels: int | list[int]
+    labels: int | float | list[int] | list[float]
     truncated: bool
     meta: dict[str, Any]
     row: int
@@ -65,17 +76,31 @@ class BaseTask(ABC):
         classes: class names in the order of their ids; empty for tasks without classes.
         pooling: "mean", "first" or "last": which tokens a sequence head reads; ignored by token heads.
 
-    ``better`` says for every figure of ``metric`` whether a higher or a lower value is better; runs are judged by
-    ``primary_metric``.
+    Attributes:
+        fields: what a row must have; ``optional_fields``: what it may have besides.
+        forms: what fields that are not text hold: a "number" (finite, as a float), a "class" (by its name), lists of
+            "words" or "classes", or "any", which ``check`` looks at.
+        causal_only: needs a decoder.
+        has_classes: labels are class numbers; ``classes`` are those of the config or of the data.
+        one_class: each row is of exactly one class. Only then can rows be dealt out by class, be held out with equal
+            shares of each, or have their labels randomised; other tasks are dealt and held out by rows alone.
+        label_dtype: of what ``label_tensor`` gives; its shape is ``label_shape``.
+        primary_metric: the figure that runs are judged by.
+        better: of every figure of ``metric``, whether a higher or a lower value is better.
+        prediction_fields: names in each prediction, in the order of columns.
+        keep_end: which part of a text that is too long ``encode`` keeps.
     """
 
     fields: ClassVar[tuple[str, ...]]
     optional_fields: ClassVar[tuple[str, ...]] = ()
+    forms: ClassVar[Mapping[str, Form]] = {}
     causal_only: ClassVar[bool] = False
     has_classes: ClassVar[bool] = False
+    one_class: ClassVar[bool] = False
+    label_dtype: ClassVar[torch.dtype] = torch.int64
     primary_metric: ClassVar[str]
     better: ClassVar[Mapping[str, Better]] = {}
-    keep_end: bool = False  # which part of a text that is too long ``encode`` keeps
+    keep_end: bool = False
 
     def __init_subclass__(cls) -> None:
         """Refuse a task that does not say which way its primary metric is better: it would be guessed."""
@@ -116,7 +141,15 @@ class BaseTask(ABC):
 
     @abstractmethod
     def label_tensor(self, features: Sequence[Feature], length: int) -> Tensor:
-        """Labels of a batch padded to ``length`` tokens: (B,) or (B, T) or (B, 2), int64, -100 where ignored."""
+        """Labels of a batch padded to ``length`` tokens: ``label_shape``, ``label_dtype``, -100 where ignored."""
+
+    def label_shape(self, batch: int, tokens: int) -> tuple[int, ...]:
+        """Shape of the labels of a batch: one an example unless a task says otherwise."""
+        return (batch,)
+
+    def blank_labels(self, batch: int, tokens: int) -> Tensor:
+        """Zeros that are as large as the labels of a batch, to plan and measure with."""
+        return torch.zeros(self.label_shape(batch, tokens), dtype=self.label_dtype)
 
     @abstractmethod
     def build_head(self, hidden_size: int, lm_head: nn.Module | None) -> nn.Module:
@@ -146,6 +179,32 @@ class BaseTask(ABC):
         count = len(targets_N)
         return F.cross_entropy(logits_NC.float(), targets_N, reduction="sum") / max(count, 1), count
 
+    def weight(self, features: Sequence[Feature]) -> float:
+        """How much a client with these examples weighs when adapters are merged by ``aggregation.weights: examples``.
+
+        Label tokens where each token has a target of its own, else examples, however many windows one is read in.
+        """
+        if self.targets(self.label_tensor(features[:1], len(features[0]["input_ids"]))) is None:
+            return float(count_examples(features))
+        parts = (features[i : i + _COUNTED_AT_ONCE] for i in range(0, len(features), _COUNTED_AT_ONCE))
+        targets = (self.targets(self.label_tensor(part, max(len(f["input_ids"]) for f in part))) for part in parts)
+        return float(sum(int((each != IGNORE).sum()) for each in targets if each is not None))
+
+    def label_text(self, feature: Feature) -> str:
+        """The label of one example, for people who look at their data."""
+        labels = feature["labels"]
+        if isinstance(labels, list):
+            return f"({sum(1 for label in labels if label >= 0)} labels)"
+        return f"-> {self.classes[int(labels)] if self.has_classes else f'{labels:g}'}"
+
+    def label_summary(self, rows: Sequence[Row]) -> str:
+        """The labels of a client's rows in a few words: the share of every class, largest first; tags by occurrence."""
+        counts = Counter(label for row in rows for label in self.labels_in(row))
+        ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+        shown = [f"{on_one_line(label)} {count / counts.total():.0%}" for label, count in ordered[:_SHOWN_CLASSES]]
+        more = len(ordered) - _SHOWN_CLASSES
+        return ", ".join(shown) + (f", {more} more" if more > 0 else "")
+
     @abstractmethod
     def metric(self) -> Metric:
         """A fresh accumulator."""
@@ -162,32 +221,3 @@ class BaseTask(ABC):
                 what = "declares no direction for" if name in figures else "does not compute"
                 raise ConfigError(f"{type(self).__module__}: Task {what} the metric {name} (primary_metric, better)")
         return figures
-
-
-def pooled_token(pooling: str, mask_BT: Tensor) -> Tensor | None:
-    """The one token of each sequence that pooling reads, (B, T) bool; None where it reads all."""
-    if pooling == "mean":
-        return None
-    return F.one_hot(_end(pooling, mask_BT), mask_BT.shape[1]).bool()
-
-
-def _end(pooling: str, mask_BT: Tensor) -> Tensor:
-    """The place of the "first" or "last" real token of each sequence, (B,), on whichever side it is padded."""
-    real_BT = mask_BT.long()
-    return real_BT.argmax(1) if pooling == "first" else mask_BT.shape[1] - 1 - real_BT.flip(1).argmax(1)
-
-
-class SequencePooling(nn.Module):
-    """(B, T, D) and mask (B, T) to (B, D): mean over real tokens, the first or the last of them."""
-
-    def __init__(self, pooling: str) -> None:
-        super().__init__()
-        self.pooling = pooling
-
-    def forward(self, hidden_BTD: Tensor, mask_BT: Tensor) -> Tensor:
-        """One vector a sequence (B, D)."""
-        if self.pooling != "mean":
-            read_B = _end(self.pooling, mask_BT.to(hidden_BTD.device))
-            return hidden_BTD[torch.arange(len(hidden_BTD), device=hidden_BTD.device), read_B]
-        weights_BT1 = mask_BT.to(hidden_BTD.dtype).unsqueeze(-1)
-        return (hidden_BTD * weights_BT1).sum(1) / weights_BT1.sum(1)

@@ -23,7 +23,7 @@ from atlas_cli.errors import ConfigError
 from atlas_cli.tasks import _rows
 from atlas_cli.tasks._heads import Classifier
 from atlas_cli.tasks._metrics import RunningLoss, answer_f1, exact_match
-from atlas_cli.tasks.contract import BaseTask, Better, Feature, Metric, Row
+from atlas_cli.tasks.contract import BaseTask, Better, Feature, Form, Metric, Row
 
 MAX_ANSWER_TOKENS = 30
 
@@ -103,6 +103,7 @@ class Task(BaseTask):
     """
 
     fields: ClassVar[tuple[str, ...]] = ("question", "context", "answers")
+    forms: ClassVar[Mapping[str, Form]] = {"answers": "any"}  # the shapes above; an empty list: there is no answer
     primary_metric: ClassVar[str] = "f1"
     better: ClassVar[Mapping[str, Better]] = {"f1": "higher", "exact_match": "higher", "loss": "lower"}
 
@@ -173,6 +174,10 @@ class Task(BaseTask):
     def label_tensor(self, features: Sequence[Feature], length: int) -> Tensor:
         """First and last token of the answer (B, 2), int64; (0, 0) where the window has none."""
         return torch.tensor([feature["labels"] for feature in features], dtype=torch.int64)
+
+    def label_shape(self, batch: int, tokens: int) -> tuple[int, ...]:
+        """The first and last token of the answer."""
+        return (batch, 2)
 
     def build_head(self, hidden_size: int, lm_head: nn.Module | None) -> nn.Module:
         """One linear layer a token; 2 D + 2 parameters."""

@@ -19,7 +19,7 @@ from atlas_cli.errors import ConfigError
 from atlas_cli.tasks import _rows
 from atlas_cli.tasks._heads import Classifier
 from atlas_cli.tasks._metrics import RunningLoss, entity_spans
-from atlas_cli.tasks.contract import IGNORE, BaseTask, Better, Feature, Metric, Row
+from atlas_cli.tasks.contract import IGNORE, BaseTask, Better, Feature, Form, Metric, Row
 
 _MANY_WORDS = 10_000  # of a row with more, only so many are tokenized where that fills max_length
 
@@ -79,6 +79,7 @@ class Task(BaseTask):
     """Token classification: columns tokens (a list of words) and tags (a list as long)."""
 
     fields: ClassVar[tuple[str, ...]] = ("tokens", "tags")
+    forms: ClassVar[Mapping[str, Form]] = {"tokens": "words", "tags": "classes"}
     has_classes: ClassVar[bool] = True
     primary_metric: ClassVar[str] = "entity_f1"
     better: ClassVar[Mapping[str, Better]] = {
@@ -140,6 +141,10 @@ class Task(BaseTask):
         """Class ids (B, T), int64; -100 on later pieces, special tokens and padding."""
         rows = [feature["labels"] + [IGNORE] * (length - len(feature["labels"])) for feature in features]  # type: ignore
         return torch.tensor(rows, dtype=torch.int64)
+
+    def label_shape(self, batch: int, tokens: int) -> tuple[int, ...]:
+        """One a token."""
+        return (batch, tokens)
 
     def build_head(self, hidden_size: int, lm_head: nn.Module | None) -> nn.Module:
         """One linear layer a token; D * C + C parameters."""

@@ -91,9 +91,9 @@ class Ledger:
         ]
 
 
-def activation_bytes(batch: int, tokens: int, hidden: int, element: int, label_numbers: int) -> int:
-    """Closed form of an activation message: B T D elements, a byte a mask position, 8 bytes a label number."""
-    return batch * tokens * hidden * element + batch * tokens + 8 * label_numbers
+def activation_bytes(batch: int, tokens: int, hidden: int, element: int, label_bytes: int) -> int:
+    """Closed form of an activation message: B T D elements, a byte a mask position, and the labels."""
+    return batch * tokens * hidden * element + batch * tokens + label_bytes
 
 
 def adapter_bytes(

@@ -107,11 +107,6 @@ def loaded(tmp_path, **changes):
         (nested(EXAMPLES, {"lora": {"dropout": 0.1}}), "lora.dropout", "set it to 0"),
         (nested(EXAMPLES, {"clients": {"a": {"checkpointing": True}}}), "clients.a.checkpointing", "remove it"),
         (nested(EXAMPLES, {"privacy": {"nopeek": {"weight": 1.0}}}), "privacy.nopeek", "couples"),
-        (
-            {"privacy": {"labels": {"epsilon": 1.0}}, "task_groups": {"g": {"task": "causal-lm"}}},
-            "privacy.labels",
-            "one class an example",
-        ),
         ({"privacy": {"fingerprints": NOISE}}, "privacy.fingerprints", "clustering.by: fingerprints"),
         ({"privacy": {"activations": NOISE}, "mode": "federated"}, "privacy.activations", "mode is federated"),
     ],

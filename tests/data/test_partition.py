@@ -106,7 +106,7 @@ BAD = {
     ),
     "no labels": (
         {"labels": [None] * 100, "scheme": "dirichlet-label"},
-        "partition.scheme: dirichlet-label needs one label a row, task group g has none; use dirichlet-quantity or iid",
+        "partition.scheme: dirichlet-label needs one class a row, task group g has none; use dirichlet-quantity or iid",
     ),
     "no column": ({"scheme": "column"}, "partition.column: scheme: column needs the name of a column"),
     "unknown column": (

@@ -33,7 +33,7 @@ def test_every_byte_is_the_closed_form(labels, make_federation):
         numbers = sum(b * t * 32 for b, t in shapes)
         sent = {kind: e.payload_bytes for (c, kind, _), e in ledger.entries.items() if c == name}
         classes = labels == "server"
-        assert sent["activations"] == sum(activation_bytes(b, t, 32, element, b * classes) for b, t in shapes)
+        assert sent["activations"] == sum(activation_bytes(b, t, 32, element, 8 * b * classes) for b, t in shapes)
         assert sent["gradients"] == element * numbers
         if labels == "client":  # the server half's output keeps the server's dtype
             assert (sent["features"], sent["feature-gradients"]) == (4 * numbers, 4 * numbers + 8 * len(shapes))

@@ -39,7 +39,7 @@ def test_is_the_sketched_gradient_of_the_unsplit_model(labels, make_config):
         upper = copy.deepcopy(made.server.groups["g"].adapters)
         features = made.train_features(client)
         sums = {}
-        for rows in draw(features, 2, 4, numpy_generator(0, "fingerprint", client, 0)):
+        for rows in draw(features, 2, 4, numpy_generator(0, "fingerprint", client, 0), one_class=True):
             batch = collate(task, rows, made.pad)
             out = hidden(base.model, batch, adapters, upper) if cut > 2 else hidden(base.model, batch, adapters)
             loss, _ = task.loss(head(out, batch.attention_mask), batch.labels)
@@ -52,7 +52,7 @@ def test_is_the_sketched_gradient_of_the_unsplit_model(labels, make_config):
 @given(st.lists(st.integers(0, 2), max_size=30), st.integers(1, 4), st.integers(1, 5))
 def test_classes_take_turns_and_no_example_comes_twice(labels, batches, size):
     features = [{"labels": label, "number": i} for i, label in enumerate(labels)]
-    drawn = [f for rows in draw(features, batches, size, numpy_generator(0, "x")) for f in rows]
+    drawn = [f for rows in draw(features, batches, size, numpy_generator(0, "x"), one_class=True) for f in rows]
     assert len({f["number"] for f in drawn}) == len(drawn) == min(len(labels), batches * size)
     counts = [sum(f["labels"] == label for f in drawn) for label in range(3)]
     for label, count in enumerate(counts):  # behind another class only where it has run out

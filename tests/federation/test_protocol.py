@@ -37,7 +37,7 @@ def test_message_bytes_are_payload_plus_header():
 
 
 def test_closed_forms_by_hand():
-    assert activation_bytes(batch=4, tokens=10, hidden=32, element=4, label_numbers=4) == 4 * 10 * 32 * 4 + 40 + 32
+    assert activation_bytes(batch=4, tokens=10, hidden=32, element=4, label_bytes=32) == 4 * 10 * 32 * 4 + 40 + 32
     assert adapter_bytes({"q": 4, "v": 2}, {"q": (32, 32), "v": (32, 96)}, 4) == 4 * (4 * 64 + 2 * 128)
 
 

@@ -8,7 +8,7 @@ from atlas_cli.config.schema.experiment import OptimizerConfig, TrainingConfig
 from atlas_cli.errors import ConfigError
 from atlas_cli.federation.merging.aggregator import Aggregator
 from atlas_cli.models.frozen.load import shared_base
-from atlas_cli.tasks.contract import pooled_token
+from atlas_cli.tasks._heads import pooled_token
 
 SGD = OptimizerConfig(name="sgd", lr=0.5)
 

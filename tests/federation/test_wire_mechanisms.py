@@ -234,7 +234,7 @@ def test_bytes_of_a_compressed_step_are_predicted(make_federation, kind):
     federation = make_federation(privacy={"compress": kind})
     batch, sent = batch_of(federation), Ledger()
     exchange(federation.server, federation.clients["a"], batch, 1, 0, sent)
-    predicted = step_bytes(federation.plan.hf_config, *batch.input_ids.shape, compress=kind)
+    predicted = step_bytes(federation.plan.hf_config, *batch.input_ids.shape, labels=batch.labels, compress=kind)
     assert (predicted.up, predicted.down) == (sent.total("up", ["a"]), sent.total("down", ["a"]))
 
 

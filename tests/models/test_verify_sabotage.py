@@ -20,7 +20,7 @@ from atlas_cli.models.families.contract import NoPositions, PassEmbeddings
 from atlas_cli.models.frozen.load import FrozenBase
 from atlas_cli.models.halves import real_tokens as packed
 from atlas_cli.models.halves.split import blocks_of, client_half, server_half
-from atlas_cli.tasks.contract import pooled_token
+from atlas_cli.tasks._heads import pooled_token
 
 
 @pytest.fixture(scope="module")

@@ -190,7 +190,7 @@ def test_bytes_are_those_of_the_messages(labels, model_folder):
         down = [server.features(up[0])]
         up.append(client.answer_features(down[0], labels_B)[0])
         down.append(server.answer_gradients(up[1]))
-    sizes = step_bytes(client.base.config, 4, 10, labels=labels)
+    sizes = step_bytes(client.base.config, 4, 10, labels=labels_B if labels == "server" else None)
     assert (sizes.up, sizes.messages_up) == (sum(m.bytes for m in up), len(up))
     assert (sizes.down, sizes.messages_down) == (sum(m.bytes for m in down), len(down))
 
@@ -198,8 +198,8 @@ def test_bytes_are_those_of_the_messages(labels, model_folder):
 @pytest.mark.parametrize(("dtype", "element"), [("float32", 4), ("bfloat16", 2)])
 def test_bytes_are_the_closed_form_and_a_header(dtype, element):
     config = built_in("gpt2")
-    sizes = step_bytes(config, 8, 128, dtype, label_numbers=128)
-    payload = activation_bytes(8, 128, 768, element, 8 * 128)
+    sizes = step_bytes(config, 8, 128, dtype, labels=torch.zeros(8, 128, dtype=torch.int64))
+    payload = activation_bytes(8, 128, 768, element, 8 * 8 * 128)
     assert payload < sizes.up < payload + 400
     assert 8 * 128 * 768 * element < sizes.down < 8 * 128 * 768 * element + 200
 

@@ -158,14 +158,20 @@ def test_a_plan_is_frozen(model_folder):
         (
             "bert",
             {"task": "causal-lm"},
-            "task_groups.g.task: causal-lm needs a decoder, and bert is an encoder; use sequence-classification, "
-            "token-classification or question-answering, or another model",
+            "task_groups.g.task: causal-lm needs a decoder, and bert is an encoder; use another model, or one of "
+            "question-answering, ",
         ),
         (
             "distilbert",
             {"task": "instruction"},
-            "task_groups.g.task: instruction needs a decoder, and distilbert is an encoder; use "
-            "sequence-classification, token-classification or question-answering, or another model",
+            "task_groups.g.task: instruction needs a decoder, and distilbert is an encoder; use another model, "
+            "or one of question-answering, ",
+        ),
+        (
+            "bert",
+            {"task": "token-classification", "privacy": {"labels": {"epsilon": 1.0}}},
+            "privacy.labels: randomises one class an example, and an example of token-classification "
+            "has none or several",
         ),
         *(
             (

@@ -135,7 +135,7 @@ def _dealer(
     if config.scheme == "dirichlet-label":
         if any(label is None for label in labels):
             raise ConfigError(
-                f"dirichlet-label needs one label a row, task group {group} has none; use dirichlet-quantity or iid",
+                f"dirichlet-label needs one class a row, task group {group} has none; use dirichlet-quantity or iid",
                 key="partition.scheme",
             )
         by_label: dict[str, list[int]] = {}

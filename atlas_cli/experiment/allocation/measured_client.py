@@ -32,7 +32,7 @@ from atlas_cli.models.frozen.gelu import fuse_gelu
 from atlas_cli.models.frozen.load import FrozenBase
 from atlas_cli.models.halves.split import client_half
 from atlas_cli.planning.memory.saved_trace import LiveBytes, meta_model
-from atlas_cli.planning.memory_of_plan import LABEL_NUMBERS, Shape, build_task_of
+from atlas_cli.planning.memory_of_plan import Shape, build_task_of
 from atlas_cli.planning.method import method_of
 from atlas_cli.planning.plan import Plan, make_plan
 from atlas_cli.runs.parts import peak_resident_bytes
@@ -166,15 +166,13 @@ def _step(plan: Plan, party: SplitClient | UnsplitClient, name: str, shape: Shap
     if shape.padded:
         mask[0, -1] = 0
     batch = {"input_ids": ids, "attention_mask": mask}
-    group = plan.by_name[name].task_group
-    numbers = LABEL_NUMBERS.get(plan.config.task_groups[group].task, shape.tokens)
-    labels = torch.zeros((shape.batch,) if numbers == 1 else (shape.batch, numbers), dtype=torch.int64)
     if isinstance(party, UnsplitClient):
-        party.local_step(batch, labels, 1, 0, 1.0)
+        party.local_step(batch, party.task.blank_labels(shape.batch, shape.tokens), 1, 0, 1.0)
         return
     message = party.forward(batch, 1, 0, None)
     width = message.tensors["activations"]
-    if party.head is not None:
+    if party.task is not None and party.head is not None:
+        labels = party.task.blank_labels(shape.batch, shape.tokens)
         features = torch.randn_like(width, dtype=getattr(torch, plan.config.model.dtype))
         party.answer_features(Message("features", name, "down", {"features": features}), labels)
     party.apply_gradients(torch.randn_like(width) / width.numel())

@@ -175,6 +175,7 @@ def _largest(clients: Sequence[SplitClient]) -> AdapterSet:
 def _labels(server: SplitServer, group: str, batch: Batch, client: str) -> Tensor:
     if "labels" in batch:
         return batch["labels"]
-    size = len(next(iter(batch.values())))
-    generator = torch.Generator().manual_seed(0)
-    return torch.randint(0, len(server.tasks[group].classes), (size,), generator=generator)
+    task, size = server.tasks[group], len(next(iter(batch.values())))
+    if not task.one_class:
+        raise ConfigError(f"the batch of {client} has no labels, and only classes can be drawn at random; give labels")
+    return torch.randint(0, len(task.classes), (size,), generator=torch.Generator().manual_seed(0))

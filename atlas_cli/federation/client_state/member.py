@@ -15,7 +15,6 @@ from atlas_cli.errors import AtlasError
 from atlas_cli.hashing import sha256_tensors
 from atlas_cli.models.adapters.lora import AdapterSet
 from atlas_cli.planning.plan import ClientPlan
-from atlas_cli.tasks.contract import count_examples
 
 
 @dataclass(frozen=True)
@@ -169,14 +168,4 @@ def weight_of(config: ExperimentConfig, client: ClientPlan, group: PreparedGroup
         return own * len(client.ranks) / sum(client.ranks.values())
     if rule == "tokens":
         return own * sum(len(feature["input_ids"]) for feature in group.train[client.name])
-    return own * (1.0 if rule == "uniform" else _count(group, client.name))
-
-
-def _count(group: PreparedGroup, client: str) -> float:
-    """n_k: label tokens where every token has a label, else examples, however many windows one is read in."""
-    features, task = group.train[client], group.task
-    if task.targets(task.label_tensor(features[:1], len(features[0]["input_ids"]))) is None:
-        return float(count_examples(features))
-    first = 1 if task.causal_only else 0  # nothing comes before the first token that could predict it
-    labels = [f["labels"] for f in features]
-    return float(sum(1 for each in labels if isinstance(each, list) for label in each[first:] if label >= 0))
+    return own * (1.0 if rule == "uniform" else group.task.weight(group.train[client.name]))

@@ -86,7 +86,7 @@ def reply_to_all(
 
 def _sizes(server: SplitServer, client: Serving, batch: Batch) -> _Sizes:
     (examples, tokens), hidden = batch.input_ids.shape, server.base.hidden_size
-    labels = batch.labels.numel() if server.training.labels == "server" else 0
+    labels = batch.labels.nbytes if server.training.labels == "server" else 0
     codec = client.privacy.codec
     below, above = (
         hidden * side.base.dtype.itemsize if codec is None else codec.token_bytes(hidden) for side in (client, server)

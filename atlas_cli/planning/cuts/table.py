@@ -177,7 +177,8 @@ def cut_table(shapes: Shapes, device: Device | None, server: Device | None, meas
     """
     s = shapes.setting
     causal = shapes.family.causal
-    sent = step_bytes(shapes.config, s.batch, s.tokens, s.dtype, label_numbers=s.tokens if causal else 1)
+    labels = torch.zeros((s.batch, s.tokens) if causal else (s.batch,), dtype=torch.int64)
+    sent = step_bytes(shapes.config, s.batch, s.tokens, s.dtype, labels=labels)
     d, vocabulary = int(shapes.config.hidden_size), int(shapes.config.vocab_size)
     output = head_step(build_task("causal-lm"), d, vocabulary, s.batch, s.tokens) if causal else Work(0, 0)
     blocks = block_shapes(shapes.family, shapes.config)

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -204,8 +204,7 @@ def step_bytes(
     tokens: int,
     dtype: str = "float32",
     *,
-    label_numbers: int = 1,
-    labels: Literal["server", "client"] = "server",
+    labels: Tensor | None,
     features: str | None = None,
     compress: str = "none",
 ) -> StepBytes:
@@ -213,8 +212,7 @@ def step_bytes(
 
     Args:
         dtype: of the activations at the cut and of their gradients.
-        label_numbers: int64 numbers an example: 1 for a class, T for tags or language modelling, 2 for spans.
-        labels: "client": a U-shaped split, four messages and no labels.
+        labels: of a batch; None: a U-shaped split, four messages and no labels.
         features: dtype of what the server half gives in a U-shaped split; default: ``dtype``.
         compress: as ``privacy.compress`` has it.
     """
@@ -229,9 +227,8 @@ def step_bytes(
         return serialized_size(tensors if compress == "none" else encoded(tensors, compress))
 
     down = sent({"gradients": hidden})
-    if labels == "server":
-        shape = (batch,) if label_numbers == 1 else (batch, label_numbers)
-        up["labels"] = torch.empty(shape, dtype=torch.int64, device="meta")
+    if labels is not None:
+        up["labels"] = labels
         return StepBytes(sent(up), down, 1, 1)
     count = torch.empty((), dtype=torch.int64, device="meta")
     above = hidden if features is None else hidden.to(getattr(torch, features))

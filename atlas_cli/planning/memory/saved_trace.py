@@ -123,10 +123,10 @@ def trace(
         with saved.counting(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=step.autocast):
             with checkpointed(half, family, ranks) if step.checkpointing else nullcontext():
                 hidden = run_half(half, mask, **inputs)
-            if head is not None:
+            if task is not None and head is not None:
                 returned = getattr(torch, step.features or step.dtype)
                 received = hidden if upper or whole else hidden.detach().to(returned).requires_grad_()
-                loss = _loss(head(received, mask))
+                loss = _loss(task, head(received, mask), step)
         if train_weights:
             return Traced(saved.total, live.peak)
         if loss is not None:
@@ -207,8 +207,10 @@ def _inputs(hf_config: Any, step: Step, upper: bool) -> dict[str, Tensor | None]
     return {"inputs_embeds": torch.empty(size, dtype=getattr(torch, step.dtype), requires_grad=True)}
 
 
-def _loss(logits: Tensor) -> Tensor:
-    """The cross-entropy that all tasks share; their own counts labels by value, and fake tensors have none."""
+def _loss(task: BaseTask, logits: Tensor, step: Step) -> Tensor:
+    """The cross-entropy that tasks with class numbers share: they count labels by value, and fake tensors have none."""
+    if task.label_dtype.is_floating_point:
+        return task.loss(logits, task.blank_labels(step.batch, step.tokens))[0]
     rows = logits.flatten(0, -2).float()
     targets = torch.zeros(len(rows), dtype=torch.int64)
     return functional.cross_entropy(rows, targets, ignore_index=-100, reduction="sum") / len(rows)

@@ -1,0 +1,43 @@
+"""Whether each task group's task can run on the model, and has the classes that the rest of the config needs."""
+
+from __future__ import annotations
+
+from atlas_cli import discovery
+from atlas_cli.config.schema.experiment import ExperimentConfig
+from atlas_cli.errors import ConfigError
+from atlas_cli.models.families.contract import Family
+from atlas_cli.tasks import sequence_classification
+from atlas_cli.tasks.contract import BaseTask
+
+
+def check_tasks(config: ExperimentConfig, model_type: str, family: Family) -> None:
+    """Refuse what a task group's task cannot do.
+
+    Raises:
+        ConfigError: it needs a decoder, or has no class an example where labels are randomised.
+    """
+    for name, group in config.task_groups.items():
+        task = discovery.load("tasks", group.task).Task
+        if task.causal_only and not family.causal:
+            raise ConfigError(
+                f"{group.task} needs a decoder, and {model_type} is an encoder; use another model, or one of "
+                + ", ".join(n for n in discovery.names("tasks") if not discovery.load("tasks", n).Task.causal_only),
+                key=f"task_groups.{name}.task",
+            )
+        if config.privacy.labels is not None:
+            _check_randomised(group.task, task, config.privacy.labels.correction)
+
+
+def _check_randomised(name: str, task: type[BaseTask], correction: str) -> None:
+    """Labels can be randomised where each example is of one class, and the loss corrected where it is cross-entropy."""
+    if not task.one_class:
+        raise ConfigError(
+            f"randomises one class an example, and an example of {name} has none or several; remove it",
+            key="privacy.labels",
+        )
+    known = sequence_classification.Task
+    if correction == "forward" and (task.loss, task.build_head) != (known.loss, known.build_head):
+        raise ConfigError(
+            f"corrects the loss of sequence-classification, and {name} has another loss or head; use none",
+            key="privacy.labels.correction",
+        )

@@ -1,0 +1,68 @@
+"""What tasks share that read a text, or a pair of texts, as a whole: rows become tokens, and a pooled state logits."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from atlas_cli.errors import ConfigError
+from atlas_cli.tasks import _rows
+from atlas_cli.tasks._heads import PooledHead, pooled_token
+from atlas_cli.tasks.contract import BaseTask, Feature, Row
+
+
+class TextTask(BaseTask):
+    """Columns text, label and, where given, text_pair; one label a row. A task says what the label is."""
+
+    fields: ClassVar[tuple[str, ...]] = ("text", "label")
+    optional_fields: ClassVar[tuple[str, ...]] = ("text_pair",)
+
+    @abstractmethod
+    def _label(self, row: Row) -> int | float:
+        """The row's label as a number.
+
+        Raises:
+            ConfigError: it is none.
+        """
+
+    @abstractmethod
+    def _outputs(self) -> int:
+        """Logits a text."""
+
+    def encode(self, row: Row, tokenizer: Any, max_length: int) -> list[Feature]:
+        """One feature; text beyond ``max_length`` is cut (of a pair, the longer text first) and flagged.
+
+        Raises:
+            ConfigError: a label that does not fit, or text that is missing, not a string, or gives no token.
+        """
+        texts = [_rows.text(row, "text")]
+        if "text_pair" in row:
+            texts.append(_rows.text(row, "text_pair"))
+        texts = [_rows.enough(text, tokenizer, max_length, self.keep_end) for text in texts]
+        encoded = tokenizer(*texts, verbose=False)
+        if len(encoded["input_ids"]) <= tokenizer.num_special_tokens_to_add(pair=len(texts) > 1):
+            raise ConfigError("empty text: field 'text' gives no token; drop such rows")
+        truncated = len(encoded["input_ids"]) > max_length
+        if truncated:
+            with _rows.cutting(tokenizer, self.keep_end):
+                encoded = tokenizer(*texts, truncation=True, max_length=max_length)
+        feature = Feature(input_ids=encoded["input_ids"], labels=self._label(row), truncated=truncated)
+        if any(encoded.get("token_type_ids", ())):
+            feature["token_type_ids"] = encoded["token_type_ids"]
+        return [feature]
+
+    def label_tensor(self, features: Sequence[Feature], length: int) -> Tensor:
+        """One label a text (B,)."""
+        return torch.tensor([feature["labels"] for feature in features], dtype=self.label_dtype)
+
+    def build_head(self, hidden_size: int, lm_head: nn.Module | None) -> nn.Module:
+        """Pooling and one linear layer; D * C + C parameters for C logits."""
+        return PooledHead(hidden_size, self._outputs(), self.pooling)
+
+    def reads(self, labels: Tensor, mask_BT: Tensor) -> Tensor | None:
+        """What is pooled."""
+        return pooled_token(self.pooling, mask_BT)
