@@ -1,38 +1,168 @@
-"""Plug-ins by file name: a file ``zero_pad.py`` in ``atlas_cli/aggregation/`` is ``method: zero-pad`` in YAML.
+"""Plug-ins by name: files of this package, and entry points of other packages.
 
-Files whose name starts with an underscore are shared code, not plug-ins; so are ``contract.py``, which says what a
-plug-in of the folder must do, and ``conformance.py``, which tests it.
+A file ``zero_pad.py`` in ``atlas_cli/aggregation/methods/`` is ``method: zero-pad`` in YAML. Files whose name starts
+with an underscore are shared code, not plug-ins; so are ``contract.py``, which says what a plug-in of the folder must
+do, and ``conformance.py``, which tests it.
+
+Another package names its modules as entry points, in the groups of ``GROUPS``:
+
+    [project.entry-points."atlas.aggregation"]
+    factor-median = "lab_atlas.factor_median"
+
+Names are read from the metadata of installed packages; a module is imported when its name is asked for, and not before,
+so that a broken plug-in breaks the runs that use it, and no other.
 """
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
+import traceback
+from collections.abc import Iterator, Mapping
 from functools import cache
+from importlib.metadata import Distribution, EntryPoint, distributions
 from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
-from atlas_cli.errors import ConfigError
+from atlas_cli.errors import AtlasError, ConfigError
+from atlas_cli.package_folder import PACKAGE_FOLDER
+from atlas_cli.printable import on_one_line
 from atlas_cli.suggest import did_you_mean
 
+GROUPS = {
+    "aggregation.methods": "atlas.aggregation",
+    "tasks": "atlas.tasks",
+    "models.families": "atlas.families",
+    "data.sources": "atlas.sources",
+    "data.corpora": "atlas.corpora",
+    "audit.attacks": "atlas.attacks",
+    "privacy.mechanisms": "atlas.mechanisms",
+    "sweeps.executors": "atlas.executors",
+}
 _NO_PLUGINS = {"contract", "conformance"}
+_MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+
+
+class Plugin(NamedTuple):
+    """Where a plug-in is.
+
+    Attributes:
+        name: as in YAML.
+        module: what to import.
+        origin: in words, for messages: its file, or its package and entry point.
+        package, version: of another package; None in this one.
+    """
+
+    name: str
+    module: str
+    origin: str
+    package: str | None = None
+    version: str | None = None
 
 
 @cache
 def names(package: str) -> tuple[str, ...]:
     """YAML names of the plug-ins of ``atlas_cli.<package>``, sorted; nothing is imported but the package itself."""
-    spec = find_spec(f"atlas_cli.{package}")
-    paths = list(spec.submodule_search_locations or []) if spec else []
-    files = (m.name for m in pkgutil.iter_modules(paths) if m.name[0] != "_" and m.name not in _NO_PLUGINS)
-    return tuple(sorted(name.replace("_", "-") for name in files))
+    return tuple(sorted(_known(package)))
+
+
+def installed(package: str) -> list[Plugin]:
+    """The plug-ins of one kind that other packages bring."""
+    return [each for found in _known(package).values() for each in found if each.package is not None]
+
+
+def find(package: str, name: str, *, key: str | None = None) -> Plugin:
+    """Where the plug-in of a name is; nothing is imported.
+
+    Raises:
+        ConfigError: no such name, with the nearest; or several plug-ins claim it.
+    """
+    known = _known(package)
+    if name not in known:
+        raise ConfigError(f"{name!r} is not known{did_you_mean(name, known)}", key=key)
+    first, *others = known[name]
+    if others:
+        raise ConfigError(
+            f"{name!r} is claimed by {' and by '.join(each.origin for each in known[name])}; uninstall one of them, or"
+            " rename its entry point",
+            key=key,
+        )
+    return first
 
 
 def load(package: str, name: str, *, key: str | None = None) -> ModuleType:
     """Import one plug-in by its YAML name.
 
     Raises:
-        ConfigError: no such file; lists the names and suggests the nearest.
+        ConfigError: no such name, or several of it; or the module cannot be imported.
     """
-    if name not in names(package):
-        raise ConfigError(f"{name!r} is not known{did_you_mean(name, names(package))}", key=key)
-    return importlib.import_module(f"atlas_cli.{package}.{name.replace('-', '_')}")
+    plugin = find(package, name, key=key)
+    try:
+        if not _MODULE.fullmatch(plugin.module) and plugin.package is not None:
+            raise ConfigError("must name a module, such as lab_atlas.factor_median")
+        return importlib.import_module(plugin.module)
+    except AtlasError as error:  # a contract that says what is wrong, with the file
+        where = f"{plugin.origin}: " if plugin.package is not None else ""
+        raise ConfigError(f"{where}{error}", key=key) from error
+    except (Exception, SystemExit) as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        place = f" (in {Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+        what = on_one_line(f"{type(error).__name__}: {error}")[:300]
+        raise ConfigError(f"{plugin.origin} cannot be imported: {what}{place}", key=key) from error
+
+
+@cache
+def _known(package: str) -> Mapping[str, tuple[Plugin, ...]]:
+    """All that claim a name, by name."""
+    found: dict[str, tuple[Plugin, ...]] = {}
+    for plugin in (*_files(package), *(_of_packages().get(GROUPS.get(package, ""), ()))):
+        found[plugin.name] = (*found.get(plugin.name, ()), plugin)
+    return found
+
+
+def _files(package: str) -> Iterator[Plugin]:
+    spec = find_spec(f"atlas_cli.{package}")
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        for found in pkgutil.iter_modules([folder]):
+            if found.name[0] != "_" and found.name not in _NO_PLUGINS:
+                file = (Path(folder) / f"{found.name}.py").relative_to(PACKAGE_FOLDER.parent)
+                yield Plugin(_in_yaml(found.name), f"atlas_cli.{package}.{found.name}", file.as_posix())
+
+
+@cache
+def _of_packages() -> Mapping[str, tuple[Plugin, ...]]:
+    """Plug-ins of other packages by group of entry points; of two copies of a package the one that Python imports."""
+    found: dict[str, dict[str, list[Plugin]]] = {}
+    for distribution in distributions():
+        if entries := [entry for entry in _entry_points(distribution) if entry.group in GROUPS.values()]:
+            package, version = distribution.name, distribution.version
+            for group in {entry.group for entry in entries}:
+                found.setdefault(group, {}).setdefault(
+                    package,
+                    [
+                        Plugin(
+                            _in_yaml(e.name),
+                            e.value,
+                            f"{package} {version} (entry point {group}: {e.name} = {e.value})",
+                            package,
+                            version,
+                        )
+                        for e in entries
+                        if e.group == group
+                    ],
+                )
+    return {group: tuple(p for each in packages.values() for p in each) for group, packages in found.items()}
+
+
+def _entry_points(distribution: Distribution) -> list[EntryPoint]:
+    try:
+        return list(distribution.entry_points)
+    except (TypeError, ValueError, OSError):  # a file that no installer would have written
+        return []
+
+
+def _in_yaml(name: str) -> str:
+    return name.replace("_", "-")

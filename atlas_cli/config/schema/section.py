@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from atlas_cli import discovery
-from atlas_cli.suggest import did_you_mean
+from atlas_cli.errors import ConfigError
 
 Ranks = Annotated[
     int | dict[int, int],
@@ -48,11 +48,13 @@ def quantity(parse: Callable[[object], float]) -> BeforeValidator:
 
 
 def one_of(package: str) -> AfterValidator:
-    """The YAML name of a plug-in of ``atlas_cli.<package>``."""
+    """The YAML name of a plug-in of ``atlas_cli.<package>`` or of another package; it is not imported."""
 
     def check(name: str) -> str:
-        if name not in discovery.names(package):
-            raise ValueError(f"{name!r} is not known{did_you_mean(name, discovery.names(package))}")
+        try:
+            discovery.find(package, name)
+        except ConfigError as error:
+            raise ValueError(error.message) from None
         return name
 
     return AfterValidator(check)
