@@ -169,7 +169,7 @@ def reseed(federation: Federation, seed: int) -> None:
     if federation.server is not None:
         federation.server.seed = seed
     federation.aggregator.seed = seed
-    federation.protection.install()
+    federation.protection.install(seed)
 
 
 def _merged(federation: Federation, client: str) -> list[float]:

@@ -66,7 +66,7 @@ def build(config: ExperimentConfig, plan: Plan | None = None) -> Federation:
     elif config.engine.prepack is not None:
         prepack_blocks(held, parse_bytes(config.engine.prepack))
     federation = assemble(config, plan, base, bases, data, tokenizer, device)
-    federation.protection = Protection(federation)
+    federation.protection = protection_of(federation)
     for name, group in config.task_groups.items():
         if group.adapter is not None:
             federation.warm_starts[name] = start_from(federation, name, group.adapter)
@@ -168,6 +168,21 @@ def assemble(
         offload,
         prefix_cache=cache,
         tokenizer=tokenizer,
+    )
+
+
+def protection_of(federation: Federation) -> Protection:
+    """The mechanisms that a federation's config asks for, put into its parties."""
+    given = federation
+    return Protection(
+        given.config,
+        given.plan,
+        given.clients,
+        given.server,
+        given.aggregator,
+        given.evaluator,
+        given.train_features,
+        given.batch_size,
     )
 
 

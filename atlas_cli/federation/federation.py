@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -20,6 +20,7 @@ from atlas_cli.federation.parties.prefix_cache import PrefixCache
 from atlas_cli.federation.parties.split_client import SplitClient
 from atlas_cli.federation.parties.split_server import SplitServer
 from atlas_cli.federation.parties.unsplit_client import UnsplitClient
+from atlas_cli.federation.protection import Protection
 from atlas_cli.models.adapters.lora import AdapterSet, joined
 from atlas_cli.models.adapters.origin import ORIGIN
 from atlas_cli.models.frozen.load import FrozenBase
@@ -28,9 +29,6 @@ from atlas_cli.planning.plan import ClientPlan, Plan
 from atlas_cli.tasks.contract import Feature
 from atlas_cli.wire.ledger import Ledger
 from atlas_cli.wire.recorded_messages import Recording
-
-if TYPE_CHECKING:
-    from atlas_cli.federation.protection import Protection
 
 
 @dataclass(frozen=True)

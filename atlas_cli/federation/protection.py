@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from atlas_cli import discovery
 from atlas_cli.config.checks import cohort_size
+from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.config.schema.privacy import NoiseConfig
 from atlas_cli.config.schema.section import Section
 from atlas_cli.errors import ConfigError
-from atlas_cli.federation.parties.split_client import SplitClient
+from atlas_cli.federation.client_state.offloaded import OffloadedClients, Party
+from atlas_cli.federation.merging.aggregator import Aggregator
+from atlas_cli.federation.parties.evaluation import Evaluator
+from atlas_cli.federation.parties.split_server import SplitServer
 from atlas_cli.federation.parties.unsplit_client import UnsplitClient
+from atlas_cli.planning.plan import Plan
 from atlas_cli.privacy.account.accounting import CHANNELS, calibrated, require_accounting
 from atlas_cli.privacy.account.epsilon_spent import Spent
 from atlas_cli.privacy.account.norms import Norms, mean_norms
@@ -24,64 +29,76 @@ from atlas_cli.privacy.mechanisms.examples import ExampleNoise
 from atlas_cli.privacy.mechanisms.fingerprints import FingerprintNoise
 from atlas_cli.privacy.mechanisms.mask_gradients import PaddingCover
 from atlas_cli.privacy.mechanisms.updates import UpdateNoise
-from atlas_cli.tasks.contract import count_examples, example_numbers
+from atlas_cli.tasks.contract import Feature, count_examples, example_numbers
 from atlas_cli.wire.codec import Codec
-
-if TYPE_CHECKING:
-    from atlas_cli.federation.federation import Federation
 
 INFINITE = "infinite"
 _ACCOUNTED = {"updates": "updates", "examples": "updates", "activations": "activations", "fingerprints": "fingerprints"}
 
 
 class Protection:
-    """Puts the mechanisms of ``federation.config.privacy`` into its parties; without any it only keeps the account.
+    """Puts the mechanisms of a config's ``privacy`` into the parties; without any it only keeps the account.
+
+    It keeps nothing from round to round: what is drawn follows from seed, client and round, and what was spent from the
+    plan and the number of rounds.
+
+    Args:
+        train_features: a client's training examples; ``batch_size``: those of a local step.
 
     Raises:
         ConfigError: the accountant is not installed, or an epsilon cannot be had.
     """
 
-    def __init__(self, federation: Federation) -> None:
-        self.federation, self.config = federation, federation.config.privacy
-        self.spent = Spent(
-            federation.plan, federation.train_features, federation.batch_size, federation.aggregator.exchanges, {}
-        )
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        plan: Plan,
+        clients: Mapping[str, Party],
+        server: SplitServer | None,
+        aggregator: Aggregator,
+        evaluator: Evaluator,
+        train_features: Callable[[str], Sequence[Feature]],
+        batch_size: Callable[[str], int],
+    ) -> None:
+        self.training, self.config, self.plan = config.training, config.privacy, plan
+        self.clients, self.server, self.aggregator, self.evaluator = clients, server, aggregator, evaluator
+        self.train_features, self.batch_size = train_features, batch_size
+        self.spent = Spent(plan, train_features, batch_size, aggregator.exchanges, {})
         self.fingerprint_noise: FingerprintNoise | None = None
         for name, noise in self.config.noises().items():
             require_accounting(f"privacy.{name}")
             self.spent.multipliers[name] = self._multiplier(name, noise)
-        self.install()
+        self.install(config.seed)
 
     def _multiplier(self, name: str, noise: NoiseConfig) -> float:
         if noise.epsilon is None:
             assert noise.noise_multiplier is not None
             return noise.noise_multiplier
-        rounds, groups = self.federation.config.training.rounds, self.federation.group_names
+        rounds, groups = self.training.rounds, self.plan.group_names
 
         def epsilon_of(multiplier: float) -> float:
             return max(self.spent.epsilon(_ACCOUNTED[name], group, rounds, multiplier) for group in groups)
 
         return calibrated(noise.epsilon, epsilon_of, f"privacy.{name}.epsilon")
 
-    def install(self) -> None:
-        """Put everything where it acts, drawing by the seed that the federation's config has now."""
-        federation, config, seed = self.federation, self.config, self.federation.config.seed
+    def install(self, seed: int) -> None:
+        """Put everything where it acts; noise is drawn by ``seed`` from now on."""
+        self.seed, config = seed, self.config
         if (updates := config.updates) is not None:
             if updates.where == "server":
                 self._require_nothing_merged_from_the_server()
-            share = federation.config.training.cohort
-            sizes = {g: cohort_size(share, len(federation.members(g))) for g in federation.group_names}
-            federation.aggregator.noise = UpdateNoise(*self._clipping("updates"), updates.where, seed, sizes)
+            sizes = {g: cohort_size(self.training.cohort, len(self.plan.names(g))) for g in self.plan.group_names}
+            self.aggregator.noise = UpdateNoise(*self._clipping("updates"), updates.where, seed, sizes)
         if config.fingerprints is not None:
             self.fingerprint_noise = FingerprintNoise(*self._clipping("fingerprints"), seed)
-        federation.evaluator.activation_noise = self.activation_noise("evaluation")
-        if federation.offload is None:  # else each is, when its round begins
-            for name, client in federation.clients.items():
+        self.evaluator.activation_noise = self.activation_noise("evaluation")
+        if not isinstance(self.clients, OffloadedClients):  # else each is, when its round begins
+            for name, client in self.clients.items():
                 self.protect(name, client)
 
     def _require_nothing_merged_from_the_server(self) -> None:
         """Split layers as they were found: those of ``auto`` may differ where the config's are alike."""
-        for name, member in self.federation.aggregator.members.items():
+        for name, member in self.aggregator.members.items():
             if member.served:
                 raise ConfigError(
                     f"the server trains layers for client {name} that others of its group train, "
@@ -89,12 +106,12 @@ class Protection:
                     key="privacy.updates.where",
                 )
 
-    def protect(self, name: str, client: SplitClient | UnsplitClient) -> None:
+    def protect(self, name: str, client: Party) -> None:
         """Let a client do what the config asks of it; asked twice it is the same."""
-        config, seed = self.config, self.federation.config.seed
+        config, seed = self.config, self.seed
         noise = None
         if config.examples is not None:
-            noise = ExampleNoise(*self._clipping("examples"), self.federation.batch_size(name), seed, name)
+            noise = ExampleNoise(*self._clipping("examples"), self.batch_size(name), seed, name)
         if isinstance(client, UnsplitClient):
             client.example_noise = noise
             return
@@ -110,7 +127,7 @@ class Protection:
         """Of a client, or of predictions; None where there is none."""
         if self.config.activations is None:
             return None
-        return ActivationNoise(*self._clipping("activations"), self.federation.config.seed, name)
+        return ActivationNoise(*self._clipping("activations"), self.seed, name)
 
     def codec(self) -> Codec | None:
         """How messages of a step cross the wire; None: as they are."""
@@ -124,21 +141,21 @@ class Protection:
 
     def begin_round(self, number: int, clients: Collection[str]) -> None:
         """Clients of a round hold what they were delivered, and have not trained yet."""
-        aggregator = self.federation.aggregator
+        aggregator = self.aggregator
         for client in clients:
-            self.protect(client, self.federation.clients[client])
+            self.protect(client, self.clients[client])
         if aggregator.noise is not None:
             aggregator.noise.begin(number, {client: aggregator.members[client].held() for client in clients})
 
     def norms_of_client(self, client: str) -> dict[str, dict[str, float | None]]:
         """Norms of a client of the round, before and after each mechanism that clips and perturbs what it trains."""
-        updates = self.federation.aggregator.noise
+        updates = self.aggregator.noise
         found = {"updates": updates.norms.get(client) if updates is not None else None}
         return _present(found | {"examples": self._example_norms(client)})
 
     def norms_of_group(self, clients: Collection[str]) -> dict[str, dict[str, float | None]]:
         """Their means over ``clients`` of one task group."""
-        aggregator = self.federation.aggregator
+        aggregator = self.aggregator
         merged = {aggregator.members[client].group for client in clients}
         of_examples = [norms for client in clients if (norms := self._example_norms(client)) is not None]
         updates = aggregator.noise.mean_norms(clients, merged) if aggregator.noise is not None else None
@@ -147,7 +164,7 @@ class Protection:
     def _example_norms(self, client: str) -> Norms | None:
         if self.config.examples is None:
             return None
-        party = self.federation.clients[client]
+        party = self.clients[client]
         noise = party.example_noise if isinstance(party, UnsplitClient) else party.privacy.examples
         return noise.of_round() if noise is not None else None
 
@@ -183,13 +200,13 @@ class Protection:
 
     def warnings(self) -> list[str]:
         """What makes an epsilon mean less than it seems to."""
-        federation, found = self.federation, []
+        found = []
         units = {}
         if self.config.updates is not None or self.config.fingerprints is not None:
-            units["clients"] = min(len(federation.members(g)) for g in federation.group_names)
+            units["clients"] = min(len(self.plan.names(g)) for g in self.plan.group_names)
         if self.config.examples is not None or self.config.activations is not None:
             units["training examples of a client"] = min(
-                count_examples(federation.train_features(c)) for c in federation.clients
+                count_examples(self.train_features(client)) for client in self.clients
             )
         for what, n in units.items():
             if self.config.delta > 1 / n:
@@ -214,10 +231,10 @@ class Protection:
 
     def _repeated(self) -> Iterator[str]:
         """Rows that clients hold more than once, also one with another: epsilon is for one of them."""
-        for group in self.federation.group_names:
+        for group in self.plan.group_names:
             texts: Counter[tuple[tuple[int, ...], ...]] = Counter()
-            for client in self.federation.members(group):
-                features = self.federation.train_features(client)
+            for client in self.plan.names(group):
+                features = self.train_features(client)
                 rows: dict[int, list[tuple[int, ...]]] = {}
                 for number, feature in zip(example_numbers(features), features, strict=True):
                     rows.setdefault(number, []).append(tuple(feature["input_ids"]))
@@ -230,8 +247,7 @@ class Protection:
                 )
 
     def _server_trains(self) -> bool:
-        server = self.federation.server
-        return server is not None and any(trained.parameters() for trained in server.groups.values())
+        return self.server is not None and any(trained.parameters() for trained in self.server.groups.values())
 
 
 def _present(found: dict[str, Norms | None]) -> dict[str, dict[str, float | None]]:

@@ -10,7 +10,7 @@ from atlas_cli.config.schema.privacy import PrivacyConfig
 from atlas_cli.errors import ConfigError
 from atlas_cli.experiment.saved_clients import Copies
 from atlas_cli.experiment.saved_state import capture, restore
-from atlas_cli.federation.protection import Protection
+from atlas_cli.federation.build import protection_of
 from atlas_cli.privacy.account.accounting import gaussian_epsilon
 from atlas_cli.privacy.account.norms import Norms
 from atlas_cli.privacy.mechanisms.updates import UpdateNoise
@@ -233,4 +233,4 @@ def test_layers_that_the_server_trains_are_not_merged_without_noise(make_federat
     noisy = PrivacyConfig.model_validate(SERVER)
     federation.config = federation.config.model_copy(update={"privacy": noisy})
     with pytest.raises(ConfigError, match=r"^privacy.updates.where: the server trains layers for client a"):
-        Protection(federation)
+        protection_of(federation)
