@@ -32,18 +32,18 @@ if TYPE_CHECKING:
     from atlas_cli.planning.cuts.choice import get_split_point as get_split_point
 
 _HOME = {
-    "DeviceProfiler": "planning.allocator",
-    "RankAllocator": "planning.allocator",
-    "LoRAAdapter": "models.lora",
-    "SplitClient": "federation.client",
-    "SplitServer": "federation.server",
+    "DeviceProfiler": "experiment.api.ranks_for_device",
+    "RankAllocator": "experiment.api.ranks_for_device",
+    "LoRAAdapter": "models.adapters.lora",
+    "SplitClient": "federation.parties.split_client",
+    "SplitServer": "federation.parties.split_server",
     "TaskClusterer": "clustering.clusterer",
     "build": "federation.build",
-    "create_message": "federation.round",
-    "federated_training_round": "federation.round",
-    "get_split_point": "planning.split_point",
+    "create_message": "experiment.api.one_round",
+    "federated_training_round": "experiment.api.one_round",
+    "get_split_point": "planning.cuts.choice",
     "load_config": "config.load",
-    "train": "federation.training",
+    "train": "experiment.round_loop",
 }
 __all__ = sorted(_HOME)
 

@@ -51,9 +51,9 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
-    sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "cli")]
-    from tiny_models import tiny_model, word_tokenizer
-    from toy_runs import write_data
+    sys.path.insert(0, str(ROOT / "tests"))
+    from support.tiny_models import tiny_model, word_tokenizer
+    from support.toy_runs import write_data
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)

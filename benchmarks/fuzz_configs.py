@@ -51,9 +51,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--train", action="store_true")
     asked = parser.parse_args()
-    sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "cli")]
-    from tiny_models import tiny_model, word_tokenizer
-    from toy_runs import write_data
+    sys.path.insert(0, str(ROOT / "tests"))
+    from support.tiny_models import tiny_model, word_tokenizer
+    from support.toy_runs import write_data
 
     outcomes, wrong, slowest = Counter[str](), 0, (0.0, 0)
     with tempfile.TemporaryDirectory() as scratch:

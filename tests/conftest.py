@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_models import CAUSAL, tiny_model, word_tokenizer
+from support.tiny_models import CAUSAL, tiny_model, word_tokenizer
+
+pytest_plugins = ["support.federations"]
 
 
 @pytest.fixture(autouse=True, scope="session")

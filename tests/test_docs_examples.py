@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from tiny_models import VOCABULARY, word_tokenizer
+from support.tiny_models import VOCABULARY, word_tokenizer
 from transformers import AutoModelForCausalLM, Olmo2Config
 
 from atlas_cli import discovery

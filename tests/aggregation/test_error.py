@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from merging import factors
+from support.merging import factors
 
 from atlas_cli.aggregation.contract import Factors, Update, delta
 from atlas_cli.aggregation.error import error_ledger, exact_change, exact_sum

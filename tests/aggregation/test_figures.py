@@ -4,7 +4,7 @@ import importlib.util
 from pathlib import Path
 
 import pytest
-from merging import merge
+from support.merging import merge
 
 from atlas_cli.aggregation.contract import Factors, Update
 

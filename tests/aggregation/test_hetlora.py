@@ -4,8 +4,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from merging import factors
 from pydantic import ValidationError
+from support.merging import factors
 
 from atlas_cli.aggregation.contract import Factors
 from atlas_cli.aggregation.methods.hetlora import Options, kept_rank, penalty, pruned

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from merging import factors
+from support.merging import factors
 
 from atlas_cli.aggregation.contract import Factors, delta
 from atlas_cli.aggregation.low_rank import (

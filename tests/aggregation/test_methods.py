@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from merging import factors, merge, method
+from support.merging import factors, merge, method
 
 from atlas_cli import discovery
 from atlas_cli.aggregation.contract import Factors, Update, absorb, delta, release, truncated

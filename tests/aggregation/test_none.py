@@ -1,5 +1,5 @@
 import torch
-from merging import aggregate
+from support.merging import aggregate
 
 from atlas_cli.aggregation.contract import Factors, Update
 from atlas_cli.aggregation.methods import none

@@ -2,7 +2,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from merging import aggregate
+from support.merging import aggregate
 
 from atlas_cli.aggregation.contract import Factors, Update, absorb, delta, release
 from atlas_cli.aggregation.methods import zero_pad

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from toy_runs import nested, toy_config, write_data
+from support.toy_runs import nested, toy_config, write_data
 
 from atlas_cli.experiment import session
 

@@ -4,7 +4,7 @@ import json
 import random
 
 import pytest
-from toy_runs import sentences
+from support.toy_runs import sentences
 
 from atlas_cli.cli import main
 

@@ -1,7 +1,7 @@
 """Poisson samples that are empty: for one client, for all, in the first round and in every other."""
 
 import pytest
-from toy_runs import train
+from support.toy_runs import train
 
 from atlas_cli.cli import main
 from atlas_cli.federation import batches

@@ -6,7 +6,7 @@ import json
 
 import pytest
 from PIL import Image
-from toy_runs import train
+from support.toy_runs import train
 
 from atlas_cli import discovery
 from atlas_cli.cli import main

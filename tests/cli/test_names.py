@@ -4,7 +4,7 @@ import json
 
 import pytest
 import yaml
-from toy_runs import train
+from support.toy_runs import train
 
 from atlas_cli.cli import main
 from atlas_cli.storage.folder_names import folder_names

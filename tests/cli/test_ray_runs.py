@@ -10,7 +10,7 @@ import time
 import psutil
 import pytest
 from safetensors.torch import load_file
-from toy_runs import train
+from support.toy_runs import train
 
 from atlas_cli.cli import main
 from atlas_cli.engines.remote import cluster

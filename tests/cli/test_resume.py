@@ -6,7 +6,7 @@ import sys
 
 import pytest
 from safetensors.torch import load_file, save_file
-from toy_runs import train
+from support.toy_runs import train
 
 from atlas_cli.cli import main
 from atlas_cli.hashing import sha256_file

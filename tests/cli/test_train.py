@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 from safetensors.torch import load_file
-from toy_runs import TASKS, kinds, train, trained_parameters
+from support.toy_runs import TASKS, kinds, train, trained_parameters
 
 from atlas_cli.experiment.allocation import device_fit as fitting
 from atlas_cli.federation import build

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tiny_models import varied
+from support.tiny_models import varied
 
 from atlas_cli.cli import main
 from atlas_cli.experiment import session

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file
-from toy_runs import train
+from support.toy_runs import train
 from transformers import AutoModel, AutoTokenizer
 
 from atlas_cli.config.load import load_config

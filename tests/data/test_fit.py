@@ -4,7 +4,7 @@ import json
 from types import SimpleNamespace
 
 import pytest
-from tiny_models import word_tokenizer
+from support.tiny_models import word_tokenizer
 
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.data.prepare import class_counts, prepare

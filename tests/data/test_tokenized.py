@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_models import WORDS, word_tokenizer
+from support.tiny_models import WORDS, word_tokenizer
 
 from atlas_cli import tasks
 from atlas_cli.data import token_cache as tokenized

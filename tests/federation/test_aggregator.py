@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from rounds import run_round
+from support.rounds import run_round
 
 from atlas_cli.errors import AtlasError
 from atlas_cli.experiment.round_loop import deliver, require_delivered, set_up, unused_weights

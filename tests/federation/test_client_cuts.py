@@ -4,8 +4,8 @@ import copy
 
 import pytest
 import torch
-from by_hand import batches_of, hidden, optimizer, step
-from rounds import run_round
+from support.by_hand import batches_of, hidden, optimizer, step
+from support.rounds import run_round
 
 from atlas_cli.errors import ConfigError, TooFewClientsError
 from atlas_cli.experiment.round_loop import deliver, set_up

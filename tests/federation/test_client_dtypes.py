@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from by_hand import batches_of
+from support.by_hand import batches_of
 
 from atlas_cli import discovery
 from atlas_cli.clustering.fingerprints import fingerprint_round

@@ -4,9 +4,9 @@ import copy
 
 import pytest
 import torch
-from by_hand import ByHand, optimizer, step, trained
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.by_hand import ByHand, optimizer, step, trained
 
 from atlas_cli.aggregation.contract import delta
 from atlas_cli.engines.in_process import local_steps

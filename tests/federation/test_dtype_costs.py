@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from by_hand import batches_of
-from rounds import run_round
+from support.by_hand import batches_of
+from support.rounds import run_round
 
 from atlas_cli.experiment.allocation.measured_client import take_steps
 from atlas_cli.experiment.round_loop import set_up

@@ -4,8 +4,8 @@ import copy
 
 import pytest
 import torch
-from by_hand import batches_of, hidden
-from rounds import run_round
+from support.by_hand import batches_of, hidden
+from support.rounds import run_round
 
 from atlas_cli import discovery
 from atlas_cli.aggregation.contract import delta

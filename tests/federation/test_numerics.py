@@ -4,8 +4,8 @@ import copy
 
 import pytest
 import torch
-from by_hand import batches_of
-from rounds import run_round
+from support.by_hand import batches_of
+from support.rounds import run_round
 from torch import nn
 
 from atlas_cli.errors import NonFiniteError

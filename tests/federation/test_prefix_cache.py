@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from by_hand import batches_of
-from rounds import run_round
+from support.by_hand import batches_of
+from support.rounds import run_round
 
 from atlas_cli.federation.build import build
 from atlas_cli.federation.parties.prefix_cache import Prefix, PrefixCache

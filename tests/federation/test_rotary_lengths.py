@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from rounds import run_round
-from tiny_models import _LLAMA, CONFIGS, word_tokenizer
+from support.rounds import run_round
+from support.tiny_models import _LLAMA, CONFIGS, word_tokenizer
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM, LlamaConfig
 

@@ -5,8 +5,8 @@ import copy
 import numpy as np
 import pytest
 import torch
-from by_hand import ByHand, hidden, optimizer, step, trained
-from rounds import run_round
+from support.by_hand import ByHand, hidden, optimizer, step, trained
+from support.rounds import run_round
 
 from atlas_cli.data.collate import collate
 from atlas_cli.federation.build import build

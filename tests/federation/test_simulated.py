@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from rounds import run_round
+from support.rounds import run_round
 
 from atlas_cli.experiment.round_loop import set_up
 from atlas_cli.federation.round_time import simulate

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from rounds import run_round
+from support.rounds import run_round
 
 from atlas_cli.wire.ledger import Ledger
 
@@ -78,7 +78,7 @@ def test_gradients_of_a_step_are_the_same(pair):
 
 
 def iter_batches(federation):
-    from by_hand import batches_of
+    from support.by_hand import batches_of
 
     return batches_of(federation, "a")
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_models import CAUSAL, CONFIGS, tiny_model
+from support.tiny_models import CAUSAL, CONFIGS, tiny_model
 
 from atlas_cli.federation.parties.measured_memory import saved_bytes
 from atlas_cli.models.adapters.lora import build_adapters

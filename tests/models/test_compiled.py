@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 import torch
-from tiny_models import CONFIGS
+from support.tiny_models import CONFIGS
 
 from atlas_cli.config.schema.experiment import ModelConfig
 from atlas_cli.errors import ConfigError

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from tiny_models import tiny_model
+from support.tiny_models import tiny_model
 from torch import nn
 from transformers.activations import ACT2FN
 

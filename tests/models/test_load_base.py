@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from gguf_writer import write_llama
 from safetensors.torch import load_file, save_file
-from tiny_models import CAUSAL, CONFIGS, tiny_model
+from support.gguf_writer import write_llama
+from support.tiny_models import CAUSAL, CONFIGS, tiny_model
 from transformers import LlamaModel
 
 from atlas_cli import tasks

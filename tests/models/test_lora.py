@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_models import tiny_model
+from support.tiny_models import tiny_model
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import CONFIGS, VOCABULARY, tiny_model
+from support.tiny_models import CONFIGS, VOCABULARY, tiny_model
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from atlas_cli.models.adapters.lora import AdapterSet, build_adapters

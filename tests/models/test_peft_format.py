@@ -5,9 +5,9 @@ import json
 import peft
 import pytest
 import torch
-from peft_folders import assert_same, atlas_output, base_of, origin_of, output_of, randomise, stock
 from safetensors.torch import load_file
-from tiny_models import CAUSAL, CONFIGS
+from support.peft_folders import assert_same, atlas_output, base_of, origin_of, output_of, randomise, stock
+from support.tiny_models import CAUSAL, CONFIGS
 from transformers import GPT2Config, GPT2Model
 
 from atlas_cli.models.adapters.lora import build_adapters

@@ -7,8 +7,8 @@ from dataclasses import fields
 import peft
 import pytest
 import torch
-from peft_folders import assert_same, atlas_output, base_of, made_by_peft, output_of, randomise, reloaded, stock
 from safetensors.torch import load_file, save_file
+from support.peft_folders import assert_same, atlas_output, base_of, made_by_peft, output_of, randomise, reloaded, stock
 
 from atlas_cli.errors import ResourceError
 from atlas_cli.models.adapters.lora import AdapterSet, LoRAAdapter

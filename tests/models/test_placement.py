@@ -1,7 +1,7 @@
 """Which layers get an adapter of which rank, and what a config that cannot be placed is told."""
 
 import pytest
-from tiny_models import CONFIGS, tiny_model
+from support.tiny_models import CONFIGS, tiny_model
 
 from atlas_cli.errors import ConfigError
 from atlas_cli.models.adapters.lora import build_adapters

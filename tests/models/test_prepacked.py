@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 import torch
-from tiny_models import CONFIGS, tiny_model
+from support.tiny_models import CONFIGS, tiny_model
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode

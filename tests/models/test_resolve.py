@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tiny_models import CONFIGS
+from support.tiny_models import CONFIGS
 from transformers import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
 from atlas_cli.config.schema.experiment import ModelConfig

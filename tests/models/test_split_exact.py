@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_models import CAUSAL, CONFIGS, VOCABULARY, tiny_model
+from support.tiny_models import CAUSAL, CONFIGS, VOCABULARY, tiny_model
 from transformers import AutoModelForQuestionAnswering, AutoModelForTokenClassification
 
 from atlas_cli import tasks

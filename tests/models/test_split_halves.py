@@ -4,7 +4,7 @@ from functools import cache
 
 import pytest
 import torch
-from tiny_models import CAUSAL, CONFIGS, tiny_model, varied
+from support.tiny_models import CAUSAL, CONFIGS, tiny_model, varied
 
 from atlas_cli import tasks
 from atlas_cli.config.schema.experiment import OptimizerConfig, TrainingConfig

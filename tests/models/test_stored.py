@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from tiny_models import CAUSAL, CONFIGS
+from support.tiny_models import CAUSAL, CONFIGS
 from torch.nn import functional
 
 from atlas_cli.config.schema.experiment import ModelConfig

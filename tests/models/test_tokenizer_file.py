@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tiny_models import CONFIGS, SPECIAL, WORDS
+from support.tiny_models import CONFIGS, SPECIAL, WORDS
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from atlas_cli.cli import main

@@ -4,7 +4,7 @@ from itertools import combinations
 
 import pytest
 import torch
-from tiny_models import CONFIGS, varied
+from support.tiny_models import CONFIGS, varied
 from torch.utils.flop_counter import FlopCounterMode
 
 from atlas_cli.config.schema.experiment import LoraConfig, ModelConfig, TrainingConfig

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from real_client import features, make_base, measure, parts
+from support.real_client import features, make_base, measure, parts
 from transformers import BertConfig, GPT2Config, LlamaConfig, RobertaConfig
 
 from atlas_cli.planning.memory.predict import predict_client

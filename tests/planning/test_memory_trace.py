@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from real_client import features, make_base, measure, parts
-from tiny_models import CONFIGS
+from support.real_client import features, make_base, measure, parts
+from support.tiny_models import CONFIGS
 
 from atlas_cli.config.schema.experiment import TrainingConfig
 from atlas_cli.federation.parties.measured_memory import tensor_bytes

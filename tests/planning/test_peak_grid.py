@@ -7,7 +7,7 @@ has more tokens than adapters have ranks.
 import random
 
 import pytest
-from real_client import features, make_base, measure, parts
+from support.real_client import features, make_base, measure, parts
 from transformers import BertConfig, DistilBertConfig, GPT2Config, GPTNeoXConfig, LlamaConfig, OPTConfig, Qwen3Config
 
 from atlas_cli.planning.memory.predict import predict_client

@@ -5,7 +5,7 @@ import time
 
 import pytest
 import torch
-from tiny_models import CONFIGS
+from support.tiny_models import CONFIGS
 
 from atlas_cli.config.schema.experiment import ExperimentConfig, ModelConfig
 from atlas_cli.errors import ConfigError

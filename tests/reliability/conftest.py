@@ -14,7 +14,6 @@ from atlas_cli.experiment import session
 from atlas_cli.runs.directory import RunDirectory
 
 ROOT = Path(__file__).parents[2]
-sys.path.append(str(ROOT / "tests" / "cli"))  # toy_runs
 ROWS = [f"the film was {word} {i},{label}" for i in range(10) for word, label in (("good", "pos"), ("bad", "neg"))]
 
 

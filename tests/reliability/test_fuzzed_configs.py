@@ -13,7 +13,7 @@ sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 import fuzz_configs
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from toy_runs import write_data
+from support.toy_runs import write_data
 
 from atlas_cli.cli import main
 

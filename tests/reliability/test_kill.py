@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from toy_runs import write_data
+from support.toy_runs import write_data
 
 KILLS = 10
 

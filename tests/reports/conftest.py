@@ -1,7 +1,7 @@
 from functools import partial
 
 import pytest
-from made_up_run import build
+from support.made_up_run import build
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from made_up_run import CLIENTS, client_record, holder, memory_record, message_records
+from support.made_up_run import CLIENTS, client_record, holder, memory_record, message_records
 
 from atlas_cli.errors import ResourceError
 from atlas_cli.reports import sections

@@ -3,7 +3,7 @@ import json
 
 import pytest
 import typer
-from made_up_run import holder, memory_record
+from support.made_up_run import holder, memory_record
 from typer.testing import CliRunner
 
 from atlas_cli.cli.memory_report import command

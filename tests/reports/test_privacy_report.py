@@ -2,7 +2,7 @@
 
 import math
 
-from made_up_run import metrics_record
+from support.made_up_run import metrics_record
 
 from atlas_cli.reports.privacy import section, sentence, worst
 

@@ -1,7 +1,7 @@
 import io
 
 import pytest
-from made_up_run import metrics_record
+from support.made_up_run import metrics_record
 
 from atlas_cli.reports.progress import LiveProgress, PlainProgress, progress_for, round_line
 from atlas_cli.reports.terminal import Terminal

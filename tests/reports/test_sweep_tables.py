@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from made_up_run import VALUES, metrics_record
+from support.made_up_run import VALUES, metrics_record
 
 from atlas_cli.cli._tables.sweep import cautions, over_seeds, sweep_record
 from atlas_cli.reports.summary import summarise

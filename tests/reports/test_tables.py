@@ -1,6 +1,6 @@
 import io
 
-from made_up_run import CLIENTS, GROUPS, VALUES, client_record, metrics_record
+from support.made_up_run import CLIENTS, GROUPS, VALUES, client_record, metrics_record
 
 from atlas_cli.reports.summary import summarise
 from atlas_cli.reports.tables import final_table

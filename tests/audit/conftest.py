@@ -1,12 +1,7 @@
 """A tiny experiment whose messages are recorded."""
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.append(str(Path(__file__).parents[1] / "cli"))
-from toy_runs import toy_config, write_data
+from support.toy_runs import toy_config, write_data
 
 
 @pytest.fixture(scope="session")

@@ -4,9 +4,9 @@ import copy
 
 import pytest
 import torch
-from by_hand import hidden
 from hypothesis import given
 from hypothesis import strategies as st
+from support.by_hand import hidden
 
 from atlas_cli.clustering.fingerprints import RANK, draw, fingerprint_round
 from atlas_cli.clustering.sketch import sketch

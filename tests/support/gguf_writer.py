@@ -1,7 +1,8 @@
 """A tiny LLaMA model as a GGUF file, written with the gguf package as llama.cpp's converter would."""
 
 import gguf
-from tiny_models import SPECIAL, VOCABULARY
+
+from support.tiny_models import SPECIAL, VOCABULARY
 
 # letters, a space, two merges, and names that never match
 TOKENS = [*SPECIAL, *"abcdefghijklmnopqrstuvwxyz", "\u0120", "th", "the"]

@@ -1,7 +1,7 @@
 """Clients that compute elsewhere: the same federation as in one process, bit for bit, whoever answers first."""
 
 import pytest
-from elsewhere import Hosts, run, same
+from support.elsewhere import Hosts, run, same
 
 from atlas_cli.engines.remote.host import NotFinite
 from atlas_cli.errors import AtlasError, NonFiniteError

@@ -8,7 +8,7 @@ import time
 import psutil
 import pytest
 import torch
-from elsewhere import run, same
+from support.elsewhere import run, same
 
 from atlas_cli.engines.remote.host import Made
 from atlas_cli.errors import AtlasError, ConfigError

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rounds import run_round
-from tiny_models import CONFIGS
+from support.rounds import run_round
+from support.tiny_models import CONFIGS
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from atlas_cli.config.schema.experiment import ExperimentConfig

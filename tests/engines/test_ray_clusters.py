@@ -10,7 +10,7 @@ import time
 
 import pytest
 import torch
-from elsewhere import run, same
+from support.elsewhere import run, same
 
 from atlas_cli.engines.remote import cluster
 from atlas_cli.engines.remote.cluster import connected

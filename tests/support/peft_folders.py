@@ -4,13 +4,13 @@ from functools import cache
 
 import peft
 import torch
-from tiny_models import CAUSAL, CONFIGS, tiny_model
 
 from atlas_cli.models.adapters.origin import Origin
 from atlas_cli.models.adapters.placement import adapted_names
 from atlas_cli.models.families import family_of
 from atlas_cli.models.frozen.load import as_base
 from atlas_cli.models.halves.split import run_half
+from support.tiny_models import CAUSAL, CONFIGS, tiny_model
 
 IDS = torch.tensor([[7, 9, 11, 13, 8, 6], [20, 21, 22, 0, 0, 0]])
 MASK = (IDS != 0).long()

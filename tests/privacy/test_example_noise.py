@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from tiny_models import CONFIGS
+from support.tiny_models import CONFIGS
 
 from atlas_cli.config.schema.experiment import TrainingConfig
 from atlas_cli.data.collate import Batch, collate, poisson_indices

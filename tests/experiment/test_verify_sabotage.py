@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from tiny_models import WORDS
+from support.tiny_models import WORDS
 
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.errors import AtlasError

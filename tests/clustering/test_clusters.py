@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from rounds import run_round
+from support.rounds import run_round
 
 from atlas_cli.aggregation.contract import Context, Factors, Update, absorb, scales_of
 from atlas_cli.clustering.fingerprints import fingerprint_round

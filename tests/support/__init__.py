@@ -1,0 +1,1 @@
+"""What tests share: tiny models, toy runs, computations by hand, made-up records."""
