@@ -25,6 +25,7 @@ from atlas_cli.models.families import family_of
 from atlas_cli.models.files.architectures import built_in
 from atlas_cli.planning.memory.predict import PartyMemory, predict_client
 from atlas_cli.planning.memory.saved_formula import blocks_saved
+from atlas_cli.planning.memory.step import Step
 from atlas_cli.planning.memory_of_plan import Shape
 from atlas_cli.planning.plan import Plan, make_plan
 
@@ -83,13 +84,8 @@ def both(config: dict[str, object], shape: Shape) -> tuple[PartyMemory, Measured
 def predicted(plan: Plan, shape: Shape) -> PartyMemory:
     """The one client of a plan."""
     client, model = plan.clients[0], plan.config.model
-    return predict_client(
-        *(plan.family, plan.hf_config, plan.cut, client.ranks, plan.features, shape.batch, shape.tokens),
-        dtype=model.dtype,
-        padded=shape.padded,
-        checkpointing=client.checkpointing,
-        fused_gelu=model.fused_gelu,
-    )
+    step = Step(*shape, dtype=model.dtype, checkpointing=client.checkpointing, fused_gelu=model.fused_gelu)
+    return predict_client(plan.family, plan.hf_config, plan.cut, client.ranks, plan.features, step)
 
 
 def accuracy(quick: bool) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from atlas_cli.config.schema.experiment import OptimizerConfig
 from atlas_cli.planning.devices.cost import head_step
-from atlas_cli.planning.memory.held import adapter_bytes, optimizer_bytes
+from atlas_cli.planning.memory.held import adapter_bytes, bytes_of, optimizer_bytes
 from atlas_cli.planning.memory.predict import (
     PartyMemory,
     predict_client,
@@ -17,7 +17,7 @@ from atlas_cli.planning.memory.predict import (
     predict_whole,
 )
 from atlas_cli.planning.memory.saved_formula import ELEMENT
-from atlas_cli.planning.memory.saved_trace import Step
+from atlas_cli.planning.memory.step import Step
 from atlas_cli.planning.memory_assumptions import read_classes as read_classes
 from atlas_cli.planning.method import method_of
 from atlas_cli.planning.plan import ClientPlan, Plan
@@ -124,86 +124,67 @@ def _parts(memory: PartyMemory) -> dict[str, Any]:
 def client_memory(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape) -> PartyMemory:
     """Memory of one client in a batch of ``shape``, as the config trains it; its head counts where it holds one."""
     config = plan.config
-    optimizer, trained = _optimizer(config.training.client_optimizer), tuple(method_of(config).TRAINED)
+    step = replace(
+        _step(plan, shape),
+        dtype=client.dtype,
+        checkpointing=client.checkpointing,
+        received_dtype=config.model.dtype,
+        trained=tuple(method_of(config).TRAINED),
+        optimizer=_optimizer(config.training.client_optimizer),
+    )
     if config.mode != "split-federated":
         ranks = {**client.ranks, **plan.above(client.cut)}
-        step = replace(_step(plan, shape), checkpointing=client.checkpointing, dtype=client.dtype)
-        step = replace(step, trained=trained)
-        return predict_unsplit(plan.family, plan.hf_config, ranks, plan.features, step, optimizer=optimizer, task=task)
-    return predict_client(
-        plan.family,
-        plan.hf_config,
-        client.cut,
-        client.ranks,
-        plan.features,
-        shape.batch,
-        shape.tokens,
-        dtype=client.dtype,
-        padded=shape.padded,
-        checkpointing=client.checkpointing,
-        fused_gelu=config.model.fused_gelu,
-        optimizer=optimizer,
-        dropout=config.lora.dropout,
-        autocast=config.training.autocast == "bfloat16",
-        task=task if _heads_on_clients(plan) else None,
-        features_dtype=config.model.dtype,
-        trained=trained,
-    )
+        return predict_unsplit(plan.family, plan.hf_config, ranks, plan.features, step, task=task)
+    model = plan.family, plan.hf_config, client.cut, client.ranks, plan.features
+    return predict_client(*model, step, task=task if _heads_on_clients(plan) else None)
 
 
 def _server(plan: Plan, tasks: Mapping[str, BaseTask], shape: Shape, received: str) -> PartyMemory:
-    config, training = plan.config, plan.config.training
-    heads_here = training.labels == "server"
-    numbers = [_head_numbers(task, plan.hidden_size) if heads_here else 0 for task in tasks.values()]
-    optimizer, vocabulary = _optimizer(training.server_optimizer), int(plan.hf_config.vocab_size)
+    """Memory of the server, whose adapters, gradients and moments depend on ``training.server_update``."""
+    training = plan.config.training
+    step = replace(_step(plan, shape), received_dtype=received, optimizer=_optimizer(training.server_optimizer))
+    here = training.labels == "server"
+    heads = [task if here else None for task in tasks.values()]
 
     def logits(task: BaseTask) -> float:
-        return head_step(task, plan.hidden_size, vocabulary, 1, shape.tokens).forward
+        return head_step(task, plan.hidden_size, int(plan.hf_config.vocab_size), 1, shape.tokens).forward
 
-    memory = predict_server(
-        plan.family,
-        plan.hf_config,
-        plan.cut,
-        plan.upper_ranks,
-        plan.features,
-        shape.batch,
-        shape.tokens,
-        dtype=config.model.dtype,
-        padded=shape.padded,
-        head_parameters=numbers,
-        lm_head=heads_here and any(task.causal_only for task in tasks.values()),
-        groups=len(tasks),
-        optimizer=optimizer,
-        fused_gelu=config.model.fused_gelu,
-        dropout=config.lora.dropout,
-        autocast=training.autocast == "bfloat16",
-        task=max(tasks.values(), key=logits) if heads_here else None,
-        received_dtype=received,
-    )
-    # a group whose clients are all cut deeper than others has fewer adapters here
-    uppers = [plan.server_ranks(name) for name in tasks]
-    adapters = [adapter_bytes(ranks, plan.features) for ranks in uppers]
-    trained = [size + 4 * n for size, n in zip(adapters, numbers, strict=True)]
-    tensors = [2 * len(ranks) + 2 * (n > 0) for ranks, n in zip(uppers, numbers, strict=True)]
-    if any(ranks.keys() != plan.upper_ranks.keys() for ranks in uppers):
-        memory = replace(
-            memory,
-            adapters=sum(adapters),
-            gradients=sum(trained),
-            optimizer=optimizer_bytes(optimizer, sum(trained), sum(tensors)),
-        )
+    traced = max(tasks.values(), key=logits) if here else None
+    model = plan.family, plan.hf_config, plan.cut, plan.upper_ranks, plan.features
+    memory = predict_server(*model, step, heads, traced=traced)
+    groups = [_trained_for(plan, name, head) for name, head in zip(tasks, heads, strict=True)]
+    total = sum(group.trained for group in groups)
+    moments = optimizer_bytes(step.optimizer, total, sum(group.tensors for group in groups))
+    memory = replace(memory, adapters=sum(group.adapters for group in groups), gradients=total, optimizer=moments)
     if training.server_update == "pooled":
         return memory
     # one group's gradients at a time; SplitFed V1 trains a copy for every client, each with moments of its own
-    memory = replace(memory, gradients=max(trained))
+    memory = replace(memory, gradients=max(group.trained for group in groups))
     if training.server_update == "sequential":
         return memory
-    copies = [list(tasks).index(client.task_group) for client in plan.clients]
+    by_name = dict(zip(tasks, groups, strict=True))
+    copies = [by_name[client.task_group] for client in plan.clients]
     return replace(
         memory,
-        optimizer=sum(optimizer_bytes(optimizer, trained[g], tensors[g]) for g in copies),
-        transient=memory.transient + sum(trained[g] for g in copies),
+        optimizer=sum(optimizer_bytes(step.optimizer, copy.trained, copy.tensors) for copy in copies),
+        transient=memory.transient + sum(copy.trained for copy in copies),
     )
+
+
+class _TrainedForGroup(NamedTuple):
+    """What the server trains for one task group: bytes of adapters, bytes of all of it, and how many tensors."""
+
+    adapters: int
+    trained: int
+    tensors: int
+
+
+def _trained_for(plan: Plan, group: str, head: BaseTask | None) -> _TrainedForGroup:
+    # a group whose clients are all cut deeper than others has fewer adapters on the server
+    ranks = plan.server_ranks(group)
+    adapters = adapter_bytes(ranks, plan.features)
+    weights = list(head_tensors(head, plan.hidden_size).values()) if head is not None else []
+    return _TrainedForGroup(adapters, adapters + bytes_of(weights), 2 * len(ranks) + len(weights))
 
 
 def _received(plan: Plan, used: Mapping[str, Shape]) -> str:
@@ -254,7 +235,3 @@ def _optimizer(config: OptimizerConfig) -> str:
 
 def _heads_on_clients(plan: Plan) -> bool:
     return plan.config.mode != "split-federated" or plan.config.training.labels == "client"
-
-
-def _head_numbers(task: BaseTask, hidden_size: int) -> int:
-    return sum(p.numel() for p in head_tensors(task, hidden_size).values())

@@ -15,6 +15,7 @@ from atlas_cli.federation.build import build
 from atlas_cli.models.frozen.load import load_tokenizer
 from atlas_cli.planning.memory.held import PartyMemory
 from atlas_cli.planning.memory.predict import predict_client
+from atlas_cli.planning.memory.step import Step
 from atlas_cli.planning.plan import make_plan
 from atlas_cli.planning.ranks.costs import by_path, rank_costs
 from atlas_cli.planning.ranks.rules import allocate
@@ -67,7 +68,7 @@ def costs_of(plan, **options):
         layers.setdefault(int(path[len(plan.family.blocks) + 1 :].split(".")[0]), {})[path] = plan.features[path]
 
     def memory(ranks):
-        return predict_client(plan.family, plan.hf_config, plan.cut, ranks, plan.features, 4, 16, **options)
+        return predict_client(plan.family, plan.hf_config, plan.cut, ranks, plan.features, Step(4, 16, **options))
 
     return layers, memory, rank_costs(memory, lambda ranks: 0, layers, 64, 1, 16)
 

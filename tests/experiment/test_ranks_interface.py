@@ -10,6 +10,7 @@ from atlas_cli.experiment.api.ranks_for_device import DeviceProfiler, RankAlloca
 from atlas_cli.models.families import family_of
 from atlas_cli.planning.devices.devices import BUILT_IN, Device
 from atlas_cli.planning.memory.predict import predict_client
+from atlas_cli.planning.memory.step import Step
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +22,7 @@ def peak(allocator, ranks):
     paths = {f"h.{layer}.attn.c_attn": rank for layer, rank in ranks.items()}
     features = dict.fromkeys(paths, (768, 2304))
     family = family_of("gpt2")
-    return predict_client(family, allocator.hf_config, len(ranks), paths, features, 4, 64, fused_gelu=True).peak
+    return predict_client(family, allocator.hf_config, len(ranks), paths, features, Step(4, 64, fused_gelu=True)).peak
 
 
 def test_documented_calls(allocator):

@@ -9,6 +9,7 @@ from transformers import BertConfig, GPT2Config, LlamaConfig, RobertaConfig
 
 from atlas_cli.planning.memory.predict import predict_client
 from atlas_cli.planning.memory.saved_formula import blocks_saved
+from atlas_cli.planning.memory.step import Step
 
 LAYERS = 3
 
@@ -36,9 +37,8 @@ MAKE = {"gpt2": gpt2, "bert": bert, "llama": llama, "roberta": roberta}
 
 def check(base, dtype, cut, rank, batch, tokens, padded, **options):
     used, ranks, peak = measure(base, cut, rank, batch, tokens, padded, **options)
-    said = predict_client(
-        base.family, base.config, cut, ranks, features(base), batch, tokens, dtype=dtype, padded=padded, **options
-    )
+    step = Step(batch, tokens, padded, dtype, **options)
+    said = predict_client(base.family, base.config, cut, ranks, features(base), step)
     assert said.how == "formula"
     assert parts(said) == parts(used)
     assert said.peak == sum(parts(said).values()) + said.transient
@@ -84,10 +84,9 @@ def test_checkpointing(name):
     base = make_base(MAKE[name](64, 256))
     for cut, padded in ((1, False), (1, True), (3, False), (3, True)):
         used, ranks, peak = measure(base, cut, 4, 4, 32, padded, checkpointing=True)
-        said = predict_client(
-            base.family, base.config, cut, ranks, features(base), 4, 32, padded=padded, checkpointing=True
-        )
-        plain = predict_client(base.family, base.config, cut, ranks, features(base), 4, 32, padded=padded)
+        model = base.family, base.config, cut, ranks, features(base)
+        said = predict_client(*model, Step(4, 32, padded, checkpointing=True))
+        plain = predict_client(*model, Step(4, 32, padded))
         assert parts(said) == parts(used)
         assert peak <= said.peak <= 1.05 * peak
         assert said.peak < plain.peak or cut == 1
@@ -97,7 +96,7 @@ def test_checkpointing(name):
 def test_fused_gelu():
     plain, fused = make_base(gpt2(64, 256)), make_base(gpt2(64, 256), fused=True)
     used, ranks, peak = measure(fused, 3, 4, 4, 32, True)
-    said = predict_client(fused.family, fused.config, 3, ranks, features(fused), 4, 32, fused_gelu=True)
+    said = predict_client(fused.family, fused.config, 3, ranks, features(fused), Step(4, 32, fused_gelu=True))
     assert parts(said) == parts(used)
     assert peak <= said.peak <= 1.05 * peak
     unfused, _ = check(plain, "float32", 3, 4, 4, 32, True)
@@ -112,7 +111,7 @@ def test_optimizers(optimizer, moments):
     base = make_base(bert())
     used, ranks, _ = measure(base, 2, 4, 2, 9, True, training={"client_optimizer": optimizer})
     name = "sgd-momentum" if moments == 1 else optimizer["name"]
-    said = predict_client(base.family, base.config, 2, ranks, features(base), 2, 9, optimizer=name)
+    said = predict_client(base.family, base.config, 2, ranks, features(base), Step(2, 9, optimizer=name))
     assert parts(said) == parts(used)
     assert said.optimizer // said.adapters == moments
 
@@ -135,11 +134,11 @@ def test_where_no_formula_holds():
 def test_unknown_optimizer_is_an_error():
     base = make_base(bert())
     with pytest.raises(KeyError):
-        predict_client(base.family, base.config, 2, {}, features(base), 2, 9, optimizer="lion")
+        predict_client(base.family, base.config, 2, {}, features(base), Step(2, 9, optimizer="lion"))
 
 
 def test_prediction_takes_no_random_numbers():
     base = make_base(bert())
     before = torch.get_rng_state()
-    predict_client(base.family, base.config, 2, {}, features(base), 2, 9, dropout=0.5)
+    predict_client(base.family, base.config, 2, {}, features(base), Step(2, 9, dropout=0.5))
     assert torch.equal(torch.get_rng_state(), before)

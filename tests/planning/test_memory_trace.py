@@ -11,7 +11,8 @@ from atlas_cli.federation.parties.split_server import SplitServer
 from atlas_cli.models.families import family_of
 from atlas_cli.models.files.architectures import built_in
 from atlas_cli.planning.memory.predict import predict_client, predict_server
-from atlas_cli.planning.memory.saved_trace import LiveBytes, Step, trace
+from atlas_cli.planning.memory.saved_trace import LiveBytes, trace
+from atlas_cli.planning.memory.step import Step
 from atlas_cli.tasks import build as build_task
 from atlas_cli.wire.messages import Message
 
@@ -21,10 +22,8 @@ def check(base, dtype="float32", cut=3, rank=3, padded=True, targets="auto", tas
     training = {"autocast": "bfloat16" if options.get("autocast") else "off"}
     lora = {**(lora or {}), "targets": targets}
     used, ranks, peak = measure(base, cut, rank, 3, 11, padded, lora=lora, training=training, task=task)
-    said = predict_client(
-        base.family, base.config, cut, ranks, features(base, targets), 3, 11, dtype=dtype, padded=padded, task=task,
-        dropout=lora.get("dropout", 0.0), **options,
-    )  # fmt: skip
+    step = Step(3, 11, dtype=dtype, padded=padded, dropout=lora.get("dropout", 0.0), **options)
+    said = predict_client(base.family, base.config, cut, ranks, features(base, targets), step, task=task)
     assert said.how == "trace"
     assert parts(said) == parts(used)
     assert peak <= said.peak <= 1.05 * peak
@@ -80,11 +79,7 @@ def test_server(name):
         base = make_base(CONFIGS[name](), dtype)
         task = build_task("causal-lm") if base.family.causal else build_task("sequence-classification", ["a", "b", "c"])
         used, ranks, peak = serve(base, cut, rank, task, 3, 11, True)
-        numbers = 0 if base.family.causal else 3 * (32 + 1)
-        said = predict_server(
-            base.family, base.config, cut, ranks, features(base), 3, 11, dtype=dtype,
-            head_parameters=numbers, lm_head=base.family.causal,
-        )  # fmt: skip
+        said = predict_server(base.family, base.config, cut, ranks, features(base), Step(3, 11, dtype=dtype), [task])
         measured, predicted = parts(used), parts(said)
         saved = measured.pop("saved_activations")
         # the output embedding is a weight, whatever the measurement takes it for
@@ -97,11 +92,9 @@ def test_server(name):
 def test_formula_and_trace_of_a_server_agree():
     base = make_base(CONFIGS["llama"](), "bfloat16")
     ranks = {path: 3 for path in features(base) if not path.startswith("layers.0.")}
-    shape = (base.family, base.config, 1, ranks, features(base), 4, 16)
-    formula = predict_server(*shape, dtype="bfloat16", lm_head=True)
-    whole = trace(
-        base.family, base.config, range(1, 4), ranks, Step(4, 16, dtype="bfloat16"), task=build_task("causal-lm")
-    )
+    task, step = build_task("causal-lm"), Step(4, 16, dtype="bfloat16")
+    formula = predict_server(base.family, base.config, 1, ranks, features(base), step, [task])
+    whole = trace(base.family, base.config, range(1, 4), ranks, step, task=task)
     assert formula.how == "formula"
     assert formula.saved_activations == whole.saved
 

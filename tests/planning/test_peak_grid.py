@@ -11,6 +11,7 @@ from support.real_client import features, make_base, measure, parts
 from transformers import BertConfig, DistilBertConfig, GPT2Config, GPTNeoXConfig, LlamaConfig, OPTConfig, Qwen3Config
 
 from atlas_cli.planning.memory.predict import predict_client
+from atlas_cli.planning.memory.step import Step
 
 D, HEADS, LAYERS = 64, 4, 3
 _SIZES = {"vocab_size": 50, "hidden_size": D, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS}
@@ -59,10 +60,8 @@ def check(
         training=training,
         checkpointing=checkpointing,
     )
-    said = predict_client(
-        base.family, base.config, cut, ranks, features(base, targets), batch, tokens, dtype=dtype, padded=padded,
-        checkpointing=checkpointing, fused_gelu=fused, optimizer=optimizer,
-    )  # fmt: skip
+    step = Step(batch, tokens, padded, dtype, checkpointing, fused, optimizer=optimizer)
+    said = predict_client(base.family, base.config, cut, ranks, features(base, targets), step)
     assert parts(said) == parts(used), case
     # where a batch has fewer tokens than twice the largest rank, adapters weigh as much as it: at most 12.4 % above;
     # with checkpointing all gradients are taken to be there when most is alive: at most 6.3 %

@@ -18,6 +18,7 @@ from atlas_cli.planning.cuts.choice import choose_split, get_split_point
 from atlas_cli.planning.cuts.table import Setting, Shapes, config_of, cut_table, shortened
 from atlas_cli.planning.devices.devices import BUILT_IN, Device
 from atlas_cli.planning.memory.predict import predict_client
+from atlas_cli.planning.memory.step import Step
 
 SMALL = Setting(batch=4, tokens=32, rank=2)
 LINKED = Device("linked", compute=1e9, uplink=1e7, downlink=1e7)
@@ -49,7 +50,8 @@ def test_memory_is_that_of_the_prediction_with_all_layers_adapted():
     row = cut_table(shapes, None, None, False)[4]
     ranks = {f"h.{layer}.attn.c_attn": 4 for layer in range(5)}
     features = dict.fromkeys(ranks, (768, 2304))
-    expected = predict_client(shapes.family, config, 5, ranks, features, 8, 128, checkpointing=True, fused_gelu=True)
+    step = Step(8, 128, checkpointing=True, fused_gelu=True)
+    expected = predict_client(shapes.family, config, 5, ranks, features, step)
     assert row.memory == expected
 
 
@@ -235,8 +237,8 @@ def test_one_block_stands_for_all(name):
 PROBE = """
 import json, resource, sys, time
 from pathlib import Path
-from atlas_cli.planning.devices import BUILT_IN
-from atlas_cli.planning.split_point import choose_split
+from atlas_cli.planning.devices.devices import BUILT_IN
+from atlas_cli.planning.cuts.choice import choose_split
 start = time.process_time()
 choice = choose_split("llama-3-70b", device=BUILT_IN["laptop-8gib"])
 seconds = time.process_time() - start

@@ -19,6 +19,7 @@ from atlas_cli.models.frozen.load import check_cut
 from atlas_cli.planning.devices.devices import Device, find_device, measure_this_machine
 from atlas_cli.planning.memory.held import PartyMemory, adapter_bytes
 from atlas_cli.planning.memory.predict import predict_client
+from atlas_cli.planning.memory.step import Step
 from atlas_cli.planning.plan import meta_base
 from atlas_cli.planning.ranks.costs import ByPath, Targets, rank_costs
 from atlas_cli.planning.ranks.rules import allocate
@@ -98,18 +99,10 @@ class RankAllocator:
         targets = {layer: self._layers[layer] for layer in range(cut)}
         features = {path: each for paths in targets.values() for path, each in paths.items()}
 
+        step = Step(self.batch_size, self.max_length, dtype=self.dtype, fused_gelu=True)
+
         def memory(ranks: ByPath) -> PartyMemory:
-            return predict_client(
-                self.family,
-                self.hf_config,
-                cut,
-                ranks,
-                features,
-                self.batch_size,
-                self.max_length,
-                dtype=self.dtype,
-                fused_gelu=True,
-            )
+            return predict_client(self.family, self.hf_config, cut, ranks, features, step)
 
         def uplink(ranks: ByPath) -> int:
             return adapter_bytes(ranks, features)

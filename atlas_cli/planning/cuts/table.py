@@ -36,6 +36,7 @@ from atlas_cli.planning.devices.cost import (
 from atlas_cli.planning.devices.devices import Device
 from atlas_cli.planning.memory.predict import PartyMemory, predict_client, predict_server
 from atlas_cli.planning.memory.saved_trace import meta_model, shortened
+from atlas_cli.planning.memory.step import Step
 from atlas_cli.tasks import build as build_task
 
 
@@ -54,6 +55,21 @@ class Setting:
     checkpointing: bool = False
     fused_gelu: bool = True
     server_dtype: str | None = None
+
+    def client_step(self) -> Step:
+        """The step of the client."""
+        return Step(
+            self.batch,
+            self.tokens,
+            dtype=self.dtype,
+            checkpointing=self.checkpointing,
+            fused_gelu=self.fused_gelu,
+        )
+
+    def server_step(self) -> Step:
+        """The step of the server."""
+        dtype = self.server_dtype or self.dtype
+        return Step(self.batch, self.tokens, dtype=dtype, received_dtype=self.dtype, fused_gelu=self.fused_gelu)
 
 
 @dataclass(frozen=True)
@@ -136,26 +152,15 @@ class Shapes:
 
     def client(self, cut: int, setting: Setting | None = None) -> PartyMemory:
         """Memory of a client with ``cut`` blocks, in another setting than the table's where one is given."""
-        s = setting or self.setting
         # for a single cut the blocks above need not be there
         config = self.config if setting is None else shortened(self.config, cut)
-        return predict_client(
-            *(self.family, config, cut, self.ranks(cut), self.features(cut), s.batch, s.tokens),
-            dtype=s.dtype,
-            checkpointing=s.checkpointing,
-            fused_gelu=s.fused_gelu,
-        )
+        step = (setting or self.setting).client_step()
+        return predict_client(self.family, config, cut, self.ranks(cut), self.features(cut), step)
 
     def server(self, cut: int) -> PartyMemory:
         """Memory of a server that trains heads only; decoders with their language-modelling head."""
-        s = self.setting
-        return predict_server(
-            *(self.family, self.config, cut, {}, {}, s.batch, s.tokens),
-            dtype=s.server_dtype or s.dtype,
-            received_dtype=s.dtype,
-            lm_head=self.family.causal,
-            fused_gelu=s.fused_gelu,
-        )
+        head = build_task("causal-lm") if self.family.causal else None
+        return predict_server(self.family, self.config, cut, {}, {}, self.setting.server_step(), [head])
 
 
 def config_of(model_name: str) -> Any:

@@ -8,7 +8,7 @@ alive at the moment when most is, is traced in any case: with a formula on the t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -20,13 +20,14 @@ from atlas_cli.planning.memory.held import (
     PartyMemory,
     adapter_bytes,
     bytes_of,
+    head_of,
     held_by,
     model_on_meta,
     output_bytes,
 )
 from atlas_cli.planning.memory.saved_formula import ELEMENT, blocks_saved, checkpointed_saved
-from atlas_cli.planning.memory.saved_trace import Step, Traced, shortened, trace
-from atlas_cli.tasks import build as build_task
+from atlas_cli.planning.memory.saved_trace import Traced, shortened, trace
+from atlas_cli.planning.memory.step import Step
 from atlas_cli.tasks.contract import BaseTask
 
 __all__ = ["PartyMemory", "predict_client", "predict_server", "predict_unsplit", "predict_whole"]
@@ -38,96 +39,66 @@ def predict_client(
     cut: int,
     ranks: Mapping[str, int],
     features: Mapping[str, tuple[int, int]],
-    batch: int,
-    tokens: int,
+    step: Step,
     *,
-    dtype: str = "float32",
-    padded: bool = True,
-    checkpointing: bool = False,
-    fused_gelu: bool = False,
-    optimizer: str = "adamw",
-    dropout: float = 0.0,
-    autocast: bool = False,
     task: BaseTask | None = None,
-    features_dtype: str | None = None,
-    trained: tuple[str, ...] = ("A", "B"),
 ) -> PartyMemory:
     """Memory of a client that holds blocks ``0 .. cut-1``.
 
     Args:
-        ranks: of its adapters, by path in the base, e.g. ``h.0.attn.c_attn``; ``features``: their (d_in, d_out).
-        batch: examples; ``tokens``: of each, padding included; ``padded``: whether the batch has padding.
-        dtype: of the frozen weights; adapters, their gradients and moments are float32.
-        optimizer: "adamw", "sgd" or "sgd-momentum".
-        dropout: of the adapters; with it, with ``autocast`` (to bfloat16) and with a ``task`` there is no formula.
-        task: of the head, where head and labels stay on the client; ``features_dtype``: of what the server returns to
-            it, where that is not ``dtype``.
-        trained: parts of the adapters; with B alone there is no formula.
+        ranks: Rank of each adapter on the client, by path in the base, such as ``h.0.attn.c_attn``.
+        features: (d_in, d_out) of each adapted layer, by path.
+        step: The training step. With dropout, autocast or only B trained, no formula holds.
+        task: The task of the head, if head and labels stay on the client; no formula holds then.
     """
-    step = Step(batch, tokens, padded, dtype, checkpointing, fused_gelu, dropout, autocast, features_dtype, trained)
-    base, lm_head = model_on_meta(family, hf_config, dtype)
-    held = held_by(client_half(base, family, cut), lm_head, ranks, features, task, int(hf_config.hidden_size), trained)
-    # with a head, its input and the gradient of that cross the network as well
-    cut_buffers = 2 * _width(hf_config, step)
-    if task is not None:
-        cut_buffers += 2 * _width(hf_config, replace(step, dtype=features_dtype or dtype))
+    base, lm_head = model_on_meta(family, hf_config, step.dtype)
+    half = client_half(base, family, cut)
+    held = held_by(half, lm_head, ranks, features, task, int(hf_config.hidden_size), step.trained)
+    cut_buffers = 2 * _width(hf_config, step, step.dtype)
+    if task is not None:  # the head's input and the gradient of that cross the network as well
+        cut_buffers += 2 * _width(hf_config, step, step.received)
     used, how = _step(family, hf_config, range(cut), ranks, step, task=task, formula=task is None)
-    return held.training(optimizer, used, cut_buffers, how)
+    return held.training(step.optimizer, used, cut_buffers, how)
 
 
 def predict_server(
     family: Family,
     hf_config: Any,
     cut: int,
-    upper_ranks: Mapping[str, int],
+    ranks: Mapping[str, int],
     features: Mapping[str, tuple[int, int]],
-    batch: int,
-    tokens: int,
+    step: Step,
+    tasks: Sequence[BaseTask | None],
     *,
-    dtype: str = "float32",
-    padded: bool = True,
-    head_parameters: int | Sequence[int] = 0,
-    lm_head: bool = False,
-    groups: int = 1,
-    optimizer: str = "adamw",
-    fused_gelu: bool = False,
-    dropout: float = 0.0,
-    autocast: bool = False,
-    task: BaseTask | None = None,
-    received_dtype: str | None = None,
+    traced: BaseTask | None = None,
 ) -> PartyMemory:
     """Memory of a server that holds blocks ``cut ..`` while it serves one client.
 
     What comes after the blocks (final norm, head and loss) is traced in any case.
 
     Args:
-        upper_ranks: of the adapters of one task group on its half, by path in the base.
-        head_parameters: numbers trained in the head of each task group (an int: of one group), 0 for a frozen
-            language-modelling head or one that stays on the clients.
-        lm_head: whether any task group uses the output embedding here.
-        groups: task groups, each with adapters and an optimizer of its own.
-        task: whose head runs in the trace; default: one that fits ``lm_head`` and ``head_parameters``.
-        received_dtype: of the client's activations, where it is not ``dtype``.
-
-    Other arguments are those of ``predict_client``.
+        ranks: Rank of each adapter that the server trains for one task group, by path in the base.
+        features: (d_in, d_out) of each adapted layer, by path.
+        step: The training step; ``received_dtype`` is the type of the client's activations.
+        tasks: The task of each task group whose head is on the server, None for a group whose head is not. Each group
+            has adapters, a head and an optimizer of its own.
+        traced: The task whose head and loss are part of the step; by default the first of ``tasks``.
     """
-    step = Step(batch, tokens, padded, dtype, False, fused_gelu, dropout, autocast)
-    base, output = model_on_meta(family, hf_config, dtype)
+    base, lm_head = model_on_meta(family, hf_config, step.dtype)
     half = server_half(base, family, cut)
-    heads = [head_parameters] if isinstance(head_parameters, int) else list(head_parameters)
+    heads = [head_of(task, int(hf_config.hidden_size), lm_head) for task in tasks if task is not None]
     held = Held(
         bytes_of([*half.parameters(), *half.buffers()]),
-        groups * adapter_bytes(upper_ranks, features),
-        4 * sum(heads),
-        output_bytes(half, output) if lm_head else 0,
-        groups * 2 * len(upper_ranks) + 2 * sum(1 for n in heads if n),  # weight and bias of a head
+        len(tasks) * adapter_bytes(ranks, features),
+        sum(bytes_of(head) for head in heads),
+        output_bytes(half, lm_head) if any(task is not None and task.causal_only for task in tasks) else 0,
+        len(tasks) * 2 * len(ranks) + sum(len(head) for head in heads),
     )
-    task = task or _fitting_task(lm_head, heads, int(hf_config.hidden_size))
     layers = range(cut, int(hf_config.num_hidden_layers))
-    cut_buffers = 2 * _width(hf_config, replace(step, dtype=received_dtype or dtype))
-    used, how = _step(family, hf_config, layers, upper_ranks, step, task=task)
-    # what comes in another dtype is there besides what the half computes with
-    return held.training(optimizer, used, cut_buffers, how, cut_traced=received_dtype in (None, dtype))
+    used, how = _step(family, hf_config, layers, ranks, step, task=traced or tasks[0])
+    # what comes in another type is there besides what the half computes with
+    alike = step.received == step.dtype
+    return held.training(step.optimizer, used, 2 * _width(hf_config, step, step.received), how, cut_traced=alike)
 
 
 def predict_unsplit(
@@ -137,22 +108,23 @@ def predict_unsplit(
     features: Mapping[str, tuple[int, int]],
     step: Step,
     *,
-    optimizer: str = "adamw",
     task: BaseTask | None = None,
     run_head: bool = True,
 ) -> PartyMemory:
     """Memory of one client with the whole model; what comes after the blocks is traced in any case.
 
     Args:
-        ranks: of adapters in any layer, by path in the base.
-        task: whose head it trains; ``run_head``: whether head and loss are part of the step that is traced.
+        ranks: Rank of each adapter, in any layer, by path in the base.
+        features: (d_in, d_out) of each adapted layer, by path.
+        step: The training step.
+        task: The task whose head the client trains.
+        run_head: Whether head and loss are part of the step that is traced.
     """
     base, lm_head = model_on_meta(family, hf_config, step.dtype)
     held = held_by(base, lm_head, ranks, features, task, int(hf_config.hidden_size), step.trained)
     layers = range(int(hf_config.num_hidden_layers))
-    task = task if run_head else None
-    used, how = _step(family, hf_config, layers, ranks, step, whole=True, task=task)
-    return held.training(optimizer, used, 0, how)
+    used, how = _step(family, hf_config, layers, ranks, step, whole=True, task=task if run_head else None)
+    return held.training(step.optimizer, used, 0, how)
 
 
 def predict_whole(family: Family, hf_config: Any, step: Step, *, task: BaseTask) -> PartyMemory:
@@ -258,15 +230,6 @@ def _by_formula(family: Family, hf_config: Any, layers: range, ranks: Mapping[st
     return checkpointed_saved(family, hf_config, trained, step.batch, step.tokens, dtype=step.dtype, padded=step.padded)
 
 
-def _width(hf_config: Any, step: Step) -> int:
-    """Bytes of the activations at the cut."""
-    return step.batch * step.tokens * int(hf_config.hidden_size) * ELEMENT[step.dtype]
-
-
-def _fitting_task(lm_head: bool, heads: Sequence[int], hidden_size: int) -> BaseTask | None:
-    if lm_head:
-        return build_task("causal-lm")
-    if not any(heads):
-        return None
-    classes = max(2, max(heads) // (hidden_size + 1))
-    return build_task("sequence-classification", [str(c) for c in range(classes)])
+def _width(hf_config: Any, step: Step, dtype: str) -> int:
+    """Bytes of the hidden states of a batch in a type."""
+    return step.batch * step.tokens * int(hf_config.hidden_size) * ELEMENT[dtype]

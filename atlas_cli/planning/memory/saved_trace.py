@@ -28,32 +28,8 @@ from atlas_cli.models.frozen.gelu import fuse_gelu
 from atlas_cli.models.frozen.load import from_config
 from atlas_cli.models.halves.checkpointing import checkpointed
 from atlas_cli.models.halves.split import client_half, run_half, server_half
+from atlas_cli.planning.memory.step import Step
 from atlas_cli.tasks.contract import BaseTask
-
-
-@dataclass(frozen=True)
-class Step:
-    """What a step is made of besides the model.
-
-    Attributes:
-        batch, tokens: of the batch, padding included.
-        padded: whether the batch has padding.
-        dtype: of the frozen weights, "float32" or "bfloat16".
-        autocast: compute in bfloat16.
-        features: dtype of what a server returns to a head behind a client half; default: ``dtype``.
-        trained: parts of the adapters.
-    """
-
-    batch: int
-    tokens: int
-    padded: bool = True
-    dtype: str = "float32"
-    checkpointing: bool = False
-    fused_gelu: bool = False
-    dropout: float = 0.0
-    autocast: bool = False
-    features: str | None = None
-    trained: tuple[str, ...] = ("A", "B")
 
 
 @dataclass(frozen=True)
@@ -124,7 +100,7 @@ def trace(
             with checkpointed(half, family, ranks) if step.checkpointing else nullcontext():
                 hidden = run_half(half, mask, **inputs)
             if task is not None and head is not None:
-                returned = getattr(torch, step.features or step.dtype)
+                returned = getattr(torch, step.received)
                 received = hidden if upper or whole else hidden.detach().to(returned).requires_grad_()
                 loss = _loss(task, head(received, mask), step)
         if train_weights:

@@ -1,0 +1,43 @@
+"""One training step, as memory is predicted for it: its batch, its number types and what it trains."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Step:
+    """A training step of one party, apart from the model, its cut and its adapters' ranks.
+
+    Attributes:
+        batch: Examples in the batch.
+        tokens: Tokens of each example, padding included.
+        padded: Whether the batch has padding.
+        dtype: Type of the party's frozen weights, "float32" or "bfloat16"; adapters, their gradients and the
+            optimizer's moments are always float32.
+        checkpointing: Whether blocks are run again in the backward pass instead of keeping their activations.
+        fused_gelu: Whether the GELU of the blocks is one operation.
+        dropout: Dropout of the adapters.
+        autocast: Whether the step computes in bfloat16.
+        received_dtype: Type of what the party gets over the network, if it is not ``dtype``: the activations that a
+            server gets, or the features that a client with a head of its own gets.
+        trained: The parts of the adapters that are trained.
+        optimizer: "adamw", "sgd" or "sgd-momentum".
+    """
+
+    batch: int
+    tokens: int
+    padded: bool = True
+    dtype: str = "float32"
+    checkpointing: bool = False
+    fused_gelu: bool = False
+    dropout: float = 0.0
+    autocast: bool = False
+    received_dtype: str | None = None
+    trained: tuple[str, ...] = ("A", "B")
+    optimizer: str = "adamw"
+
+    @property
+    def received(self) -> str:
+        """Type of what the party gets over the network."""
+        return self.received_dtype or self.dtype
