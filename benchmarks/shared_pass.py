@@ -72,7 +72,7 @@ def measured(base: FrozenBase, lengths: Sequence[Sequence[int]]) -> tuple[str, .
             for group in together:
                 shared = ClientPass([clients[i] for i in group])
                 sent = shared.forward([batches[i] for i in group], 1, 0)
-                shared.backward([torch.full_like(message.tensors["activations"], 1e-3) for message in sent])
+                shared.backward([torch.full_like(message.activations, 1e-3) for message in sent])
 
         return step
 

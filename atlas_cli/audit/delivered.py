@@ -19,9 +19,10 @@ from atlas_cli.aggregation.contract import Factors, absorb, release, scales_of, 
 from atlas_cli.audit.figures import Inapplicable
 from atlas_cli.federation.federation import Federation
 from atlas_cli.runs.directory import RunDirectory
+from atlas_cli.wire.messages import Activations, BaseRows, BaseTotal, Delivery, Message
 from atlas_cli.wire.recorded_messages import Recorded
 
-BASE_KINDS = ("base-change", "base-total")
+BASE = (BaseRows, BaseTotal)
 Pieces = dict[str, list[tuple[Tensor, Tensor]]]
 
 
@@ -37,18 +38,17 @@ class Deliveries:
     federation: Federation
     messages: list[Recorded]
 
-    def to(self, client: str, number: int, kinds: Collection[str]) -> Iterator[Recorded]:
+    def to(self, client: str, number: int, types: Collection[type[Message]]) -> Iterator[Recorded]:
         """What the server sent a client before its last step of round ``number``, in order.
 
         Raises:
             Inapplicable: something of it that still counts was not recorded.
         """
-        self._require_recorded(client, number, kinds)
+        self._require_recorded(client, number, types)
         own = [m for m in self.messages if m.client == client]
-        last = max((m.number for m in own if m.round == number and m.kind == "activations"), default=0)
+        last = max((m.number for m in own if m.round == number and m.type is Activations), default=0)
         for message in own:
-            wanted = message.direction == "down" and message.kind in kinds
-            if wanted and (message.round, message.number) < (number, last):
+            if message.type in types and (message.round, message.number) < (number, last):
                 yield message
 
     def held(self, client: str, number: int) -> tuple[dict[str, Tensor], Pieces]:
@@ -61,14 +61,14 @@ class Deliveries:
         scales = scales_of(member.adapters)
         held = release(truncated(self.federation.aggregator.merged[member.group], member.ranks), scales)
         changes: Pieces = {}
-        for message in self.to(client, number, ("adapters", *BASE_KINDS)):
-            tensors = {name: value.to(device) for name, value in message.tensors().items()}
-            if message.kind == "adapters":
+        for each in self.to(client, number, (Delivery, *BASE)):
+            tensors = {name: value.to(device) for name, value in each.message().tensors.items()}
+            if each.type is Delivery:
                 held |= tensors
                 continue
             for path in dict.fromkeys(name.rpartition(".")[0] for name in tensors):
                 piece = tensors[f"{path}.base_A"], tensors[f"{path}.base_B"]
-                changes[path] = [*(changes.get(path, []) if message.kind == "base-change" else []), piece]
+                changes[path] = [*(changes.get(path, []) if each.type is BaseRows else []), piece]
         if not self.federation.aggregator.method.CHANGES_BASE:
             return held, changes
         factors = absorb(held, scales)
@@ -120,13 +120,14 @@ class Deliveries:
             }
         )
 
-    def _require_recorded(self, client: str, number: int, kinds: Collection[str]) -> None:
+    def _require_recorded(self, client: str, number: int, types: Collection[type[Message]]) -> None:
         """All changes of the base before a round, and the last of other kinds; those of set-up are known."""
         kept = Counter((m.round, m.kind) for m in self.messages if m.client == client and m.direction == "down")
         sent = [(n, kind, k) for (who, n, kind), k in self._sent.items() if who == client and n < number]
         latest = {kind: n for n, kind, _ in sorted(sent)}
+        kinds, of_base = ({message.kind for message in each} for each in (types, BASE))
         for n, kind, count in sent:
-            counts = kind in BASE_KINDS or (n == latest[kind] > 0)
+            counts = kind in of_base or (n == latest[kind] > 0)
             if kind in kinds and counts and kept[n, kind] < count:
                 raise Inapplicable(
                     f"the {kind} that {client} was sent in round {n} was not recorded, so what it began round {number} "

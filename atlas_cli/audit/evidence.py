@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -29,9 +30,10 @@ from atlas_cli.models.frozen.load import load_tokenizer
 from atlas_cli.runs.directory import RunDirectory
 from atlas_cli.runs.resumable import config_of
 from atlas_cli.tasks.contract import Feature, count_examples
+from atlas_cli.wire.messages import STEP, Activations, Fingerprint, Message
 from atlas_cli.wire.recorded_messages import Recorded, recorded
 
-STEP_KINDS = ("activations", "gradients", "features", "feature-gradients")
+M = TypeVar("M", bound=Message)
 RECORD = "add audit: {record: {rounds: [1]}} to its config and train again, or give the config to atlas audit"
 UNSPLIT = "clients are not split, so no activations cross the wire"
 OWN_STEPS = 1_000_000  # numbers of the attacker's own steps: what a defence draws for them is drawn anew
@@ -39,13 +41,17 @@ OWN_STEPS = 1_000_000  # numbers of the attacker's own steps: what a defence dra
 
 @dataclass
 class Step:
-    """One local step on the wire: its messages by kind, and the batch that it was of."""
+    """One local step on the wire: its messages by type, and the batch that it was of."""
 
     client: str
     round: int
     number: int
     batch: Batch
-    messages: dict[str, Recorded] = field(default_factory=dict)
+    messages: dict[type[Message], Recorded] = field(default_factory=dict)
+
+    def read(self, kind: type[M]) -> M:
+        """One of its messages."""
+        return self.messages[kind].read(kind)
 
 
 @dataclass(frozen=True)
@@ -116,21 +122,21 @@ class Evidence:
         found: dict[tuple[int, str, int], Step] = {}
         per_round = self.federation.config.training.local_steps
         for (number, client), messages in _by_round(self.messages).items():
-            fingerprint = max((m.number for m in messages if m.kind == "fingerprint"), default=0)
+            fingerprint = max((m.number for m in messages if m.type is Fingerprint), default=0)
             if number == 0:  # set-up: only fingerprints take steps
                 continue
             first = (number - 1) * per_round
             batches = [(step, batch_of(self.federation, client, first + step)) for step in range(per_round)]
             batches = [(step, batch) for step, batch in batches if batch.features]  # an empty one sends nothing
-            counts: Counter[str] = Counter()
+            counts: Counter[type[Message]] = Counter()
             for message in messages:
-                if message.kind not in STEP_KINDS or message.number < fingerprint:
+                if message.type not in STEP or message.number < fingerprint:
                     continue
-                step, batch = batches[counts[message.kind]]
-                counts[message.kind] += 1
+                step, batch = batches[counts[message.type]]
+                counts[message.type] += 1
                 own = found.setdefault((number, client, step), Step(client, number, step, batch))
-                own.messages[message.kind] = message
-        return [step for _, step in sorted(found.items()) if "activations" in step.messages]
+                own.messages[message.type] = message
+        return [step for _, step in sorted(found.items()) if Activations in step.messages]
 
     @cached_property
     def true_labels(self) -> Federation:
@@ -167,7 +173,7 @@ class Evidence:
 
     def tokens(self, step: Step, first_text: int = 0) -> Tokens:
         """Activations of a step's real tokens as received, and the ids that they are of."""
-        return tokens_of(step.messages["activations"].floats("activations"), step.batch, first_text)
+        return tokens_of(step.read(Activations).floats(), step.batch, first_text)
 
     def seen(self) -> Tokens:
         """All tokens of the chosen steps, with texts numbered through."""
@@ -194,7 +200,7 @@ class Evidence:
             message = party.forward(batch.inputs(), round_number, OWN_STEPS + start, None)
             if (codec := party.privacy.codec) is not None:
                 message = codec.decode(codec.encode(message), message)
-            parts.append(tokens_of(message.tensors["activations"], batch, start))
+            parts.append(tokens_of(message.activations, batch, start))
         return Tokens.joined(parts)
 
     def party(self, client: str, round_number: int) -> SplitClient:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from statistics import median
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from atlas_cli.audit.evidence import Evidence
 from atlas_cli.audit.figures import Inapplicable
+from atlas_cli.wire.messages import AdapterUpdate
 
 
 def update_norms(evidence: Evidence) -> list[dict[str, Any]]:
@@ -20,17 +22,17 @@ def update_norms(evidence: Evidence) -> list[dict[str, Any]]:
     clients that are left out, with the reason.
     """
     rounds = []
-    for number in sorted({m.round for m in evidence.messages if (m.kind, m.direction) == ("adapters", "up")}):
+    for number in sorted({m.round for m in evidence.messages if m.type is AdapterUpdate}):
         norms, unknown = {}, {}
         for message in evidence.messages:
-            if (message.round, message.kind, message.direction) != (number, "adapters", "up"):
+            if message.round != number or message.type is not AdapterUpdate:
                 continue
             try:
                 before = evidence.party(message.client, number).adapters.state()
             except Inapplicable as reason:
                 unknown[message.client] = str(reason)
                 continue
-            norms[message.client] = _norm(message.tensors(), before)
+            norms[message.client] = _norm(message.read(AdapterUpdate).named, before)
         if norms:
             middle = median(norms.values())
             largest = max(norms.values()) / middle if middle > 0 else None
@@ -54,5 +56,5 @@ def compared_norms(evidence: Evidence) -> list[dict[str, Any]]:
     ]
 
 
-def _norm(sent: dict[str, Tensor], before: dict[str, Tensor]) -> float:
+def _norm(sent: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> float:
     return math.sqrt(sum(float((value - before[name].cpu()).double().square().sum()) for name, value in sent.items()))

@@ -29,7 +29,7 @@ from atlas_cli.models.block_paths import layer_of
 from atlas_cli.seeding import numpy_generator
 from atlas_cli.tasks.contract import Feature
 from atlas_cli.wire.ledger import Ledger
-from atlas_cli.wire.messages import Message
+from atlas_cli.wire.messages import Fingerprint
 
 RANK = 8
 MIN_EXAMPLES = 2
@@ -93,7 +93,7 @@ def _fingerprint(federation: Federation, client: str, ledger: Ledger, batches: i
     for rows in drawn:
         batch = collate(group.task, rows, federation.pad, *federation.padding)
         reply, _ = exchange(server, party, batch, 0, 0, ledger)
-        party.backward(reply.tensors["gradients"])
+        party.backward(reply.gradients)
         for path, adapter in party.adapters.adapters.items():
             if layer_of(path, federation.base.family) < federation.plan.cut:
                 assert adapter.lora_B.grad is not None
@@ -105,7 +105,7 @@ def _fingerprint(federation: Federation, client: str, ledger: Ledger, batches: i
         raise ConfigError(f"the fingerprint of client {client} is zero: its batches give no gradient")
     if federation.protection.fingerprint_noise is not None:
         fingerprint = federation.protection.fingerprint_noise(fingerprint, client, turn)
-    ledger.count(Message("fingerprint", client, "up", {"fingerprint": fingerprint}), 4 * size)
+    ledger.count(Fingerprint(client, fingerprint), Fingerprint.closed_form(size))
     return fingerprint
 
 

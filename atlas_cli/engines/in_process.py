@@ -78,7 +78,7 @@ def _own_step(
     began, server = time.perf_counter(), federation.server
     try:
         loss = _local_step(federation, client, batch, attendance.number, step, factor, ledger)
-        did.add(batch, loss.mean, loss.count, time.perf_counter() - began)
+        did.add(batch, loss, time.perf_counter() - began)
         late = attendance.passes_deadline(client, did, ledger, step)
         if server is not None and not late:
             server.accept()
@@ -116,12 +116,12 @@ def _shared_step(
         for party, batch, up in zip(parties, batches.values(), messages, strict=True):
             answers.append(reply(server, party, batch, up, ledger))
             server.accept()
-    together.backward([down.tensors["gradients"] for down, _ in answers])
+    together.backward([down for down, _ in answers])
     for party in parties:
         party.step(factor * training.client_optimizer.lr)
     seconds, tokens = time.perf_counter() - began, sum(batch.n_tokens for batch in batches.values())
     for (client, batch), (_, loss) in zip(batches.items(), answers, strict=True):
-        done[client].add(batch, loss.mean, loss.count, seconds * batch.n_tokens / tokens)
+        done[client].add(batch, loss, seconds * batch.n_tokens / tokens)
 
 
 def _local_step(
@@ -130,11 +130,11 @@ def _local_step(
     """One step of one client, the server's gradients not yet accepted."""
     party, training = federation.clients[client], federation.config.training
     if isinstance(party, UnsplitClient):
-        return StepLoss(*party.local_step(batch.inputs(), batch.labels, number, step, factor))
+        return party.local_step(batch.inputs(), batch.labels, number, step, factor)
     assert federation.server is not None
     if not batch.features:  # a Poisson sample may be empty
         party.step_on_noise(number, step, factor * training.client_optimizer.lr)
         return StepLoss(0.0, 0)
     down, loss = exchange(federation.server, party, batch, number, step, ledger)
-    party.apply_gradients(down.tensors["gradients"], factor * training.client_optimizer.lr)
+    party.apply_gradients(down.gradients, factor * training.client_optimizer.lr)
     return loss

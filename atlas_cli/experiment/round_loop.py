@@ -26,7 +26,7 @@ from atlas_cli.federation.parties.split_client import SplitClient
 from atlas_cli.federation.work_done import Trained
 from atlas_cli.planning.cohort import sample_cohort
 from atlas_cli.wire.ledger import Ledger
-from atlas_cli.wire.messages import Message
+from atlas_cli.wire.messages import BaseWeights, Message
 
 
 def train(
@@ -169,7 +169,7 @@ def set_up(federation: Federation, clustered: Callable[[Clustered | None], None]
     Between the two, clusters are found where the config asks for them; ``clustered`` is told of them.
     """
     ledger = federation.ledger(0)
-    messages: dict[tuple[object, ...], Message] = {}  # clients that hold the same part of one base get the same
+    messages: dict[tuple[object, ...], BaseWeights] = {}  # clients that hold the same part of one base get the same
     for client in federation.plan.clients:
         kind = client.task_group, client.cut, client.dtype
         if kind not in messages:
@@ -178,7 +178,7 @@ def set_up(federation: Federation, clustered: Callable[[Clustered | None], None]
                 unsplit, output = not isinstance(party, SplitClient), party.output_embedding()
                 half = party.base.model.state_dict() if unsplit else federation.plan.setup_tensors[kind[1:]]
                 tensors = {**half, **{f"lm_head.{i}": p for i, p in enumerate(output)}}
-                messages[kind] = Message("base-weights", client.name, "down", tensors)
+                messages[kind] = BaseWeights(client.name, tensors)
         message = messages[kind].to(client.name)
         ledger.count(message, message.payload_bytes)
     clustered(cluster_clients(federation, 0, ledger))

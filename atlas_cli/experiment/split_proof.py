@@ -146,10 +146,10 @@ def _through_the_split(
             ((down, loss),) = reply_to_all(server, [client], [batch], up, Ledger())
         else:
             down, loss = reply(server, client, batch, up[0], Ledger())
-        together.backward([down.tensors["gradients"]])
+        together.backward([down])
     else:
         down, loss = exchange(server, client, batch, 0, 0, Ledger())
-        client.backward(down.tensors["gradients"])
+        client.backward(down.gradients)
     server.accept()
     (group,) = server.groups.values()
     return loss.mean, [p.grad for p in client.trained()] + group.mean_gradients()

@@ -24,10 +24,10 @@ from atlas_cli.planning.method import method_of
 from atlas_cli.planning.plan import ClientPlan
 from atlas_cli.runs.schemas import KINDS
 from atlas_cli.wire.ledger import Ledger
-from atlas_cli.wire.messages import Direction
+from atlas_cli.wire.messages import STEP, Direction, Fingerprint
 
 WAYS: tuple[Direction, ...] = ("up", "down")
-STEP_KINDS = ("activations", "gradients", "features", "feature-gradients")
+STEP_KINDS = tuple(message.kind for message in STEP)
 
 
 def simulate(
@@ -146,7 +146,7 @@ def _by_step(ledger: Ledger, client: str, way: Direction, shapes: Sequence[tuple
     """
     sent: list[list[int]] = [[] for _ in shapes]
     full = [messages for messages, (batch, _) in zip(sent, shapes, strict=True) if batch] or sent
-    fingerprinted = bool(ledger.sizes(client, "fingerprint", "up"))
+    fingerprinted = bool(ledger.sizes(client, Fingerprint.kind, "up"))
     for kind in STEP_KINDS:
         sizes = ledger.sizes(client, kind, way)
         before = max(0, len(sizes) - len(full)) if fingerprinted else 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from atlas_cli.data.collate import Batch
+from atlas_cli.federation.parties.trainables import StepLoss
 
 
 @dataclass
@@ -28,12 +29,12 @@ class Trained:
         """Mean loss over all labels of the round."""
         return self.loss_sum / self.labels if self.labels else None
 
-    def add(self, batch: Batch, loss: float, count: int, seconds: float) -> None:
+    def add(self, batch: Batch, loss: StepLoss, seconds: float) -> None:
         """Count one step."""
         self.seconds += seconds
         self.shapes.append((batch.input_ids.shape[0], batch.input_ids.shape[1]))
         self.steps += 1
         self.examples += batch.n_examples
         self.tokens += batch.n_tokens
-        self.labels += count
-        self.loss_sum += loss * count
+        self.labels += loss.count
+        self.loss_sum += loss.mean * loss.count

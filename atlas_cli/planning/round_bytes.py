@@ -13,7 +13,7 @@ from atlas_cli.planning.devices.cost import step_bytes
 from atlas_cli.planning.method import method_of
 from atlas_cli.planning.plan import ClientPlan, Plan
 from atlas_cli.tasks.contract import BaseTask
-from atlas_cli.wire.messages import serialized_size
+from atlas_cli.wire.messages import BaseRows, NamedTensors
 
 
 class Shape(NamedTuple):
@@ -48,14 +48,14 @@ def round_bytes(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape) ->
     method = method_of(config)
     head = head_tensors(task, plan.hidden_size) if training.labels == "client" and method.SENT else {}
     up, down = (
-        sum(serialized_size(tensors) for tensors in (_factors(plan, client.ranks, "lora_", parts), head) if tensors)
+        sum(NamedTensors("", named).bytes for named in (_factors(plan, client.ranks, "lora_", parts), head) if named)
         for parts in (method.SENT, method.DELIVERED)
     )
     if method.CHANGES_BASE:  # the stacks of all clients, and with them what adapters were worth where they go on
         group = plan.group_ranks(client.task_group)
         stacked = [c.ranks for c in plan.members(client.task_group)] + ([group] if method.DELIVERED else [])
         rows = {path: sum(ranks.get(path, 0) for ranks in stacked) for path in group}
-        down += serialized_size(_factors(plan, rows, "base_", ("A", "B")))
+        down += BaseRows("", _factors(plan, rows, "base_", ("A", "B"))).bytes
     return RoundBytes(training.local_steps * step.up + up, training.local_steps * step.down + down)
 
 

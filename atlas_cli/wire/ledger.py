@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from atlas_cli.wire.messages import Direction, Message
@@ -89,19 +89,3 @@ class Ledger:
             }
             for (client, kind, way), entry in sorted(self.entries.items(), key=lambda item: item[0])
         ]
-
-
-def activation_bytes(batch: int, tokens: int, hidden: int, element: int, label_bytes: int) -> int:
-    """Closed form of an activation message: B T D elements, a byte a mask position, and the labels."""
-    return batch * tokens * hidden * element + batch * tokens + label_bytes
-
-
-def adapter_bytes(
-    ranks: Mapping[str, int],
-    features: Mapping[str, tuple[int, int]],
-    element: int,
-    parts: Collection[str] = ("A", "B"),
-) -> int:
-    """Closed form of an adapter message: r d_in elements a layer for A, r d_out for B."""
-    widths = {p: ("A" in parts) * d_in + ("B" in parts) * d_out for p, (d_in, d_out) in features.items()}
-    return sum(rank * widths[path] * element for path, rank in ranks.items())

@@ -1,29 +1,32 @@
-"""What crosses the wire, and the ledger that counts it.
+"""What crosses the wire: a class for each message between a client and the server.
 
-A message is named tensors; its size is the length of its safetensors serialisation, header included. Shapes: B batch,
-T tokens (padded to the longest of the batch), D hidden size.
+A message's fields are its tensors; its size is the length of their safetensors serialisation, header included, and the
+static ``closed_form`` of its class gives the bytes of the tensors from shapes alone. Shapes: B batch, T tokens (padded
+to the longest of the batch), D hidden size, r rank; hidden states have the dtype of the half that computed them.
 
-| kind              | direction | tensors |
-|---|---|---|
-| base-weights      | down      | the frozen client half, once, at set-up |
-| adapters          | both      | lora_A (r, d_in), lora_B (d_out, r) of every adapted layer, as the method says |
-| base-change       | down      | base_A (n, d_in), base_B (d_out, n): rows added to the base (``flora``, ``fedex``) |
-| base-total        | down      | the same of all rows so far, in the place of what a client has that missed too many |
-| activations       | up        | activations (B, T, D), attention_mask (B, T), and labels unless ``labels: client`` |
-| gradients         | down      | gradients (B, T, D) of the client's own mean loss |
-| features          | down      | features (B, T, D): the server half's output (``labels: client``) |
-| feature-gradients | up        | gradients (B, T, D) and the count that weighs them (``labels: client``) |
-| fingerprint       | up        | a sketch of the client's gradients (64,), for clustering |
-| head              | both      | the head's parameters (``labels: client``, ``mode: federated``) |
+| kind              | direction | class            | what is sent |
+|---|---|---|---|
+| base-weights      | down      | BaseWeights      | the frozen client half, once, at set-up |
+| adapters          | up        | AdapterUpdate    | A and B of every adapted layer, as the method says |
+| adapters          | down      | Delivery         | the same |
+| base-change       | down      | BaseRows         | rows added to the base (``flora``, ``fedex``) |
+| base-total        | down      | BaseTotal        | all such rows so far, for a client that missed too many |
+| activations       | up        | Activations      | hidden states, mask, labels unless ``labels: client`` |
+| gradients         | down      | Gradients        | the gradient at the cut of the client's own mean loss |
+| features          | down      | Features         | the server half's output (``labels: client``) |
+| feature-gradients | up        | FeatureGradients | their gradient, and the count that weighs it (``labels: client``) |
+| fingerprint       | up        | Fingerprint      | a sketch of the client's gradients, for clustering |
+| head              | up        | HeadUpdate       | the head's parameters (``labels: client``, ``mode: federated``) |
+| head              | down      | HeadDelivery     | the same |
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import Literal
+from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -62,21 +65,34 @@ def serialized_size(tensors: Mapping[str, Tensor]) -> int:
     return 8 + -(-len(text) // 8) * 8 + offset
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Message:
-    """One message between a client and the server.
+    """One message between a client and the server; its tensors are detached from any graph.
 
     Attributes:
-        kind: see the table above.
         client: the client at one end; the server is at the other.
-        direction: "up" to the server, "down" to the client.
-        tensors: what is sent; detached from any graph.
+        kind: as in records; ``direction``: "up" to the server, "down" to the client.
     """
 
-    kind: str
+    kind: ClassVar[str]
+    direction: ClassVar[Direction]
+
     client: str
-    direction: Direction
-    tensors: dict[str, Tensor]
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """What is sent, by name; a field that is None is not sent."""
+        named = {each.name: getattr(self, each.name) for each in fields(self)[1:]}
+        return {name: tensor for name, tensor in named.items() if tensor is not None}
+
+    @classmethod
+    def of(cls, client: str, tensors: Mapping[str, Tensor]) -> Self:
+        """The message that is sent as ``tensors``.
+
+        Raises:
+            TypeError: a tensor that it does not have, or has to have.
+        """
+        return cls(client, **tensors)
 
     @cached_property
     def payload_bytes(self) -> int:
@@ -88,8 +104,244 @@ class Message:
         """Bytes as serialised."""
         return serialized_size(self.tensors)
 
-    def to(self, client: str) -> Message:
+    def to(self, client: str) -> Self:
         """The same message for another client, not measured again."""
         other = replace(self, client=client)
         other.__dict__.update(bytes=self.bytes, payload_bytes=self.payload_bytes)
         return other
+
+
+@dataclass(frozen=True, eq=False)
+class HiddenStates(Message):
+    """A message of a local step: one (B, T, D) tensor of floats, which ``privacy.compress`` sends in fewer bits.
+
+    Attributes:
+        states: the name of that tensor. The scale (B, T) float32 of ``int8`` numbers is sent with it, in the field
+            of that name with ``_scale``.
+    """
+
+    states: ClassVar[str]
+
+    def floats(self) -> Tensor:
+        """The hidden states as float32, whatever they were compressed to."""
+        numbers, scale = getattr(self, self.states).float(), getattr(self, f"{self.states}_scale")
+        return numbers if scale is None else numbers * scale.unsqueeze(-1)
+
+
+@dataclass(frozen=True, eq=False)
+class Activations(HiddenStates):
+    """What a client's half gives for a batch.
+
+    Attributes:
+        activations: (B, T, D).
+        attention_mask: (B, T) bool, False on padding; None: nothing is padding.
+        labels: as the task has them; None: they stay with the client.
+    """
+
+    kind = "activations"
+    direction = "up"
+    states = "activations"
+
+    activations: Tensor
+    attention_mask: Tensor | None = None
+    labels: Tensor | None = None
+    activations_scale: Tensor | None = None
+
+    @property
+    def mask(self) -> Tensor:
+        """(B, T) bool, False on padding."""
+        if self.attention_mask is not None:
+            return self.attention_mask
+        return torch.ones(self.activations.shape[:2], dtype=torch.bool, device=self.activations.device)
+
+    @staticmethod
+    def closed_form(batch: int, tokens: int, token_bytes: int, label_bytes: int) -> int:
+        """B T tokens of so many bytes, a byte a mask position, and the labels."""
+        return batch * tokens * token_bytes + batch * tokens + label_bytes
+
+
+@dataclass(frozen=True, eq=False)
+class Gradients(HiddenStates):
+    """The gradient of a client's own mean loss with respect to its activations: (B, T, D), of their dtype."""
+
+    kind = "gradients"
+    direction = "down"
+    states = "gradients"
+
+    gradients: Tensor
+    gradients_scale: Tensor | None = None
+
+    @staticmethod
+    def closed_form(batch: int, tokens: int, token_bytes: int) -> int:
+        """B T tokens of so many bytes."""
+        return batch * tokens * token_bytes
+
+
+@dataclass(frozen=True, eq=False)
+class Features(HiddenStates):
+    """U-shaped split: what the server's half gives for a batch, (B, T, D), for the client's own head."""
+
+    kind = "features"
+    direction = "down"
+    states = "features"
+
+    features: Tensor
+    features_scale: Tensor | None = None
+
+    closed_form = staticmethod(Gradients.closed_form)
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureGradients(HiddenStates):
+    """U-shaped split: the gradient of a client's own mean loss with respect to the features.
+
+    Attributes:
+        gradients: (B, T, D).
+        count: () int64: over how many labels that loss is the mean.
+    """
+
+    kind = "feature-gradients"
+    direction = "up"
+    states = "gradients"
+
+    gradients: Tensor
+    count: Tensor
+    gradients_scale: Tensor | None = None
+
+    @staticmethod
+    def closed_form(batch: int, tokens: int, token_bytes: int) -> int:
+        """B T tokens of so many bytes, and the count."""
+        return batch * tokens * token_bytes + 8
+
+
+@dataclass(frozen=True, eq=False)
+class Fingerprint(Message):
+    """A sketch of a client's gradients, (size,) float32, for clustering."""
+
+    kind = "fingerprint"
+    direction = "up"
+
+    fingerprint: Tensor
+
+    @staticmethod
+    def closed_form(size: int) -> int:
+        """4 bytes a number."""
+        return 4 * size
+
+
+@dataclass(frozen=True, eq=False)
+class NamedTensors(Message):
+    """A message whose tensors have names of their own, such as those of layers."""
+
+    named: Mapping[str, Tensor]
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """What is sent, by name."""
+        return dict(self.named)
+
+    @classmethod
+    def of(cls, client: str, tensors: Mapping[str, Tensor]) -> Self:
+        """The message that is sent as ``tensors``."""
+        return cls(client, tensors)
+
+
+@dataclass(frozen=True, eq=False)
+class BaseWeights(NamedTensors):
+    """What a client holds of the frozen model, by parameter, sent once, at set-up."""
+
+    kind = "base-weights"
+    direction = "down"
+
+
+@dataclass(frozen=True, eq=False)
+class BaseRows(NamedTensors):
+    """Rows that merges added to the base since a client was last here.
+
+    By layer ``<path>.base_A`` (n, d_in) and ``<path>.base_B`` (d_out, n) float32.
+    """
+
+    kind = "base-change"
+    direction = "down"
+
+
+@dataclass(frozen=True, eq=False)
+class BaseTotal(NamedTensors):
+    """All that merges changed of the base so far, in the place of what a client has; named as in ``BaseRows``."""
+
+    kind = "base-total"
+    direction = "down"
+
+
+@dataclass(frozen=True, eq=False)
+class HeadUpdate(NamedTensors):
+    """The trained parameters of a client's head, ``head.<name>``, as the client holds them."""
+
+    kind = "head"
+    direction = "up"
+
+
+@dataclass(frozen=True, eq=False)
+class HeadDelivery(NamedTensors):
+    """The trained parameters of a task group's head, ``head.<name>``."""
+
+    kind = "head"
+    direction = "down"
+
+
+EXTRA = "extra."  # before the name of a tensor that an aggregation method sends besides adapters
+
+
+@dataclass(frozen=True, eq=False)
+class Adapters(NamedTensors):
+    """Adapters by layer: ``<path>.lora_A`` (r, d_in) and ``<path>.lora_B`` (d_out, r) float32, as the method says.
+
+    Attributes:
+        named: the adapters.
+        extra: what the aggregation method sends besides, by name, such as control variates.
+    """
+
+    kind = "adapters"
+
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """What is sent, by name."""
+        return {**self.named, **{f"{EXTRA}{name}": tensor for name, tensor in self.extra.items()}}
+
+    @classmethod
+    def of(cls, client: str, tensors: Mapping[str, Tensor]) -> Self:
+        """The message that is sent as ``tensors``."""
+        extra = {name.removeprefix(EXTRA): tensor for name, tensor in tensors.items() if name.startswith(EXTRA)}
+        return cls(client, {name: tensor for name, tensor in tensors.items() if not name.startswith(EXTRA)}, extra)
+
+    @staticmethod
+    def closed_form(
+        ranks: Mapping[str, int],
+        features: Mapping[str, tuple[int, int]],
+        parts: Collection[str] = ("A", "B"),
+        extra_elements: int = 0,
+    ) -> int:
+        """4 bytes for each of r d_in elements a layer for A, r d_out for B, and what the method sends besides."""
+        widths = {p: ("A" in parts) * d_in + ("B" in parts) * d_out for p, (d_in, d_out) in features.items()}
+        return 4 * (sum(rank * widths[path] for path, rank in ranks.items()) + extra_elements)
+
+
+@dataclass(frozen=True, eq=False)
+class AdapterUpdate(Adapters):
+    """The adapters that a client trained."""
+
+    direction = "up"
+
+
+@dataclass(frozen=True, eq=False)
+class Delivery(Adapters):
+    """The adapters of a client's group, at the client's ranks."""
+
+    direction = "down"
+
+
+STEP = (Activations, Gradients, Features, FeatureGradients)
+SETUP_AND_ROUND = (BaseWeights, AdapterUpdate, Delivery, BaseRows, BaseTotal, Fingerprint, HeadUpdate, HeadDelivery)
+TYPES: dict[tuple[str, Direction], type[Message]] = {(t.kind, t.direction): t for t in (*STEP, *SETUP_AND_ROUND)}

@@ -17,10 +17,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import Tensor
 
 from atlas_cli.config.schema.audit import RecordConfig
 from atlas_cli.errors import ResourceError
@@ -29,12 +29,22 @@ from atlas_cli.runs.seals import INDEX
 from atlas_cli.storage.folder_names import folder_names
 from atlas_cli.storage.writing import writing
 from atlas_cli.units import parse_bytes
-from atlas_cli.wire.messages import Direction, Message
+from atlas_cli.wire.messages import (
+    TYPES,
+    BaseRows,
+    BaseTotal,
+    BaseWeights,
+    Delivery,
+    Direction,
+    HeadDelivery,
+    Message,
+)
 
 FOLDER = "messages"
 _DAMAGED = "restore the file from a copy, or record the run again"
-_OF_BASE = ("base-change", "base-total")
-_DELIVERED = ("adapters", "head", *_OF_BASE)
+_OF_BASE = (BaseRows, BaseTotal)
+_DELIVERED = (Delivery, HeadDelivery, *_OF_BASE)
+M = TypeVar("M", bound=Message)
 
 
 class Recording:
@@ -77,16 +87,15 @@ class Recording:
         counts: Counter[str] = Counter()
 
         def keep(message: Message) -> None:
-            delivery = message.direction == "down" and message.kind in _DELIVERED
-            if not (whole or (before and delivery) or (base and message.kind in _OF_BASE)):
-                return
-            self._keep(message, number, counts)
+            delivery = before and isinstance(message, _DELIVERED)
+            if whole or delivery or (base and isinstance(message, _OF_BASE)):
+                self._keep(message, number, counts)
 
         return keep
 
     def _keep(self, message: Message, number: int, counts: Counter[str]) -> None:
         known = self.config.clients == "all" or message.client in self.config.clients
-        if message.kind == "base-weights" or not known or not self.complete:
+        if isinstance(message, BaseWeights) or not known or not self.complete:
             return
         counts[message.client] += 1
         line = {
@@ -136,22 +145,35 @@ class Recorded:
     bytes: int
     sha256: str
 
-    def tensors(self) -> dict[str, Tensor]:
+    @property
+    def type(self) -> type[Message]:
+        """Which message it is."""
+        return TYPES[self.kind, self.direction]
+
+    def message(self) -> Message:
         """What was sent.
+
+        Raises:
+            ResourceError: as ``read``.
+        """
+        return self.read(self.type)
+
+    def read(self, kind: builtins.type[M]) -> M:
+        """What was sent, which is a message of this ``type``.
 
         Raises:
             ResourceError: the file is gone, or not what was written.
         """
         try:
-            return load(self.content())
-        except SafetensorError as error:
+            return kind.of(self.client, load(self.content()))
+        except (SafetensorError, TypeError) as error:
             raise ResourceError(f"{self.path}: cannot be read as a message: {error}; record the run again") from None
 
     def content(self) -> builtins.bytes:
         """The file, as it was written.
 
         Raises:
-            ResourceError: as ``tensors``.
+            ResourceError: as ``read``.
         """
         try:
             content = self.path.read_bytes()
@@ -160,12 +182,6 @@ class Recorded:
         if hashlib.sha256(content).hexdigest() != self.sha256:
             raise ResourceError(f"{self.path}: not the message that was recorded (by hash); {_DAMAGED}")
         return content
-
-    def floats(self, name: str) -> Tensor:
-        """One of the tensors as float32, whatever it was compressed to (``privacy.compress``)."""
-        tensors = self.tensors()
-        scale = tensors.get(f"{name}_scale")
-        return tensors[name].float() if scale is None else tensors[name].float() * scale.unsqueeze(-1)
 
 
 def recorded(run: RunDirectory, size: int | None = None, until: int | None = None) -> list[Recorded]:

@@ -15,6 +15,7 @@ from atlas_cli.audit.evidence import Evidence
 from atlas_cli.audit.figures import Inapplicable
 from atlas_cli.audit.update_norms import update_norms
 from atlas_cli.cli import main
+from atlas_cli.wire.messages import Activations, AdapterUpdate, Delivery
 
 RECORDED = {"audit": {"record": {"rounds": [1]}}, "training": {"rounds": 1, "local_steps": 4}}
 RECOVERY = ("nearest-embedding", "ridge-inverter", "mlp-inverter")
@@ -27,9 +28,9 @@ def evidence(trained):
 
 def test_truth_belongs_to_the_messages(evidence):
     for step in evidence.steps:
-        tensors = step.messages["activations"].tensors()
-        assert torch.equal(tensors["attention_mask"], step.batch.attention_mask.bool())
-        assert torch.equal(tensors["labels"], step.batch.labels)
+        sent = step.read(Activations)
+        assert torch.equal(sent.attention_mask, step.batch.attention_mask.bool())
+        assert torch.equal(sent.labels, step.batch.labels)
     assert len(evidence.steps) == 3 * 4
 
 
@@ -193,10 +194,8 @@ def test_span_check_wants_plain_gradients(evidence):
 
 def test_norms_of_updates_by_hand(evidence):
     (only,) = update_norms(evidence)
-    sent = {m.client: m.tensors() for m in evidence.messages if (m.kind, m.direction) == ("adapters", "up")}
-    given = {
-        m.client: m.tensors() for m in evidence.messages if (m.round, m.kind, m.direction) == (0, "adapters", "down")
-    }
+    sent = {m.client: m.message().tensors for m in evidence.messages if m.type is AdapterUpdate}
+    given = {m.client: m.message().tensors for m in evidence.messages if (m.round, m.type) == (0, Delivery)}
     for client, tensors in sent.items():
         flat = torch.cat([(value - given[client][name]).flatten() for name, value in tensors.items()])
         assert only["norms"][client] == pytest.approx(float(flat.norm()), rel=1e-5)

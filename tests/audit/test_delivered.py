@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from atlas_cli.audit.delivered import BASE_KINDS
+from atlas_cli.audit.delivered import BASE
 from atlas_cli.audit.evidence import Evidence
 from atlas_cli.audit.figures import Inapplicable
 from atlas_cli.audit.update_norms import update_norms
@@ -13,6 +13,7 @@ from atlas_cli.experiment.recorder import Recorder
 from atlas_cli.hashing import sha256_tensors
 from atlas_cli.reports.progress import progress_for
 from atlas_cli.reports.terminal import Terminal
+from atlas_cli.wire.messages import Activations, AdapterUpdate
 
 FAST = {"client_optimizer": {"lr": 0.05}, "server_optimizer": {"lr": 0.05}}
 # two of three clients a round: flora adds 34 rows of a and one other, and 24 of the others; 32 are full rank
@@ -44,7 +45,7 @@ def record(toy, patch, rounds, **changes):
 def test_is_what_clients_held_and_sent_with(toy, monkeypatch, method):
     run, began = record(toy, monkeypatch, [2, 3, 4, 5, 6], **MISSED, aggregation={"method": method})
     evidence = Evidence.of_run(run)
-    kinds = [[m.kind for m in evidence.messages if m.client == c and m.kind in BASE_KINDS] for c in ("a", "b-1", "b-2")]
+    kinds = [[m.kind for m in evidence.messages if m.client == c and m.type in BASE] for c in ("a", "b-1", "b-2")]
     if method == "flora":
         assert any("base-total" in each[1:] for each in kinds)  # someone had rows, and is sent T
     steps = [step for step in evidence.steps if step.number == 0]
@@ -53,8 +54,8 @@ def test_is_what_clients_held_and_sent_with(toy, monkeypatch, method):
         party = evidence.party(step.client, step.round)
         held = party.adapters.state()
         assert sha256_tensors(held) == sha256_tensors(began[step.round, step.client])
-        made = party.forward(step.batch.inputs(), step.round, 0, None).tensors["activations"]
-        seen = step.messages["activations"].tensors()["activations"]
+        made = party.forward(step.batch.inputs(), step.round, 0, None).activations
+        seen = step.read(Activations).activations
         real = step.batch.attention_mask.bool()
         torch.testing.assert_close(made[real], seen[real], atol=2e-5, rtol=1e-4)
     assert evidence.deliveries.unknown() == ()
@@ -62,9 +63,9 @@ def test_is_what_clients_held_and_sent_with(toy, monkeypatch, method):
         assert not line["unknown"]
         for client, norm in line["norms"].items():
             sent = next(
-                m.tensors()
+                m.read(AdapterUpdate).named
                 for m in evidence.messages
-                if (m.round, m.client, m.kind, m.direction) == (line["round"], client, "adapters", "up")
+                if (m.round, m.client, m.type) == (line["round"], client, AdapterUpdate)
             )
             moved = torch.cat([(sent[n] - began[line["round"], client][n]).flatten().double() for n in sent])
             assert norm == pytest.approx(float(moved.norm()), rel=1e-5) and norm > 0
@@ -75,7 +76,7 @@ def test_what_was_not_recorded_is_said_and_not_left_out(toy, monkeypatch):
     evidence = Evidence.of_run(run)
     client = next(m.client for m in evidence.messages if m.round == 5 and m.kind == "activations")
     evidence.party(client, 5)
-    lost = next(m for m in evidence.messages if m.client == client and m.kind in BASE_KINDS and m.round < 5)
+    lost = next(m for m in evidence.messages if m.client == client and m.type in BASE and m.round < 5)
     evidence.messages.remove(lost)
     with pytest.raises(Inapplicable, match=f"that {client} was sent in round {lost.round} was not recorded"):
         evidence.party(client, 5)

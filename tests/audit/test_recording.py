@@ -59,7 +59,7 @@ def test_labels_and_texts_that_stay_on_the_client_are_not_there(trained, task):
     }
     kinds = set()
     for message in recorded(run):
-        tensors = message.tensors()
+        tensors = message.message().tensors
         kinds.add(message.kind)
         if message.kind in allowed:
             assert tensors.keys() == allowed[message.kind]

@@ -56,8 +56,8 @@ def test_activations_are_those_of_a_run_in_that_dtype(family, make_federation):
             assert sent[0]["activations"].dtype == torch.bfloat16
             assert torch.equal(sent[0]["activations"], sent[1]["activations"])
     batch = next(batches_of(ours, "a"))
-    sent = alone.clients["a"].forward(batch.inputs(), 1, 0, batch.labels).tensors["activations"]
-    assert torch.equal(sent, ours.clients["a"].forward(batch.inputs(), 1, 0, batch.labels).tensors["activations"])
+    sent = alone.clients["a"].forward(batch.inputs(), 1, 0, batch.labels).activations
+    assert torch.equal(sent, ours.clients["a"].forward(batch.inputs(), 1, 0, batch.labels).activations)
     # one copy for all of a dtype, and none for those that have the model's
     assert len({id(client.base) for client in ours.clients.values()}) == 1
     assert [alone.clients[name].base is alone.base for name in "abc"] == [False, True, True]
@@ -132,7 +132,7 @@ def test_a_wrong_split_of_two_dtypes_is_found(harm, make_federation, monkeypatch
 
         def blind(self, *args):
             message = forward(self, *args)
-            message.tensors["attention_mask"][:] = True
+            message.attention_mask[:] = True
             return message
 
         monkeypatch.setattr(SplitClient, "forward", blind)
@@ -161,7 +161,7 @@ def test_the_changed_base_is_run_beside_the_cast_weights(make_federation, train_
     train_quietly(made)
     a = made.clients["a"]
     batch = next(batches_of(made, "a"))
-    with_change = a.forward(batch.inputs(), 2, 0, None).tensors["activations"]
+    with_change = a.forward(batch.inputs(), 2, 0, None).activations
     merged = stored_as(made.base, torch.bfloat16)
     with torch.no_grad():
         for path, pieces in a.adapters.frozen.items():

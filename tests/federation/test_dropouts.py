@@ -1,6 +1,7 @@
 """Clients that leave a round: what they did in it counts for nothing, and the others go on as if they had not been."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -151,13 +152,13 @@ def spoil(monkeypatch, where, client="b", number=2, at=1):
     def spoilt_send(self, activations, mask, labels):
         message = send(self, activations, mask, labels)
         if where == "activations" and due(self.name):
-            message.tensors["activations"] = message.tensors["activations"] * torch.nan
+            message = replace(message, activations=message.activations * torch.nan)
         return message
 
     def spoilt_answer(self, message):
         reply, loss = answer(self, message)
         if where == "gradient sent" and due(message.client):
-            reply.tensors["gradients"] = reply.tensors["gradients"] * torch.inf
+            reply = replace(reply, gradients=reply.gradients * torch.inf)
         return reply, loss
 
     def spoilt_end_of_backward(self):

@@ -13,7 +13,8 @@ from atlas_cli.planning.cuts.table import Setting
 from atlas_cli.planning.memory_assumptions import notes_on
 from atlas_cli.planning.memory_of_plan import Shape, predict
 from atlas_cli.planning.plan import make_plan
-from atlas_cli.wire.ledger import Ledger, activation_bytes
+from atlas_cli.wire.ledger import Ledger
+from atlas_cli.wire.messages import Activations
 
 BF16 = {"dtype": "bfloat16"}
 ONE = {"clients": {"a": BF16}}
@@ -33,7 +34,9 @@ def test_every_byte_is_the_closed_form(labels, make_federation):
         numbers = sum(b * t * 32 for b, t in shapes)
         sent = {kind: e.payload_bytes for (c, kind, _), e in ledger.entries.items() if c == name}
         classes = labels == "server"
-        assert sent["activations"] == sum(activation_bytes(b, t, 32, element, 8 * b * classes) for b, t in shapes)
+        assert sent["activations"] == sum(
+            Activations.closed_form(b, t, 32 * element, 8 * b * classes) for b, t in shapes
+        )
         assert sent["gradients"] == element * numbers
         if labels == "client":  # the server half's output keeps the server's dtype
             assert (sent["features"], sent["feature-gradients"]) == (4 * numbers, 4 * numbers + 8 * len(shapes))
@@ -94,8 +97,8 @@ def test_what_the_server_holds_is_predicted(clients, family, padded, make_federa
     for client in made.clients.values():
         up = client.forward({"input_ids": ids, "attention_mask": mask}, 1, 0, torch.zeros(4, dtype=torch.int64))
         reply, _ = made.server.answer(up)
-        assert reply.tensors["gradients"].dtype == up.tensors["activations"].dtype == client.base.dtype
-        client.apply_gradients(reply.tensors["gradients"])
+        assert reply.gradients.dtype == up.activations.dtype == client.base.dtype
+        client.apply_gradients(reply.gradients)
     said = predict(made.plan, CLASSES, dict.fromkeys([*"abc", "server"], shape)).server
     for part in ("frozen_weights", "saved_activations", "cut_buffers"):
         assert getattr(usage, part) == getattr(said, part), part

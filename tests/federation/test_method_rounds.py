@@ -294,7 +294,7 @@ def test_the_penalty_is_in_the_gradient(ready):
         batch = next(batches_of(made, "a"))
         made.server.begin_round({"a": "g"}, 1)
         reply, _ = made.server.answer(client.forward(batch.inputs(), 1, 0, batch.labels))
-        client.backward(reply.tensors["gradients"])
+        client.backward(reply.gradients)
         grads[weight] = [p.grad for p in adapters.parameters()]
     expected = []
     for adapter in adapters.adapters.values():

@@ -1,6 +1,7 @@
 """Clipping, and that nothing is stepped with a value that is not finite."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -73,11 +74,11 @@ def spoil(monkeypatch, owner, method, name, bad):
 
     def spoilt(self, *args):
         result = original(self, *args)
-        message = result[0] if isinstance(result, tuple) else result
-        tensor = message.tensors[name].clone()
+        message, *rest = result if isinstance(result, tuple) else (result,)
+        tensor = getattr(message, name).clone()
         tensor.flatten()[3] = bad
-        message.tensors[name] = tensor
-        return result
+        spoilt = replace(message, **{name: tensor})
+        return (spoilt, *rest) if rest else spoilt
 
     monkeypatch.setattr(owner, method, spoilt)
 

@@ -129,7 +129,7 @@ def test_a_bounded_cache_keeps_the_rest_in_files_and_gives_the_same_back(make_fe
         sent = []
         for _ in range(2):
             for batch in batches_of(made, "a"):
-                sent.append(made.clients["a"].forward(batch.inputs(), 1, 0, batch.labels).tensors["activations"])
+                sent.append(made.clients["a"].forward(batch.inputs(), 1, 0, batch.labels).activations)
         return made.prefix_cache, sent
 
     roomy, expected = activations("1 MiB")

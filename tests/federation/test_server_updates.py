@@ -179,7 +179,7 @@ def test_client_gets_the_gradient_of_its_own_mean_loss_however_many_clients_ther
             message = made.clients[client].forward(batch.inputs(), 1, 0, batch.labels)
             reply, loss = made.server.answer(message)
             if client == "a":
-                replies[len(cohort)] = reply.tensors["gradients"]
+                replies[len(cohort)] = reply.gradients
         assert loss.count == 4
     torch.testing.assert_close(replies[1], replies[3], atol=0, rtol=0)
 

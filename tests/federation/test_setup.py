@@ -65,7 +65,7 @@ def test_u_shaped_client_holds_what_its_head_saves(make_federation, lines, famil
     features = server.features(client.forward(batch.inputs(), 1, 0, None))
     lower = client.usage.saved_activations
     client.answer_features(features, batch.labels)
-    hidden = features.tensors["features"].detach().requires_grad_()
+    hidden = features.features.detach().requires_grad_()
     with saved_bytes(
         [*client.head.parameters(), *federation.base.lm_head.parameters()] if family == "gpt2" else []
     ) as s:

@@ -8,7 +8,7 @@ from atlas_cli.experiment.round_loop import set_up
 from atlas_cli.federation.round_time import simulate
 from atlas_cli.planning.devices.devices import server_device
 from atlas_cli.wire.ledger import Ledger
-from atlas_cli.wire.messages import Message
+from atlas_cli.wire.messages import Activations, Fingerprint
 
 SLOW = {"compute": "1 MFLOP/s", "uplink": "1 Mbit/s", "downlink": "2 Mbit/s", "latency": "10 ms", "watts": "2 W"}
 
@@ -81,11 +81,10 @@ def test_batches_of_a_fingerprint_are_sent_before_the_first_step(make_federation
     plain = simulate(federation, trained, ledger)
     again = Ledger()
     for size in (1, 1, 100_000):
-        again.count(Message("activations", "a", "up", {"activations": torch.zeros(size)}), 0)
-    again.count(Message("fingerprint", "a", "up", {"fingerprint": torch.zeros(1)}), 0)
-    for (client, kind, way), entry in ledger.entries.items():
-        for size in entry.sizes:
-            again.count(Message(kind, client, way, {"x": torch.zeros(size, dtype=torch.uint8)}), 0)
+        again.count(Activations("a", torch.zeros(size)), 0)
+    again.count(Fingerprint("a", torch.zeros(1)), 0)
+    for client in federation.clients:
+        again.add(Ledger(entries={key: each for key, each in ledger.entries.items() if key[0] == client}), client)
     first = simulate(federation, trained, again)
     # it is a's first step that comes later: b waits with its second
     assert first.clients["a"].upload - plain.clients["a"].upload == pytest.approx(3.2, rel=0.1)

@@ -62,16 +62,16 @@ def test_gradients_of_a_step_are_the_same(pair):
         u_shaped = each is client
         up = a.forward(batch.inputs(), 1, 0, None if u_shaped else batch.labels)
         if u_shaped:
-            back, loss, count = a.answer_features(each.server.features(up), batch.labels)
+            back, step = a.answer_features(each.server.features(up), batch.labels)
             reply = each.server.answer_gradients(back)
             head = [p.grad for p in a.head.parameters()]
-            assert count == len(batch.labels)
+            assert step.count == len(batch.labels)
         else:
             reply, step = each.server.answer(up)
             each.server.accept()
-            loss, head = step.mean, each.server.groups["g"].mean_gradients()[:2]
-        a.backward(reply.tensors["gradients"])
-        results.append((loss, [reply.tensors["gradients"], *head, *(p.grad for p in a.adapters.parameters())]))
+            head = each.server.groups["g"].mean_gradients()[:2]
+        a.backward(reply.gradients)
+        results.append((step.mean, [reply.gradients, *head, *(p.grad for p in a.adapters.parameters())]))
     assert results[0][0] == pytest.approx(results[1][0], abs=1e-7)
     for p, q in zip(results[0][1], results[1][1], strict=True):
         torch.testing.assert_close(p, q, atol=1e-7, rtol=1e-6)

@@ -142,7 +142,7 @@ def test_dropout_of_a_client_is_a_function_of_seed_client_round_and_step():
         with torch.no_grad():
             for i, p in enumerate(client.adapters.parameters()):
                 p.copy_(torch.randn(p.shape, generator=torch.Generator().manual_seed(i)))
-        return client.forward(ids, round_number, step, None).tensors["activations"]
+        return client.forward(ids, round_number, step, None).activations
 
     torch.manual_seed(123)
     first = sent()

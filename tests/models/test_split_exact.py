@@ -114,16 +114,15 @@ def split_pass(base, cut, task_name, lengths, *, u_shaped=False, segments=False,
     message = client.forward(batch.inputs(), 0, 0, None if u_shaped else batch.labels)
     assert ("labels" in message.tensors) == (not u_shaped)
     if u_shaped:
-        back, loss, _ = client.answer_features(server.features(message), batch.labels)
+        back, step_loss = client.answer_features(server.features(message), batch.labels)
         reply = server.answer_gradients(back)
     else:
         reply, step_loss = server.answer(message)
-        loss = step_loss.mean
-    client.backward(reply.tensors["gradients"])
+    client.backward(reply.gradients)
     server.accept()
     return SimpleNamespace(
         batch=batch,
-        loss=loss,
+        loss=step_loss.mean,
         gradients=[p.grad for p in client.trained()] + server.groups["g"].mean_gradients(),
         trained=[*client.trained(), *server.groups["g"].parameters()],
         client=client,

@@ -184,9 +184,9 @@ def step_of(client, server, interleaved_with=None):
     reply, _ = server.answer(message)
     if interleaved_with:
         other_reply, _ = server.answer(other)
-        interleaved_with.backward(other_reply.tensors["gradients"])
-    client.backward(reply.tensors["gradients"])
-    return message.tensors["activations"], [p.grad.clone() for p in client.trained()]
+        interleaved_with.backward(other_reply.gradients)
+    client.backward(reply.gradients)
+    return message.activations, [p.grad.clone() for p in client.trained()]
 
 
 @pytest.mark.parametrize("family", CONFIGS)
@@ -216,7 +216,7 @@ def test_training_never_touches_the_base(family, task_name):
     for step in range(2):
         server.begin_step(step, 0.1)
         reply, _ = server.answer(client.forward(BATCH, 0, step, labels))
-        client.apply_gradients(reply.tensors["gradients"])
+        client.apply_gradients(reply.gradients)
         server.finish_step()
     after = [*client.trained(), *server.groups["g"].parameters()]
     assert all(not torch.equal(a, b) for a, b in zip(before, after, strict=True))

@@ -30,7 +30,7 @@ from atlas_cli.planning.devices.cost import (
 )
 from atlas_cli.planning.devices.devices import Device
 from atlas_cli.tasks import build as build_task
-from atlas_cli.wire.ledger import activation_bytes
+from atlas_cli.wire.messages import Activations
 
 FAMILIES = tuple(CONFIGS)
 BATCH, TOKENS, CUT = 2, 16, 3
@@ -199,7 +199,7 @@ def test_bytes_are_those_of_the_messages(labels, model_folder):
 def test_bytes_are_the_closed_form_and_a_header(dtype, element):
     config = built_in("gpt2")
     sizes = step_bytes(config, 8, 128, dtype, labels=torch.zeros(8, 128, dtype=torch.int64))
-    payload = activation_bytes(8, 128, 768, element, 8 * 8 * 128)
+    payload = Activations.closed_form(8, 128, 768 * element, 8 * 8 * 128)
     assert payload < sizes.up < payload + 400
     assert 8 * 128 * 768 * element < sizes.down < 8 * 128 * 768 * element + 200
 

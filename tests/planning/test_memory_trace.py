@@ -14,7 +14,7 @@ from atlas_cli.planning.memory.predict import predict_client, predict_server
 from atlas_cli.planning.memory.saved_trace import LiveBytes, trace
 from atlas_cli.planning.memory.step import Step
 from atlas_cli.tasks import build as build_task
-from atlas_cli.wire.messages import Message
+from atlas_cli.wire.messages import Activations
 
 
 def check(base, dtype="float32", cut=3, rank=3, padded=True, targets="auto", task=None, lora=None, **options):
@@ -62,7 +62,7 @@ def serve(base, cut, rank, task, batch, tokens, padded):
     mask = torch.ones(batch, tokens, dtype=torch.bool)
     mask[0, -1] = not padded
     labels = torch.zeros((batch,) if task.has_classes else (batch, tokens), dtype=torch.int64)
-    message = Message("activations", "a", "up", {"activations": activations, "attention_mask": mask, "labels": labels})
+    message = Activations("a", activations, mask, labels)
     group = server.groups["g"]
     owned = [*server.half.parameters(), *server.half.buffers(), *group.parameters()]
     owned += list(base.lm_head.parameters()) if base.lm_head is not None else []

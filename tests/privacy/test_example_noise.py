@@ -53,7 +53,7 @@ def one_by_one(server, client, batch):
             if getattr(batch, name) is not None:
                 setattr(row, name, getattr(batch, name)[i : i + 1])
         reply, _ = exchange(server, client, row, 1, 0, Ledger())
-        client.backward(reply.tensors["gradients"])
+        client.backward(reply.gradients)
         found.append([p.grad.clone() for p in client.trained()])
         client.optimizer.zero_grad(set_to_none=True)
     return [torch.stack(each) for each in zip(*found, strict=True)]
@@ -79,7 +79,7 @@ def compare(server, client, batch, noise):
     noise.privatise = lambda parameters, adapters, number, step: kept.update(noise.gradients(adapters))
     client.privacy.examples = noise
     reply, _ = exchange(server, client, batch, 1, 0, Ledger())
-    client.backward(reply.tensors["gradients"])
+    client.backward(reply.gradients)
     assert len(kept) == len(wanted) and all(w.abs().max() > 1e-5 for w in wanted)
     for parameter, other in zip(client.trained(), wanted, strict=True):
         assert (kept[parameter] - other).abs().max() <= 1e-6 * max(1, float(other.abs().max()))
@@ -97,7 +97,7 @@ def test_each_example_is_clipped_and_the_denominator_is_the_expected_size(prepar
     gradients = one_by_one(federation.server, client, batch)
     client.privacy.examples = noise
     reply, _ = exchange(federation.server, client, batch, 1, 0, Ledger())
-    client.backward(reply.tensors["gradients"])
+    client.backward(reply.gradients)
     norms = torch.stack([g.flatten(1).square().sum(1) for g in gradients]).sum(0).sqrt()
     assert (norms > 0.1).any() and torch.allclose(noise.norms.float(), norms, rtol=1e-4)
     found, clipped = noise.of_round(), norms.clamp(max=0.1)
@@ -126,11 +126,11 @@ def test_without_noise_and_clipping_a_full_sample_is_an_ordinary_step(prepared):
     federation, client, batch = prepared("bert", {"clip": 1e6, "noise_multiplier": 0.0})
     noise, client.privacy.examples = client.privacy.examples, None
     reply, _ = exchange(federation.server, client, batch, 1, 0, Ledger())
-    client.backward(reply.tensors["gradients"])
+    client.backward(reply.gradients)
     plain = [p.grad.clone() for p in client.trained()]
     client.privacy.examples = ExampleNoise(noise.clip, 0.0, batch.n_examples, 0, "a")
     reply, _ = exchange(federation.server, client, batch, 1, 0, Ledger())
-    client.backward(reply.tensors["gradients"])
+    client.backward(reply.gradients)
     assert all(torch.allclose(p.grad, g, atol=1e-6) for p, g in zip(client.trained(), plain, strict=True))
 
 

@@ -54,7 +54,7 @@ def gradient(federation, features):
     federation.server.begin_round({"a": "g"}, 1, {"a": client.cut})
     batch = collate(federation.data["g"].task, features, 0)
     reply, _ = exchange(federation.server, client, batch, 1, 0, Ledger())
-    client.backward(reply.tensors["gradients"])
+    client.backward(reply.gradients)
     found = torch.cat([p.grad.flatten().double() for p in client.trained()])
     return found, client.privacy.examples.norms
 
@@ -87,7 +87,7 @@ def test_the_gradient_of_an_example_is_that_of_the_mean_over_its_windows(questio
     client.privacy.examples = None
     client.optimizer.zero_grad()
     reply, _ = exchange(federation.server, client, collate(federation.data["g"].task, long, 0), 1, 0, Ledger())
-    client.backward(reply.tensors["gradients"])
+    client.backward(reply.gradients)
     plain = math.sqrt(sum(float(p.grad.double().square().sum()) for p in client.trained()))
     assert float(whole) == pytest.approx(plain, rel=1e-4)
 

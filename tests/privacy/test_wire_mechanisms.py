@@ -52,10 +52,10 @@ def test_activations_are_clipped_token_by_token_and_noise_has_its_deviation():
 
 def test_what_crosses_the_cut_is_noisy_and_gradients_pass_through_the_clipping(make_federation, train_quietly):
     plain = make_federation()
-    clean = plain.clients["a"].forward(batch_of(plain).inputs(), 1, 0, None).tensors["activations"]
+    clean = plain.clients["a"].forward(batch_of(plain).inputs(), 1, 0, None).activations
     federation = make_federation(privacy={"activations": {"clip": 1.0, "noise_multiplier": 0.1}})
     client = federation.clients["a"]
-    sent = client.forward(batch_of(federation).inputs(), 1, 0, None).tensors["activations"]
+    sent = client.forward(batch_of(federation).inputs(), 1, 0, None).activations
     mask = batch_of(federation).attention_mask
     assert not mask.all()
     # what a block makes of padding depends on the words: only noise is sent for it
@@ -197,10 +197,10 @@ def test_padding_looks_like_other_tokens_and_training_is_the_same(make_federatio
     assert padding.any()
     down, _ = exchange(covered.server, covered.clients["a"], batch, 1, 0, Ledger())
     bare, _ = exchange(plain.server, plain.clients["a"], batch_of(plain), 1, 0, Ledger())
-    assert not bare.tensors["gradients"][padding].any() and down.tensors["gradients"][padding].all()
-    real, noise = (down.tensors["gradients"][m].square().mean().sqrt() for m in (~padding, padding))
+    assert not bare.gradients[padding].any() and down.gradients[padding].all()
+    real, noise = (down.gradients[m].square().mean().sqrt() for m in (~padding, padding))
     assert float(noise) == pytest.approx(float(real), rel=0.3)
-    assert PaddingCover.uncover(down.tensors["gradients"], batch.attention_mask).equal(bare.tensors["gradients"])
+    assert PaddingCover.uncover(down.gradients, batch.attention_mask).equal(bare.gradients)
     alone = {"engine": {"fuse": "off"}}  # clients whose padding is covered share no pass
     plain, covered = make_federation(**alone), make_federation(**alone, privacy={"mask_gradients": True})
     train_quietly(plain), train_quietly(covered)
@@ -222,8 +222,8 @@ def test_compressed_messages_have_their_closed_form_and_are_near(make_federation
     if labels == "client":
         assert entries["features", "down"] == entries["feature-gradients", "up"] - 8 == tokens * token
     assert not sent.mismatches()
-    gradients = down.tensors["gradients"] - exact.tensors["gradients"]
-    assert 0 < gradients.norm() < 0.03 * exact.tensors["gradients"].norm()
+    gradients = down.gradients - exact.gradients
+    assert 0 < gradients.norm() < 0.03 * exact.gradients.norm()
     assert loss.mean == pytest.approx(exact_loss.mean, abs=0.01)
     train_quietly(federation)
     assert federation.protection.record()["mechanisms"]["compress"]["protects"].startswith("nothing")
@@ -248,7 +248,7 @@ def test_lengths_are_padded_to_a_multiple(make_federation, train_quietly):
 
         def recorded(batch, *rest, forward=forward):
             message = forward(batch, *rest)
-            shapes.add(message.tensors["activations"].shape[1])
+            shapes.add(message.activations.shape[1])
             return message
 
         client.forward = recorded

@@ -11,7 +11,7 @@ from atlas_cli.models.families import family_of
 from atlas_cli.models.frozen.gelu import fuse_gelu
 from atlas_cli.models.frozen.load import FrozenBase
 from atlas_cli.planning.memory.saved_trace import LiveBytes
-from atlas_cli.wire.messages import Message
+from atlas_cli.wire.messages import Features
 
 
 def make_base(hf_config, dtype="float32", fused=False) -> FrozenBase:
@@ -50,11 +50,11 @@ def measure(base, cut, rank, batch, tokens, padded, *, lora=None, training=None,
     with LiveBytes(held) as live:
         for _ in range(2):
             message = client.forward(batch_of(base, batch, tokens, padded), 1, 0, None)
-            width = message.tensors["activations"]
+            width = message.activations
             if head is not None:
                 labels = torch.zeros(batch, dtype=torch.int64)
                 labels = labels if task.has_classes else torch.zeros(batch, tokens, dtype=torch.int64)
-                client.answer_features(Message("features", "a", "down", {"features": torch.randn_like(width)}), labels)
+                client.answer_features(Features("a", torch.randn_like(width)), labels)
             client.apply_gradients(torch.ones_like(width) / width.numel())
             del message, width
     owned = usage.frozen_weights + usage.adapters + usage.heads

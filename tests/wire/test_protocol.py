@@ -1,3 +1,4 @@
+from dataclasses import replace
 from unittest import mock
 
 import pytest
@@ -9,8 +10,17 @@ from safetensors.torch import save
 from atlas_cli.data.collate import batch_indices
 from atlas_cli.errors import AtlasError
 from atlas_cli.federation.parties.split_client import SplitClient
-from atlas_cli.wire.ledger import Ledger, activation_bytes, adapter_bytes
-from atlas_cli.wire.messages import _DTYPES, Message, serialized_size
+from atlas_cli.wire.ledger import Ledger
+from atlas_cli.wire.messages import (
+    _DTYPES,
+    TYPES,
+    Activations,
+    AdapterUpdate,
+    Delivery,
+    Gradients,
+    NamedTensors,
+    serialized_size,
+)
 
 names = st.text(st.characters(blacklist_categories=["Cs"]), max_size=12).filter(lambda name: name != "__metadata__")
 awkward = st.sampled_from(['"', "\\", "a\nb", "\x00", "\x7f", "é", "\u2028", "\U0001f600", "h.0.attn.c_attn.lora_A"])
@@ -31,20 +41,37 @@ def test_size_needs_no_data():
 
 
 def test_message_bytes_are_payload_plus_header():
-    message = Message("gradients", "a", "down", {"gradients": torch.zeros(2, 3, 4)})
+    message = Gradients("a", torch.zeros(2, 3, 4))
     assert message.payload_bytes == 96
     assert message.bytes == len(save(message.tensors)) > 96
 
 
 def test_closed_forms_by_hand():
-    assert activation_bytes(batch=4, tokens=10, hidden=32, element=4, label_bytes=32) == 4 * 10 * 32 * 4 + 40 + 32
-    assert adapter_bytes({"q": 4, "v": 2}, {"q": (32, 32), "v": (32, 96)}, 4) == 4 * (4 * 64 + 2 * 128)
+    assert Activations.closed_form(batch=4, tokens=10, token_bytes=32 * 4, label_bytes=32) == 4 * 10 * 32 * 4 + 40 + 32
+    assert Delivery.closed_form({"q": 4, "v": 2}, {"q": (32, 32), "v": (32, 96)}) == 4 * (4 * 64 + 2 * 128)
+
+
+def test_tensors_that_a_method_sends_besides_adapters_have_a_place():
+    sent = AdapterUpdate("a", {"q.lora_A": torch.ones(2, 3)}, {"control/q.lora_A": torch.zeros(2, 3)})
+    assert sent.payload_bytes == AdapterUpdate.closed_form({"q": 2}, {"q": (3, 5)}, ("A",), extra_elements=6) == 48
+    again = AdapterUpdate.of("a", sent.tensors)
+    assert again.named.keys() == {"q.lora_A"} and again.extra.keys() == {"control/q.lora_A"}
+
+
+def test_a_message_is_read_back_from_its_tensors_and_from_no_others():
+    for of in TYPES.values():
+        names = ("gradients", "count") if of.kind == "feature-gradients" else (of.kind,)
+        tensors = {name: torch.zeros(1, 2, 3) for name in names}
+        assert of.of("a", tensors).tensors.keys() == tensors.keys()
+        if not issubclass(of, NamedTensors):
+            with pytest.raises(TypeError, match="stowaway"):
+                of.of("a", {**tensors, "stowaway": torch.zeros(1)})
 
 
 def test_ledger_adds_up_by_client_kind_and_direction():
     ledger = Ledger()
-    up = Message("adapters", "a", "up", {"x": torch.zeros(8)})
-    for message in (up, up, Message("adapters", "b", "up", {"x": torch.zeros(8)})):
+    up = AdapterUpdate("a", {"x": torch.zeros(8)})
+    for message in (up, up, AdapterUpdate("b", {"x": torch.zeros(8)})):
         ledger.count(message, 32)
     assert ledger.entries["a", "adapters", "up"].messages == 2
     assert ledger.total("up", ["a"]) == 2 * up.bytes
@@ -65,8 +92,8 @@ def test_ledger_adds_up_by_client_kind_and_direction():
 
 def test_ledger_names_what_differs_from_the_closed_form():
     ledger = Ledger()
-    ledger.count(Message("adapters", "a", "up", {"x": torch.zeros(8)}), 32)
-    ledger.count(Message("gradients", "b", "down", {"x": torch.zeros(9)}), 32)
+    ledger.count(AdapterUpdate("a", {"x": torch.zeros(8)}), 32)
+    ledger.count(Gradients("b", torch.zeros(9)), 32)
     assert ledger.mismatches() == ["b gradients down: 36 bytes sent, 32 by the closed form"]
 
 
@@ -121,9 +148,7 @@ def test_a_message_of_the_wrong_size_stops_the_run(make_federation, train_quietl
     forward = SplitClient.forward
 
     def tampered(self, *args):
-        message = forward(self, *args)
-        message.tensors["stowaway"] = torch.zeros(1, dtype=torch.uint8)
-        return message
+        return replace(forward(self, *args), activations_scale=torch.zeros(1, dtype=torch.uint8))
 
     with mock.patch.object(SplitClient, "forward", tampered), pytest.raises(AtlasError, match="byte ledger: a activ"):
         train_quietly(federation)

@@ -20,6 +20,7 @@ from atlas_cli.audit.evidence import UNSPLIT, Evidence, Step
 from atlas_cli.audit.figures import Figure, Inapplicable, require_examples, share_interval
 from atlas_cli.models.block_paths import layer_of
 from atlas_cli.models.halves.split import run_half
+from atlas_cli.wire.messages import AdapterUpdate
 
 CHANNEL = "updates"
 KNOWS = "the frozen model, the adapters delivered, the longest text"
@@ -84,9 +85,9 @@ def _span(evidence: Evidence, step: Step, path: str) -> Tensor:
     name = f"{path}.lora_A"
     before = evidence.party(step.client, step.round).adapters.state()[name].cpu()
     after = next(
-        m.tensors()[name]
+        m.read(AdapterUpdate).named[name]
         for m in evidence.messages
-        if (m.round, m.client, m.kind, m.direction) == (step.round, step.client, "adapters", "up")
+        if (m.round, m.client, m.type) == (step.round, step.client, AdapterUpdate)
     )
     _, sizes, rows = torch.linalg.svd(after.double() - before.double(), full_matrices=False)
     rounding = torch.finfo(torch.float32).eps * float(before.abs().max()) * before.shape[1] ** 0.5

@@ -15,6 +15,7 @@ from torch import Tensor
 from atlas_cli.audit.evidence import UNSPLIT, Evidence, Step
 from atlas_cli.audit.figures import Figure, Inapplicable, share_interval
 from atlas_cli.federation.batches import batch_of
+from atlas_cli.wire.messages import FeatureGradients, HeadDelivery
 
 CHANNEL = "feature-gradients"
 KNOWS = "the head as delivered"
@@ -29,7 +30,7 @@ def attack(evidence: Evidence) -> Figure:
         raise Inapplicable("labels are sent to the server in the clear (training.labels: server)")
     hits, counts, classes, seen = [], [], 0, Counter[int]()
     for step in evidence.chosen():
-        if "feature-gradients" not in step.messages:
+        if FeatureGradients not in step.messages:
             continue
         weights = _head(evidence, step)
         classes = max(classes, len(weights))
@@ -62,8 +63,8 @@ def _head(evidence: Evidence, step: Step) -> Tensor:
         assert federation.base.lm_head is not None
         return federation.base.lm_head.weight.detach().float()  # type: ignore[operator]
     state = dict(federation.aggregator.head_of(step.client))  # as it was at set-up
-    for message in evidence.deliveries.to(step.client, step.round, ("head",)):
-        state |= message.tensors()
+    for message in evidence.deliveries.to(step.client, step.round, (HeadDelivery,)):
+        state |= message.read(HeadDelivery).named
     matrices = [value for value in state.values() if value.dim() == 2]
     by_token = step.batch.labels.shape == step.batch.input_ids.shape
     if len(matrices) != 1 or not (step.batch.labels.dim() == 1 or by_token):
@@ -73,7 +74,7 @@ def _head(evidence: Evidence, step: Step) -> Tensor:
 
 def _by_label(evidence: Evidence, step: Step) -> tuple[Tensor, Tensor]:
     """Gradients (B, L, D) and labels (B, L): one of each text, or of each token; below 0 where there is no label."""
-    gradients = step.messages["feature-gradients"].floats("gradients")
+    gradients = step.read(FeatureGradients).floats()
     overall = (step.round - 1) * evidence.federation.config.training.local_steps + step.number
     labels = batch_of(evidence.true_labels, step.client, overall).labels
     if labels.dim() == 1:

@@ -9,6 +9,7 @@ from collections import Counter
 
 from atlas_cli.audit.evidence import Evidence
 from atlas_cli.audit.figures import Figure, Inapplicable, share_interval
+from atlas_cli.wire.messages import Gradients
 
 CHANNEL = "gradients"
 KNOWS = "nothing else"
@@ -18,9 +19,9 @@ def attack(evidence: Evidence) -> Figure:
     """Share of texts whose length is right; chance: one length up to the longest of all batches seen, at random."""
     hits, lengths, longest = [], Counter[int](), 1
     for step in evidence.chosen():
-        if "gradients" not in step.messages:
+        if Gradients not in step.messages:
             continue
-        present = step.messages["gradients"].floats("gradients").abs().amax(2) > 0
+        present = step.read(Gradients).floats().abs().amax(2) > 0
         longest = max(longest, present.shape[1])
         causal = evidence.federation.data[evidence.federation.group_of(step.client)].task.causal_only
         for row, length in zip(present, step.batch.attention_mask.sum(1).tolist(), strict=True):

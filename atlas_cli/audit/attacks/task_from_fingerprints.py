@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from atlas_cli.audit.evidence import Evidence
 from atlas_cli.audit.figures import Figure, Inapplicable, share_interval
+from atlas_cli.wire.messages import Fingerprint
 
 CHANNEL = "fingerprints"
 KNOWS = "the task group of every other client"
@@ -18,8 +19,8 @@ def attack(evidence: Evidence) -> Figure:
     """Share of clients whose group is found, each with its own fingerprint left out of the centroids."""
     sums: dict[str, torch.Tensor] = {}
     for message in evidence.messages:
-        if message.kind == "fingerprint":
-            sums[message.client] = sums.get(message.client, 0) + message.tensors()["fingerprint"].double()
+        if message.type is Fingerprint:
+            sums[message.client] = sums.get(message.client, 0) + message.read(Fingerprint).fingerprint.double()
     if not sums:
         raise Inapplicable("no fingerprints were recorded (section clustering, audit.record.rounds: [0])")
     groups = {client: evidence.federation.group_of(client) for client in sums}

@@ -25,6 +25,7 @@ from atlas_cli.federation.client_state.offloaded import as_changes, changes_in, 
 from atlas_cli.federation.parties.measured_memory import Usage
 from atlas_cli.federation.parties.optimizers import learning_rate_factor
 from atlas_cli.federation.parties.split_client import SplitClient
+from atlas_cli.federation.parties.trainables import StepLoss
 from atlas_cli.federation.parties.unsplit_client import UnsplitClient
 from atlas_cli.models.frozen.kernel_order import prepacked_departure
 from atlas_cli.models.frozen.load import FrozenBase
@@ -32,7 +33,7 @@ from atlas_cli.models.frozen.shipped import contents_sha256, weights_of
 from atlas_cli.planning.plan import ClientPlan
 from atlas_cli.privacy.client_side import AtClient
 from atlas_cli.privacy.mechanisms.examples import ExampleNoise
-from atlas_cli.wire.messages import Message
+from atlas_cli.wire.messages import Features, Gradients
 
 
 class Made(NamedTuple):
@@ -138,15 +139,17 @@ class ClientHost:
         labels = batch.labels if self.config.training.labels == "server" else None
         return pack(party.forward(batch.inputs(), number, step, labels).tensors)
 
-    def do_answer_features(self, client: str, features: Packed) -> tuple[Packed, float, int]:
-        """U-shaped split: the features' gradient, the mean loss and its count."""
-        message = Message("features", client, "down", unpack(features, self.device))
-        back, mean, count = self._split(client).answer_features(message, self._batches[client].labels)
-        return pack(back.tensors), mean, count
+    def do_answer_features(self, client: str, features: Packed) -> tuple[Packed, StepLoss]:
+        """U-shaped split: the features' gradient, and the loss."""
+        message = Features.of(client, unpack(features, self.device))
+        back, loss = self._split(client).answer_features(message, self._batches[client].labels)
+        return pack(back.tensors), loss
 
     def do_backward(self, client: str, gradients: Packed, number: int, step: int) -> None:
         """Back-propagate what the server returned, and step."""
-        self._split(client).apply_gradients(unpack(gradients, self.device)["gradients"], self._rate(number, step))
+        self._split(client).apply_gradients(
+            Gradients.of(client, unpack(gradients, self.device)).gradients, self._rate(number, step)
+        )
 
     def do_advance(self, client: str, gradients: Packed, number: int, step: int) -> Packed | None:
         """``backward`` of a step and ``forward`` of the next one in one exchange."""
@@ -157,8 +160,8 @@ class ClientHost:
         """The step of an empty Poisson sample."""
         self._split(client).step_on_noise(number, step, self._rate(number, step))
 
-    def do_local_step(self, client: str, number: int, step: int) -> tuple[float, int]:
-        """A step of an unsplit client: its mean loss and over how many labels."""
+    def do_local_step(self, client: str, number: int, step: int) -> StepLoss:
+        """A step of an unsplit client."""
         party, batch = self._parties[client], self._batch(client, number, step)
         assert isinstance(party, UnsplitClient)
         return party.local_step(batch.inputs(), batch.labels, number, step, self._factor(number, step))

@@ -35,7 +35,7 @@ from atlas_cli.federation.parties.trainables import PendingGradients, StepLoss
 from atlas_cli.federation.parties.unsplit_client import UnsplitClient
 from atlas_cli.federation.work_done import Trained
 from atlas_cli.wire.ledger import Ledger
-from atlas_cli.wire.messages import Message
+from atlas_cli.wire.messages import Activations, FeatureGradients, Features
 
 GRAPHS = 4  # clients of one process whose activations are kept for their backward at one time
 
@@ -58,7 +58,7 @@ class RemoteRound:
         self.done = {client: Trained() for client in attendance.present}
         self._near = Counter(calls.place(client) for client in attendance.present)
         self._under_way: dict[str, str] = {}
-        self._arrived: dict[str, Message | None] = {}
+        self._arrived: dict[str, Activations | None] = {}
         self._held: dict[str, PendingGradients | None] = {}
         self._to_accept: deque[str] = deque()
         self._before: dict[str, Trained] = {}
@@ -107,8 +107,7 @@ class RemoteRound:
         for client in clients:
             self._start(client, "local_step", self.number, step)
         for client, answer in self._answers():
-            mean, count = answer.value
-            self.done[client].add(batches[client], mean, count, seconds=0.0)
+            self.done[client].add(batches[client], answer.value, seconds=0.0)
 
     def end(self) -> None:
         """Take over what every client owns now."""
@@ -127,14 +126,14 @@ class RemoteRound:
             if party.usage is not None and owned.usage is not None:
                 vars(party.usage).update(vars(owned.usage))
 
-    def answer_features(self, client: str, features: Message) -> tuple[Message, float, int]:
+    def answer_features(self, client: str, message: Features) -> tuple[FeatureGradients, StepLoss]:
         """U-shaped split: the client's own part between two of the server's."""
-        self._start(client, "answer_features", pack(features.tensors))
+        self._start(client, "answer_features", pack(message.tensors))
         _, answer = self._wait([client])
         if answer is None:
             raise _LostError
-        packed, mean, count = answer.value
-        return Message("feature-gradients", client, "up", unpack(packed, self.federation.device)), mean, count
+        packed, loss = answer.value
+        return FeatureGradients.of(client, unpack(packed, self.federation.device)), loss
 
     def _begin_forwards(self, unserved: list[str]) -> None:
         """In their order, as many of a process as it may keep graphs of."""
@@ -164,7 +163,7 @@ class RemoteRound:
                 return
         if self.strict:
             self._before[client] = copy.deepcopy(self.done[client])
-        self.done[client].add(batch, loss.mean, loss.count, time.perf_counter() - began)
+        self.done[client].add(batch, loss, time.perf_counter() - began)
         held = server.hold()
         if self.attendance.passes_deadline(client, self.done[client], self.ledger, self._step):
             return
@@ -200,7 +199,7 @@ class RemoteRound:
         client, answer = self._wait(list(self._under_way))
         if answer is not None and answer.method in ("forward", "advance", "step_on_noise"):
             tensors = answer.value and unpack(answer.value, self.federation.device)
-            self._arrived[client] = Message("activations", client, "up", tensors) if tensors else None
+            self._arrived[client] = Activations.of(client, tensors) if tensors else None
 
     def _wait(self, clients: Collection[str]) -> tuple[str, _Known | None]:
         """The next answer, None from a client that is out."""
@@ -248,9 +247,9 @@ class _Elsewhere:
         self.name, self.base, self.privacy, self.now = party.name, party.base, party.privacy, party.now
         self._steps = steps
 
-    def answer_features(self, features: Message, labels: torch.Tensor) -> tuple[Message, float, int]:
+    def answer_features(self, message: Features, labels: torch.Tensor) -> tuple[FeatureGradients, StepLoss]:
         """Its part of a U-shaped step; the labels are with it."""
-        return self._steps.answer_features(self.name, features)
+        return self._steps.answer_features(self.name, message)
 
 
 def remote_steps(

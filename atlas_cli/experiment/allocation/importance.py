@@ -54,7 +54,7 @@ def measure_importance(
     for number in range(batches):
         rows = batch_indices(lengths, size, seed, client, number)
         batch = collate(group.task, [features[i] for i in rows], federation.pad)
-        party.backward(exchange(server, party, batch, 0, 0, Ledger())[0].tensors["gradients"])
+        party.backward(exchange(server, party, batch, 0, 0, Ledger())[0].gradients)
         for layer, value in layer_importance(party.adapters, party.base.family).items():
             total[layer] += value / batches
         for parameter in party.trained():

@@ -36,7 +36,7 @@ from atlas_cli.planning.memory_of_plan import Shape, build_task_of
 from atlas_cli.planning.method import method_of
 from atlas_cli.planning.plan import Plan, make_plan
 from atlas_cli.runs.parts import peak_resident_bytes
-from atlas_cli.wire.messages import Message
+from atlas_cli.wire.messages import Features
 
 STEPS = 2  # the first is taken without moments
 # glibc keeps freed blocks of up to 32 MiB, as if they were still in use; other systems do not know these names
@@ -170,11 +170,11 @@ def _step(plan: Plan, party: SplitClient | UnsplitClient, name: str, shape: Shap
         party.local_step(batch, party.task.blank_labels(shape.batch, shape.tokens), 1, 0, 1.0)
         return
     message = party.forward(batch, 1, 0, None)
-    width = message.tensors["activations"]
+    width = message.activations
     if party.task is not None and party.head is not None:
         labels = party.task.blank_labels(shape.batch, shape.tokens)
         features = torch.randn_like(width, dtype=getattr(torch, plan.config.model.dtype))
-        party.answer_features(Message("features", name, "down", {"features": features}), labels)
+        party.answer_features(Features(name, features), labels)
     party.apply_gradients(torch.randn_like(width) / width.numel())
 
 

@@ -20,7 +20,7 @@ from atlas_cli.federation.parties.split_server import SplitServer
 from atlas_cli.models.adapters.lora import AdapterSet, LoRAAdapter
 from atlas_cli.models.block_paths import layer_of
 from atlas_cli.wire.ledger import Ledger
-from atlas_cli.wire.messages import Direction, Message
+from atlas_cli.wire.messages import TYPES, Direction, Message
 
 Batch = Mapping[str, Tensor]
 
@@ -28,8 +28,21 @@ Batch = Mapping[str, Tensor]
 def create_message(
     client_id: int | str, kind: str, tensors: Mapping[str, Tensor], direction: Direction = "up"
 ) -> Message:
-    """A message with tensors detached; ``message.bytes`` is its size as serialised."""
-    return Message(kind, str(client_id), direction, {name: t.detach() for name, t in tensors.items()})
+    """A message with tensors detached; ``message.bytes`` is its size as serialised.
+
+    Args:
+        kind, tensors: as in the table of ``atlas_cli.wire.messages``, such as ``"activations"``.
+
+    Raises:
+        ConfigError: no such message, or tensors that it does not have.
+    """
+    if (kind, direction) not in TYPES:
+        known = ", ".join(f"{kind} {way}" for kind, way in sorted(TYPES))
+        raise ConfigError(f"no message is of kind {kind!r} {direction}; there are: {known}")
+    try:
+        return TYPES[kind, direction].of(str(client_id), {name: t.detach() for name, t in tensors.items()})
+    except TypeError as error:
+        raise ConfigError(f"these are not the tensors of a message of kind {kind!r}: {error}") from None
 
 
 def federated_training_round(
@@ -84,7 +97,7 @@ def federated_training_round(
         ledger.count(message, message.payload_bytes)
         reply, loss = server.answer(message)
         ledger.count(reply, reply.payload_bytes)
-        client.apply_gradients(reply.tensors["gradients"])
+        client.apply_gradients(reply.gradients)
         losses[client.name] = loss.mean
     server.finish_step()
     server.finish_round()

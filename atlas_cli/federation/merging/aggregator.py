@@ -23,8 +23,8 @@ from atlas_cli.federation.parties.trainables import Trainables
 from atlas_cli.hashing import sha256_tensors
 from atlas_cli.models.adapters.lora import AdapterSet, features_of
 from atlas_cli.privacy.mechanisms.updates import UpdateNoise
-from atlas_cli.wire.ledger import Ledger, adapter_bytes
-from atlas_cli.wire.messages import Message
+from atlas_cli.wire.ledger import Ledger
+from atlas_cli.wire.messages import AdapterUpdate, Delivery, HeadDelivery, HeadUpdate
 
 
 class Aggregator:
@@ -168,15 +168,14 @@ class Aggregator:
         delivered = release(factors, scales)
         sent = PARTS if first else self.method.DELIVERED
         if tensors := of_parts(delivered, sent):
-            message = Message("adapters", client, "down", tensors)
-            ledger.count(message, adapter_bytes(member.ranks, self.features, 4, sent))
+            ledger.count(Delivery(client, tensors), Delivery.closed_form(member.ranks, self.features, sent))
         replaced = {part for part in PARTS if part in sent or differs(delivered, before, part)}
         member.adapters.load(delivered)
         if self.method.CHANGES_BASE:
             self._send_base(client, ledger)
             self.attach_base(client)
         if head := self.head_of(client):
-            ledger.count(Message("head", client, "down", head), member.head_bytes())
+            ledger.count(HeadDelivery(client, head), member.head_bytes())
             member.load_head(head)
             replaced.add("head")
         member.version = self.version[member.group]
@@ -230,9 +229,8 @@ class Aggregator:
     def _send_base(self, client: str, ledger: Ledger) -> None:
         member = self.members[client]
         change = self.changes[member.group]
-        kind, tensors = change.missing(member.version)
-        if tensors:
-            message = Message(kind, client, "down", tensors)
+        message = change.missing(member.version, client)
+        if message.named:
             ledger.count(message, 4 * change.missing_elements(member.version, self.features))
 
     def receive(self, client: str, ledger: Ledger) -> dict[str, Tensor]:
@@ -241,10 +239,10 @@ class Aggregator:
         held = {**of_parts(member.adapters.state(), self.method.SENT), **member.head_state()}
         if self.noise is not None:
             held = self.noise.protect(client, held, scales_of(member.adapters))
-        message = Message("adapters", client, "up", of_parts(held, self.method.SENT))
-        ledger.count(message, adapter_bytes(member.ranks, self.features, 4, self.method.SENT))
+        message = AdapterUpdate(client, of_parts(held, self.method.SENT))
+        ledger.count(message, AdapterUpdate.closed_form(member.ranks, self.features, self.method.SENT))
         if head := {name: tensor for name, tensor in held.items() if name.startswith("head.")}:
-            ledger.count(Message("head", client, "up", head), member.head_bytes())
+            ledger.count(HeadUpdate(client, head), member.head_bytes())
         return {**message.tensors, **head}
 
     def update(self, client: str, sent: Mapping[str, Tensor]) -> Update:

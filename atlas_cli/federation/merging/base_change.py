@@ -9,13 +9,13 @@ missed more rows than that is sent T itself (``base-total``), which takes the pl
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from atlas_cli.aggregation.contract import Adapters, Factors
 from atlas_cli.aggregation.low_rank import truncate
+from atlas_cli.wire.messages import BaseRows, BaseTotal
 
 
 class BaseChange:
@@ -40,8 +40,8 @@ class BaseChange:
         while any(sum(n) > full_rank(self.total[path]) for path, n in self._ranks(self.rows).items()):
             del self.rows[min(self.rows)]
 
-    def missing(self, version: int) -> tuple[Literal["base-change", "base-total"], dict[str, Tensor]]:
-        """What a client at ``version`` has to be sent: its kind, and ``<path>.base_A`` and ``<path>.base_B``."""
+    def missing(self, version: int, client: str) -> BaseRows | BaseTotal:
+        """What a client at ``version`` has to be sent."""
         parts: dict[str, list[Factors]] = {}
         for added in self._since(version):
             for path, factors in added.items():
@@ -50,7 +50,7 @@ class BaseChange:
         for path, each in parts.items():
             whole = stacked(each)
             tensors |= {f"{path}.base_A": whole.A, f"{path}.base_B": whole.B}
-        return "base-change" if self._kept(version) else "base-total", tensors
+        return (BaseRows if self._kept(version) else BaseTotal)(client, tensors)
 
     def missing_elements(self, version: int, features: Mapping[str, tuple[int, int]]) -> int:
         """The closed form of the same: rows times (d_in + d_out)."""

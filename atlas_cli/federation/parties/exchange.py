@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 from torch import Tensor
 
@@ -14,8 +14,10 @@ from atlas_cli.federation.parties.split_server import SplitServer
 from atlas_cli.federation.parties.trainables import StepLoss
 from atlas_cli.models.frozen.load import FrozenBase
 from atlas_cli.privacy.client_side import AtClient
-from atlas_cli.wire.ledger import Ledger, activation_bytes
-from atlas_cli.wire.messages import Message
+from atlas_cli.wire.ledger import Ledger
+from atlas_cli.wire.messages import Activations, FeatureGradients, Features, Gradients, HiddenStates
+
+M = TypeVar("M", bound=HiddenStates)
 
 
 class Serving(Protocol):
@@ -25,43 +27,44 @@ class Serving(Protocol):
     privacy: AtClient
     now: tuple[int, int]
 
-    def answer_features(self, features: Message, labels: Tensor) -> tuple[Message, float, int]:
+    def answer_features(self, message: Features, labels: Tensor) -> tuple[FeatureGradients, StepLoss]:
         """As ``SplitClient.answer_features``."""
 
 
 class _Sizes(NamedTuple):
     """Payloads by closed form."""
 
-    up: int
+    activations: int
     features: int
+    feature_gradients: int
     gradients: int
 
 
 def exchange(
     server: SplitServer, client: SplitClient, batch: Batch, round_number: int, step: int, ledger: Ledger
-) -> tuple[Message, StepLoss]:
+) -> tuple[Gradients, StepLoss]:
     """The messages of one step: two, or four when labels stay on the client; the gradient message and the loss."""
     labels = batch.labels if server.training.labels == "server" else None
     return reply(server, client, batch, client.forward(batch.inputs(), round_number, step, labels), ledger)
 
 
-def reply(server: SplitServer, client: Serving, batch: Batch, up: Message, ledger: Ledger) -> tuple[Message, StepLoss]:
+def reply(
+    server: SplitServer, client: Serving, batch: Batch, up: Activations, ledger: Ledger
+) -> tuple[Gradients, StepLoss]:
     """What follows an activation message: the gradient message and the loss."""
     sizes, codec = _sizes(server, client, batch), client.privacy.codec
 
-    def sent(message: Message, closed_form: int) -> Message:
+    def sent(message: M, closed_form: int) -> M:
         wire = message if codec is None else codec.encode(message)
         ledger.count(wire, closed_form)
         return message if codec is None else codec.decode(wire, message)
 
-    up = sent(up, sizes.up)
+    up = sent(up, sizes.activations)
     if server.training.labels == "server":
         down, loss = server.answer(up)
     else:
-        features = sent(server.features(up), sizes.features)
-        back, mean, count = client.answer_features(features, batch.labels)
-        loss = StepLoss(mean, count)
-        down = server.answer_gradients(sent(back, sizes.features + 8))
+        back, loss = client.answer_features(sent(server.features(up), sizes.features), batch.labels)
+        down = server.answer_gradients(sent(back, sizes.feature_gradients))
     if client.privacy.padding is not None:
         down = client.privacy.padding.cover(down, batch.attention_mask, *client.now)
     return sent(down, sizes.gradients), loss
@@ -71,13 +74,13 @@ def reply_to_all(
     server: SplitServer,
     clients: Sequence[SplitClient],
     batches: Sequence[Batch],
-    ups: Sequence[Message],
+    ups: Sequence[Activations],
     ledger: Ledger,
-) -> list[tuple[Message, StepLoss]]:
+) -> list[tuple[Gradients, StepLoss]]:
     """As ``reply`` to each in one pass of the server, whose gradients are accepted; labels are with the server."""
     sizes = [_sizes(server, client, batch) for client, batch in zip(clients, batches, strict=True)]
     for up, of_client in zip(ups, sizes, strict=True):
-        ledger.count(up, of_client.up)
+        ledger.count(up, of_client.activations)
     answers = answer_all(server, ups)
     for (down, _), of_client in zip(answers, sizes, strict=True):
         ledger.count(down, of_client.gradients)
@@ -85,14 +88,14 @@ def reply_to_all(
 
 
 def _sizes(server: SplitServer, client: Serving, batch: Batch) -> _Sizes:
-    (examples, tokens), hidden = batch.input_ids.shape, server.base.hidden_size
+    (examples, tokens), hidden, codec = batch.input_ids.shape, server.base.hidden_size, client.privacy.codec
     labels = batch.labels.nbytes if server.training.labels == "server" else 0
-    codec = client.privacy.codec
     below, above = (
         hidden * side.base.dtype.itemsize if codec is None else codec.token_bytes(hidden) for side in (client, server)
     )  # bytes a token; features keep the server's dtype
     return _Sizes(
-        up=activation_bytes(examples, tokens, below, 1, labels),
-        features=examples * tokens * above,
-        gradients=examples * tokens * below,
+        Activations.closed_form(examples, tokens, below, labels),
+        Features.closed_form(examples, tokens, above),
+        FeatureGradients.closed_form(examples, tokens, above),
+        Gradients.closed_form(examples, tokens, below),
     )

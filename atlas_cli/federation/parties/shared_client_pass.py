@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
 from atlas_cli.data.collate import Batch
 from atlas_cli.federation.parties.numerics import require_finite
 from atlas_cli.federation.parties.split_client import SplitClient, as_inputs
 from atlas_cli.models.adapters.per_client_rows import Segment, attached_segments
 from atlas_cli.models.halves.real_tokens import Packing, positions_of, run_packed
-from atlas_cli.wire.messages import Message
+from atlas_cli.wire.messages import Activations, Gradients
 
 
 class ClientPass:
@@ -31,7 +30,7 @@ class ClientPass:
         self._packings: list[Packing] = []
         self._rows_ND = torch.empty(0)
 
-    def forward(self, batches: Sequence[Batch], round_number: int, step: int) -> list[Message]:
+    def forward(self, batches: Sequence[Batch], round_number: int, step: int) -> list[Activations]:
         """Their activation messages, padded as each would send them; labels travel unless they stay on the client."""
         first, inputs, positions, masks = self.clients[0], [], [], []
         half = first.half if first.prefix is None else first.prefix.upper
@@ -69,11 +68,11 @@ class ClientPass:
             )
         ]
 
-    def backward(self, gradients: Sequence[Tensor]) -> None:
-        """Back-propagate what the server returned, (B, T, D) for each client, into their adapters' gradients."""
-        for client, gradient in zip(self.clients, gradients, strict=True):
-            require_finite(gradient, f"gradient sent to {client.when}")
+    def backward(self, messages: Sequence[Gradients]) -> None:
+        """Back-propagate what the server returned to each client into their adapters' gradients."""
+        for client, message in zip(self.clients, messages, strict=True):
+            require_finite(message.gradients, f"gradient sent to {client.when}")
         rows_ND, self._rows_ND = self._rows_ND, torch.empty(0)
-        rows_ND.backward(torch.cat([p.pack(g) for p, g in zip(self._packings, gradients, strict=True)]))
+        rows_ND.backward(torch.cat([p.pack(m.gradients) for p, m in zip(self._packings, messages, strict=True)]))
         for client in self.clients:
             client.backward_penalty()

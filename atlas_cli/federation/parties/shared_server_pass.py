@@ -17,7 +17,7 @@ from atlas_cli.models.frozen.load import FrozenBase
 from atlas_cli.models.halves.last_block import run_last_block
 from atlas_cli.models.halves.real_tokens import Packing, run_packed
 from atlas_cli.tasks.contract import IGNORE, BaseTask
-from atlas_cli.wire.messages import Message
+from atlas_cli.wire.messages import Activations, Gradients
 
 if TYPE_CHECKING:
     from atlas_cli.federation.parties.split_server import SplitServer
@@ -44,7 +44,7 @@ class Gathered(NamedTuple):
     labels: int
 
 
-def answer_all(server: SplitServer, messages: Sequence[Message]) -> list[tuple[Message, StepLoss]]:
+def answer_all(server: SplitServer, messages: Sequence[Activations]) -> list[tuple[Gradients, StepLoss]]:
     """As ``server.answer`` and ``accept`` for each message, of clients of one cut and dtype; for pooled updates.
 
     Raises:
@@ -52,8 +52,9 @@ def answer_all(server: SplitServer, messages: Sequence[Message]) -> list[tuple[M
     """
     received = [server.receive(message) for message in messages]
     served = [
-        Served(server.trained_for(message.client), server.task_of(message.client), *arrived, message.tensors["labels"])
+        Served(server.trained_for(message.client), server.task_of(message.client), *arrived, message.labels)
         for message, arrived in zip(messages, received, strict=True)
+        if message.labels is not None
     ]
     losses, counts, at_cut, gathered = _serve(server.base, server.cut_of(messages[0].client), served)
     for message, loss, gradient in zip(messages, losses, at_cut, strict=True):
@@ -65,7 +66,7 @@ def answer_all(server: SplitServer, messages: Sequence[Message]) -> list[tuple[M
     for each in gathered:
         each.trained.gather_sums(each.sums, each.labels)
     return [
-        (Message("gradients", message.client, "down", {"gradients": gradient}), StepLoss(loss.item(), count))
+        (Gradients(message.client, gradient), StepLoss(loss.item(), count))
         for message, loss, count, gradient in zip(messages, losses, counts, at_cut, strict=True)
     ]
 

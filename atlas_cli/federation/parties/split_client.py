@@ -17,6 +17,7 @@ from atlas_cli.federation.parties.measured_memory import Usage, saved_bytes, ten
 from atlas_cli.federation.parties.numerics import clip_and_step, precision, require_finite, seeded_dropout
 from atlas_cli.federation.parties.optimizers import build_optimizer, drop_state, set_learning_rate, state_bytes
 from atlas_cli.federation.parties.prefix_cache import Prefix
+from atlas_cli.federation.parties.trainables import StepLoss
 from atlas_cli.models.adapters.lora import AdapterSet, build_adapters
 from atlas_cli.models.adapters.placement import adapted_names, place_ranks
 from atlas_cli.models.block_paths import by_layer
@@ -26,7 +27,7 @@ from atlas_cli.models.halves.split import run_half
 from atlas_cli.models.halves.transfer import to_device
 from atlas_cli.privacy.client_side import AtClient
 from atlas_cli.tasks.contract import BaseTask
-from atlas_cli.wire.messages import Message
+from atlas_cli.wire.messages import Activations, FeatureGradients, Features
 
 Inputs = Mapping[str, Tensor]
 
@@ -186,7 +187,7 @@ class SplitClient:
         if self.usage is not None:
             self.usage.optimizer = state_bytes(self.optimizer)
 
-    def forward(self, batch: Inputs, round_number: int, step: int, labels: Tensor | None) -> Message:
+    def forward(self, batch: Inputs, round_number: int, step: int, labels: Tensor | None) -> Activations:
         """The activation message of a batch; ``labels`` travel with it unless they stay on the client."""
         self.begin_step(round_number, step)
         self.privacy.begin(batch.get("examples"))
@@ -198,21 +199,17 @@ class SplitClient:
         self.when, self.now = f"client {self.name}, round {round_number}, step {step}", (round_number, step)
         self.adapters.train()
 
-    def send(self, activations: Tensor, mask: Tensor, labels: Tensor | None) -> Message:
+    def send(self, activations: Tensor, mask: Tensor, labels: Tensor | None) -> Activations:
         """The activation message of what was computed."""
         self._mask = mask
-        tensors = {"activations": activations, "attention_mask": mask.bool()}
-        if labels is not None:
-            tensors["labels"] = to_device(labels, self.device)
-        return Message("activations", self.name, "up", tensors)
+        return Activations(
+            self.name, activations, mask.bool(), to_device(labels, self.device) if labels is not None else None
+        )
 
-    def answer_features(self, features: Message, labels: Tensor) -> tuple[Message, float, int]:
-        """U-shaped split: loss at the client's own head.
-
-        Returns the features' gradient, the mean loss and its count.
-        """
+    def answer_features(self, message: Features, labels: Tensor) -> tuple[FeatureGradients, StepLoss]:
+        """U-shaped split: the loss at the client's own head, and its gradient with respect to the features."""
         assert self.head is not None and self.task is not None
-        received = features.tensors["features"].requires_grad_()
+        received = message.features.requires_grad_()
         weights = [*self.head.parameters(), *self.output_embedding(), *self.half.parameters()]
         with (
             precision(self.device, self.training.autocast),
@@ -225,8 +222,7 @@ class SplitClient:
         require_finite(loss.detach(), f"loss of {self.when}")
         loss.backward()
         assert received.grad is not None
-        tensors = {"gradients": received.grad, "count": torch.tensor(count)}
-        return Message("feature-gradients", self.name, "up", tensors), loss.item(), count
+        return FeatureGradients(self.name, received.grad, torch.tensor(count)), StepLoss(loss.item(), count)
 
     def _run(self, inputs: dict[str, Tensor], mask: Tensor, round_number: int, step: int) -> Tensor:
         if "inputs_embeds" in inputs:

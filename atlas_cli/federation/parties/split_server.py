@@ -27,7 +27,7 @@ from atlas_cli.models.halves.real_tokens import run_real_tokens
 from atlas_cli.models.halves.split import run_half
 from atlas_cli.tasks import build as build_task
 from atlas_cli.tasks.contract import BaseTask
-from atlas_cli.wire.messages import Message
+from atlas_cli.wire.messages import Activations, FeatureGradients, Features, Gradients
 
 
 class SplitServer:
@@ -106,7 +106,7 @@ class SplitServer:
         """Say which local step of the round comes, and the rate to step with."""
         self._step, self._rate = step, learning_rate
 
-    def answer(self, message: Message) -> tuple[Message, StepLoss]:
+    def answer(self, message: Activations) -> tuple[Gradients, StepLoss]:
         """Forward, loss and backward for one activation message: the gradient message for its client.
 
         What the server trains gets its gradients with ``accept``, or with the next answer or the end of the step.
@@ -117,33 +117,31 @@ class SplitServer:
         trained = self.trained_for(message.client)
         task = self.task_of(message.client)
         received, mask = self.receive(message)
-        labels = message.tensors["labels"]
         with self._running(trained, message):
             hidden = self._hidden(message.client, received, mask)
-            assert trained.head is not None
-            loss, count = task.loss(trained.head(hidden, mask), labels)
+            assert trained.head is not None and message.labels is not None
+            loss, count = task.loss(trained.head(hidden, mask), message.labels)
         require_finite(loss.detach(), f"loss of {self.when(message.client)}")
         at_cut, gradients = self._backward(message.client, loss, None, received, trained)
         self._pending = PendingGradients(message.client, trained, gradients, count)
-        reply = Message("gradients", message.client, "down", {"gradients": at_cut})
-        return reply, StepLoss(loss.item(), count)
+        return Gradients(message.client, at_cut), StepLoss(loss.item(), count)
 
-    def features(self, message: Message) -> Message:
+    def features(self, message: Activations) -> Features:
         """U-shaped split, first half of a step: the server half's output, for the client's own head."""
         trained, (received, mask) = self.trained_for(message.client), self.receive(message)
         with self._running(trained, message):
             hidden = self._hidden(message.client, received, mask)
         self._features[message.client] = (hidden, received)
-        return Message("features", message.client, "down", {"features": hidden.detach()})
+        return Features(message.client, hidden.detach())
 
-    def answer_gradients(self, message: Message) -> Message:
+    def answer_gradients(self, message: FeatureGradients) -> Gradients:
         """U-shaped split, second half of a step: back-propagate the features' gradient to the cut."""
         trained = self.trained_for(message.client)
         hidden, received = self._features.pop(message.client)
-        require_finite(message.tensors["gradients"], f"gradient sent by {self.when(message.client)}")
-        at_cut, gradients = self._backward(message.client, hidden, message.tensors["gradients"], received, trained)
-        self._pending = PendingGradients(message.client, trained, gradients, int(message.tensors["count"]))
-        return Message("gradients", message.client, "down", {"gradients": at_cut})
+        require_finite(message.gradients, f"gradient sent by {self.when(message.client)}")
+        at_cut, gradients = self._backward(message.client, hidden, message.gradients, received, trained)
+        self._pending = PendingGradients(message.client, trained, gradients, int(message.count))
+        return Gradients(message.client, at_cut)
 
     def accept(self, held: PendingGradients | None = None) -> None:
         """Take the gradients of the client that was answered last, or what was held; unless the update is pooled, step.
@@ -229,20 +227,19 @@ class SplitServer:
         self.usage = Usage.held(self.half, [p for t in groups for p in t.adapters.parameters()], heads)
         return self.usage
 
-    def receive(self, message: Message) -> tuple[Tensor, Tensor]:
+    def receive(self, message: Activations) -> tuple[Tensor, Tensor]:
         """Activations, checked, as a leaf in the client's dtype, and the mask (B, T) int64."""
         self.accept()  # of the client before: a sequential update has stepped before the next is served
-        activations = message.tensors["activations"]
-        require_finite(activations, f"activation sent by {self.when(message.client)}")
-        received = activations.to(self.device).detach().requires_grad_()
-        return received, message.tensors["attention_mask"].to(self.device).long()
+        require_finite(message.activations, f"activation sent by {self.when(message.client)}")
+        received = message.activations.to(self.device).detach().requires_grad_()
+        return received, message.mask.to(self.device).long()
 
     def when(self, client: str) -> str:
         """For error messages."""
         return f"client {client}, round {self._round}, step {self._step}"
 
     @contextmanager
-    def _running(self, trained: Trainables, message: Message) -> Iterator[None]:
+    def _running(self, trained: Trainables, message: Activations) -> Iterator[None]:
         trained.adapters.train()
         purpose = ("server", message.client, self._round, self._step)
         weights = [*self.half.parameters(), *trained.parameters()]
@@ -254,7 +251,7 @@ class SplitServer:
         ):
             yield
         if self.usage is not None and saved is not None:
-            activations = message.tensors["activations"]
+            activations = message.activations
             cut = 2 * activations.numel() * activations.element_size()
             self.usage.seen(saved.total, cut, activations.shape[0], activations.shape[0] * activations.shape[1])
 

@@ -18,7 +18,7 @@ from atlas_cli.federation.parties.measured_memory import Usage, saved_bytes, ten
 from atlas_cli.federation.parties.numerics import precision, require_finite, require_finite_gradients, seeded_dropout
 from atlas_cli.federation.parties.optimizers import drop_state, state_bytes
 from atlas_cli.federation.parties.split_client import Inputs, as_inputs
-from atlas_cli.federation.parties.trainables import Trainables
+from atlas_cli.federation.parties.trainables import StepLoss, Trainables
 from atlas_cli.models.adapters.lora import AdapterSet, joined
 from atlas_cli.models.frozen.load import FrozenBase
 from atlas_cli.models.halves.checkpointing import checkpointed
@@ -103,13 +103,11 @@ class UnsplitClient:
     def _ranks(self) -> dict[str, int]:
         return {path: a.rank for part in (self.adapters, self.upper) for path, a in part.adapters.items()}
 
-    def local_step(
-        self, batch: Inputs, labels: Tensor, round_number: int, step: int, rate_factor: float
-    ) -> tuple[float, int]:
-        """One step of ordinary training, or of DP-SGD; the mean loss and over how many labels it is the mean."""
+    def local_step(self, batch: Inputs, labels: Tensor, round_number: int, step: int, rate_factor: float) -> StepLoss:
+        """One step of ordinary training, or of DP-SGD."""
         if not len(labels):  # a Poisson sample may be empty
             self._apply(self._privatised(round_number, step), 0, rate_factor)
-            return 0.0, 0
+            return StepLoss(0.0, 0)
         inputs, mask = as_inputs(batch, self.device)
         self.adapters.train()
         self.upper.train()
@@ -150,7 +148,7 @@ class UnsplitClient:
         if self.usage is not None and saved is not None:
             self.usage.seen(saved.total, 0, mask.shape[0], mask.numel())
             self.usage.optimizer = sum(state_bytes(part.optimizer) for part, _ in self._parts)
-        return loss.item(), count
+        return StepLoss(loss.item(), count)
 
     def _privatised(self, round_number: int, step: int) -> list[Tensor]:
         """With DP-SGD, the gradients to step with: of the last batch, or of none."""

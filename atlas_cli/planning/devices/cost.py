@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -32,8 +32,8 @@ from atlas_cli.models.halves.split import blocks_of
 from atlas_cli.planning.devices.devices import Device
 from atlas_cli.planning.memory.saved_trace import meta_model, shortened
 from atlas_cli.tasks.contract import BaseTask
-from atlas_cli.wire.codec import encoded
-from atlas_cli.wire.messages import serialized_size
+from atlas_cli.wire.codec import Codec
+from atlas_cli.wire.messages import Activations, FeatureGradients, Features, Gradients, HiddenStates
 
 ATTENTION_BACKWARD = 2.5
 _FEED_FORWARD = 2  # the stage where it begins
@@ -206,7 +206,7 @@ def step_bytes(
     *,
     labels: Tensor | None,
     features: str | None = None,
-    compress: str = "none",
+    compress: Literal["none", "bfloat16", "int8"] = "none",
 ) -> StepBytes:
     """Bytes of one step, equal to the ledger's for batches of this size; they do not depend on the cut.
 
@@ -218,22 +218,18 @@ def step_bytes(
     """
     element = getattr(torch, dtype)
     hidden = torch.empty(batch, tokens, int(hf_config.hidden_size), dtype=element, device="meta")
-    up: dict[str, Tensor] = {
-        "activations": hidden,
-        "attention_mask": torch.empty(batch, tokens, dtype=torch.bool, device="meta"),
-    }
+    codec = None if compress == "none" else Codec(compress)
 
-    def sent(tensors: dict[str, Tensor]) -> int:
-        return serialized_size(tensors if compress == "none" else encoded(tensors, compress))
+    def sent(message: HiddenStates) -> int:
+        return (message if codec is None else codec.encode(message)).bytes
 
-    down = sent({"gradients": hidden})
+    mask = torch.empty(batch, tokens, dtype=torch.bool, device="meta")
+    up, down = Activations("", hidden, mask, labels), sent(Gradients("", hidden))
     if labels is not None:
-        up["labels"] = labels
         return StepBytes(sent(up), down, 1, 1)
-    count = torch.empty((), dtype=torch.int64, device="meta")
     above = hidden if features is None else hidden.to(getattr(torch, features))
-    up_again = sent({"gradients": above, "count": count})
-    return StepBytes(sent(up) + up_again, down + sent({"features": above}), 2, 2)
+    up_again = sent(FeatureGradients("", above, torch.empty((), dtype=torch.int64, device="meta")))
+    return StepBytes(sent(up) + up_again, down + sent(Features("", above)), 2, 2)
 
 
 def compute_seconds(flops: float, device: Device) -> float:

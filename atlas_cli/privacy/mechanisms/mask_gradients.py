@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from atlas_cli.seeding import torch_generator
-from atlas_cli.wire.messages import Message
+from atlas_cli.wire.messages import Gradients
 
 CHANNEL = None
 UNIT = None
@@ -30,15 +30,15 @@ class PaddingCover:
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
-    def cover(self, message: Message, mask: Tensor, number: int, step: int) -> Message:
+    def cover(self, message: Gradients, mask: Tensor, number: int, step: int) -> Gradients:
         """A gradient message with noise for padding; mask: (B, T)."""
-        gradients = message.tensors["gradients"]
+        gradients = message.gradients
         padding = ~mask.bool().to(gradients.device)
         real = gradients[~padding].float()
         generator = torch_generator(self.seed, "mask-gradients", message.client, number, step)
         noise = real.square().mean().sqrt() * torch.randn(gradients.shape, generator=generator).to(gradients.device)
         covered = torch.where(padding.unsqueeze(-1), noise.to(gradients.dtype), gradients)
-        return replace(message, tensors={"gradients": covered})
+        return replace(message, gradients=covered)
 
     @staticmethod
     def uncover(gradients: Tensor, mask: Tensor) -> Tensor:
