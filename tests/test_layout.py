@@ -64,7 +64,7 @@ def test_command_line_and_config_do_not_import_heavy_libraries_at_the_top(module
 
 @pytest.mark.parametrize("path", TREES, ids=name_of)
 def test_no_file_is_long(path):
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 300
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
 
 
 def test_most_files_are_short():

@@ -1,7 +1,7 @@
 """How much activations give away of the tokens below them, at every split layer of a model.
 
 Three measures for each layer, on the pretrained model with adapters that are not trained yet (they add nothing):
-- recovery: the share of tokens that two attacks find, nearest embedding and ridge inverter (``privacy.attacks``);
+- recovery: the share of tokens that two attacks find, nearest embedding and ridge inverter (``audit.attacks``);
 - distance correlation of embeddings and activations of tokens, squared, bias-corrected (Szekely and Rizzo,
   1310.2926): 0 for independence in the mean, 1 for a similarity;
 - dFIL, the trace of the Fisher information of the activation about the embedding by its dimension (Guo et al.,
