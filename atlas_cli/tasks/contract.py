@@ -236,10 +236,14 @@ def check_declared(task: type[BaseTask]) -> None:
         ConfigError: what does not fit; names the file and the nearest valid name.
     """
     file = inspect.getfile(task)
-    for name, metric in vars(sys.modules[task.__module__]).items():
-        if isinstance(metric, type) and issubclass(metric, Metric) and metric.__module__ == task.__module__:
-            if missing := sorted(metric.__abstractmethods__):
-                raise ConfigError(f"{file}: {name} defines no {' and no '.join(missing)}, as a Metric must")
+    own = [
+        each
+        for each in vars(sys.modules[task.__module__]).values()
+        if getattr(each, "__module__", "") == task.__module__
+    ]
+    for metric in (each for each in own if isinstance(each, type) and issubclass(each, Metric)):
+        if missing := sorted(metric.__abstractmethods__):
+            raise ConfigError(f"{file}: {metric.__name__} defines no {' and no '.join(missing)}, as a Metric must")
     if task.primary_metric not in task.better:
         raise ConfigError(
             f"{file}: Task does not say whether a higher or a lower {task.primary_metric} is better; add"
