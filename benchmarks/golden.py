@@ -35,14 +35,16 @@ from typing import Any
 
 os.environ.update(COLUMNS="160", OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
 import torch
-from golden_runs import commands, write_inputs
+from golden_inputs import write_inputs
+from golden_runs import commands
 from safetensors.torch import load_file
 
 from atlas_cli.cli import main as atlas
 
 # of one execution, and so never the same twice; hashes of whole files, which hold such things
 VOLATILE = {"seconds", "samples_per_second", "started", "ended", "duration_s", "process_rss_peak", "pid", "command"}
-VOLATILE |= {"git", "versions", "platform", "host", "config_sha256"}
+VOLATILE |= {"git", "versions", "platform", "host", "config_sha256", "experiment_sha256"}
+SEALS = {"sha256", "records"}  # of the manifest itself and of files beside it
 LEFT_OUT = {"sums.jsonl", "log.txt", "report.html", ".lock", "lock.json", "SHA256SUMS", "README.md"}
 TIMES = [
     (re.compile(r"\d{8}-\d{6}(-\d+)?"), "TIME"),
@@ -153,7 +155,8 @@ def _files(run: Path) -> Iterator[tuple[str, Any]]:
         elif path.suffix == ".jsonl":
             yield name, [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         elif path.suffix == ".json":
-            yield name, json.loads(path.read_text(encoding="utf-8"))
+            said = json.loads(path.read_text(encoding="utf-8"))
+            yield name, {k: v for k, v in said.items() if k not in SEALS} if path.name == "manifest.json" else said
         elif path.suffix not in (".png", ".svg"):
             yield name, path.read_text(encoding="utf-8").splitlines()
     if checkpoints:

@@ -1,46 +1,14 @@
-"""The runs of ``golden.py``: tiny models and data, and command lines by name.
+"""The runs of ``golden.py``: command lines by name.
 
-A line of ``RUNS`` begins with the config (see ``CONFIGS``); what follows changes it, and ``atlas train`` runs it.
+A line of ``RUNS`` begins with the config (see ``golden_inputs.py``); the rest changes it, and ``atlas train`` runs it.
 ``COMMANDS`` are whole command lines, one after the other: RUN is the newest run directory among those that they made,
 OUT a folder beside them, and ``stop 1 train ...`` interrupts the command in the round after round 1.
 """
 
 from __future__ import annotations
 
-import json
-import random
-import sys
-from pathlib import Path
-from typing import Any
+from golden_inputs import CONFIGS
 
-import yaml
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from tiny_models import CAUSAL, tiny_model, word_tokenizer
-from tiny_models import CONFIGS as FAMILIES
-
-FILLER = ["the", "a", "film", "movie", "game", "phone", "price", "city", "river", "was", "is", "and", "very", "not"]
-TONE = {"pos": ["good", "great", "fine"], "neg": ["bad", "awful", "poor"]}
-PLACES = ["paris", "london", "acme"]
-GROUPS: dict[str, Any] = {
-    "tone": {"task": "sequence-classification", "data": {"files": "data/tone.csv"}},
-    "where": {"task": "sequence-classification", "data": {"files": "data/where.csv"}},
-    "tags": {"task": "token-classification", "data": {"files": "data/tags.jsonl"}},
-    "asks": {"task": "question-answering", "data": {"files": "data/asks.jsonl"}},
-    "lines": {"task": "causal-lm", "data": {"files": "data/lines.txt"}},
-    "tell": {"task": "instruction", "data": {"files": "data/tell.jsonl"}},
-}
-CONFIGS = {  # name: family of the model, task groups of clients a and b, and of c and d
-    "bert": ("bert", "tone", "tags"),
-    "classes": ("bert", "tone", "where"),
-    "roberta": ("roberta", "asks", "tone"),
-    "distilbert": ("distilbert", "tags", "asks"),
-    "gpt2": ("gpt2", "lines", "tell"),
-    "llama": ("llama", "tell", "tone"),
-    "mistral": ("mistral", "lines", "where"),
-    "qwen2": ("qwen2", "tell", "lines"),
-    "qwen3": ("qwen3", "tone", "lines"),
-}
 LINK = "uplink: 2 Mbit/s, downlink: 8 Mbit/s, latency: 40 ms"
 PHONE = f"'devices.phone={{memory: 2 MiB, compute: 1 GFLOP/s, {LINK}, watts: 3 W}}'"
 ON_PHONES = f"{PHONE} clients.a.device=phone clients.b.device=phone clients.c.device=phone clients.d.device=phone"
@@ -208,62 +176,3 @@ def commands(ray: bool) -> dict[str, list[str]]:
     runs = RAY_RUNS if ray else RUNS
     trained = {name: ["train {}.yaml {}".format(*f"{line} ".split(" ", 1))] for name, line in runs.items()}
     return trained if ray else {**trained, **COMMANDS}
-
-
-def write_inputs() -> None:
-    """Models, data and configs, into the current folder."""
-    Path("data").mkdir()
-    draw = random.Random(0)
-    texts = [draw.choices(FILLER, k=draw.randint(3, 8)) for _ in range(60)]
-    places = [draw.choice(PLACES) for _ in texts]
-    tones = [(draw.choice(TONE[name]), name) for name in ("pos", "neg") * 30]
-    owners = ["ab"[i % 2] for i in range(60)], ["cde"[i % 3] for i in range(60)]
-    said = [f"{' '.join(t)} {word}" for t, (word, _) in zip(texts, tones, strict=True)]
-    _table("tone.csv", said, [name for _, name in tones], owners[0])
-    _table("where.csv", [f"{' '.join(t)} in {p}" for t, p in zip(texts, places, strict=True)], places, owners[1])
-    both = list(zip(texts, places, strict=True))
-    _lines("lines.txt", [" ".join(t) for t in texts])
-    _rows("tags.jsonl", [{"tokens": [*t, p], "tags": ["O"] * len(t) + ["B-LOC"]} for t, p in both])
-    answers = [{"text": [p], "answer_start": [len(" ".join(t)) + 1]} for t, p in both]
-    contexts = [" ".join([*t, p]) for t, p in both]
-    asked = zip(contexts, answers, strict=True)
-    _rows("asks.jsonl", [{"question": "what city", "context": context, "answers": answer} for context, answer in asked])
-    _rows("tell.jsonl", [{"prompt": " ".join(t), "response": f"it was {p}"} for t, p in both])
-    for family in FAMILIES:
-        tiny_model(family).save_pretrained(f"models/{family}")
-        word_tokenizer(family in CAUSAL).save_pretrained(f"models/{family}")
-    for name, (family, first, second) in CONFIGS.items():
-        Path(f"{name}.yaml").write_text(
-            yaml.safe_dump(_config(family, first, second), sort_keys=False), encoding="utf-8"
-        )
-
-
-def _config(family: str, first: str, second: str) -> dict[str, Any]:
-    return {
-        "name": "golden",
-        "device": "cpu",
-        "threads": 1,
-        "model": {"name": f"./models/{family}", "split_layer": 2},
-        "server": {"rank": 2},
-        "task_groups": {first: GROUPS[first], second: GROUPS[second]},
-        "clients": {
-            "a": {"task_group": first, "rank": 4},
-            "b": {"task_group": first, "rank": 2},
-            "c": {"task_group": second, "rank": 3},
-            "d": {"task_group": second, "rank": {0: 1, 1: 4}},
-        },
-        "training": {"rounds": 2, "local_steps": 2, "batch_size": 4, "max_length": 32},
-    }
-
-
-def _table(name: str, texts: list[str], labels: list[str], owners: list[str]) -> None:
-    rows = zip(texts, labels, owners, strict=True)
-    _lines(name, ["text,label,owner", *(",".join(row) for row in rows)])
-
-
-def _lines(name: str, lines: list[str]) -> None:
-    Path("data", name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
-
-
-def _rows(name: str, rows: list[dict[str, Any]]) -> None:
-    _lines(name, [json.dumps(row) for row in rows])
