@@ -22,7 +22,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from types import ModuleType
 
 import torch
 from rich import box
@@ -30,10 +29,11 @@ from rich.table import Table
 from torch import Tensor
 
 from atlas_cli import discovery
-from atlas_cli.aggregation.contract import Context, Factors, Merge, Update, truncated
+from atlas_cli.aggregation.contract import BaseMethod, Context, Factors, Merge, Update, truncated
 from atlas_cli.aggregation.error import error_ledger, exact_change, exact_sum
 from atlas_cli.aggregation.low_rank import squared_norm, stack, svd
 from atlas_cli.models.adapters.lora import initial_A
+from atlas_cli.planning.method import load_method
 from atlas_cli.reports.terminal import Terminal
 from atlas_cli.seeding import torch_generator
 
@@ -80,13 +80,13 @@ def fit(start: Factors, wanted: Sequence[tuple[float, Factors]], trained: Sequen
     return Factors(A, B)
 
 
-def train(module: ModuleType, current: dict[str, Factors], base: list[Factors], d: int) -> list[Update]:
+def train(method: BaseMethod, current: dict[str, Factors], base: list[Factors], d: int) -> list[Update]:
     """A round of all clients, each from the first rows of the group's adapter (and, with ``base``, less its worth)."""
     updates = []
     for k, (rank, weight) in enumerate(zip(RANKS, WEIGHTS, strict=True)):
         start = truncated(current, {PATH: rank})[PATH]
-        frozen = [(1.0, f) for f in base] + ([(-1.0, start)] if module.CHANGES_BASE else [])
-        after = fit(start, [*frozen, (-1.0, goal(k, d))], module.TRAINED)
+        frozen = [(1.0, f) for f in base] + ([(-1.0, start)] if method.CHANGES_BASE else [])
+        after = fit(start, [*frozen, (-1.0, goal(k, d))], method.TRAINED)
         updates.append(Update(f"c{k}", weight, {PATH: after}))
     return updates
 
@@ -95,16 +95,15 @@ def rounds(
     name: str, d: int, number: int = 3
 ) -> Iterable[tuple[dict[str, Factors], list[Update], Merge, Callable[[], Merge]]]:
     """By round: the group's adapter before, what clients sent, the merge, and the merge as a function to time."""
-    module = discovery.load("aggregation.methods", name)
+    method = load_method(name)()
     A = initial_A(max(RANKS), d, torch_generator(0, "start"))
     current, base = {PATH: Factors(A, torch.zeros(d, max(RANKS)))}, []
     for i in range(number):
-        updates = train(module, current, base, d)
-        context = Context(module.Options(), 0, "g", i)
+        updates = train(method, current, base, d)
+        context = Context("g", i)
 
         def merge(current=current, updates=updates, context=context) -> Merge:
-            result: Merge = module.aggregate(current, updates, context)
-            return result
+            return method.aggregate(current, updates, context)
 
         result = merge()
         yield current, updates, result, merge
@@ -113,10 +112,10 @@ def rounds(
 
 def errors(name: str, before: dict[str, Factors], updates: Sequence[Update], merge: Merge) -> dict[str, float] | None:
     """Relative errors of the merged update, of its target, and of what is delivered; None where there is no target."""
-    module = discovery.load("aggregation.methods", name)
-    if not module.GROUP_ADAPTER:
+    method = load_method(name)()
+    if not method.GROUP_ADAPTER:
         return None
-    if module.CHANGES_BASE:
+    if method.CHANGES_BASE:
         exact, target = stack(exact_change(PATH, updates, before[PATH])), merge.base
         whole = target[PATH]
         delivered = [(w, whole) for w in WEIGHTS]
@@ -125,7 +124,7 @@ def errors(name: str, before: dict[str, Factors], updates: Sequence[Update], mer
         assert found is not None
         exact, target, whole = found, merge.target or merge.adapters, merge.adapters[PATH]
         delivered = [
-            (w, module.deliver(merge.adapters, {}, {PATH: r})[PATH]) for w, r in zip(WEIGHTS, RANKS, strict=True)
+            (w, method.deliver(merge.adapters, {}, {PATH: r})[PATH]) for w, r in zip(WEIGHTS, RANKS, strict=True)
         ]
     overall = error_ledger({PATH: exact}, target, {PATH: delivered}).overall
     assert overall is not None
@@ -135,10 +134,10 @@ def errors(name: str, before: dict[str, Factors], updates: Sequence[Update], mer
 
 def traffic(name: str, d: int, merge: Merge) -> tuple[int, int]:
     """Bytes up and down of a round, all clients, fp32."""
-    module = discovery.load("aggregation.methods", name)
+    method = load_method(name)()
     added = sum(f.rank for f in merge.base.values())
-    up = sum(4 * r * d * len(module.SENT) for r in RANKS)
-    return up, sum(4 * d * (r * len(module.DELIVERED) + 2 * added) for r in RANKS)
+    up = sum(4 * r * d * len(method.SENT) for r in RANKS)
+    return up, sum(4 * d * (r * len(method.DELIVERED) + 2 * added) for r in RANKS)
 
 
 def measured(name: str, d: int) -> dict[str, object]:
@@ -190,7 +189,7 @@ def methods(quick: bool) -> None:
     )
     for d in (768,) if quick else (768, 2048, 4096):
         for name in discovery.names("aggregation.methods"):
-            if d > 768 and hasattr(discovery.load("aggregation.methods", name), "centre"):
+            if d > 768 and load_method(name).EQUAL_CLIENTS:
                 continue  # a dense SVD takes 10 s a layer at 2048, and minutes at 4096
             command = [sys.executable, __file__, "--one", name, str(d)]
             row = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)

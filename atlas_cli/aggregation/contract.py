@@ -1,33 +1,8 @@
-"""What every aggregation method works on. One file a method in this folder.
+"""What an aggregation method says. One file a method in ``aggregation/methods/``; its class is named ``Method``.
 
-A method file defines
-
-    SENT: tuple[str, ...]              parts that a client uploads: "A", "B"
-    DELIVERED: tuple[str, ...]         parts that are sent down after a merge; the rest a receiver has or draws itself
-    TRAINED: tuple[str, ...]           parts that clients train
-    GROUP_ADAPTER: bool                whether there is an adapter of the group to predict with and to export
-    CHANGES_BASE: bool                 whether a merge changes the frozen weights of the group's clients
-    Options                            a config section: what ``aggregation.options`` may say
-    aggregate(current, updates, context)   the merge, from the group's adapter before and what clients sent
-    deliver(merged, held, ranks)       what one client gets, cut to its ranks
-
-and, where clients are not weighed by ``aggregation.weights`` (hetlora, trimmed-mean and median do not)
-
-    UNWEIGHTED: str                    what is done instead, after the method's name
-
-and may define (hetlora does)
-
-    penalty(adapters, options)         what a client adds to its local loss, differentiable
-    pruned(sent, trained, options)     ranks by layer that a client keeps after a round
-
-or, where a client draws itself what it begins again with (flora does),
-
-    anew(before, path, seed, group, number)   one layer of it, after the merge of round ``number``
-
-or, where clients are merged by rank of their values and not by weight (trimmed-mean and median do),
-
-    centre(values, options)            of values (K, ...) over K clients: what heads are merged with, too
-    caution(n_clients, options)        why so few clients make it an ordinary mean; None where they do not
+A method is a subclass of ``BaseMethod`` that writes ``aggregate`` and whatever else is not as the defaults below have
+it. A run has one object of it, made from its options. A name that the contract does not have is an error when the file
+is loaded; names that begin with an underscore are the file's own.
 
 All speak of scale-free factors: the sender's scale s_k is absorbed into B before aggregating (B_k <- s_k B_k) and
 divided out for the receiver after, so that equal products mean equal updates whatever rank and alpha a client has.
@@ -35,14 +10,18 @@ divided out for the receiver after, so that equal products mean equal updates wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple
 
+import torch
 from torch import Tensor
 
 from atlas_cli.config.schema.section import Section
 from atlas_cli.models.adapters.lora import AdapterSet
+from atlas_cli.plugins import check
 
 PARTS = ("A", "B")
 
@@ -60,6 +39,33 @@ class Factors(NamedTuple):
 
 
 Adapters = Mapping[str, Factors]
+Tensors = Mapping[str, Tensor]
+
+
+class Layer(NamedTuple):
+    """The sizes of an adapter: A is (rank, d_in), B is (d_out, rank)."""
+
+    rank: int
+    d_in: int
+    d_out: int
+
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+class ExtraTensors(NamedTuple):
+    """The float32 tensors that a method has besides adapters, by name, as shapes.
+
+    Attributes:
+        up, down: what a client sends at the end of a round, and what it is sent with a delivery.
+        at_client: what a client keeps while it trains (``ClientTerm.state``).
+        at_server: what the method keeps of a group (``BaseMethod.state``).
+    """
+
+    up: Shapes = MappingProxyType({})
+    down: Shapes = MappingProxyType({})
+    at_client: Shapes = MappingProxyType({})
+    at_server: Shapes = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -70,11 +76,13 @@ class Update:
         weight: its share before it is normalised: examples, or label tokens.
         adapters: as trained; a part that the method does not upload is the server's own idea of it. The round began
             with the first r rows and columns of the group's adapter.
+        extras: what ``ClientTerm.end_round`` gave, by name.
     """
 
     client: str
     weight: float
     adapters: Adapters
+    extras: Tensors = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -82,15 +90,14 @@ class Context:
     """What a merge may depend on besides adapters.
 
     Attributes:
-        options: an instance of the method's ``Options``.
-        server_memory: bytes that the merge of one layer may take; None: no limit.
+        group: the task group or cluster that is merged.
+        round: from 1.
+        weights: what all clients of the group weigh, the absent ones, too, by layer and rank.
     """
 
-    options: Section
-    seed: int
     group: str
     round: int
-    server_memory: int | None = None
+    weights: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -106,6 +113,202 @@ class Merge:
     adapters: dict[str, Factors]
     base: dict[str, Factors] = field(default_factory=dict)
     target: dict[str, Factors] | None = None
+
+
+class NoOptions(Section):
+    """None."""
+
+
+class ClientTerm:
+    """What a method does at a client while it trains. A client has one, which goes wherever the client computes.
+
+    Attributes:
+        state: named float32 tensors; kept with the client when it is away, in checkpoints, and on another process.
+            ``ExtraTensors.at_client`` tells their shapes.
+    """
+
+    def __init__(self) -> None:
+        self.state: dict[str, Tensor] = {}
+
+    def __init_subclass__(cls) -> None:
+        """Refuse names that the contract does not have: nothing would call them."""
+        check(cls, ClientTerm)
+
+    def receive(self, extras: Tensors) -> None:
+        """Take over what was delivered besides the adapter (``BaseMethod.extras_for``)."""
+        self.state.update(extras)
+
+    def begin_round(self, adapters: Adapters) -> None:
+        """A round begins with the adapter as it was delivered; tensors are the client's own, so copy what is kept."""
+
+    def penalty(self, adapters: Adapters) -> Tensor | None:
+        """What is added to the loss of every local step, 0-d and differentiable; None: nothing."""
+        return None
+
+    def corrected(self, gradients: Adapters) -> Adapters | None:
+        """What the optimizer steps with instead of the gradients of a local step; None: these.
+
+        A gradient of B is given as s times that of the client's own tensor, which is the direction in which the
+        scale-free B moves; a part that is not trained has zeros.
+        """
+        return None
+
+    def end_round(self, adapters: Adapters) -> dict[str, Tensor]:
+        """What is sent besides the adapter, after the last local step (``ExtraTensors.up``)."""
+        return {}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All that the next round needs, by name."""
+        return dict(self.state)
+
+    def load_state_dict(self, state: Tensors) -> None:
+        """Go on from what ``state_dict`` gave."""
+        self.state = dict(state)
+
+
+class BaseMethod(ABC):
+    """How the adapters of a group are merged, and what of it a client gets.
+
+    Args:
+        options: an instance of ``Options``; default: its defaults.
+        seed: of the run, for what the method draws.
+        server_memory: bytes that the merge of one layer may take; None: no limit.
+
+    Attributes:
+        SENT: parts that a client uploads, "A" and "B"; none: nothing is ever merged.
+        DELIVERED: parts that are sent down after a merge; the rest a receiver has, or draws itself.
+        TRAINED: parts that clients train.
+        GROUP_ADAPTER: whether there is an adapter of the group to predict with and to export.
+        CHANGES_BASE: whether a merge changes the frozen weights of the group's clients (``Merge.base``).
+        PRUNES: whether clients lower their ranks after a round (``pruned``).
+        DRAWS: whether clients draw what they begin again with after a merge (``drawn``).
+        CUTS_MAY_DIFFER: whether a layer may lie on the server for some of the group's clients: the server is one more
+            holder of it then. It needs both parts to be sent, and a base that stays.
+        EQUAL_CLIENTS: whether each client counts once, whatever ``aggregation.weights`` says.
+        UNWEIGHTED: what is done instead of weighing by ``aggregation.weights``, after the method's name; None: nothing.
+        FIXED_POINT: whether clients that all train the same are delivered what they trained; a test holds it to that.
+        Options: a config section: what ``aggregation.options`` may say.
+        state: what the method remembers of each group, by group and name, as float32 tensors; numbers are 0-d. It is in
+            checkpoints. ``ExtraTensors.at_server`` tells their shapes. After clustering it may be of another rank than
+            the group's adapter (``regroup``, ``resized``).
+    """
+
+    SENT: ClassVar[tuple[str, ...]] = PARTS
+    DELIVERED: ClassVar[tuple[str, ...]] = PARTS
+    TRAINED: ClassVar[tuple[str, ...]] = PARTS
+    GROUP_ADAPTER: ClassVar[bool] = True
+    CHANGES_BASE: ClassVar[bool] = False
+    PRUNES: ClassVar[bool] = False
+    DRAWS: ClassVar[bool] = False
+    CUTS_MAY_DIFFER: ClassVar[bool] = True
+    EQUAL_CLIENTS: ClassVar[bool] = False
+    UNWEIGHTED: ClassVar[str | None] = None
+    FIXED_POINT: ClassVar[bool] = True
+    Options: ClassVar[type[Section]] = NoOptions
+    options: Any = None
+
+    def __init__(self, options: Any = None, *, seed: int = 0, server_memory: int | None = None) -> None:
+        self.options = self.Options() if options is None else options
+        self.seed, self.server_memory = seed, server_memory
+        self.state: dict[str, dict[str, Tensor]] = {}
+
+    @abstractmethod
+    def aggregate(self, current: Adapters, updates: Sequence[Update], context: Context) -> Merge:
+        """The merge.
+
+        Args:
+            current: the group's adapter before, at the largest rank of its clients; a layer that nobody sent stays.
+            updates: what clients sent, in the order of the config.
+        """
+
+    def deliver(self, merged: Adapters, held: Adapters, ranks: Mapping[str, int]) -> dict[str, Factors]:
+        """What one client gets, cut to its ranks: the first r rows and columns of each layer that it adapts.
+
+        Args:
+            merged: the group's adapter.
+            held: what the client holds.
+        """
+        return truncated(merged, ranks)
+
+    def merge_values(self, values: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
+        """What heads are merged with, a parameter at a time: of clients' values, their mean by weight."""
+        total = torch.zeros_like(values[0])
+        for value, share in zip(values, shares, strict=True):
+            total.add_(value, alpha=share)
+        return total
+
+    def pruned(self, sent: Adapters, trained: Adapters) -> dict[str, int]:
+        """Ranks by layer that a client keeps after a round begun with ``sent``; asked where the method ``PRUNES``."""
+        return {path: factors.rank for path, factors in trained.items()}
+
+    def drawn(self, before: Factors, path: str, group: str, number: int) -> Factors:
+        """What a holder of a layer begins again with after the merge of round ``number``, at the rank of ``before``;
+        asked where the method ``DRAWS``."""
+        return before
+
+    def caution(self, n_clients: int) -> str | None:
+        """Why a merge of so few clients is not what the method is for; None where it is."""
+        return None
+
+    def require_room(self, d_in: int, d_out: int) -> None:  # noqa: B027 most have no need
+        """A layer of this size can be merged in ``server_memory``.
+
+        Raises:
+            ConfigError: it cannot.
+        """
+
+    def client_term(self) -> ClientTerm | None:
+        """What is done at a client while it trains, one object for each; None: nothing."""
+        return None
+
+    def extra_tensors(self, layers: Mapping[str, Layer]) -> ExtraTensors:
+        """The tensors that there are besides adapters, from the ranks of a client (or of the group: ``at_server``)."""
+        return ExtraTensors()
+
+    def extras_for(self, group: str, layers: Mapping[str, Layer]) -> dict[str, Tensor]:
+        """What a client of these ranks is sent with every delivery besides its adapter (``ExtraTensors.down``)."""
+        return {}
+
+    def regroup(self, shares: Mapping[str, Mapping[str, float]]) -> None:
+        """Clients were put into other groups: go on with the mean of what was remembered of their former ones.
+
+        Args:
+            shares: by group, what its clients weigh in each of their former groups; they sum to 1.
+        """
+        before, self.state = self.state, {}
+        for group, former in shares.items():
+            known = [(share, before[name]) for name, share in former.items() if name in before]
+            if known:
+                self.state[group] = dict(known[0][1]) if len(former) == 1 else _mean(known)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All that the next merge needs, as ``<group>/<name>``."""
+        return {f"{group}/{name}": value for group, own in self.state.items() for name, value in own.items()}
+
+    def load_state_dict(self, state: Tensors) -> None:
+        """Go on from what ``state_dict`` gave."""
+        self.state = {}
+        for key, value in state.items():
+            group, _, name = key.partition("/")
+            self.state.setdefault(group, {})[name] = value
+
+
+def resized(tensor: Tensor, shape: Sequence[int]) -> Tensor:
+    """A tensor cut, and filled up with zeros at the ends, to another shape of as many dimensions."""
+    result = tensor.new_zeros(tuple(shape))
+    both = tuple(slice(min(a, b)) for a, b in zip(tensor.shape, shape, strict=True))
+    result[both] = tensor[both]
+    return result
+
+
+def _mean(states: Sequence[tuple[float, Tensors]]) -> dict[str, Tensor]:
+    """By name, the weighted sum at the largest shape; a state without a name counts as zero."""
+    result: dict[str, Tensor] = {}
+    for name in dict.fromkeys(name for _, state in states for name in state):
+        held = [(share, state[name]) for share, state in states if name in state]
+        shape = [max(sizes) for sizes in zip(*(value.shape for _, value in held), strict=True)]
+        result[name] = sum((share * resized(value, shape) for share, value in held), held[0][1].new_zeros(shape))
+    return result
 
 
 def absorb(state: Mapping[str, Tensor], scales: Mapping[str, float]) -> dict[str, Factors]:

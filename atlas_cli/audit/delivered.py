@@ -81,18 +81,18 @@ class Deliveries:
     def unknown(self) -> tuple[str, ...]:
         """Parts of adapters, "A" and "B", that clients train and that nobody delivers to them."""
         method = self.federation.aggregator.method
-        return () if hasattr(method, "anew") else tuple(sorted(set(method.TRAINED) - set(method.DELIVERED)))
+        return () if method.DRAWS else tuple(sorted(set(method.TRAINED) - set(method.DELIVERED)))
 
     def _drawn(self, client: str, number: int, before: dict[str, Factors]) -> dict[str, Factors]:
         """Layers that a client has begun anew since set-up, where its method has it draw them itself."""
-        if not hasattr(method := self.federation.aggregator.method, "anew"):
+        method, drawn = self.federation.aggregator.method, {}
+        if not method.DRAWS:
             return {}
-        seed, drawn = self.federation.config.seed, {}
         for path, factors in before.items():
             merged = [(n, group) for n, group, paths in self._merges(client) if n < number and path in paths]
             if merged:
                 made, group = merged[-1]
-                drawn[path] = method.anew(factors, path, seed, group, made)
+                drawn[path] = method.drawn(factors, path, group, made)
         return drawn
 
     def _merges(self, client: str) -> list[tuple[int, str, set[str]]]:

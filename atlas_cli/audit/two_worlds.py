@@ -168,7 +168,7 @@ def reseed(federation: Federation, seed: int) -> None:
         party.seed = seed
     if federation.server is not None:
         federation.server.seed = seed
-    federation.aggregator.seed = seed
+    federation.aggregator.method.seed = seed
     federation.protection.install(seed)
 
 

@@ -148,5 +148,5 @@ def _mean(
             values[path] = Factors(current.A, B)
         else:
             parts = [(share / total, merged[group][path]) for group, share in holders.items()]
-            values[path] = redistribute(weighted_sum(parts, aggregator.server_memory), current)
+            values[path] = redistribute(weighted_sum(parts, aggregator.method.server_memory), current)
     return values

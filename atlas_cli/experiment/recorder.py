@@ -241,7 +241,7 @@ class Recorder:
 
     def _shares(self, kept: Mapping[str, Trained]) -> dict[str, float]:
         """What each client counts for in its group's merge."""
-        members, equal = self.federation.aggregator.members, hasattr(self.federation.aggregator.method, "centre")
+        members, equal = self.federation.aggregator.members, self.federation.aggregator.method.EQUAL_CLIENTS
         weights = {c: 1.0 if equal else members[c].weight for c in kept}
         totals: dict[str, float] = {}
         for client, weight in weights.items():

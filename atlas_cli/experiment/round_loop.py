@@ -92,18 +92,18 @@ def caution(federation: Federation, recorder: Recorder) -> None:
     aggregator, share = federation.aggregator, federation.config.training.cohort
     if unused := unused_weights(federation):
         recorder.progress.note(f"warning: {unused}")
-    for group in aggregator.merged if hasattr(aggregator.method, "caution") else ():
+    for group in aggregator.merged:
         size = cohort_size(share, sum(member.group == group for member in aggregator.members.values()))
-        if text := aggregator.method.caution(size, aggregator.options):
+        if text := aggregator.method.caution(size):
             recorder.progress.note(f"warning: {group}: {text}")
 
 
 def unused_weights(federation: Federation) -> str | None:
     """What the config says of weights that its method does not merge by; None where it says nothing, or is heard."""
     config, method = federation.config, federation.aggregator.method
-    if not hasattr(method, "UNWEIGHTED"):
+    if method.UNWEIGHTED is None:
         return None
-    equal = ("examples", "uniform") if hasattr(method, "centre") else ("examples",)
+    equal = ("examples", "uniform") if method.EQUAL_CLIENTS else ("examples",)
     said = [] if (rule := config.aggregation.weights) in equal else [f"aggregation.weights: {rule}"]
     said += [f"clients.{name}.weight" for name, client in config.clients.items() if client.weight != 1]
     if not said:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from array import array
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
@@ -21,7 +22,6 @@ from atlas_cli.experiment.manifest_facts import data_facts, model_facts
 from atlas_cli.federation.federation import Federation
 from atlas_cli.hashing import sha256_text
 from atlas_cli.models.files.tokenizer_facts import tokenizer_files, tokenizer_parts
-from atlas_cli.planning.method import method_of
 from atlas_cli.tasks.contract import Feature
 
 _NOT_OF_THE_MODEL = ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype")
@@ -115,7 +115,7 @@ def _code(federation: Federation) -> dict[str, str]:
     config = federation.config
     groups, mechanisms = config.task_groups.values(), federation.protection.record()["mechanisms"]
     modules = [
-        ("aggregation.methods", method_of(config)),
+        ("aggregation.methods", sys.modules[type(federation.aggregator.method).__module__]),
         *(("tasks", discovery.load("tasks", group.task)) for group in groups),
         *(("data.sources", discovery.load("data.sources", group.data.source)) for group in groups),
         *(("models.families", module) for module in _family(federation)),

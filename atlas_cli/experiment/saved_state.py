@@ -114,7 +114,7 @@ def _restore_clients(
     federation: Federation, kinds: Mapping[str, Kind], contents: Mapping[str, dict[str, Tensor]]
 ) -> None:
     """Clients that are away and hold the same are brought in once."""
-    shrinks = hasattr(federation.aggregator.method, "pruned")
+    shrinks = federation.aggregator.method.PRUNES
     done: dict[tuple[object, ...], Member] = {}
     for name, kind in kinds.items():
         member = federation.aggregator.members[name]

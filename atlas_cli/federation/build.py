@@ -30,7 +30,7 @@ from atlas_cli.models.frozen.cast import stored_as
 from atlas_cli.models.frozen.compiled import compile_blocks, require_compiler
 from atlas_cli.models.frozen.kernel_order import prepack_blocks
 from atlas_cli.models.frozen.load import FrozenBase, load_base, load_tokenizer
-from atlas_cli.planning.method import method_of, options_of
+from atlas_cli.planning.method import method_of
 from atlas_cli.planning.plan import Plan, make_plan
 from atlas_cli.privacy.mechanisms.labels import CorrectedTask, randomise
 from atlas_cli.tasks.contract import BaseTask
@@ -102,7 +102,6 @@ def assemble(
         if split
         else None
     )
-    method = method_of(config)
     cache, lowest = prefix_cache_of(config), first_changing(config, plan)
 
     def party(name: str) -> Party:
@@ -137,17 +136,13 @@ def assemble(
         )
         for name in config.task_groups
     }
-    memory = config.aggregation.server_memory
     aggregator = Aggregator(
-        method,
+        method_of(config),
         members,
         groups,
         heads if heads_on_clients(config) else {},
-        base.model,
+        plan.features,
         server.groups if server is not None else None,
-        options=options_of(config),
-        seed=config.seed,
-        server_memory=None if memory is None else parse_bytes(memory),
         keep_errors=config.aggregation.error_ledger,
     )
     pad = pad_token_id(tokenizer)

@@ -20,7 +20,6 @@ from atlas_cli.planning.devices.cost import (
 )
 from atlas_cli.planning.devices.devices import Device, server_device
 from atlas_cli.planning.faults import slowdowns
-from atlas_cli.planning.method import method_of
 from atlas_cli.planning.plan import ClientPlan
 from atlas_cli.runs.schemas import KINDS
 from atlas_cli.wire.ledger import Ledger
@@ -115,9 +114,8 @@ class StepFlops:
     ) -> tuple[Work, float]:
         plan, config = self.federation.plan, self.federation.config
         blocks, above, cut = plan.block_shapes, plan.above(planned.cut), planned.cut
-        trained = method_of(config).TRAINED
-        options = {"checkpointing": planned.checkpointing, "trained": trained}
-        own = client_step(blocks, cut, ranks, batch, tokens, **options)
+        trained, again = self.federation.aggregator.method.TRAINED, planned.checkpointing
+        own = client_step(blocks, cut, ranks, batch, tokens, checkpointing=again, trained=trained)
         of_server = server_step(blocks, cut, plan.n_layers, above, batch, tokens).total
         task, vocabulary = self.federation.data[group].task, int(plan.hf_config.vocab_size)
         head = head_step(task, plan.hidden_size, vocabulary, batch, tokens).total

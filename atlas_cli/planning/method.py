@@ -3,35 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from types import ModuleType
 
 from pydantic import ValidationError
 
-from atlas_cli import discovery
+from atlas_cli.aggregation.contract import PARTS, BaseMethod
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.config.schema.section import Section
 from atlas_cli.errors import ConfigError
+from atlas_cli.plugins import load_class
 from atlas_cli.suggest import did_you_mean
 from atlas_cli.units import parse_bytes
 
 
-def method_of(config: ExperimentConfig) -> ModuleType:
-    """The module that merges; baselines in which nothing is exchanged have ``none``."""
-    alone = config.mode in ("local-only", "centralized")
-    return discovery.load(
-        "aggregation.methods", "none" if alone else config.aggregation.method, key="aggregation.method"
-    )
-
-
-def options_of(config: ExperimentConfig) -> Section:
-    """The method's options as the config sets them.
+def method_of(config: ExperimentConfig) -> BaseMethod:
+    """A method as the config sets it, before any merge; baselines in which nothing is exchanged have ``none``.
 
     Raises:
-        ConfigError: a key or value that the method does not have.
+        ConfigError: a method that breaks its contract, or an option that it does not have.
     """
-    method = discovery.load("aggregation.methods", config.aggregation.method, key="aggregation.method")
+    chosen, limit = load_method(config.aggregation.method), config.aggregation.server_memory
+    options, memory = _options_of(chosen, config), None if limit is None else int(parse_bytes(limit))
+    if config.mode in ("local-only", "centralized"):
+        return load_method("none")()
+    return chosen(options, seed=config.seed, server_memory=memory)
+
+
+def load_method(name: str) -> type[BaseMethod]:
+    """The class of a method by its name.
+
+    Raises:
+        ConfigError: there is none, or it breaks the contract.
+    """
+    return load_class("aggregation.methods", name, "Method", BaseMethod, key="aggregation.method")  # type: ignore[type-abstract]
+
+
+def _options_of(method: type[BaseMethod], config: ExperimentConfig) -> Section:
     try:
-        chosen: Section = method.Options.model_validate(config.aggregation.options)
+        return method.Options.model_validate(config.aggregation.options)
     except ValidationError as error:
         problem, fields = error.errors()[0], list(method.Options.model_fields)
         name = str(problem["loc"][0])
@@ -41,7 +49,6 @@ def options_of(config: ExperimentConfig) -> Section:
         else:
             message = f"{problem['msg'][:1].lower()}{problem['msg'][1:]}, got {problem['input']!r}"
         raise ConfigError(message, key=f"aggregation.options.{name}") from None
-    return chosen if method is method_of(config) else method_of(config).Options()
 
 
 def check_server_memory(config: ExperimentConfig, features: Collection[tuple[int, int]]) -> None:
@@ -53,10 +60,9 @@ def check_server_memory(config: ExperimentConfig, features: Collection[tuple[int
     Raises:
         ConfigError: names the first that cannot.
     """
-    limit, require = config.aggregation.server_memory, getattr(method_of(config), "require_room", None)
-    if limit is not None and require is not None:
-        for d_in, d_out in dict.fromkeys(features):
-            require(d_in, d_out, int(parse_bytes(limit)))
+    method = method_of(config)
+    for d_in, d_out in dict.fromkeys(features):
+        method.require_room(d_in, d_out)
 
 
 def check_mixing(config: ExperimentConfig) -> None:
@@ -66,7 +72,7 @@ def check_mixing(config: ExperimentConfig) -> None:
         ConfigError: names the method.
     """
     method, name = method_of(config), config.aggregation.method
-    mixable = method.GROUP_ADAPTER and not method.CHANGES_BASE and set(method.TRAINED) == {"A", "B"}
+    mixable = method.GROUP_ADAPTER and not method.CHANGES_BASE and set(method.TRAINED) == set(PARTS)
     if config.aggregation.cross_group.strength > 0 and method.SENT and not mixable:
         raise ConfigError(
             f"{name} has no group adapters that can be mixed; set it to 0, or use delta-svd, flexlora, zero-pad, "
@@ -116,9 +122,8 @@ def check_cuts(config: ExperimentConfig, group: str, key: str) -> None:
         ConfigError: names the client that differs.
     """
     method = method_of(config)
-    # for a merge by rank of values, what the server trained for several clients is not one value
-    by_rank = hasattr(method, "centre")
-    if method.SENT and (method.CHANGES_BASE or by_rank or set(method.SENT) != {"A", "B"}):
+    defined = method.CUTS_MAY_DIFFER and not method.CHANGES_BASE and set(method.SENT) == set(PARTS)
+    if method.SENT and not defined:
         raise ConfigError(
             f"clients of {group} have different split layers, and {config.aggregation.method} is not defined for a "
             "layer that lies on the server for some of them; give them one split_layer, or another aggregation.method",

@@ -31,7 +31,7 @@ from atlas_cli.planning.method import (
     check_mixing,
     check_screen,
     check_server_memory,
-    options_of,
+    method_of,
 )
 from atlas_cli.planning.task_checks import check_tasks
 
@@ -160,7 +160,7 @@ def make_plan(config: ExperimentConfig) -> Plan:
     check_tasks(config, hf_config.model_type, family)
     _check_length(config, hf_config, family)
     _check_rotary(config, hf_config)
-    options_of(config)
+    method_of(config)
     check_mixing(config)
     check_screen(config)
     client_devices(config), server_device(config)  # every device that is named must be known

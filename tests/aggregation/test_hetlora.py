@@ -5,12 +5,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from support.merging import factors
+from support.merging import factors, method
 
 from atlas_cli.aggregation.contract import Factors
-from atlas_cli.aggregation.methods.hetlora import Options, kept_rank, penalty, pruned
+from atlas_cli.aggregation.methods.hetlora import Method, kept_rank
 
-HALF = Options(prune=0.5, penalty=2.0)
+HALF = method("hetlora", prune=0.5, penalty=2.0)
 
 
 def scaled(f, kept, factor):
@@ -22,14 +22,14 @@ def test_a_tail_that_fell_in_the_round_is_dropped_and_no_other():
     sent = {path: factors(6, 8, 9, i) for i, path in enumerate("abc")}
     trained = {"a": scaled(sent["a"], 3, 0.9), "b": scaled(sent["b"], 3, 1.1), "c": scaled(sent["c"], 0, 0.9)}
     trained["c"] = scaled(trained["c"], 3, 1 / 0.9)  # only the head fell
-    assert pruned(sent, trained, HALF) == {"a": 3, "b": 6, "c": 6}
-    assert pruned(sent, trained, Options()) == {"a": 6, "b": 6, "c": 6}
+    assert HALF.pruned(sent, trained) == {"a": 3, "b": 6, "c": 6}
+    assert method("hetlora").pruned(sent, trained) == {"a": 6, "b": 6, "c": 6}
 
 
 def test_an_untrained_tail_is_kept():
     """B = 0 at the start: its product can only grow, and one that stays has not fallen."""
     start = {"a": Factors(torch.randn(4, 6), torch.zeros(5, 4))}
-    assert pruned(start, start, HALF) == {"a": 4}
+    assert HALF.pruned(start, start) == {"a": 4}
 
 
 @given(st.integers(1, 64), st.floats(0.01, 0.99))
@@ -46,7 +46,7 @@ def test_whole_products_are_not_rounded_up():
 def test_the_penalty_is_the_norm_product_of_tails_and_has_its_gradient():
     f = factors(4, 6, 5, 0)
     A, B = f.A.clone().requires_grad_(), f.B.clone().requires_grad_()
-    loss = penalty({"a": Factors(A, B), "b": Factors(f.A, f.B)}, HALF)
+    loss = HALF.client_term().penalty({"a": Factors(A, B), "b": Factors(f.A, f.B)})
     product = f.B[:, 2:].norm() * f.A[2:].norm()
     torch.testing.assert_close(loss, 2.0 * 2 * product)
     loss.backward()
@@ -58,9 +58,9 @@ def test_the_penalty_is_the_norm_product_of_tails_and_has_its_gradient():
 def test_the_penalty_at_the_start_has_no_gradient_that_is_not_finite(rank):
     """B = 0, where a norm has no derivative; rank 1 has no tail."""
     A, B = torch.randn(rank, 6, requires_grad=True), torch.zeros(5, rank, requires_grad=True)
-    penalty({"a": Factors(A, B)}, HALF).backward()
+    HALF.client_term().penalty({"a": Factors(A, B)}).backward()
     assert A.grad.isfinite().all() and B.grad.isfinite().all()
-    assert penalty({"a": Factors(A, B)}, Options()) == 0
+    assert method("hetlora").client_term() is None
 
 
 @pytest.mark.parametrize(
@@ -68,4 +68,4 @@ def test_the_penalty_at_the_start_has_no_gradient_that_is_not_finite(rank):
 )
 def test_options_that_mean_nothing_are_errors(options):
     with pytest.raises(ValidationError):
-        Options.model_validate(options)
+        Method.Options.model_validate(options)

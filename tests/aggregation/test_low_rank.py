@@ -125,8 +125,8 @@ def test_a_cap_that_leaves_no_room_is_an_error():
 MEASURE = """
 import sys, torch
 from pathlib import Path
-from atlas_cli.aggregation._base import Factors
-from atlas_cli.aggregation._low_rank import redistribute, weighted_sum
+from atlas_cli.aggregation.contract import Factors
+from atlas_cli.aggregation.low_rank import redistribute, weighted_sum
 
 def resident(what):
     return int(Path("/proc/self/status").read_text().split(what + ":")[1].split()[0])

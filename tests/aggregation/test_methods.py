@@ -95,7 +95,7 @@ def expected(name, path, current, updates):
         return torch.zeros_like(X), change
     if name == "fedex":
         return B @ A, change
-    if hasattr(method(name), "centre"):
+    if method(name).EQUAL_CLIENTS:
         changes = [delta(f) - before.B[:, : f.rank] @ before.A[: f.rank] for _, f in held]
         middle = torch.stack(changes).quantile(0.5, 0) if name == "median" else sum(changes) / len(changes)
         return best(delta(before) + middle, R), None  # trim: 0.1 cuts nobody of four
@@ -103,7 +103,7 @@ def expected(name, path, current, updates):
     rank = max(f.rank for _, f in held)
     A, B, X = A[:rank].double(), B[:, :rank].double(), X.double()
     gram = A @ A.T
-    ridge = method(name).Options().ridge * gram.diagonal().mean() * torch.eye(rank, dtype=A.dtype)
+    ridge = method(name).options.ridge * gram.diagonal().mean() * torch.eye(rank, dtype=A.dtype)
     return (B + (X @ A.T - B @ gram) @ torch.linalg.inv(gram + ridge)) @ A, None
 
 
@@ -155,7 +155,7 @@ def test_identical_clients_and_one_alone_lose_nothing(group, copies):
             before = current[path].B[:, : f.rank] @ current[path].A[: f.rank]
             worth = before + delta(merged.base[path])
         elif (
-            name == "delta-svd" or hasattr(method(name), "centre")
+            name == "delta-svd" or method(name).EQUAL_CLIENTS
         ) and f.rank < R:  # the group keeps what this client was never sent
             worth = worth if not current[path].B.any() else delta(f)
         wide = 100 * eps if name == "lora-fair" else eps

@@ -12,7 +12,7 @@ from atlas_cli.aggregation.coordinates import CHUNK_COPIES
 from atlas_cli.aggregation.low_rank import DENSE_COPIES
 from atlas_cli.errors import ConfigError
 
-ROBUST = [name for name in discovery.names("aggregation.methods") if hasattr(method(name), "centre")]
+ROBUST = [name for name in discovery.names("aggregation.methods") if method(name).EQUAL_CLIENTS]
 TRIM = {"trimmed-mean": {"trim": 0.2}, "median": {}}
 R, D_IN, D_OUT = 24, 24, 30  # full rank, so that nothing is cut after the merge
 
@@ -103,7 +103,7 @@ def test_chunks_of_rows_change_nothing_and_a_cap_below_the_dense_sum_is_refused(
 
 def test_too_few_clients_to_be_robust_is_said():
     def caution(name, n, **options):
-        return method(name).caution(n, method(name).Options(**options))
+        return method(name, **options).caution(n)
 
     assert "cuts nobody" in caution("trimmed-mean", 9) and caution("trimmed-mean", 10) is None
     assert caution("trimmed-mean", 5, trim=0.2) is None

@@ -2,10 +2,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.merging import aggregate
+from support.merging import aggregate, method
 
 from atlas_cli.aggregation.contract import Factors, Update, absorb, delta, release
-from atlas_cli.aggregation.methods import zero_pad
 
 DTYPES = st.sampled_from([torch.float32, torch.float64])
 PATHS = {"q": (6, 9), "v": (7, 5), "up": (8, 8)}
@@ -97,7 +96,7 @@ def test_identical_clients_are_a_fixed_point(group, copies):
     same = [Update(f"c{k}", 1.0 + k, updates[0].adapters) for k in range(copies)]
     merged = aggregate("zero-pad", current, same)
     ranks = {path: f.rank for path, f in updates[0].adapters.items()}
-    delivered = zero_pad.deliver(merged, current, ranks)
+    delivered = method("zero-pad").deliver(merged, current, ranks)
     for path in PATHS:
         close(delivered[path].A, updates[0].adapters[path].A, dtype_of(current))
         close(delivered[path].B, updates[0].adapters[path].B, dtype_of(current))
@@ -108,7 +107,7 @@ def test_identical_clients_are_a_fixed_point(group, copies):
 def test_delivered_is_the_merged_adapter_truncated_to_the_ranks_of_the_receiver(group, rank):
     current, updates = group
     merged = aggregate("zero-pad", current, updates)
-    delivered = zero_pad.deliver(merged, {}, {"q": rank, "up": 1})
+    delivered = method("zero-pad").deliver(merged, {}, {"q": rank, "up": 1})
     assert list(delivered) == ["q", "up"]
     assert torch.equal(delivered["q"].A, merged["q"].A[:rank])
     assert torch.equal(delivered["q"].B, merged["q"].B[:, :rank])
@@ -137,7 +136,7 @@ def test_scale_is_absorbed_so_a_lone_client_keeps_its_update_at_every_rank(rank,
     update = scale * sent.B @ sent.A
     group = release(merged, {"q": group_scale})
     torch.testing.assert_close(group_scale * group["q.lora_B"] @ group["q.lora_A"], update)
-    back = release(zero_pad.deliver(merged, absorbed, {"q": rank}), {"q": scale})
+    back = release(method("zero-pad").deliver(merged, absorbed, {"q": rank}), {"q": scale})
     torch.testing.assert_close(back["q.lora_A"], sent.A)
     torch.testing.assert_close(back["q.lora_B"], sent.B)
 

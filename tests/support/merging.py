@@ -2,18 +2,18 @@
 
 import torch
 
-from atlas_cli import discovery
 from atlas_cli.aggregation.contract import Context, Factors
+from atlas_cli.planning.method import load_method
 
 
-def method(name):
-    return discovery.load("aggregation.methods", name)
+def method(name, *, server_memory=None, **options):
+    chosen = load_method(name)
+    return chosen(chosen.Options.model_validate(options), server_memory=server_memory)
 
 
 def merge(name, current, updates, *, round_number=1, server_memory=None, **options):
-    module = method(name)
-    chosen = module.Options.model_validate(options)
-    return module.aggregate(current, updates, Context(chosen, 0, "g", round_number, server_memory))
+    made = method(name, server_memory=server_memory, **options)
+    return made.aggregate(current, updates, Context("g", round_number))
 
 
 def aggregate(name, current, updates):

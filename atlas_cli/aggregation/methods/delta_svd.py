@@ -12,34 +12,27 @@ order.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from atlas_cli.aggregation.contract import Adapters, Context, Factors, Merge, Update, truncated
+from atlas_cli.aggregation import low_rank
+from atlas_cli.aggregation.contract import Adapters, BaseMethod, Context, Merge, Update
 from atlas_cli.aggregation.error import not_sent, shares
 from atlas_cli.aggregation.low_rank import redistribute, weighted_sum
-from atlas_cli.aggregation.low_rank import require_room as require_room
-from atlas_cli.config.schema.section import Section
-
-SENT = DELIVERED = TRAINED = ("A", "B")
-GROUP_ADAPTER = True
-CHANGES_BASE = False
 
 
-class Options(Section):
-    """None."""
+class Method(BaseMethod):
+    """The group's update, to which changes are added."""
 
+    def aggregate(self, current: Adapters, updates: Sequence[Update], context: Context) -> Merge:
+        """G after the round, and before it was truncated."""
+        merged, target = dict(current), dict(current)
+        for path, before in current.items():
+            if held := shares(path, updates):
+                parts = [(w, u.adapters[path]) for w, u in held]
+                whole = weighted_sum([*parts, (1.0, not_sent(path, held, before))], self.server_memory)
+                target[path], merged[path] = whole.factors, redistribute(whole, before)
+        return Merge(merged, target=target)
 
-def aggregate(current: Adapters, updates: Sequence[Update], context: Context) -> Merge:
-    """G after the round, and before it was truncated."""
-    merged, target = dict(current), dict(current)
-    for path, before in current.items():
-        if held := shares(path, updates):
-            parts = [(w, u.adapters[path]) for w, u in held]
-            whole = weighted_sum([*parts, (1.0, not_sent(path, held, before))], context.server_memory)
-            target[path], merged[path] = whole.factors, redistribute(whole, before)
-    return Merge(merged, target=target)
-
-
-def deliver(merged: Adapters, held: Adapters, ranks: Mapping[str, int]) -> dict[str, Factors]:
-    """The r largest components of each layer that the client adapts."""
-    return truncated(merged, ranks)
+    def require_room(self, d_in: int, d_out: int) -> None:
+        """A stack of rank 2 fits."""
+        low_rank.require_room(d_in, d_out, self.server_memory)

@@ -13,32 +13,23 @@ it takes part again, and is sent all that it missed. Moments of A and B are rese
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from atlas_cli.aggregation.contract import Adapters, Context, Factors, Merge, Update, truncated
+from atlas_cli.aggregation.contract import Adapters, BaseMethod, Context, Merge, Update
 from atlas_cli.aggregation.error import exact_change
 from atlas_cli.aggregation.low_rank import stack
 from atlas_cli.aggregation.padding import padded_means
-from atlas_cli.config.schema.section import Section
-
-SENT = DELIVERED = TRAINED = ("A", "B")
-GROUP_ADAPTER = True
-CHANGES_BASE = True
 
 
-class Options(Section):
-    """None."""
+class Method(BaseMethod):
+    """Means of padded factors, and what they miss of the sum in the base."""
 
+    CHANGES_BASE = True
 
-def aggregate(current: Adapters, updates: Sequence[Update], context: Context) -> Merge:
-    """The averaged adapter, and the change of T; layers that nobody sent stay as they are."""
-    base = {}
-    for path, before in current.items():
-        if change := exact_change(path, updates, before):
-            base[path] = stack(change, before.A.dtype)
-    return Merge(padded_means(current, updates), base)
-
-
-def deliver(merged: Adapters, held: Adapters, ranks: Mapping[str, int]) -> dict[str, Factors]:
-    """The first r rows and columns of each layer that the client adapts."""
-    return truncated(merged, ranks)
+    def aggregate(self, current: Adapters, updates: Sequence[Update], context: Context) -> Merge:
+        """The averaged adapter, and the change of T; layers that nobody sent stay as they are."""
+        base = {}
+        for path, before in current.items():
+            if change := exact_change(path, updates, before):
+                base[path] = stack(change, before.A.dtype)
+        return Merge(padded_means(current, updates), base)

@@ -13,34 +13,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from atlas_cli.aggregation.contract import Adapters, Context, Factors, Merge, Update, truncated
+from atlas_cli.aggregation.contract import Adapters, BaseMethod, Context, Factors, Merge, Update, truncated
 from atlas_cli.aggregation.error import reached, shares
 from atlas_cli.aggregation.low_rank import precise
 from atlas_cli.aggregation.padding import padded_means
-from atlas_cli.config.schema.section import Section
-
-SENT = DELIVERED = ("A",)
-TRAINED = ("A", "B")
-GROUP_ADAPTER = False
-CHANGES_BASE = False
 
 
-class Options(Section):
-    """None."""
+class Method(BaseMethod):
+    """Means of A; B stays at home."""
 
+    SENT = DELIVERED = ("A",)
+    GROUP_ADAPTER = False
 
-def aggregate(current: Adapters, updates: Sequence[Update], context: Context) -> Merge:
-    """The mean of each row of A; rows that nobody sent stay as they are, and B what the group started from."""
-    merged = dict(current)
-    for path, padded in padded_means(current, updates).items():
-        if held := shares(path, updates):
-            weights = reached(path, held, current[path])
-            weights[weights == 0] = 1
-            A = precise(padded.A) / weights[:, None]
-            merged[path] = Factors(A.to(padded.A.dtype), current[path].B)
-    return Merge(merged)
+    def aggregate(self, current: Adapters, updates: Sequence[Update], context: Context) -> Merge:
+        """The mean of each row of A; rows that nobody sent stay as they are, and B what the group started from."""
+        merged = dict(current)
+        for path, padded in padded_means(current, updates).items():
+            if held := shares(path, updates):
+                weights = reached(path, held, current[path])
+                weights[weights == 0] = 1
+                A = precise(padded.A) / weights[:, None]
+                merged[path] = Factors(A.to(padded.A.dtype), current[path].B)
+        return Merge(merged)
 
-
-def deliver(merged: Adapters, held: Adapters, ranks: Mapping[str, int]) -> dict[str, Factors]:
-    """The first r rows of A, and the client's own B."""
-    return {path: Factors(factors.A, held[path].B) for path, factors in truncated(merged, ranks).items()}
+    def deliver(self, merged: Adapters, held: Adapters, ranks: Mapping[str, int]) -> dict[str, Factors]:
+        """The first r rows of A, and the client's own B."""
+        return {path: Factors(factors.A, held[path].B) for path, factors in truncated(merged, ranks).items()}

@@ -10,27 +10,18 @@ changed; absent clients keep what they hold; moments of B are reset by a deliver
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from atlas_cli.aggregation.contract import Adapters, Context, Factors, Merge, Update, truncated
+from atlas_cli.aggregation.contract import Adapters, BaseMethod, Context, Factors, Merge, Update
 from atlas_cli.aggregation.padding import padded_means
-from atlas_cli.config.schema.section import Section
-
-SENT = DELIVERED = TRAINED = ("B",)
-GROUP_ADAPTER = True
-CHANGES_BASE = False
 
 
-class Options(Section):
-    """None."""
+class Method(BaseMethod):
+    """Means of B over one frozen A."""
 
+    SENT = DELIVERED = TRAINED = ("B",)
 
-def aggregate(current: Adapters, updates: Sequence[Update], context: Context) -> Merge:
-    """The mean of B over the A that all share."""
-    merged = padded_means(current, updates)
-    return Merge({path: Factors(current[path].A, merged[path].B) for path in current})
-
-
-def deliver(merged: Adapters, held: Adapters, ranks: Mapping[str, int]) -> dict[str, Factors]:
-    """The first r columns of B; A is what the client has."""
-    return truncated(merged, ranks)
+    def aggregate(self, current: Adapters, updates: Sequence[Update], context: Context) -> Merge:
+        """The mean of B over the A that all share."""
+        merged = padded_means(current, updates)
+        return Merge({path: Factors(current[path].A, merged[path].B) for path in current})

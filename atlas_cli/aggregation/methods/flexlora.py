@@ -10,33 +10,26 @@ delivery.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from atlas_cli.aggregation.contract import Adapters, Context, Factors, Merge, Update, truncated
+from atlas_cli.aggregation import low_rank
+from atlas_cli.aggregation.contract import Adapters, BaseMethod, Context, Merge, Update
 from atlas_cli.aggregation.error import shares
 from atlas_cli.aggregation.low_rank import redistribute, weighted_sum
-from atlas_cli.aggregation.low_rank import require_room as require_room
-from atlas_cli.config.schema.section import Section
-
-SENT = DELIVERED = TRAINED = ("A", "B")
-GROUP_ADAPTER = True
-CHANGES_BASE = False
 
 
-class Options(Section):
-    """None."""
+class Method(BaseMethod):
+    """The truncated SVD of the exact sum."""
 
+    def aggregate(self, current: Adapters, updates: Sequence[Update], context: Context) -> Merge:
+        """X at the largest rank of the group, and X itself."""
+        merged, target = dict(current), dict(current)
+        for path, before in current.items():
+            if held := shares(path, updates):
+                whole = weighted_sum([(w, u.adapters[path]) for w, u in held], self.server_memory)
+                target[path], merged[path] = whole.factors, redistribute(whole, before)
+        return Merge(merged, target=target)
 
-def aggregate(current: Adapters, updates: Sequence[Update], context: Context) -> Merge:
-    """X at the largest rank of the group, and X itself."""
-    merged, target = dict(current), dict(current)
-    for path, before in current.items():
-        if held := shares(path, updates):
-            whole = weighted_sum([(w, u.adapters[path]) for w, u in held], context.server_memory)
-            target[path], merged[path] = whole.factors, redistribute(whole, before)
-    return Merge(merged, target=target)
-
-
-def deliver(merged: Adapters, held: Adapters, ranks: Mapping[str, int]) -> dict[str, Factors]:
-    """The r largest components of each layer that the client adapts."""
-    return truncated(merged, ranks)
+    def require_room(self, d_in: int, d_out: int) -> None:
+        """A stack of rank 2 fits."""
+        low_rank.require_room(d_in, d_out, self.server_memory)

@@ -12,44 +12,34 @@ missed. Moments of A and B are reset.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 
-from atlas_cli.aggregation.contract import Adapters, Context, Factors, Merge, Update, truncated
+from atlas_cli.aggregation.contract import Adapters, BaseMethod, Context, Factors, Merge, Update
 from atlas_cli.aggregation.error import exact_change
 from atlas_cli.aggregation.low_rank import stack
-from atlas_cli.config.schema.section import Section
 from atlas_cli.models.adapters.lora import initial_A
 from atlas_cli.seeding import torch_generator
 
-SENT = TRAINED = ("A", "B")
-DELIVERED: tuple[str, ...] = ()
-GROUP_ADAPTER = True
-CHANGES_BASE = True
 
+class Method(BaseMethod):
+    """Stacks in the base, and adapters that begin anew."""
 
-class Options(Section):
-    """None."""
+    DELIVERED = ()
+    CHANGES_BASE = DRAWS = True
 
+    def aggregate(self, current: Adapters, updates: Sequence[Update], context: Context) -> Merge:
+        """Fresh adapters, and the stacks; layers that nobody sent stay as they are."""
+        fresh, base = dict(current), {}
+        for path, before in current.items():
+            if change := exact_change(path, updates, before):
+                base[path] = stack(change, before.A.dtype)
+                fresh[path] = self.drawn(before, path, context.group, context.round)
+        return Merge(fresh, base)
 
-def aggregate(current: Adapters, updates: Sequence[Update], context: Context) -> Merge:
-    """Fresh adapters, and the stacks; layers that nobody sent stay as they are."""
-    fresh, base = dict(current), {}
-    for path, before in current.items():
-        if change := exact_change(path, updates, before):
-            base[path] = stack(change, before.A.dtype)
-            fresh[path] = anew(before, path, context.seed, context.group, context.round)
-    return Merge(fresh, base)
-
-
-def anew(before: Factors, path: str, seed: int, group: str, number: int) -> Factors:
-    """What every holder of a layer begins again with after the merge of round ``number``, at the rank of ``before``."""
-    generator = torch_generator(seed, "flora", group, number, path)
-    A = initial_A(before.rank, before.A.shape[1], generator).to(before.A)
-    return Factors(A, torch.zeros_like(before.B))
-
-
-def deliver(merged: Adapters, held: Adapters, ranks: Mapping[str, int]) -> dict[str, Factors]:
-    """The fresh adapter, which a client draws itself."""
-    return truncated(merged, ranks)
+    def drawn(self, before: Factors, path: str, group: str, number: int) -> Factors:
+        """B = 0, and an A that client and server draw alike."""
+        generator = torch_generator(self.seed, "flora", group, number, path)
+        A = initial_A(before.rank, before.A.shape[1], generator).to(before.A)
+        return Factors(A, torch.zeros_like(before.B))

@@ -15,66 +15,75 @@ hold; moments of A and B are reset by a delivery.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from atlas_cli.aggregation.contract import Adapters, Context, Factors, Merge, Update, truncated
+from atlas_cli.aggregation.contract import Adapters, BaseMethod, ClientTerm, Context, Factors, Merge, Update
 from atlas_cli.aggregation.low_rank import squared_norm
 from atlas_cli.aggregation.padding import padded_means
 from atlas_cli.config.schema.section import Section
 
-SENT = DELIVERED = TRAINED = ("A", "B")
-GROUP_ADAPTER = True
-CHANGES_BASE = False
-UNWEIGHTED = "weighs adapters by the norms of updates, a layer at a time"
+
+class Method(BaseMethod):
+    """Means of padded factors, weighted by the norms of updates; ranks that shrink."""
+
+    PRUNES = True
+    UNWEIGHTED = "weighs adapters by the norms of updates, a layer at a time"
+
+    class Options(Section):
+        """Of self-pruning."""
+
+        prune: float | None = Field(
+            None, gt=0, lt=1, description="gamma: share of a layer's rank that pruning keeps; null: ranks stay"
+        )
+        penalty: float = Field(
+            0.0, ge=0, description="weight of the tail's norm product in a client's loss; needs prune"
+        )
+
+        @model_validator(mode="after")
+        def _penalty_has_a_tail(self) -> Method.Options:
+            if self.penalty and self.prune is None:
+                raise ValueError("penalty is on the components that prune would drop; set prune, e.g. 0.9")
+            return self
+
+    options: Options
+
+    def aggregate(self, current: Adapters, updates: Sequence[Update], context: Context) -> Merge:
+        """The group's adapter at the largest rank of its clients; layers that nobody sent stay as they are."""
+        trained = [p for p in current if any(squared_norm(u.adapters[p]) for u in updates if p in u.adapters)]
+        by_norm = padded_means({path: current[path] for path in trained}, updates, lambda f: squared_norm(f) ** 0.5)
+        return Merge({**padded_means(current, updates), **by_norm})
+
+    def client_term(self) -> ClientTerm | None:
+        """The penalty on the tail, where there is one."""
+        if self.options.prune is None or not self.options.penalty:
+            return None
+        return TailPenalty(self.options.prune, self.options.penalty)
+
+    def pruned(self, sent: Adapters, trained: Adapters) -> dict[str, int]:
+        """ceil(gamma r) where the tail fell in the round, else r."""
+        ranks = {path: factors.rank for path, factors in trained.items()}
+        if self.options.prune is not None:
+            for path, rank in ranks.items():
+                kept = kept_rank(rank, self.options.prune)
+                if _tail(trained[path], kept) < _tail(sent[path], kept):
+                    ranks[path] = kept
+        return ranks
 
 
-class Options(Section):
-    """Of self-pruning."""
+class TailPenalty(ClientTerm):
+    """``weight`` times the sum over layers of the norm product of what pruning by ``gamma`` would drop."""
 
-    prune: float | None = Field(
-        None, gt=0, lt=1, description="gamma: share of a layer's rank that pruning keeps; null: ranks stay"
-    )
-    penalty: float = Field(0.0, ge=0, description="weight of the tail's norm product in a client's loss; needs prune")
+    def __init__(self, gamma: float, weight: float) -> None:
+        super().__init__()
+        self._gamma, self._weight = gamma, weight
 
-    @model_validator(mode="after")
-    def _penalty_has_a_tail(self) -> Options:
-        if self.penalty and self.prune is None:
-            raise ValueError("penalty is on the components that prune would drop; set prune, e.g. 0.9")
-        return self
-
-
-def aggregate(current: Adapters, updates: Sequence[Update], context: Context) -> Merge:
-    """The group's adapter at the largest rank of its clients; layers that nobody sent stay as they are."""
-    trained = [path for path in current if any(squared_norm(u.adapters[path]) for u in updates if path in u.adapters)]
-    by_norm = padded_means({path: current[path] for path in trained}, updates, lambda f: squared_norm(f) ** 0.5)
-    return Merge({**padded_means(current, updates), **by_norm})
-
-
-def deliver(merged: Adapters, held: Adapters, ranks: Mapping[str, int]) -> dict[str, Factors]:
-    """The first r rows and columns of each layer that the client adapts."""
-    return truncated(merged, ranks)
-
-
-def penalty(adapters: Adapters, options: Options) -> Tensor:
-    """What a client adds to its loss: penalty * sum over layers of the tail's norm product; differentiable, 0-d."""
-    if options.prune is None or not options.penalty:
-        return torch.zeros(())
-    return options.penalty * torch.stack([_tail(f, kept_rank(f.rank, options.prune)) for f in adapters.values()]).sum()
-
-
-def pruned(sent: Adapters, trained: Adapters, options: Options) -> dict[str, int]:
-    """Ranks that a client keeps after a round begun with ``sent``: ceil(gamma r) where the tail fell, else r."""
-    ranks = {path: factors.rank for path, factors in trained.items()}
-    if options.prune is not None:
-        for path, rank in ranks.items():
-            kept = kept_rank(rank, options.prune)
-            if _tail(trained[path], kept) < _tail(sent[path], kept):
-                ranks[path] = kept
-    return ranks
+    def penalty(self, adapters: Adapters) -> Tensor:
+        """Differentiable, 0-d."""
+        return self._weight * torch.stack([_tail(f, kept_rank(f.rank, self._gamma)) for f in adapters.values()]).sum()
 
 
 def kept_rank(rank: int, gamma: float) -> int:

@@ -11,50 +11,46 @@ moments of A and B are reset by a delivery.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from pydantic import Field
 
-from atlas_cli.aggregation.contract import Adapters, Context, Factors, Merge, Update, truncated
+from atlas_cli.aggregation.contract import Adapters, BaseMethod, Context, Factors, Merge, Update
 from atlas_cli.aggregation.error import shares
 from atlas_cli.aggregation.low_rank import precise
 from atlas_cli.aggregation.padding import padded_means
 from atlas_cli.config.schema.section import Section
 
-SENT = DELIVERED = TRAINED = ("A", "B")
-GROUP_ADAPTER = True
-CHANGES_BASE = False
 
+class Method(BaseMethod):
+    """Means of padded factors, with B corrected."""
 
-class Options(Section):
-    """Of the correction."""
+    class Options(Section):
+        """Of the correction."""
 
-    ridge: float = Field(
-        1e-6, gt=0, description="lambda, as a share of the mean squared norm of a row of A; more stays nearer the mean"
-    )
+        ridge: float = Field(
+            1e-6,
+            gt=0,
+            description="lambda, as a share of the mean squared norm of a row of A; more stays nearer the mean",
+        )
 
+    options: Options
 
-def aggregate(current: Adapters, updates: Sequence[Update], context: Context) -> Merge:
-    """The averaged A with the corrected B; layers that nobody sent stay as they are."""
-    assert isinstance(context.options, Options)
-    merged = padded_means(current, updates)
-    for path in merged:
-        if held := shares(path, updates):
-            A, B = precise(merged[path].A), precise(merged[path].B)
-            rank = max(u.adapters[path].rank for _, u in held)  # rows beyond it have B = 0
-            A_r, gram = A[:rank], A[:rank] @ A[:rank].T
-            wanted = (
-                sum(w * precise(u.adapters[path].B) @ (precise(u.adapters[path].A) @ A_r.T) for w, u in held)
-                - B[:, :rank] @ gram
-            )
-            ridge = context.options.ridge * gram.diagonal().mean() * torch.eye(rank, dtype=A.dtype, device=A.device)
-            B = B.clone()
-            B[:, :rank] += torch.linalg.solve(gram + ridge, wanted.T).T
-            merged[path] = Factors(merged[path].A, B.to(merged[path].B.dtype))
-    return Merge(merged)
-
-
-def deliver(merged: Adapters, held: Adapters, ranks: Mapping[str, int]) -> dict[str, Factors]:
-    """The first r rows and columns of each layer that the client adapts."""
-    return truncated(merged, ranks)
+    def aggregate(self, current: Adapters, updates: Sequence[Update], context: Context) -> Merge:
+        """The averaged A with the corrected B; layers that nobody sent stay as they are."""
+        merged = padded_means(current, updates)
+        for path in merged:
+            if held := shares(path, updates):
+                A, B = precise(merged[path].A), precise(merged[path].B)
+                rank = max(u.adapters[path].rank for _, u in held)  # rows beyond it have B = 0
+                A_r, gram = A[:rank], A[:rank] @ A[:rank].T
+                wanted = (
+                    sum(w * precise(u.adapters[path].B) @ (precise(u.adapters[path].A) @ A_r.T) for w, u in held)
+                    - B[:, :rank] @ gram
+                )
+                ridge = self.options.ridge * gram.diagonal().mean() * torch.eye(rank, dtype=A.dtype, device=A.device)
+                B = B.clone()
+                B[:, :rank] += torch.linalg.solve(gram + ridge, wanted.T).T
+                merged[path] = Factors(merged[path].A, B.to(merged[path].B.dtype))
+        return Merge(merged)

@@ -11,40 +11,39 @@ moments of A and B are reset by a delivery.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
-from atlas_cli.aggregation.contract import Adapters, Context, Factors, Merge, Update, truncated
+from atlas_cli.aggregation import coordinates
+from atlas_cli.aggregation.contract import Adapters, BaseMethod, Context, Merge, Update
 from atlas_cli.aggregation.coordinates import merge_by_coordinate, trimmed_mean
-from atlas_cli.aggregation.coordinates import require_room as require_room
-from atlas_cli.config.schema.section import Section
-
-SENT = DELIVERED = TRAINED = ("A", "B")
-GROUP_ADAPTER = True
-CHANGES_BASE = False
-UNWEIGHTED = "counts each client once"
 
 
-class Options(Section):
-    """None."""
+class Method(BaseMethod):
+    """The median of changes, number by number."""
 
+    EQUAL_CLIENTS = True
+    CUTS_MAY_DIFFER = False  # what the server trained for several clients is not one value
+    UNWEIGHTED = "counts each client once"
 
-def aggregate(current: Adapters, updates: Sequence[Update], context: Context) -> Merge:
-    """G after the round, and before it was truncated."""
-    return merge_by_coordinate(current, updates, lambda values: centre(values, context.options), context.server_memory)
+    def aggregate(self, current: Adapters, updates: Sequence[Update], context: Context) -> Merge:
+        """G after the round, and before it was truncated."""
+        return merge_by_coordinate(current, updates, self._centre, self.server_memory)
 
+    def merge_values(self, values: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
+        """Taken apart for every number, as adapters are."""
+        return self._centre(torch.stack(list(values)))
 
-def deliver(merged: Adapters, held: Adapters, ranks: Mapping[str, int]) -> dict[str, Factors]:
-    """The r largest components of each layer that the client adapts."""
-    return truncated(merged, ranks)
+    def require_room(self, d_in: int, d_out: int) -> None:
+        """The dense sum and its SVD fit."""
+        coordinates.require_room(d_in, d_out, self.server_memory)
 
+    def caution(self, n_clients: int) -> str | None:
+        """That two clients have no middle."""
+        return None if n_clients > 2 else f"the median of {n_clients} clients is their plain mean"
 
-def centre(values: Tensor, options: Section) -> Tensor:
-    """The median over the first axis: all but the one or two in the middle trimmed."""
-    return trimmed_mean(values, (len(values) - 1) // 2)
-
-
-def caution(n_clients: int, options: Section) -> str | None:
-    """That two clients have no middle."""
-    return None if n_clients > 2 else f"the median of {n_clients} clients is their plain mean"
+    def _centre(self, values: Tensor) -> Tensor:
+        """Over the first axis: all but the one or two in the middle trimmed."""
+        return trimmed_mean(values, (len(values) - 1) // 2)

@@ -13,51 +13,53 @@ changed; absent clients keep what they hold; moments of A and B are reset by a d
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
-from atlas_cli.aggregation.contract import Adapters, Context, Factors, Merge, Update, truncated
+from atlas_cli.aggregation import coordinates
+from atlas_cli.aggregation.contract import Adapters, BaseMethod, Context, Merge, Update
 from atlas_cli.aggregation.coordinates import merge_by_coordinate, trimmed_mean
-from atlas_cli.aggregation.coordinates import require_room as require_room
 from atlas_cli.config.schema.section import Section
 
-SENT = DELIVERED = TRAINED = ("A", "B")
-GROUP_ADAPTER = True
-CHANGES_BASE = False
-UNWEIGHTED = "counts each client once"
 
+class Method(BaseMethod):
+    """The trimmed mean of changes, number by number."""
 
-class Options(Section):
-    """Of the trimming."""
+    EQUAL_CLIENTS = True
+    CUTS_MAY_DIFFER = False  # what the server trained for several clients is not one value
+    UNWEIGHTED = "counts each client once"
 
-    trim: float = Field(0.1, ge=0, lt=0.5, description="share of clients cut at each side of every number")
+    class Options(Section):
+        """Of the trimming."""
 
+        trim: float = Field(0.1, ge=0, lt=0.5, description="share of clients cut at each side of every number")
 
-def aggregate(current: Adapters, updates: Sequence[Update], context: Context) -> Merge:
-    """G after the round, and before it was truncated."""
-    return merge_by_coordinate(current, updates, lambda values: centre(values, context.options), context.server_memory)
+    options: Options
 
+    def aggregate(self, current: Adapters, updates: Sequence[Update], context: Context) -> Merge:
+        """G after the round, and before it was truncated."""
+        return merge_by_coordinate(current, updates, self._centre, self.server_memory)
 
-def deliver(merged: Adapters, held: Adapters, ranks: Mapping[str, int]) -> dict[str, Factors]:
-    """The r largest components of each layer that the client adapts."""
-    return truncated(merged, ranks)
+    def merge_values(self, values: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
+        """Taken apart for every number, as adapters are."""
+        return self._centre(torch.stack(list(values)))
 
+    def require_room(self, d_in: int, d_out: int) -> None:
+        """The dense sum and its SVD fit."""
+        coordinates.require_room(d_in, d_out, self.server_memory)
 
-def centre(values: Tensor, options: Section) -> Tensor:
-    """The trimmed mean over the first axis."""
-    return trimmed_mean(values, _cut(len(values), options))
+    def caution(self, n_clients: int) -> str | None:
+        """That nobody is cut."""
+        if self._cut(n_clients):
+            return None
+        return f"trim {self.options.trim:g} of {n_clients} clients cuts nobody: this is the plain mean"
 
+    def _centre(self, values: Tensor) -> Tensor:
+        """Over the first axis."""
+        return trimmed_mean(values, self._cut(len(values)))
 
-def caution(n_clients: int, options: Section) -> str | None:
-    """That nobody is cut."""
-    if _cut(n_clients, options):
-        return None
-    assert isinstance(options, Options)
-    return f"trim {options.trim:g} of {n_clients} clients cuts nobody: this is the plain mean"
-
-
-def _cut(n_clients: int, options: Section) -> int:
-    assert isinstance(options, Options)
-    return math.floor(options.trim * n_clients + 1e-9)
+    def _cut(self, n_clients: int) -> int:
+        return math.floor(self.options.trim * n_clients + 1e-9)

@@ -11,26 +11,15 @@ changed; absent clients keep what they hold; moments of A and B are reset by a d
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from atlas_cli.aggregation.contract import Adapters, Context, Factors, Merge, Update, truncated
+from atlas_cli.aggregation.contract import Adapters, BaseMethod, Context, Merge, Update
 from atlas_cli.aggregation.padding import padded_means
-from atlas_cli.config.schema.section import Section
-
-SENT = DELIVERED = TRAINED = ("A", "B")
-GROUP_ADAPTER = True
-CHANGES_BASE = False
 
 
-class Options(Section):
-    """None."""
+class Method(BaseMethod):
+    """Means of padded factors."""
 
-
-def aggregate(current: Adapters, updates: Sequence[Update], context: Context) -> Merge:
-    """The group's adapter at the largest rank of its clients; layers that nobody sent stay as they are."""
-    return Merge(padded_means(current, updates))
-
-
-def deliver(merged: Adapters, held: Adapters, ranks: Mapping[str, int]) -> dict[str, Factors]:
-    """The first r rows and columns of each layer that the client adapts."""
-    return truncated(merged, ranks)
+    def aggregate(self, current: Adapters, updates: Sequence[Update], context: Context) -> Merge:
+        """The group's adapter at the largest rank of its clients; layers that nobody sent stay as they are."""
+        return Merge(padded_means(current, updates))

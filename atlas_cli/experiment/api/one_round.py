@@ -10,15 +10,15 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from atlas_cli import discovery
 from atlas_cli.aggregation.contract import PARTS, release, scales_of, truncated
 from atlas_cli.errors import ConfigError
 from atlas_cli.federation.client_state.member import Member
 from atlas_cli.federation.merging.aggregator import Aggregator
 from atlas_cli.federation.parties.split_client import SplitClient
 from atlas_cli.federation.parties.split_server import SplitServer
-from atlas_cli.models.adapters.lora import AdapterSet, LoRAAdapter
+from atlas_cli.models.adapters.lora import AdapterSet, LoRAAdapter, features_of
 from atlas_cli.models.block_paths import layer_of
+from atlas_cli.planning.method import load_method
 from atlas_cli.wire.ledger import Ledger
 from atlas_cli.wire.messages import TYPES, Direction, Message
 
@@ -152,7 +152,7 @@ def _rounds(clients: Sequence[SplitClient], server: SplitServer, groups: Mapping
 def _aggregator(
     clients: Sequence[SplitClient], server: SplitServer, groups: Mapping[str, str], name: str
 ) -> Aggregator:
-    method = discovery.load("aggregation.methods", name)
+    method = load_method(name)()
     merged = {g: _largest([c for c in clients if groups[c.name] == g]) for g in dict.fromkeys(groups.values())}
     members = {}
     for client in clients:
@@ -161,7 +161,9 @@ def _aggregator(
         served = frozenset(path for path in upper if path in merged[group].adapters)
         # it holds what its group begins with, so nothing has to be delivered before the first round
         members[client.name] = Member(group, 1.0, client.adapters, None, served, version=0)
-    aggregator = Aggregator(method, members, merged, {}, clients[0].base.model, server.groups)
+    base, paths = clients[0].base.model, dict.fromkeys(path for client in clients for path in client.ranks)
+    features = {path: features_of(base.get_submodule(path)) for path in paths}
+    aggregator = Aggregator(method, members, merged, {}, features, server.groups)
     if method.SENT and (method.CHANGES_BASE or set(method.SENT) != set(PARTS)):
         for own, member in members.items():
             scales = scales_of(member.adapters)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
-from torch import Tensor
 
-from atlas_cli.aggregation.contract import PARTS, absorb, scales_of
+from atlas_cli.aggregation.contract import PARTS
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.federation.client_state.contents import Party
 from atlas_cli.federation.parties.split_client import SplitClient
@@ -16,7 +15,7 @@ from atlas_cli.federation.parties.unsplit_client import UnsplitClient
 from atlas_cli.models.adapters.lora import AdapterSet, build_adapters
 from atlas_cli.models.block_paths import by_layer
 from atlas_cli.models.frozen.load import FrozenBase
-from atlas_cli.planning.method import method_of, options_of
+from atlas_cli.planning.method import method_of
 from atlas_cli.planning.plan import ClientPlan
 from atlas_cli.tasks.contract import BaseTask
 
@@ -66,10 +65,10 @@ def new_client(
             device,
             planned.checkpointing,
         )
-    made.penalty = penalty_of(config)
-    trained = method_of(config).TRAINED
-    if set(trained) != set(PARTS):
-        made.train_only(trained)
+    method = method_of(config)
+    made.term = method.client_term()
+    if set(method.TRAINED) != set(PARTS):
+        made.train_only(method.TRAINED)
     return made
 
 
@@ -92,17 +91,3 @@ def adapters_of(
         seed=config.seed,
         device=device,
     )
-
-
-def penalty_of(config: ExperimentConfig) -> Callable[[AdapterSet], Tensor] | None:
-    """What clients add to their loss; None where the method adds nothing."""
-    method, options = method_of(config), options_of(config)
-    if not getattr(options, "penalty", 0.0):
-        return None
-
-    def penalty(adapters: AdapterSet) -> Tensor:
-        state = {f"{path}.{name}": p for path, each in adapters.adapters.items() for name, p in each.named_parameters()}
-        total: Tensor = method.penalty(absorb(state, scales_of(adapters)), options)
-        return total
-
-    return penalty

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from types import ModuleType
 
 import torch
 from torch import Tensor, nn
 
-from atlas_cli.aggregation.contract import PARTS, Context, Factors, Update, absorb, release, scales_of, truncated
+from atlas_cli.aggregation.contract import (
+    PARTS,
+    BaseMethod,
+    Context,
+    Factors,
+    Update,
+    absorb,
+    release,
+    scales_of,
+    truncated,
+)
 from atlas_cli.aggregation.error import ErrorLedger
 from atlas_cli.aggregation.mixing import mix, similarity
-from atlas_cli.config.schema.section import Section
 from atlas_cli.errors import AtlasError
 from atlas_cli.federation.client_state.member import Member
 from atlas_cli.federation.merging.adapter_parts import differs, of_parts, ranks_of
@@ -21,7 +29,7 @@ from atlas_cli.federation.merging.group_weights import Rosters
 from atlas_cli.federation.parties.numerics import require_finite
 from atlas_cli.federation.parties.trainables import Trainables
 from atlas_cli.hashing import sha256_tensors
-from atlas_cli.models.adapters.lora import AdapterSet, features_of
+from atlas_cli.models.adapters.lora import AdapterSet
 from atlas_cli.privacy.mechanisms.updates import UpdateNoise
 from atlas_cli.wire.ledger import Ledger
 from atlas_cli.wire.messages import AdapterUpdate, Delivery, HeadDelivery, HeadUpdate
@@ -31,37 +39,31 @@ class Aggregator:
     """Merges and delivers.
 
     Args:
-        method: a module of ``aggregation/``.
+        method: how to merge.
         members: every client by name.
         groups: each task group's adapter before training, at the largest rank of its clients.
         heads: each task group's head (of its part in a cluster), where clients train heads (U-shaped and unsplit).
-        base: to look up layer sizes for the closed form of message sizes.
+        features: (d_in, d_out) of layers.
         uppers: what the server trains for each task group. Where clients of a group have different split layers, the
             server is a holder of the adapters between: it enters the merge with the weight of the clients that it
             serves there, and gets the merged adapter back.
-        options: of the method; default: its defaults.
-        seed: of what the method draws.
-        server_memory: bytes that the merge of a layer may take.
         keep_errors: compare every delivery with the exact sum.
     """
 
     def __init__(
         self,
-        method: ModuleType,
+        method: BaseMethod,
         members: Mapping[str, Member],
         groups: Mapping[str, AdapterSet],
         heads: Mapping[str, nn.Module],
-        base: nn.Module,
+        features: Mapping[str, tuple[int, int]],
         uppers: Mapping[str, Trainables] | None = None,
         *,
-        options: Section | None = None,
-        seed: int = 0,
-        server_memory: int | None = None,
         keep_errors: bool = True,
     ) -> None:
-        self.method = method
-        self.options = options if options is not None else method.Options()
-        self.seed, self.server_memory, self.keep_errors = seed, server_memory, keep_errors
+        self.method, self.keep_errors = method, keep_errors
+        adapted = dict.fromkeys(path for member in members.values() for path in member.ranks)
+        self.features = {path: features[path] for path in adapted}
         self.noise: UpdateNoise | None = None
         self.members = dict(members)
         self.rosters = Rosters(self.members)
@@ -73,10 +75,6 @@ class Aggregator:
             self.start_group(group)
         self.version = dict.fromkeys(groups, 0)
         self.uppers = dict(uppers or {})
-        self.features = {
-            path: features_of(base.get_submodule(path))
-            for path in dict.fromkeys(path for m in members.values() for path in m.ranks)
-        }
 
     def start_group(self, group: str) -> None:
         """Begin from the values of the group's adapter set.
@@ -127,7 +125,7 @@ class Aggregator:
             current, head = self.merged[group], self.head_of(clients[0])
             updates, sent = self.noise.mean(group, current, head, self.method.SENT, updates, sent)
         before, change = self.merged[group], dict(self.changes[group].total)
-        context = Context(self.options, self.seed, group, number, self.server_memory)
+        context = Context(group, number, self.rosters.by_rank(group, clients))
         merge = self.method.aggregate(self.merged[group], updates, context)
         for part, adapters in (("merged adapter", merge.adapters), ("change of the base", merge.base)):
             for path, factors in adapters.items():
@@ -143,8 +141,8 @@ class Aggregator:
             return None
         if self.method.CHANGES_BASE:
             return base_errors(updates, before, change, self.changes[group].total)
-        weights = self.rosters.by_rank(group, clients)
-        return delivery_errors(self.method, merge.adapters, weights, updates, merge.target or merge.adapters)
+        target = merge.target or merge.adapters
+        return delivery_errors(self.method, merge.adapters, context.weights, updates, target)
 
     def is_behind(self, client: str) -> bool:
         """Whether its group has anything for a client that it was not sent."""
@@ -279,14 +277,9 @@ class Aggregator:
     @torch.no_grad()
     def _merge_heads(self, part: str, sent: Mapping[str, Mapping[str, Tensor]]) -> None:
         total = sum(self.members[client].weight for client in sent)
+        shares = [self.members[client].weight / total for client in sent]
         for name, parameter in self._head(part):
-            values = [tensors[f"head.{name}"] for tensors in sent.values()]
-            if hasattr(self.method, "centre"):
-                parameter.copy_(self.method.centre(torch.stack(values), self.options))
-                continue
-            parameter.zero_()
-            for client, value in zip(sent, values, strict=True):
-                parameter.add_(value, alpha=self.members[client].weight / total)
+            parameter.copy_(self.method.merge_values([each[f"head.{name}"] for each in sent.values()], shares))
 
     def _head(self, part: str) -> list[tuple[str, nn.Parameter]]:
         return [(n, p) for n, p in self.heads[part].named_parameters() if p.requires_grad] if part in self.heads else []

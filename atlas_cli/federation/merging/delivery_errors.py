@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import ModuleType
 
-from atlas_cli.aggregation.contract import Adapters, Update
+from atlas_cli.aggregation.contract import Adapters, BaseMethod, Update
 from atlas_cli.aggregation.error import ErrorLedger, error_ledger, exact_change, exact_sum
 from atlas_cli.aggregation.low_rank import stack
 
 
 def delivery_errors(
-    method: ModuleType,
+    method: BaseMethod,
     merged: Adapters,
     weights: Mapping[str, Mapping[int, float]],
     updates: Sequence[Update],

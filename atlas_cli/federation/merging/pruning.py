@@ -1,4 +1,4 @@
-"""Methods that act on a client while and after it trains: a penalty on its loss, and ranks that shrink (hetlora)."""
+"""Methods that lower the ranks of clients after a round (hetlora)."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from atlas_cli.federation.merging.aggregator import Aggregator
 
 def prune(aggregator: Aggregator, parties: Mapping[str, Party], cohort: Iterable[str]) -> None:
     """After their local steps clients drop what the method says; their optimizers start anew with what is left."""
-    if not hasattr(aggregator.method, "pruned"):
+    if not aggregator.method.PRUNES:
         return
     for client in cohort:
         member = aggregator.members[client]
         scales, ranks = scales_of(member.adapters), member.ranks
         began = truncated(aggregator.merged[member.group], ranks)
-        kept = aggregator.method.pruned(began, absorb(member.adapters.state(), scales), aggregator.options)
+        kept = aggregator.method.pruned(began, absorb(member.adapters.state(), scales))
         shrink(parties[client], member.adapters, {path: rank for path, rank in kept.items() if rank != ranks[path]})

@@ -31,7 +31,7 @@ def unfit(aggregator: Aggregator, client: str, sent: Sent, ranks: Mapping[str, i
     Args:
         ranks: of the client by layer, as delivered; a method that prunes ranks may be sent less.
     """
-    member, prunes = aggregator.members[client], hasattr(aggregator.method, "pruned")
+    member, prunes = aggregator.members[client], aggregator.method.PRUNES
     expected: dict[str, tuple[int, ...]] = {}
     for path, delivered in ranks.items():
         d_in, d_out = aggregator.features[path]

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import torch
 
+from atlas_cli.aggregation.client_gradients import apply_term
 from atlas_cli.data.collate import Batch
 from atlas_cli.federation.parties.numerics import require_finite
 from atlas_cli.federation.parties.split_client import SplitClient, as_inputs
@@ -75,4 +76,4 @@ class ClientPass:
         rows_ND, self._rows_ND = self._rows_ND, torch.empty(0)
         rows_ND.backward(torch.cat([p.pack(m.gradients) for p, m in zip(self._packings, messages, strict=True)]))
         for client in self.clients:
-            client.backward_penalty()
+            apply_term(client.term, client.adapters)

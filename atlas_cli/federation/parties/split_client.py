@@ -5,13 +5,15 @@ The frozen bottom half, adapters, and their optimizer. The half is a view of a b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from atlas_cli.aggregation.client_gradients import apply_term
+from atlas_cli.aggregation.contract import ClientTerm
 from atlas_cli.config.schema.experiment import LoraConfig, TrainingConfig
 from atlas_cli.federation.parties.measured_memory import Usage, saved_bytes, tensor_bytes
 from atlas_cli.federation.parties.numerics import clip_and_step, precision, require_finite, seeded_dropout
@@ -95,7 +97,7 @@ class SplitClient:
         self.task, self.head = task, head
         self.checkpointing = checkpointing
         self.usage: Usage | None = None
-        self.penalty: Callable[[AdapterSet], Tensor] | None = None
+        self.term: ClientTerm | None = None
         self.prefix: Prefix | None = None
         self.privacy = AtClient()
         self._activations: Tensor | None = None
@@ -163,18 +165,14 @@ class SplitClient:
         with self.adapters.attached(self.base.model):
             self.privacy.backward(activations, gradients.view_as(activations), self._mask)
         self.privacy.privatise(self.trained(), self.adapters, self.now)
-        self.backward_penalty()
+        apply_term(self.term, self.adapters)
         if self.usage is not None:
             self.usage.gradients = tensor_bytes(p.grad for p in self.trained())
-
-    def backward_penalty(self) -> None:
-        """Add the gradient of the penalty on the adapters, where the method has one."""
-        if self.penalty is not None:
-            self.penalty(self.adapters).backward()
 
     def step_on_noise(self, round_number: int, step: int, learning_rate: float) -> None:
         """The local step of an empty sample, with DP-SGD."""
         self.privacy.privatise(self.trained(), self.adapters, (round_number, step))
+        apply_term(self.term, self.adapters)
         self.step(learning_rate)
 
     def step(self, learning_rate: float | None = None) -> None:

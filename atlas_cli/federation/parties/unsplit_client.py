@@ -7,12 +7,14 @@ A baseline trains exactly what the split run trains: adapters of the client's ra
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
 
+from atlas_cli.aggregation.client_gradients import apply_term
+from atlas_cli.aggregation.contract import ClientTerm
 from atlas_cli.config.schema.experiment import LoraConfig, TrainingConfig
 from atlas_cli.federation.parties.measured_memory import Usage, saved_bytes, tensor_bytes
 from atlas_cli.federation.parties.numerics import precision, require_finite, require_finite_gradients, seeded_dropout
@@ -56,7 +58,7 @@ class UnsplitClient:
         self.lora, self.training, self.seed, self.device = lora, training, seed, device
         self.checkpointing = checkpointing
         self.usage: Usage | None = None
-        self.penalty: Callable[[AdapterSet], Tensor] | None = None
+        self.term: ClientTerm | None = None
         self.example_noise: ExampleNoise | None = None
         self.reset_optimizer()
 
@@ -106,7 +108,8 @@ class UnsplitClient:
     def local_step(self, batch: Inputs, labels: Tensor, round_number: int, step: int, rate_factor: float) -> StepLoss:
         """One step of ordinary training, or of DP-SGD."""
         if not len(labels):  # a Poisson sample may be empty
-            self._apply(self._privatised(round_number, step), 0, rate_factor)
+            self._privatise(round_number, step)
+            self._apply(self._corrected(), 0, rate_factor)
             return StepLoss(0.0, 0)
         inputs, mask = as_inputs(batch, self.device)
         self.adapters.train()
@@ -136,11 +139,13 @@ class UnsplitClient:
         # checkpointed blocks run again in the backward, with their adapters
         with self.adapters.attached(self.base.model), self.upper.attached(self.base.model):
             if noise is None:
-                total = loss if self.penalty is None else loss + self.penalty(whole)
-                found = list(torch.autograd.grad(total, self.trained()))
+                trained = self.trained()
+                for parameter, gradient in zip(trained, torch.autograd.grad(loss, trained), strict=True):
+                    parameter.grad = gradient
             else:
                 hidden.backward(torch.autograd.grad(loss, leaf)[0])
-                found = self._privatised(round_number, step)
+                self._privatise(round_number, step)
+        found = self._corrected()
         # before the first part steps, so that no part steps without the others
         what = f"of client {self.name}, round {round_number}, step {step}"
         require_finite_gradients(self.trained(), found, what, whole.name_of)
@@ -150,12 +155,15 @@ class UnsplitClient:
             self.usage.optimizer = sum(state_bytes(part.optimizer) for part, _ in self._parts)
         return StepLoss(loss.item(), count)
 
-    def _privatised(self, round_number: int, step: int) -> list[Tensor]:
-        """With DP-SGD, the gradients to step with: of the last batch, or of none."""
+    def _privatise(self, round_number: int, step: int) -> None:
+        """With DP-SGD, the gradients of the last batch, or of none."""
         assert self.example_noise is not None
-        trained, whole = self.trained(), joined(self.adapters, self.upper)
-        self.example_noise.privatise(trained, whole, round_number, step)
-        return [p.grad for p in trained if p.grad is not None]
+        self.example_noise.privatise(self.trained(), joined(self.adapters, self.upper), round_number, step)
+
+    def _corrected(self) -> list[Tensor]:
+        """The gradients to step with."""
+        apply_term(self.term, joined(self.adapters, self.upper))
+        return [p.grad for p in self.trained() if p.grad is not None]
 
     def _apply(self, found: list[Tensor], count: int, rate_factor: float) -> None:
         gradients = iter(found)

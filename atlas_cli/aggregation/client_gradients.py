@@ -1,0 +1,32 @@
+"""What a method's client term does to the gradients of a local step, wherever the client computes."""
+
+from __future__ import annotations
+
+import torch
+
+from atlas_cli.aggregation.contract import ClientTerm, Factors, absorb, scales_of
+from atlas_cli.models.adapters.lora import AdapterSet
+
+
+def apply_term(term: ClientTerm | None, adapters: AdapterSet) -> None:
+    """After the backward of a local step: add the gradient of the term's penalty, and let it correct the gradients."""
+    if term is None:
+        return
+    named = {f"{path}.{name}": p for path, each in adapters.adapters.items() for name, p in each.named_parameters()}
+    scales = scales_of(adapters)
+    penalty = term.penalty(absorb(named, scales))
+    if penalty is not None:
+        penalty.backward()
+    gradients = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in named.items()}
+    with torch.no_grad():
+        corrected = term.corrected(absorb(gradients, scales))
+        for path, factors in (corrected or {}).items():
+            adapter, scale = adapters.adapters[path], scales[path]
+            for parameter, gradient in ((adapter.lora_A, factors.A), (adapter.lora_B, factors.B / scale)):
+                if parameter.requires_grad:
+                    parameter.grad = gradient
+
+
+def held_by(adapters: AdapterSet) -> dict[str, Factors]:
+    """What a client holds, as scale-free factors."""
+    return absorb(adapters.state(), scales_of(adapters))
