@@ -1,0 +1,108 @@
+"""Every task keeps the contract, by the tests that a task of another package can run on itself."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from atlas_cli.errors import ConfigError
+from atlas_cli.tasks import causal_lm, instruction, question_answering, regression, sequence_classification
+from atlas_cli.tasks import token_classification as tokens
+from atlas_cli.tasks._heads import PooledHead
+from atlas_cli.tasks.conformance import Conformance, conformance
+from atlas_cli.tasks.contract import Metric
+
+TEXTS = ["a good film", "a very bad film about a city", "good", "bad music and a bad play", "a film about good music"]
+TONES = ["pos", "neg", "pos", "neg", "pos"]
+CONTEXT = "john lives in new york and works in berlin"
+ASKED = [("who works in berlin", "john"), ("where is work", "berlin"), ("where is home", "new york"), ("why", "")]
+SENTENCES = [
+    (["john", "lives", "in", "york"], ["B-PER", "O", "O", "B-LOC"]),
+    (["new", "york", "is", "a", "city"], ["B-LOC", "I-LOC", "O", "O", "O"]),
+    (["good", "music"], ["O", "O"]),
+    (["berlin"], ["B-LOC"]),
+]
+SCORED = [
+    {"text": text, "text_pair": TEXTS[i - 1], "label": float(i) / 2} if i % 2 else {"text": text, "label": float(i) / 2}
+    for i, text in enumerate(TEXTS)
+]
+
+TestSequenceClassification = conformance(
+    sequence_classification.Task,
+    [{"text": text, "label": tone} for text, tone in zip(TEXTS, TONES, strict=True)],
+    ["neg", "pos"],
+)
+TestRegression = conformance(regression.Task, SCORED)
+TestTokenClassification = conformance(
+    tokens.Task, [{"tokens": words, "tags": tags} for words, tags in SENTENCES], ["O", "B-PER", "B-LOC", "I-LOC"]
+)
+TestQuestionAnswering = conformance(
+    question_answering.Task,
+    [{"question": asked, "context": CONTEXT, "answers": answer} for asked, answer in ASKED],
+)
+TestCausalLm = conformance(causal_lm.Task, [{"text": text} for text in TEXTS if " " in text])
+TestInstruction = conformance(
+    instruction.Task, [{"prompt": text, "response": f"it is {tone}"} for text, tone in zip(TEXTS, TONES, strict=True)]
+)
+
+
+class _LastBatch(Metric):
+    """The error of the last batch alone."""
+
+    def update(self, logits, labels, features):
+        self.error = F.mse_loss(logits.squeeze(-1), labels).item()
+
+    def compute(self):
+        return dict.fromkeys(("pearson", "spearman", "rmse", "mae", "loss"), self.error)
+
+
+class _SumOfAll(torch.nn.Module):
+    def forward(self, hidden_BTD, mask_BT):
+        return hidden_BTD.sum((1, 2)).unsqueeze(-1)
+
+
+def summed(self, logits, labels):
+    return F.mse_loss(logits.squeeze(-1), labels, reduction="sum"), len(labels)
+
+
+def labels_of(self, features, length):
+    return torch.tensor([feature["labels"] for feature in features])
+
+
+def with_a_set(self, row, tokenizer, most):
+    return [{**feature, "meta": {1}} for feature in regression.Task.encode(self, row, tokenizer, most)]
+
+
+def uncut(self, row, tokenizer, most):
+    return regression.Task.encode(self, row, tokenizer, 48)
+
+
+def wide(self, size, lm_head):
+    return PooledHead(size, 1, "mean").double()
+
+
+SABOTAGE = {
+    "test_it_says_what_the_contract_asks": {"lable_dtype": torch.float32},
+    "test_features_are_plain_and_the_same_again": {"encode": with_a_set},
+    "test_a_long_row_is_cut_and_marked": {"encode": uncut},
+    "test_labels_have_the_shape_and_dtype_that_are_declared": {"label_dtype": torch.int32, "label_tensor": labels_of},
+    "test_padding_does_not_change_the_loss": {"build_head": lambda self, size, lm_head: _SumOfAll()},
+    "test_the_loss_is_a_mean_over_what_it_counts": {"loss": summed},
+    "test_targets_and_reads_are_what_the_loss_depends_on": {"reads": lambda self, labels, mask_BT: mask_BT < 0},
+    "test_the_head_works_on_either_side": {"build_head": wide},
+    "test_figures_are_the_same_in_one_or_many_batches": {"metric": lambda self: _LastBatch()},
+    "test_training_makes_figures_better_in_their_direction": {"better": {**regression.Task.better, "rmse": "higher"}},
+    "test_weights_add_up": {"weight": lambda self, features: float(len(features)) ** 2},
+    "test_predictions_have_the_names_that_are_declared": {"prediction_fields": ("label", "score")},
+    "test_labels_can_be_shown": {"label_text": lambda self, feature: "a\nb"},
+}
+
+
+@pytest.mark.parametrize("name", SABOTAGE)
+def test_a_broken_promise_is_found(name):
+    broken = type("Task", (regression.Task,), SABOTAGE[name])
+    with pytest.raises((AssertionError, ConfigError, TypeError)):  # a set is no JSON
+        getattr(conformance(broken, SCORED)(), name)()
+
+
+def test_each_promise_has_a_task_that_breaks_it():
+    assert set(SABOTAGE) == {name for name in vars(Conformance) if name.startswith("test_")}
