@@ -5,7 +5,6 @@ from itertools import combinations
 import pytest
 import torch
 from support.tiny_models import CONFIGS, varied
-from torch.utils.flop_counter import FlopCounterMode
 
 from atlas_cli.config.schema.experiment import LoraConfig, ModelConfig, TrainingConfig
 from atlas_cli.errors import ConfigError
@@ -18,7 +17,6 @@ from atlas_cli.models.files.architectures import built_in
 from atlas_cli.models.frozen.load import load_base
 from atlas_cli.models.halves.split import run_half, server_half
 from atlas_cli.planning.devices.cost import (
-    ATTENTION_BACKWARD,
     block_shapes,
     client_step,
     compute_seconds,
@@ -30,36 +28,11 @@ from atlas_cli.planning.devices.cost import (
 )
 from atlas_cli.planning.devices.devices import Device
 from atlas_cli.tasks import build as build_task
+from atlas_cli.testing.flops import counted
 from atlas_cli.wire.messages import Activations
 
 FAMILIES = tuple(CONFIGS)
 BATCH, TOKENS, CUT = 2, 16, 3
-
-
-def in_place(_total, left, right, out_shape=None, **_):
-    return 2 * left[0] * left[1] * right[1]  # torch counts addmm, and not addmm_
-
-
-def fused_attention(query, *_, out_shape=None, **__):
-    batch, heads, tokens, width = query
-    return 4 * batch * heads * tokens**2 * width  # as torch counts it on other devices
-
-
-def fused_attention_backward(_gradient, query, *_, out_shape=None, **__):
-    return ATTENTION_BACKWARD * fused_attention(query)
-
-
-COUNTED = {
-    torch.ops.aten.addmm_: in_place,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: fused_attention,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: fused_attention_backward,
-}
-
-
-def counted(function):
-    with FlopCounterMode(display=False, custom_mapping=COUNTED) as counter:
-        result = function()
-    return result, counter.get_total_flops()
 
 
 @pytest.fixture

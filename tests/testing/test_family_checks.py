@@ -1,0 +1,58 @@
+"""The suite that plug-in authors run on a family: it passes on right ones, and finds each way to be wrong."""
+
+import pytest
+from support.tiny_models import _LLAMA, _SIZE, CONFIGS, varied
+from transformers import GPTNeoXConfig, LlamaConfig, OPTConfig
+
+from atlas_cli.errors import ConfigError
+from atlas_cli.models.families import family_of
+from atlas_cli.testing import families
+from atlas_cli.testing.families import check_family
+
+_OPT = {**_SIZE, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "max_position_embeddings": 64}
+DETAILS = {
+    "gpt_neox, one after the other": GPTNeoXConfig(
+        **_OPT, intermediate_size=48, use_parallel_residual=False, rotary_pct=0.75, attention_bias=False
+    ),
+    "gpt_neox, tied": GPTNeoXConfig(**_OPT, intermediate_size=48, tie_word_embeddings=True, hidden_act="gelu_new"),
+    "opt, without biases": OPTConfig(
+        **_OPT, ffn_dim=48, enable_bias=False, layer_norm_elementwise_affine=False, activation_function="gelu"
+    ),
+    "llama, two blocks": LlamaConfig(**{**_LLAMA, "num_hidden_layers": 2}, attention_bias=True),
+}
+
+
+@pytest.mark.parametrize("name", DETAILS)
+def test_details_that_families_cover(name):
+    check_family(DETAILS[name])
+
+
+WRONG = [
+    ("gpt2", {"blocks": "hh"}, "paths: GPT2Model has no hh; did you mean h?"),
+    ("bert", {"blocks": "encoder"}, "paths: encoder is not the list of all blocks"),
+    ("opt", {"final_norm": "final_layer_norm"}, "paths: OPTModel has no final_layer_norm"),
+    ("opt", {"stages": (("self_attn.q_proj",), (), ("fc1",), ("fc2",))}, "paths: stages name"),
+    ("gpt2", {"final_norm": None}, "cuts: split layer 1, no padding differ by"),
+    ("gpt2", {"input_side": {}}, "cuts: split layer 1, no padding differ by"),
+    ("opt", {"input_side": {}}, "cuts: split layer 1, no padding differ by"),
+    ("bert", {"input_side": {}}, "cuts: split layer 1, no padding differ by"),
+    ("gpt_neox", {"parallel": lambda *_: False}, "work: adapters on attention.query_key_value from block 0 on"),
+    ("bert", {"ends_in_norm": False}, "work: adapters on attention.self.query from block 3 on, checkpointing"),
+    ("opt", {"stages": (*family_of("opt").stages[:2], ("fc2",), ("fc1",))}, "work: adapters on fc2"),
+]
+
+
+@pytest.mark.parametrize(("name", "attributes", "message"), WRONG)
+def test_what_is_wrong_is_found_and_said(name, attributes, message, monkeypatch):
+    wrong = varied(family_of(name), **attributes)
+    monkeypatch.setattr(families, "family_of", lambda _: wrong)
+    with pytest.raises(AssertionError) as error:
+        check_family(CONFIGS[name]())
+    assert str(error.value).startswith(f"{name}, {message.split(':')[0]}: ") and message in str(error.value)
+
+
+def test_targets_that_no_layer_has(monkeypatch):
+    wrong = varied(family_of("gpt2"), targets=("c_atn",))
+    monkeypatch.setattr(families, "family_of", lambda _: wrong)
+    with pytest.raises(ConfigError, match="no linear layer of a block is named 'c_atn'"):
+        check_family(CONFIGS["gpt2"]())
