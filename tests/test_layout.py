@@ -163,7 +163,7 @@ def test_every_load_of_weights_refuses_code_and_other_formats():
 
 PLUGINS = {
     "aggregation.methods": {"Method"},
-    "models.families": {"FAMILY"},
+    "models.families": {"Family"},
     "tasks": {"Task"},
     "data.sources": {"load"},
     "audit.attacks": {"CHANNEL", "KNOWS", "attack"},
@@ -184,7 +184,7 @@ def test_every_plugin_file_keeps_its_contract(package, name):
         task = module.Task
         assert task.primary_metric and task.fields and not task.__abstractmethods__
     if package == "models.families":
-        family = module.FAMILY
+        family = module.Family
         assert family.model_types and family.targets and family.blocks
 
 
@@ -192,7 +192,7 @@ def test_no_two_families_claim_one_model_type():
     types = [
         t
         for name in discovery.names("models.families")
-        for t in discovery.load("models.families", name).FAMILY.model_types
+        for t in discovery.load("models.families", name).Family.model_types
     ]
     assert len(types) == len(set(types))
 

@@ -13,7 +13,6 @@ from array import array
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from atlas_cli import discovery
@@ -118,7 +117,7 @@ def _code(federation: Federation) -> dict[str, str]:
         ("aggregation.methods", sys.modules[type(federation.aggregator.method).__module__]),
         *(("tasks", discovery.load("tasks", group.task)) for group in groups),
         *(("data.sources", discovery.load("data.sources", group.data.source)) for group in groups),
-        *(("models.families", module) for module in _family(federation)),
+        ("models.families", sys.modules[type(federation.base.family).__module__]),
         *(("privacy.mechanisms", discovery.load("privacy.mechanisms", name)) for name in mechanisms),
     ]
     found: dict[str, str] = {}
@@ -127,11 +126,6 @@ def _code(federation: Federation) -> dict[str, str]:
         for each in (path, *path.parent.glob("_*.py")):
             found[f"{package.replace('.', '/')}/{each.name}"] = sha256_text(each.read_text(encoding="utf-8"))
     return dict(sorted(found.items()))
-
-
-def _family(federation: Federation) -> list[ModuleType]:
-    modules = (discovery.load("models.families", name) for name in discovery.names("models.families"))
-    return [module for module in modules if module.FAMILY is federation.base.family]
 
 
 def _difference(before: Any, now: Mapping[str, Any], common: bool = False) -> str | None:

@@ -17,7 +17,7 @@ from atlas_cli.models.adapters.lora import features_of
 from atlas_cli.models.adapters.placement import adapted_names, place_ranks
 from atlas_cli.models.block_paths import layer_of
 from atlas_cli.models.families import family_of
-from atlas_cli.models.families.contract import Family
+from atlas_cli.models.families.contract import BaseFamily
 from atlas_cli.models.files.resolve import model_config
 from atlas_cli.models.frozen.load import check_cut, from_config
 from atlas_cli.models.frozen.rotary import depends_on_length, turns_at
@@ -68,7 +68,7 @@ class Plan:
     """
 
     config: ExperimentConfig
-    family: Family
+    family: BaseFamily
     hf_config: Any
     init: str
     n_layers: int
@@ -217,7 +217,7 @@ def cuts_text(plan: Plan) -> str:
     return str(plan.cut) if deepest == plan.cut else f"{plan.cut} to {deepest}"
 
 
-def meta_base(hf_config: Any, family: Family, dtype: torch.dtype = torch.float32) -> nn.Module:
+def meta_base(hf_config: Any, family: BaseFamily, dtype: torch.dtype = torch.float32) -> nn.Module:
     """The base model without storage.
 
     Raises:
@@ -231,7 +231,7 @@ def meta_base(hf_config: Any, family: Family, dtype: torch.dtype = torch.float32
     return base
 
 
-def _check_length(config: ExperimentConfig, hf_config: Any, family: Family) -> None:
+def _check_length(config: ExperimentConfig, hf_config: Any, family: BaseFamily) -> None:
     positions = family.positions(hf_config)
     if positions is not None and config.training.max_length > positions:
         raise ConfigError(

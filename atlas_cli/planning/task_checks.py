@@ -5,12 +5,12 @@ from __future__ import annotations
 from atlas_cli import discovery
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.errors import ConfigError
-from atlas_cli.models.families.contract import Family
+from atlas_cli.models.families.contract import BaseFamily
 from atlas_cli.tasks import sequence_classification
 from atlas_cli.tasks.contract import BaseTask
 
 
-def check_tasks(config: ExperimentConfig, model_type: str, family: Family) -> None:
+def check_tasks(config: ExperimentConfig, model_type: str, family: BaseFamily) -> None:
     """Refuse what a task group's task cannot do.
 
     Raises:

@@ -232,8 +232,8 @@ def test_interrupt(write, capsys, monkeypatch):
 
 def test_a_split_that_is_not_the_model_is_not_trained(write, capsys, monkeypatch):
     """Positions added twice, the classical fault: the server half keeps its position embedding."""
-    faulty = varied(gpt2.FAMILY, input_side={k: v for k, v in gpt2.FAMILY.input_side.items() if k != "wpe"})
-    monkeypatch.setattr(gpt2, "FAMILY", faulty)
+    faulty = varied(gpt2.Family(), input_side={k: v for k, v in gpt2.Family.input_side.items() if k != "wpe"})
+    monkeypatch.setattr(gpt2, "Family", type(faulty))
     assert main(["train", write(family="gpt2")]) == 1
     line = one_error(capsys, "the split at layer 2 is not the unsplit model for task group g: loss differs by 0.")
     assert line.endswith("not trained")

@@ -11,11 +11,13 @@ from support.tiny_models import CONFIGS, word_tokenizer
 from torch import nn
 from transformers import AutoModelForCausalLM, GPTNeoXConfig, OPTConfig
 
+from atlas_cli import discovery
 from atlas_cli.cli import main
 from atlas_cli.errors import ConfigError
-from atlas_cli.models.families import family_of
-from atlas_cli.models.families.contract import Family
+from atlas_cli.models.families import family_of, gpt2
+from atlas_cli.models.families.contract import BaseFamily
 from atlas_cli.models.frozen import load
+from atlas_cli.plugins import check
 
 GIVEN = {
     "model_types": ("toy",),
@@ -29,38 +31,59 @@ GIVEN = {
 
 def toy(**attributes):
     kept = {name: value for name, value in {**GIVEN, **attributes}.items() if value is not ...}
-    return type("Toy", (Family,), {"__module__": __name__, **kept})()
+    return type("Family", (BaseFamily,), {"__module__": __name__, **kept})
 
 
 def test_defaults():
-    family = toy()
+    check(toy(_width=3), BaseFamily)  # names with an underscore are its own
+    family = toy()()
     assert (family.final_norm, family.unused, family.ends_in_norm) == (None, (), False)
     assert list(family.uncovered(None)) == [] and not family.parallel(None)
     assert family.positions(CONFIGS["gpt2"]()) == 64
     assert family_of("roberta").positions(CONFIGS["roberta"]()) == 65
+    assert family_of("roberta") is family_of("bert") is not family_of("gpt2")
 
 
 @pytest.mark.parametrize(
     ("attributes", "message"),
     [
-        ({"final_nrom": "ln_f"}, "Toy has no attribute final_nrom; did you mean final_norm?"),
-        ({"uncoverd": lambda self, config: ()}, "Toy has no attribute uncoverd; did you mean uncovered?"),
-        ({"blocks": ...}, "Toy does not say its blocks (str); models.families.contract explains it"),
-        ({"targets": "c_attn"}, "Toy.targets: 'c_attn' is not tuple[str, ...]: Input should be a valid tuple"),
-        ({"causal": 1}, "Toy.causal: 1 is not bool: Input should be a valid boolean"),
-        ({"input_side": {"wte": "x"}}, "is not Mapping[str, Callable[[], nn.Module]]: Input should be callable"),
-        ({"targets": ()}, "Toy names no targets"),
+        ({"final_nrom": "ln_f"}, "Family.final_nrom is nothing that BaseFamily has; did you mean final_norm?"),
+        (
+            {"uncoverd": lambda self, config: ()},
+            "Family.uncoverd is nothing that BaseFamily has; did you mean uncovered?",
+        ),
+        ({"blocks": ...}, "Family does not say its blocks; atlas_cli.models.families.contract.BaseFamily explains it"),
+        ({"targets": "c_attn"}, "Family.targets is 'c_attn': Input should be a valid tuple"),
+        ({"input_side": {"wte": "x"}}, "Input should be callable"),
+        ({"parallel": lambda self: True}, "Family.parallel takes (self), and is called with (self, config)"),
     ],
 )
-def test_what_does_not_fit_the_contract_is_an_error_when_it_is_loaded(attributes, message):
+def test_what_does_not_fit_the_contract_is_an_error_when_it_is_loaded(attributes, message, monkeypatch):
+    monkeypatch.setattr(gpt2, "Family", toy(**attributes))
     with pytest.raises(ConfigError) as error:
-        toy(**attributes)
-    assert str(error.value).startswith(f"{__file__}: Toy")
-    assert message in str(error.value)
+        family_of("gpt2")
+    assert __file__ in str(error.value) and message in str(error.value)
 
 
-def test_names_with_an_underscore_are_the_files_own():
-    assert toy(_width=3)._width == 3
+def test_a_broken_family_of_another_package_stops_no_other(tmp_path, monkeypatch):
+    """It is asked for what no family here covers, and then named."""
+    info = tmp_path / "lab_family-1.5.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: lab-family\nVersion: 1.5\n", "utf-8")
+    (info / "entry_points.txt").write_text("[atlas.families]\naardvark = lab_family\n", "utf-8")
+    (tmp_path / "lab_family.py").write_text("import no_such_library\n", "utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    caches = (discovery.names, discovery._known, discovery._of_packages)
+    try:
+        for each in caches:
+            each.cache_clear()
+        assert family_of("roberta").causal is False
+        with pytest.raises(ConfigError, match=r"^lab-family 1\.5 .*aardvark.*no_such_library"):
+            family_of("t5")
+    finally:
+        monkeypatch.undo()
+        for each in caches:
+            each.cache_clear()
 
 
 SIZES = {

@@ -20,7 +20,7 @@ from transformers import (
     RobertaConfig,
 )
 
-from atlas_cli.models.families.contract import Family
+from atlas_cli.models.families.contract import BaseFamily
 
 WORDS = (
     "the a film movie game phone price city river good great fine bad awful poor was is and very not "
@@ -60,9 +60,9 @@ CONFIGS = {
 CAUSAL = ("gpt2", "llama", "mistral", "qwen2", "qwen3", "opt", "gpt_neox")
 
 
-def varied(family: Family, **attributes: object) -> Family:
+def varied(family: BaseFamily, **attributes: object) -> BaseFamily:
     """A family that says something else here and there."""
-    found: Family = type("Varied", (type(family),), attributes)()
+    found: BaseFamily = type("Varied", (type(family),), attributes)()
     return found
 
 

@@ -21,7 +21,7 @@ from atlas_cli.federation.parties.exchange import exchange
 from atlas_cli.federation.probe import probe
 from atlas_cli.models.adapters.lora import AdapterSet
 from atlas_cli.models.block_paths import layer_of
-from atlas_cli.models.families.contract import Family
+from atlas_cli.models.families.contract import BaseFamily
 from atlas_cli.wire.ledger import Ledger
 
 # the estimate spreads by about sqrt(2 / rank), and without optimizer state a rank costs little
@@ -62,7 +62,7 @@ def measure_importance(
     return total
 
 
-def layer_importance(adapters: AdapterSet, family: Family) -> dict[int, float]:
+def layer_importance(adapters: AdapterSet, family: BaseFamily) -> dict[int, float]:
     """I_l from gradients that were just computed at B = 0."""
     layers: dict[int, float] = {}
     for path, adapter in adapters.adapters.items():
@@ -75,7 +75,7 @@ def layer_importance(adapters: AdapterSet, family: Family) -> dict[int, float]:
 
 @torch.no_grad()
 def running_sensitivity(
-    average: Mapping[int, float], adapters: AdapterSet, family: Family, decay: float = DECAY
+    average: Mapping[int, float], adapters: AdapterSet, family: BaseFamily, decay: float = DECAY
 ) -> dict[int, float]:
     """Importance once B has left 0: an exponential average over steps of |w * g|; call it between backward and step.
 

@@ -7,12 +7,14 @@ from transformers.pytorch_utils import Conv1D
 
 from atlas_cli.errors import ConfigError
 from atlas_cli.models.adapters.lora import features_of
-from atlas_cli.models.families.contract import Family
+from atlas_cli.models.families.contract import BaseFamily
 from atlas_cli.models.halves.split import blocks_of
 from atlas_cli.suggest import did_you_mean
 
 
-def adapted_names(base: nn.Module, family: Family, targets: str | list[str], key: str = "lora.targets") -> list[str]:
+def adapted_names(
+    base: nn.Module, family: BaseFamily, targets: str | list[str], key: str = "lora.targets"
+) -> list[str]:
     """Paths within a block of the linear layers that get adapters; ``targets`` are ends of such paths, or "auto".
 
     Raises:
@@ -33,7 +35,7 @@ def adapted_names(base: nn.Module, family: Family, targets: str | list[str], key
 
 def place_ranks(
     base: nn.Module,
-    family: Family,
+    family: BaseFamily,
     rank: int | dict[int, int],
     layers: range,
     names: list[str],

@@ -1,32 +1,52 @@
-"""Model families: one file each, found by file name; see ``contract.Family`` for what a file must say."""
+"""Model families: one file each, found by ``model_type`` of config.json; the contract is ``contract.BaseFamily``."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from atlas_cli import discovery
 from atlas_cli.errors import ConfigError
-from atlas_cli.models.families.contract import Family
+from atlas_cli.models.families.contract import BaseFamily
+from atlas_cli.plugins import load_class
+
+_families: dict[type[BaseFamily], BaseFamily] = {}  # one of each class
 
 
-def supported() -> dict[str, Family]:
-    """All supported ``model_type`` values and their family."""
-    found: dict[str, Family] = {}
-    for name in discovery.names("models.families"):
-        family: Family = discovery.load("models.families", name).FAMILY
-        found.update(dict.fromkeys(family.model_types, family))
-    return found
+def family_for(model_type: object) -> BaseFamily | None:
+    """The family of a Hugging Face ``model_type``; None where there is none.
+
+    Families of other packages are asked, and imported, for what no family of this one covers.
+
+    Raises:
+        ConfigError: a family that is asked breaks its contract.
+    """
+    return next((family for family in _all() if model_type in family.model_types), None)
 
 
-def family_of(model_type: str) -> Family:
+def family_of(model_type: str) -> BaseFamily:
     """The family of a Hugging Face ``model_type``.
 
     Raises:
-        ConfigError: not supported; lists what is.
+        ConfigError: not supported; lists what is. Or as ``family_for``.
     """
-    known = supported()
-    if model_type not in known:
+    family = family_for(model_type)
+    if family is None:
         raise ConfigError(
-            f"architecture {model_type!r} is not supported; supported: {', '.join(sorted(known))} "
-            "(a new family is one file in atlas_cli/models/families/)",
+            f"architecture {model_type!r} is not supported; supported: {', '.join(supported())} "
+            "(a new family is one file in atlas_cli/models/families/, or a plug-in of another package)",
             key="model.name",
         )
-    return known[model_type]
+    return family
+
+
+def supported() -> list[str]:
+    """All values of ``model_type`` that a family covers."""
+    return sorted({name for family in _all() for name in family.model_types})
+
+
+def _all() -> Iterator[BaseFamily]:
+    """Those of this package first."""
+    found = [discovery.find("models.families", name) for name in discovery.names("models.families")]
+    for plugin in sorted(found, key=lambda plugin: plugin.package is not None):
+        family = load_class("models.families", plugin.name, "Family", BaseFamily)
+        yield _families.setdefault(family, family())

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from typing import Any
 
-from atlas_cli.models.families.contract import Family, PassEmbeddings, TrainedBlock
+from atlas_cli.models.families.contract import BaseFamily, PassEmbeddings, TrainedBlock
 
 
-class BERT(Family):
+class Family(BaseFamily):
     """All three have one module tree; RoBERTa and XLM-RoBERTa count positions from their padding token on."""
 
     model_types = ("bert", "roberta", "xlm-roberta")
@@ -47,6 +47,3 @@ class BERT(Family):
             + 2 * block.layer_norm(width)
             + block.element * block.positions * config.intermediate_size
         )
-
-
-FAMILY = BERT()

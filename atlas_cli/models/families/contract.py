@@ -1,25 +1,16 @@
-"""What a family file says about the modules of its models. One file a family in this folder; it defines ``FAMILY``.
+"""What a family file says about the modules of its models. One file a family in this folder; its class is ``Family``.
 
-A family is a subclass of ``Family`` with the attributes below, and ``FAMILY`` an instance of it. Attributes without a
-value here must be given, the others have the defaults that are written here. A name that the contract does not have is
-an error when the file is loaded; names that begin with an underscore are the file's own.
-
-``families.conformance`` tests a family against stock Hugging Face models, in one line of a plug-in's own tests.
+A family is a subclass of ``BaseFamily``, which says where things are. Attributes without a value there must be given.
+``atlas_cli.testing.families`` tests a family against Hugging Face's own models, in a line of its author's tests.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
-from typing import Any, ClassVar, get_args, get_type_hints
+from typing import Any, ClassVar
 
-from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
-
-from atlas_cli.errors import ConfigError
-from atlas_cli.suggest import did_you_mean
 
 
 class NoPositions(nn.Module):
@@ -106,7 +97,7 @@ class TrainedBlock:
         return self.element * self.positions * (width + 2)
 
 
-class Family:
+class BaseFamily:
     """Where things are in a base model, the one that ``AutoModel`` gives; paths are relative to it.
 
     Attributes:
@@ -158,45 +149,3 @@ class Family:
     def saved_bytes(self, block: TrainedBlock) -> int | None:
         """Bytes that a block saves for backward; None where there is no formula: they are predicted by a trace."""
         return None
-
-    def __init_subclass__(cls) -> None:
-        """Refuse names that the contract does not have.
-
-        Raises:
-            ConfigError: one; says the nearest valid name.
-        """
-        known = {name for name in (*Family.__annotations__, *vars(Family)) if name[0] != "_"}
-        for name in vars(cls):
-            if name[0] != "_" and name not in known:
-                raise ConfigError(f"{_file(cls)}: {cls.__name__} has no attribute {name}{did_you_mean(name, known)}")
-
-    def __init__(self) -> None:
-        """Check that all is there, and of its type.
-
-        Raises:
-            ConfigError: what is not.
-        """
-        where = f"{_file(type(self))}: {type(self).__name__}"
-        for name, (adapter, kind) in _types().items():
-            if not hasattr(self, name):
-                raise ConfigError(f"{where} does not say its {name} ({kind}); models.families.contract explains it")
-            try:
-                adapter.validate_python(getattr(self, name), strict=True)
-            except ValidationError as error:
-                raise ConfigError(
-                    f"{where}.{name}: {getattr(self, name)!r:.80} is not {kind}: {error.errors()[0]['msg']}"
-                ) from None
-        if not (self.model_types and self.targets):
-            raise ConfigError(f"{where} names no {'targets' if self.model_types else 'model_types'}")
-
-
-@cache
-def _types() -> dict[str, tuple[TypeAdapter[Any], str]]:
-    """How each attribute is checked, and its type as it is written above."""
-    hints = {name: get_args(hint)[0] for name, hint in get_type_hints(Family).items()}
-    written = {name: text.removeprefix("ClassVar[")[:-1] for name, text in Family.__annotations__.items()}
-    return {name: (TypeAdapter(hint), written[name]) for name, hint in hints.items()}
-
-
-def _file(cls: type) -> str:
-    return str(getattr(sys.modules.get(cls.__module__), "__file__", cls.__module__))

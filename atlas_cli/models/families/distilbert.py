@@ -1,9 +1,9 @@
 """DistilBERT: BERT's scheme under other names."""
 
-from atlas_cli.models.families.contract import Family, PassEmbeddings
+from atlas_cli.models.families.contract import BaseFamily, PassEmbeddings
 
 
-class DistilBERT(Family):
+class Family(BaseFamily):
     """Without segments."""
 
     model_types = ("distilbert",)
@@ -20,6 +20,3 @@ class DistilBERT(Family):
     )
     ends_in_norm = True
     buffers = ("position_ids",)
-
-
-FAMILY = DistilBERT()

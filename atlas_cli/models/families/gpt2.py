@@ -2,13 +2,13 @@
 
 from torch import nn
 
-from atlas_cli.models.families.contract import Family, NoPositions, TrainedBlock
+from atlas_cli.models.families.contract import BaseFamily, NoPositions, TrainedBlock
 
 # four tensors of gelu_new, written out as arithmetic; one where it is one operation
 _GELU_TENSORS = {"gelu_new": 4, "gelu": 1, "gelu_pytorch_tanh": 1}
 
 
-class GPT2(Family):
+class Family(BaseFamily):
     """Of all sizes."""
 
     model_types = ("gpt2",)
@@ -34,6 +34,3 @@ class GPT2(Family):
             + norms * block.layer_norm(width)
             + tensors * block.element * block.positions * inner
         )
-
-
-FAMILY = GPT2()

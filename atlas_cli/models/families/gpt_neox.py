@@ -5,10 +5,10 @@ from typing import Any
 
 from torch import nn
 
-from atlas_cli.models.families.contract import Family
+from atlas_cli.models.families.contract import BaseFamily
 
 
-class GPTNeoX(Family):
+class Family(BaseFamily):
     """One linear layer makes query, key and value, head by head."""
 
     model_types = ("gpt_neox",)
@@ -30,6 +30,3 @@ class GPTNeoX(Family):
     def parallel(self, config: Any) -> bool:
         """As ``use_parallel_residual`` says; without it, the feed-forward reads the attention's sum."""
         return bool(config.use_parallel_residual)
-
-
-FAMILY = GPTNeoX()

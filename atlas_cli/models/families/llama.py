@@ -2,10 +2,10 @@
 
 from torch import nn
 
-from atlas_cli.models.families.contract import Family, TrainedBlock
+from atlas_cli.models.families.contract import BaseFamily, TrainedBlock
 
 
-class Llama(Family):
+class Family(BaseFamily):
     """They differ inside attention alone: sliding windows, biases, norms of queries and keys."""
 
     model_types = ("llama", "mistral", "qwen2", "qwen3")
@@ -43,6 +43,3 @@ class Llama(Family):
             + 3 * e * n * config.intermediate_size
             + (2 * e * block.tokens * head if block.lowest else 0)
         )
-
-
-FAMILY = Llama()

@@ -5,10 +5,10 @@ from typing import Any
 
 from torch import nn
 
-from atlas_cli.models.families.contract import Family, NoPositions
+from atlas_cli.models.families.contract import BaseFamily, NoPositions
 
 
-class OPT(Family):
+class Family(BaseFamily):
     """All sizes but opt-350m, which projects its embeddings and has its norms after attention and feed-forward."""
 
     model_types = ("opt",)
@@ -30,6 +30,3 @@ class OPT(Family):
             yield "do_layer_norm_before", "puts norms after attention and feed-forward, which is not covered"
         if config._remove_final_layer_norm:
             yield "_remove_final_layer_norm", "leaves the final norm out, which is not covered"
-
-
-FAMILY = OPT()

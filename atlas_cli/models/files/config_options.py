@@ -11,7 +11,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from atlas_cli.errors import ConfigError
-from atlas_cli.models.families import supported
+from atlas_cli.models.families import family_for
 from atlas_cli.suggest import did_you_mean
 
 _NONE: tuple[object, ...] = (None, False, 0, "", {}, [])
@@ -107,7 +107,7 @@ def refuse_options(
 
 def computed_options(model_type: object) -> tuple[str, ...]:
     """Names that the family of a ``model_type`` computes although others do not; none where there is no family."""
-    family = supported().get(str(model_type))
+    family = family_for(model_type)
     return () if family is None else family.options
 
 
@@ -156,7 +156,7 @@ def _impossible(config: PreTrainedConfig) -> Iterator[tuple[str, object, str]]:
 
 
 def _uncovered(config: PreTrainedConfig) -> Iterator[tuple[str, object, str]]:
-    family = supported().get(config.model_type)
+    family = family_for(config.model_type)
     for name, why in family.uncovered(config) if family is not None else ():
         value: Any = config
         for part in name.split("."):

@@ -15,7 +15,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from atlas_cli.config.schema.experiment import ModelConfig
 from atlas_cli.errors import ConfigError, ResourceError
-from atlas_cli.models.families import supported
+from atlas_cli.models.families import family_for
 from atlas_cli.models.files import gguf_files
 from atlas_cli.models.files.architectures import built_in, is_architecture
 from atlas_cli.models.files.config_options import computed_options, refuse_options, require_values, unknown_options
@@ -160,7 +160,7 @@ def _read_config(source: Source, model: ModelConfig) -> PreTrainedConfig:
             hint += ", or model.init: random, or auto"
         reach = "" if hub_reachable() else " (the hub cannot be reached and it is not in the hub cache)"
         raise ResourceError(f"model.name: {model.name!r} was not found{reach}; {hint} [{reason(error)}]") from None
-    if config.model_type in supported():  # others are refused by name, whatever their values mean
+    if family_for(config.model_type) is not None:  # others are refused by name, whatever their values mean
         require_values(config, place)
         if unknown := unknown_options(stored, config):
             _say(f"{place}{type(config).__name__} of transformers has no {named(unknown)}: without effect here")

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from torch import nn
 
 from atlas_cli.errors import ConfigError, ResourceError
-from atlas_cli.models.families.contract import Family
+from atlas_cli.models.families.contract import BaseFamily
 from atlas_cli.models.files.source import Source, read_json
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -29,7 +29,7 @@ _HEADS = (
 _SHOWN = 3
 
 
-def weight_names(source: Source, family: Family) -> dict[str, Path]:
+def weight_names(source: Source, family: BaseFamily) -> dict[str, Path]:
     """The file of every tensor, by name; nothing where there are no safetensors, which the loader says.
 
     Raises:
@@ -92,7 +92,7 @@ def _shard(source: Source, index: Path, name: str) -> Path:
 
 
 def left_out(
-    folder: str, whole: Any, family: Family, files: dict[str, Path], unexpected: Collection[str]
+    folder: str, whole: Any, family: BaseFamily, files: dict[str, Path], unexpected: Collection[str]
 ) -> tuple[str, ...]:
     """Tensors that the model has no place for; those of a head may be left out, as atlas has heads of its own.
 

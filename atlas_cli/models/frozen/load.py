@@ -17,7 +17,8 @@ from transformers.utils import logging as transformers_logging
 from atlas_cli.config.schema.experiment import ModelConfig
 from atlas_cli.errors import AtlasError, ConfigError, ResourceError
 from atlas_cli.hashing import sha256_tensors
-from atlas_cli.models.families import Family, family_of
+from atlas_cli.models.families import family_of
+from atlas_cli.models.families.contract import BaseFamily
 from atlas_cli.models.files.config_options import refuse_options
 from atlas_cli.models.files.finite_weights import not_finite
 from atlas_cli.models.files.resolve import locate, model_config
@@ -45,7 +46,7 @@ class FrozenBase:
 
     model: nn.Module
     lm_head: nn.Module | None
-    family: Family
+    family: BaseFamily
     name: str
     init: str
     sha256: str
@@ -153,7 +154,7 @@ def require_weights(model: ModelConfig) -> None:
         raise ResourceError(f"model.name: folder {source.path} has no model.safetensors (atlas reads safetensors only)")
 
 
-def _weight_names(source: Source, family: Family) -> dict[str, Path]:
+def _weight_names(source: Source, family: BaseFamily) -> dict[str, Path]:
     try:
         return weight_names(source, family)
     except SafetensorError as error:
@@ -175,7 +176,7 @@ def from_config(auto: Any, config: PreTrainedConfig, dtype: torch.dtype) -> nn.M
 
 
 def as_base(
-    whole: Any, family: Family, name: str, init: str, fused_gelu: int = 0, left_out: tuple[str, ...] = ()
+    whole: Any, family: BaseFamily, name: str, init: str, fused_gelu: int = 0, left_out: tuple[str, ...] = ()
 ) -> FrozenBase:
     """Freeze a Hugging Face model (with or without its causal LM head)."""
     whole.requires_grad_(False).eval()
@@ -234,7 +235,7 @@ def load_tokenizer(model: ModelConfig) -> Any:
 
 
 def _from_source(
-    auto: Any, config: PreTrainedConfig, source: Source, family: Family, dtype: torch.dtype
+    auto: Any, config: PreTrainedConfig, source: Source, family: BaseFamily, dtype: torch.dtype
 ) -> tuple[nn.Module, tuple[str, ...]]:
     """The model with the weights of its files, and the names of those that it has no place for and does not need."""
     source = source.converted()

@@ -11,13 +11,13 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from atlas_cli.models.block_paths import by_layer
-from atlas_cli.models.families.contract import Family
+from atlas_cli.models.families.contract import BaseFamily
 from atlas_cli.models.halves.recomputed_norms import forget
 from atlas_cli.models.halves.split import blocks_of
 
 
 @contextmanager
-def checkpointed(half: nn.Module, family: Family, ranks: Mapping[str, int]) -> Iterator[None]:
+def checkpointed(half: nn.Module, family: BaseFamily, ranks: Mapping[str, int]) -> Iterator[None]:
     """Inside the block, forwards of ``half`` save what its blocks are given and nothing of what they compute.
 
     Args:

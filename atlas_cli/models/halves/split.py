@@ -12,11 +12,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from atlas_cli.models.families.contract import Family
+from atlas_cli.models.families.contract import BaseFamily
 from atlas_cli.models.halves.recomputed_norms import forget
 
 
-def client_half(base: nn.Module, family: Family, cut: int) -> nn.Module:
+def client_half(base: nn.Module, family: BaseFamily, cut: int) -> nn.Module:
     """Blocks ``0 .. cut-1`` with the input side; ``forward(input_ids, attention_mask, ...)``."""
     replaced: dict[str, nn.Module] = {family.blocks: nn.ModuleList(blocks_of(base, family)[:cut])}
     if family.final_norm is not None:
@@ -24,7 +24,7 @@ def client_half(base: nn.Module, family: Family, cut: int) -> nn.Module:
     return _view(base, replaced, _config_for(base, 0, cut))
 
 
-def server_half(base: nn.Module, family: Family, cut: int) -> nn.Module:
+def server_half(base: nn.Module, family: BaseFamily, cut: int) -> nn.Module:
     """Blocks ``cut ..`` with the final norm; ``forward(inputs_embeds=activations, attention_mask=...)``."""
     blocks = blocks_of(base, family)
     replaced: dict[str, nn.Module] = {path: make() for path, make in family.input_side.items()}
@@ -32,7 +32,7 @@ def server_half(base: nn.Module, family: Family, cut: int) -> nn.Module:
     return _view(base, replaced, _config_for(base, cut, len(blocks)))
 
 
-def client_part(base: nn.Module, family: Family, first: int, cut: int) -> nn.Module:
+def client_part(base: nn.Module, family: BaseFamily, first: int, cut: int) -> nn.Module:
     """Blocks ``first .. cut-1`` of the client half; ``forward(inputs_embeds=outputs of block first-1, ...)``."""
     replaced: dict[str, nn.Module] = {family.blocks: nn.ModuleList(blocks_of(base, family)[first:cut])}
     if family.final_norm is not None:
@@ -50,7 +50,7 @@ def run_half(half: nn.Module, attention_mask: Tensor | None, **inputs: Tensor | 
     return forget(half(attention_mask=attention_mask, **extra).last_hidden_state)
 
 
-def blocks_of(base: nn.Module, family: Family) -> nn.ModuleList:
+def blocks_of(base: nn.Module, family: BaseFamily) -> nn.ModuleList:
     """The list of blocks of a base model."""
     blocks = base.get_submodule(family.blocks)
     assert isinstance(blocks, nn.ModuleList)

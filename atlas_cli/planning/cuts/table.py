@@ -17,7 +17,7 @@ from atlas_cli.errors import ConfigError
 from atlas_cli.models.adapters.lora import features_of
 from atlas_cli.models.adapters.placement import adapted_names, place_ranks
 from atlas_cli.models.families import family_of
-from atlas_cli.models.families.contract import Family
+from atlas_cli.models.families.contract import BaseFamily
 from atlas_cli.models.files.architectures import built_in
 from atlas_cli.models.files.resolve import model_config
 from atlas_cli.models.halves.split import client_half
@@ -123,7 +123,7 @@ class Shapes:
 
     def __init__(self, hf_config: Any, setting: Setting) -> None:
         self.config, self.setting = hf_config, setting
-        self.family: Family = family_of(hf_config.model_type)
+        self.family: BaseFamily = family_of(hf_config.model_type)
         self.n_layers = int(hf_config.num_hidden_layers)
         _check_length(self.family.positions(hf_config), setting.tokens)
         one, _ = meta_model(shortened(hf_config, 1), self.family, torch.float32)

@@ -27,7 +27,7 @@ from transformers.pytorch_utils import Conv1D
 
 from atlas_cli.errors import ConfigError
 from atlas_cli.models.adapters.lora import features_of
-from atlas_cli.models.families.contract import Family
+from atlas_cli.models.families.contract import BaseFamily
 from atlas_cli.models.halves.split import blocks_of
 from atlas_cli.planning.devices.devices import Device
 from atlas_cli.planning.memory.saved_trace import meta_model, shortened
@@ -133,7 +133,7 @@ class BlockShapes:
         return sum(2 * ranks.get(name, 0) * sum(sizes) for stage in self.stages for name, sizes in stage.items())
 
 
-def block_shapes(family: Family, hf_config: Any) -> BlockShapes:
+def block_shapes(family: BaseFamily, hf_config: Any) -> BlockShapes:
     """Read off the model's own modules, on the meta device.
 
     Raises:

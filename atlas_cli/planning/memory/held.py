@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from atlas_cli.models.families.contract import Family
+from atlas_cli.models.families.contract import BaseFamily
 from atlas_cli.planning.memory.saved_trace import Traced, meta_model
 from atlas_cli.tasks.contract import BaseTask
 
@@ -138,7 +138,7 @@ def bytes_of(tensors: Iterable[Tensor]) -> int:
     return sum({id(t): t.numel() * t.element_size() for t in tensors}.values())
 
 
-def model_on_meta(family: Family, hf_config: Any, dtype: str) -> tuple[nn.Module, nn.Module | None]:
+def model_on_meta(family: BaseFamily, hf_config: Any, dtype: str) -> tuple[nn.Module, nn.Module | None]:
     """Base and output embedding; kept, because a table of all split layers asks for one model again and again."""
     return _model(_Key(hf_config.to_json_string(use_diff=False), dtype, family, hf_config))
 
@@ -147,7 +147,7 @@ def model_on_meta(family: Family, hf_config: Any, dtype: str) -> tuple[nn.Module
 class _Key:
     text: str
     dtype: str
-    family: Family = field(compare=False)
+    family: BaseFamily = field(compare=False)
     hf_config: Any = field(compare=False)
 
 

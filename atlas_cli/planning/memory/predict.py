@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from atlas_cli.models.block_paths import by_layer, layer_of
-from atlas_cli.models.families.contract import Family
+from atlas_cli.models.families.contract import BaseFamily
 from atlas_cli.models.halves.split import client_half, server_half
 from atlas_cli.planning.memory.held import (
     Held,
@@ -34,7 +34,7 @@ __all__ = ["PartyMemory", "predict_client", "predict_server", "predict_unsplit",
 
 
 def predict_client(
-    family: Family,
+    family: BaseFamily,
     hf_config: Any,
     cut: int,
     ranks: Mapping[str, int],
@@ -62,7 +62,7 @@ def predict_client(
 
 
 def predict_server(
-    family: Family,
+    family: BaseFamily,
     hf_config: Any,
     cut: int,
     ranks: Mapping[str, int],
@@ -102,7 +102,7 @@ def predict_server(
 
 
 def predict_unsplit(
-    family: Family,
+    family: BaseFamily,
     hf_config: Any,
     ranks: Mapping[str, int],
     features: Mapping[str, tuple[int, int]],
@@ -127,7 +127,7 @@ def predict_unsplit(
     return held.training(step.optimizer, used, 0, how)
 
 
-def predict_whole(family: Family, hf_config: Any, step: Step, *, task: BaseTask) -> PartyMemory:
+def predict_whole(family: BaseFamily, hf_config: Any, step: Step, *, task: BaseTask) -> PartyMemory:
     """Memory of full fine-tuning with AdamW, by trace: all weights, those of the head of ``task`` too, are trained.
 
     The step that is traced ends at the final norm. Its temporaries are gone when the gradients are complete.
@@ -141,7 +141,7 @@ def predict_whole(family: Family, hf_config: Any, step: Step, *, task: BaseTask)
 
 
 def _step(
-    family: Family,
+    family: BaseFamily,
     hf_config: Any,
     layers: range,
     ranks: Mapping[str, int],
@@ -179,7 +179,7 @@ class _Key:
     step: Step
     whole: bool
     head: object
-    family: Family = field(compare=False)
+    family: BaseFamily = field(compare=False)
     hf_config: Any = field(compare=False)
     task: BaseTask | None = field(compare=False)
 
@@ -189,7 +189,7 @@ def _traced(key: _Key) -> Traced:
     return trace(key.family, key.hf_config, key.layers, dict(key.ranks), key.step, whole=key.whole, task=key.task)
 
 
-def _topmost(family: Family, layers: range, ranks: Mapping[str, int]) -> tuple[range, dict[str, int]]:
+def _topmost(family: BaseFamily, layers: range, ranks: Mapping[str, int]) -> tuple[range, dict[str, int]]:
     """Two blocks that need as much at once as all that have a backward, and their adapters.
 
     Above is the topmost; below stands one for all others, with the largest adapters of any of them; and below that one
@@ -208,7 +208,7 @@ def _topmost(family: Family, layers: range, ranks: Mapping[str, int]) -> tuple[r
     return range(min(layers.start, 1), offset + size), found
 
 
-def _by_formula(family: Family, hf_config: Any, layers: range, ranks: Mapping[str, int], step: Step) -> int | None:
+def _by_formula(family: BaseFamily, hf_config: Any, layers: range, ranks: Mapping[str, int], step: Step) -> int | None:
     """Saved bytes of all blocks; None where no formula holds."""
     if step.dropout or step.autocast or "A" not in step.trained:
         return None

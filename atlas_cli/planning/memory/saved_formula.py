@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from atlas_cli.models.families.contract import Family, TrainedBlock
+from atlas_cli.models.families.contract import BaseFamily, TrainedBlock
 
 ELEMENT = {"float32": 4, "bfloat16": 2}
 # families whose blocks are given the padding mask by keyword: a checkpoint saves arguments by position
@@ -13,7 +13,7 @@ _MASK_BY_KEYWORD = ("llama",)
 
 
 def blocks_saved(
-    family: Family,
+    family: BaseFamily,
     hf_config: Any,
     layers: range,
     ranks: Mapping[str, int],
@@ -53,7 +53,7 @@ def blocks_saved(
 
 
 def checkpointed_saved(
-    family: Family, hf_config: Any, trained: int, batch: int, tokens: int, *, dtype: str, padded: bool
+    family: BaseFamily, hf_config: Any, trained: int, batch: int, tokens: int, *, dtype: str, padded: bool
 ) -> int:
     """Bytes that ``trained`` checkpointed blocks save: an input each, and the mask that all share, a byte an entry."""
     masked = padded and trained > 0 and not set(family.model_types) & set(_MASK_BY_KEYWORD)

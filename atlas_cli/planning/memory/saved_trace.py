@@ -23,7 +23,7 @@ from transformers import AutoModel, AutoModelForCausalLM
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from atlas_cli.models.adapters.lora import AdapterSet, LoRAAdapter, features_of
-from atlas_cli.models.families.contract import Family
+from atlas_cli.models.families.contract import BaseFamily
 from atlas_cli.models.frozen.gelu import fuse_gelu
 from atlas_cli.models.frozen.load import from_config
 from atlas_cli.models.halves.checkpointing import checkpointed
@@ -45,7 +45,7 @@ class Traced:
 
 
 def trace(
-    family: Family,
+    family: BaseFamily,
     hf_config: Any,
     layers: range,
     ranks: Mapping[str, int],
@@ -116,7 +116,7 @@ def trace(
         return Traced(saved.total, live.peak, sum(p.nbytes for p in trained))
 
 
-def meta_model(hf_config: Any, family: Family, dtype: torch.dtype) -> tuple[nn.Module, nn.Module | None]:
+def meta_model(hf_config: Any, family: BaseFamily, dtype: torch.dtype) -> tuple[nn.Module, nn.Module | None]:
     """The base model and its output embedding (tied ones share their tensor) without storage.
 
     Raises:
