@@ -15,14 +15,14 @@ import filelock
 import pytest
 
 from atlas_cli.errors import OutputError
+from atlas_cli.runs import run_lock as lock_module
 from atlas_cli.runs.directory import RunDirectory
 from atlas_cli.runs.run_lock import OWNER, locked, writer_of
-from atlas_cli.storage import file_lock as lock_module
 
 CHILD = """
 import sys, time
 from atlas_cli.runs.directory import RunDirectory
-from atlas_cli.runs.lock import locked
+from atlas_cli.runs.run_lock import locked
 with locked(RunDirectory(__import__("pathlib").Path(sys.argv[1])), print):
     print("held", flush=True)
     time.sleep(60)

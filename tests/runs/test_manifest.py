@@ -1,11 +1,9 @@
 import json
 import platform
 import subprocess
-from pathlib import Path
 
 import pytest
 
-import atlas_cli
 from atlas_cli.runs import manifest as module
 from atlas_cli.runs.manifest import end_manifest, start_manifest
 from atlas_cli.storage.secrets import mask_command
@@ -71,7 +69,7 @@ def repository(tmp_path, monkeypatch):
     for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "one"]):
         identity = ["-c", "user.name=a", "-c", "user.email=a@b.invalid", "-c", "commit.gpgsign=false"]
         subprocess.run(["git", "-C", str(tmp_path), *identity, *command], check=True)
-    monkeypatch.setattr(atlas_cli, "__file__", str(tmp_path / "atlas_cli" / "__init__.py"))
+    monkeypatch.setattr(module, "PACKAGE_FOLDER", tmp_path / "atlas_cli")
     return tmp_path
 
 
@@ -90,7 +88,7 @@ def test_commit_and_dirty_flag_of_the_checkout(repository):
 def test_a_wheel_inside_a_repository_is_not_taken_for_its_checkout(repository, monkeypatch):
     installed = repository / "venv" / "atlas_cli"
     installed.mkdir(parents=True)
-    monkeypatch.setattr(atlas_cli, "__file__", str(installed / "__init__.py"))
+    monkeypatch.setattr(module, "PACKAGE_FOLDER", installed)
     monkeypatch.chdir(repository)
     assert start()["git"] == {"of": "working directory", "commit": head(repository), "dirty": False}
 
@@ -104,7 +102,7 @@ def test_without_git_the_commit_is_null(repository, monkeypatch):
 
 
 def test_without_a_repository_the_commit_is_null(tmp_path, monkeypatch):
-    monkeypatch.setattr(atlas_cli, "__file__", str(Path(tmp_path) / "atlas_cli" / "__init__.py"))
+    monkeypatch.setattr(module, "PACKAGE_FOLDER", tmp_path / "atlas_cli")
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     monkeypatch.chdir(tmp_path)
     assert start()["git"] is None

@@ -13,7 +13,7 @@ from atlas_cli.storage.scratch_folders import CACHED, OFFLOAD, PREFIX_CACHE, Scr
 CHILD = """
 import sys, time
 from pathlib import Path
-from atlas_cli.runs.scratch import OFFLOAD, Scratch
+from atlas_cli.storage.scratch_folders import OFFLOAD, Scratch
 held = Scratch(Path(sys.argv[1]), OFFLOAD)
 (held.path / "x.safetensors").write_text("x")
 print(held.path.name, flush=True)
