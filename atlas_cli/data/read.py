@@ -14,6 +14,7 @@ from atlas_cli.data.task_fields import canonical
 from atlas_cli.errors import ConfigError
 from atlas_cli.seeding import numpy_generator
 from atlas_cli.suggest import did_you_mean
+from atlas_cli.tasks import load as load_task
 
 if TYPE_CHECKING:
     from atlas_cli.config.schema.experiment import TaskGroupConfig
@@ -43,7 +44,7 @@ def read_group(name: str, group: TaskGroupConfig, seed: int, duplicates: Duplica
     """
     key = f"task_groups.{name}"
     data = cast("DataConfig", group.data)
-    task: type[BaseTask] = discovery.load("tasks", group.task, key=f"{key}.task").Task
+    task = load_task(group.task, key=f"{key}.task")
     if group.classes is not None and not task.has_classes:
         raise ConfigError(f"{group.task} has no classes; remove this key", key=f"{key}.classes")
     source = discovery.load("data.sources", data.source).load(data, f"{key}.data")

@@ -6,7 +6,7 @@ from atlas_cli import discovery
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.errors import ConfigError
 from atlas_cli.models.families.contract import BaseFamily
-from atlas_cli.tasks import sequence_classification
+from atlas_cli.tasks import load, sequence_classification
 from atlas_cli.tasks.contract import BaseTask
 
 
@@ -17,11 +17,11 @@ def check_tasks(config: ExperimentConfig, model_type: str, family: BaseFamily) -
         ConfigError: it needs a decoder, or has no class an example where labels are randomised.
     """
     for name, group in config.task_groups.items():
-        task = discovery.load("tasks", group.task).Task
+        task = load(group.task)
         if task.causal_only and not family.causal:
             raise ConfigError(
                 f"{group.task} needs a decoder, and {model_type} is an encoder; use another model, or one of "
-                + ", ".join(n for n in discovery.names("tasks") if not discovery.load("tasks", n).Task.causal_only),
+                + ", ".join(n for n in discovery.names("tasks") if not load(n).causal_only),
                 key=f"task_groups.{name}.task",
             )
         if config.privacy.labels is not None:

@@ -10,11 +10,24 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from atlas_cli import discovery
 from atlas_cli.errors import ConfigError
+from atlas_cli.plugins import load_class
 
 if TYPE_CHECKING:
     from atlas_cli.tasks.contract import BaseTask
+
+
+def load(name: str, *, key: str | None = None) -> type[BaseTask]:
+    """The task type of a name, whose file keeps the contract.
+
+    Raises:
+        ConfigError: no such file, or what is wrong with it.
+    """
+    from atlas_cli.tasks.contract import BaseTask, check_declared
+
+    found = load_class("tasks", name, "Task", BaseTask, key=key)  # type: ignore[type-abstract]
+    check_declared(found)
+    return found
 
 
 def build(task_name: str, classes: Sequence[str] = (), pooling: str = "mean", *, keep_end: bool = False) -> BaseTask:
@@ -30,7 +43,7 @@ def build(task_name: str, classes: Sequence[str] = (), pooling: str = "mean", *,
     Raises:
         ConfigError: an unknown task or pooling, or classes that are missing or named twice.
     """
-    task_type: type[BaseTask] = discovery.load("tasks", task_name).Task
+    task_type = load(task_name)
     if pooling not in ("mean", "first", "last"):
         raise ConfigError(f"pooling {pooling!r} is not known; expected one of: mean, first, last")
     if task_type.has_classes and not classes:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from atlas_cli.errors import ConfigError
 from atlas_cli.tasks import _rows
 from atlas_cli.tasks._metrics import RunningLoss
-from atlas_cli.tasks.contract import IGNORE, BaseTask, Better, Feature, Metric, Row
+from atlas_cli.tasks.contract import IGNORE, BaseTask, Better, Feature, Metric, Prediction, Row
 
 
 class _Head(nn.Module):
@@ -67,6 +67,7 @@ class Task(BaseTask):
     causal_only: ClassVar[bool] = True
     primary_metric: ClassVar[str] = "perplexity"
     better: ClassVar[Mapping[str, Better]] = {"perplexity": "lower", "loss": "lower", "token_accuracy": "higher"}
+    prediction_fields: ClassVar[tuple[str, ...]] = ("loss", "tokens")
 
     def encode(self, row: Row, tokenizer: Any, max_length: int) -> list[Feature]:
         """One feature, with the tokenizer's end token, cut at ``max_length``; none where no token has a successor.
@@ -78,9 +79,9 @@ class Task(BaseTask):
         ids = tokenizer(text, verbose=False)["input_ids"]
         if not ids:
             raise ConfigError("empty text: field 'text' gives no token; drop such rows")
-        return self.features(with_end(ids, tokenizer), 0, max_length, tokenizer.bos_token_id)
+        return self._features(with_end(ids, tokenizer), 0, max_length, tokenizer.bos_token_id)
 
-    def features(self, ids: list[int], prompt_length: int, max_length: int, begin: int | None = None) -> list[Feature]:
+    def _features(self, ids: list[int], prompt_length: int, max_length: int, begin: int | None = None) -> list[Feature]:
         """Cut to ``max_length`` and label what follows the prompt; no feature if nothing is left to predict.
 
         Where the end is kept, so is the token ``begin`` at the start.
@@ -129,6 +130,15 @@ class Task(BaseTask):
     def metric(self) -> Metric:
         """Perplexity, loss and accuracy over label tokens."""
         return _PerplexityMetric(self.loss)
+
+    def predictions(self, logits: Tensor, features: Sequence[Feature]) -> list[Prediction]:
+        """How well each text is told: its mean loss a token, in nats, and over how many tokens."""
+        targets_BT = next_tokens(self.label_tensor(features, logits.shape[1])).to(logits.device)
+        losses = F.cross_entropy(logits.flatten(0, 1).float(), targets_BT.flatten(), reduction="none")
+        counts_B = (targets_BT != IGNORE).sum(1)
+        means_B = losses.view_as(targets_BT).sum(1) / counts_B.clamp(min=1)
+        pairs = zip(means_B.tolist(), counts_B.tolist(), strict=True)
+        return [{"loss": loss, "tokens": count} for loss, count in pairs]
 
 
 def next_tokens(labels_BT: Tensor) -> Tensor:

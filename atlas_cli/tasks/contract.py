@@ -9,10 +9,12 @@ Shape suffixes: B batch, T tokens, D hidden size, C classes, V vocabulary. Label
 
 from __future__ import annotations
 
+import inspect
+import sys
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, TypedDict, get_args
+from typing import Any, ClassVar, Literal, TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +22,7 @@ from torch import Tensor, nn
 
 from atlas_cli.errors import ConfigError
 from atlas_cli.printable import on_one_line
+from atlas_cli.suggest import did_you_mean
 
 Row = Mapping[str, Any]
 Prediction = dict[str, Any]
@@ -99,17 +102,9 @@ class BaseTask(ABC):
     one_class: ClassVar[bool] = False
     label_dtype: ClassVar[torch.dtype] = torch.int64
     primary_metric: ClassVar[str]
-    better: ClassVar[Mapping[str, Better]] = {}
+    better: ClassVar[Mapping[str, Better]]
+    prediction_fields: ClassVar[tuple[str, ...]]
     keep_end: bool = False
-
-    def __init_subclass__(cls) -> None:
-        """Refuse a task that does not say which way its primary metric is better: it would be guessed."""
-        primary = getattr(cls, "primary_metric", None)
-        if primary is not None and cls.better.get(primary) not in get_args(Better):
-            raise ConfigError(
-                f"{cls.__module__}: {cls.__name__} does not say whether a higher or a lower {primary} is better; add"
-                f' better = {{"{primary}": "higher"}} or "lower", with a word for every figure of its metric'
-            )
 
     def __init__(self, classes: Sequence[str] = (), pooling: str = "mean") -> None:
         self.classes = list(classes)
@@ -209,6 +204,17 @@ class BaseTask(ABC):
     def metric(self) -> Metric:
         """A fresh accumulator."""
 
+    @abstractmethod
+    def predictions(self, logits: Tensor, features: Sequence[Feature]) -> list[Prediction]:
+        """What a trained model says of each feature of a batch, in their order: ``prediction_fields`` and their values.
+
+        Values are text, finite numbers, None, or lists of them. Labels may be looked at only where they are the text.
+        """
+
+    def joined_predictions(self, windows: Sequence[Prediction]) -> Prediction:
+        """The prediction for an example from those of all its windows; the first where a task reads none in windows."""
+        return windows[0]
+
     def scores(self, metric: Metric) -> dict[str, float]:
         """The figures of an accumulator.
 
@@ -221,3 +227,30 @@ class BaseTask(ABC):
                 what = "declares no direction for" if name in figures else "does not compute"
                 raise ConfigError(f"{type(self).__module__}: Task {what} the metric {name} (primary_metric, better)")
         return figures
+
+
+def check_declared(task: type[BaseTask]) -> None:
+    """Look at what a task says of itself, beyond names and types, when it is loaded and not in the middle of a run.
+
+    Raises:
+        ConfigError: what does not fit; names the file and the nearest valid name.
+    """
+    file = inspect.getfile(task)
+    own = [
+        each
+        for each in vars(sys.modules[task.__module__]).values()
+        if getattr(each, "__module__", "") == task.__module__
+    ]
+    for metric in (each for each in own if isinstance(each, type) and issubclass(each, Metric)):
+        if missing := sorted(metric.__abstractmethods__):
+            raise ConfigError(f"{file}: {metric.__name__} defines no {' and no '.join(missing)}, as a Metric must")
+    if task.primary_metric not in task.better:
+        raise ConfigError(
+            f"{file}: Task does not say whether a higher or a lower {task.primary_metric} is better; add"
+            f' better = {{"{task.primary_metric}": "higher"}} or "lower", with a word for every figure of its metric'
+        )
+    fields = (*task.fields, *task.optional_fields)
+    if others := sorted(task.forms.keys() - set(fields)):
+        raise ConfigError(f"{file}: Task.forms: {others[0]} is no field{did_you_mean(others[0], fields)}")
+    if task.one_class and not task.has_classes:
+        raise ConfigError(f"{file}: Task.one_class needs has_classes")

@@ -37,7 +37,7 @@ class Task(causal_lm.Task):
             before = f"{prompt}\n"
             prompt_ids, ids = (tokenizer(t, verbose=False)["input_ids"] for t in (before, before + response))
             ids = causal_lm.with_end(ids, tokenizer)
-        return self.features(ids, _common(prompt_ids, ids), max_length, tokenizer.bos_token_id)
+        return self._features(ids, _common(prompt_ids, ids), max_length, tokenizer.bos_token_id)
 
 
 def _render(tokenizer: Any, prompt: str, response: str) -> tuple[str, str]:

@@ -23,7 +23,7 @@ from atlas_cli.errors import ConfigError
 from atlas_cli.tasks import _rows
 from atlas_cli.tasks._heads import Classifier
 from atlas_cli.tasks._metrics import RunningLoss, answer_f1, exact_match
-from atlas_cli.tasks.contract import BaseTask, Better, Feature, Form, Metric, Row
+from atlas_cli.tasks.contract import BaseTask, Better, Feature, Form, Metric, Prediction, Row
 
 MAX_ANSWER_TOKENS = 30
 
@@ -66,12 +66,10 @@ class _SpanMetric(Metric):
             meta = feature["meta"]
             example = self.examples.setdefault(meta["example"], _Example(meta["answers"]))
             example.rows += meta["window"] == 0
-            example.null_score = min(example.null_score, logits_T2[0].sum().item())
-            offsets = meta["offsets"]
-            start_N, end_N = logits_T2[meta["first"] : meta["first"] + len(offsets)].unbind(-1)
-            score, i, j = best_span(start_N, end_N)
-            if score > example.score:
-                example.score, example.best = score, meta["context"][offsets[i][0] : offsets[j][1]]
+            found = _best_answer(logits_T2, meta)
+            example.null_score = min(example.null_score, found["no_answer_score"])
+            if found["score"] > example.score:
+                example.score, example.best = found["score"], found["answer"]
 
     def compute(self) -> dict[str, float]:
         """``f1``, ``exact_match`` (fractions, over examples), ``loss`` (over windows)."""
@@ -94,6 +92,15 @@ def best_span(start_N: Tensor, end_N: Tensor, longest: int = MAX_ANSWER_TOKENS) 
     return scores_NL[first, after].item(), first, first + after
 
 
+def _best_answer(logits_T2: Tensor, meta: Mapping[str, Any]) -> Prediction:
+    """The best span of a window, its score, and that of the window's first token: no answer."""
+    offsets = meta["offsets"]
+    start_N, end_N = logits_T2[meta["first"] : meta["first"] + len(offsets)].unbind(-1)
+    score, first, last = best_span(start_N, end_N)
+    answer = meta["context"][offsets[first][0] : offsets[last][1]]
+    return {"answer": answer, "score": score, "no_answer_score": logits_T2[0].sum().item()}
+
+
 class Task(BaseTask):
     """Extractive question answering: columns question, context and answers.
 
@@ -106,6 +113,7 @@ class Task(BaseTask):
     forms: ClassVar[Mapping[str, Form]] = {"answers": "any"}  # the shapes above; an empty list: there is no answer
     primary_metric: ClassVar[str] = "f1"
     better: ClassVar[Mapping[str, Better]] = {"f1": "higher", "exact_match": "higher", "loss": "lower"}
+    prediction_fields: ClassVar[tuple[str, ...]] = ("answer", "score", "no_answer_score")
 
     @classmethod
     def check(cls, row: Row) -> None:
@@ -191,6 +199,15 @@ class Task(BaseTask):
     def metric(self) -> Metric:
         """SQuAD exact match and F1 over examples, and loss."""
         return _SpanMetric(self.loss)
+
+    def predictions(self, logits: Tensor, features: Sequence[Feature]) -> list[Prediction]:
+        """The best answer and its score, a sum of a start and an end logit; that there is none has a score, too."""
+        return [_best_answer(each, f["meta"]) for each, f in zip(logits.float().cpu(), features, strict=True)]
+
+    def joined_predictions(self, windows: Sequence[Prediction]) -> Prediction:
+        """The best answer of all windows; that there is none must hold in each."""
+        best = max(windows, key=lambda window: float(window["score"]))
+        return {**best, "no_answer_score": min(window["no_answer_score"] for window in windows)}
 
 
 def find_answers(value: Any, context: str) -> list[tuple[str, int]]:

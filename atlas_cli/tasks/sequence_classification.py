@@ -15,7 +15,7 @@ from torch import Tensor
 from atlas_cli.tasks import _rows
 from atlas_cli.tasks._metrics import RunningLoss, macro_f1
 from atlas_cli.tasks._texts import TextTask
-from atlas_cli.tasks.contract import Better, Feature, Form, Metric, Row
+from atlas_cli.tasks.contract import Better, Feature, Form, Metric, Prediction, Row
 
 
 class _ClassMetric(Metric):
@@ -54,6 +54,7 @@ class Task(TextTask):
     one_class: ClassVar[bool] = True
     primary_metric: ClassVar[str] = "accuracy"
     better: ClassVar[Mapping[str, Better]] = {"accuracy": "higher", "macro_f1": "higher", "loss": "lower"}
+    prediction_fields: ClassVar[tuple[str, ...]] = ("label", "score")
 
     @classmethod
     def labels_in(cls, row: Row) -> list[str]:
@@ -73,3 +74,9 @@ class Task(TextTask):
     def metric(self) -> Metric:
         """Accuracy, macro-F1 and loss over examples."""
         return _ClassMetric(len(self.classes), self.loss)
+
+    def predictions(self, logits: Tensor, features: Sequence[Feature]) -> list[Prediction]:
+        """The likeliest class and its probability."""
+        scores_B, classes_B = logits.float().softmax(-1).max(-1)
+        pairs = zip(classes_B.tolist(), scores_B.tolist(), strict=True)
+        return [{"label": self.classes[number], "score": score} for number, score in pairs]

@@ -19,7 +19,7 @@ from atlas_cli.errors import ConfigError
 from atlas_cli.tasks import _rows
 from atlas_cli.tasks._heads import Classifier
 from atlas_cli.tasks._metrics import RunningLoss, entity_spans
-from atlas_cli.tasks.contract import IGNORE, BaseTask, Better, Feature, Form, Metric, Row
+from atlas_cli.tasks.contract import IGNORE, BaseTask, Better, Feature, Form, Metric, Prediction, Row
 
 _MANY_WORDS = 10_000  # of a row with more, only so many are tokenized where that fills max_length
 
@@ -86,6 +86,7 @@ class Task(BaseTask):
         **dict.fromkeys(("entity_f1", "entity_precision", "entity_recall", "token_accuracy"), "higher"),
         "loss": "lower",
     }
+    prediction_fields: ClassVar[tuple[str, ...]] = ("tags", "scores")
 
     @classmethod
     def labels_in(cls, row: Row) -> list[str]:
@@ -163,6 +164,18 @@ class Task(BaseTask):
     def metric(self) -> Metric:
         """Entity precision, recall and F1, token accuracy and loss."""
         return _EntityMetric(self.classes, self.loss)
+
+    def predictions(self, logits: Tensor, features: Sequence[Feature]) -> list[Prediction]:
+        """The likeliest tag of each word and its probability; None for words that were cut off."""
+        scores_BT, tags_BT = (each.cpu() for each in logits.float().softmax(-1).max(-1))
+        labelled_BT = self.label_tensor(features, logits.shape[1]) != IGNORE
+        found: list[Prediction] = []
+        for feature, tags_T, scores_T, labelled_T in zip(features, tags_BT, scores_BT, labelled_BT, strict=True):
+            words, count = feature["meta"]["words"], len(feature["meta"]["tags"])
+            tags = dict(zip(words, (self.classes[tag] for tag in tags_T[labelled_T].tolist()), strict=True))
+            scores = dict(zip(words, scores_T[labelled_T].tolist(), strict=True))
+            found.append({"tags": [tags.get(i) for i in range(count)], "scores": [scores.get(i) for i in range(count)]})
+        return found
 
 
 def _sequence(row: Row, name: str) -> list[Any]:
