@@ -1,1 +1,1 @@
-"""Parsers of the packaged corpora: from data files in the cache to rows."""
+"""Corpora that packages carry, one file each: ``sms_spam.py`` is ``data: {corpus: sms-spam}``."""
