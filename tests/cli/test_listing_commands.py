@@ -7,7 +7,7 @@ import typer
 from typer.testing import CliRunner
 
 from atlas_cli.cli import corpora, models
-from atlas_cli.data import catalog
+from atlas_cli.data import corpora
 from atlas_cli.errors import ConfigError
 from atlas_cli.packages import models as packaged
 
@@ -26,7 +26,7 @@ def call(*arguments: str):
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"), [("models", packaged.model_names()), ("corpora", catalog.corpus_names())]
+    ("name", "expected"), [("models", packaged.model_names()), ("corpora", corpora.corpus_names())]
 )
 def test_lists(name, expected):
     table = call(name)

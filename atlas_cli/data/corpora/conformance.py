@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from atlas_cli import discovery
-from atlas_cli.data.catalog import CorpusRows, corpus, corpus_rows
+from atlas_cli.data.corpora import CorpusRows, corpus, corpus_rows
 
 
 def check(name: str) -> CorpusRows:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from atlas_cli.data import catalog
+from atlas_cli.data import corpora
 from atlas_cli.data.rows import SourceRows, digest, single_location
 from atlas_cli.data.sources.contract import BaseSource
 
@@ -23,6 +23,6 @@ class Source(BaseSource):
             ResourceError: it cannot be fetched.
         """
         name = single_location(data, key)
-        train, test, repeats = catalog.corpus_rows(name, key=f"{key}.corpus")
+        train, test, repeats = corpora.corpus_rows(name, key=f"{key}.corpus")
         notes = (f"{repeats:,} rows of the corpus that repeat others are left out",) if repeats else ()
-        return SourceRows(train, test, f"corpus {name}", digest(train, test), catalog.corpus(name).split_by, notes)
+        return SourceRows(train, test, f"corpus {name}", digest(train, test), corpora.corpus(name).split_by, notes)
