@@ -43,7 +43,9 @@ from atlas_cli.cli import main as atlas
 
 # of one execution, and so never the same twice; hashes of whole files, which hold such things
 VOLATILE = {"seconds", "samples_per_second", "started", "ended", "duration_s", "process_rss_peak", "pid", "command"}
-VOLATILE |= {"git", "versions", "platform", "host", "config_sha256", "experiment_sha256"}
+VOLATILE |= {"git", "versions", "platform", "host", "config_sha256", "experiment_sha256", "code"}
+NAMES = "names of tensors in the checkpoint"
+SHOWN = 20  # differences of a run; the rest are counted
 SEALS = {"sha256", "records"}  # of the manifest itself and of files beside it
 LEFT_OUT = {"sums.jsonl", "log.txt", "report.html", ".lock", "lock.json", "SHA256SUMS", "README.md"}
 TIMES = [
@@ -162,7 +164,7 @@ def _files(run: Path) -> Iterator[tuple[str, Any]]:
     if checkpoints:
         tensors = [item for path in sorted(checkpoints[-1].glob("*.safetensors")) for item in _hashes(path).items()]
         yield "checkpoint", {"round": checkpoints[-1].name, "contents": sorted(h for _, h in tensors)}
-        yield "names of tensors in the checkpoint", sorted(name for name, _ in tensors)
+        yield NAMES, sorted(name for name, _ in tensors)
 
 
 def _hashes(path: Path) -> dict[str, str]:
@@ -181,15 +183,16 @@ def differences(reference: dict[str, Any], found: dict[str, Any]) -> list[str]:
         if run not in found or run not in reference:
             lines.append(f"{run}: only in {'the reference' if run in reference else 'this recording'}")
             continue
-        lines += [f"{run}: {line}" for line in _between(reference[run], found[run])]
+        its = [f"{run}: {line}" for line in _between(reference[run], found[run])]
+        lines += its[:SHOWN] + [f"{run}: and {len(its) - SHOWN} more fields"] * (len(its) > SHOWN)
     return lines
 
 
 def _between(before: Any, after: Any, where: str = "") -> Iterator[str]:
-    if where.endswith("contents"):
+    if where.endswith((NAMES, "checkpoint contents")):  # in no order
         gone, come = Counter(before) - Counter(after), Counter(after) - Counter(before)
         if gone or come:
-            yield f"{where}: {gone.total()} of {len(before)} tensors are gone, {come.total()} are new"
+            yield f"{where}: {gone.total()} of {len(before)} are gone, {come.total()} are new"
     elif isinstance(before, dict) and isinstance(after, dict):
         for key in dict.fromkeys([*before, *after]):
             if key not in before or key not in after:
@@ -222,7 +225,7 @@ def main() -> int:
     reference = json.loads(arguments.file.read_text(encoding="utf-8"))
     wanted = {name: run for name, run in reference.items() if arguments.only in name}
     differing = differences(wanted, json.loads(json.dumps(found)))
-    notes = [line for line in differing if ": names of tensors in the checkpoint" in line]
+    notes = [line for line in differing if NAMES in line]
     wrong = [line for line in differing if line not in notes]
     for line in wrong:
         print(line)
