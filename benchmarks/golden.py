@@ -46,11 +46,13 @@ VOLATILE = {"seconds", "samples_per_second", "started", "ended", "duration_s", "
 VOLATILE |= {"git", "versions", "platform", "host", "config_sha256", "experiment_sha256", "code"}
 NAMES = "names of tensors in the checkpoint"
 SHOWN = 20  # differences of a run; the rest are counted
-SEALS = {"sha256", "records"}  # of the manifest itself and of files beside it
+SEALED, SEALS = {"manifest.json", "audit.json"}, {"sha256", "records"}  # of the file itself and of files beside it
+ROUNDED = {"update_norms"}  # sums in the order of a hash table
 LEFT_OUT = {"sums.jsonl", "log.txt", "report.html", ".lock", "lock.json", "SHA256SUMS", "README.md"}
 TIMES = [
     (re.compile(r"\d{8}-\d{6}(-\d+)?"), "TIME"),
     (re.compile(r"[\d,.]+ samples/s"), "- samples/s"),
+    (re.compile(r"(finished after) [\d,.]+ \w+"), r"\1 -"),
     (re.compile(r"(peak of the whole process.*?): .*"), r"\1"),
     (re.compile(r"─+"), "─"),
     (re.compile(r"  +"), "  "),
@@ -139,10 +141,15 @@ def _without_times(text: str, root: str) -> str:
 
 def _clean(value: Any, root: str) -> Any:
     if isinstance(value, dict):
-        return {_without_times(str(k), root): _clean(v, root) for k, v in value.items() if k not in VOLATILE}
+        kept = {k: _rounded(v) if k in ROUNDED else v for k, v in value.items() if k not in VOLATILE}
+        return {_without_times(str(k), root): _clean(v, root) for k, v in kept.items()}
     if isinstance(value, list):
         return [_clean(item, root) for item in value]
     return _without_times(value, root) if isinstance(value, str) else value
+
+
+def _rounded(value: Any) -> Any:
+    return json.loads(json.dumps(value), parse_float=lambda text: float(f"{float(text):.12g}"))
 
 
 def _files(run: Path) -> Iterator[tuple[str, Any]]:
@@ -158,7 +165,7 @@ def _files(run: Path) -> Iterator[tuple[str, Any]]:
             yield name, [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         elif path.suffix == ".json":
             said = json.loads(path.read_text(encoding="utf-8"))
-            yield name, {k: v for k, v in said.items() if k not in SEALS} if path.name == "manifest.json" else said
+            yield name, {k: v for k, v in said.items() if k not in SEALS} if path.name in SEALED else said
         elif path.suffix not in (".png", ".svg"):
             yield name, path.read_text(encoding="utf-8").splitlines()
     if checkpoints:
