@@ -30,3 +30,8 @@ def apply_term(term: ClientTerm | None, adapters: AdapterSet) -> None:
 def held_by(adapters: AdapterSet) -> dict[str, Factors]:
     """What a client holds, as scale-free factors."""
     return absorb(adapters.state(), scales_of(adapters))
+
+
+def term_bytes(term: ClientTerm | None) -> int:
+    """Bytes of what a client's term keeps now."""
+    return sum(4 * value.numel() for value in term.state.values()) if term is not None else 0

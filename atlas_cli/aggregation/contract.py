@@ -10,6 +10,7 @@ divided out for the receiver after, so that equal products mean equal updates wh
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -291,6 +292,11 @@ class BaseMethod(ABC):
         for key, value in state.items():
             group, _, name = key.partition("/")
             self.state.setdefault(group, {})[name] = value
+
+
+def elements(shapes: Shapes) -> int:
+    """How many numbers tensors of these shapes have."""
+    return sum(math.prod(shape) for shape in shapes.values())
 
 
 def resized(tensor: Tensor, shape: Sequence[int]) -> Tensor:

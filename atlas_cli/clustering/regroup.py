@@ -46,8 +46,9 @@ def _regroup_adapters(federation: Federation, before: Mapping[str, str]) -> None
     merged, groups, changes, version = aggregator.merged, aggregator.groups, aggregator.changes, aggregator.version
     aggregator.merged, aggregator.groups, aggregator.changes, aggregator.version = {}, {}, {}, {}
     aggregator.uppers = {}  # with clusters all clients have one split layer, and no layer has two kinds of holders
-    for cluster in sorted(set(now.values())):
-        shares = _shares(aggregator, now, before, cluster)
+    parts = {cluster: _shares(aggregator, now, before, cluster) for cluster in sorted(set(now.values()))}
+    aggregator.method.regroup(parts)
+    for cluster, shares in parts.items():
         first = next(iter(shares))
         if shares.keys() == {cluster} and _clients(now, cluster) == _clients(before, cluster):
             aggregator.merged[cluster], aggregator.groups[cluster] = merged[cluster], groups[cluster]

@@ -40,6 +40,7 @@ def capture(federation: Federation, copies: Copies | None = None) -> tuple[dict[
             for path, factors in adapters.items():
                 for part, value in zip(Factors._fields, factors, strict=True):
                     tensors[f"change/{group}/{when}/{path}/{part}"] = _copy(value)
+    tensors |= {f"method/{n}": _copy(value) for n, value in aggregator.method.state_dict().items()}
     kinds, clients, held = (copies or Copies()).of_clients(federation)
     return tensors | held, {
         "versions": dict(aggregator.version),
@@ -79,12 +80,14 @@ def _restore(
 ) -> None:
     of_client = dict(zip(federation.clients, (kinds[i] for i in state["clients"]), strict=True))
     contents: dict[str, dict[str, Tensor]] = {}
-    rest = {}
+    rest, of_method = {}, dict[str, Tensor]()
     for key, value in tensors.items():
         part, _, n = key.partition("/")
         if part in PARTS:
             sha256, _, n = n.partition("/")
             contents.setdefault(f"{part}/{sha256}", {})[n] = value
+        elif part == "method":
+            of_method[key.partition("/")[2]] = value.to(federation.device)
         elif part != "change":
             rest[key] = value
     if clusters := {name: kind.cluster for name, kind in of_client.items() if kind.cluster is not None}:
@@ -105,6 +108,8 @@ def _restore(
         give_moments(optimizer, f"{owner}/optimizer", found)
     if moments:
         raise unsound(TENSORS, next(iter(moments)), "is nobody's")
+    _check_method(federation, of_method)
+    federation.aggregator.method.load_state_dict(of_method)
     federation.aggregator.version.update(state["versions"])
     if federation.aggregator.method.CHANGES_BASE:
         _restore_changes(federation, tensors, state, of_client, contents)
@@ -128,8 +133,28 @@ def _restore_clients(
                     if (A := held.get(f"{path}.lora_A")) is not None and len(A) != rank:
                         raise unsound(TENSORS, f"held/{kind.held}/{path}.lora_A", f"has rank {len(A)}, expected {rank}")
                 give(federation.clients[name], member, held, moments)
+                _check_term(federation, name, moments)
             done[alike] = member
         member.version, member.delivered_sha256 = kind.version, kind.delivered_sha256
+
+
+def _check_term(federation: Federation, name: str, moments: Mapping[str, Tensor]) -> None:
+    aggregator = federation.aggregator
+    layers = aggregator.layers_of(aggregator.members[name].ranks)
+    shapes = aggregator.method.extra_tensors(layers).at_client
+    for key, value in moments.items():
+        if key.startswith("term/") and tuple(value.shape) != shapes.get(key.removeprefix("term/")):
+            raise unsound(TENSORS, key, f"of client {name} has shape {tuple(value.shape)}")
+
+
+def _check_method(federation: Federation, state: Mapping[str, Tensor]) -> None:
+    aggregator = federation.aggregator
+    for key, value in state.items():
+        group, _, name = key.partition("/")
+        layers = aggregator.layers_of({p: f.rank for p, f in aggregator.merged.get(group, {}).items()})
+        shape = aggregator.method.extra_tensors(layers).at_server.get(name)  # of another rank where groups changed
+        if shape is None or len(shape) != value.dim():
+            raise unsound(TENSORS, f"method/{key}", f"has shape {tuple(value.shape)}")
 
 
 def _restore_changes(

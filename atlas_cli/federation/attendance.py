@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from atlas_cli.aggregation.client_gradients import held_by
 from atlas_cli.errors import TooFewClientsError
 from atlas_cli.federation.client_state.rollback import Snapshot
 from atlas_cli.federation.federation import Federation
@@ -45,12 +46,16 @@ class Attendance:
         self._snapshots: dict[str, Snapshot] = {}
 
     def begin(self) -> None:
-        """Remember what each client holds now, with a copy of it where one can be dropped later in the round."""
+        """Remember what each client holds now, with a copy of it where one can be dropped later in the round; then let
+        what the aggregation method does at clients see the adapters that the round begins with."""
         members = self.federation.aggregator.members
         self.began_with = {c: members[c].ranks for c in self.present}
         every = may_drop(self.federation, self.present)
         exposed = self.present if every else [c for c in self.present if c in self._crashes]
         self._snapshots = {c: Snapshot(self.federation.clients[c], members[c]) for c in exposed}
+        for member in (members[c] for c in self.present):
+            if member.term is not None:
+                member.term.begin_round(held_by(member.adapters))
 
     def drop(self, client: str, reason: str, *, gone: bool = True) -> None:
         """Take a client out of the round; it goes back to what it held when the round began.

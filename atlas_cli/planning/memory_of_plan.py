@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
+from atlas_cli.aggregation.contract import Layer, elements
 from atlas_cli.config.schema.experiment import OptimizerConfig
 from atlas_cli.planning.devices.cost import head_step
 from atlas_cli.planning.memory.held import adapter_bytes, bytes_of, optimizer_bytes
@@ -122,21 +123,28 @@ def _parts(memory: PartyMemory) -> dict[str, Any]:
 
 
 def client_memory(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape) -> PartyMemory:
-    """Memory of one client in a batch of ``shape``, as the config trains it; its head counts where it holds one."""
-    config = plan.config
+    """Memory of one client in a batch of ``shape``, as the config trains it; its head counts where it holds one.
+
+    What the aggregation method keeps at a client counts with the optimizer's state.
+    """
+    config, method = plan.config, method_of(plan.config)
     step = replace(
         _step(plan, shape),
         dtype=client.dtype,
         checkpointing=client.checkpointing,
         received_dtype=config.model.dtype,
-        trained=tuple(method_of(config).TRAINED),
+        trained=tuple(method.TRAINED),
         optimizer=_optimizer(config.training.client_optimizer),
     )
     if config.mode != "split-federated":
-        ranks = {**client.ranks, **plan.above(client.cut)}
-        return predict_unsplit(plan.family, plan.hf_config, ranks, plan.features, step, task=task)
-    model = plan.family, plan.hf_config, client.cut, client.ranks, plan.features
-    return predict_client(*model, step, task=task if _heads_on_clients(plan) else None)
+        ranks: Mapping[str, int] = {**client.ranks, **plan.above(client.cut)}
+        memory = predict_unsplit(plan.family, plan.hf_config, ranks, plan.features, step, task=task)
+    else:
+        ranks, model = client.ranks, (plan.family, plan.hf_config, client.cut, client.ranks, plan.features)
+        memory = predict_client(*model, step, task=task if _heads_on_clients(plan) else None)
+    layers = {path: Layer(rank, *plan.features[path]) for path, rank in ranks.items()}
+    kept = 4 * elements(method.extra_tensors(layers).at_client)
+    return replace(memory, optimizer=memory.optimizer + kept)
 
 
 def _server(plan: Plan, tasks: Mapping[str, BaseTask], shape: Shape, received: str) -> PartyMemory:

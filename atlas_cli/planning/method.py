@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from pydantic import ValidationError
 
-from atlas_cli.aggregation.contract import PARTS, BaseMethod
+from atlas_cli.aggregation.contract import PARTS, BaseMethod, Layer
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.config.schema.section import Section
 from atlas_cli.errors import ConfigError
@@ -34,7 +34,7 @@ def load_method(name: str) -> type[BaseMethod]:
     Raises:
         ConfigError: there is none, or it breaks the contract.
     """
-    return load_class("aggregation.methods", name, "Method", BaseMethod, key="aggregation.method")
+    return load_class("aggregation.methods", name, "Method", BaseMethod, key="aggregation.method")  # type: ignore[type-abstract]
 
 
 def _options_of(method: type[BaseMethod], config: ExperimentConfig) -> Section:
@@ -78,6 +78,20 @@ def check_mixing(config: ExperimentConfig) -> None:
             f"{name} has no group adapters that can be mixed; set it to 0, or use delta-svd, flexlora, zero-pad, "
             "hetlora, lora-fair, trimmed-mean or median",
             key="aggregation.cross_group.strength",
+        )
+
+
+def check_extra_tensors(config: ExperimentConfig) -> None:
+    """Refuse what a method sends besides adapters where noise protects adapters alone.
+
+    Raises:
+        ConfigError: names the method.
+    """
+    if config.privacy.updates is not None and method_of(config).extra_tensors({"": Layer(1, 1, 1)}).up:
+        raise ConfigError(
+            f"{config.aggregation.method} has clients send more than adapters, which privacy.updates puts no noise on; "
+            "use another aggregation.method",
+            key="privacy.updates",
         )
 
 

@@ -28,6 +28,7 @@ from atlas_cli.planning.devices.devices import check_deadline, client_devices, s
 from atlas_cli.planning.method import (
     check_clusters,
     check_cuts,
+    check_extra_tensors,
     check_mixing,
     check_screen,
     check_server_memory,
@@ -163,6 +164,7 @@ def make_plan(config: ExperimentConfig) -> Plan:
     method_of(config)
     check_mixing(config)
     check_screen(config)
+    check_extra_tensors(config)
     client_devices(config), server_device(config)  # every device that is named must be known
     check_deadline(config)
 

@@ -9,11 +9,12 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from atlas_cli.aggregation.contract import Layer, Shapes
 from atlas_cli.planning.devices.cost import step_bytes
 from atlas_cli.planning.method import method_of
 from atlas_cli.planning.plan import ClientPlan, Plan
 from atlas_cli.tasks.contract import BaseTask
-from atlas_cli.wire.messages import BaseRows, NamedTensors
+from atlas_cli.wire.messages import Adapters, BaseRows, NamedTensors
 
 
 class Shape(NamedTuple):
@@ -47,9 +48,14 @@ def round_bytes(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape) ->
     )
     method = method_of(config)
     head = head_tensors(task, plan.hidden_size) if training.labels == "client" and method.SENT else {}
+    layers = {path: Layer(rank, *plan.features[path]) for path, rank in client.ranks.items()}
+    extra = method.extra_tensors(layers)
     up, down = (
-        sum(NamedTensors("", named).bytes for named in (_factors(plan, client.ranks, "lora_", parts), head) if named)
-        for parts in (method.SENT, method.DELIVERED)
+        sum(message.bytes for message in (Adapters("", factors, more), NamedTensors("", head)) if message.tensors)
+        for factors, more in (
+            (_factors(plan, client.ranks, "lora_", method.SENT), _empty(extra.up)),
+            (_factors(plan, client.ranks, "lora_", method.DELIVERED), _empty(extra.down)),
+        )
     )
     if method.CHANGES_BASE:  # the stacks of all clients, and with them what adapters were worth where they go on
         group = plan.group_ranks(client.task_group)
@@ -68,6 +74,11 @@ def _factors(plan: Plan, ranks: Mapping[str, int], prefix: str, parts: Sequence[
             if part in parts:
                 tensors[f"{path}.{prefix}{part}"] = torch.empty(shape, device="meta")
     return tensors
+
+
+def _empty(shapes: Shapes) -> dict[str, torch.Tensor]:
+    """What a method sends besides, on the meta device."""
+    return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
 
 
 def head_tensors(task: BaseTask, hidden_size: int) -> dict[str, torch.Tensor]:

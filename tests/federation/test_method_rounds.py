@@ -140,7 +140,7 @@ def test_what_crosses_the_wire(ready):
     """Elements by method, rank and layer: (32 + 32) a rank, four layers of BERT's query and value below the cut."""
     ranks = {"a": 4, "b": 2, "c": 3}
     layers, d = 4, 32
-    up = {name: 2 * d for name in METHODS} | {"ffa": d, "fedsa": d}
+    up = {name: 2 * d for name in METHODS} | {"ffa": d, "fedsa": d, "scaffold": 4 * d}
     for method in METHODS:
         made, ledger = ready(method), Ledger()
         a_round(made, ["a", "b", "c"], 1, ledger)

@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from atlas_cli.aggregation.client_gradients import held_by
 from atlas_cli.aggregation.contract import PARTS, release, scales_of, truncated
 from atlas_cli.errors import ConfigError
 from atlas_cli.federation.client_state.member import Member
@@ -92,6 +93,8 @@ def federated_training_round(
     server.begin_round({c.name: groups[c.name] for c in clients}, number, {c.name: c.cut for c in clients})
     server.begin_step(0, server.training.server_optimizer.lr)
     for client in clients:
+        if client.term is not None:
+            client.term.begin_round(held_by(client.adapters))
         batch = data[client.name]
         message = client.forward(batch, number, 0, _labels(server, groups[client.name], batch, client.name))
         ledger.count(message, message.payload_bytes)
@@ -153,6 +156,8 @@ def _aggregator(
     clients: Sequence[SplitClient], server: SplitServer, groups: Mapping[str, str], name: str
 ) -> Aggregator:
     method = load_method(name)()
+    for client in clients:
+        client.term = method.client_term()
     merged = {g: _largest([c for c in clients if groups[c.name] == g]) for g in dict.fromkeys(groups.values())}
     members = {}
     for client in clients:
@@ -160,7 +165,7 @@ def _aggregator(
         upper = [p for p in server.groups[group].adapters.adapters if layer_of(p, client.base.family) >= client.cut]
         served = frozenset(path for path in upper if path in merged[group].adapters)
         # it holds what its group begins with, so nothing has to be delivered before the first round
-        members[client.name] = Member(group, 1.0, client.adapters, None, served, version=0)
+        members[client.name] = Member(group, 1.0, client.adapters, None, served, version=0, term=client.term)
     base, paths = clients[0].base.model, dict.fromkeys(path for client in clients for path in client.ranks)
     features = {path: features_of(base.get_submodule(path)) for path in paths}
     aggregator = Aggregator(method, members, merged, {}, features, server.groups)

@@ -35,6 +35,14 @@ def give(party: Party, member: Member, held: Mapping[str, Tensor], moments: Mapp
     for i, optimizer in enumerate(party.optimizers()):
         own = {n.partition("/")[2]: t for n, t in moments.items() if n.startswith(f"{i}/")}
         give_moments(optimizer, f"moments/{i}", own)
+    give_term(party, moments)
+
+
+def give_term(party: Party, moments: Mapping[str, Tensor]) -> None:
+    """Let the term of a client's method go on from what ``offload.moments_in`` has of it."""
+    if party.term is not None:
+        own = {n.removeprefix("term/"): t.to(party.device, copy=True) for n, t in moments.items() if n[:5] == "term/"}
+        party.term.load_state_dict(own)
 
 
 def take(live: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from atlas_cli.aggregation.contract import ClientTerm
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.data.prepare import PreparedGroup
 from atlas_cli.errors import AtlasError
@@ -71,6 +72,7 @@ class Member:
         version: of the group's adapter that it was last sent; -1 before the first delivery.
         delivered_sha256: of what the server delivered last.
         cluster: that it was found to belong to; None: adapters are merged by task group.
+        term: what the aggregation method does at the client while it trains, if anything.
         away: where the client is away (``federation.offload``): adapters and head cannot be read then.
     """
 
@@ -82,6 +84,7 @@ class Member:
     version: int = -1
     delivered_sha256: str | None = None
     cluster: str | None = None
+    term: ClientTerm | None = None
     away: Away | None = None
     _hashed: _Hashed | None = field(default=None, repr=False, compare=False)
 
@@ -94,11 +97,11 @@ class Member:
         """Hold nothing any more: what the client owns is elsewhere."""
         self.__dict__.pop("adapters", None)
         self.__dict__.pop("head", None)
-        self.away, self._hashed = away, None
+        self.term, self.away, self._hashed = None, away, None
 
-    def bring_in(self, adapters: AdapterSet, head: nn.Module | None) -> None:
+    def bring_in(self, adapters: AdapterSet, head: nn.Module | None, term: ClientTerm | None) -> None:
         """Hold these from now on."""
-        self.adapters, self.head, self.away = adapters, head, None
+        self.adapters, self.head, self.term, self.away = adapters, head, term, None
 
     @property
     def group(self) -> str:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.errors import AtlasError
-from atlas_cli.federation.client_state.contents import shrink
+from atlas_cli.federation.client_state.contents import give_term, shrink
 from atlas_cli.federation.client_state.member import Away, Member
 from atlas_cli.federation.parties.optimizers import load_moments, moments_of
 from atlas_cli.federation.parties.split_client import SplitClient
@@ -101,10 +101,11 @@ class OffloadedClients(Mapping[str, Party]):
         with torch.no_grad():
             held.load({n: value for n, value in values.items() if not n.startswith("head.")})
         held.frozen.update(as_changes(frozen, party.device))
-        member.bring_in(held, party.head)
+        member.bring_in(held, party.head, party.term)
         member.load_head(values)
         for i, optimizer in enumerate(party.optimizers()):
             load_moments(optimizer, {n.partition("/")[2]: t for n, t in moments.items() if n.startswith(f"{i}/")})
+        give_term(party, moments)
         for key in away.keys:
             self.store.release(key)
         self._present[name] = party
@@ -125,8 +126,9 @@ def offload_of(
 
 
 def moments_in(party: Party) -> dict[str, Tensor]:
-    """State of a client's optimizers, ``<optimizer>/<parameter>/<what>``."""
-    return {f"{i}/{n}": value for i, each in enumerate(party.optimizers()) for n, value in moments_of(each).items()}
+    """State of a client's optimizers, ``<optimizer>/<parameter>/<what>``, and of its method's term, ``term/<name>``."""
+    moments = {f"{i}/{n}": value for i, each in enumerate(party.optimizers()) for n, value in moments_of(each).items()}
+    return moments | {f"term/{n}": value for n, value in (party.term.state_dict() if party.term else {}).items()}
 
 
 def changes_in(member: Member) -> dict[str, Tensor]:

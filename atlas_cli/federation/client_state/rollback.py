@@ -23,6 +23,7 @@ class Snapshot:
         self._adapters = [(a, a.rank, a.scaling, a.lora_A, a.lora_B) for a in member.adapters.adapters.values()]
         trained = [*member.adapters.parameters(), *(party.head.parameters() if party.head is not None else ())]
         self._values = [(p, p.detach().clone()) for p in trained]
+        self._term = copy.deepcopy(party.term.state_dict()) if party.term is not None else {}
         self._moments = [copy.deepcopy(each.state_dict()["state"]) for each in party.optimizers()]
 
     @torch.no_grad()
@@ -36,3 +37,5 @@ class Snapshot:
         self.party.reset_optimizer()
         for optimizer, state in zip(self.party.optimizers(), self._moments, strict=True):
             optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+        if self.party.term is not None:
+            self.party.term.load_state_dict(self._term)

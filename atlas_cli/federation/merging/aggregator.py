@@ -7,13 +7,16 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from atlas_cli.aggregation.client_gradients import held_by
 from atlas_cli.aggregation.contract import (
     PARTS,
     BaseMethod,
     Context,
     Factors,
+    Layer,
     Update,
     absorb,
+    elements,
     release,
     scales_of,
     truncated,
@@ -131,6 +134,8 @@ class Aggregator:
             for path, factors in adapters.items():
                 for name, tensor in zip(PARTS, factors, strict=True):
                     require_finite(tensor, f"{part} of {group}, {path}.lora_{name}, round {number}")
+        for name, tensor in self.method.state.get(group, {}).items():
+            require_finite(tensor, f"{name} that the method keeps of {group}, round {number}")
         self.merged[group] = merge.adapters
         self.version[group] += 1
         self.changes[group].grow(merge.base, self.version[group])
@@ -149,6 +154,10 @@ class Aggregator:
         member = self.members[client]
         return member.version < 0 or (self.exchanges and member.version != self.version[member.group])
 
+    def layers_of(self, ranks: Mapping[str, int]) -> dict[str, Layer]:
+        """The sizes of adapters of these ranks."""
+        return {path: Layer(rank, *self.features[path]) for path, rank in ranks.items()}
+
     def deliver(self, client: str, ledger: Ledger) -> set[str]:
         """Bring a client to its group's current version, if it is behind; the parts ("A", "B", "head") it replaced.
 
@@ -165,8 +174,15 @@ class Aggregator:
         factors = self.method.deliver(self.merged[member.group], held, member.ranks)
         delivered = release(factors, scales)
         sent = PARTS if first else self.method.DELIVERED
-        if tensors := of_parts(delivered, sent):
-            ledger.count(Delivery(client, tensors), Delivery.closed_form(member.ranks, self.features, sent))
+        layers = self.layers_of(member.ranks)
+        extras = self.method.extras_for(member.group, layers)
+        device = next(member.adapters.parameters()).device
+        message = Delivery(client, of_parts(delivered, sent), {n: t.to(device) for n, t in extras.items()})
+        if message.tensors:
+            extra = elements(self.method.extra_tensors(layers).down)
+            ledger.count(message, Delivery.closed_form(member.ranks, self.features, sent, extra))
+        if member.term is not None:
+            member.term.receive(message.extra)
         replaced = {part for part in PARTS if part in sent or differs(delivered, before, part)}
         member.adapters.load(delivered)
         if self.method.CHANGES_BASE:
@@ -232,13 +248,16 @@ class Aggregator:
             ledger.count(message, 4 * change.missing_elements(member.version, self.features))
 
     def receive(self, client: str, ledger: Ledger) -> dict[str, Tensor]:
-        """What a client sends at the end of a round: the parts of its adapters that the method wants, and its head."""
+        """What a client sends at the end of a round: the parts of its adapters that the method wants, what its term
+        sends besides (``extra.<name>``), and its head."""
         member = self.members[client]
+        extra = member.term.end_round(held_by(member.adapters)) if member.term is not None else {}
         held = {**of_parts(member.adapters.state(), self.method.SENT), **member.head_state()}
         if self.noise is not None:
             held = self.noise.protect(client, held, scales_of(member.adapters))
-        message = AdapterUpdate(client, of_parts(held, self.method.SENT))
-        ledger.count(message, AdapterUpdate.closed_form(member.ranks, self.features, self.method.SENT))
+        message = AdapterUpdate(client, of_parts(held, self.method.SENT), extra)
+        more = elements(self.method.extra_tensors(self.layers_of(member.ranks)).up)
+        ledger.count(message, AdapterUpdate.closed_form(member.ranks, self.features, self.method.SENT, more))
         if head := {name: tensor for name, tensor in held.items() if name.startswith("head.")}:
             ledger.count(HeadUpdate(client, head), member.head_bytes())
         return {**message.tensors, **head}
@@ -249,7 +268,9 @@ class Aggregator:
         scales = scales_of(member.adapters)
         # what is not uploaded is, for the server, what it has itself
         known = release(truncated(self.merged[member.group], member.ranks), scales)
-        return Update(client, member.weight, absorb({**known, **of_parts(sent, self.method.SENT)}, scales))
+        message = AdapterUpdate.of(client, {n: t for n, t in sent.items() if not n.startswith("head.")})
+        adapters = absorb({**known, **of_parts(message.named, self.method.SENT)}, scales)
+        return Update(client, member.weight, adapters, message.extra)
 
     def head_of(self, client: str) -> dict[str, Tensor]:
         """The group's head under the names that a client sends its own; empty where clients have none."""

@@ -21,6 +21,7 @@ from atlas_cli.aggregation.low_rank import squared_norm, stack
 from atlas_cli.errors import NonFiniteError
 from atlas_cli.federation.merging.aggregator import Aggregator
 from atlas_cli.federation.parties.numerics import first_not_finite
+from atlas_cli.wire.messages import EXTRA
 
 Sent = Mapping[str, Tensor]
 
@@ -41,6 +42,9 @@ def unfit(aggregator: Aggregator, client: str, sent: Sent, ranks: Mapping[str, i
     shapes = {name: tuple(tensor.shape) for name, tensor in sent.items()}
     wanted = {name: shape for name, shape in expected.items() if name.rpartition("lora_")[2] in aggregator.method.SENT}
     wanted |= {name: tuple(p.shape) for name, p in aggregator.head_of(client).items()}
+    sizes = {path: len(sent[name]) for path in ranks if (name := f"{path}.lora_A") in sent} if prunes else ranks
+    extras = aggregator.method.extra_tensors(aggregator.layers_of({**ranks, **sizes})).up
+    wanted |= {f"{EXTRA}{name}": tuple(shape) for name, shape in extras.items()}
     for name in sorted(shapes.keys() | wanted.keys()):
         if shapes.get(name) != wanted.get(name):
             return f"sent {name} of shape {shapes.get(name, 'none')}, delivered: {wanted.get(name, 'none')}"

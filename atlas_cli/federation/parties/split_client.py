@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from atlas_cli.aggregation.client_gradients import apply_term
+from atlas_cli.aggregation.client_gradients import apply_term, term_bytes
 from atlas_cli.aggregation.contract import ClientTerm
 from atlas_cli.config.schema.experiment import LoraConfig, TrainingConfig
 from atlas_cli.federation.parties.measured_memory import Usage, saved_bytes, tensor_bytes
@@ -183,7 +183,7 @@ class SplitClient:
         norm, name_of = self.training.max_grad_norm, self.adapters.name_of
         clip_and_step(self.optimizer, self.trained(), norm, f"of {self.when}", name_of)
         if self.usage is not None:
-            self.usage.optimizer = state_bytes(self.optimizer)
+            self.usage.optimizer = state_bytes(self.optimizer) + term_bytes(self.term)
 
     def forward(self, batch: Inputs, round_number: int, step: int, labels: Tensor | None) -> Activations:
         """The activation message of a batch; ``labels`` travel with it unless they stay on the client."""

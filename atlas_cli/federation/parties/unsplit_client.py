@@ -13,7 +13,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
-from atlas_cli.aggregation.client_gradients import apply_term
+from atlas_cli.aggregation.client_gradients import apply_term, term_bytes
 from atlas_cli.aggregation.contract import ClientTerm
 from atlas_cli.config.schema.experiment import LoraConfig, TrainingConfig
 from atlas_cli.federation.parties.measured_memory import Usage, saved_bytes, tensor_bytes
@@ -152,7 +152,7 @@ class UnsplitClient:
         self._apply(found, count, rate_factor)
         if self.usage is not None and saved is not None:
             self.usage.seen(saved.total, 0, mask.shape[0], mask.numel())
-            self.usage.optimizer = sum(state_bytes(part.optimizer) for part, _ in self._parts)
+            self.usage.optimizer = sum(state_bytes(part.optimizer) for part, _ in self._parts) + term_bytes(self.term)
         return StepLoss(loss.item(), count)
 
     def _privatise(self, round_number: int, step: int) -> None:
