@@ -162,7 +162,7 @@ COMMANDS = {
 RAY = "engine.name=ray engine.hosts=2"
 RAY_RUNS = {
     "ray/bert": f"bert {RAY}",
-    "ray/gpt2-u": f"gpt2 {RAY} training.labels=client training.server_update=per-client",
+    "ray/mistral-u": f"mistral {RAY} training.labels=client training.server_update=per-client",
     "ray/privacy": f"classes {RAY} {UNIFORM} 'privacy.activations={{clip: 8.0, noise_multiplier: 0.2}}' {RECORD}",
     "ray/federated": f"bert {RAY} mode=federated aggregation.method=hetlora 'aggregation.options={{prune: 0.5}}'",
     "ray/dropouts": f"bert {RAY} faults.drop=0.4 training.cohort=0.5 clients.a.count=3 clients.c.dtype=bfloat16",
