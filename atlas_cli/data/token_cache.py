@@ -153,6 +153,8 @@ def _packed(encoded: Encoded) -> dict[str, Tensor]:
         found = [each.pop(name) if isinstance(each.get(name), list) else None for each in rest]
         lengths = [-1 if values is None else len(values) for values in found]  # type: ignore[arg-type]
         flat = [value for values in found for value in values or ()]  # type: ignore[attr-defined]
+        if any(isinstance(value, float) for value in flat):
+            raise TypeError("labels that are numbers with decimals would come back as whole ones")
         tensors[name] = torch.tensor(flat, dtype=torch.int32)
         tensors[f"{name}.lengths"] = torch.tensor(lengths, dtype=torch.int32)
     tensors["rest"] = torch.frombuffer(bytearray(json.dumps(rest).encode()), dtype=torch.uint8)

@@ -29,6 +29,7 @@ def words(i, count=3):
 
 ROWS = {
     "sequence-classification": [{"text": " ".join(words(i)), "label": "ab"[i % 2]} for i in range(N)],
+    "regression": [{"text": " ".join(words(i)), "label": float(i)} for i in range(N)],
     "token-classification": [{"tokens": words(i), "tags": ["B-x"] + ["O"] * (len(words(i)) - 1)} for i in range(N)],
     "question-answering": [
         {"question": WORDS[i % 5], "context": " ".join(words(i, 12)), "answers": words(i)[0]} for i in range(N)
@@ -198,3 +199,15 @@ FEATURES = st.fixed_dictionaries(
 def test_any_features_come_back(encoded):
     back = tokenized._unpacked(tokenized.load(tokenized.save(tokenized._packed(encoded))))
     assert back == encoded
+
+
+def test_labels_with_decimals_stay_what_they_are():
+    """Whole ones, too: 2.0 as 2 is equal, and another dtype."""
+    name = "regression"
+    task, seen = counting(name)
+    several, encode = {"labels": [2.0, 3.0]}, task.encode
+    task.encode = lambda *given: [{**feature, **several} for feature in encode(*given)]
+    for _ in range(2):
+        found = tokenized.encode(task, ROWS[name], word_tokenizer(False), 12)
+        assert all(type(label) is float for of_row in found for feature in of_row for label in feature["labels"])
+    assert seen

@@ -48,6 +48,7 @@ def batch_of(task_name, task, lengths, segments=False):
         ids = token_ids(length, i)
         labels = {
             "sequence-classification": i % 3,
+            "regression": i + 0.5,
             "token-classification": [-100, i % 3, 2, *[-100] * (length - 3)],
             "question-answering": [i % 3, 2],
             "causal-lm": [-100] * (length - 2) + ids[-2:],
@@ -67,11 +68,13 @@ def plain_loss(task_name, hidden, mask, labels, head, lm_head):
         return F.cross_entropy(lm_head(hidden).flatten(0, 1).float(), following.flatten())
     hidden = hidden.float()
     linear = head.classifier
-    if task_name == "sequence-classification":
+    if task_name in ("sequence-classification", "regression"):
         if head.pool.pooling == "mean":
             pooled = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
         else:
             pooled = torch.stack([row[int(m.sum()) - 1] for row, m in zip(hidden, mask, strict=True)])
+        if task_name == "regression":
+            return (linear(pooled).squeeze(1) - labels).square().mean()
         return F.cross_entropy(linear(pooled), labels)
     if task_name == "token-classification":
         return F.cross_entropy(linear(hidden).flatten(0, 1), labels.flatten())
@@ -169,6 +172,7 @@ def test_every_family_at_every_cut(family, cut, lengths):
         *[("gpt2", "token-classification", 1), ("llama", "question-answering", 3), ("llama", "causal-lm", 4)],
         *[("bert", "token-classification", 2), ("bert", "question-answering", 4), ("roberta", "question-answering", 1)],
         *[("distilbert", "token-classification", 3), ("qwen2", "instruction", 3), ("mistral", "instruction", 1)],
+        *[("gpt2", "regression", 3), ("bert", "regression", 1)],
     ],
 )
 def test_every_task_type(family, task_name, cut, u_shaped):

@@ -66,11 +66,14 @@ def write_data(folder):
             for w, p in rows
         ),
     )
+    scored = (f"{' '.join(w)}\t{' '.join(w[::-1])}\t{len(w) / 2}\n" for w in words)
+    (folder / "alike.tsv").write_text("".join(["text\ttext_pair\tlabel\n", *scored]))
     jsonl(folder / "tell.jsonl", ({"prompt": " ".join(w), "response": f"it was {p}"} for w, p in rows))
 
 
 TASKS = {
     "sequence-classification": ("bert", "tone.csv"),
+    "regression": ("bert", "alike.tsv"),
     "token-classification": ("distilbert", "tags.jsonl"),
     "question-answering": ("roberta", "questions.jsonl"),
     "causal-lm": ("gpt2", "lines.txt"),

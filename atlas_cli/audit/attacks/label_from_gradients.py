@@ -57,8 +57,8 @@ def _head(evidence: Evidence, step: Step) -> Tensor:
     federation = evidence.federation
     group = federation.group_of(step.client)
     task = federation.data[group].task
-    if not (task.has_classes or task.causal_only):
-        raise Inapplicable(f"labels of task group {group} are neither classes nor tokens")
+    if task.label_dtype.is_floating_point:
+        raise Inapplicable(f"labels of task group {group} are numbers, neither classes nor tokens")
     if task.causal_only:
         assert federation.base.lm_head is not None
         return federation.base.lm_head.weight.detach().float()  # type: ignore[operator]
