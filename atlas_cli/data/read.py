@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Literal, cast
 
-from atlas_cli import discovery
 from atlas_cli.data import class_names as labels
 from atlas_cli.data.partitions import holdout
 from atlas_cli.data.row_account import Account
 from atlas_cli.data.rows import GroupData, Numbered, Rows, SourceRows, identity
+from atlas_cli.data.sources import read_source
 from atlas_cli.data.task_fields import canonical
 from atlas_cli.errors import ConfigError
 from atlas_cli.seeding import numpy_generator
@@ -47,7 +47,7 @@ def read_group(name: str, group: TaskGroupConfig, seed: int, duplicates: Duplica
     task = load_task(group.task, key=f"{key}.task")
     if group.classes is not None and not task.has_classes:
         raise ConfigError(f"{group.task} has no classes; remove this key", key=f"{key}.classes")
-    source = discovery.load("data.sources", data.source).load(data, f"{key}.data")
+    source = read_source(data, f"{key}.data")
     columns = _columns(task, data, source.train, f"{key}.data")
 
     def read_part(rows: Rows, part: str) -> Rows:

@@ -94,19 +94,6 @@ def unique(rows: Iterable[dict[str, Any]], fields: Sequence[str], without: Itera
     return kept
 
 
-def only_for(data: DataConfig, source: str, keys: Iterable[str], key: str) -> None:
-    """Refuse keys that only the data source ``source`` reads, so that none is ignored in silence.
-
-    Raises:
-        ConfigError: one of ``keys`` was given.
-    """
-    for name in keys:
-        if getattr(data, name) is not None:
-            raise ConfigError(
-                f"only goes with {source}, this group reads {data.source}; remove it", key=f"{key}.{name}"
-            )
-
-
 def single_location(data: DataConfig, key: str) -> str:
     """The one name of a source that reads one corpus or data set.
 

@@ -9,7 +9,7 @@ import torch
 from atlas_cli.aggregation.contract import Factors, absorb, scales_of
 from atlas_cli.aggregation.low_rank import stack, truncate
 from atlas_cli.experiment.saved_state import restore
-from atlas_cli.federation.build import anew
+from atlas_cli.federation.build import assemble
 from atlas_cli.federation.federation import Federation
 from atlas_cli.federation.parties.evaluation import TrainedModel
 from atlas_cli.models.adapters.lora import AdapterSet, LoRAAdapter
@@ -56,7 +56,7 @@ def export_last_round(federation: Federation, run: RunDirectory) -> int | None:
     checkpoint = load_newest(run)[0]
     if checkpoint.round == 0:
         return None
-    whole = anew(federation)  # the parties of the run are somewhere inside a round
+    whole = assemble(federation)  # the parties of the run are somewhere inside a round
     try:
         restore(whole, checkpoint.tensors, checkpoint.state)
         export_adapters(whole, run)

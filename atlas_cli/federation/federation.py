@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
-from typing import Any
 
 import torch
 
-from atlas_cli.config.schema.experiment import ExperimentConfig
-from atlas_cli.data.prepare import PreparedGroup
 from atlas_cli.federation.client_state.last_used import Touched
 from atlas_cli.federation.client_state.offloaded import OffloadedClients
+from atlas_cli.federation.loaded_experiment import LoadedExperiment
 from atlas_cli.federation.merging.aggregator import Aggregator
 from atlas_cli.federation.parties.evaluation import Evaluator, Halves, TrainedModel
 from atlas_cli.federation.parties.prefix_cache import PrefixCache
@@ -23,10 +20,6 @@ from atlas_cli.federation.parties.unsplit_client import UnsplitClient
 from atlas_cli.federation.protection import Protection
 from atlas_cli.models.adapters.lora import AdapterSet, joined
 from atlas_cli.models.adapters.origin import ORIGIN
-from atlas_cli.models.frozen.load import FrozenBase
-from atlas_cli.planning.devices.devices import Device, client_devices
-from atlas_cli.planning.plan import ClientPlan, Plan
-from atlas_cli.tasks.contract import Feature
 from atlas_cli.wire.ledger import Ledger
 from atlas_cli.wire.recorded_messages import Recording
 
@@ -59,35 +52,37 @@ class WarmStart:
 
 
 @dataclass
-class Federation:
-    """Everything that takes part in a run.
+class Federation(LoadedExperiment):
+    """A loaded experiment with its parties: everything that takes part in a run.
 
-    ``server`` is None in the unsplit baselines; ``fingerprints`` are sums over those taken of every client so far;
-    ``prefix_cache`` and ``recording`` are None unless the config asks for them, and so is ``offload``, which is
-    ``clients`` then; ``bases`` are what clients hold of the base, by dtype; ``protection`` is there once all parties
-    are; ``touched`` knows who was at hand; ``tokenizer`` made the data's tokens; ``warm_starts`` are what groups
-    started from, of those that do.
+    Attributes:
+        clients: Every client by name; with ``engine.offload`` an ``OffloadedClients``.
+        server: The server; None in the unsplit baselines.
+        aggregator: What merges and delivers the adapters of each task group.
+        evaluator: What measures the models on test data.
+        prefix_cache: The cache of frozen blocks, if the config asks for it.
+        recording: The messages that are kept for an audit, if the config asks for it.
+        touched: Which clients were used since the last checkpoint.
+        fingerprints: Sums over the fingerprints that were taken of each client so far.
+        warm_starts: What each task group started from, of those that started from an adapter.
+        protection: The privacy mechanisms and their account; there once all parties are.
     """
 
-    config: ExperimentConfig
-    plan: Plan
-    base: FrozenBase
-    data: dict[str, PreparedGroup]
     clients: Mapping[str, SplitClient | UnsplitClient]
     server: SplitServer | None
     aggregator: Aggregator
     evaluator: Evaluator
-    pad: int
-    device: torch.device
-    bases: Mapping[str, FrozenBase]
-    offload: OffloadedClients | None = None
-    fingerprints: dict[str, torch.Tensor] = field(default_factory=dict)
     prefix_cache: PrefixCache | None = None
     recording: Recording | None = None
     touched: Touched = field(default_factory=Touched)
-    tokenizer: Any = None
+    fingerprints: dict[str, torch.Tensor] = field(default_factory=dict)
     warm_starts: dict[str, WarmStart] = field(default_factory=dict)
     protection: Protection = field(init=False, repr=False)
+
+    @property
+    def offload(self) -> OffloadedClients | None:
+        """The clients, if those that nobody needs are put away (``engine.offload``)."""
+        return self.clients if isinstance(self.clients, OffloadedClients) else None
 
     def close(self) -> None:
         """Remove the files that parties keep beside the run."""
@@ -100,39 +95,9 @@ class Federation:
         """The byte ledger of a round; the recording, if there is one, is shown what is counted."""
         return Ledger(None if self.recording is None else self.recording.watch(number))
 
-    @property
-    def group_names(self) -> list[str]:
-        """Task groups in the order of the config."""
-        return self.plan.group_names
-
-    def members(self, group: str) -> list[str]:
-        """Clients of a group, in the order of the config; not to be written to."""
-        return self.plan.names(group)
-
-    def in_order(self, clients: Iterable[str]) -> list[str]:
-        """Some clients, each once, in the order of the config."""
-        return self.plan.in_order(clients)
-
-    def planned(self, clients: Iterable[str]) -> list[ClientPlan]:
-        """What the plan says of some clients."""
-        return [self.plan.by_name[client] for client in clients]
-
-    @cached_property
-    def devices(self) -> dict[str, Device]:
-        """Of the clients that name one."""
-        return client_devices(self.config)
-
-    def group_of(self, client: str) -> str:
-        """The task group of a client."""
-        return self.aggregator.members[client].task_group
-
     def part_of(self, client: str) -> str:
         """Whose head a client shares: its task group's, or that of the task group's clients in its cluster."""
         return self.aggregator.members[client].part
-
-    def base_of(self, client: str) -> FrozenBase:
-        """What a client holds of the base."""
-        return self.bases[self.plan.by_name[client].dtype]
 
     @contextmanager
     def at_hand(self, clients: Iterable[str]) -> Iterator[None]:
@@ -141,23 +106,6 @@ class Federation:
         with nullcontext() if self.offload is None else self.offload.at_hand(names):
             yield
         self.touched.add(names)
-
-    def train_features(self, client: str) -> Sequence[Feature]:
-        """A client's training examples."""
-        return self.data[self.group_of(client)].train[client]
-
-    def batch_size(self, client: str) -> int:
-        """Examples a local step; a centralized learner takes the batches of all clients of its group at once."""
-        size = self.config.training.batch_size
-        if self.config.mode != "centralized":
-            return size
-        group = self.group_of(client)
-        return size * sum(1 for spec in self.config.expanded_clients() if spec.task_group == group)
-
-    @property
-    def padding(self) -> tuple[int | None, int]:
-        """Tokens to whose multiple batches are padded, and how many at most."""
-        return self.config.privacy.pad_lengths, self.config.training.max_length
 
     def model_of_client(self, client: str) -> TrainedModel:
         """What a client's predictions are made with."""

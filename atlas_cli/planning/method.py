@@ -34,7 +34,7 @@ def load_method(name: str) -> type[BaseMethod]:
     Raises:
         ConfigError: there is none, or it breaks the contract.
     """
-    return load_class("aggregation.methods", name, "Method", BaseMethod, key="aggregation.method")  # type: ignore[type-abstract]
+    return load_class("aggregation.methods", name, "Method", BaseMethod, key="aggregation.method")
 
 
 def _options_of(method: type[BaseMethod], config: ExperimentConfig) -> Section:

@@ -25,7 +25,7 @@ def load(name: str, *, key: str | None = None) -> type[BaseTask]:
     """
     from atlas_cli.tasks.contract import BaseTask, check_declared
 
-    found = load_class("tasks", name, "Task", BaseTask, key=key)  # type: ignore[type-abstract]
+    found = load_class("tasks", name, "Task", BaseTask, key=key)
     check_declared(found)
     return found
 

@@ -7,7 +7,7 @@ import typer
 from typer.testing import CliRunner
 
 from atlas_cli.cli import corpora, models
-from atlas_cli.data import catalog
+from atlas_cli.data.corpora import corpus_names
 from atlas_cli.errors import ConfigError
 from atlas_cli.packages import models as packaged
 
@@ -25,9 +25,7 @@ def call(*arguments: str):
     return CliRunner().invoke(app, arguments)
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"), [("models", packaged.model_names()), ("corpora", catalog.corpus_names())]
-)
+@pytest.mark.parametrize(("name", "expected"), [("models", packaged.model_names()), ("corpora", corpus_names())])
 def test_lists(name, expected):
     table = call(name)
     assert table.exit_code == 0

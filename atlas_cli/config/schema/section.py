@@ -50,11 +50,12 @@ def quantity(parse: Callable[[object], float]) -> BeforeValidator:
 def one_of(package: str) -> AfterValidator:
     """The YAML name of a plug-in of ``atlas_cli.<package>`` or of another package; it is not imported."""
 
-    def check(name: str) -> str:
-        try:
-            discovery.find(package, name)
-        except ConfigError as error:
-            raise ValueError(error.message) from None
+    def check(name: object) -> object:
+        if isinstance(name, str):
+            try:
+                discovery.find(package, name)
+            except ConfigError as error:
+                raise ValueError(error.message) from None
         return name
 
     return AfterValidator(check)

@@ -36,7 +36,7 @@ class _DataFields(Section):
 
     @model_validator(mode="after")
     def _one_source(self) -> _DataFields:
-        sources = discovery.names("data.sources")
+        sources = _sources()
         given = [s for s in sources if getattr(self, s) is not None]
         if len(given) != 1:
             raise ValueError(
@@ -47,7 +47,7 @@ class _DataFields(Section):
     @property
     def source(self) -> str:
         """Name of the data source: a file in ``data/sources/``."""
-        return next(s for s in discovery.names("data.sources") if getattr(self, s) is not None)
+        return next(s for s in _sources() if getattr(self, s) is not None)
 
     @property
     def location(self) -> list[str]:
@@ -56,11 +56,20 @@ class _DataFields(Section):
         return [value] if isinstance(value, str) else list(value)
 
 
+def _sources() -> list[str]:
+    """Names of data sources; not one that another package calls like a key that all sources share."""
+    return [name for name in discovery.names("data.sources") if not hasattr(_DataFields, name)]
+
+
+Location = str | list[str] | None
 DataConfig: type[_DataFields] = create_model(  # type: ignore[call-overload]
     "DataConfig",
     __base__=_DataFields,
     __doc__=_DataFields.__doc__,
-    **{source: (str | list[str] | None, None) for source in discovery.names("data.sources")},
+    **{
+        source: (Annotated[Location, one_of("data.corpora")] if source == "corpus" else Location, None)
+        for source in _sources()
+    },
 )
 
 

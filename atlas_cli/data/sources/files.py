@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from atlas_cli.data.formats import conll, delimited, json_rows, parquet, text
-from atlas_cli.data.rows import Rows, SourceRows, digest, only_for
+from atlas_cli.data.rows import Rows, SourceRows, digest
+from atlas_cli.data.sources.contract import BaseSource
 from atlas_cli.errors import ConfigError, ResourceError
 
 if TYPE_CHECKING:
@@ -39,30 +40,32 @@ _UNREAD = {
 }
 
 
-def load(data: DataConfig, key: str) -> SourceRows:
-    """Rows of ``files``, and of ``test_files`` where they are given, in the order of the files.
+class Source(BaseSource):
+    """Local files."""
 
-    Args:
-        data: the group's ``data`` section.
-        key: dotted path of that section, for errors.
+    keys = ("test_files",)
 
-    Raises:
-        ConfigError: a file that is not what its suffix says, with file and line; or keys of another source.
-        ResourceError: a file that is not there.
-    """
-    only_for(data, "hub", ("subset", "split", "test_split"), key)
-    train, notes = _each_once(data.location, f"{key}.files")
-    test: list[Path] = []
-    if data.test_files is not None:
-        test_files = [data.test_files] if isinstance(data.test_files, str) else data.test_files
-        test, more = _each_once(test_files, f"{key}.test_files")
-        notes += more
-        if both := {path.resolve() for path in train} & {path.resolve() for path in test}:
-            path = next(path for path in test if path.resolve() in both)
-            raise ConfigError(f"{path} is among the training files too; narrow data.files", key=f"{key}.test_files")
-    rows = _read_all(train, f"{key}.files", notes)
-    test_rows = _read_all(test, f"{key}.test_files", notes) if data.test_files is not None else None
-    return SourceRows(rows, test_rows, f"files {', '.join(data.location)}", digest(rows, test_rows), notes=tuple(notes))
+    def load(self, data: DataConfig, key: str) -> SourceRows:
+        """Rows of ``files``, and of ``test_files`` where they are given, in the order of the files.
+
+        Raises:
+            ConfigError: a file that is not what its suffix says, with file and line.
+            ResourceError: a file that is not there.
+        """
+        train, notes = _each_once(data.location, f"{key}.files")
+        test: list[Path] = []
+        if data.test_files is not None:
+            test_files = [data.test_files] if isinstance(data.test_files, str) else data.test_files
+            test, more = _each_once(test_files, f"{key}.test_files")
+            notes += more
+            if both := {path.resolve() for path in train} & {path.resolve() for path in test}:
+                path = next(path for path in test if path.resolve() in both)
+                raise ConfigError(f"{path} is among the training files too; narrow data.files", key=f"{key}.test_files")
+        rows = _read_all(train, f"{key}.files", notes)
+        test_rows = _read_all(test, f"{key}.test_files", notes) if data.test_files is not None else None
+        return SourceRows(
+            rows, test_rows, f"files {', '.join(data.location)}", digest(rows, test_rows), notes=tuple(notes)
+        )
 
 
 def _each_once(patterns: list[str], key: str) -> tuple[list[Path], list[str]]:

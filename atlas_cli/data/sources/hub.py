@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from atlas_cli.data.rows import Rows, SourceRows, digest, only_for, single_location
+from atlas_cli.data.rows import Rows, SourceRows, digest, single_location
+from atlas_cli.data.sources.contract import BaseSource
 from atlas_cli.errors import ConfigError, ResourceError
 
 if TYPE_CHECKING:
@@ -13,23 +14,23 @@ if TYPE_CHECKING:
 INSTALL = "pip install -c constraints.txt -e .[data]"
 
 
-def load(data: DataConfig, key: str) -> SourceRows:
-    """Rows of ``split``, and of ``test_split`` where it is given; class numbers are replaced by class names.
+class Source(BaseSource):
+    """A data set of the hub."""
 
-    Args:
-        data: the group's ``data`` section.
-        key: dotted path of that section, for errors.
+    keys = ("subset", "split", "test_split")
 
-    Raises:
-        ConfigError: no such split or subset, or keys of another source.
-        ResourceError: not found, not reachable, or the ``datasets`` package is missing.
-    """
-    only_for(data, "files", ("test_files",), key)
-    name = single_location(data, key)
-    train = _split(name, data.subset, data.split or "train", f"{key}.split")
-    test = _split(name, data.subset, data.test_split, f"{key}.test_split") if data.test_split else None
-    subset = f"/{data.subset}" if data.subset else ""
-    return SourceRows(train, test, f"hub data set {name}{subset}", digest(train, test))
+    def load(self, data: DataConfig, key: str) -> SourceRows:
+        """Rows of ``split``, and of ``test_split`` where it is given; class numbers are replaced by class names.
+
+        Raises:
+            ConfigError: no such split or subset.
+            ResourceError: not found, not reachable, or the ``datasets`` package is missing.
+        """
+        name = single_location(data, key)
+        train = _split(name, data.subset, data.split or "train", f"{key}.split")
+        test = _split(name, data.subset, data.test_split, f"{key}.test_split") if data.test_split else None
+        subset = f"/{data.subset}" if data.subset else ""
+        return SourceRows(train, test, f"hub data set {name}{subset}", digest(train, test))
 
 
 def _split(name: str, subset: str | None, split: str, key: str) -> Rows:

@@ -6,23 +6,31 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
-from atlas_cli.data.rows import Rows
+from atlas_cli.data.corpora.contract import BaseCorpus, Parts
 
 CHUNK = 1_000
 MAX_FILES = 400
 
 
-def python_stdlib(folder: Path | None = None) -> tuple[Rows, Rows | None]:
-    """Chunks of about 1,000 characters, cut at line ends, of the top-level modules, with ``document`` the file name.
+class Corpus(BaseCorpus):
+    """Chunks of about 1,000 characters, cut at line ends, of the top-level modules."""
 
-    The text depends on the Python version; the run's manifest records its hash.
-    """
-    folder = folder or Path(sysconfig.get_paths()["stdlib"])
+    task = "causal-lm"
+    licence = "PSF-2.0"
+    split_by = "document"
+
+    def rows(self, folder: Path) -> Parts:
+        """Those of this Python, whose version they depend on; the run's manifest records their hash."""
+        return chunks_of(Path(sysconfig.get_paths()["stdlib"])), None
+
+
+def chunks_of(folder: Path) -> list[dict[str, str]]:
+    """Rows of the modules in a folder; ``document`` is the file name."""
     rows = []
     for path in sorted(folder.glob("*.py"), key=lambda path: path.name)[:MAX_FILES]:
         text = path.read_text("utf-8", errors="replace")
         rows += [{"text": chunk, "document": path.name} for chunk in _chunks(text) if chunk.strip()]
-    return rows, None
+    return rows
 
 
 def _chunks(text: str) -> Iterator[str]:

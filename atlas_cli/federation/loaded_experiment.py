@@ -1,0 +1,163 @@
+"""What an experiment loads before it has any parties: its data, its frozen weights, and where it computes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from atlas_cli.config.schema.experiment import ExperimentConfig
+from atlas_cli.data.collate import pad_token_id
+from atlas_cli.data.prepare import PreparedGroup, prepare
+from atlas_cli.federation.centralized import pooled
+from atlas_cli.federation.client_state.new_client import heads_on_clients
+from atlas_cli.federation.computing_device import computing_device, set_threads
+from atlas_cli.models.adapters.placement import adapted_names
+from atlas_cli.models.files.tokenizer_file import require_vocabulary
+from atlas_cli.models.frozen.cast import stored_as
+from atlas_cli.models.frozen.compiled import compile_blocks
+from atlas_cli.models.frozen.kernel_order import prepack_blocks
+from atlas_cli.models.frozen.load import FrozenBase, load_base, load_tokenizer
+from atlas_cli.planning.devices.devices import Device, client_devices
+from atlas_cli.planning.plan import ClientPlan, Plan
+from atlas_cli.privacy.mechanisms.labels import CorrectedTask, randomise
+from atlas_cli.tasks.contract import BaseTask, Feature
+from atlas_cli.units import parse_bytes
+
+
+@dataclass
+class LoadedExperiment:
+    """An experiment whose model and data are loaded. Nothing here changes during a run.
+
+    Attributes:
+        config: The config, with a number for every split layer and rank.
+        plan: What follows from the config and the model's shapes.
+        device: Where the run computes.
+        tokenizer: The tokenizer that made the data's tokens.
+        data: The examples of each task group.
+        base: The frozen model, as the server has it.
+        bases: The part of the frozen model that clients hold, by its number type.
+    """
+
+    config: ExperimentConfig
+    plan: Plan
+    device: torch.device
+    tokenizer: Any
+    data: dict[str, PreparedGroup]
+    base: FrozenBase
+    bases: Mapping[str, FrozenBase]
+
+    @property
+    def split(self) -> bool:
+        """Whether clients and a server share the model; False in the unsplit baselines."""
+        return self.config.mode == "split-federated"
+
+    @cached_property
+    def pad(self) -> int:
+        """The token id that fills up a batch."""
+        return pad_token_id(self.tokenizer)
+
+    @property
+    def padding(self) -> tuple[int | None, int]:
+        """The number of tokens to whose multiple batches are padded, and the most tokens of an example."""
+        return self.config.privacy.pad_lengths, self.config.training.max_length
+
+    @property
+    def group_names(self) -> list[str]:
+        """Task groups in the order of the config."""
+        return self.plan.group_names
+
+    def members(self, group: str) -> list[str]:
+        """Clients of a task group, in the order of the config; not to be written to."""
+        return self.plan.names(group)
+
+    def group_of(self, client: str) -> str:
+        """The task group of a client."""
+        return self.plan.by_name[client].task_group
+
+    def in_order(self, clients: Iterable[str]) -> list[str]:
+        """Some clients, each once, in the order of the config."""
+        return self.plan.in_order(clients)
+
+    def planned(self, clients: Iterable[str]) -> list[ClientPlan]:
+        """What the plan says of some clients."""
+        return [self.plan.by_name[client] for client in clients]
+
+    @cached_property
+    def devices(self) -> dict[str, Device]:
+        """The simulated device of each client that names one."""
+        return client_devices(self.config)
+
+    def base_of(self, client: str) -> FrozenBase:
+        """The part of the frozen model that a client holds."""
+        return self.bases[self.plan.by_name[client].dtype]
+
+    def train_features(self, client: str) -> Sequence[Feature]:
+        """A client's training examples."""
+        return self.data[self.group_of(client)].train[client]
+
+    def batch_size(self, client: str) -> int:
+        """Examples of a local step; a centralized learner takes the batches of all clients of its group at once."""
+        size = self.config.training.batch_size
+        if self.config.mode != "centralized":
+            return size
+        group = self.group_of(client)
+        return size * sum(1 for spec in self.config.expanded_clients() if spec.task_group == group)
+
+    def training_tasks(self) -> dict[str, BaseTask]:
+        """The task of each group; its loss knows how training labels were randomised, where they were."""
+        labels = self.config.privacy.labels
+        tasks = {name: group.task for name, group in self.data.items()}
+        if labels is None or labels.correction != "forward":
+            return tasks
+        return {name: CorrectedTask(task, labels.epsilon) for name, task in tasks.items()}
+
+
+def load_experiment(plan: Plan) -> LoadedExperiment:
+    """Load the data and the model of a plan.
+
+    Raises:
+        ConfigError, ResourceError: what the config asks for cannot be had.
+    """
+    config = plan.config
+    device = computing_device(config)
+    set_threads(config)
+    tokenizer = load_tokenizer(config.model)
+    require_vocabulary(tokenizer, plan.hf_config.vocab_size)
+    data = prepare(config, tokenizer, plan.family.causal)
+    if config.mode == "centralized":
+        plan, data = pooled(config, plan, data)
+    if config.privacy.labels is not None:
+        data = randomise(data, config.privacy.labels, config.seed)
+    base = load_base(config.model, seed=config.seed, device=device)
+    bases = _client_bases(plan, base, causal=any(group.task.causal_only for group in data.values()))
+    _make_fast(config, list({id(each): each for each in (base, *bases.values())}.values()))
+    return LoadedExperiment(config, plan, device, tokenizer, data, base, bases)
+
+
+def _client_bases(plan: Plan, base: FrozenBase, causal: bool) -> dict[str, FrozenBase]:
+    """What clients hold of the base, by number type: one copy for all clients of a type that is not the base's.
+
+    In a split they hold nothing from their split layer on; they hold the output embedding where they have the heads of
+    ``causal`` tasks.
+    """
+    split = plan.config.mode == "split-federated"
+    output = causal and heads_on_clients(plan.config)
+    deepest: dict[str, int] = {}
+    for client in plan.clients:
+        deepest[client.dtype] = max(client.cut, deepest.get(client.dtype, 0))
+    return {
+        dtype: stored_as(base, getattr(torch, dtype), cut if split else None, output) for dtype, cut in deepest.items()
+    }
+
+
+def _make_fast(config: ExperimentConfig, bases: list[FrozenBase]) -> None:
+    """Compile the frozen blocks, or copy their weights into the order of the kernels, as ``engine`` asks."""
+    if config.engine.compile:
+        for base in bases:
+            compile_blocks(base, adapted_names(base.model, base.family, config.lora.targets))
+    elif config.engine.prepack is not None:
+        prepack_blocks(bases, parse_bytes(config.engine.prepack))
