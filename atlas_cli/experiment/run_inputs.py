@@ -13,6 +13,7 @@ from array import array
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from atlas_cli import discovery
@@ -21,9 +22,11 @@ from atlas_cli.experiment.manifest_facts import data_facts, model_facts
 from atlas_cli.federation.federation import Federation
 from atlas_cli.hashing import sha256_text
 from atlas_cli.models.files.tokenizer_facts import tokenizer_files, tokenizer_parts
+from atlas_cli.plugin_code import code_of
 from atlas_cli.tasks.contract import Feature
 
 _NOT_OF_THE_MODEL = ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype")
+_COMPARED = ("model_config", "tokenizer", "examples", "code")  # of packages the code is
 _LIBRARIES = ("python", "torch", "transformers", "tokenizers", "numpy")
 
 
@@ -35,6 +38,7 @@ def inputs(federation: Federation) -> dict[str, Any]:
         "tokenizer": {"parts": tokenizer_parts(tokenizer), "files": tokenizer_files(tokenizer)},
         "examples": {name: _examples(federation, name) for name in federation.data},
         "code": _code(federation),
+        "packages": _packages(federation),
     }
 
 
@@ -48,7 +52,9 @@ def model_config(federation: Federation) -> dict[str, Any]:
 def changed_since(manifest: Mapping[str, Any], federation: Federation) -> str | None:
     """What is not what it was when a manifest was written, and what to do; None: nothing."""
     before, now = manifest.get("inputs"), inputs(federation)
-    if not isinstance(before, dict) or any(not isinstance(before.get(part), dict) for part in now):
+    if not isinstance(before, dict) or any(
+        not isinstance(before.get(part), dict) for part in now if part != "packages"
+    ):
         return "the manifest does not say what the run depended on; start the experiment anew"
     libraries = manifest.get("versions") or {}
     alike = all(libraries.get(name) == version(name) for name in ("transformers", "tokenizers"))
@@ -110,22 +116,52 @@ def _sha256_features(features: Iterable[Feature]) -> str:
 
 
 def _code(federation: Federation) -> dict[str, str]:
-    """Hashes of the plug-ins' files, and of what is shared in their folders, by path inside the package or in full."""
-    config = federation.config
-    groups, mechanisms = config.task_groups.values(), federation.protection.record()["mechanisms"]
-    modules = [
-        ("aggregation.methods", sys.modules[type(federation.aggregator.method).__module__]),
-        *(("tasks", discovery.load("tasks", group.task)) for group in groups),
-        *(("data.sources", discovery.load("data.sources", group.data.source)) for group in groups),
-        ("models.families", sys.modules[type(federation.base.family).__module__]),
-        *(("privacy.mechanisms", discovery.load("privacy.mechanisms", name)) for name in mechanisms),
-    ]
+    """Hashes of the plug-ins' files, and of what is shared in their folders, by path inside the package.
+
+    Of a plug-in of another package all files of that one.
+    """
     found: dict[str, str] = {}
-    for package, module in modules:
-        path = Path(str(module.__file__))
-        for each in (path, *path.parent.glob("_*.py")):
-            found[f"{package.replace('.', '/')}/{each.name}"] = sha256_text(each.read_text(encoding="utf-8"))
+    for package, module in _plugins(federation):
+        if _is_ours(module):
+            path = Path(str(module.__file__))
+            for each in (path, *path.parent.glob("_*.py")):
+                found[f"{package.replace('.', '/')}/{each.name}"] = sha256_text(each.read_text(encoding="utf-8"))
+        else:
+            found |= code_of(module.__name__)
     return dict(sorted(found.items()))
+
+
+def _packages(federation: Federation) -> dict[str, dict[str, Any]]:
+    """Other packages that plug-ins of the run come from: version, and the plug-ins, as kind: name."""
+    used = {(package, module.__name__) for package, module in _plugins(federation) if not _is_ours(module)}
+    found: dict[str, dict[str, Any]] = {}
+    for kind in discovery.GROUPS:
+        for plugin in discovery.installed(kind):
+            if (kind, plugin.module) in used and plugin.package is not None:
+                facts = found.setdefault(plugin.package, {"version": plugin.version, "plugins": []})
+                facts["plugins"].append(f"{kind}: {plugin.name}")
+    return found
+
+
+def _plugins(federation: Federation) -> list[tuple[str, ModuleType]]:
+    """The plug-ins that the run uses: their folder in the package, and their module."""
+    data = [group.data for group in federation.config.task_groups.values()]
+    corpora = [name for each in data if each.source == "corpus" for name in each.location]
+    named = [
+        *(("tasks", group.task) for group in federation.config.task_groups.values()),
+        *(("data.sources", each.source) for each in data),
+        *(("data.corpora", name) for name in corpora),
+        *(("privacy.mechanisms", name) for name in federation.protection.record()["mechanisms"]),
+    ]
+    return [
+        ("aggregation.methods", sys.modules[type(federation.aggregator.method).__module__]),
+        ("models.families", sys.modules[type(federation.base.family).__module__]),
+        *((package, discovery.load(package, name)) for package, name in named),
+    ]
+
+
+def _is_ours(module: ModuleType) -> bool:
+    return module.__name__.startswith("atlas_cli.")
 
 
 def _difference(before: Any, now: Mapping[str, Any], common: bool = False) -> str | None:

@@ -13,10 +13,14 @@ from typing import NamedTuple
 
 from atlas_cli.errors import ConfigError
 from atlas_cli.package_folder import PACKAGE_FOLDER
+from atlas_cli.plugin_code import installed_packages
 
 
 class Installed(NamedTuple):
-    """Versions by name, that of atlas with a hash of its files; and where: the node's name, and the process number."""
+    """Versions by name, and where: the node's name, and the process number.
+
+    Those of atlas and of packages with plug-ins come with a hash of their files.
+    """
 
     versions: Mapping[str, str]
     node: str
@@ -27,7 +31,7 @@ class Installed(NamedTuple):
         """Of this process."""
         packages = {name: version(name) for name in ("torch", "transformers", "numpy")}
         atlas = f"{version('atlas-cli')} ({_sources()})"
-        versions = {"atlas": atlas, "python": platform.python_version(), **packages}
+        versions = {"atlas": atlas, "python": platform.python_version(), **packages, **installed_packages()}
         return cls(versions, socket.gethostname(), os.getpid())
 
     def matches(self, expected: Mapping[str, str]) -> bool:
@@ -42,9 +46,8 @@ def require_same_software(there: Installed) -> None:
         ConfigError: names what differs.
     """
     here = Installed.here().versions
-    if other := [
-        f"{name} {there.versions[name]}, here {mine}" for name, mine in here.items() if there.versions[name] != mine
-    ]:
+    differ = [name for name in {**here, **there.versions} if here.get(name) != there.versions.get(name)]
+    if other := [f"{name} {there.versions.get(name)}, here {here.get(name)}" for name in differ]:
         raise ConfigError(
             f"{there.node} has {'; '.join(other)}; install the same on all nodes, or results would differ",
             key="engine.address",
