@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 import pytest
 
 from atlas_cli import discovery, plugins
+from atlas_cli.audit.attacks.contract import BaseAttack
 from atlas_cli.data.corpora.contract import BaseCorpus
 from atlas_cli.data.sources.contract import BaseSource
 from atlas_cli.errors import ConfigError
@@ -14,6 +15,7 @@ from atlas_cli.errors import ConfigError
 CONTRACTS = {
     "data.sources": ("Source", BaseSource),
     "data.corpora": ("Corpus", BaseCorpus),
+    "audit.attacks": ("Attack", BaseAttack),
 }
 
 

@@ -78,7 +78,7 @@ def command(
     if lira and attack and "lira" not in attack:
         attack = [*attack, "lira"]
     for name in attack or ():
-        discovery.load("audit.attacks", name, key="--attack")  # before a config is trained
+        discovery.find("audit.attacks", name, key="--attack")  # before a config is trained
     if is_run:
         from atlas_cli.runs.directory import open_run
 

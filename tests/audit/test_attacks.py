@@ -1,6 +1,7 @@
 """Attacks find what is there, and nothing where there is nothing."""
 
 import hashlib
+import itertools
 import json
 import random
 from dataclasses import replace
@@ -9,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from atlas_cli import discovery
-from atlas_cli.audit.attack_all import PACKAGE, audit
+from atlas_cli.audit.attack_all import audit
+from atlas_cli.audit.attacks import attack_of, conformance, length_from_gradients, membership
 from atlas_cli.audit.evidence import Evidence
 from atlas_cli.audit.figures import Inapplicable
 from atlas_cli.audit.update_norms import update_norms
@@ -53,7 +54,7 @@ def test_random_activations_stay_at_chance(evidence):
 
     noisy.tokens = tokens
     for name in RECOVERY:
-        figure = discovery.load(PACKAGE, name).attack(noisy)
+        figure = attack_of(name).attack(noisy)
         # an attacker may learn what is common in other text, so no more than the floor
         assert figure.low <= max(figure.chance, figure.floor) + 0.05, name
         assert figure.value < 0.2
@@ -61,7 +62,7 @@ def test_random_activations_stay_at_chance(evidence):
 
 @pytest.mark.parametrize("name", RECOVERY)
 def test_tokens_of_an_undefended_tiny_model_are_recovered(evidence, name):
-    figure = discovery.load(PACKAGE, name).attack(evidence)
+    figure = attack_of(name).attack(evidence)
     assert figure.low > figure.floor
     assert figure.low <= figure.value <= figure.high
     texts = sum(step.batch.n_examples for step in evidence.steps)
@@ -85,7 +86,7 @@ def test_attacks_are_made_with_the_defence_that_is_in_force(trained, evidence, p
         assert float(made.hidden.std() / seen.hidden.std()) == pytest.approx(1, abs=0.1)
     else:
         torch.testing.assert_close(made.hidden, seen.hidden)
-    attack = discovery.load(PACKAGE, "ridge-inverter").attack
+    attack = attack_of("ridge-inverter").attack
     assert holds(attack(evidence).value, attack(defended).value)
 
 
@@ -93,23 +94,24 @@ def test_randomised_labels_are_scored_against_the_true_ones(trained):
     training = {**RECORDED["training"], "labels": "client"}
     privacy = {"labels": {"epsilon": 0.01}}
     evidence = Evidence.of_run(trained(**{**RECORDED, "training": training}, privacy=privacy))
-    figure = discovery.load(PACKAGE, "label-from-gradients").attack(evidence)
+    figure = attack_of("label-from-gradients").attack(evidence)
     assert figure.low <= 0.6 and figure.value < 0.75  # of two classes, drawn all but at random
 
 
 def test_membership_is_judged_with_the_true_labels_of_members(trained, monkeypatch):
     noisy = {"partition": {"local_test": 0.4}, "privacy": {"labels": {"epsilon": 0.01}}}
     evidence, judged = Evidence.of_run(trained(**RECORDED, **noisy)), []
-    module = discovery.load(PACKAGE, "membership")
-    monkeypatch.setattr(module, "losses_of", lambda _, task, texts, model: judged.extend(texts) or [0.0] * len(texts))
-    module.attack(evidence)
+    monkeypatch.setattr(
+        membership, "losses_of", lambda _, task, texts, model: judged.extend(texts) or [0.0] * len(texts)
+    )
+    attack_of("membership").attack(evidence)
     group = evidence.true_labels.data["g"]
     true = [text for part in (group.train, group.local_test) for texts in part.values() for text in texts]
     assert len(judged) > 40 and all(text in true for text in judged)
 
 
 def test_lengths_are_in_the_rows_that_are_zero(evidence):
-    figure = discovery.load(PACKAGE, "length-from-gradients").attack(evidence)
+    figure = attack_of("length-from-gradients").attack(evidence)
     assert figure.value == 1.0 and figure.floor < 0.5
 
 
@@ -117,13 +119,13 @@ def test_lengths_are_in_the_rows_that_are_zero(evidence):
 def test_labels_that_stay_on_the_client_are_in_its_gradients(trained, task):
     changes = {**RECORDED, "training": {**RECORDED["training"], "labels": "client"}}
     evidence = Evidence.of_run(trained(task=task, **changes))
-    figure = discovery.load(PACKAGE, "label-from-gradients").attack(evidence)
+    figure = attack_of("label-from-gradients").attack(evidence)
     assert figure.low > figure.floor and figure.value > 0.9
 
 
 def test_labels_that_are_sent_are_not_inferred(evidence):
     with pytest.raises(Inapplicable, match="in the clear"):
-        discovery.load(PACKAGE, "label-from-gradients").attack(evidence)
+        attack_of("label-from-gradients").attack(evidence)
 
 
 def test_task_groups_show_in_fingerprints(evidence, tmp_path):
@@ -136,16 +138,16 @@ def test_task_groups_show_in_fingerprints(evidence, tmp_path):
         save_file({"fingerprint": value + 0.01 * i}, path)
         groups[f"c{i}"] = f"g{i % 2}"
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-        messages.append(replace(template, client=f"c{i}", kind="fingerprint", path=path, sha256=sha256))
+        messages.append(replace(template, client=f"c{i}", kind="fingerprint", direction="up", path=path, sha256=sha256))
 
     class Federation:
         group_of = groups.__getitem__
 
     fake = replace(evidence, federation=Federation(), messages=messages)
-    figure = discovery.load(PACKAGE, "task-from-fingerprints").attack(fake)
+    figure = attack_of("task-from-fingerprints").attack(fake)
     assert (figure.value, figure.chance, figure.examples) == (1.0, 0.5, 24)
     with pytest.raises(Inapplicable, match="too few"):
-        discovery.load(PACKAGE, "task-from-fingerprints").attack(replace(fake, messages=messages[:10]))
+        attack_of("task-from-fingerprints").attack(replace(fake, messages=messages[:10]))
 
 
 def test_membership_of_texts_that_were_learnt_by_heart(trained, tmp_path_factory):
@@ -160,7 +162,7 @@ def test_membership_of_texts_that_were_learnt_by_heart(trained, tmp_path_factory
         "audit": {"record": {"rounds": [1]}},
     }
     rate = {"client_optimizer": {"lr": 0.02}, "server_optimizer": {"lr": 0.02}, "batch_size": 16}
-    attack = discovery.load(PACKAGE, "membership").attack
+    attack = attack_of("membership").attack
     before = attack(Evidence.of_run(trained(**changes, training={"rounds": 1, "local_steps": 1})))
     after = attack(Evidence.of_run(trained(**changes, training={"rounds": 3, "local_steps": 40, **rate})))
     assert before.low <= 0.5 <= before.high
@@ -179,17 +181,17 @@ def test_span_check_finds_the_tokens_of_small_batches_and_no_other(trained, fami
     clients = {"a": {"task_group": "g", "rank": 16, "count": 20}, "b": {"count": 1}}
     run = trained(task="causal-lm", family=family, **PLAIN, clients=clients)
     evidence = Evidence.of_run(run)
-    figure = discovery.load(PACKAGE, "dager").attack(evidence)
+    figure = attack_of("dager").attack(evidence)
     # all but the last token of a text, which predicts nothing, and for queries the first, which has one key
     assert figure.value > 0.6 and figure.examples == 21
     first = [m for m in evidence.messages if m.round < 2]
     with pytest.raises(Inapplicable, match="in the first B is 0"):
-        discovery.load(PACKAGE, "dager").attack(replace(evidence, messages=first))
+        attack_of("dager").attack(replace(evidence, messages=first))
 
 
 def test_span_check_wants_plain_gradients(evidence):
     with pytest.raises(Inapplicable, match=r"client_optimizer.name: sgd, local_steps: 1"):
-        discovery.load(PACKAGE, "dager").attack(evidence)
+        attack_of("dager").attack(evidence)
 
 
 def test_norms_of_updates_by_hand(evidence):
@@ -256,3 +258,26 @@ def test_bad_input(trained, capsys, args, code, says):
     runs = {"RUN": str(trained().path), "RECORDED": str(trained(**RECORDED).path)}
     assert main(["audit", *(runs.get(a, a) for a in args)]) == code
     assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["nearest-embedding", "length-from-gradients", "membership", "lira"])
+def test_they_keep_what_every_attack_promises(trained, name):
+    found = conformance.check(name, trained(**RECORDED).path)
+    assert ("--lira" in found) if name == "lira" else found.examples
+
+
+@pytest.mark.parametrize(
+    ("broken", "promise"),
+    [
+        (lambda figure, calls: replace(figure, value=next(calls) / 10), "something else the second time"),
+        (lambda figure, calls: replace(figure, low=1.0, value=0.5), "0.5 is not within 1.0"),
+        (lambda figure, calls: replace(figure, attack="dager"), "not the attack's own"),
+        (lambda figure, calls: replace(figure, chance=1.0), "chance is 1.0, and the best 1.0"),
+        (lambda figure, calls: 0.5, "attack gives float"),
+    ],
+)
+def test_an_attack_that_breaks_a_promise_is_told_which(trained, monkeypatch, broken, promise):
+    attack, calls = length_from_gradients.Attack.attack, itertools.count()
+    monkeypatch.setattr(length_from_gradients.Attack, "attack", lambda self, e: broken(attack(self, e), calls))
+    with pytest.raises(AssertionError, match=promise):
+        conformance.check("length-from-gradients", trained(**RECORDED).path)

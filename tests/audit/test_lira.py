@@ -8,8 +8,7 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from atlas_cli.audit.attacks import lira
-from atlas_cli.audit.attacks.membership import attack as threshold
+from atlas_cli.audit.attacks import attack_of, lira
 from atlas_cli.audit.evidence import Evidence
 from atlas_cli.audit.figures import Inapplicable, true_positives
 from atlas_cli.cli import main
@@ -52,7 +51,7 @@ def learnt(toy, tmp_path_factory):
 
 
 def test_what_was_learnt_by_heart_is_found(learnt):
-    figure, simple = lira.attack(learnt), threshold(learnt)
+    figure, simple = attack_of("lira").attack(learnt), attack_of("membership").attack(learnt)
     assert figure.low > 0.55 and figure.value > simple.value
     assert (figure.chance, figure.best, figure.channel, figure.examples) == (0.5, 1.0, "adapters", simple.examples)
     assert f"{SHADOWS} shadow runs, after round 1" in figure.what and "false alarms (0 and 0 of " in figure.note
@@ -68,14 +67,14 @@ def test_where_members_were_not_trained_on_either_it_stays_at_chance(learnt, mon
             yield replace(question, members=strangers, others=question.others[half : 2 * half], rest=rest)
 
     monkeypatch.setattr(lira, "questions", others_alone)
-    figure = lira.attack(replace(learnt, shadows=4))
+    figure = attack_of("lira").attack(replace(learnt, shadows=4))
     assert figure.low <= 0.5 <= figure.high
 
 
 def test_a_shadow_run_has_as_many_texts_as_the_run_and_no_text_twice(trained, monkeypatch):
     evidence, seen = Evidence.of_run(trained(audit=KEPT, **SHARED), shadows=4), []
     monkeypatch.setattr(lira, "train", lambda federation, _: seen.append(federation))
-    assert lira.attack(evidence).value == 0.5  # nobody trained: all shadow models are one
+    assert attack_of("lira").attack(evidence).value == 0.5  # nobody trained: all shadow models are one
     sizes = {client: len(evidence.federation.train_features(client)) for client in evidence.federation.clients}
     parts = []
     for federation in seen:
@@ -90,7 +89,7 @@ def test_a_shadow_run_has_as_many_texts_as_the_run_and_no_text_twice(trained, mo
 def test_too_few_texts_are_noticed_before_anything_is_trained(trained, monkeypatch):
     monkeypatch.setattr(lira, "train", lambda *_: pytest.fail("trained"))
     with pytest.raises(Inapplicable, match="too few for an interval: 6 examples"):
-        lira.attack(Evidence.of_run(trained(audit=KEPT), shadows=4))
+        attack_of("lira").attack(Evidence.of_run(trained(audit=KEPT), shadows=4))
 
 
 def test_scores_by_hand():
@@ -139,7 +138,7 @@ def test_true_positives_by_hand():
 def test_it_trains_nothing_that_was_not_asked_for(learnt, monkeypatch, capsys):
     monkeypatch.setattr(lira, "train", lambda *_: pytest.fail("trained"))
     with pytest.raises(Inapplicable, match=r"ask for some with --lira, e\.g\. 16"):
-        lira.attack(replace(learnt, shadows=0))
+        attack_of("lira").attack(replace(learnt, shadows=0))
     assert main(["audit", str(learnt.run.path), "--attack", "lira", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["not_measured"].keys() == {"lira"}
 

@@ -1,6 +1,29 @@
-"""Attacks on recorded messages, one file each: ``nearest_embedding.py`` is ``atlas audit --attack nearest-embedding``.
+"""Attacks on recorded messages, one file each: ``mlp_inverter.py`` is ``atlas audit --attack mlp-inverter``."""
 
-A file defines ``CHANNEL`` (what is listened to), ``KNOWS`` (the adversary's knowledge besides it) and
-``attack(evidence)``, which returns a ``Figure`` or raises ``Inapplicable`` with the reason. It is adaptive: it may use
-the frozen model, what the server delivered, and the defence in force, and makes its own training material with them.
-"""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from atlas_cli import discovery
+from atlas_cli.plugins import load_class
+
+if TYPE_CHECKING:
+    from atlas_cli.audit.attacks.contract import BaseAttack
+
+PACKAGE = "audit.attacks"
+
+
+def attack_names() -> tuple[str, ...]:
+    """Names of the attacks, sorted; none is imported."""
+    return discovery.names(PACKAGE)
+
+
+def attack_of(name: str, *, key: str | None = None) -> BaseAttack:
+    """One attack by name.
+
+    Raises:
+        ConfigError: no such attack, with the nearest; or it breaks the contract.
+    """
+    from atlas_cli.audit.attacks.contract import BaseAttack
+
+    return load_class(PACKAGE, name, "Attack", BaseAttack, key=key)(name)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from atlas_cli.audit.attacks.contract import BaseAttack
 from atlas_cli.audit.evidence import Evidence, Tokens
 from atlas_cli.audit.figures import Figure, Inapplicable, share_interval
 from atlas_cli.tasks.contract import Feature
@@ -55,18 +56,18 @@ def kept_back(evidence: Evidence) -> str:
     return f"clients train {' and '.join(parts)} that nobody delivers; inverters had them as they were at set-up"
 
 
-def recovery(attack: str, knows: str, evidence: Evidence, seen: Tokens, guesses: Tensor, note: str = "") -> Figure:
+def recovery(attack: BaseAttack, evidence: Evidence, seen: Tokens, guesses: Tensor, note: str = "") -> Figure:
     """The share of tokens recovered, with its interval over texts."""
     right = (guesses.cpu() == seen.ids).double()
     count = int(seen.texts.max()) + 1
     hits = torch.zeros(count, dtype=torch.float64).index_add_(0, seen.texts, right)
     sizes = torch.bincount(seen.texts, minlength=count)
-    value, low, high = share_interval(hits.tolist(), sizes.tolist())
+    interval = share_interval(hits.tolist(), sizes.tolist())
     common = commonest([f for step in evidence.chosen() for f in evidence.public(step.client)])
     floor = float((seen.ids == common).double().mean())
     notes = "; ".join(filter(None, (note, evidence.windowed)))
     what, chance = "tokens recovered, share", 1 / len(evidence.embedding)
-    return Figure(attack, what, "activations", knows, value, low, high, chance, 1.0, count, floor, notes)
+    return attack.figure(what, interval, chance=chance, examples=count, floor=floor, note=notes)
 
 
 def commonest(features: Sequence[Feature]) -> int:

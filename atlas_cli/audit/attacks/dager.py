@@ -16,44 +16,48 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from atlas_cli.audit.attacks.contract import BaseAttack
 from atlas_cli.audit.evidence import UNSPLIT, Evidence, Step
 from atlas_cli.audit.figures import Figure, Inapplicable, require_examples, share_interval
 from atlas_cli.models.block_paths import layer_of
 from atlas_cli.models.halves.split import run_half
 from atlas_cli.wire.messages import AdapterUpdate
 
-CHANNEL = "updates"
-KNOWS = "the frozen model, the adapters delivered, the longest text"
 CHUNK = 256  # tokens tried at once, at all positions
 OUTSIDE = 0.05  # the share of an input's norm that may lie outside the span: rounding of the update leaves as much
 
 
-def attack(evidence: Evidence) -> Figure:
-    """|found and there| / |found or there| over the distinct tokens of each update."""
-    if evidence.federation.config.mode != "split-federated":
-        raise Inapplicable(UNSPLIT)
-    _require_plain(evidence)
-    steps = [step for step in evidence.steps if step.number == 0 and step.round > 1]
-    if not steps:
-        raise Inapplicable("no round after the first was recorded; in the first B is 0, and A does not move")
-    require_examples(len(steps), "updates")
-    path = _lowest(evidence, steps[0].client)
-    spans = [_span(evidence, step, path) for step in steps]
-    found: list[set[int]] = [set() for _ in steps]
-    length = max(step.batch.input_ids.shape[1] for step in steps)
-    for ids, inputs in _candidates(evidence, path, length):
-        for tokens, span in zip(found, spans, strict=True):
-            inside = (inputs @ span.T).square().sum(2) >= 1 - OUTSIDE**2
-            tokens.update(ids[inside.any(1)].tolist())
-    hits, sizes = [], []
-    for step, tokens in zip(steps, found, strict=True):
-        there = set(step.batch.input_ids[step.batch.attention_mask.bool()].tolist())
-        hits.append(float(len(tokens & there)))
-        sizes.append(float(len(tokens | there)))
-    value, low, high = share_interval(hits, sizes)
-    chance = 1 / len(evidence.embedding)
-    what = "distinct tokens of an update recovered, share (false ones count against)"
-    return Figure("dager", what, CHANNEL, KNOWS, value, low, high, chance, 1.0, len(steps))
+class Attack(BaseAttack):
+    """Distinct tokens of updates."""
+
+    channel = "updates"
+    knows = "the frozen model, the adapters delivered, the longest text"
+
+    def attack(self, evidence: Evidence) -> Figure:
+        """|found and there| / |found or there| over the distinct tokens of each update."""
+        if evidence.federation.config.mode != "split-federated":
+            raise Inapplicable(UNSPLIT)
+        _require_plain(evidence)
+        steps = [step for step in evidence.steps if step.number == 0 and step.round > 1]
+        if not steps:
+            raise Inapplicable("no round after the first was recorded; in the first B is 0, and A does not move")
+        require_examples(len(steps), "updates")
+        path = _lowest(evidence, steps[0].client)
+        spans = [_span(evidence, step, path) for step in steps]
+        found: list[set[int]] = [set() for _ in steps]
+        length = max(step.batch.input_ids.shape[1] for step in steps)
+        for ids, inputs in _candidates(evidence, path, length):
+            for tokens, span in zip(found, spans, strict=True):
+                inside = (inputs @ span.T).square().sum(2) >= 1 - OUTSIDE**2
+                tokens.update(ids[inside.any(1)].tolist())
+        hits, sizes = [], []
+        for step, tokens in zip(steps, found, strict=True):
+            there = set(step.batch.input_ids[step.batch.attention_mask.bool()].tolist())
+            hits.append(float(len(tokens & there)))
+            sizes.append(float(len(tokens | there)))
+        what = "distinct tokens of an update recovered, share (false ones count against)"
+        chance = 1 / len(evidence.embedding)
+        return self.figure(what, share_interval(hits, sizes), chance=chance, examples=len(steps))
 
 
 def _require_plain(evidence: Evidence) -> None:

@@ -12,44 +12,47 @@ from collections import Counter
 import torch
 from torch import Tensor
 
+from atlas_cli.audit.attacks.contract import BaseAttack
 from atlas_cli.audit.evidence import UNSPLIT, Evidence, Step
 from atlas_cli.audit.figures import Figure, Inapplicable, share_interval
 from atlas_cli.federation.batches import batch_of
 from atlas_cli.wire.messages import FeatureGradients, HeadDelivery
 
-CHANNEL = "feature-gradients"
-KNOWS = "the head as delivered"
 
+class Attack(BaseAttack):
+    """Labels of texts or tokens."""
 
-def attack(evidence: Evidence) -> Figure:
-    """Share of labels that are found; chance: a class at random; floor: the commonest class of the labels seen."""
-    federation = evidence.federation
-    if federation.config.mode != "split-federated":
-        raise Inapplicable(UNSPLIT)
-    if federation.config.training.labels == "server":
-        raise Inapplicable("labels are sent to the server in the clear (training.labels: server)")
-    hits, counts, classes, seen = [], [], 0, Counter[int]()
-    for step in evidence.chosen():
-        if FeatureGradients not in step.messages:
-            continue
-        weights = _head(evidence, step)
-        classes = max(classes, len(weights))
-        gradients, labels = _by_label(evidence, step)
-        scores = gradients @ (
-            torch.linalg.pinv(weights.double()).float() if len(weights) <= weights.shape[1] else weights.T
-        )
-        for row, truth in zip(scores.split(1), labels, strict=True):
-            right = row[0].argmin(-1) == truth
-            known = truth >= 0
-            hits.append(float(right[known].sum()))
-            counts.append(float(known.sum()))
-            seen.update(truth[known].tolist())
-    if not hits:
-        raise Inapplicable("no feature gradients were recorded")
-    value, low, high = share_interval(hits, counts)
-    floor = seen.most_common(1)[0][1] / seen.total()
-    what = "labels found, share"
-    return Figure("label-from-gradients", what, CHANNEL, KNOWS, value, low, high, 1 / classes, 1.0, len(hits), floor)
+    channel = "feature-gradients"
+    knows = "the head as delivered"
+
+    def attack(self, evidence: Evidence) -> Figure:
+        """Share of labels that are found; chance: a class at random; floor: the commonest class of the labels seen."""
+        federation = evidence.federation
+        if federation.config.mode != "split-federated":
+            raise Inapplicable(UNSPLIT)
+        if federation.config.training.labels == "server":
+            raise Inapplicable("labels are sent to the server in the clear (training.labels: server)")
+        hits, counts, classes, seen = [], [], 0, Counter[int]()
+        for step in evidence.chosen():
+            if FeatureGradients not in step.messages:
+                continue
+            weights = _head(evidence, step)
+            classes = max(classes, len(weights))
+            gradients, labels = _by_label(evidence, step)
+            scores = gradients @ (
+                torch.linalg.pinv(weights.double()).float() if len(weights) <= weights.shape[1] else weights.T
+            )
+            for row, truth in zip(scores.split(1), labels, strict=True):
+                right = row[0].argmin(-1) == truth
+                known = truth >= 0
+                hits.append(float(right[known].sum()))
+                counts.append(float(known.sum()))
+                seen.update(truth[known].tolist())
+        if not hits:
+            raise Inapplicable("no feature gradients were recorded")
+        interval = share_interval(hits, counts)
+        floor = seen.most_common(1)[0][1] / seen.total()
+        return self.figure("labels found, share", interval, chance=1 / classes, examples=len(hits), floor=floor)
 
 
 def _head(evidence: Evidence, step: Step) -> Tensor:

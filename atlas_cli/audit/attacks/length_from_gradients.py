@@ -7,30 +7,35 @@ from __future__ import annotations
 
 from collections import Counter
 
+from atlas_cli.audit.attacks.contract import BaseAttack
 from atlas_cli.audit.evidence import Evidence
 from atlas_cli.audit.figures import Figure, Inapplicable, share_interval
 from atlas_cli.wire.messages import Gradients
 
-CHANNEL = "gradients"
-KNOWS = "nothing else"
 
+class Attack(BaseAttack):
+    """Lengths of texts."""
 
-def attack(evidence: Evidence) -> Figure:
-    """Share of texts whose length is right; chance: one length up to the longest of all batches seen, at random."""
-    hits, lengths, longest = [], Counter[int](), 1
-    for step in evidence.chosen():
-        if Gradients not in step.messages:
-            continue
-        present = step.read(Gradients).floats().abs().amax(2) > 0
-        longest = max(longest, present.shape[1])
-        causal = evidence.federation.data[evidence.federation.group_of(step.client)].task.causal_only
-        for row, length in zip(present, step.batch.attention_mask.sum(1).tolist(), strict=True):
-            last = int(row.nonzero().max()) + 1 if row.any() else 0
-            hits.append(float(last + causal == length))  # a text's last token predicts nothing, and gets no gradient
-            lengths[length] += 1
-    if not hits:
-        raise Inapplicable("no returned gradients were recorded")
-    value, low, high = share_interval(hits, [1.0] * len(hits))
-    floor = lengths.most_common(1)[0][1] / len(hits)
-    what = "texts whose length is found, share"
-    return Figure("length-from-gradients", what, CHANNEL, KNOWS, value, low, high, 1 / longest, 1.0, len(hits), floor)
+    channel = "gradients"
+    knows = "nothing else"
+
+    def attack(self, evidence: Evidence) -> Figure:
+        """Share of texts whose length is right; chance: one length up to the longest of all batches seen, at random."""
+        hits, lengths, longest = [], Counter[int](), 1
+        for step in evidence.chosen():
+            if Gradients not in step.messages:
+                continue
+            present = step.read(Gradients).floats().abs().amax(2) > 0
+            longest = max(longest, present.shape[1])
+            causal = evidence.federation.data[evidence.federation.group_of(step.client)].task.causal_only
+            for row, length in zip(present, step.batch.attention_mask.sum(1).tolist(), strict=True):
+                last = int(row.nonzero().max()) + 1 if row.any() else 0
+                # a text's last token predicts nothing, and gets no gradient
+                hits.append(float(last + causal == length))
+                lengths[length] += 1
+        if not hits:
+            raise Inapplicable("no returned gradients were recorded")
+        interval = share_interval(hits, [1.0] * len(hits))
+        floor = lengths.most_common(1)[0][1] / len(hits)
+        what = "texts whose length is found, share"
+        return self.figure(what, interval, chance=1 / longest, examples=len(hits), floor=floor)

@@ -21,6 +21,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from atlas_cli.audit.attacks.contract import BaseAttack
 from atlas_cli.audit.attacks.membership import Question, final_state, losses_by_text, questions
 from atlas_cli.audit.evidence import Evidence
 from atlas_cli.audit.figures import Figure, Inapplicable, at_few_false_alarms, auc_interval, require_examples
@@ -36,8 +37,6 @@ from atlas_cli.reports.terminal import Terminal
 from atlas_cli.seeding import derive, numpy_generator
 from atlas_cli.tasks.contract import Feature
 
-CHANNEL = "adapters"
-KNOWS = "the config, the final adapters and head of each client, all texts but not which of those in question were used"
 BY_TEXT = 64  # shadow runs, from which on each text has variances of its own
 LEAST_LOSS = 1e-7  # float32 knows none between it and 0
 LEAST_VARIANCE = 1e-12
@@ -45,38 +44,50 @@ LEAST_VARIANCE = 1e-12
 Array = NDArray[np.float64]
 
 
-def attack(evidence: Evidence) -> Figure:
-    """AUC between members and others by likelihood ratio, as many of either from each client.
+class Attack(BaseAttack):
+    """Members of the training texts, by shadow runs."""
 
-    Raises:
-        Inapplicable: no shadow runs were asked for, one cannot be made, or the run did not finish.
-    """
-    shadows = evidence.shadows
-    if not shadows:
-        raise Inapplicable("it trains shadow models, each for as long as the run; ask for some with --lira, e.g. 16")
-    if evidence.windowed:
-        raise Inapplicable(
-            "texts are windows of longer examples: a shadow run without one would be trained on others of the same "
-            "example; raise training.max_length so that each example is one text"
-        )
-    federation, number = final_state(evidence)
-    rounds = federation.config.training.rounds
-    if number != rounds:
-        raise Inapplicable(f"shadow models are trained for {rounds} rounds, and the run has done {number}; let it end")
-    asked = list(_asked_once(questions(evidence)))
-    member = np.concatenate([np.arange(2 * len(q.members)) < len(q.members) for q in asked])
-    require_examples(int(member.sum()))  # before anything is trained
-    phi = _confidences(federation, asked)
-    inside = halves([len(q.members) for q in asked], shadows, federation.config.seed)
-    found = []
-    for i, chosen in enumerate(inside):
-        evidence.tell(f"lira, shadow run {i + 1} of {shadows}")
-        found.append(_shadow(evidence, asked, chosen, derive(federation.config.seed, "lira", i)))
-    scores = likelihood_ratios(phi, np.array(found), inside)
-    value, low, high = auc_interval(scores[member], scores[~member], federation.config.seed)
-    what = f"AUC of members against others by likelihood ratio, {shadows} shadow runs, after round {number}"
-    note = at_few_false_alarms(scores[member], scores[~member])
-    return Figure("lira", what, CHANNEL, KNOWS, value, low, high, 0.5, 1.0, len(scores), note=note)
+    channel = "adapters"
+    knows = (
+        "the config, the final adapters and head of each client, all texts but not which of those in question were used"
+    )
+
+    def attack(self, evidence: Evidence) -> Figure:
+        """AUC between members and others by likelihood ratio, as many of either from each client.
+
+        Raises:
+            Inapplicable: no shadow runs were asked for, one cannot be made, or the run did not finish.
+        """
+        shadows = evidence.shadows
+        if not shadows:
+            raise Inapplicable(
+                "it trains shadow models, each for as long as the run; ask for some with --lira, e.g. 16"
+            )
+        if evidence.windowed:
+            raise Inapplicable(
+                "texts are windows of longer examples: a shadow run without one would be trained on others of the same "
+                "example; raise training.max_length so that each example is one text"
+            )
+        federation, number = final_state(evidence)
+        rounds = federation.config.training.rounds
+        if number != rounds:
+            raise Inapplicable(
+                f"shadow models are trained for {rounds} rounds, and the run has done {number}; let it end"
+            )
+        asked = list(_asked_once(questions(evidence)))
+        member = np.concatenate([np.arange(2 * len(q.members)) < len(q.members) for q in asked])
+        require_examples(int(member.sum()))  # before anything is trained
+        phi = _confidences(federation, asked)
+        inside = halves([len(q.members) for q in asked], shadows, federation.config.seed)
+        found = []
+        for i, chosen in enumerate(inside):
+            evidence.tell(f"lira, shadow run {i + 1} of {shadows}")
+            found.append(_shadow(evidence, asked, chosen, derive(federation.config.seed, "lira", i)))
+        scores = likelihood_ratios(phi, np.array(found), inside)
+        interval = auc_interval(scores[member], scores[~member], federation.config.seed)
+        what = f"AUC of members against others by likelihood ratio, {shadows} shadow runs, after round {number}"
+        note = at_few_false_alarms(scores[member], scores[~member])
+        return self.figure(what, interval, chance=0.5, examples=len(scores), note=note)
 
 
 def likelihood_ratios(phi: Array, shadows: Array, inside: NDArray[np.bool_]) -> Array:

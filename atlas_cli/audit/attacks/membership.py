@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from atlas_cli.audit.attacks.contract import BaseAttack
 from atlas_cli.audit.evidence import Evidence
 from atlas_cli.audit.figures import Figure, Inapplicable, at_few_false_alarms, auc_interval
 from atlas_cli.experiment.saved_state import restore
@@ -24,9 +25,6 @@ from atlas_cli.federation.parties.evaluation import TrainedModel
 from atlas_cli.runs.checkpoint import folders, load_newest
 from atlas_cli.seeding import numpy_generator
 from atlas_cli.tasks.contract import BaseTask, Feature
-
-CHANNEL = "adapters"
-KNOWS = "the final adapters and head of each client, the texts in question and their labels"
 
 
 @dataclass(frozen=True)
@@ -40,21 +38,27 @@ class Question:
     rest: list[Feature]
 
 
-def attack(evidence: Evidence) -> Figure:
-    """AUC between members and others, as many of either from each client."""
-    federation, number = final_state(evidence)
-    inside: list[float] = []
-    outside: list[float] = []
-    for question in questions(evidence):
-        with federation.at_hand([question.client]):
-            model = federation.model_of_client(question.client)
-            for texts, losses in ((question.members, inside), (question.others, outside)):
-                losses += losses_of(federation, question.task, texts, model)
-    positive, negative = -np.array(inside), -np.array(outside)
-    value, low, high = auc_interval(positive, negative, federation.config.seed)
-    what, n = f"AUC of members against others, after round {number}", len(inside) + len(outside)
-    note = "; ".join(filter(None, (at_few_false_alarms(positive, negative), evidence.windowed)))
-    return Figure("membership", what, CHANNEL, KNOWS, value, low, high, 0.5, 1.0, n, note=note)
+class Attack(BaseAttack):
+    """Members of the training texts, by a threshold."""
+
+    channel = "adapters"
+    knows = "the final adapters and head of each client, the texts in question and their labels"
+
+    def attack(self, evidence: Evidence) -> Figure:
+        """AUC between members and others, as many of either from each client."""
+        federation, number = final_state(evidence)
+        inside: list[float] = []
+        outside: list[float] = []
+        for question in questions(evidence):
+            with federation.at_hand([question.client]):
+                model = federation.model_of_client(question.client)
+                for texts, losses in ((question.members, inside), (question.others, outside)):
+                    losses += losses_of(federation, question.task, texts, model)
+        positive, negative = -np.array(inside), -np.array(outside)
+        interval = auc_interval(positive, negative, federation.config.seed)
+        what, n = f"AUC of members against others, after round {number}", len(inside) + len(outside)
+        note = "; ".join(filter(None, (at_few_false_alarms(positive, negative), evidence.windowed)))
+        return self.figure(what, interval, chance=0.5, examples=n, note=note)
 
 
 def final_state(evidence: Evidence) -> tuple[Federation, int]:

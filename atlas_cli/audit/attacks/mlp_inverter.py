@@ -11,19 +11,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from atlas_cli.audit.attacks._recovery import Invert, inverted, kept_back, recovery
+from atlas_cli.audit.attacks.contract import BaseAttack
 from atlas_cli.audit.evidence import Evidence, Tokens
 from atlas_cli.audit.figures import Figure
 from atlas_cli.seeding import forked
 
-CHANNEL = "activations"
-KNOWS = "the frozen model, the adapters delivered, the defence, other text of the task"
 EPOCHS, BATCH, RATE, WIDTH, SHARPNESS = 10, 128, 1e-3, 512, 20.0
 
 
-def attack(evidence: Evidence) -> Figure:
-    """Share of tokens recovered."""
-    seen, guesses = inverted(evidence, fit)
-    return recovery("mlp-inverter", KNOWS, evidence, seen, guesses, kept_back(evidence))
+class Attack(BaseAttack):
+    """Tokens, by a small network."""
+
+    channel = "activations"
+    knows = "the frozen model, the adapters delivered, the defence, other text of the task"
+
+    def attack(self, evidence: Evidence) -> Figure:
+        """Share of tokens recovered."""
+        seen, guesses = inverted(evidence, fit)
+        return recovery(self, evidence, seen, guesses, kept_back(evidence))
 
 
 def fit(material: Tokens, embedding: Tensor) -> Invert:

@@ -7,14 +7,18 @@ nearest of the whole vocabulary. Nothing is fitted, nothing is centred, and no p
 from __future__ import annotations
 
 from atlas_cli.audit.attacks._recovery import nearest, recovery
+from atlas_cli.audit.attacks.contract import BaseAttack
 from atlas_cli.audit.evidence import Evidence
 from atlas_cli.audit.figures import Figure
 
-CHANNEL = "activations"
-KNOWS = "the frozen model"
 
+class Attack(BaseAttack):
+    """Tokens, by the nearest embedding."""
 
-def attack(evidence: Evidence) -> Figure:
-    """Share of tokens recovered."""
-    seen = evidence.seen()
-    return recovery("nearest-embedding", KNOWS, evidence, seen, nearest(seen.hidden, evidence.embedding))
+    channel = "activations"
+    knows = "the frozen model"
+
+    def attack(self, evidence: Evidence) -> Figure:
+        """Share of tokens recovered."""
+        seen = evidence.seen()
+        return recovery(self, evidence, seen, nearest(seen.hidden, evidence.embedding))

@@ -9,18 +9,23 @@ import torch
 from torch import Tensor
 
 from atlas_cli.audit.attacks._recovery import Invert, inverted, kept_back, nearest, recovery
+from atlas_cli.audit.attacks.contract import BaseAttack
 from atlas_cli.audit.evidence import Evidence, Tokens
 from atlas_cli.audit.figures import Figure
 
-CHANNEL = "activations"
-KNOWS = "the frozen model, the adapters delivered, the defence, other text of the task"
 PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # times the mean eigenvalue of the Gram matrix
 
 
-def attack(evidence: Evidence) -> Figure:
-    """Share of tokens recovered."""
-    seen, guesses = inverted(evidence, fit)
-    return recovery("ridge-inverter", KNOWS, evidence, seen, guesses, kept_back(evidence))
+class Attack(BaseAttack):
+    """Tokens, by a linear map."""
+
+    channel = "activations"
+    knows = "the frozen model, the adapters delivered, the defence, other text of the task"
+
+    def attack(self, evidence: Evidence) -> Figure:
+        """Share of tokens recovered."""
+        seen, guesses = inverted(evidence, fit)
+        return recovery(self, evidence, seen, guesses, kept_back(evidence))
 
 
 def fit(material: Tokens, embedding: Tensor) -> Invert:
