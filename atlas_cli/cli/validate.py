@@ -28,7 +28,7 @@ def command(
     from atlas_cli.config.load import load_config, locating
     from atlas_cli.data.prepare import class_counts, prepare
     from atlas_cli.engines.remote.cluster import require_installed
-    from atlas_cli.experiment.allocation.device_fit import fitted, must_fit
+    from atlas_cli.experiment.allocation.device_fit import fit_to_devices, must_fit
     from atlas_cli.federation.computing_device import computing_device
     from atlas_cli.federation.warm_start import check_adapters, check_heads
     from atlas_cli.models.files.tokenizer_file import require_vocabulary
@@ -52,7 +52,7 @@ def command(
             require_installed()
         notes = clock_notes(loaded.config)
         if data or not waits_for_data(loaded.config):
-            fitted(loaded.config, "uniform")
+            fit_to_devices(plan.config, "uniform")
             notes += unpredicted(loaded.config) if must_fit(loaded.config) else []
         elif must_fit(loaded.config):
             notes.append(

@@ -17,7 +17,7 @@ from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.engines.engine import Engine, engine_of
 from atlas_cli.errors import ConfigError, InterruptedRunError, OutputError
 from atlas_cli.experiment.adapter_export import export_adapters, export_last_round
-from atlas_cli.experiment.allocation.device_fit import fitted, must_fit, slow_bfloat16
+from atlas_cli.experiment.allocation.device_fit import fit_to_devices, must_fit, slow_bfloat16
 from atlas_cli.experiment.end_of_run import engine_figures, record_early_end
 from atlas_cli.experiment.manifest_facts import clock_facts, data_facts, device_name, model_facts
 from atlas_cli.experiment.recorder import Recorder
@@ -28,8 +28,9 @@ from atlas_cli.experiment.saved_state import restore
 from atlas_cli.experiment.signals import Stopping
 from atlas_cli.experiment.split_check import Check, require_verified
 from atlas_cli.experiment.split_proof import verify_split
-from atlas_cli.federation.build import build
+from atlas_cli.federation.build import make_federation
 from atlas_cli.federation.federation import Federation
+from atlas_cli.federation.loaded_experiment import load_experiment
 from atlas_cli.federation.prefix_setup import without_prefix
 from atlas_cli.models.files.weight_files import named
 from atlas_cli.models.frozen.cast import departure
@@ -145,13 +146,15 @@ def _require_unfinished(manifest: dict[str, Any], done: int, rounds: int) -> Non
 
 
 def _ready(config: ExperimentConfig, progress: Progress) -> tuple[Federation, list[Check]]:
-    config = fitted(config)
+    ranks = fit_to_devices(config)
+    config = ranks.config
     for name in clear(folder_of_runs(config.output.dir), OFFLOAD, PREFIX_CACHE):
         progress.note(f"removed {name} from {config.output.dir}: the process that it belonged to is gone")
     plan = make_plan(config)
     where = f"cut after layer {cuts_text(plan)} of {plan.n_layers}" if config.mode == "split-federated" else config.mode
     progress.note(f"{config.name}: {config.model.name}, {where}, weights {plan.init}")
-    federation = build(config, plan)
+    loaded = ranks.loaded.with_ranks(plan) if ranks.loaded is not None else load_experiment(plan)
+    federation = make_federation(loaded)
     if takes_fingerprints(config):
         require_examples({client: federation.train_features(client) for client in federation.clients})
     for name, group in federation.data.items():

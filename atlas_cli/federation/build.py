@@ -33,7 +33,16 @@ def build(config: ExperimentConfig, plan: Plan | None = None) -> Federation:
     Raises:
         ConfigError, ResourceError: what the config asks for cannot be had.
     """
-    federation = assemble(load_experiment(plan or make_plan(config)))
+    return make_federation(load_experiment(plan or make_plan(config)))
+
+
+def make_federation(loaded: LoadedExperiment) -> Federation:
+    """All parties of a loaded experiment, ready to train.
+
+    Raises:
+        ConfigError, ResourceError: what the config asks for cannot be had.
+    """
+    federation = assemble(loaded)
     federation.protection = protection_of(federation)
     start_from_adapters(federation)
     return federation
@@ -88,7 +97,8 @@ def make_clients(loaded: LoadedExperiment, cache: PrefixCache | None) -> tuple[M
     def add_member(client: ClientPlan, party: Party) -> None:
         weight = weight_of(loaded.config, client, loaded.data[client.task_group])
         layers = served[client.task_group, client.cut]
-        members[client.name] = Member(client.task_group, weight, exchanged(party), party.head, layers, term=party.term)
+        adapters = exchanged(party)
+        members[client.name] = Member(client.task_group, weight, adapters, party.head, layers, term=party.term)
 
     offload = offload_of(loaded.config, make, members)
     if offload is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -106,6 +106,10 @@ class LoadedExperiment:
             return size
         group = self.group_of(client)
         return size * sum(1 for spec in self.config.expanded_clients() if spec.task_group == group)
+
+    def with_ranks(self, plan: Plan) -> LoadedExperiment:
+        """The same experiment with a plan that differs only in the ranks of adapters."""
+        return replace(self, config=plan.config, plan=plan)
 
     def training_tasks(self) -> dict[str, BaseTask]:
         """The task of each group; its loss knows how training labels were randomised, where they were."""

@@ -5,13 +5,16 @@ import random
 from dataclasses import replace
 
 import pytest
+import torch
 
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.data.prepare import prepare
 from atlas_cli.errors import ConfigError
 from atlas_cli.experiment.allocation import auto_ranks
-from atlas_cli.experiment.allocation.auto_ranks import plan_ranks, resolve_auto_ranks
-from atlas_cli.federation.build import build
+from atlas_cli.experiment.allocation.auto_ranks import plan_ranks
+from atlas_cli.experiment.allocation.device_fit import fit_to_devices
+from atlas_cli.federation import loaded_experiment
+from atlas_cli.federation.build import build, make_federation
 from atlas_cli.models.frozen.load import load_tokenizer
 from atlas_cli.planning.memory.held import PartyMemory
 from atlas_cli.planning.memory.predict import predict_client
@@ -132,7 +135,7 @@ def no_weights(monkeypatch):
     def refuse(*_):
         raise AssertionError("weights were loaded")
 
-    monkeypatch.setattr(auto_ranks, "build", refuse)
+    monkeypatch.setattr(auto_ranks, "load_experiment", refuse)
 
 
 def least(config):
@@ -178,20 +181,38 @@ def test_ranks_follow_importance_and_fill_the_memory(config_of):
 def test_resolved_config_trains_the_same_clients_with_numbers(config_of):
     peak, unit = least(config_of(memory=1))
     config = config_of(memory=int(peak + 10.5 * unit))
-    resolved = resolve_auto_ranks(config)
-    ranks = {c.name: c.ranks for c in plan_ranks(config).clients}
+    planned = plan_ranks(config)
+    resolved, ranks = planned.config, {c.name: c.ranks for c in planned.clients}
     specs = {spec.name: spec for spec in resolved.expanded_clients()}
     assert list(specs) == ["a-1", "a-2", "b"]
     assert {name: specs[name].rank for name in ("a-1", "a-2")} == {name: ranks[name] for name in ("a-1", "a-2")}
     assert resolved.clients["b"] == config.clients["b"]
     assert resolved.clients["a-1"].device == "phone"
     assert ExperimentConfig.model_validate(resolved.model_dump()) == resolved
-    assert resolve_auto_ranks(resolved) is resolved
+    assert plan_ranks(resolved).config == resolved
     tokenizer = load_tokenizer(config.model)
     assert prepare(resolved, tokenizer, False)["g"].train == prepare(config, tokenizer, False)["g"].train
     federation = build(resolved)
     held = {name: {p.rank for p in c.adapters.adapters.values()} for name, c in federation.clients.items()}
     assert held == {name: set(each.values()) for name, each in ranks.items()}
+
+
+def test_a_run_goes_on_with_what_was_loaded_for_its_ranks(config_of, monkeypatch):
+    loads = []
+    real = loaded_experiment.load_base
+    monkeypatch.setattr(loaded_experiment, "load_base", lambda *a, **k: loads.append(1) or real(*a, **k))
+    peak, unit = least(config_of(memory=1))
+    config = config_of(memory=int(peak + 10.5 * unit))
+    ranks = fit_to_devices(config)
+    federation = make_federation(ranks.loaded.with_ranks(make_plan(ranks.config)))
+    assert loads == [1]
+    anew = build(ranks.config)
+    assert federation.config == anew.config and federation.base.sha256 == anew.base.sha256
+    for name, party in anew.clients.items():
+        mine = federation.clients[name].adapters.state()
+        assert all(torch.equal(mine[path], value) for path, value in party.adapters.state().items())
+        assert federation.train_features(name) == anew.train_features(name)
+    assert fit_to_devices(config_of(memory=int(peak + 10.5 * unit), mode="local-only")).loaded is None  # bases differ
 
 
 def test_equal_ranks_are_written_as_one_number(config_of):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.errors import ConfigError
 from atlas_cli.experiment.allocation.importance import measure_importance
-from atlas_cli.federation.build import build
+from atlas_cli.federation.build import assemble
+from atlas_cli.federation.loaded_experiment import LoadedExperiment, load_experiment
 from atlas_cli.models.block_paths import by_layer
 from atlas_cli.planning.cuts.auto import resolve_auto_cuts
 from atlas_cli.planning.devices.devices import Device, configured_devices, find_device
@@ -47,20 +48,19 @@ class ClientRanks:
 
 @dataclass(frozen=True)
 class RankPlan:
-    """All clients in the order of the config, and the config with their ranks written out."""
+    """The ranks of all clients, in the order of the config.
+
+    Attributes:
+        config: The config with a number for every split layer and rank.
+        method: How ranks were allocated: "gradient", "uniform" or "random".
+        clients: The ranks of each client, and what they come to.
+        loaded: What was loaded to measure importance, if the run can go on with it.
+    """
 
     config: ExperimentConfig
     method: str
     clients: tuple[ClientRanks, ...]
-
-
-def resolve_auto_ranks(config: ExperimentConfig) -> ExperimentConfig:
-    """The config with numbers for every ``rank: auto``; itself where there is none.
-
-    Raises:
-        ConfigError, ResourceError: as ``plan_ranks``.
-    """
-    return plan_ranks(config).config if _auto(config) else config
+    loaded: LoadedExperiment | None = None
 
 
 def plan_ranks(config: ExperimentConfig, method: str | None = None) -> RankPlan:
@@ -92,19 +92,29 @@ def plan_ranks(config: ExperimentConfig, method: str | None = None) -> RankPlan:
     kinds = {key: _Kind(config, plan, c, tasks[c.task_group], c.name in auto) for key, c in first.items()}
     for name, key in auto.items():  # what cannot fit is said before any weights are loaded
         kinds[key].allocate(allocate_uniform, None, name)
-    federation = build(probing, plan) if method == "gradient" and auto else None
+    loaded = load_experiment(plan) if method == "gradient" and auto else None
+    importances = _importances(loaded, auto) if loaded is not None else {}
     ranked = []
     for client in plan.clients:
-        kind, importance, allocation = kinds[client.key], None, None
+        kind, importance, allocation = kinds[client.key], importances.get(client.name), None
         if client.name in auto:
-            importance = measure_importance(federation, client.name) if federation is not None else None
             allocation = kind.allocate(rules[method], importance, client.name)
         ranks = allocation.ranks if allocation is not None else by_layer(client.ranks, plan.family)
         paths = by_path(ranks, kind.targets)
         size, memory, uplink = plan.adapter_parameters(paths), kind.memory(paths), kind.uplink(paths)
         ranked.append(ClientRanks(client.name, ranks, kind.device, importance, allocation, size, memory, uplink))
     given = {c.name: c.ranks for c in ranked if c.allocation is not None}
-    return RankPlan(_written_out(config, given), method, tuple(ranked))
+    reusable = loaded if config.mode == "split-federated" else None
+    return RankPlan(_written_out(config, given), method, tuple(ranked), reusable)
+
+
+def _importances(loaded: LoadedExperiment, clients: Iterable[str]) -> dict[str, dict[int, float]]:
+    """The importance of every layer of some clients, as measured on parties that are given up again."""
+    federation = assemble(loaded)
+    try:
+        return {client: measure_importance(federation, client) for client in clients}
+    finally:
+        federation.close()
 
 
 class _Kind:

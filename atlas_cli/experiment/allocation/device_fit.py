@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.errors import ConfigError
-from atlas_cli.experiment.allocation.auto_ranks import plan_ranks
+from atlas_cli.experiment.allocation.auto_ranks import RankPlan, plan_ranks
 from atlas_cli.federation.federation import Federation
 from atlas_cli.planning.devices.devices import bfloat16_slowdown
 from atlas_cli.units import format_bytes_mib
@@ -27,8 +27,8 @@ def slow_bfloat16(federation: Federation) -> str | None:
     )
 
 
-def fitted(config: ExperimentConfig, method: str | None = None) -> ExperimentConfig:
-    """The config with a number for every ``rank: auto``, once every client is known to fit its device.
+def fit_to_devices(config: ExperimentConfig, method: str | None = None) -> RankPlan:
+    """A number for every ``rank: auto``, once every client is known to fit its device; no clients without devices.
 
     Args:
         method: as ``plan_ranks`` has it; "uniform" loads no weights.
@@ -37,7 +37,7 @@ def fitted(config: ExperimentConfig, method: str | None = None) -> ExperimentCon
         ConfigError: a client's predicted peak is above its device's memory; says by how much.
     """
     if not must_fit(config):
-        return config
+        return RankPlan(config, method or config.allocation.importance, ())
     planned = plan_ranks(config, method)
     specs = {spec.name: spec for spec in config.expanded_clients()}
     for client in planned.clients:
@@ -51,7 +51,7 @@ def fitted(config: ExperimentConfig, method: str | None = None) -> ExperimentCon
                 f"training.batch_size, training.max_length or model.split_layer, or set checkpointing: true{narrower}",
                 key=f"{spec.key}.device",
             )
-    return planned.config
+    return planned
 
 
 def must_fit(config: ExperimentConfig) -> bool:
