@@ -210,9 +210,7 @@ class Evidence:
             Inapplicable: not a split client, its adapters have changed their shapes since set-up, or a delivery was not
                 recorded.
         """
-        party = self.federation.clients[client]
-        if not isinstance(party, SplitClient):
-            raise Inapplicable(UNSPLIT)
+        party = self._split_client(client)
         state = party.adapters.state()
         held, changes = self.deliveries.held(client, round_number)
         if any(held[name].shape != state[name].shape for name in state):
@@ -224,10 +222,12 @@ class Evidence:
 
     def cut(self, client: str) -> int:
         """Blocks that a client holds."""
-        party = self.federation.clients[client]
-        if not isinstance(party, SplitClient):
+        return self._split_client(client).cut
+
+    def _split_client(self, client: str) -> SplitClient:
+        if not self.federation.split:
             raise Inapplicable(UNSPLIT)
-        return party.cut
+        return self.federation.split_client(client)
 
 
 def _by_round(messages: Sequence[Recorded]) -> dict[tuple[int, str], list[Recorded]]:

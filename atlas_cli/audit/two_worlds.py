@@ -166,8 +166,7 @@ def reseed(federation: Federation, seed: int) -> None:
     federation.config = federation.config.model_copy(update={"seed": seed})
     for party in federation.clients.values():
         party.seed = seed
-    if federation.server is not None:
-        federation.server.seed = seed
+    federation.server.seed = seed
     federation.aggregator.method.seed = seed
     federation.protection.install(seed)
 

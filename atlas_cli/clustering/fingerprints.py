@@ -23,6 +23,7 @@ from atlas_cli.data.collate import collate
 from atlas_cli.errors import ConfigError
 from atlas_cli.federation.federation import Federation
 from atlas_cli.federation.parties.exchange import exchange
+from atlas_cli.federation.parties.numerics import gradient_of
 from atlas_cli.federation.parties.trainables import build_head
 from atlas_cli.federation.probe import probe
 from atlas_cli.models.block_paths import layer_of
@@ -92,12 +93,11 @@ def _fingerprint(federation: Federation, client: str, ledger: Ledger, batches: i
     drawn = draw(features, batches, federation.batch_size(client), generator, group.task.one_class)
     for rows in drawn:
         batch = collate(group.task, rows, federation.pad, *federation.padding)
-        reply, _ = exchange(server, party, batch, 0, 0, ledger)
+        reply, _ = exchange(server, party, batch, party.forward_batch(batch, 0, 0), ledger)
         party.backward(reply.gradients)
         for path, adapter in party.adapters.adapters.items():
             if layer_of(path, federation.base.family) < federation.plan.cut:
-                assert adapter.lora_B.grad is not None
-                sums[path] = sums.get(path, torch.zeros_like(adapter.lora_B)) + adapter.lora_B.grad / len(drawn)
+                sums[path] = sums.get(path, torch.zeros_like(adapter.lora_B)) + gradient_of(adapter.lora_B) / len(drawn)
         for parameter in party.trained():
             parameter.grad = None
     fingerprint = sketch(sums, size, seed)

@@ -72,7 +72,7 @@ def _regroup_heads(federation: Federation, before: Mapping[str, str]) -> None:
     now = {client: member.part for client, member in aggregator.members.items()}
     heads = aggregator.heads
     aggregator.heads = {}
-    trained = server.groups if server is not None else {}
+    trained = server.groups
     groups: dict[str, Trainables] = {}
     tasks: dict[str, BaseTask] = {}
     for part in dict.fromkeys(now.values()):
@@ -84,12 +84,11 @@ def _regroup_heads(federation: Federation, before: Mapping[str, str]) -> None:
             if not same:
                 held = [([*heads[p].parameters()], share) for p, share in shares.items()]
                 _take_mean([*aggregator.heads[part].parameters()], held)
-        if server is not None:
+        if trained:
             groups[part] = trained[part] if same else _join(part, [(trained[p], share) for p, share in shares.items()])
             tasks[part] = federation.data[federation.group_of(clients[0])].task
-    if server is not None:
-        server.groups, server.tasks = groups, tasks
-        server.heads = {part: each.head for part, each in groups.items() if each.head is not None}
+    server.groups, server.tasks = groups, tasks
+    server.heads = {part: each.head for part, each in groups.items() if each.head is not None}
 
 
 def _join(part: str, former: list[tuple[Trainables, float]]) -> Trainables:
@@ -124,7 +123,7 @@ def _room(federation: Federation, clients: list[str]) -> AdapterSet:
     """Fresh adapters at the largest rank of a cluster's clients, as they were planned."""
     ranks: dict[str, int] = {}
     for planned in (federation.plan.by_name[client] for client in clients):
-        upper = federation.plan.above(planned.cut) if federation.server is None else {}
+        upper = federation.plan.above(planned.cut) if not federation.split else {}
         own = {**planned.ranks, **upper}
         ranks.update({path: max(rank, ranks.get(path, 0)) for path, rank in own.items()})
     ordered = {path: ranks[path] for path in federation.plan.features if path in ranks}

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.data.collate import Batch
 from atlas_cli.federation.federation import Federation
-from atlas_cli.federation.parties.split_client import SplitClient
 from atlas_cli.models.frozen.rotary import depends_on_length
 from atlas_cli.models.halves.real_tokens import worth
 from atlas_cli.seeding import numpy_generator
@@ -86,12 +85,17 @@ def filled(clients: Iterable[str], tokens: Mapping[str, int]) -> Iterator[list[s
 
 def _kind(federation: Federation, client: str) -> object:
     """What clients of one pass have in common; None for a client that is computed alone and padded."""
-    party, server = federation.clients[client], federation.server
-    if server is None or not isinstance(party, SplitClient) or party.checkpointing:
-        return None
-    if party.usage is not None or server.usage is not None:  # memory is measured client by client
+    party = federation.split_client(client)
+    measured = party.usage is not None or federation.server.usage is not None  # client by client
+    if party.checkpointing or measured:
         return None
     return id(party.base), party.cut, party.lowest, party.prefix and party.prefix.first
+
+
+def begin_round(federation: Federation, clients: Iterable[str], number: int) -> None:
+    """Tell the server who takes part in a round."""
+    members = {client: federation.part_of(client) for client in clients}
+    federation.server.begin_round(members, number, {client: federation.clients[client].cut for client in members})
 
 
 def order_of(federation: Federation, cohort: list[str], overall: int) -> list[str]:

@@ -17,8 +17,7 @@ class Measuring:
     def __init__(self, federation: Federation, number: int, present: Collection[str]) -> None:
         self.federation, self.number = federation, number
         self._usages: dict[str, Usage] = {name: federation.clients[name].measure() for name in present}
-        if federation.server is not None:
-            federation.server.measure()
+        federation.server.measure()
 
     def end(self, files: RecordFiles | None) -> None:
         """Write what was measured, and measure no more."""
@@ -27,15 +26,13 @@ class Measuring:
             files.memory_is_missing = False
         for name in self._usages:
             self.federation.clients[name].usage = None
-        if self.federation.server is not None:
-            self.federation.server.usage = None
+        self.federation.server.usage = None
 
     def record(self) -> dict[str, object]:
         """The content of memory.json."""
-        server = self.federation.server
+        of_server = self.federation.server.usage
         clients = {name: usage for name, usage in self._usages.items() if usage.batch_size}
         idle = [name for name in self._usages if name not in clients]
-        of_server = server.usage if server is not None else None
         if of_server is not None and not of_server.batch_size:
             of_server = None
             idle.append("the server")

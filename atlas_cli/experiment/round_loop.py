@@ -22,7 +22,6 @@ from atlas_cli.federation.federation import Federation
 from atlas_cli.federation.merging.pruning import prune
 from atlas_cli.federation.merging.screening import require_finite_update, too_large, unfit
 from atlas_cli.federation.parties.evaluation import mean_metrics
-from atlas_cli.federation.parties.split_client import SplitClient
 from atlas_cli.federation.work_done import Trained
 from atlas_cli.planning.cohort import sample_cohort
 from atlas_cli.wire.ledger import Ledger
@@ -69,8 +68,7 @@ def train(
             trained = local_steps(federation, attendance, ledger, recorder.on_step(number))
             sent = collect(federation, attendance, trained, ledger)
             attendance.require_enough()
-            if federation.server is not None:
-                federation.server.finish_round(attendance.present)
+            federation.server.finish_round(attendance.present)
             errors = merge(federation, attendance, sent, recorder)
             mix_groups(federation, attendance.present)
             last = number == training.rounds
@@ -175,8 +173,9 @@ def set_up(federation: Federation, clustered: Callable[[Clustered | None], None]
         if kind not in messages:
             with federation.at_hand([client.name]):
                 party = federation.clients[client.name]
-                unsplit, output = not isinstance(party, SplitClient), party.output_embedding()
-                half = party.base.model.state_dict() if unsplit else federation.plan.setup_tensors[kind[1:]]
+                output = party.output_embedding()
+                whole = party.base.model.state_dict()
+                half = federation.plan.setup_tensors[kind[1:]] if federation.split else whole
                 tensors = {**half, **{f"lm_head.{i}": p for i, p in enumerate(output)}}
                 messages[kind] = BaseWeights(client.name, tensors)
         message = messages[kind].to(client.name)

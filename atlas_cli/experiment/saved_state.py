@@ -204,9 +204,8 @@ def _shared(federation: Federation) -> Iterator[tuple[str, Tensor]]:
         yield from named(f"group/{part}/", AdapterSet({}), head)
     for name, total in federation.fingerprints.items():
         yield f"fingerprint/{name}", total
-    if federation.server is not None:
-        for group, trained in federation.server.groups.items():
-            yield from named(f"server/{group}/", trained.adapters, trained.head)
+    for group, trained in federation.server.groups.items():
+        yield from named(f"server/{group}/", trained.adapters, trained.head)
 
 
 def _copies(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
@@ -219,6 +218,6 @@ def _copy(value: Tensor) -> Tensor:
 
 def _of_server(federation: Federation) -> Iterator[tuple[str, torch.optim.Optimizer]]:
     """Its optimizers, by owner."""
-    for group, trained in federation.server.groups.items() if federation.server is not None else ():
+    for group, trained in federation.server.groups.items():
         if trained.optimizer is not None:
             yield f"server/{group}", trained.optimizer

@@ -172,7 +172,7 @@ def _ready(config: ExperimentConfig, progress: Progress) -> tuple[Federation, li
         progress.note(f"warning: {warning}")
     if text := slow_bfloat16(federation):
         progress.note(text)
-    checks = verify_split(federation) if federation.server is not None else []
+    checks = verify_split(federation) if federation.split else []
     for check in checks:
         progress.note(check.sentence())
     require_verified(checks)

@@ -18,7 +18,7 @@ from atlas_cli.engines.passes import one_by_one
 from atlas_cli.experiment.split_check import TOLERANCE, Check
 from atlas_cli.federation.federation import Federation
 from atlas_cli.federation.parties.evaluation import Halves
-from atlas_cli.federation.parties.exchange import exchange, reply, reply_to_all
+from atlas_cli.federation.parties.exchange import exchange, exchange_all
 from atlas_cli.federation.parties.shared_client_pass import ClientPass
 from atlas_cli.federation.parties.split_client import SplitClient, as_inputs
 from atlas_cli.federation.parties.split_server import SplitServer
@@ -143,12 +143,12 @@ def _through_the_split(
         together = ClientPass([client])
         up = together.forward([batch], 0, 0)
         if server.training.labels == "server":
-            ((down, loss),) = reply_to_all(server, [client], [batch], up, Ledger())
+            ((down, loss),) = exchange_all(server, [client], [batch], up, Ledger())
         else:
-            down, loss = reply(server, client, batch, up[0], Ledger())
+            down, loss = exchange(server, client, batch, up[0], Ledger())
         together.backward([down])
     else:
-        down, loss = exchange(server, client, batch, 0, 0, Ledger())
+        down, loss = exchange(server, client, batch, client.forward_batch(batch, 0, 0), Ledger())
         client.backward(down.gradients)
     server.accept()
     (group,) = server.groups.values()

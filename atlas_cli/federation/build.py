@@ -8,12 +8,14 @@ from dataclasses import fields
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.federation.client_state.member import Member, weight_of
 from atlas_cli.federation.client_state.new_client import adapters_of, heads_on_clients, new_client
-from atlas_cli.federation.client_state.offloaded import Party, exchanged, offload_of
+from atlas_cli.federation.client_state.offloaded import exchanged, offload_of
 from atlas_cli.federation.federation import Federation
 from atlas_cli.federation.loaded_experiment import LoadedExperiment, load_experiment
 from atlas_cli.federation.merging.aggregator import Aggregator
 from atlas_cli.federation.parties.evaluation import Evaluator
+from atlas_cli.federation.parties.party import Party
 from atlas_cli.federation.parties.prefix_cache import PrefixCache
+from atlas_cli.federation.parties.server import Server
 from atlas_cli.federation.parties.split_server import SplitServer
 from atlas_cli.federation.parties.trainables import build_head
 from atlas_cli.federation.prefix_setup import first_changing, give_prefix, prefix_cache_of
@@ -68,11 +70,12 @@ def assemble(loaded: LoadedExperiment) -> Federation:
     )
 
 
-def make_server(loaded: LoadedExperiment) -> SplitServer | None:
-    """The server with the blocks above the cut, and adapters and a head for each task group; None without a split."""
-    if not loaded.split:
-        return None
+def make_server(loaded: LoadedExperiment) -> Server:
+    """The server with the blocks above the cut, and adapters and a head for each task group; without a split, one that
+    takes no part in local steps."""
     config, plan = loaded.config, loaded.plan
+    if not loaded.split:
+        return Server(loaded.base, config.training, config.seed)
     return SplitServer(
         base=loaded.base,
         tasks=loaded.training_tasks(),
@@ -143,7 +146,7 @@ def _served(loaded: LoadedExperiment) -> dict[tuple[str, int], frozenset[str]]:
     }
 
 
-def make_aggregator(loaded: LoadedExperiment, server: SplitServer | None, members: dict[str, Member]) -> Aggregator:
+def make_aggregator(loaded: LoadedExperiment, server: Server, members: dict[str, Member]) -> Aggregator:
     """What merges the adapters, and the heads where clients train them, of each task group."""
     config, plan, base, device = loaded.config, loaded.plan, loaded.base, loaded.device
     groups, heads = {}, {}
@@ -158,7 +161,7 @@ def make_aggregator(loaded: LoadedExperiment, server: SplitServer | None, member
         groups,
         heads,
         plan.features,
-        server.groups if server is not None else None,
+        server.groups,
         keep_errors=config.aggregation.error_ledger,
     )
 

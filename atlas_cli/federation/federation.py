@@ -8,17 +8,18 @@ from dataclasses import asdict, dataclass, field
 
 import torch
 
+from atlas_cli.errors import ConfigError
 from atlas_cli.federation.client_state.last_used import Touched
 from atlas_cli.federation.client_state.offloaded import OffloadedClients
 from atlas_cli.federation.loaded_experiment import LoadedExperiment
 from atlas_cli.federation.merging.aggregator import Aggregator
-from atlas_cli.federation.parties.evaluation import Evaluator, Halves, TrainedModel
+from atlas_cli.federation.parties.evaluation import Evaluator
+from atlas_cli.federation.parties.party import Party, TrainedModel
 from atlas_cli.federation.parties.prefix_cache import PrefixCache
+from atlas_cli.federation.parties.server import Server
 from atlas_cli.federation.parties.split_client import SplitClient
-from atlas_cli.federation.parties.split_server import SplitServer
-from atlas_cli.federation.parties.unsplit_client import UnsplitClient
 from atlas_cli.federation.protection import Protection
-from atlas_cli.models.adapters.lora import AdapterSet, joined
+from atlas_cli.models.adapters.lora import joined
 from atlas_cli.models.adapters.origin import ORIGIN
 from atlas_cli.wire.ledger import Ledger
 from atlas_cli.wire.recorded_messages import Recording
@@ -57,7 +58,7 @@ class Federation(LoadedExperiment):
 
     Attributes:
         clients: Every client by name; with ``engine.offload`` an ``OffloadedClients``.
-        server: The server; None in the unsplit baselines.
+        server: The server; without a split it takes no part in local steps.
         aggregator: What merges and delivers the adapters of each task group.
         evaluator: What measures the models on test data.
         prefix_cache: The cache of frozen blocks, if the config asks for it.
@@ -68,8 +69,8 @@ class Federation(LoadedExperiment):
         protection: The privacy mechanisms and their account; there once all parties are.
     """
 
-    clients: Mapping[str, SplitClient | UnsplitClient]
-    server: SplitServer | None
+    clients: Mapping[str, Party]
+    server: Server
     aggregator: Aggregator
     evaluator: Evaluator
     prefix_cache: PrefixCache | None = None
@@ -107,23 +108,20 @@ class Federation(LoadedExperiment):
             yield
         self.touched.add(names)
 
+    def split_client(self, name: str) -> SplitClient:
+        """A client of a split run.
+
+        Raises:
+            ConfigError: it holds the whole model.
+        """
+        party = self.clients[name]
+        if not isinstance(party, SplitClient):
+            raise ConfigError("only clients of a split can do this; use split-federated", key="mode")
+        return party
+
     def model_of_client(self, client: str) -> TrainedModel:
         """What a client's predictions are made with."""
-        party = self.clients[client]
-        if isinstance(party, UnsplitClient):
-            whole = Halves(party.base, party.base, self.plan.cut)
-            return TrainedModel(joined(party.adapters, party.upper), party.head, whole)
-        assert self.server is not None
-        part = self.part_of(client)
-        head = party.head if party.head is not None else self.server.heads[part]
-        served, upper = self.plan.above(party.cut), self.server.groups[part].adapters.adapters
-        return TrainedModel(
-            AdapterSet(
-                {**party.adapters.adapters, **{p: a for p, a in upper.items() if p in served}}, party.adapters.frozen
-            ),
-            head,
-            Halves(party.base, self.base, party.cut),
-        )
+        return self.clients[client].model(self.server, self.part_of(client))
 
     def models_of_group(self, group: str) -> dict[str, TrainedModel]:
         """What a group's predictions are made with: the merged adapter; {} where clients share nothing.
@@ -134,9 +132,6 @@ class Federation(LoadedExperiment):
             return {}
         models = {}
         for part, of_clients in self.aggregator.rosters.parts(group).items():
-            merged, head = self.aggregator.group_model(of_clients), self.aggregator.heads.get(part)
-            upper = self.server.groups[part].adapters if self.server is not None else AdapterSet({})
-            head = head if head is not None or self.server is None else self.server.heads[part]
-            assert head is not None
-            models[part] = TrainedModel(joined(upper, merged), head)
+            merged, heads = self.aggregator.group_model(of_clients), {**self.server.heads, **self.aggregator.heads}
+            models[part] = TrainedModel(joined(self.server.adapters_above(part, 0), merged), heads[part])
         return models

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from atlas_cli.config.schema.experiment import ExperimentConfig
+from atlas_cli.federation.parties.party import Party
 from atlas_cli.federation.parties.prefix_cache import Prefix, PrefixCache
-from atlas_cli.federation.parties.split_client import SplitClient
-from atlas_cli.federation.parties.unsplit_client import UnsplitClient
 from atlas_cli.models.block_paths import layer_of
 from atlas_cli.models.frozen.rotary import depends_on_length
 from atlas_cli.planning.method import method_of
@@ -22,11 +21,9 @@ def prefix_cache_of(config: ExperimentConfig) -> PrefixCache | None:
     return None if memory is None else PrefixCache(parse_bytes(memory), folder_of_runs(config.output.dir))
 
 
-def give_prefix(
-    cache: PrefixCache | None, config: ExperimentConfig, party: SplitClient | UnsplitClient, first: int
-) -> None:
+def give_prefix(cache: PrefixCache | None, config: ExperimentConfig, party: Party, first: int) -> None:
     """Let a client run its blocks below ``first``, which never change, through the cache."""
-    if cache is not None and isinstance(party, SplitClient) and first:
+    if cache is not None and config.mode == "split-federated" and first:
         party.prefix = Prefix(cache, party.base, party.adapters, first, party.cut, config.training.autocast)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 
 from atlas_cli.errors import ConfigError
-from atlas_cli.federation.client_state.offloaded import Party
 from atlas_cli.federation.federation import Federation
+from atlas_cli.federation.parties.party import Party
 from atlas_cli.federation.parties.split_client import SplitClient
 from atlas_cli.federation.parties.split_server import SplitServer
 
@@ -22,7 +22,7 @@ def probe(federation: Federation, name: str, rank: int, fresh: bool = False) -> 
 
 def _probe(federation: Federation, party: Party, name: str, rank: int, fresh: bool) -> tuple[SplitClient, SplitServer]:
     live, config = federation.server, federation.config
-    if live is None or not isinstance(party, SplitClient):
+    if not federation.split:
         raise ConfigError("layers are probed through the split; use split-federated", key="mode")
     group = federation.group_of(name)
     task = federation.data[group].task

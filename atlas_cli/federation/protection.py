@@ -14,11 +14,11 @@ from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.config.schema.privacy import NoiseConfig
 from atlas_cli.config.schema.section import Section
 from atlas_cli.errors import ConfigError
-from atlas_cli.federation.client_state.offloaded import OffloadedClients, Party
+from atlas_cli.federation.client_state.offloaded import OffloadedClients
 from atlas_cli.federation.merging.aggregator import Aggregator
 from atlas_cli.federation.parties.evaluation import Evaluator
-from atlas_cli.federation.parties.split_server import SplitServer
-from atlas_cli.federation.parties.unsplit_client import UnsplitClient
+from atlas_cli.federation.parties.party import Party
+from atlas_cli.federation.parties.server import Server
 from atlas_cli.planning.plan import Plan
 from atlas_cli.privacy.account.accounting import CHANNELS, calibrated, require_accounting
 from atlas_cli.privacy.account.epsilon_spent import Spent
@@ -54,7 +54,7 @@ class Protection:
         config: ExperimentConfig,
         plan: Plan,
         clients: Mapping[str, Party],
-        server: SplitServer | None,
+        server: Server,
         aggregator: Aggregator,
         evaluator: Evaluator,
         train_features: Callable[[str], Sequence[Feature]],
@@ -112,9 +112,6 @@ class Protection:
         noise = None
         if config.examples is not None:
             noise = ExampleNoise(*self._clipping("examples"), self.batch_size(name), seed, name)
-        if isinstance(client, UnsplitClient):
-            client.example_noise = noise
-            return
         client.privacy = AtClient(
             examples=noise,
             activations=self.activation_noise(name),
@@ -164,8 +161,7 @@ class Protection:
     def _example_norms(self, client: str) -> Norms | None:
         if self.config.examples is None:
             return None
-        party = self.clients[client]
-        noise = party.example_noise if isinstance(party, UnsplitClient) else party.privacy.examples
+        noise = self.clients[client].privacy.examples
         return noise.of_round() if noise is not None else None
 
     def figures(self, number: int) -> dict[str, dict[str, float | str]]:
@@ -247,7 +243,7 @@ class Protection:
                 )
 
     def _server_trains(self) -> bool:
-        return self.server is not None and any(trained.parameters() for trained in self.server.groups.values())
+        return any(trained.parameters() for trained in self.server.groups.values())
 
 
 def _present(found: dict[str, Norms | None]) -> dict[str, dict[str, float | None]]:

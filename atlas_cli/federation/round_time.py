@@ -51,7 +51,7 @@ def simulate(
     works, counted = [], StepFlops(federation)
     for client, did in trained.items():
         device = devices.get(client)
-        if federation.server is None or device is None or device.lacks("compute", "uplink", "downlink"):
+        if not federation.split or device is None or device.lacks("compute", "uplink", "downlink"):
             return None
         if did.steps:
             work = _work(counted, client, device, did, ledger)

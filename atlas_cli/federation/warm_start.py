@@ -44,7 +44,7 @@ def start_from(federation: Federation, group: str, folder: str) -> WarmStart:
         if origin is not None:
             require_same_base(path, origin, federation.base)
         found, saved = read_peft(folder, federation.base), read_head(path)
-    upper = server.groups[group].adapters.adapters if server is not None else {}
+    upper = server.adapters_above(group, 0).adapters
     room = {**upper, **aggregator.groups[group].adapters}
     require_room(folder, found, {layer: adapter.rank for layer, adapter in room.items()}, key)
     for layer, (A, B, scale) in found.items():
@@ -130,7 +130,5 @@ def _load(adapter: LoRAAdapter, A: Tensor, B: Tensor, scale: float) -> None:
 
 
 def _heads(federation: Federation, group: str) -> list[nn.Module]:
-    held = [federation.aggregator.heads.get(group)]
-    if federation.server is not None:
-        held.append(federation.server.heads[group])
+    held = [federation.aggregator.heads.get(group), federation.server.heads.get(group)]
     return [head for head in held if head is not None]

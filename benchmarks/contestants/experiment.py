@@ -106,7 +106,7 @@ class Arena:
         self.clients, self.pad = list(self.federation.clients), self.federation.pad
         self.seed = config.seed
         server = self.federation.server
-        if server is None or config.training.labels != "server":
+        if not self.federation.split or config.training.labels != "server":
             raise ConfigError("others are compared with mode: split-federated and training.labels: server; leave them")
         # as they are before anybody trains
         self._adapters = {

@@ -17,7 +17,7 @@ from atlas_cli.data.collate import collate
 from atlas_cli.engines import passes as grouping
 from atlas_cli.engines.passes import PASS_TOKENS, one_by_one, passes
 from atlas_cli.errors import NonFiniteError
-from atlas_cli.federation.parties import shared_server_pass as server_pass
+from atlas_cli.federation.parties import split_server
 from atlas_cli.wire.ledger import Ledger
 
 SGD = {"name": "sgd", "lr": 0.1}  # Adam makes a rounding error of a gradient near 0 as large as a step
@@ -203,13 +203,14 @@ def test_a_bad_number_in_a_shared_pass_is_its_clients(update, make_federation, m
 
 def test_what_the_server_returns_for_one_client_is_checked(make_federation, monkeypatch):
     federation = make_federation(training=TRAINING)
-    serve = server_pass._serve
+    serve = split_server.serve
 
     def spoilt(*args):
-        losses, counts, at_cut, gathered = serve(*args)
-        return losses, counts, [at_cut[0], at_cut[1] * torch.inf, at_cut[2]], gathered
+        found = serve(*args)
+        first, second, third = found.at_cut
+        return found._replace(at_cut=[first, second * torch.inf, third])
 
-    monkeypatch.setattr(server_pass, "_serve", spoilt)
+    monkeypatch.setattr(split_server, "serve", spoilt)
     before = {name: t.clone() for name, t in trained(federation).items()}
     with pytest.raises(NonFiniteError, match="gradient for client b, round 1, step 0"):
         run_round(federation, list("abc"), 1, Ledger(), lambda *_: None)

@@ -144,5 +144,5 @@ def test_unsplit_clients_step_nothing_when_one_part_is_not_finite(make_federatio
     parameter = next(spoilt.parameters())
     parameter.register_hook(lambda grad: grad * torch.inf)
     with pytest.raises(NonFiniteError):
-        client.local_step(batch.inputs(), batch.labels, 1, 0, 1.0)
+        client.train_on(batch.inputs(), batch.labels, 1, 0)
     assert all(torch.equal(p, q) for p, q in zip(before, client.trained(), strict=True))

@@ -4,11 +4,11 @@ import copy
 
 import pytest
 import torch
+from rounds import exchange
 from support.tiny_models import CONFIGS
 
 from atlas_cli.config.schema.experiment import TrainingConfig
 from atlas_cli.data.collate import Batch, collate, poisson_indices
-from atlas_cli.federation.parties.exchange import exchange
 from atlas_cli.federation.parties.split_client import SplitClient
 from atlas_cli.federation.parties.split_server import SplitServer
 from atlas_cli.federation.parties.trainables import build_head
@@ -161,12 +161,12 @@ def test_whole_clients_step_with_clipped_gradients_of_examples(make_federation):
     gradients = []
     for i in range(3):
         row = collate(plain.data["g"].task, plain.train_features("a")[i : i + 1], 0)
-        plain.clients["a"].local_step(row.inputs(), row.labels, 1, 0, 1.0)
+        plain.clients["a"].train_on(row.inputs(), row.labels, 1, 0)
         gradients.append([b - p.detach() for b, p in zip(before, plain.clients["a"].trained(), strict=True)])
         for parameter, value in zip(plain.clients["a"].trained(), before, strict=True):
             parameter.data.copy_(value)
     norms = [torch.cat([g.flatten() for g in each]).norm() for each in gradients]
-    federation.clients["a"].local_step(batch.inputs(), batch.labels, 1, 0, 1.0)
+    federation.clients["a"].train_on(batch.inputs(), batch.labels, 1, 0)
     for j, parameter in enumerate(federation.clients["a"].trained()):
         clipped = sum(each[j] * min(1.0, 0.1 / float(n)) for each, n in zip(gradients, norms, strict=True)) / 4
         assert torch.allclose(before[j] - parameter.detach(), clipped, atol=1e-6)

@@ -5,11 +5,11 @@ import math
 
 import pytest
 import torch
+from rounds import exchange
 
 from atlas_cli.config.schema.privacy import LabelsConfig
 from atlas_cli.data.collate import collate
 from atlas_cli.federation.batches import batch_of, batches_of
-from atlas_cli.federation.parties.exchange import exchange
 from atlas_cli.privacy.mechanisms.examples import ExampleNoise
 from atlas_cli.privacy.mechanisms.labels import CorrectedTask, randomise
 from atlas_cli.tasks.contract import count_examples, example_numbers

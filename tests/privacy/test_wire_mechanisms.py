@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from rounds import exchange
 
 from atlas_cli.clustering.fingerprints import fingerprint_round
 from atlas_cli.data.collate import collate
 from atlas_cli.experiment.split_check import require_verified
 from atlas_cli.experiment.split_proof import verify_split
-from atlas_cli.federation.parties.exchange import exchange
 from atlas_cli.planning.devices.cost import step_bytes
 from atlas_cli.privacy.account.accounting import gaussian_epsilon, keep_probability
 from atlas_cli.privacy.mechanisms.activations import ActivationNoise

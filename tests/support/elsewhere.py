@@ -30,7 +30,7 @@ class Hosts:
     def __init__(self, federation, n=2, seed=0, fails=lambda *_: None):
         self.federation, self.draw, self.fails = federation, random.Random(seed), fails
         self.order = list(federation.clients)
-        split = federation.server is not None
+        split = federation.split
         self.hosts = []
         for _ in range(n):
             bases = {}

@@ -2,6 +2,7 @@
 
 from atlas_cli.engines.in_process import local_steps
 from atlas_cli.federation.attendance import Attendance
+from atlas_cli.federation.parties import exchange as messages
 
 
 def run_round(federation, cohort, round_number, ledger, on_step):
@@ -9,6 +10,10 @@ def run_round(federation, cohort, round_number, ledger, on_step):
     attendance = Attendance(federation, cohort, round_number)
     attendance.begin()
     done = local_steps(federation, attendance, ledger, on_step)
-    if federation.server is not None:
-        federation.server.finish_round(attendance.present)
+    federation.server.finish_round(attendance.present)
     return done
+
+
+def exchange(server, client, batch, round_number, step, ledger):
+    """All messages of a client's local step; the gradient message and the loss."""
+    return messages.exchange(server, client, batch, client.forward_batch(batch, round_number, step), ledger)

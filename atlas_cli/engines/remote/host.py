@@ -18,12 +18,13 @@ from atlas_cli.data.collate import Batch
 from atlas_cli.engines.remote.arrays import Packed, pack, unpack
 from atlas_cli.errors import NonFiniteError
 from atlas_cli.federation.batches import ClientBatches
-from atlas_cli.federation.client_state.contents import Party, give
+from atlas_cli.federation.client_state.contents import give
 from atlas_cli.federation.client_state.member import Member
 from atlas_cli.federation.client_state.new_client import new_client
 from atlas_cli.federation.client_state.offloaded import as_changes, changes_in, exchanged, moments_in
 from atlas_cli.federation.parties.measured_memory import Usage
 from atlas_cli.federation.parties.optimizers import learning_rate_factor
+from atlas_cli.federation.parties.party import Party
 from atlas_cli.federation.parties.split_client import SplitClient
 from atlas_cli.federation.parties.trainables import StepLoss
 from atlas_cli.federation.parties.unsplit_client import UnsplitClient
@@ -32,7 +33,6 @@ from atlas_cli.models.frozen.load import FrozenBase
 from atlas_cli.models.frozen.shipped import contents_sha256, weights_of
 from atlas_cli.planning.plan import ClientPlan
 from atlas_cli.privacy.client_side import AtClient
-from atlas_cli.privacy.mechanisms.examples import ExampleNoise
 from atlas_cli.wire.messages import Features, Gradients
 
 
@@ -50,14 +50,14 @@ class Owned(NamedTuple):
     Attributes:
         held: adapters and the trained part of the head (``Member.held``).
         moments: of its optimizers (``offload.moments_in``); ``changes`` of its frozen weights.
-        protects: its mechanisms (``AtClient``, or DP-SGD of an unsplit client).
+        privacy: its mechanisms.
         usage: its measured memory; None: it is not measured.
     """
 
     held: Packed
     moments: Packed
     changes: Packed
-    protects: AtClient | ExampleNoise | None
+    privacy: AtClient
     usage: Usage | None
 
 
@@ -121,11 +121,7 @@ class ClientHost:
         member = Member(planned.task_group, 0.0, exchanged(party), party.head)
         give(party, member, unpack(owned.held, self.device), unpack(owned.moments, self.device))
         member.adapters.frozen.update(as_changes(unpack(owned.changes, self.device), self.device))
-        if isinstance(party, UnsplitClient):
-            assert not isinstance(owned.protects, AtClient)
-            party.example_noise = owned.protects
-        elif isinstance(owned.protects, AtClient):
-            party.privacy = owned.protects
+        party.privacy = owned.privacy
         if owned.usage is not None:
             party.measure()
         self._parties[client] = party
@@ -133,11 +129,8 @@ class ClientHost:
 
     def do_forward(self, client: str, number: int, step: int) -> Packed | None:
         """The activation message of a local step; None where its Poisson sample is empty."""
-        batch, party = self._batch(client, number, step), self._split(client)
-        if not batch.features:
-            return None
-        labels = batch.labels if self.config.training.labels == "server" else None
-        return pack(party.forward(batch.inputs(), number, step, labels).tensors)
+        batch = self._batch(client, number, step)
+        return pack(self._split(client).forward_batch(batch, number, step).tensors) if batch.features else None
 
     def do_answer_features(self, client: str, features: Packed) -> tuple[Packed, StepLoss]:
         """U-shaped split: the features' gradient, and the loss."""
@@ -164,15 +157,14 @@ class ClientHost:
         """A step of an unsplit client."""
         party, batch = self._parties[client], self._batch(client, number, step)
         assert isinstance(party, UnsplitClient)
-        return party.local_step(batch.inputs(), batch.labels, number, step, self._factor(number, step))
+        return party.train_on(batch.inputs(), batch.labels, number, step, self._factor(number, step))
 
     def do_end(self, client: str) -> Owned:
         """What a client owns after its steps; it stops measuring."""
         party = self._parties.pop(client)
         self._batches.pop(client, None)
-        protects = party.example_noise if isinstance(party, UnsplitClient) else party.privacy
         member = Member("", 0.0, exchanged(party), party.head)
-        return Owned(pack(member.held()), pack(moments_in(party)), pack(changes_in(member)), protects, party.usage)
+        return Owned(pack(member.held()), pack(moments_in(party)), pack(changes_in(member)), party.privacy, party.usage)
 
     def weights_sha256(self) -> dict[str, str]:
         """Hash of the frozen weights that this process holds, by dtype."""

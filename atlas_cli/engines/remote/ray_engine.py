@@ -224,10 +224,9 @@ class RayEngine:
     def _carried(self) -> tuple[dict[str, Any], dict[str, str]]:
         """What clients hold of the base, by dtype, in the object store, and its hashes."""
         federation = self.federation
-        split = federation.server is not None
         references, hashes = {}, {}
         for dtype, base in federation.bases.items():
-            cut = max(c.cut for c in federation.plan.clients if c.dtype == dtype) if split else None
+            cut = max(c.cut for c in federation.plan.clients if c.dtype == dtype) if federation.split else None
             skeleton, tensors = take_apart(base, cut, heads_on_clients(federation.config))
             hashes[dtype] = contents_sha256(tensors)
             content: tuple[Skeleton, list[Array]] = (skeleton, [to_array(tensor) for tensor in tensors])

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from atlas_cli.data.collate import Batch
-from atlas_cli.engines.passes import order_of
+from atlas_cli.engines.passes import begin_round, order_of
 from atlas_cli.engines.remote.arrays import pack, unpack
 from atlas_cli.engines.remote.calls import Calls, Lost
 from atlas_cli.engines.remote.host import Answer, NotFinite, Owned
@@ -28,11 +28,10 @@ from atlas_cli.federation.batches import batch_of
 from atlas_cli.federation.client_state.contents import give
 from atlas_cli.federation.client_state.offloaded import changes_in, moments_in
 from atlas_cli.federation.federation import Federation
-from atlas_cli.federation.parties.exchange import reply
+from atlas_cli.federation.parties.exchange import exchange
 from atlas_cli.federation.parties.optimizers import learning_rate_factor
 from atlas_cli.federation.parties.split_client import SplitClient
 from atlas_cli.federation.parties.trainables import PendingGradients, StepLoss
-from atlas_cli.federation.parties.unsplit_client import UnsplitClient
 from atlas_cli.federation.work_done import Trained
 from atlas_cli.wire.ledger import Ledger
 from atlas_cli.wire.messages import Activations, FeatureGradients, Features
@@ -74,9 +73,8 @@ class RemoteRound:
         members = self.federation.aggregator.members
         for client in self.attendance.present:
             party = self.federation.clients[client]
-            protects = party.example_noise if isinstance(party, UnsplitClient) else party.privacy
             held, moments = pack(members[client].held()), pack(moments_in(party))
-            owned = Owned(held, moments, pack(changes_in(members[client])), protects, party.usage)
+            owned = Owned(held, moments, pack(changes_in(members[client])), party.privacy, party.usage)
             self._start(client, "begin", self.number, owned)
         for client, answer in self._answers():
             if answer.value != members[client].held_sha256():
@@ -119,10 +117,7 @@ class RemoteRound:
             owned, party = answer.value, self.federation.clients[client]
             member = self.federation.aggregator.members[client]
             give(party, member, unpack(owned.held, party.device), unpack(owned.moments, party.device))
-            if isinstance(party, UnsplitClient):
-                party.example_noise = owned.protects
-            else:
-                party.privacy = owned.protects
+            party.privacy = owned.privacy
             if party.usage is not None and owned.usage is not None:
                 vars(party.usage).update(vars(owned.usage))
 
@@ -146,14 +141,13 @@ class RemoteRound:
                 self._start(client, method, self.number, self._step)
 
     def _serve(self, client: str) -> None:
-        server, batch, party = self.federation.server, self._batches[client], self.federation.clients[client]
-        assert server is not None and isinstance(party, SplitClient)
+        server, batch, party = self.federation.server, self._batches[client], self.federation.split_client(client)
         up, began = self._arrived.pop(client), time.perf_counter()
         loss, down = StepLoss(0.0, 0), None
         if up is not None:
             party.begin_step(self.number, self._step)
             try:
-                down, loss = reply(server, _Elsewhere(party, self), batch, up, self.ledger)
+                down, loss = exchange(server, _Elsewhere(party, self), batch, up, self.ledger)
             except NonFiniteError as error:
                 server.reject()
                 self._drop(client, NotFinite(str(error)))
@@ -179,7 +173,6 @@ class RemoteRound:
     def _accept(self) -> None:
         """Let the server take gradients, in the clients' order, as far as it is known who is left."""
         server = self.federation.server
-        assert server is not None
         while self._to_accept:
             client = self._to_accept[0]
             present = client in self.attendance.present
@@ -263,15 +256,13 @@ def remote_steps(
     training, server, number = federation.config.training, federation.server, attendance.number
     steps = RemoteRound(federation, calls, attendance, ledger)
     steps.begin()
-    if server is not None:
-        cuts = {c: party.cut for c in steps.done if isinstance(party := federation.clients[c], SplitClient)}
-        server.real_tokens = False
-        server.begin_round({c: federation.part_of(c) for c in steps.done}, number, cuts)
+    server.real_tokens = False
+    begin_round(federation, steps.done, number)
     for step in range(training.local_steps):
         overall = (number - 1) * training.local_steps + step
         left = [c for c in order_of(federation, attendance.present, overall) if not attendance.crashes(c, step)]
         batches = {client: batch_of(federation, client, overall) for client in left}
-        if server is None:
+        if not federation.split:
             steps.unsplit_step(step, left, batches)
         else:
             factor = learning_rate_factor(training.schedule, overall, training.rounds * training.local_steps)

@@ -18,6 +18,7 @@ import torch
 from atlas_cli.data.collate import batch_indices, collate
 from atlas_cli.federation.federation import Federation
 from atlas_cli.federation.parties.exchange import exchange
+from atlas_cli.federation.parties.numerics import gradient_of
 from atlas_cli.federation.probe import probe
 from atlas_cli.models.adapters.lora import AdapterSet
 from atlas_cli.models.block_paths import layer_of
@@ -54,7 +55,8 @@ def measure_importance(
     for number in range(batches):
         rows = batch_indices(lengths, size, seed, client, number)
         batch = collate(group.task, [features[i] for i in rows], federation.pad)
-        party.backward(exchange(server, party, batch, 0, 0, Ledger())[0].gradients)
+        reply, _ = exchange(server, party, batch, party.forward_batch(batch, 0, 0), Ledger())
+        party.backward(reply.gradients)
         for layer, value in layer_importance(party.adapters, party.base.family).items():
             total[layer] += value / batches
         for parameter in party.trained():
@@ -66,8 +68,7 @@ def layer_importance(adapters: AdapterSet, family: BaseFamily) -> dict[int, floa
     """I_l from gradients that were just computed at B = 0."""
     layers: dict[int, float] = {}
     for path, adapter in adapters.adapters.items():
-        assert adapter.lora_B.grad is not None, "backward comes first"
-        squared = adapter.lora_B.grad.double().square().sum().item()
+        squared = gradient_of(adapter.lora_B).double().square().sum().item()
         value = 3 * adapter.lora_A.shape[1] * squared / (adapter.rank * adapter.scaling**2)
         layers[layer_of(path, family)] = layers.get(layer_of(path, family), 0.0) + value
     return layers

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from atlas_cli.config.load import load_config
 from atlas_cli.errors import AtlasError
+from atlas_cli.federation.parties.party import Party
 from atlas_cli.federation.parties.split_client import SplitClient
 from atlas_cli.federation.parties.unsplit_client import UnsplitClient
 from atlas_cli.models.adapters.lora import build_adapters
@@ -130,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _party(plan: Plan, name: str, base: FrozenBase, classes: Sequence[str]) -> SplitClient | UnsplitClient:
+def _party(plan: Plan, name: str, base: FrozenBase, classes: Sequence[str]) -> Party:
     config = plan.config
     client = plan.by_name[name]
     task = build_task_of(plan, client.task_group, classes)
@@ -156,19 +157,20 @@ def _party(plan: Plan, name: str, base: FrozenBase, classes: Sequence[str]) -> S
         build_adapters(base.model, ranks, alpha=lora.alpha, dropout=lora.dropout, rslora=lora.rslora, seed=config.seed)
         for ranks in (client.ranks, plan.above(client.cut))
     )
-    rest = (lora, config.training, config.seed, torch.device("cpu"), client.checkpointing)
+    rest = (lora, config.training, config.seed, torch.device("cpu"), client.cut, client.checkpointing)
     return UnsplitClient(name, base, task, lower, upper, head, *rest)
 
 
-def _step(plan: Plan, party: SplitClient | UnsplitClient, name: str, shape: Shape) -> None:
+def _step(plan: Plan, party: Party, name: str, shape: Shape) -> None:
     ids = torch.randint(0, int(plan.hf_config.vocab_size), (shape.batch, shape.tokens))
     mask = torch.ones_like(ids)
     if shape.padded:
         mask[0, -1] = 0
     batch = {"input_ids": ids, "attention_mask": mask}
     if isinstance(party, UnsplitClient):
-        party.local_step(batch, party.task.blank_labels(shape.batch, shape.tokens), 1, 0, 1.0)
+        party.train_on(batch, party.task.blank_labels(shape.batch, shape.tokens), 1, 0)
         return
+    assert isinstance(party, SplitClient)
     message = party.forward(batch, 1, 0, None)
     width = message.activations
     if party.task is not None and party.head is not None:

@@ -10,11 +10,8 @@ from torch import Tensor, nn
 from atlas_cli.federation.client_state.member import Member
 from atlas_cli.federation.client_state.unsound import TENSORS, unsound
 from atlas_cli.federation.parties.optimizers import load_moments
-from atlas_cli.federation.parties.split_client import SplitClient
-from atlas_cli.federation.parties.unsplit_client import UnsplitClient
+from atlas_cli.federation.parties.party import Party
 from atlas_cli.models.adapters.lora import AdapterSet
-
-Party = SplitClient | UnsplitClient
 
 
 @torch.no_grad()

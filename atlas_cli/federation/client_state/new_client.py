@@ -8,7 +8,7 @@ import torch
 
 from atlas_cli.aggregation.contract import PARTS
 from atlas_cli.config.schema.experiment import ExperimentConfig
-from atlas_cli.federation.client_state.contents import Party
+from atlas_cli.federation.parties.party import Party
 from atlas_cli.federation.parties.split_client import SplitClient
 from atlas_cli.federation.parties.trainables import build_head
 from atlas_cli.federation.parties.unsplit_client import UnsplitClient
@@ -63,6 +63,7 @@ def new_client(
             config.training,
             config.seed,
             device,
+            planned.cut,
             planned.checkpointing,
         )
     method = method_of(config)

@@ -19,14 +19,11 @@ from atlas_cli.errors import AtlasError
 from atlas_cli.federation.client_state.contents import give_term, shrink
 from atlas_cli.federation.client_state.member import Away, Member
 from atlas_cli.federation.parties.optimizers import load_moments, moments_of
-from atlas_cli.federation.parties.split_client import SplitClient
-from atlas_cli.federation.parties.unsplit_client import UnsplitClient
-from atlas_cli.models.adapters.lora import AdapterSet, joined
+from atlas_cli.federation.parties.party import Party
+from atlas_cli.models.adapters.lora import AdapterSet
 from atlas_cli.runs.directory import folder_of_runs
 from atlas_cli.storage.tensor_store import ContentStore
 from atlas_cli.units import parse_bytes
-
-Party = SplitClient | UnsplitClient
 
 
 class OffloadedClients(Mapping[str, Party]):
@@ -152,7 +149,7 @@ def put_into(store: ContentStore, party: Party, member: Member) -> Away:
 
 def exchanged(party: Party) -> AdapterSet:
     """The adapters that a client sends and is sent."""
-    return joined(party.adapters, party.upper) if isinstance(party, UnsplitClient) else party.adapters
+    return party.exchanged
 
 
 def as_changes(tensors: Mapping[str, Tensor], device: torch.device) -> dict[str, list[tuple[Tensor, Tensor]]]:

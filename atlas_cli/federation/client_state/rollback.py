@@ -7,8 +7,7 @@ import copy
 import torch
 
 from atlas_cli.federation.client_state.member import Member
-from atlas_cli.federation.parties.split_client import SplitClient
-from atlas_cli.federation.parties.unsplit_client import UnsplitClient
+from atlas_cli.federation.parties.party import Party
 
 
 class Snapshot:
@@ -18,7 +17,7 @@ class Snapshot:
         member: what the aggregator knows of the client, its exchanged adapters among it.
     """
 
-    def __init__(self, party: SplitClient | UnsplitClient, member: Member) -> None:
+    def __init__(self, party: Party, member: Member) -> None:
         self.party = party
         self._adapters = [(a, a.rank, a.scaling, a.lora_A, a.lora_B) for a in member.adapters.adapters.values()]
         trained = [*member.adapters.parameters(), *(party.head.parameters() if party.head is not None else ())]

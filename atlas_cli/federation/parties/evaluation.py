@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from atlas_cli.data.collate import collate, evaluation_batches
-from atlas_cli.federation.parties.split_client import as_inputs
+from atlas_cli.federation.parties.party import Halves, TrainedModel, as_inputs
 from atlas_cli.models.adapters.lora import AdapterSet
 from atlas_cli.models.block_paths import layer_of
 from atlas_cli.models.frozen.load import FrozenBase
@@ -19,24 +17,6 @@ from atlas_cli.models.halves.split import run_half
 from atlas_cli.tasks.contract import BaseTask, Feature
 
 CPU_TOKENS = 512  # a pass of more leaves the caches of a CPU core, and pads more: a tenth slower
-
-
-class Halves(NamedTuple):
-    """Whose base the blocks below ``cut`` are run on, and whose those from there on."""
-
-    lower: FrozenBase
-    upper: FrozenBase
-    cut: int
-
-
-@dataclass(frozen=True)
-class TrainedModel:
-    """Everything trained that a prediction needs, adapters on either side of the cut and a head, and the base that it
-    runs on: where there is none, that of ``model.dtype``, as a merged model is deployed on the server."""
-
-    adapters: AdapterSet
-    head: nn.Module
-    halves: Halves | None = None
 
 
 class Evaluator:

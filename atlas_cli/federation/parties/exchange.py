@@ -8,9 +8,7 @@ from typing import NamedTuple, Protocol, TypeVar
 from torch import Tensor
 
 from atlas_cli.data.collate import Batch
-from atlas_cli.federation.parties.shared_server_pass import answer_all
-from atlas_cli.federation.parties.split_client import SplitClient
-from atlas_cli.federation.parties.split_server import SplitServer
+from atlas_cli.federation.parties.server import Server
 from atlas_cli.federation.parties.trainables import StepLoss
 from atlas_cli.models.frozen.load import FrozenBase
 from atlas_cli.privacy.client_side import AtClient
@@ -41,17 +39,13 @@ class _Sizes(NamedTuple):
 
 
 def exchange(
-    server: SplitServer, client: SplitClient, batch: Batch, round_number: int, step: int, ledger: Ledger
+    server: Server, client: Serving, batch: Batch, up: Activations, ledger: Ledger
 ) -> tuple[Gradients, StepLoss]:
-    """The messages of one step: two, or four when labels stay on the client; the gradient message and the loss."""
-    labels = batch.labels if server.training.labels == "server" else None
-    return reply(server, client, batch, client.forward(batch.inputs(), round_number, step, labels), ledger)
+    """The messages of one step, from the activations on: two, or four when labels stay on the client.
 
-
-def reply(
-    server: SplitServer, client: Serving, batch: Batch, up: Activations, ledger: Ledger
-) -> tuple[Gradients, StepLoss]:
-    """What follows an activation message: the gradient message and the loss."""
+    Returns:
+        The gradient message as its client receives it, and the loss.
+    """
     sizes, codec = _sizes(server, client, batch), client.privacy.codec
 
     def sent(message: M, closed_form: int) -> M:
@@ -70,24 +64,20 @@ def reply(
     return sent(down, sizes.gradients), loss
 
 
-def reply_to_all(
-    server: SplitServer,
-    clients: Sequence[SplitClient],
-    batches: Sequence[Batch],
-    ups: Sequence[Activations],
-    ledger: Ledger,
+def exchange_all(
+    server: Server, clients: Sequence[Serving], batches: Sequence[Batch], ups: Sequence[Activations], ledger: Ledger
 ) -> list[tuple[Gradients, StepLoss]]:
-    """As ``reply`` to each in one pass of the server, whose gradients are accepted; labels are with the server."""
+    """As ``exchange`` with each in one pass of the server, whose gradients are accepted; labels are with the server."""
     sizes = [_sizes(server, client, batch) for client, batch in zip(clients, batches, strict=True)]
     for up, of_client in zip(ups, sizes, strict=True):
         ledger.count(up, of_client.activations)
-    answers = answer_all(server, ups)
+    answers = server.answer_all(ups)
     for (down, _), of_client in zip(answers, sizes, strict=True):
         ledger.count(down, of_client.gradients)
     return answers
 
 
-def _sizes(server: SplitServer, client: Serving, batch: Batch) -> _Sizes:
+def _sizes(server: Server, client: Serving, batch: Batch) -> _Sizes:
     (examples, tokens), hidden, codec = batch.input_ids.shape, server.base.hidden_size, client.privacy.codec
     labels = batch.labels.nbytes if server.training.labels == "server" else 0
     below, above = (

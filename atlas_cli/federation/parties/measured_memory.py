@@ -35,6 +35,16 @@ def saved_bytes(weights: Iterable[Tensor]) -> Iterator[SavedBytes]:
         yield counted
 
 
+@contextmanager
+def saved_if_measured(usage: Usage | None, weights: Iterable[Tensor]) -> Iterator[SavedBytes]:
+    """As ``saved_bytes`` in a step of a party whose memory is measured; without ``usage`` nothing is counted."""
+    if usage is None:
+        yield SavedBytes()
+        return
+    with saved_bytes(weights) as counted:
+        yield counted
+
+
 def tensor_bytes(tensors: Iterable[Tensor | None]) -> int:
     """Bytes of tensors, a shared storage counted once."""
     sizes = {t.data_ptr(): t.numel() * t.element_size() for t in tensors if t is not None}

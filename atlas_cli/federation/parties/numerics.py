@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 
-from atlas_cli.errors import NonFiniteError
+from atlas_cli.errors import AtlasError, NonFiniteError
 from atlas_cli.seeding import forked
 
 
@@ -23,6 +23,17 @@ def require_finite(tensor: Tensor, what: str) -> None:
     """
     if not torch.isfinite(tensor).all():
         raise NonFiniteError(f"{what} is not finite; try a lower learning rate or training.max_grad_norm")
+
+
+def gradient_of(parameter: Tensor) -> Tensor:
+    """The gradient that the last backward left.
+
+    Raises:
+        AtlasError: there is none.
+    """
+    if parameter.grad is None:
+        raise AtlasError("a gradient was asked for before the backward that computes it")
+    return parameter.grad
 
 
 def first_not_finite(named: Iterable[tuple[str, Tensor | None]]) -> str | None:

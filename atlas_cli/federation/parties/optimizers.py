@@ -44,10 +44,11 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate
 
 
-def drop_state(optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter]) -> None:
+def drop_state(optimizer: torch.optim.Optimizer | None, parameters: Iterable[nn.Parameter]) -> None:
     """Forget the moments of ``parameters``; those of others stay."""
-    for parameter in parameters:
-        optimizer.state.pop(parameter, None)
+    if optimizer is not None:
+        for parameter in parameters:
+            optimizer.state.pop(parameter, None)
 
 
 def moments_of(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

@@ -5,22 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from itertools import accumulate, groupby
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from atlas_cli.federation.parties.numerics import require_finite, require_finite_gradients
-from atlas_cli.federation.parties.trainables import StepLoss, Trainables
+from atlas_cli.federation.parties.trainables import Trainables
 from atlas_cli.models.adapters.per_client_rows import Segment, attached_segments
 from atlas_cli.models.frozen.load import FrozenBase
 from atlas_cli.models.halves.last_block import run_last_block
 from atlas_cli.models.halves.real_tokens import Packing, run_packed
 from atlas_cli.tasks.contract import IGNORE, BaseTask
-from atlas_cli.wire.messages import Activations, Gradients
-
-if TYPE_CHECKING:
-    from atlas_cli.federation.parties.split_server import SplitServer
 
 
 class Served(NamedTuple):
@@ -44,42 +39,18 @@ class Gathered(NamedTuple):
     labels: int
 
 
-def answer_all(server: SplitServer, messages: Sequence[Activations]) -> list[tuple[Gradients, StepLoss]]:
-    """As ``server.answer`` and ``accept`` for each message, of clients of one cut and dtype; for pooled updates.
+class ServedTogether(NamedTuple):
+    """Of a pass, by client its mean loss (0-d), over how many labels, and that loss' gradient at the cut, (B, T, D), 0
+    for padding; and the gradients of what is trained, by task group."""
 
-    Raises:
-        NonFiniteError: an activation, a loss or a gradient; nothing was gathered.
-    """
-    received = [server.receive(message) for message in messages]
-    served = [
-        Served(server.trained_for(message.client), server.task_of(message.client), *arrived, message.labels)
-        for message, arrived in zip(messages, received, strict=True)
-        if message.labels is not None
-    ]
-    losses, counts, at_cut, gathered = _serve(server.base, server.cut_of(messages[0].client), served)
-    for message, loss, gradient in zip(messages, losses, at_cut, strict=True):
-        require_finite(loss, f"loss of {server.when(message.client)}")
-        require_finite(gradient, f"gradient for {server.when(message.client)}")
-    whose = f"on the server for {', '.join(server.when(message.client) for message in messages)}"
-    for each in gathered:
-        require_finite_gradients(each.trained.parameters(), each.sums, whose, each.trained.adapters.name_of)
-    for each in gathered:
-        each.trained.gather_sums(each.sums, each.labels)
-    return [
-        (Gradients(message.client, gradient), StepLoss(loss.item(), count))
-        for message, loss, count, gradient in zip(messages, losses, counts, at_cut, strict=True)
-    ]
+    losses: Sequence[Tensor]
+    counts: Sequence[int]
+    at_cut: Sequence[Tensor]
+    gathered: Sequence[Gathered]
 
 
-def _serve(
-    base: FrozenBase, cut: int, clients: Sequence[Served]
-) -> tuple[list[Tensor], list[int], list[Tensor], list[Gathered]]:
-    """Forward, losses and backward for clients of one cut and dtype.
-
-    Returns:
-        By client its mean loss (0-d), over how many labels, and that loss' gradient at the cut, (B, T, D), 0 for
-        padding; and the gradients of what is trained, by task group.
-    """
+def serve(base: FrozenBase, cut: int, clients: Sequence[Served]) -> ServedTogether:
+    """Forward, losses and backward for clients of one cut and dtype."""
     packings = [Packing.of(client.mask) for client in clients]
     sizes = [packing.tokens for packing in packings]
     received_ND = torch.cat([p.pack(c.received) for p, c in zip(packings, clients, strict=True)]).requires_grad_()
@@ -100,7 +71,7 @@ def _serve(
         labels = sum(count for client, count in zip(clients, counts, strict=True) if client.trained is each)
         sums, found = found[: len(each.parameters())], found[len(each.parameters()) :]
         gathered.append(Gathered(each, sums, labels))
-    return [loss.detach() for loss in losses], list(counts), at_cut, gathered
+    return ServedTogether([loss.detach() for loss in losses], counts, at_cut, gathered)
 
 
 def _reads(client: Served, packing: Packing) -> Tensor:
@@ -145,8 +116,7 @@ def _hidden(
 
 def _loss(client: Served, packing: Packing, hidden_SD: Tensor) -> tuple[Tensor, int]:
     """A client's mean loss and its count, from the tokens that its head reads."""
-    head = client.trained.head
-    assert head is not None
+    head = client.trained.logits
     if (targets_BT := client.task.targets(client.labels)) is not None:
         logits = head(hidden_SD.unsqueeze(0), hidden_SD.new_ones(1, len(hidden_SD)))
         return client.task.loss_at(logits.squeeze(0), targets_BT[targets_BT != IGNORE])

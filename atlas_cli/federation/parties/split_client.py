@@ -5,7 +5,7 @@ The frozen bottom half, adapters, and their optimizer. The half is a view of a b
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from contextlib import nullcontext
 from typing import Any
 
@@ -13,14 +13,22 @@ import torch
 from torch import Tensor, nn
 
 from atlas_cli.aggregation.client_gradients import apply_term, term_bytes
-from atlas_cli.aggregation.contract import ClientTerm
 from atlas_cli.config.schema.experiment import LoraConfig, TrainingConfig
-from atlas_cli.federation.parties.measured_memory import Usage, saved_bytes, tensor_bytes
-from atlas_cli.federation.parties.numerics import clip_and_step, precision, require_finite, seeded_dropout
+from atlas_cli.data.collate import Batch
+from atlas_cli.federation.parties.exchange import exchange
+from atlas_cli.federation.parties.measured_memory import saved_if_measured, tensor_bytes
+from atlas_cli.federation.parties.numerics import (
+    clip_and_step,
+    gradient_of,
+    precision,
+    require_finite,
+    seeded_dropout,
+)
 from atlas_cli.federation.parties.optimizers import build_optimizer, drop_state, set_learning_rate, state_bytes
-from atlas_cli.federation.parties.prefix_cache import Prefix
+from atlas_cli.federation.parties.party import Halves, Inputs, Party, TrainedModel, as_inputs
+from atlas_cli.federation.parties.server import Server
 from atlas_cli.federation.parties.trainables import StepLoss
-from atlas_cli.models.adapters.lora import AdapterSet, build_adapters
+from atlas_cli.models.adapters.lora import AdapterSet, build_adapters, joined
 from atlas_cli.models.adapters.placement import adapted_names, place_ranks
 from atlas_cli.models.block_paths import by_layer
 from atlas_cli.models.frozen.load import FrozenBase, shared_base
@@ -29,12 +37,11 @@ from atlas_cli.models.halves.split import run_half
 from atlas_cli.models.halves.transfer import to_device
 from atlas_cli.privacy.client_side import AtClient
 from atlas_cli.tasks.contract import BaseTask
+from atlas_cli.wire.ledger import Ledger
 from atlas_cli.wire.messages import Activations, FeatureGradients, Features
 
-Inputs = Mapping[str, Tensor]
 
-
-class SplitClient:
+class SplitClient(Party):
     """A client that holds blocks ``0 .. split_layer-1``, frozen, and trains LoRA adapters on them.
 
     Args:
@@ -96,9 +103,6 @@ class SplitClient:
         )
         self.task, self.head = task, head
         self.checkpointing = checkpointing
-        self.usage: Usage | None = None
-        self.term: ClientTerm | None = None
-        self.prefix: Prefix | None = None
         self.privacy = AtClient()
         self._activations: Tensor | None = None
         self._mask: Tensor | None = None
@@ -106,22 +110,15 @@ class SplitClient:
         self.when, self.now = f"client {self.name}", (0, 0)
         self.reset_optimizer()
 
+    @property
+    def exchanged(self) -> AdapterSet:
+        """Its adapters."""
+        return self.adapters
+
     def trained(self) -> list[nn.Parameter]:
         """Adapters, and the head where it is here."""
         head = [p for p in self.head.parameters() if p.requires_grad] if self.head is not None else []
         return [*self.adapters.trained(), *head]
-
-    def output_embedding(self) -> list[Tensor]:
-        """Frozen weights of a language-model head that are here besides the half (tied ones are the half's)."""
-        if self.head is None or self.task is None or not self.task.causal_only or self.base.lm_head is None:
-            return []
-        held = {p.data_ptr() for p in self.half.parameters()}
-        return [p for p in self.base.lm_head.parameters() if p.data_ptr() not in held]
-
-    def train_only(self, parts: Collection[str]) -> None:
-        """Freeze the other parts of the adapters below the cut."""
-        self.adapters.train_only(parts)
-        self.reset_optimizer()
 
     def reset_optimizer(self) -> None:
         """Start with fresh moments."""
@@ -129,12 +126,11 @@ class SplitClient:
 
     def forget_moments(self, parts: Collection[str]) -> None:
         """Drop the moments of ``parts`` ("A", "B", "head"): a delivery replaced what they described."""
-        if self.optimizer is not None:
-            drop_state(self.optimizer, self.adapters.trained(parts))
-            drop_state(self.optimizer, self.head.parameters() if self.head is not None and "head" in parts else ())
+        drop_state(self.optimizer, self.adapters.trained(parts))
+        drop_state(self.optimizer, self.head.parameters() if self.head is not None and "head" in parts else ())
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
-        """For checkpoints: its one optimizer."""
+        """Its one optimizer, where it trains anything."""
         return [self.optimizer] if self.optimizer is not None else []
 
     def compute_activations(self, batch: Inputs) -> Tensor:
@@ -177,13 +173,30 @@ class SplitClient:
 
     def step(self, learning_rate: float | None = None) -> None:
         """Clip, step and drop the gradients."""
-        assert self.optimizer is not None
-        if learning_rate is not None:
-            set_learning_rate(self.optimizer, learning_rate)
         norm, name_of = self.training.max_grad_norm, self.adapters.name_of
-        clip_and_step(self.optimizer, self.trained(), norm, f"of {self.when}", name_of)
+        for optimizer in self.optimizers():
+            if learning_rate is not None:
+                set_learning_rate(optimizer, learning_rate)
+            clip_and_step(optimizer, self.trained(), norm, f"of {self.when}", name_of)
         if self.usage is not None:
             self.usage.optimizer = state_bytes(self.optimizer) + term_bytes(self.term)
+
+    def local_step(
+        self, batch: Batch, round_number: int, step: int, rate_factor: float, server: Server, ledger: Ledger
+    ) -> StepLoss:
+        """One local step through the split; the server's gradients are not accepted yet."""
+        rate = rate_factor * self.training.client_optimizer.lr
+        if not batch.features:  # a Poisson sample may be empty
+            self.step_on_noise(round_number, step, rate)
+            return StepLoss(0.0, 0)
+        down, loss = exchange(server, self, batch, self.forward_batch(batch, round_number, step), ledger)
+        self.apply_gradients(down.gradients, rate)
+        return loss
+
+    def forward_batch(self, batch: Batch, round_number: int, step: int) -> Activations:
+        """The activation message of a batch."""
+        stay = self.training.labels == "client"
+        return self.forward(batch.inputs(), round_number, step, None if stay else batch.labels)
 
     def forward(self, batch: Inputs, round_number: int, step: int, labels: Tensor | None) -> Activations:
         """The activation message of a batch; ``labels`` travel with it unless they stay on the client."""
@@ -206,35 +219,29 @@ class SplitClient:
 
     def answer_features(self, message: Features, labels: Tensor) -> tuple[FeatureGradients, StepLoss]:
         """U-shaped split: the loss at the client's own head, and its gradient with respect to the features."""
-        assert self.head is not None and self.task is not None
+        assert self.head is not None and self.task is not None, "labels: server keeps the head on the server"
         received = message.features.requires_grad_()
         weights = [*self.head.parameters(), *self.output_embedding(), *self.half.parameters()]
-        with (
-            precision(self.device, self.training.autocast),
-            saved_bytes(weights) if self.usage is not None else nullcontext() as saved,
-        ):
+        with precision(self.device, self.training.autocast), saved_if_measured(self.usage, weights) as saved:
             loss, count = self.privacy.loss(self.head, self.task, received, self._mask, labels.to(self.device))
-        if self.usage is not None and saved is not None:
-            # the graph of the half is alive meanwhile
-            self._measured(saved.total, 2 * received.numel() * received.element_size(), received.shape)
+        self._measured(saved.total, received)  # the graph of the half is alive meanwhile
         require_finite(loss.detach(), f"loss of {self.when}")
         loss.backward()
-        assert received.grad is not None
-        return FeatureGradients(self.name, received.grad, torch.tensor(count)), StepLoss(loss.item(), count)
+        return FeatureGradients(self.name, gradient_of(received), torch.tensor(count)), StepLoss(loss.item(), count)
 
     def _run(self, inputs: dict[str, Tensor], mask: Tensor, round_number: int, step: int) -> Tensor:
         if "inputs_embeds" in inputs:
             inputs = {**inputs, "inputs_embeds": inputs["inputs_embeds"].to(self.base.dtype)}
         self.adapters.train()
         self.now = (round_number, step)
-        measured = self.usage is not None
+        weights = [*self.half.parameters(), *self.adapters.parameters()]
         with (
             seeded_dropout(self.lora.dropout, self.seed, self.name, round_number, step, device=self.device),
             precision(self.device, self.training.autocast),
             self.adapters.attached(self.base.model),
             self.privacy.recording(self.base.model, self.adapters),
             checkpointed(self.half, self.base.family, self.ranks) if self.checkpointing else nullcontext(),
-            saved_bytes([*self.half.parameters(), *self.adapters.parameters()]) if measured else nullcontext() as saved,
+            saved_if_measured(self.usage, weights) as saved,
         ):
             below = self.prefix.outputs(inputs, mask) if self.prefix is not None else None
             if self.prefix is not None and below is not None:
@@ -243,9 +250,8 @@ class SplitClient:
                 activations = run_half(self.half, mask, **inputs)
             activations = self.privacy.sent(activations, mask, lambda: self._embedded(inputs), round_number, step)
         self._activations, self._mask = activations, mask
-        if self.usage is not None and saved is not None:
-            self._step_bytes = (0, 0)
-            self._measured(saved.total, 2 * activations.numel() * activations.element_size(), mask.shape)
+        self._step_bytes = (0, 0)
+        self._measured(saved.total, activations)
         return activations.detach()
 
     def _embedded(self, inputs: Inputs) -> Tensor:
@@ -253,29 +259,14 @@ class SplitClient:
         embedding = model.get_input_embeddings()
         return inputs["inputs_embeds"] if "inputs_embeds" in inputs else embedding(inputs["input_ids"]).detach()
 
-    def _measured(self, saved: int, cut: int, shape: torch.Size) -> None:
-        assert self.usage is not None
-        self._step_bytes = (self._step_bytes[0] + saved, self._step_bytes[1] + cut)
-        self.usage.seen(*self._step_bytes, shape[0], shape[0] * shape[1])
+    def _measured(self, saved: int, at_cut: Tensor) -> None:
+        """Enter bytes saved for the backward of hidden states (B, T, D), and those of what is sent and comes back."""
+        if self.usage is not None:
+            self._step_bytes = (self._step_bytes[0] + saved, self._step_bytes[1] + 2 * at_cut.nbytes)
+            self.usage.seen(*self._step_bytes, at_cut.shape[0], at_cut.shape[0] * at_cut.shape[1])
 
-    def measure(self) -> Usage:
-        """Start measuring; what is held now is counted at once, the rest as steps happen."""
-        head = self.head.parameters() if self.head is not None else ()
-        self.usage = Usage.held(self.half, self.adapters.parameters(), [*head, *self.output_embedding()])
-        return self.usage
-
-
-def as_inputs(batch: Inputs, device: torch.device) -> tuple[dict[str, Tensor], Tensor]:
-    """Keyword arguments of the half, and the mask (B, T) int64; floats (B, D) become sequences of one."""
-    if "inputs" in batch:
-        embeddings = to_device(batch["inputs"], device)
-        embeddings = embeddings.unsqueeze(1) if embeddings.dim() == 2 else embeddings
-        mask = batch.get("attention_mask")
-        if mask is None:
-            mask = torch.ones(embeddings.shape[:2], dtype=torch.int64)
-        mask = to_device(mask, device)
-        return {"inputs_embeds": embeddings}, mask
-    ids = to_device(batch["input_ids"], device)
-    mask = to_device(batch["attention_mask"], device) if "attention_mask" in batch else torch.ones_like(ids)
-    segments = batch.get("token_type_ids")
-    return {"input_ids": ids, **({"token_type_ids": to_device(segments, device)} if segments is not None else {})}, mask
+    def model(self, server: Server, part: str) -> TrainedModel:
+        """Its own blocks and adapters, and above them the server's."""
+        whole = joined(self.adapters, server.adapters_above(part, self.cut))
+        head = self.head if self.head is not None else server.heads[part]
+        return TrainedModel(whole, head, Halves(self.base, server.base, self.cut))

@@ -10,17 +10,19 @@ own mean loss.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from atlas_cli.config.schema.experiment import LoraConfig, TrainingConfig
 from atlas_cli.errors import ConfigError
-from atlas_cli.federation.parties.measured_memory import Usage, saved_bytes
+from atlas_cli.federation.parties.measured_memory import Usage, saved_if_measured
 from atlas_cli.federation.parties.numerics import precision, require_finite, require_finite_gradients, seeded_dropout
 from atlas_cli.federation.parties.optimizers import state_bytes
+from atlas_cli.federation.parties.server import Server
+from atlas_cli.federation.parties.shared_server_pass import Served, serve
 from atlas_cli.federation.parties.trainables import PendingGradients, StepLoss, Trainables, build_head, build_trainables
 from atlas_cli.models.frozen.load import FrozenBase, shared_base
 from atlas_cli.models.halves.real_tokens import run_real_tokens
@@ -30,7 +32,7 @@ from atlas_cli.tasks.contract import BaseTask
 from atlas_cli.wire.messages import Activations, FeatureGradients, Features, Gradients
 
 
-class SplitServer:
+class SplitServer(Server):
     """The server that holds blocks ``split_layer ..`` and a head for each task group.
 
     Args:
@@ -61,10 +63,9 @@ class SplitServer:
         seed: int = 0,
     ) -> None:
         self.device = torch.device(device)
-        self.base = base if base is not None else shared_base(model_name, init, self.device, seed)
+        base = base if base is not None else shared_base(model_name, init, self.device, seed)
+        super().__init__(base, training or TrainingConfig(), seed)
         self.lora = lora or LoraConfig()
-        self.training = training or TrainingConfig()
-        self.seed = seed
         self.cut = self.base.check_cut(split_layer)
         self.half = self.base.server_half(self.cut)
         if tasks is None:
@@ -77,8 +78,6 @@ class SplitServer:
             name: build_trainables(name, self.base, head, rank, first.get(name, self.cut), *shared)
             for name, head in self.heads.items()
         }
-        self.usage: Usage | None = None
-        self.real_tokens = False  # compute padding as well, as Hugging Face's own forward does
         self._members: dict[str, str] = {}
         self._cuts: dict[str, int] = {}
         self._round, self._step, self._rate = 0, 0, self.training.server_optimizer.lr
@@ -114,21 +113,40 @@ class SplitServer:
         Raises:
             NonFiniteError: activations or loss are not finite.
         """
-        trained = self.trained_for(message.client)
-        task = self.task_of(message.client)
-        received, mask = self.receive(message)
+        trained, task, received, mask, labels = self._served(message)
         with self._running(trained, message):
             hidden = self._hidden(message.client, received, mask)
-            assert trained.head is not None and message.labels is not None
-            loss, count = task.loss(trained.head(hidden, mask), message.labels)
-        require_finite(loss.detach(), f"loss of {self.when(message.client)}")
+            loss, count = task.loss(trained.logits(hidden, mask), labels)
+        require_finite(loss.detach(), f"loss of {self._when(message.client)}")
         at_cut, gradients = self._backward(message.client, loss, None, received, trained)
         self._pending = PendingGradients(message.client, trained, gradients, count)
         return Gradients(message.client, at_cut), StepLoss(loss.item(), count)
 
+    def answer_all(self, messages: Sequence[Activations]) -> list[tuple[Gradients, StepLoss]]:
+        """As ``answer`` and ``accept`` for each message, of clients of one cut and dtype; for pooled updates.
+
+        Raises:
+            NonFiniteError: an activation, a loss or a gradient; nothing was gathered.
+        """
+        served = [self._served(message) for message in messages]
+        whens = [self._when(message.client) for message in messages]
+        found = serve(self.base, self._cuts.get(messages[0].client, self.cut), served)
+        for when, loss, gradient in zip(whens, found.losses, found.at_cut, strict=True):
+            require_finite(loss, f"loss of {when}")
+            require_finite(gradient, f"gradient for {when}")
+        for trained, sums, _ in found.gathered:
+            whose = f"on the server for {', '.join(whens)}"
+            require_finite_gradients(trained.parameters(), sums, whose, trained.adapters.name_of)
+        for trained, sums, labels in found.gathered:
+            trained.gather_sums(sums, labels)
+        return [
+            (Gradients(message.client, gradient), StepLoss(loss.item(), count))
+            for message, loss, count, gradient in zip(messages, *found[:3], strict=True)
+        ]
+
     def features(self, message: Activations) -> Features:
         """U-shaped split, first half of a step: the server half's output, for the client's own head."""
-        trained, (received, mask) = self.trained_for(message.client), self.receive(message)
+        trained, (received, mask) = self._trained_for(message.client), self._receive(message)
         with self._running(trained, message):
             hidden = self._hidden(message.client, received, mask)
         self._features[message.client] = (hidden, received)
@@ -136,9 +154,9 @@ class SplitServer:
 
     def answer_gradients(self, message: FeatureGradients) -> Gradients:
         """U-shaped split, second half of a step: back-propagate the features' gradient to the cut."""
-        trained = self.trained_for(message.client)
+        trained = self._trained_for(message.client)
         hidden, received = self._features.pop(message.client)
-        require_finite(message.gradients, f"gradient sent by {self.when(message.client)}")
+        require_finite(message.gradients, f"gradient sent by {self._when(message.client)}")
         at_cut, gradients = self._backward(message.client, hidden, message.gradients, received, trained)
         self._pending = PendingGradients(message.client, trained, gradients, int(message.count))
         return Gradients(message.client, at_cut)
@@ -213,8 +231,7 @@ class SplitServer:
         mask_BT = everything if attention_mask is None else attention_mask.to(self.device)
         with trained.adapters.attached(self.base.model):
             hidden = run_half(self.half, mask_BT, inputs_embeds=hidden_BTD.to(self.base.dtype))
-            assert trained.head is not None, "labels: client keeps the head on the clients"
-            loss, _ = self.tasks[name].loss(trained.head(hidden, mask_BT), labels.to(self.device))
+            loss, _ = self.tasks[name].loss(trained.logits(hidden, mask_BT), labels.to(self.device))
         (gradient,) = torch.autograd.grad(loss, [received])
         return loss.detach(), gradient
 
@@ -227,14 +244,21 @@ class SplitServer:
         self.usage = Usage.held(self.half, [p for t in groups for p in t.adapters.parameters()], heads)
         return self.usage
 
-    def receive(self, message: Activations) -> tuple[Tensor, Tensor]:
+    def _served(self, message: Activations) -> Served:
+        """What a client sent with its labels, and what is trained with it."""
+        received, mask = self._receive(message)
+        assert message.labels is not None, "labels: client keeps labels on the clients"
+        task = self.tasks[self._members[message.client]]
+        return Served(self._trained_for(message.client), task, received, mask, message.labels)
+
+    def _receive(self, message: Activations) -> tuple[Tensor, Tensor]:
         """Activations, checked, as a leaf in the client's dtype, and the mask (B, T) int64."""
         self.accept()  # of the client before: a sequential update has stepped before the next is served
-        require_finite(message.activations, f"activation sent by {self.when(message.client)}")
+        require_finite(message.activations, f"activation sent by {self._when(message.client)}")
         received = message.activations.to(self.device).detach().requires_grad_()
         return received, message.mask.to(self.device).long()
 
-    def when(self, client: str) -> str:
+    def _when(self, client: str) -> str:
         """For error messages."""
         return f"client {client}, round {self._round}, step {self._step}"
 
@@ -247,13 +271,12 @@ class SplitServer:
             seeded_dropout(self.lora.dropout, self.seed, *purpose, device=self.device),
             precision(self.device, self.training.autocast),
             trained.adapters.attached(self.base.model),
-            saved_bytes(weights) if self.usage is not None else nullcontext() as saved,
+            saved_if_measured(self.usage, weights) as saved,
         ):
             yield
-        if self.usage is not None and saved is not None:
-            activations = message.activations
-            cut = 2 * activations.numel() * activations.element_size()
-            self.usage.seen(saved.total, cut, activations.shape[0], activations.shape[0] * activations.shape[1])
+        if self.usage is not None:
+            at_cut = message.activations
+            self.usage.seen(saved.total, 2 * at_cut.nbytes, at_cut.shape[0], at_cut.shape[0] * at_cut.shape[1])
 
     def _backward(
         self, client: str, output: Tensor, gradient: Tensor | None, received: Tensor, trained: Trainables
@@ -261,8 +284,8 @@ class SplitServer:
         """Gradients at the cut, checked before the server may step, and of what is trained; None: not used by it."""
         wanted = [received, *trained.parameters()]
         found = torch.autograd.grad(output, wanted, gradient, allow_unused=True)
-        require_finite(found[0], f"gradient for {self.when(client)}")
-        what = f"on the server for {self.when(client)}"
+        require_finite(found[0], f"gradient for {self._when(client)}")
+        what = f"on the server for {self._when(client)}"
         require_finite_gradients(trained.parameters(), found[1:], what, trained.adapters.name_of)
         return found[0], list(found[1:])
 
@@ -272,7 +295,8 @@ class SplitServer:
             self.usage.optimizer = sum(state_bytes(t.optimizer) for t in self._all_trained())
 
     def _hidden(self, client: str, received: Tensor, mask: Tensor) -> Tensor:
-        inputs, half = received.to(self.base.dtype), self.half_for(client)
+        inputs = received.to(self.base.dtype)
+        half = self.base.server_half(self._cuts.get(client, self.cut))
         if self.real_tokens and self.usage is None:
             return run_real_tokens(half, mask, inputs)
         return run_half(half, mask, inputs_embeds=inputs)
@@ -280,18 +304,6 @@ class SplitServer:
     def _all_trained(self) -> list[Trainables]:
         return [*self.groups.values(), *self._copies.values()]
 
-    def trained_for(self, client: str) -> Trainables:
+    def _trained_for(self, client: str) -> Trainables:
         """What is trained with a client's batches."""
         return self._copies.get(client) or self.groups[self._members[client]]
-
-    def task_of(self, client: str) -> BaseTask:
-        """The task of a client."""
-        return self.tasks[self._members[client]]
-
-    def half_for(self, client: str) -> nn.Module:
-        """The blocks above a client's cut."""
-        return self.base.server_half(self.cut_of(client))
-
-    def cut_of(self, client: str) -> int:
-        """How many blocks a client keeps."""
-        return self._cuts.get(client, self.cut)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from atlas_cli.config.schema.experiment import LoraConfig, OptimizerConfig, TrainingConfig
+from atlas_cli.errors import ConfigError
 from atlas_cli.federation.parties.measured_memory import tensor_bytes
 from atlas_cli.federation.parties.numerics import clip_and_step
 from atlas_cli.federation.parties.optimizers import build_optimizer, drop_state, set_learning_rate
@@ -55,6 +56,17 @@ class Trainables:
         """Everything that is trained here (a frozen language-model head is not)."""
         head = [p for p in self.head.parameters() if p.requires_grad] if self.head is not None else []
         return [*head, *self.adapters.trained()]
+
+    def logits(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """What the head gives for hidden states (B, T, D) and their mask (B, T).
+
+        Raises:
+            ConfigError: the head is on the clients.
+        """
+        if self.head is None:
+            raise ConfigError("labels: client keeps the head on the clients", key="training.labels")
+        logits: Tensor = self.head(hidden, mask)
+        return logits
 
     def gather(self, gradients: Sequence[Tensor | None], count: int) -> None:
         """Add the gradient of one client's mean loss, weighted by how many labels that loss was a mean over.
@@ -123,8 +135,13 @@ class Trainables:
 
     def forget_moments(self, paths: Iterable[str]) -> None:
         """Drop the optimizer's state of adapters whose values were replaced."""
-        if self.optimizer is not None:
-            drop_state(self.optimizer, (p for path in paths for p in self.adapters.adapters[path].parameters()))
+        drop_state(self.optimizer, (p for path in paths for p in self.adapters.adapters[path].parameters()))
+
+    def forget_moments_of(self, parts: Collection[str]) -> None:
+        """Drop the moments of ``parts`` ("A", "B", "head"): a delivery replaced what they described."""
+        drop_state(self.optimizer, self.adapters.trained(parts))
+        if self.head is not None and "head" in parts:
+            drop_state(self.optimizer, self.head.parameters())
 
 
 @dataclass(frozen=True)

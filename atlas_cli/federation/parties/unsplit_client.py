@@ -14,22 +14,24 @@ import torch
 from torch import Tensor, nn
 
 from atlas_cli.aggregation.client_gradients import apply_term, term_bytes
-from atlas_cli.aggregation.contract import ClientTerm
 from atlas_cli.config.schema.experiment import LoraConfig, TrainingConfig
-from atlas_cli.federation.parties.measured_memory import Usage, saved_bytes, tensor_bytes
+from atlas_cli.data.collate import Batch
+from atlas_cli.federation.parties.measured_memory import saved_if_measured, tensor_bytes
 from atlas_cli.federation.parties.numerics import precision, require_finite, require_finite_gradients, seeded_dropout
-from atlas_cli.federation.parties.optimizers import drop_state, state_bytes
-from atlas_cli.federation.parties.split_client import Inputs, as_inputs
+from atlas_cli.federation.parties.optimizers import state_bytes
+from atlas_cli.federation.parties.party import Halves, Inputs, Party, TrainedModel, as_inputs
+from atlas_cli.federation.parties.server import Server
 from atlas_cli.federation.parties.trainables import StepLoss, Trainables
 from atlas_cli.models.adapters.lora import AdapterSet, joined
 from atlas_cli.models.frozen.load import FrozenBase
 from atlas_cli.models.halves.checkpointing import checkpointed
 from atlas_cli.models.halves.split import run_half
-from atlas_cli.privacy.mechanisms.examples import ExampleNoise
+from atlas_cli.privacy.client_side import AtClient
 from atlas_cli.tasks.contract import BaseTask
+from atlas_cli.wire.ledger import Ledger
 
 
-class UnsplitClient:
+class UnsplitClient(Party):
     """A client that holds the whole model.
 
     Args:
@@ -37,6 +39,7 @@ class UnsplitClient:
         base: the shared frozen base.
         adapters: below the cut, trained with ``client_optimizer``.
         upper: adapters above the cut, and ``head``: trained with ``server_optimizer``.
+        cut: the block that ``upper`` begins with.
     """
 
     def __init__(
@@ -51,37 +54,27 @@ class UnsplitClient:
         training: TrainingConfig,
         seed: int,
         device: torch.device,
+        cut: int,
         checkpointing: bool = False,
     ) -> None:
-        self.name, self.base, self.task = name, base, task
-        self.adapters, self.upper, self.head = adapters, upper, head
+        self.name, self.base, self.half, self.cut = name, base, base.model, cut
+        self.task: BaseTask = task
+        self.head: nn.Module = head
+        self.adapters, self.upper = adapters, upper
         self.lora, self.training, self.seed, self.device = lora, training, seed, device
         self.checkpointing = checkpointing
-        self.usage: Usage | None = None
-        self.term: ClientTerm | None = None
-        self.example_noise: ExampleNoise | None = None
+        self.privacy = AtClient()
         self.reset_optimizer()
 
-    def output_embedding(self) -> list[Tensor]:
-        """Frozen weights of a language-model head, where they are not tied to the input embedding."""
-        if not self.task.causal_only or self.base.lm_head is None:
-            return []
-        held = {p.data_ptr() for p in self.base.model.parameters()}
-        return [p for p in self.base.lm_head.parameters() if p.data_ptr() not in held]
+    @property
+    def exchanged(self) -> AdapterSet:
+        """Adapters of all layers."""
+        return joined(self.adapters, self.upper)
 
     def forget_moments(self, parts: Collection[str]) -> None:
         """Drop the moments of ``parts`` ("A", "B", "head"): a delivery replaced what they described."""
-        for trained in (part for part, _ in self._parts if part.optimizer is not None):
-            assert trained.optimizer is not None
-            drop_state(trained.optimizer, trained.adapters.trained(parts))
-            if trained.head is not None and "head" in parts:
-                drop_state(trained.optimizer, trained.head.parameters())
-
-    def train_only(self, parts: Collection[str]) -> None:
-        """Freeze the other parts of the adapters; all layers are merged."""
-        self.adapters.train_only(parts)
-        self.upper.train_only(parts)
-        self.reset_optimizer()
+        for trained, _ in self._parts:
+            trained.forget_moments_of(parts)
 
     def reset_optimizer(self) -> None:
         """Start with fresh moments."""
@@ -99,14 +92,22 @@ class UnsplitClient:
         return [p for part, _ in self._parts for p in part.parameters()]
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
-        """For checkpoints: those of the adapters below the cut and of the rest, where they train anything."""
+        """Those of the adapters below the cut and of the rest, where they train anything."""
         return [part.optimizer for part, _ in self._parts if part.optimizer is not None]
 
     def _ranks(self) -> dict[str, int]:
         return {path: a.rank for part in (self.adapters, self.upper) for path, a in part.adapters.items()}
 
-    def local_step(self, batch: Inputs, labels: Tensor, round_number: int, step: int, rate_factor: float) -> StepLoss:
-        """One step of ordinary training, or of DP-SGD."""
+    def local_step(
+        self, batch: Batch, round_number: int, step: int, rate_factor: float, server: Server, ledger: Ledger
+    ) -> StepLoss:
+        """One step of ordinary training, or of DP-SGD; nothing is sent."""
+        return self.train_on(batch.inputs(), batch.labels, round_number, step, rate_factor)
+
+    def train_on(
+        self, batch: Inputs, labels: Tensor, round_number: int, step: int, rate_factor: float = 1.0
+    ) -> StepLoss:
+        """One step on inputs by the names of a tokenizer, and their labels."""
         if not len(labels):  # a Poisson sample may be empty
             self._privatise(round_number, step)
             self._apply(self._corrected(), 0, rate_factor)
@@ -114,20 +115,18 @@ class UnsplitClient:
         inputs, mask = as_inputs(batch, self.device)
         self.adapters.train()
         self.upper.train()
-        measured = self.usage is not None
         frozen = [*self.adapters.parameters(), *self.upper.parameters()]  # all of them, where some are not trained
-        noise, whole = self.example_noise, joined(self.adapters, self.upper)
+        noise, whole = self.privacy.examples, self.exchanged
         weights = [*self.base.model.parameters(), *self.output_embedding(), *self.trained(), *frozen]
-        if noise is not None:
-            noise.begin(batch.get("examples"))
+        self.privacy.begin(batch.get("examples"))
         with (
             seeded_dropout(self.lora.dropout, self.seed, self.name, round_number, step, device=self.device),
             precision(self.device, self.training.autocast),
             self.adapters.attached(self.base.model),
             self.upper.attached(self.base.model),
-            noise.recording(self.base.model, whole) if noise is not None else nullcontext(),
+            self.privacy.recording(self.base.model, whole),
             checkpointed(self.base.model, self.base.family, self._ranks()) if self.checkpointing else nullcontext(),
-            saved_bytes(weights) if measured else nullcontext() as saved,
+            saved_if_measured(self.usage, weights) as saved,
         ):
             hidden = run_half(self.base.model, mask, **inputs)
             if noise is None:
@@ -150,19 +149,18 @@ class UnsplitClient:
         what = f"of client {self.name}, round {round_number}, step {step}"
         require_finite_gradients(self.trained(), found, what, whole.name_of)
         self._apply(found, count, rate_factor)
-        if self.usage is not None and saved is not None:
+        if self.usage is not None:
             self.usage.seen(saved.total, 0, mask.shape[0], mask.numel())
             self.usage.optimizer = sum(state_bytes(part.optimizer) for part, _ in self._parts) + term_bytes(self.term)
         return StepLoss(loss.item(), count)
 
     def _privatise(self, round_number: int, step: int) -> None:
         """With DP-SGD, the gradients of the last batch, or of none."""
-        assert self.example_noise is not None
-        self.example_noise.privatise(self.trained(), joined(self.adapters, self.upper), round_number, step)
+        self.privacy.privatise(self.trained(), self.exchanged, (round_number, step))
 
     def _corrected(self) -> list[Tensor]:
         """The gradients to step with."""
-        apply_term(self.term, joined(self.adapters, self.upper))
+        apply_term(self.term, self.exchanged)
         return [p.grad for p in self.trained() if p.grad is not None]
 
     def _apply(self, found: list[Tensor], count: int, rate_factor: float) -> None:
@@ -173,8 +171,6 @@ class UnsplitClient:
                 self.usage.gradients = tensor_bytes(self.trained())
             part.step(rate_factor * rate)
 
-    def measure(self) -> Usage:
-        """Start measuring; what is held now is counted at once, the rest as steps happen."""
-        adapters = [*self.adapters.parameters(), *self.upper.parameters()]
-        self.usage = Usage.held(self.base.model, adapters, [*self.head.parameters(), *self.output_embedding()])
-        return self.usage
+    def model(self, server: Server, part: str) -> TrainedModel:
+        """The whole model that it trained."""
+        return TrainedModel(self.exchanged, self.head, Halves(self.base, self.base, self.cut))

@@ -1,0 +1,153 @@
+"""What every client is, whether it holds the part of the model below its cut or the whole of it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from atlas_cli.aggregation.contract import ClientTerm
+from atlas_cli.config.schema.experiment import LoraConfig, TrainingConfig
+from atlas_cli.data.collate import Batch
+from atlas_cli.federation.parties.measured_memory import Usage
+from atlas_cli.federation.parties.prefix_cache import Prefix
+from atlas_cli.federation.parties.server import Server
+from atlas_cli.federation.parties.trainables import StepLoss
+from atlas_cli.models.adapters.lora import AdapterSet
+from atlas_cli.models.frozen.load import FrozenBase
+from atlas_cli.models.halves.transfer import to_device
+from atlas_cli.privacy.client_side import AtClient
+from atlas_cli.tasks.contract import BaseTask
+from atlas_cli.wire.ledger import Ledger
+
+Inputs = Mapping[str, Tensor]
+
+
+class Halves(NamedTuple):
+    """Whose base the blocks below ``cut`` are run on, and whose those from there on."""
+
+    lower: FrozenBase
+    upper: FrozenBase
+    cut: int
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """Everything trained that a prediction needs, adapters on either side of the cut and a head, and the base that it
+    runs on: where there is none, that of ``model.dtype``, as a merged model is deployed on the server."""
+
+    adapters: AdapterSet
+    head: nn.Module
+    halves: Halves | None = None
+
+
+class Party(ABC):
+    """A client, which trains its adapters and, in some modes, a head.
+
+    Attributes:
+        name: as in the config.
+        base: the frozen base, which parties share; ``half``: what of it the client runs.
+        cut: blocks below it have adapters of the client's own ranks.
+        adapters: below the cut.
+        task, head: None where the head is on the server.
+        checkpointing: blocks keep their input only and run again in the backward.
+        usage: its measured memory; None: it is not measured.
+        term: what the aggregation method adds to its gradients.
+        prefix: its lowest blocks, run through the prefix cache.
+        privacy: what it does to protect its data.
+    """
+
+    name: str
+    base: FrozenBase
+    half: nn.Module
+    cut: int
+    adapters: AdapterSet
+    task: BaseTask | None
+    head: nn.Module | None
+    lora: LoraConfig
+    training: TrainingConfig
+    seed: int
+    device: torch.device
+    checkpointing: bool
+    usage: Usage | None = None
+    term: ClientTerm | None = None
+    prefix: Prefix | None = None
+    privacy: AtClient
+
+    @property
+    @abstractmethod
+    def exchanged(self) -> AdapterSet:
+        """The adapters that it sends and is sent."""
+
+    @abstractmethod
+    def trained(self) -> list[nn.Parameter]:
+        """Its adapters, and its head where it has one."""
+
+    @abstractmethod
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        """Those that it steps with."""
+
+    @abstractmethod
+    def reset_optimizer(self) -> None:
+        """Start with fresh moments."""
+
+    @abstractmethod
+    def forget_moments(self, parts: Collection[str]) -> None:
+        """Drop the moments of ``parts`` ("A", "B", "head"): a delivery replaced what they described."""
+
+    @abstractmethod
+    def local_step(
+        self, batch: Batch, round_number: int, step: int, rate_factor: float, server: Server, ledger: Ledger
+    ) -> StepLoss:
+        """One local step, as far as the server's gradients, which are not accepted yet.
+
+        Args:
+            batch: empty where a Poisson sample is.
+            rate_factor: of the learning-rate schedule.
+            ledger: counts the messages.
+
+        Raises:
+            NonFiniteError: activations, loss or gradients; nothing was stepped with it.
+        """
+
+    @abstractmethod
+    def model(self, server: Server, part: str) -> TrainedModel:
+        """What its predictions are made with; ``part``: of its task group, whose head it shares."""
+
+    def train_only(self, parts: Collection[str]) -> None:
+        """Freeze the other parts of the adapters."""
+        self.exchanged.train_only(parts)
+        self.reset_optimizer()
+
+    def output_embedding(self) -> list[Tensor]:
+        """Frozen weights of a language-model head that are here besides the half (tied ones are the half's)."""
+        if self.head is None or self.task is None or not self.task.causal_only or self.base.lm_head is None:
+            return []
+        held = {p.data_ptr() for p in self.half.parameters()}
+        return [p for p in self.base.lm_head.parameters() if p.data_ptr() not in held]
+
+    def measure(self) -> Usage:
+        """Start measuring; what is held now is counted at once, the rest as steps happen."""
+        head = self.head.parameters() if self.head is not None else ()
+        self.usage = Usage.held(self.half, self.exchanged.parameters(), [*head, *self.output_embedding()])
+        return self.usage
+
+
+def as_inputs(batch: Inputs, device: torch.device) -> tuple[dict[str, Tensor], Tensor]:
+    """Keyword arguments of the half, and the mask (B, T) int64; floats (B, D) become sequences of one."""
+    if "inputs" in batch:
+        embeddings = to_device(batch["inputs"], device)
+        embeddings = embeddings.unsqueeze(1) if embeddings.dim() == 2 else embeddings
+        mask = batch.get("attention_mask")
+        if mask is None:
+            mask = torch.ones(embeddings.shape[:2], dtype=torch.int64)
+        mask = to_device(mask, device)
+        return {"inputs_embeds": embeddings}, mask
+    ids = to_device(batch["input_ids"], device)
+    mask = to_device(batch["attention_mask"], device) if "attention_mask" in batch else torch.ones_like(ids)
+    segments = batch.get("token_type_ids")
+    return {"input_ids": ids, **({"token_type_ids": to_device(segments, device)} if segments is not None else {})}, mask
