@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from rounds import exchange
+from support.rounds import exchange
 from support.tiny_models import CONFIGS
 
 from atlas_cli.config.schema.experiment import TrainingConfig

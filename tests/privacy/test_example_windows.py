@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from rounds import exchange
+from support.rounds import exchange
 
 from atlas_cli.config.schema.privacy import LabelsConfig
 from atlas_cli.data.collate import collate

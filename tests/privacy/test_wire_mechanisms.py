@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from rounds import exchange
+from support.rounds import exchange
 
 from atlas_cli.clustering.fingerprints import fingerprint_round
 from atlas_cli.data.collate import collate
