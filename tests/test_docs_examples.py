@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from support.tiny_models import VOCABULARY, word_tokenizer
 from transformers import AutoModelForCausalLM, Olmo2Config
 
 from atlas_cli import discovery
-from atlas_cli.runs.schemas import KINDS, SCHEMAS
+from atlas_cli.runs.schemas import KINDS, SCHEMAS, HolderMemory, ReferenceMemory
 
 ROOT = Path(__file__).parents[1]
 PART = re.compile(r"^`(atlas_cli/\S+\.py)`\n\n```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -77,11 +78,14 @@ def test_parts_of_extending(extended):
     assert atlas(extended, "status", run).stdout == "finished\n"
 
 
-@pytest.mark.parametrize("file", sorted(SCHEMAS))
-def test_every_field_of_a_run_is_described(file):
-    text = (ROOT / "docs" / "run-directory.md").read_text(encoding="utf-8")
-    section = text.split(f"## {file}\n")[1].split("\n## ")[0]
-    assert set(SCHEMAS[file].model_fields) <= set(re.findall(r"`(\w+)`", section))
+def test_the_tables_of_a_run_directory_are_what_its_records_hold():
+    script = ROOT / "docs" / "run_directory_tables.py"
+    tables = runpy.run_path(str(script))
+    page = (ROOT / "docs" / "run-directory.md").read_text(encoding="utf-8")
+    assert tables["written_anew"](page) == page, "python docs/run_directory_tables.py writes them anew"
+    assert {model.__name__ for model in SCHEMAS.values()} <= {name for _, name, _ in tables["TABLE"].findall(page)}
+    for model in (*SCHEMAS.values(), HolderMemory, ReferenceMemory):
+        assert all(field.description for field in model.model_fields.values())
 
 
 def test_every_choice_is_described():

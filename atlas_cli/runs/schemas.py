@@ -1,4 +1,7 @@
-"""The lines of a run directory as pydantic models; the package docstring says what each field means."""
+"""What each file of records in a run directory holds, as pydantic models.
+
+``docs/run_directory_tables.py`` makes the tables of docs/run-directory.md of them.
+"""
 
 from __future__ import annotations
 
@@ -34,132 +37,239 @@ class Record(BaseModel):
 class MetricsRecord(Record):
     """A line of metrics.jsonl."""
 
-    round: Count
-    task_group: str
-    train_loss: float | None
-    test: Figures
-    metric: str | None = None
-    better: Literal["higher", "lower"] | None = None
-    models: Count | None = None
-    examples: Count
-    tokens: Count
-    bytes_up: Count
-    bytes_down: Count
-    seconds: Annotated[float, Field(ge=0)]
-    samples_per_second: float | None
-    aggregation_error: float | None
-    aggregation_truncation: float | None
-    aggregation_cross_term: float | None
-    aggregation_by_layer: dict[str, Figures] | None
-    server_lr: float | None
-    client_lr: float | None
-    simulated_seconds: float | None
-    simulated_joules: float | None
-    epsilon: dict[str, float | Literal["infinite"]]
-    epsilon_of: dict[str, str] = Field(default_factory=dict)
-    delta: float
-    participants: list[str]
-    dropped: dict[str, str]
-    norms: dict[str, Figures] | None = None
+    round: Count = Field(description="Number of the round; 0 is before training.")
+    task_group: str = Field(description="Name of the task group.")
+    train_loss: float | None = Field(description="Mean over the labels of the round's participants; null in round 0.")
+    test: Figures = Field(
+        description="Metrics on the held-out test part, the primary one first; empty in a round without evaluation."
+    )
+    metric: str | None = Field(default=None, description="Name of the task's primary metric.")
+    better: Literal["higher", "lower"] | None = Field(
+        default=None,
+        description="Whether a `higher` or a `lower` value of the primary metric is better.",
+    )
+    models: Count | None = Field(
+        default=None,
+        description=(
+            "How many models `test` is of: 1, the group's; several, those of its clients or clusters, with the "
+            "plain mean over clients (also of perplexities)."
+        ),
+    )
+    examples: Count = Field(description="Sequences trained on in this round; of question answering each window is one.")
+    tokens: Count = Field(description="Tokens of these sequences, without padding.")
+    bytes_up: Count = Field(description="Serialised bytes of all messages from the group's clients to the server.")
+    bytes_down: Count = Field(description="Serialised bytes of all messages from the server to the group's clients.")
+    seconds: Annotated[float, Field(ge=0)] = Field(
+        description="Wall seconds of this group's part of the round; groups add up."
+    )
+    samples_per_second: float | None = Field(description="Rate of training alone; null in round 0.")
+    aggregation_error: float | None = Field(
+        description=(
+            "norm(delivered - X) / norm(X) against the exact sum X, over all layers, root mean square over the "
+            "group's clients; null where it does not apply; see [methods](methods.md)."
+        ),
+    )
+    aggregation_truncation: float | None = Field(
+        description="The part of the aggregation error that comes from cutting ranks."
+    )
+    aggregation_cross_term: float | None = Field(
+        description="The part of the aggregation error that comes from the method's rule itself."
+    )
+    aggregation_by_layer: dict[str, Figures] | None = Field(
+        description=(
+            "The three by layer: `total`, `truncation`, `cross_term`; null where a group's clients are merged in "
+            "several clusters (the figures above are then over all of them)."
+        ),
+    )
+    server_lr: float | None = Field(
+        description="Learning rate of the server at the last step of the round; null in round 0."
+    )
+    client_lr: float | None = Field(
+        description="Learning rate of the clients at the last step of the round; null in round 0."
+    )
+    simulated_seconds: float | None = Field(
+        description=(
+            "Seconds of the whole round on the virtual clock, where clients have devices; null where one of the "
+            "round's lacks a figure. `virtual_clock` in the manifest, and the run's first lines, say which, what "
+            "unknown latencies and links count as, and whether the server was assumed."
+        ),
+    )
+    simulated_joules: float | None = Field(description="Energy of the whole round on the virtual clock; null as above.")
+    epsilon: dict[str, float | Literal["infinite"]] = Field(
+        description=(
+            "Epsilon of all rounds so far, by channel; `infinite` where no mechanism bounds it, 0 where nothing was "
+            "sent ([privacy](privacy.md))."
+        ),
+    )
+    epsilon_of: dict[str, str] = Field(
+        default_factory=dict,
+        description=(
+            "By channel with a mechanism, what its epsilon is for: a client, an example (a row with all its "
+            "windows), its words, its label."
+        ),
+    )
+    delta: float = Field(description="Delta of all these epsilons.")
+    participants: list[str] = Field(
+        description="Clients of the group whose work is in the round's merge; empty in round 0."
+    )
+    dropped: dict[str, str] = Field(
+        description="By client of the cohort whose work is not in the merge, the reason; see [faults](faults.md)."
+    )
+    norms: dict[str, Figures] | None = Field(
+        default=None,
+        description=(
+            "With `privacy.updates` or `privacy.examples` only: by mechanism, norms before and after clipping and "
+            "noise, means over participants ([privacy](privacy.md))."
+        ),
+    )
 
 
 class ClientRecord(Record):
     """A line of clients.jsonl."""
 
-    round: Count
-    client: str
-    task_group: str
-    cluster: str | None
-    participated: bool
-    train_loss: float | None
-    steps: Count
-    examples: Count
-    tokens: Count
-    weight: float | None
-    bytes_up: Count
-    bytes_down: Count
-    held_sha256: Sha256 | None
-    delivered_sha256: Sha256 | None
-    local_test: Figures | None
-    simulated: Figures | None
-    norms: dict[str, Figures] | None = None
+    round: Count = Field(description="Number of the round; 0 is before training.")
+    client: str = Field(description="Name of the client.")
+    task_group: str = Field(description="Name of its task group.")
+    cluster: str | None = Field(description="Whose adapters it is merged with; null: those of its task group.")
+    participated: bool = Field(description="Whether it is in the round's merge.")
+    train_loss: float | None = Field(description="Mean over the labels of its local steps; null when it took no part.")
+    steps: Count = Field(description="Local steps.")
+    examples: Count = Field(description="Sequences trained on in this round; of question answering each window is one.")
+    tokens: Count = Field(description="Tokens of these sequences, without padding.")
+    weight: float | None = Field(
+        description=(
+            "Its share in the merge by `aggregation.weights`; null for one that is not in it, equal with "
+            "`trimmed-mean` and `median`. With `hetlora` it is of heads and of the sum X alone (adapters are "
+            "weighed by norms, a layer at a time); with `none`, and in modes without a merge, of nothing; a layer "
+            "that not all hold is shared out anew among those that do."
+        ),
+    )
+    bytes_up: Count = Field(description="Serialised bytes that it sent.")
+    bytes_down: Count = Field(description="Serialised bytes that it was sent.")
+    held_sha256: Sha256 | None = Field(
+        description="Hash of the adapters that it holds; null where nothing is delivered."
+    )
+    delivered_sha256: Sha256 | None = Field(
+        description=(
+            "Hash of the adapters that the server delivered: equal to `held_sha256`, or the run stops; null where "
+            "nothing is delivered."
+        ),
+    )
+    local_test: Figures | None = Field(
+        description="Metrics on its own test part, with the model that it would use; null without one."
+    )
+    simulated: Figures | None = Field(
+        description=(
+            "Its part of the round on the virtual clock: seconds of `compute`, `upload`, `server`, `download` and "
+            "`wait`, which sum to the round's; when its adapters were sent (`finished`); `joules`. Null as in "
+            "metrics.jsonl."
+        ),
+    )
+    norms: dict[str, Figures] | None = Field(
+        default=None,
+        description="With `privacy.updates` or `privacy.examples` only, and in the merge only: norms of this client.",
+    )
 
 
 class ClustersRecord(Record):
     """A line of clusters.jsonl."""
 
-    round: Count
-    by: str
-    assignment: dict[str, str]
-    moved: list[str]
-    silhouette_by_k: dict[str, float]
-    agreement: dict[str, float] | None
+    round: Count = Field(description="The round that the clustering comes before; 0 is before training.")
+    by: str = Field(description="How clusters were found, as in the config.")
+    assignment: dict[str, str] = Field(description="Cluster by client.")
+    moved: list[str] = Field(description="Clients whose cluster is another than before.")
+    silhouette_by_k: dict[str, float] = Field(description="Mean silhouette of fingerprints by number of clusters.")
+    agreement: dict[str, float] | None = Field(
+        description=(
+            "Agreement with the task groups, `ari` and `nmi`, and the 95th percentile of shuffled assignments; null "
+            "with one task group."
+        ),
+    )
 
 
 class MessageRecord(Record):
     """A line of messages.jsonl."""
 
-    round: Count
-    client: str
-    kind: Kind
-    direction: Literal["up", "down"]
-    messages: Count
-    bytes: Count
-    payload_bytes: Count
-    closed_form_bytes: Count | None
+    round: Count = Field(description="Number of the round.")
+    client: str = Field(description="The client that sent or got the messages.")
+    kind: Kind = Field(description="Kind of the messages, described in [methods](methods.md).")
+    direction: Literal["up", "down"] = Field(
+        description="`up`: from the client to the server; `down`: from the server to the client."
+    )
+    messages: Count = Field(description="How many messages.")
+    bytes: Count = Field(description="Their size as serialised, headers and names included.")
+    payload_bytes: Count = Field(description="Bytes of the tensors' data as sent.")
+    closed_form_bytes: Count | None = Field(
+        description=(
+            "What the formula says `payload_bytes` must be: equal, or the run stops; null where there is no formula."
+        ),
+    )
 
 
 class RecordedMessage(Record):
     """A line of messages/index.jsonl."""
 
-    round: Count
-    client: str
-    number: Count
-    kind: Kind
-    direction: Literal["up", "down"]
-    file: str | None
-    bytes: Count
-    sha256: Sha256 | None
+    round: Count = Field(description="Number of the round.")
+    client: str = Field(description="The client that sent or got the message.")
+    number: Count = Field(description="Which of the client's messages of the round it is, by the ledger's count.")
+    kind: Kind = Field(description="Kind of the message, as in messages.jsonl.")
+    direction: Literal["up", "down"] = Field(description="`up` or `down`, as in messages.jsonl.")
+    file: str | None = Field(
+        description=(
+            "Where it lies under messages/; null for the message at which the limit was reached: recording ends there."
+        ),
+    )
+    bytes: Count = Field(description="Its size as serialised.")
+    sha256: Sha256 | None = Field(description="Hash of the file; null where there is none.")
 
 
 class SumsRecord(Record):
     """A line of sums.jsonl."""
 
-    file: str
-    crc32: Annotated[str, Field(pattern=r"^([0-9a-f]{8})+$")]
+    file: str = Field(description="One of the files above.")
+    crc32: Annotated[str, Field(pattern=r"^([0-9a-f]{8})+$")] = Field(
+        description="The sums of the lines that were added to it at once, in order, 8 hexadecimal digits each."
+    )
 
 
 class Batch(Record):
     """The batch during which memory was measured: examples, and tokens with padding."""
 
-    size: Count
-    tokens: Count
+    size: Count = Field(description="Examples in the batch.")
+    tokens: Count = Field(description="Tokens in the batch, padding included.")
 
 
 class HolderMemory(Record):
     """Bytes that one client or the server holds."""
 
-    frozen_weights: Count
-    adapters: Count
-    heads: Count
-    gradients: Count
-    optimizer: Count
-    saved_activations: Count
-    cut_buffers: Count
-    total: Count
-    batch: Batch
+    frozen_weights: Count = Field(description="The frozen half.")
+    adapters: Count = Field(description="The adapters.")
+    heads: Count = Field(description="The heads, and an output embedding that is not the half's own.")
+    gradients: Count = Field(description="Gradients of what is trained.")
+    optimizer: Count = Field(description="State of the optimizer.")
+    saved_activations: Count = Field(description="What is kept for the backward pass, by saved-tensor hooks.")
+    cut_buffers: Count = Field(description="Activations at the cut and their gradients.")
+    total: Count = Field(description="The sum.")
+    batch: Batch = Field(
+        description="The batch during which it was measured: its `size` in examples, and its `tokens` with padding."
+    )
 
 
 class ReferenceMemory(Record):
     """Bytes of another way to train the same model; ``how`` says how the figures were come by."""
 
-    weights: Count
-    adapters: Count = 0
-    gradients: Count
-    optimizer: Count
-    saved_activations: Count
-    total: Count
-    how: str
+    weights: Count = Field(description="All weights.")
+    adapters: Count = Field(default=0, description="The adapters.")
+    gradients: Count = Field(description="Gradients of what is trained.")
+    optimizer: Count = Field(description="State of the optimizer.")
+    saved_activations: Count = Field(
+        description=(
+            "What is kept for the backward pass: traced on tensors without storage, so that a run needs no memory "
+            "for it."
+        ),
+    )
+    total: Count = Field(description="The sum.")
+    how: str = Field(description="How the figures were come by.")
 
 
 class References(Record):
@@ -172,12 +282,14 @@ class References(Record):
 class MemoryRecord(Record):
     """The whole of memory.json."""
 
-    unit: Literal["bytes"]
-    measured_in_round: Count
-    clients: dict[str, HolderMemory]
-    server: HolderMemory | None
-    not_measured: list[str]
-    references: References
+    unit: Literal["bytes"] = Field(description="The unit of all sizes.")
+    measured_in_round: Count = Field(description="The round in which memory was measured.")
+    clients: dict[str, HolderMemory] = Field(description="By client, the bytes that it held.")
+    server: HolderMemory | None = Field(description="The bytes that the server held; null in modes without a server.")
+    not_measured: list[str] = Field(
+        description="Who took no step in the first round, such as a client whose Poisson samples were empty."
+    )
+    references: References = Field(description="The same batch by `full_fine_tuning` and by `unsplit_lora`.")
 
 
 SCHEMAS: dict[str, type[Record]] = {
