@@ -88,6 +88,18 @@ def test_the_tables_of_a_run_directory_are_what_its_records_hold():
         assert all(field.description for field in model.model_fields.values())
 
 
+@pytest.mark.slow
+def test_suites_of_extending(extended):
+    """The lines with which an author tests a task, as they stand there."""
+    text = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+    (suite,) = re.findall(r"^```python\n([^`]*= conformance\([^`]*)^```$", text, re.MULTILINE)
+    (extended / "test_rating.py").write_text(suite, encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(extended)}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_rating.py"]
+    done = subprocess.run(command, cwd=extended, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and " passed" in done.stdout, done.stdout
+
+
 def test_every_choice_is_described():
     readme, methods = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/methods.md"))
     for package in ("tasks", "aggregation.methods"):

@@ -71,8 +71,8 @@ def require_names(rows: Rows, labels_in: LabelsIn, part: str, key: str) -> None:
         first, second = list(counts)[:2] if len(counts) > 1 else [next(iter(counts))] * 2
         raise ConfigError(
             f"the labels of the {part} are numbers with decimals, such as {first} and {second}: {len(counts)} different"
-            f" ones in {counts.total()} rows would be as many classes. No task predicts a number yet: round them into"
-            " a few classes (0 to 5, or low, middle, high) in the file, or list them under classes if they are classes",
+            f" ones in {counts.total()} rows would be as many classes. Use task: regression to predict numbers, or"
+            " round them into a few classes in the file; if they are classes, list them under classes",
             key=key,
         )
 

@@ -138,10 +138,11 @@ def _columns(task: type[BaseTask], data: DataConfig, rows: Rows, key: str) -> di
     present = list(dict.fromkeys(column for row in rows for column in row))
     columns = {}
     for field in (*task.fields, *task.optional_fields):
-        column = getattr(data, field) or field
+        configured = getattr(data, field, None)  # a task of another package may have fields that are no key
+        column = configured or field
         if column in present:
             columns[field] = column
-        elif field in task.fields or getattr(data, field):
+        elif field in task.fields or configured:
             hint = did_you_mean(column, present)
             listed = "" if "expected" in hint else f" (columns: {', '.join(map(str, present))})"
             raise ConfigError(f"the data has no column {column!r}{hint}{listed}", key=f"{key}.{field}")

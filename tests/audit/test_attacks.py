@@ -215,9 +215,7 @@ def test_an_audit_names_what_it_did_not_measure(evidence):
 def test_attacks_that_need_classes_are_left_out_where_labels_are_numbers(trained):
     changes = {**RECORDED, "training": {**RECORDED["training"], "labels": "client"}}
     found = audit(Evidence.of_run(trained(task="regression", **changes)), ["label-from-gradients", "nearest-embedding"])
-    assert found["not_measured"] == {
-        "label-from-gradients": "labels of task group g are numbers, neither classes nor tokens"
-    }
+    assert found["not_measured"] == {"label-from-gradients": "labels of task group g are numbers, not classes"}
     assert [a["attack"] for a in found["attacks"]] == ["nearest-embedding"]
 
 

@@ -8,6 +8,7 @@ import pytest
 from atlas_cli.config.schema.experiment import TaskGroupConfig
 from atlas_cli.data import read
 from atlas_cli.errors import ConfigError
+from atlas_cli.tasks import regression
 
 SEQUENCE = "sequence-classification"
 
@@ -291,6 +292,23 @@ def test_tasks_without_labels():
     assert len(group([{"text": f"t{i}"} for i in range(10)], task="causal-lm").test) == 2
     rows = [{"prompt": f"p{i}", "response": "r"} for i in range(10)]
     assert len(group(rows, task="instruction").train) == 8
+
+
+def test_a_task_without_classes_takes_numbers_and_holds_out_by_rows():
+    rows = [{"text": f"t{i}", "score": f"{i / 7:.2f}"} for i in range(40)]
+    data = group(rows, task="regression", label="score")
+    assert len(data.test) == 8 and data.classes == []
+    assert all(row["label"] == float(row["score"]) for row in data.train)
+    with pytest.raises(ConfigError, match=r"task_groups\.g\.classes: regression has no classes; remove this key"):
+        group(rows, task="regression", label="score", classes=["0", "1"])
+
+
+def test_a_field_that_is_no_key_is_read_from_the_column_of_its_name(monkeypatch):
+    monkeypatch.setattr(regression.Task, "fields", ("text", "label", "doubt"))
+    rows = [{"text": f"t{i}", "label": i, "doubt": "much"} for i in range(10)]
+    assert group(rows, task="regression").columns["doubt"] == "doubt"
+    with pytest.raises(ConfigError, match=r"g\.data\.doubt: the data has no column 'doubt'"):
+        group([{"text": f"t{i}", "label": i} for i in range(10)], task="regression")
 
 
 def test_a_packaged_corpus_is_split_by_document(monkeypatch):

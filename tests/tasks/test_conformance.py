@@ -8,8 +8,8 @@ from atlas_cli.errors import ConfigError
 from atlas_cli.tasks import causal_lm, instruction, question_answering, regression, sequence_classification
 from atlas_cli.tasks import token_classification as tokens
 from atlas_cli.tasks._heads import PooledHead
-from atlas_cli.tasks.conformance import Conformance, conformance
 from atlas_cli.tasks.contract import Metric
+from atlas_cli.testing.tasks import Conformance, conformance
 
 TEXTS = ["a good film", "a very bad film about a city", "good", "bad music and a bad play", "a film about good music"]
 TONES = ["pos", "neg", "pos", "neg", "pos"]

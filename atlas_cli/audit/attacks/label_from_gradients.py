@@ -60,8 +60,6 @@ def _head(evidence: Evidence, step: Step) -> Tensor:
     federation = evidence.federation
     group = federation.group_of(step.client)
     task = federation.data[group].task
-    if task.label_dtype.is_floating_point:
-        raise Inapplicable(f"labels of task group {group} are numbers, neither classes nor tokens")
     if task.causal_only:
         assert federation.base.lm_head is not None
         return federation.base.lm_head.weight.detach().float()  # type: ignore[operator]
@@ -72,6 +70,8 @@ def _head(evidence: Evidence, step: Step) -> Tensor:
     by_token = step.batch.labels.shape == step.batch.input_ids.shape
     if len(matrices) != 1 or not (step.batch.labels.dim() == 1 or by_token):
         raise Inapplicable("only for a class a text or a token, and a linear head")
+    if not task.has_classes:
+        raise Inapplicable(f"labels of task group {group} are numbers, not classes")
     return matrices[0].float()
 
 
