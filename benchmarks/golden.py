@@ -21,6 +21,7 @@ import contextlib
 import hashlib
 import io
 import json
+import operator
 import os
 import re
 import shlex
@@ -48,6 +49,7 @@ NAMES = "names of tensors in the checkpoint"
 SHOWN = 20  # differences of a run; the rest are counted
 SEALED, SEALS = {"manifest.json", "audit.json"}, {"sha256", "records"}  # of the file itself and of files beside it
 ROUNDED = {"update_norms"}  # sums in the order of a hash table
+BY_CLIENT = operator.itemgetter("round", "client", "number")
 LEFT_OUT = {"sums.jsonl", "log.txt", "report.html", ".lock", "lock.json", "SHA256SUMS", "README.md"}
 TIMES = [
     (re.compile(r"\d{8}-\d{6}(-\d+)?"), "TIME"),
@@ -162,7 +164,9 @@ def _files(run: Path) -> Iterator[tuple[str, Any]]:
         if path.suffix == ".safetensors":
             yield name, _hashes(path)
         elif path.suffix == ".jsonl":
-            yield name, [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            # clients of Ray send when they are ready
+            yield name, sorted(records, key=BY_CLIENT) if path.name == "index.jsonl" else records
         elif path.suffix == ".json":
             said = json.loads(path.read_text(encoding="utf-8"))
             yield name, {k: v for k, v in said.items() if k not in SEALS} if path.name in SEALED else said
