@@ -165,7 +165,6 @@ PLUGINS = {
     "aggregation.methods": {"Method"},
     "models.families": {"Family"},
     "tasks": {"Task"},
-    "privacy.mechanisms": {"CHANNEL", "UNIT", "PROTECTS"},
     "cli": {"command|app"},
 }
 
