@@ -31,8 +31,9 @@ from atlas_cli.models.adapters.lora import build_adapters
 from atlas_cli.models.block_paths import by_layer
 from atlas_cli.models.frozen.gelu import fuse_gelu
 from atlas_cli.models.frozen.load import FrozenBase
+from atlas_cli.models.frozen.meta_model import meta_model
 from atlas_cli.models.halves.split import client_half
-from atlas_cli.planning.memory.saved_trace import LiveBytes, meta_model
+from atlas_cli.planning.memory.saved_trace import LiveBytes
 from atlas_cli.planning.memory_of_plan import Shape, build_task_of
 from atlas_cli.planning.method import method_of
 from atlas_cli.planning.plan import Plan, make_plan
