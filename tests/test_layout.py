@@ -185,6 +185,11 @@ def test_every_plugin_file_keeps_its_contract(package, name):
         assert family.model_types and family.targets and family.blocks
 
 
+@pytest.mark.parametrize("package", discovery.GROUPS)
+def test_what_a_folder_says_of_its_plugins_is_none(package):
+    assert not {"contract", "conformance"} & set(discovery.names(package))
+
+
 def test_no_two_families_claim_one_model_type():
     types = [
         t
