@@ -28,7 +28,7 @@ def extended(tmp_path_factory):
     folder = tmp_path_factory.mktemp("extended")
     shutil.copytree(ROOT / "atlas_cli", folder / "atlas_cli", ignore=shutil.ignore_patterns("__pycache__"))
     parts = PART.findall((ROOT / "docs" / "extending.md").read_text(encoding="utf-8"))
-    assert len(parts) == 5
+    assert len(parts) == 6
     for path, text in parts:
         assert not (folder / path).exists()
         (folder / path).write_text(text, encoding="utf-8")

@@ -61,6 +61,7 @@ CASES = [
     ("llama", {"cohort": 0.7}, {}),
     ("bert", {}, {"clients": CUTS, "aggregation": {"method": "delta-svd"}}),
     ("bert", {}, {"aggregation": {"method": "fedex"}}),
+    ("bert", {}, {"aggregation": {"method": "scaffold"}}),
     ("gpt2", {}, {"aggregation": {"method": "lora-fair"}, "faults": {"crash_at": {"b": {"round": 2, "step": 1}}}}),
     ("bert", {}, {"clients": {c: {"rank": {1: 3}} for c in "abc"}, "engine": {"prefix_cache": "1 MiB"}}),
     ("llama", {}, {"aggregation": {"method": "hetlora"}, "clients": {"b": {"checkpointing": True}}}),

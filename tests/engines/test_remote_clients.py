@@ -17,6 +17,8 @@ CASES = {
     "base changes": {"aggregation": {"method": "fedex"}},
     "frozen A": {"aggregation": {"method": "ffa"}},
     "pruning": {"aggregation": {"method": "hetlora", "options": {"prune": 0.5, "penalty": 0.01}}},
+    "control variates": {"aggregation": {"method": "scaffold"}},
+    "control variates, unsplit": {"aggregation": {"method": "scaffold"}, "mode": "federated"},
     "nothing merged": {"aggregation": {"method": "none"}},
     "federated": {"mode": "federated"},
     "local-only": {"mode": "local-only"},

@@ -25,6 +25,16 @@ SGD = {"name": "sgd", "lr": 0.1, "momentum": 0.9}
 CASES = {
     "delta-svd": {"aggregation": {"method": "delta-svd"}},
     "moments kept": {"aggregation": {"method": "fedsa"}},
+    "control variates": {
+        "aggregation": {"method": "scaffold"},
+        "faults": {"crash_at": {"b-1": {"round": 2, "step": 1}}},
+        "training": {"client_optimizer": SGD},
+    },
+    "control variates, clusters": {
+        "aggregation": {"method": "scaffold"},
+        "clustering": {"by": "random", "k": 2, "every": 2},
+        "mode": "federated",
+    },
     "nothing merged": {"aggregation": {"method": "none"}, "training": {"client_optimizer": SGD}},
     "changed base": {"aggregation": {"method": "flora"}},
     "ranks that shrink": {"aggregation": {"method": "hetlora", "options": {"prune": 0.5}}},
@@ -34,6 +44,9 @@ CASES = {
     "cuts": {"clients": {"a": {"split_layer": 3}}},
     "dropped": {"faults": {"drop": 0.3, "crash_at": {"b-1": {"round": 2, "step": 1}}}, "training": {"cohort": 1.0}},
 }
+
+
+STATEFUL = [case for case in CASES if case.startswith("control variates")]
 
 
 @pytest.fixture
@@ -101,7 +114,7 @@ def test_equal_to_a_run_that_keeps_all_in_memory(case, pair, built):
     assert made.offload.store.peak_disk_bytes > 0 and made.offload.store.memory_bytes <= 1024
 
 
-@pytest.mark.parametrize("case", ["moments kept", "ranks that shrink", "changed base", "unsplit"])
+@pytest.mark.parametrize("case", ["moments kept", "ranks that shrink", "changed base", "unsplit", *STATEFUL])
 @pytest.mark.parametrize("onto", [True, False])
 def test_goes_on_from_a_run_with_the_other_setting(case, onto, pair, built):
     first, second = map(built, pair(CASES[case])[:: 1 if onto else -1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
+import yaml
 from support.toy_runs import write_data
 
 KILLS = 10
@@ -22,6 +23,22 @@ def test_killed_and_resumed_runs_end_as_an_unbroken_one(chaos, tmp_path, model_f
         assert outcome.differences == [], f"trial {trial}: killed {outcome.kills}"
         kills += len(outcome.kills)
         if kills >= KILLS:
+            return
+    pytest.fail(f"only {kills} kills came in time")
+
+
+@pytest.mark.slow
+def test_what_a_method_keeps_survives_a_kill(chaos, tmp_path, model_folder):
+    write_data(tmp_path)
+    config = chaos.write_config(tmp_path, model_folder("bert"))
+    settings = yaml.safe_load(config.read_text(encoding="utf-8"))
+    config.write_text(yaml.safe_dump({**settings, "aggregation": {"method": "scaffold"}}), encoding="utf-8")
+    whole, kills = chaos.unbroken(config), 0
+    for trial in range(20):
+        outcome = chaos.kill_and_resume(config, whole, chaos.length_of(whole), random.Random(f"kept-{trial}"))
+        assert outcome.differences == [], f"trial {trial}: killed {outcome.kills}"
+        kills += len(outcome.kills)
+        if kills >= 2:
             return
     pytest.fail(f"only {kills} kills came in time")
 
