@@ -1,0 +1,46 @@
+"""The page on the architecture names what is there."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+STEPS = re.findall(r"^\| \d+ \| `(\w+)` in \[[\w.]+\]\(\.\./([\w/.]+)\)", PAGE, re.MULTILINE)
+
+
+def test_the_round_is_read_in_12_to_20_steps():
+    assert 12 <= len(STEPS) <= 20
+
+
+@pytest.mark.parametrize(("function", "path"), STEPS)
+def test_each_step_is_where_the_page_says(function, path):
+    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+    assert function in {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+
+
+def test_the_picture_of_the_rooms_is_what_contracts_and_code_say():
+    done = subprocess.run([sys.executable, str(ROOT / "docs" / "draw_rooms.py"), "--check"], cwd=ROOT)
+    assert done.returncode == 0, "python docs/draw_rooms.py draws it anew"
+
+
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md"), *(ROOT / ".github").glob("*.md")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_between_pages_and_files_resolve(page):
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if "://" in target:
+            continue
+        name, _, anchor = target.partition("#")
+        file = page.parent / name if name else page
+        assert file.exists(), f"{target} leads nowhere"
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+            slugs = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+            assert anchor in slugs, f"{target}: no such heading"
