@@ -31,8 +31,7 @@ import torch
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.experiment.recorder import Recorder
 from atlas_cli.experiment.round_loop import train
-from atlas_cli.experiment.saved_clients import Copies
-from atlas_cli.experiment.saved_state import capture
+from atlas_cli.experiment.run_state import RunState
 from atlas_cli.federation import build as building
 from atlas_cli.models.frozen.load import FrozenBase, load_base
 from atlas_cli.planning.plan import make_plan
@@ -141,12 +140,12 @@ def _over(base: FrozenBase, config: ExperimentConfig) -> building.Federation:
 
 def _rounds(federation: building.Federation, run: RunDirectory) -> tuple[list[float], int]:
     """Seconds of rounds 0, 1, ..., with records and copies for a checkpoint; the most memory after one of them."""
-    progress, copies = PlainProgress(Terminal(quiet=True)), Copies()
+    progress, state = PlainProgress(Terminal(quiet=True)), RunState(federation)
     progress.start(ROUNDS, 2, federation.group_names)
     marks, sizes = [time.perf_counter()], [resident()]
 
     def done(_number: int) -> None:
-        capture(federation, copies)
+        state.capture()
         marks.append(time.perf_counter())
         sizes.append(resident())
 

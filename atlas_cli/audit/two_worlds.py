@@ -24,7 +24,7 @@ from atlas_cli.config.schema.faults import CrashConfig
 from atlas_cli.errors import ConfigError
 from atlas_cli.experiment.recorder import Recorder
 from atlas_cli.experiment.round_loop import train
-from atlas_cli.experiment.saved_state import capture, restore
+from atlas_cli.experiment.run_state import RunState
 from atlas_cli.federation.federation import Federation
 from atlas_cli.reports.progress import Progress
 from atlas_cli.seeding import derive, torch_generator
@@ -137,7 +137,8 @@ def _world(
     quiet: Progress,
     tell: Callable[[int], None],
 ) -> Runs:
-    config, initial = federation.config, capture(federation)
+    config, state = federation.config, RunState(federation)
+    initial = state.capture()
     training = config.training
     faults = config.faults
     if without is not None:
@@ -152,10 +153,10 @@ def _world(
             )
             train(federation, Recorder(federation, None, quiet))
             found.append(_merged(federation, client))
-            restore(federation, *initial)
+            state.restore(*initial)
             tell(number + 1)
     finally:
-        restore(federation, *initial)
+        state.restore(*initial)
         reseed(federation, config.seed)
         federation.config = config
     return np.array(found)

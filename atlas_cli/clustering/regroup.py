@@ -16,9 +16,9 @@ from torch import nn
 
 from atlas_cli.aggregation.contract import Factors, absorb, release, scales_of, truncated
 from atlas_cli.aggregation.low_rank import redistribute, weighted_sum
+from atlas_cli.federation.build import adapters_of
 from atlas_cli.federation.federation import Federation
 from atlas_cli.federation.merging.aggregator import Aggregator
-from atlas_cli.federation.parties.setting import Setting
 from atlas_cli.federation.parties.trainables import Trainables
 from atlas_cli.models.adapters.lora import AdapterSet
 from atlas_cli.tasks.contract import BaseTask
@@ -34,7 +34,7 @@ def regroup(federation: Federation, clusters: Mapping[str, str]) -> list[str]:
     parts = {client: member.part for client, member in members.items()}
     moved = [client for client, member in members.items() if member.cluster != clusters[client]]
     aggregator.rosters.assign(clusters)
-    federation.touched.add(members)
+    federation.last_used.record(members)
     _regroup_heads(federation, parts)
     _regroup_adapters(federation, groups)
     return moved
@@ -127,7 +127,7 @@ def _room(federation: Federation, clients: list[str]) -> AdapterSet:
         own = {**planned.ranks, **upper}
         ranks.update({path: max(rank, ranks.get(path, 0)) for path, rank in own.items()})
     ordered = {path: ranks[path] for path in federation.plan.features if path in ranks}
-    return Setting.of(federation.config, federation.device).adapters(federation.base, ordered)
+    return adapters_of(federation.config, federation.base, ordered, federation.device)
 
 
 def _mean(

@@ -8,7 +8,7 @@ import torch
 
 from atlas_cli.aggregation.contract import Factors, absorb, scales_of
 from atlas_cli.aggregation.low_rank import stack, truncate
-from atlas_cli.experiment.saved_state import restore
+from atlas_cli.experiment.run_state import RunState
 from atlas_cli.federation.build import assemble
 from atlas_cli.federation.federation import Federation
 from atlas_cli.federation.parties.evaluation import TrainedModel
@@ -58,7 +58,7 @@ def export_last_round(federation: Federation, run: RunDirectory) -> int | None:
         return None
     whole = assemble(federation)  # the parties of the run are somewhere inside a round
     try:
-        restore(whole, checkpoint.tensors, checkpoint.state)
+        RunState(whole).restore(checkpoint.tensors, checkpoint.state)
         export_adapters(whole, run)
     finally:
         whole.close()

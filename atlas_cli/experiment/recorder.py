@@ -234,7 +234,7 @@ class Recorder:
             "weight": shares.get(client),
             "bytes_up": ledger.total("up", [client]),
             "bytes_down": ledger.total("down", [client]),
-            "held_sha256": member.held_sha256(),
+            "held_sha256": member.exchanged_sha256(),
             "delivered_sha256": member.delivered_sha256 if self.federation.aggregator.exchanges else None,
             "local_test": scores.clients.get(client),
         }

@@ -188,7 +188,7 @@ def set_up(federation: Federation, clustered: Callable[[Clustered | None], None]
 def deliver(federation: Federation, clients: Iterable[str], ledger: Ledger) -> None:
     """Send the current group adapter to those that are behind; moments of what it replaces are reset.
 
-    Of clients that are away and own the same, one is brought in, and the others come to own what it does then.
+    Of clients that are away and share a state, one is brought in, and the others share the state that it has then.
     """
     aggregator, offload = federation.aggregator, federation.offload
     given: dict[tuple[object, ...], tuple[Member, Ledger, list[Message]]] = {}
@@ -197,17 +197,17 @@ def deliver(federation: Federation, clients: Iterable[str], ledger: Ledger) -> N
         counted = Ledger(sent.append if ledger.watch is not None else None)
         if not aggregator.is_behind(client):
             continue
-        away, base = member.away, federation.base_of(client)
-        alike = (*away[:3], id(base), member.group, member.part, member.version) if away is not None else ()
+        stored, base = member.stored, federation.base_of(client)
+        alike = (*stored.keys, id(base), member.group, member.part, member.version) if stored is not None else ()
         if offload is not None and alike in given:
             first, counted, sent = given[alike]
-            offload.become(client, first)
-            federation.touched.add([client])
+            offload.share(client, first)
+            federation.last_used.record([client])
             member.version, member.delivered_sha256 = first.version, first.delivered_sha256
         else:
             with federation.at_hand([client]):
                 federation.clients[client].forget_moments(aggregator.deliver(client, counted))
-            if away is not None:
+            if stored is not None:
                 given[alike] = member, counted, sent
         ledger.add(counted, client, sent)
 

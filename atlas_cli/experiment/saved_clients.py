@@ -1,90 +1,211 @@
-"""What every client holds, for checkpoints: looked at again only where a client was used since."""
+"""The states of all clients for checkpoints: equal ones once, and only those looked at again that may have changed."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from atlas_cli.federation.client_state.offloaded import changes_in, moments_in
+from atlas_cli.federation.client_state.base_changes import named_changes, require_changes
+from atlas_cli.federation.client_state.member import Member
+from atlas_cli.federation.client_state.state import ClientState
 from atlas_cli.federation.federation import Federation
 from atlas_cli.hashing import sha256_tensors
+from atlas_cli.storage.state_dict import StateDict, is_count, require_tensor, require_value, tensors_and_values
+from atlas_cli.storage.tensor_store import TensorStore
 
-PARTS = ("held", "moments", "frozen")
+PARTS = ClientState._fields
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-class Kind(NamedTuple):
-    """All that a checkpoint says of a client; clients of one kind are alike.
+class ClientRecord(NamedTuple):
+    """All that a checkpoint says of a client; clients that are alike have one.
 
     Attributes:
-        cluster, version, delivered_sha256: as in ``Member``.
-        held: hash of what it exchanges.
-        moments, frozen: hashes of its optimizers' moments and of the changes of its frozen weights; None: it has none.
+        version, delivered_sha256: as in ``Member``.
+        exchanged, moments, base_changes, term: hashes of the parts of its ``ClientState``; None: it has none.
     """
 
-    cluster: str | None
     version: int
     delivered_sha256: str | None
-    held: str
+    exchanged: str
     moments: str | None
-    frozen: str | None
+    base_changes: str | None
+    term: str | None
 
     @property
-    def contents(self) -> dict[str, str]:
-        """By part, what it holds: ``<part>/<sha256>``."""
-        return {part: f"{part}/{sha256}" for part in PARTS if (sha256 := getattr(self, part)) is not None}
+    def parts(self) -> list[tuple[str, str]]:
+        """The name and the hash of each part that it has."""
+        return [(part, sha256) for part, sha256 in zip(PARTS, self[2:], strict=True) if sha256 is not None]
 
 
-class Copies:
-    """Copies of what clients hold, by its hash: clients that hold the same have one, and it lasts as long as any do.
+class SavedClients:
+    """The clients of a federation, as a part that has a state.
 
-    What clients that are away hold is the store's, which nobody writes to.
+    What idle clients have is in the federation's own store; what the others have is copied once for all that have it,
+    for as long as any do.
     """
 
-    def __init__(self) -> None:
-        self._kinds: dict[str, Kind] = {}  # by client, in the order of the config
-        self._kept: dict[str, dict[str, Tensor]] = {}
-        self._mark = 0
+    def __init__(self, federation: Federation) -> None:
+        self.federation = federation
+        self._copies = TensorStore()
+        self._records: dict[str, ClientRecord] = {}  # by client, in the order of the config
+        self._keys: dict[str, list[str]] = {}  # of a client's parts that are among the copies
+        self._seen = 0
 
-    def of_clients(self, federation: Federation) -> tuple[list[Kind], list[int], dict[str, Tensor]]:
-        """The kinds of clients, the number of each client's kind, and the tensors of all, ``<part>/<sha256>/...``."""
-        changed = federation.touched.since(self._mark) if self._kinds else federation.clients
-        self._mark = federation.touched.mark
-        follows: dict[object, str | None] = {}  # of those that hold their group's version, by group and ranks
+    def state_dict(self) -> StateDict:
+        """``records`` (``ClientRecord``), the number of its record for each of ``clients``, and
+        ``<part>/<sha256>/...``."""
+        last_used = self.federation.last_used
+        changed = last_used.since(self._seen) if self._records else self.federation.clients
+        self._seen = last_used.now
+        derived: dict[object, str | None] = {}
         for name in changed:
-            self._kinds[name] = self._kind(federation, name, follows)
-        numbers: dict[Kind, int] = {}
-        clients = [numbers.setdefault(kind, len(numbers)) for kind in self._kinds.values()]
-        before, self._kept = self._kept, {}
-        tensors: dict[str, Tensor] = {}
-        for where in dict.fromkeys(content for kind in numbers for content in kind.contents.values()):
-            sha256 = where.partition("/")[2]
-            if sha256 in before:
-                content = self._kept[sha256] = before[sha256]
+            self._look_at(name, derived)
+        numbers: dict[ClientRecord, int] = {}
+        clients = [numbers.setdefault(record, len(numbers)) for record in self._records.values()]
+        state: StateDict = {"records": [list(record) for record in numbers], "clients": clients}
+        for part, sha256 in dict.fromkeys(each for record in numbers for each in record.parts):
+            state |= {f"{part}/{sha256}/{name}": value for name, value in self._tensors(sha256).items()}
+        return state
+
+    def load_state_dict(self, state: StateDict) -> None:
+        """Restore every client; of idle ones that begin alike and have the same state, one, whose state others share.
+
+        Raises:
+            StateError: other clients, or a state that no client of this federation can have.
+        """
+        tensors, values = tensors_and_values(state, ["records", "clients"])
+        records = self._checked_records(values["records"], values["clients"])
+        contents = self._checked_contents(tensors, records)
+        federation, aggregator = self.federation, self.federation.aggregator
+        aggregator.rosters.forget()  # ranks may be others
+        done: dict[object, Member] = {}
+        derived: set[object] = set()
+        for (name, member), number in zip(aggregator.members.items(), values["clients"], strict=True):
+            record = records[number]
+            newest = aggregator.version[member.group]
+            fits = record.version <= newest
+            require_value(fits, f"records[{number}]", f"has version {record.version}, and the newest is {newest}")
+            alike = id(member.stored), member.group, record
+            if federation.offload is not None and alike in done:
+                federation.offload.share(name, done[alike])
             else:
-                assert federation.offload is not None
-                content = federation.offload.store.get(sha256)
-            tensors |= {f"{where}/{n}": value for n, value in content.items()}
-        return list(numbers), clients, tensors
+                with federation.at_hand([name]):
+                    self._load(name, record, contents, derived)
+                done[alike] = member
+            member.version, member.delivered_sha256 = record.version, record.delivered_sha256
+        self._copies, self._records, self._keys = TensorStore(), {}, {}  # all are looked at again
 
-    def _kind(self, federation: Federation, name: str, follows: dict[object, str | None]) -> Kind:
+    def _look_at(self, name: str, derived: dict[object, str | None]) -> None:
+        """Make a client's record anew.
+
+        Args:
+            derived: hashes of base changes that follow from the group's version, by group and ranks.
+        """
+        federation, store = self.federation, self._copies
         member = federation.aggregator.members[name]
-        facts = member.cluster, member.version, member.delivered_sha256
-        if member.away is not None:
-            return Kind(*facts, *member.away[:3])
-        held = self._keep(member.held(), member.held_sha256())
-        moments = self._own(moments_in(federation.clients[name]))
-        if member.version != federation.aggregator.version[member.group]:
-            return Kind(*facts, held, moments, self._own(changes_in(member)))
-        alike = member.group, tuple(member.ranks.items())
-        if alike not in follows:
-            follows[alike] = self._own(changes_in(member))
-        return Kind(*facts, held, moments, follows[alike])
+        keys: list[str | None] = []
+        if member.stored is not None:
+            parts = member.stored[:4]
+        else:
+            state = ClientState.of(federation.clients[name], member)
+            alike = member.group, tuple(member.ranks.items())
+            follows = member.version == federation.aggregator.version[member.group]
+            known = derived.get(alike) if follows else None
+            parts = (
+                store.put(state.exchanged, member.exchanged_sha256()),
+                store.put(state.moments) if state.moments else None,
+                store.put(state.base_changes, known) if state.base_changes else None,
+                store.put(state.term) if state.term else None,
+            )
+            keys += parts
+            if follows:
+                derived[alike] = parts[2]
+        for key in self._keys.get(name, ()):
+            store.release(key)
+        self._keys[name] = [key for key in keys if key is not None]
+        self._records[name] = ClientRecord(member.version, member.delivered_sha256, *parts)
 
-    def _own(self, tensors: dict[str, Tensor]) -> str | None:
-        return self._keep(tensors, sha256_tensors(tensors)) if tensors else None
+    def _tensors(self, sha256: str) -> Mapping[str, Tensor]:
+        if sha256 in self._copies:
+            return self._copies.get(sha256)
+        assert self.federation.offload is not None
+        return self.federation.offload.store.get(sha256)
 
-    def _keep(self, tensors: dict[str, Tensor], sha256: str) -> str:
-        if sha256 not in self._kept:
-            self._kept[sha256] = {name: value.detach().cpu().clone() for name, value in tensors.items()}
-        return sha256
+    def _load(
+        self, name: str, record: ClientRecord, contents: Mapping[str, Mapping[str, Tensor]], derived: set[object]
+    ) -> None:
+        """Restore a client that is at hand.
+
+        Args:
+            derived: groups, ranks and hashes of base changes that were found to follow from the group's version.
+        """
+        aggregator = self.federation.aggregator
+        member = aggregator.members[name]
+        state = ClientState(*(contents[sha256] if sha256 is not None else {} for sha256 in record[2:]))
+        for path, planned in self._planned_ranks(name).items():
+            A, where = state.exchanged.get(f"{path}.lora_A"), f"exchanged/{record.exchanged}/{path}.lora_A"
+            if A is not None:
+                require_tensor(A.dim() == 2, where, f"has shape {tuple(A.shape)}")
+                smaller = aggregator.method.PRUNES and 0 < len(A) < planned
+                require_tensor(len(A) == planned or smaller, where, f"has rank {len(A)}, expected {planned}")
+        state.load(self.federation.clients[name], member)
+        shapes = aggregator.method.extra_tensors(aggregator.layers_of(member.ranks)).at_client
+        for key, value in state.term.items():
+            fits = shapes.get(key) == tuple(value.shape)
+            require_tensor(fits, f"term/{record.term}/{key}", f"has shape {tuple(value.shape)}")
+        if not aggregator.method.CHANGES_BASE or record.version != aggregator.version[member.group]:
+            return
+        aggregator.attach_base(name)  # all clients of a version share what it comes to
+        alike = member.group, tuple(member.ranks.items()), record.base_changes
+        if alike not in derived:
+            changes = named_changes(member.adapters.frozen)
+            same = (sha256_tensors(changes) if changes else None) == record.base_changes
+            require_tensor(same, f"base_changes/{record.base_changes}", "is not what its version comes to")
+        derived.add(alike)
+
+    def _planned_ranks(self, name: str) -> dict[str, int]:
+        planned = self.federation.plan.by_name[name]
+        return {**planned.ranks, **({} if self.federation.split else self.federation.plan.above(planned.cut))}
+
+    def _checked_records(self, records: Any, clients: Any) -> list[ClientRecord]:
+        require_value(isinstance(records, list), "records", "is no list")
+        found = [_record(fields, f"records[{i}]") for i, fields in enumerate(records)]
+        require_value(isinstance(clients, list) and all(map(is_count, clients)), "clients", "are no whole numbers")
+        n = len(self.federation.clients)
+        require_value(len(clients) == n, "clients", f"has {len(clients)} entries, and the experiment {n} clients")
+        used = list(dict.fromkeys(clients)) == list(range(len(records)))
+        require_value(used, "clients", f"does not name each of the {len(records)} records in order")
+        return found
+
+    def _checked_contents(
+        self, tensors: Mapping[str, Tensor], records: list[ClientRecord]
+    ) -> dict[str, dict[str, Tensor]]:
+        """By hash, the tensors of all parts, which have it."""
+        contents: dict[tuple[str, str], dict[str, Tensor]] = {each: {} for record in records for each in record.parts}
+        for name, value in tensors.items():
+            part, _, rest = name.partition("/")
+            sha256, _, own = rest.partition("/")
+            require_tensor((part, sha256) in contents, name, "is of no client")
+            contents[part, sha256][own] = value
+        for (part, sha256), content in contents.items():
+            require_tensor(bool(content), f"{part}/{sha256}", "is missing, which a client has")
+            require_tensor(sha256_tensors(content) == sha256, f"{part}/{sha256}", "is not what its hash says")
+            if part == "base_changes":
+                require_changes(f"{part}/{sha256}/", content, self.federation.aggregator.features)
+        return {sha256: content for (_, sha256), content in contents.items()}
+
+
+def _record(fields: Any, where: str) -> ClientRecord:
+    whole = isinstance(fields, list) and len(fields) == len(ClientRecord._fields)
+    require_value(whole, where, f"is not {', '.join(ClientRecord._fields)}")
+    record = ClientRecord(*fields)
+    known = type(record.version) is int and record.version >= -1
+    require_value(known, f"{where}.version", "is no whole number from -1 on")
+    for name, value in zip(ClientRecord._fields[1:], record[1:], strict=True):
+        fits = isinstance(value, str) and _SHA256.fullmatch(value) is not None
+        require_value(fits or (value is None and name != "exchanged"), f"{where}.{name}", "is no SHA-256")
+    return record

@@ -24,7 +24,7 @@ from atlas_cli.experiment.recorder import Recorder
 from atlas_cli.experiment.round_loop import train
 from atlas_cli.experiment.run_checkpoints import RunCheckpoints
 from atlas_cli.experiment.run_inputs import changed_since, inputs, other_versions
-from atlas_cli.experiment.saved_state import restore
+from atlas_cli.experiment.run_state import RunState
 from atlas_cli.experiment.signals import Stopping
 from atlas_cli.experiment.split_check import Check, require_verified
 from atlas_cli.experiment.split_proof import verify_split
@@ -102,7 +102,7 @@ def resume(run: RunDirectory, loaded: LoadedConfig, progress: Progress) -> RunDi
         if text := other_versions(manifest, fresh):
             progress.note(f"warning: {text}")
             run.log(text)
-        restore(federation, checkpoint.tensors, checkpoint.state, checkpoint.name)
+        RunState(federation).restore(checkpoint.tensors, checkpoint.state, checkpoint.name)
         run.remove_partial()
         remove_newer(run, checkpoint.round)
         for line in (*warnings, f"resumed after round {checkpoint.round}"):

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from atlas_cli.aggregation.client_gradients import held_by
 from atlas_cli.errors import TooFewClientsError
-from atlas_cli.federation.client_state.rollback import Snapshot
+from atlas_cli.federation.client_state.state import ClientState
 from atlas_cli.federation.federation import Federation
 from atlas_cli.federation.round_time import OwnTime
 from atlas_cli.federation.work_done import Trained
@@ -43,22 +43,22 @@ class Attendance:
         self._crashes = faults.crashes(config, federation.planned(cohort), number)
         self._deadline = None if config.training.deadline is None else parse_time(config.training.deadline)
         self._time = OwnTime(federation, cohort) if self._deadline is not None else None
-        self._snapshots: dict[str, Snapshot] = {}
+        self._before: dict[str, ClientState] = {}
 
     def begin(self) -> None:
-        """Remember what each client holds now, with a copy of it where one can be dropped later in the round; then let
-        what the aggregation method does at clients see the adapters that the round begins with."""
+        """Remember the ranks of each client, with a copy of its state where it can be dropped later in the round; then
+        let what the aggregation method does at clients see the adapters that the round begins with."""
         members = self.federation.aggregator.members
         self.began_with = {c: members[c].ranks for c in self.present}
         every = may_drop(self.federation, self.present)
         exposed = self.present if every else [c for c in self.present if c in self._crashes]
-        self._snapshots = {c: Snapshot(self.federation.clients[c], members[c]) for c in exposed}
+        self._before = {c: ClientState.of(self.federation.clients[c], members[c]).copied() for c in exposed}
         for member in (members[c] for c in self.present):
             if member.term is not None:
                 member.term.begin_round(held_by(member.adapters))
 
     def drop(self, client: str, reason: str, *, gone: bool = True) -> None:
-        """Take a client out of the round; it goes back to what it held when the round began.
+        """Take a client out of the round; it goes back to its state when the round began.
 
         Args:
             gone: False for a client that is still there, so that it gets what is delivered after the round.
@@ -67,8 +67,8 @@ class Attendance:
         self.dropped[client] = reason
         if gone:
             self.gone.add(client)
-        if client in self._snapshots:
-            self._snapshots[client].restore()
+        if client in self._before:
+            self._before[client].load(self.federation.clients[client], self.federation.aggregator.members[client])
 
     def crashes(self, client: str, step: int) -> bool:
         """Drop a client that fails before this step (from 0)."""

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 import torch
 
 from atlas_cli.errors import ConfigError
-from atlas_cli.federation.client_state.last_used import Touched
+from atlas_cli.federation.client_state.last_used import LastUsed
 from atlas_cli.federation.client_state.offloaded import OffloadedClients
 from atlas_cli.federation.loaded_experiment import LoadedExperiment
 from atlas_cli.federation.merging.aggregator import Aggregator
@@ -63,7 +63,7 @@ class Federation(LoadedExperiment):
         evaluator: What measures the models on test data.
         prefix_cache: The cache of frozen blocks, if the config asks for it.
         recording: The messages that are kept for an audit, if the config asks for it.
-        touched: Which clients were used since the last checkpoint.
+        last_used: When each client was last used.
         fingerprints: Sums over the fingerprints that were taken of each client so far.
         warm_starts: What each task group started from, of those that started from an adapter.
         protection: The privacy mechanisms and their account; there once all parties are.
@@ -75,7 +75,7 @@ class Federation(LoadedExperiment):
     evaluator: Evaluator
     prefix_cache: PrefixCache | None = None
     recording: Recording | None = None
-    touched: Touched = field(default_factory=Touched)
+    last_used: LastUsed = field(default_factory=LastUsed)
     fingerprints: dict[str, torch.Tensor] = field(default_factory=dict)
     warm_starts: dict[str, WarmStart] = field(default_factory=dict)
     protection: Protection = field(init=False, repr=False)
@@ -102,11 +102,11 @@ class Federation(LoadedExperiment):
 
     @contextmanager
     def at_hand(self, clients: Iterable[str]) -> Iterator[None]:
-        """Inside the block these clients can be used (and are touched); with ``engine.offload`` all others cannot."""
+        """Inside the block these clients can be used (which is recorded); with ``engine.offload`` all others cannot."""
         names = list(clients)
         with nullcontext() if self.offload is None else self.offload.at_hand(names):
             yield
-        self.touched.add(names)
+        self.last_used.record(names)
 
     def split_client(self, name: str) -> SplitClient:
         """A client of a split run.

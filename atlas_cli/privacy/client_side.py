@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from functools import reduce
 
 import torch
 from torch import Tensor, nn
 
 from atlas_cli.models.adapters.lora import AdapterSet
-from atlas_cli.privacy.mechanisms.contract import BaseMechanism
+from atlas_cli.privacy.mechanisms import nopeek
 from atlas_cli.privacy.mechanisms.examples import ExampleNoise
 from atlas_cli.privacy.mechanisms.mask_gradients import PaddingCover
 from atlas_cli.tasks.contract import BaseTask
@@ -25,14 +24,14 @@ class AtClient:
     Attributes:
         activations: what is sent instead of activations (B, T, D), by them, round and step.
         codec: how messages of a step cross the wire.
-        mechanisms: in the order in which they act on activations, before the noise of ``activations``.
+        nopeek_weight: of the distance correlation in the loss.
     """
 
     examples: ExampleNoise | None = None
     activations: Callable[..., Tensor] | None = None
     padding: PaddingCover | None = None
     codec: Codec | None = None
-    mechanisms: tuple[BaseMechanism, ...] = ()
+    nopeek_weight: float | None = None
     _penalty: Tensor | None = field(default=None, repr=False)
 
     def begin(self, examples: Tensor | None) -> None:
@@ -44,23 +43,20 @@ class AtClient:
         """Around the forward, adapters attached."""
         return nullcontext() if self.examples is None else self.examples.recording(base, adapters)
 
-    def sent(self, activations: Tensor, mask: Tensor, embedded: Callable[[], Tensor], number: int, step: int) -> Tensor:
+    def sent(self, activations: Tensor, mask: Tensor, embedded: Callable[[], Tensor], *now: int) -> Tensor:
         """What is sent instead of ``activations``, differentiable.
 
         Args:
             mask: (B, T).
             embedded: embeddings of the tokens (B, T, D).
-            number: of the round.
+            now: round and step.
         """
-        penalties = [m.penalty(embedded, activations, mask) for m in self.mechanisms]
-        if given := [penalty for penalty in penalties if penalty is not None]:
-            self._penalty = reduce(torch.add, given)
-        for mechanism in self.mechanisms:
-            activations = mechanism.sent(activations, mask, (number, step))
+        if self.nopeek_weight is not None:
+            self._penalty = nopeek.penalty(embedded(), activations, mask, self.nopeek_weight)
         if self.activations is None:
             return activations
         # hidden states of padding depend on the words, and are more vectors than the account has tokens
-        return self.activations(activations * mask.unsqueeze(-1).to(activations.dtype), number, step)
+        return self.activations(activations * mask.unsqueeze(-1).to(activations.dtype), *now)
 
     def loss(
         self, head: nn.Module, task: BaseTask, features: Tensor, mask: Tensor | None, labels: Tensor

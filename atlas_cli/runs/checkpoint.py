@@ -1,8 +1,9 @@
 """Checkpoints of a run: safetensors and JSON, complete or not there.
 
 A checkpoint is written to a temporary folder, every file synced, its manifest (sizes and sha256 of the others) last,
-and moved into place by one rename: checkpoints/round-000003. The newest that is undamaged wins. records.json has the
-lengths and hashes of the run's record files up to its round.
+and moved into place by one rename: checkpoints/round-000003. The newest that is undamaged wins. state.safetensors and
+state.json have the state of each part of the run, ``<part>/<name>``; records.json has the lengths and hashes of the
+run's record files up to its round.
 """
 
 from __future__ import annotations
@@ -20,21 +21,35 @@ from atlas_cli.errors import ResourceError
 from atlas_cli.hashing import sha256_file
 from atlas_cli.runs.directory import RunDirectory
 from atlas_cli.runs.seals import Seals, seals_from, seals_record
+from atlas_cli.storage.state_dict import TENSORS, VALUES
 from atlas_cli.storage.strict_json import strict_json
 from atlas_cli.storage.writing import writing
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMAT = 3
-TENSORS, STATE, RECORDS, MANIFEST = "state.safetensors", "state.json", "records.json", "manifest.json"
+FORMAT = 4
+WRITTEN_BY = {3: "0.1.0"}  # the version of atlas that can go on from an earlier format
+STATE, RECORDS, MANIFEST = VALUES, "records.json", "manifest.json"
 _FILES = (TENSORS, STATE, RECORDS)
 _MAX_MANIFEST, _MOST = 64 * 2**10, {STATE: 256 * 2**20, RECORDS: 64 * 2**10}
 
 
+class _EarlierFormatError(ResourceError):
+    """A checkpoint that an earlier version can go on from, and this one cannot."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"format {number}")
+        self.format = number
+
+
 @dataclass(frozen=True)
 class Checkpoint:
-    """Everything that a run goes on from: ``round`` rounds are done, and ``records`` are written."""
+    """Everything that a run goes on from: ``round`` rounds are done, and ``records`` are written.
+
+    Attributes:
+        tensors, state: of its parts, as ``experiment.run_state`` captures them.
+    """
 
     round: int
     tensors: Mapping[str, Tensor]
@@ -84,12 +99,17 @@ def load_newest(run: RunDirectory) -> tuple[Checkpoint, list[str]]:
     """The newest undamaged checkpoint, and in words what was wrong with newer ones.
 
     Raises:
-        ResourceError: there is none.
+        ResourceError: there is none, or the newest is of an earlier format.
     """
     warnings: list[str] = []
     for folder in reversed(folders(run)):
         try:
             return _load(folder), warnings
+        except _EarlierFormatError as error:
+            raise ResourceError(
+                f"{run.path} has checkpoints of format {error.format}, and this version reads format {FORMAT}; finish "
+                f"the run with atlas {WRITTEN_BY[error.format]}, which wrote them, or start the experiment anew"
+            ) from None
         except ResourceError as error:
             warnings.append(str(error))
     found = f" ({'; '.join(warnings)})" if warnings else ""
@@ -125,6 +145,8 @@ def _load(folder: Path) -> Checkpoint:
         if _size(folder / MANIFEST) > _MAX_MANIFEST:
             raise damaged(f"{MANIFEST} is too large")
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        if type(manifest["format"]) is int and manifest["format"] in WRITTEN_BY:
+            raise _EarlierFormatError(manifest["format"])
         if manifest["format"] != FORMAT:
             raise ResourceError(f"checkpoint {folder.name} has format {manifest['format']!r:.40}, expected {FORMAT}")
         if type(manifest["round"]) is not int or folder.name != f"round-{manifest['round']:06d}":

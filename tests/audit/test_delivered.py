@@ -30,7 +30,7 @@ def record(toy, patch, rounds, **changes):
     def start_round(recorder, number, present):
         start(recorder, number, present)
         for client in present:
-            held = recorder.federation.aggregator.members[client].held()
+            held = recorder.federation.aggregator.members[client].exchanged()
             began[number, client] = {name: value.clone() for name, value in held.items()}
 
     patch.setattr(Recorder, "start_round", start_round)

@@ -12,7 +12,7 @@ from atlas_cli.clustering.fingerprints import RANK, draw, fingerprint_round
 from atlas_cli.clustering.sketch import sketch
 from atlas_cli.data.collate import collate
 from atlas_cli.errors import ConfigError
-from atlas_cli.experiment.saved_state import capture
+from atlas_cli.experiment.run_state import RunState
 from atlas_cli.federation.build import build
 from atlas_cli.federation.parties.trainables import build_head
 from atlas_cli.models.adapters.lora import build_adapters
@@ -24,9 +24,9 @@ from atlas_cli.wire.ledger import Ledger
 @pytest.mark.parametrize("labels", ["server", "client"])
 def test_is_the_sketched_gradient_of_the_unsplit_model(labels, make_config):
     made = build(make_config("bert", training={"labels": labels}, clients={"b": {"split_layer": 3}}))
-    before, ledger = capture(made)[0], Ledger()
+    before, ledger = RunState(made).capture()[0], Ledger()
     found = fingerprint_round(made, ledger, batches=2)
-    after = capture(made)[0]
+    after = RunState(made).capture()[0]
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
     assert ledger.mismatches() == []
     assert ledger.entries["b", "fingerprint", "up"].payload_bytes == 4 * 64

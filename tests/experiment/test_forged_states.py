@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from atlas_cli.errors import ResourceError
-from atlas_cli.experiment.saved_state import capture, restore
+from atlas_cli.experiment.run_state import RunState
+from atlas_cli.experiment.saved_clients import ClientRecord
 from atlas_cli.federation.build import build
 from atlas_cli.hashing import sha256_tensors
 
@@ -48,21 +49,18 @@ def renamed(tensors, state):
     """Contents under the hashes that they have now, as a forger would leave them."""
     contents = {}
     for name, value in tensors.items():
-        part, _, rest = name.partition("/")
-        if part in ("held", "moments", "frozen"):
-            contents.setdefault((part, rest.partition("/")[0]), {})[rest.partition("/")[2]] = value
+        if name.startswith("clients/") and name.count("/") >= 3:
+            _, part, sha256, own = name.split("/", 3)
+            contents.setdefault((part, sha256), {})[own] = value
     new = {where: sha256_tensors(content) for where, content in contents.items()}
-    tensors = {n: v for n, v in tensors.items() if n.partition("/")[0] not in ("held", "moments", "frozen")}
+    tensors = {n: v for n, v in tensors.items() if not n.startswith("clients/")}
     for (part, old), content in contents.items():
-        tensors |= {f"{part}/{new[part, old]}/{n}": v for n, v in content.items()}
-    if isinstance(state.get("kinds"), list):
-        parts = {3: "held", 4: "moments", 5: "frozen"}
-        kinds = [
-            [new.get((parts[i], v), v) if i in parts and isinstance(v, str) else v for i, v in enumerate(kind)]
-            for kind in state["kinds"]
-        ]
-        state = {**state, "kinds": kinds}
-    return tensors, state
+        tensors |= {f"clients/{part}/{new[part, old]}/{n}": v for n, v in content.items()}
+    records = [
+        [new.get(each, each[1]) for each in zip(ClientRecord._fields, record, strict=True)]
+        for record in state["clients"]["records"]
+    ]
+    return tensors, {**state, "clients": {**state["clients"], "records": records}}
 
 
 def forge_state(draw, tensors, state):
@@ -77,7 +75,8 @@ def forge_tensor(draw, tensors, state):
     if kind in ("gone", "renamed"):
         del tensors[name]
         if kind == "renamed":
-            tensors[draw.choice([f"{name}x", name.replace("0", "7"), "x/y", "held/", f"change/g/total/{name}"])] = value
+            others = [f"{name}x", name.replace("0", "7"), "x/y", "clients/", f"aggregator/change/g/total/{name}"]
+            tensors[draw.choice(others)] = value
     else:
         tensors[name] = {
             "shape": value.repeat(2, *[1] * (value.dim() - 1)) if value.dim() else value.repeat(2),
@@ -97,12 +96,12 @@ def test_every_forged_state_is_refused_by_name_or_is_what_is_restored(make_confi
     config = make_config("bert", **CHANGES[case])
     trained = build(config)
     train_quietly(trained)
-    tensors, state = capture(trained)
+    tensors, state = RunState(trained).capture()
     draw, refused, fresh = random.Random(0), 0, build(config)
     for _ in range(80):
         forged = draw.choice([forge_state, forge_tensor, forge_tensor])(draw, tensors, state)
         try:
-            restore(fresh, *forged, "checkpoint round-000001")
+            RunState(fresh).restore(*forged, "checkpoint round-000001")
         except ResourceError as error:
             refused += 1
             message = str(error)
@@ -111,11 +110,11 @@ def test_every_forged_state_is_refused_by_name_or_is_what_is_restored(make_confi
             if fresh.aggregator.version.keys() != trained.aggregator.version.keys():
                 fresh = build(config)  # it had been grouped anew
             continue
-        again = capture(fresh)
+        again = RunState(fresh).capture()
         assert again[1] == forged[1]
         assert again[0].keys() == forged[0].keys()
         assert all(torch.equal(value, forged[0][name]) for name, value in again[0].items())
     assert refused > 50
-    restore(fresh, tensors, state)
-    again = capture(fresh)
+    RunState(fresh).restore(tensors, state)
+    again = RunState(fresh).capture()
     assert again[1] == state and all(torch.equal(value, tensors[name]) for name, value in again[0].items())

@@ -6,7 +6,6 @@ import pytest
 import torch
 from support.by_hand import batches_of
 
-import atlas_cli
 from atlas_cli import discovery
 from atlas_cli.clustering.fingerprints import fingerprint_round
 from atlas_cli.data.collate import collate
@@ -14,10 +13,11 @@ from atlas_cli.errors import AtlasError
 from atlas_cli.experiment.allocation.importance import measure_importance
 from atlas_cli.experiment.api.one_round import federated_training_round
 from atlas_cli.experiment.round_loop import evaluate, set_up
-from atlas_cli.experiment.saved_state import capture
+from atlas_cli.experiment.run_state import RunState
 from atlas_cli.experiment.split_check import require_verified
 from atlas_cli.experiment.split_proof import verify_split
 from atlas_cli.federation.parties.split_client import SplitClient
+from atlas_cli.federation.parties.split_server import SplitServer
 from atlas_cli.models.frozen.cast import stored_as
 from atlas_cli.models.frozen.load import FrozenBase
 from atlas_cli.models.halves.split import blocks_of, client_half, run_half
@@ -69,7 +69,7 @@ def test_naming_the_dtype_of_the_model_changes_nothing(make_federation, train_qu
     plain, named = make_federation(), make_federation(**spelt_out)
     records = [train_quietly(made) for made in (plain, named)]
     assert all(client.base is named.base for client in named.clients.values())
-    ours, theirs = capture(plain), capture(named)
+    ours, theirs = RunState(plain).capture(), RunState(named).capture()
     assert ours[1] == theirs[1] and ours[0].keys() == theirs[0].keys()
     assert all(torch.equal(ours[0][name], theirs[0][name]) for name in ours[0])
     kept = ("train_loss", "test", "bytes_up", "bytes_down")
@@ -227,8 +227,8 @@ def test_probes_are_of_the_clients_own_weights(make_federation):
 def test_the_python_interface_takes_a_client_of_another_dtype(make_federation):
     made = make_federation("gpt2")
     cast = stored_as(made.base, torch.bfloat16, layers=2)
-    clients = [atlas_cli.SplitClient(name, None, 4, 2, base=base) for name, base in (("a", cast), ("b", made.base))]
-    server = atlas_cli.SplitServer(base=made.base, split_layer=2)
+    clients = [SplitClient(name, None, 4, 2, base=base) for name, base in (("a", cast), ("b", made.base))]
+    server = SplitServer(base=made.base, split_layer=2)
     ids = torch.full((2, 6), 7)
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     result = federated_training_round(clients, server, {"a": batch, "b": batch}, {0: ["a", "b"]})

@@ -14,7 +14,7 @@ from atlas_cli.engines.in_process import local_steps
 from atlas_cli.errors import NonFiniteError, TooFewClientsError
 from atlas_cli.experiment import round_loop as training
 from atlas_cli.experiment.round_loop import set_up
-from atlas_cli.experiment.saved_state import capture
+from atlas_cli.experiment.run_state import RunState
 from atlas_cli.federation.attendance import Attendance
 from atlas_cli.federation.build import build
 from atlas_cli.federation.parties.split_client import SplitClient
@@ -31,7 +31,7 @@ def after(make_config, train_quietly, **changes):
     changes["training"] = {**FAST, **changes.get("training", {})}
     made = build(make_config(**changes))
     recorder = train_quietly(made)
-    return capture(made)[0], recorder
+    return RunState(made).capture()[0], recorder
 
 
 def same(one, other):
@@ -228,7 +228,7 @@ def test_a_slow_client_is_dropped_at_the_step_that_the_deadline_comes_in(make_co
     assert not b["participated"] and b["weight"] is None and 0 < b["steps"] <= 3
     assert b["bytes_up"] > 0  # they crossed the wire
     other, _ = late(make_config, train_quietly, "1000 s", slow=1.0)
-    assert any(not torch.equal(held[name], other[name]) for name in held if name.startswith("merged/"))
+    assert any(not torch.equal(held[name], other[name]) for name in held if name.startswith("aggregator/merged/"))
 
 
 def test_the_slow_factor_is_on_computing_and_links_alone(make_config, train_quietly):

@@ -8,24 +8,24 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from atlas_cli import SplitClient
 from atlas_cli.errors import AtlasError
 from atlas_cli.experiment import round_loop as training
-from atlas_cli.experiment import saved_clients as holdings
+from atlas_cli.experiment import saved_clients
 from atlas_cli.experiment.recorder import Recorder, Scores
 from atlas_cli.experiment.round_loop import require_delivered, train
-from atlas_cli.experiment.saved_clients import Copies
-from atlas_cli.experiment.saved_state import capture
+from atlas_cli.experiment.run_state import RunState
+from atlas_cli.experiment.saved_clients import ClientRecord, SavedClients
 from atlas_cli.federation.client_state import member as members
 from atlas_cli.federation.client_state.member import Member
 from atlas_cli.federation.merging import aggregator
 from atlas_cli.federation.parties.numerics import clip_and_step
 from atlas_cli.federation.parties.optimizers import build_optimizer
+from atlas_cli.federation.parties.split_client import SplitClient
 from atlas_cli.models.adapters.lora import AdapterSet, LoRAAdapter
 from atlas_cli.models.frozen import load
 from atlas_cli.reports.progress import PlainProgress
 from atlas_cli.reports.terminal import Terminal
-from atlas_cli.storage import tensor_store as content_store
+from atlas_cli.storage import tensor_store
 
 RANK, LAYERS = 4, 4  # two of the model's four blocks, two adapters each
 
@@ -65,7 +65,7 @@ def quiet(made):
 
 def costs(made, monkeypatch):
     """By round, how many times clients were looked at, their tensors hashed, and their lines written."""
-    counts, by_round, copies, recorder = Counter(), [], Copies(), quiet(made)
+    counts, by_round, saved, recorder = Counter(), [], RunState(made), quiet(made)
 
     def counted(owner, name):
         real = getattr(owner, name)
@@ -77,19 +77,20 @@ def costs(made, monkeypatch):
         monkeypatch.setattr(owner, name, call)
 
     def checkpoint(number):
-        tensors, state = capture(made, copies)
+        tensors, state = saved.capture()
         by_round.append(Counter(counts))
-        for name, n in zip(made.clients, state["clients"], strict=True):
+        for name, n in zip(made.clients, state["clients"]["clients"], strict=True):
             with made.offload.at_hand([name]) if made.offload else nullcontext():
-                for key, value in made.aggregator.members[name].held().items():
-                    assert torch.equal(tensors[f"held/{state['kinds'][n][3]}/{key}"], value)
+                sha256 = ClientRecord(*state["clients"]["records"][n]).exchanged
+                for key, value in made.aggregator.members[name].exchanged().items():
+                    assert torch.equal(tensors[f"clients/exchanged/{sha256}/{key}"], value)
         counts.clear()
 
     with monkeypatch.context() as monkeypatch:
-        for module in (aggregator, content_store, holdings, members):
+        for module in (aggregator, tensor_store, saved_clients, members):
             counted(module, "sha256_tensors")
-        looking = ((Member, "held_sha256"), (AdapterSet, "state"), (Copies, "_kind"), (Recorder, "_client_line"))
-        for owner, name in looking:
+        looking = ((Member, "exchanged_sha256"), (AdapterSet, "state"), (SavedClients, "_look_at"))
+        for owner, name in (*looking, (Recorder, "_client_line")):
             counted(owner, name)
         monkeypatch.setattr(training, "evaluate", lambda made: Scores())  # local tests are of all clients by design
         train(made, recorder, checkpoint)
@@ -108,7 +109,7 @@ def test_a_round_costs_what_its_cohort_does(many, monkeypatch, tmp_path, method,
     assert few[2:4] == more[2:4]  # of 50 and of 200 clients
     for found, clients in ((few, 50), (more, 200)):
         assert [each["_client_line"] for each in found] == [clients, 2, 2, 2, clients]
-        assert [each["_kind"] for each in found] == [clients, 2, 2, 2, clients]
+        assert [each["_look_at"] for each in found] == [clients, 2, 2, 2, clients]
         assert memory or found[-1]["sha256_tensors"] >= clients * 2 * LAYERS  # the last round trusts no counter
 
 

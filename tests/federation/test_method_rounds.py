@@ -12,7 +12,7 @@ from atlas_cli.aggregation.contract import delta
 from atlas_cli.errors import ConfigError
 from atlas_cli.experiment.adapter_export import folded
 from atlas_cli.experiment.round_loop import deliver, require_delivered, set_up
-from atlas_cli.experiment.saved_state import capture, restore
+from atlas_cli.experiment.run_state import RunState
 from atlas_cli.federation.build import build
 from atlas_cli.planning.plan import make_plan
 from atlas_cli.wire.ledger import Ledger
@@ -162,7 +162,7 @@ def test_a_restored_federation_goes_on_alike(method, make_config):
     set_up(made)
     a_round(made, ["a", "b", "c"], 1)
     a_round(made, ["a", "b"], 2)  # c is behind
-    restore(other, *capture(made))
+    RunState(other).restore(*RunState(made).capture())
     for federation in (made, other):
         a_round(federation, ["a", "b", "c"], 3)
     for c in "abc":

@@ -11,14 +11,15 @@ from atlas_cli.errors import AtlasError, OutputError
 from atlas_cli.experiment.recorder import Recorder
 from atlas_cli.experiment.reference_memory import reference_memory
 from atlas_cli.experiment.round_loop import set_up, train
-from atlas_cli.experiment.saved_clients import Copies
-from atlas_cli.experiment.saved_state import capture, restore
+from atlas_cli.experiment.run_state import RunState
 from atlas_cli.federation.build import build
 from atlas_cli.hashing import sha256_tensors
 from atlas_cli.reports.progress import PlainProgress
 from atlas_cli.reports.terminal import Terminal
-from atlas_cli.storage import tensor_store as content_store
-from atlas_cli.storage.tensor_store import ContentStore
+from atlas_cli.storage import tensor_files
+from atlas_cli.storage.scratch_folders import OFFLOAD
+from atlas_cli.storage.tensor_files import TensorFiles
+from atlas_cli.storage.tensor_store import TensorStore
 
 SMALL = {"rounds": 3, "local_steps": 2, "batch_size": 2, "cohort": 0.5}
 SGD = {"name": "sgd", "lr": 0.1, "momentum": 0.9}
@@ -79,13 +80,13 @@ def built():
 
 def run(made, done=None, began_with=None):
     """Records and, by round, checkpoints of a run; what it was at its end."""
-    copies, saved = Copies(), []
+    state, saved = RunState(made), []
     if began_with is not None:
-        restore(made, *began_with)
+        state.restore(*began_with)
     progress = PlainProgress(Terminal(quiet=True))
     progress.start(1, 1, made.group_names)
     recorder = Recorder(made, None, progress)
-    train(made, recorder, lambda number: saved.append(capture(made, copies)), done)
+    train(made, recorder, lambda number: saved.append(state.capture()), done)
     clocked = ("seconds", "samples_per_second")
     records = [{k: v for k, v in line.items() if k not in clocked} for line in (*recorder.metrics, *recorder.clients)]
     return records, saved
@@ -129,7 +130,7 @@ def test_who_is_away_cannot_be_read(pair, built):
     for read in (
         lambda: made.clients["a-1"],
         lambda: made.aggregator.members["a-1"].adapters,
-        lambda: made.aggregator.members["a-1"].held(),
+        lambda: made.aggregator.members["a-1"].exchanged(),
         lambda: made.model_of_client("a-1"),
     ):
         with pytest.raises(AtlasError, match="away"):
@@ -157,8 +158,8 @@ def test_clients_that_own_the_same_share_it_and_few_are_made(pair, built, monkey
     real = made.offload._bring_in
     monkeypatch.setattr(made.offload, "_bring_in", lambda name: brought.append(name) or real(name))
     set_up(made)
-    aways = {id(member.away) for member in made.aggregator.members.values()}
-    assert len(aways) == 3 and len(made.offload.store._kept) == 3
+    aways = {id(member.stored) for member in made.aggregator.members.values()}
+    assert len(aways) == 3 and len(made.offload.store._entries) == 3
     assert len(brought) <= 6  # the base's size is asked of one a kind, and one of each is delivered to
 
 
@@ -168,7 +169,7 @@ def files(folder):
 
 def test_files_are_their_owners_and_are_removed(tmp_path):
     parent = tmp_path / "runs"
-    store = ContentStore(100, parent)
+    store = TensorStore(100, TensorFiles(parent, OFFLOAD))
     sets = [{"x": torch.full((20,), float(i))} for i in range(3)]  # 80 bytes each
     keys = [store.put(each) for each in sets]
     sets[0]["x"].zero_()  # the store has copies
@@ -188,7 +189,7 @@ def test_files_are_their_owners_and_are_removed(tmp_path):
 
 
 def test_a_changed_file_and_a_full_disk_are_named(tmp_path, monkeypatch):
-    store = ContentStore(1, tmp_path)
+    store = TensorStore(1, TensorFiles(tmp_path, OFFLOAD))
     key = store.put({"x": torch.ones(20)})
     (file,) = files(tmp_path)
     content = bytearray(file.read_bytes())
@@ -203,7 +204,7 @@ def test_a_changed_file_and_a_full_disk_are_named(tmp_path, monkeypatch):
     def full(self, data):
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr(content_store.Path, "write_bytes", full)
+    monkeypatch.setattr(tensor_files.Path, "write_bytes", full)
     with pytest.raises(OutputError, match="no space left"):
         store.put({"x": torch.zeros(20)})
     assert files(tmp_path) == [file]

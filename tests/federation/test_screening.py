@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from atlas_cli.errors import ConfigError, NonFiniteError
-from atlas_cli.experiment.saved_state import capture
+from atlas_cli.experiment.run_state import RunState
 from atlas_cli.federation.build import build
 from atlas_cli.federation.merging.screening import change_norm
 from atlas_cli.planning.plan import make_plan
@@ -89,7 +89,7 @@ def test_an_update_a_hundred_times_the_median_is_left_out(make_config, monkeypat
     assert list(recorder.metrics[2]["dropped"]) == ["b"]
     assert recorder.metrics[2]["dropped"]["b"].startswith("update of norm ")
     other, _ = tampered(make_config, monkeypatch, train_quietly, drop_last, **changes)
-    one, two = capture(made)[0], capture(other)[0]
+    one, two = RunState(made).capture()[0], RunState(other).capture()[0]
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 

@@ -8,8 +8,7 @@ import torch
 from atlas_cli.aggregation.contract import Factors, Update, scales_of
 from atlas_cli.config.schema.privacy import PrivacyConfig
 from atlas_cli.errors import ConfigError
-from atlas_cli.experiment.saved_clients import Copies
-from atlas_cli.experiment.saved_state import capture, restore
+from atlas_cli.experiment.run_state import RunState
 from atlas_cli.federation.build import protection_of
 from atlas_cli.privacy.account.accounting import gaussian_epsilon
 from atlas_cli.privacy.account.norms import Norms
@@ -32,7 +31,7 @@ def values(federation):
 
 
 def state_of(federation, client):
-    return {f"{client}.{name}": t for name, t in federation.aggregator.members[client].held().items()}
+    return {f"{client}.{name}": t for name, t in federation.aggregator.members[client].exchanged().items()}
 
 
 def same(one, other):
@@ -172,9 +171,9 @@ def test_going_on_draws_the_noise_that_would_have_been_drawn(make_federation, tr
     progress = PlainProgress(Terminal(quiet=True))
     progress.start(2, 3, ["g"])
     recorder = Recorder(whole, None, progress)
-    train(whole, recorder, lambda number: kept.update({number: capture(whole, Copies())}))
+    train(whole, recorder, lambda number: kept.update({number: RunState(whole).capture()}))
     resumed = make_federation(aggregation=UNIFORM, privacy=privacy)
-    restore(resumed, *kept[1])
+    RunState(resumed).restore(*kept[1])
     again = Recorder(resumed, None, progress)
     train(resumed, again, done=1)
     assert same(values(whole), values(resumed))
@@ -201,7 +200,9 @@ def test_the_update_is_received_noisy(make_federation):
     sent = federation.aggregator.receive("a", ledger := Ledger())
     assert not ledger.mismatches()
     scale = next(iter(scales_of(member.adapters).values()))
-    changes = torch.cat([(t - member.held()[n]).flatten() * (scale if n.endswith("B") else 1) for n, t in sent.items()])
+    changes = torch.cat(
+        [(t - member.exchanged()[n]).flatten() * (scale if n.endswith("B") else 1) for n, t in sent.items()]
+    )
     assert float(changes.std()) == pytest.approx(0.05, rel=0.1)
 
 

@@ -21,7 +21,7 @@ from atlas_cli.wire.ledger import Ledger
 
 
 def held(federation):
-    return [t.clone() for member in federation.aggregator.members.values() for t in member.held().values()]
+    return [t.clone() for member in federation.aggregator.members.values() for t in member.exchanged().values()]
 
 
 def equal(one, other):

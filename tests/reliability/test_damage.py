@@ -100,7 +100,7 @@ HOSTILE = {
         "bytes, expected 1000",
     ),
     "negative size": (lambda f: rewritten(f, **facts(f, **{TENSORS: {"bytes": -1, "sha256": ""}})), "expected -1"),
-    "another version": (lambda f: rewritten(f, format=1), "has format 1, expected 3"),
+    "another version": (lambda f: rewritten(f, format=1), "has format 1, expected 4"),
     "another round": (lambda f: rewritten(f, round=7), "of another round"),
     "round is a text": (lambda f: rewritten(f, round="2"), "of another round"),
     "no manifest": (lambda f: (f / MANIFEST).unlink(), "manifest.json is missing"),
@@ -138,6 +138,17 @@ def test_a_hostile_checkpoint(run, case):
     found, (warning,) = load_newest(run)
     assert found.round == 1
     assert warning.startswith("checkpoint round-000002 ") and says in warning, warning
+
+
+def test_checkpoints_of_an_earlier_format_say_which_version_can_go_on(run):
+    for folder in folders(run):
+        rewritten(folder, format=3)
+    with pytest.raises(ResourceError) as error:
+        load_newest(run)
+    assert str(error.value) == (
+        f"{run.path} has checkpoints of format 3, and this version reads format 4; finish the run with atlas 0.1.0, "
+        "which wrote them, or start the experiment anew"
+    )
 
 
 def test_all_damaged(run):
@@ -188,7 +199,16 @@ def first(tensors, part):
 
 
 def owner(tensors):
-    return first(tensors, "/optimizer/").partition("/optimizer/")[0]
+    found = [name for name in sorted(tensors) if name.startswith("server/") and "/moments/" in name]
+    return found[0].partition("/0/")[0]
+
+
+def with_clients(state, **changes):
+    return {**state, "clients": {**state["clients"], **changes}}
+
+
+def with_records(state, change):
+    return with_clients(state, records=[change(record) for record in state["clients"]["records"]])
 
 
 WRONG = {
@@ -196,19 +216,20 @@ WRONG = {
     "no shape": lambda t, s: t.update({first(t, "lora_A"): torch.tensor(1.0)}),
     "type": lambda t, s: t.update({first(t, "lora_B"): t[first(t, "lora_B")].half()}),
     "missing": lambda t, s: [t.pop(first(t, "merged/")), s][1],
-    "more": lambda t, s: t.update({f"{first(t, 'held/').rpartition('/')[0]}/zzz": torch.zeros(2)}),
-    "more that nobody holds": lambda t, s: t.update({"held/0/zzz": torch.zeros(2)}),
+    "more": lambda t, s: t.update({f"{first(t, 'exchanged/').rpartition('/')[0]}/zzz": torch.zeros(2)}),
+    "more that nobody holds": lambda t, s: t.update({"clients/exchanged/0/zzz": torch.zeros(2)}),
     "moment": lambda t, s: t.update({first(t, "exp_avg"): torch.zeros(2, 2)}),
-    "moment of nothing": lambda t, s: t.update({f"{owner(t)}/optimizer/99/exp_avg": torch.zeros(2, 2)}),
-    "moment without a number": lambda t, s: t.update({f"{owner(t)}/optimizer/x/exp_avg": torch.zeros(2, 2)}),
-    "moment of nobody": lambda t, s: t.update({"server/nobody/optimizer/0/exp_avg": torch.zeros(2, 2)}),
+    "moment of nothing": lambda t, s: t.update({f"{owner(t)}/99/exp_avg": torch.zeros(2, 2)}),
+    "moment without a number": lambda t, s: t.update({f"{owner(t)}/x/exp_avg": torch.zeros(2, 2)}),
+    "moment of nobody": lambda t, s: t.update({"server/nobody/moments/0/exp_avg": torch.zeros(2, 2)}),
     "state is a list": lambda t, s: [],
     "state is empty": lambda t, s: {},
-    "versions": lambda t, s: {**s, "versions": 3},
-    "clients": lambda t, s: {**s, "clients": s["clients"][1:]},
-    "client of no kind": lambda t, s: {**s, "clients": [99 for _ in s["clients"]]},
-    "kind without version": lambda t, s: {**s, "kinds": [kind[2:] for kind in s["kinds"]]},
-    "kind that holds nothing": lambda t, s: {**s, "kinds": [[*kind[:3], "", None, None] for kind in s["kinds"]]},
+    "a part is missing": lambda t, s: {part: own for part, own in s.items() if part != "server"},
+    "versions": lambda t, s: {**s, "aggregator": {"versions": 3}},
+    "clients": lambda t, s: with_clients(s, clients=s["clients"]["clients"][1:]),
+    "client of no record": lambda t, s: with_clients(s, clients=[99 for _ in s["clients"]["clients"]]),
+    "record without version": lambda t, s: with_records(s, lambda record: record[1:]),
+    "record that has nothing": lambda t, s: with_records(s, lambda record: [*record[:2], "", None, None, None]),
 }
 
 

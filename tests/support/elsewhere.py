@@ -10,7 +10,7 @@ from atlas_cli.engines.remote.host import ClientHost, Made, NotFinite
 from atlas_cli.engines.remote.steps import remote_steps
 from atlas_cli.experiment.recorder import Recorder
 from atlas_cli.experiment.round_loop import train
-from atlas_cli.experiment.saved_state import capture
+from atlas_cli.experiment.run_state import RunState
 from atlas_cli.federation.batches import batches_of
 from atlas_cli.models.frozen.shipped import put_together, take_apart
 from atlas_cli.reports.progress import PlainProgress
@@ -73,7 +73,7 @@ def run(federation, engine=None):
     federation.ledger = lambda number: ledgers.append(made(number)) or ledgers[-1]
     train(federation, recorder, local_steps=engine.local_steps) if engine else train(federation, recorder)
     lines = [{k: v for k, v in line.items() if k not in TIMES} for line in (*recorder.metrics, *recorder.clients)]
-    return capture(federation), lines, [ledger.records(i) for i, ledger in enumerate(ledgers)]
+    return RunState(federation).capture(), lines, [ledger.records(i) for i, ledger in enumerate(ledgers)]
 
 
 def same(ours, theirs):

@@ -18,7 +18,7 @@ from torch import Tensor
 from atlas_cli.audit.attacks.contract import BaseAttack
 from atlas_cli.audit.evidence import Evidence
 from atlas_cli.audit.figures import Figure, Inapplicable, at_few_false_alarms, auc_interval
-from atlas_cli.experiment.saved_state import restore
+from atlas_cli.experiment.run_state import RunState
 from atlas_cli.federation.build import build
 from atlas_cli.federation.federation import Federation
 from atlas_cli.federation.parties.evaluation import TrainedModel
@@ -71,7 +71,7 @@ def final_state(evidence: Evidence) -> tuple[Federation, int]:
         raise Inapplicable("the run has no checkpoint, so its final model is not known")
     federation = build(evidence.federation.config)
     checkpoint, _ = load_newest(evidence.run)
-    restore(federation, checkpoint.tensors, checkpoint.state, checkpoint.name)
+    RunState(federation).restore(checkpoint.tensors, checkpoint.state, checkpoint.name)
     return federation, checkpoint.round
 
 

@@ -1,7 +1,7 @@
 """Clients in a process of their own, which is not that of the server: what an engine calls there, by method and client.
 
-A process holds its own half of the base and, of each client that it ever served, adapters, moments and examples. At the
-start of a round a client is given what it owns by the server's record of it, so that any process can take it over.
+A process has its own half of the base and, of each client that it ever served, its plan and examples. At the start of a
+round a client is given its state by the server's record of it, so that any process can take it over.
 """
 
 from __future__ import annotations
@@ -16,13 +16,11 @@ import torch
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.data.collate import Batch
 from atlas_cli.engines.remote.arrays import Packed, pack, unpack
+from atlas_cli.engines.remote.sent_state import SentState
 from atlas_cli.errors import NonFiniteError
 from atlas_cli.federation.batches import ClientBatches
-from atlas_cli.federation.client_state.contents import give
 from atlas_cli.federation.client_state.member import Member
 from atlas_cli.federation.client_state.new_client import new_client
-from atlas_cli.federation.client_state.offloaded import as_changes, changes_in, exchanged, moments_in
-from atlas_cli.federation.parties.measured_memory import Usage
 from atlas_cli.federation.parties.optimizers import learning_rate_factor
 from atlas_cli.federation.parties.party import Party
 from atlas_cli.federation.parties.split_client import SplitClient
@@ -32,7 +30,6 @@ from atlas_cli.models.frozen.kernel_order import prepacked_departure
 from atlas_cli.models.frozen.load import FrozenBase
 from atlas_cli.models.frozen.shipped import contents_sha256, weights_of
 from atlas_cli.planning.plan import ClientPlan
-from atlas_cli.privacy.client_side import AtClient
 from atlas_cli.wire.messages import Features, Gradients
 
 
@@ -42,23 +39,6 @@ class Made(NamedTuple):
     planned: ClientPlan
     batches: ClientBatches
     upper: Mapping[str, int]
-
-
-class Owned(NamedTuple):
-    """What a client owns at the start or end of a round.
-
-    Attributes:
-        held: adapters and the trained part of the head (``Member.held``).
-        moments: of its optimizers (``offload.moments_in``); ``changes`` of its frozen weights.
-        privacy: its mechanisms.
-        usage: its measured memory; None: it is not measured.
-    """
-
-    held: Packed
-    moments: Packed
-    changes: Packed
-    privacy: AtClient
-    usage: Usage | None
 
 
 @dataclass(frozen=True)
@@ -104,28 +84,26 @@ class ClientHost:
             return NotFinite(str(error))
         return Answer(value, time.perf_counter() - began)
 
-    def do_begin(self, client: str, made: Made | None, number: int, owned: Owned) -> str:
+    def do_begin(self, client: str, made: Made | None, number: int, sent: SentState) -> str:
         """Make a client what it was when the last round ended, with what it was delivered since.
 
         Args:
             made: None where this process was told before.
 
         Returns:
-            Hash of what it then holds and exchanges (``Member.held_sha256``).
+            Hash of what it then exchanges (``Member.exchanged_sha256``).
         """
         if made is not None:
             self._made[client] = made
         planned, batches, upper = self._made[client]
         # anew, since ranks may have become smaller and larger again with a client that went back
         party = new_client(self.config, planned, self.bases[planned.dtype], batches.task, upper, self.device)
-        member = Member(planned.task_group, 0.0, exchanged(party), party.head)
-        give(party, member, unpack(owned.held, self.device), unpack(owned.moments, self.device))
-        member.adapters.frozen.update(as_changes(unpack(owned.changes, self.device), self.device))
-        party.privacy = owned.privacy
-        if owned.usage is not None:
+        member = Member(planned.task_group, 0.0, party.exchanged, party.head)
+        sent.load(party, member)
+        if sent.usage is not None:
             party.measure()
         self._parties[client] = party
-        return member.held_sha256(anew=True)
+        return member.exchanged_sha256(anew=True)
 
     def do_forward(self, client: str, number: int, step: int) -> Packed | None:
         """The activation message of a local step; None where its Poisson sample is empty."""
@@ -159,12 +137,11 @@ class ClientHost:
         assert isinstance(party, UnsplitClient)
         return party.train_on(batch.inputs(), batch.labels, number, step, self._factor(number, step))
 
-    def do_end(self, client: str) -> Owned:
-        """What a client owns after its steps; it stops measuring."""
+    def do_end(self, client: str) -> SentState:
+        """The state of a client after its steps; it stops measuring."""
         party = self._parties.pop(client)
         self._batches.pop(client, None)
-        member = Member("", 0.0, exchanged(party), party.head)
-        return Owned(pack(member.held()), pack(moments_in(party)), pack(changes_in(member)), party.privacy, party.usage)
+        return SentState.of(party, Member("", 0.0, party.exchanged, party.head))
 
     def weights_sha256(self) -> dict[str, str]:
         """Hash of the frozen weights that this process holds, by dtype."""

@@ -20,8 +20,9 @@ from atlas_cli.config.checks import cohort_size
 from atlas_cli.engines.remote.arrays import Array, size_of, to_array
 from atlas_cli.engines.remote.calls import Lost, Result
 from atlas_cli.engines.remote.cluster import nodes, require_room, room
-from atlas_cli.engines.remote.host import Answer, Made, Owned
+from atlas_cli.engines.remote.host import Answer, Made
 from atlas_cli.engines.remote.ray_process import NotReadyError, Process
+from atlas_cli.engines.remote.sent_state import SentState
 from atlas_cli.engines.remote.steps import GRAPHS, remote_steps
 from atlas_cli.errors import AtlasError
 from atlas_cli.federation.attendance import Attendance
@@ -263,9 +264,9 @@ class RayEngine:
         return not any(self._processes[self._places[client]] is process for client in self._under_way)
 
     def _count(self, way: str, method: str, value: Any) -> None:
-        for part in value if type(value) is tuple else (value,):  # Owned is a tuple, too
-            if isinstance(part, Owned):
-                self.moved[f"state {way}"] += sum(map(size_of, part[:3]))
+        for part in value if type(value) is tuple else (value,):  # SentState is a tuple, too
+            if isinstance(part, SentState):
+                self.moved[f"state {way}"] += sum(map(size_of, part[:4]))
             elif isinstance(part, dict):
                 self.moved[f"steps {way}"] += size_of(part)
 

@@ -21,12 +21,11 @@ from atlas_cli.data.collate import Batch
 from atlas_cli.engines.passes import begin_round, order_of
 from atlas_cli.engines.remote.arrays import pack, unpack
 from atlas_cli.engines.remote.calls import Calls, Lost
-from atlas_cli.engines.remote.host import Answer, NotFinite, Owned
+from atlas_cli.engines.remote.host import Answer, NotFinite
+from atlas_cli.engines.remote.sent_state import SentState
 from atlas_cli.errors import AtlasError, NonFiniteError
 from atlas_cli.federation.attendance import Attendance
 from atlas_cli.federation.batches import batch_of
-from atlas_cli.federation.client_state.contents import give
-from atlas_cli.federation.client_state.offloaded import changes_in, moments_in
 from atlas_cli.federation.federation import Federation
 from atlas_cli.federation.parties.exchange import exchange
 from atlas_cli.federation.parties.optimizers import learning_rate_factor
@@ -65,19 +64,17 @@ class RemoteRound:
         self._step = 0
 
     def begin(self) -> None:
-        """Give every client what it owns.
+        """Give every client its state.
 
         Raises:
             AtlasError: one does not hold, by hash, what it was delivered.
         """
         members = self.federation.aggregator.members
         for client in self.attendance.present:
-            party = self.federation.clients[client]
-            held, moments = pack(members[client].held()), pack(moments_in(party))
-            owned = Owned(held, moments, pack(changes_in(members[client])), party.privacy, party.usage)
-            self._start(client, "begin", self.number, owned)
+            state = SentState.of(self.federation.clients[client], members[client])
+            self._start(client, "begin", self.number, state)
         for client, answer in self._answers():
-            if answer.value != members[client].held_sha256():
+            if answer.value != members[client].exchanged_sha256():
                 raise AtlasError(f"client {client} does not hold, where it runs, what the server delivered to it")
 
     def split_step(self, step: int, clients: list[str], batches: Mapping[str, Batch]) -> None:
@@ -108,18 +105,16 @@ class RemoteRound:
             self.done[client].add(batches[client], answer.value, seconds=0.0)
 
     def end(self) -> None:
-        """Take over what every client owns now."""
+        """Take over the state of every client."""
         for _ in self._answers():  # of the last backward
             pass
         for client in list(self.attendance.present):
             self._start(client, "end")
         for client, answer in self._answers():
-            owned, party = answer.value, self.federation.clients[client]
-            member = self.federation.aggregator.members[client]
-            give(party, member, unpack(owned.held, party.device), unpack(owned.moments, party.device))
-            party.privacy = owned.privacy
-            if party.usage is not None and owned.usage is not None:
-                vars(party.usage).update(vars(owned.usage))
+            state, party = answer.value, self.federation.clients[client]
+            state.load(party, self.federation.aggregator.members[client])
+            if party.usage is not None and state.usage is not None:
+                vars(party.usage).update(vars(state.usage))
 
     def answer_features(self, client: str, message: Features) -> tuple[FeatureGradients, StepLoss]:
         """U-shaped split: the client's own part between two of the server's."""

@@ -1,33 +1,33 @@
-"""Which clients were used since when, so that nothing has to look at all of them to find those that changed."""
+"""Records when each client was last used, so that checkpoints look only at those again that may have changed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 
-class Touched:
-    """The clients that may have changed, in the order in which they were last used.
+class LastUsed:
+    """The clients that were used, in the order in which they last were.
 
     Attributes:
-        mark: the present; ``since`` of it names who was used later.
+        now: counts up whenever clients are used; ``since`` of it names who was used later.
     """
 
     def __init__(self) -> None:
-        self.mark = 0
+        self.now = 0
         self._used: dict[str, int] = {}  # the last used at the end
 
-    def add(self, clients: Iterable[str]) -> None:
+    def record(self, clients: Iterable[str]) -> None:
         """These are used now."""
-        self.mark += 1
+        self.now += 1
         for client in clients:
             self._used.pop(client, None)
-            self._used[client] = self.mark
+            self._used[client] = self.now
 
-    def since(self, mark: int) -> list[str]:
-        """Clients that were used after ``mark`` was read; takes as long as there are such."""
+    def since(self, then: int) -> list[str]:
+        """Clients that were used after ``now`` was ``then``; takes as long as there are such."""
         found = []
         for client, used in reversed(self._used.items()):
-            if used <= mark:
+            if used <= then:
                 break
             found.append(client)
         return found

@@ -37,43 +37,42 @@ class _Hashed:
         return all(t is mine and t._version == version and t.data_ptr() == at for (mine, version, at), t in marks)
 
 
-class Away(NamedTuple):
-    """What is known of a client that is away; clients that own the same have one.
+class StoredState(NamedTuple):
+    """Where the state of an idle client is: its keys in the store; clients whose states are equal have one.
 
     Attributes:
-        sha256: of what it holds and exchanges (``Member.held``), which is kept under this key.
-        moments, frozen: keys of its optimizers' moments and of the changes of its frozen weights; None: it has none.
+        exchanged: key of what it exchanges (``Member.exchanged``), which is its hash.
+        moments, base_changes, term: of the other parts of its ``ClientState``; None: it has none.
         ranks: of its adapters by path.
-        head: names of the parameters of a head that it has, with those that are frozen, which nobody owns.
     """
 
-    sha256: str
+    exchanged: str
     moments: str | None
-    frozen: str | None
+    base_changes: str | None
+    term: str | None
     ranks: Mapping[str, int]
-    head: Mapping[str, Tensor | None]
 
     @property
     def keys(self) -> list[str]:
-        """Of everything that it owns."""
-        return [key for key in self[:3] if key is not None]
+        """Of all its parts."""
+        return [key for key in self[:4] if key is not None]
 
 
 @dataclass
 class Member:
-    """Where a client's adapters and (if it trains one) its head are.
+    """What the aggregator knows of a client, with its adapters and (if it trains one) its head.
 
     Attributes:
         task_group: of its data and its head.
         weight: its examples, or label tokens: n_k.
-        adapters: what it holds; the server knows ranks and scales, values only as sent.
+        adapters: its own; the server knows ranks and scales, values only as sent.
         head: the head that the client trains itself, else None.
         served: layers that the server adapts for it and that others of its group adapt themselves.
         version: of the group's adapter that it was last sent; -1 before the first delivery.
         delivered_sha256: of what the server delivered last.
         cluster: that it was found to belong to; None: adapters are merged by task group.
         term: what the aggregation method does at the client while it trains, if anything.
-        away: where the client is away (``federation.offload``): adapters and head cannot be read then.
+        stored: where the state of an idle client is (``federation.offload``): adapters and head cannot be read then.
     """
 
     task_group: str
@@ -85,7 +84,7 @@ class Member:
     delivered_sha256: str | None = None
     cluster: str | None = None
     term: ClientTerm | None = None
-    away: Away | None = None
+    stored: StoredState | None = None
     _hashed: _Hashed | None = field(default=None, repr=False, compare=False)
 
     def __getattr__(self, name: str) -> Any:
@@ -93,15 +92,15 @@ class Member:
             raise AtlasError(f"the {name} of a client that is away (engine.offload) was read; bring it in first")
         raise AttributeError(name)
 
-    def put_away(self, away: Away) -> None:
-        """Hold nothing any more: what the client owns is elsewhere."""
+    def put_away(self, stored: StoredState) -> None:
+        """Let go of adapters and head: the client's state is in the store."""
         self.__dict__.pop("adapters", None)
         self.__dict__.pop("head", None)
-        self.term, self.away, self._hashed = None, away, None
+        self.term, self.stored, self._hashed = None, stored, None
 
     def bring_in(self, adapters: AdapterSet, head: nn.Module | None, term: ClientTerm | None) -> None:
-        """Hold these from now on."""
-        self.adapters, self.head, self.term, self.away = adapters, head, term, None
+        """Refer to the adapters, the head and the method's term of a client that was made anew."""
+        self.adapters, self.head, self.term, self.stored = adapters, head, term, None
 
     @property
     def group(self) -> str:
@@ -113,25 +112,26 @@ class Member:
         """Whose head it shares: its task group's, or that of the task group's clients in its cluster."""
         return f"{self.task_group}.{self.cluster}" if self.cluster else self.task_group
 
-    def held(self) -> dict[str, Tensor]:
-        """Everything that is exchanged, as the client holds it."""
+    def exchanged(self) -> dict[str, Tensor]:
+        """Adapters and the trained part of the head as the client has them: all that is sent and delivered."""
         return {**self.adapters.state(), **self.head_state()}
 
-    def held_sha256(self, *, anew: bool = False) -> str:
-        """Hash of ``held()``; computed again only where something was written since it was last computed.
+    def exchanged_sha256(self, *, anew: bool = False) -> str:
+        """Hash of ``exchanged()``; computed again only where something was written since it was last computed.
 
         What is written to a tensor counts its autograd version up (optimizers included: ``numerics.clip_and_step``), so
         a client that took no part in a round costs a look at its counters. Only writes behind autograd's back (through
         ``Tensor.data``, NumPy or a raw address) escape them.
 
         Args:
-            anew: trust no counter. What is away was hashed when it was put away, and is when it is read from a file.
+            anew: hash again even if no write was detected. What is in the store was hashed when it was put there, and
+                is when it is read from a file.
         """
-        if self.away is not None:
-            return self.away.sha256
+        if self.stored is not None:
+            return self.stored.exchanged
         if anew or self._hashed is None or not self._hashed.holds(self._tensors()):
             marks = tuple((t, t._version, t.data_ptr()) for t in self._tensors())
-            self._hashed = _Hashed(sha256_tensors(self.held()), marks)
+            self._hashed = _Hashed(sha256_tensors(self.exchanged()), marks)
         return self._hashed.sha256
 
     def _tensors(self) -> Iterator[Tensor]:
@@ -159,8 +159,8 @@ class Member:
     @property
     def ranks(self) -> dict[str, int]:
         """Rank by path."""
-        if self.away is not None:
-            return dict(self.away.ranks)
+        if self.stored is not None:
+            return dict(self.stored.ranks)
         return {path: adapter.rank for path, adapter in self.adapters.adapters.items()}
 
 

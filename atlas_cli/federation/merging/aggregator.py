@@ -34,6 +34,18 @@ from atlas_cli.federation.parties.trainables import Trainables
 from atlas_cli.hashing import sha256_tensors
 from atlas_cli.models.adapters.lora import AdapterSet
 from atlas_cli.privacy.mechanisms.updates import UpdateNoise
+from atlas_cli.storage.state_dict import (
+    StateDict,
+    copies,
+    copy_into,
+    fields_of,
+    is_count,
+    require_tensor,
+    require_value,
+    taken,
+    tensors_and_values,
+    with_prefix,
+)
 from atlas_cli.wire.ledger import Ledger
 from atlas_cli.wire.messages import AdapterUpdate, Delivery, HeadDelivery, HeadUpdate
 
@@ -93,6 +105,65 @@ class Aggregator:
         if self.method.CHANGES_BASE:
             worth = {path: factors for path, factors in self.merged[group].items() if factors.B.any()}
             self.changes[group].grow(worth, 0)
+
+    def state_dict(self) -> StateDict:
+        """``versions`` of all groups, ``merged/<group>/...``, ``group/<group>/...`` (the group's own adapters),
+        ``head/<part>/...``, ``method/...``, and ``change/<group>/...`` where a merge changes the base."""
+        state = {"versions": dict(self.version), **copies("", self._values())}
+        state |= copies("method/", self.method.state_dict())
+        for group, change in self.changes.items() if self.method.CHANGES_BASE else ():
+            state |= with_prefix(f"change/{group}/", change.state_dict())
+        return state
+
+    def load_state_dict(self, state: StateDict) -> None:
+        """Go on from a state with the groups that there are.
+
+        Raises:
+            StateError: other groups, names, shapes, types or versions.
+        """
+        state = dict(state)
+        changes = {group: taken(f"change/{group}/", state) for group in self.changes if self.method.CHANGES_BASE}
+        tensors, values = tensors_and_values(state, ["versions"])
+        of_method = taken("method/", tensors)
+        versions = values["versions"]
+        whole = isinstance(versions, Mapping) and all(map(is_count, versions.values()))
+        require_value(whole, "versions", "are no whole numbers by group")
+        require_value(versions.keys() == self.version.keys(), "versions", f"are not those of {', '.join(self.version)}")
+        copy_into(self._values(), tensors)
+        for group, change in changes.items():
+            features = {path: self.features[path] for path in self.merged[group]}
+            device = self._device(group)
+            with fields_of(f"change/{group}"):
+                self.changes[group].load_state_dict(change, newest=versions[group], features=features, device=device)
+        self.method.load_state_dict(self._checked_method_state(of_method))
+        self.version.update(versions)
+
+    def _checked_method_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Copies of what the method remembers of groups, where they are computed with."""
+        found: dict[str, Tensor] = {}
+        for name, value in state.items():
+            group, _, own = name.partition("/")
+            require_tensor(group in self.merged, f"method/{name}", "is of no group")
+            layers = self.layers_of({path: factors.rank for path, factors in self.merged[group].items()})
+            shape = self.method.extra_tensors(layers).at_server.get(own)  # of another rank where groups changed
+            fits = shape is not None and len(shape) == value.dim()
+            require_tensor(fits, f"method/{name}", f"has shape {tuple(value.shape)}")
+            found[name] = value.to(self._device(group), copy=True)
+        return found
+
+    def _device(self, group: str) -> torch.device:
+        return next(iter(self.merged[group].values())).A.device
+
+    def _values(self) -> dict[str, Tensor]:
+        """Its own tensors but for changes of the base, by name."""
+        values: dict[str, Tensor] = {}
+        for group, merged in self.merged.items():
+            for path, factors in merged.items():
+                values |= {f"merged/{group}/{path}/{part}": t for part, t in zip(PARTS, factors, strict=True)}
+            values |= with_prefix(f"group/{group}/", self.groups[group].state())
+        for part, head in self.heads.items():
+            values |= {f"head/{part}/{name}": parameter.detach() for name, parameter in head.named_parameters()}
+        return values
 
     def group_model(self, group: str) -> AdapterSet:
         """What the group predicts with: its adapter, or the changed base, in which all that was merged is."""
@@ -224,9 +295,9 @@ class Aggregator:
             self.uppers[group].forget_moments(held.adapters)
 
     def check_held(self, client: str, *, anew: bool = False) -> None:
-        """The proof that what was aggregated is what the client trains on next (``Member.held_sha256``)."""
+        """The proof that what was aggregated is what the client trains on next (``Member.exchanged_sha256``)."""
         member = self.members[client]
-        if member.held_sha256(anew=anew) != member.delivered_sha256:
+        if member.exchanged_sha256(anew=anew) != member.delivered_sha256:
             raise AtlasError(f"client {client} does not hold what the server delivered to it")
 
     def attach_base(self, client: str) -> None:

@@ -15,6 +15,16 @@ from torch import Tensor
 
 from atlas_cli.aggregation.contract import Adapters, Factors
 from atlas_cli.aggregation.low_rank import truncate
+from atlas_cli.federation.client_state.base_changes import changes_by_path, named_changes, require_changes
+from atlas_cli.storage.state_dict import (
+    StateDict,
+    copies,
+    copy_into,
+    is_count,
+    require_value,
+    taken,
+    tensors_and_values,
+)
 from atlas_cli.wire.messages import BaseRows, BaseTotal
 
 
@@ -39,6 +49,41 @@ class BaseChange:
         self.rows[version] = dict(change)
         while any(sum(n) > full_rank(self.total[path]) for path, n in self._ranks(self.rows).items()):
             del self.rows[min(self.rows)]
+
+    def state_dict(self) -> StateDict:
+        """``versions`` whose rows are kept, and T and each one's rows: ``total/<path>/0/A``,
+        ``<version>/<path>/0/B``."""
+        state: StateDict = {"versions": list(self.rows)}
+        for name, adapters in (("total", self.total), *self.rows.items()):
+            state |= copies(f"{name}/", named_changes({path: [factors] for path, factors in adapters.items()}))
+        return state
+
+    def load_state_dict(
+        self, state: StateDict, *, newest: int, features: Mapping[str, tuple[int, int]], device: torch.device
+    ) -> None:
+        """Go on from a state.
+
+        Args:
+            newest: the group's version.
+            features: (d_in, d_out) of the layers that may have changes.
+
+        Raises:
+            StateError: versions that cannot be, or pairs that fit no layer.
+        """
+        tensors, values = tensors_and_values(state, ["versions"])
+        versions = values["versions"]
+        whole = isinstance(versions, list) and all(map(is_count, versions)) and versions == sorted(set(versions))
+        require_value(whole, "versions", "are no versions in order")
+        require_value(not versions or versions[-1] <= newest, "versions", f"has one after the newest, {newest}")
+        found: dict[str, dict[str, Factors]] = {}
+        for name in ("total", *map(str, versions)):
+            pairs = taken(f"{name}/", tensors)
+            require_changes(f"{name}/", pairs, features, pieces=1)
+            by_path = changes_by_path(pairs, device)
+            found[name] = {path: Factors(*by_path[path][0]) for path in features if path in by_path}
+        copy_into({}, tensors)
+        self.total = found.pop("total")
+        self.rows = {int(version): adapters for version, adapters in found.items()}
 
     def missing(self, version: int, client: str) -> BaseRows | BaseTotal:
         """What a client at ``version`` has to be sent."""

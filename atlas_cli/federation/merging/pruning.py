@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from atlas_cli.aggregation.contract import absorb, scales_of, truncated
-from atlas_cli.federation.client_state.contents import Party, shrink
+from atlas_cli.federation.client_state.state import Party
 from atlas_cli.federation.merging.aggregator import Aggregator
 
 
@@ -18,4 +18,8 @@ def prune(aggregator: Aggregator, parties: Mapping[str, Party], cohort: Iterable
         scales, ranks = scales_of(member.adapters), member.ranks
         began = truncated(aggregator.merged[member.group], ranks)
         kept = aggregator.method.pruned(began, absorb(member.adapters.state(), scales))
-        shrink(parties[client], member.adapters, {path: rank for path, rank in kept.items() if rank != ranks[path]})
+        smaller = {path: rank for path, rank in kept.items() if rank != ranks[path]}
+        for path, rank in smaller.items():
+            member.adapters.adapters[path].shrink(rank)
+        if smaller:
+            parties[client].reset_optimizer()

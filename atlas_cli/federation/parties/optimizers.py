@@ -9,6 +9,9 @@ import torch
 from torch import nn
 
 from atlas_cli.config.schema.experiment import OptimizerConfig, ScheduleConfig
+from atlas_cli.storage.state_dict import require_tensor
+
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")
 
 
 def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> torch.optim.Optimizer | None:
@@ -51,34 +54,44 @@ def drop_state(optimizer: torch.optim.Optimizer | None, parameters: Iterable[nn.
             optimizer.state.pop(parameter, None)
 
 
-def moments_of(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+def moments_of(optimizer: torch.optim.Optimizer | None) -> dict[str, torch.Tensor]:
     """Its state tensors, named by number of the parameter and what they are: ``0/exp_avg``."""
-    states = optimizer.state_dict()["state"].items() if optimizer.state else ()
+    states = optimizer.state_dict()["state"].items() if optimizer is not None and optimizer.state else ()
     return {
         f"{i}/{key}": value for i, state in states for key, value in state.items() if isinstance(value, torch.Tensor)
     }
 
 
-def load_moments(optimizer: torch.optim.Optimizer, moments: Mapping[str, torch.Tensor]) -> None:
+def load_moments(optimizer: torch.optim.Optimizer | None, moments: Mapping[str, torch.Tensor]) -> None:
     """Give an optimizer copies of what ``moments_of`` gave, in place of its state.
 
     Raises:
-        ValueError: a moment has another shape or type than its parameter, or there is no such parameter.
+        StateError: of a parameter that has any moments some are missing, or one is not of the parameter's shape and
+            type, is negative where it counts or is a square, or is of no parameter.
     """
-    if not moments and not optimizer.state:
+    if not moments and (optimizer is None or not optimizer.state):
         return
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    parameters = [p for group in optimizer.param_groups for p in group["params"]] if optimizer is not None else []
     states: dict[int, dict[str, torch.Tensor]] = {}
     for name in sorted(moments):
-        index, key = name.split("/")
-        if not index.isdecimal() or int(index) >= len(parameters):
-            raise ValueError(f"there is no parameter {index!r:.40} to have {key}")
-        value, own = moments[name], parameters[int(index)]
-        if key != "step" and (value.shape != own.shape or value.dtype != own.dtype):
-            found, wanted = (f"{tuple(t.shape)} {t.dtype}" for t in (value, own))
-            raise ValueError(f"{key} of parameter {index} is {found}, expected {wanted}")
-        states.setdefault(int(index), {})[key] = value.clone()
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
+        index, _, key = name.rpartition("/")
+        known = index.isdecimal() and int(index) < len(parameters)
+        require_tensor(known and key in _MOMENTS, f"moments/{name}", "is no moment of a parameter")
+        _require_moment(name, moments[name], parameters[int(index)])
+        states.setdefault(int(index), {})[key] = moments[name].clone()
+    for number, state in states.items():
+        whole = state.keys() in ({"step", "exp_avg", "exp_avg_sq"}, {"momentum_buffer"})
+        require_tensor(whole, f"moments/{number}", f"has {', '.join(sorted(state))} alone")
+    if optimizer is not None:
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
+
+
+def _require_moment(name: str, value: torch.Tensor, parameter: nn.Parameter) -> None:
+    key, like = name.rpartition("/")[2], torch.tensor(0.0) if name.endswith("/step") else parameter
+    found, wanted = (f"{tuple(t.shape)} {t.dtype}" for t in (value, like))
+    require_tensor(found == wanted, f"moments/{name}", f"is {found}, expected {wanted}")
+    wrong = (key in ("step", "exp_avg_sq") and (value < 0).any()) or (key == "step" and value != value.round())
+    require_tensor(not wrong, f"moments/{name}", "is no number of steps" if key == "step" else "is negative")
 
 
 def state_bytes(optimizer: torch.optim.Optimizer | None) -> int:

@@ -13,16 +13,16 @@ import sys
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor
 
+from atlas_cli.hashing import sha256_tensors
 from atlas_cli.models.adapters.lora import AdapterSet
 from atlas_cli.models.block_paths import layer_of
 from atlas_cli.models.frozen.load import FrozenBase
 from atlas_cli.models.halves.split import run_half
 from atlas_cli.models.halves.transfer import to_device
-from atlas_cli.storage.scratch_folders import PREFIX_CACHE, Scratch
+from atlas_cli.storage.scratch_folders import PREFIX_CACHE
+from atlas_cli.storage.tensor_files import TensorFiles
 
 
 class PrefixCache:
@@ -36,17 +36,17 @@ class PrefixCache:
     """
 
     def __init__(self, memory: int, parent: Path) -> None:
-        self.memory, self.parent = memory, parent
+        self.memory = memory
         self.memory_bytes = self.disk_bytes = self.hits = self.misses = self.damaged = 0
         self.disk_error: str | None = None
-        self._held: dict[str, Tensor] = {}
-        self._files: dict[str, tuple[Path, int, bytes]] = {}  # with the size and hash of what was written
-        self._folder: Scratch | None = None
+        self._in_memory: dict[str, Tensor] = {}
+        self._files = TensorFiles(parent, PREFIX_CACHE)
+        self._written: dict[str, tuple[int, str]] = {}  # bytes of the file and hash of its tensor, by key
 
     def get(self, key: str, device: torch.device) -> Tensor | None:
         """The tensor of a key on ``device``; None, a miss, where it was not put or its file is not what was
         written."""
-        found = to_device(self._held[key], device) if key in self._held else self._read(key, device)
+        found = to_device(self._in_memory[key], device) if key in self._in_memory else self._read(key, device)
         if found is None:
             self.misses += 1
         else:
@@ -57,7 +57,7 @@ class PrefixCache:
         """Keep a tensor; where it fits neither in memory nor on the disk it is not kept, which costs only time."""
         size = tensor.numel() * tensor.element_size()
         if self.memory_bytes + size <= self.memory:
-            self._held[key] = tensor.clone()  # a slice would keep the whole alive
+            self._in_memory[key] = tensor.clone()  # a slice would keep the whole alive
             self.memory_bytes += size
         elif self.disk_error is None:
             self._write(key, tensor)
@@ -69,44 +69,33 @@ class PrefixCache:
 
     def close(self) -> None:
         """Forget everything and remove the files."""
-        self._held.clear()
-        self._files.clear()
-        if self._folder is not None:
-            self._folder.close()
-            self._folder = None
+        self._in_memory.clear()
+        self._written.clear()
+        self._files.close()
 
     def _read(self, key: str, device: torch.device) -> Tensor | None:
-        if key not in self._files:
+        if key not in self._written:
             return None
-        path, size, digest = self._files[key]
+        size, sha256 = self._written[key]
         try:
-            content = path.read_bytes()
-            if hashlib.sha256(content).digest() != digest:
-                raise OSError("not what was written (by hash)")
-            return to_device(load(content)["outputs"], device)
-        except (OSError, SafetensorError) as error:
+            return to_device(self._files.read(key, sha256)["outputs"], device)
+        except OSError as error:
             if not self.damaged:
-                print(f"note: {path} cannot be used ({error}); computing it anew", file=sys.stderr, flush=True)
+                where = self._files.path(key)
+                print(f"note: {where} cannot be used ({error}); computing it anew", file=sys.stderr, flush=True)
             self.damaged += 1
             self.disk_bytes -= size
-            del self._files[key]
+            del self._written[key]
             return None
 
     def _write(self, key: str, tensor: Tensor) -> None:
-        path = None
         try:
-            if self._folder is None:
-                self._folder = Scratch(self.parent, PREFIX_CACHE)
-            path = self._folder.path / f"{key}.safetensors"
-            content = save({"outputs": tensor.cpu().contiguous()})
-            path.write_bytes(content)
+            size = self._files.write(key, {"outputs": tensor})
         except OSError as error:
             self.disk_error = error.strerror or type(error).__name__
-            if path is not None:
-                path.unlink(missing_ok=True)
             return
-        self._files[key] = path, len(content), hashlib.sha256(content).digest()
-        self.disk_bytes += len(content)
+        self._written[key] = size, sha256_tensors({"outputs": tensor})
+        self.disk_bytes += size
 
 
 class Prefix:

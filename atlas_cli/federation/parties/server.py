@@ -13,6 +13,7 @@ from atlas_cli.federation.parties.trainables import PendingGradients, StepLoss, 
 from atlas_cli.models.adapters.lora import AdapterSet
 from atlas_cli.models.block_paths import layer_of
 from atlas_cli.models.frozen.load import FrozenBase
+from atlas_cli.storage.state_dict import StateDict, copy_into, fields_of, taken, tensors_and_values, with_prefix
 from atlas_cli.tasks.contract import BaseTask
 from atlas_cli.wire.messages import Activations, FeatureGradients, Features, Gradients
 
@@ -41,6 +42,25 @@ class Server:
             return AdapterSet({})
         upper = self.groups[part].adapters.adapters
         return AdapterSet({path: a for path, a in upper.items() if layer_of(path, self.base.family) >= cut})
+
+    def state_dict(self) -> StateDict:
+        """What is trained for each task group or its part in a cluster, ``<group>/...`` (``Trainables.state_dict``)."""
+        state: StateDict = {}
+        for group, trained in self.groups.items():
+            state |= with_prefix(f"{group}/", trained.state_dict())
+        return state
+
+    def load_state_dict(self, state: StateDict) -> None:
+        """Go on from a state with the groups that there are.
+
+        Raises:
+            StateError: other groups, names, shapes or types.
+        """
+        state = dict(state)
+        for group, trained in self.groups.items():
+            with fields_of(group):
+                trained.load_state_dict(taken(f"{group}/", state))
+        copy_into({}, tensors_and_values(state, ())[0])
 
     def begin_round(self, members: Mapping[str, str], round_number: int, cuts: Mapping[str, int] | None = None) -> None:
         """As ``SplitServer.begin_round``."""

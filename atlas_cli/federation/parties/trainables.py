@@ -10,15 +10,22 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from atlas_cli.config.schema.experiment import OptimizerConfig
+from atlas_cli.config.schema.experiment import LoraConfig, OptimizerConfig, TrainingConfig
 from atlas_cli.errors import ConfigError
 from atlas_cli.federation.parties.measured_memory import tensor_bytes
 from atlas_cli.federation.parties.numerics import clip_and_step
-from atlas_cli.federation.parties.optimizers import build_optimizer, drop_state, set_learning_rate
-from atlas_cli.federation.parties.setting import Setting
-from atlas_cli.models.adapters.lora import AdapterSet
+from atlas_cli.federation.parties.optimizers import (
+    build_optimizer,
+    drop_state,
+    load_moments,
+    moments_of,
+    set_learning_rate,
+)
+from atlas_cli.models.adapters.lora import AdapterSet, build_adapters
+from atlas_cli.models.adapters.placement import adapted_names, place_ranks
 from atlas_cli.models.frozen.load import FrozenBase
 from atlas_cli.seeding import forked
+from atlas_cli.storage.state_dict import StateDict, copies, copy_into, taken, tensors_and_values
 from atlas_cli.tasks.contract import BaseTask
 
 
@@ -133,6 +140,25 @@ class Trainables:
         if self.head is not None and other.head is not None:
             self.head.load_state_dict(other.head.state_dict())
 
+    def state_dict(self) -> StateDict:
+        """Adapters, ``head.<parameter>``, and ``moments/<parameter>/<moment>`` of the optimizer."""
+        return copies("", self._values()) | copies("moments/", moments_of(self.optimizer))
+
+    def load_state_dict(self, state: StateDict) -> None:
+        """Go on from a state.
+
+        Raises:
+            StateError: other names, shapes or types.
+        """
+        tensors, _ = tensors_and_values(state, ())
+        moments = taken("moments/", tensors)
+        copy_into(self._values(), tensors)
+        load_moments(self.optimizer, moments)
+
+    def _values(self) -> dict[str, Tensor]:
+        head = self.head.named_parameters() if self.head is not None else ()
+        return {**self.adapters.state(), **{f"head.{name}": parameter.detach() for name, parameter in head}}
+
     def forget_moments(self, paths: Iterable[str]) -> None:
         """Drop the optimizer's state of adapters whose values were replaced."""
         drop_state(self.optimizer, (p for path in paths for p in self.adapters.adapters[path].parameters()))
@@ -168,14 +194,33 @@ def build_head(base: FrozenBase, task: BaseTask, seed: int, group: str, device: 
 
 
 def build_trainables(
-    name: str, base: FrozenBase, head: nn.Module, rank: int, first_layer: int, setting: Setting
+    name: str,
+    base: FrozenBase,
+    head: nn.Module,
+    rank: int,
+    first_layer: int,
+    lora: LoraConfig,
+    training: TrainingConfig,
+    seed: int,
+    device: torch.device,
 ) -> Trainables:
     """What the server trains of a task group whose first block on the server is ``first_layer``.
 
     Raises:
         ConfigError: a rank that a layer cannot have.
     """
-    training = setting.training
-    ranks = setting.ranks(base, rank, range(first_layer, base.n_layers), "server.rank") if rank else {}
-    kept = None if training.labels == "client" else head
-    return Trainables(name, kept, setting.adapters(base, ranks), training.server_optimizer, training.max_grad_norm)
+    layers = range(first_layer, base.n_layers)
+    names = adapted_names(base.model, base.family, lora.targets) if rank else []
+    by_layer = dict.fromkeys(layers, rank)
+    ranks = place_ranks(base.model, base.family, by_layer, layers, names, "server.rank") if rank else {}
+    adapters = build_adapters(
+        base.model,
+        ranks,
+        alpha=lora.alpha,
+        dropout=lora.dropout,
+        rslora=lora.rslora,
+        seed=seed,
+        device=device,
+    )
+    stays = training.labels == "client"
+    return Trainables(name, None if stays else head, adapters, training.server_optimizer, training.max_grad_norm)

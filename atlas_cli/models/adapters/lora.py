@@ -89,6 +89,13 @@ class LoRAAdapter(nn.Module):
         self.lora_A = nn.Parameter(self.lora_A[:rank].clone(), self.lora_A.requires_grad)
         self.lora_B = nn.Parameter(self.lora_B[:, :rank] * (before / self.scaling), self.lora_B.requires_grad)
 
+    def resize(self, rank: int) -> None:
+        """Have another rank; A and B are new parameters, and what they are is to be loaded."""
+        self.rank, self.scaling = rank, scale_of(rank, self.alpha, self.rslora)
+        A, B = self.lora_A, self.lora_B
+        self.lora_A = nn.Parameter(A.new_zeros(rank, A.shape[1]), A.requires_grad)
+        self.lora_B = nn.Parameter(B.new_zeros(B.shape[0], rank), B.requires_grad)
+
     def add_to(self, output: Tensor, x: Tensor) -> Tensor:
         """``output + dW x``; the sum is taken in the adapter's dtype and returned in the output's."""
         if (self.dropout and self.training) or torch.is_autocast_enabled(x.device.type):

@@ -14,7 +14,6 @@ from typing import Any
 
 from atlas_cli.models.block_paths import by_layer, layer_of
 from atlas_cli.models.families.contract import BaseFamily
-from atlas_cli.models.frozen.meta_model import shortened
 from atlas_cli.models.halves.split import client_half, server_half
 from atlas_cli.planning.memory.held import (
     Held,
@@ -27,7 +26,7 @@ from atlas_cli.planning.memory.held import (
     output_bytes,
 )
 from atlas_cli.planning.memory.saved_formula import ELEMENT, blocks_saved, checkpointed_saved
-from atlas_cli.planning.memory.saved_trace import Traced, trace
+from atlas_cli.planning.memory.saved_trace import Traced, shortened, trace
 from atlas_cli.planning.memory.step import Step
 from atlas_cli.tasks.contract import BaseTask
 

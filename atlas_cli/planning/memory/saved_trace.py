@@ -6,6 +6,7 @@ second; the bytes that autograd saves come out as they do in training, and so do
 
 from __future__ import annotations
 
+import copy
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -18,12 +19,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from transformers import AutoModel, AutoModelForCausalLM
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from atlas_cli.models.adapters.lora import AdapterSet, LoRAAdapter, features_of
 from atlas_cli.models.families.contract import BaseFamily
 from atlas_cli.models.frozen.gelu import fuse_gelu
-from atlas_cli.models.frozen.meta_model import meta_model
+from atlas_cli.models.frozen.load import from_config
 from atlas_cli.models.halves.checkpointing import checkpointed
 from atlas_cli.models.halves.split import client_half, run_half, server_half
 from atlas_cli.planning.memory.step import Step
@@ -100,7 +102,7 @@ def trace(
             if task is not None and head is not None:
                 returned = getattr(torch, step.received)
                 received = hidden if upper or whole else hidden.detach().to(returned).requires_grad_()
-                loss = traced_loss(task, head(received, mask), step.batch, step.tokens)
+                loss = _loss(task, head(received, mask), step)
         if train_weights:
             return Traced(saved.total, live.peak)
         if loss is not None:
@@ -112,6 +114,30 @@ def trace(
             hidden.backward(gradient)
         del besides, inputs
         return Traced(saved.total, live.peak, sum(p.nbytes for p in trained))
+
+
+def meta_model(hf_config: Any, family: BaseFamily, dtype: torch.dtype) -> tuple[nn.Module, nn.Module | None]:
+    """The base model and its output embedding (tied ones share their tensor) without storage.
+
+    Raises:
+        ConfigError: sizes that do not fit together.
+    """
+    with torch.device("meta"):
+        model: Any = from_config(AutoModelForCausalLM if family.causal else AutoModel, hf_config, dtype)
+    model.requires_grad_(False).eval()
+    base = model.base_model if family.causal else model
+    for path in family.unused:
+        setattr(base, path, None)
+    return base, model.get_output_embeddings() if family.causal else None
+
+
+def shortened(hf_config: Any, layers: int) -> Any:
+    """A config of the same model with only its lowest blocks."""
+    short = copy.deepcopy(hf_config)
+    short.num_hidden_layers = layers
+    if getattr(short, "layer_types", None) is not None:
+        short.layer_types = list(short.layer_types)[:layers]
+    return short
 
 
 class LiveBytes(TorchDispatchMode):
@@ -157,13 +183,10 @@ def _inputs(hf_config: Any, step: Step, upper: bool) -> dict[str, Tensor | None]
     return {"inputs_embeds": torch.empty(size, dtype=getattr(torch, step.dtype), requires_grad=True)}
 
 
-def traced_loss(task: BaseTask, logits: Tensor, batch: int, tokens: int) -> Tensor:
+def _loss(task: BaseTask, logits: Tensor, step: Step) -> Tensor:
     """The cross-entropy that tasks with class numbers share: they count labels by value, and fake tensors have none."""
     if task.label_dtype.is_floating_point:
-        labels = task.blank_labels(batch, tokens)
-        if (targets := task.targets(labels)) is None:
-            return task.loss(logits, labels)[0]
-        return task.loss_at(logits.flatten(0, targets.dim() - 1), targets.flatten())[0]
+        return task.loss(logits, task.blank_labels(step.batch, step.tokens))[0]
     rows = logits.flatten(0, -2).float()
     targets = torch.zeros(len(rows), dtype=torch.int64)
     return functional.cross_entropy(rows, targets, ignore_index=-100, reduction="sum") / len(rows)

@@ -11,18 +11,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from atlas_cli.config.schema.privacy import NoiseConfig
-from atlas_cli.privacy.mechanisms.contract import BaseMechanism
 from atlas_cli.seeding import torch_generator
 
-
-class Mechanism(BaseMechanism):
-    """Noise on fingerprints."""
-
-    channel = "fingerprints"
-    unit = "client"
-    protects = "a client's data, from who sees its fingerprint"
-    Options = NoiseConfig
+CHANNEL = "fingerprints"
+UNIT = "client"
+PROTECTS = "a client's data, from who sees its fingerprint"
 
 
 class FingerprintNoise:

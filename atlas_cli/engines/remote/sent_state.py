@@ -1,0 +1,45 @@
+"""The state of a client as it is sent to the process that computes it, at the start of a round, and back at its end."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Self
+
+from atlas_cli.engines.remote.arrays import Packed, pack, unpack
+from atlas_cli.federation.client_state.base_changes import named_changes
+from atlas_cli.federation.client_state.member import Member
+from atlas_cli.federation.client_state.state import ClientState
+from atlas_cli.federation.parties.measured_memory import Usage
+from atlas_cli.federation.parties.party import Party
+from atlas_cli.privacy.client_side import AtClient
+
+
+class SentState(NamedTuple):
+    """A ``ClientState``, and what else goes with a client in a round.
+
+    Attributes:
+        privacy: its mechanisms.
+        usage: its measured memory; None: it is not measured.
+    """
+
+    exchanged: Packed
+    moments: Packed
+    base_changes: Packed
+    term: Packed
+    privacy: AtClient
+    usage: Usage | None
+
+    @classmethod
+    def of(cls, party: Party, member: Member) -> Self:
+        """That of a client as it is now."""
+        exchanged, moments, base_changes, term = map(pack, ClientState.of(party, member))
+        return cls(exchanged, moments, base_changes, term, party.privacy, party.usage)
+
+    def load(self, party: Party, member: Member) -> None:
+        """Make a client what it was where this comes from; its memory is measured there, and only there.
+
+        A round does not change frozen weights, so that a client that has their changes keeps those.
+        """
+        exchanged, moments, changes, term = (unpack(each, party.device) for each in self[:4])
+        changes = named_changes(member.adapters.frozen) or changes
+        ClientState(exchanged, moments, changes, term).load(party, member)
+        party.privacy = self.privacy

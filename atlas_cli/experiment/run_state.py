@@ -1,0 +1,91 @@
+"""The state of a run: that of its parts, by name; all that does not follow from config, seed and round.
+
+Protection and the virtual clock have none: noise, cohorts, faults and times are functions of seed, client and round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from atlas_cli.clustering.clusters import Clusters
+from atlas_cli.errors import ResourceError
+from atlas_cli.experiment.saved_clients import SavedClients
+from atlas_cli.federation.federation import Federation
+from atlas_cli.storage.state_dict import (
+    StateDict,
+    StateError,
+    Stateful,
+    fields_of,
+    require_tensor,
+    require_value,
+)
+
+_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+class RunState:
+    """The parts of a federation that have a state.
+
+    Kept for all checkpoints of a run, it looks only at those clients again that were used since the last one.
+
+    Attributes:
+        parts: in the order in which they are restored: clusters say which groups there are, and groups which versions.
+    """
+
+    def __init__(self, federation: Federation) -> None:
+        self.parts: dict[str, Stateful] = {}
+        if federation.config.clustering is not None:
+            self.parts["clusters"] = Clusters(federation, federation.config.clustering)
+        self.parts["server"] = federation.server
+        self.parts["aggregator"] = federation.aggregator
+        self.parts["clients"] = SavedClients(federation)
+
+    def capture(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The state as it is now: tensors as ``<part>/<name>``, and JSON values by part and name."""
+        tensors: dict[str, Tensor] = {}
+        values: dict[str, dict[str, Any]] = {}
+        for part, owner in self.parts.items():
+            state = owner.state_dict()
+            values[part] = {name: value for name, value in state.items() if not isinstance(value, Tensor)}
+            tensors |= {f"{part}/{name}": value for name, value in state.items() if isinstance(value, Tensor)}
+        return tensors, values
+
+    def restore(self, tensors: Mapping[str, Tensor], values: Any, where: str = "the checkpoint") -> None:
+        """Make a freshly built federation what it was when ``tensors`` and ``values`` were captured.
+
+        Args:
+            where: what they come from, for messages.
+
+        Raises:
+            ResourceError: the state is not that of this federation; names the field.
+        """
+        try:
+            states = self._by_part(tensors, values)
+            for part, owner in self.parts.items():
+                with fields_of(part):
+                    owner.load_state_dict(states[part])
+        except StateError as error:
+            raise ResourceError(f"{where} is not of this experiment: {error}") from error
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            # what another library says of a state that passed all checks and still does not fit
+            why = f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
+            raise ResourceError(f"{where} is not of this experiment: {why}") from error
+
+    def _by_part(self, tensors: Mapping[str, Tensor], values: Any) -> dict[str, StateDict]:
+        known = isinstance(values, Mapping) and values.keys() == self.parts.keys()
+        require_value(known, "it", f"has other parts than {', '.join(self.parts)}")
+        for part, own in values.items():
+            require_value(isinstance(own, Mapping), part, "is no mapping")
+        states: dict[str, StateDict] = {part: dict(own) for part, own in values.items()}
+        for name, value in tensors.items():
+            part, _, rest = name.partition("/")
+            require_tensor(part in states, name, "is of no part")
+            require_value(rest not in states[part], f"{part}.{rest}", "is a tensor's")
+            require_tensor(value.dtype in _DTYPES, name, f"has type {value.dtype}")
+            require_tensor(bool(value.isfinite().all()), name, "is not finite")
+            states[part][rest] = value
+        return states

@@ -1,0 +1,79 @@
+"""The state of a client: all that it must be given to go on where it, or another, stopped.
+
+The same state restores a client that is dropped from a round, is brought in from the store, is resumed from a
+checkpoint, or computes in another process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+from atlas_cli.federation.client_state.base_changes import changes_by_path, named_changes
+from atlas_cli.federation.client_state.member import Member
+from atlas_cli.federation.parties.optimizers import load_moments, moments_of
+from atlas_cli.federation.parties.party import Party
+from atlas_cli.storage.state_dict import copy_into, require_tensor
+
+
+class ClientState(NamedTuple):
+    """Named tensors by what they are; together with config, plan and seed they are the client.
+
+    Attributes:
+        exchanged: adapters and the trained part of its head, as they are sent: ``<path>.lora_A``, ``head.<parameter>``.
+        moments: of its optimizers: ``<optimizer>/<parameter>/<moment>``.
+        base_changes: changes of its frozen weights, where the method merges into the base (``named_changes``).
+        term: what the method keeps at the client (``ClientTerm.state_dict``).
+    """
+
+    exchanged: Mapping[str, Tensor]
+    moments: Mapping[str, Tensor]
+    base_changes: Mapping[str, Tensor]
+    term: Mapping[str, Tensor]
+
+    @classmethod
+    def of(cls, party: Party, member: Member) -> Self:
+        """The state of a client as it is now: its own tensors, to be copied by whoever keeps them."""
+        moments: dict[str, Tensor] = {}
+        for i, optimizer in enumerate(party.optimizers()):
+            moments |= {f"{i}/{name}": value for name, value in moments_of(optimizer).items()}
+        term = party.term.state_dict() if party.term is not None else {}
+        return cls(member.exchanged(), moments, named_changes(member.adapters.frozen), term)
+
+    def copied(self) -> ClientState:
+        """Copies of what training writes to; base changes are replaced and never written to."""
+        exchanged, moments, term = (
+            {name: value.clone() for name, value in part.items()} for part in (self.exchanged, self.moments, self.term)
+        )
+        return ClientState(exchanged, moments, self.base_changes, term)
+
+    @torch.no_grad()
+    def load(self, party: Party, member: Member) -> None:
+        """Make a client what the one was whose state this is; gradients of an unfinished step are dropped.
+
+        Raises:
+            StateError: other names, shapes or types.
+        """
+        adapters = member.adapters.adapters
+        for path, adapter in adapters.items():
+            A = self.exchanged.get(f"{path}.lora_A")
+            if A is not None and A.dim() == 2 and len(A) != adapter.rank:
+                require_tensor(len(A) > 0, f"exchanged/{path}.lora_A", "has rank 0")
+                adapter.resize(len(A))
+        copy_into(member.exchanged(), self.exchanged)
+        for parameter in party.trained():
+            parameter.grad = None
+        party.reset_optimizer()
+        moments = dict(self.moments)
+        for i, optimizer in enumerate(party.optimizers()):
+            names = [name for name in moments if name.startswith(f"{i}/")]
+            load_moments(optimizer, {name.partition("/")[2]: moments.pop(name) for name in names})
+        require_tensor(not moments, f"moments/{next(iter(moments), '')}", "is of no optimizer")
+        require_tensor(party.term is not None or not self.term, f"term/{next(iter(self.term), '')}", "is of no method")
+        if party.term is not None:
+            party.term.load_state_dict({name: value.to(party.device, copy=True) for name, value in self.term.items()})
+        member.adapters.frozen.clear()
+        member.adapters.frozen.update(changes_by_path(self.base_changes, party.device))

@@ -1,0 +1,119 @@
+"""The state of a part of a run: all that it must be given to go on where it, or another, stopped.
+
+A part has ``state_dict``, which gives a tensor or a JSON value under each name, and ``load_state_dict``, which checks
+all that it is given: names, types, shapes and ranges. What is gone on from may come from a file that somebody forged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol
+
+from atlas_cli.errors import ResourceError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+StateDict = dict[str, Any]  # a Tensor, or what JSON can hold
+TENSORS, VALUES = "state.safetensors", "state.json"
+
+
+class Stateful(Protocol):
+    """A part of a run that has a state."""
+
+    def state_dict(self) -> StateDict:
+        """Its state as it is now; tensors are on the CPU, and nobody writes to them later."""
+
+    def load_state_dict(self, state: StateDict, /) -> None:
+        """Go on from a state.
+
+        Raises:
+            StateError: a field is missing, is not what it must be, or is one too many.
+        """
+
+
+class StateError(ResourceError):
+    """A field of a state is not what it must be.
+
+    Args:
+        file: that it is stored in: ``TENSORS`` or ``VALUES``.
+    """
+
+    def __init__(self, file: str, field: str, why: str) -> None:
+        super().__init__(f"{file}: {field:.120} {why}")
+        self.file, self.field, self.why = file, field, why
+
+    def within(self, part: str) -> StateError:
+        """The same error, of a field of a part."""
+        return StateError(self.file, f"{part}{'/' if self.file == TENSORS else '.'}{self.field}", self.why)
+
+
+@contextmanager
+def fields_of(part: str) -> Iterator[None]:
+    """Errors of fields inside the block name the part that they are of."""
+    try:
+        yield
+    except StateError as error:
+        raise error.within(part) from None
+
+
+def require_tensor(holds: bool, field: str, why: str) -> None:
+    """Raise the error of a tensor unless something holds."""
+    if not holds:
+        raise StateError(TENSORS, field, why)
+
+
+def require_value(holds: bool, field: str, why: str) -> None:
+    """Raise the error of a JSON value unless something holds."""
+    if not holds:
+        raise StateError(VALUES, field, why)
+
+
+def is_count(value: object) -> bool:
+    """Whether a JSON value is a whole number from 0 on."""
+    return type(value) is int and value >= 0
+
+
+def tensors_and_values(state: StateDict, names: Collection[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and JSON values apart.
+
+    Args:
+        names: of all the values that there must be.
+    """
+    from torch import Tensor
+
+    values = {name: value for name, value in state.items() if not isinstance(value, Tensor)}
+    for name in sorted(values.keys() ^ set(names)):
+        require_value(False, name, "is missing" if name in names else "is of nobody")
+    return {name: value for name, value in state.items() if isinstance(value, Tensor)}, values
+
+
+def copies(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies on the CPU, with a prefix before every name."""
+    return {f"{prefix}{name}": value.detach().cpu().clone() for name, value in tensors.items()}
+
+
+def with_prefix(prefix: str, state: Mapping[str, Any]) -> StateDict:
+    """A state with a prefix before every name."""
+    return {f"{prefix}{name}": value for name, value in state.items()}
+
+
+def taken(prefix: str, state: StateDict) -> StateDict:
+    """Take what has a prefix out of ``state``, under its name without it."""
+    found = [name for name in state if name.startswith(prefix)]
+    return {name.removeprefix(prefix): state.pop(name) for name in found}
+
+
+def copy_into(own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
+    """Write saved values over a part's own.
+
+    Raises:
+        StateError: other names, shapes or types.
+    """
+    for name in sorted(own.keys() ^ saved.keys()):
+        require_tensor(False, name, "is missing" if name in own else "is of no client, group or adapter")
+    for name, value in own.items():
+        found, wanted = (f"{tuple(t.shape)} {t.dtype}" for t in (saved[name], value))
+        require_tensor(found == wanted, name, f"is {found}, expected {wanted}")
+        value.detach().copy_(saved[name])

@@ -1,0 +1,70 @@
+"""Named tensors in files that only this process reads, each checked by hash when it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from atlas_cli.hashing import sha256_tensors
+from atlas_cli.storage.scratch_folders import Scratch
+
+
+class TensorFiles:
+    """Files by key: safetensors, readable by their owner alone, in a folder that is made for the first.
+
+    Args:
+        parent: where the folder is made; ``close`` removes it.
+        kind: of folder (``scratch_folders``).
+    """
+
+    def __init__(self, parent: Path, kind: str) -> None:
+        self.parent, self.kind = parent, kind
+        self._folder: Scratch | None = None
+
+    def path(self, key: str) -> Path:
+        """Of a key's file."""
+        if self._folder is None:
+            self._folder = Scratch(self.parent, self.kind)
+        return self._folder.path / f"{key}.safetensors"
+
+    def write(self, key: str, tensors: Mapping[str, Tensor]) -> int:
+        """Write a file, and give its bytes; what cannot be written whole is removed.
+
+        Raises:
+            OSError: no room or no permission.
+        """
+        path = self.path(key)
+        try:
+            path.touch(mode=0o600)
+            return path.write_bytes(save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}))
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
+
+    def read(self, key: str, sha256: str) -> dict[str, Tensor]:
+        """The tensors of a file, mapped, so that they take no memory; they stay readable when it is removed.
+
+        Raises:
+            OSError: it cannot be read, or is not what was written.
+        """
+        try:
+            tensors = load_file(self.path(key))
+        except SafetensorError as error:
+            raise OSError(str(error)) from None
+        if sha256_tensors(tensors) != sha256:
+            raise OSError("it was changed (by hash)")
+        return tensors
+
+    def remove(self, key: str) -> None:
+        """Remove a file."""
+        self.path(key).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Remove all files and their folder."""
+        if self._folder is not None:
+            self._folder.close()
+            self._folder = None
