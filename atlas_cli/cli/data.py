@@ -11,6 +11,8 @@ from atlas_cli.cli._arguments import ConfigFile, Overrides
 from atlas_cli.printable import on_one_line
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from atlas_cli.data.prepare import PreparedGroup
     from atlas_cli.tasks.contract import Feature
 
@@ -87,6 +89,8 @@ def _row(client: str, group: PreparedGroup) -> tuple[str, str, str, str, str, st
     )
 
 
-def _show(console: Any, client: str, feature: Feature, tokenizer: Any, group: PreparedGroup) -> None:
+def _show(
+    console: Any, client: str, feature: Feature, tokenizer: PreTrainedTokenizerBase, group: PreparedGroup
+) -> None:
     text = tokenizer.decode(feature["input_ids"])
     console.say(f"  {client}: {on_one_line(f'{text}  {group.task.label_text(feature)}')}")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from atlas_cli.seeding import numpy_generator
 from atlas_cli.tasks.contract import BaseTask, Feature, example_numbers
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 WINDOW = 8  # batches whose examples are sorted by length together
 
@@ -83,7 +86,7 @@ def collate(
     return Batch(input_ids_BT, mask_BT, segments_BT, task.label_tensor(features, shape[1]), list(features))
 
 
-def pad_token_id(tokenizer: Any) -> int:
+def pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
     """The padding token, else the end token, else the unknown token, else 0.
 
     The mask hides it, so it only has to be a valid token.

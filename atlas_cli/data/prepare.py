@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.data.class_names import counted, counts_sentence
@@ -17,6 +17,9 @@ from atlas_cli.errors import ConfigError
 from atlas_cli.models.files.tokenizer_file import other_tokens
 from atlas_cli.tasks import build as build_task
 from atlas_cli.tasks.contract import BaseTask, Feature
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 SHOWN_COLUMNS = 10  # names that a note lists
 
@@ -75,7 +78,7 @@ def class_counts(group: PreparedGroup) -> str:
     return f"{counts_sentence(named)} (test: {counts_sentence(test)})"
 
 
-def prepare(config: ExperimentConfig, tokenizer: Any, causal: bool) -> dict[str, PreparedGroup]:
+def prepare(config: ExperimentConfig, tokenizer: PreTrainedTokenizerBase, causal: bool) -> dict[str, PreparedGroup]:
     """Read, partition and tokenize every task group; ``causal`` picks the default pooling.
 
     Raises:
@@ -90,7 +93,9 @@ def prepare(config: ExperimentConfig, tokenizer: Any, causal: bool) -> dict[str,
     return groups
 
 
-def _prepare_group(config: ExperimentConfig, name: str, tokenizer: Any, causal: bool) -> PreparedGroup:
+def _prepare_group(
+    config: ExperimentConfig, name: str, tokenizer: PreTrainedTokenizerBase, causal: bool
+) -> PreparedGroup:
     group = config.task_groups[name]
     seed = config.rows_seed
     data = read_group(name, group, seed, config.holdout.duplicates)

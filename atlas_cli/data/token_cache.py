@@ -16,7 +16,7 @@ from contextlib import suppress
 from functools import cache
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tokenizers
 import torch
@@ -31,13 +31,16 @@ from atlas_cli.models.files.tokenizer_facts import tokenizer_parts
 from atlas_cli.storage.cached_folders import cache_dir, replace
 from atlas_cli.tasks.contract import BaseTask, Feature, Row
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 FEWEST_ROWS = 500  # fewer are tokenized in less time than it takes to look them up on a slow disk
 MOST_BYTES = 2**30
 _LISTS = ("input_ids", "token_type_ids", "labels")
 Encoded = list[list[Feature]]
 
 
-def encode(task: BaseTask, rows: Sequence[Row], tokenizer: Any, max_length: int) -> Encoded:
+def encode(task: BaseTask, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
     """``task.encode`` of every row: out of the cache, or computed and kept there.
 
     Raises:
@@ -54,7 +57,7 @@ def encode(task: BaseTask, rows: Sequence[Row], tokenizer: Any, max_length: int)
     return encoded
 
 
-def _features(task: BaseTask, row: Row, tokenizer: Any, max_length: int) -> list[Feature]:
+def _features(task: BaseTask, row: Row, tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[Feature]:
     try:
         return task.encode(row, tokenizer, max_length)
     except ConfigError as error:  # rows have been dealt out, so that their numbers would say nothing
@@ -62,7 +65,7 @@ def _features(task: BaseTask, row: Row, tokenizer: Any, max_length: int) -> list
         raise ConfigError(f"{error.message} (a row that begins {str(start)[:60]!r})", key=error.key) from None
 
 
-def _key(task: BaseTask, rows: Sequence[Row], tokenizer: Any, max_length: int) -> str | None:
+def _key(task: BaseTask, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, max_length: int) -> str | None:
     """Hash of all that decides the features; None, not kept: a slow tokenizer, or rows that are not JSON."""
     if not getattr(tokenizer, "is_fast", False):
         return None

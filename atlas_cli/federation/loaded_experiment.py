@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -27,6 +27,9 @@ from atlas_cli.privacy.mechanisms.labels import CorrectedTask, randomise
 from atlas_cli.tasks.contract import BaseTask, Feature
 from atlas_cli.units import parse_bytes
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 
 @dataclass
 class LoadedExperiment:
@@ -45,7 +48,7 @@ class LoadedExperiment:
     config: ExperimentConfig
     plan: Plan
     device: torch.device
-    tokenizer: Any
+    tokenizer: PreTrainedTokenizerBase
     data: dict[str, PreparedGroup]
     base: FrozenBase
     bases: Mapping[str, FrozenBase]

@@ -21,7 +21,7 @@ from atlas_cli.planning.memory.predict import predict_client
 from atlas_cli.planning.memory.step import Step
 from atlas_cli.planning.plan import make_plan
 from atlas_cli.planning.ranks.costs import by_path, rank_costs
-from atlas_cli.planning.ranks.rules import allocate
+from atlas_cli.planning.ranks.rules import RankProblem, allocate
 
 
 @pytest.fixture(scope="module")
@@ -323,7 +323,6 @@ def test_prefix_greedy_is_what_the_plan_uses(config_of):
     planned = plan_ranks(config).clients[0]
     _, _, costs = costs_of(make_plan(config), fused_gelu=True)
     costs = replace(costs, r_max=dict.fromkeys(range(3), 16))
-    by_hand = allocate(
-        planned.importance, costs.unit_costs, {"memory": peak + 10.5 * unit}, costs.fixed, 1, costs.r_max
-    )
+    budgets = {"memory": peak + 10.5 * unit}
+    by_hand = allocate(RankProblem(planned.importance, costs.unit_costs, budgets, costs.fixed, 1, costs.r_max))
     assert by_hand.ranks == planned.ranks

@@ -8,7 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atlas_cli.errors import ConfigError
-from atlas_cli.planning.ranks.rules import Allocation, allocate, allocate_random, allocate_uniform
+from atlas_cli.planning.ranks.rules import Allocation, RankProblem, allocate, allocate_random, allocate_uniform
+
+
+def solve(*parts, rule=allocate, **named):
+    return rule(RankProblem(*parts, **named))
+
+
+def at_random(seed, **named):
+    return allocate_random(RankProblem(**named), seed)
+
 
 MANY = settings(max_examples=500, deadline=None, derandomize=True)
 amounts = st.one_of(st.integers(0, 40), st.floats(0, 40))
@@ -67,7 +76,7 @@ def fits(ranks, unit_costs, budgets, fixed):
 @given(instances())
 def test_no_budget_is_exceeded_and_limits_hold(instance):
     for method in (allocate, allocate_uniform, allocate_random):
-        found = method(**instance)
+        found = solve(rule=method, **instance)
         assert fits(found.ranks, instance["unit_costs"], instance["budgets"], instance["fixed"])
         assert all(instance["r_min"] <= r <= instance["r_max"][i] for i, r in found.ranks.items())
         for resource, used in found.used.items():
@@ -80,8 +89,8 @@ def test_more_of_a_budget_never_lowers_a_rank(instance, resource, extra):
     limit = instance["budgets"][resource]
     more = None if limit is None or extra is None else limit + extra
     for method in (allocate, allocate_uniform):
-        before = method(**instance).ranks
-        after = method(**{**instance, "budgets": {**instance["budgets"], resource: more}}).ranks
+        before = solve(rule=method, **instance).ranks
+        after = solve(rule=method, **{**instance, "budgets": {**instance["budgets"], resource: more}}).ranks
         assert all(after[i] >= before[i] for i in before)
 
 
@@ -90,8 +99,8 @@ def test_more_of_a_budget_never_lowers_a_rank(instance, resource, extra):
 def test_importance_raises_its_own_layer_and_no_other(instance, data):
     layer = data.draw(st.sampled_from(sorted(instance["importance"])))
     raised = instance["importance"][layer] + data.draw(st.floats(0, 100))
-    before = allocate(**instance).ranks
-    after = allocate(**{**instance, "importance": {**instance["importance"], layer: raised}}).ranks
+    before = solve(**instance).ranks
+    after = solve(**{**instance, "importance": {**instance["importance"], layer: raised}}).ranks
     assert after[layer] >= before[layer]
     assert all(after[i] <= before[i] for i in before if i != layer)
 
@@ -99,13 +108,13 @@ def test_importance_raises_its_own_layer_and_no_other(instance, data):
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(instances())
 def test_equals_the_rule_taken_one_increment_at_a_time(instance):
-    assert allocate(**instance).ranks == by_hand(**instance)
+    assert solve(**instance).ranks == by_hand(**instance)
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(instances())
 def test_says_what_stopped_it(instance):
-    found = allocate(**instance)
+    found = solve(**instance)
     if found.stopped_at is None:
         assert found.ranks == instance["r_max"]
         return
@@ -148,7 +157,7 @@ def test_skip_and_continue_breaks_what_prefix_greedy_keeps():
         return by_hand(**{**instance, "budgets": budgets}, skip=True)
 
     def prefix(instance, budgets):
-        return allocate(**{**instance, "budgets": budgets}).ranks
+        return solve(**{**instance, "budgets": budgets}).ranks
 
     assert share_lowered(prefix) == 0
     assert share_lowered(skipping) > 0.05
@@ -180,7 +189,7 @@ ALIKE = {"unit_costs": {i: {"memory": 10} for i in range(3)}, "fixed": {"memory"
     ],
 )
 def test_small_cases(importance, budget, ranks):
-    found = allocate(dict(enumerate(importance)), budgets={"memory": budget}, **ALIKE)
+    found = solve(dict(enumerate(importance)), budgets={"memory": budget}, **ALIKE)
     assert list(found.ranks.values()) == ranks
     assert found.used == {"memory": 100 + 10 * sum(ranks)}
     assert (found.stopped_at is None) == (budget is None)
@@ -188,7 +197,7 @@ def test_small_cases(importance, budget, ranks):
 
 def test_dearer_layers_get_less():
     costs = {0: {"memory": 10}, 1: {"memory": 40}}
-    found = allocate({0: 1, 1: 1}, costs, {"memory": 200}, {}, 1, 64)
+    found = solve({0: 1, 1: 1}, costs, {"memory": 200}, {}, 1, 64)
     assert found.ranks[0] > found.ranks[1]
     # at the margin, utility for a byte is the same to within an increment
     assert found.ranks[0] == pytest.approx(4 * found.ranks[1], abs=4)
@@ -196,7 +205,7 @@ def test_dearer_layers_get_less():
 
 def test_the_scarcer_of_two_budgets_stops_it():
     costs = {0: {"memory": 10, "uplink": 1}, 1: {"memory": 10, "uplink": 1}}
-    found = allocate({0: 3, 1: 1}, costs, {"memory": 1000, "uplink": 7}, {"uplink": 1}, 1, 64)
+    found = solve({0: 3, 1: 1}, costs, {"memory": 1000, "uplink": 7}, {"uplink": 1}, 1, 64)
     assert found.used == {"memory": 60, "uplink": 7}
     assert found.stopped_at is not None
     assert (found.stopped_at.resource, found.stopped_at.needed) == ("uplink", 8)
@@ -205,7 +214,7 @@ def test_the_scarcer_of_two_budgets_stops_it():
 def test_a_budget_below_r_min_is_an_error_that_names_client_and_shortfall():
     costs = {i: {"memory": 2**20} for i in range(3)}
     with pytest.raises(ConfigError) as raised:
-        allocate(
+        solve(
             dict.fromkeys(costs, 1.0),
             costs,
             {"memory": 105 * 2**20},
@@ -224,15 +233,19 @@ def test_a_budget_below_r_min_is_an_error_that_names_client_and_shortfall():
 @pytest.mark.parametrize("method", [allocate_uniform, allocate_random])
 def test_controls_refuse_what_does_not_fit(method):
     with pytest.raises(ConfigError, match=r"30\.0 MB of uplink"):
-        method({0: 1.0}, {0: {"memory": 1, "uplink": 30_000_000}}, {"uplink": 1_000_000}, {}, 1, 4)
+        solve({0: 1.0}, {0: {"memory": 1, "uplink": 30_000_000}}, {"uplink": 1_000_000}, {}, 1, 4, rule=method)
 
 
 def test_uniform_is_the_largest_equal_rank():
-    found = allocate_uniform({0: 9, 1: 0, 2: 1}, budgets={"memory": 189}, **ALIKE)
+    found = solve({0: 9, 1: 0, 2: 1}, rule=allocate_uniform, budgets={"memory": 189}, **ALIKE)
     assert found.ranks == {0: 2, 1: 2, 2: 2}
     assert found.stopped_at is not None
     assert (found.stopped_at.rank, found.stopped_at.needed) == (3, 190)
-    assert allocate_uniform({0: 9, 1: 0, 2: 1}, budgets={"memory": 190}, **ALIKE).ranks == {0: 3, 1: 3, 2: 3}
+    assert solve({0: 9, 1: 0, 2: 1}, rule=allocate_uniform, budgets={"memory": 190}, **ALIKE).ranks == {
+        0: 3,
+        1: 3,
+        2: 3,
+    }
 
 
 def test_random_is_seeded_and_spends_the_same():
@@ -245,11 +258,11 @@ def test_random_is_seeded_and_spends_the_same():
         "r_min": 1,
         "r_max": 64,
     }
-    drawn = {seed: allocate_random(**setup, seed=seed, client="a") for seed in range(5)}
-    assert drawn[0] == allocate_random(**setup, seed=0, client="a")
+    drawn = {seed: at_random(seed, **setup, client="a") for seed in range(5)}
+    assert drawn[0] == at_random(0, **setup, client="a")
     assert len({tuple(found.ranks.values()) for found in drawn.values()}) == 5
-    assert allocate_random(**setup, seed=0, client="b").ranks != drawn[0].ranks
-    assert {found.used["memory"] for found in drawn.values()} == {allocate(**setup).used["memory"]} == {480}
+    assert at_random(0, **setup, client="b").ranks != drawn[0].ranks
+    assert {found.used["memory"] for found in drawn.values()} == {solve(**setup).used["memory"]} == {480}
 
 
 @pytest.mark.parametrize(
@@ -268,14 +281,14 @@ def test_random_is_seeded_and_spends_the_same():
 )
 def test_senseless_numbers_are_refused(change):
     sound = {"importance": {0: 1.0}, "unit_costs": {0: {"memory": 1}}, "r_min": 1, "r_max": 8}
-    assert isinstance(allocate(budgets={}, fixed={}, **sound), Allocation)
+    assert isinstance(solve(budgets={}, fixed={}, **sound), Allocation)
     with pytest.raises(ValueError, match=r"rank|importance|costs"):
-        allocate(budgets={}, fixed={}, **{**sound, **change})
+        solve(budgets={}, fixed={}, **{**sound, **change})
 
 
 def test_a_large_model_takes_no_time():
     layers = range(80)
     costs = {i: {"memory": 100 + i, "uplink": 10} for i in layers}
-    found = allocate(dict.fromkeys(layers, 1.0), costs, {"memory": 10**7}, {}, 1, 1024)
+    found = solve(dict.fromkeys(layers, 1.0), costs, {"memory": 10**7}, {}, 1, 1024)
     assert found.stopped_at is not None
     assert 0 <= 10**7 - found.used["memory"] < 180

@@ -18,7 +18,7 @@ from atlas_cli.planning.memory.held import PartyMemory
 from atlas_cli.planning.memory_of_plan import Shape, build_task_of, client_memory, read_classes
 from atlas_cli.planning.plan import ClientPlan, Plan, make_plan
 from atlas_cli.planning.ranks.costs import ByPath, Targets, by_path, rank_costs
-from atlas_cli.planning.ranks.rules import Allocation, allocate, allocate_random, allocate_uniform
+from atlas_cli.planning.ranks.rules import Allocation, RankProblem, allocate, allocate_random, allocate_uniform
 from atlas_cli.planning.round_bytes import round_bytes
 from atlas_cli.tasks.contract import BaseTask
 
@@ -79,7 +79,7 @@ def plan_ranks(config: ExperimentConfig, method: str | None = None) -> RankPlan:
         ResourceError: the model or the data cannot be found.
     """
     method, config = method or config.allocation.importance, resolve_auto_cuts(config)
-    rules: dict[str, Callable[..., Allocation]] = {
+    rules: dict[str, Callable[[RankProblem], Allocation]] = {
         "gradient": allocate,
         "uniform": allocate_uniform,
         "random": partial(allocate_random, seed=config.seed),
@@ -158,18 +158,20 @@ class _Kind:
         return self._uplinks[key]
 
     def allocate(
-        self, rule: Callable[..., Allocation], importance: Mapping[int, float] | None, name: str
+        self, rule: Callable[[RankProblem], Allocation], importance: Mapping[int, float] | None, name: str
     ) -> Allocation:
         """Ranks of the client ``name``; a control needs no importance."""
         return rule(
-            importance or dict.fromkeys(self.targets, 1.0),
-            self.costs.unit_costs,
-            self.budgets,
-            self.costs.fixed,
-            self.rules.r_min,
-            self.costs.r_max,
-            client=name,
-            key=f"{self.key}.rank",
+            RankProblem(
+                importance or dict.fromkeys(self.targets, 1.0),
+                self.costs.unit_costs,
+                self.budgets,
+                self.costs.fixed,
+                self.rules.r_min,
+                self.costs.r_max,
+                client=name,
+                key=f"{self.key}.rank",
+            )
         )
 
 

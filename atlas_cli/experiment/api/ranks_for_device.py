@@ -22,7 +22,7 @@ from atlas_cli.planning.memory.predict import predict_client
 from atlas_cli.planning.memory.step import Step
 from atlas_cli.planning.plan import meta_base
 from atlas_cli.planning.ranks.costs import ByPath, Targets, rank_costs
-from atlas_cli.planning.ranks.rules import allocate
+from atlas_cli.planning.ranks.rules import RankProblem, allocate
 
 
 class DeviceProfiler:
@@ -109,8 +109,9 @@ class RankAllocator:
 
         positions = self.batch_size * self.max_length
         costs = rank_costs(memory, uplink, targets, positions, self.r_min, self.r_max)
-        room = costs.unit_costs, {"memory": device.memory}, costs.fixed, self.r_min, costs.r_max
-        return allocate(given, *room, key="device_profile").ranks
+        budgets = {"memory": device.memory}
+        room = costs.unit_costs, budgets, costs.fixed, self.r_min, costs.r_max
+        return allocate(RankProblem(given, *room, key="device_profile")).ranks
 
     def _paths(self, layer: int, names: list[str]) -> list[str]:
         return [f"{self.family.blocks}.{layer}.{name}" for name in names]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from atlas_cli.hashing import sha256_file, sha256_text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
@@ -18,7 +21,7 @@ _NOT_SETTINGS = (
 )
 
 
-def tokenizer_parts(tokenizer: Any) -> dict[str, str]:
+def tokenizer_parts(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
     """Hashes of its parts: two tokenizers that have the same give the same ids, in one version of the libraries."""
     settings = {name: repr(value) for name, value in tokenizer.init_kwargs.items() if name not in _NOT_SETTINGS}
     if getattr(tokenizer, "is_fast", False):
@@ -38,7 +41,7 @@ def tokenizer_parts(tokenizer: Any) -> dict[str, str]:
     return {name: sha256_text(text) for name, text in parts.items()}
 
 
-def tokenizer_files(tokenizer: Any) -> dict[str, str]:
+def tokenizer_files(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
     """Hashes of its files by path, where it comes from a local folder."""
     folder = Path(str(tokenizer.name_or_path))
     paths = [folder / name for name in _FILES] if folder.is_dir() else []

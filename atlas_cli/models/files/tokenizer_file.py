@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from tokenizers import Tokenizer
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from atlas_cli.errors import ConfigError
 from atlas_cli.models.files.source import Source, reason
@@ -20,7 +20,7 @@ _LONGEST = 60  # characters of a text that is shown
 _LABELS = ("label", "labels", "tags")  # fields of a row that are not tokenized
 
 
-def require_vocabulary_files(tokenizer: Any, source: Source) -> None:
+def require_vocabulary_files(tokenizer: PreTrainedTokenizerBase, source: Source) -> None:
     """A class that finds no files makes a vocabulary of special tokens alone, by which every word is unknown.
 
     Raises:
@@ -31,7 +31,7 @@ def require_vocabulary_files(tokenizer: Any, source: Source) -> None:
         raise FileNotFoundError(f"there is no tokenizer.json and no {' with '.join(names)}")
 
 
-def require_vocabulary(tokenizer: Any, rows: int) -> None:
+def require_vocabulary(tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
     """The embedding has a row for every token.
 
     Raises:
@@ -48,7 +48,7 @@ def require_vocabulary(tokenizer: Any, rows: int) -> None:
         )
 
 
-def as_the_file_has_it(tokenizer: Any, source: Source) -> Any:
+def as_the_file_has_it(tokenizer: PreTrainedTokenizerBase, source: Source) -> Any:
     """The tokenizer itself where its rules are those of tokenizer.json, else one that takes them from there.
 
     What it replaces is kept as its attribute ``overruled``.
@@ -68,7 +68,7 @@ def as_the_file_has_it(tokenizer: Any, source: Source) -> Any:
     return taken
 
 
-def other_tokens(tokenizer: Any, rows: Iterable[object]) -> str | None:
+def other_tokens(tokenizer: PreTrainedTokenizerBase, rows: Iterable[object]) -> str | None:
     """Of the first text among ``rows`` whose tokens would be others without tokenizer.json: both, in one sentence."""
     overruled = getattr(tokenizer, "overruled", None)
     if overruled is None:
@@ -85,7 +85,7 @@ def other_tokens(tokenizer: Any, rows: Iterable[object]) -> str | None:
     return None
 
 
-def _tokens(tokenizer: Any, text: str) -> list[str]:
+def _tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:
     try:
         tokens: list[str] = tokenizer.backend_tokenizer.encode(text).tokens
     except Exception as error:  # a class that is not made for this vocabulary may have no tokens for a text

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from atlas_cli.errors import ConfigError
 from atlas_cli.seeding import numpy_generator
@@ -55,161 +55,137 @@ class Allocation:
     stopped_at: Stop | None
 
 
-def allocate(
-    importance: Importance,
-    unit_costs: Costs,
-    budgets: Budgets,
-    fixed: Mapping[str, float],
-    r_min: int,
-    r_max: Limit,
-    *,
-    client: str = "",
-    key: str = "rank",
-) -> Allocation:
-    """Prefix-greedy ranks.
+@dataclass(frozen=True)
+class RankProblem:
+    """What ranks are to be given for, and what they may cost.
 
-    Args:
+    Attributes:
         importance: I_l >= 0 by layer.
-        unit_costs: what one unit of rank costs in a layer, by resource; ``memory`` (bytes) is always among them and
+        unit_costs: What one unit of rank costs in a layer, by resource; ``memory`` (bytes) is always among them and
             above 0, ``uplink`` is in bytes a round.
-        budgets: by resource; None or absent: no limit.
-        fixed: use that does not depend on ranks, by resource; absent: 0.
-        r_min: rank that every layer gets.
-        r_max: largest rank, of all layers or by layer.
-        client, key: its name, and where the config speaks of its rank, for errors.
+        budgets: What there is of each resource; None or absent: no limit.
+        fixed: Use that does not depend on ranks, by resource; absent: 0.
+        r_min: Rank that every layer gets.
+        r_max: Largest rank, of all layers or by layer.
+        client: Name of the client, for errors.
+        key: Where the config speaks of its rank, for errors.
+
+    Raises:
+        ValueError: importance or costs that are negative or not finite, or r_max below r_min.
+    """
+
+    importance: Importance
+    unit_costs: Costs
+    budgets: Budgets
+    fixed: Mapping[str, float]
+    r_min: int
+    r_max: Limit
+    client: str = ""
+    key: str = "rank"
+
+    def __post_init__(self) -> None:
+        if self.r_min < 1 or not self.importance:
+            raise ValueError("ranks start at 1, and there must be a layer to give one")
+        for layer in self.layers:
+            value, costs = self.importance[layer], self.unit_costs[layer]
+            if not 0 <= value < math.inf:
+                raise ValueError(f"importance of layer {layer} is {value}; it must be finite and at least 0")
+            if not costs[PRICE] > 0 or not all(0 <= cost < math.inf for cost in costs.values()):
+                raise ValueError(f"costs of layer {layer} must be finite and at least 0, and memory above 0")
+            if self.most[layer] < self.r_min:
+                raise ValueError(f"layer {layer} takes ranks up to {self.most[layer]}, and r_min is {self.r_min}")
+
+    @property
+    def layers(self) -> list[int]:
+        """The layers in order."""
+        return sorted(self.importance)
+
+    @property
+    def most(self) -> Mapping[int, int]:
+        """The largest rank of each layer."""
+        return self.r_max if isinstance(self.r_max, Mapping) else dict.fromkeys(self.layers, self.r_max)
+
+    def used(self, ranks: Mapping[int, int]) -> dict[str, float]:
+        """What ranks use of each resource."""
+        # summed anew in the order of layers: rounding then never makes use fall as a rank rises
+        return {
+            resource: self.fixed.get(resource, 0)
+            + sum(rank * self.unit_costs[layer].get(resource, 0) for layer, rank in ranks.items())
+            for resource in dict.fromkeys([PRICE, *self.budgets, *self.fixed])
+        }
+
+    def exceeded(self, used: Mapping[str, float]) -> str | None:
+        """The first resource whose budget is exceeded."""
+        return next((r for r, budget in self.budgets.items() if budget is not None and used[r] > budget), None)
+
+
+def allocate(problem: RankProblem) -> Allocation:
+    """Prefix-greedy ranks.
 
     Raises:
         ConfigError: r_min does not fit; names the resource, what is needed and what is there.
-        ValueError: importance or costs that are negative or not finite, or r_max below r_min.
     """
-    layers, most = _checked(importance, unit_costs, r_min, r_max)
+    most, costs = problem.most, problem.unit_costs
     increments = [
-        (-importance[layer] * math.log1p(1 / rank) / unit_costs[layer][PRICE], layer, rank)
-        for layer in layers
-        for rank in range(r_min + 1, most[layer] + 1)
+        (-problem.importance[layer] * math.log1p(1 / rank) / costs[layer][PRICE], layer, rank)
+        for layer in problem.layers
+        for rank in range(problem.r_min + 1, most[layer] + 1)
     ]
-    order = [(layer, rank) for _, layer, rank in sorted(increments)]
-    start = dict.fromkeys(layers, r_min)
-    return _longest_prefix([start, *({layer: rank} for layer, rank in order)], unit_costs, budgets, fixed, client, key)
+    start = dict.fromkeys(problem.layers, problem.r_min)
+    return _longest_prefix([start, *({layer: rank} for _, layer, rank in sorted(increments))], problem)
 
 
-def allocate_uniform(
-    importance: Importance,
-    unit_costs: Costs,
-    budgets: Budgets,
-    fixed: Mapping[str, float],
-    r_min: int,
-    r_max: Limit,
-    *,
-    client: str = "",
-    key: str = "rank",
-) -> Allocation:
+def allocate_uniform(problem: RankProblem) -> Allocation:
     """Control: the largest rank that fits when all layers have the same; importance only names the layers."""
-    layers, most = _checked(importance, unit_costs, r_min, r_max)
-    steps = [dict.fromkeys(layers, rank) for rank in range(r_min, min(most.values()) + 1)]
-    return _longest_prefix(steps, unit_costs, budgets, fixed, client, key)
+    ranks = range(problem.r_min, min(problem.most.values()) + 1)
+    return _longest_prefix([dict.fromkeys(problem.layers, rank) for rank in ranks], problem)
 
 
-def allocate_random(
-    importance: Importance,
-    unit_costs: Costs,
-    budgets: Budgets,
-    fixed: Mapping[str, float],
-    r_min: int,
-    r_max: Limit,
-    *,
-    client: str = "",
-    key: str = "rank",
-    seed: int = 0,
-) -> Allocation:
+def allocate_random(problem: RankProblem, seed: int = 0) -> Allocation:
     """Control: prefix-greedy on importance drawn from Exp(1): the same budgets are spent, in places of no meaning."""
-    layers = sorted(importance)
-    drawn = numpy_generator(seed, "random ranks", client).exponential(size=len(layers))
-    guessed = dict(zip(layers, drawn.tolist(), strict=True))
-    return allocate(guessed, unit_costs, budgets, fixed, r_min, r_max, client=client, key=key)
+    layers = problem.layers
+    drawn = numpy_generator(seed, "random ranks", problem.client).exponential(size=len(layers))
+    return allocate(replace(problem, importance=dict(zip(layers, drawn.tolist(), strict=True))))
 
 
-def _longest_prefix(
-    steps: Sequence[Mapping[int, int]],
-    unit_costs: Costs,
-    budgets: Budgets,
-    fixed: Mapping[str, float],
-    client: str,
-    key: str,
-) -> Allocation:
+def _longest_prefix(steps: Sequence[Mapping[int, int]], problem: RankProblem) -> Allocation:
     """Ranks after as many steps as fit; each step sets the ranks of some layers, the first those of all."""
 
     def after(count: int) -> tuple[dict[int, int], dict[str, float]]:
         ranks: dict[int, int] = {}
         for step in steps[:count]:
             ranks.update(step)
-        return ranks, _used(ranks, unit_costs, budgets, fixed)
+        return ranks, problem.used(ranks)
 
     def exceeds(count: int) -> bool:
-        return _short(after(count)[1], budgets) is not None
+        return problem.exceeded(after(count)[1]) is not None
 
     # use never falls from one prefix to the next, so a bisection finds the first that does not fit
     fits = bisect_left(range(1, len(steps) + 1), True, key=exceeds)
     if fits == 0:
-        raise _too_small(steps[0], after(1)[1], budgets, client, key)
+        raise _too_small(steps[0], after(1)[1], problem)
     ranks, used = after(fits)
     stop = None
     if fits < len(steps):
         more = after(fits + 1)[1]
-        resource = _short(more, budgets)
+        resource = problem.exceeded(more)
         assert resource is not None
         layer, rank = next(iter(steps[fits].items()))
         stop = Stop(layer, rank, resource, more[resource])
-    return Allocation(ranks, used, {resource: budgets.get(resource) for resource in used}, stop)
+    return Allocation(ranks, used, {resource: problem.budgets.get(resource) for resource in used}, stop)
 
 
-def _used(
-    ranks: Mapping[int, int], unit_costs: Costs, budgets: Budgets, fixed: Mapping[str, float]
-) -> dict[str, float]:
-    # summed anew in the order of layers: rounding then never makes use fall as a rank rises
-    return {
-        resource: fixed.get(resource, 0)
-        + sum(rank * unit_costs[layer].get(resource, 0) for layer, rank in ranks.items())
-        for resource in dict.fromkeys([PRICE, *budgets, *fixed])
-    }
-
-
-def _short(used: Mapping[str, float], budgets: Budgets) -> str | None:
-    """The first resource whose budget is exceeded."""
-    return next((r for r, budget in budgets.items() if budget is not None and used[r] > budget), None)
-
-
-def _too_small(
-    least: Mapping[int, int], used: Mapping[str, float], budgets: Budgets, client: str, key: str
-) -> ConfigError:
-    resource = _short(used, budgets)
+def _too_small(least: Mapping[int, int], used: Mapping[str, float], problem: RankProblem) -> ConfigError:
+    resource = problem.exceeded(used)
     assert resource is not None
-    needed, has = math.ceil(used[resource]), math.floor(budgets[resource] or 0)
+    needed, has = math.ceil(used[resource]), math.floor(problem.budgets[resource] or 0)
     shown = format_bytes_mib if resource == PRICE else format_bytes_mb
     advice = {
         PRICE: "lower training.batch_size, training.max_length or model.split_layer, or use a device with more memory",
         "uplink": "raise allocation.uplink_seconds or lower model.split_layer",
     }.get(resource, f"give it more {resource}")
     return ConfigError(
-        f"{f'client {client}' if client else 'the client'} needs {shown(needed)} of {resource} with rank "
-        f"{min(least.values())} in every layer and has {shown(has)}, {shown(needed - has)} too little; {advice}",
-        key=key,
+        f"{f'client {problem.client}' if problem.client else 'the client'} needs {shown(needed)} of {resource} with "
+        f"rank {min(least.values())} in every layer and has {shown(has)}, {shown(needed - has)} too little; {advice}",
+        key=problem.key,
     )
-
-
-def _checked(
-    importance: Importance, unit_costs: Costs, r_min: int, r_max: Limit
-) -> tuple[list[int], Mapping[int, int]]:
-    """The layers in order and the largest rank of each."""
-    layers = sorted(importance)
-    most = r_max if isinstance(r_max, Mapping) else dict.fromkeys(layers, r_max)
-    if r_min < 1 or not layers:
-        raise ValueError("ranks start at 1, and there must be a layer to give one")
-    for layer in layers:
-        if not 0 <= importance[layer] < math.inf:
-            raise ValueError(f"importance of layer {layer} is {importance[layer]}; it must be finite and at least 0")
-        if not unit_costs[layer][PRICE] > 0 or not all(0 <= c < math.inf for c in unit_costs[layer].values()):
-            raise ValueError(f"costs of layer {layer} must be finite and at least 0, and memory above 0")
-        if most[layer] < r_min:
-            raise ValueError(f"layer {layer} takes ranks up to {most[layer]}, and r_min is {r_min}")
-    return layers, most
