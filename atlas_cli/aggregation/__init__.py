@@ -1,4 +1,5 @@
 """Merging the adapters of a task group.
 
-One file a method, found by file name; ``_base.py`` says what a file defines.
+``methods/`` has a file for each method, found by its name; ``contract.py`` says what a method is, ``conformance.py``
+tests one. The rest is arithmetic that methods share.
 """

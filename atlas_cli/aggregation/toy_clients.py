@@ -92,7 +92,7 @@ class ToyGroup:
             term.receive(self.method.extras_for("g", self.layers(client)))
             term.begin_round(held_by(self.held[client]))
         for _ in range(self.steps):
-            self._step(client)
+            self.step(client)
 
     def sent(self, client: str) -> Update:
         """What a client sends after its steps; a part that it does not send is the server's own idea of it."""
@@ -104,7 +104,8 @@ class ToyGroup:
         }
         return Update(client, self.shares[client], adapters, term.end_round(trained) if term is not None else {})
 
-    def _step(self, client: str) -> None:
+    def step(self, client: str) -> None:
+        """One gradient step of a client."""
         adapters = self.held[client]
         named = {f"{p}.{n}": t for p, each in adapters.adapters.items() for n, t in each.named_parameters()}
         loss = torch.zeros(())

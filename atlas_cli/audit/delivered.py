@@ -62,7 +62,8 @@ class Deliveries:
         held = release(truncated(self.federation.aggregator.merged[member.group], member.ranks), scales)
         changes: Pieces = {}
         for each in self.to(client, number, (Delivery, *BASE)):
-            tensors = {name: value.to(device) for name, value in each.message().tensors.items()}
+            message = each.read(Delivery) if each.type is Delivery else each.read(BaseRows)
+            tensors = {name: value.to(device) for name, value in message.named.items()}
             if each.type is Delivery:
                 held |= tensors
                 continue
