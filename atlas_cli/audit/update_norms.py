@@ -57,4 +57,7 @@ def compared_norms(evidence: Evidence) -> list[dict[str, Any]]:
 
 
 def _norm(sent: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> float:
-    return math.sqrt(sum(float((value - before[name].cpu()).double().square().sum()) for name, value in sent.items()))
+    # fsum: files give tensors in no order, and the sum must not depend on it
+    return math.sqrt(
+        math.fsum(float((value - before[name].cpu()).double().square().sum()) for name, value in sent.items())
+    )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -51,12 +51,15 @@ def take_apart(base: FrozenBase, layers: int | None = None, output: bool = True)
 def put_together(skeleton: Skeleton, tensors: Sequence[Tensor]) -> FrozenBase:
     """The base that was taken apart, on these tensors; ``sha256`` is that of the whole base it came from."""
     hollow = list(_distinct(skeleton.model, skeleton.lm_head, {}))
-    filled = {id(empty): tensor for empty, tensor in zip(hollow, tensors, strict=True)}
+    filled = {
+        id(empty): nn.Parameter(tensor, requires_grad=False) if isinstance(empty, nn.Parameter) else tensor
+        for empty, tensor in zip(hollow, tensors, strict=True)
+    }  # one object for each, so that what was tied stays tied
     for root in (skeleton.model, skeleton.lm_head):
         for module in root.modules() if root is not None else ():
             for name, value in module._parameters.items():
                 if value is not None and id(value) in filled:
-                    module._parameters[name] = nn.Parameter(filled[id(value)], requires_grad=False)
+                    module._parameters[name] = cast(nn.Parameter, filled[id(value)])
             for holder in (module._buffers, vars(module)):
                 for name, value in list(holder.items()):
                     if isinstance(value, Tensor) and id(value) in filled:
