@@ -23,8 +23,8 @@ from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.experiment.allocation.measured_client import Measured, measure_client, take_steps
 from atlas_cli.models.families import family_of
 from atlas_cli.models.files.architectures import built_in
+from atlas_cli.planning.memory.few_blocks import step_of
 from atlas_cli.planning.memory.predict import PartyMemory, predict_client
-from atlas_cli.planning.memory.saved_formula import blocks_saved
 from atlas_cli.planning.memory.step import Step
 from atlas_cli.planning.memory_of_plan import Shape
 from atlas_cli.planning.plan import Plan, make_plan
@@ -94,22 +94,20 @@ def accuracy(quick: bool) -> None:
     shape = (4, 32) if quick else (2, 128)
     for name, dtype, padded in product(SHAPES, ("float32", "bfloat16"), (True, False)):
         worst = dict.fromkeys(("exact", "saved", "peak"), 0.0)
-        largest, how = 0, ""
+        largest = 0
         for rank, cut in product((4, 16, 64), (1, 2, 3)):
             said, found = both(experiment(name, rank, cut, quick, dtype=dtype), Shape(*shape, padded))
-            how, largest = said.how, max(largest, found.peak)
+            largest = max(largest, found.peak)
             errors = {
                 "exact": max(error(getattr(said, part), found.parts[part]) for part in EXACT),
                 "saved": error(said.saved_activations, found.parts["saved_activations"]),
                 "peak": error(said.peak, found.peak),
             }
             worst = {key: max(worst[key], errors[key]) for key in worst}
-        rows.append(
-            (name, dtype, "yes" if padded else "no", how, mib(largest), *(f"{100 * e:.2f}" for e in worst.values()))
-        )
+        rows.append((name, dtype, "yes" if padded else "no", mib(largest), *(f"{100 * e:.2f}" for e in worst.values())))
     table(
         f"Largest error in percent over ranks 4, 16, 64 and split layers 1, 2, 3; batches of {shape[0]} x {shape[1]}",
-        ("model (3 blocks)", "dtype", "padded", "by", "peak, MiB", "owned", "saved", "peak"),
+        ("model (3 blocks)", "dtype", "padded", "peak, MiB", "owned", "saved", "peak"),
         rows,
         "owned: weights, adapters, gradients, optimizer, cut buffers; saved: for backward; peak: of all tensors",
     )
@@ -154,17 +152,10 @@ def published() -> None:
 
     def ours(layers: int, rank: int) -> tuple[int, int]:
         paths = [f"encoder.layer.{n}.{target}" for n in range(layers) for target in family.targets]
-        saved = blocks_saved(
-            *(family, config, range(layers), dict.fromkeys(paths, rank), batch, tokens),
-            dtype="float32",
-            padded=True,
-            fused_gelu=False,
-            gradient_below=False,
-        )
-        assert saved is not None
+        saved = step_of(family, config, range(layers), dict.fromkeys(paths, rank), Step(batch, tokens)).saved
         frozen = layers * 4 * (12 * width**2 + 13 * width)
         adapters = 4 * len(paths) * rank * 2 * width  # and as much for the gradient, twice as much for AdamW
-        return frozen + 4 * adapters, sum(saved)
+        return frozen + 4 * adapters, saved
 
     rows = []
     for layers, rank in ((1, 16), (4, 16), (12, 16), (1, 64), (4, 64), (12, 64)):

@@ -110,7 +110,7 @@ def _facts(plan: Plan) -> list[str]:
 
 
 def _table(plan: Plan, examples: dict[str, int]) -> Any:
-    from atlas_cli.planning.memory.saved_formula import ELEMENT
+    from atlas_cli.planning.memory.step import ELEMENT
     from atlas_cli.reports.tables import plan_table
     from atlas_cli.wire.codec import Codec
 

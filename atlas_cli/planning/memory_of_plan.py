@@ -17,8 +17,7 @@ from atlas_cli.planning.memory.predict import (
     predict_unsplit,
     predict_whole,
 )
-from atlas_cli.planning.memory.saved_formula import ELEMENT
-from atlas_cli.planning.memory.step import Step
+from atlas_cli.planning.memory.step import ELEMENT, Step
 from atlas_cli.planning.memory_assumptions import read_classes as read_classes
 from atlas_cli.planning.method import method_of
 from atlas_cli.planning.plan import ClientPlan, Plan
@@ -49,7 +48,7 @@ class Prediction:
     rounds: Mapping[str, RoundBytes]
 
     def record(self) -> dict[str, Any]:
-        """As JSON, in bytes: by keys of memory.json with ``transient``, ``peak`` and ``how``."""
+        """As JSON, in bytes: by keys of memory.json with ``transient`` and ``peak``."""
         return {
             "unit": "bytes",
             "clients": {

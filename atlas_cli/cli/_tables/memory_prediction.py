@@ -26,23 +26,17 @@ _HEADINGS = {
     "transient": "tran-\nsient",
     "resident": "resi-\ndent",
 }
-HOW = {
-    "formula": "predicted; saved activations by the formula of the model's family",
-    "trace": "predicted; saved activations by a trace of the modules without data",
-}
+HOW = "predicted; saved activations by a trace of the modules without data"
 
 
 def predicted_rows(predicted: Record, max_clients: int = MAX_TABLE_CLIENTS) -> list[Holder]:
     """Clients (by kind where there are many), server and references with all parts; ``total`` is the peak."""
     clients = {name: {**parts, "total": parts["peak"]} for name, parts in predicted["clients"].items()}
-    rows = []
-    for how in dict.fromkeys(parts["how"] for parts in clients.values()):
-        alike = {name: parts for name, parts in clients.items() if parts["how"] == how}
-        rows += client_rows(alike, max_clients, HOW[how], ALL_PARTS)
+    rows = client_rows(clients, max_clients, HOW, ALL_PARTS)
     others = {"server": predicted["server"], **{REFERENCES[k]: p for k, p in predicted["references"].items()}}
     for label, parts in others.items():
         if parts is not None:
-            rows.append(holder(label, {**parts, "total": parts["peak"]}, HOW[parts["how"]], 0, ALL_PARTS))
+            rows.append(holder(label, {**parts, "total": parts["peak"]}, HOW, 0, ALL_PARTS))
     return rows
 
 
@@ -155,7 +149,6 @@ def predicted_csv(predicted: Record) -> list[dict[str, Any]]:
     return [
         {
             "holder": name,
-            "how": parts["how"],
             **{f"{key}_bytes": parts[key] for key in [*ALL_PARTS, "peak"]},
             "round_up_bytes": predicted["round"].get(name, {}).get("bytes_up"),
             "round_down_bytes": predicted["round"].get(name, {}).get("bytes_down"),

@@ -39,7 +39,7 @@ def split_notes(choice: SplitChoice) -> list[str]:
     unit = "GiB (1,073,741,824 bytes)" if _memory_unit(choice) == "GiB" else "MiB (1,048,576 bytes)"
     notes = [
         f"params: frozen; memory in {unit}; trained: adapters, gradients, AdamW;",
-        f"saved: activations for the backward (by {choice.how}) and at the cut; other: temporary tensors",
+        "saved: activations for the backward and at the cut; other: temporary tensors",
         "work and bytes (MB: 1,000,000) are of one step, forward and backward",
         f"planned for weights in {choice.setting.dtype}, whatever dtype the model's files have; see --dtype",
     ]
@@ -64,7 +64,6 @@ def split_record(choice: SplitChoice) -> dict[str, Any]:
         "setting": asdict(choice.setting),
         "device": asdict(choice.device) if choice.device else None,
         "server": {**asdict(choice.server), "assumed": choice.server_assumed} if choice.server else None,
-        "saved_activations_by": choice.how,
         "leakage": {"attack": choice.leakage.attack, "source": choice.leakage.source} if choice.leakage else None,
         "max_leakage": choice.max_leakage,
         "layers": [_record(choice, row) for row in choice.rows],

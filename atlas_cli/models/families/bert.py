@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from atlas_cli.models.families.contract import BaseFamily, PassEmbeddings, TrainedBlock
+from atlas_cli.models.families.contract import BaseFamily, PassEmbeddings
 
 
 class Family(BaseFamily):
@@ -34,16 +34,3 @@ class Family(BaseFamily):
         """The numbers up to that of the padding token are not used."""
         used = config.pad_token_id + 1 if config.model_type != "bert" else 0
         return int(config.max_position_embeddings) - used
-
-    def saved_bytes(self, block: TrainedBlock) -> int | None:
-        """Norms come after attention and feed-forward: what a block is given comes from the norm of the one below."""
-        config = block.config
-        if config.hidden_act != "gelu" or getattr(config, "is_decoder", False):
-            return None
-        width = config.hidden_size
-        return (
-            block.adapters(width, norm_keeps_input=not block.lowest)
-            + block.attention(width, width, config.num_attention_heads)
-            + 2 * block.layer_norm(width)
-            + block.element * block.positions * config.intermediate_size
-        )

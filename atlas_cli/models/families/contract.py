@@ -7,7 +7,6 @@ A family is a subclass of ``BaseFamily``, which says where things are. Attribute
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -44,57 +43,6 @@ class PassEmbeddings(nn.Module):
         found = inputs_embeds if inputs_embeds is not None else next(a for a in args if isinstance(a, Tensor))
         assert input_ids is None
         return found
-
-
-@dataclass(frozen=True)
-class TrainedBlock:
-    """One block of frozen weights in training, as a family's formula of saved bytes needs it.
-
-    Attributes:
-        config: the Hugging Face config.
-        batch: B; tokens: T, padding included.
-        element: bytes of an element of the frozen weights.
-        padded: whether a padding mask is passed (a batch without padding needs none).
-        fused_gelu: whether the tanh GELU runs as one operation.
-        ranks: of the adapters on the family's default targets; empty where the block has none.
-        gradient_below: whether its input needs a gradient; not in the lowest block with adapters of a client.
-        lowest: whether it is the lowest block of its half that saves anything.
-    """
-
-    config: Any
-    batch: int
-    tokens: int
-    element: int
-    padded: bool
-    fused_gelu: bool
-    ranks: tuple[int, ...]
-    gradient_below: bool
-    lowest: bool
-
-    @property
-    def positions(self) -> int:
-        """N: tokens of the batch."""
-        return self.batch * self.tokens
-
-    def adapters(self, width: int, *, norm_keeps_input: bool = True) -> int:
-        """Inputs of B, in float32, and of A: the layer's own, or, where autograd keeps a norm, that norm's.
-
-        Args:
-            norm_keeps_input: whether a norm of this half made the layer's input, and saves what it was given anyway.
-        """
-        if not self.ranks:
-            return 0
-        kept = not self.gradient_below or not norm_keeps_input
-        return self.element * self.positions * kept * width + 4 * self.positions * sum(self.ranks)
-
-    def attention(self, d_query: int, d_key_value: int, heads: int) -> int:
-        """Query, key, value, output and log-sum-exp of SDPA, and the mask (B, 1, T, T) as it adds it."""
-        mask = self.element * self.batch * self.tokens**2 if self.padded else 0
-        return self.element * self.positions * 2 * (d_query + d_key_value) + 4 * self.positions * heads + mask
-
-    def layer_norm(self, width: int) -> int:
-        """Input, mean and reciprocal deviation."""
-        return self.element * self.positions * (width + 2)
 
 
 class BaseFamily:
@@ -145,7 +93,3 @@ class BaseFamily:
         """How many tokens a text may have; None: any number."""
         found: int | None = getattr(config, "max_position_embeddings", None)
         return found
-
-    def saved_bytes(self, block: TrainedBlock) -> int | None:
-        """Bytes that a block saves for backward; None where there is no formula: they are predicted by a trace."""
-        return None

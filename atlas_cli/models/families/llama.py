@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from atlas_cli.models.families.contract import BaseFamily, TrainedBlock
+from atlas_cli.models.families.contract import BaseFamily
 
 
 class Family(BaseFamily):
@@ -21,25 +21,3 @@ class Family(BaseFamily):
         ("mlp.down_proj",),
     )
     buffers = ("rotary_emb.inv_freq",)
-
-    def saved_bytes(self, block: TrainedBlock) -> int | None:
-        """Norms save their input in float32 and a scale; the gated feed-forward saves three tensors; LLaMA itself only.
-
-        With a padding mask, keys and values are repeated to one a query head; the rotary table is saved once.
-        """
-        config = block.config
-        if config.model_type != "llama" or config.hidden_act != "silu":
-            return None
-        n, e = block.positions, block.element
-        head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        heads = config.num_attention_heads
-        shared = config.num_key_value_heads
-        groups = heads if block.padded and shared > 1 else shared  # a single one is repeated without a copy
-        norm = 4 * n * (config.hidden_size + 1)
-        return (
-            block.adapters(config.hidden_size, norm_keeps_input=e == 4)
-            + block.attention(heads * head, groups * head, heads)
-            + (2 if block.gradient_below else 1) * norm
-            + 3 * e * n * config.intermediate_size
-            + (2 * e * block.tokens * head if block.lowest else 0)
-        )

@@ -23,7 +23,7 @@ class SplitChoice:
     """The table of all split layers, and one of them.
 
     Attributes:
-        model: as asked for; ``how``: "formula" or "trace", where saved activations come from.
+        model: as asked for.
         device: of the client, with the memory to stay within; None: the default was asked for.
         server: of the times; ``server_assumed``: whether nobody named it.
         leakage: where it was measured for this model; ``max_leakage``: the most that is allowed.
@@ -45,11 +45,6 @@ class SplitChoice:
     layer: int | None
     reason: str
     remedies: tuple[str, ...] = ()
-
-    @property
-    def how(self) -> str:
-        """Where saved activations come from."""
-        return self.rows[0].memory.how
 
     def against(self, row: Cut) -> tuple[str, ...]:
         """Which limits a split layer breaks: "memory", "server", "leakage"."""

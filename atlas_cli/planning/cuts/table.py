@@ -5,8 +5,7 @@ Blocks of a model are alike, so shapes are read off a model of one block; memory
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -187,10 +186,8 @@ def cut_table(shapes: Shapes, device: Device | None, server: Device | None, meas
     d, vocabulary = int(shapes.config.hidden_size), int(shapes.config.vocab_size)
     output = head_step(build_task("causal-lm"), d, vocabulary, s.batch, s.tokens) if causal else Work(0, 0)
     blocks = block_shapes(shapes.family, shapes.config)
-    clients = _all_cuts(shapes.client, shapes.n_layers)
-    servers = [shapes.server(cut) for cut in range(1, shapes.n_layers + 1)] if measure_server else None
     rows = []
-    for cut, memory in enumerate(clients, start=1):
+    for cut in range(1, shapes.n_layers + 1):
         ranks, features = shapes.ranks(cut), shapes.features(cut)
         work = client_step(blocks, cut, ranks, s.batch, s.tokens, checkpointing=s.checkpointing)
         server_work = server_step(blocks, cut, shapes.n_layers, {}, s.batch, s.tokens) + output
@@ -199,8 +196,8 @@ def cut_table(shapes: Shapes, device: Device | None, server: Device | None, meas
                 layer=cut,
                 parameters=shapes.parameters(cut),
                 adapter_parameters=sum(rank * sum(features[path]) for path, rank in ranks.items()),
-                memory=memory,
-                server_memory=servers[cut - 1] if servers else None,
+                memory=shapes.client(cut),
+                server_memory=shapes.server(cut) if measure_server else None,
                 work=work,
                 server_work=server_work,
                 bytes=sent,
@@ -208,28 +205,6 @@ def cut_table(shapes: Shapes, device: Device | None, server: Device | None, meas
             )
         )
     return rows
-
-
-def _all_cuts(predict: Any, n_layers: int) -> Iterator[PartyMemory]:
-    """Predictions at cuts 1 to ``n_layers``.
-
-    A formula is asked for each. A trace takes longer: where its figures at 2, 3 and the last cut lie on a line, so do
-    those between.
-    """
-    first = predict(1)
-    yield first
-    rest = range(2, n_layers + 1)
-    if first.how == "trace" and n_layers > 4:
-        second, third, last = predict(2), predict(3), predict(n_layers)
-        if _on_line(second, third, n_layers - 2) == last:
-            yield from (_on_line(second, third, cut - 2) for cut in rest)
-            return
-    yield from (predict(cut) for cut in rest)
-
-
-def _on_line(start: PartyMemory, following: PartyMemory, steps: int) -> PartyMemory:
-    sizes = {f.name: getattr(start, f.name) for f in fields(start) if f.name != "how"}
-    return replace(start, **{name: size + steps * (getattr(following, name) - size) for name, size in sizes.items()})
 
 
 def _seconds(

@@ -26,7 +26,6 @@ class PartyMemory:
         heads: heads, and a frozen output embedding that is not the half's own.
         cut_buffers: activations at the cut and their gradient.
         transient: what else is alive at the moment when most is: temporaries, token ids and masks.
-        how: "formula" or "trace": where saved activations come from.
     """
 
     frozen_weights: int
@@ -37,7 +36,6 @@ class PartyMemory:
     saved_activations: int
     cut_buffers: int
     transient: int
-    how: str
 
     @property
     def peak(self) -> int:
@@ -45,7 +43,7 @@ class PartyMemory:
 
         Of several blocks a little more than that, since gradients come into being while what was saved is given up.
         """
-        return sum(getattr(self, f.name) for f in fields(self) if f.name != "how")
+        return sum(getattr(self, f.name) for f in fields(self))
 
 
 @dataclass(frozen=True)
@@ -64,9 +62,7 @@ class Held:
     trained_tensors: int
     idle: int = 0
 
-    def training(
-        self, optimizer: str, step: Traced, cut_buffers: int, how: str, *, cut_traced: bool = True
-    ) -> PartyMemory:
+    def training(self, optimizer: str, step: Traced, cut_buffers: int, *, cut_traced: bool = True) -> PartyMemory:
         """All parts of a step.
 
         Args:
@@ -85,7 +81,6 @@ class Held:
             saved_activations=step.saved,
             cut_buffers=cut_buffers,
             transient=max(0, step.peak - counted),
-            how=how,
         )
 
 

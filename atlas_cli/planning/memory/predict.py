@@ -1,20 +1,17 @@
 """Memory of a client and of the server, predicted from the model's shapes without loading weights.
 
-Weights, adapters, gradients and optimizer state are counted exactly. What is saved for backward comes from the formula
-of the model's family where there is one that holds, else from a trace of the modules (``planning.trace``). What else is
-alive at the moment when most is, is traced in any case: with a formula on the two topmost blocks, where it is most.
+Weights, adapters, gradients and optimizer state are counted exactly. What is saved for backward, and what else is alive
+at the moment when most is, comes from traces of a few of the model's own blocks (``few_blocks``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
-from atlas_cli.models.block_paths import by_layer, layer_of
 from atlas_cli.models.families.contract import BaseFamily
 from atlas_cli.models.halves.split import client_half, server_half
+from atlas_cli.planning.memory.few_blocks import step_of
 from atlas_cli.planning.memory.held import (
     Held,
     PartyMemory,
@@ -25,9 +22,8 @@ from atlas_cli.planning.memory.held import (
     model_on_meta,
     output_bytes,
 )
-from atlas_cli.planning.memory.saved_formula import ELEMENT, blocks_saved, checkpointed_saved
-from atlas_cli.planning.memory.saved_trace import Traced, shortened, trace
-from atlas_cli.planning.memory.step import Step
+from atlas_cli.planning.memory.saved_trace import trace
+from atlas_cli.planning.memory.step import ELEMENT, Step
 from atlas_cli.tasks.contract import BaseTask
 
 __all__ = ["PartyMemory", "predict_client", "predict_server", "predict_unsplit", "predict_whole"]
@@ -48,8 +44,8 @@ def predict_client(
     Args:
         ranks: Rank of each adapter on the client, by path in the base, such as ``h.0.attn.c_attn``.
         features: (d_in, d_out) of each adapted layer, by path.
-        step: The training step. With dropout, autocast or only B trained, no formula holds.
-        task: The task of the head, if head and labels stay on the client; no formula holds then.
+        step: The training step.
+        task: The task of the head, if head and labels stay on the client.
     """
     base, lm_head = model_on_meta(family, hf_config, step.dtype)
     half = client_half(base, family, cut)
@@ -57,8 +53,8 @@ def predict_client(
     cut_buffers = 2 * _width(hf_config, step, step.dtype)
     if task is not None:  # the head's input and the gradient of that cross the network as well
         cut_buffers += 2 * _width(hf_config, step, step.received)
-    used, how = _step(family, hf_config, range(cut), ranks, step, task=task, formula=task is None)
-    return held.training(step.optimizer, used, cut_buffers, how)
+    used = step_of(family, hf_config, range(cut), ranks, step, task=task)
+    return held.training(step.optimizer, used, cut_buffers)
 
 
 def predict_server(
@@ -95,10 +91,10 @@ def predict_server(
         len(tasks) * 2 * len(ranks) + sum(len(head) for head in heads),
     )
     layers = range(cut, int(hf_config.num_hidden_layers))
-    used, how = _step(family, hf_config, layers, ranks, step, task=traced or tasks[0])
+    used = step_of(family, hf_config, layers, ranks, step, task=traced or tasks[0])
     # what comes in another type is there besides what the half computes with
     alike = step.received == step.dtype
-    return held.training(step.optimizer, used, 2 * _width(hf_config, step, step.received), how, cut_traced=alike)
+    return held.training(step.optimizer, used, 2 * _width(hf_config, step, step.received), cut_traced=alike)
 
 
 def predict_unsplit(
@@ -123,8 +119,8 @@ def predict_unsplit(
     base, lm_head = model_on_meta(family, hf_config, step.dtype)
     held = held_by(base, lm_head, ranks, features, task, int(hf_config.hidden_size), step.trained)
     layers = range(int(hf_config.num_hidden_layers))
-    used, how = _step(family, hf_config, layers, ranks, step, whole=True, task=task if run_head else None)
-    return held.training(step.optimizer, used, 0, how)
+    used = step_of(family, hf_config, layers, ranks, step, whole=True, task=task if run_head else None)
+    return held.training(step.optimizer, used, 0)
 
 
 def predict_whole(family: BaseFamily, hf_config: Any, step: Step, *, task: BaseTask) -> PartyMemory:
@@ -137,97 +133,7 @@ def predict_whole(family: BaseFamily, hf_config: Any, step: Step, *, task: BaseT
     weights = held.frozen + held.head + held.output
     layers = range(int(hf_config.num_hidden_layers))
     saved = trace(family, hf_config, layers, {}, step, whole=True, train_weights=True).saved
-    return PartyMemory(weights, 0, 0, weights, 2 * weights, saved, 0, 0, "trace")
-
-
-def _step(
-    family: BaseFamily,
-    hf_config: Any,
-    layers: range,
-    ranks: Mapping[str, int],
-    step: Step,
-    *,
-    whole: bool = False,
-    task: BaseTask | None = None,
-    formula: bool = True,
-) -> tuple[Traced, str]:
-    """What a step saves and has alive, and how that is known: by formula for all blocks but the two that are traced, or
-    from a trace of all."""
-    blocks = _by_formula(family, hf_config, layers, ranks, step) if formula else None
-    if blocks is None:
-        return trace(family, hf_config, layers, ranks, step, whole=whole, task=task), "trace"
-    topmost, above = _topmost(family, layers, ranks)
-    short = shortened(hf_config, topmost.stop)
-    kind = None if task is None else (type(task), len(task.classes), task.pooling)
-    key = _Key(
-        short.to_json_string(use_diff=False), topmost, tuple(above.items()), step, whole, kind, family, short, task
-    )
-    traced = _traced(key)
-    below = blocks - (_by_formula(family, short, topmost, above, step) or 0)
-    # of more blocks, the lowest may need most, once the gradients of all above are there
-    gradients = 0 if below else traced.gradients
-    return Traced(traced.saved + below, traced.peak + below, gradients), "formula"
-
-
-@dataclass(frozen=True)
-class _Key:
-    """What a trace of topmost blocks follows from, the same for most cuts of a table and most clients."""
-
-    config: str
-    layers: range
-    ranks: tuple[tuple[str, int], ...]
-    step: Step
-    whole: bool
-    head: object
-    family: BaseFamily = field(compare=False)
-    hf_config: Any = field(compare=False)
-    task: BaseTask | None = field(compare=False)
-
-
-@lru_cache(maxsize=256)
-def _traced(key: _Key) -> Traced:
-    return trace(key.family, key.hf_config, key.layers, dict(key.ranks), key.step, whole=key.whole, task=key.task)
-
-
-def _topmost(family: BaseFamily, layers: range, ranks: Mapping[str, int]) -> tuple[range, dict[str, int]]:
-    """Two blocks that need as much at once as all that have a backward, and their adapters.
-
-    Above is the topmost; below stands one for all others, with the largest adapters of any of them; and below that one
-    without a backward where there are such.
-    """
-    placed = by_layer(ranks, family)
-    lowest = layers.start or min(placed, default=layers.stop - 1)
-    offset = min(lowest, 1)
-    size = min(2, layers.stop - lowest)
-    found: dict[str, int] = {}
-    for path, rank in ranks.items():
-        layer = layer_of(path, family)
-        place = offset + (size - 1 if layer == layers.stop - 1 else 0)
-        stand_in = path.replace(f"{family.blocks}.{layer}.", f"{family.blocks}.{place}.", 1)
-        found[stand_in] = max(rank, found.get(stand_in, 0))
-    return range(min(layers.start, 1), offset + size), found
-
-
-def _by_formula(family: BaseFamily, hf_config: Any, layers: range, ranks: Mapping[str, int], step: Step) -> int | None:
-    """Saved bytes of all blocks; None where no formula holds."""
-    if step.dropout or step.autocast or "A" not in step.trained:
-        return None
-    blocks = blocks_saved(
-        family,
-        hf_config,
-        layers,
-        ranks,
-        step.batch,
-        step.tokens,
-        dtype=step.dtype,
-        padded=step.padded,
-        fused_gelu=step.fused_gelu,
-        gradient_below=layers.start > 0,
-    )
-    if blocks is None or not step.checkpointing:
-        return None if blocks is None else sum(blocks)
-    trained = sum(1 for size in blocks if size)
-    return checkpointed_saved(family, hf_config, trained, step.batch, step.tokens, dtype=step.dtype, padded=step.padded)
+    return PartyMemory(weights, 0, 0, weights, 2 * weights, saved, 0, 0)
 
 
 def _width(hf_config: Any, step: Step, dtype: str) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -133,11 +133,16 @@ def meta_model(hf_config: Any, family: BaseFamily, dtype: torch.dtype) -> tuple[
 
 def shortened(hf_config: Any, layers: int) -> Any:
     """A config of the same model with only its lowest blocks."""
-    short = copy.deepcopy(hf_config)
-    short.num_hidden_layers = layers
-    if getattr(short, "layer_types", None) is not None:
-        short.layer_types = list(short.layer_types)[:layers]
-    return short
+    return of_blocks(hf_config, range(layers))
+
+
+def of_blocks(hf_config: Any, numbers: Sequence[int]) -> Any:
+    """A config of a model that has these blocks of the given one, from the bottom up."""
+    found = copy.deepcopy(hf_config)
+    found.num_hidden_layers = len(numbers)
+    if getattr(found, "layer_types", None) is not None:
+        found.layer_types = [found.layer_types[number] for number in numbers]
+    return found
 
 
 class LiveBytes(TorchDispatchMode):

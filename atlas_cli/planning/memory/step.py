@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+ELEMENT = {"float32": 4, "bfloat16": 2}  # bytes of a number of a type
+
 
 @dataclass(frozen=True)
 class Step:

@@ -45,8 +45,8 @@ def rank_costs(
         r_max: largest rank; a block whose layers are smaller gets theirs.
 
     Memory of a unit is the closed form, and what does not depend on ranks is the predicted peak at ``r_min`` less it.
-    What is alive besides is taken at the largest ranks. By trace the peak may rise by less, because not all of a unit
-    is alive when most is; should it rise by more, the closed form is scaled up.
+    What is alive besides is taken at the largest ranks. Should the rest rise by more than the closed form says, that is
+    scaled up.
     """
     most = {layer: min(r_max, *(min(f) for f in paths.values())) for layer, paths in targets.items()}
     least = dict.fromkeys(targets, r_min)
@@ -61,9 +61,9 @@ def rank_costs(
         for layer in targets
     }
     highest = memory(by_path(most, targets))
-    transient = max(0, highest.transient - lowest.transient) if lowest.how == "formula" else 0
-    if lowest.how == "trace" and most != least:
-        rise = highest.peak - lowest.peak
+    transient = max(0, highest.transient - lowest.transient)
+    if most != least:
+        rise = (highest.peak - highest.transient) - (lowest.peak - lowest.transient)
         closed = sum((most[layer] - r_min) * units[layer]["memory"] for layer in targets)
         for unit in units.values():
             unit["memory"] *= max(1.0, rise / closed)

@@ -1,15 +1,19 @@
-"""Predicted bytes equal the measured ones: families with a formula, over shapes, ranks, cuts, padding and dtypes."""
+"""Predicted bytes equal the measured ones, those by hand, and those of a trace of all blocks."""
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.real_client import features, make_base, measure, parts
+from support.tiny_models import CONFIGS
 from transformers import BertConfig, GPT2Config, LlamaConfig, RobertaConfig
 
+from atlas_cli.models.families import family_of
+from atlas_cli.planning.memory.few_blocks import step_of
 from atlas_cli.planning.memory.predict import predict_client
-from atlas_cli.planning.memory.saved_formula import blocks_saved
+from atlas_cli.planning.memory.saved_trace import trace
 from atlas_cli.planning.memory.step import Step
+from atlas_cli.tasks import build as build_task
 
 LAYERS = 3
 
@@ -39,7 +43,6 @@ def check(base, dtype, cut, rank, batch, tokens, padded, **options):
     used, ranks, peak = measure(base, cut, rank, batch, tokens, padded, **options)
     step = Step(batch, tokens, padded, dtype, **options)
     said = predict_client(base.family, base.config, cut, ranks, features(base), step)
-    assert said.how == "formula"
     assert parts(said) == parts(used)
     assert said.peak == sum(parts(said).values()) + said.transient
     assert said.peak >= peak
@@ -116,19 +119,63 @@ def test_optimizers(optimizer, moments):
     assert said.optimizer // said.adapters == moments
 
 
-def test_where_no_formula_holds():
-    def formula(config, ranks, layers=range(2)):
-        family = make_base(config).family
-        shape = {"dtype": "float32", "padded": True, "fused_gelu": False, "gradient_below": False}
-        return blocks_saved(family, config, layers, ranks, 2, 9, **shape)
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_saved_bytes_of_gpt2_by_hand(dtype, padded, fused):
+    """From what its blocks compute: an oracle that shares nothing with a trace."""
+    config, ranks = gpt2(64, 256), {"h.1.attn.c_attn": 7, "h.2.attn.c_attn": 2}
+    said = predict_client(
+        family_of("gpt2"),
+        config,
+        3,
+        ranks,
+        dict.fromkeys(ranks, (64, 192)),
+        Step(4, 32, padded, dtype, fused_gelu=fused),
+    )
+    e, n = {"float32": 4, "bfloat16": 2}[dtype], 4 * 32
+    norm = e * n * (64 + 2)  # its input, mean and reciprocal deviation
+    # queries, keys, values and output; log-sum-exp of each head in float32; the mask of a padded batch as it is added
+    attention = e * n * 4 * 64 + 4 * n * 4 + padded * e * 4 * 32**2
+    gelu = (1 if fused else 4) * e * n * 256
+    # what A gives, in float32; the lowest keeps the input of A as well, whose norm saves nothing
+    lowest = 4 * n * 7 + e * n * 64 + attention + norm + gelu
+    above = 4 * n * 2 + norm + attention + norm + gelu
+    assert said.saved_activations == lowest + above
 
-    both = {f"encoder.layer.{i}.attention.self.{n}": 2 for i in range(2) for n in ("query", "value")}
-    assert formula(bert(), both)
-    assert formula(bert(), dict(list(both.items())[:3])) is None  # one target of a layer without the other
-    assert formula(bert(), both | {"encoder.layer.0.output.dense": 2}) is None
-    assert formula(gpt2(activation_function="relu"), {"h.0.attn.c_attn": 2}) is None
-    assert formula(gpt2(activation_function="gelu"), {"h.0.attn.c_attn": 2})
-    assert formula(gpt2(), {"h.1.attn.c_attn": 2})[0] == 0  # nothing below the lowest adapter is saved
+
+EVEN = {n: (3,) for n in range(6)}
+UNEVEN = {0: (1, 5), 1: (4, 2), 2: (4, 2), 3: (2, 1), 4: (1, 1), 5: (3,)}
+SOME = {1: (2,), 2: (2, 6), 4: (1,), 5: (1, 2, 1)}
+CASES = [
+    (EVEN, {"checkpointing": True}, range(6), False),
+    (UNEVEN, {"autocast": True}, range(6), False),
+    (SOME, {"dropout": 0.1}, range(6), True),
+    (SOME, {"dtype": "bfloat16"}, range(2, 6), False),
+]
+
+
+@pytest.mark.parametrize("name", ["qwen2", "distilbert", "gpt_neox"])
+def test_few_blocks_save_what_all_save(name):
+    """Ranks, targets and types of attention differ from block to block; on clients, servers and undivided models."""
+    config, family = CONFIGS[name](), family_of(name)
+    config.num_hidden_layers = 6
+    if getattr(config, "layer_types", None):
+        config.layer_types = ["full_attention", "sliding_attention"] * 3
+    names = [name for stage in family.stages for name in stage]
+    task = build_task("sequence-classification", ["a", "b"])
+    for by, options, layers, whole in CASES:
+        placed = {
+            f"{family.blocks}.{n}.{name}": rank
+            for n in layers
+            for name, rank in zip(names, by.get(n, ()), strict=False)
+        }
+        given = Step(3, 11, **options)
+        head = task if whole or layers.start else None
+        few = step_of(family, config, layers, placed, given, whole=whole, task=head)
+        every = trace(family, config, layers, placed, given, whole=whole, task=head)
+        assert few.saved == every.saved, (by, options, layers, whole)
+        assert few.peak - few.gradients >= every.peak - every.gradients, (by, options, layers, whole)
 
 
 def test_unknown_optimizer_is_an_error():

@@ -1,0 +1,146 @@
+"""What a step of many blocks saves and has alive, from traces of a few of them.
+
+A trace of all blocks of a large model takes seconds, and a table of split layers asks for one a row. But blocks are
+alike: the topmost and one below it, with the largest adapters of any other, need as much at once as all; a third stands
+below them where the lowest have no backward, and one more for each type of attention that those two are not of. What
+the other blocks save besides is what the few save more with one more among them, and ranks count in proportion. So
+every byte comes from a trace, and the traces are kept: most rows of a table and most clients of a run share them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from typing import Any, NamedTuple
+
+from atlas_cli.models.block_paths import layer_of
+from atlas_cli.models.families.contract import BaseFamily
+from atlas_cli.planning.memory.saved_trace import Traced, of_blocks, trace
+from atlas_cli.planning.memory.step import Step
+from atlas_cli.tasks.contract import BaseTask
+
+Ranks = Mapping[str, int]  # by name in a block
+
+
+class Block(NamedTuple):
+    """A block: the number of the first in the model that is of its type, and its adapters by name."""
+
+    number: int
+    ranks: tuple[tuple[str, int], ...]
+
+
+def step_of(
+    family: BaseFamily,
+    hf_config: Any,
+    layers: range,
+    ranks: Mapping[str, int],
+    step: Step,
+    *,
+    whole: bool = False,
+    task: BaseTask | None = None,
+) -> Traced:
+    """What a step of blocks ``layers`` saves, to the byte, and the most that it has alive, or a little more.
+
+    Arguments are those of ``saved_trace.trace``.
+    """
+    placed: dict[int, dict[str, int]] = {}
+    for path, rank in ranks.items():
+        number = layer_of(path, family)
+        placed.setdefault(number, {})[path.removeprefix(f"{family.blocks}.{number}.")] = rank
+    head = None if task is None else (type(task), len(task.classes), task.pooling)
+    config = hf_config.to_json_string(use_diff=False)
+    few = _Few(_Model(family, config, layers.start > 0, step, whole, head, hf_config, task), layers, placed)
+    more = sum(few.besides(layer) for layer in range(few.lowest, few.top))
+    # of more blocks, the lowest may need most, once the gradients of all above are there
+    return Traced(few.traced.saved + more, few.traced.peak + more, 0 if more else few.traced.gradients)
+
+
+@dataclass(frozen=True)
+class _Model:
+    """What a trace follows from besides its blocks.
+
+    Attributes:
+        config: as text; ``head``: of the task.
+        upper: whether the blocks are fed with activations.
+    """
+
+    family: BaseFamily
+    config: str
+    upper: bool
+    step: Step
+    whole: bool
+    head: object
+    hf_config: Any = field(compare=False)
+    task: BaseTask | None = field(compare=False)
+
+
+@lru_cache(maxsize=512)
+def _traced(model: _Model, blocks: tuple[Block, ...]) -> Traced:
+    ranks = {f"{model.family.blocks}.{i}.{name}": r for i, block in enumerate(blocks) for name, r in block.ranks}
+    config = of_blocks(model.hf_config, [block.number for block in blocks])
+    layers = range(int(model.upper), len(blocks))
+    return trace(model.family, config, layers, ranks, model.step, whole=model.whole, task=model.task)
+
+
+class _Few:
+    """The blocks that stand for all.
+
+    Attributes:
+        lowest, top: numbers of the first and the last block that has a backward.
+        largest: ranks of the adapters by name in a block, the largest below the topmost.
+    """
+
+    def __init__(self, model: _Model, layers: range, placed: Mapping[int, Ranks]) -> None:
+        self.model, self.placed = model, placed
+        self.top = layers.stop - 1
+        self.lowest = layers.start or min(placed, default=self.top)
+        self.largest = _largest(ranks for layer, ranks in placed.items() if layer != self.top)
+        self.types = list(getattr(model.hf_config, "layer_types", None) or [None] * layers.stop)
+        others = {self.types[layer]: layer for layer in range(self.top - 1, self.lowest, -1)}
+        ends = [self.lowest, self.top] if layers else []  # a server may have no block
+        for end in ends:
+            others.pop(self.types[end], None)
+        self.kept = sorted({*ends, *others.values()})
+        self.stands = [self._block(n, placed.get(n, {}) if n == self.top else self.largest) for n in self.kept]
+
+    @cached_property
+    def traced(self) -> Traced:
+        """A step of the stand-ins."""
+        return self._of(self.stands)
+
+    def besides(self, layer: int) -> int:
+        """What a block below the topmost saves that no stand-in does."""
+        ranks = self.placed.get(layer, {})
+        alike = {name: self.largest[name] for name in ranks}
+        with_it = self._saved_with(layer, alike)
+        found = with_it - self.traced.saved
+        for name, rank in ranks.items():
+            if rank != alike[name]:
+                one_less = self._saved_with(layer, {**alike, name: alike[name] - 1})
+                found -= (alike[name] - rank) * (with_it - one_less)
+        return found
+
+    def _saved_with(self, layer: int, ranks: Ranks) -> int:
+        """With a block in place of the one that stands for it, or among the others."""
+        blocks = list(self.stands)
+        if layer in self.kept:
+            blocks[self.kept.index(layer)] = self._block(layer, ranks)
+        else:
+            blocks.insert(-1, self._block(layer, ranks))
+        return self._of(blocks).saved
+
+    def _block(self, layer: int, ranks: Ranks) -> Block:
+        return Block(self.types.index(self.types[layer]), tuple(sorted(ranks.items())))
+
+    def _of(self, blocks: Sequence[Block]) -> Traced:
+        cut_off = [Block(0, ())] if self.lowest else []  # a block without a backward, or below a server's half
+        return _traced(self.model, (*cut_off, *blocks))
+
+
+def _largest(placed: Iterable[Ranks]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for ranks in placed:
+        for name, rank in ranks.items():
+            found[name] = max(rank, found.get(name, 0))
+    return found
