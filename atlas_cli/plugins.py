@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, get_args, get_origin, get_type_hints
 
-from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
 from atlas_cli import discovery
 from atlas_cli.errors import ConfigError
@@ -21,6 +21,7 @@ from atlas_cli.package_folder import PACKAGE_FOLDER
 from atlas_cli.suggest import did_you_mean
 
 T = TypeVar("T")
+S = TypeVar("S", bound=BaseModel)
 
 
 def load_class(package: str, name: str, attribute: str, contract: type[T], *, key: str | None = None) -> type[T]:
@@ -136,3 +137,21 @@ def _file_of(plugin: type) -> str:
     except (TypeError, OSError):  # made in a shell
         return plugin.__module__
     return path.relative_to(PACKAGE_FOLDER.parent).as_posix() if path.is_relative_to(PACKAGE_FOLDER) else str(path)
+
+
+def checked_options(section: type[S], given: Any, key: str) -> S:
+    """An instance of a plug-in's options, as a config gives them.
+
+    Raises:
+        ConfigError: an option or value that it does not have.
+    """
+    try:
+        return section.model_validate(given)
+    except ValidationError as error:
+        problem, fields = error.errors()[0], list(section.model_fields)
+        name = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            message = f"is not one of its options{did_you_mean(name, fields) if fields else '; it has none'}"
+        else:
+            message = f"{problem['msg'][:1].lower()}{problem['msg'][1:]}, got {problem['input']!r:.80}"
+        raise ConfigError(message, key=f"{key}.{name}" if name else key) from None

@@ -109,7 +109,7 @@ def row(run: RunDirectory, mechanism: str | None) -> Row:
         run.write_json(FILE, audited)
         figures = {figure["attack"]: figure for figure in audited["attacks"]}
     last = run.read_lines("metrics.jsonl")[-1]
-    channel = mechanism and discovery.load("privacy.mechanisms", mechanism).CHANNEL
+    channel = mechanism and discovery.load("privacy.mechanisms", mechanism).Mechanism.channel
     epsilon = last["epsilon"][channel] if channel else "infinite"
     values = {name: figure["value"] for name, figure in figures.items()}
     return Row(

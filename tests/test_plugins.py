@@ -11,11 +11,13 @@ from atlas_cli.audit.attacks.contract import BaseAttack
 from atlas_cli.data.corpora.contract import BaseCorpus
 from atlas_cli.data.sources.contract import BaseSource
 from atlas_cli.errors import ConfigError
+from atlas_cli.privacy.mechanisms.contract import BaseMechanism
 
 CONTRACTS = {
     "data.sources": ("Source", BaseSource),
     "data.corpora": ("Corpus", BaseCorpus),
     "audit.attacks": ("Attack", BaseAttack),
+    "privacy.mechanisms": ("Mechanism", BaseMechanism),
 }
 
 

@@ -21,8 +21,8 @@ def privacy_problems(config: ExperimentConfig) -> Iterator[Problem]:
 def _through_the_split(config: ExperimentConfig) -> Iterator[Problem]:
     if config.privacy.compress != "none" and config.mode != "split-federated":
         yield Problem(("privacy", "compress"), f"acts on what crosses a split, and mode is {config.mode}; remove it")
-    for name in ("activations", "nopeek", "mask_gradients", "pad_lengths"):
-        if getattr(config.privacy, name) and config.mode != "split-federated":
+    for name in ("activations", "nopeek", "mask_gradients", "pad_lengths", *config.privacy.added()):
+        if getattr(config.privacy, name) not in (None, False) and config.mode != "split-federated":
             yield Problem(("privacy", name), f"acts on what crosses a split, and mode is {config.mode}; remove it")
 
 
@@ -107,6 +107,8 @@ def _examples(config: ExperimentConfig) -> Iterator[Problem]:
             yield Problem(
                 ("clients", name, "checkpointing"), "gradients of single examples need what it drops; remove it"
             )
+    for name in config.privacy.added():
+        yield Problem(("privacy", name), "adds to what privacy.examples clips and puts noise on; remove one of the two")
     if config.privacy.nopeek is not None:
         yield Problem(
             ("privacy", "nopeek"), "couples the examples of a batch, and privacy.examples clips each; remove it"

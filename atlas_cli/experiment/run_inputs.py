@@ -38,7 +38,7 @@ def inputs(federation: Federation) -> dict[str, Any]:
         "tokenizer": {"parts": tokenizer_parts(tokenizer), "files": tokenizer_files(tokenizer)},
         "examples": {name: _examples(federation, name) for name in federation.data},
         "code": _code(federation),
-        "packages": _packages(federation),
+        **({"packages": packages} if (packages := _packages(federation)) else {}),
     }
 
 

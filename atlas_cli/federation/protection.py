@@ -8,7 +8,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from atlas_cli import discovery
+from torch import Tensor
+
 from atlas_cli.config.checks import cohort_size
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.config.schema.privacy import NoiseConfig
@@ -20,11 +21,13 @@ from atlas_cli.federation.parties.evaluation import Evaluator
 from atlas_cli.federation.parties.party import Party
 from atlas_cli.federation.parties.server import Server
 from atlas_cli.planning.plan import Plan
-from atlas_cli.privacy.account.accounting import CHANNELS, calibrated, require_accounting
+from atlas_cli.privacy.account.accounting import calibrated, require_accounting
 from atlas_cli.privacy.account.epsilon_spent import Spent
 from atlas_cli.privacy.account.norms import Norms, mean_norms
 from atlas_cli.privacy.client_side import AtClient
+from atlas_cli.privacy.mechanisms import in_force
 from atlas_cli.privacy.mechanisms.activations import ActivationNoise
+from atlas_cli.privacy.mechanisms.contract import BaseMechanism
 from atlas_cli.privacy.mechanisms.examples import ExampleNoise
 from atlas_cli.privacy.mechanisms.fingerprints import FingerprintNoise
 from atlas_cli.privacy.mechanisms.mask_gradients import PaddingCover
@@ -64,6 +67,7 @@ class Protection:
         self.clients, self.server, self.aggregator, self.evaluator = clients, server, aggregator, evaluator
         self.train_features, self.batch_size = train_features, batch_size
         self.spent = Spent(plan, train_features, batch_size, aggregator.exchanges, {})
+        self.in_force = in_force(self.config)
         self.fingerprint_noise: FingerprintNoise | None = None
         for name, noise in self.config.noises().items():
             require_accounting(f"privacy.{name}")
@@ -91,7 +95,7 @@ class Protection:
             self.aggregator.noise = UpdateNoise(*self._clipping("updates"), updates.where, seed, sizes)
         if config.fingerprints is not None:
             self.fingerprint_noise = FingerprintNoise(*self._clipping("fingerprints"), seed)
-        self.evaluator.activation_noise = self.activation_noise("evaluation")
+        self.evaluator.sent = self._sent_to_predict()
         if not isinstance(self.clients, OffloadedClients):  # else each is, when its round begins
             for name, client in self.clients.items():
                 self.protect(name, client)
@@ -117,8 +121,29 @@ class Protection:
             activations=self.activation_noise(name),
             padding=PaddingCover(seed) if config.mask_gradients else None,
             codec=self.codec(),
-            nopeek_weight=config.nopeek.weight if config.nopeek is not None else None,
+            mechanisms=self._mechanisms(name),
         )
+
+    def _mechanisms(self, name: str) -> tuple[BaseMechanism, ...]:
+        """Of a client, or of predictions: those that are files by themselves, as the others do nothing in the hooks."""
+        return tuple(
+            each.mechanism(each.options, self.seed, name)
+            for each in self.in_force.values()
+            if any(getattr(each.mechanism, hook) is not getattr(BaseMechanism, hook) for hook in ("sent", "penalty"))
+        )
+
+    def _sent_to_predict(self) -> Callable[[Tensor, Tensor, int], Tensor] | None:
+        """What crosses the cut where predictions are made; None: the activations."""
+        noise, mechanisms = self.activation_noise("evaluation"), self._mechanisms("evaluation")
+        if noise is None and not mechanisms:
+            return None
+
+        def sent(activations: Tensor, mask: Tensor, number: int) -> Tensor:
+            for mechanism in mechanisms:
+                activations = mechanism.sent(activations, mask, (0, number))
+            return activations if noise is None else noise(activations, number)
+
+        return sent
 
     def activation_noise(self, name: str) -> ActivationNoise | None:
         """Of a client, or of predictions; None where there is none."""
@@ -174,25 +199,18 @@ class Protection:
     def record(self) -> dict[str, Any]:
         """For the manifest: what is done on which channel, and with how much noise."""
         mechanisms = {}
-        for name, section, module in self._in_force():
-            found = section.model_dump(mode="json", exclude_none=True) if isinstance(section, Section) else {}
+        for name, (mechanism, options) in self.in_force.items():
+            found = options.model_dump(mode="json", exclude_none=True) if isinstance(options, Section) else {}
             if name in self.spent.multipliers:
                 found["noise_multiplier"] = self.spent.multipliers[name]
-            protects = module.PROTECTS
-            found["protects"] = protects if isinstance(protects, str) else protects[section.where]
-            mechanisms[name] = {"channel": module.CHANNEL, "unit": module.UNIT, **found}
+            found["protects"] = mechanism.promise(options)
+            mechanisms[name.replace("_", "-")] = {"channel": mechanism.channel, "unit": mechanism.unit, **found}
         return {"delta": self.config.delta, "mechanisms": mechanisms}
 
     def units(self) -> dict[str, str]:
         """By channel that a mechanism bounds, what neighbours differ in: epsilon is for one of these."""
-        return {module.CHANNEL: module.UNIT for name, _, module in self._in_force() if module.CHANNEL in CHANNELS}
-
-    def _in_force(self) -> Iterator[tuple[str, Any, Any]]:
-        """Mechanisms that the config asks for: name, section (or value) and module."""
-        for name in discovery.names("privacy.mechanisms"):
-            section = getattr(self.config, name.replace("-", "_"))
-            if section and section != "none":
-                yield name, section, discovery.load("privacy.mechanisms", name)
+        bounded = (each.mechanism for each in self.in_force.values())
+        return {each.channel: each.unit for each in bounded if each.channel is not None and each.unit is not None}
 
     def warnings(self) -> list[str]:
         """What makes an epsilon mean less than it seems to."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
 
 from atlas_cli.models.adapters.lora import AdapterSet
-from atlas_cli.privacy.mechanisms import nopeek
+from atlas_cli.privacy.mechanisms.contract import BaseMechanism
 from atlas_cli.privacy.mechanisms.examples import ExampleNoise
 from atlas_cli.privacy.mechanisms.mask_gradients import PaddingCover
 from atlas_cli.tasks.contract import BaseTask
@@ -24,14 +25,14 @@ class AtClient:
     Attributes:
         activations: what is sent instead of activations (B, T, D), by them, round and step.
         codec: how messages of a step cross the wire.
-        nopeek_weight: of the distance correlation in the loss.
+        mechanisms: in the order in which they act on activations, before the noise of ``activations``.
     """
 
     examples: ExampleNoise | None = None
     activations: Callable[..., Tensor] | None = None
     padding: PaddingCover | None = None
     codec: Codec | None = None
-    nopeek_weight: float | None = None
+    mechanisms: tuple[BaseMechanism, ...] = ()
     _penalty: Tensor | None = field(default=None, repr=False)
 
     def begin(self, examples: Tensor | None) -> None:
@@ -43,20 +44,23 @@ class AtClient:
         """Around the forward, adapters attached."""
         return nullcontext() if self.examples is None else self.examples.recording(base, adapters)
 
-    def sent(self, activations: Tensor, mask: Tensor, embedded: Callable[[], Tensor], *now: int) -> Tensor:
+    def sent(self, activations: Tensor, mask: Tensor, embedded: Callable[[], Tensor], number: int, step: int) -> Tensor:
         """What is sent instead of ``activations``, differentiable.
 
         Args:
             mask: (B, T).
             embedded: embeddings of the tokens (B, T, D).
-            now: round and step.
+            number: of the round.
         """
-        if self.nopeek_weight is not None:
-            self._penalty = nopeek.penalty(embedded(), activations, mask, self.nopeek_weight)
+        penalties = [m.penalty(embedded, activations, mask) for m in self.mechanisms]
+        if given := [penalty for penalty in penalties if penalty is not None]:
+            self._penalty = reduce(torch.add, given)
+        for mechanism in self.mechanisms:
+            activations = mechanism.sent(activations, mask, (number, step))
         if self.activations is None:
             return activations
         # hidden states of padding depend on the words, and are more vectors than the account has tokens
-        return self.activations(activations * mask.unsqueeze(-1).to(activations.dtype), *now)
+        return self.activations(activations * mask.unsqueeze(-1).to(activations.dtype), number, step)
 
     def loss(
         self, head: nn.Module, task: BaseTask, features: Tensor, mask: Tensor | None, labels: Tensor

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, create_model, model_validator
 
+from atlas_cli import discovery
 from atlas_cli.config.schema.section import Section
 
 LEAST_NOISE = 1e-3  # below, the accountant's numbers overflow
@@ -67,7 +68,7 @@ class NoPeekConfig(Section):
     weight: float = Field(gt=0, le=1e6)
 
 
-class PrivacyConfig(Section):
+class _PrivacyFields(Section):
     """Mechanisms on what crosses the wire; all are off by default."""
 
     delta: float = Field(1e-5, gt=0, lt=1, description="of every epsilon; below 1 / (number of clients or examples)")
@@ -90,6 +91,14 @@ class PrivacyConfig(Section):
         None, ge=2, description="pad batches to a multiple of this many tokens, against observers of message sizes"
     )
 
+    def added(self) -> list[str]:
+        """Keys of mechanisms that are on and have no field here: each is a file whose options that file checks."""
+        return [
+            name
+            for name in type(self).model_fields
+            if name not in _PrivacyFields.model_fields and getattr(self, name) is not None
+        ]
+
     def noises(self) -> dict[str, NoiseConfig]:
         """The mechanisms that add Gaussian noise and are on, by key."""
         sections = {name: getattr(self, name) for name in ("updates", "examples", "activations", "fingerprints")}
@@ -98,8 +107,28 @@ class PrivacyConfig(Section):
     def in_a_step(self) -> str | None:
         """The first mechanism that acts inside a client's local step and is on."""
         names = ("examples", "activations", "nopeek", "mask_gradients", "compress")
-        return next((name for name in names if getattr(self, name) not in (None, False, "none")), None)
+        on = [name for name in names if getattr(self, name) not in (None, False, "none")]
+        return next(iter([*on, *self.added()]), None)
 
     def with_target(self) -> str | None:
         """The first mechanism whose noise is found for an epsilon after all rounds."""
         return next((name for name, noise in self.noises().items() if noise.epsilon is not None), None)
+
+
+def _with_added() -> type[_PrivacyFields]:
+    """A key for every mechanism that is a file by itself, of this package or of another."""
+    keys = (name.replace("-", "_") for name in discovery.names("privacy.mechanisms"))
+    section = (dict[str, Any] | None, Field(None, description="options of this mechanism; {}: with its defaults"))
+    return create_model(  # type: ignore[call-overload]
+        "PrivacyConfig",
+        __base__=_PrivacyFields,
+        __module__=__name__,
+        __doc__=_PrivacyFields.__doc__,
+        **{key: section for key in keys if not hasattr(_PrivacyFields, key) and key not in _PrivacyFields.model_fields},
+    )
+
+
+if TYPE_CHECKING:
+    PrivacyConfig = _PrivacyFields
+else:
+    PrivacyConfig = _with_added()

@@ -31,7 +31,7 @@ class Evaluator:
         self.batch_size, self.pad, self.device = batch_size, pad, device
         self.max_tokens = CPU_TOKENS if device.type == "cpu" else None
         self.halves = Halves(base, base, cut)
-        self.activation_noise: Callable[..., Tensor] | None = None
+        self.sent: Callable[[Tensor, Tensor, int], Tensor] | None = None  # what crosses the cut, by batch
 
     @torch.no_grad()
     def __call__(self, task: BaseTask, features: Sequence[Feature], model: TrainedModel) -> dict[str, float]:
@@ -50,8 +50,8 @@ class Evaluator:
                 batch = collate(task, [features[i] for i in rows], self.pad)
                 inputs, mask = as_inputs(batch.inputs(), self.device)
                 activations = run_half(lower_half, mask, **inputs)
-                if self.activation_noise is not None:
-                    activations = self.activation_noise(activations, number)
+                if self.sent is not None:
+                    activations = self.sent(activations, mask, number)
                 activations = activations.to(upper.dtype)
                 hidden = run_half(upper_half, mask, inputs_embeds=activations)
                 metric.update(model.head(hidden, mask), batch.labels.to(self.device), batch.features)

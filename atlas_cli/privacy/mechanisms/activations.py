@@ -18,11 +18,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from atlas_cli.config.schema.privacy import NoiseConfig
+from atlas_cli.privacy.mechanisms.contract import BaseMechanism
 from atlas_cli.seeding import torch_generator
 
-CHANNEL = "activations"
-UNIT = "words of an example (a row with all its windows)"
-PROTECTS = "the words of a training example, from the server and who reads the wire; not its length"
+
+class Mechanism(BaseMechanism):
+    """Noise on activations."""
+
+    channel = "activations"
+    unit = "words of an example (a row with all its windows)"
+    protects = "the words of a training example, from the server and who reads the wire; not its length"
+    Options = NoiseConfig
 
 
 class ActivationNoise:

@@ -7,6 +7,10 @@ the other with what came. Plain float16 would lose gradients, most of which are 
 
 from __future__ import annotations
 
-CHANNEL = None
-UNIT = None
-PROTECTS = "nothing; fewer bytes"
+from atlas_cli.privacy.mechanisms.contract import BaseMechanism
+
+
+class Mechanism(BaseMechanism):
+    """Fewer bits."""
+
+    protects = "nothing; fewer bytes"

@@ -25,16 +25,24 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 
+from atlas_cli.config.schema.privacy import NoiseConfig
 from atlas_cli.models.adapters.lora import AdapterSet
 from atlas_cli.privacy.account.norms import Norms, ratio
+from atlas_cli.privacy.mechanisms.contract import BaseMechanism
 from atlas_cli.seeding import torch_generator
 from atlas_cli.tasks.contract import BaseTask
 
-CHANNEL = "updates"
-UNIT = "example (a row with all its windows)"
-PROTECTS = (
-    "a training example with all its windows, from those who get adapters and heads; activations still go to the server"
-)
+
+class Mechanism(BaseMechanism):
+    """DP-SGD."""
+
+    channel = "updates"
+    unit = "example (a row with all its windows)"
+    protects = (
+        "a training example with all its windows, from those who get adapters and heads; activations still go to the"
+        " server"
+    )
+    Options = NoiseConfig
 
 
 class ExampleNoise:

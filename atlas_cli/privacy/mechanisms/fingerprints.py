@@ -11,11 +11,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from atlas_cli.config.schema.privacy import NoiseConfig
+from atlas_cli.privacy.mechanisms.contract import BaseMechanism
 from atlas_cli.seeding import torch_generator
 
-CHANNEL = "fingerprints"
-UNIT = "client"
-PROTECTS = "a client's data, from who sees its fingerprint"
+
+class Mechanism(BaseMechanism):
+    """Noise on fingerprints."""
+
+    channel = "fingerprints"
+    unit = "client"
+    protects = "a client's data, from who sees its fingerprint"
+    Options = NoiseConfig
 
 
 class FingerprintNoise:

@@ -22,13 +22,19 @@ from torch import Tensor
 from atlas_cli.config.schema.privacy import LabelsConfig
 from atlas_cli.data.prepare import PreparedGroup
 from atlas_cli.privacy.account.accounting import keep_probability
+from atlas_cli.privacy.mechanisms.contract import BaseMechanism
 from atlas_cli.seeding import numpy_generator
 from atlas_cli.tasks import sequence_classification
 from atlas_cli.tasks.contract import BaseTask, Feature, example_numbers
 
-CHANNEL = "labels"
-UNIT = "label of an example"
-PROTECTS = "the label of a training example, from everybody"
+
+class Mechanism(BaseMechanism):
+    """Randomised labels."""
+
+    channel = "labels"
+    unit = "label of an example"
+    protects = "the label of a training example, from everybody"
+    Options = LabelsConfig
 
 
 def randomise(groups: Mapping[str, PreparedGroup], config: LabelsConfig, seed: int) -> dict[str, PreparedGroup]:

@@ -12,12 +12,15 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from atlas_cli.privacy.mechanisms.contract import BaseMechanism
 from atlas_cli.seeding import torch_generator
 from atlas_cli.wire.messages import Gradients
 
-CHANNEL = None
-UNIT = None
-PROTECTS = "numbers of tokens, from who reads the messages of the server only"
+
+class Mechanism(BaseMechanism):
+    """Noise for padding."""
+
+    protects = "numbers of tokens, from who reads the messages of the server only"
 
 
 class PaddingCover:

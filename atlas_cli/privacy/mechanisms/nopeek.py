@@ -9,14 +9,27 @@ follow its gradient. It bounds no epsilon: attacks say what it is worth.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-CHANNEL = None
-UNIT = None
-PROTECTS = "nothing that could be proven: activations that depend less on tokens"
+from atlas_cli.config.schema.privacy import NoPeekConfig
+from atlas_cli.privacy.mechanisms.contract import BaseMechanism
+
 MAX_TOKENS = 256  # distances are between all pairs
 MIN_TOKENS = 4
+
+
+class Mechanism(BaseMechanism):
+    """Less dependence of activations on tokens."""
+
+    protects = "nothing that could be proven: activations that depend less on tokens"
+    Options = NoPeekConfig
+
+    def penalty(self, embedded: Callable[[], Tensor], activations: Tensor, mask: Tensor) -> Tensor:
+        """The distance correlation of a batch, by its weight."""
+        return penalty(embedded(), activations, mask, self._options.weight)
 
 
 def distance_correlation(x: Tensor, y: Tensor) -> Tensor:

@@ -5,6 +5,10 @@ reads the client's messages know every length; who sees sizes alone (encrypted l
 the padding.
 """
 
-CHANNEL = None
-UNIT = None
-PROTECTS = "numbers of tokens, from who sees the sizes of messages only"
+from atlas_cli.privacy.mechanisms.contract import BaseMechanism
+
+
+class Mechanism(BaseMechanism):
+    """Longer batches."""
+
+    protects = "numbers of tokens, from who sees the sizes of messages only"

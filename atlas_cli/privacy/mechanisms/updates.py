@@ -25,15 +25,26 @@ import torch
 from torch import Tensor
 
 from atlas_cli.aggregation.contract import PARTS, Adapters, Factors, Update
+from atlas_cli.config.schema.privacy import UpdatesConfig
 from atlas_cli.privacy.account.norms import Norms, mean_norms, ratio
+from atlas_cli.privacy.mechanisms.contract import BaseMechanism
 from atlas_cli.seeding import torch_generator
 
-CHANNEL = "updates"
-UNIT = "client"
-PROTECTS = {
-    "server": "all that a client sent at the end of rounds, from those who get merged adapters; the server is trusted",
-    "client": "all that a client sent at the end of rounds, from everybody, the server as well",
-}
+
+class Mechanism(BaseMechanism):
+    """Noise on updates."""
+
+    channel = "updates"
+    unit = "client"
+    protects = "all that a client sent at the end of rounds"
+    Options = UpdatesConfig
+
+    @classmethod
+    def promise(cls, options: UpdatesConfig) -> str:
+        """From whom depends on who adds the noise."""
+        others = "those who get merged adapters; the server is trusted"
+        return f"{cls.protects}, from {others if options.where == 'server' else 'everybody, the server as well'}"
+
 
 Tensors = Mapping[str, Tensor]
 

@@ -1,0 +1,82 @@
+"""What a mechanism must say. One file a mechanism in this folder, named as its key under ``privacy`` in the YAML
+(``_`` for ``-``); its class is named ``Mechanism``.
+
+A mechanism that is added, here or by another package, is that one file: its options, and what it does in a client's
+local step through the split (``sent``, ``penalty``). Names of its own begin with an underscore: any other name that
+``BaseMechanism`` does not have is refused when the mechanism is loaded. It bounds no epsilon (``channel`` is None): an
+epsilon follows from how often a channel is used, and ``privacy.account`` counts that for the mechanisms that it knows.
+
+Those that do more (noise on updates and single gradients, labels, codecs) say here what they are, and are put
+where they act by ``federation.protection``; their options are in ``config.schema.privacy``, which must be read without
+torch.
+
+``privacy.mechanisms.conformance`` tests a mechanism, in one line of a plug-in's own tests.
+"""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from atlas_cli.config.schema.section import Section
+from atlas_cli.seeding import torch_generator
+
+Channel = Literal["updates", "activations", "labels", "fingerprints"]
+
+
+class BaseMechanism(ABC):
+    """A mechanism of one party: ``privacy: {<name>: {<options>}}`` in YAML.
+
+    Args:
+        options: an instance of ``Options``.
+        seed: of the run.
+        party: the client; "evaluation" where predictions are made.
+
+    Attributes:
+        protects: in a sentence what it protects, and from whom.
+        channel: what its epsilon is about; None: it bounds none.
+        unit: whose presence or value that epsilon is about, as neighbouring data sets differ.
+        Options: a config section: what its key under ``privacy`` may say.
+    """
+
+    protects: ClassVar[str]
+    channel: ClassVar[Channel | None] = None
+    unit: ClassVar[str | None] = None
+    Options: ClassVar[type[Section]] = Section
+
+    def __init__(self, options: Any, seed: int, party: str) -> None:
+        self._options, self._seed, self._party = options, seed, party
+
+    @classmethod
+    def promise(cls, options: Any) -> str:
+        """What it protects with these options."""
+        return cls.protects
+
+    def sent(self, activations: Tensor, mask: Tensor, now: tuple[int, int]) -> Tensor:
+        """What crosses the cut instead of ``activations`` (B, T, D): differentiable, of the same shape and dtype.
+
+        Predictions are made with it, too.
+
+        Args:
+            mask: (B, T), whether a token is real.
+            now: round and step, by which noise is drawn (see ``generator``).
+        """
+        return activations
+
+    def penalty(self, embedded: Callable[[], Tensor], activations: Tensor, mask: Tensor) -> Tensor | None:
+        """What is added to the client's loss, 0-d; only the client's adapters follow its gradient.
+
+        Args:
+            embedded: gives the embeddings of the tokens, (B, T, D).
+            activations: as they are before any mechanism, (B, T, D).
+            mask: (B, T), whether a token is real.
+        """
+        return None
+
+    def generator(self, now: tuple[int, int]) -> torch.Generator:
+        """Of this party's noise in a round and step: the same ones draw the same noise, also after a resume."""
+        return torch_generator(self._seed, f"privacy-{type(self).__module__}", self._party, *now)
