@@ -20,6 +20,9 @@ from atlas_cli.runs.schemas import KINDS, SCHEMAS, HolderMemory, ReferenceMemory
 
 ROOT = Path(__file__).parents[1]
 PART = re.compile(r"^`(atlas_cli/\S+\.py)`\n\n```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PROJECT = re.compile(r"^`lab-atlas/pyproject\.toml`\n\n```toml\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+TESTS_OF_AUTHORS = re.compile(r"runs on its own parts:\n\n```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+EXTENDING = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -27,55 +30,135 @@ def extended(tmp_path_factory):
     """A folder with a copy of the package to which every file of docs/extending.md was added."""
     folder = tmp_path_factory.mktemp("extended")
     shutil.copytree(ROOT / "atlas_cli", folder / "atlas_cli", ignore=shutil.ignore_patterns("__pycache__"))
-    parts = PART.findall((ROOT / "docs" / "extending.md").read_text(encoding="utf-8"))
-    assert len(parts) == 6
+    parts = PART.findall(EXTENDING)
+    assert len(parts) == 8
     for path, text in parts:
         assert not (folder / path).exists()
         (folder / path).write_text(text, encoding="utf-8")
     return folder
 
 
-def atlas(folder, *arguments):
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """A folder in whose ``site`` the package of docs/extending.md is installed, with all parts but the command."""
+    folder = tmp_path_factory.mktemp("installed")
+    package = folder / "lab-atlas" / "lab_atlas"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text('"""Parts for atlas."""\n')
+    (package.parent / "pyproject.toml").write_text(*PROJECT.findall(EXTENDING), encoding="utf-8")
+    for path, text in PART.findall(EXTENDING):
+        if not path.startswith("atlas_cli/cli/"):
+            (package / Path(path).name).write_text(text, encoding="utf-8")
+    offline = ("--no-index", "--no-build-isolation", "--no-deps", "--quiet", "--disable-pip-version-check")
+    command = [sys.executable, "-m", "pip", "install", *offline, "--target", folder / "site", package.parent]
+    subprocess.run(command, check=True, capture_output=True, text=True)
+    return folder
+
+
+def python(folder, code, *arguments, path=()):
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(map(str, path or [folder])),
+        "HF_HUB_OFFLINE": "1",
+        "COLUMNS": "200",
+    }
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def atlas(folder, *arguments, path=()):
     code = "import sys; from atlas_cli.cli import main; sys.exit(main(sys.argv[1:]))"
-    environment = {**os.environ, "PYTHONPATH": str(folder), "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
-    return subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)], cwd=folder, env=environment, capture_output=True, text=True
-    )
+    return python(folder, code, *arguments, path=path)
 
 
-def test_parts_of_extending(extended):
+def experiment_in(folder):
+    """Data and a model of the example's family, and a config that uses every part."""
     torch.manual_seed(0)
-    model = extended / "model"
     sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}
     config = Olmo2Config(vocab_size=VOCABULARY, max_position_embeddings=64, pad_token_id=0, eos_token_id=4, **sizes)
-    AutoModelForCausalLM.from_config(config).save_pretrained(model)
-    word_tokenizer(causal=True).save_pretrained(model)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder / "model")
+    word_tokenizer(causal=True).save_pretrained(folder / "model")
     things = ["film", "movie", "game", "phone", "city", "river"]
     for i, tone in enumerate(["bad", "fine", "great"] * 12):
-        (extended / "reviews" / tone).mkdir(parents=True, exist_ok=True)
+        (folder / "reviews" / tone).mkdir(parents=True, exist_ok=True)
         text = f"the {things[i // 3 % 6]} is {'very ' * (i // 18)}{tone}"
-        (extended / "reviews" / tone / f"{i}.txt").write_text(text)
+        (folder / "reviews" / tone / f"{i}.txt").write_text(text)
     experiment = {
         "name": "extended",
         "device": "cpu",
         "threads": 1,
         "model": {"name": "model"},
-        "task_groups": {"g": {"task": "rating", "classes": ["bad", "fine", "great"], "data": {"folders": "reviews"}}},
-        "clients": {"a": {"task_group": "g", "rank": 4}, "b": {"task_group": "g", "rank": 2, "count": 2}},
+        "task_groups": {
+            "g": {"task": "rating", "classes": ["bad", "fine", "great"], "data": {"folders": "reviews"}},
+            "hours": {"task": "sequence-classification", "data": {"corpus": "opening-hours"}},
+        },
+        "clients": {
+            "a": {"task_group": "g", "rank": 4},
+            "b": {"task_group": "g", "rank": 2, "count": 2},
+            "c": {"task_group": "hours", "rank": 2},
+        },
         "training": {"rounds": 1, "local_steps": 2, "batch_size": 4, "max_length": 32},
         "aggregation": {"method": "factor-median"},
+        "privacy": {"token_dropout": {"rate": 0.2}},
+        "audit": {"record": {"rounds": [1]}},
     }
-    (extended / "x.yaml").write_text(yaml.safe_dump(experiment))
+    (folder / "x.yaml").write_text(yaml.safe_dump(experiment))
 
-    done = atlas(extended, "train", "x.yaml")
-    assert done.returncode == 0, done.stderr
-    (run,) = (extended / "runs").iterdir()
-    before, after = (json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines())
+
+def check_run(run):
+    """The run of ``experiment_in`` used every part; gives its manifest."""
+    before, _, after, _ = (json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines())
     assert 0 <= before["test"]["mean_distance"] <= 2
     assert after["aggregation_error"] > 0
     manifest = json.loads((run / "manifest.json").read_text())
     assert manifest["verify"]["g"]["passed"] and manifest["base_unchanged"]
+    assert manifest["data"]["hours"]["origin"] == "corpus opening-hours"
+    assert manifest["privacy"]["mechanisms"]["token-dropout"]["rate"] == 0.2
+    return manifest
+
+
+def test_parts_of_extending(extended):
+    experiment_in(extended)
+    done = atlas(extended, "train", "x.yaml")
+    assert done.returncode == 0, done.stderr
+    (run,) = (extended / "runs").iterdir()
+    assert "packages" not in check_run(run)["inputs"]
     assert atlas(extended, "status", run).stdout == "finished\n"
+
+
+@pytest.mark.slow
+def test_parts_of_a_package_of_ones_own(installed):
+    experiment_in(installed)
+    path = [ROOT, installed / "site"]
+    done = atlas(installed, "train", "x.yaml", path=path)
+    assert done.returncode == 0, done.stderr
+    (run,) = (installed / "runs").iterdir()
+    inputs = check_run(run)["inputs"]
+    assert inputs["packages"]["lab-atlas"] == {
+        "version": "1.0",
+        "plugins": [
+            "aggregation.methods: factor-median",
+            "tasks: rating",
+            "models.families: olmo2",
+            "data.sources: folders",
+            "data.corpora: opening-hours",
+            "privacy.mechanisms: token-dropout",
+        ],
+    }
+    assert {"lab_atlas/factor_median.py", "lab_atlas/token_dropout.py"} <= inputs["code"].keys()
+
+    (tests,) = TESTS_OF_AUTHORS.findall(EXTENDING)
+    done = python(installed, f"import sys\nRUN = sys.argv[1]\n{tests}", run, path=path)
+    assert done.returncode == 0, done.stderr
+    audited = atlas(installed, "audit", run, "--attack", "mean-activation", "--json", path=path)
+    assert audited.returncode == 0, audited.stderr
+    (figure,) = json.loads(audited.stdout)["attacks"]
+    assert figure["attack"] == "mean-activation" and figure["examples"] >= 20
+
+    changed = installed / "site" / "lab_atlas" / "token_dropout.py"
+    changed.write_text(changed.read_text().replace(">=", ">"))
+    refused = atlas(installed, "audit", run, path=path)
+    assert refused.returncode == 3 and "code that computes has changed: lab_atlas/token_dropout.py" in refused.stderr
 
 
 def test_the_tables_of_a_run_directory_are_what_its_records_hold():

@@ -49,7 +49,7 @@ class BaseMechanism(ABC):
     Options: ClassVar[type[Section]] = Section
 
     def __init__(self, options: Any, seed: int, party: str) -> None:
-        self._options, self._seed, self._party = options, seed, party
+        self.options, self._seed, self._party = options, seed, party
 
     @classmethod
     def promise(cls, options: Any) -> str:

@@ -29,7 +29,7 @@ class Mechanism(BaseMechanism):
 
     def penalty(self, embedded: Callable[[], Tensor], activations: Tensor, mask: Tensor) -> Tensor:
         """The distance correlation of a batch, by its weight."""
-        return penalty(embedded(), activations, mask, self._options.weight)
+        return penalty(embedded(), activations, mask, self.options.weight)
 
 
 def distance_correlation(x: Tensor, y: Tensor) -> Tensor:
