@@ -175,7 +175,7 @@ def test_the_tables_of_a_run_directory_are_what_its_records_hold():
 def test_suites_of_extending(extended):
     """The lines with which an author tests a task, as they stand there."""
     text = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
-    (suite,) = re.findall(r"^```python\n([^`]*= conformance\([^`]*)^```$", text, re.MULTILINE)
+    (suite,) = re.findall(r"^```python\n([^`]*TestRating = conformance\([^`]*)^```$", text, re.MULTILINE)
     (extended / "test_rating.py").write_text(suite, encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": str(extended)}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_rating.py"]
