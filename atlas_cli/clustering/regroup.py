@@ -33,7 +33,7 @@ def regroup(federation: Federation, clusters: Mapping[str, str]) -> list[str]:
     groups = {client: member.group for client, member in members.items()}
     parts = {client: member.part for client, member in members.items()}
     moved = [client for client, member in members.items() if member.cluster != clusters[client]]
-    aggregator.rosters.assign(clusters)
+    aggregator.group_weights.assign(clusters)
     federation.last_used.record(members)
     _regroup_heads(federation, parts)
     _regroup_adapters(federation, groups)

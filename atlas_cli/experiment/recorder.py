@@ -250,7 +250,7 @@ class Recorder:
 
     def _errors(self, group: str, errors: Mapping[str, ErrorLedger | None]) -> JSON:
         """Of the group's merge, or of those of its clusters, root mean square over its clients by weight."""
-        weights = self.federation.aggregator.rosters.weights(group)
+        weights = self.federation.aggregator.group_weights.weights(group)
         ledgers = {merged: errors.get(merged) for merged in weights}
         known = [(weights[merged], e.overall) for merged, e in ledgers.items() if e is not None and e.overall]
         total = sum(weight for weight, _ in known)

@@ -81,7 +81,7 @@ class SavedClients:
         records = self._checked_records(values["records"], values["clients"])
         contents = self._checked_contents(tensors, records)
         federation, aggregator = self.federation, self.federation.aggregator
-        aggregator.rosters.forget()  # ranks may be others
+        aggregator.group_weights.forget()  # ranks may be others
         done: dict[object, Member] = {}
         derived: set[object] = set()
         for (name, member), number in zip(aggregator.members.items(), values["clients"], strict=True):

@@ -131,7 +131,7 @@ class Federation(LoadedExperiment):
         if not self.aggregator.group_adapter:
             return {}
         models = {}
-        for part, of_clients in self.aggregator.rosters.parts(group).items():
+        for part, of_clients in self.aggregator.group_weights.parts(group).items():
             merged, heads = self.aggregator.group_model(of_clients), {**self.server.heads, **self.aggregator.heads}
             models[part] = TrainedModel(joined(self.server.adapters_above(part, 0), merged), heads[part])
         return models

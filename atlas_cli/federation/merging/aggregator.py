@@ -14,6 +14,7 @@ from atlas_cli.aggregation.contract import (
     Context,
     Factors,
     Layer,
+    Merge,
     Update,
     absorb,
     elements,
@@ -28,7 +29,7 @@ from atlas_cli.federation.client_state.member import Member
 from atlas_cli.federation.merging.adapter_parts import differs, of_parts, ranks_of
 from atlas_cli.federation.merging.base_change import BaseChange
 from atlas_cli.federation.merging.delivery_errors import base_errors, delivery_errors
-from atlas_cli.federation.merging.group_weights import Rosters
+from atlas_cli.federation.merging.group_weights import GroupWeights
 from atlas_cli.federation.parties.numerics import require_finite
 from atlas_cli.federation.parties.trainables import Trainables
 from atlas_cli.hashing import sha256_tensors
@@ -51,7 +52,7 @@ from atlas_cli.wire.messages import AdapterUpdate, Delivery, HeadDelivery, HeadU
 
 
 class Aggregator:
-    """Merges and delivers.
+    """Server-side merge and delivery of group adapters and heads.
 
     Args:
         method: how to merge.
@@ -81,7 +82,7 @@ class Aggregator:
         self.features = {path: features[path] for path in adapted}
         self.noise: UpdateNoise | None = None
         self.members = dict(members)
-        self.rosters = Rosters(self.members)
+        self.group_weights = GroupWeights(self.members)
         self.groups = dict(groups)
         self.heads = dict(heads)
         self.merged: dict[str, dict[str, Factors]] = {}
@@ -199,14 +200,9 @@ class Aggregator:
             current, head = self.merged[group], self.head_of(clients[0])
             updates, sent = self.noise.mean(group, current, head, self.method.SENT, updates, sent)
         before, change = self.merged[group], dict(self.changes[group].total)
-        context = Context(group, number, self.rosters.by_rank(group, clients))
-        merge = self.method.aggregate(self.merged[group], updates, context)
-        for part, adapters in (("merged adapter", merge.adapters), ("change of the base", merge.base)):
-            for path, factors in adapters.items():
-                for name, tensor in zip(PARTS, factors, strict=True):
-                    require_finite(tensor, f"{part} of {group}, {path}.lora_{name}, round {number}")
-        for name, tensor in self.method.state.get(group, {}).items():
-            require_finite(tensor, f"{name} that the method keeps of {group}, round {number}")
+        context = Context(group, number, self.group_weights.by_rank(group, clients))
+        merge = self.method.aggregate(before, updates, context)
+        self._require_finite(merge, context)
         self.merged[group] = merge.adapters
         self.version[group] += 1
         self.changes[group].grow(merge.base, self.version[group])
@@ -217,8 +213,16 @@ class Aggregator:
             return None
         if self.method.CHANGES_BASE:
             return base_errors(updates, before, change, self.changes[group].total)
-        target = merge.target or merge.adapters
-        return delivery_errors(self.method, merge.adapters, context.weights, updates, target)
+        return delivery_errors(self.method, merge, context.weights, updates)
+
+    def _require_finite(self, merge: Merge, context: Context) -> None:
+        """Neither a merge nor what the method remembers after it has a value that is not finite."""
+        for what, adapters in (("merged adapter", merge.adapters), ("change of the base", merge.base)):
+            for path, factors in adapters.items():
+                for part, tensor in zip(PARTS, factors, strict=True):
+                    require_finite(tensor, f"{what} of {context.group}, {path}.lora_{part}, round {context.round}")
+        for name, tensor in self.method.state.get(context.group, {}).items():
+            require_finite(tensor, f"{name} that the method keeps of {context.group}, round {context.round}")
 
     def is_behind(self, client: str) -> bool:
         """Whether its group has anything for a client that it was not sent."""

@@ -4,31 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from atlas_cli.aggregation.contract import Adapters, BaseMethod, Update
+from atlas_cli.aggregation.contract import Adapters, BaseMethod, Merge, Update
 from atlas_cli.aggregation.error import ErrorLedger, error_ledger, exact_change, exact_sum
 from atlas_cli.aggregation.low_rank import stack
 
 
 def delivery_errors(
-    method: BaseMethod,
-    merged: Adapters,
-    weights: Mapping[str, Mapping[int, float]],
-    updates: Sequence[Update],
-    target: Adapters,
+    method: BaseMethod, merge: Merge, weights: Mapping[str, Mapping[int, float]], updates: Sequence[Update]
 ) -> ErrorLedger:
     """Of what every client of the group gets, whether it took part or not, by weight, against X.
 
     Args:
-        merged: the group's adapter after the merge; target: before its ranks were cut.
         weights: of the group's clients, by layer and rank: those of one rank get one thing.
     """
-    found = {path: exact_sum(path, updates) for path in merged}
+    found = {path: exact_sum(path, updates) for path in merge.adapters}
     exact = {path: x for path, x in found.items() if x is not None}
     delivered = {
-        path: [(w, method.deliver(merged, {}, {path: rank})[path]) for rank, w in by_rank.items()]
+        path: [(w, method.deliver(merge.adapters, {}, {path: rank})[path]) for rank, w in by_rank.items()]
         for path, by_rank in weights.items()
     }
-    return error_ledger(exact, target, delivered)
+    return error_ledger(exact, merge.target or merge.adapters, delivered)
 
 
 def base_errors(updates: Sequence[Update], before: Adapters, change: Adapters, after: Adapters) -> ErrorLedger:

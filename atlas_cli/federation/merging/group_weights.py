@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from atlas_cli.federation.client_state.member import Member
 
 
-class Rosters:
+class GroupWeights:
     """Sums over the clients of task groups and of merged groups (clusters, where there are any).
 
     Args:
