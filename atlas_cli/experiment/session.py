@@ -87,8 +87,8 @@ def resume(run: RunDirectory, loaded: LoadedConfig, progress: Progress) -> RunDi
     """
     with Stopping() as stopping, locked(run, progress.note):
         manifest = read_manifest(run)
+        checkpoint, warnings = load_newest(run)  # first: a config of another version has other keys, too
         require_same(manifest["config"], loaded.config)
-        checkpoint, warnings = load_newest(run)
         for warning in warnings:
             progress.note(f"warning: {warning}; using the checkpoint before it")
         files = RecordFiles.of_checkpoint(run, checkpoint.records)

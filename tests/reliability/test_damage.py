@@ -247,6 +247,18 @@ def test_a_checkpoint_of_another_run_is_refused(stopped, capsys, case):
     assert (stopped.path / "metrics.jsonl").read_bytes() == before
 
 
+def test_a_run_of_an_earlier_version_is_refused_by_its_format_and_not_by_its_keys(stopped, capsys):
+    for folder in folders(stopped):
+        rewritten(folder, format=3)
+    manifest = stopped.read_json("manifest.json")
+    del manifest["config"]["screen"]  # as if that version did not have the key
+    stopped.write_json("manifest.json", manifest)
+    capsys.readouterr()
+    assert main(["train", "--resume", str(stopped.path)]) == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("finish the run with atlas 0.1.0, which wrote them, or start the experiment anew")
+
+
 @pytest.mark.parametrize(
     "change",
     [
