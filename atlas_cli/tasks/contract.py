@@ -155,7 +155,11 @@ class BaseTask(ABC):
 
     @abstractmethod
     def loss(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, int]:
-        """Mean loss over what counts, and how many count: examples, or label tokens."""
+        """Mean loss over what counts, and how many count: examples, or label tokens.
+
+        Where labels are no whole numbers, plans of memory run it (or ``loss_at``, where there are ``targets``) on
+        tensors without values.
+        """
 
     def reads(self, labels: Tensor, mask_BT: Tensor) -> Tensor | None:
         """The tokens whose hidden states the loss depends on, (B, T) bool; None: all."""
@@ -189,7 +193,7 @@ class BaseTask(ABC):
         """The label of one example, for people who look at their data."""
         labels = feature["labels"]
         if isinstance(labels, list):
-            return f"({sum(1 for label in labels if label >= 0)} labels)"
+            return f"({sum(1 for label in labels if label != IGNORE)} labels)"
         return f"-> {self.classes[int(labels)] if self.has_classes else f'{labels:g}'}"
 
     def label_summary(self, rows: Sequence[Row]) -> str:
@@ -236,12 +240,8 @@ def check_declared(task: type[BaseTask]) -> None:
         ConfigError: what does not fit; names the file and the nearest valid name.
     """
     file = inspect.getfile(task)
-    own = [
-        each
-        for each in vars(sys.modules[task.__module__]).values()
-        if getattr(each, "__module__", "") == task.__module__
-    ]
-    for metric in (each for each in own if isinstance(each, type) and issubclass(each, Metric)):
+    classes = [each for each in vars(sys.modules[task.__module__]).values() if isinstance(each, type)]
+    for metric in (each for each in classes if issubclass(each, Metric) and each.__module__ == task.__module__):
         if missing := sorted(metric.__abstractmethods__):
             raise ConfigError(f"{file}: {metric.__name__} defines no {' and no '.join(missing)}, as a Metric must")
     if task.primary_metric not in task.better:

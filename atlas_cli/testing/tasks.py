@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import PreTrainedTokenizerFast
 
+from atlas_cli.planning.memory.saved_trace import traced_loss
 from atlas_cli.plugins import check
 from atlas_cli.tasks.contract import IGNORE, BaseTask, Feature, Row, check_declared
 
@@ -192,8 +193,7 @@ class Conformance:
             planned = self.task.build_head(HIDDEN, nn.Linear(HIDDEN, 8, bias=False))
             shape = mask_BT.shape
             logits = planned(torch.empty(*shape, HIDDEN), torch.ones(shape, dtype=torch.int64))
-            if self.task.label_dtype.is_floating_point:
-                self.task.loss(logits, self.task.blank_labels(*shape))
+            traced_loss(self.task, logits, *shape)
 
     def test_figures_are_the_same_in_one_or_many_batches(self) -> None:
         """And each of them is a number, and has a direction."""

@@ -1,5 +1,7 @@
 """Every task keeps the contract, by the tests that a task of another package can run on itself."""
 
+from typing import ClassVar
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,8 +9,8 @@ import torch.nn.functional as F
 from atlas_cli.errors import ConfigError
 from atlas_cli.tasks import causal_lm, instruction, question_answering, regression, sequence_classification
 from atlas_cli.tasks import token_classification as tokens
-from atlas_cli.tasks._heads import PooledHead
-from atlas_cli.tasks.contract import Metric
+from atlas_cli.tasks._heads import Classifier, PooledHead
+from atlas_cli.tasks.contract import IGNORE, BaseTask, Feature, Metric
 from atlas_cli.testing.tasks import Conformance, conformance
 
 TEXTS = ["a good film", "a very bad film about a city", "good", "bad music and a bad play", "a film about good music"]
@@ -42,6 +44,71 @@ TestQuestionAnswering = conformance(
 TestCausalLm = conformance(causal_lm.Task, [{"text": text} for text in TEXTS if " " in text])
 TestInstruction = conformance(
     instruction.Task, [{"prompt": text, "response": f"it is {tone}"} for text, tone in zip(TEXTS, TONES, strict=True)]
+)
+
+
+class _Error(Metric):
+    """The mean absolute error over words."""
+
+    def __init__(self):
+        self.total = self.count = 0
+
+    def update(self, logits, labels, features):
+        errors = (logits.squeeze(-1) - labels).abs()[labels != IGNORE]
+        self.total, self.count = self.total + errors.sum().item(), self.count + len(errors)
+
+    def compute(self):
+        return {"mae": self.total / self.count}
+
+
+class Task(BaseTask):
+    """A number for each token, such as how long it is read."""
+
+    fields = ("text", "times")
+    forms: ClassVar = {"times": "any"}
+    label_dtype = torch.float32
+    primary_metric = "mae"
+    better: ClassVar = {"mae": "lower"}
+    prediction_fields = ("times",)
+
+    def encode(self, row, tokenizer, max_length):
+        ids = tokenizer(row["text"], add_special_tokens=False)["input_ids"]
+        cut = len(ids) > max_length
+        return [Feature(input_ids=ids[:max_length], labels=row["times"][: len(ids)][:max_length], truncated=cut)]
+
+    def label_tensor(self, features, length):
+        rows = [f["labels"] + [float(IGNORE)] * (length - len(f["labels"])) for f in features]
+        return torch.tensor(rows, dtype=torch.float32)
+
+    def label_shape(self, batch, tokens):
+        return (batch, tokens)
+
+    def build_head(self, hidden_size, lm_head):
+        return _PerToken(hidden_size, 1)
+
+    def targets(self, labels):
+        return labels
+
+    def loss(self, logits, labels):
+        return self.loss_at(logits[labels != IGNORE], labels[labels != IGNORE])
+
+    def loss_at(self, logits_NC, targets_N):
+        return F.mse_loss(logits_NC.squeeze(-1), targets_N), len(targets_N)
+
+    def metric(self):
+        return _Error()
+
+    def predictions(self, logits, features):
+        return [{"times": each[: len(f["input_ids"]), 0].tolist()} for each, f in zip(logits, features, strict=True)]
+
+
+class _PerToken(Classifier):
+    def forward(self, hidden, mask):
+        return super().forward(hidden)
+
+
+TestNumbersByToken = conformance(
+    Task, [{"text": text, "times": [0.5 * len(word) - 2 for word in text.split()]} for text in TEXTS]
 )
 
 

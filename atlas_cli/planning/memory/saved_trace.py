@@ -102,7 +102,7 @@ def trace(
             if task is not None and head is not None:
                 returned = getattr(torch, step.received)
                 received = hidden if upper or whole else hidden.detach().to(returned).requires_grad_()
-                loss = _loss(task, head(received, mask), step)
+                loss = traced_loss(task, head(received, mask), step.batch, step.tokens)
         if train_weights:
             return Traced(saved.total, live.peak)
         if loss is not None:
@@ -188,10 +188,13 @@ def _inputs(hf_config: Any, step: Step, upper: bool) -> dict[str, Tensor | None]
     return {"inputs_embeds": torch.empty(size, dtype=getattr(torch, step.dtype), requires_grad=True)}
 
 
-def _loss(task: BaseTask, logits: Tensor, step: Step) -> Tensor:
+def traced_loss(task: BaseTask, logits: Tensor, batch: int, tokens: int) -> Tensor:
     """The cross-entropy that tasks with class numbers share: they count labels by value, and fake tensors have none."""
     if task.label_dtype.is_floating_point:
-        return task.loss(logits, task.blank_labels(step.batch, step.tokens))[0]
+        labels = task.blank_labels(batch, tokens)
+        if (targets := task.targets(labels)) is None:
+            return task.loss(logits, labels)[0]
+        return task.loss_at(logits.flatten(0, targets.dim() - 1), targets.flatten())[0]
     rows = logits.flatten(0, -2).float()
     targets = torch.zeros(len(rows), dtype=torch.int64)
     return functional.cross_entropy(rows, targets, ignore_index=-100, reduction="sum") / len(rows)
