@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from atlas_cli.config.load import load_config as load_config
     from atlas_cli.experiment.api.one_round import create_message as create_message
     from atlas_cli.experiment.api.one_round import federated_training_round as federated_training_round
+    from atlas_cli.experiment.api.parties import SplitClient as SplitClient
+    from atlas_cli.experiment.api.parties import SplitServer as SplitServer
     from atlas_cli.experiment.api.ranks_for_device import DeviceProfiler as DeviceProfiler
     from atlas_cli.experiment.api.ranks_for_device import RankAllocator as RankAllocator
     from atlas_cli.experiment.round_loop import train as train
     from atlas_cli.federation.build import build as build
-    from atlas_cli.federation.parties.split_client import SplitClient as SplitClient
-    from atlas_cli.federation.parties.split_server import SplitServer as SplitServer
     from atlas_cli.models.adapters.lora import LoRAAdapter as LoRAAdapter
     from atlas_cli.planning.cuts.choice import get_split_point as get_split_point
 
@@ -35,8 +35,8 @@ _HOME = {
     "DeviceProfiler": "experiment.api.ranks_for_device",
     "RankAllocator": "experiment.api.ranks_for_device",
     "LoRAAdapter": "models.adapters.lora",
-    "SplitClient": "federation.parties.split_client",
-    "SplitServer": "federation.parties.split_server",
+    "SplitClient": "experiment.api.parties",
+    "SplitServer": "experiment.api.parties",
     "TaskClusterer": "clustering.clusterer",
     "build": "federation.build",
     "create_message": "experiment.api.one_round",

@@ -22,8 +22,8 @@ from rich.table import Table
 from torch import Tensor
 from transformers import GPT2Config, GPT2Model
 
+from atlas_cli import SplitClient
 from atlas_cli.federation.parties.prefix_cache import Prefix, PrefixCache
-from atlas_cli.federation.parties.split_client import SplitClient
 from atlas_cli.models.families import family_of
 from atlas_cli.models.frozen.load import FrozenBase, as_base
 from atlas_cli.reports.terminal import Terminal

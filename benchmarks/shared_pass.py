@@ -19,10 +19,10 @@ from rich import box
 from rich.table import Table
 from transformers import BertConfig, BertModel, GPT2Config, GPT2Model
 
+from atlas_cli import SplitClient
 from atlas_cli.data.collate import Batch
 from atlas_cli.engines.passes import filled
 from atlas_cli.federation.parties.shared_client_pass import ClientPass
-from atlas_cli.federation.parties.split_client import SplitClient
 from atlas_cli.models.families import family_of
 from atlas_cli.models.frozen.kernel_order import prepack_blocks
 from atlas_cli.models.frozen.load import FrozenBase, as_base

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
+    from atlas_cli.planning.cuts.choice import SplitChoice
     from atlas_cli.planning.devices.devices import Device
 
 
@@ -63,52 +64,58 @@ def command(
     from atlas_cli.cli._imports import without_collecting
 
     with without_collecting():
-        from atlas_cli.cli._tables.split_points import split_notes, split_record, split_table
-        from atlas_cli.errors import ConfigError
         from atlas_cli.planning.cuts.choice import choose_split
         from atlas_cli.planning.cuts.leakage import read_leakage
         from atlas_cli.planning.cuts.table import Setting
-        from atlas_cli.planning.devices.devices import find_device
 
-    if config is not None and device is None and server is None:
-        raise ConfigError("its devices are for --device and --server; give one of them", key="--config")
-    known = _devices(config) if config is not None else {}
-    where = str(config) if config is not None else None
-
-    def named(name: str, key: str) -> Device:
-        return find_device(name, known, key=key, where=where)
-
-    client = _client(named(device, "--device") if device is not None else None, memory)
-    if server is not None and client is None:
-        raise ConfigError("a server serves a client: give --device or --memory, too", key="--server")
-    wanted = tuple(name.strip() for name in targets.split(",") if name.strip())
-    names: Literal["auto"] | tuple[str, ...] = "auto" if wanted == ("auto",) else wanted
-    setting = Setting(batch_size, max_length, rank, names, dtype, checkpointing)
-    choice = choose_split(
-        model,
-        setting,
-        client,
-        named(server, "--server") if server is not None else None,
-        leakage=read_leakage(leakage) if leakage is not None else None,
-        max_leakage=max_leakage,
-    )
-    if as_json:
-        typer.echo(json.dumps(split_record(choice), indent=2))
-    else:
-        from atlas_cli.reports.terminal import Terminal
-
-        console = Terminal()
-        console.print(split_table(choice, console.width))
-        for note in split_notes(choice):
-            console.say(note, style="italic")
-        if choice.layer is not None:
-            of = f"split layer {choice.layer} of {len(choice.rows)}"
-            label = f"{of} (default): {choice.reason}" if choice.device is None else f"{of}: {choice.reason}"
-            console.say(label)
+    client, serving = _devices(device, memory, server, config)
+    setting = Setting(batch_size, max_length, rank, _target_names(targets), dtype, checkpointing)
+    known = read_leakage(leakage) if leakage is not None else None
+    choice = choose_split(model, setting, client, serving, leakage=known, max_leakage=max_leakage)
+    _show(choice, as_json)
     choice.require()
 
 
-def _devices(config: Path) -> dict[str, Device]:
+def _devices(
+    device: str | None, memory: str | None, server: str | None, config: Path | None
+) -> tuple[Device | None, Device | None]:
+    """The client's device with its memory, and the server's, where they were given."""
+    from atlas_cli.errors import ConfigError
+    from atlas_cli.planning.devices.devices import find_device
+
+    if config is not None and device is None and server is None:
+        raise ConfigError("its devices are for --device and --server; give one of them", key="--config")
+    known = _configured_devices(config) if config is not None else {}
+    where = str(config) if config is not None else None
+    client = find_device(device, known, key="--device", where=where) if device is not None else None
+    client = _with_memory(client, memory) if memory is not None else client
+    if server is not None and client is None:
+        raise ConfigError("a server serves a client: give --device or --memory, too", key="--server")
+    return client, find_device(server, known, key="--server", where=where) if server is not None else None
+
+
+def _target_names(targets: str) -> Literal["auto"] | tuple[str, ...]:
+    names = tuple(name.strip() for name in targets.split(",") if name.strip())
+    return "auto" if names == ("auto",) else names
+
+
+def _show(choice: SplitChoice, as_json: bool) -> None:
+    from atlas_cli.cli._tables.split_points import split_notes, split_record, split_table
+    from atlas_cli.reports.terminal import Terminal
+
+    if as_json:
+        typer.echo(json.dumps(split_record(choice), indent=2))
+        return
+    console = Terminal()
+    console.print(split_table(choice, console.width))
+    for note in split_notes(choice):
+        console.say(note, style="italic")
+    if choice.layer is not None:
+        of = f"split layer {choice.layer} of {len(choice.rows)}"
+        console.say(f"{of} (default): {choice.reason}" if choice.device is None else f"{of}: {choice.reason}")
+
+
+def _configured_devices(config: Path) -> dict[str, Device]:
     from atlas_cli.config.load import load_config, locating
     from atlas_cli.planning.devices.devices import configured_devices
 
@@ -117,13 +124,11 @@ def _devices(config: Path) -> dict[str, Device]:
         return configured_devices(loaded.config)
 
 
-def _client(device: Device | None, memory: str | None) -> Device | None:
+def _with_memory(device: Device | None, memory: str) -> Device:
     from atlas_cli.errors import ConfigError
     from atlas_cli.planning.devices.devices import Device
     from atlas_cli.units import parse_bytes
 
-    if memory is None:
-        return device
     try:
         size = parse_bytes(memory)
     except ValueError as error:

@@ -16,9 +16,9 @@ from torch import nn
 
 from atlas_cli.aggregation.contract import Factors, absorb, release, scales_of, truncated
 from atlas_cli.aggregation.low_rank import redistribute, weighted_sum
-from atlas_cli.federation.build import adapters_of
 from atlas_cli.federation.federation import Federation
 from atlas_cli.federation.merging.aggregator import Aggregator
+from atlas_cli.federation.parties.setting import Setting
 from atlas_cli.federation.parties.trainables import Trainables
 from atlas_cli.models.adapters.lora import AdapterSet
 from atlas_cli.tasks.contract import BaseTask
@@ -127,7 +127,7 @@ def _room(federation: Federation, clients: list[str]) -> AdapterSet:
         own = {**planned.ranks, **upper}
         ranks.update({path: max(rank, ranks.get(path, 0)) for path, rank in own.items()})
     ordered = {path: ranks[path] for path in federation.plan.features if path in ranks}
-    return adapters_of(federation.config, federation.base, ordered, federation.device)
+    return Setting.of(federation.config, federation.device).adapters(federation.base, ordered)
 
 
 def _mean(

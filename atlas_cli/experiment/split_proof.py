@@ -19,12 +19,12 @@ from atlas_cli.experiment.split_check import TOLERANCE, Check
 from atlas_cli.federation.federation import Federation
 from atlas_cli.federation.parties.evaluation import Halves
 from atlas_cli.federation.parties.exchange import exchange, exchange_all
+from atlas_cli.federation.parties.setting import Setting
 from atlas_cli.federation.parties.shared_client_pass import ClientPass
 from atlas_cli.federation.parties.split_client import SplitClient, as_inputs
 from atlas_cli.federation.parties.split_server import SplitServer
 from atlas_cli.federation.parties.trainables import build_head
 from atlas_cli.models.adapters.lora import AdapterSet
-from atlas_cli.models.block_paths import by_layer
 from atlas_cli.models.frozen.cast import departure
 from atlas_cli.models.halves.split import blocks_of, run_half
 from atlas_cli.planning.plan import ClientPlan
@@ -68,32 +68,13 @@ def _check(
     base, device, seed = federation.base, federation.device, config.seed
     own = federation.base_of(planned.name)
     u_shaped, name = training.labels == "client", planned.name
-    ranks = federation.aggregator.members[name].ranks
+    ranks, setting = federation.aggregator.members[name].ranks, Setting(lora, training, seed, device)
 
     def parties() -> tuple[SplitServer, SplitClient, nn.Module]:
         head = build_head(own, task, seed, group, device)
-        server = SplitServer(
-            base=base,
-            tasks={group: task},
-            split_layer=planned.cut,
-            device=device,
-            rank=config.server.rank if planned.cut < base.n_layers else 0,
-            lora=lora,
-            training=training,
-            seed=seed,
-        )
-        client = SplitClient(
-            name,
-            rank_config=by_layer(ranks, base.family),
-            split_layer=planned.cut,
-            device=device,
-            base=own,
-            lora=lora,
-            training=training,
-            seed=seed,
-            task=task,
-            head=head if u_shaped else None,
-        )
+        rank = config.server.rank if planned.cut < base.n_layers else 0
+        server = SplitServer(base, planned.cut, {group: task}, setting, rank)
+        client = SplitClient(name, own, planned.cut, ranks, setting, task=task, head=head if u_shaped else None)
         _randomise(client.adapters, seed)
         _randomise(server.groups[group].adapters, seed)
         server.begin_round({name: group}, 0)

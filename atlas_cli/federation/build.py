@@ -7,7 +7,7 @@ from dataclasses import fields
 
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.federation.client_state.member import Member, weight_of
-from atlas_cli.federation.client_state.new_client import adapters_of, heads_on_clients, new_client
+from atlas_cli.federation.client_state.new_client import heads_on_clients, new_client
 from atlas_cli.federation.client_state.offloaded import offload_of
 from atlas_cli.federation.federation import Federation
 from atlas_cli.federation.loaded_experiment import LoadedExperiment, load_experiment
@@ -16,6 +16,7 @@ from atlas_cli.federation.parties.evaluation import Evaluator
 from atlas_cli.federation.parties.party import Party
 from atlas_cli.federation.parties.prefix_cache import PrefixCache
 from atlas_cli.federation.parties.server import Server
+from atlas_cli.federation.parties.setting import Setting
 from atlas_cli.federation.parties.split_server import SplitServer
 from atlas_cli.federation.parties.trainables import build_head
 from atlas_cli.federation.prefix_setup import first_changing, give_prefix, prefix_cache_of
@@ -76,17 +77,9 @@ def make_server(loaded: LoadedExperiment) -> Server:
     config, plan = loaded.config, loaded.plan
     if not loaded.split:
         return Server(loaded.base, config.training, config.seed)
-    return SplitServer(
-        base=loaded.base,
-        tasks=loaded.training_tasks(),
-        split_layer=plan.cut,
-        device=loaded.device,
-        rank=config.server.rank,
-        first_layers={name: min(client.cut for client in plan.members(name)) for name in loaded.data},
-        lora=config.lora,
-        training=config.training,
-        seed=config.seed,
-    )
+    first_layers = {name: min(client.cut for client in plan.members(name)) for name in loaded.data}
+    setting = Setting.of(config, loaded.device)
+    return SplitServer(loaded.base, plan.cut, loaded.training_tasks(), setting, config.server.rank, first_layers)
 
 
 def make_clients(loaded: LoadedExperiment, cache: PrefixCache | None) -> tuple[Mapping[str, Party], dict[str, Member]]:
@@ -149,10 +142,11 @@ def _served(loaded: LoadedExperiment) -> dict[tuple[str, int], frozenset[str]]:
 def make_aggregator(loaded: LoadedExperiment, server: Server, members: dict[str, Member]) -> Aggregator:
     """What merges the adapters, and the heads where clients train them, of each task group."""
     config, plan, base, device = loaded.config, loaded.plan, loaded.base, loaded.device
+    setting = Setting.of(config, device)
     groups, heads = {}, {}
     for name, task in loaded.training_tasks().items():
         ranks = plan.group_ranks(name) if loaded.split else plan.server_ranks(name) | plan.group_ranks(name)
-        groups[name] = adapters_of(config, base, ranks, device)
+        groups[name] = setting.adapters(base, ranks)
         if heads_on_clients(config):
             heads[name] = build_head(base, task, config.seed, name, device)
     return Aggregator(

@@ -7,6 +7,7 @@ import copy
 from atlas_cli.errors import ConfigError
 from atlas_cli.federation.federation import Federation
 from atlas_cli.federation.parties.party import Party
+from atlas_cli.federation.parties.setting import Setting
 from atlas_cli.federation.parties.split_client import SplitClient
 from atlas_cli.federation.parties.split_server import SplitServer
 
@@ -29,28 +30,12 @@ def _probe(federation: Federation, party: Party, name: str, rank: int, fresh: bo
     # dropout would only add spread, and a pooled server does not step before it is told to
     lora = config.lora.model_copy(update={"dropout": 0.0})
     training = config.training.model_copy(update={"server_update": "pooled"})
-    client = SplitClient(
-        name,
-        rank_config=min(rank, *(min(features) for features in federation.plan.features.values())),
-        split_layer=party.cut,
-        device=federation.device,
-        base=party.base,
-        lora=lora,
-        training=training,
-        seed=config.seed,
-        task=task,
-        head=copy.deepcopy(party.head),
-    )
-    server = SplitServer(
-        base=federation.base,
-        tasks={group: task},
-        split_layer=party.cut,
-        device=federation.device,
-        rank=config.server.rank if party.cut < federation.base.n_layers else 0,
-        lora=lora,
-        training=training,
-        seed=config.seed,
-    )
+    setting = Setting(lora, training, config.seed, federation.device)
+    rank = min(rank, *(min(features) for features in federation.plan.features.values()))
+    ranks = setting.ranks(party.base, rank, range(party.cut), "lora.rank")
+    client = SplitClient(name, party.base, party.cut, ranks, setting, task=task, head=copy.deepcopy(party.head))
+    server_rank = config.server.rank if party.cut < federation.base.n_layers else 0
+    server = SplitServer(federation.base, party.cut, {group: task}, setting, server_rank)
     if not fresh:
         server.groups[group].take_values(live.groups[federation.part_of(name)])
     server.begin_round({name: group}, 0)

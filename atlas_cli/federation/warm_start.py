@@ -19,7 +19,8 @@ from atlas_cli.models.adapters.origin import read_origin, require_same_base
 from atlas_cli.models.adapters.peft_format import TENSORS
 from atlas_cli.models.adapters.peft_reading import Factors, read_head, read_peft
 from atlas_cli.models.frozen.load import FrozenBase
-from atlas_cli.planning.plan import Plan, meta_base
+from atlas_cli.models.frozen.meta_model import meta_model
+from atlas_cli.planning.plan import Plan
 
 if TYPE_CHECKING:
     from atlas_cli.data.prepare import PreparedGroup
@@ -67,7 +68,8 @@ def check_adapters(plan: Plan) -> None:
     Raises:
         ConfigError, ResourceError: as ``start_from``.
     """
-    base = FrozenBase(meta_base(plan.hf_config, plan.family), None, plan.family, plan.config.model.name, plan.init, "")
+    model, _ = meta_model(plan.hf_config, plan.family)
+    base = FrozenBase(model, None, plan.family, plan.config.model.name, plan.init, "")
     for name, group in plan.config.task_groups.items():
         if group.adapter is not None:
             room = {**plan.server_ranks(name), **plan.group_ranks(name)}

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModel, AutoModelForCausalLM
 
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.errors import ConfigError
@@ -19,9 +18,10 @@ from atlas_cli.models.block_paths import layer_of
 from atlas_cli.models.families import family_of
 from atlas_cli.models.families.contract import BaseFamily
 from atlas_cli.models.files.resolve import model_config
-from atlas_cli.models.frozen.load import check_cut, from_config
+from atlas_cli.models.frozen.load import check_cut
+from atlas_cli.models.frozen.meta_model import meta_model
 from atlas_cli.models.frozen.rotary import depends_on_length, turns_at
-from atlas_cli.models.halves.split import client_half, server_half
+from atlas_cli.models.halves.split import blocks_of, client_half, server_half
 from atlas_cli.planning.cuts.auto import resolve_auto_cuts
 from atlas_cli.planning.devices.cost import BlockShapes, block_shapes
 from atlas_cli.planning.devices.devices import check_deadline, client_devices, server_device
@@ -156,8 +156,38 @@ def make_plan(config: ExperimentConfig) -> Plan:
     config = resolve_auto_cuts(config)
     hf_config, _, init = model_config(config.model)
     family = family_of(hf_config.model_type)
-    base = meta_base(hf_config, family, getattr(torch, config.model.dtype))
-    n_layers, hidden = int(hf_config.num_hidden_layers), int(hf_config.hidden_size)
+    _check_before_shapes(config, hf_config, family)
+    base, _ = meta_model(hf_config, family, getattr(torch, config.model.dtype))
+    names = adapted_names(base, family, config.lora.targets)
+    clients = _planned_clients(config, base, family, names)
+    cut = min(client.cut for client in clients)
+    _check_cuts(config, clients)
+    check_clusters(config, {client.cut for client in clients})
+    upper = _server_adapters(config, base, family, cut, names)
+    features = {path: features_of(base.get_submodule(path)) for path in _all_paths(hf_config, family, names)}
+    check_server_memory(config, features.values())
+    return Plan(
+        config=config,
+        family=family,
+        hf_config=hf_config,
+        init=init,
+        n_layers=int(hf_config.num_hidden_layers),
+        hidden_size=int(hf_config.hidden_size),
+        cut=cut,
+        clients=tuple(clients),
+        upper_ranks=upper,
+        features=features,
+        parameters={
+            "model": _count(base),
+            "client half": _count(client_half(base, family, cut)),
+            "server half": _count(server_half(base, family, cut)),
+        },
+        setup_tensors=_setup_tensors(hf_config, family, clients),
+    )
+
+
+def _check_before_shapes(config: ExperimentConfig, hf_config: Any, family: BaseFamily) -> None:
+    """What can be checked of a config before its model's layers are known."""
     check_tasks(config, hf_config.model_type, family)
     _check_length(config, hf_config, family)
     _check_rotary(config, hf_config)
@@ -168,69 +198,55 @@ def make_plan(config: ExperimentConfig) -> Plan:
     client_devices(config), server_device(config)  # every device that is named must be known
     check_deadline(config)
 
-    names = adapted_names(base, family, config.lora.targets)
-    clients = []
-    placed: dict[str, tuple[int, dict[str, int]]] = {}  # clients of one template have one cut and one set of ranks
+
+def _planned_clients(
+    config: ExperimentConfig, base: nn.Module, family: BaseFamily, names: list[str]
+) -> list[ClientPlan]:
+    """Every client with its split layer and its ranks, which are those of its template."""
+    n_layers, clients = len(blocks_of(base, family)), []
+    placed: dict[str, tuple[int, dict[str, int]]] = {}
     for spec in config.expanded_clients():
         assert spec.split_layer != "auto"
         if spec.key not in placed:
-            own = check_cut(spec.split_layer, n_layers, _own_key(config, spec.key, "split_layer", "model"))
-            rank, key = _planned(config, spec.rank), _own_key(config, spec.key, "rank", "lora")
-            placed[spec.key] = own, place_ranks(base, family, rank, range(own), names, key)
-        own, ranks = placed[spec.key]
+            cut = check_cut(spec.split_layer, n_layers, _own_key(config, spec.key, "split_layer", "model"))
+            rank, key = _planned_rank(config, spec.rank), _own_key(config, spec.key, "rank", "lora")
+            placed[spec.key] = cut, place_ranks(base, family, rank, range(cut), names, key)
+        cut, ranks = placed[spec.key]
         rest = (spec.key, spec.checkpointing, spec.dtype, spec.weight)
-        clients.append(ClientPlan(spec.name, spec.task_group, own, ranks, *rest))
-    cut = min(client.cut for client in clients)
-    _check_cuts(config, clients)
-    check_clusters(config, {client.cut for client in clients})
-    above = dict.fromkeys(range(cut, n_layers), config.server.rank)
-    upper = place_ranks(base, family, above, range(cut, n_layers), names, "server.rank") if config.server.rank else {}
-    if upper == {} and config.server.rank:
+        clients.append(ClientPlan(spec.name, spec.task_group, cut, ranks, *rest))
+    return clients
+
+
+def _server_adapters(
+    config: ExperimentConfig, base: nn.Module, family: BaseFamily, cut: int, names: list[str]
+) -> dict[str, int]:
+    """The rank of each adapter on the server half, by path; empty when the server trains heads only."""
+    if config.server.rank == 0:
+        return {}
+    layers = range(cut, len(blocks_of(base, family)))
+    if not layers:
         raise ConfigError(f"the server half has no layers at split_layer {cut}; set server.rank: 0", key="server.rank")
-    paths = [f"{family.blocks}.{layer}.{name}" for layer in range(n_layers) for name in names]
-    bases = {dtype: meta_base(hf_config, family, getattr(torch, dtype)) for dtype in {c.dtype for c in clients}}
-    kinds = {(c.cut, c.dtype) for c in clients}
-    halves = {(own, dtype): client_half(bases[dtype], family, own) for own, dtype in kinds}
-    features = {path: features_of(base.get_submodule(path)) for path in paths}
-    check_server_memory(config, features.values())
-    return Plan(
-        config=config,
-        family=family,
-        hf_config=hf_config,
-        init=init,
-        n_layers=n_layers,
-        hidden_size=hidden,
-        cut=cut,
-        clients=tuple(clients),
-        upper_ranks=upper,
-        features=features,
-        parameters={
-            "model": _count(base),
-            "client half": _count(client_half(base, family, cut)),
-            "server half": _count(server_half(base, family, cut)),
-        },
-        setup_tensors={kind: dict(half.state_dict()) for kind, half in halves.items()},
-    )
+    return place_ranks(base, family, dict.fromkeys(layers, config.server.rank), layers, names, "server.rank")
+
+
+def _all_paths(hf_config: Any, family: BaseFamily, names: list[str]) -> list[str]:
+    """Paths of the adapted linear layers of all blocks."""
+    return [f"{family.blocks}.{layer}.{name}" for layer in range(int(hf_config.num_hidden_layers)) for name in names]
+
+
+def _setup_tensors(
+    hf_config: Any, family: BaseFamily, clients: list[ClientPlan]
+) -> dict[tuple[int, str], dict[str, torch.Tensor]]:
+    """The weights of each kind of client half, by split layer and number type, without storage."""
+    bases = {dtype: meta_model(hf_config, family, getattr(torch, dtype))[0] for dtype in {c.dtype for c in clients}}
+    kinds = {(client.cut, client.dtype) for client in clients}
+    return {(cut, dtype): dict(client_half(bases[dtype], family, cut).state_dict()) for cut, dtype in kinds}
 
 
 def cuts_text(plan: Plan) -> str:
     """The split layers of all clients in words: "3", or "1 to 3" where they differ."""
     deepest = max(client.cut for client in plan.clients)
     return str(plan.cut) if deepest == plan.cut else f"{plan.cut} to {deepest}"
-
-
-def meta_base(hf_config: Any, family: BaseFamily, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """The base model without storage.
-
-    Raises:
-        ConfigError: sizes that do not fit together.
-    """
-    with torch.device("meta"):
-        whole: Any = from_config(AutoModelForCausalLM if family.causal else AutoModel, hf_config, dtype)
-    base: nn.Module = whole.base_model if family.causal else whole
-    for path in family.unused:
-        setattr(base, path, None)
-    return base
 
 
 def _check_length(config: ExperimentConfig, hf_config: Any, family: BaseFamily) -> None:
@@ -254,7 +270,7 @@ def _check_rotary(config: ExperimentConfig, hf_config: Any) -> None:
         )
 
 
-def _planned(config: ExperimentConfig, rank: int | dict[int, int] | str) -> int | dict[int, int]:
+def _planned_rank(config: ExperimentConfig, rank: int | dict[int, int] | str) -> int | dict[int, int]:
     # rank: auto is given its number before training (experiment/allocation); until then a plan has the least
     return config.allocation.r_min if isinstance(rank, str) else rank
 

@@ -22,7 +22,7 @@ from transformers import AutoModel, AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
 from atlas_cli.config.schema.experiment import LoraConfig
-from atlas_cli.federation.parties.split_client import SplitClient
+from atlas_cli.experiment.api.parties import SplitClient
 from atlas_cli.models.adapters.lora import AdapterSet, build_adapters
 from atlas_cli.models.adapters.per_client_rows import Segment, attached_segments
 from atlas_cli.models.adapters.placement import adapted_names, place_ranks

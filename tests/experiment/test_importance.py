@@ -9,7 +9,7 @@ import torch
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.data.collate import batch_indices, collate
 from atlas_cli.errors import ConfigError
-from atlas_cli.experiment.allocation.importance import layer_importance, measure_importance, running_sensitivity
+from atlas_cli.experiment.allocation.importance import layer_importance, measure_importance
 from atlas_cli.experiment.recorder import Recorder
 from atlas_cli.experiment.round_loop import train
 from atlas_cli.experiment.run_state import RunState
@@ -176,20 +176,3 @@ def test_depends_on_the_clients_data_and_the_servers_present_values(federation_o
 def test_needs_a_split(federation_of):
     with pytest.raises(ConfigError, match="split-federated"):
         measure_importance(federation_of(mode="federated"), "a")
-
-
-def test_running_sensitivity_is_an_exponential_average():
-    adapters = AdapterSet({f"h.{i}.attn.c_attn": LoRAAdapter(4, 4, rank=i + 1) for i in range(2)})
-    family, sums = family_of("gpt2"), {}
-    for layer, adapter in enumerate(adapters.adapters.values()):
-        adapter.lora_A.data.fill_(2)
-        adapter.lora_B.data.fill_(-1)
-        adapter.lora_A.grad = torch.full_like(adapter.lora_A, 3)
-        adapter.lora_B.grad = torch.full_like(adapter.lora_B, 5)
-        sums[layer] = 4 * 2 * 3 + 4 * 1 * 5  # for a unit of rank
-    first = running_sensitivity({}, adapters, family)
-    assert first == sums
-    assert running_sensitivity({0: 0.0, 1: 100.0}, adapters, family) == {
-        0: pytest.approx(0.15 * 44),
-        1: pytest.approx(85 + 0.15 * 44),
-    }

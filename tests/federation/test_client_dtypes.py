@@ -6,6 +6,7 @@ import pytest
 import torch
 from support.by_hand import batches_of
 
+import atlas_cli
 from atlas_cli import discovery
 from atlas_cli.clustering.fingerprints import fingerprint_round
 from atlas_cli.data.collate import collate
@@ -17,7 +18,6 @@ from atlas_cli.experiment.run_state import RunState
 from atlas_cli.experiment.split_check import require_verified
 from atlas_cli.experiment.split_proof import verify_split
 from atlas_cli.federation.parties.split_client import SplitClient
-from atlas_cli.federation.parties.split_server import SplitServer
 from atlas_cli.models.frozen.cast import stored_as
 from atlas_cli.models.frozen.load import FrozenBase
 from atlas_cli.models.halves.split import blocks_of, client_half, run_half
@@ -227,8 +227,8 @@ def test_probes_are_of_the_clients_own_weights(make_federation):
 def test_the_python_interface_takes_a_client_of_another_dtype(make_federation):
     made = make_federation("gpt2")
     cast = stored_as(made.base, torch.bfloat16, layers=2)
-    clients = [SplitClient(name, None, 4, 2, base=base) for name, base in (("a", cast), ("b", made.base))]
-    server = SplitServer(base=made.base, split_layer=2)
+    clients = [atlas_cli.SplitClient(name, None, 4, 2, base=base) for name, base in (("a", cast), ("b", made.base))]
+    server = atlas_cli.SplitServer(base=made.base, split_layer=2)
     ids = torch.full((2, 6), 7)
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     result = federated_training_round(clients, server, {"a": batch, "b": batch}, {0: ["a", "b"]})

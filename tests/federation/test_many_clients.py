@@ -8,6 +8,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 
+from atlas_cli import SplitClient
 from atlas_cli.errors import AtlasError
 from atlas_cli.experiment import round_loop as training
 from atlas_cli.experiment import saved_clients
@@ -20,7 +21,6 @@ from atlas_cli.federation.client_state.member import Member
 from atlas_cli.federation.merging import aggregator
 from atlas_cli.federation.parties.numerics import clip_and_step
 from atlas_cli.federation.parties.optimizers import build_optimizer
-from atlas_cli.federation.parties.split_client import SplitClient
 from atlas_cli.models.adapters.lora import AdapterSet, LoRAAdapter
 from atlas_cli.models.frozen import load
 from atlas_cli.reports.progress import PlainProgress

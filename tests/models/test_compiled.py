@@ -6,9 +6,9 @@ import pytest
 import torch
 from support.tiny_models import CONFIGS
 
+from atlas_cli import SplitClient
 from atlas_cli.config.schema.experiment import ModelConfig
 from atlas_cli.errors import ConfigError
-from atlas_cli.federation.parties.split_client import SplitClient
 from atlas_cli.models.adapters.placement import adapted_names
 from atlas_cli.models.frozen.compiled import compile_blocks, require_compiler
 from atlas_cli.models.frozen.load import load_base

@@ -9,8 +9,8 @@ from support.tiny_models import tiny_model
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from atlas_cli import SplitClient
 from atlas_cli.config.schema.experiment import LoraConfig
-from atlas_cli.federation.parties.split_client import SplitClient
 from atlas_cli.models.adapters.lora import AdapterSet, LoRAAdapter, build_adapters, features_of, initial_A, scale_of
 from atlas_cli.models.families import family_of
 from atlas_cli.models.frozen.load import as_base

@@ -13,11 +13,9 @@ import torch.nn.functional as F
 from support.tiny_models import CAUSAL, CONFIGS, VOCABULARY, tiny_model
 from transformers import AutoModelForQuestionAnswering, AutoModelForTokenClassification
 
-from atlas_cli import tasks
+from atlas_cli import SplitClient, SplitServer, tasks
 from atlas_cli.config.schema.experiment import LoraConfig, TrainingConfig
 from atlas_cli.data.collate import collate
-from atlas_cli.federation.parties.split_client import SplitClient
-from atlas_cli.federation.parties.split_server import SplitServer
 from atlas_cli.models.families import family_of
 from atlas_cli.models.frozen.load import FrozenBase, as_base
 from atlas_cli.models.halves.split import server_half

@@ -6,11 +6,9 @@ import pytest
 import torch
 from support.tiny_models import CAUSAL, CONFIGS, tiny_model, varied
 
-from atlas_cli import tasks
+from atlas_cli import SplitClient, SplitServer, tasks
 from atlas_cli.config.schema.experiment import OptimizerConfig, TrainingConfig
 from atlas_cli.federation.parties.measured_memory import saved_bytes
-from atlas_cli.federation.parties.split_client import SplitClient
-from atlas_cli.federation.parties.split_server import SplitServer
 from atlas_cli.models.adapters.lora import AdapterSet, build_adapters
 from atlas_cli.models.block_paths import layer_of
 from atlas_cli.models.families import family_of

@@ -7,8 +7,8 @@ import torch
 from support.tiny_models import CAUSAL, CONFIGS
 from torch.nn import functional
 
+from atlas_cli import SplitClient
 from atlas_cli.config.schema.experiment import ModelConfig
-from atlas_cli.federation.parties.split_client import SplitClient
 from atlas_cli.models.adapters.lora import AdapterSet, LoRAAdapter
 from atlas_cli.models.frozen.cast import departure, stored_as
 from atlas_cli.models.frozen.load import current_sha256, load_base

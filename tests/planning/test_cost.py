@@ -6,10 +6,9 @@ import pytest
 import torch
 from support.tiny_models import CONFIGS, varied
 
+from atlas_cli import SplitClient, SplitServer
 from atlas_cli.config.schema.experiment import LoraConfig, ModelConfig, TrainingConfig
 from atlas_cli.errors import ConfigError
-from atlas_cli.federation.parties.split_client import SplitClient
-from atlas_cli.federation.parties.split_server import SplitServer
 from atlas_cli.models.adapters.lora import build_adapters
 from atlas_cli.models.adapters.placement import adapted_names, place_ranks
 from atlas_cli.models.families import family_of

@@ -5,9 +5,9 @@ import torch
 from support.real_client import features, make_base, measure, parts
 from support.tiny_models import CONFIGS
 
+from atlas_cli import SplitServer
 from atlas_cli.config.schema.experiment import TrainingConfig
 from atlas_cli.federation.parties.measured_memory import tensor_bytes
-from atlas_cli.federation.parties.split_server import SplitServer
 from atlas_cli.models.families import family_of
 from atlas_cli.models.files.architectures import built_in
 from atlas_cli.planning.memory.predict import predict_client, predict_server

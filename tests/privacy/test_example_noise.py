@@ -7,10 +7,9 @@ import torch
 from support.rounds import exchange
 from support.tiny_models import CONFIGS
 
+from atlas_cli import SplitClient, SplitServer
 from atlas_cli.config.schema.experiment import TrainingConfig
 from atlas_cli.data.collate import Batch, collate, poisson_indices
-from atlas_cli.federation.parties.split_client import SplitClient
-from atlas_cli.federation.parties.split_server import SplitServer
 from atlas_cli.federation.parties.trainables import build_head
 from atlas_cli.models.frozen.load import shared_base
 from atlas_cli.privacy.account.norms import Norms

@@ -3,8 +3,8 @@
 import torch
 from transformers import AutoModel, AutoModelForCausalLM
 
+from atlas_cli import SplitClient
 from atlas_cli.config.schema.experiment import LoraConfig, TrainingConfig
-from atlas_cli.federation.parties.split_client import SplitClient
 from atlas_cli.models.adapters.lora import features_of
 from atlas_cli.models.adapters.placement import adapted_names
 from atlas_cli.models.families import family_of

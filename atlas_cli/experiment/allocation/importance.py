@@ -11,10 +11,6 @@ is probed with. The targets of a block are summed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-import torch
-
 from atlas_cli.data.collate import batch_indices, collate
 from atlas_cli.federation.federation import Federation
 from atlas_cli.federation.parties.exchange import exchange
@@ -27,7 +23,6 @@ from atlas_cli.wire.ledger import Ledger
 
 # the estimate spreads by about sqrt(2 / rank), and without optimizer state a rank costs little
 PROBE_RANK = 32
-DECAY = 0.85
 
 
 def measure_importance(
@@ -72,19 +67,3 @@ def layer_importance(adapters: AdapterSet, family: BaseFamily) -> dict[int, floa
         value = 3 * adapter.lora_A.shape[1] * squared / (adapter.rank * adapter.scaling**2)
         layers[layer_of(path, family)] = layers.get(layer_of(path, family), 0.0) + value
     return layers
-
-
-@torch.no_grad()
-def running_sensitivity(
-    average: Mapping[int, float], adapters: AdapterSet, family: BaseFamily, decay: float = DECAY
-) -> dict[int, float]:
-    """Importance once B has left 0: an exponential average over steps of |w * g|; call it between backward and step.
-
-    A layer's figure is the sum of |w * g| over A and B of its adapters, each for one unit of rank. A layer that has no
-    average yet starts at its first figure.
-    """
-    now: dict[int, float] = {}
-    for path, adapter in adapters.adapters.items():
-        products = [(p.double() * p.grad).abs().sum().item() for p in adapter.parameters() if p.grad is not None]
-        now[layer_of(path, family)] = now.get(layer_of(path, family), 0.0) + sum(products) / adapter.rank
-    return {layer: decay * average.get(layer, value) + (1 - decay) * value for layer, value in now.items()}

@@ -25,14 +25,14 @@ from torch import Tensor, nn
 from atlas_cli.config.load import load_config
 from atlas_cli.errors import AtlasError
 from atlas_cli.federation.parties.party import Party
+from atlas_cli.federation.parties.setting import Setting
 from atlas_cli.federation.parties.split_client import SplitClient
 from atlas_cli.federation.parties.unsplit_client import UnsplitClient
-from atlas_cli.models.adapters.lora import build_adapters
-from atlas_cli.models.block_paths import by_layer
 from atlas_cli.models.frozen.gelu import fuse_gelu
 from atlas_cli.models.frozen.load import FrozenBase
+from atlas_cli.models.frozen.meta_model import meta_model
 from atlas_cli.models.halves.split import client_half
-from atlas_cli.planning.memory.saved_trace import LiveBytes, meta_model
+from atlas_cli.planning.memory.saved_trace import LiveBytes
 from atlas_cli.planning.memory_of_plan import Shape, build_task_of
 from atlas_cli.planning.method import method_of
 from atlas_cli.planning.plan import Plan, make_plan
@@ -135,30 +135,12 @@ def _party(plan: Plan, name: str, base: FrozenBase, classes: Sequence[str]) -> P
     config = plan.config
     client = plan.by_name[name]
     task = build_task_of(plan, client.task_group, classes)
-    split = config.mode == "split-federated"
-    head = task.build_head(plan.hidden_size, base.lm_head) if not split or config.training.labels == "client" else None
-    if split:
-        ranks = by_layer(client.ranks, plan.family)
-        return SplitClient(
-            name,
-            rank_config=ranks,
-            split_layer=client.cut,
-            base=base,
-            lora=config.lora,
-            training=config.training,
-            seed=config.seed,
-            task=task,
-            head=head,
-            checkpointing=client.checkpointing,
-        )
-    assert head is not None
-    lora = config.lora
-    lower, upper = (
-        build_adapters(base.model, ranks, alpha=lora.alpha, dropout=lora.dropout, rslora=lora.rslora, seed=config.seed)
-        for ranks in (client.ranks, plan.above(client.cut))
-    )
-    rest = (lora, config.training, config.seed, torch.device("cpu"), client.cut, client.checkpointing)
-    return UnsplitClient(name, base, task, lower, upper, head, *rest)
+    shape = name, base, client.cut, client.ranks, Setting.of(config, torch.device("cpu"))
+    head, again = task.build_head(plan.hidden_size, base.lm_head), client.checkpointing
+    if config.mode == "split-federated":
+        own_head = head if config.training.labels == "client" else None
+        return SplitClient(*shape, task=task, head=own_head, checkpointing=again)
+    return UnsplitClient(*shape, upper_ranks=plan.above(client.cut), task=task, head=head, checkpointing=again)
 
 
 def _step(plan: Plan, party: Party, name: str, shape: Shape) -> None:

@@ -16,11 +16,11 @@ from atlas_cli.models.families import family_of
 from atlas_cli.models.files.architectures import built_in
 from atlas_cli.models.files.resolve import model_config
 from atlas_cli.models.frozen.load import check_cut
+from atlas_cli.models.frozen.meta_model import meta_model
 from atlas_cli.planning.devices.devices import Device, find_device, measure_this_machine
 from atlas_cli.planning.memory.held import PartyMemory, adapter_bytes
 from atlas_cli.planning.memory.predict import predict_client
 from atlas_cli.planning.memory.step import Step
-from atlas_cli.planning.plan import meta_base
 from atlas_cli.planning.ranks.costs import ByPath, Targets, rank_costs
 from atlas_cli.planning.ranks.rules import RankProblem, allocate
 
@@ -69,7 +69,7 @@ class RankAllocator:
         self.family = family_of(self.hf_config.model_type)
         self.batch_size, self.max_length, self.dtype = batch_size, max_length, dtype
         self.r_min, self.r_max = r_min, r_max
-        base = meta_base(self.hf_config, self.family)
+        base, _ = meta_model(self.hf_config, self.family)
         names = adapted_names(base, self.family, targets)
         self._layers: Targets = {
             layer: {path: features_of(base.get_submodule(path)) for path in self._paths(layer, names)}

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from atlas_cli.aggregation.contract import ClientTerm
-from atlas_cli.config.schema.experiment import LoraConfig, TrainingConfig
 from atlas_cli.data.collate import Batch
 from atlas_cli.federation.parties.measured_memory import Usage
 from atlas_cli.federation.parties.prefix_cache import Prefix
 from atlas_cli.federation.parties.server import Server
+from atlas_cli.federation.parties.setting import Setting
 from atlas_cli.federation.parties.trainables import StepLoss
 from atlas_cli.models.adapters.lora import AdapterSet
 from atlas_cli.models.frozen.load import FrozenBase
@@ -61,22 +61,20 @@ class Party(ABC):
         privacy: what it does to protect its data.
     """
 
-    name: str
-    base: FrozenBase
-    half: nn.Module
-    cut: int
-    adapters: AdapterSet
-    task: BaseTask | None
-    head: nn.Module | None
-    lora: LoraConfig
-    training: TrainingConfig
-    seed: int
-    device: torch.device
-    checkpointing: bool
+    task: BaseTask | None = None
+    head: nn.Module | None = None
+    checkpointing: bool = False
     usage: Usage | None = None
     term: ClientTerm | None = None
     prefix: Prefix | None = None
-    privacy: AtClient
+
+    def __init__(
+        self, name: str, base: FrozenBase, half: nn.Module, cut: int, ranks: Mapping[str, int], setting: Setting
+    ) -> None:
+        self.name, self.base, self.half, self.cut = name, base, half, cut
+        self.lora, self.training, self.seed, self.device = setting.lora, setting.training, setting.seed, setting.device
+        self.adapters = setting.adapters(base, ranks)
+        self.privacy = AtClient()
 
     @property
     @abstractmethod

@@ -5,7 +5,7 @@ The frozen bottom half, adapters, and their optimizer. The half is a view of a b
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from atlas_cli.aggregation.client_gradients import apply_term, term_bytes
-from atlas_cli.config.schema.experiment import LoraConfig, TrainingConfig
 from atlas_cli.data.collate import Batch
 from atlas_cli.federation.parties.exchange import exchange
 from atlas_cli.federation.parties.measured_memory import saved_if_measured, tensor_bytes
@@ -27,83 +26,47 @@ from atlas_cli.federation.parties.numerics import (
 from atlas_cli.federation.parties.optimizers import build_optimizer, drop_state, set_learning_rate, state_bytes
 from atlas_cli.federation.parties.party import Halves, Inputs, Party, TrainedModel, as_inputs
 from atlas_cli.federation.parties.server import Server
+from atlas_cli.federation.parties.setting import Setting
 from atlas_cli.federation.parties.trainables import StepLoss
-from atlas_cli.models.adapters.lora import AdapterSet, build_adapters, joined
-from atlas_cli.models.adapters.placement import adapted_names, place_ranks
+from atlas_cli.models.adapters.lora import AdapterSet, joined
 from atlas_cli.models.block_paths import by_layer
-from atlas_cli.models.frozen.load import FrozenBase, shared_base
+from atlas_cli.models.frozen.load import FrozenBase
 from atlas_cli.models.halves.checkpointing import checkpointed
 from atlas_cli.models.halves.split import run_half
 from atlas_cli.models.halves.transfer import to_device
-from atlas_cli.privacy.client_side import AtClient
 from atlas_cli.tasks.contract import BaseTask
 from atlas_cli.wire.ledger import Ledger
 from atlas_cli.wire.messages import Activations, FeatureGradients, Features
 
 
 class SplitClient(Party):
-    """A client that holds blocks ``0 .. split_layer-1``, frozen, and trains LoRA adapters on them.
+    """A client that holds blocks ``0 .. cut-1``, frozen, and trains LoRA adapters on them.
 
     Args:
-        client_id: its name in messages and records.
-        model_name: hub id, local folder, GGUF file, packaged name or known architecture.
-        rank_config: rank of all its layers, or by layer ``{0: 8, 1: 16}``.
-        split_layer: number of blocks it keeps; default: the middle of the model.
-        device: where it computes.
-        init: "pretrained", "random" or "auto" (random where weights cannot be reached).
-        base: a base to share, instead of ``model_name``; in a dtype of its own (``models.stored``) where the server's
-            is another: activations are sent, and gradients come back, in the client's.
-        lora, training: scale, dropout and targets; optimizer, clipping and precision.
-        checkpointing: blocks keep their input only and run again in the backward.
+        name: as in the config.
+        base: a base to share; in a dtype of its own (``models.frozen.cast``) where the server's is another: activations
+            are sent, and gradients come back, in the client's.
+        cut: number of blocks that it keeps; ``ranks``: of its adapters, by path.
         task, head: on the client only when labels stay there (U-shaped split).
-
-    Raises:
-        ConfigError: split layer or rank out of range, unsupported architecture.
-        ResourceError: the model cannot be found.
+        checkpointing: blocks keep their input only and run again in the backward.
     """
 
     def __init__(
         self,
-        client_id: int | str,
-        model_name: str | None = None,
-        rank_config: int | dict[int, int] = 8,
-        split_layer: int | None = None,
-        device: str | torch.device = "cpu",
+        name: str,
+        base: FrozenBase,
+        cut: int,
+        ranks: Mapping[str, int],
+        setting: Setting,
         *,
-        init: str = "pretrained",
-        base: FrozenBase | None = None,
-        lora: LoraConfig | None = None,
-        training: TrainingConfig | None = None,
-        seed: int = 0,
         task: BaseTask | None = None,
         head: nn.Module | None = None,
         checkpointing: bool = False,
     ) -> None:
-        self.name = str(client_id)
-        self.device = torch.device(device)
-        self.base = base if base is not None else shared_base(model_name, init, self.device, seed)
-        self.lora = lora or LoraConfig()
-        self.training = training or TrainingConfig()
-        self.seed = seed
-        self.cut = self.base.check_cut(split_layer)
-        self.half = self.base.client_half(self.cut)
-        names = adapted_names(self.base.model, self.base.family, self.lora.targets)
-        self.ranks = place_ranks(
-            self.base.model, self.base.family, rank_config, range(self.cut), names, key=f"clients.{self.name}.rank"
-        )
-        self.lowest = min(by_layer(self.ranks, self.base.family), default=self.cut)  # block that is trained
-        self.adapters: AdapterSet = build_adapters(
-            self.base.model,
-            self.ranks,
-            alpha=self.lora.alpha,
-            dropout=self.lora.dropout,
-            rslora=self.lora.rslora,
-            seed=seed,
-            device=self.device,
-        )
-        self.task, self.head = task, head
-        self.checkpointing = checkpointing
-        self.privacy = AtClient()
+        super().__init__(name, base, base.client_half(cut), cut, ranks, setting)
+        self.ranks = dict(ranks)
+        self.lowest = min(by_layer(self.ranks, base.family), default=cut)  # block that is trained
+        self.task, self.head, self.checkpointing = task, head, checkpointing
         self._activations: Tensor | None = None
         self._mask: Tensor | None = None
         self._step_bytes = (0, 0)

@@ -16,66 +16,50 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from atlas_cli.config.schema.experiment import LoraConfig, TrainingConfig
 from atlas_cli.errors import ConfigError
 from atlas_cli.federation.parties.measured_memory import Usage, saved_if_measured
 from atlas_cli.federation.parties.numerics import precision, require_finite, require_finite_gradients, seeded_dropout
 from atlas_cli.federation.parties.optimizers import state_bytes
 from atlas_cli.federation.parties.server import Server
+from atlas_cli.federation.parties.setting import Setting
 from atlas_cli.federation.parties.shared_server_pass import Served, serve
 from atlas_cli.federation.parties.trainables import PendingGradients, StepLoss, Trainables, build_head, build_trainables
-from atlas_cli.models.frozen.load import FrozenBase, shared_base
+from atlas_cli.models.frozen.load import FrozenBase
 from atlas_cli.models.halves.real_tokens import run_real_tokens
 from atlas_cli.models.halves.split import run_half
-from atlas_cli.tasks import build as build_task
 from atlas_cli.tasks.contract import BaseTask
 from atlas_cli.wire.messages import Activations, FeatureGradients, Features, Gradients
 
 
 class SplitServer(Server):
-    """The server that holds blocks ``split_layer ..`` and a head for each task group.
+    """The server that holds blocks ``cut ..`` and a head for each task group.
 
     Args:
-        model_name: as for ``SplitClient``; its clients must name the same model and split layer.
-        n_tasks: number of task groups, named "0", "1", ...; each classifies into ``num_classes``.
-        split_layer: number of blocks that clients keep (the smallest, where they differ); default: the middle.
-        num_classes: outputs of each head.
-        base, tasks: a base to share and named task groups, instead of ``model_name``, ``n_tasks`` and ``num_classes``.
+        cut: number of blocks that clients keep (the smallest, where they differ).
+        tasks: of the task groups, by name.
         rank: LoRA rank on the server half, adapters a task group; 0 trains heads only.
-        first_layers: by task group, the smallest split layer of its clients, where groups differ.
+        first_layers: by task group, the smallest cut of its clients, where groups differ.
+
+    Raises:
+        ConfigError: a rank that a layer cannot have.
     """
 
     def __init__(
         self,
-        model_name: str | None = None,
-        n_tasks: int = 1,
-        split_layer: int | None = None,
-        num_classes: int = 2,
-        device: str | torch.device = "cpu",
-        *,
-        init: str = "pretrained",
-        base: FrozenBase | None = None,
-        tasks: Mapping[str, BaseTask] | None = None,
+        base: FrozenBase,
+        cut: int,
+        tasks: Mapping[str, BaseTask],
+        setting: Setting,
         rank: int = 0,
         first_layers: Mapping[str, int] | None = None,
-        lora: LoraConfig | None = None,
-        training: TrainingConfig | None = None,
-        seed: int = 0,
     ) -> None:
-        self.device = torch.device(device)
-        base = base if base is not None else shared_base(model_name, init, self.device, seed)
-        super().__init__(base, training or TrainingConfig(), seed)
-        self.lora = lora or LoraConfig()
-        self.cut = self.base.check_cut(split_layer)
-        self.half = self.base.server_half(self.cut)
-        if tasks is None:
-            pooling, classes = "last" if self.base.family.causal else "mean", [str(c) for c in range(num_classes)]
-            tasks = {str(g): build_task("sequence-classification", classes, pooling) for g in range(n_tasks)}
-        self.tasks = dict(tasks)
-        self.heads = {name: build_head(self.base, task, seed, name, self.device) for name, task in self.tasks.items()}
-        first, shared = first_layers or {}, (self.lora, self.training, seed, self.device)
+        super().__init__(base, setting.training, setting.seed)
+        self.lora, self.device = setting.lora, setting.device
+        self.cut, self.half, self.tasks = cut, base.server_half(cut), dict(tasks)
+        self.heads = {name: build_head(base, task, self.seed, name, self.device) for name, task in tasks.items()}
+        first = first_layers or {}
         self.groups = {
-            name: build_trainables(name, self.base, head, rank, first.get(name, self.cut), *shared)
+            name: build_trainables(name, base, head, rank, first.get(name, cut), setting)
             for name, head in self.heads.items()
         }
         self._members: dict[str, str] = {}

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from atlas_cli.config.schema.experiment import LoraConfig, OptimizerConfig, TrainingConfig
+from atlas_cli.config.schema.experiment import OptimizerConfig
 from atlas_cli.errors import ConfigError
 from atlas_cli.federation.parties.measured_memory import tensor_bytes
 from atlas_cli.federation.parties.numerics import clip_and_step
@@ -21,8 +21,8 @@ from atlas_cli.federation.parties.optimizers import (
     moments_of,
     set_learning_rate,
 )
-from atlas_cli.models.adapters.lora import AdapterSet, build_adapters
-from atlas_cli.models.adapters.placement import adapted_names, place_ranks
+from atlas_cli.federation.parties.setting import Setting
+from atlas_cli.models.adapters.lora import AdapterSet
 from atlas_cli.models.frozen.load import FrozenBase
 from atlas_cli.seeding import forked
 from atlas_cli.storage.state_dict import StateDict, copies, copy_into, taken, tensors_and_values
@@ -194,33 +194,14 @@ def build_head(base: FrozenBase, task: BaseTask, seed: int, group: str, device: 
 
 
 def build_trainables(
-    name: str,
-    base: FrozenBase,
-    head: nn.Module,
-    rank: int,
-    first_layer: int,
-    lora: LoraConfig,
-    training: TrainingConfig,
-    seed: int,
-    device: torch.device,
+    name: str, base: FrozenBase, head: nn.Module, rank: int, first_layer: int, setting: Setting
 ) -> Trainables:
     """What the server trains of a task group whose first block on the server is ``first_layer``.
 
     Raises:
         ConfigError: a rank that a layer cannot have.
     """
-    layers = range(first_layer, base.n_layers)
-    names = adapted_names(base.model, base.family, lora.targets) if rank else []
-    by_layer = dict.fromkeys(layers, rank)
-    ranks = place_ranks(base.model, base.family, by_layer, layers, names, "server.rank") if rank else {}
-    adapters = build_adapters(
-        base.model,
-        ranks,
-        alpha=lora.alpha,
-        dropout=lora.dropout,
-        rslora=lora.rslora,
-        seed=seed,
-        device=device,
-    )
-    stays = training.labels == "client"
-    return Trainables(name, None if stays else head, adapters, training.server_optimizer, training.max_grad_norm)
+    training = setting.training
+    ranks = setting.ranks(base, rank, range(first_layer, base.n_layers), "server.rank") if rank else {}
+    kept = None if training.labels == "client" else head
+    return Trainables(name, kept, setting.adapters(base, ranks), training.server_optimizer, training.max_grad_norm)

@@ -7,26 +7,25 @@ A baseline trains exactly what the split run trains: adapters of the client's ra
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
 
 from atlas_cli.aggregation.client_gradients import apply_term, term_bytes
-from atlas_cli.config.schema.experiment import LoraConfig, TrainingConfig
 from atlas_cli.data.collate import Batch
 from atlas_cli.federation.parties.measured_memory import saved_if_measured, tensor_bytes
 from atlas_cli.federation.parties.numerics import precision, require_finite, require_finite_gradients, seeded_dropout
 from atlas_cli.federation.parties.optimizers import state_bytes
 from atlas_cli.federation.parties.party import Halves, Inputs, Party, TrainedModel, as_inputs
 from atlas_cli.federation.parties.server import Server
+from atlas_cli.federation.parties.setting import Setting
 from atlas_cli.federation.parties.trainables import StepLoss, Trainables
 from atlas_cli.models.adapters.lora import AdapterSet, joined
 from atlas_cli.models.frozen.load import FrozenBase
 from atlas_cli.models.halves.checkpointing import checkpointed
 from atlas_cli.models.halves.split import run_half
-from atlas_cli.privacy.client_side import AtClient
 from atlas_cli.tasks.contract import BaseTask
 from atlas_cli.wire.ledger import Ledger
 
@@ -37,33 +36,29 @@ class UnsplitClient(Party):
     Args:
         name: as in the config.
         base: the shared frozen base.
-        adapters: below the cut, trained with ``client_optimizer``.
-        upper: adapters above the cut, and ``head``: trained with ``server_optimizer``.
-        cut: the block that ``upper`` begins with.
+        cut, ranks: blocks below ``cut`` have adapters of ``ranks``, by path, trained with ``client_optimizer``.
+        upper_ranks: of the adapters above, which are trained with ``server_optimizer``, and so is ``head``.
+        checkpointing: blocks keep their input only and run again in the backward.
     """
 
     def __init__(
         self,
         name: str,
         base: FrozenBase,
-        task: BaseTask,
-        adapters: AdapterSet,
-        upper: AdapterSet,
-        head: nn.Module,
-        lora: LoraConfig,
-        training: TrainingConfig,
-        seed: int,
-        device: torch.device,
         cut: int,
+        ranks: Mapping[str, int],
+        setting: Setting,
+        *,
+        upper_ranks: Mapping[str, int],
+        task: BaseTask,
+        head: nn.Module,
         checkpointing: bool = False,
     ) -> None:
-        self.name, self.base, self.half, self.cut = name, base, base.model, cut
+        super().__init__(name, base, base.model, cut, ranks, setting)
+        self.upper = setting.adapters(base, upper_ranks)
         self.task: BaseTask = task
         self.head: nn.Module = head
-        self.adapters, self.upper = adapters, upper
-        self.lora, self.training, self.seed, self.device = lora, training, seed, device
         self.checkpointing = checkpointing
-        self.privacy = AtClient()
         self.reset_optimizer()
 
     @property

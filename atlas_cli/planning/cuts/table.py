@@ -19,6 +19,7 @@ from atlas_cli.models.families import family_of
 from atlas_cli.models.families.contract import BaseFamily
 from atlas_cli.models.files.architectures import built_in
 from atlas_cli.models.files.resolve import model_config
+from atlas_cli.models.frozen.meta_model import meta_model, shortened
 from atlas_cli.models.halves.split import client_half
 from atlas_cli.planning.devices.cost import (
     StepBytes,
@@ -34,7 +35,6 @@ from atlas_cli.planning.devices.cost import (
 )
 from atlas_cli.planning.devices.devices import Device
 from atlas_cli.planning.memory.predict import PartyMemory, predict_client, predict_server
-from atlas_cli.planning.memory.saved_trace import meta_model, shortened
 from atlas_cli.planning.memory.step import Step
 from atlas_cli.tasks import build as build_task
 

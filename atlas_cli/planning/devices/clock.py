@@ -133,12 +133,6 @@ class RoundTime:
     straggler: str
     joules: float | None
 
-    @property
-    def median_finished(self) -> float:
-        """When the client in the middle was done: far from the straggler's, the round is decided by one device."""
-        finished = sorted(c.finished for c in self.clients.values())
-        return finished[len(finished) // 2]
-
 
 def round_time(
     works: Sequence[ClientWork],

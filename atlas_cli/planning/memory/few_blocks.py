@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 
 from atlas_cli.models.block_paths import layer_of
 from atlas_cli.models.families.contract import BaseFamily
-from atlas_cli.planning.memory.saved_trace import Traced, of_blocks, trace
+from atlas_cli.models.frozen.meta_model import of_blocks
+from atlas_cli.planning.memory.saved_trace import Traced, trace
 from atlas_cli.planning.memory.step import Step
 from atlas_cli.tasks.contract import BaseTask
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from atlas_cli.models.families.contract import BaseFamily
-from atlas_cli.planning.memory.saved_trace import Traced, meta_model
+from atlas_cli.models.frozen.meta_model import meta_model
+from atlas_cli.planning.memory.saved_trace import Traced
 from atlas_cli.tasks.contract import BaseTask
 
 # numbers that an optimizer keeps for each number that it trains

@@ -6,9 +6,8 @@ second; the bytes that autograd saves come out as they do in training, and so do
 
 from __future__ import annotations
 
-import copy
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -19,13 +18,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import AutoModel, AutoModelForCausalLM
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from atlas_cli.models.adapters.lora import AdapterSet, LoRAAdapter, features_of
 from atlas_cli.models.families.contract import BaseFamily
 from atlas_cli.models.frozen.gelu import fuse_gelu
-from atlas_cli.models.frozen.load import from_config
+from atlas_cli.models.frozen.meta_model import meta_model
 from atlas_cli.models.halves.checkpointing import checkpointed
 from atlas_cli.models.halves.split import client_half, run_half, server_half
 from atlas_cli.planning.memory.step import Step
@@ -114,35 +112,6 @@ def trace(
             hidden.backward(gradient)
         del besides, inputs
         return Traced(saved.total, live.peak, sum(p.nbytes for p in trained))
-
-
-def meta_model(hf_config: Any, family: BaseFamily, dtype: torch.dtype) -> tuple[nn.Module, nn.Module | None]:
-    """The base model and its output embedding (tied ones share their tensor) without storage.
-
-    Raises:
-        ConfigError: sizes that do not fit together.
-    """
-    with torch.device("meta"):
-        model: Any = from_config(AutoModelForCausalLM if family.causal else AutoModel, hf_config, dtype)
-    model.requires_grad_(False).eval()
-    base = model.base_model if family.causal else model
-    for path in family.unused:
-        setattr(base, path, None)
-    return base, model.get_output_embeddings() if family.causal else None
-
-
-def shortened(hf_config: Any, layers: int) -> Any:
-    """A config of the same model with only its lowest blocks."""
-    return of_blocks(hf_config, range(layers))
-
-
-def of_blocks(hf_config: Any, numbers: Sequence[int]) -> Any:
-    """A config of a model that has these blocks of the given one, from the bottom up."""
-    found = copy.deepcopy(hf_config)
-    found.num_hidden_layers = len(numbers)
-    if getattr(found, "layer_types", None) is not None:
-        found.layer_types = [found.layer_types[number] for number in numbers]
-    return found
 
 
 class LiveBytes(TorchDispatchMode):

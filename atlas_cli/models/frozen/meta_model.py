@@ -1,0 +1,45 @@
+"""A model without storage: its modules and shapes, on PyTorch's meta device."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModel, AutoModelForCausalLM
+
+from atlas_cli.models.families.contract import BaseFamily
+from atlas_cli.models.frozen.load import from_config
+
+
+def meta_model(
+    hf_config: Any, family: BaseFamily, dtype: torch.dtype = torch.float32
+) -> tuple[nn.Module, nn.Module | None]:
+    """The base model and its output embedding (tied ones share their tensor) without storage.
+
+    Raises:
+        ConfigError: sizes that do not fit together.
+    """
+    with torch.device("meta"):
+        model: Any = from_config(AutoModelForCausalLM if family.causal else AutoModel, hf_config, dtype)
+    model.requires_grad_(False).eval()
+    base = model.base_model if family.causal else model
+    for path in family.unused:
+        setattr(base, path, None)
+    return base, model.get_output_embeddings() if family.causal else None
+
+
+def shortened(hf_config: Any, layers: int) -> Any:
+    """A config of the same model with only its lowest blocks."""
+    return of_blocks(hf_config, range(layers))
+
+
+def of_blocks(hf_config: Any, numbers: Sequence[int]) -> Any:
+    """A config of a model that has these blocks of the given one, from the bottom up."""
+    found = copy.deepcopy(hf_config)
+    found.num_hidden_layers = len(numbers)
+    if getattr(found, "layer_types", None) is not None:
+        found.layer_types = [found.layer_types[number] for number in numbers]
+    return found
