@@ -10,7 +10,7 @@ import hashlib
 import json
 import sys
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
@@ -22,6 +22,7 @@ from atlas_cli.experiment.manifest_facts import data_facts, model_facts
 from atlas_cli.federation.federation import Federation
 from atlas_cli.hashing import sha256_text
 from atlas_cli.models.files.tokenizer_facts import tokenizer_files, tokenizer_parts
+from atlas_cli.package_folder import PACKAGE_FOLDER
 from atlas_cli.plugin_code import code_of
 from atlas_cli.tasks.contract import Feature
 
@@ -124,11 +125,22 @@ def _code(federation: Federation) -> dict[str, str]:
     for package, module in _plugins(federation):
         if _is_ours(module):
             path = Path(str(module.__file__))
-            for each in (path, *path.parent.glob("_*.py")):
-                found[f"{package.replace('.', '/')}/{each.name}"] = sha256_text(each.read_text(encoding="utf-8"))
+            for each in (path, *_shared(PACKAGE_FOLDER / package.replace(".", "/"))):
+                inside = (
+                    each.relative_to(PACKAGE_FOLDER) if each != path else Path(package.replace(".", "/"), path.name)
+                )
+                found[inside.as_posix()] = sha256_text(each.read_text(encoding="utf-8"))
         else:
             found |= code_of(module.__name__)
     return dict(sorted(found.items()))
+
+
+def _shared(folder: Path) -> Iterator[Path]:
+    """The contract of a kind of plug-in and what its files share: beside them, or in the room around them."""
+    if (folder / "contract.py").is_file():
+        yield from (folder / "contract.py", *folder.glob("_*.py"))
+    else:
+        yield from folder.parent.glob("*.py")
 
 
 def _packages(federation: Federation) -> dict[str, dict[str, Any]]:
