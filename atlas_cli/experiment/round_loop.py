@@ -136,10 +136,10 @@ def collect(
             attendance.drop(client, reason, gone=False)
         else:
             sent[client] = tensors
-    ratio = config.screen.max_norm_ratio
-    for group in aggregator.merged if ratio is not None else ():
+    if (ratio := config.screen.max_norm_ratio) is None:
+        return sent
+    for group in aggregator.merged:
         of_group = {client: sent[client] for client in attendance.left(group) if client in sent}
-        assert ratio is not None
         for client, reason in too_large(aggregator, group, of_group, attendance.began_with, ratio).items():
             attendance.drop(client, reason, gone=False)
             del sent[client]

@@ -86,8 +86,7 @@ def _check(
     if one_by_one(config, base.config) is None and not planned.checkpointing:
         packed = _through_the_split(*parties()[:2], batch, packed=True)
     upper = server.groups[group].adapters
-    whole_head = head if u_shaped else server.groups[group].head
-    assert whole_head is not None
+    whole_head = head if u_shaped else server.heads[group]
     wanted = [*client.trained(), *server.groups[group].parameters()]
     whole = Halves(own, base, planned.cut)
     unsplit_loss = _unsplit_loss(whole, task, batch, client.adapters, upper, whole_head, device)

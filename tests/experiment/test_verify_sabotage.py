@@ -172,13 +172,13 @@ def no_final_norm(patch, federation):
 
 
 def padding_attended(patch, federation):
-    receive = SplitServer.receive
+    receive = SplitServer._receive
 
     def blind(self, message):
         received, mask = receive(self, message)
         return received, torch.ones_like(mask)
 
-    patch.setattr(SplitServer, "receive", blind)
+    patch.setattr(SplitServer, "_receive", blind)
 
 
 def wrong_gradient(patch, federation):

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 
 from atlas_cli.data.collate import batch_indices
-from atlas_cli.errors import AtlasError
+from atlas_cli.errors import AtlasError, ConfigError
+from atlas_cli.experiment.api.one_round import create_message
 from atlas_cli.federation.parties.split_client import SplitClient
 from atlas_cli.wire.ledger import Ledger
 from atlas_cli.wire.messages import (
@@ -66,6 +67,14 @@ def test_a_message_is_read_back_from_its_tensors_and_from_no_others():
         if not issubclass(of, NamedTensors):
             with pytest.raises(TypeError, match="stowaway"):
                 of.of("a", {**tensors, "stowaway": torch.zeros(1)})
+
+
+def test_a_message_of_the_python_interface_is_one_that_there_is():
+    assert create_message(3, "adapters", {"q.lora_A": torch.zeros(2, 3)}).client == "3"
+    with pytest.raises(ConfigError, match=r"no message is of kind 'gradients' up; there are: .*gradients down"):
+        create_message("a", "gradients", {"gradients": torch.zeros(1, 2, 3)})
+    with pytest.raises(ConfigError, match=r"not the tensors of a message of kind 'gradients'.*weights"):
+        create_message("a", "gradients", {"weights": torch.zeros(1, 2, 3)}, "down")
 
 
 def test_ledger_adds_up_by_client_kind_and_direction():

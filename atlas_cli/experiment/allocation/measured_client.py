@@ -24,7 +24,6 @@ from torch import Tensor, nn
 
 from atlas_cli.config.load import load_config
 from atlas_cli.errors import AtlasError
-from atlas_cli.federation.parties.party import Party
 from atlas_cli.federation.parties.setting import Setting
 from atlas_cli.federation.parties.split_client import SplitClient
 from atlas_cli.federation.parties.unsplit_client import UnsplitClient
@@ -131,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _party(plan: Plan, name: str, base: FrozenBase, classes: Sequence[str]) -> Party:
+def _party(plan: Plan, name: str, base: FrozenBase, classes: Sequence[str]) -> SplitClient | UnsplitClient:
     config = plan.config
     client = plan.by_name[name]
     task = build_task_of(plan, client.task_group, classes)
@@ -143,7 +142,7 @@ def _party(plan: Plan, name: str, base: FrozenBase, classes: Sequence[str]) -> P
     return UnsplitClient(*shape, upper_ranks=plan.above(client.cut), task=task, head=head, checkpointing=again)
 
 
-def _step(plan: Plan, party: Party, name: str, shape: Shape) -> None:
+def _step(plan: Plan, party: SplitClient | UnsplitClient, name: str, shape: Shape) -> None:
     ids = torch.randint(0, int(plan.hf_config.vocab_size), (shape.batch, shape.tokens))
     mask = torch.ones_like(ids)
     if shape.padded:
@@ -152,7 +151,6 @@ def _step(plan: Plan, party: Party, name: str, shape: Shape) -> None:
     if isinstance(party, UnsplitClient):
         party.train_on(batch, party.task.blank_labels(shape.batch, shape.tokens), 1, 0)
         return
-    assert isinstance(party, SplitClient)
     message = party.forward(batch, 1, 0, None)
     width = message.activations
     if party.task is not None and party.head is not None:
