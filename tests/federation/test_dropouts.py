@@ -140,7 +140,7 @@ def spoil(monkeypatch, where, client="b", number=2, at=1):
     """A value that is not a number on the path of one client, in one step of one round."""
     now = {"when": None}
     begin_step, send, answer = SplitClient.begin_step, SplitClient.send, SplitServer.answer
-    backward_penalty = SplitClient.backward_penalty
+    optimizer_step = SplitClient.step
 
     def due(name):
         return name == client and now["when"] == (number, at)
@@ -161,15 +161,15 @@ def spoil(monkeypatch, where, client="b", number=2, at=1):
             reply = replace(reply, gradients=reply.gradients * torch.inf)
         return reply, loss
 
-    def spoilt_end_of_backward(self):
-        backward_penalty(self)
+    def spoilt_step(self, *rate):
         if where == "own gradient" and due(self.name):
             next(iter(self.adapters.adapters.values())).lora_B.grad[0, 0] = torch.nan
+        optimizer_step(self, *rate)
 
     monkeypatch.setattr(SplitClient, "begin_step", noted_begin_step)
     monkeypatch.setattr(SplitClient, "send", spoilt_send)
     monkeypatch.setattr(SplitServer, "answer", spoilt_answer)
-    monkeypatch.setattr(SplitClient, "backward_penalty", spoilt_end_of_backward)
+    monkeypatch.setattr(SplitClient, "step", spoilt_step)
 
 
 QUERY = "encoder.layer.0.attention.self.query"
