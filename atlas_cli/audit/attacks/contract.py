@@ -4,7 +4,7 @@ An attack is adaptive: it may use the frozen model, what the server delivered an
 own training material with them. Names of its own begin with an underscore: any other name that ``BaseAttack`` does not
 have is refused when the attack is loaded.
 
-``audit.attacks.conformance`` tests an attack, in one line of a plug-in's own tests.
+``atlas_cli.testing.attacks`` tests an attack, in one line of a plug-in's own tests.
 """
 
 from __future__ import annotations

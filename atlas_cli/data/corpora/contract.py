@@ -5,7 +5,7 @@ unpacked; or none, where the rows come with the plug-in itself or with the machi
 are in files whose names begin with an underscore. So do names of a corpus's own: any other name that ``BaseCorpus``
 does not have is refused when the corpus is loaded.
 
-``data.corpora.conformance`` tests a corpus, in one line of a plug-in's own tests.
+``atlas_cli.testing.corpora`` tests a corpus, in one line of a plug-in's own tests.
 """
 
 from __future__ import annotations

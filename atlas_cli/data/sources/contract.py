@@ -4,7 +4,7 @@ A source reads rows under its own column names. Columns are matched to the task'
 and hashed, by code that all sources share. Names of its own begin with an underscore: any other name that
 ``BaseSource`` does not have is refused when the source is loaded.
 
-``data.sources.conformance`` tests a source, in one line of a plug-in's own tests.
+``atlas_cli.testing.sources`` tests a source, in one line of a plug-in's own tests.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ Those that do more (noise on updates and single gradients, labels, codecs) say h
 where they act by ``federation.protection``; their options are in ``config.schema.privacy``, which must be read without
 torch.
 
-``privacy.mechanisms.conformance`` tests a mechanism, in one line of a plug-in's own tests.
+``atlas_cli.testing.mechanisms`` tests a mechanism, in one line of a plug-in's own tests.
 """
 
 from __future__ import annotations

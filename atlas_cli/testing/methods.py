@@ -30,8 +30,8 @@ from atlas_cli.aggregation.contract import (
     delta,
     truncated,
 )
-from atlas_cli.aggregation.toy_clients import LAYERS, RANKS, WEIGHTS, ToyGroup
 from atlas_cli.plugins import check
+from atlas_cli.testing.toy_clients import LAYERS, RANKS, WEIGHTS, ToyGroup
 
 
 def conformance(method: type[BaseMethod], **options: Any) -> type[Conformance]:
