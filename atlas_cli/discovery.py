@@ -1,7 +1,8 @@
 """Plug-ins by name: files of this package, and entry points of other packages.
 
 A file ``zero_pad.py`` in ``atlas_cli/aggregation/methods/`` is ``method: zero-pad`` in YAML. Files whose name starts
-with an underscore are shared code, not plug-ins; so is ``contract.py``, which says what a plug-in of the folder must do.
+with an underscore are shared code, not plug-ins; so is ``contract.py``, which says what a plug-in of the folder must
+do.
 
 Another package names its modules as entry points, in the groups of ``GROUPS``:
 
