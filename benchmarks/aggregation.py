@@ -29,7 +29,7 @@ from rich.table import Table
 from torch import Tensor
 
 from atlas_cli import discovery
-from atlas_cli.aggregation.contract import BaseMethod, Context, Factors, Merge, Update, truncated
+from atlas_cli.aggregation.contract import BaseMethod, Context, Factors, Layer, Merge, Update, truncated
 from atlas_cli.aggregation.error import error_ledger, exact_change, exact_sum
 from atlas_cli.aggregation.low_rank import squared_norm, stack, svd
 from atlas_cli.models.adapters.lora import initial_A
@@ -87,7 +87,10 @@ def train(method: BaseMethod, current: dict[str, Factors], base: list[Factors], 
         start = truncated(current, {PATH: rank})[PATH]
         frozen = [(1.0, f) for f in base] + ([(-1.0, start)] if method.CHANGES_BASE else [])
         after = fit(start, [*frozen, (-1.0, goal(k, d))], method.TRAINED)
-        updates.append(Update(f"c{k}", weight, {PATH: after}))
+        extras = {
+            name: torch.zeros(shape) for name, shape in method.extra_tensors({PATH: Layer(rank, d, d)}).up.items()
+        }
+        updates.append(Update(f"c{k}", weight, {PATH: after}, extras))
     return updates
 
 
@@ -100,7 +103,7 @@ def rounds(
     current, base = {PATH: Factors(A, torch.zeros(d, max(RANKS)))}, []
     for i in range(number):
         updates = train(method, current, base, d)
-        context = Context("g", i)
+        context = Context("g", i, {PATH: dict(zip(RANKS, WEIGHTS, strict=True))})
 
         def merge(current=current, updates=updates, context=context) -> Merge:
             return method.aggregate(current, updates, context)
@@ -136,8 +139,12 @@ def traffic(name: str, d: int, merge: Merge) -> tuple[int, int]:
     """Bytes up and down of a round, all clients, fp32."""
     method = load_method(name)()
     added = sum(f.rank for f in merge.base.values())
-    up = sum(4 * r * d * len(method.SENT) for r in RANKS)
-    return up, sum(4 * d * (r * len(method.DELIVERED) + 2 * added) for r in RANKS)
+    extras = [method.extra_tensors({PATH: Layer(r, d, d)}) for r in RANKS]
+    more_up, more_down = (
+        sum(4 * math.prod(shape) for told in extras for shape in getattr(told, way).values()) for way in ("up", "down")
+    )
+    up = sum(4 * r * d * len(method.SENT) for r in RANKS) + more_up
+    return up, sum(4 * d * (r * len(method.DELIVERED) + 2 * added) for r in RANKS) + more_down
 
 
 def measured(name: str, d: int) -> dict[str, object]:

@@ -1,8 +1,10 @@
 """A merge as a function, with what it changes in the base, and random factors."""
 
+from dataclasses import replace
+
 import torch
 
-from atlas_cli.aggregation.contract import Context, Factors
+from atlas_cli.aggregation.contract import Context, Factors, Layer
 from atlas_cli.planning.method import load_method
 
 
@@ -13,7 +15,24 @@ def method(name, *, server_memory=None, **options):
 
 def merge(name, current, updates, *, round_number=1, server_memory=None, **options):
     made = method(name, server_memory=server_memory, **options)
-    return made.aggregate(current, updates, Context("g", round_number))
+    sent = [update if update.extras else replace(update, extras=no_extras(made, update)) for update in updates]
+    return made.aggregate(current, sent, Context("g", round_number, weights(updates)))
+
+
+def no_extras(made, update):
+    """What a method sends besides adapters, as if nothing had changed in it."""
+    layers = {path: Layer(f.rank, f.A.shape[1], f.B.shape[0]) for path, f in update.adapters.items()}
+    return {name: torch.zeros(shape) for name, shape in made.extra_tensors(layers).up.items()}
+
+
+def weights(updates):
+    """Of a group that has no other clients: by layer and rank."""
+    found = {}
+    for update in updates:
+        for path, f in update.adapters.items():
+            by_rank = found.setdefault(path, {})
+            by_rank[f.rank] = by_rank.get(f.rank, 0.0) + update.weight
+    return found
 
 
 def aggregate(name, current, updates):
