@@ -9,8 +9,9 @@ from safetensors.torch import load_file
 from support.toy_runs import TASKS, kinds, train, trained_parameters
 
 from atlas_cli.experiment.allocation import device_fit as fitting
-from atlas_cli.federation import build
+from atlas_cli.federation import loaded_experiment
 from atlas_cli.models.frozen import kernel_order as prepacked
+from atlas_cli.models.frozen.compiled import compile_blocks
 from atlas_cli.models.frozen.kernel_order import available
 
 
@@ -157,7 +158,7 @@ def test_weights_in_order_are_counted_and_change_no_figure_but_by_rounding(confi
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # of torch.compile itself
 def test_compiled_blocks_train_to_the_same_adapters(config_file, no_pictures, monkeypatch):
     plain = train(config_file())
-    monkeypatch.setattr(build, "compile_blocks", partial(build.compile_blocks, backend="eager"))
+    monkeypatch.setattr(loaded_experiment, "compile_blocks", partial(compile_blocks, backend="eager"))
     compiled = train(config_file(engine={"compile": True}))
     files = sorted(plain.path.glob("adapters/groups/*/*.safetensors"))
     assert len(files) == 2

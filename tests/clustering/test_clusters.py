@@ -83,8 +83,7 @@ def test_one_cluster_merges_the_clients_of_all_task_groups_and_heads_of_each(met
     set_up(made)
     before = copy.deepcopy(made.aggregator.merged["cluster-0"])
     held, heads = a_round(made, 1)
-    method, options = made.aggregator.method, made.aggregator.options
-    expected = method.aggregate(before, [held[c] for c in "abcde"], Context(options, 0, "cluster-0", 1, None))
+    expected = made.aggregator.method.aggregate(before, [held[c] for c in "abcde"], Context("cluster-0", 1))
     for path, product in dense(expected.adapters).items():
         torch.testing.assert_close(dense(made.aggregator.merged["cluster-0"])[path], product)
     assert {m.part for m in members(made).values()} == {"g.cluster-0", "h.cluster-0"}

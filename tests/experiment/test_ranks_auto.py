@@ -106,7 +106,11 @@ def test_predicted_peak_is_never_above_what_units_add_up_to(config_of, family, o
     moments = {"sgd": 0, "sgd-momentum": 1}.get(options.get("optimizer"), 2)
     for layer, paths in layers.items():
         closed_form = sum((d_in + d_out) * 4 * (2 + moments) + 4 * 64 for d_in, d_out in paths.values())
-        assert costs.unit_costs[layer]["memory"] == closed_form
+        cost = costs.unit_costs[layer]["memory"]
+        if "autocast" in options:  # casts of A and B are saved, too, and scale the closed form up
+            assert closed_form < cost <= 1.1 * closed_form
+        else:
+            assert cost == closed_form
 
 
 def test_a_traced_peak_that_rises_faster_scales_the_units_up():
