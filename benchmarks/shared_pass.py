@@ -27,6 +27,7 @@ from atlas_cli.models.families import family_of
 from atlas_cli.models.frozen.kernel_order import prepack_blocks
 from atlas_cli.models.frozen.load import FrozenBase, as_base
 from atlas_cli.reports.terminal import Terminal
+from atlas_cli.wire.messages import Gradients
 
 BLOCKS, CLIENTS, TURNS = 6, 8, 5
 Step = Callable[[], None]
@@ -72,7 +73,7 @@ def measured(base: FrozenBase, lengths: Sequence[Sequence[int]]) -> tuple[str, .
             for group in together:
                 shared = ClientPass([clients[i] for i in group])
                 sent = shared.forward([batches[i] for i in group], 1, 0)
-                shared.backward([torch.full_like(message.activations, 1e-3) for message in sent])
+                shared.backward([Gradients(up.client, torch.full_like(up.activations, 1e-3)) for up in sent])
 
         return step
 
