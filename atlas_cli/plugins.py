@@ -139,8 +139,8 @@ def _file_of(plugin: type) -> str:
     return path.relative_to(PACKAGE_FOLDER.parent).as_posix() if path.is_relative_to(PACKAGE_FOLDER) else str(path)
 
 
-def checked_options(section: type[S], given: Any, key: str) -> S:
-    """An instance of a plug-in's options, as a config gives them.
+def checked_options(section: type[S], given: Any, key: str, owner: str = "") -> S:
+    """An instance of a plug-in's options, as a config gives them; ``owner`` is the plug-in's name in errors.
 
     Raises:
         ConfigError: an option or value that it does not have.
@@ -151,7 +151,8 @@ def checked_options(section: type[S], given: Any, key: str) -> S:
         problem, fields = error.errors()[0], list(section.model_fields)
         name = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
-            message = f"is not one of its options{did_you_mean(name, fields) if fields else '; it has none'}"
+            kind = f"an option of {owner}" if owner else "one of its options"
+            message = f"is not {kind}{did_you_mean(name, fields) if fields else '; it has none'}"
         else:
             message = f"{problem['msg'][:1].lower()}{problem['msg'][1:]}, got {problem['input']!r:.80}"
         raise ConfigError(message, key=f"{key}.{name}" if name else key) from None

@@ -27,7 +27,7 @@ def apply_term(term: ClientTerm | None, adapters: AdapterSet) -> None:
                     parameter.grad = gradient
 
 
-def held_by(adapters: AdapterSet) -> dict[str, Factors]:
+def factors_of(adapters: AdapterSet) -> dict[str, Factors]:
     """What a client holds, as scale-free factors."""
     return absorb(adapters.state(), scales_of(adapters))
 

@@ -16,7 +16,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from atlas_cli.audit.delivered import Deliveries
+from atlas_cli.audit.deliveries import Deliveries
 from atlas_cli.audit.figures import Inapplicable
 from atlas_cli.data.collate import Batch, collate
 from atlas_cli.data.prepare import prepare
@@ -149,14 +149,14 @@ class Evidence:
         return plain
 
     @property
-    def windowed(self) -> str:
+    def windows_note(self) -> str:
         """A note where several texts that attacks look at are windows of one example; empty where none are."""
         parts = [part for group in self.federation.data.values() for part in (*group.train.values(), group.test)]
         if all(count_examples(part) == len(part) for part in parts):
             return ""
         return "each window of an example counts as a text; intervals take them as independent"
 
-    def chosen(self) -> Iterator[Step]:
+    def chosen_steps(self) -> Iterator[Step]:
         """Steps by turns over rounds and clients, until ``most`` texts are reached.
 
         Raises:
@@ -175,19 +175,19 @@ class Evidence:
         """Activations of a step's real tokens as received, and the ids that they are of."""
         return tokens_of(step.read(Activations).floats(), step.batch, first_text)
 
-    def seen(self) -> Tokens:
+    def chosen_tokens(self) -> Tokens:
         """All tokens of the chosen steps, with texts numbered through."""
         parts, texts = [], 0
-        for step in self.chosen():
+        for step in self.chosen_steps():
             parts.append(self.tokens(step, texts))
             texts += step.batch.n_examples
         return Tokens.joined(parts)
 
-    def public(self, client: str) -> list[Feature]:
+    def public_texts(self, client: str) -> list[Feature]:
         """Texts like a client's that are no client's: the held-out part of its task group."""
         return self.federation.data[self.federation.group_of(client)].test
 
-    def made(self, client: str, round_number: int, features: Sequence[Feature], size: int = 16) -> Tokens:
+    def attacker_material(self, client: str, round_number: int, features: Sequence[Feature], size: int = 16) -> Tokens:
         """The attacker's own material: what a client with the adapters delivered for a round would send.
 
         With the same dropout, precision and defence as a client, its random numbers drawn anew.
@@ -212,7 +212,7 @@ class Evidence:
         """
         party = self._split_client(client)
         state = party.adapters.state()
-        held, changes = self.deliveries.held(client, round_number)
+        held, changes = self.deliveries.at_round_start(client, round_number)
         if any(held[name].shape != state[name].shape for name in state):
             raise Inapplicable("the client's ranks have changed since set-up")
         party.adapters.load(held)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from atlas_cli.federation.federation import Federation
 from atlas_cli.federation.parties.measured_memory import Usage, tensor_bytes
-from atlas_cli.planning.memory.held import adapter_bytes, bytes_of, head_of
+from atlas_cli.planning.memory.party_memory import adapter_bytes, bytes_of, head_of
 from atlas_cli.planning.memory.saved_trace import trace
 from atlas_cli.planning.memory_of_plan import Shape, reference_step, unsplit_ranks
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from atlas_cli.aggregation.client_gradients import held_by
+from atlas_cli.aggregation.client_gradients import factors_of
 from atlas_cli.errors import TooFewClientsError
 from atlas_cli.federation.client_state.state import ClientState
 from atlas_cli.federation.federation import Federation
@@ -55,7 +55,7 @@ class Attendance:
         self._before = {c: ClientState.of(self.federation.clients[c], members[c]).copied() for c in exposed}
         for member in (members[c] for c in self.present):
             if member.term is not None:
-                member.term.begin_round(held_by(member.adapters))
+                member.term.begin_round(factors_of(member.adapters))
 
     def drop(self, client: str, reason: str, *, gone: bool = True) -> None:
         """Take a client out of the round; it goes back to its state when the round began.

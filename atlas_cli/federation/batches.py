@@ -50,7 +50,7 @@ def batches_of(federation: Federation, client: str) -> ClientBatches:
         federation.train_features(client),
         federation.data[federation.group_of(client)].task,
         federation.batch_size(client),
-        federation.protection.spent.participation.rate(client) if poisson else None,
+        federation.protection.account.participation.rate(client) if poisson else None,
         federation.config.seed,
         federation.pad,
         *federation.padding,

@@ -6,7 +6,7 @@ import torch
 
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.errors import ConfigError
-from atlas_cli.models.frozen.compiled import require_compiler
+from atlas_cli.models.frozen.compile_blocks import require_compiler
 
 
 def computing_device(config: ExperimentConfig) -> torch.device:

@@ -17,8 +17,8 @@ from atlas_cli.federation.client_state.new_client import heads_on_clients
 from atlas_cli.federation.computing_device import computing_device, set_threads
 from atlas_cli.models.adapters.placement import adapted_names
 from atlas_cli.models.files.tokenizer_file import require_vocabulary
-from atlas_cli.models.frozen.cast import stored_as
-from atlas_cli.models.frozen.compiled import compile_blocks
+from atlas_cli.models.frozen.cast import cast_base
+from atlas_cli.models.frozen.compile_blocks import compile_blocks
 from atlas_cli.models.frozen.kernel_order import prepack_blocks
 from atlas_cli.models.frozen.load import FrozenBase, load_base, load_tokenizer
 from atlas_cli.planning.devices.devices import Device, client_devices
@@ -157,7 +157,7 @@ def _client_bases(plan: Plan, base: FrozenBase, causal: bool) -> dict[str, Froze
     for client in plan.clients:
         deepest[client.dtype] = max(client.cut, deepest.get(client.dtype, 0))
     return {
-        dtype: stored_as(base, getattr(torch, dtype), cut if split else None, output) for dtype, cut in deepest.items()
+        dtype: cast_base(base, getattr(torch, dtype), cut if split else None, output) for dtype, cut in deepest.items()
     }
 
 

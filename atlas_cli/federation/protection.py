@@ -21,8 +21,8 @@ from atlas_cli.federation.parties.evaluation import Evaluator
 from atlas_cli.federation.parties.party import Party
 from atlas_cli.federation.parties.server import Server
 from atlas_cli.planning.plan import Plan
-from atlas_cli.privacy.account.accounting import calibrated, require_accounting
-from atlas_cli.privacy.account.epsilon_spent import Spent
+from atlas_cli.privacy.account.accounting import calibrate, require_accounting
+from atlas_cli.privacy.account.epsilon_account import EpsilonAccount
 from atlas_cli.privacy.account.norms import Norms, mean_norms
 from atlas_cli.privacy.client_side import AtClient
 from atlas_cli.privacy.mechanisms import in_force
@@ -66,12 +66,12 @@ class Protection:
         self.training, self.config, self.plan = config.training, config.privacy, plan
         self.clients, self.server, self.aggregator, self.evaluator = clients, server, aggregator, evaluator
         self.train_features, self.batch_size = train_features, batch_size
-        self.spent = Spent(plan, train_features, batch_size, aggregator.exchanges, {})
+        self.account = EpsilonAccount(plan, train_features, batch_size, aggregator.exchanges, {})
         self.in_force = in_force(self.config)
         self.fingerprint_noise: FingerprintNoise | None = None
         for name, noise in self.config.noises().items():
             require_accounting(f"privacy.{name}")
-            self.spent.multipliers[name] = self._multiplier(name, noise)
+            self.account.multipliers[name] = self._multiplier(name, noise)
         self.install(config.seed)
 
     def _multiplier(self, name: str, noise: NoiseConfig) -> float:
@@ -81,9 +81,9 @@ class Protection:
         rounds, groups = self.training.rounds, self.plan.group_names
 
         def epsilon_of(multiplier: float) -> float:
-            return max(self.spent.epsilon(_ACCOUNTED[name], group, rounds, multiplier) for group in groups)
+            return max(self.account.epsilon(_ACCOUNTED[name], group, rounds, multiplier) for group in groups)
 
-        return calibrated(noise.epsilon, epsilon_of, f"privacy.{name}.epsilon")
+        return calibrate(noise.epsilon, epsilon_of, f"privacy.{name}.epsilon")
 
     def install(self, seed: int) -> None:
         """Put everything where it acts; noise is drawn by ``seed`` from now on."""
@@ -159,7 +159,7 @@ class Protection:
         """Norm and noise multiplier of a mechanism."""
         clip = self.config.noises()[name].clip
         assert clip is not None
-        return clip, self.spent.multipliers[name]
+        return clip, self.account.multipliers[name]
 
     def begin_round(self, number: int, clients: Collection[str]) -> None:
         """Clients of a round hold what they were delivered, and have not trained yet."""
@@ -193,7 +193,7 @@ class Protection:
         """Epsilon by task group and channel after round ``number``; infinite ones in words, as in JSON."""
         return {
             group: {channel: _figure(epsilon) for channel, epsilon in channels.items()}
-            for group, channels in self.spent.after(number).items()
+            for group, channels in self.account.after(number).items()
         }
 
     def record(self) -> dict[str, Any]:
@@ -201,8 +201,8 @@ class Protection:
         mechanisms = {}
         for name, (mechanism, options) in self.in_force.items():
             found = options.model_dump(mode="json", exclude_none=True) if isinstance(options, Section) else {}
-            if name in self.spent.multipliers:
-                found["noise_multiplier"] = self.spent.multipliers[name]
+            if name in self.account.multipliers:
+                found["noise_multiplier"] = self.account.multipliers[name]
             found["protects"] = mechanism.promise(options)
             mechanisms[name.replace("_", "-")] = {"channel": mechanism.channel, "unit": mechanism.unit, **found}
         return {"delta": self.config.delta, "mechanisms": mechanisms}

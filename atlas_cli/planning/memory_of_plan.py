@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from atlas_cli.aggregation.contract import Layer, elements
 from atlas_cli.config.schema.experiment import OptimizerConfig
 from atlas_cli.planning.devices.cost import head_step
-from atlas_cli.planning.memory.held import adapter_bytes, bytes_of, optimizer_bytes
+from atlas_cli.planning.memory.party_memory import adapter_bytes, bytes_of, optimizer_bytes
 from atlas_cli.planning.memory.predict import (
     PartyMemory,
     predict_client,

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from pydantic import ValidationError
-
 from atlas_cli.aggregation.contract import PARTS, BaseMethod, Layer
 from atlas_cli.config.schema.experiment import ExperimentConfig
-from atlas_cli.config.schema.section import Section
 from atlas_cli.errors import ConfigError
-from atlas_cli.plugins import load_class
-from atlas_cli.suggest import did_you_mean
+from atlas_cli.plugins import checked_options, load_class
 from atlas_cli.units import parse_bytes
 
 
@@ -22,7 +18,9 @@ def method_of(config: ExperimentConfig) -> BaseMethod:
         ConfigError: a method that breaks its contract, or an option that it does not have.
     """
     chosen, limit = load_method(config.aggregation.method), config.aggregation.server_memory
-    options, memory = _options_of(chosen, config), None if limit is None else int(parse_bytes(limit))
+    name, given = config.aggregation.method, config.aggregation.options
+    options = checked_options(chosen.Options, given, "aggregation.options", name)
+    memory = None if limit is None else int(parse_bytes(limit))
     if config.mode in ("local-only", "centralized"):
         return load_method("none")()
     return chosen(options, seed=config.seed, server_memory=memory)
@@ -35,20 +33,6 @@ def load_method(name: str) -> type[BaseMethod]:
         ConfigError: there is none, or it breaks the contract.
     """
     return load_class("aggregation.methods", name, "Method", BaseMethod, key="aggregation.method")
-
-
-def _options_of(method: type[BaseMethod], config: ExperimentConfig) -> Section:
-    try:
-        return method.Options.model_validate(config.aggregation.options)
-    except ValidationError as error:
-        problem, fields = error.errors()[0], list(method.Options.model_fields)
-        name = str(problem["loc"][0])
-        if problem["type"] == "extra_forbidden":
-            hint = did_you_mean(name, fields) if fields else "; it has none"
-            message = f"is not an option of {config.aggregation.method}{hint}"
-        else:
-            message = f"{problem['msg'][:1].lower()}{problem['msg'][1:]}, got {problem['input']!r}"
-        raise ConfigError(message, key=f"aggregation.options.{name}") from None
 
 
 def check_server_memory(config: ExperimentConfig, features: Collection[tuple[int, int]]) -> None:

@@ -20,7 +20,7 @@ from atlas_cli.models.families.contract import BaseFamily
 from atlas_cli.models.files.resolve import model_config
 from atlas_cli.models.frozen.load import check_cut
 from atlas_cli.models.frozen.meta_model import meta_model
-from atlas_cli.models.frozen.rotary import depends_on_length, turns_at
+from atlas_cli.models.frozen.rotary import depends_on_length, frequencies_change_at
 from atlas_cli.models.halves.split import blocks_of, client_half, server_half
 from atlas_cli.planning.cuts.auto import resolve_auto_cuts
 from atlas_cli.planning.devices.cost import BlockShapes, block_shapes
@@ -263,9 +263,10 @@ def _check_rotary(config: ExperimentConfig, hf_config: Any) -> None:
     """What protects a single text, or changes how far batches are padded, needs texts that do not depend on others."""
     mechanism = config.privacy.in_a_step() or ("pad_lengths" if config.privacy.pad_lengths else None)
     if mechanism and depends_on_length(hf_config, config.training.max_length):
+        length = frequencies_change_at(hf_config)
         raise ConfigError(
-            f"with texts of more than {turns_at(hf_config)} tokens this model's rotary positions depend on the longest "
-            f"text of a batch, so that privacy.{mechanism} would not do what it says; set it to {turns_at(hf_config)}",
+            f"with texts of more than {length} tokens this model's rotary positions depend on the longest "
+            f"text of a batch, so that privacy.{mechanism} would not do what it says; set it to {length}",
             key="training.max_length",
         )
 

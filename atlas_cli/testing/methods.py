@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from atlas_cli.aggregation.client_gradients import held_by
+from atlas_cli.aggregation.client_gradients import factors_of
 from atlas_cli.aggregation.contract import (
     PARTS,
     BaseMethod,
@@ -125,7 +125,7 @@ class Conformance:
         for clients in (["a"], ["a", "b", "c"]):
             group = self.group(dict.fromkeys(clients, 4), dtype=torch.float64, alike=True, alpha=8.0)
             updates = group.updates()
-            trained = {path: delta(factors) for path, factors in held_by(group.held["a"]).items()}
+            trained = {path: delta(factors) for path, factors in factors_of(group.held["a"]).items()}
             group.take(group.aggregate(updates))
             for path, wanted in trained.items():
                 torch.testing.assert_close(group.run_by("a", path), wanted, rtol=1e-3, atol=1e-5)
@@ -205,7 +205,7 @@ class Conformance:
             values = list(group.held[client].parameters())
             assert all(value.isfinite().all() for value in values)
             if (term := group.terms[client]) is not None:
-                corrected = term.corrected(held_by(group.held[client]))
+                corrected = term.corrected(factors_of(group.held[client]))
                 assert corrected is None or corrected.keys() == LAYERS.keys()
 
     def test_clients_that_are_put_into_other_groups_go_on(self) -> None:
@@ -250,7 +250,7 @@ def _require_equal(first: ToyGroup, second: ToyGroup) -> None:
     for path in LAYERS:
         for group_pair in (
             (first.current, second.current),
-            *((held_by(first.held[c]), held_by(second.held[c])) for c in first.held),
+            *((factors_of(first.held[c]), factors_of(second.held[c])) for c in first.held),
         ):
             values: Iterator[tuple[Tensor, Tensor]] = zip(group_pair[0][path], group_pair[1][path], strict=True)
             assert all(torch.equal(a, b) for a, b in values), f"{path} differs"

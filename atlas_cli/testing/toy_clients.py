@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from atlas_cli.aggregation.client_gradients import apply_term, held_by
+from atlas_cli.aggregation.client_gradients import apply_term, factors_of
 from atlas_cli.aggregation.contract import (
     PARTS,
     Adapters,
@@ -54,7 +54,7 @@ class ToyGroup:
         self.shares = {client: factor * WEIGHTS[client] for client in ranks}
         self.held = {c: _adapters(r, alpha or 2.0 + i, dtype) for i, (c, r) in enumerate(ranks.items())}
         self.terms = {client: method.client_term() for client in ranks}
-        self.current: Adapters = held_by(_adapters(max(ranks.values()), 1.0, dtype))
+        self.current: Adapters = factors_of(_adapters(max(ranks.values()), 1.0, dtype))
         self.base: dict[str, Factors] = {}
         draw = torch.Generator().manual_seed(3)
         targets = {
@@ -90,13 +90,13 @@ class ToyGroup:
         """The delivery of tensors besides adapters, and local steps."""
         if (term := self.terms[client]) is not None:
             term.receive(self.method.extras_for("g", self.layers(client)))
-            term.begin_round(held_by(self.held[client]))
+            term.begin_round(factors_of(self.held[client]))
         for _ in range(self.steps):
             self.step(client)
 
     def sent(self, client: str) -> Update:
         """What a client sends after its steps; a part that it does not send is the server's own idea of it."""
-        term, trained = self.terms[client], held_by(self.held[client])
+        term, trained = self.terms[client], factors_of(self.held[client])
         known = truncated(self.current, {path: factors.rank for path, factors in trained.items()})
         adapters = {
             path: Factors(*(f[i] if part in self.method.SENT else known[path][i] for i, part in enumerate(PARTS)))
@@ -136,7 +136,7 @@ class ToyGroup:
         for client in clients or list(self.held) if self.method.SENT else ():
             adapters = self.held[client]
             ranks = {path: layer.rank for path, layer in self.layers(client).items()}
-            adapters.load(release(self.method.deliver(self.current, held_by(adapters), ranks), scales_of(adapters)))
+            adapters.load(release(self.method.deliver(self.current, factors_of(adapters), ranks), scales_of(adapters)))
 
     def round(self, clients: Sequence[str] | None = None) -> None:
         """Local steps, merge and delivery."""
@@ -144,7 +144,7 @@ class ToyGroup:
 
     def run_by(self, client: str, path: str) -> Tensor:
         """dW that a client computes with: its adapter, and the changed base less what its adapter was worth."""
-        own = held_by(self.held[client])[path]
+        own = factors_of(self.held[client])[path]
         if not self.method.CHANGES_BASE:
             return delta(own)
         return delta(own) + delta(self.base[path]) - delta(truncated(self.current, {path: own.rank})[path])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from atlas_cli.aggregation.client_gradients import apply_term, held_by
+from atlas_cli.aggregation.client_gradients import apply_term, factors_of
 from atlas_cli.aggregation.contract import delta
 from atlas_cli.federation.client_state.member import Member
 from atlas_cli.federation.merging.aggregator import Aggregator
@@ -50,7 +50,7 @@ class Quadratic:
             adapter, term = self.held[client].adapters["q"], self.terms[client]
             optimizer = torch.optim.SGD(self.held[client].parameters(), lr=rate)
             if term is not None:
-                term.begin_round(held_by(self.held[client]))
+                term.begin_round(factors_of(self.held[client]))
             (h_A, h_B), (A, B) = ([torch.from_numpy(t) for t in each[client]] for each in (self.h, self.best))
             r, s = adapter.rank, adapter.scaling
             for _ in range(steps):

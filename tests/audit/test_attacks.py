@@ -38,7 +38,7 @@ def test_truth_belongs_to_the_messages(evidence):
 
 def test_what_the_attacker_makes_is_what_a_client_sends(evidence):
     first = evidence.steps[0]
-    made = evidence.made(first.client, 1, first.batch.features)
+    made = evidence.attacker_material(first.client, 1, first.batch.features)
     seen = evidence.tokens(first)
     assert torch.equal(made.ids, seen.ids)
     torch.testing.assert_close(made.activations, seen.activations)
@@ -80,7 +80,7 @@ def test_tokens_of_an_undefended_tiny_model_are_recovered(evidence, name):
 def test_attacks_are_made_with_the_defence_that_is_in_force(trained, evidence, privacy, holds):
     defended = Evidence.of_run(trained(**RECORDED, privacy=privacy))
     step = defended.steps[0]
-    made, seen = defended.made(step.client, 1, step.batch.features), defended.tokens(step)
+    made, seen = defended.attacker_material(step.client, 1, step.batch.features), defended.tokens(step)
     assert torch.equal(made.ids, seen.ids)
     if "activations" in privacy:
         assert not torch.allclose(made.hidden, seen.hidden, atol=1)  # noise of its own, as large

@@ -11,7 +11,7 @@ from support.toy_runs import TASKS, kinds, train, trained_parameters
 from atlas_cli.experiment.allocation import device_fit as fitting
 from atlas_cli.federation import loaded_experiment
 from atlas_cli.models.frozen import kernel_order as prepacked
-from atlas_cli.models.frozen.compiled import compile_blocks
+from atlas_cli.models.frozen.compile_blocks import compile_blocks
 from atlas_cli.models.frozen.kernel_order import available
 
 

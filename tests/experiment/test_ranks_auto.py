@@ -16,7 +16,7 @@ from atlas_cli.experiment.allocation.device_fit import fit_to_devices
 from atlas_cli.federation import loaded_experiment
 from atlas_cli.federation.build import build, make_federation
 from atlas_cli.models.frozen.load import load_tokenizer
-from atlas_cli.planning.memory.held import PartyMemory
+from atlas_cli.planning.memory.party_memory import PartyMemory
 from atlas_cli.planning.memory.predict import predict_client
 from atlas_cli.planning.memory.step import Step
 from atlas_cli.planning.plan import make_plan

@@ -16,7 +16,7 @@ from atlas_cli.federation.parties.trainables import build_head
 from atlas_cli.federation.prefix_setup import without_prefix
 from atlas_cli.models.adapters.lora import AdapterSet
 from atlas_cli.models.frozen.load import load_base
-from atlas_cli.models.frozen.rotary import depends_on_length, turns_at
+from atlas_cli.models.frozen.rotary import depends_on_length, frequencies_change_at
 from atlas_cli.wire.ledger import Ledger
 
 TURN = 6  # tokens
@@ -76,9 +76,11 @@ ONE_STEP = {"local_steps": 1, "batch_size": 2}
 
 
 def test_the_length_from_which_on_frequencies_are_others():
-    assert turns_at(LlamaConfig(**_LLAMA, rope_parameters=LONGROPE)) == TURN
+    assert frequencies_change_at(LlamaConfig(**_LLAMA, rope_parameters=LONGROPE)) == TURN
     dynamic = LlamaConfig(**_LLAMA, rope_parameters=DYNAMIC)
-    assert [turns_at(config) for config in (dynamic, *(CONFIGS[f]() for f in ("llama", "gpt2", "bert")))] == [None] * 4
+    assert [
+        frequencies_change_at(config) for config in (dynamic, *(CONFIGS[f]() for f in ("llama", "gpt2", "bert")))
+    ] == [None] * 4
     config = LlamaConfig(**_LLAMA, rope_parameters=LONGROPE)
     assert not depends_on_length(config, TURN) and depends_on_length(config, TURN + 1)
 

@@ -13,7 +13,7 @@ from transformers.pytorch_utils import Conv1D
 
 from atlas_cli.models.families import family_of
 from atlas_cli.models.frozen import kernel_order as prepacked
-from atlas_cli.models.frozen.kernel_order import prepack_blocks, prepacked_bytes, prepacked_departure, prepacked_record
+from atlas_cli.models.frozen.kernel_order import prepack_blocks, prepacked_bytes, prepacked_error, prepacked_record
 from atlas_cli.models.frozen.load import as_base
 from atlas_cli.models.halves.split import blocks_of, run_half
 
@@ -80,7 +80,7 @@ def test_a_model_gives_the_same_numbers_and_gradients(name):
         if isinstance(m, torch.nn.Linear | Conv1D)
     )
     assert prepacked_record([base, base]) == {"layers": per_block * (base.n_layers - 1), "bytes": 2 * sizes}
-    assert prepacked_record([plain]) is None and prepacked_departure([base]) == 0
+    assert prepacked_record([plain]) is None and prepacked_error([base]) == 0
 
 
 def test_small_layers_stay_as_they_are(monkeypatch):
@@ -138,10 +138,10 @@ def test_an_order_that_is_no_longer_the_weight_is_found():
     base = base_of("bert")
     prepack_blocks([base], LARGE)
     run_half(base.client_half(2), None, input_ids=torch.ones(1, 3, dtype=torch.int64))
-    assert prepacked_departure([base]) == 0
+    assert prepacked_error([base]) == 0
     weight = blocks_of(base.model, base.family)[1].attention.self.key.weight
     weight.data[0, 0] += 0.5  # past autograd's count of versions
-    assert prepacked_departure([base]) == pytest.approx(0.5)
+    assert prepacked_error([base]) == pytest.approx(0.5)
 
 
 def test_elsewhere_the_plain_layer_computes():

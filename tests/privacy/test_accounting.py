@@ -12,7 +12,7 @@ from scipy.stats import norm
 from atlas_cli.config.schema.privacy import LEAST_NOISE
 from atlas_cli.errors import ConfigError
 from atlas_cli.privacy.account import accounting
-from atlas_cli.privacy.account.accounting import calibrated, gaussian_epsilon, keep_probability, sampled_epsilon
+from atlas_cli.privacy.account.accounting import calibrate, gaussian_epsilon, keep_probability, sampled_epsilon
 
 
 def exact_delta(epsilon, multiplier):
@@ -70,7 +70,7 @@ def test_the_least_noise_that_is_accepted_has_an_epsilon_with_samples(rate, step
 
 @pytest.mark.parametrize("times", [1, 10**9])
 def test_the_smallest_target_that_is_accepted_is_met(times):
-    found = calibrated(1e-3, lambda z: gaussian_epsilon(z, times, 1e-5), "privacy.activations.epsilon")
+    found = calibrate(1e-3, lambda z: gaussian_epsilon(z, times, 1e-5), "privacy.activations.epsilon")
     assert gaussian_epsilon(found, times, 1e-5) <= 1e-3
 
 
@@ -137,13 +137,13 @@ def test_against_another_library(multiplier, rate, steps, prv, renyi):
 
 @pytest.mark.parametrize("target", [0.05, 1.0, 30.0])
 def test_a_target_is_met_and_barely(target):
-    found = calibrated(target, lambda z: gaussian_epsilon(z, 10, 1e-5), "privacy.updates.epsilon")
+    found = calibrate(target, lambda z: gaussian_epsilon(z, 10, 1e-5), "privacy.updates.epsilon")
     assert gaussian_epsilon(found, 10, 1e-5) <= target < gaussian_epsilon(found / 1.002, 10, 1e-5)
 
 
 def test_a_target_out_of_reach_names_its_key():
     with pytest.raises(ConfigError, match=r"^privacy.updates.epsilon: no noise multiplier"):
-        calibrated(1.0, lambda z: 2.0, "privacy.updates.epsilon")
+        calibrate(1.0, lambda z: 2.0, "privacy.updates.epsilon")
 
 
 def test_randomised_response_has_its_epsilon():

@@ -115,7 +115,7 @@ def test_dp_sgd_counts_questions(questions):
     accountant = PLDAccountant(value_discretization_interval=1e-4)
     step = dp_event.PoissonSampledDpEvent(2 / fewest, dp_event.GaussianDpEvent(1.5))
     accountant.compose(dp_event.SelfComposedDpEvent(step, 2 * 5))
-    found = federation.protection.spent.epsilon("updates", "g", 2)
+    found = federation.protection.account.epsilon("updates", "g", 2)
     assert found == pytest.approx(accountant.get_epsilon(1e-5), rel=2e-3)
     assert federation.protection.units() == {"updates": "example (a row with all its windows)"}
 
@@ -132,7 +132,7 @@ def test_noise_on_activations_counts_the_tokens_of_all_windows(questions):
     # other words move each token by 2 clip, in each of two epochs
     sensitivity = 2 * math.sqrt(2 * longest)
     wanted = dp_accounting.get_epsilon_gaussian(20.0 / sensitivity, 1e-5)
-    assert federation.protection.spent.epsilon("activations", "g", 2) == pytest.approx(wanted, rel=1e-9)
+    assert federation.protection.account.epsilon("activations", "g", 2) == pytest.approx(wanted, rel=1e-9)
 
 
 def test_windows_of_one_row_get_one_randomised_label(make_federation):

@@ -12,7 +12,7 @@ from atlas_cli.experiment.recorder import Recorder
 from atlas_cli.experiment.round_loop import train
 from atlas_cli.experiment.run_state import RunState
 from atlas_cli.federation.batches import batches_of
-from atlas_cli.models.frozen.shipped import put_together, take_apart
+from atlas_cli.models.frozen.skeleton import put_together, take_apart
 from atlas_cli.reports.progress import PlainProgress
 from atlas_cli.reports.terminal import Terminal
 

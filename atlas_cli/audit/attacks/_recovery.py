@@ -1,4 +1,4 @@
-"""What attacks share that recover tokens from activations: the search, the inverters' material, and the score."""
+"""What attacks that recover tokens from activations share: the search, the training of inverters, and the score."""
 
 from __future__ import annotations
 
@@ -28,29 +28,31 @@ def nearest(vectors: Tensor, embedding: Tensor) -> Tensor:
     return torch.cat([(chunk @ rows).argmax(1) for chunk in vectors.float().split(CHUNK)])
 
 
-def inverted(evidence: Evidence, fit: Callable[[Tokens, Tensor], Invert]) -> tuple[Tokens, Tensor]:
-    """What was seen, and token ids guessed by inverters trained on public text that passed the same half.
+def recovery_by_inverters(attack: BaseAttack, evidence: Evidence, fit: Callable[[Tokens, Tensor], Invert]) -> Figure:
+    """The share of tokens recovered by inverters that are trained on public text which passed the same half.
 
-    One inverter for each task group, split layer and round, on activations made with the adapters that the server
-    delivered to the first client of them that was recorded, and with the defence in force.
+    There is one inverter for each task group, split layer and round. It is trained on activations that are computed
+    with the adapters that the server delivered to the first recorded client of these, and with the defence in force.
     """
     inverters: dict[tuple[str, int, int], Invert] = {}
     parts, guesses, texts = [], [], 0
-    for step in evidence.chosen():
+    for step in evidence.chosen_steps():
         key = evidence.federation.group_of(step.client), evidence.cut(step.client), step.round
         if key not in inverters:
-            material = evidence.made(step.client, step.round, evidence.public(step.client)[:PUBLIC_TEXTS])
+            material = evidence.attacker_material(
+                step.client, step.round, evidence.public_texts(step.client)[:PUBLIC_TEXTS]
+            )
             inverters[key] = fit(material, evidence.embedding)
         part = evidence.tokens(step, texts)
         texts += step.batch.n_examples
         parts.append(part)
         guesses.append(nearest(inverters[key](part.hidden), evidence.embedding))
-    return Tokens.joined(parts), torch.cat(guesses)
+    return recovery(attack, evidence, Tokens.joined(parts), torch.cat(guesses), _missing_parts(evidence))
 
 
-def kept_back(evidence: Evidence) -> str:
-    """What an inverter's material lacks of what clients compute with; empty where it lacks nothing."""
-    parts, later = evidence.deliveries.unknown(), any(step.round > 1 for step in evidence.chosen())
+def _missing_parts(evidence: Evidence) -> str:
+    """A note on the parts of adapters that inverters cannot know; empty if they know all."""
+    parts, later = evidence.deliveries.unknown(), any(step.round > 1 for step in evidence.chosen_steps())
     if not parts or not later:
         return ""
     return f"clients train {' and '.join(parts)} that nobody delivers; inverters had them as they were at set-up"
@@ -63,13 +65,13 @@ def recovery(attack: BaseAttack, evidence: Evidence, seen: Tokens, guesses: Tens
     hits = torch.zeros(count, dtype=torch.float64).index_add_(0, seen.texts, right)
     sizes = torch.bincount(seen.texts, minlength=count)
     interval = share_interval(hits.tolist(), sizes.tolist())
-    common = commonest([f for step in evidence.chosen() for f in evidence.public(step.client)])
+    common = most_common_token([f for step in evidence.chosen_steps() for f in evidence.public_texts(step.client)])
     floor = float((seen.ids == common).double().mean())
-    notes = "; ".join(filter(None, (note, evidence.windowed)))
+    notes = "; ".join(filter(None, (note, evidence.windows_note)))
     what, chance = "tokens recovered, share", 1 / len(evidence.embedding)
     return attack.figure(what, interval, chance=chance, examples=count, floor=floor, note=notes)
 
 
-def commonest(features: Sequence[Feature]) -> int:
-    """The token id that occurs most."""
+def most_common_token(features: Sequence[Feature]) -> int:
+    """The token id that occurs most often."""
     return Counter(token for f in features for token in f["input_ids"]).most_common(1)[0][0]

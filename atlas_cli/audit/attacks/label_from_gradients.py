@@ -33,7 +33,7 @@ class Attack(BaseAttack):
         if federation.config.training.labels == "server":
             raise Inapplicable("labels are sent to the server in the clear (training.labels: server)")
         hits, counts, classes, seen = [], [], 0, Counter[int]()
-        for step in evidence.chosen():
+        for step in evidence.chosen_steps():
             if FeatureGradients not in step.messages:
                 continue
             weights = _head(evidence, step)

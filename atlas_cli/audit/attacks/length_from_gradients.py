@@ -22,7 +22,7 @@ class Attack(BaseAttack):
     def attack(self, evidence: Evidence) -> Figure:
         """Share of texts whose length is right; chance: one length up to the longest of all batches seen, at random."""
         hits, lengths, longest = [], Counter[int](), 1
-        for step in evidence.chosen():
+        for step in evidence.chosen_steps():
             if Gradients not in step.messages:
                 continue
             present = step.read(Gradients).floats().abs().amax(2) > 0

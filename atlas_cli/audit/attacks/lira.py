@@ -63,7 +63,7 @@ class Attack(BaseAttack):
             raise Inapplicable(
                 "it trains shadow models, each for as long as the run; ask for some with --lira, e.g. 16"
             )
-        if evidence.windowed:
+        if evidence.windows_note:
             raise Inapplicable(
                 "texts are windows of longer examples: a shadow run without one would be trained on others of the same "
                 "example; raise training.max_length so that each example is one text"

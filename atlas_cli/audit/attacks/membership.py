@@ -57,7 +57,7 @@ class Attack(BaseAttack):
         positive, negative = -np.array(inside), -np.array(outside)
         interval = auc_interval(positive, negative, federation.config.seed)
         what, n = f"AUC of members against others, after round {number}", len(inside) + len(outside)
-        note = "; ".join(filter(None, (at_few_false_alarms(positive, negative), evidence.windowed)))
+        note = "; ".join(filter(None, (at_few_false_alarms(positive, negative), evidence.windows_note)))
         return self.figure(what, interval, chance=0.5, examples=n, note=note)
 
 

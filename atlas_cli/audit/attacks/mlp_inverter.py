@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from atlas_cli.audit.attacks._recovery import Invert, inverted, kept_back, recovery
+from atlas_cli.audit.attacks._recovery import Invert, recovery_by_inverters
 from atlas_cli.audit.attacks.contract import BaseAttack
 from atlas_cli.audit.evidence import Evidence, Tokens
 from atlas_cli.audit.figures import Figure
@@ -27,8 +27,7 @@ class Attack(BaseAttack):
 
     def attack(self, evidence: Evidence) -> Figure:
         """Share of tokens recovered."""
-        seen, guesses = inverted(evidence, fit)
-        return recovery(self, evidence, seen, guesses, kept_back(evidence))
+        return recovery_by_inverters(self, evidence, fit)
 
 
 def fit(material: Tokens, embedding: Tensor) -> Invert:

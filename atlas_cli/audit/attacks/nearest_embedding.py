@@ -20,5 +20,5 @@ class Attack(BaseAttack):
 
     def attack(self, evidence: Evidence) -> Figure:
         """Share of tokens recovered."""
-        seen = evidence.seen()
+        seen = evidence.chosen_tokens()
         return recovery(self, evidence, seen, nearest(seen.hidden, evidence.embedding))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from atlas_cli.audit.attacks._recovery import Invert, inverted, kept_back, nearest, recovery
+from atlas_cli.audit.attacks._recovery import Invert, nearest, recovery_by_inverters
 from atlas_cli.audit.attacks.contract import BaseAttack
 from atlas_cli.audit.evidence import Evidence, Tokens
 from atlas_cli.audit.figures import Figure
@@ -24,8 +24,7 @@ class Attack(BaseAttack):
 
     def attack(self, evidence: Evidence) -> Figure:
         """Share of tokens recovered."""
-        seen, guesses = inverted(evidence, fit)
-        return recovery(self, evidence, seen, guesses, kept_back(evidence))
+        return recovery_by_inverters(self, evidence, fit)
 
 
 def fit(material: Tokens, embedding: Tensor) -> Invert:

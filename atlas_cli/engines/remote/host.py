@@ -26,9 +26,9 @@ from atlas_cli.federation.parties.party import Party
 from atlas_cli.federation.parties.split_client import SplitClient
 from atlas_cli.federation.parties.trainables import StepLoss
 from atlas_cli.federation.parties.unsplit_client import UnsplitClient
-from atlas_cli.models.frozen.kernel_order import prepacked_departure
+from atlas_cli.models.frozen.kernel_order import prepacked_error
 from atlas_cli.models.frozen.load import FrozenBase
-from atlas_cli.models.frozen.shipped import contents_sha256, weights_of
+from atlas_cli.models.frozen.skeleton import contents_sha256, weights_of
 from atlas_cli.planning.plan import ClientPlan
 from atlas_cli.wire.messages import Features, Gradients
 
@@ -149,7 +149,7 @@ class ClientHost:
 
     def unchanged(self) -> bool:
         """Whether the frozen weights are what they were at the start."""
-        return self.weights_sha256() == self._weights and prepacked_departure(list(self.bases.values())) == 0
+        return self.weights_sha256() == self._weights and prepacked_error(list(self.bases.values())) == 0
 
     def _split(self, client: str) -> SplitClient:
         party = self._parties[client]

@@ -31,7 +31,7 @@ from atlas_cli.federation.client_state.new_client import heads_on_clients
 from atlas_cli.federation.federation import Federation
 from atlas_cli.federation.work_done import Trained
 from atlas_cli.models.frozen.kernel_order import prepacked_bytes
-from atlas_cli.models.frozen.shipped import Skeleton, contents_sha256, take_apart
+from atlas_cli.models.frozen.skeleton import Skeleton, contents_sha256, take_apart
 from atlas_cli.planning.memory_of_plan import client_memory
 from atlas_cli.planning.round_bytes import Shape
 from atlas_cli.units import parse_time

@@ -13,7 +13,7 @@ from atlas_cli.engines.remote.cluster import unexpected
 from atlas_cli.engines.remote.host import Answer, ClientHost, NotFinite
 from atlas_cli.engines.remote.installed import Installed, require_same_software
 from atlas_cli.errors import AtlasError, ConfigError
-from atlas_cli.models.frozen.shipped import put_together
+from atlas_cli.models.frozen.skeleton import put_together
 
 
 class NotReadyError(AtlasError):

@@ -14,7 +14,7 @@ from atlas_cli.federation.loaded_experiment import LoadedExperiment, load_experi
 from atlas_cli.models.block_paths import by_layer
 from atlas_cli.planning.cuts.auto import resolve_auto_cuts
 from atlas_cli.planning.devices.devices import Device, configured_devices, find_device
-from atlas_cli.planning.memory.held import PartyMemory
+from atlas_cli.planning.memory.party_memory import PartyMemory
 from atlas_cli.planning.memory_of_plan import Shape, build_task_of, client_memory, read_classes
 from atlas_cli.planning.plan import ClientPlan, Plan, make_plan
 from atlas_cli.planning.ranks.costs import ByPath, Targets, by_path, rank_costs

@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from atlas_cli.aggregation.client_gradients import held_by
+from atlas_cli.aggregation.client_gradients import factors_of
 from atlas_cli.aggregation.contract import PARTS, release, scales_of, truncated
 from atlas_cli.errors import ConfigError
 from atlas_cli.federation.client_state.member import Member
@@ -94,7 +94,7 @@ def federated_training_round(
     server.begin_step(0, server.training.server_optimizer.lr)
     for client in clients:
         if client.term is not None:
-            client.term.begin_round(held_by(client.adapters))
+            client.term.begin_round(factors_of(client.adapters))
         batch = data[client.name]
         message = client.forward(batch, number, 0, _labels(server, groups[client.name], batch, client.name))
         ledger.count(message, message.payload_bytes)

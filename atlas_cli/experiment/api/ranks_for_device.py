@@ -18,7 +18,7 @@ from atlas_cli.models.files.resolve import model_config
 from atlas_cli.models.frozen.load import check_cut
 from atlas_cli.models.frozen.meta_model import meta_model
 from atlas_cli.planning.devices.devices import Device, find_device, measure_this_machine
-from atlas_cli.planning.memory.held import PartyMemory, adapter_bytes
+from atlas_cli.planning.memory.party_memory import PartyMemory, adapter_bytes
 from atlas_cli.planning.memory.predict import predict_client
 from atlas_cli.planning.memory.step import Step
 from atlas_cli.planning.ranks.costs import ByPath, Targets, rank_costs

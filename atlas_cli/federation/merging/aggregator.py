@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from atlas_cli.aggregation.client_gradients import held_by
+from atlas_cli.aggregation.client_gradients import factors_of
 from atlas_cli.aggregation.contract import (
     PARTS,
     BaseMethod,
@@ -326,7 +326,7 @@ class Aggregator:
         """What a client sends at the end of a round: the parts of its adapters that the method wants, what its term
         sends besides (``extra.<name>``), and its head."""
         member = self.members[client]
-        extra = member.term.end_round(held_by(member.adapters)) if member.term is not None else {}
+        extra = member.term.end_round(factors_of(member.adapters)) if member.term is not None else {}
         held = {**of_parts(member.adapters.state(), self.method.SENT), **member.head_state()}
         if self.noise is not None:
             held = self.noise.protect(client, held, scales_of(member.adapters))

@@ -12,7 +12,7 @@ from atlas_cli.federation.parties.party import Halves, TrainedModel, as_inputs
 from atlas_cli.models.adapters.lora import AdapterSet
 from atlas_cli.models.block_paths import layer_of
 from atlas_cli.models.frozen.load import FrozenBase
-from atlas_cli.models.frozen.rotary import turns_at
+from atlas_cli.models.frozen.rotary import frequencies_change_at
 from atlas_cli.models.halves.split import run_half
 from atlas_cli.tasks.contract import BaseTask, Feature
 
@@ -44,7 +44,7 @@ class Evaluator:
         below = _part(model.adapters, lambda path: layer_of(path, family) < cut)
         above = _part(model.adapters, lambda path: layer_of(path, family) >= cut)
         # a text's figures are those of the text, whichever others it is evaluated with
-        batches = evaluation_batches(features, self.batch_size, self.max_tokens, turns_at(lower.config))
+        batches = evaluation_batches(features, self.batch_size, self.max_tokens, frequencies_change_at(lower.config))
         with below.attached(lower.model), above.attached(upper.model):
             for number, rows in enumerate(batches):
                 batch = collate(task, [features[i] for i in rows], self.pad)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from atlas_cli.models.halves.recomputed_norms import again, made_by
+from atlas_cli.models.halves.recomputed_norms import norm_of, recompute
 
 
 class Span(NamedTuple):
@@ -28,7 +28,7 @@ def add_low_rank(output: Tensor, x: Tensor, spans: Sequence[Span], factors: Sequ
         output: (..., d_out); x: (..., d_in), of as many rows.
         factors: A (r, d_in) and B (d_out, r) of each span in turn.
     """
-    made = made_by(x)
+    made = norm_of(x)
     return _AddLowRank.apply(output, x, made, spans, *factors)
 
 
@@ -52,7 +52,7 @@ class _AddLowRank(torch.autograd.Function):
         downs, factors = saved[: len(ctx.spans)], saved[len(ctx.spans) :]
         wants_x, wants = ctx.needs_input_grad[1], ctx.needs_input_grad[4:]
         dtype = factors[0].dtype
-        x_ND = None if kept is None else again(ctx.norm, kept).flatten(0, -2).to(dtype)
+        x_ND = None if kept is None else recompute(ctx.norm, kept).flatten(0, -2).to(dtype)
         g_ND = gradient.flatten(0, -2).to(dtype)
         below = g_ND.new_zeros(len(g_ND), factors[0].shape[1]) if wants_x else None
         found: list[Tensor | None] = []

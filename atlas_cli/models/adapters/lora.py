@@ -17,7 +17,7 @@ from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
 from atlas_cli.models.adapters.add_low_rank import Span, add_low_rank
-from atlas_cli.models.halves.recomputed_norms import norms_marked
+from atlas_cli.models.halves.recomputed_norms import mark_norms
 
 Frozen = dict[str, Sequence[tuple[Tensor, Tensor]]]
 
@@ -179,7 +179,7 @@ class AdapterSet:
     def attached(self, base: nn.Module) -> Iterator[None]:
         """Inside the block, layers of ``base`` (or of a half of it, they share modules) add their adapter's output."""
         with ExitStack() as stack:
-            stack.enter_context(norms_marked(base))
+            stack.enter_context(mark_norms(base))
             for path in dict.fromkeys((*self.adapters, *self.frozen)):
                 handle = base.get_submodule(path).register_forward_hook(self._adding(path))
                 stack.callback(handle.remove)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from atlas_cli.models.adapters.add_low_rank import Span, add_low_rank
 from atlas_cli.models.adapters.lora import AdapterSet
-from atlas_cli.models.halves.recomputed_norms import norms_marked
+from atlas_cli.models.halves.recomputed_norms import mark_norms
 
 
 class Segment(NamedTuple):
@@ -41,7 +41,7 @@ def attached_segments(base: nn.Module, segments: Sequence[Segment]) -> Iterator[
             span = Span(last - rows, last, adapter.scaling)
             found.setdefault(path, []).append((span, adapter.lora_A, adapter.lora_B))
     with ExitStack() as stack:
-        stack.enter_context(norms_marked(base))
+        stack.enter_context(mark_norms(base))
         for path, parts in found.items():
             stack.callback(base.get_submodule(path).register_forward_hook(_adding(parts)).remove)
         yield

@@ -13,7 +13,7 @@ from atlas_cli.models.frozen.load import FrozenBase
 from atlas_cli.models.halves.split import blocks_of
 
 
-def stored_as(base: FrozenBase, dtype: torch.dtype, layers: int | None = None, output: bool = True) -> FrozenBase:
+def cast_base(base: FrozenBase, dtype: torch.dtype, layers: int | None = None, output: bool = True) -> FrozenBase:
     """A copy of a base with its weights cast to ``dtype``; the base itself where it has that dtype.
 
     As ``from_pretrained(dtype=...)`` does it: what a checkpoint holds is cast, and what is computed when a model is

@@ -62,7 +62,7 @@ def prepacked_record(bases: Sequence[FrozenBase]) -> dict[str, int] | None:
     return {"layers": len(sizes), "bytes": sum(sizes)} if sizes else None
 
 
-def prepacked_departure(bases: Sequence[FrozenBase]) -> float:
+def prepacked_error(bases: Sequence[FrozenBase]) -> float:
     """The largest difference between a weight and the same in order: 0, or what is computed is not the model."""
     gaps = [m.departure() for base in bases for m in base.model.modules() if isinstance(m, _Prepacked)]
     return float(torch.tensor(gaps).max()) if gaps else 0.0

@@ -22,7 +22,7 @@ def settle(model: nn.Module) -> None:
             module.rope_type = "default"  # type: ignore[assignment]
 
 
-def turns_at(config: Any) -> int | None:
+def frequencies_change_at(config: Any) -> int | None:
     """The number of tokens above which all frequencies of a batch are others; None: they never are."""
     rotary = getattr(config, "rope_parameters", None) or {}
     return int(rotary["original_max_position_embeddings"]) if rotary.get("rope_type") == "longrope" else None
@@ -30,5 +30,5 @@ def turns_at(config: Any) -> int | None:
 
 def depends_on_length(config: Any, max_length: int) -> bool:
     """Whether batches of up to so many tokens may have different frequencies."""
-    turn = turns_at(config)
+    turn = frequencies_change_at(config)
     return turn is not None and max_length > turn

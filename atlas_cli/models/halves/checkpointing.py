@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from atlas_cli.models.block_paths import by_layer
 from atlas_cli.models.families.contract import BaseFamily
-from atlas_cli.models.halves.recomputed_norms import forget
+from atlas_cli.models.halves.recomputed_norms import without_mark
 from atlas_cli.models.halves.split import blocks_of
 
 
@@ -35,4 +35,4 @@ def checkpointed(half: nn.Module, family: BaseFamily, ranks: Mapping[str, int]) 
 
 
 def _forward(forward: Any, hidden: Any, *args: Any, **kwargs: Any) -> Any:
-    return checkpoint(forward, forget(hidden), *args, use_reentrant=False, **kwargs)
+    return checkpoint(forward, without_mark(hidden), *args, use_reentrant=False, **kwargs)

@@ -1,7 +1,7 @@
-"""Outputs of norms that the backward makes anew instead of keeping them.
+"""Outputs of norms that the backward recomputes instead of storing them.
 
-What adapts the layer above a norm needs the norm's output for the gradient of A, and the norm needs its own input for
-its backward: of the two the input is enough. A norm costs a hundredth of a block, and gives the same bits again.
+The adapter of the layer above a norm needs the norm's output for the gradient of A, and the norm needs its own input
+for its backward. The input is enough for both. A norm costs a hundredth of a block, and gives the same bits again.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ _MARK = "_atlas_made_by"
 _norms: WeakKeyDictionary[nn.Module, list[nn.Module]] = WeakKeyDictionary()
 
 
-class Made(NamedTuple):
-    """How a tensor came about: ``norm(source)``."""
+class NormOutput(NamedTuple):
+    """The mark of a tensor: it is ``norm(source)``."""
 
     norm: nn.Module
     source: Tensor
 
 
 @contextmanager
-def norms_marked(base: nn.Module) -> Iterator[None]:
-    """Inside the block, norms of ``base`` mark what they make where autograd keeps their input."""
+def mark_norms(base: nn.Module) -> Iterator[None]:
+    """Inside the block, norms of ``base`` mark their outputs wherever autograd keeps their inputs."""
     if base not in _norms:
         norms = (m for m in base.modules() if isinstance(m, nn.LayerNorm) or type(m).__name__.endswith("RMSNorm"))
         _norms[base] = list(norms)
@@ -37,24 +37,24 @@ def norms_marked(base: nn.Module) -> Iterator[None]:
         yield
 
 
-def made_by(x: Tensor) -> Made | None:
-    """The norm that made a tensor, where that is known."""
-    found: Made | None = getattr(x, _MARK, None)
+def norm_of(x: Tensor) -> NormOutput | None:
+    """The norm that computed a tensor and its input, if the tensor is marked."""
+    found: NormOutput | None = getattr(x, _MARK, None)
     return found
 
 
-def forget(x: Tensor) -> Tensor:
-    """The same tensor, which somebody holds: with its mark it would hold what the norm was given, too."""
+def without_mark(x: Tensor) -> Tensor:
+    """Drop the mark of a tensor that is kept, so that the input of the norm can be freed."""
     x.__dict__.pop(_MARK, None)
     return x
 
 
 @torch.no_grad()
-def again(norm: nn.Module | None, kept: Tensor) -> Tensor:
-    """The tensor that was not kept: ``norm(kept)``, or what was kept where there was no norm."""
+def recompute(norm: nn.Module | None, kept: Tensor) -> Tensor:
+    """Compute the output of ``norm`` from the input that was kept; without a norm, what was kept is the output."""
     return kept if norm is None else norm(kept)
 
 
 def _mark(norm: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
     if output.requires_grad and not torch.compiler.is_compiling():
-        setattr(output, _MARK, Made(norm, args[0]))
+        setattr(output, _MARK, NormOutput(norm, args[0]))

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from atlas_cli.models.families.contract import BaseFamily
-from atlas_cli.models.halves.recomputed_norms import forget
+from atlas_cli.models.halves.recomputed_norms import without_mark
 
 
 def client_half(base: nn.Module, family: BaseFamily, cut: int) -> nn.Module:
@@ -47,7 +47,7 @@ def run_half(half: nn.Module, attention_mask: Tensor | None, **inputs: Tensor | 
         extra.pop("token_type_ids", None)  # this model has no segments, though its tokenizer may tell them apart
     if getattr(half.config, "is_decoder", False) or hasattr(half.config, "use_cache"):
         extra["use_cache"] = False
-    return forget(half(attention_mask=attention_mask, **extra).last_hidden_state)
+    return without_mark(half(attention_mask=attention_mask, **extra).last_hidden_state)
 
 
 def blocks_of(base: nn.Module, family: BaseFamily) -> nn.ModuleList:

@@ -12,15 +12,15 @@ from typing import Any
 from atlas_cli.models.families.contract import BaseFamily
 from atlas_cli.models.halves.split import client_half, server_half
 from atlas_cli.planning.memory.few_blocks import step_of
-from atlas_cli.planning.memory.held import (
-    Held,
+from atlas_cli.planning.memory.party_memory import (
     PartyMemory,
+    StaticMemory,
     adapter_bytes,
     bytes_of,
     head_of,
-    held_by,
     model_on_meta,
     output_bytes,
+    static_memory,
 )
 from atlas_cli.planning.memory.saved_trace import trace
 from atlas_cli.planning.memory.step import ELEMENT, Step
@@ -49,7 +49,7 @@ def predict_client(
     """
     base, lm_head = model_on_meta(family, hf_config, step.dtype)
     half = client_half(base, family, cut)
-    held = held_by(half, lm_head, ranks, features, task, int(hf_config.hidden_size), step.trained)
+    held = static_memory(half, lm_head, ranks, features, task, int(hf_config.hidden_size), step.trained)
     cut_buffers = 2 * _width(hf_config, step, step.dtype)
     if task is not None:  # the head's input and the gradient of that cross the network as well
         cut_buffers += 2 * _width(hf_config, step, step.received)
@@ -83,7 +83,7 @@ def predict_server(
     base, lm_head = model_on_meta(family, hf_config, step.dtype)
     half = server_half(base, family, cut)
     heads = [head_of(task, int(hf_config.hidden_size), lm_head) for task in tasks if task is not None]
-    held = Held(
+    held = StaticMemory(
         bytes_of([*half.parameters(), *half.buffers()]),
         len(tasks) * adapter_bytes(ranks, features),
         sum(bytes_of(head) for head in heads),
@@ -117,7 +117,7 @@ def predict_unsplit(
         run_head: Whether head and loss are part of the step that is traced.
     """
     base, lm_head = model_on_meta(family, hf_config, step.dtype)
-    held = held_by(base, lm_head, ranks, features, task, int(hf_config.hidden_size), step.trained)
+    held = static_memory(base, lm_head, ranks, features, task, int(hf_config.hidden_size), step.trained)
     layers = range(int(hf_config.num_hidden_layers))
     used = step_of(family, hf_config, layers, ranks, step, whole=True, task=task if run_head else None)
     return held.training(step.optimizer, used, 0)
@@ -129,7 +129,7 @@ def predict_whole(family: BaseFamily, hf_config: Any, step: Step, *, task: BaseT
     The step that is traced ends at the final norm. Its temporaries are gone when the gradients are complete.
     """
     base, lm_head = model_on_meta(family, hf_config, step.dtype)
-    held = held_by(base, lm_head, {}, {}, task, int(hf_config.hidden_size))
+    held = static_memory(base, lm_head, {}, {}, task, int(hf_config.hidden_size))
     weights = held.frozen + held.head + held.output
     layers = range(int(hf_config.num_hidden_layers))
     saved = trace(family, hf_config, layers, {}, step, whole=True, train_weights=True).saved

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from atlas_cli.planning.memory.held import PartyMemory
+from atlas_cli.planning.memory.party_memory import PartyMemory
 
 ELEMENT = 4
 

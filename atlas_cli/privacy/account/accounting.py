@@ -92,7 +92,7 @@ def _spread(epsilon: float, delta: float) -> float:
     return 1 / 8 + math.log(1 / delta) / (4 * max(epsilon, _LEAST))
 
 
-def calibrated(target: float, epsilon_of: Callable[[float], float], key: str) -> float:
+def calibrate(target: float, epsilon_of: Callable[[float], float], key: str) -> float:
     """The smallest noise multiplier, to 0.1 %, whose epsilon is at most ``target``.
 
     Args:

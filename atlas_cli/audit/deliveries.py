@@ -51,7 +51,7 @@ class Deliveries:
             if message.type in types and (message.round, message.number) < (number, last):
                 yield message
 
-    def held(self, client: str, number: int) -> tuple[dict[str, Tensor], Pieces]:
+    def at_round_start(self, client: str, number: int) -> tuple[dict[str, Tensor], Pieces]:
         """Adapters, and the change of frozen weights, of a client when round ``number`` began.
 
         Raises:

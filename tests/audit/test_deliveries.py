@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from atlas_cli.audit.delivered import BASE
+from atlas_cli.audit.deliveries import BASE
 from atlas_cli.audit.evidence import Evidence
 from atlas_cli.audit.figures import Inapplicable
 from atlas_cli.audit.update_norms import update_norms

@@ -5,7 +5,7 @@ import torch
 
 from atlas_cli.config.schema.experiment import ModelConfig
 from atlas_cli.models.frozen.load import load_base
-from atlas_cli.models.frozen.shipped import contents_sha256, put_together, take_apart, weights_of
+from atlas_cli.models.frozen.skeleton import contents_sha256, put_together, take_apart, weights_of
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "bert"])

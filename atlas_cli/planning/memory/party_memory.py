@@ -48,7 +48,7 @@ class PartyMemory:
 
 
 @dataclass(frozen=True)
-class Held:
+class StaticMemory:
     """Bytes of a frozen half, of adapters and heads that are trained, and of a frozen output embedding.
 
     Attributes:
@@ -85,7 +85,7 @@ class Held:
         )
 
 
-def held_by(
+def static_memory(
     half: nn.Module,
     lm_head: nn.Module | None,
     ranks: Mapping[str, int],
@@ -93,11 +93,11 @@ def held_by(
     task: BaseTask | None,
     hidden_size: int,
     trained: Collection[str] = ("A", "B"),
-) -> Held:
+) -> StaticMemory:
     """What a party with ``half`` holds, and the head of ``task`` where it has one; ``trained``: parts of adapters."""
     head = head_of(task, hidden_size, lm_head) if task is not None else []
     output = output_bytes(half, lm_head) if task is not None and task.causal_only else 0
-    return Held(
+    return StaticMemory(
         bytes_of([*half.parameters(), *half.buffers()]),
         adapter_bytes(ranks, features),
         bytes_of(head),

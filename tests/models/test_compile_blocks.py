@@ -10,7 +10,7 @@ from atlas_cli import SplitClient
 from atlas_cli.config.schema.experiment import ModelConfig
 from atlas_cli.errors import ConfigError
 from atlas_cli.models.adapters.placement import adapted_names
-from atlas_cli.models.frozen.compiled import compile_blocks, require_compiler
+from atlas_cli.models.frozen.compile_blocks import compile_blocks, require_compiler
 from atlas_cli.models.frozen.load import load_base
 from atlas_cli.models.halves.split import blocks_of
 

@@ -23,7 +23,7 @@ from atlas_cli.privacy.account.participation import Participation
 from atlas_cli.tasks.contract import Feature, example_numbers
 
 
-class Spent:
+class EpsilonAccount:
     """The account of a plan.
 
     Args:
