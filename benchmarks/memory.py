@@ -20,7 +20,7 @@ import torch
 import yaml
 
 from atlas_cli.config.schema.experiment import ExperimentConfig
-from atlas_cli.experiment.allocation.measured_client import Measured, measure_client, take_steps
+from atlas_cli.experiment.allocation.measured_client import ClientMemory, measure_client, take_steps
 from atlas_cli.models.families import family_of
 from atlas_cli.models.files.architectures import built_in
 from atlas_cli.planning.memory.few_blocks import step_of
@@ -75,7 +75,7 @@ def experiment(name: str, rank: int, cut: int, quick: bool, **changes: object) -
     }
 
 
-def both(config: dict[str, object], shape: Shape) -> tuple[PartyMemory, Measured]:
+def both(config: dict[str, object], shape: Shape) -> tuple[PartyMemory, ClientMemory]:
     """Predicted and measured in this process."""
     plan = make_plan(ExperimentConfig.model_validate(config))
     return predicted(plan, shape), take_steps(plan, "a", shape, ["a", "b"])

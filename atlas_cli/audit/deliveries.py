@@ -20,7 +20,7 @@ from atlas_cli.audit.figures import Inapplicable
 from atlas_cli.federation.federation import Federation
 from atlas_cli.runs.directory import RunDirectory
 from atlas_cli.wire.messages import Activations, BaseRows, BaseTotal, Delivery, Message
-from atlas_cli.wire.recorded_messages import Recorded
+from atlas_cli.wire.recorded_messages import RecordedMessage
 
 BASE = (BaseRows, BaseTotal)
 Pieces = dict[str, list[tuple[Tensor, Tensor]]]
@@ -36,9 +36,9 @@ class Deliveries:
 
     run: RunDirectory
     federation: Federation
-    messages: list[Recorded]
+    messages: list[RecordedMessage]
 
-    def to(self, client: str, number: int, types: Collection[type[Message]]) -> Iterator[Recorded]:
+    def to(self, client: str, number: int, types: Collection[type[Message]]) -> Iterator[RecordedMessage]:
         """What the server sent a client before its last step of round ``number``, in order.
 
         Raises:

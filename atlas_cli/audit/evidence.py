@@ -31,7 +31,7 @@ from atlas_cli.runs.directory import RunDirectory
 from atlas_cli.runs.resumable import config_of
 from atlas_cli.tasks.contract import Feature, count_examples
 from atlas_cli.wire.messages import STEP, Activations, Fingerprint, Message
-from atlas_cli.wire.recorded_messages import Recorded, recorded
+from atlas_cli.wire.recorded_messages import RecordedMessage, recorded_messages
 
 M = TypeVar("M", bound=Message)
 RECORD = "add audit: {record: {rounds: [1]}} to its config and train again, or give the config to atlas audit"
@@ -47,7 +47,7 @@ class Step:
     round: int
     number: int
     batch: Batch
-    messages: dict[type[Message], Recorded] = field(default_factory=dict)
+    messages: dict[type[Message], RecordedMessage] = field(default_factory=dict)
 
     def read(self, kind: type[M]) -> M:
         """One of its messages."""
@@ -85,7 +85,7 @@ class Evidence:
 
     run: RunDirectory
     federation: Federation
-    messages: list[Recorded]
+    messages: list[RecordedMessage]
     most: int = 256
     shadows: int = 0
     tell: Callable[[str], None] = lambda what: None
@@ -97,7 +97,7 @@ class Evidence:
         Raises:
             ResourceError: nothing was recorded (says how to record), or config, model or data are not the run's.
         """
-        messages = recorded(run)
+        messages = recorded_messages(run)
         if not messages:
             raise ResourceError(f"{run.path} has no recorded messages; {RECORD}")
         federation = build(config_of(run))
@@ -230,8 +230,8 @@ class Evidence:
         return self.federation.split_client(client)
 
 
-def _by_round(messages: Sequence[Recorded]) -> dict[tuple[int, str], list[Recorded]]:
-    found: dict[tuple[int, str], list[Recorded]] = {}
+def _by_round(messages: Sequence[RecordedMessage]) -> dict[tuple[int, str], list[RecordedMessage]]:
+    found: dict[tuple[int, str], list[RecordedMessage]] = {}
     for message in messages:
         found.setdefault((message.round, message.client), []).append(message)
     return found

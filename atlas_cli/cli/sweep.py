@@ -140,9 +140,9 @@ def _show(rows: list[tuple[Trial, Outcome]], as_json: bool) -> None:
 def _dry_run(combinations: list[Combination], loaded: list[LoadedConfig], as_json: bool) -> None:
     from atlas_cli.cli._tables.sweep import dry_run_record, dry_run_table
     from atlas_cli.reports.terminal import Terminal
-    from atlas_cli.runs.run_status import standing
+    from atlas_cli.runs.run_status import find_status
 
-    rows = [(each, standing(its.config)) for each, its in zip(combinations, loaded, strict=True)]
+    rows = [(each, find_status(its.config)) for each, its in zip(combinations, loaded, strict=True)]
     if as_json:
         typer.echo(json.dumps(dry_run_record(rows), indent=2))
         return

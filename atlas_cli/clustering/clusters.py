@@ -14,9 +14,9 @@ from atlas_cli.storage.state_dict import (
     StateDict,
     copies,
     is_count,
+    pop_prefix,
     require_tensor,
     require_value,
-    taken,
     tensors_and_values,
 )
 
@@ -50,7 +50,7 @@ class Clusters:
         """
         tensors, values = tensors_and_values(state, ["names", "clients"])
         assignment = self._assignment(values["names"], values["clients"])
-        fingerprints = taken("fingerprint/", tensors)
+        fingerprints = pop_prefix("fingerprint/", tensors)
         for name in tensors:
             require_tensor(False, name, "is no fingerprint")
         for client, total in fingerprints.items():

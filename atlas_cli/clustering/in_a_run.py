@@ -16,7 +16,7 @@ from atlas_cli.wire.ledger import Ledger
 
 
 @dataclass(frozen=True)
-class Clustered:
+class ClusteringResult:
     """What one clustering of a run found.
 
     Attributes:
@@ -49,7 +49,7 @@ class Clustered:
         return text + (f"; {len(self.moved)} moved" if self.round else "")
 
 
-def cluster_clients(federation: Federation, number: int, ledger: Ledger) -> Clustered | None:
+def cluster_clients(federation: Federation, number: int, ledger: Ledger) -> ClusteringResult | None:
     """Cluster the clients before round ``number`` and regroup them, where the config asks for it; None elsewhere.
 
     Later clusterings take fingerprints on further batches, and use the mean of all that were taken.
@@ -66,12 +66,12 @@ def cluster_clients(federation: Federation, number: int, ledger: Ledger) -> Clus
     if rule.by == "oracle":
         assignment, moved = declared, []
     else:
-        assignment = named(found, {client: member.cluster for client, member in members.items()})
+        assignment = name_clusters(found, {client: member.cluster for client, member in members.items()})
         moved = regroup(federation, assignment)
     several = len(set(declared.values())) > 1
     agreed = agreement(found, declared, federation.config.seed) if several else None
     by_k = {str(k): value for k, value in silhouettes.items()}
-    return Clustered(number, rule.by, assignment, moved if number else [], by_k, agreed)
+    return ClusteringResult(number, rule.by, assignment, moved if number else [], by_k, agreed)
 
 
 def clusterer_of(rule: ClusteringConfig, seed: int) -> TaskClusterer:
@@ -79,7 +79,7 @@ def clusterer_of(rule: ClusteringConfig, seed: int) -> TaskClusterer:
     return TaskClusterer(rule.k, min_silhouette=rule.min_silhouette, seed=seed)
 
 
-def named(found: Mapping[str, int], before: Mapping[str, str | None]) -> dict[str, str]:
+def name_clusters(found: Mapping[str, int], before: Mapping[str, str | None]) -> dict[str, str]:
     """Names of numbered clusters: that of the former cluster that most of its clients come from, each name once."""
     overlaps = Counter((number, before[client]) for client, number in found.items())
     names: dict[int, str] = {}

@@ -39,12 +39,12 @@ def from_validation(error: ValidationError, data: dict[Any, Any]) -> list[Proble
     return list(found.values())
 
 
-def expected(annotation: Any) -> str:
+def describe_type(annotation: Any) -> str:
     """A type in words: ``an integer or a mapping of integers to integers``."""
     annotation = _bare(annotation)
     origin, args = get_origin(annotation), get_args(annotation)
     if _is_union(annotation):
-        return " or ".join(expected(arg) for arg in args if arg is not type(None))
+        return " or ".join(describe_type(arg) for arg in args if arg is not type(None))
     if origin is Literal:
         return " or ".join(map(str, args))
     if origin is list:
@@ -55,7 +55,7 @@ def expected(annotation: Any) -> str:
     return words.get(annotation, "'key: value' lines")
 
 
-def given(value: Any) -> str:
+def describe_value(value: Any) -> str:
     """A value in words: ``'2' (text)``."""
     if value is None:
         return "nothing"
@@ -133,7 +133,7 @@ def _problem(place: _Place, detail: Any, hints: bool) -> Problem:
             path, f"{dotted(path)} is not a known key{meant} (atlas config schema lists all keys)", whole=True
         )
     if place.is_key and kind == "int_type":
-        return Problem(path, f"keys here are whole numbers, got {given(value)}")
+        return Problem(path, f"keys here are whole numbers, got {describe_value(value)}")
     if place.is_key and kind == "string_type":
         return Problem(path, f'names are text; write "{value}" in quotes')
     if kind == "missing":
@@ -141,18 +141,18 @@ def _problem(place: _Place, detail: Any, hints: bool) -> Problem:
     if kind == "value_error":
         return Problem(path, str(context["error"]))
     if kind == "literal_error" and isinstance(value, str) and not place.is_union:
-        return Problem(path, f"{given(value)} is not known{did_you_mean(value, _choices(place.annotation))}")
+        return Problem(path, f"{describe_value(value)} is not known{did_you_mean(value, _choices(place.annotation))}")
     if kind.endswith(("_type", "literal_error")):
         hint = ""
         if _bare(place.annotation) is str and isinstance(value, bool):
             hint = f'; write "{str(value).lower()}" or "{value}" in quotes'
         elif _bare(place.annotation) is str and isinstance(value, int | float):
             hint = f'; write "{value}" in quotes'
-        return Problem(path, f"expected {expected(place.annotation)}, got {given(value)}{hint}")
+        return Problem(path, f"expected {describe_type(place.annotation)}, got {describe_value(value)}{hint}")
     return Problem(
         path,
         _out_of_range(kind, context, path, value)
-        or f"{detail['msg'][:1].lower()}{detail['msg'][1:]}, got {given(value)}",
+        or f"{detail['msg'][:1].lower()}{detail['msg'][1:]}, got {describe_value(value)}",
     )
 
 
@@ -169,7 +169,7 @@ def _out_of_range(kind: str, context: dict[str, Any], path: KeyPath, value: Any)
     }
     symbol = {"greater_than_equal": "ge", "greater_than": "gt", "less_than_equal": "le", "less_than": "lt"}
     if kind in bounds:
-        return f"must be {bounds[kind]} {context[symbol[kind]]:g}, got {given(value)}"
+        return f"must be {bounds[kind]} {context[symbol[kind]]:g}, got {describe_value(value)}"
     if kind == "too_short":
         need, have = context["min_length"], context["actual_length"]
         return f"must have at least {need} entr{'y' if need == 1 else 'ies'}, got {have}"
@@ -178,9 +178,9 @@ def _out_of_range(kind: str, context: dict[str, Any], path: KeyPath, value: Any)
     if kind == "string_too_long":
         return f"must have at most {context['max_length']} characters, got {len(value)}"
     if kind == "string_pattern_mismatch" and path == ("device",):
-        return f"{given(value)} is not a device; write auto, cpu, mps, cuda or cuda:0"
+        return f"{describe_value(value)} is not a device; write auto, cpu, mps, cuda or cuda:0"
     if kind == "string_pattern_mismatch":
-        return f"{given(value)}: a name starts with a letter or digit and holds only those, '.', '_' and '-'"
+        return f"{describe_value(value)}: a name starts with a letter or digit and holds only those, '.', '_' and '-'"
     return None
 
 

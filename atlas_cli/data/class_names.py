@@ -37,7 +37,7 @@ Counts = Mapping[str, int]
 LabelsIn = Callable[[Mapping[str, object]], Iterable[str]]
 
 
-def counted(rows: Rows, labels_in: LabelsIn) -> Counter[str]:
+def count_labels(rows: Rows, labels_in: LabelsIn) -> Counter[str]:
     """How often each label occurs in the rows; those of tokens once a token."""
     return Counter(label for row in rows for label in labels_in(row))
 
@@ -55,7 +55,7 @@ def require_names(rows: Rows, labels_in: LabelsIn, part: str, key: str) -> None:
     Raises:
         ConfigError: one that is how programs write a missing value; or numbers on a scale.
     """
-    counts = counted(rows, labels_in)
+    counts = count_labels(rows, labels_in)
     if missing := [name for name in counts if name in UNLABELLED]:
         number = next(i for i, row in enumerate(rows, start=1) if missing[0] in labels_in(row))
         others = "" if len(missing) == 1 else f" (also {', '.join(map(repr, missing[1:6]))})"
@@ -81,7 +81,7 @@ def class_notes(counts: Counts) -> Iterator[str]:
     """What looks wrong with class names, one sentence each."""
     alike: dict[str, list[str]] = {}
     for name in counts:
-        alike.setdefault(folded(name), []).append(name)
+        alike.setdefault(normal_form(name), []).append(name)
     pairs = [pair for names in alike.values() for pair in combinations(names, 2)]
     for a, b in pairs[:SHOWN_PAIRS]:
         yield (
@@ -119,7 +119,7 @@ _FORMS: dict[str, Callable[[str], str]] = {
 }
 
 
-def folded(name: str) -> str:
+def normal_form(name: str) -> str:
     """What near-equal names have in common."""
     for form in _FORMS.values():
         name = form(name)

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from atlas_cli.config.schema.experiment import ExperimentConfig
-from atlas_cli.data.class_names import counted, counts_sentence
+from atlas_cli.data.class_names import count_labels, counts_sentence
 from atlas_cli.data.length_fit import Fit, fit_notes, only_whole
-from atlas_cli.data.partitions.schemes import Dealt, partition, split_local_test
+from atlas_cli.data.partitions.schemes import Partition, partition, split_local_test
 from atlas_cli.data.read import GroupData, read_group
 from atlas_cli.data.shared_texts import overlap_notes
 from atlas_cli.data.token_cache import encode
@@ -32,7 +32,7 @@ class PreparedGroup:
         data: the rows, before tokenization.
         task: encodes them.
         shards: row numbers of every client, its local test part included.
-        dealt: the partition, with rows that nobody has and the values of a column by client.
+        partition: who has which rows, with rows that nobody has and the values of a column by client.
         train, local_test: features by client; ``Feature.row`` is a row of ``data.train``.
         test: features of the group's held-out part, seen by no client.
         tokens_note: what is unusual about the tokens of these texts.
@@ -48,7 +48,7 @@ class PreparedGroup:
     train: Mapping[str, list[Feature]]
     local_test: Mapping[str, list[Feature]]
     test: list[Feature]
-    dealt: Dealt
+    partition: Partition
     max_length: int
     on_truncated: str
     tokens_note: str | None = None
@@ -58,7 +58,7 @@ class PreparedGroup:
     @property
     def notes(self) -> list[str]:
         """What became of the group's rows: sentences that stand wherever its sizes are shown."""
-        found = [f"{self.data.origin}: {self.data.account.sentence()}", *self.data.notes, *self.dealt.notes]
+        found = [f"{self.data.origin}: {self.data.account.sentence()}", *self.data.notes, *self.partition.notes]
         found += [self.unread_note] if self.unread_note is not None else []
         found += fit_notes(self.fits(), self.max_length, self.on_truncated)
         found += [self.tokens_note] if self.tokens_note is not None else []
@@ -73,7 +73,7 @@ class PreparedGroup:
 
 def class_counts(group: PreparedGroup) -> str:
     """How often each class occurs in training and test rows: ``ham 40, spam 8 (test: ham 10, spam 2)``."""
-    train, test = (counted(rows, group.task.labels_in) for rows in (group.data.train, group.data.test))
+    train, test = (count_labels(rows, group.task.labels_in) for rows in (group.data.train, group.data.test))
     named = {name: train[name] for name in group.data.classes}  # those of no row, too
     return f"{counts_sentence(named)} (test: {counts_sentence(test)})"
 

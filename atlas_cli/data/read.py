@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, cast
 from atlas_cli.data import class_names as labels
 from atlas_cli.data.partitions import holdout
 from atlas_cli.data.row_account import Account
-from atlas_cli.data.rows import GroupData, Numbered, Rows, SourceRows, identity
+from atlas_cli.data.rows import GroupData, RowNumbers, Rows, SourceRows, identity
 from atlas_cli.data.sources import read_source
 from atlas_cli.data.task_fields import canonical
 from atlas_cli.errors import ConfigError
@@ -96,7 +96,7 @@ def read_group(name: str, group: TaskGroupConfig, seed: int, duplicates: Duplica
         )
     classes = group.classes or (_classes([rows[i] for i in numbers], left, task, key) if task.has_classes else [])
     found = [*(rows[i] for i in numbers), *left]
-    notes = [*source.notes, *labels.class_notes(labels.counted(found, task.labels_in))]
+    notes = [*source.notes, *labels.class_notes(labels.count_labels(found, task.labels_in))]
     notes += labels.text_notes(found, [field for field in columns if task.forms.get(field, "text") in ("text", "any")])
     numbers = holdout.sample(numbers, data.limit, numpy_generator(seed, "limit", name))
     left = holdout.sample(left, data.test_limit, numpy_generator(seed, "test-limit", name))
@@ -108,7 +108,7 @@ def read_group(name: str, group: TaskGroupConfig, seed: int, duplicates: Duplica
         source.origin,
         source.sha256,
         columns,
-        numbered=Numbered(numbers, held_out, len(rows)),
+        numbered=RowNumbers(numbers, held_out, len(rows)),
         account=Account(len(rows), source.test is not None, len(test), len(repeats), rule, len(numbers), len(left)),
         notes=tuple(notes),
     )

@@ -60,7 +60,7 @@ class GroupData:
     origin: str
     sha256: str
     columns: dict[str, str]
-    numbered: Numbered
+    numbered: RowNumbers
     account: Account
     notes: tuple[str, ...] = ()
 
@@ -106,7 +106,7 @@ def single_location(data: DataConfig, key: str) -> str:
 
 
 @dataclass(frozen=True)
-class Numbered:
+class RowNumbers:
     """Where training rows stand in their source, whose rows are counted from 0.
 
     Attributes:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 from atlas_cli.engines.in_process import local_steps
 from atlas_cli.federation.attendance import Attendance
 from atlas_cli.federation.federation import Federation
-from atlas_cli.federation.work_done import Trained
+from atlas_cli.federation.local_work import LocalWork
 from atlas_cli.models.halves.transfer import copies_overlapped
 from atlas_cli.wire.ledger import Ledger
 
@@ -23,9 +23,9 @@ class LocalSteps(Protocol):
         federation: Federation,
         attendance: Attendance,
         ledger: Ledger,
-        on_step: Callable[[int, dict[str, Trained]], None],
+        on_step: Callable[[int, dict[str, LocalWork]], None],
         /,
-    ) -> dict[str, Trained]:
+    ) -> dict[str, LocalWork]:
         """Returns what every client that began the round did; who is dropped on the way leaves ``attendance``."""
 
 

@@ -14,10 +14,10 @@ from atlas_cli.errors import NonFiniteError
 from atlas_cli.federation.attendance import Attendance
 from atlas_cli.federation.batches import batch_of
 from atlas_cli.federation.federation import Federation
+from atlas_cli.federation.local_work import LocalWork
 from atlas_cli.federation.parties.exchange import exchange, exchange_all
 from atlas_cli.federation.parties.optimizers import learning_rate_factor
 from atlas_cli.federation.parties.shared_client_pass import ClientPass
-from atlas_cli.federation.work_done import Trained
 from atlas_cli.wire.ledger import Ledger
 
 
@@ -25,8 +25,8 @@ def local_steps(
     federation: Federation,
     attendance: Attendance,
     ledger: Ledger,
-    on_step: Callable[[int, dict[str, Trained]], None],
-) -> dict[str, Trained]:
+    on_step: Callable[[int, dict[str, LocalWork]], None],
+) -> dict[str, LocalWork]:
     """The local steps of a round for those that are present; who is dropped on the way leaves ``attendance``.
 
     Returns:
@@ -37,7 +37,7 @@ def local_steps(
     """
     training, server, number = federation.config.training, federation.server, attendance.number
     total = training.rounds * training.local_steps
-    done = {client: Trained() for client in attendance.present}
+    done = {client: LocalWork() for client in attendance.present}
     server.real_tokens = one_by_one(federation.config, federation.base.config) is None
     begin_round(federation, done, number)
     for step in range(training.local_steps):
@@ -65,7 +65,7 @@ def _own_step(
     step: int,
     factor: float,
     ledger: Ledger,
-    did: Trained,
+    did: LocalWork,
 ) -> None:
     """One step of one client by itself; it leaves ``attendance`` where it is dropped."""
     began, server = time.perf_counter(), federation.server
@@ -90,7 +90,7 @@ def _shared_step(
     step: int,
     factor: float,
     ledger: Ledger,
-    done: Mapping[str, Trained],
+    done: Mapping[str, LocalWork],
 ) -> None:
     """One step of several clients in one pass; what takes time is shared out by tokens.
 

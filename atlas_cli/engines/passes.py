@@ -65,13 +65,13 @@ def passes(federation: Federation, batches: Mapping[str, Batch]) -> Iterator[Pas
         if kind is None:
             yield Pass(list(same), shared=False)
             continue
-        for clients in filled(same, tokens):
+        for clients in fill_passes(same, tokens):
             places = sum(batches[client].input_ids.numel() for client in clients)
             padded = worth(places, sum(tokens[client] for client in clients))
             yield Pass(clients, shared=len(clients) > 1 or padded)
 
 
-def filled(clients: Iterable[str], tokens: Mapping[str, int]) -> Iterator[list[str]]:
+def fill_passes(clients: Iterable[str], tokens: Mapping[str, int]) -> Iterator[list[str]]:
     """Clients in their order, as many together as have ``PASS_TOKENS`` real tokens, and one at least."""
     together: list[str] = []
     for client in clients:

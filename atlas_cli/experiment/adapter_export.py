@@ -76,7 +76,7 @@ def _write(
     lora = federation.config.lora
     files = peft_files(
         federation.base,
-        folded(federation, model.adapters),
+        fold_base_change(federation, model.adapters),
         alpha=lora.alpha,
         dropout=lora.dropout,
         rslora=lora.rslora,
@@ -107,7 +107,7 @@ def origin_of(federation: Federation, group: str, owner: str) -> Origin:
 
 
 @torch.no_grad()
-def folded(federation: Federation, adapters: AdapterSet) -> AdapterSet:
+def fold_base_change(federation: Federation, adapters: AdapterSet) -> AdapterSet:
     """The same update without a changed base: one adapter a layer, of the rank that it takes."""
     if not adapters.frozen:
         return adapters

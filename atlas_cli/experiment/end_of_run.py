@@ -49,7 +49,7 @@ def record_early_end(
         run.log("" if interrupted else "".join(traceback.format_exception(error)))
     with suppress(OutputError):
         if recording is not None:
-            files.append(INDEX, recording.taken())
+            files.append(INDEX, recording.new_lines())
         manifest["records"] = seals_record(files.seal())
     ended = end_manifest(manifest, status, what, figures)
     with suppress(OutputError):

@@ -47,8 +47,8 @@ def data_facts(federation: Federation) -> dict[str, Facts]:
             "classes": group.data.classes,
             "metrics": dict(group.task.better),
             "test_sha256": digest(group.data.test),
-            "rows": {**group.data.account.record(), "unused": group.dealt.unused},
-            "column_values": group.dealt.values,
+            "rows": {**group.data.account.record(), "unused": group.partition.unused},
+            "column_values": group.partition.values,
             "fit": {part: asdict(fit) for part, fit in group.fits().items()},
             "notes": group.notes,
         }

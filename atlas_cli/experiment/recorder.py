@@ -6,13 +6,13 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 
 from atlas_cli.aggregation.error import ErrorLedger
-from atlas_cli.clustering.in_a_run import Clustered
-from atlas_cli.experiment.measured_memory_record import Measuring
+from atlas_cli.clustering.in_a_run import ClusteringResult
+from atlas_cli.experiment.memory_record import MeasuredRound
 from atlas_cli.federation.attendance import Attendance
 from atlas_cli.federation.federation import Federation
+from atlas_cli.federation.local_work import LocalWork
 from atlas_cli.federation.parties.optimizers import learning_rate_factor
 from atlas_cli.federation.round_time import simulate
-from atlas_cli.federation.work_done import Trained
 from atlas_cli.planning.devices.clock import RoundTime
 from atlas_cli.reports.progress import Progress
 from atlas_cli.runs.record_files import RecordFiles
@@ -55,19 +55,19 @@ class Recorder:
         self.metrics: list[JSON] = []
         self.clients: list[JSON] = []
         self.clustered: list[JSON] = []
-        self.measured: Measuring | None = None
+        self.measured: MeasuredRound | None = None
 
     def start_round(self, number: int, present: Collection[str]) -> None:
         """Memory is measured in the first round, that of the clients that begin it; where memory.json was gone when a
         run was gone on with, in the first one after that."""
         if number == 1 or (self.files is not None and self.files.memory_is_missing):
-            self.measured = Measuring(self.federation, number, present)
+            self.measured = MeasuredRound(self.federation, number, present)
 
-    def on_step(self, round_number: int) -> Callable[[int, dict[str, Trained]], None]:
+    def on_step(self, round_number: int) -> Callable[[int, dict[str, LocalWork]], None]:
         """A callback for the engine: step number from 0, and what each client did so far."""
         before = {"examples": 0}
 
-        def tell(step: int, done: dict[str, Trained]) -> None:
+        def tell(step: int, done: dict[str, LocalWork]) -> None:
             losses = self._losses(done)
             examples = sum(t.examples for t in done.values())
             shown = {g: loss for g, loss in losses.items() if loss is not None}
@@ -82,7 +82,7 @@ class Recorder:
         number: int,
         ledger: Ledger,
         scores: Scores,
-        trained: Mapping[str, Trained] | None = None,
+        trained: Mapping[str, LocalWork] | None = None,
         errors: Mapping[str, ErrorLedger | None] | None = None,
         attendance: Attendance | None = None,
     ) -> None:
@@ -136,20 +136,20 @@ class Recorder:
             self.files.append("clients.jsonl", clients)
             self.files.append("messages.jsonl", ledger.records(number))
             if self.federation.recording is not None:
-                self.files.append(INDEX, self.federation.recording.taken())
+                self.files.append(INDEX, self.federation.recording.new_lines())
         if self.measured is not None and self.measured.number == number:
             self.measured.end(self.files)
         self.progress.round_end(number, lines)
 
     def _simulate(
-        self, trained: Mapping[str, Trained], ledger: Ledger, attendance: Attendance | None
+        self, trained: Mapping[str, LocalWork], ledger: Ledger, attendance: Attendance | None
     ) -> RoundTime | None:
         if attendance is None:
             return simulate(self.federation, trained, ledger)
         dropped, late, waited = attendance.dropped, attendance.late, attendance.waited
         return simulate(self.federation, trained, ledger, dropped=dropped, late=late, waited=waited)
 
-    def clusters(self, found: Clustered | None) -> None:
+    def clusters(self, found: ClusteringResult | None) -> None:
         """Record a clustering and say what it found; None: none was due."""
         if found is None:
             return
@@ -165,7 +165,7 @@ class Recorder:
             found[self.federation.group_of(client)].append(client)
         return found
 
-    def _losses(self, trained: Mapping[str, Trained]) -> dict[str, float | None]:
+    def _losses(self, trained: Mapping[str, LocalWork]) -> dict[str, float | None]:
         losses: dict[str, float | None] = {}
         for group in self.federation.group_names:
             members = [t for c, t in trained.items() if self.federation.group_of(c) == group]
@@ -180,7 +180,7 @@ class Recorder:
         ledger: Ledger,
         sending: Collection[str],
         scores: Scores,
-        trained: Mapping[str, Trained],
+        trained: Mapping[str, LocalWork],
         losses: Mapping[str, float | None],
         errors: Mapping[str, ErrorLedger | None],
     ) -> JSON:
@@ -216,7 +216,7 @@ class Recorder:
         client: str,
         ledger: Ledger,
         scores: Scores,
-        trained: Mapping[str, Trained],
+        trained: Mapping[str, LocalWork],
         shares: Mapping[str, float],
     ) -> JSON:
         member = self.federation.aggregator.members[client]
@@ -239,7 +239,7 @@ class Recorder:
             "local_test": scores.clients.get(client),
         }
 
-    def _shares(self, kept: Mapping[str, Trained]) -> dict[str, float]:
+    def _shares(self, kept: Mapping[str, LocalWork]) -> dict[str, float]:
         """What each client counts for in its group's merge."""
         members, equal = self.federation.aggregator.members, self.federation.aggregator.method.EQUAL_CLIENTS
         weights = {c: 1.0 if equal else members[c].weight for c in kept}

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from atlas_cli.aggregation.error import ErrorLedger
 from atlas_cli.aggregation.mixing import laplacian_matrix, softmax_matrix
-from atlas_cli.clustering.in_a_run import Clustered, cluster_clients
+from atlas_cli.clustering.in_a_run import ClusteringResult, cluster_clients
 from atlas_cli.config.checks import cohort_size
 from atlas_cli.engines.engine import LocalSteps
 from atlas_cli.engines.in_process import local_steps
@@ -19,10 +19,10 @@ from atlas_cli.experiment.recorder import Recorder, Scores
 from atlas_cli.federation.attendance import Attendance
 from atlas_cli.federation.client_state.member import Member
 from atlas_cli.federation.federation import Federation
+from atlas_cli.federation.local_work import LocalWork
 from atlas_cli.federation.merging.pruning import prune
 from atlas_cli.federation.merging.screening import require_finite_update, too_large, unfit
 from atlas_cli.federation.parties.evaluation import mean_metrics
-from atlas_cli.federation.work_done import Trained
 from atlas_cli.planning.cohort import sample_cohort
 from atlas_cli.wire.ledger import Ledger
 from atlas_cli.wire.messages import BaseWeights, Message
@@ -111,7 +111,7 @@ def unused_weights(federation: Federation) -> str | None:
 
 
 def collect(
-    federation: Federation, attendance: Attendance, trained: Mapping[str, Trained], ledger: Ledger
+    federation: Federation, attendance: Attendance, trained: Mapping[str, LocalWork], ledger: Ledger
 ) -> dict[str, dict[str, Tensor]]:
     """What those present send at the end of their steps; who is too late, or sends what cannot be merged, is dropped.
 
@@ -161,7 +161,7 @@ def merge(
     return errors
 
 
-def set_up(federation: Federation, clustered: Callable[[Clustered | None], None] = lambda found: None) -> Ledger:
+def set_up(federation: Federation, clustered: Callable[[ClusteringResult | None], None] = lambda found: None) -> Ledger:
     """What each client must get before the first round: its frozen weights, once, and the initial adapters.
 
     Between the two, clusters are found where the config asks for them; ``clustered`` is told of them.

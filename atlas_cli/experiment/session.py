@@ -46,7 +46,7 @@ from atlas_cli.runs.directory import RunDirectory, folder_of_runs, kept_with_man
 from atlas_cli.runs.manifest import end_manifest, start_manifest
 from atlas_cli.runs.parts import gone_on
 from atlas_cli.runs.record_files import RecordFiles
-from atlas_cli.runs.resumable import carried_over, experiment_sha256, newest_unfinished, read_manifest, require_same
+from atlas_cli.runs.resumable import experiment_sha256, newest_unfinished, read_manifest, require_same, resumed_config
 from atlas_cli.runs.run_lock import locked
 from atlas_cli.runs.seals import INDEX, seals_record
 from atlas_cli.storage.scratch_folders import OFFLOAD, PREFIX_CACHE, clear
@@ -125,7 +125,7 @@ def resume_newest(loaded: LoadedConfig, progress: Progress) -> RunDirectory:
         ConfigError: there is none; and as ``resume``.
     """
     run = newest_unfinished(loaded.config, loaded.path)
-    config = carried_over(read_manifest(run)["config"], loaded.config)
+    config = resumed_config(read_manifest(run)["config"], loaded.config)
     return resume(run, replace(loaded, config=config), progress)
 
 

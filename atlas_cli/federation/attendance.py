@@ -8,8 +8,8 @@ from atlas_cli.aggregation.client_gradients import factors_of
 from atlas_cli.errors import TooFewClientsError
 from atlas_cli.federation.client_state.state import ClientState
 from atlas_cli.federation.federation import Federation
+from atlas_cli.federation.local_work import LocalWork
 from atlas_cli.federation.round_time import OwnTime
-from atlas_cli.federation.work_done import Trained
 from atlas_cli.planning import faults
 from atlas_cli.units import parse_time
 from atlas_cli.wire.ledger import Ledger
@@ -52,7 +52,7 @@ class Attendance:
         self.began_with = {c: members[c].ranks for c in self.present}
         every = may_drop(self.federation, self.present)
         exposed = self.present if every else [c for c in self.present if c in self._crashes]
-        self._before = {c: ClientState.of(self.federation.clients[c], members[c]).copied() for c in exposed}
+        self._before = {c: ClientState.of(self.federation.clients[c], members[c]).copy() for c in exposed}
         for member in (members[c] for c in self.present):
             if member.term is not None:
                 member.term.begin_round(factors_of(member.adapters))
@@ -77,7 +77,7 @@ class Attendance:
         self.drop(client, f"failed before step {step}")
         return True
 
-    def passes_deadline(self, client: str, did: Trained, ledger: Ledger, step: int | None = None) -> bool:
+    def passes_deadline(self, client: str, did: LocalWork, ledger: Ledger, step: int | None = None) -> bool:
         """Drop a client whose own computing and transfers, by what it did and sent so far, passed the deadline.
 
         Args:

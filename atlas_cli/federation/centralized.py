@@ -9,7 +9,7 @@ from atlas_cli.data.prepare import PreparedGroup
 from atlas_cli.planning.plan import ClientPlan, Plan
 
 
-def pooled(
+def pool_clients(
     config: ExperimentConfig, plan: Plan, data: dict[str, PreparedGroup]
 ) -> tuple[Plan, dict[str, PreparedGroup]]:
     """Each learner has the data of all clients of its group and the largest of their ranks."""

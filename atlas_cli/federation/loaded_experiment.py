@@ -12,7 +12,7 @@ import torch
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.data.collate import pad_token_id
 from atlas_cli.data.prepare import PreparedGroup, prepare
-from atlas_cli.federation.centralized import pooled
+from atlas_cli.federation.centralized import pool_clients
 from atlas_cli.federation.client_state.new_client import heads_on_clients
 from atlas_cli.federation.computing_device import computing_device, set_threads
 from atlas_cli.models.adapters.placement import adapted_names
@@ -136,7 +136,7 @@ def load_experiment(plan: Plan) -> LoadedExperiment:
     require_vocabulary(tokenizer, plan.hf_config.vocab_size)
     data = prepare(config, tokenizer, plan.family.causal)
     if config.mode == "centralized":
-        plan, data = pooled(config, plan, data)
+        plan, data = pool_clients(config, plan, data)
     if config.privacy.labels is not None:
         data = randomise(data, config.privacy.labels, config.seed)
     base = load_base(config.model, seed=config.seed, device=device)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from atlas_cli.federation.federation import Federation
-from atlas_cli.federation.work_done import Trained
+from atlas_cli.federation.local_work import LocalWork
 from atlas_cli.planning.devices.clock import ClientWork, LocalStep, RoundTime, round_time
 from atlas_cli.planning.devices.cost import (
     Work,
@@ -31,7 +31,7 @@ STEP_KINDS = tuple(message.kind for message in STEP)
 
 def simulate(
     federation: Federation,
-    trained: Mapping[str, Trained],
+    trained: Mapping[str, LocalWork],
     ledger: Ledger,
     *,
     dropped: Collection[str] = (),
@@ -76,7 +76,7 @@ class OwnTime:
         self._counted = StepFlops(federation)
         self._flops: dict[str, tuple[int, float]] = {}  # steps counted so far, and their FLOPs
 
-    def seconds(self, client: str, did: Trained, ledger: Ledger) -> float:
+    def seconds(self, client: str, did: LocalWork, ledger: Ledger) -> float:
         """Of one client, by the batches that it did and all that it sent and was sent."""
         counted, flops = self._flops.get(client, (0, 0.0))
         flops += sum(own.total for own, _ in self._counted.of(client, did.shapes[counted:]))
@@ -122,7 +122,7 @@ class StepFlops:
         return (own + Work(0, head), of_server) if config.training.labels == "client" else (own, of_server + head)
 
 
-def _work(counted: StepFlops, client: str, device: Device, did: Trained, ledger: Ledger) -> ClientWork:
+def _work(counted: StepFlops, client: str, device: Device, did: LocalWork, ledger: Ledger) -> ClientWork:
     up, down = (_by_step(ledger, client, way, did.shapes) for way in WAYS)
     steps = [
         LocalStep(own.forward, own.backward, of_server, sum(sent), sum(got), len(sent), len(got))

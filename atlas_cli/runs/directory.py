@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from atlas_cli.errors import OutputError, ResourceError
 from atlas_cli.printable import printable
 from atlas_cli.runs.schemas import SCHEMAS
-from atlas_cli.runs.seals import FILES, SELF_CHECKED, Sealed, checked, sealed, with_sum, without_sum
+from atlas_cli.runs.seals import FILES, SELF_CHECKED, RunSeals, require_unchanged, seals_of, with_sum, without_sum
 from atlas_cli.storage.secrets import mask
 from atlas_cli.storage.strict_json import strict_json
 from atlas_cli.storage.writing import ADVICE, writing
@@ -145,7 +145,7 @@ class RunDirectory:
         """
         path = self.path / name
         if not path.exists():
-            checked(self.path, name, b"", self._said(name, size))
+            require_unchanged(self.path, name, b"", self._said(name, size))
             return []
         text = self._text(name, size)
         lines = text.removesuffix("\n").split("\n") if text else []  # not splitlines: a JSON string may hold U+2028
@@ -154,14 +154,14 @@ class RunDirectory:
     def _text(self, name: str, size: int | None = None) -> str:
         said = self._said(name, size)  # first, as a run that is being written says more later
         content = _read(self.path / name)
-        checked(self.path, name, content, said)
+        require_unchanged(self.path, name, content, said)
         try:
             return content[:size].decode()
         except UnicodeDecodeError as error:
             raise ResourceError(f"{self.path / name} is damaged: not UTF-8 at byte {error.start}") from error
 
-    def _said(self, name: str, size: int | None) -> Sealed | None:
-        return sealed(self.path) if name in FILES and size is None else None
+    def _said(self, name: str, size: int | None) -> RunSeals | None:
+        return seals_of(self.path) if name in FILES and size is None else None
 
     def _append(self, name: str, content: bytes, sync: bool = False) -> None:
         path = self.path / name

@@ -76,7 +76,7 @@ def end_manifest(
     Args:
         engine: figures of the engine in the part that ends now.
     """
-    ended = parts.ended(manifest["parts"], status, engine or {})
+    ended = parts.end_parts(manifest["parts"], status, engine or {})
     return {
         **manifest,
         "status": status,

@@ -39,7 +39,7 @@ def gone_on(before: Mapping[str, Any], fresh: Mapping[str, Any], after_round: in
     return {**fresh, **kept, "parts": [*parts, {**fresh["parts"][-1], "after_round": after_round}]}
 
 
-def ended(parts: Sequence[Part], status: str, engine: Mapping[str, Any]) -> list[Part]:
+def end_parts(parts: Sequence[Part], status: str, engine: Mapping[str, Any]) -> list[Part]:
     """The parts of a run whose last ends now.
 
     Args:

@@ -105,7 +105,7 @@ def require_same(before: Mapping[str, Any], config: ExperimentConfig) -> None:
         )
 
 
-def carried_over(before: Mapping[str, Any], config: ExperimentConfig) -> ExperimentConfig:
+def resumed_config(before: Mapping[str, Any], config: ExperimentConfig) -> ExperimentConfig:
     """A run's own config with the keys that may change as ``config`` has them.
 
     Raises:

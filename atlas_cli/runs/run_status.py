@@ -15,7 +15,7 @@ from atlas_cli.runs.run_lock import writer_of
 
 
 @dataclass(frozen=True)
-class Standing:
+class RunStatus:
     """What remains to be done for a config.
 
     Attributes:
@@ -50,7 +50,7 @@ def runs_of(config: ExperimentConfig) -> list[tuple[RunDirectory, dict[str, Any]
     return found
 
 
-def standing(config: ExperimentConfig) -> Standing:
+def find_status(config: ExperimentConfig) -> RunStatus:
     """Look for runs of a config: the newest that finished, else the newest that is being written or can go on.
 
     Raises:
@@ -59,14 +59,14 @@ def standing(config: ExperimentConfig) -> Standing:
     found = runs_of(config)
     for run, manifest in found:
         if manifest["status"] == "finished":
-            return Standing("skip", run)
+            return RunStatus("skip", run)
     for run, _ in found:
         try:
             writer = writer_of(run)
         except OutputError as error:
-            return Standing("held", run, str(error))
+            return RunStatus("held", run, str(error))
         if writer is not None:
-            return Standing("held", run, f"{run.path} is written by {writer}; wait until it ends, or stop it")
+            return RunStatus("held", run, f"{run.path} is written by {writer}; wait until it ends, or stop it")
         if folders(run):
-            return Standing("resume", run)
-    return Standing("run")
+            return RunStatus("resume", run)
+    return RunStatus("run")

@@ -44,7 +44,7 @@ Seals = dict[str, Seal]
 
 
 @dataclass(frozen=True)
-class Sealed:
+class RunSeals:
     """What a run says of its record files; ``ended``: it writes no more, so that nothing may follow what is sealed."""
 
     files: Seals
@@ -94,7 +94,7 @@ def without_sum(found: Any, path: Path) -> Any:
     return rest
 
 
-def sealed(run: Path) -> Sealed | None:
+def seals_of(run: Path) -> RunSeals | None:
     """What the manifest of a run that ended says, else its newest checkpoint; None: neither does.
 
     Raises:
@@ -103,18 +103,18 @@ def sealed(run: Path) -> Sealed | None:
     manifest = without_sum(_json(run / "manifest.json"), run / "manifest.json")
     if isinstance(manifest, dict) and "records" in manifest:
         try:
-            return Sealed(seals_from(manifest["records"]), ended=True)
+            return RunSeals(seals_from(manifest["records"]), ended=True)
         except ValueError as error:
             raise ResourceError(f"{run / 'manifest.json'} is damaged: {error}; {ADVICE}") from None
     for path in sorted((run / "checkpoints").glob("round-*/records.json"), reverse=True, key=_round):
         try:
-            return Sealed(seals_from(_json(path)), ended=False)
+            return RunSeals(seals_from(_json(path)), ended=False)
         except ValueError:
             continue  # an older one says less, and what it says is right, too
     return None
 
 
-def checked(run: Path, name: str, content: bytes, said: Sealed | None) -> None:
+def require_unchanged(run: Path, name: str, content: bytes, said: RunSeals | None) -> None:
     """Compare what was read of a record file (b"": there is none) with what the run says of it.
 
     Raises:

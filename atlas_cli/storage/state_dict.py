@@ -99,7 +99,7 @@ def with_prefix(prefix: str, state: Mapping[str, Any]) -> StateDict:
     return {f"{prefix}{name}": value for name, value in state.items()}
 
 
-def taken(prefix: str, state: StateDict) -> StateDict:
+def pop_prefix(prefix: str, state: StateDict) -> StateDict:
     """Take what has a prefix out of ``state``, under its name without it."""
     found = [name for name in state if name.startswith(prefix)]
     return {name.removeprefix(prefix): state.pop(name) for name in found}

@@ -16,14 +16,14 @@ from atlas_cli.storage.writing import writing
 _TAIL = 64 * 2**10
 
 
-class Ended(NamedTuple):
+class ProcessEnd(NamedTuple):
     """How a process ended: why, in one line, where that was not well; and whether it was told to stop from here."""
 
     reason: str | None
     interrupted: bool
 
 
-def train(arguments: list[str], log: Path) -> Ended:
+def train(arguments: list[str], log: Path) -> ProcessEnd:
     """Run ``atlas train`` and wait for its end; KeyboardInterrupt meanwhile stops it, and is not raised again.
 
     Args:
@@ -53,7 +53,7 @@ def train(arguments: list[str], log: Path) -> Ended:
             code, interrupted = process.wait(), False
         except KeyboardInterrupt:
             code, interrupted = _stop(process), True
-    return Ended(None if code == 0 else _reason(code, log), interrupted)
+    return ProcessEnd(None if code == 0 else _reason(code, log), interrupted)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> int:

@@ -13,7 +13,7 @@ from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.errors import AtlasError, ConfigError
 from atlas_cli.reports.summary import GroupSummary, summarise
 from atlas_cli.runs.directory import RunDirectory
-from atlas_cli.runs.run_status import runs_of, standing
+from atlas_cli.runs.run_status import find_status, runs_of
 from atlas_cli.sweeps.child import train
 
 Status = Literal["finished", "skipped", "failed", "interrupted", "not started"]
@@ -67,7 +67,7 @@ def run_trial(trial: Trial) -> Outcome:
     try:
         if load_config(trial.file, trial.combination.overrides).config != trial.config:
             raise ConfigError("has changed since the sweep began; start the sweep again", where=trial.file)
-        now = standing(trial.config)
+        now = find_status(trial.config)
         if now.action == "skip" and now.run is not None:
             return Outcome(trial.number, "skipped", now.run.path, groups=_groups(now.run))
         if now.action == "held" and now.run is not None:

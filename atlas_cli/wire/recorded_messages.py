@@ -68,7 +68,7 @@ class Recording:
             if done is None or _round_of(folder) > done:
                 with writing(folder):
                     shutil.rmtree(folder)
-        kept = recorded(run) if done is not None else []
+        kept = recorded_messages(run) if done is not None else []
         self.messages, self.bytes = len(kept), sum(message.bytes for message in kept)
         self.complete = done is None or not any(line["file"] is None for line in run.read_lines(INDEX))
         self._taken: list[dict[str, object]] = []
@@ -122,7 +122,7 @@ class Recording:
         self.messages += 1
         self.bytes += message.bytes
 
-    def taken(self) -> list[dict[str, object]]:
+    def new_lines(self) -> list[dict[str, object]]:
         """Lines of the index for what was kept since the last call."""
         taken, self._taken = self._taken, []
         return taken
@@ -133,7 +133,7 @@ class Recording:
 
 
 @dataclass(frozen=True)
-class Recorded:
+class RecordedMessage:
     """One recorded message; ``number``: its place among those of its client and round, from 1."""
 
     round: int
@@ -184,7 +184,7 @@ class Recorded:
         return content
 
 
-def recorded(run: RunDirectory, size: int | None = None, until: int | None = None) -> list[Recorded]:
+def recorded_messages(run: RunDirectory, size: int | None = None, until: int | None = None) -> list[RecordedMessage]:
     """All recorded messages of a run: by round, client, and order; [] where nothing was recorded.
 
     Args:
@@ -204,7 +204,7 @@ def recorded(run: RunDirectory, size: int | None = None, until: int | None = Non
             continue
         if name not in files:
             raise ResourceError(f"{root / name} is missing, which {INDEX} lists; {_DAMAGED}")
-        found.append(Recorded(**line, path=files.pop(name)))
+        found.append(RecordedMessage(**line, path=files.pop(name)))
     if files:
         raise ResourceError(
             f"{min(files.values())} is not in {INDEX}: it was put there, or the run was killed in that round; go on "
@@ -217,9 +217,9 @@ def require_recorded(run: RunDirectory, size: int, until: int) -> None:
     """Check every message that was recorded until a checkpoint; ``size``: of the index by then.
 
     Raises:
-        ResourceError: as ``recorded``, or a file is not what was written.
+        ResourceError: as ``recorded_messages``, or a file is not what was written.
     """
-    for message in recorded(run, size, until):
+    for message in recorded_messages(run, size, until):
         message.content()
 
 

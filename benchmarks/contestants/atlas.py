@@ -9,7 +9,7 @@ from atlas_cli.experiment.recorder import Recorder
 from atlas_cli.experiment.round_loop import set_up, train
 from atlas_cli.federation.attendance import Attendance
 from atlas_cli.federation.federation import Federation
-from atlas_cli.federation.work_done import Trained
+from atlas_cli.federation.local_work import LocalWork
 from atlas_cli.reports.progress import PlainProgress
 from atlas_cli.reports.terminal import Terminal
 from atlas_cli.wire.ledger import Ledger
@@ -29,7 +29,7 @@ def run_steps(federation: Federation, after_step: Callable[[Work], None]) -> Non
     for number in range(FIRST, federation.config.training.rounds + 1):
         before = Work(0, 0)
 
-        def on_step(_step: int, done: Mapping[str, Trained]) -> None:
+        def on_step(_step: int, done: Mapping[str, LocalWork]) -> None:
             nonlocal before
             now = Work(sum(t.examples for t in done.values()), sum(t.tokens for t in done.values()))
             after_step(Work(now.samples - before.samples, now.tokens - before.tokens))

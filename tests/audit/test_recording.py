@@ -8,7 +8,7 @@ import torch
 
 from atlas_cli.cli import main
 from atlas_cli.runs.checkpoint import load_newest
-from atlas_cli.wire.recorded_messages import recorded
+from atlas_cli.wire.recorded_messages import recorded_messages
 
 AUDIT = {"record": {"rounds": [1]}}
 
@@ -23,13 +23,13 @@ def test_what_is_recorded_is_what_the_ledger_counted(trained):
     for line in run.read_lines("messages.jsonl"):
         if line["round"] == 1:
             counted[line["client"], line["kind"], line["direction"]] += line["bytes"]
-    for message in recorded(run):
+    for message in recorded_messages(run):
         if message.round == 1:
             kept[message.client, message.kind, message.direction] += message.path.stat().st_size
     assert kept == counted
-    before = [m for m in recorded(run) if m.round == 0]
+    before = [m for m in recorded_messages(run) if m.round == 0]
     assert {(m.kind, m.direction) for m in before} == {("adapters", "down")} and len(before) == 3
-    assert max(m.round for m in recorded(run)) == 1
+    assert max(m.round for m in recorded_messages(run)) == 1
     of_manifest = run.read_json("manifest.json")["recording"]
     assert of_manifest == {"messages": len(files(run)), "bytes": sum(map(len, files(run).values())), "complete": True}
 
@@ -58,7 +58,7 @@ def test_labels_and_texts_that_stay_on_the_client_are_not_there(trained, task):
         "feature-gradients": {"gradients", "count"},
     }
     kinds = set()
-    for message in recorded(run):
+    for message in recorded_messages(run):
         tensors = message.message().tensors
         kinds.add(message.kind)
         if message.kind in allowed:
@@ -73,7 +73,7 @@ def test_labels_and_texts_that_stay_on_the_client_are_not_there(trained, task):
 
 def test_only_the_clients_and_bytes_that_were_asked_for(trained):
     run = trained(audit={"record": {"rounds": [2], "clients": ["b-1"], "limit": "15 kB"}})
-    assert {m.client for m in recorded(run)} == {"b-1"}
+    assert {m.client for m in recorded_messages(run)} == {"b-1"}
     assert sum(map(len, files(run).values())) <= 15_000
     assert run.read_json("manifest.json")["recording"]["complete"] is False
     assert "audit.record.limit, 15 kB, is reached" in (run.path / "log.txt").read_text()
@@ -107,7 +107,7 @@ HARM = {
 @pytest.mark.parametrize("harm", HARM)
 def test_messages_that_are_not_what_was_recorded(copied, capsys, harm):
     """Neither the audit nor a resume takes them."""
-    first = next(m for m in recorded(copied) if m.round == 1 and m.kind == "activations")
+    first = next(m for m in recorded_messages(copied) if m.round == 1 and m.kind == "activations")
     act, says = HARM[harm]
     act(first.path)
     assert main(["audit", str(copied.path), "--attack", "nearest-embedding"]) == 3

@@ -8,7 +8,7 @@ from support.toy_runs import train
 
 from atlas_cli.cli import main
 from atlas_cli.storage.folder_names import folder_names
-from atlas_cli.wire.recorded_messages import recorded
+from atlas_cli.wire.recorded_messages import recorded_messages
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 NAMES = ["A", "a", "con", "nul.x", "a.", "phone-1"]
@@ -27,7 +27,7 @@ def test_each_has_a_folder_of_its_own_everywhere(config_file, data):
         assert len({name.casefold() for name in found}) == len(names)
         owners = {json.loads((found[folders[name]] / "origin.json").read_text())["owner"] for name in names}
         assert owners == set(names)
-    messages = recorded(run)
+    messages = recorded_messages(run)
     assert {message.client for message in messages} == set(NAMES)
     assert len({message.path.parent.name.casefold() for message in messages}) == len(NAMES)
     assert {line["client"] for line in run.read_lines("clients.jsonl")} == set(NAMES)

@@ -17,7 +17,7 @@ from atlas_cli.cli import main
 from atlas_cli.runs.directory import RunDirectory
 from atlas_cli.runs.run_lock import locked
 from atlas_cli.sweeps import trial
-from atlas_cli.sweeps.child import Ended
+from atlas_cli.sweeps.child import ProcessEnd
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +30,7 @@ def started(monkeypatch, no_pictures):
         calls.append(arguments)
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()) as said:
             code = main(["train", *arguments])
-        return Ended(said.getvalue().strip().removeprefix("error: ") if code else None, False)
+        return ProcessEnd(said.getvalue().strip().removeprefix("error: ") if code else None, False)
 
     monkeypatch.setattr(trial, "train", train)
     return calls
@@ -209,7 +209,7 @@ def test_interrupted_between_runs(sweep, started, monkeypatch):
     train = trial.train
 
     def stop(arguments, log):
-        return train(arguments, log) if not started else Ended("interrupted", True)
+        return train(arguments, log) if not started else ProcessEnd("interrupted", True)
 
     monkeypatch.setattr(trial, "train", stop)
     code, out, _ = sweep("seed=0,1,2")

@@ -12,7 +12,7 @@ from support.rounds import run_round
 
 from atlas_cli.aggregation.contract import Context, Factors, Update, absorb, scales_of
 from atlas_cli.clustering.fingerprints import fingerprint_round
-from atlas_cli.clustering.in_a_run import named
+from atlas_cli.clustering.in_a_run import name_clusters
 from atlas_cli.clustering.regroup import regroup
 from atlas_cli.errors import ConfigError
 from atlas_cli.experiment.round_loop import deliver, evaluate, require_delivered, set_up
@@ -211,11 +211,12 @@ def test_names_follow_clients(clients):
     """Names are a relabelling, equal where the clusters are, and no two clusters share one."""
     before = {client: f"cluster-{old}" for client, (old, _) in clients.items()}
     found = {client: new for client, (_, new) in clients.items()}
-    names = named(found, before)
+    names = name_clusters(found, before)
     assert len(set(names.values())) == len(set(found.values())) == len({(found[c], names[c]) for c in found})
     old = {client: number for client, (number, _) in clients.items()}
-    assert named(old, before) == before
-    assert set(named(found, dict.fromkeys(found)).values()) == {f"cluster-{i}" for i in range(len(set(found.values())))}
+    assert name_clusters(old, before) == before
+    fresh = name_clusters(found, dict.fromkeys(found))
+    assert set(fresh.values()) == {f"cluster-{i}" for i in range(len(set(found.values())))}
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from atlas_cli.config.schema.experiment import PartitionConfig
 from atlas_cli.data.partitions.schemes import partition, split_local_test
-from atlas_cli.data.rows import Numbered
+from atlas_cli.data.rows import RowNumbers
 from atlas_cli.errors import ConfigError
 
 
@@ -252,7 +252,7 @@ def test_unmatched_values_are_dealt_or_dropped_when_asked_for():
 
 
 def test_explicit_rows_are_those_of_the_source():
-    numbered = Numbered([0, 2, 3, 5, 6, 9], [1, 4], 10)
+    numbered = RowNumbers([0, 2, 3, 5, 6, 9], [1, 4], 10)
     shards = {"a": ["0-4"], "b": [5, 9, 7]}
     config = PartitionConfig(scheme="explicit", shards=shards, min_examples=1)
     dealt = partition([{}] * 6, ["a", "b"], config, [], 0, "g", numbered)

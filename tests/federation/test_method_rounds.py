@@ -10,7 +10,7 @@ from support.rounds import run_round
 from atlas_cli import discovery
 from atlas_cli.aggregation.contract import delta
 from atlas_cli.errors import ConfigError
-from atlas_cli.experiment.adapter_export import folded
+from atlas_cli.experiment.adapter_export import fold_base_change
 from atlas_cli.experiment.round_loop import deliver, require_delivered, set_up
 from atlas_cli.experiment.run_state import RunState
 from atlas_cli.federation.build import build
@@ -101,7 +101,7 @@ def test_a_changed_base_is_what_the_client_computes_with(method, ready):
     with client.adapters.train(False).attached(made.base.model):
         ours = hidden(made.base.model, batch)
     torch.testing.assert_close(ours, hidden(plain, batch), atol=1e-5, rtol=1e-4)
-    exported = folded(made, client.adapters)
+    exported = fold_base_change(made, client.adapters)
     assert exported.frozen == {}
     for path in client.adapters.adapters:
         torch.testing.assert_close(worth(exported, path), worth(client.adapters, path).double(), atol=1e-6, rtol=1e-4)

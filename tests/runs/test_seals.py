@@ -10,7 +10,7 @@ from atlas_cli.errors import ResourceError
 from atlas_cli.runs.checkpoint import Checkpoint, save_checkpoint
 from atlas_cli.runs.directory import RunDirectory
 from atlas_cli.runs.record_files import RecordFiles
-from atlas_cli.runs.seals import SUMS, sealed, seals_record
+from atlas_cli.runs.seals import SUMS, seals_of, seals_record
 
 NAME = "messages.jsonl"
 
@@ -128,4 +128,4 @@ def test_what_came_after_the_checkpoint_is_cut_off_and_what_follows_is_sealed_wi
 def test_a_manifest_that_says_nothing_sensible_of_its_records(files, records):
     files.run.write_json("manifest.json", {"records": records})
     with pytest.raises(ResourceError, match=r"manifest\.json is damaged: records "):
-        sealed(files.run.path)
+        seals_of(files.run.path)

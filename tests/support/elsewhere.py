@@ -5,8 +5,8 @@ import random
 
 import torch
 
-from atlas_cli.engines.remote.calls import Lost
-from atlas_cli.engines.remote.host import ClientHost, Made, NotFinite
+from atlas_cli.engines.remote.calls import LostCall
+from atlas_cli.engines.remote.host import ClientHost, ClientSpec, NotFinite
 from atlas_cli.engines.remote.steps import remote_steps
 from atlas_cli.experiment.recorder import Recorder
 from atlas_cli.experiment.round_loop import train
@@ -48,7 +48,7 @@ class Hosts:
         if method == "begin":
             plan = self.federation.plan
             planned = plan.by_name[client]
-            args = (Made(planned, batches_of(self.federation, client), plan.above(planned.cut)), *args)
+            args = (ClientSpec(planned, batches_of(self.federation, client), plan.above(planned.cut)), *args)
         self.log.append((client, method))
         self.calls[client] = (method, args)
 
@@ -57,7 +57,7 @@ class Hosts:
         client = self.draw.choice(waiting)
         method, args = self.calls.pop(client)
         if reason := self.fails(client, method, self.log.count((client, method))):
-            return client, reason if isinstance(reason, NotFinite) else Lost(reason)
+            return client, reason if isinstance(reason, NotFinite) else LostCall(reason)
         return client, copied(self.hosts[self.place(client)].call(method, client, *copied(args)))
 
     def local_steps(self, federation, attendance, ledger, on_step):

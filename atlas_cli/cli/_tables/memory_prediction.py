@@ -70,7 +70,7 @@ def round_table(predicted: Record) -> Table:
     return table
 
 
-def compared(measured: Mapping[str, Any], predicted: Mapping[str, Any], columns: Sequence[str]) -> dict[str, float]:
+def errors_of(measured: Mapping[str, Any], predicted: Mapping[str, Any], columns: Sequence[str]) -> dict[str, float]:
     """Error of every part of one holder in percent of what was measured; where nothing was measured there is none."""
     return {
         key: 100 * (predicted[key] - measured[key]) / measured[key]
@@ -94,7 +94,11 @@ def run_comparison(memory: Record, predicted: Record) -> dict[str, dict[str, Any
     for name, (found, said) in pairs.items():
         kept = {key: said[key] for key in PARTS if key in found}
         kept["total"] = sum(kept.values())
-        both[name] = {"measured": found, "predicted": kept, "error_percent": compared(found, kept, [*PARTS, "total"])}
+        both[name] = {
+            "measured": found,
+            "predicted": kept,
+            "error_percent": errors_of(found, kept, [*PARTS, "total"]),
+        }
     return both
 
 
@@ -104,7 +108,7 @@ def measured_comparison(predicted: Record, measured: Mapping[str, Record]) -> di
     for name, found in measured.items():
         said = {key: predicted["clients"][name][key] for key in [*PARTS, "peak"]}
         said["resident"] = said["peak"]
-        errors = compared(found, said, [*PARTS, "peak", "resident"])
+        errors = errors_of(found, said, [*PARTS, "peak", "resident"])
         both[name] = {"measured": found, "predicted": said, "error_percent": errors}
     return both
 

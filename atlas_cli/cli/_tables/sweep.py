@@ -13,7 +13,7 @@ from atlas_cli.config import strict_yaml
 from atlas_cli.config.grid import Combination
 from atlas_cli.reports.summary import GroupSummary, lowest_sentence
 from atlas_cli.reports.tables import layout
-from atlas_cli.runs.run_status import Standing
+from atlas_cli.runs.run_status import RunStatus
 from atlas_cli.sweeps.trial import Outcome, Trial
 from atlas_cli.units import format_number
 
@@ -138,7 +138,7 @@ def sweep_record(rows: Sequence[Row]) -> dict[str, Any]:
     return record
 
 
-def dry_run_table(rows: Sequence[tuple[Combination, Standing]]) -> Table:
+def dry_run_table(rows: Sequence[tuple[Combination, RunStatus]]) -> Table:
     """A row a trial: its values, what would become of it, and with which run directory."""
     table = Table(title="Sweep", caption="nothing was run; resume: from its last checkpoint", **layout())
     table.add_column("", justify="right")
@@ -149,7 +149,7 @@ def dry_run_table(rows: Sequence[tuple[Combination, Standing]]) -> Table:
     return table
 
 
-def dry_run_record(rows: Sequence[tuple[Combination, Standing]]) -> dict[str, Any]:
+def dry_run_record(rows: Sequence[tuple[Combination, RunStatus]]) -> dict[str, Any]:
     """The same for machines."""
     runs = []
     for number, (combination, standing) in enumerate(rows, 1):

@@ -105,8 +105,8 @@ def _require_match(
     by_value: Mapping[str, list[int]], clients: Sequence[str], named: Sequence[str], config: PartitionConfig, group: str
 ) -> None:
     """All values are clients' names and each client has one, or none is, not even in another spelling (``1.0``)."""
-    alike = {labels.folded(client): client for client in clients}
-    near = next(((value, alike[form]) for value in by_value if (form := labels.folded(value)) in alike), None)
+    alike = {labels.normal_form(client): client for client in clients}
+    near = next(((value, alike[form]) for value in by_value if (form := labels.normal_form(value)) in alike), None)
     if near is None:
         return
     others = [value for value in by_value if value not in clients]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from atlas_cli.data.rows import Numbered
+from atlas_cli.data.rows import RowNumbers
 from atlas_cli.errors import ConfigError
 from atlas_cli.suggest import did_you_mean
 
@@ -13,7 +13,7 @@ SHOWN = 10  # row numbers that a line names
 
 
 def by_name(
-    numbered: Numbered, clients: Sequence[str], named: Mapping[str, list[int | str]] | None, group: str
+    numbered: RowNumbers, clients: Sequence[str], named: Mapping[str, list[int | str]] | None, group: str
 ) -> tuple[dict[str, list[int]], dict[str, str]]:
     """Training rows by client, and by client what became of rows that it names and does not get.
 

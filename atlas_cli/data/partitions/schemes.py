@@ -10,7 +10,7 @@ import numpy as np
 
 from atlas_cli.data.partitions.by_column import by_column, mapping_sentence, values_of
 from atlas_cli.data.partitions.explicit import by_name
-from atlas_cli.data.rows import Numbered
+from atlas_cli.data.rows import RowNumbers
 from atlas_cli.errors import ConfigError
 from atlas_cli.seeding import numpy_generator
 
@@ -22,7 +22,7 @@ Shards = list[list[int]]
 
 
 @dataclass(frozen=True)
-class Dealt:
+class Partition:
     """The rows of a task group as they were dealt out.
 
     Attributes:
@@ -45,8 +45,8 @@ def partition(
     labels: Sequence[str | None],
     seed: int,
     group: str,
-    numbered: Numbered | None = None,
-) -> Dealt:
+    numbered: RowNumbers | None = None,
+) -> Partition:
     """Deal the rows of one task group out to its clients; no row goes to two.
 
     Every scheme but ``explicit``, and ``column`` with ``unmatched: drop``, deals out all rows. The result depends on
@@ -69,7 +69,9 @@ def partition(
     notes: list[str] = []
     missing: dict[str, str] = {}
     if config.scheme == "explicit":
-        by_client, missing = by_name(numbered or Numbered(range(len(rows)), (), len(rows)), names, config.shards, group)
+        by_client, missing = by_name(
+            numbered or RowNumbers(range(len(rows)), (), len(rows)), names, config.shards, group
+        )
         notes = [f"client {client}: {missing[client]}" for client in clients if client in missing]
     else:
         if len(rows) < len(names) * config.min_examples:
@@ -103,7 +105,7 @@ def partition(
     if unused:
         why = "are named by no client" if config.scheme == "explicit" else "have a value that is no client's name"
         notes.append(f"{unused:,} of {len(rows):,} training rows {why} and are not used")
-    return Dealt(shards, unused, values, notes)
+    return Partition(shards, unused, values, notes)
 
 
 def split_local_test(indices: Sequence[int], share: float, seed: int, client: str) -> tuple[list[int], list[int]]:

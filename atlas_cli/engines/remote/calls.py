@@ -10,13 +10,13 @@ from atlas_cli.engines.remote.host import Answer, NotFinite
 
 
 @dataclass(frozen=True)
-class Lost:
+class LostCall:
     """A call that will have no answer, and why."""
 
     reason: str
 
 
-Result = Answer | NotFinite | Lost
+Result = Answer | NotFinite | LostCall
 
 
 class Calls(Protocol):

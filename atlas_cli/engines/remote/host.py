@@ -33,7 +33,7 @@ from atlas_cli.planning.plan import ClientPlan
 from atlas_cli.wire.messages import Features, Gradients
 
 
-class Made(NamedTuple):
+class ClientSpec(NamedTuple):
     """What a client is made with: its plan, its batches (which know its task), and ranks above the cut, if unsplit."""
 
     planned: ClientPlan
@@ -70,7 +70,7 @@ class ClientHost:
         torch.set_num_threads(threads)
         self.config, self.bases, self.device = config, dict(bases), device
         self._weights = self.weights_sha256()
-        self._made: dict[str, Made] = {}
+        self._made: dict[str, ClientSpec] = {}
         self._parties: dict[str, Party] = {}
         self._batches: dict[str, Batch] = {}
 
@@ -84,7 +84,7 @@ class ClientHost:
             return NotFinite(str(error))
         return Answer(value, time.perf_counter() - began)
 
-    def do_begin(self, client: str, made: Made | None, number: int, sent: SentState) -> str:
+    def do_begin(self, client: str, made: ClientSpec | None, number: int, sent: SentState) -> str:
         """Make a client what it was when the last round ended, with what it was delivered since.
 
         Args:

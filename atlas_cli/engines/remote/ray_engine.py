@@ -18,9 +18,9 @@ import torch
 
 from atlas_cli.config.checks import cohort_size
 from atlas_cli.engines.remote.arrays import Array, size_of, to_array
-from atlas_cli.engines.remote.calls import Lost, Result
+from atlas_cli.engines.remote.calls import LostCall, Result
 from atlas_cli.engines.remote.cluster import nodes, require_room, room
-from atlas_cli.engines.remote.host import Answer, Made
+from atlas_cli.engines.remote.host import Answer, ClientSpec
 from atlas_cli.engines.remote.ray_process import NotReadyError, Process
 from atlas_cli.engines.remote.sent_state import SentState
 from atlas_cli.engines.remote.steps import GRAPHS, remote_steps
@@ -29,7 +29,7 @@ from atlas_cli.federation.attendance import Attendance
 from atlas_cli.federation.batches import batches_of
 from atlas_cli.federation.client_state.new_client import heads_on_clients
 from atlas_cli.federation.federation import Federation
-from atlas_cli.federation.work_done import Trained
+from atlas_cli.federation.local_work import LocalWork
 from atlas_cli.models.frozen.kernel_order import prepacked_bytes
 from atlas_cli.models.frozen.skeleton import Skeleton, contents_sha256, take_apart
 from atlas_cli.planning.memory_of_plan import client_memory
@@ -95,9 +95,9 @@ class RayEngine:
         federation: Federation,
         attendance: Attendance,
         ledger: Ledger,
-        on_step: Callable[[int, dict[str, Trained]], None],
+        on_step: Callable[[int, dict[str, LocalWork]], None],
         /,
-    ) -> dict[str, Trained]:
+    ) -> dict[str, LocalWork]:
         """As ``in_process.local_steps``."""
         self._ledgers.append(ledger)
         try:
@@ -167,10 +167,10 @@ class RayEngine:
             result = self.ray.get(reference)
         except errors.RayTaskError as error:
             process.spent = True  # nobody knows what an unforeseen error leaves behind; it is replaced after the round
-            return Lost(f"raised {' '.join(str(error.cause).split())[:300]}")
+            return LostCall(f"raised {' '.join(str(error.cause).split())[:300]}")
         except errors.RayError:
             process.kill(process.reason or f"its process {process.pid} on {process.node} died")
-            return Lost(process.reason)
+            return LostCall(process.reason)
         if isinstance(result, Answer):
             self._count("from clients", "", result.value)
         return result
@@ -248,7 +248,7 @@ class RayEngine:
         if client not in self._made:
             plan = self.federation.plan
             planned = plan.by_name[client]
-            made = Made(planned, batches_of(self.federation, client), plan.above(planned.cut))
+            made = ClientSpec(planned, batches_of(self.federation, client), plan.above(planned.cut))
             self._made[client] = self.ray.put(made)
         return self._made[client]
 

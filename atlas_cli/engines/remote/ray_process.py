@@ -11,7 +11,7 @@ import torch
 from atlas_cli.engines.remote.arrays import frozen_tensors
 from atlas_cli.engines.remote.cluster import unexpected
 from atlas_cli.engines.remote.host import Answer, ClientHost, NotFinite
-from atlas_cli.engines.remote.installed import Installed, require_same_software
+from atlas_cli.engines.remote.installed_software import InstalledSoftware, require_same_software
 from atlas_cli.errors import AtlasError, ConfigError
 from atlas_cli.models.frozen.skeleton import put_together
 
@@ -25,7 +25,7 @@ class HostActor:
 
     def set_up(
         self, config: Any, bases: Mapping[str, Any], device: str, threads: int, expected: Mapping[str, str]
-    ) -> tuple[Installed, dict[str, str]]:
+    ) -> tuple[InstalledSoftware, dict[str, str]]:
         """Make the host; what is installed here, and the hashes of the weights that it holds.
 
         Args:
@@ -33,7 +33,7 @@ class HostActor:
         """
         import ray
 
-        here = Installed.here()
+        here = InstalledSoftware.here()
         where = torch.device(device)
         if not here.matches(expected) or (where.type == "cuda" and not torch.cuda.is_available()):
             return here, {}
@@ -76,7 +76,7 @@ class Process:
         # neither restarted nor asked again by Ray: a fresh actor would answer with a state that never was
         remote = ray.remote(max_restarts=0, max_task_retries=0)(HostActor)
         self.actor = remote.options(**options).remote()
-        self._set_up = self.actor.set_up.remote([config], bases, device, threads, Installed.here().versions)
+        self._set_up = self.actor.set_up.remote([config], bases, device, threads, InstalledSoftware.here().versions)
         self.node, self.pid, self.reason = "", 0, ""
         self.told: set[str] = set()
         self.answered: set[Any] = set()

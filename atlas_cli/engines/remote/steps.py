@@ -20,18 +20,18 @@ import torch
 from atlas_cli.data.collate import Batch
 from atlas_cli.engines.passes import begin_round, order_of
 from atlas_cli.engines.remote.arrays import pack, unpack
-from atlas_cli.engines.remote.calls import Calls, Lost
+from atlas_cli.engines.remote.calls import Calls, LostCall
 from atlas_cli.engines.remote.host import Answer, NotFinite
 from atlas_cli.engines.remote.sent_state import SentState
 from atlas_cli.errors import AtlasError, NonFiniteError
 from atlas_cli.federation.attendance import Attendance
 from atlas_cli.federation.batches import batch_of
 from atlas_cli.federation.federation import Federation
+from atlas_cli.federation.local_work import LocalWork
 from atlas_cli.federation.parties.exchange import exchange
 from atlas_cli.federation.parties.optimizers import learning_rate_factor
 from atlas_cli.federation.parties.split_client import SplitClient
 from atlas_cli.federation.parties.trainables import PendingGradients, StepLoss
-from atlas_cli.federation.work_done import Trained
 from atlas_cli.wire.ledger import Ledger
 from atlas_cli.wire.messages import Activations, FeatureGradients, Features
 
@@ -53,13 +53,13 @@ class RemoteRound:
         self.federation, self.calls, self.attendance, self.ledger = federation, calls, attendance, ledger
         self.number, self.training = attendance.number, federation.config.training
         self.strict = self.training.on_nonfinite == "drop-client"  # a step may be taken back after the server's part
-        self.done = {client: Trained() for client in attendance.present}
+        self.done = {client: LocalWork() for client in attendance.present}
         self._near = Counter(calls.place(client) for client in attendance.present)
         self._under_way: dict[str, str] = {}
         self._arrived: dict[str, Activations | None] = {}
         self._held: dict[str, PendingGradients | None] = {}
         self._to_accept: deque[str] = deque()
-        self._before: dict[str, Trained] = {}
+        self._before: dict[str, LocalWork] = {}
         self._batches: dict[str, Batch] = {}
         self._step = 0
 
@@ -189,7 +189,7 @@ class RemoteRound:
             tensors = answer.value and unpack(answer.value, self.federation.device)
             self._arrived[client] = Activations.of(client, tensors) if tensors else None
 
-    def _wait(self, clients: Collection[str]) -> tuple[str, _Known | None]:
+    def _wait(self, clients: Collection[str]) -> tuple[str, _Answered | None]:
         """The next answer, None from a client that is out."""
         client, result = self.calls.next(clients)
         method = self._under_way.pop(client)
@@ -200,9 +200,9 @@ class RemoteRound:
             return client, None
         if client in self.done and method not in ("begin", "end"):
             self.done[client].seconds += result.seconds
-        return client, _Known(method, result.value)
+        return client, _Answered(method, result.value)
 
-    def _answers(self) -> list[tuple[str, _Known]]:
+    def _answers(self) -> list[tuple[str, _Answered]]:
         """All that is under way of those that are present; who is lost leaves."""
         for client in self._under_way.keys() - set(self.attendance.present):
             del self._under_way[client]
@@ -213,7 +213,7 @@ class RemoteRound:
                 found[client] = answer
         return [(client, found[client]) for client in list(self.attendance.present) if client in found]
 
-    def _drop(self, client: str, result: NotFinite | Lost) -> None:
+    def _drop(self, client: str, result: NotFinite | LostCall) -> None:
         if isinstance(result, NotFinite) and not self.strict:
             raise NonFiniteError(result.message)
         reason = result.message.partition(";")[0] if isinstance(result, NotFinite) else result.reason
@@ -223,7 +223,7 @@ class RemoteRound:
 
 
 @dataclass(frozen=True)
-class _Known:
+class _Answered:
     method: str
     value: Any
 
@@ -245,8 +245,8 @@ def remote_steps(
     calls: Calls,
     attendance: Attendance,
     ledger: Ledger,
-    on_step: Callable[[int, dict[str, Trained]], None],
-) -> dict[str, Trained]:
+    on_step: Callable[[int, dict[str, LocalWork]], None],
+) -> dict[str, LocalWork]:
     """As ``in_process.local_steps``, with clients that compute elsewhere."""
     training, server, number = federation.config.training, federation.server, attendance.number
     steps = RemoteRound(federation, calls, attendance, ledger)

@@ -45,7 +45,7 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 @dataclass(frozen=True)
-class Measured:
+class ClientMemory:
     """Bytes of a client that took steps alone.
 
     Attributes:
@@ -61,7 +61,7 @@ class Measured:
 
 def measure_client(
     config: Path, overrides: Sequence[str], client: str, shape: Shape, classes: Sequence[str] = ()
-) -> Measured:
+) -> ClientMemory:
     """Take two steps with a client of a config, in a fresh process.
 
     Args:
@@ -77,10 +77,10 @@ def measure_client(
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}, out of memory?"]
         raise AtlasError(f"client {client} could not be measured: {lines[-1]}")
-    return Measured(**json.loads(done.stdout.splitlines()[-1]))
+    return ClientMemory(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def take_steps(plan: Plan, name: str, shape: Shape, classes: Sequence[str], steps: int = STEPS) -> Measured:
+def take_steps(plan: Plan, name: str, shape: Shape, classes: Sequence[str], steps: int = STEPS) -> ClientMemory:
     """The same in this process, where the resident peak holds whatever else the process did before."""
     torch.manual_seed(plan.config.seed)
     client = plan.by_name[name]
@@ -101,7 +101,7 @@ def take_steps(plan: Plan, name: str, shape: Shape, classes: Sequence[str], step
     with LiveBytes(weights) as live:
         for _ in range(steps):
             _step(plan, party, name, shape)
-    return Measured(usage.record(), owned + live.peak, _peak() - before)
+    return ClientMemory(usage.record(), owned + live.peak, _peak() - before)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -43,7 +43,7 @@ class ClientState(NamedTuple):
         term = party.term.state_dict() if party.term is not None else {}
         return cls(member.exchanged(), moments, named_changes(member.adapters.frozen), term)
 
-    def copied(self) -> ClientState:
+    def copy(self) -> ClientState:
         """Copies of what training writes to; base changes are replaced and never written to."""
         exchanged, moments, term = (
             {name: value.clone() for name, value in part.items()} for part in (self.exchanged, self.moments, self.term)

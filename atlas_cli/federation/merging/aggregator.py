@@ -41,9 +41,9 @@ from atlas_cli.storage.state_dict import (
     copy_into,
     fields_of,
     is_count,
+    pop_prefix,
     require_tensor,
     require_value,
-    taken,
     tensors_and_values,
     with_prefix,
 )
@@ -123,9 +123,9 @@ class Aggregator:
             StateError: other groups, names, shapes, types or versions.
         """
         state = dict(state)
-        changes = {group: taken(f"change/{group}/", state) for group in self.changes if self.method.CHANGES_BASE}
+        changes = {group: pop_prefix(f"change/{group}/", state) for group in self.changes if self.method.CHANGES_BASE}
         tensors, values = tensors_and_values(state, ["versions"])
-        of_method = taken("method/", tensors)
+        of_method = pop_prefix("method/", tensors)
         versions = values["versions"]
         whole = isinstance(versions, Mapping) and all(map(is_count, versions.values()))
         require_value(whole, "versions", "are no whole numbers by group")

@@ -21,8 +21,8 @@ from atlas_cli.storage.state_dict import (
     copies,
     copy_into,
     is_count,
+    pop_prefix,
     require_value,
-    taken,
     tensors_and_values,
 )
 from atlas_cli.wire.messages import BaseRows, BaseTotal
@@ -44,7 +44,7 @@ class BaseChange:
     def grow(self, change: Adapters, version: int) -> None:
         """Add a merge's change; the result is the group's at ``version``."""
         for path, factors in change.items():
-            whole = stacked([self.total[path], factors]) if path in self.total else factors
+            whole = stack_products([self.total[path], factors]) if path in self.total else factors
             self.total[path] = truncate(whole, full_rank(whole)) if whole.rank > full_rank(whole) else whole
         self.rows[version] = dict(change)
         while any(sum(n) > full_rank(self.total[path]) for path, n in self._ranks(self.rows).items()):
@@ -77,7 +77,7 @@ class BaseChange:
         require_value(not versions or versions[-1] <= newest, "versions", f"has one after the newest, {newest}")
         found: dict[str, dict[str, Factors]] = {}
         for name in ("total", *map(str, versions)):
-            pairs = taken(f"{name}/", tensors)
+            pairs = pop_prefix(f"{name}/", tensors)
             require_changes(f"{name}/", pairs, features, pieces=1)
             by_path = changes_by_path(pairs, device)
             found[name] = {path: Factors(*by_path[path][0]) for path in features if path in by_path}
@@ -93,7 +93,7 @@ class BaseChange:
                 parts.setdefault(path, []).append(factors)
         tensors: dict[str, Tensor] = {}
         for path, each in parts.items():
-            whole = stacked(each)
+            whole = stack_products(each)
             tensors |= {f"{path}.base_A": whole.A, f"{path}.base_B": whole.B}
         return (BaseRows if self._kept(version) else BaseTotal)(client, tensors)
 
@@ -126,6 +126,6 @@ def full_rank(factors: Factors) -> int:
     return min(factors.A.shape[1], factors.B.shape[0])
 
 
-def stacked(parts: list[Factors]) -> Factors:
+def stack_products(parts: list[Factors]) -> Factors:
     """The sum of products as one pair, in their own dtype."""
     return Factors(torch.cat([f.A for f in parts]), torch.cat([f.B for f in parts], 1))

@@ -77,7 +77,7 @@ class Usage:
             tensor_bytes(frozen), tensor_bytes(adapters), tensor_bytes(t for t in head if t.data_ptr() not in known)
         )
 
-    def seen(self, saved: int, cut: int, batch: int, tokens: int) -> None:
+    def add_step(self, saved: int, cut: int, batch: int, tokens: int) -> None:
         """Take a step into account: keep the one that saved most."""
         if saved + cut > self.saved_activations + self.cut_buffers:
             self.saved_activations, self.cut_buffers = saved, cut

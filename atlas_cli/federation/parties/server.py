@@ -13,7 +13,7 @@ from atlas_cli.federation.parties.trainables import PendingGradients, StepLoss, 
 from atlas_cli.models.adapters.lora import AdapterSet
 from atlas_cli.models.block_paths import layer_of
 from atlas_cli.models.frozen.load import FrozenBase
-from atlas_cli.storage.state_dict import StateDict, copy_into, fields_of, taken, tensors_and_values, with_prefix
+from atlas_cli.storage.state_dict import StateDict, copy_into, fields_of, pop_prefix, tensors_and_values, with_prefix
 from atlas_cli.tasks.contract import BaseTask
 from atlas_cli.wire.messages import Activations, FeatureGradients, Features, Gradients
 
@@ -59,7 +59,7 @@ class Server:
         state = dict(state)
         for group, trained in self.groups.items():
             with fields_of(group):
-                trained.load_state_dict(taken(f"{group}/", state))
+                trained.load_state_dict(pop_prefix(f"{group}/", state))
         copy_into({}, tensors_and_values(state, ())[0])
 
     def begin_round(self, members: Mapping[str, str], round_number: int, cuts: Mapping[str, int] | None = None) -> None:

@@ -18,7 +18,7 @@ from atlas_cli.models.halves.real_tokens import Packing, run_packed
 from atlas_cli.tasks.contract import IGNORE, BaseTask
 
 
-class Served(NamedTuple):
+class ClientRequest(NamedTuple):
     """What one client sent, and what the server trains for it.
 
     ``received``: (B, T, D) in the client's dtype; ``mask``: (B, T); ``labels`` as its task has them.
@@ -31,7 +31,7 @@ class Served(NamedTuple):
     labels: Tensor
 
 
-class Gathered(NamedTuple):
+class GradientSums(NamedTuple):
     """Gradients of the summed loss over ``labels`` labels with respect to ``trained.parameters()``; None: unused."""
 
     trained: Trainables
@@ -39,17 +39,17 @@ class Gathered(NamedTuple):
     labels: int
 
 
-class ServedTogether(NamedTuple):
+class PassResult(NamedTuple):
     """Of a pass, by client its mean loss (0-d), over how many labels, and that loss' gradient at the cut, (B, T, D), 0
     for padding; and the gradients of what is trained, by task group."""
 
     losses: Sequence[Tensor]
     counts: Sequence[int]
     at_cut: Sequence[Tensor]
-    gathered: Sequence[Gathered]
+    gathered: Sequence[GradientSums]
 
 
-def serve(base: FrozenBase, cut: int, clients: Sequence[Served]) -> ServedTogether:
+def serve(base: FrozenBase, cut: int, clients: Sequence[ClientRequest]) -> PassResult:
     """Forward, losses and backward for clients of one cut and dtype."""
     packings = [Packing.of(client.mask) for client in clients]
     sizes = [packing.tokens for packing in packings]
@@ -70,11 +70,11 @@ def serve(base: FrozenBase, cut: int, clients: Sequence[Served]) -> ServedTogeth
     for each in trained:
         labels = sum(count for client, count in zip(clients, counts, strict=True) if client.trained is each)
         sums, found = found[: len(each.parameters())], found[len(each.parameters()) :]
-        gathered.append(Gathered(each, sums, labels))
-    return ServedTogether([loss.detach() for loss in losses], counts, at_cut, gathered)
+        gathered.append(GradientSums(each, sums, labels))
+    return PassResult([loss.detach() for loss in losses], counts, at_cut, gathered)
 
 
-def _reads(client: Served, packing: Packing) -> Tensor:
+def _reads(client: ClientRequest, packing: Packing) -> Tensor:
     """Which of a client's tokens its head reads: ascending places in its part of the row, (S,) int64."""
     read_BT = client.task.reads(client.labels, client.mask)
     if read_BT is None:
@@ -85,7 +85,7 @@ def _reads(client: Served, packing: Packing) -> Tensor:
 def _hidden(
     base: FrozenBase,
     cut: int,
-    clients: Sequence[Served],
+    clients: Sequence[ClientRequest],
     packings: Sequence[Packing],
     reads: Sequence[Tensor],
     rows_ND: Tensor,
@@ -114,7 +114,7 @@ def _hidden(
     return run_last_block(base.server_half(last), lengths, positions, read, rows_ND, attached)
 
 
-def _loss(client: Served, packing: Packing, hidden_SD: Tensor) -> tuple[Tensor, int]:
+def _loss(client: ClientRequest, packing: Packing, hidden_SD: Tensor) -> tuple[Tensor, int]:
     """A client's mean loss and its count, from the tokens that its head reads."""
     head = client.trained.logits
     if (targets_BT := client.task.targets(client.labels)) is not None:

@@ -226,7 +226,7 @@ class SplitClient(Party):
         """Enter bytes saved for the backward of hidden states (B, T, D), and those of what is sent and comes back."""
         if self.usage is not None:
             self._step_bytes = (self._step_bytes[0] + saved, self._step_bytes[1] + 2 * at_cut.nbytes)
-            self.usage.seen(*self._step_bytes, at_cut.shape[0], at_cut.shape[0] * at_cut.shape[1])
+            self.usage.add_step(*self._step_bytes, at_cut.shape[0], at_cut.shape[0] * at_cut.shape[1])
 
     def model(self, server: Server, part: str) -> TrainedModel:
         """Its own blocks and adapters, and above them the server's."""

@@ -22,7 +22,7 @@ from atlas_cli.federation.parties.numerics import precision, require_finite, req
 from atlas_cli.federation.parties.optimizers import state_bytes
 from atlas_cli.federation.parties.server import Server
 from atlas_cli.federation.parties.setting import Setting
-from atlas_cli.federation.parties.shared_server_pass import Served, serve
+from atlas_cli.federation.parties.shared_server_pass import ClientRequest, serve
 from atlas_cli.federation.parties.trainables import PendingGradients, StepLoss, Trainables, build_head, build_trainables
 from atlas_cli.models.frozen.load import FrozenBase
 from atlas_cli.models.halves.real_tokens import run_real_tokens
@@ -97,7 +97,7 @@ class SplitServer(Server):
         Raises:
             NonFiniteError: activations or loss are not finite.
         """
-        trained, task, received, mask, labels = self._served(message)
+        trained, task, received, mask, labels = self._request(message)
         with self._running(trained, message):
             hidden = self._hidden(message.client, received, mask)
             loss, count = task.loss(trained.logits(hidden, mask), labels)
@@ -112,7 +112,7 @@ class SplitServer(Server):
         Raises:
             NonFiniteError: an activation, a loss or a gradient; nothing was gathered.
         """
-        served = [self._served(message) for message in messages]
+        served = [self._request(message) for message in messages]
         whens = [self._when(message.client) for message in messages]
         found = serve(self.base, self._cuts.get(messages[0].client, self.cut), served)
         for when, loss, gradient in zip(whens, found.losses, found.at_cut, strict=True):
@@ -228,12 +228,12 @@ class SplitServer(Server):
         self.usage = Usage.held(self.half, [p for t in groups for p in t.adapters.parameters()], heads)
         return self.usage
 
-    def _served(self, message: Activations) -> Served:
+    def _request(self, message: Activations) -> ClientRequest:
         """What a client sent with its labels, and what is trained with it."""
         received, mask = self._receive(message)
         assert message.labels is not None, "labels: client keeps labels on the clients"
         task = self.tasks[self._members[message.client]]
-        return Served(self._trained_for(message.client), task, received, mask, message.labels)
+        return ClientRequest(self._trained_for(message.client), task, received, mask, message.labels)
 
     def _receive(self, message: Activations) -> tuple[Tensor, Tensor]:
         """Activations, checked, as a leaf in the client's dtype, and the mask (B, T) int64."""
@@ -260,7 +260,7 @@ class SplitServer(Server):
             yield
         if self.usage is not None:
             at_cut = message.activations
-            self.usage.seen(saved.total, 2 * at_cut.nbytes, at_cut.shape[0], at_cut.shape[0] * at_cut.shape[1])
+            self.usage.add_step(saved.total, 2 * at_cut.nbytes, at_cut.shape[0], at_cut.shape[0] * at_cut.shape[1])
 
     def _backward(
         self, client: str, output: Tensor, gradient: Tensor | None, received: Tensor, trained: Trainables

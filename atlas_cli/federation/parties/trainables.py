@@ -25,7 +25,7 @@ from atlas_cli.federation.parties.setting import Setting
 from atlas_cli.models.adapters.lora import AdapterSet
 from atlas_cli.models.frozen.load import FrozenBase
 from atlas_cli.seeding import forked
-from atlas_cli.storage.state_dict import StateDict, copies, copy_into, taken, tensors_and_values
+from atlas_cli.storage.state_dict import StateDict, copies, copy_into, pop_prefix, tensors_and_values
 from atlas_cli.tasks.contract import BaseTask
 
 
@@ -151,7 +151,7 @@ class Trainables:
             StateError: other names, shapes or types.
         """
         tensors, _ = tensors_and_values(state, ())
-        moments = taken("moments/", tensors)
+        moments = pop_prefix("moments/", tensors)
         copy_into(self._values(), tensors)
         load_moments(self.optimizer, moments)
 

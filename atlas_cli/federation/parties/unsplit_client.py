@@ -145,7 +145,7 @@ class UnsplitClient(Party):
         require_finite_gradients(self.trained(), found, what, whole.name_of)
         self._apply(found, count, rate_factor)
         if self.usage is not None:
-            self.usage.seen(saved.total, 0, mask.shape[0], mask.numel())
+            self.usage.add_step(saved.total, 0, mask.shape[0], mask.numel())
             self.usage.optimizer = sum(state_bytes(part.optimizer) for part, _ in self._parts) + term_bytes(self.term)
         return StepLoss(loss.item(), count)
 

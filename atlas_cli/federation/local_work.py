@@ -9,7 +9,7 @@ from atlas_cli.federation.parties.trainables import StepLoss
 
 
 @dataclass
-class Trained:
+class LocalWork:
     """What one client did in a round.
 
     Steps, examples, real tokens, wall seconds, the sum of loss over ``labels``, and the

@@ -16,7 +16,7 @@ from atlas_cli.package_folder import PACKAGE_FOLDER
 from atlas_cli.plugin_code import installed_packages
 
 
-class Installed(NamedTuple):
+class InstalledSoftware(NamedTuple):
     """Versions by name, and where: the node's name, and the process number.
 
     Those of atlas and of packages with plug-ins come with a hash of their files.
@@ -27,7 +27,7 @@ class Installed(NamedTuple):
     pid: int
 
     @classmethod
-    def here(cls) -> Installed:
+    def here(cls) -> InstalledSoftware:
         """Of this process."""
         packages = {name: version(name) for name in ("torch", "transformers", "numpy")}
         atlas = f"{version('atlas-cli')} ({_sources()})"
@@ -39,13 +39,13 @@ class Installed(NamedTuple):
         return dict(self.versions) == dict(expected)
 
 
-def require_same_software(there: Installed) -> None:
+def require_same_software(there: InstalledSoftware) -> None:
     """Compare a node with this process.
 
     Raises:
         ConfigError: names what differs.
     """
-    here = Installed.here().versions
+    here = InstalledSoftware.here().versions
     differ = [name for name in {**here, **there.versions} if here.get(name) != there.versions.get(name)]
     if other := [f"{name} {there.versions.get(name)}, here {here.get(name)}" for name in differ]:
         raise ConfigError(

@@ -11,7 +11,7 @@ from atlas_cli.runs.record_files import RecordFiles
 from atlas_cli.runs.seals import MEMORY
 
 
-class Measuring:
+class MeasuredRound:
     """A round that is measured: the clients that begin it, and the server."""
 
     def __init__(self, federation: Federation, number: int, present: Collection[str]) -> None:
