@@ -1,1 +1,1 @@
-"""Where clients and server run: an engine takes a federation through the local steps of a round."""
+"""Engines: where clients and server compute the local steps of a round."""

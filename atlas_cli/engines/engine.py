@@ -16,7 +16,7 @@ from atlas_cli.wire.ledger import Ledger
 
 
 class LocalSteps(Protocol):
-    """The local steps of a round for those that are present, as ``in_process.local_steps``."""
+    """Runs the local steps of a round for the clients present, as ``in_process.local_steps``."""
 
     def __call__(
         self,
@@ -26,15 +26,15 @@ class LocalSteps(Protocol):
         on_step: Callable[[int, dict[str, LocalWork]], None],
         /,
     ) -> dict[str, LocalWork]:
-        """Returns what every client that began the round did; who is dropped on the way leaves ``attendance``."""
+        """The work of every client that began the round; dropped clients leave ``attendance``."""
 
 
 class Engine(NamedTuple):
-    """What a run needs of where its clients compute.
+    """What a run needs of the engine on which its clients compute.
 
     Attributes:
-        unchanged: whether the frozen weights are still what they were, wherever clients hold them.
-        record: what the engine did, for the manifest; None: nothing to say.
+        unchanged: whether the frozen weights are unchanged, in every process that holds them.
+        record: figures of the engine for the manifest; None if there are none.
     """
 
     local_steps: LocalSteps
@@ -44,7 +44,7 @@ class Engine(NamedTuple):
 
 @contextmanager
 def engine_of(federation: Federation, note: Callable[[str], None]) -> Iterator[Engine]:
-    """The engine that the config names, ready; ``note`` is told what a user should know of it.
+    """The engine that the config names, ready to run; ``note`` is called with what a user should know of it.
 
     Raises:
         ConfigError: it is not installed, cannot be reached, or has no room.

@@ -27,13 +27,13 @@ def local_steps(
     ledger: Ledger,
     on_step: Callable[[int, dict[str, LocalWork]], None],
 ) -> dict[str, LocalWork]:
-    """The local steps of a round for those that are present; who is dropped on the way leaves ``attendance``.
+    """Run the local steps of a round for the clients present; dropped clients leave ``attendance``.
 
     Returns:
-        What every client that began the round did, the dropped ones until then.
+        The work of every client that began the round, of dropped ones until they were dropped.
 
     Raises:
-        NonFiniteError: with ``training.on_nonfinite: stop``, or where it is nobody's in particular.
+        NonFiniteError: with ``training.on_nonfinite: stop``, or if no single client caused it.
     """
     training, server, number = federation.config.training, federation.server, attendance.number
     total = training.rounds * training.local_steps

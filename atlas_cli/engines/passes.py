@@ -1,6 +1,7 @@
 """Which clients of a step are computed in one pass.
 
-A matrix product of few rows does not use the machine, one of many is no faster for having more: clients fill a pass up
+A matrix product of few rows does not use the machine, and a large one is no faster per row for being larger: clients
+fill a pass up
 to ``PASS_TOKENS`` real tokens, in their order. A pass is one row of real tokens, so that nothing is computed for
 padding. A client that is alone in its pass, with hardly any padding, runs as Hugging Face's own padded forward.
 """
@@ -29,7 +30,7 @@ class Pass(NamedTuple):
 
 
 def one_by_one(config: ExperimentConfig, hf_config: Any) -> str | None:
-    """The key because of which each client is computed alone and padded; None where clients may share passes.
+    """The config key that forces each client to be computed alone and padded; None if clients may share passes.
 
     Args:
         hf_config: the model's, whose positions may depend on the longest text of a pass.
@@ -50,7 +51,7 @@ def one_by_one(config: ExperimentConfig, hf_config: Any) -> str | None:
 
 
 def passes(federation: Federation, batches: Mapping[str, Batch]) -> Iterator[Pass]:
-    """The clients of a step by pass; those of one pass have the same base, cut, prefix and lowest trained block.
+    """The passes of a step; clients of one pass have the same base, cut, prefix and lowest trained block.
 
     Their order is kept where a sequential server update depends on it.
     """
@@ -72,7 +73,7 @@ def passes(federation: Federation, batches: Mapping[str, Batch]) -> Iterator[Pas
 
 
 def fill_passes(clients: Iterable[str], tokens: Mapping[str, int]) -> Iterator[list[str]]:
-    """Clients in their order, as many together as have ``PASS_TOKENS`` real tokens, and one at least."""
+    """Group clients in their order, up to ``PASS_TOKENS`` real tokens and at least one client per pass."""
     together: list[str] = []
     for client in clients:
         if together and sum(tokens[c] for c in together) + tokens[client] > PASS_TOKENS:
@@ -93,7 +94,7 @@ def _kind(federation: Federation, client: str) -> object:
 
 
 def begin_round(federation: Federation, clients: Iterable[str], number: int) -> None:
-    """Tell the server who takes part in a round."""
+    """Tell the server which clients take part in a round."""
     members = {client: federation.part_of(client) for client in clients}
     federation.server.begin_round(members, number, {client: federation.clients[client].cut for client in members})
 

@@ -1,4 +1,4 @@
-"""Who of a round's cohort is still in it, and why others are not."""
+"""Which clients of a round's cohort are still in it, and why the others are not."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from atlas_cli.wire.ledger import Ledger
 
 
 class Attendance:
-    """The clients of one round; who never answers is out before it begins.
+    """The clients of one round; a client that never answers is dropped before the round begins.
 
     Args:
-        cohort: in the order of the config.
-        number: of the round, from 1.
+        cohort: the clients of the round, in the order of the config.
+        number: the number of the round, from 1.
 
     Attributes:
         present: clients still in the round, in the order of the config.
-        dropped: by client, why it is out.
-        gone: those of the dropped that nothing can be delivered to.
-        late: those whose last step came after the deadline.
-        waited: virtual seconds that the server waited for those that came too late: the deadline, or none.
-        began_with: by client, its ranks when the round began.
+        dropped: by client, why it was dropped.
+        gone: dropped clients to which nothing can be delivered.
+        late: dropped clients whose last step came after the deadline.
+        waited: virtual seconds that the server waited for late clients: the deadline, or 0.
+        began_with: by client, the ranks of its adapters when the round began.
     """
 
     def __init__(self, federation: Federation, cohort: list[str], number: int) -> None:
@@ -58,7 +58,7 @@ class Attendance:
                 member.term.begin_round(factors_of(member.adapters))
 
     def drop(self, client: str, reason: str, *, gone: bool = True) -> None:
-        """Take a client out of the round; it goes back to its state when the round began.
+        """Drop a client from the round and restore its state from the beginning of the round.
 
         Args:
             gone: False for a client that is still there, so that it gets what is delivered after the round.
@@ -78,10 +78,10 @@ class Attendance:
         return True
 
     def passes_deadline(self, client: str, did: LocalWork, ledger: Ledger, step: int | None = None) -> bool:
-        """Drop a client whose own computing and transfers, by what it did and sent so far, passed the deadline.
+        """Drop a client whose own computing and transfers so far took longer than the deadline.
 
         Args:
-            step: the one that came too late; None: the upload after the last step.
+            step: the step that came too late; None for the upload after the last step.
         """
         if self._deadline is None or self._time is None:
             return False
@@ -96,14 +96,14 @@ class Attendance:
         return True
 
     def left(self, group: str) -> list[str]:
-        """Clients whose adapters are merged with this group's (or cluster's) that are still in the round."""
+        """Clients of a group (or cluster) that are still in the round."""
         return [c for c in self.present if self.federation.aggregator.members[c].group == group]
 
     def require_enough(self) -> None:
-        """Stop where fewer than ``training.min_clients`` are left: the round does not count as done.
+        """Stop if fewer than ``training.min_clients`` are left; the round then does not count as done.
 
         Raises:
-            TooFewClientsError: says who is out and what would let the rest go on.
+            TooFewClientsError: names the dropped clients, and what would let the others go on.
         """
         least = self.federation.config.training.min_clients
         if len(self.present) >= least:
@@ -120,7 +120,7 @@ class Attendance:
 
 
 def may_drop(federation: Federation, clients: Iterable[str]) -> bool:
-    """Whether any of the clients that begin a round may be dropped in it, by what the config asks for."""
+    """Whether the config allows clients to be dropped after a round has begun."""
     config, training = federation.config, federation.config.training
     return (
         training.deadline is not None

@@ -1,4 +1,4 @@
-"""A client's batches: a pure function of its examples and the step, wherever it is computed."""
+"""A client's batches: a pure function of its examples and the step, in whichever process they are computed."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class ClientBatches:
     """All batches of a client.
 
     Attributes:
-        size: sequences of a batch; unless ``rate``, with which a Poisson sample takes each example with all its
-            sequences, is given.
+        size: sequences in a batch; not used where ``rate`` is given, the probability with which a Poisson sample takes
+            each example with all its sequences.
         pad: the token to pad with; ``multiple`` and ``most``: as in ``collate``.
     """
 
@@ -43,7 +43,7 @@ class ClientBatches:
 
 
 def batches_of(federation: Federation, client: str) -> ClientBatches:
-    """Those of a client of a federation."""
+    """The batches of a client of a federation."""
     poisson = federation.config.privacy.examples is not None
     return ClientBatches(
         client,

@@ -31,7 +31,7 @@ def build(config: ExperimentConfig, plan: Plan | None = None) -> Federation:
     """Load the model and the data of a config, and make all parties.
 
     Args:
-        plan: What ``make_plan`` said of the config, if the caller has it.
+        plan: The result of ``make_plan`` for the config, if the caller has it.
 
     Raises:
         ConfigError, ResourceError: what the config asks for cannot be had.
@@ -52,9 +52,9 @@ def make_federation(loaded: LoadedExperiment) -> Federation:
 
 
 def assemble(loaded: LoadedExperiment) -> Federation:
-    """All parties as they are before the first round, without ``protection`` and without adapters to start from.
+    """All parties in their state before the first round, without ``protection`` and without adapters to start from.
 
-    Given a federation, it makes all parties anew, apart from the given ones; base and data are shared.
+    Given a federation, all parties that are not passed are built anew; base and data are shared.
     """
     server = make_server(loaded)
     cache = prefix_cache_of(loaded.config)
@@ -72,8 +72,10 @@ def assemble(loaded: LoadedExperiment) -> Federation:
 
 
 def make_server(loaded: LoadedExperiment) -> Server:
-    """The server with the blocks above the cut, and adapters and a head for each task group; without a split, one that
-    takes no part in local steps."""
+    """The server with the blocks above the cut, and adapters and a head for each task group.
+
+    Without a split the server takes no part in local steps.
+    """
     config, plan = loaded.config, loaded.plan
     if not loaded.split:
         return Server(loaded.base, config.training, config.seed)
@@ -83,9 +85,9 @@ def make_server(loaded: LoadedExperiment) -> Server:
 
 
 def make_clients(loaded: LoadedExperiment, cache: PrefixCache | None) -> tuple[Mapping[str, Party], dict[str, Member]]:
-    """All clients by name, and what the aggregator keeps of each.
+    """All clients by name, and the aggregator's record of each.
 
-    With ``engine.offload`` one client of a kind is made, and those that start as it does share what it owns.
+    With ``engine.offload`` one client of each kind is built, and clients that start like it share its state.
     """
     make, served = _client_maker(loaded, cache), _served(loaded)
     members: dict[str, Member] = {}
@@ -140,7 +142,7 @@ def _served(loaded: LoadedExperiment) -> dict[tuple[str, int], frozenset[str]]:
 
 
 def make_aggregator(loaded: LoadedExperiment, server: Server, members: dict[str, Member]) -> Aggregator:
-    """What merges the adapters, and the heads where clients train them, of each task group."""
+    """The aggregator of the adapters, and of the heads where clients train them."""
     config, plan, base, device = loaded.config, loaded.plan, loaded.base, loaded.device
     setting = Setting.of(config, device)
     groups, heads = {}, {}
@@ -161,7 +163,7 @@ def make_aggregator(loaded: LoadedExperiment, server: Server, members: dict[str,
 
 
 def protection_of(federation: Federation) -> Protection:
-    """The mechanisms that a federation's config asks for, put into its parties."""
+    """The privacy mechanisms that a federation's config asks for, with the parties that they act on."""
     given = federation
     return Protection(
         given.config,
@@ -176,7 +178,7 @@ def protection_of(federation: Federation) -> Protection:
 
 
 def start_from_adapters(federation: Federation) -> None:
-    """Give each task group with ``adapter`` the values of the adapter in that folder.
+    """Initialise each task group that has the key ``adapter`` from the adapter in that folder.
 
     Raises:
         ConfigError, ResourceError: the folder is not an adapter for this experiment.

@@ -1,4 +1,4 @@
-"""Mode ``centralized``: one learner a task group."""
+"""Mode ``centralized``: one learner per task group."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from atlas_cli.planning.plan import ClientPlan, Plan
 def pool_clients(
     config: ExperimentConfig, plan: Plan, data: dict[str, PreparedGroup]
 ) -> tuple[Plan, dict[str, PreparedGroup]]:
-    """Each learner has the data of all clients of its group and the largest of their ranks."""
+    """Replace the clients of each group by one learner with their data and the largest of their ranks."""
     learners = tuple(
         ClientPlan(
             f"{name}-pooled",

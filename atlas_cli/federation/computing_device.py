@@ -10,7 +10,7 @@ from atlas_cli.models.frozen.compile_blocks import require_compiler
 
 
 def computing_device(config: ExperimentConfig) -> torch.device:
-    """The device of a run, once this machine is known to have what the config asks of it.
+    """The device of a run, after a check that this machine has it.
 
     Raises:
         ConfigError: no such device, or no compiler for it.
@@ -24,8 +24,8 @@ def computing_device(config: ExperimentConfig) -> torch.device:
 def set_threads(config: ExperimentConfig) -> None:
     """Set the threads of torch in this process of a run; by default torch decides.
 
-    With several processes a machine, each has one: those of all together would otherwise be many more than it has
-    cores.
+    With several processes on a machine each gets one thread, as together they would otherwise use more threads than
+    there are cores.
     """
     threads = 1 if config.threads is None and config.engine.name == "ray" else config.threads
     if threads is not None:

@@ -1,4 +1,4 @@
-"""Everything that takes part in a run, and who is who in it."""
+"""The federation: everything that takes part in a run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from atlas_cli.wire.recorded_messages import Recording
 
 @dataclass(frozen=True)
 class WarmStart:
-    """What a task group started from, for the manifest and for the user.
+    """The adapter that a task group started from, for the manifest and for the user.
 
     Attributes:
         folder: as configured; ``sha256``: of its adapter_model.safetensors.
@@ -64,9 +64,9 @@ class Federation(LoadedExperiment):
         prefix_cache: The cache of frozen blocks, if the config asks for it.
         recording: The messages that are kept for an audit, if the config asks for it.
         last_used: When each client was last used.
-        fingerprints: Sums over the fingerprints that were taken of each client so far.
-        warm_starts: What each task group started from, of those that started from an adapter.
-        protection: The privacy mechanisms and their account; there once all parties are.
+        fingerprints: For each client, the sum of its fingerprints so far.
+        warm_starts: For each task group that started from an adapter, which adapter that was.
+        protection: The privacy mechanisms and their account; set once all parties are built.
     """
 
     clients: Mapping[str, Party]
@@ -82,7 +82,7 @@ class Federation(LoadedExperiment):
 
     @property
     def offload(self) -> OffloadedClients | None:
-        """The clients, if those that nobody needs are put away (``engine.offload``)."""
+        """The clients, if idle ones are offloaded (``engine.offload``); else None."""
         return self.clients if isinstance(self.clients, OffloadedClients) else None
 
     def close(self) -> None:
@@ -93,16 +93,16 @@ class Federation(LoadedExperiment):
             self.offload.store.close()
 
     def ledger(self, number: int) -> Ledger:
-        """The byte ledger of a round; the recording, if there is one, is shown what is counted."""
+        """The byte ledger of a round; the recording, if there is one, sees each message that it counts."""
         return Ledger(None if self.recording is None else self.recording.watch(number))
 
     def part_of(self, client: str) -> str:
-        """Whose head a client shares: its task group's, or that of the task group's clients in its cluster."""
+        """The part whose head a client shares: its task group, or the clients of its task group in its cluster."""
         return self.aggregator.members[client].part
 
     @contextmanager
     def at_hand(self, clients: Iterable[str]) -> Iterator[None]:
-        """Inside the block these clients can be used (which is recorded); with ``engine.offload`` all others cannot."""
+        """Inside the block these clients can be used, and count as used; with ``engine.offload`` all others cannot."""
         names = list(clients)
         with nullcontext() if self.offload is None else self.offload.at_hand(names):
             yield
@@ -120,13 +120,13 @@ class Federation(LoadedExperiment):
         return party
 
     def model_of_client(self, client: str) -> TrainedModel:
-        """What a client's predictions are made with."""
+        """The model that makes a client's predictions."""
         return self.clients[client].model(self.server, self.part_of(client))
 
     def models_of_group(self, group: str) -> dict[str, TrainedModel]:
-        """What a group's predictions are made with: the merged adapter; {} where clients share nothing.
+        """The models that make a group's predictions, with merged adapters; {} where clients share nothing.
 
-        One under the group's own name, or one for each part of it that is in another cluster.
+        There is one under the group's own name, or one for each part of the group in a cluster of its own.
         """
         if not self.aggregator.group_adapter:
             return {}

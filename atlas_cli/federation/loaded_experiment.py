@@ -1,4 +1,4 @@
-"""What an experiment loads before it has any parties: its data, its frozen weights, and where it computes."""
+"""What an experiment loads before any party is built: data, frozen weights and device."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class LoadedExperiment:
         return self.plan.in_order(clients)
 
     def planned(self, clients: Iterable[str]) -> list[ClientPlan]:
-        """What the plan says of some clients."""
+        """The plans of some clients."""
         return [self.plan.by_name[client] for client in clients]
 
     @cached_property
@@ -111,7 +111,7 @@ class LoadedExperiment:
         return size * sum(1 for spec in self.config.expanded_clients() if spec.task_group == group)
 
     def with_ranks(self, plan: Plan) -> LoadedExperiment:
-        """The same experiment with a plan that differs only in the ranks of adapters."""
+        """The same experiment with a plan that differs in adapter ranks alone."""
         return replace(self, config=plan.config, plan=plan)
 
     def training_tasks(self) -> dict[str, BaseTask]:
@@ -146,7 +146,7 @@ def load_experiment(plan: Plan) -> LoadedExperiment:
 
 
 def _client_bases(plan: Plan, base: FrozenBase, causal: bool) -> dict[str, FrozenBase]:
-    """What clients hold of the base, by number type: one copy for all clients of a type that is not the base's.
+    """The part of the base that clients hold, by number type: one copy for all clients whose type is not the base's.
 
     In a split they hold nothing from their split layer on; they hold the output embedding where they have the heads of
     ``causal`` tasks.

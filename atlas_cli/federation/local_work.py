@@ -1,4 +1,4 @@
-"""What a client did in a round, whatever engine ran it."""
+"""The work of a client in a round, whichever engine ran it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from atlas_cli.federation.parties.trainables import StepLoss
 
 @dataclass
 class LocalWork:
-    """What one client did in a round.
+    """The work of one client in a round.
 
     Steps, examples, real tokens, wall seconds, the sum of loss over ``labels``, and the
     padded shape of every batch.

@@ -1,4 +1,4 @@
-"""Which clients of a run have frozen blocks below everything that changes, and so a use for the prefix cache."""
+"""Decides which clients can use the prefix cache: those with frozen blocks below everything that changes."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ def prefix_cache_of(config: ExperimentConfig) -> PrefixCache | None:
 
 
 def give_prefix(cache: PrefixCache | None, config: ExperimentConfig, party: Party, first: int) -> None:
-    """Let a client run its blocks below ``first``, which never change, through the cache."""
+    """Make a client run its blocks below ``first``, which never change, through the cache."""
     if cache is not None and config.mode == "split-federated" and first:
         party.prefix = Prefix(cache, party.base, party.adapters, first, party.cut, config.training.autocast)
 
 
 def first_changing(config: ExperimentConfig, plan: Plan) -> dict[str, int]:
-    """By client, the lowest block that has an adapter, or whose frozen weights a merge may change; 0 where what the
-    blocks give for a text depends on its batch.
+    """By client, the lowest block that has an adapter, or whose frozen weights a merge may change; 0 where a text's
+    output depends on its batch.
 
-    Where a method merges into the base, a client gets the changes of all that it is merged with: of its task group, or
-    of anybody where clusters are found.
+    Where a method merges into the base, a client receives the changes of all clients it is merged with: those of its
+    task group, or any client where clusters are found.
     """
     if depends_on_length(plan.hf_config, config.training.max_length):  # a text alone may have other positions
         return {c.name: 0 for c in plan.clients}
@@ -47,7 +47,7 @@ def first_changing(config: ExperimentConfig, plan: Plan) -> dict[str, int]:
 
 
 def without_prefix(config: ExperimentConfig, plan: Plan) -> list[str]:
-    """Why the cache does nothing for some clients, a sentence a cause."""
+    """Why some clients cannot use the cache, one sentence per cause."""
     causes: dict[str, list[str]] = {}
     if config.engine.prefix_cache is None:
         return []

@@ -1,4 +1,4 @@
-"""A client with fresh adapters and a server, made for looking at gradients; no party of the federation is touched."""
+"""Builds a client with fresh adapters and a server to measure gradients; no party of the federation is changed."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from atlas_cli.federation.parties.split_server import SplitServer
 
 
 def probe(federation: Federation, name: str, rank: int, fresh: bool = False) -> tuple[SplitClient, SplitServer]:
-    """A client with fresh adapters and a server, made for looking at gradients.
+    """Build a client with fresh adapters and a server to measure gradients.
 
-    ``fresh``: the server's adapters and head are as seeded, too; else they have the present values.
+    With ``fresh`` the server's adapters and head also have their initial values; else they have the present ones.
     """
     with federation.at_hand([name]):
         return _probe(federation, federation.clients[name], name, rank, fresh)

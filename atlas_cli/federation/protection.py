@@ -1,4 +1,4 @@
-"""The mechanisms of a run: noise multipliers found, put where they act, and what they are worth so far."""
+"""The privacy mechanisms of a run: their noise multipliers, their installation in the parties, and their account."""
 
 from __future__ import annotations
 
@@ -40,16 +40,17 @@ _ACCOUNTED = {"updates": "updates", "examples": "updates", "activations": "activ
 
 
 class Protection:
-    """Puts the mechanisms of a config's ``privacy`` into the parties; without any it only keeps the account.
+    """Installs the mechanisms of a config's ``privacy`` in the parties; without any it only keeps the account.
 
-    It keeps nothing from round to round: what is drawn follows from seed, client and round, and what was spent from the
-    plan and the number of rounds.
+    It has no state between rounds: draws follow from seed, client and round, and the spent budget from the plan and the
+    number of rounds.
 
     Args:
-        train_features: a client's training examples; ``batch_size``: those of a local step.
+        train_features: gives a client's training examples.
+        batch_size: gives the examples of its local step.
 
     Raises:
-        ConfigError: the accountant is not installed, or an epsilon cannot be had.
+        ConfigError: the accountant is not installed, or an epsilon cannot be reached.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class Protection:
         return calibrate(noise.epsilon, epsilon_of, f"privacy.{name}.epsilon")
 
     def install(self, seed: int) -> None:
-        """Put everything where it acts; noise is drawn by ``seed`` from now on."""
+        """Install all mechanisms in the parties; from now on noise is drawn by ``seed``."""
         self.seed, config = seed, self.config
         if (updates := config.updates) is not None:
             if updates.where == "server":
@@ -111,7 +112,7 @@ class Protection:
                 )
 
     def protect(self, name: str, client: Party) -> None:
-        """Let a client do what the config asks of it; asked twice it is the same."""
+        """Install the mechanisms of a client; a second call changes nothing."""
         config, seed = self.config, self.seed
         noise = None
         if config.examples is not None:
@@ -146,13 +147,13 @@ class Protection:
         return sent
 
     def activation_noise(self, name: str) -> ActivationNoise | None:
-        """Of a client, or of predictions; None where there is none."""
+        """The activation noise of a client, or of predictions; None if there is none."""
         if self.config.activations is None:
             return None
         return ActivationNoise(*self._clipping("activations"), self.seed, name)
 
     def codec(self) -> Codec | None:
-        """How messages of a step cross the wire; None: as they are."""
+        """The codec of the messages of a step; None if they are sent as they are."""
         return None if self.config.compress == "none" else Codec(self.config.compress)
 
     def _clipping(self, name: str) -> tuple[float, float]:
@@ -162,7 +163,7 @@ class Protection:
         return clip, self.account.multipliers[name]
 
     def begin_round(self, number: int, clients: Collection[str]) -> None:
-        """Clients of a round hold what they were delivered, and have not trained yet."""
+        """Begin a round, when its clients hold what they were delivered and have not trained yet."""
         aggregator = self.aggregator
         for client in clients:
             self.protect(client, self.clients[client])
@@ -170,13 +171,13 @@ class Protection:
             aggregator.noise.begin(number, {client: aggregator.members[client].exchanged() for client in clients})
 
     def norms_of_client(self, client: str) -> dict[str, dict[str, float | None]]:
-        """Norms of a client of the round, before and after each mechanism that clips and perturbs what it trains."""
+        """Norms of a client's updates in the round, before and after each mechanism that clips and adds noise."""
         updates = self.aggregator.noise
         found = {"updates": updates.norms.get(client) if updates is not None else None}
         return _present(found | {"examples": self._example_norms(client)})
 
     def norms_of_group(self, clients: Collection[str]) -> dict[str, dict[str, float | None]]:
-        """Their means over ``clients`` of one task group."""
+        """The means of these norms over ``clients`` of one task group."""
         aggregator = self.aggregator
         merged = {aggregator.members[client].group for client in clients}
         of_examples = [norms for client in clients if (norms := self._example_norms(client)) is not None]
@@ -197,7 +198,7 @@ class Protection:
         }
 
     def record(self) -> dict[str, Any]:
-        """For the manifest: what is done on which channel, and with how much noise."""
+        """For the manifest: the mechanisms on each channel, and their noise."""
         mechanisms = {}
         for name, (mechanism, options) in self.in_force.items():
             found = options.model_dump(mode="json", exclude_none=True) if isinstance(options, Section) else {}
@@ -208,12 +209,12 @@ class Protection:
         return {"delta": self.config.delta, "mechanisms": mechanisms}
 
     def units(self) -> dict[str, str]:
-        """By channel that a mechanism bounds, what neighbours differ in: epsilon is for one of these."""
+        """The privacy unit of each channel with a mechanism: what neighbouring data sets differ in."""
         bounded = (each.mechanism for each in self.in_force.values())
         return {each.channel: each.unit for each in bounded if each.channel is not None and each.unit is not None}
 
     def warnings(self) -> list[str]:
-        """What makes an epsilon mean less than it seems to."""
+        """Warnings where an epsilon guarantees less than it seems to."""
         found = []
         units = {}
         if self.config.updates is not None or self.config.fingerprints is not None:

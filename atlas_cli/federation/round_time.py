@@ -1,4 +1,4 @@
-"""Each round's time on the virtual clock, from FLOPs and bytes of what really happened and the config's devices."""
+"""Each round's time on the virtual clock, from devices and the FLOPs and bytes of real batches and messages."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class OwnTime:
         self._flops: dict[str, tuple[int, float]] = {}  # steps counted so far, and their FLOPs
 
     def seconds(self, client: str, did: LocalWork, ledger: Ledger) -> float:
-        """Of one client, by the batches that it did and all that it sent and was sent."""
+        """The seconds of one client, from its batches and from all messages it sent and received."""
         counted, flops = self._flops.get(client, (0, 0.0))
         flops += sum(own.total for own, _ in self._counted.of(client, did.shapes[counted:]))
         self._flops[client] = len(did.shapes), flops
@@ -98,7 +98,7 @@ class StepFlops:
         self.federation, self._known = federation, dict[Any, tuple[Work, float]]()
 
     def of(self, client: str, shapes: Sequence[tuple[int, int]]) -> list[tuple[Work, float]]:
-        """The client's and the server's in a batch of each shape."""
+        """FLOPs of the client and of the server for a batch of each shape."""
         ranks, planned = self.federation.aggregator.members[client].ranks, self.federation.plan.by_name[client]
         group = self.federation.group_of(client)
         kind = group, planned.cut, planned.checkpointing, tuple(ranks.items())

@@ -1,4 +1,4 @@
-"""The head of an adapter that a task group starts from: taken over by class name, or refused."""
+"""The head of an adapter that a task group starts from: loaded by class name, or refused."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ _ANEW = f"remove {HEAD} and SHA256SUMS from a copy of it to start with a new hea
 
 
 def require_same_task(folder: str, origin: Origin | None, name: str, task: BaseTask, key: str) -> Origin:
-    """A saved head does what this task's does: the same task type and the same classes, in whatever order.
+    """Check that a saved head fits a task: the same task type and the same classes, in any order.
 
     Args:
-        name: task type of the group; ``task``: with its classes.
+        name: task type of the group.
+        task: the task, with its classes.
 
     Raises:
-        ConfigError: it does not, or nobody can tell.
+        ConfigError: it does not fit, or the folder does not say.
     """
     if origin is None:
         raise ConfigError(
@@ -47,7 +48,7 @@ def require_same_task(folder: str, origin: Origin | None, name: str, task: BaseT
 def load_head(
     head: nn.Module, saved: Mapping[str, Tensor], origin: Origin, task: BaseTask, folder: str, key: str
 ) -> None:
-    """Give a head the saved values, each class's to the output that is the class's here.
+    """Load saved values into a head, matching outputs by class.
 
     Raises:
         ConfigError: other parameters or shapes, another pooling, or an order of classes that cannot be changed.

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def start_from(federation: Federation, group: str, folder: str) -> WarmStart:
-    """Give a group's adapter, the server's adapters and the head the values in ``folder``.
+    """Load the values in ``folder`` into a group's adapter, the server's adapters and the head.
 
-    A layer of smaller rank is padded with zeros, which leaves its update as it was; layers that the folder lacks start
+    A layer of smaller rank is padded with zeros, which leaves its update unchanged; layers that the folder lacks start
     as usual, and so does the head where it has none.
 
     Raises:
@@ -63,7 +63,7 @@ def start_from(federation: Federation, group: str, folder: str) -> WarmStart:
 
 
 def check_adapters(plan: Plan) -> None:
-    """The adapters that task groups start from can be read and have room; weights are not compared.
+    """Check that the adapters that task groups start from can be read and fit; weights are not compared.
 
     Raises:
         ConfigError, ResourceError: as ``start_from``.
@@ -80,7 +80,7 @@ def check_adapters(plan: Plan) -> None:
 
 
 def check_heads(plan: Plan, data: Mapping[str, PreparedGroup]) -> None:
-    """The heads that task groups start from are of their tasks and classes.
+    """Check that the heads that task groups start from fit their tasks and classes.
 
     Raises:
         ConfigError, ResourceError: as ``start_from``.
@@ -104,7 +104,7 @@ def _blaming(key: str) -> Iterator[None]:
 
 
 def require_room(folder: str, found: Mapping[str, Factors], ranks: Mapping[str, int], key: str) -> None:
-    """What an adapter changes is adapted here, with its rank at least.
+    """Check that all layers of an adapter are adapted in this experiment, with at least its rank.
 
     Args:
         ranks: of the task group, by layer.

@@ -1,6 +1,6 @@
-"""Folders of the cache that say what they were made of and what is in them, so that nothing else is ever used.
+"""Cache folders with a manifest of their source and file hashes, so that damaged content is never used.
 
-A file is hashed once for as long as its size, times and place on the disk stay what they are: hashes of large files are
+A file is hashed only once while its size, times and place on the disk are unchanged: hashes of large files are
 kept in the cache, too, under ``hashes/``.
 """
 
@@ -27,7 +27,7 @@ def cache_dir() -> Path:
     """The cache directory; it need not exist yet.
 
     Raises:
-        ResourceError: nothing says where it is: there is no home directory.
+        ResourceError: no variable names it, and there is no home directory.
     """
     try:
         if own := os.environ.get("ATLAS_CACHE"):
@@ -39,7 +39,7 @@ def cache_dir() -> Path:
 
 
 def known_sha256(path: Path) -> str:
-    """Hash of a file, read only where it is not known yet.
+    """SHA-256 of a file, which is read only if its hash is not known yet.
 
     Raises:
         ResourceError: it cannot be read.
@@ -68,7 +68,7 @@ def describe(folder: Path, made_of: Mapping[str, Any]) -> None:
 
 
 def damage(folder: Path, made_of: Mapping[str, Any]) -> str | None:
-    """What is wrong with a folder that ``describe`` described; None: nothing."""
+    """What is wrong with a folder that ``describe`` described; None if nothing is."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         listed = manifest.pop("files")
@@ -88,7 +88,7 @@ def damage(folder: Path, made_of: Mapping[str, Any]) -> str | None:
 
 
 def replace(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all; two processes write the same, so the order of their renames is of no matter."""
+    """Write a file whole or not at all; all processes write equal content, so their order does not matter."""
     clear(path.parent, CACHED)
     with Scratch(path.parent, CACHED) as folder:
         (folder / path.name).write_bytes(content)

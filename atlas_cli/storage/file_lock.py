@@ -15,7 +15,7 @@ _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.
 
 
 def take(path: Path, seconds: float = 0.0) -> FileLock | None:
-    """Take the lock of a file, which is made where there is none; None where another process keeps it.
+    """Take the lock of a file, which is created if it is missing; None if another process holds the lock.
 
     Args:
         seconds: how long to wait for it.

@@ -1,6 +1,6 @@
-"""Folders for what a process needs while it lives, beside what it leaves; each is held by a lock.
+"""Temporary folders of a process, each held by a lock.
 
-The operating system frees the lock of a process that was killed, and whoever comes next removes what it left: a run in
+The operating system frees the lock of a process that was killed, and a later process removes its folder: a run in
 its ``output.dir``, and whoever writes to a folder of the cache in that folder.
 """
 
@@ -54,7 +54,7 @@ class Scratch:
 
 
 def clear(parent: Path, *kinds: str) -> list[str]:
-    """Remove the folders in ``parent`` that processes left which are gone; their names."""
+    """Remove folders in ``parent`` whose processes have ended; returns their names."""
     removed = []
     for path in sorted(each for kind in kinds for each in parent.glob(f"{kind}*")):
         if path.is_symlink() or not path.is_dir() or not _is_ours(path):

@@ -1,7 +1,7 @@
-"""The state of a part of a run: all that it must be given to go on where it, or another, stopped.
+"""The state of a part of a run: everything that a new part needs to go on in its place.
 
 A part has ``state_dict``, which gives a tensor or a JSON value under each name, and ``load_state_dict``, which checks
-all that it is given: names, types, shapes and ranges. What is gone on from may come from a file that somebody forged.
+all that it is given: names, types, shapes and ranges. A state may come from a forged file.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ class Stateful(Protocol):
     """A part of a run that has a state."""
 
     def state_dict(self) -> StateDict:
-        """Its state as it is now; tensors are on the CPU, and nobody writes to them later."""
+        """Its present state; tensors are on the CPU and are never written to later."""
 
     def load_state_dict(self, state: StateDict, /) -> None:
         """Go on from a state.
 
         Raises:
-            StateError: a field is missing, is not what it must be, or is one too many.
+            StateError: a field is missing, invalid or unknown.
         """
 
 
 class StateError(ResourceError):
-    """A field of a state is not what it must be.
+    """A field of a state is invalid.
 
     Args:
         file: that it is stored in: ``TENSORS`` or ``VALUES``.
@@ -45,13 +45,13 @@ class StateError(ResourceError):
         self.file, self.field, self.why = file, field, why
 
     def within(self, part: str) -> StateError:
-        """The same error, of a field of a part."""
+        """The same error, with the name of the part before that of the field."""
         return StateError(self.file, f"{part}{'/' if self.file == TENSORS else '.'}{self.field}", self.why)
 
 
 @contextmanager
 def fields_of(part: str) -> Iterator[None]:
-    """Errors of fields inside the block name the part that they are of."""
+    """Put the name of a part before that of the field in errors raised inside the block."""
     try:
         yield
     except StateError as error:
@@ -76,10 +76,10 @@ def is_count(value: object) -> bool:
 
 
 def tensors_and_values(state: StateDict, names: Collection[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and JSON values apart.
+    """Separate a state into tensors and JSON values.
 
     Args:
-        names: of all the values that there must be.
+        names: the names that the values must have.
     """
     from torch import Tensor
 
@@ -100,7 +100,7 @@ def with_prefix(prefix: str, state: Mapping[str, Any]) -> StateDict:
 
 
 def pop_prefix(prefix: str, state: StateDict) -> StateDict:
-    """Take what has a prefix out of ``state``, under its name without it."""
+    """Remove the entries with a prefix from ``state``, and return them without the prefix."""
     found = [name for name in state if name.startswith(prefix)]
     return {name.removeprefix(prefix): state.pop(name) for name in found}
 

@@ -14,10 +14,10 @@ from atlas_cli.storage.scratch_folders import Scratch
 
 
 class TensorFiles:
-    """Files by key: safetensors, readable by their owner alone, in a folder that is made for the first.
+    """Safetensors files by key, readable by their owner alone, in a folder that is created with the first file.
 
     Args:
-        parent: where the folder is made; ``close`` removes it.
+        parent: where the folder is created; ``close`` removes it.
         kind: of folder (``scratch_folders``).
     """
 
@@ -26,13 +26,13 @@ class TensorFiles:
         self._folder: Scratch | None = None
 
     def path(self, key: str) -> Path:
-        """Of a key's file."""
+        """The path of a key's file."""
         if self._folder is None:
             self._folder = Scratch(self.parent, self.kind)
         return self._folder.path / f"{key}.safetensors"
 
     def write(self, key: str, tensors: Mapping[str, Tensor]) -> int:
-        """Write a file, and give its bytes; what cannot be written whole is removed.
+        """Write a file and return its size in bytes; a file that cannot be written whole is removed.
 
         Raises:
             OSError: no room or no permission.
@@ -49,7 +49,7 @@ class TensorFiles:
         """The tensors of a file, mapped, so that they take no memory; they stay readable when it is removed.
 
         Raises:
-            OSError: it cannot be read, or is not what was written.
+            OSError: the file cannot be read, or was changed.
         """
         try:
             tensors = load_file(self.path(key))

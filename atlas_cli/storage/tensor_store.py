@@ -1,4 +1,4 @@
-"""Named tensors by what they are: equal sets are kept once, in memory up to a limit and in files beyond it."""
+"""A content-addressed store of named tensors: equal sets are kept once, in memory up to a limit, then in files."""
 
 from __future__ import annotations
 
@@ -26,14 +26,15 @@ class _Entry:
 
 
 class TensorStore:
-    """Sets of tensors by their SHA-256, each as long as anybody refers to it.
+    """Sets of tensors by their SHA-256, each kept while its reference count is above zero.
 
     Args:
-        memory: bytes of tensors that stay in memory, those that were put or read last.
-        files: where the others are written; None: all stay in memory.
+        memory: bytes of tensors that stay in memory; those stored or read last stay.
+        files: where the others are written; None if all stay in memory.
 
     Attributes:
-        memory_bytes, disk_bytes: of tensors, now; ``peak_disk_bytes``: at most.
+        memory_bytes, disk_bytes: present bytes of tensors.
+        peak_disk_bytes: the largest so far.
     """
 
     def __init__(self, memory: int = 0, files: TensorFiles | None = None) -> None:
@@ -43,7 +44,7 @@ class TensorStore:
         self._in_memory: OrderedDict[str, _Entry] = OrderedDict()  # the longest unused first
 
     def put(self, tensors: Mapping[str, Tensor], sha256: str | None = None) -> str:
-        """Keep copies of tensors, on the CPU; the key to ask for them by, which is their hash.
+        """Store copies of tensors on the CPU; returns their key, which is their hash.
 
         Args:
             sha256: of the tensors, where it is known.
@@ -64,11 +65,11 @@ class TensorStore:
         return key
 
     def hold(self, key: str) -> None:
-        """Refer to a set once more."""
+        """Add a reference to a set."""
         self._entries[key].holders += 1
 
     def release(self, key: str) -> None:
-        """Refer to a set no longer; the last to do so removes it."""
+        """Drop a reference to a set; the set is removed with the last one."""
         entry = self._entries[key]
         entry.holders -= 1
         if entry.holders:
@@ -82,10 +83,10 @@ class TensorStore:
             self.disk_bytes -= entry.bytes
 
     def get(self, key: str) -> Tensors:
-        """The tensors of a key, not to be written to.
+        """The tensors of a key, which must not be written to.
 
         Raises:
-            AtlasError: their file is not what was written.
+            AtlasError: their file was changed.
         """
         entry = self._entries[key]
         if entry.tensors is not None:
@@ -108,7 +109,7 @@ class TensorStore:
         return {name: getattr(self, name) for name in ("memory_bytes", "disk_bytes", "peak_disk_bytes")}
 
     def close(self) -> None:
-        """Forget everything and remove the files."""
+        """Drop all sets and remove the files."""
         self._entries.clear()
         self._in_memory.clear()
         if self.files is not None:

@@ -1,4 +1,4 @@
-"""A folder of many files that is made aside and takes the place of an older one as a whole."""
+"""A folder of many files that is written aside and replaces an older one as a whole."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ SYNCING = 8  # threads: what several of them ask for at once, a file system puts
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Callable[[str, bytes], None]]:
-    """Give a function that writes a new file (relative name, content; folders inside are made as needed).
+    """Yield a function that writes a new file (relative name, content; folders inside are created as needed).
 
-    At the end of the block all files are synced, and only then the folder is swapped in and an older one gone. Where
+    At the end of the block all files are synced, and only then the folder replaces an older one. Where
     the block or that fails, what was written is removed, and ``path`` is as it was; what a killed process left is
     removed here, and by ``RunDirectory.remove_partial``.
 

@@ -1,4 +1,4 @@
-"""Errors of the disk in words: what cannot be written, why, and what to do."""
+"""Errors of the disk as sentences: what cannot be written, why, and what to do."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ M = TypeVar("M", bound=HiddenStates)
 
 
 class Codec:
-    """What is sent instead of a message's (B, T, D) floats.
+    """Compresses a message's (B, T, D) floats.
 
     Args:
         kind: of the numbers on the wire.
@@ -25,7 +25,7 @@ class Codec:
         self.kind = kind
 
     def encode(self, message: M) -> M:
-        """The message as it crosses the wire. Also on the meta device."""
+        """The message as it crosses the wire; works on the meta device, too."""
         states: Tensor = getattr(message, message.states)
         if self.kind == "bfloat16":
             return _with(message, states.to(torch.bfloat16), None)
@@ -34,7 +34,7 @@ class Codec:
         return _with(message, steps.round().to(torch.int8), scale)
 
     def decode(self, wire: M, message: M) -> M:
-        """What the receiver makes of it: hidden states of the dtype that ``message`` had before."""
+        """The decoded message, with hidden states of the dtype that ``message`` had before."""
         return _with(wire, wire.floats().to(getattr(message, message.states).dtype), None)
 
     def token_bytes(self, hidden: int) -> int:

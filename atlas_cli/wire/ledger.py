@@ -25,7 +25,7 @@ class Ledger:
     not from the tensors sent); the two must agree, which ``mismatches`` reports.
 
     Attributes:
-        watch: shown each message as it is counted, which is when it crosses the wire.
+        watch: called with each message as it is counted, which is when it crosses the wire.
     """
 
     watch: Callable[[Message], None] | None = None
@@ -46,10 +46,10 @@ class Ledger:
         self._bytes[whose] = self._bytes.get(whose, 0) + message.bytes
 
     def add(self, other: Ledger, client: str, messages: Iterable[Message] = ()) -> None:
-        """Enter again for ``client`` what another ledger has of one client's messages.
+        """Count another ledger's messages of one client again, for ``client``.
 
         Args:
-            messages: the same, where they are watched.
+            messages: the messages themselves, if they are watched.
         """
         if self.watch is not None:
             for message in messages:
@@ -70,7 +70,7 @@ class Ledger:
         return entry.sizes if entry is not None else []
 
     def mismatches(self) -> list[str]:
-        """Entries whose payload is not what the closed form says, in words; empty when all is right."""
+        """Entries whose payload differs from the closed form, in words; empty if there are none."""
         return [
             f"{client} {kind} {way}: {e.payload_bytes} bytes sent, {e.closed_form_bytes} by the closed form"
             for (client, kind, way), e in self.entries.items()
@@ -78,7 +78,7 @@ class Ledger:
         ]
 
     def records(self, round_number: int) -> list[dict[str, object]]:
-        """Lines for messages.jsonl, in an order that does not depend on who answered first."""
+        """Lines for messages.jsonl, in an order that does not depend on which client answered first."""
         return [
             {
                 "round": round_number,

@@ -1,4 +1,4 @@
-"""What crosses the wire: a class for each message between a client and the server.
+"""The messages that cross the wire: one class for each kind between a client and the server.
 
 A message's fields are its tensors; its size is the length of their safetensors serialisation, header included, and the
 static ``closed_form`` of its class gives the bytes of the tensors from shapes alone. Shapes: B batch, T tokens (padded
@@ -90,7 +90,7 @@ class Message:
         """The message that is sent as ``tensors``.
 
         Raises:
-            TypeError: a tensor that it does not have, or has to have.
+            TypeError: an unknown tensor, or a required one is missing.
         """
         return cls(client, **tensors)
 
@@ -105,7 +105,7 @@ class Message:
         return serialized_size(self.tensors)
 
     def to(self, client: str) -> Self:
-        """The same message for another client, not measured again."""
+        """The same message for another client; its size is not measured again."""
         other = replace(self, client=client)
         other.__dict__.update(bytes=self.bytes, payload_bytes=self.payload_bytes)
         return other
@@ -130,12 +130,12 @@ class HiddenStates(Message):
 
 @dataclass(frozen=True, eq=False)
 class Activations(HiddenStates):
-    """What a client's half gives for a batch.
+    """The output of a client's blocks for a batch.
 
     Attributes:
         activations: (B, T, D).
         attention_mask: (B, T) bool, False on padding; None: nothing is padding.
-        labels: as the task has them; None: they stay with the client.
+        labels: as the task has them; None if they stay on the client.
     """
 
     kind = "activations"
@@ -179,7 +179,7 @@ class Gradients(HiddenStates):
 
 @dataclass(frozen=True, eq=False)
 class Features(HiddenStates):
-    """U-shaped split: what the server's half gives for a batch, (B, T, D), for the client's own head."""
+    """U-shaped split: the output of the server's blocks for a batch, (B, T, D), for the client's own head."""
 
     kind = "features"
     direction = "down"
@@ -197,7 +197,7 @@ class FeatureGradients(HiddenStates):
 
     Attributes:
         gradients: (B, T, D).
-        count: () int64: over how many labels that loss is the mean.
+        count: () int64, the number of labels that the loss averages.
     """
 
     kind = "feature-gradients"
@@ -248,7 +248,7 @@ class NamedTensors(Message):
 
 @dataclass(frozen=True, eq=False)
 class BaseWeights(NamedTensors):
-    """What a client holds of the frozen model, by parameter, sent once, at set-up."""
+    """The frozen weights that a client holds, by parameter, sent once, at set-up."""
 
     kind = "base-weights"
     direction = "down"
@@ -256,7 +256,7 @@ class BaseWeights(NamedTensors):
 
 @dataclass(frozen=True, eq=False)
 class BaseRows(NamedTensors):
-    """Rows that merges added to the base since a client was last here.
+    """Rows that merges added to the base since a client's last delivery.
 
     By layer ``<path>.base_A`` (n, d_in) and ``<path>.base_B`` (d_out, n) float32.
     """
@@ -267,7 +267,7 @@ class BaseRows(NamedTensors):
 
 @dataclass(frozen=True, eq=False)
 class BaseTotal(NamedTensors):
-    """All that merges changed of the base so far, in the place of what a client has; named as in ``BaseRows``."""
+    """The sum of all changes of the base so far, which replaces the client's; named as in ``BaseRows``."""
 
     kind = "base-total"
     direction = "down"
@@ -298,7 +298,7 @@ class Adapters(NamedTensors):
 
     Attributes:
         named: the adapters.
-        extra: what the aggregation method sends besides, by name, such as control variates.
+        extra: further tensors of the aggregation method by name, such as control variates.
     """
 
     kind = "adapters"

@@ -1,8 +1,9 @@
 """Messages as they crossed the wire, kept in the run directory for ``atlas audit``.
 
 ``messages/round-00001/<client>/00017-activations-up.safetensors`` is the 17th message that the ledger counted of that
-client in that round, byte for byte as serialised: what the server, or whoever listens on the network, sees. What never
-crosses the wire is not there: texts and token ids (but for the labels of language modelling, which are the text, and
+client in that round, byte for byte as serialised: exactly what the server, or an eavesdropper on the network, sees.
+    What never crosses the wire is not recorded: texts and token ids (but for the labels of language modelling, which
+    are the text, and
 which ``labels: client`` keeps back). The frozen weights of set-up are public and left out. ``messages/index.jsonl``
 lists them with their hashes, which are checked when one is read, and all of them when a run goes on.
 """
@@ -48,15 +49,15 @@ M = TypeVar("M", bound=Message)
 
 
 class Recording:
-    """Writes the messages of some rounds and clients; training goes on as if it were not there.
+    """Writes the messages of some rounds and clients; training is not affected.
 
     Args:
-        clients: all of the run.
-        done: rounds that the run has behind it; what was recorded of later ones is removed, as they are done again.
-            None: it begins anew.
+        clients: all clients of the run.
+        done: rounds that were completed; recorded messages of later rounds are removed, as these are run again. None
+            for a new run.
 
     Raises:
-        ResourceError: what was recorded of rounds that are done is damaged.
+        ResourceError: recorded messages of completed rounds are damaged.
     """
 
     def __init__(self, config: RecordConfig, clients: Iterable[str], run: RunDirectory, done: int | None) -> None:
@@ -74,7 +75,7 @@ class Recording:
         self._taken: list[dict[str, object]] = []
 
     def watch(self, number: int) -> Callable[[Message], None] | None:
-        """What the ledger of a round is to call; None where nothing of the round is kept.
+        """The callback of a round's ledger; None if nothing of the round is recorded.
 
         The server's deliveries of the round before are kept, too, as clients start a round with them; and every change
         of the base until then, because what clients run is the sum of them.
@@ -123,18 +124,18 @@ class Recording:
         self.bytes += message.bytes
 
     def new_lines(self) -> list[dict[str, object]]:
-        """Lines of the index for what was kept since the last call."""
+        """Lines of the index for the messages recorded since the last call."""
         taken, self._taken = self._taken, []
         return taken
 
     def record(self) -> dict[str, object]:
-        """For the manifest; not ``complete``: the limit was reached."""
+        """For the manifest; ``complete`` is false if the limit was reached."""
         return {"messages": self.messages, "bytes": self.bytes, "complete": self.complete}
 
 
 @dataclass(frozen=True)
 class RecordedMessage:
-    """One recorded message; ``number``: its place among those of its client and round, from 1."""
+    """One recorded message; ``number`` is its place among those of its client and round, from 1."""
 
     round: int
     client: str
@@ -147,7 +148,7 @@ class RecordedMessage:
 
     @property
     def type(self) -> type[Message]:
-        """Which message it is."""
+        """The class of the message."""
         return TYPES[self.kind, self.direction]
 
     def message(self) -> Message:
@@ -159,10 +160,10 @@ class RecordedMessage:
         return self.read(self.type)
 
     def read(self, kind: builtins.type[M]) -> M:
-        """What was sent, which is a message of this ``type``.
+        """The message, which must be of this ``type``.
 
         Raises:
-            ResourceError: the file is gone, or not what was written.
+            ResourceError: the file is missing or was changed.
         """
         try:
             return kind.of(self.client, load(self.content()))
@@ -170,7 +171,7 @@ class RecordedMessage:
             raise ResourceError(f"{self.path}: cannot be read as a message: {error}; record the run again") from None
 
     def content(self) -> builtins.bytes:
-        """The file, as it was written.
+        """The bytes of the file, as they were written.
 
         Raises:
             ResourceError: as ``read``.
@@ -185,14 +186,14 @@ class RecordedMessage:
 
 
 def recorded_messages(run: RunDirectory, size: int | None = None, until: int | None = None) -> list[RecordedMessage]:
-    """All recorded messages of a run: by round, client, and order; [] where nothing was recorded.
+    """All recorded messages of a run by round, client and order; [] if nothing was recorded.
 
     Args:
-        size: bytes of the index to read; None: all.
-        until: the last round to look at; None: all.
+        size: bytes of the index to read; None for all.
+        until: the last round to read; None for all.
 
     Raises:
-        ResourceError: the index is damaged, a file that it lists is gone, or there is one that it does not list.
+        ResourceError: the index is damaged, a listed file is missing, or a file is not listed.
     """
     root = run.path / FOLDER
     files = {path.relative_to(root).as_posix(): path for path in root.glob("round-*/*/*.safetensors")}
@@ -214,10 +215,10 @@ def recorded_messages(run: RunDirectory, size: int | None = None, until: int | N
 
 
 def require_recorded(run: RunDirectory, size: int, until: int) -> None:
-    """Check every message that was recorded until a checkpoint; ``size``: of the index by then.
+    """Check every message that was recorded until a checkpoint; ``size`` is that of the index by then.
 
     Raises:
-        ResourceError: as ``recorded_messages``, or a file is not what was written.
+        ResourceError: as ``recorded_messages``, or a file was changed.
     """
     for message in recorded_messages(run, size, until):
         message.content()

@@ -10,7 +10,7 @@ import pytest
 import torch
 from support.elsewhere import run, same
 
-from atlas_cli.engines.remote.host import ClientSpec
+from atlas_cli.engines.remote.host import ClientSetup
 from atlas_cli.errors import AtlasError, ConfigError
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("default::ResourceWarning")]
@@ -104,7 +104,7 @@ def test_an_error_in_a_client_is_its_own(make_federation, engine, ray):
         made = ray.get(running._made_for("b"))
         planned, batches, upper = made
         object.__setattr__(batches, "pad", "none")
-        running._made["b"] = ray.put(ClientSpec(planned, batches, upper))
+        running._made["b"] = ray.put(ClientSetup(planned, batches, upper))
         before = [process.pid for process in running._processes]
         original = running._fill
 

@@ -6,7 +6,7 @@ import random
 import torch
 
 from atlas_cli.engines.remote.calls import LostCall
-from atlas_cli.engines.remote.host import ClientHost, ClientSpec, NotFinite
+from atlas_cli.engines.remote.host import ClientHost, ClientSetup, NotFinite
 from atlas_cli.engines.remote.steps import remote_steps
 from atlas_cli.experiment.recorder import Recorder
 from atlas_cli.experiment.round_loop import train
@@ -48,7 +48,7 @@ class Hosts:
         if method == "begin":
             plan = self.federation.plan
             planned = plan.by_name[client]
-            args = (ClientSpec(planned, batches_of(self.federation, client), plan.above(planned.cut)), *args)
+            args = (ClientSetup(planned, batches_of(self.federation, client), plan.above(planned.cut)), *args)
         self.log.append((client, method))
         self.calls[client] = (method, args)
 

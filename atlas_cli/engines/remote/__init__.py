@@ -1,1 +1,1 @@
-"""Clients that compute in other processes: what is called there, what travels, and Ray, which places them."""
+"""Clients that compute in other processes: the calls, the state that is sent, and Ray, which places them."""

@@ -1,4 +1,4 @@
-"""Tensors as arrays, which processes hand on without copying, and back.
+"""Converts tensors to arrays, which processes share without copying, and back.
 
 What comes from another process may lie in memory that it shares: such arrays cannot be written to, so that what is
 computed with is a copy; frozen weights are used where they lie.
@@ -43,12 +43,12 @@ def to_array(tensor: Tensor) -> Array:
 
 
 def frozen_tensors(arrays: Sequence[Array], device: torch.device) -> list[Tensor]:
-    """Tensors that nobody writes to, where the arrays lie if that is the CPU's memory."""
+    """Read-only tensors; on the CPU they share the memory of the arrays."""
     return [_view(array).to(device) for array in arrays]
 
 
 def size_of(packed: Mapping[str, Array]) -> int:
-    """Bytes."""
+    """Bytes of all arrays."""
     return sum(array.values.nbytes for array in packed.values())
 
 

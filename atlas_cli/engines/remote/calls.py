@@ -11,7 +11,7 @@ from atlas_cli.engines.remote.host import Answer, NotFinite
 
 @dataclass(frozen=True)
 class LostCall:
-    """A call that will have no answer, and why."""
+    """A call that will not be answered, with the reason."""
 
     reason: str
 
@@ -20,13 +20,13 @@ Result = Answer | NotFinite | LostCall
 
 
 class Calls(Protocol):
-    """Calls of ``ClientHost`` methods; a client has one under way at most, and a new one replaces it."""
+    """Calls of ``ClientHost`` methods; a client has at most one call under way, and a new one replaces it."""
 
     def place(self, client: str) -> int:
-        """Which process serves a client in this round."""
+        """The process that serves a client in this round."""
 
     def start(self, client: str, method: str, *args: Any) -> None:
-        """Call a method for a client, and do not wait."""
+        """Call a method for a client without waiting for the answer."""
 
     def next(self, clients: Collection[str]) -> tuple[str, Result]:
-        """The next of these clients, each with a call under way, that answers or is lost."""
+        """Wait for the next of these clients, each with a call under way, to answer or be lost."""

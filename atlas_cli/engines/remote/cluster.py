@@ -1,8 +1,8 @@
-"""A Ray cluster: one of this machine, started for a run and gone with it, or one that runs already.
+"""A Ray cluster: one started on this machine for the duration of a run, or one that runs already.
 
 Whoever has a cluster's token can run any code on its nodes: a cluster is one trust domain. One that is started here
-gets a token of its own and listens on loopback alone; one that runs already is asked with the token that the
-environment, or Ray's own file, has.
+gets a token of its own and listens on loopback alone; one that runs already is joined with the token from the
+environment or from Ray's own file.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def require_ray() -> Any:
 
 
 def require_installed() -> None:
-    """Check that Ray is there, without importing it.
+    """Check that Ray is installed, without importing it.
 
     Raises:
         ConfigError: it is not installed.
@@ -143,12 +143,12 @@ def _require_listening(address: str) -> None:
 
 
 def room(ray: Any, needed: Mapping[str, float]) -> int:
-    """How many processes that need so much fit on the nodes of the cluster when they do nothing else."""
+    """How many processes with these needs fit on the nodes of an idle cluster."""
     return sum(_fitting(node, needed) for node in nodes(ray))
 
 
 def require_room(ray: Any, needed: Mapping[str, float], wanted: int) -> None:
-    """Check that a cluster has what is asked of it; Ray itself would wait for ever.
+    """Check that a cluster has the resources asked for; Ray itself would wait for ever.
 
     Raises:
         ConfigError: names what is short, and what each node has.
@@ -206,5 +206,5 @@ def _socket_paths_explained() -> Iterator[None]:
 
 
 def unexpected(error: Exception, what: str) -> AtlasError:
-    """An error of Ray's that no rule here names, as one of atlas."""
+    """Any other error of Ray as an AtlasError."""
     return AtlasError(f"{what}: {type(error).__name__}: {_first_line(error)}")

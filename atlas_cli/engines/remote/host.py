@@ -1,7 +1,7 @@
-"""Clients in a process of their own, which is not that of the server: what an engine calls there, by method and client.
+"""Hosts clients in a process other than the server's: the methods that an engine calls, by client.
 
-A process has its own half of the base and, of each client that it ever served, its plan and examples. At the start of a
-round a client is given its state by the server's record of it, so that any process can take it over.
+A process has its own half of the base, and the plan and examples of each client that it ever served. At the start of a
+round a client's state is loaded from the server's record, so that any process can serve it.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from atlas_cli.planning.plan import ClientPlan
 from atlas_cli.wire.messages import Features, Gradients
 
 
-class ClientSpec(NamedTuple):
-    """What a client is made with: its plan, its batches (which know its task), and ranks above the cut, if unsplit."""
+class ClientSetup(NamedTuple):
+    """What a client is built from: its plan, its batches (which know its task), and ranks above the cut, if unsplit."""
 
     planned: ClientPlan
     batches: ClientBatches
@@ -43,7 +43,7 @@ class ClientSpec(NamedTuple):
 
 @dataclass(frozen=True)
 class Answer:
-    """What a call gave, and the seconds that it computed."""
+    """The result of a call, and the seconds that it computed."""
 
     value: Any
     seconds: float
@@ -51,7 +51,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class NotFinite:
-    """A call that met a value that is not finite; nothing was stepped with it."""
+    """A call that met a value that is not finite; no optimizer has stepped."""
 
     message: str
 
@@ -70,7 +70,7 @@ class ClientHost:
         torch.set_num_threads(threads)
         self.config, self.bases, self.device = config, dict(bases), device
         self._weights = self.weights_sha256()
-        self._made: dict[str, ClientSpec] = {}
+        self._made: dict[str, ClientSetup] = {}
         self._parties: dict[str, Party] = {}
         self._batches: dict[str, Batch] = {}
 
@@ -84,11 +84,11 @@ class ClientHost:
             return NotFinite(str(error))
         return Answer(value, time.perf_counter() - began)
 
-    def do_begin(self, client: str, made: ClientSpec | None, number: int, sent: SentState) -> str:
-        """Make a client what it was when the last round ended, with what it was delivered since.
+    def do_begin(self, client: str, made: ClientSetup | None, number: int, sent: SentState) -> str:
+        """Load a client's state from the end of the last round, with what was delivered since.
 
         Args:
-            made: None where this process was told before.
+            made: None if this process has it already.
 
         Returns:
             Hash of what it then exchanges (``Member.exchanged_sha256``).

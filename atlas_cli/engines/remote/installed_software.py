@@ -1,4 +1,4 @@
-"""What must be the same on all nodes of a cluster for results to be the same."""
+"""Compares software versions, which must be equal on all nodes of a cluster for equal results."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ class InstalledSoftware(NamedTuple):
 
     @classmethod
     def here(cls) -> InstalledSoftware:
-        """Of this process."""
+        """The software of this process."""
         packages = {name: version(name) for name in ("torch", "transformers", "numpy")}
         atlas = f"{version('atlas-cli')} ({_sources()})"
         versions = {"atlas": atlas, "python": platform.python_version(), **packages, **installed_packages()}
         return cls(versions, socket.gethostname(), os.getpid())
 
     def matches(self, expected: Mapping[str, str]) -> bool:
-        """Whether all versions are these."""
+        """Whether all versions are equal to these."""
         return dict(self.versions) == dict(expected)
 
 

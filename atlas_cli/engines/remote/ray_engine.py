@@ -20,7 +20,7 @@ from atlas_cli.config.checks import cohort_size
 from atlas_cli.engines.remote.arrays import Array, size_of, to_array
 from atlas_cli.engines.remote.calls import LostCall, Result
 from atlas_cli.engines.remote.cluster import nodes, require_room, room
-from atlas_cli.engines.remote.host import Answer, ClientSpec
+from atlas_cli.engines.remote.host import Answer, ClientSetup
 from atlas_cli.engines.remote.ray_process import NotReadyError, Process
 from atlas_cli.engines.remote.sent_state import SentState
 from atlas_cli.engines.remote.steps import GRAPHS, remote_steps
@@ -48,7 +48,7 @@ class RayEngine:
 
     Args:
         ray: the connected module.
-        note: is told what the cluster is, and which processes were replaced.
+        note: called with a description of the cluster, and with the processes that were replaced.
 
     Raises:
         ConfigError: no room for what is asked, or nodes with other software.
@@ -109,11 +109,11 @@ class RayEngine:
             raise AtlasError("the node of the cluster that the server's process belongs to has died") from None
 
     def place(self, client: str) -> int:
-        """Which process serves a client in this round."""
+        """The process that serves a client in this round."""
         return self._places[client]
 
     def start(self, client: str, method: str, *args: Any) -> None:
-        """Call a method for a client, and do not wait."""
+        """Call a method for a client without waiting for the answer."""
         process = self._processes[self._places[client]]
         process.heard = max(process.heard, time.monotonic()) if self._idle(process) else process.heard
         if method == "begin":
@@ -123,7 +123,7 @@ class RayEngine:
         self._under_way[client] = process.actor.call.remote(method, client, *args)
 
     def next(self, clients: Collection[str]) -> tuple[str, Result]:
-        """The next of these clients that answers or is lost."""
+        """Wait for the next of these clients to answer or be lost."""
         whose = {self._under_way[client]: client for client in clients}
         while True:
             ready, _ = self.ray.wait(list(whose), num_returns=1, timeout=1.0)
@@ -137,7 +137,7 @@ class RayEngine:
                     process.kill(f"gave no answer within {self._engine.timeout}")
 
     def unchanged(self) -> bool:
-        """Whether the frozen weights of every process that is left are what they were; False where none is left."""
+        """Whether the frozen weights of every remaining process are unchanged; False if none remains."""
         asked = [(process, process.actor.unchanged.remote()) for process in self._processes if process.alive]
         answers = []
         for process, reference in asked:
@@ -148,7 +148,7 @@ class RayEngine:
         return bool(answers) and all(answers)
 
     def record(self) -> dict[str, Any]:
-        """For the manifest: what there was, and the bytes that moved beside those that the protocol sent."""
+        """For the manifest: the processes, and the bytes moved besides those of the protocol's messages."""
         clients = list(self.federation.clients)
         return {
             "version": self.ray.__version__,
@@ -248,7 +248,7 @@ class RayEngine:
         if client not in self._made:
             plan = self.federation.plan
             planned = plan.by_name[client]
-            made = ClientSpec(planned, batches_of(self.federation, client), plan.above(planned.cut))
+            made = ClientSetup(planned, batches_of(self.federation, client), plan.above(planned.cut))
             self._made[client] = self.ray.put(made)
         return self._made[client]
 

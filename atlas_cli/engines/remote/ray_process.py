@@ -1,4 +1,4 @@
-"""One process of a Ray cluster that serves clients: what runs in it, and how it is seen from the server's."""
+"""One process of a Ray cluster that serves clients: the actor, and its handle in the server's process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from atlas_cli.models.frozen.skeleton import put_together
 
 
 class NotReadyError(AtlasError):
-    """A process that the cluster has not made in time."""
+    """The cluster did not start a process in time."""
 
 
 class HostActor:
@@ -26,7 +26,7 @@ class HostActor:
     def set_up(
         self, config: Any, bases: Mapping[str, Any], device: str, threads: int, expected: Mapping[str, str]
     ) -> tuple[InstalledSoftware, dict[str, str]]:
-        """Make the host; what is installed here, and the hashes of the weights that it holds.
+        """Build the host; returns the software installed here, and the hashes of the weights held.
 
         Args:
             config, bases: hold references, which are resolved once it is known that the same software is here.
@@ -54,7 +54,7 @@ class HostActor:
 
 
 class Process:
-    """An actor that is being made.
+    """The handle of an actor, from its start on.
 
     Args:
         ray: the connected module.
@@ -63,7 +63,7 @@ class Process:
 
     Attributes:
         node, pid: where it is, once it is ready.
-        told: clients that it knows the examples of.
+        told: clients whose examples it has.
         alive: False once it died or was killed, for ``reason``.
         spent: it is to be replaced after the round.
         heard: when it last answered (``time.monotonic``); ``answered``: calls whose answers have not been fetched yet.
@@ -84,7 +84,7 @@ class Process:
         self.heard = time.monotonic()
 
     def require_ready(self, deadline: float, weights: Mapping[str, str], has_room: Callable[[], bool]) -> None:
-        """Wait until it holds ``weights``, by hash.
+        """Wait until the process holds ``weights``, by hash.
 
         Args:
             deadline: of ``time.monotonic``.
@@ -121,6 +121,6 @@ class Process:
         self.node, self.pid, self.heard = there.node, there.pid, time.monotonic()
 
     def kill(self, reason: str) -> None:
-        """End it."""
+        """Kill the process."""
         self.alive, self.reason = False, reason
         self._ray.kill(self.actor, no_restart=True)

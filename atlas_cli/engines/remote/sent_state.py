@@ -14,11 +14,11 @@ from atlas_cli.privacy.client_side import AtClient
 
 
 class SentState(NamedTuple):
-    """A ``ClientState``, and what else goes with a client in a round.
+    """A ``ClientState``, and what else is sent with a client in a round.
 
     Attributes:
         privacy: its mechanisms.
-        usage: its measured memory; None: it is not measured.
+        usage: its measured memory; None where it is not measured.
     """
 
     exchanged: Packed
@@ -30,14 +30,14 @@ class SentState(NamedTuple):
 
     @classmethod
     def of(cls, party: Party, member: Member) -> Self:
-        """That of a client as it is now."""
+        """The present state of a client."""
         exchanged, moments, base_changes, term = map(pack, ClientState.of(party, member))
         return cls(exchanged, moments, base_changes, term, party.privacy, party.usage)
 
     def load(self, party: Party, member: Member) -> None:
-        """Make a client what it was where this comes from; its memory is measured there, and only there.
+        """Load this state into a client; memory is measured only in the process that computes the client.
 
-        A round does not change frozen weights, so that a client that has their changes keeps those.
+        A round does not change frozen weights, so a client that already has base changes keeps them.
         """
         exchanged, moments, changes, term = (unpack(each, party.device) for each in self[:4])
         changes = named_changes(member.adapters.frozen) or changes

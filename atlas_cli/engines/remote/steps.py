@@ -1,4 +1,4 @@
-"""The local steps of clients that compute elsewhere: the server takes what arrives, and adds up in their order.
+"""The local steps of clients that compute elsewhere: gradients are added up in the clients' order.
 
 The server's process keeps a record of every client: its adapters, moments and head as of the last round's end. A client
 begins a round with that and what it was delivered, and the record takes over what it ends with; one that is lost on the
@@ -43,10 +43,10 @@ class _LostError(Exception):
 
 
 class RemoteRound:
-    """The local steps of one round.
+    """Runs the local steps of one round.
 
     Args:
-        attendance: who begins; who is lost leaves it.
+        attendance: the clients that begin; lost clients leave it.
     """
 
     def __init__(self, federation: Federation, calls: Calls, attendance: Attendance, ledger: Ledger) -> None:
@@ -64,7 +64,7 @@ class RemoteRound:
         self._step = 0
 
     def begin(self) -> None:
-        """Give every client its state.
+        """Send every client its state.
 
         Raises:
             AtlasError: one does not hold, by hash, what it was delivered.
@@ -105,7 +105,7 @@ class RemoteRound:
             self.done[client].add(batches[client], answer.value, seconds=0.0)
 
     def end(self) -> None:
-        """Take over the state of every client."""
+        """Load the final state of every client into the server's record."""
         for _ in self._answers():  # of the last backward
             pass
         for client in list(self.attendance.present):
@@ -117,7 +117,7 @@ class RemoteRound:
                 vars(party.usage).update(vars(state.usage))
 
     def answer_features(self, client: str, message: Features) -> tuple[FeatureGradients, StepLoss]:
-        """U-shaped split: the client's own part between two of the server's."""
+        """U-shaped split: the client's part between the two parts of the server."""
         self._start(client, "answer_features", pack(message.tensors))
         _, answer = self._wait([client])
         if answer is None:

@@ -1,1 +1,1 @@
-"""What a client is between its turns: its state, where it is kept, and how it is given back."""
+"""The state of clients between their rounds: what it holds, where it is stored, and how it is restored."""

@@ -17,7 +17,7 @@ def named_changes(frozen: Mapping[str, Sequence[tuple[Tensor, Tensor]]]) -> dict
 
 
 def changes_by_path(tensors: Mapping[str, Tensor], device: torch.device) -> dict[str, list[tuple[Tensor, Tensor]]]:
-    """What ``named_changes`` named, by path."""
+    """The inverse of ``named_changes``: changes by path."""
     frozen: dict[str, list[tuple[Tensor, Tensor]]] = {}
     for name in sorted(tensors):  # a layer has two pieces at most: its changes, and what of them is in its adapter
         path, i, part = name.rsplit("/", 2)
@@ -29,15 +29,15 @@ def changes_by_path(tensors: Mapping[str, Tensor], device: torch.device) -> dict
 def require_changes(
     where: str, tensors: Mapping[str, Tensor], features: Mapping[str, tuple[int, int]], pieces: int = 2
 ) -> None:
-    """Check names, shapes and types of changes that come from a file.
+    """Check names, shapes and types of changes that were read from a file.
 
     Args:
-        where: before every name in a message.
+        where: prefix of every name in a message.
         features: (d_in, d_out) of the layers that may have changes.
-        pieces: how many a layer may have.
+        pieces: the largest number of changes of a layer.
 
     Raises:
-        StateError: one fits no layer, or is not whole.
+        StateError: a change fits no layer, or is incomplete.
     """
     numbers: dict[str, set[int]] = {}
     for name, value in tensors.items():

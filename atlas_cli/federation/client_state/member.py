@@ -1,4 +1,4 @@
-"""What the aggregator knows of a client, and what a client counts for."""
+"""What the aggregator knows of a client, and the weight of a client in a merge."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class _Hashed:
 
 
 class StoredState(NamedTuple):
-    """Where the state of an idle client is: its keys in the store; clients whose states are equal have one.
+    """The keys of an idle client's state in the store; clients with equal states share one entry.
 
     Attributes:
-        exchanged: key of what it exchanges (``Member.exchanged``), which is its hash.
-        moments, base_changes, term: of the other parts of its ``ClientState``; None: it has none.
+        exchanged: key, and hash, of the tensors that the client exchanges (``Member.exchanged``).
+        moments, base_changes, term: keys of the other parts of its ``ClientState``; None where there is none.
         ranks: of its adapters by path.
     """
 
@@ -54,25 +54,26 @@ class StoredState(NamedTuple):
 
     @property
     def keys(self) -> list[str]:
-        """Of all its parts."""
+        """The keys of all parts."""
         return [key for key in self[:4] if key is not None]
 
 
 @dataclass
 class Member:
-    """What the aggregator knows of a client, with its adapters and (if it trains one) its head.
+    """The aggregator's record of a client, with the client's adapters and (if it trains one) its head.
 
     Attributes:
-        task_group: of its data and its head.
-        weight: its examples, or label tokens: n_k.
-        adapters: its own; the server knows ranks and scales, values only as sent.
-        head: the head that the client trains itself, else None.
-        served: layers that the server adapts for it and that others of its group adapt themselves.
-        version: of the group's adapter that it was last sent; -1 before the first delivery.
-        delivered_sha256: of what the server delivered last.
-        cluster: that it was found to belong to; None: adapters are merged by task group.
-        term: what the aggregation method does at the client while it trains, if anything.
-        stored: where the state of an idle client is (``federation.offload``): adapters and head cannot be read then.
+        task_group: the task group of its data and head.
+        weight: n_k, its number of examples or label tokens.
+        adapters: the client's own; the server knows their ranks and scales, and their values only as sent.
+        head: the head that the client itself trains, or None.
+        served: layers that the server adapts for this client and that other clients of its group adapt themselves.
+        version: version of the group's adapter in the last delivery; -1 before the first one.
+        delivered_sha256: hash of the last delivery.
+        cluster: the cluster of the client; None where adapters are merged by task group.
+        term: the aggregation method's term in the client's local training, or None.
+        stored: keys of an idle client's state in the store (``engine.offload``); its adapters and head cannot be read
+            meanwhile.
     """
 
     task_group: str
@@ -93,39 +94,39 @@ class Member:
         raise AttributeError(name)
 
     def put_away(self, stored: StoredState) -> None:
-        """Let go of adapters and head: the client's state is in the store."""
+        """Drop the references to adapters and head: the client's state is in the store."""
         self.__dict__.pop("adapters", None)
         self.__dict__.pop("head", None)
         self.term, self.stored, self._hashed = None, stored, None
 
     def bring_in(self, adapters: AdapterSet, head: nn.Module | None, term: ClientTerm | None) -> None:
-        """Refer to the adapters, the head and the method's term of a client that was made anew."""
+        """Refer to the adapters, the head and the method's term of a newly built client."""
         self.adapters, self.head, self.term, self.stored = adapters, head, term, None
 
     @property
     def group(self) -> str:
-        """Whose adapters its own are merged with: the cluster, or the task group."""
+        """The group that its adapters are merged with: its cluster, or its task group."""
         return self.cluster or self.task_group
 
     @property
     def part(self) -> str:
-        """Whose head it shares: its task group's, or that of the task group's clients in its cluster."""
+        """The part whose head it shares: its task group, or the clients of its task group in its cluster."""
         return f"{self.task_group}.{self.cluster}" if self.cluster else self.task_group
 
     def exchanged(self) -> dict[str, Tensor]:
-        """Adapters and the trained part of the head as the client has them: all that is sent and delivered."""
+        """The client's adapters and the trained part of its head: everything that is sent and delivered."""
         return {**self.adapters.state(), **self.head_state()}
 
     def exchanged_sha256(self, *, anew: bool = False) -> str:
-        """Hash of ``exchanged()``; computed again only where something was written since it was last computed.
+        """Hash of ``exchanged()``, computed again only if a tensor was written to since the last time.
 
-        What is written to a tensor counts its autograd version up (optimizers included: ``numerics.clip_and_step``), so
+        Each write to a tensor increments its autograd version (optimizers included: ``numerics.clip_and_step``), so
         a client that took no part in a round costs a look at its counters. Only writes behind autograd's back (through
         ``Tensor.data``, NumPy or a raw address) escape them.
 
         Args:
-            anew: hash again even if no write was detected. What is in the store was hashed when it was put there, and
-                is when it is read from a file.
+            anew: hash again even if no write was detected. A state in the store was hashed when it was stored, and is
+                hashed again when it is read from a file.
         """
         if self.stored is not None:
             return self.stored.exchanged
@@ -146,26 +147,26 @@ class Member:
 
     @torch.no_grad()
     def load_head(self, state: dict[str, Tensor]) -> None:
-        """Take over the group's head."""
+        """Load the group's head."""
         for name, parameter in self.head.named_parameters() if self.head is not None else ():
             if f"head.{name}" in state:
                 parameter.copy_(state[f"head.{name}"])
 
     def head_bytes(self) -> int:
-        """Closed form of a linear head: C (D + 1) elements of 4 bytes."""
+        """Bytes of a linear head in closed form: C (D + 1) elements of 4 bytes."""
         linears = [m for m in self.head.modules() if isinstance(m, nn.Linear)] if self.head is not None else []
         return sum(4 * m.out_features * (m.in_features + (m.bias is not None)) for m in linears)
 
     @property
     def ranks(self) -> dict[str, int]:
-        """Rank by path."""
+        """Adapter rank by path."""
         if self.stored is not None:
             return dict(self.stored.ranks)
         return {path: adapter.rank for path, adapter in self.adapters.adapters.items()}
 
 
 def weight_of(config: ExperimentConfig, client: ClientPlan, group: PreparedGroup) -> float:
-    """Before it is normalised: by ``aggregation.weights``, times the client's own weight."""
+    """A client's weight before normalisation: by ``aggregation.weights``, times the client's own weight."""
     rule, own = config.aggregation.weights, client.weight
     if rule == "inverse-rank":
         return own * len(client.ranks) / sum(client.ranks.values())

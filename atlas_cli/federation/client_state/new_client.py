@@ -1,4 +1,4 @@
-"""One client as it is before a run, from its plan and the base that it holds; wherever it will compute."""
+"""Builds one client in its state before a run, in whichever process it will compute."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def new_client(
     upper: Mapping[str, int],
     device: torch.device,
 ) -> Party:
-    """A client that holds ``base`` and trains ``task``.
+    """Build a client that holds ``base`` and trains ``task``.
 
     Args:
-        upper: ranks of its adapters above the cut, by path, which it has in the unsplit modes.
+        upper: ranks of its adapters above the cut, by path; only unsplit clients have any.
     """
     setting, shape = Setting.of(config, device), (planned.name, base, planned.cut, planned.ranks)
     # a language-model head is the output embedding of the client's own base
@@ -50,5 +50,5 @@ def new_client(
 
 
 def heads_on_clients(config: ExperimentConfig) -> bool:
-    """Whether clients train heads: U-shaped and unsplit."""
+    """Whether clients train heads: in a U-shaped split and in the unsplit modes."""
     return config.mode != "split-federated" or config.training.labels == "client"

@@ -1,8 +1,8 @@
-"""Clients that are put away: while a client is idle, only its state is kept, in a store.
+"""Offloaded clients: while a client is idle, only its state is kept, in a store.
 
-A client is made anew when it is brought in, as it was made at the start of the run, and given its state. Clients whose
-states are equal share it: before the first round those of a rank and task group, later those of a version. Reading one
-that is away is an error.
+A client that is needed is built again as at the start of the run, and its state is loaded. Clients with equal states
+share one entry: before the first round those of equal rank and task group, later those at the same version. Reading an
+    offloaded client is an error.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from atlas_cli.units import parse_bytes
 
 
 class OffloadedClients(Mapping[str, Party]):
-    """The clients of a run by name, of whom those that are not ``at_hand`` are away.
+    """The clients of a run by name; only those inside ``at_hand`` are in memory.
 
     Args:
-        make: a client by name, as it is before the run.
-        members: of all clients; they are away when their client is.
+        make: builds a client by name, in its state before the run.
+        members: the aggregator's records of all clients; each is offloaded together with its client.
         store: where states are kept.
     """
 
@@ -50,13 +50,13 @@ class OffloadedClients(Mapping[str, Party]):
 
     @contextmanager
     def at_hand(self, names: Iterable[str]) -> Iterator[None]:
-        """Inside the block these clients can be used; those that were away are put away after it.
+        """Inside the block these clients can be used; those that were offloaded are offloaded again after it.
 
-        After an error they stay where they are: the run ends.
+        After an error they stay in memory, as the run ends.
 
         Raises:
             OutputError: what no longer fits in memory cannot be written.
-            AtlasError: the file that a state is in was changed.
+            AtlasError: the file of a state was changed.
         """
         brought = [name for name in names if name not in self._present]
         for name in brought:
@@ -66,14 +66,14 @@ class OffloadedClients(Mapping[str, Party]):
             self._put_away(name)
 
     def start(self, name: str, party: Party, first: str) -> None:
-        """Put away a client as it is before the run; ``party`` is of the ``first`` that starts as it does."""
+        """Offload a client in its state before the run; ``party`` is the ``first`` client with that state."""
         if name == first:
             self._members[name].put_away(self._store(party, self._members[name]))
         else:
             self.share(name, self._members[first])
 
     def share(self, name: str, other: Member) -> None:
-        """Let a client that is away share the state of another one that is away."""
+        """Let an offloaded client share the state of another offloaded client."""
         member = self._members[name]
         assert other.stored is not None
         for key in other.stored.keys:
@@ -83,7 +83,7 @@ class OffloadedClients(Mapping[str, Party]):
         member.put_away(other.stored)
 
     def state_of(self, stored: StoredState) -> ClientState:
-        """What is in the store."""
+        """The stored state of a client."""
         return ClientState(*(self.store.get(key) if key is not None else {} for key in stored[:4]))
 
     def _bring_in(self, name: str) -> None:
@@ -112,7 +112,7 @@ class OffloadedClients(Mapping[str, Party]):
 def offload_of(
     config: ExperimentConfig, make: Callable[[str], Party], members: Mapping[str, Member]
 ) -> OffloadedClients | None:
-    """The clients of a config that asks for them to be put away, else None."""
+    """The offloaded clients, if the config asks for offloading; else None."""
     if config.engine.offload is None:
         return None
     files = TensorFiles(folder_of_runs(config.output.dir), OFFLOAD)

@@ -1,7 +1,7 @@
-"""The state of a client: all that it must be given to go on where it, or another, stopped.
+"""The state of a client: everything that a newly built client needs to go on in its place.
 
-The same state restores a client that is dropped from a round, is brought in from the store, is resumed from a
-checkpoint, or computes in another process.
+The same state restores a client that was dropped from a round, offloaded, resumed from a checkpoint, or moved to
+another process.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from atlas_cli.storage.state_dict import copy_into, require_tensor
 
 
 class ClientState(NamedTuple):
-    """Named tensors by what they are; together with config, plan and seed they are the client.
+    """Named tensors by kind; together with config, plan and seed they determine the client.
 
     Attributes:
         exchanged: adapters and the trained part of its head, as they are sent: ``<path>.lora_A``, ``head.<parameter>``.
@@ -36,7 +36,7 @@ class ClientState(NamedTuple):
 
     @classmethod
     def of(cls, party: Party, member: Member) -> Self:
-        """The state of a client as it is now: its own tensors, to be copied by whoever keeps them."""
+        """The present state of a client, as its own tensors; a caller that keeps them must copy them."""
         moments: dict[str, Tensor] = {}
         for i, optimizer in enumerate(party.optimizers()):
             moments |= {f"{i}/{name}": value for name, value in moments_of(optimizer).items()}
@@ -52,7 +52,7 @@ class ClientState(NamedTuple):
 
     @torch.no_grad()
     def load(self, party: Party, member: Member) -> None:
-        """Make a client what the one was whose state this is; gradients of an unfinished step are dropped.
+        """Load this state into a client; gradients of an unfinished step are dropped.
 
         Raises:
             StateError: other names, shapes or types.

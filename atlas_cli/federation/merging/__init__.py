@@ -1,1 +1,1 @@
-"""Merging and delivering the adapters of task groups: weights, screening, errors, changes of the base."""
+"""Merging and delivering the adapters of task groups: weights, screening, delivery errors, changes of the base."""

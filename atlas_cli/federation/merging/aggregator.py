@@ -59,10 +59,10 @@ class Aggregator:
         members: every client by name.
         groups: each task group's adapter before training, at the largest rank of its clients.
         heads: each task group's head (of its part in a cluster), where clients train heads (U-shaped and unsplit).
-        features: (d_in, d_out) of layers.
+        features: (d_in, d_out) by layer.
         uppers: what the server trains for each task group. Where clients of a group have different split layers, the
-            server is a holder of the adapters between: it enters the merge with the weight of the clients that it
-            serves there, and gets the merged adapter back.
+            server trains the adapters in between: it enters the merge with the weight of the clients that it serves
+            there, and receives the merged adapter.
         keep_errors: compare every delivery with the exact sum.
     """
 
@@ -93,10 +93,10 @@ class Aggregator:
         self.uppers = dict(uppers or {})
 
     def start_group(self, group: str) -> None:
-        """Begin from the values of the group's adapter set.
+        """Start from the present values of the group's adapter set.
 
-        Where a merge changes the base, what the adapter is worth at the start belongs to the base, too: clients run W +
-        T + (dW - dW as delivered).
+        Where a merge changes the base, the initial update of the adapter counts as part of the base: clients run W + T
+        + (dW - dW as delivered).
         """
         adapters = self.groups[group]
         # copies: the group's own are overwritten at a merge, and what was before it is still compared with
@@ -167,14 +167,14 @@ class Aggregator:
         return values
 
     def group_model(self, group: str) -> AdapterSet:
-        """What the group predicts with: its adapter, or the changed base, in which all that was merged is."""
+        """The group's model: its adapter, or the changed base that holds everything merged so far."""
         if self.method.CHANGES_BASE:
             return AdapterSet({}, {path: [(f.A, f.B)] for path, f in self.changes[group].total.items()})
         return self.groups[group]
 
     @property
     def exchanges(self) -> bool:
-        """Whether clients send anything and get anything."""
+        """Whether clients send and receive anything."""
         return bool(self.method.SENT)
 
     @property
@@ -183,16 +183,16 @@ class Aggregator:
         return bool(self.method.GROUP_ADAPTER)
 
     def merge(self, group: str, clients: Sequence[str], ledger: Ledger, number: int) -> ErrorLedger | None:
-        """Receive what ``clients`` hold in round ``number`` and merge it; how far deliveries are from the exact sum."""
+        """Receive the updates of ``clients`` in round ``number`` and merge them; returns the delivery errors."""
         if not self.exchanges:
             return None
         return self.combine(group, {client: self.receive(client, ledger) for client in clients}, number)
 
     def combine(self, group: str, sent: Mapping[str, Mapping[str, Tensor]], number: int) -> ErrorLedger | None:
-        """Merge what clients sent, by client, in round ``number``; how far deliveries are from the exact sum.
+        """Merge received updates, by client, in round ``number``; returns the delivery errors.
 
         Raises:
-            NonFiniteError: the result is not finite; what the group had stays.
+            NonFiniteError: the result is not finite; the group keeps its adapter.
         """
         clients = list(sent)
         updates = [self.update(client, sent[client]) for client in clients] + self._of_server(group, clients)
@@ -225,19 +225,19 @@ class Aggregator:
             require_finite(tensor, f"{name} that the method keeps of {context.group}, round {context.round}")
 
     def is_behind(self, client: str) -> bool:
-        """Whether its group has anything for a client that it was not sent."""
+        """Whether a client's group has a newer version than the client was sent."""
         member = self.members[client]
         return member.version < 0 or (self.exchanges and member.version != self.version[member.group])
 
     def layers_of(self, ranks: Mapping[str, int]) -> dict[str, Layer]:
-        """The sizes of adapters of these ranks."""
+        """The layer sizes (d_in, d_out, rank) of adapters of these ranks."""
         return {path: Layer(rank, *self.features[path]) for path, rank in ranks.items()}
 
     def deliver(self, client: str, ledger: Ledger) -> set[str]:
         """Bring a client to its group's current version, if it is behind; the parts ("A", "B", "head") it replaced.
 
         Raises:
-            AtlasError: what the client holds after it is not, by hash, what was delivered.
+            AtlasError: the client then does not hold, by hash, what was delivered.
         """
         member = self.members[client]
         first = member.version < 0
@@ -277,7 +277,7 @@ class Aggregator:
 
         Args:
             matrix_of: from the cosines of the groups' updates (G, G) to the mixing matrix.
-            groups: those that were merged in this round; the others keep what they have.
+            groups: those that were merged in this round; the others keep their adapters.
         """
         mixed = mix(self.merged, matrix_of(similarity(self.merged)))
         for group in (g for g in mixed if g in groups):
@@ -285,13 +285,13 @@ class Aggregator:
             self._take_over(group)
 
     def _take_over(self, group: str) -> None:
-        """Give the group's model and the server's own copies the merged values."""
+        """Load the merged values into the group's model and the server's own copies."""
         adapters = self.groups[group]
         adapters.load(release(self.merged[group], scales_of(adapters)))
         self.give_server(group)
 
     def give_server(self, group: str) -> None:
-        """Give the server's own copies of a group's adapters the merged values; nothing crosses the wire."""
+        """Load the merged values into the server's own copies of a group's adapters; nothing crosses the wire."""
         held = self._contested(group)
         scales, ranks = scales_of(held), ranks_of(held)
         held.load(release(self.method.deliver(self.merged[group], absorb(held.state(), scales), ranks), scales))
@@ -299,7 +299,7 @@ class Aggregator:
             self.uppers[group].forget_moments(held.adapters)
 
     def check_held(self, client: str, *, anew: bool = False) -> None:
-        """The proof that what was aggregated is what the client trains on next (``Member.exchanged_sha256``)."""
+        """Check by hash that the client trains on exactly what was delivered (``Member.exchanged_sha256``)."""
         member = self.members[client]
         if member.exchanged_sha256(anew=anew) != member.delivered_sha256:
             raise AtlasError(f"client {client} does not hold what the server delivered to it")
@@ -323,8 +323,11 @@ class Aggregator:
             ledger.count(message, 4 * change.missing_elements(member.version, self.features))
 
     def receive(self, client: str, ledger: Ledger) -> dict[str, Tensor]:
-        """What a client sends at the end of a round: the parts of its adapters that the method wants, what its term
-        sends besides (``extra.<name>``), and its head."""
+        """A client's messages at the end of a round.
+
+        They hold the parts of its adapters that the method asks for, the tensors of its term (``extra.<name>``), and
+        its head.
+        """
         member = self.members[client]
         extra = member.term.end_round(factors_of(member.adapters)) if member.term is not None else {}
         held = {**of_parts(member.adapters.state(), self.method.SENT), **member.head_state()}
@@ -338,7 +341,7 @@ class Aggregator:
         return {**message.tensors, **head}
 
     def update(self, client: str, sent: Mapping[str, Tensor]) -> Update:
-        """What a client sent as scale-free factors."""
+        """A client's update as scale-free factors."""
         member = self.members[client]
         scales = scales_of(member.adapters)
         # what is not uploaded is, for the server, what it has itself
@@ -348,7 +351,7 @@ class Aggregator:
         return Update(client, member.weight, adapters, message.extra)
 
     def head_of(self, client: str) -> dict[str, Tensor]:
-        """The group's head under the names that a client sends its own; empty where clients have none."""
+        """The group's head, named as in a client's messages; empty where clients have none."""
         member = self.members[client]
         return {f"head.{n}": p.detach() for n, p in self._head(member.part)} if member.head is not None else {}
 

@@ -1,9 +1,9 @@
 """The change of a task group's frozen weights, where the aggregation method merges into the base (flora, fedex).
 
-The shared base itself is never touched: the change is a low-rank residual T = B @ A a layer, run beside the frozen
-weight. A client is sent the rows that merges added since it was last here (``base-change``), and adds them as the
-server did; once the rank of T would pass min(d_in, d_out), both write it with that many, which loses nothing. Who
-missed more rows than that is sent T itself (``base-total``), which takes the place of what it has.
+The shared base is never written to: the change is a low-rank residual T = B @ A per layer, run beside the frozen
+weight. A client is sent the rows that merges added since its last delivery (``base-change``) and adds them as the
+server did; once the rank of T would pass min(d_in, d_out), both rewrite it at that rank, which is exact. A client that
+missed more rows than that is sent T itself (``base-total``), which replaces the client's T.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class BaseChange:
 
     Attributes:
         total: T as stacked factors.
-        rows: by version of the group's adapter, what the merge that made it added; the latest versions, whose rows
-            together are no more than T may have.
+        rows: by version of the group's adapter, the rows that its merge added; kept for the latest versions, as long as
+            their rows together do not exceed the largest rank of T.
     """
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class BaseChange:
         self.rows: dict[int, dict[str, Factors]] = {}
 
     def grow(self, change: Adapters, version: int) -> None:
-        """Add a merge's change; the result is the group's at ``version``."""
+        """Add the change of one merge; the result is T at ``version``."""
         for path, factors in change.items():
             whole = stack_products([self.total[path], factors]) if path in self.total else factors
             self.total[path] = truncate(whole, full_rank(whole)) if whole.rank > full_rank(whole) else whole
@@ -51,7 +51,7 @@ class BaseChange:
             del self.rows[min(self.rows)]
 
     def state_dict(self) -> StateDict:
-        """``versions`` whose rows are kept, and T and each one's rows: ``total/<path>/0/A``,
+        """``versions`` whose rows are kept, T, and the rows of each version: ``total/<path>/0/A``,
         ``<version>/<path>/0/B``."""
         state: StateDict = {"versions": list(self.rows)}
         for name, adapters in (("total", self.total), *self.rows.items()):
@@ -68,7 +68,7 @@ class BaseChange:
             features: (d_in, d_out) of the layers that may have changes.
 
         Raises:
-            StateError: versions that cannot be, or pairs that fit no layer.
+            StateError: impossible versions, or pairs that fit no layer.
         """
         tensors, values = tensors_and_values(state, ["versions"])
         versions = values["versions"]
@@ -86,7 +86,7 @@ class BaseChange:
         self.rows = {int(version): adapters for version, adapters in found.items()}
 
     def missing(self, version: int, client: str) -> BaseRows | BaseTotal:
-        """What a client at ``version`` has to be sent."""
+        """The message that brings a client at ``version`` up to date."""
         parts: dict[str, list[Factors]] = {}
         for added in self._since(version):
             for path, factors in added.items():
@@ -98,7 +98,7 @@ class BaseChange:
         return (BaseRows if self._kept(version) else BaseTotal)(client, tensors)
 
     def missing_elements(self, version: int, features: Mapping[str, tuple[int, int]]) -> int:
-        """The closed form of the same: rows times (d_in + d_out)."""
+        """The number of elements of that message in closed form: rows times (d_in + d_out)."""
         ranks = self._ranks(dict(enumerate(self._since(version))))
         return sum(sum(n) * sum(features[path]) for path, n in ranks.items())
 
@@ -122,7 +122,7 @@ class BaseChange:
 
 
 def full_rank(factors: Factors) -> int:
-    """min(d_in, d_out)."""
+    """The largest rank of a layer's change: min(d_in, d_out)."""
     return min(factors.A.shape[1], factors.B.shape[0])
 
 

@@ -1,4 +1,4 @@
-"""The error ledger of one merge in a run: over all clients of a group, at their ranks and by their weights."""
+"""Delivery errors of one merge: over all clients of a group, at their ranks and by their weights."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from atlas_cli.aggregation.low_rank import stack
 def delivery_errors(
     method: BaseMethod, merge: Merge, weights: Mapping[str, Mapping[int, float]], updates: Sequence[Update]
 ) -> ErrorLedger:
-    """Of what every client of the group gets, whether it took part or not, by weight, against X.
+    """Weighted errors against X of the adapters delivered to all clients of the group, whether they took part or not.
 
     Args:
-        weights: of the group's clients, by layer and rank: those of one rank get one thing.
+        weights: sums over the group's clients, by layer and rank; clients of equal rank get the same adapter.
     """
     found = {path: exact_sum(path, updates) for path in merge.adapters}
     exact = {path: x for path, x in found.items() if x is not None}
@@ -27,11 +27,11 @@ def delivery_errors(
 
 
 def base_errors(updates: Sequence[Update], before: Adapters, change: Adapters, after: Adapters) -> ErrorLedger:
-    """The same where all clients get the changed base T: X = T before + sum_k w_k (dW_k after - dW_k before).
+    """The same where all clients get the changed base T, with X = T before + sum_k w_k (dW_k after - dW_k before).
 
     Args:
         before: the group's adapter before the merge.
-        change, after: T before and after it.
+        change, after: T before and after the merge.
     """
     exact = {}
     for path, factors in before.items():

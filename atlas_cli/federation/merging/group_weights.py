@@ -1,4 +1,4 @@
-"""Who is merged with whom, and what they weigh: sums over all clients, which are taken again only when they change."""
+"""Weights in merges: sums over all clients of a group, computed again only when they change."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from atlas_cli.federation.client_state.member import Member
 
 
 class GroupWeights:
-    """Sums over the clients of task groups and of merged groups (clusters, where there are any).
+    """Weight sums over the clients of task groups and of merged groups (clusters, where there are any).
 
     Args:
-        members: every client by name; their weights stay, and their clusters are changed by ``assign`` alone.
+        members: every client by name; their weights are constant, and only ``assign`` changes their clusters.
     """
 
     def __init__(self, members: Mapping[str, Member]) -> None:
@@ -19,7 +19,7 @@ class GroupWeights:
         self.forget()
 
     def forget(self) -> None:
-        """Ranks may be others for any client: take all sums anew."""
+        """Any client's ranks may have changed: compute all sums again."""
         self._weights: dict[str, dict[str, float]] = {}
         self._parts: dict[str, dict[str, str]] = {}
         self._by_rank: dict[str, dict[str, dict[int, float]]] = {}
@@ -32,7 +32,7 @@ class GroupWeights:
         self.forget()
 
     def weights(self, task_group: str) -> Mapping[str, float]:
-        """What the clients of a task group weigh in each group that they are merged in."""
+        """The weight of a task group's clients in each group that they are merged in."""
         if task_group not in self._weights:
             found = self._weights.setdefault(task_group, {})
             for member in self._members.values():
@@ -48,10 +48,10 @@ class GroupWeights:
         return self._parts[task_group]
 
     def by_rank(self, group: str, changed: Iterable[str]) -> Mapping[str, Mapping[int, float]]:
-        """What the clients of a merged group weigh, by layer and rank.
+        """The weight of a merged group's clients, by layer and rank.
 
         Args:
-            changed: clients of the group whose ranks may be others than when this was last asked for.
+            changed: clients of the group whose ranks may have changed since the last call.
         """
         if group not in self._by_rank or any(self._counted[c] != self._members[c].ranks for c in changed):
             weights: dict[str, dict[int, float]] = {}

@@ -10,7 +10,7 @@ from atlas_cli.federation.merging.aggregator import Aggregator
 
 
 def prune(aggregator: Aggregator, parties: Mapping[str, Party], cohort: Iterable[str]) -> None:
-    """After their local steps clients drop what the method says; their optimizers start anew with what is left."""
+    """Prune the clients' adapters after their local steps, as the method decides; their optimizers start anew."""
     if not aggregator.method.PRUNES:
         return
     for client in cohort:

@@ -1,4 +1,4 @@
-"""Updates are looked at before they are merged: one that cannot be right is left out, with its reason.
+"""Screening of updates before the merge: an update that cannot be right is left out, with a reason.
 
 Checked in this order: names and shapes are those that were delivered, every value is finite, the client's weight is
 above zero; and with ``screen.max_norm_ratio``, that the Frobenius norm of what the client changed, over all layers,
@@ -54,7 +54,7 @@ def unfit(aggregator: Aggregator, client: str, sent: Sent, ranks: Mapping[str, i
 
 
 def require_finite_update(client: str, sent: Sent, round_number: int) -> None:
-    """An update has no value that is not finite.
+    """Refuse an update with a value that is not finite.
 
     Raises:
         NonFiniteError: names client, tensor and round.

@@ -23,7 +23,8 @@ class Evaluator:
     """Runs test parts through both halves of the model.
 
     Args:
-        base: the frozen base; ``cut``: where it is split.
+        base: the frozen base.
+        cut: the block at which it is split.
         batch_size: the most examples a pass, on a CPU of ``CPU_TOKENS`` tokens at most; ``pad``: what to pad with.
     """
 

@@ -19,7 +19,7 @@ M = TypeVar("M", bound=HiddenStates)
 
 
 class Serving(Protocol):
-    """What the server's side of a step needs of a client, wherever it computes."""
+    """The part of a client that the server's side of a step calls, in whichever process the client computes."""
 
     base: FrozenBase
     privacy: AtClient
@@ -41,7 +41,7 @@ class _Sizes(NamedTuple):
 def exchange(
     server: Server, client: Serving, batch: Batch, up: Activations, ledger: Ledger
 ) -> tuple[Gradients, StepLoss]:
-    """The messages of one step, from the activations on: two, or four when labels stay on the client.
+    """Exchange the messages of one step, from the activations on: two, or four when labels stay on the client.
 
     Returns:
         The gradient message as its client receives it, and the loss.
@@ -67,7 +67,7 @@ def exchange(
 def exchange_all(
     server: Server, clients: Sequence[Serving], batches: Sequence[Batch], ups: Sequence[Activations], ledger: Ledger
 ) -> list[tuple[Gradients, StepLoss]]:
-    """As ``exchange`` with each in one pass of the server, whose gradients are accepted; labels are with the server."""
+    """As ``exchange`` for several clients in one pass of the server, whose gradients are accepted."""
     sizes = [_sizes(server, client, batch) for client, batch in zip(clients, batches, strict=True)]
     for up, of_client in zip(ups, sizes, strict=True):
         ledger.count(up, of_client.activations)

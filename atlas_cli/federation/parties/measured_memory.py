@@ -1,4 +1,4 @@
-"""Measured memory: bytes that autograd saves for backward, and bytes of what a party owns."""
+"""Measured memory: bytes that autograd saves for backward, and bytes of a party's own tensors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class SavedBytes:
 
 @contextmanager
 def saved_bytes(weights: Iterable[Tensor]) -> Iterator[SavedBytes]:
-    """Count what is saved for backward inside the block, a storage once; ``weights`` are counted elsewhere."""
+    """Count the bytes saved for backward inside the block, each storage once; ``weights`` are left out."""
     counted = SavedBytes()
     # addresses stay unique because the graph keeps every storage that it saved alive
     seen = {w.untyped_storage().data_ptr() for w in weights}
@@ -37,7 +37,7 @@ def saved_bytes(weights: Iterable[Tensor]) -> Iterator[SavedBytes]:
 
 @contextmanager
 def saved_if_measured(usage: Usage | None, weights: Iterable[Tensor]) -> Iterator[SavedBytes]:
-    """As ``saved_bytes`` in a step of a party whose memory is measured; without ``usage`` nothing is counted."""
+    """As ``saved_bytes`` if the party's memory is measured; without ``usage`` nothing is counted."""
     if usage is None:
         yield SavedBytes()
         return
@@ -70,7 +70,7 @@ class Usage:
 
     @classmethod
     def held(cls, half: nn.Module, adapters: Iterable[Tensor], head: Iterable[Tensor]) -> Usage:
-        """What is held before any step; tensors of the head that the half has, too, count there alone."""
+        """Bytes held before any step; tensors that head and half share count as the half's."""
         frozen = [*half.parameters(), *half.buffers()]
         known = {t.data_ptr() for t in frozen}
         return cls(
@@ -78,7 +78,7 @@ class Usage:
         )
 
     def add_step(self, saved: int, cut: int, batch: int, tokens: int) -> None:
-        """Take a step into account: keep the one that saved most."""
+        """Add a step; the step that saved most is kept."""
         if saved + cut > self.saved_activations + self.cut_buffers:
             self.saved_activations, self.cut_buffers = saved, cut
             self.batch_size, self.batch_tokens = batch, tokens

@@ -1,4 +1,4 @@
-"""Checks and steps that both sides take in the same way.
+"""Numerics that both sides share.
 
 Finite values, gradient clipping, precision, seeded dropout.
 """
@@ -50,8 +50,8 @@ def require_finite_gradients(
     """The norm of all gradients together, 0-d.
 
     Args:
-        what: whose they are and when, e.g. "of client phone-1, round 2, step 5".
-        name_of: what a parameter is called in the message.
+        what: the party and step, e.g. "of client phone-1, round 2, step 5".
+        name_of: the name of a parameter in messages.
 
     Raises:
         NonFiniteError: names the first parameter whose gradient is not finite, where one alone is not.
@@ -84,7 +84,7 @@ def clip_and_step(
 
 @contextmanager
 def precision(device: torch.device, autocast: str) -> Iterator[None]:
-    """bf16 autocast where asked for, else nothing."""
+    """bf16 autocast if the config asks for it, else nothing."""
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=autocast == "bfloat16"):
         yield
 

@@ -28,7 +28,7 @@ def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimizerConfig)
 
 
 def learning_rate_factor(schedule: ScheduleConfig, step: int, total_steps: int) -> float:
-    """What the configured rate is multiplied by at ``step`` (from 0) of ``total_steps``.
+    """The factor of the configured learning rate at ``step`` (from 0) of ``total_steps``.
 
     Linear warm-up over the first ``warmup`` share of all steps, then constant, linear or half-cosine decay to zero.
     """
@@ -55,7 +55,7 @@ def drop_state(optimizer: torch.optim.Optimizer | None, parameters: Iterable[nn.
 
 
 def moments_of(optimizer: torch.optim.Optimizer | None) -> dict[str, torch.Tensor]:
-    """Its state tensors, named by number of the parameter and what they are: ``0/exp_avg``."""
+    """The state tensors of an optimizer, named by parameter number and moment: ``0/exp_avg``."""
     states = optimizer.state_dict()["state"].items() if optimizer is not None and optimizer.state else ()
     return {
         f"{i}/{key}": value for i, state in states for key, value in state.items() if isinstance(value, torch.Tensor)
@@ -63,7 +63,7 @@ def moments_of(optimizer: torch.optim.Optimizer | None) -> dict[str, torch.Tenso
 
 
 def load_moments(optimizer: torch.optim.Optimizer | None, moments: Mapping[str, torch.Tensor]) -> None:
-    """Give an optimizer copies of what ``moments_of`` gave, in place of its state.
+    """Replace an optimizer's state by copies of the tensors that ``moments_of`` returned.
 
     Raises:
         StateError: of a parameter that has any moments some are missing, or one is not of the parameter's shape and

@@ -1,4 +1,4 @@
-"""What every client is, whether it holds the part of the model below its cut or the whole of it."""
+"""The base class of clients, whether they hold the blocks below their cut or the whole model."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Inputs = Mapping[str, Tensor]
 
 
 class Halves(NamedTuple):
-    """Whose base the blocks below ``cut`` are run on, and whose those from there on."""
+    """The bases that run the blocks below ``cut`` and the blocks from there on."""
 
     lower: FrozenBase
     upper: FrozenBase
@@ -37,8 +37,13 @@ class Halves(NamedTuple):
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """Everything trained that a prediction needs, adapters on either side of the cut and a head, and the base that it
-    runs on: where there is none, that of ``model.dtype``, as a merged model is deployed on the server."""
+    """Everything trained that a prediction needs.
+
+    Attributes:
+        adapters: on either side of the cut.
+        halves: the bases that run the blocks; None for that of ``model.dtype``, as a merged model is deployed on the
+            server.
+    """
 
     adapters: AdapterSet
     head: nn.Module
@@ -50,15 +55,16 @@ class Party(ABC):
 
     Attributes:
         name: as in the config.
-        base: the frozen base, which parties share; ``half``: what of it the client runs.
-        cut: blocks below it have adapters of the client's own ranks.
+        base: the frozen base, which parties share.
+        half: the part of it that the client runs.
+        cut: blocks below the cut have adapters of the client's own ranks.
         adapters: below the cut.
-        task, head: None where the head is on the server.
+        task, head: None where the server has the head.
         checkpointing: blocks keep their input only and run again in the backward.
-        usage: its measured memory; None: it is not measured.
+        usage: its measured memory; None where it is not measured.
         term: what the aggregation method adds to its gradients.
-        prefix: its lowest blocks, run through the prefix cache.
-        privacy: what it does to protect its data.
+        prefix: its lowest blocks, whose outputs the prefix cache keeps.
+        privacy: its privacy mechanisms.
     """
 
     task: BaseTask | None = None
@@ -79,15 +85,15 @@ class Party(ABC):
     @property
     @abstractmethod
     def exchanged(self) -> AdapterSet:
-        """The adapters that it sends and is sent."""
+        """The adapters that it sends and receives."""
 
     @abstractmethod
     def trained(self) -> list[nn.Parameter]:
-        """Its adapters, and its head where it has one."""
+        """The trained parameters: adapters, and the head where it has one."""
 
     @abstractmethod
     def optimizers(self) -> list[torch.optim.Optimizer]:
-        """Those that it steps with."""
+        """The optimizers of its trained parameters."""
 
     @abstractmethod
     def reset_optimizer(self) -> None:
@@ -101,42 +107,42 @@ class Party(ABC):
     def local_step(
         self, batch: Batch, round_number: int, step: int, rate_factor: float, server: Server, ledger: Ledger
     ) -> StepLoss:
-        """One local step, as far as the server's gradients, which are not accepted yet.
+        """One local step; the server's own gradients are not accepted yet.
 
         Args:
-            batch: empty where a Poisson sample is.
+            batch: may be empty, as a Poisson sample can be.
             rate_factor: of the learning-rate schedule.
             ledger: counts the messages.
 
         Raises:
-            NonFiniteError: activations, loss or gradients; nothing was stepped with it.
+            NonFiniteError: activations, loss or gradients are not finite; no optimizer has stepped.
         """
 
     @abstractmethod
     def model(self, server: Server, part: str) -> TrainedModel:
-        """What its predictions are made with; ``part``: of its task group, whose head it shares."""
+        """The model that makes its predictions; ``part`` is the part of its task group whose head it shares."""
 
     def train_only(self, parts: Collection[str]) -> None:
-        """Freeze the other parts of the adapters."""
+        """Train the given parts of the adapters and freeze the others."""
         self.exchanged.train_only(parts)
         self.reset_optimizer()
 
     def output_embedding(self) -> list[Tensor]:
-        """Frozen weights of a language-model head that are here besides the half (tied ones are the half's)."""
+        """Frozen weights of a language-model head that are not part of the half; tied weights are part of it."""
         if self.head is None or self.task is None or not self.task.causal_only or self.base.lm_head is None:
             return []
         held = {p.data_ptr() for p in self.half.parameters()}
         return [p for p in self.base.lm_head.parameters() if p.data_ptr() not in held]
 
     def measure(self) -> Usage:
-        """Start measuring; what is held now is counted at once, the rest as steps happen."""
+        """Start measuring memory: tensors held now count at once, saved activations with each step."""
         head = self.head.parameters() if self.head is not None else ()
         self.usage = Usage.held(self.half, self.exchanged.parameters(), [*head, *self.output_embedding()])
         return self.usage
 
 
 def as_inputs(batch: Inputs, device: torch.device) -> tuple[dict[str, Tensor], Tensor]:
-    """Keyword arguments of the half, and the mask (B, T) int64; floats (B, D) become sequences of one."""
+    """Keyword arguments of the half, and the mask (B, T) int64; floats (B, D) become sequences of length 1."""
     if "inputs" in batch:
         embeddings = to_device(batch["inputs"], device)
         embeddings = embeddings.unsqueeze(1) if embeddings.dim() == 2 else embeddings

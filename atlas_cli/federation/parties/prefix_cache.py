@@ -1,7 +1,8 @@
 """Outputs of the frozen blocks below a client's lowest adapter, kept by text, so that each text passes them once.
 
-The base is frozen and in evaluation mode, so these blocks give the same for a text in every epoch. A text is computed
-alone and without padding: what is kept does not depend on the batch that it came with first, so a resumed run, or
+The base is frozen and in evaluation mode, so these blocks give the same output for a text in every epoch. Each text is
+computed alone and without padding: the cached output does not depend on the batch in which it first occurred, so a
+resumed run, or
 one with less memory, computes the same numbers bit for bit. Against batches that are computed whole they differ by
 rounding.
 """
@@ -26,7 +27,7 @@ from atlas_cli.storage.tensor_files import TensorFiles
 
 
 class PrefixCache:
-    """Tensors by key, in memory while they fit and in files after that; nothing is ever replaced.
+    """Tensors by key, in memory while they fit and in files after that; no entry is ever evicted.
 
     Examples come in another order each epoch, so a least-recently-used rule would write and read all the time.
 
@@ -44,8 +45,7 @@ class PrefixCache:
         self._written: dict[str, tuple[int, str]] = {}  # bytes of the file and hash of its tensor, by key
 
     def get(self, key: str, device: torch.device) -> Tensor | None:
-        """The tensor of a key on ``device``; None, a miss, where it was not put or its file is not what was
-        written."""
+        """The tensor of a key on ``device``; None, a miss, if there is no entry or its file was changed."""
         found = to_device(self._in_memory[key], device) if key in self._in_memory else self._read(key, device)
         if found is None:
             self.misses += 1
@@ -54,7 +54,7 @@ class PrefixCache:
         return found
 
     def put(self, key: str, tensor: Tensor) -> None:
-        """Keep a tensor; where it fits neither in memory nor on the disk it is not kept, which costs only time."""
+        """Store a tensor; one that fits neither in memory nor on the disk is computed again when it is needed."""
         size = tensor.numel() * tensor.element_size()
         if self.memory_bytes + size <= self.memory:
             self._in_memory[key] = tensor.clone()  # a slice would keep the whole alive
@@ -99,7 +99,7 @@ class PrefixCache:
 
 
 class Prefix:
-    """The blocks of a client below ``first``, which nothing changes, through a cache; and the part of its half above.
+    """The blocks of a client below ``first``, which never change, run through a cache; and the part of its half above.
 
     Args:
         first: the lowest block that may change; above 0.
@@ -115,10 +115,10 @@ class Prefix:
         self._weights = hashlib.sha256(repr(weights).encode())
 
     def outputs(self, inputs: dict[str, Tensor], mask: Tensor) -> Tensor | None:
-        """What block ``first`` is given: (B, T, D), 0 for padding; None where the whole half has to run.
+        """The input of block ``first``: (B, T, D), 0 for padding; None if the whole half has to run.
 
-        That is for embeddings instead of tokens, padding that is not on the right, a row without tokens, and a change
-        of the frozen weights below ``first``.
+        The whole half runs for embeddings instead of tokens, padding that is not on the right, a row without tokens,
+        and after a change of the frozen weights below ``first``.
         """
         if "input_ids" not in inputs or any(layer_of(p, self.base.family) < self.first for p in self.adapters.frozen):
             return None

@@ -1,4 +1,4 @@
-"""What every server is; by itself, the server of the modes without a split, which takes no part in local steps."""
+"""The base class of servers, and the server of modes without a split, which takes no part in local steps."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Server:
 
     Attributes:
         base: the frozen base.
-        groups: what it trains for each task group, or part of one in a cluster; ``heads`` and ``tasks`` of those.
-        usage: its measured memory; None: it is not measured.
+        groups: what it trains for each task group, or part of one in a cluster; ``heads`` and ``tasks`` likewise.
+        usage: its measured memory; None where it is not measured.
         real_tokens: compute nothing for padding.
     """
 
@@ -44,7 +44,7 @@ class Server:
         return AdapterSet({path: a for path, a in upper.items() if layer_of(path, self.base.family) >= cut})
 
     def state_dict(self) -> StateDict:
-        """What is trained for each task group or its part in a cluster, ``<group>/...`` (``Trainables.state_dict``)."""
+        """The trained values of each task group, or its part in a cluster, as ``<group>/...``."""
         state: StateDict = {}
         for group, trained in self.groups.items():
             state |= with_prefix(f"{group}/", trained.state_dict())

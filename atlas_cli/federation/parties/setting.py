@@ -1,4 +1,4 @@
-"""What all parties of an experiment are built with, whichever side they are on."""
+"""The settings with which all parties of an experiment are built, clients and server alike."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from atlas_cli.models.frozen.load import FrozenBase
 
 @dataclass(frozen=True)
 class Setting:
-    """How parties make and train their adapters.
+    """How parties build and train their adapters.
 
     Attributes:
         lora: scale, dropout and targets; ``training``: optimizers, clipping and precision.
-        seed: of all that is drawn.
+        seed: the seed of all random draws.
         device: where they compute.
     """
 
@@ -31,7 +31,7 @@ class Setting:
 
     @classmethod
     def of(cls, config: ExperimentConfig, device: torch.device) -> Self:
-        """That of a config."""
+        """The settings of a config."""
         return cls(config.lora, config.training, config.seed, device)
 
     def ranks(self, base: FrozenBase, rank: int | dict[int, int], layers: range, key: str) -> dict[str, int]:
@@ -47,7 +47,7 @@ class Setting:
         return place_ranks(base.model, base.family, rank, layers, names, key)
 
     def adapters(self, base: FrozenBase, ranks: Mapping[str, int]) -> AdapterSet:
-        """Adapters by path as they are before training."""
+        """Adapters by path, with their values before training."""
         lora = self.lora
         return build_adapters(
             base.model,

@@ -32,7 +32,7 @@ class ClientPass:
         self._rows_ND = torch.empty(0)
 
     def forward(self, batches: Sequence[Batch], round_number: int, step: int) -> list[Activations]:
-        """Their activation messages, padded as each would send them; labels travel unless they stay on the client."""
+        """The activation messages, padded as each client would send them, with the labels that are sent."""
         first, inputs, positions, masks = self.clients[0], [], [], []
         half = first.half if first.prefix is None else first.prefix.upper
         self._packings = []
@@ -70,7 +70,7 @@ class ClientPass:
         ]
 
     def backward(self, messages: Sequence[Gradients]) -> None:
-        """Back-propagate what the server returned to each client into their adapters' gradients."""
+        """Back-propagate the gradients that the server returned into each client's adapters."""
         for client, message in zip(self.clients, messages, strict=True):
             require_finite(message.gradients, f"gradient sent to {client.when}")
         rows_ND, self._rows_ND = self._rows_ND, torch.empty(0)

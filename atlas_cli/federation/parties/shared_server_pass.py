@@ -19,7 +19,7 @@ from atlas_cli.tasks.contract import IGNORE, BaseTask
 
 
 class ClientRequest(NamedTuple):
-    """What one client sent, and what the server trains for it.
+    """One client's activations and labels, and what the server trains for it.
 
     ``received``: (B, T, D) in the client's dtype; ``mask``: (B, T); ``labels`` as its task has them.
     """
@@ -40,8 +40,13 @@ class GradientSums(NamedTuple):
 
 
 class PassResult(NamedTuple):
-    """Of a pass, by client its mean loss (0-d), over how many labels, and that loss' gradient at the cut, (B, T, D), 0
-    for padding; and the gradients of what is trained, by task group."""
+    """The result of one pass.
+
+    Attributes:
+        losses: by client, its mean loss (0-d); ``counts``: the labels that it averages.
+        at_cut: by client, the gradient of that loss at the cut, (B, T, D), 0 for padding.
+        gathered: by task group, the gradients of what is trained.
+    """
 
     losses: Sequence[Tensor]
     counts: Sequence[int]

@@ -1,7 +1,4 @@
-"""The client side of the split.
-
-The frozen bottom half, adapters, and their optimizer. The half is a view of a base that all share.
-"""
+"""The client side of the split: the frozen lower blocks (a view of the shared base), adapters and an optimizer."""
 
 from __future__ import annotations
 
@@ -79,7 +76,7 @@ class SplitClient(Party):
         return self.adapters
 
     def trained(self) -> list[nn.Parameter]:
-        """Adapters, and the head where it is here."""
+        """Adapters, and the head where the client has it."""
         head = [p for p in self.head.parameters() if p.requires_grad] if self.head is not None else []
         return [*self.adapters.trained(), *head]
 
@@ -97,7 +94,7 @@ class SplitClient(Party):
         return [self.optimizer] if self.optimizer is not None else []
 
     def compute_activations(self, batch: Inputs) -> Tensor:
-        """What is sent for a batch: activations at the cut, (B, T, D), or (B, D) for ``inputs`` of that shape.
+        """The activations at the cut for a batch: (B, T, D), or (B, D) for ``inputs`` of that shape.
 
         Args:
             batch: ``input_ids`` and ``attention_mask`` as a tokenizer gives them, or ``inputs``: embeddings (B, D) or
@@ -112,7 +109,7 @@ class SplitClient(Party):
         return activations[:, 0] if squeeze else activations
 
     def apply_gradients(self, gradients: Tensor, learning_rate: float | None = None) -> None:
-        """Back-propagate what the server returned for the last activations, and step the adapters."""
+        """Back-propagate the gradient that the server returned for the last activations, and step the adapters."""
         self.backward(gradients)
         self.step(learning_rate)
 
@@ -162,19 +159,19 @@ class SplitClient(Party):
         return self.forward(batch.inputs(), round_number, step, None if stay else batch.labels)
 
     def forward(self, batch: Inputs, round_number: int, step: int, labels: Tensor | None) -> Activations:
-        """The activation message of a batch; ``labels`` travel with it unless they stay on the client."""
+        """The activation message of a batch, with ``labels`` unless they stay on the client."""
         self.begin_step(round_number, step)
         self.privacy.begin(batch.get("examples"))
         inputs, mask = as_inputs(batch, self.device)
         return self.send(self._run(inputs, mask, round_number, step), mask, labels)
 
     def begin_step(self, round_number: int, step: int) -> None:
-        """Say which step comes; adapters are in training."""
+        """Begin a local step, with the adapters in training mode."""
         self.when, self.now = f"client {self.name}, round {round_number}, step {step}", (round_number, step)
         self.adapters.train()
 
     def send(self, activations: Tensor, mask: Tensor, labels: Tensor | None) -> Activations:
-        """The activation message of what was computed."""
+        """The message of the computed activations."""
         self._mask = mask
         return Activations(
             self.name, activations, mask.bool(), to_device(labels, self.device) if labels is not None else None

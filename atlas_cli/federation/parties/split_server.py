@@ -4,7 +4,7 @@ update.
 pooled (default): gradients of all clients of a group in a local step are summed, normalised by the total number of
 labels, and stepped once; equal to training on the pooled batch and independent of the order of clients. sequential
 (SplitFed V2, Thapa et al., 2004.12088): a step a client, in a seeded order. per-client (SplitFed V1): a copy of the
-trained parameters for each client, averaged at the end of the round. In all three a client gets the gradient of its
+trained parameters for each client, averaged at the end of the round. In all three a client receives the gradient of its
 own mean loss.
 """
 
@@ -71,7 +71,7 @@ class SplitServer(Server):
         self._pending: PendingGradients | None = None
 
     def begin_round(self, members: Mapping[str, str], round_number: int, cuts: Mapping[str, int] | None = None) -> None:
-        """Say which clients take part, as ``{client: task group}``, and ``cuts``, those that differ from the server's.
+        """Begin a round with ``{client: task group}``; ``cuts`` has the cuts that differ from the server's.
 
         Raises:
             ConfigError: a client whose blocks end before the server's begin.
@@ -86,13 +86,13 @@ class SplitServer(Server):
             self._copies = {client: self.groups[group].copy() for client, group in members.items()}
 
     def begin_step(self, step: int, learning_rate: float) -> None:
-        """Say which local step of the round comes, and the rate to step with."""
+        """Begin a local step of the round, and set its learning rate."""
         self._step, self._rate = step, learning_rate
 
     def answer(self, message: Activations) -> tuple[Gradients, StepLoss]:
         """Forward, loss and backward for one activation message: the gradient message for its client.
 
-        What the server trains gets its gradients with ``accept``, or with the next answer or the end of the step.
+        The server's own gradients are held until ``accept``, the next ``answer`` or ``finish_step``.
 
         Raises:
             NonFiniteError: activations or loss are not finite.
@@ -146,7 +146,7 @@ class SplitServer(Server):
         return Gradients(message.client, at_cut)
 
     def accept(self, held: PendingGradients | None = None) -> None:
-        """Take the gradients of the client that was answered last, or what was held; unless the update is pooled, step.
+        """Accept the gradients of the last answered client, or held ones; step at once unless the update is pooled.
 
         Raises:
             NonFiniteError: their norm is not finite.
@@ -165,12 +165,12 @@ class SplitServer(Server):
             self._apply(trained)
 
     def hold(self) -> PendingGradients | None:
-        """The gradients of the client that was answered last, to be accepted in its turn; None: there are none."""
+        """The gradients of the client answered last, to be accepted in its turn; None if there are none."""
         pending, self._pending = self._pending, None
         return pending
 
     def reject(self) -> None:
-        """Drop what was not accepted yet: the client that was answered last is out of the round."""
+        """Drop the gradients that were not accepted yet: the client answered last was dropped from the round."""
         self._pending, self._features = None, {}
 
     def finish_step(self) -> None:
@@ -220,7 +220,7 @@ class SplitServer(Server):
         return loss.detach(), gradient
 
     def measure(self) -> Usage:
-        """Start measuring; what is held now is counted at once, the rest as steps happen."""
+        """Start measuring memory: tensors held now count at once, saved activations with each step."""
         groups = self.groups.values()
         heads = [p for t in groups if t.head is not None for p in t.head.parameters()]
         if self.base.lm_head is not None and any(task.causal_only for task in self.tasks.values()):

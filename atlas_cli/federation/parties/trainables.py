@@ -60,12 +60,12 @@ class Trainables:
         self._trained_on = [0] * n
 
     def parameters(self) -> list[nn.Parameter]:
-        """Everything that is trained here (a frozen language-model head is not)."""
+        """All trained parameters (a frozen language-model head is not among them)."""
         head = [p for p in self.head.parameters() if p.requires_grad] if self.head is not None else []
         return [*head, *self.adapters.trained()]
 
     def logits(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """What the head gives for hidden states (B, T, D) and their mask (B, T).
+        """The head's output for hidden states (B, T, D) and their mask (B, T).
 
         Raises:
             ConfigError: the head is on the clients.
@@ -92,7 +92,7 @@ class Trainables:
                 self._trained_on[i] += count
 
     def step(self, learning_rate: float) -> None:
-        """One optimizer step with the gathered gradients: those of the pooled batch of the clients that each serves."""
+        """One optimizer step with the gathered gradients: each parameter's are those of the pooled batch it serves."""
         anything = self.optimizer is not None and any(self._counts)
         for parameter, gradient in zip(self.parameters(), self.mean_gradients(), strict=True):
             parameter.grad = gradient if anything else None
@@ -172,14 +172,14 @@ class Trainables:
 
 @dataclass(frozen=True)
 class StepLoss:
-    """A client's mean loss and over how many labels it is the mean."""
+    """A client's mean loss, and the number of labels that it averages."""
 
     mean: float
     count: int
 
 
 class PendingGradients(NamedTuple):
-    """What one client's batch of so many labels gives the server to train with, until it is accepted or rejected."""
+    """The server's gradients from one client's batch, until they are accepted or rejected."""
 
     client: str
     trained: Trainables
@@ -188,7 +188,7 @@ class PendingGradients(NamedTuple):
 
 
 def build_head(base: FrozenBase, task: BaseTask, seed: int, group: str, device: str | torch.device) -> nn.Module:
-    """The head of a task group as it is before training, wherever it is kept."""
+    """The head of a task group before training, whether client or server holds it."""
     with forked(seed, "head", group):
         return task.build_head(base.hidden_size, base.lm_head).to(device)
 

@@ -2,7 +2,7 @@
 trained parameters.
 
 A baseline trains exactly what the split run trains: adapters of the client's ranks below the cut, adapters of
-``server.rank`` above it, and a head; so that a difference in figures comes from the protocol and not from capacity.
+``server.rank`` above it, and a head, so that a difference in results comes from the protocol and not from capacity.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class UnsplitClient(Party):
         return [p for part, _ in self._parts for p in part.parameters()]
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
-        """Those of the adapters below the cut and of the rest, where they train anything."""
+        """The optimizers of the adapters below the cut and of the rest, where they train anything."""
         return [part.optimizer for part, _ in self._parts if part.optimizer is not None]
 
     def _ranks(self) -> dict[str, int]:
