@@ -1,4 +1,4 @@
-"""Merging the adapters of a task group.
+"""How the adapters of a task group are merged.
 
 ``methods/`` has a file for each method, found by its name; ``contract.py`` says what a method is, ``conformance.py``
 tests one. The rest is arithmetic that methods share.

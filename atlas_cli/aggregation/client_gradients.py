@@ -1,4 +1,4 @@
-"""What a method's client term does to the gradients of a local step, wherever the client computes."""
+"""Applies a method's client term to the gradients of a local step, on whichever machine the client computes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from atlas_cli.models.adapters.lora import AdapterSet
 
 
 def apply_term(term: ClientTerm | None, adapters: AdapterSet) -> None:
-    """After the backward of a local step: add the gradient of the term's penalty, and let it correct the gradients."""
+    """Add the gradient of the term's penalty after a local step's backward, then let the term correct the gradients."""
     if term is None:
         return
     named = {f"{path}.{name}": p for path, each in adapters.adapters.items() for name, p in each.named_parameters()}
@@ -28,10 +28,10 @@ def apply_term(term: ClientTerm | None, adapters: AdapterSet) -> None:
 
 
 def factors_of(adapters: AdapterSet) -> dict[str, Factors]:
-    """What a client holds, as scale-free factors."""
+    """The adapters of a client as scale-free factors."""
     return absorb(adapters.state(), scales_of(adapters))
 
 
 def term_bytes(term: ClientTerm | None) -> int:
-    """Bytes of what a client's term keeps now."""
+    """Bytes of the state that a client's term keeps at the moment."""
     return sum(4 * value.numel() for value in term.state.values()) if term is not None else 0

@@ -1,11 +1,11 @@
-"""What an aggregation method says. One file a method in ``aggregation/methods/``; its class is named ``Method``.
+"""The contract of an aggregation method. Each has a file in ``aggregation/methods/`` with a class named ``Method``.
 
-A method is a subclass of ``BaseMethod`` that writes ``aggregate`` and whatever else is not as the defaults below have
-it. A run has one object of it, made from its options. A name that the contract does not have is an error when the file
+A method is a subclass of ``BaseMethod`` that defines ``aggregate`` and overrides the defaults below where it differs.
+A run has one instance of it, built from its options. A name that the contract does not have is an error when the file
 is loaded; names that begin with an underscore are the file's own.
 
-All speak of scale-free factors: the sender's scale s_k is absorbed into B before aggregating (B_k <- s_k B_k) and
-divided out for the receiver after, so that equal products mean equal updates whatever rank and alpha a client has.
+All methods work on scale-free factors: the sender's scale s_k is absorbed into B before aggregating (B_k <- s_k B_k)
+and divided out for the receiver after, so that equal products mean equal updates whatever rank and alpha a client has.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Factors(NamedTuple):
 
     @property
     def rank(self) -> int:
-        """r."""
+        """The rank r of the factors."""
         return self.A.shape[0]
 
 
@@ -44,7 +44,7 @@ Tensors = Mapping[str, Tensor]
 
 
 class Layer(NamedTuple):
-    """The sizes of an adapter: A is (rank, d_in), B is (d_out, rank)."""
+    """The sizes of one adapter: A is (rank, d_in) and B is (d_out, rank)."""
 
     rank: int
     d_in: int
@@ -55,12 +55,12 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 class ExtraTensors(NamedTuple):
-    """The float32 tensors that a method has besides adapters, by name, as shapes.
+    """Shapes by name of the float32 tensors that a method uses besides adapters.
 
     Attributes:
-        up, down: what a client sends at the end of a round, and what it is sent with a delivery.
-        at_client: what a client keeps while it trains (``ClientTerm.state``).
-        at_server: what the method keeps of a group (``BaseMethod.state``).
+        up, down: tensors that a client sends at the end of a round, and tensors that it receives with a delivery.
+        at_client: tensors that a client keeps while it trains (``ClientTerm.state``).
+        at_server: tensors that the method keeps for a group (``BaseMethod.state``).
     """
 
     up: Shapes = MappingProxyType({})
@@ -74,7 +74,7 @@ class Update:
     """What one client sent at the end of a round.
 
     Attributes:
-        weight: its share before it is normalised: examples, or label tokens.
+        weight: its weight before normalisation: its number of examples or of label tokens.
         adapters: as trained; a part that the method does not upload is the server's own idea of it. The round began
             with the first r rows and columns of the group's adapter.
         extras: what ``ClientTerm.end_round`` gave, by name.
@@ -88,12 +88,12 @@ class Update:
 
 @dataclass(frozen=True)
 class Context:
-    """What a merge may depend on besides adapters.
+    """The inputs of a merge besides adapters.
 
     Attributes:
         group: the task group or cluster that is merged.
         round: from 1.
-        weights: what all clients of the group weigh, the absent ones, too, by layer and rank.
+        weights: the weights of all clients of the group, absent ones included, by layer and rank.
     """
 
     group: str
@@ -117,14 +117,14 @@ class Merge:
 
 
 class NoOptions(Section):
-    """None."""
+    """The options of a method that has none."""
 
 
 class ClientTerm:
-    """What a method does at a client while it trains. A client has one, which goes wherever the client computes.
+    """The part of a method that acts at a client while it trains. Each client has one, on the machine that computes it.
 
     Attributes:
-        state: named float32 tensors; kept with the client when it is away, in checkpoints, and on another process.
+        state: named float32 tensors, which are kept while the client is idle, in checkpoints and on remote processes.
             ``ExtraTensors.at_client`` tells their shapes.
     """
 
@@ -136,18 +136,18 @@ class ClientTerm:
         check(cls, ClientTerm)
 
     def receive(self, extras: Tensors) -> None:
-        """Take over what was delivered besides the adapter (``BaseMethod.extras_for``)."""
+        """Store the tensors that were delivered besides the adapter (``BaseMethod.extras_for``)."""
         self.state.update(extras)
 
     def begin_round(self, adapters: Adapters) -> None:
-        """A round begins with the adapter as it was delivered; tensors are the client's own, so copy what is kept."""
+        """Called when a round begins, with the delivered adapter. Its tensors change in training: copy what is kept."""
 
     def penalty(self, adapters: Adapters) -> Tensor | None:
-        """What is added to the loss of every local step, 0-d and differentiable; None: nothing."""
+        """The 0-d, differentiable penalty that is added to the loss of every local step, or None."""
         return None
 
     def corrected(self, gradients: Adapters) -> Adapters | None:
-        """What the optimizer steps with instead of the gradients of a local step; None: these.
+        """The gradients that the optimizer uses instead of those of a local step; None leaves them unchanged.
 
         A gradient of B is given as s times that of the client's own tensor, which is the direction in which the
         scale-free B moves; a part that is not trained has zeros.
@@ -155,11 +155,11 @@ class ClientTerm:
         return None
 
     def end_round(self, adapters: Adapters) -> dict[str, Tensor]:
-        """What is sent besides the adapter, after the last local step (``ExtraTensors.up``)."""
+        """The tensors that are sent besides the adapter after the last local step (``ExtraTensors.up``)."""
         return {}
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All that the next round needs, by name."""
+        """The state that the next round needs, by name."""
         return dict(self.state)
 
     def load_state_dict(self, state: Tensors) -> None:
@@ -168,7 +168,7 @@ class ClientTerm:
 
 
 class BaseMethod(ABC):
-    """How the adapters of a group are merged, and what of it a client gets.
+    """How the adapters of a group are merged, and what of the result each client receives.
 
     Args:
         options: an instance of ``Options``; default: its defaults.
@@ -177,19 +177,21 @@ class BaseMethod(ABC):
 
     Attributes:
         SENT: parts that a client uploads, "A" and "B"; none: nothing is ever merged.
-        DELIVERED: parts that are sent down after a merge; the rest a receiver has, or draws itself.
+        DELIVERED: parts that are sent down after a merge; a receiver has the other parts, or draws them itself.
         TRAINED: parts that clients train.
         GROUP_ADAPTER: whether there is an adapter of the group to predict with and to export.
         CHANGES_BASE: whether a merge changes the frozen weights of the group's clients (``Merge.base``).
         PRUNES: whether clients lower their ranks after a round (``pruned``).
-        DRAWS: whether clients draw what they begin again with after a merge (``drawn``).
-        CUTS_MAY_DIFFER: whether a layer may lie on the server for some of the group's clients: the server is one more
-            holder of it then. It needs both parts to be sent, and a base that stays.
+        DRAWS: whether clients draw new initial adapters after a merge (``drawn``).
+        CUTS_MAY_DIFFER: whether a layer may lie on the server for some of the group's clients. The server is then one
+            more holder of the layer. This needs both parts to be sent, and a base that does not change.
         EQUAL_CLIENTS: whether each client counts once, whatever ``aggregation.weights`` says.
-        UNWEIGHTED: what is done instead of weighing by ``aggregation.weights``, after the method's name; None: nothing.
-        FIXED_POINT: whether clients that all train the same are delivered what they trained; a test holds it to that.
-        Options: a config section: what ``aggregation.options`` may say.
-        state: what the method remembers of each group, by group and name, as float32 tensors; numbers are 0-d. It is in
+        UNWEIGHTED: what it does instead of weighting by ``aggregation.weights``, after the method's name; None: it
+            weights.
+        FIXED_POINT: whether clients that all train the same adapter are delivered exactly that adapter; a test checks
+            it.
+        Options: the config section of ``aggregation.options``.
+        state: the method's float32 tensors for each group, by group and name; numbers are 0-d. They are in
             checkpoints. ``ExtraTensors.at_server`` tells their shapes. After clustering it may be of another rank than
             the group's adapter (``regroup``, ``resized``).
     """
@@ -215,66 +217,68 @@ class BaseMethod(ABC):
 
     @abstractmethod
     def aggregate(self, current: Adapters, updates: Sequence[Update], context: Context) -> Merge:
-        """The merge.
+        """Merge the adapters of a group.
 
         Args:
             current: the group's adapter before, at the largest rank of its clients; a layer that nobody sent stays.
-            updates: what clients sent, in the order of the config.
+            updates: one for each client that sent something, in the order of the config.
         """
 
     def deliver(self, merged: Adapters, held: Adapters, ranks: Mapping[str, int]) -> dict[str, Factors]:
-        """What one client gets, cut to its ranks: the first r rows and columns of each layer that it adapts.
+        """The adapter for one client, cut to its ranks: the first r rows and columns of each layer that it adapts.
 
         Args:
             merged: the group's adapter.
-            held: what the client holds.
+            held: the client's adapter before the delivery.
         """
         return truncated(merged, ranks)
 
     def merge_values(self, values: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
-        """What heads are merged with, a parameter at a time: of clients' values, their mean by weight."""
+        """Merge one parameter of the clients' heads: by default the weighted mean of its values."""
         total = torch.zeros_like(values[0])
         for value, share in zip(values, shares, strict=True):
             total.add_(value, alpha=share)
         return total
 
     def pruned(self, sent: Adapters, trained: Adapters) -> dict[str, int]:
-        """Ranks by layer that a client keeps after a round begun with ``sent``; asked where the method ``PRUNES``."""
+        """Ranks by layer that a client keeps after a round that began with ``sent``; used if the method ``PRUNES``."""
         return {path: factors.rank for path, factors in trained.items()}
 
     def drawn(self, before: Factors, path: str, group: str, number: int) -> Factors:
-        """What a holder of a layer begins again with after the merge of round ``number``, at the rank of ``before``;
-        asked where the method ``DRAWS``."""
+        """The factors, of the rank of ``before``, from which a holder starts after the merge of round ``number``.
+
+        It is called if the method ``DRAWS``.
+        """
         return before
 
     def caution(self, n_clients: int) -> str | None:
-        """Why a merge of so few clients is not what the method is for; None where it is."""
+        """A warning that the method is not meant for so few clients, or None."""
         return None
 
     def require_room(self, d_in: int, d_out: int) -> None:  # noqa: B027 most have no need
-        """A layer of this size can be merged in ``server_memory``.
+        """Check that a layer of this size can be merged in ``server_memory``.
 
         Raises:
             ConfigError: it cannot.
         """
 
     def client_term(self) -> ClientTerm | None:
-        """What is done at a client while it trains, one object for each; None: nothing."""
+        """A new client term, of which each client gets its own, or None if the method does nothing at clients."""
         return None
 
     def extra_tensors(self, layers: Mapping[str, Layer]) -> ExtraTensors:
-        """The tensors that there are besides adapters, from the ranks of a client (or of the group: ``at_server``)."""
+        """The tensors besides adapters, given the layers of a client (for ``at_server``: of the group)."""
         return ExtraTensors()
 
     def extras_for(self, group: str, layers: Mapping[str, Layer]) -> dict[str, Tensor]:
-        """What a client of these ranks is sent with every delivery besides its adapter (``ExtraTensors.down``)."""
+        """Tensors that a client of these ranks is sent with each delivery besides adapters (``ExtraTensors.down``)."""
         return {}
 
     def regroup(self, shares: Mapping[str, Mapping[str, float]]) -> None:
-        """Clients were put into other groups: go on with the mean of what was remembered of their former ones.
+        """Continue after clients were regrouped, with the weighted mean of the states of their former groups.
 
         Args:
-            shares: by group, what its clients weigh in each of their former groups; they sum to 1.
+            shares: for each new group, the weight of its clients by former group; the weights of a group sum to 1.
         """
         before, self.state = self.state, {}
         for group, former in shares.items():
@@ -283,7 +287,7 @@ class BaseMethod(ABC):
                 self.state[group] = dict(known[0][1]) if len(former) == 1 else _mean(known)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All that the next merge needs, as ``<group>/<name>``."""
+        """The state that the next merge needs, as ``<group>/<name>``."""
         return {f"{group}/{name}": value for group, own in self.state.items() for name, value in own.items()}
 
     def load_state_dict(self, state: Tensors) -> None:
@@ -295,12 +299,12 @@ class BaseMethod(ABC):
 
 
 def elements(shapes: Shapes) -> int:
-    """How many numbers tensors of these shapes have."""
+    """The number of elements of tensors of these shapes."""
     return sum(math.prod(shape) for shape in shapes.values())
 
 
 def resized(tensor: Tensor, shape: Sequence[int]) -> Tensor:
-    """A tensor cut, and filled up with zeros at the ends, to another shape of as many dimensions."""
+    """A tensor truncated, or padded with zeros at the end, in each dimension to another shape."""
     result = tensor.new_zeros(tuple(shape))
     both = tuple(slice(min(a, b)) for a, b in zip(tensor.shape, shape, strict=True))
     result[both] = tensor[both]
@@ -318,12 +322,12 @@ def _mean(states: Sequence[tuple[float, Tensors]]) -> dict[str, Tensor]:
 
 
 def absorb(state: Mapping[str, Tensor], scales: Mapping[str, float]) -> dict[str, Factors]:
-    """Tensors as sent (``<path>.lora_A``, ``<path>.lora_B``) to scale-free factors."""
+    """Convert tensors as sent (``<path>.lora_A``, ``<path>.lora_B``) to scale-free factors."""
     return {path: Factors(state[f"{path}.lora_A"], scale * state[f"{path}.lora_B"]) for path, scale in scales.items()}
 
 
 def release(adapters: Adapters, scales: Mapping[str, float]) -> dict[str, Tensor]:
-    """Scale-free factors to tensors as a receiver with these scales holds them."""
+    """Convert scale-free factors to the tensors of a receiver with these scales."""
     state = {}
     for path, scale in scales.items():
         state[f"{path}.lora_A"] = adapters[path].A.clone()

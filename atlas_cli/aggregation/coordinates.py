@@ -1,4 +1,4 @@
-"""Merging what clients changed number by number, by the rank of their values (Yin et al., 1803.01498).
+"""Coordinate-wise robust merging of the clients' changes (Yin et al., 1803.01498).
 
 It works on products, not on factors: with change_k = dW_k after - dW_k before (d_out, d_in), a group's update becomes
 
@@ -27,14 +27,14 @@ CHUNK_BYTES = 64 * 2**20  # of a chunk, where no cap is set
 
 
 def trimmed_mean(values: Tensor, cut: int) -> Tensor:
-    """Mean over the first axis of values (K, ...) without the ``cut`` smallest and largest at each place."""
+    """Mean over the first axis of values (K, ...) without the ``cut`` smallest and ``cut`` largest at each place."""
     return values.sort(0).values[cut : len(values) - cut].mean(0)
 
 
 def merge_by_coordinate(
     current: Adapters, updates: Sequence[Update], centre: Callable[[Tensor], Tensor], memory: int | None = None
 ) -> Merge:
-    """G after the round at the group's ranks, and before it was truncated; layers that nobody sent stay as they are.
+    """G after the round at the group's ranks, and G before truncation; layers that nobody sent stay as they are.
 
     Args:
         centre: of values (K, rows, d_in) over their first axis.
@@ -64,7 +64,7 @@ def _moved(before: Factors, held: Sequence[Factors], centre: Callable[[Tensor], 
 
 
 def require_room(d_in: int, d_out: int, memory: int | None) -> None:
-    """A layer of this size can be merged in so many bytes; None: in any number.
+    """Check that a layer of this size can be merged in ``memory`` bytes; None means no limit.
 
     Raises:
         ConfigError: the dense sum and its SVD take more.

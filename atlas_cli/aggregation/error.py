@@ -19,7 +19,7 @@ from atlas_cli.aggregation.low_rank import in_one_basis, precise, stack
 
 @dataclass(frozen=True)
 class Error:
-    """Relative errors of one layer, or of all."""
+    """Relative errors of one layer, or of all layers together."""
 
     total: float
     truncation: float
@@ -35,20 +35,20 @@ class ErrorLedger:
 
 
 def shares(path: str, updates: Sequence[Update]) -> list[tuple[float, Update]]:
-    """Holders of a layer with their weights, normalised over them; empty where nobody holds it."""
+    """The holders of a layer with weights that sum to 1; empty if nobody holds it."""
     held = [u for u in updates if path in u.adapters]
     total = sum(u.weight for u in held)
     return [(u.weight / total, u) for u in held] if total > 0 else []
 
 
 def exact_sum(path: str, updates: Sequence[Update]) -> Factors | None:
-    """X of one layer as stacked factors, over the clients that hold it; None when nobody does."""
+    """X of one layer as stacked factors, over the clients that hold the layer; None if nobody does."""
     held = shares(path, updates)
     return stack([(w, u.adapters[path]) for w, u in held]) if held else None
 
 
 def exact_change(path: str, updates: Sequence[Update], before: Factors) -> list[tuple[float, Factors]]:
-    """sum_k w_k (dW_k after - dW_k before) of one layer as weighted products; empty when nobody holds it."""
+    """sum_k w_k (dW_k after - dW_k before) of one layer as weighted products; empty if nobody holds the layer."""
     held = shares(path, updates)
     parts = [(w, u.adapters[path]) for w, u in held]
     if not held or not before.B.any():
@@ -57,17 +57,18 @@ def exact_change(path: str, updates: Sequence[Update], before: Factors) -> list[
 
 
 def not_sent(path: str, held: Sequence[tuple[float, Update]], before: Factors) -> Factors:
-    """``before`` less sum_k w_k dW_k before, over at least one holder: what the average client was not given of it."""
+    """``before`` minus sum_k w_k dW_k before, over at least one holder: the part that the mean client did not get."""
     left = 1 - reached(path, held, before)
     first = min(update.adapters[path].rank for _, update in held)  # all were given what comes before
     return Factors(before.A[first:], precise(before.B[:, first:]) * left[first:])
 
 
 def reached(path: str, held: Sequence[tuple[float, Update]], before: Factors) -> Tensor:
-    """Weight (R,) of those clients whose rank is above j, by column j of the group's B.
+    """For each column j of the group's B, the total weight (R,) of the clients with rank above j.
 
-    Before its local steps client k had the first r_k rows and columns of ``before``, so that the weighted sum of what
-    clients had is one product: ``before`` with its columns weighted so.
+    Before its local steps client k had the first r_k rows and columns of ``before``, so the weighted sum of the
+    clients'
+    adapters is one product: ``before`` with its columns weighted by this.
     """
     weights = precise(before.B).new_zeros(before.rank)
     for weight, update in held:
@@ -81,9 +82,9 @@ def error_ledger(
     """Compare deliveries with the exact sum.
 
     Args:
-        exact: X by layer; other arguments may have layers that it lacks.
+        exact: X by layer; the other arguments may have more layers.
         target: M by layer.
-        delivered: by layer, what its holders get, each with the weight of the clients that get it.
+        delivered: by layer, the adapters that its holders receive, each with the weight of the clients that receive it.
     """
     layers: dict[str, Error] = {}
     sums = [0.0, 0.0, 0.0, 0.0]

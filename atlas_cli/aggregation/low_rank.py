@@ -22,7 +22,7 @@ FRESH_ROW = 1 / math.sqrt(3)
 
 
 def precise(tensor: Tensor) -> Tensor:
-    """In the precision that sums are taken in."""
+    """Convert to the precision in which sums are computed."""
     return tensor.to(torch.float32 if tensor.device.type == "mps" else torch.float64)
 
 
@@ -48,7 +48,7 @@ class Svd(NamedTuple):
 
 
 def svd(factors: Factors) -> Svd:
-    """Of B @ A, by QR of both factors while their rank is at most min(d_in, d_out) / 2, else of the dense product.
+    """The SVD of B @ A, by QR of both factors up to rank min(d_in, d_out) / 2, else of the dense product.
 
     Signs are fixed, so that they do not depend on the routine: the largest component of each row of V^T is positive.
     """
@@ -62,7 +62,7 @@ def svd(factors: Factors) -> Svd:
 
 
 def dense_svd(matrix: Tensor) -> Svd:
-    """Of a matrix (d_out, d_in), with the same signs."""
+    """The SVD of a matrix (d_out, d_in), with signs fixed as by ``svd``."""
     return _signed(*torch.linalg.svd(matrix, full_matrices=False))
 
 
@@ -110,7 +110,7 @@ def squared_norm(factors: Factors) -> float:
 
 
 def in_one_basis(products: Sequence[Factors]) -> list[Tensor]:
-    """Products as small matrices whose norms, and norms of sums and differences, are theirs.
+    """Map products to small matrices that keep their norms and those of their sums and differences.
 
     Two QR factorisations give orthonormal bases for the columns of all B and the rows of all A; dense products where
     that is cheaper.
@@ -135,7 +135,7 @@ STACK_COPIES, DENSE_COPIES = 8, 9
 
 
 def require_room(d_in: int, d_out: int, memory: int | None) -> None:
-    """A layer of this size can be merged in so many bytes; None: in any number.
+    """Check that a layer of this size can be merged in ``memory`` bytes; None means no limit.
 
     Raises:
         ConfigError: a stack of rank 2 takes more.
@@ -149,7 +149,7 @@ def require_room(d_in: int, d_out: int, memory: int | None) -> None:
 
 
 class LowRankSum:
-    """A weighted sum of products that is built up one by one, under a memory cap.
+    """A weighted sum of products that are added one by one, under a memory cap.
 
     It is kept as stacked factors up to rank min(d_in, d_out) / 2, as a dense matrix after. Where a cap allows neither,
     the stack is cut to the rank that fits each time that it is full; ``dropped`` bounds what that lost, and the error
@@ -161,7 +161,7 @@ class LowRankSum:
         memory: bytes for the sum and its SVD; None: no cap.
 
     Attributes:
-        dropped: bound of the Frobenius norm of what cuts lost.
+        dropped: bound on the Frobenius norm of what truncation lost.
 
     Raises:
         ConfigError: the cap is below what a stack of rank 2 takes.
@@ -179,11 +179,11 @@ class LowRankSum:
 
     @property
     def rank(self) -> int:
-        """Of the stack."""
+        """The rank of the stack."""
         return sum(factors.rank for _, factors in self._parts)
 
     def add(self, weight: float, factors: Factors) -> None:
-        """Add weight * B @ A; parts with B = 0 take no room. Tensors are referred to, not copied."""
+        """Add weight * B @ A; products with B = 0 take no memory. Tensors are referenced, not copied."""
         if not factors.B.any():
             factors = Factors(factors.A[:0], factors.B[:, :0])
         if self._dense is None and self.rank + factors.rank > self._half and self._dense_fits:
@@ -204,7 +204,7 @@ class LowRankSum:
             self._parts.append((weight, Factors(A, B)))
 
     def svd(self) -> Svd:
-        """Of the sum; something must have been added."""
+        """The SVD of the sum, to which at least one product must have been added."""
         if self._dense is not None:
             return dense_svd(self._dense)
         return svd(stack(self._parts))
@@ -220,7 +220,7 @@ class LowRankSum:
 
 
 def weighted_sum(parts: Sequence[tuple[float, Factors]], memory: int | None = None) -> Svd:
-    """``LowRankSum`` of one or more parts in their order."""
+    """The ``LowRankSum`` of one or more parts, added in their order."""
     first = parts[0][1]
     total = LowRankSum(first.A.shape[1], first.B.shape[0], memory)
     for weight, factors in parts:

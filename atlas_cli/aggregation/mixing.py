@@ -1,4 +1,4 @@
-"""Mixing the merged adapters of task groups: each takes a share of those that are like it.
+"""Mixing the merged adapters of task groups: each group takes a share of the adapters that resemble its own.
 
     dW'_g = sum_h M_gh dW_h
 
@@ -53,7 +53,7 @@ def laplacian_matrix(cosines: Tensor, strength: float) -> Tensor:
 
 
 def mix(groups: Mapping[str, Adapters], matrix: Tensor) -> dict[str, dict[str, Factors]]:
-    """Every group's adapter after mixing, in the shapes it had; groups in the order of the rows of ``matrix``."""
+    """The adapter of every group after mixing, in its former shapes; groups are in the order of ``matrix``'s rows."""
     names = list(groups)
     mixed: dict[str, dict[str, Factors]] = {}
     for i, name in enumerate(names):

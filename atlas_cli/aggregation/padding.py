@@ -14,12 +14,12 @@ from atlas_cli.aggregation.low_rank import precise
 def padded_means(
     current: Adapters, updates: Sequence[Update], importance: Callable[[Factors], float] | None = None
 ) -> dict[str, Factors]:
-    """A and B averaged apart, by layer, over the clients that hold it.
+    """Average A and B separately for each layer, over the clients that hold it.
 
     Rows of A that nobody sent keep the values of ``current``, with B = 0; layers that nobody sent stay as they are.
 
     Args:
-        importance: weight of a client's layer from its factors, instead of the client's weight.
+        importance: computes the weight of a client's layer from its factors; default: the client's weight.
     """
     merged = dict(current)
     for path, before in current.items():

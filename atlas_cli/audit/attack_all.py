@@ -1,4 +1,4 @@
-"""An audit: every attack on the recorded messages of a run, and the score that follows from the worst of them."""
+"""Runs every attack on the recorded messages of a run, and computes the privacy score from the worst of them."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ FILE = "audit.json"
 def audit(
     evidence: Evidence, attacks: Sequence[str] = (), tell: Callable[[str], None] = lambda name: None
 ) -> dict[str, Any]:
-    """The record of an audit, as audit.json has it.
+    """Run the attacks, and return the record that audit.json holds.
 
     Args:
-        attacks: their names; default: all.
-        tell: called with the name of each before it runs, and with what a long one is at.
+        attacks: names of attacks; default: all.
+        tell: called with the name of each attack before it runs, and with the progress of long ones.
 
     Raises:
-        ConfigError: no such attack.
+        ConfigError: there is no attack of that name.
     """
     evidence.tell = tell
     figures: list[Figure] = []

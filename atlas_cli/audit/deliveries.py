@@ -1,8 +1,8 @@
-"""What a client held when a round began, from what the server delivered to it.
+"""Reconstructs what a client held when a round began, from the messages that the server delivered to it.
 
-A receiver does what is done here: it takes adapters over, adds rows to its base (``base-change``) or replaces them
-(``base-total``), draws what its method has it begin again with, and takes off what its adapter is worth already
-(``federation.base_change``). What a method leaves with its client is as it was at set-up.
+This repeats what a receiver does: it loads adapters, adds rows to its base (``base-change``) or replaces them
+(``base-total``), draws new initial factors if its method does, and subtracts what its adapter already adds
+(``federation.base_change``). Parts that a method leaves with the client are as they were at set-up.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ Pieces = dict[str, list[tuple[Tensor, Tensor]]]
 
 @dataclass
 class Deliveries:
-    """Of a run, as they were recorded.
+    """The recorded deliveries of a run.
 
     Attributes:
-        federation: as it was before training.
+        federation: the federation before training.
     """
 
     run: RunDirectory
@@ -39,10 +39,10 @@ class Deliveries:
     messages: list[RecordedMessage]
 
     def to(self, client: str, number: int, types: Collection[type[Message]]) -> Iterator[RecordedMessage]:
-        """What the server sent a client before its last step of round ``number``, in order.
+        """The messages that the server sent a client before its last step of round ``number``, in order.
 
         Raises:
-            Inapplicable: something of it that still counts was not recorded.
+            Inapplicable: one that still matters was not recorded.
         """
         self._require_recorded(client, number, types)
         own = [m for m in self.messages if m.client == client]
@@ -52,7 +52,7 @@ class Deliveries:
                 yield message
 
     def at_round_start(self, client: str, number: int) -> tuple[dict[str, Tensor], Pieces]:
-        """Adapters, and the change of frozen weights, of a client when round ``number`` began.
+        """The adapters of a client, and the change of its frozen weights, when round ``number`` began.
 
         Raises:
             Inapplicable: a delivery that matters was not recorded.
@@ -80,12 +80,12 @@ class Deliveries:
         return release(factors, scales), changes
 
     def unknown(self) -> tuple[str, ...]:
-        """Parts of adapters, "A" and "B", that clients train and that nobody delivers to them."""
+        """The parts of adapters, "A" and "B", that clients train but never receive in a delivery."""
         method = self.federation.aggregator.method
         return () if method.DRAWS else tuple(sorted(set(method.TRAINED) - set(method.DELIVERED)))
 
     def _drawn(self, client: str, number: int, before: dict[str, Factors]) -> dict[str, Factors]:
-        """Layers that a client has begun anew since set-up, where its method has it draw them itself."""
+        """The layers that a client has drawn anew since set-up, if its method has clients draw them."""
         method, drawn = self.federation.aggregator.method, {}
         if not method.DRAWS:
             return {}
@@ -97,7 +97,7 @@ class Deliveries:
         return drawn
 
     def _merges(self, client: str) -> list[tuple[int, str, set[str]]]:
-        """Rounds in which a client's group was merged, its name (or its cluster's), and layers that were sent."""
+        """The rounds in which a client's group or cluster was merged, its name, and the layers that were sent."""
         lines = [line for line in self._clients if line["client"] == client]
         groups = {line["round"]: line["cluster"] or line["task_group"] for line in lines}
         members, found = self.federation.aggregator.members, dict[int, set[str]]()
@@ -112,7 +112,7 @@ class Deliveries:
 
     @cached_property
     def _sent(self) -> Counter[tuple[str, int, str]]:
-        """How many messages the server sent, by client, round and kind."""
+        """The number of messages that the server sent, by client, round and kind."""
         return Counter(
             {
                 (line["client"], line["round"], line["kind"]): line["messages"]
@@ -122,7 +122,7 @@ class Deliveries:
         )
 
     def _require_recorded(self, client: str, number: int, types: Collection[type[Message]]) -> None:
-        """All changes of the base before a round, and the last of other kinds; those of set-up are known."""
+        """Require all base changes before a round and the last message of other kinds; those of set-up are known."""
         kept = Counter((m.round, m.kind) for m in self.messages if m.client == client and m.direction == "down")
         sent = [(n, kind, k) for (who, n, kind), k in self._sent.items() if who == client and n < number]
         latest = {kind: n for n, kind, _ in sorted(sent)}

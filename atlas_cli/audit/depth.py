@@ -1,6 +1,6 @@
-"""How much activations give away of the tokens below them, at every split layer of a model.
+"""How much activations reveal of the tokens below them, at every split layer of a model.
 
-Three measures for each layer, on the pretrained model with adapters that are not trained yet (they add nothing):
+Each layer has three measures, on the pretrained model with untrained adapters (which add nothing):
 - recovery: the share of tokens that two attacks find, nearest embedding and ridge inverter (``audit.attacks``);
 - distance correlation of embeddings and activations of tokens, squared, bias-corrected (Szekely and Rizzo,
   1310.2926): 0 for independence in the mean, 1 for a similarity;
@@ -39,7 +39,7 @@ BATCH = 16
 
 @dataclass(frozen=True)
 class Recovered:
-    """Share of tokens that an attack finds, with its 95 % interval."""
+    """The share of tokens that an attack finds, with its 95 % interval."""
 
     value: float
     low: float
@@ -48,7 +48,7 @@ class Recovered:
 
 @dataclass(frozen=True)
 class Depth:
-    """What a split layer gives away; ``recovered`` by attack."""
+    """The measures of one split layer; ``recovered`` is by attack."""
 
     layer: int
     recovered: dict[str, Recovered]
@@ -57,14 +57,14 @@ class Depth:
 
     @property
     def leakage(self) -> float:
-        """The most that an attack may recover: the largest upper end of the intervals."""
+        """The largest upper end of the attacks' intervals: the most that an attack may recover."""
         return max(found.high for found in self.recovered.values())
 
 
 def measure_depth(
     federation: Federation, most: int = 256, tell: Callable[[int], None] = lambda layer: None
 ) -> list[Depth]:
-    """Every split layer from 1, by ``most`` training texts of the clients, and as many others for the inverter.
+    """Measure every split layer from 1, on ``most`` training texts of clients and as many others for the inverter.
 
     Raises:
         Inapplicable: too few texts.
@@ -107,7 +107,7 @@ def trace_of_squares(function: Callable[[Tensor], Tensor], x: Tensor, probes: in
 
 
 def _dfil(federation: Federation, layer: int, texts: Sequence[Feature]) -> float:
-    """One text at a time, without padding; the mean over texts."""
+    """The dFIL, computed for one text at a time without padding, averaged over texts."""
     base, generator = federation.base, torch_generator(federation.config.seed, "dfil", layer)
     half, embedding = base.client_half(layer), base.model.get_input_embeddings()  # type: ignore[operator]
     found = []

@@ -1,4 +1,4 @@
-"""What every split layer costs a client of a config: predicted memory and time of a step, nothing loaded."""
+"""The predicted memory and step time of every split layer for a client of a config; no weights are loaded."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ DEFAULT_DEVICE = BUILT_IN["laptop-8gib"]
 
 
 def costs_by_layer(config: ExperimentConfig, hf_config: object) -> SplitChoice:
-    """The table for the first client that has a device, or a thin laptop where none has one; at the largest rank.
+    """The table for the first client with a device, else for a thin laptop, at the largest rank.
 
     Raises:
-        ConfigError: a device that is not known, or without memory.
+        ConfigError: a device is unknown, or has no memory figure.
     """
     device = next(iter(client_devices(config).values()), DEFAULT_DEVICE)
     ranks = [spec.rank for spec in config.expanded_clients()]

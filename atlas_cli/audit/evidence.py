@@ -1,7 +1,7 @@
-"""What an audit works on: the recorded messages of a run, and the truth that they are scored against.
+"""The input of an audit: the recorded messages of a run, and the truth that attacks are scored against.
 
-The truth (texts, labels) is not in the recording: it is computed again from the config and the data, which are checked
-by hash to be those of the run. An attack looks at it to score itself, and for nothing else.
+The truth (texts, labels) is not recorded. It is recomputed from the config and the data, which are checked
+by hash to be those of the run. An attack uses it only to score itself.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ OWN_STEPS = 1_000_000  # numbers of the attacker's own steps: what a defence dra
 
 @dataclass
 class Step:
-    """One local step on the wire: its messages by type, and the batch that it was of."""
+    """One local step on the wire: its messages by type, and its batch."""
 
     client: str
     round: int
@@ -50,13 +50,13 @@ class Step:
     messages: dict[type[Message], RecordedMessage] = field(default_factory=dict)
 
     def read(self, kind: type[M]) -> M:
-        """One of its messages."""
+        """Read the message of type ``kind``."""
         return self.messages[kind].read(kind)
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """Real tokens of some texts: activations (N, D), token ids (N,), and which text each is of (N,)."""
+    """The real tokens of some texts: activations (N, D), token ids (N,), and the text of each (N,)."""
 
     activations: Tensor
     ids: Tensor
@@ -64,23 +64,23 @@ class Tokens:
 
     @classmethod
     def joined(cls, parts: Sequence[Tokens]) -> Tokens:
-        """All of several, one after the other."""
+        """Concatenate several sets of tokens."""
         return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in ("activations", "ids", "texts")))
 
     @property
     def hidden(self) -> Tensor:
-        """Activations as float32."""
+        """The activations as float32."""
         return self.activations.float()
 
 
 @dataclass
 class Evidence:
-    """A federation as it was before training, and what was recorded of it.
+    """A federation before training, and the recorded messages of its run.
 
     Attributes:
-        most: texts that an attack looks at, of the first steps recorded.
-        shadows: models that an attack may train for comparison; each takes as long as the run.
-        tell: called with what an attack that takes long is at.
+        most: the number of texts that an attack uses, from the first recorded steps.
+        shadows: the number of models that an attack may train for comparison; each takes as long as the run.
+        tell: called with the progress of attacks that take long.
     """
 
     run: RunDirectory
@@ -92,7 +92,7 @@ class Evidence:
 
     @classmethod
     def of_run(cls, run: RunDirectory, most: int = 256, shadows: int = 0) -> Evidence:
-        """The evidence of a finished or stopped run.
+        """Read the evidence of a finished or stopped run.
 
         Raises:
             ResourceError: nothing was recorded (says how to record), or config, model or data are not the run's.
@@ -108,7 +108,7 @@ class Evidence:
 
     @cached_property
     def deliveries(self) -> Deliveries:
-        """What the server sent clients to begin rounds with."""
+        """The recorded deliveries, from which clients began their rounds."""
         return Deliveries(self.run, self.federation, self.messages)
 
     @property
@@ -118,7 +118,7 @@ class Evidence:
 
     @cached_property
     def steps(self) -> list[Step]:
-        """Local steps of which activations were recorded; those taken for fingerprints are not among them."""
+        """The local steps with recorded activations, except those taken for fingerprints."""
         found: dict[tuple[int, str, int], Step] = {}
         per_round = self.federation.config.training.local_steps
         for (number, client), messages in _by_round(self.messages).items():
@@ -140,7 +140,7 @@ class Evidence:
 
     @cached_property
     def true_labels(self) -> Federation:
-        """The federation with the labels of the data, where ``privacy.labels`` has others used for training."""
+        """The federation with the original labels of the data, which ``privacy.labels`` replaces for training."""
         config = self.federation.config
         if config.privacy.labels is None:
             return self.federation
@@ -150,14 +150,14 @@ class Evidence:
 
     @property
     def windows_note(self) -> str:
-        """A note where several texts that attacks look at are windows of one example; empty where none are."""
+        """A note that some texts are windows of one example; empty if none are."""
         parts = [part for group in self.federation.data.values() for part in (*group.train.values(), group.test)]
         if all(count_examples(part) == len(part) for part in parts):
             return ""
         return "each window of an example counts as a text; intervals take them as independent"
 
     def chosen_steps(self) -> Iterator[Step]:
-        """Steps by turns over rounds and clients, until ``most`` texts are reached.
+        """Take steps from rounds and clients in turn, until ``most`` texts are reached.
 
         Raises:
             Inapplicable: no activations were recorded.
@@ -172,11 +172,11 @@ class Evidence:
             yield step
 
     def tokens(self, step: Step, first_text: int = 0) -> Tokens:
-        """Activations of a step's real tokens as received, and the ids that they are of."""
+        """The received activations of a step's real tokens, with their token ids."""
         return tokens_of(step.read(Activations).floats(), step.batch, first_text)
 
     def chosen_tokens(self) -> Tokens:
-        """All tokens of the chosen steps, with texts numbered through."""
+        """The tokens of all chosen steps, with texts numbered consecutively."""
         parts, texts = [], 0
         for step in self.chosen_steps():
             parts.append(self.tokens(step, texts))
@@ -184,13 +184,13 @@ class Evidence:
         return Tokens.joined(parts)
 
     def public_texts(self, client: str) -> list[Feature]:
-        """Texts like a client's that are no client's: the held-out part of its task group."""
+        """Texts of a client's task that no client holds: the held-out part of its task group."""
         return self.federation.data[self.federation.group_of(client)].test
 
     def attacker_material(self, client: str, round_number: int, features: Sequence[Feature], size: int = 16) -> Tokens:
-        """The attacker's own material: what a client with the adapters delivered for a round would send.
+        """The tokens of the attacker's own texts: what a client with the adapters delivered for a round would send.
 
-        With the same dropout, precision and defence as a client, its random numbers drawn anew.
+        Dropout, precision and defence are those of the client; its random numbers are drawn anew.
         """
         party = self.party(client, round_number)
         task = self.federation.data[self.federation.group_of(client)].task
@@ -204,7 +204,7 @@ class Evidence:
         return Tokens.joined(parts)
 
     def party(self, client: str, round_number: int) -> SplitClient:
-        """A client that holds what the server delivered to it before the steps of a round.
+        """The client in the state that the server's deliveries gave it before the steps of a round.
 
         Raises:
             Inapplicable: not a split client, its adapters have changed their shapes since set-up, or a delivery was not
@@ -221,7 +221,7 @@ class Evidence:
         return party
 
     def cut(self, client: str) -> int:
-        """Blocks that a client holds."""
+        """The number of blocks that a client holds."""
         return self._split_client(client).cut
 
     def _split_client(self, client: str) -> SplitClient:
@@ -238,7 +238,7 @@ def _by_round(messages: Sequence[RecordedMessage]) -> dict[tuple[int, str], list
 
 
 def tokens_of(activations: Tensor, batch: Batch, first_text: int) -> Tokens:
-    """Activations (B, T, D) of the real tokens of a batch, texts numbered from ``first_text``."""
+    """The real tokens of a batch from activations (B, T, D); texts are numbered from ``first_text``."""
     mask = batch.attention_mask.bool()
     texts = torch.arange(first_text, first_text + batch.n_examples)[:, None].expand(mask.shape)
     # a client may pad further than its batch needs, to hide lengths

@@ -1,4 +1,4 @@
-"""What an attack or a comparison found: a number with its 95 % interval and what to hold it against."""
+"""Results of attacks and comparisons: a number, its 95 % interval and the values to compare it with."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ RESAMPLES = 1000
 
 
 class Inapplicable(Exception):
-    """An attack has nothing to work on here; the message says why."""
+    """Raised if an attack has nothing to work on; the message says why."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """How well an attack does.
+    """The result of an attack.
 
     Attributes:
-        attack: its name; ``what``: the number in words.
-        channel: what is listened to; ``knows``: the adversary's knowledge besides it.
+        attack: its name; ``what``: the measured quantity in words.
+        channel: the channel that the adversary observes; ``knows``: what else the adversary knows.
         value, low, high: the number and its 95 % interval.
-        chance: of a guess that uses nothing; ``best``: of an attack that recovers all.
-        floor: of an attacker that has not listened, but knows what is common; None where that is chance.
-        examples: texts, records or clients that the interval is over.
-        note: anything that a reader must know.
+        chance: the value of a guess without information; ``best``: that of an attack that recovers everything.
+        floor: the value of an attacker that knows only what is common; None if that equals chance.
+        examples: the number of texts, records or clients behind the interval.
+        note: whatever else a reader must know.
     """
 
     attack: str
@@ -48,25 +48,25 @@ class Figure:
     note: str = ""
 
     def record(self) -> dict[str, Any]:
-        """As JSON, with what it takes off the privacy score."""
+        """The figure as JSON, with its deduction from the privacy score."""
         return {**asdict(self), "advantage": self.advantage}
 
     @property
     def advantage(self) -> float:
-        """(upper end - chance) / (best - chance) within 0 and 1: the share of the possible that may be recovered."""
+        """(upper end - chance) / (best - chance), clipped to 0 .. 1: the possible gain that may be realised."""
         return min(1.0, max(0.0, (self.high - self.chance) / (self.best - self.chance)))
 
 
 def privacy_score(figures: Sequence[Figure]) -> float | None:
-    """1 - the worst attack's advantage, never a mean: an attack more can only lower it. None: nothing was attacked."""
+    """1 - the worst attack's advantage, so that further attacks can only lower it; None if nothing was attacked."""
     return min((1.0 - figure.advantage for figure in figures), default=None)
 
 
 def require_examples(count: int, what: str = "examples", least: int = MIN_EXAMPLES) -> None:
-    """Refuse to make an interval of too few.
+    """Refuse to compute an interval from too few examples.
 
     Raises:
-        Inapplicable: says how many there must be.
+        Inapplicable: there are too few; says how many are needed.
     """
     if count < least:
         raise Inapplicable(f"too few for an interval: {count} {what}, and {least} are needed")
@@ -89,10 +89,10 @@ def clopper_pearson(hits: int, count: int, level: float = LEVEL) -> tuple[float,
 
 
 def share_interval(hits: Sequence[float], counts: Sequence[float], seed: int = 0) -> tuple[float, float, float]:
-    """Sum of hits / sum of counts with its interval, over examples that each hold several trials (tokens of a text).
+    """sum(hits) / sum(counts) with its interval, over examples of several trials each (such as a text's tokens).
 
-    Bootstrap by example, as tokens of one text are not independent. Where all trials end alike a resample cannot
-    differ; then the exact interval for as many trials as there are examples.
+    The bootstrap resamples examples, as tokens of one text are not independent. If all trials end alike resamples
+    cannot differ, and the exact interval for as many trials as there are examples is used.
 
     Raises:
         Inapplicable: too few examples.
@@ -107,7 +107,7 @@ def share_interval(hits: Sequence[float], counts: Sequence[float], seed: int = 0
 
 
 def auc(positive: np.ndarray, negative: np.ndarray) -> float:
-    """Chance that a positive scores above a negative, ties counted half (Mann and Whitney)."""
+    """The probability that a positive scores above a negative, ties counted half (Mann and Whitney)."""
     merged = np.concatenate([positive, negative])
     _, inverse, counts = np.unique(merged, return_inverse=True, return_counts=True)
     ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
@@ -116,14 +116,14 @@ def auc(positive: np.ndarray, negative: np.ndarray) -> float:
 
 
 def true_positives(positive: np.ndarray, negative: np.ndarray, rate: float) -> float:
-    """Share of positives above the lowest threshold that at most ``rate`` of negatives are above."""
+    """The true positive rate at the lowest threshold whose false positive rate is at most ``rate``."""
     allowed = math.floor(rate * len(negative))
     threshold = np.sort(negative)[::-1][allowed]
     return float((positive > threshold).mean())
 
 
 def at_few_false_alarms(positive: np.ndarray, negative: np.ndarray) -> str:
-    """What an attack finds that must hardly ever be wrong, in words (Carlini et al., 2112.03570, section 4)."""
+    """The true positive rates at low false positive rates, in words (Carlini et al., 2112.03570, section 4)."""
     share = {rate: true_positives(positive, negative, rate) for rate in (0.01, 0.001)}
     found = " and ".join(f"{value:.3f} of members at {100 * rate:g} %" for rate, value in share.items())
     allowed = " and ".join(str(math.floor(rate * len(negative))) for rate in share)
@@ -131,7 +131,7 @@ def at_few_false_alarms(positive: np.ndarray, negative: np.ndarray) -> str:
 
 
 def auc_interval(positive: np.ndarray, negative: np.ndarray, seed: int = 0) -> tuple[float, float, float]:
-    """The AUC with its interval: bootstrap of both samples; where they do not overlap, of pairs by the exact interval.
+    """The AUC with its interval: a bootstrap of both samples, or the exact interval of pairs if they do not overlap.
 
     Raises:
         Inapplicable: too few of either.

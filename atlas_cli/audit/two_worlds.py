@@ -38,13 +38,13 @@ Runs = NDArray[np.float64]  # (runs, features)
 
 @dataclass(frozen=True)
 class Verdict:
-    """How well two worlds are told apart.
+    """How well two worlds can be told apart.
 
     Attributes:
-        auc, low, high: on runs that the classifier was not fitted on, with the 95 % interval.
+        auc, low, high: the AUC on runs that the classifier was not fitted on, with its 95 % interval.
         advantage: TPR - FPR at the threshold that is best on the half for fitting.
-        epsilon: lower bound at ``delta`` with 95 % confidence; 0 where nothing is shown.
-        runs: of each world.
+        epsilon: the lower bound at ``delta`` with 95 % confidence; 0 if nothing is shown.
+        runs: the number of runs of each world.
     """
 
     auc: float
@@ -57,7 +57,7 @@ class Verdict:
 
 
 def distinguish(present: Runs, absent: Runs, delta: float = 1e-5, seed: int = 0) -> Verdict:
-    """Judge a logistic regression between the runs of two worlds.
+    """Fit a logistic regression between the runs of two worlds, and judge it on held-out runs.
 
     Raises:
         ConfigError: fewer than 200 runs of a world.
@@ -86,7 +86,7 @@ def distinguish(present: Runs, absent: Runs, delta: float = 1e-5, seed: int = 0)
 
 
 def epsilon_bound(hits: int, alarms: int, tested: int, delta: float) -> float:
-    """Lower bound on epsilon from true and false positives among ``tested`` runs of either world, 95 % in all.
+    """A 95 % lower bound on epsilon from true and false positives among ``tested`` runs of each world.
 
     The test and its complement are both used, each of the four one-sided ends at 1.25 %.
     """
@@ -102,7 +102,7 @@ def epsilon_bound(hits: int, alarms: int, tested: int, delta: float) -> float:
 def two_worlds(
     federation: Federation, client: str, runs: int, quiet: Progress, tell: Callable[[int], None] = lambda done: None
 ) -> dict[str, Any]:
-    """Compare rounds with and without a client, with both controls; the federation is left as it was.
+    """Compare rounds with and without a client, with both controls; the federation is left unchanged.
 
     Raises:
         ConfigError: no such client, too few runs, or nothing that is merged.
@@ -173,7 +173,7 @@ def reseed(federation: Federation, seed: int) -> None:
 
 
 def _merged(federation: Federation, client: str) -> list[float]:
-    """Random linear functions of the merged dW of every layer: they do not depend on how it is factored."""
+    """Random linear functions of the merged dW of every layer, which do not depend on its factors."""
     group, features = federation.aggregator.members[client].group, []
     for path, factors in federation.aggregator.merged[group].items():
         draw = torch_generator(0, "worlds-probe", path)

@@ -1,4 +1,4 @@
-"""Norms of what clients send, and of what it was before mechanisms: a diagnostic, and no measure of privacy."""
+"""Norms of the updates that clients send, before and after mechanisms: a diagnostic, not a measure of privacy."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from atlas_cli.wire.messages import AdapterUpdate
 
 
 def update_norms(evidence: Evidence) -> list[dict[str, Any]]:
-    """For each recorded round: norms of updates as they were sent, clipped and noisy where a mechanism made them so.
+    """The norms of updates as sent in each recorded round, after clipping and noise.
 
-    An update is what a client sent less what it was delivered, over all tensors of its adapters (A and B as they are).
-    ``of_median``: the largest by the median, which a clip would bring to 1 or less where it binds for all; ``unknown``:
-    clients that are left out, with the reason.
+    An update is what a client sent minus what it was delivered, over all tensors of its adapters (A and B unscaled).
+    ``of_median`` is the largest norm divided by the median, which is 1 if a clip binds for all; ``unknown`` lists
+    the clients that are left out, with the reason.
     """
     rounds = []
     for number in sorted({m.round for m in evidence.messages if m.type is AdapterUpdate}):
@@ -42,10 +42,10 @@ def update_norms(evidence: Evidence) -> list[dict[str, Any]]:
 
 
 def compared_norms(evidence: Evidence) -> list[dict[str, Any]]:
-    """Norms before and after clipping and noise (``privacy.norms.Norms``) of the rounds of which messages were kept.
+    """The norms before and after clipping and noise (``Norms``) of the rounds whose messages were recorded.
 
-    A row a round, task group and mechanism; none where no mechanism clips. They are from the records of the run, not
-    from its messages: who listens does not have them.
+    There is a row for each round, task group and mechanism that clips. They come from the records of the run, not
+    from its messages, so an eavesdropper does not have them.
     """
     rounds = {m.round for m in evidence.messages if m.direction == "up"}  # of others only what was delivered
     return [

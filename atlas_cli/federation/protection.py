@@ -24,8 +24,8 @@ from atlas_cli.planning.plan import Plan
 from atlas_cli.privacy.account.accounting import calibrate, require_accounting
 from atlas_cli.privacy.account.epsilon_account import EpsilonAccount
 from atlas_cli.privacy.account.norms import Norms, mean_norms
-from atlas_cli.privacy.client_side import AtClient
-from atlas_cli.privacy.mechanisms import in_force
+from atlas_cli.privacy.client_side import ClientProtection
+from atlas_cli.privacy.mechanisms import active_mechanisms
 from atlas_cli.privacy.mechanisms.activations import ActivationNoise
 from atlas_cli.privacy.mechanisms.contract import BaseMechanism
 from atlas_cli.privacy.mechanisms.examples import ExampleNoise
@@ -68,7 +68,7 @@ class Protection:
         self.clients, self.server, self.aggregator, self.evaluator = clients, server, aggregator, evaluator
         self.train_features, self.batch_size = train_features, batch_size
         self.account = EpsilonAccount(plan, train_features, batch_size, aggregator.exchanges, {})
-        self.in_force = in_force(self.config)
+        self.mechanisms = active_mechanisms(self.config)
         self.fingerprint_noise: FingerprintNoise | None = None
         for name, noise in self.config.noises().items():
             require_accounting(f"privacy.{name}")
@@ -117,7 +117,7 @@ class Protection:
         noise = None
         if config.examples is not None:
             noise = ExampleNoise(*self._clipping("examples"), self.batch_size(name), seed, name)
-        client.privacy = AtClient(
+        client.privacy = ClientProtection(
             examples=noise,
             activations=self.activation_noise(name),
             padding=PaddingCover(seed) if config.mask_gradients else None,
@@ -129,7 +129,7 @@ class Protection:
         """Of a client, or of predictions: those that are files by themselves, as the others do nothing in the hooks."""
         return tuple(
             each.mechanism(each.options, self.seed, name)
-            for each in self.in_force.values()
+            for each in self.mechanisms.values()
             if any(getattr(each.mechanism, hook) is not getattr(BaseMechanism, hook) for hook in ("sent", "penalty"))
         )
 
@@ -200,7 +200,7 @@ class Protection:
     def record(self) -> dict[str, Any]:
         """For the manifest: the mechanisms on each channel, and their noise."""
         mechanisms = {}
-        for name, (mechanism, options) in self.in_force.items():
+        for name, (mechanism, options) in self.mechanisms.items():
             found = options.model_dump(mode="json", exclude_none=True) if isinstance(options, Section) else {}
             if name in self.account.multipliers:
                 found["noise_multiplier"] = self.account.multipliers[name]
@@ -210,7 +210,7 @@ class Protection:
 
     def units(self) -> dict[str, str]:
         """The privacy unit of each channel with a mechanism: what neighbouring data sets differ in."""
-        bounded = (each.mechanism for each in self.in_force.values())
+        bounded = (each.mechanism for each in self.mechanisms.values())
         return {each.channel: each.unit for each in bounded if each.channel is not None and each.unit is not None}
 
     def warnings(self) -> list[str]:

@@ -19,13 +19,13 @@ from atlas_cli.wire.codec import Codec
 
 
 @dataclass
-class AtClient:
-    """What a client does to protect its data; nothing by default.
+class ClientProtection:
+    """Protects the data of one client; by default it does nothing.
 
     Attributes:
-        activations: what is sent instead of activations (B, T, D), by them, round and step.
-        codec: how messages of a step cross the wire.
-        mechanisms: in the order in which they act on activations, before the noise of ``activations``.
+        activations: computes what is sent instead of activations (B, T, D), from them, the round and the step.
+        codec: encodes the messages of a step for the wire.
+        mechanisms: those that act on activations before the noise of ``activations``, in their order.
     """
 
     examples: ExampleNoise | None = None
@@ -36,20 +36,20 @@ class AtClient:
     _penalty: Tensor | None = field(default=None, repr=False)
 
     def begin(self, examples: Tensor | None) -> None:
-        """Say of which example each sequence of the next batch is, (B,); None: each is one of its own."""
+        """Set the example (B,) that each sequence of the next batch belongs to; None: each is an example of its own."""
         if self.examples is not None:
             self.examples.begin(examples)
 
     def recording(self, base: nn.Module, adapters: AdapterSet) -> AbstractContextManager[None]:
-        """Around the forward, adapters attached."""
+        """The context in which the forward runs, with adapters attached."""
         return nullcontext() if self.examples is None else self.examples.recording(base, adapters)
 
     def sent(self, activations: Tensor, mask: Tensor, embedded: Callable[[], Tensor], number: int, step: int) -> Tensor:
-        """What is sent instead of ``activations``, differentiable.
+        """The differentiable tensor that is sent instead of ``activations``.
 
         Args:
             mask: (B, T).
-            embedded: embeddings of the tokens (B, T, D).
+            embedded: computes the embeddings of the tokens (B, T, D).
             number: of the round.
         """
         penalties = [m.penalty(embedded, activations, mask) for m in self.mechanisms]
@@ -65,7 +65,7 @@ class AtClient:
     def loss(
         self, head: nn.Module, task: BaseTask, features: Tensor, mask: Tensor | None, labels: Tensor
     ) -> tuple[Tensor, int]:
-        """Mean loss at the client's own head, and over how many it is the mean."""
+        """The mean loss at the client's own head, and the number of terms in the mean."""
         if self.examples is None or mask is None:
             return task.loss(head(features, mask), labels)
         return self.examples.head_loss(head, task, features, mask, labels)
@@ -81,6 +81,6 @@ class AtClient:
             torch.autograd.backward([activations, penalty], [gradients, None])
 
     def privatise(self, parameters: list[nn.Parameter], adapters: AdapterSet, now: tuple[int, int]) -> None:
-        """With DP-SGD, make the gradients of the last batch, or of an empty one, the noisy mean of clipped ones."""
+        """With DP-SGD, replace the gradients of the last batch (it may be empty) by the noisy mean of clipped ones."""
         if self.examples is not None:
             self.examples.privatise(parameters, adapters, *now)

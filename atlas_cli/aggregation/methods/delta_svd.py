@@ -21,10 +21,10 @@ from atlas_cli.aggregation.low_rank import redistribute, weighted_sum
 
 
 class Method(BaseMethod):
-    """The group's update, to which changes are added."""
+    """Adds the clients' changes to the group's update."""
 
     def aggregate(self, current: Adapters, updates: Sequence[Update], context: Context) -> Merge:
-        """G after the round, and before it was truncated."""
+        """G after the round, and G before truncation."""
         merged, target = dict(current), dict(current)
         for path, before in current.items():
             if held := shares(path, updates):
@@ -34,5 +34,5 @@ class Method(BaseMethod):
         return Merge(merged, target=target)
 
     def require_room(self, d_in: int, d_out: int) -> None:
-        """A stack of rank 2 fits."""
+        """Check that a stack of rank 2 fits."""
         low_rank.require_room(d_in, d_out, self.server_memory)

@@ -22,12 +22,12 @@ from atlas_cli.aggregation.padding import padded_means
 
 
 class Method(BaseMethod):
-    """Means of padded factors, and what they miss of the sum in the base."""
+    """Averages padded factors, and merges what the average misses into the base."""
 
     CHANGES_BASE = True
 
     def aggregate(self, current: Adapters, updates: Sequence[Update], context: Context) -> Merge:
-        """The averaged adapter, and the change of T; layers that nobody sent stay as they are."""
+        """The averaged adapter and the change of T; layers that nobody sent stay as they are."""
         base = {}
         for path, before in current.items():
             if change := exact_change(path, updates, before):

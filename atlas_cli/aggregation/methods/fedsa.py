@@ -20,13 +20,13 @@ from atlas_cli.aggregation.padding import padded_means
 
 
 class Method(BaseMethod):
-    """Means of A; B stays at home."""
+    """Averages A; every client keeps its own B."""
 
     SENT = DELIVERED = ("A",)
     GROUP_ADAPTER = False
 
     def aggregate(self, current: Adapters, updates: Sequence[Update], context: Context) -> Merge:
-        """The mean of each row of A; rows that nobody sent stay as they are, and B what the group started from."""
+        """The mean of each row of A; rows that nobody sent stay as they are, and B stays as it was initialised."""
         merged = dict(current)
         for path, padded in padded_means(current, updates).items():
             if held := shares(path, updates):
@@ -37,5 +37,5 @@ class Method(BaseMethod):
         return Merge(merged)
 
     def deliver(self, merged: Adapters, held: Adapters, ranks: Mapping[str, int]) -> dict[str, Factors]:
-        """The first r rows of A, and the client's own B."""
+        """The first r rows of A with the client's own B."""
         return {path: Factors(factors.A, held[path].B) for path, factors in truncated(merged, ranks).items()}

@@ -17,11 +17,11 @@ from atlas_cli.aggregation.padding import padded_means
 
 
 class Method(BaseMethod):
-    """Means of B over one frozen A."""
+    """Averages B over one frozen, shared A."""
 
     SENT = DELIVERED = TRAINED = ("B",)
 
     def aggregate(self, current: Adapters, updates: Sequence[Update], context: Context) -> Merge:
-        """The mean of B over the A that all share."""
+        """The mean of B, with the A that all clients share."""
         merged = padded_means(current, updates)
         return Merge({path: Factors(current[path].A, merged[path].B) for path in current})

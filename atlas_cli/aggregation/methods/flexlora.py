@@ -19,7 +19,7 @@ from atlas_cli.aggregation.low_rank import redistribute, weighted_sum
 
 
 class Method(BaseMethod):
-    """The truncated SVD of the exact sum."""
+    """Delivers the truncated SVD of the exact sum."""
 
     def aggregate(self, current: Adapters, updates: Sequence[Update], context: Context) -> Merge:
         """X at the largest rank of the group, and X itself."""
@@ -31,5 +31,5 @@ class Method(BaseMethod):
         return Merge(merged, target=target)
 
     def require_room(self, d_in: int, d_out: int) -> None:
-        """A stack of rank 2 fits."""
+        """Check that a stack of rank 2 fits."""
         low_rank.require_room(d_in, d_out, self.server_memory)

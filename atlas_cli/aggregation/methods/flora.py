@@ -24,13 +24,13 @@ from atlas_cli.seeding import torch_generator
 
 
 class Method(BaseMethod):
-    """Stacks in the base, and adapters that begin anew."""
+    """Merges stacked adapters into the base, and starts new adapters."""
 
     DELIVERED = ()
     CHANGES_BASE = DRAWS = True
 
     def aggregate(self, current: Adapters, updates: Sequence[Update], context: Context) -> Merge:
-        """Fresh adapters, and the stacks; layers that nobody sent stay as they are."""
+        """New adapters and the stacks; layers that nobody sent stay as they are."""
         fresh, base = dict(current), {}
         for path, before in current.items():
             if change := exact_change(path, updates, before):
@@ -39,7 +39,7 @@ class Method(BaseMethod):
         return Merge(fresh, base)
 
     def drawn(self, before: Factors, path: str, group: str, number: int) -> Factors:
-        """B = 0, and an A that client and server draw alike."""
+        """B = 0, and a random A that client and server draw identically."""
         generator = torch_generator(self.seed, "flora", group, number, path)
         A = initial_A(before.rank, before.A.shape[1], generator).to(before.A)
         return Factors(A, torch.zeros_like(before.B))

@@ -28,13 +28,13 @@ from atlas_cli.config.schema.section import Section
 
 
 class Method(BaseMethod):
-    """Means of padded factors, weighted by the norms of updates; ranks that shrink."""
+    """Averages padded factors weighted by the norms of updates; ranks may shrink."""
 
     PRUNES = True
     UNWEIGHTED = "weighs adapters by the norms of updates, a layer at a time"
 
     class Options(Section):
-        """Of self-pruning."""
+        """Options of self-pruning."""
 
         prune: float | None = Field(
             None, gt=0, lt=1, description="gamma: share of a layer's rank that pruning keeps; null: ranks stay"
@@ -58,13 +58,13 @@ class Method(BaseMethod):
         return Merge({**padded_means(current, updates), **by_norm})
 
     def client_term(self) -> ClientTerm | None:
-        """The penalty on the tail, where there is one."""
+        """The penalty on the tail, or None without pruning."""
         if self.options.prune is None or not self.options.penalty:
             return None
         return TailPenalty(self.options.prune, self.options.penalty)
 
     def pruned(self, sent: Adapters, trained: Adapters) -> dict[str, int]:
-        """ceil(gamma r) where the tail fell in the round, else r."""
+        """ceil(gamma r) if the tail's norm product fell in the round, else r."""
         ranks = {path: factors.rank for path, factors in trained.items()}
         if self.options.prune is not None:
             for path, rank in ranks.items():
@@ -75,19 +75,19 @@ class Method(BaseMethod):
 
 
 class TailPenalty(ClientTerm):
-    """``weight`` times the sum over layers of the norm product of what pruning by ``gamma`` would drop."""
+    """``weight`` times the sum over layers of the norm product of the components that pruning by ``gamma`` drops."""
 
     def __init__(self, gamma: float, weight: float) -> None:
         super().__init__()
         self._gamma, self._weight = gamma, weight
 
     def penalty(self, adapters: Adapters) -> Tensor:
-        """Differentiable, 0-d."""
+        """The penalty, 0-d and differentiable."""
         return self._weight * torch.stack([_tail(f, kept_rank(f.rank, self._gamma)) for f in adapters.values()]).sum()
 
 
 def kept_rank(rank: int, gamma: float) -> int:
-    """ceil(gamma r): at least 1, and not one more where gamma r is whole but for rounding."""
+    """ceil(gamma r), at least 1, robust to rounding where gamma r is a whole number."""
     return max(1, math.ceil(gamma * rank - 1e-9))
 
 

@@ -24,10 +24,10 @@ from atlas_cli.config.schema.section import Section
 
 
 class Method(BaseMethod):
-    """Means of padded factors, with B corrected."""
+    """Averages padded factors, and corrects B."""
 
     class Options(Section):
-        """Of the correction."""
+        """Options of the correction."""
 
         ridge: float = Field(
             1e-6,

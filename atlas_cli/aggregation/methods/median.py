@@ -22,28 +22,28 @@ from atlas_cli.aggregation.coordinates import merge_by_coordinate, trimmed_mean
 
 
 class Method(BaseMethod):
-    """The median of changes, number by number."""
+    """Adds the coordinate-wise median of the clients' changes."""
 
     EQUAL_CLIENTS = True
     CUTS_MAY_DIFFER = False  # what the server trained for several clients is not one value
     UNWEIGHTED = "counts each client once"
 
     def aggregate(self, current: Adapters, updates: Sequence[Update], context: Context) -> Merge:
-        """G after the round, and before it was truncated."""
+        """G after the round, and G before truncation."""
         return merge_by_coordinate(current, updates, self._centre, self.server_memory)
 
     def merge_values(self, values: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
-        """Taken apart for every number, as adapters are."""
+        """The coordinate-wise median of the values, as for adapters."""
         return self._centre(torch.stack(list(values)))
 
     def require_room(self, d_in: int, d_out: int) -> None:
-        """The dense sum and its SVD fit."""
+        """Check that the dense sum and its SVD fit."""
         coordinates.require_room(d_in, d_out, self.server_memory)
 
     def caution(self, n_clients: int) -> str | None:
-        """That two clients have no middle."""
+        """Warn that the median of two clients is their mean."""
         return None if n_clients > 2 else f"the median of {n_clients} clients is their plain mean"
 
     def _centre(self, values: Tensor) -> Tensor:
-        """Over the first axis: all but the one or two in the middle trimmed."""
+        """The median over the first axis: the mean of the one or two middle values."""
         return trimmed_mean(values, (len(values) - 1) // 2)

@@ -11,7 +11,7 @@ from atlas_cli.aggregation.contract import Adapters, BaseMethod, Context, Merge,
 
 
 class Method(BaseMethod):
-    """Every client for itself."""
+    """Merges nothing; every client trains alone."""
 
     SENT = DELIVERED = ()
     GROUP_ADAPTER = False

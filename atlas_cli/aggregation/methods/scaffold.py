@@ -46,12 +46,12 @@ from atlas_cli.aggregation.padding import padded_means
 
 
 class Method(BaseMethod):
-    """Means of padded factors, of clients whose gradients are corrected."""
+    """Averages padded factors of clients whose gradients are corrected by control variates."""
 
     CUTS_MAY_DIFFER = False  # the server has no control variate of the layers that it holds for some
 
     def aggregate(self, current: Adapters, updates: Sequence[Update], context: Context) -> Merge:
-        """The averaged adapter; c takes the changes of those that took part."""
+        """The averaged adapter; c is updated by the changes of the clients that took part."""
         control = self.state.setdefault(context.group, {})
         for path, before in current.items():
             total = sum(context.weights.get(path, {}).values())
@@ -65,11 +65,11 @@ class Method(BaseMethod):
         return Merge(padded_means(current, updates))
 
     def client_term(self) -> ClientTerm:
-        """Its control variate."""
+        """A new control variate for a client."""
         return _Control()
 
     def extra_tensors(self, layers: Mapping[str, Layer]) -> ExtraTensors:
-        """The shapes of an adapter, for each variate."""
+        """Each variate has the shapes of an adapter."""
         one: dict[str, tuple[int, ...]] = {}
         for path, layer in layers.items():
             one |= {f"{path}.A": (layer.rank, layer.d_in), f"{path}.B": (layer.d_out, layer.rank)}
@@ -77,7 +77,7 @@ class Method(BaseMethod):
         return ExtraTensors(up=one, down=one, at_client={**kept, "steps": ()}, at_server=one)
 
     def extras_for(self, group: str, layers: Mapping[str, Layer]) -> dict[str, Tensor]:
-        """The first r rows and columns of c."""
+        """The first r rows and columns of c, the mean of the control variates."""
         control, shapes = self.state.get(group, {}), self.extra_tensors(layers).down
         return {
             name: resized(control[name], shape) if name in control else torch.zeros(shape)

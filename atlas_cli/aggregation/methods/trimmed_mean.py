@@ -26,39 +26,39 @@ from atlas_cli.config.schema.section import Section
 
 
 class Method(BaseMethod):
-    """The trimmed mean of changes, number by number."""
+    """Adds the coordinate-wise trimmed mean of the clients' changes."""
 
     EQUAL_CLIENTS = True
     CUTS_MAY_DIFFER = False  # what the server trained for several clients is not one value
     UNWEIGHTED = "counts each client once"
 
     class Options(Section):
-        """Of the trimming."""
+        """Options of the trimming."""
 
         trim: float = Field(0.1, ge=0, lt=0.5, description="share of clients cut at each side of every number")
 
     options: Options
 
     def aggregate(self, current: Adapters, updates: Sequence[Update], context: Context) -> Merge:
-        """G after the round, and before it was truncated."""
+        """G after the round, and G before truncation."""
         return merge_by_coordinate(current, updates, self._centre, self.server_memory)
 
     def merge_values(self, values: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
-        """Taken apart for every number, as adapters are."""
+        """The coordinate-wise trimmed mean of the values, as for adapters."""
         return self._centre(torch.stack(list(values)))
 
     def require_room(self, d_in: int, d_out: int) -> None:
-        """The dense sum and its SVD fit."""
+        """Check that the dense sum and its SVD fit."""
         coordinates.require_room(d_in, d_out, self.server_memory)
 
     def caution(self, n_clients: int) -> str | None:
-        """That nobody is cut."""
+        """Warn that so few clients are not trimmed at all."""
         if self._cut(n_clients):
             return None
         return f"trim {self.options.trim:g} of {n_clients} clients cuts nobody: this is the plain mean"
 
     def _centre(self, values: Tensor) -> Tensor:
-        """Over the first axis."""
+        """The trimmed mean over the first axis."""
         return trimmed_mean(values, self._cut(len(values)))
 
     def _cut(self, n_clients: int) -> int:

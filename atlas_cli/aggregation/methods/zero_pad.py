@@ -18,7 +18,7 @@ from atlas_cli.aggregation.padding import padded_means
 
 
 class Method(BaseMethod):
-    """Means of padded factors."""
+    """Averages factors that are padded with zeros."""
 
     def aggregate(self, current: Adapters, updates: Sequence[Update], context: Context) -> Merge:
         """The group's adapter at the largest rank of its clients; layers that nobody sent stay as they are."""

@@ -14,12 +14,12 @@ PACKAGE = "audit.attacks"
 
 
 def attack_names() -> tuple[str, ...]:
-    """Names of the attacks, sorted; none is imported."""
+    """The names of all attacks, sorted; no attack is imported."""
     return discovery.names(PACKAGE)
 
 
 def attack_of(name: str, *, key: str | None = None) -> BaseAttack:
-    """One attack by name.
+    """Load an attack by its name.
 
     Raises:
         ConfigError: no such attack, with the nearest; or it breaks the contract.

@@ -1,6 +1,6 @@
-"""What an attack must say. One file an attack in this folder, named as after ``--attack``; its class is ``Attack``.
+"""The contract of an attack. Each has a file in this folder, named as after ``--attack``, with a class ``Attack``.
 
-An attack is adaptive: it may use the frozen model, what the server delivered and the defence in force, and makes its
+An attack is adaptive: it may use the frozen model, the server's deliveries and the defence in force, and makes its
 own training material with them. Names of its own begin with an underscore: any other name that ``BaseAttack`` does not
 have is refused when the attack is loaded.
 
@@ -20,11 +20,11 @@ class BaseAttack(ABC):
     """An attack on recorded messages: ``atlas audit RUN --attack <name>``.
 
     Args:
-        name: as in the command.
+        name: the attack's name on the command line.
 
     Attributes:
-        channel: what is listened to.
-        knows: the adversary's knowledge besides it.
+        channel: the channel that the adversary observes.
+        knows: what else the adversary knows.
     """
 
     channel: ClassVar[str]
@@ -35,10 +35,10 @@ class BaseAttack(ABC):
 
     @abstractmethod
     def attack(self, evidence: Evidence) -> Figure:
-        """How well it does, as ``figure`` gives it.
+        """Run the attack, and return how well it does, made by ``figure``.
 
         Raises:
-            Inapplicable: it has nothing to work on in this run; the message says why.
+            Inapplicable: the attack has nothing to work on in this run; the message says why.
         """
 
     def figure(
@@ -52,15 +52,15 @@ class BaseAttack(ABC):
         floor: float | None = None,
         note: str = "",
     ) -> Figure:
-        """What it found, beside what it is to be held against.
+        """The result of the attack, with the values to compare it with.
 
         Args:
-            what: the number in words.
-            interval: the number, and its 95 % interval (``audit.figures`` has intervals of shares and of AUCs).
-            chance: of a guess that uses nothing.
-            examples: texts, records or clients that the interval is over.
-            best: of an attack that recovers all.
-            floor: of an attacker that has not listened, but knows what is common; None where that is chance.
-            note: anything that a reader must know.
+            what: the measured quantity in words.
+            interval: its value and 95 % interval (``audit.figures`` computes intervals of shares and of AUCs).
+            chance: the value that a guess without any information reaches.
+            examples: the number of texts, records or clients behind the interval.
+            best: the value of an attack that recovers everything.
+            floor: the value of an attacker that knows only what is common; None if that equals chance.
+            note: whatever else a reader must know.
         """
         return Figure(self._name, what, self.channel, self.knows, *interval, chance, best, examples, floor, note)

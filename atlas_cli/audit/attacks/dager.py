@@ -28,13 +28,13 @@ OUTSIDE = 0.05  # the share of an input's norm that may lie outside the span: ro
 
 
 class Attack(BaseAttack):
-    """Distinct tokens of updates."""
+    """Recovers the distinct tokens behind client updates."""
 
     channel = "updates"
     knows = "the frozen model, the adapters delivered, the longest text"
 
     def attack(self, evidence: Evidence) -> Figure:
-        """|found and there| / |found or there| over the distinct tokens of each update."""
+        """|found and there| / |found or there| over the distinct tokens of each update (Jaccard index)."""
         if evidence.federation.config.mode != "split-federated":
             raise Inapplicable(UNSPLIT)
         _require_plain(evidence)
@@ -76,7 +76,7 @@ def _require_plain(evidence: Evidence) -> None:
 
 
 def _lowest(evidence: Evidence, client: str) -> str:
-    """The first adapted layer, which must be in the lowest block."""
+    """The lowest adapted layer, which must be in the lowest block."""
     party = evidence.party(client, 1)
     path = next(iter(party.adapters.adapters))
     if layer_of(path, evidence.federation.base.family) > 0:
@@ -100,7 +100,7 @@ def _span(evidence: Evidence, step: Step, path: str) -> Tensor:
 
 @torch.no_grad()
 def _candidates(evidence: Evidence, path: str, length: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Token ids (n,) and what the layer is given for them at every position, (n, length, d), of norm 1.
+    """Token ids (n,) and the layer's inputs for them at every position, (n, length, d), of norm 1.
 
     Raises:
         Inapplicable: the layer's input depends on more than a token and its position.

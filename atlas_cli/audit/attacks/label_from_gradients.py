@@ -20,13 +20,13 @@ from atlas_cli.wire.messages import FeatureGradients, HeadDelivery
 
 
 class Attack(BaseAttack):
-    """Labels of texts or tokens."""
+    """Recovers the labels of texts or tokens."""
 
     channel = "feature-gradients"
     knows = "the head as delivered"
 
     def attack(self, evidence: Evidence) -> Figure:
-        """Share of labels that are found; chance: a class at random; floor: the commonest class of the labels seen."""
+        """The share of labels found; chance is a random class, and the floor the most frequent class of the labels."""
         federation = evidence.federation
         if federation.config.mode != "split-federated":
             raise Inapplicable(UNSPLIT)
@@ -56,7 +56,7 @@ class Attack(BaseAttack):
 
 
 def _head(evidence: Evidence, step: Step) -> Tensor:
-    """Weights (C, D) of the linear layer as last delivered; the language-model head is frozen and known."""
+    """The weights (C, D) of the head as last delivered; a language-modelling head is frozen and known."""
     federation = evidence.federation
     group = federation.group_of(step.client)
     task = federation.data[group].task

@@ -14,13 +14,13 @@ from atlas_cli.wire.messages import Gradients
 
 
 class Attack(BaseAttack):
-    """Lengths of texts."""
+    """Recovers the lengths of texts."""
 
     channel = "gradients"
     knows = "nothing else"
 
     def attack(self, evidence: Evidence) -> Figure:
-        """Share of texts whose length is right; chance: one length up to the longest of all batches seen, at random."""
+        """The share of texts with the right length; chance is a random length up to the longest recorded one."""
         hits, lengths, longest = [], Counter[int](), 1
         for step in evidence.chosen_steps():
             if Gradients not in step.messages:

@@ -1,4 +1,4 @@
-"""Was a text trained on? Runs that the attacker makes itself, with it and without it, tell what its loss would be.
+"""Membership inference from shadow runs: the attacker trains with a text and without it, and compares its losses.
 
 The likelihood-ratio attack, online (LiRA; Carlini et al., 2112.03570, section 4). A shadow run repeats the whole run
 with its config, so with the same base, adapters, heads, method and mechanisms, and with batches and noise of its own.
@@ -45,7 +45,7 @@ Array = NDArray[np.float64]
 
 
 class Attack(BaseAttack):
-    """Members of the training texts, by shadow runs."""
+    """Finds members of the training texts by shadow runs."""
 
     channel = "adapters"
     knows = (
@@ -53,7 +53,7 @@ class Attack(BaseAttack):
     )
 
     def attack(self, evidence: Evidence) -> Figure:
-        """AUC between members and others by likelihood ratio, as many of either from each client.
+        """The AUC of likelihood ratios between members and as many other texts of each client.
 
         Raises:
             Inapplicable: no shadow runs were asked for, one cannot be made, or the run did not finish.
@@ -91,12 +91,12 @@ class Attack(BaseAttack):
 
 
 def likelihood_ratios(phi: Array, shadows: Array, inside: NDArray[np.bool_]) -> Array:
-    """The score of every text.
+    """The likelihood-ratio score of every text.
 
     Args:
-        phi: scaled confidences of the model in question, (T,).
-        shadows: those of shadow models, (N, T); ``inside``: which texts each was trained on. A text must be inside of
-            two at least, and outside of two.
+        phi: scaled confidences of the attacked model, (T,).
+        shadows: those of the shadow models, (N, T); ``inside``: which texts each was trained on. A text must be inside
+            of at least two, and outside of at least two.
     """
     scores = np.zeros_like(phi)
     for sign, mask in ((1, inside), (-1, ~inside)):

@@ -1,4 +1,4 @@
-"""Was a text trained on? Its loss under a client's final model tells: what was trained on has a smaller one.
+"""Membership inference from losses: a text that was trained on has a smaller loss under a client's final model.
 
 A threshold on the loss (Yeom et al., 1709.01604), whatever the threshold: the AUC between training texts of clients and
 texts that they held back (their local test part, or where there is none the test part of their task group, which other
@@ -29,7 +29,7 @@ from atlas_cli.tasks.contract import BaseTask, Feature
 
 @dataclass(frozen=True)
 class Question:
-    """Texts of a client that were trained on, as many that were not, and the other texts that were."""
+    """Training texts of a client, as many texts that it was not trained on, and its other training texts."""
 
     client: str
     task: BaseTask
@@ -39,13 +39,13 @@ class Question:
 
 
 class Attack(BaseAttack):
-    """Members of the training texts, by a threshold."""
+    """Finds members of the training texts by a threshold on the loss."""
 
     channel = "adapters"
     knows = "the final adapters and head of each client, the texts in question and their labels"
 
     def attack(self, evidence: Evidence) -> Figure:
-        """AUC between members and others, as many of either from each client."""
+        """The AUC of losses between members and as many other texts of each client."""
         federation, number = final_state(evidence)
         inside: list[float] = []
         outside: list[float] = []
@@ -62,7 +62,7 @@ class Attack(BaseAttack):
 
 
 def final_state(evidence: Evidence) -> tuple[Federation, int]:
-    """The federation after the last round that was kept, and that round.
+    """The federation after the last round that has a checkpoint, and that round.
 
     Raises:
         Inapplicable: the run has no checkpoint.
@@ -76,7 +76,7 @@ def final_state(evidence: Evidence) -> tuple[Federation, int]:
 
 
 def questions(evidence: Evidence) -> list[Question]:
-    """One of each client, about as many texts in all as an attack looks at."""
+    """The question for each client, with about ``Evidence.most`` texts in all."""
     federation, found = evidence.federation, []
     share = max(10, evidence.most // len(federation.clients))
     for client in federation.clients:
@@ -91,14 +91,14 @@ def questions(evidence: Evidence) -> list[Question]:
 
 
 def losses_of(federation: Federation, task: BaseTask, texts: Sequence[Feature], model: TrainedModel) -> list[float]:
-    """The loss of every text on its own, in no particular order."""
+    """The loss of each text by itself, in no particular order."""
     return list(losses_by_text(federation, task, texts, model).values())
 
 
 def losses_by_text(
     federation: Federation, task: BaseTask, texts: Sequence[Feature], model: TrainedModel
 ) -> dict[int, float]:
-    """The same by the identity of the text."""
+    """The loss of each text by itself, by the identity of the text."""
     found: dict[int, float] = {}
 
     def update(logits: Tensor, labels: Tensor, features: Sequence[Feature]) -> None:

@@ -20,18 +20,18 @@ EPOCHS, BATCH, RATE, WIDTH, SHARPNESS = 10, 128, 1e-3, 512, 20.0
 
 
 class Attack(BaseAttack):
-    """Tokens, by a small network."""
+    """Recovers tokens by a small network."""
 
     channel = "activations"
     knows = "the frozen model, the adapters delivered, the defence, other text of the task"
 
     def attack(self, evidence: Evidence) -> Figure:
-        """Share of tokens recovered."""
+        """The share of tokens recovered."""
         return recovery_by_inverters(self, evidence, fit)
 
 
 def fit(material: Tokens, embedding: Tensor) -> Invert:
-    """A map from activations (N, D) to directions of embeddings (N, D)."""
+    """Train a map from activations (N, D) to directions of embeddings (N, D)."""
     x, size = material.hidden, material.hidden.shape[1]
     mean, scale = x.mean(0), x.std(0).clamp_min(1e-6)
     x = (x - mean) / scale

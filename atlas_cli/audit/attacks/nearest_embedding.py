@@ -13,12 +13,12 @@ from atlas_cli.audit.figures import Figure
 
 
 class Attack(BaseAttack):
-    """Tokens, by the nearest embedding."""
+    """Recovers tokens by the nearest embedding."""
 
     channel = "activations"
     knows = "the frozen model"
 
     def attack(self, evidence: Evidence) -> Figure:
-        """Share of tokens recovered."""
+        """The share of tokens recovered."""
         seen = evidence.chosen_tokens()
         return recovery(self, evidence, seen, nearest(seen.hidden, evidence.embedding))

@@ -17,18 +17,18 @@ PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # times the mean eigenvalue of the G
 
 
 class Attack(BaseAttack):
-    """Tokens, by a linear map."""
+    """Recovers tokens by a linear map."""
 
     channel = "activations"
     knows = "the frozen model, the adapters delivered, the defence, other text of the task"
 
     def attack(self, evidence: Evidence) -> Figure:
-        """Share of tokens recovered."""
+        """The share of tokens recovered."""
         return recovery_by_inverters(self, evidence, fit)
 
 
 def fit(material: Tokens, embedding: Tensor) -> Invert:
-    """A map from activations (N, D) to embeddings (N, D)."""
+    """Fit a map from activations (N, D) to embeddings (N, D)."""
     held_out = material.texts % 5 == 0
     x, y = material.hidden, embedding[material.ids]
     scores = []

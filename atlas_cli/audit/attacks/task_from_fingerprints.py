@@ -14,13 +14,13 @@ from atlas_cli.wire.messages import Fingerprint
 
 
 class Attack(BaseAttack):
-    """Task groups of clients."""
+    """Recovers the task groups of clients."""
 
     channel = "fingerprints"
     knows = "the task group of every other client"
 
     def attack(self, evidence: Evidence) -> Figure:
-        """Share of clients whose group is found, each with its own fingerprint left out of the centroids."""
+        """The share of clients whose group is found, each with its own fingerprint left out of the centroids."""
         sums: dict[str, torch.Tensor] = {}
         for message in evidence.messages:
             if message.type is Fingerprint:

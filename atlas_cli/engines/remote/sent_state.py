@@ -10,7 +10,7 @@ from atlas_cli.federation.client_state.member import Member
 from atlas_cli.federation.client_state.state import ClientState
 from atlas_cli.federation.parties.measured_memory import Usage
 from atlas_cli.federation.parties.party import Party
-from atlas_cli.privacy.client_side import AtClient
+from atlas_cli.privacy.client_side import ClientProtection
 
 
 class SentState(NamedTuple):
@@ -25,7 +25,7 @@ class SentState(NamedTuple):
     moments: Packed
     base_changes: Packed
     term: Packed
-    privacy: AtClient
+    privacy: ClientProtection
     usage: Usage | None
 
     @classmethod

@@ -11,7 +11,7 @@ from atlas_cli.data.collate import Batch
 from atlas_cli.federation.parties.server import Server
 from atlas_cli.federation.parties.trainables import StepLoss
 from atlas_cli.models.frozen.load import FrozenBase
-from atlas_cli.privacy.client_side import AtClient
+from atlas_cli.privacy.client_side import ClientProtection
 from atlas_cli.wire.ledger import Ledger
 from atlas_cli.wire.messages import Activations, FeatureGradients, Features, Gradients, HiddenStates
 
@@ -22,7 +22,7 @@ class Serving(Protocol):
     """The part of a client that the server's side of a step calls, in whichever process the client computes."""
 
     base: FrozenBase
-    privacy: AtClient
+    privacy: ClientProtection
     now: tuple[int, int]
 
     def answer_features(self, message: Features, labels: Tensor) -> tuple[FeatureGradients, StepLoss]:

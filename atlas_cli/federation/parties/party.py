@@ -20,7 +20,7 @@ from atlas_cli.federation.parties.trainables import StepLoss
 from atlas_cli.models.adapters.lora import AdapterSet
 from atlas_cli.models.frozen.load import FrozenBase
 from atlas_cli.models.halves.transfer import to_device
-from atlas_cli.privacy.client_side import AtClient
+from atlas_cli.privacy.client_side import ClientProtection
 from atlas_cli.tasks.contract import BaseTask
 from atlas_cli.wire.ledger import Ledger
 
@@ -80,7 +80,7 @@ class Party(ABC):
         self.name, self.base, self.half, self.cut = name, base, half, cut
         self.lora, self.training, self.seed, self.device = setting.lora, setting.training, setting.seed, setting.device
         self.adapters = setting.adapters(base, ranks)
-        self.privacy = AtClient()
+        self.privacy = ClientProtection()
 
     @property
     @abstractmethod

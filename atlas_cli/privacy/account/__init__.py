@@ -1,1 +1,1 @@
-"""What is told by the end of a round: participation, norms, and epsilon."""
+"""Accounting by the end of a round: participation, norms, and epsilon."""

@@ -29,11 +29,11 @@ _LEAST = 1e-2  # an epsilon below this may be raised as much as this one
 
 @cache
 def gaussian_epsilon(multiplier: float, times: float, delta: float) -> float:
-    """Of ``times`` adaptive uses of a Gaussian mechanism: exactly one with multiplier / sqrt(times).
+    """Epsilon of ``times`` adaptive uses of a Gaussian mechanism: exactly that of one use at multiplier / sqrt(times).
 
     Args:
-        multiplier: standard deviation of the noise by L2 sensitivity.
-        times: uses on one unit; one use with n times the squared sensitivity counts n times.
+        multiplier: standard deviation of the noise divided by the L2 sensitivity.
+        times: uses on one unit; a use with n times the squared sensitivity counts n times.
     """
     if times == 0:
         return 0.0
@@ -47,7 +47,7 @@ def gaussian_epsilon(multiplier: float, times: float, delta: float) -> float:
 
 @cache
 def sampled_epsilon(multiplier: float, rate: float, steps: int, delta: float) -> float:
-    """Of ``steps`` adaptive uses of a Gaussian mechanism, each on a Poisson sample at ``rate``.
+    """Epsilon of ``steps`` adaptive uses of a Gaussian mechanism, each on a Poisson sample at ``rate``.
 
     Losses are rounded up to a grid, so that this is an upper bound; the grid is made finer until it raises epsilon by
     ``TOLERANCE`` at most.
@@ -96,8 +96,8 @@ def calibrate(target: float, epsilon_of: Callable[[float], float], key: str) -> 
     """The smallest noise multiplier, to 0.1 %, whose epsilon is at most ``target``.
 
     Args:
-        epsilon_of: by multiplier; falls as it grows.
-        key: of the target in the config.
+        epsilon_of: epsilon as a decreasing function of the multiplier.
+        key: the key of the target in the config, for errors.
 
     Raises:
         ConfigError: no multiplier up to ``MAX_MULTIPLIER`` is enough.
@@ -117,7 +117,7 @@ def calibrate(target: float, epsilon_of: Callable[[float], float], key: str) -> 
 
 
 def keep_probability(epsilon: float, classes: int) -> float:
-    """With which k-ary randomised response keeps a label; each other has (1 - keep) / (k - 1) (1407.1338)."""
+    """The probability that k-ary randomised response keeps a label; others share the rest evenly (1407.1338)."""
     return 1 / (1 + (classes - 1) * math.exp(-epsilon))
 
 
@@ -125,7 +125,7 @@ def require_accounting(key: str) -> None:
     """Check that the accountant is installed.
 
     Raises:
-        ConfigError: the optional dependency is not there.
+        ConfigError: the optional dependency is not installed.
     """
     if find_spec("dp_accounting") is None:
         install = "pip install -c constraints.txt -e '.[privacy]'"

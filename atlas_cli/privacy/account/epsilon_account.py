@@ -1,12 +1,12 @@
-"""What each channel has told by the end of a round, as epsilon by task group: a function of config, data sizes, round.
+"""The epsilon of each channel and task group by the end of a round: a function of config, data sizes and round.
 
     updates       adapters and heads that clients send
-    activations   of texts, up to the server, also for fingerprints
-    labels        as sent with activations, or as gradients of the head tell them (``labels: client``)
-    fingerprints  what clients are clustered by
+    activations   sent up to the server, also those for fingerprints
+    labels        sent with activations, or revealed by gradients of the head (``labels: client``)
+    fingerprints  by which clients are clustered
 
-A figure is for the client or example that was used most (an example is a row with all sequences that are made of it:
-windows of a question), and as if nobody had ever been dropped. It bounds what one
+A figure holds for the client or example that was used most (an example is a row with all sequences made of it, such as
+the windows of a question), and assumes that no client was ever dropped. It bounds what one
 channel adds to what the others tell, given the adapters that activations were made with; where another is infinite,
 whoever sees both is not bounded by it.
 """
@@ -24,12 +24,12 @@ from atlas_cli.tasks.contract import Feature, example_numbers
 
 
 class EpsilonAccount:
-    """The account of a plan.
+    """The epsilon account of a plan.
 
     Args:
-        features: a client's training examples; ``batch_size``: those of a local step.
+        features: the training examples of a client; ``batch_size``: its number of examples in a local step.
         sends_updates: whether clients send adapters.
-        multipliers: of the noise, by mechanism.
+        multipliers: the noise multiplier of each mechanism.
     """
 
     def __init__(
@@ -46,14 +46,14 @@ class EpsilonAccount:
         self._lengths: dict[str, int] = {}
 
     def after(self, number: int) -> dict[str, dict[str, float]]:
-        """By task group and channel; ``math.inf`` where nothing bounds it, 0 where nothing was sent."""
+        """Epsilon by task group and channel: ``math.inf`` if no mechanism bounds it, 0 if nothing was sent."""
         return {g: {channel: self.epsilon(channel, g, number) for channel in CHANNELS} for g in self.config.task_groups}
 
     def epsilon(self, channel: str, group: str, number: int, multiplier: float | None = None) -> float:
-        """Of one channel after round ``number``.
+        """Epsilon of one channel after round ``number``.
 
         Args:
-            multiplier: instead of the one in use, to search for it.
+            multiplier: the noise multiplier to try; default: the one in use.
         """
         if self.config.mode == "local-only" or (self.config.mode == "centralized" and channel == "fingerprints"):
             return 0.0
@@ -114,18 +114,18 @@ class EpsilonAccount:
         return 1 + (max(0, number - 1) // rule.every if rule.every is not None else 0)
 
     def _begun(self, number: int) -> bool:
-        """Whether any batch was sent by the end of a round; a cohort has a client of every group."""
+        """Whether any batch was sent by the end of a round; a cohort has a client from every group."""
         return number > 0 or self._fingerprintings(number) > 0
 
     def _uses(self, group: str, number: int) -> int:
-        """How often the activations of one example were sent at most: once an epoch, and once a fingerprint."""
+        """The most times that activations of one example were sent: once for each epoch and each fingerprint."""
         most = self.participation.most(group, number)
         sampled = self.config.privacy.examples is not None
         times = most.rounds * self.config.training.local_steps if sampled else most.epochs
         return times + self._fingerprintings(number)
 
     def _longest(self, group: str) -> int:
-        """Tokens of the longest training example, in all sequences that are made of it."""
+        """Tokens of the longest training example, summed over all sequences that are made of it."""
         if group not in self._lengths:
             longest = 0
             for client in self.plan.names(group):

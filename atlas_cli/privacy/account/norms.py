@@ -15,12 +15,12 @@ class Norms:
     """L2 norms of one client in one round, or their means over the clients of a group.
 
     Attributes:
-        before: as computed; of gradients of examples the mean over all that were drawn.
-        clipped: after clipping, likewise.
-        sent: what leaves the client, so with noise where the client adds it; of examples the gradient that a step is
-            made with, root mean square over steps.
-        clip_fraction: share of updates, or of gradients of examples, that were longer than the clip.
-        noise_to_signal: norm of the noise by that of what it was added to; None where there was nothing.
+        before: the norm as computed; for gradients of examples the mean over all that were drawn.
+        clipped: the norm after clipping, averaged likewise.
+        sent: the norm of what leaves the client, with its noise if it adds any; for examples that of the gradient that
+            a step uses, as the root mean square over steps.
+        clip_fraction: the share of updates, or of gradients of examples, whose norm exceeded the clip.
+        noise_to_signal: the norm of the noise divided by that of the signal; None if the signal is zero.
     """
 
     before: float
@@ -31,12 +31,12 @@ class Norms:
 
 
 def ratio(noise: float, signal: float) -> float | None:
-    """Noise to signal."""
+    """The ratio of noise to signal, or None if there is no signal."""
     return noise / signal if signal > 0 else None
 
 
 def mean_norms(each: Sequence[Norms]) -> Norms:
-    """Means over clients; of ratios over those that have one."""
+    """Means over clients; ratios are averaged over the clients that have one."""
     ratios = [norms.noise_to_signal for norms in each if norms.noise_to_signal is not None]
 
     def mean(values: Sequence[float]) -> float:

@@ -1,7 +1,7 @@
-"""How often clients and their examples were used by the end of each round, at most.
+"""Upper limits on how often clients and their examples were used by the end of each round.
 
-A round looks at its cohort alone: what it adds is kept as the largest figures so far, so that an account costs what
-cohorts cost, and not what all clients do.
+A round looks only at its cohort and updates the largest figures so far, so the cost of an account grows with the
+cohorts and not with all clients.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from atlas_cli.planning.plan import Plan
 from atlas_cli.tasks.contract import Feature, count_examples
 
 
-class Most(NamedTuple):
-    """The largest figures of a task group after a round.
+class LargestUse(NamedTuple):
+    """How often the clients and examples of a task group were used at most by the end of a round.
 
     Attributes:
-        rounds: in whose cohort one client was.
-        epochs: in which one example was sent.
-        sampled: by sampling rate of DP-SGD, the most rounds of one client that has it.
+        rounds: the most rounds in which one client took part.
+        epochs: the most epochs in which one example was sent.
+        sampled: for each sampling rate of DP-SGD, the most rounds of one client with that rate.
     """
 
     rounds: int
@@ -31,44 +31,44 @@ class Most(NamedTuple):
 
 
 class Participation:
-    """Of the clients of a plan, as cohorts are drawn; nobody is ever dropped.
+    """Participation of a plan's clients in the drawn cohorts, assuming that no client is ever dropped.
 
     Args:
-        features: a client's training examples.
-        batch_size: a client's examples a local step.
+        features: the training examples of a client.
+        batch_size: the number of examples in a client's local step.
     """
 
     def __init__(
         self, plan: Plan, features: Callable[[str], Sequence[Feature]], batch_size: Callable[[str], int]
     ) -> None:
         self.plan, self.features, self.batch_size = plan, features, batch_size
-        self._after: list[dict[str, Most]] = [{group: Most(0, 0, {}) for group in plan.group_names}]
+        self._after: list[dict[str, LargestUse]] = [{group: LargestUse(0, 0, {}) for group in plan.group_names}]
         self._rounds: dict[str, int] = defaultdict(int)
         self._epochs: dict[str, int] = defaultdict(int)
         self._latest: dict[str, int] = {}
         self._rates: dict[str, float] = {}
 
-    def most(self, group: str, number: int) -> Most:
-        """Of a task group after round ``number``."""
+    def most(self, group: str, number: int) -> LargestUse:
+        """The largest use in a task group after round ``number``."""
         while len(self._after) <= number:
             self._after.append(self._next(len(self._after)))
         return self._after[number][group]
 
     def rate(self, client: str) -> float:
-        """With which probability an example of a client, with all its windows, is in a batch of DP-SGD."""
+        """The probability that an example of a client, with all its windows, is in a batch of DP-SGD."""
         if client not in self._rates:
             examples = count_examples(self.features(client))
             self._rates[client] = min(1.0, self.batch_size(client) / examples)
         return self._rates[client]
 
-    def _next(self, number: int) -> dict[str, Most]:
+    def _next(self, number: int) -> dict[str, LargestUse]:
         found = dict(self._after[-1])
         for client in sample_cohort(self.plan, number):
             group = self.plan.by_name[client].task_group
             before, rate = found[group], self.rate(client)
             rounds, epochs = self._take_part(client, number)
             sampled = {**before.sampled, rate: max(rounds, before.sampled.get(rate, 0))}
-            found[group] = Most(max(rounds, before.rounds), max(epochs, before.epochs), sampled)
+            found[group] = LargestUse(max(rounds, before.rounds), max(epochs, before.epochs), sampled)
         return found
 
     def _take_part(self, client: str, number: int) -> tuple[int, int]:

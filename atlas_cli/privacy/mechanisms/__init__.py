@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 PACKAGE = "privacy.mechanisms"
 
 
-class InForce(NamedTuple):
-    """A mechanism that a config asks for: its class, and its options, or the one value of one that has no section."""
+class ActiveMechanism(NamedTuple):
+    """A mechanism that a config asks for: its class, and its options (a plain value if it has no section)."""
 
     mechanism: type[BaseMechanism]
     options: Any
 
 
-def in_force(privacy: PrivacyConfig) -> dict[str, InForce]:
+def active_mechanisms(privacy: PrivacyConfig) -> dict[str, ActiveMechanism]:
     """The mechanisms that a config asks for, by key.
 
     Raises:
@@ -43,5 +43,5 @@ def in_force(privacy: PrivacyConfig) -> dict[str, InForce]:
                 origin = discovery.find(PACKAGE, name).origin
                 raise ConfigError(f"{origin}: no account counts its epsilon, so its channel must be None", key=place)
             options = checked_options(mechanism.Options, options, place)
-        found[key] = InForce(mechanism, options)
+        found[key] = ActiveMechanism(mechanism, options)
     return found

@@ -24,7 +24,7 @@ from atlas_cli.seeding import torch_generator
 
 
 class Mechanism(BaseMechanism):
-    """Noise on activations."""
+    """Clips each token's activation and adds Gaussian noise."""
 
     channel = "activations"
     unit = "words of an example (a row with all its windows)"
@@ -33,23 +33,23 @@ class Mechanism(BaseMechanism):
 
 
 class ActivationNoise:
-    """Of one party.
+    """Clipping and noise for the activations of one party.
 
     Args:
         clip: C.
         multiplier: z.
-        seed: of the run.
-        name: whose it is.
+        seed: the seed of the run.
+        name: the party whose activations it protects.
     """
 
     def __init__(self, clip: float, multiplier: float, seed: int, name: str) -> None:
         self.clip, self.multiplier, self.seed, self.name = clip, multiplier, seed, name
 
     def __call__(self, activations: Tensor, *when: str | int) -> Tensor:
-        """What is sent instead of ``activations`` (..., D); differentiable.
+        """The clipped and noisy ``activations`` (..., D), differentiable.
 
         Args:
-            when: round and step; the same ones draw the same noise.
+            when: round and step; equal ones draw equal noise.
         """
         hidden = activations.float()
         norms = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True).clamp(min=1e-30)

@@ -11,6 +11,6 @@ from atlas_cli.privacy.mechanisms.contract import BaseMechanism
 
 
 class Mechanism(BaseMechanism):
-    """Fewer bits."""
+    """Sends activations, features and their gradients in fewer bits."""
 
     protects = "nothing; fewer bytes"

@@ -1,4 +1,4 @@
-"""What a mechanism must say. One file a mechanism in this folder, named as its key under ``privacy`` in the YAML
+"""The contract of a mechanism. Each has a file in this folder, named as its key under ``privacy`` in the YAML
 (``_`` for ``-``); its class is named ``Mechanism``.
 
 A mechanism that is added, here or by another package, is that one file: its options, and what it does in a client's
@@ -37,10 +37,10 @@ class BaseMechanism(ABC):
         party: the client; "evaluation" where predictions are made.
 
     Attributes:
-        protects: in a sentence what it protects, and from whom.
-        channel: what its epsilon is about; None: it bounds none.
-        unit: whose presence or value that epsilon is about, as neighbouring data sets differ.
-        Options: a config section: what its key under ``privacy`` may say.
+        protects: a sentence that says what it protects, and from whom.
+        channel: the channel whose epsilon it bounds; None: it bounds none.
+        unit: the unit in which neighbouring data sets differ, whose presence or value the epsilon protects.
+        Options: the config section under its key in ``privacy``.
     """
 
     protects: ClassVar[str]
@@ -53,30 +53,30 @@ class BaseMechanism(ABC):
 
     @classmethod
     def promise(cls, options: Any) -> str:
-        """What it protects with these options."""
+        """What the mechanism protects with these options."""
         return cls.protects
 
     def sent(self, activations: Tensor, mask: Tensor, now: tuple[int, int]) -> Tensor:
-        """What crosses the cut instead of ``activations`` (B, T, D): differentiable, of the same shape and dtype.
+        """The differentiable tensor, of the same shape and dtype, that is sent instead of ``activations`` (B, T, D).
 
         Predictions are made with it, too.
 
         Args:
             mask: (B, T), whether a token is real.
-            now: round and step, by which noise is drawn (see ``generator``).
+            now: round and step, from which noise is drawn (see ``generator``).
         """
         return activations
 
     def penalty(self, embedded: Callable[[], Tensor], activations: Tensor, mask: Tensor) -> Tensor | None:
-        """What is added to the client's loss, 0-d; only the client's adapters follow its gradient.
+        """The 0-d term that is added to the client's loss; its gradient reaches the client's adapters only.
 
         Args:
-            embedded: gives the embeddings of the tokens, (B, T, D).
-            activations: as they are before any mechanism, (B, T, D).
+            embedded: computes the embeddings of the tokens, (B, T, D).
+            activations: the activations before any mechanism, (B, T, D).
             mask: (B, T), whether a token is real.
         """
         return None
 
     def generator(self, now: tuple[int, int]) -> torch.Generator:
-        """Of this party's noise in a round and step: the same ones draw the same noise, also after a resume."""
+        """The generator of this party's noise in a round and step: equal ones draw equal noise, also after a resume."""
         return torch_generator(self._seed, f"privacy-{type(self).__module__}", self._party, *now)

@@ -34,7 +34,7 @@ from atlas_cli.tasks.contract import BaseTask
 
 
 class Mechanism(BaseMechanism):
-    """DP-SGD."""
+    """Trains with DP-SGD: example gradients are clipped and their sum is perturbed."""
 
     channel = "updates"
     unit = "example (a row with all its windows)"
@@ -46,17 +46,17 @@ class Mechanism(BaseMechanism):
 
 
 class ExampleNoise:
-    """Gradients of single examples of one client, clipped and perturbed.
+    """Computes the clipped and noisy gradients of one client's examples.
 
     Args:
         clip: C.
         multiplier: z.
         batch_size: the expected size of a sample.
         seed: of the run.
-        client: whose it is.
+        client: the client's name.
 
     Attributes:
-        norms: of the gradients of the last sample's examples before clipping, (B,).
+        norms: the norms (B,) of the gradients of the last sample's examples before clipping.
     """
 
     def __init__(self, clip: float, multiplier: float, batch_size: int, seed: int, client: str) -> None:
@@ -70,14 +70,14 @@ class ExampleNoise:
         self._examples: Tensor | None = None
 
     def begin(self, examples: Tensor | None) -> None:
-        """Say of which example each sequence of the next batch is, (B,); None: each is one of its own."""
+        """Set the example (B,) that each sequence of the next batch belongs to; None: each is an example of its own."""
         self._examples = examples
 
     @contextmanager
     def recording(self, base: nn.Module, adapters: AdapterSet) -> Iterator[None]:
-        """Inside the block, keep what adapted layers get and, once there was a backward, the gradient of their output.
+        """Inside the block, record the inputs of adapted layers and, after a backward, the gradients of their outputs.
 
-        The adapters are attached already: a later hook sees the output with theirs added.
+        The adapters must be attached already, because a later hook sees their outputs added.
         """
         self._inputs, self._output_gradients = {}, {}
         with ExitStack() as stack:
@@ -95,7 +95,7 @@ class ExampleNoise:
     def head_loss(
         self, head: nn.Module, task: BaseTask, features: Tensor, mask: Tensor, labels: Tensor
     ) -> tuple[Tensor, int]:
-        """The mean over examples of each one's mean loss, their number; the head's gradients are kept by example.
+        """The mean over examples of each one's mean loss, and their number; the head's gradients are kept by example.
 
         Args:
             features: (B, T, D), a leaf; mask: (B, T).
@@ -118,7 +118,7 @@ class ExampleNoise:
         """Of each sequence the number of its example and its share of that one's loss, (B,) each; and how many.
 
         Raises:
-            ValueError: other sequences were announced.
+            ValueError: ``begin`` announced another number of sequences.
         """
         if self._examples is None:
             return torch.arange(sequences, device=device), torch.ones(sequences, device=device), sequences
@@ -128,7 +128,7 @@ class ExampleNoise:
         return owners_B, 1 / counts[owners_B], len(counts)
 
     def gradients(self, adapters: AdapterSet) -> dict[nn.Parameter, Tensor]:
-        """By parameter (examples, *shape): each one's gradient, after a backward of the mean loss over them."""
+        """The gradient of each example by parameter, (examples, *shape), after the backward of their mean loss."""
         found = dict(self._head)
         for path, adapter in adapters.adapters.items():
             if path not in self._output_gradients:
@@ -144,9 +144,9 @@ class ExampleNoise:
         return found
 
     def privatise(self, parameters: Sequence[nn.Parameter], adapters: AdapterSet, number: int, step: int) -> None:
-        """Replace the gradients of ``parameters`` by the noisy mean of clipped ones, in round and step.
+        """Replace the gradients of ``parameters`` by the noisy mean of clipped ones, drawn for a round and step.
 
-        ``norms`` gets those of examples before clipping.
+        ``norms`` is set to the norms of the examples' gradients before clipping.
         """
         found = self.gradients(adapters)
         generator = torch_generator(self.seed, "privacy-examples", self.client, number, step)
@@ -167,7 +167,7 @@ class ExampleNoise:
         self._inputs, self._output_gradients, self._head, self._examples = {}, {}, {}, None
 
     def of_round(self) -> Norms | None:
-        """Norms of all steps since this began, which is once a round; None before the first."""
+        """The norms of all steps of the round so far; None before the first."""
         if not self._seen:
             return None
         each = torch.cat([norms.cpu() for norms, *_ in self._seen])
@@ -181,7 +181,7 @@ class ExampleNoise:
 
 
 def _summed(each_B: Tensor, owners_B: Tensor) -> Tensor:
-    """Sums over the sequences of each example, (examples, ...) from (B, ...)."""
+    """Sum (B, ...) over the sequences of each example to (examples, ...)."""
     if len(each_B) == int(owners_B.max()) + 1:
         return each_B  # each is one of its own
     return each_B.new_zeros(int(owners_B.max()) + 1, *each_B.shape[1:]).index_add_(0, owners_B, each_B)

@@ -17,7 +17,7 @@ from atlas_cli.seeding import torch_generator
 
 
 class Mechanism(BaseMechanism):
-    """Noise on fingerprints."""
+    """Clips each client's fingerprint and adds Gaussian noise."""
 
     channel = "fingerprints"
     unit = "client"
@@ -26,7 +26,7 @@ class Mechanism(BaseMechanism):
 
 
 class FingerprintNoise:
-    """Of all clients.
+    """Clipping and noise for the fingerprints of all clients.
 
     Args:
         clip: C.
@@ -38,7 +38,7 @@ class FingerprintNoise:
         self.clip, self.multiplier, self.seed = clip, multiplier, seed
 
     def __call__(self, fingerprint: Tensor, client: str, turn: int) -> Tensor:
-        """What is sent instead of ``fingerprint`` (size,) in the clustering number ``turn``."""
+        """The clipped and noisy ``fingerprint`` (size,) that is sent in clustering number ``turn``."""
         norm = float(fingerprint.norm())
         generator = torch_generator(self.seed, "privacy-fingerprints", client, turn)
         noise = self.multiplier * self.clip * torch.randn(fingerprint.shape, generator=generator)

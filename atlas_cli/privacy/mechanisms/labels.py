@@ -29,7 +29,7 @@ from atlas_cli.tasks.contract import BaseTask, Feature, example_numbers
 
 
 class Mechanism(BaseMechanism):
-    """Randomised labels."""
+    """Randomises training labels by k-ary randomised response."""
 
     channel = "labels"
     unit = "label of an example"
@@ -38,7 +38,7 @@ class Mechanism(BaseMechanism):
 
 
 def randomise(groups: Mapping[str, PreparedGroup], config: LabelsConfig, seed: int) -> dict[str, PreparedGroup]:
-    """Groups whose training labels are randomised; all else is as it was."""
+    """The same groups with randomised training labels; nothing else changes."""
     result = {}
     for name, group in groups.items():
         keep, k = keep_probability(config.epsilon, len(group.task.classes)), len(group.task.classes)
@@ -61,7 +61,7 @@ def _randomised(features: Sequence[Feature], keep: float, k: int, seed: int, cli
 
 
 class CorrectedTask(sequence_classification.Task):
-    """A task whose training loss knows how labels were randomised."""
+    """A task whose training loss is corrected for the randomisation of labels."""
 
     def __init__(self, task: BaseTask, epsilon: float) -> None:
         super().__init__(task.classes, task.pooling)
@@ -69,7 +69,7 @@ class CorrectedTask(sequence_classification.Task):
         self.keep = keep_probability(epsilon, len(task.classes))
 
     def loss(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, int]:
-        """Mean of -log(b + (a - b) p_y) over (B, C) and (B,), and B."""
+        """The mean of -log(b + (a - b) p_y) for logits (B, C) and labels (B,), and B."""
         other = self.keep * math.exp(-self.epsilon)
         more = -self.keep * math.expm1(-self.epsilon)  # a - b; above 0 however small epsilon is
         log_p_B = F.log_softmax(logits.float(), -1).gather(1, labels.unsqueeze(1)).squeeze(1)

@@ -1,4 +1,4 @@
-"""Gradients that are returned for padding look like those of other tokens to who reads the wire.
+"""Disguises the gradients of padding: on the wire they look like those of real tokens.
 
 They are exactly 0, so that a reader of the server's messages alone counts the tokens of every text. The server sends
 Gaussian noise of the real ones' root mean square in their place, and the client puts the zeros back: training is the
@@ -18,13 +18,13 @@ from atlas_cli.wire.messages import Gradients
 
 
 class Mechanism(BaseMechanism):
-    """Noise for padding."""
+    """Replaces the zero gradients of padding by noise."""
 
     protects = "numbers of tokens, from who reads the messages of the server only"
 
 
 class PaddingCover:
-    """Of one client.
+    """Covers and uncovers the padding in the gradient messages of one client.
 
     Args:
         seed: of the run.
@@ -34,7 +34,7 @@ class PaddingCover:
         self.seed = seed
 
     def cover(self, message: Gradients, mask: Tensor, number: int, step: int) -> Gradients:
-        """A gradient message with noise for padding; mask: (B, T)."""
+        """A gradient message with noise in place of padding; mask: (B, T)."""
         gradients = message.gradients
         padding = ~mask.bool().to(gradients.device)
         real = gradients[~padding].float()
@@ -45,5 +45,5 @@ class PaddingCover:
 
     @staticmethod
     def uncover(gradients: Tensor, mask: Tensor) -> Tensor:
-        """The gradients with 0 for padding again."""
+        """The gradients with 0 in place of padding again."""
         return torch.where(mask.bool().unsqueeze(-1), gradients, torch.zeros_like(gradients))

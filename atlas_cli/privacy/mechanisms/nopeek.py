@@ -22,13 +22,13 @@ MIN_TOKENS = 4
 
 
 class Mechanism(BaseMechanism):
-    """Less dependence of activations on tokens."""
+    """Makes activations depend less on the tokens by a penalty on their distance correlation."""
 
     protects = "nothing that could be proven: activations that depend less on tokens"
     Options = NoPeekConfig
 
     def penalty(self, embedded: Callable[[], Tensor], activations: Tensor, mask: Tensor) -> Tensor:
-        """The distance correlation of a batch, by its weight."""
+        """The weighted distance correlation of a batch."""
         return penalty(embedded(), activations, mask, self.options.weight)
 
 
@@ -44,7 +44,7 @@ def distance_correlation(x: Tensor, y: Tensor) -> Tensor:
 
 
 def penalty(embeddings: Tensor, activations: Tensor, mask: Tensor, weight: float) -> Tensor:
-    """What is added to a client's loss, 0-d; 0 for batches of fewer than four tokens.
+    """The distance correlation that is added to a client's loss, 0-d; 0 for batches of fewer than four tokens.
 
     Args:
         embeddings, activations: (B, T, D); mask: (B, T). Of more than ``MAX_TOKENS`` tokens evenly spaced ones count.

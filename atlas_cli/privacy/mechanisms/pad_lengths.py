@@ -9,6 +9,6 @@ from atlas_cli.privacy.mechanisms.contract import BaseMechanism
 
 
 class Mechanism(BaseMechanism):
-    """Longer batches."""
+    """Pads batches to a multiple of a number of tokens."""
 
     protects = "numbers of tokens, from who sees the sizes of messages only"

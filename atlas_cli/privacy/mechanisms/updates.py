@@ -32,7 +32,7 @@ from atlas_cli.seeding import torch_generator
 
 
 class Mechanism(BaseMechanism):
-    """Noise on updates."""
+    """Clips client updates and adds Gaussian noise."""
 
     channel = "updates"
     unit = "client"
@@ -41,7 +41,7 @@ class Mechanism(BaseMechanism):
 
     @classmethod
     def promise(cls, options: UpdatesConfig) -> str:
-        """From whom depends on who adds the noise."""
+        """What the mechanism protects; from whom depends on who adds the noise."""
         others = "those who get merged adapters; the server is trusted"
         return f"{cls.protects}, from {others if options.where == 'server' else 'everybody, the server as well'}"
 
@@ -50,18 +50,18 @@ Tensors = Mapping[str, Tensor]
 
 
 class UpdateNoise:
-    """Clips and perturbs what clients send.
+    """Clips and perturbs the updates that clients send.
 
     Args:
         clip: C.
         multiplier: z.
         where: who adds the noise.
-        seed: of the run; whoever knows it can take the noise away.
-        denominators: n by group.
+        seed: the seed of the run; whoever knows it can remove the noise.
+        denominators: the fixed denominator n of each group.
 
     Attributes:
-        norms: of the updates of a round, by client; ``merged``: (signal, noise), the norms of a group's mean of changes
-            and of the noise on it, where the server adds it.
+        norms: those of the updates of a round, by client; ``merged``: (signal, noise), the norms of a group's mean of
+            changes and of the noise on it, if the server adds it.
     """
 
     def __init__(
@@ -80,13 +80,13 @@ class UpdateNoise:
         self._start: dict[str, dict[str, Tensor]] = {}
 
     def begin(self, number: int, held: Mapping[str, Tensors]) -> None:
-        """Remember what each client of a round was delivered, by client and name."""
+        """Store the tensors that were delivered to each client of a round, by client and name."""
         self._round = number
         self._start = {client: {name: t.clone() for name, t in tensors.items()} for client, tensors in held.items()}
         self.norms, self.merged = {}, {}
 
     def protect(self, client: str, sent: Tensors, scales: Mapping[str, float]) -> dict[str, Tensor]:
-        """What a client sends instead of ``sent``; ``norms`` gets those of its update."""
+        """The tensors that a client sends instead of ``sent``; ``norms`` is set to those of its update."""
         start = self._start[client]
         units = {name: scales[name.removesuffix(".lora_B")] if name.endswith(".lora_B") else 1.0 for name in sent}
         changes = {name: tensor - start[name] for name, tensor in sent.items()}
@@ -117,12 +117,12 @@ class UpdateNoise:
         updates: Sequence[Update],
         sent: Mapping[str, Tensors],
     ) -> tuple[list[Update], dict[str, dict[str, Tensor]]]:
-        """The noisy mean of changes: of adapters as one update, of heads as what each client would have sent.
+        """The noisy mean of changes: one update for the adapters, and heads as each client would have sent them.
 
         Args:
-            current, head: what the group had, and each client was delivered the first rows and columns of.
-            parts: of adapters, "A" and "B", that clients send.
-            updates, sent: the same clipped values by client, as scale-free factors and as sent.
+            current, head: the group's former adapter and head; each client was delivered their first rows and columns.
+            parts: the parts of adapters, "A" and "B", that clients send.
+            updates, sent: the clipped values of each client, as scale-free factors and as sent.
         """
         generator = torch_generator(self.seed, "privacy-updates", group, self._round)
         n = self.denominators[group]
@@ -149,7 +149,7 @@ class UpdateNoise:
         return [Update(f"mean of {n} clients", 1.0, result)], {client: heads for client in sent}
 
     def mean_norms(self, clients: Collection[str], groups: Collection[str]) -> Norms | None:
-        """Means over ``clients``; noise of the server is compared with the mean of changes of ``groups``."""
+        """Mean norms over ``clients``; the server's noise is compared with the mean of changes of ``groups``."""
         each = [self.norms[client] for client in clients if client in self.norms]
         if not each:
             return None
