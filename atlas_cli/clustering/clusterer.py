@@ -23,11 +23,11 @@ SHUFFLES = 200
 
 @dataclass(frozen=True)
 class Clusters:
-    """An assignment of clients.
+    """An assignment of clients to clusters.
 
     Attributes:
         assignment: cluster number by client; numbers follow the first client of each.
-        silhouette_by_k: of every k that was tried.
+        silhouette_by_k: the silhouette of every k that was tried.
         similarity: cosines of the centred fingerprints (clients, clients), in the order of ``assignment``.
     """
 

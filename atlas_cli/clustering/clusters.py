@@ -1,4 +1,4 @@
-"""The clusters of a run, and the fingerprints that they were found by: what later clusterings and resuming need."""
+"""The state of clustering in a run: the clusters, and the fingerprints by which they were found."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A fingerprint of every client's task: its gradient of every lora_B on the shared initial adapter, sketched.
 
-At B = 0 the gradient of B is s (dL/dW) A^T: what the client's data asks of the frozen weights, seen through an A that
-is the same for all. Heads are frozen and seeded alike, so that they do not tell clients apart; where numbers of classes
+At B = 0 the gradient of B is s (dL/dW) A^T: the gradient of the frozen weights, projected by an A that is the same for
+all clients. Heads are frozen and seeded alike, so that they do not tell clients apart; where numbers of classes
 differ, they do. Only layers that all clients hold are used. Classes take turns in the batches: the bias of an untrained
 head moves all texts alike, by as much as classes are unequal, and clients would be told apart by their label mix.
 """
@@ -43,7 +43,7 @@ def fingerprint_round(
 
     A client that has fewer examples uses each once. ``turn`` draws others.
 
-    Nothing is stepped, and no party of the federation is touched. What crosses the wire is counted in ``ledger``: the
+    Nothing is stepped, and no party of the federation is changed. What crosses the wire is counted in ``ledger``: the
     steps' activations and gradients, and each client's fingerprint, 4 * size bytes up.
 
     Raises:
@@ -54,7 +54,7 @@ def fingerprint_round(
 
 
 def takes_fingerprints(config: ExperimentConfig) -> bool:
-    """Whether a run of this config takes any."""
+    """Whether a run of this config takes fingerprints."""
     rule = config.clustering
     return rule is not None and rule.by == "fingerprints" and config.mode not in ("local-only", "centralized")
 

@@ -1,4 +1,4 @@
-"""Clusters in a run: which clients' adapters are merged, found before the first round and, if asked for, again."""
+"""Clustering in a run: finds whose adapters are merged, before the first round and, if asked for, later."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from atlas_cli.wire.ledger import Ledger
 
 @dataclass(frozen=True)
 class ClusteringResult:
-    """What one clustering of a run found.
+    """The result of one clustering in a run.
 
     Attributes:
-        round: that it comes before; 0: before training.
+        round: the round that it precedes; 0 before training.
         by: as in ``ClusteringConfig``.
         assignment: cluster by client.
-        moved: clients that another cluster has now, once training has begun.
-        silhouette_by_k: of fingerprints, by number of clusters.
-        agreement: with the task groups (``Clusters.compare``); None where there is one.
+        moved: clients whose cluster changed, once training has begun.
+        silhouette_by_k: the silhouette of the fingerprints, by number of clusters.
+        agreement: with the task groups (``Clusters.compare``); None where there is only one group.
     """
 
     round: int
@@ -80,7 +80,7 @@ def clusterer_of(rule: ClusteringConfig, seed: int) -> TaskClusterer:
 
 
 def name_clusters(found: Mapping[str, int], before: Mapping[str, str | None]) -> dict[str, str]:
-    """Names of numbered clusters: that of the former cluster that most of its clients come from, each name once."""
+    """Names of numbered clusters: each takes the name of the former cluster of most of its clients, each name once."""
     overlaps = Counter((number, before[client]) for client, number in found.items())
     names: dict[int, str] = {}
     for (number, name), _ in sorted(overlaps.items(), key=lambda item: (-item[1], item[0][0], str(item[0][1]))):

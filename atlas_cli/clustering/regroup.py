@@ -1,9 +1,9 @@
-"""Merge by clusters from now on: what groups have learned so far goes with their clients.
+"""Regroups clients by clusters: a new cluster starts from what its clients' former groups have learned.
 
 A cluster's adapter is the mean of what its clients' former groups had, sum_k w_k dW_k, cut to its rank; exactly that of
 the one group that they all come from. So is a head's, and the server's LoRA's, for the clients of one task group that
-are in one cluster: heads of other tasks have other outputs. Clients are sent what is new to them at their next
-delivery. Optimizer moments stay where the clients stay together, and start anew elsewhere.
+are in one cluster: heads of other tasks have other outputs. Clients receive the new values with their next delivery.
+    Optimizer moments stay where the clients stay together, and start anew elsewhere.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Shares = dict[str, float]  # of former groups, by what their clients weigh; they
 
 
 def regroup(federation: Federation, clusters: Mapping[str, str]) -> list[str]:
-    """Put every client into its cluster, by name; those whose cluster is new to them."""
+    """Put every client into its cluster, by name; returns the clients whose cluster changed."""
     aggregator = federation.aggregator
     members = aggregator.members
     groups = {client: member.group for client, member in members.items()}

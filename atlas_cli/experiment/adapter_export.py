@@ -25,12 +25,13 @@ FOLDER = "adapters"
 
 
 def export_adapters(federation: Federation, run: RunDirectory) -> None:
-    """Write adapters/groups/NAME and adapters/clients/NAME, in place of those of an earlier round.
+    """Write adapters/groups/NAME and adapters/clients/NAME, replacing those of an earlier round.
 
     Each folder is complete: adapters below the cut, those that the server trained above it, and the head; so that stock
     PEFT gives the logits of the run. Where a method changed the base (``flora``, ``fedex``), the change is in the
-    adapter. A group whose clients share no adapter has no folder, one whose clients are in several clusters a folder
-    for each part. NAME is as ``folder_names`` has it, mostly the name itself; origin.json has the name as it is.
+    adapter. A group whose clients share no adapter has no folder; one whose clients are in several clusters has a
+    folder for each part. NAME comes from ``folder_names``, and is mostly the name itself; origin.json holds the
+    original name.
     """
     shared = {
         part: (group, m) for group in federation.group_names for part, m in federation.models_of_group(group).items()
@@ -45,7 +46,7 @@ def export_adapters(federation: Federation, run: RunDirectory) -> None:
 
 
 def export_last_round(federation: Federation, run: RunDirectory) -> int | None:
-    """The same of the last whole round of a run that stopped inside one; its number, None: it has trained none.
+    """Export the adapters of the last whole round of an interrupted run; returns its number, None if there is none.
 
     Raises:
         OutputError: no room or no permission.
@@ -89,7 +90,7 @@ def _write(
 
 
 def origin_of(federation: Federation, group: str, owner: str) -> Origin:
-    """What adapters and head of a client, or of a group (or its part in a cluster), belong to."""
+    """The origin of the adapters and head of a client, a group, or a group's part in a cluster."""
     config, base, task = federation.config, federation.base, federation.data[group].task
     drawn = base.init != PRETRAINED
     return Origin(
@@ -108,7 +109,7 @@ def origin_of(federation: Federation, group: str, owner: str) -> Origin:
 
 @torch.no_grad()
 def fold_base_change(federation: Federation, adapters: AdapterSet) -> AdapterSet:
-    """The same update without a changed base: one adapter a layer, of the rank that it takes."""
+    """Fold base changes into the adapters: the same update with one adapter per layer, of sufficient rank."""
     if not adapters.frozen:
         return adapters
     lora, own = federation.config.lora, absorb(adapters.state(), scales_of(adapters))

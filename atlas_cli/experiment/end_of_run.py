@@ -1,4 +1,4 @@
-"""What a run says of its end: the figures of its engine, and why it ended early."""
+"""The end of a run: the figures of its engine, and the reason for an early end."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from atlas_cli.runs.seals import INDEX, seals_record
 
 
 def engine_figures(federation: Federation, engine: Engine) -> dict[str, Any]:
-    """What this process kept and moved, by what it is of."""
+    """Figures of caches, stores and engine in this process, by component."""
     offload = federation.offload
     kept = {"prefix_cache": federation.prefix_cache, "offload": None if offload is None else offload.store}
     records: dict[str, Any] = {name: each.record() for name, each in kept.items() if each is not None}

@@ -1,4 +1,4 @@
-"""What the manifest says of the model, the data and the device."""
+"""The manifest's facts about the model, the data and the device."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def model_facts(federation: Federation) -> Facts:
 
 
 def data_facts(federation: Federation) -> dict[str, Facts]:
-    """By task group: origin, content hash, sizes, classes, and what became of every row."""
+    """By task group: origin, content hash, sizes, classes, and the account of all rows."""
     return {
         name: {
             "origin": group.data.origin,
@@ -57,7 +57,7 @@ def data_facts(federation: Federation) -> dict[str, Facts]:
 
 
 def clock_facts(config: ExperimentConfig) -> Facts | None:
-    """What the virtual clock goes by besides the clients' devices; None where no client has one."""
+    """The settings of the virtual clock besides the clients' devices; None where no client has a device."""
     if config.mode != "split-federated" or not client_devices(config):
         return None
     server = server_device(config)
@@ -69,5 +69,5 @@ def clock_facts(config: ExperimentConfig) -> Facts | None:
 
 
 def device_name(device: torch.device) -> str:
-    """As torch names it, with the model of a GPU."""
+    """The device as torch names it, with the model of a GPU."""
     return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)

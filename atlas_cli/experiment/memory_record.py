@@ -1,4 +1,4 @@
-"""What the parties of a run hold in memory in one round: memory.json."""
+"""Measures the memory of all parties in one round, for memory.json."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from atlas_cli.runs.seals import MEMORY
 
 
 class MeasuredRound:
-    """A round that is measured: the clients that begin it, and the server."""
+    """The measurement of one round: of the clients that begin it, and of the server."""
 
     def __init__(self, federation: Federation, number: int, present: Collection[str]) -> None:
         self.federation, self.number = federation, number
@@ -20,7 +20,7 @@ class MeasuredRound:
         federation.server.measure()
 
     def end(self, files: RecordFiles | None) -> None:
-        """Write what was measured, and measure no more."""
+        """Write the measurements, and stop measuring."""
         if files is not None:
             files.write_json(MEMORY, self.record())
             files.memory_is_missing = False

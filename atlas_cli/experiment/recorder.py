@@ -26,8 +26,8 @@ JSON = dict[str, object]
 class Scores:
     """An evaluation: metrics by group and by client (local test part), wall seconds and number of models by group.
 
-    Several models are those of a group's clients or clusters; its metrics are then the mean over clients. Empty when
-    none was due.
+    Where a group's clients or clusters have models of their own, its metrics are the mean over clients. Empty if no
+    evaluation was due.
     """
 
     groups: Mapping[str, dict[str, float]] = field(default_factory=dict)
@@ -58,13 +58,12 @@ class Recorder:
         self.measured: MeasuredRound | None = None
 
     def start_round(self, number: int, present: Collection[str]) -> None:
-        """Memory is measured in the first round, that of the clients that begin it; where memory.json was gone when a
-        run was gone on with, in the first one after that."""
+        """Measure memory if this is the first round, or the first after resuming a run whose memory.json is missing."""
         if number == 1 or (self.files is not None and self.files.memory_is_missing):
             self.measured = MeasuredRound(self.federation, number, present)
 
     def on_step(self, round_number: int) -> Callable[[int, dict[str, LocalWork]], None]:
-        """A callback for the engine: step number from 0, and what each client did so far."""
+        """A callback for the engine: takes the step number from 0, and the work of each client so far."""
         before = {"examples": 0}
 
         def tell(step: int, done: dict[str, LocalWork]) -> None:
@@ -92,8 +91,8 @@ class Recorder:
         line, except in round 0 and in the last.
 
         Args:
-            trained: what every client that began the round did.
-            attendance: which of them are in the merge, and why others are not; default: all.
+            trained: the work of every client that began the round.
+            attendance: which of them are merged, and why others are not; default: all.
         """
         trained, errors = trained or {}, errors or {}
         dropped = attendance.dropped if attendance else {}
@@ -150,7 +149,7 @@ class Recorder:
         return simulate(self.federation, trained, ledger, dropped=dropped, late=late, waited=waited)
 
     def clusters(self, found: ClusteringResult | None) -> None:
-        """Record a clustering and say what it found; None: none was due."""
+        """Record and report a clustering; None if none was due."""
         if found is None:
             return
         self.clustered.append(found.record())

@@ -1,4 +1,4 @@
-"""What the same model would need without a split.
+"""Memory of the same model without a split, for comparison.
 
 Traced on tensors without storage (``planning.trace``) in a batch as clients have it: a real forward of the whole model
 with all its weights trained would take more memory than the run that it is compared with.
@@ -20,7 +20,7 @@ from atlas_cli.planning.memory_of_plan import Shape, reference_step, unsplit_ran
 def reference_memory(federation: Federation, usages: Sequence[Usage]) -> dict[str, dict[str, object]]:
     """Bytes of full fine-tuning and of unsplit LoRA with AdamW, for memory.json.
 
-    They depend on the config, the plan and the batch: not on what was merged, evaluated or resumed before.
+    They depend on the config, the plan and the batch alone, not on earlier merges, evaluations or resuming.
 
     Args:
         usages: of clients that took a step; the batch of the one that saved most is used.

@@ -39,13 +39,14 @@ def train(
 
     Args:
         checkpoint: called after every round, round 0 (before training) included.
-        done: rounds that a restored federation has behind it; None starts anew.
+        done: completed rounds of a restored federation; None for a new run.
         local_steps: of an engine: where clients compute; by default, in this process.
 
     Raises:
-        NonFiniteError: a loss, activation, gradient, update or aggregate; nothing was stepped or delivered with it.
+        NonFiniteError: a loss, activation, gradient, update or aggregate is not finite; it was neither used nor
+        delivered.
         TooFewClientsError: too few clients are left after a round; it was not recorded.
-        AtlasError: a client does not hold what it was delivered, or bytes do not match their closed form.
+        AtlasError: a client does not hold what was delivered, or bytes do not match their closed form.
     """
     training = federation.config.training
     if done is None:
@@ -97,7 +98,7 @@ def caution(federation: Federation, recorder: Recorder) -> None:
 
 
 def unused_weights(federation: Federation) -> str | None:
-    """What the config says of weights that its method does not merge by; None where it says nothing, or is heard."""
+    """The config's weights that its method ignores, in words; None if there are none."""
     config, method = federation.config, federation.aggregator.method
     if method.UNWEIGHTED is None:
         return None
@@ -113,10 +114,10 @@ def unused_weights(federation: Federation) -> str | None:
 def collect(
     federation: Federation, attendance: Attendance, trained: Mapping[str, LocalWork], ledger: Ledger
 ) -> dict[str, dict[str, Tensor]]:
-    """What those present send at the end of their steps; who is too late, or sends what cannot be merged, is dropped.
+    """The updates of the clients present; a client that is too late, or whose update cannot be merged, is dropped.
 
     Raises:
-        NonFiniteError: an update, with ``training.on_nonfinite: stop``.
+        NonFiniteError: an update is not finite, with ``training.on_nonfinite: stop``.
     """
     aggregator, config = federation.aggregator, federation.config
     prune(aggregator, federation.clients, attendance.present)
@@ -149,7 +150,7 @@ def collect(
 def merge(
     federation: Federation, attendance: Attendance, sent: Mapping[str, Mapping[str, Tensor]], recorder: Recorder
 ) -> dict[str, ErrorLedger | None]:
-    """Merge each group (or cluster) that has clients left; one that has none keeps what it has."""
+    """Merge each group (or cluster) with clients left in the round; one without any keeps its adapter."""
     errors: dict[str, ErrorLedger | None] = {}
     for group in federation.aggregator.merged:
         left = attendance.left(group)
@@ -162,9 +163,9 @@ def merge(
 
 
 def set_up(federation: Federation, clustered: Callable[[ClusteringResult | None], None] = lambda found: None) -> Ledger:
-    """What each client must get before the first round: its frozen weights, once, and the initial adapters.
+    """Send each client its frozen weights and the initial adapters, before the first round.
 
-    Between the two, clusters are found where the config asks for them; ``clustered`` is told of them.
+    Between the two, clusters are found if the config asks for them; ``clustered`` is called with the result.
     """
     ledger = federation.ledger(0)
     messages: dict[tuple[object, ...], BaseWeights] = {}  # clients that hold the same part of one base get the same
@@ -186,9 +187,9 @@ def set_up(federation: Federation, clustered: Callable[[ClusteringResult | None]
 
 
 def deliver(federation: Federation, clients: Iterable[str], ledger: Ledger) -> None:
-    """Send the current group adapter to those that are behind; moments of what it replaces are reset.
+    """Send the current group adapter to clients that are behind; moments of replaced values are reset.
 
-    Of clients that are away and share a state, one is brought in, and the others share the state that it has then.
+    Of offloaded clients that share a state, one is brought in, and the others share its new state.
     """
     aggregator, offload = federation.aggregator, federation.offload
     given: dict[tuple[object, ...], tuple[Member, Ledger, list[Message]]] = {}
@@ -215,7 +216,7 @@ def deliver(federation: Federation, clients: Iterable[str], ledger: Ledger) -> N
 def mix_groups(federation: Federation, clients: Sequence[str]) -> None:
     """Mix the adapters of task groups or clusters, where ``aggregation.cross_group`` asks for it.
 
-    Sizes are those of ``clients``; a group of which nobody is among them keeps its adapter.
+    Sizes are those of ``clients``; a group without any of them keeps its adapter.
     """
     rule, aggregator = federation.config.aggregation.cross_group, federation.aggregator
     if rule.strength == 0 or len(aggregator.merged) == 1 or not aggregator.exchanges:
@@ -233,13 +234,13 @@ def mix_groups(federation: Federation, clients: Sequence[str]) -> None:
 
 
 def require_delivered(federation: Federation, clients: Iterable[str], *, anew: bool = False) -> None:
-    """Clients that are not training hold exactly what they were delivered, by hash.
+    """Check by hash that clients hold exactly what was delivered, while they are not training.
 
-    Asked of a client before and after each round that it takes part in and when its own model was scored, and of all
-    after the last round.
+    A client is checked before and after each of its rounds and when its own model was scored, and all are checked after
+    the last round.
 
     Args:
-        anew: hash everything again, also what nothing was written to since it was last hashed.
+        anew: hash everything again, even if no write was detected since the last time.
     """
     if federation.aggregator.exchanges:
         for client in clients:
@@ -271,7 +272,7 @@ def evaluate(federation: Federation) -> Scores:
 
 
 def require_matching(ledger: Ledger) -> None:
-    """Stop when bytes counted are not what the closed form says: one of the two would be wrong in every report.
+    """Stop if counted bytes differ from the closed form: one of the two would be wrong in every report.
 
     Raises:
         AtlasError: names the first entry that differs.

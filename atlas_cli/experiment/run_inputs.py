@@ -1,7 +1,7 @@
-"""What decides a run's numbers besides its config and its weights: kept in the manifest, and compared when it goes on.
+"""The inputs that determine a run's results besides config and weights: in the manifest, and compared on resuming.
 
-The model's config, the tokenizer, the rows and what they became as tokens, and the code of the plug-ins: each by hash,
-with what is needed to name what has changed.
+These are the model's config, the tokenizer, the rows and their tokens, and the code of the plug-ins: each by hash, with
+what is needed to name a change.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _LIBRARIES = ("python", "torch", "transformers", "tokenizers", "numpy")
 
 
 def inputs(federation: Federation) -> dict[str, Any]:
-    """For the manifest."""
+    """The inputs of a run, for the manifest."""
     tokenizer = federation.tokenizer
     return {
         "model_config": model_config(federation),
@@ -44,14 +44,14 @@ def inputs(federation: Federation) -> dict[str, Any]:
 
 
 def model_config(federation: Federation) -> dict[str, Any]:
-    """What the Hugging Face config says, as JSON."""
+    """The Hugging Face config as JSON."""
     config = {k: v for k, v in federation.base.config.to_dict().items() if k not in _NOT_OF_THE_MODEL}
     found: dict[str, Any] = json.loads(json.dumps(config, default=str, sort_keys=True))
     return found
 
 
 def changed_since(manifest: Mapping[str, Any], federation: Federation) -> str | None:
-    """What is not what it was when a manifest was written, and what to do; None: nothing."""
+    """What has changed since a manifest was written, and what to do; None if nothing has."""
     before, now = manifest.get("inputs"), inputs(federation)
     if not isinstance(before, dict) or any(
         not isinstance(before.get(part), dict) for part in now if part != "packages"
@@ -83,7 +83,7 @@ def changed_since(manifest: Mapping[str, Any], federation: Federation) -> str | 
 
 
 def other_versions(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
-    """A sentence where libraries that compute have other versions than when a run was started; None: they have not."""
+    """A sentence if numerical libraries have other versions than at the start of the run; else None."""
     was, is_ = before.get("versions"), now["versions"]
     if not isinstance(was, dict):
         return None

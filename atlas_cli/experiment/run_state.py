@@ -1,6 +1,7 @@
-"""The state of a run: that of its parts, by name; all that does not follow from config, seed and round.
+"""The state of a run: that of its parts, by name.
 
-Protection and the virtual clock have none: noise, cohorts, faults and times are functions of seed, client and round.
+It holds everything that does not follow from config, seed and round. Protection and the virtual clock have no state:
+noise, cohorts, faults and times are functions of seed, client and round.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 class RunState:
     """The parts of a federation that have a state.
 
-    Kept for all checkpoints of a run, it looks only at those clients again that were used since the last one.
+    One object serves all checkpoints of a run, so that each hashes only the clients used since the last one.
 
     Attributes:
         parts: in the order in which they are restored: clusters say which groups there are, and groups which versions.
@@ -45,7 +46,7 @@ class RunState:
         self.parts["clients"] = SavedClients(federation)
 
     def capture(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The state as it is now: tensors as ``<part>/<name>``, and JSON values by part and name."""
+        """The present state: tensors as ``<part>/<name>``, and JSON values by part and name."""
         tensors: dict[str, Tensor] = {}
         values: dict[str, dict[str, Any]] = {}
         for part, owner in self.parts.items():
@@ -55,10 +56,10 @@ class RunState:
         return tensors, values
 
     def restore(self, tensors: Mapping[str, Tensor], values: Any, where: str = "the checkpoint") -> None:
-        """Make a freshly built federation what it was when ``tensors`` and ``values`` were captured.
+        """Restore a freshly built federation from captured ``tensors`` and ``values``.
 
         Args:
-            where: what they come from, for messages.
+            where: their source, for messages.
 
         Raises:
             ResourceError: the state is not that of this federation; names the field.

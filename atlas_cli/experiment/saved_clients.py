@@ -1,4 +1,4 @@
-"""The states of all clients for checkpoints: equal ones once, and only those looked at again that may have changed."""
+"""The states of all clients for checkpoints: equal ones are saved once, and only clients in use are hashed again."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class ClientRecord(NamedTuple):
-    """All that a checkpoint says of a client; clients that are alike have one.
+    """A checkpoint's record of a client; equal clients share one.
 
     Attributes:
         version, delivered_sha256: as in ``Member``.
-        exchanged, moments, base_changes, term: hashes of the parts of its ``ClientState``; None: it has none.
+        exchanged, moments, base_changes, term: hashes of the parts of its ``ClientState``; None where there is none.
     """
 
     version: int
@@ -42,10 +42,9 @@ class ClientRecord(NamedTuple):
 
 
 class SavedClients:
-    """The clients of a federation, as a part that has a state.
+    """The clients of a federation, as a part of the run's state.
 
-    What idle clients have is in the federation's own store; what the others have is copied once for all that have it,
-    for as long as any do.
+    The states of idle clients are in the federation's own store; equal states of the others are copied once.
     """
 
     def __init__(self, federation: Federation) -> None:
@@ -72,7 +71,7 @@ class SavedClients:
         return state
 
     def load_state_dict(self, state: StateDict) -> None:
-        """Restore every client; of idle ones that begin alike and have the same state, one, whose state others share.
+        """Restore every client; idle clients that begin alike and have the same state share it.
 
         Raises:
             StateError: other clients, or a state that no client of this federation can have.

@@ -1,4 +1,4 @@
-"""One run from its config to its report: started anew, or gone on with from its last checkpoint."""
+"""One run from its config to its report: a new run, or one resumed from its last checkpoint."""
 
 from __future__ import annotations
 
@@ -75,14 +75,14 @@ def start(config: ExperimentConfig, progress: Progress) -> RunDirectory:
 
 
 def resume(run: RunDirectory, loaded: LoadedConfig, progress: Progress) -> RunDirectory:
-    """Go on from the newest undamaged checkpoint of a run; what was recorded after it is cut off and done again.
+    """Resume a run from its newest undamaged checkpoint; later records are cut off, and their rounds run again.
 
     Args:
         loaded: the run's own config, with overrides of keys that may change.
 
     Raises:
         ConfigError: a key that changes the mathematics, with the list of those that may change.
-        ResourceError: no checkpoint, or the model or data are not what they were.
+        ResourceError: no checkpoint, or the model or data have changed.
         OutputError: another process writes to the run directory, or it cannot be written.
     """
     with Stopping() as stopping, locked(run, progress.note):
@@ -119,7 +119,7 @@ def resume(run: RunDirectory, loaded: LoadedConfig, progress: Progress) -> RunDi
 
 
 def resume_newest(loaded: LoadedConfig, progress: Progress) -> RunDirectory:
-    """Go on with the newest unfinished run of a config.
+    """Resume the newest unfinished run of a config.
 
     Raises:
         ConfigError: there is none; and as ``resume``.

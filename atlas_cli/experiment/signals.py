@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first lets the step end and the run stop in order, the second stops at once."""
+"""Ctrl-C and SIGTERM: the first lets the step end and stops the run in order, the second stops it at once."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Stopping:
         self._before: dict[signal.Signals, Any] = {}
 
     def check(self) -> None:
-        """Call where the run may stop.
+        """Stop here if a signal came; called where the run may stop.
 
         Raises:
             KeyboardInterrupt: a signal came.

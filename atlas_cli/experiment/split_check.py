@@ -1,4 +1,4 @@
-"""What the proof of the split found, and what follows from it."""
+"""The result of the proof of the split."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        """Equal within tolerance, and not trivially so."""
+        """Whether split and unsplit model are equal within tolerance, and not trivially so."""
         packed = [
             d / ROUNDINGS for d in (self.packed_loss_difference, self.packed_gradient_difference) if d is not None
         ]
@@ -54,7 +54,7 @@ class Check:
 
     @property
     def place(self) -> str:
-        """Where the model is cut, and in which dtype the client is."""
+        """The cut, and the dtype of the client."""
         return f"layer {self.split_layer}" + ("" if self.dtype is None else f" in {self.dtype}")
 
     def sentence(self) -> str:

@@ -34,8 +34,7 @@ from atlas_cli.wire.ledger import Ledger
 
 
 def verify_split(federation: Federation) -> list[Check]:
-    """One check a task group, split layer and dtype, with the ranks of its first client; training state is not
-    touched."""
+    """One check per task group, split layer and dtype, at the ranks of its first client; no state changes."""
     checks = []
     gaps = {c.dtype: departure(federation.base, federation.base_of(c.name)) for c in _first(federation.plan.clients)}
     for group, prepared in federation.data.items():
@@ -53,7 +52,7 @@ def _first(clients: Sequence[ClientPlan]) -> list[ClientPlan]:
 
 
 def spread_by_length(features: Sequence[Feature], count: int) -> list[Feature]:
-    """Shortest, longest and examples between, so that a batch of them has padding."""
+    """The shortest, the longest and examples in between, so that a batch of them has padding."""
     ordered = sorted(features, key=lambda f: len(f["input_ids"]))
     last = len(ordered) - 1
     return [ordered[round(i * last / (count - 1))] for i in range(count)] if last > 0 else ordered

@@ -46,8 +46,10 @@ class Attendance:
         self._before: dict[str, ClientState] = {}
 
     def begin(self) -> None:
-        """Remember the ranks of each client, with a copy of its state where it can be dropped later in the round; then
-        let what the aggregation method does at clients see the adapters that the round begins with."""
+        """Begin the round: record the ranks of each client, and copy the state of clients that may be dropped later.
+
+        The aggregation method's terms at the clients begin their round, too.
+        """
         members = self.federation.aggregator.members
         self.began_with = {c: members[c].ranks for c in self.present}
         every = may_drop(self.federation, self.present)

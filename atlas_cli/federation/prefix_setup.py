@@ -28,11 +28,10 @@ def give_prefix(cache: PrefixCache | None, config: ExperimentConfig, party: Part
 
 
 def first_changing(config: ExperimentConfig, plan: Plan) -> dict[str, int]:
-    """By client, the lowest block that has an adapter, or whose frozen weights a merge may change; 0 where a text's
-    output depends on its batch.
+    """By client, the lowest block that has an adapter, or whose frozen weights a merge may change.
 
-    Where a method merges into the base, a client receives the changes of all clients it is merged with: those of its
-    task group, or any client where clusters are found.
+    It is 0 where a text's output depends on its batch. Where a method merges into the base, a client receives the
+    changes of all clients it is merged with: those of its task group, or any client where clusters are found.
     """
     if depends_on_length(plan.hf_config, config.training.max_length):  # a text alone may have other positions
         return {c.name: 0 for c in plan.clients}

@@ -62,12 +62,12 @@ class Package:
 
     @property
     def made_of(self) -> dict[str, str]:
-        """What the extracted folder says that it is."""
+        """The description of the package in the extracted folder's manifest."""
         return {"package": self.name, "version": self.version, "wheel_sha256": self.sha256}
 
 
 def is_cached(package: Package) -> bool:
-    """Whether every extracted file is there, and is by hash what was extracted."""
+    """Whether every extracted file is there and unchanged, by hash."""
     return damage(package.folder, package.made_of) is None
 
 

@@ -1,4 +1,4 @@
-"""What an audit found, as a table and in sentences."""
+"""The results of an audit, as a table and in sentences."""
 
 from __future__ import annotations
 

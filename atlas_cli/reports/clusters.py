@@ -1,4 +1,4 @@
-"""Clusters of clients as a table, in words, and as a picture of how alike their fingerprints are."""
+"""Clusters of clients as a table, in words, and as a picture of the similarity of their fingerprints."""
 
 from __future__ import annotations
 

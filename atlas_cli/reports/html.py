@@ -36,10 +36,10 @@ summary { cursor: pointer; }
 
 
 def write_report(run: RunDirectory, manifest: Mapping[str, Any] | None = None) -> Path:
-    """Write report.html from the run's JSON files; a run that did not finish gets the parts that it left.
+    """Write report.html from the run's JSON files; for an unfinished run it has the parts that exist.
 
     Args:
-        manifest: where it is not yet in the run directory as it will be.
+        manifest: the final manifest, if it is not yet in the run directory.
 
     Raises:
         ResourceError: no manifest, or a damaged record.

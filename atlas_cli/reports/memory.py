@@ -1,4 +1,4 @@
-"""memory.json as rows: each holder with its parts, clients alike put together when there are many."""
+"""memory.json as rows: each holder with its parts; when there are many clients, those of one kind share a row."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def holders(memory: Record, max_clients: int) -> list[Holder]:
 def client_rows(
     clients: Mapping[str, Record], max_clients: int, how: str, columns: Iterable[str] = PARTS
 ) -> list[Holder]:
-    """A row a client, or a row a kind of client where there are more than ``max_clients``."""
+    """A row per client, or per kind of client if there are more than ``max_clients``."""
     if len(clients) <= max_clients:
         return [holder(name, parts, how, 1, columns) for name, parts in clients.items()]
     kinds: dict[tuple[str, int], dict[str, Record]] = {}
@@ -99,7 +99,7 @@ def memory_table(memory: Record, peak: int | None) -> Table:
 
 
 def remarks(memory: Record, peak: int | None) -> list[str]:
-    """Who was not measured, and what belongs to nobody."""
+    """Notes on parties that were not measured, and on memory that belongs to no party."""
     names = memory["not_measured"]
     more = f" and {len(names) - MAX_TABLE_CLIENTS} more" if len(names) > MAX_TABLE_CLIENTS else ""
     idle = f"not measured, without a step in round {memory['measured_in_round']}"
@@ -109,7 +109,7 @@ def remarks(memory: Record, peak: int | None) -> list[str]:
 
 
 def sources(rows: Sequence[Holder]) -> list[str]:
-    """A line a way in which figures were come by, e.g. ``clients, server: measured in round 1``."""
+    """One line for each origin of figures, e.g. ``clients, server: measured in round 1``."""
     by_how: dict[str, dict[str, None]] = {}
     for row in rows:
         by_how.setdefault(row.how, {})["clients" if row.clients else row.label] = None

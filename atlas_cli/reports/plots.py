@@ -41,7 +41,7 @@ def loss_svg(metrics: Sequence[Record]) -> str:
 
 
 def metric_svgs(metrics: Sequence[Record]) -> list[tuple[str, str]]:
-    """(metric, picture): the primary test metric by round, from round 0; a picture a metric, a line a task group."""
+    """(metric, picture): the primary test metric by round, from round 0; one picture per metric."""
     groups = by_group(metrics)
     primary = {group: primary_metric(rows) for group, rows in groups.items()}
     pictures = []
@@ -53,7 +53,7 @@ def metric_svgs(metrics: Sequence[Record]) -> list[tuple[str, str]]:
 
 
 def bytes_svg(messages: Sequence[Record]) -> str:
-    """Serialised bytes by kind and direction; what is sent once at set-up has an axis of its own."""
+    """Serialised bytes by kind and direction; messages sent once at set-up have an axis of their own."""
     total: dict[tuple[str, str], int] = {}
     for row in messages:
         key = row["kind"], row["direction"]
@@ -72,7 +72,7 @@ def bytes_svg(messages: Sequence[Record]) -> str:
 
 
 def memory_svg(memory: Record) -> tuple[str, str]:
-    """(picture, note): bytes by part, a bar a client, then the server and the references.
+    """(picture, note): bytes by part, a bar per client, then the server and the references.
 
     The note says which clients share a bar or are not shown, and is empty when each client has its own.
     """

@@ -1,4 +1,4 @@
-"""What each channel has told, as epsilon, for the final table and report.html; no word on privacy without a figure."""
+"""The epsilon spent on each channel, for the final table and report.html."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DIAGNOSTIC = (
 
 
 def worst(metrics: Sequence[Record]) -> dict[str, float]:
-    """Epsilon by channel after the last round, the largest of all task groups; ``math.inf`` without a mechanism."""
+    """Epsilon by channel after the last round: the largest of all task groups; ``math.inf`` without a mechanism."""
     last = [row["epsilon"] for row in metrics if row["round"] == metrics[-1]["round"]]
     channels = dict.fromkeys(channel for figures in last for channel in figures)
     return {c: max(math.inf if f[c] == "infinite" else float(f[c]) for f in last if c in f) for c in channels}
@@ -38,7 +38,7 @@ def epsilon_in_words(record: Mapping[str, Any], channel: str, epsilon: float | s
 
 
 def in_words(epsilon: float) -> str:
-    """A figure, or why there is none."""
+    """A figure, or the reason why there is none."""
     if epsilon == 0:
         return "not sent"
     return "infinite" if math.isinf(epsilon) else format_number(epsilon)

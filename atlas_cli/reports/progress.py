@@ -1,4 +1,4 @@
-"""How far a run is: a live display on a terminal, a line a round elsewhere."""
+"""The progress of a run: a live display on a terminal, one line per round elsewhere."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SHOWN_DROPS = 4  # clients that a round's line names with their reason
 
 
 class Progress(Protocol):
-    """What the round loop tells; rounds and steps count from 1, round 0 is the evaluation before training."""
+    """A display of the round loop; rounds and steps count from 1, round 0 is the evaluation before training."""
 
     def start(self, total_rounds: int, local_steps: int, groups: Sequence[str]) -> None:
         """Begin to show."""
@@ -35,7 +35,7 @@ class Progress(Protocol):
         """A round is done: its metrics records."""
 
     def note(self, text: str) -> None:
-        """Something to say in between; stays on the screen."""
+        """Print a note; it stays on the screen."""
 
     def stop(self) -> None:
         """End the display; may be called twice."""

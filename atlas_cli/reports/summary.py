@@ -1,4 +1,4 @@
-"""A run's records, summed up by task group: the figures of the final table and of the report."""
+"""Summarises a run's records by task group, for the final table and the report."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def losses(rows: Iterable[Record]) -> list[tuple[int, float]]:
 def summarise(
     metrics: Sequence[Record], clients: Sequence[Record], data: Mapping[str, Record] | None = None
 ) -> list[GroupSummary]:
-    """One summary a task group.
+    """One summary per task group.
 
     Args:
         metrics: records of metrics.jsonl.

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: safetensors and JSON, complete or not there.
+"""Checkpoints of a run: safetensors and JSON files, each checkpoint complete or absent.
 
 A checkpoint is written to a temporary folder, every file synced, its manifest (sizes and sha256 of the others) last,
 and moved into place by one rename: checkpoints/round-000003. The newest that is undamaged wins. state.safetensors and
@@ -45,10 +45,10 @@ class _EarlierFormatError(ResourceError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Everything that a run goes on from: ``round`` rounds are done, and ``records`` are written.
+    """Everything that a run resumes from: ``round`` rounds are done, and ``records`` are written.
 
     Attributes:
-        tensors, state: of its parts, as ``experiment.run_state`` captures them.
+        tensors, state: the states of its parts, as ``experiment.run_state`` captures them.
     """
 
     round: int
@@ -58,7 +58,7 @@ class Checkpoint:
 
     @property
     def name(self) -> str:
-        """For messages."""
+        """The name of the checkpoint in messages."""
         return f"checkpoint round-{self.round:06d}"
 
 
@@ -96,7 +96,7 @@ def save_checkpoint(run: RunDirectory, checkpoint: Checkpoint, keep: int = 2) ->
 
 
 def load_newest(run: RunDirectory) -> tuple[Checkpoint, list[str]]:
-    """The newest undamaged checkpoint, and in words what was wrong with newer ones.
+    """The newest undamaged checkpoint, and the damage of newer ones in words.
 
     Raises:
         ResourceError: there is none, or the newest is of an earlier format.
@@ -123,7 +123,7 @@ def folders(run: RunDirectory) -> list[Path]:
 
 
 def remove_newer(run: RunDirectory, number: int) -> None:
-    """Remove the damaged checkpoints of rounds after ``number``, which are done again: else the newest would be one."""
+    """Remove damaged checkpoints of rounds after ``number``, which are run again, so that the newest is undamaged."""
     for folder in folders(run):
         if _number(folder) > number:
             shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""One run's folder: created once, never overwritten, every file whole or absent."""
+"""The folder of one run: created once, never overwritten, every file whole or absent."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class RunDirectory:
         self.write_bytes(name, _encode(text))
 
     def write_json(self, name: str, obj: Any) -> bytes:
-        """Write strict JSON in one step; floats that are not finite become null. Gives what was written.
+        """Write strict JSON in one step; floats that are not finite become null. Returns what was written.
 
         manifest.json and audit.json get their own hash, which ``read_json`` compares and leaves out.
         """
@@ -100,14 +100,16 @@ class RunDirectory:
         return content
 
     def append(self, name: str, records: Iterable[Mapping[str, Any]]) -> bytes:
-        """Add a JSON line a record and sync, as a checkpoint that follows must not outlive them: all, or none. Gives
-        what was added."""
+        """Append one JSON line per record, all or none, and sync; returns the bytes.
+
+        A checkpoint that follows must not outlive them.
+        """
         content = _encode("".join(strict_json(record) for record in records))
         self._append(name, content, sync=True)
         return content
 
     def remove_partial(self) -> None:
-        """Remove what a killed process left half written; nothing reads it."""
+        """Remove partly written files of a killed process; nothing reads them."""
         for path in [*self.path.rglob(".*.partial"), *self.path.rglob(".*.tmp")]:
             with suppress(OSError):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -184,7 +186,7 @@ def folder_of_runs(base: str | Path) -> Path:
     """``output.dir`` with ``~`` replaced.
 
     Raises:
-        OutputError: a home that nobody has.
+        OutputError: it names the home of an unknown user.
     """
     try:
         return Path(base).expanduser()
@@ -220,7 +222,7 @@ def make_new(folder: Path, stem: str) -> Path:
 
 @contextmanager
 def kept_with_manifest(run: RunDirectory) -> Iterator[None]:
-    """Inside, a new folder gets its manifest; what ends that before there is one leaves no folder."""
+    """Inside the block a new folder gets its manifest; if the block ends without one, the folder is removed."""
     try:
         yield
     except BaseException:

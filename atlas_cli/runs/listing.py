@@ -27,8 +27,8 @@ def manifests(base: str | Path) -> list[Path]:
     """The manifests of the runs in a folder, of those that started last first.
 
     Raises:
-        OutputError: the folder names a home that nobody has.
-        ResourceError: it cannot be looked into, so that nobody knows which runs there are.
+        OutputError: the folder names the home of an unknown user.
+        ResourceError: the folder cannot be listed.
     """
     folder = folder_of_runs(base)
     try:

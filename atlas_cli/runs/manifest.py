@@ -1,4 +1,4 @@
-"""The manifest: everything that is needed to say what a run was, and to run it again."""
+"""The manifest: everything that is needed to describe a run and to repeat it."""
 
 from __future__ import annotations
 
@@ -71,10 +71,10 @@ def start_manifest(
 def end_manifest(
     manifest: Mapping[str, Any], status: Status, error: str | None = None, engine: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """A copy that says how the run ended, when, and what it took in all its parts.
+    """A copy with the status and time of the run's end, and the totals over all its parts.
 
     Args:
-        engine: figures of the engine in the part that ends now.
+        engine: figures of the engine in the part that now ends.
     """
     ended = parts.end_parts(manifest["parts"], status, engine or {})
     return {

@@ -1,6 +1,6 @@
-"""The processes that a run was computed in, one after the other: what each was, and what they come to together.
+"""The parts of a run: the processes that computed it, one after the other, and their totals.
 
-A run that was gone on with may have had other versions, threads or machines on the way; the manifest lists them all.
+A resumed run may have used other versions, threads or machines on the way; the manifest lists them all.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ _PEAKS = {"peak_disk_bytes"}
 
 
 def first_part(manifest: Mapping[str, Any]) -> Part:
-    """The part of a process that starts now, as its manifest has it."""
+    """The part of a process that now starts, as recorded in its manifest."""
     own = {key: manifest[key] for key in OF_THE_PROCESS}
     return {"after_round": None, "status": "running", **own, "ended": None, "duration_s": None}
 
 
 def gone_on(before: Mapping[str, Any], fresh: Mapping[str, Any], after_round: int) -> dict[str, Any]:
-    """The manifest of a run that goes on: that of the process which starts now, with the parts before it.
+    """The manifest of a resumed run: that of the process which now starts, with the parts before it.
 
     Args:
-        before: the manifest that was found; a part of it that did not say how it ended was killed.
+        before: the manifest found; a part of it without a recorded end was killed.
     """
     parts = [{**part, "status": "killed"} if part.get("status") == "running" else part for part in before["parts"]]
     kept = {
@@ -40,10 +40,10 @@ def gone_on(before: Mapping[str, Any], fresh: Mapping[str, Any], after_round: in
 
 
 def end_parts(parts: Sequence[Part], status: str, engine: Mapping[str, Any]) -> list[Part]:
-    """The parts of a run whose last ends now.
+    """The parts of a run whose last part now ends.
 
     Args:
-        engine: its figures by what they are of.
+        engine: figures of the last part, by component.
     """
     now = datetime.now(UTC)
     seconds = (now - datetime.fromisoformat(parts[-1]["started"])).total_seconds()
@@ -59,7 +59,7 @@ def end_parts(parts: Sequence[Part], status: str, engine: Mapping[str, Any]) -> 
 
 
 def together(parts: Sequence[Part]) -> dict[str, Any]:
-    """What a run took in all: seconds, the most memory of a process, and the figures of engines.
+    """The totals of a run: seconds, the largest memory of a process, and the figures of engines.
 
     Counts are summed, peaks are the largest, and what describes a state is that of the last. Of a process that was
     killed, or whose clock was set back, the seconds are not known, so there they are null.

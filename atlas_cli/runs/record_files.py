@@ -1,6 +1,6 @@
-"""Writes the records of a run, and knows at every moment how long each file is and its hash.
+"""Writes the records of a run, and keeps the length and hash of each file as written.
 
-The hashes are of what was written, not of what is on the disk by then.
+The hashes are those of the bytes written, not of the present content of the disk.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class RecordFiles:
     """The record files of one run that is being written.
 
     Attributes:
-        memory_is_missing: memory.json was not there when the run was gone on with, and is to be measured anew.
+        memory_is_missing: memory.json was missing when the run was resumed, and must be measured again.
     """
 
     def __init__(self, run: RunDirectory) -> None:
@@ -35,7 +35,7 @@ class RecordFiles:
         """The files as they were at a checkpoint; nothing is changed before ``cut``.
 
         Raises:
-            ResourceError: a file does not begin with what was written until then.
+            ResourceError: a file does not begin with the content sealed by then.
         """
         files = cls(run)
         files.memory_is_missing = MEMORY in seals and not (run.path / MEMORY).exists()
@@ -45,7 +45,7 @@ class RecordFiles:
         return files
 
     def cut(self) -> str | None:
-        """Cut off what was written after the checkpoint; says what, None: nothing was."""
+        """Cut off the lines written after the checkpoint; returns a description, None if there were none."""
         lost = []
         for name in LINES:
             path, kept = self.run.path / name, self._written.get(name, (0, None))[0]

@@ -1,4 +1,4 @@
-"""Which runs can be gone on with, and with which changes to their config."""
+"""Which runs can be resumed, and with which changes to their config."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ MAY_CHANGE = (
 
 
 def read_manifest(run: RunDirectory) -> dict[str, Any]:
-    """The manifest of a run that is to go on.
+    """The manifest of a run that is to be resumed.
 
     Raises:
-        ResourceError: missing, damaged, or without what a run is compared by.
+        ResourceError: missing, damaged, or without the fields by which runs are compared.
     """
     manifest = run.read_json("manifest.json")
     wanted = {
@@ -48,7 +48,7 @@ def read_manifest(run: RunDirectory) -> dict[str, Any]:
 
 
 def config_of(run: RunDirectory) -> ExperimentConfig:
-    """The config that a run was made with.
+    """The config of a run.
 
     Raises:
         ConfigError: config.yaml is none.
@@ -66,7 +66,7 @@ def config_of(run: RunDirectory) -> ExperimentConfig:
 
 
 def experiment_sha256(config: ExperimentConfig) -> str:
-    """Hash of all keys but those that may change: equal for two configs of which one can go on with the other's run."""
+    """Hash of all keys but those that may change: equal if one config can resume the other's run."""
     fixed = {key: value for key, value in _flat(_as_json(config)).items() if not _may_change(key)}
     return sha256_text(json.dumps(fixed, sort_keys=True))
 
@@ -79,7 +79,7 @@ def changeable(config: ExperimentConfig | Mapping[str, Any]) -> dict[str, str]:
 
 
 def require_same(before: Mapping[str, Any], config: ExperimentConfig) -> None:
-    """Compare a run's config with one that it is to go on with.
+    """Compare a run's config with one that is to resume it.
 
     Raises:
         ConfigError: a key that changes the mathematics, with those that may change; or more rounds where the learning

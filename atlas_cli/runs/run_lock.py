@@ -27,13 +27,13 @@ _PATIENCE = 1.0  # seconds: whoever looks whether a run has a writer holds its l
 
 @contextmanager
 def locked(run: RunDirectory, note: Callable[[str], None]) -> Iterator[None]:
-    """Be the only process that writes to a run directory.
+    """Hold the lock of a run directory inside the block.
 
     Args:
-        note: told when the process that wrote there before did not end in order.
+        note: called if the process that wrote there before did not end in order.
 
     Raises:
-        OutputError: another process writes there, and which; or its file system has no locks.
+        OutputError: another process writes there (the message names it), or the file system has no locks.
     """
     lock = take(run.path / LOCK, _PATIENCE)
     if lock is None:
@@ -54,10 +54,10 @@ def locked(run: RunDirectory, note: Callable[[str], None]) -> Iterator[None]:
 
 
 def writer_of(run: RunDirectory) -> str | None:
-    """Which process writes to a run directory, in words; None where none does.
+    """The process that writes to a run directory, in words; None if there is none.
 
     Raises:
-        OutputError: that cannot be asked.
+        OutputError: the lock cannot be tested.
     """
     if not (run.path / LOCK).exists():
         return None

@@ -1,4 +1,4 @@
-"""How far a config has come: whether a run of it is finished, can be gone on with, or is being written."""
+"""The status of a config: whether a run of it is finished, can be resumed, or is being written."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class RunStatus:
 def runs_of(config: ExperimentConfig) -> list[tuple[RunDirectory, dict[str, Any]]]:
     """Runs of this very config in its ``output.dir`` with their manifests, newest first; damaged ones are left out.
 
-    All keys must be equal but for ``output``, those too that may change when a run goes on: they may be what is varied.
+    All keys but ``output`` must be equal, even those that may change on resuming, as a sweep may vary them.
 
     Raises:
-        OutputError: ``output.dir`` names a home that nobody has.
+        OutputError: ``output.dir`` names the home of an unknown user.
     """
     wanted, same = experiment_sha256(config), changeable(config)
     found = []
@@ -51,7 +51,7 @@ def runs_of(config: ExperimentConfig) -> list[tuple[RunDirectory, dict[str, Any]
 
 
 def find_status(config: ExperimentConfig) -> RunStatus:
-    """Look for runs of a config: the newest that finished, else the newest that is being written or can go on.
+    """Find the newest finished run of a config, else the newest that is being written or can be resumed.
 
     Raises:
         OutputError: as ``runs_of``.

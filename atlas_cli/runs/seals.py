@@ -1,7 +1,7 @@
-"""How long the record files of a run are, and their hashes: each checkpoint holds them, and at its end the manifest.
+"""Seals: the lengths and hashes of a run's record files, stored in each checkpoint and, at the end, in the manifest.
 
-Whoever reads a record compares it with the newest of these, so that a line that was lost, doubled or altered since is
-an error and not a figure. sums.jsonl has a short sum of every line, which tells which one differs.
+Each record that is read is compared with the newest seal, so that a line lost, doubled or altered since is an error.
+sums.jsonl has a short sum of every line, which tells which one differs.
 """
 
 from __future__ import annotations
@@ -45,22 +45,22 @@ Seals = dict[str, Seal]
 
 @dataclass(frozen=True)
 class RunSeals:
-    """What a run says of its record files; ``ended``: it writes no more, so that nothing may follow what is sealed."""
+    """The newest seals of a run; with ``ended`` it writes no more, so that nothing may follow the sealed bytes."""
 
     files: Seals
     ended: bool
 
 
 def seals_record(seals: Mapping[str, Seal]) -> dict[str, Any]:
-    """As JSON."""
+    """Seals as JSON."""
     return {name: asdict(seal) for name, seal in seals.items()}
 
 
 def seals_from(record: Any) -> Seals:
-    """What ``seals_record`` gave.
+    """The inverse of ``seals_record``.
 
     Raises:
-        ValueError: it is not that.
+        ValueError: the record is invalid.
     """
     if not isinstance(record, dict):
         raise ValueError("records is no mapping")
@@ -81,10 +81,10 @@ def with_sum(obj: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def without_sum(found: Any, path: Path) -> Any:
-    """The rest of what ``with_sum`` gave; what has no hash was not written by this version, and is not compared.
+    """The inverse of ``with_sum``; content without a hash is of an earlier version, and is not compared.
 
     Raises:
-        ResourceError: it is not what was written.
+        ResourceError: the content was changed.
     """
     if not isinstance(found, dict) or "sha256" not in found:
         return found
@@ -95,10 +95,10 @@ def without_sum(found: Any, path: Path) -> Any:
 
 
 def seals_of(run: Path) -> RunSeals | None:
-    """What the manifest of a run that ended says, else its newest checkpoint; None: neither does.
+    """The seals in the manifest of a run that ended, else in its newest checkpoint; None if there are none.
 
     Raises:
-        ResourceError: the manifest is damaged, or says something that is no seal.
+        ResourceError: the manifest is damaged, or its seals are invalid.
     """
     manifest = without_sum(_json(run / "manifest.json"), run / "manifest.json")
     if isinstance(manifest, dict) and "records" in manifest:
@@ -115,10 +115,10 @@ def seals_of(run: Path) -> RunSeals | None:
 
 
 def require_unchanged(run: Path, name: str, content: bytes, said: RunSeals | None) -> None:
-    """Compare what was read of a record file (b"": there is none) with what the run says of it.
+    """Compare the bytes read from a record file (b"" if it is missing) with its seal.
 
     Raises:
-        ResourceError: it differs; names the line where that can be known.
+        ResourceError: they differ; names the line where it can be found.
     """
     if said is None:
         return
@@ -131,10 +131,10 @@ def require_unchanged(run: Path, name: str, content: bytes, said: RunSeals | Non
 
 
 def require_prefix(run: Path, name: str, seals: Seals) -> _Hash:
-    """The hash of what is sealed of a file, to go on with.
+    """The running hash of the sealed bytes of a file, to be continued.
 
     Raises:
-        ResourceError: the file begins with something else, or is not there.
+        ResourceError: the file begins with other bytes, or is missing.
     """
     hasher, left = hashlib.sha256(), seals[name].bytes
     try:
@@ -152,7 +152,7 @@ def require_prefix(run: Path, name: str, seals: Seals) -> _Hash:
 
 
 def differs(run: Path, name: str, seals: Seals) -> ResourceError:
-    """The error for a file that is not what was written, with the first line that differs where that can be known."""
+    """The error for a changed file, with the first line that differs where it can be found."""
     path = run / name
     if not path.exists():
         return ResourceError(f"{path} is missing; {ADVICE}")
@@ -171,7 +171,7 @@ def differs(run: Path, name: str, seals: Seals) -> ResourceError:
 
 
 def line_sum(line: bytes) -> str:
-    """Of a line with its end: what sums.jsonl has of it."""
+    """The sum of a line, with its end, as in sums.jsonl."""
     return f"{zlib.crc32(line):08x}"
 
 

@@ -17,7 +17,7 @@ _TAIL = 64 * 2**10
 
 
 class ProcessEnd(NamedTuple):
-    """How a process ended: why, in one line, where that was not well; and whether it was told to stop from here."""
+    """How a process ended: the reason of a failure in one line, and whether this process interrupted it."""
 
     reason: str | None
     interrupted: bool

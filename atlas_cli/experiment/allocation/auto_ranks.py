@@ -25,13 +25,13 @@ from atlas_cli.tasks.contract import BaseTask
 
 @dataclass(frozen=True)
 class ClientRanks:
-    """A client's ranks and what they come to.
+    """A client's ranks, and the memory and bytes that they cost.
 
     Attributes:
         ranks: by layer.
         device: None where the config names none.
-        importance: by layer, where ranks were given for it.
-        allocation: None where the config has the ranks.
+        importance: by layer, where ranks depend on it.
+        allocation: how ranks were chosen; None where the config has the ranks.
         memory: predicted for full batches of the longest examples.
         uplink: bytes a round for such batches, activations included.
     """
@@ -53,7 +53,7 @@ class RankPlan:
     Attributes:
         config: The config with a number for every split layer and rank.
         method: How ranks were allocated: "gradient", "uniform" or "random".
-        clients: The ranks of each client, and what they come to.
+        clients: The ranks of each client, with their memory and bytes.
         loaded: What was loaded to measure importance, if the run can go on with it.
     """
 

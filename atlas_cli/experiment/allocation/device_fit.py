@@ -28,10 +28,10 @@ def slow_bfloat16(federation: Federation) -> str | None:
 
 
 def fit_to_devices(config: ExperimentConfig, method: str | None = None) -> RankPlan:
-    """A number for every ``rank: auto``, once every client is known to fit its device; no clients without devices.
+    """Replace every ``rank: auto`` by a number, after a check that every client with a device fits it.
 
     Args:
-        method: as ``plan_ranks`` has it; "uniform" loads no weights.
+        method: as in ``plan_ranks``; "uniform" loads no weights.
 
     Raises:
         ConfigError: a client's predicted peak is above its device's memory; says by how much.
@@ -55,7 +55,7 @@ def fit_to_devices(config: ExperimentConfig, method: str | None = None) -> RankP
 
 
 def must_fit(config: ExperimentConfig) -> bool:
-    """Whether anything is asked of predicted memory: a client has a device, or ``rank: auto``."""
+    """Whether predicted memory matters: a client has a device, or ``rank: auto``."""
     return any(client.device is not None or client.rank == "auto" for client in config.clients.values())
 
 

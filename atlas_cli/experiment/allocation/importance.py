@@ -1,4 +1,4 @@
-"""How much each layer of a client matters for the client's own task: what ranks are given for.
+"""Layer importance: how much each layer of a client matters for the client's own task.
 
 At B = 0 only B has a gradient, grad B = s (dL/dW) A^T. Rows of A are uniform within 1 / sqrt(d_in), of variance
 1 / (3 d_in), so norm(grad B)^2 is s^2 r / (3 d_in) norm(dL/dW)^2 in expectation, and
@@ -31,7 +31,7 @@ def measure_importance(
     """I_l of every client layer, averaged over the first batches that the client trains on.
 
     Forward, answer and backward of a client and a server made for it, with fresh adapters on the client and the
-    server's values as they are now. Nothing is stepped, and no party of the federation is touched.
+    server's values as they are now. Nothing is stepped, and no party of the federation is changed.
 
     Args:
         client: its name.

@@ -46,7 +46,7 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 @dataclass(frozen=True)
 class ClientMemory:
-    """Bytes of a client that took steps alone.
+    """Measured bytes of a client that took steps alone.
 
     Attributes:
         parts: as in memory.json.
@@ -81,7 +81,7 @@ def measure_client(
 
 
 def take_steps(plan: Plan, name: str, shape: Shape, classes: Sequence[str], steps: int = STEPS) -> ClientMemory:
-    """The same in this process, where the resident peak holds whatever else the process did before."""
+    """Take the steps in this process; the resident peak then includes whatever the process did before."""
     torch.manual_seed(plan.config.seed)
     client = plan.by_name[name]
     base, lm_head = meta_model(plan.hf_config, plan.family, getattr(torch, client.dtype))

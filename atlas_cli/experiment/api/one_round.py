@@ -56,7 +56,7 @@ def federated_training_round(
     """One round: every client takes one step through the split, then each group's adapters are merged and delivered.
 
     Rounds with one server are numbered on, and what they merged is remembered, as long as clients, groups and method
-    are the same.
+    stay the same.
 
     Args:
         clients: all with the server's model and split layer.
