@@ -1,4 +1,4 @@
-"""Imports that take seconds, made shorter."""
+"""Speeds up imports that take seconds."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from contextlib import contextmanager
 
 @contextmanager
 def without_collecting() -> Iterator[None]:
-    """Import torch and transformers inside: next to nothing is garbage then, and looking for it takes a third longer.
+    """Import torch and transformers inside, without garbage collection, which would take a third longer.
 
-    What is there at the end of the first use is never looked through again: it stays until the process ends.
+    Objects that exist at the end of the first use are never collected: they stay until the process ends.
     """
     was_enabled = gc.isenabled()
     gc.disable()

@@ -1,4 +1,4 @@
-"""What the keys of one config must be to each other; nothing here needs the model or the data."""
+"""Checks between the keys of one config; none needs the model or the data."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _HUB_TOKEN = re.compile(r"(?<![A-Za-z0-9])hf_[A-Za-z0-9]{30,}")
 
 
 def cross_check(config: ExperimentConfig) -> list[Problem]:
-    """Everything that contradicts something else; empty for a config that can be planned."""
+    """All contradictions between keys; empty for a config that can be planned."""
     if (clients := sum(client.count for client in config.clients.values())) > MAX_CLIENTS:
         most = max(config.clients, key=lambda name: config.clients[name].count)
         got = config.clients[most].count

@@ -1,7 +1,7 @@
-"""Relative paths of data and adapters: what they mean depends on the config's folder first, and is made absolute.
+"""Makes relative paths of data and adapters absolute, starting from the config's folder.
 
 A path in a config file is looked for beside that file, then in the working directory; one given on the command line in
-the working directory alone. A path that exists nowhere stays as it is, for the error of whoever reads it.
+the working directory alone. A path that exists nowhere stays as it is; reading it later raises the error.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A config as YAML that loads to an equal config: for run directories, and for ``atlas config show``."""
+"""Writes a config as YAML that loads to an equal config, for run directories and ``atlas config show``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from atlas_cli.config.strict_yaml import KeyPath, dotted
 
 
 def dump_config(config: ExperimentConfig) -> str:
-    """All keys with their values, defaults included; keys that have no value (null by default) are left out."""
+    """All keys with their values, including defaults; keys without a value (null by default) are left out."""
     return _dump(_plain(config))
 
 
@@ -32,7 +32,7 @@ def show_config(loaded: LoadedConfig) -> str:
 
 
 def scalar(value: str) -> str:
-    """Text as it must stand in YAML: quoted where it would be read as something else."""
+    """Text as YAML: quoted where it would otherwise be read as something else."""
     return _dump([value])[1:-2]
 
 

@@ -68,7 +68,7 @@ def load_grid(path: Path | str, combinations: Sequence[Combination]) -> list[Loa
 
     Raises:
         ConfigError: one line for every problem, each once, with the first combination that has it unless all do; or two
-            combinations that come to the same config.
+        combinations give the same config.
     """
     loaded: list[LoadedConfig] = []
     wrong: dict[str, list[Combination]] = {}

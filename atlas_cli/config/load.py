@@ -1,4 +1,4 @@
-"""From a YAML file and overrides to an ExperimentConfig, with the place of every key for messages."""
+"""Loads an ExperimentConfig from a YAML file and overrides, with the place of every key for messages."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class LoadedConfig:
 
 
 def load_config(path: Path | str, overrides: Sequence[str] = ()) -> LoadedConfig:
-    """Read, override and check a config, all that can be checked without the model and the data.
+    """Read, override and check a config, as far as possible without the model and the data.
 
     Args:
         path: the YAML file.
@@ -80,7 +80,7 @@ def _say_once(text: str) -> None:
 
 @contextmanager
 def locating(loaded: LoadedConfig) -> Iterator[None]:
-    """Give a ConfigError raised inside the file and line of its key, if it has a key and no place yet."""
+    """Add the file and line of its key to a ConfigError raised inside, if it has a key and no place yet."""
     try:
         yield
     except ConfigError as error:

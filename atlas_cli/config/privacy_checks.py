@@ -1,4 +1,4 @@
-"""What the mechanisms of ``privacy`` and the rest of a config must be to each other."""
+"""Checks of the mechanisms of ``privacy`` against the rest of a config."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LEAST_SAMPLED_DELTA = 1e-10  # composed privacy losses lose up to about 1e-13 of
 
 
 def privacy_problems(config: ExperimentConfig) -> Iterator[Problem]:
-    """Mechanisms that would not do what their epsilon says, or nothing at all."""
+    """Mechanisms that would not give the guarantee of their epsilon, or would have no effect."""
     for check in (_through_the_split, _updates, _examples, _data_dependent, _labels, _fingerprints):
         yield from check(config)
 

@@ -1,4 +1,4 @@
-"""From the schema's complaints to sentences: what was expected, what was given, and which key was probably meant."""
+"""Turns schema errors into sentences: what was expected, what was given, and which key was probably meant."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What class names look like: which mean that there is none, which are numbers on a scale, which are near-equal."""
+"""Checks of class names: spellings of missing values, numbers on a scale, and near-equal names."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ LabelsIn = Callable[[Mapping[str, object]], Iterable[str]]
 
 
 def count_labels(rows: Rows, labels_in: LabelsIn) -> Counter[str]:
-    """How often each label occurs in the rows; those of tokens once a token."""
+    """How often each label occurs in the rows; labels of tokens are counted per token."""
     return Counter(label for row in rows for label in labels_in(row))
 
 
@@ -50,10 +50,10 @@ def counts_sentence(counts: Counts) -> str:
 
 
 def require_names(rows: Rows, labels_in: LabelsIn, part: str, key: str) -> None:
-    """Refuse labels that nobody listed as classes and that no class is named by.
+    """Refuse labels that are not listed as classes and that cannot be names of classes.
 
     Raises:
-        ConfigError: one that is how programs write a missing value; or numbers on a scale.
+        ConfigError: a label is a spelling of a missing value, or labels are numbers on a scale.
     """
     counts = count_labels(rows, labels_in)
     if missing := [name for name in counts if name in UNLABELLED]:
@@ -78,7 +78,7 @@ def require_names(rows: Rows, labels_in: LabelsIn, part: str, key: str) -> None:
 
 
 def class_notes(counts: Counts) -> Iterator[str]:
-    """What looks wrong with class names, one sentence each."""
+    """What looks wrong with class names, one sentence per finding."""
     alike: dict[str, list[str]] = {}
     for name in counts:
         alike.setdefault(normal_form(name), []).append(name)
@@ -101,7 +101,7 @@ def class_notes(counts: Counts) -> Iterator[str]:
 
 
 def text_notes(rows: Rows, fields: Iterable[str]) -> Iterator[str]:
-    """Texts that are what programs write for a missing value, and rows without an optional text: both are said."""
+    """Notes on texts that are spellings of a missing value, and on rows without an optional text."""
     for field in fields:
         if absent := sum(field not in row for row in rows):
             yield f"{absent:,} of {len(rows):,} rows have no {field} and are read without one"
@@ -120,7 +120,7 @@ _FORMS: dict[str, Callable[[str], str]] = {
 
 
 def normal_form(name: str) -> str:
-    """What near-equal names have in common."""
+    """The normal form of a name, which near-equal names share."""
     for form in _FORMS.values():
         name = form(name)
     name = " ".join(name.split()).casefold()

@@ -1,4 +1,4 @@
-"""From features to padded batches, and which examples form a batch."""
+"""Builds padded batches from features, and chooses the examples of each batch."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Batch:
         input_ids: (B, T) int64.
         attention_mask: (B, T) int64, 1 for real tokens.
         token_type_ids: (B, T) int64, or None where no example has a second segment.
-        labels: as ``BaseTask.label_tensor`` gives them.
-        features: the B features; their ``meta`` stays with the metric.
+        labels: as from ``BaseTask.label_tensor``.
+        features: the B features; their ``meta`` is for the metric.
     """
 
     input_ids: Tensor
@@ -49,7 +49,7 @@ class Batch:
 
     @property
     def n_examples(self) -> int:
-        """B."""
+        """The number of examples, B."""
         return len(self.features)
 
     @property
@@ -64,7 +64,7 @@ def collate(
     """Pad features to the longest of them; without segments an example is segment 0 beside others that have them.
 
     Args:
-        multiple: pad on to a multiple of so many tokens, but not beyond ``most``.
+        multiple: pad to a multiple of this many tokens, but not beyond ``most``.
     """
     if not features:
         none = torch.zeros(0, 0, dtype=torch.int64)
@@ -96,7 +96,7 @@ def pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def batch_indices(lengths: Sequence[int], batch_size: int, seed: int, client: str, step: int) -> list[int]:
-    """Which of a client's examples form its batch at ``step``, counted from 0 over the whole run.
+    """The examples of a client's batch at ``step``, counted from 0 over the whole run.
 
     A pure function: an epoch is ceil(n / batch_size) steps, so that every example comes exactly once an epoch (one
     batch may be smaller) and a resumed run needs no sampler state. Examples are shuffled, sorted by length within a
@@ -113,7 +113,7 @@ def batch_indices(lengths: Sequence[int], batch_size: int, seed: int, client: st
 
 
 def poisson_indices(count: int, rate: float, seed: int, client: str, step: int) -> list[int]:
-    """Which of a client's examples form its batch at ``step``, each with probability ``rate`` on its own."""
+    """The examples of a client's Poisson batch at ``step``: each independently with probability ``rate``."""
     draws = numpy_generator(seed, "poisson batches", client, step).random(count)
     return [i for i, draw in enumerate(draws.tolist()) if draw < rate]
 

@@ -1,4 +1,4 @@
-"""How rows fit ``training.max_length``: which are cut, which are left out, and how many of them."""
+"""How rows fit ``training.max_length``: the numbers of rows that are cut or left out."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from atlas_cli.tasks.contract import Feature, count_examples
 
 @dataclass(frozen=True)
 class Fit:
-    """Rows of one part.
+    """How the rows of one part fit.
 
     Attributes:
-        rows: all of them.
-        cut: examples that lack something of their row.
-        left_out: rows that became no example.
+        rows: number of rows.
+        cut: examples that lack a part of their row.
+        left_out: rows without an example.
     """
 
     rows: int
@@ -25,7 +25,7 @@ class Fit:
 
     @classmethod
     def of(cls, rows: int, features: Sequence[Feature]) -> Fit:
-        """From the features that so many rows became."""
+        """The fit of so many rows, from their features."""
         cut = count_examples([feature for feature in features if feature.get("truncated")])
         return cls(rows, cut, rows - count_examples(features))
 
@@ -34,8 +34,8 @@ def only_whole(encoded: list[list[Feature]], refuse: bool, n_train: int, max_len
     """Features by row, less those of rows that do not fit.
 
     Args:
-        refuse: such rows are an error.
-        n_train: so many rows are training rows, the others test rows.
+        refuse: raise an error if there are such rows.
+        n_train: the number of training rows; the others are test rows.
 
     Raises:
         ConfigError: with ``refuse``; says how many rows do not fit.
@@ -53,7 +53,7 @@ def only_whole(encoded: list[list[Feature]], refuse: bool, n_train: int, max_len
 
 
 def fit_notes(fits: Mapping[str, Fit], max_length: int, rule: str) -> Iterator[str]:
-    """One sentence, where something is cut or left out."""
+    """One sentence if rows are cut or left out."""
     parts = [
         f"of {fit.rows:,} {part} rows {fit.left_out:,} left out and {fit.cut:,} cut"
         for part, fit in fits.items()

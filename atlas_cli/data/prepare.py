@@ -1,4 +1,4 @@
-"""From a config to what clients train and test on: rows read, dealt out, tokenized."""
+"""Prepares the data of a config: reads rows, partitions them among clients and tokenizes them."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ class PreparedGroup:
 
     Attributes:
         data: the rows, before tokenization.
-        task: encodes them.
+        task: the task that encodes them.
         shards: row numbers of every client, its local test part included.
-        partition: who has which rows, with rows that nobody has and the values of a column by client.
+        partition: the rows of each client, with the number of unused rows and the column's values by client.
         train, local_test: features by client; ``Feature.row`` is a row of ``data.train``.
         test: features of the group's held-out part, seen by no client.
         tokens_note: what is unusual about the tokens of these texts.
-        unread_note: which columns of the source are for nothing.
-        overlaps: test texts that groups merged with this one learn from.
+        unread_note: names the unused columns of the source.
+        overlaps: notes on test texts on which groups merged with this one train.
         max_length: in tokens, of each feature.
-        on_truncated: what became of rows with more.
+        on_truncated: what is done with longer rows.
     """
 
     data: GroupData
@@ -57,7 +57,7 @@ class PreparedGroup:
 
     @property
     def notes(self) -> list[str]:
-        """What became of the group's rows: sentences that stand wherever its sizes are shown."""
+        """Sentences on the group's rows that are shown with its sizes."""
         found = [f"{self.data.origin}: {self.data.account.sentence()}", *self.data.notes, *self.partition.notes]
         found += [self.unread_note] if self.unread_note is not None else []
         found += fit_notes(self.fits(), self.max_length, self.on_truncated)
@@ -65,7 +65,7 @@ class PreparedGroup:
         return [*found, *self.overlaps]
 
     def fits(self) -> dict[str, Fit]:
-        """How training rows (local tests are among them) and test rows fit ``max_length``."""
+        """How training rows (including local tests) and test rows fit ``max_length``."""
         dealt = sum(map(len, self.shards.values()))
         train = [f for part in (self.train, self.local_test) for features in part.values() for f in features]
         return {"training": Fit.of(dealt, train), "test": Fit.of(len(self.data.test), self.test)}
@@ -82,8 +82,8 @@ def prepare(config: ExperimentConfig, tokenizer: PreTrainedTokenizerBase, causal
     """Read, partition and tokenize every task group; ``causal`` picks the default pooling.
 
     Raises:
-        ConfigError: data that does not fit the config: columns, labels, empty shards.
-        ResourceError: a file, corpus or hub data set that is not there.
+        ConfigError: the data does not fit the config: columns, labels, empty shards.
+        ResourceError: a file, corpus or hub data set is missing.
     """
     groups = {name: _prepare_group(config, name, tokenizer, causal) for name in config.task_groups}
     clusters = config.clustering is not None and config.clustering.by != "oracle"

@@ -29,18 +29,18 @@ def read_group(name: str, group: TaskGroupConfig, seed: int, duplicates: Duplica
 
     The test part is the source's own where there is one; else ``test_fraction`` of the rows is held out, by whole
     documents where the rows name them, else with the same share of every label. Test rows that repeat a training row
-    are dropped from a part that is held out and kept in the source's own, and counted. Classes are those of all
+    are counted; they are dropped from a held-out part and kept in the source's own. Classes are those of all
     training rows, before ``limit``: a smaller sample does not change the head.
 
     Args:
-        name: of the task group, for errors and generators.
-        group: its config.
-        seed: of the data.
-        duplicates: what to do with test rows that repeat a training row, where not as above.
+        name: the task group's name, for errors and generators.
+        group: the config of the task group.
+        seed: the seed of the data.
+        duplicates: what to do with test rows that repeat a training row, if not the default above.
 
     Raises:
         ConfigError: a column, field, label or part that is missing or does not fit; names the key and the row.
-        ResourceError: the source is not there.
+        ResourceError: the source is missing.
     """
     key = f"task_groups.{name}"
     data = cast("DataConfig", group.data)

@@ -1,4 +1,4 @@
-"""What became of the rows of a source: which are trained on, which are tested on, and which are neither."""
+"""Accounts for all rows of a source: for training, for testing, or unused."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Account:
-    """Counts of one task group's rows, so that none is left out without a figure that says so.
+    """Counts of one task group's rows, so that every row left out is counted.
 
     Attributes:
         read: training rows of the source, before a test part was held out.
         own_test: whether the source has a test part of its own.
         test_read: rows of that part, or of the part held out.
         repeats: of those, the rows that repeat a training row over the task's fields.
-        duplicates: what was done with them.
+        duplicates: what was done with the repeats.
         train, test: rows that are used, after ``limit`` and ``test_limit``.
     """
 

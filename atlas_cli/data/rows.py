@@ -1,4 +1,4 @@
-"""What data sources and task groups hand on: plain rows (dictionaries), where they came from, and their hash."""
+"""The rows (dictionaries) of data sources and task groups, with their origin and hash."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ Rows = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class SourceRows:
-    """All that a data source read.
+    """The result of reading a data source.
 
     Attributes:
         train: rows in the order of the source, keyed by its own column names.
         test: the source's own test part, or None where a part must be held out.
         origin: one line for manifests and messages, e.g. ``corpus trec-questions``.
         sha256: of the rows of both parts, see ``digest``.
-        split_by: column whose equal values must stay on one side of a held-out split, or None.
-        notes: what a user should know of how the source was read: one sentence each.
+        split_by: column whose equal values must stay on one side of a held-out split; None if there is none.
+        notes: what a user should know about how the source was read, one sentence each.
     """
 
     train: Rows
@@ -47,10 +47,10 @@ class GroupData:
         train, test: rows that hold the task's fields under their own names, and every other column as it was.
         classes: class names in the order of their ids; empty for tasks without classes.
         origin, sha256: of the source, before any split or sample.
-        columns: task field to the source's column.
-        numbered: where the training rows stand in the source, and which of its rows were held out.
-        account: what became of all rows.
-        notes: what was chosen, left out or looks wrong in the data, one sentence each; shown wherever its figures are.
+        columns: the source's column of each task field.
+        numbered: the numbers of the training rows in the source, and the held-out rows.
+        account: the counts of all rows.
+        notes: what was chosen, left out or looks wrong in the data, one sentence each; shown with its figures.
     """
 
     name: str
@@ -79,7 +79,7 @@ def digest(*parts: Sequence[Mapping[str, Any]] | None) -> str:
 
 
 def identity(row: Mapping[str, Any], fields: Sequence[str]) -> str:
-    """What two rows that are exact repeats of each other over ``fields`` have in common."""
+    """The key that rows share if they are exact repeats of each other over ``fields``."""
     return json.dumps([row.get(field) for field in fields], sort_keys=True, default=str)
 
 
@@ -107,7 +107,7 @@ def single_location(data: DataConfig, key: str) -> str:
 
 @dataclass(frozen=True)
 class RowNumbers:
-    """Where training rows stand in their source, whose rows are counted from 0.
+    """The numbers of training rows in their source, whose rows are counted from 0.
 
     Attributes:
         rows: the number of every training row.

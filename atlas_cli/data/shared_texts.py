@@ -1,4 +1,4 @@
-"""Texts that one task group is tested on and another one learns from."""
+"""Finds test texts of one task group that are training texts of another."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _ANSWERS = ("label", "tags", "answers", "response")
 
 
 def overlap_notes(groups: Mapping[str, GroupData]) -> dict[str, list[str]]:
-    """A sentence for each group and each other one whose training texts are among its test texts.
+    """One sentence for each pair of groups where training texts of one are test texts of the other.
 
-    It matters where something learned in one group reaches another. Groups that read one file hold out rows of their
-    own, so that this is the rule with them.
+    Such texts matter where something learned in one group reaches the other. They are the rule for groups that read the
+    same file, as each holds out rows of its own.
     """
     trained = {name: {_text(row, data) for row in data.train} for name, data in groups.items()}
     notes: dict[str, list[str]] = {name: [] for name in groups}

@@ -1,9 +1,9 @@
-"""Tokenized rows, kept in the cache directory so that data is tokenized once.
+"""The cache of tokenized rows, so that data is tokenized only once.
 
 ``tokenized/<key>.safetensors`` holds all token numbers of a task group end to end, their lengths and the key, and
 ``<key>.json`` its hash and what it is of. The key hashes all that decides: rows, task with the source of all task
-types, classes, ``max_length``, and the tokenizer. Nothing here is needed: what is missing, damaged, of another key, or
-cannot be kept is tokenized anew.
+types, classes, ``max_length``, and the tokenizer. The cache is never required: rows whose entry is missing, damaged or
+of another key are tokenized again.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Encoded = list[list[Feature]]
 
 
 def encode(task: BaseTask, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
-    """``task.encode`` of every row: out of the cache, or computed and kept there.
+    """``task.encode`` of every row, from the cache or computed and stored there.
 
     Raises:
         ConfigError: as ``task.encode``.

@@ -1,4 +1,4 @@
-"""What each split layer gives away beside what it costs a client: a table, a picture, and the file for split-point."""
+"""Leakage and client cost of each split layer: a table, a picture, and the file for split-point."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ ATTACK = "the better of nearest embedding and ridge inverter, share of tokens, u
 
 
 def leakage_file(layers: Sequence[Depth], source: str) -> dict[str, Any]:
-    """What ``atlas split-point --leakage`` reads."""
+    """The content of the file that ``atlas split-point --leakage`` reads."""
     shares = {str(each.layer): round(each.leakage, 4) for each in layers}
     return {"layer": shares, "attack": ATTACK, "source": source}
 
 
 def depth_record(layers: Sequence[Depth], costs: SplitChoice) -> list[dict[str, Any]]:
-    """One entry a layer; memory in bytes, seconds of a step on the device named."""
+    """One entry per layer; memory in bytes, seconds of a step on the device named."""
     return [
         {
             **asdict(each),
@@ -41,7 +41,7 @@ def depth_record(layers: Sequence[Depth], costs: SplitChoice) -> list[dict[str, 
 
 
 def depth_table(layers: Sequence[Depth], costs: SplitChoice) -> Table:
-    """One row a layer."""
+    """One row per layer."""
     names = [name.partition("-")[0] for name in layers[0].recovered]
     device = costs.device.name if costs.device else ""
     table = Table(title=f"{costs.model}: what a cut gives away and costs ({device})", title_justify="left", box=None)

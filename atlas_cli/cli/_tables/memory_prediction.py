@@ -1,4 +1,4 @@
-"""Predicted memory as tables and rows of CSV: of a config, beside what was measured of it or of a run."""
+"""Predicted memory as tables and rows of CSV: of a config, beside measurements of it or of a run."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def predicted_rows(predicted: Record, max_clients: int = MAX_TABLE_CLIENTS) -> l
 
 
 def predicted_table(predicted: Record, notes: Sequence[str]) -> Table:
-    """Who will need how much, in MiB; ``notes`` say for which batches."""
+    """The predicted memory of each holder, in MiB; ``notes`` say for which batches."""
     rows = predicted_rows(predicted)
     table = _table("Memory while training, predicted, in MiB (1 MiB = 1,048,576 bytes)", [*ALL_PARTS, "peak"])
     table.caption = "\n".join([*sources(rows), *notes])
@@ -52,7 +52,7 @@ def predicted_table(predicted: Record, notes: Sequence[str]) -> Table:
 
 
 def round_table(predicted: Record) -> Table:
-    """Bytes of a round in MB, a row a kind of client."""
+    """Bytes of a round in MB, one row per kind of client."""
     table = Table(
         title="On the wire, each round, in MB (1 MB = 1,000,000 bytes)",
         caption="of one client that takes part, as serialised;\nwithout the frozen weights that it gets once",
@@ -71,7 +71,7 @@ def round_table(predicted: Record) -> Table:
 
 
 def errors_of(measured: Mapping[str, Any], predicted: Mapping[str, Any], columns: Sequence[str]) -> dict[str, float]:
-    """Error of every part of one holder in percent of what was measured; where nothing was measured there is none."""
+    """Errors of one holder's parts in percent of the measurement; parts without a measurement have none."""
     return {
         key: 100 * (predicted[key] - measured[key]) / measured[key]
         for key in columns
@@ -103,7 +103,7 @@ def run_comparison(memory: Record, predicted: Record) -> dict[str, dict[str, Any
 
 
 def measured_comparison(predicted: Record, measured: Mapping[str, Record]) -> dict[str, dict[str, Any]]:
-    """Clients that were measured alone: the same, with the peak of tensors and the resident peak of the process."""
+    """The same for clients that were measured alone, with the peak of tensors and the resident peak of the process."""
     both = {}
     for name, found in measured.items():
         said = {key: predicted["clients"][name][key] for key in [*PARTS, "peak"]}
@@ -114,7 +114,7 @@ def measured_comparison(predicted: Record, measured: Mapping[str, Record]) -> di
 
 
 def one_a_kind(both: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """Holders for a table: where there are many, of those with the same figures the first stands for all."""
+    """Holders for a table: if there are many, the first of those with equal figures stands for all."""
     if len(both) <= MAX_TABLE_CLIENTS:
         return dict(both)
     kinds: dict[tuple[Any, ...], list[str]] = {}

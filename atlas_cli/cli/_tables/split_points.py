@@ -1,4 +1,4 @@
-"""The table of ``atlas split-point``: a row a split layer, within 100 characters."""
+"""The table of ``atlas split-point``: one row per split layer, within 100 characters."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def split_table(choice: SplitChoice, width: int = 100) -> Table:
 
 
 def split_notes(choice: SplitChoice) -> list[str]:
-    """What the columns are, a line each."""
+    """The meaning of the columns, one line each."""
     unit = "GiB (1,073,741,824 bytes)" if _memory_unit(choice) == "GiB" else "MiB (1,048,576 bytes)"
     notes = [
         f"params: frozen; memory in {unit}; trained: adapters, gradients, AdamW;",

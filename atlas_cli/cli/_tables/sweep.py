@@ -1,4 +1,4 @@
-"""A sweep's trials as tables and records: one row a trial, and mean and standard deviation over seeds."""
+"""A sweep's trials as tables and records: one row per trial, and mean and standard deviation over seeds."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def cautions(rows: Sequence[Row]) -> list[str]:
 
 
 def sweep_table(rows: Sequence[Row]) -> Table:
-    """A row a trial: number, values of the axes, status, metrics after training, name of the run directory."""
+    """One row per trial: number, values of the axes, status, metrics after training, name of the run directory."""
     columns = _columns(_figures(outcome) for _, outcome in rows)
     caption = "metrics: on the held-out test part, after the last round"
     if any(outcome.status == "skipped" for _, outcome in rows):
@@ -124,7 +124,7 @@ def seeds_table(rows: Sequence[Row]) -> Table:
 
 
 def sweep_record(rows: Sequence[Row]) -> dict[str, Any]:
-    """Both tables for machines: ``runs``, and ``over_seeds`` where seed is an axis; values of axes as YAML has them."""
+    """Both tables as a JSON record: ``runs``, and ``over_seeds`` where seed is an axis; values of axes as in YAML."""
     record: dict[str, Any] = {"runs": [_run_record(trial, outcome) for trial, outcome in rows]}
     if any(SEED in trial.combination.values for trial, _ in rows):
         record["over_seeds"] = [
@@ -139,7 +139,7 @@ def sweep_record(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def dry_run_table(rows: Sequence[tuple[Combination, RunStatus]]) -> Table:
-    """A row a trial: its values, what would become of it, and with which run directory."""
+    """One row per trial: its values, the planned action, and its run directory."""
     table = Table(title="Sweep", caption="nothing was run; resume: from its last checkpoint", **layout())
     table.add_column("", justify="right")
     _add_columns(table, (*rows[0][0].values, "would"), "run directory", [])
@@ -150,7 +150,7 @@ def dry_run_table(rows: Sequence[tuple[Combination, RunStatus]]) -> Table:
 
 
 def dry_run_record(rows: Sequence[tuple[Combination, RunStatus]]) -> dict[str, Any]:
-    """The same for machines."""
+    """The same as a JSON record."""
     runs = []
     for number, (combination, standing) in enumerate(rows, 1):
         run = str(standing.run.path) if standing.run else None

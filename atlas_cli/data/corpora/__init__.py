@@ -1,4 +1,4 @@
-"""Corpora that packages carry, one file each: ``sms_spam.py`` is ``data: {corpus: sms-spam}``."""
+"""Corpora from registry packages, one file each: ``sms_spam.py`` is ``data: {corpus: sms-spam}``."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def corpus_rows(name: str, *, key: str | None = None) -> CorpusRows:
 
 
 def without_repeats(train: Rows, test: Rows | None, columns: Sequence[str]) -> CorpusRows:
-    """Each row once by these columns, and in the training part where both parts have it."""
+    """Remove rows that repeat another in these columns; a row in both parts stays in the training part."""
     kept = unique(train, columns)
     kept_test = None if test is None else unique(test, columns, without=kept)
     return CorpusRows(kept, kept_test, len(train) - len(kept) + len(test or ()) - len(kept_test or ()))

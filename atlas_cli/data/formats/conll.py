@@ -23,7 +23,7 @@ _BLANKS = " \t"  # no-break spaces are part of a token
 
 
 def read_conll(path: Path, key: str, notes: list[str]) -> Rows:
-    """A row a sentence, with the columns tokens and tags; of CoNLL-U with its own columns."""
+    """One row per sentence, with the columns tokens and tags; CoNLL-U keeps its own columns."""
     sentences = list(_sentences(path, key))
     tabs = _between_tabs(sentences, path, key)
     split = [[(number, _columns(text, tabs)) for number, text in sentence] for sentence in sentences]

@@ -16,7 +16,7 @@ MAX_DEPTH = 100  # of lists and objects in each other: deeper ones could be read
 
 
 def read_jsonl(path: Path, key: str, notes: list[str]) -> Rows:
-    """A row a line that is not blank."""
+    """One row per line that is not blank."""
     return list(_objects(path, key))
 
 
@@ -37,7 +37,7 @@ def _objects(path: Path, key: str) -> Iterator[dict[str, Any]]:
 
 
 def read_json(path: Path, key: str, notes: list[str]) -> Rows:
-    """A row an object of the list, or a row a question of SQuAD's layout."""
+    """One row per object of the list, or per question of SQuAD's layout."""
     value = _loads(read_text(path, key), str(path), key)
     if isinstance(value, list) and all(isinstance(row, dict) for row in value):
         return value

@@ -11,7 +11,7 @@ INSTALL = "pip install -c constraints.txt -e .[data]"
 
 
 def read_parquet(path: Path, key: str, notes: list[str]) -> Rows:
-    """A row a row of the table.
+    """The rows of the table.
 
     Raises:
         ConfigError: not a Parquet file, or a damaged one.

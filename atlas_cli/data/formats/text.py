@@ -55,5 +55,5 @@ def lines_of(text: str) -> list[str]:
 
 
 def read_lines(path: Path, key: str, notes: list[str]) -> Rows:
-    """A row a line that is not blank, with the column text."""
+    """One row per line that is not blank, with the column text."""
     return [{"text": line.strip()} for line in lines_of(read_text(path, key)) if line.strip()]

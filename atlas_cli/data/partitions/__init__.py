@@ -1,1 +1,1 @@
-"""Which rows are tested on, and which rows each client has."""
+"""Chooses the test rows and the rows of each client."""

@@ -1,4 +1,4 @@
-"""``partition: {scheme: column}``: rows that share a value stay together, with the client of that name if there is."""
+"""``partition: {scheme: column}``: rows that share a value stay together, at a client of that name."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def by_column(
 ) -> dict[str, list[int]]:
     """Row numbers by client.
 
-    A value that is a client's name goes to that client. Where no value is one, all go, the most frequent first, to the
-    client with the fewest rows. Where some are and others are not, ``partition.unmatched`` decides.
+    A value that is a client's name goes to that client. If no value is a client's name, each value goes, the most
+    frequent first, to the client with the fewest rows. If only some are, ``partition.unmatched`` decides.
 
     Raises:
         ConfigError: no such column, rows without a value, values and clients that do not match, too few values.
@@ -63,7 +63,7 @@ def values_of(rows: Sequence[Mapping[str, Any]], shards: Mapping[str, list[int]]
 
 
 def mapping_sentence(values: Mapping[str, list[str]], shards: Mapping[str, list[int]], config: PartitionConfig) -> str:
-    """Which values each client has, in one line."""
+    """The values of each client, in one line."""
     own = sum(client in found for client, found in values.items())
     if all(found == [client] for client, found in values.items()):
         how = "each client has the rows of its name"

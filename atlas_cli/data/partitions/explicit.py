@@ -15,7 +15,7 @@ SHOWN = 10  # row numbers that a line names
 def by_name(
     numbered: RowNumbers, clients: Sequence[str], named: Mapping[str, list[int | str]] | None, group: str
 ) -> tuple[dict[str, list[int]], dict[str, str]]:
-    """Training rows by client, and by client what became of rows that it names and does not get.
+    """Training rows by client, and by client a note on rows that it names and does not get.
 
     Raises:
         ConfigError: a client without a shard, a row that is not there or named twice, a malformed range.

@@ -23,13 +23,13 @@ Shards = list[list[int]]
 
 @dataclass(frozen=True)
 class Partition:
-    """The rows of a task group as they were dealt out.
+    """The rows of a task group, divided among its clients.
 
     Attributes:
         shards: sorted row numbers by client, in the order of the clients.
         unused: rows that no client has.
-        values: with ``scheme: column``, the values of the column by client.
-        notes: what is said of it wherever the group's sizes are shown.
+        values: for ``scheme: column``, the values of the column by client.
+        notes: sentences that are shown with the group's sizes.
     """
 
     shards: dict[str, list[int]]
@@ -47,9 +47,9 @@ def partition(
     group: str,
     numbered: RowNumbers | None = None,
 ) -> Partition:
-    """Deal the rows of one task group out to its clients; no row goes to two.
+    """Divide the rows of one task group among its clients; no row goes to two.
 
-    Every scheme but ``explicit``, and ``column`` with ``unmatched: drop``, deals out all rows. The result depends on
+    Every scheme but ``explicit``, and ``column`` with ``unmatched: drop``, assigns all rows. The result depends on
     the set of clients, not on their order. A Dirichlet draw that leaves a client too few rows is drawn again, up to 100
     times.
 
@@ -58,9 +58,9 @@ def partition(
         clients: names of its clients.
         config: the scheme and its parameters.
         labels: of each row; None where a row has none.
-        seed: of the data.
+        seed: the seed of the data.
         group: name of the task group.
-        numbered: where the rows stand in their source; default: they are all of it.
+        numbered: the numbers of the rows in their source; default: they are all of its rows.
 
     Raises:
         ConfigError: the scheme does not fit the rows, or a client gets fewer than ``min_examples``.
@@ -109,12 +109,12 @@ def partition(
 
 
 def split_local_test(indices: Sequence[int], share: float, seed: int, client: str) -> tuple[list[int], list[int]]:
-    """A client's rows as (train, test), both sorted: ``share`` of them to test on, at least one to train on.
+    """Split a client's rows into (train, test), both sorted: a ``share`` for testing, at least one for training.
 
     Args:
         indices: the client's row numbers.
         share: of the rows, 0 to below 1; the number of test rows is rounded half up.
-        seed: of the experiment.
+        seed: the seed of the experiment.
         client: its name.
     """
     count = min(int(len(indices) * share + 0.5), max(len(indices) - 1, 0))

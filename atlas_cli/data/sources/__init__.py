@@ -20,7 +20,7 @@ def read_source(data: DataConfig, key: str) -> SourceRows:
 
     Raises:
         ConfigError: a key that this source does not read, or what the source itself refuses.
-        ResourceError: it is not there.
+        ResourceError: the data is missing.
     """
     source = _source(data.source, f"{key}.{data.source}")
     for name in KEYS:

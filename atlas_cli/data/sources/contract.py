@@ -1,4 +1,4 @@
-"""What a data source must say. One file a source in this folder; its class is named ``Source``.
+"""The contract of a data source: one file in this folder, with a class ``Source``.
 
 A source reads rows under its own column names. Columns are matched to the task's fields, and rows are split, sampled
 and hashed, by code that all sources share. Names of its own begin with an underscore: any other name that
@@ -25,7 +25,7 @@ class BaseSource(ABC):
     """A data source: ``data: {<name>: <location>}`` in YAML.
 
     Attributes:
-        keys: those of ``KEYS`` that it reads besides its own; the others are refused for it, so that none is ignored.
+        keys: the keys of ``KEYS`` that it reads besides its own; others are refused, so that none is ignored.
     """
 
     keys: ClassVar[tuple[Key, ...]] = ()
@@ -39,6 +39,6 @@ class BaseSource(ABC):
             key: dotted path of that section, for errors.
 
         Raises:
-            ConfigError: something in the section that cannot be read so.
-            ResourceError: it is not there.
+            ConfigError: the section cannot be read as it is.
+            ResourceError: the data is missing.
         """

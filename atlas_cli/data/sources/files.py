@@ -49,8 +49,8 @@ class Source(BaseSource):
         """Rows of ``files``, and of ``test_files`` where they are given, in the order of the files.
 
         Raises:
-            ConfigError: a file that is not what its suffix says, with file and line.
-            ResourceError: a file that is not there.
+            ConfigError: a file is not of the format of its suffix; names file and line.
+            ResourceError: a file is missing.
         """
         train, notes = _each_once(data.location, f"{key}.files")
         test: list[Path] = []
