@@ -1,4 +1,4 @@
-"""Paths of the base in terms of its blocks."""
+"""Relates paths of the base to the numbers of its blocks."""
 
 from __future__ import annotations
 

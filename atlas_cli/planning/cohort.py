@@ -8,7 +8,7 @@ from atlas_cli.seeding import numpy_generator
 
 
 def sample_cohort(plan: Plan, round_number: int) -> list[str]:
-    """``training.cohort`` of each group's clients, at least one, in the order of the config."""
+    """Draw the share ``training.cohort`` of each group's clients, at least one, in the order of the config."""
     share, seed = plan.config.training.cohort, plan.config.seed
     chosen: set[str] = set()
     for group in plan.group_names:

@@ -1,6 +1,6 @@
 """Faults of an experiment: a pure function of the config, so that a resumed run meets the same ones.
 
-Who never answers is drawn from hash(seed, client, round): one client's luck depends on no other's.
+Clients that do not answer are drawn from hash(seed, client, round), so that a client's draw depends on no other.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ def answers(config: ExperimentConfig, client: str, round_number: int) -> bool:
 
 
 def slowdowns(config: ExperimentConfig, clients: Iterable[ClientPlan]) -> dict[str, float]:
-    """``faults.slow`` of some clients; those that are not slow are not in it."""
+    """The factors ``faults.slow`` of the slow ones among some clients."""
     return _by_client(clients, config.faults.slow)
 
 
 def crashes(config: ExperimentConfig, clients: Iterable[ClientPlan], round_number: int) -> dict[str, int]:
-    """Of some clients, the step (from 0) before which each fails in this round: ``faults.crash_at``."""
+    """The step (from 0) before which each of some clients crashes in this round: ``faults.crash_at``."""
     found = _by_client(clients, config.faults.crash_at)
     return {client: crash.step for client, crash in found.items() if crash.round == round_number}
 
 
 def _by_client(clients: Iterable[ClientPlan], given: Mapping[str, T]) -> dict[str, T]:
-    """A client's own entry, else that of the template it was made from."""
+    """Each client's own entry, else that of its template."""
     found = {}
     for client in clients:
         for name in (client.name, client.key.removeprefix("clients.")):

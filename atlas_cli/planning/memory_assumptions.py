@@ -1,4 +1,4 @@
-"""What a prediction of memory takes for granted: class names, and what its report must say."""
+"""The assumptions of a memory prediction: class names, and the notes of its report."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from atlas_cli.tasks import build as build_task
 
 
 def read_classes(plan: Plan) -> tuple[dict[str, list[str]], list[str]]:
-    """Class names by task group, from the config or the data; where neither has them two are assumed, and noted."""
+    """Class names by task group, from the config or the data; if neither has them, two are assumed and noted."""
     found: dict[str, list[str]] = {}
     notes = []
     for name, group in plan.config.task_groups.items():
@@ -26,7 +26,7 @@ def read_classes(plan: Plan) -> tuple[dict[str, list[str]], list[str]]:
 
 
 def notes_on(plan: Plan) -> list[str]:
-    """What a reader must know about the figures of a config."""
+    """The notes that a reader of the figures needs."""
     config, training = plan.config, plan.config.training
     notes = [
         f"assumed: batches of {training.batch_size} examples of {training.max_length} tokens, the largest that the "
@@ -49,7 +49,7 @@ def notes_on(plan: Plan) -> list[str]:
 
 
 def unpredicted(config: ExperimentConfig) -> list[str]:
-    """Mechanisms of ``privacy`` that need memory in a client's step which no prediction has."""
+    """The mechanisms of ``privacy`` whose memory in a client's step is not predicted."""
     size, privacy = config.training.batch_size, config.privacy
     left_out = {
         "examples": f"gradients of single examples, {size} times all that it trains, and what they are made of",
@@ -66,7 +66,7 @@ def unpredicted(config: ExperimentConfig) -> list[str]:
 
 
 def waits_for_data(config: ExperimentConfig) -> bool:
-    """Whether only the data tells how much memory clients need: a head of theirs is as large as there are classes."""
+    """Whether the clients' memory depends on the data, as the size of their heads depends on the number of classes."""
     groups = config.task_groups.values()
     unknown = any(not group.classes and build_task(group.task, ["a", "b"]).has_classes for group in groups)
     return config.training.labels == "client" and unknown

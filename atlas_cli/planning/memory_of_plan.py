@@ -1,4 +1,4 @@
-"""The memory of every party of a planned run, what it is compared with, and the bytes of a round."""
+"""Predicts the memory of every party of a planned run, that of other ways to train, and the bytes of a round."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ SERVER = "server"
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a run will need.
+    """The predicted memory and traffic of a run.
 
     Attributes:
         shapes: the batch assumed for each client and for the server, by name.
-        alike: for each client the first one that needs the same, itself where it is the first of its kind.
+        alike: for each client, the first client with the same needs, which may be itself.
         references: full fine-tuning and unsplit LoRA, in the largest batch of the clients.
-        rounds: bytes on the wire by client; empty in modes without a server.
+        rounds: the bytes on the wire by client; empty in modes without a server.
     """
 
     shapes: Mapping[str, Shape]
@@ -48,7 +48,7 @@ class Prediction:
     rounds: Mapping[str, RoundBytes]
 
     def record(self) -> dict[str, Any]:
-        """As JSON, in bytes: by keys of memory.json with ``transient`` and ``peak``."""
+        """The prediction as JSON in bytes, with the keys of memory.json, ``transient`` and ``peak``."""
         return {
             "unit": "bytes",
             "clients": {
@@ -66,10 +66,10 @@ class Prediction:
 
 
 def predict(plan: Plan, classes: Mapping[str, Sequence[str]], shapes: Mapping[str, Shape] | None = None) -> Prediction:
-    """Predict every party; clients that are alike are computed once.
+    """Predict the memory of every party; clients that are alike are computed once.
 
     Args:
-        classes: class names by task group, where its task has classes.
+        classes: class names by task group, for tasks with classes.
         shapes: measured batches by client, and of the server; default: full batches of the longest examples, padded.
     """
     training = plan.config.training
@@ -102,7 +102,7 @@ def predict(plan: Plan, classes: Mapping[str, Sequence[str]], shapes: Mapping[st
 
 
 def shapes_of(memory: Mapping[str, Any]) -> dict[str, Shape]:
-    """The batches of a memory.json; a batch of several examples is taken to have padding where it does not say."""
+    """The batches in a memory.json; unless it says otherwise, a batch of several examples is padded."""
     parties = {**memory["clients"], **({SERVER: memory["server"]} if memory["server"] else {})}
     batches = {name: parts["batch"] for name, parts in parties.items() if parts["batch"]["size"]}
     return {
@@ -111,7 +111,7 @@ def shapes_of(memory: Mapping[str, Any]) -> dict[str, Shape]:
 
 
 def build_task_of(plan: Plan, group: str, classes: Sequence[str]) -> BaseTask:
-    """The task of a group as a run builds it."""
+    """Build the task of a group as a run does."""
     spec = plan.config.task_groups[group]
     pooling = ("last" if plan.family.causal else "mean") if spec.pooling == "auto" else spec.pooling
     return build_task(spec.task, classes, pooling)
@@ -122,9 +122,9 @@ def _parts(memory: PartyMemory) -> dict[str, Any]:
 
 
 def client_memory(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape) -> PartyMemory:
-    """Memory of one client in a batch of ``shape``, as the config trains it; its head counts where it holds one.
+    """The memory of one client in a batch of ``shape``, with its head if it holds one.
 
-    What the aggregation method keeps at a client counts with the optimizer's state.
+    The tensors that the aggregation method keeps at a client count as optimizer state.
     """
     config, method = plan.config, method_of(plan.config)
     step = replace(
@@ -147,7 +147,7 @@ def client_memory(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape) 
 
 
 def _server(plan: Plan, tasks: Mapping[str, BaseTask], shape: Shape, received: str) -> PartyMemory:
-    """Memory of the server, whose adapters, gradients and moments depend on ``training.server_update``."""
+    """The memory of the server, whose adapters, gradients and moments depend on ``training.server_update``."""
     training = plan.config.training
     step = replace(_step(plan, shape), received_dtype=received, optimizer=_optimizer(training.server_optimizer))
     here = training.labels == "server"
@@ -213,12 +213,12 @@ def _references(plan: Plan, task: BaseTask, shape: Shape) -> dict[str, PartyMemo
 
 
 def reference_step(plan: Plan, shape: Shape) -> Step:
-    """The step of the ways to train that a run is compared with: as its clients', on a batch without padding."""
+    """The step of the ways to train that a run is compared with: its clients' step on a batch without padding."""
     return _step(plan, shape._replace(padded=False))
 
 
 def unsplit_ranks(plan: Plan) -> dict[str, int]:
-    """Adapters of the whole model: on every layer, the largest that anybody has there."""
+    """The ranks of adapters for the whole model: on every layer, the largest of any party."""
     ranks: dict[str, int] = dict(plan.upper_ranks)
     for group in plan.config.task_groups:
         ranks |= {path: max(rank, ranks.get(path, 0)) for path, rank in plan.group_ranks(group).items()}

@@ -12,10 +12,10 @@ from atlas_cli.units import parse_bytes
 
 
 def method_of(config: ExperimentConfig) -> BaseMethod:
-    """A method as the config sets it, before any merge; baselines in which nothing is exchanged have ``none``.
+    """Build the aggregation method of a config; baselines in which nothing is exchanged have ``none``.
 
     Raises:
-        ConfigError: a method that breaks its contract, or an option that it does not have.
+        ConfigError: the method breaks its contract, or does not have an option.
     """
     chosen, limit = load_method(config.aggregation.method), config.aggregation.server_memory
     name, given = config.aggregation.method, config.aggregation.options
@@ -27,7 +27,7 @@ def method_of(config: ExperimentConfig) -> BaseMethod:
 
 
 def load_method(name: str) -> type[BaseMethod]:
-    """The class of a method by its name.
+    """Load the class of a method by its name.
 
     Raises:
         ConfigError: there is none, or it breaks the contract.
@@ -36,13 +36,13 @@ def load_method(name: str) -> type[BaseMethod]:
 
 
 def check_server_memory(config: ExperimentConfig, features: Collection[tuple[int, int]]) -> None:
-    """Every layer can be merged within ``aggregation.server_memory``.
+    """Check that every layer can be merged within ``aggregation.server_memory``.
 
     Args:
         features: (d_in, d_out) of the layers.
 
     Raises:
-        ConfigError: names the first that cannot.
+        ConfigError: a layer cannot; names the first.
     """
     method = method_of(config)
     for d_in, d_out in dict.fromkeys(features):
@@ -50,7 +50,7 @@ def check_server_memory(config: ExperimentConfig, features: Collection[tuple[int
 
 
 def check_mixing(config: ExperimentConfig) -> None:
-    """Refuse to mix groups whose adapters are not what they predict with.
+    """Refuse to mix groups that do not predict with their adapters alone.
 
     Raises:
         ConfigError: names the method.
@@ -66,7 +66,7 @@ def check_mixing(config: ExperimentConfig) -> None:
 
 
 def check_extra_tensors(config: ExperimentConfig) -> None:
-    """Refuse what a method sends besides adapters where noise protects adapters alone.
+    """Refuse methods that send more than adapters if noise protects only adapters.
 
     Raises:
         ConfigError: names the method.
@@ -80,7 +80,7 @@ def check_extra_tensors(config: ExperimentConfig) -> None:
 
 
 def check_screen(config: ExperimentConfig) -> None:
-    """Refuse to screen by the norm of updates where none are sent.
+    """Refuse to screen by the norm of updates if none are sent.
 
     Raises:
         ConfigError: names the method.
@@ -94,7 +94,7 @@ def check_clusters(config: ExperimentConfig, cuts: Collection[int]) -> None:
     """Refuse clusters whose clients could not be merged.
 
     Raises:
-        ConfigError: several split layers, or a method that cannot be given another group's values in a run.
+        ConfigError: there are several split layers, or the method cannot continue with another group's values.
     """
     rule, method, name = config.clustering, method_of(config), config.aggregation.method
     if rule is None or rule.by == "oracle":
@@ -114,7 +114,7 @@ def check_clusters(config: ExperimentConfig, cuts: Collection[int]) -> None:
 
 
 def check_cuts(config: ExperimentConfig, group: str, key: str) -> None:
-    """Refuse a method that has no meaning for a layer that lies on some clients and on the server for others.
+    """Refuse a method that is not defined for a layer on some clients that lies on the server for others.
 
     Raises:
         ConfigError: names the client that differs.

@@ -1,4 +1,4 @@
-"""The plan of an experiment: everything that follows from the config and the model's shapes, on the meta device."""
+"""The plan of an experiment: everything that config and model shapes determine, computed on the meta device."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ from atlas_cli.planning.task_checks import check_tasks
 
 @dataclass(frozen=True)
 class ClientPlan:
-    """One client: its task group, how many blocks it keeps, and the rank of every adapted layer, by path in the base.
+    """One client: its task group, its number of blocks, and the rank of every adapted layer by path in the base.
 
-    ``key`` is where the config speaks of it.
+    ``key`` is the place of the client in the config.
     """
 
     name: str
@@ -56,13 +56,13 @@ class ClientPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """What an experiment will be.
+    """The parties, cuts and adapters of an experiment.
 
     Attributes:
-        init: how weights are initialised, in words.
+        init: the initialisation of weights in words.
         cut: the first block of the server, of ``n_layers``: the split layer, or the smallest where clients differ.
         features: (d_in, d_out) of every layer that any party adapts.
-        upper_ranks: LoRA on the server half, by path; empty when the server trains heads only.
+        upper_ranks: the ranks of LoRA on the server half, by path; empty if the server trains heads only.
         parameters: numbers of parameters of "model", "client half" (at ``cut``), "server half".
         setup_tensors: by split layer and dtype, the client half's weights as meta tensors: what a client must get
             before it can start.
@@ -88,7 +88,7 @@ class Plan:
 
     @cached_property
     def block_shapes(self) -> BlockShapes:
-        """What FLOPs follow from."""
+        """The shapes from which the FLOPs of a block follow."""
         return block_shapes(self.family, self.hf_config)
 
     def members(self, group: str) -> list[ClientPlan]:
@@ -97,11 +97,11 @@ class Plan:
 
     @property
     def group_names(self) -> list[str]:
-        """Task groups in the order of the config."""
+        """The task groups in the order of the config."""
         return list(self.config.task_groups)
 
     def names(self, group: str) -> list[str]:
-        """Names of the clients of a task group, in the order of the config; not to be written to."""
+        """The names of a task group's clients, in the order of the config; the list must not be changed."""
         return self._by_group.get(group, [])
 
     @cached_property
@@ -112,7 +112,7 @@ class Plan:
         return found
 
     def in_order(self, clients: Iterable[str]) -> list[str]:
-        """Some clients, each once, in the order of the config."""
+        """Sort some clients in the order of the config, without duplicates."""
         return sorted(set(clients), key=self._places.__getitem__)
 
     @cached_property
@@ -120,24 +120,24 @@ class Plan:
         return {client.name: i for i, client in enumerate(self.clients)}
 
     def adapter_parameters(self, ranks: Mapping[str, int]) -> int:
-        """Numbers in a set of adapters: r (d_in + d_out) a layer."""
+        """The number of parameters in a set of adapters: r (d_in + d_out) for each layer."""
         return sum(rank * sum(self.features[path]) for path, rank in ranks.items())
 
     def server_ranks(self, group: str) -> dict[str, int]:
-        """LoRA that the server trains for a task group: on every layer that it runs for one of the group's clients."""
+        """Ranks of the server's adapters for a task group, on every layer that it runs for any of its clients."""
         return self.above(min(client.cut for client in self.members(group)))
 
     def above(self, cut: int) -> dict[str, int]:
-        """LoRA on the server half that begins at block ``cut``."""
+        """Ranks of the adapters on the server half that begins at block ``cut``."""
         return {path: rank for path, rank in self.upper_ranks.items() if layer_of(path, self.family) >= cut}
 
     def contested(self, group: str) -> dict[str, int]:
-        """The server's adapters on layers that some client of the group adapts itself, being cut deeper."""
+        """The server's adapters on layers that some client of the group with a deeper cut adapts itself."""
         held = {path for client in self.members(group) for path in client.ranks}
         return {path: rank for path, rank in self.server_ranks(group).items() if path in held}
 
     def group_ranks(self, group: str) -> dict[str, int]:
-        """Rank of the group's merged adapter: the largest of its holders, a layer."""
+        """The ranks of the group's merged adapter: on each layer, the largest of its holders."""
         merged: dict[str, int] = {}
         for ranks in (*(client.ranks for client in self.members(group)), self.contested(group)):
             for path, rank in ranks.items():
@@ -146,11 +146,11 @@ class Plan:
 
 
 def make_plan(config: ExperimentConfig) -> Plan:
-    """Check a config against its model's shapes; loads no weights. ``split_layer: auto`` becomes a number here.
+    """Check a config against its model's shapes without loading weights; replace ``split_layer: auto`` by numbers.
 
     Raises:
-        ConfigError: split layer, rank, target, task or length that the model cannot take.
-        TooFewClientsError: no split layer fits a client that asks for ``auto``.
+        ConfigError: the model cannot take a split layer, rank, target, task or length.
+        TooFewClientsError: no split layer fits a client with ``auto``.
         ResourceError: the model's config cannot be found.
     """
     config = resolve_auto_cuts(config)
@@ -187,7 +187,7 @@ def make_plan(config: ExperimentConfig) -> Plan:
 
 
 def _check_before_shapes(config: ExperimentConfig, hf_config: Any, family: BaseFamily) -> None:
-    """What can be checked of a config before its model's layers are known."""
+    """Check what needs no knowledge of the model's layers."""
     check_tasks(config, hf_config.model_type, family)
     _check_length(config, hf_config, family)
     _check_rotary(config, hf_config)
@@ -202,7 +202,7 @@ def _check_before_shapes(config: ExperimentConfig, hf_config: Any, family: BaseF
 def _planned_clients(
     config: ExperimentConfig, base: nn.Module, family: BaseFamily, names: list[str]
 ) -> list[ClientPlan]:
-    """Every client with its split layer and its ranks, which are those of its template."""
+    """Every client with its split layer and the ranks of its template."""
     n_layers, clients = len(blocks_of(base, family)), []
     placed: dict[str, tuple[int, dict[str, int]]] = {}
     for spec in config.expanded_clients():
@@ -230,7 +230,7 @@ def _server_adapters(
 
 
 def _all_paths(hf_config: Any, family: BaseFamily, names: list[str]) -> list[str]:
-    """Paths of the adapted linear layers of all blocks."""
+    """The paths of the adapted linear layers of all blocks."""
     return [f"{family.blocks}.{layer}.{name}" for layer in range(int(hf_config.num_hidden_layers)) for name in names]
 
 
@@ -260,7 +260,7 @@ def _check_length(config: ExperimentConfig, hf_config: Any, family: BaseFamily) 
 
 
 def _check_rotary(config: ExperimentConfig, hf_config: Any) -> None:
-    """What protects a single text, or changes how far batches are padded, needs texts that do not depend on others."""
+    """Check that texts are computed independently if a mechanism protects single texts or changes padding."""
     mechanism = config.privacy.in_a_step() or ("pad_lengths" if config.privacy.pad_lengths else None)
     if mechanism and depends_on_length(hf_config, config.training.max_length):
         length = frequencies_change_at(hf_config)
@@ -277,7 +277,7 @@ def _planned_rank(config: ExperimentConfig, rank: int | dict[int, int] | str) ->
 
 
 def _check_cuts(config: ExperimentConfig, clients: list[ClientPlan]) -> None:
-    """A layer that lies on the server for some clients of a group needs an adapter there, to be merged with theirs."""
+    """Check that a layer which lies on the server for some of a group's clients has an adapter there to merge."""
     first: dict[str, ClientPlan] = {}
     for client in clients:
         other = first.setdefault(client.task_group, client)

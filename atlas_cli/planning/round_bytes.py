@@ -66,7 +66,7 @@ def round_bytes(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape) ->
 
 
 def _factors(plan: Plan, ranks: Mapping[str, int], prefix: str, parts: Sequence[str]) -> dict[str, torch.Tensor]:
-    """Adapters as they are sent, on the meta device."""
+    """The adapters as they are sent, on the meta device."""
     tensors = {}
     for path, rank in ranks.items():
         d_in, d_out = plan.features[path]
@@ -77,12 +77,12 @@ def _factors(plan: Plan, ranks: Mapping[str, int], prefix: str, parts: Sequence[
 
 
 def _empty(shapes: Shapes) -> dict[str, torch.Tensor]:
-    """What a method sends besides, on the meta device."""
+    """The tensors that a method sends besides adapters, on the meta device."""
     return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
 
 
 def head_tensors(task: BaseTask, hidden_size: int) -> dict[str, torch.Tensor]:
-    """What of a head is trained, as it is sent."""
+    """The trained parameters of a head, as they are sent."""
     with torch.device("meta"):
         head = task.build_head(hidden_size, nn.Identity())
     return {f"head.{name}": p for name, p in head.named_parameters() if p.requires_grad}

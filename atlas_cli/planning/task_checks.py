@@ -1,4 +1,4 @@
-"""Whether each task group's task can run on the model, and has the classes that the rest of the config needs."""
+"""Checks that each task can run on the model, and has the classes that the rest of the config needs."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from atlas_cli.tasks.contract import BaseTask
 
 
 def check_tasks(config: ExperimentConfig, model_type: str, family: BaseFamily) -> None:
-    """Refuse what a task group's task cannot do.
+    """Check that every task group's task can run.
 
     Raises:
-        ConfigError: it needs a decoder, or has no class an example where labels are randomised.
+        ConfigError: a task needs a decoder, or its examples have no class although labels are randomised.
     """
     for name, group in config.task_groups.items():
         task = load(group.task)
@@ -29,7 +29,7 @@ def check_tasks(config: ExperimentConfig, model_type: str, family: BaseFamily) -
 
 
 def _check_randomised(name: str, task: type[BaseTask], correction: str) -> None:
-    """Labels can be randomised where each example is of one class, and the loss corrected where it is cross-entropy."""
+    """Check that examples have one class each, so labels can be randomised, and a loss that can be corrected."""
     if not task.one_class:
         raise ConfigError(
             f"randomises one class an example, and an example of {name} has none or several; remove it",

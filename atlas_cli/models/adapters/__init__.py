@@ -1,1 +1,1 @@
-"""LoRA adapters: which layers get one, how it is applied, and the PEFT format, out and in."""
+"""LoRA adapters: which layers get one, how it is applied, and reading and writing the PEFT format."""

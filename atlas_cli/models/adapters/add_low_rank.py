@@ -1,4 +1,4 @@
-"""``output + s B A x`` as one operation that keeps little for its backward."""
+"""``output + s B A x`` as one operation that saves little for its backward."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from atlas_cli.models.halves.recomputed_norms import norm_of, recompute
 
 
 class Span(NamedTuple):
-    """Rows ``first .. last-1`` of an input, and the scale of the adapter that they get."""
+    """Rows ``first .. last-1`` of an input, and the scale of their adapter."""
 
     first: int
     last: int
@@ -22,7 +22,7 @@ class Span(NamedTuple):
 def add_low_rank(output: Tensor, x: Tensor, spans: Sequence[Span], factors: Sequence[Tensor]) -> Tensor:
     """``output + s B A x`` on spans of rows; sums in the dtype of the factors, rounded once.
 
-    The backward keeps ``x`` as it is, or, where a norm made it, what the norm was given.
+    The backward saves ``x`` itself, or the norm's input if a norm computed it.
 
     Args:
         output: (..., d_out); x: (..., d_in), of as many rows.

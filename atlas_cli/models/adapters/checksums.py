@@ -1,4 +1,4 @@
-"""SHA256SUMS beside exported files, as ``sha256sum --check SHA256SUMS`` reads it: damage since is found."""
+"""SHA256SUMS beside exported files, in the format of ``sha256sum --check SHA256SUMS``, to detect later damage."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ SUMS = "SHA256SUMS"
 
 
 def checksums(files: Mapping[str, bytes]) -> bytes:
-    """Content of SHA256SUMS for files, by name."""
+    """The content of SHA256SUMS for files, by name."""
     return "".join(_line(hashlib.sha256(files[name]).hexdigest(), name) for name in sorted(files)).encode()
 
 
 def check_folder(folder: Path, names: Collection[str]) -> None:
-    """Compare those of ``names`` that are in a folder with its SHA256SUMS; a folder without one is not checked.
+    """Check the files of ``names`` in a folder against its SHA256SUMS; a folder without one is not checked.
 
     Raises:
         ResourceError: names the file that differs.

@@ -83,14 +83,14 @@ class LoRAAdapter(nn.Module):
 
     @torch.no_grad()
     def shrink(self, rank: int) -> None:
-        """Keep the first ``rank`` rows of A and columns of B and what they are worth; the parameters are new ones."""
+        """Keep the first ``rank`` rows of A and columns of B, with their product; the parameters are new."""
         before, self.rank = self.scaling, rank
         self.scaling = scale_of(rank, self.alpha, self.rslora)
         self.lora_A = nn.Parameter(self.lora_A[:rank].clone(), self.lora_A.requires_grad)
         self.lora_B = nn.Parameter(self.lora_B[:, :rank] * (before / self.scaling), self.lora_B.requires_grad)
 
     def resize(self, rank: int) -> None:
-        """Have another rank; A and B are new parameters, and what they are is to be loaded."""
+        """Change the rank; A and B are new parameters, whose values must be loaded."""
         self.rank, self.scaling = rank, scale_of(rank, self.alpha, self.rslora)
         A, B = self.lora_A, self.lora_B
         self.lora_A = nn.Parameter(A.new_zeros(rank, A.shape[1]), A.requires_grad)
@@ -130,28 +130,28 @@ class AdapterSet:
         self.frozen: Frozen = {} if frozen is None else frozen
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """A and B of every adapter, in the order of the layers."""
+        """The parameters A and B of every adapter, in the order of the layers."""
         for adapter in self.adapters.values():
             yield from adapter.parameters()
 
     def trained(self, parts: Collection[str] = ("A", "B")) -> list[nn.Parameter]:
-        """The parameters that are trained, of ``parts``."""
+        """The trained parameters among ``parts``."""
         named = [(n, p) for adapter in self.adapters.values() for n, p in adapter.named_parameters()]
         return [p for name, p in named if p.requires_grad and name.removeprefix("lora_") in parts]
 
     def name_of(self, parameter: nn.Parameter) -> str:
-        """``<path>.lora_A`` or ``<path>.lora_B``, for messages; "the head" for what is no adapter's."""
+        """``<path>.lora_A`` or ``<path>.lora_B`` for messages; "the head" for a parameter of no adapter."""
         named = ((f"{path}.{name}", p) for path, a in self.adapters.items() for name, p in a.named_parameters())
         return next((name for name, p in named if p is parameter), "the head")
 
     def train_only(self, parts: Collection[str]) -> None:
-        """Freeze the other parts."""
+        """Train only ``parts``, and freeze the other parts."""
         for adapter in self.adapters.values():
             for name, parameter in adapter.named_parameters():
                 parameter.requires_grad_(name.removeprefix("lora_") in parts)
 
     def state(self) -> dict[str, Tensor]:
-        """Detached tensors, ``<path>.lora_A`` and ``<path>.lora_B``, as they are sent and stored."""
+        """The detached tensors ``<path>.lora_A`` and ``<path>.lora_B``, as they are sent and stored."""
         return {
             f"{path}.{name}": p.detach()
             for path, adapter in self.adapters.items()
@@ -160,7 +160,7 @@ class AdapterSet:
 
     @torch.no_grad()
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Take over values; names and shapes must be exactly those held."""
+        """Load values, whose names and shapes must equal those of the set."""
         held = self.state()
         if held.keys() != state.keys():
             raise ValueError(f"adapter names differ: {sorted(held.keys() ^ state.keys())[:4]}")
@@ -177,7 +177,7 @@ class AdapterSet:
 
     @contextmanager
     def attached(self, base: nn.Module) -> Iterator[None]:
-        """Inside the block, layers of ``base`` (or of a half of it, they share modules) add their adapter's output."""
+        """Inside the block, layers of ``base`` (or of a half, which shares its modules) add their adapter's output."""
         with ExitStack() as stack:
             stack.enter_context(mark_norms(base))
             for path in dict.fromkeys((*self.adapters, *self.frozen)):
@@ -198,7 +198,7 @@ class AdapterSet:
 
 
 def joined(lower: AdapterSet, upper: AdapterSet) -> AdapterSet:
-    """Both in one set, which shares the changed base of the one that has it."""
+    """Join two sets into one, which shares the changed base of either."""
     # a client's base change is with its lower adapters, a group's with its merged ones
     return AdapterSet({**lower.adapters, **upper.adapters}, upper.frozen if upper.frozen else lower.frozen)
 
@@ -213,9 +213,9 @@ def build_adapters(
     seed: int = 0,
     device: str | torch.device = "cpu",
 ) -> AdapterSet:
-    """Fresh adapters for layers of ``base``.
+    """Build new adapters for layers of ``base``.
 
-    A seeded by the layer's path alone, so that all ranks are nested; B = 0.
+    A is seeded by the layer's path alone, so that all ranks are nested, and B is 0.
     """
     from atlas_cli.seeding import torch_generator
 

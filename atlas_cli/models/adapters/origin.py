@@ -45,18 +45,18 @@ class Origin:
 
     @property
     def base_name(self) -> str:
-        """What PEFT is told of the base: its name, which for weights drawn at random is no name of published ones."""
+        """The name of the base for PEFT; randomly drawn weights do not get the name of published ones."""
         if self.seed is None:
             return self.base
         return f"random weights of {self.base} (seed {self.seed}, sha256 {self.sha256[:16]})"
 
     def content(self) -> bytes:
-        """The file."""
+        """The content of origin.json."""
         return (json.dumps({"format": _FORMAT, **asdict(self)}, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def read_origin(folder: Path) -> Origin | None:
-    """What an adapter folder says of its origin; None where it says nothing, as those that PEFT wrote.
+    """Read the origin of an adapter folder; None if it has none, like the folders that PEFT writes.
 
     Raises:
         ResourceError: damaged, or of a later version.
@@ -82,10 +82,10 @@ def read_origin(folder: Path) -> Origin | None:
 
 
 def require_same_base(folder: Path, origin: Origin, base: FrozenBase) -> None:
-    """An adapter is for this base: its weights have the hash of those that it was trained on.
+    """Check by the hash of the weights that an adapter was trained on this base.
 
     Raises:
-        ResourceError: they have another.
+        ResourceError: the hashes differ.
     """
     if origin.sha256 != base.sha256:
         theirs = f"{origin.base_name} in {origin.dtype}"

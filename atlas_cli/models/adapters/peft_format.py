@@ -36,10 +36,10 @@ def peft_files(
     head: Mapping[str, Tensor],
     origin: Origin,
 ) -> dict[str, bytes]:
-    """Files of a PEFT adapter folder, by name.
+    """The files of a PEFT adapter folder, by name.
 
     Args:
-        causal_lm: names as under ``AutoModelForCausalLM``, else as under ``AutoModel``.
+        causal_lm: whether names are those of ``AutoModelForCausalLM`` instead of ``AutoModel``.
         head: parameters of a trained head; may be empty.
         origin: what adapters and head belong to.
     """
@@ -79,5 +79,5 @@ def peft_files(
 
 
 def inner_name(base: FrozenBase) -> str:
-    """Name of the base model inside its causal-LM class: ``transformer`` for GPT-2, ``model`` for LLaMA."""
+    """The attribute of the base model in its causal-LM class: ``transformer`` for GPT-2, ``model`` for LLaMA."""
     return str(base.model.base_model_prefix)

@@ -122,9 +122,9 @@ _BASE_STAYS = ("gaussian", "eva", "orthogonal", "mica")
 
 @dataclass(frozen=True)
 class PeftOptions:
-    """What adapter_config.json says; the defaults are PEFT's.
+    """The options in adapter_config.json, with PEFT's defaults.
 
-    ``file`` is for messages; all else is called as in the file.
+    ``file`` is for messages; all other fields have the names in the file.
     """
 
     file: Path
@@ -139,11 +139,11 @@ class PeftOptions:
     layers_pattern: Names | None = None
 
     def rank(self, layer: str) -> int:
-        """r of a layer, by the name that it has in PEFT's model."""
+        """The rank r of a layer, given its name in PEFT's model."""
         return _first(self.rank_pattern, layer, self.r)
 
     def scale(self, layer: str) -> float:
-        """s in s B A of a layer."""
+        """The scale s in s B A of a layer, given its name in PEFT's model."""
         return scale_of(self.rank(layer), float(_first(self.alpha_pattern, layer, self.lora_alpha)), self.use_rslora)
 
     def adapts(self, layer: str) -> bool:
@@ -237,7 +237,7 @@ def _check_together(options: PeftOptions) -> None:
 
 
 def _check_expression(file: Path, written: str, used: str) -> None:
-    """A regular expression from a stranger's file: one that can be read, and compared in no long time."""
+    """Check that a regular expression from an untrusted file is valid and fast to match."""
     try:
         re.compile(used)
     except (re.error, OverflowError, RecursionError) as error:

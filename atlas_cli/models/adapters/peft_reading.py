@@ -1,4 +1,4 @@
-"""A LoRA adapter folder as PEFT reads it: all of it is taken over, or it is refused with the name of what cannot be."""
+"""Reads a LoRA adapter folder as PEFT does: all of it is used, or it is refused with the name of what cannot be."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Factors = tuple[Tensor, Tensor, float]
 
 
 def read_peft(folder: str | Path, base: FrozenBase) -> dict[str, Factors]:
-    """A PEFT LoRA folder as ``{path in the base: (A (r, d_in), B (d_out, r), scale)}``.
+    """Read a PEFT LoRA folder as ``{path in the base: (A (r, d_in), B (d_out, r), scale)}``.
 
     Tensors besides the factors must be the base's own, as PEFT saves those of embeddings.
 
@@ -48,7 +48,7 @@ def read_peft(folder: str | Path, base: FrozenBase) -> dict[str, Factors]:
 
 
 def read_head(folder: Path) -> dict[str, Tensor]:
-    """Parameters of a head stored beside an adapter; empty where there is none.
+    """Read the parameters of a head stored beside an adapter; empty if there is none.
 
     Raises:
         ResourceError: damaged.
@@ -58,7 +58,7 @@ def read_head(folder: Path) -> dict[str, Tensor]:
 
 
 def _require_adapter(folder: Path) -> None:
-    """Say what a folder is that lacks an adapter's files."""
+    """Require an adapter's files in a folder, or say what the folder holds instead."""
     if (folder / CONFIG).is_file() and not (folder / TENSORS).is_file() and (folder / "adapter_model.bin").is_file():
         raise ResourceError(
             f"{folder} holds adapter_model.bin, a pickle, which atlas never reads; save it again with "
@@ -106,7 +106,7 @@ def _factors(name: str, tensors: Mapping[str, Tensor], options: PeftOptions, fol
 
 
 def _require_nothing_else(folder: Path, tensors: Mapping[str, Tensor], base: FrozenBase, within: str) -> None:
-    """What is stored besides the factors is what the base has anyway."""
+    """Require that tensors stored besides the factors equal the base's own."""
     held = {f"{within}{name}": tensor for name, tensor in base.model.state_dict().items()}
     if base.lm_head is not None:
         held |= {f"lm_head.{name}": tensor for name, tensor in base.lm_head.state_dict().items()}
@@ -127,7 +127,7 @@ def _same(stored: Tensor, own: Tensor) -> bool:
 
 
 def _require_targets(folder: Path, options: PeftOptions, found: Collection[str], model: nn.Module, within: str) -> None:
-    """The factors are of the layers that PEFT would give adapters, no more and no fewer."""
+    """Require factors of exactly the layers to which PEFT would give adapters."""
     layers = {f"{within}{path}" for path, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)}
     for name in found:
         if name not in layers:

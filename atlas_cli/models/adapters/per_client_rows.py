@@ -19,7 +19,7 @@ from atlas_cli.models.halves.recomputed_norms import mark_norms
 
 
 class Segment(NamedTuple):
-    """So many neighbouring rows that one set of adapters is applied to."""
+    """A number of neighbouring rows, and the set of adapters that is applied to them."""
 
     adapters: AdapterSet
     rows: int
@@ -29,7 +29,7 @@ class Segment(NamedTuple):
 def attached_segments(base: nn.Module, segments: Sequence[Segment]) -> Iterator[None]:
     """Inside the block, layers of ``base`` add the output of each segment's adapter to its rows of (1, N, d_in).
 
-    Adapters may lie on other layers in each segment, and have other ranks; dropout on their input is not supported.
+    Segments may differ in adapted layers and ranks; dropout on the adapters' input is not supported.
     """
     ends = torch.tensor([s.rows for s in segments]).cumsum(0).tolist()
     found: dict[str, list[tuple[Span, Tensor, Tensor]]] = {}

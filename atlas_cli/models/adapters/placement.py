@@ -15,7 +15,7 @@ from atlas_cli.suggest import did_you_mean
 def adapted_names(
     base: nn.Module, family: BaseFamily, targets: str | list[str], key: str = "lora.targets"
 ) -> list[str]:
-    """Paths within a block of the linear layers that get adapters; ``targets`` are ends of such paths, or "auto".
+    """The paths within a block of the linear layers with adapters; ``targets`` are ends of such paths, or "auto".
 
     Raises:
         ConfigError: no target, or one that no linear layer of a block matches.
@@ -41,7 +41,7 @@ def place_ranks(
     names: list[str],
     key: str = "lora.rank",
 ) -> dict[str, int]:
-    """Rank by path of the base, for the blocks in ``layers``, in the order of the layers.
+    """The ranks by path of the base, for the blocks in ``layers`` and in their order.
 
     Raises:
         ConfigError: a layer outside ``layers``, or a rank that a layer is too small for.

@@ -13,9 +13,9 @@ _families: dict[type[BaseFamily], BaseFamily] = {}  # one of each class
 
 
 def family_for(model_type: object) -> BaseFamily | None:
-    """The family of a Hugging Face ``model_type``; None where there is none.
+    """The family of a Hugging Face ``model_type``; None if no family covers it.
 
-    Families of other packages are asked, and imported, for what no family of this one covers.
+    Families of other packages are imported only for types that no family of this package covers.
 
     Raises:
         ConfigError: a family that is asked breaks its contract.
@@ -45,7 +45,7 @@ def supported() -> list[str]:
 
 
 def _all() -> Iterator[BaseFamily]:
-    """Those of this package first."""
+    """All families, those of this package first."""
     found = [discovery.find("models.families", name) for name in discovery.names("models.families")]
     for plugin in sorted(found, key=lambda plugin: plugin.package is not None):
         family = load_class("models.families", plugin.name, "Family", BaseFamily)

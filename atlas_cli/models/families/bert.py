@@ -26,11 +26,11 @@ class Family(BaseFamily):
     buffers = ("position_ids",)
 
     def uncovered(self, config: Any) -> Iterator[tuple[str, str]]:
-        """No padding token where positions are counted from it."""
+        """A config without a padding token is not covered if positions are counted from it."""
         if config.pad_token_id is None and config.model_type != "bert":
             yield "pad_token_id", "is needed: positions are counted from it on"
 
     def positions(self, config: Any) -> int:
-        """The numbers up to that of the padding token are not used."""
+        """The number of positions, of which those up to the padding token are not used."""
         used = config.pad_token_id + 1 if config.model_type != "bert" else 0
         return int(config.max_position_embeddings) - used

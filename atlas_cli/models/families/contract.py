@@ -1,4 +1,4 @@
-"""What a family file says about the modules of its models. One file a family in this folder; its class is ``Family``.
+"""The contract of a model family. Each has a file in this folder with a class named ``Family``.
 
 A family is a subclass of ``BaseFamily``, which says where things are. Attributes without a value there must be given.
 ``atlas_cli.testing.families`` tests a family against Hugging Face's own models, in a line of its author's tests.
@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 
 class NoPositions(nn.Module):
-    """Stands for a position embedding on the server half: positions were added on the client, so adds nothing."""
+    """Replaces a position embedding on the server half: the client added the positions, so this adds nothing."""
 
     def forward(self, *_: object, **__: object) -> _Zero:
-        """Whatever it is asked."""
+        """Return 0 for every position."""
         return _Zero()
 
 
@@ -27,9 +27,9 @@ class _Zero(float):
 
 
 class PassEmbeddings(nn.Module):
-    """Stands for a whole input side (embeddings, LayerNorm, dropout) on the server half.
+    """Replaces a whole input side (embeddings, LayerNorm, dropout) on the server half.
 
-    Gives activations back unchanged.
+    It returns activations unchanged.
     """
 
     def forward(
@@ -39,14 +39,14 @@ class PassEmbeddings(nn.Module):
         inputs_embeds: Tensor | None = None,
         **kwargs: object,
     ) -> Tensor:
-        """The activations that it is given, by name or by place."""
+        """Return the activations, which are given by name or by position."""
         found = inputs_embeds if inputs_embeds is not None else next(a for a in args if isinstance(a, Tensor))
         assert input_ids is None
         return found
 
 
 class BaseFamily:
-    """Where things are in a base model, the one that ``AutoModel`` gives; paths are relative to it.
+    """Where the parts of a base model are, which is the one that ``AutoModel`` gives; paths are relative to it.
 
     Attributes:
         model_types: values of ``config.model_type`` that this file covers.
@@ -79,17 +79,17 @@ class BaseFamily:
     options: ClassVar[tuple[str, ...]] = ()
 
     def uncovered(self, config: Any) -> Iterable[tuple[str, str]]:
-        """What a Hugging Face config asks for that this file does not cover: option, and why its value is refused.
+        """The options of a Hugging Face config that the family does not cover, each with why its value is refused.
 
         It is asked before any weight is loaded. The message is ``<file>: <option>: <value> <why>``.
         """
         return ()
 
     def parallel(self, config: Any) -> bool:
-        """Whether the feed-forward reads what the block was given, beside the attention instead of after it."""
+        """Whether the feed-forward reads the block's input, beside the attention instead of after it."""
         return False
 
     def positions(self, config: Any) -> int | None:
-        """How many tokens a text may have; None: any number."""
+        """The largest number of tokens in a text; None: there is no limit."""
         found: int | None = getattr(config, "max_position_embeddings", None)
         return found

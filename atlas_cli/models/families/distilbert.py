@@ -4,7 +4,7 @@ from atlas_cli.models.families.contract import BaseFamily, PassEmbeddings
 
 
 class Family(BaseFamily):
-    """Without segments."""
+    """DistilBERT has no segment embeddings."""
 
     model_types = ("distilbert",)
     blocks = "transformer.layer"

@@ -6,7 +6,7 @@ from atlas_cli.models.families.contract import BaseFamily, NoPositions
 
 
 class Family(BaseFamily):
-    """Of all sizes."""
+    """GPT-2 of all sizes."""
 
     model_types = ("gpt2",)
     blocks = "h"

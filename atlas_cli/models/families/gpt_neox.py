@@ -22,11 +22,11 @@ class Family(BaseFamily):
     options = ("partial_rotary_factor", "rotary_pct", "rotary_emb_base")
 
     def uncovered(self, config: Any) -> Iterator[tuple[str, str]]:
-        """A share of each head that cannot be."""
+        """A rotary share of each head that is not possible is not covered."""
         share = config.rope_parameters["partial_rotary_factor"]
         if not 0 < share <= 1:
             yield "rope_parameters.partial_rotary_factor", "is not a share of a head, above 0 and at most 1"
 
     def parallel(self, config: Any) -> bool:
-        """As ``use_parallel_residual`` says; without it, the feed-forward reads the attention's sum."""
+        """The value of ``use_parallel_residual``; without it, the feed-forward reads the attention's sum."""
         return bool(config.use_parallel_residual)

@@ -20,7 +20,7 @@ class Family(BaseFamily):
     stages = (("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), ("self_attn.out_proj",), ("fc1",), ("fc2",))
 
     def uncovered(self, config: Any) -> Iterator[tuple[str, str]]:
-        """Of opt-350m, and of checkpoints that were fine-tuned before the final norm was mended."""
+        """The options of opt-350m, and of checkpoints fine-tuned before the final norm was fixed, are not covered."""
         if config.word_embed_proj_dim != config.hidden_size:
             yield (
                 "word_embed_proj_dim",

@@ -51,9 +51,9 @@ ALIASES = {
 
 
 def built_in(name: str) -> PreTrainedConfig | None:
-    """A fresh config of a known architecture (``gpt2``, ``openai-community/gpt2``, ``llama``), or None.
+    """A new config of a known architecture (``gpt2``, ``openai-community/gpt2``, ``llama``), or None.
 
-    The folder of a model is never one, whatever its last part is called.
+    The folder of a model is never one, whatever its name.
     """
     if not is_architecture(name) or os.path.isfile(os.path.join(name, "config.json")):
         return None

@@ -1,4 +1,4 @@
-"""What config.json may ask for and what not: each option that atlas does not take, and values no model can have."""
+"""Checks config.json: it refuses options that atlas does not support, and values that no model can have."""
 
 from __future__ import annotations
 
@@ -106,13 +106,13 @@ def refuse_options(
 
 
 def computed_options(model_type: object) -> tuple[str, ...]:
-    """Names that the family of a ``model_type`` computes although others do not; none where there is no family."""
+    """The options that the family of a ``model_type`` computes although others do not; empty without a family."""
     family = family_for(model_type)
     return () if family is None else family.options
 
 
 def unknown_options(options: Mapping[str, Any], config: PreTrainedConfig) -> list[str]:
-    """Options of config.json that transformers' class has no use for, and that are not known to decide nothing."""
+    """The options of config.json that transformers' class ignores, except those that are known to have no effect."""
     known = {*type(config)().to_dict(), *config.attribute_map, *REFUSED, *_NO_MATTER}
     known |= {*GenerationConfig().to_dict(), *computed_options(config.model_type)}
     return sorted(name for name in options if name not in known and name.lstrip("_") not in known)

@@ -1,4 +1,4 @@
-"""Weights that are numbers: NaN and infinities are found where a file is read, and named."""
+"""Finds NaN and infinities in weights when a file is read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
-    """Name of the first floating-point tensor that holds NaN or an infinity; None where there is none."""
+    """The name of the first floating-point tensor with NaN or an infinity; None if all are finite."""
     return next((name for name, tensor in tensors.items() if not _is_finite(tensor)), None)
 
 

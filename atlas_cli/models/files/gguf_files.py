@@ -19,7 +19,7 @@ CONVERSION = 2  # raised where a file would be converted otherwise, or refused
 
 
 def folder_of(file: Path) -> Path:
-    """Where a file's conversion is, once there is one."""
+    """The folder of a file's conversion, which may not exist yet."""
     return cache_dir() / "converted" / f"{file.stem[:100]}-{known_sha256(file)[:16]}-v{CONVERSION}"
 
 
@@ -30,7 +30,7 @@ def is_converted(file: Path) -> bool:
 
 
 def require_reader(file: Path) -> None:
-    """Check that the package that reads GGUF is there.
+    """Check that the package that reads GGUF is installed.
 
     Raises:
         ResourceError: it is not; says how to install it.
@@ -40,7 +40,7 @@ def require_reader(file: Path) -> None:
 
 
 def converted(file: Path) -> Path:
-    """The conversion, made now where there is none.
+    """The folder of the converted file, which is converted now if it was not before.
 
     Raises:
         ResourceError: damaged, an architecture or quantization that transformers cannot read, or no gguf package.
@@ -96,7 +96,7 @@ def _convert(file: Path, place: Path) -> None:
 
 
 def numbers_in(file: Path) -> dict[str, int]:
-    """How many numbers each tensor of a file has, by name.
+    """The number of elements of each tensor in a file, by name.
 
     Raises:
         ResourceError: rotary positions are scaled, which transformers passes over in GGUF files.

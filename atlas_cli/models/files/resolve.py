@@ -1,4 +1,4 @@
-"""From ``model.name`` to where the model is: a local folder, a GGUF file, a packaged model, or the Hugging Face hub."""
+"""Finds the model of ``model.name``: a local folder, a GGUF file, a packaged model, or one on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _is_path(name: str) -> bool:
 
 @cache
 def _say(text: str) -> None:
-    """Once a process, on standard error."""
+    """Print a note on standard error, once in each process."""
     print(f"note: {text}", file=sys.stderr, flush=True)
 
 
@@ -90,7 +90,7 @@ def _gguf(file: Path) -> Source:
 def hub_reachable() -> bool:
     """Whether the hub's host answers.
 
-    Asked once, because the hub library retries for half a minute when it does not.
+    It is asked once, because the hub library retries for half a minute if the host does not answer.
     """
     from huggingface_hub import constants
 
@@ -107,7 +107,7 @@ def hub_reachable() -> bool:
 
 
 def model_config(model: ModelConfig) -> tuple[PreTrainedConfig, Source | None, str]:
-    """The Hugging Face config, where weights are (None: random), and how they are initialised, in words.
+    """The Hugging Face config, the source of weights (None: random), and their initialisation in words.
 
     Raises:
         ResourceError: neither the model nor a built-in architecture of that name can be found.

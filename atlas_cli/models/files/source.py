@@ -1,4 +1,4 @@
-"""Where a model's files are, and its JSON files, read with care before transformers reads them."""
+"""The place of a model's files, and a strict reader of its JSON files, used before transformers reads them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LONGEST = 300  # characters of another library's message
 
 @dataclass(frozen=True)
 class Source:
-    """Where weights or tokenizer files are.
+    """The place of weights or tokenizer files.
 
     Attributes:
         path: a folder or a hub id.
@@ -34,7 +34,7 @@ class Source:
     options: dict[str, Any]
 
     def folder(self) -> str:
-        """What ``from_pretrained`` takes; a GGUF file is converted first, once.
+        """The folder for ``from_pretrained``; a GGUF file is converted first, once.
 
         Raises:
             ResourceError: it cannot be converted.
@@ -42,7 +42,7 @@ class Source:
         return str(gguf_files.converted(Path(self.path) / self.gguf_file)) if self.gguf_file else self.path
 
     def converted(self) -> Source:
-        """Itself, or the folder that a GGUF file was converted to.
+        """The source itself, or the folder to which a GGUF file was converted.
 
         Raises:
             ResourceError: it cannot be converted.
@@ -50,7 +50,7 @@ class Source:
         return Source(self.folder(), "folder", None, {}) if self.gguf_file else self
 
     def file(self, name: str) -> Path | None:
-        """A file of the model, fetched from the hub where it is there; None: it has none of that name."""
+        """The path of a file of the model, fetched from the hub if necessary; None if there is no such file."""
         if self.kind != "hub":
             path = Path(self.path, name)
             return path if path.is_file() else None
@@ -61,7 +61,7 @@ class Source:
         return Path(found) if found is not None else None
 
     def json(self, name: str) -> dict[str, Any]:
-        """What a JSON file of the model holds; nothing where there is none.
+        """The content of a JSON file of the model; empty if there is no such file.
 
         Raises:
             ResourceError: not one JSON object.
@@ -71,7 +71,7 @@ class Source:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """The object in a JSON file.
+    """Read the object in a JSON file.
 
     Raises:
         ResourceError: unreadable, no JSON, no object, a key twice, a number that is none, or nested too deep.
@@ -113,6 +113,6 @@ def _depth(value: Any) -> int:
 
 
 def reason(error: BaseException) -> str:
-    """The first line of an error of another library, cut to a bounded length, or its type where it says nothing."""
+    """The first line of another library's error, cut to a bounded length, or its type if the message is empty."""
     line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 3]}..."

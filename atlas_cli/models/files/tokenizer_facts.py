@@ -1,4 +1,4 @@
-"""What decides how a tokenizer turns texts into token ids, by hash, and the files that it comes from."""
+"""Hashes of all that determines how a tokenizer encodes texts, and of the files that it comes from."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NOT_SETTINGS = (
 
 
 def tokenizer_parts(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
-    """Hashes of its parts: two tokenizers that have the same give the same ids, in one version of the libraries."""
+    """Hashes of a tokenizer's parts: equal ones give equal ids, with the same versions of the libraries."""
     settings = {name: repr(value) for name, value in tokenizer.init_kwargs.items() if name not in _NOT_SETTINGS}
     if getattr(tokenizer, "is_fast", False):
         backend = tokenizer.backend_tokenizer
@@ -42,7 +42,7 @@ def tokenizer_parts(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
 
 
 def tokenizer_files(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
-    """Hashes of its files by path, where it comes from a local folder."""
+    """Hashes of a tokenizer's files by path, if it comes from a local folder."""
     folder = Path(str(tokenizer.name_or_path))
     paths = [folder / name for name in _FILES] if folder.is_dir() else []
     return {str(path): sha256_file(path) for path in paths if path.is_file()}

@@ -21,7 +21,7 @@ _LABELS = ("label", "labels", "tags")  # fields of a row that are not tokenized
 
 
 def require_vocabulary_files(tokenizer: PreTrainedTokenizerBase, source: Source) -> None:
-    """A class that finds no files makes a vocabulary of special tokens alone, by which every word is unknown.
+    """Require the files of a vocabulary, without which a class knows special tokens only, and no word.
 
     Raises:
         FileNotFoundError: neither tokenizer.json is there nor the files of its class.
@@ -32,7 +32,7 @@ def require_vocabulary_files(tokenizer: PreTrainedTokenizerBase, source: Source)
 
 
 def require_vocabulary(tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
-    """The embedding has a row for every token.
+    """Check that the embedding has a row for every token.
 
     Raises:
         ConfigError: it is another model's tokenizer, or one whose numbers have gaps.
@@ -49,9 +49,9 @@ def require_vocabulary(tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
 
 
 def as_the_file_has_it(tokenizer: PreTrainedTokenizerBase, source: Source) -> Any:
-    """The tokenizer itself where its rules are those of tokenizer.json, else one that takes them from there.
+    """The tokenizer itself if its rules are those of tokenizer.json, else one that takes them from there.
 
-    What it replaces is kept as its attribute ``overruled``.
+    The tokenizer that it replaces is kept in its attribute ``overruled``.
     """
     file = source.file("tokenizer.json")
     if file is None or not getattr(tokenizer, "is_fast", False):
@@ -94,7 +94,7 @@ def _tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:
 
 
 def _rules(backend: Any) -> list[object]:
-    """All that decides a text's tokens."""
+    """The rules that determine the tokens of a text."""
     parts = (backend.normalizer, backend.pre_tokenizer, backend.model)
     backend.no_truncation()
     backend.no_padding()

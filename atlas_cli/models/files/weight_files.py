@@ -1,4 +1,4 @@
-"""The files of a model's weights: which are read, that they are safetensors, and that each tensor in them has a use."""
+"""Checks the files of a model's weights: all are safetensors, and each tensor in them is used."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _SHOWN = 3
 
 
 def weight_names(source: Source, family: BaseFamily) -> dict[str, Path]:
-    """The file of every tensor, by name; nothing where there are no safetensors, which the loader says.
+    """The file of every tensor, by name; empty if there are no safetensors, which the loader reports.
 
     Raises:
         ConfigError: an index that names files of another kind or place, a tensor twice, or one that is not of floats.
@@ -76,7 +76,7 @@ def _files(source: Source) -> list[Path]:
 
 
 def _shard(source: Source, index: Path, name: str) -> Path:
-    """A file that an index names, before anything opens it."""
+    """Check a file that an index names before it is opened."""
     if not name.endswith(".safetensors"):
         raise ConfigError(
             f"{index}: weight_map names {name:.200}; atlas reads safetensors only, as files of other kinds may hold "
@@ -94,7 +94,7 @@ def _shard(source: Source, index: Path, name: str) -> Path:
 def left_out(
     folder: str, whole: Any, family: BaseFamily, files: dict[str, Path], unexpected: Collection[str]
 ) -> tuple[str, ...]:
-    """Tensors that the model has no place for; those of a head may be left out, as atlas has heads of its own.
+    """The tensors that the model does not use; those of a head may be left out, as atlas has heads of its own.
 
     Args:
         whole: the model that was loaded.
@@ -129,7 +129,7 @@ def left_out(
 
 
 def _require_same_buffers(base: nn.Module, buffers: tuple[str, ...], files: dict[str, Path]) -> None:
-    """Positions and rotary frequencies that a file holds are those that the model computes from its config."""
+    """Check that positions and rotary frequencies in a file equal those that the model computes from its config."""
     held = {name.rpartition(".")[2]: tensor for name, tensor in base.named_buffers() if name.endswith(buffers)}
     for name, file in files.items():
         wanted = held.get(name.rpartition(".")[2])
@@ -147,7 +147,7 @@ def _require_same_buffers(base: nn.Module, buffers: tuple[str, ...], files: dict
 
 
 def _require_once(whole: Any, files: dict[str, Path], prefix: str) -> None:
-    """No tensor under two names, with the prefix of the base model and without, and tied ones alike."""
+    """Check that no tensor has two names, with and without the base's prefix, and that tied tensors are equal."""
     counts = Counter(name.removeprefix(prefix) for name in files)
     twice = [name for name, count in counts.items() if count > 1]
     if twice:
@@ -167,7 +167,7 @@ def _require_once(whole: Any, files: dict[str, Path], prefix: str) -> None:
 
 
 def named(names: Iterable[str]) -> str:
-    """The first few, and how many more."""
+    """The first few names, and how many more there are."""
     names = list(names)
     more = f", and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(f"{name:.120}" for name in names[:_SHOWN]) + more

@@ -1,1 +1,1 @@
-"""The frozen base: loaded once, in the dtype and the memory order of its kernels, shared by all parties."""
+"""The frozen base: loaded once in the dtype and memory order of its kernels, and shared by all parties."""

@@ -1,4 +1,4 @@
-"""The frozen base in another dtype, for clients whose device does not hold it in ``model.dtype``."""
+"""Casts the frozen base to another dtype, for clients whose device does not hold it in ``model.dtype``."""
 
 from __future__ import annotations
 
@@ -41,8 +41,10 @@ def cast_base(base: FrozenBase, dtype: torch.dtype, layers: int | None = None, o
 
 @torch.no_grad()
 def departure(base: FrozenBase, stored: FrozenBase) -> float:
-    """The largest difference between the weights of a copy and what those of its base are in its dtype: 0 for a right
-    copy, NaN where a weight is none."""
+    """The largest difference of a copy's weights from the base's weights in the copy's dtype.
+
+    It is 0 for a right copy, and NaN if a weight is NaN.
+    """
     pairs = zip(_tensors(base), _tensors(stored), strict=True)
     gaps = [_gap(theirs, ours) for (ours, _), (theirs, _) in pairs if theirs is not ours]
     return float(torch.tensor(gaps).max()) if gaps else 0.0  # max() of Python would lose a NaN
@@ -62,7 +64,7 @@ def _tensors(base: FrozenBase) -> Iterator[tuple[Tensor, bool]]:
 
 
 def above(base: FrozenBase, layers: int) -> list[nn.Module]:
-    """What clients do not hold that are cut at ``layers`` or below: the blocks from there on, and the final norm."""
+    """The modules that clients cut at ``layers`` or below do not hold: later blocks and the final norm."""
     norm = base.family.final_norm
     return [*blocks_of(base.model, base.family)[layers:], *([base.model.get_submodule(norm)] if norm else [])]
 

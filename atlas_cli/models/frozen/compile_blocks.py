@@ -1,6 +1,6 @@
-"""torch.compile of what no adapter touches: the largest parts of a block that hold no adapted layer.
+"""torch.compile for the largest parts of a block without an adapted layer.
 
-Adapters are attached anew for every client and step, and a compiled block would be compiled anew with them. Its other
+Adapters are attached anew for every client and step, so a whole block would be compiled anew each time. Its other
 parts (a feed-forward network with its norm, say) are the same for all, and one graph serves all blocks and lengths.
 """
 
@@ -20,7 +20,7 @@ from atlas_cli.models.halves.split import blocks_of
 
 
 def compile_blocks(base: FrozenBase, adapted: Collection[str], backend: str = "inductor") -> int:
-    """Compile, in place and lazily, what is not adapted of the blocks of a base; how many modules that is.
+    """Compile, in place and lazily, the modules of a base's blocks without adapters; return their number.
 
     Args:
         adapted: paths within a block of the layers that get adapters (``placement.adapted_names``).
@@ -32,7 +32,7 @@ def compile_blocks(base: FrozenBase, adapted: Collection[str], backend: str = "i
 
 
 def require_compiler(device: torch.device) -> None:
-    """There is what torch.compile needs on a device: a C++ compiler on a CPU, triton on CUDA.
+    """Check that torch.compile has what it needs on a device: a C++ compiler on a CPU, triton on CUDA.
 
     Raises:
         ConfigError: it is missing.

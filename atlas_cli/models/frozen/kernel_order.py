@@ -50,7 +50,7 @@ def prepack_blocks(bases: Sequence[FrozenBase], limit: int) -> int:
 
 
 def prepacked_bytes(base: FrozenBase, layers: int) -> int:
-    """What weights in order take in the first ``layers`` blocks of a base once all have been used."""
+    """The bytes of reordered weights in the first ``layers`` blocks of a base once all have been used."""
     modules = (m for block in blocks_of(base.model, base.family)[:layers] for m in block.modules())
     return sum(2 * m.weight.numel() * m.weight.element_size() for m in modules if isinstance(m, _Prepacked))
 
@@ -63,7 +63,7 @@ def prepacked_record(bases: Sequence[FrozenBase]) -> dict[str, int] | None:
 
 
 def prepacked_error(bases: Sequence[FrozenBase]) -> float:
-    """The largest difference between a weight and the same in order: 0, or what is computed is not the model."""
+    """The largest difference between a weight and its reordered copy; unless it is 0, results are not the model's."""
     gaps = [m.departure() for base in bases for m in base.model.modules() if isinstance(m, _Prepacked)]
     return float(torch.tensor(gaps).max()) if gaps else 0.0
 
@@ -94,7 +94,7 @@ def available() -> bool:
 
 
 class _Prepacked(nn.Module):
-    """A layer that computes with its weight in order; where it cannot, as the class that it comes from."""
+    """A layer that computes with its reordered weight or, if it cannot, like its original class."""
 
     weight: Tensor
     bias: Any
@@ -123,7 +123,7 @@ class _Prepacked(nn.Module):
 
     @property
     def held(self) -> int:
-        """How many copies of the weight there are in order: 0, 1 or 2."""
+        """The number of reordered copies of the weight: 0, 1 or 2."""
         return len(self.__dict__.get("_packs", {}))
 
     def departure(self) -> float:

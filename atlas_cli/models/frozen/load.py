@@ -33,7 +33,7 @@ from atlas_cli.seeding import forked
 
 @dataclass(frozen=True)
 class FrozenBase:
-    """A frozen base model, in evaluation mode, and what belongs to it.
+    """A frozen base model in evaluation mode, with its family and facts.
 
     Attributes:
         model: the base model without a head (``GPT2Model``, ``LlamaModel``, ``BertModel``, ...).
@@ -80,17 +80,17 @@ class FrozenBase:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights, as the input embedding has it."""
+        """The type of the weights, read from the input embedding."""
         return next(self.model.parameters()).dtype
 
     @property
     def hidden_size(self) -> int:
-        """Elements of one token's activation at the cut."""
+        """The number of elements of a token's activation at the cut."""
         return int(self.config.hidden_size)
 
     @property
     def n_layers(self) -> int:
-        """Number of blocks."""
+        """The number of blocks."""
         return int(self.config.num_hidden_layers)
 
     def check_cut(self, split_layer: int | None) -> int:
@@ -116,7 +116,7 @@ def check_cut(split_layer: int | None, n_layers: int, key: str = "model.split_la
 
 @cache
 def shared_base(name: str, init: str, device: torch.device, seed: int) -> FrozenBase:
-    """One base a process for calls that name the same model."""
+    """The base of a model, which all calls in a process share."""
     return load_base(ModelConfig.model_validate({"name": name, "init": init}), seed=seed, device=device)
 
 
@@ -162,7 +162,7 @@ def _weight_names(source: Source, family: BaseFamily) -> dict[str, Path]:
 
 
 def from_config(auto: Any, config: PreTrainedConfig, dtype: torch.dtype) -> nn.Module:
-    """A model with fresh weights.
+    """Build a model with new random weights.
 
     Raises:
         ConfigError: sizes that do not fit together, or not into the memory.
@@ -197,7 +197,7 @@ def _require_finite(model: nn.Module, lm_head: nn.Module | None, name: str) -> N
 
 
 def current_sha256(base: FrozenBase) -> str:
-    """Hash of the weights as they are now; equal to ``base.sha256`` as long as the base is frozen."""
+    """Hash the current weights; the result equals ``base.sha256`` as long as the base is frozen."""
     return _sha256(base.model, base.lm_head)
 
 

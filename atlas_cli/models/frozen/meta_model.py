@@ -32,12 +32,12 @@ def meta_model(
 
 
 def shortened(hf_config: Any, layers: int) -> Any:
-    """A config of the same model with only its lowest blocks."""
+    """The config of the same model with only its lowest blocks."""
     return of_blocks(hf_config, range(layers))
 
 
 def of_blocks(hf_config: Any, numbers: Sequence[int]) -> Any:
-    """A config of a model that has these blocks of the given one, from the bottom up."""
+    """The config of a model that consists of these blocks of the given one, from the bottom up."""
     found = copy.deepcopy(hf_config)
     found.num_hidden_layers = len(numbers)
     if getattr(found, "layer_types", None) is not None:

@@ -1,4 +1,4 @@
-"""Rotary tables that depend on the length of a batch: a text's numbers then depend on what it is computed with.
+"""Rotary frequencies that depend on the length of a batch: a text's results then depend on the other texts.
 
 ``longrope`` takes other frequencies for the whole batch once its longest text, padding included, is longer than what
 the model was first trained with. A client's batch is computed as Hugging Face does, and with no text of anybody else.
@@ -13,7 +13,7 @@ from torch import nn
 
 
 def settle(model: nn.Module) -> None:
-    """Let ``dynamic`` frequencies stay as they begin, without a look at the positions of every batch.
+    """Keep ``dynamic`` frequencies at their initial values, without reading the positions of every batch.
 
     They would change beyond the model's positions alone, and a tensor without data has no positions to look at.
     """
@@ -23,7 +23,7 @@ def settle(model: nn.Module) -> None:
 
 
 def frequencies_change_at(config: Any) -> int | None:
-    """The number of tokens above which all frequencies of a batch are others; None: they never are."""
+    """The number of tokens above which all frequencies of a batch change; None: they never do."""
     rotary = getattr(config, "rope_parameters", None) or {}
     return int(rotary["original_max_position_embeddings"]) if rotary.get("rope_type") == "longrope" else None
 

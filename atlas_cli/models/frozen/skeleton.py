@@ -1,6 +1,6 @@
-"""A frozen base taken apart, to be put together in another process: its modules without weights, and the weights.
+"""Splits a frozen base into modules without weights and the weights, to rebuild it in another process.
 
-Weights can so travel and be shared on their own, as arrays that several processes of a machine map into their memory.
+The weights can then be shared as arrays that several processes of a machine map into their memory.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from atlas_cli.models.frozen.load import FrozenBase
 
 
 class Skeleton(NamedTuple):
-    """Modules whose tensors are on the meta device; the rest as ``FrozenBase`` has it."""
+    """The modules of a base with tensors on the meta device, and the other fields of ``FrozenBase``."""
 
     model: nn.Module
     lm_head: nn.Module | None
@@ -30,7 +30,7 @@ class Skeleton(NamedTuple):
 
 
 def take_apart(base: FrozenBase, layers: int | None = None, output: bool = True) -> tuple[Skeleton, list[Tensor]]:
-    """The modules of a base, and each of their tensors once.
+    """Split a base into its modules and its tensors, each once.
 
     Args:
         layers: only what clients need that are cut there or below: the input side and the blocks under this one.
@@ -49,7 +49,7 @@ def take_apart(base: FrozenBase, layers: int | None = None, output: bool = True)
 
 
 def put_together(skeleton: Skeleton, tensors: Sequence[Tensor]) -> FrozenBase:
-    """The base that was taken apart, on these tensors; ``sha256`` is that of the whole base it came from."""
+    """Rebuild the base on these tensors; ``sha256`` is that of the whole base it came from."""
     hollow = list(_distinct(skeleton.model, skeleton.lm_head, {}))
     filled = {
         id(empty): nn.Parameter(tensor, requires_grad=False) if isinstance(empty, nn.Parameter) else tensor
@@ -71,12 +71,12 @@ def put_together(skeleton: Skeleton, tensors: Sequence[Tensor]) -> FrozenBase:
 
 
 def contents_sha256(tensors: Sequence[Tensor]) -> str:
-    """Hash of what was taken apart, to compare what another process holds with what it was given."""
+    """Hash of the tensors, to compare those in another process with those that it was sent."""
     return sha256_tensors({str(i): tensor for i, tensor in enumerate(tensors)})
 
 
 def weights_of(base: FrozenBase) -> list[Tensor]:
-    """The tensors of a base that was put together, in the order in which it got them."""
+    """The tensors of a rebuilt base, in the order in which it got them."""
     return list(_distinct(base.model, base.lm_head, {}))
 
 

@@ -18,7 +18,7 @@ from atlas_cli.models.halves.split import blocks_of
 
 @contextmanager
 def checkpointed(half: nn.Module, family: BaseFamily, ranks: Mapping[str, int]) -> Iterator[None]:
-    """Inside the block, forwards of ``half`` save what its blocks are given and nothing of what they compute.
+    """Inside the block, forwards of ``half`` save the inputs of its blocks and nothing that they compute.
 
     Args:
         half: a client half or a whole base.

@@ -1,4 +1,4 @@
-"""The last block for the tokens that a head reads: their queries, output projection and feed-forward alone.
+"""Runs the last block only for the tokens that a head reads: their queries, output projection and feed-forward.
 
 The others are there to be attended to: the block runs over the whole row as far as its attention, which gives keys and
 values, and then over the tokens that are read, whose attention takes those. No other block can be cut short so, because
@@ -21,7 +21,7 @@ from atlas_cli.models.halves.real_tokens import attending, of_sequences, run_row
 
 
 class _Attended(Exception):
-    """Ends the first run of the block at its attention."""
+    """Raised to end the first run of the block at its attention."""
 
     def __init__(self, key: Tensor, value: Tensor) -> None:
         self.key, self.value = key, value
@@ -35,7 +35,7 @@ def run_last_block(
     rows: Tensor,
     attached: Callable[[bool], AbstractContextManager[None]],
 ) -> Tensor:
-    """(S, D): what the last block and the final norm give for the tokens that are read.
+    """The outputs (S, D) of the last block and the final norm for the tokens that are read.
 
     Args:
         block: the upper half that has the last block alone.
@@ -61,7 +61,7 @@ def _stop(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, **_: Any
 
 
 def _by_sequence(lengths: Sequence[int], read: Tensor) -> list[Tensor]:
-    """The places that are read of each sequence, from its own start."""
+    """The positions to read in each sequence, counted from its own start."""
     ends = torch.tensor(lengths, device=read.device).cumsum(0)
     whose = torch.bucketize(read, ends, right=True)
     starts = ends - torch.tensor(lengths, device=read.device)

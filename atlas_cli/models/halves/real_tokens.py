@@ -27,7 +27,7 @@ ATTENTION = "atlas_packed"  # transformers makes no mask for an attention functi
 
 @dataclass(frozen=True)
 class Packing:
-    """Where the real tokens of a batch lie.
+    """The places of a batch's real tokens.
 
     Attributes:
         lengths: tokens of each sequence, in the order of the row.
@@ -43,7 +43,7 @@ class Packing:
 
     @classmethod
     def of(cls, mask_BT: Tensor) -> Packing:
-        """Of a batch that is padded on the right, as ``collate`` does; the mask is 1 for real tokens."""
+        """The packing of a batch that is padded on the right, as by ``collate``; the mask is 1 for real tokens."""
         lengths = mask_BT.sum(1)
         in_row_BT = torch.arange(mask_BT.shape[1], device=mask_BT.device).expand_as(mask_BT)
         places_N = (in_row_BT < lengths[:, None]).flatten().nonzero().squeeze(1)
@@ -52,15 +52,15 @@ class Packing:
 
     @property
     def tokens(self) -> int:
-        """N."""
+        """The number N of real tokens."""
         return sum(self.lengths)
 
     def pack(self, padded: Tensor) -> Tensor:
-        """(B, T, ...) to (N, ...)."""
+        """Pack (B, T, ...) to (N, ...)."""
         return padded.flatten(0, 1).index_select(0, self.places)
 
     def unpack(self, rows: Tensor) -> Tensor:
-        """(N, ...) to (B, T, ...), 0 for padding."""
+        """Unpack (N, ...) to (B, T, ...), with 0 for padding."""
         padded = rows.new_zeros(self.shape[0] * self.shape[1], *rows.shape[1:])
         return padded.index_copy(0, self.places, rows).unflatten(0, self.shape)
 
@@ -78,13 +78,13 @@ def run_packed(half: nn.Module, lengths: Sequence[int], positions: Tensor, **row
 
 
 def run_row(half: nn.Module, positions: Tensor, **rows: Tensor) -> Tensor:
-    """(N, D): ``half`` over one row, with attention as it is set."""
+    """The outputs (N, D) of ``half`` for one row, with the current attention function."""
     inputs = {name: tensor.unsqueeze(0) for name, tensor in rows.items()}
     return run_half(half, None, position_ids=positions.unsqueeze(0), **inputs)[0]
 
 
 def worth(places: int, tokens: int) -> bool:
-    """Whether a padded batch has so much padding that a row pays, in which attention is called more often."""
+    """Whether a batch has so much padding that one row is faster although attention is called more often."""
     return places > 1.05 * tokens
 
 
@@ -113,7 +113,7 @@ def positions_of(base: nn.Module, packing: Packing, input_ids: Tensor) -> Tensor
 def _each_to_itself(
     lengths: Sequence[int], module: nn.Module, query: Tensor, key: Tensor, value: Tensor, **options: Any
 ) -> Tensor:
-    """Attention inside each sequence: one call for every run of neighbours of equal length."""
+    """Attention within each sequence, with one call for every run of neighbours of equal length."""
     runs = [(length, len(list(same))) for length, same in groupby(lengths)]
     sizes = [length * count for length, count in runs]
     outputs = []

@@ -1,4 +1,4 @@
-"""Copies to a GPU that do not hold up what it computes: through page-locked memory, on a stream of their own."""
+"""Copies to a GPU that overlap with its computation, through page-locked memory on a stream of their own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _copies: ContextVar[torch.cuda.Stream | None] = ContextVar("the stream that copi
 
 @contextmanager
 def copies_overlapped(device: torch.device) -> Iterator[None]:
-    """Inside the block ``to_device`` copies while ``device`` computes; nothing changes where that is no CUDA device."""
+    """Inside the block ``to_device`` copies while ``device`` computes; without CUDA nothing changes."""
     if device.type != "cuda":
         yield
         return
@@ -26,7 +26,7 @@ def copies_overlapped(device: torch.device) -> Iterator[None]:
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on ``device``, ready for what is computed there next."""
+    """Copy a tensor to ``device``, ready for its next computation."""
     copies = _copies.get()
     if copies is None or device.type != "cuda" or tensor.device.type != "cpu":
         return tensor.to(device)

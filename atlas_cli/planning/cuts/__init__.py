@@ -1,1 +1,1 @@
-"""Where to cut: the cost of every split layer, what it leaks, the choice, and what would make it fit."""
+"""Where to cut: the cost and leakage of every split layer, the choice, and the changes that would make one fit."""

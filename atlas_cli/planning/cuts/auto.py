@@ -1,4 +1,4 @@
-"""``split_layer: auto``: from a config with devices to the same config with a number for every split layer.
+"""Replaces ``split_layer: auto`` in a config with devices by a number for every split layer.
 
 The deepest layer that fits is taken (planning/cuts/choice.py says why): for ``clients.X.split_layer`` the deepest for
 that client's device, for ``model.split_layer`` the deepest that all clients can hold.
@@ -17,9 +17,9 @@ from atlas_cli.planning.devices.devices import Device, client_devices, server_de
 
 
 def resolve_auto_cuts(config: ExperimentConfig) -> ExperimentConfig:
-    """The config with a number for every ``split_layer: auto``; itself where there is none.
+    """The config with a number for every ``split_layer: auto``; the config itself if there is none.
 
-    A client with ``rank: auto`` is given room for ``allocation.r_min`` here; its rank is allocated after.
+    A client with ``rank: auto`` gets memory for ``allocation.r_min`` here; its rank is allocated later.
 
     Raises:
         ConfigError: a client without a device or a device without memory.

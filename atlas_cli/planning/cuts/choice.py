@@ -1,4 +1,4 @@
-"""Where to cut a model: the middle when nobody says, else as deep as the client's memory allows.
+"""Chooses where to cut a model: in the middle by default, else as deep as the client's memory allows.
 
 Inputs are the harder to recover from activations the deeper the cut, and the bytes on the wire do not depend on it; so
 privacy asks for depth and memory allows up to some layer. Time is linear in the split layer, so the fastest feasible
@@ -20,17 +20,17 @@ from atlas_cli.planning.devices.devices import DEFAULT_SERVER, Device
 
 @dataclass(frozen=True)
 class SplitChoice:
-    """The table of all split layers, and one of them.
+    """The table of all split layers, and the chosen one.
 
     Attributes:
-        model: as asked for.
-        device: of the client, with the memory to stay within; None: the default was asked for.
-        server: of the times; ``server_assumed``: whether nobody named it.
-        leakage: where it was measured for this model; ``max_leakage``: the most that is allowed.
-        feasible: first and last split layer that no limit is against; None where there is none or nothing limits.
-        layer: the choice; None where nothing fits.
-        reason: of the choice, or why there is none, in words.
-        remedies: what would make something fit, as options; empty where something does.
+        model: the name as given.
+        device: the client's, whose memory is the limit; None: the default was asked for.
+        server: the device behind the server's times; ``server_assumed``: whether it is only assumed.
+        leakage: the leakage measured for this model, if any; ``max_leakage``: the largest allowed.
+        feasible: first and last split layer within all limits; None if there is none or nothing is limited.
+        layer: the chosen split layer; None if nothing fits.
+        reason: the reason of the choice, or why there is none, in words.
+        remedies: options that would make a layer fit; empty if one fits.
     """
 
     model: str
@@ -47,7 +47,7 @@ class SplitChoice:
     remedies: tuple[str, ...] = ()
 
     def against(self, row: Cut) -> tuple[str, ...]:
-        """Which limits a split layer breaks: "memory", "server", "leakage"."""
+        """The limits that a split layer breaks: "memory", "server", "leakage"."""
         client = self.device.memory if self.device is not None else None
         server = self.server.memory if self.server is not None and not self.server_assumed else None
         leaked = self.leakage.worst(row.layer) if self.leakage is not None else None
@@ -90,14 +90,14 @@ def choose_split(
     max_leakage: float | None = None,
     hf_config: Any = None,
 ) -> SplitChoice:
-    """What every split layer of a model costs, and which to take; loads no weights.
+    """Compute the cost of every split layer of a model, and choose one; loads no weights.
 
     Args:
-        device: of the client; its memory is the budget. None: the middle of the model, whatever it costs.
-        server: its memory, where known, is a budget, too. None: times are for ``DEFAULT_SERVER``, without a budget.
-        leakage: default: what is known of the packaged model.
-        max_leakage: from 0 to 1; cuts that give away more are not taken.
-        hf_config: of the model, where the caller has it.
+        device: the client's, whose memory is the budget; None: the middle of the model, whatever it costs.
+        server: the server's device, whose memory is also a budget if known; None: ``DEFAULT_SERVER``, without a budget.
+        leakage: the leakage by layer; default: that of the packaged model.
+        max_leakage: from 0 to 1; cuts that leak more are not chosen.
+        hf_config: the model's config, if the caller has it.
 
     Raises:
         ConfigError: a setting that the model cannot take, a device without memory, a leakage of layers that the model

@@ -1,4 +1,4 @@
-"""What an attack recovers of the inputs from the activations at each split layer, where somebody measured it."""
+"""Measured shares of the inputs that an attack recovers from the activations at each split layer."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ EXAMPLE = '{"layer": {"1": 0.99, "2": 0.9}, "attack": "...", "source": "..."}'
 
 @dataclass(frozen=True)
 class Leakage:
-    """Figures of one attack on one model.
+    """The figures of one attack on one model.
 
     Attributes:
-        layers: share recovered, 0 to 1, by split layer from 1; layers may be missing.
-        attack: which one, and what it recovers.
-        source: where the figures are from.
+        layers: the share recovered, 0 to 1, by split layer from 1; layers may be missing.
+        attack: the attack, and what it recovers.
+        source: the origin of the figures.
     """
 
     layers: Mapping[int, float]
@@ -30,7 +30,7 @@ class Leakage:
     source: str
 
     def worst(self, layer: int) -> float | None:
-        """What a cut at ``layer`` gives away; None where that layer was not measured.
+        """The leakage of a cut at ``layer``; None if that layer was not measured.
 
         The activations of deeper layers are computed from those here, so whoever sees these can recover what is
         recovered there: the largest figure from this layer on.
@@ -55,11 +55,11 @@ class _File(Section):
 
 
 def read_leakage(path: Path) -> Leakage:
-    """Figures from a JSON file: ``{"layer": {"1": 0.99, ...}, "attack": "...", "source": "..."}``.
+    """Read figures from a JSON file: ``{"layer": {"1": 0.99, ...}, "attack": "...", "source": "..."}``.
 
     Raises:
         ResourceError: the file cannot be read.
-        ConfigError: it is not that; names the first entry that is wrong.
+        ConfigError: the file has another form; names the first wrong entry.
     """
     try:
         file = _File.model_validate_json(path.read_bytes())

@@ -1,4 +1,4 @@
-"""What would make a split layer fit a client's memory, computed: each answer is a setting whose prediction fits."""
+"""Finds changes that make a split layer fit a client's memory; the prediction of each suggested setting fits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SHORTEST = 8
 
 
 def remedies(shapes: Shapes, cut: int, memory: int) -> tuple[str, ...]:
-    """Options of ``atlas split-point`` with which layer ``cut`` fits into ``memory`` bytes.
+    """The options of ``atlas split-point`` with which layer ``cut`` fits into ``memory`` bytes.
 
     First each change alone: the largest batch, checkpointing, bfloat16 weights, the greatest length. Where none is
     enough, all of them together, with the largest batch and then the greatest length that fit. Where that is not
@@ -62,12 +62,12 @@ def remedies(shapes: Shapes, cut: int, memory: int) -> tuple[str, ...]:
 
 
 def size_text(size: int) -> str:
-    """In MiB, from 100 GiB on in GiB."""
+    """A size in MiB, or in GiB from 100 GiB on."""
     return f"{size / 2**30:,.1f} GiB" if size >= 100 * 2**30 else format_bytes_mib(size)
 
 
 def _largest(low: int, high: int, fits: Callable[[int], bool]) -> int | None:
-    """The largest number from ``low`` to ``high`` that fits, where what fits is an interval from below."""
+    """The largest number from ``low`` to ``high`` that fits, if all smaller ones fit too."""
     if not fits(low):
         return None
     while low < high:
@@ -77,7 +77,7 @@ def _largest(low: int, high: int, fits: Callable[[int], bool]) -> int | None:
 
 
 def _options(asked: Setting, setting: Setting) -> str:
-    """The difference between two settings, as options."""
+    """The difference between two settings as command-line options."""
     options = []
     if setting.batch != asked.batch:
         options.append(f"--batch-size {setting.batch}")

@@ -1,4 +1,4 @@
-"""The table behind the choice of a split layer: what every cut costs, computed on the meta device.
+"""The table behind the choice of a split layer: the cost of every cut, computed on the meta device.
 
 Blocks of a model are alike, so shapes are read off a model of one block; memory comes from ``planning.memory``.
 """
@@ -41,9 +41,9 @@ from atlas_cli.tasks import build as build_task
 
 @dataclass(frozen=True)
 class Setting:
-    """A step of a client: the batch (examples, tokens of each with padding), the adapters, and how weights are held.
+    """The setting of a client's step: the batch (examples, padded tokens of each), the adapters and the weights' dtype.
 
-    ``server_dtype``: of the server half, where it is not the client's.
+    ``server_dtype`` is that of the server half, if it differs from the client's.
     """
 
     batch: int = 8
@@ -73,7 +73,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class StepSeconds:
-    """Time of one step of one client, when nobody else wants the server."""
+    """The time of one step of one client while the server is free."""
 
     compute: float
     upload: float
@@ -82,20 +82,20 @@ class StepSeconds:
 
     @property
     def total(self) -> float:
-        """All four, one after the other."""
+        """The sum of the four parts, which follow each other."""
         return self.compute + self.upload + self.server + self.download
 
 
 @dataclass(frozen=True)
 class Cut:
-    """What a split layer costs.
+    """The cost of a split layer.
 
     Attributes:
-        layer: blocks on the client.
-        parameters: frozen ones of the client half; ``adapter_parameters``: trained on it.
-        memory: of the client; ``server_memory``: of the server where one was named.
+        layer: the number of blocks on the client.
+        parameters: the frozen parameters of the client half; ``adapter_parameters``: the trained ones.
+        memory: that of the client; ``server_memory``: that of the server, if one was named.
         work, server_work: FLOPs of one step.
-        seconds: where device and link are known.
+        seconds: the times, if device and link are known.
     """
 
     layer: int
@@ -110,14 +110,14 @@ class Cut:
 
 
 class Shapes:
-    """Sizes of a model that the table needs, and memory of its halves.
+    """The sizes of a model that the table needs, and the memory of its halves.
 
     Attributes:
         n_layers: number of blocks.
         names: linear layers of a block that get adapters.
 
     Raises:
-        ConfigError: architecture, targets, rank or length that cannot be.
+        ConfigError: architecture, targets, rank or length are not possible.
     """
 
     def __init__(self, hf_config: Any, setting: Setting) -> None:
@@ -136,34 +136,34 @@ class Shapes:
         self._input_side = _count(client_half(one, self.family, 1)) - self._block
 
     def parameters(self, cut: int) -> int:
-        """Of the client half."""
+        """The number of parameters of the client half."""
         return self._input_side + cut * self._block
 
     def ranks(self, cut: int) -> dict[str, int]:
-        """Adapters of blocks ``0 .. cut-1``, by path in the base."""
+        """The ranks of the adapters of blocks ``0 .. cut-1``, by path in the base."""
         return {
             f"{self.family.blocks}.{layer}.{name}": self.setting.rank for layer in range(cut) for name in self.names
         }
 
     def features(self, cut: int) -> dict[str, tuple[int, int]]:
-        """(d_in, d_out) of them."""
+        """(d_in, d_out) of the adapted layers of blocks ``0 .. cut-1``, by path in the base."""
         return {f"{self.family.blocks}.{layer}.{name}": f for layer in range(cut) for name, f in self._features.items()}
 
     def client(self, cut: int, setting: Setting | None = None) -> PartyMemory:
-        """Memory of a client with ``cut`` blocks, in another setting than the table's where one is given."""
+        """The memory of a client with ``cut`` blocks; default: in the table's setting."""
         # for a single cut the blocks above need not be there
         config = self.config if setting is None else shortened(self.config, cut)
         step = (setting or self.setting).client_step()
         return predict_client(self.family, config, cut, self.ranks(cut), self.features(cut), step)
 
     def server(self, cut: int) -> PartyMemory:
-        """Memory of a server that trains heads only; decoders with their language-modelling head."""
+        """The memory of a server that trains heads only; decoders have their language-modelling head."""
         head = build_task("causal-lm") if self.family.causal else None
         return predict_server(self.family, self.config, cut, {}, {}, self.setting.server_step(), [head])
 
 
 def config_of(model_name: str) -> Any:
-    """The Hugging Face config of a model; known architectures need no network.
+    """Load the Hugging Face config of a model; known architectures need no network.
 
     Raises:
         ResourceError: the model cannot be found.
@@ -173,10 +173,10 @@ def config_of(model_name: str) -> Any:
 
 
 def cut_table(shapes: Shapes, device: Device | None, server: Device | None, measure_server: bool) -> list[Cut]:
-    """A row a split layer, from 1 to all layers.
+    """The table with a row for each split layer, from 1 to all layers.
 
     Args:
-        device: of the client; ``server``: with both known, rows have seconds.
+        device: the client's; if it and ``server`` are known, rows have seconds.
         measure_server: whether the server's memory matters.
     """
     s = shapes.setting

@@ -1,1 +1,1 @@
-"""Devices: profiles, the work and bytes of a step, and the time that follows on the virtual clock."""
+"""Devices: their profiles, the work and bytes of a step, and the resulting time on the virtual clock."""

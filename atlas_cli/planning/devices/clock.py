@@ -27,12 +27,12 @@ ServerUpdate = Literal["pooled", "per-client", "sequential"]
 
 
 class LocalStep(NamedTuple):
-    """What one local step asks of everybody.
+    """The work and transfers of one local step.
 
     Attributes:
-        forward_flops, backward_flops: on the client, before its upload and after its download.
-        server_flops: on the server.
-        bytes_up, bytes_down: in ``messages_up`` and ``messages_down`` messages.
+        forward_flops, backward_flops: the client's work, before its upload and after its download.
+        server_flops: the server's work.
+        bytes_up, bytes_down: sent in ``messages_up`` and ``messages_down`` messages.
     """
 
     forward_flops: float
@@ -46,16 +46,16 @@ class LocalStep(NamedTuple):
 
 @dataclass(frozen=True)
 class ClientWork:
-    """What a client does in a round.
+    """The work of a client in a round.
 
     Attributes:
-        task_group: clients of one group are merged together.
-        device: it must have compute, uplink and downlink.
-        steps: its local steps, in order.
-        adapter_bytes_up, adapter_bytes_down: at the end of the round, in so many messages; 0 sends none.
-        slowdown: factor on its own computing and transfers.
-        dropped: it did these steps and no more: nobody waits for it at the merge.
-        late: the last of its steps came too late: nobody waited for that one either.
+        task_group: the group with whose clients its adapters are merged.
+        device: its device, which must have compute, uplink and downlink.
+        steps: its local steps in order.
+        adapter_bytes_up, adapter_bytes_down: sent at the end of the round, in as many messages as given; 0 sends none.
+        slowdown: a factor on the client's own computing and transfers.
+        dropped: whether it stopped after these steps, so that nobody waits for it at the merge.
+        late: whether its last step came too late, so that nobody waited for that one either.
     """
 
     name: str
@@ -71,11 +71,11 @@ class ClientWork:
     late: bool = False
 
     def forward(self, step: LocalStep) -> float:
-        """Seconds of the forward of a step."""
+        """Seconds of a step's forward on the client."""
         return self.slowdown * compute_seconds(step.forward_flops, self.device)
 
     def backward(self, step: LocalStep) -> float:
-        """Seconds of the backward of a step."""
+        """Seconds of a step's backward on the client."""
         return self.slowdown * compute_seconds(step.backward_flops, self.device)
 
     def up(self, step: LocalStep, server: Device) -> float:
@@ -92,21 +92,21 @@ class ClientWork:
         return self.slowdown * upload_seconds(size, messages, self.device, server) if size else 0.0
 
     def adapters_down(self, server: Device) -> float:
-        """Seconds of the delivery."""
+        """Seconds of the delivery at the end of the round."""
         size, messages = self.adapter_bytes_down, self.adapter_messages_down
         return self.slowdown * download_seconds(size, messages, self.device, server) if size else 0.0
 
 
 @dataclass(frozen=True)
 class ClientTime:
-    """Simulated seconds of a client in a round; the five parts sum to the round's, unless it was dropped as too late.
+    """The simulated seconds of a client in a round; its five parts sum to the round's unless it came too late.
 
     Attributes:
-        compute, upload, download: of the client.
-        server: that the server works on this client's batches.
-        wait: for other clients: at the server, at the merge and at the end of the round.
-        finished: when the client was done with its local steps and had sent its adapters.
-        joules: watts times the seconds that it computes and transfers; None without watts.
+        compute, upload, download: the client's own work and transfers.
+        server: the time that the server works on this client's batches.
+        wait: the time spent waiting for other clients at the server, at the merge and at the end of the round.
+        finished: when the client had done its local steps and sent its adapters.
+        joules: watts times the seconds of computing and transfers; None if watts are not known.
     """
 
     compute: float
@@ -120,12 +120,12 @@ class ClientTime:
 
 @dataclass(frozen=True)
 class RoundTime:
-    """Simulated time of one round.
+    """The simulated time of one round.
 
     Attributes:
-        seconds: until the last client has the merged adapters.
-        straggler: the client that was done last.
-        joules: of all clients; None where any has no watts.
+        seconds: the time until the last client has the merged adapters.
+        straggler: the client that finished last.
+        joules: the sum over all clients; None if the watts of any are not known.
     """
 
     seconds: float
@@ -142,13 +142,13 @@ def round_time(
     merge: bool = True,
     waited: float = 0.0,
 ) -> RoundTime:
-    """Simulated time of a round.
+    """Compute the simulated time of a round.
 
     Args:
-        works: of the clients that take part; the sequential server serves them in this order.
-        server: it must have compute; without link figures the clients' decide.
-        merge: False where nothing is aggregated: clients do not wait for their group.
-        waited: nothing is merged before: the server waited so long for clients that did not come.
+        works: the work of the clients that take part; the sequential server serves them in this order.
+        server: the server's device, which must have compute; without link figures those of clients decide.
+        merge: False if nothing is aggregated, so that clients do not wait for their group.
+        waited: the time that the server waits for clients that do not answer; nothing is merged before.
 
     Raises:
         ValueError: no client, two of one name, or a figure that a device does not have.
@@ -175,7 +175,7 @@ def round_time(
 
 
 def _steps(works: Sequence[ClientWork], server: Device, server_update: ServerUpdate) -> dict[str, float]:
-    """When each client is done with the backward of its last local step."""
+    """The time at which each client has finished the backward of its last local step."""
     ready = {w.name: 0.0 for w in works}
     worker_free = 0.0
     group_done = {w.task_group: 0.0 for w in works}

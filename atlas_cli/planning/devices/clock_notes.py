@@ -1,4 +1,4 @@
-"""What the virtual clock and link times take for granted where figures of a device are not known, in words."""
+"""Notes on what the virtual clock and link times assume if figures of a device are not known."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from atlas_cli.planning.devices.devices import Device, client_devices, server_de
 
 
 def clock_notes(config: ExperimentConfig) -> list[str]:
-    """Of a run's virtual clock: whose rounds have no time and why, and what the others' are made of.
+    """Notes on a run's virtual clock: rounds without a time and the reason, and the basis of the other times.
 
     Empty where no client has a device, as nobody asks for a time then.
     """
@@ -35,7 +35,7 @@ def clock_notes(config: ExperimentConfig) -> list[str]:
 
 
 def link_notes(devices: Iterable[Device], server: Device | None) -> list[str]:
-    """What ``upload_seconds`` and ``download_seconds`` take for figures that are not known."""
+    """Notes on the figures that ``upload_seconds`` and ``download_seconds`` assume."""
     notes = [f"{device.name} has no latency, which counts as 0" for device in devices if device.latency is None]
     if server is None:
         return notes

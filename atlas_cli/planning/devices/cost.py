@@ -41,14 +41,14 @@ _FEED_FORWARD = 2  # the stage where it begins
 
 @dataclass(frozen=True)
 class Work:
-    """FLOPs of one step: forward, and backward with what checkpointing computes again."""
+    """FLOPs of one step: its forward, and its backward with the recomputation of checkpointing."""
 
     forward: float
     backward: float
 
     @property
     def total(self) -> float:
-        """Both."""
+        """The FLOPs of forward and backward together."""
         return self.forward + self.backward
 
     def __add__(self, other: Work) -> Work:
@@ -57,7 +57,7 @@ class Work:
 
 @dataclass(frozen=True)
 class StepBytes:
-    """What a client and the server exchange in one step, as serialised, and in how many messages each way."""
+    """The serialised bytes and the numbers of messages that a client and the server exchange in one step."""
 
     up: int
     down: int
@@ -67,14 +67,14 @@ class StepBytes:
 
 @dataclass(frozen=True)
 class BlockShapes:
-    """What the FLOPs of a block follow from.
+    """The sizes of a block from which its FLOPs follow.
 
     Attributes:
         stages: (d_in, d_out) of its linear layers by name, in the order in which they run: those that make queries,
             keys and values; the attention's output; the feed-forward's first; its last.
-        queries: width of all queries together.
+        queries: the width of all queries together.
         ends_in_norm: whether a norm comes after the last linear layer.
-        parallel: whether the feed-forward reads what the block was given.
+        parallel: whether the feed-forward reads the block's input.
     """
 
     blocks: str
@@ -89,19 +89,19 @@ class BlockShapes:
         return sum(2 * d_in * d_out for stage in self.stages for d_in, d_out in stage.values())
 
     def attention(self, tokens: int) -> int:
-        """Forward FLOPs of scores and of their product with the values, per token; a causal mask saves nothing."""
+        """Forward FLOPs per token of scores and their product with the values; a causal mask saves nothing."""
         return 4 * tokens * self.queries
 
     def forward(self, tokens: int, ranks: Mapping[str, int]) -> int:
-        """Forward FLOPs per token with adapters of these ranks, by name in the block."""
+        """Forward FLOPs per token with adapters of these ranks (by name in the block)."""
         return self.linear + self.attention(tokens) + self._adapters(ranks)
 
     def backward(self, tokens: int, ranks: Mapping[str, int], gradient_below: bool, trained: Collection[str]) -> float:
-        """FLOPs per token of its backward.
+        """Backward FLOPs per token.
 
         Args:
-            gradient_below: whether what the block is given needs a gradient.
-            trained: parts of the adapters.
+            gradient_below: whether the block's input needs a gradient.
+            trained: the trained parts of the adapters.
         """
         flops, wanted = 0.0, gradient_below
         for place, stage in enumerate(self.stages):
@@ -119,7 +119,7 @@ class BlockShapes:
         return flops
 
     def again(self, tokens: int, ranks: Mapping[str, int], gradient_below: bool) -> int:
-        """FLOPs per token of what a checkpointed block runs again: up to the last that its backward needs."""
+        """FLOPs per token that a checkpointed block recomputes: up to the last layer that its backward needs."""
         adapted = [place for place, stage in enumerate(self.stages) if ranks.keys() & stage.keys()]
         last = len(self.stages) - 1
         if not self.ends_in_norm and last not in adapted:
@@ -134,7 +134,7 @@ class BlockShapes:
 
 
 def block_shapes(family: BaseFamily, hf_config: Any) -> BlockShapes:
-    """Read off the model's own modules, on the meta device.
+    """Read the shapes of a block from the model's own modules on the meta device.
 
     Raises:
         ConfigError: the family file does not say in which order the linear layers run, or leaves one out.
@@ -155,7 +155,7 @@ def block_shapes(family: BaseFamily, hf_config: Any) -> BlockShapes:
 
 
 def head_step(task: BaseTask, hidden_size: int, vocabulary: int, batch: int, tokens: int) -> Work:
-    """FLOPs of a task's linear head, which reads every token or what is pooled of a text.
+    """FLOPs of a task's linear head, which reads every token or the pooled features of a text.
 
     Trained weights have a gradient, the frozen output embedding of a language model has none.
     """
@@ -181,9 +181,9 @@ def client_step(
 
     Args:
         ranks: of its adapters, by path in the base.
-        batch, tokens: of a batch, padding included.
-        checkpointing: every block that has a backward runs its forward again.
-        trained: parts of the adapters.
+        batch, tokens: the examples of a batch, and the tokens of each, padding included.
+        checkpointing: whether every block with a backward runs its forward again.
+        trained: the trained parts of the adapters.
     """
     return _blocks(shapes, range(cut), ranks, batch, tokens, checkpointing, trained)
 
@@ -193,7 +193,7 @@ def server_step(
 ) -> Work:
     """FLOPs of the server for one batch of one client: blocks ``cut ..``, without a head (``head_flops``).
 
-    The gradient goes down to the cut whatever the server trains.
+    The gradient reaches the cut whatever the server trains.
     """
     return _blocks(shapes, range(cut, n_layers), ranks, batch, tokens, False, ("A", "B"))
 
@@ -211,10 +211,10 @@ def step_bytes(
     """Bytes of one step, equal to the ledger's for batches of this size; they do not depend on the cut.
 
     Args:
-        dtype: of the activations at the cut and of their gradients.
-        labels: of a batch; None: a U-shaped split, four messages and no labels.
-        features: dtype of what the server half gives in a U-shaped split; default: ``dtype``.
-        compress: as ``privacy.compress`` has it.
+        dtype: the type of the activations at the cut and of their gradients.
+        labels: those of a batch; None: a U-shaped split with four messages and no labels.
+        features: the type of the server half's output in a U-shaped split; default: ``dtype``.
+        compress: the value of ``privacy.compress``.
     """
     element = getattr(torch, dtype)
     hidden = torch.empty(batch, tokens, int(hf_config.hidden_size), dtype=element, device="meta")
@@ -233,7 +233,7 @@ def step_bytes(
 
 
 def compute_seconds(flops: float, device: Device) -> float:
-    """Time of some work on a device.
+    """The time of some work on a device.
 
     Raises:
         ValueError: its rate is not known.
@@ -242,7 +242,7 @@ def compute_seconds(flops: float, device: Device) -> float:
 
 
 def upload_seconds(size: float, messages: int, device: Device, server: Device | None = None) -> float:
-    """Time to send ``size`` bytes in so many messages; the slower of the two ends decides, latencies add up.
+    """The time to send ``size`` bytes in ``messages`` messages; the slower end decides, and latencies add up.
 
     Raises:
         ValueError: the device's uplink is not known.
@@ -252,7 +252,7 @@ def upload_seconds(size: float, messages: int, device: Device, server: Device | 
 
 
 def download_seconds(size: float, messages: int, device: Device, server: Device | None = None) -> float:
-    """As ``upload_seconds``, in the other direction."""
+    """The time of a transfer in the other direction, computed as in ``upload_seconds``."""
     rate = min(_known(device, "downlink"), _or(server, "uplink", float("inf")))
     return 8 * size / rate + messages * (_or(device, "latency", 0.0) + _or(server, "latency", 0.0))
 

@@ -1,4 +1,4 @@
-"""Devices: what a party computes on, how it is linked, and profiles of common kinds.
+"""Devices: what a party computes on, how it is connected, and profiles of common kinds.
 
 A built-in profile is an order of size of its class of device, chosen on the slow side of what public specifications
 say: a fifth to a half of the peak that cores, vector width and clock allow, and links as a home or mobile contract has
@@ -53,15 +53,15 @@ _FORMATTERS: dict[str, Callable[[Any], str]] = {
 
 @dataclass(frozen=True)
 class Device:
-    """A device and its link; None where a figure is not known.
+    """A device and its link; figures that are not known are None.
 
     Attributes:
-        memory: bytes that training may use, which is less than what is installed.
+        memory: bytes that training may use, which are fewer than installed.
         compute: sustained FLOP/s in float32; a multiplication and an addition are two.
         uplink, downlink: bit/s from and to the device.
-        latency: seconds that a message is under way besides its transfer, one way.
-        watts: power while it computes or transfers.
-        source: where the figures are from.
+        latency: one-way seconds that a message takes besides its transfer.
+        watts: its power while it computes or transfers.
+        source: the origin of the figures.
     """
 
     name: str
@@ -74,17 +74,17 @@ class Device:
     source: str = ""
 
     def lacks(self, *figures: str) -> list[str]:
-        """Those of the named figures that are not known."""
+        """The named figures that are not known."""
         return [figure for figure in figures if getattr(self, figure) is None]
 
     def texts(self) -> dict[str, str]:
-        """Known figures with units, as a config has them under ``devices.<name>``."""
+        """The known figures with units, as in a config under ``devices.<name>``."""
         known = {figure: getattr(self, figure) for figure in _FORMATTERS}
         return {figure: _FORMATTERS[figure](value) for figure, value in known.items() if value is not None}
 
 
 def device_of(name: str, texts: Mapping[str, object], source: str = "config", key: str = "devices") -> Device:
-    """A device from texts such as ``{"memory": "2 GiB", "uplink": "10 Mbit/s"}``; None stands for not known.
+    """Build a device from texts such as ``{"memory": "2 GiB", "uplink": "10 Mbit/s"}``; None stands for not known.
 
     Raises:
         ConfigError: not a figure of a device, or a quantity without unit, not above zero, or of another kind.
@@ -138,10 +138,10 @@ DEFAULT_SERVER = BUILT_IN["workstation-gpu-16gib"]
 def find_device(
     name: str, configured: Mapping[str, Device] | None = None, *, key: str | None = None, where: str | None = None
 ) -> Device:
-    """A device of a config, else a built-in profile; ``key`` and ``where`` are for the error.
+    """Find a device in the config, else among the built-in profiles; ``key`` and ``where`` are for errors.
 
     Raises:
-        ConfigError: there is none of that name.
+        ConfigError: there is no device of that name.
     """
     known = {**BUILT_IN, **(configured or {})}
     if name not in known:
@@ -165,17 +165,17 @@ def client_devices(config: ExperimentConfig) -> dict[str, Device]:
 
 
 def server_device(config: ExperimentConfig) -> Device:
-    """The server's device; a workstation with a GPU where the config names none."""
+    """The server's device; a workstation with a GPU if the config names none."""
     if config.server.device is None:
         return DEFAULT_SERVER
     return find_device(config.server.device, configured_devices(config), key="server.device")
 
 
 def check_deadline(config: ExperimentConfig) -> None:
-    """Every device has the figures that ``training.deadline`` is held against.
+    """Check that every device has the figures that ``training.deadline`` needs.
 
     Raises:
-        ConfigError: names the client and what its device lacks.
+        ConfigError: a figure is missing; names the client and the figure.
     """
     if config.training.deadline is None:
         return
@@ -190,22 +190,22 @@ def check_deadline(config: ExperimentConfig) -> None:
 
 
 def configured_devices(config: ExperimentConfig) -> dict[str, Device]:
-    """What a config has under ``devices``, by name.
+    """The devices in a config's ``devices``, by name.
 
     Raises:
-        ConfigError: a quantity that cannot be.
+        ConfigError: a quantity is not possible.
     """
     return {name: device_of(name, device.model_dump()) for name, device in config.devices.items()}
 
 
 def measure_this_machine(threads: int | None = None, size: int = 1024, repeats: int = 9) -> Device:
-    """Measure what torch computes here and how much memory is free; links and power are not measured.
+    """Measure the compute rate of torch and the free memory of this machine; links and power are not measured.
 
     The rate is the median of ``repeats`` products of float32 matrices ``size`` x ``size``, after one that is not
     counted.
 
     Args:
-        threads: of torch while it measures; None: as many as it has.
+        threads: threads of torch during the measurement; None: its current number.
     """
     import torch  # here, because listing devices needs none of it
 
@@ -224,7 +224,7 @@ def measure_this_machine(threads: int | None = None, size: int = 1024, repeats: 
 
 
 def bfloat16_slowdown(size: int = 256, repeats: int = 5) -> float:
-    """How many times longer a product of bfloat16 matrices takes on this CPU than one of float32, at its best.
+    """The factor by which a bfloat16 matrix product takes longer on this CPU than one in float32, at its best.
 
     About 1 or less where the CPU has units for bfloat16; tens where it is emulated.
     """
@@ -235,7 +235,7 @@ def bfloat16_slowdown(size: int = 256, repeats: int = 5) -> float:
 
 
 def _matrix_product(size: int, dtype: str = "float32") -> float:
-    """Seconds of one."""
+    """Seconds of one matrix product."""
     import torch
 
     left, right = (torch.ones(size, size, dtype=getattr(torch, dtype)) for _ in range(2))
@@ -245,7 +245,7 @@ def _matrix_product(size: int, dtype: str = "float32") -> float:
 
 
 def free_memory(meminfo: Path = Path("/proc/meminfo")) -> int | None:
-    """Bytes that can be used without swapping; where only the installed memory is known, that; else None."""
+    """Bytes that can be used without swapping; else the installed memory, if it is known, or None."""
     try:
         for line in meminfo.read_text(encoding="ascii").splitlines():
             if line.startswith("MemAvailable:"):
@@ -259,5 +259,5 @@ def free_memory(meminfo: Path = Path("/proc/meminfo")) -> int | None:
 
 
 def _whole_mib(size: int | None) -> int | None:
-    """Down to whole MiB: the last digits change from call to call."""
+    """Round down to whole MiB, as the last digits change from call to call."""
     return None if size is None else max(size // 2**20, 1) * 2**20

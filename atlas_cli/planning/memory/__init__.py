@@ -1,1 +1,1 @@
-"""Predicted memory: what is held, what is saved for backward, for one party and for all of a plan."""
+"""Predicted memory of one party: its weights, adapters, gradients, optimizer state and saved activations."""

@@ -1,4 +1,4 @@
-"""What a step of many blocks saves and has alive, from traces of a few of them.
+"""The saved and live bytes of a step of many blocks, from traces of a few of them.
 
 A trace of all blocks of a large model takes seconds, and a table of split layers asks for one a row. But blocks are
 alike: the topmost and one below it, with the largest adapters of any other, need as much at once as all; a third stands
@@ -25,7 +25,7 @@ Ranks = Mapping[str, int]  # by name in a block
 
 
 class Block(NamedTuple):
-    """A block: the number of the first in the model that is of its type, and its adapters by name."""
+    """A block: the number of the model's first block of its type, and the ranks of its adapters by name."""
 
     number: int
     ranks: tuple[tuple[str, int], ...]
@@ -41,7 +41,7 @@ def step_of(
     whole: bool = False,
     task: BaseTask | None = None,
 ) -> Traced:
-    """What a step of blocks ``layers`` saves, to the byte, and the most that it has alive, or a little more.
+    """The exact bytes that a step of blocks ``layers`` saves, and a close upper bound on the bytes alive at once.
 
     Arguments are those of ``saved_trace.trace``.
     """
@@ -59,7 +59,7 @@ def step_of(
 
 @dataclass(frozen=True)
 class _Model:
-    """What a trace follows from besides its blocks.
+    """The inputs of a trace besides its blocks.
 
     Attributes:
         config: as text; ``head``: of the task.
@@ -85,7 +85,7 @@ def _traced(model: _Model, blocks: tuple[Block, ...]) -> Traced:
 
 
 class _Few:
-    """The blocks that stand for all.
+    """The blocks that represent all blocks.
 
     Attributes:
         lowest, top: numbers of the first and the last block that has a backward.
@@ -107,11 +107,11 @@ class _Few:
 
     @cached_property
     def traced(self) -> Traced:
-        """A step of the stand-ins."""
+        """The trace of a step of the representative blocks."""
         return self._of(self.stands)
 
     def besides(self, layer: int) -> int:
-        """What a block below the topmost saves that no stand-in does."""
+        """The bytes saved by a block below the topmost that is not represented."""
         ranks = self.placed.get(layer, {})
         alike = {name: self.largest[name] for name in ranks}
         with_it = self._saved_with(layer, alike)
@@ -123,7 +123,7 @@ class _Few:
         return found
 
     def _saved_with(self, layer: int, ranks: Ranks) -> int:
-        """With a block in place of the one that stands for it, or among the others."""
+        """The saved bytes with a block in place of its representative, or added to the others."""
         blocks = list(self.stands)
         if layer in self.kept:
             blocks[self.kept.index(layer)] = self._block(layer, ranks)

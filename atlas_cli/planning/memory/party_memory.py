@@ -1,4 +1,4 @@
-"""What a party holds while it trains, in bytes: exact, counted on the meta device, without weights."""
+"""The bytes that a party keeps while it trains, counted exactly on the meta device without weights."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ MOMENTS = {"adamw": 2, "sgd": 0, "sgd-momentum": 1}
 
 @dataclass(frozen=True)
 class PartyMemory:
-    """Bytes of one party in a training step.
+    """The bytes of one party in a training step.
 
     Attributes:
-        heads: heads, and a frozen output embedding that is not the half's own.
-        cut_buffers: activations at the cut and their gradient.
-        transient: what else is alive at the moment when most is: temporaries, token ids and masks.
+        heads: heads, and a frozen output embedding that does not belong to the half.
+        cut_buffers: the activations at the cut and their gradient.
+        transient: everything else that is alive at the peak: temporaries, token ids and masks.
     """
 
     frozen_weights: int
@@ -40,20 +40,21 @@ class PartyMemory:
 
     @property
     def peak(self) -> int:
-        """The most that is alive at once: the sum of all parts.
+        """The peak: the sum of all parts.
 
-        Of several blocks a little more than that, since gradients come into being while what was saved is given up.
+        For several blocks it is a little more than is alive at once, since gradients appear while saved tensors are
+        freed.
         """
         return sum(getattr(self, f.name) for f in fields(self))
 
 
 @dataclass(frozen=True)
 class StaticMemory:
-    """Bytes of a frozen half, of adapters and heads that are trained, and of a frozen output embedding.
+    """The bytes of a frozen half, of its adapters and heads, and of a frozen output embedding.
 
     Attributes:
-        trained_tensors: how many tensors are trained.
-        idle: bytes of the adapters that are not trained.
+        trained_tensors: the number of trained tensors.
+        idle: bytes of adapter parts that are not trained.
     """
 
     frozen: int
@@ -64,12 +65,12 @@ class StaticMemory:
     idle: int = 0
 
     def training(self, optimizer: str, step: Traced, cut_buffers: int, *, cut_traced: bool = True) -> PartyMemory:
-        """All parts of a step.
+        """The memory of a training step.
 
         Args:
             optimizer: a key of ``MOMENTS``.
-            step: what it saves and has alive at once, gradients of what it trains included.
-            cut_traced: whether the cut buffers are part of that.
+            step: the bytes that the step saves and has alive at once, gradients included.
+            cut_traced: whether these include the cut buffers.
         """
         gradients = self.adapters + self.head - self.idle
         counted = step.saved + step.gradients + (cut_buffers if cut_traced else 0)
@@ -94,7 +95,7 @@ def static_memory(
     hidden_size: int,
     trained: Collection[str] = ("A", "B"),
 ) -> StaticMemory:
-    """What a party with ``half`` holds, and the head of ``task`` where it has one; ``trained``: parts of adapters."""
+    """The static memory of a party with ``half`` and the head of ``task``, if any; ``trained``: parts of adapters."""
     head = head_of(task, hidden_size, lm_head) if task is not None else []
     output = output_bytes(half, lm_head) if task is not None and task.causal_only else 0
     return StaticMemory(
@@ -108,23 +109,23 @@ def static_memory(
 
 
 def head_of(task: BaseTask, hidden_size: int, lm_head: nn.Module | None) -> list[Tensor]:
-    """What a task trains in its head, without storage."""
+    """The trained parameters of a task's head, without storage."""
     with torch.device("meta"):
         return [p for p in task.build_head(hidden_size, lm_head).parameters() if p.requires_grad]
 
 
 def adapter_bytes(ranks: Mapping[str, int], features: Mapping[str, tuple[int, int]]) -> int:
-    """Bytes of a set of adapters: r (d_in + d_out) numbers a layer, in float32."""
+    """Bytes of a set of adapters: r (d_in + d_out) float32 numbers for each layer."""
     return sum(4 * rank * sum(features[path]) for path, rank in ranks.items())
 
 
 def optimizer_bytes(optimizer: str, trained: int, tensors: int) -> int:
-    """Bytes of an optimizer's state for ``trained`` bytes; AdamW counts steps in a float32 a tensor."""
+    """Bytes of an optimizer's state for ``trained`` bytes; AdamW has a float32 step counter for each tensor."""
     return MOMENTS[optimizer] * trained + (4 * tensors if optimizer == "adamw" else 0)
 
 
 def output_bytes(half: nn.Module, lm_head: nn.Module | None) -> int:
-    """Bytes of the output embedding where it is not tied to one that the half has."""
+    """Bytes of the output embedding, or 0 if it is tied to an embedding of the half."""
     own = {id(p) for p in half.parameters()}
     return bytes_of(p for p in lm_head.parameters() if id(p) not in own) if lm_head is not None else 0
 
@@ -135,7 +136,7 @@ def bytes_of(tensors: Iterable[Tensor]) -> int:
 
 
 def model_on_meta(family: BaseFamily, hf_config: Any, dtype: str) -> tuple[nn.Module, nn.Module | None]:
-    """Base and output embedding; kept, because a table of all split layers asks for one model again and again."""
+    """The base and its output embedding; cached, as a table of all split layers asks for the same model repeatedly."""
     return _model(_Key(hf_config.to_json_string(use_diff=False), dtype, family, hf_config))
 
 

@@ -32,9 +32,9 @@ from atlas_cli.tasks.contract import BaseTask
 
 @dataclass(frozen=True)
 class Traced:
-    """Bytes that a step saves for backward, and the most that it has alive at once besides weights and adapters.
+    """The bytes that a step saves for backward, and the most alive at once besides weights and adapters.
 
-    ``gradients``: of all that it trains; in ``peak`` as far as they are there when most is alive.
+    ``gradients`` is for everything that it trains; ``peak`` includes those that exist when most is alive.
     """
 
     saved: int
@@ -53,15 +53,15 @@ def trace(
     task: BaseTask | None = None,
     train_weights: bool = False,
 ) -> Traced:
-    """One step of blocks ``layers``, forward and backward.
+    """Trace one step of blocks ``layers``, forward and backward.
 
     Args:
-        layers: from 0: a client half, fed with tokens; from elsewhere: a server half, fed with activations.
-        ranks: adapters by path in the base.
-        whole: the base with input side and final norm instead of a half.
-        task: run its head and a loss on what comes out; behind a client half (``labels: client``) it gets what comes
-            out as a server returns it, while the half's graph is alive.
-        train_weights: full fine-tuning; only the forward is traced, since gradients outweigh all temporaries.
+        layers: from 0, a client half that reads tokens; else a server half that reads activations.
+        ranks: the ranks of adapters by path in the base.
+        whole: whether to trace the base with input side and final norm instead of a half.
+        task: the task whose head and loss run on the output; behind a client half (``labels: client``) they get the
+            output as a server returns it, while the half's graph is alive.
+        train_weights: whether to fine-tune fully; only the forward is traced, since gradients outweigh all temporaries.
     """
     base, lm_head = meta_model(hf_config, family, getattr(torch, step.dtype))
     if step.fused_gelu:
@@ -115,7 +115,7 @@ def trace(
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of tensors that operations make, while they are alive; ``held`` are there before.
+    """Counts the bytes of tensors that operations create, while they are alive; ``held`` exist before.
 
     Attributes:
         now: bytes alive; ``peak``: the most so far.
@@ -170,7 +170,7 @@ def traced_loss(task: BaseTask, logits: Tensor, batch: int, tokens: int) -> Tens
 
 
 def _give_storage(modules: Iterable[nn.Module]) -> None:
-    """Turn meta tensors into fake CPU tensors, tied ones into one."""
+    """Turn meta tensors into fake CPU tensors; tied tensors stay one."""
     made: dict[int, Tensor] = {}
 
     def fake(tensor: Tensor) -> Tensor:

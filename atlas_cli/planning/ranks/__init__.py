@@ -1,1 +1,1 @@
-"""Ranks from memory budgets: what a unit of rank costs, and the rules that spend it."""
+"""Ranks from memory budgets: the cost of a unit of rank, and the rules that allocate ranks."""

@@ -1,4 +1,4 @@
-"""What a unit of rank costs a client, layer by layer, and what it needs whatever its ranks are.
+"""The cost of a unit of rank for a client by layer, and its cost independent of ranks.
 
 A unit of rank of one adapter is d_in + d_out numbers in float32. In memory they are there as parameter, gradient and
 moments of the optimizer, and the output of A is saved for backward, a number a token; up go the parameters, once a
@@ -20,7 +20,7 @@ ByPath = Mapping[str, int]
 
 @dataclass(frozen=True)
 class RankCosts:
-    """Costs as ``planning.ranks.allocate`` takes them: bytes of ``memory``, and of ``uplink`` a round."""
+    """Costs for ``planning.ranks.rules.allocate``: bytes of ``memory``, and of ``uplink`` for each round."""
 
     unit_costs: dict[int, dict[str, float]]
     fixed: dict[str, float]
@@ -35,14 +35,14 @@ def rank_costs(
     r_min: int,
     r_max: int,
 ) -> RankCosts:
-    """Costs of a client.
+    """Compute the costs of a client.
 
     Args:
-        memory: predicted at given ranks, by path in the base.
-        uplink: bytes that it sends in a round at given ranks.
-        targets: (d_in, d_out) of the layers that get an adapter, by block and path.
-        positions: tokens of a batch, padding included.
-        r_max: largest rank; a block whose layers are smaller gets theirs.
+        memory: predicts its memory at given ranks, by path in the base.
+        uplink: computes the bytes that it sends in a round at given ranks.
+        targets: (d_in, d_out) of the adapted layers, by block and path.
+        positions: the tokens of a batch, padding included.
+        r_max: the largest rank; a block with smaller layers is limited by them.
 
     Memory of a unit is the closed form, and what does not depend on ranks is the predicted peak at ``r_min`` less it.
     What is alive besides is taken at the largest ranks. Should the rest rise by more than the closed form says, that is
@@ -80,5 +80,5 @@ def rank_costs(
 
 
 def by_path(ranks: Mapping[int, int], targets: Targets) -> dict[str, int]:
-    """Rank by path, from ranks by block."""
+    """Convert ranks by block to ranks by path."""
     return {path: ranks[layer] for layer, paths in targets.items() for path in paths}

@@ -44,7 +44,7 @@ class Stop:
 
 @dataclass(frozen=True)
 class Allocation:
-    """Rank by layer, and what it uses of each resource (what does not depend on ranks included).
+    """The rank of each layer, and the use of each resource, including the part that does not depend on ranks.
 
     ``budgets`` is None where nothing limits; ``stopped_at`` is None where every layer got the largest rank allowed.
     """
@@ -57,7 +57,7 @@ class Allocation:
 
 @dataclass(frozen=True)
 class RankProblem:
-    """What ranks are to be given for, and what they may cost.
+    """An allocation problem: the importance and cost of ranks, and the budgets.
 
     Attributes:
         importance: I_l >= 0 by layer.
@@ -106,7 +106,7 @@ class RankProblem:
         return self.r_max if isinstance(self.r_max, Mapping) else dict.fromkeys(self.layers, self.r_max)
 
     def used(self, ranks: Mapping[int, int]) -> dict[str, float]:
-        """What ranks use of each resource."""
+        """The use of each resource at given ranks."""
         # summed anew in the order of layers: rounding then never makes use fall as a rank rises
         return {
             resource: self.fixed.get(resource, 0)
@@ -149,7 +149,7 @@ def allocate_random(problem: RankProblem, seed: int = 0) -> Allocation:
 
 
 def _longest_prefix(steps: Sequence[Mapping[int, int]], problem: RankProblem) -> Allocation:
-    """Ranks after as many steps as fit; each step sets the ranks of some layers, the first those of all."""
+    """The ranks after the longest prefix of steps that fits; each step sets ranks, the first those of all layers."""
 
     def after(count: int) -> tuple[dict[int, int], dict[str, float]]:
         ranks: dict[int, int] = {}
