@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedConfig
 
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.errors import ConfigError
@@ -70,7 +70,7 @@ class Plan:
 
     config: ExperimentConfig
     family: BaseFamily
-    hf_config: Any
+    hf_config: PreTrainedConfig
     init: str
     n_layers: int
     hidden_size: int
@@ -186,7 +186,7 @@ def make_plan(config: ExperimentConfig) -> Plan:
     )
 
 
-def _check_before_shapes(config: ExperimentConfig, hf_config: Any, family: BaseFamily) -> None:
+def _check_before_shapes(config: ExperimentConfig, hf_config: PreTrainedConfig, family: BaseFamily) -> None:
     """Check what needs no knowledge of the model's layers."""
     check_tasks(config, hf_config.model_type, family)
     _check_length(config, hf_config, family)
@@ -229,13 +229,13 @@ def _server_adapters(
     return place_ranks(base, family, dict.fromkeys(layers, config.server.rank), layers, names, "server.rank")
 
 
-def _all_paths(hf_config: Any, family: BaseFamily, names: list[str]) -> list[str]:
+def _all_paths(hf_config: PreTrainedConfig, family: BaseFamily, names: list[str]) -> list[str]:
     """The paths of the adapted linear layers of all blocks."""
     return [f"{family.blocks}.{layer}.{name}" for layer in range(int(hf_config.num_hidden_layers)) for name in names]
 
 
 def _setup_tensors(
-    hf_config: Any, family: BaseFamily, clients: list[ClientPlan]
+    hf_config: PreTrainedConfig, family: BaseFamily, clients: list[ClientPlan]
 ) -> dict[tuple[int, str], dict[str, torch.Tensor]]:
     """The weights of each kind of client half, by split layer and number type, without storage."""
     bases = {dtype: meta_model(hf_config, family, getattr(torch, dtype))[0] for dtype in {c.dtype for c in clients}}
@@ -249,7 +249,7 @@ def cuts_text(plan: Plan) -> str:
     return str(plan.cut) if deepest == plan.cut else f"{plan.cut} to {deepest}"
 
 
-def _check_length(config: ExperimentConfig, hf_config: Any, family: BaseFamily) -> None:
+def _check_length(config: ExperimentConfig, hf_config: PreTrainedConfig, family: BaseFamily) -> None:
     positions = family.positions(hf_config)
     if positions is not None and config.training.max_length > positions:
         raise ConfigError(
@@ -259,7 +259,7 @@ def _check_length(config: ExperimentConfig, hf_config: Any, family: BaseFamily) 
         )
 
 
-def _check_rotary(config: ExperimentConfig, hf_config: Any) -> None:
+def _check_rotary(config: ExperimentConfig, hf_config: PreTrainedConfig) -> None:
     """Check that texts are computed independently if a mechanism protects single texts or changes padding."""
     mechanism = config.privacy.in_a_step() or ("pad_lengths" if config.privacy.pad_lengths else None)
     if mechanism and depends_on_length(hf_config, config.training.max_length):

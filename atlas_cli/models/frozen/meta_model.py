@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModel, AutoModelForCausalLM
+from transformers import AutoModel, AutoModelForCausalLM, PreTrainedConfig
 
 from atlas_cli.models.families.contract import BaseFamily
 from atlas_cli.models.frozen.load import from_config
 
 
 def meta_model(
-    hf_config: Any, family: BaseFamily, dtype: torch.dtype = torch.float32
+    hf_config: PreTrainedConfig, family: BaseFamily, dtype: torch.dtype = torch.float32
 ) -> tuple[nn.Module, nn.Module | None]:
     """The base model and its output embedding (tied ones share their tensor) without storage.
 
@@ -31,12 +31,12 @@ def meta_model(
     return base, model.get_output_embeddings() if family.causal else None
 
 
-def shortened(hf_config: Any, layers: int) -> Any:
+def shortened(hf_config: PreTrainedConfig, layers: int) -> PreTrainedConfig:
     """The config of the same model with only its lowest blocks."""
     return of_blocks(hf_config, range(layers))
 
 
-def of_blocks(hf_config: Any, numbers: Sequence[int]) -> Any:
+def of_blocks(hf_config: PreTrainedConfig, numbers: Sequence[int]) -> PreTrainedConfig:
     """The config of a model that consists of these blocks of the given one, from the bottom up."""
     found = copy.deepcopy(hf_config)
     found.num_hidden_layers = len(numbers)

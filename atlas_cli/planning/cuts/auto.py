@@ -6,7 +6,7 @@ that client's device, for ``model.split_layer`` the deepest that all clients can
 
 from __future__ import annotations
 
-from typing import Any
+from transformers import PreTrainedConfig
 
 from atlas_cli.config.schema.experiment import ClientSpec, ExperimentConfig
 from atlas_cli.errors import ConfigError
@@ -44,7 +44,7 @@ def resolve_auto_cuts(config: ExperimentConfig) -> ExperimentConfig:
     return config.model_copy(update={"model": model, "clients": clients})
 
 
-def _deepest(config: ExperimentConfig, spec: ClientSpec, hf_config: Any) -> int:
+def _deepest(config: ExperimentConfig, spec: ClientSpec, hf_config: PreTrainedConfig) -> int:
     device = _device(config, spec)
     ranks = list(spec.rank.values()) if isinstance(spec.rank, dict) else [spec.rank]
     targets = config.lora.targets

@@ -8,7 +8,8 @@ one is an end of the feasible interval.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+
+from transformers import PreTrainedConfig
 
 from atlas_cli.errors import ConfigError, TooFewClientsError
 from atlas_cli.models.frozen.load import check_cut
@@ -88,7 +89,7 @@ def choose_split(
     *,
     leakage: Leakage | None = None,
     max_leakage: float | None = None,
-    hf_config: Any = None,
+    hf_config: PreTrainedConfig | None = None,
 ) -> SplitChoice:
     """Compute the cost of every split layer of a model, and choose one; loads no weights.
 

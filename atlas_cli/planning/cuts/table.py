@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
+from transformers import PreTrainedConfig
 
 from atlas_cli.config.schema.experiment import ModelConfig
 from atlas_cli.errors import ConfigError
@@ -120,7 +121,7 @@ class Shapes:
         ConfigError: architecture, targets, rank or length are not possible.
     """
 
-    def __init__(self, hf_config: Any, setting: Setting) -> None:
+    def __init__(self, hf_config: PreTrainedConfig, setting: Setting) -> None:
         self.config, self.setting = hf_config, setting
         self.family: BaseFamily = family_of(hf_config.model_type)
         self.n_layers = int(hf_config.num_hidden_layers)

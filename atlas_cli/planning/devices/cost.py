@@ -18,11 +18,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import PreTrainedConfig
 from transformers.pytorch_utils import Conv1D
 
 from atlas_cli.errors import ConfigError
@@ -133,7 +134,7 @@ class BlockShapes:
         return sum(2 * ranks.get(name, 0) * sum(sizes) for stage in self.stages for name, sizes in stage.items())
 
 
-def block_shapes(family: BaseFamily, hf_config: Any) -> BlockShapes:
+def block_shapes(family: BaseFamily, hf_config: PreTrainedConfig) -> BlockShapes:
     """Read the shapes of a block from the model's own modules on the meta device.
 
     Raises:
@@ -199,7 +200,7 @@ def server_step(
 
 
 def step_bytes(
-    hf_config: Any,
+    hf_config: PreTrainedConfig,
     batch: int,
     tokens: int,
     dtype: str = "float32",

@@ -12,7 +12,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from transformers import PreTrainedConfig
 
 from atlas_cli.models.block_paths import layer_of
 from atlas_cli.models.families.contract import BaseFamily
@@ -33,7 +35,7 @@ class Block(NamedTuple):
 
 def step_of(
     family: BaseFamily,
-    hf_config: Any,
+    hf_config: PreTrainedConfig,
     layers: range,
     ranks: Mapping[str, int],
     step: Step,
@@ -72,7 +74,7 @@ class _Model:
     step: Step
     whole: bool
     head: object
-    hf_config: Any = field(compare=False)
+    hf_config: PreTrainedConfig = field(compare=False)
     task: BaseTask | None = field(compare=False)
 
 

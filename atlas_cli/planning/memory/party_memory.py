@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedConfig
 
 from atlas_cli.models.families.contract import BaseFamily
 from atlas_cli.models.frozen.meta_model import meta_model
@@ -135,7 +135,7 @@ def bytes_of(tensors: Iterable[Tensor]) -> int:
     return sum({id(t): t.numel() * t.element_size() for t in tensors}.values())
 
 
-def model_on_meta(family: BaseFamily, hf_config: Any, dtype: str) -> tuple[nn.Module, nn.Module | None]:
+def model_on_meta(family: BaseFamily, hf_config: PreTrainedConfig, dtype: str) -> tuple[nn.Module, nn.Module | None]:
     """The base and its output embedding; cached, as a table of all split layers asks for the same model repeatedly."""
     return _model(_Key(hf_config.to_json_string(use_diff=False), dtype, family, hf_config))
 
@@ -145,7 +145,7 @@ class _Key:
     text: str
     dtype: str
     family: BaseFamily = field(compare=False)
-    hf_config: Any = field(compare=False)
+    hf_config: PreTrainedConfig = field(compare=False)
 
 
 @lru_cache(maxsize=4)

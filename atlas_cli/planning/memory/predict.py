@@ -7,7 +7,8 @@ at the moment when most is, comes from traces of a few of the model's own blocks
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+
+from transformers import PreTrainedConfig
 
 from atlas_cli.models.families.contract import BaseFamily
 from atlas_cli.models.halves.split import client_half, server_half
@@ -31,7 +32,7 @@ __all__ = ["PartyMemory", "predict_client", "predict_server", "predict_unsplit",
 
 def predict_client(
     family: BaseFamily,
-    hf_config: Any,
+    hf_config: PreTrainedConfig,
     cut: int,
     ranks: Mapping[str, int],
     features: Mapping[str, tuple[int, int]],
@@ -59,7 +60,7 @@ def predict_client(
 
 def predict_server(
     family: BaseFamily,
-    hf_config: Any,
+    hf_config: PreTrainedConfig,
     cut: int,
     ranks: Mapping[str, int],
     features: Mapping[str, tuple[int, int]],
@@ -99,7 +100,7 @@ def predict_server(
 
 def predict_unsplit(
     family: BaseFamily,
-    hf_config: Any,
+    hf_config: PreTrainedConfig,
     ranks: Mapping[str, int],
     features: Mapping[str, tuple[int, int]],
     step: Step,
@@ -123,7 +124,7 @@ def predict_unsplit(
     return held.training(step.optimizer, used, 0)
 
 
-def predict_whole(family: BaseFamily, hf_config: Any, step: Step, *, task: BaseTask) -> PartyMemory:
+def predict_whole(family: BaseFamily, hf_config: PreTrainedConfig, step: Step, *, task: BaseTask) -> PartyMemory:
     """Memory of full fine-tuning with AdamW, by trace: all weights, those of the head of ``task`` too, are trained.
 
     The step that is traced ends at the final norm. Its temporaries are gone when the gradients are complete.
@@ -136,6 +137,6 @@ def predict_whole(family: BaseFamily, hf_config: Any, step: Step, *, task: BaseT
     return PartyMemory(weights, 0, 0, weights, 2 * weights, saved, 0, 0)
 
 
-def _width(hf_config: Any, step: Step, dtype: str) -> int:
+def _width(hf_config: PreTrainedConfig, step: Step, dtype: str) -> int:
     """Bytes of the hidden states of a batch in a type."""
     return step.batch * step.tokens * int(hf_config.hidden_size) * ELEMENT[dtype]

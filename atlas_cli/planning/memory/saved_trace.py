@@ -18,6 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from transformers import PreTrainedConfig
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from atlas_cli.models.adapters.lora import AdapterSet, LoRAAdapter, features_of
@@ -44,7 +45,7 @@ class Traced:
 
 def trace(
     family: BaseFamily,
-    hf_config: Any,
+    hf_config: PreTrainedConfig,
     layers: range,
     ranks: Mapping[str, int],
     step: Step,
@@ -150,7 +151,7 @@ def _cut(layers: range) -> int:
     return layers.start or layers.stop
 
 
-def _inputs(hf_config: Any, step: Step, upper: bool) -> dict[str, Tensor | None]:
+def _inputs(hf_config: PreTrainedConfig, step: Step, upper: bool) -> dict[str, Tensor | None]:
     if not upper:
         return {"input_ids": torch.zeros(step.batch, step.tokens, dtype=torch.int64)}
     size = step.batch, step.tokens, int(hf_config.hidden_size)
