@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from transformers import PreTrainedConfig
 
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.data.collate import Batch
@@ -29,7 +31,7 @@ class Pass(NamedTuple):
     shared: bool
 
 
-def one_by_one(config: ExperimentConfig, hf_config: Any) -> str | None:
+def one_by_one(config: ExperimentConfig, hf_config: PreTrainedConfig) -> str | None:
     """The config key that forces each client to be computed alone and padded; None if clients may share passes.
 
     Args:

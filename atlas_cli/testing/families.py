@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, AutoModelForCausalLM
+from transformers import AutoModel, AutoModelForCausalLM, PreTrainedConfig
 from transformers.pytorch_utils import Conv1D
 
 from atlas_cli.config.schema.experiment import LoraConfig
@@ -39,7 +39,7 @@ from atlas_cli.testing.flops import counted
 LENGTHS = (7, 3, 5, 3)
 
 
-def check_family(hf_config: Any) -> None:
+def check_family(hf_config: PreTrainedConfig) -> None:
     """All checks, one after the other.
 
     Raises:
@@ -53,7 +53,7 @@ def check_family(hf_config: Any) -> None:
             raise AssertionError(f"{hf_config.model_type}, {name}: {error}") from error
 
 
-def check_paths(hf_config: Any) -> None:
+def check_paths(hf_config: PreTrainedConfig) -> None:
     """What the family names is there, and ``stages`` name every linear layer of a block once."""
     base = _base(hf_config)
     family, model = base.family, base.model
@@ -70,7 +70,7 @@ def check_paths(hf_config: Any) -> None:
     assert adapted_names(model, family, "auto"), "no layer has the name of a target"
 
 
-def check_cuts(hf_config: Any) -> None:
+def check_cuts(hf_config: PreTrainedConfig) -> None:
     """At every split layer, outputs and gradients of all adapters are those of the uncut model, to the last bit."""
     base = _base(hf_config)
     stock = copy.deepcopy(base.model)
@@ -96,7 +96,7 @@ def check_cuts(hf_config: Any) -> None:
                 parameter.grad = None
 
 
-def check_real_tokens(hf_config: Any) -> None:
+def check_real_tokens(hf_config: PreTrainedConfig) -> None:
     """A row of real tokens alone gives what the padded batch gives, also where the last block is cut short."""
     base = _base(hf_config, torch.float64)
     cut, last = max(1, base.n_layers // 2), base.n_layers - 1
@@ -123,7 +123,7 @@ def check_real_tokens(hf_config: Any) -> None:
     _same("the last block for the tokens that are read", short, packing.pack(whole)[read], 1e-6)
 
 
-def check_rows_of_clients(hf_config: Any) -> None:
+def check_rows_of_clients(hf_config: PreTrainedConfig) -> None:
     """Adapters of two clients in one pass give each its own outputs and gradients."""
     base = _base(hf_config, torch.float64)
     half, lengths = client_half(base.model, base.family, base.n_layers), [LENGTHS, LENGTHS[::-1]]
@@ -145,7 +145,7 @@ def check_rows_of_clients(hf_config: Any) -> None:
             _same("gradients of a client among others", a, b, 1e-9)
 
 
-def check_checkpointing(hf_config: Any) -> None:
+def check_checkpointing(hf_config: PreTrainedConfig) -> None:
     """Blocks that are run again in the backward give the same bits."""
     base = _base(hf_config)
     mask = _masks()["padding on the right"]
@@ -161,7 +161,7 @@ def check_checkpointing(hf_config: Any) -> None:
         _same("checkpointing", recomputed, plain, 0.0)
 
 
-def check_work(hf_config: Any) -> None:
+def check_work(hf_config: PreTrainedConfig) -> None:
     """FLOPs of a client are those that torch counts, whatever layer is adapted: ``stages`` are in order."""
     base = _base(hf_config)
     shapes, cut = block_shapes(base.family, base.config), base.n_layers
@@ -181,7 +181,7 @@ def check_work(hf_config: Any) -> None:
             assert said.backward == backward, f"{where}: {said.backward:,.0f} FLOPs backward, {backward:,} are counted"
 
 
-def _base(hf_config: Any, dtype: torch.dtype = torch.float32) -> FrozenBase:
+def _base(hf_config: PreTrainedConfig, dtype: torch.dtype = torch.float32) -> FrozenBase:
     family = family_of(hf_config.model_type)
     auto = AutoModelForCausalLM if family.causal else AutoModel
     torch.manual_seed(0)
@@ -206,7 +206,7 @@ def _masks() -> dict[str, Tensor]:
     return {"no padding": torch.ones_like(right), "padding on the right": right, "padding on the left": right.flip(1)}
 
 
-def _ids(hf_config: Any, mask: Tensor) -> Tensor:
+def _ids(hf_config: PreTrainedConfig, mask: Tensor) -> Tensor:
     """Random tokens; padding where the mask is 0."""
     padding = getattr(hf_config, "pad_token_id", None) or 0
     drawn = torch.randint(hf_config.vocab_size - 1, mask.shape, generator=torch.Generator().manual_seed(1))

@@ -7,9 +7,10 @@ A family is a subclass of ``BaseFamily``, which says where things are. Attribute
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor, nn
+from transformers import PreTrainedConfig
 
 
 class NoPositions(nn.Module):
@@ -78,18 +79,18 @@ class BaseFamily:
     buffers: ClassVar[tuple[str, ...]] = ()
     options: ClassVar[tuple[str, ...]] = ()
 
-    def uncovered(self, config: Any) -> Iterable[tuple[str, str]]:
+    def uncovered(self, config: PreTrainedConfig) -> Iterable[tuple[str, str]]:
         """The options of a Hugging Face config that the family does not cover, each with why its value is refused.
 
         It is asked before any weight is loaded. The message is ``<file>: <option>: <value> <why>``.
         """
         return ()
 
-    def parallel(self, config: Any) -> bool:
+    def parallel(self, config: PreTrainedConfig) -> bool:
         """Whether the feed-forward reads the block's input, beside the attention instead of after it."""
         return False
 
-    def positions(self, config: Any) -> int | None:
+    def positions(self, config: PreTrainedConfig) -> int | None:
         """The largest number of tokens in a text; None: there is no limit."""
         found: int | None = getattr(config, "max_position_embeddings", None)
         return found

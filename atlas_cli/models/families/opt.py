@@ -1,9 +1,9 @@
 """OPT: learned positions counted from the padding mask; norms before attention and feed-forward, which has a ReLU."""
 
 from collections.abc import Iterator
-from typing import Any
 
 from torch import nn
+from transformers import PreTrainedConfig
 
 from atlas_cli.models.families.contract import BaseFamily, NoPositions
 
@@ -19,7 +19,7 @@ class Family(BaseFamily):
     causal = True
     stages = (("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), ("self_attn.out_proj",), ("fc1",), ("fc2",))
 
-    def uncovered(self, config: Any) -> Iterator[tuple[str, str]]:
+    def uncovered(self, config: PreTrainedConfig) -> Iterator[tuple[str, str]]:
         """The options of opt-350m, and of checkpoints fine-tuned before the final norm was fixed, are not covered."""
         if config.word_embed_proj_dim != config.hidden_size:
             yield (

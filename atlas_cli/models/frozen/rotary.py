@@ -7,9 +7,8 @@ the model was first trained with. A client's batch is computed as Hugging Face d
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import nn
+from transformers import PreTrainedConfig
 
 
 def settle(model: nn.Module) -> None:
@@ -22,13 +21,13 @@ def settle(model: nn.Module) -> None:
             module.rope_type = "default"  # type: ignore[assignment]
 
 
-def frequencies_change_at(config: Any) -> int | None:
+def frequencies_change_at(config: PreTrainedConfig) -> int | None:
     """The number of tokens above which all frequencies of a batch change; None: they never do."""
     rotary = getattr(config, "rope_parameters", None) or {}
     return int(rotary["original_max_position_embeddings"]) if rotary.get("rope_type") == "longrope" else None
 
 
-def depends_on_length(config: Any, max_length: int) -> bool:
+def depends_on_length(config: PreTrainedConfig, max_length: int) -> bool:
     """Whether batches of up to so many tokens may have different frequencies."""
     turn = frequencies_change_at(config)
     return turn is not None and max_length > turn
