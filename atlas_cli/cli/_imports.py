@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def without_collecting() -> Iterator[None]:
-    """Import torch and transformers inside, without garbage collection, which would take a third longer.
+    """Import torch and transformers inside, without garbage collection, which makes imports take a third longer.
 
     Objects that exist at the end of the first use are never collected: they stay until the process ends.
     """

@@ -140,7 +140,7 @@ def collect(
     if (ratio := config.screen.max_norm_ratio) is None:
         return sent
     for group in aggregator.merged:
-        of_group = {client: sent[client] for client in attendance.left(group) if client in sent}
+        of_group = {client: sent[client] for client in attendance.remaining(group) if client in sent}
         for client, reason in too_large(aggregator, group, of_group, attendance.began_with, ratio).items():
             attendance.drop(client, reason, gone=False)
             del sent[client]
@@ -153,7 +153,7 @@ def merge(
     """Merge each group (or cluster) with clients left in the round; one without any keeps its adapter."""
     errors: dict[str, ErrorLedger | None] = {}
     for group in federation.aggregator.merged:
-        left = attendance.left(group)
+        left = attendance.remaining(group)
         if not left:
             kept = f"round {attendance.number}: no client of {group} is left, so it keeps its adapter"
             recorder.progress.note(kept)

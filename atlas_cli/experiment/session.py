@@ -42,9 +42,9 @@ from atlas_cli.planning.plan import cuts_text, make_plan
 from atlas_cli.reports.html import write_report
 from atlas_cli.reports.progress import Progress
 from atlas_cli.runs.checkpoint import load_newest, remove_newer
-from atlas_cli.runs.directory import RunDirectory, folder_of_runs, kept_with_manifest
+from atlas_cli.runs.directory import RunDirectory, folder_of_runs, require_manifest
 from atlas_cli.runs.manifest import end_manifest, start_manifest
-from atlas_cli.runs.parts import gone_on
+from atlas_cli.runs.parts import resumed_manifest
 from atlas_cli.runs.record_files import RecordFiles
 from atlas_cli.runs.resumable import experiment_sha256, newest_unfinished, read_manifest, require_same, resumed_config
 from atlas_cli.runs.run_lock import locked
@@ -66,7 +66,7 @@ def start(config: ExperimentConfig, progress: Progress) -> RunDirectory:
         with Stopping() as stopping:
             stopping.waits = True  # until the folder says what it is
             run = RunDirectory.create(config.output.dir, config.name, config.seed)
-            with kept_with_manifest(run), locked(run, progress.note):
+            with require_manifest(run), locked(run, progress.note):
                 run.write_text("config.yaml", dump_config(federation.config))
                 run.write_json("manifest.json", manifest)
                 progress.note(f"run directory {run.path}")
@@ -108,7 +108,7 @@ def resume(run: RunDirectory, loaded: LoadedConfig, progress: Progress) -> RunDi
         for line in (*warnings, f"resumed after round {checkpoint.round}"):
             run.log(line)
         progress.note(f"{run.path} goes on after round {checkpoint.round}")
-        fresh = gone_on(manifest, fresh, checkpoint.round)
+        fresh = resumed_manifest(manifest, fresh, checkpoint.round)
         with engine_of(federation, progress.note) as engine:
             stopping.waits = True
             run.write_text("config.yaml", dump_config(loaded.config))

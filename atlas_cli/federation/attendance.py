@@ -40,7 +40,7 @@ class Attendance:
         self.gone, self.late = set(self.dropped), set[str]()
         self.waited = 0.0
         self.began_with: dict[str, dict[str, int]] = {}
-        self._crashes = faults.crashes(config, federation.planned(cohort), number)
+        self._crashes = faults.crashes(config, federation.client_plans(cohort), number)
         self._deadline = None if config.training.deadline is None else parse_time(config.training.deadline)
         self._time = OwnTime(federation, cohort) if self._deadline is not None else None
         self._before: dict[str, ClientState] = {}
@@ -97,7 +97,7 @@ class Attendance:
         self.drop(client, f"deadline of {self.federation.config.training.deadline} passed {when} ({seconds:.3g} s)")
         return True
 
-    def left(self, group: str) -> list[str]:
+    def remaining(self, group: str) -> list[str]:
         """Clients of a group (or cluster) that are still in the round."""
         return [c for c in self.present if self.federation.aggregator.members[c].group == group]
 

@@ -19,7 +19,7 @@ from atlas_cli.federation.parties.server import Server
 from atlas_cli.federation.parties.setting import Setting
 from atlas_cli.federation.parties.split_server import SplitServer
 from atlas_cli.federation.parties.trainables import build_head
-from atlas_cli.federation.prefix_setup import first_changing, give_prefix, prefix_cache_of
+from atlas_cli.federation.prefix_setup import give_prefix, lowest_changing_blocks, prefix_cache_of
 from atlas_cli.federation.protection import Protection
 from atlas_cli.federation.warm_start import start_from
 from atlas_cli.models.block_paths import layer_of
@@ -118,7 +118,7 @@ def make_clients(loaded: LoadedExperiment, cache: PrefixCache | None) -> tuple[M
 def _client_maker(loaded: LoadedExperiment, cache: PrefixCache | None) -> Callable[[str], Party]:
     """A function that makes a client by its name, as it is before the first round."""
     config, plan, tasks = loaded.config, loaded.plan, loaded.training_tasks()
-    lowest = first_changing(config, plan)
+    lowest = lowest_changing_blocks(config, plan)
 
     def make(name: str) -> Party:
         planned = plan.by_name[name]

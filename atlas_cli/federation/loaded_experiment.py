@@ -85,7 +85,7 @@ class LoadedExperiment:
         """Some clients, each once, in the order of the config."""
         return self.plan.in_order(clients)
 
-    def planned(self, clients: Iterable[str]) -> list[ClientPlan]:
+    def client_plans(self, clients: Iterable[str]) -> list[ClientPlan]:
         """The plans of some clients."""
         return [self.plan.by_name[client] for client in clients]
 

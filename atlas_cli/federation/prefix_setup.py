@@ -27,7 +27,7 @@ def give_prefix(cache: PrefixCache | None, config: ExperimentConfig, party: Part
         party.prefix = Prefix(cache, party.base, party.adapters, first, party.cut, config.training.autocast)
 
 
-def first_changing(config: ExperimentConfig, plan: Plan) -> dict[str, int]:
+def lowest_changing_blocks(config: ExperimentConfig, plan: Plan) -> dict[str, int]:
     """By client, the lowest block that has an adapter, or whose frozen weights a merge may change.
 
     It is 0 where a text's output depends on its batch. Where a method merges into the base, a client receives the
@@ -50,7 +50,7 @@ def without_prefix(config: ExperimentConfig, plan: Plan) -> list[str]:
     causes: dict[str, list[str]] = {}
     if config.engine.prefix_cache is None:
         return []
-    lowest = first_changing(config, plan)
+    lowest = lowest_changing_blocks(config, plan)
     for client in plan.clients:
         if lowest[client.name] == 0:
             own = min(layer_of(path, plan.family) for path in client.ranks) == 0

@@ -47,7 +47,7 @@ def simulate(
     """
     config = federation.config
     devices, server = federation.devices, server_device(config)
-    slow = slowdowns(config, federation.planned(trained))
+    slow = slowdowns(config, federation.client_plans(trained))
     works, counted = [], StepFlops(federation)
     for client, did in trained.items():
         device = devices.get(client)
@@ -72,7 +72,7 @@ class OwnTime:
     def __init__(self, federation: Federation, clients: Iterable[str]) -> None:
         self.federation = federation
         self._devices, self._server = federation.devices, server_device(federation.config)
-        self._slow = slowdowns(federation.config, federation.planned(clients))
+        self._slow = slowdowns(federation.config, federation.client_plans(clients))
         self._counted = StepFlops(federation)
         self._flops: dict[str, tuple[int, float]] = {}  # steps counted so far, and their FLOPs
 

@@ -221,7 +221,7 @@ def make_new(folder: Path, stem: str) -> Path:
 
 
 @contextmanager
-def kept_with_manifest(run: RunDirectory) -> Iterator[None]:
+def require_manifest(run: RunDirectory) -> Iterator[None]:
     """Inside the block a new folder gets its manifest; if the block ends without one, the folder is removed."""
     try:
         yield

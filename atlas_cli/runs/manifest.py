@@ -82,7 +82,7 @@ def end_manifest(
         "status": status,
         "ended": ended[-1]["ended"],
         "error": error and mask(error),
-        **parts.together(ended),
+        **parts.totals(ended),
         "parts": ended,
     }
 

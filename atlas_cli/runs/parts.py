@@ -24,7 +24,7 @@ def first_part(manifest: Mapping[str, Any]) -> Part:
     return {"after_round": None, "status": "running", **own, "ended": None, "duration_s": None}
 
 
-def gone_on(before: Mapping[str, Any], fresh: Mapping[str, Any], after_round: int) -> dict[str, Any]:
+def resumed_manifest(before: Mapping[str, Any], fresh: Mapping[str, Any], after_round: int) -> dict[str, Any]:
     """The manifest of a resumed run: that of the process which now starts, with the parts before it.
 
     Args:
@@ -58,7 +58,7 @@ def end_parts(parts: Sequence[Part], status: str, engine: Mapping[str, Any]) -> 
     return [*parts[:-1], last]
 
 
-def together(parts: Sequence[Part]) -> dict[str, Any]:
+def totals(parts: Sequence[Part]) -> dict[str, Any]:
     """The totals of a run: seconds, the largest memory of a process, and the figures of engines.
 
     Counts are summed, peaks are the largest, and what describes a state is that of the last. Of a process that was

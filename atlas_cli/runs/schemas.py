@@ -206,7 +206,7 @@ class MessageRecord(Record):
     )
 
 
-class RecordedMessage(Record):
+class MessageIndexRecord(Record):
     """A line of messages/index.jsonl."""
 
     round: Count = Field(description="Number of the round.")
@@ -297,7 +297,7 @@ SCHEMAS: dict[str, type[Record]] = {
     "clients.jsonl": ClientRecord,
     "clusters.jsonl": ClustersRecord,
     "messages.jsonl": MessageRecord,
-    "messages/index.jsonl": RecordedMessage,
+    "messages/index.jsonl": MessageIndexRecord,
     "sums.jsonl": SumsRecord,
     "memory.json": MemoryRecord,
 }

@@ -110,7 +110,7 @@ def test_an_error_in_a_client_is_its_own(make_federation, engine, ray):
 
         def fill():
             original()
-            if not running._processes[0].told and len(running._processes) == 2 and running.replaced:
+            if not running._processes[0].known_clients and len(running._processes) == 2 and running.replaced:
                 running._made.pop("b", None)
 
         running._fill = fill

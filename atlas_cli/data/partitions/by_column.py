@@ -1,4 +1,4 @@
-"""``partition: {scheme: column}``: rows that share a value stay together, at a client of that name."""
+"""``partition: {scheme: column}``: rows that share a value go to one client."""
 
 from __future__ import annotations
 

@@ -117,8 +117,8 @@ class RayEngine:
         process = self._processes[self._places[client]]
         process.heard = max(process.heard, time.monotonic()) if self._idle(process) else process.heard
         if method == "begin":
-            args = (None if client in process.told else self._made_for(client), *args)
-            process.told.add(client)
+            args = (None if client in process.known_clients else self._made_for(client), *args)
+            process.known_clients.add(client)
         self._count("to clients", method, args)
         self._under_way[client] = process.actor.call.remote(method, client, *args)
 
@@ -166,7 +166,7 @@ class RayEngine:
         try:
             result = self.ray.get(reference)
         except errors.RayTaskError as error:
-            process.spent = True  # nobody knows what an unforeseen error leaves behind; it is replaced after the round
+            process.to_replace = True  # after the round, as the state after an unforeseen error is unknown
             return LostCall(f"raised {' '.join(str(error.cause).split())[:300]}")
         except errors.RayError:
             process.kill(process.reason or f"its process {process.pid} on {process.node} died")
@@ -188,7 +188,7 @@ class RayEngine:
     def _fill(self) -> None:
         """Replace processes that died, hung or met an error, with as many as there is room for."""
         for process in self._processes:
-            if process.alive and process.spent:
+            if process.alive and process.to_replace:
                 process.kill("it met an error in the round before")
         lost = [process for process in self._processes if not process.alive]
         wanted = min(self._wanted, max(1, room(self.ray, self._needed)))

@@ -63,9 +63,9 @@ class Process:
 
     Attributes:
         node, pid: where it is, once it is ready.
-        told: clients whose examples it has.
+        known_clients: clients whose examples it has.
         alive: False once it died or was killed, for ``reason``.
-        spent: it is to be replaced after the round.
+        to_replace: it is to be replaced after the round.
         heard: when it last answered (``time.monotonic``); ``answered``: calls whose answers have not been fetched yet.
     """
 
@@ -78,9 +78,9 @@ class Process:
         self.actor = remote.options(**options).remote()
         self._set_up = self.actor.set_up.remote([config], bases, device, threads, InstalledSoftware.here().versions)
         self.node, self.pid, self.reason = "", 0, ""
-        self.told: set[str] = set()
+        self.known_clients: set[str] = set()
         self.answered: set[Any] = set()
-        self.alive, self.spent = True, False
+        self.alive, self.to_replace = True, False
         self.heard = time.monotonic()
 
     def require_ready(self, deadline: float, weights: Mapping[str, str], has_room: Callable[[], bool]) -> None:

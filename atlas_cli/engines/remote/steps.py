@@ -142,7 +142,7 @@ class RemoteRound:
         if up is not None:
             party.begin_step(self.number, self._step)
             try:
-                down, loss = exchange(server, _Elsewhere(party, self), batch, up, self.ledger)
+                down, loss = exchange(server, _RemoteClient(party, self), batch, up, self.ledger)
             except NonFiniteError as error:
                 server.reject()
                 self._drop(client, NotFinite(str(error)))
@@ -228,7 +228,7 @@ class _Answered:
     value: Any
 
 
-class _Elsewhere:
+class _RemoteClient:
     """Stands for a client between two of the server's parts of a step."""
 
     def __init__(self, party: SplitClient, steps: RemoteRound) -> None:

@@ -9,14 +9,14 @@ from torch import Tensor
 from atlas_cli.models.adapters.lora import AdapterSet
 
 
-def of_parts(state: Mapping[str, Tensor], parts: Collection[str]) -> dict[str, Tensor]:
+def select_parts(state: Mapping[str, Tensor], parts: Collection[str]) -> dict[str, Tensor]:
     """The tensors of the given parts ("A", "B"), as they are sent."""
     return {name: tensor for name, tensor in state.items() if name.rpartition("lora_")[2] in parts}
 
 
 def differs(state: Mapping[str, Tensor], other: Mapping[str, Tensor], part: str) -> bool:
     """Whether any tensor of a part differs, bit for bit, from that in ``other``."""
-    return any(not tensor.equal(other[name]) for name, tensor in of_parts(state, (part,)).items())
+    return any(not tensor.equal(other[name]) for name, tensor in select_parts(state, (part,)).items())
 
 
 def ranks_of(adapters: AdapterSet) -> dict[str, int]:

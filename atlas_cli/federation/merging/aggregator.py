@@ -26,7 +26,7 @@ from atlas_cli.aggregation.error import ErrorLedger
 from atlas_cli.aggregation.mixing import mix, similarity
 from atlas_cli.errors import AtlasError
 from atlas_cli.federation.client_state.member import Member
-from atlas_cli.federation.merging.adapter_parts import differs, of_parts, ranks_of
+from atlas_cli.federation.merging.adapter_parts import differs, ranks_of, select_parts
 from atlas_cli.federation.merging.base_change import BaseChange
 from atlas_cli.federation.merging.delivery_errors import base_errors, delivery_errors
 from atlas_cli.federation.merging.group_weights import GroupWeights
@@ -252,7 +252,7 @@ class Aggregator:
         layers = self.layers_of(member.ranks)
         extras = self.method.extras_for(member.group, layers)
         device = next(member.adapters.parameters()).device
-        message = Delivery(client, of_parts(delivered, sent), {n: t.to(device) for n, t in extras.items()})
+        message = Delivery(client, select_parts(delivered, sent), {n: t.to(device) for n, t in extras.items()})
         if message.tensors:
             extra = elements(self.method.extra_tensors(layers).down)
             ledger.count(message, Delivery.closed_form(member.ranks, self.features, sent, extra))
@@ -330,10 +330,10 @@ class Aggregator:
         """
         member = self.members[client]
         extra = member.term.end_round(factors_of(member.adapters)) if member.term is not None else {}
-        held = {**of_parts(member.adapters.state(), self.method.SENT), **member.head_state()}
+        held = {**select_parts(member.adapters.state(), self.method.SENT), **member.head_state()}
         if self.noise is not None:
             held = self.noise.protect(client, held, scales_of(member.adapters))
-        message = AdapterUpdate(client, of_parts(held, self.method.SENT), extra)
+        message = AdapterUpdate(client, select_parts(held, self.method.SENT), extra)
         more = elements(self.method.extra_tensors(self.layers_of(member.ranks)).up)
         ledger.count(message, AdapterUpdate.closed_form(member.ranks, self.features, self.method.SENT, more))
         if head := {name: tensor for name, tensor in held.items() if name.startswith("head.")}:
@@ -347,7 +347,7 @@ class Aggregator:
         # what is not uploaded is, for the server, what it has itself
         known = release(truncated(self.merged[member.group], member.ranks), scales)
         message = AdapterUpdate.of(client, {n: t for n, t in sent.items() if not n.startswith("head.")})
-        adapters = absorb({**known, **of_parts(message.named, self.method.SENT)}, scales)
+        adapters = absorb({**known, **select_parts(message.named, self.method.SENT)}, scales)
         return Update(client, member.weight, adapters, message.extra)
 
     def head_of(self, client: str) -> dict[str, Tensor]:
