@@ -53,17 +53,17 @@ def exact_change(path: str, updates: Sequence[Update], before: Factors) -> list[
     parts = [(w, u.adapters[path]) for w, u in held]
     if not held or not before.B.any():
         return parts
-    return [*parts, (-1.0, Factors(before.A, precise(before.B) * reached(path, held, before)))]
+    return [*parts, (-1.0, Factors(before.A, precise(before.B) * weight_by_column(path, held, before)))]
 
 
-def not_sent(path: str, held: Sequence[tuple[float, Update]], before: Factors) -> Factors:
+def undelivered(path: str, held: Sequence[tuple[float, Update]], before: Factors) -> Factors:
     """``before`` minus sum_k w_k dW_k before, over at least one holder: the part that the mean client did not get."""
-    left = 1 - reached(path, held, before)
+    left = 1 - weight_by_column(path, held, before)
     first = min(update.adapters[path].rank for _, update in held)  # all were given what comes before
     return Factors(before.A[first:], precise(before.B[:, first:]) * left[first:])
 
 
-def reached(path: str, held: Sequence[tuple[float, Update]], before: Factors) -> Tensor:
+def weight_by_column(path: str, held: Sequence[tuple[float, Update]], before: Factors) -> Tensor:
     """For each column j of the group's B, the total weight (R,) of the clients with rank above j.
 
     Before its local steps client k had the first r_k rows and columns of ``before``, so the weighted sum of the

@@ -1,7 +1,7 @@
 """Memory of the same model without a split, for comparison.
 
-Traced on tensors without storage (``planning.trace``) in a batch as clients have it: a real forward of the whole model
-with all its weights trained would take more memory than the run that it is compared with.
+It is traced on tensors without storage (``planning.memory.saved_trace``), in a batch like those of clients: a real
+forward of the whole model with all its weights trained would take more memory than the run that it is compared with.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ from atlas_cli.federation.federation import Federation
 from atlas_cli.federation.loaded_experiment import load_experiment
 from atlas_cli.federation.prefix_setup import without_prefix
 from atlas_cli.models.files.weight_files import named
-from atlas_cli.models.frozen.cast import departure
+from atlas_cli.models.frozen.cast import cast_error
 from atlas_cli.models.frozen.kernel_order import prepacked_error
 from atlas_cli.models.frozen.load import current_sha256
 from atlas_cli.planning.devices.clock_notes import clock_notes
@@ -256,7 +256,7 @@ def _run(
 def _unchanged(federation: Federation) -> bool:
     """Whether the frozen weights are what they were, those that clients hold in a dtype of their own as well."""
     base, bases = federation.base, federation.bases.values()
-    copied = all(departure(base, own) == 0 for own in bases) and prepacked_error([base, *bases]) == 0
+    copied = all(cast_error(base, own) == 0 for own in bases) and prepacked_error([base, *bases]) == 0
     return copied and current_sha256(base) == base.sha256
 
 

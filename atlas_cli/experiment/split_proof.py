@@ -25,7 +25,7 @@ from atlas_cli.federation.parties.split_client import SplitClient, as_inputs
 from atlas_cli.federation.parties.split_server import SplitServer
 from atlas_cli.federation.parties.trainables import build_head
 from atlas_cli.models.adapters.lora import AdapterSet
-from atlas_cli.models.frozen.cast import departure
+from atlas_cli.models.frozen.cast import cast_error
 from atlas_cli.models.halves.split import blocks_of, run_half
 from atlas_cli.planning.plan import ClientPlan
 from atlas_cli.seeding import torch_generator
@@ -36,7 +36,7 @@ from atlas_cli.wire.ledger import Ledger
 def verify_split(federation: Federation) -> list[Check]:
     """One check per task group, split layer and dtype, at the ranks of its first client; no state changes."""
     checks = []
-    gaps = {c.dtype: departure(federation.base, federation.base_of(c.name)) for c in _first(federation.plan.clients)}
+    gaps = {c.dtype: cast_error(federation.base, federation.base_of(c.name)) for c in _first(federation.plan.clients)}
     for group, prepared in federation.data.items():
         for client in _first(federation.plan.members(group)):
             features = spread_by_length(prepared.train[client.name], 4)

@@ -10,7 +10,7 @@ from torch.nn import functional
 from atlas_cli import SplitClient
 from atlas_cli.config.schema.experiment import ModelConfig
 from atlas_cli.models.adapters.lora import AdapterSet, LoRAAdapter
-from atlas_cli.models.frozen.cast import cast_base, departure
+from atlas_cli.models.frozen.cast import cast_base, cast_error
 from atlas_cli.models.frozen.load import current_sha256, load_base
 from atlas_cli.models.halves.split import blocks_of, run_half
 
@@ -98,21 +98,21 @@ def test_the_dtype_that_it_has_is_the_base_itself_and_the_hash_is_the_source(loa
     assert cast.sha256 == base.sha256 == before == current_sha256(base)
     assert (cast.name, cast.family, cast.fused_gelu) == (base.name, base.family, base.fused_gelu)
     wide = cast_base(cast, torch.float32)
-    assert wide.dtype == torch.float32 and departure(cast, wide) == 0
+    assert wide.dtype == torch.float32 and cast_error(cast, wide) == 0
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "bert"])
 def test_a_copy_that_is_not_the_base_is_told_by_how_much(family, load):
     base = load(family, "float32")
     cast = cast_base(base, BF16, layers=3)
-    assert departure(base, cast) == departure(base, base) == 0
+    assert cast_error(base, cast) == cast_error(base, base) == 0
     weight = next(p for p in blocks_of(cast.model, cast.family)[1].parameters() if p.dim() == 2)
     before = weight[3, 5].item()
     weight[3, 5] = before + 0.5
-    assert departure(base, cast) == pytest.approx(0.5, abs=2**-8)
+    assert cast_error(base, cast) == pytest.approx(0.5, abs=2**-8)
     weight[3, 5] = math.nan
-    assert math.isnan(departure(base, cast))
-    assert departure(base, cast_base(base, BF16)) == 0
+    assert math.isnan(cast_error(base, cast))
+    assert cast_error(base, cast_base(base, BF16)) == 0
 
 
 def test_a_changed_base_is_added_in_float32_and_rounded_once():

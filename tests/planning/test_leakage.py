@@ -51,7 +51,7 @@ def test_the_choice_is_the_deepest_of_what_both_ends_leave(model_folder, peaks, 
     assert choice.feasible == ((min(left), max(left)) if left else None)
     for row in choice.rows:
         leaks, large = max(shares[row.layer - 1 :]) > limit / 10, row.layer > fits
-        assert choice.against(row) == ("memory",) * large + ("leakage",) * leaks
+        assert choice.limits_broken(row) == ("memory",) * large + ("leakage",) * leaks
     if not left:
         with pytest.raises(TooFewClientsError) as caught:
             choice.require()

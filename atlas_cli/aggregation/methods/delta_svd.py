@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from atlas_cli.aggregation import low_rank
 from atlas_cli.aggregation.contract import Adapters, BaseMethod, Context, Merge, Update
-from atlas_cli.aggregation.error import not_sent, shares
+from atlas_cli.aggregation.error import shares, undelivered
 from atlas_cli.aggregation.low_rank import redistribute, weighted_sum
 
 
@@ -29,7 +29,7 @@ class Method(BaseMethod):
         for path, before in current.items():
             if held := shares(path, updates):
                 parts = [(w, u.adapters[path]) for w, u in held]
-                whole = weighted_sum([*parts, (1.0, not_sent(path, held, before))], self.server_memory)
+                whole = weighted_sum([*parts, (1.0, undelivered(path, held, before))], self.server_memory)
                 target[path], merged[path] = whole.factors, redistribute(whole, before)
         return Merge(merged, target=target)
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from atlas_cli.aggregation.contract import Adapters, BaseMethod, Context, Factors, Merge, Update, truncated
-from atlas_cli.aggregation.error import reached, shares
+from atlas_cli.aggregation.error import shares, weight_by_column
 from atlas_cli.aggregation.low_rank import precise
 from atlas_cli.aggregation.padding import padded_means
 
@@ -30,7 +30,7 @@ class Method(BaseMethod):
         merged = dict(current)
         for path, padded in padded_means(current, updates).items():
             if held := shares(path, updates):
-                weights = reached(path, held, current[path])
+                weights = weight_by_column(path, held, current[path])
                 weights[weights == 0] = 1
                 A = precise(padded.A) / weights[:, None]
                 merged[path] = Factors(A.to(padded.A.dtype), current[path].B)

@@ -84,8 +84,8 @@ def _record(choice: SplitChoice, row: Cut) -> dict[str, Any]:
         "bytes_down": row.bytes.down,
         "seconds": {**asdict(seconds), "total": seconds.total} if seconds else None,
         "leakage": choice.leakage.layers.get(row.layer) if choice.leakage else None,
-        "fits": not choice.against(row) if _limited(choice) else None,
-        "against": list(choice.against(row)),
+        "fits": not choice.limits_broken(row) if _limited(choice) else None,
+        "against": list(choice.limits_broken(row)),
     }
 
 
@@ -117,7 +117,7 @@ def _cells(choice: SplitChoice, row: Cut) -> dict[str, str]:
         share = choice.leakage.layers.get(row.layer)
         cells["leakage"] = "-" if share is None else f"{100 * share:.3g}%"
     if _limited(choice):
-        against = choice.against(row)
+        against = choice.limits_broken(row)
         cells["fits"] = "yes" if not against else "leaks" if against == ("leakage",) else "no"
     return cells
 

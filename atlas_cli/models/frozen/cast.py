@@ -40,7 +40,7 @@ def cast_base(base: FrozenBase, dtype: torch.dtype, layers: int | None = None, o
 
 
 @torch.no_grad()
-def departure(base: FrozenBase, stored: FrozenBase) -> float:
+def cast_error(base: FrozenBase, stored: FrozenBase) -> float:
     """The largest difference of a copy's weights from the base's weights in the copy's dtype.
 
     It is 0 for a right copy, and NaN if a weight is NaN.

@@ -26,7 +26,7 @@ from atlas_cli.models.files.source import Source, reason
 from atlas_cli.models.files.tokenizer_file import as_the_file_has_it, require_vocabulary_files
 from atlas_cli.models.files.weight_files import left_out, weight_names
 from atlas_cli.models.frozen.gelu import fuse_gelu
-from atlas_cli.models.frozen.rotary import settle
+from atlas_cli.models.frozen.rotary import keep_initial_frequencies
 from atlas_cli.models.halves.split import client_half, client_part, server_half
 from atlas_cli.seeding import forked
 
@@ -169,7 +169,7 @@ def from_config(auto: Any, config: PreTrainedConfig, dtype: torch.dtype) -> nn.M
     """
     try:
         model: nn.Module = auto.from_config(config, dtype=dtype)
-        settle(model)
+        keep_initial_frequencies(model)
     except Exception as error:  # layers answer values that do not fit with exceptions of many kinds
         raise ConfigError(f"the model cannot be built: {reason(error)}", key="model.config") from None
     return model
@@ -266,7 +266,7 @@ def _from_source(
             f"weights do not fit the architecture: {name} is {tuple(held)}, and config.json asks for {tuple(wanted)}",
             key="model.name",
         )
-    settle(whole)
+    keep_initial_frequencies(whole)
     # transformers fills what is missing with random numbers and goes on
     missing = sorted(name for name in found["missing_keys"] if not name.startswith(family.unused))
     inner = f"{whole.base_model_prefix}."

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 
-def settle(model: nn.Module) -> None:
+def keep_initial_frequencies(model: nn.Module) -> None:
     """Keep ``dynamic`` frequencies at their initial values, without reading the positions of every batch.
 
     They would change beyond the model's positions alone, and a tensor without data has no positions to look at.

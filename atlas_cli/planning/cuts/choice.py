@@ -47,7 +47,7 @@ class SplitChoice:
     reason: str
     remedies: tuple[str, ...] = ()
 
-    def against(self, row: Cut) -> tuple[str, ...]:
+    def limits_broken(self, row: Cut) -> tuple[str, ...]:
         """The limits that a split layer breaks: "memory", "server", "leakage"."""
         client = self.device.memory if self.device is not None else None
         server = self.server.memory if self.server is not None and not self.server_assumed else None
@@ -120,7 +120,7 @@ def choose_split(
     table = SplitChoice(*known, None, None, "")
     if max_leakage is not None:
         _require_leakage(table, max_leakage)
-    allowed = [row.layer for row in rows if not table.against(row)]
+    allowed = [row.layer for row in rows if not table.limits_broken(row)]
     if not allowed:
         reason, ways = _nothing(table, shapes)
         return replace(table, reason=reason, remedies=ways)
@@ -140,7 +140,7 @@ def _require_leakage(table: SplitChoice, allowed: float) -> None:
     unknown = [
         str(row.layer)
         for row in table.rows
-        if not table.against(row) and (table.leakage is None or row.layer not in table.leakage.layers)
+        if not table.limits_broken(row) and (table.leakage is None or row.layer not in table.leakage.layers)
     ]
     if unknown:
         more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
@@ -155,9 +155,9 @@ def _require_leakage(table: SplitChoice, allowed: float) -> None:
 def _nothing(table: SplitChoice, shapes: Shapes) -> tuple[str, tuple[str, ...]]:
     """Why no split layer is left, and what would help."""
     rows, device, server = table.rows, table.device, table.server
-    kept = [row for row in rows if "leakage" not in table.against(row)]
-    served = [row for row in rows if "server" not in table.against(row)]
-    fitting = [row for row in rows if not {"memory", "server"} & {*table.against(row)}]
+    kept = [row for row in rows if "leakage" not in table.limits_broken(row)]
+    served = [row for row in rows if "server" not in table.limits_broken(row)]
+    fitting = [row for row in rows if not {"memory", "server"} & {*table.limits_broken(row)}]
     ways: tuple[str, ...] = ()
     if fitting and table.leakage is not None:  # only the leakage is against these
         deepest = fitting[-1].layer
@@ -199,7 +199,7 @@ def _reason(table: SplitChoice, first: int, deepest: int) -> str:
     parts = [bound, "privacy asks for depth, and the bytes on the wire are the same at every layer"]
     if table.max_leakage is not None:
         parts.append(_leakage_bound(table, first))
-    if first > 1 and "server" in table.against(rows[first - 2]):
+    if first > 1 and "server" in table.limits_broken(rows[first - 2]):
         assert server is not None
         parts.append(f"below layer {first} the server needs more than its {size_text(server.memory or 0)}")
     here, there = rows[deepest - 1].seconds, rows[first - 1].seconds
@@ -211,6 +211,6 @@ def _reason(table: SplitChoice, first: int, deepest: int) -> str:
 
 
 def _leakage_bound(table: SplitChoice, first: int) -> str:
-    if first > 1 and "leakage" in table.against(table.rows[first - 2]):
+    if first > 1 and "leakage" in table.limits_broken(table.rows[first - 2]):
         return f"below layer {first} the leakage is above {table.max_leakage}"
     return f"the leakage is at most {table.max_leakage} at all of these"

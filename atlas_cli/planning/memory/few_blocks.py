@@ -19,7 +19,7 @@ from transformers import PreTrainedConfig
 from atlas_cli.models.block_paths import layer_of
 from atlas_cli.models.families.contract import BaseFamily
 from atlas_cli.models.frozen.meta_model import of_blocks
-from atlas_cli.planning.memory.saved_trace import Traced, trace
+from atlas_cli.planning.memory.saved_trace import StepTrace, trace
 from atlas_cli.planning.memory.step import Step
 from atlas_cli.tasks.contract import BaseTask
 
@@ -42,7 +42,7 @@ def step_of(
     *,
     whole: bool = False,
     task: BaseTask | None = None,
-) -> Traced:
+) -> StepTrace:
     """The exact bytes that a step of blocks ``layers`` saves, and a close upper bound on the bytes alive at once.
 
     Arguments are those of ``saved_trace.trace``.
@@ -56,7 +56,7 @@ def step_of(
     few = _Few(_Model(family, config, layers.start > 0, step, whole, head, hf_config, task), layers, placed)
     more = sum(few.besides(layer) for layer in range(few.lowest, few.top))
     # of more blocks, the lowest may need most, once the gradients of all above are there
-    return Traced(few.traced.saved + more, few.traced.peak + more, 0 if more else few.traced.gradients)
+    return StepTrace(few.traced.saved + more, few.traced.peak + more, 0 if more else few.traced.gradients)
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class _Model:
 
 
 @lru_cache(maxsize=512)
-def _traced(model: _Model, blocks: tuple[Block, ...]) -> Traced:
+def _traced(model: _Model, blocks: tuple[Block, ...]) -> StepTrace:
     ranks = {f"{model.family.blocks}.{i}.{name}": r for i, block in enumerate(blocks) for name, r in block.ranks}
     config = of_blocks(model.hf_config, [block.number for block in blocks])
     layers = range(int(model.upper), len(blocks))
@@ -108,7 +108,7 @@ class _Few:
         self.stands = [self._block(n, placed.get(n, {}) if n == self.top else self.largest) for n in self.kept]
 
     @cached_property
-    def traced(self) -> Traced:
+    def traced(self) -> StepTrace:
         """The trace of a step of the representative blocks."""
         return self._of(self.stands)
 
@@ -136,7 +136,7 @@ class _Few:
     def _block(self, layer: int, ranks: Ranks) -> Block:
         return Block(self.types.index(self.types[layer]), tuple(sorted(ranks.items())))
 
-    def _of(self, blocks: Sequence[Block]) -> Traced:
+    def _of(self, blocks: Sequence[Block]) -> StepTrace:
         cut_off = [Block(0, ())] if self.lowest else []  # a block without a backward, or below a server's half
         return _traced(self.model, (*cut_off, *blocks))
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig
 
 from atlas_cli.models.families.contract import BaseFamily
 from atlas_cli.models.frozen.meta_model import meta_model
-from atlas_cli.planning.memory.saved_trace import Traced
+from atlas_cli.planning.memory.saved_trace import StepTrace
 from atlas_cli.tasks.contract import BaseTask
 
 # numbers that an optimizer keeps for each number that it trains
@@ -64,7 +64,7 @@ class StaticMemory:
     trained_tensors: int
     idle: int = 0
 
-    def training(self, optimizer: str, step: Traced, cut_buffers: int, *, cut_traced: bool = True) -> PartyMemory:
+    def training(self, optimizer: str, step: StepTrace, cut_buffers: int, *, cut_traced: bool = True) -> PartyMemory:
         """The memory of a training step.
 
         Args:

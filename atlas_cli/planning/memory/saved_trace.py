@@ -32,7 +32,7 @@ from atlas_cli.tasks.contract import BaseTask
 
 
 @dataclass(frozen=True)
-class Traced:
+class StepTrace:
     """The bytes that a step saves for backward, and the most alive at once besides weights and adapters.
 
     ``gradients`` is for everything that it trains; ``peak`` includes those that exist when most is alive.
@@ -53,7 +53,7 @@ def trace(
     whole: bool = False,
     task: BaseTask | None = None,
     train_weights: bool = False,
-) -> Traced:
+) -> StepTrace:
     """Trace one step of blocks ``layers``, forward and backward.
 
     Args:
@@ -103,7 +103,7 @@ def trace(
                 received = hidden if upper or whole else hidden.detach().to(returned).requires_grad_()
                 loss = traced_loss(task, head(received, mask), step.batch, step.tokens)
         if train_weights:
-            return Traced(saved.total, live.peak)
+            return StepTrace(saved.total, live.peak)
         if loss is not None:
             loss.backward()
         if received is not hidden and hidden.requires_grad:
@@ -112,7 +112,7 @@ def trace(
             torch.isfinite(gradient).all()  # as ``federation.numerics`` looks at what is sent
             hidden.backward(gradient)
         del besides, inputs
-        return Traced(saved.total, live.peak, sum(p.nbytes for p in trained))
+        return StepTrace(saved.total, live.peak, sum(p.nbytes for p in trained))
 
 
 class LiveBytes(TorchDispatchMode):
