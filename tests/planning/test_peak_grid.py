@@ -63,9 +63,10 @@ def check(
     step = Step(batch, tokens, padded, dtype, checkpointing, fused, optimizer=optimizer)
     said = predict_client(base.family, base.config, cut, ranks, features(base, targets), step)
     assert parts(said) == parts(used), case
-    # where a batch has fewer tokens than twice the largest rank, adapters weigh as much as it: at most 12.4 % above;
-    # with checkpointing all gradients are taken to be there when most is alive: at most 6.3 %
-    limit = 1.13 if batch * tokens <= 32 else 1.07 if checkpointing else 1.05
+    # where a batch has fewer tokens than twice the largest rank, adapters weigh as much as it: at most 13.9 % above;
+    # with checkpointing all gradients are taken to be there when most is alive: at most 6.3 %; with a
+    # feed-forward of a quarter of the width, where most is alive in the attention, at most 6.0 %; at most 5 % else
+    limit = 1.14 if batch * tokens <= 32 else 1.07 if checkpointing else 1.06 if 4 * width <= D else 1.05
     assert peak <= said.peak <= limit * peak, (said.peak / peak - 1, case)
 
 
