@@ -66,7 +66,7 @@ def check(plugin: type, contract: type) -> None:
 
 
 def _problems(plugin: type, contract: type) -> Iterator[str]:
-    where = f"{_file_of(plugin)}: {plugin.__name__}"
+    where = f"{file_of(plugin)}: {plugin.__name__}"
     hooks = {name for each in contract.__mro__[:-1] for name in vars(each) if name[0] != "_"}
     hints = get_type_hints(contract)
     known = hooks | {name for name in hints if name[0] != "_"}
@@ -74,7 +74,7 @@ def _problems(plugin: type, contract: type) -> Iterator[str]:
         for name in () if each in contract.__mro__ else _own_names(each):
             if name not in known:
                 yield (
-                    f"{_file_of(each)}: {each.__name__}.{name} is nothing that {contract.__name__} has"
+                    f"{file_of(each)}: {each.__name__}.{name} is nothing that {contract.__name__} has"
                     f"{did_you_mean(name, known)} (names of its own begin with an underscore)"
                 )
     for name in sorted(getattr(plugin, "__abstractmethods__", ())):
@@ -131,7 +131,8 @@ def _parameters(hook: Any) -> str:
     return f"({', '.join(inspect.signature(hook).parameters)})" if callable(hook) else ""
 
 
-def _file_of(plugin: type) -> str:
+def file_of(plugin: type) -> str:
+    """The file of a plug-in's class, as errors name it: inside the package from its folder on, else in full."""
     try:
         path = Path(inspect.getfile(plugin))
     except (TypeError, OSError):  # made in a shell

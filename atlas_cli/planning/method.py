@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from atlas_cli.aggregation.checks import require_parts
 from atlas_cli.aggregation.contract import PARTS, BaseMethod, Layer
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.errors import ConfigError
@@ -32,7 +33,9 @@ def load_method(name: str) -> type[BaseMethod]:
     Raises:
         ConfigError: there is none, or it breaks the contract.
     """
-    return load_class("aggregation.methods", name, "Method", BaseMethod, key="aggregation.method")
+    method = load_class("aggregation.methods", name, "Method", BaseMethod, key="aggregation.method")
+    require_parts(method, "aggregation.method")
+    return method
 
 
 def check_server_memory(config: ExperimentConfig, features: Collection[tuple[int, int]]) -> None:

@@ -1,1 +1,1 @@
-"""What leaves a client, what is done to it (``mechanisms``), and what that is worth (``accounting``, ``attacks``)."""
+"""Defences: what is done to what leaves a client (``mechanisms``), and the account of what is told all the same."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from atlas_cli.aggregation.checks import require_merge
 from atlas_cli.aggregation.client_gradients import factors_of
 from atlas_cli.aggregation.contract import (
     PARTS,
@@ -193,6 +194,7 @@ class Aggregator:
 
         Raises:
             NonFiniteError: the result is not finite; the group keeps its adapter.
+            AtlasError: the result is not what the contract of a method asks for.
         """
         clients = list(sent)
         updates = [self.update(client, sent[client]) for client in clients] + self._of_server(group, clients)
@@ -201,7 +203,7 @@ class Aggregator:
             updates, sent = self.noise.mean(group, current, head, self.method.SENT, updates, sent)
         before, change = self.merged[group], dict(self.changes[group].total)
         context = Context(group, number, self.group_weights.by_rank(group, clients))
-        merge = self.method.aggregate(before, updates, context)
+        merge = require_merge(self.method, self.method.aggregate(before, updates, context), before, context)
         self._require_finite(merge, context)
         self.merged[group] = merge.adapters
         self.version[group] += 1
