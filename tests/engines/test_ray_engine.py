@@ -167,10 +167,10 @@ def test_more_than_there_is_would_wait_for_ever(make_federation, engine):
 
 
 def test_other_software_on_a_node(make_federation, engine, monkeypatch):
-    from atlas_cli.engines.remote import installed
+    from atlas_cli.engines.remote import installed_software
 
     federation = make_federation(**OFF)
-    monkeypatch.setattr(installed, "_sources", lambda: "another state")
+    monkeypatch.setattr(installed_software, "_sources", lambda: "another state")
     with pytest.raises(ConfigError, match=r"has atlas .*, here .*another state.*install the same on all nodes"):
         engine(federation).__enter__()
 
