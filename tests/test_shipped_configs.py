@@ -36,8 +36,11 @@ def test_header(path):
             load_config(command[2], command[3:])
 
 
-@pytest.mark.packaged
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=[pytest.mark.packaged] if path.stem != "offline" else []) for path in CONFIGS],
+    ids=lambda path: path.stem,
+)
 def test_runs(path, tmp_path):
     config = load_config(path).config
     changes = [
@@ -48,7 +51,7 @@ def test_runs(path, tmp_path):
     one_step = ["training.rounds=1", "training.local_steps=1", "threads=1", f"output.dir={tmp_path}"]
     assert main(["train", str(path), *changes, *one_step]) == 0
     (run,) = tmp_path.iterdir()
-    manifest = json.loads((run / "manifest.json").read_text())
+    manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["status"] == "finished" and manifest["base_unchanged"]
     assert all(check["passed"] for check in manifest["verify"].values())
     assert {c.name for c in (run / "adapters" / "clients").iterdir()} == {c.name for c in config.expanded_clients()}

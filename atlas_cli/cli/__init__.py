@@ -24,7 +24,6 @@ SHOWN_OF_ERROR = 500  # characters at each end of an error's line
 app = typer.Typer(
     help="Split federated fine-tuning of Hugging Face language models with LoRA adapters of different ranks.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},

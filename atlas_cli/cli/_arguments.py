@@ -7,7 +7,10 @@ from typing import Annotated
 
 import typer
 
-ConfigFile = Annotated[Path, typer.Argument(metavar="FILE", help="Experiment config (YAML).", show_default=False)]
+ConfigFile = Annotated[
+    Path,
+    typer.Argument(metavar="FILE", help="Experiment config (YAML), or the name of an example.", show_default=False),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(

@@ -58,7 +58,9 @@ def command(
 
 
 def _is_config(source: Path) -> bool:
-    return source.is_file() or source.suffix in (".yaml", ".yml")
+    from atlas_cli.config.examples import config_file
+
+    return config_file(source)[0].is_file() or source.suffix in (".yaml", ".yml")
 
 
 def _of_config(

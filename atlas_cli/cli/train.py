@@ -12,7 +12,10 @@ from atlas_cli.cli._arguments import Overrides
 
 def command(
     file: Annotated[
-        str | None, typer.Argument(metavar="[FILE]", help="Experiment config (YAML).", show_default=False)
+        str | None,
+        typer.Argument(
+            metavar="[FILE]", help="Experiment config (YAML), or the name of an example.", show_default=False
+        ),
     ] = None,
     overrides: Overrides = None,
     resume: Annotated[
@@ -52,7 +55,9 @@ def command(
             raise ConfigError(f"--resume RUN takes its config from the run; leave {file} out")
         changes, file = [file, *changes], None
     if named is None and file is None:
-        raise ConfigError("give a config, e.g. atlas train configs/quickstart.yaml, or --resume RUN")
+        raise ConfigError(
+            "give a config, or the name of an example, e.g. atlas train quickstart (atlas init --list), or --resume RUN"
+        )
     run = open_run(named) if named is not None else None
     loaded = load_config(run.path / "config.yaml" if run else str(file), changes)
     console = Terminal()

@@ -1,7 +1,9 @@
-"""Makes relative paths of data and adapters absolute, starting from the config's folder.
+"""Makes relative paths of data, adapters and models absolute, starting from the config's folder.
 
 A path in a config file is looked for beside that file, then in the working directory; one given on the command line in
-the working directory alone. A path that exists nowhere stays as it is; reading it later raises the error.
+the working directory alone. A path that exists nowhere stays as it is; reading it later raises the error. A model or
+tokenizer is taken for a path only where its name has a folder in it (``models/mine``, ``./mine``) and is beside the
+config.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from atlas_cli.config.schema.experiment import ExperimentConfig
 def with_absolute_paths(
     config: ExperimentConfig, folder: Path, is_override: Callable[[str], bool]
 ) -> tuple[ExperimentConfig, list[str]]:
-    """The config with absolute paths of its task groups' data and adapters, and notes where there was a choice.
+    """The config with absolute paths of its data, adapters and models, and notes where there was a choice.
 
     Args:
         folder: of the config file.
@@ -42,7 +44,22 @@ def with_absolute_paths(
         data = {field: each(value, f"{key}.data.{field}") for field, value in paths.items() if value is not None}
         adapter = None if group.adapter is None else absolute(group.adapter, f"{key}.adapter")
         groups[name] = group.model_copy(update={"data": group.data.model_copy(update=data), "adapter": adapter})
-    return config.model_copy(update={"task_groups": groups}), notes
+    names = {key: getattr(config.model, key) for key in ("name", "tokenizer")}
+    beside = {
+        key: absolute(name, f"model.{key}")
+        for key, name in names.items()
+        if name is not None and _is_beside(name, folder)
+    }
+    model = config.model.model_copy(update=beside) if beside else config.model
+    return config.model_copy(update={"task_groups": groups, "model": model}), notes
+
+
+def _is_beside(name: str, folder: Path) -> bool:
+    """Whether a name that may also be one of the hub is that of a folder or file beside the config."""
+    try:
+        return ("/" in name or os.sep in name) and (folder / name).exists()
+    except (OSError, ValueError):  # a name that is too long, or holds a NUL
+        return False
 
 
 def _found(value: str, places: list[Path]) -> tuple[str, str | None]:

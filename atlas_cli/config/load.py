@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from atlas_cli.config import strict_yaml
 from atlas_cli.config.checks import cross_check
 from atlas_cli.config.data_paths import with_absolute_paths
+from atlas_cli.config.examples import config_file
 from atlas_cli.config.overrides import COMMAND_LINE, apply_overrides
 from atlas_cli.config.problems import Problem, from_validation
 from atlas_cli.config.schema.experiment import ExperimentConfig
@@ -32,7 +33,7 @@ class LoadedConfig:
 
     Attributes:
         config: the experiment, frozen.
-        path: the file, as it was given.
+        path: the file, as it was given, or that of an example.
         source_map: line (from 1) of every key and list item of the file, by its path.
         origins: by dotted key, where it was set: ``file:line`` or "override"; only keys that were set.
     """
@@ -51,13 +52,15 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> LoadedConfig
     """Read, override and check a config, as far as possible without the model and the data.
 
     Args:
-        path: the YAML file.
+        path: the YAML file, or the name of an example that comes with atlas.
         overrides: ``key=value`` strings, values in YAML.
 
     Raises:
         ConfigError: one line for every problem, in the order of the file, each ``file:line: key: what is wrong``.
     """
-    path = Path(path)
+    path, meant = config_file(Path(path))
+    if meant:
+        _say_once(f"note: {meant}")
     document = strict_yaml.load_file(path)
     set_paths = apply_overrides(document.data, overrides)
     origins = _origins(path, document.lines, set_paths)

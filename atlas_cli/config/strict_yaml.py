@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from atlas_cli.config.examples import examples
 from atlas_cli.errors import ConfigError
 from atlas_cli.suggest import did_you_mean
 
@@ -219,6 +220,8 @@ def _syntax_error(error: yaml.MarkedYAMLError, source: str) -> ConfigError:
 def _nearest_file(path: Path) -> str:
     folders = (path.parent, path.parent / "configs")
     found = {file.name: str(file) for folder in folders for file in sorted(folder.glob("*.yaml"))}
+    if path.name == str(path) and not path.suffix:
+        found |= {name: name for name in examples()}
     tail = did_you_mean(path.name, found) if found else ""
     near = next((name for name in found if tail == f"; did you mean {name}?"), None)
     return f"; did you mean {found[near]}?" if near else ""

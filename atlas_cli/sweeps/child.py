@@ -34,7 +34,7 @@ def train(arguments: list[str], log: Path) -> ProcessEnd:
     """
     # the modules that this process imports, and not those that happen to lie in the current folder
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)}
-    command = [sys.executable, "-P", "-m", "atlas_cli.cli", "train", *arguments]
+    command = [sys.executable, "-P", "-m", "atlas_cli", "train", *arguments]
     with writing(log):
         file = log.open("wb")
     with file:

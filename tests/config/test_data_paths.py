@@ -98,3 +98,13 @@ def test_the_resolved_config_means_the_same_elsewhere(here, monkeypatch):
     (here / "run" / "config.yaml").write_text(dump_config(first))
     monkeypatch.chdir(here / "elsewhere")
     assert load_config(here / "run" / "config.yaml").config == first
+
+
+def test_a_model_with_a_folder_in_its_name_is_found_beside_the_config(here):
+    (here / "configs" / "models" / "tiny").mkdir(parents=True)
+    (here / "configs" / "gpt2").mkdir()
+    for given, found in (("models/tiny", str(here / "configs" / "models" / "tiny")), ("gpt2", "gpt2"), ("a/b", "a/b")):
+        text = CONFIG.format(files="d.csv", more="").replace("minilm", f"{given}, tokenizer: {given}")
+        (here / "configs" / "c.yaml").write_text(text)
+        model = load_config("configs/c.yaml").config.model
+        assert (model.name, model.tokenizer) == (found, found)

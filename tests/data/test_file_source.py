@@ -10,6 +10,7 @@ import pytest
 from atlas_cli.config.schema.experiment import DataConfig
 from atlas_cli.data.sources import files, read_source
 from atlas_cli.errors import ConfigError, ResourceError
+from atlas_cli.extras import install_command
 from atlas_cli.testing import sources as conformance
 
 
@@ -165,7 +166,7 @@ def test_no_pyarrow_names_the_install_command(here, monkeypatch):
 
     (here / "a.parquet").write_bytes(b"x")
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ResourceError, match=r"need the pyarrow package: pip install -c constraints.txt -e \.\[data\]"):
+    with pytest.raises(ResourceError, match=re.escape(f"need the pyarrow package: {install_command('data')}")):
         load("a.parquet")
 
 

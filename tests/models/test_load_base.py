@@ -18,6 +18,7 @@ from transformers import LlamaModel
 from atlas_cli import tasks
 from atlas_cli.config.schema.experiment import ModelConfig
 from atlas_cli.errors import AtlasError, ConfigError, ResourceError
+from atlas_cli.extras import install_command
 from atlas_cli.models.files import gguf_files, resolve
 from atlas_cli.models.frozen.load import load_base, load_tokenizer, require_weights, shared_base
 from atlas_cli.models.halves.split import run_half
@@ -427,6 +428,4 @@ def test_a_gguf_file_without_the_package_that_reads_it(gguf_file, monkeypatch):
     for read in (load, tokenizer_of):
         with pytest.raises(ResourceError) as error:
             read(gguf_file)
-        assert str(error.value) == (
-            "reading tiny.gguf needs the gguf package: pip install -c constraints.txt -e '.[gguf]'"
-        )
+        assert str(error.value) == f"reading tiny.gguf needs the gguf package: {install_command('gguf')}"

@@ -1,6 +1,7 @@
 """Epsilon against published values, and against curves computed here in other ways."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from scipy.stats import norm
 
 from atlas_cli.config.schema.privacy import LEAST_NOISE
 from atlas_cli.errors import ConfigError
+from atlas_cli.extras import install_command
 from atlas_cli.privacy.account import accounting
 from atlas_cli.privacy.account.accounting import calibrate, gaussian_epsilon, keep_probability, sampled_epsilon
 
@@ -154,5 +156,5 @@ def test_randomised_response_has_its_epsilon():
 
 def test_without_the_accountant_the_extra_is_named(monkeypatch):
     monkeypatch.setattr(accounting, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"^privacy.updates: .*pip install -c constraints.txt -e '\.\[privacy\]'"):
+    with pytest.raises(ConfigError, match=f"^privacy.updates: .*: {re.escape(install_command('privacy'))}$"):
         accounting.require_accounting("privacy.updates")

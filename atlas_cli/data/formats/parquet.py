@@ -6,8 +6,7 @@ from pathlib import Path
 
 from atlas_cli.data.rows import Rows
 from atlas_cli.errors import ConfigError, ResourceError
-
-INSTALL = "pip install -c constraints.txt -e .[data]"
+from atlas_cli.extras import install_command
 
 
 def read_parquet(path: Path, key: str, notes: list[str]) -> Rows:
@@ -21,7 +20,7 @@ def read_parquet(path: Path, key: str, notes: list[str]) -> Rows:
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError as error:
-        raise ResourceError(f"{path}: Parquet files need the pyarrow package: {INSTALL}") from error
+        raise ResourceError(f"{path}: Parquet files need the pyarrow package: {install_command('data')}") from error
     try:
         with pq.ParquetFile(path) as file:
             return file.read().to_pylist()

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 from atlas_cli.data.rows import Rows, SourceRows, digest, single_location
 from atlas_cli.data.sources.contract import BaseSource
 from atlas_cli.errors import ConfigError, ResourceError
+from atlas_cli.extras import install_command
 
 if TYPE_CHECKING:
     from atlas_cli.config.schema.task_groups import _DataFields as DataConfig
-
-INSTALL = "pip install -c constraints.txt -e .[data]"
 
 
 class Source(BaseSource):
@@ -37,7 +36,7 @@ def _split(name: str, subset: str | None, split: str, key: str) -> Rows:
     try:
         import datasets
     except ImportError as error:
-        raise ResourceError(f"hub data sets need the datasets package: {INSTALL}") from error
+        raise ResourceError(f"hub data sets need the datasets package: {install_command('data')}") from error
     try:
         dataset = datasets.load_dataset(name, subset, split=split)
     except (OSError, datasets.exceptions.DatasetsError) as error:  # not found, no network, offline mode, no access

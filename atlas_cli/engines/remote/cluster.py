@@ -21,8 +21,8 @@ from typing import Any
 from unittest import mock
 
 from atlas_cli.errors import AtlasError, ConfigError
+from atlas_cli.extras import install_command
 
-INSTALL = "pip install -c constraints.txt -e '.[ray]'"
 CONNECT, ANSWER = 10, 60  # seconds that a node may take to open a connection, and a cluster to let a process join
 LOOPBACK = "127.0.0.1"
 
@@ -51,7 +51,7 @@ def require_installed() -> None:
     """
     if find_spec("ray") is None:
         raise ConfigError(
-            f"ray is not installed; in the checkout, {INSTALL}, or use engine.name=in-process", key="engine.name"
+            f"ray is not installed: {install_command('ray')}, or use engine.name=in-process", key="engine.name"
         )
 
 

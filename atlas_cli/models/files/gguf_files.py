@@ -12,6 +12,7 @@ import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from atlas_cli.errors import ResourceError
+from atlas_cli.extras import install_command
 from atlas_cli.storage.cached_folders import cache_dir, damage, describe, known_sha256
 from atlas_cli.storage.scratch_folders import CACHED, Scratch, clear
 
@@ -36,7 +37,7 @@ def require_reader(file: Path) -> None:
         ResourceError: it is not; says how to install it.
     """
     if find_spec("gguf") is None:
-        raise ResourceError(f"reading {file.name} needs the gguf package: pip install -c constraints.txt -e '.[gguf]'")
+        raise ResourceError(f"reading {file.name} needs the gguf package: {install_command('gguf')}")
 
 
 def converted(file: Path) -> Path:

@@ -19,6 +19,7 @@ from importlib.util import find_spec
 import numpy as np
 
 from atlas_cli.errors import ConfigError
+from atlas_cli.extras import install_command
 
 CHANNELS = ("updates", "activations", "labels", "fingerprints")
 MAX_MULTIPLIER = 1e9
@@ -128,5 +129,6 @@ def require_accounting(key: str) -> None:
         ConfigError: the optional dependency is not installed.
     """
     if find_spec("dp_accounting") is None:
-        install = "pip install -c constraints.txt -e '.[privacy]'"
-        raise ConfigError(f"epsilon is computed by dp-accounting; in the checkout, {install}", key=key)
+        raise ConfigError(
+            f"epsilon is computed by dp-accounting, which is not installed: {install_command('privacy')}", key=key
+        )

@@ -1,4 +1,4 @@
-"""``python -m atlas_cli.cli`` is ``atlas``, for a process that starts another with its own interpreter."""
+"""``python -m atlas_cli`` is ``atlas``, also for a process that starts another with its own interpreter."""
 
 import sys
 
