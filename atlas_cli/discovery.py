@@ -45,6 +45,7 @@ GROUPS = {
 }
 _NO_PLUGINS = {"contract"}
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+_NAME = re.compile(r"[a-z0-9]+([-_][a-z0-9]+)*")
 
 
 class Plugin(NamedTuple):
@@ -68,6 +69,11 @@ class Plugin(NamedTuple):
 def names(package: str) -> tuple[str, ...]:
     """YAML names of the plug-ins of ``atlas_cli.<package>``, sorted; nothing is imported but the package itself."""
     return tuple(sorted(_known(package)))
+
+
+def own_names(package: str) -> list[str]:
+    """YAML names of the plug-ins that are files of this package."""
+    return [name for name in names(package) if any(each.package is None for each in _known(package)[name])]
 
 
 def installed(package: str) -> list[Plugin]:
@@ -109,19 +115,43 @@ def load(package: str, name: str, *, key: str | None = None) -> ModuleType:
         where = f"{plugin.origin}: " if plugin.package is not None else ""
         raise ConfigError(f"{where}{error}", key=key) from error
     except (Exception, SystemExit) as error:
-        import traceback
-
-        frames = traceback.extract_tb(error.__traceback__)
-        place = f" (in {Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
         what = on_one_line(f"{type(error).__name__}: {error}")[:300]
-        raise ConfigError(f"{plugin.origin} cannot be imported: {what}{place}", key=key) from error
+        raise ConfigError(f"{plugin.origin} cannot be imported: {what}{_place(error)}", key=key) from error
+
+
+def _place(error: BaseException) -> str:
+    """The last line of a plug-in, or of what it imports, in which an import failed; none where nothing was found."""
+    import traceback
+
+    machinery = (__file__, importlib.__file__)
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename not in machinery and not frame.filename.startswith("<")
+    ]
+    return f" (in {Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+
+
+def misnamed() -> list[str]:
+    """Entry points of other packages that look like plug-ins and can be none, each in a sentence."""
+    known, found = GROUPS.values(), []
+    for distribution, entry in _all_entry_points():
+        if entry.group not in known:
+            why = f"{entry.group} is no group of plug-ins{did_you_mean(entry.group, known)}"
+        elif not _NAME.fullmatch(entry.name):
+            why = "its name may have small letters, digits, - and _ alone"
+        else:
+            continue
+        found.append(f"{_origin(distribution, entry)} is not used: {why}")
+    return sorted(found)
 
 
 @cache
 def _known(package: str) -> Mapping[str, tuple[Plugin, ...]]:
     """All that claim a name, by name."""
     found: dict[str, tuple[Plugin, ...]] = {}
-    for plugin in (*_files(package), *(_of_packages().get(GROUPS.get(package, ""), ()))):
+    others = _of_packages(GROUPS[package]) if package in GROUPS else ()
+    for plugin in (*_files(package), *others):
         found[plugin.name] = (*found.get(plugin.name, ()), plugin)
     return found
 
@@ -135,31 +165,28 @@ def _files(package: str) -> Iterator[Plugin]:
                 yield Plugin(_in_yaml(found.name), f"atlas_cli.{package}.{found.name}", file.as_posix())
 
 
+def _of_packages(group: str) -> Iterator[Plugin]:
+    for distribution, entry in _all_entry_points():
+        if entry.group == group and _NAME.fullmatch(entry.name):
+            origin = _origin(distribution, entry)
+            yield Plugin(_in_yaml(entry.name), entry.value, origin, distribution.name, distribution.version)
+
+
 @cache
-def _of_packages() -> Mapping[str, tuple[Plugin, ...]]:
-    """Plug-ins of other packages by group of entry points; of two copies of a package the one that Python imports."""
+def _all_entry_points() -> tuple[tuple[Distribution, EntryPoint], ...]:
+    """Those of atlas that other packages have; of two copies of a package those of the one that Python imports."""
     from importlib.metadata import distributions  # slow to import, and `atlas --help` needs none of it
 
-    found: dict[str, dict[str, list[Plugin]]] = {}
-    for distribution in distributions():
-        if entries := [entry for entry in _entry_points(distribution) if entry.group in GROUPS.values()]:
-            package, version = distribution.name, distribution.version
-            for group in {entry.group for entry in entries}:
-                found.setdefault(group, {}).setdefault(
-                    package,
-                    [
-                        Plugin(
-                            _in_yaml(e.name),
-                            e.value,
-                            f"{package} {version} (entry point {group}: {e.name} = {e.value})",
-                            package,
-                            version,
-                        )
-                        for e in entries
-                        if e.group == group
-                    ],
-                )
-    return {group: tuple(p for each in packages.values() for p in each) for group, packages in found.items()}
+    found: dict[str, list[tuple[Distribution, EntryPoint]]] = {}
+    for each in distributions():
+        if entries := [(each, entry) for entry in _entry_points(each) if entry.group.startswith("atlas.")]:
+            found.setdefault(each.name, entries)
+    return tuple(pair for entries in found.values() for pair in entries)
+
+
+def _origin(distribution: Distribution, entry: EntryPoint) -> str:
+    where = f"entry point {entry.group}: {entry.name} = {entry.value}"
+    return on_one_line(f"{distribution.name} {distribution.version} ({where})")
 
 
 def _entry_points(distribution: Distribution) -> list[EntryPoint]:

@@ -9,7 +9,7 @@ that nothing calls would change no figure, and nobody would see it.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, get_args, get_origin, get_type_hints
 
@@ -24,7 +24,15 @@ T = TypeVar("T")
 S = TypeVar("S", bound=BaseModel)
 
 
-def load_class(package: str, name: str, attribute: str, contract: type[T], *, key: str | None = None) -> type[T]:
+def load_class(
+    package: str,
+    name: str,
+    attribute: str,
+    contract: type[T],
+    *,
+    key: str | None = None,
+    more: Callable[[type[T]], None] | None = None,
+) -> type[T]:
     """The class that a plug-in file defines, which keeps its contract.
 
     Args:
@@ -33,6 +41,7 @@ def load_class(package: str, name: str, attribute: str, contract: type[T], *, ke
         attribute: the name of the class in the file.
         contract: what it inherits from.
         key: of the config, for errors.
+        more: raises a ConfigError for what the contract asks for beyond names and types.
 
     Raises:
         ConfigError: no such plug-in, or it breaks the contract: names its origin, its file and what is wrong.
@@ -49,6 +58,8 @@ def load_class(package: str, name: str, attribute: str, contract: type[T], *, ke
         raise ConfigError(f"{origin} {what} ({contract.__module__}.{contract.__name__}){hint}", key=key)
     try:
         check(found, contract)
+        if more is not None:
+            more(found)
     except ConfigError as error:
         where = f"{origin}: " if discovery.find(package, name).package is not None else ""
         raise ConfigError(f"{where}{error}", key=key) from None

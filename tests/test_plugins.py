@@ -8,6 +8,7 @@ import pytest
 
 from atlas_cli import discovery, plugins
 from atlas_cli.audit.attacks.contract import BaseAttack
+from atlas_cli.config.load import load_config
 from atlas_cli.data.corpora.contract import BaseCorpus
 from atlas_cli.data.sources.contract import BaseSource
 from atlas_cli.errors import ConfigError
@@ -25,32 +26,6 @@ CONTRACTS = {
 def test_every_plugin_of_atlas_keeps_its_contract(package, name):
     plugin = plugins.load_class(package, name, *CONTRACTS[package])
     assert plugin.__doc__ and sys.modules[plugin.__module__].__doc__
-
-
-@pytest.fixture
-def install(tmp_path, monkeypatch):
-    """``install(name, {module: text}, entry_points)``: a package as an installer leaves it, in a folder of its own."""
-    caches = (discovery.names, discovery._known, discovery._of_packages)
-
-    def write(name, modules, entry_points):
-        folder = tmp_path / name
-        info = folder / f"{name.replace('-', '_')}-1.5.dist-info"
-        info.mkdir(parents=True)
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.5\n")
-        (info / "entry_points.txt").write_text(entry_points)
-        for module, text in modules.items():
-            (folder / f"{module}.py").write_text(text)
-        monkeypatch.syspath_prepend(str(folder))
-        for each in caches:
-            each.cache_clear()
-
-    known = set(sys.modules)
-    yield write
-    for name in set(sys.modules) - known:
-        if name.startswith("lab_"):
-            del sys.modules[name]
-    for each in caches:
-        each.cache_clear()
 
 
 def test_a_plugin_of_another_package_is_found_and_imported_only_when_asked_for(install):
@@ -84,9 +59,10 @@ def test_a_name_that_two_claim_is_refused_with_both_origins(install, name):
             "lab_bad",
             "ModuleNotFoundError: No module named 'no_such_library' (in lab_bad.py, line 1)",
         ),
-        ("raise SystemExit(3)", "lab_bad", "SystemExit: 3"),
-        ("", "lab_gone", "No module named 'lab_gone'"),
-        ("", "lab_bad:thing", "must name a module"),
+        ("raise SystemExit(3)", "lab_bad", "SystemExit: 3 (in lab_bad.py, line 1)"),
+        ("", "lab_gone", "ModuleNotFoundError: No module named 'lab_gone'"),
+        ("1 +", "lab_bad", "SyntaxError: invalid syntax (lab_bad.py, line 1)"),
+        ("", "lab_bad:thing", "must name a module, such as lab_atlas.factor_median"),
     ],
 )
 def test_a_broken_plugin_is_one_line_that_names_package_and_entry_point(install, text, target, reason):
@@ -96,7 +72,25 @@ def test_a_broken_plugin_is_one_line_that_names_package_and_entry_point(install,
         discovery.load("tasks", "bad", key="task_groups.g.task")
     message = str(error.value)
     assert message.startswith(f"task_groups.g.task: lab-bad 1.5 (entry point atlas.tasks: bad = {target})")
-    assert reason in message and "\n" not in message
+    assert message.endswith(reason) and "\n" not in message
+
+
+def test_entry_points_that_nothing_asks_for_are_named(install, tmp_path, capsys):
+    entries = (
+        "[atlas.aggregations]\nmean = lab_one\n[atlas.tasks]\nMy Task = lab_one\nmy_task = lab_one\n[other]\nx = y\n"
+    )
+    install("lab-one", {"lab_one": ""}, entries)
+    assert discovery.misnamed() == [
+        "lab-one 1.5 (entry point atlas.aggregations: mean = lab_one) is not used: atlas.aggregations is no group of "
+        "plug-ins; did you mean atlas.aggregation?",
+        "lab-one 1.5 (entry point atlas.tasks: My Task = lab_one) is not used: its name may have small letters, digits,"
+        " - and _ alone",
+    ]
+    assert "my-task" in discovery.names("tasks") and "My Task" not in discovery.names("tasks")
+    (tmp_path / "x.yaml").write_text("name: 1\n")
+    with pytest.raises(ConfigError):
+        load_config(tmp_path / "x.yaml")
+    assert capsys.readouterr().err.count("note: lab-one 1.5") == 2
 
 
 def test_metadata_that_cannot_be_read_harms_nobody(install):

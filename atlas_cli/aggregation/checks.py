@@ -9,7 +9,7 @@ from atlas_cli.errors import AtlasError, ConfigError
 from atlas_cli.plugins import file_of
 
 
-def require_parts(method: type[BaseMethod], key: str) -> None:
+def require_parts(method: type[BaseMethod]) -> None:
     """Check that a method trains, sends and delivers A, B, both or nothing.
 
     Raises:
@@ -18,9 +18,7 @@ def require_parts(method: type[BaseMethod], key: str) -> None:
     for name in ("SENT", "DELIVERED", "TRAINED"):
         for part in getattr(method, name):
             if part not in PARTS:
-                raise ConfigError(
-                    f"{file_of(method)}: Method.{name} has {part!r}; expected of {', '.join(PARTS)}", key=key
-                )
+                raise ConfigError(f"{file_of(method)}: Method.{name} has {part!r}; expected of {', '.join(PARTS)}")
 
 
 def require_merge(method: BaseMethod, merge: object, current: Adapters, context: Context) -> Merge:

@@ -42,7 +42,14 @@ def command(
         typer.Option(min=0, max=1, help="Take no layer that leaks more (0 to 1); see --leakage."),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Examples of a step.")] = 8,
-    max_length: Annotated[int, typer.Option(min=2, help="Tokens of an example, padding included.")] = 128,
+    max_length: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            help="Tokens of an example, padding included; default: 128, or all positions of a shorter model.",
+            show_default=False,
+        ),
+    ] = None,
     rank: Annotated[int, typer.Option(min=1, help="LoRA rank of every client layer.")] = 8,
     targets: Annotated[
         str, typer.Option(metavar="NAMES", help="Linear layers that get adapters, e.g. q_proj,v_proj.")
@@ -64,14 +71,18 @@ def command(
     from atlas_cli.cli._imports import without_collecting
 
     with without_collecting():
-        from atlas_cli.planning.cuts.choice import choose_split
+        from atlas_cli.planning.cuts.choice import choose_split, default_tokens
         from atlas_cli.planning.cuts.leakage import read_leakage
-        from atlas_cli.planning.cuts.table import Setting
+        from atlas_cli.planning.cuts.table import Setting, config_of
 
     client, serving = _devices(device, memory, server, config)
-    setting = Setting(batch_size, max_length, rank, _target_names(targets), dtype, checkpointing)
+    hf_config = config_of(model)
+    tokens = default_tokens(hf_config) if max_length is None else max_length
+    setting = Setting(batch_size, tokens, rank, _target_names(targets), dtype, checkpointing)
     known = read_leakage(leakage) if leakage is not None else None
-    choice = choose_split(model, setting, client, serving, leakage=known, max_leakage=max_leakage)
+    choice = choose_split(model, setting, client, serving, leakage=known, max_leakage=max_leakage, hf_config=hf_config)
+    if max_length is None and tokens < Setting.tokens:
+        typer.echo(f"note: examples of {tokens} tokens, as many as the model has positions (--max-length)", err=True)
     _show(choice, as_json)
     choice.require()
 

@@ -46,6 +46,7 @@ def command(
     from atlas_cli.reports.progress import progress_for
     from atlas_cli.reports.terminal import Terminal
     from atlas_cli.runs.directory import open_run
+    from atlas_cli.runs.resumable import require_plugins
 
     changes = [*(overrides or []), *(["aggregation.error_ledger=false"] if no_error_ledger else [])]
     changes += [f"engine.name={engine}"] if engine is not None else []
@@ -59,6 +60,8 @@ def command(
             "give a config, or the name of an example, e.g. atlas train quickstart (atlas init --list), or --resume RUN"
         )
     run = open_run(named) if named is not None else None
+    if run is not None:
+        require_plugins(run)
     loaded = load_config(run.path / "config.yaml" if run else str(file), changes)
     console = Terminal()
     with locating(loaded), progress_for(console) as progress:

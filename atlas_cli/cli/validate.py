@@ -37,6 +37,7 @@ def command(
     from atlas_cli.planning.memory_assumptions import unpredicted, waits_for_data
     from atlas_cli.planning.plan import make_plan
     from atlas_cli.privacy.account.accounting import require_accounting
+    from atlas_cli.privacy.mechanisms import active_mechanisms
     from atlas_cli.reports.terminal import Terminal
     from atlas_cli.tasks.contract import count_examples
 
@@ -48,6 +49,7 @@ def command(
         computing_device(loaded.config)
         for noise in loaded.config.privacy.noises():
             require_accounting(f"privacy.{noise}")
+        active_mechanisms(loaded.config.privacy)
         if loaded.config.engine.name == "ray":
             require_installed()
         notes = clock_notes(loaded.config)

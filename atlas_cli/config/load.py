@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from atlas_cli import discovery
 from atlas_cli.config import strict_yaml
 from atlas_cli.config.checks import cross_check
 from atlas_cli.config.data_paths import with_absolute_paths
@@ -59,8 +60,8 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> LoadedConfig
         ConfigError: one line for every problem, in the order of the file, each ``file:line: key: what is wrong``.
     """
     path, meant = config_file(Path(path))
-    if meant:
-        _say_once(f"note: {meant}")
+    for sentence in (*([meant] if meant else ()), *discovery.misnamed()):
+        _say_once(f"note: {sentence}")
     document = strict_yaml.load_file(path)
     set_paths = apply_overrides(document.data, overrides)
     origins = _origins(path, document.lines, set_paths)

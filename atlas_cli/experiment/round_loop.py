@@ -24,6 +24,7 @@ from atlas_cli.federation.merging.pruning import prune
 from atlas_cli.federation.merging.screening import require_finite_update, too_large, unfit
 from atlas_cli.federation.parties.evaluation import mean_metrics
 from atlas_cli.planning.cohort import sample_cohort
+from atlas_cli.printable import on_one_line
 from atlas_cli.wire.ledger import Ledger
 from atlas_cli.wire.messages import BaseWeights, Message
 
@@ -94,7 +95,7 @@ def caution(federation: Federation, recorder: Recorder) -> None:
     for group in aggregator.merged:
         size = cohort_size(share, sum(member.group == group for member in aggregator.members.values()))
         if text := aggregator.method.caution(size):
-            recorder.progress.note(f"warning: {group}: {text}")
+            recorder.progress.note(f"warning: {group}: {on_one_line(text)}")
 
 
 def unused_weights(federation: Federation) -> str | None:

@@ -21,6 +21,7 @@ from atlas_cli.federation.parties.evaluation import Evaluator
 from atlas_cli.federation.parties.party import Party
 from atlas_cli.federation.parties.server import Server
 from atlas_cli.planning.plan import Plan
+from atlas_cli.printable import on_one_line
 from atlas_cli.privacy.account.accounting import calibrate, require_accounting
 from atlas_cli.privacy.account.epsilon_account import EpsilonAccount
 from atlas_cli.privacy.account.norms import Norms, mean_norms
@@ -204,7 +205,7 @@ class Protection:
             found = options.model_dump(mode="json", exclude_none=True) if isinstance(options, Section) else {}
             if name in self.account.multipliers:
                 found["noise_multiplier"] = self.account.multipliers[name]
-            found["protects"] = mechanism.promise(options)
+            found["protects"] = on_one_line(mechanism.promise(options))
             mechanisms[name.replace("_", "-")] = {"channel": mechanism.channel, "unit": mechanism.unit, **found}
         return {"delta": self.config.delta, "mechanisms": mechanisms}
 

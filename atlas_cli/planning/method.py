@@ -33,9 +33,7 @@ def load_method(name: str) -> type[BaseMethod]:
     Raises:
         ConfigError: there is none, or it breaks the contract.
     """
-    method = load_class("aggregation.methods", name, "Method", BaseMethod, key="aggregation.method")
-    require_parts(method, "aggregation.method")
-    return method
+    return load_class("aggregation.methods", name, "Method", BaseMethod, key="aggregation.method", more=require_parts)
 
 
 def check_server_memory(config: ExperimentConfig, features: Collection[tuple[int, int]]) -> None:

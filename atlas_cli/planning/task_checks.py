@@ -17,11 +17,11 @@ def check_tasks(config: ExperimentConfig, model_type: str, family: BaseFamily) -
         ConfigError: a task needs a decoder, or its examples have no class although labels are randomised.
     """
     for name, group in config.task_groups.items():
-        task = load(group.task)
+        task = load(group.task, key=f"task_groups.{name}.task")
         if task.causal_only and not family.causal:
             raise ConfigError(
                 f"{group.task} needs a decoder, and {model_type} is an encoder; use another model, or one of "
-                + ", ".join(n for n in discovery.names("tasks") if not load(n).causal_only),
+                + ", ".join(n for n in discovery.own_names("tasks") if not load(n).causal_only),
                 key=f"task_groups.{name}.task",
             )
         if config.privacy.labels is not None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from atlas_cli import discovery
 from atlas_cli.config.load import load_config
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.errors import AtlasError, ConfigError, ResourceError
@@ -47,13 +48,33 @@ def read_manifest(run: RunDirectory) -> dict[str, Any]:
     return manifest
 
 
+def require_plugins(run: RunDirectory) -> None:
+    """Check that the plug-ins which a run had from other packages are there, before its config asks for them by name.
+
+    Raises:
+        ResourceError: one is not; names its package and version. Or as ``read_manifest``.
+    """
+    inputs = read_manifest(run).get("inputs")
+    packages = inputs.get("packages") if isinstance(inputs, dict) else None
+    for package, facts in packages.items() if isinstance(packages, dict) else ():
+        version = facts.get("version")
+        for plugin in facts.get("plugins", ()):
+            kind, _, name = plugin.partition(": ")
+            if kind in discovery.GROUPS and name not in discovery.names(kind):
+                raise ResourceError(
+                    f"{run.path} was computed with {name} ({kind}) of the package {package} {version}, and no package "
+                    f"that is installed here brings it; install {package} {version}"
+                )
+
+
 def config_of(run: RunDirectory) -> ExperimentConfig:
     """The config of a run.
 
     Raises:
         ConfigError: config.yaml is none.
-        ResourceError: config.yaml says something else than the manifest.
+        ResourceError: config.yaml says something else than the manifest; or as ``require_plugins``.
     """
+    require_plugins(run)
     path = run.path / "config.yaml"
     config = load_config(path).config
     was, now = _flat(read_manifest(run)["config"]), _flat(_as_json(config))

@@ -25,9 +25,7 @@ def load(name: str, *, key: str | None = None) -> type[BaseTask]:
     """
     from atlas_cli.tasks.contract import BaseTask, check_declared
 
-    found = load_class("tasks", name, "Task", BaseTask, key=key)
-    check_declared(found)
-    return found
+    return load_class("tasks", name, "Task", BaseTask, key=key, more=check_declared)
 
 
 def build(task_name: str, classes: Sequence[str] = (), pooling: str = "mean", *, keep_end: bool = False) -> BaseTask:

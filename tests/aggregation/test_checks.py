@@ -39,4 +39,4 @@ def test_a_merge_that_keeps_it_is_handed_on():
 def test_parts_that_no_adapter_has_are_refused(name):
     broken = type("Method", (ZeroPad,), {name: ("A", "C"), "__module__": ZeroPad.__module__})
     with pytest.raises(ConfigError, match=rf"Method\.{name} has 'C'; expected of A, B"):
-        require_parts(broken, "aggregation.method")
+        require_parts(broken)

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from atlas_cli.audit.attack_all import audit
 from atlas_cli.audit.attacks import attack_of, length_from_gradients, membership
+from atlas_cli.audit.attacks.contract import BaseAttack
 from atlas_cli.audit.evidence import Evidence
 from atlas_cli.audit.figures import Inapplicable
 from atlas_cli.audit.update_norms import update_norms
@@ -280,3 +281,14 @@ def test_an_attack_that_breaks_a_promise_is_told_which(trained, monkeypatch, bro
     monkeypatch.setattr(length_from_gradients.Attack, "attack", lambda self, e: broken(attack(self, e), calls))
     with pytest.raises(AssertionError, match=promise):
         conformance.check("length-from-gradients", trained(**RECORDED).path)
+
+
+def test_words_of_an_attack_stay_on_their_line():
+    class Attack(BaseAttack):
+        channel, knows = "a\nb", "c"
+
+        def attack(self, evidence):
+            return self.figure("d\ne", (0.5, 0.4, 0.6), chance=0.1, examples=3, note="f\ng")
+
+    figure = Attack("x").attack(None)
+    assert (figure.what, figure.channel, figure.note) == (r"d\ne", r"a\nb", r"f\ng")

@@ -11,7 +11,6 @@ from support.tiny_models import CONFIGS, word_tokenizer
 from torch import nn
 from transformers import AutoModelForCausalLM, GPTNeoXConfig, OPTConfig
 
-from atlas_cli import discovery
 from atlas_cli.cli import main
 from atlas_cli.errors import ConfigError
 from atlas_cli.models.families import family_of, gpt2
@@ -65,25 +64,20 @@ def test_what_does_not_fit_the_contract_is_an_error_when_it_is_loaded(attributes
     assert __file__ in str(error.value) and message in str(error.value)
 
 
-def test_a_broken_family_of_another_package_stops_no_other(tmp_path, monkeypatch):
+def test_a_broken_family_of_another_package_stops_no_other(install):
     """It is asked for what no family here covers, and then named."""
-    info = tmp_path / "lab_family-1.5.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: lab-family\nVersion: 1.5\n", "utf-8")
-    (info / "entry_points.txt").write_text("[atlas.families]\naardvark = lab_family\n", "utf-8")
-    (tmp_path / "lab_family.py").write_text("import no_such_library\n", "utf-8")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    caches = (discovery.names, discovery._known, discovery._of_packages)
-    try:
-        for each in caches:
-            each.cache_clear()
-        assert family_of("roberta").causal is False
-        with pytest.raises(ConfigError, match=r"^lab-family 1\.5 .*aardvark.*no_such_library"):
-            family_of("t5")
-    finally:
-        monkeypatch.undo()
-        for each in caches:
-            each.cache_clear()
+    install("lab-family", {"lab_family": "import no_such_library\n"}, "[atlas.families]\naardvark = lab_family\n")
+    assert family_of("roberta").causal is False
+    with pytest.raises(ConfigError, match=r"^lab-family 1\.5 .*aardvark.*no_such_library"):
+        family_of("t5")
+
+
+def test_a_model_type_that_two_families_claim_is_refused_with_both_origins(install):
+    text = "from atlas_cli.models.families import gpt2\n\nclass Family(gpt2.Family):\n    model_types = ('gpt2', 'x')\n"
+    install("lab-family", {"lab_family": text}, "[atlas.families]\nother = lab_family\n")
+    with pytest.raises(ConfigError, match=r"^model\.name: model_type 'gpt2' is claimed by .*/gpt2\.py and by lab-f"):
+        family_of("gpt2")
+    assert family_of("x").blocks == "h" and family_of("llama").causal
 
 
 SIZES = {
@@ -100,6 +94,10 @@ UNCOVERED = {
     "no final norm": (
         OPTConfig(**SIZES, ffn_dim=48, _remove_final_layer_norm=True),
         "_remove_final_layer_norm: True leaves the final norm out, which is not covered",
+    ),
+    "no share": (
+        GPTNeoXConfig(**SIZES, intermediate_size=48, rotary_pct=None),
+        "rope_parameters.partial_rotary_factor: None is not a share of a head, above 0 and at most 1",
     ),
     "share": (
         GPTNeoXConfig(**SIZES, intermediate_size=48, rotary_pct=1.5),

@@ -182,6 +182,13 @@ def test_a_folder_around_a_model_names_it(inner, tmp_path):
         ("llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor: 0.5"),
         ("llama", {"is_causal": False}, "is_causal: False"),
         ("llama", {"rope_theta": 5.0}, "rope_theta: 5.0 is not the 10000.0 of rope_parameters"),
+        ("gpt_neox", {"rotary_pct": 0.5}, "rotary_pct: 0.5 is not the 0.25 of rope_parameters.partial_rotary_factor"),
+        ("gpt_neox", {"rotary_emb_base": 5}, "rotary_emb_base: 5 is not the 10000"),
+        (
+            "gpt_neox",
+            {"rope_parameters": None, "rotary_pct": "0.25"},
+            "rope_parameters.partial_rotary_factor: '0.25' is",
+        ),
         ("llama", {"rope_parameters": {"rope_type": "spin", "rope_theta": 9.0}}, "rope_parameters.rope_type: 'spin'"),
         (
             "llama",

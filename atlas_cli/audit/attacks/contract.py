@@ -14,6 +14,7 @@ from typing import ClassVar
 
 from atlas_cli.audit.evidence import Evidence
 from atlas_cli.audit.figures import Figure
+from atlas_cli.printable import on_one_line
 
 
 class BaseAttack(ABC):
@@ -63,4 +64,5 @@ class BaseAttack(ABC):
             floor: the value of an attacker that knows only what is common; None if that equals chance.
             note: whatever else a reader must know.
         """
-        return Figure(self._name, what, self.channel, self.knows, *interval, chance, best, examples, floor, note)
+        what, channel, knows, note = map(on_one_line, (what, self.channel, self.knows, note))
+        return Figure(self._name, what, channel, knows, *interval, chance, best, examples, floor, note)

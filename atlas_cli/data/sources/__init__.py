@@ -37,5 +37,5 @@ def _source(name: str, key: str | None = None) -> BaseSource:
 
 def _readers(key: Key) -> str:
     """The sources of atlas that read a key."""
-    own = [name for name in discovery.names(PACKAGE) if discovery.find(PACKAGE, name).package is None]
+    own = discovery.own_names(PACKAGE)
     return " and ".join(name for name in own if key in _source(name).keys)

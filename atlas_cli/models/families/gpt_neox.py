@@ -24,8 +24,11 @@ class Family(BaseFamily):
     def uncovered(self, config: PreTrainedConfig) -> Iterator[tuple[str, str]]:
         """A rotary share of each head that is not possible is not covered."""
         share = config.rope_parameters["partial_rotary_factor"]
-        if not 0 < share <= 1:
-            yield "rope_parameters.partial_rotary_factor", "is not a share of a head, above 0 and at most 1"
+        if not (isinstance(share, int | float) and 0 < share <= 1):
+            yield (
+                "rope_parameters.partial_rotary_factor",
+                "is not a share of a head, above 0 and at most 1",
+            )
 
     def parallel(self, config: PreTrainedConfig) -> bool:
         """The value of ``use_parallel_residual``; without it, the feed-forward reads the attention's sum."""

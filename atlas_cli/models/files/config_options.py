@@ -52,6 +52,13 @@ _SIZES = (
     *("n_heads", "num_key_value_heads", "head_dim", "intermediate_size", "n_inner", "hidden_dim", "vocab_size"),
     *("max_position_embeddings", "n_positions", "type_vocab_size"),
 )
+# other spellings of what is in rope_parameters
+_ROTARY = {
+    "rope_theta": "rope_theta",
+    "rotary_emb_base": "rope_theta",
+    "partial_rotary_factor": "partial_rotary_factor",
+    "rotary_pct": "partial_rotary_factor",
+}
 _ACTIVATIONS = ("hidden_act", "activation_function", "activation")
 _SMALL = ("layer_norm_eps", "layer_norm_epsilon", "rms_norm_eps")
 _LARGEST = 2**31
@@ -96,13 +103,14 @@ def refuse_options(
         if isinstance(options.get(name), int) and not _is_size(options[name]):
             raise ConfigError(f"{place}{name}: {_short(options[name])} {_NO_SIZE}", key=key)
     rotary = options.get("rope_parameters")
-    theta = rotary.get("rope_theta") if isinstance(rotary, Mapping) else None
-    if theta is not None and options.get("rope_theta", theta) != theta:
-        raise ConfigError(
-            f"{place}rope_theta: {_short(options['rope_theta'])} is not the {_short(theta)} of rope_parameters, which "
-            "transformers takes; remove one",
-            key=key,
-        )
+    for spelling, name in _ROTARY.items():
+        taken = rotary.get(name) if isinstance(rotary, Mapping) else None
+        if taken is not None and options.get(spelling) not in (None, taken):
+            raise ConfigError(
+                f"{place}{spelling}: {_short(options[spelling])} is not the {_short(taken)} of "
+                f"rope_parameters{f'.{name}' if name != spelling else ''}, which transformers takes; remove one",
+                key=key,
+            )
 
 
 def computed_options(model_type: object) -> tuple[str, ...]:

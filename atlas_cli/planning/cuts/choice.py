@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from transformers import PreTrainedConfig
 
 from atlas_cli.errors import ConfigError, TooFewClientsError
+from atlas_cli.models.families import family_of
 from atlas_cli.models.frozen.load import check_cut
 from atlas_cli.planning.cuts.leakage import EXAMPLE, KNOWN, Leakage
 from atlas_cli.planning.cuts.remedies import remedies, size_text
@@ -81,6 +82,12 @@ def get_split_point(model_name: str) -> int:
     return check_cut(None, int(config_of(model_name).num_hidden_layers))
 
 
+def default_tokens(hf_config: PreTrainedConfig) -> int:
+    """The tokens of an example where nobody says how many: those of ``Setting``, or all that a model can take."""
+    positions = family_of(hf_config.model_type).positions(hf_config)
+    return Setting.tokens if positions is None else min(Setting.tokens, positions)
+
+
 def choose_split(
     model_name: str,
     setting: Setting | None = None,
@@ -105,8 +112,9 @@ def choose_split(
             does not have, or none of a layer that everything else allows.
         ResourceError: the model cannot be found.
     """
-    setting = setting or Setting()
-    shapes = Shapes(config_of(model_name) if hf_config is None else hf_config, setting)
+    hf_config = config_of(model_name) if hf_config is None else hf_config
+    setting = setting or Setting(tokens=default_tokens(hf_config))
+    shapes = Shapes(hf_config, setting)
     if device is not None and device.memory is None:
         raise ConfigError(f"device {device.name} has no memory; a split layer is chosen by it", key="devices")
     serving = server or (DEFAULT_SERVER if device is not None else None)
