@@ -57,13 +57,14 @@ def data_facts(federation: Federation) -> dict[str, Facts]:
 
 
 def clock_facts(config: ExperimentConfig) -> Facts | None:
-    """The settings of the virtual clock besides the clients' devices; None where no client has a device."""
+    """The settings of the virtual clock, with the figures of the clients' devices; None where no client has one."""
     if config.mode != "split-federated" or not client_devices(config):
         return None
     server = server_device(config)
     return {
         "server": {"device": server.name, **server.texts()},
         "server_assumed": config.server.device is None,
+        "devices": {device.name: device.texts() for device in client_devices(config).values()},
         "notes": clock_notes(config),
     }
 

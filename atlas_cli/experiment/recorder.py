@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 
 from atlas_cli.aggregation.error import ErrorLedger
 from atlas_cli.clustering.in_a_run import ClusteringResult
+from atlas_cli.data.class_names import count_labels
 from atlas_cli.experiment.memory_record import MeasuredRound
 from atlas_cli.federation.attendance import Attendance
 from atlas_cli.federation.federation import Federation
@@ -17,6 +18,7 @@ from atlas_cli.planning.devices.clock import RoundTime
 from atlas_cli.reports.progress import Progress
 from atlas_cli.runs.record_files import RecordFiles
 from atlas_cli.runs.seals import INDEX
+from atlas_cli.tasks.contract import Metric
 from atlas_cli.wire.ledger import Ledger
 
 JSON = dict[str, object]
@@ -26,14 +28,15 @@ JSON = dict[str, object]
 class Scores:
     """An evaluation: metrics by group and by client (local test part), wall seconds and number of models by group.
 
-    Where a group's clients or clusters have models of their own, its metrics are the mean over clients. Empty if no
-    evaluation was due.
+    Where a group's clients or clusters have models of their own, its metrics are the mean over clients; else
+    ``metrics`` has the group's accumulator. Empty if no evaluation was due.
     """
 
     groups: Mapping[str, dict[str, float]] = field(default_factory=dict)
     clients: Mapping[str, dict[str, float]] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     models: Mapping[str, int] = field(default_factory=dict)
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
 
 
 class Recorder:
@@ -125,6 +128,7 @@ class Recorder:
                 **self._client_line(number, c, ledger, scores, trained, shares),
                 "simulated": asdict(clock.clients[c]) if clock and c in clock.clients else None,
                 **(_norms(protection.norms_of_client(c)) if c in kept else {}),
+                **(self._labels(c) if number == 0 else {}),
             }
             for c in (self.federation.clients if everybody else self.federation.in_order(named))
         ]
@@ -164,6 +168,13 @@ class Recorder:
             found[self.federation.group_of(client)].append(client)
         return found
 
+    def _labels(self, client: str) -> JSON:
+        """How often each class is a label of the client's training rows; the field is there only where classes are."""
+        group = self.federation.data[self.federation.group_of(client)]
+        rows = {feature["row"] for feature in group.train[client]} if group.task.has_classes else set()
+        counts = count_labels([group.data.train[row] for row in sorted(rows)], group.task.labels_in)
+        return {"labels": dict(counts)} if counts else {}
+
     def _losses(self, trained: Mapping[str, LocalWork]) -> dict[str, float | None]:
         losses: dict[str, float | None] = {}
         for group in self.federation.group_names:
@@ -198,6 +209,7 @@ class Recorder:
             "metric": task.primary_metric,
             "better": task.better[task.primary_metric],
             "models": scores.models.get(group),
+            **_counts(scores.metrics.get(group)),
             "examples": examples,
             "tokens": sum(t.tokens for t in took_part),
             "bytes_up": ledger.total("up", sending),
@@ -264,6 +276,12 @@ class Recorder:
             "aggregation_cross_term": mean("cross_term"),
             "aggregation_by_layer": {path: asdict(e) for path, e in only.layers.items()} if only else None,
         }
+
+
+def _counts(metric: Metric | None) -> JSON:
+    """What intervals are computed of; the fields are there only where the task counts."""
+    found = {"test_trials": metric.trials(), "test_by_class": metric.by_class()} if metric is not None else {}
+    return {name: counts for name, counts in found.items() if counts}
 
 
 def _norms(found: Mapping[str, object]) -> JSON:

@@ -250,17 +250,20 @@ def require_delivered(federation: Federation, clients: Iterable[str], *, anew: b
 
 def evaluate(federation: Federation) -> Scores:
     """Score group test parts, with the mean over clients where they do not share one model, and local test parts."""
-    groups, clients, seconds, models = {}, {}, {}, {}
+    groups, clients, seconds, models, metrics = {}, {}, {}, {}, {}
     for group in federation.group_names:
         began = time.perf_counter()
         prepared, members = federation.data[group], federation.members(group)
         shared = federation.models_of_group(group)
-        scored = {name: federation.evaluator(prepared.task, prepared.test, model) for name, model in shared.items()}
+        measured = {name: federation.evaluator.measure(prepared.task, prepared.test, m) for name, m in shared.items()}
         for client in () if shared else members:
             with federation.at_hand([client]):
                 model = federation.model_of_client(client)
-                scored[client] = federation.evaluator(prepared.task, prepared.test, model)
+                measured[client] = federation.evaluator.measure(prepared.task, prepared.test, model)
+        scored = {name: prepared.task.scores(metric) for name, metric in measured.items()}
         several = len(scored) > 1
+        if not several:
+            metrics[group] = next(iter(measured.values()))
         users = [federation.part_of(c) if shared else c for c in members] if several else [*scored]
         groups[group], models[group] = mean_metrics([scored[name] for name in users]), len(scored)
         for client in members:
@@ -269,7 +272,7 @@ def evaluate(federation: Federation) -> Scores:
                     model = federation.model_of_client(client)
                     clients[client] = federation.evaluator(prepared.task, prepared.local_test[client], model)
         seconds[group] = time.perf_counter() - began
-    return Scores(groups, clients, seconds, models)
+    return Scores(groups, clients, seconds, models, metrics)
 
 
 def require_matching(ledger: Ledger) -> None:

@@ -34,6 +34,14 @@ class Record(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
+class ClassCounts(Record):
+    """Counts of a class in the test part."""
+
+    labels: Count
+    predicted: Count
+    right: Count
+
+
 class MetricsRecord(Record):
     """A line of metrics.jsonl."""
 
@@ -53,6 +61,19 @@ class MetricsRecord(Record):
         description=(
             "How many models `test` is of: 1, the group's; several, those of its clients or clusters, with the "
             "plain mean over clients (also of perplexities)."
+        ),
+    )
+    test_trials: dict[str, Count] | None = Field(
+        default=None,
+        description=(
+            "Where `test` is of one model: by figure that is a share of cases (`accuracy`, `exact_match`), of how many."
+        ),
+    )
+    test_by_class: dict[str, ClassCounts] | None = Field(
+        default=None,
+        description=(
+            "Where `test` is of one model and the task has classes: by class (or type of entity), how often it was "
+            "a label (`labels`), was predicted (`predicted`), and both at once (`right`)."
         ),
     )
     examples: Count = Field(description="Sequences trained on in this round; of question answering each window is one.")
@@ -168,6 +189,13 @@ class ClientRecord(Record):
     norms: dict[str, Figures] | None = Field(
         default=None,
         description="With `privacy.updates` or `privacy.examples` only, and in the merge only: norms of this client.",
+    )
+    labels: dict[str, Count] | None = Field(
+        default=None,
+        description=(
+            "In round 0, for tasks with classes: how often each class is a label of its training rows (tags: of its "
+            "words)."
+        ),
     )
 
 

@@ -60,6 +60,14 @@ def example_numbers(features: Sequence[Feature]) -> list[int]:
     return [numbers.setdefault(f.get("row", -1 - i), len(numbers)) for i, f in enumerate(features)]
 
 
+class ClassCounts(TypedDict):
+    """How often a class was a label of the test part, was predicted, and was both at once."""
+
+    labels: int
+    predicted: int
+    right: int
+
+
 class Metric(ABC):
     """Accumulates over batches of a test part, then gives the field's figures; padding never counts."""
 
@@ -70,6 +78,15 @@ class Metric(ABC):
     @abstractmethod
     def compute(self) -> dict[str, float]:
         """The figures by the field's names, e.g. ``{"accuracy": 0.9, "macro_f1": 0.88}``."""
+
+    def trials(self) -> dict[str, int]:
+        """Of how many cases a figure is the share, for those that are a share of cases which do not depend on each
+        other: ``{"accuracy": 400}``. The report gives such figures an interval."""
+        return {}
+
+    def by_class(self) -> dict[str, ClassCounts]:
+        """Counts of every class that occurs, by its name; empty for a task without classes."""
+        return {}
 
 
 class BaseTask(ABC):

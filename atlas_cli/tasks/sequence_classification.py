@@ -15,14 +15,15 @@ from torch import Tensor
 from atlas_cli.tasks import _rows
 from atlas_cli.tasks._metrics import RunningLoss, macro_f1
 from atlas_cli.tasks._texts import TextTask
-from atlas_cli.tasks.contract import Better, Feature, Form, Metric, Prediction, Row
+from atlas_cli.tasks.contract import Better, ClassCounts, Feature, Form, Metric, Prediction, Row
 
 
 class _ClassMetric(Metric):
     """How often each class was a label, a prediction and both (a table of all pairs grows with C squared), and loss."""
 
-    def __init__(self, classes: int, loss: Callable[[Tensor, Tensor], tuple[Tensor, int]]) -> None:
-        self.hits_C, self.labels_C, self.predictions_C = torch.zeros(3, classes, dtype=torch.int64)
+    def __init__(self, classes: Sequence[str], loss: Callable[[Tensor, Tensor], tuple[Tensor, int]]) -> None:
+        self.classes = classes
+        self.hits_C, self.labels_C, self.predictions_C = torch.zeros(3, len(classes), dtype=torch.int64)
         self.loss = loss
         self.running = RunningLoss()
 
@@ -43,6 +44,19 @@ class _ClassMetric(Metric):
             "accuracy": accuracy,
             "macro_f1": macro_f1(self.hits_C, self.labels_C, self.predictions_C),
             "loss": loss,
+        }
+
+    def trials(self) -> dict[str, int]:
+        """The accuracy is a share of examples."""
+        return {"accuracy": self.running.count}
+
+    def by_class(self) -> dict[str, ClassCounts]:
+        """Of each class among labels or predictions."""
+        counts = zip(self.classes, *(x.tolist() for x in (self.labels_C, self.predictions_C, self.hits_C)), strict=True)
+        return {
+            name: {"labels": labels, "predicted": predicted, "right": right}
+            for name, labels, predicted, right in counts
+            if labels or predicted
         }
 
 
@@ -73,7 +87,7 @@ class Task(TextTask):
 
     def metric(self) -> Metric:
         """Accuracy, macro-F1 and loss over examples."""
-        return _ClassMetric(len(self.classes), self.loss)
+        return _ClassMetric(self.classes, self.loss)
 
     def predictions(self, logits: Tensor, features: Sequence[Feature]) -> list[Prediction]:
         """The likeliest class and its probability."""

@@ -7,6 +7,7 @@ over all words: a word that was cut off at max_length counts as predicted O, so 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, ClassVar
@@ -19,7 +20,7 @@ from atlas_cli.errors import ConfigError
 from atlas_cli.tasks import _rows
 from atlas_cli.tasks._heads import Classifier
 from atlas_cli.tasks._metrics import RunningLoss, entity_spans
-from atlas_cli.tasks.contract import IGNORE, BaseTask, Better, Feature, Form, Metric, Prediction, Row
+from atlas_cli.tasks.contract import IGNORE, BaseTask, Better, ClassCounts, Feature, Form, Metric, Prediction, Row
 
 _MANY_WORDS = 10_000  # of a row with more, only so many are tokenized where that fills max_length
 
@@ -43,7 +44,8 @@ class _EntityMetric(Metric):
         self.classes = classes
         self.loss = loss
         self.running = RunningLoss()
-        self.correct_words = self.matched = self.predicted = self.gold = 0
+        self.correct_words = 0
+        self.matched, self.predicted, self.gold = Counter[str](), Counter[str](), Counter[str]()  # by type of entity
 
     def update(self, logits: Tensor, labels: Tensor, features: Sequence[Feature]) -> None:
         """Logits (B, T, C), labels (B, T); ``meta`` holds all gold tags and the numbers of the labelled words."""
@@ -59,19 +61,26 @@ class _EntityMetric(Metric):
             for word, prediction in zip(words, predictions_T[counted_T].tolist(), strict=True):
                 tags[word] = self.classes[prediction]
             gold, predicted = entity_spans(gold_tags), entity_spans(tags)
-            self.gold += len(gold)
-            self.predicted += len(predicted)
-            self.matched += len(gold & predicted)
+            for count, spans in ((self.gold, gold), (self.predicted, predicted), (self.matched, gold & predicted)):
+                count.update(kind for kind, _, _ in spans)
 
     def compute(self) -> dict[str, float]:
         """``entity_f1``, ``entity_precision``, ``entity_recall`` (0 where undefined), ``token_accuracy``, ``loss``."""
         loss = self.running.mean()
+        matched, predicted, gold = self.matched.total(), self.predicted.total(), self.gold.total()
         return {
-            "entity_f1": 2 * self.matched / max(self.gold + self.predicted, 1),
-            "entity_precision": self.matched / max(self.predicted, 1),
-            "entity_recall": self.matched / max(self.gold, 1),
+            "entity_f1": 2 * matched / max(gold + predicted, 1),
+            "entity_precision": matched / max(predicted, 1),
+            "entity_recall": matched / max(gold, 1),
             "token_accuracy": self.correct_words / self.running.count,
             "loss": loss,
+        }
+
+    def by_class(self) -> dict[str, ClassCounts]:
+        """Of each type of entity."""
+        return {
+            kind: {"labels": self.gold[kind], "predicted": self.predicted[kind], "right": self.matched[kind]}
+            for kind in sorted({*self.gold, *self.predicted})
         }
 
 

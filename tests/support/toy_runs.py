@@ -139,6 +139,7 @@ def check_files(run, config):
         assert all(total == pytest.approx(1) for total in shares.values())
         assert shares.keys() >= set(groups) or config.clustering is not None
     assert manifest["privacy"]["epsilon"] == {m["task_group"]: m["epsilon"] for m in metrics[-len(groups) :]}
+    check_counts(metrics, clients, manifest["data"])
     memory = run.read_json("memory.json")
     assert (memory["server"] is None) == (config.mode != "split-federated")
     for folder in folder_names(names_of_clients).values():
@@ -147,6 +148,24 @@ def check_files(run, config):
     assert "None" not in html
     assert "<svg" in html or "data:image" in html
     assert 'src="http' not in html and "<script src" not in html
+
+
+def check_counts(metrics, clients, data):
+    """Counts are those that the metric beside them was computed of; labels of clients are those of training rows."""
+    for m in (m for m in metrics if m.get("test_by_class")):
+        right, labels, predicted = (
+            sum(counts[key] for counts in m["test_by_class"].values()) for key in ("right", "labels", "predicted")
+        )
+        if "accuracy" in m["test"]:
+            assert labels == predicted == m["test_trials"]["accuracy"] == data[m["task_group"]]["test"]
+            assert m["test"]["accuracy"] == pytest.approx(right / labels)
+        else:
+            assert m["test"]["entity_f1"] == pytest.approx(2 * right / max(labels + predicted, 1))
+    for group, facts in data.items():
+        dealt = [c["labels"] for c in clients if c["round"] == 0 and c["task_group"] == group and "labels" in c]
+        assert bool(dealt) == bool(facts["classes"])
+        if any(m["task_group"] == group and "accuracy" in m["test"] for m in metrics):
+            assert sum(sum(labels.values()) for labels in dealt) == facts["train"]
 
 
 def kinds(run, first_round=1):

@@ -14,7 +14,7 @@ from atlas_cli.models.block_paths import layer_of
 from atlas_cli.models.frozen.load import FrozenBase
 from atlas_cli.models.frozen.rotary import frequencies_change_at
 from atlas_cli.models.halves.split import run_half
-from atlas_cli.tasks.contract import BaseTask, Feature
+from atlas_cli.tasks.contract import BaseTask, Feature, Metric
 
 CPU_TOKENS = 512  # a pass of more leaves the caches of a CPU core, and pads more: a tenth slower
 
@@ -34,9 +34,13 @@ class Evaluator:
         self.halves = Halves(base, base, cut)
         self.sent: Callable[[Tensor, Tensor, int], Tensor] | None = None  # what crosses the cut, by batch
 
-    @torch.no_grad()
     def __call__(self, task: BaseTask, features: Sequence[Feature], model: TrainedModel) -> dict[str, float]:
         """The task's metrics over ``features``."""
+        return task.scores(self.measure(task, features, model))
+
+    @torch.no_grad()
+    def measure(self, task: BaseTask, features: Sequence[Feature], model: TrainedModel) -> Metric:
+        """The task's accumulator after all ``features``."""
         metric = task.metric()
         model.adapters.train(False)
         lower, upper, cut = model.halves or self.halves
@@ -56,7 +60,7 @@ class Evaluator:
                 activations = activations.to(upper.dtype)
                 hidden = run_half(upper_half, mask, inputs_embeds=activations)
                 metric.update(model.head(hidden, mask), batch.labels.to(self.device), batch.features)
-        return task.scores(metric)
+        return metric
 
 
 def _part(adapters: AdapterSet, wanted: Callable[[str], bool]) -> AdapterSet:
