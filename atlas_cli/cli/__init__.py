@@ -95,10 +95,14 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _escape_what_cannot_be_encoded() -> None:
-    """Let the standard streams escape what their encoding lacks (cp1252, latin-1, ASCII), where Python would raise."""
+    """Let the standard streams escape what their encoding lacks (cp1252, latin-1, ASCII), where Python would raise.
+
+    On Windows what goes into a file or a pipe is UTF-8, as in every file of a run, and not of the system's code page.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+            into_a_file = os.name == "nt" and not stream.isatty()
+            stream.reconfigure(encoding="utf-8" if into_a_file else None, errors="backslashreplace")
 
 
 def _notes(error: BaseException) -> list[str]:

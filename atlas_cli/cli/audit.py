@@ -153,7 +153,7 @@ def _by_layer(file: Path, overrides: list[str], examples: int, output: Path | No
         leakage = leakage_file(layers, f"atlas audit --by-layer, {federation.base.name}, {examples} texts of {origins}")
         with _writing(output):
             for name, content in (("leakage.json", leakage), ("by-layer.json", record)):
-                (output / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+                (output / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8", newline="\n")
             for suffix in ("png", "svg"):
                 draw_depth(layers, costs, output / f"by-layer.{suffix}")
     if as_json:

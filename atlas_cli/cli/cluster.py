@@ -93,7 +93,7 @@ def _write(folder: Path, clusters: Clusters, declared: dict[str, str], record: d
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "clusters.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        (folder / "clusters.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8", newline="\n")
         for suffix in ("png", "svg"):
             draw_similarity(clusters.similarity, clusters.assignment, declared, folder / f"similarity.{suffix}")
     except OSError as error:

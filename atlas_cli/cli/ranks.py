@@ -154,7 +154,7 @@ def _write(config: ExperimentConfig, path: Path, source: Path) -> None:
 
     text = f"# {source} with the ranks that atlas ranks gave it\n#\n#   atlas train {path}\n{dump_config(config)}"
     try:
-        with path.open("x", encoding="utf-8") as file:
+        with path.open("x", encoding="utf-8", newline="\n") as file:
             file.write(text)
     except FileExistsError:
         raise _exists(path) from None

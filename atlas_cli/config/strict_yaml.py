@@ -212,9 +212,9 @@ def _syntax_error(error: yaml.MarkedYAMLError, source: str) -> ConfigError:
     if "'\\t'" in (error.problem or ""):
         return ConfigError("a tab where YAML wants spaces; indent with spaces", where=where)
     what = ": ".join(part for part in (error.context, error.problem) if part)
-    return ConfigError(
-        f"not valid YAML: {' '.join(what.split())}" + (f" (column {mark.column + 1})" if mark else ""), where=where
-    )
+    column = f" (column {mark.column + 1})" if mark else ""
+    hint = "; write a Windows path with / or without double quotes" if "double-quoted" in (error.context or "") else ""
+    return ConfigError(f"not valid YAML: {' '.join(what.split())}{column}{hint}", where=where)
 
 
 def _nearest_file(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first lets the step end and stops the run in order, the second stops it at once."""
+"""Ctrl-C, SIGTERM, Ctrl-Break: the first lets the step end and stops the run in order, the second stops it at once."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from typing import Any, Self
 
 from atlas_cli.interrupts import held_by_an_import
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Windows delivers no SIGTERM from another process; SIGBREAK is what one process can ask another with
+_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name))
 
 
 class Stopping:
-    """Handles both signals inside a ``with``; outside the main thread, where Python allows none, it does nothing.
+    """Handles these signals inside a ``with``; outside the main thread, where Python allows none, it does nothing.
 
     While ``waits`` is set, a first signal is only remembered until ``check``; else KeyboardInterrupt is raised at once.
     ``at_once``: a second one came.

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from atlas_cli.errors import OutputError, ResourceError
 from atlas_cli.storage.cached_folders import cache_dir, damage, describe
+from atlas_cli.storage.moving import move
 from atlas_cli.storage.scratch_folders import CACHED, Scratch, clear
 
 MAX_BYTES = 512 * 2**20
@@ -156,7 +157,7 @@ def _extract(package: Package, wheel: Path, folder: Path) -> None:
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise ResourceError(f"{wheel.name} cannot be unpacked: {error}") from error
     for name, text in package.add.items():
-        (folder / name).write_text(text, "utf-8")
+        (folder / name).write_text(text, encoding="utf-8", newline="\n")
     describe(folder, package.made_of)
 
 
@@ -190,11 +191,11 @@ def _publish(package: Package, staged: Path) -> None:
     """Rename the finished folder into place; keep what another process finished first, replace what is damaged."""
     for attempt in range(10):
         try:
-            os.rename(staged, package.folder)
+            move(staged, package.folder)
             return
         except OSError:
             if is_cached(package):
                 return
             if not package.folder.exists() or attempt == 9:
                 raise
-            os.rename(package.folder, staged.with_name(f"damaged-{attempt}"))
+            move(package.folder, staged.with_name(f"damaged-{attempt}"))

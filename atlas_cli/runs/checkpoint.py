@@ -21,6 +21,7 @@ from atlas_cli.errors import ResourceError
 from atlas_cli.hashing import sha256_file
 from atlas_cli.runs.directory import RunDirectory
 from atlas_cli.runs.seals import Seals, seals_from, seals_record
+from atlas_cli.storage.moving import move
 from atlas_cli.storage.state_dict import TENSORS, VALUES
 from atlas_cli.storage.strict_json import strict_json
 from atlas_cli.storage.writing import writing
@@ -86,7 +87,7 @@ def save_checkpoint(run: RunDirectory, checkpoint: Checkpoint, keep: int = 2) ->
         with writing(run.path / name):
             _sync_folder(run.path / scratch)
             shutil.rmtree(run.path / name, ignore_errors=True)  # damaged, or of an interrupt after this very round
-            os.rename(run.path / scratch, run.path / name)
+            move(run.path / scratch, run.path / name)
             _sync_folder(run.path / "checkpoints")
     except BaseException:
         shutil.rmtree(run.path / scratch, ignore_errors=True)
@@ -135,7 +136,6 @@ def _number(folder: Path) -> int:
 
 def _load(folder: Path) -> Checkpoint:
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
     def damaged(why: str) -> ResourceError:
         return ResourceError(f"checkpoint {folder.name} is damaged: {why}")
@@ -161,11 +161,19 @@ def _load(folder: Path) -> Checkpoint:
             if sha256_file(folder / file) != facts["sha256"]:
                 raise damaged(f"{file} is not what was written (by hash)")
         state, records = (json.loads((folder / file).read_text(encoding="utf-8")) for file in (STATE, RECORDS))
-        return Checkpoint(manifest["round"], load_file(folder / TENSORS), state, seals_from(records))
+        return Checkpoint(manifest["round"], _tensors(folder / TENSORS), state, seals_from(records))
     except FileNotFoundError as error:
         raise damaged(f"{Path(error.filename).name} is missing") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         raise damaged(f"{type(error).__name__}: {error}") from None
+
+
+def _tensors(file: Path) -> dict[str, Tensor]:
+    """Copies of the tensors: Windows removes no file that is mapped, and an old checkpoint is removed."""
+    from safetensors import safe_open
+
+    with safe_open(file, "pt") as opened:
+        return {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118, it is no mapping
 
 
 def _size(file: Path) -> int:
@@ -180,9 +188,10 @@ def _facts(file: Path) -> dict[str, object]:
 
 
 def _sync_folder(folder: Path) -> None:
-    if os.name == "nt":  # a folder cannot be opened there
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # Windows opens no folder, and syncs a rename by itself
         return
-    handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

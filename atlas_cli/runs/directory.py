@@ -19,6 +19,7 @@ from atlas_cli.errors import OutputError, ResourceError
 from atlas_cli.printable import printable
 from atlas_cli.runs.schemas import SCHEMAS
 from atlas_cli.runs.seals import FILES, SELF_CHECKED, RunSeals, require_unchanged, seals_of, with_sum, without_sum
+from atlas_cli.storage.moving import move
 from atlas_cli.storage.secrets import mask
 from atlas_cli.storage.strict_json import strict_json
 from atlas_cli.storage.writing import ADVICE, writing
@@ -80,7 +81,7 @@ class RunDirectory:
                     file.write(data)
                     file.flush()
                     os.fsync(file.fileno())
-                os.replace(partial, path)
+                move(partial, path)
             except BaseException:
                 with suppress(OSError):
                     partial.unlink()

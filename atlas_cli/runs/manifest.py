@@ -112,10 +112,10 @@ def _git_output(folder: Path, *arguments: str) -> str | None:
     command = ["git", "-C", str(folder), *arguments]
     environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, env=environment, check=True)
+        done = subprocess.run(command, capture_output=True, timeout=10, env=environment, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()
+    return os.fsdecode(done.stdout).strip()  # a path as the system has it, in UTF-8 on Windows
 
 
 def _platform() -> dict[str, Any]:
@@ -134,7 +134,7 @@ def _cpu_model() -> str | None:
         if sys.platform == "darwin":
             command = ["sysctl", "-n", "machdep.cpu.brand_string"]
             return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
         return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), None)
     except (OSError, subprocess.SubprocessError):
         return platform.processor() or None

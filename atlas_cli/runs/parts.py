@@ -95,10 +95,12 @@ def _sum(one: Any, other: Any) -> Any:
 
 
 def peak_resident_bytes() -> int | None:
-    """Peak resident memory of this process so far; None where the system does not tell (Windows)."""
+    """Peak resident memory of this process so far; None where the system does not tell."""
     try:
         import resource
-    except ImportError:
-        return None
+    except ImportError:  # Windows
+        import psutil
+
+        return getattr(psutil.Process().memory_info(), "peak_wset", None)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # bytes on macOS, KiB elsewhere

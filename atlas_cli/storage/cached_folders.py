@@ -16,6 +16,7 @@ from typing import Any
 
 from atlas_cli.errors import ResourceError
 from atlas_cli.hashing import sha256_file
+from atlas_cli.storage.moving import move
 from atlas_cli.storage.scratch_folders import CACHED, Scratch, clear
 
 MANIFEST = ".atlas-manifest.json"
@@ -64,7 +65,7 @@ def describe(folder: Path, made_of: Mapping[str, Any]) -> None:
     """Write the manifest of a folder that is complete, before it is moved into place."""
     files = {name: {"sha256": sha256_file(path), "size": path.stat().st_size} for name, path in _files(folder).items()}
     text = json.dumps({**made_of, "files": files}, indent=1, sort_keys=True)
-    (folder / MANIFEST).write_text(text, encoding="utf-8")
+    (folder / MANIFEST).write_text(text, encoding="utf-8", newline="\n")
 
 
 def damage(folder: Path, made_of: Mapping[str, Any]) -> str | None:
@@ -92,7 +93,7 @@ def replace(path: Path, content: bytes) -> None:
     clear(path.parent, CACHED)
     with Scratch(path.parent, CACHED) as folder:
         (folder / path.name).write_bytes(content)
-        os.replace(folder / path.name, path)
+        move(folder / path.name, path)
 
 
 def _is(path: Path, sha256: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -16,6 +17,8 @@ from atlas_cli.storage.scratch_folders import Scratch
 class TensorFiles:
     """Safetensors files by key, readable by their owner alone, in a folder that is created with the first file.
 
+    A key stands for one content: a file that was read and removed may be there under that key again.
+
     Args:
         parent: where the folder is created; ``close`` removes it.
         kind: of folder (``scratch_folders``).
@@ -24,6 +27,7 @@ class TensorFiles:
     def __init__(self, parent: Path, kind: str) -> None:
         self.parent, self.kind = parent, kind
         self._folder: Scratch | None = None
+        self._removed: set[Path] = set()  # and still there, as somebody maps them
 
     def path(self, key: str) -> Path:
         """The path of a key's file."""
@@ -38,6 +42,9 @@ class TensorFiles:
             OSError: no room or no permission.
         """
         path = self.path(key)
+        if path in self._removed:
+            self._removed.remove(path)
+            return path.stat().st_size
         try:
             path.touch(mode=0o600)
             return path.write_bytes(save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}))
@@ -60,11 +67,16 @@ class TensorFiles:
         return tensors
 
     def remove(self, key: str) -> None:
-        """Remove a file."""
-        self.path(key).unlink(missing_ok=True)
+        """Remove a file; on Windows, which keeps a file that is mapped, with a later one, or at ``close``."""
+        self._removed.add(self.path(key))
+        for path in list(self._removed):
+            with suppress(PermissionError):
+                path.unlink(missing_ok=True)
+                self._removed.remove(path)
 
     def close(self) -> None:
         """Remove all files and their folder."""
         if self._folder is not None:
             self._folder.close()
             self._folder = None
+            self._removed.clear()

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+from atlas_cli.storage.moving import move
 from atlas_cli.storage.writing import writing
 
 SYNCING = 8  # threads: what several of them ask for at once, a file system puts on disk in one go
@@ -25,8 +26,9 @@ def whole_folder(path: Path) -> Iterator[Callable[[str, bytes], None]]:
     Raises:
         OutputError: the disk is full, or the folder cannot be written.
     """
-    aside = path.with_name(f".{path.name}.tmp")
-    shutil.rmtree(aside, ignore_errors=True)
+    aside, before = (path.with_name(f".{path.name}{kind}.tmp") for kind in ("", ".before"))
+    for left in (aside, before):
+        shutil.rmtree(left, ignore_errors=True)
     files: list[Path] = []
     made: set[Path] = set()
 
@@ -45,12 +47,23 @@ def whole_folder(path: Path) -> Iterator[Callable[[str, bytes], None]]:
             with ThreadPoolExecutor(SYNCING) as threads:
                 for _ in threads.map(_sync, files):
                     pass
-            if path.exists():
-                shutil.rmtree(path)
-            os.rename(aside, path)
+            _replace(path, aside, before)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
+
+
+def _replace(path: Path, new: Path, before: Path) -> None:
+    """Put a folder in the place of another, which stays whole where that fails: Windows moves no folder in use."""
+    if path.exists():
+        move(path, before)
+    try:
+        move(new, path)
+    except BaseException:
+        if before.exists():
+            move(before, path)
+        raise
+    shutil.rmtree(before, ignore_errors=True)
 
 
 def _sync(path: Path) -> None:

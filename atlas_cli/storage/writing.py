@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,9 @@ from pathlib import Path
 from atlas_cli.errors import OutputError
 
 ADVICE = "choose another folder with output.dir"
+
+
+_LONGEST_ON_WINDOWS = 247  # of a folder; of a file 259
 
 
 @contextmanager
@@ -25,4 +29,13 @@ def writing(path: Path) -> Iterator[None]:
             raise OutputError(f"cannot write {path}: {error.strerror}; make it writable, or {ADVICE}") from error
         if error.errno in (errno.ENOTDIR, errno.EEXIST):
             raise OutputError(f"cannot write {path}: it, or a folder above it, is a file; {ADVICE}") from error
+        if _is_too_long(path):
+            raise OutputError(
+                f"cannot write {path}: it has {len(os.path.abspath(path))} characters, and Windows takes "
+                f"{_LONGEST_ON_WINDOWS} unless LongPathsEnabled is set in its registry; {ADVICE}"
+            ) from error
         raise OutputError(f"cannot write {path}: {error.strerror or error}; {ADVICE}") from error
+
+
+def _is_too_long(path: Path) -> bool:
+    return os.name == "nt" and len(os.path.abspath(path)) > _LONGEST_ON_WINDOWS

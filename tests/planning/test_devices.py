@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import psutil
 import pytest
 import torch
 
@@ -82,20 +83,8 @@ def test_the_median_is_not_moved_by_one_slow_product(monkeypatch):
     assert devices.measure_this_machine(size=64, repeats=3).compute == float(f"{2 * 64**3:.3g}")
 
 
-def test_free_memory(tmp_path, monkeypatch):
-    info = tmp_path / "meminfo"
-    info.write_text("MemTotal:       2000 kB\nMemFree:        10 kB\nMemAvailable:   1000 kB\n")
-    assert free_memory(info) == 1000 * 1024
-    monkeypatch.setattr(devices.os, "sysconf", lambda name: {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 10}[name])
-    assert free_memory(tmp_path / "none") == 40960
-    info.write_text("MemAvailable: what\n")
-    assert free_memory(info) == 40960
-
-    def unknown(name):
-        raise ValueError(name)
-
-    monkeypatch.setattr(devices.os, "sysconf", unknown)
-    assert free_memory(tmp_path / "none") is None
+def test_free_memory_is_part_of_the_installed():
+    assert 2**20 < free_memory() <= psutil.virtual_memory().total
 
 
 def test_devices_do_not_change():

@@ -200,7 +200,7 @@ def _fill(modules: Sequence[nn.Module]) -> None:
 def _start_of_peak() -> int:
     """Forget the peak so far where the system can (Linux), and return what is resident now."""
     try:
-        _CLEAR.write_text("5")
+        _CLEAR.write_text("5", encoding="ascii", newline="\n")
     except OSError:
         return _peak_of_system()
     return _status("VmRSS")
@@ -219,7 +219,7 @@ def _peak_of_system() -> int:
 
 
 def _status(key: str) -> int:
-    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(f"{key}:"))
+    line = next(line for line in _STATUS.read_text(encoding="utf-8").splitlines() if line.startswith(f"{key}:"))
     return int(line.split()[1]) * 1024
 
 

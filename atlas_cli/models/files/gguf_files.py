@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from atlas_cli.errors import ResourceError
 from atlas_cli.extras import install_command
 from atlas_cli.storage.cached_folders import cache_dir, damage, describe, known_sha256
+from atlas_cli.storage.moving import move
 from atlas_cli.storage.scratch_folders import CACHED, Scratch, clear
 
 CONVERSION = 2  # raised where a file would be converted otherwise, or refused
@@ -65,9 +65,9 @@ def converted(file: Path) -> Path:
             raise ResourceError(f"GGUF file {file} cannot be converted: {why}") from None
         describe(place, _made_of(file))
         if target.exists() and not is_converted(file):  # else another process was faster
-            os.replace(target, scratch / "damaged")
+            move(target, scratch / "damaged")
         if not target.exists():
-            os.replace(place, target)
+            move(place, target)
     return target
 
 

@@ -72,7 +72,7 @@ def locate(name: str, revision: str | None = None, *, key: str = "model.name") -
 
 
 def _is_path(name: str) -> bool:
-    return name.startswith((".", "/", "~")) or name.count("/") > 1
+    return name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name or ":" in name
 
 
 @cache

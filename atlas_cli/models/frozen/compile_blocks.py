@@ -42,10 +42,11 @@ def require_compiler(device: torch.device) -> None:
             raise ConfigError("needs the package triton on CUDA; install it or set false", key="engine.compile")
         return
     named = os.environ.get("CXX")
-    if not any(shutil.which(name) for name in ([named] if named else ["g++", "clang++"])):
+    known = [named] if named else ["cl"] if os.name == "nt" else ["g++", "clang++"]
+    if not any(shutil.which(name) for name in known):
         raise ConfigError(
-            f"needs a C++ compiler, and {named or 'g++ or clang++'} is not on the PATH; install one, name it in "
-            "CXX, or set false",
+            f"needs a C++ compiler, and {' or '.join(known)} is not on the PATH; install one, name it in CXX, or set "
+            "false",
             key="engine.compile",
         )
 

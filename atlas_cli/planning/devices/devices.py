@@ -7,12 +7,10 @@ them. Measure a device of your own with ``atlas devices --this-machine``.
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atlas_cli.errors import ConfigError
@@ -244,20 +242,13 @@ def _matrix_product(size: int, dtype: str = "float32") -> float:
     return time.perf_counter() - start
 
 
-def free_memory(meminfo: Path = Path("/proc/meminfo")) -> int | None:
-    """Bytes that can be used without swapping; else the installed memory, if it is known, or None."""
-    try:
-        for line in meminfo.read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError, IndexError):
-        pass
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):
-        return None
+def free_memory() -> int:
+    """Bytes that can be used without swapping."""
+    import psutil
+
+    return int(psutil.virtual_memory().available)
 
 
-def _whole_mib(size: int | None) -> int | None:
+def _whole_mib(size: int) -> int:
     """Round down to whole MiB, as the last digits change from call to call."""
-    return None if size is None else max(size // 2**20, 1) * 2**20
+    return max(size // 2**20, 1) * 2**20
