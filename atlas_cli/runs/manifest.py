@@ -59,7 +59,7 @@ def start_manifest(
         "threads": threads,
         "versions": {"python": platform.python_version()} | {key: _version(name) for key, name in _PACKAGES.items()},
         "git": _git(),
-        "platform": _platform(),
+        "platform": this_platform(),
         "model": dict(model),
         "data": {group: dict(facts) for group, facts in data.items()},
         "config": config,
@@ -118,7 +118,8 @@ def _git_output(folder: Path, *arguments: str) -> str | None:
     return os.fsdecode(done.stdout).strip()  # a path as the system has it, in UTF-8 on Windows
 
 
-def _platform() -> dict[str, Any]:
+def this_platform() -> dict[str, Any]:
+    """The operating system and the processor, as manifests describe them."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "os": platform.platform(),

