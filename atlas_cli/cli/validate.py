@@ -9,7 +9,6 @@ import typer
 from atlas_cli.cli._arguments import ConfigFile, Overrides
 
 if TYPE_CHECKING:
-    from atlas_cli.data.prepare import PreparedGroup
     from atlas_cli.planning.plan import ClientPlan, Plan
 
 ROWS = 100  # of the table: of more clients, those alike are a row
@@ -24,54 +23,17 @@ def command(
 
     Nothing is written but downloads into the cache. A plan needs no weights: the model is built on the meta device.
     """
-    from atlas_cli.clustering.fingerprints import require_examples, takes_fingerprints
+    from atlas_cli.cli._checked import checked
     from atlas_cli.config.load import load_config, locating
-    from atlas_cli.data.prepare import class_counts, prepare
-    from atlas_cli.engines.remote.cluster import require_installed
-    from atlas_cli.experiment.allocation.device_fit import fit_to_devices, must_fit
-    from atlas_cli.federation.computing_device import computing_device
-    from atlas_cli.federation.warm_start import check_adapters, check_heads
-    from atlas_cli.models.files.tokenizer_file import require_vocabulary
-    from atlas_cli.models.frozen.load import load_tokenizer, require_weights
-    from atlas_cli.planning.devices.clock_notes import clock_notes
-    from atlas_cli.planning.memory_assumptions import unpredicted, waits_for_data
-    from atlas_cli.planning.plan import make_plan
-    from atlas_cli.privacy.account.accounting import require_accounting
-    from atlas_cli.privacy.mechanisms import active_mechanisms
+    from atlas_cli.data.prepare import class_counts
     from atlas_cli.reports.terminal import Terminal
     from atlas_cli.tasks.contract import count_examples
 
     loaded = load_config(file, overrides or [])
     console = Terminal()
     with locating(loaded):
-        plan = make_plan(loaded.config)
-        require_weights(loaded.config.model)
-        computing_device(loaded.config)
-        for noise in loaded.config.privacy.noises():
-            require_accounting(f"privacy.{noise}")
-        active_mechanisms(loaded.config.privacy)
-        if loaded.config.engine.name == "ray":
-            require_installed()
-        notes = clock_notes(loaded.config)
-        if data or not waits_for_data(loaded.config):
-            fit_to_devices(plan.config, "uniform")
-            notes += unpredicted(loaded.config) if must_fit(loaded.config) else []
-        elif must_fit(loaded.config):
-            notes.append(
-                "whether clients fit their devices is not checked: with training.labels: client a head is as large as "
-                "the data has classes; leave --no-data out, or give task_groups.NAME.classes"
-            )
-        check_adapters(plan)
-        examples: dict[str, int] = {}
-        prepared: dict[str, PreparedGroup] = {}
-        if data:
-            tokenizer = load_tokenizer(loaded.config.model)
-            require_vocabulary(tokenizer, plan.hf_config.vocab_size)
-            prepared = prepare(loaded.config, tokenizer, plan.family.causal)
-            check_heads(plan, prepared)
-            if takes_fingerprints(loaded.config):
-                require_examples({c: features for group in prepared.values() for c, features in group.train.items()})
-            examples = {c: count_examples(f) for group in prepared.values() for c, f in group.train.items()}
+        plan, prepared, notes = checked(loaded.config, data)
+    examples = {c: count_examples(f) for group in prepared.values() for c, f in group.train.items()}
     for line in _facts(plan):
         console.say(line)
     console.print(_table(plan, examples))

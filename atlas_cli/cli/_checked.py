@@ -1,0 +1,62 @@
+"""All checks that ``atlas train`` makes before it trains, without weights and without writing anything."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from atlas_cli.config.schema.experiment import ExperimentConfig
+    from atlas_cli.data.prepare import PreparedGroup
+    from atlas_cli.planning.plan import Plan
+
+
+def checked(config: ExperimentConfig, data: bool = True) -> tuple[Plan, dict[str, PreparedGroup], list[str]]:
+    """The plan, the prepared data of every task group, and notes on what is not as it may seem.
+
+    Args:
+        data: read and check the data too; else there are no groups.
+
+    Raises:
+        ConfigError, ResourceError: what stands in the way of a run.
+    """
+    from atlas_cli.clustering.fingerprints import require_examples, takes_fingerprints
+    from atlas_cli.data.prepare import prepare
+    from atlas_cli.engines.remote.cluster import require_installed
+    from atlas_cli.experiment.allocation.device_fit import fit_to_devices, must_fit
+    from atlas_cli.federation.computing_device import computing_device
+    from atlas_cli.federation.warm_start import check_adapters, check_heads
+    from atlas_cli.models.files.tokenizer_file import require_vocabulary
+    from atlas_cli.models.frozen.load import load_tokenizer, require_weights
+    from atlas_cli.planning.devices.clock_notes import clock_notes
+    from atlas_cli.planning.memory_assumptions import unpredicted, waits_for_data
+    from atlas_cli.planning.plan import make_plan
+    from atlas_cli.privacy.account.accounting import require_accounting
+    from atlas_cli.privacy.mechanisms import active_mechanisms
+
+    plan = make_plan(config)
+    require_weights(config.model)
+    computing_device(config)
+    for noise in config.privacy.noises():
+        require_accounting(f"privacy.{noise}")
+    active_mechanisms(config.privacy)
+    if config.engine.name == "ray":
+        require_installed()
+    notes = clock_notes(config)
+    if data or not waits_for_data(config):
+        fit_to_devices(plan.config, "uniform")
+        notes += unpredicted(config) if must_fit(config) else []
+    elif must_fit(config):
+        notes.append(
+            "whether clients fit their devices is not checked: with training.labels: client a head is as large as "
+            "the data has classes; leave --no-data out, or give task_groups.NAME.classes"
+        )
+    check_adapters(plan)
+    if not data:
+        return plan, {}, notes
+    tokenizer = load_tokenizer(config.model)
+    require_vocabulary(tokenizer, plan.hf_config.vocab_size)
+    prepared = prepare(config, tokenizer, plan.family.causal)
+    check_heads(plan, prepared)
+    if takes_fingerprints(config):
+        require_examples({c: features for group in prepared.values() for c, features in group.train.items()})
+    return plan, prepared, notes
