@@ -6,6 +6,7 @@
     ├── NonFiniteError              4   a loss, activation or gradient that is not finite
     ├── TooFewClientsError          5   nothing left to train or nothing feasible
     ├── OutputError                 1   the run directory cannot be written
+    ├── PluginError                 1   a plug-in gives what its contract does not allow
     └── InterruptedRunError       130   Ctrl-C or SIGTERM during a run, which can be gone on with
 
 Every message is one line: what, where, why, what next. What next may be a note of the exception (``add_note``), where
@@ -13,6 +14,11 @@ the code that knows it is not the code that raised: the command line shows notes
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_PLACES = "_atlas_places"
 
 
 class AtlasError(Exception):
@@ -65,7 +71,27 @@ class OutputError(AtlasError):
     """The run directory cannot be created or written."""
 
 
+class PluginError(AtlasError):
+    """A plug-in that gives what its contract does not allow; the message names its file and hook."""
+
+
 class InterruptedRunError(AtlasError):
     """A signal stopped a run, whose status is "interrupted"."""
 
     exit_code = 130
+
+
+@contextmanager
+def during(place: str) -> Iterator[None]:
+    """Say of any error inside where it came up, e.g. "round 3" or "client phone-1"; it goes on as it is."""
+    try:
+        yield
+    except BaseException as error:
+        error.__dict__[_PLACES] = list(dict.fromkeys([place, *places_of(error)]))
+        raise
+
+
+def places_of(error: BaseException) -> list[str]:
+    """Where an error came up, from the outermost ``during`` on."""
+    places: list[str] = error.__dict__.get(_PLACES, [])
+    return places

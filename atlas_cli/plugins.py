@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
@@ -21,6 +21,18 @@ from atlas_cli.package_folder import PACKAGE_FOLDER
 from atlas_cli.suggest import did_you_mean
 
 T = TypeVar("T")
+
+
+class Loaded(NamedTuple):
+    """A plug-in in use: its folder in ``atlas_cli``, its name in YAML, and its module."""
+
+    package: str
+    name: str
+    module: str
+
+
+LOADED: dict[type, Loaded] = {}  # by the class that keeps the contract
+
 S = TypeVar("S", bound=BaseModel)
 
 
@@ -63,6 +75,7 @@ def load_class(
     except ConfigError as error:
         where = f"{origin}: " if discovery.find(package, name).package is not None else ""
         raise ConfigError(f"{where}{error}", key=key) from None
+    LOADED[found] = Loaded(package, name, module.__name__)
     return found
 
 
@@ -143,11 +156,15 @@ def _parameters(hook: Any) -> str:
 
 
 def file_of(plugin: type) -> str:
-    """The file of a plug-in's class, as errors name it: inside the package from its folder on, else in full."""
+    """The file of a plug-in's class, as errors name it."""
     try:
-        path = Path(inspect.getfile(plugin))
+        return shown_path(Path(inspect.getfile(plugin)))
     except (TypeError, OSError):  # made in a shell
         return plugin.__module__
+
+
+def shown_path(path: Path) -> str:
+    """A path as errors name it: inside the package from its folder on, else in full."""
     return path.relative_to(PACKAGE_FOLDER.parent).as_posix() if path.is_relative_to(PACKAGE_FOLDER) else str(path)
 
 

@@ -17,6 +17,7 @@ import typer
 from atlas_cli import discovery
 from atlas_cli.errors import AtlasError
 from atlas_cli.interrupts import interrupts_between_imports
+from atlas_cli.plugin_errors import described, plugin_of
 from atlas_cli.printable import printable
 
 SHOWN_OF_ERROR = 500  # characters at each end of an error's line
@@ -79,17 +80,17 @@ def main(argv: list[str] | None = None) -> int:
     except AtlasError as error:
         if debug:
             raise
-        _show_error("; ".join([str(error), *_notes(error)]))
+        _show_error("; ".join([described(error), *_notes(error)]))
         return error.exit_code
     except Exception as error:
         if debug:
             raise
-        if isinstance(error, OSError) and error.filename is not None:
+        missing = isinstance(error, OSError) and error.filename is not None
+        if isinstance(error, OSError) and missing and plugin_of(error) is None:
             _show_error("; ".join([f"{error.filename!s:.200}: {error.strerror}", *_notes(error)]))
-            return 3
-        what = " ".join(f"unexpected {type(error).__name__}: {error}".split())
-        _show_error("; ".join([what, *(_notes(error) or ["run again with --debug for the traceback"])]))
-        return 1
+        else:
+            _show_error("; ".join([described(error), *(_notes(error) or ["run again with --debug for the traceback"])]))
+        return 3 if missing else 1
     finally:
         _flush()
 

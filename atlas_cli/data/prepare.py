@@ -13,7 +13,7 @@ from atlas_cli.data.partitions.schemes import Partition, partition, split_local_
 from atlas_cli.data.read import GroupData, read_group
 from atlas_cli.data.shared_texts import overlap_notes
 from atlas_cli.data.token_cache import encode
-from atlas_cli.errors import ConfigError
+from atlas_cli.errors import ConfigError, during
 from atlas_cli.models.files.tokenizer_file import other_tokens
 from atlas_cli.tasks import build as build_task
 from atlas_cli.tasks.contract import BaseTask, Feature
@@ -85,7 +85,10 @@ def prepare(config: ExperimentConfig, tokenizer: PreTrainedTokenizerBase, causal
         ConfigError: the data does not fit the config: columns, labels, empty shards.
         ResourceError: a file, corpus or hub data set is missing.
     """
-    groups = {name: _prepare_group(config, name, tokenizer, causal) for name in config.task_groups}
+    groups = {}
+    for name in config.task_groups:
+        with during(f"task group {name}"):
+            groups[name] = _prepare_group(config, name, tokenizer, causal)
     clusters = config.clustering is not None and config.clustering.by != "oracle"
     if clusters or config.aggregation.cross_group.strength > 0:
         overlaps = overlap_notes({name: group.data for name, group in groups.items()})

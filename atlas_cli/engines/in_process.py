@@ -6,11 +6,11 @@ One pass of clients is served at a time, so that only its graph is alive; the re
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from atlas_cli.data.collate import Batch
 from atlas_cli.engines.passes import begin_round, one_by_one, order_of, passes
-from atlas_cli.errors import NonFiniteError
+from atlas_cli.errors import NonFiniteError, during
 from atlas_cli.federation.attendance import Attendance
 from atlas_cli.federation.batches import batch_of
 from atlas_cli.federation.federation import Federation
@@ -48,13 +48,19 @@ def local_steps(
         batches = {client: batch_of(federation, client, overall) for client in left}
         for clients, shared in passes(federation, batches):
             if shared:
-                _shared_step(federation, {c: batches[c] for c in clients}, number, step, factor, ledger, done)
+                with during(f"clients {_listed(clients)}, step {step}"):
+                    _shared_step(federation, {c: batches[c] for c in clients}, number, step, factor, ledger, done)
                 continue
             for client in clients:
-                _own_step(federation, attendance, client, batches[client], step, factor, ledger, done[client])
+                with during(f"client {client}, step {step}"):
+                    _own_step(federation, attendance, client, batches[client], step, factor, ledger, done[client])
         server.finish_step()
         on_step(step, done)
     return done
+
+
+def _listed(clients: Sequence[str]) -> str:
+    return ", ".join(clients[:3]) + (f" and {len(clients) - 3} more" if len(clients) > 3 else "")
 
 
 def _own_step(

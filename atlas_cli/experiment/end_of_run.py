@@ -12,6 +12,7 @@ from atlas_cli.errors import AtlasError, OutputError
 from atlas_cli.experiment.run_checkpoints import RunCheckpoints
 from atlas_cli.federation.federation import Federation
 from atlas_cli.models.frozen.kernel_order import prepacked_record
+from atlas_cli.plugin_errors import described
 from atlas_cli.runs.checkpoint import folders
 from atlas_cli.runs.manifest import Status, end_manifest
 from atlas_cli.runs.record_files import RecordFiles
@@ -38,14 +39,14 @@ def record_early_end(
     run, recording = files.run, checkpoints.federation.recording
     interrupted = isinstance(error, KeyboardInterrupt)
     status: Status = "interrupted" if interrupted else "failed"
-    what = None if interrupted else str(error) or type(error).__name__
+    what = None if interrupted else described(error)
     figures: dict[str, Any] = {}
     with suppress(Exception):  # an engine that has gone cannot say what it did; the first error is the one to show
         figures = engine_figures(checkpoints.federation, engine)
     with suppress(OutputError):  # on a full disk, too
         checkpoints.write()
     with suppress(OutputError):
-        run.log(status if interrupted else f"{status}: {type(error).__name__}: {error}")
+        run.log(status if interrupted else f"{status}: {type(error).__name__}: {what}")
         run.log("" if interrupted else "".join(traceback.format_exception(error)))
     with suppress(OutputError):
         if recording is not None:

@@ -14,7 +14,7 @@ from atlas_cli.clustering.in_a_run import ClusteringResult, cluster_clients
 from atlas_cli.config.checks import cohort_size
 from atlas_cli.engines.engine import LocalSteps
 from atlas_cli.engines.in_process import local_steps
-from atlas_cli.errors import AtlasError, NonFiniteError
+from atlas_cli.errors import AtlasError, NonFiniteError, during
 from atlas_cli.experiment.recorder import Recorder, Scores
 from atlas_cli.federation.attendance import Attendance
 from atlas_cli.federation.client_state.member import Member
@@ -51,9 +51,10 @@ def train(
     """
     training = federation.config.training
     if done is None:
-        ledger = set_up(federation, recorder.clusters)
-        require_matching(ledger)
-        recorder.round(0, ledger, evaluate(federation))
+        with during("round 0"):
+            ledger = set_up(federation, recorder.clusters)
+            require_matching(ledger)
+            recorder.round(0, ledger, evaluate(federation))
         checkpoint(0)
     caution(federation, recorder)
 
@@ -61,7 +62,7 @@ def train(
         ledger = federation.ledger(number)
         recorder.clusters(cluster_clients(federation, number, ledger))
         attendance = Attendance(federation, sample_cohort(federation.plan, number), number)
-        with federation.at_hand(attendance.cohort):
+        with during(f"round {number}"), federation.at_hand(attendance.cohort):
             deliver(federation, attendance.present, ledger)  # those that missed a round catch up
             require_delivered(federation, attendance.present)
             attendance.begin()
@@ -124,7 +125,8 @@ def collect(
     prune(aggregator, federation.clients, attendance.present)
     sent: dict[str, dict[str, Tensor]] = {}
     for client in list(attendance.present) if aggregator.exchanges else ():
-        tensors = aggregator.receive(client, ledger)
+        with during(f"client {client}"):
+            tensors = aggregator.receive(client, ledger)
         if attendance.passes_deadline(client, trained[client], ledger):
             continue
         reason = unfit(aggregator, client, tensors, attendance.began_with[client])
@@ -159,7 +161,8 @@ def merge(
             kept = f"round {attendance.number}: no client of {group} is left, so it keeps its adapter"
             recorder.progress.note(kept)
         elif federation.aggregator.exchanges:
-            errors[group] = federation.aggregator.combine(group, {c: sent[c] for c in left}, attendance.number)
+            with during(f"{'task group' if group in federation.group_names else 'cluster'} {group}"):
+                errors[group] = federation.aggregator.combine(group, {c: sent[c] for c in left}, attendance.number)
     return errors
 
 
@@ -207,7 +210,7 @@ def deliver(federation: Federation, clients: Iterable[str], ledger: Ledger) -> N
             federation.last_used.record([client])
             member.version, member.delivered_sha256 = first.version, first.delivered_sha256
         else:
-            with federation.at_hand([client]):
+            with during(f"client {client}"), federation.at_hand([client]):
                 federation.clients[client].forget_moments(aggregator.deliver(client, counted))
             if stored is not None:
                 given[alike] = member, counted, sent
@@ -252,26 +255,29 @@ def evaluate(federation: Federation) -> Scores:
     """Score group test parts, with the mean over clients where they do not share one model, and local test parts."""
     groups, clients, seconds, models, metrics = {}, {}, {}, {}, {}
     for group in federation.group_names:
-        began = time.perf_counter()
-        prepared, members = federation.data[group], federation.members(group)
-        shared = federation.models_of_group(group)
-        measured = {name: federation.evaluator.measure(prepared.task, prepared.test, m) for name, m in shared.items()}
-        for client in () if shared else members:
-            with federation.at_hand([client]):
-                model = federation.model_of_client(client)
-                measured[client] = federation.evaluator.measure(prepared.task, prepared.test, model)
-        scored = {name: prepared.task.scores(metric) for name, metric in measured.items()}
-        several = len(scored) > 1
-        if not several:
-            metrics[group] = next(iter(measured.values()))
-        users = [federation.part_of(c) if shared else c for c in members] if several else [*scored]
-        groups[group], models[group] = mean_metrics([scored[name] for name in users]), len(scored)
-        for client in members:
-            if prepared.local_test[client]:
+        with during(f"task group {group}"):
+            began = time.perf_counter()
+            prepared, members = federation.data[group], federation.members(group)
+            shared = federation.models_of_group(group)
+            measured = {
+                name: federation.evaluator.measure(prepared.task, prepared.test, m) for name, m in shared.items()
+            }
+            for client in () if shared else members:
                 with federation.at_hand([client]):
                     model = federation.model_of_client(client)
-                    clients[client] = federation.evaluator(prepared.task, prepared.local_test[client], model)
-        seconds[group] = time.perf_counter() - began
+                    measured[client] = federation.evaluator.measure(prepared.task, prepared.test, model)
+            scored = {name: prepared.task.scores(metric) for name, metric in measured.items()}
+            several = len(scored) > 1
+            if not several:
+                metrics[group] = next(iter(measured.values()))
+            users = [federation.part_of(c) if shared else c for c in members] if several else [*scored]
+            groups[group], models[group] = mean_metrics([scored[name] for name in users]), len(scored)
+            for client in members:
+                if prepared.local_test[client]:
+                    with federation.at_hand([client]):
+                        model = federation.model_of_client(client)
+                        clients[client] = federation.evaluator(prepared.task, prepared.local_test[client], model)
+            seconds[group] = time.perf_counter() - began
     return Scores(groups, clients, seconds, models, metrics)
 
 

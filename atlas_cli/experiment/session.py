@@ -15,7 +15,7 @@ from atlas_cli.config.dump import dump_config
 from atlas_cli.config.load import LoadedConfig
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.engines.engine import Engine, engine_of
-from atlas_cli.errors import ConfigError, InterruptedRunError, OutputError
+from atlas_cli.errors import AtlasError, ConfigError, InterruptedRunError, OutputError
 from atlas_cli.experiment.adapter_export import export_adapters, export_last_round
 from atlas_cli.experiment.allocation.device_fit import fit_to_devices, must_fit, slow_bfloat16
 from atlas_cli.experiment.end_of_run import engine_figures, record_early_end
@@ -39,6 +39,7 @@ from atlas_cli.models.frozen.load import current_sha256
 from atlas_cli.planning.devices.clock_notes import clock_notes
 from atlas_cli.planning.memory_assumptions import unpredicted
 from atlas_cli.planning.plan import cuts_text, make_plan
+from atlas_cli.plugin_errors import described
 from atlas_cli.reports.html import write_report
 from atlas_cli.reports.progress import Progress
 from atlas_cli.runs.checkpoint import load_newest, remove_newer
@@ -248,6 +249,8 @@ def _run(
             _leave_results(federation, run, ended)
         if isinstance(error, KeyboardInterrupt):
             raise InterruptedRunError("; ".join(["interrupted", *getattr(error, "__notes__", ())])) from None
+        if isinstance(error, SystemExit):  # of a plug-in, which would end a failed run with any exit code
+            raise AtlasError("; ".join([described(error), *getattr(error, "__notes__", ())])) from error
         raise
     finally:
         federation.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from atlas_cli.aggregation.client_gradients import factors_of
-from atlas_cli.errors import TooFewClientsError
+from atlas_cli.errors import TooFewClientsError, during
 from atlas_cli.federation.client_state.state import ClientState
 from atlas_cli.federation.federation import Federation
 from atlas_cli.federation.local_work import LocalWork
@@ -55,9 +55,10 @@ class Attendance:
         every = may_drop(self.federation, self.present)
         exposed = self.present if every else [c for c in self.present if c in self._crashes]
         self._before = {c: ClientState.of(self.federation.clients[c], members[c]).copy() for c in exposed}
-        for member in (members[c] for c in self.present):
-            if member.term is not None:
-                member.term.begin_round(factors_of(member.adapters))
+        for client in self.present:
+            if (term := members[client].term) is not None:
+                with during(f"client {client}"):
+                    term.begin_round(factors_of(members[client].adapters))
 
     def drop(self, client: str, reason: str, *, gone: bool = True) -> None:
         """Drop a client from the round and restore its state from the beginning of the round.

@@ -245,3 +245,26 @@ def test_same_second_same_name_makes_a_second_directory(write, capsys, monkeypat
     path = write(put("training", value={"rounds": 1, "local_steps": 1, "max_length": 32}))
     assert main(["train", path]) == main(["train", path]) == 0
     assert len(list(Path("runs").iterdir())) == 2
+
+
+BROKEN_METHOD = """
+from atlas_cli.aggregation.methods import zero_pad
+
+
+class Method(zero_pad.Method):
+    def aggregate(self, current, updates, context):
+        return super().aggregate(current, updates, context) if context.round < 2 else updates / 0
+"""
+
+
+def test_an_error_of_a_plugin_names_it_and_where_it_was(write, capsys, install):
+    install("lab-broken", {"lab_broken": BROKEN_METHOD}, "[atlas.aggregation]\nbroken = lab_broken\n")
+    path = write(put("aggregation", value={"method": "broken"}))
+    assert main(["train", path]) == 1
+    what = "Method.aggregate raised TypeError: unsupported operand type(s) for /: 'list' and 'int'"
+    said = f"lab_broken.py, line 7): {what}, in round 2, task group g"
+    line = one_error(capsys, said)
+    run, manifest = the_run()
+    assert line.startswith(f"error: {manifest['error']}; the traceback is in {run / 'log.txt'}; round 1 is kept")
+    assert manifest["error"].startswith("aggregation method 'broken' (") and manifest["error"].endswith(said)
+    assert "Traceback" in (run / "log.txt").read_text() and "updates / 0" in (run / "log.txt").read_text()

@@ -1,10 +1,14 @@
 """Clients that compute elsewhere: the same federation as in one process, bit for bit, whoever answers first."""
 
+import re
+
 import pytest
 from support.elsewhere import Hosts, run, same
 
+from atlas_cli.aggregation.methods import scaffold
 from atlas_cli.engines.remote.host import NotFinite
-from atlas_cli.errors import AtlasError, NonFiniteError
+from atlas_cli.errors import AtlasError, NonFiniteError, PluginError
+from atlas_cli.plugin_errors import described
 
 CASES = {
     "pooled": {},
@@ -143,3 +147,13 @@ def test_a_process_keeps_few_graphs_at_a_time(make_federation):
 
     same(run(remote, Watching(remote, n=1)), run(plain))
     assert 2 <= max(most) <= 4
+
+
+def test_a_plugin_that_fails_where_a_client_computes_ends_the_run_and_is_named(make_federation, monkeypatch):
+    monkeypatch.setattr(scaffold._Control, "corrected", lambda self, gradients: 1 / 0)
+    federation = make_federation(aggregation={"method": "scaffold"})
+    with pytest.raises(PluginError) as caught:
+        run(federation, Hosts(federation, seed=1))
+    said = described(caught.value)
+    assert "aggregation method 'scaffold' (" in said and "raised ZeroDivisionError: division by zero" in said
+    assert re.search(r", in round 1, client \w+, step 0$", said) and "Traceback" in str(caught.value.__cause__)

@@ -154,7 +154,7 @@ def test_a_bug_leaves_its_traceback_in_the_log(write, train, at_step, chaos, cap
     assert "Traceback" not in out + err and len(err.splitlines()) == 1
     log = run.path / "log.txt"
     assert err == (
-        f"error: unexpected IndexError: a bug in two lines; the traceback is in {log}; round 2 is kept; "
+        f"error: unexpected IndexError: a bug in two lines, in round 3; the traceback is in {log}; round 2 is kept; "
         f"to go on: atlas train --resume {run.path}\n"
     )
     assert "Traceback (most recent call last)" in log.read_text() and "in bug" in log.read_text()

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from atlas_cli.engines.remote.host import Answer, NotFinite
+from atlas_cli.engines.remote.host import Answer, NotFinite, PluginFailed
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class LostCall:
     reason: str
 
 
-Result = Answer | NotFinite | LostCall
+Result = Answer | NotFinite | PluginFailed | LostCall
 
 
 class Calls(Protocol):

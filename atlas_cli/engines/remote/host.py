@@ -7,6 +7,7 @@ round a client's state is loaded from the server's record, so that any process c
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.data.collate import Batch
 from atlas_cli.engines.remote.arrays import Packed, pack, unpack
 from atlas_cli.engines.remote.sent_state import SentState
-from atlas_cli.errors import NonFiniteError
+from atlas_cli.errors import NonFiniteError, PluginError
 from atlas_cli.federation.batches import ClientBatches
 from atlas_cli.federation.client_state.member import Member
 from atlas_cli.federation.client_state.new_client import new_client
@@ -30,6 +31,7 @@ from atlas_cli.models.frozen.kernel_order import prepacked_error
 from atlas_cli.models.frozen.load import FrozenBase
 from atlas_cli.models.frozen.skeleton import contents_sha256, weights_of
 from atlas_cli.planning.plan import ClientPlan
+from atlas_cli.plugin_errors import described, plugin_of
 from atlas_cli.wire.messages import Features, Gradients
 
 
@@ -56,6 +58,14 @@ class NotFinite:
     message: str
 
 
+@dataclass(frozen=True)
+class PluginFailed:
+    """A call that a plug-in's code ended: every process would come to that, so that the run ends with it, too."""
+
+    message: str
+    traceback: str
+
+
 class ClientHost:
     """Serves clients by name, one call after another.
 
@@ -74,7 +84,7 @@ class ClientHost:
         self._parties: dict[str, Party] = {}
         self._batches: dict[str, Batch] = {}
 
-    def call(self, method: str, client: str, *args: Any) -> Answer | NotFinite:
+    def call(self, method: str, client: str, *args: Any) -> Answer | NotFinite | PluginFailed:
         """Call one of the methods below for a client."""
         began = time.perf_counter()
         served: Callable[..., Any] = getattr(self, f"do_{method}")
@@ -82,6 +92,10 @@ class ClientHost:
             value = served(client, *args)
         except NonFiniteError as error:
             return NotFinite(str(error))
+        except Exception as error:
+            if isinstance(error, PluginError) or plugin_of(error) is not None:
+                return PluginFailed(described(error), "".join(traceback.format_exception(error)))
+            raise
         return Answer(value, time.perf_counter() - began)
 
     def do_begin(self, client: str, made: ClientSetup | None, number: int, sent: SentState) -> str:

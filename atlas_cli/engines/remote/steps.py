@@ -21,9 +21,9 @@ from atlas_cli.data.collate import Batch
 from atlas_cli.engines.passes import begin_round, order_of
 from atlas_cli.engines.remote.arrays import pack, unpack
 from atlas_cli.engines.remote.calls import Calls, LostCall
-from atlas_cli.engines.remote.host import Answer, NotFinite
+from atlas_cli.engines.remote.host import Answer, NotFinite, PluginFailed
 from atlas_cli.engines.remote.sent_state import SentState
-from atlas_cli.errors import AtlasError, NonFiniteError
+from atlas_cli.errors import AtlasError, NonFiniteError, PluginError, during
 from atlas_cli.federation.attendance import Attendance
 from atlas_cli.federation.batches import batch_of
 from atlas_cli.federation.federation import Federation
@@ -40,6 +40,10 @@ GRAPHS = 4  # clients of one process whose activations are kept for their backwa
 
 class _LostError(Exception):
     """A client was lost while the server waited for it in the middle of a step."""
+
+
+class _ElsewhereError(Exception):
+    """The traceback of an error in another process, for log.txt."""
 
 
 class RemoteRound:
@@ -193,6 +197,9 @@ class RemoteRound:
         """The next answer, None from a client that is out."""
         client, result = self.calls.next(clients)
         method = self._under_way.pop(client)
+        if isinstance(result, PluginFailed):
+            with during(f"client {client}, step {self._step}"):
+                raise PluginError(result.message) from _ElsewhereError(result.traceback)
         if not isinstance(result, Answer):
             if self.strict and isinstance(result, NotFinite) and method in ("backward", "advance"):
                 self.done[client] = self._before[client]  # its step was not taken
