@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-STEPS = re.findall(r"^\| \d+ \| `(\w+)` in \[[\w.]+\]\(\.\./([\w/.]+)\)", PAGE, re.MULTILINE)
+PAGE = (ROOT / "docs" / "development" / "architecture.md").read_text(encoding="utf-8")
+STEPS = re.findall(r"^\| \d+ \| `(\w+)` in \[[\w.]+\]\(\.\./\.\./([\w/.]+)\)", PAGE, re.MULTILINE)
 
 
 def test_the_round_is_read_in_12_to_20_steps():
@@ -24,14 +24,14 @@ def test_each_step_is_where_the_page_says(function, path):
 
 
 def test_the_picture_of_the_rooms_is_what_contracts_and_code_say():
-    done = subprocess.run([sys.executable, str(ROOT / "docs" / "draw_rooms.py"), "--check"], cwd=ROOT)
-    assert done.returncode == 0, "python docs/draw_rooms.py draws it anew"
+    done = subprocess.run([sys.executable, str(ROOT / "docs" / "scripts" / "draw_rooms.py"), "--check"], cwd=ROOT)
+    assert done.returncode == 0, "python docs/scripts/draw_rooms.py draws it anew"
 
 
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md"), *(ROOT / ".github").glob("*.md")]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / ".github").glob("*.md")]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_links_between_pages_and_files_resolve(page):
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     for target in re.findall(r"\]\(([^)\s]+)\)", text):

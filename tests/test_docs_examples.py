@@ -22,12 +22,12 @@ ROOT = Path(__file__).parents[1]
 PART = re.compile(r"^`(atlas_cli/\S+\.py)`\n\n```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PROJECT = re.compile(r"^`lab-atlas/pyproject\.toml`\n\n```toml\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 TESTS_OF_AUTHORS = re.compile(r"runs on its own parts:\n\n```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-EXTENDING = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+EXTENDING = (ROOT / "docs" / "guides" / "extend.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
 def extended(tmp_path_factory):
-    """A folder with a copy of the package to which every file of docs/extending.md was added."""
+    """A folder with a copy of the package to which every file of docs/guides/extend.md was added."""
     folder = tmp_path_factory.mktemp("extended")
     shutil.copytree(ROOT / "atlas_cli", folder / "atlas_cli", ignore=shutil.ignore_patterns("__pycache__"))
     parts = PART.findall(EXTENDING)
@@ -40,7 +40,7 @@ def extended(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """A folder in whose ``site`` the package of docs/extending.md is installed, with all parts but the command."""
+    """A folder in whose ``site`` the package of docs/guides/extend.md is installed, with all parts but the command."""
     folder = tmp_path_factory.mktemp("installed")
     package = folder / "lab-atlas" / "lab_atlas"
     package.mkdir(parents=True)
@@ -162,10 +162,10 @@ def test_parts_of_a_package_of_ones_own(installed):
 
 
 def test_the_tables_of_a_run_directory_are_what_its_records_hold():
-    script = ROOT / "docs" / "run_directory_tables.py"
+    script = ROOT / "docs" / "scripts" / "run_directory_tables.py"
     tables = runpy.run_path(str(script))
-    page = (ROOT / "docs" / "run-directory.md").read_text(encoding="utf-8")
-    assert tables["written_anew"](page) == page, "python docs/run_directory_tables.py writes them anew"
+    page = (ROOT / "docs" / "reference" / "run-directory.md").read_text(encoding="utf-8")
+    assert tables["written_anew"](page) == page, "python docs/scripts/run_directory_tables.py writes them anew"
     assert {model.__name__ for model in SCHEMAS.values()} <= {name for _, name, _ in tables["TABLE"].findall(page)}
     for model in (*SCHEMAS.values(), HolderMemory, ReferenceMemory):
         assert all(field.description for field in model.model_fields.values())
@@ -174,7 +174,7 @@ def test_the_tables_of_a_run_directory_are_what_its_records_hold():
 @pytest.mark.slow
 def test_suites_of_extending(extended):
     """The lines with which an author tests a task, as they stand there."""
-    text = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "guides" / "extend.md").read_text(encoding="utf-8")
     (suite,) = re.findall(r"^```python\n([^`]*TestRating = conformance\([^`]*)^```$", text, re.MULTILINE)
     (extended / "test_rating.py").write_text(suite, encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": str(extended)}
@@ -184,11 +184,11 @@ def test_suites_of_extending(extended):
 
 
 def test_every_choice_is_described():
-    readme, methods = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/methods.md"))
+    readme, split = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/concepts/split.md"))
     for package in ("tasks", "aggregation.methods"):
         assert {f"`{name}`" for name in discovery.names(package)} <= set(re.findall(r"`[\w-]+`", readme))
     for kind in KINDS:
-        assert kind == "labels" or f"`{kind}`" in methods  # labels travel with activations
+        assert kind == "labels" or f"`{kind}`" in split  # labels travel with activations
 
 
 def test_every_command_is_described():

@@ -21,8 +21,8 @@ def test_in_the_checkout_and_elsewhere_and_from_a_wheel(tmp_path, monkeypatch):
     assert extras.install_command("ray") == 'pip install "atlas-cli[ray]"'
 
 
-def test_every_extra_is_described():
-    assert set(extras.EXTRAS) == set(PROJECT["optional-dependencies"]) - {"dev"}
+def test_every_extra_that_the_package_asks_for_is_described():
+    assert set(extras.EXTRAS) == set(PROJECT["optional-dependencies"]) - {"dev", "docs"}
     assert PROJECT["name"] == extras.DISTRIBUTION
 
 

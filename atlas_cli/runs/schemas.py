@@ -1,6 +1,6 @@
 """What each file of records in a run directory holds, as pydantic models.
 
-``docs/run_directory_tables.py`` makes the tables of docs/run-directory.md of them.
+``docs/scripts/run_directory_tables.py`` makes the tables of docs/reference/run-directory.md of them.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class MetricsRecord(Record):
     aggregation_error: float | None = Field(
         description=(
             "norm(delivered - X) / norm(X) against the exact sum X, over all layers, root mean square over the "
-            "group's clients; null where it does not apply; see [methods](methods.md)."
+            "group's clients; null where it does not apply; see [methods](../concepts/merging.md)."
         ),
     )
     aggregation_truncation: float | None = Field(
@@ -119,7 +119,7 @@ class MetricsRecord(Record):
     epsilon: dict[str, float | Literal["infinite"]] = Field(
         description=(
             "Epsilon of all rounds so far, by channel; `infinite` where no mechanism bounds it, 0 where nothing was "
-            "sent ([privacy](privacy.md))."
+            "sent ([privacy](../concepts/privacy.md))."
         ),
     )
     epsilon_of: dict[str, str] = Field(
@@ -134,13 +134,14 @@ class MetricsRecord(Record):
         description="Clients of the group whose work is in the round's merge; empty in round 0."
     )
     dropped: dict[str, str] = Field(
-        description="By client of the cohort whose work is not in the merge, the reason; see [faults](faults.md)."
+        description="By client of the cohort whose work is not in the merge, the reason; see "
+        "[faults](../concepts/faults.md)."
     )
     norms: dict[str, Figures] | None = Field(
         default=None,
         description=(
             "With `privacy.updates` or `privacy.examples` only: by mechanism, norms before and after clipping and "
-            "noise, means over participants ([privacy](privacy.md))."
+            "noise, means over participants ([privacy](../concepts/privacy.md))."
         ),
     )
 
@@ -220,7 +221,7 @@ class MessageRecord(Record):
 
     round: Count = Field(description="Number of the round.")
     client: str = Field(description="The client that sent or got the messages.")
-    kind: Kind = Field(description="Kind of the messages, described in [methods](methods.md).")
+    kind: Kind = Field(description="Kind of the messages, described in [methods](../concepts/split.md).")
     direction: Literal["up", "down"] = Field(
         description="`up`: from the client to the server; `down`: from the server to the client."
     )

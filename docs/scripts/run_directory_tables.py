@@ -1,7 +1,7 @@
-"""Write the tables of ``docs/run-directory.md`` from the models of records in ``atlas_cli/runs/schemas.py``.
+"""Write the tables of ``docs/reference/run-directory.md`` from the models of records in ``atlas_cli/runs/schemas.py``.
 
-    python docs/run_directory_tables.py            writes the tables
-    python docs/run_directory_tables.py --check    exit code 1 where a table is not what the models say
+    python docs/scripts/run_directory_tables.py            writes the tables
+    python docs/scripts/run_directory_tables.py --check    exit code 1 where a table is not what the models say
 
 A table stands between ``<!-- MODEL -->`` and ``<!-- end -->``.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from atlas_cli.runs import schemas
 
-PAGE = Path(__file__).resolve().parent / "run-directory.md"
+PAGE = Path(__file__).resolve().parents[1] / "reference" / "run-directory.md"
 TABLE = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- end -->\n)", re.DOTALL)
 
 

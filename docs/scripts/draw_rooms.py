@@ -1,7 +1,7 @@
-"""Draw ``docs/rooms.svg``: the rooms of the package in their layers, from the contracts in pyproject.toml and the code.
+"""Draw ``development/rooms.svg``: the rooms of the package in their layers, from the contracts and the code.
 
-    python docs/draw_rooms.py            writes docs/rooms.svg
-    python docs/draw_rooms.py --check    exit code 1 where the picture is not what the code says
+    python docs/scripts/draw_rooms.py            writes docs/development/rooms.svg
+    python docs/scripts/draw_rooms.py --check    exit code 1 where the picture is not what the code says
 
 An arrow is an import that no longer way implies; the text in a box is the first sentence of the room's docstring. Needs
 the extra ``dev`` (grimp, which import-linter is made of).
@@ -18,8 +18,8 @@ from pathlib import Path
 
 import grimp
 
-ROOT = Path(__file__).resolve().parents[1]
-PICTURE = ROOT / "docs" / "rooms.svg"
+ROOT = Path(__file__).resolve().parents[2]
+PICTURE = ROOT / "docs" / "development" / "rooms.svg"
 PACKAGE = "atlas_cli"
 WIDTH, MARGIN, ROW, BOX, GAP = 1080, 20, 112, 72, 24
 STYLE = """
@@ -32,12 +32,16 @@ text { font: 12px system-ui, "Segoe UI", sans-serif; fill: #1f2933; }
 
 
 def layers() -> list[list[str]]:
-    """The rooms of each layer, from the top down, as the contract names them; files of the ground are one room."""
+    """The rooms of each layer, from the top down, as the contract names them; files of the ground are one room.
+
+    A file above all rooms (``__main__``) is left out: it hands over to the one below.
+    """
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     (contract,) = (c for c in settings["tool"]["importlinter"]["contracts"] if c["id"] == "rooms")
     rows = [[name.strip() for name in layer.split("|")] for layer in contract["layers"]]
     rooms = [row for row in rows if all((ROOT / PACKAGE / name).is_dir() for name in row)]
-    return [*rooms, [" ".join(name for row in rows for name in row if row not in rooms)]]
+    ground = rows[rows.index(rooms[-1]) + 1 :]
+    return [*rooms, [" ".join(name for row in ground for name in row)]]
 
 
 def arrows(rows: list[list[str]]) -> list[tuple[str, str]]:
@@ -47,7 +51,8 @@ def arrows(rows: list[list[str]]) -> list[tuple[str, str]]:
     below: dict[str, set[str]] = {name: set() for row in rows for name in row}
     for module in graph.modules - {PACKAGE}:
         for imported in graph.find_modules_directly_imported_by(module) - {PACKAGE}:
-            below[room[module.split(".")[1]]].add(room[imported.split(".")[1]])
+            if (importer := module.split(".")[1]) in room:
+                below[room[importer]].add(room[imported.split(".")[1]])
     reached: dict[str, set[str]] = {}
     for row in reversed(rows):
         for name in row:

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Certificates to try Ray with TLS: a certificate authority of your own, and one key and certificate for all nodes.
 #
-#     bash docs/test-certificates.sh FOLDER ADDRESS...     the IP address of every node, as Ray names it
+#     bash docs/scripts/test-certificates.sh FOLDER ADDRESS...     the IP address of every node, as Ray names it
 #
 # For tests: whoever has the folder can pose as a node. Prints the variables to set on every node before `ray start`.
 set -euo pipefail
