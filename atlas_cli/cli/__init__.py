@@ -17,7 +17,6 @@ import typer
 from atlas_cli import discovery
 from atlas_cli.errors import AtlasError
 from atlas_cli.interrupts import interrupts_between_imports
-from atlas_cli.plugin_errors import described, plugin_of
 from atlas_cli.printable import printable
 
 SHOWN_OF_ERROR = 500  # characters at each end of an error's line
@@ -80,11 +79,15 @@ def main(argv: list[str] | None = None) -> int:
     except AtlasError as error:
         if debug:
             raise
+        from atlas_cli.plugin_errors import described
+
         _show_error("; ".join([described(error), *_notes(error)]))
         return error.exit_code
     except Exception as error:
         if debug:
             raise
+        from atlas_cli.plugin_errors import described, plugin_of
+
         missing = isinstance(error, OSError) and error.filename is not None
         if isinstance(error, OSError) and missing and plugin_of(error) is None:
             _show_error("; ".join([f"{error.filename!s:.200}: {error.strerror}", *_notes(error)]))
