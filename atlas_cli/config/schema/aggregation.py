@@ -13,25 +13,46 @@ from atlas_cli.units import parse_bytes
 class CrossGroupConfig(Section):
     """How far the merged adapters of task groups are mixed; heads never are."""
 
-    strength: float = Field(0.0, ge=0, le=1, description="0: groups stay apart")
-    temperature: float = Field(1.0, gt=0, description="of exp(cosine / temperature); small: only the most alike")
-    graph: Literal["softmax", "laplacian"] = "softmax"
+    strength: float = Field(
+        0.0, ge=0, le=1, description="How much a group takes from the others; with 0 groups stay apart.", examples=[0.2]
+    )
+    temperature: float = Field(
+        1.0,
+        gt=0,
+        description="Of the weights exp(cosine / temperature) with `graph: softmax`. A small one mixes only the groups "
+        "that are most alike.",
+    )
+    graph: Literal["softmax", "laplacian"] = Field(
+        "softmax",
+        description="Which groups are mixed: `softmax` by how alike their updates are, `laplacian` by a step on the "
+        "graph of groups whose updates have a positive cosine.",
+    )
 
 
 class AggregationConfig(Section):
     """How a group's adapters are merged."""
 
-    method: Annotated[str, one_of("aggregation.methods")] = "delta-svd"
-    options: dict[str, Any] = Field({}, description="of the method, e.g. {ridge: 1e-6} for lora-fair")
+    method: Annotated[str, one_of("aggregation.methods")] = Field(
+        "delta-svd", description="The aggregation method, by the name of its file."
+    )
+    options: dict[str, Any] = Field(
+        {},
+        description="Options of the method; its page in the reference lists them.",
+        examples=[{"ridge": 1e-6}],
+    )
     weights: Literal["examples", "tokens", "uniform", "inverse-rank"] = Field(
         "examples",
-        description="of clients in the merge: examples (label tokens where every token has a label), tokens of their "
-        "texts, all alike, or 1 / mean rank; times clients.NAME.weight",
+        description="What a client's weight in the merge goes by: its examples (label tokens where every token has a "
+        "label), the tokens of its texts, nothing, or 1 / its mean rank. `clients.NAME.weight` multiplies it.",
     )
     server_memory: Annotated[str, quantity(parse_bytes)] | None = Field(
-        None, description="the merge of one layer may take this much, e.g. 512 MiB; default: what it needs"
+        None,
+        description="The most memory that the merge of one layer may take; without it, as much as it needs.",
+        examples=["512 MiB"],
     )
     cross_group: CrossGroupConfig = CrossGroupConfig()
     error_ledger: bool = Field(
-        True, description="compare every delivery with the exact sum (atlas train --no-error-ledger: false)"
+        True,
+        description="Compare every delivery with the exact sum of updates and record the difference. `atlas train "
+        "--no-error-ledger` turns it off.",
     )

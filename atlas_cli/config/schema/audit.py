@@ -14,11 +14,16 @@ class RecordConfig(Section):
     """Which messages are kept, as they cross the wire, in the run directory under messages/."""
 
     rounds: list[Annotated[int, Field(ge=0)]] = Field(
-        [1], min_length=1, description="their messages; what the server delivered just before them is kept, too"
+        [1],
+        min_length=1,
+        description="The rounds whose messages are kept; what the server delivered just before them is kept, too.",
     )
-    clients: Literal["all"] | list[Name] = Field("all", description="both directions of these")
+    clients: Literal["all"] | list[Name] = Field(
+        "all", description="The clients whose messages are kept, in both directions.", examples=[["phone-1"]]
+    )
     limit: Annotated[str, quantity(parse_bytes)] = Field(
-        "1 GiB", description="recording ends before the message that would exceed it, and the manifest says so"
+        "1 GiB",
+        description="Recording ends before the message that would exceed this size, and the manifest says so.",
     )
 
 

@@ -23,18 +23,32 @@ class ClusteringConfig(Section):
 
     by: Literal["fingerprints", "oracle", "random", "single"] = Field(
         "fingerprints",
-        description="gradients of clients; controls: oracle (the task groups themselves), random, single (one cluster)",
+        description="How clusters are found: by fingerprints of the clients' gradients, or by a control: `oracle` "
+        "takes the task groups themselves, `random` deals clients out, `single` makes one cluster.",
     )
     k: Annotated[int | Literal["auto"], AfterValidator(_check_k)] = Field(
-        "auto", description="number of clusters; auto: the best silhouette (random: as many as task groups)"
+        "auto",
+        description="Number of clusters. `auto` takes the number with the best silhouette (with `by: random` as many "
+        "as there are task groups).",
+        examples=[4],
     )
     every: int | None = Field(
-        None, ge=1, description="cluster again every this many rounds, on more batches; default: once, before training"
+        None,
+        ge=1,
+        description="Find clusters again every this many rounds, on more batches; without it, once, before training.",
+        examples=[5],
+        json_schema_extra={"unit": "rounds"},
     )
     batches: int = Field(
-        24, ge=1, description="batches of a client that its fingerprint is made of; its examples are used once at most"
+        24,
+        ge=1,
+        description="How many of a client's batches its fingerprint is made of; each example is used once at most.",
+        json_schema_extra={"unit": "batches"},
     )
-    size: int = Field(64, ge=2, description="numbers in a fingerprint")
+    size: int = Field(64, ge=2, description="How many numbers a fingerprint has.")
     min_silhouette: float = Field(
-        0.1, ge=-1, le=1, description="with k: auto, one cluster where the best silhouette is below this"
+        0.1,
+        ge=-1,
+        le=1,
+        description="With `k: auto` there is one cluster where the best silhouette is below this.",
     )

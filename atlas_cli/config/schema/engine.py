@@ -15,48 +15,69 @@ class EngineConfig(Section):
 
     name: Literal["in-process", "ray"] = Field(
         "in-process",
-        description="ray: clients compute in processes of a Ray cluster, the server in that of the command",
+        description="Where clients compute: in the process of the command, or with `ray` in processes of a Ray cluster "
+        "while the server stays in that of the command.",
     )
     address: str | None = Field(
         None,
-        description="of a Ray cluster that runs: auto (this machine's) or host:port; null: one is started here for the "
-        "run, on loopback. Who has its token can run code on it: a cluster is one trust domain",
+        description="The address of a Ray cluster that runs: `auto` (this machine's) or host:port. With `null` one is "
+        "started here for the run, on loopback. Whoever has its token can run code on it: a cluster is one trust "
+        "domain.",
+        examples=["auto"],
     )
     hosts: int | None = Field(
-        None, ge=1, description="processes that clients share; default: as many as have room, a client of a round each"
+        None,
+        ge=1,
+        description="How many processes the clients share; without it, as many as have room, at most one a client of a "
+        "round.",
+        examples=[2],
+        json_schema_extra={"unit": "processes"},
     )
-    cpus: float = Field(1.0, gt=0, description="CPUs that Ray reserves for each process")
-    gpus: float = Field(0.0, ge=0, description="for each process, also a part of one; 0: clients compute on the CPU")
+    cpus: float = Field(
+        1.0, gt=0, description="How many CPUs Ray reserves for each process.", json_schema_extra={"unit": "CPUs"}
+    )
+    gpus: float = Field(
+        0.0,
+        ge=0,
+        description="How many GPUs Ray reserves for each process, also a part of one. With 0 clients compute on the "
+        "CPU.",
+        json_schema_extra={"unit": "GPUs"},
+    )
     timeout: Annotated[str, quantity(parse_time)] = Field(
-        "10 min", description="a process that answers none of its clients for so long is killed, and they are dropped"
+        "10 min",
+        description="A process that answers none of its clients for so long is killed, and they are dropped.",
     )
     fuse: Literal["auto", "off"] = Field(
         "auto",
-        description="auto: clients with the same split layer are computed together, their real tokens in one row; "
-        "off: each by itself, padded, as ray always does",
+        description="With `auto`, clients of the same split layer are computed together, their real tokens in one row. "
+        "With `off`, and always on Ray, each is computed by itself, padded.",
     )
     prefix_cache: Annotated[str, quantity(parse_bytes)] | None = Field(
         None,
-        description="memory for the outputs of blocks below a client's lowest adapter, computed once per text, e.g. "
-        "512 MiB; what does not fit goes to a temporary folder under output.dir; null: computed anew every step",
+        description="Memory for the outputs of the blocks below a client's lowest adapter, which are then computed "
+        "once a text. What does not fit goes to a temporary folder under `output.dir`. With `null` they are computed "
+        "anew in every step.",
+        examples=["512 MiB"],
     )
     offload: Annotated[str, quantity(parse_bytes)] | None = Field(
         None,
-        description="memory for what clients own that take no part in a round, e.g. 1 GiB; what does not fit goes to a "
-        "temporary folder under output.dir; null: all clients stay in memory",
+        description="Memory for what those clients own that take no part in a round. What does not fit goes to a "
+        "temporary folder under `output.dir`. With `null` all clients stay in memory.",
+        examples=["1 GiB"],
     )
     prepack: Annotated[str, quantity(parse_bytes)] | None = Field(
         "2 GiB",
-        description="memory in each process for copies of frozen weights in the order in which a CPU's kernels read "
-        "them, whole layers from the first block on; null: none. Results differ by rounding; compile has none",
+        description="Memory in each process for copies of frozen weights in the order in which a CPU's kernels read "
+        "them, whole layers from the first block on; `null` makes none, and `compile` takes none. Results differ by "
+        "rounding.",
     )
     pinned: bool = Field(
         False,
-        description="on CUDA: texts, and what prefix_cache read from disk, lie in page-locked memory and are copied on "
-        "a stream of their own while the GPU computes; elsewhere nothing changes",
+        description="On CUDA, texts and what `prefix_cache` read from disk lie in page-locked memory and are copied on "
+        "a stream of their own while the GPU computes. Elsewhere nothing changes.",
     )
     compile: bool = Field(
         False,
-        description="torch.compile the parts of blocks that no adapter touches: a minute or more before the first "
-        "step, and results differ by rounding",
+        description="Compile the parts of blocks that no adapter touches with `torch.compile`. It takes a minute or "
+        "more before the first step, and results differ by rounding.",
     )

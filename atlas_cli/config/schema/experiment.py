@@ -32,109 +32,189 @@ class ModelConfig(Section):
     """Which model, and where it is cut."""
 
     name: str = Field(
-        description="packaged name (atlas models), hub id, local folder, GGUF file, or known architecture"
+        description="A packaged name (`atlas models`), a hub id, a local folder, a GGUF file, or a known architecture.",
+        examples=["minilm"],
     )
     split_layer: SplitLayer = Field(
         None,
-        description="blocks kept on the client; default: the middle of the model; auto: the deepest that fits every "
-        "client's device",
+        description="How many blocks clients keep. Without it, the middle of the model; with `auto`, the deepest cut "
+        "that fits every client's device.",
+        examples=[3],
+        json_schema_extra={"unit": "blocks"},
     )
     init: Literal["pretrained", "random", "auto"] = Field(
-        "pretrained", description="auto: pretrained where the weights can be reached, else random, and says so"
+        "pretrained",
+        description="Where weights come from. `auto` takes pretrained ones where they can be reached, else random "
+        "ones, and says so.",
     )
-    config: dict[str, Any] = Field({}, description="changes to the Hugging Face config; only with init: random")
-    tokenizer: str | None = Field(None, description="where the tokenizer is, if not with the model")
-    revision: str | None = Field(None, description="hub revision (branch, tag or commit)")
-    dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the frozen weights")
+    config: dict[str, Any] = Field(
+        {},
+        description="Changes to the Hugging Face config; only with `init: random`.",
+        examples=[{"n_layer": 4}],
+    )
+    tokenizer: str | None = Field(
+        None, description="Where the tokenizer is, where it is not with the model.", examples=["gpt2-bpe"]
+    )
+    revision: str | None = Field(
+        None, description="A revision of the hub: a branch, a tag or a commit.", examples=["main"]
+    )
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="The dtype of the frozen weights.")
     fused_gelu: bool = Field(
-        True, description="run GPT-2's gelu_new as one operation: the same function to 2e-7, under half the saved bytes"
+        True,
+        description="Run GPT-2's gelu_new as one operation: the same function to 2e-7, at under half the saved bytes.",
     )
 
 
 class LoraConfig(Section):
     """Adapters on the client half; a client may override the rank."""
 
-    rank: CheckedRanks = 8
-    alpha: float = Field(16.0, gt=0, le=1e30)  # its scale is a float32
-    dropout: float = Field(0.0, ge=0, lt=1)
-    targets: Literal["auto"] | list[str] = Field(
-        "auto", description="linear layers to adapt, by the end of their name in a block"
+    rank: CheckedRanks = Field(
+        8,
+        description="The LoRA rank of every client layer, or a rank by layer; layers that are not named get no "
+        "adapter.",
+        examples=[{0: 8, 1: 16}],
     )
-    rslora: bool = Field(False, description="scale alpha / sqrt(rank) instead of alpha / rank")
+    alpha: float = Field(  # its scale is a float32
+        16.0, gt=0, le=1e30, description="The scale of an adapter is alpha / rank."
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="The chance that an adapter's input is set to 0 in training.")
+    targets: Literal["auto"] | list[str] = Field(
+        "auto",
+        description="The linear layers to adapt, by the end of their name in a block; `auto` takes the family's.",
+        examples=[["query", "value"]],
+    )
+    rslora: bool = Field(False, description="Scale by alpha / sqrt(rank) instead of alpha / rank.", examples=[True])
 
 
 class ServerConfig(Section):
     """What the server trains besides the heads."""
 
     rank: int = Field(
-        0, ge=0, description="LoRA rank on the server half, a set of adapters a task group; 0: heads only"
+        0,
+        ge=0,
+        description="The LoRA rank on the server half, with a set of adapters for each task group; 0 trains heads "
+        "only.",
     )
-    device: str | None = Field(None, description="name under devices, or a built-in profile (atlas devices)")
+    device: str | None = Field(
+        None, description="A name under `devices`, or a built-in profile (`atlas devices`).", examples=["phone"]
+    )
 
 
 class ClientConfig(Section):
     """One client, or ``count`` alike."""
 
-    task_group: str
+    task_group: str = Field(description="The task group that it trains for.", examples=["questions"])
     rank: CheckedRanksOrAuto | None = Field(
-        None, description="default: lora.rank; auto: from the device's budgets (atlas ranks shows them)"
+        None,
+        description="Its LoRA rank, or a rank by layer; without it, `lora.rank`. `auto` finds ranks from the device's "
+        "budgets, and `atlas ranks` shows them.",
+        examples=[4],
     )
     split_layer: SplitLayer = Field(
-        None, description="of this client alone; default: model.split_layer; auto: the deepest that fits its device"
+        None,
+        description="How many blocks this client keeps; without it, `model.split_layer`. `auto` is the deepest cut "
+        "that fits its device.",
+        examples=["auto"],
+        json_schema_extra={"unit": "blocks"},
     )
-    device: str | None = Field(None, description="name under devices, or a built-in profile (atlas devices)")
-    checkpointing: bool = Field(False, description="activation checkpointing: less memory, one more forward a step")
+    device: str | None = Field(
+        None, description="A name under `devices`, or a built-in profile (`atlas devices`).", examples=["phone"]
+    )
+    checkpointing: bool = Field(
+        False,
+        description="Blocks keep their input alone and run again in the backward: less memory, one more forward a "
+        "step.",
+        examples=[True],
+    )
     dtype: Literal["float32", "bfloat16"] | None = Field(
         None,
-        description="of its frozen weights and of what it sends at the cut; default: model.dtype, from which they are "
-        "cast. Its local test runs in it, group scores and mode centralized in model.dtype",
+        description="The dtype of its frozen weights and of what it sends at the cut; without it, `model.dtype`, from "
+        "which they are cast. Its local test runs in it; group scores and `mode: centralized` run in `model.dtype`.",
+        examples=["bfloat16"],
     )
-    weight: float = Field(1.0, gt=0, description="in its group's merge, times what aggregation.weights gives")
-    count: int = Field(1, ge=1, description="this many clients of this kind, named NAME-1, NAME-2, ...")
+    weight: float = Field(
+        1.0, gt=0, description="A factor on its weight in its group's merge, beside what `aggregation.weights` gives."
+    )
+    count: int = Field(
+        1,
+        ge=1,
+        description="How many clients of this kind there are, named NAME-1, NAME-2, and so on.",
+        examples=[6],
+        json_schema_extra={"unit": "clients"},
+    )
 
 
 class DeviceConfig(Section):
     """What a device has, each with its unit."""
 
-    memory: Annotated[str, quantity(parse_bytes)] | None = Field(None, description="for training, e.g. 2 GiB")
-    compute: Annotated[str, quantity(parse_compute)] | None = Field(None, description="sustained, e.g. 20 GFLOP/s")
-    uplink: Annotated[str, quantity(parse_rate)] | None = Field(None, description="e.g. 10 Mbit/s")
-    downlink: Annotated[str, quantity(parse_rate)] | None = Field(None, description="e.g. 50 Mbit/s")
-    latency: Annotated[str, quantity(parse_time)] | None = Field(None, description="one way, e.g. 40 ms")
-    watts: Annotated[str, quantity(parse_power)] | None = Field(None, description="while it works, e.g. 5 W")
+    memory: Annotated[str, quantity(parse_bytes)] | None = Field(
+        None, description="Memory that training may take.", examples=["2 GiB"]
+    )
+    compute: Annotated[str, quantity(parse_compute)] | None = Field(
+        None, description="The rate at which it computes for long.", examples=["20 GFLOP/s"]
+    )
+    uplink: Annotated[str, quantity(parse_rate)] | None = Field(
+        None, description="The rate of its link to the server.", examples=["10 Mbit/s"]
+    )
+    downlink: Annotated[str, quantity(parse_rate)] | None = Field(
+        None, description="The rate of its link from the server.", examples=["50 Mbit/s"]
+    )
+    latency: Annotated[str, quantity(parse_time)] | None = Field(
+        None, description="The time that a message takes besides its bytes, one way.", examples=["40 ms"]
+    )
+    watts: Annotated[str, quantity(parse_power)] | None = Field(
+        None, description="The power that it draws while it works.", examples=["5 W"]
+    )
 
 
 class AllocationConfig(Section):
     """How ``rank: auto`` shares a device's budgets among layers."""
 
-    r_min: int = Field(1, ge=1)
-    r_max: int = Field(64, ge=1)
+    r_min: int = Field(1, ge=1, description="Every layer gets at least this rank.")
+    r_max: int = Field(64, ge=1, description="No layer gets more than this rank.")
     importance: Literal["gradient", "uniform", "random"] = Field(
-        "gradient", description="gradient of lora_B on the client's own data; the others are controls of equal budget"
+        "gradient",
+        description="Which layers get more rank: those with the largest gradient of lora_B on the client's own data. "
+        "The others are controls that spend the same budget.",
     )
-    uplink_seconds: float | None = Field(None, gt=0, description="a client's upload of a round may take this long")
+    uplink_seconds: float | None = Field(
+        None,
+        gt=0,
+        description="How long a client's upload of a round may take.",
+        examples=[5.0],
+        json_schema_extra={"unit": "seconds"},
+    )
 
 
 class EvaluationConfig(Section):
     """Evaluation on the held-out parts, in rounds 0, every, 2 every, ..., and the last."""
 
-    every: int = Field(1, ge=1)
-    batch_size: int = Field(32, ge=1, description="the most examples a pass; on a CPU also at most 512 tokens")
+    every: int = Field(1, ge=1, description="Score every this many rounds.", json_schema_extra={"unit": "rounds"})
+    batch_size: int = Field(
+        32,
+        ge=1,
+        description="The most examples of a pass; on a CPU a pass has at most 512 tokens, too.",
+        json_schema_extra={"unit": "examples"},
+    )
 
 
 class CheckpointsConfig(Section):
     """What a stopped run goes on from."""
 
     every: int = Field(
-        1, ge=1, description="rounds between two; the last is written, too, and on an interrupt or error the newest"
+        1,
+        ge=1,
+        description="Write one every this many rounds. The last round is written, too, and the newest whole one on an "
+        "interrupt or error.",
+        json_schema_extra={"unit": "rounds"},
     )
-    keep: int = Field(2, ge=1, description="this many of the newest")
+    keep: int = Field(2, ge=1, description="How many of the newest are kept.")
 
 
 class OutputConfig(Section):
     """Where run directories go."""
 
-    dir: str = "runs"
+    dir: str = Field("runs", description="The folder in which each run makes its directory.")
 
 
 class ClientSpec(NamedTuple):
@@ -154,37 +234,52 @@ class ClientSpec(NamedTuple):
 class ExperimentConfig(Section):
     """One experiment."""
 
-    name: Name
-    seed: int = Field(0, ge=0, lt=2**64)
+    name: Name = Field(description="The name of the experiment, a part of its run directory's.", examples=["mail"])
+    seed: int = Field(0, ge=0, lt=2**64, description="All draws of a run follow from it.")
     data_seed: int | None = Field(
         None,
         ge=0,
-        description="of held-out parts, samples and the partition; default: seed. One number for all runs of a sweep "
-        "over seed gives them the same test parts and the same clients' rows",
+        description="The seed of held-out parts, samples and the partition; without it, `seed`. One number for all "
+        "runs of a sweep over `seed` gives them the same test parts and the same clients' rows.",
+        examples=[0],
     )
-    mode: Literal["split-federated", "centralized", "local-only", "federated"] = "split-federated"
-    device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d{1,3})?)$")
+    mode: Literal["split-federated", "centralized", "local-only", "federated"] = Field(
+        "split-federated", description="Split training, or a baseline on the same data, seeds and parameters."
+    )
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|mps|cuda(:\d{1,3})?)$",
+        description="Where torch computes; `auto` takes CUDA, then MPS, then the CPU.",
+    )
     threads: int | None = Field(
-        None, ge=1, le=1024, description="CPU threads of torch; default: torch's own choice, recorded in the manifest"
+        None,
+        ge=1,
+        le=1024,
+        description="CPU threads of torch; without it, torch's own choice, which the manifest records.",
+        examples=[2],
     )
     model: ModelConfig
     lora: LoraConfig = LoraConfig()
     server: ServerConfig = ServerConfig()
-    devices: dict[Name, DeviceConfig] = Field({}, description="devices of this experiment, by name")
-    task_groups: dict[Name, TaskGroupConfig] = Field(min_length=1)
-    clients: dict[Name, ClientConfig] = Field(min_length=1)
+    devices: dict[Name, DeviceConfig] = Field({}, description="Devices of this experiment, by name.")
+    task_groups: dict[Name, TaskGroupConfig] = Field(min_length=1, description="Task groups, by name.")
+    clients: dict[Name, ClientConfig] = Field(min_length=1, description="Clients, by name.")
     allocation: AllocationConfig = AllocationConfig()
     holdout: HoldoutConfig = HoldoutConfig()
     partition: PartitionConfig = PartitionConfig()
     training: TrainingConfig = TrainingConfig()
     aggregation: AggregationConfig = AggregationConfig()
     privacy: PrivacyConfig = PrivacyConfig()
-    clustering: ClusteringConfig | None = Field(None, description="default: adapters are merged by task group")
+    clustering: ClusteringConfig | None = Field(
+        None, description="Without this section adapters are merged by task group."
+    )
     screen: ScreenConfig = ScreenConfig()
     faults: FaultsConfig = FaultsConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoints: CheckpointsConfig = CheckpointsConfig()
-    audit: AuditConfig | None = Field(None, description="default: no message is kept, and an audit has nothing to read")
+    audit: AuditConfig | None = Field(
+        None, description="Without this section no message is kept, and an audit has nothing to read."
+    )
     engine: EngineConfig = EngineConfig()
     output: OutputConfig = OutputConfig()
 

@@ -12,8 +12,8 @@ from atlas_cli.config.schema.section import Section
 class CrashConfig(Section):
     """Where a client fails: in a round (from 1), before a local step of it (from 0, as in messages)."""
 
-    round: int = Field(ge=1)
-    step: int = Field(0, ge=0)
+    round: int = Field(ge=1, description="The round in which the client fails, from 1.", examples=[2])
+    step: int = Field(0, ge=0, description="The local step before which it fails, from 0 as in messages.")
 
 
 class FaultsConfig(Section):
@@ -23,12 +23,17 @@ class FaultsConfig(Section):
         0.0,
         ge=0,
         lt=1,
-        description="chance that a client of the cohort never answers in a round, drawn anew each round",
+        description="The chance that a client of the cohort never answers in a round, drawn anew each round.",
+        examples=[0.3],
     )
     slow: dict[str, Annotated[float, Field(ge=1)]] = Field(
-        {}, description="by client: factor on its compute and link times on the virtual clock"
+        {},
+        description="By client, a factor on its compute and link times on the virtual clock.",
+        examples=[{"phone-1": 4.0}],
     )
-    crash_at: dict[str, CrashConfig] = Field({}, description="by client: {round: 2, step: 3}, fails before that step")
+    crash_at: dict[str, CrashConfig] = Field(
+        {}, description="By client, the round and the local step in which it fails."
+    )
 
 
 class ScreenConfig(Section):
@@ -37,6 +42,7 @@ class ScreenConfig(Section):
     max_norm_ratio: float | None = Field(
         None,
         gt=0,
-        description="leave out an update whose Frobenius norm is more than this many times the median of its group's "
-        "cohort; null: none",
+        description="Leave out an update whose Frobenius norm is more than this many times the median of its group's "
+        "cohort; `null` leaves out none.",
+        examples=[3.0],
     )

@@ -14,34 +14,46 @@ class HoldoutConfig(Section):
 
     duplicates: Literal["drop", "keep", "error"] | None = Field(
         None,
-        description="test rows that repeat a training row; default: dropped from a part that is held out, kept in a "
-        "test part of the source's own (test_files, test_split, a corpus's); both are counted",
+        description="What becomes of test rows that repeat a training row. Without it they are dropped from a part "
+        "that is held out, and kept in a test part of the source's own (`test_files`, `test_split`, a corpus's); both "
+        "are counted.",
+        examples=["drop"],
     )
 
 
 class PartitionConfig(Section):
     """How a task group's training examples are dealt out to its clients."""
 
-    scheme: Literal["iid", "dirichlet-label", "dirichlet-quantity", "column", "explicit"] = "iid"
-    alpha: float = Field(0.5, gt=0, description="Dirichlet concentration; smaller is more skewed")
+    scheme: Literal["iid", "dirichlet-label", "dirichlet-quantity", "column", "explicit"] = Field(
+        "iid",
+        description="How examples are dealt out: at random; with skewed shares of labels, or of quantity, drawn from a "
+        "Dirichlet distribution; by the values of a column; or by the row numbers under `shards`.",
+    )
+    alpha: float = Field(0.5, gt=0, description="Concentration of the Dirichlet distribution; smaller is more skewed.")
     column: str | None = Field(
         None,
-        description="rows that share this column stay on one client, the one of that name where values are names of "
-        "clients (scheme: column)",
+        description="With `scheme: column`: rows that share this column's value stay on one client, on the client of "
+        "that name where values are names of clients.",
+        examples=["site"],
     )
     unmatched: Literal["error", "deal", "drop"] = Field(
         "error",
-        description="values of the column that are no client's name, where others are: deal them by size (to clients "
-        "without a value of their own, where there are any), or drop their rows",
+        description="What becomes of values of the column that are no client's name, where others are: an error; deal "
+        "them by size (to clients without a value of their own, where there are any); or drop their rows.",
     )
     shards: dict[str, list[int | str]] | None = Field(
         None,
-        description="row numbers or ranges '0-99' by client (scheme: explicit): rows of the source counted from 0, "
-        "whatever is held out",
+        description="With `scheme: explicit`: by client, row numbers or ranges, counted from 0 over the rows of the "
+        "source, whatever is held out.",
+        examples=[{"phone-1": ["0-99", 120]}],
     )
     min_examples: int = Field(
-        2, ge=1, description="a partition that leaves a client fewer is an error; its local test part counts"
+        2,
+        ge=1,
+        description="A partition that leaves a client fewer examples than this is an error; its local test part "
+        "counts.",
+        json_schema_extra={"unit": "examples"},
     )
     local_test: float = Field(
-        0.1, ge=0, lt=1, description="share of each client's examples kept as its local test part"
+        0.1, ge=0, lt=1, description="The share of each client's examples that is kept as its local test part."
     )

@@ -16,15 +16,28 @@ LEAST_EPSILON = 1e-3  # that a target may be
 class NoiseConfig(Section):
     """Clipping to an L2 norm, and Gaussian noise in proportion to it: a multiplier, or the epsilon it should give."""
 
-    clip: float | None = Field(None, ge=1e-9, le=1e9, description="largest L2 norm that is let through; noise needs it")
+    clip: float | None = Field(
+        None,
+        ge=1e-9,
+        le=1e9,
+        description="The largest L2 norm that is let through; longer vectors are scaled down to it. Noise needs it.",
+        examples=[1.0],
+    )
     noise_multiplier: float | None = Field(
         None,
         ge=0,
         le=1e6,
-        description="standard deviation of the noise by clip, at least 0.001; 0: clipping alone, no epsilon",
+        description="Standard deviation of the noise, in units of `clip`, at least 0.001. With 0 there is clipping "
+        "alone, and no epsilon.",
+        examples=[1.0],
     )
     epsilon: float | None = Field(
-        None, gt=0, le=1000, description="after all rounds, at privacy.delta; the multiplier is searched for"
+        None,
+        gt=0,
+        le=1000,
+        description="The epsilon to reach after all rounds, at `privacy.delta`, instead of a multiplier, which is then "
+        "searched for.",
+        examples=[8],
     )
 
     @model_validator(mode="after")
@@ -48,47 +61,70 @@ class UpdatesConfig(NoiseConfig):
 
     where: Literal["server", "client"] = Field(
         "server",
-        description="who adds the noise: server (once, to the mean: it sees each update) or client (to each update: "
-        "nobody sees it without)",
+        description="Who adds the noise: the server once, to the mean, so that it sees each update; or each client, so "
+        "that nobody sees its update without.",
     )
 
 
 class LabelsConfig(Section):
     """Randomised response on class labels, drawn once per training example."""
 
-    epsilon: float = Field(gt=0, le=1000, description="of one label, however often it is used")
+    epsilon: float = Field(
+        gt=0, le=1000, description="The epsilon of one label, however often it is used.", examples=[4]
+    )
     correction: Literal["forward", "none"] = Field(
-        "forward", description="forward: the loss knows how labels were randomised; none: it takes them as they are"
+        "forward",
+        description="With `forward` the loss knows how labels were randomised; with `none` it takes them as they are.",
     )
 
 
 class NoPeekConfig(Section):
     """Distance correlation between token embeddings and activations as a part of the client's loss."""
 
-    weight: float = Field(gt=0, le=1e6)
+    weight: float = Field(
+        gt=0, le=1e6, description="How much the distance correlation counts beside the task's loss.", examples=[1.0]
+    )
 
 
 class _PrivacyFields(Section):
     """Mechanisms on what crosses the wire; all are off by default."""
 
-    delta: float = Field(1e-5, gt=0, lt=1, description="of every epsilon; below 1 / (number of clients or examples)")
-    updates: UpdatesConfig | None = Field(None, description="client-level noise on adapters and heads that are sent")
-    examples: NoiseConfig | None = Field(
-        None, description="DP-SGD: clipping of each example's gradient, and noise, at every local step of a client"
+    delta: float = Field(
+        1e-5,
+        gt=0,
+        lt=1,
+        description="The delta of every epsilon. It should be below 1 / the number of clients or examples.",
     )
-    labels: LabelsConfig | None = Field(None, description="label privacy by randomised response")
-    activations: NoiseConfig | None = Field(None, description="clipping of each token's activation, and noise")
-    fingerprints: NoiseConfig | None = Field(None, description="on what clients are clustered by")
-    nopeek: NoPeekConfig | None = Field(None, description="less dependence of activations on tokens; no epsilon")
+    updates: UpdatesConfig | None = Field(
+        None, description="Client-level noise on adapters and heads that clients send."
+    )
+    examples: NoiseConfig | None = Field(
+        None,
+        description="DP-SGD: each example's gradient is clipped and noise is added, at every local step of a client.",
+    )
+    labels: LabelsConfig | None = Field(None, description="Label privacy by randomised response.")
+    activations: NoiseConfig | None = Field(None, description="Each token's activation is clipped, and noise is added.")
+    fingerprints: NoiseConfig | None = Field(None, description="Clipping and noise on what clients are clustered by.")
+    nopeek: NoPeekConfig | None = Field(
+        None, description="Activations are made to depend less on tokens; this bounds no epsilon."
+    )
     mask_gradients: bool = Field(
         False,
-        description="gradients returned for padding look like others to an observer of the wire; not to the server",
+        description="Gradients that are returned for padding look like others to who reads the server's messages.",
+        examples=[True],
     )
     compress: Literal["none", "bfloat16", "int8"] = Field(
-        "none", description="of what crosses the cut, in both directions; saves bytes and is not a defence"
+        "none",
+        description="In which numbers activations and gradients cross the cut, both ways. It saves bytes and is not a "
+        "defence.",
+        examples=["int8"],
     )
     pad_lengths: int | None = Field(
-        None, ge=2, description="pad batches to a multiple of this many tokens, against observers of message sizes"
+        None,
+        ge=2,
+        description="Pad batches to a multiple of this many tokens, against who sees the sizes of messages.",
+        examples=[16],
+        json_schema_extra={"unit": "tokens"},
     )
 
     def added(self) -> list[str]:
@@ -118,7 +154,10 @@ class _PrivacyFields(Section):
 def _with_added() -> type[_PrivacyFields]:
     """A key for every mechanism that is a file by itself, of this package or of another."""
     keys = (name.replace("-", "_") for name in discovery.names("privacy.mechanisms"))
-    section = (dict[str, Any] | None, Field(None, description="options of this mechanism; {}: with its defaults"))
+    section = (
+        dict[str, Any] | None,
+        Field(None, description="Options of this mechanism; `{}` takes its defaults.", examples=[{}]),
+    )
     return create_model(  # type: ignore[call-overload]
         "PrivacyConfig",
         __base__=_PrivacyFields,

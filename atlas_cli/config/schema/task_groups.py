@@ -13,26 +13,60 @@ from atlas_cli.config.schema.section import Section, one_of
 class _DataFields(Section):
     """Where a task group's examples come from (one source key), and which columns hold what."""
 
-    text: str | None = None
-    text_pair: str | None = None
-    label: str | None = None
-    tokens: str | None = None
-    tags: str | None = None
-    question: str | None = None
-    context: str | None = None
-    answers: str | None = None
-    prompt: str | None = None
-    response: str | None = None
-    subset: str | None = Field(None, description="configuration of a hub data set")
-    split: str | None = Field(None, description="split of a hub data set to train on; default: train")
-    test_split: str | None = Field(None, description="split of a hub data set to test on; default: a held-out part")
-    test_files: str | list[str] | None = Field(None, description="files of the test part; default: a held-out part")
-    test_fraction: float | None = Field(
-        None, gt=0, lt=1, description="held-out part where the source has no official one; default: 0.2"
+    text: str | None = Field(None, description="The column that holds the text.", examples=["message"])
+    text_pair: str | None = Field(
+        None, description="The column that holds the second text of a pair.", examples=["hypothesis"]
     )
-    split_by: str | None = Field(None, description="keep rows that share this column on one side of the test split")
-    limit: int | None = Field(None, ge=2, description="use at most this many training examples (seeded sample)")
-    test_limit: int | None = Field(None, ge=1, description="use at most this many test examples (seeded sample)")
+    label: str | None = Field(
+        None, description="The column that holds the class, or the number of a regression.", examples=["kind"]
+    )
+    tokens: str | None = Field(
+        None, description="The column that holds a sentence as a list of words.", examples=["words"]
+    )
+    tags: str | None = Field(None, description="The column that holds a tag for each word.", examples=["ner_tags"])
+    question: str | None = Field(None, description="The column that holds the question.", examples=["question"])
+    context: str | None = Field(
+        None, description="The column that holds the text in which the answer stands.", examples=["context"]
+    )
+    answers: str | None = Field(None, description="The column that holds the answers.", examples=["answers"])
+    prompt: str | None = Field(None, description="The column that holds the instruction.", examples=["instruction"])
+    response: str | None = Field(None, description="The column that holds the response to learn.", examples=["output"])
+    subset: str | None = Field(None, description="The configuration of a hub data set.", examples=["sst2"])
+    split: str | None = Field(
+        None, description="The split of a hub data set to train on; without it, `train`.", examples=["train"]
+    )
+    test_split: str | None = Field(
+        None,
+        description="The split of a hub data set to test on; without it, a part is held out.",
+        examples=["validation"],
+    )
+    test_files: str | list[str] | None = Field(
+        None, description="Files of the test part; without them, a part is held out.", examples=["test.csv"]
+    )
+    test_fraction: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="The share of rows that is held out where the source has no test part; without it, 0.2.",
+        examples=[0.1],
+    )
+    split_by: str | None = Field(
+        None, description="Rows that share this column stay on one side of the test split.", examples=["document"]
+    )
+    limit: int | None = Field(
+        None,
+        ge=2,
+        description="Use at most this many training examples, a seeded sample.",
+        examples=[1000],
+        json_schema_extra={"unit": "examples"},
+    )
+    test_limit: int | None = Field(
+        None,
+        ge=1,
+        description="Use at most this many test examples, a seeded sample.",
+        examples=[500],
+        json_schema_extra={"unit": "examples"},
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> _DataFields:
@@ -61,13 +95,24 @@ def _sources() -> list[str]:
     return [name for name in discovery.names("data.sources") if not hasattr(_DataFields, name)]
 
 
+_SAYS = {
+    "corpus": "A corpus that comes as a package, by its name (`atlas corpora`).",
+    "files": "A file, a list of files, or a pattern.",
+    "hub": "A data set of the Hugging Face hub.",
+}
+_EXAMPLES = {"corpus": "trec-questions", "files": "data/mails.csv", "hub": "imdb"}
 Location = str | list[str] | None
 DataConfig: type[_DataFields] = create_model(  # type: ignore[call-overload]
     "DataConfig",
     __base__=_DataFields,
     __doc__=_DataFields.__doc__,
     **{
-        source: (Annotated[Location, one_of("data.corpora")] if source == "corpus" else Location, None)
+        source: (
+            Annotated[Location, one_of("data.corpora")] if source == "corpus" else Location,
+            Field(
+                None, description=_SAYS.get(source, "What this source reads."), examples=[_EXAMPLES.get(source, "x")]
+            ),
+        )
         for source in _sources()
     },
 )
@@ -76,12 +121,23 @@ DataConfig: type[_DataFields] = create_model(  # type: ignore[call-overload]
 class TaskGroupConfig(Section):
     """Clients that train one task together."""
 
-    task: Annotated[str, one_of("tasks")]
+    task: Annotated[str, one_of("tasks")] = Field(
+        description="The task, by the name of its file.", examples=["sequence-classification"]
+    )
     data: DataConfig
     classes: list[str] | None = Field(
-        None, min_length=2, description="class names; default: those in the training data"
+        None,
+        min_length=2,
+        description="The class names, in the order of the head's outputs; without it, those of the training rows.",
+        examples=[["bad", "fine", "great"]],
     )
     pooling: Literal["auto", "mean", "first", "last"] = Field(
-        "auto", description="auto: mean for encoders, last token for decoders"
+        "auto",
+        description="Which hidden state a head reads: the mean over tokens, the first or the last token. `auto` takes "
+        "the mean for encoders and the last token for decoders.",
     )
-    adapter: str | None = Field(None, description="folder of a PEFT adapter to start from")
+    adapter: str | None = Field(
+        None,
+        description="The folder of a PEFT adapter that the group starts from.",
+        examples=["runs/RUN/adapters/groups/mail"],
+    )

@@ -13,54 +13,83 @@ from atlas_cli.units import parse_time
 class OptimizerConfig(Section):
     """Optimizer of one side."""
 
-    name: Literal["adamw", "sgd"] = "adamw"
-    lr: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(0.0, ge=0)
-    betas: list[float] = Field([0.9, 0.999], min_length=2, max_length=2)
-    momentum: float = Field(0.0, ge=0, lt=1)
+    name: Literal["adamw", "sgd"] = Field("adamw", description="The rule of a step.")
+    lr: float = Field(1e-3, gt=0, description="The learning rate, before the schedule.")
+    weight_decay: float = Field(
+        0.0, ge=0, description="How much of each parameter a step takes off, times the learning rate."
+    )
+    betas: list[float] = Field(
+        [0.9, 0.999], min_length=2, max_length=2, description="Decay rates of AdamW's two moments."
+    )
+    momentum: float = Field(0.0, ge=0, lt=1, description="Momentum of SGD.")
 
 
 class ScheduleConfig(Section):
     """Learning rate over all steps of the run."""
 
-    name: Literal["constant", "linear", "cosine"] = "constant"
-    warmup: float = Field(0.0, ge=0, lt=1, description="share of all steps")
+    name: Literal["constant", "linear", "cosine"] = Field(
+        "constant", description="How the learning rate goes down to 0 after the warm-up; `constant` keeps it."
+    )
+    warmup: float = Field(0.0, ge=0, lt=1, description="The share of all steps in which the learning rate rises.")
 
 
 class TrainingConfig(Section):
     """The rounds."""
 
-    rounds: int = Field(10, ge=1)
-    local_steps: int = Field(8, ge=1)
-    batch_size: int = Field(8, ge=1)
+    rounds: int = Field(10, ge=1, description="How many rounds are trained.", json_schema_extra={"unit": "rounds"})
+    local_steps: int = Field(
+        8, ge=1, description="Steps that each client takes in a round.", json_schema_extra={"unit": "steps"}
+    )
+    batch_size: int = Field(
+        8, ge=1, description="Examples of a client's local step.", json_schema_extra={"unit": "examples"}
+    )
     max_length: int = Field(
-        128, ge=2, description="tokens of an example; on_truncated says what becomes of longer ones"
+        128,
+        ge=2,
+        description="The most tokens of an example; `on_truncated` says what becomes of longer ones.",
+        json_schema_extra={"unit": "tokens"},
     )
     on_truncated: Literal["cut", "keep-end", "drop", "error"] = Field(
         "cut",
-        description="an example of more tokens than max_length loses its end (and is left out where nothing to learn "
-        "is left), or its start, so that the response of an instruction stays; is left out; or is an error; counted",
+        description="What becomes of an example of more tokens than `max_length`: its end is cut (it is left out where "
+        "nothing to learn is left), or its start, so that the response of an instruction stays; it is left out; or it "
+        "is an error. How many there were is counted.",
     )
-    cohort: Share = Field(1.0, description="share of each group's clients in a round, at least one")
-    server_update: Literal["pooled", "sequential", "per-client"] = "pooled"
+    cohort: Share = Field(1.0, description="The share of each group's clients that a round asks; at least one.")
+    server_update: Literal["pooled", "sequential", "per-client"] = Field(
+        "pooled",
+        description="What the server steps on: the gradients of all clients of a group together, each client's in "
+        "turn, or a copy of its parameters for each client, which are averaged at the end of the round.",
+    )
     labels: Literal["server", "client"] = Field(
-        "server", description="client: head and labels stay on the client (U-shaped)"
+        "server",
+        description="Where labels and heads are. With `client` they stay on the client, a U-shaped split with four "
+        "transfers a step.",
     )
     client_optimizer: OptimizerConfig = OptimizerConfig()
     server_optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
-    max_grad_norm: float | None = Field(1.0, gt=0)
-    autocast: Literal["off", "bfloat16"] = "off"
+    max_grad_norm: float | None = Field(
+        1.0, gt=0, description="Gradients of a step are clipped to this L2 norm, on each side; `null` does not clip."
+    )
+    autocast: Literal["off", "bfloat16"] = Field(
+        "off", description="Compute matrix products in this dtype; parameters stay as they are."
+    )
     on_nonfinite: Literal["stop", "drop-client"] = Field(
         "stop",
-        description="a loss, activation, gradient or update that is not finite ends the run with exit code 4, or "
-        "drops its client for the round",
+        description="Whether a loss, activation, gradient or update that is not finite ends the run with exit code 4, "
+        "or drops its client for the round.",
     )
     deadline: Annotated[str, quantity(parse_time)] | None = Field(
         None,
-        description="virtual time of a round, e.g. 60 s: a client whose own computing and transfers take longer is "
-        "dropped; every client needs a device",
+        description="The virtual time of a round. A client whose own computing and transfers take longer is dropped; "
+        "every client needs a device.",
+        examples=["60 s"],
     )
     min_clients: int = Field(
-        1, ge=1, description="a round that fewer clients of the cohort finish does not count and ends the run: exit 5"
+        1,
+        ge=1,
+        description="A round that fewer clients of the cohort finish does not count, and ends the run with exit code "
+        "5.",
+        json_schema_extra={"unit": "clients"},
     )
