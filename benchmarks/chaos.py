@@ -24,7 +24,7 @@ from pathlib import Path
 
 import yaml
 
-from atlas_cli.reports.html import page
+from atlas_cli.reports.page.report import page
 from atlas_cli.runs.checkpoint import folders
 from atlas_cli.runs.directory import RunDirectory
 

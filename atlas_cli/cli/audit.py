@@ -88,7 +88,7 @@ def command(
     from atlas_cli.audit.attack_all import FILE, audit
     from atlas_cli.audit.evidence import Evidence
     from atlas_cli.reports.audit import audit_notes, audit_table
-    from atlas_cli.reports.html import write_report
+    from atlas_cli.reports.page.report import write_report
     from atlas_cli.runs.run_lock import locked
 
     with locked(run, run.log), Terminal(stderr=True).status("reading") as status:

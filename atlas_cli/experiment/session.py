@@ -40,7 +40,8 @@ from atlas_cli.planning.devices.clock_notes import clock_notes
 from atlas_cli.planning.memory_assumptions import unpredicted
 from atlas_cli.planning.plan import cuts_text, make_plan
 from atlas_cli.plugin_errors import described
-from atlas_cli.reports.html import write_report
+from atlas_cli.reports.page.live import LiveReport
+from atlas_cli.reports.page.report import write_report
 from atlas_cli.reports.progress import Progress
 from atlas_cli.runs.checkpoint import load_newest, remove_newer
 from atlas_cli.runs.directory import RunDirectory, folder_of_runs, require_manifest
@@ -222,12 +223,14 @@ def _run(
 
     def checkpoint(number: int) -> None:
         checkpoints.after_round(number)
+        report.after_round(recorder.metrics)
         stopping.check()
 
     try:
         progress.start(training.rounds, training.local_steps, federation.group_names)
         stopping.check()
         recorder = Recorder(federation, files, progress, stopping.check)
+        report = LiveReport(run, manifest, run.read_lines("metrics.jsonl"))
         train(federation, recorder, checkpoint, done, engine.local_steps)
         stopping.waits = False  # nothing that follows is lost when it stops: resuming does it again
         export_adapters(federation, run)

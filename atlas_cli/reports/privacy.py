@@ -1,4 +1,4 @@
-"""The epsilon spent on each channel, for the final table and report.html."""
+"""The epsilon spent on each channel, in words."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from atlas_cli.reports.escaped import escape
 from atlas_cli.reports.summary import Record
 from atlas_cli.units import format_number
 
@@ -44,28 +43,6 @@ def in_words(epsilon: float) -> str:
     return "infinite" if math.isinf(epsilon) else format_number(epsilon)
 
 
-def section(metrics: Sequence[Record], privacy: Mapping[str, Any] | None) -> str:
-    """A row a channel and mechanism.
-
-    Args:
-        privacy: of the manifest.
-    """
-    mechanisms: Mapping[str, Mapping[str, Any]] = (privacy or {}).get("mechanisms", {})
-    rows = []
-    for channel, epsilon in worst(metrics).items():
-        names = [name for name, facts in mechanisms.items() if facts["channel"] == channel] or [""]
-        rows += [_row(channel, in_words(epsilon), name, mechanisms.get(name, {})) for name in names]
-    rows += [_row("any", "none", name, facts) for name, facts in mechanisms.items() if facts["channel"] is None]
-    head = "".join(f"<th>{h}</th>" for h in ("channel", "epsilon", "of one", "mechanism", "noise", "what it hides"))
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>\n" for row in rows)
-    return (
-        f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table></div>'
-        f"<p>Epsilon after all rounds at delta {metrics[-1]['delta']:g}, the largest of all task groups. It "
-        "bounds what one channel adds to what the others tell, for those who do not know the seed of the run. "
-        "Infinite: nothing bounds it.</p>" + _norms(metrics)
-    )
-
-
 def norms_in_words(norms: Mapping[str, float | None]) -> str:
     """``norm 0.84 before clipping, 0.5 after, 0.92 as sent; 83 % clipped; noise 1.5 times the signal``."""
     before, clipped, sent = (_figure(norms[name]) for name in ("before", "clipped", "sent"))
@@ -75,28 +52,5 @@ def norms_in_words(norms: Mapping[str, float | None]) -> str:
     )
 
 
-def _norms(metrics: Sequence[Record]) -> str:
-    """Of the last round that has any, a row a task group and mechanism; empty without a mechanism that clips."""
-    last = max((row["round"] for row in metrics if row.get("norms")), default=None)
-    lines = [
-        f"<li>{escape(row['task_group'])}, {escape(name)}: {escape(norms_in_words(norms))}</li>"
-        for row in metrics
-        if row["round"] == last
-        for name, norms in (row.get("norms") or {}).items()
-    ]
-    if not lines:
-        return ""
-    return (
-        f"<p>Before and after clipping and noise in round {last}, means over clients. {DIAGNOSTIC}.</p>"
-        f"<ul>{''.join(lines)}</ul>"
-    )
-
-
 def _figure(value: float | None) -> str:
     return "n/a" if value is None else f"{value:.3g}"
-
-
-def _row(channel: str, epsilon: str, name: str, facts: Mapping[str, Any]) -> tuple[str, ...]:
-    noise = facts.get("noise_multiplier")
-    amount = "" if noise is None else f"{noise:.3g} x clip {facts['clip']:.3g}"
-    return channel, epsilon, facts.get("unit") or "", name or "none", amount, facts.get("protects", "nothing")

@@ -70,8 +70,11 @@ class RunDirectory:
             raise
         return run
 
-    def write_bytes(self, name: str, data: bytes) -> None:
-        """Write a file in one step: readers see the old content or the new, never a part."""
+    def write_bytes(self, name: str, data: bytes, *, sync: bool = True) -> None:
+        """Write a file in one step: readers see the old content or the new, never a part.
+
+        ``sync=False`` is for what is soon written again: a power failure may leave neither.
+        """
         path = self.path / name
         partial = path.with_name(f".{path.name}.partial")
         with writing(path):
@@ -80,16 +83,17 @@ class RunDirectory:
                 with partial.open("wb") as file:
                     file.write(data)
                     file.flush()
-                    os.fsync(file.fileno())
+                    if sync:
+                        os.fsync(file.fileno())
                 move(partial, path)
             except BaseException:
                 with suppress(OSError):
                     partial.unlink()
                 raise
 
-    def write_text(self, name: str, text: str) -> None:
-        """Write UTF-8 text in one step."""
-        self.write_bytes(name, _encode(text))
+    def write_text(self, name: str, text: str, *, sync: bool = True) -> None:
+        """Write UTF-8 text in one step, as ``write_bytes`` does."""
+        self.write_bytes(name, _encode(text), sync=sync)
 
     def write_json(self, name: str, obj: Any) -> bytes:
         """Write strict JSON in one step; floats that are not finite become null. Returns what was written.

@@ -5,7 +5,7 @@ import pytest
 from atlas_cli.audit.attack_all import audit
 from atlas_cli.audit.evidence import Evidence
 from atlas_cli.reports.audit import audit_notes
-from atlas_cli.reports.html import page
+from atlas_cli.reports.page.report import page
 
 RECORDED = {"audit": {"record": {"rounds": [2]}}, "aggregation": {"method": "ffa", "weights": "uniform"}}
 STAYS = {"labels": "client"}

@@ -10,7 +10,7 @@ from support.toy_runs import train
 
 from atlas_cli.cli import main
 from atlas_cli.hashing import sha256_file
-from atlas_cli.reports.html import page
+from atlas_cli.reports.page.report import page
 from atlas_cli.runs import manifest as manifest_module
 from atlas_cli.runs.directory import RunDirectory
 

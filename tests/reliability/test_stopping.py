@@ -12,7 +12,7 @@ import pytest
 from atlas_cli.cli import main
 from atlas_cli.errors import NonFiniteError
 from atlas_cli.experiment import session
-from atlas_cli.reports.html import page
+from atlas_cli.reports.page.report import page
 from atlas_cli.runs.checkpoint import folders
 from atlas_cli.runs.directory import RunDirectory
 from atlas_cli.runs.run_lock import OWNER

@@ -1,10 +1,13 @@
-"""Epsilon in the table and the page: the largest of the groups, with words where there is no number."""
+"""Epsilon in words and on the page: the largest of the groups, with words where there is no number."""
 
 import math
+import re
 
 from support.made_up_run import metrics_record
 
-from atlas_cli.reports.privacy import section, sentence, worst
+from atlas_cli.reports.page.privacy import privacy
+from atlas_cli.reports.page.records import RunRecords
+from atlas_cli.reports.privacy import sentence, worst
 
 LAST = [
     metrics_record("spam", 3, epsilon={"updates": 2.5, "activations": "infinite", "labels": 1.0, "fingerprints": 0.0}),
@@ -22,10 +25,16 @@ def test_the_worst_group_counts():
 def test_the_page_names_mechanisms_and_what_has_none():
     updates = {"channel": "updates", "unit": "client", "clip": 0.5, "noise_multiplier": 2.0, "protects": "all <that>"}
     nopeek = {"channel": None, "unit": None, "protects": "nothing proven"}
-    page = section(METRICS, {"delta": 1e-5, "mechanisms": {"updates": updates, "nopeek": nopeek}})
-    rows = [row.split("</td>")[:-1] for row in page.split("<tr>")[2:]]
-    cells = [[cell.split("<td>")[1] for cell in row] for row in rows]
+    mechanisms = {"delta": 1e-5, "mechanisms": {"updates": updates, "nopeek": nopeek}}
+    page = privacy(RunRecords("run", "runs/run", {"privacy": mechanisms}, METRICS))
+    rows = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in page.split("<tr>")]
+    cells = [row for row in rows if row and row[0] != "channel"]
     assert cells[0] == ["updates", "3.250", "client", "updates", "2 x clip 0.5", "all &lt;that&gt;"]
-    assert cells[1] == ["activations", "infinite", "", "none", "", "nothing"]
-    assert cells[-1] == ["any", "none", "", "nopeek", "", "nothing proven"]
-    assert "infinite" in section(METRICS, None)
+    assert cells[1] == ["activations", "infinite", "-", "none", "-", "nothing"]
+    assert cells[-1] == ["any", "none", "-", "nopeek", "-", "nothing proven"]
+
+
+def test_without_a_mechanism_there_is_a_sentence_and_no_table():
+    page = privacy(RunRecords("run", "runs/run", {}, METRICS[:1]))
+    assert "table" not in page and "nothing bounds what updates, activations, labels tell" in page
+    assert "Not sent: fingerprints." in page

@@ -14,6 +14,16 @@ VALUES = {
 HASH = "0" * 64
 
 
+def counts_of(group, round_):
+    """Of 200 test examples, 120 are of class a and 80 of class b, and so are the right ones and the predicted."""
+    if GROUPS[group] != "accuracy":
+        return {}
+    right = round(200 * VALUES[group][round_])
+    a = {"labels": 120, "predicted": 120, "right": round(right * 0.6)}
+    b = {"labels": 80, "predicted": 80, "right": right - round(right * 0.6)}
+    return {"test_trials": {"accuracy": 200}, "test_by_class": {"a": a, "b": b}}
+
+
 def metrics_record(group, round_, **changes):
     trained = round_ > 0
     record = {
@@ -24,6 +34,7 @@ def metrics_record(group, round_, **changes):
         "metric": GROUPS[group],
         "better": "lower" if group == "prose" else "higher",
         "models": 1,
+        **counts_of(group, round_),
         "examples": 800 if trained else 0,
         "tokens": 16000 if trained else 0,
         "bytes_up": 1_200_000 if trained else 0,
@@ -33,7 +44,11 @@ def metrics_record(group, round_, **changes):
         "aggregation_error": 0.2 if trained else None,
         "aggregation_truncation": 0.1 if trained else None,
         "aggregation_cross_term": 0.15 if trained else None,
-        "aggregation_by_layer": None,
+        "aggregation_by_layer": {
+            f"layer.{i}.query": {"total": 0.2 + i / 10, "truncation": 0.1, "cross_term": 0.15} for i in range(2)
+        }
+        if trained
+        else None,
         "server_lr": 1e-3 if trained else None,
         "client_lr": 1e-3 if trained else None,
         "simulated_seconds": None,
@@ -53,7 +68,7 @@ def client_record(client, group, round_, **changes):
         "task_group": group,
         "cluster": None,
         "participated": True,
-        "train_loss": 1.5 / round_,
+        "train_loss": 1.5 / max(round_, 1),
         "steps": 8,
         "examples": 64,
         "tokens": 1280,
@@ -66,6 +81,13 @@ def client_record(client, group, round_, **changes):
         "simulated": None,
     }
     return record | changes
+
+
+def first_record(client, group):
+    """Before training: what labels a client has, where its task has classes."""
+    labels = {"labels": {"a": 30, "b": 10}} if GROUPS[group] == "accuracy" else {}
+    nothing = {"participated": False, "train_loss": None, "steps": 0, "examples": 0, "tokens": 0, "weight": None}
+    return client_record(client, group, 0, **nothing, **labels, local_test=None)
 
 
 def message_records(client, round_):
@@ -146,6 +168,8 @@ def build(base, name="example", clients=CLIENTS, verify=None):
     for round_ in range(4):
         run.append("metrics.jsonl", [metrics_record(group, round_) for group in GROUPS])
         for client, group in clients.items():
+            if round_ == 0:
+                run.append("clients.jsonl", [first_record(client, group)])
             run.append("messages.jsonl", message_records(client, round_))
             if round_:
                 run.append("clients.jsonl", [client_record(client, group, round_)])

@@ -1,0 +1,100 @@
+"""Values by round, or by what they cost: a line a task group."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from atlas_cli.reports.charts.canvas import WIDTH, legend, line, number, svg, text
+from atlas_cli.reports.charts.palette import GROUP_COLOURS, colour_of_group
+from atlas_cli.reports.charts.scale import Scale, scale, tick_text
+
+HEIGHT = 180  # of the plot alone
+MARKED = 30  # points of a line that have a marker each; of more, the last
+DASHES = ("", "6 3", "2 2", "8 3 2 3")
+# around (0, 0)
+MARKERS = (
+    "M-3,0a3,3 0 1,0 6,0a3,3 0 1,0 -6,0z",
+    "M-3,-3h6v6h-6z",
+    "M0,-4.2l4.2,4.2l-4.2,4.2l-4.2,-4.2z",
+    "M0,-4l4,7h-8z",
+    "M0,4l4,-7h-8z",
+)
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of points (x, y).
+
+    Attributes:
+        group: number of the task group, which gives colour and marker.
+        dash: 0 is a solid line; only solid ones are in the legend.
+        band: (x, low, high) where the value is known to lie in an interval.
+    """
+
+    label: str
+    points: Sequence[tuple[float, float]]
+    group: int
+    dash: int = 0
+    band: Sequence[tuple[float, float, float]] = ()
+
+
+def line_chart(lines: Sequence[Line], x_name: str, y_name: str, label: str, *, rounds: bool = True) -> str:
+    """The chart; ``rounds``: x is a number of rounds."""
+    drawn = [each for each in lines if each.points]
+    head, top = legend([(_swatch(each), each.label) for each in drawn if each.dash == 0], 0)
+    top += 24
+    heights = [y for each in drawn for _, y in each.points]
+    heights += [y for each in drawn for _, *ends in each.band for y in ends]
+    y_scale = scale(heights, top + HEIGHT, top)
+    x_scale = scale([x for each in drawn for x, _ in each.points], 48, WIDTH - 14, whole=rounds, zero=not rounds)
+    note = ", log scale" if y_scale.log else ""
+    body = [head, text(0, top - 9, f"{y_name}{note}", kind="muted"), *_axes(x_scale, y_scale, x_name)]
+    body += [_band(each, x_scale, y_scale) for each in drawn if each.band]
+    body += [_line(each, x_scale, y_scale) for each in drawn]
+    return svg(top + HEIGHT + 38, "".join(body), label)
+
+
+def _axes(x: Scale, y: Scale, x_name: str) -> list[str]:
+    bottom = max(y.start, y.end)
+    found = []
+    for tick in y.ticks:
+        found += [line(48, y(tick), WIDTH - 6, y(tick)), text(42, y(tick) + 4, tick_text(tick), "end", "muted")]
+    for tick in x.ticks:
+        found.append(text(x(tick), bottom + 16, tick_text(tick), "middle", "muted"))
+    return [*found, text(WIDTH - 6, bottom + 33, x_name, "end", "muted")]
+
+
+def _path(points: Sequence[tuple[float, float]]) -> str:
+    return "M" + "L".join(f"{number(x)},{number(y)}" for x, y in points)
+
+
+def _line(each: Line, x: Scale, y: Scale) -> str:
+    places = [(x(a), y(b)) for a, b in each.points]
+    colour = f"var(--{colour_of_group(each.group)})"
+    dashes = DASHES[(each.dash + each.group // GROUP_COLOURS) % len(DASHES)]
+    dash = f' stroke-dasharray="{dashes}"' if dashes else ""
+    marked = places if len(places) <= MARKED else places[-1:]
+    marker = MARKERS[each.group % len(MARKERS)]
+    dots = "".join(f'<path d="{marker}" transform="translate({number(a)} {number(b)})"/>' for a, b in marked)
+    return (
+        f'<path d="{_path(places)}" fill="none" stroke="{colour}" stroke-width="2"{dash}/>'
+        f'<g fill="{colour}" class="edge">{dots}</g>'
+    )
+
+
+def _band(each: Line, x: Scale, y: Scale) -> str:
+    upper = [(x(a), y(high)) for a, _, high in each.band]
+    lower = [(x(a), y(low)) for a, low, _ in reversed(each.band)]
+    return f'<path d="{_path([*upper, *lower])}z" fill="var(--{colour_of_group(each.group)})" fill-opacity="0.15"/>'
+
+
+def _swatch(each: Line) -> str:
+    colour = f"var(--{colour_of_group(each.group)})"
+    dashes = DASHES[(each.dash + each.group // GROUP_COLOURS) % len(DASHES)]
+    dash = f' stroke-dasharray="{dashes}"' if dashes else ""
+    marker = MARKERS[each.group % len(MARKERS)]
+    return (
+        f'<path d="M0,8h20" stroke="{colour}" stroke-width="2" fill="none"{dash}/>'
+        f'<path d="{marker}" transform="translate(10 8)" fill="{colour}"/>'
+    )

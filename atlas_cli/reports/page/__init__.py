@@ -1,0 +1,1 @@
+"""report.html: one self-contained page a run, made of its records alone."""

@@ -1,0 +1,127 @@
+"""What is read in ten seconds: the result, its cost and the proof, each in a few words."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from atlas_cli.reports.escaped import escape
+from atlas_cli.reports.page.elements import paragraph
+from atlas_cli.reports.page.intervals import interval
+from atlas_cli.reports.page.proof import verdict
+from atlas_cli.reports.page.records import RunRecords, counted
+from atlas_cli.reports.summary import GroupSummary
+from atlas_cli.units import format_bytes_mb, format_bytes_mib, format_number, format_seconds
+
+SHOWN = 6  # task groups that the headline names
+
+
+def headline(records: RunRecords) -> str:
+    """The three of them, side by side where there is room."""
+    if not records.metrics:
+        return ""
+    holds, proof = verdict(records)
+    state = {True: "good", False: "bad", None: ""}[holds]
+    parts = [_part("Result", _result(records)), _part("Cost", map(paragraph, _cost(records)))]
+    parts.append(_part("Proof", map(paragraph, proof), state))
+    return f'{paragraph(_what(records))}<div class="headline">{"".join(parts)}</div>'
+
+
+def _what(records: RunRecords) -> str:
+    """The experiment in a sentence."""
+    model, config = records.manifest.get("model") or {}, records.config
+    clients = sum(entry.get("count") or 1 for entry in (config.get("clients") or {}).values())
+    cut = f", cut after block {model['split_layer']} of {model['layers']}" if model.get("split_layer") else ""
+    where = cut if config.get("mode", "split-federated") == "split-federated" else f" ({config['mode']})"
+    method = (config.get("aggregation") or {}).get("method")
+    merged = f", merged by {method}" if method else ""
+    who = f"{counted(clients, 'client')} in {counted(len(records.groups), 'task group')}"
+    return f"{who} trained adapters of {model.get('name')}{where}{merged}, for {counted(records.done or 0, 'round')}."
+
+
+def unfinished(records: RunRecords) -> str:
+    """How far a run came that did not finish, and what to do; "" for one that did."""
+    status = str(records.manifest.get("status"))
+    if status == "finished":
+        return ""
+    rounds = (records.config.get("training") or {}).get("rounds", "?")
+    how_far = "before its first round" if records.done is None else f"after round {records.done} of {rounds}"
+    if records.going_on:
+        text = f"Going on: {how_far.removeprefix('after ')} is done. This page loads itself again every few seconds"
+        return _banner(f"{text}; records by client are in it when the run ends, or at once by", _report(records))
+    why = f": {records.manifest['error']}" if records.manifest.get("error") else ""
+    text = f"{'Not finished' if status == 'running' else status.capitalize()} {how_far}{why}"
+    of_round = records.manifest.get("adapters_of_round")
+    kept = f"adapters/ is of round {of_round}" if of_round is not None else "there are no trained adapters"
+    go_on = f"atlas train --resume {shlex.quote(records.path)}"
+    return _banner(f"{text}. All figures are of the rounds until then; {kept}. To go on:", go_on)
+
+
+def _report(records: RunRecords) -> str:
+    return f"atlas report {shlex.quote(records.path)}"
+
+
+def _banner(text: str, command: str) -> str:
+    return f'<p class="unfinished" role="status">{escape(text)} <code>{escape(command)}</code></p>\n'
+
+
+def _part(title: str, lines: Iterable[str], state: str = "") -> str:
+    return f'<section class="card {state}"><h2>{title}</h2>{"".join(lines)}</section>'
+
+
+def _result(records: RunRecords) -> list[str]:
+    lines = [_group_result(records, summary) for summary in records.summaries[:SHOWN]]
+    if len(records.summaries) > SHOWN:
+        more = counted(len(records.summaries) - SHOWN, "more task group")
+        lines.append(paragraph(f"{more} in the table of all metrics."))
+    return lines
+
+
+def _group_result(records: RunRecords, found: GroupSummary) -> str:
+    """``spam: accuracy 0.970``, and beside it ``95 %: 0.951 to 0.982; before training 0.850``."""
+    if found.metric is None or found.after is None:
+        return paragraph(f"{found.task_group}: nothing was evaluated.")
+    row = next(row for row in reversed(records.groups[found.task_group]) if row["test"])
+    ends = interval(row, found.metric)
+    beside = [f"95 %: {ends[0]:.3f} to {ends[1]:.3f}"] if ends else []
+    if found.before is not None and row["round"]:
+        beside.append(f"before training {format_number(found.before)}")
+    name = found.metric.replace("_", " ")
+    said = f"<b>{escape(found.task_group)}: {escape(name)} {format_number(found.after)}</b>"
+    return f"<p>{said} <span>{escape('; '.join(beside))}</span></p>"
+
+
+def _cost(records: RunRecords) -> list[str]:
+    done = records.done or 0
+    rounds = [row for row in records.metrics if row["round"] > 0]
+    up, down, setup = (
+        sum(row["bytes_up"] for row in rounds),
+        sum(row["bytes_down"] for row in rounds),
+        sum(row["bytes_up"] + row["bytes_down"] for row in records.metrics if row["round"] == 0),
+    )
+    lines = [
+        f"All clients together sent {format_bytes_mb(up)} and got {format_bytes_mb(down)} in {counted(done, 'round')}."
+    ]
+    if setup:
+        lines.append(f"Once, before the first round: {format_bytes_mb(setup)}.")
+    if records.memory is not None:
+        lines += [said] if (said := _memory(records.memory)) else []
+    wall = format_seconds(sum(row["seconds"] for row in records.metrics))
+    simulated = records.simulated
+    energy = f", {simulated[1]:,.3g} J" if simulated and simulated[1] is not None else ""
+    clock = f"; on the devices {format_seconds(simulated[0])} (virtual clock){energy}" if simulated else ""
+    lines.append(f"Time: {wall} on this machine{clock}.")
+    return lines
+
+
+def _memory(memory: Mapping[str, Any]) -> str:
+    clients = memory["clients"]
+    if not clients:
+        return ""
+    most = max(clients, key=lambda name: clients[name]["total"])
+    whole, lora = (memory["references"][way]["total"] for way in ("full_fine_tuning", "unsplit_lora"))
+    return (
+        f"A client holds {format_bytes_mib(clients[most]['total'])} at most ({most}), instead of "
+        f"{format_bytes_mib(whole)} for full fine-tuning or {format_bytes_mib(lora)} for LoRA without a split."
+    )

@@ -1,0 +1,27 @@
+"""The 95 % interval of a share of independent cases, and the figures of a run that have one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+Z = 1.959964  # of a normal distribution, 95 % lie within so many standard deviations
+
+
+def wilson(share: float, cases: int) -> tuple[float, float]:
+    """Wilson's interval of a share (1927), which is right near 0 and 1 and for few cases, too."""
+    square = Z * Z
+    centre = (share + square / (2 * cases)) / (1 + square / cases)
+    spread = Z / (1 + square / cases) * (share * (1 - share) / cases + square / (4 * cases * cases)) ** 0.5
+    return max(0.0, centre - spread), min(1.0, centre + spread)
+
+
+def interval(row: Mapping[str, Any], metric: str) -> tuple[float, float] | None:
+    """Of a metric in a record of metrics.jsonl; None where it is no share, or the mean over several models."""
+    cases, value = (row.get("test_trials") or {}).get(metric), row["test"].get(metric)
+    return wilson(value, cases) if cases and value is not None else None
+
+
+def in_words(ends: tuple[float, float] | None) -> str:
+    """``0.681 to 0.758``; a dash where there is none."""
+    return "-" if ends is None else f"{ends[0]:.3f} to {ends[1]:.3f}"

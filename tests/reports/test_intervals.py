@@ -1,0 +1,21 @@
+"""Intervals of shares, against scipy's."""
+
+import pytest
+from scipy.stats import binomtest
+from support.made_up_run import metrics_record
+
+from atlas_cli.reports.page.intervals import interval, wilson
+
+
+@pytest.mark.parametrize(("right", "cases"), [(0, 9), (9, 9), (1, 1), (84, 120), (497, 500)])
+def test_an_interval_is_wilsons(right, cases):
+    known = binomtest(right, cases).proportion_ci(method="wilson")
+    assert wilson(right / cases, cases) == pytest.approx((known.low, known.high), abs=1e-7)
+
+
+def test_only_shares_of_one_model_have_an_interval():
+    assert interval(metrics_record("spam", 3), "accuracy") == pytest.approx((0.936, 0.986), abs=1e-3)
+    assert interval(metrics_record("spam", 3), "loss") is None
+    assert interval(metrics_record("prose", 3), "perplexity") is None
+    several = {key: value for key, value in metrics_record("spam", 3).items() if key != "test_trials"}
+    assert interval(several, "accuracy") is None
