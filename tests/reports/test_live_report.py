@@ -56,6 +56,6 @@ def test_a_full_disk_is_met_where_records_are_written(report, monkeypatch):
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("os.replace", full)
+    monkeypatch.setattr("atlas_cli.runs.directory.move", full)
     report.after_round([metrics_record("spam", 1)])
     assert page_of(report) == ""

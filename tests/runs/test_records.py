@@ -112,6 +112,6 @@ def test_metrics_keep_their_order():
 
 def test_reports_and_run_directories_do_not_need_torch():
     modules = "atlas_cli.runs.directory, atlas_cli.runs.manifest, atlas_cli.hashing, atlas_cli.cli.memory_report"
-    reports = "atlas_cli.reports.html, atlas_cli.reports.progress, atlas_cli.reports.tables, atlas_cli.reports.memory"
+    reports = ", ".join(f"atlas_cli.reports.{name}" for name in ("page.report", "progress", "tables", "memory"))
     code = f"import sys, {modules}, {reports}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
