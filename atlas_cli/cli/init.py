@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from atlas_cli.cli._start import Wanted
+
+OUT = Path("experiment.yaml")
 
 
 def command(
@@ -14,30 +20,71 @@ def command(
         str | None,
         typer.Argument(help="Packaged name (atlas models), hub id, local folder or GGUF file.", show_default=False),
     ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Train on this file: CSV, TSV, JSONL, JSON, Parquet, text or CoNLL."),
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option(metavar="TASK", help="What to learn; default: what the columns of --data are for.")
+    ] = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FIELD=COLUMN", help="Which column is which field of the task; once for each."),
+    ] = None,
+    clients: Annotated[int | None, typer.Option(min=1, metavar="N", help="How many clients; default: 4.")] = None,
+    device: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A device of clients (atlas devices); several share the clients."),
+    ] = None,
+    named: Annotated[str | None, typer.Option("--model", metavar="MODEL", help="As MODEL.")] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write to this file instead of the terminal.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Write to this file; default: the terminal, with --data experiment.yaml."),
     ] = None,
     example: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Copy this example and its data here instead.", show_default=False),
+        str | None, typer.Option(metavar="NAME", help="Copy this example and its data here instead.")
     ] = None,
     list_examples: Annotated[bool, typer.Option("--list", help="List the examples that come with atlas.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --list: print JSON.")] = False,
 ) -> None:
-    """Print a commented config for a model, or copy an example.
+    """Write a commented config for a model or for your data; without any option, ask for what it needs.
 
-    Example: atlas init minilm --out experiment.yaml
+    With --data the file is read as atlas train reads it, and the config is checked before it is written. Examples:
+    atlas init minilm --out experiment.yaml; atlas init --data mails.csv --column label=kind --clients 6;
+    atlas init --data chats.jsonl --task instruction --model gpt2 --device phone-6gib --device laptop-8gib;
+    atlas init --example quickstart
     """
+    from atlas_cli.cli._start import Wanted
     from atlas_cli.errors import ConfigError
 
     if list_examples:
         _list(as_json)
-    elif example is not None:
+        return
+    if example is not None:
         _copy(example, out)
-    elif model is not None:
-        _write(model, out)
-    else:
-        raise ConfigError("give a model, e.g. atlas init minilm, or --example NAME (atlas init --list shows them)")
+        return
+    if model is not None and named is not None:
+        raise ConfigError("gives the model a second time", key="--model")
+    wanted = Wanted(data, task, _columns(column or []), clients, tuple(device or ()), model or named)
+    if wanted == Wanted():
+        if not sys.stdin.isatty():
+            raise ConfigError(
+                "give a model (atlas init minilm), --data FILE, or --example NAME (atlas init --list shows them); on a"
+                " terminal atlas init asks"
+            )
+        from atlas_cli.cli._questions import ask
+
+        wanted, out = ask(OUT)
+    _write(wanted, out)
+
+
+def _columns(given: list[str]) -> dict[str, str]:
+    from atlas_cli.errors import ConfigError
+
+    pairs = [text.partition("=") for text in given]
+    if wrong := [text for text, (field, _, column) in zip(given, pairs, strict=True) if not field or not column]:
+        raise ConfigError(f"expected FIELD=COLUMN, e.g. text=body, got {wrong[0]!r}", key="--column")
+    return {field: column for field, _, column in pairs}
 
 
 def _list(as_json: bool) -> None:
@@ -68,19 +115,41 @@ def _copy(name: str, out: Path | None) -> None:
     typer.echo(f"wrote {', '.join(map(str, written))}; next: atlas train {target}")
 
 
-def _write(model: str, out: Path | None) -> None:
+def _write(wanted: Wanted, out: Path | None) -> None:
+    from atlas_cli.cli._start import start_with
     from atlas_cli.config.template import starting_config
     from atlas_cli.errors import ConfigError, OutputError
 
+    if out is None and wanted.data is not None:
+        out = OUT
+    if out is not None and out.exists():
+        raise ConfigError("exists already and is not overwritten; choose another --out", where=str(out))
+    start = start_with(wanted, out or OUT)
+    if start.init == "auto":
+        typer.echo(f"note: weights of {start.model} cannot be reached now; they are random until they can be", err=True)
+    text = starting_config(start, str(out or OUT))
+    if wanted.data is not None:
+        _check(text, out or OUT)
     if out is None:
-        typer.echo(starting_config(model), nl=False)
+        typer.echo(text, nl=False)
         return
-    text = starting_config(model, str(out))
+    for line in start.about:
+        typer.echo(line)
     try:
         with out.open("x", encoding="utf-8", newline="\n") as file:
             file.write(text)
-    except FileExistsError:
-        raise ConfigError("exists already and is not overwritten; choose another --out", where=str(out)) from None
     except OSError as error:
         raise OutputError(f"{out}: cannot be written: {error.strerror}") from None
-    typer.echo(f"wrote {out}; next: atlas validate {out}")
+    typer.echo(f"wrote {out}; next: atlas {'validate' if wanted.data is None else 'train'} {out}")
+
+
+def _check(text: str, out: Path) -> None:
+    """All checks of ``atlas validate``, before anything is written."""
+    from atlas_cli.cli._checked import checked
+    from atlas_cli.config.load import config_of_text
+    from atlas_cli.errors import ConfigError
+
+    try:
+        checked(config_of_text(text, out).config)
+    except ConfigError as error:
+        raise ConfigError(error.message, key=error.key, where=f"{out} (not written)") from None

@@ -62,7 +62,15 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> LoadedConfig
     path, meant = config_file(Path(path))
     for sentence in (*([meant] if meant else ()), *discovery.misnamed()):
         _say_once(f"note: {sentence}")
-    document = strict_yaml.load_file(path)
+    return _loaded(strict_yaml.load_file(path), path, overrides)
+
+
+def config_of_text(text: str, path: Path) -> LoadedConfig:
+    """The config of a text that is to be written to a file, checked as ``load_config`` does."""
+    return _loaded(strict_yaml.parse(text, str(path)), path, ())
+
+
+def _loaded(document: strict_yaml.Document, path: Path, overrides: Sequence[str]) -> LoadedConfig:
     set_paths = apply_overrides(document.data, overrides)
     origins = _origins(path, document.lines, set_paths)
     try:

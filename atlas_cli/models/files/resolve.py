@@ -17,7 +17,7 @@ from atlas_cli.config.schema.experiment import ModelConfig
 from atlas_cli.errors import ConfigError, ResourceError
 from atlas_cli.models.families import family_for
 from atlas_cli.models.files import gguf_files
-from atlas_cli.models.files.architectures import built_in, is_architecture
+from atlas_cli.models.files.architectures import ARCHITECTURES, built_in, is_architecture
 from atlas_cli.models.files.config_options import computed_options, refuse_options, require_values, unknown_options
 from atlas_cli.models.files.source import Source, reason
 from atlas_cli.models.files.weight_files import named
@@ -160,6 +160,8 @@ def _read_config(source: Source, model: ModelConfig) -> PreTrainedConfig:
         hint = "give a local folder or a packaged model (atlas models)"
         if built_in(model.name):
             hint += ", or model.init: random, or auto"
+        elif (near := did_you_mean(model.name, [*packaged.model_names(), *ARCHITECTURES])).endswith("?"):
+            hint = f"{near.removeprefix('; ')} Else {hint}"
         reach = "" if hub_reachable() else " (the hub cannot be reached and it is not in the hub cache)"
         raise ResourceError(f"model.name: {model.name!r} was not found{reach}; {hint} [{reason(error)}]") from None
     if family_for(config.model_type) is not None:  # others are refused by name, whatever their values mean

@@ -1,0 +1,145 @@
+"""``atlas init``: what it writes for own data is checked, trains, and says what was seen; nothing is overwritten."""
+
+import sys
+
+import pytest
+import typer
+from support.tiny_models import CAUSAL
+from support.toy_runs import TASKS
+
+from atlas_cli import discovery
+from atlas_cli.cli import _start, main
+from atlas_cli.config.load import load_config
+from atlas_cli.packages.models import MODELS
+
+QUICK = ["training.rounds=1", "training.local_steps=1", "threads=1", "device=cpu"]
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("task", discovery.own_names("tasks"))
+def test_every_task_is_known_by_its_columns_and_trains(task, data, model_folder, no_pictures, capsys):
+    family, file = TASKS[task]
+    assert main(["init", "--data", str(data / file), "--model", model_folder(family), "--clients", "2"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"{file}: ") and out.endswith("wrote experiment.yaml; next: atlas train experiment.yaml\n")
+    (group,) = load_config("experiment.yaml").config.task_groups.values()
+    assert group.task == task
+    assert main(["train", "experiment.yaml", *QUICK]) == 0
+
+
+@pytest.mark.parametrize("family", discovery.own_names("models.families"))
+def test_every_family_validates(family, data, model_folder, capsys):
+    folder = model_folder(family.replace("-", "_"))
+    assert main(["init", folder, "--data", str(data / "tone.csv")]) == 0
+    assert main(["validate", "experiment.yaml"]) == 0
+    capsys.readouterr()
+    assert main(["init", folder]) == 0
+    assert ("causal-lm" in capsys.readouterr().out) is (family.replace("-", "_") in CAUSAL)
+
+
+def test_a_packaged_model_is_not_fetched_to_be_named(monkeypatch, capsys):
+    monkeypatch.setattr("atlas_cli.packages.fetch.fetch", None)
+    for name in (name for name, model in MODELS.items() if model.model_type):
+        assert main(["init", name]) == 0
+        assert f"\n  name: {name}\n" in capsys.readouterr().out
+    assert main(["init", "gpt2-bpe"]) == 2
+    assert "gpt2-bpe is a tokenizer without a model" in capsys.readouterr().err
+
+
+def test_the_config_says_what_was_seen_and_what_was_asked_for(here, model_folder):
+    rows = [f"{i},{'win a prize' if i % 3 else 'see you'} {i},{'spam' if i % 3 else 'ham'}" for i in range(60)]
+    (here / "mails.csv").write_text("\n".join(["id,message,kind", *rows]) + "\n")
+    devices = ["--device", "laptop-8gib", "--device", "phone-2gib", "--clients", "3"]
+    assert main(["init", model_folder("bert"), "--data", "mails.csv", *devices, "--out", "x.yaml"]) == 0
+    config = load_config("x.yaml").config
+    assert config.name == "mails" and config.training.max_length == 16 and config.partition.scheme == "iid"
+    group = config.task_groups["mails"].data
+    assert (group.location, group.text, group.label) == ([str(here / "mails.csv")], "message", "kind")
+    clients = {name: (each.device, each.rank, each.count) for name, each in config.clients.items()}
+    assert clients == {"phone-2gib": ("phone-2gib", 4, 2), "laptop-8gib": ("laptop-8gib", 8, 1)}
+    text = (here / "x.yaml").read_text()
+    assert "# mails.csv: 60 rows; text is message, label is kind; not read: id\n" in text
+    assert "# 2 classes: spam 40, ham 20\n# tokens: half of the examples have at most " in text
+    assert "\n      files: mails.csv\n" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        ([], 2, "give a model (atlas init minilm), --data FILE, or --example NAME"),
+        (["bert-bas-uncased"], 3, "model.name: 'bert-bas-uncased' was not found (the hub"),
+        (["./nowhere"], 3, "model.name: folder ./nowhere does not exist; check the path"),
+        (["minilm", "--model", "gpt2"], 2, "--model: gives the model a second time"),
+        (["--task", "regression"], 2, "--task: needs --data FILE"),
+        (["minilm", "--device", "phone"], 2, "--device: no device is named 'phone'; did you mean phone-"),
+        (["minilm", "--clients", "1", "--device", "phone-2gib", "--device", "phone-6gib"], 2, "--clients: 1 clients"),
+        (["--data", "nowhere.csv"], 3, "data.files: no file nowhere.csv"),
+        (["--data", "DATA/tone.csv", "--task", "regresion"], 2, "--task: 'regresion' is not known; did you mean"),
+        (
+            ["--data", "DATA/tone.csv", "--column", "label=lable"],
+            2,
+            "--column: the data has no column 'lable'; did",
+        ),
+        (["--data", "DATA/tone.csv", "--column", "label"], 2, "--column: expected FIELD=COLUMN, e.g. text=body, got"),
+        (
+            ["--data", "DATA/tone.csv", "--task", "instruction"],
+            2,
+            "--column: no column looks like the prompt of",
+        ),
+        (
+            ["--data", "DATA/tone.csv", "--task", "causal-lm", "--column", "text=text", "--model", "BERT"],
+            2,
+            "experiment.yaml (not written): task_groups.tone.task: causal-lm needs a decoder",
+        ),
+        (
+            ["--data", "DATA/tone.csv", "--clients", "500", "--model", "BERT"],
+            2,
+            "experiment.yaml (not written): partition.min_examples: task group tone has 64 training examples for 500",
+        ),
+    ],
+)
+def test_what_cannot_be_is_one_line_and_nothing_is_written(
+    arguments, code, said, here, data, model_folder, capsys, monkeypatch
+):
+    monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
+    given = [text.replace("DATA", str(data)).replace("BERT", model_folder("bert")) for text in arguments]
+    assert main(["init", *given]) == code
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: {said}") and err.count("\n") == 1
+    assert list(here.iterdir()) == []
+
+
+def test_on_a_terminal_it_asks_until_it_can_read_the_answers(data, here, model_folder, capsys, monkeypatch):
+    tone = str(data / "tone.csv")
+    (here / "old.yaml").write_text("mine\n")
+    answers = iter(
+        [
+            *("nowhere.csv", tone, "classify", "", "", "", "none", "2", "phone", "phone-2gib, laptop-8gib"),
+            *(model_folder("bert"), "old.yaml", "new.yaml"),
+        ]
+    )
+    monkeypatch.setattr(typer, "prompt", lambda question, default=None: next(answers) or default)
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    assert main(["init"]) == 0
+    out = capsys.readouterr().out
+    refused = ["data.files: no file nowhere.csv", "'classify' is not known", "expected a whole number", "no device"]
+    assert all(f"  {each}" in out or each in out for each in (*refused, "old.yaml: exists already"))
+    config = load_config("new.yaml").config
+    assert config.task_groups["tone"].task == "sequence-classification"
+    assert [(client.name, client.device) for client in config.expanded_clients()] == [
+        ("phone-2gib", "phone-2gib"),
+        ("laptop-8gib", "laptop-8gib"),
+    ]
+
+
+def test_skew_is_for_clients_with_many_rows(here, model_folder):
+    rows = [f"film {i} is {'good' if i % 2 else 'bad'},{i % 2}" for i in range(130)]
+    (here / "d.csv").write_text("\n".join(["text,label", *rows]) + "\n")
+    wanted = _start.Wanted(data=here / "d.csv", model=model_folder("bert"))
+    assert _start.start_with(wanted, here / "x.yaml").scheme == "dirichlet-label"
+    assert _start.start_with(wanted._replace(clients=8), here / "x.yaml").scheme == "iid"
