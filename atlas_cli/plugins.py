@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
@@ -85,8 +86,15 @@ def check(plugin: type, contract: type) -> None:
     Raises:
         ConfigError: the first thing that is wrong, with the file, and the nearest valid name of one that is not known.
     """
-    for problem in _problems(plugin, contract):
+    problem = _first_problem(plugin, contract)
+    if problem is not None:
         raise ConfigError(problem)
+
+
+@cache
+def _first_problem(plugin: type, contract: type) -> str | None:
+    """Looked for once: a plug-in is loaded many times in a run, and its class stays as its file has it."""
+    return next(_problems(plugin, contract), None)
 
 
 def _problems(plugin: type, contract: type) -> Iterator[str]:

@@ -14,6 +14,14 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _no_waiting_for_disks():
+    """No test can cut the power: whether files are whole after a kill does not depend on when the disk has them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda descriptor: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory):
     """``model_folder("gpt2")``: a folder as save_pretrained writes it, with a tokenizer; made once a session."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from atlas_cli.federation.federation import Federation
 from atlas_cli.federation.parties.measured_memory import Usage, tensor_bytes
 from atlas_cli.planning.memory.party_memory import adapter_bytes, bytes_of, head_of
-from atlas_cli.planning.memory.saved_trace import trace
+from atlas_cli.planning.memory.saved_trace import saved_by_all
 from atlas_cli.planning.memory_of_plan import Shape, reference_step, unsplit_ranks
 
 
@@ -47,13 +47,13 @@ def reference_memory(federation: Federation, usages: Sequence[Usage]) -> dict[st
     everything = head + tensor_bytes(parameters)
     weights = head + tensor_bytes([*parameters, *base.model.buffers()])  # buffers have neither gradients nor moments
     trained = head + adapter_bytes(ranks, plan.features)
-    what = plan.family, plan.hf_config, range(plan.n_layers)
+    what = plan.family, plan.hf_config
     lora = {
         "weights": weights,
         "adapters": adapter_bytes(ranks, plan.features),
         "gradients": trained,
         "optimizer": 2 * trained,
-        "saved_activations": trace(*what, ranks, step, whole=True).saved,
+        "saved_activations": saved_by_all(*what, ranks, step),
         "how": how,
     }
     full = {
@@ -61,7 +61,7 @@ def reference_memory(federation: Federation, usages: Sequence[Usage]) -> dict[st
         "adapters": 0,
         "gradients": everything,
         "optimizer": 2 * everything,
-        "saved_activations": trace(*what, {}, step, whole=True, train_weights=True).saved,
+        "saved_activations": saved_by_all(*what, {}, step, train_weights=True),
         "how": how,
     }
     return {"full_fine_tuning": _with_total(full), "unsplit_lora": _with_total(lora)}

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -87,6 +88,7 @@ def end_manifest(
     }
 
 
+@cache
 def _version(package: str) -> str | None:
     try:
         return version(package)

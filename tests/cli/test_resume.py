@@ -28,6 +28,14 @@ def adapters(run):
     return {p.relative_to(run.path): p.read_bytes() for p in run.path.glob("adapters/**/*.safetensors")}
 
 
+def copied(whole, folder):
+    """The records of a run that was killed before it ended."""
+    shutil.copytree(whole.path, folder)
+    run = RunDirectory(folder)
+    run.write_json("manifest.json", {**run.read_json("manifest.json"), "status": "failed"})
+    return run
+
+
 def stop_after(run, number):
     """What a kill in the round after ``number`` leaves: no later checkpoint, and records of an unfinished round."""
     for folder in run.path.glob("checkpoints/round-*"):
@@ -73,9 +81,9 @@ def stop_after(run, number):
     ],
     ids=str,
 )
-def test_equal_to_an_unbroken_run(config_file, changes):
-    changes = {**changes, "training": {**RUN, **changes.get("training", {})}}
-    whole, broken = train(config_file(**changes)), train(config_file(**changes))
+def test_equal_to_an_unbroken_run(config_file, tmp_path, changes):
+    whole = train(config_file(**{**changes, "training": {**RUN, **changes.get("training", {})}}))
+    broken = copied(whole, tmp_path / "broken")
     stop_after(broken, 3)
     assert main(["train", "--resume", str(broken.path)]) == 0
     written = ["clusters.jsonl"] if "clustering" in changes else []
@@ -94,13 +102,10 @@ def test_at_every_round_it_is_the_unbroken_run_byte_for_byte(config_file, tmp_pa
     whole = train(config_file(training={**RUN, "rounds": 3}, **changes))
     files = ["messages.jsonl", "memory.json", *(f"adapters/{p}" for p in ("clients", "groups"))]
     for done in range(3):
-        broken = RunDirectory(tmp_path / f"broken-{done}")
-        shutil.copytree(whole.path, broken.path)
+        broken = copied(whole, tmp_path / f"broken-{done}")
         stop_after(broken, done)
         if done == 0:
             (broken.path / "memory.json").unlink()
-        manifest = broken.read_json("manifest.json")
-        broken.write_json("manifest.json", {**manifest, "status": "failed"})
         assert main(["train", "--resume", str(broken.path)]) == 0
         for name in ("metrics.jsonl", "clients.jsonl"):
             assert records(broken, name) == records(whole, name), (done, name)

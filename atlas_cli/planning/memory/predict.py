@@ -23,7 +23,7 @@ from atlas_cli.planning.memory.party_memory import (
     output_bytes,
     static_memory,
 )
-from atlas_cli.planning.memory.saved_trace import trace
+from atlas_cli.planning.memory.saved_trace import saved_by_all
 from atlas_cli.planning.memory.step import ELEMENT, Step
 from atlas_cli.tasks.contract import BaseTask
 
@@ -132,8 +132,7 @@ def predict_whole(family: BaseFamily, hf_config: PreTrainedConfig, step: Step, *
     base, lm_head = model_on_meta(family, hf_config, step.dtype)
     held = static_memory(base, lm_head, {}, {}, task, int(hf_config.hidden_size))
     weights = held.frozen + held.head + held.output
-    layers = range(int(hf_config.num_hidden_layers))
-    saved = trace(family, hf_config, layers, {}, step, whole=True, train_weights=True).saved
+    saved = saved_by_all(family, hf_config, {}, step, train_weights=True)
     return PartyMemory(weights, 0, 0, weights, 2 * weights, saved, 0, 0)
 
 

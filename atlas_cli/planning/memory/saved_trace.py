@@ -9,7 +9,8 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -43,6 +44,49 @@ class StepTrace:
     gradients: int = 0
 
 
+def saved_by_all(
+    family: BaseFamily,
+    hf_config: PreTrainedConfig,
+    ranks: Mapping[str, int],
+    step: Step,
+    *,
+    train_weights: bool = False,
+) -> int:
+    """The bytes that a forward of the whole base saves for backward; kept, since the runs of a sweep ask for the same.
+
+    Arguments are those of ``trace``.
+    """
+    config = hf_config.to_json_string(use_diff=False)
+    return _saved_by_all(_Whole(family, config, tuple(ranks.items()), step, train_weights, hf_config))
+
+
+@dataclass(frozen=True)
+class _Whole:
+    """What decides the bytes that a forward of a whole base saves; ``config`` is ``hf_config`` as text."""
+
+    family: BaseFamily
+    config: str
+    ranks: tuple[tuple[str, int], ...]
+    step: Step
+    train_weights: bool
+    hf_config: PreTrainedConfig = field(compare=False)
+
+
+@lru_cache(maxsize=64)
+def _saved_by_all(model: _Whole) -> int:
+    layers = range(int(model.hf_config.num_hidden_layers))
+    return trace(
+        model.family,
+        model.hf_config,
+        layers,
+        dict(model.ranks),
+        model.step,
+        whole=True,
+        train_weights=model.train_weights,
+        backward=False,
+    ).saved
+
+
 def trace(
     family: BaseFamily,
     hf_config: PreTrainedConfig,
@@ -53,8 +97,9 @@ def trace(
     whole: bool = False,
     task: BaseTask | None = None,
     train_weights: bool = False,
+    backward: bool = True,
 ) -> StepTrace:
-    """Trace one step of blocks ``layers``, forward and backward.
+    """Trace one step of blocks ``layers``.
 
     Args:
         layers: from 0, a client half that reads tokens; else a server half that reads activations.
@@ -62,7 +107,8 @@ def trace(
         whole: whether to trace the base with input side and final norm instead of a half.
         task: the task whose head and loss run on the output; behind a client half (``labels: client``) they get the
             output as a server returns it, while the half's graph is alive.
-        train_weights: whether to fine-tune fully; only the forward is traced, since gradients outweigh all temporaries.
+        train_weights: whether to fine-tune fully.
+        backward: whether to trace it as well; nothing more is saved in it.
     """
     base, lm_head = meta_model(hf_config, family, getattr(torch, step.dtype))
     if step.fused_gelu:
@@ -102,7 +148,7 @@ def trace(
                 returned = getattr(torch, step.received)
                 received = hidden if upper or whole else hidden.detach().to(returned).requires_grad_()
                 loss = traced_loss(task, head(received, mask), step.batch, step.tokens)
-        if train_weights:
+        if not backward:
             return StepTrace(saved.total, live.peak)
         if loss is not None:
             loss.backward()
