@@ -1,10 +1,7 @@
 """The command that a message names for what is missing works where the user is."""
 
-import re
 import tomllib
 from pathlib import Path
-
-import pytest
 
 from atlas_cli import extras
 
@@ -24,12 +21,3 @@ def test_in_the_checkout_and_elsewhere_and_from_a_wheel(tmp_path, monkeypatch):
 def test_every_extra_that_the_package_asks_for_is_described():
     assert set(extras.EXTRAS) == set(PROJECT["optional-dependencies"]) - {"dev", "docs"}
     assert PROJECT["name"] == extras.DISTRIBUTION
-
-
-@pytest.mark.parametrize(
-    ("file", "pattern"),
-    [("CITATION.cff", r"^version: (\S+)$"), ("CHANGELOG.md", r"^## \[?(\d+\.\d+\.\d+)\]?")],
-)
-def test_the_version_is_that_of_pyproject(file, pattern):
-    found = re.search(pattern, (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE)
-    assert found is not None and found[1] == PROJECT["version"]
