@@ -87,7 +87,7 @@ def command(
         run = _trained(source, overrides or [], Terminal(stderr=True, quiet=as_json))
     from atlas_cli.audit.attack_all import FILE, audit
     from atlas_cli.audit.evidence import Evidence
-    from atlas_cli.reports.audit import audit_notes, audit_table
+    from atlas_cli.reports.audit import attack_notes, audit_notes, audit_table
     from atlas_cli.reports.page.report import write_report
     from atlas_cli.runs.run_lock import locked
 
@@ -101,7 +101,7 @@ def command(
         typer.echo(json.dumps(found, indent=2))
         return
     console.print(audit_table(found))
-    for note in audit_notes(found):
+    for note in (*attack_notes(found), *audit_notes(found)):
         console.say(note)
 
 

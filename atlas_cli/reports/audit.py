@@ -9,7 +9,7 @@ from rich.table import Table
 
 from atlas_cli.reports.privacy import DIAGNOSTIC, epsilon_in_words, norms_in_words
 
-HEADINGS = ("attack", "figure (95 %)", "chance", "best", "floor", "n", "channel", "the adversary knows")
+HEADINGS = ("attack", "figure (95 %)", "chance", "best", "floor", "n")
 
 
 def rows(audit: Mapping[str, Any]) -> list[tuple[str, ...]]:
@@ -22,8 +22,6 @@ def rows(audit: Mapping[str, Any]) -> list[tuple[str, ...]]:
             _number(found["best"]),
             "-" if found["floor"] is None else _number(found["floor"]),
             str(found["examples"]),
-            found["channel"],
-            found["knows"],
         )
         for found in audit["attacks"]
     ]
@@ -33,10 +31,10 @@ def audit_table(audit: Mapping[str, Any]) -> Table:
     """One row an attack."""
     title = f"what the messages of {audit['run']} give away"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for heading in HEADINGS[:-2]:
+    for heading in HEADINGS:
         table.add_column(heading, no_wrap=True)
     for row in rows(audit):
-        table.add_row(*row[:-2])
+        table.add_row(*row)
     return table
 
 
@@ -52,12 +50,16 @@ def worlds_table(found: Mapping[str, Any]) -> Table:
     return table
 
 
-def audit_notes(audit: Mapping[str, Any]) -> list[str]:
-    """What was not measured and why, notes of attacks, and the score with what it means."""
-    notes = [
+def attack_notes(audit: Mapping[str, Any]) -> list[str]:
+    """What every attack measured, where, and what its adversary knows."""
+    return [
         f"{a['attack']}, on {a['channel']}: {a['what']}; the adversary knows {a['knows']}" for a in audit["attacks"]
     ]
-    notes += [f"not measured: {name}: {reason}" for name, reason in audit["not_measured"].items()]
+
+
+def audit_notes(audit: Mapping[str, Any]) -> list[str]:
+    """What was not measured and why, notes of attacks, and the score with what it means."""
+    notes = [f"not measured: {name}: {reason}" for name, reason in audit["not_measured"].items()]
     notes += [f"{found['attack']}: {found['note']}" for found in audit["attacks"] if found["note"]]
     for each in audit["update_norms"]:
         size = f"median {each['median']:.3g}, largest {each['of_median'] or 0:.3g} times that"

@@ -6,7 +6,7 @@ from atlas_cli.reports.charts.palette import style
 from atlas_cli.reports.escaped import escape
 
 WIDTH = 420  # as wide as a phone shows at its true size, so that 12 units stay 12 pixels there
-LETTER = 6.4  # the mean width of a letter, to tell how much of a name fits
+LETTER = 7.3  # the mean width of a letter in a wide font, to tell how much of a name fits
 
 
 def number(value: float) -> str:

@@ -39,14 +39,21 @@ class Line:
     band: Sequence[tuple[float, float, float]] = ()
 
 
-def line_chart(lines: Sequence[Line], x_name: str, y_name: str, label: str, *, rounds: bool = True) -> str:
-    """The chart; ``rounds``: x is a number of rounds."""
+def line_chart(
+    lines: Sequence[Line], x_name: str, y_name: str, label: str, *, rounds: bool = True, from_zero: bool = False
+) -> str:
+    """The chart.
+
+    Args:
+        rounds: x is a number of rounds.
+        from_zero: y begins at zero, and is never logarithmic.
+    """
     drawn = [each for each in lines if each.points]
     head, top = legend([(_swatch(each), each.label) for each in drawn if each.dash == 0], 0)
     top += 24
     heights = [y for each in drawn for _, y in each.points]
     heights += [y for each in drawn for _, *ends in each.band for y in ends]
-    y_scale = scale(heights, top + HEIGHT, top)
+    y_scale = scale(heights, top + HEIGHT, top, zero=from_zero)
     x_scale = scale([x for each in drawn for x, _ in each.points], 48, WIDTH - 14, whole=rounds, zero=not rounds)
     note = ", log scale" if y_scale.log else ""
     body = [head, text(0, top - 9, f"{y_name}{note}", kind="muted"), *_axes(x_scale, y_scale, x_name)]

@@ -46,8 +46,8 @@ def scale(values: Sequence[float], start: float, end: float, *, whole: bool = Fa
         step = max(1.0, float(math.ceil(step)))
         return Scale(low, max(high, low + 1), start, end, _ticks(low, max(high, low + 1), step))
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    if first == last:
-        last += 1
+    if first == last:  # one value: in the middle
+        first, last = (first, last + 1) if zero else (first - 1, last + 1)
     return Scale(first * step, last * step, start, end, tuple(i * step for i in range(first, last + 1)))
 
 

@@ -19,9 +19,10 @@ def audit(records: RunRecords) -> str:
     remarks = notes(audits.audit_notes(records.audit))
     if not found:
         return paragraph("No attack could be run.") + remarks
-    columns = [words("attack"), *map(figures, ("figure (95 %)", "chance", "best", "floor", "n"))]
-    columns += [words("channel"), words("the adversary knows")]
-    rows = audits.rows(records.audit)
+    columns = [words("attack"), *map(figures, audits.HEADINGS[1:])]
+    columns += [words("what"), words("on"), words("the adversary knows")]
+    told = [(attack["what"], attack["channel"], attack["knows"]) for attack in found]
+    rows = [(*row, *more) for row, more in zip(audits.rows(records.audit), told, strict=True)]
     caption = (
         "Attacks on the recorded messages, from a guess (0) to all there is (1); the upright stroke is who knows only "
         "what is common"

@@ -16,7 +16,9 @@ from atlas_cli.units import format_number
 
 MAX_ROWS = 500  # a page of many thousands opens in no browser
 FOLDED = 30  # a table with more rows is folded away
+LONG = 24  # letters of a word; longer ones are broken
 FEW = 4  # columns that a phone can show side by side; of more each row becomes a card there
+MANY = 7  # columns that a tablet can show in full size
 
 T = TypeVar("T")
 Cell = str | int | float | None
@@ -59,7 +61,7 @@ def table(columns: Sequence[Column], rows: Iterable[Sequence[Cell]], caption: st
         return ""
     head = "".join(f'<th scope="col"{_kind(column)}>{escape(column.name)}</th>' for column in columns)
     body = "".join(f"<tr>{_row(columns, row)}</tr>\n" for row in rows[:MAX_ROWS])
-    layout = ' class="cards"' if len(columns) > FEW else ""
+    layout = ' class="cards wide"' if len(columns) > MANY else ' class="cards"' if len(columns) > FEW else ""
     made = (
         f"<table{layout}><caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead>"
         f"<tbody>\n{body}</tbody></table>"
@@ -72,13 +74,17 @@ def table(columns: Sequence[Column], rows: Iterable[Sequence[Cell]], caption: st
 
 
 def _row(columns: Sequence[Column], row: Sequence[Cell]) -> str:
-    first, *rest = zip(columns, row, strict=True)
-    cells = "".join(f'<td{_kind(c)} data-name="{escape(c.name)}">{escape(shown(cell))}</td>' for c, cell in rest)
-    return f'<th scope="row"{_kind(first[0])}>{escape(shown(first[1]))}</th>{cells}'
+    first, *rest = zip(columns, map(shown, row), strict=True)
+    cells = "".join(f'<td{_kind(c, cell)} data-name="{escape(c.name)}">{escape(cell)}</td>' for c, cell in rest)
+    return f'<th scope="row"{_kind(*first)}>{escape(first[1])}</th>{cells}'
 
 
-def _kind(column: Column) -> str:
-    return ' class="n"' if column.number else ""
+def _kind(column: Column, cell: str = "") -> str:
+    """Numbers stand right; a word that is too long for a line may be broken anywhere."""
+    kinds = ["n"] if column.number else []
+    if max(map(len, cell.split()), default=0) > LONG:
+        kinds.append("long")
+    return f' class="{" ".join(kinds)}"' if kinds else ""
 
 
 def figure(

@@ -40,7 +40,7 @@ def _by_round(records: RunRecords, merged: dict[str, list[Record]]) -> str:
         f"Merge error by round: distance of the delivered adapters from the exact sum of updates, over its norm.{left}"
     )
     columns = [words("task group"), *map(figures, ("round", "error", "from cut ranks", "from the method's rule"))]
-    picture = line_chart(shown, "round", "relative error", caption)
+    picture = line_chart(shown, "round", "relative error", caption, from_zero=True)
     return figure(picture, caption, columns, data, "metrics.jsonl")
 
 

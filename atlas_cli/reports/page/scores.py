@@ -79,8 +79,7 @@ def _against(records: RunRecords, metric: str, price: _Price | None) -> str:
             if row["test"].get(metric) is not None:
                 along.append((float(row["round"]) if price is None else spent, row))
         along = list(thinned(along, MAX_POINTS))
-        sure = price is None and len(groups) <= BANDS
-        ends = [(x, *found) for x, row in along if (found := interval(row, metric))] if sure else []
+        ends = [(x, *found) for x, row in along if (found := interval(row, metric))] if len(groups) <= BANDS else []
         drawn = [(x, row["test"][metric]) for x, row in along]
         lines.append(Line(group, drawn, records.number(group), band=ends))
         data += [(group, row["round"], *(() if price is None else (x,)), row["test"][metric]) for x, row in along]
