@@ -2,7 +2,7 @@
 
 Stack the factors, B = Q_B R_B and A^T = Q_A R_A; then the singular values of B A are those of the small R_B R_A^T. Cost
 O((d_in + d_out) R^2 + R^3) and memory O(R (d_in + d_out)), with R the sum of ranks; a dense SVD is cheaper once R is
-above min(d_in, d_out) / 2. Sums are taken in float64 (float32 on devices that have no other).
+above min(d_in, d_out) / 2. Sums are taken in float64 (on the CPU for devices that have none).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from atlas_cli.aggregation.contract import Factors
+from atlas_cli.double import double
 from atlas_cli.errors import ConfigError
 
 # rows of a fresh A are uniform within 1 / sqrt(d_in): their norm
@@ -23,7 +24,7 @@ FRESH_ROW = 1 / math.sqrt(3)
 
 def precise(tensor: Tensor) -> Tensor:
     """Convert to the precision in which sums are computed."""
-    return tensor.to(torch.float32 if tensor.device.type == "mps" else torch.float64)
+    return double(tensor)
 
 
 def stack(parts: Iterable[tuple[float, Factors]], dtype: torch.dtype | None = None) -> Factors:

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from atlas_cli.double import double
 from atlas_cli.errors import ConfigError
 from atlas_cli.tasks import _rows
 from atlas_cli.tasks._texts import TextTask
@@ -30,8 +31,8 @@ class _Errors(Metric):
 
     def update(self, logits: Tensor, labels: Tensor, features: Sequence[Feature]) -> None:
         """Logits (B, 1), labels (B,)."""
-        self.predictions.append(logits.squeeze(-1).double().cpu())
-        self.labels.append(labels.double().cpu())
+        self.predictions.append(double(logits.squeeze(-1)).cpu())
+        self.labels.append(double(labels).cpu())
 
     def compute(self) -> dict[str, float]:
         """``pearson``, ``spearman``, ``rmse``, ``mae``, ``loss``."""

@@ -12,6 +12,7 @@ is probed with. The targets of a block are summed.
 from __future__ import annotations
 
 from atlas_cli.data.collate import batch_indices, collate
+from atlas_cli.double import double
 from atlas_cli.federation.federation import Federation
 from atlas_cli.federation.parties.exchange import exchange
 from atlas_cli.federation.parties.numerics import gradient_of
@@ -63,7 +64,7 @@ def layer_importance(adapters: AdapterSet, family: BaseFamily) -> dict[int, floa
     """I_l from gradients that were just computed at B = 0."""
     layers: dict[int, float] = {}
     for path, adapter in adapters.adapters.items():
-        squared = gradient_of(adapter.lora_B).double().square().sum().item()
+        squared = double(gradient_of(adapter.lora_B)).square().sum().item()
         value = 3 * adapter.lora_A.shape[1] * squared / (adapter.rank * adapter.scaling**2)
         layers[layer_of(path, family)] = layers.get(layer_of(path, family), 0.0) + value
     return layers

@@ -25,6 +25,7 @@ from atlas_cli.aggregation.contract import (
 )
 from atlas_cli.aggregation.error import ErrorLedger
 from atlas_cli.aggregation.mixing import mix, similarity
+from atlas_cli.double import where_double
 from atlas_cli.errors import AtlasError
 from atlas_cli.federation.client_state.member import Member
 from atlas_cli.federation.merging.adapter_parts import differs, ranks_of, select_parts
@@ -102,7 +103,7 @@ class Aggregator:
         adapters = self.groups[group]
         # copies: the group's own are overwritten at a merge, and what was before it is still compared with
         state = {name: value.clone() for name, value in adapters.state().items()}
-        self.merged[group] = absorb(state, scales_of(adapters))
+        self.merged[group] = absorb(_to_merge(state), scales_of(adapters))
         self.changes[group] = BaseChange()
         if self.method.CHANGES_BASE:
             worth = {path: factors for path, factors in self.merged[group].items() if factors.B.any()}
@@ -170,7 +171,9 @@ class Aggregator:
     def group_model(self, group: str) -> AdapterSet:
         """The group's model: its adapter, or the changed base that holds everything merged so far."""
         if self.method.CHANGES_BASE:
-            return AdapterSet({}, {path: [(f.A, f.B)] for path, f in self.changes[group].total.items()})
+            device = next(self.groups[group].parameters()).device
+            total = self.changes[group].total
+            return AdapterSet({}, {path: [(f.A.to(device), f.B.to(device))] for path, f in total.items()})
         return self.groups[group]
 
     @property
@@ -245,7 +248,7 @@ class Aggregator:
         first = member.version < 0
         if not self.is_behind(client):
             return set()
-        scales, before = scales_of(member.adapters), member.adapters.state()
+        scales, before = scales_of(member.adapters), _to_merge(member.adapters.state())
         # what a client has not been given yet is no update of its own to keep
         held = truncated(self.merged[member.group], member.ranks) if first else absorb(before, scales)
         factors = self.method.deliver(self.merged[member.group], held, member.ranks)
@@ -296,7 +299,9 @@ class Aggregator:
         """Load the merged values into the server's own copies of a group's adapters; nothing crosses the wire."""
         held = self._contested(group)
         scales, ranks = scales_of(held), ranks_of(held)
-        held.load(release(self.method.deliver(self.merged[group], absorb(held.state(), scales), ranks), scales))
+        held.load(
+            release(self.method.deliver(self.merged[group], absorb(_to_merge(held.state()), scales), ranks), scales)
+        )
         if held.adapters:
             self.uppers[group].forget_moments(held.adapters)
 
@@ -309,11 +314,11 @@ class Aggregator:
     def attach_base(self, client: str) -> None:
         """Let a client that holds its group's current version run W + T + (dW - dW as delivered)."""
         member = self.members[client]
-        total = self.changes[member.group].total
-        frozen: dict[str, list[tuple[Tensor, Tensor]]] = {path: [(f.A, f.B)] for path, f in total.items()}
+        total, device = self.changes[member.group].total, next(member.adapters.parameters()).device
+        frozen = {path: [(f.A.to(device), f.B.to(device))] for path, f in total.items()}
         for path, factors in truncated(self.merged[member.group], member.ranks).items():
             if factors.B.any():
-                frozen.setdefault(path, []).append((factors.A, -factors.B))
+                frozen.setdefault(path, []).append((factors.A.to(device), -factors.B.to(device)))
         member.adapters.frozen.clear()
         member.adapters.frozen.update(frozen)
 
@@ -348,7 +353,7 @@ class Aggregator:
         scales = scales_of(member.adapters)
         # what is not uploaded is, for the server, what it has itself
         known = release(truncated(self.merged[member.group], member.ranks), scales)
-        message = AdapterUpdate.of(client, {n: t for n, t in sent.items() if not n.startswith("head.")})
+        message = AdapterUpdate.of(client, _to_merge({n: t for n, t in sent.items() if not n.startswith("head.")}))
         adapters = absorb({**known, **select_parts(message.named, self.method.SENT)}, scales)
         return Update(client, member.weight, adapters, message.extra)
 
@@ -365,7 +370,7 @@ class Aggregator:
     def _of_server(self, group: str, clients: Sequence[str]) -> list[Update]:
         """What the server trained on contested layers: an update for each set of layers that it serves."""
         held = self._contested(group)
-        factors = absorb(held.state(), scales_of(held))
+        factors = absorb(_to_merge(held.state()), scales_of(held))
         weights: dict[frozenset[str], float] = {}
         for member in (self.members[client] for client in clients):
             if member.served:
@@ -384,3 +389,8 @@ class Aggregator:
 
     def _head(self, part: str) -> list[tuple[str, nn.Parameter]]:
         return [(n, p) for n, p in self.heads[part].named_parameters() if p.requires_grad] if part in self.heads else []
+
+
+def _to_merge(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors where they are merged: where sums can be taken in float64."""
+    return {name: tensor.to(where_double(tensor.device)) for name, tensor in tensors.items()}

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from atlas_cli.config.schema.privacy import NoiseConfig
+from atlas_cli.double import double
 from atlas_cli.models.adapters.lora import AdapterSet
 from atlas_cli.privacy.account.norms import Norms, ratio
 from atlas_cli.privacy.mechanisms.contract import BaseMechanism
@@ -150,7 +151,7 @@ class ExampleNoise:
         """
         found = self.gradients(adapters)
         generator = torch_generator(self.seed, "privacy-examples", self.client, number, step)
-        squares = [g.flatten(1).double().square().sum(1) for g in found.values()]
+        squares = [double(g.flatten(1)).square().sum(1) for g in found.values()]
         self.norms = torch.stack(squares).sum(0).sqrt() if squares else torch.zeros(0)
         kept_B = (self.clip / self.norms.clamp(min=1e-30)).clamp(max=1.0)
         totals = torch.zeros(3, dtype=torch.float64)
@@ -159,10 +160,10 @@ class ExampleNoise:
             total = noise = noise.to(parameter.device, parameter.dtype)
             signal = torch.zeros_like(parameter)
             if parameter in found:
-                signal = torch.einsum("b,b...->...", kept_B.to(parameter.dtype), found[parameter])
+                signal = torch.einsum("b,b...->...", kept_B.to(parameter.dtype).to(parameter.device), found[parameter])
                 total = total + signal
             parameter.grad = total / self.batch_size
-            totals += torch.stack([part.double().square().sum() for part in (signal, noise, total)]).detach().cpu()
+            totals += torch.stack([double(part).square().sum() for part in (signal, noise, total)]).detach().cpu()
         self._seen.append((self.norms, *totals.tolist()))
         self._inputs, self._output_gradients, self._head, self._examples = {}, {}, {}, None
 

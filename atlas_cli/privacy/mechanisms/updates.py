@@ -26,6 +26,7 @@ from torch import Tensor
 
 from atlas_cli.aggregation.contract import PARTS, Adapters, Factors, Update
 from atlas_cli.config.schema.privacy import UpdatesConfig
+from atlas_cli.double import double
 from atlas_cli.privacy.account.norms import Norms, mean_norms, ratio
 from atlas_cli.privacy.mechanisms.contract import BaseMechanism
 from atlas_cli.seeding import torch_generator
@@ -161,7 +162,7 @@ class UpdateNoise:
 
 
 def _norm(tensors: Iterable[Tensor]) -> float:
-    return math.sqrt(sum(float(tensor.double().square().sum()) for tensor in tensors))
+    return math.sqrt(sum(float(double(tensor).square().sum()) for tensor in tensors))
 
 
 def _normal(like: Tensor, deviation: float, generator: torch.Generator) -> Tensor:
