@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
-from atlas_cli.aggregation.contract import ClientTerm, Factors, absorb, scales_of
+from atlas_cli.aggregation.checks import (
+    require_corrected,
+    require_lossless,
+    require_penalty,
+    require_tensors,
+    term_of,
+)
+from atlas_cli.aggregation.contract import BaseMethod, ClientTerm, ExtraTensors, Factors, absorb, scales_of
 from atlas_cli.models.adapters.lora import AdapterSet
 
 
@@ -16,15 +24,27 @@ def apply_term(term: ClientTerm | None, adapters: AdapterSet) -> None:
     scales = scales_of(adapters)
     penalty = term.penalty(absorb(named, scales))
     if penalty is not None:
-        penalty.backward()
+        require_penalty(term, penalty).backward()
     gradients = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in named.items()}
     with torch.no_grad():
-        corrected = term.corrected(absorb(gradients, scales))
-        for path, factors in (corrected or {}).items():
+        given = absorb(gradients, scales)
+        corrected = term.corrected(given)
+        for path, factors in require_corrected(term, corrected, given).items() if corrected is not None else ():
             adapter, scale = adapters.adapters[path], scales[path]
             for parameter, gradient in ((adapter.lora_A, factors.A), (adapter.lora_B, factors.B / scale)):
                 if parameter.requires_grad:
                     parameter.grad = gradient
+
+
+def end_round(method: BaseMethod, term: ClientTerm, adapters: AdapterSet, told: ExtraTensors) -> dict[str, Tensor]:
+    """What a term sends after a client's local steps; its state, too, is held against what the method tells."""
+    dtype = next(adapters.parameters()).dtype
+    if not method.PRUNES:  # else the state is of the ranks before
+        require_tensors(term, "state", term.state, told.at_client, "at_client", all_of_them=False, dtype=dtype)
+    require_lossless(term, term_of(method))
+    extra = term.end_round(factors_of(adapters))
+    require_tensors(term, "end_round", extra, told.up, "up", dtype=dtype)
+    return extra
 
 
 def factors_of(adapters: AdapterSet) -> dict[str, Factors]:

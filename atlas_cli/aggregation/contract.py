@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -214,6 +214,10 @@ class BaseMethod(ABC):
         self.options = self.Options() if options is None else options
         self.seed, self.server_memory = seed, server_memory
         self.state: dict[str, dict[str, Tensor]] = {}
+
+    def anew(self) -> Self:
+        """The method as at the start of the run."""
+        return type(self)(self.options, seed=self.seed, server_memory=self.server_memory)
 
     @abstractmethod
     def aggregate(self, current: Adapters, updates: Sequence[Update], context: Context) -> Merge:

@@ -131,7 +131,7 @@ def collect(
             continue
         reason = unfit(aggregator, client, tensors, attendance.began_with[client])
         try:
-            require_finite_update(client, tensors, attendance.number)
+            require_finite_update(aggregator, client, tensors, attendance.number)
         except NonFiniteError as error:
             if config.training.on_nonfinite == "stop":
                 raise

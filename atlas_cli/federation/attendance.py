@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from atlas_cli.aggregation.checks import require_unchanged_by
 from atlas_cli.aggregation.client_gradients import factors_of
 from atlas_cli.errors import TooFewClientsError, during
 from atlas_cli.federation.client_state.state import ClientState
@@ -59,6 +60,8 @@ class Attendance:
             if (term := members[client].term) is not None:
                 with during(f"client {client}"):
                     term.begin_round(factors_of(members[client].adapters))
+                    unchanged = members[client].exchanged_sha256() == members[client].delivered_sha256
+                    require_unchanged_by(term, unchanged)
 
     def drop(self, client: str, reason: str, *, gone: bool = True) -> None:
         """Drop a client from the round and restore its state from the beginning of the round.

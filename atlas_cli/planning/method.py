@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 
-from atlas_cli.aggregation.checks import require_parts
+from atlas_cli.aggregation.checks import require_parts, require_tensors, term_of, told_extras
 from atlas_cli.aggregation.contract import PARTS, BaseMethod, Layer
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.errors import ConfigError
@@ -48,6 +48,22 @@ def check_server_memory(config: ExperimentConfig, features: Collection[tuple[int
     method = method_of(config)
     for d_in, d_out in dict.fromkeys(features):
         method.require_room(d_in, d_out)
+
+
+def check_hooks(
+    config: ExperimentConfig, features: Mapping[str, tuple[int, int]], ranks: Iterable[Mapping[str, int]]
+) -> None:
+    """Ask the method what it is asked before and after a first delivery, for adapters of these ranks.
+
+    Raises:
+        PluginError: an answer that its contract does not allow.
+    """
+    method = method_of(config)
+    term_of(method)
+    for each in {tuple(sorted(r.items())): r for r in ranks}.values():
+        layers = {path: Layer(rank, *features[path]) for path, rank in each.items()}
+        told, extras = told_extras(method, layers), method.extras_for(next(iter(config.task_groups)), layers)
+        require_tensors(method, "extras_for", extras, told.down, "down")
 
 
 def check_mixing(config: ExperimentConfig) -> None:

@@ -29,6 +29,7 @@ from atlas_cli.planning.method import (
     check_clusters,
     check_cuts,
     check_extra_tensors,
+    check_hooks,
     check_mixing,
     check_screen,
     check_server_memory,
@@ -166,6 +167,7 @@ def make_plan(config: ExperimentConfig) -> Plan:
     upper = _server_adapters(config, base, family, cut, names)
     features = {path: features_of(base.get_submodule(path)) for path in _all_paths(hf_config, family, names)}
     check_server_memory(config, features.values())
+    check_hooks(config, features, [client.ranks for client in clients])
     return Plan(
         config=config,
         family=family,

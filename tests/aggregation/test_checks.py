@@ -4,11 +4,23 @@ import pytest
 import torch
 from support.merging import factors
 
-from atlas_cli.aggregation.checks import require_merge, require_parts
-from atlas_cli.aggregation.contract import Context, Factors, Merge
+from atlas_cli.aggregation.checks import (
+    require_corrected,
+    require_delivered,
+    require_lossless,
+    require_merge,
+    require_merged_head,
+    require_parts,
+    require_penalty,
+    require_tensors,
+    require_unchanged_by,
+    term_of,
+    told_extras,
+)
+from atlas_cli.aggregation.contract import ClientTerm, Context, ExtraTensors, Factors, Layer, Merge
 from atlas_cli.aggregation.methods.fedex import Method as Fedex
 from atlas_cli.aggregation.methods.zero_pad import Method as ZeroPad
-from atlas_cli.errors import AtlasError, ConfigError
+from atlas_cli.errors import AtlasError, ConfigError, NonFiniteError, PluginError
 
 CURRENT = {"q": factors(4, 6, 5, 0), "v": factors(2, 6, 6, 1)}
 WRONG = {
@@ -40,3 +52,82 @@ def test_parts_that_no_adapter_has_are_refused(name):
     broken = type("Method", (ZeroPad,), {name: ("A", "C"), "__module__": ZeroPad.__module__})
     with pytest.raises(ConfigError, match=rf"Method\.{name} has 'C'; expected of A, B"):
         require_parts(broken)
+
+
+class Term(ClientTerm):
+    def state_dict(self):
+        return {name: value for name, value in self.state.items() if name != "lost"}
+
+
+LAYERS = {"q": Layer(4, 6, 5)}
+TOLD = {"c": (2, 3)}
+NAN = {**CURRENT, "q": Factors(CURRENT["q"].A * float("nan"), CURRENT["q"].B)}
+
+
+def method(**hooks):
+    return type("Method", (ZeroPad,), {"__module__": __name__, **hooks})()
+
+
+def holding(**state):
+    term = Term()
+    term.state = {name: torch.ones(2) for name in state}
+    return term
+
+
+BROKEN = {
+    r"Method\.client_term gives a dict, expected a ClientTerm or None": lambda: term_of(method(client_term=dict)),
+    r"Method\.extra_tensors gives a dict, expected ExtraTensors": lambda: told_extras(
+        method(extra_tensors=lambda self, layers: {}), LAYERS
+    ),
+    r"Method\.extra_tensors: up has c of shape \(2\.0,\), expected whole numbers": lambda: told_extras(
+        method(extra_tensors=lambda self, layers: ExtraTensors(up={"c": (2.0,)})), LAYERS
+    ),
+    r"Method\.extras_for is nothing, expected tensors by name": lambda: require_tensors(
+        method(), "extras_for", None, TOLD, "down"
+    ),
+    r"Method\.extras_for lacks c, which extra_tensors tells as down": lambda: require_tensors(
+        method(), "extras_for", {}, TOLD, "down"
+    ),
+    r"Term\.end_round has c of shape \(2,\), and extra_tensors tells shape \(2, 3\) as up": lambda: require_tensors(
+        Term(), "end_round", {"c": torch.ones(2)}, TOLD, "up"
+    ),
+    r"Term\.state has d of shape \(2,\), and extra_tensors tells nothing of that name": lambda: require_tensors(
+        Term(), "state", {"d": torch.ones(2)}, TOLD, "at_client", all_of_them=False
+    ),
+    r"Term\.end_round has c of type torch\.int64, expected torch\.float32": lambda: require_tensors(
+        Term(), "end_round", {"c": torch.ones(2, 3, dtype=torch.int64)}, TOLD, "up"
+    ),
+    r"Method\.deliver lacks v": lambda: require_delivered(method(), {"q": CURRENT["q"]}, CURRENT),
+    r"Method\.deliver gives v with A \(4, 6\) and B \(5, 4\), expected A \(2, 6\)": lambda: require_delivered(
+        method(), dict.fromkeys(CURRENT, CURRENT["q"]), CURRENT
+    ),
+    r"Method\.merge_values gives a tensor of shape \(\), expected shape \(3, 4\)": lambda: require_merged_head(
+        method(), torch.tensor(1.0), torch.ones(3, 4)
+    ),
+    r"Term\.corrected \(None leaves gradients unchanged\) lacks q": lambda: require_corrected(Term(), {}, CURRENT),
+    r"Term\.corrected gives q that is not finite, from gradients that are": lambda: require_corrected(
+        Term(), NAN, CURRENT
+    ),
+    r"Term\.penalty gives a float, expected a tensor or None": lambda: require_penalty(Term(), 0.5),
+    r"Term\.penalty gives a tensor of shape \(2,\), expected a 0-d one": lambda: require_penalty(Term(), torch.ones(2)),
+    r"Term\.penalty gives a tensor that does not depend": lambda: require_penalty(Term(), torch.tensor(1.0)),
+    r"Term\.begin_round writes to the adapter": lambda: require_unchanged_by(Term(), False),
+    r"Term\.state_dict: lost of state is not what it was": lambda: require_lossless(holding(own=1, lost=1), Term()),
+}
+
+
+@pytest.mark.parametrize("says", BROKEN)
+def test_what_a_method_or_its_term_gives_is_held_against_what_it_tells(says):
+    with pytest.raises(PluginError, match=rf"test_checks\.py: {says}") as caught:
+        BROKEN[says]()
+    assert isinstance(caught.value, NonFiniteError) == ("finite" in says), "else a client may be dropped for it"
+
+
+def test_what_keeps_the_contract_is_handed_on():
+    value = torch.tensor(1.0, requires_grad=True) * 2
+    assert require_penalty(Term(), value) is value
+    assert require_corrected(Term(), CURRENT, CURRENT) == CURRENT == require_delivered(method(), CURRENT, CURRENT)
+    assert require_corrected(Term(), NAN, NAN).keys() == CURRENT.keys(), "what was not finite before is not the term's"
+    require_tensors(Term(), "end_round", {"c": torch.ones(2, 3)}, TOLD, "up")
+    require_lossless(holding(own=1), Term())
+    assert term_of(method()) is None and told_extras(method(), LAYERS) == ExtraTensors()

@@ -1,12 +1,16 @@
 """What is valid can be trained: ``validate`` refuses what ``train`` would refuse, in the same words."""
 
+import re
 import time
 
 import pytest
 import torch
 
+from atlas_cli.aggregation.methods import scaffold
 from atlas_cli.cli import main
 from atlas_cli.engines.remote import cluster
+from atlas_cli.privacy.mechanisms import nopeek
+from atlas_cli.tasks import regression
 
 ABSENT = next(name for name in ("mps", "cuda") if not getattr(torch.backends, name).is_built())
 REFUSED = {
@@ -91,3 +95,38 @@ def test_the_plan_of_a_mode_is_of_that_mode(config_file, capsys):
     assert "server trains, for each task group: 512 adapter" in shown("training.labels=client")[0]
     whole, own, up = shown("mode=federated")
     assert (own, up) == ("1,536", "0") and "server trains" not in whole and "client half" not in whole
+
+
+def client_term(self):
+    raise ValueError("no term today")
+
+
+BROKEN = {
+    "mechanism": (
+        nopeek.Mechanism,
+        "penalti",
+        1,
+        "privacy={nopeek: {weight: 1}}",
+        r"privacy\.nopeek: .*did you mean",
+    ),
+    "task": (regression.Task, "los", 1, "task_groups.g.task=regression", r"g\.task: .*sion\.py: Task\.los is nothing"),
+    "term": (scaffold.Method, "client_term", client_term, "aggregation.method=scaffold", "client_term raised ValueErr"),
+    "extras": (
+        scaffold.Method,
+        "extra_tensors",
+        lambda self, layers: {"up": 1},
+        "aggregation.method=scaffold",
+        r"Method\.extra_tensors gives a dict, expected ExtraTensors",
+    ),
+}
+
+
+@pytest.mark.parametrize("part", BROKEN)
+def test_a_plugin_that_is_broken_before_training_is_not_valid(part, config_file, capsys, monkeypatch):
+    owner, hook, value, change, says = BROKEN[part]
+    monkeypatch.setattr(owner, hook, value, raising=False)
+    said = {}
+    for command in ("validate", "train"):
+        assert main([command, str(config_file()), change]) in (1, 2)
+        said[command] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    assert said["validate"] == said["train"] and re.search(says, said["validate"][0]), said

@@ -8,7 +8,7 @@ import torch
 from atlas_cli import discovery
 from atlas_cli.aggregation.contract import ClientTerm, ExtraTensors, Factors, Merge, resized
 from atlas_cli.aggregation.methods import scaffold, zero_pad
-from atlas_cli.errors import ConfigError
+from atlas_cli.errors import ConfigError, PluginError
 from atlas_cli.planning.method import load_method
 from atlas_cli.testing.methods import Conformance, conformance
 
@@ -89,7 +89,7 @@ SABOTAGE = {
 def test_a_broken_promise_is_found(promise):
     module, names = SABOTAGE[promise]
     broken = type("Method", (module.Method,), names)
-    with pytest.raises((AssertionError, ConfigError)):
+    with pytest.raises((AssertionError, ConfigError, PluginError)):
         getattr(conformance(broken)(), promise)()
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
+from atlas_cli.aggregation.checks import term_of
 from atlas_cli.aggregation.contract import PARTS
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.federation.parties.party import Party
@@ -43,7 +44,7 @@ def new_client(
         again = planned.checkpointing
         made = UnsplitClient(*shape, setting, upper_ranks=upper, task=task, head=head, checkpointing=again)
     method = method_of(config)
-    made.term = method.client_term()
+    made.term = term_of(method)
     if set(method.TRAINED) != set(PARTS):
         made.train_only(method.TRAINED)
     return made

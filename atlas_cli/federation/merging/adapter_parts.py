@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 
 from torch import Tensor
 
+from atlas_cli.double import where_double
 from atlas_cli.models.adapters.lora import AdapterSet
 
 
@@ -22,3 +23,8 @@ def differs(state: Mapping[str, Tensor], other: Mapping[str, Tensor], part: str)
 def ranks_of(adapters: AdapterSet) -> dict[str, int]:
     """Adapter rank by path."""
     return {path: adapter.rank for path, adapter in adapters.adapters.items()}
+
+
+def to_merge(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors where they are merged: where sums can be taken in float64."""
+    return {name: tensor.to(where_double(tensor.device)) for name, tensor in tensors.items()}

@@ -7,8 +7,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from atlas_cli.aggregation.checks import require_merge
-from atlas_cli.aggregation.client_gradients import factors_of
+from atlas_cli.aggregation import checks
+from atlas_cli.aggregation.client_gradients import end_round
 from atlas_cli.aggregation.contract import (
     PARTS,
     BaseMethod,
@@ -25,10 +25,9 @@ from atlas_cli.aggregation.contract import (
 )
 from atlas_cli.aggregation.error import ErrorLedger
 from atlas_cli.aggregation.mixing import mix, similarity
-from atlas_cli.double import where_double
 from atlas_cli.errors import AtlasError
 from atlas_cli.federation.client_state.member import Member
-from atlas_cli.federation.merging.adapter_parts import differs, ranks_of, select_parts
+from atlas_cli.federation.merging.adapter_parts import differs, ranks_of, select_parts, to_merge
 from atlas_cli.federation.merging.base_change import BaseChange
 from atlas_cli.federation.merging.delivery_errors import base_errors, delivery_errors
 from atlas_cli.federation.merging.group_weights import GroupWeights
@@ -103,7 +102,7 @@ class Aggregator:
         adapters = self.groups[group]
         # copies: the group's own are overwritten at a merge, and what was before it is still compared with
         state = {name: value.clone() for name, value in adapters.state().items()}
-        self.merged[group] = absorb(_to_merge(state), scales_of(adapters))
+        self.merged[group] = absorb(to_merge(state), scales_of(adapters))
         self.changes[group] = BaseChange()
         if self.method.CHANGES_BASE:
             worth = {path: factors for path, factors in self.merged[group].items() if factors.B.any()}
@@ -113,6 +112,7 @@ class Aggregator:
         """``versions`` of all groups, ``merged/<group>/...``, ``group/<group>/...`` (the group's own adapters),
         ``head/<part>/...``, ``method/...``, and ``change/<group>/...`` where a merge changes the base."""
         state = {"versions": dict(self.version), **copies("", self._values())}
+        checks.require_lossless(self.method, self.method.anew())
         state |= copies("method/", self.method.state_dict())
         for group, change in self.changes.items() if self.method.CHANGES_BASE else ():
             state |= with_prefix(f"change/{group}/", change.state_dict())
@@ -206,7 +206,9 @@ class Aggregator:
             updates, sent = self.noise.mean(group, current, head, self.method.SENT, updates, sent)
         before, change = self.merged[group], dict(self.changes[group].total)
         context = Context(group, number, self.group_weights.by_rank(group, clients))
-        merge = require_merge(self.method, self.method.aggregate(before, updates, context), before, context)
+        merge = checks.require_merge(self.method, self.method.aggregate(before, updates, context), before, context)
+        layers = self.layers_of({path: factors.rank for path, factors in before.items()})
+        checks.require_state(self.method, group, layers, next(iter(before.values())).A.dtype)
         self._require_finite(merge, context)
         self.merged[group] = merge.adapters
         self.version[group] += 1
@@ -248,19 +250,19 @@ class Aggregator:
         first = member.version < 0
         if not self.is_behind(client):
             return set()
-        scales, before = scales_of(member.adapters), _to_merge(member.adapters.state())
+        scales, before = scales_of(member.adapters), to_merge(member.adapters.state())
         # what a client has not been given yet is no update of its own to keep
         held = truncated(self.merged[member.group], member.ranks) if first else absorb(before, scales)
-        factors = self.method.deliver(self.merged[member.group], held, member.ranks)
+        factors = self._delivered(member.group, held, member.ranks)
         delivered = release(factors, scales)
         sent = PARTS if first else self.method.DELIVERED
         layers = self.layers_of(member.ranks)
-        extras = self.method.extras_for(member.group, layers)
-        device = next(member.adapters.parameters()).device
-        message = Delivery(client, select_parts(delivered, sent), {n: t.to(device) for n, t in extras.items()})
+        told, extras = checks.told_extras(self.method, layers), self.method.extras_for(member.group, layers)
+        one = next(member.adapters.parameters())
+        checks.require_tensors(self.method, "extras_for", extras, told.down, "down", dtype=one.dtype)
+        message = Delivery(client, select_parts(delivered, sent), {n: t.to(one.device) for n, t in extras.items()})
         if message.tensors:
-            extra = elements(self.method.extra_tensors(layers).down)
-            ledger.count(message, Delivery.closed_form(member.ranks, self.features, sent, extra))
+            ledger.count(message, Delivery.closed_form(member.ranks, self.features, sent, elements(told.down)))
         if member.term is not None:
             member.term.receive(message.extra)
         replaced = {part for part in PARTS if part in sent or differs(delivered, before, part)}
@@ -276,6 +278,10 @@ class Aggregator:
         member.delivered_sha256 = sha256_tensors({**delivered, **head})
         self.check_held(client)
         return replaced
+
+    def _delivered(self, group: str, held: Mapping[str, Factors], ranks: Mapping[str, int]) -> dict[str, Factors]:
+        merged = self.merged[group]
+        return checks.require_delivered(self.method, self.method.deliver(merged, held, ranks), truncated(merged, ranks))
 
     def mix(self, matrix_of: Callable[[Tensor], Tensor], groups: Collection[str]) -> None:
         """Mix the merged adapters of all groups, before they are delivered; heads stay apart.
@@ -299,9 +305,7 @@ class Aggregator:
         """Load the merged values into the server's own copies of a group's adapters; nothing crosses the wire."""
         held = self._contested(group)
         scales, ranks = scales_of(held), ranks_of(held)
-        held.load(
-            release(self.method.deliver(self.merged[group], absorb(_to_merge(held.state()), scales), ranks), scales)
-        )
+        held.load(release(self._delivered(group, absorb(to_merge(held.state()), scales), ranks), scales))
         if held.adapters:
             self.uppers[group].forget_moments(held.adapters)
 
@@ -336,13 +340,14 @@ class Aggregator:
         its head.
         """
         member = self.members[client]
-        extra = member.term.end_round(factors_of(member.adapters)) if member.term is not None else {}
+        told = checks.told_extras(self.method, self.layers_of(member.ranks))
+        extra = end_round(self.method, member.term, member.adapters, told) if member.term is not None else {}
         held = {**select_parts(member.adapters.state(), self.method.SENT), **member.head_state()}
         if self.noise is not None:
             held = self.noise.protect(client, held, scales_of(member.adapters))
         message = AdapterUpdate(client, select_parts(held, self.method.SENT), extra)
-        more = elements(self.method.extra_tensors(self.layers_of(member.ranks)).up)
-        ledger.count(message, AdapterUpdate.closed_form(member.ranks, self.features, self.method.SENT, more))
+        form = AdapterUpdate.closed_form(member.ranks, self.features, self.method.SENT, elements(told.up))
+        ledger.count(message, form)
         if head := {name: tensor for name, tensor in held.items() if name.startswith("head.")}:
             ledger.count(HeadUpdate(client, head), member.head_bytes())
         return {**message.tensors, **head}
@@ -353,7 +358,7 @@ class Aggregator:
         scales = scales_of(member.adapters)
         # what is not uploaded is, for the server, what it has itself
         known = release(truncated(self.merged[member.group], member.ranks), scales)
-        message = AdapterUpdate.of(client, _to_merge({n: t for n, t in sent.items() if not n.startswith("head.")}))
+        message = AdapterUpdate.of(client, to_merge({n: t for n, t in sent.items() if not n.startswith("head.")}))
         adapters = absorb({**known, **select_parts(message.named, self.method.SENT)}, scales)
         return Update(client, member.weight, adapters, message.extra)
 
@@ -370,7 +375,7 @@ class Aggregator:
     def _of_server(self, group: str, clients: Sequence[str]) -> list[Update]:
         """What the server trained on contested layers: an update for each set of layers that it serves."""
         held = self._contested(group)
-        factors = absorb(_to_merge(held.state()), scales_of(held))
+        factors = absorb(to_merge(held.state()), scales_of(held))
         weights: dict[frozenset[str], float] = {}
         for member in (self.members[client] for client in clients):
             if member.served:
@@ -385,12 +390,8 @@ class Aggregator:
         total = sum(self.members[client].weight for client in sent)
         shares = [self.members[client].weight / total for client in sent]
         for name, parameter in self._head(part):
-            parameter.copy_(self.method.merge_values([each[f"head.{name}"] for each in sent.values()], shares))
+            merged = self.method.merge_values([each[f"head.{name}"] for each in sent.values()], shares)
+            parameter.copy_(checks.require_merged_head(self.method, merged, parameter))
 
     def _head(self, part: str) -> list[tuple[str, nn.Parameter]]:
         return [(n, p) for n, p in self.heads[part].named_parameters() if p.requires_grad] if part in self.heads else []
-
-
-def _to_merge(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors where they are merged: where sums can be taken in float64."""
-    return {name: tensor.to(where_double(tensor.device)) for name, tensor in tensors.items()}

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from atlas_cli.aggregation.checks import NotFiniteTermError, hook_of
 from atlas_cli.aggregation.contract import Adapters, truncated
 from atlas_cli.aggregation.low_rank import squared_norm, stack
 from atlas_cli.errors import NonFiniteError
@@ -53,13 +54,16 @@ def unfit(aggregator: Aggregator, client: str, sent: Sent, ranks: Mapping[str, i
     return None
 
 
-def require_finite_update(client: str, sent: Sent, round_number: int) -> None:
+def require_finite_update(aggregator: Aggregator, client: str, sent: Sent, round_number: int) -> None:
     """Refuse an update with a value that is not finite.
 
     Raises:
-        NonFiniteError: names client, tensor and round.
+        NonFiniteError: names client, tensor and round; and the method's file, where adapters and head are finite.
     """
-    if name := first_not_finite(sent.items()):
+    if name := first_not_finite(sorted(sent.items(), key=lambda item: item[0].startswith(EXTRA))):
+        if name.startswith(EXTRA) and (term := aggregator.members[client].term) is not None:
+            what = f"{name.removeprefix(EXTRA)} for client {client}"
+            raise NotFiniteTermError(f"{hook_of(term, 'end_round')} gives {what} that is not finite")
         raise NonFiniteError(
             f"update of client {client}, {name}, round {round_number} is not finite; try a lower learning rate, or "
             "training.on_nonfinite: drop-client"
