@@ -37,10 +37,14 @@ class Method(BaseMethod):
         """Options of self-pruning."""
 
         prune: float | None = Field(
-            None, gt=0, lt=1, description="gamma: share of a layer's rank that pruning keeps; null: ranks stay"
+            None,
+            gt=0,
+            lt=1,
+            description="The share gamma of a layer's rank that pruning keeps; with `null` ranks stay.",
+            examples=[0.9],
         )
         penalty: float = Field(
-            0.0, ge=0, description="weight of the tail's norm product in a client's loss; needs prune"
+            0.0, ge=0, description="The weight of the tail's norm product in a client's loss; it needs `prune`."
         )
 
         @model_validator(mode="after")

@@ -32,7 +32,8 @@ class Method(BaseMethod):
         ridge: float = Field(
             1e-6,
             gt=0,
-            description="lambda, as a share of the mean squared norm of a row of A; more stays nearer the mean",
+            description="The ridge lambda, as a share of the mean squared norm of a row of A. A larger one stays "
+            "nearer the mean.",
         )
 
     options: Options

@@ -35,7 +35,9 @@ class Method(BaseMethod):
     class Options(Section):
         """Options of the trimming."""
 
-        trim: float = Field(0.1, ge=0, lt=0.5, description="share of clients cut at each side of every number")
+        trim: float = Field(
+            0.1, ge=0, lt=0.5, description="The share of clients that is cut at each side of every number."
+        )
 
     options: Options
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
@@ -40,11 +41,12 @@ def quantity(parse: Callable[[object], float]) -> BeforeValidator:
     It is parsed first, so that a bare number is told which units there are, and not that it must be text.
     """
 
-    def check(value: object) -> object:
-        parse(value)
-        return value
+    return BeforeValidator(partial(_parsed, parse))
 
-    return BeforeValidator(check)
+
+def _parsed(parse: Callable[[object], float], value: object) -> object:
+    parse(value)
+    return value
 
 
 def one_of(package: str) -> AfterValidator:

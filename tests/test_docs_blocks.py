@@ -1,0 +1,144 @@
+"""Fenced blocks of README and the documentation work: commands parse, configs validate, tutorials run."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+import yaml
+from typer.testing import CliRunner
+
+from atlas_cli.cli import app
+from atlas_cli.config.load import load_config
+from atlas_cli.config.strict_yaml import parse
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+FENCED = re.compile(r"^( *)(?:<!-- tested: ([\w-]+) -->\n *)?```(\w+)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+INDENTED = re.compile(r"^    (atlas .*)$", re.MULTILINE)
+PLACES = {"FILE": "offline", "RUN": "runs/x", "NEW": "new.yaml", "MODEL": "minilm", "FOLDER": "folder", "N": "4"}
+PLACES |= {"DIR": "out", "NAME": "phone", "CLIENT": "phone-1"}
+
+
+def blocks(page):
+    """Language, tutorial and text of every fenced block."""
+    for indent, tutorial, language, text in FENCED.findall(page.read_text(encoding="utf-8")):
+        yield language, tutorial, re.sub(f"^{indent}", "", text, flags=re.MULTILINE)
+
+
+def commands():
+    for page in PAGES:
+        lines = [
+            line
+            for language, _, text in blocks(page)
+            if language in ("bash", "powershell")
+            for line in text.splitlines()
+        ]
+        outside = FENCED.sub("", page.read_text(encoding="utf-8"))
+        for line in [*lines, *INDENTED.findall(outside)]:
+            if line.startswith("atlas "):
+                yield page.relative_to(ROOT).as_posix(), line
+
+
+@pytest.fixture(scope="module")
+def parser():
+    """The command line, whose commands do nothing."""
+    silent = typer.Typer(context_settings={"help_option_names": ["-h", "--help"]})
+    for each in app.registered_commands:
+        silent.command(each.name)(_silent(each.callback))
+    for group in app.registered_groups:
+        below = typer.Typer()
+        for each in group.typer_instance.registered_commands:
+            below.command(each.name or each.callback.__name__)(_silent(each.callback))
+        silent.add_typer(below, name=group.name)
+    silent.callback()(_silent(app.registered_callback.callback))
+    return silent
+
+
+def _silent(function):
+    import functools
+
+    @functools.wraps(function)
+    def does_nothing(*arguments, **options):
+        return None
+
+    return does_nothing
+
+
+def test_every_command_that_is_shown_parses(parser):
+    seen = list(commands())
+    assert len(seen) > 40
+    for page, line in seen:
+        words = shlex.split(re.split(r"\s+#|\s+>|\s+\|\s", line)[0])[1:]
+        done = CliRunner().invoke(parser, [PLACES.get(word, word) for word in words])
+        assert done.exit_code == 0, f"{page}: {line}\n{done.output}"
+
+
+def test_a_command_that_does_not_exist_is_found(parser):
+    assert CliRunner().invoke(parser, ["train", "offline", "--fast"]).exit_code == 2
+    assert CliRunner().invoke(parser, ["trian", "offline"]).exit_code == 2
+
+
+def configs():
+    """Every YAML block, by page."""
+    for page in PAGES:
+        for i, (language, _, text) in enumerate(blocks(page)):
+            if language == "yaml":
+                yield pytest.param(text, id=f"{page.relative_to(ROOT).as_posix()}-{i}")
+
+
+GROUND = {
+    "name": "ground",
+    "model": {"name": "minilm"},
+    "task_groups": {"questions": {"task": "sequence-classification", "data": {"corpus": "trec-questions"}}},
+    "devices": {"phone": {"memory": "2 GiB", "compute": "20 GFLOP/s", "uplink": "10 Mbit/s", "downlink": "50 Mbit/s"}},
+    "clients": {f"phone-{i}": {"task_group": "questions", "device": "phone"} for i in range(1, 5)},
+}
+
+
+@pytest.mark.parametrize("text", list(configs()))
+def test_every_config_that_is_shown_validates(text, tmp_path):
+    """A piece of a config is put on the ground of a whole one; task groups that it brings take its clients."""
+    given = parse(text, "shown").data
+    whole = {**GROUND, **given}
+    if "task_groups" in given and "clients" not in given:
+        whole["clients"] = {"phone-1": {"task_group": next(iter(given["task_groups"]))}}
+    file = tmp_path / "shown.yaml"
+    file.write_text(yaml.safe_dump(whole, sort_keys=False), encoding="utf-8")
+    load_config(file)
+
+
+def tutorials():
+    found = {}
+    for page in PAGES:
+        for language, tutorial, text in blocks(page):
+            if tutorial:
+                found.setdefault(tutorial, []).append((language, text))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tutorial", list(tutorials()))
+def test_tutorials_run(tutorial, tmp_path):
+    """Block after block in an empty folder, without a network; those in Python are one program."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "PIP_NO_INDEX": "1"}
+    program = ""
+    for language, text in tutorials()[tutorial]:
+        if language == "python":
+            program += text
+            continue
+        for line in text.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            assert words[0] == "atlas"
+            command = [sys.executable, "-m", "atlas_cli", *words[1:]]
+            done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+            assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+    if program:
+        done = subprocess.run(
+            [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
