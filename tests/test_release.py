@@ -16,7 +16,9 @@ def test_the_version_is_that_of_pyproject():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     newest = re.search(r"^## \[(\S+)\] - ", CHANGELOG, re.MULTILINE)
     assert newest is not None
-    assert [citation["version"], newest[1]] == [PROJECT["version"]] * 2
+    install = (ROOT / "docs" / "start" / "install.md").read_text(encoding="utf-8")
+    wheels = re.findall(r"atlas_cli-(\S+)-py3-none-any\.whl", install)
+    assert {citation["version"], newest[1], *wheels} == {PROJECT["version"]}
 
 
 def test_the_changelog_keeps_its_form():
