@@ -30,6 +30,13 @@ def command(
         Literal["in-process", "ray"] | None,
         typer.Option("--engine", help="Where clients compute: engine.name of the config.", show_default=False),
     ] = None,
+    changed_code: Annotated[
+        bool,
+        typer.Option(
+            "--changed-code",
+            help="With --resume: go on although plug-ins' files have changed, as after a mend; the manifest says so.",
+        ),
+    ] = False,
     no_error_ledger: Annotated[
         bool, typer.Option("--no-error-ledger", help="Do not compare deliveries with the exact sum of updates.")
     ] = False,
@@ -59,6 +66,8 @@ def command(
         raise ConfigError(
             "give a config, or the name of an example, e.g. atlas train quickstart (atlas init --list), or --resume RUN"
         )
+    if changed_code and resume is None:
+        raise ConfigError("--changed-code goes with --resume: a new run takes the code as it is; leave it out")
     run = open_run(named) if named is not None else None
     if run is not None:
         require_plugins(run)
@@ -69,9 +78,9 @@ def command(
         from atlas_cli.experiment import session
 
         if run is not None:
-            done = session.resume(run, loaded, progress)
+            done = session.resume(run, loaded, progress, take_changed_code=changed_code)
         elif resume is not None:
-            done = session.resume_newest(loaded, progress)
+            done = session.resume_newest(loaded, progress, take_changed_code=changed_code)
         else:
             done = session.start(loaded.config, progress)
     _show(console, done.path)

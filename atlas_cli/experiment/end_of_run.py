@@ -8,11 +8,11 @@ from contextlib import suppress
 from typing import Any
 
 from atlas_cli.engines.engine import Engine
-from atlas_cli.errors import AtlasError, OutputError
+from atlas_cli.errors import AtlasError, OutputError, PluginError
 from atlas_cli.experiment.run_checkpoints import RunCheckpoints
 from atlas_cli.federation.federation import Federation
 from atlas_cli.models.frozen.kernel_order import prepacked_record
-from atlas_cli.plugin_errors import described
+from atlas_cli.plugin_errors import described, plugin_of
 from atlas_cli.runs.checkpoint import folders
 from atlas_cli.runs.manifest import Status, end_manifest
 from atlas_cli.runs.record_files import RecordFiles
@@ -59,5 +59,9 @@ def record_early_end(
         error.add_note(f"the traceback is in {run.path / 'log.txt'}")
     if whole := folders(run):
         done = int(whole[-1].name.removeprefix("round-"))
-        error.add_note(f"round {done} is kept; to go on: atlas train --resume {shlex.quote(str(run.path))}")
+        again = f"atlas train --resume {shlex.quote(str(run.path))}"
+        if isinstance(error, PluginError) or plugin_of(error) is not None:
+            error.add_note(f"round {done} is kept; to go on when its code is mended: {again} --changed-code")
+        else:
+            error.add_note(f"round {done} is kept; to go on: {again}")
     return ended

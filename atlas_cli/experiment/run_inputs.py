@@ -10,7 +10,7 @@ import hashlib
 import json
 import sys
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
@@ -50,8 +50,21 @@ def model_config(federation: Federation) -> dict[str, Any]:
     return found
 
 
-def changed_since(manifest: Mapping[str, Any], federation: Federation) -> str | None:
-    """What has changed since a manifest was written, and what to do; None if nothing has."""
+def changed_code(manifest: Mapping[str, Any], federation: Federation) -> dict[str, dict[str, str | None]]:
+    """The files of plug-ins that are not what they were when a manifest was written, each with both hashes."""
+    inputs = manifest.get("inputs")
+    was = inputs.get("code") if isinstance(inputs, dict) else None
+    before, now = was if isinstance(was, dict) else {}, _code(federation)
+    names = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
+    return {name: {"before": before.get(name), "now": now.get(name)} for name in names}
+
+
+def changed_since(manifest: Mapping[str, Any], federation: Federation, *, code: bool = True) -> str | None:
+    """What has changed since a manifest was written, and what to do; None if nothing has.
+
+    Args:
+        code: look at the files of plug-ins, too.
+    """
     before, now = manifest.get("inputs"), inputs(federation)
     if not isinstance(before, dict) or any(
         not isinstance(before.get(part), dict) for part in now if part != "packages"
@@ -72,8 +85,8 @@ def changed_since(manifest: Mapping[str, Any], federation: Federation) -> str | 
         files = _names(before["tokenizer"].get("files"), now["tokenizer"]["files"])
         changed = f" (changed: {files})" if files else ""
         return f"the tokenizer is not what it was{changed}: {tokenizer}; restore it or start anew"
-    if code := _names(before["code"], now["code"]):
-        return f"code that computes has changed: {code}; restore it or start anew"
+    if code and (files := _listed(list(changed_code(manifest, federation)))):
+        return f"code that computes has changed: {files}; restore it or start anew"
     data = data_facts(federation)
     for group in data:
         for was, now_ in ((manifest["data"], data), (before["examples"], now["examples"])):
@@ -191,7 +204,10 @@ def _difference(before: Any, now: Mapping[str, Any], common: bool = False) -> st
 def _names(before: Any, now: Mapping[str, str]) -> str:
     """Names of what differs, at most three."""
     was = before if isinstance(before, dict) else {}
-    names = [name for name in sorted(was.keys() | now.keys()) if was.get(name) != now.get(name)]
+    return _listed([name for name in sorted(was.keys() | now.keys()) if was.get(name) != now.get(name)])
+
+
+def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if names[3:] else "")
 
 

@@ -23,7 +23,7 @@ from atlas_cli.experiment.manifest_facts import clock_facts, data_facts, device_
 from atlas_cli.experiment.recorder import Recorder
 from atlas_cli.experiment.round_loop import train
 from atlas_cli.experiment.run_checkpoints import RunCheckpoints
-from atlas_cli.experiment.run_inputs import changed_since, inputs, other_versions
+from atlas_cli.experiment.run_inputs import changed_code, changed_since, inputs, other_versions
 from atlas_cli.experiment.run_state import RunState
 from atlas_cli.experiment.signals import Stopping
 from atlas_cli.experiment.split_check import Check, require_verified
@@ -76,11 +76,15 @@ def start(config: ExperimentConfig, progress: Progress) -> RunDirectory:
     return run
 
 
-def resume(run: RunDirectory, loaded: LoadedConfig, progress: Progress) -> RunDirectory:
+def resume(
+    run: RunDirectory, loaded: LoadedConfig, progress: Progress, *, take_changed_code: bool = False
+) -> RunDirectory:
     """Resume a run from its newest undamaged checkpoint; later records are cut off, and their rounds run again.
 
     Args:
         loaded: the run's own config, with overrides of keys that may change.
+        take_changed_code: go on although files of plug-ins are not what they were; the manifest then says which, from
+            which round on, with both hashes.
 
     Raises:
         ConfigError: a key that changes the mathematics, with the list of those that may change.
@@ -99,8 +103,14 @@ def resume(run: RunDirectory, loaded: LoadedConfig, progress: Progress) -> RunDi
         _require_unfinished(manifest, checkpoint.round, loaded.config.training.rounds)
         federation, checks = _ready(loaded.config, progress)
         fresh = _manifest(federation, checks)
-        if changed := changed_since(manifest, federation):
-            raise ConfigError(f"this run cannot go on: {changed}")
+        changed = changed_code(manifest, federation)
+        if what := changed_since(manifest, federation, code=not take_changed_code):
+            hint = ", or go on with it, which the manifest and the report then say: --changed-code"
+            raise ConfigError(f"this run cannot go on: {what}{hint if changed and not take_changed_code else ''}")
+        if changed:
+            said = f"goes on with changed code after round {checkpoint.round}: {', '.join(changed)}"
+            progress.note(f"warning: {said}")
+            run.log(said)
         if text := other_versions(manifest, fresh):
             progress.note(f"warning: {text}")
             run.log(text)
@@ -110,7 +120,7 @@ def resume(run: RunDirectory, loaded: LoadedConfig, progress: Progress) -> RunDi
         for line in (*warnings, f"resumed after round {checkpoint.round}"):
             run.log(line)
         progress.note(f"{run.path} goes on after round {checkpoint.round}")
-        fresh = resumed_manifest(manifest, fresh, checkpoint.round)
+        fresh = resumed_manifest(manifest, fresh, checkpoint.round, changed)
         with engine_of(federation, progress.note) as engine:
             stopping.waits = True
             run.write_text("config.yaml", dump_config(loaded.config))
@@ -120,7 +130,7 @@ def resume(run: RunDirectory, loaded: LoadedConfig, progress: Progress) -> RunDi
     return run
 
 
-def resume_newest(loaded: LoadedConfig, progress: Progress) -> RunDirectory:
+def resume_newest(loaded: LoadedConfig, progress: Progress, *, take_changed_code: bool = False) -> RunDirectory:
     """Resume the newest unfinished run of a config.
 
     Raises:
@@ -128,7 +138,7 @@ def resume_newest(loaded: LoadedConfig, progress: Progress) -> RunDirectory:
     """
     run = newest_unfinished(loaded.config, loaded.path)
     config = resumed_config(read_manifest(run)["config"], loaded.config)
-    return resume(run, replace(loaded, config=config), progress)
+    return resume(run, replace(loaded, config=config), progress, take_changed_code=take_changed_code)
 
 
 def _cut(files: RecordFiles, progress: Progress, goes_on: bool) -> None:

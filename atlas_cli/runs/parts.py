@@ -24,11 +24,14 @@ def first_part(manifest: Mapping[str, Any]) -> Part:
     return {"after_round": None, "status": "running", **own, "ended": None, "duration_s": None}
 
 
-def resumed_manifest(before: Mapping[str, Any], fresh: Mapping[str, Any], after_round: int) -> dict[str, Any]:
+def resumed_manifest(
+    before: Mapping[str, Any], fresh: Mapping[str, Any], after_round: int, changed_code: Mapping[str, Any]
+) -> dict[str, Any]:
     """The manifest of a resumed run: that of the process which now starts, with the parts before it.
 
     Args:
         before: the manifest found; a part of it without a recorded end was killed.
+        changed_code: files of plug-ins that are not what they were before, with both hashes.
     """
     parts = [{**part, "status": "killed"} if part.get("status") == "running" else part for part in before["parts"]]
     kept = {
@@ -36,7 +39,8 @@ def resumed_manifest(before: Mapping[str, Any], fresh: Mapping[str, Any], after_
         for key in (*OF_THE_PROCESS, "experiment_sha256", "adapters_of_round", "warm_starts")
         if key in before
     }
-    return {**fresh, **kept, "parts": [*parts, {**fresh["parts"][-1], "after_round": after_round}]}
+    part = {**fresh["parts"][-1], "after_round": after_round}
+    return {**fresh, **kept, "parts": [*parts, {**part, "changed_code": dict(changed_code)} if changed_code else part]}
 
 
 def end_parts(parts: Sequence[Part], status: str, engine: Mapping[str, Any]) -> list[Part]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -268,3 +269,26 @@ def test_an_error_of_a_plugin_names_it_and_where_it_was(write, capsys, install):
     assert line.startswith(f"error: {manifest['error']}; the traceback is in {run / 'log.txt'}; round 1 is kept")
     assert manifest["error"].startswith("aggregation method 'broken' (") and manifest["error"].endswith(said)
     assert "Traceback" in (run / "log.txt").read_text() and "updates / 0" in (run / "log.txt").read_text()
+
+
+def test_a_run_goes_on_with_a_mended_plugin_where_that_is_asked_for_and_says_so(write, capsys, install, tmp_path):
+    install("lab-broken", {"lab_broken": BROKEN_METHOD}, "[atlas.aggregation]\nbroken = lab_broken\n")
+    assert main(["train", write(put("aggregation", value={"method": "broken"}))]) == 1
+    run, manifest = the_run()
+    resume = f"atlas train --resume {run} --changed-code"
+    assert capsys.readouterr().err.endswith(f"round 1 is kept; to go on when its code is mended: {resume}\n")
+
+    file = tmp_path / "lab-broken/lab_broken.py"
+    file.write_text(BROKEN_METHOD.replace("updates / 0", "super().aggregate(current, updates, context)  # mended"))
+    del sys.modules["lab_broken"]
+    assert main(["train", "--resume", str(run)]) == 2
+    one_error(capsys, "code that computes has changed: lab_broken.py; restore it or start anew, or go on with it")
+    assert main(resume.split()[1:]) == 0
+    assert "warning: goes on with changed code after round 1: lab_broken.py" in capsys.readouterr().out
+    first, then = the_run()[1]["parts"]
+    assert "changed_code" not in first and then["after_round"] == 1
+    before, now = manifest["inputs"]["code"]["lab_broken.py"], the_run()[1]["inputs"]["code"]["lab_broken.py"]
+    assert then["changed_code"] == {"lab_broken.py": {"before": before, "now": now}} and before != now
+    assert "after round 1: lab_broken.py" in (run / "report.html").read_text("utf-8")
+    assert main(["train", "config.yaml", "--changed-code"]) == 2
+    one_error(capsys, "--changed-code goes with --resume")

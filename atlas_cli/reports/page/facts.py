@@ -32,6 +32,11 @@ def facts(manifest: Mapping[str, Any]) -> str:
     parts = manifest.get("parts", ())
     if len(parts) > 1:
         rows["processes"] = f"{len(parts)}, one after the other; device, versions and command are the first's"
+    changed = [
+        f"after round {p['after_round']}: {', '.join(p['changed_code'])}" for p in parts if p.get("changed_code")
+    ]
+    if changed:
+        rows["changed code"] = f"{'; '.join(changed)}; rounds before it were computed with what these files were"
     return definitions(rows) + _data(manifest.get("data", {})) + _parts(parts)
 
 
