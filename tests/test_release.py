@@ -24,6 +24,8 @@ def test_the_version_is_that_of_pyproject():
 def test_the_changelog_keeps_its_form():
     versions = re.findall(r"^## (.*)$", CHANGELOG, re.MULTILINE)
     assert all(re.fullmatch(r"\[\d+\.\d+\.\d+\] - (\d{4}-\d\d-\d\d|Unreleased)", version) for version in versions)
+    items = re.split(r"^(?=- |#)", CHANGELOG, flags=re.MULTILINE)
+    assert [item for item in set(items) if item.startswith("-") and items.count(item) > 1] == []  # as merges leave them
     for version in re.split(r"^## ", CHANGELOG, flags=re.MULTILINE)[1:]:
         kinds = re.findall(r"^### (.*)$", version, re.MULTILINE)
         assert len(kinds) == len(set(kinds))
