@@ -6,6 +6,7 @@ its ``output.dir``, and whoever writes to a folder of the cache in that folder.
 
 from __future__ import annotations
 
+import atexit
 import shutil
 import tempfile
 from contextlib import suppress
@@ -41,10 +42,12 @@ class Scratch:
             self.close()  # another process took it for one that was left, in the moment before it was locked
 
     def close(self) -> None:
-        """Remove it."""
+        """Remove it; on Windows, where somebody still maps a file of it, when the process ends."""
         if self._lock is not None:
             self._lock.release()
         self._folder.cleanup()
+        if self.path.exists():
+            atexit.register(shutil.rmtree, self.path, ignore_errors=True)
 
     def __enter__(self) -> Path:
         return self.path

@@ -63,8 +63,8 @@ def train(tmp_path):
 
     def run(*arguments):
         code = main(["train", *map(str, arguments)])
-        made = sorted((tmp_path / "runs").glob("*"), key=lambda p: (p / "log.txt").stat().st_ctime_ns)
-        return code, RunDirectory(made[-1]) if made else None
+        logs = sorted((tmp_path / "runs").glob("*/log.txt"), key=lambda path: path.stat().st_ctime_ns)
+        return code, RunDirectory(logs[-1].parent) if logs else None
 
     return run
 
