@@ -10,11 +10,13 @@ from __future__ import annotations
 import io
 import os
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated
 
 import typer
 
 from atlas_cli import discovery
+from atlas_cli.cli._help import Command, Group
 from atlas_cli.errors import AtlasError
 from atlas_cli.interrupts import interrupts_between_imports
 from atlas_cli.printable import printable
@@ -22,6 +24,7 @@ from atlas_cli.printable import printable
 SHOWN_OF_ERROR = 500  # characters at each end of an error's line
 
 app = typer.Typer(
+    cls=Group,
     help="Split federated fine-tuning of Hugging Face language models with LoRA adapters of different ranks.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -47,26 +50,31 @@ def options(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error; may stand anywhere.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="Show errors, and what --json prints, alone; may stand anywhere.")
+    ] = False,
 ) -> None:
-    """Options of every command; ``main`` takes ``--debug`` out before Typer sees it."""
+    """Options of every command; ``main`` takes ``--debug`` and ``--quiet`` out before Typer sees them."""
 
 
-for _name in discovery.names("cli"):
-    _module = discovery.load("cli", _name)
+_SECTIONS = ("Run", "Plan and check", "Look at results", "Set up")  # in this order in the help
+_modules = {name: discovery.load("cli", name) for name in discovery.names("cli")}
+for _name, _module in sorted(_modules.items(), key=lambda item: _SECTIONS.index(item[1].SECTION)):
     if hasattr(_module, "app"):
-        app.add_typer(_module.app, name=_name)
+        app.add_typer(_module.app, name=_name, rich_help_panel=_module.SECTION)
     else:
-        app.command(_name)(_module.command)
+        _shown = "\n".join(_module.EXAMPLES)
+        app.command(_name, cls=Command, rich_help_panel=_module.SECTION, epilog=_shown)(_module.command)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run ``atlas`` and return the exit code; an error that atlas can name is one line on standard error."""
     args = list(sys.argv[1:] if argv is None else argv)
-    debug = "--debug" in args
+    debug, quiet = "--debug" in args, "--quiet" in args
     _escape_what_cannot_be_encoded()
     try:
-        with interrupts_between_imports():
-            app([arg for arg in args if arg != "--debug"], prog_name="atlas")
+        with interrupts_between_imports(), _output(quiet):
+            app([arg for arg in args if arg not in ("--debug", "--quiet")], prog_name="atlas")
         return 0
     except SystemExit as stop:  # how Typer ends, with its own usage errors (2) and an interrupt (130) already handled
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
@@ -96,6 +104,14 @@ def main(argv: list[str] | None = None) -> int:
         return 3 if missing else 1
     finally:
         _flush()
+
+
+def _output(quiet: bool) -> AbstractContextManager[None]:
+    if not quiet:
+        return nullcontext()
+    from atlas_cli.reports.terminal import quietly
+
+    return quietly()
 
 
 def _escape_what_cannot_be_encoded() -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text and tables.")]
 ConfigFile = Annotated[
     Path,
     typer.Argument(metavar="FILE", help="Experiment config (YAML), or the name of an example.", show_default=False),
@@ -14,7 +15,7 @@ ConfigFile = Annotated[
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[KEY=VALUE]...",
+        metavar="KEY=VALUE",
         help="Changes to the config, e.g. training.rounds=3 clients.phone-1.rank=4",
         show_default=False,
     ),

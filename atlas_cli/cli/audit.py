@@ -9,12 +9,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from atlas_cli.cli._arguments import Overrides
+from atlas_cli.cli._arguments import Json, Overrides
 
 if TYPE_CHECKING:
     from atlas_cli.config.load import LoadedConfig
     from atlas_cli.reports.terminal import Terminal
     from atlas_cli.runs.directory import RunDirectory
+
+SECTION = "Look at results"
+EXAMPLES = (
+    "atlas audit runs/20260131-120000_quickstart_0",
+    "atlas audit configs/quickstart.yaml training.rounds=1",
+    "atlas audit configs/quickstart.yaml --attack membership --lira 16",
+    "atlas audit --by-layer configs/quickstart.yaml --output leakage",
+)
 
 
 def command(
@@ -31,27 +39,41 @@ def command(
         typer.Option(min=4, metavar="N", help="Also attack membership with N shadow runs, each as long as the run."),
     ] = None,
     by_layer: Annotated[
-        bool, typer.Option("--by-layer", help="Measure every split layer of FILE's model instead; trains nothing.")
+        bool,
+        typer.Option(
+            "--by-layer",
+            rich_help_panel="Instead of attacking a run",
+            help="Measure every split layer of FILE's model instead; trains nothing.",
+        ),
     ] = False,
     without: Annotated[
         str | None,
-        typer.Option(metavar="CLIENT", help="Compare rounds of FILE with and without it instead: many short runs."),
+        typer.Option(
+            rich_help_panel="Instead of attacking a run",
+            metavar="CLIENT",
+            help="Compare rounds of FILE with and without it instead: many short runs.",
+        ),
     ] = None,
-    runs: Annotated[int, typer.Option(min=200, help="With --without: of either world.")] = 200,
+    runs: Annotated[
+        int,
+        typer.Option(rich_help_panel="Instead of attacking a run", min=200, help="With --without: of either world."),
+    ] = 200,
     output: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="With --by-layer: leakage.json and pictures go here.", show_default=False),
+        typer.Option(
+            rich_help_panel="Instead of attacking a run",
+            metavar="DIR",
+            help="With --by-layer: leakage.json and pictures go here.",
+            show_default=False,
+        ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Attack the recorded messages of RUN as an honest but curious server, or who listens, sees them.
 
     A run records messages where its config has a section audit; a config is trained first. Each figure comes with its
     95 % interval, what chance gives, and the best possible; the privacy score is that of the worst attack. Writes
     audit.json into the run directory and the figures into its report.
-    Examples: atlas audit runs/20260131-120000_quickstart_0; atlas audit configs/quickstart.yaml training.rounds=1;
-    atlas audit RUN --attack membership --lira 16;
-    atlas audit --by-layer configs/quickstart.yaml --output leakage
     """
     import json
 

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from atlas_cli.cli._arguments import ConfigFile, Overrides
+from atlas_cli.cli._arguments import ConfigFile, Json, Overrides
 
 if TYPE_CHECKING:
     from atlas_cli.clustering.clusterer import Clusters
+
+SECTION = "Plan and check"
+EXAMPLES = ("atlas cluster configs/quickstart.yaml --output clusters",)
 
 
 def command(
@@ -22,7 +25,7 @@ def command(
     batches: Annotated[
         int | None, typer.Option(min=1, help="Batches of each client; default: clustering.batches of FILE, or 24.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    as_json: Json = False,
     output: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write similarity.png, similarity.svg and clusters.json here.")
     ] = None,
@@ -32,8 +35,6 @@ def command(
     A fingerprint is a client's gradient of every lora_B on the shared initial adapter, sketched to 64 numbers; nothing
     is trained. Agreement is ARI and NMI, beside what shuffled assignments reach (95th percentile). To merge adapters
     by what is found here, give FILE a section clustering.
-
-    Example: atlas cluster configs/quickstart.yaml --output clusters
     """
     import json
 
@@ -43,11 +44,11 @@ def command(
     from atlas_cli.config.schema.clustering import ClusteringConfig
     from atlas_cli.experiment.round_loop import require_matching
     from atlas_cli.federation.build import build
-    from atlas_cli.reports.terminal import Terminal
+    from atlas_cli.reports.terminal import Terminal, busy
     from atlas_cli.wire.ledger import Ledger
 
     loaded = load_config(file, overrides or [])
-    with locating(loaded):
+    with locating(loaded), busy(f"taking fingerprints of the clients of {file}"):
         rule = loaded.config.clustering or ClusteringConfig()
         given = {name: value for name, value in (("k", k), ("batches", batches)) if value is not None}
         rule = rule.model_copy(update=given)

@@ -9,6 +9,8 @@ import typer
 
 from atlas_cli.cli._arguments import ConfigFile, Overrides
 
+SECTION = "Set up"
+
 app = typer.Typer(help="Show a resolved config, or the schema of all keys.", no_args_is_help=True)
 
 

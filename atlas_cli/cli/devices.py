@@ -8,6 +8,14 @@ from typing import Annotated
 
 import typer
 
+from atlas_cli.cli._arguments import Json
+
+SECTION = "Set up"
+EXAMPLES = (
+    "atlas devices",
+    "atlas devices --this-machine",
+)
+
 
 def command(
     this_machine: Annotated[
@@ -16,7 +24,7 @@ def command(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads to measure with; default: torch's own choice.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """List the device profiles that a config or `atlas split-point --device` may name, and where they are from.
 
@@ -36,7 +44,7 @@ def command(
         return
     from rich.table import Table
 
-    from atlas_cli.reports.tables import layout
+    from atlas_cli.reports.fitted import layout
     from atlas_cli.reports.terminal import Terminal
 
     table = Table(caption="memory: what training may use; compute: sustained, float32", **layout())

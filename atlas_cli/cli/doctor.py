@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
+from atlas_cli.cli._arguments import Json
 
-def command(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+SECTION = "Set up"
+EXAMPLES = (
+    "atlas doctor",
+    "atlas doctor --json",
+)
+
+
+def command(as_json: Json = False) -> None:
     """Show versions, devices, threads, free memory and disk, and missing extras with the command that installs them.
 
     Also says what would be slow or fail here. The exit code is 1 if something prevents every run, else 0.

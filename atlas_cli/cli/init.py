@@ -9,10 +9,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from atlas_cli.cli._arguments import Json
+
 if TYPE_CHECKING:
     from atlas_cli.cli._start import Wanted
 
 OUT = Path("experiment.yaml")
+SECTION = "Set up"
+EXAMPLES = (
+    "atlas init --example quickstart",
+    "atlas init minilm --out experiment.yaml",
+    "atlas init --data mails.csv --column label=kind --clients 6",
+    "atlas init --data chats.jsonl --task instruction --model gpt2 --device phone-6gib --device laptop-8gib",
+)
 
 
 def command(
@@ -45,14 +54,11 @@ def command(
         str | None, typer.Option(metavar="NAME", help="Copy this example and its data here instead.")
     ] = None,
     list_examples: Annotated[bool, typer.Option("--list", help="List the examples that come with atlas.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="With --list: print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Write a commented config for a model or for your data; without any option, ask for what it needs.
 
-    With --data the file is read as atlas train reads it, and the config is checked before it is written. Examples:
-    atlas init minilm --out experiment.yaml; atlas init --data mails.csv --column label=kind --clients 6;
-    atlas init --data chats.jsonl --task instruction --model gpt2 --device phone-6gib --device laptop-8gib;
-    atlas init --example quickstart
+    With --data the file is read as atlas train reads it, and the config is checked before it is written.
     """
     from atlas_cli.cli._start import Wanted
     from atlas_cli.errors import ConfigError

@@ -8,13 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from atlas_cli.cli._arguments import Overrides
+from atlas_cli.cli._arguments import Json, Overrides
 
 if TYPE_CHECKING:
     from atlas_cli.reports.memory import Holder
     from atlas_cli.runs.directory import RunDirectory
 
 Record = dict[str, Any]
+
+SECTION = "Look at results"
+EXAMPLES = (
+    "atlas memory-report",
+    "atlas memory-report runs/20260131-120000_quickstart_0 --plot memory.svg",
+    "atlas memory-report configs/gpt2.yaml model.split_layer=2 training.batch_size=8 --measure",
+)
 
 
 def command(
@@ -26,7 +33,7 @@ def command(
     measure: Annotated[
         bool, typer.Option("--measure", help="CONFIG: run steps of each distinct client in a process of its own.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, in bytes, instead of tables.")] = False,
+    as_json: Json = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, in bytes, instead of tables.")] = False,
     plot: Annotated[
         Path | None, typer.Option("--plot", metavar="FILE", help="Also draw where memory goes (.png or .svg).")
@@ -35,8 +42,7 @@ def command(
     """Show the memory of every client and the server beside full fine-tuning and unsplit LoRA.
 
     A CONFIG is predicted from the model's shapes: no weights are loaded. A RUN shows what was measured, and the
-    prediction for the same batches with its error. Examples: atlas memory-report configs/gpt2.yaml --measure;
-    atlas memory-report configs/gpt2.yaml model.split_layer=2 training.batch_size=8 --plot memory.svg
+    prediction for the same batches with its error.
     """
     from atlas_cli.errors import ConfigError
     from atlas_cli.reports.memory_picture import check_name
@@ -71,10 +77,10 @@ def _of_config(
     from atlas_cli.planning.memory_assumptions import notes_on, read_classes
     from atlas_cli.planning.memory_of_plan import predict
     from atlas_cli.planning.plan import make_plan
-    from atlas_cli.reports.terminal import Terminal
+    from atlas_cli.reports.terminal import Terminal, busy
 
     loaded = load_config(config, overrides)
-    with locating(loaded):
+    with locating(loaded), busy("tracing the model's memory"):
         plan = make_plan(loaded.config)
         classes, notes = read_classes(plan)
         prediction = predict(plan, classes)
@@ -87,7 +93,8 @@ def _of_config(
         groups = {client.name: client.task_group for client in plan.clients}
         found: dict[str, Record] = {}
         for name in dict.fromkeys(prediction.alike.values()):
-            one = measure_client(config, overrides, name, prediction.shapes[name], classes.get(groups[name], ()))
+            with busy(f"measuring {name}"):
+                one = measure_client(config, overrides, name, prediction.shapes[name], classes.get(groups[name], ()))
             found[name] = {**one.parts, "peak": one.peak, "resident": one.resident}
         both = report.measured_comparison(record, found)
         record["measured"] = both

@@ -7,6 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
+from atlas_cli.cli._arguments import Json
+
+SECTION = "Set up"
+EXAMPLES = (
+    "atlas models",
+    "atlas models --fetch minilm",
+)
+
 
 def command(
     fetch: Annotated[
@@ -15,7 +23,7 @@ def command(
     accept_licence: Annotated[
         bool, typer.Option("--accept-licence", help="Fetch a model whose licence forbids commercial use.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """List the models that come as registry packages: what they are, size, licence, cached or not."""
     from atlas_cli.packages import models as packaged
@@ -39,13 +47,17 @@ def command(
     if as_json:
         typer.echo(json.dumps(entries, indent=2))
         return
-    from rich.table import Column, Table
-
+    from atlas_cli.reports.fitted import Column, fitted_table
     from atlas_cli.reports.terminal import Terminal
 
-    table = Table(Column("name", no_wrap=True), "what", "kind", "size", "licence", "cached", box=None)
-    for entry in entries:
-        cached = "yes" if entry["cached"] else "no"
-        size = f"{entry['bytes'] / 1e6:.0f} MB"
-        table.add_row(entry["name"], entry["what"], entry["kind"], size, entry["licence"], cached)
-    Terminal().print(table)
+    console = Terminal()
+    columns = [
+        Column("name", [e["name"] for e in entries]),
+        Column("what", [e["what"] for e in entries], folds=True),
+        Column("kind", [e["kind"] for e in entries], spare=1),
+        Column("MB", [f"{e['bytes'] / 1e6:.0f}" for e in entries], right=True),
+        Column("licence", [e["licence"] for e in entries], folds=True),
+        Column("cached", ["yes" if e["cached"] else "no" for e in entries]),
+    ]
+    console.print(fitted_table(columns, console.width, caption="MB: 1,000,000 bytes to fetch"))
+    console.say("next: atlas init NAME --out experiment.yaml")

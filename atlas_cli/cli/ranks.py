@@ -8,12 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from atlas_cli.cli._arguments import ConfigFile, Overrides
+from atlas_cli.cli._arguments import ConfigFile, Json, Overrides
 
 if TYPE_CHECKING:
     from atlas_cli.config.schema.experiment import ExperimentConfig
     from atlas_cli.experiment.allocation.auto_ranks import ClientRanks, RankPlan
 
+SECTION = "Plan and check"
+EXAMPLES = (
+    "atlas ranks experiment.yaml --write resolved.yaml",
+    "atlas ranks experiment.yaml --uniform",
+)
 COLUMNS = 6
 
 
@@ -25,14 +30,12 @@ def command(
     ] = None,
     uniform: Annotated[bool, typer.Option("--uniform", help="Control: the largest equal rank that fits.")] = False,
     random: Annotated[bool, typer.Option("--random", help="Control: random ranks of equal budget.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Show the ranks that FILE gives its clients; `rank: auto` is fitted to each client's device.
 
     Layers get rank by their importance: the gradient of lora_B on the client's own data (allocation.importance), for
     which weights and data are loaded. The controls need neither.
-
-    Example: atlas ranks experiment.yaml --write resolved.yaml
     """
     import json
 
@@ -40,13 +43,14 @@ def command(
     from atlas_cli.errors import ConfigError
     from atlas_cli.experiment.allocation.auto_ranks import plan_ranks
     from atlas_cli.planning.memory_assumptions import unpredicted
+    from atlas_cli.reports.terminal import busy
 
     if uniform and random:
         raise ConfigError("--uniform and --random exclude each other")
     if write is not None and write.exists():
         raise _exists(write)
     loaded = load_config(file, overrides or [])
-    with locating(loaded):
+    with locating(loaded), busy(f"fitting ranks of {file}"):
         planned = plan_ranks(loaded.config, "uniform" if uniform else "random" if random else None)
     if write is not None:
         _write(planned.config, write, file)
@@ -78,7 +82,7 @@ def command(
 def _table(planned: RankPlan, clients: Sequence[ClientRanks]) -> Any:
     from rich.table import Table
 
-    from atlas_cli.reports.tables import layout
+    from atlas_cli.reports.fitted import layout
     from atlas_cli.units import format_bytes_mb, format_bytes_mib
 
     table = Table(

@@ -9,9 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from atlas_cli.cli._arguments import Json
+
 if TYPE_CHECKING:
     from atlas_cli.planning.cuts.choice import SplitChoice
     from atlas_cli.planning.devices.devices import Device
+
+SECTION = "Plan and check"
+EXAMPLES = (
+    "atlas split-point gpt2",
+    "atlas split-point llama-3-8b --device laptop-8gib --dtype bfloat16",
+    "atlas split-point gpt2 --memory '512 MiB' --batch-size 4 --max-length 64",
+)
 
 
 def command(
@@ -19,54 +28,95 @@ def command(
         str, typer.Argument(help="Known architecture (gpt2, bert, llama-3-8b), packaged name, folder or hub id.")
     ],
     device: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Device of the client (atlas devices), with its link.")
+        str | None,
+        typer.Option(
+            rich_help_panel="What it must fit",
+            metavar="NAME",
+            help="Device of the client (atlas devices), with its link.",
+        ),
     ] = None,
     memory: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Memory of the client, e.g. '2 GiB'; overrides the device's.")
+        str | None,
+        typer.Option(
+            rich_help_panel="What it must fit",
+            metavar="SIZE",
+            help="Memory of the client, e.g. '2 GiB'; overrides the device's.",
+        ),
     ] = None,
     server: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="Device of the server; its memory is a limit, too. Wants --device or --memory."
+            rich_help_panel="What it must fit",
+            metavar="NAME",
+            help="Device of the server; its memory is a limit, too. Wants --device or --memory.",
         ),
     ] = None,
     config: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Config whose devices: --device and --server may name, too.")
+        Path | None,
+        typer.Option(
+            rich_help_panel="What it must fit",
+            metavar="FILE",
+            help="Config whose devices: --device and --server may name, too.",
+        ),
     ] = None,
     leakage: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help='JSON, what an attack recovers: {"layer": {"1": 0.99}, "attack", "source"}.'),
+        typer.Option(
+            rich_help_panel="What it must fit",
+            metavar="FILE",
+            help='JSON, what an attack recovers: {"layer": {"1": 0.99}, "attack", "source"}.',
+        ),
     ] = None,
     max_leakage: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="Take no layer that leaks more (0 to 1); see --leakage."),
+        typer.Option(
+            rich_help_panel="What it must fit",
+            min=0,
+            max=1,
+            help="Take no layer that leaks more (0 to 1); see --leakage.",
+        ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Examples of a step.")] = 8,
+    batch_size: Annotated[
+        int, typer.Option(rich_help_panel="The step that is planned", min=1, help="Examples of a step.")
+    ] = 8,
     max_length: Annotated[
         int | None,
         typer.Option(
+            rich_help_panel="The step that is planned",
             min=2,
             help="Tokens of an example, padding included; default: 128, or all positions of a shorter model.",
             show_default=False,
         ),
     ] = None,
-    rank: Annotated[int, typer.Option(min=1, help="LoRA rank of every client layer.")] = 8,
+    rank: Annotated[
+        int, typer.Option(rich_help_panel="The step that is planned", min=1, help="LoRA rank of every client layer.")
+    ] = 8,
     targets: Annotated[
-        str, typer.Option(metavar="NAMES", help="Linear layers that get adapters, e.g. q_proj,v_proj.")
+        str,
+        typer.Option(
+            rich_help_panel="The step that is planned",
+            metavar="NAMES",
+            help="Linear layers that get adapters, e.g. q_proj,v_proj.",
+        ),
     ] = "auto",
     dtype: Annotated[
-        Literal["float32", "bfloat16"], typer.Option(help="Of the frozen weights and the activations.")
+        Literal["float32", "bfloat16"],
+        typer.Option(rich_help_panel="The step that is planned", help="Of the frozen weights and the activations."),
     ] = "float32",
     checkpointing: Annotated[
-        bool, typer.Option("--checkpointing", help="Run blocks again in the backward instead of keeping activations.")
+        bool,
+        typer.Option(
+            "--checkpointing",
+            rich_help_panel="The step that is planned",
+            help="Run blocks again in the backward instead of keeping activations.",
+        ),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Show what each split layer of MODEL costs a client, and choose one: the number of blocks that a client keeps.
 
     Without --device or --memory the choice is the middle of the model. With one it is the deepest layer that fits;
     where none does, the exit code is 5 and the error says what would. No weights are loaded.
-    Example: atlas split-point gpt2 --device phone-2gib --batch-size 4
     """
     from atlas_cli.cli._imports import without_collecting
 
@@ -74,13 +124,17 @@ def command(
         from atlas_cli.planning.cuts.choice import choose_split, default_tokens
         from atlas_cli.planning.cuts.leakage import read_leakage
         from atlas_cli.planning.cuts.table import Setting, config_of
+        from atlas_cli.reports.terminal import busy
 
     client, serving = _devices(device, memory, server, config)
-    hf_config = config_of(model)
-    tokens = default_tokens(hf_config) if max_length is None else max_length
-    setting = Setting(batch_size, tokens, rank, _target_names(targets), dtype, checkpointing)
     known = read_leakage(leakage) if leakage is not None else None
-    choice = choose_split(model, setting, client, serving, leakage=known, max_leakage=max_leakage, hf_config=hf_config)
+    with busy(f"tracing {model}"):
+        hf_config = config_of(model)
+        tokens = default_tokens(hf_config) if max_length is None else max_length
+        setting = Setting(batch_size, tokens, rank, _target_names(targets), dtype, checkpointing)
+        choice = choose_split(
+            model, setting, client, serving, leakage=known, max_leakage=max_leakage, hf_config=hf_config
+        )
     if max_length is None and tokens < Setting.tokens:
         typer.echo(f"note: examples of {tokens} tokens, as many as the model has positions (--max-length)", err=True)
     _show(choice, as_json)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from atlas_cli.cli._arguments import ConfigFile
+from atlas_cli.cli._arguments import ConfigFile, Json
 
 if TYPE_CHECKING:
     from atlas_cli.config.grid import Combination
@@ -17,6 +17,12 @@ if TYPE_CHECKING:
     from atlas_cli.reports.terminal import Terminal
     from atlas_cli.runs.directory import RunDirectory
     from atlas_cli.sweeps.trial import Outcome, Trial
+
+SECTION = "Run"
+EXAMPLES = (
+    "atlas sweep configs/quickstart.yaml seed=0,1,2 aggregation.method=delta-svd,fedex",
+    "atlas sweep configs/gpt2.yaml 'lora.targets=[c_attn],[c_attn, c_proj]' --dry-run",
+)
 
 
 def command(
@@ -33,15 +39,13 @@ def command(
         str, typer.Option(metavar="NAME", help="in-process: one run after the other; ray: side by side on a cluster.")
     ] = "in-process",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would become of each run, and stop.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Train every combination of the values given, each in a process of its own, and compare the results.
 
     All configs are checked before the first run. A run that fails does not stop the others (exit code 1 at the end).
     The same command again goes on: finished runs are skipped, interrupted and failed ones go on from their last
-    checkpoint. Values in brackets, braces or quotes are one value. Examples: atlas sweep configs/quickstart.yaml
-    seed=0,1,2 aggregation.method=delta-svd,fedex training.rounds=3; atlas sweep configs/gpt2.yaml
-    'lora.targets=[c_attn],[c_attn, c_proj]' --dry-run
+    checkpoint. Values in brackets, braces or quotes are one value.
     """
     from atlas_cli import discovery
     from atlas_cli.config.grid import expand, load_grid

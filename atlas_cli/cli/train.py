@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from atlas_cli.cli._arguments import Overrides
+from atlas_cli.cli._arguments import Json, Overrides
+
+if TYPE_CHECKING:
+    from atlas_cli.runs.directory import RunDirectory
+
+SECTION = "Run"
+EXAMPLES = (
+    "atlas train quickstart",
+    "atlas train configs/quickstart.yaml training.rounds=3 clients.phone-1.rank=8",
+    "atlas train --resume runs/20260131-120000_quickstart_0",
+    "atlas train configs/quickstart.yaml --resume auto",
+)
 
 
 def command(
     file: Annotated[
         str | None,
-        typer.Argument(
-            metavar="[FILE]", help="Experiment config (YAML), or the name of an example.", show_default=False
-        ),
+        typer.Argument(metavar="FILE", help="Experiment config (YAML), or the name of an example.", show_default=False),
     ] = None,
     overrides: Overrides = None,
     resume: Annotated[
@@ -40,13 +48,12 @@ def command(
     no_error_ledger: Annotated[
         bool, typer.Option("--no-error-ledger", help="Do not compare deliveries with the exact sum of updates.")
     ] = False,
+    as_json: Json = False,
 ) -> None:
     """Train as FILE says and leave a run directory.
 
     The split is first proven equal to the unsplit model on real examples; a run that fails or is interrupted keeps what
-    it wrote, and `--resume RUN` goes on from its last checkpoint. Examples: atlas train configs/quickstart.yaml
-    training.rounds=3; atlas train --resume runs/20260131-120000_quickstart_0 training.rounds=20; atlas train
-    configs/quickstart.yaml --resume auto
+    it wrote, and `--resume RUN` goes on from its last checkpoint.
     """
     from atlas_cli.config.load import load_config, locating
     from atlas_cli.errors import ConfigError
@@ -72,8 +79,10 @@ def command(
     if run is not None:
         require_plugins(run)
     loaded = load_config(run.path / "config.yaml" if run else str(file), changes)
-    console = Terminal()
+    console = Terminal(stderr=as_json)
+    console.say(f"reading {', '.join([named or str(file), *changes])}")
     with locating(loaded), progress_for(console) as progress:
+        progress.doing("starting")
         # heavy imports come after the config has been read, so that its errors are shown at once
         from atlas_cli.experiment import session
 
@@ -83,14 +92,47 @@ def command(
             done = session.resume_newest(loaded, progress, take_changed_code=changed_code)
         else:
             done = session.start(loaded.config, progress)
-    _show(console, done.path)
+    if as_json:
+        _print_json(done)
+    else:
+        _show(console, done)
 
 
-def _show(console: Any, path: Path) -> None:
+def _show(console: Any, run: RunDirectory) -> None:
+    """The final table, also in log.txt."""
     from atlas_cli.reports.tables import final_table
-    from atlas_cli.runs.directory import open_run
 
-    run = open_run(path)
-    data = run.read_json("manifest.json")["data"] if console.width >= 100 else None
-    console.print(final_table(run.read_lines("metrics.jsonl"), run.read_lines("clients.jsonl"), data))
-    console.say(f"report {path / 'report.html'}")
+    manifest = run.read_json("manifest.json")
+    data, more = manifest["data"], 2 * manifest["config"]["training"]["rounds"]
+    metrics, clients = run.read_lines("metrics.jsonl"), run.read_lines("clients.jsonl")
+    for shown in (console, log := _written(console.width)):
+        shown.print(final_table(metrics, clients, data, console.width))
+        shown.say(f"report {run.path / 'report.html'}")
+        shown.say(f"next: atlas memory-report {run.path}, or train on: --resume {run.path} training.rounds={more}")
+    run.log("\n".join(line.rstrip() for line in log.file.getvalue().splitlines()))
+
+
+def _written(width: int) -> Any:
+    from io import StringIO
+
+    from atlas_cli.reports.terminal import Terminal
+
+    return Terminal(file=StringIO(), width=width)
+
+
+def _print_json(run: RunDirectory) -> None:
+    import json
+    from dataclasses import asdict
+
+    from atlas_cli.reports.summary import summarise
+
+    manifest = run.read_json("manifest.json")
+    groups = summarise(run.read_lines("metrics.jsonl"), run.read_lines("clients.jsonl"), manifest["data"])
+    found = {
+        "run": str(run.path),
+        "report": str(run.path / "report.html"),
+        "status": manifest["status"],
+        "epsilon": manifest["privacy"]["epsilon"],
+        "task_groups": [asdict(group) for group in groups],
+    }
+    typer.echo(json.dumps(found, indent=2))

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from atlas_cli.cli._arguments import ConfigFile, Overrides
+from atlas_cli.cli._arguments import ConfigFile, Json, Overrides
 
 if TYPE_CHECKING:
+    from atlas_cli.data.prepare import PreparedGroup
     from atlas_cli.planning.plan import ClientPlan, Plan
 
+SECTION = "Plan and check"
+EXAMPLES = (
+    "atlas validate configs/quickstart.yaml",
+    "atlas validate configs/quickstart.yaml model.split_layer=4 --no-data",
+)
 ROWS = 100  # of the table: of more clients, those alike are a row
 
 
@@ -18,6 +25,7 @@ def command(
     file: ConfigFile,
     overrides: Overrides = None,
     data: Annotated[bool, typer.Option("--data/--no-data", help="Read and check the data too.")] = True,
+    as_json: Json = False,
 ) -> None:
     """Check FILE against its model's shapes and its data, and print the plan.
 
@@ -26,14 +34,17 @@ def command(
     from atlas_cli.cli._checked import checked
     from atlas_cli.config.load import load_config, locating
     from atlas_cli.data.prepare import class_counts
-    from atlas_cli.reports.terminal import Terminal
+    from atlas_cli.reports.terminal import Terminal, busy
     from atlas_cli.tasks.contract import count_examples
 
     loaded = load_config(file, overrides or [])
     console = Terminal()
-    with locating(loaded):
+    with locating(loaded), busy(f"checking {file}"):
         plan, prepared, notes = checked(loaded.config, data)
     examples = {c: count_examples(f) for group in prepared.values() for c, f in group.train.items()}
+    if as_json:
+        typer.echo(json.dumps(_record(plan, prepared, notes, examples), indent=2))
+        return
     for line in _facts(plan):
         console.say(line)
     console.print(_table(plan, examples))
@@ -44,7 +55,41 @@ def command(
             console.say(f"{name}: {len(group.data.classes)} classes: {class_counts(group)}")
         for note in group.notes:
             console.say(f"note: {name}: {note}")
-    console.say(f"{file} is valid")
+    console.say(f"{file} is valid; next: atlas train {' '.join([str(file), *(overrides or [])])}")
+
+
+def _record(
+    plan: Plan, prepared: dict[str, PreparedGroup], notes: list[str], examples: dict[str, int]
+) -> dict[str, Any]:
+    """For ``--json``: the model, what each client gets, and notes; sizes in bytes."""
+    return {
+        "model": {
+            "name": plan.config.model.name,
+            "model_type": plan.hf_config.model_type,
+            "layers": plan.n_layers,
+            "hidden_size": plan.hidden_size,
+            "weights": plan.init,
+            "parameters": plan.parameters,
+        },
+        "mode": plan.config.mode,
+        "clients": [
+            {
+                "client": client.name,
+                "task_group": client.task_group,
+                "split_layer": client.cut,
+                "dtype": client.dtype,
+                "ranks": "auto" if _waits_for_rank(plan, client) else client.ranks,
+                "adapter_parameters": _adapter_parameters(plan, client),
+                "bytes_up_a_step": _bytes_up(plan, client),
+                "training_examples": examples.get(client.name),
+            }
+            for client in plan.clients
+        ],
+        "task_groups": {
+            name: {"classes": list(group.data.classes), "notes": list(group.notes)} for name, group in prepared.items()
+        },
+        "notes": notes,
+    }
 
 
 def _facts(plan: Plan) -> list[str]:
@@ -74,25 +119,16 @@ def _facts(plan: Plan) -> list[str]:
 
 
 def _table(plan: Plan, examples: dict[str, int]) -> Any:
-    from atlas_cli.planning.memory.step import ELEMENT
     from atlas_cli.reports.tables import plan_table
-    from atlas_cli.wire.codec import Codec
 
     alike: dict[Any, list[ClientPlan]] = {}
     for client in plan.clients:
-        auto = plan.config.clients[client.key.removeprefix("clients.")].rank == "auto"
+        auto = _waits_for_rank(plan, client)
         kind = client.task_group, client.cut, auto, client.dtype, tuple(client.ranks.items())
         alike.setdefault(client.name if len(plan.clients) <= ROWS else kind, []).append(client)
     rows = []
-    training = plan.config.training
-    width, split, tokens = (
-        plan.hidden_size,
-        plan.config.mode == "split-federated",
-        training.batch_size * training.max_length,
-    )
-    codec = Codec(plan.config.privacy.compress) if plan.config.privacy.compress != "none" else None
     for client, *others in alike.values():
-        auto = plan.config.clients[client.key.removeprefix("clients.")].rank == "auto"
+        auto = _waits_for_rank(plan, client)
         ranks = sorted(set(client.ranks.values()))
         rows.append(
             (
@@ -100,12 +136,34 @@ def _table(plan: Plan, examples: dict[str, int]) -> Any:
                 client.task_group,
                 client.cut,
                 "auto" if auto else str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}",
-                plan.adapter_parameters(client.ranks if split else {**client.ranks, **plan.above(client.cut)}),
-                split * tokens * (codec.token_bytes(width) if codec is not None else width * ELEMENT[client.dtype]),
+                _adapter_parameters(plan, client),
+                _bytes_up(plan, client),
                 _range([examples[c.name] for c in (client, *others) if c.name in examples]),
             )
         )
     return plan_table(rows)
+
+
+def _waits_for_rank(plan: Plan, client: ClientPlan) -> bool:
+    return plan.config.clients[client.key.removeprefix("clients.")].rank == "auto"
+
+
+def _adapter_parameters(plan: Plan, client: ClientPlan) -> int:
+    split = plan.config.mode == "split-federated"
+    return plan.adapter_parameters(client.ranks if split else {**client.ranks, **plan.above(client.cut)})
+
+
+def _bytes_up(plan: Plan, client: ClientPlan) -> int:
+    """Of the activations of a full batch at the longest length."""
+    from atlas_cli.planning.memory.step import ELEMENT
+    from atlas_cli.wire.codec import Codec
+
+    training, width = plan.config.training, plan.hidden_size
+    if plan.config.mode != "split-federated":
+        return 0
+    compress = plan.config.privacy.compress
+    of_token = width * ELEMENT[client.dtype] if compress == "none" else Codec(compress).token_bytes(width)
+    return training.batch_size * training.max_length * of_token
 
 
 def _range(counts: list[int]) -> str | None:

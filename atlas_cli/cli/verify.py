@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
 
 import typer
 
-from atlas_cli.cli._arguments import ConfigFile, Overrides
+from atlas_cli.cli._arguments import ConfigFile, Json, Overrides
+
+SECTION = "Plan and check"
+EXAMPLES = ("atlas verify configs/quickstart.yaml",)
 
 
 def command(
     file: ConfigFile,
     overrides: Overrides = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Compare loss and every gradient through the split with the unsplit model, on FILE's data with padding.
 
@@ -26,9 +28,10 @@ def command(
     from atlas_cli.experiment.split_proof import verify_split
     from atlas_cli.federation.build import build
     from atlas_cli.planning.plan import cuts_text
+    from atlas_cli.reports.terminal import Terminal, busy
 
     loaded = load_config(file, overrides or [])
-    with locating(loaded):
+    with locating(loaded), busy(f"comparing the split of {file} with the unsplit model"):
         if loaded.config.mode != "split-federated":
             raise ConfigError("has no split to verify; use split-federated", key="mode")
         federation = build(loaded.config)
@@ -38,7 +41,8 @@ def command(
     else:
         plan = federation.plan
         where = f"cut after layer {cuts_text(plan)} of {plan.n_layers}"
-        typer.echo(f"{loaded.config.model.name} {where}, against the unsplit model")
+        console = Terminal()
+        console.say(f"{loaded.config.model.name} {where}, against the unsplit model")
         for check in checks:
-            typer.echo(check.sentence())
+            console.say(check.sentence())
     require_verified(checks)

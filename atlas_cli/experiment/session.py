@@ -71,6 +71,7 @@ def start(config: ExperimentConfig, progress: Progress) -> RunDirectory:
             with require_manifest(run), locked(run, progress.note):
                 run.write_text("config.yaml", dump_config(federation.config))
                 run.write_json("manifest.json", manifest)
+                progress.keep(run.log)
                 progress.note(f"run directory {run.path}")
                 _run(federation, RecordFiles(run), manifest, progress, stopping, engine, done=None)
     return run
@@ -113,12 +114,10 @@ def resume(
             run.log(said)
         if text := other_versions(manifest, fresh):
             progress.note(f"warning: {text}")
-            run.log(text)
         RunState(federation).restore(checkpoint.tensors, checkpoint.state, checkpoint.name)
         run.remove_partial()
         remove_newer(run, checkpoint.round)
-        for line in (*warnings, f"resumed after round {checkpoint.round}"):
-            run.log(line)
+        progress.keep(run.log)  # not before: a run that is refused stays as it is
         progress.note(f"{run.path} goes on after round {checkpoint.round}")
         fresh = resumed_manifest(manifest, fresh, checkpoint.round, changed)
         with engine_of(federation, progress.note) as engine:
@@ -147,7 +146,6 @@ def _cut(files: RecordFiles, progress: Progress, goes_on: bool) -> None:
     for line in (files.cut(), f"memory.json is missing: {anew}" if files.memory_is_missing else None):
         if line is not None:
             progress.note(line)
-            files.run.log(line)
 
 
 def _require_unfinished(manifest: dict[str, Any], done: int, rounds: int) -> None:
@@ -158,6 +156,7 @@ def _require_unfinished(manifest: dict[str, Any], done: int, rounds: int) -> Non
 
 
 def _ready(config: ExperimentConfig, progress: Progress) -> tuple[Federation, list[Check]]:
+    progress.doing("fitting clients to their devices" if must_fit(config) else "planning")
     ranks = fit_to_devices(config)
     config = ranks.config
     for name in clear(folder_of_runs(config.output.dir), OFFLOAD, PREFIX_CACHE):
@@ -165,6 +164,7 @@ def _ready(config: ExperimentConfig, progress: Progress) -> tuple[Federation, li
     plan = make_plan(config)
     where = f"cut after layer {cuts_text(plan)} of {plan.n_layers}" if config.mode == "split-federated" else config.mode
     progress.note(f"{config.name}: {config.model.name}, {where}, weights {plan.init}")
+    progress.doing("reading model and data")
     loaded = ranks.loaded.with_ranks(plan) if ranks.loaded is not None else load_experiment(plan)
     federation = make_federation(loaded)
     if takes_fingerprints(config):
@@ -184,6 +184,7 @@ def _ready(config: ExperimentConfig, progress: Progress) -> tuple[Federation, li
         progress.note(f"warning: {warning}")
     if text := slow_bfloat16(federation):
         progress.note(text)
+    progress.doing("comparing the split with the unsplit model")
     checks = verify_split(federation) if federation.split else []
     for check in checks:
         progress.note(check.sentence())

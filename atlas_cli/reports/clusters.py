@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from atlas_cli.reports.tables import layout
+from atlas_cli.reports.fitted import layout
 from atlas_cli.units import format_bytes_mb
 
 if TYPE_CHECKING:

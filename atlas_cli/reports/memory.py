@@ -9,8 +9,8 @@ from typing import Any
 
 from rich.table import Table
 
+from atlas_cli.reports.fitted import layout
 from atlas_cli.reports.summary import Record
-from atlas_cli.reports.tables import layout
 from atlas_cli.units import format_bytes_mib
 
 PARTS = {

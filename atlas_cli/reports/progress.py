@@ -11,12 +11,13 @@ from typing import Protocol, Self
 from rich.console import Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
 from atlas_cli.printable import printable
 from atlas_cli.reports.summary import Record, primary_metric
-from atlas_cli.reports.terminal import Terminal
+from atlas_cli.reports.terminal import SPINNER, Terminal
 from atlas_cli.units import format_bytes_mb, format_number, format_seconds
 
 SHOWN_DROPS = 4  # clients that a round's line names with their reason
@@ -24,6 +25,12 @@ SHOWN_DROPS = 4  # clients that a round's line names with their reason
 
 class Progress(Protocol):
     """A display of the round loop; rounds and steps count from 1, round 0 is the evaluation before training."""
+
+    def doing(self, what: str) -> None:
+        """Say what takes time before the first round, e.g. ``reading model and data``."""
+
+    def keep(self, log: Callable[[str], None]) -> None:
+        """Give every line that is shown to ``log``, too; first those that were shown before."""
 
     def start(self, total_rounds: int, local_steps: int, groups: Sequence[str]) -> None:
         """Begin to show."""
@@ -86,6 +93,18 @@ class PlainProgress(Progress):
         """Print to ``console``."""
         self.console = console
         self.total_rounds = 0
+        self.early: list[str] = []  # shown before there was a log
+        self.log: Callable[[str], None] = self.early.append
+
+    def doing(self, what: str) -> None:
+        """Not shown: a line a note and a round is enough in a file."""
+
+    def keep(self, log: Callable[[str], None]) -> None:
+        """From here on lines go to the log, too."""
+        for line in self.early:
+            log(line)
+        self.early.clear()
+        self.log = log
 
     def start(self, total_rounds: int, local_steps: int, groups: Sequence[str]) -> None:
         """Remember the number of rounds."""
@@ -101,6 +120,7 @@ class PlainProgress(Progress):
     def note(self, text: str) -> None:
         """Print a line, unwrapped."""
         self.console.say(text)
+        self.log(text)
 
     def stop(self) -> None:
         """Nothing to end."""
@@ -118,22 +138,33 @@ class LiveProgress(PlainProgress):
     window = 20  # steps over which the rate is taken
 
     def __init__(self, console: Terminal, clock: Callable[[], float] = time.monotonic) -> None:
-        """Nothing is shown before ``start``."""
+        """Nothing is shown before ``doing`` or ``start``."""
         super().__init__(console)
         self.clock = clock
         self.live: Live | None = None
+        self.spinner: Spinner | None = None
+
+    def doing(self, what: str) -> None:
+        """Turn a spinner beside the words."""
+        self.spinner = Spinner(SPINNER, Text(printable(what)))
+        self._draw()
 
     def start(self, total_rounds: int, local_steps: int, groups: Sequence[str]) -> None:
-        """Begin to draw."""
+        """Draw rounds and steps from here on."""
         super().start(total_rounds, local_steps, groups)
+        self.spinner = None
         self.local_steps = local_steps
         self.losses: dict[str, float | None] = dict.fromkeys(groups)
         self.position = (1, 0)
         self.began = self.clock()
         self.steps_here = 0  # a resumed run starts in the middle: only its own steps tell its pace
         self.recent: deque[tuple[float, int]] = deque([(self.began, 0)], maxlen=self.window + 1)
-        self.live = Live(get_renderable=self.render, console=self.console, refresh_per_second=4, transient=True)
-        self.live.start()
+        self._draw()
+
+    def _draw(self) -> None:
+        if self.live is None:
+            self.live = Live(get_renderable=self.render, console=self.console, refresh_per_second=4, transient=True)
+            self.live.start()
 
     def step(self, round: int, step: int, losses: Mapping[str, float], examples: int) -> None:
         """Take in a step; it shows at the next redraw."""
@@ -158,6 +189,8 @@ class LiveProgress(PlainProgress):
 
     def render(self) -> Group:
         """What is on the screen now."""
+        if self.spinner is not None:
+            return Group(self.spinner)
         round_, step = self.position
         done = (round_ - 1) * self.local_steps + step
         total = self.total_rounds * self.local_steps

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from rich import box
 from rich.table import Table
 
 from atlas_cli.reports import privacy
+from atlas_cli.reports.fitted import Column, fitted_table, layout
 from atlas_cli.reports.summary import GroupSummary, Record, drops_sentence, lowest_sentence, means_sentence, summarise
 from atlas_cli.units import format_bytes_mb, format_number
 
-SIZES = ("clients", "train", "test")
+SIZES = ("clients", "train", "test")  # left out first on a narrow terminal
 HEADINGS = (
     *("task group", *SIZES, "metric", "before", "after", "best (round)"),
     *("loss", "merge error", "up, MB", "down, MB", "time, s"),
@@ -20,7 +19,7 @@ HEADINGS = (
 
 
 def final_table(
-    metrics: Sequence[Record], clients: Sequence[Record], data: Mapping[str, Record] | None = None
+    metrics: Sequence[Record], clients: Sequence[Record], data: Mapping[str, Record] | None = None, width: int = 80
 ) -> Table:
     """A row a task group: the test metric before and after training, the last loss, how far the last
     delivery is from the exact sum, bytes on the wire, time.
@@ -28,7 +27,8 @@ def final_table(
     Args:
         metrics: records of metrics.jsonl.
         clients: records of clients.jsonl.
-        data: the manifest's ``data``, for the columns of sizes, which want 100 characters; without them it fits 80.
+        data: the manifest's ``data``, for the columns of sizes.
+        width: of the terminal.
     """
     caption = (
         "metric: on the held-out test part, before is round 0\n"
@@ -42,21 +42,24 @@ def final_table(
         caption += f"\n{lowest}"
     for sentence in (means_sentence(summaries), drops_sentence(summaries)):
         caption += f"\n{sentence}" if sentence else ""
-    table = Table(title="Result", caption=caption, **layout())
-    shown = [i for i, heading in enumerate(HEADINGS) if data is not None or heading not in SIZES]
-    for i in shown:
-        text = HEADINGS[i].replace(", ", ",\n").replace(" (", "\n(").replace("merge ", "merge\n")
-        table.add_column(
-            text,
-            justify="left" if i in (0, 4) else "right",
-            no_wrap=i > 0,
-            overflow="fold",
-            min_width=10 if i == 0 else None,
+    columns = [
+        Column(
+            heading.replace(", ", ",\n").replace(" (", "\n(").replace("merge ", "merge\n"),
+            texts,
+            right=i not in (0, 4),
+            folds=i == 0,
+            spare=int(heading in SIZES),
         )
-    for summary in summaries:
-        row = cells(summary)
-        table.add_row(*(row[i] for i in shown))
-    return table
+        for i, (heading, texts) in enumerate(zip(HEADINGS, _columns(summaries), strict=True))
+        if data is not None or heading not in SIZES
+    ]
+    return fitted_table(columns, width, "Result", caption)
+
+
+def _columns(summaries: Sequence[GroupSummary]) -> list[tuple[str, ...]]:
+    """The texts of each heading."""
+    rows = [cells(summary) for summary in summaries]
+    return [tuple(row[i] for row in rows) for i in range(len(HEADINGS))]
 
 
 def cells(summary: GroupSummary) -> list[str]:
@@ -77,17 +80,6 @@ def cells(summary: GroupSummary) -> list[str]:
         format_bytes_mb(summary.bytes_down).removesuffix(" MB"),
         f"{summary.seconds:,.0f}",
     ]
-
-
-def layout() -> dict[str, Any]:
-    """How all tables look: narrow enough for a terminal of 80 characters."""
-    return {
-        "box": box.SIMPLE_HEAD,
-        "padding": 0,
-        "show_edge": False,
-        "title_justify": "left",
-        "caption_justify": "left",
-    }
 
 
 def plan_table(rows: Sequence[tuple[str, str, int, str, int, int, str | None]]) -> Table:

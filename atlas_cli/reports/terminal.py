@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from typing import Any
 
 from rich.console import Console
+from rich.status import Status
 from rich.text import Text
 
 from atlas_cli.printable import printable
+
+SPINNER = "line"  # ASCII: consoles of any code page show it
+_quiet: ContextVar[bool] = ContextVar("quiet", default=False)
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Inside, a new ``Terminal`` shows nothing: for ``--quiet``."""
+    token = _quiet.set(True)
+    try:
+        yield
+    finally:
+        _quiet.reset(token)
+
+
+def busy(what: str) -> Status:
+    """Show on a terminal's standard error what is being done, inside a ``with``; nothing in a file or a pipe."""
+    return Terminal(stderr=True).status(what, spinner=SPINNER)
 
 
 class Terminal(Console):
@@ -19,7 +40,8 @@ class Terminal(Console):
     """
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(markup=False, emoji=False, highlight=False, **options)
+        quiet = options.pop("quiet", False) or _quiet.get()
+        super().__init__(markup=False, emoji=False, highlight=False, quiet=quiet, **options)
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Every string that rich shows passes here: lines, cells, titles and captions."""

@@ -47,7 +47,7 @@ def test_the_newest_unfinished_run_of_this_config(write, train, stopped, at_step
     assert train(path)[0] == 0  # finished
     assert train(path, "--resume", "auto")[0] == 0
     assert newer.read_json("manifest.json")["status"] == "finished"
-    assert "resumed after round 1" in (newer.path / "log.txt").read_text()
+    assert "goes on after round 1" in (newer.path / "log.txt").read_text()
 
 
 def test_also_where_ranks_follow_from_devices(train, stopped):

@@ -67,7 +67,7 @@ def test_means_over_models_and_losses_of_earlier_rounds_are_said_to_be():
 
 def test_final_table_says_which_megabyte():
     out = io.StringIO()
-    Terminal(file=out, width=160).print(final_table(METRICS, RECORDS, {"spam": {"train": 1800, "test": 200}}))
+    Terminal(file=out, width=160).print(final_table(METRICS, RECORDS, {"spam": {"train": 1800, "test": 200}}, 160))
     line = next(line for line in out.getvalue().splitlines() if "spam" in line)
     assert line.split() == [
         *("spam", "2", "1,800", "200", "accuracy", "0.850", "0.970", "0.970", "(3)"),

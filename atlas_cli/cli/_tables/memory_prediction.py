@@ -9,9 +9,9 @@ from typing import Any
 
 from rich.table import Table
 
+from atlas_cli.reports.fitted import layout
 from atlas_cli.reports.memory import MAX_TABLE_CLIENTS, PARTS, REFERENCES, Holder, cells, client_rows, holder, sources
 from atlas_cli.reports.summary import Record
-from atlas_cli.reports.tables import layout
 from atlas_cli.units import format_bytes_mb
 
 ALL_PARTS = {**PARTS, "transient": "transient"}

@@ -1,4 +1,4 @@
-"""The table of ``atlas split-point``: one row per split layer, within 100 characters."""
+"""The table of ``atlas split-point``: one row per split layer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.table import Table
 from atlas_cli.planning.cuts.choice import SplitChoice
 from atlas_cli.planning.cuts.table import Cut
 from atlas_cli.planning.devices.clock_notes import link_notes
-from atlas_cli.reports.tables import layout
+from atlas_cli.reports.fitted import Column, fitted_table
 from atlas_cli.units import MB, MIB
 
 GIB = 2**30
@@ -21,17 +21,15 @@ def split_table(choice: SplitChoice, width: int = 100) -> Table:
     """Parameters, memory, work and bytes of a step; with a device seconds, and which layers fit.
 
     Args:
-        width: of the terminal; below 100 the parts of the memory are left out.
+        width: of the terminal; where it is narrow the parts of the memory are left out.
     """
-    table = Table(title=_title(choice), **layout())
-    cells = [_cells(choice, row) for row in choice.rows]
-    for heading in cells[0]:
-        if width >= 100 or heading not in PARTS:
-            table.add_column(heading, justify="right", no_wrap=True)
-    for row, texts in zip(choice.rows, cells, strict=True):
-        shown = [text for heading, text in texts.items() if width >= 100 or heading not in PARTS]
-        table.add_row(*shown, style="bold" if row.layer == choice.layer else None)
-    return table
+    rows = [_cells(choice, row) for row in choice.rows]
+    columns = [
+        Column(heading, [texts[heading] for texts in rows], right=True, spare=int(heading in PARTS))
+        for heading in rows[0]
+    ]
+    chosen = next((i for i, row in enumerate(choice.rows) if row.layer == choice.layer), None)
+    return fitted_table(columns, width, _title(choice), bold=chosen)
 
 
 def split_notes(choice: SplitChoice) -> list[str]:

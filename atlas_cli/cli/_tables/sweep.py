@@ -11,8 +11,8 @@ from rich.table import Table
 
 from atlas_cli.config import strict_yaml
 from atlas_cli.config.grid import Combination
+from atlas_cli.reports.fitted import layout
 from atlas_cli.reports.summary import GroupSummary, lowest_sentence
-from atlas_cli.reports.tables import layout
 from atlas_cli.runs.run_status import RunStatus
 from atlas_cli.sweeps.trial import Outcome, Trial
 from atlas_cli.units import format_number
