@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from atlas_cli.cli._arguments import Json
-
 if TYPE_CHECKING:
     from atlas_cli.cli._start import Wanted
 
@@ -54,7 +52,7 @@ def command(
         str | None, typer.Option(metavar="NAME", help="Copy this example and its data here instead.")
     ] = None,
     list_examples: Annotated[bool, typer.Option("--list", help="List the examples that come with atlas.")] = False,
-    as_json: Json = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --list: print JSON.")] = False,
 ) -> None:
     """Write a commented config for a model or for your data; without any option, ask for what it needs.
 
