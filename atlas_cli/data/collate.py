@@ -83,7 +83,8 @@ def collate(
         mask_BT[row, :length] = 1
         if segments_BT is not None and "token_type_ids" in feature:
             segments_BT[row, :length] = torch.tensor(feature["token_type_ids"])
-    return Batch(input_ids_BT, mask_BT, segments_BT, task.label_tensor(features, shape[1]), list(features))
+    labels = task.require_labels(task.label_tensor(features, longest), *shape)
+    return Batch(input_ids_BT, mask_BT, segments_BT, labels, list(features))
 
 
 def pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.data.class_names import count_labels, counts_sentence
+from atlas_cli.data.collate import collate
 from atlas_cli.data.length_fit import Fit, fit_notes, only_whole
 from atlas_cli.data.partitions.schemes import Partition, partition, split_local_test
 from atlas_cli.data.read import GroupData, read_group
@@ -142,6 +143,7 @@ def _prepare_group(
             f" {config.training.max_length}, and on_truncated is {rule}",
             key=f"task_groups.{name}.data",
         )
+    collate(task, [*next(iter(train.values()))[:1], test[0]], 0)  # labels are what the task says, before a run starts
     note = other_tokens(tokenizer, (row for part in (data.train, data.test) for row in part))
     length = config.training.max_length
     unread = (

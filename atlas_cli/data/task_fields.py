@@ -32,6 +32,8 @@ def canonical(rows: Rows, columns: dict[str, str], task: type[BaseTask], part: s
         for field, column in columns.items():
             place = f"row {number} of the {part}, column {column!r}"
             value = _value(row.get(column), task.forms.get(field, "text"), place, f"{key}.{field}")
+            if value is None and field in task.may_be_empty and row.get(column) is not None:
+                value = []  # an empty cell or list, and no missing one
             if value is not None:
                 new[field] = value
             elif field in task.optional_fields:
@@ -66,7 +68,7 @@ def _value(value: Any, form: Form, place: str, key: str) -> Any:
                 f"{place} holds a list written as text ({value[:40]}); use JSONL or Parquet, or words with spaces",
                 key=key,
             )
-        items = _BETWEEN_WORDS.sub(" ", value).strip(" ").split(" ") if isinstance(value, str) else value
+        items = [word for word in _BETWEEN_WORDS.split(value) if word] if isinstance(value, str) else value
         if items is not None and not isinstance(items, list):
             raise ConfigError(f"{place} is {type(value).__name__}, not a list or words with spaces", key=key)
         words = [_word(item, form == "classes", place, key) for item in items or ()]

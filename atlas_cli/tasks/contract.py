@@ -10,6 +10,7 @@ Shape suffixes: B batch, T tokens, D hidden size, C classes, V vocabulary. Label
 from __future__ import annotations
 
 import inspect
+import math
 import sys
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -20,7 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from atlas_cli.errors import ConfigError
+from atlas_cli.errors import ConfigError, PluginError
+from atlas_cli.plugins import file_of
 from atlas_cli.printable import on_one_line
 from atlas_cli.suggest import did_you_mean
 
@@ -69,7 +71,13 @@ class ClassCounts(TypedDict):
 
 
 class Metric(ABC):
-    """Accumulates over batches of a test part, then gives the field's figures; padding never counts."""
+    """Accumulates over batches of a test part, then gives the field's figures; padding never counts.
+
+    Attributes:
+        diverged: whether the model gave values that are not finite; then figures need be no numbers.
+    """
+
+    diverged: bool = False
 
     @abstractmethod
     def update(self, logits: Tensor, labels: Tensor, features: Sequence[Feature]) -> None:
@@ -98,6 +106,8 @@ class BaseTask(ABC):
 
     Attributes:
         fields: what a row must have; ``optional_fields``: what it may have besides.
+        may_be_empty: fields whose list may have nothing in it, as of a text with none of several labels; others are
+            refused where they are empty, by row and column.
         forms: what fields that are not text hold: a "number" (finite, as a float), a "class" (by its name), lists of
             "words" or "classes", or "any", which ``check`` looks at.
         causal_only: needs a decoder.
@@ -113,6 +123,7 @@ class BaseTask(ABC):
 
     fields: ClassVar[tuple[str, ...]]
     optional_fields: ClassVar[tuple[str, ...]] = ()
+    may_be_empty: ClassVar[tuple[str, ...]] = ()
     forms: ClassVar[Mapping[str, Form]] = {}
     causal_only: ClassVar[bool] = False
     has_classes: ClassVar[bool] = False
@@ -241,13 +252,35 @@ class BaseTask(ABC):
 
         Raises:
             ConfigError: one whose direction the task does not declare, or no primary one.
+            PluginError: one that is no number, although the model has not diverged.
         """
         figures = metric.compute()
         for name in (self.primary_metric, *figures):
             if name not in figures or name not in self.better:
                 what = "declares no direction for" if name in figures else "does not compute"
                 raise ConfigError(f"{type(self).__module__}: Task {what} the metric {name} (primary_metric, better)")
+        for name, value in figures.items():
+            if not isinstance(value, int | float) or (math.isnan(value) and not metric.diverged):
+                raise PluginError(
+                    f"{file_of(type(metric))}: {type(metric).__name__}.compute gives {name} as {value!r:.80}, expected "
+                    "a number, also where the figure is not defined"
+                )
         return figures
+
+    def require_labels(self, labels: object, batch: int, tokens: int) -> Tensor:
+        """Check that what ``label_tensor`` gives is what the task says of its labels: memory and bytes go by that.
+
+        Raises:
+            PluginError: another type or shape.
+        """
+        shape = tuple(self.label_shape(batch, tokens))
+        if isinstance(labels, Tensor) and (labels.dtype, tuple(labels.shape)) == (self.label_dtype, shape):
+            return labels
+        found = f"{labels.dtype} of {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
+        raise PluginError(
+            f"{file_of(type(self))}: {type(self).__name__}.label_tensor gives {found}, and label_dtype and label_shape "
+            f"say {self.label_dtype} of {shape}"
+        )
 
 
 def check_declared(task: type[BaseTask]) -> None:
@@ -267,7 +300,10 @@ def check_declared(task: type[BaseTask]) -> None:
             f' better = {{"{task.primary_metric}": "higher"}} or "lower", with a word for every figure of its metric'
         )
     fields = (*task.fields, *task.optional_fields)
-    if others := sorted(task.forms.keys() - set(fields)):
-        raise ConfigError(f"{file}: Task.forms: {others[0]} is no field{did_you_mean(others[0], fields)}")
+    for attribute, named in (("forms", task.forms), ("may_be_empty", task.may_be_empty)):
+        if others := sorted(set(named) - set(fields)):
+            raise ConfigError(f"{file}: Task.{attribute}: {others[0]} is no field{did_you_mean(others[0], fields)}")
+    if single := [field for field in task.may_be_empty if task.forms.get(field) not in ("words", "classes")]:
+        raise ConfigError(f"{file}: Task.may_be_empty: {single[0]} is no list; its form must be words or classes")
     if task.one_class and not task.has_classes:
         raise ConfigError(f"{file}: Task.one_class needs has_classes")

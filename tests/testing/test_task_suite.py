@@ -1,16 +1,19 @@
 """Every task keeps the contract, by the tests that a task of another package can run on itself."""
 
+import math
 from typing import ClassVar
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from atlas_cli.errors import ConfigError
+from atlas_cli.data.collate import collate
+from atlas_cli.data.task_fields import canonical
+from atlas_cli.errors import ConfigError, PluginError
 from atlas_cli.tasks import causal_lm, instruction, question_answering, regression, sequence_classification
 from atlas_cli.tasks import token_classification as tokens
 from atlas_cli.tasks._heads import Classifier, PooledHead
-from atlas_cli.tasks.contract import IGNORE, BaseTask, Feature, Metric
+from atlas_cli.tasks.contract import IGNORE, BaseTask, Feature, Metric, check_declared
 from atlas_cli.testing.tasks import Conformance, conformance
 
 TEXTS = ["a good film", "a very bad film about a city", "good", "bad music and a bad play", "a film about good music"]
@@ -173,3 +176,42 @@ def test_a_broken_promise_is_found(name):
 
 def test_each_promise_has_a_task_that_breaks_it():
     assert set(SABOTAGE) == {name for name in vars(Conformance) if name.startswith("test_")}
+
+
+def test_what_labels_and_figures_are_is_held_against_what_the_task_says():
+    """At the first batch, and where a model that has not diverged is scored."""
+    feature = Feature(input_ids=[1, 2], labels=[0.5, 1.0])
+    assert collate(Task(), [feature], 0).labels.tolist() == [[0.5, 1.0]]
+    for broken, says in (
+        ({"label_dtype": torch.int64}, r"torch.float32 of \(1, 2\), and .* say torch.int64 of \(1, 2\)"),
+        ({"label_shape": BaseTask.label_shape}, r"torch.float32 of \(1, 2\), and .* say torch.float32 of \(1,\)"),
+        ({"label_tensor": lambda self, features, length: [1]}, "gives list, and "),
+    ):
+        with pytest.raises(PluginError, match=rf"test_task_suite\.py: Broken\.label_tensor .*{says}|gives list"):
+            collate(type("Broken", (Task,), {"__module__": __name__, **broken})(), [feature], 0)
+    metric = _Error()
+    metric.total, metric.count = float("nan"), 1
+    with pytest.raises(PluginError, match=r"test_task_suite\.py: _Error\.compute gives mae as nan, expected a number"):
+        Task().scores(metric)
+    metric.diverged = True
+    assert math.isnan(Task().scores(metric)["mae"])
+
+
+def test_a_list_may_be_empty_where_the_task_says_so():
+    class Tagged(Task):
+        fields = ("text", "tags")
+        forms: ClassVar = {"tags": "classes"}
+        may_be_empty = ("tags",)
+
+    check_declared(Tagged)
+    rows = [{"text": "a", "tags": []}, {"text": "b", "tags": ""}, {"text": "c", "tags": "x y"}]
+    columns = {"text": "text", "tags": "tags"}
+    assert [row["tags"] for row in canonical(rows, columns, Tagged, "data", "d")] == [[], [], ["x", "y"]]
+    with pytest.raises(ConfigError, match="row 1 of the data, column 'tags' is empty"):
+        canonical([{"text": "a", "tags": None}], columns, Tagged, "data", "d")
+    Tagged.may_be_empty = ()
+    with pytest.raises(ConfigError, match="row 1 of the data, column 'tags' is empty"):
+        canonical(rows, columns, Tagged, "data", "d")
+    Tagged.may_be_empty = ("text",)
+    with pytest.raises(ConfigError, match=r"Task\.may_be_empty: text is no list; its form must be words or classes"):
+        check_declared(Tagged)

@@ -59,7 +59,10 @@ class Evaluator:
                     activations = self.sent(activations, mask, number)
                 activations = activations.to(upper.dtype)
                 hidden = run_half(upper_half, mask, inputs_embeds=activations)
-                metric.update(model.head(hidden, mask), batch.labels.to(self.device), batch.features)
+                logits = model.head(hidden, mask)
+                smaller = min(hidden, logits, key=torch.numel)  # logits may be over a whole vocabulary
+                metric.diverged = metric.diverged or not bool(torch.isfinite(smaller).all())
+                metric.update(logits, batch.labels.to(self.device), batch.features)
         return metric
 
 
