@@ -1,5 +1,7 @@
 """Fenced blocks of README and the documentation work: commands parse, configs validate, tutorials run."""
 
+import functools
+import itertools
 import os
 import re
 import shlex
@@ -60,8 +62,6 @@ def parser():
 
 
 def _silent(function):
-    import functools
-
     @functools.wraps(function)
     def does_nothing(*arguments, **options):
         return None
@@ -121,24 +121,20 @@ def tutorials():
     return found
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("tutorial", list(tutorials()))
+NEEDS_A_MODEL = {"your-data"}  # which `atlas init` takes from the packaged ones
+MARKED = [pytest.param(t, marks=pytest.mark.packaged if t in NEEDS_A_MODEL else pytest.mark.slow) for t in tutorials()]
+
+
+@pytest.mark.parametrize("tutorial", MARKED)
 def test_tutorials_run(tutorial, tmp_path):
-    """Block after block in an empty folder, without a network; those in Python are one program."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "PIP_NO_INDEX": "1"}
-    program = ""
-    for language, text in tutorials()[tutorial]:
-        if language == "python":
-            program += text
-            continue
-        for line in text.replace("\\\n", " ").splitlines():
-            words = shlex.split(line, comments=True)
-            assert words[0] == "atlas"
-            command = [sys.executable, "-m", "atlas_cli", *words[1:]]
-            done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-            assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
-    if program:
-        done = subprocess.run(
-            [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True
-        )
-        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    """Block after block in an empty folder, without a network where no model is needed; neighbours are one program."""
+    offline = {} if tutorial in NEEDS_A_MODEL else {"HF_HUB_OFFLINE": "1", "PIP_NO_INDEX": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **offline}
+    for language, together in itertools.groupby(tutorials()[tutorial], key=lambda block: block[0]):
+        text = "".join(text for _, text in together)
+        commands = [["-m", "atlas_cli", *shlex.split(line)[1:]] for line in text.splitlines()]
+        for command in [["-c", text]] if language == "python" else commands:
+            done = subprocess.run(
+                [sys.executable, *command], cwd=tmp_path, env=environment, capture_output=True, text=True
+            )
+            assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
