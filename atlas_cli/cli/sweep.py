@@ -71,11 +71,12 @@ def command(
         with Stopping():  # SIGTERM is a KeyboardInterrupt, too
             for outcome in executor.run_all(trials, lambda trial: _say(console, trials, trial, f"log {trial.log}")):
                 done[outcome.number] = outcome
-                _record(folder, trials, done)
+                _record(folder, trials, done, goes_on=True)
                 _say(console, trials, trials[outcome.number - 1], _ended(outcome))
                 interrupted = interrupted or outcome.ends_sweep
     except KeyboardInterrupt:
         interrupted = True
+    _record(folder, trials, done, goes_on=False)
     _show(_rows(trials, done), as_json)
     if interrupted:
         console.print("interrupted; the same command goes on")
@@ -101,12 +102,16 @@ def _rows(trials: list[Trial], done: dict[int, Outcome]) -> list[tuple[Trial, Ou
     return [(trial, done.get(trial.number, Outcome(trial.number, "not started"))) for trial in trials]
 
 
-def _record(folder: RunDirectory, trials: list[Trial], done: dict[int, Outcome]) -> None:
+def _record(folder: RunDirectory, trials: list[Trial], done: dict[int, Outcome], *, goes_on: bool) -> None:
     from atlas_cli.cli._tables.sweep import sweep_record
     from atlas_cli.errors import OutputError
+    from atlas_cli.reports.page.report import FILE
+    from atlas_cli.reports.page.sweep import sweep_page
 
+    record = sweep_record(_rows(trials, done))
     with suppress(OutputError):  # on a full disk the runs fail, and say so
-        folder.write_json("sweep.json", sweep_record(_rows(trials, done)))
+        folder.write_json("sweep.json", record)
+        folder.write_text(FILE, sweep_page(folder.path, record, again=goes_on))
 
 
 def _say(console: Terminal, trials: list[Trial], trial: Trial, text: str) -> None:

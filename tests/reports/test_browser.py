@@ -7,6 +7,7 @@ from support.made_up_run import client_record, first_record, holder, memory_reco
 
 from atlas_cli.reports.page.records import RunRecords
 from atlas_cli.reports.page.report import page_of
+from atlas_cli.reports.page.sweep import sweep_page
 
 pytestmark = pytest.mark.browser
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install playwright)")
@@ -88,24 +89,34 @@ def everything():
     return RunRecords("run", "runs/run", manifest, metrics, lines, messages, [found], memory, audit)
 
 
+def a_sweep():
+    """Two runs of a group with a long name, over keys with long values."""
+    of = {"metric": "accuracy", "better": "higher", "after": 0.5, "bytes_up": 4_000_000, "bytes_down": 1_000_000}
+    values = {"seed": 0, "task_groups.questions.data.files": f"data/{LONG}.csv"}
+    run = {"values": values, "status": "finished", "run": f"/runs/{LONG}", "error": None, "seconds": 3.0}
+    return {"runs": [{"number": n, **run, "task_groups": {LONG: of}} for n in (1, 2)]}
+
+
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
-    """A report with all sections, one of a run that failed at once, and one of a run that goes on."""
+    """A report with all sections, one of a run that failed at once, one of a run that goes on, and that of a sweep."""
     folder, whole = tmp_path_factory.mktemp("pages"), everything()
     failed = {"name": LONG, "status": "failed", "error": f"cannot read /{LONG}/{LONG}/{LONG}.csv"}
     made = {
         "everything": page_of(whole),
         "failed": page_of(RunRecords("run", f"/{LONG}/run", failed, [])),
         "going on": page_of(
-            RunRecords("run", "runs/run", whole.manifest | {"status": "running"}, whole.metrics, going_on=True)
+            RunRecords("run", "runs/run", whole.manifest | {"status": "running"}, whole.metrics, going_on=True),
+            again=True,
         ),
+        "sweep": sweep_page(folder / "sweep", a_sweep()),
     }
     for name, text in made.items():
         (folder / f"{name}.html").write_text(text, encoding="utf-8")
     return {name: folder / f"{name}.html" for name in made}
 
 
-@pytest.mark.parametrize("which", ["everything", "failed", "going on"])
+@pytest.mark.parametrize("which", ["everything", "failed", "going on", "sweep"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_nothing_is_cut_off_and_nothing_fails(browser, pages, which, scheme):
     """At the widths of a laptop, a tablet and a phone, with what opens on a click closed and open."""

@@ -30,6 +30,7 @@ class Line:
         group: number of the task group, which gives colour and marker.
         dash: 0 is a solid line; only solid ones are in the legend.
         band: (x, low, high) where the value is known to lie in an interval.
+        marks: a text beside each point; then points are apart, and no line joins them.
     """
 
     label: str
@@ -37,6 +38,7 @@ class Line:
     group: int
     dash: int = 0
     band: Sequence[tuple[float, float, float]] = ()
+    marks: Sequence[str] = ()
 
 
 def line_chart(
@@ -78,16 +80,24 @@ def _path(points: Sequence[tuple[float, float]]) -> str:
 
 def _line(each: Line, x: Scale, y: Scale) -> str:
     places = [(x(a), y(b)) for a, b in each.points]
-    colour = f"var(--{colour_of_group(each.group)})"
+    marked = places if each.marks or len(places) <= MARKED else places[-1:]
+    dots = "".join(_marker(each, a, b) for a, b in marked)
+    marks = "".join(text(a + 5, b - 4, mark, kind="muted") for (a, b), mark in zip(places, each.marks, strict=False))
+    return f'{_stroke(each, _path(places))}<g class="edge">{dots}</g>{marks}'
+
+
+def _stroke(each: Line, path: str) -> str:
+    """The line itself, dashed as the task group is; nothing where points are apart."""
     dashes = DASHES[(each.dash + each.group // GROUP_COLOURS) % len(DASHES)]
     dash = f' stroke-dasharray="{dashes}"' if dashes else ""
-    marked = places if len(places) <= MARKED else places[-1:]
-    marker = MARKERS[each.group % len(MARKERS)]
-    dots = "".join(f'<path d="{marker}" transform="translate({number(a)} {number(b)})"/>' for a, b in marked)
-    return (
-        f'<path d="{_path(places)}" fill="none" stroke="{colour}" stroke-width="2"{dash}/>'
-        f'<g fill="{colour}" class="edge">{dots}</g>'
-    )
+    colour = f"var(--{colour_of_group(each.group)})"
+    return "" if each.marks else f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="2"{dash}/>'
+
+
+def _marker(each: Line, x: float, y: float) -> str:
+    shape = MARKERS[each.group % len(MARKERS)]
+    place = f'transform="translate({number(x)} {number(y)})"'
+    return f'<path d="{shape}" {place} fill="var(--{colour_of_group(each.group)})"/>'
 
 
 def _band(each: Line, x: Scale, y: Scale) -> str:
@@ -97,11 +107,4 @@ def _band(each: Line, x: Scale, y: Scale) -> str:
 
 
 def _swatch(each: Line) -> str:
-    colour = f"var(--{colour_of_group(each.group)})"
-    dashes = DASHES[(each.dash + each.group // GROUP_COLOURS) % len(DASHES)]
-    dash = f' stroke-dasharray="{dashes}"' if dashes else ""
-    marker = MARKERS[each.group % len(MARKERS)]
-    return (
-        f'<path d="M0,8h20" stroke="{colour}" stroke-width="2" fill="none"{dash}/>'
-        f'<path d="{marker}" transform="translate(10 8)" fill="{colour}"/>'
-    )
+    return _stroke(each, "M0,8h20") + _marker(each, 10, 8)

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
+from urllib.parse import quote
 
 from atlas_cli.reports.charts.canvas import standalone
 from atlas_cli.reports.escaped import escape
@@ -16,12 +17,22 @@ from atlas_cli.units import format_number
 
 MAX_ROWS = 500  # a page of many thousands opens in no browser
 FOLDED = 30  # a table with more rows is folded away
-LONG = 24  # letters of a word; longer ones are broken
+LONG = 18  # letters of a word; longer ones are broken
 FEW = 4  # columns that a phone can show side by side; of more each row becomes a card there
 MANY = 7  # columns that a tablet can show in full size
 
 T = TypeVar("T")
-Cell = str | int | float | None
+
+
+@dataclass(frozen=True)
+class Link:
+    """A cell that leads to a file beside the page."""
+
+    name: str
+    file: str
+
+
+Cell = str | int | float | Link | None
 
 
 @dataclass(frozen=True)
@@ -48,6 +59,8 @@ def shown(cell: Cell) -> str:
         return "-"
     if isinstance(cell, float):
         return format_number(cell) if cell == 0 or abs(cell) >= 0.001 else f"{cell:.2g}"
+    if isinstance(cell, Link):
+        return cell.name
     return f"{cell:,}" if isinstance(cell, int) else cell
 
 
@@ -74,9 +87,14 @@ def table(columns: Sequence[Column], rows: Iterable[Sequence[Cell]], caption: st
 
 
 def _row(columns: Sequence[Column], row: Sequence[Cell]) -> str:
-    first, *rest = zip(columns, map(shown, row), strict=True)
-    cells = "".join(f'<td{_kind(c, cell)} data-name="{escape(c.name)}">{escape(cell)}</td>' for c, cell in rest)
-    return f'<th scope="row"{_kind(*first)}>{escape(first[1])}</th>{cells}'
+    first, *rest = zip(columns, row, strict=True)
+    cells = "".join(f'<td{_kind(c, shown(cell))} data-name="{escape(c.name)}">{_inside(cell)}</td>' for c, cell in rest)
+    return f'<th scope="row"{_kind(first[0], shown(first[1]))}>{_inside(first[1])}</th>{cells}'
+
+
+def _inside(cell: Cell) -> str:
+    words = escape(shown(cell))
+    return f'<a href="{escape(quote(cell.file))}">{words}</a>' if isinstance(cell, Link) else words
 
 
 def _kind(column: Column, cell: str = "") -> str:

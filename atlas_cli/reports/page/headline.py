@@ -40,16 +40,23 @@ def _what(records: RunRecords) -> str:
     return f"{who} trained adapters of {model.get('name')}{where}{merged}, for {counted(records.done or 0, 'round')}."
 
 
-def unfinished(records: RunRecords) -> str:
-    """How far a run came that did not finish, and what to do; "" for one that did."""
+def unfinished(records: RunRecords, again: bool) -> str:
+    """How far a run came that did not finish, and what to do; "" for one that did.
+
+    Args:
+        again: the page is written anew while the run goes on, from metrics alone.
+    """
     status = str(records.manifest.get("status"))
     if status == "finished":
         return ""
     rounds = (records.config.get("training") or {}).get("rounds", "?")
     how_far = "before its first round" if records.done is None else f"after round {records.done} of {rounds}"
     if records.going_on:
-        text = f"Going on: {how_far.removeprefix('after ')} is done. This page loads itself again every few seconds"
-        return _banner(f"{text}; records by client are in it when the run ends, or at once by", _report(records))
+        text = f"Going on: {how_far.removeprefix('after ')} is done." if records.done is not None else "Just started."
+        if not again:
+            return _banner(text)
+        more = "This page loads itself again every few seconds. Figures by client come when the run ends, or at once:"
+        return _banner(f"{text} {more}", f"atlas report {shlex.quote(records.path)} --output now.html")
     why = f": {records.manifest['error']}" if records.manifest.get("error") else ""
     text = f"{'Not finished' if status == 'running' else status.capitalize()} {how_far}{why}"
     of_round = records.manifest.get("adapters_of_round")
@@ -58,12 +65,9 @@ def unfinished(records: RunRecords) -> str:
     return _banner(f"{text}. All figures are of the rounds until then; {kept}. To go on:", go_on)
 
 
-def _report(records: RunRecords) -> str:
-    return f"atlas report {shlex.quote(records.path)}"
-
-
-def _banner(text: str, command: str) -> str:
-    return f'<p class="unfinished" role="status">{escape(text)} <code>{escape(command)}</code></p>\n'
+def _banner(text: str, command: str = "") -> str:
+    code = f" <code>{escape(command)}</code>" if command else ""
+    return f'<p class="unfinished" role="status">{escape(text)}{code}</p>\n'
 
 
 def _part(title: str, lines: Iterable[str], state: str = "") -> str:

@@ -50,6 +50,6 @@ class LiveReport:
             self.run.path.name, str(self.run.path), self.manifest, [*self.before, *metrics], going_on=True
         )
         with suppress(OutputError):
-            self.run.write_text(FILE, page_of(records), sync=False)
+            self.run.write_text(FILE, page_of(records, again=True), sync=False)
         self.written = self.clock()
         self.cost = self.written - began

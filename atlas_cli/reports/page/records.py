@@ -18,7 +18,7 @@ class RunRecords:
 
     Attributes:
         folder: name of the run directory; ``path``: where it is.
-        going_on: the run is being computed, so that only the metrics are here and the page will be written again.
+        going_on: the run is being computed, so that records are missing, or will come.
     """
 
     folder: str
@@ -33,11 +33,14 @@ class RunRecords:
     going_on: bool = field(default=False, kw_only=True)
 
     @classmethod
-    def of_run(cls, run: RunDirectory, manifest: Mapping[str, Any] | None = None) -> RunRecords:
+    def of_run(
+        cls, run: RunDirectory, manifest: Mapping[str, Any] | None = None, *, going_on: bool = False
+    ) -> RunRecords:
         """All records that the run has.
 
         Args:
             manifest: the final manifest, if it is not yet in the run directory.
+            going_on: another process computes the run.
 
         Raises:
             ResourceError: no manifest, or a damaged record.
@@ -48,7 +51,8 @@ class RunRecords:
         memory, audit = (
             run.read_json(name) if (run.path / name).exists() else None for name in ("memory.json", "audit.json")
         )
-        return cls(run.path.name, str(run.path), manifest, metrics, clients, messages, clusters, memory, audit)
+        files = (metrics, clients, messages, clusters, memory, audit)
+        return cls(run.path.name, str(run.path), manifest, *files, going_on=going_on)
 
     @property
     def config(self) -> Mapping[str, Any]:

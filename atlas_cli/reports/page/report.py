@@ -63,16 +63,19 @@ def page(run: RunDirectory, manifest: Mapping[str, Any] | None = None) -> str:
     return page_of(RunRecords.of_run(run, manifest))
 
 
-def page_of(records: RunRecords) -> str:
-    """The page of some records; while a run goes on, without the sections that it has no records for."""
+def page_of(records: RunRecords, *, again: bool = False) -> str:
+    """The page of some records; while a run goes on, without the sections that it has no records for.
+
+    Args:
+        again: the page is going to be written again, and loads itself.
+    """
     parts = {title: part(records) for title, part in SECTIONS.items()}
     absent = "<p>Nothing recorded.</p>"
     shown = {
         title: part or absent for title, part in parts.items() if part or not (title in OPTIONAL or records.going_on)
     }
     name, status = str(records.manifest.get("name") or records.folder), str(records.manifest.get("status"))
-    head = (
-        f'<header><h1>{escape(name)}</h1><p><span class="status {escape(status)}">{escape(status)}</span> '
-        f'<span class="muted">{escape(records.folder)}</span></p>\n{unfinished(records)}{headline(records)}</header>\n'
-    )
-    return document(name, head, shown, again=records.going_on)
+    state = f'<span class="status {escape(status)}">{escape(status)}</span>'
+    first = f'<h1>{escape(name)}</h1><p>{state} <span class="muted">{escape(records.folder)}</span></p>\n'
+    head = f"<header>{first}{unfinished(records, again)}{headline(records)}</header>\n"
+    return document(name, head, shown, again=again)

@@ -1,0 +1,74 @@
+"""``atlas report``: the page of a run or of a sweep, made anew from its records."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from atlas_cli.runs.directory import RunDirectory
+
+
+def command(
+    source: Annotated[
+        Path | None,
+        typer.Argument(metavar="[RUN|SWEEP]", help="Run or sweep directory; default: the newest run under runs/."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", metavar="FILE", help="Write the page here, not into the directory.")
+    ] = None,
+    show: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+) -> None:
+    """Make report.html anew from the records of a run or a sweep, whatever state it is in.
+
+    A page is one file that needs no network. While a run is computed, its own page grows with every evaluation; all
+    its records so far go to the file that --output names. Examples: atlas report --open; atlas report
+    runs/20260131-120000_quickstart_0 --output result.html
+    """
+    from atlas_cli.reports.page.report import FILE
+    from atlas_cli.reports.terminal import Terminal
+    from atlas_cli.runs.directory import RunDirectory, open_run
+    from atlas_cli.runs.listing import newest_run
+    from atlas_cli.storage.writing import writing
+
+    if source is not None and (source / "sweep.json").is_file():
+        folder = RunDirectory(source)
+        page = _page_of_sweep(folder)
+    else:
+        folder = newest_run() if source is None else open_run(source)
+        page = _page_of_run(folder, output)
+    if output is None:
+        folder.write_text(FILE, page)
+        output = folder.path / FILE
+    else:
+        with writing(output):
+            output.write_text(page, encoding="utf-8", newline="\n")
+    console = Terminal()
+    console.say(f"report {output}")
+    if show:
+        import webbrowser
+
+        if not webbrowser.open(output.resolve().as_uri()):
+            console.say("no browser was found here; open the file in one")
+
+
+def _page_of_run(run: RunDirectory, output: Path | None) -> str:
+    from atlas_cli.errors import OutputError
+    from atlas_cli.reports.page.records import RunRecords
+    from atlas_cli.reports.page.report import page_of
+    from atlas_cli.runs.run_lock import writer_of
+
+    writer = writer_of(run)
+    if writer is not None and output is None:
+        raise OutputError(
+            f"{run.path} is written by {writer}, and its report.html with it; --output FILE writes all records so far"
+        )
+    return page_of(RunRecords.of_run(run, going_on=writer is not None))
+
+
+def _page_of_sweep(folder: RunDirectory) -> str:
+    from atlas_cli.reports.page.sweep import sweep_page
+
+    return sweep_page(folder.path, folder.read_json("sweep.json"))

@@ -1,0 +1,61 @@
+"""``atlas report``: the page of a run or a sweep from its records alone, whatever state it is in."""
+
+import json
+import webbrowser
+from pathlib import Path
+
+import pytest
+from support.made_up_run import build
+
+from atlas_cli.cli import main
+from atlas_cli.reports.page.report import page
+from atlas_cli.runs.run_lock import locked
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return build(tmp_path)
+
+
+@pytest.fixture
+def report(capsys):
+    def call(*arguments, code=0):
+        assert main(["report", *map(str, arguments)]) == code
+        said = capsys.readouterr()
+        return said.err if code else said.out
+
+    return call
+
+
+def test_the_newest_run_is_reported_anew_and_opened(run, report, monkeypatch):
+    opened = []
+    monkeypatch.setattr(webbrowser, "open", lambda address: opened.append(address) or True)
+    assert report("--open").startswith(f"report {Path('runs')}")
+    made = run.path / "report.html"
+    assert made.read_text(encoding="utf-8") == page(run) and opened == [made.as_uri()]
+
+
+def test_a_run_that_another_process_writes_is_reported_elsewhere(run, report, tmp_path):
+    run.write_json("manifest.json", run.read_json("manifest.json") | {"status": "running"})
+    assert "Not finished after round 3" in page(run)
+    with locked(run, lambda note: None):
+        assert "--output FILE writes all records so far" in report(run.path, code=1)
+        report(run.path, "--output", tmp_path / "now.html")
+    text = (tmp_path / "now.html").read_text(encoding="utf-8")
+    assert "Going on: round 3 of ? is done." in text and "<h2>Memory</h2>" in text and "refresh" not in text
+    assert not (run.path / "report.html").exists()
+
+
+def test_a_sweep_has_a_page_too(run, report, tmp_path):
+    folder = tmp_path / "runs" / "a_sweep"
+    folder.mkdir()
+    (folder / "sweep.json").write_text(json.dumps({"runs": []}))
+    report(folder)
+    assert "0 of 0 runs finished" in (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_what_cannot_be_reported_is_named(run, report, tmp_path):
+    assert "no such run directory" in report(tmp_path / "none", code=3)
+    assert "has no manifest.json" in report(tmp_path, code=3)
+    assert "cannot write" in report(run.path, "--output", tmp_path / "no" / "x.html", code=1)
