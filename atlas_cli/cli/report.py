@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from atlas_cli.cli._arguments import Json
+
 if TYPE_CHECKING:
     from atlas_cli.runs.directory import RunDirectory
+
+SECTION = "Look at results"
+EXAMPLES = ("atlas report --open", "atlas report runs/20260131-120000_quickstart_0 --output result.html")
 
 
 def command(
@@ -20,12 +26,12 @@ def command(
         Path | None, typer.Option("--output", metavar="FILE", help="Write the page here, not into the directory.")
     ] = None,
     show: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Make report.html anew from the records of a run or a sweep, whatever state it is in.
 
     A page is one file that needs no network. While a run is computed, its own page grows with every evaluation; all
-    its records so far go to the file that --output names. Examples: atlas report --open; atlas report
-    runs/20260131-120000_quickstart_0 --output result.html
+    its records so far go to the file that --output names.
     """
     from atlas_cli.reports.page.report import FILE
     from atlas_cli.reports.terminal import Terminal
@@ -45,8 +51,11 @@ def command(
     else:
         with writing(output):
             output.write_text(page, encoding="utf-8", newline="\n")
-    console = Terminal()
-    console.say(f"report {output}")
+    if as_json:
+        typer.echo(json.dumps({"report": str(output)}, indent=2))
+    console = Terminal(stderr=as_json)
+    if not as_json:
+        console.say(f"report {output}")
     if show:
         import webbrowser
 

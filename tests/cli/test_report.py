@@ -51,7 +51,7 @@ def test_a_sweep_has_a_page_too(run, report, tmp_path):
     folder = tmp_path / "runs" / "a_sweep"
     folder.mkdir()
     (folder / "sweep.json").write_text(json.dumps({"runs": []}))
-    report(folder)
+    assert json.loads(report(folder, "--json")) == {"report": str(folder / "report.html")}
     assert "0 of 0 runs finished" in (folder / "report.html").read_text(encoding="utf-8")
 
 
