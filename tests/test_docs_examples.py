@@ -16,6 +16,7 @@ from support.tiny_models import VOCABULARY, word_tokenizer
 from transformers import AutoModelForCausalLM, Olmo2Config
 
 from atlas_cli import discovery
+from atlas_cli.cli import main
 from atlas_cli.runs.schemas import KINDS, SCHEMAS, HolderMemory, ReferenceMemory
 
 ROOT = Path(__file__).parents[1]
@@ -25,13 +26,24 @@ TESTS_OF_AUTHORS = re.compile(r"runs on its own parts:\n\n```python\n(.*?)^```$"
 EXTENDING = (ROOT / "docs" / "guides" / "extend.md").read_text(encoding="utf-8")
 
 
+SUITES = """
+from atlas_cli.aggregation.methods.server_momentum import Method
+from atlas_cli.tasks import topics
+from atlas_cli.testing import methods
+
+TestMomentum = methods.conformance(Method)
+ROWS = [{"text": "good film", "label": ["art"]}, {"text": "a city", "label": ["place"]}, {"text": "the", "label": []}]
+TestTopics = conformance(topics.Task, [*ROWS, {"text": "bad film city", "label": ["art", "place"]}], ["art", "place"])
+"""
+
+
 @pytest.fixture(scope="module")
 def extended(tmp_path_factory):
     """A folder with a copy of the package to which every file of docs/guides/extend.md was added."""
     folder = tmp_path_factory.mktemp("extended")
     shutil.copytree(ROOT / "atlas_cli", folder / "atlas_cli", ignore=shutil.ignore_patterns("__pycache__"))
     parts = PART.findall(EXTENDING)
-    assert len(parts) == 8
+    assert len(parts) == 10
     for path, text in parts:
         assert not (folder / path).exists()
         (folder / path).write_text(text, encoding="utf-8")
@@ -126,6 +138,33 @@ def test_parts_of_extending(extended):
     assert atlas(extended, "status", run).stdout == "finished\n"
 
 
+def test_a_method_with_state_and_a_task_with_a_head_train_in_bfloat16(install, tmp_path, model_folder, capsys):
+    texts = {Path(path).stem: text for path, text in PART.findall(EXTENDING)}
+    modules = {f"lab_{name}": texts[name] for name in ("server_momentum", "topics")}
+    entries = "[atlas.aggregation]\nserver-momentum = lab_server_momentum\n[atlas.tasks]\ntopics = lab_topics\n"
+    install("lab-atlas", modules, entries)
+    words = [("good", ["art"]), ("city", ["place"]), ("fine", [])] * 6
+    rows = [{"text": f"the {word} film {i}", "label": label} for i, (word, label) in enumerate(words)]
+    rows += [{"text": f"a good city {i}", "label": ["art", "place"]} for i in range(2)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = {
+        "name": "topics",
+        "device": "cpu",
+        "model": {"name": model_folder("bert"), "dtype": "bfloat16", "split_layer": 2},
+        "task_groups": {"g": {"task": "topics", "classes": ["art", "place"], "data": {"files": "rows.jsonl"}}},
+        "clients": {"a": {"task_group": "g", "rank": 4}, "b": {"task_group": "g", "rank": 2}},
+        "training": {"rounds": 2, "local_steps": 2, "batch_size": 4, "max_length": 16},
+        "aggregation": {"method": "server-momentum", "options": {"momentum": 0.5}},
+        "output": {"dir": str(tmp_path / "runs")},
+    }
+    (tmp_path / "x.yaml").write_text(yaml.safe_dump(config))
+    assert main(["train", str(tmp_path / "x.yaml")]) == 0, capsys.readouterr().err
+    (run,) = (tmp_path / "runs").iterdir()
+    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    assert 0 <= last["test"]["micro_f1"] <= 1
+    assert json.loads((run / "manifest.json").read_text())["inputs"]["packages"]["lab-atlas"]["version"] == "1.5"
+
+
 @pytest.mark.slow
 def test_parts_of_a_package_of_ones_own(installed):
     experiment_in(installed)
@@ -176,7 +215,7 @@ def test_suites_of_extending(extended):
     """The lines with which an author tests a task, as they stand there."""
     text = (ROOT / "docs" / "guides" / "extend.md").read_text(encoding="utf-8")
     (suite,) = re.findall(r"^```python\n([^`]*TestRating = conformance\([^`]*)^```$", text, re.MULTILINE)
-    (extended / "test_rating.py").write_text(suite, encoding="utf-8")
+    (extended / "test_rating.py").write_text(f"{suite}\n{SUITES}", encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": str(extended)}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_rating.py"]
     done = subprocess.run(command, cwd=extended, env=environment, capture_output=True, text=True)
