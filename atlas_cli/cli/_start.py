@@ -13,7 +13,6 @@ from atlas_cli.errors import ConfigError
 
 if TYPE_CHECKING:
     from atlas_cli.data.rows import GroupData, Rows
-    from atlas_cli.tasks.contract import BaseTask
 
 LONGEST = 512  # tokens: more are for whoever knows why
 _SAMPLE = 500  # rows whose tokens are counted
@@ -143,7 +142,7 @@ def _with_data(wanted: Wanted, data: Path, out: Path) -> Start:
         name=name,
         groups={name: GroupStart(task_name, {"files": _from(out, data), **keys})},
         clients=clients,
-        about=[*_about(data, task, rows, found), lengths],
+        about=[*_about(data, task_name, rows, found), lengths],
         scheme="dirichlet-label" if task.one_class and not few else "iid",
         max_length=max_length,
     )
@@ -159,18 +158,21 @@ def _from(out: Path, data: Path) -> str:
         return data.absolute().as_posix()
 
 
-def _about(data: Path, task: type[BaseTask], rows: Rows, found: GroupData) -> list[str]:
+def _about(data: Path, task_name: str, rows: Rows, found: GroupData) -> list[str]:
     """What was seen, a line each."""
+    from atlas_cli import tasks
     from atlas_cli.data.class_names import count_labels, counts_sentence
     from atlas_cli.data.first_look import columns_of
     from atlas_cli.printable import on_one_line
 
     used = ", ".join(f if f == column else f"{f} is {column}" for f, column in found.columns.items())
     unread = [str(column) for column in columns_of(rows) if column not in found.columns.values()]
-    seen = f"{data.name}: {len(rows):,} rows; {used}" + (f"; not read: {', '.join(unread)}" if unread else "")
+    seen = f"{data.name}: {len(rows):,} rows for {task_name}; {used}" + (
+        f"; not read: {', '.join(unread)}" if unread else ""
+    )
     lines = [seen]
     if found.classes:
-        counts = count_labels([*found.train, *found.test], task.labels_in)
+        counts = count_labels([*found.train, *found.test], tasks.load(task_name).labels_in)
         lines.append(f"{len(found.classes)} classes: {counts_sentence(counts)}")
     return [on_one_line(line) for line in (*lines, *found.notes)]
 

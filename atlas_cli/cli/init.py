@@ -139,6 +139,8 @@ def _write(wanted: Wanted, out: Path | None) -> None:
         return
     for line in start.about:
         typer.echo(line)
+    if wanted.data is not None and (wanted.task is None or not wanted.columns):
+        typer.echo(f"{'columns' if wanted.task else 'task and columns'} are guessed: --task and --column choose others")
     try:
         with out.open("x", encoding="utf-8", newline="\n") as file:
             file.write(text)

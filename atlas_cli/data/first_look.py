@@ -127,10 +127,10 @@ def _likeliest(field: str, form: Form, columns: Sequence[str], rows: Rows) -> st
     fitting = {column: values for column in columns if _holds(form, values := _values(rows, column))}
     if field == "text" and fitting:
         return max(fitting, key=lambda column: sum(map(len, fitting[column])))
-    if field == "label":
-        repeated = {column: kinds for column, values in fitting.items() if (kinds := len(set(values))) > 1}
-        few = {column: kinds for column, kinds in repeated.items() if form == "number" or 2 * kinds <= len(rows)}
-        return min(few, key=lambda column: few[column], default=None)
+    if field == "label" and form == "class":  # a column of numbers may be anything, and most often numbers the rows
+        kinds = {column: len(set(values)) for column, values in fitting.items()}
+        repeated = [column for column in kinds if 1 < kinds[column] <= len(rows) / 2]
+        return min(repeated, key=lambda column: kinds[column], default=None)
     return None
 
 

@@ -26,7 +26,8 @@ def test_every_task_is_known_by_its_columns_and_trains(task, data, model_folder,
     family, file = TASKS[task]
     assert main(["init", "--data", str(data / file), "--model", model_folder(family), "--clients", "2"]) == 0
     out = capsys.readouterr().out
-    assert out.startswith(f"{file}: ") and out.endswith("wrote experiment.yaml; next: atlas train experiment.yaml\n")
+    assert out.startswith(f"{file}: ") and f" rows for {task}; " in out and "task and columns are guessed" in out
+    assert out.endswith("wrote experiment.yaml; next: atlas train experiment.yaml\n")
     (group,) = load_config("experiment.yaml").config.task_groups.values()
     assert group.task == task
     assert main(["train", "experiment.yaml", *QUICK]) == 0
@@ -63,7 +64,7 @@ def test_the_config_says_what_was_seen_and_what_was_asked_for(here, model_folder
     clients = {name: (each.device, each.rank, each.count) for name, each in config.clients.items()}
     assert clients == {"phone-2gib": ("phone-2gib", 4, 2), "laptop-8gib": ("laptop-8gib", 8, 1)}
     text = (here / "x.yaml").read_text()
-    assert "# mails.csv: 60 rows; text is message, label is kind; not read: id\n" in text
+    assert "# mails.csv: 60 rows for sequence-classification; text is message, label is kind; not read: id\n" in text
     assert "# 2 classes: spam 40, ham 20\n# tokens: half of the examples have at most " in text
     assert "\n      files: mails.csv\n" in text
 

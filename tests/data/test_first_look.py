@@ -21,6 +21,11 @@ def rows(**columns):
             {"text": "Sentence", "label": "Stars"},
         ),
         ({"a": [*"wxyz"], "b": TEXTS, "c": [*"ppqq"]}, "sequence-classification", {"text": "b", "label": "c"}),
+        (
+            {"id": [*"6789"], "body": TEXTS, "urgency": [*"abab"]},
+            "sequence-classification",
+            {"text": "body", "label": "urgency"},
+        ),
         ({"text": TEXTS, "score": ["0.5", "1", "3", "2"]}, "regression", {"text": "text", "label": "score"}),
         (
             {"sentence1": TEXTS, "sentence2": TEXTS, "label": [0, 1, 0, 1]},

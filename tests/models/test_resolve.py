@@ -484,3 +484,17 @@ def test_split_point_of_known_architectures(name, point):
 def test_split_point_of_a_folder_that_is_called_like_an_architecture(tmp_path):
     CONFIGS["gpt2"]().save_pretrained(tmp_path / "gpt2")
     assert get_split_point(str(tmp_path / "gpt2")) == 2
+
+
+def test_a_packaged_gguf_model_is_not_fetched_without_its_reader(monkeypatch):
+    monkeypatch.setattr(resolve.gguf_files, "find_spec", lambda name: None)
+    monkeypatch.setattr(resolve.packaged, "model_path", None)
+    with pytest.raises(ResourceError, match=r"^reading SmolLM2.* needs the gguf package"):
+        locate("smollm2-135m")
+
+
+def test_a_misspelt_name_is_answered_with_the_nearest():
+    with pytest.raises(
+        ResourceError, match=r"'minilmm' was not found .*; did you mean minilm\? Else give a local folder"
+    ):
+        config_of("minilmm")
