@@ -53,6 +53,9 @@ def computing() -> Facts:
     for i in range(torch.cuda.device_count()):
         found = torch.cuda.get_device_properties(i)
         devices.append({"name": f"cuda:{i}", "model": found.name, "memory": found.total_memory})
+        devices[-1]["bfloat16"] = (
+            torch.version.hip is not None or found.major >= 8
+        )  # units came with compute capability 8
     if torch.backends.mps.is_available():
         devices.append({"name": "mps"})
     return {
@@ -97,6 +100,9 @@ def warnings(facts: Facts) -> Iterator[str]:
             f"bfloat16 (training.autocast, model.dtype, a client's dtype) is {times:.0f} times slower than float32 on"
             " this CPU, which has no units for it; float32 is the default"
         )
+    for device in facts["devices"]:
+        if not device.get("bfloat16", True):
+            yield f"{device['name']} ({device['model']}) has no units for bfloat16; float32 is the default"
     for device, problem in facts["compile"].items():
         if problem is not None:
             yield f"engine.compile on {device} {problem}"

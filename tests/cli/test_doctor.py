@@ -1,6 +1,7 @@
 """``atlas doctor`` says what an installation has and lacks, and fails only where no run could start."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -57,8 +58,12 @@ def test_a_dependency_that_does_not_fit_prevents_runs(found, said, capsys, monke
 def test_slow_paths_and_those_that_fail_are_said(capsys, monkeypatch):
     monkeypatch.setattr("atlas_cli.planning.devices.devices.bfloat16_slowdown", lambda: 21.7)
     monkeypatch.setenv("CXX", "no-such-compiler")
-    slow, no_compiler = facts_of(capsys)["warnings"]
+    old = SimpleNamespace(name="Tesla T4", total_memory=16 * 2**30, major=7)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda number: old)
+    slow, old_gpu, no_compiler = (text for text in facts_of(capsys)["warnings"] if "triton" not in text)
     assert "22 times slower than float32" in slow
+    assert old_gpu.startswith("cuda:0 (Tesla T4) has no units for bfloat16")
     assert no_compiler.startswith("engine.compile on cpu needs a C++ compiler, and no-such-compiler is not on the PATH")
 
 
