@@ -28,7 +28,7 @@ from atlas_cli.privacy.account.norms import Norms, mean_norms
 from atlas_cli.privacy.client_side import ClientProtection
 from atlas_cli.privacy.mechanisms import active_mechanisms
 from atlas_cli.privacy.mechanisms.activations import ActivationNoise
-from atlas_cli.privacy.mechanisms.contract import BaseMechanism
+from atlas_cli.privacy.mechanisms.contract import BaseMechanism, sent_by
 from atlas_cli.privacy.mechanisms.examples import ExampleNoise
 from atlas_cli.privacy.mechanisms.fingerprints import FingerprintNoise
 from atlas_cli.privacy.mechanisms.mask_gradients import PaddingCover
@@ -142,7 +142,7 @@ class Protection:
 
         def sent(activations: Tensor, mask: Tensor, number: int) -> Tensor:
             for mechanism in mechanisms:
-                activations = mechanism.sent(activations, mask, (0, number))
+                activations = sent_by(mechanism, activations, mask, (0, number))
             return activations if noise is None else noise(activations, number)
 
         return sent

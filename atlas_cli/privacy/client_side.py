@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from atlas_cli.models.adapters.lora import AdapterSet
-from atlas_cli.privacy.mechanisms.contract import BaseMechanism
+from atlas_cli.privacy.mechanisms.contract import BaseMechanism, penalty_of, sent_by
 from atlas_cli.privacy.mechanisms.examples import ExampleNoise
 from atlas_cli.privacy.mechanisms.mask_gradients import PaddingCover
 from atlas_cli.tasks.contract import BaseTask
@@ -52,11 +52,11 @@ class ClientProtection:
             embedded: computes the embeddings of the tokens (B, T, D).
             number: of the round.
         """
-        penalties = [m.penalty(embedded, activations, mask) for m in self.mechanisms]
+        penalties = [penalty_of(m, embedded, activations, mask) for m in self.mechanisms]
         if given := [penalty for penalty in penalties if penalty is not None]:
             self._penalty = reduce(torch.add, given)
         for mechanism in self.mechanisms:
-            activations = mechanism.sent(activations, mask, (number, step))
+            activations = sent_by(mechanism, activations, mask, (number, step))
         if self.activations is None:
             return activations
         # hidden states of padding depend on the words, and are more vectors than the account has tokens

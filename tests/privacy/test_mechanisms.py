@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from atlas_cli.errors import ConfigError
+from atlas_cli.errors import ConfigError, PluginError
 from atlas_cli.privacy.mechanisms import nopeek
+from atlas_cli.privacy.mechanisms.contract import BaseMechanism, penalty_of, sent_by
 from atlas_cli.testing import mechanisms as conformance
 
 
@@ -39,3 +40,24 @@ def test_a_mechanism_that_breaks_a_promise_is_told_which(monkeypatch, hook, brok
     monkeypatch.setattr(nopeek.Mechanism, hook, broken)
     with pytest.raises(AssertionError, match=promise):
         conformance.check("nopeek", {"weight": 1.0})
+
+
+def test_what_a_mechanism_gives_is_held_against_its_contract():
+    activations, mask = torch.ones(2, 3, 4), torch.ones(2, 3)
+
+    class Mechanism(BaseMechanism):
+        protects = "nothing"
+
+        def sent(self, activations, mask, now):
+            return activations[:, :1] if now == (0, 0) else activations
+
+        def penalty(self, embedded, activations, mask):
+            return activations.sum(-1)
+
+    made = Mechanism(None, 0, "a")
+    says = r"test_mechanisms\.py: Mechanism\.sent gives torch\.float32 of \(2, 1, 4\), expected .* of \(2, 3, 4\)"
+    with pytest.raises(PluginError, match=says):
+        sent_by(made, activations, mask, (0, 0))
+    assert sent_by(made, activations, mask, (0, 1)) is activations
+    with pytest.raises(PluginError, match=r"Mechanism\.penalty gives a tensor of shape \(2, 3\), expected a 0-d"):
+        penalty_of(made, lambda: activations, activations, mask)

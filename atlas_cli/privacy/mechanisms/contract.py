@@ -23,6 +23,8 @@ import torch
 from torch import Tensor
 
 from atlas_cli.config.schema.section import Section
+from atlas_cli.errors import PluginError
+from atlas_cli.plugins import file_of
 from atlas_cli.seeding import torch_generator
 
 Channel = Literal["updates", "activations", "labels", "fingerprints"]
@@ -80,3 +82,36 @@ class BaseMechanism(ABC):
     def generator(self, now: tuple[int, int]) -> torch.Generator:
         """The generator of this party's noise in a round and step: equal ones draw equal noise, also after a resume."""
         return torch_generator(self._seed, f"privacy-{type(self).__module__}", self._party, *now)
+
+
+def sent_by(mechanism: BaseMechanism, activations: Tensor, mask: Tensor, now: tuple[int, int]) -> Tensor:
+    """What a mechanism sends instead of activations.
+
+    Raises:
+        PluginError: something of another shape or type.
+    """
+    found: object = mechanism.sent(activations, mask, now)
+    if isinstance(found, Tensor) and (found.shape, found.dtype) == (activations.shape, activations.dtype):
+        return found
+    gives = f"{found.dtype} of {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+    expected = f"{activations.dtype} of {tuple(activations.shape)}, as it was given"
+    raise PluginError(f"{file_of(type(mechanism))}: Mechanism.sent gives {gives}, expected {expected}")
+
+
+def penalty_of(
+    mechanism: BaseMechanism, embedded: Callable[[], Tensor], activations: Tensor, mask: Tensor
+) -> Tensor | None:
+    """What a mechanism adds to a client's loss.
+
+    Raises:
+        PluginError: something else than None or a 0-d tensor with a gradient.
+    """
+    found: object = mechanism.penalty(embedded, activations, mask)
+    if found is None:
+        return None
+    if isinstance(found, Tensor) and found.dim() == 0 and found.requires_grad >= activations.requires_grad:
+        return found
+    gives = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
+    raise PluginError(
+        f"{file_of(type(mechanism))}: Mechanism.penalty gives {gives}, expected a 0-d tensor with a gradient, or None"
+    )
