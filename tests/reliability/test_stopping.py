@@ -220,6 +220,23 @@ def test_adapters_of_the_last_whole_round_and_a_report_are_left(write, train, at
     assert "unfinished" not in page(run).partition("</style>")[2]
 
 
+def test_the_report_grows_while_the_run_goes_on(write, train, at_step, tmp_path):
+    """In the middle of a round the page has the rounds before it, those of an earlier process, too."""
+    seen = []
+
+    def look_and_stop():
+        seen.append(next(tmp_path.glob("runs/*/report.html")).read_text(encoding="utf-8"))
+        send(signal.SIGINT)()
+
+    at_step(3, look_and_stop)  # the first step of round 2
+    _, run = train(write())
+    at_step(3, look_and_stop)  # the first step of round 3, in a process that began with round 2
+    train("--resume", run.path)
+    for text, done in zip(seen, (1, 2), strict=True):
+        assert f"round {done} of 3 is done" in text and "before training" in text and 'http-equiv="refresh"' in text
+    assert "Interrupted after round 2 of 3" in page(run) and "refresh" not in page(run)
+
+
 def test_what_cannot_be_left_is_told_in_the_log_and_hides_nothing(write, train, at_step, monkeypatch, capsys):
     def broken(*arguments):
         raise RuntimeError("no room")

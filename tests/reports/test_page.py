@@ -20,6 +20,7 @@ from atlas_cli.reports.page.merging import merging
 from atlas_cli.reports.page.proof import proof, verdict
 from atlas_cli.reports.page.records import RunRecords
 from atlas_cli.reports.page.report import page, page_of, write_report
+from atlas_cli.reports.page.scores import scores
 
 CHECK = {
     "examples": 4,
@@ -124,6 +125,20 @@ def test_the_first_lines_say_what_does_not_hold(broken):
     assert 'class="card bad"' in headline(wrong)
 
 
+def test_a_metric_is_drawn_against_what_is_known_of_its_cost():
+    """Rounds without a time or an energy would make a cost too small: then it is not drawn."""
+
+    def against(joules, sent=9):
+        rounds = [{"simulated_seconds": 5.0, "simulated_joules": j, "bytes_up": sent, "bytes_down": 0} for j in joules]
+        metrics = [metrics_record("spam", 0), *(metrics_record("spam", r, **x) for r, x in enumerate(rounds, 1))]
+        return re.findall(r"<figcaption>Test accuracy by (\w+)", scores(records(metrics)))
+
+    assert against([2.0, 3.0]) == ["round", "MB", "seconds", "joules"]
+    assert against([2.0, None]) == ["round", "MB", "seconds"]
+    assert against([2.0, 3.0], sent=0) == ["round", "seconds", "joules"]
+    assert against([]) == ["round"]
+
+
 def test_counts_by_class_have_intervals():
     text = classes(records([metrics_record("questions", 3)]))
     first = re.findall(r"<td[^>]*>(.*?)</td>", text)
@@ -216,7 +231,7 @@ def test_bars_of_set_up_and_rounds_share_an_axis():
     """A bar that stands for ten times the bytes is ten times as long, whatever kind of message it is."""
     lines = [m for m in message_records("a", 1) if m["kind"] == "activations"] + message_records("a", 0)
     lines[0]["bytes"] = 1_500_000
-    widths = re.findall(r'<rect x="132" y="\d+" width="([\d.]+)"', wire(records(messages=lines)))
+    widths = re.findall(r'<rect x="144" y="\d+" width="([\d.]+)"', wire(records(messages=lines)))
     assert float(widths[1]) / float(widths[0]) == pytest.approx(10, rel=0.01)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from atlas_cli.reports.charts.canvas import LETTER, WIDTH, box, legend, line, shortened, svg, text
 from atlas_cli.reports.charts.scale import scale, tick_text
 
-LABELS = 132  # the width of the names
+LABELS = 144  # the width of the names
 ROW = 24
 
 

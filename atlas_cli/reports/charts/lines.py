@@ -10,6 +10,7 @@ from atlas_cli.reports.charts.palette import GROUP_COLOURS, colour_of_group
 from atlas_cli.reports.charts.scale import Scale, scale, tick_text
 
 HEIGHT = 180  # of the plot alone
+LEFT = 52  # where it begins, beside its ticks
 MARKED = 30  # points of a line that have a marker each; of more, the last
 DASHES = ("", "6 3", "2 2", "8 3 2 3")
 # around (0, 0)
@@ -56,7 +57,7 @@ def line_chart(
     heights = [y for each in drawn for _, y in each.points]
     heights += [y for each in drawn for _, *ends in each.band for y in ends]
     y_scale = scale(heights, top + HEIGHT, top, zero=from_zero)
-    x_scale = scale([x for each in drawn for x, _ in each.points], 48, WIDTH - 14, whole=rounds, zero=not rounds)
+    x_scale = scale([x for each in drawn for x, _ in each.points], LEFT, WIDTH - 14, whole=rounds, zero=not rounds)
     note = ", log scale" if y_scale.log else ""
     body = [head, text(0, top - 9, f"{y_name}{note}", kind="muted"), *_axes(x_scale, y_scale, x_name)]
     body += [_band(each, x_scale, y_scale) for each in drawn if each.band]
@@ -68,7 +69,7 @@ def _axes(x: Scale, y: Scale, x_name: str) -> list[str]:
     bottom = max(y.start, y.end)
     found = []
     for tick in y.ticks:
-        found += [line(48, y(tick), WIDTH - 6, y(tick)), text(42, y(tick) + 4, tick_text(tick), "end", "muted")]
+        found += [line(LEFT, y(tick), WIDTH - 6, y(tick)), text(LEFT - 6, y(tick) + 4, tick_text(tick), "end", "muted")]
     for tick in x.ticks:
         found.append(text(x(tick), bottom + 16, tick_text(tick), "middle", "muted"))
     return [*found, text(WIDTH - 6, bottom + 33, x_name, "end", "muted")]

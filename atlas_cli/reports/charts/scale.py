@@ -52,11 +52,11 @@ def scale(values: Sequence[float], start: float, end: float, *, whole: bool = Fa
 
 
 def tick_text(value: float) -> str:
-    """A tick in few characters: ``0.25``, ``1,200``, ``3e-05``."""
+    """A tick in few characters: ``0.25``, ``1,200``, ``3e-5``."""
     if value == 0:
         return "0"
     if abs(value) >= 1e6 or abs(value) < 1e-3:
-        return f"{value:.3g}"
+        return f"{value:.3g}".replace("e-0", "e-").replace("e+0", "e")
     return f"{value:,.6g}"
 
 

@@ -15,6 +15,7 @@ from atlas_cli.reports.summary import GroupSummary
 from atlas_cli.units import format_bytes_mb, format_bytes_mib, format_number, format_seconds
 
 SHOWN = 6  # task groups that the headline names
+MERGING = ("split-federated", "federated")  # modes in which adapters are merged
 
 
 def headline(records: RunRecords) -> str:
@@ -32,9 +33,10 @@ def _what(records: RunRecords) -> str:
     """The experiment in a sentence."""
     model, config = records.manifest.get("model") or {}, records.config
     clients = sum(entry.get("count") or 1 for entry in (config.get("clients") or {}).values())
+    mode = config.get("mode", "split-federated")
     cut = f", cut after block {model['split_layer']} of {model['layers']}" if model.get("split_layer") else ""
-    where = cut if config.get("mode", "split-federated") == "split-federated" else f" ({config['mode']})"
-    method = (config.get("aggregation") or {}).get("method")
+    where = cut if mode == "split-federated" else f" ({mode})"
+    method = (config.get("aggregation") or {}).get("method") if mode in MERGING else None
     merged = f", merged by {method}" if method else ""
     who = f"{counted(clients, 'client')} in {counted(len(records.groups), 'task group')}"
     return f"{who} trained adapters of {model.get('name')}{where}{merged}, for {counted(records.done or 0, 'round')}."

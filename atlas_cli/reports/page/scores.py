@@ -54,21 +54,21 @@ def scores(records: RunRecords) -> str:
 
 
 def _prices(records: RunRecords) -> list[_Price]:
+    """What rounds cost, as far as it is known and not nothing."""
     rounds = [row for row in records.metrics if row["round"] > 0]
     timed = bool(rounds) and all(row["simulated_seconds"] is not None for row in rounds)
+    clock = _Price("seconds", "seconds on the virtual clock of the devices", lambda r: r["simulated_seconds"])
     found = [
         _Price("MB", "MB that its clients sent and got after set-up", lambda r: (r["bytes_up"] + r["bytes_down"]) / MB),
-        _Price("seconds", "seconds on the virtual clock of the devices", lambda r: r["simulated_seconds"])
-        if timed
-        else _Price("seconds", "seconds on this machine", lambda r: r["seconds"]),
+        clock if timed else _Price("seconds", "seconds on this machine", lambda r: r["seconds"]),
+        _Price("joules", "joules of all devices on the virtual clock", lambda r: r["simulated_joules"]),
     ]
-    if timed and all(row["simulated_joules"] is not None for row in rounds):
-        found.append(_Price("joules", "joules of all devices on the virtual clock", lambda r: r["simulated_joules"]))
-    return found
+    known = [price for price in found if all(price.of(row) is not None for row in rounds)]
+    return [price for price in known if any(price.of(row) for row in rounds)]
 
 
 def _against(records: RunRecords, metric: str, price: _Price | None) -> str:
-    """A metric by round, with intervals, or by what it cost until then."""
+    """A metric by round, or by what it cost until then, with intervals."""
     name = metric.replace("_", " ")
     lines, data = [], []
     groups = [group for group, rows in records.groups.items() if primary_metric(rows) == metric]
