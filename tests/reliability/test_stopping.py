@@ -12,6 +12,7 @@ import pytest
 from atlas_cli.cli import main
 from atlas_cli.errors import NonFiniteError
 from atlas_cli.experiment import session
+from atlas_cli.reports.page import live
 from atlas_cli.reports.page.report import page
 from atlas_cli.runs.checkpoint import folders
 from atlas_cli.runs.directory import RunDirectory
@@ -220,8 +221,9 @@ def test_adapters_of_the_last_whole_round_and_a_report_are_left(write, train, at
     assert "unfinished" not in page(run).partition("</style>")[2]
 
 
-def test_the_report_grows_while_the_run_goes_on(write, train, at_step, tmp_path):
+def test_the_report_grows_while_the_run_goes_on(write, train, at_step, tmp_path, monkeypatch):
     """In the middle of a round the page has the rounds before it, those of an earlier process, too."""
+    monkeypatch.setattr(live, "SHARE", 1e9)  # after every round, though these take less time than a page
     seen = []
 
     def look_and_stop():
