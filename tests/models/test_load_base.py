@@ -423,9 +423,10 @@ def test_what_transformers_would_pass_over_in_a_gguf_file_is_refused(change, why
     assert not list(gguf_files.folder_of(gguf_file).parent.glob("*"))
 
 
-def test_a_gguf_file_without_the_package_that_reads_it(gguf_file, monkeypatch):
-    monkeypatch.setattr(gguf_files, "find_spec", lambda name: None)
+@pytest.mark.parametrize("package", ["gguf", "accelerate"])
+def test_a_gguf_file_without_the_package_that_reads_it(package, gguf_file, monkeypatch):
+    monkeypatch.setattr(gguf_files, "find_spec", lambda name: None if name == package else name)
     for read in (load, tokenizer_of):
         with pytest.raises(ResourceError) as error:
             read(gguf_file)
-        assert str(error.value) == f"reading tiny.gguf needs the gguf package: {install_command('gguf')}"
+        assert str(error.value) == f"reading tiny.gguf needs the {package} package: {install_command('gguf')}"

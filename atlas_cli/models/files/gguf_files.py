@@ -31,13 +31,14 @@ def is_converted(file: Path) -> bool:
 
 
 def require_reader(file: Path) -> None:
-    """Check that the package that reads GGUF is installed.
+    """Check that the packages that read GGUF are installed.
 
     Raises:
-        ResourceError: it is not; says how to install it.
+        ResourceError: one is not; says how to install it.
     """
-    if find_spec("gguf") is None:
-        raise ResourceError(f"reading {file.name} needs the gguf package: {install_command('gguf')}")
+    for package in ("gguf", "accelerate"):
+        if find_spec(package) is None:
+            raise ResourceError(f"reading {file.name} needs the {package} package: {install_command('gguf')}")
 
 
 def converted(file: Path) -> Path:
