@@ -11,6 +11,7 @@ import io
 import os
 import sys
 from contextlib import AbstractContextManager, nullcontext
+from types import ModuleType
 from typing import Annotated
 
 import typer
@@ -57,14 +58,22 @@ def options(
     """Options of every command; ``main`` takes ``--debug`` and ``--quiet`` out before Typer sees them."""
 
 
-_SECTIONS = ("Run", "Plan and check", "Look at results", "Set up")  # in this order in the help
+_SECTIONS = ("Run", "Plan and check", "Look at results", "Set up", "Added")  # in this order in the help
+
+
+def _section(module: ModuleType) -> str:
+    """The ``SECTION`` of a command's file; one that was added need not name any."""
+    found: str = getattr(module, "SECTION", "")
+    return found if found in _SECTIONS else _SECTIONS[-1]
+
+
 _modules = {name: discovery.load("cli", name) for name in discovery.names("cli")}
-for _name, _module in sorted(_modules.items(), key=lambda item: _SECTIONS.index(item[1].SECTION)):
+for _name, _module in sorted(_modules.items(), key=lambda item: _SECTIONS.index(_section(item[1]))):
     if hasattr(_module, "app"):
-        app.add_typer(_module.app, name=_name, rich_help_panel=_module.SECTION)
+        app.add_typer(_module.app, name=_name, rich_help_panel=_section(_module))
     else:
-        _shown = "\n".join(_module.EXAMPLES)
-        app.command(_name, cls=Command, rich_help_panel=_module.SECTION, epilog=_shown)(_module.command)
+        _shown = "\n".join(getattr(_module, "EXAMPLES", ()))
+        app.command(_name, cls=Command, rich_help_panel=_section(_module), epilog=_shown)(_module.command)
 
 
 def main(argv: list[str] | None = None) -> int:
