@@ -181,7 +181,7 @@ def test_a_folder(run, model_folder):
     assert json.loads(out)["split_layer"] == 2
 
 
-@pytest.mark.parametrize("family", ["bert", "gpt2", "llama", "distilbert"])
+@pytest.mark.parametrize("family", ["bert", "llama"])
 def test_a_client_that_is_too_large_trains_with_checkpointing(family, config_file, run, no_pictures):
     phone = {"a": {"device": "phone", "split_layer": 3}}
     training = {"rounds": 1, "local_steps": 1, "batch_size": 8}

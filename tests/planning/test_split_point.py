@@ -166,7 +166,7 @@ def test_every_remedy_works_and_none_can_be_larger(share):
         for name in ("batch", "tokens"):
             if getattr(changed, name) != getattr(setting, name):
                 larger = replace(changed, **{name: getattr(changed, name) + 1})
-                assert choose_split("gpt2", larger, with_memory(memory)).layer is None, remedy
+                assert Shapes(config_of("gpt2"), larger).client(1, larger).peak > memory, remedy
 
 
 def test_remedies_together_where_none_is_enough_alone():
@@ -251,6 +251,7 @@ print(json.dumps([len(choice.rows), seconds, peak]))
 """
 
 
+@pytest.mark.slow
 def test_seventy_billion_parameters_take_seconds_and_no_weights():
     done = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=True)
     layers, seconds, peak = json.loads(done.stdout)

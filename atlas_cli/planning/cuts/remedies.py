@@ -18,7 +18,7 @@ def remedies(shapes: Shapes, cut: int, memory: int) -> tuple[str, ...]:
     enough, all of them together, with the largest batch and then the greatest length that fit. Where that is not
     enough, the least memory that is.
     """
-    asked = shapes.setting
+    asked, shortest = shapes.setting, min(SHORTEST, shapes.setting.tokens)
     peaks: dict[Setting, int] = {}
 
     def peak(setting: Setting) -> int:
@@ -31,16 +31,14 @@ def remedies(shapes: Shapes, cut: int, memory: int) -> tuple[str, ...]:
 
     def largest(setting: Setting) -> Setting | None:
         """The largest batch that fits, else the greatest length at one example."""
-        batch = _largest(1, asked.batch, lambda n: fits(replace(setting, batch=n)))
+        batch = _largest(1, asked.batch, memory, lambda n: peak(replace(setting, batch=n)))
         if batch is not None:
             return replace(setting, batch=batch)
-        length = _largest(
-            min(SHORTEST, asked.tokens), asked.tokens, lambda n: fits(replace(setting, batch=1, tokens=n))
-        )
+        length = _largest(shortest, asked.tokens, memory, lambda n: peak(replace(setting, batch=1, tokens=n)))
         return None if length is None else replace(setting, batch=1, tokens=length)
 
-    length = _largest(min(SHORTEST, asked.tokens), asked.tokens, lambda n: fits(replace(asked, tokens=n)))
-    batch = _largest(1, asked.batch, lambda n: fits(replace(asked, batch=n)))
+    length = _largest(shortest, asked.tokens, memory, lambda n: peak(replace(asked, tokens=n)))
+    batch = _largest(1, asked.batch, memory, lambda n: peak(replace(asked, batch=n)))
     alone = [
         *([replace(asked, batch=batch)] if batch is not None else []),
         *([replace(asked, checkpointing=True)] if not asked.checkpointing else []),
@@ -54,7 +52,7 @@ def remedies(shapes: Shapes, cut: int, memory: int) -> tuple[str, ...]:
     together = largest(everything)
     if together is not None:
         return (f"{_options(asked, together)} fits ({size_text(peak(together))})",)
-    smallest = replace(everything, batch=1, tokens=min(SHORTEST, asked.tokens))
+    smallest = replace(everything, batch=1, tokens=shortest)
     return (
         f"nothing makes it fit: layer {cut} with {_options(asked, smallest)} needs at least "
         f"{size_text(peak(smallest))}, a device with {size_text(peak(asked))} takes it as asked",
@@ -66,13 +64,19 @@ def size_text(size: int) -> str:
     return f"{size / 2**30:,.1f} GiB" if size >= 100 * 2**30 else format_bytes_mib(size)
 
 
-def _largest(low: int, high: int, fits: Callable[[int], bool]) -> int | None:
-    """The largest number from ``low`` to ``high`` that fits, if all smaller ones fit too."""
-    if not fits(low):
+def _largest(low: int, high: int, memory: int, peak: Callable[[int], int]) -> int | None:
+    """The largest number from ``low`` to ``high`` whose peak fits, if all smaller ones fit too.
+
+    A peak takes a trace, and peaks grow almost in a line: so it is looked for where a line reaches the memory.
+    """
+    if peak(low) > memory:
         return None
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    if peak(high) <= memory:
+        return high
+    while high - low > 1:  # low fits, and high does not
+        guess = low + (high - low) * (memory - peak(low)) // (peak(high) - peak(low))
+        guess = min(max(guess, low + 1), high - 1)
+        low, high = (guess, high) if peak(guess) <= memory else (low, guess)
     return low
 
 
