@@ -47,8 +47,13 @@ def test_modes(config_file, mode, sent):
 
 
 @pytest.mark.usefixtures("no_pictures")
-@pytest.mark.parametrize("labels", ["server", "client"])
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(
+    ("task", "labels"),
+    [
+        *((task, "server") for task in TASKS),
+        *((task, "client") for task in ("sequence-classification", "token-classification", "causal-lm")),
+    ],
+)
 def test_task_types(config_file, task, labels):
     run = train(config_file(task, training={"labels": labels, "rounds": 1}))
     wanted = {"activations", "gradients", "adapters"}

@@ -43,7 +43,8 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_equals_one_process(make_federation, case):
-    changes = {"engine": {"fuse": "off"}, **CASES[case]}
+    training = {"local_steps": 2, **CASES[case].get("training", {})}
+    changes = {"engine": {"fuse": "off"}, **CASES[case], "training": training}
     plain, remote = make_federation(**changes), make_federation(**changes)
     same(run(remote, Hosts(remote, seed=len(case))), run(plain))
 

@@ -180,8 +180,10 @@ SAYS = {
 }
 
 
-@pytest.mark.parametrize("update", ["pooled", "sequential", "per-client"])
-@pytest.mark.parametrize("where", SAYS)
+@pytest.mark.parametrize(
+    ("update", "where"),
+    [*(("pooled", where) for where in SAYS), ("sequential", "gradient sent"), ("per-client", "own gradient")],
+)
 def test_a_client_with_a_nan_is_dropped_as_if_it_had_failed_before_that_step(
     make_config, train_quietly, monkeypatch, where, update
 ):

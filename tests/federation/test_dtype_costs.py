@@ -55,17 +55,18 @@ def test_a_round_is_predicted_to_the_byte_and_a_set_up_is_halved(labels, make_co
     assert 2 * weights["a"] == weights["b"] == weights["c"]
 
 
-@pytest.mark.parametrize("padded", [True, False])
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "padded"),
     [
-        {"family": "gpt2"},
-        {"family": "llama", "checkpoint": True},
-        {"family": "bert", "training": {"labels": "client"}},
-        {"family": "distilbert", "training": {"labels": "client"}},
-        {"family": "gpt2", "training": {"labels": "client"}, "lm": True},
-        {"family": "llama", "training": {"labels": "client"}, "lm": True},
-        {"family": "bert", "mode": "federated"},
+        ({"family": "gpt2"}, True),
+        ({"family": "gpt2"}, False),
+        ({"family": "llama", "checkpoint": True}, True),
+        ({"family": "bert", "training": {"labels": "client"}}, True),
+        ({"family": "bert", "training": {"labels": "client"}}, False),
+        ({"family": "distilbert", "training": {"labels": "client"}}, True),
+        ({"family": "gpt2", "training": {"labels": "client"}, "lm": True}, True),
+        ({"family": "llama", "training": {"labels": "client"}, "lm": True}, False),
+        ({"family": "bert", "mode": "federated"}, True),
     ],
     ids=str,
 )
@@ -84,9 +85,11 @@ def test_what_a_client_holds_is_predicted(changes, padded, lines, make_config):
     assert ours.frozen_weights < 0.6 * theirs.frozen_weights and ours.peak < theirs.peak
 
 
-@pytest.mark.parametrize("padded", [True, False])
-@pytest.mark.parametrize("family", ["gpt2", "bert"])
-@pytest.mark.parametrize("clients", [ALL, ONE], ids=["all", "one"])
+@pytest.mark.parametrize(
+    ("clients", "family", "padded"),
+    [(ALL, "gpt2", True), (ALL, "bert", False), (ONE, "gpt2", False), (ONE, "bert", True)],
+    ids=["all", "all, not padded", "one, not padded", "one"],
+)
 def test_what_the_server_holds_is_predicted(clients, family, padded, make_federation):
     made = make_federation(family, **clients)
     shape = Shape(4, 16, padded)

@@ -105,9 +105,9 @@ def costs(made, monkeypatch):
 @pytest.mark.parametrize("memory", [None, "1 KiB"])
 def test_a_round_costs_what_its_cohort_does(many, monkeypatch, tmp_path, method, memory):
     away = {"engine": {"offload": memory}, "output": {"dir": str(tmp_path)}}
-    few, more = (costs(many(n, aggregation={"method": method}, **away), monkeypatch) for n in (48, 198))
-    assert few[2:4] == more[2:4]  # of 50 and of 200 clients
-    for found, clients in ((few, 50), (more, 200)):
+    few, more = (costs(many(n, aggregation={"method": method}, **away), monkeypatch) for n in (48, 98))
+    assert few[2:4] == more[2:4]  # of 50 and of 100 clients
+    for found, clients in ((few, 50), (more, 100)):
         assert [each["_client_line"] for each in found] == [clients, 2, 2, 2, clients]
         assert [each["_look_at"] for each in found] == [clients, 2, 2, 2, clients]
         assert memory or found[-1]["sha256_tensors"] >= clients * 2 * LAYERS  # the last round trusts no counter

@@ -53,8 +53,10 @@ def a_round(made, cohort, number, ledger=None):
     return trained, errors
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("method", "family"),
+    [*((method, "gpt2") for method in METHODS), *((method, "llama") for method in ("delta-svd", "fedsa", "flora"))],
+)
 def test_two_rounds_deliver_what_the_method_says(method, family, make_config):
     """By value, against dense sums; d_in != d_out in GPT-2's c_attn and LLaMA's grouped v."""
     made = build(make_config(family, aggregation={"method": method}, training=FAST))

@@ -11,8 +11,16 @@ from atlas_cli.planning.plan import make_plan
 PARTS = ("frozen_weights", "adapters", "heads", "gradients", "optimizer", "saved_activations", "cut_buffers")
 
 
-@pytest.mark.parametrize("mode", ["split-federated", "federated"])
-@pytest.mark.parametrize("family", ["gpt2", "bert", "llama", "distilbert"])
+@pytest.mark.parametrize(
+    ("family", "mode"),
+    [
+        ("gpt2", "split-federated"),
+        ("gpt2", "federated"),
+        ("bert", "federated"),
+        ("llama", "split-federated"),
+        ("distilbert", "split-federated"),
+    ],
+)
 def test_predicted_and_measured(family, mode, model_folder, tmp_path):
     config = {
         "name": "x",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -30,31 +31,32 @@ def chaos():
     return benchmark("chaos")
 
 
+def write_config(folder, model_folder, **changes) -> Path:
+    """A config file with these changes by section, and its data; runs go to folder/runs."""
+    (folder / "data.csv").write_text("\n".join(["text,label", *ROWS]) + "\n")
+    config = {
+        "name": "toy",
+        "device": "cpu",
+        "threads": 1,
+        "model": {"name": model_folder("bert"), "split_layer": 2},
+        "task_groups": {
+            "g": {"task": "sequence-classification", "data": {"files": str(folder / "data.csv")}},
+        },
+        "clients": {"a": {"task_group": "g", "rank": 4}, "b": {"task_group": "g", "rank": 2}},
+        "training": {"rounds": 3, "local_steps": 2, "batch_size": 4, "max_length": 32},
+        "output": {"dir": str(folder / "runs")},
+    }
+    for section, values in changes.items():
+        config[section] = {**config.get(section, {}), **values} if isinstance(values, dict) else values
+    path = folder / "toy.yaml"
+    path.write_text(yaml.safe_dump(config, sort_keys=False))
+    return path
+
+
 @pytest.fixture
 def write(tmp_path, model_folder):
     """``write(section={...})``: a config file with these changes; runs go to tmp_path/runs."""
-
-    def make(**changes) -> Path:
-        (tmp_path / "data.csv").write_text("\n".join(["text,label", *ROWS]) + "\n")
-        config = {
-            "name": "toy",
-            "device": "cpu",
-            "threads": 1,
-            "model": {"name": model_folder("bert"), "split_layer": 2},
-            "task_groups": {
-                "g": {"task": "sequence-classification", "data": {"files": str(tmp_path / "data.csv")}},
-            },
-            "clients": {"a": {"task_group": "g", "rank": 4}, "b": {"task_group": "g", "rank": 2}},
-            "training": {"rounds": 3, "local_steps": 2, "batch_size": 4, "max_length": 32},
-            "output": {"dir": str(tmp_path / "runs")},
-        }
-        for section, values in changes.items():
-            config[section] = {**config.get(section, {}), **values} if isinstance(values, dict) else values
-        path = tmp_path / "toy.yaml"
-        path.write_text(yaml.safe_dump(config, sort_keys=False))
-        return path
-
-    return make
+    return partial(write_config, tmp_path, model_folder)
 
 
 @pytest.fixture
@@ -69,29 +71,48 @@ def train(tmp_path):
     return run
 
 
+def leave_pictures_out(monkeypatch):
+    monkeypatch.setattr(session, "write_report", lambda run, manifest: run.write_text("report.html", "<svg></svg>"))
+
+
 @pytest.fixture
 def no_pictures(monkeypatch):
-    monkeypatch.setattr(session, "write_report", lambda run, manifest: run.write_text("report.html", "<svg></svg>"))
+    leave_pictures_out(monkeypatch)
+
+
+def call_at_step(monkeypatch, real, n, action):
+    count = iter(range(1, 10**6))
+
+    def on_step(self, number):
+        tell = real(self, number)
+
+        def then(step, done):
+            if next(count) == n:
+                action()
+            tell(step, done)
+
+        return then
+
+    monkeypatch.setattr(session.Recorder, "on_step", on_step)
 
 
 @pytest.fixture
 def at_step(monkeypatch):
     """``at_step(n, action)``: call ``action`` once, after the n-th local step from now on."""
-    real = session.Recorder.on_step
+    return partial(call_at_step, monkeypatch, session.Recorder.on_step)
 
-    def plan(n, action):
-        count = iter(range(1, 10**6))
 
-        def on_step(self, number):
-            tell = real(self, number)
+@pytest.fixture(scope="module")
+def stopped_once(tmp_path_factory, model_folder):
+    """The folder of a run that was interrupted in its second round, to be copied and left as it is."""
 
-            def then(step, done):
-                if next(count) == n:
-                    action()
-                tell(step, done)
+    def interrupt():
+        raise KeyboardInterrupt
 
-            return then
-
-        monkeypatch.setattr(session.Recorder, "on_step", on_step)
-
-    return plan
+    folder = tmp_path_factory.mktemp("stopped")
+    with pytest.MonkeyPatch.context() as patch:
+        leave_pictures_out(patch)
+        call_at_step(patch, session.Recorder.on_step, 3, interrupt)
+        assert main(["train", str(write_config(folder, model_folder, server={"rank": 2}))]) == 130
+    (made,) = (folder / "runs").iterdir()
+    return made

@@ -169,14 +169,10 @@ def test_only_whole_checkpoints_are_counted_and_the_newest_are_kept(run):
 
 
 @pytest.fixture
-def stopped(write, train, no_pictures, at_step):
-    def stop():
-        raise KeyboardInterrupt
-
-    at_step(3, stop)
-    code, run = train(write(server={"rank": 2}))
-    assert code == 130
-    return run
+def stopped(stopped_once, tmp_path, no_pictures):
+    """A copy of it to harm."""
+    shutil.copytree(stopped_once, tmp_path / "runs" / stopped_once.name)
+    return RunDirectory(tmp_path / "runs" / stopped_once.name)
 
 
 def other_state(change):

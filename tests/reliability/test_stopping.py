@@ -195,8 +195,9 @@ def adapters(run):
     return {path.relative_to(run.path): path.read_bytes() for path in run.path.glob("adapters/*/*/*")}
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("how", ["interrupted", "failed"])
+@pytest.mark.parametrize(
+    ("case", "how"), [*((case, "interrupted") for case in CASES), ("plain", "failed"), ("changes the base", "failed")]
+)
 def test_adapters_of_the_last_whole_round_and_a_report_are_left(write, train, at_step, case, how):
     """The adapters of a run that stopped in round 3 are those of one of two rounds, to the byte."""
     changes = {**CASES[case], "training": {"rounds": 3, "local_steps": 2, **CASES[case].get("training", {})}}
