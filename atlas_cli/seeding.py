@@ -43,5 +43,8 @@ def forked(seed: int, *purpose: str | int, device: str | torch.device = "cpu") -
     kind = torch.device(device).type
     devices = [] if kind == "cpu" else list(range(getattr(torch, kind).device_count()))
     with torch.random.fork_rng(devices=devices, device_type="cuda" if kind == "cpu" else kind):
-        torch.manual_seed(derive(seed, *purpose))
+        if kind == "cpu":  # torch.manual_seed seeds accelerators, too, and formats a traceback for one not yet in use
+            torch.default_generator.manual_seed(derive(seed, *purpose))
+        else:
+            torch.manual_seed(derive(seed, *purpose))
         yield

@@ -21,7 +21,7 @@ from atlas_cli.federation.parties import split_server
 from atlas_cli.wire.ledger import Ledger
 
 SGD = {"name": "sgd", "lr": 0.1}  # Adam makes a rounding error of a gradient near 0 as large as a step
-TRAINING = {"rounds": 2, "local_steps": 3, "client_optimizer": SGD, "server_optimizer": SGD}
+TRAINING = {"rounds": 3, "local_steps": 3, "client_optimizer": SGD, "server_optimizer": SGD}
 GAPS = {"a": {"rank": {0: 4, 1: 1}}, "b": {"rank": {1: 3}}, "c": {"rank": {0: 2}}}
 CUTS = {"a": {"split_layer": 1}}
 
@@ -76,7 +76,9 @@ def test_a_run_with_shared_passes_is_the_run_without(
     found = []
     for fuse in ("off", "auto"):
         engine = {**changes.get("engine", {}), "fuse": fuse}
-        federation = make_federation(family, **{**changes, "engine": engine, "training": {**TRAINING, **training}})
+        federation = make_federation(
+            family, **{**changes, "engine": engine, "training": {**TRAINING, "rounds": 2, **training}}
+        )
         with monkeypatch.context() as patch:
             sizes = counted(federation, patch)
             recorder = train_quietly(federation)
