@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 # C0 and C1 controls but tab and line feed; marks, embeddings, overrides and isolates of bidirectional text (Unicode
 # Standard Annex 9), which show a text in another order than it has; line separators; surrogates, which nothing encodes.
@@ -17,3 +18,9 @@ def printable(text: str) -> str:
 def on_one_line(text: str) -> str:
     r"""``printable`` for a text that must stay on its line: tab and line feed are escaped, too."""
     return printable(text).replace("\t", r"\t").replace("\n", r"\n")
+
+
+def listed(names: Iterable[str], most: int = 3) -> str:
+    """The first names, and how many more there are: ``a, b, c and 4 more``."""
+    every = list(names)
+    return ", ".join(every[:most]) + (f" and {len(every) - most:,} more" if len(every) > most else "")

@@ -7,8 +7,7 @@ import time
 
 import pytest
 
-from atlas_cli.experiment.signals import Stopping
-from atlas_cli.interrupts import interrupts_between_imports
+from atlas_cli.interrupts import Stopping, interrupts_between_imports
 
 
 @pytest.fixture(autouse=True)

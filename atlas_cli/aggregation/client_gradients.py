@@ -16,10 +16,8 @@ from atlas_cli.aggregation.contract import BaseMethod, ClientTerm, ExtraTensors,
 from atlas_cli.models.adapters.lora import AdapterSet
 
 
-def apply_term(term: ClientTerm | None, adapters: AdapterSet) -> None:
+def apply_term(term: ClientTerm, adapters: AdapterSet) -> None:
     """Add the gradient of the term's penalty after a local step's backward, then let the term correct the gradients."""
-    if term is None:
-        return
     named = {f"{path}.{name}": p for path, each in adapters.adapters.items() for name, p in each.named_parameters()}
     scales = scales_of(adapters)
     penalty = term.penalty(absorb(named, scales))

@@ -11,12 +11,13 @@ the sum is one matrix.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from atlas_cli.aggregation.contract import Adapters, Factors, Merge, Update
+from atlas_cli.aggregation.contract import Adapters, BaseMethod, Context, Factors, Merge, Update
 from atlas_cli.aggregation.error import shares
 from atlas_cli.aggregation.low_rank import DENSE_COPIES, dense_svd, precise, redistribute
 from atlas_cli.errors import ConfigError
@@ -31,24 +32,47 @@ def trimmed_mean(values: Tensor, cut: int) -> Tensor:
     return values.sort(0).values[cut : len(values) - cut].mean(0)
 
 
-def merge_by_coordinate(
-    current: Adapters, updates: Sequence[Update], centre: Callable[[Tensor], Tensor], memory: int | None = None
-) -> Merge:
-    """G after the round at the group's ranks, and G before truncation; layers that nobody sent stay as they are.
+class CoordinateMethod(BaseMethod):
+    """A method that merges by a centre of its own, of the clients' changes and of their heads.
 
-    Args:
-        centre: of values (K, rows, d_in) over their first axis.
-        memory: bytes that the merge of a layer may take; None: chunks of 64 MiB beside the dense sum and its SVD.
-
-    Raises:
-        ConfigError: the cap is below what the dense sum and its SVD take.
+    Where no cap is set on the memory of a merge, chunks take 64 MiB beside the dense sum and its SVD.
     """
-    merged, target = dict(current), dict(current)
-    for path, before in current.items():
-        if held := [update.adapters[path] for _, update in shares(path, updates)]:
-            whole = dense_svd(_moved(before, held, centre, memory))
-            target[path], merged[path] = whole.factors, redistribute(whole, before)
-    return Merge(merged, target=target)
+
+    EQUAL_CLIENTS = True
+    CUTS_MAY_DIFFER = False  # what the server trained for several clients is not one value
+    UNWEIGHTED = "counts each client once"
+
+    @abstractmethod
+    def _centre(self, values: Tensor) -> Tensor:
+        """The centre of values (K, ...) over their first axis."""
+
+    def aggregate(self, current: Adapters, updates: Sequence[Update], context: Context) -> Merge:
+        """G after the round at the group's ranks, and G before truncation; layers that nobody sent stay as they are."""
+        merged, target = dict(current), dict(current)
+        for path, before in current.items():
+            if held := [update.adapters[path] for _, update in shares(path, updates)]:
+                self.require_room(before.A.shape[1], before.B.shape[0])
+                whole = dense_svd(_moved(before, held, self._centre, self.server_memory))
+                target[path], merged[path] = whole.factors, redistribute(whole, before)
+        return Merge(merged, target=target)
+
+    def merge_values(self, values: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
+        """The centre of the values, as for adapters."""
+        return self._centre(torch.stack(list(values)))
+
+    def require_room(self, d_in: int, d_out: int) -> None:
+        """Check that the dense sum and its SVD fit.
+
+        Raises:
+            ConfigError: they do not.
+        """
+        needed = DENSE_COPIES * 8 * d_out * d_in
+        if self.server_memory is not None and self.server_memory < needed:
+            raise ConfigError(
+                f"{self.server_memory} bytes are too few to merge a layer of {d_out} x {d_in} by coordinates; allow at "
+                f"least {needed}",
+                key="aggregation.server_memory",
+            )
 
 
 def _moved(before: Factors, held: Sequence[Factors], centre: Callable[[Tensor], Tensor], memory: int | None) -> Tensor:
@@ -63,22 +87,7 @@ def _moved(before: Factors, held: Sequence[Factors], centre: Callable[[Tensor], 
     return total
 
 
-def require_room(d_in: int, d_out: int, memory: int | None) -> None:
-    """Check that a layer of this size can be merged in ``memory`` bytes; None means no limit.
-
-    Raises:
-        ConfigError: the dense sum and its SVD take more.
-    """
-    needed = DENSE_COPIES * 8 * d_out * d_in
-    if memory is not None and memory < needed:
-        raise ConfigError(
-            f"{memory} bytes are too few to merge a layer of {d_out} x {d_in} by coordinates; allow at least {needed}",
-            key="aggregation.server_memory",
-        )
-
-
 def _rows(total: Tensor, n_clients: int, memory: int | None) -> int:
     d_out, d_in = total.shape
-    require_room(d_in, d_out, memory)
     chunk = CHUNK_BYTES if memory is None else memory - 2 * 8 * d_out * d_in
     return min(d_out, max(1, chunk // (CHUNK_COPIES * 8 * n_clients * d_in)))

@@ -2,7 +2,7 @@
 
 This repeats what a receiver does: it loads adapters, adds rows to its base (``base-change``) or replaces them
 (``base-total``), draws new initial factors if its method does, and subtracts what its adapter already adds
-(``federation.base_change``). Parts that a method leaves with the client are as they were at set-up.
+(``federation.merging.base_change``). Parts that a method leaves with the client are as they were at set-up.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from atlas_cli.aggregation.contract import Factors, absorb, release, scales_of, truncated
+from atlas_cli.aggregation.contract import Factors, absorb, release, scales_of
 from atlas_cli.audit.figures import Inapplicable
 from atlas_cli.federation.federation import Federation
 from atlas_cli.runs.directory import RunDirectory
@@ -59,7 +59,7 @@ class Deliveries:
         """
         member, device = self.federation.aggregator.members[client], self.federation.device
         scales = scales_of(member.adapters)
-        held = release(truncated(self.federation.aggregator.merged[member.group], member.ranks), scales)
+        held = release(self.federation.aggregator.held_of(client), scales)
         changes: Pieces = {}
         for each in self.to(client, number, (Delivery, *BASE)):
             message = each.read(Delivery) if each.type is Delivery else each.read(BaseRows)

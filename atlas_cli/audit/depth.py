@@ -23,10 +23,14 @@ from atlas_cli.audit.attacks import ridge_inverter
 from atlas_cli.audit.attacks._recovery import nearest
 from atlas_cli.audit.evidence import Tokens, tokens_of
 from atlas_cli.audit.figures import share_interval
+from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.data.collate import collate
 from atlas_cli.federation.federation import Federation
-from atlas_cli.federation.parties.split_client import as_inputs
+from atlas_cli.federation.parties.party import as_inputs
 from atlas_cli.models.halves.split import run_half
+from atlas_cli.planning.cuts.choice import SplitChoice, choose_split
+from atlas_cli.planning.cuts.table import Setting
+from atlas_cli.planning.devices.devices import BUILT_IN, client_devices, server_device
 from atlas_cli.privacy.mechanisms.nopeek import distance_correlation
 from atlas_cli.seeding import numpy_generator, torch_generator
 from atlas_cli.tasks.contract import Feature
@@ -35,6 +39,7 @@ PAIRS = 800  # tokens whose distances are compared
 TEXTS_OF_TRACE = 16
 PROBES = 4  # random signs a text
 BATCH = 16
+DEFAULT_DEVICE = BUILT_IN["laptop-8gib"]
 
 
 @dataclass(frozen=True)
@@ -141,3 +146,23 @@ def _activations(federation: Federation, layer: int, texts: Sequence[Feature]) -
 def _sample(texts: Sequence[Feature], most: int, seed: int) -> list[Feature]:
     order = numpy_generator(seed, "depth").permutation(len(texts))[:most]
     return [texts[i] for i in order]
+
+
+def costs_by_layer(config: ExperimentConfig, hf_config: object) -> SplitChoice:
+    """The table for the first client with a device, else for a thin laptop, at the largest rank.
+
+    Raises:
+        ConfigError: a device is unknown, or has no memory figure.
+    """
+    device = next(iter(client_devices(config).values()), DEFAULT_DEVICE)
+    ranks = [spec.rank for spec in config.expanded_clients()]
+    sizes = [max(r.values()) if isinstance(r, dict) else r for r in ranks if r != "auto"]
+    setting = Setting(
+        batch=config.training.batch_size,
+        tokens=config.training.max_length,
+        rank=max((size for size in sizes if isinstance(size, int)), default=8),
+        targets=config.lora.targets if config.lora.targets == "auto" else tuple(config.lora.targets),
+        dtype=config.model.dtype,
+        fused_gelu=config.model.fused_gelu,
+    )
+    return choose_split(config.model.name, setting, device, server_device(config), hf_config=hf_config)

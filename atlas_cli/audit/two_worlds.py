@@ -175,7 +175,7 @@ def reseed(federation: Federation, seed: int) -> None:
 def _merged(federation: Federation, client: str) -> list[float]:
     """Random linear functions of the merged dW of every layer, which do not depend on its factors."""
     group, features = federation.aggregator.members[client].group, []
-    for path, factors in federation.aggregator.merged[group].items():
+    for path, factors in federation.aggregator.groups[group].merged.items():
         draw = torch_generator(0, "worlds-probe", path)
         right = torch.randn(factors.A.shape[1], PROBES, generator=draw)
         left = torch.randn(factors.B.shape[0], PROBES, generator=draw)

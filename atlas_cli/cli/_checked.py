@@ -23,7 +23,7 @@ def checked(config: ExperimentConfig, data: bool = True) -> tuple[Plan, dict[str
     from atlas_cli.data.prepare import prepare
     from atlas_cli.engines.remote.cluster import require_installed
     from atlas_cli.experiment.allocation.device_fit import fit_to_devices, must_fit
-    from atlas_cli.federation.computing_device import computing_device
+    from atlas_cli.federation.loaded_experiment import computing_device
     from atlas_cli.federation.warm_start import check_adapters, check_heads
     from atlas_cli.models.files.tokenizer_file import require_vocabulary
     from atlas_cli.models.frozen.load import load_tokenizer, require_weights

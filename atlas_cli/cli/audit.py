@@ -158,8 +158,7 @@ def _by_layer(file: Path, overrides: list[str], examples: int, output: Path | No
         with _writing(output):
             output.mkdir(parents=True, exist_ok=True)
     with locating(loaded), Terminal(stderr=True).status("reading") as status:
-        from atlas_cli.audit.depth import measure_depth
-        from atlas_cli.audit.depth_costs import costs_by_layer
+        from atlas_cli.audit.depth import costs_by_layer, measure_depth
         from atlas_cli.cli._tables.depth import depth_record, depth_table, draw_depth, leakage_file
         from atlas_cli.federation.build import build
 

@@ -49,7 +49,7 @@ def command(
     """
     from atlas_cli import discovery
     from atlas_cli.config.grid import expand, load_grid
-    from atlas_cli.experiment.signals import Stopping
+    from atlas_cli.interrupts import Stopping
     from atlas_cli.reports.terminal import Terminal
     from atlas_cli.sweeps.trial import Trial
 

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from atlas_cli.clustering.sketch import sketch
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.data.collate import collate
 from atlas_cli.errors import ConfigError
@@ -27,7 +26,7 @@ from atlas_cli.federation.parties.numerics import gradient_of
 from atlas_cli.federation.parties.trainables import build_head
 from atlas_cli.federation.probe import probe
 from atlas_cli.models.block_paths import layer_of
-from atlas_cli.seeding import numpy_generator
+from atlas_cli.seeding import numpy_generator, torch_generator
 from atlas_cli.tasks.contract import Feature
 from atlas_cli.wire.ledger import Ledger
 from atlas_cli.wire.messages import Fingerprint
@@ -124,3 +123,17 @@ def draw(
         seen[label] += 1
     chosen = [features[i] for _, i in sorted(turns, key=lambda turn: turn[0])][: batches * size]
     return [chosen[start : start + size] for start in range(0, len(chosen), size)]
+
+
+def sketch(gradients: Mapping[str, Tensor], size: int = 64, seed: int = 0) -> Tensor:
+    """Project named gradients onto ``size`` seeded directions, (size,) in float32; inner products stay, in expectation.
+
+    A part at a time, so that no matrix is larger than ``size`` times the largest gradient. Drawn on the CPU, so that
+    devices agree.
+    """
+    total = torch.zeros(size)
+    for name, gradient in gradients.items():
+        flat = gradient.detach().reshape(-1).float().cpu()
+        directions = torch.randn(size, len(flat), generator=torch_generator(seed, "sketch", name, size))
+        total += directions @ flat / size**0.5
+    return total

@@ -14,10 +14,11 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
-from atlas_cli.aggregation.contract import Factors, absorb, release, scales_of, truncated
+from atlas_cli.aggregation.contract import Factors, release, scales_of, truncated
 from atlas_cli.aggregation.low_rank import redistribute, weighted_sum
 from atlas_cli.federation.federation import Federation
 from atlas_cli.federation.merging.aggregator import Aggregator
+from atlas_cli.federation.merging.merged_group import MergedGroup, factors_to_merge
 from atlas_cli.federation.parties.setting import Setting
 from atlas_cli.federation.parties.trainables import Trainables
 from atlas_cli.models.adapters.lora import AdapterSet
@@ -43,26 +44,22 @@ def regroup(federation: Federation, clusters: Mapping[str, str]) -> list[str]:
 def _regroup_adapters(federation: Federation, before: Mapping[str, str]) -> None:
     aggregator = federation.aggregator
     now = {client: member.group for client, member in aggregator.members.items()}
-    merged, groups, changes, version = aggregator.merged, aggregator.groups, aggregator.changes, aggregator.version
-    aggregator.merged, aggregator.groups, aggregator.changes, aggregator.version = {}, {}, {}, {}
+    groups, aggregator.groups = aggregator.groups, {}
     aggregator.uppers = {}  # with clusters all clients have one split layer, and no layer has two kinds of holders
     parts = {cluster: _shares(aggregator, now, before, cluster) for cluster in sorted(set(now.values()))}
     aggregator.method.regroup(parts)
     for cluster, shares in parts.items():
         first = next(iter(shares))
         if shares.keys() == {cluster} and _clients(now, cluster) == _clients(before, cluster):
-            aggregator.merged[cluster], aggregator.groups[cluster] = merged[cluster], groups[cluster]
-            aggregator.changes[cluster], aggregator.version[cluster] = changes[cluster], version[cluster]
+            aggregator.groups[cluster] = groups[cluster]
             continue
-        aggregator.groups[cluster] = adapters = _room(federation, _clients(now, cluster))
-        fresh = absorb(adapters.state(), scales_of(adapters))
-        one = len(shares) == 1
-        ranks = {path: factors.rank for path, factors in fresh.items()}
-        values = truncated(merged[first], ranks) if one else _mean(aggregator, shares, merged, fresh)
+        merged, adapters = {group: groups[group].merged for group in shares}, _room(federation, _clients(now, cluster))
+        fresh, one = factors_to_merge(adapters), len(shares) == 1
+        values = truncated(merged[first], adapters.ranks) if one else _mean(aggregator, shares, merged, fresh)
         adapters.load(release(values, scales_of(adapters)))
-        aggregator.start_group(cluster)
-        aggregator.merged[cluster] = {path: Factors(*(t.clone() for t in f)) for path, f in values.items()}
-        aggregator.version[cluster] = version[first] if one else 1 + max(version[group] for group in shares)
+        aggregator.groups[cluster] = begun = MergedGroup(adapters, aggregator.method.CHANGES_BASE)
+        begun.merged = {path: Factors(*(t.clone() for t in f)) for path, f in values.items()}
+        begun.version = groups[first].version if one else 1 + max(groups[group].version for group in shares)
         for client in _clients(now, cluster) if not one else ():
             aggregator.members[client].version = -1
 

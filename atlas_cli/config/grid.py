@@ -14,6 +14,7 @@ from pathlib import Path
 from atlas_cli.config.load import LoadedConfig, load_config
 from atlas_cli.config.overrides import COMMAND_LINE
 from atlas_cli.errors import ConfigError
+from atlas_cli.printable import listed
 
 
 @dataclass(frozen=True)
@@ -123,10 +124,7 @@ def _choices(argument: str) -> tuple[str, list[str]]:
 
 
 def _among(having: Sequence[Combination], total: int) -> str:
-    if len(having) == total:
-        return ""
-    more = f" and {len(having) - 1} more" if len(having) > 1 else ""
-    return f" (with {having[0].label}{more})"
+    return "" if len(having) == total else f" (with {listed((each.label for each in having), 1)})"
 
 
 def _error(message: str, key: str) -> ConfigError:

@@ -35,13 +35,11 @@ class LoadedConfig:
     Attributes:
         config: the experiment, frozen.
         path: the file, as it was given, or that of an example.
-        source_map: line (from 1) of every key and list item of the file, by its path.
         origins: by dotted key, where it was set: ``file:line`` or "override"; only keys that were set.
     """
 
     config: ExperimentConfig
     path: Path
-    source_map: Mapping[KeyPath, int]
     origins: Mapping[str, str]
 
     def where(self, key: str) -> str:
@@ -82,7 +80,7 @@ def _loaded(document: strict_yaml.Document, path: Path, overrides: Sequence[str]
     config, notes = with_absolute_paths(config, path.parent, lambda key: _where(origins, path, key) == COMMAND_LINE)
     for note in notes:
         _say_once(f"note: {path}: {note}")
-    return LoadedConfig(config, path, document.lines, origins)
+    return LoadedConfig(config, path, origins)
 
 
 @cache

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.data.class_names import count_labels, counts_sentence
 from atlas_cli.data.collate import collate
 from atlas_cli.data.length_fit import Fit, fit_notes, only_whole
 from atlas_cli.data.partitions.schemes import Partition, partition, split_local_test
-from atlas_cli.data.read import GroupData, read_group
-from atlas_cli.data.shared_texts import overlap_notes
+from atlas_cli.data.read import read_group
+from atlas_cli.data.rows import GroupData, identity
 from atlas_cli.data.token_cache import encode
 from atlas_cli.errors import ConfigError, during
 from atlas_cli.models.files.tokenizer_file import other_tokens
+from atlas_cli.printable import listed
 from atlas_cli.tasks import build as build_task
 from atlas_cli.tasks.contract import BaseTask, Feature
 
@@ -156,7 +157,32 @@ def _unread_note(data: GroupData, used: Collection[str | None]) -> str | None:
     """A source's columns that are no field of the task and not what rows are dealt or held out by; None without any."""
     read = {*data.columns, *data.columns.values(), *used}
     unread = [column for column in dict.fromkeys(name for row in data.train for name in row) if column not in read]
-    if not unread:
-        return None
-    more = f" and {len(unread) - SHOWN_COLUMNS} more" if len(unread) > SHOWN_COLUMNS else ""
-    return f"columns that are not read: {', '.join(repr(str(name)) for name in unread[:SHOWN_COLUMNS])}{more}"
+    shown = listed((repr(str(name)) for name in unread), SHOWN_COLUMNS)
+    return f"columns that are not read: {shown}" if unread else None
+
+
+_ANSWERS = ("label", "tags", "answers", "response")
+
+
+def overlap_notes(groups: Mapping[str, GroupData]) -> dict[str, list[str]]:
+    """One sentence for each pair of groups where training texts of one are test texts of the other.
+
+    Such texts matter where something learned in one group reaches the other. They are the rule for groups that read the
+    same file, as each holds out rows of its own.
+    """
+    trained = {name: {_text(row, data) for row in data.train} for name, data in groups.items()}
+    notes: dict[str, list[str]] = {name: [] for name in groups}
+    for name, data in groups.items():
+        tested = [_text(row, data) for row in data.test]
+        for other in groups:
+            count = sum(text in trained[other] for text in tested) if other != name else 0
+            if count:
+                notes[name].append(
+                    f"{count:,} of {len(tested):,} test texts are training texts of task group {other}, whose adapters"
+                    " are merged with this one's; give both groups the same test part (test_files)"
+                )
+    return notes
+
+
+def _text(row: Mapping[str, Any], data: GroupData) -> str:
+    return identity(row, [field for field in data.columns if field not in _ANSWERS])

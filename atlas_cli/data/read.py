@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Literal, cast
 
 from atlas_cli.data import class_names as labels
 from atlas_cli.data.partitions import holdout
-from atlas_cli.data.row_account import Account
-from atlas_cli.data.rows import GroupData, RowNumbers, Rows, SourceRows, identity
+from atlas_cli.data.rows import Account, GroupData, RowNumbers, Rows, SourceRows, identity
 from atlas_cli.data.sources import read_source
 from atlas_cli.data.task_fields import canonical
 from atlas_cli.errors import ConfigError

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from atlas_cli import tasks
 from atlas_cli.errors import ConfigError
-from atlas_cli.models.files.tokenizer_facts import tokenizer_parts
+from atlas_cli.models.files.tokenizer_file import tokenizer_parts
 from atlas_cli.storage.cached_folders import cache_dir, replace
 from atlas_cli.tasks.contract import BaseTask, Feature, Row
 

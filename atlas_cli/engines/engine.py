@@ -5,28 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
-from atlas_cli.engines.in_process import local_steps
+from atlas_cli.engines.in_process import OnStep, local_steps
 from atlas_cli.federation.attendance import Attendance
+from atlas_cli.federation.batches import LocalWork
 from atlas_cli.federation.federation import Federation
-from atlas_cli.federation.local_work import LocalWork
 from atlas_cli.models.halves.transfer import copies_overlapped
 from atlas_cli.wire.ledger import Ledger
 
-
-class LocalSteps(Protocol):
-    """Runs the local steps of a round for the clients present, as ``in_process.local_steps``."""
-
-    def __call__(
-        self,
-        federation: Federation,
-        attendance: Attendance,
-        ledger: Ledger,
-        on_step: Callable[[int, dict[str, LocalWork]], None],
-        /,
-    ) -> dict[str, LocalWork]:
-        """The work of every client that began the round; dropped clients leave ``attendance``."""
+# runs the local steps of a round for the clients present, as ``in_process.local_steps``
+LocalSteps = Callable[[Federation, Attendance, Ledger, OnStep], dict[str, LocalWork]]
 
 
 class Engine(NamedTuple):

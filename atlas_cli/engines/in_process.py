@@ -6,28 +6,30 @@ One pass of clients is served at a time, so that only its graph is alive; the re
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 from atlas_cli.data.collate import Batch
-from atlas_cli.engines.passes import begin_round, one_by_one, order_of, passes
+from atlas_cli.engines.passes import begin_round, order_of, passes
 from atlas_cli.errors import NonFiniteError, during
 from atlas_cli.federation.attendance import Attendance
-from atlas_cli.federation.batches import batch_of
+from atlas_cli.federation.batches import LocalWork, batch_of
 from atlas_cli.federation.federation import Federation
-from atlas_cli.federation.local_work import LocalWork
 from atlas_cli.federation.parties.exchange import exchange, exchange_all
 from atlas_cli.federation.parties.optimizers import learning_rate_factor
 from atlas_cli.federation.parties.shared_client_pass import ClientPass
+from atlas_cli.printable import listed
 from atlas_cli.wire.ledger import Ledger
+
+OnStep = Callable[[int, dict[str, LocalWork]], None]
 
 
 def local_steps(
-    federation: Federation,
-    attendance: Attendance,
-    ledger: Ledger,
-    on_step: Callable[[int, dict[str, LocalWork]], None],
+    federation: Federation, attendance: Attendance, ledger: Ledger, on_step: OnStep
 ) -> dict[str, LocalWork]:
     """Run the local steps of a round for the clients present; dropped clients leave ``attendance``.
+
+    Args:
+        on_step: called after each step with its number from 0, and the work of each client so far.
 
     Returns:
         The work of every client that began the round, of dropped ones until they were dropped.
@@ -36,19 +38,18 @@ def local_steps(
         NonFiniteError: with ``training.on_nonfinite: stop``, or if no single client caused it.
     """
     training, server, number = federation.config.training, federation.server, attendance.number
-    total = training.rounds * training.local_steps
     done = {client: LocalWork() for client in attendance.present}
-    server.real_tokens = one_by_one(federation.config, federation.base.config) is None
+    server.real_tokens = federation.plan.one_by_one is None
     begin_round(federation, done, number)
     for step in range(training.local_steps):
         overall = (number - 1) * training.local_steps + step
-        factor = learning_rate_factor(training.schedule, overall, total)
+        factor = learning_rate_factor(training, overall)
         server.begin_step(step, factor * training.server_optimizer.lr)
         left = [c for c in order_of(federation, attendance.present, overall) if not attendance.crashes(c, step)]
         batches = {client: batch_of(federation, client, overall) for client in left}
         for clients, shared in passes(federation, batches):
             if shared:
-                with during(f"clients {_listed(clients)}, step {step}"):
+                with during(f"clients {listed(clients)}, step {step}"):
                     _shared_step(federation, {c: batches[c] for c in clients}, number, step, factor, ledger, done)
                 continue
             for client in clients:
@@ -57,10 +58,6 @@ def local_steps(
         server.finish_step()
         on_step(step, done)
     return done
-
-
-def _listed(clients: Sequence[str]) -> str:
-    return ", ".join(clients[:3]) + (f" and {len(clients) - 3} more" if len(clients) > 3 else "")
 
 
 def _own_step(

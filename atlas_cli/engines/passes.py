@@ -12,12 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from typing import NamedTuple
 
-from transformers import PreTrainedConfig
-
-from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.data.collate import Batch
 from atlas_cli.federation.federation import Federation
-from atlas_cli.models.frozen.rotary import depends_on_length
 from atlas_cli.models.halves.real_tokens import worth
 from atlas_cli.seeding import numpy_generator
 
@@ -31,34 +27,12 @@ class Pass(NamedTuple):
     shared: bool
 
 
-def one_by_one(config: ExperimentConfig, hf_config: PreTrainedConfig) -> str | None:
-    """The config key that forces each client to be computed alone and padded; None if clients may share passes.
-
-    Args:
-        hf_config: the model's, whose positions may depend on the longest text of a pass.
-    """
-    training = config.training
-    reasons = {
-        "engine.fuse": config.engine.fuse == "off",
-        "engine.name": config.engine.name != "in-process",
-        "mode": config.mode != "split-federated",
-        "lora.dropout": config.lora.dropout > 0,  # drawn for a padded batch
-        "training.autocast": training.autocast != "off",  # adapters by segment compute in their own dtype
-        "training.deadline": training.deadline is not None,  # a client that is out takes no part in the server's step
-        f"privacy.{config.privacy.in_a_step()}": config.privacy.in_a_step() is not None,
-        "training.on_nonfinite": training.on_nonfinite != "stop",
-        "training.max_length": depends_on_length(hf_config, training.max_length),
-    }
-    return next((key for key, holds in reasons.items() if holds), None)
-
-
 def passes(federation: Federation, batches: Mapping[str, Batch]) -> Iterator[Pass]:
     """The passes of a step; clients of one pass have the same base, cut, prefix and lowest trained block.
 
     Their order is kept where a sequential server update depends on it.
     """
-    together = one_by_one(federation.config, federation.base.config) is None
-    kinds = {client: _kind(federation, client) if together else None for client in batches}
+    kinds = {client: _kind(federation, client) if federation.server.real_tokens else None for client in batches}
     order = list(batches)
     if federation.config.training.server_update != "sequential":
         seen = {kind: i for i, kind in enumerate(dict.fromkeys(kinds.values()))}
@@ -96,8 +70,8 @@ def _kind(federation: Federation, client: str) -> object:
 
 
 def begin_round(federation: Federation, clients: Iterable[str], number: int) -> None:
-    """Tell the server which clients take part in a round."""
-    members = {client: federation.part_of(client) for client in clients}
+    """Tell the server which clients it serves in a round: none without a split."""
+    members = {client: federation.part_of(client) for client in clients} if federation.split else {}
     federation.server.begin_round(members, number, {client: federation.clients[client].cut for client in members})
 
 

@@ -11,7 +11,7 @@ from atlas_cli.aggregation.low_rank import stack, truncate
 from atlas_cli.experiment.run_state import RunState
 from atlas_cli.federation.build import assemble
 from atlas_cli.federation.federation import Federation
-from atlas_cli.federation.parties.evaluation import TrainedModel
+from atlas_cli.federation.parties.party import TrainedModel
 from atlas_cli.models.adapters.lora import AdapterSet, LoRAAdapter
 from atlas_cli.models.adapters.origin import Origin
 from atlas_cli.models.adapters.peft_format import peft_files

@@ -9,7 +9,7 @@ from typing import Any
 
 from atlas_cli.engines.engine import Engine
 from atlas_cli.errors import AtlasError, OutputError, PluginError
-from atlas_cli.experiment.run_checkpoints import RunCheckpoints
+from atlas_cli.experiment.run_state import RunCheckpoints
 from atlas_cli.federation.federation import Federation
 from atlas_cli.models.frozen.kernel_order import prepacked_record
 from atlas_cli.plugin_errors import described, plugin_of

@@ -1,12 +1,22 @@
-"""Measures the memory of all parties in one round, for memory.json."""
+"""The content of memory.json: memory of all parties as measured in one round, and of the same model without a split.
+
+The latter is traced on tensors without storage (``planning.memory.saved_trace``), in a batch like those of clients: a
+real forward of the whole model with all its weights trained would take more memory than the run that it is compared
+with.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
-from atlas_cli.experiment.reference_memory import reference_memory
+from torch import Tensor
+
 from atlas_cli.federation.federation import Federation
-from atlas_cli.federation.parties.measured_memory import Usage
+from atlas_cli.federation.parties.measured_memory import Usage, tensor_bytes
+from atlas_cli.planning.memory.party_memory import adapter_bytes, bytes_of, head_of
+from atlas_cli.planning.memory.saved_trace import saved_by_all
+from atlas_cli.planning.memory_of_plan import reference_step, unsplit_ranks
+from atlas_cli.planning.round_bytes import Shape
 from atlas_cli.runs.record_files import RecordFiles
 from atlas_cli.runs.seals import MEMORY
 
@@ -17,7 +27,8 @@ class MeasuredRound:
     def __init__(self, federation: Federation, number: int, present: Collection[str]) -> None:
         self.federation, self.number = federation, number
         self._usages: dict[str, Usage] = {name: federation.clients[name].measure() for name in present}
-        federation.server.measure()
+        if federation.split:
+            federation.server.measure()
 
     def end(self, files: RecordFiles | None) -> None:
         """Write the measurements, and stop measuring."""
@@ -44,3 +55,49 @@ class MeasuredRound:
             "not_measured": idle,
             "references": reference_memory(self.federation, list(clients.values())),
         }
+
+
+def reference_memory(federation: Federation, usages: Sequence[Usage]) -> dict[str, dict[str, object]]:
+    """Bytes of full fine-tuning and of unsplit LoRA with AdamW, for memory.json.
+
+    They depend on the config, the plan and the batch alone, not on earlier merges, evaluations or resuming.
+
+    Args:
+        usages: of clients that took a step; the batch of the one that saved most is used.
+    """
+    plan, base, training = federation.plan, federation.base, federation.config.training
+    largest = max(usages, key=lambda u: u.saved_activations, default=None)
+    if largest is None:
+        shape = Shape(training.batch_size, training.max_length, False)
+        which = "a full batch of the longest examples, as no client had one"
+    else:
+        shape = Shape(largest.batch_size, largest.batch_tokens // largest.batch_size, False)
+        which = "the batch of the client that saved most"
+    how = (
+        f"traced without storage: one forward of the whole model, {shape.batch} x {shape.tokens} tokens, {which}; "
+        "gradients and AdamW state from sizes"
+    )
+    ranks, step = unsplit_ranks(plan), reference_step(plan, shape)
+    task = federation.data[federation.group_names[0]].task
+    head = bytes_of(head_of(task, plan.hidden_size, base.lm_head))
+    parameters = [*base.model.parameters(), *_output(federation)]
+    everything = head + tensor_bytes(parameters)
+    weights = head + tensor_bytes([*parameters, *base.model.buffers()])  # buffers have neither gradients nor moments
+    adapters, what = adapter_bytes(ranks, plan.features), (plan.family, plan.hf_config)
+
+    def record(adapters: int, gradients: int, saved: int) -> dict[str, object]:
+        parts = {"weights": weights, "adapters": adapters, "gradients": gradients, "optimizer": 2 * gradients}
+        parts["saved_activations"] = saved
+        return {**parts, "how": how, "total": sum(parts.values())}
+
+    return {
+        "full_fine_tuning": record(0, everything, saved_by_all(*what, {}, step, train_weights=True)),
+        "unsplit_lora": record(adapters, head + adapters, saved_by_all(*what, ranks, step)),
+    }
+
+
+def _output(federation: Federation) -> list[Tensor]:
+    """The language-modelling head, where a task group uses it; tied weights are counted with the embedding."""
+    lm_head = federation.base.lm_head
+    used = any(group.task.causal_only for group in federation.data.values())
+    return list(lm_head.parameters()) if used and lm_head is not None else []

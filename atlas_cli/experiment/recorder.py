@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 
 from atlas_cli.aggregation.error import ErrorLedger
 from atlas_cli.clustering.in_a_run import ClusteringResult
 from atlas_cli.data.class_names import count_labels
+from atlas_cli.engines.in_process import OnStep
 from atlas_cli.experiment.memory_record import MeasuredRound
 from atlas_cli.federation.attendance import Attendance
+from atlas_cli.federation.batches import LocalWork
 from atlas_cli.federation.federation import Federation
-from atlas_cli.federation.local_work import LocalWork
 from atlas_cli.federation.parties.optimizers import learning_rate_factor
 from atlas_cli.federation.round_time import simulate
 from atlas_cli.planning.devices.clock import RoundTime
@@ -37,6 +39,34 @@ class Scores:
     seconds: Mapping[str, float] = field(default_factory=dict)
     models: Mapping[str, int] = field(default_factory=dict)
     metrics: Mapping[str, Metric] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RoundResult:
+    """What a round came to; round 0 is before training.
+
+    Attributes:
+        trained: the work of every client that began the round.
+        errors: of merges, by group (or cluster).
+        attendance: which clients are merged, and why others are not; None: all.
+    """
+
+    number: int
+    ledger: Ledger
+    scores: Scores
+    trained: Mapping[str, LocalWork] = field(default_factory=dict)
+    errors: Mapping[str, ErrorLedger | None] = field(default_factory=dict)
+    attendance: Attendance | None = None
+
+    @property
+    def dropped(self) -> Mapping[str, str]:
+        """By client that began the round, or should have, why it is not merged."""
+        return self.attendance.dropped if self.attendance else {}
+
+    @cached_property
+    def kept(self) -> dict[str, LocalWork]:
+        """The work that is merged."""
+        return {client: did for client, did in self.trained.items() if client not in self.dropped}
 
 
 class Recorder:
@@ -65,12 +95,12 @@ class Recorder:
         if number == 1 or (self.files is not None and self.files.memory_is_missing):
             self.measured = MeasuredRound(self.federation, number, present)
 
-    def on_step(self, round_number: int) -> Callable[[int, dict[str, LocalWork]], None]:
+    def on_step(self, round_number: int) -> OnStep:
         """A callback for the engine: takes the step number from 0, and the work of each client so far."""
         before = {"examples": 0}
 
         def tell(step: int, done: dict[str, LocalWork]) -> None:
-            losses = self._losses(done)
+            losses = {group: self._work(group, done).loss for group in self.federation.group_names}
             examples = sum(t.examples for t in done.values())
             shown = {g: loss for g, loss in losses.items() if loss is not None}
             self.progress.step(round_number, step + 1, shown, examples - before["examples"])
@@ -79,78 +109,34 @@ class Recorder:
 
         return tell
 
-    def round(
-        self,
-        number: int,
-        ledger: Ledger,
-        scores: Scores,
-        trained: Mapping[str, LocalWork] | None = None,
-        errors: Mapping[str, ErrorLedger | None] | None = None,
-        attendance: Attendance | None = None,
-    ) -> None:
-        """Record a round; round 0 is before training.
+    def round(self, result: RoundResult) -> None:
+        """Record a round.
 
         Clients that had no part in it (not in the cohort, sent nothing, were sent nothing, were not scored) have no
         line, except in round 0 and in the last.
-
-        Args:
-            trained: the work of every client that began the round.
-            attendance: which of them are merged, and why others are not; default: all.
         """
-        trained, errors = trained or {}, errors or {}
-        dropped = attendance.dropped if attendance else {}
-        kept = {client: did for client, did in trained.items() if client not in dropped}
-        losses = self._losses(kept)
-        cohort = self._by_group([*trained, *dropped])
-        sending = self._by_group({client for client, _, _ in ledger.entries})
-        clock = self._simulate(trained, ledger, attendance) if trained else None
-        simulated = {"simulated_seconds": clock and clock.seconds, "simulated_joules": clock and clock.joules}
-        protection = self.federation.protection
-        epsilon = protection.figures(number)
-        lines = [
-            {
-                **self._group_line(number, g, ledger, sending[g], scores, trained, losses, errors),
-                **simulated,
-                "epsilon": epsilon[g],
-                "epsilon_of": protection.units(),
-                "delta": self.federation.config.privacy.delta,
-                "participants": [c for c in cohort[g] if c in kept],
-                "dropped": {c: dropped[c] for c in cohort[g] if c in dropped},
-                **_norms(protection.norms_of_group([c for c in cohort[g] if c in kept])),
-            }
-            for g in self.federation.group_names
-        ]
+        federation, number, kept = self.federation, result.number, result.kept
+        sending = self._by_group({client for client, _, _ in result.ledger.entries})
+        clock, epsilon = self._simulate(result), federation.protection.figures(number)
+        lines = [self._group_line(result, group, sending[group], clock, epsilon[group]) for group in sending]
         shares = self._shares(kept)
-        named = {*trained, *dropped, *scores.clients, *(c for each in sending.values() for c in each)}
-        everybody = number in (0, self.federation.config.training.rounds)
+        named = {*result.trained, *result.dropped, *result.scores.clients, *(c for g in sending.values() for c in g)}
+        everybody = number in (0, federation.config.training.rounds)
         clients = [
-            {
-                **self._client_line(number, c, ledger, scores, trained, shares),
-                "simulated": asdict(clock.clients[c]) if clock and c in clock.clients else None,
-                **(_norms(protection.norms_of_client(c)) if c in kept else {}),
-                **(self._labels(c) if number == 0 else {}),
-            }
-            for c in (self.federation.clients if everybody else self.federation.in_order(named))
+            self._client_line(result, client, shares, clock)
+            for client in (federation.clients if everybody else federation.in_order(named))
         ]
         self.metrics += lines
         self.clients += clients
         if self.files is not None:
             self.files.append("metrics.jsonl", lines)
             self.files.append("clients.jsonl", clients)
-            self.files.append("messages.jsonl", ledger.records(number))
-            if self.federation.recording is not None:
-                self.files.append(INDEX, self.federation.recording.new_lines())
+            self.files.append("messages.jsonl", result.ledger.records(number))
+            if federation.recording is not None:
+                self.files.append(INDEX, federation.recording.new_lines())
         if self.measured is not None and self.measured.number == number:
             self.measured.end(self.files)
         self.progress.round_end(number, lines)
-
-    def _simulate(
-        self, trained: Mapping[str, LocalWork], ledger: Ledger, attendance: Attendance | None
-    ) -> RoundTime | None:
-        if attendance is None:
-            return simulate(self.federation, trained, ledger)
-        dropped, late, waited = attendance.dropped, attendance.late, attendance.waited
-        return simulate(self.federation, trained, ledger, dropped=dropped, late=late, waited=waited)
 
     def clusters(self, found: ClusteringResult | None) -> None:
         """Record and report a clustering; None if none was due."""
@@ -161,6 +147,14 @@ class Recorder:
             self.files.append("clusters.jsonl", [found.record()])
         self.progress.note(found.sentence())
 
+    def _simulate(self, result: RoundResult) -> RoundTime | None:
+        if not result.trained:
+            return None
+        there = result.attendance
+        late, waited = (there.late, there.waited) if there is not None else ((), 0.0)
+        dropped = result.dropped
+        return simulate(self.federation, result.trained, result.ledger, dropped=dropped, late=late, waited=waited)
+
     def _by_group(self, clients: Iterable[str]) -> dict[str, list[str]]:
         """Some clients by task group, each once, in the order of the config."""
         found: dict[str, list[str]] = {group: [] for group in self.federation.group_names}
@@ -168,87 +162,83 @@ class Recorder:
             found[self.federation.group_of(client)].append(client)
         return found
 
+    def _work(self, group: str, works: Mapping[str, LocalWork]) -> LocalWork:
+        """The work of a group's clients together."""
+        return LocalWork.together(did for client, did in works.items() if self.federation.group_of(client) == group)
+
+    def _group_line(
+        self,
+        result: RoundResult,
+        group: str,
+        sending: Collection[str],
+        clock: RoundTime | None,
+        epsilon: Mapping[str, float | str],
+    ) -> JSON:
+        number, scores, protection = result.number, result.scores, self.federation.protection
+        work, training = self._work(group, result.trained), self.federation.config.training
+        task = self.federation.data[group].task
+        factor = learning_rate_factor(training, number * training.local_steps - 1) if number else None
+        cohort = self._by_group([*result.trained, *result.dropped])[group]
+        participants = [client for client in cohort if client in result.kept]
+        return {
+            "round": number,
+            "task_group": group,
+            "train_loss": self._work(group, result.kept).loss,
+            "test": scores.groups.get(group, {}),
+            "metric": task.primary_metric,
+            "better": task.better[task.primary_metric],
+            "models": scores.models.get(group),
+            **_counts(scores.metrics.get(group)),
+            "examples": work.examples,
+            "tokens": work.tokens,
+            "bytes_up": result.ledger.total("up", sending),
+            "bytes_down": result.ledger.total("down", sending),
+            "seconds": round(work.seconds + scores.seconds.get(group, 0.0), 6),
+            "samples_per_second": round(work.examples / work.seconds, 3) if work.seconds > 0 else None,
+            **self._errors(group, result.errors),
+            "server_lr": None if factor is None else factor * training.server_optimizer.lr,
+            "client_lr": None if factor is None else factor * training.client_optimizer.lr,
+            "simulated_seconds": clock and clock.seconds,
+            "simulated_joules": clock and clock.joules,
+            "epsilon": epsilon,
+            "epsilon_of": protection.units(),
+            "delta": self.federation.config.privacy.delta,
+            "participants": participants,
+            "dropped": {c: result.dropped[c] for c in cohort if c in result.dropped},
+            **_norms(protection.norms_of_group(participants)),
+        }
+
+    def _client_line(
+        self, result: RoundResult, client: str, shares: Mapping[str, float], clock: RoundTime | None
+    ) -> JSON:
+        member, did = self.federation.aggregator.members[client], result.trained.get(client, LocalWork())
+        return {
+            "round": result.number,
+            "client": client,
+            "task_group": member.task_group,
+            "cluster": member.cluster,
+            "participated": client in shares,
+            "train_loss": did.loss,
+            "steps": did.steps,
+            "examples": did.examples,
+            "tokens": did.tokens,
+            "weight": shares.get(client),
+            "bytes_up": result.ledger.total("up", [client]),
+            "bytes_down": result.ledger.total("down", [client]),
+            "held_sha256": member.exchanged_sha256(),
+            "delivered_sha256": member.delivered_sha256 if self.federation.aggregator.exchanges else None,
+            "local_test": result.scores.clients.get(client),
+            "simulated": asdict(clock.clients[client]) if clock and client in clock.clients else None,
+            **(_norms(self.federation.protection.norms_of_client(client)) if client in shares else {}),
+            **(self._labels(client) if result.number == 0 else {}),
+        }
+
     def _labels(self, client: str) -> JSON:
         """How often each class is a label of the client's training rows; the field is there only where classes are."""
         group = self.federation.data[self.federation.group_of(client)]
         rows = {feature["row"] for feature in group.train[client]} if group.task.has_classes else set()
         counts = count_labels([group.data.train[row] for row in sorted(rows)], group.task.labels_in)
         return {"labels": dict(counts)} if counts else {}
-
-    def _losses(self, trained: Mapping[str, LocalWork]) -> dict[str, float | None]:
-        losses: dict[str, float | None] = {}
-        for group in self.federation.group_names:
-            members = [t for c, t in trained.items() if self.federation.group_of(c) == group]
-            labels = sum(t.labels for t in members)
-            losses[group] = sum(t.loss_sum for t in members) / labels if labels else None
-        return losses
-
-    def _group_line(
-        self,
-        number: int,
-        group: str,
-        ledger: Ledger,
-        sending: Collection[str],
-        scores: Scores,
-        trained: Mapping[str, LocalWork],
-        losses: Mapping[str, float | None],
-        errors: Mapping[str, ErrorLedger | None],
-    ) -> JSON:
-        took_part = [did for client, did in trained.items() if self.federation.group_of(client) == group]
-        examples, seconds = sum(t.examples for t in took_part), sum(t.seconds for t in took_part)
-        training, task = self.federation.config.training, self.federation.data[group].task
-        last = number * training.local_steps - 1
-        factor = (
-            learning_rate_factor(training.schedule, last, training.rounds * training.local_steps) if number else None
-        )
-        return {
-            "round": number,
-            "task_group": group,
-            "train_loss": losses[group],
-            "test": scores.groups.get(group, {}),
-            "metric": task.primary_metric,
-            "better": task.better[task.primary_metric],
-            "models": scores.models.get(group),
-            **_counts(scores.metrics.get(group)),
-            "examples": examples,
-            "tokens": sum(t.tokens for t in took_part),
-            "bytes_up": ledger.total("up", sending),
-            "bytes_down": ledger.total("down", sending),
-            "seconds": round(seconds + scores.seconds.get(group, 0.0), 6),
-            "samples_per_second": round(examples / seconds, 3) if seconds > 0 else None,
-            **self._errors(group, errors),
-            "server_lr": None if factor is None else factor * training.server_optimizer.lr,
-            "client_lr": None if factor is None else factor * training.client_optimizer.lr,
-        }
-
-    def _client_line(
-        self,
-        number: int,
-        client: str,
-        ledger: Ledger,
-        scores: Scores,
-        trained: Mapping[str, LocalWork],
-        shares: Mapping[str, float],
-    ) -> JSON:
-        member = self.federation.aggregator.members[client]
-        did = trained.get(client)
-        return {
-            "round": number,
-            "client": client,
-            "task_group": member.task_group,
-            "cluster": member.cluster,
-            "participated": client in shares,
-            "train_loss": did.loss if did else None,
-            "steps": did.steps if did else 0,
-            "examples": did.examples if did else 0,
-            "tokens": did.tokens if did else 0,
-            "weight": shares.get(client),
-            "bytes_up": ledger.total("up", [client]),
-            "bytes_down": ledger.total("down", [client]),
-            "held_sha256": member.exchanged_sha256(),
-            "delivered_sha256": member.delivered_sha256 if self.federation.aggregator.exchanges else None,
-            "local_test": scores.clients.get(client),
-        }
 
     def _shares(self, kept: Mapping[str, LocalWork]) -> dict[str, float]:
         """What each client counts for in its group's merge."""

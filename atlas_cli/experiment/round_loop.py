@@ -15,16 +15,15 @@ from atlas_cli.config.checks import cohort_size
 from atlas_cli.engines.engine import LocalSteps
 from atlas_cli.engines.in_process import local_steps
 from atlas_cli.errors import AtlasError, NonFiniteError, during
-from atlas_cli.experiment.recorder import Recorder, Scores
+from atlas_cli.experiment.recorder import Recorder, RoundResult, Scores
 from atlas_cli.federation.attendance import Attendance
+from atlas_cli.federation.batches import LocalWork
 from atlas_cli.federation.client_state.member import Member
 from atlas_cli.federation.federation import Federation
-from atlas_cli.federation.local_work import LocalWork
-from atlas_cli.federation.merging.pruning import prune
 from atlas_cli.federation.merging.screening import require_finite_update, too_large, unfit
 from atlas_cli.federation.parties.evaluation import mean_metrics
 from atlas_cli.planning.cohort import sample_cohort
-from atlas_cli.printable import on_one_line
+from atlas_cli.printable import listed, on_one_line
 from atlas_cli.wire.ledger import Ledger
 from atlas_cli.wire.messages import BaseWeights, Message
 
@@ -54,7 +53,7 @@ def train(
         with during("round 0"):
             ledger = set_up(federation, recorder.clusters)
             require_matching(ledger)
-            recorder.round(0, ledger, evaluate(federation))
+            recorder.round(RoundResult(0, ledger, evaluate(federation)))
         checkpoint(0)
     caution(federation, recorder)
 
@@ -83,7 +82,7 @@ def train(
             scores = evaluate(federation) if due else Scores()
             alone = due and not federation.aggregator.group_adapter  # each client's own model is scored
             require_delivered(federation, federation.clients if alone else scores.clients)
-            recorder.round(number, ledger, scores, trained, errors, attendance)
+            recorder.round(RoundResult(number, ledger, scores, trained, errors, attendance))
         checkpoint(number)
 
 
@@ -93,7 +92,7 @@ def caution(federation: Federation, recorder: Recorder) -> None:
     aggregator, share = federation.aggregator, federation.config.training.cohort
     if unused := unused_weights(federation):
         recorder.progress.note(f"warning: {unused}")
-    for group in aggregator.merged:
+    for group in aggregator.groups:
         size = cohort_size(share, sum(member.group == group for member in aggregator.members.values()))
         if text := aggregator.method.caution(size):
             recorder.progress.note(f"warning: {group}: {on_one_line(text)}")
@@ -107,10 +106,7 @@ def unused_weights(federation: Federation) -> str | None:
     equal = ("examples", "uniform") if method.EQUAL_CLIENTS else ("examples",)
     said = [] if (rule := config.aggregation.weights) in equal else [f"aggregation.weights: {rule}"]
     said += [f"clients.{name}.weight" for name, client in config.clients.items() if client.weight != 1]
-    if not said:
-        return None
-    more = f" and {len(said) - 3} more" if len(said) > 3 else ""
-    return f"{config.aggregation.method} {method.UNWEIGHTED}, and does not use {', '.join(said[:3])}{more}"
+    return f"{config.aggregation.method} {method.UNWEIGHTED}, and does not use {listed(said)}" if said else None
 
 
 def collect(
@@ -122,7 +118,9 @@ def collect(
         NonFiniteError: an update is not finite, with ``training.on_nonfinite: stop``.
     """
     aggregator, config = federation.aggregator, federation.config
-    prune(aggregator, federation.clients, attendance.present)
+    for client in attendance.present:
+        if aggregator.prune(client):
+            federation.clients[client].reset_optimizer()
     sent: dict[str, dict[str, Tensor]] = {}
     for client in list(attendance.present) if aggregator.exchanges else ():
         with during(f"client {client}"):
@@ -142,7 +140,7 @@ def collect(
             sent[client] = tensors
     if (ratio := config.screen.max_norm_ratio) is None:
         return sent
-    for group in aggregator.merged:
+    for group in aggregator.groups:
         of_group = {client: sent[client] for client in attendance.remaining(group) if client in sent}
         for client, reason in too_large(aggregator, group, of_group, attendance.began_with, ratio).items():
             attendance.drop(client, reason, gone=False)
@@ -155,7 +153,7 @@ def merge(
 ) -> dict[str, ErrorLedger | None]:
     """Merge each group (or cluster) with clients left in the round; one without any keeps its adapter."""
     errors: dict[str, ErrorLedger | None] = {}
-    for group in federation.aggregator.merged:
+    for group in federation.aggregator.groups:
         left = attendance.remaining(group)
         if not left:
             kept = f"round {attendance.number}: no client of {group} is left, so it keeps its adapter"
@@ -223,7 +221,7 @@ def mix_groups(federation: Federation, clients: Sequence[str]) -> None:
     Sizes are those of ``clients``; a group without any of them keeps its adapter.
     """
     rule, aggregator = federation.config.aggregation.cross_group, federation.aggregator
-    if rule.strength == 0 or len(aggregator.merged) == 1 or not aggregator.exchanges:
+    if rule.strength == 0 or len(aggregator.groups) == 1 or not aggregator.exchanges:
         return
     groups = [aggregator.members[client].group for client in clients]
     if rule.graph == "laplacian":
@@ -231,7 +229,7 @@ def mix_groups(federation: Federation, clients: Sequence[str]) -> None:
         return
     weights = [aggregator.members[client].weight for client in clients]
     sizes = torch.tensor(
-        [sum(w for w, g in zip(weights, groups, strict=True) if g == group) for group in aggregator.merged],
+        [sum(w for w, g in zip(weights, groups, strict=True) if g == group) for group in aggregator.groups],
         dtype=torch.float64,
     )
     aggregator.mix(lambda cosines: softmax_matrix(cosines, sizes, rule.strength, rule.temperature), groups)

@@ -10,7 +10,7 @@ import hashlib
 import json
 import sys
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
@@ -21,9 +21,10 @@ from atlas_cli.data.rows import digest
 from atlas_cli.experiment.manifest_facts import data_facts, model_facts
 from atlas_cli.federation.federation import Federation
 from atlas_cli.hashing import sha256_text
-from atlas_cli.models.files.tokenizer_facts import tokenizer_files, tokenizer_parts
+from atlas_cli.models.files.tokenizer_file import tokenizer_files, tokenizer_parts
 from atlas_cli.package_folder import PACKAGE_FOLDER
 from atlas_cli.plugin_code import code_of
+from atlas_cli.printable import listed
 from atlas_cli.tasks.contract import Feature
 
 _NOT_OF_THE_MODEL = ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype")
@@ -85,7 +86,7 @@ def changed_since(manifest: Mapping[str, Any], federation: Federation, *, code: 
         files = _names(before["tokenizer"].get("files"), now["tokenizer"]["files"])
         changed = f" (changed: {files})" if files else ""
         return f"the tokenizer is not what it was{changed}: {tokenizer}; restore it or start anew"
-    if code and (files := _listed(list(changed_code(manifest, federation)))):
+    if code and (files := listed(changed_code(manifest, federation))):
         return f"code that computes has changed: {files}; restore it or start anew"
     data = data_facts(federation)
     for group in data:
@@ -204,11 +205,7 @@ def _difference(before: Any, now: Mapping[str, Any], common: bool = False) -> st
 def _names(before: Any, now: Mapping[str, str]) -> str:
     """Names of what differs, at most three."""
     was = before if isinstance(before, dict) else {}
-    return _listed([name for name in sorted(was.keys() | now.keys()) if was.get(name) != now.get(name)])
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if names[3:] else "")
+    return listed(name for name in sorted(was.keys() | now.keys()) if was.get(name) != now.get(name))
 
 
 def _shown(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""The state of a run: that of its parts, by name.
+"""The state of a run, and its checkpoints: that of its parts, by name.
 
 It holds everything that does not follow from config, seed and round. Protection and the virtual clock have no state:
 noise, cohorts, faults and times are functions of seed, client and round.
@@ -16,6 +16,8 @@ from atlas_cli.clustering.clusters import Clusters
 from atlas_cli.errors import ResourceError
 from atlas_cli.experiment.saved_clients import SavedClients
 from atlas_cli.federation.federation import Federation
+from atlas_cli.runs.checkpoint import Checkpoint, save_checkpoint
+from atlas_cli.runs.record_files import RecordFiles
 from atlas_cli.storage.state_dict import (
     StateDict,
     StateError,
@@ -90,3 +92,24 @@ class RunState:
             require_tensor(bool(value.isfinite().all()), name, "is not finite")
             states[part][rest] = value
         return states
+
+
+class RunCheckpoints:
+    """Writes checkpoints when they are due, and holds a newer one ready in case the run stops in between."""
+
+    def __init__(self, federation: Federation, files: RecordFiles) -> None:
+        self.federation, self.files, self._state = federation, files, RunState(federation)
+        self.pending: Checkpoint | None = None
+
+    def after_round(self, number: int) -> None:
+        """Write a checkpoint every ``checkpoints.every`` rounds, before training and at the end."""
+        config = self.federation.config
+        self.pending = Checkpoint(number, *self._state.capture(), self.files.seal())
+        if number % config.checkpoints.every == 0 or number == config.training.rounds:
+            self.write()
+
+    def write(self) -> None:
+        """Write the pending checkpoint: the state after the last whole round, never that inside a round."""
+        if self.pending is not None:
+            save_checkpoint(self.files.run, self.pending, self.federation.config.checkpoints.keep)
+            self.pending = None

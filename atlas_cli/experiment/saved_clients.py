@@ -85,7 +85,7 @@ class SavedClients:
         derived: set[object] = set()
         for (name, member), number in zip(aggregator.members.items(), values["clients"], strict=True):
             record = records[number]
-            newest = aggregator.version[member.group]
+            newest = aggregator.groups[member.group].version
             fits = record.version <= newest
             require_value(fits, f"records[{number}]", f"has version {record.version}, and the newest is {newest}")
             alike = id(member.stored), member.group, record
@@ -112,7 +112,7 @@ class SavedClients:
         else:
             state = ClientState.of(federation.clients[name], member)
             alike = member.group, tuple(member.ranks.items())
-            follows = member.version == federation.aggregator.version[member.group]
+            follows = member.version == federation.aggregator.groups[member.group].version
             known = derived.get(alike) if follows else None
             parts = (
                 store.put(state.exchanged, member.exchanged_sha256()),
@@ -156,7 +156,7 @@ class SavedClients:
         for key, value in state.term.items():
             fits = shapes.get(key) == tuple(value.shape)
             require_tensor(fits, f"term/{record.term}/{key}", f"has shape {tuple(value.shape)}")
-        if not aggregator.method.CHANGES_BASE or record.version != aggregator.version[member.group]:
+        if not aggregator.method.CHANGES_BASE or record.version != aggregator.groups[member.group].version:
             return
         aggregator.attach_base(name)  # all clients of a version share what it comes to
         alike = member.group, tuple(member.ranks.items()), record.base_changes

@@ -22,16 +22,15 @@ from atlas_cli.experiment.end_of_run import engine_figures, record_early_end
 from atlas_cli.experiment.manifest_facts import clock_facts, data_facts, device_name, model_facts
 from atlas_cli.experiment.recorder import Recorder
 from atlas_cli.experiment.round_loop import train
-from atlas_cli.experiment.run_checkpoints import RunCheckpoints
 from atlas_cli.experiment.run_inputs import changed_code, changed_since, inputs, other_versions
-from atlas_cli.experiment.run_state import RunState
-from atlas_cli.experiment.signals import Stopping
+from atlas_cli.experiment.run_state import RunCheckpoints, RunState
 from atlas_cli.experiment.split_check import Check, require_verified
 from atlas_cli.experiment.split_proof import verify_split
 from atlas_cli.federation.build import make_federation
 from atlas_cli.federation.federation import Federation
 from atlas_cli.federation.loaded_experiment import load_experiment
 from atlas_cli.federation.prefix_setup import without_prefix
+from atlas_cli.interrupts import Stopping
 from atlas_cli.models.files.weight_files import named
 from atlas_cli.models.frozen.cast import cast_error
 from atlas_cli.models.frozen.kernel_order import prepacked_error

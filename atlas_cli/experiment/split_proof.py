@@ -14,16 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from atlas_cli.data.collate import Batch, collate
-from atlas_cli.engines.passes import one_by_one
 from atlas_cli.experiment.split_check import TOLERANCE, Check
 from atlas_cli.federation.federation import Federation
-from atlas_cli.federation.parties.evaluation import Halves
 from atlas_cli.federation.parties.exchange import exchange, exchange_all
-from atlas_cli.federation.parties.setting import Setting
+from atlas_cli.federation.parties.party import Halves, as_inputs
 from atlas_cli.federation.parties.shared_client_pass import ClientPass
-from atlas_cli.federation.parties.split_client import SplitClient, as_inputs
+from atlas_cli.federation.parties.split_client import SplitClient
 from atlas_cli.federation.parties.split_server import SplitServer
 from atlas_cli.federation.parties.trainables import build_head
+from atlas_cli.federation.probe import pair
 from atlas_cli.models.adapters.lora import AdapterSet
 from atlas_cli.models.frozen.cast import cast_error
 from atlas_cli.models.halves.split import blocks_of, run_half
@@ -61,31 +60,25 @@ def spread_by_length(features: Sequence[Feature], count: int) -> list[Feature]:
 def _check(
     federation: Federation, group: str, task: BaseTask, planned: ClientPlan, batch: Batch, weight_difference: float
 ) -> Check:
-    config = federation.config
-    lora = config.lora.model_copy(update={"dropout": 0.0})
-    training = config.training.model_copy(update={"autocast": "off", "server_update": "pooled"})
-    base, device, seed = federation.base, federation.device, config.seed
-    own = federation.base_of(planned.name)
-    u_shaped, name = training.labels == "client", planned.name
-    ranks, setting = federation.aggregator.members[name].ranks, Setting(lora, training, seed, device)
+    config, base, device = federation.config, federation.base, federation.device
+    own, name = federation.base_of(planned.name), planned.name
+    ranks = federation.aggregator.members[name].ranks
 
-    def parties() -> tuple[SplitServer, SplitClient, nn.Module]:
-        head = build_head(own, task, seed, group, device)
-        rank = config.server.rank if planned.cut < base.n_layers else 0
-        server = SplitServer(base, planned.cut, {group: task}, setting, rank)
-        client = SplitClient(name, own, planned.cut, ranks, setting, task=task, head=head if u_shaped else None)
-        _randomise(client.adapters, seed)
-        _randomise(server.groups[group].adapters, seed)
-        server.begin_round({name: group}, 0)
-        return server, client, head
+    def parties() -> tuple[SplitClient, SplitServer]:
+        u_shaped = config.training.labels == "client"
+        head = build_head(own, task, config.seed, group, device) if u_shaped else None
+        client, server = pair(federation, name, ranks, head, autocast="off")
+        for adapters in (client.adapters, server.groups[group].adapters):
+            _randomise(adapters, config.seed)
+        return client, server
 
-    server, client, head = parties()
-    loss, split = _through_the_split(server, client, batch, packed=False)
+    client, server = parties()
+    loss, split = _through_the_split(client, server, batch, packed=False)
     packed = None
-    if one_by_one(config, base.config) is None and not planned.checkpointing:
-        packed = _through_the_split(*parties()[:2], batch, packed=True)
+    if federation.plan.one_by_one is None and not planned.checkpointing:
+        packed = _through_the_split(*parties(), batch, packed=True)
     upper = server.groups[group].adapters
-    whole_head = head if u_shaped else server.heads[group]
+    whole_head = client.head if client.head is not None else server.heads[group]
     wanted = [*client.trained(), *server.groups[group].parameters()]
     whole = Halves(own, base, planned.cut)
     unsplit_loss = _unsplit_loss(whole, task, batch, client.adapters, upper, whole_head, device)
@@ -114,7 +107,7 @@ def _check(
 
 
 def _through_the_split(
-    server: SplitServer, client: SplitClient, batch: Batch, packed: bool
+    client: SplitClient, server: SplitServer, batch: Batch, packed: bool
 ) -> tuple[float, list[Tensor | None]]:
     """Loss and gradients of all that is trained: by messages of the padded batch, or as clients share a pass."""
     if packed:

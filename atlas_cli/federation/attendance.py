@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from atlas_cli.aggregation.checks import require_unchanged_by
 from atlas_cli.aggregation.client_gradients import factors_of
 from atlas_cli.errors import TooFewClientsError, during
+from atlas_cli.federation.batches import LocalWork
 from atlas_cli.federation.client_state.state import ClientState
 from atlas_cli.federation.federation import Federation
-from atlas_cli.federation.local_work import LocalWork
 from atlas_cli.federation.round_time import OwnTime
-from atlas_cli.planning import faults
+from atlas_cli.planning.cohort import answers, crashes
 from atlas_cli.units import parse_time
 from atlas_cli.wire.ledger import Ledger
 
@@ -36,12 +36,12 @@ class Attendance:
         self.federation, self.number = federation, number
         config = federation.config
         self.cohort = list(cohort)
-        self.present = [c for c in cohort if faults.answers(config, c, number)]
+        self.present = [c for c in cohort if answers(config, c, number)]
         self.dropped = {c: "never answered" for c in cohort if c not in self.present}
         self.gone, self.late = set(self.dropped), set[str]()
         self.waited = 0.0
         self.began_with: dict[str, dict[str, int]] = {}
-        self._crashes = faults.crashes(config, federation.client_plans(cohort), number)
+        self._crashes = crashes(config, federation.client_plans(cohort), number)
         self._deadline = None if config.training.deadline is None else parse_time(config.training.deadline)
         self._time = OwnTime(federation, cohort) if self._deadline is not None else None
         self._before: dict[str, ClientState] = {}

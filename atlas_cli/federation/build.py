@@ -15,7 +15,6 @@ from atlas_cli.federation.merging.aggregator import Aggregator
 from atlas_cli.federation.parties.evaluation import Evaluator
 from atlas_cli.federation.parties.party import Party
 from atlas_cli.federation.parties.prefix_cache import PrefixCache
-from atlas_cli.federation.parties.server import Server
 from atlas_cli.federation.parties.setting import Setting
 from atlas_cli.federation.parties.split_server import SplitServer
 from atlas_cli.federation.parties.trainables import build_head
@@ -71,17 +70,16 @@ def assemble(loaded: LoadedExperiment) -> Federation:
     )
 
 
-def make_server(loaded: LoadedExperiment) -> Server:
+def make_server(loaded: LoadedExperiment) -> SplitServer:
     """The server with the blocks above the cut, and adapters and a head for each task group.
 
-    Without a split the server takes no part in local steps.
+    Without a split the server takes no part in local steps, and has none of these.
     """
     config, plan = loaded.config, loaded.plan
-    if not loaded.split:
-        return Server(loaded.base, config.training, config.seed)
-    first_layers = {name: min(client.cut for client in plan.members(name)) for name in loaded.data}
+    tasks = loaded.training_tasks() if loaded.split else {}
+    first_layers = {name: min(client.cut for client in plan.members(name)) for name in tasks}
     setting = Setting.of(config, loaded.device)
-    return SplitServer(loaded.base, plan.cut, loaded.training_tasks(), setting, config.server.rank, first_layers)
+    return SplitServer(loaded.base, plan.cut, tasks, setting, config.server.rank, first_layers)
 
 
 def make_clients(loaded: LoadedExperiment, cache: PrefixCache | None) -> tuple[Mapping[str, Party], dict[str, Member]]:
@@ -141,7 +139,7 @@ def _served(loaded: LoadedExperiment) -> dict[tuple[str, int], frozenset[str]]:
     }
 
 
-def make_aggregator(loaded: LoadedExperiment, server: Server, members: dict[str, Member]) -> Aggregator:
+def make_aggregator(loaded: LoadedExperiment, server: SplitServer, members: dict[str, Member]) -> Aggregator:
     """The aggregator of the adapters, and of the heads where clients train them."""
     config, plan, base, device = loaded.config, loaded.plan, loaded.base, loaded.device
     setting = Setting.of(config, device)

@@ -9,15 +9,14 @@ from dataclasses import asdict, dataclass, field
 import torch
 
 from atlas_cli.errors import ConfigError
-from atlas_cli.federation.client_state.last_used import LastUsed
 from atlas_cli.federation.client_state.offloaded import OffloadedClients
 from atlas_cli.federation.loaded_experiment import LoadedExperiment
 from atlas_cli.federation.merging.aggregator import Aggregator
 from atlas_cli.federation.parties.evaluation import Evaluator
 from atlas_cli.federation.parties.party import Party, TrainedModel
 from atlas_cli.federation.parties.prefix_cache import PrefixCache
-from atlas_cli.federation.parties.server import Server
 from atlas_cli.federation.parties.split_client import SplitClient
+from atlas_cli.federation.parties.split_server import SplitServer
 from atlas_cli.federation.protection import Protection
 from atlas_cli.models.adapters.lora import joined
 from atlas_cli.models.adapters.origin import ORIGIN
@@ -52,6 +51,34 @@ class WarmStart:
         return f"warning: {known}: no {ORIGIN} says which weights it was trained on, so that they are not checked"
 
 
+class LastUsed:
+    """The clients that were used, ordered by their last use.
+
+    Attributes:
+        now: a counter that grows whenever clients are used; ``since(now)`` gives the clients used later.
+    """
+
+    def __init__(self) -> None:
+        self.now = 0
+        self._used: dict[str, int] = {}  # the last used at the end
+
+    def record(self, clients: Iterable[str]) -> None:
+        """Record that these clients are used now."""
+        self.now += 1
+        for client in clients:
+            self._used.pop(client, None)
+            self._used[client] = self.now
+
+    def since(self, then: int) -> list[str]:
+        """Clients that were used after ``now`` was ``then``; the time needed grows with their number."""
+        found = []
+        for client, used in reversed(self._used.items()):
+            if used <= then:
+                break
+            found.append(client)
+        return found
+
+
 @dataclass
 class Federation(LoadedExperiment):
     """A loaded experiment with its parties: everything that takes part in a run.
@@ -70,7 +97,7 @@ class Federation(LoadedExperiment):
     """
 
     clients: Mapping[str, Party]
-    server: Server
+    server: SplitServer
     aggregator: Aggregator
     evaluator: Evaluator
     prefix_cache: PrefixCache | None = None
@@ -132,6 +159,6 @@ class Federation(LoadedExperiment):
             return {}
         models = {}
         for part, of_clients in self.aggregator.group_weights.parts(group).items():
-            merged, heads = self.aggregator.group_model(of_clients), {**self.server.heads, **self.aggregator.heads}
+            merged, heads = self.aggregator.groups[of_clients].model(), {**self.server.heads, **self.aggregator.heads}
             models[part] = TrainedModel(joined(self.server.adapters_above(part, 0), merged), heads[part])
         return models

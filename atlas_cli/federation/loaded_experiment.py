@@ -12,13 +12,12 @@ import torch
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.data.collate import pad_token_id
 from atlas_cli.data.prepare import PreparedGroup, prepare
-from atlas_cli.federation.centralized import pool_clients
+from atlas_cli.errors import ConfigError
 from atlas_cli.federation.client_state.new_client import heads_on_clients
-from atlas_cli.federation.computing_device import computing_device, set_threads
 from atlas_cli.models.adapters.placement import adapted_names
 from atlas_cli.models.files.tokenizer_file import require_vocabulary
 from atlas_cli.models.frozen.cast import cast_base
-from atlas_cli.models.frozen.compile_blocks import compile_blocks
+from atlas_cli.models.frozen.compile_blocks import compile_blocks, require_compiler
 from atlas_cli.models.frozen.kernel_order import prepack_blocks
 from atlas_cli.models.frozen.load import FrozenBase, load_base, load_tokenizer
 from atlas_cli.planning.devices.devices import Device, client_devices
@@ -168,3 +167,67 @@ def _make_fast(config: ExperimentConfig, bases: list[FrozenBase]) -> None:
             compile_blocks(base, adapted_names(base.model, base.family, config.lora.targets))
     elif config.engine.prepack is not None:
         prepack_blocks(bases, parse_bytes(config.engine.prepack))
+
+
+def pool_clients(
+    config: ExperimentConfig, plan: Plan, data: dict[str, PreparedGroup]
+) -> tuple[Plan, dict[str, PreparedGroup]]:
+    """For mode ``centralized``: in place of each group's clients one with their data and the largest of their ranks."""
+    learners = tuple(
+        ClientPlan(
+            f"{name}-pooled",
+            name,
+            max(client.cut for client in plan.members(name)),
+            plan.group_ranks(name),
+            f"task_groups.{name}",
+            dtype=config.model.dtype,
+        )
+        for name in config.task_groups
+    )
+    together = {}
+    for learner in learners:
+        group = data[learner.task_group]
+        together[learner.task_group] = replace(
+            group,
+            train={learner.name: [f for features in group.train.values() for f in features]},
+            local_test={learner.name: [f for features in group.local_test.values() for f in features]},
+        )
+    return replace(plan, clients=learners), together
+
+
+def computing_device(config: ExperimentConfig) -> torch.device:
+    """The device of a run, after a check that this machine has it.
+
+    Raises:
+        ConfigError: no such device, or no compiler for it.
+    """
+    device = _named_device(config.device)
+    if config.engine.compile:
+        require_compiler(device)
+    return device
+
+
+def set_threads(config: ExperimentConfig) -> None:
+    """Set the threads of torch in this process of a run; by default torch decides.
+
+    With several processes on a machine each gets one thread, as together they would otherwise use more threads than
+    there are cores.
+    """
+    threads = 1 if config.threads is None and config.engine.name == "ray" else config.threads
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+
+def _named_device(name: str) -> torch.device:
+    """The device of a name in a config; "auto" takes CUDA, then MPS, then the CPU."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    device = torch.device(name)
+    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not present[device.type]:
+        raise ConfigError(f"this machine has no {device.type} device; use device: auto or cpu", key="device")
+    if device.index is not None and device.index >= torch.cuda.device_count():
+        raise ConfigError(
+            f"this machine has {torch.cuda.device_count()} GPUs, counted from 0, got {name}", key="device"
+        )
+    return device

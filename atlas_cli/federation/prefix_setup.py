@@ -9,6 +9,7 @@ from atlas_cli.models.block_paths import layer_of
 from atlas_cli.models.frozen.rotary import depends_on_length
 from atlas_cli.planning.method import method_of
 from atlas_cli.planning.plan import Plan
+from atlas_cli.printable import listed
 from atlas_cli.runs.directory import folder_of_runs
 from atlas_cli.units import parse_bytes
 
@@ -58,10 +59,4 @@ def without_prefix(config: ExperimentConfig, plan: Plan) -> list[str]:
             if depends_on_length(plan.hf_config, config.training.max_length):
                 cause = "the model's rotary positions depend on the longest text of a batch"
             causes.setdefault(cause, []).append(client.name)
-    return [f"engine.prefix_cache does nothing for {_some(names)}: {cause}" for cause, names in causes.items()]
-
-
-def _some(names: list[str]) -> str:
-    """The first of them, and how many more there are."""
-    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+    return [f"engine.prefix_cache does nothing for {listed(names, SHOWN)}: {cause}" for cause, names in causes.items()]

@@ -19,7 +19,7 @@ from atlas_cli.federation.client_state.offloaded import OffloadedClients
 from atlas_cli.federation.merging.aggregator import Aggregator
 from atlas_cli.federation.parties.evaluation import Evaluator
 from atlas_cli.federation.parties.party import Party
-from atlas_cli.federation.parties.server import Server
+from atlas_cli.federation.parties.split_server import SplitServer
 from atlas_cli.planning.plan import Plan
 from atlas_cli.printable import on_one_line
 from atlas_cli.privacy.account.accounting import calibrate, require_accounting
@@ -59,7 +59,7 @@ class Protection:
         config: ExperimentConfig,
         plan: Plan,
         clients: Mapping[str, Party],
-        server: Server,
+        server: SplitServer,
         aggregator: Aggregator,
         evaluator: Evaluator,
         train_features: Callable[[str], Sequence[Feature]],

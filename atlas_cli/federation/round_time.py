@@ -6,8 +6,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from atlas_cli.federation.batches import LocalWork
 from atlas_cli.federation.federation import Federation
-from atlas_cli.federation.local_work import LocalWork
+from atlas_cli.planning.cohort import slowdowns
 from atlas_cli.planning.devices.clock import ClientWork, LocalStep, RoundTime, round_time
 from atlas_cli.planning.devices.cost import (
     Work,
@@ -19,7 +20,6 @@ from atlas_cli.planning.devices.cost import (
     upload_seconds,
 )
 from atlas_cli.planning.devices.devices import Device, server_device
-from atlas_cli.planning.faults import slowdowns
 from atlas_cli.planning.plan import ClientPlan
 from atlas_cli.runs.schemas import KINDS
 from atlas_cli.wire.ledger import Ledger

@@ -5,26 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from atlas_cli.data.prepare import PreparedGroup
 from atlas_cli.errors import ConfigError, ResourceError
 from atlas_cli.federation.federation import Federation, WarmStart
-from atlas_cli.federation.warm_head import load_head, require_same_task
 from atlas_cli.hashing import sha256_file
 from atlas_cli.models.adapters.lora import LoRAAdapter
-from atlas_cli.models.adapters.origin import read_origin, require_same_base
-from atlas_cli.models.adapters.peft_format import TENSORS
+from atlas_cli.models.adapters.origin import ORIGIN, Origin, read_origin, require_same_base
+from atlas_cli.models.adapters.peft_format import HEAD, TENSORS
 from atlas_cli.models.adapters.peft_reading import Factors, read_head, read_peft
 from atlas_cli.models.frozen.load import FrozenBase
 from atlas_cli.models.frozen.meta_model import meta_model
 from atlas_cli.planning.plan import Plan
+from atlas_cli.tasks._heads import Classifier, SequencePooling
+from atlas_cli.tasks.contract import BaseTask
 
-if TYPE_CHECKING:
-    from atlas_cli.data.prepare import PreparedGroup
-    from atlas_cli.federation.federation import Federation
+_ANEW = f"remove {HEAD} and SHA256SUMS from a copy of it to start with a new head"
 
 
 @torch.no_grad()
@@ -46,13 +45,13 @@ def start_from(federation: Federation, group: str, folder: str) -> WarmStart:
             require_same_base(path, origin, federation.base)
         found, saved = read_peft(folder, federation.base), read_head(path)
     upper = server.adapters_above(group, 0).adapters
-    room = {**upper, **aggregator.groups[group].adapters}
+    room = {**upper, **aggregator.groups[group].adapters.adapters}
     require_room(folder, found, {layer: adapter.rank for layer, adapter in room.items()}, key)
     for layer, (A, B, scale) in found.items():
         _load(room[layer], A, B, scale)
         if not torch.isfinite(room[layer].lora_B).all():
             raise ConfigError(f"{folder}: at its scale of {scale:g} lora_B of {layer} is beyond float32", key=key)
-    aggregator.start_group(group)
+    aggregator.groups[group].start()
     if saved:
         task = federation.data[group].task
         origin = require_same_task(folder, origin, federation.config.task_groups[group].task, task, key)
@@ -134,3 +133,78 @@ def _load(adapter: LoRAAdapter, A: Tensor, B: Tensor, scale: float) -> None:
 def _heads(federation: Federation, group: str) -> list[nn.Module]:
     held = [federation.aggregator.heads.get(group), federation.server.heads.get(group)]
     return [head for head in held if head is not None]
+
+
+def require_same_task(folder: str, origin: Origin | None, name: str, task: BaseTask, key: str) -> Origin:
+    """Check that a saved head fits a task: the same task type and the same classes, in any order.
+
+    Args:
+        name: task type of the group.
+        task: the task, with its classes.
+
+    Raises:
+        ConfigError: it does not fit, or the folder does not say.
+    """
+    if origin is None:
+        raise ConfigError(
+            f"{folder} has {HEAD} without {ORIGIN}, so that nobody can tell which output is which class; {_ANEW}",
+            key=key,
+        )
+    if origin.task != name:
+        raise ConfigError(
+            f"the head in {folder} is of {origin.task}, and this group's task is {name}; {_ANEW}", key=key
+        )
+    if sorted(origin.classes) != sorted(task.classes):
+        raise ConfigError(
+            f"the head in {folder} has the classes {_listed(origin.classes)}, this group {_listed(task.classes)}; set "
+            f"classes of the group to those, or {_ANEW}",
+            key=key,
+        )
+    return origin
+
+
+@torch.no_grad()
+def load_head(
+    head: nn.Module, saved: Mapping[str, Tensor], origin: Origin, task: BaseTask, folder: str, key: str
+) -> None:
+    """Load saved values into a head, matching outputs by class.
+
+    Raises:
+        ConfigError: other parameters or shapes, another pooling, or an order of classes that cannot be changed.
+    """
+    pools = any(isinstance(module, SequencePooling) for module in head.modules())
+    if pools and origin.pooling != task.pooling:
+        raise ConfigError(
+            f"the head in {folder} reads pooling {origin.pooling}, this group {task.pooling}; set pooling: "
+            f"{origin.pooling}, or {_ANEW}",
+            key=key,
+        )
+    held = {name: parameter for name, parameter in head.named_parameters() if parameter.requires_grad}
+    if held.keys() != saved.keys():
+        name = min(held.keys() ^ saved.keys())
+        where = f"in {folder} and not in this group's head" if name in saved else f"not in {folder}"
+        raise ConfigError(f"{name} of the head is {where}; {_ANEW}", key=key)
+    order = [origin.classes.index(name) for name in task.classes]
+    by_class = {
+        f"{path}.{name}"
+        for path, module in head.named_modules()
+        if isinstance(module, Classifier)
+        for name, _ in module.named_parameters()
+        if module.out_features == len(order)
+    }
+    for name, parameter in held.items():
+        if saved[name].shape != parameter.shape:
+            shapes = f"{tuple(saved[name].shape)}, expected {tuple(parameter.shape)}"
+            raise ConfigError(f"{name} of the head in {folder} is {shapes}", key=key)
+        if order != sorted(order) and name not in by_class:
+            raise ConfigError(
+                f"the head in {folder} has the classes in the order {_listed(origin.classes)}, and {name} cannot be "
+                "reordered; set classes of the group in that order",
+                key=key,
+            )
+        parameter.copy_(saved[name][order] if name in by_class else saved[name])
+
+
+def _listed(classes: list[str]) -> str:
+    shown = ", ".join(repr(name)[:40] for name in classes[:20])
+    return f"[{shown}{f', and {len(classes) - 20} more' if classes[20:] else ''}]"

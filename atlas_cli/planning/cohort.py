@@ -1,10 +1,19 @@
-"""Which clients take part in a round: a pure function, so that resuming needs no sampler state."""
+"""Which clients take part in a round, and the faults that they meet: pure functions, so that resuming needs no state.
+
+Clients that do not answer are drawn from hash(seed, client, round), so that a client's draw depends on no other.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
 from atlas_cli.config.checks import cohort_size
-from atlas_cli.planning.plan import Plan
+from atlas_cli.config.schema.experiment import ExperimentConfig
+from atlas_cli.planning.plan import ClientPlan, Plan
 from atlas_cli.seeding import numpy_generator
+
+T = TypeVar("T")
 
 
 def sample_cohort(plan: Plan, round_number: int) -> list[str]:
@@ -17,3 +26,31 @@ def sample_cohort(plan: Plan, round_number: int) -> list[str]:
         draw = numpy_generator(seed, "cohort", group, round_number)
         chosen.update(members[i] for i in draw.permutation(len(members))[:size])
     return plan.in_order(chosen)
+
+
+def answers(config: ExperimentConfig, client: str, round_number: int) -> bool:
+    """Whether a client of the cohort answers in a round (from 1): ``faults.drop``."""
+    chance = config.faults.drop
+    return chance == 0 or float(numpy_generator(config.seed, "faults-drop", client, round_number).random()) >= chance
+
+
+def slowdowns(config: ExperimentConfig, clients: Iterable[ClientPlan]) -> dict[str, float]:
+    """The factors ``faults.slow`` of the slow ones among some clients."""
+    return _by_client(clients, config.faults.slow)
+
+
+def crashes(config: ExperimentConfig, clients: Iterable[ClientPlan], round_number: int) -> dict[str, int]:
+    """The step (from 0) before which each of some clients crashes in this round: ``faults.crash_at``."""
+    found = _by_client(clients, config.faults.crash_at)
+    return {client: crash.step for client, crash in found.items() if crash.round == round_number}
+
+
+def _by_client(clients: Iterable[ClientPlan], given: Mapping[str, T]) -> dict[str, T]:
+    """Each client's own entry, else that of its template."""
+    found = {}
+    for client in clients:
+        for name in (client.name, client.key.removeprefix("clients.")):
+            if name in given:
+                found[client.name] = given[name]
+                break
+    return found

@@ -6,6 +6,7 @@ from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.data.read import read_group
 from atlas_cli.errors import AtlasError
 from atlas_cli.planning.plan import Plan
+from atlas_cli.printable import listed
 from atlas_cli.tasks import build as build_task
 
 
@@ -73,5 +74,4 @@ def waits_for_data(config: ExperimentConfig) -> bool:
 
 
 def _of_some(what: str, clients: list[str]) -> list[str]:
-    more = f" and {len(clients) - 1} more" if len(clients) > 1 else ""
-    return [f"{what}: {clients[0]}{more}"] if clients else []
+    return [f"{what}: {listed(clients, 1)}"] if clients else []

@@ -9,20 +9,12 @@ from typing import Any, NamedTuple
 from atlas_cli.aggregation.contract import Layer, elements
 from atlas_cli.config.schema.experiment import OptimizerConfig
 from atlas_cli.planning.devices.cost import head_step
-from atlas_cli.planning.memory.party_memory import adapter_bytes, bytes_of, optimizer_bytes
-from atlas_cli.planning.memory.predict import (
-    PartyMemory,
-    predict_client,
-    predict_server,
-    predict_unsplit,
-    predict_whole,
-)
+from atlas_cli.planning.memory.party_memory import PartyMemory, adapter_bytes, bytes_of, optimizer_bytes
+from atlas_cli.planning.memory.predict import predict_client, predict_server, predict_unsplit, predict_whole
 from atlas_cli.planning.memory.step import ELEMENT, Step
-from atlas_cli.planning.memory_assumptions import read_classes as read_classes
 from atlas_cli.planning.method import method_of
 from atlas_cli.planning.plan import ClientPlan, Plan
-from atlas_cli.planning.round_bytes import RoundBytes, head_tensors, round_bytes
-from atlas_cli.planning.round_bytes import Shape as Shape
+from atlas_cli.planning.round_bytes import RoundBytes, Shape, head_tensors, round_bytes
 from atlas_cli.tasks import build as build_task
 from atlas_cli.tasks.contract import BaseTask
 

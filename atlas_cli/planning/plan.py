@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
+from atlas_cli.aggregation.contract import PARTS
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.errors import ConfigError
 from atlas_cli.models.adapters.lora import features_of
@@ -20,22 +21,12 @@ from atlas_cli.models.families.contract import BaseFamily
 from atlas_cli.models.files.resolve import model_config
 from atlas_cli.models.frozen.load import check_cut
 from atlas_cli.models.frozen.meta_model import meta_model
-from atlas_cli.models.frozen.rotary import depends_on_length, frequencies_change_at
+from atlas_cli.models.frozen.rotary import depends_on_length
 from atlas_cli.models.halves.split import blocks_of, client_half, server_half
+from atlas_cli.planning.checks import check_before_shapes, check_clusters, check_hooks, check_server_memory
 from atlas_cli.planning.cuts.auto import resolve_auto_cuts
 from atlas_cli.planning.devices.cost import BlockShapes, block_shapes
-from atlas_cli.planning.devices.devices import check_deadline, client_devices, server_device
-from atlas_cli.planning.method import (
-    check_clusters,
-    check_cuts,
-    check_extra_tensors,
-    check_hooks,
-    check_mixing,
-    check_screen,
-    check_server_memory,
-    method_of,
-)
-from atlas_cli.planning.task_checks import check_tasks
+from atlas_cli.planning.method import method_of
 
 
 @dataclass(frozen=True)
@@ -91,6 +82,24 @@ class Plan:
     def block_shapes(self) -> BlockShapes:
         """The shapes from which the FLOPs of a block follow."""
         return block_shapes(self.family, self.hf_config)
+
+    @cached_property
+    def one_by_one(self) -> str | None:
+        """The config key that forces each client to be computed alone and padded; None if clients may share passes."""
+        config, training = self.config, self.config.training
+        reasons = {
+            "engine.fuse": config.engine.fuse == "off",
+            "engine.name": config.engine.name != "in-process",
+            "mode": config.mode != "split-federated",
+            "lora.dropout": config.lora.dropout > 0,  # drawn for a padded batch
+            "training.autocast": training.autocast != "off",  # adapters by segment compute in their own dtype
+            "training.deadline": training.deadline is not None,  # a client that is out takes no part in a server's step
+            f"privacy.{config.privacy.in_a_step()}": config.privacy.in_a_step() is not None,
+            "training.on_nonfinite": training.on_nonfinite != "stop",
+            # positions may depend on the longest text of a pass
+            "training.max_length": depends_on_length(self.hf_config, training.max_length),
+        }
+        return next((key for key, holds in reasons.items() if holds), None)
 
     def members(self, group: str) -> list[ClientPlan]:
         """The clients of a task group, in the order of the config."""
@@ -157,7 +166,7 @@ def make_plan(config: ExperimentConfig) -> Plan:
     config = resolve_auto_cuts(config)
     hf_config, _, init = model_config(config.model)
     family = family_of(hf_config.model_type)
-    _check_before_shapes(config, hf_config, family)
+    check_before_shapes(config, hf_config, family)
     base, _ = meta_model(hf_config, family, getattr(torch, config.model.dtype))
     names = adapted_names(base, family, config.lora.targets)
     clients = _planned_clients(config, base, family, names)
@@ -186,19 +195,6 @@ def make_plan(config: ExperimentConfig) -> Plan:
         },
         setup_tensors=_setup_tensors(hf_config, family, clients),
     )
-
-
-def _check_before_shapes(config: ExperimentConfig, hf_config: PreTrainedConfig, family: BaseFamily) -> None:
-    """Check what needs no knowledge of the model's layers."""
-    check_tasks(config, hf_config.model_type, family)
-    _check_length(config, hf_config, family)
-    _check_rotary(config, hf_config)
-    method_of(config)
-    check_mixing(config)
-    check_screen(config)
-    check_extra_tensors(config)
-    client_devices(config), server_device(config)  # every device that is named must be known
-    check_deadline(config)
 
 
 def _planned_clients(
@@ -251,28 +247,6 @@ def cuts_text(plan: Plan) -> str:
     return str(plan.cut) if deepest == plan.cut else f"{plan.cut} to {deepest}"
 
 
-def _check_length(config: ExperimentConfig, hf_config: PreTrainedConfig, family: BaseFamily) -> None:
-    positions = family.positions(hf_config)
-    if positions is not None and config.training.max_length > positions:
-        raise ConfigError(
-            f"{config.training.max_length} tokens are more than the model's {positions} positions; "
-            f"set it to {positions} or less",
-            key="training.max_length",
-        )
-
-
-def _check_rotary(config: ExperimentConfig, hf_config: PreTrainedConfig) -> None:
-    """Check that texts are computed independently if a mechanism protects single texts or changes padding."""
-    mechanism = config.privacy.in_a_step() or ("pad_lengths" if config.privacy.pad_lengths else None)
-    if mechanism and depends_on_length(hf_config, config.training.max_length):
-        length = frequencies_change_at(hf_config)
-        raise ConfigError(
-            f"with texts of more than {length} tokens this model's rotary positions depend on the longest "
-            f"text of a batch, so that privacy.{mechanism} would not do what it says; set it to {length}",
-            key="training.max_length",
-        )
-
-
 def _planned_rank(config: ExperimentConfig, rank: int | dict[int, int] | str) -> int | dict[int, int]:
     # rank: auto is given its number before training (experiment/allocation); until then a plan has the least
     return config.allocation.r_min if isinstance(rank, str) else rank
@@ -280,18 +254,26 @@ def _planned_rank(config: ExperimentConfig, rank: int | dict[int, int] | str) ->
 
 def _check_cuts(config: ExperimentConfig, clients: list[ClientPlan]) -> None:
     """Check that a layer which lies on the server for some of a group's clients has an adapter there to merge."""
-    first: dict[str, ClientPlan] = {}
+    method, first = method_of(config), dict[str, ClientPlan]()
     for client in clients:
-        other = first.setdefault(client.task_group, client)
-        if other.cut != client.cut and config.server.rank == 0:
+        other, key = first.setdefault(client.task_group, client), f"{client.key}.split_layer"
+        if other.cut == client.cut:
+            continue
+        if config.server.rank == 0:
             raise ConfigError(
                 f"{client.name} keeps {client.cut} layers and {other.name} of the same task group keeps {other.cut}; "
                 "the server adapts the layers between for one of them, so set server.rank to 1 or more, or give both "
                 "one split_layer",
-                key=f"{client.key}.split_layer",
+                key=key,
             )
-        if other.cut != client.cut:
-            check_cuts(config, client.task_group, f"{client.key}.split_layer")
+        defined = method.CUTS_MAY_DIFFER and not method.CHANGES_BASE and set(method.SENT) == set(PARTS)
+        if method.SENT and not defined:
+            raise ConfigError(
+                f"clients of {client.task_group} have different split layers, and {config.aggregation.method} is not "
+                "defined for a layer that lies on the server for some of them; give them one split_layer, or another "
+                "aggregation.method",
+                key=key,
+            )
 
 
 def _own_key(config: ExperimentConfig, client_key: str, name: str, otherwise: str) -> str:

@@ -114,7 +114,8 @@ class ToyGroup:
         for parameter in adapters.parameters():
             parameter.grad = None
         loss.backward()
-        apply_term(self.terms[client], adapters)
+        if (term := self.terms[client]) is not None:
+            apply_term(term, adapters)
         with torch.no_grad():
             for parameter in adapters.trained():
                 if parameter.grad is not None:

@@ -65,6 +65,9 @@ def serialized_size(tensors: Mapping[str, Tensor]) -> int:
     return 8 + -(-len(text) // 8) * 8 + offset
 
 
+TYPES: dict[tuple[str, Direction], type[Message]] = {}  # by kind and direction
+
+
 @dataclass(frozen=True, eq=False)
 class Message:
     """One message between a client and the server; its tensors are detached from any graph.
@@ -78,6 +81,14 @@ class Message:
     direction: ClassVar[Direction]
 
     client: str
+
+    def __init_subclass__(cls, kind: str | None = None, direction: Direction | None = None) -> None:
+        """A class of messages with a kind and a direction is one of ``TYPES``."""
+        if kind is not None:
+            cls.kind = kind
+        if direction is not None:
+            cls.direction = direction
+            TYPES[cls.kind, direction] = cls
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -115,12 +126,14 @@ class Message:
 class HiddenStates(Message):
     """A message of a local step: one (B, T, D) tensor of floats, which ``privacy.compress`` sends in fewer bits.
 
-    Attributes:
-        states: the name of that tensor. The scale (B, T) float32 of ``int8`` numbers is sent with it, in the field
-            of that name with ``_scale``.
+    That tensor is the first field. The scale (B, T) float32 of ``int8`` numbers is sent with it, in the field of that
+    name with ``_scale``.
     """
 
-    states: ClassVar[str]
+    @property
+    def states(self) -> str:
+        """The name of the hidden states."""
+        return fields(self)[1].name
 
     def floats(self) -> Tensor:
         """The hidden states as float32, whatever they were compressed to."""
@@ -129,7 +142,7 @@ class HiddenStates(Message):
 
 
 @dataclass(frozen=True, eq=False)
-class Activations(HiddenStates):
+class Activations(HiddenStates, kind="activations", direction="up"):
     """The output of a client's blocks for a batch.
 
     Attributes:
@@ -137,10 +150,6 @@ class Activations(HiddenStates):
         attention_mask: (B, T) bool, False on padding; None: nothing is padding.
         labels: as the task has them; None if they stay on the client.
     """
-
-    kind = "activations"
-    direction = "up"
-    states = "activations"
 
     activations: Tensor
     attention_mask: Tensor | None = None
@@ -161,12 +170,8 @@ class Activations(HiddenStates):
 
 
 @dataclass(frozen=True, eq=False)
-class Gradients(HiddenStates):
+class Gradients(HiddenStates, kind="gradients", direction="down"):
     """The gradient of a client's own mean loss with respect to its activations: (B, T, D), of their dtype."""
-
-    kind = "gradients"
-    direction = "down"
-    states = "gradients"
 
     gradients: Tensor
     gradients_scale: Tensor | None = None
@@ -178,12 +183,8 @@ class Gradients(HiddenStates):
 
 
 @dataclass(frozen=True, eq=False)
-class Features(HiddenStates):
+class Features(HiddenStates, kind="features", direction="down"):
     """U-shaped split: the output of the server's blocks for a batch, (B, T, D), for the client's own head."""
-
-    kind = "features"
-    direction = "down"
-    states = "features"
 
     features: Tensor
     features_scale: Tensor | None = None
@@ -192,17 +193,13 @@ class Features(HiddenStates):
 
 
 @dataclass(frozen=True, eq=False)
-class FeatureGradients(HiddenStates):
+class FeatureGradients(HiddenStates, kind="feature-gradients", direction="up"):
     """U-shaped split: the gradient of a client's own mean loss with respect to the features.
 
     Attributes:
         gradients: (B, T, D).
         count: () int64, the number of labels that the loss averages.
     """
-
-    kind = "feature-gradients"
-    direction = "up"
-    states = "gradients"
 
     gradients: Tensor
     count: Tensor
@@ -215,11 +212,8 @@ class FeatureGradients(HiddenStates):
 
 
 @dataclass(frozen=True, eq=False)
-class Fingerprint(Message):
+class Fingerprint(Message, kind="fingerprint", direction="up"):
     """A sketch of a client's gradients, (size,) float32, for clustering."""
-
-    kind = "fingerprint"
-    direction = "up"
 
     fingerprint: Tensor
 
@@ -246,62 +240,40 @@ class NamedTensors(Message):
         return cls(client, tensors)
 
 
-@dataclass(frozen=True, eq=False)
-class BaseWeights(NamedTensors):
+class BaseWeights(NamedTensors, kind="base-weights", direction="down"):
     """The frozen weights that a client holds, by parameter, sent once, at set-up."""
 
-    kind = "base-weights"
-    direction = "down"
 
-
-@dataclass(frozen=True, eq=False)
-class BaseRows(NamedTensors):
+class BaseRows(NamedTensors, kind="base-change", direction="down"):
     """Rows that merges added to the base since a client's last delivery.
 
     By layer ``<path>.base_A`` (n, d_in) and ``<path>.base_B`` (d_out, n) float32.
     """
 
-    kind = "base-change"
-    direction = "down"
 
-
-@dataclass(frozen=True, eq=False)
-class BaseTotal(NamedTensors):
+class BaseTotal(NamedTensors, kind="base-total", direction="down"):
     """The sum of all changes of the base so far, which replaces the client's; named as in ``BaseRows``."""
 
-    kind = "base-total"
-    direction = "down"
 
-
-@dataclass(frozen=True, eq=False)
-class HeadUpdate(NamedTensors):
+class HeadUpdate(NamedTensors, kind="head", direction="up"):
     """The trained parameters of a client's head, ``head.<name>``, as the client holds them."""
 
-    kind = "head"
-    direction = "up"
 
-
-@dataclass(frozen=True, eq=False)
-class HeadDelivery(NamedTensors):
+class HeadDelivery(NamedTensors, kind="head", direction="down"):
     """The trained parameters of a task group's head, ``head.<name>``."""
-
-    kind = "head"
-    direction = "down"
 
 
 EXTRA = "extra."  # before the name of a tensor that an aggregation method sends besides adapters
 
 
 @dataclass(frozen=True, eq=False)
-class Adapters(NamedTensors):
+class Adapters(NamedTensors, kind="adapters"):
     """Adapters by layer: ``<path>.lora_A`` (r, d_in) and ``<path>.lora_B`` (d_out, r) float32, as the method says.
 
     Attributes:
         named: the adapters.
         extra: further tensors of the aggregation method by name, such as control variates.
     """
-
-    kind = "adapters"
 
     extra: Mapping[str, Tensor] = field(default_factory=dict)
 
@@ -328,20 +300,12 @@ class Adapters(NamedTensors):
         return 4 * (sum(rank * widths[path] for path, rank in ranks.items()) + extra_elements)
 
 
-@dataclass(frozen=True, eq=False)
-class AdapterUpdate(Adapters):
+class AdapterUpdate(Adapters, direction="up"):
     """The adapters that a client trained."""
 
-    direction = "up"
 
-
-@dataclass(frozen=True, eq=False)
-class Delivery(Adapters):
+class Delivery(Adapters, direction="down"):
     """The adapters of a client's group, at the client's ranks."""
 
-    direction = "down"
 
-
-STEP = (Activations, Gradients, Features, FeatureGradients)
-SETUP_AND_ROUND = (BaseWeights, AdapterUpdate, Delivery, BaseRows, BaseTotal, Fingerprint, HeadUpdate, HeadDelivery)
-TYPES: dict[tuple[str, Direction], type[Message]] = {(t.kind, t.direction): t for t in (*STEP, *SETUP_AND_ROUND)}
+STEP = (Activations, Gradients, Features, FeatureGradients)  # of a local step

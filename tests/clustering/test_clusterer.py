@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atlas_cli import TaskClusterer
-from atlas_cli.clustering.sketch import sketch
+from atlas_cli.clustering.fingerprints import sketch
 from atlas_cli.errors import ConfigError
 
 

@@ -46,7 +46,7 @@ def a_round(made, number):
     run_round(made, list(made.clients), number, ledger, lambda *_: None)
     held = {c: Update(c, m.weight, absorb(copied(m), scales_of(m.adapters))) for c, m in members(made).items()}
     heads = {c: {n: t.clone() for n, t in m.head_state().items()} for c, m in members(made).items()}
-    for group in made.aggregator.merged:
+    for group in made.aggregator.groups:
         made.aggregator.merge(group, [c for c in made.clients if members(made)[c].group == group], ledger, number)
     deliver(made, list(made.clients), ledger)
     require_delivered(made, made.clients)
@@ -81,11 +81,11 @@ def test_one_cluster_merges_the_clients_of_all_task_groups_and_heads_of_each(met
     training = {**FAST, "labels": labels}
     made = build(two_groups(clustering={"by": "single"}, aggregation={"method": method}, training=training))
     set_up(made)
-    before = copy.deepcopy(made.aggregator.merged["cluster-0"])
+    before = copy.deepcopy(made.aggregator.groups["cluster-0"].merged)
     held, heads = a_round(made, 1)
     expected = made.aggregator.method.aggregate(before, [held[c] for c in "abcde"], Context("cluster-0", 1))
     for path, product in dense(expected.adapters).items():
-        torch.testing.assert_close(dense(made.aggregator.merged["cluster-0"])[path], product)
+        torch.testing.assert_close(dense(made.aggregator.groups["cluster-0"].merged)[path], product)
     assert {m.part for m in members(made).values()} == {"g.cluster-0", "h.cluster-0"}
     if labels == "client":
         for part, group in (("g.cluster-0", "abc"), ("h.cluster-0", "de")):
@@ -105,25 +105,25 @@ def test_what_was_learned_goes_along(method, labels, two_groups):
     set_up(made)
     a_round(made, 1)
     weight = {c: m.weight for c, m in members(made).items()}
-    former, adapters = dense(made.aggregator.merged["g"]), dense(made.aggregator.merged["h"])
-    cut = {g: {p: Factors(f.A[:3], f.B[:, :3]) for p, f in made.aggregator.merged[g].items()} for g in "gh"}
+    former, adapters = dense(made.aggregator.groups["g"].merged), dense(made.aggregator.groups["h"].merged)
+    cut = {g: {p: Factors(f.A[:3], f.B[:, :3]) for p, f in made.aggregator.groups[g].merged.items()} for g in "gh"}
     nested = {group: dense(factors) for group, factors in cut.items()}
     heads = made.aggregator.heads if labels == "client" else made.server.heads
     head = {group: matrix(heads[group]).clone() for group in "gh"}
     moved = regroup(made, {"a": "x", "b": "x", "c": "y", "d": "y", "e": "z"})
     assert moved == list("abcde")
-    merged, versions = made.aggregator.merged, {c: m.version for c, m in members(made).items()}
+    groups, versions = made.aggregator.groups, {c: m.version for c, m in members(made).items()}
     assert versions == {"a": 1, "b": 1, "c": -1, "d": -1, "e": 1}  # a mean is news to all; a part of a group is not
     for path in former:
-        torch.testing.assert_close(dense(merged["x"])[path], former[path])
-        torch.testing.assert_close(dense(merged["z"])[path], adapters[path])
+        torch.testing.assert_close(dense(groups["x"].merged)[path], former[path])
+        torch.testing.assert_close(dense(groups["z"].merged)[path], adapters[path])
         mean = (weight["c"] * former[path] + weight["d"] * adapters[path]) / (weight["c"] + weight["d"])
         U, S, Vh = torch.linalg.svd(mean)
         best = U[:, :3] * S[:3] @ Vh[:3]
         if method == "ffa":  # its ranks are nested: the first three rows of A, as client c has them
             first = [weight[c] / (weight["c"] + weight["d"]) * nested[g][path] for c, g in (("c", "g"), ("d", "h"))]
             best = sum(first)
-        torch.testing.assert_close(dense(merged["y"])[path], best, atol=1e-7, rtol=1e-4)
+        torch.testing.assert_close(dense(groups["y"].merged)[path], best, atol=1e-7, rtol=1e-4)
     heads = made.aggregator.heads if labels == "client" else made.server.heads
     assert set(heads) == {"g.x", "g.y", "h.y", "h.z"} == set(made.server.groups)
     assert all(torch.equal(matrix(heads[part]), head[part[0]]) for part in heads)
@@ -145,10 +145,10 @@ def test_a_cluster_that_stays_together_keeps_everything(two_groups):
     regroup(made, {"a": "x", "b": "x", "c": "y", "d": "y", "e": "y"})
     a_round(made, 1)
     versions = {c: m.version for c, m in members(made).items()}
-    kept = made.server.groups["g.x"], made.aggregator.merged["x"], made.aggregator.version["x"]
+    kept = made.server.groups["g.x"], made.aggregator.groups["x"].merged, made.aggregator.groups["x"].version
     assert regroup(made, {"a": "x", "b": "x", "c": "y", "d": "y", "e": "z"}) == ["e"]
-    assert made.server.groups["g.x"] is kept[0] and made.aggregator.merged["x"] is kept[1]
-    assert made.aggregator.version["x"] == kept[2] and made.server.groups["g.x"].optimizer.state
+    assert made.server.groups["g.x"] is kept[0] and made.aggregator.groups["x"].merged is kept[1]
+    assert made.aggregator.groups["x"].version == kept[2] and made.server.groups["g.x"].optimizer.state
     assert {c: m.version for c, m in members(made).items()} == versions  # y was only divided
     assert not made.server.groups["h.z"].optimizer.state
 

@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.by_hand import hidden
 
-from atlas_cli.clustering.fingerprints import RANK, draw, fingerprint_round
-from atlas_cli.clustering.sketch import sketch
+from atlas_cli.clustering.fingerprints import RANK, draw, fingerprint_round, sketch
 from atlas_cli.data.collate import collate
 from atlas_cli.errors import ConfigError
 from atlas_cli.experiment.run_state import RunState

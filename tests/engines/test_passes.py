@@ -9,15 +9,15 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.rounds import run_round
-from support.tiny_models import CONFIGS
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.data.collate import collate
 from atlas_cli.engines import passes as grouping
-from atlas_cli.engines.passes import PASS_TOKENS, one_by_one, passes
+from atlas_cli.engines.passes import PASS_TOKENS, passes
 from atlas_cli.errors import NonFiniteError
 from atlas_cli.federation.parties import split_server
+from atlas_cli.planning.plan import make_plan
 from atlas_cli.wire.ledger import Ledger
 
 SGD = {"name": "sgd", "lr": 0.1}  # Adam makes a rounding error of a gradient near 0 as large as a step
@@ -235,7 +235,7 @@ def test_what_the_server_returns_for_one_client_is_checked(make_federation, monk
     ],
 )
 def test_what_keeps_clients_apart(changes, key, make_config):
-    assert one_by_one(make_config(**changes), CONFIGS["bert"]()) == key
+    assert make_plan(make_config(**changes)).one_by_one == key
 
 
 KINDS = st.lists(st.tuples(st.sampled_from(["x", "y", None]), st.integers(1, 400)), min_size=1, max_size=12)
@@ -252,8 +252,7 @@ def test_every_client_is_in_one_pass_of_its_kind(clients, update):
     config = SimpleNamespace(training=SimpleNamespace(server_update=update))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(grouping, "_kind", lambda _, client: kinds[client])
-        patch.setattr(grouping, "one_by_one", lambda *_: None)
-        found = list(passes(SimpleNamespace(config=config, base=SimpleNamespace(config=None)), batches))
+        found = list(passes(SimpleNamespace(config=config, server=SimpleNamespace(real_tokens=True)), batches))
     order = [client for each in found for client in each.clients]
     assert sorted(order, key=int) == list(batches)
     if update == "sequential":

@@ -122,9 +122,9 @@ def test_what_a_client_holds_elsewhere_is_compared_with_what_it_was_delivered(ma
     class Tampering(Hosts):
         def start(self, client, method, *args):
             if method == "begin" and client == "b":
-                number, owned = args
+                (owned,) = args
                 changed = {name: array._replace(values=array.values + 1) for name, array in owned.exchanged.items()}
-                args = (number, owned._replace(exchanged=changed))
+                args = (owned._replace(exchanged=changed),)
             super().start(client, method, *args)
 
     with pytest.raises(AtlasError, match="client b does not hold, where it runs, what the server delivered"):

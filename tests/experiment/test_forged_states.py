@@ -107,7 +107,7 @@ def test_every_forged_state_is_refused_by_name_or_is_what_is_restored(make_confi
             message = str(error)
             assert message.startswith("checkpoint round-000001 is not of this experiment: state."), message
             assert "\n" not in message and len(message) < 400
-            if fresh.aggregator.version.keys() != trained.aggregator.version.keys():
+            if fresh.aggregator.groups.keys() != trained.aggregator.groups.keys():
                 fresh = build(config)  # it had been grouped anew
             continue
         again = RunState(fresh).capture()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from atlas_cli.experiment.reference_memory import reference_memory
+from atlas_cli.experiment.memory_record import reference_memory
 from atlas_cli.experiment.round_loop import set_up
 from atlas_cli.federation.parties.measured_memory import Usage, saved_bytes, tensor_bytes
 from atlas_cli.federation.parties.numerics import precision

@@ -36,7 +36,7 @@ def test_delivered_is_the_group_adapter_at_the_clients_rank(ready):
     federation = ready()
     error = one_round(federation, ["a", "b", "c"])
     deliver(federation, ["a", "b", "c"], Ledger())
-    group = federation.aggregator.groups["g"]
+    group = federation.aggregator.groups["g"].adapters
     for client in federation.clients.values():
         for path, adapter in client.adapters.adapters.items():
             merged = group.adapters[path]
@@ -54,7 +54,7 @@ def test_merged_is_near_the_exact_mean_and_the_error_says_how_near(ready):
     sent = {c: products(federation.clients[c].adapters) for c in "abc"}
     error = federation.aggregator.merge("g", ["a", "b", "c"], Ledger(), 1)
     wrong = size = 0.0
-    for path, merged in products(federation.aggregator.groups["g"]).items():
+    for path, merged in products(federation.aggregator.groups["g"].adapters).items():
         exact = sum(weights[c] * sent[c][path] for c in "abc") / sum(weights.values())
         wrong += (merged - exact).square().sum().item()
         size += exact.square().sum().item()
@@ -80,13 +80,13 @@ def test_absent_clients_keep_what_they_have_and_catch_up_later(ready):
         one_round(federation, ["a", "b"], number)
         deliver(federation, ["a", "b"], Ledger())
     assert all(torch.equal(t, held[n]) for n, t in c.adapters.state().items())
-    assert (member.version, federation.aggregator.version["g"]) == (0, 2)
+    assert (member.version, federation.aggregator.groups["g"].version) == (0, 2)
     require_delivered(federation, federation.clients)  # it holds the older delivery, which is right
     ledger = Ledger()
     deliver(federation, ["c"], ledger)
     assert member.version == 2
     assert [e.messages for e in ledger.entries.values()] == [1]  # one delivery brings it up to date
-    group = federation.aggregator.groups["g"].adapters
+    group = federation.aggregator.groups["g"].adapters.adapters
     assert all(torch.equal(a.lora_A, group[path].lora_A[:3]) for path, a in c.adapters.adapters.items())
 
 
@@ -165,7 +165,7 @@ def test_per_layer_ranks_with_gaps(ready):
     """Client a adapts layer 0 only, b layer 1 only, c both: each layer is merged over those that hold it."""
     clients = {"a": {"rank": {0: 4}}, "b": {"rank": {1: 2}}, "c": {"rank": {0: 1, 1: 3}}}
     federation = ready("gpt2", clients=clients)
-    group = federation.aggregator.groups["g"].adapters
+    group = federation.aggregator.groups["g"].adapters.adapters
     assert {path: a.rank for path, a in group.items()} == {"h.0.attn.c_attn": 4, "h.1.attn.c_attn": 3}
     before = copy.deepcopy(group["h.1.attn.c_attn"].state_dict())
     one_round(federation, ["a"])
@@ -182,10 +182,10 @@ def test_per_layer_ranks_with_gaps(ready):
 def test_groups_do_not_mix(ready, toy_csv):
     two = {"h": {"task": "sequence-classification", "data": {"files": toy_csv}}}
     federation = ready(task_groups=two, clients={"c": {"task_group": "h"}})
-    other = copy.deepcopy(federation.aggregator.groups["h"].state())
+    other = copy.deepcopy(federation.aggregator.groups["h"].adapters.state())
     server = copy.deepcopy([p.detach() for p in federation.server.groups["h"].parameters()])
     one_round(federation, ["a", "b"])
-    assert all(torch.equal(t, other[n]) for n, t in federation.aggregator.groups["h"].state().items())
+    assert all(torch.equal(t, other[n]) for n, t in federation.aggregator.groups["h"].adapters.state().items())
     held = federation.server.groups["h"].parameters()
     assert all(torch.equal(p, q) for p, q in zip(server, held, strict=True))
 

@@ -117,7 +117,7 @@ def test_the_server_is_a_holder_for_those_it_serves(unequal):
     weights = {name: member.weight for name, member in aggregator.members.items()}
     aggregator.merge("g", list(CUTS), Ledger(), 1)
     deliver(made, list(CUTS), Ledger())
-    for path, merged in aggregator.merged["g"].items():
+    for path, merged in aggregator.groups["g"].merged.items():
         layer = layer_of(path, family)
         A, B = torch.zeros_like(merged.A), torch.zeros_like(merged.B)
         for name, cut in CUTS.items():
@@ -131,7 +131,7 @@ def test_the_server_is_a_holder_for_those_it_serves(unequal):
         for adapter in (adapters.adapters[path] for adapters in holders):
             torch.testing.assert_close(adapter.lora_A, merged.A[: adapter.rank])
             torch.testing.assert_close(adapter.scaling * adapter.lora_B, merged.B[:, : adapter.rank])
-    assert {layer_of(path, family) for path in aggregator.merged["g"]} == {0, 1, 2}
+    assert {layer_of(path, family) for path in aggregator.groups["g"].merged} == {0, 1, 2}
     forgotten = {p for p, a in upper.adapters.adapters.items() if not upper.optimizer.state.get(a.lora_A)}
     assert {layer_of(path, family) for path in forgotten} == {
         1,
@@ -144,7 +144,7 @@ def test_absent_clients_lend_the_server_no_weight(unequal):
     run_round(made, ["b"], 1, Ledger(), lambda *_: None)
     b = copy.deepcopy(made.clients["b"].adapters)
     made.aggregator.merge("g", ["b"], Ledger(), 1)
-    for path, merged in made.aggregator.merged["g"].items():
+    for path, merged in made.aggregator.groups["g"].merged.items():
         adapter = b.adapters[path]
         torch.testing.assert_close(merged.B[:, : adapter.rank], adapter.scaling * adapter.lora_B)
 

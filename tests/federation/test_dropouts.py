@@ -19,8 +19,7 @@ from atlas_cli.federation.attendance import Attendance
 from atlas_cli.federation.build import build
 from atlas_cli.federation.parties.split_client import SplitClient
 from atlas_cli.federation.parties.split_server import SplitServer
-from atlas_cli.planning import faults
-from atlas_cli.planning.cohort import sample_cohort
+from atlas_cli.planning.cohort import answers, sample_cohort
 from atlas_cli.wire.ledger import Ledger
 
 FAST = {"client_optimizer": {"lr": 0.02}, "server_optimizer": {"lr": 0.02}}
@@ -39,6 +38,10 @@ def same(one, other):
     assert [name for name in one if not torch.equal(one[name], other[name])] == []
 
 
+def versions(federation):
+    return {name: group.version for name, group in federation.aggregator.groups.items()}
+
+
 def test_a_third_drops_out_each_round_and_merges_are_of_those_that_are_left(make_config, train_quietly, monkeypatch):
     made = build(
         make_config(
@@ -53,7 +56,7 @@ def test_a_third_drops_out_each_round_and_merges_are_of_those_that_are_left(make
     def watched(group, sent, number):
         sent = {client: copy.deepcopy(tensors) for client, tensors in sent.items()}
         result = combine(group, sent, number)
-        merges.append((sent, {path: copy.deepcopy(f) for path, f in aggregator.merged[group].items()}))
+        merges.append((sent, {path: copy.deepcopy(f) for path, f in aggregator.groups[group].merged.items()}))
         return result
 
     monkeypatch.setattr(aggregator, "combine", watched)
@@ -249,7 +252,7 @@ def test_too_few_clients_end_the_run_before_anything_is_merged(make_config, trai
     assert "round 2: 1 of 3 clients left, and training.min_clients is 2" in str(error.value)
     assert "c: failed before step 2" in str(error.value)
     assert "add training.min_clients=1 to go on" in str(error.value)
-    assert made.aggregator.version == {"g": 1}
+    assert versions(made) == {"g": 1}
 
 
 def test_a_group_that_nobody_is_left_of_keeps_its_adapter(make_config, toy_csv, train_quietly):
@@ -264,7 +267,7 @@ def test_a_group_that_nobody_is_left_of_keeps_its_adapter(make_config, toy_csv, 
         )
     )
     recorder = train_quietly(made)  # what is held and delivered is checked every round
-    assert made.aggregator.version == {"g": 2, "h": 1}
+    assert versions(made) == {"g": 2, "h": 1}
     g, h = recorder.metrics[-2:]
     assert (g["participants"], h["participants"], h["dropped"]) == (["a", "b"], [], {"c": "failed before step 0"})
     assert h["train_loss"] is None and h["aggregation_error"] is None and h["test"] == recorder.metrics[3]["test"]
@@ -278,10 +281,10 @@ def test_who_never_answers_is_a_function_of_seed_round_and_client(seed, chance):
             self.seed = seed
             self.faults = type("F", (), {"drop": chance, **changes})()
 
-    drawn = [faults.answers(Config(), "a", number) for number in range(1, 401)]
-    assert drawn == [faults.answers(Config(), "a", number) for number in range(1, 401)]
-    assert drawn != [faults.answers(Config(), "b", number) for number in range(1, 401)]
+    drawn = [answers(Config(), "a", number) for number in range(1, 401)]
+    assert drawn == [answers(Config(), "a", number) for number in range(1, 401)]
+    assert drawn != [answers(Config(), "b", number) for number in range(1, 401)]
     assert abs(drawn.count(False) / 400 - chance) < 0.12
-    assert all(faults.answers(Config(drop=0.0), "a", number) for number in range(1, 9))
-    more = [faults.answers(Config(drop=min(0.99, chance + 0.04)), "a", number) for number in range(1, 401)]
+    assert all(answers(Config(drop=0.0), "a", number) for number in range(1, 9))
+    more = [answers(Config(drop=min(0.99, chance + 0.04)), "a", number) for number in range(1, 401)]
     assert not any(later and not before for before, later in zip(drawn, more, strict=True))

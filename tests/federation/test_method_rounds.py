@@ -64,10 +64,10 @@ def test_two_rounds_deliver_what_the_method_says(method, family, make_config):
     aggregator, module = made.aggregator, made.aggregator.method
     weights = {c: aggregator.members[c].weight for c in "abc"}
     for number in (1, 2):
-        before = copy.deepcopy(aggregator.merged["g"])
+        before = copy.deepcopy(aggregator.groups["g"].merged)
         trained, errors = a_round(made, ["a", "b", "c"], number)
         assert (errors is None) == (not module.GROUP_ADAPTER)
-        for path, merged in aggregator.merged["g"].items():
+        for path, merged in aggregator.groups["g"].merged.items():
             exact = sum(weights[c] * worth(trained[c], path) for c in "abc") / sum(weights.values())
             for c in "abc":
                 rank = made.clients[c].adapters.adapters[path].rank
@@ -85,7 +85,7 @@ def test_two_rounds_deliver_what_the_method_says(method, family, make_config):
                 torch.testing.assert_close(worth(made.clients["a"].adapters, path), exact, atol=1e-6, rtol=1e-4)
     if module.CHANGES_BASE:
         assert errors.overall.total < 1e-5
-    assert any(worth(made.clients["a"].adapters, path).abs().max() > 1e-4 for path in aggregator.merged["g"])
+    assert any(worth(made.clients["a"].adapters, path).abs().max() > 1e-4 for path in aggregator.groups["g"].merged)
 
 
 @pytest.mark.parametrize("method", ["flora", "fedex"])
@@ -113,7 +113,7 @@ def test_a_changed_base_is_what_the_client_computes_with(method, ready):
 def test_an_absent_client_keeps_what_it_has_and_catches_up(method, ready):
     made = ready(method)
     a_round(made, ["a", "b", "c"], 1)
-    held = {path: worth(made.clients["c"].adapters, path) for path in made.aggregator.merged["g"]}
+    held = {path: worth(made.clients["c"].adapters, path) for path in made.aggregator.groups["g"].merged}
     for number in (2, 3):
         a_round(made, ["a", "b"], number)
         assert all(torch.equal(held[p], worth(made.clients["c"].adapters, p)) for p in held)
@@ -168,7 +168,7 @@ def test_a_restored_federation_goes_on_alike(method, make_config):
     for federation in (made, other):
         a_round(federation, ["a", "b", "c"], 3)
     for c in "abc":
-        for path in made.aggregator.merged["g"]:
+        for path in made.aggregator.groups["g"].merged:
             assert torch.equal(worth(made.clients[c].adapters, path), worth(other.clients[c].adapters, path))
 
 
@@ -183,7 +183,7 @@ def test_the_rank_of_a_base_change_is_bounded_without_loss(ready):
         path = next(iter(trained["a"].adapters))
         weights = {c: made.aggregator.members[c].weight for c in "abc"}
         total = sum(weights[c] * worth(trained[c], path) for c in "abc") / sum(weights.values())
-        assert made.aggregator.changes["g"].total[path].rank <= 32
+        assert made.aggregator.groups["g"].change.total[path].rank <= 32
     torch.testing.assert_close(worth(made.clients["b"].adapters, path), total, atol=1e-5, rtol=1e-3)
 
 
@@ -248,7 +248,7 @@ def test_groups_are_mixed_before_they_are_delivered(graph, make_config, toy_csv,
         train_quietly(made)  # deliveries and bytes are checked every round
 
     def likeness(made):
-        g, h = (torch.cat([delta(f).flatten() for f in made.aggregator.merged[name].values()]) for name in "gh")
+        g, h = (torch.cat([delta(f).flatten() for f in made.aggregator.groups[name].merged.values()]) for name in "gh")
         return torch.nn.functional.cosine_similarity(g, h, dim=0)
 
     assert likeness(together) > likeness(apart) + 0.05
@@ -309,11 +309,11 @@ def test_the_penalty_is_in_the_gradient(ready):
 @pytest.mark.parametrize("method", METHODS)
 def test_the_first_delivery_is_the_groups_start_in_both_parts(method, make_config):
     made = build(make_config(aggregation={"method": method}))
-    for adapter in made.aggregator.groups["g"].adapters.values():
+    for adapter in made.aggregator.groups["g"].adapters.adapters.values():
         torch.nn.init.normal_(adapter.lora_B)  # as an adapter to start from does
-    made.aggregator.start_group("g")
+    made.aggregator.groups["g"].start()
     set_up(made)
-    group = made.aggregator.groups["g"]
+    group = made.aggregator.groups["g"].adapters
     for client in made.clients.values():
         for path, adapter in client.adapters.adapters.items():
             start, rank = group.adapters[path], adapter.rank
@@ -331,5 +331,5 @@ def test_who_missed_more_than_a_full_rank_is_sent_the_change_itself(ready):
     assert ledger.mismatches() == []
     assert ledger.entries["c", "base-total", "down"].payload_bytes == 4 * 4 * 32 * (32 + 32)
     assert ("c", "base-change", "down") not in ledger.entries
-    for path in made.aggregator.merged["g"]:
+    for path in made.aggregator.groups["g"].merged:
         torch.testing.assert_close(*(worth(made.clients[name].adapters, path) for name in "ac"), atol=1e-6, rtol=1e-4)

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from atlas_cli.errors import AtlasError, OutputError
+from atlas_cli.experiment.memory_record import reference_memory
 from atlas_cli.experiment.recorder import Recorder
-from atlas_cli.experiment.reference_memory import reference_memory
 from atlas_cli.experiment.round_loop import set_up, train
 from atlas_cli.experiment.run_state import RunState
 from atlas_cli.federation.build import build

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from atlas_cli.config.schema.experiment import OptimizerConfig, ScheduleConfig
+from atlas_cli.config.schema.experiment import OptimizerConfig, ScheduleConfig, TrainingConfig
 from atlas_cli.federation.parties.optimizers import (
     build_optimizer,
     learning_rate_factor,
@@ -34,8 +34,8 @@ HALF = math.sqrt(0.5)
     ids=["constant", "warm-up", "linear", "linear-warm-up", "short-warm-up", "cosine-warm-up"],
 )
 def test_schedule(schedule, factors):
-    config = ScheduleConfig(**schedule)
-    found = [learning_rate_factor(config, step, 10) for step in range(10)]
+    training = TrainingConfig(schedule=ScheduleConfig(**schedule), rounds=5, local_steps=2)
+    found = [learning_rate_factor(training, step) for step in range(10)]
     assert found == [pytest.approx(f) if f is not None else g for f, g in zip(factors, found, strict=True)]
 
 
@@ -46,11 +46,11 @@ def test_schedule(schedule, factors):
     st.randoms(use_true_random=False),
 )
 def test_schedule_is_pure_positive_and_falls_after_warm_up(name, warmup, total, random):
-    config = ScheduleConfig(name=name, warmup=warmup)
-    in_order = [learning_rate_factor(config, step, total) for step in range(total)]
+    training = TrainingConfig(schedule=ScheduleConfig(name=name, warmup=warmup), rounds=1, local_steps=total)
+    in_order = [learning_rate_factor(training, step) for step in range(total)]
     steps = list(range(total))
     random.shuffle(steps)
-    assert [learning_rate_factor(config, step, total) for step in steps] == [in_order[step] for step in steps]
+    assert [learning_rate_factor(training, step) for step in steps] == [in_order[step] for step in steps]
     assert all(0 < f <= 1 for f in in_order)
     warm = math.ceil(warmup * total)
     assert in_order[:warm] == sorted(in_order[:warm])

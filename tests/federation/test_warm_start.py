@@ -28,7 +28,7 @@ def randomised(federation, seed=3):
     generator = torch.Generator().manual_seed(seed)
     held = [federation.server.heads["g"], *federation.server.groups["g"].adapters.adapters.values()]
     with torch.no_grad():
-        for module in (*held, *federation.aggregator.groups["g"].adapters.values()):
+        for module in (*held, *federation.aggregator.groups["g"].adapters.adapters.values()):
             for parameter in (p for p in module.parameters() if p.requires_grad):
                 parameter.copy_(0.5 * torch.randn(parameter.shape, generator=generator))
     return federation
@@ -64,7 +64,7 @@ def test_classes_in_another_order_are_matched_by_name(make_federation, tmp_path)
 
 def test_an_order_of_classes_that_cannot_be_changed(make_federation, tmp_path, monkeypatch):
     folder = exported(make_federation(**group(classes=["pos", "neg"])), tmp_path)
-    monkeypatch.setattr("atlas_cli.federation.warm_head.Classifier", torch.nn.Conv1d)  # a head of another layer
+    monkeypatch.setattr("atlas_cli.federation.warm_start.Classifier", torch.nn.Conv1d)  # a head of another layer
     make_federation(**group(classes=["pos", "neg"], adapter=folder))
     with pytest.raises(ConfigError, match=r"order \['pos', 'neg'\], and classifier.weight cannot be reordered"):
         make_federation(**group(classes=["neg", "pos"], adapter=folder))

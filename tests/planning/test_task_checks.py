@@ -4,7 +4,7 @@ import pytest
 import torch.nn.functional as F
 
 from atlas_cli.errors import ConfigError
-from atlas_cli.planning.task_checks import _check_randomised
+from atlas_cli.planning.checks import _check_randomised
 from atlas_cli.tasks import load, sequence_classification
 
 

@@ -10,7 +10,7 @@ import yaml
 from atlas_cli.aggregation.methods import delta_svd
 from atlas_cli.cli import main
 from atlas_cli.experiment import run_inputs as inputs
-from atlas_cli.models.files.tokenizer_facts import tokenizer_parts
+from atlas_cli.models.files.tokenizer_file import tokenizer_parts
 
 
 def edited(path, change):

@@ -5,8 +5,7 @@ import random
 
 import torch
 
-from atlas_cli.engines.remote.calls import LostCall
-from atlas_cli.engines.remote.host import ClientHost, ClientSetup, NotFinite
+from atlas_cli.engines.remote.host import ClientHost, ClientSetup, LostCall, NotFinite
 from atlas_cli.engines.remote.steps import remote_steps
 from atlas_cli.experiment.recorder import Recorder
 from atlas_cli.experiment.round_loop import train

@@ -11,34 +11,13 @@ moments of A and B are reset by a delivery.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import torch
 from torch import Tensor
 
-from atlas_cli.aggregation import coordinates
-from atlas_cli.aggregation.contract import Adapters, BaseMethod, Context, Merge, Update
-from atlas_cli.aggregation.coordinates import merge_by_coordinate, trimmed_mean
+from atlas_cli.aggregation.coordinates import CoordinateMethod, trimmed_mean
 
 
-class Method(BaseMethod):
+class Method(CoordinateMethod):
     """Adds the coordinate-wise median of the clients' changes."""
-
-    EQUAL_CLIENTS = True
-    CUTS_MAY_DIFFER = False  # what the server trained for several clients is not one value
-    UNWEIGHTED = "counts each client once"
-
-    def aggregate(self, current: Adapters, updates: Sequence[Update], context: Context) -> Merge:
-        """G after the round, and G before truncation."""
-        return merge_by_coordinate(current, updates, self._centre, self.server_memory)
-
-    def merge_values(self, values: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
-        """The coordinate-wise median of the values, as for adapters."""
-        return self._centre(torch.stack(list(values)))
-
-    def require_room(self, d_in: int, d_out: int) -> None:
-        """Check that the dense sum and its SVD fit."""
-        coordinates.require_room(d_in, d_out, self.server_memory)
 
     def caution(self, n_clients: int) -> str | None:
         """Warn that the median of two clients is their mean."""

@@ -21,7 +21,7 @@ from atlas_cli.audit.figures import Figure, Inapplicable, at_few_false_alarms, a
 from atlas_cli.experiment.run_state import RunState
 from atlas_cli.federation.build import build
 from atlas_cli.federation.federation import Federation
-from atlas_cli.federation.parties.evaluation import TrainedModel
+from atlas_cli.federation.parties.party import TrainedModel
 from atlas_cli.runs.checkpoint import folders, load_newest
 from atlas_cli.seeding import numpy_generator
 from atlas_cli.tasks.contract import BaseTask, Feature

@@ -10,6 +10,7 @@ import numpy as np
 
 from atlas_cli.data import class_names as labels
 from atlas_cli.errors import ConfigError
+from atlas_cli.printable import listed
 from atlas_cli.suggest import did_you_mean
 
 if TYPE_CHECKING:
@@ -145,6 +146,4 @@ def _by_size(
 
 
 def _listed(names: Iterable[str]) -> str:
-    every = [f"{name:.40}" or "(none)" for name in names]
-    more = f" and {len(every) - SHOWN} more" if len(every) > SHOWN else ""
-    return ", ".join(every[:SHOWN]) + more
+    return listed((f"{name:.40}" or "(none)" for name in names), SHOWN)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
@@ -66,6 +66,29 @@ class PluginFailed:
     traceback: str
 
 
+@dataclass(frozen=True)
+class LostCall:
+    """A call that will not be answered, with the reason."""
+
+    reason: str
+
+
+Result = Answer | NotFinite | PluginFailed | LostCall
+
+
+class Calls(Protocol):
+    """Calls of ``ClientHost`` methods; a client has at most one call under way, and a new one replaces it."""
+
+    def place(self, client: str) -> int:
+        """The process that serves a client in this round."""
+
+    def start(self, client: str, method: str, *args: Any) -> None:
+        """Call a method for a client without waiting for the answer."""
+
+    def next(self, clients: Collection[str]) -> tuple[str, Result]:
+        """Wait for the next of these clients, each with a call under way, to answer or be lost."""
+
+
 class ClientHost:
     """Serves clients by name, one call after another.
 
@@ -98,7 +121,7 @@ class ClientHost:
             raise
         return Answer(value, time.perf_counter() - began)
 
-    def do_begin(self, client: str, made: ClientSetup | None, number: int, sent: SentState) -> str:
+    def do_begin(self, client: str, made: ClientSetup | None, sent: SentState) -> str:
         """Load a client's state from the end of the last round, with what was delivered since.
 
         Args:
@@ -171,14 +194,14 @@ class ClientHost:
         return party
 
     def _batch(self, client: str, number: int, step: int) -> Batch:
-        overall = (number - 1) * self.config.training.local_steps + step
-        self._batches[client] = self._made[client].batches.at(overall)
+        self._batches[client] = self._made[client].batches.at(self._overall(number, step))
         return self._batches[client]
 
+    def _overall(self, number: int, step: int) -> int:
+        return (number - 1) * self.config.training.local_steps + step
+
     def _factor(self, number: int, step: int) -> float:
-        training = self.config.training
-        overall = (number - 1) * training.local_steps + step
-        return learning_rate_factor(training.schedule, overall, training.rounds * training.local_steps)
+        return learning_rate_factor(self.config.training, self._overall(number, step))
 
     def _rate(self, number: int, step: int) -> float:
         return self._factor(number, step) * self.config.training.client_optimizer.lr

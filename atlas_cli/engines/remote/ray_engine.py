@@ -17,19 +17,18 @@ from typing import Any, Self
 import torch
 
 from atlas_cli.config.checks import cohort_size
+from atlas_cli.engines.in_process import OnStep
 from atlas_cli.engines.remote.arrays import Array, size_of, to_array
-from atlas_cli.engines.remote.calls import LostCall, Result
 from atlas_cli.engines.remote.cluster import nodes, require_room, room
-from atlas_cli.engines.remote.host import Answer, ClientSetup
+from atlas_cli.engines.remote.host import Answer, ClientSetup, LostCall, Result
 from atlas_cli.engines.remote.ray_process import NotReadyError, Process
 from atlas_cli.engines.remote.sent_state import SentState
 from atlas_cli.engines.remote.steps import GRAPHS, remote_steps
 from atlas_cli.errors import AtlasError
 from atlas_cli.federation.attendance import Attendance
-from atlas_cli.federation.batches import batches_of
+from atlas_cli.federation.batches import LocalWork, batches_of
 from atlas_cli.federation.client_state.new_client import heads_on_clients
 from atlas_cli.federation.federation import Federation
-from atlas_cli.federation.local_work import LocalWork
 from atlas_cli.models.frozen.kernel_order import prepacked_bytes
 from atlas_cli.models.frozen.skeleton import Skeleton, contents_sha256, take_apart
 from atlas_cli.planning.memory_of_plan import client_memory
@@ -95,8 +94,7 @@ class RayEngine:
         federation: Federation,
         attendance: Attendance,
         ledger: Ledger,
-        on_step: Callable[[int, dict[str, LocalWork]], None],
-        /,
+        on_step: OnStep,
     ) -> dict[str, LocalWork]:
         """As ``in_process.local_steps``."""
         self._ledgers.append(ledger)
@@ -119,7 +117,7 @@ class RayEngine:
         if method == "begin":
             args = (None if client in process.known_clients else self._made_for(client), *args)
             process.known_clients.add(client)
-        self._count("to clients", method, args)
+        self._count("to clients", args)
         self._under_way[client] = process.actor.call.remote(method, client, *args)
 
     def next(self, clients: Collection[str]) -> tuple[str, Result]:
@@ -172,7 +170,7 @@ class RayEngine:
             process.kill(process.reason or f"its process {process.pid} on {process.node} died")
             return LostCall(process.reason)
         if isinstance(result, Answer):
-            self._count("from clients", "", result.value)
+            self._count("from clients", result.value)
         return result
 
     def _assign(self, clients: Collection[str]) -> None:
@@ -263,7 +261,7 @@ class RayEngine:
     def _idle(self, process: Process) -> bool:
         return not any(self._processes[self._places[client]] is process for client in self._under_way)
 
-    def _count(self, way: str, method: str, value: Any) -> None:
+    def _count(self, way: str, value: Any) -> None:
         for part in value if type(value) is tuple else (value,):  # SentState is a tuple, too
             if isinstance(part, SentState):
                 self.moved[f"state {way}"] += sum(map(size_of, part[:4]))

@@ -11,23 +11,22 @@ from __future__ import annotations
 import copy
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from atlas_cli.data.collate import Batch
+from atlas_cli.engines.in_process import OnStep
 from atlas_cli.engines.passes import begin_round, order_of
 from atlas_cli.engines.remote.arrays import pack, unpack
-from atlas_cli.engines.remote.calls import Calls, LostCall
-from atlas_cli.engines.remote.host import Answer, NotFinite, PluginFailed
+from atlas_cli.engines.remote.host import Answer, Calls, LostCall, NotFinite, PluginFailed
 from atlas_cli.engines.remote.sent_state import SentState
 from atlas_cli.errors import AtlasError, NonFiniteError, PluginError, during
 from atlas_cli.federation.attendance import Attendance
-from atlas_cli.federation.batches import batch_of
+from atlas_cli.federation.batches import LocalWork, batch_of
 from atlas_cli.federation.federation import Federation
-from atlas_cli.federation.local_work import LocalWork
 from atlas_cli.federation.parties.exchange import exchange
 from atlas_cli.federation.parties.optimizers import learning_rate_factor
 from atlas_cli.federation.parties.split_client import SplitClient
@@ -76,7 +75,7 @@ class RemoteRound:
         members = self.federation.aggregator.members
         for client in self.attendance.present:
             state = SentState.of(self.federation.clients[client], members[client])
-            self._start(client, "begin", self.number, state)
+            self._start(client, "begin", state)
         for client, answer in self._answers():
             if answer.value != members[client].exchanged_sha256():
                 raise AtlasError(f"client {client} does not hold, where it runs, what the server delivered to it")
@@ -252,7 +251,7 @@ def remote_steps(
     calls: Calls,
     attendance: Attendance,
     ledger: Ledger,
-    on_step: Callable[[int, dict[str, LocalWork]], None],
+    on_step: OnStep,
 ) -> dict[str, LocalWork]:
     """As ``in_process.local_steps``, with clients that compute elsewhere."""
     training, server, number = federation.config.training, federation.server, attendance.number
@@ -267,7 +266,7 @@ def remote_steps(
         if not federation.split:
             steps.unsplit_step(step, left, batches)
         else:
-            factor = learning_rate_factor(training.schedule, overall, training.rounds * training.local_steps)
+            factor = learning_rate_factor(training, overall)
             server.begin_step(step, factor * training.server_optimizer.lr)
             steps.split_step(step, left, batches)
             server.finish_step()

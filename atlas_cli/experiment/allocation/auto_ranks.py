@@ -15,11 +15,12 @@ from atlas_cli.models.block_paths import by_layer
 from atlas_cli.planning.cuts.auto import resolve_auto_cuts
 from atlas_cli.planning.devices.devices import Device, configured_devices, find_device
 from atlas_cli.planning.memory.party_memory import PartyMemory
-from atlas_cli.planning.memory_of_plan import Shape, build_task_of, client_memory, read_classes
+from atlas_cli.planning.memory_assumptions import read_classes
+from atlas_cli.planning.memory_of_plan import build_task_of, client_memory
 from atlas_cli.planning.plan import ClientPlan, Plan, make_plan
 from atlas_cli.planning.ranks.costs import ByPath, Targets, by_path, rank_costs
 from atlas_cli.planning.ranks.rules import Allocation, RankProblem, allocate, allocate_random, allocate_uniform
-from atlas_cli.planning.round_bytes import round_bytes
+from atlas_cli.planning.round_bytes import Shape, round_bytes
 from atlas_cli.tasks.contract import BaseTask
 
 

@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 from atlas_cli.config.load import load_config
 from atlas_cli.errors import AtlasError
-from atlas_cli.federation.parties.setting import Setting
+from atlas_cli.federation.client_state.new_client import new_client
+from atlas_cli.federation.parties.party import Party
 from atlas_cli.federation.parties.split_client import SplitClient
 from atlas_cli.federation.parties.unsplit_client import UnsplitClient
 from atlas_cli.models.frozen.gelu import fuse_gelu
@@ -32,9 +33,9 @@ from atlas_cli.models.frozen.load import FrozenBase
 from atlas_cli.models.frozen.meta_model import meta_model
 from atlas_cli.models.halves.split import client_half
 from atlas_cli.planning.memory.saved_trace import LiveBytes
-from atlas_cli.planning.memory_of_plan import Shape, build_task_of
-from atlas_cli.planning.method import method_of
+from atlas_cli.planning.memory_of_plan import build_task_of
 from atlas_cli.planning.plan import Plan, make_plan
+from atlas_cli.planning.round_bytes import Shape
 from atlas_cli.runs.parts import peak_resident_bytes
 from atlas_cli.wire.messages import Features
 
@@ -93,8 +94,10 @@ def take_steps(plan: Plan, name: str, shape: Shape, classes: Sequence[str], step
     if lm_head is not None and (not split or plan.config.training.labels == "client"):
         held.append(lm_head)
     _fill(held)
-    party = _party(plan, name, FrozenBase(base, lm_head, plan.family, plan.config.model.name, "random", ""), classes)
-    party.train_only(method_of(plan.config).TRAINED)
+    own = FrozenBase(base, lm_head, plan.family, plan.config.model.name, "random", "")
+    task = build_task_of(plan, client.task_group, classes)
+    party = new_client(plan.config, client, own, task, plan.above(client.cut), torch.device("cpu"))
+    party.term = None  # nothing is delivered to it that a term could start from
     usage = party.measure()
     weights = [*held[0].parameters(), *held[0].buffers(), *party.trained(), *party.output_embedding()]
     owned = usage.frozen_weights + usage.adapters + usage.heads
@@ -130,19 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _party(plan: Plan, name: str, base: FrozenBase, classes: Sequence[str]) -> SplitClient | UnsplitClient:
-    config = plan.config
-    client = plan.by_name[name]
-    task = build_task_of(plan, client.task_group, classes)
-    shape = name, base, client.cut, client.ranks, Setting.of(config, torch.device("cpu"))
-    head, again = task.build_head(plan.hidden_size, base.lm_head), client.checkpointing
-    if config.mode == "split-federated":
-        own_head = head if config.training.labels == "client" else None
-        return SplitClient(*shape, task=task, head=own_head, checkpointing=again)
-    return UnsplitClient(*shape, upper_ranks=plan.above(client.cut), task=task, head=head, checkpointing=again)
-
-
-def _step(plan: Plan, party: SplitClient | UnsplitClient, name: str, shape: Shape) -> None:
+def _step(plan: Plan, party: Party, name: str, shape: Shape) -> None:
     ids = torch.randint(0, int(plan.hf_config.vocab_size), (shape.batch, shape.tokens))
     mask = torch.ones_like(ids)
     if shape.padded:
@@ -151,6 +142,7 @@ def _step(plan: Plan, party: SplitClient | UnsplitClient, name: str, shape: Shap
     if isinstance(party, UnsplitClient):
         party.train_on(batch, party.task.blank_labels(shape.batch, shape.tokens), 1, 0)
         return
+    assert isinstance(party, SplitClient)
     message = party.forward(batch, 1, 0, None)
     width = message.activations
     if party.task is not None and party.head is not None:

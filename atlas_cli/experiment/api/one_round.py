@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from atlas_cli.aggregation.client_gradients import factors_of
-from atlas_cli.aggregation.contract import PARTS, release, scales_of, truncated
+from atlas_cli.aggregation.contract import PARTS, release, scales_of
 from atlas_cli.errors import ConfigError
 from atlas_cli.federation.client_state.member import Member
 from atlas_cli.federation.merging.aggregator import Aggregator
@@ -171,8 +171,7 @@ def _aggregator(
     aggregator = Aggregator(method, members, merged, {}, features, server.groups)
     if method.SENT and (method.CHANGES_BASE or set(method.SENT) != set(PARTS)):
         for own, member in members.items():
-            scales = scales_of(member.adapters)
-            start = release(truncated(aggregator.merged[member.group], member.ranks), scales)
+            start = release(aggregator.held_of(own), scales_of(member.adapters))
             if not all(torch.allclose(start[path], value) for path, value in member.adapters.state().items()):
                 raise ConfigError(
                     f"client {own} does not begin with its group's adapter, as {name} needs; give all one seed"

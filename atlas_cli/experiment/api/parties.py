@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from atlas_cli.config.schema.experiment import LoraConfig, TrainingConfig
+from atlas_cli.errors import ConfigError
 from atlas_cli.federation.parties import split_client, split_server
 from atlas_cli.federation.parties.setting import Setting
 from atlas_cli.models.frozen.load import FrozenBase, shared_base
+from atlas_cli.models.halves.split import run_half
 from atlas_cli.tasks import build as build_task
 from atlas_cli.tasks.contract import BaseTask
 
@@ -100,3 +102,30 @@ class SplitServer(split_server.SplitServer):
             pooling, classes = "last" if base.family.causal else "mean", [str(c) for c in range(num_classes)]
             tasks = {str(g): build_task("sequence-classification", classes, pooling) for g in range(n_tasks)}
         super().__init__(base, base.check_cut(split_layer), tasks, setting, rank, first_layers)
+
+    def compute_loss(
+        self, activations: Tensor, labels: Tensor, task_id: int | str = 0, attention_mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Loss of one batch and its gradient with respect to ``activations``; nothing is trained.
+
+        Args:
+            activations: (B, T, D), or (B, D) for sequences of one.
+            labels: (B,) class numbers, or as the group's task has them.
+            task_id: number or name of the task group.
+            attention_mask: (B, T), 0 on padding; default: nothing is padding.
+
+        Raises:
+            ConfigError: no such task group.
+        """
+        name = str(task_id)
+        if name not in self.groups:
+            raise ConfigError(f"the server has no task group {name!r}, only: {', '.join(self.groups)}")
+        received, trained = activations.detach().to(self.device).requires_grad_(), self.groups[name]
+        hidden_BTD = received.unsqueeze(1) if received.dim() == 2 else received
+        everything = torch.ones(hidden_BTD.shape[:2], dtype=torch.int64, device=self.device)
+        mask_BT = everything if attention_mask is None else attention_mask.to(self.device)
+        with trained.adapters.attached(self.base.model):
+            hidden = run_half(self.half, mask_BT, inputs_embeds=hidden_BTD.to(self.base.dtype))
+            loss, _ = self.tasks[name].loss(trained.logits(hidden, mask_BT), labels.to(self.device))
+        (gradient,) = torch.autograd.grad(loss, [received])
+        return loss.detach(), gradient

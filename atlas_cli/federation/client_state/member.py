@@ -162,7 +162,7 @@ class Member:
         """Adapter rank by path."""
         if self.stored is not None:
             return dict(self.stored.ranks)
-        return {path: adapter.rank for path, adapter in self.adapters.adapters.items()}
+        return self.adapters.ranks
 
 
 def weight_of(config: ExperimentConfig, client: ClientPlan, group: PreparedGroup) -> float:

@@ -31,18 +31,21 @@ def new_client(
     """Build a client that holds ``base`` and trains ``task``.
 
     Args:
-        upper: ranks of its adapters above the cut, by path; only unsplit clients have any.
+        upper: ranks of the adapters above its cut, by path; they are its own if it is unsplit.
     """
-    setting, shape = Setting.of(config, device), (planned.name, base, planned.cut, planned.ranks)
-    # a language-model head is the output embedding of the client's own base
-    head = build_head(base, task, config.seed, planned.task_group, device)
-    made: Party
-    if config.mode == "split-federated":
-        own_head = head if heads_on_clients(config) else None
-        made = SplitClient(*shape, setting, task=task, head=own_head, checkpointing=planned.checkpointing)
-    else:
-        again = planned.checkpointing
-        made = UnsplitClient(*shape, setting, upper_ranks=upper, task=task, head=head, checkpointing=again)
+    split, own_head = config.mode == "split-federated", heads_on_clients(config)
+    made: Party = (SplitClient if split else UnsplitClient)(
+        planned.name,
+        base,
+        planned.cut,
+        planned.ranks,
+        Setting.of(config, device),
+        upper_ranks={} if split else upper,
+        task=task,
+        # a language-model head is the output embedding of the client's own base
+        head=build_head(base, task, config.seed, planned.task_group, device) if own_head else None,
+        checkpointing=planned.checkpointing,
+    )
     method = method_of(config)
     made.term = term_of(method)
     if set(method.TRAINED) != set(PARTS):

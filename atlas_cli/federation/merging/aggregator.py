@@ -23,14 +23,12 @@ from atlas_cli.aggregation.contract import (
     scales_of,
     truncated,
 )
-from atlas_cli.aggregation.error import ErrorLedger
+from atlas_cli.aggregation.error import ErrorLedger, base_errors, delivery_errors
 from atlas_cli.aggregation.mixing import mix, similarity
 from atlas_cli.errors import AtlasError
 from atlas_cli.federation.client_state.member import Member
-from atlas_cli.federation.merging.adapter_parts import differs, ranks_of, select_parts, to_merge
-from atlas_cli.federation.merging.base_change import BaseChange
-from atlas_cli.federation.merging.delivery_errors import base_errors, delivery_errors
 from atlas_cli.federation.merging.group_weights import GroupWeights
+from atlas_cli.federation.merging.merged_group import MergedGroup, factors_to_merge, to_merge
 from atlas_cli.federation.parties.numerics import require_finite
 from atlas_cli.federation.parties.trainables import Trainables
 from atlas_cli.hashing import sha256_tensors
@@ -54,6 +52,9 @@ from atlas_cli.wire.messages import AdapterUpdate, Delivery, HeadDelivery, HeadU
 
 class Aggregator:
     """Server-side merge and delivery of group adapters and heads.
+
+    Attributes:
+        groups: what is merged of each task group or cluster.
 
     Args:
         method: how to merge.
@@ -84,38 +85,18 @@ class Aggregator:
         self.noise: UpdateNoise | None = None
         self.members = dict(members)
         self.group_weights = GroupWeights(self.members)
-        self.groups = dict(groups)
+        self.groups = {group: MergedGroup(adapters, method.CHANGES_BASE) for group, adapters in groups.items()}
         self.heads = dict(heads)
-        self.merged: dict[str, dict[str, Factors]] = {}
-        self.changes: dict[str, BaseChange] = {}
-        for group in groups:
-            self.start_group(group)
-        self.version = dict.fromkeys(groups, 0)
         self.uppers = dict(uppers or {})
-
-    def start_group(self, group: str) -> None:
-        """Start from the present values of the group's adapter set.
-
-        Where a merge changes the base, the initial update of the adapter counts as part of the base: clients run W + T
-        + (dW - dW as delivered).
-        """
-        adapters = self.groups[group]
-        # copies: the group's own are overwritten at a merge, and what was before it is still compared with
-        state = {name: value.clone() for name, value in adapters.state().items()}
-        self.merged[group] = absorb(to_merge(state), scales_of(adapters))
-        self.changes[group] = BaseChange()
-        if self.method.CHANGES_BASE:
-            worth = {path: factors for path, factors in self.merged[group].items() if factors.B.any()}
-            self.changes[group].grow(worth, 0)
 
     def state_dict(self) -> StateDict:
         """``versions`` of all groups, ``merged/<group>/...``, ``group/<group>/...`` (the group's own adapters),
         ``head/<part>/...``, ``method/...``, and ``change/<group>/...`` where a merge changes the base."""
-        state = {"versions": dict(self.version), **copies("", self._values())}
         checks.require_lossless(self.method, self.method.anew())
-        state |= copies("method/", self.method.state_dict())
-        for group, change in self.changes.items() if self.method.CHANGES_BASE else ():
-            state |= with_prefix(f"change/{group}/", change.state_dict())
+        versions = {name: group.version for name, group in self.groups.items()}
+        state = {"versions": versions, **copies("", self._values()), **copies("method/", self.method.state_dict())}
+        for name, group in self.groups.items() if self.method.CHANGES_BASE else ():
+            state |= with_prefix(f"change/{name}/", group.change.state_dict())
         return state
 
     def load_state_dict(self, state: StateDict) -> None:
@@ -125,56 +106,44 @@ class Aggregator:
             StateError: other groups, names, shapes, types or versions.
         """
         state = dict(state)
-        changes = {group: pop_prefix(f"change/{group}/", state) for group in self.changes if self.method.CHANGES_BASE}
+        changes = {name: pop_prefix(f"change/{name}/", state) for name in self.groups if self.method.CHANGES_BASE}
         tensors, values = tensors_and_values(state, ["versions"])
         of_method = pop_prefix("method/", tensors)
         versions = values["versions"]
         whole = isinstance(versions, Mapping) and all(map(is_count, versions.values()))
         require_value(whole, "versions", "are no whole numbers by group")
-        require_value(versions.keys() == self.version.keys(), "versions", f"are not those of {', '.join(self.version)}")
+        require_value(versions.keys() == self.groups.keys(), "versions", f"are not those of {', '.join(self.groups)}")
         copy_into(self._values(), tensors)
-        for group, change in changes.items():
-            features = {path: self.features[path] for path in self.merged[group]}
-            device = self._device(group)
-            with fields_of(f"change/{group}"):
-                self.changes[group].load_state_dict(change, newest=versions[group], features=features, device=device)
+        for name, change in changes.items():
+            group = self.groups[name]
+            features = {path: self.features[path] for path in group.merged}
+            with fields_of(f"change/{name}"):
+                group.change.load_state_dict(change, newest=versions[name], features=features, device=group.device)
         self.method.load_state_dict(self._checked_method_state(of_method))
-        self.version.update(versions)
+        for name, group in self.groups.items():
+            group.version = versions[name]
 
     def _checked_method_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Copies of what the method remembers of groups, where they are computed with."""
         found: dict[str, Tensor] = {}
         for name, value in state.items():
             group, _, own = name.partition("/")
-            require_tensor(group in self.merged, f"method/{name}", "is of no group")
-            layers = self.layers_of({path: factors.rank for path, factors in self.merged[group].items()})
+            require_tensor(group in self.groups, f"method/{name}", "is of no group")
+            layers = self.layers_of(self.groups[group].adapters.ranks)
             shape = self.method.extra_tensors(layers).at_server.get(own)  # of another rank where groups changed
             fits = shape is not None and len(shape) == value.dim()
             require_tensor(fits, f"method/{name}", f"has shape {tuple(value.shape)}")
-            found[name] = value.to(self._device(group), copy=True)
+            found[name] = value.to(self.groups[group].device, copy=True)
         return found
-
-    def _device(self, group: str) -> torch.device:
-        return next(iter(self.merged[group].values())).A.device
 
     def _values(self) -> dict[str, Tensor]:
         """Its own tensors but for changes of the base, by name."""
         values: dict[str, Tensor] = {}
-        for group, merged in self.merged.items():
-            for path, factors in merged.items():
-                values |= {f"merged/{group}/{path}/{part}": t for part, t in zip(PARTS, factors, strict=True)}
-            values |= with_prefix(f"group/{group}/", self.groups[group].state())
+        for name, group in self.groups.items():
+            values |= group.tensors(name)
         for part, head in self.heads.items():
             values |= {f"head/{part}/{name}": parameter.detach() for name, parameter in head.named_parameters()}
         return values
-
-    def group_model(self, group: str) -> AdapterSet:
-        """The group's model: its adapter, or the changed base that holds everything merged so far."""
-        if self.method.CHANGES_BASE:
-            device = next(self.groups[group].parameters()).device
-            total = self.changes[group].total
-            return AdapterSet({}, {path: [(f.A.to(device), f.B.to(device))] for path, f in total.items()})
-        return self.groups[group]
 
     @property
     def exchanges(self) -> bool:
@@ -202,24 +171,25 @@ class Aggregator:
         clients = list(sent)
         updates = [self.update(client, sent[client]) for client in clients] + self._of_server(group, clients)
         if self.noise is not None and self.noise.where == "server":
-            current, head = self.merged[group], self.head_of(clients[0])
+            current, head = self.groups[group].merged, self.head_of(clients[0])
             updates, sent = self.noise.mean(group, current, head, self.method.SENT, updates, sent)
-        before, change = self.merged[group], dict(self.changes[group].total)
+        of_group = self.groups[group]
+        before, change = of_group.merged, dict(of_group.change.total)
         context = Context(group, number, self.group_weights.by_rank(group, clients))
         merge = checks.require_merge(self.method, self.method.aggregate(before, updates, context), before, context)
         layers = self.layers_of({path: factors.rank for path, factors in before.items()})
         checks.require_state(self.method, group, layers, next(iter(before.values())).A.dtype)
         self._require_finite(merge, context)
-        self.merged[group] = merge.adapters
-        self.version[group] += 1
-        self.changes[group].grow(merge.base, self.version[group])
+        of_group.merged = merge.adapters
+        of_group.version += 1
+        of_group.change.grow(merge.base, of_group.version)
         for part in dict.fromkeys(self.members[client].part for client in clients):
             self._merge_heads(part, {c: tensors for c, tensors in sent.items() if self.members[c].part == part})
         self._take_over(group)
         if not (self.keep_errors and self.group_adapter):
             return None
         if self.method.CHANGES_BASE:
-            return base_errors(updates, before, change, self.changes[group].total)
+            return base_errors(updates, before, change, of_group.change.total)
         return delivery_errors(self.method, merge, context.weights, updates)
 
     def _require_finite(self, merge: Merge, context: Context) -> None:
@@ -231,10 +201,26 @@ class Aggregator:
         for name, tensor in self.method.state.get(context.group, {}).items():
             require_finite(tensor, f"{name} that the method keeps of {context.group}, round {context.round}")
 
+    def held_of(self, client: str) -> dict[str, Factors]:
+        """Its group's adapter at the client's ranks."""
+        member = self.members[client]
+        return truncated(self.groups[member.group].merged, member.ranks)
+
+    def prune(self, client: str) -> bool:
+        """Lower a client's ranks after its local steps, as the method decides (hetlora); whether any is lower now."""
+        if not self.method.PRUNES:
+            return False
+        adapters = self.members[client].adapters
+        kept = self.method.pruned(self.held_of(client), factors_to_merge(adapters))
+        smaller = {path: rank for path, rank in kept.items() if rank != adapters.ranks[path]}
+        for path, rank in smaller.items():
+            adapters.adapters[path].shrink(rank)
+        return bool(smaller)
+
     def is_behind(self, client: str) -> bool:
         """Whether a client's group has a newer version than the client was sent."""
         member = self.members[client]
-        return member.version < 0 or (self.exchanges and member.version != self.version[member.group])
+        return member.version < 0 or (self.exchanges and member.version != self.groups[member.group].version)
 
     def layers_of(self, ranks: Mapping[str, int]) -> dict[str, Layer]:
         """The layer sizes (d_in, d_out, rank) of adapters of these ranks."""
@@ -252,7 +238,7 @@ class Aggregator:
             return set()
         scales, before = scales_of(member.adapters), to_merge(member.adapters.state())
         # what a client has not been given yet is no update of its own to keep
-        held = truncated(self.merged[member.group], member.ranks) if first else absorb(before, scales)
+        held = self.held_of(client) if first else absorb(before, scales)
         factors = self._delivered(member.group, held, member.ranks)
         delivered = release(factors, scales)
         sent = PARTS if first else self.method.DELIVERED
@@ -260,12 +246,12 @@ class Aggregator:
         told, extras = checks.told_extras(self.method, layers), self.method.extras_for(member.group, layers)
         one = next(member.adapters.parameters())
         checks.require_tensors(self.method, "extras_for", extras, told.down, "down", dtype=one.dtype)
-        message = Delivery(client, select_parts(delivered, sent), {n: t.to(one.device) for n, t in extras.items()})
+        message = Delivery(client, _parts(delivered, sent), {n: t.to(one.device) for n, t in extras.items()})
         if message.tensors:
             ledger.count(message, Delivery.closed_form(member.ranks, self.features, sent, elements(told.down)))
         if member.term is not None:
             member.term.receive(message.extra)
-        replaced = {part for part in PARTS if part in sent or differs(delivered, before, part)}
+        replaced = {part for part in PARTS if part in sent or not _equal(_parts(delivered, (part,)), before)}
         member.adapters.load(delivered)
         if self.method.CHANGES_BASE:
             self._send_base(client, ledger)
@@ -274,13 +260,13 @@ class Aggregator:
             ledger.count(HeadDelivery(client, head), member.head_bytes())
             member.load_head(head)
             replaced.add("head")
-        member.version = self.version[member.group]
+        member.version = self.groups[member.group].version
         member.delivered_sha256 = sha256_tensors({**delivered, **head})
         self.check_held(client)
         return replaced
 
     def _delivered(self, group: str, held: Mapping[str, Factors], ranks: Mapping[str, int]) -> dict[str, Factors]:
-        merged = self.merged[group]
+        merged = self.groups[group].merged
         return checks.require_delivered(self.method, self.method.deliver(merged, held, ranks), truncated(merged, ranks))
 
     def mix(self, matrix_of: Callable[[Tensor], Tensor], groups: Collection[str]) -> None:
@@ -290,22 +276,22 @@ class Aggregator:
             matrix_of: from the cosines of the groups' updates (G, G) to the mixing matrix.
             groups: those that were merged in this round; the others keep their adapters.
         """
-        mixed = mix(self.merged, matrix_of(similarity(self.merged)))
+        merged = {name: group.merged for name, group in self.groups.items()}
+        mixed = mix(merged, matrix_of(similarity(merged)))
         for group in (g for g in mixed if g in groups):
-            self.merged[group] = mixed[group]
+            self.groups[group].merged = mixed[group]
             self._take_over(group)
 
     def _take_over(self, group: str) -> None:
         """Load the merged values into the group's model and the server's own copies."""
-        adapters = self.groups[group]
-        adapters.load(release(self.merged[group], scales_of(adapters)))
+        self.groups[group].load_merged()
         self.give_server(group)
 
     def give_server(self, group: str) -> None:
         """Load the merged values into the server's own copies of a group's adapters; nothing crosses the wire."""
         held = self._contested(group)
-        scales, ranks = scales_of(held), ranks_of(held)
-        held.load(release(self._delivered(group, absorb(to_merge(held.state()), scales), ranks), scales))
+        held = self._contested(group)
+        held.load(release(self._delivered(group, factors_to_merge(held), held.ranks), scales_of(held)))
         if held.adapters:
             self.uppers[group].forget_moments(held.adapters)
 
@@ -318,17 +304,14 @@ class Aggregator:
     def attach_base(self, client: str) -> None:
         """Let a client that holds its group's current version run W + T + (dW - dW as delivered)."""
         member = self.members[client]
-        total, device = self.changes[member.group].total, next(member.adapters.parameters()).device
-        frozen = {path: [(f.A.to(device), f.B.to(device))] for path, f in total.items()}
-        for path, factors in truncated(self.merged[member.group], member.ranks).items():
-            if factors.B.any():
-                frozen.setdefault(path, []).append((factors.A.to(device), -factors.B.to(device)))
+        device = next(member.adapters.parameters()).device
+        frozen = self.groups[member.group].frozen_for(member.ranks, device)
         member.adapters.frozen.clear()
         member.adapters.frozen.update(frozen)
 
     def _send_base(self, client: str, ledger: Ledger) -> None:
         member = self.members[client]
-        change = self.changes[member.group]
+        change = self.groups[member.group].change
         message = change.missing(member.version, client)
         if message.named:
             ledger.count(message, 4 * change.missing_elements(member.version, self.features))
@@ -342,10 +325,10 @@ class Aggregator:
         member = self.members[client]
         told = checks.told_extras(self.method, self.layers_of(member.ranks))
         extra = end_round(self.method, member.term, member.adapters, told) if member.term is not None else {}
-        held = {**select_parts(member.adapters.state(), self.method.SENT), **member.head_state()}
+        held = {**_parts(member.adapters.state(), self.method.SENT), **member.head_state()}
         if self.noise is not None:
             held = self.noise.protect(client, held, scales_of(member.adapters))
-        message = AdapterUpdate(client, select_parts(held, self.method.SENT), extra)
+        message = AdapterUpdate(client, _parts(held, self.method.SENT), extra)
         form = AdapterUpdate.closed_form(member.ranks, self.features, self.method.SENT, elements(told.up))
         ledger.count(message, form)
         if head := {name: tensor for name, tensor in held.items() if name.startswith("head.")}:
@@ -357,9 +340,9 @@ class Aggregator:
         member = self.members[client]
         scales = scales_of(member.adapters)
         # what is not uploaded is, for the server, what it has itself
-        known = release(truncated(self.merged[member.group], member.ranks), scales)
+        known = release(self.held_of(client), scales)
         message = AdapterUpdate.of(client, to_merge({n: t for n, t in sent.items() if not n.startswith("head.")}))
-        adapters = absorb({**known, **select_parts(message.named, self.method.SENT)}, scales)
+        adapters = absorb({**known, **_parts(message.named, self.method.SENT)}, scales)
         return Update(client, member.weight, adapters, message.extra)
 
     def head_of(self, client: str) -> dict[str, Tensor]:
@@ -370,12 +353,12 @@ class Aggregator:
     def _contested(self, group: str) -> AdapterSet:
         """The server's adapters on layers that clients of the group adapt, too."""
         upper = self.uppers[group].adapters.adapters if group in self.uppers else {}
-        return AdapterSet({path: a for path, a in upper.items() if path in self.merged[group]})
+        return AdapterSet({path: a for path, a in upper.items() if path in self.groups[group].merged})
 
     def _of_server(self, group: str, clients: Sequence[str]) -> list[Update]:
         """What the server trained on contested layers: an update for each set of layers that it serves."""
         held = self._contested(group)
-        factors = absorb(to_merge(held.state()), scales_of(held))
+        factors = factors_to_merge(held)
         weights: dict[frozenset[str], float] = {}
         for member in (self.members[client] for client in clients):
             if member.served:
@@ -395,3 +378,13 @@ class Aggregator:
 
     def _head(self, part: str) -> list[tuple[str, nn.Parameter]]:
         return [(n, p) for n, p in self.heads[part].named_parameters() if p.requires_grad] if part in self.heads else []
+
+
+def _parts(state: Mapping[str, Tensor], parts: Collection[str]) -> dict[str, Tensor]:
+    """The tensors of the given parts ("A", "B"), as they are sent."""
+    return {name: tensor for name, tensor in state.items() if name.rpartition("lora_")[2] in parts}
+
+
+def _equal(state: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    """Whether all tensors are those of ``other``, bit for bit."""
+    return all(tensor.equal(other[name]) for name, tensor in state.items())

@@ -79,7 +79,7 @@ def too_large(
         sent: by client, checked updates.
         ranks: by client, as delivered.
     """
-    merged = aggregator.merged[group]
+    merged = aggregator.groups[group].merged
     norms = {
         client: change_norm(aggregator.update(client, tensors).adapters, truncated(merged, ranks[client]))
         for client, tensors in sent.items()

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol, TypeVar
 from torch import Tensor
 
 from atlas_cli.data.collate import Batch
-from atlas_cli.federation.parties.server import Server
+from atlas_cli.federation.parties.split_server import SplitServer
 from atlas_cli.federation.parties.trainables import StepLoss
 from atlas_cli.models.frozen.load import FrozenBase
 from atlas_cli.privacy.client_side import ClientProtection
@@ -39,7 +39,7 @@ class _Sizes(NamedTuple):
 
 
 def exchange(
-    server: Server, client: Serving, batch: Batch, up: Activations, ledger: Ledger
+    server: SplitServer, client: Serving, batch: Batch, up: Activations, ledger: Ledger
 ) -> tuple[Gradients, StepLoss]:
     """Exchange the messages of one step, from the activations on: two, or four when labels stay on the client.
 
@@ -65,7 +65,11 @@ def exchange(
 
 
 def exchange_all(
-    server: Server, clients: Sequence[Serving], batches: Sequence[Batch], ups: Sequence[Activations], ledger: Ledger
+    server: SplitServer,
+    clients: Sequence[Serving],
+    batches: Sequence[Batch],
+    ups: Sequence[Activations],
+    ledger: Ledger,
 ) -> list[tuple[Gradients, StepLoss]]:
     """As ``exchange`` for several clients in one pass of the server, whose gradients are accepted."""
     sizes = [_sizes(server, client, batch) for client, batch in zip(clients, batches, strict=True)]
@@ -77,7 +81,7 @@ def exchange_all(
     return answers
 
 
-def _sizes(server: Server, client: Serving, batch: Batch) -> _Sizes:
+def _sizes(server: SplitServer, client: Serving, batch: Batch) -> _Sizes:
     (examples, tokens), hidden, codec = batch.input_ids.shape, server.base.hidden_size, client.privacy.codec
     labels = batch.labels.nbytes if server.training.labels == "server" else 0
     below, above = (

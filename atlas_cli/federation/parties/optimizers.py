@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import nn
 
-from atlas_cli.config.schema.experiment import OptimizerConfig, ScheduleConfig
+from atlas_cli.config.schema.experiment import OptimizerConfig, TrainingConfig
 from atlas_cli.storage.state_dict import require_tensor
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")
@@ -27,11 +27,12 @@ def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimizerConfig)
     return torch.optim.SGD(trained, lr=config.lr, weight_decay=config.weight_decay, momentum=config.momentum)
 
 
-def learning_rate_factor(schedule: ScheduleConfig, step: int, total_steps: int) -> float:
-    """The factor of the configured learning rate at ``step`` (from 0) of ``total_steps``.
+def learning_rate_factor(training: TrainingConfig, step: int) -> float:
+    """The factor of the configured learning rate at a local step, counted over all rounds from 0.
 
     Linear warm-up over the first ``warmup`` share of all steps, then constant, linear or half-cosine decay to zero.
     """
+    schedule, total_steps = training.schedule, training.rounds * training.local_steps
     warm = math.ceil(schedule.warmup * total_steps)
     if step < warm:
         return (step + 1) / warm

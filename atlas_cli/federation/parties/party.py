@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from atlas_cli.aggregation.client_gradients import apply_term
 from atlas_cli.aggregation.contract import ClientTerm
 from atlas_cli.data.collate import Batch
-from atlas_cli.federation.parties.measured_memory import Usage
+from atlas_cli.federation.parties.measured_memory import SavedBytes, Usage, saved_if_measured
+from atlas_cli.federation.parties.numerics import precision, seeded_dropout
+from atlas_cli.federation.parties.optimizers import drop_state
 from atlas_cli.federation.parties.prefix_cache import Prefix
-from atlas_cli.federation.parties.server import Server
 from atlas_cli.federation.parties.setting import Setting
+from atlas_cli.federation.parties.split_server import SplitServer
 from atlas_cli.federation.parties.trainables import StepLoss
 from atlas_cli.models.adapters.lora import AdapterSet
 from atlas_cli.models.frozen.load import FrozenBase
+from atlas_cli.models.halves.checkpointing import checkpointed
 from atlas_cli.models.halves.transfer import to_device
 from atlas_cli.privacy.client_side import ClientProtection
 from atlas_cli.tasks.contract import BaseTask
@@ -53,43 +59,66 @@ class TrainedModel:
 class Party(ABC):
     """A client, which trains its adapters and, in some modes, a head.
 
-    Attributes:
+    Args:
         name: as in the config.
-        base: the frozen base, which parties share.
-        half: the part of it that the client runs.
-        cut: blocks below the cut have adapters of the client's own ranks.
-        adapters: below the cut.
-        task, head: None where the server has the head.
+        base: the frozen base, which parties share; in a dtype of its own (``models.frozen.cast``) where the server's is
+            another: activations are sent, and gradients come back, in the client's.
+        cut: blocks below the cut have adapters of the client's own ``ranks``, by path.
+        upper_ranks: of its adapters above the cut; only clients that hold the whole model have any.
+        task, head: the head is None where the server has it.
         checkpointing: blocks keep their input only and run again in the backward.
+
+    Attributes:
+        half: the part of the base that it runs.
+        adapters: below the cut; ``upper``: above it.
         usage: its measured memory; None where it is not measured.
         term: what the aggregation method adds to its gradients.
         prefix: its lowest blocks, whose outputs the prefix cache keeps.
         privacy: its privacy mechanisms.
     """
 
-    task: BaseTask | None = None
-    head: nn.Module | None = None
-    checkpointing: bool = False
     usage: Usage | None = None
     term: ClientTerm | None = None
     prefix: Prefix | None = None
 
     def __init__(
-        self, name: str, base: FrozenBase, half: nn.Module, cut: int, ranks: Mapping[str, int], setting: Setting
+        self,
+        name: str,
+        base: FrozenBase,
+        cut: int,
+        ranks: Mapping[str, int],
+        setting: Setting,
+        *,
+        upper_ranks: Mapping[str, int] = MappingProxyType({}),
+        task: BaseTask | None = None,
+        head: nn.Module | None = None,
+        checkpointing: bool = False,
     ) -> None:
-        self.name, self.base, self.half, self.cut = name, base, half, cut
+        self.name, self.base, self.cut, self.checkpointing = name, base, cut, checkpointing
         self.lora, self.training, self.seed, self.device = setting.lora, setting.training, setting.seed, setting.device
-        self.adapters = setting.adapters(base, ranks)
+        self.half, self.task, self.head = self._half(), task, head
+        self.adapters, self.upper = setting.adapters(base, ranks), setting.adapters(base, upper_ranks)
         self.privacy = ClientProtection()
+        self.reset_optimizer()
+
+    @abstractmethod
+    def _half(self) -> nn.Module:
+        """The part of the base that it runs."""
 
     @property
     @abstractmethod
     def exchanged(self) -> AdapterSet:
         """The adapters that it sends and receives."""
 
-    @abstractmethod
+    @property
+    def ranks(self) -> dict[str, int]:
+        """The rank of each of its adapters, by path."""
+        return self.exchanged.ranks
+
     def trained(self) -> list[nn.Parameter]:
         """The trained parameters: adapters, and the head where it has one."""
+        head = [p for p in self.head.parameters() if p.requires_grad] if self.head is not None else []
+        return [*self.adapters.trained(), *head, *self.upper.trained()]
 
     @abstractmethod
     def optimizers(self) -> list[torch.optim.Optimizer]:
@@ -99,13 +128,16 @@ class Party(ABC):
     def reset_optimizer(self) -> None:
         """Start with fresh moments."""
 
-    @abstractmethod
     def forget_moments(self, parts: Collection[str]) -> None:
         """Drop the moments of ``parts`` ("A", "B", "head"): a delivery replaced what they described."""
+        head = self.head.parameters() if self.head is not None and "head" in parts else ()
+        replaced = [*self.exchanged.trained(parts), *head]
+        for optimizer in self.optimizers():
+            drop_state(optimizer, replaced)
 
     @abstractmethod
     def local_step(
-        self, batch: Batch, round_number: int, step: int, rate_factor: float, server: Server, ledger: Ledger
+        self, batch: Batch, round_number: int, step: int, rate_factor: float, server: SplitServer, ledger: Ledger
     ) -> StepLoss:
         """One local step; the server's own gradients are not accepted yet.
 
@@ -119,13 +151,40 @@ class Party(ABC):
         """
 
     @abstractmethod
-    def model(self, server: Server, part: str) -> TrainedModel:
+    def model(self, server: SplitServer, part: str) -> TrainedModel:
         """The model that makes its predictions; ``part`` is the part of its task group whose head it shares."""
 
     def train_only(self, parts: Collection[str]) -> None:
         """Train the given parts of the adapters and freeze the others."""
         self.exchanged.train_only(parts)
         self.reset_optimizer()
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Inside the block its adapters act on the base."""
+        upper = self.upper.attached(self.base.model) if self.upper.adapters else nullcontext()
+        with self.adapters.attached(self.base.model), upper:
+            yield
+
+    @contextmanager
+    def forward_pass(self, round_number: int, step: int, weights: Iterable[Tensor]) -> Iterator[SavedBytes]:
+        """The context of its forward in a local step; gives the bytes saved for backward, ``weights`` left out."""
+        model, again = self.base.model, self.checkpointing
+        with (
+            seeded_dropout(self.lora.dropout, self.seed, self.name, round_number, step, device=self.device),
+            precision(self.device, self.training.autocast),
+            self.attached(),
+            self.privacy.recording(model, self.exchanged),
+            checkpointed(self.half, self.base.family, self.ranks) if again else nullcontext(),
+            saved_if_measured(self.usage, weights) as saved,
+        ):
+            yield saved
+
+    def finish_gradients(self, round_number: int, step: int) -> None:
+        """After a backward, or for an empty sample: DP-SGD's noise, then what the aggregation method's term adds."""
+        self.privacy.privatise(self.trained(), self.exchanged, (round_number, step))
+        if self.term is not None:
+            apply_term(self.term, self.exchanged)
 
     def output_embedding(self) -> list[Tensor]:
         """Frozen weights of a language-model head that are not part of the half; tied weights are part of it."""

@@ -1,7 +1,7 @@
 """Several clients in one pass over the frozen blocks that they share, each with its own adapters on its own tokens.
 
-A row of real tokens (``models.packed``), adapters by segment (``models.segments``): what a client sends, and the
-gradients of its adapters, are those of a pass of its own, to rounding.
+A row of real tokens (``models.halves.real_tokens``), adapters by segment (``models.adapters.per_client_rows``): what a
+client sends, and the gradients of its adapters, are those of a pass of its own, to rounding.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 import torch
 
-from atlas_cli.aggregation.client_gradients import apply_term
 from atlas_cli.data.collate import Batch
 from atlas_cli.federation.parties.numerics import require_finite
-from atlas_cli.federation.parties.split_client import SplitClient, as_inputs
+from atlas_cli.federation.parties.party import as_inputs
+from atlas_cli.federation.parties.split_client import SplitClient
 from atlas_cli.models.adapters.per_client_rows import Segment, attached_segments
 from atlas_cli.models.halves.real_tokens import Packing, positions_of, run_packed
 from atlas_cli.wire.messages import Activations, Gradients
@@ -76,4 +76,4 @@ class ClientPass:
         rows_ND, self._rows_ND = self._rows_ND, torch.empty(0)
         rows_ND.backward(torch.cat([p.pack(m.gradients) for p, m in zip(self._packings, messages, strict=True)]))
         for client in self.clients:
-            apply_term(client.term, client.adapters)
+            client.finish_gradients(*client.now)

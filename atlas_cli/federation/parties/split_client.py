@@ -2,36 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from contextlib import nullcontext
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from atlas_cli.aggregation.client_gradients import apply_term, term_bytes
+from atlas_cli.aggregation.client_gradients import term_bytes
 from atlas_cli.data.collate import Batch
 from atlas_cli.federation.parties.exchange import exchange
 from atlas_cli.federation.parties.measured_memory import saved_if_measured, tensor_bytes
-from atlas_cli.federation.parties.numerics import (
-    clip_and_step,
-    gradient_of,
-    precision,
-    require_finite,
-    seeded_dropout,
-)
-from atlas_cli.federation.parties.optimizers import build_optimizer, drop_state, set_learning_rate, state_bytes
+from atlas_cli.federation.parties.numerics import clip_and_step, gradient_of, precision, require_finite
+from atlas_cli.federation.parties.optimizers import build_optimizer, set_learning_rate, state_bytes
 from atlas_cli.federation.parties.party import Halves, Inputs, Party, TrainedModel, as_inputs
-from atlas_cli.federation.parties.server import Server
-from atlas_cli.federation.parties.setting import Setting
+from atlas_cli.federation.parties.split_server import SplitServer
 from atlas_cli.federation.parties.trainables import StepLoss
 from atlas_cli.models.adapters.lora import AdapterSet, joined
 from atlas_cli.models.block_paths import by_layer
-from atlas_cli.models.frozen.load import FrozenBase
-from atlas_cli.models.halves.checkpointing import checkpointed
 from atlas_cli.models.halves.split import run_half
 from atlas_cli.models.halves.transfer import to_device
-from atlas_cli.tasks.contract import BaseTask
 from atlas_cli.wire.ledger import Ledger
 from atlas_cli.wire.messages import Activations, FeatureGradients, Features
 
@@ -39,55 +28,38 @@ from atlas_cli.wire.messages import Activations, FeatureGradients, Features
 class SplitClient(Party):
     """A client that holds blocks ``0 .. cut-1``, frozen, and trains LoRA adapters on them.
 
-    Args:
-        name: as in the config.
-        base: a base to share; in a dtype of its own (``models.frozen.cast``) where the server's is another: activations
-            are sent, and gradients come back, in the client's.
-        cut: number of blocks that it keeps; ``ranks``: of its adapters, by path.
-        task, head: on the client only when labels stay there (U-shaped split).
-        checkpointing: blocks keep their input only and run again in the backward.
+    It has a head only when labels stay on the client (U-shaped split).
+
+    Attributes:
+        now: round and step of its local step; (0, 0) outside a run.
     """
 
-    def __init__(
-        self,
-        name: str,
-        base: FrozenBase,
-        cut: int,
-        ranks: Mapping[str, int],
-        setting: Setting,
-        *,
-        task: BaseTask | None = None,
-        head: nn.Module | None = None,
-        checkpointing: bool = False,
-    ) -> None:
-        super().__init__(name, base, base.client_half(cut), cut, ranks, setting)
-        self.ranks = dict(ranks)
-        self.lowest = min(by_layer(self.ranks, base.family), default=cut)  # block that is trained
-        self.task, self.head, self.checkpointing = task, head, checkpointing
-        self._activations: Tensor | None = None
-        self._mask: Tensor | None = None
-        self._step_bytes = (0, 0)
-        self.when, self.now = f"client {self.name}", (0, 0)
-        self.reset_optimizer()
+    now = (0, 0)
+    _activations: Tensor | None = None
+    _mask: Tensor | None = None
+    _step_bytes = (0, 0)
+
+    def _half(self) -> nn.Module:
+        return self.base.client_half(self.cut)
 
     @property
     def exchanged(self) -> AdapterSet:
         """Its adapters."""
         return self.adapters
 
-    def trained(self) -> list[nn.Parameter]:
-        """Adapters, and the head where the client has it."""
-        head = [p for p in self.head.parameters() if p.requires_grad] if self.head is not None else []
-        return [*self.adapters.trained(), *head]
+    @cached_property
+    def lowest(self) -> int:
+        """The lowest block that is trained."""
+        return min(by_layer(self.ranks, self.base.family), default=self.cut)
+
+    @property
+    def when(self) -> str:
+        """Who it is, and where in a run, for messages."""
+        return f"client {self.name}, round {self.now[0]}, step {self.now[1]}"
 
     def reset_optimizer(self) -> None:
         """Start with fresh moments."""
         self.optimizer = build_optimizer(self.trained(), self.training.client_optimizer)
-
-    def forget_moments(self, parts: Collection[str]) -> None:
-        """Drop the moments of ``parts`` ("A", "B", "head"): a delivery replaced what they described."""
-        drop_state(self.optimizer, self.adapters.trained(parts))
-        drop_state(self.optimizer, self.head.parameters() if self.head is not None and "head" in parts else ())
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
         """Its one optimizer, where it trains anything."""
@@ -102,9 +74,7 @@ class SplitClient(Party):
 
         The graph is kept for ``apply_gradients``.
         """
-        inputs, mask = as_inputs(batch, self.device)
-        self.privacy.begin(batch.get("examples"))
-        activations = self._run(inputs, mask, 0, 0)
+        activations = self.forward(batch, 0, 0, None).activations
         squeeze = "inputs" in batch and batch["inputs"].dim() == 2
         return activations[:, 0] if squeeze else activations
 
@@ -118,17 +88,15 @@ class SplitClient(Party):
         assert self._activations is not None, "compute_activations comes first"
         activations, self._activations = self._activations, None
         require_finite(gradients, f"gradient sent to {self.when}")
-        with self.adapters.attached(self.base.model):
+        with self.attached():
             self.privacy.backward(activations, gradients.view_as(activations), self._mask)
-        self.privacy.privatise(self.trained(), self.adapters, self.now)
-        apply_term(self.term, self.adapters)
+        self.finish_gradients(*self.now)
         if self.usage is not None:
             self.usage.gradients = tensor_bytes(p.grad for p in self.trained())
 
     def step_on_noise(self, round_number: int, step: int, learning_rate: float) -> None:
         """The local step of an empty sample, with DP-SGD."""
-        self.privacy.privatise(self.trained(), self.adapters, (round_number, step))
-        apply_term(self.term, self.adapters)
+        self.finish_gradients(round_number, step)
         self.step(learning_rate)
 
     def step(self, learning_rate: float | None = None) -> None:
@@ -142,7 +110,7 @@ class SplitClient(Party):
             self.usage.optimizer = state_bytes(self.optimizer) + term_bytes(self.term)
 
     def local_step(
-        self, batch: Batch, round_number: int, step: int, rate_factor: float, server: Server, ledger: Ledger
+        self, batch: Batch, round_number: int, step: int, rate_factor: float, server: SplitServer, ledger: Ledger
     ) -> StepLoss:
         """One local step through the split; the server's gradients are not accepted yet."""
         rate = rate_factor * self.training.client_optimizer.lr
@@ -163,11 +131,11 @@ class SplitClient(Party):
         self.begin_step(round_number, step)
         self.privacy.begin(batch.get("examples"))
         inputs, mask = as_inputs(batch, self.device)
-        return self.send(self._run(inputs, mask, round_number, step), mask, labels)
+        return self.send(self._run(inputs, mask), mask, labels)
 
     def begin_step(self, round_number: int, step: int) -> None:
         """Begin a local step, with the adapters in training mode."""
-        self.when, self.now = f"client {self.name}, round {round_number}, step {step}", (round_number, step)
+        self.now = round_number, step
         self.adapters.train()
 
     def send(self, activations: Tensor, mask: Tensor, labels: Tensor | None) -> Activations:
@@ -189,28 +157,18 @@ class SplitClient(Party):
         loss.backward()
         return FeatureGradients(self.name, gradient_of(received), torch.tensor(count)), StepLoss(loss.item(), count)
 
-    def _run(self, inputs: dict[str, Tensor], mask: Tensor, round_number: int, step: int) -> Tensor:
+    def _run(self, inputs: dict[str, Tensor], mask: Tensor) -> Tensor:
         if "inputs_embeds" in inputs:
             inputs = {**inputs, "inputs_embeds": inputs["inputs_embeds"].to(self.base.dtype)}
-        self.adapters.train()
-        self.now = (round_number, step)
         weights = [*self.half.parameters(), *self.adapters.parameters()]
-        with (
-            seeded_dropout(self.lora.dropout, self.seed, self.name, round_number, step, device=self.device),
-            precision(self.device, self.training.autocast),
-            self.adapters.attached(self.base.model),
-            self.privacy.recording(self.base.model, self.adapters),
-            checkpointed(self.half, self.base.family, self.ranks) if self.checkpointing else nullcontext(),
-            saved_if_measured(self.usage, weights) as saved,
-        ):
+        with self.forward_pass(*self.now, weights) as saved:
             below = self.prefix.outputs(inputs, mask) if self.prefix is not None else None
             if self.prefix is not None and below is not None:
                 activations = run_half(self.prefix.upper, mask, inputs_embeds=below)
             else:
                 activations = run_half(self.half, mask, **inputs)
-            activations = self.privacy.sent(activations, mask, lambda: self._embedded(inputs), round_number, step)
-        self._activations, self._mask = activations, mask
-        self._step_bytes = (0, 0)
+            activations = self.privacy.sent(activations, mask, lambda: self._embedded(inputs), *self.now)
+        self._activations, self._mask, self._step_bytes = activations, mask, (0, 0)
         self._measured(saved.total, activations)
         return activations.detach()
 
@@ -225,7 +183,7 @@ class SplitClient(Party):
             self._step_bytes = (self._step_bytes[0] + saved, self._step_bytes[1] + 2 * at_cut.nbytes)
             self.usage.add_step(*self._step_bytes, at_cut.shape[0], at_cut.shape[0] * at_cut.shape[1])
 
-    def model(self, server: Server, part: str) -> TrainedModel:
+    def model(self, server: SplitServer, part: str) -> TrainedModel:
         """Its own blocks and adapters, and above them the server's."""
         whole = joined(self.adapters, server.adapters_above(part, self.cut))
         head = self.head if self.head is not None else server.heads[part]

@@ -20,18 +20,20 @@ from atlas_cli.errors import ConfigError
 from atlas_cli.federation.parties.measured_memory import Usage, saved_if_measured
 from atlas_cli.federation.parties.numerics import precision, require_finite, require_finite_gradients, seeded_dropout
 from atlas_cli.federation.parties.optimizers import state_bytes
-from atlas_cli.federation.parties.server import Server
 from atlas_cli.federation.parties.setting import Setting
 from atlas_cli.federation.parties.shared_server_pass import ClientRequest, serve
 from atlas_cli.federation.parties.trainables import PendingGradients, StepLoss, Trainables, build_head, build_trainables
+from atlas_cli.models.adapters.lora import AdapterSet
+from atlas_cli.models.block_paths import layer_of
 from atlas_cli.models.frozen.load import FrozenBase
 from atlas_cli.models.halves.real_tokens import run_real_tokens
 from atlas_cli.models.halves.split import run_half
+from atlas_cli.storage.state_dict import StateDict, copy_into, fields_of, pop_prefix, tensors_and_values, with_prefix
 from atlas_cli.tasks.contract import BaseTask
 from atlas_cli.wire.messages import Activations, FeatureGradients, Features, Gradients
 
 
-class SplitServer(Server):
+class SplitServer:
     """The server that holds blocks ``cut ..`` and a head for each task group.
 
     Args:
@@ -39,6 +41,12 @@ class SplitServer(Server):
         tasks: of the task groups, by name.
         rank: LoRA rank on the server half, adapters a task group; 0 trains heads only.
         first_layers: by task group, the smallest cut of its clients, where groups differ.
+
+    Attributes:
+        groups: what it trains for each task group, or part of one in a cluster; ``heads`` and ``tasks`` likewise. In
+            modes without a split there are none, and it takes no part in local steps.
+        usage: its measured memory; None where it is not measured.
+        real_tokens: compute nothing for padding, and serve clients that share a pass.
 
     Raises:
         ConfigError: a rank that a layer cannot have.
@@ -53,9 +61,10 @@ class SplitServer(Server):
         rank: int = 0,
         first_layers: Mapping[str, int] | None = None,
     ) -> None:
-        super().__init__(base, setting.training, setting.seed)
-        self.lora, self.device = setting.lora, setting.device
-        self.cut, self.half, self.tasks = cut, base.server_half(cut), dict(tasks)
+        self.base, self.cut, self.half, self.tasks = base, cut, base.server_half(cut), dict(tasks)
+        self.lora, self.training, self.seed, self.device = setting.lora, setting.training, setting.seed, setting.device
+        self.usage: Usage | None = None
+        self.real_tokens = False
         self.heads = {name: build_head(base, task, self.seed, name, self.device) for name, task in tasks.items()}
         first = first_layers or {}
         self.groups = {
@@ -192,32 +201,31 @@ class SplitServer(Server):
             self.groups[group].take_mean([self._copies[c] for c in members])
         self._copies = {}
 
-    def compute_loss(
-        self, activations: Tensor, labels: Tensor, task_id: int | str = 0, attention_mask: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Loss of one batch and its gradient with respect to ``activations``; nothing is trained.
+    def adapters_above(self, part: str, cut: int) -> AdapterSet:
+        """Its adapters for a group, or part of one, on blocks from ``cut`` on."""
+        if part not in self.groups:
+            return AdapterSet({})
+        upper = self.groups[part].adapters.adapters
+        return AdapterSet({path: a for path, a in upper.items() if layer_of(path, self.base.family) >= cut})
 
-        Args:
-            activations: (B, T, D), or (B, D) for sequences of one.
-            labels: (B,) class numbers, or as the group's task has them.
-            task_id: number or name of the task group.
-            attention_mask: (B, T), 0 on padding; default: nothing is padding.
+    def state_dict(self) -> StateDict:
+        """The trained values of each task group, or its part in a cluster, as ``<group>/...``."""
+        state: StateDict = {}
+        for group, trained in self.groups.items():
+            state |= with_prefix(f"{group}/", trained.state_dict())
+        return state
+
+    def load_state_dict(self, state: StateDict) -> None:
+        """Go on from a state with the groups that there are.
 
         Raises:
-            ConfigError: no such task group.
+            StateError: other groups, names, shapes or types.
         """
-        name = str(task_id)
-        if name not in self.groups:
-            raise ConfigError(f"the server has no task group {name!r}, only: {', '.join(self.groups)}")
-        received, trained = activations.detach().to(self.device).requires_grad_(), self.groups[name]
-        hidden_BTD = received.unsqueeze(1) if received.dim() == 2 else received
-        everything = torch.ones(hidden_BTD.shape[:2], dtype=torch.int64, device=self.device)
-        mask_BT = everything if attention_mask is None else attention_mask.to(self.device)
-        with trained.adapters.attached(self.base.model):
-            hidden = run_half(self.half, mask_BT, inputs_embeds=hidden_BTD.to(self.base.dtype))
-            loss, _ = self.tasks[name].loss(trained.logits(hidden, mask_BT), labels.to(self.device))
-        (gradient,) = torch.autograd.grad(loss, [received])
-        return loss.detach(), gradient
+        state = dict(state)
+        for group, trained in self.groups.items():
+            with fields_of(group):
+                trained.load_state_dict(pop_prefix(f"{group}/", state))
+        copy_into({}, tensors_and_values(state, ())[0])
 
     def measure(self) -> Usage:
         """Start measuring memory: tensors held now count at once, saved activations with each step."""

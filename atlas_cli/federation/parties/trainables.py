@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -162,12 +162,6 @@ class Trainables:
     def forget_moments(self, paths: Iterable[str]) -> None:
         """Drop the optimizer's state of adapters whose values were replaced."""
         drop_state(self.optimizer, (p for path in paths for p in self.adapters.adapters[path].parameters()))
-
-    def forget_moments_of(self, parts: Collection[str]) -> None:
-        """Drop the moments of ``parts`` ("A", "B", "head"): a delivery replaced what they described."""
-        drop_state(self.optimizer, self.adapters.trained(parts))
-        if self.head is not None and "head" in parts:
-            drop_state(self.optimizer, self.head.parameters())
 
 
 @dataclass(frozen=True)

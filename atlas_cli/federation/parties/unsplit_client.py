@@ -7,24 +7,18 @@ A baseline trains exactly what the split run trains: adapters of the client's ra
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from contextlib import nullcontext
-
 import torch
 from torch import Tensor, nn
 
-from atlas_cli.aggregation.client_gradients import apply_term, term_bytes
+from atlas_cli.aggregation.client_gradients import term_bytes
 from atlas_cli.data.collate import Batch
-from atlas_cli.federation.parties.measured_memory import saved_if_measured, tensor_bytes
-from atlas_cli.federation.parties.numerics import precision, require_finite, require_finite_gradients, seeded_dropout
+from atlas_cli.federation.parties.measured_memory import tensor_bytes
+from atlas_cli.federation.parties.numerics import require_finite, require_finite_gradients
 from atlas_cli.federation.parties.optimizers import state_bytes
 from atlas_cli.federation.parties.party import Halves, Inputs, Party, TrainedModel, as_inputs
-from atlas_cli.federation.parties.server import Server
-from atlas_cli.federation.parties.setting import Setting
+from atlas_cli.federation.parties.split_server import SplitServer
 from atlas_cli.federation.parties.trainables import StepLoss, Trainables
 from atlas_cli.models.adapters.lora import AdapterSet, joined
-from atlas_cli.models.frozen.load import FrozenBase
-from atlas_cli.models.halves.checkpointing import checkpointed
 from atlas_cli.models.halves.split import run_half
 from atlas_cli.tasks.contract import BaseTask
 from atlas_cli.wire.ledger import Ledger
@@ -33,68 +27,35 @@ from atlas_cli.wire.ledger import Ledger
 class UnsplitClient(Party):
     """A client that holds the whole model.
 
-    Args:
-        name: as in the config.
-        base: the shared frozen base.
-        cut, ranks: blocks below ``cut`` have adapters of ``ranks``, by path, trained with ``client_optimizer``.
-        upper_ranks: of the adapters above, which are trained with ``server_optimizer``, and so is ``head``.
-        checkpointing: blocks keep their input only and run again in the backward.
+    Its adapters below ``cut`` are trained with ``client_optimizer``; those above it, and its head, with
+    ``server_optimizer``.
     """
 
-    def __init__(
-        self,
-        name: str,
-        base: FrozenBase,
-        cut: int,
-        ranks: Mapping[str, int],
-        setting: Setting,
-        *,
-        upper_ranks: Mapping[str, int],
-        task: BaseTask,
-        head: nn.Module,
-        checkpointing: bool = False,
-    ) -> None:
-        super().__init__(name, base, base.model, cut, ranks, setting)
-        self.upper = setting.adapters(base, upper_ranks)
-        self.task: BaseTask = task
-        self.head: nn.Module = head
-        self.checkpointing = checkpointing
-        self.reset_optimizer()
+    task: BaseTask
+    head: nn.Module
+
+    def _half(self) -> nn.Module:
+        return self.base.model
 
     @property
     def exchanged(self) -> AdapterSet:
         """Adapters of all layers."""
         return joined(self.adapters, self.upper)
 
-    def forget_moments(self, parts: Collection[str]) -> None:
-        """Drop the moments of ``parts`` ("A", "B", "head"): a delivery replaced what they described."""
-        for trained, _ in self._parts:
-            trained.forget_moments_of(parts)
-
     def reset_optimizer(self) -> None:
         """Start with fresh moments."""
-        norm, training = self.training.max_grad_norm, self.training
+        lower, upper, norm = self.training.client_optimizer, self.training.server_optimizer, self.training.max_grad_norm
         self._parts = [
-            (Trainables(self.name, None, self.adapters, training.client_optimizer, norm), training.client_optimizer.lr),
-            (
-                Trainables(self.name, self.head, self.upper, training.server_optimizer, norm),
-                training.server_optimizer.lr,
-            ),
+            (Trainables(self.name, None, self.adapters, lower, norm), lower.lr),
+            (Trainables(self.name, self.head, self.upper, upper, norm), upper.lr),
         ]
-
-    def trained(self) -> list[nn.Parameter]:
-        """Adapters of all layers, and the head."""
-        return [p for part, _ in self._parts for p in part.parameters()]
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
         """The optimizers of the adapters below the cut and of the rest, where they train anything."""
         return [part.optimizer for part, _ in self._parts if part.optimizer is not None]
 
-    def _ranks(self) -> dict[str, int]:
-        return {path: a.rank for part in (self.adapters, self.upper) for path, a in part.adapters.items()}
-
     def local_step(
-        self, batch: Batch, round_number: int, step: int, rate_factor: float, server: Server, ledger: Ledger
+        self, batch: Batch, round_number: int, step: int, rate_factor: float, server: SplitServer, ledger: Ledger
     ) -> StepLoss:
         """One step of ordinary training, or of DP-SGD; nothing is sent."""
         return self.train_on(batch.inputs(), batch.labels, round_number, step, rate_factor)
@@ -104,68 +65,48 @@ class UnsplitClient(Party):
     ) -> StepLoss:
         """One step on inputs by the names of a tokenizer, and their labels."""
         if not len(labels):  # a Poisson sample may be empty
-            self._privatise(round_number, step)
-            self._apply(self._corrected(), 0, rate_factor)
+            self.finish_gradients(round_number, step)
+            self._apply(0, rate_factor)
             return StepLoss(0.0, 0)
         inputs, mask = as_inputs(batch, self.device)
-        self.adapters.train()
-        self.upper.train()
-        frozen = [*self.adapters.parameters(), *self.upper.parameters()]  # all of them, where some are not trained
-        noise, whole = self.privacy.examples, self.exchanged
-        weights = [*self.base.model.parameters(), *self.output_embedding(), *self.trained(), *frozen]
+        whole, by_example = self.exchanged.train(), self.privacy.examples is not None
+        # all adapters, where some are not trained
+        weights = [*self.half.parameters(), *self.output_embedding(), *self.trained(), *whole.parameters()]
         self.privacy.begin(batch.get("examples"))
-        with (
-            seeded_dropout(self.lora.dropout, self.seed, self.name, round_number, step, device=self.device),
-            precision(self.device, self.training.autocast),
-            self.adapters.attached(self.base.model),
-            self.upper.attached(self.base.model),
-            self.privacy.recording(self.base.model, whole),
-            checkpointed(self.base.model, self.base.family, self._ranks()) if self.checkpointing else nullcontext(),
-            saved_if_measured(self.usage, weights) as saved,
-        ):
-            hidden = run_half(self.base.model, mask, **inputs)
-            if noise is None:
-                loss, count = self.task.loss(self.head(hidden, mask), labels.to(self.device))
+        with self.forward_pass(round_number, step, weights) as saved:
+            hidden = run_half(self.half, mask, **inputs)
+            read = hidden.detach().requires_grad_() if by_example else hidden
+            loss, count = self.privacy.loss(self.head, self.task, read, mask, labels.to(self.device))
+        what = f"of client {self.name}, round {round_number}, step {step}"
+        require_finite(loss.detach(), f"loss {what}")
+        with self.attached():  # checkpointed blocks run again in the backward, with their adapters
+            if by_example:
+                hidden.backward(torch.autograd.grad(loss, read)[0])
             else:
-                leaf = hidden.detach().requires_grad_()
-                loss, count = noise.head_loss(self.head, self.task, leaf, mask, labels.to(self.device))
-        require_finite(loss.detach(), f"loss of client {self.name}, round {round_number}, step {step}")
-        # checkpointed blocks run again in the backward, with their adapters
-        with self.adapters.attached(self.base.model), self.upper.attached(self.base.model):
-            if noise is None:
                 trained = self.trained()
                 for parameter, gradient in zip(trained, torch.autograd.grad(loss, trained), strict=True):
                     parameter.grad = gradient
-            else:
-                hidden.backward(torch.autograd.grad(loss, leaf)[0])
-                self._privatise(round_number, step)
-        found = self._corrected()
+        self.finish_gradients(round_number, step)
         # before the first part steps, so that no part steps without the others
-        what = f"of client {self.name}, round {round_number}, step {step}"
-        require_finite_gradients(self.trained(), found, what, whole.name_of)
-        self._apply(found, count, rate_factor)
+        require_finite_gradients(self.trained(), self._gradients(), what, whole.name_of)
+        self._apply(count, rate_factor)
         if self.usage is not None:
             self.usage.add_step(saved.total, 0, mask.shape[0], mask.numel())
             self.usage.optimizer = sum(state_bytes(part.optimizer) for part, _ in self._parts) + term_bytes(self.term)
         return StepLoss(loss.item(), count)
 
-    def _privatise(self, round_number: int, step: int) -> None:
-        """With DP-SGD, the gradients of the last batch, or of none."""
-        self.privacy.privatise(self.trained(), self.exchanged, (round_number, step))
-
-    def _corrected(self) -> list[Tensor]:
+    def _gradients(self) -> list[Tensor]:
         """The gradients to step with."""
-        apply_term(self.term, self.exchanged)
         return [p.grad for p in self.trained() if p.grad is not None]
 
-    def _apply(self, found: list[Tensor], count: int, rate_factor: float) -> None:
-        gradients = iter(found)
+    def _apply(self, count: int, rate_factor: float) -> None:
+        gradients = iter(self._gradients())
         for part, rate in self._parts:
             part.gather([next(gradients) for _ in part.parameters()], max(count, 1))
             if self.usage is not None:
                 self.usage.gradients = tensor_bytes(self.trained())
             part.step(rate_factor * rate)
 
-    def model(self, server: Server, part: str) -> TrainedModel:
+    def model(self, server: SplitServer, part: str) -> TrainedModel:
         """The whole model that it trained."""
         return TrainedModel(self.exchanged, self.head, Halves(self.base, self.base, self.cut))

@@ -129,6 +129,11 @@ class AdapterSet:
         self.adapters = dict(adapters)
         self.frozen: Frozen = {} if frozen is None else frozen
 
+    @property
+    def ranks(self) -> dict[str, int]:
+        """The rank of each adapter."""
+        return {path: adapter.rank for path, adapter in self.adapters.items()}
+
     def parameters(self) -> Iterator[nn.Parameter]:
         """The parameters A and B of every adapter, in the order of the layers."""
         for adapter in self.adapters.values():

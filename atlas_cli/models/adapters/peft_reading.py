@@ -18,7 +18,7 @@ from atlas_cli.models.adapters.lora import features_of
 from atlas_cli.models.adapters.origin import ORIGIN
 from atlas_cli.models.adapters.peft_format import CONFIG, HEAD, LORA_A, LORA_B, PREFIX, TENSORS, inner_name
 from atlas_cli.models.adapters.peft_options import PeftOptions, read_options
-from atlas_cli.models.files.finite_weights import not_finite
+from atlas_cli.models.files.weight_files import not_finite
 from atlas_cli.models.frozen.load import FrozenBase
 
 Factors = tuple[Tensor, Tensor, float]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import torch
 from safetensors import safe_open
-from torch import nn
+from torch import Tensor, nn
 
 from atlas_cli.errors import ConfigError, ResourceError
 from atlas_cli.models.families.contract import BaseFamily
@@ -171,3 +171,17 @@ def named(names: Iterable[str]) -> str:
     names = list(names)
     more = f", and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(f"{name:.120}" for name in names[:_SHOWN]) + more
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """The name of the first floating-point tensor with NaN or an infinity; None if all are finite."""
+    return next((name for name, tensor in tensors.items() if not _is_finite(tensor)), None)
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    if not tensor.is_floating_point() or tensor.is_meta or not tensor.numel():
+        return True
+    values = tensor.detach()
+    values = values.float() if values.element_size() == 1 else values  # few operations take 8-bit floats
+    # the extremes make no copy of the size of the weights, and hand a NaN on
+    return bool(torch.isfinite(torch.stack(torch.aminmax(values))).all())

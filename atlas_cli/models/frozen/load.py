@@ -20,11 +20,10 @@ from atlas_cli.hashing import sha256_tensors
 from atlas_cli.models.families import family_of
 from atlas_cli.models.families.contract import BaseFamily
 from atlas_cli.models.files.config_options import refuse_options
-from atlas_cli.models.files.finite_weights import not_finite
 from atlas_cli.models.files.resolve import locate, model_config
 from atlas_cli.models.files.source import Source, reason
 from atlas_cli.models.files.tokenizer_file import as_the_file_has_it, require_vocabulary_files
-from atlas_cli.models.files.weight_files import left_out, weight_names
+from atlas_cli.models.files.weight_files import left_out, not_finite, weight_names
 from atlas_cli.models.frozen.gelu import fuse_gelu
 from atlas_cli.models.frozen.rotary import keep_initial_frequencies
 from atlas_cli.models.halves.split import client_half, client_part, server_half

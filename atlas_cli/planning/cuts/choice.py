@@ -18,6 +18,7 @@ from atlas_cli.planning.cuts.leakage import EXAMPLE, KNOWN, Leakage
 from atlas_cli.planning.cuts.remedies import remedies, size_text
 from atlas_cli.planning.cuts.table import Cut, Setting, Shapes, config_of, cut_table
 from atlas_cli.planning.devices.devices import DEFAULT_SERVER, Device
+from atlas_cli.printable import listed
 
 
 @dataclass(frozen=True)
@@ -151,10 +152,9 @@ def _require_leakage(table: SplitChoice, allowed: float) -> None:
         if not table.limits_broken(row) and (table.leakage is None or row.layer not in table.leakage.layers)
     ]
     if unknown:
-        more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
         raise ConfigError(
-            f"the leakage of {table.model} is not known at split layer {', '.join(unknown[:3])}{more}; "
-            f"measure what an attack recovers from the activations there and give it as a leakage file, "
+            f"the leakage of {table.model} is not known at split layer {listed(unknown)}; "
+            "measure what an attack recovers from the activations there and give it as a leakage file, "
             f"--leakage FILE: {EXAMPLE}",
             key="--max-leakage",
         )

@@ -35,7 +35,8 @@ from atlas_cli.planning.devices.cost import (
     upload_seconds,
 )
 from atlas_cli.planning.devices.devices import Device
-from atlas_cli.planning.memory.predict import PartyMemory, predict_client, predict_server
+from atlas_cli.planning.memory.party_memory import PartyMemory
+from atlas_cli.planning.memory.predict import predict_client, predict_server
 from atlas_cli.planning.memory.step import Step
 from atlas_cli.tasks import build as build_task
 

@@ -124,13 +124,11 @@ class RoundTime:
 
     Attributes:
         seconds: the time until the last client has the merged adapters.
-        straggler: the client that finished last.
         joules: the sum over all clients; None if the watts of any are not known.
     """
 
     seconds: float
     clients: dict[str, ClientTime]
-    straggler: str
     joules: float | None
 
 
@@ -166,12 +164,7 @@ def round_time(
     seconds = max(waited, *(delivered or finished.values()))
     clients = {w.name: _time(w, server, seconds, finished[w.name]) for w in works}
     joules = [c.joules for c in clients.values()]
-    return RoundTime(
-        seconds,
-        clients,
-        straggler=max(names, key=lambda name: finished[name]),
-        joules=None if None in joules else sum(j for j in joules if j is not None),
-    )
+    return RoundTime(seconds, clients, None if None in joules else sum(j for j in joules if j is not None))
 
 
 def _steps(works: Sequence[ClientWork], server: Device, server_update: ServerUpdate) -> dict[str, float]:

@@ -27,8 +27,6 @@ from atlas_cli.planning.memory.saved_trace import saved_by_all
 from atlas_cli.planning.memory.step import ELEMENT, Step
 from atlas_cli.tasks.contract import BaseTask
 
-__all__ = ["PartyMemory", "predict_client", "predict_server", "predict_unsplit", "predict_whole"]
-
 
 def predict_client(
     family: BaseFamily,

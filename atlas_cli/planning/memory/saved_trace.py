@@ -155,7 +155,7 @@ def trace(
         if received is not hidden and hidden.requires_grad:
             del received
             gradient = torch.empty_like(hidden)
-            torch.isfinite(gradient).all()  # as ``federation.numerics`` looks at what is sent
+            torch.isfinite(gradient).all()  # as ``federation.parties.numerics`` looks at what is sent
             hidden.backward(gradient)
         del besides, inputs
         return StepTrace(saved.total, live.peak, sum(p.nbytes for p in trained))
@@ -232,7 +232,7 @@ def _give_storage(modules: Iterable[nn.Module]) -> None:
 
 
 class _Saved:
-    """As ``federation.memory.saved_bytes``, which tells storages apart by an address; fake tensors have none."""
+    """As ``measured_memory.saved_bytes`` of parties, which tells storages by an address; fake tensors have none."""
 
     def __init__(self, weights: Iterable[Tensor]) -> None:
         self.total = 0

@@ -1,0 +1,84 @@
+"""What is merged of a task group, or of a cluster: its adapter, and its change of the frozen weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from atlas_cli.aggregation.contract import PARTS, Factors, absorb, release, scales_of, truncated
+from atlas_cli.double import where_double
+from atlas_cli.federation.merging.base_change import BaseChange
+from atlas_cli.models.adapters.lora import AdapterSet, Frozen
+from atlas_cli.storage.state_dict import with_prefix
+
+
+class MergedGroup:
+    """The merged adapter of a group.
+
+    Args:
+        adapters: the group's own, at the largest rank of its clients; it starts from their values.
+        changes_base: whether a merge changes the frozen weights.
+
+    Attributes:
+        merged: the adapter as scale-free factors; ``adapters`` have the same values.
+        change: of the frozen weights, where a merge changes them.
+        version: how often the group was merged; a client that was sent another version is behind.
+    """
+
+    def __init__(self, adapters: AdapterSet, changes_base: bool) -> None:
+        self.adapters, self.version, self._changes_base = adapters, 0, changes_base
+        self.start()
+
+    def start(self) -> None:
+        """Start from the present values of the adapters.
+
+        Where a merge changes the base, the initial update of the adapter counts as part of the base: clients run W + T
+        + (dW - dW as delivered).
+        """
+        # copies: the group's own are overwritten at a merge, and what was before it is still compared with
+        self.merged = {path: Factors(*(t.clone() for t in f)) for path, f in factors_to_merge(self.adapters).items()}
+        self.change = BaseChange()
+        if self._changes_base:
+            self.change.grow({path: factors for path, factors in self.merged.items() if factors.B.any()}, 0)
+
+    def load_merged(self) -> None:
+        """Load the merged values into the adapters."""
+        self.adapters.load(release(self.merged, scales_of(self.adapters)))
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is merged."""
+        return next(iter(self.merged.values())).A.device
+
+    def model(self) -> AdapterSet:
+        """What the group predicts with: its adapters, or the changed base that holds everything merged so far."""
+        where = next(self.adapters.parameters()).device
+        return AdapterSet({}, self._total(where)) if self._changes_base else self.adapters
+
+    def frozen_for(self, ranks: Mapping[str, int], device: torch.device) -> Frozen:
+        """T + (- dW as delivered) of a client of these ranks, which runs them beside its frozen weights."""
+        frozen = self._total(device)
+        for path, factors in truncated(self.merged, ranks).items():
+            if factors.B.any():
+                frozen[path] = [*frozen.get(path, ()), (factors.A.to(device), -factors.B.to(device))]
+        return frozen
+
+    def tensors(self, group: str) -> dict[str, Tensor]:
+        """Its own tensors but for changes of the base, for a checkpoint."""
+        named = {f"{path}/{part}": t for path, f in self.merged.items() for part, t in zip(PARTS, f, strict=True)}
+        return with_prefix(f"merged/{group}/", named) | with_prefix(f"group/{group}/", self.adapters.state())
+
+    def _total(self, device: torch.device) -> Frozen:
+        return {path: [(f.A.to(device), f.B.to(device))] for path, f in self.change.total.items()}
+
+
+def to_merge(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors where they are merged: where sums can be taken in float64."""
+    return {name: tensor.to(where_double(tensor.device)) for name, tensor in tensors.items()}
+
+
+def factors_to_merge(adapters: AdapterSet) -> dict[str, Factors]:
+    """Adapters as scale-free factors, where they are merged."""
+    return absorb(to_merge(adapters.state()), scales_of(adapters))

@@ -1,0 +1,169 @@
+"""What a config asks for that its model, its tasks or its aggregation method cannot do: refused, with the key."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+
+from transformers import PreTrainedConfig
+
+from atlas_cli import discovery
+from atlas_cli.aggregation.checks import require_tensors, term_of, told_extras
+from atlas_cli.aggregation.contract import PARTS, BaseMethod, Layer
+from atlas_cli.config.schema.experiment import ExperimentConfig
+from atlas_cli.errors import ConfigError
+from atlas_cli.models.families.contract import BaseFamily
+from atlas_cli.models.frozen.rotary import depends_on_length, frequencies_change_at
+from atlas_cli.planning.devices.devices import check_deadline, client_devices, server_device
+from atlas_cli.planning.method import method_of
+from atlas_cli.tasks import load, sequence_classification
+from atlas_cli.tasks.contract import BaseTask
+
+
+def check_before_shapes(config: ExperimentConfig, hf_config: PreTrainedConfig, family: BaseFamily) -> None:
+    """Check what needs no knowledge of the model's layers.
+
+    Raises:
+        ConfigError: a task, a length, a device, or what the aggregation method is asked for, is not possible.
+    """
+    _check_tasks(config, hf_config.model_type, family)
+    _check_length(config, hf_config, family)
+    _check_rotary(config, hf_config)
+    method = method_of(config)
+    _check_mixing(config, method)
+    _check_screen(config, method)
+    _check_extra_tensors(config, method)
+    client_devices(config), server_device(config)  # every device that is named must be known
+    check_deadline(config)
+
+
+def check_server_memory(config: ExperimentConfig, features: Collection[tuple[int, int]]) -> None:
+    """Check that every layer can be merged within ``aggregation.server_memory``.
+
+    Args:
+        features: (d_in, d_out) of the layers.
+
+    Raises:
+        ConfigError: a layer cannot; names the first.
+    """
+    method = method_of(config)
+    for d_in, d_out in dict.fromkeys(features):
+        method.require_room(d_in, d_out)
+
+
+def check_hooks(
+    config: ExperimentConfig, features: Mapping[str, tuple[int, int]], ranks: Iterable[Mapping[str, int]]
+) -> None:
+    """Ask the method what it is asked before and after a first delivery, for adapters of these ranks.
+
+    Raises:
+        PluginError: an answer that its contract does not allow.
+    """
+    method = method_of(config)
+    term_of(method)
+    for each in {tuple(sorted(r.items())): r for r in ranks}.values():
+        layers = {path: Layer(rank, *features[path]) for path, rank in each.items()}
+        told, extras = told_extras(method, layers), method.extras_for(next(iter(config.task_groups)), layers)
+        require_tensors(method, "extras_for", extras, told.down, "down")
+
+
+def check_clusters(config: ExperimentConfig, cuts: Collection[int]) -> None:
+    """Refuse clusters whose clients could not be merged.
+
+    Raises:
+        ConfigError: there are several split layers, or the method cannot continue with another group's values.
+    """
+    rule, method, name = config.clustering, method_of(config), config.aggregation.method
+    if rule is None or rule.by == "oracle":
+        return
+    if len(cuts) > 1:
+        raise ConfigError(
+            "clients of any cut may come into one cluster, and clusters need one split layer; give all clients one, or "
+            "use by: oracle",
+            key="clustering.by",
+        )
+    if rule.every is not None and method.SENT and (method.CHANGES_BASE or not method.GROUP_ADAPTER):
+        raise ConfigError(
+            f"{name} keeps what clients learned in more than the adapters of a cluster, which cannot be taken along to "
+            "another cluster; remove it to cluster once, or use another aggregation.method",
+            key="clustering.every",
+        )
+
+
+def _check_tasks(config: ExperimentConfig, model_type: str, family: BaseFamily) -> None:
+    """Check that the model can run every task, and that examples have a class where labels are randomised."""
+    for name, group in config.task_groups.items():
+        task = load(group.task, key=f"task_groups.{name}.task")
+        if task.causal_only and not family.causal:
+            raise ConfigError(
+                f"{group.task} needs a decoder, and {model_type} is an encoder; use another model, or one of "
+                + ", ".join(n for n in discovery.own_names("tasks") if not load(n).causal_only),
+                key=f"task_groups.{name}.task",
+            )
+        if config.privacy.labels is not None:
+            _check_randomised(group.task, task, config.privacy.labels.correction)
+
+
+def _check_randomised(name: str, task: type[BaseTask], correction: str) -> None:
+    """Check that examples have one class each, so labels can be randomised, and a loss that can be corrected."""
+    if not task.one_class:
+        raise ConfigError(
+            f"randomises one class an example, and an example of {name} has none or several; remove it",
+            key="privacy.labels",
+        )
+    known = sequence_classification.Task
+    if correction == "forward" and (task.loss, task.build_head) != (known.loss, known.build_head):
+        raise ConfigError(
+            f"corrects the loss of sequence-classification, and {name} has another loss or head; use none",
+            key="privacy.labels.correction",
+        )
+
+
+def _check_length(config: ExperimentConfig, hf_config: PreTrainedConfig, family: BaseFamily) -> None:
+    positions = family.positions(hf_config)
+    if positions is not None and config.training.max_length > positions:
+        raise ConfigError(
+            f"{config.training.max_length} tokens are more than the model's {positions} positions; "
+            f"set it to {positions} or less",
+            key="training.max_length",
+        )
+
+
+def _check_rotary(config: ExperimentConfig, hf_config: PreTrainedConfig) -> None:
+    """Check that texts are computed independently if a mechanism protects single texts or changes padding."""
+    mechanism = config.privacy.in_a_step() or ("pad_lengths" if config.privacy.pad_lengths else None)
+    if mechanism and depends_on_length(hf_config, config.training.max_length):
+        length = frequencies_change_at(hf_config)
+        raise ConfigError(
+            f"with texts of more than {length} tokens this model's rotary positions depend on the longest "
+            f"text of a batch, so that privacy.{mechanism} would not do what it says; set it to {length}",
+            key="training.max_length",
+        )
+
+
+def _check_mixing(config: ExperimentConfig, method: BaseMethod) -> None:
+    """Refuse to mix groups that do not predict with their adapters alone."""
+    name = config.aggregation.method
+    mixable = method.GROUP_ADAPTER and not method.CHANGES_BASE and set(method.TRAINED) == set(PARTS)
+    if config.aggregation.cross_group.strength > 0 and method.SENT and not mixable:
+        raise ConfigError(
+            f"{name} has no group adapters that can be mixed; set it to 0, or use delta-svd, flexlora, zero-pad, "
+            "hetlora, lora-fair, trimmed-mean or median",
+            key="aggregation.cross_group.strength",
+        )
+
+
+def _check_screen(config: ExperimentConfig, method: BaseMethod) -> None:
+    """Refuse to screen by the norm of updates if none are sent."""
+    if config.screen.max_norm_ratio is not None and "B" not in method.SENT:
+        sender = config.aggregation.method if config.mode in ("split-federated", "federated") else f"mode {config.mode}"
+        raise ConfigError(f"with {sender} no client sends an update that has a norm", key="screen.max_norm_ratio")
+
+
+def _check_extra_tensors(config: ExperimentConfig, method: BaseMethod) -> None:
+    """Refuse methods that send more than adapters if noise protects only adapters."""
+    if config.privacy.updates is not None and method.extra_tensors({"": Layer(1, 1, 1)}).up:
+        raise ConfigError(
+            f"{config.aggregation.method} has clients send more than adapters, which privacy.updates puts no noise on; "
+            "use another aggregation.method",
+            key="privacy.updates",
+        )
