@@ -55,9 +55,12 @@ def with_absolute_paths(
 
 
 def _is_beside(name: str, folder: Path) -> bool:
-    """Whether a name that may also be one of the hub is that of a folder or file beside the config."""
+    """Whether a name that may also be one of the hub is a path beside the config; as it is, it is found from here."""
     try:
-        return ("/" in name or os.sep in name) and (folder / name).exists()
+        beside = folder / name
+        return (
+            ("/" in name or os.sep in name) and beside.exists() and not (os.path.exists(name) and beside.samefile(name))
+        )
     except (OSError, ValueError):  # a name that is too long, or holds a NUL
         return False
 

@@ -100,7 +100,7 @@ def test_the_resolved_config_means_the_same_elsewhere(here, monkeypatch):
     assert load_config(here / "run" / "config.yaml").config == first
 
 
-def test_a_model_with_a_folder_in_its_name_is_found_beside_the_config(here):
+def test_a_model_with_a_folder_in_its_name_is_found_beside_the_config(here, monkeypatch):
     (here / "configs" / "models" / "tiny").mkdir(parents=True)
     (here / "configs" / "gpt2").mkdir()
     for given, found in (("models/tiny", str(here / "configs" / "models" / "tiny")), ("gpt2", "gpt2"), ("a/b", "a/b")):
@@ -108,3 +108,6 @@ def test_a_model_with_a_folder_in_its_name_is_found_beside_the_config(here):
         (here / "configs" / "c.yaml").write_text(text)
         model = load_config("configs/c.yaml").config.model
         assert (model.name, model.tokenizer) == (found, found)
+    monkeypatch.chdir(here / "configs")
+    (here / "configs" / "c.yaml").write_text(CONFIG.format(files="d.csv", more="").replace("minilm", "models/tiny"))
+    assert load_config("c.yaml").config.model.name == "models/tiny"  # as it is, where it is found
