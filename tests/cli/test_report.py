@@ -43,7 +43,7 @@ def test_a_run_that_another_process_writes_is_reported_elsewhere(run, report, tm
         assert "--output FILE writes all records so far" in report(run.path, code=1)
         report(run.path, "--output", tmp_path / "now.html")
     text = (tmp_path / "now.html").read_text(encoding="utf-8")
-    assert "Going on: round 3 of ? is done." in text and "<h2>Memory</h2>" in text and "refresh" not in text
+    assert "Going on after round 3 of ?." in text and "<h2>Memory</h2>" in text and "refresh" not in text
     assert not (run.path / "report.html").exists()
 
 

@@ -236,7 +236,9 @@ def test_the_report_grows_while_the_run_goes_on(write, train, at_step, tmp_path,
     at_step(3, look_and_stop)  # the first step of round 3, in a process that began with round 2
     train("--resume", run.path)
     for text, done in zip(seen, (1, 2), strict=True):
-        assert f"round {done} of 3 is done" in text and "before training" in text and 'http-equiv="refresh"' in text
+        assert (
+            f"Going on after round {done} of 3" in text and "before training" in text and 'http-equiv="refresh"' in text
+        )
     assert "Interrupted after round 2 of 3" in page(run) and "refresh" not in page(run)
 
 

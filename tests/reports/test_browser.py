@@ -107,7 +107,7 @@ def pages(tmp_path_factory):
         "failed": page_of(RunRecords("run", f"/{LONG}/run", failed, [])),
         "going on": page_of(
             RunRecords("run", "runs/run", whole.manifest | {"status": "running"}, whole.metrics, going_on=True),
-            again=True,
+            written="2026-01-31 12:00:00 (UTC)",
         ),
         "sweep": sweep_page(folder / "sweep", a_sweep()),
     }

@@ -15,9 +15,9 @@ def now(monkeypatch):
     time = {"is": 0.0, "cost": 0.0}
     real = live.page_of
 
-    def costly(records, again):
+    def costly(records, written):
         time["is"] += time["cost"]
-        return real(records, again=again)
+        return real(records, written=written)
 
     monkeypatch.setattr(live, "page_of", costly)
     return time
@@ -39,7 +39,7 @@ def test_it_is_written_after_an_evaluation_and_not_in_between(report):
     report.after_round([metrics_record("spam", 1, test={})])
     assert page_of(report) == ""
     report.after_round([metrics_record("spam", 1)])
-    assert "round 1 of 9 is done" in page_of(report) and 'http-equiv="refresh"' in page_of(report)
+    assert "Going on after round 1 of 9, as of 20" in page_of(report) and 'http-equiv="refresh"' in page_of(report)
     assert "before training 0.850" in page_of(report), "records of before this process"
     assert not list(report.run.path.glob(".*partial"))
 

@@ -195,8 +195,12 @@ def test_a_run_that_failed_at_once_still_gets_a_page(make_run):
 
 def test_a_run_that_goes_on_has_what_metrics_tell_and_loads_itself_again():
     going_on = records([metrics_record("spam", r) for r in range(2)], manifest={"status": "running"}, going_on=True)
-    text = page_of(going_on, again=True)
-    assert '<meta http-equiv="refresh"' in text and "Going on: round 1 of ?" in text and "Nothing recorded" not in text
+    text = page_of(going_on, written="2026-01-31 12:00:00 (UTC)")
+    assert (
+        '<meta http-equiv="refresh"' in text
+        and "Going on after round 1 of ?, as of 2026-01-31 12:00:00 (UTC)" in text
+        and "Nothing recorded" not in text
+    )
     assert "<h2>Test metrics</h2>" in text and "<h2>Memory</h2>" not in text
 
 

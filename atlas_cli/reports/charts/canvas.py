@@ -23,7 +23,10 @@ def shortened(name: str, width: float) -> str:
 
 
 def text(x: float, y: float, words: str, anchor: str = "start", kind: str = "") -> str:
-    """A line of text at its baseline."""
+    """A line of text at its baseline; what stands in the middle of a place near an edge is moved inside."""
+    if anchor == "middle":
+        half = LETTER * len(words) / 2
+        x = max(half, min(x, WIDTH - half))
     place = f' text-anchor="{anchor}"' if anchor != "start" else ""
     of_kind = f' class="{kind}"' if kind else ""
     return f'<text x="{number(x)}" y="{number(y)}"{place}{of_kind}>{escape(words)}</text>'

@@ -29,14 +29,15 @@ class Scale:
 def scale(values: Sequence[float], start: float, end: float, *, whole: bool = False, zero: bool = False) -> Scale:
     """An axis that has room for all values.
 
-    Logarithmic where the largest is over 20 times the smallest, as a perplexity before training hides all others.
+    Logarithmic where the largest is over 20 times the smallest, as a perplexity before training hides all others; but
+    shares, which have an end at 1, are not.
 
     Args:
         whole: ticks only at whole numbers, as rounds are, and no logarithm.
         zero: from zero on, as lengths must be, and no logarithm.
     """
     low, high = min(values, default=0.0), max(values, default=1.0)
-    if not whole and not zero and low > 0 and high / low > 20:
+    if not whole and not zero and low > 0 and high > max(1.0, 20 * low):
         ticks = tuple(m * 10.0**e for e in range(-12, 16) for m in (1, 2, 5) if low <= m * 10.0**e <= high)
         return Scale(low * 0.9, high * 1.1, start, end, ticks[:: 1 + len(ticks) // 7], log=True)
     if zero:

@@ -42,11 +42,11 @@ def _what(records: RunRecords) -> str:
     return f"{who} trained adapters of {model.get('name')}{where}{merged}, for {counted(records.done or 0, 'round')}."
 
 
-def unfinished(records: RunRecords, again: bool) -> str:
+def unfinished(records: RunRecords, written: str | None) -> str:
     """How far a run came that did not finish, and what to do; "" for one that did.
 
     Args:
-        again: the page is written anew while the run goes on, from metrics alone.
+        written: when, if the page is written again while the run goes on, from metrics alone.
     """
     status = str(records.manifest.get("status"))
     if status == "finished":
@@ -54,11 +54,7 @@ def unfinished(records: RunRecords, again: bool) -> str:
     rounds = (records.config.get("training") or {}).get("rounds", "?")
     how_far = "before its first round" if records.done is None else f"after round {records.done} of {rounds}"
     if records.going_on:
-        text = f"Going on: {how_far.removeprefix('after ')} is done." if records.done is not None else "Just started."
-        if not again:
-            return _banner(text)
-        more = "This page loads itself again every few seconds. Figures by client come when the run ends, or at once:"
-        return _banner(f"{text} {more}", f"atlas report {shlex.quote(records.path)} --output now.html")
+        return _going_on(records, how_far, written)
     why = f": {records.manifest['error']}" if records.manifest.get("error") else ""
     text = f"{'Not finished' if status == 'running' else status.capitalize()} {how_far}{why}"
     of_round = records.manifest.get("adapters_of_round")
@@ -67,9 +63,19 @@ def unfinished(records: RunRecords, again: bool) -> str:
     return _banner(f"{text}. All figures are of the rounds until then; {kept}. To go on:", go_on)
 
 
-def _banner(text: str, command: str = "") -> str:
+def _going_on(records: RunRecords, how_far: str, written: str | None) -> str:
+    if written is None:
+        return _banner(f"Going on {how_far}.", kind="going-on")
+    text = (
+        f"Going on {how_far}, as of {written}; if this time stays as it is, the run was killed. This page loads itself"
+    )
+    command = f"atlas report {shlex.quote(records.path)} --output now.html"
+    return _banner(f"{text} again. Figures by client come when the run ends, or at once:", command, "going-on")
+
+
+def _banner(text: str, command: str = "", kind: str = "unfinished") -> str:
     code = f" <code>{escape(command)}</code>" if command else ""
-    return f'<p class="unfinished" role="status">{escape(text)}{code}</p>\n'
+    return f'<p class="banner {kind}" role="status">{escape(text)}{code}</p>\n'
 
 
 def _part(title: str, lines: Iterable[str], state: str = "") -> str:

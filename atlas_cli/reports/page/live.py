@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any
 
 from atlas_cli.errors import OutputError
@@ -50,6 +51,10 @@ class LiveReport:
             self.run.path.name, str(self.run.path), self.manifest, [*self.before, *metrics], going_on=True
         )
         with suppress(OutputError):
-            self.run.write_text(FILE, page_of(records, again=True), sync=False)
+            self.run.write_text(FILE, page_of(records, written=_now()), sync=False)
         self.written = self.clock()
         self.cost = self.written - began
+
+
+def _now() -> str:
+    return f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} (UTC)"

@@ -63,11 +63,11 @@ def page(run: RunDirectory, manifest: Mapping[str, Any] | None = None) -> str:
     return page_of(RunRecords.of_run(run, manifest))
 
 
-def page_of(records: RunRecords, *, again: bool = False) -> str:
+def page_of(records: RunRecords, *, written: str | None = None) -> str:
     """The page of some records; while a run goes on, without the sections that it has no records for.
 
     Args:
-        again: the page is going to be written again, and loads itself.
+        written: when, if the page is going to be written again; then it loads itself.
     """
     parts = {title: part(records) for title, part in SECTIONS.items()}
     absent = "<p>Nothing recorded.</p>"
@@ -77,5 +77,5 @@ def page_of(records: RunRecords, *, again: bool = False) -> str:
     name, status = str(records.manifest.get("name") or records.folder), str(records.manifest.get("status"))
     state = f'<span class="status {escape(status)}">{escape(status)}</span>'
     first = f'<h1>{escape(name)}</h1><p>{state} <span class="muted">{escape(records.folder)}</span></p>\n'
-    head = f"<header>{first}{unfinished(records, again)}{headline(records)}</header>\n"
-    return document(name, head, shown, again=again)
+    head = f"<header>{first}{unfinished(records, written)}{headline(records)}</header>\n"
+    return document(name, head, shown, again=written is not None)
