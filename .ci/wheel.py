@@ -18,16 +18,12 @@ ROOT = Path(__file__).resolve().parents[1]
 HOLDS = ("atlas_cli/py.typed", "atlas_cli/examples/quickstart.yaml", "atlas_cli/examples/data/ner-sample.conll")
 
 
-def run(*command: str | Path, cwd: Path = ROOT, **environment: str) -> str:
-    """Run a command, show its output and give it back; a failure ends the script."""
+def run(*command: str | Path, cwd: Path = ROOT, **environment: str) -> None:
+    """Run a command; a failure ends the script."""
     print("$", *command, flush=True)
-    done = subprocess.run(
-        command, cwd=cwd, env={**os.environ, **environment}, stdout=subprocess.PIPE, encoding="utf-8", check=False
-    )
-    print(done.stdout, end="", flush=True)
+    done = subprocess.run(command, cwd=cwd, env={**os.environ, **environment}, check=False)
     if done.returncode:
         sys.exit(f"exit code {done.returncode}")
-    return done.stdout
 
 
 def check_files(wheel: Path) -> None:
