@@ -199,7 +199,7 @@ class EvaluationConfig(Section):
 
 
 class CheckpointsConfig(Section):
-    """What a stopped run goes on from."""
+    """The states from which a stopped run goes on."""
 
     every: int = Field(
         1,
@@ -212,7 +212,7 @@ class CheckpointsConfig(Section):
 
 
 class OutputConfig(Section):
-    """Where run directories go."""
+    """Where run directories are made."""
 
     dir: str = Field("runs", description="The folder in which each run makes its directory.")
 
@@ -232,7 +232,7 @@ class ClientSpec(NamedTuple):
 
 
 class ExperimentConfig(Section):
-    """One experiment."""
+    """One experiment: data, clients, and how they train together."""
 
     name: Name = Field(description="The name of the experiment, a part of its run directory's.", examples=["mail"])
     seed: int = Field(0, ge=0, lt=2**64, description="All draws of a run follow from it.")

@@ -11,7 +11,7 @@ from atlas_cli.units import parse_time
 
 
 class OptimizerConfig(Section):
-    """Optimizer of one side."""
+    """The optimizer of one side, clients or server."""
 
     name: Literal["adamw", "sgd"] = Field("adamw", description="The rule of a step.")
     lr: float = Field(1e-3, gt=0, description="The learning rate, before the schedule.")
@@ -25,7 +25,7 @@ class OptimizerConfig(Section):
 
 
 class ScheduleConfig(Section):
-    """Learning rate over all steps of the run."""
+    """How the learning rate goes over all steps of the run."""
 
     name: Literal["constant", "linear", "cosine"] = Field(
         "constant", description="How the learning rate goes down to 0 after the warm-up; `constant` keeps it."
@@ -34,7 +34,7 @@ class ScheduleConfig(Section):
 
 
 class TrainingConfig(Section):
-    """The rounds."""
+    """How rounds are trained."""
 
     rounds: int = Field(10, ge=1, description="How many rounds are trained.", json_schema_extra={"unit": "rounds"})
     local_steps: int = Field(

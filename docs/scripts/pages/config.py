@@ -184,7 +184,7 @@ def _default(field: FieldInfo) -> str:
 
 def _shown(key: Key) -> str:
     try:
-        return f"`{key.path.rsplit('.', 1)[-1]}: {_yaml(example(key))}`"
+        return f"`{_yaml(example(key))}`"
     except LookupError:  # an option of a plug-in, which need not have one
         return ""
 
