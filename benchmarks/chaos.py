@@ -3,7 +3,7 @@
     python benchmarks/chaos.py               10 kills, about 3 minutes on 2 cores
     python benchmarks/chaos.py --kills 50    about 15 minutes
 
-Every run is a process of its own that gets SIGKILL: half of them at a moment drawn from the length of an unbroken run,
+Every run is a process of its own that is killed: half of them at a moment drawn from the length of an unbroken run,
 half while a checkpoint is being written. A resumed run may be killed again. What must be equal in the end: every
 record but its timings, adapters, the last checkpoint, memory, config, and the names of all files. Prints a table.
 """
@@ -173,7 +173,7 @@ def differences(run: RunDirectory, whole: RunDirectory, report: bool = True) -> 
 
 
 def _kill(process: subprocess.Popen[str], config: Path, draw: random.Random, length: float) -> None:
-    """SIGKILL at a moment of the run, or as soon as a checkpoint is begun; a run that ends before is left alone."""
+    """A kill at a moment of the run, or as soon as a checkpoint is begun; a run that ends before is left alone."""
     base = Path(yaml.safe_load(config.read_text())["output"]["dir"])
     kind, wait = draw.choice(["start", *["run"] * 4, *["checkpoint"] * 5]), draw.random() * length
     nth, extra = draw.randint(1, 3), draw.uniform(0, 0.01)

@@ -1,6 +1,7 @@
 """What a relative path of data means: the same from every folder, and said where two files could be meant."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,7 @@ def test_two_files_of_one_name_are_said_once(here, capsys, given):
     )
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="a link needs a privilege there")
 def test_one_file_by_two_ways_is_no_choice(here, capsys):
     write("d.csv")
     os.symlink(here / "d.csv", here / "configs" / "d.csv")

@@ -81,9 +81,9 @@ def test_without_a_compiler_it_is_said_what_to_install(monkeypatch, tmp_path):
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(ConfigError, match=r"engine\.compile.*C\+\+ compiler"):
         require_compiler(torch.device("cpu"))
-    monkeypatch.setenv("CXX", str(tmp_path / "clang++"))
+    monkeypatch.setenv("CXX", str(tmp_path / "clang++.exe"))
     with pytest.raises(ConfigError, match="is not on the PATH"):
         require_compiler(torch.device("cpu"))
-    (tmp_path / "clang++").write_text("")
-    (tmp_path / "clang++").chmod(0o755)
+    (tmp_path / "clang++.exe").write_text("")
+    (tmp_path / "clang++.exe").chmod(0o755)
     require_compiler(torch.device("cpu"))

@@ -235,10 +235,11 @@ def test_one_block_stands_for_all(name):
 
 
 PROBE = """
-import json, resource, sys, time
+import json, sys, time
 from pathlib import Path
 from atlas_cli.planning.devices.devices import BUILT_IN
 from atlas_cli.planning.cuts.choice import choose_split
+from atlas_cli.runs.parts import peak_resident_bytes
 start = time.process_time()
 choice = choose_split("llama-3-70b", device=BUILT_IN["laptop-8gib"])
 seconds = time.process_time() - start
@@ -246,7 +247,7 @@ if sys.platform == "linux":  # there getrusage remembers the process that starte
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     peak = 1024 * int(status["VmHWM"].split()[0])
 else:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = peak_resident_bytes()
 print(json.dumps([len(choice.rows), seconds, peak]))
 """
 

@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import struct
+import sys
 
 import pytest
 import torch
@@ -108,8 +109,7 @@ HOSTILE = {
     "manifest is a list": (lambda f: (f / MANIFEST).write_text("[]"), "TypeError"),
     "manifest is nested": (lambda f: (f / MANIFEST).write_text("[" * 60_000), "RecursionError"),
     "manifest is huge": (lambda f: (f / MANIFEST).write_text(" " * 10**6), "too large"),
-    "a link": (lambda f: ((f / STATE).unlink(), (f / STATE).symlink_to("/etc/passwd")), "not a plain file"),
-    "a pipe": (lambda f: ((f / STATE).unlink(), os.mkfifo(f / STATE)), "not a plain file"),
+    "a folder": (lambda f: ((f / STATE).unlink(), (f / STATE).mkdir()), "not a plain file"),
     "tensors are no safetensors": (
         lambda f: ((f / TENSORS).write_bytes(b"PK\x03\x04" * 99), rewritten(f)),
         "SafetensorError",
@@ -129,6 +129,11 @@ HOSTILE = {
         "SafetensorError",
     ),
 }
+if sys.platform != "win32":
+    HOSTILE |= {
+        "a link": (lambda f: ((f / STATE).unlink(), (f / STATE).symlink_to("/etc/passwd")), "not a plain file"),
+        "a pipe": (lambda f: ((f / STATE).unlink(), os.mkfifo(f / STATE)), "not a plain file"),
+    }
 
 
 @pytest.mark.parametrize("case", HOSTILE)

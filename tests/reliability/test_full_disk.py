@@ -82,6 +82,7 @@ sys.exit(main(sys.argv[1:]))
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="it has no limit on files")
 def test_a_real_limit_on_files(write, chaos, no_pictures):
     """RLIMIT_FSIZE: the kernel refuses the part of a write that is too much."""
     path = write(training={"rounds": 24, "local_steps": 1})

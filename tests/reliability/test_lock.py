@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -100,8 +99,11 @@ def test_what_the_file_says_does_not_decide(run, child, claim):
 
 
 def test_the_system_frees_the_lock_of_a_killed_owner(run, child):
-    child.send_signal(signal.SIGKILL)
-    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # dead, but a zombie that still has its pid
+    child.kill()
+    if hasattr(os, "waitid"):
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # dead, but a zombie that still has its pid
+    else:
+        child.wait()
     assert writer_of(run) is None
     notes = []
     assert take(run, notes)["pid"] == os.getpid()
@@ -142,6 +144,7 @@ def test_of_many_at_once_one_wins(run):
     assert set(worst) == {1} and len(worst) + len(refused) == 8 and refused
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="its file systems all have locks")
 @pytest.mark.parametrize(
     ("code", "words"),
     [

@@ -32,7 +32,7 @@ def interrupts():
 def send(number, times=1):
     def action():
         for _ in range(times):
-            os.kill(os.getpid(), number)
+            signal.raise_signal(number)
 
     return action
 
@@ -49,7 +49,7 @@ def goes_on_to_the_same_end(err, run, whole, chaos):
     assert chaos.differences(run, whole, report=False) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, getattr(signal, "SIGBREAK", signal.SIGTERM)])
 def test_a_signal_stops_after_the_step(write, train, at_step, chaos, capfd, number):
     path = write()
     _, whole = train(path)
