@@ -12,6 +12,7 @@ from typer.models import ArgumentInfo, ParameterInfo
 from atlas_cli import discovery
 from pages.prose import NOTE, cell, inline, table
 
+SECTIONS = ("Run", "Plan and check", "Look at results", "Set up", "")  # in the order of the help
 EXIT_CODES = [
     ("0", "All is well."),
     ("1", "The command failed."),
@@ -48,15 +49,27 @@ class Parameter(NamedTuple):
         return [*first, *(self.info.param_decls or ())] or [f"--{self.name.replace('_', '-')}"]
 
 
-def commands() -> Iterator[tuple[str, Callable[..., Any]]]:
-    """Each command's name and function, those of groups as ``config show``."""
+class Command(NamedTuple):
+    """A command: its name (those of a group as ``config show``), function, section of the help, and examples."""
+
+    name: str
+    function: Callable[..., Any]
+    section: str
+    examples: tuple[str, ...]
+
+
+def commands() -> Iterator[Command]:
+    """All commands, by name."""
     for name in discovery.own_names("cli"):
         module = discovery.load("cli", name)
+        section, examples = getattr(module, "SECTION", ""), getattr(module, "EXAMPLES", ())
         if hasattr(module, "app"):
             for each in module.app.registered_commands:
-                yield f"{name} {each.name or each.callback.__name__}", each.callback
+                below = f"{name} {each.name or each.callback.__name__}"
+                own = tuple(line for line in examples if line.startswith(f"atlas {below}"))
+                yield Command(below, each.callback, section, own)
         else:
-            yield name, module.command
+            yield Command(name, module.command, section, examples)
 
 
 def parameters(function: Callable[..., Any]) -> list[Parameter]:
@@ -73,17 +86,21 @@ def parameters(function: Callable[..., Any]) -> list[Parameter]:
 def pages() -> dict[str, str]:
     """One page with a section for each command."""
     found = list(commands())
-    index = [(f"[`atlas {name}`](#atlas-{name.replace(' ', '-')})", cell(_first(function))) for name, function in found]
+    index = [
+        (each.section, f"[`atlas {each.name}`](#atlas-{each.name.replace(' ', '-')})", cell(_first(each.function)))
+        for each in sorted(found, key=lambda each: (SECTIONS.index(each.section), each.name))
+    ]
     head = [
         "# Commands\n",
         NOTE,
         "`atlas COMMAND --help` says the same in a terminal. FILE is a config, or the name of an example",
-        "(`atlas init --list`). `--debug` shows the traceback of an error and may stand anywhere.\n",
-        table(("command", "what it does"), index),
+        "(`atlas init --list`). Two options may stand anywhere: `--debug` shows the traceback of an error, `--quiet`",
+        "errors and what `--json` prints, alone. [JSON output](json-output.md) says what that is.\n",
+        table(("for", "command", "what it does"), index),
         "## Exit codes\n",
         table(("code", "meaning"), EXIT_CODES),
     ]
-    return {"commands.md": "\n".join(head) + "\n" + "\n".join(_section(*each) for each in found)}
+    return {"commands.md": "\n".join(head) + "\n" + "\n".join(map(_section, found))}
 
 
 def _paragraphs(function: Callable[..., Any]) -> list[str]:
@@ -94,13 +111,16 @@ def _first(function: Callable[..., Any]) -> str:
     return _paragraphs(function)[0].split(". ")[0].rstrip(".") + "."
 
 
-def _section(name: str, function: Callable[..., Any]) -> str:
+def _section(command: Command) -> str:
+    name, function = command.name, command.function
     given = parameters(function)
     places = [_place(each) for each in given if each.argument]
     options = ["[OPTIONS]"] if any(not each.argument for each in given) else []
     usage = " ".join(["atlas", name, *options, *places])
     rows = [(_name(each), _default(each), cell(each.info.help or "")) for each in given]
     parts = [f"## atlas {name}\n", f"```text\n{usage}\n```\n", *(f"{part}\n" for part in _paragraphs(function))]
+    if command.examples:
+        parts.append("```bash\n" + "\n".join(command.examples) + "\n```\n")
     return "\n".join([*parts, table(("argument or option", "default", "meaning"), rows) if rows else ""])
 
 
