@@ -5,10 +5,10 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 
 import psutil
 import pytest
+from support.processes import when_training
 
 from atlas_cli.cli import main
 from atlas_cli.sweeps.child import train
@@ -17,17 +17,6 @@ if sys.platform == "win32":  # what one process can send another
     STOPS = [signal.CTRL_BREAK_EVENT]
 else:
     STOPS = [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
-
-
-def when_training(runs, do):
-    """Call ``do(pid)`` once a process has trained a round."""
-    until = time.monotonic() + 60
-    while time.monotonic() < until:
-        for metrics in runs.glob("*/metrics.jsonl"):
-            if '"round": 1,' in metrics.read_text():
-                do(json.loads((metrics.parent / "lock.json").read_text())["pid"])
-                return
-        time.sleep(0.02)
 
 
 def test_what_a_process_printed_last_is_the_reason(tmp_path, monkeypatch):

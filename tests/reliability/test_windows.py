@@ -4,12 +4,14 @@ import ast
 import errno
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from support import windows
+from support.processes import when_training
 
 import atlas_cli
 from atlas_cli import cli
@@ -17,6 +19,7 @@ from atlas_cli.cli import main
 from atlas_cli.config.strict_yaml import load_file
 from atlas_cli.errors import ConfigError, OutputError, ResourceError
 from atlas_cli.models.files.resolve import locate
+from atlas_cli.runs.directory import RunDirectory
 from atlas_cli.storage import moving
 from atlas_cli.storage import writing as writing_module
 
@@ -154,3 +157,46 @@ def test_what_goes_into_a_file_there_is_utf_8(tmp_path, monkeypatch):
             cli._escape_what_cannot_be_encoded()
             stream.write("ł")
         assert (tmp_path / system).read_bytes() == found
+
+
+SITE = """
+import os, pathlib
+import pytest
+from support import windows
+windows.become(pytest.MonkeyPatch(), pathlib.Path(os.environ["ON_WINDOWS"]))
+"""
+SWEEP = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may ignore it
+from atlas_cli.sweeps import child
+child._STOP = signal.SIGBREAK
+from atlas_cli.cli import main
+sys.exit(main(["sweep", *sys.argv[1:]]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="cannot see which files are mapped")
+def test_a_sweep_and_its_processes(write, tmp_path):
+    """Ctrl-Break stops the sweep, which passes it on to the run; that one keeps its last round."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(SITE, encoding="utf-8")
+    path = os.pathsep.join([str(tmp_path / "site"), str(Path(__file__).parents[1]), *filter(None, sys.path)])
+    environment = {**os.environ, "PYTHONPATH": path, "ON_WINDOWS": str(tmp_path), "TERM": "dumb"}
+    config = write(engine={"offload": "1 KiB"}, aggregation={"method": "fedex"})
+
+    def sweep(*overrides):
+        command = [sys.executable, "-c", SWEEP, str(config), "seed=0,1", *overrides]
+        return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+
+    process = sweep("training.rounds=5000")
+    when_training(tmp_path / "runs", lambda _: process.send_signal(signal.SIGUSR1))
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, err) == (130, "stopping after this step; once more stops at once\n"), out + err
+    assert "interrupted" in out and "not started" in out
+    (run,) = (RunDirectory(log.parent) for log in (tmp_path / "runs").glob("*/manifest.json"))
+    assert run.read_json("manifest.json")["status"] == "interrupted"
+    assert run.read_json("manifest.json")["adapters_of_round"] >= 1
+    whole = sweep("training.rounds=1")
+    out, err = whole.communicate(timeout=240)
+    assert whole.returncode == 0, out + err

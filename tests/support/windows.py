@@ -113,12 +113,14 @@ def _hold_files(patch: pytest.MonkeyPatch, folder: str) -> None:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(path))
         return open_any(path, *rest, **options)
 
-    def end(pid, number):
-        raise AssertionError(f"os.kill({pid}, {number}) ends a process on Windows, whatever the signal")
+    def ask_or_end(pid, number):
+        if number != signal.SIGBREAK:
+            raise AssertionError(f"os.kill({pid}, {number}) ends a process on Windows, whatever the signal")
+        kill(pid, number)
 
     patch.setattr(shutil, "_use_fd_functions", False)
     patch.setattr(os, "open", open_file)
-    patch.setattr(os, "kill", end if kill is os.kill else kill)
+    patch.setattr(os, "kill", ask_or_end)
 
 
 def _is_there(descriptor: str) -> bool:
