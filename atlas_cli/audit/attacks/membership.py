@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -24,7 +22,7 @@ from atlas_cli.federation.federation import Federation
 from atlas_cli.federation.parties.party import TrainedModel
 from atlas_cli.runs.checkpoint import folders, load_newest
 from atlas_cli.seeding import numpy_generator
-from atlas_cli.tasks.contract import BaseTask, Feature
+from atlas_cli.tasks.contract import BaseTask, Feature, Metric
 
 
 @dataclass(frozen=True)
@@ -99,15 +97,21 @@ def losses_by_text(
     federation: Federation, task: BaseTask, texts: Sequence[Feature], model: TrainedModel
 ) -> dict[int, float]:
     """The loss of each text by itself, by the identity of the text."""
-    found: dict[int, float] = {}
+    losses = _Losses(task)
+    federation.evaluator.measure(task, texts, model, losses)
+    return losses.found
 
-    def update(logits: Tensor, labels: Tensor, features: Sequence[Feature]) -> None:
+
+class _Losses(Metric):
+    """Keeps the loss of each text by its identity, in ``found``."""
+
+    def __init__(self, task: BaseTask) -> None:
+        self.task = task
+        self.found: dict[int, float] = {}
+
+    def update(self, logits: Tensor, labels: Tensor, features: Sequence[Feature]) -> None:
         for one, truth, text in zip(logits.split(1), labels.split(1), features, strict=True):
-            found[id(text)] = float(task.loss(one, truth)[0])
+            self.found[id(text)] = float(self.task.loss(one, truth)[0])
 
-    # a task for the evaluator, whose metric keeps each loss
-    seen: Any = SimpleNamespace(
-        label_tensor=task.label_tensor, metric=lambda: SimpleNamespace(update=update), scores=lambda metric: {}
-    )
-    federation.evaluator(seen, texts, model)
-    return found
+    def compute(self) -> dict[str, float]:
+        return {}

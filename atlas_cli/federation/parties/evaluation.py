@@ -39,9 +39,11 @@ class Evaluator:
         return task.scores(self.measure(task, features, model))
 
     @torch.no_grad()
-    def measure(self, task: BaseTask, features: Sequence[Feature], model: TrainedModel) -> Metric:
-        """The task's accumulator after all ``features``."""
-        metric = task.metric()
+    def measure(
+        self, task: BaseTask, features: Sequence[Feature], model: TrainedModel, metric: Metric | None = None
+    ) -> Metric:
+        """The accumulator after all ``features``: the one given, else the task's."""
+        metric = task.metric() if metric is None else metric
         model.adapters.train(False)
         lower, upper, cut = model.halves or self.halves
         family = lower.family
