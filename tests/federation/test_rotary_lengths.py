@@ -8,7 +8,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from atlas_cli.config.schema.experiment import ModelConfig
-from atlas_cli.engines import passes
 from atlas_cli.errors import ConfigError
 from atlas_cli.federation.batches import batch_of
 from atlas_cli.federation.parties.evaluation import TrainedModel
@@ -17,6 +16,7 @@ from atlas_cli.federation.prefix_setup import without_prefix
 from atlas_cli.models.adapters.lora import AdapterSet
 from atlas_cli.models.frozen.load import load_base
 from atlas_cli.models.frozen.rotary import depends_on_length, frequencies_change_at
+from atlas_cli.planning import plan
 from atlas_cli.wire.ledger import Ledger
 
 TURN = 6  # tokens
@@ -91,7 +91,7 @@ def test_a_clients_loss_is_that_of_the_unsplit_model_on_its_own_batch(made, long
     found = losses(federation)
     assert found == pytest.approx(wanted, abs=1e-6)
     assert len({batch_of(federation, name, 0).input_ids.shape[1] > TURN for name in wanted}) == 2  # short and long ones
-    monkeypatch.setattr(passes, "depends_on_length", lambda *_: False)
+    monkeypatch.setattr(plan, "depends_on_length", lambda *_: False)
     shared = losses(made(training=ONE_STEP))
     assert max(abs(shared[name] - wanted[name]) for name in wanted) > 1e-4  # what a shared pass would say
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from atlas_cli.errors import ConfigError
+from atlas_cli.errors import AtlasError, ConfigError
 from atlas_cli.federation.parties.measured_memory import Usage, saved_if_measured
 from atlas_cli.federation.parties.numerics import precision, require_finite, require_finite_gradients, seeded_dropout
 from atlas_cli.federation.parties.optimizers import state_bytes
@@ -85,14 +85,14 @@ class SplitServer:
         Raises:
             ConfigError: a client whose blocks end before the server's begin.
         """
-        self._members, self._cuts = dict(members), dict(cuts or {})
+        self._members, self._cuts = dict(members) if self.groups else {}, dict(cuts or {})
         for client, cut in self._cuts.items():
             if cut < self.cut:
                 raise ConfigError(f"client {client} keeps {cut} layers and the server begins at layer {self.cut}")
         self._round = round_number
-        self._counts = dict.fromkeys(members, 0)
+        self._counts = dict.fromkeys(self._members, 0)
         if self.training.server_update == "per-client":
-            self._copies = {client: self.groups[group].copy() for client, group in members.items()}
+            self._copies = {client: self.groups[group].copy() for client, group in self._members.items()}
 
     def begin_step(self, step: int, learning_rate: float) -> None:
         """Begin a local step of the round, and set its learning rate."""
@@ -245,6 +245,8 @@ class SplitServer:
 
     def _receive(self, message: Activations) -> tuple[Tensor, Tensor]:
         """Activations, checked, as a leaf in the client's dtype, and the mask (B, T) int64."""
+        if not self.groups:
+            raise AtlasError("the server takes no part in local steps unless mode is split-federated")
         self.accept()  # of the client before: a sequential update has stepped before the next is served
         require_finite(message.activations, f"activation sent by {self._when(message.client)}")
         received = message.activations.to(self.device).detach().requires_grad_()
