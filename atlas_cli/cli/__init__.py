@@ -7,6 +7,7 @@ stays fast.
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
@@ -89,10 +90,6 @@ def main(argv: list[str] | None = None) -> int:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError as error:  # whoever closed the pipe knows; what a run says of going on is still said
-        if notes := _notes(error):
-            _show_error("; ".join([str(error), *notes]))
-        return 1
     except AtlasError as error:
         if debug:
             raise
@@ -101,6 +98,10 @@ def main(argv: list[str] | None = None) -> int:
         _show_error("; ".join([described(error), *_notes(error)]))
         return error.exit_code
     except Exception as error:
+        if _has_no_reader(error):  # whoever closed the pipe knows; what a run says of going on is still said
+            if notes := _notes(error):
+                _show_error("; ".join([str(error), *notes]))
+            return 1
         if debug:
             raise
         from atlas_cli.plugin_errors import described, plugin_of
@@ -153,11 +154,19 @@ def _bounded(line: str) -> str:
     return f"{line[:SHOWN_OF_ERROR]} ... ({left_out:,} characters left out) ... {line[-SHOWN_OF_ERROR:]}"
 
 
+def _has_no_reader(error: Exception) -> bool:
+    """Whether an error says that nobody reads a pipe any more; Windows calls that an invalid argument."""
+    told_by_windows = isinstance(error, OSError) and error.errno == errno.EINVAL and error.filename is None
+    return isinstance(error, BrokenPipeError) or told_by_windows
+
+
 def _flush() -> None:
     """Write out standard output now, where there is one: the interpreter would complain at exit about a reader that is
     gone."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError as error:
+        if not _has_no_reader(error):
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

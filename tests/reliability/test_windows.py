@@ -2,6 +2,7 @@
 
 import ast
 import errno
+import io
 import os
 import signal
 import subprocess
@@ -157,6 +158,22 @@ def test_what_goes_into_a_file_there_is_utf_8(tmp_path, monkeypatch):
             cli._escape_what_cannot_be_encoded()
             stream.write("ł")
         assert (tmp_path / system).read_bytes() == found
+
+
+def test_a_reader_that_is_gone_is_an_invalid_argument_there(tmp_path, monkeypatch, capsys):
+    class Gone(io.StringIO):
+        def flush(self):
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+        def fileno(self):
+            return number
+
+    number = os.open(tmp_path / "stdout", os.O_WRONLY | os.O_CREAT)
+    monkeypatch.setattr(sys, "stdout", Gone())
+    assert main(["--version"]) == 1
+    os.write(number, b"goes nowhere")
+    os.close(number)
+    assert (tmp_path / "stdout").read_bytes() == b"" and capsys.readouterr().err == ""
 
 
 SITE = """
