@@ -9,8 +9,9 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from atlas_cli.errors import ConfigError, OutputError
+from atlas_cli.reports.charts.bars import MAX_BARS
 from atlas_cli.reports.memory import Holder
-from atlas_cli.reports.plots import COLOURS, MAX_BARS
+from atlas_cli.reports.plots import COLOURS
 from atlas_cli.units import MIB, format_bytes_mib
 
 FORMATS = (".png", ".svg")

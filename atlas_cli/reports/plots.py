@@ -7,7 +7,6 @@ from typing import Any
 # Okabe and Ito's palette, without the yellow that is hard to see on white.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#8C6D31", "#4D4D4D")
 MARKERS = "osD^vPX*"
-MAX_BARS = 30
 
 STYLE: Any = {
     "svg.hashsalt": "atlas",  # the same run gives the same file

@@ -10,10 +10,11 @@ import pytest
 from support.made_up_run import CLIENTS, client_record, holder, memory_record, message_records, metrics_record
 
 from atlas_cli.errors import ResourceError
+from atlas_cli.reports.charts.bars import MAX_BARS
 from atlas_cli.reports.page import clients, elements
 from atlas_cli.reports.page.classes import classes
 from atlas_cli.reports.page.clusters import clusters
-from atlas_cli.reports.page.costs import MAX_BARS, memory, wire
+from atlas_cli.reports.page.costs import memory, wire
 from atlas_cli.reports.page.facts import facts
 from atlas_cli.reports.page.headline import headline
 from atlas_cli.reports.page.merging import merging

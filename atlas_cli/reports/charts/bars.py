@@ -10,6 +10,7 @@ from atlas_cli.reports.charts.scale import scale, tick_text
 
 LABELS = 144  # the width of the names
 ROW = 24
+MAX_BARS = 30  # more fit on no screen
 
 
 @dataclass(frozen=True)

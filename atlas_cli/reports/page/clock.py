@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from atlas_cli.reports.charts.bars import Bar, bar_chart
+from atlas_cli.reports.charts.bars import MAX_BARS, Bar, bar_chart
 from atlas_cli.reports.page.elements import Cell, figure, figures, notes, paragraph, table, words
 from atlas_cli.reports.page.records import RunRecords
 from atlas_cli.units import format_bytes_mib, format_number, format_seconds, parse_bytes
 
 PARTS = {"compute": "computing", "upload": "uploads", "server": "server", "download": "downloads", "wait": "waiting"}
-MAX_BARS = 30
 LIMITS = ("memory", "compute", "uplink", "downlink", "latency", "watts")
 
 

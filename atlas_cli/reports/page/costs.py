@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from atlas_cli.reports import memory as memory_rows
-from atlas_cli.reports.charts.bars import Bar, bar_chart
+from atlas_cli.reports.charts.bars import MAX_BARS, Bar, bar_chart
 from atlas_cli.reports.memory import Holder
 from atlas_cli.reports.page.elements import Cell, figure, figures, notes, words
 from atlas_cli.reports.page.records import RunRecords
 from atlas_cli.runs.schemas import KINDS
 from atlas_cli.units import MB, MIB, format_bytes_mb, format_bytes_mib
 
-MAX_BARS = 30
 KIND_COLOURS = {
     **dict.fromkeys(("base-weights", "base-change", "base-total"), "weights"),
     **dict.fromkeys(("activations", "gradients", "features", "feature-gradients"), "activations"),
