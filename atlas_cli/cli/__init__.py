@@ -156,8 +156,9 @@ def _bounded(line: str) -> str:
 
 def _has_no_reader(error: Exception) -> bool:
     """Whether an error says that nobody reads a pipe any more; Windows calls that an invalid argument."""
-    told_by_windows = isinstance(error, OSError) and error.errno == errno.EINVAL and error.filename is None
-    return isinstance(error, BrokenPipeError) or told_by_windows
+    if os.name == "nt" and isinstance(error, OSError) and error.filename is None:
+        return error.errno in (errno.EPIPE, errno.EINVAL)
+    return isinstance(error, BrokenPipeError)
 
 
 def _flush() -> None:

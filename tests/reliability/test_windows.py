@@ -170,6 +170,7 @@ def test_a_reader_that_is_gone_is_an_invalid_argument_there(tmp_path, monkeypatc
 
     number = os.open(tmp_path / "stdout", os.O_WRONLY | os.O_CREAT)
     monkeypatch.setattr(sys, "stdout", Gone())
+    monkeypatch.setattr(cli, "os", SimpleNamespace(**{**vars(os), "name": "nt"}))
     assert main(["--version"]) == 1
     os.write(number, b"goes nowhere")
     os.close(number)
