@@ -102,6 +102,8 @@ def test_figures_are_those_of_the_runs(sweep):
     assert mean["task_groups"]["g"]["sd"] == pytest.approx(statistics.stdev(accuracy.values()))
     (kept,) = sweep.runs.glob("*_toy_sweep/sweep.json")
     assert json.loads(kept.read_text()) == said
+    page = (kept.parent / "report.html").read_text(encoding="utf-8")
+    assert "3 of 3 runs finished." in page and f"../{runs[0].path.name}/report.html" in page and "refresh" not in page
 
 
 def test_one_run_and_values_in_brackets(sweep, started):
