@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -55,7 +56,7 @@ def command(
             console.say(f"{name}: {len(group.data.classes)} classes: {class_counts(group)}")
         for note in group.notes:
             console.say(f"note: {name}: {note}")
-    console.say(f"{file} is valid; next: atlas train {' '.join([str(file), *(overrides or [])])}")
+    console.say(f"{file} is valid; next: atlas train {shlex.join([str(file), *(overrides or [])])}")
 
 
 def _record(
