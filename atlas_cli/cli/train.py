@@ -108,7 +108,7 @@ def _show(console: Any, run: RunDirectory) -> None:
     for shown in (console, log := _written(console.width)):
         shown.print(final_table(metrics, clients, data, console.width))
         shown.say(f"report {run.path / 'report.html'}")
-        shown.say(f"next: atlas memory-report {run.path}, or train on: --resume {run.path} training.rounds={more}")
+        shown.say(f"next: atlas report {run.path} --open, or train on: --resume {run.path} training.rounds={more}")
     run.log("\n".join(line.rstrip() for line in log.file.getvalue().splitlines()))
 
 

@@ -40,7 +40,7 @@ def test_the_final_table_is_in_the_log(config_file, no_pictures, capsys):
     assert main(["train", str(config_file())]) == 0
     *_, table, report, following = capsys.readouterr().out.splitlines()
     run = Path(report.removeprefix("report ")).parent
-    assert following.startswith(f"next: atlas memory-report {run}")
+    assert following.startswith(f"next: atlas report {run}")
     log = (run / "log.txt").read_text(encoding="utf-8")
     assert all(line.rstrip() in log for line in (table, report, following))
 
