@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import typer
 import yaml
-from typer.testing import CliRunner
 
 from atlas_cli.cli import app
 from atlas_cli.config.load import load_config
@@ -48,7 +47,7 @@ def commands():
 
 @pytest.fixture(scope="module")
 def parser():
-    """The command line, whose commands do nothing."""
+    """Reads a command line as atlas does, and does nothing: gives the exit code."""
     silent = typer.Typer(context_settings={"help_option_names": ["-h", "--help"]})
     for each in app.registered_commands:
         silent.command(each.name)(_silent(each.callback))
@@ -58,7 +57,15 @@ def parser():
             below.command(each.name or each.callback.__name__)(_silent(each.callback))
         silent.add_typer(below, name=group.name)
     silent.callback()(_silent(app.registered_callback.callback))
-    return silent
+    command = typer.main.get_command(silent)
+
+    def parse(words):
+        try:
+            return command.main(words, prog_name="atlas") or 0
+        except SystemExit as stop:
+            return stop.code
+
+    return parse
 
 
 def _silent(function):
@@ -74,13 +81,12 @@ def test_every_command_that_is_shown_parses(parser):
     assert len(seen) > 40
     for page, line in seen:
         words = shlex.split(re.split(r"\s+#|\s+>|\s+\|\s", line)[0])[1:]
-        done = CliRunner().invoke(parser, [PLACES.get(word, word) for word in words])
-        assert done.exit_code == 0, f"{page}: {line}\n{done.output}"
+        assert parser([PLACES.get(word, word) for word in words]) == 0, f"{page}: {line}"
 
 
 def test_a_command_that_does_not_exist_is_found(parser):
-    assert CliRunner().invoke(parser, ["train", "offline", "--fast"]).exit_code == 2
-    assert CliRunner().invoke(parser, ["trian", "offline"]).exit_code == 2
+    assert parser(["train", "offline", "--fast"]) == 2
+    assert parser(["trian", "offline"]) == 2
 
 
 def configs():
