@@ -18,7 +18,7 @@ from typing import Any, Self
 _IMPORTING = "<frozen importlib._bootstrap>"
 _AGAIN_SECONDS = 0.05
 # Windows delivers no SIGTERM from another process; SIGBREAK is what one process can ask another with
-_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name))
+_SIGNALS = ("SIGINT", "SIGTERM", "SIGBREAK")
 
 
 def held_by_an_import(number: int, frame: FrameType | None) -> bool:
@@ -87,7 +87,7 @@ class Stopping:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            for each in _SIGNALS:
+            for each in (getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)):
                 if signal.getsignal(each) != signal.SIG_IGN:  # what nohup and shells ignore stays ignored
                     self._before[each] = signal.signal(each, self._handle)
         return self

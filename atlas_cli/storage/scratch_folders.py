@@ -47,6 +47,8 @@ class Scratch:
             self._lock.release()
         self._folder.cleanup()
         if self.path.exists():
+            with suppress(OSError):
+                (self.path / LOCK).touch()  # so that ``clear`` of a later process knows it
             atexit.register(shutil.rmtree, self.path, ignore_errors=True)
 
     def __enter__(self) -> Path:
