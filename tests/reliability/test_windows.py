@@ -2,6 +2,7 @@
 
 import ast
 import errno
+import gc
 import io
 import os
 import signal
@@ -28,7 +29,6 @@ from atlas_cli.storage.scratch_folders import OFFLOAD
 SOURCES = sorted(Path(atlas_cli.__file__).parent.rglob("*.py"))
 CHANGES = {
     "clients": {f"c{i}": {"task_group": "g", "rank": 4 - i % 2} for i in range(1)},
-    "engine": {"offload": "1 KiB", "prefix_cache": "1 KiB"},
     "aggregation": {"method": "fedex"},
     "audit": {"record": {"rounds": [1]}},
 }
@@ -46,7 +46,7 @@ def on_windows(monkeypatch, tmp_path):
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="cannot see which files are mapped")
 def test_train_both_interrupts_resume_audit_and_cluster(write, train, at_step, on_windows, capfd):
-    path = write(**CHANGES)
+    path = write(**CHANGES, engine={"offload": "1 KiB", "prefix_cache": "1 KiB"})
     at_step(3, lambda: signal.raise_signal(signal.SIGINT))  # in round 2 of 3
     code, run = train(path)
     assert code == 130
@@ -58,12 +58,19 @@ def test_train_both_interrupts_resume_audit_and_cluster(write, train, at_step, o
     assert sorted(p.name for p in run.path.glob("checkpoints/*")) == ["round-000002", "round-000003"]
     left = {path.name for path in run.path.parent.iterdir()} - {run.path.name}
     assert all(name.startswith(OFFLOAD) for name in left)  # what is mapped goes when the process ends, as seen below
-    assert main(["audit", str(run.path)]) == 0
+    path = write(**CHANGES, engine={}, training={"rounds": 1})
+    assert main(["audit", str(path)]) == 0
     assert main(["cluster", str(path), "--batches", "1", "--output", str(path.parent / "found")]) == 0
 
 
-def calls(path):
-    return [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+@pytest.fixture(scope="module")
+def trees():
+    """Every module as a tree, by path."""
+    gc.disable()  # Python 3.11 may fail in a parse that is interrupted by a collection
+    try:
+        return {path: ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES}
+    finally:
+        gc.enable()
 
 
 def names(call):
@@ -81,11 +88,11 @@ def mode_of(call):
     return mode if named and isinstance(mode, str) and set(mode) <= set("rwxab+") else None
 
 
-def test_texts_are_utf_8_with_line_feeds_on_every_system():
+def test_texts_are_utf_8_with_line_feeds_on_every_system(trees):
     """Windows would write its code page, and two characters at the end of a line."""
     bare = []
-    for path in SOURCES:
-        for call in calls(path):
+    for path, tree in trees.items():
+        for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
             what, given, mode = getattr(call.func, "attr", None), names(call), mode_of(call)
             reads = what == "read_text" and call.func.value and not call.args and "encoding" not in given
             writes = what == "write_text" and len(call.args) == 1 and given.get("newline") != "\n"
@@ -96,10 +103,9 @@ def test_texts_are_utf_8_with_line_feeds_on_every_system():
     assert bare == []
 
 
-def test_modules_that_windows_lacks_are_asked_for_where_they_may_be_missing():
+def test_modules_that_windows_lacks_are_asked_for_where_they_may_be_missing(trees):
     found = []
-    for path in SOURCES:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+    for path, tree in trees.items():
         tried = {id(node) for each in ast.walk(tree) if isinstance(each, ast.Try) for node in ast.walk(each)}
         for node in ast.walk(tree):
             if isinstance(node, ast.Import | ast.ImportFrom):
