@@ -275,7 +275,9 @@ def test_a_manifest_that_is_damaged(stopped, capsys, change):
     path = stopped.path / "manifest.json"
     path.write_text(json.dumps(change(json.loads(path.read_text()))))
     before = path.read_bytes()
-    for arguments in (["--resume", str(stopped.path)], [str(stopped.path / "config.yaml"), "--resume", "auto"]):
+    here = f"output.dir={stopped.path.parent}"  # not where the run was that this is a copy of
+    newest = [str(stopped.path / "config.yaml"), here, "--resume", "auto"]
+    for arguments in (["--resume", str(stopped.path)], newest):
         capsys.readouterr()
         assert main(["train", *arguments]) in (2, 3)
         (line,) = capsys.readouterr().err.splitlines()
