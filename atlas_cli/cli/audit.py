@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 SECTION = "Look at results"
 EXAMPLES = (
     "atlas audit runs/20260131-120000_quickstart_0",
-    "atlas audit configs/quickstart.yaml training.rounds=1",
-    "atlas audit configs/quickstart.yaml --attack membership --lira 16",
-    "atlas audit --by-layer configs/quickstart.yaml --output leakage",
+    "atlas audit quickstart training.rounds=1",
+    "atlas audit quickstart --attack membership --lira 16",
+    "atlas audit --by-layer quickstart --output leakage",
 )
 
 

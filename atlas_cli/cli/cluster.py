@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from atlas_cli.clustering.clusterer import Clusters
 
 SECTION = "Plan and check"
-EXAMPLES = ("atlas cluster configs/quickstart.yaml --output clusters",)
+EXAMPLES = ("atlas cluster quickstart --output clusters",)
 
 
 def command(

@@ -7,15 +7,19 @@ from typing import Any
 
 import typer
 
-from atlas_cli.cli._arguments import ConfigFile, Overrides
+from atlas_cli.cli._arguments import ConfigFile, Json, Overrides
+from atlas_cli.cli._help import Command, Group
 
 SECTION = "Set up"
 
-app = typer.Typer(help="Show a resolved config, or the schema of all keys.", no_args_is_help=True)
+SHOW = ("atlas config show quickstart", "atlas config show quickstart training.rounds=3 --json")
+SCHEMA = ("atlas config schema > experiment.schema.json",)
+
+app = typer.Typer(cls=Group, help="Show a resolved config, or the schema of all keys.", no_args_is_help=True)
 
 
-@app.command()
-def show(file: ConfigFile, overrides: Overrides = None) -> None:
+@app.command(cls=Command, epilog="\n".join(SHOW))
+def show(file: ConfigFile, overrides: Overrides = None, as_json: Json = False) -> None:
     """Print the resolved config: all keys with defaults, and where each changed value was set.
 
     Optional keys that have no value are left out; `atlas config schema` lists them.
@@ -23,12 +27,16 @@ def show(file: ConfigFile, overrides: Overrides = None) -> None:
     from atlas_cli.config.dump import show_config
     from atlas_cli.config.load import load_config
 
-    typer.echo(show_config(load_config(file, overrides or [])), nl=False)
+    loaded = load_config(file, overrides or [])
+    if as_json:
+        typer.echo(json.dumps(loaded.config.model_dump(mode="json"), indent=2))
+    else:
+        typer.echo(show_config(loaded), nl=False)
 
 
-@app.command()
+@app.command(cls=Command, epilog="\n".join(SCHEMA))
 def schema() -> None:
-    """Print the JSON schema of a config, for editors: atlas config schema > experiment.schema.json"""
+    """Print the JSON schema of a config, for editors."""
     typer.echo(json.dumps(experiment_schema(), indent=2))
 
 

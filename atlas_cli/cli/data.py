@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from atlas_cli.tasks.contract import Feature
 
 SECTION = "Plan and check"
-EXAMPLES = ("atlas data configs/quickstart.yaml --samples 1",)
+EXAMPLES = ("atlas data quickstart --samples 1",)
 
 
 def command(

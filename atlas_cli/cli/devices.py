@@ -42,20 +42,17 @@ def command(
     if as_json:
         typer.echo(json.dumps([asdict(device) for device in BUILT_IN.values()], indent=2))
         return
-    from rich.table import Table
-
-    from atlas_cli.reports.fitted import layout
+    from atlas_cli.reports.fitted import Column, fitted_table
     from atlas_cli.reports.terminal import Terminal
 
-    table = Table(caption="memory: what training may use; compute: sustained, float32", **layout())
-    headings = ("device", "memory", "compute", "uplink", "downlink", "latency", "watts")
-    for heading in headings:
-        table.add_column(heading, no_wrap=True, justify="left" if heading == "device" else "right")
-    for device in BUILT_IN.values():
-        texts = device.texts()
-        table.add_row(device.name, *(texts.get(heading, "-") for heading in headings[1:]))
+    columns = [Column("device", list(BUILT_IN))]
+    for heading, spare in {"memory": 0, "compute": 0, "uplink": 1, "downlink": 2, "latency": 3, "watts": 1}.items():
+        texts = [device.texts().get(heading, "-") for device in BUILT_IN.values()]
+        columns.append(Column(heading, texts, right=True, spare=spare))
     console = Terminal()
-    console.print(table)
+    console.print(
+        fitted_table(columns, console.width, caption="memory: what training may use; compute: sustained, float32")
+    )
     for device in BUILT_IN.values():
         console.say(f"{device.name}: {device.source}")
 

@@ -20,7 +20,7 @@ SECTION = "Look at results"
 EXAMPLES = (
     "atlas memory-report",
     "atlas memory-report runs/20260131-120000_quickstart_0 --plot memory.svg",
-    "atlas memory-report configs/gpt2.yaml model.split_layer=2 training.batch_size=8 --measure",
+    "atlas memory-report gpt2 model.split_layer=2 training.batch_size=8 --measure",
 )
 
 

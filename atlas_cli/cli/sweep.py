@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 SECTION = "Run"
 EXAMPLES = (
-    "atlas sweep configs/quickstart.yaml seed=0,1,2 aggregation.method=delta-svd,fedex",
-    "atlas sweep configs/gpt2.yaml 'lora.targets=[c_attn],[c_attn, c_proj]' --dry-run",
+    "atlas sweep quickstart seed=0,1,2 aggregation.method=delta-svd,fedex",
+    "atlas sweep gpt2 'lora.targets=[c_attn],[c_attn, c_proj]' --dry-run",
 )
 
 

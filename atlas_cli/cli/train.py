@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -14,9 +15,9 @@ if TYPE_CHECKING:
 SECTION = "Run"
 EXAMPLES = (
     "atlas train quickstart",
-    "atlas train configs/quickstart.yaml training.rounds=3 clients.phone-1.rank=8",
+    "atlas train quickstart training.rounds=3 clients.phone-1.rank=8",
     "atlas train --resume runs/20260131-120000_quickstart_0",
-    "atlas train configs/quickstart.yaml --resume auto",
+    "atlas train quickstart --resume auto",
 )
 
 
@@ -108,7 +109,10 @@ def _show(console: Any, run: RunDirectory) -> None:
     for shown in (console, log := _written(console.width)):
         shown.print(final_table(metrics, clients, data, console.width))
         shown.say(f"report {run.path / 'report.html'}")
-        shown.say(f"next: atlas report {run.path} --open, or train on: --resume {run.path} training.rounds={more}")
+        shown.say(f"next: {shlex.join(['atlas', 'report', str(run.path), '--open'])}")
+        shown.say(
+            f"more rounds: {shlex.join(['atlas', 'train', '--resume', str(run.path), f'training.rounds={more}'])}"
+        )
     run.log("\n".join(line.rstrip() for line in log.file.getvalue().splitlines()))
 
 

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 SECTION = "Plan and check"
 EXAMPLES = (
-    "atlas validate configs/quickstart.yaml",
-    "atlas validate configs/quickstart.yaml model.split_layer=4 --no-data",
+    "atlas validate quickstart",
+    "atlas validate quickstart model.split_layer=4 --no-data",
 )
 ROWS = 100  # of the table: of more clients, those alike are a row
 

@@ -9,7 +9,7 @@ import typer
 from atlas_cli.cli._arguments import ConfigFile, Json, Overrides
 
 SECTION = "Plan and check"
-EXAMPLES = ("atlas verify configs/quickstart.yaml",)
+EXAMPLES = ("atlas verify quickstart",)
 
 
 def command(

@@ -38,11 +38,12 @@ def test_train_and_what_was_shown_is_in_the_log(config_file, no_pictures, capsys
 
 def test_the_final_table_is_in_the_log(config_file, no_pictures, capsys):
     assert main(["train", str(config_file())]) == 0
-    *_, table, report, following = capsys.readouterr().out.splitlines()
+    *_, table, report, following, more = capsys.readouterr().out.splitlines()
     run = Path(report.removeprefix("report ")).parent
     assert following.startswith(f"next: atlas report {run}")
     log = (run / "log.txt").read_text(encoding="utf-8")
-    assert all(line.rstrip() in log for line in (table, report, following))
+    assert more == f"more rounds: atlas train --resume {run} training.rounds=4"
+    assert all(line.rstrip() in log for line in (table, report, following, more))
 
 
 def test_validate(config_file, printed):

@@ -15,18 +15,18 @@ from atlas_cli.units import MB, MIB
 
 GIB = 2**30
 PARTS = ("weights", "trained", "saved", "other")
+SPARE = {"params": 3, "server": 2, "client": 2, "link": 1}
 
 
 def split_table(choice: SplitChoice, width: int = 100) -> Table:
     """Parameters, memory, work and bytes of a step; with a device seconds, and which layers fit.
 
     Args:
-        width: of the terminal; where it is narrow the parts of the memory are left out.
+        width: of the terminal; where it is narrow the parts of the memory are left out, then work and seconds.
     """
     rows = [_cells(choice, row) for row in choice.rows]
     columns = [
-        Column(heading, [texts[heading] for texts in rows], right=True, spare=int(heading in PARTS))
-        for heading in rows[0]
+        Column(heading, [texts[heading] for texts in rows], right=True, spare=_spare(heading)) for heading in rows[0]
     ]
     chosen = next((i for i, row in enumerate(choice.rows) if row.layer == choice.layer), None)
     return fitted_table(columns, width, _title(choice), bold=chosen)
@@ -118,6 +118,11 @@ def _cells(choice: SplitChoice, row: Cut) -> dict[str, str]:
         against = choice.limits_broken(row)
         cells["fits"] = "yes" if not against else "leaks" if against == ("leakage",) else "no"
     return cells
+
+
+def _spare(heading: str) -> int:
+    """What a narrow terminal shows no more, the highest first; what a cut is chosen by is always there."""
+    return 4 if heading in PARTS else next((n for start, n in SPARE.items() if heading.startswith(start)), 0)
 
 
 def _memory_unit(choice: SplitChoice) -> str:
