@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import typer
 
-from atlas_cli.cli._start import Wanted, clients_for, default_model, model_start, read_rows
+from atlas_cli.cli._start import Wanted, clients_for, default_model, model_start, read_rows, require_free
 from atlas_cli.errors import AtlasError, ConfigError
 from atlas_cli.printable import printable
 
@@ -88,6 +88,5 @@ def _devices(text: str, clients: int) -> list[str]:
 
 
 def _free(text: str) -> Path:
-    if Path(text).exists():
-        raise ConfigError("exists already and is not overwritten; choose another", where=text)
+    require_free(Path(text), "another")
     return Path(text)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from atlas_cli.config.template import ClientStart, GroupStart, Start, name_for
-from atlas_cli.errors import ConfigError
+from atlas_cli.errors import AtlasError, ConfigError, OutputError
 
 if TYPE_CHECKING:
     from atlas_cli.data.rows import GroupData, Rows
+    from atlas_cli.tasks.contract import BaseTask
 
 LONGEST = 512  # tokens: more are for whoever knows why
 _SAMPLE = 500  # rows whose tokens are counted
@@ -45,6 +47,30 @@ def start_with(wanted: Wanted, out: Path) -> Start:
     if wanted.clients is None and not wanted.devices:
         return start
     return replace(start, clients=clients_for(["questions", "spam"], wanted.clients, wanted.devices))
+
+
+def require_free(out: Path, other: str) -> None:
+    """Check that a config can be written to ``out``; ``other``: what else to choose, in words.
+
+    Raises:
+        ConfigError: something is there.
+        OutputError: there is no folder for it.
+    """
+    if out.exists():
+        raise ConfigError(f"exists already and is not overwritten; choose {other}", where=str(out))
+    if not out.parent.is_dir():
+        raise OutputError(f"{out}: there is no folder {out.parent}; make it, or choose {other}")
+
+
+@contextmanager
+def following(start: Start) -> Iterator[None]:
+    """Say beside an error what was guessed of the data: the error may follow from it."""
+    try:
+        yield
+    except AtlasError as error:
+        if start.guessed:
+            error.add_note(f"{start.about[0]}; {start.guessed}")
+        raise
 
 
 def read_rows(data: Path) -> Rows:
@@ -114,35 +140,39 @@ def clients_for(groups: Sequence[str], count: int | None, devices: Sequence[str]
 
 
 def _with_data(wanted: Wanted, data: Path, out: Path) -> Start:
-    from atlas_cli import tasks
     from atlas_cli.config.schema.experiment import TaskGroupConfig
     from atlas_cli.data.first_look import columns_of, fields_of, likely_task
     from atlas_cli.data.read import read_group
 
     rows = read_rows(data)
+    if wanted.task is None and not wanted.columns and data.suffix.lower() in (".csv", ".tsv"):
+        _require_header(data, rows)
     task_name = wanted.task or likely_task(rows)
     if task_name is None:
         columns = ", ".join(columns_of(rows))
         raise ConfigError(f"the columns ({columns}) are for no task that is known; give --task", where=str(data))
-    task = tasks.load(task_name, key="--task")
+    task = _task(task_name)
     fields = fields_of(task, rows, wanted.columns)
     keys = {field: column for field, column in fields.items() if field != column}
     name = name_for(data.stem, "data")
     group = TaskGroupConfig.model_validate({"task": task_name, "data": {"files": str(data), **keys}})
-    start = model_start(wanted.model or default_model(task_name))
-    clients = clients_for([name], wanted.clients, wanted.devices)
-    try:
-        found = read_group(name, group, seed=0)
-        lengths, max_length = _lengths(start, task_name, found)
-    except ConfigError as error:
-        raise ConfigError(error.message, where=str(data)) from None
+    seen = Start("", about=[_seen(data, task_name, rows, fields)], guessed=_guessed(wanted, fields))
+    with following(seen):
+        start = model_start(wanted.model or default_model(task_name))
+        clients = clients_for([name], wanted.clients, wanted.devices)
+        try:
+            found = read_group(name, group, seed=0)
+            lengths, max_length = _lengths(start, task_name, found)
+        except ConfigError as error:
+            raise ConfigError(error.message, where=str(data)) from None
     few = len(found.train) < _PER_CLIENT * sum(int(each.keys.get("count", 1)) for each in clients.values())
     return replace(
         start,
         name=name,
         groups={name: GroupStart(task_name, {"files": _from(out, data), **keys})},
         clients=clients,
-        about=[*_about(data, task_name, rows, found), lengths],
+        about=[*seen.about, *_about(name, data, task_name, found), lengths],
+        guessed=seen.guessed,
         scheme="dirichlet-label" if task.one_class and not few else "iid",
         max_length=max_length,
     )
@@ -158,22 +188,75 @@ def _from(out: Path, data: Path) -> str:
         return data.absolute().as_posix()
 
 
-def _about(data: Path, task_name: str, rows: Rows, found: GroupData) -> list[str]:
-    """What was seen, a line each."""
+def _task(name: str) -> type[BaseTask]:
+    from atlas_cli import discovery, tasks
+
+    try:
+        return tasks.load(name, key="--task")
+    except ConfigError as error:
+        if error.message.endswith("?"):  # the nearest alone is named
+            error.add_note(f"the tasks are: {', '.join(discovery.names('tasks'))}")
+        raise
+
+
+def _require_header(data: Path, rows: Rows) -> None:
+    """Refuse to guess from a first line that looks like a row: what is guessed would be of names that are none.
+
+    Raises:
+        ConfigError: no column has a name that is known, and they look like values or like nothing but text.
+    """
+    from atlas_cli.data.first_look import columns_of, looks_like_a_row
+    from atlas_cli.printable import on_one_line
+
+    if looks_like_a_row(rows):
+        columns = on_one_line(", ".join(map(repr, columns_of(rows))))
+        raise ConfigError(
+            f"the first line names the columns: {columns:.200}; is the header line missing? Put one on top, e.g. "
+            "text,label, or say what is meant: --task TASK, --column FIELD=COLUMN",
+            where=str(data),
+        )
+
+
+def _guessed(wanted: Wanted, fields: Mapping[str, str]) -> str:
+    """What was not said, and the options that say it."""
+    own = [field for field in fields if field not in wanted.columns]
+    columns = "columns" if not wanted.columns else f"the column of {' and '.join(own)}"
+    parts = [("task", "--task")] * (wanted.task is None) + [(columns, "--column")] * bool(own)
+    if not parts:
+        return ""
+    what, options = (" and ".join(part) for part in zip(*parts, strict=True))
+    one = len(parts) == 1 and what != "columns"
+    return f"{what} {'is' if one else 'are'} guessed: {options} {'chooses' if len(parts) == 1 else 'choose'} others"
+
+
+def _seen(data: Path, task_name: str, rows: Rows, fields: Mapping[str, str]) -> str:
+    """The first line on the data: how many rows, for what, and which column is what."""
     from atlas_cli import tasks
-    from atlas_cli.data.class_names import count_labels, counts_sentence
     from atlas_cli.data.first_look import columns_of
     from atlas_cli.printable import on_one_line
 
-    used = ", ".join(f if f == column else f"{f} is {column}" for f, column in found.columns.items())
-    unread = [str(column) for column in columns_of(rows) if column not in found.columns.values()]
-    seen = f"{data.name}: {len(rows):,} rows for {task_name}; {used}" + (
-        f"; not read: {', '.join(unread)}" if unread else ""
+    task = tasks.load(task_name)
+    found = {field: fields[field] for field in (*task.fields, *task.optional_fields) if field in fields}
+    used = ", ".join(f if f == column else f"{f} is {column}" for f, column in found.items())
+    unread = [str(column) for column in columns_of(rows) if column not in found.values()]
+    return on_one_line(
+        f"{data.name}: {len(rows):,} rows for {task_name}; {used}"
+        + (f"; not read: {', '.join(unread)}" if unread else "")
     )
-    lines = [seen]
+
+
+def _about(name: str, data: Path, task_name: str, found: GroupData) -> list[str]:
+    """What else was seen, a line each."""
+    from atlas_cli import tasks
+    from atlas_cli.data.class_names import count_labels, counts_sentence
+    from atlas_cli.printable import on_one_line
+
+    lines = [] if name == data.stem else [f"the task group is named {name}: names have a to z, A to Z, 0 to 9, . _ -"]
     if found.classes:
         counts = count_labels([*found.train, *found.test], tasks.load(task_name).labels_in)
-        lines.append(f"{len(found.classes)} classes: {counts_sentence(counts)}")
+        left_out = found.account.read - len(found.train) - len(found.test)
+        without = f" ({left_out:,} test rows that repeat training rows are left out)" if left_out else ""
+        lines.append(f"{len(found.classes)} classes: {counts_sentence(counts)}{without}")
     return [on_one_line(line) for line in (*lines, *found.notes)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -185,8 +186,8 @@ def _by_layer(file: Path, overrides: list[str], examples: int, output: Path | No
     if output is not None:
         name = federation.base.name
         allowed = math.ceil(100 * layers[-1].leakage) / 100
-        hint = f"atlas split-point {name} --leakage {output / 'leakage.json'} --max-leakage {allowed}"
-        console.say(f"to choose by it: {hint}")
+        hint = shlex.join([name, "--leakage", str(output / "leakage.json"), "--max-leakage", str(allowed)])
+        console.say(f"to choose by it: atlas split-point {hint}")
 
 
 def _two_worlds(file: Path, overrides: list[str], client: str, runs: int, as_json: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -116,37 +117,38 @@ def _copy(name: str, out: Path | None) -> None:
     chosen = examples.example(name, key="--example")
     target = out or Path(chosen.path.name)
     written = copy_example(chosen, target)
-    typer.echo(f"wrote {', '.join(map(str, written))}; next: atlas train {target}")
+    typer.echo(f"wrote {', '.join(map(str, written))}; next: atlas train {shlex.quote(str(target))}")
 
 
 def _write(wanted: Wanted, out: Path | None) -> None:
-    from atlas_cli.cli._start import start_with
+    from atlas_cli.cli._start import following, require_free, start_with
     from atlas_cli.config.template import starting_config
-    from atlas_cli.errors import ConfigError, OutputError
+    from atlas_cli.errors import OutputError
 
     if out is None and wanted.data is not None:
         out = OUT
-    if out is not None and out.exists():
-        raise ConfigError("exists already and is not overwritten; choose another --out", where=str(out))
+    if out is not None:
+        require_free(out, "another --out")
     start = start_with(wanted, out or OUT)
     if start.init == "auto":
         typer.echo(f"note: weights of {start.model} cannot be reached now; they are random until they can be", err=True)
     text = starting_config(start, str(out or OUT))
     if wanted.data is not None:
-        _check(text, out or OUT)
+        with following(start):
+            _check(text, out or OUT)
     if out is None:
         typer.echo(text, nl=False)
         return
     for line in start.about:
         typer.echo(line)
-    if wanted.data is not None and (wanted.task is None or not wanted.columns):
-        typer.echo(f"{'columns' if wanted.task else 'task and columns'} are guessed: --task and --column choose others")
+    if start.guessed:
+        typer.echo(start.guessed)
     try:
         with out.open("x", encoding="utf-8", newline="\n") as file:
             file.write(text)
     except OSError as error:
         raise OutputError(f"{out}: cannot be written: {error.strerror}") from None
-    typer.echo(f"wrote {out}; next: atlas {'validate' if wanted.data is None else 'train'} {out}")
+    typer.echo(f"wrote {out}; next: atlas {'validate' if wanted.data is None else 'train'} {shlex.quote(str(out))}")
 
 
 def _check(text: str, out: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -76,7 +77,7 @@ def command(
     for note in unpredicted(loaded.config):
         console.say(f"note: {note}")
     if write is not None:
-        console.say(f"wrote {write}; next: atlas train {write}")
+        console.say(f"wrote {write}; next: atlas train {shlex.quote(str(write))}")
 
 
 def _table(planned: RankPlan, clients: Sequence[ClientRanks]) -> Any:
@@ -156,7 +157,8 @@ def _write(config: ExperimentConfig, path: Path, source: Path) -> None:
     from atlas_cli.config.dump import dump_config
     from atlas_cli.errors import OutputError
 
-    text = f"# {source} with the ranks that atlas ranks gave it\n#\n#   atlas train {path}\n{dump_config(config)}"
+    command = f"atlas train {shlex.quote(str(path))}"
+    text = f"# {source} with the ranks that atlas ranks gave it\n#\n#   {command}\n{dump_config(config)}"
     try:
         with path.open("x", encoding="utf-8", newline="\n") as file:
             file.write(text)

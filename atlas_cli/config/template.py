@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shlex
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -116,6 +118,7 @@ class Start:
         name: of the experiment; default: made of the model's.
         groups, clients: by name.
         about: lines on the data, shown above the groups.
+        guessed: what of the data was guessed, and how to say otherwise; empty where nothing was.
         scheme, max_length: as in ``partition`` and ``training``.
         decoder: show a language modelling group, too, commented out.
     """
@@ -127,6 +130,7 @@ class Start:
     groups: Mapping[str, GroupStart] | None = None
     clients: Mapping[str, ClientStart] | None = None
     about: Sequence[str] = ()
+    guessed: str = ""
     scheme: str = "dirichlet-label"
     max_length: int = 128
     decoder: bool = False
@@ -141,7 +145,7 @@ def starting_config(start: Start, file: str = "experiment.yaml") -> str:
         model=scalar(start.model),
         init=start.init,
         tokenizer=f"  tokenizer: {scalar(start.tokenizer)}\n" if start.tokenizer else "",
-        file=file,
+        file=shlex.quote(file),
         about="\n".join(f"# {line}" for line in start.about) if own else _CORPORA,
         groups="".join(_group(name, group) for name, group in (start.groups or CORPUS_GROUPS).items())
         + _DECODER_GROUP * (start.decoder and not own),
@@ -154,9 +158,13 @@ def starting_config(start: Start, file: str = "experiment.yaml") -> str:
 
 
 def name_for(path: str, default: str = "experiment") -> str:
-    """A name of an experiment or group, made of the last part of a path or of a model's name."""
+    """A name of an experiment or group, made of the last part of a path or of a model's name.
+
+    Names are of ASCII letters, as folders have them; a letter with an accent loses the accent alone.
+    """
     last = re.split(r"[/\\]", path.rstrip("/\\"))[-1]
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip("._-")[:80] or default
+    plain = "".join(letter for letter in unicodedata.normalize("NFKD", last) if not unicodedata.combining(letter))
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("._-")[:80] or default
 
 
 def _group(name: str, group: GroupStart) -> str:

@@ -63,6 +63,17 @@ def likely_task(rows: Rows) -> str | None:
     return next((name for name in _ORDER if _is_for(tasks.load(name), rows)), None)
 
 
+def looks_like_a_row(rows: Rows) -> bool:
+    """Whether the columns' names are likelier values: none is the name of a field, and one is also a value in its own
+    column, or they are several of which nothing but a text is made."""
+    columns = columns_of(rows)
+    known = {name for field, others in _OTHER_NAMES.items() for name in (field, *others)} | {"question"}
+    if any(str(column).lower() in known for column in columns):
+        return False
+    among = any(column in map(str, _values(rows, column)) for column in columns)
+    return among or (len(columns) > 1 and likely_task(rows) == _ORDER[-1])
+
+
 def fields_of(task: type[BaseTask], rows: Rows, given: Mapping[str, str]) -> dict[str, str]:
     """The column of each field of a task: the given one, else that of its name, else the likeliest.
 

@@ -1,6 +1,7 @@
 """``atlas init``: what it writes for own data is checked, trains, and says what was seen; nothing is overwritten."""
 
 import sys
+from pathlib import Path
 
 import pytest
 import typer
@@ -79,6 +80,11 @@ def test_the_config_says_what_was_seen_and_what_was_asked_for(here, model_folder
         (["--task", "regression"], 2, "--task: needs --data FILE"),
         (["minilm", "--device", "phone"], 2, "--device: no device is named 'phone'; did you mean phone-"),
         (["minilm", "--clients", "1", "--device", "phone-2gib", "--device", "phone-6gib"], 2, "--clients: 1 clients"),
+        (
+            ["--data", "nowhere.csv", "--out", "gone/x.yaml"],
+            1,
+            f"{Path('gone/x.yaml')}: there is no folder gone; make it, or choose another --out",
+        ),
         (["--data", "nowhere.csv"], 3, "data.files: no file nowhere.csv"),
         (["--data", "DATA/tone.csv", "--task", "regresion"], 2, "--task: 'regresion' is not known; did you mean"),
         (
@@ -144,3 +150,38 @@ def test_skew_is_for_clients_with_many_rows(here, model_folder):
     wanted = _start.Wanted(data=here / "d.csv", model=model_folder("bert"))
     assert _start.start_with(wanted, here / "x.yaml").scheme == "dirichlet-label"
     assert _start.start_with(wanted._replace(clients=8), here / "x.yaml").scheme == "iid"
+
+
+@pytest.mark.parametrize("second", ["a", "{} apples"])
+def test_a_file_without_a_header_is_not_guessed_at(second, here, capsys):
+    (here / "bare.csv").write_text("".join(f"word {i},{second.format(i)}\n" for i in range(50)))
+    assert main(["init", "--data", "bare.csv"]) == 2
+    err, columns = capsys.readouterr().err, f"'word 0', '{second.format(0)}'"
+    assert err.startswith(f"error: bare.csv: the first line names the columns: {columns}; is the header line missing?")
+    assert "--task TASK, --column FIELD=COLUMN" in err
+
+
+def test_an_error_that_may_follow_from_a_guess_says_the_guess(here, model_folder, capsys):
+    (here / "notes.csv").write_text("text\n" + "".join(f"note {i}\n" for i in range(50)))
+    assert main(["init", "--data", "notes.csv", "--model", model_folder("bert")]) == 2
+    err = capsys.readouterr().err
+    guess = "notes.csv: 50 rows for causal-lm; text; task and columns are guessed: --task and --column choose others"
+    assert "causal-lm needs a decoder" in err and err.endswith(f"; {guess}\n")
+    assert main(["init", "--data", "notes.csv", "--task", "klassification"]) == 2
+    assert "did you mean token-classification?; the tasks are: causal-lm, instruction" in capsys.readouterr().err
+
+
+def test_names_of_any_alphabet_repeats_and_what_was_guessed_are_said(here, model_folder, capsys):
+    rows = [f"film {i % 30} is {'good' if i % 2 else 'bad'},{'yes' if i % 2 else 'no'}" for i in range(60)]
+    (here / "\u00fcbung \u65e5\u672c.csv").write_text("\n".join(["body,kind", *rows]) + "\n", encoding="utf-8")
+    given = ["--data", "\u00fcbung \u65e5\u672c.csv", "--column", "label=kind", "--model", model_folder("bert")]
+    assert main(["init", *given, "--out", "my config.yaml"]) == 0
+    out = capsys.readouterr().out
+    assert "the task group is named ubung:" in out and list(load_config("my config.yaml").config.task_groups) == [
+        "ubung"
+    ]
+    assert "; " not in (classes := out.split("2 classes: ")[1].split("\n")[0])
+    assert classes.endswith(" test rows that repeat training rows are left out)")
+    assert "task and the column of text are guessed: --task and --column choose others" in out
+    assert out.endswith("wrote my config.yaml; next: atlas train 'my config.yaml'\n")
+    assert "\n# atlas train 'my config.yaml'\n" in (here / "my config.yaml").read_text(encoding="utf-8")

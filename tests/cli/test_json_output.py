@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -40,9 +41,9 @@ def test_the_final_table_is_in_the_log(config_file, no_pictures, capsys):
     assert main(["train", str(config_file())]) == 0
     *_, table, report, following, more = capsys.readouterr().out.splitlines()
     run = Path(report.removeprefix("report ")).parent
-    assert following.startswith(f"next: atlas report {run}")
+    assert following.startswith(f"next: atlas report {shlex.quote(str(run))} --open")
     log = (run / "log.txt").read_text(encoding="utf-8")
-    assert more == f"more rounds: atlas train --resume {run} training.rounds=4"
+    assert more == f"more rounds: atlas train --resume {shlex.quote(str(run))} training.rounds=4"
     assert all(line.rstrip() in log for line in (table, report, following, more))
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 
 import pytest
 
@@ -96,9 +97,9 @@ def test_controls_spend_the_same(auto_config, capsys):
 
 
 def test_written_config_is_the_resolved_one(auto_config, tmp_path, capsys):
-    path, new = auto_config(), tmp_path / "resolved.yaml"
+    path, new = auto_config(), tmp_path / "my ranks.yaml"
     out = shown(capsys, path, "seed=3", "--write", new)
-    assert f"next: atlas train {new}" in out
+    assert f"next: atlas train {shlex.quote(str(new))}\n" in out
     written = load_config(new).config
     assert written == plan_ranks(load_config(path, ["seed=3"]).config).config
     assert list(written.clients) == ["a-1", "a-2", "b", "c"]
