@@ -124,8 +124,8 @@ def _table(records: list[Record], delimiter: str, path: Path, key: str) -> Rows:
     for line, cells in records:
         if [cells[0].removeprefix("\ufeff"), *cells[1:]] == header:
             raise ConfigError(
-                f"{path}:{line}: the header line again, as in joined files; take it out, or list the files one by one; or put"
-                " a header on top where the first line is a row",
+                f"{path}:{line}: the header line again, as in joined files; take it out, or list the files one by"
+                " one; where the first line is a row, put a header on top",
                 key=key,
             )
         if len(cells) != len(header):
