@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,8 +39,9 @@ def command(
     from atlas_cli.reports.terminal import Terminal
     from atlas_cli.runs.directory import RunDirectory, open_run
     from atlas_cli.runs.listing import newest_run
-    from atlas_cli.storage.writing import writing
 
+    if output is not None:
+        _refuse_what_is_no_report(output)
     if source is not None and (source / "sweep.json").is_file():
         folder = RunDirectory(source)
         page = _page_of_sweep(folder)
@@ -49,7 +52,7 @@ def command(
         folder.write_text(FILE, page)
         output = folder.path / FILE
     else:
-        with writing(output):
+        with _writing(output):
             output.write_text(page, encoding="utf-8", newline="\n")
     if as_json:
         typer.echo(json.dumps({"report": str(output)}, indent=2))
@@ -61,6 +64,35 @@ def command(
 
         if not webbrowser.open(output.resolve().as_uri()):
             console.say("no browser was found here; open the file in one")
+
+
+def _refuse_what_is_no_report(output: Path) -> None:
+    """Before a page is made: a file of something else is not overwritten, and a folder must be there."""
+    from atlas_cli.errors import ConfigError, OutputError
+    from atlas_cli.reports.page.document import is_document
+
+    if output.is_dir():
+        raise OutputError(f"--output: cannot write {output}: it is a folder; name a file in it with --output")
+    if not output.parent.is_dir():
+        raise OutputError(f"--output: cannot write {output}: there is no folder {output.parent}; make it first")
+    with _writing(output):
+        if output.is_file() and not is_document(output):
+            raise ConfigError(
+                f"{output} exists and is no report that atlas wrote, so it is not overwritten; choose another file",
+                key="--output",
+            )
+
+
+@contextmanager
+def _writing(output: Path) -> Iterator[None]:
+    from atlas_cli.errors import OutputError
+
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"--output: cannot write {output}: {error.strerror or error}; choose another file with --output"
+        ) from error
 
 
 def _page_of_run(run: RunDirectory, output: Path | None) -> str:

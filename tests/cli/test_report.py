@@ -58,4 +58,16 @@ def test_a_sweep_has_a_page_too(run, report, tmp_path):
 def test_what_cannot_be_reported_is_named(run, report, tmp_path):
     assert "no such run directory" in report(tmp_path / "none", code=3)
     assert "has no manifest.json" in report(tmp_path, code=3)
-    assert "cannot write" in report(run.path, "--output", tmp_path / "no" / "x.html", code=1)
+
+
+def test_a_file_that_is_no_report_is_not_overwritten(run, report, tmp_path):
+    config, made = tmp_path / "offline.yaml", tmp_path / "result.html"
+    config.write_text("name: offline\n")
+    refused = report(run.path, "--output", config, code=2)
+    assert "is no report that atlas wrote" in refused and refused.count("\n") == 1
+    assert config.read_text() == "name: offline\n"
+    for _ in range(2):
+        report(run.path, "--output", made)
+    for output, why in ((tmp_path, "is a folder"), (tmp_path / "no" / "x.html", f"no folder {tmp_path / 'no'}")):
+        said = report(run.path, "--output", output, code=1)
+        assert f"--output: cannot write {output}" in said and why in said and "output.dir" not in said
