@@ -105,7 +105,7 @@ def remarks(memory: Record, peak: int | None) -> list[str]:
     idle = f"not measured, without a step in round {memory['measured_in_round']}"
     who = [f"{idle}: {', '.join(names[:MAX_TABLE_CLIENTS])}{more}"] if names else []
     known = format_bytes_mib(peak) if peak is not None else "not known"
-    return [*who, f"peak of the whole process, which belongs to no client: {known}"]
+    return [*who, f"peak of the whole process, all parties and the program together: {known}"]
 
 
 def sources(rows: Sequence[Holder]) -> list[str]:

@@ -99,6 +99,7 @@ def test_every_value_lies_on_its_axis_and_ticks_are_few(values):
 
 def test_rounds_have_whole_ticks():
     assert scale([0, 3], 0, 1, whole=True).ticks == (0, 1, 2, 3)
+    assert scale([1], 0, 1, whole=True).ticks == (1,) and scale([1], 0, 1, whole=True)(1) == 0.5
     assert all(tick == int(tick) for tick in scale([0, 997], 0, 1, whole=True).ticks)
 
 

@@ -111,6 +111,29 @@ def test_the_first_lines_say_result_cost_and_proof(make_run):
     assert 'class="card good"' in text
 
 
+def test_a_result_is_held_against_what_needs_no_training():
+    rows = [metrics_record("questions", 0), metrics_record("questions", 3)]
+    assert "before training 0.167; always the largest class: 0.600" in headline(records(rows))
+    near = [rows[0] | {"test": {"accuracy": 0.65}}, rows[1] | {"test_by_class": None}]
+    text = headline(records(near))
+    assert "not told apart from before training, 0.650<" in text and "largest class" not in text
+
+
+def test_the_first_lines_say_what_their_figures_are_of():
+    messages = message_records("a", 1)
+    memory_of = memory_record({"a": holder()})
+    metrics = [metrics_record("spam", 1)]
+    text = headline(records(metrics, messages=messages, memory=memory_of, manifest={"duration_s": 21}))
+    for expected in (
+        "Time: 5 s in rounds, 21 s from start to end, on this machine.",
+        "The bytes of all 40 messages equal their closed form.",
+        "Tensors of a client: ",
+    ):
+        assert expected in text, expected
+    messages[0]["closed_form_bytes"] = None
+    assert "The bytes of 32 of 40 messages equal" in headline(records(metrics, messages=messages))
+
+
 @pytest.mark.parametrize("broken", ["split", "hash", "bytes", "frozen"])
 def test_the_first_lines_say_what_does_not_hold(broken):
     manifest = {
@@ -210,8 +233,8 @@ def test_a_run_that_goes_on_has_what_metrics_tell_and_loads_itself_again():
     [(None, None, "not ended"), ("2026-01-31T12:00:09", None, "not known"), ("2026-01-31T12:00:09", 9, "9 s")],
 )
 def test_how_long_a_run_took_is_said_where_it_is_known(ended, seconds, took):
-    shown = facts({"status": "finished", "ended": ended, "duration_s": seconds})
-    assert f"<dt>took</dt><dd>{took}</dd>" in shown
+    shown = facts({"status": "finished", "ended": ended, "duration_s": seconds, "threads": 1})
+    assert f"<dt>took</dt><dd>{took}</dd>" in shown and "1 CPU thread<" in shown
 
 
 def test_a_damaged_record_is_named(make_run):
@@ -276,6 +299,14 @@ def test_rank_of_a_client_comes_from_its_template_or_the_default(client, rank):
         "clients": {"phone-1": {"rank": 4}, "laptop": {"rank": {"0": 8, "1": 16}}, "desk": {"rank": None}},
     }
     assert clients.rank_of(records(manifest={"config": config}), client) == rank
+
+
+def test_the_table_of_clients_says_what_is_counted():
+    lines = [client_record("a", "questions", r) for r in (1, 2)]
+    manifest = {"data": {"questions": {"local_test": 7}}}
+    text = clients.every_client(records([metrics_record("questions", 1)], lines, manifest=manifest))
+    assert ">examples seen</th>" in text and ">128</td>" in text
+    assert "a row as often as it was seen" in text and "over all its clients questions has 7 rows" in text
 
 
 def test_a_memory_picture_of_many_clients_says_what_it_leaves_out():

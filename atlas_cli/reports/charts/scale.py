@@ -45,7 +45,9 @@ def scale(values: Sequence[float], start: float, end: float, *, whole: bool = Fa
     step = _step((high - low) / 5 or abs(high) / 5 or 0.2)
     if whole:
         step = max(1.0, float(math.ceil(step)))
-        return Scale(low, max(high, low + 1), start, end, _ticks(low, max(high, low + 1), step))
+        if low == high:  # one round: in the middle, the only tick
+            return Scale(low - 0.5, high + 0.5, start, end, (low,))
+        return Scale(low, high, start, end, _ticks(low, high, step))
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     if first == last:  # one value: in the middle
         first, last = (first, last + 1) if zero else (first - 1, last + 1)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from atlas_cli.reports.charts.cells import cell_chart
 from atlas_cli.reports.page.elements import Cell, figure, figures, figures_beside, paragraph, table, words
-from atlas_cli.reports.page.records import RunRecords, counted
+from atlas_cli.reports.page.records import RunRecords, counted, listed
 from atlas_cli.reports.summary import Record, primary_metric
 
 MAX_CLIENTS, MAX_CLASSES, MAX_GROUPS = 30, 12, 8
@@ -76,12 +76,22 @@ def _why(lines: Sequence[tuple[int, str]]) -> str:
 def every_client(records: RunRecords) -> str:
     """A row a client: rank, rounds, examples, last loss, local test, bytes."""
     primary = {group: primary_metric(rows) for group, rows in records.groups.items()}
-    columns = [words("client"), words("task group"), words("rank"), *map(figures, ("rounds", "examples", "last loss"))]
-    columns += [*map(figures, ("local test", "bytes up", "bytes down"))]
+    columns = [words("client"), words("task group"), words("rank"), *map(figures, ("rounds", "examples seen"))]
+    columns += [*map(figures, ("last loss", "local test", "bytes up", "bytes down"))]
     rows = [_row(name, lines, rank_of(records, name), primary) for name, lines in records.by_client.items()]
     measured = dict.fromkeys(metric.replace("_", " ") for metric in primary.values() if metric)
-    said = f"Local test: {', '.join(measured)} on the client's own test part, where it has one"
+    rows_of = [f"{group} has {counted(n, 'row')}" for group in primary if (n := _local_tests(records, group))]
+    few = f"; over all its clients {listed(rows_of)}" if rows_of else ""
+    said = (
+        "Examples seen: what it trained on in all rounds, a row as often as it was seen. Local test: "
+        f"{', '.join(measured)} on the client's own test part, where it has one{few}"
+    )
     return table(columns, rows, f"Every client. {said}", "clients.jsonl")
+
+
+def _local_tests(records: RunRecords, group: str) -> int:
+    """Rows of the local test parts of all clients of a task group."""
+    return records.data.get(group, {}).get("local_test") or 0
 
 
 def rank_of(records: RunRecords, client: str) -> str:

@@ -56,7 +56,7 @@ def wire(records: RunRecords) -> str:
     caption = (
         "Bytes that crossed the wire in the whole run, by kind and direction (up: to the server); one axis for all"
     )
-    columns = [words("message"), words("direction"), *map(figures, ("messages", "bytes as sent", "of it tensors"))]
+    columns = [words("message"), words("direction"), *map(figures, ("messages", "bytes as sent", "tensors in them"))]
     columns.append(words("tensors against the closed form"))
     rows = [(kind, way, line["n"], line["bytes"], line["tensors"], _check(line)) for (way, kind), line in ordered]
     picture = bar_chart(bars, WIRE, "MB as sent (1 MB = 1,000,000 bytes)", caption)

@@ -23,7 +23,7 @@ def facts(manifest: Mapping[str, Any]) -> str:
         "parameters": _count(model.get("n_parameters")),
         "model sha256": str(model.get("sha256")),
         "seed": str(manifest.get("seed")),
-        "device": f"{manifest.get('device')}, {manifest.get('threads')} CPU threads",
+        "device": _device(manifest),
         "machine": f"{machine.get('cpu')}, {machine.get('cores')} cores, {machine.get('os')}",
         "commit": commit,
         "versions": _versions(manifest.get("versions", {})),
@@ -64,7 +64,7 @@ def _parts(parts: Sequence[Mapping[str, Any]]) -> str:
             _time(part["started"]),
             format_seconds(part["duration_s"]) if part["duration_s"] is not None else "not known",
             str(part["status"]),
-            f"{part['device']}, {part['threads']} CPU threads",
+            _device(part),
             _versions(part["versions"]),
             " ".join(part["command"]),
         )
@@ -86,6 +86,11 @@ def _flat(value: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
             yield from _flat(inner, f"{prefix}.{key}" if prefix else str(key))
     else:
         yield prefix, value
+
+
+def _device(process: Mapping[str, Any]) -> str:
+    threads = process.get("threads")
+    return f"{process.get('device')}, {threads} CPU thread{'' if threads == 1 else 's'}"
 
 
 def _time(stamp: Any) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from atlas_cli.reports.escaped import escape
 from atlas_cli.reports.page.elements import paragraph
-from atlas_cli.reports.page.intervals import interval
+from atlas_cli.reports.page.intervals import interval, largest_class
 from atlas_cli.reports.page.proof import verdict
 from atlas_cli.reports.page.records import RunRecords, counted
 from atlas_cli.reports.summary import GroupSummary
@@ -91,14 +91,18 @@ def _result(records: RunRecords) -> list[str]:
 
 
 def _group_result(records: RunRecords, found: GroupSummary) -> str:
-    """``spam: accuracy 0.970``, and beside it ``95 %: 0.951 to 0.982; before training 0.850``."""
+    """``spam: accuracy 0.970``, and beside it ``95 %: 0.951 to 0.982; before training 0.850``, and who never learns."""
     if found.metric is None or found.after is None:
         return paragraph(f"{found.task_group}: nothing was evaluated.")
     row = next(row for row in reversed(records.groups[found.task_group]) if row["test"])
     ends = interval(row, found.metric)
     beside = [f"95 %: {ends[0]:.3f} to {ends[1]:.3f}"] if ends else []
     if found.before is not None and row["round"]:
-        beside.append(f"before training {format_number(found.before)}")
+        before = format_number(found.before)
+        within = ends is not None and ends[0] <= found.before <= ends[1]
+        beside.append(f"not told apart from before training, {before}" if within else f"before training {before}")
+    if (share := largest_class(row, found.metric)) is not None:
+        beside.append(f"always the largest class: {format_number(share)}")
     name = found.metric.replace("_", " ")
     said = f"<b>{escape(found.task_group)}: {escape(name)} {format_number(found.after)}</b>"
     return f"<p>{said} <span>{escape('; '.join(beside))}</span></p>"
@@ -119,7 +123,9 @@ def _cost(records: RunRecords) -> list[str]:
         lines.append(f"Once, before the first round: {format_bytes_mb(setup)}.")
     if records.memory is not None:
         lines += [said] if (said := _memory(records.memory)) else []
-    wall = format_seconds(sum(row["seconds"] for row in records.metrics))
+    wall = f"{format_seconds(sum(row['seconds'] for row in records.metrics))} in rounds"
+    if (whole := records.manifest.get("duration_s")) is not None:
+        wall += f", {format_seconds(whole)} from start to end,"
     simulated = records.simulated
     energy = f", {simulated[1]:,.3g} J" if simulated and simulated[1] is not None else ""
     clock = f"; on the devices {format_seconds(simulated[0])} (virtual clock){energy}" if simulated else ""
@@ -134,6 +140,6 @@ def _memory(memory: Mapping[str, Any]) -> str:
     most = max(clients, key=lambda name: clients[name]["total"])
     whole, lora = (memory["references"][way]["total"] for way in ("full_fine_tuning", "unsplit_lora"))
     return (
-        f"A client holds {format_bytes_mib(clients[most]['total'])} at most ({most}), instead of "
+        f"Tensors of a client: {format_bytes_mib(clients[most]['total'])} at most ({most}), instead of "
         f"{format_bytes_mib(whole)} for full fine-tuning or {format_bytes_mib(lora)} for LoRA without a split."
     )

@@ -45,10 +45,11 @@ def _bytes(records: RunRecords) -> list[tuple[bool, str]]:
     if not rows:
         return []
     wrong = sum(row["closed_form_bytes"] != row["payload_bytes"] for row in rows)
-    total = sum(row["messages"] for row in rows)
+    total, every = (sum(row["messages"] for row in of) for of in (rows, records.messages))
+    which = f"all {counted(total, 'message')}" if total == every else f"{total:,} of {every:,} messages"
     if wrong:
         return [(False, f"{counted(wrong, 'count')} of bytes DIFFER from the closed form.")]
-    return [(True, f"Bytes of all {total:,} messages with a formula are what it says.")]
+    return [(True, f"The bytes of {which} equal their closed form.")]
 
 
 def _frozen(records: RunRecords) -> list[tuple[bool, str]]:
@@ -77,7 +78,11 @@ def proof(records: RunRecords) -> str:
     if not verify:
         return shown + paragraph("Split against unsplit: not checked in this run.")
     columns = (words("task group"), *map(figures, ("examples", "padding tokens", "loss differs by")))
-    columns += (figures("gradients differ by"), figures("limit"), words("without padding"))
+    columns += (
+        figures("gradients differ by"),
+        figures("limit"),
+        words("loss, gradients differ by in a pass without padding"),
+    )
     lines = [_check_row(group, check) for group, check in verify.items()]
     return shown + table(columns, lines, "The split against the unsplit model, on the run's own data")
 
