@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import PurePath
 
 LONGEST = 100  # of a word that is compared: the comparison is quadratic
 MOST = 2000  # words that it is compared with, those of the nearest lengths
@@ -19,3 +20,16 @@ def did_you_mean(word: str, valid: Iterable[str]) -> str:
         return f"; did you mean {near[0]}?"
     more = f", ... ({len(options):,} in all)" if len(options) > LISTED else ""
     return f"; expected one of: {', '.join(options[:LISTED])}{more}"
+
+
+def near_file(name: str, names: Iterable[str]) -> str | None:
+    """The nearest of file names by what stands before the suffix, which alike files share; of several, the one with
+    the same suffix."""
+    suffix, stem = PurePath(name).suffix, PurePath(name).stem
+    if len(stem) > LONGEST:
+        return None
+    by_stem: dict[str, str] = {}
+    for each in sorted(names, key=lambda each: (PurePath(each).suffix != suffix, abs(len(each) - len(name))))[:MOST]:
+        by_stem.setdefault(PurePath(each).stem, each)
+    near = get_close_matches(stem, by_stem, n=1, cutoff=0.6)
+    return by_stem[near[0]] if near else None

@@ -42,11 +42,14 @@ def command(
     from atlas_cli.clustering.in_a_run import clusterer_of
     from atlas_cli.config.load import load_config, locating
     from atlas_cli.config.schema.clustering import ClusteringConfig
+    from atlas_cli.errors import OutputError
     from atlas_cli.experiment.round_loop import require_matching
     from atlas_cli.federation.build import build
     from atlas_cli.reports.terminal import Terminal, busy
     from atlas_cli.wire.ledger import Ledger
 
+    if output is not None and output.exists() and not output.is_dir():
+        raise OutputError(f"{output} cannot be written: it is a file; choose another --output")
     loaded = load_config(file, overrides or [])
     with locating(loaded), busy(f"taking fingerprints of the clients of {file}"):
         rule = loaded.config.clustering or ClusteringConfig()

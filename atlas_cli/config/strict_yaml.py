@@ -16,7 +16,7 @@ import yaml
 
 from atlas_cli.config.examples import examples
 from atlas_cli.errors import ConfigError
-from atlas_cli.suggest import did_you_mean
+from atlas_cli.suggest import near_file
 
 KeyPath = tuple[str | int, ...]
 
@@ -222,6 +222,7 @@ def _nearest_file(path: Path) -> str:
     found = {file.name: str(file) for folder in folders for file in sorted(folder.glob("*.yaml"))}
     if path.name == str(path) and not path.suffix:
         found |= {name: name for name in examples()}
-    tail = did_you_mean(path.name, found) if found else ""
-    near = next((name for name in found if tail == f"; did you mean {name}?"), None)
+    near = near_file(path.name, found)
+    if path.stem in examples() and path.suffix in (".yaml", ".yml") and (near is None or Path(near).stem != path.stem):
+        return f"; did you mean the example {path.stem}? (atlas train {path.stem})"
     return f"; did you mean {found[near]}?" if near else ""

@@ -197,7 +197,9 @@ def _check_labels(rows: Rows, task: type[BaseTask], classes: list[str], part: st
 def _classes(train: Rows, test: Rows, task: type[BaseTask], key: str) -> list[str]:
     classes = sorted({label for row in train for label in task.labels_in(row)})
     if len(classes) < 2:
-        raise ConfigError(f"all training rows have the label {classes[0]!r}; at least 2 are needed", key=f"{key}.data")
+        raise ConfigError(
+            f"all training rows have the label {classes[0]!r}; at least 2 classes are needed", key=f"{key}.data"
+        )
     if unseen := sorted({label for row in test for label in task.labels_in(row)} - set(classes)):
         raise ConfigError(
             f"the label {unseen[0]!r} occurs only in the test part; list all classes here, or change the test part",

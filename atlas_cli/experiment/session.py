@@ -43,7 +43,7 @@ from atlas_cli.reports.page.live import LiveReport
 from atlas_cli.reports.page.report import write_report
 from atlas_cli.reports.progress import Progress
 from atlas_cli.runs.checkpoint import load_newest, remove_newer
-from atlas_cli.runs.directory import RunDirectory, folder_of_runs, require_manifest
+from atlas_cli.runs.directory import RunDirectory, folder_of_runs, require_folder, require_manifest
 from atlas_cli.runs.manifest import end_manifest, start_manifest
 from atlas_cli.runs.parts import resumed_manifest
 from atlas_cli.runs.record_files import RecordFiles
@@ -61,6 +61,7 @@ def start(config: ExperimentConfig, progress: Progress) -> RunDirectory:
         ConfigError, ResourceError: before anything is written.
         AtlasError: the split is not the unsplit model, or the run fails; a failed run keeps what it wrote.
     """
+    require_folder(config.output.dir)
     federation, checks = _ready(config, progress)
     with engine_of(federation, progress.note) as engine:
         manifest = {**_manifest(federation, checks), "experiment_sha256": experiment_sha256(config)}

@@ -199,6 +199,18 @@ def folder_of_runs(base: str | Path) -> Path:
         raise OutputError(f"cannot write {base}: {error} {ADVICE}") from None
 
 
+def require_folder(base: str | Path) -> None:
+    """Check, before anything is loaded, that runs can have a folder at ``base``.
+
+    Raises:
+        OutputError: it, or a folder above it, is a file.
+    """
+    folder = folder_of_runs(base)
+    there = next((path for path in (folder, *folder.parents) if os.path.exists(path)), None)
+    if there is not None and not os.path.isdir(there):
+        raise OutputError(f"cannot write {folder}: it, or a folder above it, is a file; {ADVICE}")
+
+
 def open_run(path: str | Path) -> RunDirectory:
     """A run directory to read.
 

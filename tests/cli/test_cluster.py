@@ -40,3 +40,10 @@ def test_tasks_are_told_apart(two_tasks, tmp_path, capsys):
 def test_more_clusters_than_clients(config_file, capsys):
     assert main(["cluster", str(config_file()), "--k", "9"]) == 2
     assert "9 clusters cannot be made of 3 clients" in capsys.readouterr().err
+
+
+def test_an_output_that_is_a_file_is_refused_before_anything_is_loaded(config_file, monkeypatch, capsys):
+    monkeypatch.setattr("atlas_cli.federation.build.build", None)
+    path = str(config_file())
+    assert main(["cluster", path, "--output", path]) == 1
+    assert capsys.readouterr().err == f"error: {path} cannot be written: it is a file; choose another --output\n"

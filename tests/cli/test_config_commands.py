@@ -135,7 +135,9 @@ def test_a_bad_config_is_one_line_on_stderr(config, capsys) -> None:
         "all keys)\n"
     )
     assert main(["config", "show", "z.yaml"]) == 2
-    assert capsys.readouterr().err == "error: z.yaml: no such file; did you mean x.yaml?\n"
+    assert capsys.readouterr().err == "error: z.yaml: no such file\n"
+    assert main(["config", "show", "xx.yaml"]) == 2
+    assert capsys.readouterr().err == "error: xx.yaml: no such file; did you mean x.yaml?\n"
 
 
 def test_schema_lists_every_key_and_the_plugins(capsys) -> None:

@@ -170,7 +170,12 @@ def test_numbers_out_of_range_are_usage_errors(arguments, run):
 def test_a_model_that_cannot_be_found_offline(run, monkeypatch, tmp_path):
     monkeypatch.setattr("atlas_cli.models.files.resolve.hub_reachable", lambda: False)
     code, _, err = run("split-point", "no-such/model")
-    assert code == 3 and "'no-such/model' was not found" in err and err.count("\n") == 1
+    assert (
+        code == 3
+        and err.startswith("error: MODEL: 'no-such/model' was not found (the hub")
+        and "[" not in err
+        and err.count("\n") == 1
+    )
     code, _, err = run("split-point", str(tmp_path / "nowhere"))
     assert code == 3 and "does not exist" in err
 

@@ -293,3 +293,10 @@ def test_a_run_goes_on_with_a_mended_plugin_where_that_is_asked_for_and_says_so(
     assert "after round 1: lab_broken.py" in (run / "report.html").read_text("utf-8")
     assert main(["train", "config.yaml", "--changed-code"]) == 2
     one_error(capsys, "--changed-code goes with --resume")
+
+
+@pytest.mark.parametrize("place", ["config.yaml", "config.yaml/runs"])
+def test_an_output_dir_that_is_a_file_is_refused_before_anything_is_loaded(place, write, monkeypatch, capsys):
+    monkeypatch.setattr("atlas_cli.experiment.session._ready", None)
+    assert main(["train", write(), f"output.dir={place}"]) == 1
+    one_error(capsys, "it, or a folder above it, is a file; choose another folder with output.dir")

@@ -42,6 +42,9 @@ def test_commands_take_the_name(capsys):
     assert main(["config", "show", "offline"]) == 0
     out, err = capsys.readouterr()
     assert "name: offline" in out and err.startswith("note: offline is the example ")
+    assert main(["config", "show", "gone/offline.yaml"]) == 2
+    hint = "no such file; did you mean the example offline? (atlas train offline)"
+    assert capsys.readouterr().err == f"error: {Path('gone/offline.yaml')}: {hint}\n"
     assert main(["config", "show", "ofline"]) == 2
     assert capsys.readouterr().err == "error: ofline: no such file; did you mean offline?\n"
 

@@ -90,8 +90,8 @@ def test_the_hash_is_of_the_content(here):
 
 
 BAD = {
-    "empty.csv": (b"", "empty.csv is empty"),
-    "head.csv": (b"text,label\n", "head.csv has no rows"),
+    "empty.csv": (b"", "empty.csv is empty; add rows, or give another file"),
+    "head.csv": (b"text,label\n", "head.csv has no rows; add some, or give another file"),
     "blank.txt": (b"\n \n", "blank.txt has no rows"),
     "wide.csv": (
         b'text,label\n"a\nb",x\na,b,c\n',
@@ -132,7 +132,7 @@ def test_a_bad_file_is_one_line(here, name):
 def test_a_bad_test_file_blames_its_own_key(here):
     (here / "a.txt").write_text("a")
     (here / "b.txt").write_text("")
-    with pytest.raises(ConfigError, match=r"^task_groups\.g\.data\.test_files: b\.txt is empty$"):
+    with pytest.raises(ConfigError, match=r"^task_groups\.g\.data\.test_files: b\.txt is empty; add rows"):
         load("a.txt", test_files="b.txt")
 
 
@@ -142,6 +142,8 @@ def test_missing_files(here):
     with pytest.raises(ResourceError, match=r"no file data/review\.csv; did you mean data/reviews\.csv\?") as caught:
         load("data/review.csv")
     assert caught.value.exit_code == 3
+    with pytest.raises(ResourceError, match=re.escape(f"no file data/nouns.csv (looked in {here}")):
+        load("data/nouns.csv")  # of the name beside it only the suffix is alike
     with pytest.raises(ResourceError, match=re.escape(f"no file nowhere/x.csv (looked in {here}/nowhere)")):
         load("nowhere/x.csv")
     with pytest.raises(ResourceError, match=r"no file matches data/\*\.json"):

@@ -102,7 +102,7 @@ BAD_ROWS = {
     "one class": (
         [{"text": "a", "label": "x"}, {"text": "b", "label": "x"}],
         {},
-        "data: all training rows have the label 'x'; at least 2 are needed",
+        "data: all training rows have the label 'x'; at least 2 classes are needed",
     ),
     "one row a label": (
         [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}],

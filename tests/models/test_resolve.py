@@ -289,9 +289,9 @@ def test_code_beside_a_supported_architecture_is_refused_too(tmp_path):
 @pytest.mark.parametrize(
     ("name", "hint"),
     [
-        ("nobody/nothing", "give a local folder or a packaged model (atlas models) ["),
-        ("nothing", "give a local folder or a packaged model (atlas models) ["),
-        ("gpt2", "give a local folder or a packaged model (atlas models), or model.init: random, or auto ["),
+        ("nobody/nothing", "give a local folder or a packaged model (atlas models)"),
+        ("nothing", "give a local folder or a packaged model (atlas models)"),
+        ("gpt2", "give a local folder or a packaged model (atlas models), or model.init: random, or auto"),
     ],
 )
 def test_a_hub_id_without_a_hub_fails_fast(name, hint):
@@ -300,10 +300,8 @@ def test_a_hub_id_without_a_hub_fails_fast(name, hint):
         config_of(name)
     assert time.perf_counter() - started < 2
     message = str(error.value)
-    assert message.startswith(
-        f"model.name: {name!r} was not found (the hub cannot be reached and it is not in the hub cache); {hint}"
-    )
-    assert "\n" not in message
+    why = "the hub cannot be reached and it is not in the hub cache"
+    assert message == f"model.name: {name!r} was not found ({why}); {hint}"
 
 
 def test_a_hub_id_with_a_revision():

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Callable
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +22,7 @@ from atlas_cli.data.formats import conll, delimited, json_rows, parquet, text
 from atlas_cli.data.rows import Rows, SourceRows, digest
 from atlas_cli.data.sources.contract import BaseSource
 from atlas_cli.errors import ConfigError, ResourceError
+from atlas_cli.suggest import near_file
 
 if TYPE_CHECKING:
     from atlas_cli.config.schema.task_groups import _DataFields as DataConfig
@@ -92,10 +92,10 @@ def _read_all(paths: list[Path], key: str, notes: list[str]) -> Rows:
             hint = f"; {todo}" if (todo := _UNREAD.get(path.suffix.lower())) else ""
             raise ConfigError(f"{path} has a suffix that is not known; known are: {', '.join(READERS)}{hint}", key=key)
         if path.stat().st_size == 0:
-            raise ConfigError(f"{path} is empty", key=key)
+            raise ConfigError(f"{path} is empty; add rows, or give another file", key=key)
         found = reader(path, key, notes)
         if not found:
-            raise ConfigError(f"{path} has no rows", key=key)
+            raise ConfigError(f"{path} has no rows; add some, or give another file", key=key)
         rows += found
     return rows
 
@@ -119,8 +119,8 @@ def _matching(pattern: str, path: Path, key: str) -> list[Path]:
             return found
         raise ResourceError(f"{key}: no file matches {pattern}")
     beside = sorted(entry.name for entry in path.parent.iterdir()) if path.parent.is_dir() else []
-    near = get_close_matches(path.name, beside, n=1)
-    hint = f"; did you mean {path.parent / near[0]}?" if near else f" (looked in {path.parent.absolute()})"
+    near = near_file(path.name, beside)
+    hint = f"; did you mean {path.parent / near}?" if near else f" (looked in {path.parent.absolute()})"
     raise ResourceError(f"{key}: no file {pattern}{hint}")
 
 

@@ -162,8 +162,10 @@ def _read_config(source: Source, model: ModelConfig) -> PreTrainedConfig:
             hint += ", or model.init: random, or auto"
         elif (near := did_you_mean(model.name, [*packaged.model_names(), *ARCHITECTURES])).endswith("?"):
             hint = f"{near.removeprefix('; ')} Else {hint}"
-        reach = "" if hub_reachable() else " (the hub cannot be reached and it is not in the hub cache)"
-        raise ResourceError(f"model.name: {model.name!r} was not found{reach}; {hint} [{reason(error)}]") from None
+        if hub_reachable():
+            raise ResourceError(f"model.name: {model.name!r} was not found; {hint} [{reason(error)}]") from None
+        why = "the hub cannot be reached and it is not in the hub cache"
+        raise ResourceError(f"model.name: {model.name!r} was not found ({why}); {hint}") from None
     if family_for(config.model_type) is not None:  # others are refused by name, whatever their values mean
         require_values(config, place)
         if unknown := unknown_options(stored, config):
