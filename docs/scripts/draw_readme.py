@@ -19,7 +19,7 @@ from draw_concepts import IMAGES, SCHEMES, Drawing
 
 RECORDED = Path(__file__).with_name("quickstart.json")
 MIB, MB = 2**20, 10**6
-SHOWN = 78  # characters of a terminal line
+SHOWN = 98  # characters of a terminal line
 
 
 def record(split: Path, federated: Path) -> dict[str, Any]:
@@ -28,13 +28,13 @@ def record(split: Path, federated: Path) -> dict[str, Any]:
     log = (split / "log.txt").read_text(encoding="utf-8").splitlines()
     return {
         "versions": manifest["versions"],
-        "commit": manifest["git"]["commit"],
+        "commits": [_json(run / "manifest.json")["git"]["commit"] for run in (split, federated)],
         "seed": manifest["seed"],
         "rounds": manifest["config"]["training"]["rounds"],
         "full_fine_tuning_bytes": _json(split / "memory.json")["references"]["full_fine_tuning"]["total"],
         "split": _figures(split),
         "federated": _figures(federated),
-        "terminal": [line.partition(" ")[2].replace(str(split), f"runs/{split.name}") for line in log],
+        "terminal": [line.partition(" ")[2] for line in log],
     }
 
 
@@ -120,7 +120,7 @@ def _bars(d: Drawing, top: int, title: str, form: str, values: dict[str, float])
 
 
 def terminal() -> Drawing:
-    """What ``atlas train quickstart`` shows, shortened where it says so."""
+    """What the quickstart shows, shortened where it says so."""
     lines = [_shortened(line) for line in _chosen(_json(RECORDED)["terminal"])]
     d = Drawing(820, 44 + 17 * len(lines), "The terminal of a run of the quickstart")
     d.parts.append(f'<rect width="820" height="{d.height}" rx="8" fill="#12181f"/>')
@@ -144,7 +144,7 @@ def _chosen(lines: list[str]) -> list[str]:
     rounds = [line for line in lines if line.startswith("round ")]
     last = [line for line in lines if line.startswith("report ")]
     return [
-        "$ atlas train quickstart",
+        "$ atlas train configs/quickstart.yaml",
         lines[first],
         "...",
         *proofs[:2],
