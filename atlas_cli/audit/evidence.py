@@ -23,7 +23,7 @@ from atlas_cli.data.prepare import prepare
 from atlas_cli.errors import ResourceError
 from atlas_cli.experiment.run_inputs import changed_since
 from atlas_cli.federation.batches import batch_of
-from atlas_cli.federation.build import build
+from atlas_cli.federation.build import build_for_audit
 from atlas_cli.federation.federation import Federation
 from atlas_cli.federation.parties.split_client import SplitClient
 from atlas_cli.models.frozen.load import load_tokenizer
@@ -100,7 +100,7 @@ class Evidence:
         messages = recorded_messages(run)
         if not messages:
             raise ResourceError(f"{run.path} has no recorded messages; {RECORD}")
-        federation = build(config_of(run))
+        federation = build_for_audit(config_of(run))
         manifest = run.read_json("manifest.json")
         if changed := changed_since(manifest, federation):
             raise ResourceError(f"{run.path} cannot be audited: {changed}")

@@ -161,9 +161,9 @@ def _by_layer(file: Path, overrides: list[str], examples: int, output: Path | No
     with locating(loaded), Terminal(stderr=True).status("reading") as status:
         from atlas_cli.audit.depth import costs_by_layer, measure_depth
         from atlas_cli.cli._tables.depth import depth_record, depth_table, draw_depth, leakage_file
-        from atlas_cli.federation.build import build
+        from atlas_cli.federation.build import build_for_audit
 
-        federation = build(loaded.config)
+        federation = build_for_audit(loaded.config)
         costs = costs_by_layer(loaded.config, federation.base.config)
         try:
             layers = measure_depth(federation, examples, lambda layer: status.update(f"split layer {layer}"))
@@ -200,11 +200,11 @@ def _two_worlds(file: Path, overrides: list[str], client: str, runs: int, as_jso
     loaded = load_config(file, overrides)
     with locating(loaded), Terminal(stderr=True).status("reading") as status:
         from atlas_cli.audit.two_worlds import two_worlds
-        from atlas_cli.federation.build import build
+        from atlas_cli.federation.build import build_for_audit
         from atlas_cli.reports.audit import worlds_table
         from atlas_cli.reports.progress import progress_for
 
-        federation = build(loaded.config)
+        federation = build_for_audit(loaded.config)
         quiet = progress_for(Terminal(quiet=True))
         found = two_worlds(federation, client, runs, quiet, lambda done: status.update(f"run {done} of {3 * runs}"))
     if as_json:

@@ -38,6 +38,12 @@ def build(config: ExperimentConfig, plan: Plan | None = None) -> Federation:
     return make_federation(load_experiment(plan or make_plan(config)))
 
 
+def build_for_audit(config: ExperimentConfig) -> Federation:
+    """As ``build``, with all clients in memory and no cached prefix, as attacks need them; neither changes a figure."""
+    engine = config.engine.model_copy(update={"offload": None, "prefix_cache": None})
+    return build(config.model_copy(update={"engine": engine}))
+
+
 def make_federation(loaded: LoadedExperiment) -> Federation:
     """All parties of a loaded experiment, ready to train.
 

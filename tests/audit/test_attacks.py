@@ -71,6 +71,12 @@ def test_tokens_of_an_undefended_tiny_model_are_recovered(evidence, name):
     assert (figure.best, figure.examples, figure.channel) == (1.0, texts, "activations")
 
 
+def test_a_run_whose_clients_were_put_away_is_attacked_alike(trained, evidence):
+    offloaded = Evidence.of_run(trained(**RECORDED, engine={"offload": "1 KiB"}))
+    found, expected = (audit(each, ["nearest-embedding", "membership"]) for each in (offloaded, evidence))
+    assert found["attacks"] and all(found[key] == expected[key] for key in ("attacks", "not_measured"))
+
+
 @pytest.mark.parametrize(
     ("privacy", "holds"),
     [

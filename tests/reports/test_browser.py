@@ -1,7 +1,5 @@
 """Reports in Chromium: nothing runs out of the page at any width, no error is logged, print cuts no table."""
 
-import shutil
-
 import pytest
 from support.made_up_run import client_record, first_record, holder, memory_record, message_records, metrics_record
 
@@ -10,10 +8,8 @@ from atlas_cli.reports.page.report import page_of
 from atlas_cli.reports.page.sweep import sweep_page
 
 pytestmark = pytest.mark.browser
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install playwright)")
 
 LONG = "a-task-group-whose-name-is-as-long-as-names-may-be-and-then-some"
-SYSTEM = ("chromium", "chromium-browser", "google-chrome", "chrome")
 # what is cut off: anything beyond the window, content wider than its box, text beyond its picture
 CUT_OFF = """() => {
   const wide = document.documentElement.clientWidth, found = [];
@@ -27,19 +23,6 @@ CUT_OFF = """() => {
   }
   return found;
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as driver:
-        path = next((found for name in SYSTEM if (found := shutil.which(name))), None)
-        try:
-            # --no-sandbox: in containers there is none; the page is the tests' own
-            opened = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        except playwright.Error as error:
-            pytest.skip(f"no Chromium here (playwright install chromium): {str(error).splitlines()[0]}")
-        yield opened
-        opened.close()
 
 
 def everything():

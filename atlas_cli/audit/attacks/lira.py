@@ -29,7 +29,7 @@ from atlas_cli.audit.two_worlds import reseed
 from atlas_cli.errors import NonFiniteError, TooFewClientsError
 from atlas_cli.experiment.recorder import Recorder
 from atlas_cli.experiment.round_loop import train
-from atlas_cli.federation.build import build
+from atlas_cli.federation.build import build_for_audit
 from atlas_cli.federation.federation import Federation
 from atlas_cli.privacy.mechanisms.labels import randomise
 from atlas_cli.reports.progress import PlainProgress
@@ -139,9 +139,8 @@ def _asked_once(asked: Sequence[Question]) -> Iterator[Question]:
 def _shadow(evidence: Evidence, asked: Sequence[Question], inside: NDArray[np.bool_], seed: int) -> Array:
     """Scaled confidences of a shadow run, (T,), trained on the texts in question that are ``inside``."""
     config = evidence.federation.config
-    engine = config.engine.model_copy(update={"offload": None, "prefix_cache": None})  # they change no figure
     evaluation = config.evaluation.model_copy(update={"every": config.training.rounds})
-    federation = build(config.model_copy(update={"engine": engine, "evaluation": evaluation}))
+    federation = build_for_audit(config.model_copy(update={"evaluation": evaluation}))
     train_texts, first = {}, 0
     for question in asked:
         texts = [*question.members, *question.others]

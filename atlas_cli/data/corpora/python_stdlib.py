@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sysconfig
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,7 +29,8 @@ def chunks_of(folder: Path) -> list[dict[str, str]]:
     """Rows of the modules in a folder; ``document`` is the file name."""
     rows = []
     for path in sorted(folder.glob("*.py"), key=lambda path: path.name)[:MAX_FILES]:
-        text = path.read_text("utf-8", errors="replace")
+        with tokenize.open(path) as file:  # in the encoding that the file declares
+            text = file.read()
         rows += [{"text": chunk, "document": path.name} for chunk in _chunks(text) if chunk.strip()]
     return rows
 
