@@ -164,7 +164,7 @@ def peak(merge: Callable[[], Merge]) -> int | None:
     """Bytes that a call adds to the resident memory of this process at most; None where the system cannot say."""
     try:
         ctypes.CDLL(None).malloc_trim(0)  # else what earlier calls freed is used again and not seen
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     except (OSError, AttributeError):
         return None
     before = _resident("VmRSS")
@@ -173,7 +173,7 @@ def peak(merge: Callable[[], Merge]) -> int | None:
 
 
 def _resident(what: str) -> int:
-    return 1024 * int(Path("/proc/self/status").read_text().split(what + ":")[1].split()[0])
+    return 1024 * int(Path("/proc/self/status").read_text(encoding="utf-8").split(what + ":")[1].split()[0])
 
 
 def median_seconds(call: Callable[[], object], times: int = 5) -> float:

@@ -94,7 +94,7 @@ def write_config(folder: Path, model: str) -> Path:
         "output": {"dir": str(folder / "runs")},
     }
     path = folder / "chaos.yaml"
-    path.write_text(yaml.safe_dump(config, sort_keys=False))
+    path.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
     return path
 
 
@@ -144,7 +144,7 @@ def kill_and_resume(config: Path, whole: RunDirectory, length: float, draw: rand
 
 def runs_of(config: Path) -> set[Path]:
     """Run directories of a config."""
-    return set(Path(yaml.safe_load(config.read_text())["output"]["dir"]).glob("*"))
+    return set(Path(yaml.safe_load(config.read_text(encoding="utf-8"))["output"]["dir"]).glob("*"))
 
 
 def differences(run: RunDirectory, whole: RunDirectory, report: bool = True) -> list[str]:
@@ -158,7 +158,7 @@ def differences(run: RunDirectory, whole: RunDirectory, report: bool = True) -> 
         if name == "log.txt":
             continue  # it says what happened, and that differs
         if name == "report.html":
-            same = not report or (run.path / name).read_text() == page(run)
+            same = not report or (run.path / name).read_text(encoding="utf-8") == page(run)
         elif name == "sums.jsonl":
             same = _untimed(run, name, SUMS) == _untimed(whole, name, SUMS)
         elif name.endswith((".jsonl", "memory.json")) or name == "manifest.json":
@@ -174,7 +174,7 @@ def differences(run: RunDirectory, whole: RunDirectory, report: bool = True) -> 
 
 def _kill(process: subprocess.Popen[str], config: Path, draw: random.Random, length: float) -> None:
     """A kill at a moment of the run, or as soon as a checkpoint is begun; a run that ends before is left alone."""
-    base = Path(yaml.safe_load(config.read_text())["output"]["dir"])
+    base = Path(yaml.safe_load(config.read_text(encoding="utf-8"))["output"]["dir"])
     kind, wait = draw.choice(["start", *["run"] * 4, *["checkpoint"] * 5]), draw.random() * length
     nth, extra = draw.randint(1, 3), draw.uniform(0, 0.01)
     seen: set[tuple[Path, int]] = set()
@@ -199,14 +199,14 @@ def _kill(process: subprocess.Popen[str], config: Path, draw: random.Random, len
 
 def _finished(run: RunDirectory) -> bool:
     manifest = run.path / "manifest.json"
-    return manifest.exists() and json.loads(manifest.read_text())["status"] == "finished"
+    return manifest.exists() and json.loads(manifest.read_text(encoding="utf-8"))["status"] == "finished"
 
 
 def _owned(base: Path, pid: int) -> bool:
     """Whether a process has the lock of a run directory."""
     for lock in base.glob("*/lock.json"):
         try:
-            if json.loads(lock.read_text())["pid"] == pid:
+            if json.loads(lock.read_text(encoding="utf-8"))["pid"] == pid:
                 return True
         except FileNotFoundError:  # released meanwhile
             continue
@@ -218,7 +218,7 @@ def _phase(run: RunDirectory | None, pid: int) -> str:
     if run is None:
         return "before the run directory"
     lock = run.path / "lock.json"
-    if lock.exists() and json.loads(lock.read_text())["pid"] != pid:
+    if lock.exists() and json.loads(lock.read_text(encoding="utf-8"))["pid"] != pid:
         return "before a resumed run began"
     if any(run.path.glob("checkpoints/.round-*.tmp")):
         return "while writing a checkpoint"
@@ -237,12 +237,12 @@ def _names(run: RunDirectory) -> set[str]:
 
 
 def _names_in(path: Path) -> list[str]:
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_text(encoding="utf-8"))
     return sorted(content.get("files", content))
 
 
 def _untimed(run: RunDirectory, name: str, further: set[str]) -> list[dict[str, object]]:
-    text = (run.path / name).read_text()
+    text = (run.path / name).read_text(encoding="utf-8")
     records = [json.loads(line) for line in text.splitlines()] if name.endswith(".jsonl") else [json.loads(text)]
     return [{k: v for k, v in record.items() if k not in TIMINGS | OF_THE_PROCESS | further} for record in records]
 

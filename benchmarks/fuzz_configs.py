@@ -84,7 +84,7 @@ def shipped(folder: Path, models: dict[str, str]) -> list[dict[str, Any]]:
     """The shipped configs, on tiny models and the small files in ``folder``."""
     found = []
     for path in sorted((ROOT / "configs").glob("*.yaml")):
-        config = yaml.safe_load(path.read_text())
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
         tasks = {group["task"] for group in config["task_groups"].values()}
         config["model"] = {"name": models["gpt2" if tasks & DECODER_TASKS else "bert"], "split_layer": 2}
         for group in config["task_groups"].values():

@@ -105,7 +105,9 @@ def experiment(folder: Path, count: int, gpt2: bool, offload: bool = False) -> E
     """One task group; a row of 8 words a client and 16 to test on."""
     rows = [f"{' '.join('abcdefgh'[(i >> n) % 8] for n in range(8))} {i},{'ab'[i % 2]}" for i in range(count + 400)]
     (folder / "rows.csv").write_text("\n".join(["text,label", *rows]) + "\n", encoding="utf-8")
-    (folder / "test.csv").write_text("text,label\n" + "\n".join(f"test {i},{'ab'[i % 2]}" for i in range(16)) + "\n")
+    (folder / "test.csv").write_text(
+        "text,label\n" + "\n".join(f"test {i},{'ab'[i % 2]}" for i in range(16)) + "\n", encoding="utf-8"
+    )
     model: dict[str, object] = {"name": "gpt2", "tokenizer": "gpt2-bpe", "init": "random"}
     data = {"files": str(folder / "rows.csv"), "test_files": str(folder / "test.csv")}
     config = {

@@ -56,7 +56,7 @@ def installed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("installed")
     package = folder / "lab-atlas" / "lab_atlas"
     package.mkdir(parents=True)
-    (package / "__init__.py").write_text('"""Parts for atlas."""\n')
+    (package / "__init__.py").write_text('"""Parts for atlas."""\n', encoding="utf-8")
     (package.parent / "pyproject.toml").write_text(*PROJECT.findall(EXTENDING), encoding="utf-8")
     for path, text in PART.findall(EXTENDING):
         if not path.startswith("atlas_cli/cli/"):
@@ -94,7 +94,7 @@ def experiment_in(folder):
     for i, tone in enumerate(["bad", "fine", "great"] * 12):
         (folder / "reviews" / tone).mkdir(parents=True, exist_ok=True)
         text = f"the {things[i // 3 % 6]} is {'very ' * (i // 18)}{tone}"
-        (folder / "reviews" / tone / f"{i}.txt").write_text(text)
+        (folder / "reviews" / tone / f"{i}.txt").write_text(text, encoding="utf-8")
     experiment = {
         "name": "extended",
         "device": "cpu",
@@ -114,15 +114,17 @@ def experiment_in(folder):
         "privacy": {"token_dropout": {"rate": 0.2}},
         "audit": {"record": {"rounds": [1]}},
     }
-    (folder / "x.yaml").write_text(yaml.safe_dump(experiment))
+    (folder / "x.yaml").write_text(yaml.safe_dump(experiment), encoding="utf-8")
 
 
 def check_run(run):
     """The run of ``experiment_in`` used every part; gives its manifest."""
-    before, _, after, _ = (json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines())
+    before, _, after, _ = (
+        json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    )
     assert 0 <= before["test"]["mean_distance"] <= 2
     assert after["aggregation_error"] > 0
-    manifest = json.loads((run / "manifest.json").read_text())
+    manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["verify"]["g"]["passed"] and manifest["base_unchanged"]
     assert manifest["data"]["hours"]["origin"] == "corpus opening-hours"
     assert manifest["privacy"]["mechanisms"]["token-dropout"]["rate"] == 0.2
@@ -146,7 +148,7 @@ def test_a_method_with_state_and_a_task_with_a_head_train_in_bfloat16(install, t
     words = [("good", ["art"]), ("city", ["place"]), ("fine", [])] * 6
     rows = [{"text": f"the {word} film {i}", "label": label} for i, (word, label) in enumerate(words)]
     rows += [{"text": f"a good city {i}", "label": ["art", "place"]} for i in range(2)]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     config = {
         "name": "topics",
         "device": "cpu",
@@ -157,12 +159,15 @@ def test_a_method_with_state_and_a_task_with_a_head_train_in_bfloat16(install, t
         "aggregation": {"method": "server-momentum", "options": {"momentum": 0.5}},
         "output": {"dir": str(tmp_path / "runs")},
     }
-    (tmp_path / "x.yaml").write_text(yaml.safe_dump(config))
+    (tmp_path / "x.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     assert main(["train", str(tmp_path / "x.yaml")]) == 0, capsys.readouterr().err
     (run,) = (tmp_path / "runs").iterdir()
-    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    last = json.loads((run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
     assert 0 <= last["test"]["micro_f1"] <= 1
-    assert json.loads((run / "manifest.json").read_text())["inputs"]["packages"]["lab-atlas"]["version"] == "1.5"
+    assert (
+        json.loads((run / "manifest.json").read_text(encoding="utf-8"))["inputs"]["packages"]["lab-atlas"]["version"]
+        == "1.5"
+    )
 
 
 @pytest.mark.slow
@@ -195,7 +200,7 @@ def test_parts_of_a_package_of_ones_own(installed):
     assert figure["attack"] == "mean-activation" and figure["examples"] >= 20
 
     changed = installed / "site" / "lab_atlas" / "token_dropout.py"
-    changed.write_text(changed.read_text().replace(">=", ">"))
+    changed.write_text(changed.read_text(encoding="utf-8").replace(">=", ">"), encoding="utf-8")
     refused = atlas(installed, "audit", run, path=path)
     assert refused.returncode == 3 and "code that computes has changed: lab_atlas/token_dropout.py" in refused.stderr
 

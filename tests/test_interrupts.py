@@ -23,7 +23,8 @@ def swallowing(tmp_path, monkeypatch):
     """A module that is interrupted while it is imported, and goes on whatever is raised."""
     (tmp_path / "swallows.py").write_text(
         "import signal\nreached = 0\ntry:\n    signal.raise_signal(signal.SIGINT)\n    reached = 1\n"
-        "except BaseException:\n    reached = -1\n"
+        "except BaseException:\n    reached = -1\n",
+        encoding="utf-8",
     )
     monkeypatch.syspath_prepend(tmp_path)
     yield "swallows"

@@ -161,6 +161,38 @@ def test_every_load_of_weights_refuses_code_and_other_formats():
                     assert {"trust_remote_code", "use_safetensors"} <= options, f"{path.name}:{node.lineno}"
 
 
+def in_some_encoding(tree):
+    """Lines that read or write text in the encoding of the system, which on Windows is not UTF-8."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call) or "encoding" in {keyword.arg for keyword in node.keywords}:
+            continue
+        name = getattr(node.func, "attr", getattr(node.func, "id", None))
+        texts = [a.value for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]
+        if name in ("read_text", "write_text"):
+            found = len(node.args) < (1 if name == "read_text" else 2)
+        elif isinstance(node.func, ast.Name):
+            found = name == "open" and not any("b" in text for text in texts[-1:])
+        else:
+            found = name == "open" and bool({"r", "w", "a", "x"} & set(texts[:1]))
+        if found:
+            yield node.lineno
+
+
+@pytest.mark.parametrize("folder", ["atlas_cli", "tests", "benchmarks", "docs", ".ci"])
+def test_text_is_read_and_written_in_a_named_encoding(folder):
+    for path in (ROOT.parent / folder).rglob("*.py"):
+        tree = TREES.get(path) or ast.parse(path.read_text(encoding="utf-8"))
+        assert list(in_some_encoding(tree)) == [], path
+
+
+@pytest.mark.parametrize(
+    "code", ["p.read_text()", "p.write_text(x)", "open(p)", "open(p, 'w')", "p.open('a')", "p.open('w', newline='')"]
+)
+def test_the_search_for_texts_without_an_encoding_finds_them(code):
+    assert list(in_some_encoding(ast.parse(code))) == [1]
+    assert not list(in_some_encoding(ast.parse(code.replace(")", ", encoding='utf-8')").replace("(, ", "("))))
+
+
 PLUGINS = {
     "aggregation.methods": {"Method"},
     "models.families": {"Family"},

@@ -87,7 +87,7 @@ def test_entry_points_that_nothing_asks_for_are_named(install, tmp_path, capsys)
         " - and _ alone",
     ]
     assert "my-task" in discovery.names("tasks") and "My Task" not in discovery.names("tasks")
-    (tmp_path / "x.yaml").write_text("name: 1\n")
+    (tmp_path / "x.yaml").write_text("name: 1\n", encoding="utf-8")
     with pytest.raises(ConfigError):
         load_config(tmp_path / "x.yaml")
     assert capsys.readouterr().err.count("note: lab-one 1.5") == 2

@@ -55,14 +55,14 @@ def test_runs(path, tmp_path):
     assert manifest["status"] == "finished" and manifest["base_unchanged"]
     assert all(check["passed"] for check in manifest["verify"].values())
     assert {c.name for c in (run / "adapters" / "clients").iterdir()} == {c.name for c in config.expanded_clients()}
-    assert "<svg" in (run / "report.html").read_text()
+    assert "<svg" in (run / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.packaged
 def test_quickstart_learns(tmp_path):
     assert main(["train", "configs/quickstart.yaml", "training.rounds=3", f"output.dir={tmp_path}"]) == 0
     (run,) = tmp_path.iterdir()
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     before, after = ({m["task_group"]: m["test"]["accuracy"] for m in lines if m["round"] == n} for n in (0, 3))
     # above always answering with the largest class, in each group (0.23, 0.87, 0.54 and 0.63 of the test parts)
     assert after["questions"] > 0.5 and after["spam"] > 0.9 and after["movies"] > 0.62 and after["products"] > 0.7

@@ -35,7 +35,7 @@ def make_arena(tmp_path_factory, model_folder):
         folder = tmp_path_factory.mktemp(family)
         words = "the a film movie was very good bad great poor".split()
         rows = [f"{' '.join(words[i % 7 :][: 2 + i % 5])} {words[i % 10]},{'ab'[i % 2]}" for i in range(70)]
-        (folder / "rows.csv").write_text("\n".join(["text,label", *rows]))
+        (folder / "rows.csv").write_text("\n".join(["text,label", *rows]), encoding="utf-8")
         model = {"name": model_folder(family), "split_layer": 2}
         data = {"files": str(folder / "rows.csv"), "limit": CLIENTS * BATCH * EPOCH}
         overrides = ["lora.rank=2", "server.rank=2", f"training.local_steps={EPOCH}", "training.max_length=32"]

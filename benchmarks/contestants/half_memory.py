@@ -39,7 +39,7 @@ def peft_half(blocks: int, batch: int, tokens: int, dropout: float) -> dict[str,
 def measured(config: GPT2Config, batch: int, tokens: int) -> dict[str, int]:
     """Two steps of forward, backward from the cut and AdamW, one text with one token of padding."""
     if _CLEAR.exists():
-        _CLEAR.write_text("5")
+        _CLEAR.write_text("5", encoding="utf-8")
     before = _status("VmRSS")
     half = GPT2Model(config)
     half.ln_f = nn.Identity()
@@ -63,7 +63,7 @@ def measured(config: GPT2Config, batch: int, tokens: int) -> dict[str, int]:
 def _status(key: str) -> int:
     if not _STATUS.exists():
         return 0
-    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(f"{key}:"))
+    line = next(line for line in _STATUS.read_text(encoding="utf-8").splitlines() if line.startswith(f"{key}:"))
     return int(line.split()[1]) * 1024
 
 

@@ -162,7 +162,9 @@ def test_membership_of_texts_that_were_learnt_by_heart(trained, tmp_path_factory
     draw, words = random.Random(0), "the a film movie game phone price city river was is and very not".split()
     rows = [f"{' '.join(draw.choices(words, k=8))},{draw.choice(['pos', 'neg'])}" for _ in range(160)]
     path = tmp_path_factory.mktemp("noise") / "noise.csv"
-    path.write_text("\n".join(["text,label", *rows]) + "\n")  # labels that nothing but memory can tell
+    path.write_text(
+        "\n".join(["text,label", *rows]) + "\n", encoding="utf-8"
+    )  # labels that nothing but memory can tell
     changes = {
         "task_groups": {"g": {"data": {"files": str(path)}}},
         "partition": {"local_test": 0.5},
@@ -232,7 +234,7 @@ def test_command_writes_into_the_run_and_its_report(trained, capsys):
     assert main(["audit", str(run.path), "--attack", "nearest-embedding", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed == run.read_json("audit.json")
-    assert "nearest-embedding" in (run.path / "report.html").read_text()
+    assert "nearest-embedding" in (run.path / "report.html").read_text(encoding="utf-8")
     assert main(["audit", str(run.path), "--attack", "length-from-gradients"]) == 0
     out = capsys.readouterr().out
     assert "privacy score 0.000" in out and "length-from-gradients" in out
@@ -242,7 +244,7 @@ def test_a_config_is_trained_first_and_recorded(toy, tmp_path, capsys, monkeypat
     import yaml
 
     config = toy(training={"rounds": 1, "local_steps": 2}, output={"dir": str(tmp_path / "runs")})
-    (tmp_path / "toy.yaml").write_text(yaml.safe_dump(config))
+    (tmp_path / "toy.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     options = ["--attack", "nearest-embedding", "--examples", "20", "--json"]
     assert main(["audit", str(tmp_path / "toy.yaml"), "seed=3", *options]) == 0
     found = json.loads(capsys.readouterr().out)

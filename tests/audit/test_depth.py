@@ -44,7 +44,7 @@ def test_distance_correlation_of_what_depends_and_what_does_not():
 
 @pytest.fixture
 def config_path(toy, tmp_path):
-    (tmp_path / "toy.yaml").write_text(yaml.safe_dump(toy()))
+    (tmp_path / "toy.yaml").write_text(yaml.safe_dump(toy()), encoding="utf-8")
     return tmp_path / "toy.yaml"
 
 
@@ -53,11 +53,11 @@ def test_what_is_measured_chooses_the_cut(config_path, tmp_path, capsys):
     assert main(["audit", "--by-layer", str(config_path), "--examples", "20", "--output", str(out), "--json"]) == 0
     layers = json.loads(capsys.readouterr().out)
     assert [each["layer"] for each in layers] == [1, 2, 3, 4]
-    assert layers == json.loads((out / "by-layer.json").read_text())
+    assert layers == json.loads((out / "by-layer.json").read_text(encoding="utf-8"))
     assert all(each["client_memory"] > 0 and each["seconds"] > 0 and each["dfil"] > 0 for each in layers)
     assert all(a["client_memory"] < b["client_memory"] for a, b in itertools.pairwise(layers))
     assert (out / "by-layer.png").read_bytes()[:4] == b"\x89PNG" and b"<svg" in (out / "by-layer.svg").read_bytes()
-    leakage = json.loads((out / "leakage.json").read_text())["layer"]
+    leakage = json.loads((out / "leakage.json").read_text(encoding="utf-8"))["layer"]
     assert leakage == {str(e["layer"]): pytest.approx(e["leakage"], abs=1e-4) for e in layers}
     model = load_config(config_path).config.model.name
     choose = [
@@ -91,7 +91,7 @@ def test_recovery_from_the_packaged_encoder_is_what_is_known_of_it(tmp_path):
         "task_groups": groups,
         "clients": {"a": {"task_group": "q"}},
     }
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     federation = build(load_config(tmp_path / "config.yaml").config)
     layers = measure_depth(federation, 128)
     for each in layers:

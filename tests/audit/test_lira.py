@@ -36,7 +36,7 @@ def learnt(toy, tmp_path_factory):
         told = [{"pos": "good", "neg": "bad"}[label]] * 3 if i % 2 else draw.choices(words, k=3)
         rows.append(f"{' '.join([*draw.choices(words, k=5), *told])},{label}")
     path = tmp_path_factory.mktemp("mixed") / "mixed.csv"
-    path.write_text("\n".join(["text,label", *rows]) + "\n")
+    path.write_text("\n".join(["text,label", *rows]) + "\n", encoding="utf-8")
     config = toy(
         mode="federated",
         task_groups={"g": {"data": {"files": str(path)}}},

@@ -48,6 +48,6 @@ def test_they_are_recorded_and_shown(trained, changes, mechanism):
 def test_without_a_mechanism_records_are_as_they_were(trained):
     run = trained(audit={"record": {"rounds": [1]}})
     for name in ("metrics.jsonl", "clients.jsonl"):
-        assert "norms" not in (run.path / name).read_text()
+        assert "norms" not in (run.path / name).read_text(encoding="utf-8")
     assert audit(Evidence.of_run(run), ["length-from-gradients"])["norms"] == []
     assert "before clipping" not in page(run)

@@ -76,7 +76,7 @@ def test_only_the_clients_and_bytes_that_were_asked_for(trained):
     assert {m.client for m in recorded_messages(run)} == {"b-1"}
     assert sum(map(len, files(run).values())) <= 15_000
     assert run.read_json("manifest.json")["recording"]["complete"] is False
-    assert "audit.record.limit, 15 kB, is reached" in (run.path / "log.txt").read_text()
+    assert "audit.record.limit, 15 kB, is reached" in (run.path / "log.txt").read_text(encoding="utf-8")
 
 
 @pytest.fixture
@@ -98,7 +98,10 @@ HARM = {
         "is not in messages/index",
     ),
     "not listed": (
-        lambda path: [index := path.parents[2] / "index.jsonl", index.write_text(index.read_text() * 2)],
+        lambda path: [
+            index := path.parents[2] / "index.jsonl",
+            index.write_text(index.read_text(encoding="utf-8") * 2, encoding="utf-8"),
+        ],
         "more was added after the run ended",
     ),
 }
@@ -137,7 +140,7 @@ def test_a_run_that_goes_on_records_what_one_that_was_not_stopped_does(trained, 
     whole = trained(audit={"record": {"rounds": [1, 2]}})
     monkeypatch.setattr(session, "write_report", lambda run, manifest: run.write_text("report.html", ""))
     config = toy(audit={"record": {"rounds": [1]}}, training={"rounds": 1}, output={"dir": str(tmp_path / "runs")})
-    (tmp_path / "toy.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    (tmp_path / "toy.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
     assert main(["train", str(tmp_path / "toy.yaml")]) == 0
     (made,) = (tmp_path / "runs").glob("*")
     assert main(["train", "--resume", str(made), "training.rounds=2", "audit.record.rounds=[1, 2]"]) == 0
@@ -157,6 +160,6 @@ def test_a_run_that_goes_on_records_what_one_that_was_not_stopped_does(trained, 
 def test_bad_keys(toy, tmp_path, capsys, record, says):
     import yaml
 
-    (tmp_path / "toy.yaml").write_text(yaml.safe_dump(toy(audit={"record": record})))
+    (tmp_path / "toy.yaml").write_text(yaml.safe_dump(toy(audit={"record": record})), encoding="utf-8")
     assert main(["validate", str(tmp_path / "toy.yaml")]) == 2
     assert says in capsys.readouterr().err

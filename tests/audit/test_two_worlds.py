@@ -62,7 +62,7 @@ def small(toy, tmp_path):
         training = {"rounds": 1, "local_steps": 1, "batch_size": 4, "client_optimizer": {"name": "sgd", "lr": 0.1}}
         config = toy(**{"training": training, **changes})
         config["task_groups"]["g"]["data"] |= {"limit": 24, "test_limit": 2}
-        (tmp_path / "toy.yaml").write_text(yaml.safe_dump(config))
+        (tmp_path / "toy.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
         return str(tmp_path / "toy.yaml")
 
     return write

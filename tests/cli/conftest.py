@@ -23,7 +23,7 @@ def config_file(tmp_path, data, model_folder):
     def write(task="sequence-classification", **changes) -> Path:
         config = toy_config(model_folder, data, tmp_path / "runs", task, **nested({"server": {"rank": 2}}, changes))
         path = tmp_path / "config.yaml"
-        path.write_text(yaml.safe_dump(config, sort_keys=False))
+        path.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
         return path
 
     return write

@@ -17,7 +17,7 @@ def two_tasks(config_file, tmp_path):
     groups = {}
     for name, labels in (("g", {"pos": "pos", "neg": "neg"}), ("h", {"pos": "neg", "neg": "pos"})):
         file = tmp_path / f"{name}.csv"
-        file.write_text("text,label\n" + "".join(f"{text},{labels[label]}\n" for text, label in rows))
+        file.write_text("text,label\n" + "".join(f"{text},{labels[label]}\n" for text, label in rows), encoding="utf-8")
         groups[name] = {"task": "sequence-classification", "classes": ["neg", "pos"], "data": {"files": str(file)}}
     clients = {"d": {"task_group": "h", "rank": 2, "count": 5}}
     return config_file(task_groups=groups, clients=clients, training={"batch_size": 16})

@@ -119,7 +119,7 @@ def test_show_prints_a_config_that_loads_to_the_same(config, capsys) -> None:
     assert main(["config", "show", "x.yaml", "training.rounds=3", "clients.phone-1.rank={0: 2}"]) == 0
     out, err = capsys.readouterr()
     assert "  rounds: 3  # override\n" in out and "    rank: 16  # x.yaml:3" in out and err == ""
-    (config.parent / "y.yaml").write_text(out)
+    (config.parent / "y.yaml").write_text(out, encoding="utf-8")
     assert (
         load_config("y.yaml").config
         == load_config("x.yaml", ["training.rounds=3", "clients.phone-1.rank={0: 2}"]).config
@@ -169,7 +169,7 @@ def test_init_prints_what_it_would_write(tmp_path, monkeypatch, capsys) -> None:
     assert main(["init", "minilm"]) == 0
     printed = capsys.readouterr().out
     assert main(["init", "minilm", "--out", "experiment.yaml"]) == 0
-    assert (tmp_path / "experiment.yaml").read_text() == printed
+    assert (tmp_path / "experiment.yaml").read_text(encoding="utf-8") == printed
     assert len(list(tmp_path.iterdir())) == 1
 
 

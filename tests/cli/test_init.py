@@ -55,7 +55,7 @@ def test_a_packaged_model_is_not_fetched_to_be_named(monkeypatch, capsys):
 
 def test_the_config_says_what_was_seen_and_what_was_asked_for(here, model_folder):
     rows = [f"{i},{'win a prize' if i % 3 else 'see you'} {i},{'spam' if i % 3 else 'ham'}" for i in range(60)]
-    (here / "mails.csv").write_text("\n".join(["id,message,kind", *rows]) + "\n")
+    (here / "mails.csv").write_text("\n".join(["id,message,kind", *rows]) + "\n", encoding="utf-8")
     devices = ["--device", "laptop-8gib", "--device", "phone-2gib", "--clients", "3"]
     assert main(["init", model_folder("bert"), "--data", "mails.csv", *devices, "--out", "x.yaml"]) == 0
     config = load_config("x.yaml").config
@@ -64,7 +64,7 @@ def test_the_config_says_what_was_seen_and_what_was_asked_for(here, model_folder
     assert (group.location, group.text, group.label) == ([str(here / "mails.csv")], "message", "kind")
     clients = {name: (each.device, each.rank, each.count) for name, each in config.clients.items()}
     assert clients == {"phone-2gib": ("phone-2gib", 4, 2), "laptop-8gib": ("laptop-8gib", 8, 1)}
-    text = (here / "x.yaml").read_text()
+    text = (here / "x.yaml").read_text(encoding="utf-8")
     assert "# mails.csv: 60 rows for sequence-classification; text is message, label is kind; not read: id\n" in text
     assert "# 2 classes: spam 40, ham 20\n# tokens: half of the examples have at most " in text
     assert "\n      files: mails.csv\n" in text
@@ -123,7 +123,7 @@ def test_what_cannot_be_is_one_line_and_nothing_is_written(
 
 def test_on_a_terminal_it_asks_until_it_can_read_the_answers(data, here, model_folder, capsys, monkeypatch):
     tone = str(data / "tone.csv")
-    (here / "old.yaml").write_text("mine\n")
+    (here / "old.yaml").write_text("mine\n", encoding="utf-8")
     answers = iter(
         [
             *("nowhere.csv", tone, "classify", "", "", "", "none", "2", "phone", "phone-2gib, laptop-8gib"),
@@ -146,7 +146,7 @@ def test_on_a_terminal_it_asks_until_it_can_read_the_answers(data, here, model_f
 
 def test_skew_is_for_clients_with_many_rows(here, model_folder):
     rows = [f"film {i} is {'good' if i % 2 else 'bad'},{i % 2}" for i in range(130)]
-    (here / "d.csv").write_text("\n".join(["text,label", *rows]) + "\n")
+    (here / "d.csv").write_text("\n".join(["text,label", *rows]) + "\n", encoding="utf-8")
     wanted = _start.Wanted(data=here / "d.csv", model=model_folder("bert"))
     assert _start.start_with(wanted, here / "x.yaml").scheme == "dirichlet-label"
     assert _start.start_with(wanted._replace(clients=8), here / "x.yaml").scheme == "iid"
@@ -154,7 +154,7 @@ def test_skew_is_for_clients_with_many_rows(here, model_folder):
 
 @pytest.mark.parametrize("second", ["a", "{} apples"])
 def test_a_file_without_a_header_is_not_guessed_at(second, here, capsys):
-    (here / "bare.csv").write_text("".join(f"word {i},{second.format(i)}\n" for i in range(50)))
+    (here / "bare.csv").write_text("".join(f"word {i},{second.format(i)}\n" for i in range(50)), encoding="utf-8")
     assert main(["init", "--data", "bare.csv"]) == 2
     err, columns = capsys.readouterr().err, f"'word 0', '{second.format(0)}'"
     assert err.startswith(f"error: bare.csv: the first line names the columns: {columns}; is the header line missing?")
@@ -162,7 +162,7 @@ def test_a_file_without_a_header_is_not_guessed_at(second, here, capsys):
 
 
 def test_an_error_that_may_follow_from_a_guess_says_the_guess(here, model_folder, capsys):
-    (here / "notes.csv").write_text("text\n" + "".join(f"note {i}\n" for i in range(50)))
+    (here / "notes.csv").write_text("text\n" + "".join(f"note {i}\n" for i in range(50)), encoding="utf-8")
     assert main(["init", "--data", "notes.csv", "--model", model_folder("bert")]) == 2
     err = capsys.readouterr().err
     guess = "notes.csv: 50 rows for causal-lm; text; task and columns are guessed: --task and --column choose others"

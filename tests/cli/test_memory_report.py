@@ -119,7 +119,7 @@ def test_picture(config_file, report, tmp_path):
     report(path, "--plot", tmp_path / "where.svg", "--json")
     with Image.open(tmp_path / "where.png") as picture:
         assert picture.width > 600
-    assert (tmp_path / "where.svg").read_text().lstrip().startswith("<?xml")
+    assert (tmp_path / "where.svg").read_text(encoding="utf-8").lstrip().startswith("<?xml")
 
 
 def test_many_clients_are_counted(config_file):
@@ -163,14 +163,16 @@ def make_run_folder(tmp_path):
 
 
 def test_a_damaged_manifest_is_named(make_run_folder, report):
-    (make_run_folder / "manifest.json").write_text("[]")
+    (make_run_folder / "manifest.json").write_text("[]", encoding="utf-8")
     assert "manifest.json is damaged: no status" in report(make_run_folder, code=3)
 
 
 def test_run_whose_model_is_gone(config_file, no_pictures, report, tmp_path):
     run = train(config_file("sequence-classification", training={"rounds": 1}))
-    text = (run.path / "config.yaml").read_text().replace("split_layer: 2", "split_layer: 3")
-    (run.path / "config.yaml").write_text(text.replace("model:\n  name: ", "model:\n  name: /nowhere"))
+    text = (run.path / "config.yaml").read_text(encoding="utf-8").replace("split_layer: 2", "split_layer: 3")
+    (run.path / "config.yaml").write_text(
+        text.replace("model:\n  name: ", "model:\n  name: /nowhere"), encoding="utf-8"
+    )
     assert "no prediction:" in report(run.path)
     assert json.loads(report(run.path, "--json"))["prediction"] is None
     assert open_run(run.path).read_json("memory.json")["clients"].keys() == {"a", "b-1", "b-2"}

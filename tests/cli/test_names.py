@@ -25,7 +25,9 @@ def test_each_has_a_folder_of_its_own_everywhere(config_file, data):
         folders = folder_names(names)
         found = {folder.name: folder for folder in (run.path / "adapters" / kind).iterdir()}
         assert len({name.casefold() for name in found}) == len(names)
-        owners = {json.loads((found[folders[name]] / "origin.json").read_text())["owner"] for name in names}
+        owners = {
+            json.loads((found[folders[name]] / "origin.json").read_text(encoding="utf-8"))["owner"] for name in names
+        }
         assert owners == set(names)
     messages = recorded_messages(run)
     assert {message.client for message in messages} == set(NAMES)
@@ -35,8 +37,8 @@ def test_each_has_a_folder_of_its_own_everywhere(config_file, data):
 
 
 def with_clients(path, clients):
-    config = yaml.safe_load(path.read_text())
-    path.write_text(yaml.safe_dump({**config, "clients": clients}, sort_keys=False))
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    path.write_text(yaml.safe_dump({**config, "clients": clients}, sort_keys=False), encoding="utf-8")
     return path
 
 

@@ -246,7 +246,7 @@ def test_devices_of_a_config(run, config_file):
 def test_leakage_of_a_file(run, tmp_path):
     path = tmp_path / "leak.json"
     shares = {str(layer): round(1 - 0.05 * layer, 2) for layer in range(1, 13)}
-    path.write_text(json.dumps({"layer": shares, "attack": "nearest embedding", "source": "a trial"}))
+    path.write_text(json.dumps({"layer": shares, "attack": "nearest embedding", "source": "a trial"}), encoding="utf-8")
     known = ["split-point", "gpt2", "--device", "phone-2gib", "--memory", "500 MiB", "--leakage", str(path)]
     code, out, _ = run(*known, "--max-leakage", "0.82")
     assert code == 0 and "leakage: nearest embedding (a trial)" in out and "a split alone is not private" in out
@@ -269,7 +269,7 @@ def test_leakage_of_a_file(run, tmp_path):
 
 def test_a_wide_table_with_leakage(run, tmp_path):
     path = tmp_path / "leak.json"
-    path.write_text(json.dumps({"layer": {"1": 0.999}, "attack": "a", "source": "b"}))
+    path.write_text(json.dumps({"layer": {"1": 0.999}, "attack": "a", "source": "b"}), encoding="utf-8")
     on_laptop = ["llama-3-70b", "--device", "laptop-8gib", "--max-length", "512"]
     _, out, _ = run("split-point", *on_laptop, "--leakage", str(path))
     shown = [line for line in out.splitlines() if not line.startswith("split layer")]

@@ -29,8 +29,8 @@ def auto_config(config_file):
         path = config_file(clients=clients, devices=DEVICES, allocation={"r_max": 16}, **changes)
         free = plan_ranks(load_config(path).config, "uniform").clients[0]
         unit = (64 * 16 + 4 * 4 * 32) * 2  # two layers of width 32, 4 x 32 tokens, two adapters a layer
-        text = path.read_text().replace("1 GiB", f"{free.memory.peak - 15 * unit} B")
-        path.write_text(text)
+        text = path.read_text(encoding="utf-8").replace("1 GiB", f"{free.memory.peak - 15 * unit} B")
+        path.write_text(text, encoding="utf-8")
         return path
 
     return write
@@ -118,17 +118,17 @@ def failure(capsys, *args):
 
 def test_nothing_is_overwritten(auto_config, tmp_path, capsys):
     path, new = auto_config(), tmp_path / "mine.yaml"
-    new.write_text("mine")
+    new.write_text("mine", encoding="utf-8")
     code, text = failure(capsys, path, "--write", new)
     assert code == 2 and f"{new}: exists already and is not overwritten" in text
-    assert new.read_text() == "mine"
+    assert new.read_text(encoding="utf-8") == "mine"
     code, text = failure(capsys, path, "--uniform", "--write", tmp_path / "no" / "folder.yaml")
     assert code == 1 and "cannot be written" in text
 
 
 def test_a_client_that_does_not_fit_is_one_line_with_its_place(auto_config, capsys):
     path = auto_config()
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     line = 1 + next(i for i, each in enumerate(text.splitlines()) if each.strip() == "rank: auto")
     code, said = failure(capsys, path, "devices.small.memory=10 KiB")
     assert code == 2

@@ -118,4 +118,6 @@ def test_a_sweep_runs_side_by_side(config_file, tmp_path, capsys):
     assert [row["run"] for row in again[::2]] == [row["run"] for row in rows[::2]]
     assert main(["sweep", str(config_file()), "seed=0,1", "engine.name=ray", "--engine", "ray"]) == 2
     assert "a sweep on ray runs trials side by side" in capsys.readouterr().err
-    assert os.environ["RAY_AUTH_TOKEN"] not in "".join(p.read_text() for p in (tmp_path / "runs").rglob("*.json"))
+    assert os.environ["RAY_AUTH_TOKEN"] not in "".join(
+        p.read_text(encoding="utf-8") for p in (tmp_path / "runs").rglob("*.json")
+    )

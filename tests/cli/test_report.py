@@ -50,7 +50,7 @@ def test_a_run_that_another_process_writes_is_reported_elsewhere(run, report, tm
 def test_a_sweep_has_a_page_too(run, report, tmp_path):
     folder = tmp_path / "runs" / "a_sweep"
     folder.mkdir()
-    (folder / "sweep.json").write_text(json.dumps({"runs": []}))
+    (folder / "sweep.json").write_text(json.dumps({"runs": []}), encoding="utf-8")
     assert json.loads(report(folder, "--json")) == {"report": str(folder / "report.html")}
     assert "0 of 0 runs finished" in (folder / "report.html").read_text(encoding="utf-8")
 
@@ -62,10 +62,10 @@ def test_what_cannot_be_reported_is_named(run, report, tmp_path):
 
 def test_a_file_that_is_no_report_is_not_overwritten(run, report, tmp_path):
     config, made = tmp_path / "offline.yaml", tmp_path / "result.html"
-    config.write_text("name: offline\n")
+    config.write_text("name: offline\n", encoding="utf-8")
     refused = report(run.path, "--output", config, code=2)
     assert "is no report that atlas wrote" in refused and refused.count("\n") == 1
-    assert config.read_text() == "name: offline\n"
+    assert config.read_text(encoding="utf-8") == "name: offline\n"
     for _ in range(2):
         report(run.path, "--output", made)
     for output, why in ((tmp_path, "is a folder"), (tmp_path / "no" / "x.html", f"no folder {tmp_path / 'no'}")):

@@ -20,7 +20,7 @@ RUN = {"rounds": 4, "local_steps": 2, "cohort": 0.5}
 
 
 def records(run, name):
-    lines = (run.path / name).read_text().splitlines()
+    lines = (run.path / name).read_text(encoding="utf-8").splitlines()
     return [{k: v for k, v in json.loads(line).items() if k not in TIMINGS} for line in lines]
 
 
@@ -42,7 +42,7 @@ def stop_after(run, number):
         if int(folder.name.removeprefix("round-")) > number:
             shutil.rmtree(folder)
     shutil.rmtree(run.path / "adapters")
-    with (run.path / "metrics.jsonl").open("a") as file:
+    with (run.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
         file.write('{"round": 5, "task_gro')
 
 

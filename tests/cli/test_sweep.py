@@ -101,7 +101,7 @@ def test_figures_are_those_of_the_runs(sweep):
     assert mean["task_groups"]["g"]["mean"] == pytest.approx(sum(accuracy.values()) / 3)
     assert mean["task_groups"]["g"]["sd"] == pytest.approx(statistics.stdev(accuracy.values()))
     (kept,) = sweep.runs.glob("*_toy_sweep/sweep.json")
-    assert json.loads(kept.read_text()) == said
+    assert json.loads(kept.read_text(encoding="utf-8")) == said
     page = (kept.parent / "report.html").read_text(encoding="utf-8")
     assert "3 of 3 runs finished." in page and f"../{runs[0].path.name}/report.html" in page and "refresh" not in page
 
@@ -164,7 +164,7 @@ def test_a_config_that_changes_meanwhile(sweep, monkeypatch, started):
 
     def edit(arguments, log):
         file = Path(sweep.file)
-        file.write_text(file.read_text().replace("local_steps: 2", "local_steps: 3"))
+        file.write_text(file.read_text(encoding="utf-8").replace("local_steps: 2", "local_steps: 3"), encoding="utf-8")
         return train(arguments, log)
 
     monkeypatch.setattr(trial, "train", edit)

@@ -23,13 +23,13 @@ def test_what_a_process_printed_last_is_the_reason(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # where no other file is near
     log = tmp_path / "log"
     assert train(["nothing.yaml"], log) == ("nothing.yaml: no such file", False)
-    assert log.read_text() == "error: nothing.yaml: no such file\n"
+    assert log.read_text(encoding="utf-8") == "error: nothing.yaml: no such file\n"
     assert train(["--nothing"], log) == ("Error: No such option: --nothing", False)
 
 
 def test_modules_in_the_current_folder_are_not_imported(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "random.py").write_text("raise RuntimeError('of the user')")
+    (tmp_path / "random.py").write_text("raise RuntimeError('of the user')", encoding="utf-8")
     assert train(["nothing.yaml"], tmp_path / "log")[0] == "nothing.yaml: no such file"
 
 
@@ -65,7 +65,7 @@ def test_stopped_by_a_signal(config_file, tmp_path, number):
     assert (sweep.returncode, err) == (130, "stopping after this step; once more stops at once\n")
     assert "1 0    interrupted" in out and "2 1    not started" in out
     (run,) = (manifest.parent for manifest in (tmp_path / "runs").glob("*/manifest.json"))
-    assert json.loads((run / "manifest.json").read_text())["status"] == "interrupted"
+    assert json.loads((run / "manifest.json").read_text(encoding="utf-8"))["status"] == "interrupted"
     assert not (run / "lock.json").exists()
     dry = subprocess.run([*command, "--dry-run", "--json"], capture_output=True, text=True, check=True)
     assert [each["would"] for each in json.loads(dry.stdout)["runs"]] == ["resume", "run"]

@@ -20,7 +20,7 @@ ROWS = [f"the film was {word} {i},{label}" for i in range(10) for word, label in
 def write(tmp_path, monkeypatch, model_folder):
     """``write(change)``: the config after ``change(config)``, as config.yaml in the current folder."""
     monkeypatch.chdir(tmp_path)
-    Path("data.csv").write_text("\n".join(["text,label", *ROWS]) + "\n")
+    Path("data.csv").write_text("\n".join(["text,label", *ROWS]) + "\n", encoding="utf-8")
 
     def make(change=lambda config: None, family="bert") -> str:
         config = {
@@ -32,7 +32,7 @@ def write(tmp_path, monkeypatch, model_folder):
             "training": {"rounds": 2, "local_steps": 3, "batch_size": 4, "max_length": 32},
         }
         change(config)
-        Path("config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+        Path("config.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
         return "config.yaml"
 
     return make
@@ -182,8 +182,8 @@ def test_bad_input(write, capsys, problem):
 )
 def test_bad_files_and_arguments(write, capsys, arguments, code, says):
     write()
-    Path("broken.yaml").write_text("name: x\ntraining: {rounds: 1\n")
-    Path("twice.yaml").write_text("name: x\nname: y\n")
+    Path("broken.yaml").write_text("name: x\ntraining: {rounds: 1\n", encoding="utf-8")
+    Path("twice.yaml").write_text("name: x\nname: y\n", encoding="utf-8")
     Path("latin.yaml").write_bytes(b"name: caf\xe9\n")
     assert main(["train", *arguments]) == code
     one_error(capsys, says)
@@ -203,7 +203,7 @@ def test_read_only_folder(write, capsys, tmp_path):
 
 def the_run():
     (run,) = Path("runs").iterdir()
-    return run, json.loads((run / "manifest.json").read_text())
+    return run, json.loads((run / "manifest.json").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("mode", ["split-federated", "federated"])
@@ -215,8 +215,10 @@ def test_values_that_are_not_finite_stop_the_run_and_keep_what_it_wrote(write, c
     assert "client" in line and "round 1" in line
     run, manifest = the_run()
     assert manifest["status"] == "failed" and manifest["error"] in line
-    assert "failed: NonFiniteError" in (run / "log.txt").read_text()
-    assert [json.loads(text)["round"] for text in (run / "metrics.jsonl").read_text().splitlines()] == [0]
+    assert "failed: NonFiniteError" in (run / "log.txt").read_text(encoding="utf-8")
+    assert [json.loads(text)["round"] for text in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()] == [
+        0
+    ]
     assert (run / "config.yaml").is_file() and not (run / "adapters").exists()
 
 
@@ -269,7 +271,9 @@ def test_an_error_of_a_plugin_names_it_and_where_it_was(write, capsys, install):
     run, manifest = the_run()
     assert line.startswith(f"error: {manifest['error']}; the traceback is in {run / 'log.txt'}; round 1 is kept")
     assert manifest["error"].startswith("aggregation method 'broken' (") and manifest["error"].endswith(said)
-    assert "Traceback" in (run / "log.txt").read_text() and "updates / 0" in (run / "log.txt").read_text()
+    assert "Traceback" in (run / "log.txt").read_text(encoding="utf-8") and "updates / 0" in (
+        run / "log.txt"
+    ).read_text(encoding="utf-8")
 
 
 def test_a_run_goes_on_with_a_mended_plugin_where_that_is_asked_for_and_says_so(write, capsys, install, tmp_path):
@@ -280,7 +284,9 @@ def test_a_run_goes_on_with_a_mended_plugin_where_that_is_asked_for_and_says_so(
     assert capsys.readouterr().err.endswith(f"round 1 is kept; to go on when its code is mended: {resume}\n")
 
     file = tmp_path / "lab-broken/lab_broken.py"
-    file.write_text(BROKEN_METHOD.replace("updates / 0", "super().aggregate(current, updates, context)  # mended"))
+    file.write_text(
+        BROKEN_METHOD.replace("updates / 0", "super().aggregate(current, updates, context)  # mended"), encoding="utf-8"
+    )
     del sys.modules["lab_broken"]
     assert main(["train", "--resume", str(run)]) == 2
     one_error(capsys, "code that computes has changed: lab_broken.py; restore it or start anew, or go on with it")

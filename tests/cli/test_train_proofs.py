@@ -63,7 +63,7 @@ def test_stock_peft_gives_the_reported_test_loss(config_file, data, family, chan
         model = PeftModel.from_pretrained(base, str(folder)).eval() if name == "adapted" else base.eval()
         head = load_file(folder / "head.safetensors")
         total = 0.0
-        rows = [line.split(",") for line in (data / "tone_test.csv").read_text().splitlines()[1:]]
+        rows = [line.split(",") for line in (data / "tone_test.csv").read_text(encoding="utf-8").splitlines()[1:]]
         for text, label in rows:
             with torch.no_grad():
                 hidden = model(**tokenizer(text, return_tensors="pt")).last_hidden_state
@@ -91,7 +91,7 @@ def comparable(run):
             timed = ("seconds", "samples_per_second")
             files[name] = [{k: v for k, v in m.items() if k not in timed} for m in run.read_lines(name)]
         elif path.match("round-*/manifest.json"):
-            listed = json.loads(path.read_text())["files"]
+            listed = json.loads(path.read_text(encoding="utf-8"))["files"]
             files[name] = {file: facts for file, facts in listed.items() if file != "records.json"}
         elif name not in ("manifest.json", "log.txt", "report.html", "sums.jsonl") and path.name != "records.json":
             files[name] = path.read_bytes()  # sums and hashes of lines are of their seconds, too

@@ -164,7 +164,7 @@ def hidden_tasks(make_config, tmp_path):
     file = tmp_path / "hidden.csv"
     tests = [[f"the film was {word}", label] for word, label in (("fine", "pos"), ("poor", "neg"))]
     for path, part in ((file, rows), (file.with_name("test.csv"), tests)):
-        with path.open("w", newline="") as out:
+        with path.open("w", newline="", encoding="utf-8") as out:
             csv.writer(out).writerows([["text", "label"], *part])
     names = [*(f"a-{k + 1}" for k in range(4)), "b", "c"]
     shards = {name: [f"{60 * k}-{60 * k + 59}"] for k, name in enumerate(names)}

@@ -29,11 +29,11 @@ def here(tmp_path, monkeypatch):
 def write(*paths):
     for path in map(Path, paths):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"text,label\n{path},x\n")
+        path.write_text(f"text,label\n{path},x\n", encoding="utf-8")
 
 
 def files(here, given, *overrides, more="", test=None):
-    (here / "configs" / "c.yaml").write_text(CONFIG.format(files=given, more=more))
+    (here / "configs" / "c.yaml").write_text(CONFIG.format(files=given, more=more), encoding="utf-8")
     return load_config(os.path.relpath(here / "configs" / "c.yaml"), overrides).config.task_groups["g"].data.files
 
 
@@ -86,7 +86,7 @@ def test_the_command_line_speaks_of_the_working_directory(here, capsys):
 
 def test_a_folder_with_brackets_is_no_pattern(here, monkeypatch):
     write("a[1]/d.csv")
-    (here / "a[1]" / "c.yaml").write_text(CONFIG.format(files="'*.csv'", more=", adapter: start"))
+    (here / "a[1]" / "c.yaml").write_text(CONFIG.format(files="'*.csv'", more=", adapter: start"), encoding="utf-8")
     (here / "a[1]" / "start").mkdir()
     group = load_config("a[1]/c.yaml").config.task_groups["g"]
     assert group.data.files == str(here / "a[[]1]" / "*.csv")
@@ -95,9 +95,9 @@ def test_a_folder_with_brackets_is_no_pattern(here, monkeypatch):
 
 def test_the_resolved_config_means_the_same_elsewhere(here, monkeypatch):
     write("configs/d.csv", "run/d.csv", "elsewhere/d.csv")
-    (here / "configs" / "c.yaml").write_text(CONFIG.format(files="d.csv", more=""))
+    (here / "configs" / "c.yaml").write_text(CONFIG.format(files="d.csv", more=""), encoding="utf-8")
     first = load_config("configs/c.yaml").config
-    (here / "run" / "config.yaml").write_text(dump_config(first))
+    (here / "run" / "config.yaml").write_text(dump_config(first), encoding="utf-8")
     monkeypatch.chdir(here / "elsewhere")
     assert load_config(here / "run" / "config.yaml").config == first
 
@@ -107,9 +107,11 @@ def test_a_model_with_a_folder_in_its_name_is_found_beside_the_config(here, monk
     (here / "configs" / "gpt2").mkdir()
     for given, found in (("models/tiny", str(here / "configs" / "models" / "tiny")), ("gpt2", "gpt2"), ("a/b", "a/b")):
         text = CONFIG.format(files="d.csv", more="").replace("minilm", f"{given}, tokenizer: {given}")
-        (here / "configs" / "c.yaml").write_text(text)
+        (here / "configs" / "c.yaml").write_text(text, encoding="utf-8")
         model = load_config("configs/c.yaml").config.model
         assert (model.name, model.tokenizer) == (found, found)
     monkeypatch.chdir(here / "configs")
-    (here / "configs" / "c.yaml").write_text(CONFIG.format(files="d.csv", more="").replace("minilm", "models/tiny"))
+    (here / "configs" / "c.yaml").write_text(
+        CONFIG.format(files="d.csv", more="").replace("minilm", "models/tiny"), encoding="utf-8"
+    )
     assert load_config("c.yaml").config.model.name == "models/tiny"  # as it is, where it is found

@@ -112,7 +112,7 @@ training: {rounds: 10, max_grad_norm: null,
 
 def test_show_names_the_origin_of_every_changed_value_and_of_no_other(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "x.yaml").write_text(FILE)
+    (tmp_path / "x.yaml").write_text(FILE, encoding="utf-8")
     text = show_config(
         load_config("x.yaml", ["training.local_steps=3", "clients.phones.count=2", "server={rank: 4}", "seed=0"])
     )
@@ -140,7 +140,7 @@ def test_show_names_the_origin_of_every_changed_value_and_of_no_other(tmp_path, 
 
 
 def test_a_dump_says_every_default(tmp_path) -> None:
-    (tmp_path / "x.yaml").write_text(FILE)
+    (tmp_path / "x.yaml").write_text(FILE, encoding="utf-8")
     dumped = parse(dump_config(load_config(tmp_path / "x.yaml").config), "x").data
     assert dumped["training"]["server_optimizer"] == {
         "name": "adamw",

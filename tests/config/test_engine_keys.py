@@ -16,7 +16,7 @@ BASE = {
 
 def load(tmp_path, engine, **changes):
     path = tmp_path / "toy.yaml"
-    path.write_text(yaml.safe_dump({**BASE, "engine": engine, **changes}, sort_keys=False))
+    path.write_text(yaml.safe_dump({**BASE, "engine": engine, **changes}, sort_keys=False), encoding="utf-8")
     return load_config(path).config
 
 

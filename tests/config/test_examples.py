@@ -24,12 +24,12 @@ def test_a_name_is_a_file_here_before_it_is_an_example(here):
     name = Path("quickstart")
     path, note = config_file(name)
     assert path == SHIPPED and note == f"quickstart is the example {SHIPPED} (atlas init --example copies it)"
-    (here / "quickstart.yaml").write_text("name: mine\n")
+    (here / "quickstart.yaml").write_text("name: mine\n", encoding="utf-8")
     assert config_file(name) == (
         Path("quickstart.yaml"),
         "quickstart is quickstart.yaml here, not the example of that name",
     )
-    (here / "quickstart").write_text("name: mine\n")
+    (here / "quickstart").write_text("name: mine\n", encoding="utf-8")
     assert config_file(name) == (name, None)
 
 
@@ -52,7 +52,9 @@ def test_commands_take_the_name(capsys):
 def test_in_a_wheel_they_lie_in_the_package(here, monkeypatch):
     (here / "examples").mkdir()
     monkeypatch.setattr(examples, "PACKAGE_FOLDER", here)
-    (here / "examples" / "one.yaml").write_text("# What it is,\n# in two lines.\n#\n# More.\nname: one\n")
+    (here / "examples" / "one.yaml").write_text(
+        "# What it is,\n# in two lines.\n#\n# More.\nname: one\n", encoding="utf-8"
+    )
     assert examples.examples() == {"one": ("one", here / "examples" / "one.yaml", "What it is, in two lines.")}
 
 
@@ -70,7 +72,7 @@ def test_a_copy_has_its_data_beside_it(name, here, capsys):
 
 def test_nothing_is_overwritten_and_then_nothing_is_written(here, capsys):
     (here / "data").mkdir()
-    (here / "data" / "ner-sample.conll").write_text("mine O\n")
+    (here / "data" / "ner-sample.conll").write_text("mine O\n", encoding="utf-8")
     assert main(["init", "--example", "offline"]) == 2
     assert capsys.readouterr().err.startswith(f"error: {Path('data/ner-sample.conll')}: exists already")
     assert [path.name for path in here.rglob("*") if path.is_file()] == ["ner-sample.conll"]

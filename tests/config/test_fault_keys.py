@@ -19,7 +19,7 @@ DEVICES = {"clients": {name: {**client, "device": "phone-2gib"} for name, client
 def write(tmp_path, changes):
     config = {**BASE, **changes, "training": {**BASE["training"], **changes.get("training", {})}}
     path = tmp_path / "toy.yaml"
-    path.write_text(yaml.safe_dump(config, sort_keys=False))
+    path.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
     return path
 
 
@@ -61,7 +61,7 @@ def test_bad_values(tmp_path, changes, key, says):
     assert says in rest
     number = int(place.removeprefix(f"{path}:"))
     last = key.rpartition(".")[2] if says != "is missing" else "a"
-    assert path.read_text().splitlines()[number - 1].lstrip().startswith(f"{last}:")
+    assert path.read_text(encoding="utf-8").splitlines()[number - 1].lstrip().startswith(f"{last}:")
 
 
 def test_all_of_them_together(tmp_path):

@@ -261,7 +261,7 @@ def test_many_mistakes_are_cut_short(tmp_path, monkeypatch) -> None:
 
 def test_a_good_config_knows_where_its_keys_are(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "x.yaml").write_text(GOOD)
+    (tmp_path / "x.yaml").write_text(GOOD, encoding="utf-8")
     loaded = load_config("x.yaml", ["training.rounds=5", "server={rank: 2}"])
     assert loaded.config.training.rounds == 5 and loaded.config.server.rank == 2
     assert loaded.origins["clients.phone-1.rank"] == "x.yaml:12"
@@ -278,7 +278,7 @@ def test_a_good_config_knows_where_its_keys_are(tmp_path, monkeypatch) -> None:
 
 def test_locating_fills_the_place_of_a_later_error(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "x.yaml").write_text(GOOD)
+    (tmp_path / "x.yaml").write_text(GOOD, encoding="utf-8")
     loaded = load_config("x.yaml", ["model.split_layer=9"])
     for error, text in [
         (ConfigError("does not fit", key="clients.phone-1.rank"), "x.yaml:12: clients.phone-1.rank: does not fit"),

@@ -77,7 +77,7 @@ VALUES = st.recursive(
 @given(st.lists(st.tuples(st.sampled_from(PATHS), VALUES), min_size=1, max_size=3))
 def test_any_value_anywhere_loads_or_is_a_config_error(tmp_path, changes: list[tuple[str, str]]) -> None:
     path = tmp_path / "x.yaml"
-    path.write_text(GOOD)
+    path.write_text(GOOD, encoding="utf-8")
     try:
         load_config(path, [f"{key}={value}" for key, value in changes])
     except ConfigError as error:

@@ -32,7 +32,7 @@ def document(**changes):
 
 def loaded(tmp_path, **changes):
     path = tmp_path / "x.yaml"
-    path.write_text(yaml.safe_dump(document(**changes)))
+    path.write_text(yaml.safe_dump(document(**changes)), encoding="utf-8")
     return load_config(path).config
 
 

@@ -171,7 +171,7 @@ def test_files_that_are_no_config(tmp_path, raw: bytes, error: str) -> None:
 
 def test_a_missing_file_suggests_its_neighbour(tmp_path) -> None:
     (tmp_path / "configs").mkdir()
-    (tmp_path / "configs" / "quickstart.yaml").write_text("a: 1\n")
+    (tmp_path / "configs" / "quickstart.yaml").write_text("a: 1\n", encoding="utf-8")
     for asked in ("configs/qickstart.yaml", "quickstart.yaml", "configs/quickstart"):
         with pytest.raises(ConfigError) as caught:
             load_file(tmp_path / asked)

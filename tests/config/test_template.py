@@ -40,14 +40,15 @@ def test_the_commands_of_the_header_name_the_file_and_fit_the_config(tmp_path) -
         "atlas train mine.yaml",
         "atlas train mine.yaml training.rounds=3 clients.phone-1.rank=4",
     ]
-    (tmp_path / "mine.yaml").write_text(text)
+    (tmp_path / "mine.yaml").write_text(text, encoding="utf-8")
     assert load_config(tmp_path / "mine.yaml", commands[3].split()[3:]).config.training.rounds == 3
 
 
 def test_what_is_commented_out_loads_too(tmp_path) -> None:
     lines = starting_config(Start("gpt2", decoder=True)).splitlines()
     (tmp_path / "x.yaml").write_text(
-        "\n".join(line.replace("  # ", "  ", 1) if line.startswith("  # ") else line for line in lines)
+        "\n".join(line.replace("  # ", "  ", 1) if line.startswith("  # ") else line for line in lines),
+        encoding="utf-8",
     )
     config = load_config(tmp_path / "x.yaml").config
     assert config.task_groups["news"].task == "causal-lm" and config.clients["desktop-1"].task_group == "news"

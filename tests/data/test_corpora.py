@@ -28,7 +28,7 @@ def test_trec_questions_drops_repeats_and_keeps_both_labels(tmp_path):
 
 
 def test_sms_spam_reads_quoted_fields(tmp_path):
-    (tmp_path / "sms-spam.csv").write_text(',spam,text\n0,0,"Go, now"\n1,1,WIN\n2,0,"Go, now"\n')
+    (tmp_path / "sms-spam.csv").write_text(',spam,text\n0,0,"Go, now"\n1,1,WIN\n2,0,"Go, now"\n', encoding="utf-8")
     train, _, repeats = rows_of("sms-spam", tmp_path)
     assert repeats == 1
     assert train == [{"text": "Go, now", "label": "ham"}, {"text": "WIN", "label": "spam"}]
@@ -58,8 +58,8 @@ def test_bbc_news_takes_the_label_from_the_folder(tmp_path):
 
 def test_orange_tables_skip_the_header_and_test_rows_seen_in_training(tmp_path):
     head = "Category\tText\nd\tstring\nclass\t\n"
-    (tmp_path / "x-train.tab").write_text(head + "\t\nearn\tup\nacq\tbuy\nearn\tup\n")
-    (tmp_path / "x-test.tab").write_text(head + "earn\tup\nacq\tup\nacq\tup\n")
+    (tmp_path / "x-train.tab").write_text(head + "\t\nearn\tup\nacq\tbuy\nearn\tup\n", encoding="utf-8")
+    (tmp_path / "x-test.tab").write_text(head + "earn\tup\nacq\tup\nacq\tup\n", encoding="utf-8")
     train, test, repeats = corpora.without_repeats(*_orange.table(tmp_path, "x"), ("text", "label"))
     assert repeats == 3
     assert train == [{"text": "up", "label": "earn"}, {"text": "buy", "label": "acq"}]
@@ -68,9 +68,9 @@ def test_orange_tables_skip_the_header_and_test_rows_seen_in_training(tmp_path):
 
 def test_stdlib_chunks_are_the_files(tmp_path):
     source = "".join(f"line {i} = {i}\n" for i in range(300))
-    (tmp_path / "b.py").write_text(source)
-    (tmp_path / "a.py").write_text("x = 1\n")
-    (tmp_path / "c.txt").write_text("no")
+    (tmp_path / "b.py").write_text(source, encoding="utf-8")
+    (tmp_path / "a.py").write_text("x = 1\n", encoding="utf-8")
+    (tmp_path / "c.txt").write_text("no", encoding="utf-8")
     train = python_stdlib.chunks_of(tmp_path)
     assert [row["document"] for row in train] == ["a.py"] + ["b.py"] * (len(train) - 1)
     assert "".join(row["text"] for row in train[1:]) == source

@@ -44,12 +44,12 @@ def test_tables(here, name):
 
 
 def test_csv_takes_long_fields(here):
-    (here / "a.csv").write_text(f"text\n{'x' * 200_000}\n")
+    (here / "a.csv").write_text(f"text\n{'x' * 200_000}\n", encoding="utf-8")
     assert len(load("a.csv").train[0]["text"]) == 200_000
 
 
 def test_lines_of_text(here):
-    (here / "a.txt").write_text("one\n\n  two \n")
+    (here / "a.txt").write_text("one\n\n  two \n", encoding="utf-8")
     assert load("a.txt").train == [{"text": "one"}, {"text": "two"}]
 
 
@@ -63,7 +63,7 @@ def test_parquet(here):
 
 
 def test_conll(here):
-    (here / "a.conll").write_text("-DOCSTART- -X- O O\n\nEU NNP B-ORG\nsays VBZ O\n\n\nBye UH O")
+    (here / "a.conll").write_text("-DOCSTART- -X- O O\n\nEU NNP B-ORG\nsays VBZ O\n\n\nBye UH O", encoding="utf-8")
     assert load("a.conll").train == [
         {"tokens": ["EU", "says"], "tags": ["B-ORG", "O"]},
         {"tokens": ["Bye"], "tags": ["O"]},
@@ -73,7 +73,7 @@ def test_conll(here):
 def test_patterns_are_sorted_and_test_files_are_the_test_part(here):
     for name in ("p/b.txt", "p/a.txt", "t.txt"):
         (here / name).parent.mkdir(exist_ok=True)
-        (here / name).write_text(name)
+        (here / name).write_text(name, encoding="utf-8")
     source = load("p/*.txt", test_files="t.txt")
     assert [row["text"] for row in source.train] == ["p/a.txt", "p/b.txt"]
     assert source.test == [{"text": "t.txt"}]
@@ -81,9 +81,9 @@ def test_patterns_are_sorted_and_test_files_are_the_test_part(here):
 
 
 def test_the_hash_is_of_the_content(here):
-    (here / "a.csv").write_text("text,label\na,b\n")
-    (here / "b.csv").write_text("label,text\nb,a\n")
-    (here / "c.csv").write_text("text,label\na,c\n")
+    (here / "a.csv").write_text("text,label\na,b\n", encoding="utf-8")
+    (here / "b.csv").write_text("label,text\nb,a\n", encoding="utf-8")
+    (here / "c.csv").write_text("text,label\na,c\n", encoding="utf-8")
     a, b, c = (load(f"{name}.csv").sha256 for name in "abc")
     assert a == b != c
     assert load("a.csv", test_files="c.csv").sha256 != load("a.csv", "c.csv").sha256
@@ -130,15 +130,15 @@ def test_a_bad_file_is_one_line(here, name):
 
 
 def test_a_bad_test_file_blames_its_own_key(here):
-    (here / "a.txt").write_text("a")
-    (here / "b.txt").write_text("")
+    (here / "a.txt").write_text("a", encoding="utf-8")
+    (here / "b.txt").write_text("", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"^task_groups\.g\.data\.test_files: b\.txt is empty; add rows"):
         load("a.txt", test_files="b.txt")
 
 
 def test_missing_files(here):
     (here / "data").mkdir()
-    (here / "data" / "reviews.csv").write_text("text\na\n")
+    (here / "data" / "reviews.csv").write_text("text\na\n", encoding="utf-8")
     with pytest.raises(ResourceError, match=r"no file data/review\.csv; did you mean data/reviews\.csv\?") as caught:
         load("data/review.csv")
     assert caught.value.exit_code == 3
@@ -153,7 +153,7 @@ def test_missing_files(here):
 
 
 def test_keys_of_the_hub_are_refused(here):
-    (here / "a.txt").write_text("a")
+    (here / "a.txt").write_text("a", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"^task_groups\.g\.data\.subset: only goes with hub, this group reads files"):
         load("a.txt", subset="x")
 
@@ -173,8 +173,8 @@ def test_no_pyarrow_names_the_install_command(here, monkeypatch):
 
 
 def test_it_keeps_what_every_source_promises(tmp_path):
-    (tmp_path / "a.csv").write_text("text,label\nx,p\ny,n\n")
-    (tmp_path / "b.csv").write_text("text,label\nz,p\n")
+    (tmp_path / "a.csv").write_text("text,label\nx,p\ny,n\n", encoding="utf-8")
+    (tmp_path / "b.csv").write_text("text,label\nz,p\n", encoding="utf-8")
     found = conformance.check({"files": str(tmp_path / "a.csv"), "test_files": str(tmp_path / "b.csv")})
     assert len(found.train) == 2 and found.test == [{"text": "z", "label": "p"}]
 
@@ -189,7 +189,7 @@ def test_it_keeps_what_every_source_promises(tmp_path):
     ],
 )
 def test_a_source_that_breaks_a_promise_is_told_which(tmp_path, monkeypatch, broken, promise):
-    (tmp_path / "a.csv").write_text("text,label\nx,p\ny,n\n")
+    (tmp_path / "a.csv").write_text("text,label\nx,p\ny,n\n", encoding="utf-8")
     load, calls = files.Source.load, itertools.count()
     monkeypatch.setattr(files.Source, "load", lambda self, data, key: broken(load(self, data, key), calls))
     with pytest.raises(AssertionError, match=promise):

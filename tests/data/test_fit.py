@@ -25,7 +25,7 @@ def prepared(tmp_path, rule, task="instruction", length=8, train=None, test=None
     train = train or [{"prompt": prompt, "response": response} for prompt, response in prompts]
     test = test or [{"prompt": LONG, "response": "x"}, {"prompt": "what", "response": "y"}]
     for name, rows in (("train", train), ("test", test)):
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     data = {"files": str(tmp_path / "train.jsonl"), "test_files": str(tmp_path / "test.jsonl")}
     config = ExperimentConfig.model_validate(
         {

@@ -20,7 +20,7 @@ def here(tmp_path, monkeypatch):
 
 
 def write(name: str, rows: list[dict]) -> str:
-    with open(name, "w") as file:
+    with open(name, "w", encoding="utf-8") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
     return name
 

@@ -122,7 +122,7 @@ def written(folder, task):
             rows.append({"tokens": text, "tags": ["O"] * (len(text) - 1) + ["B-LOC"]})
         else:
             rows.append({"question": "where", "context": " ".join(text), "answers": ["paris"]})
-    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     return {"g": {"task": task, "data": {"files": str(folder / "rows.jsonl")}}}
 
 

@@ -141,7 +141,7 @@ def test_a_process_that_hangs_is_killed(make_federation, engine):
 
 def test_two_hundred_clients_share_two_processes(make_federation, engine, tmp_path):
     rows = [f"film {i} was {('good', 'bad')[i % 2]},{('pos', 'neg')[i % 2]}" for i in range(1000)]
-    (tmp_path / "rows.csv").write_text("\n".join(["text,label", *rows]) + "\n")
+    (tmp_path / "rows.csv").write_text("\n".join(["text,label", *rows]) + "\n", encoding="utf-8")
     many = {
         "task_groups": {"g": {"task": "sequence-classification", "data": {"files": str(tmp_path / "rows.csv")}}},
         "clients": {"a": {"task_group": "g", "rank": 2, "count": 198}},  # b and c are there, too

@@ -28,7 +28,7 @@ TONE = {"pos": ["good", "great", "fine"], "neg": ["bad", "awful", "poor"]}
 def tone_csv(tmp_path_factory):
     draw = random.Random(0)
     path = tmp_path_factory.mktemp("data") / "tone.csv"
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["text", "label"])
         for i in range(40):

@@ -34,7 +34,7 @@ def tone_csv(tmp_path_factory):
         for c in tone
         for _ in range(30)
     ]
-    path.write_text("\n".join(["text,label", *(f"{text},{label}" for text, label in rows)]) + "\n")
+    path.write_text("\n".join(["text,label", *(f"{text},{label}" for text, label in rows)]) + "\n", encoding="utf-8")
     return str(path)
 
 

@@ -46,7 +46,7 @@ def data_file(tmp_path_factory):
                 "response": text,
             }
         )
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return str(file)
 
 

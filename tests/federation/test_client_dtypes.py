@@ -31,7 +31,9 @@ ALL = {"clients": dict.fromkeys("abc", BF16)}
 @pytest.fixture
 def lines(tmp_path):
     words = ["the", "film", "was", "very", "good", "and", "the", "city", "was", "not"]
-    (tmp_path / "lines.txt").write_text("\n".join(" ".join([*words[: 3 + i % 7], str(i)]) for i in range(60)))
+    (tmp_path / "lines.txt").write_text(
+        "\n".join(" ".join([*words[: 3 + i % 7], str(i)]) for i in range(60)), encoding="utf-8"
+    )
     return {"g": {"task": "causal-lm", "data": {"files": str(tmp_path / "lines.txt")}}}
 
 

@@ -69,7 +69,7 @@ def losses(model_folder, tmp_path, **changes):
     """Of a run that is resumed for a second round."""
     made = toy_config(model_folder, tmp_path, tmp_path / "runs", **{**SMALL, **changes})
     made["clients"] = changes["clients"]
-    (tmp_path / "toy.yaml").write_text(yaml.safe_dump(made))
+    (tmp_path / "toy.yaml").write_text(yaml.safe_dump(made), encoding="utf-8")
     assert main(["train", "--debug", str(tmp_path / "toy.yaml")]) == 0
     newest = max((tmp_path / "runs").iterdir(), key=lambda path: path.stat().st_ctime_ns)
     assert main(["train", "--debug", "--resume", str(newest), "training.rounds=2"]) == 0

@@ -35,7 +35,7 @@ def many_rows(tmp_path_factory):
     draw = random.Random(0)
     rows = [f"{' '.join(draw.choices(['film', 'game', 'city'], k=3))} number{i},{'ab'[i % 2]}" for i in range(1300)]
     path = tmp_path_factory.mktemp("many") / "rows.csv"
-    path.write_text("\n".join(["text,label", *rows]) + "\n")
+    path.write_text("\n".join(["text,label", *rows]) + "\n", encoding="utf-8")
     return str(path)
 
 

@@ -147,7 +147,7 @@ def test_a_bounded_cache_keeps_the_rest_in_files_and_gives_the_same_back(make_fe
 
 def test_a_full_disk_and_a_damaged_file_cost_time_only(tmp_path, capsys):
     key, tensor, cpu = "k", torch.randn(3, 4), torch.device("cpu")
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     cache = PrefixCache(1, tmp_path / "file" / "below")
     cache.put(key, tensor)
     assert cache.get(key, cpu) is None

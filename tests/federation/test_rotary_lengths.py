@@ -39,7 +39,7 @@ def longrope(tmp_path_factory):
     word_tokenizer(causal=True).save_pretrained(folder)
     words = "the film was very good and the city was not bad at all we saw it".split()
     rows = [f"{' '.join(words[i % 3 : 2 + i % 3 + 7 * (i % 3)])} {i},{'ab'[i % 2]}" for i in range(60)]
-    (folder / "rows.csv").write_text("text,label\n" + "\n".join(rows))
+    (folder / "rows.csv").write_text("text,label\n" + "\n".join(rows), encoding="utf-8")
     return folder
 
 

@@ -43,7 +43,7 @@ def texts(tmp_path_factory):
     ]
     lines = [" ".join(draw.choice(words, draw.integers(2, 13))) for _ in range(60)]
     path = tmp_path_factory.mktemp("data") / "lines.txt"
-    path.write_text("\n".join(lines))
+    path.write_text("\n".join(lines), encoding="utf-8")
     return str(path)
 
 

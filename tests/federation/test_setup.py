@@ -95,8 +95,8 @@ def test_a_question_weighs_the_same_however_many_windows_it_takes(make_federatio
     answers = {"text": ["river"], "answer_start": [4]}
     contexts = ["the river was good"] * 4 + ["the river was " + "very " * 60] * 4
     rows = [{"question": f"what {i}", "context": text, "answers": answers} for i, text in enumerate(contexts)]
-    (tmp_path / "d.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
-    (tmp_path / "t.jsonl").write_text(json.dumps(rows[7] | {"question": "other"}))
+    (tmp_path / "d.jsonl").write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    (tmp_path / "t.jsonl").write_text(json.dumps(rows[7] | {"question": "other"}), encoding="utf-8")
     data = {"files": str(tmp_path / "d.jsonl"), "test_files": str(tmp_path / "t.jsonl")}
     federation = make_federation(
         task_groups={"g": {"task": "question-answering", "data": data}},

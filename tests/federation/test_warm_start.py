@@ -71,7 +71,7 @@ def test_an_order_of_classes_that_cannot_be_changed(make_federation, tmp_path, m
 
 
 def rewrite(file, **changes):
-    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+    file.write_text(json.dumps({**json.loads(file.read_text(encoding="utf-8")), **changes}), encoding="utf-8")
 
 
 def reshape(folder, **tensors):
@@ -115,7 +115,7 @@ def test_weights_drawn_at_random_are_not_called_by_a_published_name(make_federat
     drawn["model"] |= {"tokenizer": make_federation("gpt2").config.model.name}
     left = randomised(make_federation(seed=5, **drawn))
     folder = exported(left, tmp_path)
-    config = json.loads((folder / "adapter_config.json").read_text())
+    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     assert config["base_model_name_or_path"] == f"random weights of gpt2 (seed 5, sha256 {left.base.sha256[:16]})"
     assert scores(make_federation(seed=5, **drawn, **group(adapter=folder))) == scores(left)
     with pytest.raises(

@@ -84,6 +84,6 @@ def test_without_a_compiler_it_is_said_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setenv("CXX", str(tmp_path / "clang++.exe"))
     with pytest.raises(ConfigError, match="is not on the PATH"):
         require_compiler(torch.device("cpu"))
-    (tmp_path / "clang++.exe").write_text("")
+    (tmp_path / "clang++.exe").write_text("", encoding="utf-8")
     (tmp_path / "clang++.exe").chmod(0o755)
     require_compiler(torch.device("cpu"))

@@ -163,7 +163,7 @@ def sharded(folder, names):
     file.rename(folder / "model-00001-of-00001.safetensors")
     files = itertools.cycle(names)
     index = {"metadata": {"total_size": 1}, "weight_map": {name: next(files) for name in tensors}}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -234,7 +234,7 @@ def test_heads_are_left_out_and_listed(damaged):
 
 def test_settings_of_generation_are_not_read(damaged, model_folder):
     folder = damaged()
-    (folder / "generation_config.json").write_text("[]")
+    (folder / "generation_config.json").write_text("[]", encoding="utf-8")
     assert load(folder).sha256 == load(model_folder("llama")).sha256
 
 
@@ -314,9 +314,9 @@ def test_no_tokenizer(family, damaged, offline):
 def test_code_of_a_tokenizer_is_never_run(damaged, offline):
     folder = damaged()
     ran = folder / "ran"
-    (folder / "tokenization_own.py").write_text(f"open({str(ran)!r}, 'w').close()\n")
+    (folder / "tokenization_own.py").write_text(f"open({str(ran)!r}, 'w').close()\n", encoding="utf-8")
     own = {"auto_map": {"AutoTokenizer": [None, "tokenization_own.Own"]}}  # beside a class of transformers
-    (folder / "tokenizer_config.json").write_text(json.dumps(own))
+    (folder / "tokenizer_config.json").write_text(json.dumps(own), encoding="utf-8")
     with pytest.raises(
         ConfigError, match=r"model\.name: .*/tokenizer_config\.json: auto_map: .* never fetches or runs"
     ):
@@ -327,7 +327,7 @@ def test_code_of_a_tokenizer_is_never_run(damaged, offline):
 @pytest.mark.parametrize(("content", "why"), [("[]", "it holds a list"), ("{", "Expecting"), ("[" * 10**5, "too deep")])
 def test_a_damaged_tokenizer_config(content, why, damaged, offline):
     folder = damaged()
-    (folder / "tokenizer_config.json").write_text(content)
+    (folder / "tokenizer_config.json").write_text(content, encoding="utf-8")
     with pytest.raises(ResourceError, match=f"tokenizer_config.json: .*{why}"):
         tokenizer_of(folder)
 

@@ -133,7 +133,7 @@ def test_an_option_that_is_not_followed_is_named(name, value, tmp_path):
 
 def rewrite_config(folder, **changes):
     file = folder / "adapter_config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+    file.write_text(json.dumps({**json.loads(file.read_text(encoding="utf-8")), **changes}), encoding="utf-8")
 
 
 def rewrite_tensors(folder, change):
@@ -151,10 +151,16 @@ FIRST = "base_model.model.layers.0.self_attn.q_proj"
     [
         (lambda f: (f / "adapter_config.json").unlink(), "has no adapter_config.json; expected a folder that PEFT"),
         (lambda f: (f / "adapter_model.safetensors").unlink(), "is not a PEFT adapter that can be read: "),
-        (lambda f: (f / "adapter_config.json").write_text("{"), "is not a PEFT adapter that can be read: "),
+        (
+            lambda f: (f / "adapter_config.json").write_text("{", encoding="utf-8"),
+            "is not a PEFT adapter that can be read: ",
+        ),
         (lambda f: (f / "adapter_config.json").write_bytes(b"\xff\xfe{"), "is not a PEFT adapter that can be read: "),
         (lambda f: (f / "adapter_model.safetensors").write_bytes(b"junk"), "is not a PEFT adapter that can be read: "),
-        (lambda f: (f / "adapter_config.json").write_text("[]"), "expected a LoRA adapter, found None"),
+        (
+            lambda f: (f / "adapter_config.json").write_text("[]", encoding="utf-8"),
+            "expected a LoRA adapter, found None",
+        ),
         (lambda f: rewrite_config(f, peft_type="IA3"), "expected a LoRA adapter, found 'IA3'"),
         (lambda f: rewrite_config(f, alpha_pattern={"(": 3}), "'(' is not a regular expression: "),
         (lambda f: rewrite_config(f, rank_pattern={"(?i)q": 3}), "'(?i)q' is not a regular expression: "),

@@ -34,7 +34,7 @@ def config_of(name, **keys):
 
 
 def folder_with(tmp_path, config):
-    (tmp_path / "config.json").write_text(config if isinstance(config, str) else json.dumps(config))
+    (tmp_path / "config.json").write_text(config if isinstance(config, str) else json.dumps(config), encoding="utf-8")
     return str(tmp_path)
 
 
@@ -100,7 +100,7 @@ def test_a_folder_without_a_model_does_not_hide_a_packaged_one(content, here, mo
     monkeypatch.setattr(resolve.packaged, "model_path", lambda name: Path(model_folder("bert")))
     (here / "minilm").mkdir()
     if content:
-        (here / "minilm" / content).write_text("{}")
+        (here / "minilm" / content).write_text("{}", encoding="utf-8")
     config, source, _ = config_of("minilm")
     assert (config.model_type, source.path, source.kind) == ("bert", model_folder("bert"), "packaged")
     assert capsys.readouterr().err == ""
@@ -222,7 +222,7 @@ def test_what_a_config_cannot_ask_for_is_refused_by_file_and_key(family, options
 
 
 def test_options_that_the_class_does_not_know_are_listed(model_folder, tmp_path, capsys):
-    given = json.loads(Path(model_folder("llama"), "config.json").read_text())
+    given = json.loads(Path(model_folder("llama"), "config.json").read_text(encoding="utf-8"))
     older = {"torch_dtype": "float16", "_name_or_path": "x", "pretraining_tp": 1, "max_length": 20, "num_labels": 2}
     folder = folder_with(tmp_path, {**given, **older, "logit_scale": 3.0, "embedding_multiplier": 12})
     for _ in range(2):
@@ -240,7 +240,7 @@ def test_nothing_is_said_of_options_that_the_class_knows(family, model_folder, c
 
 
 def test_options_of_how_outputs_are_handed_over_decide_nothing(model_folder, tmp_path):
-    given = json.loads(Path(model_folder("bert"), "config.json").read_text())
+    given = json.loads(Path(model_folder("bert"), "config.json").read_text(encoding="utf-8"))
     outputs = {"return_dict": False, "output_attentions": True, "output_hidden_states": True}
     config, _, _ = config_of(folder_with(tmp_path, {**given, **outputs}))
     assert (config.return_dict, config.output_attentions, config.output_hidden_states) == (True, False, False)
@@ -248,9 +248,11 @@ def test_options_of_how_outputs_are_handed_over_decide_nothing(model_folder, tmp
 
 @pytest.mark.parametrize("more", [None, "tokenizer_config.json", "config.json"])
 def test_the_folder_of_an_adapter_is_no_model(more, tmp_path):
-    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "some/base"}))
+    (tmp_path / "adapter_config.json").write_text(
+        json.dumps({"base_model_name_or_path": "some/base"}), encoding="utf-8"
+    )
     if more:
-        (tmp_path / more).write_text(json.dumps({"model_type": "gpt2"}))
+        (tmp_path / more).write_text(json.dumps({"model_type": "gpt2"}), encoding="utf-8")
     with pytest.raises(ConfigError, match=r"holds a PEFT adapter of 'some/base' .*task_groups\.NAME\.adapter"):
         config_of(str(tmp_path))
 
@@ -267,7 +269,8 @@ def test_code_in_a_folder_is_refused_and_never_run(init, tmp_path):
     ran = tmp_path / "ran"
     (tmp_path / "configuration_own.py").write_text(
         f"open({str(ran)!r}, 'w').close()\nfrom transformers import PreTrainedConfig\n"
-        "class Own(PreTrainedConfig):\n    model_type = 'own'\n"
+        "class Own(PreTrainedConfig):\n    model_type = 'own'\n",
+        encoding="utf-8",
     )
     folder = folder_with(tmp_path, {"model_type": "own", "auto_map": {"AutoConfig": "configuration_own.Own"}})
     with pytest.raises(ConfigError) as error:
@@ -279,7 +282,7 @@ def test_code_in_a_folder_is_refused_and_never_run(init, tmp_path):
 
 def test_code_beside_a_supported_architecture_is_refused_too(tmp_path):
     ran = tmp_path / "ran"
-    (tmp_path / "configuration_own.py").write_text(f"open({str(ran)!r}, 'w').close()\n")
+    (tmp_path / "configuration_own.py").write_text(f"open({str(ran)!r}, 'w').close()\n", encoding="utf-8")
     own = {"model_type": "llama", "auto_map": {"AutoConfig": "configuration_own.Own"}}
     with pytest.raises(ConfigError, match=r"auto_map: .* remove it from a local copy"):
         config_of(folder_with(tmp_path, own))
@@ -364,7 +367,7 @@ def test_auto_takes_the_weights_where_they_are(model_folder):
 def test_random_takes_a_folders_config_as_it_is(family, model_folder):
     """Nothing is derived anew that was set on purpose, such as Qwen3's head size."""
     config, source, words = config_of(model_folder(family), init="random")
-    written = json.loads(Path(model_folder(family), "config.json").read_text())
+    written = json.loads(Path(model_folder(family), "config.json").read_text(encoding="utf-8"))
     ignored = {"transformers_version", "architectures", "dtype"}
     assert {k: v for k, v in json.loads(config.to_json_string(use_diff=True)).items() if k not in ignored} == {
         k: v for k, v in written.items() if k not in ignored

@@ -41,7 +41,7 @@ def folder_of(model_folder, tmp_path):
     def make(family, tokenizer, settings=None):
         folder = Path(shutil.copytree(model_folder(family), tmp_path / "model"))
         tokenizer.save(str(folder / "tokenizer.json"))
-        (folder / "tokenizer_config.json").write_text(json.dumps(settings or {}))
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings or {}), encoding="utf-8")
         return folder
 
     return make
@@ -83,7 +83,9 @@ def test_nothing_is_said_where_the_class_keeps_to_the_file(family, model_folder)
 @pytest.fixture
 def config_of(tmp_path):
     def write(folder):
-        (tmp_path / "d.csv").write_text("text,label\n" + "".join(f"the film {i},{i % 2}\n" for i in range(20)))
+        (tmp_path / "d.csv").write_text(
+            "text,label\n" + "".join(f"the film {i},{i % 2}\n" for i in range(20)), encoding="utf-8"
+        )
         config = {
             "name": "t",
             "model": {"name": str(folder), "split_layer": 2},
@@ -92,7 +94,7 @@ def config_of(tmp_path):
             },
             "clients": {"a": {"task_group": "g"}},
         }
-        (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
+        (tmp_path / "c.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
         return "c.yaml"
 
     return write

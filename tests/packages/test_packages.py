@@ -68,11 +68,11 @@ def test_pip_fetches_and_only_listed_files_stay(tmp_path, cache, monkeypatch, ca
     assert not packages.is_cached(package)
     folder = packages.fetch(package)
     assert names(folder) == {"a.txt", "b.txt", "config.json", kept.MANIFEST}
-    assert (folder / "b.txt").read_text() == "beta"
+    assert (folder / "b.txt").read_text(encoding="utf-8") == "beta"
     assert "fetching atlas-fake 1.0" in capsys.readouterr().err
     assert packages.is_cached(package)
     assert list(folder.parent.iterdir()) == [folder], "no temporary folder, no wheel stays"
-    manifest = json.loads((folder / kept.MANIFEST).read_text())
+    manifest = json.loads((folder / kept.MANIFEST).read_text(encoding="utf-8"))
     assert manifest["wheel_sha256"] == package.sha256
     assert manifest["files"]["a.txt"] == {"sha256": hashlib.sha256(b"alpha").hexdigest(), "size": 5}
 
@@ -99,7 +99,7 @@ def test_no_network_names_the_file_and_the_folder(tmp_path, cache):
 
 def test_a_wheel_put_by_hand_is_used_and_stays(cache):
     package = build(cache / "wheels")
-    assert (packages.fetch(package) / "a.txt").read_text() == "alpha"
+    assert (packages.fetch(package) / "a.txt").read_text(encoding="utf-8") == "alpha"
     assert (cache / "wheels" / WHEEL).exists()
 
 
@@ -147,16 +147,25 @@ def test_not_a_zip_file(cache):
 
 def manifest_with(folder, **changes):
     path = folder / kept.MANIFEST
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **changes}), encoding="utf-8")
 
 
 DAMAGE = {
     "missing": (lambda f: (f / "a.txt").unlink(), "a.txt is missing"),
-    "short": (lambda f: (f / "a.txt").write_text("al"), "a.txt is not what was written"),
-    "another of the same size": (lambda f: (f / "a.txt").write_text("alpho"), "a.txt is not what was written"),
-    "swapped": (lambda f: [(f / "a.txt").write_text("beta"), (f / "sub/b.txt").write_text("alpha")], "a.txt is not"),
-    "more": (lambda f: (f / "sub/c.txt").write_text("gamma"), "sub/c.txt does not belong there"),
-    "no manifest": (lambda f: (f / kept.MANIFEST).write_text("{"), "is damaged"),
+    "short": (lambda f: (f / "a.txt").write_text("al", encoding="utf-8"), "a.txt is not what was written"),
+    "another of the same size": (
+        lambda f: (f / "a.txt").write_text("alpho", encoding="utf-8"),
+        "a.txt is not what was written",
+    ),
+    "swapped": (
+        lambda f: [
+            (f / "a.txt").write_text("beta", encoding="utf-8"),
+            (f / "sub/b.txt").write_text("alpha", encoding="utf-8"),
+        ],
+        "a.txt is not",
+    ),
+    "more": (lambda f: (f / "sub/c.txt").write_text("gamma", encoding="utf-8"), "sub/c.txt does not belong there"),
+    "no manifest": (lambda f: (f / kept.MANIFEST).write_text("{", encoding="utf-8"), "is damaged"),
     "manifest of another": (lambda f: manifest_with(f, wheel_sha256="0" * 64), "is of something else"),
     "manifest with no files": (lambda f: manifest_with(f, files=[]), "is damaged"),
 }
@@ -169,7 +178,7 @@ def test_a_damaged_copy_is_replaced(cache, damage, capsys):
     harm, says = DAMAGE[damage]
     harm(folder)
     assert not packages.is_cached(package)
-    assert (packages.fetch(package) / "a.txt").read_text() == "alpha"
+    assert (packages.fetch(package) / "a.txt").read_text(encoding="utf-8") == "alpha"
     assert names(folder) == {"a.txt", "sub/b.txt", kept.MANIFEST}
     assert list(folder.parent.iterdir()) == [folder]
     (note,) = capsys.readouterr().err.splitlines()
@@ -201,7 +210,9 @@ def test_a_damaged_stamp_is_no_damage_to_the_file(cache, monkeypatch):
     packages.fetch(package)
     assert packages.is_cached(package)
     for stamp in (cache / "hashes").iterdir():
-        stamp.write_text(json.dumps({**json.loads(stamp.read_text()), "sha256": "0" * 64}))
+        stamp.write_text(
+            json.dumps({**json.loads(stamp.read_text(encoding="utf-8")), "sha256": "0" * 64}), encoding="utf-8"
+        )
     kept._known.clear()
     assert packages.is_cached(package)
 
@@ -211,7 +222,7 @@ def test_many_at_once_agree(cache):
     with ThreadPoolExecutor(8) as pool:
         folders = list(pool.map(lambda _: packages.fetch(package), range(16)))
     assert set(folders) == {package.folder}
-    assert (package.folder / "a.txt").read_text() == "alpha"
+    assert (package.folder / "a.txt").read_text(encoding="utf-8") == "alpha"
     assert list(package.folder.parent.iterdir()) == [package.folder]
 
 
@@ -228,7 +239,7 @@ def test_another_selection_is_another_folder(cache):
 
 
 def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     monkeypatch.setenv("ATLAS_CACHE", str(tmp_path / "file"))
     with pytest.raises(OutputError, match=r"cannot write the cache .*set ATLAS_CACHE"):
         packages.fetch(build(tmp_path / "index"))

@@ -117,7 +117,9 @@ def test_the_packaged_model_leaks_less_with_depth():
 
 def test_a_file(tmp_path):
     path = tmp_path / "leak.json"
-    path.write_text(json.dumps({"layer": {"1": 0.99, "6": 0}, "attack": "inversion", "source": "a run"}))
+    path.write_text(
+        json.dumps({"layer": {"1": 0.99, "6": 0}, "attack": "inversion", "source": "a run"}), encoding="utf-8"
+    )
     assert read_leakage(path) == Leakage({1: 0.99, 6: 0.0}, "inversion", "a run")
 
 
@@ -136,7 +138,7 @@ def test_a_file(tmp_path):
 )  # fmt: skip
 def test_a_file_that_is_something_else(text, words, tmp_path):
     path = tmp_path / "leak.json"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError, match=r"leak\.json") as caught:
         read_leakage(path)
     assert words in str(caught.value) and "\n" not in str(caught.value)

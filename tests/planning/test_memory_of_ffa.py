@@ -30,7 +30,7 @@ def test_predicted_and_measured(family, mode, model_folder, tmp_path):
         "clients": {"a": {"task_group": "g", "rank": 4}},
         "training": {"max_length": 32},
     }
-    (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     said_of = {}
     for method in ("ffa", "zero-pad"):
         plan = make_plan(load_config(tmp_path / "c.yaml", [f"aggregation.method={method}"]).config)

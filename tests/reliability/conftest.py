@@ -33,7 +33,7 @@ def chaos():
 
 def write_config(folder, model_folder, **changes) -> Path:
     """A config file with these changes by section, and its data; runs go to folder/runs."""
-    (folder / "data.csv").write_text("\n".join(["text,label", *ROWS]) + "\n")
+    (folder / "data.csv").write_text("\n".join(["text,label", *ROWS]) + "\n", encoding="utf-8")
     config = {
         "name": "toy",
         "device": "cpu",
@@ -49,7 +49,7 @@ def write_config(folder, model_folder, **changes) -> Path:
     for section, values in changes.items():
         config[section] = {**config.get(section, {}), **values} if isinstance(values, dict) else values
     path = folder / "toy.yaml"
-    path.write_text(yaml.safe_dump(config, sort_keys=False))
+    path.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
     return path
 
 

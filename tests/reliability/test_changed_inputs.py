@@ -14,9 +14,9 @@ from atlas_cli.models.files.tokenizer_file import tokenizer_parts
 
 
 def edited(path, change):
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_text(encoding="utf-8"))
     change(content)
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(content), encoding="utf-8")
 
 
 def swap_words(tokenizer):
@@ -38,7 +38,9 @@ HARM = {
         "the tokenizer is not what it was (changed: FOLDER/model/tokenizer.json): vocabulary and rules was ",
     ),
     "a row": (
-        lambda f: (f / "data.csv").write_text((f / "data.csv").read_text().replace("good 3,", "fine 3,")),
+        lambda f: (f / "data.csv").write_text(
+            (f / "data.csv").read_text(encoding="utf-8").replace("good 3,", "fine 3,"), encoding="utf-8"
+        ),
         "the data of task group g is not what it was: sha256 was ",
     ),
 }
@@ -53,9 +55,9 @@ def stopped(write, train, no_pictures, at_step, model_folder, tmp_path):
 
     shutil.copytree(model_folder("bert"), tmp_path / "model")
     path = write()
-    config = yaml.safe_load(path.read_text())
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
     config["model"]["name"] = str(tmp_path / "model")
-    path.write_text(yaml.safe_dump({**config, "audit": {"record": {"rounds": [1]}}}, sort_keys=False))
+    path.write_text(yaml.safe_dump({**config, "audit": {"record": {"rounds": [1]}}}, sort_keys=False), encoding="utf-8")
     at_step(3, stop)
     code, run = train(path)
     assert code == 130
@@ -84,7 +86,7 @@ def test_what_has_changed_is_named(stopped, capsys, tmp_path, monkeypatch):
             copy(kept / name, tmp_path / name)
 
     other = tmp_path / "delta_svd.py"
-    other.write_text(f"{Path(delta_svd.__file__).read_text()}\nFURTHER = 1\n")
+    other.write_text(f"{Path(delta_svd.__file__).read_text(encoding='utf-8')}\nFURTHER = 1\n", encoding="utf-8")
     with monkeypatch.context() as patch:
         patch.setattr(delta_svd, "__file__", str(other))
         refused("code that computes has changed: aggregation/")
@@ -95,14 +97,14 @@ def test_what_has_changed_is_named(stopped, capsys, tmp_path, monkeypatch):
 def test_a_config_or_manifest_that_was_edited_is_named(stopped, capsys):
     """The audit's attacker would otherwise hold other adapters than the run's."""
     path = stopped.path / "config.yaml"
-    before = path.read_text()
-    path.write_text(before.replace("alpha: 16.0", "alpha: 8.0"))
-    assert path.read_text() != before
+    before = path.read_text(encoding="utf-8")
+    path.write_text(before.replace("alpha: 16.0", "alpha: 8.0"), encoding="utf-8")
+    assert path.read_text(encoding="utf-8") != before
     assert main(["audit", str(stopped.path)]) == 3
     assert f"{path}: lora.alpha is 8.0, and the run was made with 16.0; restore it" in capsys.readouterr().err
-    path.write_text(before)
+    path.write_text(before, encoding="utf-8")
     path = stopped.path / "manifest.json"
-    path.write_text(path.read_text().replace('"train": ', '"train": 1'))
+    path.write_text(path.read_text(encoding="utf-8").replace('"train": ', '"train": 1'), encoding="utf-8")
     for command in (["train", "--resume"], ["audit"], ["memory-report"]):
         assert main([*command, str(stopped.path)]) == 3
         assert f"{path} is damaged: it is not what was written (by hash)" in capsys.readouterr().err
@@ -132,6 +134,6 @@ def test_parts_of_a_tokenizer(tmp_path, model_folder):
     before = tokenizer_parts(AutoTokenizer.from_pretrained(folder))
     elsewhere = shutil.copytree(folder, tmp_path / "elsewhere")
     assert tokenizer_parts(AutoTokenizer.from_pretrained(elsewhere)) == before
-    (folder / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
+    (folder / "chat_template.jinja").write_text("{{ messages[0]['content'] }}", encoding="utf-8")
     after = tokenizer_parts(AutoTokenizer.from_pretrained(folder))
     assert {name for name in after if after[name] != before[name]} == {"chat template"}

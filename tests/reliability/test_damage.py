@@ -76,15 +76,15 @@ def test_every_harm_to_a_checkpoint_is_found_and_the_one_before_is_used(run):
 
 def rewritten(folder, **changes):
     """A manifest with changes, and hashes that are right for what is there."""
-    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     for name in (TENSORS, STATE, RECORDS):
         if (folder / name).is_file():
             manifest["files"][name] = {"bytes": (folder / name).stat().st_size, "sha256": sha256_file(folder / name)}
-    (folder / MANIFEST).write_text(json.dumps({**manifest, **changes}))
+    (folder / MANIFEST).write_text(json.dumps({**manifest, **changes}), encoding="utf-8")
 
 
 def facts(folder, **changes):
-    files = json.loads((folder / MANIFEST).read_text())["files"]
+    files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
     return {"files": {**files, **changes}}
 
 
@@ -106,9 +106,9 @@ HOSTILE = {
     "round is a text": (lambda f: rewritten(f, round="2"), "of another round"),
     "no manifest": (lambda f: (f / MANIFEST).unlink(), "manifest.json is missing"),
     "no tensors": (lambda f: (f / TENSORS).unlink(), "state.safetensors is missing"),
-    "manifest is a list": (lambda f: (f / MANIFEST).write_text("[]"), "TypeError"),
-    "manifest is nested": (lambda f: (f / MANIFEST).write_text("[" * 60_000), "RecursionError"),
-    "manifest is huge": (lambda f: (f / MANIFEST).write_text(" " * 10**6), "too large"),
+    "manifest is a list": (lambda f: (f / MANIFEST).write_text("[]", encoding="utf-8"), "TypeError"),
+    "manifest is nested": (lambda f: (f / MANIFEST).write_text("[" * 60_000, encoding="utf-8"), "RecursionError"),
+    "manifest is huge": (lambda f: (f / MANIFEST).write_text(" " * 10**6, encoding="utf-8"), "too large"),
     "a folder": (lambda f: ((f / STATE).unlink(), (f / STATE).mkdir()), "not a plain file"),
     "tensors are no safetensors": (
         lambda f: ((f / TENSORS).write_bytes(b"PK\x03\x04" * 99), rewritten(f)),
@@ -158,7 +158,7 @@ def test_checkpoints_of_an_earlier_format_say_which_version_can_go_on(run):
 
 def test_all_damaged(run):
     for folder in folders(run):
-        (folder / MANIFEST).write_text("")
+        (folder / MANIFEST).write_text("", encoding="utf-8")
     with pytest.raises(ResourceError, match=r"no checkpoint to go on from \(checkpoint round-000002 .*round-000001"):
         load_newest(run)
 
@@ -186,10 +186,10 @@ def other_state(change):
     def harm(folder):
         from safetensors.torch import load_file
 
-        tensors, state = load_file(folder / TENSORS), json.loads((folder / STATE).read_text())
+        tensors, state = load_file(folder / TENSORS), json.loads((folder / STATE).read_text(encoding="utf-8"))
         changed = change(tensors, state)
         (folder / TENSORS).write_bytes(save(tensors))
-        (folder / STATE).write_text(json.dumps(state if changed is None else changed))
+        (folder / STATE).write_text(json.dumps(state if changed is None else changed), encoding="utf-8")
         rewritten(folder)
 
     return harm
@@ -273,7 +273,7 @@ def test_a_run_of_an_earlier_version_is_refused_by_its_format_and_not_by_its_key
 )
 def test_a_manifest_that_is_damaged(stopped, capsys, change):
     path = stopped.path / "manifest.json"
-    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    path.write_text(json.dumps(change(json.loads(path.read_text(encoding="utf-8")))), encoding="utf-8")
     before = path.read_bytes()
     here = f"output.dir={stopped.path.parent}"  # not where the run was that this is a copy of
     newest = [str(stopped.path / "config.yaml"), here, "--resume", "auto"]
@@ -290,17 +290,21 @@ def test_a_manifest_that_is_damaged(stopped, capsys, change):
 def test_records_that_are_damaged(stopped, capsys, name, harm):
     """What a power failure tore after the checkpoint is cut off; before it, nothing can be gone on with."""
     path = stopped.path / name
-    lines = path.read_text().splitlines(keepends=True)
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     torn = {"later": [*lines, "\0" * 99 + "\n", *lines[-1:]], "earlier": [*lines[:1], "\0\n", *lines[1:]], "none": []}
-    path.write_text("".join(torn[harm]))
+    path.write_text("".join(torn[harm]), encoding="utf-8")
     capsys.readouterr()
     code = main(["train", "--resume", str(stopped.path)])
     out, err = capsys.readouterr()
     if harm == "later":
-        assert code == 0 and not path.read_text().count("\0") and path.read_text().startswith("".join(lines))
+        assert (
+            code == 0
+            and not path.read_text(encoding="utf-8").count("\0")
+            and path.read_text(encoding="utf-8").startswith("".join(lines))
+        )
         assert name == "sums.jsonl" or f"lines of later rounds cut off: 2 of {name}" in out
     else:
-        assert code == 3 and path.read_text() == "".join(torn[harm])
+        assert code == 3 and path.read_text(encoding="utf-8") == "".join(torn[harm])
         says = (
             "is not what was written"
             if name == "sums.jsonl"
@@ -311,7 +315,7 @@ def test_records_that_are_damaged(stopped, capsys, name, harm):
 
 def test_a_memory_file_that_is_gone_is_measured_anew_and_one_that_was_altered_is_refused(stopped, capsys):
     path = stopped.path / "memory.json"
-    path.write_text(path.read_text().replace('"total": ', '"total": 1'))
+    path.write_text(path.read_text(encoding="utf-8").replace('"total": ', '"total": 1'), encoding="utf-8")
     assert main(["train", "--resume", str(stopped.path)]) == 3
     assert f"{path} is not what was written (by hash); restore it from a copy, or remove it" in capsys.readouterr().err
     path.unlink()
@@ -382,12 +386,12 @@ def tensors(folder, **named):
 
 def config(folder, **changes):
     path = folder / "adapter_config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **changes}), encoding="utf-8")
 
 
 def origin(folder, **changes):
     path = folder / "origin.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **changes}), encoding="utf-8")
 
 
 NAME = "base_model.model.encoder.layer.0.attention.self.query.lora_"
@@ -410,17 +414,17 @@ FOREIGN = {
     "head of whole numbers": lambda f: (f / "head.safetensors").write_bytes(
         save({"out.weight": torch.ones(2, 32).int()})
     ),
-    "nested config": lambda f: (f / "adapter_config.json").write_text("[" * 60_000),
+    "nested config": lambda f: (f / "adapter_config.json").write_text("[" * 60_000, encoding="utf-8"),
     "alpha is a list": lambda f: config(f, lora_alpha=[1]),
     "alpha is infinite": lambda f: config(f, lora_alpha=1e999),
     "pattern that takes for ever": lambda f: config(f, alpha_pattern={"(([a-z])+.)+x": 3}),
     "rank pattern is a list": lambda f: config(f, alpha_pattern=[1, 2]),
     "head of NaN": lambda f: (f / "head.safetensors").write_bytes(save({"out.weight": torch.full((2, 32), torch.nan)})),
-    "origin of another version": lambda f: (f / "origin.json").write_text('{"format": 2}'),
+    "origin of another version": lambda f: (f / "origin.json").write_text('{"format": 2}', encoding="utf-8"),
     "origin with a number for text": lambda f: origin(f, task=3),
     "origin with one class as text": lambda f: origin(f, classes="a"),
-    "origin is nested": lambda f: (f / "origin.json").write_text("[" * 60_000),
-    "config is huge": lambda f: (f / "adapter_config.json").write_text(" " * 2**25),
+    "origin is nested": lambda f: (f / "origin.json").write_text("[" * 60_000, encoding="utf-8"),
+    "config is huge": lambda f: (f / "adapter_config.json").write_text(" " * 2**25, encoding="utf-8"),
 }
 
 

@@ -39,7 +39,7 @@ def test_too_few_clients_is_exit_5_and_what_it_says_goes_on(faulty, tmp_path, ca
     assert "round 3: 1 of 3 clients left" in error and "a: failed before step 0; b: failed before step 1" in error
     assert rounds(run) == [0, 1, 2]
     assert run.read_json("manifest.json")["status"] == "failed"
-    assert json.loads((run.path / "checkpoints/round-000002/manifest.json").read_text())["round"] == 2
+    assert json.loads((run.path / "checkpoints/round-000002/manifest.json").read_text(encoding="utf-8"))["round"] == 2
     assert main(["train", "--resume", str(run.path)]) == 5  # the same faults come again
     capsys.readouterr()
     assert main(["train", "--resume", str(run.path), "faults.drop=0.1"]) == 2

@@ -86,7 +86,7 @@ sys.exit(main(sys.argv[1:]))
 def test_a_real_limit_on_files(write, chaos, no_pictures):
     """RLIMIT_FSIZE: the kernel refuses the part of a write that is too much."""
     path = write(training={"rounds": 24, "local_steps": 1})
-    runs = Path(yaml.safe_load(path.read_text())["output"]["dir"])
+    runs = Path(yaml.safe_load(path.read_text(encoding="utf-8"))["output"]["dir"])
 
     def limited(limit):
         command = [sys.executable, "-c", LIMITED, str(limit), "train", str(path)]

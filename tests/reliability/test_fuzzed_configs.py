@@ -75,7 +75,7 @@ def test_the_check_can_fail(place, monkeypatch):
         def fake(_):
             print(text, file=sys.stderr)
             for name in files:
-                (folder / name).write_text("x")
+                (folder / name).write_text("x", encoding="utf-8")
             return code
 
         monkeypatch.setattr(fuzz_configs, "atlas", fake)

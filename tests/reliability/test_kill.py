@@ -51,9 +51,9 @@ def test_what_is_compared_can_differ(chaos, write, train, no_pictures):
     for name in ("adapters/clients/a/adapter_model.safetensors", "checkpoints/round-000001/state.json"):
         file = two.path / name
         file.write_bytes(file.read_bytes()[:-1] + b" ")
-    lines = (two.path / "clients.jsonl").read_text()
-    (two.path / "clients.jsonl").write_text(lines.replace('"steps": 1', '"steps": 2', 1))
-    (two.path / "more").write_text("")
+    lines = (two.path / "clients.jsonl").read_text(encoding="utf-8")
+    (two.path / "clients.jsonl").write_text(lines.replace('"steps": 1', '"steps": 2', 1), encoding="utf-8")
+    (two.path / "more").write_text("", encoding="utf-8")
     assert chaos.differences(one, two, report=False) == [
         "more is in one alone",
         "adapters/clients/a/adapter_model.safetensors differs",

@@ -55,7 +55,7 @@ def child(run):
 
 def take(run, notes=None):
     with locked(run, (notes if notes is not None else []).append):
-        return json.loads((run.path / OWNER).read_text())
+        return json.loads((run.path / OWNER).read_text(encoding="utf-8"))
 
 
 def test_it_names_its_owner_and_is_removed(run):
@@ -89,7 +89,7 @@ def test_a_living_owner_keeps_others_out(run, child):
 )
 def test_what_the_file_says_does_not_decide(run, child, claim):
     """Of another PID namespace, a living owner looks like one that is gone, or like one that cannot be asked."""
-    (run.path / OWNER).write_text(claim if isinstance(claim, str) else json.dumps(claim))
+    (run.path / OWNER).write_text(claim if isinstance(claim, str) else json.dumps(claim), encoding="utf-8")
     with pytest.raises(OutputError, match="is written by ") as caught:
         take(run)
     assert "\x1b" not in str(caught.value) and len(str(caught.value)) < 700
@@ -109,7 +109,7 @@ def test_the_system_frees_the_lock_of_a_killed_owner(run, child):
     assert take(run, notes)["pid"] == os.getpid()
     (note,) = notes
     assert note.startswith(f"{run.path}: took over from process {child.pid} on host") and "gone" in note
-    assert f"process {child.pid} on host" in (run.path / "log.txt").read_text()
+    assert f"process {child.pid} on host" in (run.path / "log.txt").read_text(encoding="utf-8")
 
 
 @pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="needs namespaces of processes")

@@ -47,7 +47,7 @@ def test_the_newest_unfinished_run_of_this_config(write, train, stopped, at_step
     assert train(path)[0] == 0  # finished
     assert train(path, "--resume", "auto")[0] == 0
     assert newer.read_json("manifest.json")["status"] == "finished"
-    assert "goes on after round 1" in (newer.path / "log.txt").read_text()
+    assert "goes on after round 1" in (newer.path / "log.txt").read_text(encoding="utf-8")
 
 
 def test_also_where_ranks_follow_from_devices(train, stopped):
@@ -76,7 +76,7 @@ def test_none_is_an_error_that_says_what_was_looked_for(write, train, stopped, c
     write(training={"batch_size": 2})
     assert train(path, "--resume", "auto")[0] == 2
     assert "(1 other run there)" in capsys.readouterr().err
-    (run.path / "manifest.json").write_text("[" * 100_000)
+    (run.path / "manifest.json").write_text("[" * 100_000, encoding="utf-8")
     write()
     assert train(path, "--resume", "auto")[0] == 2
     assert "(1 other run there)" in capsys.readouterr().err
@@ -141,7 +141,7 @@ def test_more_rounds_after_the_end_train_as_if_they_had_been_asked_for_at_once(w
 
 def test_fewer_rounds_than_are_done(train, stopped, capsys):
     _, run = stopped()
-    manifest = json.loads((run.path / "manifest.json").read_text())
+    manifest = json.loads((run.path / "manifest.json").read_text(encoding="utf-8"))
     assert train("--resume", run.path, "training.rounds=1")[0] == 0  # those are done: it ends here
     assert RunDirectory(run.path).read_json("manifest.json")["started"] == manifest["started"]
     assert train("--resume", run.path, "training.rounds=3")[0] == 0

@@ -158,7 +158,9 @@ def test_a_bug_leaves_its_traceback_in_the_log(write, train, at_step, chaos, cap
         f"error: unexpected IndexError: a bug in two lines, in round 3; the traceback is in {log}; round 2 is kept; "
         f"to go on: atlas train --resume {run.path}\n"
     )
-    assert "Traceback (most recent call last)" in log.read_text() and "in bug" in log.read_text()
+    assert "Traceback (most recent call last)" in log.read_text(encoding="utf-8") and "in bug" in log.read_text(
+        encoding="utf-8"
+    )
     assert run.read_json("manifest.json")["status"] == "failed"
     goes_on_to_the_same_end(err, run, whole, chaos)
     at_step(1, bug)
@@ -213,7 +215,9 @@ def test_adapters_of_the_last_whole_round_and_a_report_are_left(write, train, at
     assert (manifest["status"], manifest["adapters_of_round"]) == (how, 2)
     assert adapters(run) == adapters(shorter) != {}
     assert {path.name for path in run.path.iterdir() if path.name.endswith(".tmp")} == set()
-    assert (run.path / "report.html").exists() and "not written" not in (run.path / "log.txt").read_text()
+    assert (run.path / "report.html").exists() and "not written" not in (run.path / "log.txt").read_text(
+        encoding="utf-8"
+    )
     text = page(run)
     assert f"{how.capitalize()} after round 2 of 3" in text and "adapters/ is of round 2" in text
     assert ("loss of client a is &lt;nan&gt;" in text) == (how == "failed")
@@ -250,5 +254,5 @@ def test_what_cannot_be_left_is_told_in_the_log_and_hides_nothing(write, train, 
     at_step(3, send(signal.SIGINT))
     code, run = train(write())
     assert code == 130 and capsys.readouterr().err.splitlines()[-1].startswith("error: interrupted; round 1 is kept")
-    assert "were not written: RuntimeError: no room" in (run.path / "log.txt").read_text()
+    assert "were not written: RuntimeError: no room" in (run.path / "log.txt").read_text(encoding="utf-8")
     assert "adapters_of_round" not in run.read_json("manifest.json")

@@ -87,9 +87,9 @@ def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
 def test_a_model_that_brings_code_is_refused(write, model_folder, tmp_path, capsys):
     folder = shutil.copytree(model_folder("bert"), tmp_path / "model")
     own = {"auto_map": {"AutoConfig": "own.Config", "AutoModel": "own.Model"}}
-    config = {**json.loads((folder / "config.json").read_text()), **own}
-    (folder / "config.json").write_text(json.dumps(config))
-    (folder / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    config = {**json.loads((folder / "config.json").read_text(encoding="utf-8")), **own}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    (folder / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')", encoding="utf-8")
     path = write(model={"name": str(folder)})
     for command in ("validate", "train"):
         assert main([command, str(path)]) == 2
@@ -126,12 +126,12 @@ def test_hub_tokens_are_not_written_down(write, train, monkeypatch, capsys, no_p
 @pytest.mark.parametrize("key", ["model.name", "model.config.auth", "output.dir", "task_groups.g.data.files"])
 def test_a_token_in_a_config_is_refused_and_not_repeated(write, capsys, tmp_path, key):
     path = write(model={"init": "auto"})
-    config = yaml.safe_load(path.read_text())
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
     section = config
     for part in key.split(".")[:-1]:
         section = section.setdefault(part, {})
     section[key.split(".")[-1]] = f"https://{TOKEN}@hub"
-    path.write_text(yaml.safe_dump(config))
+    path.write_text(yaml.safe_dump(config), encoding="utf-8")
     assert main(["validate", str(path)]) == 2
     err = capsys.readouterr().err
     assert f"{key}: holds an access token; take it out, and set HF_TOKEN in the environment" in err

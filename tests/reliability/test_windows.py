@@ -123,7 +123,7 @@ def test_a_path_of_windows_is_no_model_of_the_hub(name):
 
 def test_a_backslash_in_double_quotes_is_explained(tmp_path):
     path = tmp_path / "c.yaml"
-    path.write_text('model: {name: "C:\\Users\\me"}\n')
+    path.write_text('model: {name: "C:\\Users\\me"}\n', encoding="utf-8")
     with pytest.raises(
         ConfigError, match=r"c\.yaml:1: not valid YAML: .*; write a Windows path with / or without double"
     ):
@@ -153,9 +153,9 @@ def test_a_file_that_is_read_just_now_is_moved_a_moment_later(tmp_path, monkeypa
         replace(*paths)
 
     monkeypatch.setattr(moving.os, "replace", busy_twice)
-    (tmp_path / "new").write_text("new")
+    (tmp_path / "new").write_text("new", encoding="utf-8")
     moving.move(tmp_path / "new", tmp_path / "old")
-    assert (tmp_path / "old").read_text() == "new" and len(tried) == 3
+    assert (tmp_path / "old").read_text(encoding="utf-8") == "new" and len(tried) == 3
 
 
 def test_what_goes_into_a_file_there_is_utf_8(tmp_path, monkeypatch):

@@ -239,7 +239,7 @@ def test_how_long_a_run_took_is_said_where_it_is_known(ended, seconds, took):
 
 def test_a_damaged_record_is_named(make_run):
     run = make_run()
-    with (run.path / "clients.jsonl").open("a") as file:
+    with (run.path / "clients.jsonl").open("a", encoding="utf-8") as file:
         file.write('{"round": 4, "cli')
     with pytest.raises(ResourceError, match=r"clients\.jsonl:17 is damaged"):
         write_report(run)

@@ -67,14 +67,14 @@ def test_a_long_error_keeps_its_place_and_what_to_do_next(config_of_labels, caps
 def config_of_labels(tmp_path, model_folder):
     def write(labels):
         rows = [{"text": f"the film was good {i} {label}", "label": label} for label in labels for i in range(12)]
-        (tmp_path / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (tmp_path / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         config = {
             "name": "labels",
             "model": {"name": model_folder("bert"), "split_layer": 2},
             "task_groups": {"g": {"task": "sequence-classification", "data": {"files": str(tmp_path / "d.jsonl")}}},
             "clients": {"a": {"task_group": "g"}},
         }
-        (tmp_path / "c.yaml").write_text(json.dumps(config))
+        (tmp_path / "c.yaml").write_text(json.dumps(config), encoding="utf-8")
         return str(tmp_path / "c.yaml")
 
     return write

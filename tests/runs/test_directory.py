@@ -35,18 +35,18 @@ def test_create_never_reuses_a_folder(tmp_path):
 
 
 def test_create_leaves_what_is_there_alone(tmp_path):
-    (tmp_path / "20250131-123005_example_7").write_text("mine")
+    (tmp_path / "20250131-123005_example_7").write_text("mine", encoding="utf-8")
     assert RunDirectory.create(tmp_path, "example", 7, NOW).path.name.endswith("-2")
-    assert (tmp_path / "20250131-123005_example_7").read_text() == "mine"
+    assert (tmp_path / "20250131-123005_example_7").read_text(encoding="utf-8") == "mine"
 
 
 @pytest.mark.parametrize("base", ["file", "file/below"])
 def test_create_under_a_file_is_refused(tmp_path, base):
-    (tmp_path / "file").write_text("mine")
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
     with pytest.raises(OutputError, match=r"is a file; choose another folder with output\.dir") as caught:
         RunDirectory.create(tmp_path / base, "example", 7, NOW)
     assert caught.value.exit_code == 1
-    assert (tmp_path / "file").read_text() == "mine"
+    assert (tmp_path / "file").read_text(encoding="utf-8") == "mine"
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
@@ -161,7 +161,7 @@ def test_the_full_device_is_told_from_other_failures(run):
 
 def test_log_lines_have_a_time(run):
     run.log("one\ntwo")
-    lines = (run.path / "log.txt").read_text().splitlines()
+    lines = (run.path / "log.txt").read_text(encoding="utf-8").splitlines()
     assert [line.split(" ", 1)[1] for line in lines] == ["run directory created", "one", "two"]
     assert all(re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d ", line) for line in lines)
 
@@ -177,7 +177,7 @@ def test_tensors_come_back_even_as_views_of_one_buffer(run):
 
 
 def test_a_damaged_line_is_named(run):
-    (run.path / "other.jsonl").write_text('{"a": 1}\n{"a"\n')
+    (run.path / "other.jsonl").write_text('{"a": 1}\n{"a"\n', encoding="utf-8")
     with pytest.raises(ResourceError, match=r"other\.jsonl:2 is damaged") as caught:
         run.read_lines("other.jsonl")
     assert caught.value.exit_code == 3

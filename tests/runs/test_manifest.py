@@ -65,7 +65,7 @@ def test_secrets_are_masked_and_nothing_else(command, masked):
 def repository(tmp_path, monkeypatch):
     """A repository with one commit that takes the place of the atlas checkout."""
     (tmp_path / "atlas_cli").mkdir()
-    (tmp_path / "atlas_cli" / "__init__.py").write_text("")
+    (tmp_path / "atlas_cli" / "__init__.py").write_text("", encoding="utf-8")
     for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "one"]):
         identity = ["-c", "user.name=a", "-c", "user.email=a@b.invalid", "-c", "commit.gpgsign=false"]
         subprocess.run(["git", "-C", str(tmp_path), *identity, *command], check=True)
@@ -81,7 +81,7 @@ def head(folder):
 
 def test_commit_and_dirty_flag_of_the_checkout(repository):
     assert start()["git"] == {"of": "atlas", "commit": head(repository), "dirty": False}
-    (repository / "atlas_cli" / "new_plugin.py").write_text("")
+    (repository / "atlas_cli" / "new_plugin.py").write_text("", encoding="utf-8")
     assert start()["git"]["dirty"] is True
 
 

@@ -69,7 +69,7 @@ def test_the_first_line_that_differs_is_named(files, harm, ended):
         save_checkpoint(files.run, Checkpoint(3, {}, {}, files.seal()))
     path = files.run.path / NAME
     before = path.read_bytes()
-    path.write_text("".join(f"{each}\n" for each in lines))
+    path.write_text("".join(f"{each}\n" for each in lines), encoding="utf-8")
     try:
         if first == 12 and not ended:  # after what is sealed: of a round that the checkpoint does not know
             assert len(files.run.read_lines(NAME)) == 13
@@ -88,9 +88,9 @@ def test_the_first_line_that_differs_is_named(files, harm, ended):
 
 def test_where_the_sums_are_damaged_too_the_file_is_named(files):
     end(files)
-    (files.run.path / SUMS).write_text("{}\n")
+    (files.run.path / SUMS).write_text("{}\n", encoding="utf-8")
     path = files.run.path / NAME
-    path.write_text(path.read_text().replace("500", "501", 1))
+    path.write_text(path.read_text(encoding="utf-8").replace("500", "501", 1), encoding="utf-8")
     with pytest.raises(ResourceError, match=r"messages\.jsonl is not what was written \(by hash\)"):
         files.run.read_lines(NAME)
 
@@ -106,7 +106,7 @@ def test_what_came_after_the_checkpoint_is_cut_off_and_what_follows_is_sealed_wi
     seals, run = files.seal(), files.run
     files.append(NAME, [line(4)])
     files.append("clusters.jsonl", [{"round": 5, "by": "random", "assignment": {}, "moved": [], "silhouette_by_k": {}}])
-    with (run.path / NAME).open("a") as file:
+    with (run.path / NAME).open("a", encoding="utf-8") as file:
         file.write('{"round": 5, "cli')
     again = RecordFiles.of_checkpoint(run, seals)
     assert again.cut() == "lines of later rounds cut off: 1 of clusters.jsonl, 2 of messages.jsonl"

@@ -39,8 +39,8 @@ def test_what_a_killed_process_left(tmp_path, child):
 @pytest.mark.skipif(sys.platform == "win32", reason="a link needs a privilege there")
 def test_what_is_not_ours_stays(tmp_path):
     (tmp_path / ".tmp-of-a-user").mkdir()
-    (tmp_path / ".tmp-of-a-user" / "thesis.txt").write_text("x")
-    (tmp_path / ".tmp-file").write_text("x")
+    (tmp_path / ".tmp-of-a-user" / "thesis.txt").write_text("x", encoding="utf-8")
+    (tmp_path / ".tmp-file").write_text("x", encoding="utf-8")
     (tmp_path / ".tmp-link").symlink_to(tmp_path, target_is_directory=True)
     (tmp_path / ".tmp-killed").mkdir()  # before it was locked
     assert clear(tmp_path, CACHED) == [".tmp-killed"]
@@ -60,8 +60,8 @@ def test_no_living_folder_is_lost_however_often_others_clear(tmp_path):
     try:
         for _ in range(100):
             with Scratch(tmp_path, CACHED) as folder:
-                (folder / "x").write_text("x")
-                assert (folder / "x").read_text() == "x"
+                (folder / "x").write_text("x", encoding="utf-8")
+                assert (folder / "x").read_text(encoding="utf-8") == "x"
     finally:
         done.set()
         thread.join()

@@ -27,7 +27,7 @@ def toy_csv(tmp_path_factory) -> str:
     """60 sentences of 2 to 9 words whose last word tells the label."""
     draw = random.Random(0)
     path = tmp_path_factory.mktemp("data") / "tone.csv"
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["text", "label"])
         for i in range(60):
@@ -65,7 +65,9 @@ def make_config(model_folder, toy_csv):
 def lines(tmp_path):
     """A language-modelling group on 60 lines of 4 to 10 words."""
     words = ["the", "film", "was", "very", "good", "and", "the", "city", "was", "not"]
-    (tmp_path / "lines.txt").write_text("\n".join(" ".join([*words[: 3 + i % 7], str(i)]) for i in range(60)))
+    (tmp_path / "lines.txt").write_text(
+        "\n".join(" ".join([*words[: 3 + i % 7], str(i)]) for i in range(60)), encoding="utf-8"
+    )
     return {"g": {"task": "causal-lm", "data": {"files": str(tmp_path / "lines.txt")}}}
 
 

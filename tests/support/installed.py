@@ -17,10 +17,10 @@ def install(tmp_path, monkeypatch):
         folder = tmp_path / name
         info = folder / f"{name.replace('-', '_')}-1.5.dist-info"
         info.mkdir(parents=True)
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.5\n")
-        (info / "entry_points.txt").write_text(entry_points)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.5\n", encoding="utf-8")
+        (info / "entry_points.txt").write_text(entry_points, encoding="utf-8")
         for module, text in modules.items():
-            (folder / f"{module}.py").write_text(text)
+            (folder / f"{module}.py").write_text(text, encoding="utf-8")
         monkeypatch.syspath_prepend(str(folder))
         for each in CACHES:
             each.cache_clear()

@@ -9,7 +9,7 @@ def when_training(runs, do):
     until = time.monotonic() + 60
     while time.monotonic() < until:
         for metrics in runs.glob("*/metrics.jsonl"):
-            if '"round": 1,' in metrics.read_text():
-                do(json.loads((metrics.parent / "lock.json").read_text())["pid"])
+            if '"round": 1,' in metrics.read_text(encoding="utf-8"):
+                do(json.loads((metrics.parent / "lock.json").read_text(encoding="utf-8"))["pid"])
                 return
         time.sleep(0.02)

@@ -25,7 +25,7 @@ def sentences(draw, n):
 
 
 def jsonl(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def toy_config(model_folder, data, runs, task="sequence-classification", family=None, **changes):
@@ -49,9 +49,9 @@ def write_data(folder):
     draw = random.Random(0)
     for name, n in (("tone.csv", 80), ("tone_test.csv", 30)):
         lines = [f"{' '.join(words)},{label}" for words, label in sentences(draw, n)]
-        (folder / name).write_text("\n".join(["text,label", *lines]) + "\n")
+        (folder / name).write_text("\n".join(["text,label", *lines]) + "\n", encoding="utf-8")
     words = [words for words, _ in sentences(draw, 60)]
-    (folder / "lines.txt").write_text("\n".join(" ".join(line) for line in words) + "\n")
+    (folder / "lines.txt").write_text("\n".join(" ".join(line) for line in words) + "\n", encoding="utf-8")
     places = ["paris" if i % 2 else "london" for i in range(60)]
     rows = list(zip(words, places, strict=True))
     jsonl(folder / "tags.jsonl", ({"tokens": [*w, p], "tags": ["O"] * len(w) + ["B-LOC"]} for w, p in rows))
@@ -67,7 +67,7 @@ def write_data(folder):
         ),
     )
     scored = (f"{' '.join(w)}\t{' '.join(w[::-1])}\t{len(w) / 2}\n" for w in words)
-    (folder / "alike.tsv").write_text("".join(["text\ttext_pair\tlabel\n", *scored]))
+    (folder / "alike.tsv").write_text("".join(["text\ttext_pair\tlabel\n", *scored]), encoding="utf-8")
     jsonl(folder / "tell.jsonl", ({"prompt": " ".join(w), "response": f"it was {p}"} for w, p in rows))
 
 
@@ -88,7 +88,7 @@ def nested(base, changes):
 
 def train(path, *overrides) -> RunDirectory:
     """Run the command here; the run directory that it made, after checking every file in it."""
-    runs = Path(yaml.safe_load(Path(path).read_text())["output"]["dir"])
+    runs = Path(yaml.safe_load(Path(path).read_text(encoding="utf-8"))["output"]["dir"])
     before = set(runs.glob("*"))
     assert main(["train", str(path), *overrides]) == 0
     (made,) = set(runs.glob("*")) - before
@@ -144,7 +144,7 @@ def check_files(run, config):
     assert (memory["server"] is None) == (config.mode != "split-federated")
     for folder in folder_names(names_of_clients).values():
         assert (run.path / "adapters" / "clients" / folder / "adapter_model.safetensors").is_file()
-    html = (run.path / "report.html").read_text()
+    html = (run.path / "report.html").read_text(encoding="utf-8")
     assert "None" not in html
     assert "<svg" in html or "data:image" in html
     assert 'src="http' not in html and "<script src" not in html
