@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 from atlas_cli.reports.charts.intervals import Estimate, interval_chart
 from atlas_cli.reports.page.elements import Cell, figure, figures, figures_beside, paragraph, words
-from atlas_cli.reports.page.intervals import in_words, wilson
+from atlas_cli.reports.page.intervals import in_words
 from atlas_cli.reports.page.records import RunRecords
+from atlas_cli.statistics import wilson
 
 MAX_CLASSES = 25  # in a chart
 Counts = Mapping[str, int]

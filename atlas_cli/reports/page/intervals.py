@@ -1,19 +1,11 @@
-"""The 95 % interval of a share of independent cases, and the figures of a run that have one."""
+"""The figures of a run that have an interval of 95 %: shares of independent cases."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-Z = 1.959964  # of a normal distribution, 95 % lie within so many standard deviations
-
-
-def wilson(share: float, cases: int) -> tuple[float, float]:
-    """Wilson's interval of a share (1927), which is right near 0 and 1 and for few cases, too."""
-    square = Z * Z
-    centre = (share + square / (2 * cases)) / (1 + square / cases)
-    spread = Z / (1 + square / cases) * (share * (1 - share) / cases + square / (4 * cases * cases)) ** 0.5
-    return max(0.0, centre - spread), min(1.0, centre + spread)
+from atlas_cli.statistics import wilson
 
 
 def interval(row: Mapping[str, Any], metric: str) -> tuple[float, float] | None:

@@ -1,0 +1,129 @@
+"""How sure a figure is, and whether two models differ on the same test part: intervals of 95 %, and paired tests.
+
+A figure is a function of the numbers of examples, drawn with repetition or all of them once: so each resample scores
+whole examples, and two models are scored on the same ones.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from atlas_cli.seeding import numpy_generator
+
+RESAMPLES = 10_000
+Z = 1.959964  # of a normal distribution, 95 % lie within so many standard deviations
+
+Indices = NDArray[np.int64]
+Figure = Callable[[Indices], float]
+Ends = tuple[float, float]
+
+
+class McNemar(NamedTuple):
+    """Examples that one of two models alone gets right, and how likely a split as uneven is if neither is better."""
+
+    first_alone: int
+    second_alone: int
+    p: float
+
+
+class Difference(NamedTuple):
+    """A figure of the second model less that of the first, on the same examples.
+
+    Attributes:
+        interval: of 95 %, by percentiles of resamples; None where the difference is defined on too few of them.
+        p: twice the share of resamples on the rarer side of 0 (at most 1), each share with one more resample counted
+            than there was: never 0.
+    """
+
+    value: float
+    interval: Ends | None
+    p: float | None
+
+
+def wilson(share: float, cases: int) -> Ends:
+    """Wilson's interval of a share (1927), which is right near 0 and 1 and for few cases, too."""
+    square = Z * Z
+    centre = (share + square / (2 * cases)) / (1 + square / cases)
+    spread = Z / (1 + square / cases) * (share * (1 - share) / cases + square / (4 * cases * cases)) ** 0.5
+    return max(0.0, centre - spread), min(1.0, centre + spread)
+
+
+def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> McNemar:
+    """McNemar's exact test, two-sided: which examples each model gets right, in the same order."""
+    pairs = list(zip(first, second, strict=True))
+    alone = sum(a and not b for a, b in pairs), sum(b and not a for a, b in pairs)
+    differ = sum(alone)
+    rarer = sum(math.comb(differ, k) for k in range(min(alone) + 1))
+    return McNemar(*alone, p=min(1.0, 2 * rarer / 2**differ))
+
+
+def bootstrap(figure: Figure, examples: int, seed: int = 0, resamples: int = RESAMPLES) -> Ends | None:
+    """The percentile interval of a figure over examples (Efron and Tibshirani 1993, chapter 13).
+
+    The same seed draws the same resamples for every figure of as many examples. Resamples on which the figure is not
+    defined are left out; None where these are more than half.
+    """
+    return _ends(_resampled(figure, examples, seed, resamples))
+
+
+def paired_bootstrap(
+    first: Figure, second: Figure, examples: int, seed: int = 0, resamples: int = RESAMPLES
+) -> Difference:
+    """The difference of a figure between two models, resampled as ``bootstrap`` does, both on the same examples."""
+
+    def difference(indices: Indices) -> float:
+        return second(indices) - first(indices)
+
+    values = _resampled(difference, examples, seed, resamples)
+    ends, whole = _ends(values), difference(np.arange(examples))
+    if ends is None:
+        return Difference(whole, None, None)
+    found = values[np.isfinite(values)]
+    rarer = min(int((found <= 0).sum()), int((found >= 0).sum()))
+    return Difference(whole, ends, min(1.0, 2 * (rarer + 1) / (len(found) + 1)))
+
+
+def ratio(values: ArrayLike, weights: ArrayLike | None = None) -> Figure:
+    """The sum of a value over examples, by the sum of a weight: a mean, where every weight is 1."""
+    values_E = np.asarray(values, dtype=np.float64)
+    weights_E = np.ones(len(values_E)) if weights is None else np.asarray(weights, dtype=np.float64)
+
+    def figure(indices: Indices) -> float:
+        total = weights_E[indices].sum()
+        return float(values_E[indices].sum() / total) if total else math.nan
+
+    return figure
+
+
+def macro_f1(labels: Sequence[str], predicted: Sequence[str]) -> Figure:
+    """The mean F1 of the classes that occur among labels or predictions."""
+    _, numbers = np.unique([*labels, *predicted], return_inverse=True)
+    labels_E, predicted_E = np.split(numbers, [len(labels)])
+    classes = int(numbers.max(initial=0)) + 1
+
+    def figure(indices: Indices) -> float:
+        label, guess = labels_E[indices], predicted_E[indices]
+        right_C = np.bincount(label[label == guess], minlength=classes)
+        occurs_C = np.bincount(label, minlength=classes) + np.bincount(guess, minlength=classes)
+        seen_C = occurs_C > 0
+        return float((2 * right_C[seen_C] / occurs_C[seen_C]).mean())
+
+    return figure
+
+
+def _resampled(figure: Figure, examples: int, seed: int, resamples: int) -> NDArray[np.float64]:
+    drawn = numpy_generator(seed, "bootstrap", examples)
+    return np.array([figure(drawn.integers(examples, size=examples)) for _ in range(resamples)])
+
+
+def _ends(values: NDArray[np.float64]) -> Ends | None:
+    found = values[np.isfinite(values)]
+    if 2 * len(found) < len(values):
+        return None
+    low, high = np.percentile(found, (2.5, 97.5))
+    return float(low), float(high)
