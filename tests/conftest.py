@@ -6,7 +6,7 @@ import pytest
 import torch
 from support.tiny_models import CAUSAL, tiny_model, word_tokenizer
 
-pytest_plugins = ["support.federations", "support.installed", "support.browser"]
+pytest_plugins = ["support.federations", "support.installed", "support.browser", "support.trained_runs"]
 
 
 @pytest.fixture(autouse=True, scope="session")

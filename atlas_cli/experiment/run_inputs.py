@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from atlas_cli import discovery
 from atlas_cli.data.rows import digest
@@ -26,6 +26,9 @@ from atlas_cli.package_folder import PACKAGE_FOLDER
 from atlas_cli.plugin_code import code_of
 from atlas_cli.printable import listed
 from atlas_cli.tasks.contract import Feature
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _NOT_OF_THE_MODEL = ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype")
 _COMPARED = ("model_config", "tokenizer", "examples", "code")  # of packages the code is
@@ -71,8 +74,7 @@ def changed_since(manifest: Mapping[str, Any], federation: Federation, *, code: 
         not isinstance(before.get(part), dict) for part in now if part != "packages"
     ):
         return "the manifest does not say what the run depended on; start the experiment anew"
-    libraries = manifest.get("versions") or {}
-    alike = all(libraries.get(name) == version(name) for name in ("transformers", "tokenizers"))
+    alike = _same_libraries(manifest)
     config = _difference(before["model_config"], now["model_config"], common=not alike)
     if config is not None:
         path = Path(federation.base.name).expanduser()
@@ -80,12 +82,8 @@ def changed_since(manifest: Mapping[str, Any], federation: Federation, *, code: 
         return f"{where}: {config}; restore it or start anew"
     if (model := _difference(manifest["model"], model_facts(federation))) is not None:
         return f"the model is not what it was: {model}; restore it or start anew"
-    # another version describes one tokenizer in other words; the tokens below tell whether it is another
-    tokenizer = _difference(before["tokenizer"].get("parts"), now["tokenizer"]["parts"]) if alike else None
-    if tokenizer is not None:
-        files = _names(before["tokenizer"].get("files"), now["tokenizer"]["files"])
-        changed = f" (changed: {files})" if files else ""
-        return f"the tokenizer is not what it was{changed}: {tokenizer}; restore it or start anew"
+    if (tokenizer := changed_tokenizer(manifest, federation.tokenizer)) is not None:
+        return tokenizer
     if code and (files := listed(changed_code(manifest, federation))):
         return f"code that computes has changed: {files}; restore it or start anew"
     data = data_facts(federation)
@@ -94,6 +92,27 @@ def changed_since(manifest: Mapping[str, Any], federation: Federation, *, code: 
             if (what := _difference(was.get(group), now_[group])) is not None:
                 return f"the data of task group {group} is not what it was: {what}; restore it or start anew"
     return None
+
+
+def changed_tokenizer(manifest: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """What has changed in the tokenizer since a manifest was written, and what to do; None if nothing has.
+
+    Another version of the libraries describes one tokenizer in other words; then it is not compared.
+    """
+    before = (manifest.get("inputs") or {}).get("tokenizer") or {}
+    if not _same_libraries(manifest):
+        return None
+    what = _difference(before.get("parts"), tokenizer_parts(tokenizer))
+    if what is None:
+        return None
+    files = _names(before.get("files"), tokenizer_files(tokenizer))
+    changed = f" (changed: {files})" if files else ""
+    return f"the tokenizer is not what it was{changed}: {what}; restore it or start anew"
+
+
+def _same_libraries(manifest: Mapping[str, Any]) -> bool:
+    libraries = manifest.get("versions") or {}
+    return all(libraries.get(name) == version(name) for name in ("transformers", "tokenizers"))
 
 
 def other_versions(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:

@@ -92,7 +92,7 @@ def save_checkpoint(run: RunDirectory, checkpoint: Checkpoint, keep: int = 2) ->
     except BaseException:
         shutil.rmtree(run.path / scratch, ignore_errors=True)
         raise
-    for old in [folder for folder in folders(run) if _number(folder) <= checkpoint.round][:-keep]:
+    for old in [folder for folder in folders(run) if round_of(folder) <= checkpoint.round][:-keep]:
         shutil.rmtree(old, ignore_errors=True)
 
 
@@ -107,31 +107,48 @@ def load_newest(run: RunDirectory) -> tuple[Checkpoint, list[str]]:
         try:
             return _load(folder), warnings
         except _EarlierFormatError as error:
-            raise ResourceError(
-                f"{run.path} has checkpoints of format {error.format}, and this version reads format {FORMAT}; finish "
-                f"the run with atlas {WRITTEN_BY[error.format]}, which wrote them, or start the experiment anew"
-            ) from None
+            raise _of_earlier_format(run, error) from None
         except ResourceError as error:
             warnings.append(str(error))
     found = f" ({'; '.join(warnings)})" if warnings else ""
     raise ResourceError(f"{run.path} has no checkpoint to go on from{found}; start the experiment anew")
 
 
+def load_round(run: RunDirectory, number: int) -> Checkpoint:
+    """The checkpoint of a round.
+
+    Raises:
+        ResourceError: it is damaged, or of an earlier format.
+    """
+    try:
+        return _load(run.path / f"checkpoints/round-{number:06d}")
+    except _EarlierFormatError as error:
+        raise _of_earlier_format(run, error) from None
+
+
 def folders(run: RunDirectory) -> list[Path]:
     """Checkpoints that were written whole, oldest first; not checked for damage since."""
     found = (run.path / "checkpoints").glob("round-*")
-    return sorted((f for f in found if f.name.removeprefix("round-").isdecimal() and f.is_dir()), key=_number)
+    return sorted((f for f in found if f.name.removeprefix("round-").isdecimal() and f.is_dir()), key=round_of)
 
 
 def remove_newer(run: RunDirectory, number: int) -> None:
     """Remove damaged checkpoints of rounds after ``number``, which are run again, so that the newest is undamaged."""
     for folder in folders(run):
-        if _number(folder) > number:
+        if round_of(folder) > number:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _number(folder: Path) -> int:
+def round_of(folder: Path) -> int:
+    """The round of a checkpoint, from the name of its folder."""
     return int(folder.name.removeprefix("round-"))
+
+
+def _of_earlier_format(run: RunDirectory, error: _EarlierFormatError) -> ResourceError:
+    return ResourceError(
+        f"{run.path} has checkpoints of format {error.format}, and this version reads format {FORMAT}; finish the run "
+        f"with atlas {WRITTEN_BY[error.format]}, which wrote them, or start the experiment anew"
+    )
 
 
 def _load(folder: Path) -> Checkpoint:

@@ -1,0 +1,1 @@
+"""Trained models of a run, read again to use them: to evaluate, predict, generate and export."""
