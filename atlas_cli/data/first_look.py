@@ -46,6 +46,7 @@ _ORDER = (
     "token-classification",
     "instruction",
     "regression",
+    "multi-label",
     "sequence-classification",
     "causal-lm",
 )
@@ -155,7 +156,7 @@ def _holds(form: Form, values: Sequence[Any]) -> bool:
         return False
     if form == "number":
         return all(_is_number(value) for value in values)
-    if form in ("words", "classes"):
+    if form in ("words", "classes", "set"):
         return all(isinstance(value, list) for value in values)
     if form == "any":
         return True

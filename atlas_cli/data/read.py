@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, cast
 
 from atlas_cli.data import class_names as labels
+from atlas_cli.data.class_sets import SEPARATOR, of_columns, require_separator
 from atlas_cli.data.partitions import holdout
 from atlas_cli.data.rows import Account, GroupData, RowNumbers, Rows, SourceRows, identity
 from atlas_cli.data.sources import read_source
@@ -46,11 +48,11 @@ def read_group(name: str, group: TaskGroupConfig, seed: int, duplicates: Duplica
     task = load_task(group.task, key=f"{key}.task")
     if group.classes is not None and not task.has_classes:
         raise ConfigError(f"{group.task} has no classes; remove this key", key=f"{key}.classes")
-    source = read_source(data, f"{key}.data")
+    source = _with_label_lists(read_source(data, f"{key}.data"), task, data, f"{key}.data")
     columns = _columns(task, data, source.train, f"{key}.data")
 
     def read_part(rows: Rows, part: str) -> Rows:
-        rows = canonical(rows, columns, task, part, f"{key}.data")
+        rows = canonical(rows, columns, task, part, f"{key}.data", data.label_separator or SEPARATOR)
         if group.classes is not None:
             _check_labels(rows, task, group.classes, part, f"{key}.classes")
         elif task.has_classes:
@@ -93,7 +95,9 @@ def read_group(name: str, group: TaskGroupConfig, seed: int, duplicates: Duplica
             " holdout.duplicates: keep",
             key=f"{key}.data",
         )
-    classes = group.classes or (_classes([rows[i] for i in numbers], left, task, key) if task.has_classes else [])
+    classes = group.classes or (data.label if isinstance(data.label, list) else [])
+    if task.has_classes and not classes:
+        classes = _classes([rows[i] for i in numbers], left, task, key)
     found = [*(rows[i] for i in numbers), *left]
     notes = [*source.notes, *labels.class_notes(labels.count_labels(found, task.labels_in))]
     notes += labels.text_notes(found, [field for field in columns if task.forms.get(field, "text") in ("text", "any")])
@@ -132,13 +136,32 @@ def _rule(
     return asked
 
 
+def _with_label_lists(source: SourceRows, task: type[BaseTask], data: DataConfig, key: str) -> SourceRows:
+    """The source's rows, with one list for the columns of 0 and 1 that ``label`` names.
+
+    Raises:
+        ConfigError: a task of one label a row, or no sign of how a cell holds several.
+    """
+    several = task.forms.get("label") == "set"
+    for option, given in (("label", isinstance(data.label, list)), ("label_separator", data.label_separator)):
+        if given and not several:
+            raise ConfigError("is for tasks of several classes a row (multi-label)", key=f"{key}.{option}")
+    if isinstance(data.label, list):
+        train = of_columns(source.train, data.label, "training data", f"{key}.label")
+        test = None if source.test is None else of_columns(source.test, data.label, "test data", f"{key}.label")
+        return replace(source, train=train, test=test)
+    if several and data.label_separator is None:
+        require_separator(source.train, data.label or "label", key)
+    return source
+
+
 def _columns(task: type[BaseTask], data: DataConfig, rows: Rows, key: str) -> dict[str, str]:
     """Task field to the column that holds it: the configured one, else the column of the field's own name."""
     present = list(dict.fromkeys(column for row in rows for column in row))
     columns = {}
     for field in (*task.fields, *task.optional_fields):
         configured = getattr(data, field, None)  # a task of another package may have fields that are no key
-        column = configured or field
+        column = configured if isinstance(configured, str) else field
         if column in present:
             columns[field] = column
         elif field in task.fields or configured:
@@ -197,9 +220,8 @@ def _check_labels(rows: Rows, task: type[BaseTask], classes: list[str], part: st
 def _classes(train: Rows, test: Rows, task: type[BaseTask], key: str) -> list[str]:
     classes = sorted({label for row in train for label in task.labels_in(row)})
     if len(classes) < 2:
-        raise ConfigError(
-            f"all training rows have the label {classes[0]!r}; at least 2 classes are needed", key=f"{key}.data"
-        )
+        what = f"all training rows have the label {classes[0]!r}" if classes else "no training row has a label"
+        raise ConfigError(f"{what}; at least 2 classes are needed", key=f"{key}.data")
     if unseen := sorted({label for row in test for label in task.labels_in(row)} - set(classes)):
         raise ConfigError(
             f"the label {unseen[0]!r} occurs only in the test part; list all classes here, or change the test part",

@@ -6,6 +6,7 @@ import math
 import re
 from typing import TYPE_CHECKING, Any
 
+from atlas_cli.data.class_sets import SEPARATOR
 from atlas_cli.data.rows import Rows
 from atlas_cli.errors import ConfigError
 from atlas_cli.suggest import did_you_mean
@@ -18,10 +19,13 @@ _LIST_AS_TEXT = re.compile(r"""\[\s*['"\d-].*\S\]""", re.DOTALL)  # as Python, n
 _BETWEEN_WORDS = re.compile(r"[ \t\r\n]+")  # a no-break space is part of a word
 
 
-def canonical(rows: Rows, columns: dict[str, str], task: type[BaseTask], part: str, key: str) -> Rows:
+def canonical(
+    rows: Rows, columns: dict[str, str], task: type[BaseTask], part: str, key: str, separator: str = SEPARATOR
+) -> Rows:
     """The rows with the task's fields under their own names; every other column stays as it was.
 
-    An optional field that is empty in a row is left out of that row.
+    An optional field that is empty in a row is left out of that row. Classes of a set that are written into one text
+    stand between ``separator``.
 
     Raises:
         ConfigError: an empty field, a value of another type, or fields that do not fit each other.
@@ -31,7 +35,7 @@ def canonical(rows: Rows, columns: dict[str, str], task: type[BaseTask], part: s
         new = dict(row)
         for field, column in columns.items():
             place = f"row {number} of the {part}, column {column!r}"
-            value = _value(row.get(column), task.forms.get(field, "text"), place, f"{key}.{field}")
+            value = _value(row.get(column), task.forms.get(field, "text"), place, f"{key}.{field}", separator)
             if value is None and field in task.may_be_empty and row.get(column) is not None:
                 value = []  # an empty cell or list, and no missing one
             if value is not None:
@@ -56,26 +60,33 @@ def canonical(rows: Rows, columns: dict[str, str], task: type[BaseTask], part: s
     return done
 
 
-def _value(value: Any, form: Form, place: str, key: str) -> Any:
+def _value(value: Any, form: Form, place: str, key: str, separator: str) -> Any:
     """A field's value in its canonical form, or None where it is empty."""
     if form == "any":
         return value
     if form == "number":
         return _number(value, place, key)
-    if form in ("words", "classes"):
+    if form in ("words", "classes", "set"):
+        between = f"classes between {separator!r}" if form == "set" else "words with spaces"
         if isinstance(value, str) and _LIST_AS_TEXT.fullmatch(value):
             raise ConfigError(
-                f"{place} holds a list written as text ({value[:40]}); use JSONL or Parquet, or words with spaces",
-                key=key,
+                f"{place} holds a list written as text ({value[:40]}); use JSONL or Parquet, or {between}", key=key
             )
-        items = [word for word in _BETWEEN_WORDS.split(value) if word] if isinstance(value, str) else value
+        items = _items(value, form, separator) if isinstance(value, str) else value
         if items is not None and not isinstance(items, list):
-            raise ConfigError(f"{place} is {type(value).__name__}, not a list or words with spaces", key=key)
-        words = [_word(item, form == "classes", place, key) for item in items or ()]
+            raise ConfigError(f"{place} is {type(value).__name__}, not a list or {between}", key=key)
+        words = [_word(item, form != "words", place, key) for item in items or ()]
         if any(word is None for word in words):
             raise ConfigError(f"{place} holds an empty item", key=key)
-        return words or None
+        return (list(dict.fromkeys(words)) if form == "set" else words) or None
     return _word(value, form == "class", place, key)
+
+
+def _items(text: str, form: Form, separator: str) -> list[str]:
+    """Classes of a set, which may have spaces in them, or words."""
+    if form == "set":
+        return text.split(separator) if text.strip() else []
+    return [word for word in _BETWEEN_WORDS.split(text) if word]
 
 
 def _number(value: Any, place: str, key: str) -> float | None:

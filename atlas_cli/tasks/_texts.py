@@ -22,8 +22,8 @@ class TextTask(BaseTask):
     optional_fields: ClassVar[tuple[str, ...]] = ("text_pair",)
 
     @abstractmethod
-    def _label(self, row: Row) -> int | float:
-        """The row's label as a number.
+    def _label(self, row: Row) -> int | float | list[int]:
+        """The row's label as a number, or as several.
 
         Raises:
             ConfigError: it is none.

@@ -29,7 +29,7 @@ from atlas_cli.suggest import did_you_mean
 Row = Mapping[str, Any]
 Prediction = dict[str, Any]
 Better = Literal["higher", "lower"]
-Form = Literal["text", "number", "class", "words", "classes", "any"]
+Form = Literal["text", "number", "class", "words", "classes", "set", "any"]
 
 IGNORE = -100
 _COUNTED_AT_ONCE = 256  # features whose label tokens are counted together
@@ -109,7 +109,7 @@ class BaseTask(ABC):
         may_be_empty: fields whose list may have nothing in it, as of a text with none of several labels; others are
             refused where they are empty, by row and column.
         forms: what fields that are not text hold: a "number" (finite, as a float), a "class" (by its name), lists of
-            "words" or "classes", or "any", which ``check`` looks at.
+            "words" or "classes" (one a word), a "set" of classes, or "any", which ``check`` looks at.
         causal_only: needs a decoder.
         has_classes: labels are class numbers; ``classes`` are those of the config or of the data.
         one_class: each row is of exactly one class. Only then can rows be dealt out by class, be held out with equal
@@ -303,7 +303,7 @@ def check_declared(task: type[BaseTask]) -> None:
     for attribute, named in (("forms", task.forms), ("may_be_empty", task.may_be_empty)):
         if others := sorted(set(named) - set(fields)):
             raise ConfigError(f"{file}: Task.{attribute}: {others[0]} is no field{did_you_mean(others[0], fields)}")
-    if single := [field for field in task.may_be_empty if task.forms.get(field) not in ("words", "classes")]:
-        raise ConfigError(f"{file}: Task.may_be_empty: {single[0]} is no list; its form must be words or classes")
+    if single := [field for field in task.may_be_empty if task.forms.get(field) not in ("words", "classes", "set")]:
+        raise ConfigError(f"{file}: Task.may_be_empty: {single[0]} is no list; its form must be words, classes or set")
     if task.one_class and not task.has_classes:
         raise ConfigError(f"{file}: Task.one_class needs has_classes")

@@ -8,7 +8,7 @@ from atlas_cli import discovery, tasks
 from atlas_cli.errors import ConfigError
 
 NAMES = [
-    *("causal-lm", "instruction", "question-answering", "regression", "sequence-classification"),
+    *("causal-lm", "instruction", "multi-label", "question-answering", "regression", "sequence-classification"),
     "token-classification",
 ]
 
@@ -22,7 +22,7 @@ def test_declares_its_contract(name):
     task = tasks.build(name, classes=["a", "b"])
     assert task.fields and not set(task.fields) & set(task.optional_fields)
     assert task.causal_only == (name in ("causal-lm", "instruction"))
-    assert task.has_classes == name.endswith("classification")
+    assert task.has_classes == (name.endswith("classification") or name == "multi-label")
     assert task.better[task.primary_metric] == ("lower" if task.primary_metric == "perplexity" else "higher")
     assert task.better["loss"] == "lower"
     with pytest.raises(ConfigError, match="nothing to evaluate"):

@@ -213,5 +213,7 @@ def test_a_list_may_be_empty_where_the_task_says_so():
     with pytest.raises(ConfigError, match="row 1 of the data, column 'tags' is empty"):
         canonical(rows, columns, Tagged, "data", "d")
     Tagged.may_be_empty = ("text",)
-    with pytest.raises(ConfigError, match=r"Task\.may_be_empty: text is no list; its form must be words or classes"):
+    with pytest.raises(
+        ConfigError, match=r"Task\.may_be_empty: text is no list; its form must be words, classes or set"
+    ):
         check_declared(Tagged)

@@ -17,8 +17,18 @@ class _DataFields(Section):
     text_pair: str | None = Field(
         None, description="The column that holds the second text of a pair.", examples=["hypothesis"]
     )
-    label: str | None = Field(
-        None, description="The column that holds the class, or the number of a regression.", examples=["kind"]
+    label: str | list[str] | None = Field(
+        None,
+        min_length=1,
+        description="The column that holds the class, the number of a regression, or the classes of `multi-label`; or, "
+        "of these, the columns that hold 1 where a row is of their class and 0 elsewhere.",
+        examples=["kind"],
+    )
+    label_separator: str | None = Field(
+        None,
+        min_length=1,
+        description="What stands between the classes in a cell of `multi-label`; without it, a bar.",
+        examples=[";"],
     )
     tokens: str | None = Field(
         None, description="The column that holds a sentence as a list of words.", examples=["words"]
