@@ -105,7 +105,7 @@ class Task(TextTask):
         """1 for the classes of each text, else 0: (B, C), float32."""
         labels_BC = self.blank_labels(len(features), length)
         for row, feature in enumerate(features):
-            labels_BC[row, feature["labels"]] = 1
+            labels_BC[row, feature["labels"]] = 1  # type: ignore[index]
         return labels_BC
 
     def label_shape(self, batch: int, tokens: int) -> tuple[int, ...]:
