@@ -116,6 +116,30 @@ def macro_f1(labels: Sequence[str], predicted: Sequence[str]) -> Figure:
     return figure
 
 
+def correlation(labels: ArrayLike, predicted: ArrayLike, *, ranked: bool = False) -> Figure:
+    """Pearson's correlation; of ranks, Spearman's. 0 where all labels, or all predictions, are equal."""
+    labels_E, predicted_E = np.asarray(labels, dtype=np.float64), np.asarray(predicted, dtype=np.float64)
+
+    def figure(indices: Indices) -> float:
+        pair = [each[indices] for each in (labels_E, predicted_E)]
+        if any(each.min() == each.max() for each in pair):
+            return 0.0
+        first, second = (_centred(_ranks(each) if ranked else each) for each in pair)
+        return float((first * second).sum() / math.sqrt((first * first).sum() * (second * second).sum()))
+
+    return figure
+
+
+def _centred(values_E: NDArray[np.float64]) -> NDArray[np.float64]:
+    return values_E - values_E.mean()
+
+
+def _ranks(values_E: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Ranks from 0; equal values share the mean of theirs."""
+    _, place, counts = np.unique(values_E, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts + 1) / 2)[place]
+
+
 def _resampled(figure: Figure, examples: int, seed: int, resamples: int) -> NDArray[np.float64]:
     drawn = numpy_generator(seed, "bootstrap", examples)
     return np.array([figure(drawn.integers(examples, size=examples)) for _ in range(resamples)])

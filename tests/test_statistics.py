@@ -4,10 +4,10 @@ from itertools import product
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binomtest, pearsonr, spearmanr
 from sklearn.metrics import f1_score
 
-from atlas_cli.statistics import bootstrap, macro_f1, mcnemar, paired_bootstrap, ratio, wilson
+from atlas_cli.statistics import bootstrap, correlation, macro_f1, mcnemar, paired_bootstrap, ratio, wilson
 
 LABELS = ["a", "a", "b", "c", "b", "a", "c", "c", "b", "a"]
 GUESSED = ["a", "b", "b", "c", "b", "a", "a", "c", "d", "a"]
@@ -67,3 +67,8 @@ def test_figures_of_drawn_examples_are_those_of_the_field():
     label, guess = ([each[i] for i in drawn] for each in (LABELS, GUESSED))
     assert macro_f1(LABELS, GUESSED)(drawn) == pytest.approx(f1_score(label, guess, average="macro", zero_division=0))
     assert ratio([2.0, 3.0, 7.0], [1, 2, 4])(np.array([0, 2, 2])) == pytest.approx(16 / 9)
+    numbers, others = np.array([3.0, 1.0, 2.0, 2.0, 9.0, 4.0, 1.0, 0.0, 5.0]), np.array([2.0, 1, 1, 2, 3, 8, 0, 1, 2])
+    known = pearsonr(numbers[drawn], others[drawn]).statistic, spearmanr(numbers[drawn], others[drawn]).statistic
+    found = [correlation(numbers, others, ranked=ranked)(drawn) for ranked in (False, True)]
+    assert found == pytest.approx(known)
+    assert correlation(numbers, others)(np.array([2, 3, 2])) == 0.0

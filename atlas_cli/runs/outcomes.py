@@ -1,0 +1,125 @@
+"""What a trained model made of every example of a part of the data: what intervals and paired tests are computed from.
+
+``evaluation/<name>.json`` in a run directory holds one; ``atlas evaluate`` writes it and ``atlas compare`` reads it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Literal
+
+from pydantic import Field, ValidationError
+
+from atlas_cli.errors import ResourceError
+from atlas_cli.runs.directory import RunDirectory
+from atlas_cli.runs.schemas import Count, Figures, Record, Sha256
+from atlas_cli.statistics import Ends, Figure, Indices, bootstrap, correlation, macro_f1, ratio, wilson
+from atlas_cli.storage.strict_json import strict_json
+
+FOLDER = "evaluation"
+
+
+class Terms(Record):
+    """What a figure is summed up from: the sum of ``values`` by the sum of ``weights``."""
+
+    values: list[float] = Field(description="A number for every example.")
+    weights: list[float] | None = Field(
+        default=None, description="Of every example, what it counts, such as its label tokens; null: 1 each."
+    )
+    then: Literal["exp", "sqrt"] | None = Field(
+        default=None, description="What the figure is of this quotient: `exp` of a perplexity, `sqrt` of an rmse."
+    )
+
+
+class Outcomes(Record):
+    """A file in evaluation/."""
+
+    task_group: str = Field(description="Name of the task group.")
+    client: str | None = Field(description="Whose model it is; null: that of the group.")
+    part: str = Field(description="What was scored: `test`, `validation`, `local`, or a file.")
+    round: Count = Field(description="The round that the model is of.")
+    rows_sha256: Sha256 = Field(
+        description="Hash of the rows that were scored, in their order; of the test part the manifest's `test_sha256`."
+    )
+    metric: str = Field(description="Name of the primary metric.")
+    better: dict[str, Literal["higher", "lower"]] = Field(description="By figure, which values are better.")
+    figures: Figures = Field(description="The figures over all examples.")
+    examples: Count = Field(description="How many examples were scored.")
+    right: list[bool] | None = Field(
+        description="Where an example is right or wrong as a whole: whether it was right; else null."
+    )
+    labels: list[str] | list[float] | None = Field(
+        description="Where an example has one class or one number: its label; else null."
+    )
+    predicted: list[str] | list[float] | None = Field(description="What the model said, as `labels`.")
+    terms: dict[str, Terms] = Field(description="By figure, what it is summed up from, for those that are.")
+
+    def figure(self, name: str) -> Figure | None:
+        """A figure as a function of examples; None where these files do not say what it is computed from.
+
+        Over all examples it is what ``figures`` says, to rounding, or it is another figure of that name.
+        """
+        made = self._figure(name)
+        said = self.figures.get(name)
+        if (
+            made is None
+            or said is None
+            or not math.isclose(made(_all(self.examples)), said, rel_tol=1e-5, abs_tol=1e-6)
+        ):
+            return None
+        return made
+
+    def interval(self, name: str, seed: int = 0) -> Ends | None:
+        """Of 95 %: Wilson's where a figure is a share of examples, else of resamples; None as ``figure``."""
+        figure = self.figure(name)
+        if figure is None:
+            return None
+        terms = self.terms.get(name)
+        if terms is not None and terms.weights is None and terms.then is None and set(terms.values) <= {0.0, 1.0}:
+            return wilson(sum(terms.values) / self.examples, self.examples)
+        return bootstrap(figure, self.examples, seed)
+
+    def _figure(self, name: str) -> Figure | None:
+        if (terms := self.terms.get(name)) is not None:
+            quotient = ratio(terms.values, terms.weights)
+            after = {"exp": math.exp, "sqrt": math.sqrt, None: float}[terms.then]
+            return lambda indices: after(quotient(indices))
+        if self.labels is None or self.predicted is None:
+            return None
+        if name == "macro_f1":
+            return macro_f1([str(each) for each in self.labels], [str(each) for each in self.predicted])
+        numbers = all(isinstance(each, float) for each in (*self.labels, *self.predicted))
+        if name in ("pearson", "spearman") and numbers:
+            return correlation(self.labels, self.predicted, ranked=name == "spearman")
+        return None
+
+
+def write_outcomes(run: RunDirectory, name: str, outcomes: Outcomes) -> None:
+    """Write ``evaluation/<name>.json``, in place of what was there."""
+    run.write_text(f"{FOLDER}/{name}.json", strict_json(outcomes.model_dump()))
+
+
+def read_outcomes(run: RunDirectory) -> Iterable[Outcomes]:
+    """All that a run has, in the order of their files' names.
+
+    Raises:
+        ResourceError: one that is damaged, or whose lists are not of all examples.
+    """
+    for path in sorted((run.path / FOLDER).glob("*.json")):
+        try:
+            found = Outcomes.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError) as error:
+            raise ResourceError(f"{path} is damaged; atlas evaluate {run.path} writes it anew") from error
+        each = [found.right, found.labels, found.predicted]
+        each += [part for terms in found.terms.values() for part in (terms.values, terms.weights)]
+        if any(values is not None and len(values) != found.examples for values in each):
+            what = f"a list is not of all {found.examples} examples"
+            raise ResourceError(f"{path} is damaged: {what}; atlas evaluate {run.path} writes it anew")
+        yield found
+
+
+def _all(examples: int) -> Indices:
+    import numpy as np
+
+    return np.arange(examples)
