@@ -29,7 +29,7 @@ MISSING |= {
     "#NUM!",
 }
 UNLABELLED = MISSING | {"-100"}  # what losses ignore, so that tags of subwords have it in prepared data
-MOST_GRADES = 20  # half stars from 0 to 5 are classes; more numbers with decimals are a scale
+FEWEST_LABELS = 20  # of fewer, more than half may well be different
 SHOWN = 20  # classes that a line names
 SHOWN_PAIRS = 5
 
@@ -66,8 +66,7 @@ def require_names(rows: Rows, labels_in: LabelsIn, part: str, key: str) -> None:
             key=key,
         )
     numbers = [_number(name) for name in counts]
-    scale = all(number is not None for number in numbers) and any(number != int(number) for number in numbers if number)
-    if scale and (len(counts) > MOST_GRADES or 3 * len(counts) > counts.total()):
+    if any(number is not None and number != int(number) for number in numbers) and None not in numbers:
         first, second = list(counts)[:2] if len(counts) > 1 else [next(iter(counts))] * 2
         raise ConfigError(
             f"the labels of the {part} are numbers with decimals, such as {first} and {second}: {len(counts)} different"
@@ -75,6 +74,31 @@ def require_names(rows: Rows, labels_in: LabelsIn, part: str, key: str) -> None:
             " round them into a few classes in the file; if they are classes, list them under classes",
             key=key,
         )
+
+
+def require_few(rows: Rows, labels_in: LabelsIn, key: str) -> None:
+    """Refuse labels of the training data of which more than half are different: they are no classes.
+
+    Raises:
+        ConfigError: they are; says which task they are for.
+    """
+    counts = count_labels(rows, labels_in)
+    if counts.total() < FEWEST_LABELS or 2 * len(counts) <= counts.total():
+        return
+    if all(_number(name) is not None for name in counts):
+        fits = "task: regression predicts numbers"
+    elif sum(any(mark in name for mark in ",;|") for name in counts) > len(counts) / 2:
+        fits = "if they are several classes each, use task: multi-label"
+    elif sum(" " in name for name in counts) > len(counts) / 2:
+        fits = "task: instruction learns to write texts (prompt and response)"
+    else:
+        fits = "name the column of the classes"
+    raise ConfigError(
+        f"{counts.total():,} labels of the training data are {len(counts):,} different ones, such as"
+        f" {', '.join(f'{name!r:.40}' for name in list(counts)[:2])}: more than half; {fits}; if they are classes, list"
+        " them under classes",
+        key=key,
+    )
 
 
 def class_notes(counts: Counts) -> Iterator[str]:
@@ -95,9 +119,6 @@ def class_notes(counts: Counts) -> Iterator[str]:
             f"class '-1' ({counts['-1']:,}) stands beside '0': Hugging Face data sets write -1 where a row has no"
             " label; if it is none, drop these rows"
         )
-    total = sum(counts.values())
-    if total >= 10 and 2 * len(counts) > total:
-        yield f"{len(counts):,} classes occur in {total:,} labels: is this the column of the classes?"
 
 
 def text_notes(rows: Rows, fields: Iterable[str]) -> Iterator[str]:

@@ -60,6 +60,8 @@ def read_group(name: str, group: TaskGroupConfig, seed: int, duplicates: Duplica
         return rows
 
     rows = read_part(source.train, "training data")
+    if task.has_classes and not group.classes and not isinstance(data.label, list):
+        labels.require_few(rows, task.labels_in, f"{key}.data")
     held_out: list[int] = []
     if source.test is None:
         held_out = _hold_out(rows, task, data, source, seed, name)

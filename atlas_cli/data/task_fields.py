@@ -112,7 +112,9 @@ def _word(value: Any, is_class: bool, place: str, key: str) -> str | None:
     if not isinstance(value, str):
         kinds = "text or a whole number" if is_class else "text"
         if is_class and isinstance(value, list):
-            kinds += " (one class a row)"
+            kinds += " (one class a row; task: multi-label takes several)"
+        elif is_class and isinstance(value, float):
+            kinds += " (task: regression predicts numbers)"
         elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
             kinds += " (of a chat, write what is asked as prompt and the answer as response, an answer a row)"
         raise ConfigError(f"{place} holds {type(value).__name__} ({str(value)[:40]}), expected {kinds}", key=key)

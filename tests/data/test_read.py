@@ -97,7 +97,8 @@ BAD_ROWS = {
     "real label": (
         [{"text": "a", "label": 0.5}],
         {},
-        "data.label: row 1 of the training data, column 'label' holds float (0.5), expected text or a whole number",
+        "data.label: row 1 of the training data, column 'label' holds float (0.5), expected text or a whole number"
+        " (task: regression predicts numbers)",
     ),
     "one class": (
         [{"text": "a", "label": "x"}, {"text": "b", "label": "x"}],
@@ -359,16 +360,25 @@ def test_codes_for_no_label_are_no_classes_in_silence():
     assert not group(labelled({"-1": 9, "1": 9})).notes
 
 
-def test_numbers_on_a_scale_are_no_classes():
-    scores = [{"text": f"t{i}", "label": f"{i / 8:.3f}"} for i in range(40)]
-    with pytest.raises(
-        ConfigError, match=r"such as 0\.000 and 0\.125: 40 different ones in 40 rows would be as many cl"
-    ):
-        group(scores)
-    stars = [{"text": f"t{i}", "label": f"{i % 10 / 2}"} for i in range(40)]
-    assert group(stars).classes == [f"{i / 2}" for i in range(10)]
-    whole = [{"text": f"t{i}", "label": str(i % 3)} for i in range(8)]
-    assert group(whole).classes == ["0", "1", "2"]
+@pytest.mark.parametrize(
+    "labels", [[f"{i // 2 / 8:.3f}" for i in range(80)], [f"{i % 10 / 2}" for i in range(40)], ["0.5", "1", "0.5", "1"]]
+)
+def test_numbers_with_decimals_are_no_classes(labels):
+    rows = [{"text": f"t{i}", "label": label} for i, label in enumerate(labels)]
+    first, second = list(dict.fromkeys(labels))[:2]
+    with pytest.raises(ConfigError) as caught:
+        group(rows)
+    assert str(caught.value).startswith(
+        f"task_groups.g.data: the labels of the training data are numbers with decimals, such as {first} and {second}: "
+        f"{len(set(labels))} different ones in {len(labels)} rows would be as many classes. Use task: regression"
+    )
+    assert len(group(rows, classes=sorted(set(labels))).classes) == len(set(labels))
+
+
+@pytest.mark.parametrize("numbers", [range(6), ["0", "1", "2"], ["1.0", "2.0"]])
+def test_whole_numbers_are_classes(numbers):
+    rows = [{"text": f"t{i}", "label": numbers[i % len(numbers)]} for i in range(24)]
+    assert group(rows).classes == [str(number) for number in numbers]
 
 
 NEAR = {
@@ -391,10 +401,23 @@ def test_near_equal_classes_are_said_with_their_counts(pair, how):
     assert data.notes == (said,)
 
 
-def test_a_column_of_names_is_no_column_of_classes():
-    rows = [{"text": f"t{i}", "label": f"user {i % 30}"} for i in range(50)]
-    assert group(rows).notes == ("30 classes occur in 50 labels: is this the column of the classes?",)
-    assert not group(ROWS).notes
+DIFFERENT = {
+    "user {}": "task: instruction learns to write texts",
+    "user{}": "name the column of the classes",
+    "{}": "task: regression predicts numbers",
+    "sport;b{}": "if they are several classes each, use task: multi-label",
+}
+
+
+@pytest.mark.parametrize(("form", "fits"), DIFFERENT.items())
+def test_labels_that_are_mostly_different_are_no_classes(form, fits):
+    rows = [{"text": f"t{i}", "label": form.format(i % 30)} for i in range(50)]
+    with pytest.raises(ConfigError) as caught:
+        group(rows)
+    assert f"50 labels of the training data are 30 different ones, such as {form.format(0)!r}" in str(caught.value)
+    assert f": more than half; {fits}" in str(caught.value)
+    assert len(group(rows, classes=sorted({row["label"] for row in rows})).classes) == 30
+    assert len(group([{**row, "label": form.format(i % 25)} for i, row in enumerate(rows)]).classes) == 25
 
 
 def test_half_a_surrogate_pair_names_its_row():
