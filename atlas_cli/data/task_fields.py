@@ -98,8 +98,9 @@ def _number(value: Any, place: str, key: str) -> float | None:
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
+        hint = " with a point, such as 3.5" if "," in str(value) else ""
         raise ConfigError(
-            f"{place} holds {type(value).__name__} ({str(value)[:40]}), expected a finite number", key=key
+            f"{place} holds {type(value).__name__} ({str(value)[:40]}), expected a finite number{hint}", key=key
         )
     return number
 

@@ -6,6 +6,7 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from atlas_cli.config.schema.experiment import DataConfig
 from atlas_cli.data.sources import read_source
@@ -91,6 +92,53 @@ def test_tables_as_spreadsheets_write_them(name):
     assert load(name, GOOD[name]).train[0].keys() == {"text", "label"}
 
 
+SEPARATED = {
+    "semicolons.csv": ("text;label\na, b;x\nc;y\n", "';' found, and not ','"),
+    "decimals.csv": ("text;score;label\na;3,5;x\nc;1,5;y\n", "';' found, and not ','"),
+    "tabs.csv": ("text\tlabel\na; b\tx\nc\ty\n", "tab found, and not ','"),
+    "bars.csv": ("text|label\na, b|x\nc|y\n", "'|' found, and not ','"),
+    "commas.tsv": ("text,label\na;|,x\nc,y\n", "',' found, and not tab"),
+    "quoted.csv": ('"text";"label"\n"a;, b";"x"\n"c, d; e";"y"\n', "';' found, and not ','"),
+    "header.csv": ('"a, b";text;label\n0;a;x\n1;c;y\n', "';' found, and not ','"),
+    "uneven.csv": ("text;label, class;label\na;;x\nc, d;;y\n", "';' found, and not ','"),
+    "own.csv": ("text,label\na;b|c,x\nc;d|e,y\n", None),
+    "raw.tsv": ('text\tlabel\ta,b\na, "b\tx\t"\nc\ty\t1,2\n', None),
+}
+
+
+@pytest.mark.parametrize("name", SEPARATED)
+def test_the_separator_is_found_and_said(name):
+    content, said = SEPARATED[name]
+    source = load(name, content)
+    assert [(text[0], label) for text, label in texts(source)] == [("a", "x"), ("c", "y")]
+    assert [note for note in source.notes if "separator" in note] == [f"{name}: separator {said}"] * (said is not None)
+
+
+def test_one_column_may_hold_separators():
+    assert load("a.csv", "text\none; two\nthree\n").train == [{"text": "one; two"}, {"text": "three"}]
+    assert load("b.csv", '"text; or body"\n"one, two"\n').train == [{"text; or body": "one, two"}]
+
+
+def test_the_separator_that_is_set_is_taken():
+    def header(name, content, separator):
+        with open(name, "w", encoding="utf-8") as file:
+            file.write(content)
+        source = read_source(DataConfig(files=name, separator=separator), "task_groups.g.data")
+        assert not source.notes
+        return list(source.train[0])
+
+    assert header("two.csv", "id,text;label\n1,a;x\n", ";") == ["id,text", "label"]
+    assert header("two.csv", "id,text;label\n1,a;x\n", ",") == ["id", "text;label"]
+    assert header("odd.csv", "text^label\na^x\n", "^") == ["text", "label"]
+    assert header("tabs.csv", "text\tlabel,x\na\tx,y\n", "tab") == ["text", "label,x"]
+    assert header("excel.csv", "sep=,\ntext,x|label\na,x|y\n", "|") == ["text,x", "label"]
+    with pytest.raises(ConfigError, match=r"data\.separator: is for \.csv and \.tsv files, and there is none"):
+        header("a.jsonl", '{"text": "a"}', ";")
+    for bad in ("", ";;", "a", '"', "\n"):
+        with pytest.raises(ValidationError, match="separator"):
+            DataConfig(files="a.csv", separator=bad)
+
+
 def test_a_column_without_a_name_stays_where_it_holds_something():
     assert load("a.csv", ",text,label\n0,a,x\n").train == [{"": "0", "text": "a", "label": "x"}]
     assert load("b.csv", "text,label,\na,x,\nb,y,z\n").train[1] == {"text": "b", "label": "y", "": "z"}
@@ -148,23 +196,25 @@ BAD = {
         "text,label\na,x\n\ufefftext,label\n",
         "joined.csv:3: the header line again, as in joined files; take",
     ),
-    "semicolons.csv": (
-        "text;label\na, b;x\n",
-        "semicolons.csv:1: the header is one column, 'text;label': are fields between semicolons, not commas?",
+    "two.csv": (
+        "id,text;label\n1,a;x\n",
+        "two.csv: fields may be between ',' (columns 'id', 'text;label') or ';' (columns 'id,text', 'label'); set"
+        " data.separator to one of them",
     ),
-    "commas.tsv": (
-        "text,label\na,x\n",
-        "commas.tsv:1: the header is one column, 'text,label': are fields between commas, not tabs?",
+    "neither.csv": ("a;b|c\n1;2|3;4\n5|6|7\n", "neither.csv: the header may be cut at ';' and '|', and rows fit none"),
+    "uneven.csv": (
+        "text;label\na;x\nb; c;y\n",
+        "uneven.csv:3: 3 fields, but the header has 2; quote fields that hold semicolons",
+    ),
+    "one.csv": (
+        "text\nhello, you\nand me\n",
+        "one.csv:2: 2 fields, but the header has 1; quote fields that hold commas",
     ),
     "r.tsv": (
         '"text"\t"label"\n"1"\t"a"\t"x"\n',
         "r.tsv:2: 3 fields, but the header has 2; every row has one more, as R",
     ),
     "comment.csv": ("# made today\ntext,label\na,x\n", "comment.csv:2: 2 fields, but the header has 1; quote fields"),
-    "tabs.csv": (
-        "text\tlabel\na\tx\n",
-        "tabs.csv:1: the header is one column, 'text\\tlabel': are fields between tabs",
-    ),
     "packed.csv.gz": (b"\x1f\x8b\x08", "packed.csv.gz has a suffix that is not known; known are: .csv"),
     "packed.csv": (b"\x1f\x8b\x08", "packed.csv is compressed by gzip; unpack it first"),
     "sheet.csv": (b"PK\x03\x04..", "sheet.csv is a zip archive or an Excel workbook"),

@@ -91,7 +91,8 @@ def test_what_is_no_number_is_named_with_its_row(value):
     with pytest.raises(ConfigError) as caught:
         canonical([{"text": "a", "label": value}], {"text": "text", "label": "label"}, task, "training data", "k")
     assert str(caught.value).startswith("k.label: row 1 of the training data, column 'label' holds ")
-    assert str(caught.value).endswith(", expected a finite number")
+    hint = " with a point, such as 3.5" if value == "1,5" else ""
+    assert str(caught.value).endswith(f", expected a finite number{hint}")
 
 
 def test_a_row_without_a_number_is_refused():

@@ -53,6 +53,13 @@ class _DataFields(Section):
     test_files: str | list[str] | None = Field(
         None, description="Files of the test part; without them, a part is held out.", examples=["test.csv"]
     )
+    separator: str | None = Field(
+        None,
+        pattern=r"^([^A-Za-z0-9\"'\r\n]|tab)$",
+        description="What stands between the fields of .csv and .tsv files: one character, or `tab`. Without it, it is "
+        "found among commas, semicolons, tabs and bars.",
+        examples=[";"],
+    )
     test_fraction: float | None = Field(
         None,
         gt=0,

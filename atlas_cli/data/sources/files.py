@@ -1,6 +1,7 @@
 """``data: {files: reviews/*.csv}``: local files; the suffix says how each is read.
 
-    .csv, .tsv       a header line, then rows; fields quoted as in RFC 4180, or .tsv without any quoting
+    .csv, .tsv       a header line, then rows; fields quoted as in RFC 4180, or .tsv without any quoting; ``separator``
+                     says what stands between fields where it cannot be found
     .jsonl           one object a line
     .json            one list of objects, or SQuAD's own layout
     .parquet         a table
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,7 +45,7 @@ _UNREAD = {
 class Source(BaseSource):
     """Local files."""
 
-    keys = ("test_files",)
+    keys = ("test_files", "separator")
 
     def load(self, data: DataConfig, key: str) -> SourceRows:
         """Rows of ``files``, and of ``test_files`` where they are given, in the order of the files.
@@ -61,8 +63,14 @@ class Source(BaseSource):
             if both := {path.resolve() for path in train} & {path.resolve() for path in test}:
                 path = next(path for path in test if path.resolve() in both)
                 raise ConfigError(f"{path} is among the training files too; narrow data.files", key=f"{key}.test_files")
-        rows = _read_all(train, f"{key}.files", notes)
-        test_rows = _read_all(test, f"{key}.test_files", notes) if data.test_files is not None else None
+        tables = [path for path in (*train, *test) if path.suffix.lower() in _TABLES]
+        if data.separator is not None and not tables:
+            raise ConfigError(
+                f"is for {' and '.join(_TABLES)} files, and there is none; remove it", key=f"{key}.separator"
+            )
+        separator = "\t" if data.separator == "tab" else data.separator
+        rows = _read_all(train, f"{key}.files", notes, separator)
+        test_rows = _read_all(test, f"{key}.test_files", notes, separator) if data.test_files is not None else None
         return SourceRows(
             rows, test_rows, f"files {', '.join(data.location)}", digest(rows, test_rows), notes=tuple(notes)
         )
@@ -84,13 +92,16 @@ def _each_once(patterns: list[str], key: str) -> tuple[list[Path], list[str]]:
     return list(found.values()), notes
 
 
-def _read_all(paths: list[Path], key: str, notes: list[str]) -> Rows:
+def _read_all(paths: list[Path], key: str, notes: list[str], separator: str | None) -> Rows:
     rows: Rows = []
     for path in paths:
-        reader = READERS.get(path.suffix.lower())
+        suffix = path.suffix.lower()
+        reader = partial(_TABLES[suffix], separator=separator) if suffix in _TABLES else _READERS.get(suffix)
         if reader is None:
-            hint = f"; {todo}" if (todo := _UNREAD.get(path.suffix.lower())) else ""
-            raise ConfigError(f"{path} has a suffix that is not known; known are: {', '.join(READERS)}{hint}", key=key)
+            hint = f"; {todo}" if (todo := _UNREAD.get(suffix)) else ""
+            raise ConfigError(
+                f"{path} has a suffix that is not known; known are: {', '.join((*_TABLES, *_READERS))}{hint}", key=key
+            )
         if path.stat().st_size == 0:
             raise ConfigError(f"{path} is empty; add rows, or give another file", key=key)
         found = reader(path, key, notes)
@@ -124,9 +135,8 @@ def _matching(pattern: str, path: Path, key: str) -> list[Path]:
     raise ResourceError(f"{key}: no file {pattern}{hint}")
 
 
-READERS: dict[str, Callable[[Path, str, list[str]], Rows]] = {
-    ".csv": delimited.read_csv,
-    ".tsv": delimited.read_tsv,
+_TABLES = {".csv": delimited.read_csv, ".tsv": delimited.read_tsv}
+_READERS: dict[str, Callable[[Path, str, list[str]], Rows]] = {
     ".jsonl": json_rows.read_jsonl,
     ".json": json_rows.read_json,
     ".parquet": parquet.read_parquet,
