@@ -1,7 +1,7 @@
 """Makes relative paths of data, adapters and models absolute, starting from the config's folder.
 
-A path in a config file is looked for beside that file, then in the working directory; one given on the command line in
-the working directory alone. A path that exists nowhere stays as it is; reading it later raises the error. A model or
+A path in a config file is looked for beside that file, then in the working directory, and a note says where the latter
+was taken; one given on the command line in the working directory alone. A path that exists nowhere stays as it is; reading it later raises the error. A model or
 tokenizer is taken for a path only where its name has a folder in it (``models/mine``, ``./mine``) and is beside the
 config.
 """
@@ -19,7 +19,7 @@ from atlas_cli.config.schema.experiment import ExperimentConfig
 def with_absolute_paths(
     config: ExperimentConfig, folder: Path, is_override: Callable[[str], bool]
 ) -> tuple[ExperimentConfig, list[str]]:
-    """The config with absolute paths of its data, adapters and models, and notes where there was a choice.
+    """The config with absolute paths of its data, adapters and models, and notes where it might be another file.
 
     Args:
         folder: of the config file.
@@ -79,6 +79,8 @@ def _found(value: str, places: list[Path]) -> tuple[str, str | None]:
     is_pattern = not (first / value).exists()
     taken = os.path.normpath(os.path.join(glob.escape(str(first)) if is_pattern else first, value))
     other = next((place for place, there in others if there != names), None)
+    if first is not places[0]:
+        return taken, f"{value} is not beside the config; that of the working directory is used, {taken}"
     if other is None:
         return taken, None
     note = f"{value} is in {first} and in {other}; the first is used, beside the config (or give a full path)"

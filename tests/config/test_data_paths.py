@@ -47,11 +47,15 @@ def test_beside_the_config_from_every_folder(here, monkeypatch, capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def test_in_the_working_directory_where_it_is_only_there(here, capsys):
+def test_in_the_working_directory_where_it_is_only_there_which_is_said(here, capsys):
     write("configs/data/d.csv")
-    assert files(here, "configs/data/d.csv") == str(here / "configs" / "data" / "d.csv")
-    assert files(here, "'configs/data/*.csv'") == str(here / "configs" / "data" / "*.csv")
-    assert capsys.readouterr() == ("", "")
+    for name in ("d.csv", "*.csv"):
+        found = str(here / "configs" / "data" / name)
+        assert files(here, f"'configs/data/{name}'") == found
+        assert capsys.readouterr().err == (
+            f"note: configs/c.yaml: task_groups.g.data.files: configs/data/{name} is not beside the config; that of the"
+            f" working directory is used, {found}\n"
+        )
 
 
 @pytest.mark.parametrize("given", ["d.csv", "'d.*'"])
