@@ -1,9 +1,9 @@
 """Makes relative paths of data, adapters and models absolute, starting from the config's folder.
 
 A path in a config file is looked for beside that file, then in the working directory, and a note says where the latter
-was taken; one given on the command line in the working directory alone. A path that exists nowhere stays as it is; reading it later raises the error. A model or
-tokenizer is taken for a path only where its name has a folder in it (``models/mine``, ``./mine``) and is beside the
-config.
+was taken; one given on the command line in the working directory alone. A path that exists nowhere stays as it is;
+reading it later raises the error. A model or tokenizer is taken for a path only where its name has a folder in it
+(``models/mine``, ``./mine``) and is beside the config.
 """
 
 from __future__ import annotations
