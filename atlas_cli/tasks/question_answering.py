@@ -2,9 +2,11 @@
 
 A context that does not fit is read in windows that overlap by a quarter of the room that the question leaves. A window
 without the whole answer is labelled with its first token ([CLS] for encoders). Metrics: SQuAD's exact_match and f1, as
-fractions 0 to 1, and loss. The prediction is the best span of at most 30 context tokens over all windows. "No answer"
-can win (by the lowest first-token score of a window, as in SQuAD 2.0) only where the test part has a question without
-an answer.
+fractions 0 to 1, and loss; of several right answers the nearest counts. The prediction is the best span of at most 30
+context tokens over all windows. Where the test part has a question without an answer, as SQuAD 2.0, "no answer" is
+predicted where the lowest first-token score of a window is above that of the best span (a threshold of 0), and figures
+of both kinds of question are given, too: has_answer_f1 and has_answer_exact_match (HasAns of the official script), and
+no_answer_exact_match (NoAns, whose F1 is the same).
 """
 
 from __future__ import annotations
@@ -72,20 +74,33 @@ class _SpanMetric(Metric):
                 example.score, example.best = found["score"], found["answer"]
 
     def compute(self) -> dict[str, float]:
-        """``f1``, ``exact_match`` (fractions, over examples), ``loss`` (over windows)."""
+        """``f1`` and ``exact_match`` (fractions, over examples), of both kinds of question where there are some without
+        an answer, and ``loss`` (over windows)."""
         loss = self.running.mean()
-        may_be_null = any(not example.answers for example in self.examples.values())
-        total = exact = f1 = 0.0
-        for example in self.examples.values():
-            prediction = "" if may_be_null and example.null_score > example.score else example.best
-            total += example.rows
-            exact += example.rows * exact_match(prediction, example.answers)
-            f1 += example.rows * answer_f1(prediction, example.answers)
-        return {"f1": f1 / total, "exact_match": exact / total, "loss": loss}
+        kinds = self._kinds()
+        figures: dict[str, float] = {}
+        for kind, examples in kinds.items():
+            total = exact = f1 = 0.0
+            for example in examples:
+                prediction = "" if len(kinds) > 1 and example.null_score > example.score else example.best
+                total += example.rows
+                exact += example.rows * exact_match(prediction, example.answers)
+                f1 += example.rows * answer_f1(prediction, example.answers)
+            figures |= {f"{kind}f1": f1 / total, f"{kind}exact_match": exact / total}
+        figures.pop("no_answer_f1", None)  # equal to the exact match: an answer, or none
+        return {**figures, "loss": loss}
 
     def trials(self) -> dict[str, int]:
-        """The exact match is a share of examples."""
-        return {"exact_match": sum(example.rows for example in self.examples.values())}
+        """An exact match is a share of examples."""
+        return {f"{kind}exact_match": sum(e.rows for e in examples) for kind, examples in self._kinds().items()}
+
+    def _kinds(self) -> dict[str, list[_Example]]:
+        """All examples, and where some have no answer those with and without one, by the start of a figure's name."""
+        every = list(self.examples.values())
+        without = [example for example in every if not example.answers]
+        answered = [example for example in every if example.answers]
+        kinds = {"": every, "has_answer_": answered, "no_answer_": without} if without else {"": every}
+        return {kind: examples for kind, examples in kinds.items() if examples}
 
 
 def best_span(start_N: Tensor, end_N: Tensor, longest: int = MAX_ANSWER_TOKENS) -> tuple[float, int, int]:
@@ -116,7 +131,12 @@ class Task(BaseTask):
     fields: ClassVar[tuple[str, ...]] = ("question", "context", "answers")
     forms: ClassVar[Mapping[str, Form]] = {"answers": "any"}  # the shapes above; an empty list: there is no answer
     primary_metric: ClassVar[str] = "f1"
-    better: ClassVar[Mapping[str, Better]] = {"f1": "higher", "exact_match": "higher", "loss": "lower"}
+    better: ClassVar[Mapping[str, Better]] = {
+        **dict.fromkeys(
+            ("f1", "exact_match", "has_answer_f1", "has_answer_exact_match", "no_answer_exact_match"), "higher"
+        ),
+        "loss": "lower",
+    }
     prediction_fields: ClassVar[tuple[str, ...]] = ("answer", "score", "no_answer_score")
 
     @classmethod

@@ -156,12 +156,15 @@ def test_squads_own_layout():
 
 
 CONLL = {
+    "conll2003.conll": "-DOCSTART- -X- -X- O\n\nEU NNP B-NP B-ORG\nrejects VBZ B-VP O\n\n-DOCSTART- -X- O O\n\n"
+    "Peter NNP B-NP B-PER\n",
     "multiconer.conll": "# id 5239 domain=en\njohn _ _ B-PER\nworks _ _ O\n\n# id 77 domain=en\nmary _ _ B-PER\n",
     "spaces.conll": "new city\tB-LOC\nis\tO\n\n10\u00a0000\tB-NUM\n",
     "nbsp.iob": "10\u00a0000 B-NUM\r\nof O\r\n",
     "hash.conll": "# O\nwon O\n\n#tag B-MISC\n# O\n",
 }
 SENTENCES = {
+    "conll2003.conll": [(["EU", "rejects"], ["B-ORG", "O"]), (["Peter"], ["B-PER"])],
     "multiconer.conll": [(["john", "works"], ["B-PER", "O"]), (["mary"], ["B-PER"])],
     "spaces.conll": [(["new city", "is"], ["B-LOC", "O"]), (["10\u00a0000"], ["B-NUM"])],
     "nbsp.iob": [(["10\u00a0000", "of"], ["B-NUM", "O"])],

@@ -1,4 +1,8 @@
+import json
 import math
+import re
+import string
+from collections import Counter
 
 import pytest
 import torch
@@ -6,6 +10,7 @@ from transformers import BertConfig, BertForQuestionAnswering
 
 from atlas_cli import tasks
 from atlas_cli.data.collate import collate
+from atlas_cli.data.formats.json_rows import read_json
 from atlas_cli.errors import ConfigError
 from atlas_cli.tasks._metrics import answer_f1, exact_match
 from atlas_cli.tasks.question_answering import best_span, find_answers
@@ -181,6 +186,87 @@ def test_no_answer_wins_by_the_lowest_null_score(bert):
         metric.update(logits_for(answered, *answered["labels"], 7.0, null), torch.tensor([[1, 1]]), [answered])
         metric.update(logits_for(unanswered, first, first, 5.0, null), torch.tensor([[0, 0]]), [unanswered])
         assert metric.compute()["exact_match"] == expected
+
+
+def official(dataset, predictions):
+    """What the script evaluate-v2.0.py of SQuAD says of predictions by question, as fractions."""
+
+    def normal(text):
+        kept = "".join(c for c in text.lower() if c not in set(string.punctuation))
+        return " ".join(re.sub(r"\b(a|an|the)\b", " ", kept).split())
+
+    def f1(gold, said):
+        gold, said = normal(gold).split(), normal(said).split()
+        same = sum((Counter(gold) & Counter(said)).values())
+        if not gold or not said:
+            return float(gold == said)
+        precision, recall = same / len(said), same / len(gold)
+        return 2 * precision * recall / (precision + recall) if same else 0.0
+
+    exact, overlap, answered = {}, {}, {}
+    for asked in (q for article in dataset["data"] for paragraph in article["paragraphs"] for q in paragraph["qas"]):
+        name = asked["id"]
+        golds = [answer["text"] for answer in asked["answers"] if normal(answer["text"])] or [""]
+        exact[name] = max(float(normal(gold) == normal(predictions[name])) for gold in golds)
+        overlap[name] = max(f1(gold, predictions[name]) for gold in golds)
+        answered[name] = bool(asked["answers"])
+
+    def mean(scores, kind=None):
+        chosen = [score for name, score in scores.items() if kind in (None, answered[name])]
+        return sum(chosen) / len(chosen)
+
+    found = {"exact_match": mean(exact), "f1": mean(overlap)}
+    if not all(answered.values()):
+        found |= {"has_answer_exact_match": mean(exact, True), "has_answer_f1": mean(overlap, True)}
+        assert mean(exact, False) == mean(overlap, False)
+        found["no_answer_exact_match"] = mean(exact, False)
+    return found
+
+
+def squad(impossible):
+    """A file in the layout in which SQuAD is published; several answers, one of them without a word that counts."""
+
+    def asked(number, question, *answers):
+        places = [{"text": answer, "answer_start": CONTEXT.index(answer)} for answer in answers]
+        return {"id": str(number), "question": question, "answers": places, "is_impossible": not places}
+
+    questions = [
+        asked(0, "Who is the capital of France?", "Paris", "Paris is"),
+        asked(1, "What is in Germany?", "Berlin", "the"),
+        asked(2, "What is France?", "the capital of France"),
+    ]
+    questions += [asked(3, "Who is John?"), asked(4, "What is bad?")] if impossible else []
+    return {"version": "v2.0", "data": [{"title": "t", "paragraphs": [{"context": CONTEXT, "qas": questions}]}]}
+
+
+@pytest.mark.parametrize("impossible", [True, False])
+def test_figures_of_squads_own_file_are_those_of_the_official_script(bert, tmp_path, impossible):
+    dataset = squad(impossible)
+    (tmp_path / "dev.json").write_text(json.dumps(dataset), encoding="utf-8")
+    rows = read_json(tmp_path / "dev.json", "data.files", [])
+    task, seen = tasks.build("question-answering"), set()
+    encoded = {row["id"]: encode(row, bert, 26) for row in rows}
+    assert any(len(features) > 1 for features in encoded.values())
+    for seed in range(40):
+        torch.manual_seed(seed)
+        metric, said = task.metric(), {}
+        for row in rows:
+            features = encoded[row["id"]]
+            length = max(len(feature["input_ids"]) for feature in features)
+            logits = 3 * torch.randn(len(features), length, 2)
+            for each, feature in zip(logits, features, strict=True):
+                if feature["labels"] != [0, 0] and seed % 2:
+                    each[feature["labels"][0], 0] = each[feature["labels"][1], 1] = 12
+                each[len(feature["input_ids"]) :] = -1e9
+            metric.update(logits, task.label_tensor(features, length), features)
+            found = task.joined_predictions(task.predictions(logits, features))
+            said[row["id"]] = "" if impossible and found["no_answer_score"] - found["score"] > 0 else found["answer"]
+        figures = task.scores(metric)
+        expected = official(dataset, said)
+        assert {name: figures[name] for name in figures if name != "loss"} == pytest.approx(expected)
+        seen.add(figures["exact_match"])
+    assert len(seen) > 2
+    assert metric.trials()["exact_match"] == len(rows)
 
 
 def test_equal_rows_count_apiece(bert):
