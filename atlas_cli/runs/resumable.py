@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from atlas_cli import discovery
+from atlas_cli.config.flat import flat, is_in
 from atlas_cli.config.load import load_config
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.errors import AtlasError, ConfigError, ResourceError
@@ -88,15 +89,15 @@ def config_of(run: RunDirectory) -> ExperimentConfig:
 
 def experiment_sha256(config: ExperimentConfig) -> str:
     """Hash of all keys but those that may change: equal if one config can resume the other's run."""
-    fixed = {key: value for key, value in _flat(_as_json(config)).items() if not _may_change(key)}
+    fixed = {key: value for key, value in _flat(_as_json(config)).items() if not is_in(key, MAY_CHANGE)}
     return sha256_text(json.dumps(fixed, sort_keys=True))
 
 
 def changeable(config: ExperimentConfig | Mapping[str, Any]) -> dict[str, str]:
     """The values of the keys that may change, but for ``output``: with ``experiment_sha256`` all that two runs of one
     config have in common."""
-    flat = _flat(_as_json(config) if isinstance(config, ExperimentConfig) else config)
-    return {key: value for key, value in flat.items() if _may_change(key) and not key.startswith("output.")}
+    values = _flat(_as_json(config) if isinstance(config, ExperimentConfig) else config)
+    return {key: value for key, value in values.items() if is_in(key, MAY_CHANGE) and not key.startswith("output.")}
 
 
 def require_same(before: Mapping[str, Any], config: ExperimentConfig) -> None:
@@ -108,7 +109,7 @@ def require_same(before: Mapping[str, Any], config: ExperimentConfig) -> None:
     """
     was, now = _flat(before), _flat(_as_json(config))
     for name in sorted(was.keys() | now.keys()):
-        if was.get(name) != now.get(name) and not _may_change(name):
+        if was.get(name) != now.get(name) and not is_in(name, MAY_CHANGE):
             raise ConfigError(f"cannot change when a run is resumed; only these may: {', '.join(MAY_CHANGE)}", key=name)
     if was.get("training.rounds") != now["training.rounds"] and (target := config.privacy.with_target()):
         raise ConfigError(
@@ -182,15 +183,9 @@ def newest_unfinished(config: ExperimentConfig, path: Path) -> RunDirectory:
     )
 
 
-def _may_change(key: str) -> bool:
-    return any(key == each or key.startswith(f"{each}.") for each in MAY_CHANGE)
+def _flat(config: object) -> dict[str, str]:
+    return {key: repr(value) for key, value in flat(config).items()}
 
 
 def _as_json(config: ExperimentConfig) -> dict[str, Any]:
     return dict(json.loads(json.dumps(config.model_dump(mode="json"))))
-
-
-def _flat(value: object, prefix: str = "") -> dict[str, str]:
-    if isinstance(value, Mapping) and value:
-        return {k: v for name, inner in value.items() for k, v in _flat(inner, f"{prefix}.{name}").items()}
-    return {prefix.removeprefix("."): repr(value)}

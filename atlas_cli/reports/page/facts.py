@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from atlas_cli.config.flat import flat
 from atlas_cli.reports.page.elements import Cell, definitions, figures, folded, table, words
 from atlas_cli.units import format_seconds
 
@@ -76,16 +77,8 @@ def _parts(parts: Sequence[Mapping[str, Any]]) -> str:
 
 def settings(config: Mapping[str, Any]) -> str:
     """The resolved config, flattened to dotted keys; keys without a value are left out."""
-    found = {key: str(value) for key, value in _flat(config) if value not in (None, {}, [])}
+    found = {key: str(value) for key, value in flat(config).items() if value not in (None, {}, [])}
     return folded(f"{len(found)} settings; config.yaml repeats the run", definitions(found)) if found else ""
-
-
-def _flat(value: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
-    if isinstance(value, Mapping) and value:
-        for key, inner in value.items():
-            yield from _flat(inner, f"{prefix}.{key}" if prefix else str(key))
-    else:
-        yield prefix, value
 
 
 def _device(process: Mapping[str, Any]) -> str:
