@@ -53,7 +53,9 @@ def command(
         return
     console = Terminal()
     for name, group in groups.items():
-        title = f"{name}: {group.data.origin}, {len(group.data.train)} training rows, {_size(group.test)} test examples"
+        sizes = [f"{len(group.data.train)} training rows"]
+        sizes += [f"{_size(features)} {part} examples" for part, features in group.scored.items()]
+        title = ", ".join([f"{name}: {group.data.origin}", *sizes])
         rows = [_row(client, group) for client in group.shards]
         console.print(data_table(title, rows))
         console.say(f"  {_columns(group)}")
@@ -75,6 +77,7 @@ def _record(group: PreparedGroup, tokenizer: PreTrainedTokenizerBase, samples: i
         "origin": group.data.origin,
         "training_rows": len(group.data.train),
         "test_examples": count_examples(group.test),
+        "validation_examples": count_examples(group.validation),
         "columns": dict(group.data.columns),
         "classes": list(group.data.classes),
         "class_counts": class_counts(group) if group.data.classes else None,

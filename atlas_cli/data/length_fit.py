@@ -30,23 +30,25 @@ class Fit:
         return cls(rows, cut, rows - count_examples(features))
 
 
-def only_whole(encoded: list[list[Feature]], refuse: bool, n_train: int, max_length: int) -> list[list[Feature]]:
+def only_whole(
+    encoded: list[list[Feature]], refuse: bool, sizes: Mapping[str, int], max_length: int
+) -> list[list[Feature]]:
     """Features by row, less those of rows that do not fit.
 
     Args:
         refuse: raise an error if there are such rows.
-        n_train: the number of training rows; the others are test rows.
+        sizes: how many rows each part has, in their order.
 
     Raises:
         ConfigError: with ``refuse``; says how many rows do not fit.
     """
     whole = [[] if any(feature.get("truncated") for feature in features) else features for features in encoded]
-    gone = [row for row, features in enumerate(whole) if not features]
-    if refuse and gone:
-        train = sum(row < n_train for row in gone)
+    if refuse and not all(whole):
+        rows = iter(whole)
+        counts = {part: sum(not next(rows) for _ in range(size)) for part, size in sizes.items()}
+        said = " and ".join(f"{gone} of {sizes[part]} {part} rows" for part, gone in counts.items())
         raise ConfigError(
-            f"is error, and {train} of {n_train} training rows and {len(gone) - train} of {len(encoded) - n_train} test"
-            f" rows do not fit training.max_length {max_length}; raise it, or use cut, keep-end or drop",
+            f"is error, and {said} do not fit training.max_length {max_length}; raise it, or use cut, keep-end or drop",
             key="training.on_truncated",
         )
     return whole

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from atlas_cli.config.schema.experiment import ExperimentConfig
@@ -12,7 +12,7 @@ from atlas_cli.data.collate import collate
 from atlas_cli.data.length_fit import Fit, fit_notes, only_whole
 from atlas_cli.data.partitions.schemes import Partition, partition, split_local_test
 from atlas_cli.data.read import read_group
-from atlas_cli.data.rows import GroupData, identity
+from atlas_cli.data.rows import GroupData, Rows, identity
 from atlas_cli.data.token_cache import encode
 from atlas_cli.errors import ConfigError, during
 from atlas_cli.models.files.tokenizer_file import other_tokens
@@ -36,7 +36,7 @@ class PreparedGroup:
         shards: row numbers of every client, its local test part included.
         partition: the rows of each client, with the number of unused rows and the column's values by client.
         train, local_test: features by client; ``Feature.row`` is a row of ``data.train``.
-        test: features of the group's held-out part, seen by no client.
+        test, validation: features of the group's held-out parts, seen by no client; there may be no validation part.
         tokens_note: what is unusual about the tokens of these texts.
         unread_note: names the unused columns of the source.
         overlaps: notes on test texts on which groups merged with this one train.
@@ -56,6 +56,12 @@ class PreparedGroup:
     tokens_note: str | None = None
     unread_note: str | None = None
     overlaps: Sequence[str] = ()
+    validation: list[Feature] = field(default_factory=list)
+
+    @property
+    def scored(self) -> dict[str, list[Feature]]:
+        """The parts that the group's model is scored on: ``test``, and ``validation`` where there is one."""
+        return {"test": self.test, **({"validation": self.validation} if self.validation else {})}
 
     @property
     def notes(self) -> list[str]:
@@ -67,17 +73,23 @@ class PreparedGroup:
         return [*found, *self.overlaps]
 
     def fits(self) -> dict[str, Fit]:
-        """How training rows (including local tests) and test rows fit ``max_length``."""
+        """How training rows (including local tests), test and validation rows fit ``max_length``."""
         dealt = sum(map(len, self.shards.values()))
         train = [f for part in (self.train, self.local_test) for features in part.values() for f in features]
-        return {"training": Fit.of(dealt, train), "test": Fit.of(len(self.data.test), self.test)}
+        held_out = self.data.held_out
+        return {
+            "training": Fit.of(dealt, train),
+            **{part: Fit.of(len(held_out[part]), features) for part, features in self.scored.items()},
+        }
 
 
 def class_counts(group: PreparedGroup) -> str:
-    """How often each class occurs in training and test rows: ``ham 40, spam 8 (test: ham 10, spam 2)``."""
-    train, test = (count_labels(rows, group.task.labels_in) for rows in (group.data.train, group.data.test))
+    """How often each class occurs in training and held-out rows: ``ham 40, spam 8 (test: ham 10, spam 2)``."""
+    train = count_labels(group.data.train, group.task.labels_in)
     named = {name: train[name] for name in group.data.classes}  # those of no row, too
-    return f"{counts_sentence(named)} (test: {counts_sentence(test)})"
+    held_out = {part: count_labels(rows, group.task.labels_in) for part, rows in group.data.held_out.items()}
+    said = "; ".join(f"{part}: {counts_sentence(counts)}" for part, counts in held_out.items())
+    return f"{counts_sentence(named)} ({said})"
 
 
 def prepare(config: ExperimentConfig, tokenizer: PreTrainedTokenizerBase, causal: bool) -> dict[str, PreparedGroup]:
@@ -103,7 +115,7 @@ def _prepare_group(
 ) -> PreparedGroup:
     group = config.task_groups[name]
     seed = config.rows_seed
-    data = read_group(name, group, seed, config.holdout.duplicates)
+    data = read_group(name, group, seed, config.holdout)
     pooling = group.pooling
     if pooling == "auto":
         pooling = "last" if causal else "mean"
@@ -112,13 +124,8 @@ def _prepare_group(
     clients = [spec.name for spec in config.expanded_clients() if spec.task_group == name]
     labels = [task.labels_in(row)[0] if task.one_class else None for row in data.train]
     dealt = partition(data.train, clients, config.partition, labels, seed, name, data.numbered)
-    encoded = encode(task, [*data.train, *data.test], tokenizer, config.training.max_length)
-    if rule in ("drop", "error"):
-        encoded = only_whole(encoded, rule == "error", len(data.train), config.training.max_length)
-    for part in (encoded[: len(data.train)], encoded[len(data.train) :]):
-        for row, features in enumerate(part):
-            for feature in features:
-                feature["row"] = row
+    parts = {"training": data.train, **data.held_out}
+    encoded, *scored = _encoded(config, task, parts, tokenizer)
     train, local_test = {}, {}
     for client, rows in dealt.shards.items():
         for_training, for_test = split_local_test(rows, config.partition.local_test, seed, client)
@@ -137,20 +144,44 @@ def _prepare_group(
                 f" others are longer than training.max_length {config.training.max_length}, and on_truncated is {rule}",
                 key="partition.min_examples",
             )
-    test = [feature for features in encoded[len(data.train) :] for feature in features]
-    if not test:
-        raise ConfigError(
-            f"no test example is left: all {len(data.test)} test rows are longer than training.max_length"
-            f" {config.training.max_length}, and on_truncated is {rule}",
-            key=f"task_groups.{name}.data",
-        )
-    collate(task, [*next(iter(train.values()))[:1], test[0]], 0)  # labels are what the task says, before a run starts
-    note = other_tokens(tokenizer, (row for part in (data.train, data.test) for row in part))
+    held_out = {
+        part: [f for features in rows for f in features] for part, rows in zip(data.held_out, scored, strict=True)
+    }
+    for part, features in held_out.items():
+        if not features:
+            raise ConfigError(
+                f"no {part} example is left: all {len(parts[part])} {part} rows are longer than training.max_length"
+                f" {config.training.max_length}, and on_truncated is {rule}",
+                key=f"task_groups.{name}.data",
+            )
+    first = [features[0] for features in held_out.values()]
+    collate(task, [*next(iter(train.values()))[:1], *first], 0)  # labels are what the task says, before a run starts
+    note = other_tokens(tokenizer, (row for rows in parts.values() for row in rows))
     length = config.training.max_length
     unread = (
         _unread_note(data, {config.partition.column, group.data.split_by}) if group.data.source != "corpus" else None
     )
-    return PreparedGroup(data, task, dealt.shards, train, local_test, test, dealt, length, rule, note, unread)
+    return PreparedGroup(
+        *(data, task, dealt.shards, train, local_test, held_out["test"], dealt, length, rule, note, unread),
+        validation=held_out.get("validation", []),
+    )
+
+
+def _encoded(
+    config: ExperimentConfig, task: BaseTask, parts: Mapping[str, Rows], tokenizer: PreTrainedTokenizerBase
+) -> list[list[list[Feature]]]:
+    """By part, the features of each of its rows, whose number they have."""
+    sizes, length = {part: len(rows) for part, rows in parts.items()}, config.training.max_length
+    encoded = encode(task, [row for rows in parts.values() for row in rows], tokenizer, length)
+    if (rule := config.training.on_truncated) in ("drop", "error"):
+        encoded = only_whole(encoded, rule == "error", sizes, length)
+    by_row = iter(encoded)
+    found = [[next(by_row) for _ in range(size)] for size in sizes.values()]
+    for part in found:
+        for row, features in enumerate(part):
+            for feature in features:
+                feature["row"] = row
+    return found
 
 
 def _unread_note(data: GroupData, used: Collection[str | None]) -> str | None:
@@ -165,7 +196,7 @@ _ANSWERS = ("label", "tags", "answers", "response")
 
 
 def overlap_notes(groups: Mapping[str, GroupData]) -> dict[str, list[str]]:
-    """One sentence for each pair of groups where training texts of one are test texts of the other.
+    """One sentence for each pair of groups where training texts of one are test or validation texts of the other.
 
     Such texts matter where something learned in one group reaches the other. They are the rule for groups that read the
     same file, as each holds out rows of its own.
@@ -173,14 +204,15 @@ def overlap_notes(groups: Mapping[str, GroupData]) -> dict[str, list[str]]:
     trained = {name: {_text(row, data) for row in data.train} for name, data in groups.items()}
     notes: dict[str, list[str]] = {name: [] for name in groups}
     for name, data in groups.items():
-        tested = [_text(row, data) for row in data.test]
-        for other in groups:
-            count = sum(text in trained[other] for text in tested) if other != name else 0
-            if count:
-                notes[name].append(
-                    f"{count:,} of {len(tested):,} test texts are training texts of task group {other}, whose adapters"
-                    " are merged with this one's; give both groups the same test part (test_files)"
-                )
+        for part, rows in data.held_out.items():
+            texts = [_text(row, data) for row in rows]
+            for other in groups:
+                count = sum(text in trained[other] for text in texts) if other != name else 0
+                if count:
+                    notes[name].append(
+                        f"{count:,} of {len(texts):,} {part} texts are training texts of task group {other}, whose"
+                        f" adapters are merged with this one's; give both groups the same {part} part ({part}_files)"
+                    )
     return notes
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from atlas_cli.errors import ConfigError
@@ -23,8 +23,9 @@ class SourceRows:
     Attributes:
         train: rows in the order of the source, keyed by its own column names.
         test: the source's own test part, or None where a part must be held out.
+        validation: the source's own validation part, or None where it has none.
         origin: one line for manifests and messages, e.g. ``corpus trec-questions``.
-        sha256: of the rows of both parts, see ``digest``.
+        sha256: of the rows of all parts, see ``digest_of_parts``.
         split_by: column whose equal values must stay on one side of a held-out split; None if there is none.
         notes: what a user should know about how the source was read, one sentence each.
     """
@@ -35,6 +36,41 @@ class SourceRows:
     sha256: str
     split_by: str | None = None
     notes: tuple[str, ...] = ()
+    validation: Rows | None = None
+
+
+@dataclass(frozen=True)
+class ValidationAccount:
+    """Counts of one task group's validation rows.
+
+    Attributes:
+        own: whether the source has a validation part of its own; else it was held out.
+        read: rows of that part.
+        repeats: of those, the rows that repeat a training or test row over the task's fields.
+        duplicates: what was done with the repeats.
+        used: rows that are used, after ``validation_limit``.
+    """
+
+    own: bool
+    read: int
+    repeats: int
+    duplicates: Literal["drop", "keep"]
+    used: int
+
+    @property
+    def held_out(self) -> int:
+        """Rows that were taken from those to train on."""
+        return 0 if self.own else self.read
+
+    @property
+    def available(self) -> int:
+        """Rows before ``validation_limit`` took a sample."""
+        return self.read - (self.repeats if self.duplicates == "drop" else 0)
+
+    def clause(self) -> str:
+        """``, 10 held out to validate on, 1 of these repeat training or test rows and are left out (...)``."""
+        what = "validation rows of the source's own" if self.own else "held out to validate on"
+        return f", {self.read:,} {what}{_repeats(self.repeats, 'training or test', self.duplicates)}"
 
 
 @dataclass(frozen=True)
@@ -48,6 +84,7 @@ class Account:
         repeats: of those, the rows that repeat a training row over the task's fields.
         duplicates: what was done with the repeats.
         train, test: rows that are used, after ``limit`` and ``test_limit``.
+        validation: counts of the validation part; None where there is none.
     """
 
     read: int
@@ -57,11 +94,13 @@ class Account:
     duplicates: Literal["drop", "keep"]
     train: int
     test: int
+    validation: ValidationAccount | None = None
 
     @property
     def available(self) -> tuple[int, int]:
         """Training and test rows before ``limit`` and ``test_limit`` took a sample."""
         train = self.read if self.own_test else self.read - self.test_read
+        train -= self.validation.held_out if self.validation is not None else 0
         return train, self.test_read - (self.repeats if self.duplicates == "drop" else 0)
 
     def sentence(self) -> str:
@@ -71,18 +110,26 @@ class Account:
             first = f"{self.read:,} training rows, {self.test_read:,} test rows of the source's own"
         else:
             first = f"{self.read:,} rows, {self.test_read:,} held out to test on"
-        if self.repeats:
-            done = "are left out" if self.duplicates == "drop" else "are kept"
-            first += f", {self.repeats:,} of these repeat training rows and {done} (holdout.duplicates)"
+        first += _repeats(self.repeats, "training", self.duplicates)
         train, test = self.available
-        for name, used, of in (("limit", self.train, train), ("test_limit", self.test, test)):
+        limits, last = [("limit", self.train, train), ("test_limit", self.test, test)], ""
+        if (validation := self.validation) is not None:
+            first += validation.clause()
+            limits.append(("validation_limit", validation.used, validation.available))
+            last = f", {validation.used:,} to validate on"
+        for name, used, of in limits:
             if used < of:
                 first += f", {name} takes {used:,} of {of:,}"
-        return f"{first}: {self.train:,} to train on, {self.test:,} to test on"
+        return f"{first}: {self.train:,} to train on, {self.test:,} to test on{last}"
 
     def record(self) -> dict[str, object]:
         """For the manifest."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "validation" or value is not None}
+
+
+def _repeats(count: int, of: str, duplicates: str) -> str:
+    done = "are left out" if duplicates == "drop" else "are kept"
+    return f", {count:,} of these repeat {of} rows and {done} (holdout.duplicates)" if count else ""
 
 
 @dataclass(frozen=True)
@@ -91,11 +138,12 @@ class GroupData:
 
     Attributes:
         name: of the task group.
-        train, test: rows that hold the task's fields under their own names, and every other column as it was.
+        train, test, validation: rows that hold the task's fields under their own names, and every other column as it
+            was; there may be no validation rows.
         classes: class names in the order of their ids; empty for tasks without classes.
         origin, sha256: of the source, before any split or sample.
         columns: the source's column of each task field.
-        numbered: the numbers of the training rows in the source, and the held-out rows.
+        numbered: the numbers of the training rows in the source, and of the rows held out.
         account: the counts of all rows.
         notes: what was chosen, left out or looks wrong in the data, one sentence each; shown with its figures.
     """
@@ -110,6 +158,12 @@ class GroupData:
     numbered: RowNumbers
     account: Account
     notes: tuple[str, ...] = ()
+    validation: Rows = field(default_factory=list)
+
+    @property
+    def held_out(self) -> dict[str, Rows]:
+        """The rows of the test part, and of the validation part where there is one."""
+        return {"test": self.test, **({"validation": self.validation} if self.validation else {})}
 
 
 def digest(*parts: Sequence[Mapping[str, Any]] | None) -> str:
@@ -123,6 +177,11 @@ def digest(*parts: Sequence[Mapping[str, Any]] | None) -> str:
             )
             hasher.update(b"\n")
     return hasher.hexdigest()
+
+
+def digest_of_parts(train: Rows, test: Rows | None, validation: Rows | None) -> str:
+    """SHA-256 of a source's rows; one without a validation part has the ``digest`` of the other two."""
+    return digest(train, test) if validation is None else digest(train, test, validation)
 
 
 def identity(row: Mapping[str, Any], fields: Sequence[str]) -> str:
@@ -158,10 +217,11 @@ class RowNumbers:
 
     Attributes:
         rows: the number of every training row.
-        held_out: numbers of rows that were held out to test on.
+        held_out: numbers of rows that were held out to test on; ``validation``: to validate on.
         read: how many rows the source has.
     """
 
     rows: Sequence[int]
     held_out: Collection[int]
     read: int
+    validation: Collection[int] = ()

@@ -127,9 +127,9 @@ def other_versions(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | N
 def _examples(federation: Federation, group: str) -> dict[str, str]:
     """Hashes of the rows as they were read, of who has which, and of what they became as tokens."""
     prepared = federation.data[group]
-    features = [*prepared.train.values(), *prepared.local_test.values(), prepared.test]
+    features = [*prepared.train.values(), *prepared.local_test.values(), *prepared.scored.values()]
     return {
-        "rows": digest(prepared.data.train, prepared.data.test),
+        "rows": digest(prepared.data.train, *prepared.data.held_out.values()),
         "shards": sha256_text(json.dumps(list(prepared.shards.items()))),
         "tokens": _sha256_features(feature for each in features for feature in each),
     }

@@ -18,8 +18,8 @@ def read_classes(plan: Plan) -> tuple[dict[str, list[str]], list[str]]:
         if not build_task(group.task, ["a", "b"]).has_classes:
             continue
         try:
-            rule = plan.config.holdout.duplicates
-            found[name] = group.classes or read_group(name, group, plan.config.rows_seed, rule).classes
+            holdout = plan.config.holdout
+            found[name] = group.classes or read_group(name, group, plan.config.rows_seed, holdout).classes
         except AtlasError as error:
             found[name] = ["0", "1"]
             notes.append(f"task group {name}: two classes assumed, since its data cannot be read ({error})")

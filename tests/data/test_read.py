@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 
 from atlas_cli.config.schema.experiment import TaskGroupConfig
+from atlas_cli.config.schema.partition import HoldoutConfig
 from atlas_cli.data import read
 from atlas_cli.errors import ConfigError
 from atlas_cli.tasks import regression
@@ -25,11 +26,12 @@ def write(name: str, rows: list[dict]) -> str:
     return name
 
 
-def group(rows, test=None, task=SEQUENCE, classes=None, seed=0, duplicates=None, **data):
+def group(rows, test=None, task=SEQUENCE, classes=None, seed=0, duplicates=None, holdout=None, **data):
+    holdout = {"duplicates": duplicates, **(holdout or {})}
     data = {"files": write("train.jsonl", rows)} | data
     if test is not None:
         data["test_files"] = write("test.jsonl", test)
-    return read.read_group("g", TaskGroupConfig(task=task, classes=classes, data=data), seed, duplicates)
+    return read.read_group("g", TaskGroupConfig(task=task, classes=classes, data=data), seed, HoldoutConfig(**holdout))
 
 
 def labelled(counts: dict[str, int]) -> list[dict]:

@@ -1,4 +1,4 @@
-"""The part of the config that says which rows are tested on, and which rows each client has."""
+"""The part of the config that says which rows are tested and validated on, and which rows each client has."""
 
 from __future__ import annotations
 
@@ -6,17 +6,32 @@ from typing import Literal
 
 from pydantic import Field
 
-from atlas_cli.config.schema.section import Section
+from atlas_cli.config.schema.section import PartSize, Section
 
 
 class HoldoutConfig(Section):
-    """Test parts of task groups."""
+    """Test and validation parts of task groups."""
 
+    test: PartSize | None = Field(
+        None,
+        description="The share (below 1) or the number of a source's rows that are held out to test on, where the "
+        "source has no test part and the group no `test_fraction`; without it, a share of 0.2.",
+        examples=[0.1],
+    )
+    validation: PartSize | None = Field(
+        None,
+        description="The share (below 1) or the number of a source's rows that are held out to validate on: the best "
+        "round is chosen on them, and training may end by them. They are taken from the rows to train on, so that the "
+        "test part stays as it is. A group with a validation part of its own (`validation_files`, `validation_split`) "
+        "keeps that; without either, the best round is chosen on the test part.",
+        examples=[0.1, 200],
+    )
     duplicates: Literal["drop", "keep", "error"] | None = Field(
         None,
-        description="What becomes of test rows that repeat a training row. Without it they are dropped from a part "
-        "that is held out, and kept in a test part of the source's own (`test_files`, `test_split`, a corpus's); both "
-        "are counted.",
+        description="What becomes of test rows that repeat a training row, and of validation rows that repeat a "
+        "training or test row. Without it they are dropped from a part that is held out, and kept in a part of the "
+        "source's own (`test_files`, `test_split`, a corpus's, `validation_files`, `validation_split`); both are "
+        "counted.",
         examples=["drop"],
     )
 

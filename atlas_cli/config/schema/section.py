@@ -17,6 +17,7 @@ Ranks = Annotated[
 ]
 SplitLayer = Annotated[int, Field(ge=1)] | Literal["auto"] | None
 Share = Annotated[float, Field(gt=0, le=1)]
+PartSize = Annotated[int | float, AfterValidator(lambda size: _check_part_size(size))]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
 
 
@@ -29,6 +30,12 @@ def _check_ranks(rank: Any) -> Any:
     if any(layer < 0 for layer in by_layer):
         raise ValueError("layers count from 0")
     return rank
+
+
+def _check_part_size(size: float) -> float:
+    if (size < 1) if isinstance(size, int) else not 0 < size < 1:
+        raise ValueError("must be a share above 0 and below 1, or a number of rows from 1 on")
+    return size
 
 
 CheckedRanks = Annotated[Ranks, AfterValidator(_check_ranks)]

@@ -53,6 +53,17 @@ class _DataFields(Section):
     test_files: str | list[str] | None = Field(
         None, description="Files of the test part; without them, a part is held out.", examples=["test.csv"]
     )
+    validation_split: str | None = Field(
+        None,
+        description="The split of a hub data set to validate on; without it, what `holdout.validation` says is held "
+        "out.",
+        examples=["validation"],
+    )
+    validation_files: str | list[str] | None = Field(
+        None,
+        description="Files of the validation part; without them, what `holdout.validation` says is held out.",
+        examples=["validation.csv"],
+    )
     separator: str | None = Field(
         None,
         pattern=r"^([^A-Za-z0-9\"'\r\n]|tab)$",
@@ -64,11 +75,14 @@ class _DataFields(Section):
         None,
         gt=0,
         lt=1,
-        description="The share of rows that is held out where the source has no test part; without it, 0.2.",
+        description="The share of rows that is held out where the source has no test part; without it, what "
+        "`holdout.test` says.",
         examples=[0.1],
     )
     split_by: str | None = Field(
-        None, description="Rows that share this column stay on one side of the test split.", examples=["document"]
+        None,
+        description="Rows that share this column stay in one part, where a part is held out.",
+        examples=["document"],
     )
     limit: int | None = Field(
         None,
@@ -81,6 +95,14 @@ class _DataFields(Section):
         None,
         ge=1,
         description="Use at most this many test examples, a seeded sample.",
+        examples=[500],
+        json_schema_extra={"unit": "examples"},
+    )
+
+    validation_limit: int | None = Field(
+        None,
+        ge=1,
+        description="Use at most this many validation examples, a seeded sample.",
         examples=[500],
         json_schema_extra={"unit": "examples"},
     )

@@ -23,7 +23,7 @@ def by_name(
     if named is None:
         raise ConfigError("scheme: explicit needs the rows of every client", key="partition.shards")
     place = {number: i for i, number in enumerate(numbered.rows)}
-    held_out = frozenset(numbered.held_out)
+    held_out = {"test": frozenset(numbered.held_out), "validate": frozenset(numbered.validation)}
     owner: dict[int, str] = {}
     shards: dict[str, list[int]] = {}
     missing: dict[str, str] = {}
@@ -41,9 +41,11 @@ def by_name(
             owner[i] = client
         shards[client] = [place[i] for i in wanted if i in place]
         reasons = [
-            _absent([i for i in wanted if i in held_out], len(wanted), "held out to test on"),
-            _absent([i for i in wanted if i not in held_out and i not in place], len(wanted), "left out by data.limit"),
+            _absent([i for i in wanted if i in rows], len(wanted), f"held out to {what} on")
+            for what, rows in held_out.items()
         ]
+        left = [i for i in wanted if i not in place and not any(i in rows for rows in held_out.values())]
+        reasons.append(_absent(left, len(wanted), "left out by data.limit"))
         if any(reasons):
             missing[client] = "; ".join(filter(None, reasons))
     return shards, missing

@@ -17,7 +17,7 @@ from atlas_cli.data.rows import SourceRows
 if TYPE_CHECKING:
     from atlas_cli.config.schema.task_groups import _DataFields as DataConfig
 
-Key = Literal["test_files", "separator", "subset", "split", "test_split"]
+Key = Literal["test_files", "validation_files", "separator", "subset", "split", "test_split", "validation_split"]
 KEYS: tuple[Key, ...] = get_args(Key)
 
 

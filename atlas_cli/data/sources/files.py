@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from atlas_cli.data.formats import conll, delimited, json_rows, parquet, text
-from atlas_cli.data.rows import Rows, SourceRows, digest
+from atlas_cli.data.rows import Rows, SourceRows, digest_of_parts
 from atlas_cli.data.sources.contract import BaseSource
 from atlas_cli.errors import ConfigError, ResourceError
 from atlas_cli.suggest import near_file
@@ -45,35 +45,37 @@ _UNREAD = {
 class Source(BaseSource):
     """Local files."""
 
-    keys = ("test_files", "separator")
+    keys = ("test_files", "validation_files", "separator")
 
     def load(self, data: DataConfig, key: str) -> SourceRows:
-        """Rows of ``files``, and of ``test_files`` where they are given, in the order of the files.
+        """Rows of ``files``, and of ``test_files`` and ``validation_files`` where given, in the order of the files.
 
         Raises:
             ConfigError: a file is not of the format of its suffix; names file and line.
             ResourceError: a file is missing.
         """
         train, notes = _each_once(data.location, f"{key}.files")
-        test: list[Path] = []
-        if data.test_files is not None:
-            test_files = [data.test_files] if isinstance(data.test_files, str) else data.test_files
-            test, more = _each_once(test_files, f"{key}.test_files")
-            notes += more
-            if both := {path.resolve() for path in train} & {path.resolve() for path in test}:
-                path = next(path for path in test if path.resolve() in both)
-                raise ConfigError(f"{path} is among the training files too; narrow data.files", key=f"{key}.test_files")
-        tables = [path for path in (*train, *test) if path.suffix.lower() in _TABLES]
-        if data.separator is not None and not tables:
+        taken = {path.resolve(): "training" for path in train}
+        own: dict[str, list[Path]] = {}
+        for part in ("test", "validation"):
+            if (named := getattr(data, f"{part}_files")) is not None:
+                where = f"{key}.{part}_files"
+                own[part], more = _each_once([named] if isinstance(named, str) else named, where)
+                notes += more
+                for path in own[part]:
+                    if (other := taken.setdefault(path.resolve(), part)) != part:
+                        narrow = "files" if other == "training" else f"{other}_files"
+                        raise ConfigError(f"{path} is among the {other} files too; narrow data.{narrow}", key=where)
+        if data.separator is not None and not any(path.suffix.lower() in _TABLES for path in taken):
             raise ConfigError(
                 f"is for {' and '.join(_TABLES)} files, and there is none; remove it", key=f"{key}.separator"
             )
         separator = "\t" if data.separator == "tab" else data.separator
         rows = _read_all(train, f"{key}.files", notes, separator)
-        test_rows = _read_all(test, f"{key}.test_files", notes, separator) if data.test_files is not None else None
-        return SourceRows(
-            rows, test_rows, f"files {', '.join(data.location)}", digest(rows, test_rows), notes=tuple(notes)
-        )
+        found = {part: _read_all(paths, f"{key}.{part}_files", notes, separator) for part, paths in own.items()}
+        test, validation = found.get("test"), found.get("validation")
+        sha256, origin = digest_of_parts(rows, test, validation), f"files {', '.join(data.location)}"
+        return SourceRows(rows, test, origin, sha256, notes=tuple(notes), validation=validation)
 
 
 def _each_once(patterns: list[str], key: str) -> tuple[list[Path], list[str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from atlas_cli.data.rows import Rows, SourceRows, digest, single_location
+from atlas_cli.data.rows import Rows, SourceRows, digest_of_parts, single_location
 from atlas_cli.data.sources.contract import BaseSource
 from atlas_cli.errors import ConfigError, ResourceError
 from atlas_cli.extras import install_command
@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 class Source(BaseSource):
     """A data set of the hub."""
 
-    keys = ("subset", "split", "test_split")
+    keys = ("subset", "split", "test_split", "validation_split")
 
     def load(self, data: DataConfig, key: str) -> SourceRows:
-        """Rows of ``split``, and of ``test_split`` where it is given; class numbers are replaced by class names.
+        """Rows of ``split``, and of ``test_split`` and ``validation_split`` where they are given; class numbers are
+        replaced by class names.
 
         Raises:
             ConfigError: no such split or subset.
@@ -27,9 +28,13 @@ class Source(BaseSource):
         """
         name = single_location(data, key)
         train = _split(name, data.subset, data.split or "train", f"{key}.split")
-        test = _split(name, data.subset, data.test_split, f"{key}.test_split") if data.test_split else None
+        own = {part: getattr(data, f"{part}_split") for part in ("test", "validation")}
+        test, validation = (
+            _split(name, data.subset, split, f"{key}.{part}_split") if split else None for part, split in own.items()
+        )
         subset = f"/{data.subset}" if data.subset else ""
-        return SourceRows(train, test, f"hub data set {name}{subset}", digest(train, test))
+        sha256 = digest_of_parts(train, test, validation)
+        return SourceRows(train, test, f"hub data set {name}{subset}", sha256, validation=validation)
 
 
 def _split(name: str, subset: str | None, split: str, key: str) -> Rows:
