@@ -8,8 +8,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from torch import Tensor
-
 from atlas_cli.config.checks import cohort_size
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.config.schema.privacy import NoiseConfig
@@ -25,10 +23,10 @@ from atlas_cli.printable import on_one_line
 from atlas_cli.privacy.account.accounting import calibrate, require_accounting
 from atlas_cli.privacy.account.epsilon_account import EpsilonAccount
 from atlas_cli.privacy.account.norms import Norms, mean_norms
+from atlas_cli.privacy.at_the_cut import acting_mechanisms, activation_noise, sent_to_predict
 from atlas_cli.privacy.client_side import ClientProtection
 from atlas_cli.privacy.mechanisms import active_mechanisms
 from atlas_cli.privacy.mechanisms.activations import ActivationNoise
-from atlas_cli.privacy.mechanisms.contract import BaseMechanism, sent_by
 from atlas_cli.privacy.mechanisms.examples import ExampleNoise
 from atlas_cli.privacy.mechanisms.fingerprints import FingerprintNoise
 from atlas_cli.privacy.mechanisms.mask_gradients import PaddingCover
@@ -97,7 +95,7 @@ class Protection:
             self.aggregator.noise = UpdateNoise(*self._clipping("updates"), updates.where, seed, sizes)
         if config.fingerprints is not None:
             self.fingerprint_noise = FingerprintNoise(*self._clipping("fingerprints"), seed)
-        self.evaluator.sent = self._sent_to_predict()
+        self.evaluator.sent = sent_to_predict(config, self.account.multipliers.get("activations"), seed)
         if not isinstance(self.clients, OffloadedClients):  # else each is, when its round begins
             for name, client in self.clients.items():
                 self.protect(name, client)
@@ -123,35 +121,12 @@ class Protection:
             activations=self.activation_noise(name),
             padding=PaddingCover(seed) if config.mask_gradients else None,
             codec=self.codec(),
-            mechanisms=self._mechanisms(name),
+            mechanisms=acting_mechanisms(self.mechanisms.values(), seed, name),
         )
-
-    def _mechanisms(self, name: str) -> tuple[BaseMechanism, ...]:
-        """Of a client, or of predictions: those that are files by themselves, as the others do nothing in the hooks."""
-        return tuple(
-            each.mechanism(each.options, self.seed, name)
-            for each in self.mechanisms.values()
-            if any(getattr(each.mechanism, hook) is not getattr(BaseMechanism, hook) for hook in ("sent", "penalty"))
-        )
-
-    def _sent_to_predict(self) -> Callable[[Tensor, Tensor, int], Tensor] | None:
-        """What crosses the cut where predictions are made; None: the activations."""
-        noise, mechanisms = self.activation_noise("evaluation"), self._mechanisms("evaluation")
-        if noise is None and not mechanisms:
-            return None
-
-        def sent(activations: Tensor, mask: Tensor, number: int) -> Tensor:
-            for mechanism in mechanisms:
-                activations = sent_by(mechanism, activations, mask, (0, number))
-            return activations if noise is None else noise(activations, number)
-
-        return sent
 
     def activation_noise(self, name: str) -> ActivationNoise | None:
-        """The activation noise of a client, or of predictions; None if there is none."""
-        if self.config.activations is None:
-            return None
-        return ActivationNoise(*self._clipping("activations"), self.seed, name)
+        """The activation noise of a client; None if there is none."""
+        return activation_noise(self.config, self.account.multipliers.get("activations"), self.seed, name)
 
     def codec(self) -> Codec | None:
         """The codec of the messages of a step; None if they are sent as they are."""

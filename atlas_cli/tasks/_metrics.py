@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from atlas_cli.errors import ConfigError
+from atlas_cli.tasks.contract import Term
 
 _PREFIX = re.compile(r"([BIESLUM])(?:-(.*))?", re.DOTALL)
 _SAME_ROLE = {"L": "E", "U": "S", "M": "I"}  # BILOU and BMES letters in terms of BIOES
@@ -29,6 +30,10 @@ class RunningLoss:
         mean, count = loss
         self.total += mean.item() * count
         self.count += count
+
+    def term(self) -> Term:
+        """Of the mean."""
+        return Term(self.total, self.count)
 
     def mean(self) -> float:
         """Mean over everything added.

@@ -20,6 +20,7 @@ class TextTask(BaseTask):
 
     fields: ClassVar[tuple[str, ...]] = ("text", "label")
     optional_fields: ClassVar[tuple[str, ...]] = ("text_pair",)
+    label_fields: ClassVar[tuple[str, ...]] = ("label",)
 
     @abstractmethod
     def _label(self, row: Row) -> int | float | list[int]:

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from atlas_cli.errors import ConfigError
 from atlas_cli.tasks import _rows
 from atlas_cli.tasks._metrics import RunningLoss
-from atlas_cli.tasks.contract import IGNORE, BaseTask, Better, Feature, Metric, Prediction, Row
+from atlas_cli.tasks.contract import IGNORE, BaseTask, Better, Feature, Metric, Prediction, Row, Term
+
+_HUGE = 700.0  # nats, whose exponential is near the largest float
 
 
 class _Head(nn.Module):
@@ -56,8 +58,14 @@ class _PerplexityMetric(Metric):
     def compute(self) -> dict[str, float]:
         """``perplexity`` (infinite beyond the range of a float), ``loss``, ``token_accuracy``."""
         loss = self.running.mean()
-        perplexity = math.exp(loss) if loss < 700 else math.inf
+        perplexity = math.exp(loss) if loss < _HUGE else math.inf
         return {"perplexity": perplexity, "loss": loss, "token_accuracy": self.correct / self.running.count}
+
+    def terms(self, part: Metric) -> dict[str, Term]:
+        """All are quotients over label tokens."""
+        loss = self.running.term()
+        right = Term(self.correct, self.running.count)
+        return {"perplexity": loss._replace(then="exp"), "loss": loss, "token_accuracy": right}
 
 
 class Task(BaseTask):
@@ -67,7 +75,7 @@ class Task(BaseTask):
     causal_only: ClassVar[bool] = True
     primary_metric: ClassVar[str] = "perplexity"
     better: ClassVar[Mapping[str, Better]] = {"perplexity": "lower", "loss": "lower", "token_accuracy": "higher"}
-    prediction_fields: ClassVar[tuple[str, ...]] = ("loss", "tokens")
+    prediction_fields: ClassVar[tuple[str, ...]] = ("log_likelihood", "perplexity", "loss", "tokens")
 
     def encode(self, row: Row, tokenizer: Any, max_length: int) -> list[Feature]:
         """One feature, with the tokenizer's end token, cut at ``max_length``; none where no token has a successor.
@@ -132,13 +140,22 @@ class Task(BaseTask):
         return _PerplexityMetric(self.loss)
 
     def predictions(self, logits: Tensor, features: Sequence[Feature]) -> list[Prediction]:
-        """How well each text is told: its mean loss a token, in nats, and over how many tokens."""
+        """How well each text is told: in nats the log-likelihood of its tokens and their mean loss, perplexity (None
+        beyond the range of a float), and how many tokens were predicted."""
         targets_BT = next_tokens(self.label_tensor(features, logits.shape[1])).to(logits.device)
         losses = F.cross_entropy(logits.flatten(0, 1).float(), targets_BT.flatten(), reduction="none")
         counts_B = (targets_BT != IGNORE).sum(1)
         means_B = losses.view_as(targets_BT).sum(1) / counts_B.clamp(min=1)
         pairs = zip(means_B.tolist(), counts_B.tolist(), strict=True)
-        return [{"loss": loss, "tokens": count} for loss, count in pairs]
+        return [
+            {
+                "log_likelihood": -loss * count,
+                "perplexity": math.exp(loss) if loss < _HUGE else None,
+                "loss": loss,
+                "tokens": count,
+            }
+            for loss, count in pairs
+        ]
 
 
 def next_tokens(labels_BT: Tensor) -> Tensor:

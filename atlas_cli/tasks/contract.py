@@ -15,7 +15,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, TypedDict
+from typing import Any, ClassVar, Literal, NamedTuple, Self, TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -70,6 +70,19 @@ class ClassCounts(TypedDict):
     right: int
 
 
+class Term(NamedTuple):
+    """What some examples add to a figure that is a sum over examples divided by another.
+
+    Attributes:
+        value, weight: what they add to the first sum, and to the second.
+        then: what the figure is of the quotient: "exp" of a perplexity, "sqrt" of a root mean square; None: itself.
+    """
+
+    value: float
+    weight: float = 1.0
+    then: Literal["exp", "sqrt"] | None = None
+
+
 class Metric(ABC):
     """Accumulates over batches of a test part, then gives the field's figures; padding never counts.
 
@@ -92,6 +105,14 @@ class Metric(ABC):
         other: ``{"accuracy": 400}``. The report gives such figures an interval."""
         return {}
 
+    def terms(self, part: Self) -> dict[str, Term]:
+        """What was added so far adds to the figures that are quotients of sums; ``part`` has all of the test part.
+
+        ``atlas evaluate`` asks an accumulator of each example alone, and resamples the terms for intervals and paired
+        tests. Over all examples they must give the figure. Other figures are left out.
+        """
+        return {}
+
     def by_class(self) -> dict[str, ClassCounts]:
         """Counts of every class that occurs, by its name; empty for a task without classes."""
         return {}
@@ -106,6 +127,7 @@ class BaseTask(ABC):
 
     Attributes:
         fields: what a row must have; ``optional_fields``: what it may have besides.
+        label_fields: those of ``fields`` that rows to predict on need not have.
         may_be_empty: fields whose list may have nothing in it, as of a text with none of several labels; others are
             refused where they are empty, by row and column.
         forms: what fields that are not text hold: a "number" (finite, as a float), a "class" (by its name), lists of
@@ -123,6 +145,7 @@ class BaseTask(ABC):
 
     fields: ClassVar[tuple[str, ...]]
     optional_fields: ClassVar[tuple[str, ...]] = ()
+    label_fields: ClassVar[tuple[str, ...]] = ()
     may_be_empty: ClassVar[tuple[str, ...]] = ()
     forms: ClassVar[Mapping[str, Form]] = {}
     causal_only: ClassVar[bool] = False
@@ -243,9 +266,21 @@ class BaseTask(ABC):
         Values are text, finite numbers, None, or lists of them. Labels may be looked at only where they are the text.
         """
 
+    def with_blank_labels(self, row: Row) -> Row:
+        """The row with something in each of ``label_fields`` that ``encode`` takes: predictions do not depend on it."""
+        blank: dict[Form, Any] = {"class": next(iter(self.classes), ""), "number": 0.0, "text": ""}
+        return {**row, **{name: blank.get(self.forms.get(name, "text"), []) for name in self.label_fields}}
+
     def joined_predictions(self, windows: Sequence[Prediction]) -> Prediction:
         """The prediction for an example from those of all its windows; the first where a task reads none in windows."""
         return windows[0]
+
+    def placed_prediction(self, prediction: Prediction, row: Row) -> Prediction:
+        """The prediction as it is written beside its row, whose fields are as the user gave them.
+
+        A task that speaks of places in a text adds what they are in this one; others add nothing.
+        """
+        return prediction
 
     def scores(self, metric: Metric) -> dict[str, float]:
         """The figures of an accumulator.
@@ -303,6 +338,8 @@ def check_declared(task: type[BaseTask]) -> None:
     for attribute, named in (("forms", task.forms), ("may_be_empty", task.may_be_empty)):
         if others := sorted(set(named) - set(fields)):
             raise ConfigError(f"{file}: Task.{attribute}: {others[0]} is no field{did_you_mean(others[0], fields)}")
+    if others := sorted(set(task.label_fields) - set(task.fields)):
+        raise ConfigError(f"{file}: Task.label_fields: {others[0]} is no field{did_you_mean(others[0], fields)}")
     if single := [field for field in task.may_be_empty if task.forms.get(field) not in ("words", "classes", "set")]:
         raise ConfigError(f"{file}: Task.may_be_empty: {single[0]} is no list; its form must be words, classes or set")
     if task.one_class and not task.has_classes:

@@ -25,7 +25,7 @@ from atlas_cli.errors import ConfigError
 from atlas_cli.tasks import _rows
 from atlas_cli.tasks._heads import Classifier
 from atlas_cli.tasks._metrics import RunningLoss, answer_f1, exact_match
-from atlas_cli.tasks.contract import BaseTask, Better, Feature, Form, Metric, Prediction, Row
+from atlas_cli.tasks.contract import BaseTask, Better, Feature, Form, Metric, Prediction, Row, Term
 
 MAX_ANSWER_TOKENS = 30
 
@@ -80,15 +80,20 @@ class _SpanMetric(Metric):
         kinds = self._kinds()
         figures: dict[str, float] = {}
         for kind, examples in kinds.items():
-            total = exact = f1 = 0.0
-            for example in examples:
-                prediction = "" if len(kinds) > 1 and example.null_score > example.score else example.best
-                total += example.rows
-                exact += example.rows * exact_match(prediction, example.answers)
-                f1 += example.rows * answer_f1(prediction, example.answers)
+            total, exact, f1 = _sums(examples, may_be_null=len(kinds) > 1)
             figures |= {f"{kind}f1": f1 / total, f"{kind}exact_match": exact / total}
         figures.pop("no_answer_f1", None)  # equal to the exact match: an answer, or none
         return {**figures, "loss": loss}
+
+    def terms(self, part: _SpanMetric) -> dict[str, Term]:
+        """F1 and exact match are means over examples of a kind, the loss over their windows."""
+        kinds, found = part._kinds(), {"loss": self.running.term()}
+        for kind, examples in self._by_kind().items():
+            if kind in kinds:
+                total, exact, f1 = _sums(examples, may_be_null=len(kinds) > 1)
+                found |= {f"{kind}f1": Term(f1, total), f"{kind}exact_match": Term(exact, total)}
+        found.pop("no_answer_f1", None)
+        return found
 
     def trials(self) -> dict[str, int]:
         """An exact match is a share of examples."""
@@ -96,11 +101,26 @@ class _SpanMetric(Metric):
 
     def _kinds(self) -> dict[str, list[_Example]]:
         """All examples, and where some have no answer those with and without one, by the start of a figure's name."""
+        kinds = self._by_kind()
+        return kinds if "no_answer_" in kinds else {"": kinds[""]}
+
+    def _by_kind(self) -> dict[str, list[_Example]]:
         every = list(self.examples.values())
         without = [example for example in every if not example.answers]
         answered = [example for example in every if example.answers]
-        kinds = {"": every, "has_answer_": answered, "no_answer_": without} if without else {"": every}
+        kinds = {"": every, "has_answer_": answered, "no_answer_": without}
         return {kind: examples for kind, examples in kinds.items() if examples}
+
+
+def _sums(examples: Sequence[_Example], may_be_null: bool) -> tuple[int, float, float]:
+    """How many there are, and their exact matches and F1, summed up."""
+    total, exact, f1 = 0, 0.0, 0.0
+    for example in examples:
+        prediction = "" if may_be_null and example.null_score > example.score else example.best
+        total += example.rows
+        exact += example.rows * exact_match(prediction, example.answers)
+        f1 += example.rows * answer_f1(prediction, example.answers)
+    return total, exact, f1
 
 
 def best_span(start_N: Tensor, end_N: Tensor, longest: int = MAX_ANSWER_TOKENS) -> tuple[float, int, int]:
@@ -112,12 +132,13 @@ def best_span(start_N: Tensor, end_N: Tensor, longest: int = MAX_ANSWER_TOKENS) 
 
 
 def _best_answer(logits_T2: Tensor, meta: Mapping[str, Any]) -> Prediction:
-    """The best span of a window, its score, and that of the window's first token: no answer."""
+    """The best span of a window, its place and score, and that of the window's first token: no answer."""
     offsets = meta["offsets"]
     start_N, end_N = logits_T2[meta["first"] : meta["first"] + len(offsets)].unbind(-1)
     score, first, last = best_span(start_N, end_N)
-    answer = meta["context"][offsets[first][0] : offsets[last][1]]
-    return {"answer": answer, "score": score, "no_answer_score": logits_T2[0].sum().item()}
+    left, right = offsets[first][0], offsets[last][1]
+    found = {"answer": meta["context"][left:right], "start": left, "end": right}
+    return {**found, "score": score, "no_answer_score": logits_T2[0].sum().item()}
 
 
 class Task(BaseTask):
@@ -129,6 +150,7 @@ class Task(BaseTask):
     """
 
     fields: ClassVar[tuple[str, ...]] = ("question", "context", "answers")
+    label_fields: ClassVar[tuple[str, ...]] = ("answers",)
     forms: ClassVar[Mapping[str, Form]] = {"answers": "any"}  # the shapes above; an empty list: there is no answer
     primary_metric: ClassVar[str] = "f1"
     better: ClassVar[Mapping[str, Better]] = {
@@ -137,7 +159,7 @@ class Task(BaseTask):
         ),
         "loss": "lower",
     }
-    prediction_fields: ClassVar[tuple[str, ...]] = ("answer", "score", "no_answer_score")
+    prediction_fields: ClassVar[tuple[str, ...]] = ("answer", "start", "end", "score", "no_answer_score")
 
     @classmethod
     def check(cls, row: Row) -> None:
@@ -225,7 +247,8 @@ class Task(BaseTask):
         return _SpanMetric(self.loss)
 
     def predictions(self, logits: Tensor, features: Sequence[Feature]) -> list[Prediction]:
-        """The best answer and its score, a sum of a start and an end logit; that there is none has a score, too."""
+        """The best answer, its characters of the context, and its score, a sum of a start and an end logit; that there
+        is none has a score, too."""
         return [_best_answer(each, f["meta"]) for each, f in zip(logits.float().cpu(), features, strict=True)]
 
     def joined_predictions(self, windows: Sequence[Prediction]) -> Prediction:

@@ -19,7 +19,7 @@ from atlas_cli.double import double
 from atlas_cli.errors import ConfigError
 from atlas_cli.tasks import _rows
 from atlas_cli.tasks._texts import TextTask
-from atlas_cli.tasks.contract import Better, Feature, Form, Metric, Prediction, Row
+from atlas_cli.tasks.contract import Better, Feature, Form, Metric, Prediction, Row, Term
 
 
 class _Errors(Metric):
@@ -48,6 +48,13 @@ class _Errors(Metric):
             "mae": errors_N.abs().mean().item(),
             "loss": loss,
         }
+
+    def terms(self, part: Metric) -> dict[str, Term]:
+        """Of the errors; correlations are of labels and predictions."""
+        errors_N = torch.cat(self.predictions) - torch.cat(self.labels)
+        squares = Term(errors_N.square().sum().item(), len(errors_N))
+        means = Term(errors_N.abs().sum().item(), len(errors_N))
+        return {"rmse": squares._replace(then="sqrt"), "mae": means, "loss": squares}
 
 
 class Task(TextTask):

@@ -15,7 +15,7 @@ from torch import Tensor
 from atlas_cli.tasks import _rows
 from atlas_cli.tasks._metrics import RunningLoss, macro_f1
 from atlas_cli.tasks._texts import TextTask
-from atlas_cli.tasks.contract import Better, ClassCounts, Feature, Form, Metric, Prediction, Row
+from atlas_cli.tasks.contract import Better, ClassCounts, Feature, Form, Metric, Prediction, Row, Term
 
 
 class _ClassMetric(Metric):
@@ -49,6 +49,10 @@ class _ClassMetric(Metric):
     def trials(self) -> dict[str, int]:
         """The accuracy is a share of examples."""
         return {"accuracy": self.running.count}
+
+    def terms(self, part: Metric) -> dict[str, Term]:
+        """Of accuracy and loss."""
+        return {"accuracy": Term(self.hits_C.sum().item(), self.running.count), "loss": self.running.term()}
 
     def by_class(self) -> dict[str, ClassCounts]:
         """Of each class among labels or predictions."""

@@ -20,7 +20,7 @@ from atlas_cli.errors import ConfigError
 from atlas_cli.tasks import _rows
 from atlas_cli.tasks._heads import Classifier
 from atlas_cli.tasks._metrics import RunningLoss, entity_spans
-from atlas_cli.tasks.contract import IGNORE, BaseTask, Better, ClassCounts, Feature, Form, Metric, Prediction, Row
+from atlas_cli.tasks.contract import IGNORE, BaseTask, Better, ClassCounts, Feature, Form, Metric, Prediction, Row, Term
 
 _MANY_WORDS = 10_000  # of a row with more, only so many are tokenized where that fills max_length
 
@@ -76,6 +76,17 @@ class _EntityMetric(Metric):
             "loss": loss,
         }
 
+    def terms(self, part: Metric) -> dict[str, Term]:
+        """All of them are quotients of counts."""
+        matched, predicted, gold = self.matched.total(), self.predicted.total(), self.gold.total()
+        return {
+            "entity_f1": Term(2 * matched, gold + predicted),
+            "entity_precision": Term(matched, predicted),
+            "entity_recall": Term(matched, gold),
+            "token_accuracy": Term(self.correct_words, self.running.count),
+            "loss": self.running.term(),
+        }
+
     def by_class(self) -> dict[str, ClassCounts]:
         """Of each type of entity."""
         return {
@@ -88,6 +99,7 @@ class Task(BaseTask):
     """Token classification: columns tokens (a list of words) and tags (a list as long)."""
 
     fields: ClassVar[tuple[str, ...]] = ("tokens", "tags")
+    label_fields: ClassVar[tuple[str, ...]] = ("tags",)
     forms: ClassVar[Mapping[str, Form]] = {"tokens": "words", "tags": "classes"}
     has_classes: ClassVar[bool] = True
     primary_metric: ClassVar[str] = "entity_f1"
@@ -185,6 +197,30 @@ class Task(BaseTask):
             scores = dict(zip(words, scores_T[labelled_T].tolist(), strict=True))
             found.append({"tags": [tags.get(i) for i in range(count)], "scores": [scores.get(i) for i in range(count)]})
         return found
+
+    def with_blank_labels(self, row: Row) -> Row:
+        """A tag for each word."""
+        return {**row, "tags": self.classes[:1] * len(_sequence(row, "tokens"))}
+
+    def placed_prediction(self, prediction: Prediction, row: Row) -> Prediction:
+        """Also the entities, in order: type, text, the characters from ``start`` to ``end``, the mean score of words.
+
+        Characters are those of the text as it was given, or of the words with one space between each.
+        """
+        given = row["tokens"]
+        text, words = (given, given.split()) if isinstance(given, str) else (" ".join(given), given)
+        places, end = [], 0
+        for word in words:
+            start = text.index(word, end)
+            end = start + len(word)
+            places.append((start, end))
+        entities = []
+        tags, scores = [tag or "O" for tag in prediction["tags"]], prediction["scores"]
+        for kind, first, last in sorted(entity_spans(tags), key=lambda span: span[1:]):
+            start, end = places[first][0], places[last][1]
+            score = sum(scores[first : last + 1]) / (last + 1 - first)
+            entities.append({"type": kind, "text": text[start:end], "start": start, "end": end, "score": score})
+        return {"entities": entities, **prediction}
 
 
 def _sequence(row: Row, name: str) -> list[Any]:

@@ -26,7 +26,7 @@ from transformers import PreTrainedTokenizerFast
 
 from atlas_cli.planning.memory.saved_trace import traced_loss
 from atlas_cli.plugins import check
-from atlas_cli.tasks.contract import IGNORE, BaseTask, Feature, Row, check_declared
+from atlas_cli.tasks.contract import IGNORE, BaseTask, Feature, Row, Term, check_declared
 
 HIDDEN = 16
 LONGEST = 48  # tokens
@@ -243,6 +243,36 @@ class Conformance:
             windows = [p for p, f in zip(whole, self.features, strict=True) if f["row"] == row]
             joined = self.task.joined_predictions(windows)
             assert tuple(joined) == tuple(self.task.prediction_fields)
+
+    def test_terms_of_examples_add_up_to_the_figures(self) -> None:
+        """Where a metric gives terms, of each example alone, their sums over all examples give its figure."""
+        whole, sums = self.task.metric(), dict[str, list[Term]]()
+        with torch.no_grad():
+            whole.update(*self.logits(self.features), self.features)
+            for row in dict.fromkeys(f["row"] for f in self.features):
+                alone, windows = self.task.metric(), [f for f in self.features if f["row"] == row]
+                alone.update(*self.logits(windows), windows)
+                for name, term in alone.terms(whole).items():
+                    sums.setdefault(name, []).append(term)
+        after = {"exp": math.exp, "sqrt": math.sqrt, None: float}
+        figures = self.task.scores(whole)
+        for name, terms in sums.items():
+            found = after[terms[0].then](sum(t.value for t in terms) / max(sum(t.weight for t in terms), 1e-9))
+            assert math.isclose(found, figures[name], rel_tol=1e-4, abs_tol=1e-6), f"{name}: terms give {found:g}"
+
+    def test_predictions_do_not_depend_on_labels(self) -> None:
+        """Rows without ``label_fields`` get the same predictions, once ``with_blank_labels`` has filled these."""
+        bare = [{k: v for k, v in row.items() if k not in self.task.label_fields} for row in self.rows]
+        for row, without in zip(self.rows, bare, strict=True):
+            both = [
+                self.task.encode(each, self.tokenizer, LONGEST)
+                for each in ({**without, **row}, self.task.with_blank_labels(without))
+            ]
+            with torch.no_grad():
+                found = [self.task.predictions(self.logits(features)[0], features) for features in both]
+            assert found[0] == found[1], "a prediction depends on the label of its row"
+            written = self.task.placed_prediction(self.task.joined_predictions(found[1]), without)
+            assert set(self.task.prediction_fields) <= written.keys()
 
     def test_labels_can_be_shown(self) -> None:
         """In one line each, for ``atlas data``."""

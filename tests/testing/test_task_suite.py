@@ -125,6 +125,13 @@ class _LastBatch(Metric):
         return dict.fromkeys(("pearson", "spearman", "rmse", "mae", "loss"), self.error)
 
 
+class _Halved(regression._Errors):
+    """Terms of half of each error."""
+
+    def terms(self, part):
+        return {name: term._replace(value=term.value / 2) for name, term in super().terms(part).items()}
+
+
 class _SumOfAll(torch.nn.Module):
     def forward(self, hidden_BTD, mask_BT):
         return hidden_BTD.sum((1, 2)).unsqueeze(-1)
@@ -146,6 +153,10 @@ def uncut(self, row, tokenizer, most):
     return regression.Task.encode(self, row, tokenizer, 48)
 
 
+def said_before(self, logits, features):
+    return [{"label": float(feature["labels"])} for feature in features]
+
+
 def wide(self, size, lm_head):
     return PooledHead(size, 1, "mean").double()
 
@@ -163,6 +174,8 @@ SABOTAGE = {
     "test_training_makes_figures_better_in_their_direction": {"better": {**regression.Task.better, "rmse": "higher"}},
     "test_weights_add_up": {"weight": lambda self, features: float(len(features)) ** 2},
     "test_predictions_have_the_names_that_are_declared": {"prediction_fields": ("label", "score")},
+    "test_terms_of_examples_add_up_to_the_figures": {"metric": lambda self: _Halved()},
+    "test_predictions_do_not_depend_on_labels": {"predictions": said_before},
     "test_labels_can_be_shown": {"label_text": lambda self, feature: "a\nb"},
 }
 

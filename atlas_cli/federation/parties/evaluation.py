@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-from atlas_cli.data.collate import collate, evaluation_batches
+from atlas_cli.data.collate import Batch, collate, evaluation_batches
 from atlas_cli.federation.parties.party import Halves, TrainedModel, as_inputs
 from atlas_cli.models.adapters.lora import AdapterSet
 from atlas_cli.models.block_paths import layer_of
@@ -17,6 +18,8 @@ from atlas_cli.models.halves.split import run_half
 from atlas_cli.tasks.contract import BaseTask, Feature, Metric
 
 CPU_TOKENS = 512  # a pass of more leaves the caches of a CPU core, and pads more: a tenth slower
+
+Pass = Callable[[Batch, int], tuple[Tensor, bool]]
 
 
 class Evaluator:
@@ -44,28 +47,43 @@ class Evaluator:
     ) -> Metric:
         """The accumulator after all ``features``: the one given, else the task's."""
         metric = task.metric() if metric is None else metric
+        with self.passes(model) as logits_of:
+            for number, rows in enumerate(self.batches(features, model)):
+                batch = collate(task, [features[i] for i in rows], self.pad)
+                logits, finite = logits_of(batch, number)
+                metric.diverged = metric.diverged or not finite
+                metric.update(logits, batch.labels.to(self.device), batch.features)
+        return metric
+
+    def batches(self, features: Sequence[Feature], model: TrainedModel) -> Iterator[list[int]]:
+        """The numbers of the features of each pass."""
+        # a text's figures are those of the text, whichever others it is evaluated with
+        alone_above = frequencies_change_at((model.halves or self.halves).lower.config)
+        return evaluation_batches(features, self.batch_size, self.max_tokens, alone_above)
+
+    @contextmanager
+    def passes(self, model: TrainedModel) -> Iterator[Pass]:
+        """Inside the block, a function that gives the logits of a batch with its number, and whether all are finite."""
         model.adapters.train(False)
         lower, upper, cut = model.halves or self.halves
         family = lower.family
         lower_half, upper_half = lower.client_half(cut), upper.server_half(cut)
         below = _part(model.adapters, lambda path: layer_of(path, family) < cut)
         above = _part(model.adapters, lambda path: layer_of(path, family) >= cut)
-        # a text's figures are those of the text, whichever others it is evaluated with
-        batches = evaluation_batches(features, self.batch_size, self.max_tokens, frequencies_change_at(lower.config))
+
+        def logits_of(batch: Batch, number: int) -> tuple[Tensor, bool]:
+            inputs, mask = as_inputs(batch.inputs(), self.device)
+            activations = run_half(lower_half, mask, **inputs)
+            if self.sent is not None:
+                activations = self.sent(activations, mask, number)
+            activations = activations.to(upper.dtype)
+            hidden = run_half(upper_half, mask, inputs_embeds=activations)
+            logits = model.head(hidden, mask)
+            smaller = min(hidden, logits, key=torch.numel)  # logits may be over a whole vocabulary
+            return logits, bool(torch.isfinite(smaller).all())
+
         with below.attached(lower.model), above.attached(upper.model):
-            for number, rows in enumerate(batches):
-                batch = collate(task, [features[i] for i in rows], self.pad)
-                inputs, mask = as_inputs(batch.inputs(), self.device)
-                activations = run_half(lower_half, mask, **inputs)
-                if self.sent is not None:
-                    activations = self.sent(activations, mask, number)
-                activations = activations.to(upper.dtype)
-                hidden = run_half(upper_half, mask, inputs_embeds=activations)
-                logits = model.head(hidden, mask)
-                smaller = min(hidden, logits, key=torch.numel)  # logits may be over a whole vocabulary
-                metric.diverged = metric.diverged or not bool(torch.isfinite(smaller).all())
-                metric.update(logits, batch.labels.to(self.device), batch.features)
-        return metric
+            yield logits_of
 
 
 def _part(adapters: AdapterSet, wanted: Callable[[str], bool]) -> AdapterSet:
