@@ -38,13 +38,20 @@ def torch_generator(seed: int, *purpose: str | int) -> torch.Generator:
 @contextmanager
 def forked(seed: int, *purpose: str | int, device: str | torch.device = "cpu") -> Iterator[None]:
     """Seed torch's global generators (dropout uses them) inside the block and restore them after it."""
+    with seeded(derive(seed, *purpose), device):
+        yield
+
+
+@contextmanager
+def seeded(number: int, device: str | torch.device = "cpu") -> Iterator[None]:
+    """As ``forked``, with a number that is the seed itself, as ``torch.manual_seed`` takes it."""
     import torch
 
     kind = torch.device(device).type
     devices = [] if kind == "cpu" else list(range(getattr(torch, kind).device_count()))
     with torch.random.fork_rng(devices=devices, device_type="cuda" if kind == "cpu" else kind):
         if kind == "cpu":  # torch.manual_seed seeds accelerators, too, and formats a traceback for one not yet in use
-            torch.default_generator.manual_seed(derive(seed, *purpose))
+            torch.default_generator.manual_seed(number)
         else:
-            torch.manual_seed(derive(seed, *purpose))
+            torch.manual_seed(number)
         yield

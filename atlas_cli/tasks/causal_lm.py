@@ -72,6 +72,7 @@ class Task(BaseTask):
     """Causal language modelling: column text."""
 
     fields: ClassVar[tuple[str, ...]] = ("text",)
+    prompt_fields: ClassVar[tuple[str, ...]] = ("text",)
     causal_only: ClassVar[bool] = True
     primary_metric: ClassVar[str] = "perplexity"
     better: ClassVar[Mapping[str, Better]] = {"perplexity": "lower", "loss": "lower", "token_accuracy": "higher"}
@@ -157,6 +158,10 @@ class Task(BaseTask):
             for loss, count in pairs
         ]
 
+    def prompt(self, row: Row, tokenizer: Any) -> list[int]:
+        """The text itself, which goes on."""
+        return without_end(tokenizer(_rows.text(row, "text"), verbose=False)["input_ids"], tokenizer)
+
 
 def next_tokens(labels_BT: Tensor) -> Tensor:
     """Labels moved one to the left, -100 at the end: shifting the logits, V times larger, would copy them."""
@@ -167,3 +172,8 @@ def with_end(ids: list[int], tokenizer: Any) -> list[int]:
     """The tokens followed by the tokenizer's end token, if it has one and they do not end so already."""
     end = tokenizer.eos_token_id
     return ids if end is None or ids[-1:] == [end] else [*ids, end]
+
+
+def without_end(ids: list[int], tokenizer: Any) -> list[int]:
+    """The tokens of a text that goes on, of a tokenizer that may put its end token after every text."""
+    return ids[:-1] if ids[-1:] == [tokenizer.eos_token_id] else ids

@@ -140,6 +140,7 @@ class BaseTask(ABC):
         primary_metric: the figure that runs are judged by.
         better: of every figure of ``metric``, whether a higher or a lower value is better.
         prediction_fields: names in each prediction, in the order of columns.
+        prompt_fields: the fields of a row that text is generated from; none: the task generates nothing.
         keep_end: which part of a text that is too long ``encode`` keeps.
     """
 
@@ -155,6 +156,7 @@ class BaseTask(ABC):
     primary_metric: ClassVar[str]
     better: ClassVar[Mapping[str, Better]]
     prediction_fields: ClassVar[tuple[str, ...]]
+    prompt_fields: ClassVar[tuple[str, ...]] = ()
     keep_end: bool = False
 
     def __init__(self, classes: Sequence[str] = (), pooling: str = "mean") -> None:
@@ -281,6 +283,22 @@ class BaseTask(ABC):
         A task that speaks of places in a text adds what they are in this one; others add nothing.
         """
         return prediction
+
+    def prompt(self, row: Row, tokenizer: Any) -> list[int]:
+        """The tokens that a model goes on from, as they are in training; the row needs ``prompt_fields`` alone.
+
+        Raises:
+            ConfigError: a field that is missing or does not fit; or the task generates nothing.
+        """
+        raise ConfigError("the task of this run generates no text; causal-lm and instruction do")
+
+    def ends(self, tokenizer: Any) -> tuple[list[int], list[str]]:
+        """The tokens and the strings at which a text that is generated ends."""
+        return [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id], []
+
+    def reference(self, row: Row) -> str | None:
+        """The text that should follow the prompt; None where the task knows none, and nothing generated is scored."""
+        return None
 
     def scores(self, metric: Metric) -> dict[str, float]:
         """The figures of an accumulator.

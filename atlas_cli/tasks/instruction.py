@@ -19,6 +19,7 @@ class Task(causal_lm.Task):
     """Instruction following: columns prompt and response."""
 
     fields: ClassVar[tuple[str, ...]] = ("prompt", "response")
+    prompt_fields: ClassVar[tuple[str, ...]] = ("prompt",)
 
     def encode(self, row: Row, tokenizer: Any, max_length: int) -> list[Feature]:
         """One feature whose labels are the response; none where truncation leaves nothing of the response.
@@ -38,6 +39,31 @@ class Task(causal_lm.Task):
             prompt_ids, ids = (tokenizer(t, verbose=False)["input_ids"] for t in (before, before + response))
             ids = causal_lm.with_end(ids, tokenizer)
         return self._features(ids, _common(prompt_ids, ids), max_length, tokenizer.bos_token_id)
+
+    def prompt(self, row: Row, tokenizer: Any) -> list[int]:
+        """The prompt as ``encode`` puts it before the response."""
+        prompt = _rows.text(row, "prompt")
+        if getattr(tokenizer, "chat_template", None):
+            before, _ = _render(tokenizer, prompt, "")
+            return tokenizer(before, add_special_tokens=False, verbose=False)["input_ids"]
+        return causal_lm.without_end(tokenizer(f"{prompt}\n", verbose=False)["input_ids"], tokenizer)
+
+    def ends(self, tokenizer: Any) -> tuple[list[int], list[str]]:
+        """The end token, and what the chat template puts after a response."""
+        tokens, strings = super().ends(tokenizer)
+        if getattr(tokenizer, "chat_template", None):
+            before, whole = _render(tokenizer, "a", "b")
+            after = whole.removeprefix(before).partition("b")[2]
+            first = tokenizer(after, add_special_tokens=False, verbose=False)["input_ids"][:1]
+            if set(first) <= set(tokenizer.all_special_ids):
+                tokens = list(dict.fromkeys([*tokens, *first]))
+            elif after.strip():
+                strings = [after.strip()]
+        return tokens, strings
+
+    def reference(self, row: Row) -> str | None:
+        """The response."""
+        return _rows.text(row, "response")
 
 
 def _render(tokenizer: Any, prompt: str, response: str) -> tuple[str, str]:

@@ -18,6 +18,8 @@ to the longest of the batch), D hidden size, r rank; hidden states have the dtyp
 | fingerprint       | up        | Fingerprint      | a sketch of the client's gradients, for clustering |
 | head              | up        | HeadUpdate       | the head's parameters (``labels: client``, ``mode: federated``) |
 | head              | down      | HeadDelivery     | the same |
+| tokens            | down      | Tokens           | the tokens that the server chose, where text is generated |
+| beams             | up        | BeamOrder        | which beams go on, where a client chooses (``labels: client``) |
 """
 
 from __future__ import annotations
@@ -164,9 +166,9 @@ class Activations(HiddenStates, kind="activations", direction="up"):
         return torch.ones(self.activations.shape[:2], dtype=torch.bool, device=self.activations.device)
 
     @staticmethod
-    def closed_form(batch: int, tokens: int, token_bytes: int, label_bytes: int) -> int:
-        """B T tokens of so many bytes, a byte a mask position, and the labels."""
-        return batch * tokens * token_bytes + batch * tokens + label_bytes
+    def closed_form(batch: int, tokens: int, token_bytes: int, label_bytes: int, masked: bool = True) -> int:
+        """B T tokens of so many bytes, a byte a mask position where there is a mask, and the labels."""
+        return batch * tokens * (token_bytes + masked) + label_bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -306,6 +308,36 @@ class AdapterUpdate(Adapters, direction="up"):
 
 class Delivery(Adapters, direction="down"):
     """The adapters of a client's group, at the client's ranks."""
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens(Message, kind="tokens", direction="down"):
+    """The next token of each text that is generated, as the server chose it.
+
+    Attributes:
+        tokens: (B,) int64.
+        beams: (B,) int64, the rows that go on, where beams are searched.
+    """
+
+    tokens: Tensor
+    beams: Tensor | None = None
+
+    @staticmethod
+    def closed_form(rows: int, beams: bool = False) -> int:
+        """8 bytes a token, and as many a beam."""
+        return 8 * rows * (1 + beams)
+
+
+@dataclass(frozen=True, eq=False)
+class BeamOrder(Message, kind="beams", direction="up"):
+    """The rows that go on where a client searches beams, (B,) int64: the server's keys and values follow them."""
+
+    beams: Tensor
+
+    @staticmethod
+    def closed_form(rows: int) -> int:
+        """8 bytes a beam."""
+        return 8 * rows
 
 
 STEP = (Activations, Gradients, Features, FeatureGradients)  # of a local step

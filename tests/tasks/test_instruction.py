@@ -112,3 +112,28 @@ def test_the_end_can_be_kept_so_that_the_response_stays(gpt):
     [feature] = task.encode(ROW, gpt, len(whole["input_ids"]) - 2)
     assert feature["input_ids"] == whole["input_ids"][:1] + whole["input_ids"][3:]
     assert feature["labels"] == whole["labels"][:1] + whole["labels"][3:]
+
+
+def test_what_is_generated_from_is_what_was_trained_with(gpt, chat):
+    for tokenizer in (gpt, chat):
+        task = tasks.build("instruction")
+        [feature] = task.encode(ROW, tokenizer, 256)
+        prompt = task.prompt({"prompt": ROW["prompt"]}, tokenizer)
+        assert feature["input_ids"][: len(prompt)] == prompt
+        assert feature["labels"][len(prompt) :] == feature["input_ids"][len(prompt) :]
+        assert task.reference(ROW) == ROW["response"]
+    with pytest.raises(ConfigError, match="no field 'prompt'"):
+        task.prompt({"text": "x"}, gpt)
+
+
+def test_a_text_ends_where_the_template_ends_a_response(gpt, chat):
+    task = tasks.build("instruction")
+    assert task.ends(gpt) == ([gpt.eos_token_id], [])
+    chat.eos_token = "<s>"  # the template ends a turn with another token than the tokenizer ends a text with
+    end = chat.convert_tokens_to_ids("</s>")
+    assert end != chat.eos_token_id
+    chat.add_special_tokens({"additional_special_tokens": ["</s>"]})
+    assert task.ends(chat) == ([chat.eos_token_id, end], [])
+    chat.chat_template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }} ###\n{% endfor %}"
+    chat.chat_template += "{% if add_generation_prompt %}assistant: {% endif %}"
+    assert task.ends(chat) == ([chat.eos_token_id], ["###"])

@@ -174,6 +174,13 @@ class AdapterSet:
                 raise ValueError(f"{name}: shape {tuple(tensor.shape)} delivered, {tuple(held[name].shape)} held")
             held[name].copy_(tensor)
 
+    def acting(self, wanted: Callable[[str], bool]) -> AdapterSet:
+        """Those on layers with a wanted path that change what the layer gives: before training B is 0."""
+        return AdapterSet(
+            {path: adapter for path, adapter in self.adapters.items() if wanted(path) and adapter.lora_B.any()},
+            {path: pieces for path, pieces in self.frozen.items() if wanted(path)},
+        )
+
     def train(self, mode: bool = True) -> AdapterSet:
         """Switch dropout on or off."""
         for adapter in self.adapters.values():

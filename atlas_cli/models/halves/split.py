@@ -11,6 +11,7 @@ import copy
 from typing import Any
 
 from torch import Tensor, nn
+from transformers import Cache
 
 from atlas_cli.models.families.contract import BaseFamily
 from atlas_cli.models.halves.recomputed_norms import without_mark
@@ -40,13 +41,21 @@ def client_part(base: nn.Module, family: BaseFamily, first: int, cut: int) -> nn
     return _view(server_half(base, family, first), replaced, _config_for(base, first, cut))
 
 
-def run_half(half: nn.Module, attention_mask: Tensor | None, **inputs: Tensor | None) -> Tensor:
-    """Hidden states (B, T, D) of a half, or of the whole base."""
+def run_half(
+    half: nn.Module, attention_mask: Tensor | None, cache: Cache | None = None, **inputs: Tensor | None
+) -> Tensor:
+    """Hidden states (B, T, D) of a half, or of the whole base.
+
+    Args:
+        cache: keys and values of the tokens before these, which those of these are added to; the mask is then of both.
+    """
     extra: dict[str, Any] = {name: value for name, value in inputs.items() if value is not None}
     if getattr(half.config, "type_vocab_size", 1) < 2:
         extra.pop("token_type_ids", None)  # this model has no segments, though its tokenizer may tell them apart
     if getattr(half.config, "is_decoder", False) or hasattr(half.config, "use_cache"):
-        extra["use_cache"] = False
+        extra["use_cache"] = cache is not None
+    if cache is not None:
+        extra["past_key_values"] = cache
     return without_mark(half(attention_mask=attention_mask, **extra).last_hidden_state)
 
 
