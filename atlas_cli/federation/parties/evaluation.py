@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from atlas_cli.data.collate import Batch, collate, evaluation_batches
 from atlas_cli.federation.parties.party import Halves, TrainedModel, as_inputs
-from atlas_cli.models.adapters.lora import AdapterSet
 from atlas_cli.models.block_paths import layer_of
 from atlas_cli.models.frozen.load import FrozenBase
 from atlas_cli.models.frozen.rotary import frequencies_change_at
@@ -64,34 +63,32 @@ class Evaluator:
     @contextmanager
     def passes(self, model: TrainedModel) -> Iterator[Pass]:
         """Inside the block, a function that gives the logits of a batch with its number, and whether all are finite."""
-        model.adapters.train(False)
-        lower, upper, cut = model.halves or self.halves
-        family = lower.family
-        lower_half, upper_half = lower.client_half(cut), upper.server_half(cut)
-        below = _part(model.adapters, lambda path: layer_of(path, family) < cut)
-        above = _part(model.adapters, lambda path: layer_of(path, family) >= cut)
+        halves = model.halves or self.halves
 
         def logits_of(batch: Batch, number: int) -> tuple[Tensor, bool]:
             inputs, mask = as_inputs(batch.inputs(), self.device)
             activations = run_half(lower_half, mask, **inputs)
             if self.sent is not None:
                 activations = self.sent(activations, mask, number)
-            activations = activations.to(upper.dtype)
+            activations = activations.to(halves.upper.dtype)
             hidden = run_half(upper_half, mask, inputs_embeds=activations)
             logits = model.head(hidden, mask)
             smaller = min(hidden, logits, key=torch.numel)  # logits may be over a whole vocabulary
             return logits, bool(torch.isfinite(smaller).all())
 
-        with below.attached(lower.model), above.attached(upper.model):
+        with attached_halves(model, halves) as (lower_half, upper_half):
             yield logits_of
 
 
-def _part(adapters: AdapterSet, wanted: Callable[[str], bool]) -> AdapterSet:
-    return AdapterSet(
-        # before training B is 0, and nothing is added
-        {path: adapter for path, adapter in adapters.adapters.items() if wanted(path) and adapter.lora_B.any()},
-        {path: pieces for path, pieces in adapters.frozen.items() if wanted(path)},
-    )
+@contextmanager
+def attached_halves(model: TrainedModel, halves: Halves) -> Iterator[tuple[nn.Module, nn.Module]]:
+    """The lower and the upper half; inside the block the model's adapters act in them."""
+    lower, upper, cut = halves
+    model.adapters.train(False)
+    below = model.adapters.acting(lambda path: layer_of(path, lower.family) < cut)
+    above = model.adapters.acting(lambda path: layer_of(path, lower.family) >= cut)
+    with below.attached(lower.model), above.attached(upper.model):
+        yield lower.client_half(cut), upper.server_half(cut)
 
 
 def mean_metrics(each: Sequence[dict[str, float]]) -> dict[str, float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,8 +11,8 @@ from torch import Tensor
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from atlas_cli.federation.parties.crossing import Cut
+from atlas_cli.federation.parties.evaluation import attached_halves
 from atlas_cli.federation.parties.party import Halves, TrainedModel
-from atlas_cli.models.block_paths import layer_of
 from atlas_cli.models.frozen.rotary import frequencies_change_at
 from atlas_cli.models.halves.causal_model import SplitCache, SplitCausalModel
 from atlas_cli.seeding import derive, seeded
@@ -126,20 +125,10 @@ class Generator:
         for number, first in enumerate(range(0, len(prompts), size)):
             # the first batch draws as transformers does with this seed; others draw independently of it
             seed = decoding.seed if number == 0 else derive(decoding.seed, "generate", number)
-            with seeded(seed, self.device), self._attached() as model:
+            with seeded(seed, self.device), attached_halves(self.model, self.halves) as (lower, upper):
+                model = SplitCausalModel(self.halves.upper.config, lower, upper, self.model.head, self.cut)
                 batch = self._batch(model, prompts[first : first + size], decoding, streamer)
             yield batch
-
-    @contextmanager
-    def _attached(self) -> Iterator[SplitCausalModel]:
-        lower, upper, cut = self.halves
-        family = lower.family
-        self.model.adapters.train(False)
-        below = self.model.adapters.acting(lambda path: layer_of(path, family) < cut)
-        above = self.model.adapters.acting(lambda path: layer_of(path, family) >= cut)
-        halves = lower.client_half(cut), upper.server_half(cut)
-        with below.attached(lower.model), above.attached(upper.model):
-            yield SplitCausalModel(upper.config, *halves, self.model.head, self.cut)
 
     def _batch(
         self,
