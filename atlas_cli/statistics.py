@@ -62,6 +62,16 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> McNemar:
     return McNemar(*alone, p=min(1.0, 2 * rarer / 2**differ))
 
 
+def holm(ps: Sequence[float]) -> list[float]:
+    """Holm's step-down adjustment (1979): each below 0.05 keeps the chance of any false finding among all below 5 %."""
+    order = sorted(range(len(ps)), key=ps.__getitem__)
+    adjusted, least = [0.0] * len(ps), 0.0
+    for rank, i in enumerate(order):
+        least = max(least, min(1.0, (len(ps) - rank) * ps[i]))
+        adjusted[i] = least
+    return adjusted
+
+
 def bootstrap(figure: Figure, examples: int, seed: int = 0, resamples: int = RESAMPLES) -> Ends | None:
     """The percentile interval of a figure over examples (Efron and Tibshirani 1993, chapter 13).
 

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import binomtest, pearsonr, spearmanr
 from sklearn.metrics import f1_score
 
-from atlas_cli.statistics import bootstrap, correlation, macro_f1, mcnemar, paired_bootstrap, ratio, wilson
+from atlas_cli.statistics import bootstrap, correlation, holm, macro_f1, mcnemar, paired_bootstrap, ratio, wilson
 
 LABELS = ["a", "a", "b", "c", "b", "a", "c", "c", "b", "a"]
 GUESSED = ["a", "b", "b", "c", "b", "a", "a", "c", "d", "a"]
@@ -29,6 +29,11 @@ def test_mcnemars_test_is_the_exact_binomial_one(first, second):
     assert mcnemar(a, b) == (first, second, pytest.approx(known, rel=1e-9))
     with pytest.raises(ValueError, match="shorter"):
         mcnemar(a, right[:0])
+
+
+def test_p_values_are_adjusted_as_holm_does():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])  # the example of R's p.adjust
+    assert holm([0.9, 0.8]) == [1.0, 1.0] and holm([]) == []
 
 
 def every_resample(values):

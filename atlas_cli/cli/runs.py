@@ -43,7 +43,7 @@ def command(
     """List the runs of a folder: status, rounds, best figures, bytes, time, and the config keys in which they differ.
 
     A run is "killed" where it says that it is running and no process writes there. Folders that are damaged, or that no
-    run wrote, are listed as such.
+    run wrote, are listed as such. `atlas compare` says what lies between runs.
     """
     from atlas_cli.cli._tables.runs import config_lines, problems, runs_record, runs_table
     from atlas_cli.reports.listed_runs import differences, list_runs
@@ -122,4 +122,6 @@ def _sorted(runs: list[ListedRun], by: str) -> list[ListedRun]:
 def _next(runs: list[ListedRun]) -> str:
     """The command that goes on with what the list shows."""
     with_figures = [str(run.path) for run in runs if run.groups]
+    if len(with_figures) > 1:
+        return shlex.join(["atlas", "compare", *with_figures[:2]])
     return shlex.join(["atlas", "report", with_figures[0], "--open"]) if with_figures else ""

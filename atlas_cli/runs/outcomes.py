@@ -75,10 +75,17 @@ class Outcomes(Record):
         figure = self.figure(name)
         if figure is None:
             return None
+        right = self.right_of(name)
+        return bootstrap(figure, self.examples, seed) if right is None else wilson(sum(right) / len(right), len(right))
+
+    def right_of(self, name: str) -> list[bool] | None:
+        """Of a figure that is the share of examples that are right, which those are; None for other figures."""
         terms = self.terms.get(name)
-        if terms is not None and terms.weights is None and terms.then is None and set(terms.values) <= {0.0, 1.0}:
-            return wilson(sum(terms.values) / self.examples, self.examples)
-        return bootstrap(figure, self.examples, seed)
+        if terms is None or terms.then is not None or not set(terms.values) <= {0.0, 1.0}:
+            return None
+        if terms.weights is not None and set(terms.weights) != {1.0}:
+            return None
+        return [value == 1.0 for value in terms.values]
 
     def _figure(self, name: str) -> Figure | None:
         if (terms := self.terms.get(name)) is not None:

@@ -98,7 +98,7 @@ def test_the_table_has_a_row_a_run_and_names_the_rest(listed, monkeypatch):
     assert f"{NAME}-4: failed: no space" in text and "best: the lowest perplexity" in text
     assert re.search(rf"{NAME}-6: damaged: .*manifest\.json is damaged", text)
     assert "no runs: notes (no manifest.json), grid_sweep (of a sweep)" in text
-    assert text.splitlines()[-1].startswith("next: atlas report ")
+    assert text.splitlines()[-1].startswith("next: atlas compare ")
 
 
 def test_filters_and_order(listed, folder):

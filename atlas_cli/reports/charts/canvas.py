@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from atlas_cli.reports.charts.palette import style
+import re
+from collections.abc import Mapping
+
+from atlas_cli.reports.charts.palette import SHAPES, style
 from atlas_cli.reports.escaped import escape
 
 WIDTH = 420  # as wide as a phone shows at its true size, so that 12 units stay 12 pixels there
+_VARIABLE = re.compile(r"var\(--([\w-]+)\)")
 LETTER = 7.3  # the mean width of a letter in a wide font, to tell how much of a name fits
 
 
@@ -68,3 +72,12 @@ def standalone(picture: str) -> str:
     start, _, rest = picture.partition(">")
     paper = f'<style>{style()}</style><rect width="100%" height="100%" fill="var(--page)"/>'
     return start.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"') + f">{paper}{rest}"
+
+
+def coloured(picture: str, colours: Mapping[str, str]) -> str:
+    """The picture as a file of its own in these colours: for programs that know no variables, as those that papers are
+    made with."""
+    start, _, rest = picture.partition(">")
+    paper = f'<style>{SHAPES}</style><rect width="100%" height="100%" fill="var(--page)"/>'
+    size = f'<svg xmlns="http://www.w3.org/2000/svg" width="{2 * WIDTH}"'
+    return _VARIABLE.sub(lambda found: colours[found[1]], start.replace("<svg", size) + f">{paper}{rest}")

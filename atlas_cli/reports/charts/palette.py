@@ -56,6 +56,10 @@ DARK = {
     "wait": "#0d1117",
 }
 GROUP_COLOURS = 5
+SHAPES = (  # what the classes of charts look like
+    "svg text{font:12px system-ui,sans-serif;fill:var(--ink)}svg .muted{fill:var(--muted)}"
+    "svg .grid{stroke:var(--line)}svg .edge{stroke:var(--page)}svg .outline{stroke:var(--muted)}"
+)
 
 
 def colour_of_group(number: int) -> str:
@@ -70,6 +74,5 @@ def style() -> str:
         f":root{{color-scheme:light dark;{light}}}"
         f"@media (prefers-color-scheme:dark){{:root{{{dark}}}}}"
         f"@media print{{:root{{color-scheme:light;{light}}}}}"
-        "svg text{font:12px system-ui,sans-serif;fill:var(--ink)}svg .muted{fill:var(--muted)}"
-        "svg .grid{stroke:var(--line)}svg .edge{stroke:var(--page)}svg .outline{stroke:var(--muted)}"
+        f"{SHAPES}"
     )
