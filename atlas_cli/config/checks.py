@@ -26,7 +26,19 @@ def cross_check(config: ExperimentConfig) -> list[Problem]:
         got = config.clients[most].count
         found = str(got) if got > MAX_CLIENTS else f"{clients} in all"
         return [Problem(("clients", most, "count"), f"more than {MAX_CLIENTS} clients in this config, got {found}")]
-    checks = (_groups, _clients, _model, _partition, _training, _faults, _clustering, _engine, _audit, privacy_problems)
+    checks = (
+        _groups,
+        _clients,
+        _model,
+        _partition,
+        _training,
+        _early_stopping,
+        _faults,
+        _clustering,
+        _engine,
+        _audit,
+        privacy_problems,
+    )
     return [*_secrets(config.model_dump(), ()), *(problem for check in checks for problem in check(config))]
 
 
@@ -100,6 +112,20 @@ def _training(config: ExperimentConfig) -> Iterator[Problem]:
         for i, beta in enumerate(getattr(training, side).betas):
             if not 0 <= beta < 1:
                 yield Problem(("training", side, "betas", i), f"must be at least 0 and less than 1, got {beta:g}")
+
+
+def _early_stopping(config: ExperimentConfig) -> Iterator[Problem]:
+    if config.training.early_stopping is None or config.holdout.validation is not None:
+        return
+    own = ("validation_files", "validation_split")
+    for name, group in config.task_groups.items():
+        if all(getattr(group.data, key) is None for key in own):
+            problem = (
+                f"goes by validation parts, and task group {name} has none; set holdout.validation (0.1, or a number of"
+                f" rows), or {' or '.join(own)} of its data"
+            )
+            yield Problem(("training", "early_stopping"), problem)
+            return
 
 
 def _faults(config: ExperimentConfig) -> Iterator[Problem]:

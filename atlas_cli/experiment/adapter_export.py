@@ -1,18 +1,18 @@
-"""Every client's and every task group's adapter in PEFT format, under adapters/ in the run directory."""
+"""Adapters in PEFT format: those of the last round under adapters/, those of best rounds under best_adapters/."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-import torch
+from torch import Tensor
 
-from atlas_cli.aggregation.contract import Factors, absorb, scales_of
-from atlas_cli.aggregation.low_rank import stack, truncate
+from atlas_cli.experiment.best_rounds import ADAPTERS, HEAD, BestRounds
 from atlas_cli.experiment.run_state import RunState
+from atlas_cli.experiment.whole_adapters import adapter_of, fold_base_change
 from atlas_cli.federation.build import assemble
 from atlas_cli.federation.federation import Federation
 from atlas_cli.federation.parties.party import TrainedModel
-from atlas_cli.models.adapters.lora import AdapterSet, LoRAAdapter
+from atlas_cli.models.adapters.lora import AdapterSet
 from atlas_cli.models.adapters.origin import Origin
 from atlas_cli.models.adapters.peft_format import peft_files
 from atlas_cli.models.files.resolve import PRETRAINED
@@ -21,7 +21,7 @@ from atlas_cli.runs.directory import RunDirectory
 from atlas_cli.storage.folder_names import folder_names
 from atlas_cli.storage.whole_folder import whole_folder
 
-FOLDER = "adapters"
+FOLDER, BEST_FOLDER = "adapters", "best_adapters"
 
 
 def export_adapters(federation: Federation, run: RunDirectory) -> None:
@@ -38,32 +38,82 @@ def export_adapters(federation: Federation, run: RunDirectory) -> None:
     }
     with whole_folder(run.path / FOLDER) as write:
         for part, folder in folder_names(shared).items():
-            _write(federation, write, f"groups/{folder}", part, *shared[part])
+            group, model = shared[part]
+            _write_model(federation, write, f"groups/{folder}", part, group, model)
         for client, folder in folder_names(federation.clients).items():
             group = federation.group_of(client)
             with federation.at_hand([client]):
-                _write(federation, write, f"clients/{folder}", client, group, federation.model_of_client(client))
+                _write_model(federation, write, f"clients/{folder}", client, group, federation.model_of_client(client))
 
 
-def export_last_round(federation: Federation, run: RunDirectory) -> int | None:
-    """Export the adapters of the last whole round of an interrupted run; returns its number, None if there is none.
+def export_best(federation: Federation, run: RunDirectory, best: BestRounds) -> dict[str, list[str]]:
+    """Write best_adapters/groups/NAME, each of its task group's best round, replacing those of an earlier end.
+
+    Folders and names are those of adapters/. Of a group whose clients share no adapter there is best_adapters/clients/
+    NAME instead, all of the group's best round.
+
+    Returns:
+        the folders of each task group, relative to the run directory.
+    """
+    clients, found = folder_names(federation.clients), dict[str, list[str]]()
+    parts = folder_names([model.partition("/")[2] for each in best.groups.values() for model in each.models])
+    if not parts:
+        return {}
+    with whole_folder(run.path / BEST_FOLDER) as write:
+        for group, of_group in best.groups.items():
+            for model, tensors in of_group.models.items():
+                kind, _, owner = model.partition("/")
+                folder = f"{kind}/{(clients if kind == 'clients' else parts)[owner]}"
+                adapters, head = _with_prefix(ADAPTERS, tensors), _with_prefix(HEAD, tensors)
+                paths = dict.fromkeys(name.rpartition(".")[0] for name in adapters)
+                whole = {
+                    path: adapter_of(federation, path, adapters[f"{path}.lora_A"], adapters[f"{path}.lora_B"])
+                    for path in paths
+                }
+                _write(federation, write, folder, owner, group, AdapterSet(whole), head)
+                found.setdefault(group, []).append(f"{BEST_FOLDER}/{folder}")
+    return found
+
+
+def export_last_round(federation: Federation, run: RunDirectory) -> tuple[int | None, dict[str, list[str]]]:
+    """Export the adapters of the last whole round of an interrupted run, and those of best rounds until then.
+
+    Returns:
+        the number of the round, None if there is none; and the folders of best rounds, as ``export_best``.
 
     Raises:
         OutputError: no room or no permission.
         ResourceError: its checkpoint is damaged.
     """
     if not folders(run):
-        return None
+        return None, {}
     checkpoint = load_newest(run)[0]
     if checkpoint.round == 0:
-        return None
+        return None, {}
     whole = assemble(federation)  # the parties of the run are somewhere inside a round
     try:
-        RunState(whole).restore(checkpoint.tensors, checkpoint.state)
+        state = RunState(whole)
+        state.restore(checkpoint.tensors, checkpoint.state)
         export_adapters(whole, run)
+        return checkpoint.round, export_best(whole, run, state.best)
     finally:
         whole.close()
-    return checkpoint.round
+
+
+def _write_model(
+    federation: Federation,
+    write: Callable[[str, bytes], None],
+    folder: str,
+    owner: str,
+    group: str,
+    model: TrainedModel,
+) -> None:
+    head = {name: p for name, p in model.head.named_parameters() if p.requires_grad}
+    _write(federation, write, folder, owner, group, fold_base_change(federation, model.adapters), head)
+
+
+def _with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def _write(
@@ -72,17 +122,18 @@ def _write(
     folder: str,
     owner: str,
     group: str,
-    model: TrainedModel,
+    adapters: AdapterSet,
+    head: Mapping[str, Tensor],
 ) -> None:
     lora = federation.config.lora
     files = peft_files(
         federation.base,
-        fold_base_change(federation, model.adapters),
+        adapters,
         alpha=lora.alpha,
         dropout=lora.dropout,
         rslora=lora.rslora,
         causal_lm=federation.data[group].task.causal_only,
-        head={name: p for name, p in model.head.named_parameters() if p.requires_grad},
+        head=head,
         origin=origin_of(federation, group, owner),
     )
     for name, content in files.items():
@@ -105,22 +156,3 @@ def origin_of(federation: Federation, group: str, owner: str) -> Origin:
         classes=task.classes,
         pooling=task.pooling,
     )
-
-
-@torch.no_grad()
-def fold_base_change(federation: Federation, adapters: AdapterSet) -> AdapterSet:
-    """Fold base changes into the adapters: the same update with one adapter per layer, of sufficient rank."""
-    if not adapters.frozen:
-        return adapters
-    lora, own = federation.config.lora, absorb(adapters.state(), scales_of(adapters))
-    result: dict[str, LoRAAdapter] = {}
-    for path in (path for path in federation.plan.features if path in own or path in adapters.frozen):
-        pieces = [Factors(A, B) for A, B in adapters.frozen.get(path, ())] + ([own[path]] if path in own else [])
-        whole = stack([(1.0, piece) for piece in pieces], torch.float32)
-        d_in, d_out = federation.plan.features[path]
-        whole = truncate(whole, min(d_in, d_out)) if whole.rank > min(d_in, d_out) else whole
-        adapter = LoRAAdapter(d_in, d_out, whole.rank, lora.alpha, lora.dropout, lora.rslora).to(whole.A.device)
-        adapter.lora_A.copy_(whole.A)
-        adapter.lora_B.copy_(whole.B / adapter.scaling)
-        result[path] = adapter
-    return AdapterSet(result)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 import torch
@@ -11,6 +12,8 @@ from atlas_cli.data.rows import digest
 from atlas_cli.federation.federation import Federation
 from atlas_cli.planning.devices.clock_notes import clock_notes
 from atlas_cli.planning.devices.devices import client_devices, server_device
+from atlas_cli.reports.summary import summarise
+from atlas_cli.runs.directory import RunDirectory
 from atlas_cli.tasks.contract import count_examples
 
 Facts = dict[str, object]
@@ -56,6 +59,29 @@ def data_facts(federation: Federation) -> dict[str, Facts]:
             "notes": group.notes,
         }
         for name, group in federation.data.items()
+    }
+
+
+def best_facts(run: RunDirectory, folders: Mapping[str, Sequence[str]], last: int | None) -> dict[str, Facts]:
+    """By task group, its best round so far, the part that it was chosen on, and the folders of its adapters.
+
+    Args:
+        folders: of the adapters of groups whose best round was chosen on a validation part.
+        last: the last round that counts; None: the first, before training.
+    """
+    groups = summarise([row for row in run.read_lines("metrics.jsonl") if row["round"] <= (last or 0)], ())
+    return {
+        each.task_group: {
+            "round": each.best_round,
+            "chosen_on": each.chosen_on,
+            "metric": each.metric,
+            "better": each.better,
+            "test": each.best,
+            "validation": each.best_validation,
+            "adapters": list(folders.get(each.task_group, ())),
+        }
+        for each in groups
+        if each.best_round is not None
     }
 
 

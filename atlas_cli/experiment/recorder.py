@@ -31,14 +31,16 @@ class Scores:
     """An evaluation: metrics by group and by client (local test part), wall seconds and number of models by group.
 
     Where a group's clients or clusters have models of their own, its metrics are the mean over clients; else
-    ``metrics`` has the group's accumulator. Empty if no evaluation was due.
+    ``metrics`` has the group's accumulator. ``validation`` has those of groups with a validation part. Empty if no
+    evaluation was due.
     """
 
-    groups: Mapping[str, dict[str, float]] = field(default_factory=dict)
-    clients: Mapping[str, dict[str, float]] = field(default_factory=dict)
-    seconds: Mapping[str, float] = field(default_factory=dict)
-    models: Mapping[str, int] = field(default_factory=dict)
-    metrics: Mapping[str, Metric] = field(default_factory=dict)
+    test: dict[str, dict[str, float]] = field(default_factory=dict)
+    validation: dict[str, dict[str, float]] = field(default_factory=dict)
+    clients: dict[str, dict[str, float]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    models: dict[str, int] = field(default_factory=dict)
+    metrics: dict[str, Metric] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class RoundResult:
         trained: the work of every client that began the round.
         errors: of merges, by group (or cluster).
         attendance: which clients are merged, and why others are not; None: all.
+        last: training ends with it, so that it says of every client how it ended.
     """
 
     number: int
@@ -57,6 +60,7 @@ class RoundResult:
     trained: Mapping[str, LocalWork] = field(default_factory=dict)
     errors: Mapping[str, ErrorLedger | None] = field(default_factory=dict)
     attendance: Attendance | None = None
+    last: bool = False
 
     @property
     def dropped(self) -> Mapping[str, str]:
@@ -121,7 +125,7 @@ class Recorder:
         lines = [self._group_line(result, group, sending[group], clock, epsilon[group]) for group in sending]
         shares = self._shares(kept)
         named = {*result.trained, *result.dropped, *result.scores.clients, *(c for g in sending.values() for c in g)}
-        everybody = number in (0, federation.config.training.rounds)
+        everybody = number == 0 or result.last
         clients = [
             self._client_line(result, client, shares, clock)
             for client in (federation.clients if everybody else federation.in_order(named))
@@ -184,7 +188,8 @@ class Recorder:
             "round": number,
             "task_group": group,
             "train_loss": self._work(group, result.kept).loss,
-            "test": scores.groups.get(group, {}),
+            "test": scores.test.get(group, {}),
+            **({"validation": scores.validation.get(group, {})} if self.federation.data[group].validation else {}),
             "metric": task.primary_metric,
             "better": task.better[task.primary_metric],
             "models": scores.models.get(group),

@@ -15,6 +15,7 @@ from atlas_cli.config.checks import cohort_size
 from atlas_cli.engines.engine import LocalSteps
 from atlas_cli.engines.in_process import local_steps
 from atlas_cli.errors import AtlasError, NonFiniteError, during
+from atlas_cli.experiment.best_rounds import BestRounds
 from atlas_cli.experiment.recorder import Recorder, RoundResult, Scores
 from atlas_cli.federation.attendance import Attendance
 from atlas_cli.federation.batches import LocalWork
@@ -24,6 +25,7 @@ from atlas_cli.federation.merging.screening import require_finite_update, too_la
 from atlas_cli.federation.parties.evaluation import mean_metrics
 from atlas_cli.planning.cohort import sample_cohort
 from atlas_cli.printable import listed, on_one_line
+from atlas_cli.tasks.contract import Metric
 from atlas_cli.wire.ledger import Ledger
 from atlas_cli.wire.messages import BaseWeights, Message
 
@@ -34,13 +36,15 @@ def train(
     checkpoint: Callable[[int], None] = lambda number: None,
     done: int | None = None,
     local_steps: LocalSteps = local_steps,
-) -> None:
-    """Run the rounds of a federation and record each.
+    best: BestRounds | None = None,
+) -> int:
+    """Run the rounds of a federation and record each; returns the number of the last.
 
     Args:
         checkpoint: called after every round, round 0 (before training) included.
         done: completed rounds of a restored federation; None for a new run.
         local_steps: of an engine: where clients compute; by default, in this process.
+        best: of a restored federation; takes in every evaluation, and says whether training ends early.
 
     Raises:
         NonFiniteError: a loss, activation, gradient, update or aggregate is not finite; it was neither used nor
@@ -48,16 +52,19 @@ def train(
         TooFewClientsError: too few clients are left after a round; it was not recorded.
         AtlasError: a client does not hold what was delivered, or bytes do not match their closed form.
     """
-    training = federation.config.training
+    training, best = federation.config.training, best if best is not None else BestRounds(federation)
     if done is None:
         with during("round 0"):
             ledger = set_up(federation, recorder.clusters)
             require_matching(ledger)
-            recorder.round(RoundResult(0, ledger, evaluate(federation)))
+            scores = evaluate(federation)
+            best.after(0, scores)
+            recorder.round(RoundResult(0, ledger, scores))
         checkpoint(0)
     caution(federation, recorder)
 
-    for number in range((done or 0) + 1, training.rounds + 1):
+    last_done = done or 0
+    for number in range(last_done + 1, training.rounds + 1 if not best.stops else 0):
         ledger = federation.ledger(number)
         recorder.clusters(cluster_clients(federation, number, ledger))
         attendance = Attendance(federation, sample_cohort(federation.plan, number), number)
@@ -74,16 +81,31 @@ def train(
             errors = merge(federation, attendance, sent, recorder)
             mix_groups(federation, attendance.present)
             last = number == training.rounds
-            reached = [c for c in (federation.clients if last else attendance.cohort) if c not in attendance.gone]
-            deliver(federation, reached, ledger)
-            require_delivered(federation, federation.clients if last else attendance.cohort, anew=last)
-            require_matching(ledger)
+            reach(federation, attendance, ledger, everyone=last)
             due = last or number % federation.config.evaluation.every == 0
             scores = evaluate(federation) if due else Scores()
+            if best.after(number, scores) and not last:
+                note = f"training ends early, after round {number} of {training.rounds}: {best.sentence()}"
+                recorder.progress.note(note)
+                last = reach(federation, attendance, ledger, everyone=True)
+                scores = evaluate(federation)  # clients that were behind score their local test parts anew
+            require_matching(ledger)
             alone = due and not federation.aggregator.group_adapter  # each client's own model is scored
             require_delivered(federation, federation.clients if alone else scores.clients)
-            recorder.round(RoundResult(number, ledger, scores, trained, errors, attendance))
+            recorder.round(RoundResult(number, ledger, scores, trained, errors, attendance, last))
         checkpoint(number)
+        last_done = number
+        if best.stops:
+            break
+    return last_done
+
+
+def reach(federation: Federation, attendance: Attendance, ledger: Ledger, everyone: bool) -> bool:
+    """Deliver a round's result to its cohort, or at the end of training to everyone, and check that they hold it."""
+    clients = list(federation.clients if everyone else attendance.cohort)
+    deliver(federation, [client for client in clients if client not in attendance.gone], ledger)
+    require_delivered(federation, clients, anew=everyone)
+    return everyone
 
 
 def caution(federation: Federation, recorder: Recorder) -> None:
@@ -250,33 +272,32 @@ def require_delivered(federation: Federation, clients: Iterable[str], *, anew: b
 
 
 def evaluate(federation: Federation) -> Scores:
-    """Score group test parts, with the mean over clients where they do not share one model, and local test parts."""
-    groups, clients, seconds, models, metrics = {}, {}, {}, {}, {}
+    """Score the held-out parts of groups, with the mean over clients where they do not share one model, and local test
+    parts."""
+    scores = Scores()
     for group in federation.group_names:
         with during(f"task group {group}"):
             began = time.perf_counter()
             prepared, members = federation.data[group], federation.members(group)
-            shared = federation.models_of_group(group)
-            measured = {
-                name: federation.evaluator.measure(prepared.task, prepared.test, m) for name, m in shared.items()
-            }
-            for client in () if shared else members:
-                with federation.at_hand([client]):
-                    model = federation.model_of_client(client)
-                    measured[client] = federation.evaluator.measure(prepared.task, prepared.test, model)
-            scored = {name: prepared.task.scores(metric) for name, metric in measured.items()}
-            several = len(scored) > 1
-            if not several:
-                metrics[group] = next(iter(measured.values()))
-            users = [federation.part_of(c) if shared else c for c in members] if several else [*scored]
-            groups[group], models[group] = mean_metrics([scored[name] for name in users]), len(scored)
+            measured: dict[str, dict[str, Metric]] = {part: {} for part in prepared.scored}
+            for name, model in federation.scored_models(group):
+                for part, features in prepared.scored.items():
+                    measured[part][name] = federation.evaluator.measure(prepared.task, features, model)
+            models = list(measured["test"])
+            if len(models) == 1:
+                scores.metrics[group] = measured["test"][models[0]]
+            users = models if len(models) == 1 else [federation.scored_by(client) for client in members]
+            for part, found in measured.items():
+                figures = {name: prepared.task.scores(metric) for name, metric in found.items()}
+                getattr(scores, part)[group] = mean_metrics([figures[name] for name in users])
+            scores.models[group] = len(models)
             for client in members:
                 if prepared.local_test[client]:
                     with federation.at_hand([client]):
                         model = federation.model_of_client(client)
-                        clients[client] = federation.evaluator(prepared.task, prepared.local_test[client], model)
-            seconds[group] = time.perf_counter() - began
-    return Scores(groups, clients, seconds, models, metrics)
+                        scores.clients[client] = federation.evaluator(prepared.task, prepared.local_test[client], model)
+            scores.seconds[group] = time.perf_counter() - began
+    return scores
 
 
 def require_matching(ledger: Ledger) -> None:

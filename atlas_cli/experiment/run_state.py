@@ -14,6 +14,7 @@ from torch import Tensor
 
 from atlas_cli.clustering.clusters import Clusters
 from atlas_cli.errors import ResourceError
+from atlas_cli.experiment.best_rounds import BestRounds
 from atlas_cli.experiment.saved_clients import SavedClients
 from atlas_cli.federation.federation import Federation
 from atlas_cli.runs.checkpoint import Checkpoint, save_checkpoint
@@ -37,6 +38,7 @@ class RunState:
 
     Attributes:
         parts: in the order in which they are restored: clusters say which groups there are, and groups which versions.
+        best: the best rounds of groups with a validation part; a part only where there are any.
     """
 
     def __init__(self, federation: Federation) -> None:
@@ -46,6 +48,9 @@ class RunState:
         self.parts["server"] = federation.server
         self.parts["aggregator"] = federation.aggregator
         self.parts["clients"] = SavedClients(federation)
+        self.best = BestRounds(federation)
+        if self.best.groups:
+            self.parts["best"] = self.best
 
     def capture(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The present state: tensors as ``<part>/<name>``, and JSON values by part and name."""
@@ -97,15 +102,15 @@ class RunState:
 class RunCheckpoints:
     """Writes checkpoints when they are due, and holds a newer one ready in case the run stops in between."""
 
-    def __init__(self, federation: Federation, files: RecordFiles) -> None:
-        self.federation, self.files, self._state = federation, files, RunState(federation)
+    def __init__(self, federation: Federation, files: RecordFiles, state: RunState) -> None:
+        self.federation, self.files, self.state = federation, files, state
         self.pending: Checkpoint | None = None
 
     def after_round(self, number: int) -> None:
         """Write a checkpoint every ``checkpoints.every`` rounds, before training and at the end."""
         config = self.federation.config
-        self.pending = Checkpoint(number, *self._state.capture(), self.files.seal())
-        if number % config.checkpoints.every == 0 or number == config.training.rounds:
+        self.pending = Checkpoint(number, *self.state.capture(), self.files.seal())
+        if number % config.checkpoints.every == 0 or number == config.training.rounds or self.state.best.stops:
             self.write()
 
     def write(self) -> None:

@@ -16,10 +16,10 @@ from atlas_cli.config.load import LoadedConfig
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.engines.engine import Engine, engine_of
 from atlas_cli.errors import AtlasError, ConfigError, InterruptedRunError, OutputError
-from atlas_cli.experiment.adapter_export import export_adapters, export_last_round
+from atlas_cli.experiment.adapter_export import export_adapters, export_best, export_last_round
 from atlas_cli.experiment.allocation.device_fit import fit_to_devices, must_fit, slow_bfloat16
 from atlas_cli.experiment.end_of_run import engine_figures, record_early_end
-from atlas_cli.experiment.manifest_facts import clock_facts, data_facts, device_name, model_facts
+from atlas_cli.experiment.manifest_facts import best_facts, clock_facts, data_facts, device_name, model_facts
 from atlas_cli.experiment.recorder import Recorder
 from atlas_cli.experiment.round_loop import train
 from atlas_cli.experiment.run_inputs import changed_code, changed_since, inputs, other_versions
@@ -73,7 +73,8 @@ def start(config: ExperimentConfig, progress: Progress) -> RunDirectory:
                 run.write_json("manifest.json", manifest)
                 progress.keep(run.log)
                 progress.note(f"run directory {run.path}")
-                _run(federation, RecordFiles(run), manifest, progress, stopping, engine, done=None)
+                state = RunState(federation)
+                _run(federation, RecordFiles(run), manifest, progress, stopping, engine, state, done=None)
     return run
 
 
@@ -114,7 +115,14 @@ def resume(
             run.log(said)
         if text := other_versions(manifest, fresh):
             progress.note(f"warning: {text}")
-        RunState(federation).restore(checkpoint.tensors, checkpoint.state, checkpoint.name)
+        state = RunState(federation)
+        state.restore(checkpoint.tensors, checkpoint.state, checkpoint.name)
+        if state.best.stops and manifest["status"] == "finished":
+            raise ConfigError(
+                f"training ended after round {checkpoint.round}: {state.best.sentence()}; to go on, set"
+                f" training.early_stopping.patience above {state.best.since}, or training.early_stopping=null",
+                key="training.early_stopping",
+            )
         run.remove_partial()
         remove_newer(run, checkpoint.round)
         progress.keep(run.log)  # not before: a run that is refused stays as it is
@@ -125,7 +133,7 @@ def resume(
             run.write_text("config.yaml", dump_config(loaded.config))
             run.write_json("manifest.json", fresh)
             _cut(files, progress, checkpoint.round < loaded.config.training.rounds)
-            _run(federation, files, fresh, progress, stopping, engine, done=checkpoint.round)
+            _run(federation, files, fresh, progress, stopping, engine, state, done=checkpoint.round)
     return run
 
 
@@ -224,11 +232,12 @@ def _run(
     progress: Progress,
     stopping: Stopping,
     engine: Engine,
+    state: RunState,
     done: int | None,
 ) -> None:
     """Train inside a run directory whose manifest says at every moment how it stands; "finished" is written last."""
     training, run = federation.config.training, files.run
-    checkpoints = RunCheckpoints(federation, files)
+    checkpoints = RunCheckpoints(federation, files, state)
     if (audit := federation.config.audit) is not None:
         federation.recording = Recording(audit.record, federation.clients, run, done)
 
@@ -242,15 +251,18 @@ def _run(
         stopping.check()
         recorder = Recorder(federation, files, progress, stopping.check)
         report = LiveReport(run, manifest, run.read_lines("metrics.jsonl"))
-        train(federation, recorder, checkpoint, done, engine.local_steps)
+        last = train(federation, recorder, checkpoint, done, engine.local_steps, state.best)
         stopping.waits = False  # nothing that follows is lost when it stops: resuming does it again
         export_adapters(federation, run)
-        manifest["adapters_of_round"] = training.rounds
+        manifest["adapters_of_round"] = last
+        manifest["best"] = best_facts(run, export_best(federation, run, state.best), last)
+        if last < training.rounds:
+            manifest["early_stop"] = {"after_round": last, "of": training.rounds, "why": state.best.sentence()}
         manifest["base_unchanged"] = _unchanged(federation) and engine.unchanged()
         if federation.recording is not None:
             manifest["recording"] = federation.recording.record()
         progress.stop()
-        manifest["privacy"]["epsilon"] = federation.protection.figures(training.rounds)
+        manifest["privacy"]["epsilon"] = federation.protection.figures(last)
         manifest["records"] = seals_record(files.seal())
         ended = end_manifest(manifest, "finished", engine=engine_figures(federation, engine))
         write_report(run, ended)
@@ -283,7 +295,8 @@ def _leave_results(federation: Federation, run: RunDirectory, ended: dict[str, A
     Why it ended is what is shown: what cannot be written here is told in log.txt, and a further signal ends it.
     """
     try:
-        ended["adapters_of_round"] = export_last_round(federation, run)
+        ended["adapters_of_round"], folders = export_last_round(federation, run)
+        ended["best"] = best_facts(run, folders, ended["adapters_of_round"])
         run.write_json("manifest.json", ended)
         write_report(run, ended)
     except KeyboardInterrupt:

@@ -150,6 +150,19 @@ class Federation(LoadedExperiment):
         """The model that makes a client's predictions."""
         return self.clients[client].model(self.server, self.part_of(client))
 
+    def scored_models(self, group: str) -> Iterator[tuple[str, TrainedModel]]:
+        """What a group is scored by, one after the other: the models that it shares as ``groups/<part>``, or where its
+        clients share nothing theirs, each at hand meanwhile, as ``clients/<name>``."""
+        shared = self.models_of_group(group)
+        yield from ((f"groups/{part}", model) for part, model in shared.items())
+        for client in () if shared else self.members(group):
+            with self.at_hand([client]):
+                yield f"clients/{client}", self.model_of_client(client)
+
+    def scored_by(self, client: str) -> str:
+        """The name of the model, among ``scored_models``, that a client uses."""
+        return f"groups/{self.part_of(client)}" if self.aggregator.group_adapter else f"clients/{client}"
+
     def models_of_group(self, group: str) -> dict[str, TrainedModel]:
         """The models that make a group's predictions, with merged adapters; {} where clients share nothing.
 

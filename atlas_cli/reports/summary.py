@@ -14,8 +14,9 @@ class GroupSummary:
     """One task group over the whole run; None where the records do not say.
 
     ``better`` says whether a "higher" or a "lower" ``metric`` is better, as its task declares.
-    ``before`` is the primary metric in round 0, ``after`` in the last evaluated round, ``best`` in
-    round ``best_round``.
+    ``before`` is the primary metric on the test part in round 0, ``after`` in the last evaluated round, ``best`` in
+    round ``best_round``, which was chosen by the metric on the part ``chosen_on``: "validation", where it was
+    ``best_validation``, or "test", where there is no validation part. ``validation`` is its size in examples.
     ``drops`` counts a client once for every round that it was dropped in.
     ``test_sha256`` is the hash of the rows of the test part, ``models`` how many models were scored on it: where there
     are several the metric is the mean over clients. ``loss_round`` is where ``loss`` is from, if not the last round.
@@ -41,6 +42,22 @@ class GroupSummary:
     test_sha256: str | None
     models: int | None
     loss_round: int | None
+    validation: int | None
+    chosen_on: str | None
+    best_validation: float | None
+
+
+def is_better(value: float, than: float, better: str, by: float = 0.0) -> bool:
+    """Whether a metric is better by more than so much, where a "higher" or a "lower" one is."""
+    return value < than - by if better == "lower" else value > than + by
+
+
+def best_point(values: Sequence[tuple[int, float]], better: str) -> tuple[int, float]:
+    """The (round, value) that is best; of equal ones the first."""
+    best = values[0]
+    for point in values[1:]:
+        best = point if is_better(point[1], best[1], better) else best
+    return best
 
 
 def primary_metric(rows: Iterable[Record]) -> str | None:
@@ -67,9 +84,36 @@ def by_group(metrics: Iterable[Record]) -> dict[str, list[Record]]:
     return groups
 
 
-def points(rows: Iterable[Record], metric: str) -> list[tuple[int, float]]:
-    """(round, value) of a test metric, where it was measured."""
-    return [(row["round"], row["test"][metric]) for row in rows if row["test"].get(metric) is not None]
+def points(rows: Iterable[Record], metric: str, part: str = "test") -> list[tuple[int, float]]:
+    """(round, value) of a metric on the test or validation part, where it was measured."""
+    found = [(row["round"], (row.get(part) or {}).get(metric)) for row in rows]
+    return [(number, value) for number, value in found if value is not None]
+
+
+def validates(rows: Iterable[Record]) -> bool:
+    """Whether a task group has a validation part."""
+    return any(row.get("validation") is not None for row in rows)
+
+
+def best_of(rows: Sequence[Record], metric: str, better: str) -> tuple[int, float | None, float | None] | None:
+    """The best round by a metric, with its values on the test and on the validation part; None without any round.
+
+    It is chosen on the validation part, or where there is none on the test part.
+    """
+    test, validation = dict(points(rows, metric)), dict(points(rows, metric, "validation"))
+    chosen = validation if validates(rows) else test
+    if not chosen:
+        return None
+    number, _ = best_point([*chosen.items()], better)
+    return number, test.get(number), validation.get(number)
+
+
+def chosen_sentence(summaries: Sequence[GroupSummary]) -> str:
+    """``best round: chosen on the test part itself in spam, on the validation part in mail``."""
+    where = {"test": "the test part itself", "validation": "the validation part"}
+    groups = {part: [s.task_group for s in summaries if s.chosen_on == part] for part in where}
+    said = [f"on {where[part]} in {', '.join(names)}" for part, names in groups.items() if names]
+    return f"best round: chosen {', '.join(said)}" if said else ""
 
 
 def losses(rows: Iterable[Record]) -> list[tuple[int, float]]:
@@ -112,9 +156,7 @@ def _summary(name: str, rows: list[Record], n_clients: int, facts: Record) -> Gr
     metric = primary_metric(rows)
     values = points(rows, metric) if metric else []
     better = better_of(rows)
-    best = None
-    if values and better is not None:
-        best = (min if better == "lower" else max)(values, key=lambda point: point[1])
+    best = best_of(rows, metric, better) if metric and better is not None else None
     training = losses(rows)
     return GroupSummary(
         task_group=name,
@@ -127,6 +169,9 @@ def _summary(name: str, rows: list[Record], n_clients: int, facts: Record) -> Gr
         after=next((row["test"].get(metric) for row in reversed(rows) if row["test"]), None),
         best=best[1] if best else None,
         best_round=best[0] if best else None,
+        validation=facts.get("validation"),
+        chosen_on=("validation" if validates(rows) else "test") if best else None,
+        best_validation=best[2] if best else None,
         loss=training[-1][1] if training else None,
         error=next((row["aggregation_error"] for row in reversed(rows) if row["participants"]), None),
         bytes_up=sum(row["bytes_up"] for row in rows),

@@ -36,7 +36,7 @@ def resumed_manifest(
     parts = [{**part, "status": "killed"} if part.get("status") == "running" else part for part in before["parts"]]
     kept = {
         key: before[key]
-        for key in (*OF_THE_PROCESS, "experiment_sha256", "adapters_of_round", "warm_starts")
+        for key in (*OF_THE_PROCESS, "experiment_sha256", "adapters_of_round", "best", "warm_starts")
         if key in before
     }
     part = {**fresh["parts"][-1], "after_round": after_round}

@@ -21,7 +21,7 @@ from atlas_cli.runs.run_lock import writer_of
 # keys that change how long, how often, where, or what ends the run, and not what is computed until then; sections with
 # all that is in them
 MAY_CHANGE = (
-    *("training.rounds", "training.min_clients", "training.on_nonfinite"),
+    *("training.rounds", "training.early_stopping", "training.min_clients", "training.on_nonfinite"),
     *("evaluation", "checkpoints", "audit", "device", "output", "aggregation.error_ledger", "engine.offload"),
     *(f"engine.{key}" for key in ("name", "address", "hosts", "cpus", "gpus", "timeout", "pinned")),
 )

@@ -51,6 +51,13 @@ class MetricsRecord(Record):
     test: Figures = Field(
         description="Metrics on the held-out test part, the primary one first; empty in a round without evaluation."
     )
+    validation: Figures | None = Field(
+        default=None,
+        description=(
+            "The same metrics on the validation part; empty in a round without evaluation, and the field is there only "
+            "where the group has a validation part."
+        ),
+    )
     metric: str | None = Field(default=None, description="Name of the task's primary metric.")
     better: Literal["higher", "lower"] | None = Field(
         default=None,

@@ -10,9 +10,9 @@ from support.rounds import run_round
 from atlas_cli import discovery
 from atlas_cli.aggregation.contract import delta
 from atlas_cli.errors import ConfigError
-from atlas_cli.experiment.adapter_export import fold_base_change
 from atlas_cli.experiment.round_loop import deliver, require_delivered, set_up
 from atlas_cli.experiment.run_state import RunState
+from atlas_cli.experiment.whole_adapters import fold_base_change
 from atlas_cli.federation.build import build
 from atlas_cli.planning.plan import make_plan
 from atlas_cli.wire.ledger import Ledger

@@ -33,10 +33,39 @@ class ScheduleConfig(Section):
     warmup: float = Field(0.0, ge=0, lt=1, description="The share of all steps in which the learning rate rises.")
 
 
+class EarlyStoppingConfig(Section):
+    """Training ends before its last round when no task group gets better on its validation part."""
+
+    patience: int = Field(
+        3,
+        ge=1,
+        description="Training ends after so many evaluations (`evaluation.every` rounds each) in which no task group "
+        "has improved on its own best by its primary metric; as long as one group improves, all go on.",
+        json_schema_extra={"unit": "evaluations"},
+    )
+    min_delta: float = Field(
+        0.0,
+        ge=0,
+        description="A group has improved where it is better by more than this than when it last improved, in the unit "
+        "of its own metric.",
+        examples=[0.001],
+    )
+
+
 class TrainingConfig(Section):
     """How rounds are trained."""
 
-    rounds: int = Field(10, ge=1, description="How many rounds are trained.", json_schema_extra={"unit": "rounds"})
+    rounds: int = Field(
+        10,
+        ge=1,
+        description="How many rounds are trained; with `early_stopping`, at most.",
+        json_schema_extra={"unit": "rounds"},
+    )
+    early_stopping: EarlyStoppingConfig | None = Field(
+        None,
+        description="Without this section all rounds are trained. Every task group needs a validation part "
+        "(`holdout.validation`). Learning rates are those of all `rounds`, however many there will be.",
+    )
     local_steps: int = Field(
         8, ge=1, description="Steps that each client takes in a round.", json_schema_extra={"unit": "steps"}
     )
