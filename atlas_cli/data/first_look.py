@@ -38,12 +38,14 @@ _OTHER_NAMES: Mapping[str, Sequence[str]] = {
     "context": ("passage", "paragraph"),
     "answers": ("answer",),
     "prompt": ("instruction", "input", "question", "query"),
+    "messages": ("conversations", "conversation"),
     "response": ("output", "answer", "completion", "reply"),
 }
 # the most telling columns first: nearly all rows have a text
 _ORDER = (
     "question-answering",
     "token-classification",
+    "chat",
     "instruction",
     "regression",
     "multi-label",

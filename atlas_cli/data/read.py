@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
+from atlas_cli import discovery
 from atlas_cli.config.schema.partition import HoldoutConfig
 from atlas_cli.data import class_names as labels
 from atlas_cli.data.class_sets import of_columns, require_separator
@@ -138,14 +139,31 @@ def _columns(task: type[BaseTask], data: DataConfig, rows: Rows, key: str) -> di
     columns = {}
     for field in (*task.fields, *task.optional_fields):
         configured = getattr(data, field, None)  # a task of another package may have fields that are no key
-        column = configured if isinstance(configured, str) else field
+        column = configured if isinstance(configured, str) else _own_column(task, field, present)
         if column in present:
             columns[field] = column
         elif field in task.fields or configured:
             hint = did_you_mean(column, present)
             listed = "" if "expected" in hint else f" (columns: {', '.join(map(str, present))})"
+            listed += _fitting(present) if not columns and configured is None else ""
             raise ConfigError(f"the data has no column {column!r}{hint}{listed}", key=f"{key}.{field}")
     return columns
+
+
+def _fitting(present: Collection[str]) -> str:
+    """The tasks whose columns are there by name, for who has given another; empty where there is none."""
+    names = [name for name in discovery.own_names("tasks") if _has_all(load_task(name), present)]
+    return f"; these are columns of task: {' or '.join(names)}" if names else ""
+
+
+def _has_all(task: type[BaseTask], present: Collection[str]) -> bool:
+    return all(_own_column(task, field, present) in present for field in task.fields)
+
+
+def _own_column(task: type[BaseTask], field: str, present: Collection[str]) -> str:
+    """The column of a field of which the config says nothing: that of its name, or of another that the task knows."""
+    names = (field, *task.other_names.get(field, ()))
+    return next((name for name in names if name in present), field)
 
 
 def _classes(train: Rows, scored: Mapping[str, Rows], task: type[BaseTask], key: str) -> list[str]:

@@ -117,7 +117,7 @@ def _word(value: Any, is_class: bool, place: str, key: str) -> str | None:
         elif is_class and isinstance(value, float):
             kinds += " (task: regression predicts numbers)"
         elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
-            kinds += " (of a chat, write what is asked as prompt and the answer as response, an answer a row)"
+            kinds += " (task: chat reads lists of turns)"
         raise ConfigError(f"{place} holds {type(value).__name__} ({str(value)[:40]}), expected {kinds}", key=key)
     if not value.isascii():
         _require_characters(value, place, key)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from atlas_cli.errors import ConfigError
 from atlas_cli.tasks import _rows
 from atlas_cli.tasks._metrics import RunningLoss
+from atlas_cli.tasks._turns import with_end, without_end
 from atlas_cli.tasks.contract import IGNORE, BaseTask, Better, Feature, Metric, Prediction, Row, Term
 
 _HUGE = 700.0  # nats, whose exponential is near the largest float
@@ -88,14 +89,14 @@ class Task(BaseTask):
         ids = tokenizer(text, verbose=False)["input_ids"]
         if not ids:
             raise ConfigError("empty text: field 'text' gives no token; drop such rows")
-        return self._features(with_end(ids, tokenizer), 0, max_length, tokenizer.bos_token_id)
+        ids = with_end(ids, tokenizer)
+        return self._features(ids, ids, max_length, tokenizer.bos_token_id)
 
-    def _features(self, ids: list[int], prompt_length: int, max_length: int, begin: int | None = None) -> list[Feature]:
-        """Cut to ``max_length`` and label what follows the prompt; no feature if nothing is left to predict.
+    def _features(self, ids: list[int], labels: list[int], max_length: int, begin: int | None = None) -> list[Feature]:
+        """Cut to ``max_length``; no feature if nothing is left to predict.
 
         Where the end is kept, so is the token ``begin`` at the start.
         """
-        labels = [IGNORE] * prompt_length + ids[prompt_length:]
         truncated = len(ids) > max_length
         if truncated and self.keep_end:
             first = int(ids[0] == begin)
@@ -166,14 +167,3 @@ class Task(BaseTask):
 def next_tokens(labels_BT: Tensor) -> Tensor:
     """Labels moved one to the left, -100 at the end: shifting the logits, V times larger, would copy them."""
     return F.pad(labels_BT[:, 1:], (0, 1), value=IGNORE)
-
-
-def with_end(ids: list[int], tokenizer: Any) -> list[int]:
-    """The tokens followed by the tokenizer's end token, if it has one and they do not end so already."""
-    end = tokenizer.eos_token_id
-    return ids if end is None or ids[-1:] == [end] else [*ids, end]
-
-
-def without_end(ids: list[int], tokenizer: Any) -> list[int]:
-    """The tokens of a text that goes on, of a tokenizer that may put its end token after every text."""
-    return ids[:-1] if ids[-1:] == [tokenizer.eos_token_id] else ids

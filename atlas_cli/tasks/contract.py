@@ -128,6 +128,7 @@ class BaseTask(ABC):
     Attributes:
         fields: what a row must have; ``optional_fields``: what it may have besides.
         label_fields: those of ``fields`` that rows to predict on need not have.
+        other_names: columns that a field is read from where none has its own name, likeliest first.
         may_be_empty: fields whose list may have nothing in it, as of a text with none of several labels; others are
             refused where they are empty, by row and column.
         forms: what fields that are not text hold: a "number" (finite, as a float), a "class" (by its name), lists of
@@ -147,6 +148,7 @@ class BaseTask(ABC):
     fields: ClassVar[tuple[str, ...]]
     optional_fields: ClassVar[tuple[str, ...]] = ()
     label_fields: ClassVar[tuple[str, ...]] = ()
+    other_names: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     may_be_empty: ClassVar[tuple[str, ...]] = ()
     forms: ClassVar[Mapping[str, Form]] = {}
     causal_only: ClassVar[bool] = False
@@ -290,7 +292,7 @@ class BaseTask(ABC):
         Raises:
             ConfigError: a field that is missing or does not fit; or the task generates nothing.
         """
-        raise ConfigError("the task of this run generates no text; causal-lm and instruction do")
+        raise ConfigError("the task of this run generates no text; causal-lm, instruction and chat do")
 
     def ends(self, tokenizer: Any) -> tuple[list[int], list[str]]:
         """The tokens and the strings at which a text that is generated ends."""
@@ -353,7 +355,8 @@ def check_declared(task: type[BaseTask]) -> None:
             f' better = {{"{task.primary_metric}": "higher"}} or "lower", with a word for every figure of its metric'
         )
     fields = (*task.fields, *task.optional_fields)
-    for attribute, named in (("forms", task.forms), ("may_be_empty", task.may_be_empty)):
+    for attribute in ("forms", "may_be_empty", "other_names"):
+        named = getattr(task, attribute)
         if others := sorted(set(named) - set(fields)):
             raise ConfigError(f"{file}: Task.{attribute}: {others[0]} is no field{did_you_mean(others[0], fields)}")
     if others := sorted(set(task.label_fields) - set(task.fields)):

@@ -23,7 +23,7 @@ from atlas_cli.double import double
 from atlas_cli.tasks import _rows
 from atlas_cli.tasks._metrics import RunningLoss
 from atlas_cli.tasks._texts import TextTask
-from atlas_cli.tasks.contract import Better, ClassCounts, Feature, Form, Metric, Prediction, Row
+from atlas_cli.tasks.contract import Better, ClassCounts, Feature, Form, Metric, Prediction, Row, Term
 
 
 class _SetMetric(Metric):
@@ -65,6 +65,13 @@ class _SetMetric(Metric):
     def trials(self) -> dict[str, int]:
         """The subset accuracy is a share of texts."""
         return {"subset_accuracy": self.running.count}
+
+    def terms(self, part: Metric) -> dict[str, Term]:
+        """Means over texts, and the F1 over all classes at once, a quotient of counts."""
+        count = self.running.count
+        micro = Term(2 * self.hits_C.sum().item(), (self.labels_C + self.predictions_C).sum().item())
+        shares = {"subset_accuracy": Term(self.exact, count), "lrap": Term(self.precision, count)}
+        return {"micro_f1": micro, **shares, "loss": self.running.term()}
 
     def by_class(self) -> dict[str, ClassCounts]:
         """Of each class among labels or predictions."""

@@ -89,7 +89,7 @@ BAD_ROWS = {
         [{"text": [{"role": "user", "content": "hi"}], "label": "x"}],
         {},
         "data.text: row 1 of the training data, column 'text' holds list ([{'role': 'user', 'content': 'hi'}]),"
-        " expected text (of a chat, write what is asked as prompt and the answer as response, an answer a row)",
+        " expected text (task: chat reads lists of turns)",
     ),
     "number as text": (
         [{"text": 5, "label": "x"}],
@@ -401,6 +401,12 @@ def test_near_equal_classes_are_said_with_their_counts(pair, how):
     assert len(data.classes) == 3
     said = f"classes {a!r} (30) and {b!r} (10) differ only in {how}; if they are one class, spell it alike in the data"
     assert data.notes == (said,)
+
+
+def test_columns_of_another_task_name_it():
+    rows = [{"conversations": [{"from": "human", "value": "a"}]}] * 2
+    with pytest.raises(ConfigError, match=r"no column 'prompt'.*; these are columns of task: chat$"):
+        group(rows, task="instruction")
 
 
 DIFFERENT = {

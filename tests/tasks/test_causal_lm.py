@@ -109,4 +109,4 @@ def test_nothing_to_predict():
     logits = torch.randn(2, 1, 9, requires_grad=True)
     loss, count = task.loss(logits, torch.tensor([[3], [4]]))
     assert (loss.item(), count) == (0.0, 0)
-    assert task._features([5], 0, 8) == []
+    assert task._features([5], [5], 8) == []

@@ -1,10 +1,14 @@
 import copy
+import json
 
 import pytest
 import torch
 from tokenizers.processors import TemplateProcessing
 
 from atlas_cli import tasks
+from atlas_cli.config.schema.experiment import TaskGroupConfig
+from atlas_cli.config.schema.partition import HoldoutConfig
+from atlas_cli.data.read import read_group
 from atlas_cli.errors import ConfigError
 
 ROW = {"prompt": "What is the capital of France?", "response": "Paris is the capital."}
@@ -84,7 +88,7 @@ def test_loss_counts_the_response_only(gpt):
             "{% for m in messages %}{{ raise_exception('only system turns') }}{% endfor %}",
             "refuses .* only system turns",
         ),
-        ("{{ messages | length }}", "does not put the prompt before the response"),
+        ("{{ messages | length }}", r"writes turn 2 \(assistant\), or what is before it, otherwise"),
         ("{% for m in messages %", "refuses"),
     ],
 )
@@ -137,3 +141,17 @@ def test_a_text_ends_where_the_template_ends_a_response(gpt, chat):
     chat.chat_template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }} ###\n{% endfor %}"
     chat.chat_template += "{% if add_generation_prompt %}assistant: {% endif %}"
     assert task.ends(chat) == ([chat.eos_token_id], ["###"])
+
+
+def test_alpacas_columns(gpt, tmp_path):
+    rows = [
+        {"instruction": "Who is it?", "input": "John lives in Paris.", "output": "John."},
+        {"instruction": "What is good?", "input": "", "output": "The city."},
+    ]
+    file = tmp_path / "alpaca.json"
+    file.write_text(json.dumps(rows * 2), encoding="utf-8")
+    data = read_group(
+        "g", TaskGroupConfig(task="instruction", data={"files": str(file)}), 0, HoldoutConfig(duplicates="keep")
+    )
+    found = {text_of(gpt, encode(row, gpt)[0]["input_ids"]) for row in (*data.train, *data.test)}
+    assert found == {"Who is it?\n\nJohn lives in Paris.\nJohn.<end>", "What is good?\nThe city.<end>"}

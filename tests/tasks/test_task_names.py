@@ -8,7 +8,7 @@ from atlas_cli import discovery, tasks
 from atlas_cli.errors import ConfigError
 
 NAMES = [
-    *("causal-lm", "instruction", "multi-label", "question-answering", "regression", "sequence-classification"),
+    *("causal-lm", "chat", "instruction", "multi-label", "question-answering", "regression", "sequence-classification"),
     "token-classification",
 ]
 
@@ -21,7 +21,7 @@ def test_all_task_types_are_found():
 def test_declares_its_contract(name):
     task = tasks.build(name, classes=["a", "b"])
     assert task.fields and not set(task.fields) & set(task.optional_fields)
-    assert task.causal_only == (name in ("causal-lm", "instruction"))
+    assert task.causal_only == (name in ("causal-lm", "chat", "instruction"))
     assert task.has_classes == (name.endswith("classification") or name == "multi-label")
     assert task.better[task.primary_metric] == ("lower" if task.primary_metric == "perplexity" else "higher")
     assert task.better["loss"] == "lower"

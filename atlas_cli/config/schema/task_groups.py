@@ -40,7 +40,13 @@ class _DataFields(Section):
     )
     answers: str | None = Field(None, description="The column that holds the answers.", examples=["answers"])
     prompt: str | None = Field(None, description="The column that holds the instruction.", examples=["instruction"])
+    input: str | None = Field(
+        None, description="The column that holds what an instruction is about, if anything.", examples=["input"]
+    )
     response: str | None = Field(None, description="The column that holds the response to learn.", examples=["output"])
+    messages: str | None = Field(
+        None, description="The column that holds the turns of a conversation.", examples=["conversation"]
+    )
     subset: str | None = Field(None, description="The configuration of a hub data set.", examples=["sst2"])
     split: str | None = Field(
         None, description="The split of a hub data set to train on; without it, `train`.", examples=["train"]
