@@ -6,8 +6,6 @@ import pytest
 import yaml
 from support.toy_runs import nested, toy_config, write_data
 
-from atlas_cli.experiment import session
-
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory):
@@ -27,9 +25,3 @@ def config_file(tmp_path, data, model_folder):
         return path
 
     return write
-
-
-@pytest.fixture
-def no_pictures(monkeypatch):
-    """Reports are what takes longest in a run of a second; other tests look at them."""
-    monkeypatch.setattr(session, "write_report", lambda run, manifest: run.write_text("report.html", "<svg></svg>"))

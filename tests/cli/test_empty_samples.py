@@ -7,7 +7,6 @@ from atlas_cli.cli import main
 from atlas_cli.federation import batches
 from atlas_cli.runs.directory import RunDirectory
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
 DEVICE = {"memory": "2 GiB", "compute": "20 GFLOP/s", "uplink": "10 Mbit/s", "downlink": "50 Mbit/s"}
 PRIVATE = {
     "privacy": {"examples": {"clip": 0.1, "noise_multiplier": 1.0}},

@@ -23,7 +23,7 @@ def here(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("task", discovery.own_names("tasks"))
-def test_every_task_is_known_by_its_columns_and_trains(task, data, model_folder, no_pictures, capsys):
+def test_every_task_is_known_by_its_columns_and_trains(task, data, model_folder, capsys):
     family, file = TASKS[task]
     assert main(["init", "--data", str(data / file), "--model", model_folder(family), "--clients", "2"]) == 0
     out = capsys.readouterr().out

@@ -26,7 +26,7 @@ def printed(config_file, capsys):
     return run
 
 
-def test_train_and_what_was_shown_is_in_the_log(config_file, no_pictures, capsys):
+def test_train_and_what_was_shown_is_in_the_log(config_file, capsys):
     file = str(config_file())
     assert main(["train", file, "--json"]) == 0
     shown = capsys.readouterr()
@@ -37,7 +37,7 @@ def test_train_and_what_was_shown_is_in_the_log(config_file, no_pictures, capsys
     assert len(lines) > 5 and all(line in log for line in lines)
 
 
-def test_the_final_table_is_in_the_log(config_file, no_pictures, capsys):
+def test_the_final_table_is_in_the_log(config_file, capsys):
     assert main(["train", str(config_file())]) == 0
     *_, table, report, following, more = capsys.readouterr().out.splitlines()
     run = Path(report.removeprefix("report ")).parent

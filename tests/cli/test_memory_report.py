@@ -29,7 +29,7 @@ def report(capsys):
     return run
 
 
-def test_prediction_of_a_run_beside_what_was_measured(config_file, no_pictures, report):
+def test_prediction_of_a_run_beside_what_was_measured(config_file, report):
     path = config_file("causal-lm", training={"max_length": 4, "rounds": 1}, server={"rank": 0})
     run = train(path)
     shown = json.loads(report(run.path, "--json"))
@@ -68,7 +68,7 @@ def test_prediction_of_a_run_beside_what_was_measured(config_file, no_pictures, 
         ("question-answering", {"mode": "federated"}),
     ],
 )
-def test_other_ways_to_train(config_file, no_pictures, task, changes):
+def test_other_ways_to_train(config_file, task, changes):
     run = train(config_file(task, **{**changes, "training": {**changes.get("training", {}), "rounds": 1}}))
     memory = run.read_json("memory.json")
     data = run.read_json("manifest.json")["data"]
@@ -167,7 +167,7 @@ def test_a_damaged_manifest_is_named(make_run_folder, report):
     assert "manifest.json is damaged: no status" in report(make_run_folder, code=3)
 
 
-def test_run_whose_model_is_gone(config_file, no_pictures, report, tmp_path):
+def test_run_whose_model_is_gone(config_file, report, tmp_path):
     run = train(config_file("sequence-classification", training={"rounds": 1}))
     text = (run.path / "config.yaml").read_text(encoding="utf-8").replace("split_layer: 2", "split_layer: 3")
     (run.path / "config.yaml").write_text(
@@ -178,7 +178,6 @@ def test_run_whose_model_is_gone(config_file, no_pictures, report, tmp_path):
     assert open_run(run.path).read_json("memory.json")["clients"].keys() == {"a", "b-1", "b-2"}
 
 
-@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("method", discovery.names("aggregation.methods"))
 def test_bytes_and_memory_of_every_method(config_file, method):
     """To the byte, for clients whose batches are full; a round after the first, where all methods are at work."""

@@ -10,7 +10,6 @@ from atlas_cli.cli import main
 from atlas_cli.storage.folder_names import folder_names
 from atlas_cli.wire.recorded_messages import recorded_messages
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
 NAMES = ["A", "a", "con", "nul.x", "a.", "phone-1"]
 
 

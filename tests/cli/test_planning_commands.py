@@ -187,7 +187,7 @@ def test_a_folder(run, model_folder):
 
 
 @pytest.mark.parametrize("family", ["bert", "llama"])
-def test_a_client_that_is_too_large_trains_with_checkpointing(family, config_file, run, no_pictures):
+def test_a_client_that_is_too_large_trains_with_checkpointing(family, config_file, run):
     phone = {"a": {"device": "phone", "split_layer": 3}}
     training = {"rounds": 1, "local_steps": 1, "batch_size": 8}
     path = config_file(family=family, clients=phone, training=training, devices={"phone": {"memory": "1 GiB"}})
@@ -209,7 +209,7 @@ def test_a_client_that_is_too_large_trains_with_checkpointing(family, config_fil
     assert run("train", str(path), f"devices.phone.memory={peaks[1] - 1} B", checkpointing)[0] == 2
 
 
-def test_a_client_that_is_too_large_trains_in_bfloat16(config_file, run, no_pictures):
+def test_a_client_that_is_too_large_trains_in_bfloat16(config_file, run):
     # deep and of few tokens, so that weights are most of what it holds
     phone = {"b": {"device": "phone", "split_layer": 3}}
     training = {"rounds": 1, "local_steps": 1, "batch_size": 1, "max_length": 4}

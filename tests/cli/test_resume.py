@@ -15,7 +15,6 @@ from atlas_cli.runs import manifest as manifest_module
 from atlas_cli.runs.directory import RunDirectory
 
 TIMINGS = {"seconds", "samples_per_second"}
-pytestmark = pytest.mark.usefixtures("no_pictures")
 RUN = {"rounds": 4, "local_steps": 2, "cohort": 0.5}
 
 

@@ -21,7 +21,7 @@ from atlas_cli.sweeps.child import ProcessEnd
 
 
 @pytest.fixture(autouse=True)
-def started(monkeypatch, no_pictures):
+def started(monkeypatch):
     """What was started, as arguments of ``atlas train``."""
     monkeypatch.setenv("COLUMNS", "200")
     calls = []

@@ -46,7 +46,6 @@ def test_modes(config_file, mode, sent):
     assert bool(verify) == (mode == "split-federated") and all(check["passed"] for check in verify.values())
 
 
-@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize(
     ("task", "labels"),
     [
@@ -65,7 +64,6 @@ def test_task_types(config_file, task, labels):
     assert all(math.isfinite(value) for m in metrics for value in m["test"].values())
 
 
-@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize(
     "changes",
     [
@@ -110,14 +108,14 @@ def test_options(config_file, changes):
         ("model.dtype", 1, False),
     ],
 )
-def test_emulated_bfloat16_is_warned_of(key, times, warned, config_file, no_pictures, monkeypatch, capsys):
+def test_emulated_bfloat16_is_warned_of(key, times, warned, config_file, monkeypatch, capsys):
     monkeypatch.setattr(fitting, "bfloat16_slowdown", lambda: times)
     train(config_file(training={"rounds": 1, "local_steps": 1}), f"{key}=bfloat16")
     text = f"warning: bfloat16 ({key}) is {times} times slower than float32 on this CPU"
     assert (text in capsys.readouterr().out) == warned
 
 
-def test_what_the_virtual_clock_takes_for_granted_is_said_and_kept(config_file, no_pictures, capsys):
+def test_what_the_virtual_clock_takes_for_granted_is_said_and_kept(config_file, capsys):
     devices = {"d": {"memory": "1 GiB", "compute": "1 GFLOP/s", "uplink": "1 Mbit/s", "downlink": "1 Mbit/s"}}
     path = config_file(devices=devices, clients={name: {"device": "d"} for name in "ab"})
     run = train(path, "training.rounds=1", "training.local_steps=1")
@@ -161,7 +159,7 @@ def test_weights_in_order_are_counted_and_change_no_figure_but_by_rounding(confi
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # of torch.compile itself
-def test_compiled_blocks_train_to_the_same_adapters(config_file, no_pictures, monkeypatch):
+def test_compiled_blocks_train_to_the_same_adapters(config_file, monkeypatch):
     plain = train(config_file())
     monkeypatch.setattr(loaded_experiment, "compile_blocks", partial(compile_blocks, backend="eager"))
     compiled = train(config_file(engine={"compile": True}))

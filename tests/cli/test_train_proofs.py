@@ -15,7 +15,6 @@ from atlas_cli.config.load import load_config
 from atlas_cli.runs.directory import RunDirectory
 
 
-@pytest.mark.usefixtures("no_pictures")
 def test_it_learns(config_file):
     """Accuracy on held-out sentences from chance to all; the client half has to carry the tone to the last token."""
     opt = {"lr": 0.005}
@@ -25,7 +24,6 @@ def test_it_learns(config_file):
     assert metrics[0]["test"]["accuracy"] < 0.8 < 0.9 <= metrics[3]["test"]["accuracy"]
 
 
-@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft's own use of transformers
 @pytest.mark.parametrize(
     ("family", "changes"),
@@ -98,7 +96,6 @@ def comparable(run):
     return files
 
 
-@pytest.mark.usefixtures("no_pictures")
 def test_two_runs_are_equal_bit_for_bit_and_another_seed_is_not(config_file, tmp_path):
     """One run in a process of its own, with another hash seed, and one here; dropout on, not all clients at a time."""
     training = {"cohort": 0.67, "server_update": "sequential", "rounds": 3}

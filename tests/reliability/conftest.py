@@ -71,15 +71,6 @@ def train(tmp_path):
     return run
 
 
-def leave_pictures_out(monkeypatch):
-    monkeypatch.setattr(session, "write_report", lambda run, manifest: run.write_text("report.html", "<svg></svg>"))
-
-
-@pytest.fixture
-def no_pictures(monkeypatch):
-    leave_pictures_out(monkeypatch)
-
-
 def call_at_step(monkeypatch, real, n, action):
     count = iter(range(1, 10**6))
 
@@ -111,7 +102,6 @@ def stopped_once(tmp_path_factory, model_folder):
 
     folder = tmp_path_factory.mktemp("stopped")
     with pytest.MonkeyPatch.context() as patch:
-        leave_pictures_out(patch)
         call_at_step(patch, session.Recorder.on_step, 3, interrupt)
         assert main(["train", str(write_config(folder, model_folder, server={"rank": 2}))]) == 130
     (made,) = (folder / "runs").iterdir()

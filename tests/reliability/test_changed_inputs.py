@@ -47,7 +47,7 @@ HARM = {
 
 
 @pytest.fixture
-def stopped(write, train, no_pictures, at_step, model_folder, tmp_path):
+def stopped(write, train, at_step, model_folder, tmp_path):
     """A run that was interrupted, of a model and data that may be changed."""
 
     def stop():

@@ -174,7 +174,7 @@ def test_only_whole_checkpoints_are_counted_and_the_newest_are_kept(run):
 
 
 @pytest.fixture
-def stopped(stopped_once, tmp_path, no_pictures):
+def stopped(stopped_once, tmp_path):
     """A copy of it to harm."""
     shutil.copytree(stopped_once, tmp_path / "runs" / stopped_once.name)
     return RunDirectory(tmp_path / "runs" / stopped_once.name)

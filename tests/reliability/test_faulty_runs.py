@@ -11,7 +11,7 @@ from atlas_cli.runs.directory import RunDirectory
 
 
 @pytest.fixture
-def faulty(write, no_pictures):
+def faulty(write):
     """``faulty(**changes)``: a config file with clients a, b and c; runs go to tmp_path/runs."""
 
     def make(**changes):

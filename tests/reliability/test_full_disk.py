@@ -44,7 +44,7 @@ def one_line(err):
     return line
 
 
-def test_full_at_every_write(write, train, chaos, disk, no_pictures, capsys):
+def test_full_at_every_write(write, train, chaos, disk, capsys):
     path = write(training={"rounds": 2, "local_steps": 1, "max_length": 32})
     _, whole = train(path)
     writes, stopped = disk.count, 0
@@ -83,7 +83,7 @@ sys.exit(main(sys.argv[1:]))
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="it has no limit on files")
-def test_a_real_limit_on_files(write, chaos, no_pictures):
+def test_a_real_limit_on_files(write, chaos):
     """RLIMIT_FSIZE: the kernel refuses the part of a write that is too much."""
     path = write(training={"rounds": 24, "local_steps": 1})
     runs = Path(yaml.safe_load(path.read_text(encoding="utf-8"))["output"]["dir"])
@@ -124,7 +124,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_small_file_system(write, train, small_disk, no_pictures, capsys):
+def test_a_small_file_system(write, train, small_disk, capsys):
     path = write(output={"dir": str(small_disk)}, checkpoints={"keep": 50}, training={"rounds": 50, "local_steps": 1})
     assert main(["train", str(path)]) == 1
     one_line(capsys.readouterr().err)

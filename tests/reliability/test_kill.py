@@ -43,7 +43,7 @@ def test_what_a_method_keeps_survives_a_kill(chaos, tmp_path, model_folder):
     pytest.fail(f"only {kills} kills came in time")
 
 
-def test_what_is_compared_can_differ(chaos, write, train, no_pictures):
+def test_what_is_compared_can_differ(chaos, write, train):
     path = write(training={"rounds": 1, "local_steps": 1, "max_length": 32})
     (_, one), (_, two) = train(path), train(path)
     assert chaos.differences(one, two, report=False) == []

@@ -10,8 +10,6 @@ from atlas_cli.runs.checkpoint import folders
 from atlas_cli.runs.directory import RunDirectory
 from atlas_cli.runs.run_lock import locked
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
-
 
 def stop():
     raise KeyboardInterrupt

@@ -18,8 +18,6 @@ from atlas_cli.runs.checkpoint import folders
 from atlas_cli.runs.directory import RunDirectory
 from atlas_cli.runs.run_lock import OWNER
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
-
 
 @pytest.fixture(autouse=True)
 def interrupts():

@@ -102,7 +102,7 @@ TOKEN = "hf_" + "AbCdEfGh" * 4 + "zz"
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_hub_tokens_are_not_written_down(write, train, monkeypatch, capsys, no_pictures, fails, at_step):
+def test_hub_tokens_are_not_written_down(write, train, monkeypatch, capsys, fails, at_step):
     other = "token-without-a-prefix-1234"
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.setenv("HUGGING_FACE_HUB_TOKEN", other)
