@@ -147,18 +147,17 @@ def runs_of(config: Path) -> set[Path]:
     return set(Path(yaml.safe_load(config.read_text(encoding="utf-8"))["output"]["dir"]).glob("*"))
 
 
-def differences(run: RunDirectory, whole: RunDirectory, report: bool = True) -> list[str]:
+def differences(run: RunDirectory, whole: RunDirectory) -> list[str]:
     """In words, what of a resumed run is not as in an unbroken one; timings do not count.
 
-    Args:
-        report: whether report.html must be what the records give, which takes a second.
+    Its report.html must be what its own records give.
     """
     found = [f"{name} is in one alone" for name in sorted(_names(run) ^ _names(whole))]
     for name in sorted(_names(run) & _names(whole)):
         if name == "log.txt":
             continue  # it says what happened, and that differs
         if name == "report.html":
-            same = not report or (run.path / name).read_text(encoding="utf-8") == page(run)
+            same = (run.path / name).read_text(encoding="utf-8") == page(run)
         elif name == "sums.jsonl":
             same = _untimed(run, name, SUMS) == _untimed(whole, name, SUMS)
         elif name.endswith((".jsonl", "memory.json")) or name == "manifest.json":

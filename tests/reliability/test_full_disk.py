@@ -66,7 +66,7 @@ def test_full_at_every_write(write, train, chaos, disk, capsys):
             continue
         assert load_newest(run)[1] == [] and line.endswith(f"atlas train --resume {run.path}")
         assert main(["train", "--resume", str(run.path)]) == 0
-        assert chaos.differences(run, whole, report=False) == []
+        assert chaos.differences(run, whole) == []
         stopped += 1
     assert stopped >= 5
 
@@ -108,7 +108,7 @@ def test_a_real_limit_on_files(write, chaos):
         run = RunDirectory(*made)
         assert folders(run)
         assert main(["train", "--resume", str(run.path)]) == 0
-        assert chaos.differences(run, whole, report=False) == []
+        assert chaos.differences(run, whole) == []
 
 
 @pytest.fixture

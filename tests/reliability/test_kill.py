@@ -46,7 +46,8 @@ def test_what_a_method_keeps_survives_a_kill(chaos, tmp_path, model_folder):
 def test_what_is_compared_can_differ(chaos, write, train):
     path = write(training={"rounds": 1, "local_steps": 1, "max_length": 32})
     (_, one), (_, two) = train(path), train(path)
-    assert chaos.differences(one, two, report=False) == []
+    assert chaos.differences(one, two) == []
+    (one.path / "report.html").write_text("", encoding="utf-8")
     assert chaos.differences(one, two) == ["report.html differs"]
     for name in ("adapters/clients/a/adapter_model.safetensors", "checkpoints/round-000001/state.json"):
         file = two.path / name
@@ -54,9 +55,10 @@ def test_what_is_compared_can_differ(chaos, write, train):
     lines = (two.path / "clients.jsonl").read_text(encoding="utf-8")
     (two.path / "clients.jsonl").write_text(lines.replace('"steps": 1', '"steps": 2', 1), encoding="utf-8")
     (two.path / "more").write_text("", encoding="utf-8")
-    assert chaos.differences(one, two, report=False) == [
+    assert chaos.differences(one, two) == [
         "more is in one alone",
         "adapters/clients/a/adapter_model.safetensors differs",
         "checkpoints/round-000001/state.json differs",
         "clients.jsonl differs",
+        "report.html differs",
     ]

@@ -44,7 +44,7 @@ def goes_on_to_the_same_end(err, run, whole, chaos):
     words = shlex.split(err.splitlines()[-1].partition("to go on: ")[2])
     assert words == ["atlas", "train", "--resume", str(run.path)]
     assert main(words[1:]) == 0
-    assert chaos.differences(run, whole, report=False) == []
+    assert chaos.differences(run, whole) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, getattr(signal, "SIGBREAK", signal.SIGTERM)])
