@@ -26,7 +26,9 @@ EXAMPLES = (
 def command(
     model: Annotated[
         str | None,
-        typer.Argument(help="Packaged name (atlas models), hub id, local folder or GGUF file.", show_default=False),
+        typer.Argument(
+            metavar="MODEL", help="Packaged name (atlas models), hub id, local folder or GGUF file.", show_default=False
+        ),
     ] = None,
     data: Annotated[
         Path | None,

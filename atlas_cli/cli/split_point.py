@@ -27,7 +27,10 @@ EXAMPLES = (
 
 def command(
     model: Annotated[
-        str, typer.Argument(help="Known architecture (gpt2, bert, llama-3-8b), packaged name, folder or hub id.")
+        str,
+        typer.Argument(
+            metavar="MODEL", help="Known architecture (gpt2, bert, llama-3-8b), packaged name, folder or hub id."
+        ),
     ],
     device: Annotated[
         str | None,

@@ -30,7 +30,7 @@ def command(
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[KEY=VALUE,...]...",
+            metavar="KEY=VALUE,...",
             help="Changes to the config; several values between commas are an axis of the grid.",
             show_default=False,
         ),

@@ -1,5 +1,6 @@
 """``--help``: sections, whole sentences, and examples that can be typed as they stand."""
 
+import re
 import shlex
 
 import pytest
@@ -23,6 +24,16 @@ def test_examples_parse_and_are_shown_whole(name, capsys):
         program, command_name, *arguments = shlex.split(example)
         assert (program, command_name) == ("atlas", name)
         command.make_context(name, arguments)  # an unknown option or a value out of range is an error
+
+
+@pytest.mark.parametrize("name", GROUP.commands)
+def test_what_options_take_is_said_in_words_and_errors_are_one_line(name, capsys):
+    assert main([name, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert not re.search(r"<\w|range\b|\bx[<>]|\{\w+\}", shown.replace('{"layer"', ""))
+    assert main([name, "--no-such-option"]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and re.fullmatch(rf"error: atlas {name}: no such option --no-such-option.*; see .* --help\n", err)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
