@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -20,3 +22,24 @@ Overrides = Annotated[
         show_default=False,
     ),
 ]
+
+
+@contextmanager
+def model_named_as(argument: str) -> Iterator[None]:
+    """Name the argument in errors of the model, where a config would have its key."""
+    from atlas_cli.errors import ConfigError, ResourceError
+
+    try:
+        yield
+    except ConfigError as error:
+        if error.key == "model.name":
+            error.key = argument
+        raise
+    except ResourceError as error:
+        message = str(error)
+        if not message.startswith("model.name: "):
+            raise
+        named = ResourceError(f"{argument}: {message.removeprefix('model.name: ')}")
+        for note in getattr(error, "__notes__", ()):
+            named.add_note(note)
+        raise named from None

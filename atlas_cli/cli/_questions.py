@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import typer
 
+from atlas_cli.cli._arguments import model_named_as
 from atlas_cli.cli._start import Wanted, clients_for, default_model, model_start, read_rows, require_free
 from atlas_cli.errors import AtlasError, ConfigError
 from atlas_cli.printable import printable
@@ -38,7 +39,7 @@ def ask(default_out: Path) -> tuple[Wanted, Path]:
     names = "their devices, with commas between (atlas devices), or - for none"
     devices = _asked(names, NONE, lambda text: _devices(text, clients))
     usual = default_model(wanted.task) if wanted.task else "minilm"
-    model = _asked("model", usual, lambda text: model_start(text).model)
+    model = _asked("model", usual, _model)
     out = _asked("file to write", str(default_out), _free)
     return wanted._replace(clients=clients, devices=devices, model=model), out
 
@@ -55,6 +56,11 @@ def _asked(question: str, default: str | None, read: Callable[[str], T]) -> T:
 
 def _data(text: str) -> tuple[Path, Rows] | None:
     return None if text == NONE else (Path(text), read_rows(Path(text)))
+
+
+def _model(text: str) -> str:
+    with model_named_as("model"):
+        return model_start(text).model
 
 
 def _ask_columns(task: type[BaseTask], rows: Rows) -> dict[str, str]:

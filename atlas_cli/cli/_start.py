@@ -102,7 +102,9 @@ def model_start(model: str) -> Start:
 
     if model in MODELS and not Path(model).exists():
         if (model_type := MODELS[model].model_type) is None:
-            raise ConfigError(f"{model} is a tokenizer without a model; atlas models lists the models", key="--model")
+            raise ConfigError(
+                f"{model} is a tokenizer without a model; atlas models lists the models", key="model.name"
+            )
         return Start(model, decoder=family_of(model_type).causal)
     config, source, _ = model_config(ModelConfig(name=model, init="auto"))
     decoder = family_of(config.model_type).causal

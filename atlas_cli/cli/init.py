@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from atlas_cli.cli._arguments import model_named_as
+
 if TYPE_CHECKING:
     from atlas_cli.cli._start import Wanted
 
@@ -82,7 +84,8 @@ def command(
         from atlas_cli.cli._questions import ask
 
         wanted, out = ask(OUT)
-    _write(wanted, out)
+    with model_named_as("--model" if named is not None else "MODEL"):
+        _write(wanted, out)
 
 
 def _columns(given: list[str]) -> dict[str, str]:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from atlas_cli.cli._arguments import Json
+from atlas_cli.cli._arguments import Json, model_named_as
 
 if TYPE_CHECKING:
     from atlas_cli.planning.cuts.choice import SplitChoice
@@ -134,7 +132,7 @@ def command(
     client, serving = _devices(device, memory, server, config)
     known = read_leakage(leakage) if leakage is not None else None
     with busy(f"tracing {model}"):
-        with _named_as_argument():
+        with model_named_as("MODEL"):
             hf_config = config_of(model)
         tokens = default_tokens(hf_config) if max_length is None else max_length
         setting = Setting(batch_size, tokens, rank, _target_names(targets), dtype, checkpointing)
@@ -145,24 +143,6 @@ def command(
         typer.echo(f"note: examples of {tokens} tokens, as many as the model has positions (--max-length)", err=True)
     _show(choice, as_json)
     choice.require()
-
-
-@contextmanager
-def _named_as_argument() -> Iterator[None]:
-    """Name the argument in errors of the model, where a config would have its key."""
-    from atlas_cli.errors import ConfigError, ResourceError
-
-    try:
-        yield
-    except ConfigError as error:
-        if error.key == "model.name":
-            error.key = "MODEL"
-        raise
-    except ResourceError as error:
-        message = str(error)
-        if not message.startswith("model.name: "):
-            raise
-        raise ResourceError("MODEL: " + message.removeprefix("model.name: ")) from None
 
 
 def _devices(

@@ -6,6 +6,7 @@ Nothing is decided for good: what is guessed is said, and whoever writes the con
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +53,7 @@ _ORDER = (
     "sequence-classification",
     "causal-lm",
 )
+_NAME = re.compile(r"[^\W\d]\w*([ ._/-][^\W\d]\w*){0,2}")  # of a column: up to three words
 MOST_CLASSES = 50  # whole numbers of more kinds are a scale
 _LOOKED_AT = 1000  # rows that a column's values are taken from
 
@@ -68,13 +70,16 @@ def likely_task(rows: Rows) -> str | None:
 
 def looks_like_a_row(rows: Rows) -> bool:
     """Whether the columns' names are likelier values: none is the name of a field, and one is also a value in its own
-    column, or they are several of which nothing but a text is made."""
+    column, or they are several of which nothing but a text is made and one is not written as names are."""
     columns = columns_of(rows)
     known = {name for field, others in _OTHER_NAMES.items() for name in (field, *others)} | {"question"}
     if any(str(column).lower() in known for column in columns):
         return False
     among = any(column in map(str, _values(rows, column)) for column in columns)
-    return among or (len(columns) > 1 and likely_task(rows) == _ORDER[-1])
+    if among or len(columns) < 2:
+        return among
+    named = all(_NAME.fullmatch(str(column)) for column in columns)
+    return not named and likely_task(rows) == _ORDER[-1]
 
 
 def fields_of(task: type[BaseTask], rows: Rows, given: Mapping[str, str]) -> dict[str, str]:

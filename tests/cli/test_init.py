@@ -74,8 +74,9 @@ def test_the_config_says_what_was_seen_and_what_was_asked_for(here, model_folder
     ("arguments", "code", "said"),
     [
         ([], 2, "give a model (atlas init minilm), --data FILE, or --example NAME"),
-        (["bert-bas-uncased"], 3, "model.name: 'bert-bas-uncased' was not found (the hub"),
-        (["./nowhere"], 3, "model.name: folder ./nowhere does not exist; check the path"),
+        (["bert-bas-uncased"], 3, "MODEL: 'bert-bas-uncased' was not found (the hub"),
+        (["--model", "gpt2-bpe"], 2, "--model: gpt2-bpe is a tokenizer without a model; atlas models"),
+        (["./nowhere"], 3, "MODEL: folder ./nowhere does not exist; check the path"),
         (["minilm", "--model", "gpt2"], 2, "--model: gives the model a second time"),
         (["--task", "regression"], 2, "--task: needs --data FILE"),
         (["minilm", "--device", "phone"], 2, "--device: no device is named 'phone'; did you mean phone-"),

@@ -3,7 +3,7 @@
 import pytest
 
 from atlas_cli import tasks
-from atlas_cli.data.first_look import fields_of, likely_task
+from atlas_cli.data.first_look import fields_of, likely_task, looks_like_a_row
 
 TEXTS = ["a long sentence about something", "another one, longer than all labels", "short", "and a fourth"]
 
@@ -56,3 +56,21 @@ def test_what_is_given_comes_first():
     found = rows(text=TEXTS, body=TEXTS, label=[*"abab"])
     task = tasks.load("sequence-classification")
     assert fields_of(task, found, {"text": "body"}) == {"text": "body", "label": "label"}
+
+
+HEADERS = {
+    "id,description": False,
+    "Ticket No,free_text": False,
+    "Nr,überschrift": False,
+    "id,body": False,
+    "1,this is mail 1": True,
+    "first,this is what somebody wrote": True,
+    "word 0,3 apples": True,
+}
+
+
+@pytest.mark.parametrize("header", HEADERS)
+def test_a_header_is_told_from_a_row(header):
+    number, text = header.split(",")
+    table = [{number: str(i), text: f"this is mail {i}"} for i in range(9)]
+    assert looks_like_a_row(table) is HEADERS[header]
