@@ -16,11 +16,11 @@ SYNCING = 8  # threads: what several of them ask for at once, a file system puts
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Callable[[str, bytes], None]]:
-    """Yield a function that writes a new file (relative name, content; folders inside are created as needed).
+def folder_aside(path: Path) -> Iterator[Path]:
+    """Yield a folder beside ``path`` to make and fill. At the end of the block all files in it are synced, and only
+    then it takes the place of ``path`` and of what was there.
 
-    At the end of the block all files are synced, and only then the folder replaces an older one. Where
-    the block or that fails, what was written is removed, and ``path`` is as it was; what a killed process left is
+    Where the block or that fails, what was written is removed, and ``path`` is as it was; what a killed process left is
     removed here, and by ``RunDirectory.remove_partial``.
 
     Raises:
@@ -29,28 +29,34 @@ def whole_folder(path: Path) -> Iterator[Callable[[str, bytes], None]]:
     aside, before = (path.with_name(f".{path.name}{kind}.tmp") for kind in ("", ".before"))
     for left in (aside, before):
         shutil.rmtree(left, ignore_errors=True)
-    files: list[Path] = []
-    made: set[Path] = set()
-
-    def write(name: str, data: bytes) -> None:
-        file = aside / name
-        with writing(file):
-            if file.parent not in made:
-                file.parent.mkdir(parents=True, exist_ok=True)
-                made.add(file.parent)
-            file.write_bytes(data)
-        files.append(file)
-
     try:
-        yield write
+        yield aside
         with writing(path):
             with ThreadPoolExecutor(SYNCING) as threads:
-                for _ in threads.map(_sync, files):
+                for _ in threads.map(_sync, (file for file in aside.rglob("*") if file.is_file())):
                     pass
             _replace(path, aside, before)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Callable[[str, bytes], None]]:
+    """As ``folder_aside``, with a function that writes a new file: its name there, folders inside are created as
+    needed, and its content."""
+    made: set[Path] = set()
+    with folder_aside(path) as aside:
+
+        def write(name: str, data: bytes) -> None:
+            file = aside / name
+            with writing(file):
+                if file.parent not in made:
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    made.add(file.parent)
+                file.write_bytes(data)
+
+        yield write
 
 
 def _replace(path: Path, new: Path, before: Path) -> None:

@@ -8,7 +8,8 @@ beside it in head.safetensors, what both belong to in origin.json, and hashes of
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from safetensors.torch import save
@@ -43,19 +44,60 @@ def peft_files(
         head: parameters of a trained head; may be empty.
         origin: what adapters and head belong to.
     """
-    inner = f"{inner_name(base)}." if causal_lm else ""
+    files = lora_files(
+        base,
+        adapters,
+        within=inner_name(base) if causal_lm else "",
+        task_type="CAUSAL_LM" if causal_lm else "FEATURE_EXTRACTION",
+        base_name=origin.base_name,
+        revision=origin.revision,
+        alpha=alpha,
+        dropout=dropout,
+        rslora=rslora,
+    )
+    files[ORIGIN] = origin.content()
+    if head:
+        files[HEAD] = save({n: t.detach().cpu().contiguous() for n, t in head.items()})
+    return {**files, SUMS: checksums(files)}
+
+
+def lora_files(
+    base: FrozenBase,
+    adapters: AdapterSet,
+    *,
+    within: str,
+    task_type: str,
+    base_name: str,
+    revision: str | None,
+    alpha: float,
+    dropout: float,
+    rslora: bool,
+    saved: Mapping[str, Tensor] = MappingProxyType({}),
+    saved_modules: Sequence[str] = (),
+) -> dict[str, bytes]:
+    """The two files that PEFT reads, by name.
+
+    Args:
+        within: where the base is in the class that PEFT puts the adapter on: ``transformer`` in ``GPT2LMHeadModel``.
+        task_type: PEFT's name of that class.
+        base_name, revision: what PEFT loads as the base.
+        saved, saved_modules: tensors that replace those of the class by their names there, and the modules that have
+            them: PEFT's ``modules_to_save``.
+    """
+    inner = f"{within}." if within else ""
     tensors: dict[str, Tensor] = {}
     for path, adapter in adapters.adapters.items():
         tensors[f"{PREFIX}{inner}{path}{LORA_A}"] = adapter.lora_A.detach().cpu().contiguous()
         tensors[f"{PREFIX}{inner}{path}{LORA_B}"] = adapter.lora_B.detach().cpu().contiguous()
+    tensors |= {f"{PREFIX}{name}": tensor.detach().cpu().contiguous() for name, tensor in saved.items()}
     ranks = {f"{inner}{path}": adapter.rank for path, adapter in adapters.adapters.items()}
     common = max(ranks.values())
     first = base.model.get_submodule(next(iter(adapters.adapters)))
     config: dict[str, Any] = {
         "peft_type": "LORA",
-        "task_type": "CAUSAL_LM" if causal_lm else "FEATURE_EXTRACTION",
-        "base_model_name_or_path": origin.base_name,
-        "revision": origin.revision,
+        "task_type": task_type,
+        "base_model_name_or_path": base_name,
+        "revision": revision,
         "inference_mode": True,
         "r": common,
         "lora_alpha": alpha,
@@ -67,15 +109,12 @@ def peft_files(
         # alpha / r of each layer follows from its own rank
         "rank_pattern": {path: rank for path, rank in ranks.items() if rank != common},
         "alpha_pattern": {},
+        **({"modules_to_save": list(saved_modules)} if saved_modules else {}),
     }
-    files = {
+    return {
         CONFIG: (json.dumps(config, indent=2) + "\n").encode(),
         TENSORS: save(tensors, metadata={"format": "pt"}),
-        ORIGIN: origin.content(),
     }
-    if head:
-        files[HEAD] = save({n: t.detach().cpu().contiguous() for n, t in head.items()})
-    return {**files, SUMS: checksums(files)}
 
 
 def inner_name(base: FrozenBase) -> str:

@@ -1,0 +1,285 @@
+"""Exports a trained model of a run to a new folder, and compares what stock tools make of it with the run."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import transformers
+from safetensors.torch import save_file
+
+from atlas_cli.errors import AtlasError, OutputError
+from atlas_cli.inference.export.base_of_adapter import BaseOfAdapter, base_of
+from atlas_cli.inference.export.exported import Exported, Form
+from atlas_cli.inference.export.how_to_load import Loading
+from atlas_cli.inference.export.model_card import card_of, metrics_line
+from atlas_cli.inference.export.model_files import (
+    config_for,
+    merged_weights,
+    tokenizer_for,
+    with_unused,
+    write_model,
+)
+from atlas_cli.inference.export.same_logits import (
+    Agreement,
+    agreement,
+    encoded,
+    load_stock,
+    logits_behind,
+    run_logits,
+    sample_texts,
+    stock_logits,
+)
+from atlas_cli.inference.export.sentence_folder import write_pooling_and_head
+from atlas_cli.inference.export.stock_heads import CAUSAL, TEXT, NoStockClassError, StockClass, stock_class
+from atlas_cli.inference.loaded_model import LoadedModel
+from atlas_cli.models.adapters.peft_format import HEAD, lora_files
+from atlas_cli.storage.whole_folder import folder_aside
+from atlas_cli.tasks._heads import PooledHead
+
+CARD, FACTS, BASE = "README.md", "export.json", "base"
+_PEFT_TASKS = {
+    CAUSAL: "CAUSAL_LM",
+    TEXT: "SEQ_CLS",
+    "AutoModelForTokenClassification": "TOKEN_CLS",
+    "AutoModelForQuestionAnswering": "QUESTION_ANS",
+    "AutoModel": "FEATURE_EXTRACTION",
+}
+_CHAT, _PLAIN = "the chat template of the tokenizer, with one user turn", "the prompt, then a new line"
+
+
+def export(loaded: LoadedModel, to: str | Path, form: Form = "merged") -> Exported:
+    """Write a model to a folder that stock tools load, and compare its logits with the run's.
+
+    Args:
+        to: a folder that does not exist yet, or is empty.
+        form: "merged", a whole model; or "peft", an adapter.
+
+    Raises:
+        OutputError: there is something in the folder, or it cannot be written.
+        AtlasError: stock tools do not give the run's logits.
+    """
+    folder = _new_folder(to)
+    with folder_aside(folder) as aside:
+        aside.mkdir(parents=True)
+        tokenizer_for(loaded).save_pretrained(aside)
+        work = _Work(loaded, aside, folder, base_of(loaded))
+        found = work.merged() if form == "merged" else work.adapter()
+        _write(aside / FACTS, json.dumps(_facts(loaded, found), indent=2, ensure_ascii=False) + "\n")
+        _write(aside / CARD, card_of(loaded, found))
+    return found
+
+
+def _new_folder(to: str | Path) -> Path:
+    try:
+        folder = Path(to).expanduser().resolve()
+        filled = folder.is_dir() and any(folder.iterdir())
+        if folder.exists() and not folder.is_dir():
+            raise OutputError(f"--to: {to} is a file; name a new folder")
+    except (OSError, RuntimeError) as error:
+        raise OutputError(f"--to: {to} cannot be written: {error}; name a new folder") from None
+    if filled:
+        raise OutputError(f"--to: {to} is not empty, and nothing is overwritten; name a new folder")
+    return folder
+
+
+@dataclass(frozen=True)
+class _Work:
+    loaded: LoadedModel
+    aside: Path
+    folder: Path
+    base: BaseOfAdapter
+
+    def merged(self) -> Exported:
+        """A whole model: of a stock class where one has the head, else with the head behind ``AutoModel``."""
+        loaded, weights, config = self.loaded, merged_weights(self.loaded), config_for(self.loaded)
+        reason = ""
+        try:
+            stock = stock_class(loaded, config)
+        except NoStockClassError as error:
+            reason = str(error)
+        else:
+            inner = {f"{stock.within}.{name}": tensor for name, tensor in weights.items()}
+            write_model(self.aside, config, stock.name, {**inner, **stock.tensors})
+            model = load_stock(stock.auto, self.aside)
+            same = self._compare(stock.auto, model)
+            if same.holds:
+                return self._exported("merged", self._loading(stock.auto), same, how=stock.how)
+            reason = _too_far(stock.name, same)
+            for file in [*self.aside.glob("model*.safetensors*"), self.aside / "config.json"]:
+                file.unlink()
+        write_model(self.aside, config, type(loaded.base.model).__name__, with_unused(loaded.base, weights))
+        loading = self._behind()
+        if loading.tool == "sentence-transformers":
+            assert isinstance(loaded.model.head, PooledHead)
+            write_pooling_and_head(self.aside, loaded.model.head, loaded.config.training.max_length)
+        else:
+            self._save_head()
+        same = self._compare("AutoModel", load_stock("AutoModel", self.aside))
+        return self._exported("merged", loading, _require(same, "AutoModel"), reason=reason)
+
+    def adapter(self) -> Exported:
+        """An adapter for PEFT: on a stock class with the head among its saved modules, or on ``AutoModel``."""
+        loaded, config, reason = self.loaded, config_for(self.loaded), ""
+        try:
+            stock = stock_class(loaded, config)
+        except NoStockClassError as error:
+            stock, reason = StockClass("AutoModel", type(loaded.base.model).__name__, "", {}), str(error)
+        if self.base.name is None:
+            self._save_base(config, stock)
+        self._save_adapter(stock)
+        if reason:
+            self._save_head()
+        same = self._compare_adapter(stock, config)
+        if same is not None and not same.holds and stock.auto != "AutoModel":
+            raise AtlasError(f"{_too_far(stock.name, same)}; give --format merged")
+        loading = self._behind(adapter=True) if reason else self._loading(stock.auto, adapter=True)
+        return self._exported("peft", loading, same, reason=reason, how=stock.how)
+
+    def _save_base(self, config: Any, stock: StockClass) -> None:
+        base, weights = self.loaded.base, dict(self.loaded.base.model.state_dict())
+        if stock.auto == CAUSAL:
+            named = {f"{stock.within}.{name}": tensor for name, tensor in weights.items()}
+            write_model(self.aside / BASE, config, stock.name, {**named, **stock.tensors})
+        else:
+            write_model(self.aside / BASE, config, type(base.model).__name__, with_unused(base, weights))
+
+    def _save_adapter(self, stock: StockClass) -> None:
+        loaded, lora = self.loaded, self.loaded.config.lora
+        files = lora_files(
+            loaded.base,
+            loaded.model.adapters,
+            within=stock.within,
+            task_type=_PEFT_TASKS[stock.auto],
+            base_name=self.base.name or str(self.folder / BASE),
+            revision=self.base.revision,
+            alpha=lora.alpha,
+            dropout=lora.dropout,
+            rslora=lora.rslora,
+            saved=stock.tensors if stock.modules else {},
+            saved_modules=stock.modules,
+        )
+        for name, content in files.items():
+            (self.aside / name).write_bytes(content)
+
+    def _save_head(self) -> None:
+        tensors = {name: tensor.detach().cpu() for name, tensor in self.loaded.model.head.named_parameters()}
+        save_file(tensors, self.aside / HEAD, metadata={"format": "pt"})
+
+    def _compare(self, auto: str, model: Any) -> Agreement:
+        inputs = encoded(self.loaded, self.aside, sample_texts(self.loaded))
+        mine = run_logits(self.loaded, inputs)
+        theirs = logits_behind(self.loaded, model, inputs) if auto == "AutoModel" else stock_logits(model, inputs)
+        return agreement(self.loaded, mine, theirs, inputs["attention_mask"])
+
+    def _compare_adapter(self, stock: StockClass, config: Any) -> Agreement | None:
+        """As stock PEFT loads it, where that is installed."""
+        if find_spec("peft") is None:
+            return None
+        import peft
+
+        options: dict[str, Any] = {"dtype": self.loaded.base.dtype, "trust_remote_code": False}
+        options |= {"use_safetensors": True, "revision": self.base.revision or "main"}
+        options |= {name: getattr(config, name) for name in ("num_labels", "pad_token_id") if stock.auto != CAUSAL}
+        base = getattr(transformers, stock.auto).from_pretrained(self.base.name or self.aside / BASE, **options)
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # peft's, of names in transformers
+            model = peft.PeftModel.from_pretrained(base, str(self.aside))
+        return self._compare(stock.auto, model)
+
+    def _loading(self, auto: str, adapter: bool = False) -> Loading:
+        task = self.loaded.task
+        return Loading(
+            "transformers",
+            auto,
+            self.loaded.config.training.max_length,
+            names_classes=task.has_classes and task.one_class,
+            **self._options(auto, adapter),
+        )
+
+    def _behind(self, adapter: bool = False) -> Loading:
+        """With the head behind ``AutoModel``."""
+        head, longest = self.loaded.model.head, self.loaded.config.training.max_length
+        options = self._options("AutoModel", adapter)
+        if not isinstance(head, PooledHead):
+            return Loading("transformers and the head", "AutoModel", longest, **options)
+        pooling = head.pool.pooling
+        if adapter:
+            return Loading("transformers and the head", "AutoModel", longest, pooling=pooling, **options)
+        file = "2_Dense/model.safetensors"
+        return Loading("sentence-transformers", "AutoModel", longest, pooling=pooling, head_file=file, head="linear")
+
+    def _options(self, auto: str, adapter: bool) -> dict[str, Any]:
+        if not adapter:
+            return {}
+        given: dict[str, Any] = {"dtype": repr(str(self.loaded.base.dtype).removeprefix("torch.")).replace("'", '"')}
+        config = config_for(self.loaded)
+        if auto not in (CAUSAL, "AutoModel") and self.base.name is not None:
+            given["num_labels"] = config.num_labels
+            if self.loaded.base.family.causal:
+                given["pad_token_id"] = config.pad_token_id
+        return {"adapter": True, "base_inside": self.base.name is None, "options": given}
+
+    def _exported(
+        self, form: Form, loading: Loading, same: Agreement | None, reason: str = "", how: str = ""
+    ) -> Exported:
+        loaded, head = self.loaded, self.loaded.model.head
+        tokenizer, prompt = tokenizer_for(loaded), ""
+        if loaded.origin.task == "instruction":
+            prompt = _CHAT if getattr(tokenizer, "chat_template", None) else _PLAIN
+        return Exported(
+            self.folder,
+            form,
+            loading,
+            same,
+            self.base,
+            reason,
+            how,
+            pooling=head.pool.pooling if isinstance(head, PooledHead) else None,
+            prompt=prompt,
+            pads_with=tokenizer.pad_token if tokenizer.pad_token_id != loaded.tokenizer.pad_token_id else "",
+        )
+
+
+def _too_far(name: str, same: Agreement) -> str:
+    return (
+        f"{name} gives logits that differ by {same.difference:.1e} from the run's of up to {same.largest:.3g} "
+        f"(tolerance {same.tolerance:g} of the largest)"
+    )
+
+
+def _require(same: Agreement, name: str) -> Agreement:
+    if not same.holds:
+        raise AtlasError(f"nothing was exported: {_too_far(name, same)}")
+    return same
+
+
+def _facts(loaded: LoadedModel, found: Exported) -> Mapping[str, Any]:
+    """export.json: what the model card says, for programs."""
+    line = metrics_line(loaded)
+    return {
+        "format": 1,
+        "form": found.form,
+        "loads_with": found.loading.tool,
+        "class": found.loading.auto,
+        "task": loaded.origin.task,
+        "classes": loaded.task.classes,
+        "pooling": found.pooling,
+        "prompt": found.prompt or None,
+        "max_length": loaded.config.training.max_length,
+        "no_stock_class": found.reason or None,
+        "base": {**asdict(found.base), "sha256": loaded.origin.sha256, "dtype": loaded.origin.dtype},
+        "run": loaded.run.path.name,
+        "owner": loaded.owner.name,
+        "round": loaded.round,
+        "test": line["test"] if line else None,
+        "agreement": asdict(found.agreement) if found.agreement else None,
+    }
+
+
+def _write(file: Path, text: str) -> None:
+    file.write_text(text, encoding="utf-8", newline="\n")
