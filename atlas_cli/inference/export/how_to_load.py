@@ -28,12 +28,14 @@ class Loading:
         pooling: of a head behind ``AutoModel``; None where it reads every token.
         head_file, head: where its weights are, and the beginning of their names.
         max_length: tokens after which texts are cut.
+        tokenizer: the class of the tokenizer.
         names_classes: whether the largest logit is a class.
     """
 
     tool: Tool
     auto: str
     max_length: int
+    tokenizer: str = "AutoTokenizer"
     adapter: bool = False
     base_inside: bool = False
     options: dict[str, Any] = field(default_factory=dict)
@@ -53,24 +55,27 @@ class Loading:
         options = "".join(f", {name}={value}" for name, value in self.options.items())
         if not self.adapter:
             return (
-                [f"from transformers import {self.auto}, AutoTokenizer"],
+                [self._import(self.auto)],
                 [f"model = {self.auto}.from_pretrained(folder).eval()"],
             )
         peft = "AutoPeft" + self.auto.removeprefix("Auto")
         if self.tool == "transformers" and not self.base_inside:
             return (
-                [f"from peft import {peft}", "from transformers import AutoTokenizer"],
+                [f"from peft import {peft}", self._import()],
                 [f"model = {peft}.from_pretrained(folder{options}).eval()"],
             )
         place = 'f"{folder}/base"' if self.base_inside else "PeftConfig.from_pretrained(folder).base_model_name_or_path"
         names = "PeftModel" if self.base_inside else "PeftConfig, PeftModel"
         return (
-            [f"from peft import {names}", f"from transformers import {self.auto}, AutoTokenizer"],
+            [f"from peft import {names}", self._import(self.auto)],
             [
                 f"base = {self.auto}.from_pretrained({place}{options})",
                 "model = PeftModel.from_pretrained(base, folder).eval()",
             ],
         )
+
+    def _import(self, *names: str) -> str:
+        return f"from transformers import {', '.join([*names, self.tokenizer])}"
 
     def _begin(self, more: list[str]) -> list[str]:
         imports, model = self._model()
@@ -81,7 +86,7 @@ class Loading:
             *sorted([*imports, *more]),
             "",
             'folder = "."  # where this file is',
-            "tokenizer = AutoTokenizer.from_pretrained(folder)",
+            f"tokenizer = {self.tokenizer}.from_pretrained(folder)",
             *model,
             f"texts = {texts}",
             f'inputs = tokenizer(texts, {padding}truncation=True, max_length={self.max_length}, return_tensors="pt")',

@@ -86,6 +86,11 @@ def _differences(loaded: LoadedModel, found: Exported) -> str:
         lines.append(f"- No class of transformers has this head, since {found.reason}.")
     if found.how:
         lines.append(f"- {found.how}")
+    if found.loading.tokenizer != "AutoTokenizer":
+        lines.append(
+            f"- AutoTokenizer makes another tokenizer of these files; {found.loading.tokenizer} takes them as they "
+            "are. A pipeline is given it: pipeline(..., tokenizer=tokenizer)."
+        )
     if found.pads_with:
         lines.append(
             f"- The tokenizer of the base pads no texts; here {found.pads_with} does. A text that ends in it is read "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,11 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor
-from transformers import AutoTokenizer
 
+from atlas_cli.data.collate import Batch
 from atlas_cli.errors import AtlasError
-from atlas_cli.federation.parties.evaluation import attached
-from atlas_cli.federation.parties.party import as_inputs
 from atlas_cli.inference.export.model_files import tokenizer_for
 from atlas_cli.inference.loaded_model import LoadedModel
-from atlas_cli.models.halves.split import run_half
 from atlas_cli.seeding import torch_generator
 
 TEXTS, LONGEST = 8, 24
@@ -60,46 +57,43 @@ def sample_texts(loaded: LoadedModel) -> list[str]:
     return texts
 
 
-def encoded(loaded: LoadedModel, folder: Path, texts: list[str]) -> dict[str, Tensor]:
-    """The texts as the folder's tokenizer gives them, loaded as its user does.
+def tokenizer_class(loaded: LoadedModel, folder: Path) -> str:
+    """The class of transformers by which the tokenizer of a folder gives the run's tokens.
+
+    ``AutoTokenizer`` makes the class of some types of models anew from the vocabulary, with rules of its own.
 
     Raises:
-        AtlasError: the run's tokenizer gives other tokens.
+        AtlasError: there is none.
     """
+    texts = sample_texts(loaded)
+    mine = tokenizer_for(loaded)(texts)["input_ids"]
+    for name in ("AutoTokenizer", "PreTrainedTokenizerFast"):
+        if getattr(transformers, name).from_pretrained(folder)(texts)["input_ids"] == mine:
+            return name
+    raise AtlasError(f"the tokenizer of {loaded.run.path} gives other tokens once transformers has saved and read it")
+
+
+def encoded(loaded: LoadedModel, texts: Sequence[str]) -> dict[str, Tensor]:
+    """The texts as the exported tokenizer gives them, padded."""
     longest = loaded.config.training.max_length
-    options = {"padding": True, "truncation": True, "max_length": longest, "return_tensors": "pt"}
-    own = tokenizer_for(loaded)
-    if own.pad_token_id is None:
-        options |= {"padding": False, "return_tensors": None}
-    theirs = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    mine, found = own(texts, **options), theirs(texts, **options)
-    if [list(map(int, row)) for row in mine["input_ids"]] != [list(map(int, row)) for row in found["input_ids"]]:
-        raise AtlasError(
-            f"the tokenizer of {loaded.run.path} gives other tokens once transformers has saved it and read it again"
-        )
-    if options["return_tensors"] is None:
-        found = _padded(found["input_ids"], loaded.pad)
-    return {name: tensor for name, tensor in found.items() if name in ("input_ids", "attention_mask", "token_type_ids")}
+    found = tokenizer_for(loaded)(list(texts), truncation=True, max_length=longest)
+    names = ("input_ids", "attention_mask", "token_type_ids")
+    fill = {"input_ids": loaded.pad}
+    return {name: _padded(found[name], fill.get(name, 0)) for name in names if name in found}
 
 
-def _padded(rows: list[list[int]], pad: int) -> dict[str, Tensor]:
+def _padded(rows: Sequence[Sequence[int]], fill: int) -> Tensor:
     longest = max(map(len, rows))
-    ids = torch.tensor([row + [pad] * (longest - len(row)) for row in rows])
-    mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
-    return {"input_ids": ids, "attention_mask": mask}
+    return torch.tensor([[*row, *[fill] * (longest - len(row))] for row in rows])
 
 
 @torch.no_grad()
 def run_logits(loaded: LoadedModel, inputs: Mapping[str, Tensor]) -> Tensor:
     """The logits of the run's model, through both halves."""
-    model, halves = loaded.model, loaded.halves
-    lower, upper, cut = halves
-    model.adapters.train(False)
-    given, mask = as_inputs(inputs, loaded.device)
-    with attached(model.adapters, halves):
-        activations = run_half(lower.client_half(cut), mask, **given).to(upper.dtype)
-        hidden = run_half(upper.server_half(cut), mask, inputs_embeds=activations)
-        logits: Tensor = model.head(hidden, mask)
+    ids = inputs["input_ids"]
+    batch = Batch(ids, inputs["attention_mask"], inputs.get("token_type_ids"), ids[:, :0], [])
+    with loaded.evaluator().passes(loaded.model) as logits_of:
+        logits, _ = logits_of(batch, 0)
     return logits.float().cpu()
 
 

@@ -34,6 +34,7 @@ from atlas_cli.inference.export.same_logits import (
     run_logits,
     sample_texts,
     stock_logits,
+    tokenizer_class,
 )
 from atlas_cli.inference.export.sentence_folder import write_pooling_and_head
 from atlas_cli.inference.export.stock_heads import CAUSAL, TEXT, NoStockClassError, StockClass, stock_class
@@ -64,7 +65,7 @@ def export(loaded: LoadedModel, to: str | Path, form: Form = "merged") -> Export
         OutputError: there is something in the folder, or it cannot be written.
         AtlasError: stock tools do not give the run's logits.
     """
-    folder = _new_folder(to)
+    folder = new_folder(to)
     with folder_aside(folder) as aside:
         aside.mkdir(parents=True)
         tokenizer_for(loaded).save_pretrained(aside)
@@ -75,7 +76,12 @@ def export(loaded: LoadedModel, to: str | Path, form: Form = "merged") -> Export
     return found
 
 
-def _new_folder(to: str | Path) -> Path:
+def new_folder(to: str | Path) -> Path:
+    """The folder to write to.
+
+    Raises:
+        OutputError: there is something in it, or it is none.
+    """
     try:
         folder = Path(to).expanduser().resolve()
         filled = folder.is_dir() and any(folder.iterdir())
@@ -125,21 +131,27 @@ class _Work:
 
     def adapter(self) -> Exported:
         """An adapter for PEFT: on a stock class with the head among its saved modules, or on ``AutoModel``."""
-        loaded, config, reason = self.loaded, config_for(self.loaded), ""
+        config, reason = config_for(self.loaded), ""
         try:
-            stock = stock_class(loaded, config)
+            stock = stock_class(self.loaded, config)
         except NoStockClassError as error:
-            stock, reason = StockClass("AutoModel", type(loaded.base.model).__name__, "", {}), str(error)
+            stock, reason = self._behind_auto_model(), str(error)
         if self.base.name is None:
             self._save_base(config, stock)
+        model, missing = self._load_base(stock, config)
+        if missing and not reason:
+            reason = f"{stock.name} does not find {missing[0]} in the files of the base"
+            stock = self._behind_auto_model()
+            model, missing = self._load_base(stock, config)
         self._save_adapter(stock)
         if reason:
             self._save_head()
-        same = self._compare_adapter(stock, config)
-        if same is not None and not same.holds and stock.auto != "AutoModel":
-            raise AtlasError(f"{_too_far(stock.name, same)}; give --format merged")
+        same = self._compare_adapter(stock, model)
         loading = self._behind(adapter=True) if reason else self._loading(stock.auto, adapter=True)
-        return self._exported("peft", loading, same, reason=reason, how=stock.how)
+        return self._exported("peft", loading, _require(same, stock.name), reason=reason, how=stock.how)
+
+    def _behind_auto_model(self) -> StockClass:
+        return StockClass("AutoModel", type(self.loaded.base.model).__name__, "", {})
 
     def _save_base(self, config: Any, stock: StockClass) -> None:
         base, weights = self.loaded.base, dict(self.loaded.base.model.state_dict())
@@ -172,24 +184,34 @@ class _Work:
         save_file(tensors, self.aside / HEAD, metadata={"format": "pt"})
 
     def _compare(self, auto: str, model: Any) -> Agreement:
-        inputs = encoded(self.loaded, self.aside, sample_texts(self.loaded))
+        inputs = encoded(self.loaded, sample_texts(self.loaded))
         mine = run_logits(self.loaded, inputs)
         theirs = logits_behind(self.loaded, model, inputs) if auto == "AutoModel" else stock_logits(model, inputs)
         return agreement(self.loaded, mine, theirs, inputs["attention_mask"])
 
-    def _compare_adapter(self, stock: StockClass, config: Any) -> Agreement | None:
-        """As stock PEFT loads it, where that is installed."""
+    def _load_base(self, stock: StockClass, config: Any) -> tuple[Any, list[str]]:
+        """The base in a stock class as PEFT loads it, and the weights of the base that the class does not find."""
+        options: dict[str, Any] = {"dtype": self.loaded.base.dtype, "trust_remote_code": False}
+        options |= {"use_safetensors": True, "revision": self.base.revision or "main", "output_loading_info": True}
+        if stock.auto not in (CAUSAL, "AutoModel"):
+            options |= {name: getattr(config, name) for name in ("num_labels", "pad_token_id")}
+        place = self.base.name or self.aside / BASE
+        model, found = getattr(transformers, stock.auto).from_pretrained(place, **options)
+        given = {*stock.tensors, *(f"{stock.within}." * bool(stock.within) + name for name in self._unread())}
+        return model, sorted(set(found["missing_keys"]) - given)
+
+    def _unread(self) -> set[str]:
+        base = self.loaded.base
+        return with_unused(base, base.model.state_dict()).keys() - base.model.state_dict().keys()
+
+    def _compare_adapter(self, stock: StockClass, base: Any) -> Agreement | None:
+        """What stock PEFT makes of it, where that is installed."""
         if find_spec("peft") is None:
             return None
         import peft
 
-        options: dict[str, Any] = {"dtype": self.loaded.base.dtype, "trust_remote_code": False}
-        options |= {"use_safetensors": True, "revision": self.base.revision or "main"}
-        options |= {name: getattr(config, name) for name in ("num_labels", "pad_token_id") if stock.auto != CAUSAL}
-        base = getattr(transformers, stock.auto).from_pretrained(self.base.name or self.aside / BASE, **options)
         with warnings.catch_warnings(action="ignore", category=FutureWarning):  # peft's, of names in transformers
-            model = peft.PeftModel.from_pretrained(base, str(self.aside))
-        return self._compare(stock.auto, model)
+            return self._compare(stock.auto, peft.PeftModel.from_pretrained(base, str(self.aside)))
 
     def _loading(self, auto: str, adapter: bool = False) -> Loading:
         task = self.loaded.task
@@ -197,6 +219,7 @@ class _Work:
             "transformers",
             auto,
             self.loaded.config.training.max_length,
+            tokenizer_class(self.loaded, self.aside),
             names_classes=task.has_classes and task.one_class,
             **self._options(auto, adapter),
         )
@@ -204,14 +227,13 @@ class _Work:
     def _behind(self, adapter: bool = False) -> Loading:
         """With the head behind ``AutoModel``."""
         head, longest = self.loaded.model.head, self.loaded.config.training.max_length
-        options = self._options("AutoModel", adapter)
-        if not isinstance(head, PooledHead):
-            return Loading("transformers and the head", "AutoModel", longest, **options)
-        pooling = head.pool.pooling
-        if adapter:
-            return Loading("transformers and the head", "AutoModel", longest, pooling=pooling, **options)
-        file = "2_Dense/model.safetensors"
-        return Loading("sentence-transformers", "AutoModel", longest, pooling=pooling, head_file=file, head="linear")
+        tokenizer, options = tokenizer_class(self.loaded, self.aside), self._options("AutoModel", adapter)
+        if isinstance(head, PooledHead):
+            options["pooling"] = head.pool.pooling
+            if not adapter and tokenizer == "AutoTokenizer":  # which sentence-transformers takes
+                options |= {"head_file": "2_Dense/model.safetensors", "head": "linear"}
+                return Loading("sentence-transformers", "AutoModel", longest, tokenizer, **options)
+        return Loading("transformers and the head", "AutoModel", longest, tokenizer, **options)
 
     def _options(self, auto: str, adapter: bool) -> dict[str, Any]:
         if not adapter:
@@ -252,8 +274,8 @@ def _too_far(name: str, same: Agreement) -> str:
     )
 
 
-def _require(same: Agreement, name: str) -> Agreement:
-    if not same.holds:
+def _require(same: Agreement | None, name: str) -> Agreement | None:
+    if same is not None and not same.holds:
         raise AtlasError(f"nothing was exported: {_too_far(name, same)}")
     return same
 
