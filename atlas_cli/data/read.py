@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from atlas_cli import discovery
 from atlas_cli.config.schema.partition import HoldoutConfig
 from atlas_cli.data import class_names as labels
-from atlas_cli.data.class_sets import of_columns, require_separator
+from atlas_cli.data.class_sets import SEPARATOR, of_columns, require_separator
 from atlas_cli.data.hold_out import SHARE
 from atlas_cli.data.partitions.holdout import sample
 from atlas_cli.data.rows import Account, GroupData, RowNumbers, Rows, SourceRows, ValidationAccount
 from atlas_cli.data.source_parts import Part, SourceParts
 from atlas_cli.data.sources import read_source
+from atlas_cli.data.task_fields import canonical
 from atlas_cli.errors import ConfigError
+from atlas_cli.printable import listed
 from atlas_cli.seeding import numpy_generator
 from atlas_cli.suggest import did_you_mean
 from atlas_cli.tasks import load as load_task
@@ -88,6 +91,36 @@ def read_group(name: str, group: TaskGroupConfig, seed: int, holdout: HoldoutCon
         notes=tuple(notes),
         validation=used["validation"],
     )
+
+
+def read_more(name: str, group: TaskGroupConfig, file: str, classes: Sequence[str]) -> tuple[Rows, tuple[str, ...]]:
+    """The rows of another file for a task group, read as its own data is: its columns, in any format; and notes.
+
+    Raises:
+        ConfigError: a column or field that is missing or does not fit, or a label that is none of ``classes``.
+        ResourceError: there is no such file.
+    """
+    key, data, task = f"task_groups.{name}.data", cast("DataConfig", group.data), load_task(group.task)
+    columns = {field: getattr(data, field, None) for field in (*task.fields, *task.optional_fields, "label_separator")}
+    columns["separator"] = data.separator if Path(file).suffix.lower() in (".csv", ".tsv") else None
+    said = {option: value for option, value in columns.items() if value is not None}
+    of_file = type(data).model_validate({"files": file, **said})
+    try:
+        source = _with_label_lists(read_source(of_file, key), task, of_file, key)
+        found = _columns(task, of_file, source.train, key)
+        rows = canonical(source.train, found, task, "data", key, data.label_separator or SEPARATOR)
+    except ConfigError as error:
+        raise ConfigError(error.message, key=error.key, where=file) from None
+    known = frozenset(classes)
+    for number, row in enumerate(rows, start=1):
+        for label in task.labels_in(row):
+            if label not in known:
+                raise ConfigError(
+                    f"row {number} has the label {label!r}{did_you_mean(label, classes)}; the model's classes are"
+                    f" {listed(classes, most=10)}",
+                    where=file,
+                )
+    return rows, source.notes
 
 
 def _account(read: int, test: Part, validation: Part | None, train: int, used: Mapping[str, int]) -> Account:

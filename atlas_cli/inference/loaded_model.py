@@ -25,6 +25,7 @@ from atlas_cli.models.adapters.peft_reading import Factors, read_head, read_peft
 from atlas_cli.models.files.tokenizer_file import require_vocabulary
 from atlas_cli.models.frozen.cast import cast_base
 from atlas_cli.models.frozen.load import FrozenBase, check_cut, load_base, load_tokenizer
+from atlas_cli.privacy.at_the_cut import sent_to_predict
 from atlas_cli.runs.directory import RunDirectory, open_run
 from atlas_cli.runs.resumable import config_of
 from atlas_cli.tasks import build as build_task
@@ -76,10 +77,13 @@ class LoadedModel:
         """The token id that fills up a batch."""
         return pad_token_id(self.tokenizer)
 
-    def evaluator(self) -> Evaluator:
-        """Runs examples through both halves, as the run's evaluations did."""
-        size = self.config.evaluation.batch_size
-        return Evaluator(self.base, self.cut, size, self.pad, self.device)
+    def evaluator(self, batch_size: int | None = None) -> Evaluator:
+        """Runs examples through both halves, as the run's evaluations did: with its noise at the cut, too."""
+        size = self.config.evaluation.batch_size if batch_size is None else batch_size
+        evaluator = Evaluator(self.base, self.cut, size, self.pad, self.device)
+        noise = self.manifest["privacy"]["mechanisms"].get("activations", {}).get("noise_multiplier")
+        evaluator.sent = sent_to_predict(self.config.privacy, noise, self.config.seed)
+        return evaluator
 
 
 def open_model(
