@@ -59,7 +59,8 @@ def options(
     """Options of every command; ``main`` takes ``--debug`` and ``--quiet`` out before Typer sees them."""
 
 
-_SECTIONS = ("Run", "Plan and check", "Look at results", "Set up", "Added")  # in this order in the help
+# in this order in the help
+_SECTIONS = ("Run", "Plan and check", "Look at results", "Use a trained model", "Set up", "Added")
 
 
 def _section(module: ModuleType) -> str:

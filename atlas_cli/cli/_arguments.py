@@ -22,6 +22,20 @@ Overrides = Annotated[
         show_default=False,
     ),
 ]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.", show_default=False)]
+Group = Annotated[
+    str | None,
+    typer.Option("--group", metavar="NAME", help="The task group, or its part GROUP.CLUSTER."),
+]
+Client = Annotated[str | None, typer.Option("--client", metavar="NAME", help="Use the client's own model.")]
+Round = Annotated[
+    str | None,
+    typer.Option("--round", metavar="N|best", help="The round whose model to use, if it is kept; default: the last."),
+]
+Device = Annotated[
+    str | None,
+    typer.Option("--device", metavar="NAME", help="Compute on cpu, cuda, cuda:1, mps or auto; default: as trained."),
+]
 
 
 @contextmanager

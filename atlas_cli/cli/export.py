@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from atlas_cli.cli._arguments import Json
+from atlas_cli.cli._arguments import Client, Group, Json, Round, Run
 
 if TYPE_CHECKING:
     from atlas_cli.inference.export.exported import Exported
 
-SECTION = "Look at results"
+SECTION = "Use a trained model"
 EXAMPLES = (
     "atlas export runs/20260131-120000_quickstart_0 --to spam-model --group spam",
     "atlas export runs/20260131-120000_quickstart_0 --to adapter --client phone-1 --format peft",
@@ -21,14 +21,11 @@ EXAMPLES = (
 
 
 def command(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, whatever state the run is in.")],
+    run: Run,
     to: Annotated[Path, typer.Option("--to", metavar="DIR", help="A folder that is new or empty.")],
-    group: Annotated[str | None, typer.Option("--group", metavar="GROUP", help="The model of this task group.")] = None,
-    client: Annotated[str | None, typer.Option("--client", metavar="CLIENT", help="This client's own model.")] = None,
-    round_: Annotated[
-        str | None,
-        typer.Option("--round", metavar="N|best", help="After this round, of which a checkpoint is kept."),
-    ] = None,
+    group: Group = None,
+    client: Client = None,
+    round_: Round = None,
     form: Annotated[
         Literal["merged", "peft"],
         typer.Option("--format", help="A whole model with the adapters in its weights, or an adapter for PEFT."),

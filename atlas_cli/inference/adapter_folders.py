@@ -73,6 +73,18 @@ def choose_owner(config: ExperimentConfig, group: str | None = None, client: str
     raise ConfigError(f"--group: the run has no task group {group}{did_you_mean(group, groups)}")
 
 
+def groups_to_use(config: ExperimentConfig, group: str | None, client: str | None) -> list[str | None]:
+    """The task groups that a command uses one by one: the named one, else all; None where a client is named.
+
+    Raises:
+        ConfigError: as ``choose_owner``.
+    """
+    if group is not None or client is not None:
+        choose_owner(config, group, client)
+        return [group]
+    return [*config.task_groups]
+
+
 def clients_of(config: ExperimentConfig) -> dict[str, str]:
     """The task group of every client that trained, by name; in mode ``centralized`` of the learner of each group."""
     if config.mode == "centralized":

@@ -77,6 +77,11 @@ class LoadedModel:
         """The token id that fills up a batch."""
         return pad_token_id(self.tokenizer)
 
+    @property
+    def noise_at_the_cut(self) -> bool:
+        """Whether a mechanism of the run changes what crosses the cut, in predictions as in training."""
+        return self.evaluator().sent is not None
+
     def evaluator(self, batch_size: int | None = None) -> Evaluator:
         """Runs examples through both halves, as the run's evaluations did: with its noise at the cut, too."""
         size = self.config.evaluation.batch_size if batch_size is None else batch_size

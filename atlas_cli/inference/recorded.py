@@ -1,4 +1,4 @@
-"""What a run recorded of a trained model: its best round, and figures to hold an evaluation against."""
+"""What a run recorded of a trained model: figures to hold an evaluation against."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from atlas_cli.errors import ConfigError, ResourceError
 from atlas_cli.inference.adapter_folders import Owner
-from atlas_cli.reports.summary import summarise
 from atlas_cli.runs.directory import RunDirectory
 
 RELATIVE, ABSOLUTE = 1e-4, 1e-6  # another order of sums in float32 changes less
@@ -68,23 +66,3 @@ def recorded(run: RunDirectory, owner: Owner, part: str, number: int) -> tuple[s
         if (row["round"], row["task_group"]) == (number, owner.group) and row.get("models", 1) == 1 and row.get(part):
             return f"round {number} in metrics.jsonl", row[part]
     return None
-
-
-def round_number(run: RunDirectory, owner: Owner, asked: str | None) -> int | None:
-    """The round that ``--round`` asks for: a number, or that of the best primary metric; None: the last.
-
-    Raises:
-        ConfigError: it is neither.
-        ResourceError: no round was evaluated.
-    """
-    if asked is None:
-        return None
-    if asked.isascii() and asked.isdigit():
-        return int(asked)
-    if asked != "best":
-        raise ConfigError(f"--round: {asked!r:.40} is no round; give a number, or best")
-    summaries = summarise(run.read_lines("metrics.jsonl"), [])
-    best = next((each.best_round for each in summaries if each.task_group == owner.group), None)
-    if best is None:
-        raise ResourceError(f"no round of {run.path} was evaluated, so none is the best; give --round NUMBER")
-    return best

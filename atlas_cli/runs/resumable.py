@@ -26,6 +26,8 @@ MAY_CHANGE = (
     *(f"engine.{key}" for key in ("name", "address", "hosts", "cpus", "gpus", "timeout", "pinned")),
 )
 
+_NO_CONFIG = "the manifest of the run holds no config of this version"
+
 
 def read_manifest(run: RunDirectory) -> dict[str, Any]:
     """The manifest of a run that is to be resumed.
@@ -69,7 +71,7 @@ def require_plugins(run: RunDirectory) -> None:
 
 
 def config_of(run: RunDirectory) -> ExperimentConfig:
-    """The config of a run.
+    """The config of a run; keys that atlas got since then have their defaults.
 
     Raises:
         ConfigError: config.yaml is none.
@@ -78,7 +80,7 @@ def config_of(run: RunDirectory) -> ExperimentConfig:
     require_plugins(run)
     path = run.path / "config.yaml"
     config = load_config(path).config
-    was, now = _flat(read_manifest(run)["config"]), _flat(_as_json(config))
+    was, now = _flat(_as_json(_recorded(read_manifest(run)["config"]))), _flat(_as_json(config))
     for name in sorted(was.keys() | now.keys()):
         if was.get(name) != now.get(name):
             raise ResourceError(
@@ -141,10 +143,22 @@ def resumed_config(before: Mapping[str, Any], config: ExperimentConfig) -> Exper
             for section in sections:
                 there, here = there[section], here[section]
             there[last] = here[last]
-        return ExperimentConfig.model_validate_json(json.dumps(result))
-    except (LookupError, TypeError, ValueError) as error:
+    except (LookupError, TypeError) as error:
+        raise ResourceError(f"{_NO_CONFIG}: {error}") from None
+    return _recorded(result)
+
+
+def _recorded(config: Mapping[str, Any]) -> ExperimentConfig:
+    """What a manifest has of a run's config.
+
+    Raises:
+        ResourceError: it is none.
+    """
+    try:
+        return ExperimentConfig.model_validate_json(json.dumps(config))
+    except ValueError as error:
         first = str(error).partition("\n")[0]
-        raise ResourceError(f"the manifest of the run holds no config of this version: {first}") from None
+        raise ResourceError(f"{_NO_CONFIG}: {first}") from None
 
 
 def newest_unfinished(config: ExperimentConfig, path: Path) -> RunDirectory:
