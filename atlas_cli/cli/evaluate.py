@@ -43,8 +43,8 @@ def command(
 ) -> None:
     """Score trained models of RUN: figures with intervals, by class, and which class was taken for which.
 
-    Each example crosses the split as in training. Intervals are of 95 %, from resampled examples. What a model made of
-    each example goes to RUN/evaluation/, for `atlas compare`, with a picture.
+    Each example crosses the split as in training. Intervals are of 95 %: Wilson's of shares of examples, else from
+    resampled examples. What a model made of each example goes to RUN/evaluation/, for `atlas compare`, with a picture.
     """
     from atlas_cli.errors import ConfigError
     from atlas_cli.inference.adapter_folders import groups_to_use
@@ -61,6 +61,7 @@ def command(
         with busy(f"evaluating {client or name} of {run}"):
             done.append(_evaluate(run, name, client, round_, data, split or "test", merged, device))
         if not as_json:
+            console.say(done[-1].title)
             for table in done[-1].tables(console.width):
                 console.print(table)
             for line in done[-1].notes():
@@ -68,7 +69,7 @@ def command(
     if as_json:
         typer.echo(json.dumps({"run": str(run), "evaluations": [each.record() for each in done]}, indent=2))
         return
-    console.say(f"next: {shlex.join(['atlas', 'predict', str(run)])} --input FILE, or atlas compare RUN RUN")
+    console.say(f"next: {shlex.join(['atlas', 'compare', str(run)])} OTHER_RUN")
 
 
 def _evaluate(
@@ -106,7 +107,7 @@ def _evaluate(
         if merged:
             figures = score(loaded, part, merged_evaluator(loaded)).outcomes.figures
             whole = compare(figures, found, "the split")
-        ends = scores.intervals(loaded.config.seed)
+        ends = {name: scores.outcomes.interval(name) for name in found}
     evaluation = Evaluation(loaded, part, scores, ends, beside, whole, [])
     return _written(evaluation)
 

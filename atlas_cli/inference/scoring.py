@@ -13,7 +13,6 @@ from atlas_cli.federation.parties.evaluation import Evaluator
 from atlas_cli.inference.loaded_model import LoadedModel
 from atlas_cli.inference.scored_parts import ScoredPart
 from atlas_cli.runs.outcomes import Outcomes, Terms
-from atlas_cli.statistics import Ends, bootstrap
 from atlas_cli.tasks.contract import BaseTask, ClassCounts, Feature, Metric, Prediction, Term
 from atlas_cli.wire.messages import Activations
 
@@ -31,12 +30,6 @@ class Scores:
     outcomes: Outcomes
     by_class: Mapping[str, ClassCounts]
     bytes_up: int
-
-    def intervals(self, seed: int) -> dict[str, Ends | None]:
-        """The 95 % interval of each figure, over resampled examples; None where the file cannot tell."""
-        found = {name: self.outcomes.figure(name) for name in self.outcomes.figures}
-        examples = self.outcomes.examples
-        return {name: None if each is None else bootstrap(each, examples, seed) for name, each in found.items()}
 
     def confusion(self, classes: Sequence[str]) -> list[list[int]] | None:
         """How often each class (rows) was predicted as each (columns); None where an example has no one class."""

@@ -23,7 +23,8 @@ def confusion_picture(classes: Sequence[str], counts: Sequence[Sequence[int]], w
         total = sum(counts[i])
         rows.append((classes[i], [counts[i][j] / total if total else None for j in shown]))
     label = f"{what}: of each class, the share that was predicted as each"
-    axis = "predicted as" if len(shown) == len(classes) else f"predicted as (the {len(shown)} most frequent classes)"
+    most = "" if len(shown) == len(classes) else f" (the {len(shown)} most frequent classes)"
+    axis = f"rows: label, columns: predicted as{most}"
     return standalone(cell_chart(rows, [classes[j] for j in shown], colour_of_group(0), label, axis, 1.0))
 
 

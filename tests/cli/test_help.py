@@ -46,7 +46,8 @@ def test_commands_stand_in_sections_with_their_whole_sentence(capsys):
     assert main(["--help"]) == 0
     shown = capsys.readouterr().out
     headings = [line for line in shown.splitlines() if line.endswith(":") and not line.startswith(" ")]
-    assert headings == ["Options:", "Run:", "Plan and check:", "Look at results:", "Set up:"]
+    sections = ["Run:", "Plan and check:", "Look at results:", "Use a trained model:", "Set up:"]
+    assert headings == ["Options:", *sections]
     assert "..." not in shown.partition("Run:")[2] and max(map(len, shown.splitlines())) <= 80
 
 

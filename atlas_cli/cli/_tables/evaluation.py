@@ -71,7 +71,7 @@ class Evaluation:
             Column("value", [format_number(value) for value in figures.values()], right=True),
             Column("95 % interval", [in_words(self.intervals[name]) for name in figures], right=True),
         ]
-        return fitted_table(columns, width, self.title)
+        return fitted_table(columns, width)
 
     def notes(self) -> Iterator[str]:
         """How the figures came about, a line each."""
@@ -89,7 +89,7 @@ class Evaluation:
             each = self.scores.bytes_up / self.scores.outcomes.examples
             sent = format_bytes_mb(self.scores.bytes_up)
             yield f"cut after layer {self.loaded.cut}: {sent} of activations cross it, {each:,.0f} bytes an example"
-        yield f"intervals: percentiles of {RESAMPLES:,} resamples of whole examples, seed {self.loaded.config.seed}"
+        yield f"intervals: Wilson's of shares of examples, else from {RESAMPLES:,} resamples of whole examples"
         if self.files:
             yield f"wrote {', '.join(map(str, self.files))}"
 

@@ -12,7 +12,7 @@ from typer.models import ArgumentInfo, ParameterInfo
 from atlas_cli import discovery
 from pages.prose import NOTE, cell, inline, table
 
-SECTIONS = ("Run", "Plan and check", "Look at results", "Set up", "")  # in the order of the help
+SECTIONS = ("Run", "Plan and check", "Look at results", "Use a trained model", "Set up", "")  # in the order of the help
 EXIT_CODES = [
     ("0", "All is well."),
     ("1", "The command failed."),
