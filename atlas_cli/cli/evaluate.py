@@ -86,7 +86,7 @@ def _evaluate(
     from atlas_cli.errors import during
     from atlas_cli.inference.adapter_folders import choose_owner
     from atlas_cli.inference.loaded_model import open_model
-    from atlas_cli.inference.merged import merged_evaluator
+    from atlas_cli.inference.merged import MergedEvaluator
     from atlas_cli.inference.recorded import compare, recorded
     from atlas_cli.inference.round_choice import chosen_round
     from atlas_cli.inference.scored_parts import part_of_file, part_of_run
@@ -105,7 +105,7 @@ def _evaluate(
         beside = compare(found, known[1], known[0]) if known is not None else None
         whole = None
         if merged:
-            figures = score(loaded, part, merged_evaluator(loaded)).outcomes.figures
+            figures = score(loaded, part, MergedEvaluator(loaded)).outcomes.figures
             whole = compare(figures, found, "the split")
         ends = {name: scores.outcomes.interval(name) for name in found}
     evaluation = Evaluation(loaded, part, scores, ends, beside, whole, [])

@@ -2,39 +2,53 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+from transformers.pytorch_utils import Conv1D
 
 from atlas_cli.data.collate import Batch
 from atlas_cli.federation.parties.evaluation import Evaluator, Pass
 from atlas_cli.federation.parties.party import TrainedModel, as_inputs
 from atlas_cli.inference.loaded_model import LoadedModel
-from atlas_cli.models.adapters.fold import folded
 from atlas_cli.models.halves.split import run_half
+
+
+@torch.no_grad()
+def merged_weights(loaded: LoadedModel) -> dict[str, Tensor]:
+    """The base's weights by name, with W + s B A, summed in float32, where there is an adapter."""
+    model = loaded.base.model
+    weights = dict(model.state_dict())
+    for path, adapter in loaded.model.adapters.adapters.items():
+        update = adapter.scaling * (adapter.lora_B @ adapter.lora_A)
+        weight = weights[f"{path}.weight"]
+        if isinstance(model.get_submodule(path), Conv1D):
+            update = update.T
+        weights[f"{path}.weight"] = (weight.float() + update).to(weight.dtype)
+    return weights
 
 
 class MergedEvaluator(Evaluator):
     """Runs examples through the whole model, in the base's dtype and without noise, as it is deployed in one place."""
 
+    def __init__(self, loaded: LoadedModel) -> None:
+        size = loaded.config.evaluation.batch_size
+        super().__init__(loaded.base, loaded.cut, size, loaded.pad, loaded.device)
+        model = loaded.base.model
+        shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+        self.whole = copy.deepcopy(model, shared)  # modules of its own, with the base's tensors
+        self.whole.load_state_dict(merged_weights(loaded), assign=True)
+
     @contextmanager
     def passes(self, model: TrainedModel) -> Iterator[Pass]:
         """As the split's, without a cut."""
-        base = self.halves.upper
 
         def logits_of(batch: Batch, number: int) -> tuple[Tensor, bool]:
             inputs, mask = as_inputs(batch.inputs(), self.device)
-            hidden = run_half(base.model, mask, **inputs)
-            logits = model.head(hidden, mask)
-            return logits, bool(torch.isfinite(hidden).all())
+            hidden = run_half(self.whole, mask, **inputs)
+            return model.head(hidden, mask), bool(torch.isfinite(hidden).all())
 
-        with folded(base.model, model.adapters):
-            yield logits_of
-
-
-def merged_evaluator(loaded: LoadedModel) -> MergedEvaluator:
-    """The evaluator of a loaded model as one piece."""
-    size = loaded.config.evaluation.batch_size
-    return MergedEvaluator(loaded.base, loaded.cut, size, loaded.pad, loaded.device)
+        yield logits_of

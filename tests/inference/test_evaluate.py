@@ -12,7 +12,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precisio
 from atlas_cli.cli import main
 from atlas_cli.errors import ConfigError, ResourceError
 from atlas_cli.inference.loaded_model import open_model
-from atlas_cli.inference.merged import merged_evaluator
+from atlas_cli.inference.merged import MergedEvaluator
 from atlas_cli.inference.recorded import compare, recorded
 from atlas_cli.inference.scored_parts import part_of_file, part_of_run
 from atlas_cli.inference.scoring import score
@@ -55,7 +55,7 @@ def test_the_runs_own_figures_split_and_merged_and_by_example(make_toy_run, task
     source, known = recorded(run, loaded.owner, "test", 2)
     assert source == "round 2 in metrics.jsonl" and known.keys() == outcomes.figures.keys()
     assert compare(outcomes.figures, known, source).equal
-    merged = score(loaded, part, merged_evaluator(loaded)).outcomes
+    merged = score(loaded, part, MergedEvaluator(loaded)).outcomes
     assert compare(merged.figures, outcomes.figures, "the split").equal
     assert outcomes.rows_sha256 == run.read_json("manifest.json")["data"]["g"]["test_sha256"]
     assert outcomes.examples == run.read_json("manifest.json")["data"]["g"]["test"]
@@ -87,7 +87,7 @@ def test_noise_at_the_cut_is_that_of_the_runs_own_evaluations(make_toy_run):
     found = score(loaded, part_of_run(loaded)).outcomes.figures
     assert loaded.noise_at_the_cut
     assert found["loss"] == pytest.approx(recorded(run, loaded.owner, "test", 2)[1]["loss"], rel=1e-5)
-    quiet = score(loaded, part_of_run(loaded), merged_evaluator(loaded)).outcomes.figures
+    quiet = score(loaded, part_of_run(loaded), MergedEvaluator(loaded)).outcomes.figures
     assert abs(quiet["loss"] - found["loss"]) > 1e-4
 
 

@@ -11,7 +11,6 @@ import torch
 from huggingface_hub import save_torch_state_dict
 from torch import Tensor
 from transformers import AutoModel
-from transformers.pytorch_utils import Conv1D
 
 from atlas_cli.inference.loaded_model import LoadedModel
 from atlas_cli.models.frozen.load import FrozenBase, from_config
@@ -45,20 +44,6 @@ def tokenizer_for(loaded: LoadedModel) -> Any:
         names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
         tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = names
     return tokenizer
-
-
-@torch.no_grad()
-def merged_weights(loaded: LoadedModel) -> dict[str, Tensor]:
-    """The base's weights by name, with W + s B A, summed in float32, where there is an adapter."""
-    model = loaded.base.model
-    weights = dict(model.state_dict())
-    for path, adapter in loaded.model.adapters.adapters.items():
-        update = adapter.scaling * (adapter.lora_B @ adapter.lora_A)
-        weight = weights[f"{path}.weight"]
-        if isinstance(model.get_submodule(path), Conv1D):
-            update = update.T
-        weights[f"{path}.weight"] = (weight.float() + update).to(weight.dtype)
-    return weights
 
 
 def with_unused(base: FrozenBase, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -20,7 +20,6 @@ from atlas_cli.inference.export.how_to_load import Loading
 from atlas_cli.inference.export.model_card import card_of, metrics_line
 from atlas_cli.inference.export.model_files import (
     config_for,
-    merged_weights,
     tokenizer_for,
     with_unused,
     write_model,
@@ -39,6 +38,7 @@ from atlas_cli.inference.export.same_logits import (
 from atlas_cli.inference.export.sentence_folder import write_pooling_and_head
 from atlas_cli.inference.export.stock_heads import CAUSAL, TEXT, NoStockClassError, StockClass, stock_class
 from atlas_cli.inference.loaded_model import LoadedModel
+from atlas_cli.inference.merged import merged_weights
 from atlas_cli.models.adapters.peft_format import HEAD, lora_files
 from atlas_cli.storage.whole_folder import folder_aside
 from atlas_cli.tasks._heads import PooledHead
