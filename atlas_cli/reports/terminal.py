@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.status import Status
 from rich.text import Text
@@ -58,5 +60,29 @@ class Terminal(Console):
         raise BrokenPipeError("nobody reads standard output any more")
 
     def say(self, text: str, style: str | None = None) -> None:
-        """Print a text that is not wrapped, so that it can be found by grep and copied whole."""
+        """Print a text: on a terminal in lines of its width with whole words, elsewhere in one line.
+
+        What stands after ``next: `` is a command to copy, and stays on one line.
+        """
+        if self.is_terminal and not self.is_jupyter:
+            text = "\n".join(wrapped(line, self.width) for line in printable(text).split("\n"))
         self.print(text, style=style, soft_wrap=True)
+
+
+def wrapped(line: str, width: int) -> str:
+    """A line in lines of a width, whose words stay whole; all but the first stand under its text."""
+    text, mark, command = line.partition("next: ")
+    margin = " " * (len(line) - len(line.lstrip()))
+    lines = textwrap.wrap(
+        text.strip(),
+        max(20, width),
+        initial_indent=margin,
+        subsequent_indent=f"{margin}  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    if mark and lines and cell_len(f"{lines[-1]} {mark}{command}") <= width:
+        lines[-1] += f" {mark}{command}"
+    elif mark:
+        lines.append(f"{margin}{mark}{command}")
+    return "\n".join(lines) or line

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from atlas_cli.cli import main
 from atlas_cli.printable import on_one_line, printable
-from atlas_cli.reports.terminal import Terminal
+from atlas_cli.reports.terminal import Terminal, wrapped
 
 CONTROLS = "\x1b[31mred\x07\x9b2J \u202eabc\u2066 \u2028 \udcff"
 
@@ -28,6 +28,29 @@ def shown(text, **options):
 @pytest.mark.parametrize("terminal", [False, True])
 def test_markup_in_a_name_is_text_in_lines_cells_titles_and_captions(text, terminal):
     assert shown(text, force_terminal=terminal, color_system=None).count(text) == 5
+
+
+NOTE = "  note: data.csv: separator ';' found, and not ',': 1,000 rows are read from /some/rather/long/folder/data.csv"
+
+
+@pytest.mark.parametrize("width", [40, 60, 80])
+def test_long_lines_are_wrapped_on_a_terminal_with_whole_words(width):
+    out = io.StringIO()
+    Terminal(file=out, width=width, force_terminal=True, color_system=None).say(NOTE)
+    lines = out.getvalue().splitlines()
+    assert len(lines) > 1 and max(map(len, lines)) <= width
+    assert " ".join(line.strip() for line in lines) == NOTE.strip()
+    assert lines[0].startswith("  note: ") and all(line.startswith("    ") for line in lines[1:])
+
+
+def test_a_line_in_a_file_and_a_command_to_copy_stay_whole():
+    out = io.StringIO()
+    Terminal(file=out, width=40).say(NOTE)
+    assert out.getvalue() == NOTE + "\n"
+    command = "next: atlas train experiment.yaml training.rounds=3 --json"
+    assert wrapped(f"experiment.yaml is valid; {command}", 40) == f"experiment.yaml is valid;\n{command}"
+    assert wrapped(f"valid; {command}", 80) == f"valid; {command}"
+    assert wrapped(command, 40) == command and wrapped("", 40) == ""
 
 
 def test_what_would_steer_a_terminal_is_escaped():
