@@ -297,12 +297,60 @@ def privacy() -> Drawing:
     return d
 
 
+def partitions() -> Drawing:
+    """What each scheme gives four clients of 120 rows of three classes, as ``atlas train`` deals them with seed 0."""
+    from atlas_cli.config.schema.partition import PartitionConfig
+    from atlas_cli.data.partitions.schemes import partition
+
+    sites = [site for site, rows in (("north", 54), ("south", 36), ("east", 20), ("west", 10)) for _ in range(rows)]
+    fills = ("client", "server", "sent")
+    rows = [{"label": fills[i * 7 // 3 % 3], "site": site} for i, site in enumerate(sites)]
+    shards: dict[str, list[int | str]] = {"a": ["0-19"], "b": ["20-49"], "c": ["60-109"], "d": ["110-119"]}
+    panels = [
+        (PartitionConfig(scheme="iid"), "abcd", "Equal numbers, drawn at random."),
+        (PartitionConfig(scheme="dirichlet-label", alpha=0.5), "abcd", "Skewed shares of each class."),
+        (
+            PartitionConfig(scheme="dirichlet-quantity", alpha=0.5),
+            "abcd",
+            "Skewed numbers, classes alike.",
+        ),
+        (
+            PartitionConfig(scheme="column", column="site"),
+            ("north", "south", "east", "west"),
+            "By a column, here site.",
+        ),
+        (PartitionConfig(scheme="explicit", shards=shards), "abcd", "The rows that you name."),
+    ]
+    d = Drawing(760, 330, "What five partition schemes give four clients of the same 120 rows of three classes")
+    for i, (config, clients, says) in enumerate(panels):
+        left, top = 10 + i % 3 * 256, 20 + i // 3 * 160
+        d.text(left, top, f"scheme: {config.scheme}", bold=True)
+        dealt = partition(rows, list(clients), config, [row["label"] for row in rows], 0, "questions").shards
+        for j, client in enumerate(clients):
+            d.text(left, top + 26 + j * 24, client)
+            x = left + 42
+            for fill in fills:
+                width = 2 * sum(rows[number]["label"] == fill for number in dealt[client])
+                d.parts.append(
+                    f'<rect x="{x}" y="{top + 12 + j * 24}" width="{width}" height="18" fill="{{{fill}}}"'
+                    ' stroke="{line}"/>'
+                )
+                x += width
+        d.text(left, top + 124, says, soft=True)
+    for i, fill in enumerate(fills):
+        d.parts.append(f'<rect x="522" y="{200 + i * 26}" width="16" height="16" fill="{{{fill}}}" stroke="{{line}}"/>')
+        d.text(546, 213 + i * 26, f"class {i + 1}")
+    d.text(522, 290, "A bar is a client, as long as it has rows.", soft=True)
+    return d
+
+
 DRAWINGS: dict[str, Callable[[], Drawing]] = {
     "split": split,
     "merging": merging,
     "clock": clock,
     "memory": memory,
     "privacy": privacy,
+    "partitions": partitions,
 }
 
 

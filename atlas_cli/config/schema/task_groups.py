@@ -13,15 +13,24 @@ from atlas_cli.config.schema.section import Section, one_of
 class _DataFields(Section):
     """Where a task group's examples come from (one source key), and which columns hold what."""
 
-    text: str | None = Field(None, description="The column that holds the text.", examples=["message"])
+    text: str | None = Field(
+        None,
+        description="The column that holds the text of `sequence-classification`, `regression`, `multi-label` and "
+        "`causal-lm`; without it, the column `text`, as with all fields below.",
+        examples=["message"],
+    )
     text_pair: str | None = Field(
-        None, description="The column that holds the second text of a pair.", examples=["hypothesis"]
+        None,
+        description="The column that holds the second text of a pair, which `sequence-classification`, `regression` "
+        "and `multi-label` take too.",
+        examples=["hypothesis"],
     )
     label: str | list[str] | None = Field(
         None,
         min_length=1,
-        description="The column that holds the class, the number of a regression, or the classes of `multi-label`; or, "
-        "of these, the columns that hold 1 where a row is of their class and 0 elsewhere.",
+        description="The column that holds the class of `sequence-classification` (text or a whole number), the number "
+        "of `regression`, with a decimal point, or the classes of `multi-label`; or, of these, the columns that hold 1 "
+        "where a row is of their class and 0 elsewhere.",
         examples=["kind"],
     )
     label_separator: str | None = Field(
@@ -31,21 +40,45 @@ class _DataFields(Section):
         examples=[";"],
     )
     tokens: str | None = Field(
-        None, description="The column that holds a sentence as a list of words.", examples=["words"]
+        None,
+        description="The column that holds a sentence of `token-classification`: a list of words, or words with spaces "
+        "between.",
+        examples=["words"],
     )
-    tags: str | None = Field(None, description="The column that holds a tag for each word.", examples=["ner_tags"])
-    question: str | None = Field(None, description="The column that holds the question.", examples=["question"])
+    tags: str | None = Field(
+        None,
+        description="The column that holds a tag for each word of `token-classification`, in the same form.",
+        examples=["ner_tags"],
+    )
+    question: str | None = Field(
+        None, description="The column that holds the question of `question-answering`.", examples=["question"]
+    )
     context: str | None = Field(
-        None, description="The column that holds the text in which the answer stands.", examples=["context"]
+        None,
+        description="The column that holds the text of `question-answering`, in which the answer stands.",
+        examples=["context"],
     )
-    answers: str | None = Field(None, description="The column that holds the answers.", examples=["answers"])
-    prompt: str | None = Field(None, description="The column that holds the instruction.", examples=["instruction"])
+    answers: str | None = Field(
+        None,
+        description="The column that holds the answers of `question-answering`: SQuAD's `{text, answer_start}`, a list "
+        "of such or of texts, or one text; an empty list where there is none.",
+        examples=["answers"],
+    )
+    prompt: str | None = Field(
+        None, description="The column that holds what is asked, for `instruction`.", examples=["instruction"]
+    )
     input: str | None = Field(
-        None, description="The column that holds what an instruction is about, if anything.", examples=["input"]
+        None,
+        description="The column that holds what an `instruction` is about, where there is any.",
+        examples=["input"],
     )
-    response: str | None = Field(None, description="The column that holds the response to learn.", examples=["output"])
+    response: str | None = Field(
+        None, description="The column that holds the response to learn, for `instruction`.", examples=["output"]
+    )
     messages: str | None = Field(
-        None, description="The column that holds the turns of a conversation.", examples=["conversation"]
+        None,
+        description="The column that holds the turns of a `chat`: a list of objects with `role` and `content`.",
+        examples=["conversation"],
     )
     subset: str | None = Field(None, description="The configuration of a hub data set.", examples=["sst2"])
     split: str | None = Field(
@@ -142,7 +175,7 @@ def _sources() -> list[str]:
 
 _SAYS = {
     "corpus": "A corpus that comes as a package, by its name (`atlas corpora`).",
-    "files": "A file, a list of files, or a pattern.",
+    "files": "A file, a list of files, or a pattern, beside the config or else in the working directory.",
     "hub": "A data set of the Hugging Face hub.",
 }
 _EXAMPLES = {"corpus": "trec-questions", "files": "data/mails.csv", "hub": "imdb"}
