@@ -20,17 +20,50 @@ def test_pictures_are_those_of_the_recorded_runs():
     assert done.returncode == 0, done.stderr
 
 
+def mean(mode, figure, form):
+    return form.format(statistics.fmean(figure(run) for run in RECORDED[mode]))
+
+
+def accuracy_of(run):
+    return statistics.fmean(run["accuracy"].values())
+
+
 def test_the_claim_is_that_of_the_recorded_runs():
-    split, whole = RECORDED["split"], RECORDED["federated"]
-    memory, others = (f"{each['largest_client_bytes'] / 2**20:.0f}" for each in (split, whole))
-    up, other_up = (f"{each['bytes_up'] / each['clients'] / 1e6:.0f}" for each in (split, whole))
-    accuracy, other = (f"{statistics.fmean(each['accuracy'].values()):.3f}"[1:] for each in (split, whole))
-    full = f"{RECORDED['full_fine_tuning_bytes'] / 2**20:.0f}"
-    rounds = RECORDED["rounds"]
+    modes = ("split", "federated")
+    memory, others = (mean(mode, lambda run: run["largest_client_bytes"] / 2**20, "{:.0f}") for mode in modes)
+    up, other_up = (mean(mode, lambda run: run["bytes_up"] / run["clients"] / 1e6, "{:.0f}") for mode in modes)
+    accuracy, other = (mean(mode, accuracy_of, "{:.3f}")[1:] for mode in modes)
+    full = f"{statistics.fmean(RECORDED['full_fine_tuning_bytes']) / 2**20:.0f}"
+    rounds, (*seeds, last) = RECORDED["rounds"], map(str, RECORDED["seeds"])
     claim = f"**{memory} MiB and {up} MB up a client in {rounds} rounds, instead of {others} MiB and {other_up} MB, "
     figures = f"({accuracy} and {other}, where differences below .02 mean nothing; {full} MiB for full"
-    assert f"{claim}with no difference in accuracy seen** {figures}" in " ".join(README.split())
+    readme = " ".join(README.split())
+    assert f"{claim}with no difference in accuracy seen** {figures}" in readme
+    assert f"means of seeds {', '.join(seeds)} and {last} of `configs/quickstart.yaml`" in readme
     assert abs(float(accuracy) - float(other)) < 0.02
+
+
+def test_the_page_of_results_has_the_recorded_figures():
+    page = (ROOT / "docs/results/quickstart.md").read_text(encoding="utf-8")
+    figures = {
+        "memory of the largest client, MiB (measured in round 1)": (lambda run: run["largest_client_bytes"] / 2**20, 1),
+        "memory of the smallest client, MiB": (lambda run: run["smallest_client_bytes"] / 2**20, 1),
+        "sent up by all clients, MB": (lambda run: run["bytes_up"] / 1e6, 1),
+        "sent down to all clients in training, MB": (lambda run: run["bytes_down"] / 1e6, 1),
+        "sent down before the first round (frozen weights), MB": (lambda run: run["bytes_down_before"] / 1e6, 1),
+        "mean of the four": (accuracy_of, 3),
+    }
+    for task in RECORDED["split"][0]["accuracy"]:
+        figures[f"test accuracy: {task}"] = (lambda run, task=task: run["accuracy"][task], 3)
+    for says, (figure, places) in figures.items():
+        cells = []
+        for mode in ("split", "federated"):
+            values = [figure(run) for run in RECORDED[mode]]
+            middle, least, most = (
+                f"{value:.{places}f}" for value in (statistics.fmean(values), min(values), max(values))
+            )
+            cells.append(middle if least == most else f"{middle} ({least} to {most})")
+        assert f"| {says} | {' | '.join(cells)} |" in page
 
 
 def test_the_config_is_valid_as_it_stands(tmp_path):

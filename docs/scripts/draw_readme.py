@@ -1,9 +1,10 @@
 """Draw the pictures of README from recorded runs, each for light and for dark pages.
 
-python docs/scripts/draw_readme.py --record SPLIT FEDERATED   takes figures and terminal lines of two finished runs of
-                                                              configs/quickstart.yaml (the second with mode=federated)
-python docs/scripts/draw_readme.py                            writes docs/images/readme-NAME-light.svg and -dark.svg
-python docs/scripts/draw_readme.py --check                    exit code 1 where a picture is not what this file draws
+python docs/scripts/draw_readme.py --record RUN RUN ...   takes figures of finished runs of configs/quickstart.yaml, as
+                                                          it is and with mode=federated, both with the same seeds;
+                                                          terminal lines of the first that is named quickstart
+python docs/scripts/draw_readme.py                        writes docs/images/readme-NAME-light.svg and -dark.svg
+python docs/scripts/draw_readme.py --check                exit code 1 where a picture is not what this file draws
 """
 
 from __future__ import annotations
@@ -22,32 +23,44 @@ MIB, MB = 2**20, 10**6
 SHOWN = 98  # characters of a terminal line
 
 
-def record(split: Path, federated: Path) -> dict[str, Any]:
-    """What the pictures show of two runs, and what they were made with."""
-    manifest = _json(split / "manifest.json")
-    log = (split / "log.txt").read_text(encoding="utf-8").splitlines()
+def record(runs: list[Path]) -> dict[str, Any]:
+    """What the pictures show of runs of several seeds, and what they were made with."""
+    manifests = {run: _json(run / "manifest.json") for run in runs}
+    by_mode: dict[str, dict[int, Path]] = {"split-federated": {}, "federated": {}}
+    for run, manifest in manifests.items():
+        by_mode[manifest["config"]["mode"]][manifest["seed"]] = run
+    split, federated = by_mode.values()
+    if split.keys() != federated.keys() or len(split) + len(federated) != len(runs):
+        raise SystemExit("give one run of each mode for each seed")
+    seeds = sorted(split)
+    first = manifests[split[seeds[0]]]
+    references = [_json(split[seed] / "memory.json")["references"] for seed in seeds]
+    logs = [run / "log.txt" for run in split.values() if manifests[run]["config"]["name"] == "quickstart"]
+    lines = [line.partition(" ")[2] for line in logs[0].read_text(encoding="utf-8").splitlines()] if logs else None
     return {
-        "versions": manifest["versions"],
-        "commits": [_json(run / "manifest.json")["git"]["commit"] for run in (split, federated)],
-        "seed": manifest["seed"],
-        "rounds": manifest["config"]["training"]["rounds"],
-        "full_fine_tuning_bytes": _json(split / "memory.json")["references"]["full_fine_tuning"]["total"],
-        "split": _figures(split),
-        "federated": _figures(federated),
-        "terminal": [line.partition(" ")[2] for line in log],
+        "versions": {name: version for name, version in first["versions"].items() if name != "atlas"},  # see commits
+        "commits": sorted({manifest["git"]["commit"] for manifest in manifests.values()}),
+        "seeds": seeds,
+        "rounds": first["config"]["training"]["rounds"],
+        "full_fine_tuning_bytes": [each["full_fine_tuning"]["total"] for each in references],
+        "split": [_figures(split[seed]) for seed in seeds],
+        "federated": [_figures(federated[seed]) for seed in seeds],
+        "terminal": lines or _json(RECORDED)["terminal"],
     }
 
 
 def _figures(run: Path) -> dict[str, Any]:
-    memory = _json(run / "memory.json")["clients"]
+    memory = [client["total"] for client in _json(run / "memory.json")["clients"].values()]
     metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     last = [line for line in metrics if line["round"] == max(other["round"] for other in metrics)]
     trained = [line for line in metrics if line["round"] > 0]
     return {
         "clients": len(memory),
-        "largest_client_bytes": max(client["total"] for client in memory.values()),
+        "largest_client_bytes": max(memory),
+        "smallest_client_bytes": min(memory),
         "bytes_up": sum(line["bytes_up"] for line in trained),
         "bytes_down": sum(line["bytes_down"] for line in trained),
+        "bytes_down_before": sum(line["bytes_down"] for line in metrics if line["round"] == 0),
         "accuracy": {line["task_group"]: line["test"]["accuracy"] for line in last},
     }
 
@@ -86,36 +99,39 @@ def idea() -> Drawing:
 def result() -> Drawing:
     """Memory, bytes and accuracy of the quickstart, beside federated LoRA of the whole model on the same data."""
     found = _json(RECORDED)
-    split, whole = found["split"], found["federated"]
-    d = Drawing(820, 330, "The quickstart beside federated LoRA on the whole model: memory, bytes and accuracy")
-    names = {"atlas, split": split, "federated LoRA, whole model": whole}
+    d = Drawing(820, 350, "The quickstart beside federated LoRA on the whole model: memory, bytes and accuracy")
+    names = {"atlas, split": found["split"], "federated LoRA, whole model": found["federated"]}
     top = _bars(
         d,
         24,
         "Memory of the largest client, MiB (measured; full fine-tuning: traced)",
         "{:.0f}",
         {
-            **{name: each["largest_client_bytes"] / MIB for name, each in names.items()},
-            "full fine-tuning": found["full_fine_tuning_bytes"] / MIB,
+            **{name: [each["largest_client_bytes"] / MIB for each in runs] for name, runs in names.items()},
+            "full fine-tuning": [size / MIB for size in found["full_fine_tuning_bytes"]],
         },
     )
-    up = {name: each["bytes_up"] / each["clients"] / MB for name, each in names.items()}
-    top = _bars(d, top, f"Sent up by a client in {found['rounds']} rounds, MB (mean)", "{:.1f}", up)
-    mean = {name: statistics.fmean(each["accuracy"].values()) for name, each in names.items()}
-    _bars(d, top, "Test accuracy, mean of four tasks of 500 texts each", "{:.3f}", mean)
+    up = {name: [each["bytes_up"] / each["clients"] / MB for each in runs] for name, runs in names.items()}
+    top = _bars(d, top, f"Sent up by a client in {found['rounds']} rounds, MB (mean of clients)", "{:.1f}", up)
+    accuracy = {name: [statistics.fmean(each["accuracy"].values()) for each in runs] for name, runs in names.items()}
+    top = _bars(d, top, "Test accuracy, mean of four tasks of 500 texts each", "{:.3f}", accuracy)
+    d.text(10, top, f"Means of {len(found['seeds'])} seeds, in brackets the least and the most of them.", soft=True)
     return d
 
 
-def _bars(d: Drawing, top: int, title: str, form: str, values: dict[str, float]) -> int:
-    """A title and a bar for each value, from zero, on one scale; where the next group starts."""
+def _bars(d: Drawing, top: int, title: str, form: str, values: dict[str, list[float]]) -> int:
+    """A title and a bar for the mean of each list, from zero, on one scale; where the next group starts."""
     d.text(10, top, title, bold=True)
-    longest = max(values.values())
-    for i, (name, value) in enumerate(values.items()):
-        y, length = top + 10 + 24 * i, max(2, round(500 * value / longest))
+    longest = max(map(statistics.fmean, values.values()))
+    for i, (name, each) in enumerate(values.items()):
+        mean, least, most = (form.format(value) for value in (statistics.fmean(each), min(each), max(each)))
+        y, length = top + 10 + 24 * i, max(2, round(430 * statistics.fmean(each) / longest))
         fill = "client" if i == 0 else "server"
         d.text(200, y + 14, name, soft=True, anchor="end")
         d.parts.append(f'<rect x="210" y="{y}" width="{length}" height="19" fill="{{{fill}}}" stroke="{{line}}"/>')
-        d.text(218 + length, y + 14, form.format(value), bold=True)
+        d.text(218 + length, y + 14, mean, bold=True)
+        if least != most:
+            d.text(226 + length + 8 * len(mean), y + 14, f"({least} to {most})", soft=True)
     return top + 42 + 24 * len(values)
 
 
@@ -168,7 +184,7 @@ PICTURES = {"idea": idea, "result": result, "terminal": terminal}
 def main(arguments: list[str]) -> int:
     """Record, write or check, as said at the top."""
     if arguments[:1] == ["--record"]:
-        found = record(*(Path(each) for each in arguments[1:3]))
+        found = record([Path(each) for each in arguments[1:]])
         RECORDED.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8", newline="\n")
     stale = []
     for name, draw in PICTURES.items():
