@@ -15,6 +15,8 @@ from pathlib import Path
 
 from atlas_cli.config.schema.experiment import ExperimentConfig
 
+_PATHS = ("files", "test_files", "validation_files", "glue")
+
 
 def with_absolute_paths(
     config: ExperimentConfig, folder: Path, is_override: Callable[[str], bool]
@@ -40,7 +42,7 @@ def with_absolute_paths(
     groups = {}
     for name, group in config.task_groups.items():
         key = f"task_groups.{name}"
-        paths = {field: getattr(group.data, field, None) for field in ("files", "test_files", "validation_files")}
+        paths = {field: getattr(group.data, field, None) for field in _PATHS}
         data = {field: each(value, f"{key}.data.{field}") for field, value in paths.items() if value is not None}
         adapter = None if group.adapter is None else absolute(group.adapter, f"{key}.adapter")
         groups[name] = group.model_copy(update={"data": group.data.model_copy(update=data), "adapter": adapter})

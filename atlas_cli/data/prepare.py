@@ -120,7 +120,7 @@ def _prepare_group(
     if pooling == "auto":
         pooling = "last" if causal else "mean"
     rule = config.training.on_truncated
-    task = build_task(group.task, data.classes, pooling, keep_end=rule == "keep-end")
+    task = build_task(group.task, data.classes, pooling, keep_end=rule == "keep-end", metric=group.metric)
     clients = [spec.name for spec in config.expanded_clients() if spec.task_group == name]
     labels = [task.labels_in(row)[0] if task.one_class else None for row in data.train]
     dealt = partition(data.train, clients, config.partition, labels, seed, name, data.numbered)

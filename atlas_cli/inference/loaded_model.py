@@ -133,7 +133,8 @@ def _load(run: RunDirectory, config: ExperimentConfig, owner: Owner, folder: Pat
     require_vocabulary(tokenizer, base.config.vocab_size)
     require_same_base(folder, origin, base)
     rule = config.training.on_truncated
-    task = build_task(origin.task, origin.classes, origin.pooling, keep_end=rule == "keep-end")
+    metric = config.task_groups[owner.group].metric
+    task = build_task(origin.task, origin.classes, origin.pooling, keep_end=rule == "keep-end", metric=metric)
     head = build_head(base, task, config.seed, owner.group, where)
     if saved := read_head(folder):
         load_head(head, saved, origin, task, str(folder), f"task_groups.{owner.group}")

@@ -15,7 +15,7 @@ from atlas_cli.models.families.contract import BaseFamily
 from atlas_cli.models.frozen.rotary import depends_on_length, frequencies_change_at
 from atlas_cli.planning.devices.devices import check_deadline, client_devices, server_device
 from atlas_cli.planning.method import method_of
-from atlas_cli.tasks import load, sequence_classification
+from atlas_cli.tasks import load, require_metric, sequence_classification
 from atlas_cli.tasks.contract import BaseTask
 
 
@@ -99,6 +99,8 @@ def _check_tasks(config: ExperimentConfig, model_type: str, family: BaseFamily) 
                 + ", ".join(n for n in discovery.own_names("tasks") if not load(n).causal_only),
                 key=f"task_groups.{name}.task",
             )
+        if group.metric is not None:
+            require_metric(task, group.task, group.metric, f"task_groups.{name}.metric")
         if config.privacy.labels is not None:
             _check_randomised(group.task, task, config.privacy.labels.correction)
 

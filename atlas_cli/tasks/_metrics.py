@@ -60,6 +60,20 @@ def macro_f1(hits_C: Tensor, labels_C: Tensor, predictions_C: Tensor) -> float:
     return (2 * hits_C[seen_C].double() / occurrences_C[seen_C]).mean().item()
 
 
+def matthews(hits_C: Tensor, labels_C: Tensor, predictions_C: Tensor) -> float:
+    """Matthews' correlation of any number of classes (Gorodkin's R_K), as scikit-learn's ``matthews_corrcoef``.
+
+    Args:
+        hits_C: how often each class was predicted rightly.
+        labels_C, predictions_C: how often it occurs among labels and among predictions.
+    """
+    hits, labels, predictions = (each.double() for each in (hits_C, labels_C, predictions_C))
+    count = labels.sum()
+    together = hits.sum() * count - labels @ predictions
+    spread = (count**2 - labels @ labels) * (count**2 - predictions @ predictions)
+    return (together / spread.sqrt()).item() if spread > 0 else 0.0
+
+
 def entity_spans(tags: Sequence[str]) -> set[tuple[str, int, int]]:
     """Entities of one sentence as (type, first word, last word), by the rules of conlleval and seqeval's default mode.
 

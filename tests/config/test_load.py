@@ -137,7 +137,7 @@ def failing(tmp_path, monkeypatch, text: str, overrides: list[str] | None = None
         (
             "{corpus: trec-questions}",
             "{}",
-            "x.yaml:8: task_groups.questions.data: give exactly one of: corpus, files, hub",
+            "x.yaml:8: task_groups.questions.data: give exactly one of: corpus, files, glue, hub",
         ),
         (
             "{corpus: trec-questions}",

@@ -1,10 +1,11 @@
 import copy
+import warnings
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import accuracy_score, f1_score
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
 
@@ -133,6 +134,24 @@ def test_metrics_equal_scikit_learn(pairs, batch_size):
     assert figures["accuracy"] == pytest.approx(accuracy_score(labels, predictions))
     assert figures["macro_f1"] == pytest.approx(f1_score(labels, predictions, average="macro", zero_division=0))
     assert figures["loss"] == pytest.approx(nn.functional.cross_entropy(logits, labels).item(), rel=1e-5)
+    assert figures.keys() == {"accuracy", "macro_f1", "loss"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scikit-learn says that it saw one class alone
+        expected = matthews_corrcoef(labels, predictions)
+    asked = judged(CLASSES, "matthews", logits, labels)
+    assert asked.pop("matthews") == pytest.approx(expected, abs=1e-12) and asked.keys() == figures.keys()
+    two = labels.clamp(max=1), predictions.clamp(max=1)
+    f1 = judged(["no", "yes"], "f1", nn.functional.one_hot(two[1], 2).float(), two[0])["f1"]
+    assert f1 == pytest.approx(f1_score(*two, zero_division=0))
+    with pytest.raises(ConfigError, match="f1 is of the second of two classes, and there are 3; use macro_f1"):
+        judged(CLASSES, "f1", logits, labels)
+
+
+def judged(classes, metric, logits, labels):
+    task = tasks.build("sequence-classification", classes, metric=metric)
+    found = task.metric()
+    found.update(logits, labels, [])
+    return task.scores(found)
 
 
 def test_the_end_or_the_start_is_kept_whatever_the_tokenizers_files_say(bert):

@@ -47,8 +47,9 @@ def test_figures_without_a_direction_are_refused():
         (("sequence-classification", []), "needs classes"),
         (("token-classification", ["O", "B-X", "O"]), "named twice: O"),
         (("sequence-classification", ["a", "b"], "auto"), "pooling 'auto'"),
+        (("sequence-classification", ["a", "b"], "mean", "acuracy"), "no metric 'acuracy'; did you mean accuracy"),
     ],
 )
 def test_refuses(arguments, message):
     with pytest.raises(ConfigError, match=message):
-        tasks.build(*arguments)
+        tasks.build(*arguments[:3], **dict(zip(("metric",), arguments[3:], strict=False)))

@@ -176,9 +176,11 @@ def _sources() -> list[str]:
 _SAYS = {
     "corpus": "A corpus that comes as a package, by its name (`atlas corpora`).",
     "files": "A file, a list of files, or a pattern, beside the config or else in the working directory.",
+    "glue": "A task of GLUE: a folder as GLUE publishes it, named after the task, or the task's name alone to read it "
+    "from the hub.",
     "hub": "A data set of the Hugging Face hub.",
 }
-_EXAMPLES = {"corpus": "trec-questions", "files": "data/mails.csv", "hub": "imdb"}
+_EXAMPLES = {"corpus": "trec-questions", "files": "data/mails.csv", "glue": "glue_data/CoLA", "hub": "imdb"}
 Location = str | list[str] | None
 DataConfig: type[_DataFields] = create_model(  # type: ignore[call-overload]
     "DataConfig",
@@ -213,6 +215,11 @@ class TaskGroupConfig(Section):
         "auto",
         description="Which hidden state a head reads: the mean over tokens, the first or the last token. `auto` takes "
         "the mean for encoders and the last token for decoders.",
+    )
+    metric: str | None = Field(
+        None,
+        description="What the group is judged by, one of the figures of its task; without it, the task's primary one.",
+        examples=["macro_f1"],
     )
     adapter: str | None = Field(
         None,

@@ -27,17 +27,23 @@ class Source(BaseSource):
             ResourceError: not found, not reachable, or the ``datasets`` package is missing.
         """
         name = single_location(data, key)
-        train = _split(name, data.subset, data.split or "train", f"{key}.split")
+        train = rows_of(name, data.subset, data.split or "train", f"{key}.split")
         own = {part: getattr(data, f"{part}_split") for part in ("test", "validation")}
         test, validation = (
-            _split(name, data.subset, split, f"{key}.{part}_split") if split else None for part, split in own.items()
+            rows_of(name, data.subset, split, f"{key}.{part}_split") if split else None for part, split in own.items()
         )
         subset = f"/{data.subset}" if data.subset else ""
         sha256 = digest_of_parts(train, test, validation)
         return SourceRows(train, test, f"hub data set {name}{subset}", sha256, validation=validation)
 
 
-def _split(name: str, subset: str | None, split: str, key: str) -> Rows:
+def rows_of(name: str, subset: str | None, split: str, key: str) -> Rows:
+    """The rows of one split, with class names instead of numbers.
+
+    Raises:
+        ConfigError: no such split or subset.
+        ResourceError: not found, not reachable, or the ``datasets`` package is missing.
+    """
     try:
         import datasets
     except ImportError as error:
