@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -47,6 +47,10 @@ class Decoding:
     def samples(self) -> bool:
         """Whether tokens are drawn."""
         return (self.temperature, self.top_k, self.top_p) != (None, None, None)
+
+    def with_stops(self, strings: Sequence[str]) -> Decoding:
+        """The same, with more strings before which a text ends."""
+        return replace(self, stop=(*self.stop, *strings))
 
 
 @dataclass(frozen=True)

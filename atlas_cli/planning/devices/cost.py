@@ -199,6 +199,17 @@ def server_step(
     return _blocks(shapes, range(cut, n_layers), ranks, batch, tokens, False, ("A", "B"))
 
 
+def generation_flops(
+    shapes: BlockShapes, layers: range, ranks: Mapping[str, int], rows: int, tokens: int, context: int
+) -> float:
+    """FLOPs of blocks that compute ``tokens`` new tokens of each row, which attend to ``context`` tokens in all.
+
+    Keys and values of the others are kept, and cost nothing again.
+    """
+    placed = _by_layer(shapes, ranks)
+    return float(rows * tokens * sum(shapes.forward(context, placed.get(layer, {})) for layer in layers))
+
+
 def step_bytes(
     hf_config: PreTrainedConfig,
     batch: int,
@@ -267,10 +278,7 @@ def _blocks(
     checkpointing: bool,
     trained: Collection[str],
 ) -> Work:
-    placed: dict[int, dict[str, int]] = {}
-    for path, rank in ranks.items():
-        number, name = path[len(shapes.blocks) + 1 :].split(".", 1)
-        placed.setdefault(int(number), {})[name] = rank
+    placed = _by_layer(shapes, ranks)
     lowest = layers.start or min(placed, default=layers.stop)
     forward = backward = 0.0
     for layer in layers:
@@ -281,6 +289,15 @@ def _blocks(
             backward += shapes.backward(tokens, here, below, trained)
             backward += checkpointing * shapes.again(tokens, here, below)
     return Work(batch * tokens * forward, batch * tokens * backward)
+
+
+def _by_layer(shapes: BlockShapes, ranks: Mapping[str, int]) -> dict[int, dict[str, int]]:
+    """Ranks by block and by name in the block."""
+    placed: dict[int, dict[str, int]] = {}
+    for path, rank in ranks.items():
+        number, name = path[len(shapes.blocks) + 1 :].split(".", 1)
+        placed.setdefault(int(number), {})[name] = rank
+    return placed
 
 
 def _known(device: Device, figure: str) -> float:

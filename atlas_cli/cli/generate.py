@@ -1,0 +1,185 @@
+"""``atlas generate``: text that a run's causal model generates through its split."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from atlas_cli.cli._arguments import Json
+
+if TYPE_CHECKING:
+    from transformers.generation.streamers import BaseStreamer
+
+    from atlas_cli.federation.parties.generation import Decoding, Generated
+    from atlas_cli.inference.generation.prompts import Prompts
+    from atlas_cli.inference.generation.texts import TextGeneration
+    from atlas_cli.inference.loaded_model import LoadedModel
+
+SECTION = "Look at results"
+EXAMPLES = (
+    "atlas generate runs/20260131-120000_chat_0 --prompt 'Name a river.'",
+    "atlas generate runs/20260131-120000_chat_0 --input prompts.jsonl --output answers.jsonl --batch-size 8",
+    "atlas generate runs/20260131-120000_chat_0 --prompt 'Once' --temperature 0.8 --top-p 0.95 --seed 1",
+)
+_WHOSE, _HOW = "Whose model", "How tokens are chosen"
+
+
+def command(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.", show_default=False)],
+    prompt: Annotated[str | None, typer.Option(metavar="TEXT", help="Go on from this text.")] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--input", metavar="FILE", help="Go on from each row of a file, or - for lines of standard input."
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write JSON lines here: the columns of the input, and what was generated."),
+    ] = None,
+    group: Annotated[
+        str | None,
+        typer.Option(rich_help_panel=_WHOSE, metavar="NAME", help="Task group; needed where there are several."),
+    ] = None,
+    client: Annotated[
+        str | None, typer.Option(rich_help_panel=_WHOSE, metavar="NAME", help="A client's own model.")
+    ] = None,
+    round_number: Annotated[
+        int | None,
+        typer.Option(
+            "--round", rich_help_panel=_WHOSE, min=0, help="After this round; default: the last that is kept."
+        ),
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(
+            rich_help_panel=_HOW,
+            min=1,
+            help="The most tokens of a text; default: 64, or as many as the model has positions for.",
+            show_default=False,
+        ),
+    ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(
+            rich_help_panel=_HOW, help="Draw tokens; logits are divided by this. Default: take the likeliest."
+        ),
+    ] = None,
+    top_k: Annotated[
+        int | None, typer.Option(rich_help_panel=_HOW, min=1, help="Draw from the so many likeliest tokens.")
+    ] = None,
+    top_p: Annotated[
+        float | None,
+        typer.Option(rich_help_panel=_HOW, help="Draw from the likeliest tokens that together have this probability."),
+    ] = None,
+    beams: Annotated[int, typer.Option(rich_help_panel=_HOW, min=1, help="Search so many beams.")] = 1,
+    seed: Annotated[int, typer.Option(rich_help_panel=_HOW, min=0, help="Of the draws.")] = 0,
+    stop: Annotated[
+        list[str] | None,
+        typer.Option(rich_help_panel=_HOW, metavar="TEXT", help="A text ends before this; may be given several times."),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Prompts that are computed together.")] = 8,
+    device: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Where torch computes: cpu, cuda, mps; default: as the run.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Generate text with the causal model of RUN, through its split: each side keeps keys and values of its blocks.
+
+    Prompts get the form that the task trained with: of instruction, the tokenizer's chat template. Without
+    --temperature, --top-k and --top-p each token is the likeliest. Standard output has the text of --prompt, or JSON
+    lines for --input; standard error what crossed the cut, and the time on the run's devices and links.
+    """
+    from atlas_cli.errors import ConfigError
+    from atlas_cli.federation.parties.generation import Decoding
+    from atlas_cli.inference.generation.prompts import one_prompt, prompts_of_file, room
+    from atlas_cli.inference.generation.texts import TextGeneration, require_text
+    from atlas_cli.inference.loaded_model import open_model
+    from atlas_cli.reports.terminal import busy
+
+    if (prompt is None) == (source is None):
+        raise ConfigError("give one of --prompt TEXT and --input FILE")
+    for name, value, most in (("--temperature", temperature, None), ("--top-p", top_p, 1.0)):
+        if value is not None and not 0 < value <= (most or value):
+            raise ConfigError(f"{value:g} is not above 0" + (f" and at most {most:g}" if most else ""), key=name)
+    with busy(f"opening {run}"):
+        loaded = open_model(run, group=group, client=client, round_number=round_number, device=device)
+        require_text(loaded)
+    prompts = one_prompt(loaded, prompt) if prompt is not None else prompts_of_file(loaded, source or "")
+    new = room(loaded, prompts, max_new_tokens)
+    decoding = Decoding(new, temperature, top_k, top_p, beams, seed, tuple(stop or ()))
+    generation = TextGeneration(loaded, decoding)
+    plain = prompt is not None and output is None and not as_json
+    streamer = _streamer(loaded) if plain and sys.stdout.isatty() and beams == 1 and not stop else None
+    found: list[Generated] = []
+    with _lines(output, source) if output is not None else nullcontext(sys.stdout) as stream:
+        for row, text in zip(prompts.rows, generation.texts(prompts.tokens, batch_size, streamer), strict=True):
+            found.append(text)
+            if plain:
+                print(_shown(text.text) if streamer is None else "", file=stream)
+            elif output is not None or not as_json:
+                print(_line(row, text), file=stream)
+    _report(generation, decoding, prompts, found, as_json)
+
+
+def _streamer(loaded: LoadedModel) -> BaseStreamer:
+    """Shows tokens as they are chosen."""
+    from transformers import TextStreamer
+
+    class Shown(TextStreamer):
+        def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+            print(_shown(text), end="", flush=True)
+
+    return Shown(loaded.tokenizer, skip_prompt=True, skip_special_tokens=True)
+
+
+def _shown(text: str) -> str:
+    """The text itself in a file or a pipe; on a terminal without what would steer it."""
+    from atlas_cli.printable import printable
+
+    return printable(text) if sys.stdout.isatty() else text
+
+
+def _line(row: Mapping[str, Any], text: Generated) -> str:
+    more = {"generated": text.text, "generated_tokens": len(text.tokens), "ended_by": text.ended}
+    return json.dumps({**row, **more}, ensure_ascii=False, default=str)
+
+
+@contextmanager
+def _lines(output: Path, source: str | None) -> Iterator[IO[str]]:
+    """The file that lines are written to, which is not the one that prompts are read from."""
+    from atlas_cli.errors import OutputError
+
+    if source not in (None, "-") and output.exists() and output.samefile(str(source)):
+        raise OutputError(f"--output: {output} is the file that prompts are read from; choose another")
+    try:
+        with output.open("w", encoding="utf-8", newline="\n") as stream:
+            yield stream
+    except OSError as error:
+        raise OutputError(f"--output: cannot write {output}: {error.strerror or error}; choose another file") from error
+
+
+def _report(
+    generation: TextGeneration, decoding: Decoding, prompts: Prompts, found: Sequence[Generated], as_json: bool
+) -> None:
+    """What crossed the cut and how long it took."""
+    from atlas_cli.cli._tables.generation import device_table, generation_record, sentences
+    from atlas_cli.inference.generation.sizing import device_times
+    from atlas_cli.reports.terminal import Terminal
+
+    times, notes = device_times(generation)
+    notes = [*prompts.notes, *generation.notes(), *notes]
+    if as_json:
+        typer.echo(json.dumps(generation_record(generation, decoding, found, times, notes), indent=2))
+        return
+    console = Terminal(stderr=True)
+    for line in [*(f"note: {note}" for note in notes), *sentences(generation)]:
+        console.say(line)
+    if times:
+        console.print(device_table(times, console.width))

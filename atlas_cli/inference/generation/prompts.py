@@ -1,0 +1,130 @@
+"""The prompts that a trained model goes on from: one text, or the rows of a file."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from atlas_cli.config.schema.task_groups import DataConfig
+from atlas_cli.data.rows import Rows
+from atlas_cli.data.sources import read_source
+from atlas_cli.errors import ConfigError, ResourceError
+from atlas_cli.inference.loaded_model import LoadedModel
+from atlas_cli.printable import listed
+from atlas_cli.suggest import did_you_mean
+
+SPACE = 64  # new tokens where nobody says how many, as far as the model has positions for them
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Prompts in the order in which they were given.
+
+    Attributes:
+        rows: as they were read, with all their columns.
+        tokens: of each, in the form that the task trains with.
+        notes: how they were read.
+    """
+
+    rows: Rows
+    tokens: list[list[int]]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest."""
+        return max(map(len, self.tokens))
+
+
+def one_prompt(loaded: LoadedModel, text: str) -> Prompts:
+    """A text as the only prompt.
+
+    Raises:
+        ConfigError: it gives no token.
+    """
+    row = {loaded.task.prompt_fields[0]: text}
+    return Prompts([row], [_tokens(loaded, row, "--prompt")])
+
+
+def prompts_of_file(loaded: LoadedModel, file: str) -> Prompts:
+    """The rows of a file in any format that data may have, or for ``-`` the lines of standard input.
+
+    A column is the one that the run's config names for the field, else that of the field's own name. A line of text is
+    the prompt.
+
+    Raises:
+        ConfigError: a column or a value does not fit; names the row.
+        ResourceError: there is no such file.
+    """
+    notes: tuple[str, ...] = ()
+    if file == "-":
+        rows: Rows = [{"text": line.rstrip("\r\n")} for line in sys.stdin if line.strip()]
+        if not rows:
+            raise ConfigError("standard input has no line", key="--input")
+    else:
+        try:
+            source = read_source(DataConfig.model_validate({"files": file}), "--input")
+        except ConfigError as error:
+            raise ConfigError(error.message, key="--input") from None
+        except ResourceError as error:
+            raise ResourceError(str(error).replace("--input.files: ", "--input: ", 1)) from None
+        rows, notes = source.train, source.notes
+    columns = _columns(loaded, rows)
+    tokens = [
+        _tokens(loaded, {field: row.get(column) for field, column in columns.items()}, f"--input: row {number}")
+        for number, row in enumerate(rows, start=1)
+    ]
+    return Prompts(rows, tokens, notes)
+
+
+def _columns(loaded: LoadedModel, rows: Rows) -> dict[str, str]:
+    """The column of each field that a prompt is made of."""
+    data = loaded.config.task_groups[loaded.owner.group].data
+    present = list(dict.fromkeys(column for row in rows for column in row))
+    columns = {}
+    for field in loaded.task.prompt_fields:
+        named = getattr(data, field, None)
+        column = named if isinstance(named, str) and named in present else field
+        if column not in present:
+            if present != ["text"]:
+                wanted = named if isinstance(named, str) else field
+                hint = did_you_mean(wanted, present)
+                more = "" if "expected" in hint else f" (columns: {listed(map(str, present), most=10)})"
+                raise ConfigError(f"no column {wanted!r}{hint}{more}", key="--input")
+            column = "text"
+        columns[field] = column
+    return columns
+
+
+def _tokens(loaded: LoadedModel, row: Mapping[str, Any], place: str) -> list[int]:
+    try:
+        tokens = loaded.task.prompt(row, loaded.tokenizer)
+    except ConfigError as error:
+        raise ConfigError(f"{place}: {error.message}") from None
+    if not tokens:
+        raise ConfigError(f"{place}: the prompt gives no token; give some text to go on from")
+    return tokens
+
+
+def room(loaded: LoadedModel, prompts: Prompts, asked: int | None) -> int:
+    """The most new tokens of a text: as many as were asked for, else ``SPACE`` or what the model has positions for.
+
+    Raises:
+        ConfigError: the model has too few positions for a prompt and these.
+    """
+    base = loaded.base
+    positions = base.family.positions(base.config)
+    if positions is None:
+        return SPACE if asked is None else asked
+    left, number = positions - prompts.longest, [*map(len, prompts.tokens)].index(prompts.longest) + 1
+    if left < (1 if asked is None else asked):
+        which = "the prompt" if len(prompts.tokens) == 1 else f"prompt {number}"
+        wanted = "a new token" if asked is None else f"{asked} new ones"
+        remedy = f"give --max-new-tokens {left} at most, or shorten it" if left > 0 else "shorten it"
+        raise ConfigError(
+            f"{which} has {prompts.longest} tokens, and the model's {positions} positions leave no room for {wanted};"
+            f" {remedy}"
+        )
+    return min(SPACE, left) if asked is None else asked

@@ -1,0 +1,158 @@
+"""Text that a run's model generates: prompts in the task's form, bytes, and time on the run's devices."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, GenerationConfig
+
+from atlas_cli.cli import main
+from atlas_cli.config.schema.experiment import ClientConfig
+from atlas_cli.errors import ConfigError
+from atlas_cli.federation.parties.generation import Decoding
+from atlas_cli.inference.generation.prompts import one_prompt, prompts_of_file, room
+from atlas_cli.inference.generation.sizing import device_times
+from atlas_cli.inference.generation.texts import TextGeneration
+from atlas_cli.inference.loaded_model import open_model
+from atlas_cli.planning.devices.cost import block_shapes
+from atlas_cli.planning.devices.devices import BUILT_IN, DEFAULT_SERVER
+
+CHANGES = {"clients": {"b": {"dtype": "bfloat16"}}}
+
+
+@pytest.fixture(scope="module")
+def run(make_toy_run):
+    return make_toy_run("instruction", **CHANGES)
+
+
+@pytest.fixture(scope="module")
+def loaded(run):
+    return open_model(run.path)
+
+
+def with_devices(loaded, **devices):
+    """The same model in a config whose clients have devices."""
+    clients = {
+        name: ClientConfig.model_validate({**client.model_dump(exclude_none=True), "device": devices.get(name)})
+        for name, client in loaded.config.clients.items()
+    }
+    return replace(loaded, config=loaded.config.model_copy(update={"clients": clients}))
+
+
+def test_a_runs_model_generates_what_its_merged_weights_do(loaded):
+    merged = AutoModelForCausalLM.from_pretrained(loaded.config.model.name)
+    with torch.no_grad():
+        for path, adapter in loaded.model.adapters.adapters.items():
+            merged.base_model.get_submodule(path).weight += adapter.scaling * adapter.lora_B @ adapter.lora_A
+    words = ["the film was good", "a city", "the game is not very"]
+    prompts = [one_prompt(loaded, text).tokens[0] for text in words]
+    assert loaded.tokenizer.decode(prompts[1]).split() == ["a", "city"]
+    generation = TextGeneration(loaded, Decoding(8))
+    found = list(generation.texts(prompts, batch_size=2))
+    for prompt, text in zip(prompts, found, strict=True):
+        config = GenerationConfig(max_new_tokens=8, eos_token_id=loaded.tokenizer.eos_token_id, pad_token_id=0)
+        expected = merged.generate(torch.tensor([prompt]), generation_config=config)[0, len(prompt) :].tolist()
+        assert text.tokens == expected
+    assert [batch.rows for batch in generation.batches] == [2, 1]
+    assert generation.tokens == sum(len(text.tokens) for text in found)
+
+
+def test_time_is_that_of_the_virtual_clocks_formulas(loaded):
+    known = with_devices(loaded, a="phone-2gib")
+    generation = TextGeneration(known, Decoding(3))
+    list(generation.texts([[5, 6, 7, 8], [9]], batch_size=2))
+    [time], notes = device_times(generation)
+    assert (time.device, time.clients) == ("phone-2gib", ["a"])
+    assert any("the server is taken to be" in note for note in notes)
+    phone, shapes = BUILT_IN["phone-2gib"], block_shapes(loaded.base.family, loaded.base.config)
+    (batch,), ranks = generation.batches, {"self_attn.q_proj": 4, "self_attn.v_proj": 4}
+    # rows of 4 tokens, padding included, then a token a pass which attends to all before it
+    flops = [2 * tokens * 2 * shapes.forward(4 + n, ranks) for n, tokens in enumerate([4, *[1] * (batch.steps - 1)])]
+    assert time.compute == pytest.approx(sum(flops) / phone.compute)
+    up, down = (generation.bytes()[way] for way in ("up", "down"))
+    latency = batch.steps * (phone.latency + DEFAULT_SERVER.latency)
+    assert time.upload == pytest.approx(8 * up / phone.uplink + latency)
+    assert time.download == pytest.approx(8 * down / phone.downlink + latency)
+    assert time.seconds == pytest.approx(time.compute + time.upload + time.server + time.download)
+    assert time.seconds == pytest.approx(time.first_token + (batch.steps - 1) * time.next_token)
+    assert device_times(TextGeneration(loaded, Decoding(3)))[0] == []
+
+
+def test_with_labels_at_the_client_hidden_states_come_down(loaded):
+    training = loaded.config.training.model_copy(update={"labels": "client"})
+    at_client = replace(loaded, config=loaded.config.model_copy(update={"training": training}))
+    kinds = []
+    for model in (loaded, at_client):
+        generation = TextGeneration(model, Decoding(2))
+        list(generation.texts([[5, 6]]))
+        kinds.append({(kind, way) for _, kind, way in generation.ledger.entries})
+        assert ("labels: client" in generation.notes()[0]) == (model is at_client)
+    assert kinds == [{("activations", "up"), ("tokens", "down")}, {("activations", "up"), ("features", "down")}]
+    alone = replace(loaded, config=loaded.config.model_copy(update={"mode": "local-only"}))
+    generation = TextGeneration(with_devices(alone, a="phone-2gib"), Decoding(2))
+    list(generation.texts([[5, 6]]))
+    [time], _ = device_times(generation)
+    assert generation.ledger.entries == {} and time.seconds == time.compute > 0
+
+
+def test_prompts_that_do_not_fit_are_refused_by_name(loaded, tmp_path):
+    for text, new, said in (
+        ("the " * 64, None, "the prompt has 64 tokens, and the model's 64 positions leave no room for a new token"),
+        ("the " * 60, 5, "give --max-new-tokens 4 at most"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            room(loaded, one_prompt(loaded, text), new)
+    assert room(loaded, one_prompt(loaded, "the film"), None) == 62
+    file = tmp_path / "asked.jsonl"
+    for row, said in (
+        ({"question": "the"}, "--input: no column 'prompt'"),
+        ({"prompt": 3}, "--input: row 1: field 'prompt' must be text"),
+    ):
+        file.write_text(json.dumps(row) + "\n", encoding="utf-8")
+        with pytest.raises(ConfigError, match=said):
+            prompts_of_file(loaded, str(file))
+    lines = tmp_path / "asked.txt"
+    lines.write_text("the film\n\na city\n", encoding="utf-8")
+    assert [len(tokens) for tokens in prompts_of_file(loaded, str(lines)).tokens] == [2, 2]
+
+
+def test_the_command_keeps_columns_and_says_what_was_sent(run, make_toy_run, tmp_path, capsys):
+    asked, answered = tmp_path / "asked.jsonl", tmp_path / "answered.jsonl"
+    rows = [{"id": 7, "prompt": "the film"}, {"id": 8, "prompt": "a city was"}]
+    asked.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    more = ["--max-new-tokens", "4", "--client", "b-1", "--json"]
+    capsys.readouterr()
+    assert main(["generate", str(run.path), "--input", str(asked), "--output", str(answered), *more]) == 0
+    record = json.loads(capsys.readouterr().out)
+    lines = [json.loads(line) for line in answered.read_text(encoding="utf-8").splitlines()]
+    assert [{"id": line["id"], "prompt": line["prompt"]} for line in lines] == rows
+    assert [line["generated"] for line in lines] == [text["generated"] for text in record["texts"]]
+    assert (record["model_of"], record["round"], record["split_layer"]) == ("client b-1", 2, 2)
+    assert record["tokens"] == sum(line["generated_tokens"] for line in lines)
+    assert record["bytes"]["up"] > record["bytes"]["down"] > 0
+    assert main(["generate", str(run.path), "--prompt", "the film", "--max-new-tokens", "4"]) == 0
+    shown = capsys.readouterr()
+    assert len(shown.out.splitlines()) == 1 and "the server chooses tokens" in shown.err
+    other = make_toy_run(aggregation={"method": "flora"})
+    for arguments, said in (
+        ([str(other.path), "--prompt", "x"], "task sequence-classification generates no text"),
+        ([str(run.path)], "give one of --prompt TEXT and --input FILE"),
+        ([str(run.path), "--prompt", "x", "--temperature", "0"], "--temperature: 0 is not above 0"),
+        ([str(run.path), "--input", str(asked), "--output", str(asked)], "is the file that prompts are read from"),
+        ([str(run.path), "--input", str(tmp_path / "no.txt")], "--input: no file"),
+    ):
+        assert main(["generate", *arguments]) in (1, 2, 3)
+        assert said in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_in_a_process_of_its_own_it_draws_the_same(run, capsys):
+    command = ["generate", str(run.path), "--prompt", "the film", "--temperature", "0.9", "--seed", "1", "--quiet"]
+    done = subprocess.run([sys.executable, "-m", "atlas_cli", *command], capture_output=True, text=True, check=True)
+    capsys.readouterr()
+    assert main(command) == 0
+    assert done.stdout == capsys.readouterr().out
+    assert done.stderr == ""
