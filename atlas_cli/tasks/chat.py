@@ -38,6 +38,10 @@ class Task(instruction.Task):
         """Turns must have a known role and text, and the assistant answers one of them."""
         _last_answer(_turns(row))
 
+    def asking(self, text: str) -> Row:
+        """A single turn of the user."""
+        return {"messages": [{"role": "user", "content": text}]}
+
     def prompt(self, row: Row, tokenizer: Any) -> list[int]:
         """All turns, less the last one where it is the assistant's."""
         turns = _turns(row)

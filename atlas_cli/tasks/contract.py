@@ -286,6 +286,10 @@ class BaseTask(ABC):
         """
         return prediction
 
+    def asking(self, text: str) -> Row:
+        """The row of a text by itself, to generate from."""
+        return {self.prompt_fields[0]: text}
+
     def prompt(self, row: Row, tokenizer: Any) -> list[int]:
         """The tokens that a model goes on from, as they are in training; the row needs ``prompt_fields`` alone.
 

@@ -19,6 +19,7 @@ from atlas_cli.inference.generation.texts import TextGeneration
 from atlas_cli.inference.loaded_model import open_model
 from atlas_cli.planning.devices.cost import block_shapes
 from atlas_cli.planning.devices.devices import BUILT_IN, DEFAULT_SERVER
+from atlas_cli.tasks import build
 
 CHANGES = {"clients": {"b": {"dtype": "bfloat16"}}}
 
@@ -114,6 +115,11 @@ def test_prompts_that_do_not_fit_are_refused_by_name(loaded, tmp_path):
         file.write_text(json.dumps(row) + "\n", encoding="utf-8")
         with pytest.raises(ConfigError, match=said):
             prompts_of_file(loaded, str(file))
+    file.write_text('{"instruction": "the film", "input": "was"}\n{"instruction": "a city", "input": ""}\n', "utf-8")
+    texts = [loaded.tokenizer.decode(tokens) for tokens in prompts_of_file(loaded, str(file)).tokens]
+    assert [text.split() for text in texts] == [["the", "film", "was"], ["a", "city"]]
+    chat = replace(loaded, task=build("chat"))
+    assert one_prompt(chat, "a city").tokens == one_prompt(loaded, "a city").tokens
     lines = tmp_path / "asked.txt"
     lines.write_text("the film\n\na city\n", encoding="utf-8")
     assert [len(tokens) for tokens in prompts_of_file(loaded, str(lines)).tokens] == [2, 2]

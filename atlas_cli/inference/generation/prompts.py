@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from atlas_cli.config.schema.task_groups import DataConfig
 from atlas_cli.data.rows import Rows
@@ -14,6 +13,7 @@ from atlas_cli.errors import ConfigError, ResourceError
 from atlas_cli.inference.loaded_model import LoadedModel
 from atlas_cli.printable import listed
 from atlas_cli.suggest import did_you_mean
+from atlas_cli.tasks.contract import BaseTask, Row
 
 SPACE = 64  # new tokens where nobody says how many, as far as the model has positions for them
 
@@ -44,15 +44,15 @@ def one_prompt(loaded: LoadedModel, text: str) -> Prompts:
     Raises:
         ConfigError: it gives no token.
     """
-    row = {loaded.task.prompt_fields[0]: text}
+    row = dict(loaded.task.asking(text))
     return Prompts([row], [_tokens(loaded, row, "--prompt")])
 
 
 def prompts_of_file(loaded: LoadedModel, file: str) -> Prompts:
     """The rows of a file in any format that data may have, or for ``-`` the lines of standard input.
 
-    A column is the one that the run's config names for the field, else that of the field's own name. A line of text is
-    the prompt.
+    A column is the one that the run's config names for the field, else that of a name that the task knows. A line of
+    text is a prompt.
 
     Raises:
         ConfigError: a column or a value does not fit; names the row.
@@ -73,32 +73,39 @@ def prompts_of_file(loaded: LoadedModel, file: str) -> Prompts:
         rows, notes = source.train, source.notes
     columns = _columns(loaded, rows)
     tokens = [
-        _tokens(loaded, {field: row.get(column) for field, column in columns.items()}, f"--input: row {number}")
+        _tokens(loaded, _asked(loaded.task, row, columns), f"--input: row {number}")
         for number, row in enumerate(rows, start=1)
     ]
     return Prompts(rows, tokens, notes)
 
 
+def _asked(task: BaseTask, row: Row, columns: Mapping[str, str]) -> Row:
+    """A row under the task's own names; without columns of the task it is a line of text."""
+    if not columns:
+        return task.asking(row["text"])
+    found = {field: row.get(column) for field, column in columns.items()}
+    return {field: value for field, value in found.items() if value or field in task.prompt_fields}
+
+
 def _columns(loaded: LoadedModel, rows: Rows) -> dict[str, str]:
-    """The column of each field that a prompt is made of."""
-    data = loaded.config.task_groups[loaded.owner.group].data
+    """The column of each field that a prompt may be made of; none where rows are lines of text."""
+    task, data = loaded.task, loaded.config.task_groups[loaded.owner.group].data
     present = list(dict.fromkeys(column for row in rows for column in row))
     columns = {}
-    for field in loaded.task.prompt_fields:
-        named = getattr(data, field, None)
-        column = named if isinstance(named, str) and named in present else field
-        if column not in present:
-            if present != ["text"]:
-                wanted = named if isinstance(named, str) else field
-                hint = did_you_mean(wanted, present)
-                more = "" if "expected" in hint else f" (columns: {listed(map(str, present), most=10)})"
-                raise ConfigError(f"no column {wanted!r}{hint}{more}", key="--input")
-            column = "text"
-        columns[field] = column
+    for field in (*task.prompt_fields, *task.optional_fields):
+        configured = getattr(data, field, None)
+        named = [configured] if isinstance(configured, str) else []
+        names = [*named, field, *task.other_names.get(field, ())]
+        if found := next((name for name in names if name in present), None):
+            columns[field] = found
+        elif field in task.prompt_fields and present != ["text"]:
+            hint = did_you_mean(names[0], present)
+            more = "" if "expected" in hint else f" (columns: {listed(map(str, present), most=10)})"
+            raise ConfigError(f"no column {names[0]!r}{hint}{more}", key="--input")
     return columns
 
 
-def _tokens(loaded: LoadedModel, row: Mapping[str, Any], place: str) -> list[int]:
+def _tokens(loaded: LoadedModel, row: Row, place: str) -> list[int]:
     try:
         tokens = loaded.task.prompt(row, loaded.tokenizer)
     except ConfigError as error:

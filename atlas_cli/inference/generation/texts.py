@@ -104,5 +104,5 @@ def require_text(loaded: LoadedModel) -> None:
     if not loaded.task.prompt_fields:
         raise ConfigError(
             f"{loaded.run.path}: task {loaded.origin.task} generates no text; atlas generate is for causal models"
-            " (tasks causal-lm and instruction)"
+            " (tasks causal-lm, instruction and chat)"
         )
