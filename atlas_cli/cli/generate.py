@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from atlas_cli.cli._arguments import Json
+from atlas_cli.cli._arguments import Client, Device, Group, Json, Round, Run
 
 if TYPE_CHECKING:
     from transformers.generation.streamers import BaseStreamer
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
     from atlas_cli.inference.generation.texts import TextGeneration
     from atlas_cli.inference.loaded_model import LoadedModel
 
-SECTION = "Look at results"
+SECTION = "Use a trained model"
 EXAMPLES = (
     "atlas generate runs/20260131-120000_chat_0 --prompt 'Name a river.'",
     "atlas generate runs/20260131-120000_chat_0 --input prompts.jsonl --output answers.jsonl --batch-size 8",
     "atlas generate runs/20260131-120000_chat_0 --prompt 'Once' --temperature 0.8 --top-p 0.95 --seed 1",
 )
-_WHOSE, _HOW = "Whose model", "How tokens are chosen"
+_HOW = "How tokens are chosen"
 
 
 def command(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.", show_default=False)],
+    run: Run,
     prompt: Annotated[str | None, typer.Option(metavar="TEXT", help="Go on from this text.")] = None,
     source: Annotated[
         str | None,
@@ -43,19 +43,9 @@ def command(
         Path | None,
         typer.Option(metavar="FILE", help="Write JSON lines here: the columns of the input, and what was generated."),
     ] = None,
-    group: Annotated[
-        str | None,
-        typer.Option(rich_help_panel=_WHOSE, metavar="NAME", help="Task group; needed where there are several."),
-    ] = None,
-    client: Annotated[
-        str | None, typer.Option(rich_help_panel=_WHOSE, metavar="NAME", help="A client's own model.")
-    ] = None,
-    round_number: Annotated[
-        int | None,
-        typer.Option(
-            "--round", rich_help_panel=_WHOSE, min=0, help="After this round; default: the last that is kept."
-        ),
-    ] = None,
+    group: Group = None,
+    client: Client = None,
+    round_: Round = None,
     max_new_tokens: Annotated[
         int | None,
         typer.Option(
@@ -85,9 +75,7 @@ def command(
         typer.Option(rich_help_panel=_HOW, metavar="TEXT", help="A text ends before this; may be given several times."),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts that are computed together.")] = 8,
-    device: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Where torch computes: cpu, cuda, mps; default: as the run.")
-    ] = None,
+    device: Device = None,
     as_json: Json = False,
 ) -> None:
     """Generate text with the causal model of RUN, through its split: each side keeps keys and values of its blocks.
@@ -98,10 +86,14 @@ def command(
     """
     from atlas_cli.errors import ConfigError
     from atlas_cli.federation.parties.generation import Decoding
+    from atlas_cli.inference.adapter_folders import choose_owner
     from atlas_cli.inference.generation.prompts import one_prompt, prompts_of_file, room
     from atlas_cli.inference.generation.texts import TextGeneration, require_text
     from atlas_cli.inference.loaded_model import open_model
+    from atlas_cli.inference.round_choice import chosen_round
     from atlas_cli.reports.terminal import busy
+    from atlas_cli.runs.directory import open_run
+    from atlas_cli.runs.resumable import config_of
 
     if (prompt is None) == (source is None):
         raise ConfigError("give one of --prompt TEXT and --input FILE")
@@ -109,7 +101,9 @@ def command(
         if value is not None and not 0 < value <= (most or value):
             raise ConfigError(f"{value:g} is not above 0" + (f" and at most {most:g}" if most else ""), key=name)
     with busy(f"opening {run}"):
-        loaded = open_model(run, group=group, client=client, round_number=round_number, device=device)
+        folder = open_run(run)
+        number = chosen_round(folder, choose_owner(config_of(folder), group, client), round_)
+        loaded = open_model(run, group=group, client=client, round_number=number, device=device)
         require_text(loaded)
     prompts = one_prompt(loaded, prompt) if prompt is not None else prompts_of_file(loaded, source or "")
     new = room(loaded, prompts, max_new_tokens)
