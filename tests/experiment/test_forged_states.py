@@ -25,6 +25,7 @@ CHANGES = {
         "clustering": {"k": 2, "every": 1, "batches": 1},
         "training": {"rounds": 2, "local_steps": 1, "labels": "client"},
     },
+    "best rounds": {"training": {"rounds": 1, "local_steps": 1}, "holdout": {"validation": 6}},
 }  # fmt: skip
 VALUES = [None, True, -1, 0, 1, 10**30, 1.5, float("nan"), "", "x" * 99, "0" * 64, [], {}, [[]], {"g": 1}, [0] * 99]
 
@@ -95,13 +96,15 @@ def forge_tensor(draw, tensors, state):
 def test_every_forged_state_is_refused_by_name_or_is_what_is_restored(make_config, train_quietly, case):
     config = make_config("bert", **CHANGES[case])
     trained = build(config)
-    train_quietly(trained)
-    tensors, state = RunState(trained).capture()
+    owner = RunState(trained)
+    train_quietly(trained, best=owner.best)
+    tensors, state = owner.capture()
     draw, refused, fresh = random.Random(0), 0, build(config)
     for _ in range(80):
         forged = draw.choice([forge_state, forge_tensor, forge_tensor])(draw, tensors, state)
+        owner = RunState(fresh)
         try:
-            RunState(fresh).restore(*forged, "checkpoint round-000001")
+            owner.restore(*forged, "checkpoint round-000001")
         except ResourceError as error:
             refused += 1
             message = str(error)
@@ -110,11 +113,12 @@ def test_every_forged_state_is_refused_by_name_or_is_what_is_restored(make_confi
             if fresh.aggregator.groups.keys() != trained.aggregator.groups.keys():
                 fresh = build(config)  # it had been grouped anew
             continue
-        again = RunState(fresh).capture()
+        again = owner.capture()
         assert again[1] == forged[1]
         assert again[0].keys() == forged[0].keys()
         assert all(torch.equal(value, forged[0][name]) for name, value in again[0].items())
     assert refused > 50
-    RunState(fresh).restore(tensors, state)
-    again = RunState(fresh).capture()
+    owner = RunState(fresh)
+    owner.restore(tensors, state)
+    again = owner.capture()
     assert again[1] == state and all(torch.equal(value, tensors[name]) for name, value in again[0].items())

@@ -80,12 +80,12 @@ def make_federation(make_config):
 def train_quietly():
     """Run all rounds, nothing written or shown; the recorder with its records."""
 
-    def run(federation) -> Recorder:
+    def run(federation, **arguments) -> Recorder:
         progress = PlainProgress(Terminal(quiet=True))
         training = federation.config.training
         progress.start(training.rounds, training.local_steps, federation.group_names)
         recorder = Recorder(federation, None, progress)
-        train(federation, recorder)
+        train(federation, recorder, **arguments)
         return recorder
 
     return run
