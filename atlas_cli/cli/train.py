@@ -104,15 +104,16 @@ def _show(console: Any, run: RunDirectory) -> None:
     from atlas_cli.reports.tables import final_table
 
     manifest = run.read_json("manifest.json")
-    data, more = manifest["data"], 2 * manifest["config"]["training"]["rounds"]
+    rounds = manifest["config"]["training"]["rounds"]
+    data, more = manifest["data"], f"training.rounds={2 * rounds}"
+    if manifest.get("early_stop"):
+        more = "training.early_stopping=null"
     metrics, clients = run.read_lines("metrics.jsonl"), run.read_lines("clients.jsonl")
     for shown in (console, log := _written(console.width)):
         shown.print(final_table(metrics, clients, data, console.width))
         shown.say(f"report {run.path / 'report.html'}")
         shown.say(f"next: {shlex.join(['atlas', 'report', str(run.path), '--open'])}")
-        shown.say(
-            f"more rounds: {shlex.join(['atlas', 'train', '--resume', str(run.path), f'training.rounds={more}'])}"
-        )
+        shown.say(f"more rounds: {shlex.join(['atlas', 'train', '--resume', str(run.path), more])}")
     run.log("\n".join(line.rstrip() for line in log.file.getvalue().splitlines()))
 
 
@@ -136,6 +137,8 @@ def _print_json(run: RunDirectory) -> None:
         "run": str(run.path),
         "report": str(run.path / "report.html"),
         "status": manifest["status"],
+        "early_stop": manifest.get("early_stop"),
+        "best": manifest["best"],
         "epsilon": manifest["privacy"]["epsilon"],
         "task_groups": [asdict(group) for group in groups],
     }

@@ -11,7 +11,7 @@ from typing import Any
 
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.errors import ConfigError, ResourceError
-from atlas_cli.experiment.adapter_export import FOLDER, export_adapters
+from atlas_cli.experiment.adapter_export import BEST_FOLDER, FOLDER, export_adapters
 from atlas_cli.experiment.run_inputs import changed_since
 from atlas_cli.experiment.run_state import RunState
 from atlas_cli.federation.build import build_for_audit
@@ -105,7 +105,8 @@ def adapter_folder(
     """The folder of an adapter in PEFT format, and the round after which it was so.
 
     Without ``round_number`` it is the last round that was exported, or where none was (the process was killed) that of
-    the newest checkpoint. What is not in ``adapters/`` is exported from its checkpoint to a temporary folder.
+    the newest checkpoint. What is neither in ``adapters/`` nor, as that of the best round on a validation part, in
+    ``best_adapters/`` is exported from its checkpoint to a temporary folder.
 
     Raises:
         ConfigError: that round is not kept.
@@ -114,6 +115,12 @@ def adapter_folder(
     """
     manifest = run.read_json("manifest.json")
     exported, kept = manifest.get("adapters_of_round"), kept_rounds(run, manifest)
+    best = (manifest.get("best") or {}).get(owner.group) or {}
+    if round_number is not None and round_number != exported and round_number == best.get("round"):
+        folder = _of_best_round(run, best["adapters"], owner)
+        if folder is not None:
+            yield folder, round_number
+            return
     if round_number is not None and round_number not in kept:
         there = f"kept are {listed(map(str, kept), most=20)}" if kept else "none is kept"
         raise ConfigError(f"--round: round {round_number} of {run.path} is not kept; {there} (checkpoints.keep)")
@@ -155,6 +162,16 @@ def _within(adapters: Path, config: ExperimentConfig, owner: Owner) -> Path:
     parts = [name for name in shared if name.startswith(f"{owner.group}.")]
     clients = [name for name, group in clients_of(config).items() if group == owner.group]
     raise ResourceError(_no_shared(owner, parts, clients))
+
+
+def _of_best_round(run: RunDirectory, folders: Sequence[str], owner: Owner) -> Path | None:
+    """The folder of ``owner`` among those of its task group's best round; None where it has none of its own."""
+    kind = f"{BEST_FOLDER}/{'clients' if owner.client else 'groups'}/"
+    for folder in (run.path / each for each in folders if each.startswith(kind)):
+        origin = read_origin(folder)
+        if origin is not None and origin.owner == owner.name:
+            return folder
+    return None
 
 
 def _shared(adapters: Path) -> dict[str, Path]:

@@ -72,7 +72,9 @@ def round_line(round: int, total_rounds: int, rows: Sequence[Record]) -> str:
             words.append(f"loss {format_number(row['train_loss'])}")
         metric = primary_metric([row])
         if metric:
+            validated = (row.get("validation") or {}).get(metric)
             words.append(f"{metric} {format_number(row['test'][metric])}")
+            words += [f"(validation {format_number(validated)})"] if validated is not None else []
         parts.append(" ".join(words))
     timed = [row for row in rows if row["samples_per_second"]]
     if timed:

@@ -111,7 +111,7 @@ def best_of(rows: Sequence[Record], metric: str, better: str) -> tuple[int, floa
 def chosen_sentence(summaries: Sequence[GroupSummary]) -> str:
     """``best round: chosen on the test part itself in spam, on the validation part in mail``."""
     where = {"test": "the test part itself", "validation": "the validation part"}
-    groups = {part: [s.task_group for s in summaries if s.chosen_on == part] for part in where}
+    groups = {part: dict.fromkeys(s.task_group for s in summaries if s.chosen_on == part) for part in where}
     said = [f"on {where[part]} in {', '.join(names)}" for part, names in groups.items() if names]
     return f"best round: chosen {', '.join(said)}" if said else ""
 

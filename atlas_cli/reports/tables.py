@@ -8,7 +8,15 @@ from rich.table import Table
 
 from atlas_cli.reports import privacy
 from atlas_cli.reports.fitted import Column, fitted_table, layout
-from atlas_cli.reports.summary import GroupSummary, Record, drops_sentence, lowest_sentence, means_sentence, summarise
+from atlas_cli.reports.summary import (
+    GroupSummary,
+    Record,
+    chosen_sentence,
+    drops_sentence,
+    lowest_sentence,
+    means_sentence,
+    summarise,
+)
 from atlas_cli.units import format_bytes_mb, format_number
 
 SIZES = ("clients", "train", "test")  # left out first on a narrow terminal
@@ -40,7 +48,7 @@ def final_table(
     summaries = summarise(metrics, clients, data)
     if lowest := lowest_sentence({s.metric: s.better for s in summaries if s.metric}):
         caption += f"\n{lowest}"
-    for sentence in (means_sentence(summaries), drops_sentence(summaries)):
+    for sentence in (chosen_sentence(summaries), means_sentence(summaries), drops_sentence(summaries)):
         caption += f"\n{sentence}" if sentence else ""
     columns = [
         Column(

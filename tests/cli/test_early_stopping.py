@@ -7,9 +7,11 @@ import pytest
 from support.toy_runs import kinds
 
 from atlas_cli.cli import main
+from atlas_cli.config.load import load_config
+from atlas_cli.errors import ConfigError
+from atlas_cli.inference.adapter_folders import adapter_folder, choose_owner
 from atlas_cli.runs.directory import RunDirectory
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
 # what no accuracy can be better by: training ends after the first evaluation that follows round 0
 STOPS = {"patience": 1, "min_delta": 2.0}
 SHORT = {"rounds": 3, "local_steps": 1, "batch_size": 2}
@@ -41,6 +43,13 @@ def test_an_early_end_is_said_and_not_gone_on_from_unasked(config_file, capfd):
     assert [m["round"] for m in metrics] == [0, 1] and kinds(run_of(path))
     assert manifest["privacy"]["epsilon"]["g"] == metrics[-1]["epsilon"]
     assert manifest["data"]["g"]["rows"]["validation"]["used"] == manifest["data"]["g"]["validation"] == 10
+
+    run, config = run_of(path), load_config(Path(path) / "config.yaml").config
+    run.write_json("manifest.json", {**manifest, "best": {"g": {**best, "round": 7}}})  # a round without a checkpoint
+    with adapter_folder(run, config, choose_owner(config), 7) as found:
+        assert found == (run.path / "best_adapters" / "groups" / "g", 7)
+    with pytest.raises(ConfigError, match=r"round 7 of .* is not kept"):
+        adapter_folder(run, config, choose_owner(config, client="a"), 7).__enter__()
 
     assert main(["train", "--resume", path]) == 2
     assert (

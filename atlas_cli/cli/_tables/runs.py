@@ -12,7 +12,7 @@ from rich.table import Table
 from atlas_cli.printable import listed
 from atlas_cli.reports.fitted import Column, fitted_table
 from atlas_cli.reports.listed_runs import ListedRun
-from atlas_cli.reports.summary import GroupSummary, lowest_sentence
+from atlas_cli.reports.summary import GroupSummary, chosen_sentence, lowest_sentence
 from atlas_cli.units import format_bytes_mb, format_number, format_seconds
 
 MAX_KEYS = 4  # config keys with a column each; more have lines
@@ -38,6 +38,8 @@ def runs_table(runs: Sequence[ListedRun], differ: Mapping[str, Sequence[Any]], w
     caption = "best (round): of the primary metric of each task group, on the test part\nMB: 1,000,000 bytes"
     if lowest := lowest_sentence({group.metric: group.better for group in groups if group.metric}):
         caption += f"\n{lowest}"
+    if chosen := chosen_sentence(groups):
+        caption += f"\n{chosen}"
     return fitted_table(columns, width, caption=caption)
 
 

@@ -44,7 +44,8 @@ def scores(found: Sequence[Score]) -> Sheet:
         for s in found
     ]
     notes = [
-        "value: on the test part, in the last evaluated round; best: over all evaluated rounds",
+        "value, best: on the test part, in the last evaluated round and in the best, which is chosen on the validation "
+        "part where a run has one, else on the test part itself",
         f"low, high: 95 % interval, Wilson's of shares, else percentiles of {RESAMPLES:,} resamples of the examples; "
         "of this test part alone, so it says nothing of other seeds",
     ]

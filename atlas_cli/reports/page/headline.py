@@ -39,7 +39,10 @@ def _what(records: RunRecords) -> str:
     method = (config.get("aggregation") or {}).get("method") if mode in MERGING else None
     merged = f", merged by {method}" if method else ""
     who = f"{counted(clients, 'client')} in {counted(len(records.groups), 'task group')}"
-    return f"{who} trained adapters of {model.get('name')}{where}{merged}, for {counted(records.done or 0, 'round')}."
+    early = records.manifest.get("early_stop")
+    ended = f" of {early['of']}, until {early['why']}" if early else ""
+    rounds = f"{counted(records.done or 0, 'round')}{ended}"
+    return f"{who} trained adapters of {model.get('name')}{where}{merged}, for {rounds}."
 
 
 def unfinished(records: RunRecords, written: str | None) -> str:
@@ -101,6 +104,8 @@ def _group_result(records: RunRecords, found: GroupSummary) -> str:
         before = format_number(found.before)
         within = ends is not None and ends[0] <= found.before <= ends[1]
         beside.append(f"not told apart from before training, {before}" if within else f"before training {before}")
+    if found.chosen_on == "validation":
+        beside.append(f"best on the validation part in round {found.best_round}: {format_number(found.best)}")
     if (share := largest_class(row, found.metric)) is not None:
         beside.append(f"always the largest class: {format_number(share)}")
     name = found.metric.replace("_", " ")

@@ -12,13 +12,16 @@ from atlas_cli.reports.page.intervals import in_words, interval
 from atlas_cli.reports.page.records import RunRecords
 from atlas_cli.reports.summary import (
     Record,
+    best_of,
     better_of,
+    chosen_sentence,
     drops_sentence,
     losses,
     lowest_sentence,
     means_sentence,
     points,
     primary_metric,
+    validates,
 )
 from atlas_cli.units import MB
 
@@ -43,7 +46,8 @@ def scores(records: RunRecords) -> str:
     metrics = dict.fromkeys(name for rows in records.groups.values() if (name := primary_metric(rows)))
     charts = [_against(records, metric, price) for metric in metrics for price in (None, *_prices(records))]
     lowest = lowest_sentence({s.metric: s.better for s in records.summaries if s.metric})
-    said = (means_sentence(records.summaries), drops_sentence(records.summaries), lowest)
+    chosen = chosen_sentence(records.summaries)
+    said = (chosen, means_sentence(records.summaries), drops_sentence(records.summaries), lowest)
     remarks = [f"{name}: {note}" for name, facts in records.data.items() for note in facts.get("notes", ())]
     return (
         figures_beside([*charts, _losses(records)])
@@ -97,11 +101,15 @@ def _against(records: RunRecords, metric: str, price: _Price | None) -> str:
 def _losses(records: RunRecords) -> str:
     lines, data = [], []
     for group, rows in list(records.groups.items())[:MAX_LINES]:
-        for dash, (part, values) in enumerate({"training": losses(rows), "test": points(rows, "loss")}.items()):
+        found = {"training": losses(rows), **{part: points(rows, "loss", part) for part in ("test", "validation")}}
+        for dash, (part, values) in enumerate(found.items()):
+            if part == "validation" and not values:
+                continue
             drawn = thinned(values, MAX_POINTS)
             lines.append(Line(group, [(float(x), y) for x, y in drawn], records.number(group), dash))
             data += [(group, part, round_, loss) for round_, loss in drawn]
-    caption = "Loss by round. Solid: mean over the training batches of the round; dashed: on the test part."
+    more = "; dotted: on the validation part" if _validated(records) else ""
+    caption = f"Loss by round. Solid: mean over the training batches of the round; dashed: on the test part{more}."
     columns = [words("task group"), words("part"), figures("round"), figures("loss")]
     return figure(line_chart(lines, "round", "loss", caption), caption, columns, data, "metrics.jsonl")
 
@@ -116,6 +124,8 @@ def _every_metric(records: RunRecords) -> str:
             rows.append(_metric_row(records, group, name, evaluated))
     columns = (words("task group"), words("metric"), *map(figures, ("before", "last", "95 % interval", "best (round)")))
     columns += (figures("test examples"),)
+    if _validated(records):
+        columns += (figures("validation, last"), figures("validation examples"))
     caption = "Every metric on the test part; before is round 0, last the last evaluated round"
     return table(columns, rows, caption, "metrics.jsonl") + paragraph(
         "Intervals are Wilson's, of this run's test part alone: they say how far its examples may have been lucky, and "
@@ -131,9 +141,8 @@ def _metric_row(records: RunRecords, group: str, name: str, evaluated: Sequence[
         better_of(evaluated) if name == primary_metric(evaluated) else None
     )
     best: Cell = None
-    if values and better:
-        round_, value = (min if better == "lower" else max)(values, key=lambda point: point[1])
-        best = f"{elements.shown(value)} ({round_})"
+    if better and (found := best_of(evaluated, name, better)) is not None:
+        best = f"{elements.shown(found[1])} ({found[0]})"
     last = evaluated[-1]
     before = next((value for round_, value in values if round_ == 0), None)
     return (
@@ -144,4 +153,9 @@ def _metric_row(records: RunRecords, group: str, name: str, evaluated: Sequence[
         in_words(interval(last, name)),
         best,
         facts.get("test"),
+        *(((last.get("validation") or {}).get(name), facts.get("validation")) if _validated(records) else ()),
     )
+
+
+def _validated(records: RunRecords) -> bool:
+    return any(validates(rows) for rows in records.groups.values())

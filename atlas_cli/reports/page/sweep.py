@@ -53,18 +53,24 @@ def _values(values: Mapping[str, Any]) -> str:
 
 
 def _best(runs: Sequence[Run]) -> list[str]:
-    """The best run of every task group, by the metric that its task is judged by."""
+    """The best run of every task group, by the metric that its task is judged by.
+
+    Where all runs have a validation part it is chosen by the best round there; else on the test part after the last.
+    """
     lines = []
     for group in _groups(runs):
         found = [(run, run["task_groups"][group]) for run in runs if group in run["task_groups"]]
         known = [(run, of) for run, of in found if of["after"] is not None and of["better"]]
-        if known:
-            pick = min if known[0][1]["better"] == "lower" else max
-            run, of = pick(known, key=lambda each: each[1]["after"])
-            name = of["metric"].replace("_", " ")
-            lines.append(
-                f"{group}: best {name} {format_number(of['after'])} in run {run['number']}, {_label(run['values'])}"
-            )
+        if not known:
+            continue
+        validated = all(of.get("best_validation") is not None for _, of in known)
+        by, shown = ("best_validation", "best") if validated else ("after", "after")
+        pick = min if known[0][1]["better"] == "lower" else max
+        run, of = pick(known, key=lambda each: each[1][by])
+        name = of["metric"].replace("_", " ")
+        chosen = f"round {of['best_round']}, chosen on the validation part" if validated else "chosen on the test part"
+        where = f"run {run['number']}, {_label(run['values'])}"
+        lines.append(f"{group}: best {name} {format_number(of[shown])} in {where} ({chosen})")
     return lines
 
 
