@@ -42,6 +42,7 @@ GROUPS = {
     "audit.attacks": "atlas.attacks",
     "privacy.mechanisms": "atlas.mechanisms",
     "sweeps.executors": "atlas.executors",
+    "trackers.libraries": "atlas.trackers",
 }
 _NO_PLUGINS = {"contract"}
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")

@@ -12,6 +12,10 @@ EXTRAS = {
     "gguf": "models in GGUF files, among them the packaged smollm2-135m",
     "privacy": "epsilon of the noise that the mechanisms under privacy add",
     "ray": "clients, and the runs of a sweep, in processes of a cluster",
+    "tensorboard": "the tracker tensorboard",
+    "wandb": "the tracker wandb (Weights & Biases)",
+    "mlflow": "the tracker mlflow",
+    "trackio": "the tracker trackio",
 }
 
 

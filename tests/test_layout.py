@@ -197,6 +197,7 @@ PLUGINS = {
     "aggregation.methods": {"Method"},
     "models.families": {"Family"},
     "tasks": {"Task"},
+    "trackers.libraries": {"Tracker"},
     "cli": {"command|app"},
 }
 

@@ -32,6 +32,7 @@ def checked(config: ExperimentConfig, data: bool = True) -> tuple[Plan, dict[str
     from atlas_cli.planning.plan import make_plan
     from atlas_cli.privacy.account.accounting import require_accounting
     from atlas_cli.privacy.mechanisms import active_mechanisms
+    from atlas_cli.trackers.of_a_run import load_trackers
 
     plan = make_plan(config)
     require_weights(config.model)
@@ -39,6 +40,7 @@ def checked(config: ExperimentConfig, data: bool = True) -> tuple[Plan, dict[str
     for noise in config.privacy.noises():
         require_accounting(f"privacy.{noise}")
     active_mechanisms(config.privacy)
+    load_trackers(config.trackers)
     if config.engine.name == "ray":
         require_installed()
     notes = clock_notes(config)

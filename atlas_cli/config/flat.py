@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+NOT_COMPARED = ("output", "name", "trackers")  # where a run is, what it is called, and who is told of it
+
 
 def flat(value: object, prefix: str = "") -> dict[str, Any]:
     """Values by dotted key; an empty mapping is a value, too."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -49,8 +50,9 @@ from atlas_cli.runs.parts import resumed_manifest
 from atlas_cli.runs.record_files import RecordFiles
 from atlas_cli.runs.resumable import experiment_sha256, newest_unfinished, read_manifest, require_same, resumed_config
 from atlas_cli.runs.run_lock import locked
-from atlas_cli.runs.seals import INDEX, seals_record
+from atlas_cli.runs.seals import INDEX, MEMORY, seals_record
 from atlas_cli.storage.scratch_folders import OFFLOAD, PREFIX_CACHE, clear
+from atlas_cli.trackers.of_a_run import Trackers, load_trackers, tracked_run
 from atlas_cli.wire.recorded_messages import Recording, require_recorded
 
 
@@ -164,6 +166,7 @@ def _require_unfinished(manifest: dict[str, Any], done: int, rounds: int) -> Non
 
 
 def _ready(config: ExperimentConfig, progress: Progress) -> tuple[Federation, list[Check]]:
+    load_trackers(config.trackers)
     progress.doing("fitting clients to their devices" if must_fit(config) else "planning")
     ranks = fit_to_devices(config)
     config = ranks.config
@@ -241,16 +244,24 @@ def _run(
     if (audit := federation.config.audit) is not None:
         federation.recording = Recording(audit.record, federation.clients, run, done)
 
+    trackers = Trackers(load_trackers(federation.config.trackers), progress.note)
+
     def checkpoint(number: int) -> None:
         checkpoints.after_round(number)
         report.after_round(recorder.metrics)
+        measured = recorder.measured is not None and recorder.measured.number == number
+        rows = [row for row in recorder.metrics if row["round"] == number]
+        trackers.after_round(rows, _memory(run) if measured else None)
         stopping.check()
 
     try:
+        progress.doing("starting trackers")
+        before = run.read_lines("metrics.jsonl")
+        trackers.start(tracked_run(run.path, federation.config.name, manifest["config"], done), before)
         progress.start(training.rounds, training.local_steps, federation.group_names)
         stopping.check()
         recorder = Recorder(federation, files, progress, stopping.check)
-        report = LiveReport(run, manifest, run.read_lines("metrics.jsonl"))
+        report = LiveReport(run, manifest, before)
         last = train(federation, recorder, checkpoint, done, engine.local_steps, state.best)
         stopping.waits = False  # nothing that follows is lost when it stops: resuming does it again
         export_adapters(federation, run)
@@ -273,6 +284,7 @@ def _run(
         ended = record_early_end(files, manifest, checkpoints, error, engine)
         if not stopping.at_once:
             _leave_results(federation, run, ended)
+            _finish(trackers, run, ended)
         if isinstance(error, KeyboardInterrupt):
             raise InterruptedRunError("; ".join(["interrupted", *getattr(error, "__notes__", ())])) from None
         if isinstance(error, SystemExit):  # of a plug-in, which would end a failed run with any exit code
@@ -280,6 +292,20 @@ def _run(
         raise
     finally:
         federation.close()
+    _finish(trackers, run, ended)
+
+
+def _finish(trackers: Trackers, run: RunDirectory, ended: Mapping[str, Any]) -> None:
+    """Tell trackers of the end; who interrupts it does not want to wait for them, and the run has ended already."""
+    with suppress(KeyboardInterrupt):
+        trackers.finish(ended["status"], _memory(run), ended["duration_s"])
+
+
+def _memory(run: RunDirectory) -> Any:
+    """memory.json; None where nothing was measured."""
+    with suppress(AtlasError):
+        return run.read_json(MEMORY)
+    return None
 
 
 def _unchanged(federation: Federation) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from atlas_cli.config.flat import differing, flat
+from atlas_cli.config.flat import NOT_COMPARED, differing, flat
 from atlas_cli.errors import AtlasError, OutputError, ResourceError
 from atlas_cli.reports.summary import GroupSummary, summarise
 from atlas_cli.runs.directory import RunDirectory
@@ -16,7 +16,6 @@ from atlas_cli.runs.resumable import read_manifest
 from atlas_cli.runs.run_lock import writer_of
 
 STATES = ("finished", "running", "killed", "interrupted", "failed", "damaged", "foreign")
-NOT_COMPARED = ("output", "name")  # where a run is, and what it is called
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,16 @@ from atlas_cli.runs.run_lock import writer_of
 # all that is in them
 MAY_CHANGE = (
     *("training.rounds", "training.early_stopping", "training.min_clients", "training.on_nonfinite"),
-    *("evaluation", "checkpoints", "audit", "device", "output", "aggregation.error_ledger", "engine.offload"),
+    *(
+        "evaluation",
+        "checkpoints",
+        "audit",
+        "device",
+        "output",
+        "trackers",
+        "aggregation.error_ledger",
+        "engine.offload",
+    ),
     *(f"engine.{key}" for key in ("name", "address", "hosts", "cpus", "gpus", "timeout", "pinned")),
 )
 

@@ -11,11 +11,14 @@ _FLAG = re.compile(rf"-{{1,2}}{_WORD}", re.IGNORECASE)
 _ASSIGNED = re.compile(rf"(?<![\w.-])(-{{0,2}}{_WORD}=).+", re.IGNORECASE)
 _HUB_TOKEN = re.compile(r"(?<![A-Za-z0-9])hf_[A-Za-z0-9]{8,}")
 _IN_URL = re.compile(r"(://)[^/@\s]+@")
-_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+_VARIABLES = (
+    *("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"),
+    *("WANDB_API_KEY", "MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_PASSWORD"),
+)
 
 
 def mask(text: str) -> str:
-    """Text with hub tokens, those of this process's environment too, and passwords in URLs replaced by ``***``."""
+    """Text with hub tokens, secrets of this process's environment, and passwords in URLs replaced by ``***``."""
     for name in _VARIABLES:
         if len(value := os.environ.get(name, "").strip()) >= 8:  # shorter is no token, and may be part of a word
             text = text.replace(value, "***")

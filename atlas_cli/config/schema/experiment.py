@@ -281,6 +281,12 @@ class ExperimentConfig(Section):
         None, description="Without this section no message is kept, and an audit has nothing to read."
     )
     engine: EngineConfig = EngineConfig()
+    trackers: list[str] = Field(
+        [],
+        description="Programs that are told of every round: `tensorboard`, `wandb`, `mlflow`, `trackio`, or those of "
+        "other packages. Each needs an extra of its name. One that fails is left out with a line; the run goes on.",
+        examples=[["tensorboard"]],
+    )
     output: OutputConfig = OutputConfig()
 
     @field_validator("task_groups", mode="before")

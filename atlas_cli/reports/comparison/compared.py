@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from atlas_cli.config.flat import differing
+from atlas_cli.config.flat import NOT_COMPARED, differing
 from atlas_cli.errors import ConfigError
 from atlas_cli.reports.page.records import RunRecords
 from atlas_cli.reports.summary import GroupSummary
 from atlas_cli.runs.directory import RunDirectory
 from atlas_cli.runs.outcomes import Outcomes, read_outcomes
 
-NOT_COMPARED = ("output", "name")  # where a run is, and what it is called
 SEED = "seed"
 _MAX_NAMING = 2  # config keys that name runs, where they differ in no more
 _DATA = ("origin", "sha256", "test_sha256", "validation_sha256", "train", "test", "classes")
