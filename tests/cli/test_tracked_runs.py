@@ -27,9 +27,7 @@ class _Told(BaseTracker):
         self._hook("finish", status, sorted(summary))
 
 
-def test_a_run_and_its_resumption_are_told_and_broken_trackers_cost_a_line_each(
-    config_file, no_pictures, monkeypatch, capsys
-):
+def test_a_run_and_its_resumption_are_told_and_broken_trackers_cost_a_line_each(config_file, monkeypatch, capsys):
     made = []
 
     def load(names):

@@ -27,7 +27,7 @@ PAGES = {
     "privacy": ("Privacy", ("privacy",)),
     "failures": ("Clients that fail", ("screen", "faults")),
     "engine": ("Engine", ("engine",)),
-    "records": ("What a run leaves", ("output", "checkpoints", "audit")),
+    "records": ("What a run leaves", ("output", "checkpoints", "audit", "trackers")),
 }
 QUANTITIES = {
     units.parse_bytes: ("a size", "B, KiB, MiB, GiB, TiB, kB, MB, GB, TB"),
