@@ -131,6 +131,7 @@ def check_run(run):
     return manifest
 
 
+@pytest.mark.slow
 def test_parts_of_extending(extended):
     experiment_in(extended)
     done = atlas(extended, "train", "x.yaml")

@@ -115,6 +115,7 @@ def test_is_algorithm_1_with_option_2_of_the_paper(alpha):
         np.testing.assert_allclose(found.detach().numpy(), wanted, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_clients_with_other_optima_reach_that_of_their_mean_where_averaging_stalls():
     far = {}
     for name in ("scaffold", "zero-pad"):

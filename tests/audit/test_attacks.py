@@ -158,6 +158,7 @@ def test_task_groups_show_in_fingerprints(evidence, tmp_path):
         attack_of("task-from-fingerprints").attack(replace(fake, messages=messages[:10]))
 
 
+@pytest.mark.slow
 def test_membership_of_texts_that_were_learnt_by_heart(trained, tmp_path_factory):
     draw, words = random.Random(0), "the a film movie game phone price city river was is and very not".split()
     rows = [f"{' '.join(draw.choices(words, k=8))},{draw.choice(['pos', 'neg'])}" for _ in range(160)]

@@ -48,6 +48,7 @@ def config_path(toy, tmp_path):
     return tmp_path / "toy.yaml"
 
 
+@pytest.mark.slow
 def test_what_is_measured_chooses_the_cut(config_path, tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["audit", "--by-layer", str(config_path), "--examples", "20", "--output", str(out), "--json"]) == 0

@@ -50,6 +50,7 @@ def learnt(toy, tmp_path_factory):
     return Evidence.of_run(run, shadows=SHADOWS)
 
 
+@pytest.mark.slow
 def test_what_was_learnt_by_heart_is_found(learnt):
     figure, simple = attack_of("lira").attack(learnt), attack_of("membership").attack(learnt)
     assert figure.low > 0.55 and figure.value > simple.value
@@ -57,6 +58,7 @@ def test_what_was_learnt_by_heart_is_found(learnt):
     assert f"{SHADOWS} shadow runs, after round 1" in figure.what and "false alarms (0 and 0 of " in figure.note
 
 
+@pytest.mark.slow
 def test_where_members_were_not_trained_on_either_it_stays_at_chance(learnt, monkeypatch):
     asked = lira.questions(learnt)
 

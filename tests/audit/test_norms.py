@@ -1,6 +1,7 @@
 """Norms before and after clipping and noise are in the records where a mechanism is, and nowhere else."""
 
 import pytest
+from support.slow import slow
 
 from atlas_cli.audit.attack_all import audit
 from atlas_cli.audit.evidence import Evidence
@@ -22,8 +23,8 @@ def updates(where):
 
 @pytest.mark.parametrize(
     ("changes", "mechanism"),
-    [(updates("server"), "updates"), (updates("client"), "updates"), (EXAMPLES, "examples")],
-    ids=["server", "client", "examples"],
+    [(updates("server"), "updates"), (EXAMPLES, "examples"), *slow((updates("client"), "updates"))],
+    ids=["server", "examples", "client"],
 )
 def test_they_are_recorded_and_shown(trained, changes, mechanism):
     run = trained(**RECORDED, **changes)

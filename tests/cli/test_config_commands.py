@@ -189,6 +189,7 @@ def test_init_prints_what_it_would_write(tmp_path, monkeypatch, capsys) -> None:
     assert len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_training_does_not_import_what_only_some_runs_or_the_report_need() -> None:
     later = ("sklearn", "scipy", "matplotlib", "pandas", "pyarrow", "datasets", "peft")
     code = f"import sys\nimport atlas_cli.experiment.session\nprint([m for m in {later} if m in sys.modules])"

@@ -6,6 +6,7 @@ import json
 
 import pytest
 from PIL import Image
+from support.slow import slow, slow_but
 from support.toy_runs import train
 
 from atlas_cli import discovery
@@ -65,7 +66,7 @@ def test_prediction_of_a_run_beside_what_was_measured(config_file, report):
             "token-classification",
             {"training": {"server_update": "sequential"}, "clients": {"a": {"checkpointing": True}}},
         ),
-        ("question-answering", {"mode": "federated"}),
+        *slow(("question-answering", {"mode": "federated"})),
     ],
 )
 def test_other_ways_to_train(config_file, task, changes):
@@ -131,6 +132,7 @@ def test_many_clients_are_counted(config_file):
     assert list(one_a_kind(dict.fromkeys(map(str, range(20)), figures))) == ["0 (20 alike)"]
 
 
+@pytest.mark.slow
 def test_a_client_measured_in_a_process_of_its_own(config_file):
     path = config_file("causal-lm")
     plan = make_plan(load_config(path, ["clients.a.checkpointing=true"]).config)
@@ -178,7 +180,7 @@ def test_run_whose_model_is_gone(config_file, report, tmp_path):
     assert open_run(run.path).read_json("memory.json")["clients"].keys() == {"a", "b-1", "b-2"}
 
 
-@pytest.mark.parametrize("method", discovery.names("aggregation.methods"))
+@pytest.mark.parametrize("method", slow_but(discovery.names("aggregation.methods"), "delta-svd", "flora", "hetlora"))
 def test_bytes_and_memory_of_every_method(config_file, method):
     """To the byte, for clients whose batches are full; a round after the first, where all methods are at work."""
     path = config_file("causal-lm", training={"max_length": 4, "rounds": 2}, aggregation={"method": method})

@@ -5,6 +5,7 @@ import json
 
 import pytest
 import yaml
+from support.slow import slow
 
 from atlas_cli.cli import main
 from atlas_cli.cli._imports import without_collecting
@@ -78,7 +79,7 @@ def test_the_default_is_labelled(model, layer, run):
         ("gpt2", []),
         ("gpt2", ["--device", "phone-2gib"]),
         ("llama-7b", ["--device", "phone-2gib", "--batch-size", "64"]),
-        ("llama-3-70b", ["--device", "laptop-8gib", "--max-length", "512"]),
+        *slow(("llama-3-70b", ["--device", "laptop-8gib", "--max-length", "512"])),
     ],
 )
 def test_the_table_fits_100_columns(model, arguments, run):
@@ -186,7 +187,7 @@ def test_a_folder(run, model_folder):
     assert json.loads(out)["split_layer"] == 2
 
 
-@pytest.mark.parametrize("family", ["bert", "llama"])
+@pytest.mark.parametrize("family", ["bert", *slow("llama")])
 def test_a_client_that_is_too_large_trains_with_checkpointing(family, config_file, run):
     phone = {"a": {"device": "phone", "split_layer": 3}}
     training = {"rounds": 1, "local_steps": 1, "batch_size": 8}

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 from safetensors.torch import load_file, save_file
+from support.slow import slow
 from support.toy_runs import train
 
 from atlas_cli.cli import main
@@ -49,18 +50,22 @@ def stop_after(run, number):
     "changes",
     [
         {"lora": {"dropout": 0.2}},
-        {"training": {"labels": "client"}},
-        {"training": {"server_update": "per-client"}, "aggregation": {"method": "none"}},
-        {"training": {"client_optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.9}}},
-        {"mode": "federated"},
-        {"aggregation": {"method": "flora"}},
+        *slow(
+            {"training": {"labels": "client"}},
+            {"training": {"server_update": "per-client"}, "aggregation": {"method": "none"}},
+            {"training": {"client_optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.9}}},
+            {"mode": "federated"},
+            {"aggregation": {"method": "flora"}},
+        ),
         {"mode": "federated", "aggregation": {"method": "hetlora", "options": {"prune": 0.5, "penalty": 1.0}}},
         {"clustering": {"k": 2, "every": 1, "batches": 1}, "training": {"labels": "client"}},
-        {"clustering": {"by": "random", "k": 2}, "aggregation": {"method": "fedex"}},
+        *slow({"clustering": {"by": "random", "k": 2}, "aggregation": {"method": "fedex"}}),
         {"faults": {"drop": 0.3, "crash_at": {"b-1": {"round": 3, "step": 1}}}, "training": {"cohort": 1.0}},
-        {"server": {"rank": 2}, "clients": {"a": {"split_layer": 1}, "b": {"split_layer": 3}}},
-        {"clients": {"a": {"split_layer": 3, "dtype": "bfloat16"}}, "server": {"rank": 2}},
-        {"clients": {"b": {"dtype": "bfloat16"}}, "aggregation": {"method": "fedex"}},
+        *slow(
+            {"server": {"rank": 2}, "clients": {"a": {"split_layer": 1}, "b": {"split_layer": 3}}},
+            {"clients": {"a": {"split_layer": 3, "dtype": "bfloat16"}}, "server": {"rank": 2}},
+            {"clients": {"b": {"dtype": "bfloat16"}}, "aggregation": {"method": "fedex"}},
+        ),
         {
             "privacy": {
                 "updates": {"clip": 0.1, "epsilon": 50.0},
@@ -70,13 +75,15 @@ def stop_after(run, number):
             },
             "aggregation": {"method": "ffa", "weights": "uniform"},
         },
-        {
-            "privacy": {"examples": {"clip": 0.1, "noise_multiplier": 1.0}},
-            "aggregation": {"weights": "uniform"},
-            "training": {"labels": "client", "batch_size": 1},
-            "server": {"rank": 0},
-        },
-        {"clients": {n: {"rank": {1: 2}} for n in "ab"}, "engine": {"prefix_cache": "4 KiB"}},
+        *slow(
+            {
+                "privacy": {"examples": {"clip": 0.1, "noise_multiplier": 1.0}},
+                "aggregation": {"weights": "uniform"},
+                "training": {"labels": "client", "batch_size": 1},
+                "server": {"rank": 0},
+            },
+            {"clients": {n: {"rank": {1: 2}} for n in "ab"}, "engine": {"prefix_cache": "4 KiB"}},
+        ),
     ],
     ids=str,
 )
@@ -142,7 +149,7 @@ def test_the_manifest_lists_the_processes_and_sums_what_they_did(config_file, mo
     assert "9.9" in page(run) and "killed" in page(run)
 
 
-@pytest.mark.parametrize(("first", "then"), [("null", "1 KiB"), ("1 KiB", "null")])
+@pytest.mark.parametrize(("first", "then"), [("null", "1 KiB"), *slow(("1 KiB", "null"))])
 def test_clients_may_be_put_away_or_not_on_the_way(config_file, tmp_path, first, then):
     path = config_file(training=RUN, aggregation={"method": "fedsa"})
     for name in (".offload-killed", ".prefix-cache-killed"):  # of processes that are gone
@@ -167,7 +174,7 @@ def test_more_rounds_after_the_end(config_file):
     assert [line["round"] for line in records(run, "metrics.jsonl")] == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("harm", ["flip", "cut", "missing"])
+@pytest.mark.parametrize("harm", ["flip", *slow("cut", "missing")])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(config_file, capsys, harm):
     run = train(config_file(training=RUN))
     stop_after(run, 4)
@@ -198,7 +205,7 @@ def test_what_cannot_be_resumed(config_file, capsys, tmp_path):
     assert (run.path / "metrics.jsonl").read_bytes() == before
 
 
-@pytest.mark.parametrize("mode", ["split-federated", "federated"])
+@pytest.mark.parametrize("mode", ["split-federated", *slow("federated")])
 def test_a_group_starts_from_an_adapter_of_a_run(config_file, mode):
     opt = {"lr": 0.05}
     run = train(config_file(mode=mode, training={"client_optimizer": opt, "server_optimizer": opt}))
@@ -218,7 +225,7 @@ def test_an_adapter_that_does_not_fit(config_file, capsys):
     assert "which this experiment does not" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("mode", ["split-federated", "federated"])
+@pytest.mark.parametrize("mode", ["split-federated", *slow("federated")])
 def test_checkpointing_changes_memory_and_nothing_else(config_file, mode):
     alone = {"mode": mode, "engine": {"fuse": "off"}}  # a client with checkpointing shares no pass
     plain = train(config_file(**alone))

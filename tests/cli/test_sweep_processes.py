@@ -52,6 +52,7 @@ def test_a_killed_run_does_not_end_the_sweep(config_file, tmp_path, capsys):
     assert (skipped["status"], skipped["run"]) == ("skipped", second["run"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", STOPS)
 def test_stopped_by_a_signal(config_file, tmp_path, number):
     path = config_file(training={"rounds": 5000, "local_steps": 1})

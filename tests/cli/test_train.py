@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.slow import slow
 from support.toy_runs import TASKS, kinds, train, trained_parameters
 
 from atlas_cli.experiment.allocation import device_fit as fitting
@@ -49,8 +50,10 @@ def test_modes(config_file, mode, sent):
 @pytest.mark.parametrize(
     ("task", "labels"),
     [
-        *((task, "server") for task in TASKS),
-        *((task, "client") for task in ("sequence-classification", "token-classification", "causal-lm")),
+        ("instruction", "server"),
+        ("token-classification", "client"),
+        *slow(*((task, "server") for task in TASKS if task != "instruction")),
+        *slow(("sequence-classification", "client"), ("causal-lm", "client")),
     ],
 )
 def test_task_types(config_file, task, labels):
@@ -69,15 +72,20 @@ def test_task_types(config_file, task, labels):
     [
         {"aggregation": {"method": "none"}},
         {"training": {"cohort": 0.5, "rounds": 3}, "evaluation": {"every": 2}},
-        {"training": {"autocast": "bfloat16"}},
-        {"model": {"dtype": "bfloat16"}},
-        {"training": {"server_update": "sequential", "labels": "client"}},
-        {"training": {"server_update": "per-client", "schedule": {"name": "cosine", "warmup": 0.3}}},
-        {"lora": {"dropout": 0.3, "rslora": True}, "clients": {"a": {"rank": {0: 3}}}},
-        {"model": {"split_layer": 4}, "server": {"rank": 0}},
-        {"model": {"split_layer": 1}, "training": {"client_optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.9}}},
-        {"server": {"rank": 0}, "training": {"labels": "client", "server_update": "per-client"}},
         {"partition": {"local_test": 0.0}},
+        {"training": {"server_update": "per-client", "schedule": {"name": "cosine", "warmup": 0.3}}},
+        *slow(
+            {"training": {"autocast": "bfloat16"}},
+            {"model": {"dtype": "bfloat16"}},
+            {"training": {"server_update": "sequential", "labels": "client"}},
+            {"lora": {"dropout": 0.3, "rslora": True}, "clients": {"a": {"rank": {0: 3}}}},
+            {"model": {"split_layer": 4}, "server": {"rank": 0}},
+            {
+                "model": {"split_layer": 1},
+                "training": {"client_optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.9}},
+            },
+            {"server": {"rank": 0}, "training": {"labels": "client", "server_update": "per-client"}},
+        ),
     ],
     ids=lambda changes: ",".join(f"{k}.{n}" for k, v in changes.items() for n in v),
 )
@@ -103,8 +111,7 @@ def test_options(config_file, changes):
     ("key", "times", "warned"),
     [
         ("clients.a.dtype", 31, True),
-        ("training.autocast", 31, True),
-        ("model.dtype", 31, True),
+        *slow(("training.autocast", 31, True), ("model.dtype", 31, True)),
         ("model.dtype", 1, False),
     ],
 )
@@ -158,6 +165,7 @@ def test_weights_in_order_are_counted_and_change_no_figure_but_by_rounding(confi
     assert ordered.read_json("manifest.json")["base_unchanged"] is True
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # of torch.compile itself
 def test_compiled_blocks_train_to_the_same_adapters(config_file, monkeypatch):
     plain = train(config_file())

@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.slow import slow
 from support.toy_runs import train
 from transformers import AutoModel, AutoTokenizer
 
@@ -29,10 +30,12 @@ def test_it_learns(config_file):
     ("family", "changes"),
     [
         ("bert", {}),
-        ("gpt2", {"mode": "federated"}),
         ("gpt2", {"aggregation": {"method": "flora"}}),
-        ("bert", {"mode": "federated", "aggregation": {"method": "fedex"}}),
-        ("bert", {"clients": {"a": {"split_layer": 1}, "b": {"split_layer": 3}}}),
+        *slow(
+            ("gpt2", {"mode": "federated"}),
+            ("bert", {"mode": "federated", "aggregation": {"method": "fedex"}}),
+            ("bert", {"clients": {"a": {"split_layer": 1}, "b": {"split_layer": 3}}}),
+        ),
     ],
     ids=str,
 )
@@ -96,6 +99,7 @@ def comparable(run):
     return files
 
 
+@pytest.mark.slow
 def test_two_runs_are_equal_bit_for_bit_and_another_seed_is_not(config_file, tmp_path):
     """One run in a process of its own, with another hash seed, and one here; dropout on, not all clients at a time."""
     training = {"cohort": 0.67, "server_update": "sequential", "rounds": 3}

@@ -75,7 +75,7 @@ def configs(draw: st.DrawFn) -> ExperimentConfig:
     )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=80, derandomize=True)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=25, derandomize=True)
 @given(configs())
 def test_a_dumped_config_loads_to_an_equal_one(tmp_path, config: ExperimentConfig) -> None:
     path = tmp_path / "dumped.yaml"

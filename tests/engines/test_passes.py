@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.rounds import run_round
+from support.slow import slow, slow_but
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from atlas_cli.config.schema.experiment import ExperimentConfig
@@ -68,7 +69,10 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("family", "training", "changes"), CASES)
+FEW = [("gpt2", {}, {}), ("llama", {"cohort": 0.7}, {}), ("bert", {}, {"aggregation": {"method": "scaffold"}})]
+
+
+@pytest.mark.parametrize(("family", "training", "changes"), slow_but(CASES, *FEW))
 def test_a_run_with_shared_passes_is_the_run_without(
     family, training, changes, make_federation, train_quietly, monkeypatch
 ):
@@ -98,7 +102,7 @@ def test_a_run_with_shared_passes_is_the_run_without(
         assert a["simulated"] == b["simulated"]
 
 
-@pytest.mark.parametrize("task", ["causal-lm", "token-classification", "question-answering"])
+@pytest.mark.parametrize("task", ["causal-lm", *slow("token-classification", "question-answering")])
 def test_heads_that_read_each_token_or_the_whole_sequence(task, make_federation, tmp_path, lines, train_quietly):
     groups = lines if task == "causal-lm" else written(tmp_path, task)
     family = "gpt2" if task == "causal-lm" else "bert"

@@ -4,6 +4,7 @@ import re
 
 import pytest
 from support.elsewhere import Hosts, run, same
+from support.slow import slow, slow_but
 
 from atlas_cli.aggregation.methods import scaffold
 from atlas_cli.engines.remote.host import NotFinite
@@ -41,7 +42,10 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+FEW = ("pooled", "U-shaped, sequential", "control variates", "federated", "crash", "half of the clients")
+
+
+@pytest.mark.parametrize("case", slow_but(CASES, *FEW))
 def test_equals_one_process(make_federation, case):
     training = {"local_steps": 2, **CASES[case].get("training", {})}
     changes = {"engine": {"fuse": "off"}, **CASES[case], "training": training}
@@ -58,7 +62,7 @@ def lost(*times):
     return lambda *call: "its process died" if call in times else None
 
 
-@pytest.mark.parametrize("update", ["pooled", "sequential", "per-client"])
+@pytest.mark.parametrize("update", ["pooled", *slow("sequential", "per-client")])
 def test_a_client_that_is_lost_counts_until_then_and_is_back_in_the_next_round(make_federation, update):
     """As one whose failure before the same step was simulated: its last step was taken by the server, not by itself."""
     changes = {"engine": {"fuse": "off"}, "training": {"server_update": update, "rounds": 3}}

@@ -6,6 +6,7 @@ import pytest
 import torch
 from support.by_hand import batches_of, hidden, optimizer, step
 from support.rounds import run_round
+from support.slow import slow
 
 from atlas_cli.errors import ConfigError, TooFewClientsError
 from atlas_cli.experiment.round_loop import deliver, set_up
@@ -41,7 +42,7 @@ def layers(adapters, family):
 
 @pytest.mark.parametrize("opt", [SGD, ADAMW], ids=["sgd", "adamw"])
 @pytest.mark.parametrize("mode", ["pooled", "per-client"])
-@pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])
+@pytest.mark.parametrize("family", ["llama", *slow("bert", "gpt2")])
 def test_local_steps_equal_training_by_hand(family, mode, opt, unequal):
     training = {"server_update": mode, "client_optimizer": opt, "server_optimizer": opt, "max_grad_norm": None}
     made = unequal(family, training=training)
@@ -162,7 +163,7 @@ def test_equal_cuts_are_the_common_cut(make_config, train_quietly):
     assert all(torch.equal(heads[0][name], heads[1][name]) for name in heads[0])
 
 
-@pytest.mark.parametrize("labels", ["server", "client"])
+@pytest.mark.parametrize("labels", ["client", *slow("server")])
 def test_a_run_learns_and_is_proved_at_every_cut(labels, unequal, train_quietly):
     fast = {"name": "adamw", "lr": 0.01}
     training = {"labels": labels, "rounds": 8, "local_steps": 6, "client_optimizer": fast, "server_optimizer": fast}

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from support.by_hand import batches_of
+from support.slow import slow, slow_but
 
 import atlas_cli
 from atlas_cli import discovery
@@ -81,7 +82,9 @@ def test_naming_the_dtype_of_the_model_changes_nothing(make_federation, train_qu
 
 
 @pytest.mark.parametrize("labels", ["server", "client"])
-@pytest.mark.parametrize(("family", "lm"), [("gpt2", True), ("bert", False), ("llama", False), ("distilbert", False)])
+@pytest.mark.parametrize(
+    ("family", "lm"), [("gpt2", True), *slow(("bert", False), ("llama", False), ("distilbert", False))]
+)
 @pytest.mark.parametrize("cut", [2, 4])
 def test_the_split_is_proved_for_each_dtype(cut, family, lm, labels, lines, make_federation):
     groups = {"task_groups": lines} if lm else {}
@@ -145,7 +148,7 @@ def test_a_wrong_split_of_two_dtypes_is_found(harm, make_federation, monkeypatch
         require_verified(verify_split(made))
 
 
-@pytest.mark.parametrize("method", discovery.names("aggregation.methods"))
+@pytest.mark.parametrize("method", slow_but(discovery.names("aggregation.methods"), "delta-svd", "flora", "scaffold"))
 def test_every_method_trains_with_mixed_dtypes(method, make_federation, train_quietly):
     made = make_federation(**ONE, aggregation={"method": method}, training={"rounds": 2})
     recorder = train_quietly(made)  # every delivery is compared by hash, and every byte with its closed form

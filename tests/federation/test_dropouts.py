@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.by_hand import ByHand, optimizer, step, trained
+from support.slow import slow
 
 from atlas_cli.aggregation.contract import delta
 from atlas_cli.engines.in_process import local_steps
@@ -90,12 +91,14 @@ def test_a_third_drops_out_each_round_and_merges_are_of_those_that_are_left(make
     "changes",
     [
         {"aggregation": {"method": "delta-svd"}},
-        {"aggregation": {"method": "fedsa"}},
-        {"aggregation": {"method": "flora"}},
-        {"aggregation": {"method": "none"}},
         {"aggregation": {"method": "median"}, "training": {"labels": "client"}},
-        {"aggregation": {"method": "hetlora", "options": {"prune": 0.5, "penalty": 1.0}}, "mode": "federated"},
-        {"training": {"client_optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.9}}},
+        *slow(
+            {"aggregation": {"method": "fedsa"}},
+            {"aggregation": {"method": "flora"}},
+            {"aggregation": {"method": "none"}},
+            {"aggregation": {"method": "hetlora", "options": {"prune": 0.5, "penalty": 1.0}}, "mode": "federated"},
+            {"training": {"client_optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.9}}},
+        ),
     ],
     ids=str,
 )
@@ -185,7 +188,11 @@ SAYS = {
 
 @pytest.mark.parametrize(
     ("update", "where"),
-    [*(("pooled", where) for where in SAYS), ("sequential", "gradient sent"), ("per-client", "own gradient")],
+    [
+        ("pooled", "activations"),
+        ("per-client", "own gradient"),
+        *slow(*(("pooled", where) for where in SAYS if where != "activations"), ("sequential", "gradient sent")),
+    ],
 )
 def test_a_client_with_a_nan_is_dropped_as_if_it_had_failed_before_that_step(
     make_config, train_quietly, monkeypatch, where, update

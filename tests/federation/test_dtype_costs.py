@@ -4,6 +4,7 @@ import pytest
 import torch
 from support.by_hand import batches_of
 from support.rounds import run_round
+from support.slow import slow
 
 from atlas_cli.experiment.allocation.measured_client import take_steps
 from atlas_cli.experiment.round_loop import set_up
@@ -59,14 +60,16 @@ def test_a_round_is_predicted_to_the_byte_and_a_set_up_is_halved(labels, make_co
     ("changes", "padded"),
     [
         ({"family": "gpt2"}, True),
-        ({"family": "gpt2"}, False),
-        ({"family": "llama", "checkpoint": True}, True),
-        ({"family": "bert", "training": {"labels": "client"}}, True),
         ({"family": "bert", "training": {"labels": "client"}}, False),
-        ({"family": "distilbert", "training": {"labels": "client"}}, True),
-        ({"family": "gpt2", "training": {"labels": "client"}, "lm": True}, True),
-        ({"family": "llama", "training": {"labels": "client"}, "lm": True}, False),
-        ({"family": "bert", "mode": "federated"}, True),
+        *slow(
+            ({"family": "gpt2"}, False),
+            ({"family": "llama", "checkpoint": True}, True),
+            ({"family": "bert", "training": {"labels": "client"}}, True),
+            ({"family": "distilbert", "training": {"labels": "client"}}, True),
+            ({"family": "gpt2", "training": {"labels": "client"}, "lm": True}, True),
+            ({"family": "llama", "training": {"labels": "client"}, "lm": True}, False),
+            ({"family": "bert", "mode": "federated"}, True),
+        ),
     ],
     ids=str,
 )

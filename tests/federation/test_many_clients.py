@@ -7,6 +7,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from support.slow import slow
 
 from atlas_cli import SplitClient
 from atlas_cli.errors import AtlasError
@@ -101,8 +102,14 @@ def costs(made, monkeypatch):
     return by_round
 
 
-@pytest.mark.parametrize("method", ["delta-svd", "fedsa", "flora"])
-@pytest.mark.parametrize("memory", [None, "1 KiB"])
+@pytest.mark.parametrize(
+    ("method", "memory"),
+    [
+        ("delta-svd", None),
+        ("fedsa", "1 KiB"),
+        *slow(("delta-svd", "1 KiB"), ("fedsa", None), ("flora", None), ("flora", "1 KiB")),
+    ],
+)
 def test_a_round_costs_what_its_cohort_does(many, monkeypatch, tmp_path, method, memory):
     away = {"engine": {"offload": memory}, "output": {"dir": str(tmp_path)}}
     few, more = (costs(many(n, aggregation={"method": method}, **away), monkeypatch) for n in (48, 98))
@@ -153,6 +160,7 @@ def tensor_bytes_alive():
     return sum(alive.values())
 
 
+@pytest.mark.slow
 def test_a_client_holds_its_adapters_and_their_moments_alone(model_folder):
     base = load.shared_base(model_folder("bert"), "pretrained", torch.device("cpu"), 0)
     SplitClient("first", base=base, rank_config=RANK, split_layer=2)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from support.by_hand import batches_of, hidden
 from support.rounds import run_round
+from support.slow import slow_but
 
 from atlas_cli import discovery
 from atlas_cli.aggregation.contract import delta
@@ -18,6 +19,7 @@ from atlas_cli.planning.plan import make_plan
 from atlas_cli.wire.ledger import Ledger
 
 METHODS = [name for name in discovery.names("aggregation.methods") if name != "none"]
+DIFFERENT = ("delta-svd", "fedsa", "flora", "scaffold")  # what is sent, kept and replaced
 FAST = {"client_optimizer": {"lr": 0.02}, "server_optimizer": {"lr": 0.02}}
 
 
@@ -109,7 +111,7 @@ def test_a_changed_base_is_what_the_client_computes_with(method, ready):
         torch.testing.assert_close(worth(exported, path), worth(client.adapters, path).double(), atol=1e-6, rtol=1e-4)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", slow_but(METHODS, *DIFFERENT))
 def test_an_absent_client_keeps_what_it_has_and_catches_up(method, ready):
     made = ready(method)
     a_round(made, ["a", "b", "c"], 1)
@@ -125,7 +127,7 @@ def test_an_absent_client_keeps_what_it_has_and_catches_up(method, ready):
             torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", slow_but(METHODS, *DIFFERENT))
 def test_moments_of_what_was_replaced_are_reset_and_no_others(method, ready):
     made = ready(method)
     client = made.clients["a"]
@@ -157,7 +159,7 @@ def test_what_crosses_the_wire(ready):
             )
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", slow_but(METHODS, *DIFFERENT))
 def test_a_restored_federation_goes_on_alike(method, make_config):
     config = make_config(aggregation={"method": method}, training=FAST)
     made, other = build(config), build(config)

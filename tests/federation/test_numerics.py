@@ -7,6 +7,7 @@ import pytest
 import torch
 from support.by_hand import batches_of
 from support.rounds import run_round
+from support.slow import slow
 from torch import nn
 
 from atlas_cli.errors import NonFiniteError
@@ -84,7 +85,7 @@ def spoil(monkeypatch, owner, method, name, bad):
 
 
 @pytest.mark.parametrize("bad", BAD)
-@pytest.mark.parametrize("update", ["pooled", "sequential", "per-client"])
+@pytest.mark.parametrize("update", ["pooled", *slow("sequential", "per-client")])
 @pytest.mark.parametrize(
     ("labels", "owner", "method", "tensor", "says"),
     [

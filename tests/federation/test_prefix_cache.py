@@ -9,6 +9,7 @@ import pytest
 import torch
 from support.by_hand import batches_of
 from support.rounds import run_round
+from support.slow import slow_but
 
 from atlas_cli.federation.build import build
 from atlas_cli.federation.parties.prefix_cache import Prefix, PrefixCache
@@ -47,7 +48,7 @@ def assert_close(ours, theirs):
         assert float((a - b).abs().max()) <= 1e-6 * max(1.0, float(b.abs().max()))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", slow_but(FAMILIES, "bert", "llama"))
 def test_losses_gradients_adapters_and_memory_are_those_without_a_cache(
     family, make_federation, train_quietly, monkeypatch
 ):
@@ -101,7 +102,7 @@ def text_of(feature):
     return tuple(feature["input_ids"])
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", slow_but(FAMILIES, "bert", "llama"))
 def test_each_text_passes_the_prefix_once(family, make_federation):
     federation = make_federation(
         family, **CHANGES, **CACHED, training={"rounds": 3, "local_steps": 6, "server_update": "pooled"}

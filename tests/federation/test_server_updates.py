@@ -7,6 +7,7 @@ import pytest
 import torch
 from support.by_hand import ByHand, hidden, optimizer, step, trained
 from support.rounds import run_round
+from support.slow import slow
 
 from atlas_cli.data.collate import collate
 from atlas_cli.federation.build import build
@@ -102,8 +103,8 @@ def moved(federation, by_hand):
     return max((p - q).abs().max().item() for p, q in zip(before, after, strict=True)) > 1e-3
 
 
-@pytest.mark.parametrize("clip", [None, 0.5])
-@pytest.mark.parametrize("opt", [SGD, ADAMW], ids=["sgd", "adamw"])
+@pytest.mark.parametrize("clip", [0.5, *slow(None)])
+@pytest.mark.parametrize("opt", [SGD, pytest.param(ADAMW, marks=pytest.mark.slow)], ids=["sgd", "adamw"])
 @pytest.mark.parametrize("task", ["sequence-classification", "causal-lm"])
 @pytest.mark.parametrize("mode", ["pooled", "sequential", "per-client"])
 def test_update_equals_training_by_hand(federation, mode, task, opt, clip):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from support.rounds import run_round
+from support.slow import slow
 
 from atlas_cli.wire.ledger import Ledger
 
@@ -38,7 +39,7 @@ def state(federation):
 
 
 @pytest.mark.parametrize("mode", ["pooled", "sequential", "per-client"])
-@pytest.mark.parametrize("family", ["bert", "gpt2"])
+@pytest.mark.parametrize("family", ["gpt2", *slow("bert")])
 def test_one_client_trains_as_with_labels_on_the_server(pair, family, mode):
     server, client = pair(family, server_update=mode)
     for p, q in zip(state(server), state(client), strict=True):

@@ -2,6 +2,7 @@
 
 import pytest
 import yaml
+from support.slow import slow
 
 from atlas_cli.config.load import load_config
 from atlas_cli.experiment.allocation.measured_client import take_steps
@@ -15,10 +16,8 @@ PARTS = ("frozen_weights", "adapters", "heads", "gradients", "optimizer", "saved
     ("family", "mode"),
     [
         ("gpt2", "split-federated"),
-        ("gpt2", "federated"),
         ("bert", "federated"),
-        ("llama", "split-federated"),
-        ("distilbert", "split-federated"),
+        *slow(("gpt2", "federated"), ("llama", "split-federated"), ("distilbert", "split-federated")),
     ],
 )
 def test_predicted_and_measured(family, mode, model_folder, tmp_path):

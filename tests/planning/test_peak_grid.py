@@ -8,6 +8,7 @@ import random
 
 import pytest
 from support.real_client import features, make_base, measure, parts
+from support.slow import slow_but
 from transformers import BertConfig, DistilBertConfig, GPT2Config, GPTNeoXConfig, LlamaConfig, OPTConfig, Qwen3Config
 
 from atlas_cli.planning.memory.predict import predict_client
@@ -70,7 +71,7 @@ def check(
     assert peak <= said.peak <= limit * peak, (said.peak / peak - 1, case)
 
 
-@pytest.mark.parametrize("name", MAKE)
+@pytest.mark.parametrize("name", slow_but(MAKE, "gpt2", "opt"))
 def test_narrow_feed_forwards(name):
     """Where the feed-forward is narrow, the attention or a norm is where most is alive."""
     cases = (

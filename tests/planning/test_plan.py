@@ -5,6 +5,7 @@ import time
 
 import pytest
 import torch
+from support.slow import slow
 from support.tiny_models import CONFIGS
 
 from atlas_cli.config.schema.experiment import ExperimentConfig, ModelConfig
@@ -50,7 +51,7 @@ def no_weights_are_loaded(monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("cut", [1, 3, 4])
+@pytest.mark.parametrize("cut", [3, *slow(1, 4)])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_figures_are_those_of_the_real_modules(family, cut, dtype, model_folder, monkeypatch):
     model = {"split_layer": cut, "dtype": dtype}

@@ -44,6 +44,7 @@ def one_line(err):
     return line
 
 
+@pytest.mark.slow
 def test_full_at_every_write(write, train, chaos, disk, capsys):
     path = write(training={"rounds": 2, "local_steps": 1, "max_length": 32})
     _, whole = train(path)
@@ -124,6 +125,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(folder)], check=True)
 
 
+@pytest.mark.slow
 def test_a_small_file_system(write, train, small_disk, capsys):
     path = write(output={"dir": str(small_disk)}, checkpoints={"keep": 50}, training={"rounds": 50, "local_steps": 1})
     assert main(["train", str(path)]) == 1

@@ -37,7 +37,7 @@ def test_the_shipped_configs_are_valid_before_they_are_harmed(place):
         assert fuzz_configs.check(fuzz_configs.dump(base), folder) == ("exit 0", "")
 
 
-@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(st.randoms(use_true_random=False))
 def test_harmed_configs(place, draw):
     folder, bases = place

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from support.slow import slow
 
 from atlas_cli.runs.checkpoint import folders
 from atlas_cli.runs.directory import RunDirectory
@@ -92,7 +93,10 @@ def test_a_run_that_ended_before_its_first_checkpoint_is_passed_over(train, stop
 
 @pytest.mark.parametrize(
     "change",
-    ["devices.d.memory='1 GiB'", "threads=2", "seed=1", "training.local_steps=3", "clients.a.weight=2", "name=other"],
+    [
+        "clients.a.weight=2",
+        *slow("devices.d.memory='1 GiB'", "threads=2", "seed=1", "training.local_steps=3", "name=other"),
+    ],
 )
 def test_what_changes_the_run_is_refused(train, stopped, capsys, change):
     _, run = stopped()
@@ -111,7 +115,7 @@ def test_what_may_change(train, stopped):
     assert [folder.name for folder in folders(run)] == ["round-000004"]
 
 
-@pytest.mark.parametrize("schedule", [{"name": "cosine"}, {"name": "constant", "warmup": 0.5}])
+@pytest.mark.parametrize("schedule", [{"name": "cosine"}, *slow({"name": "constant", "warmup": 0.5})])
 def test_more_rounds_are_refused_where_the_learning_rate_depends_on_their_number(train, stopped, capsys, schedule):
     path, run = stopped(training={"rounds": 3, "local_steps": 2, "max_length": 32, "schedule": schedule})
     capsys.readouterr()
@@ -121,7 +125,7 @@ def test_more_rounds_are_refused_where_the_learning_rate_depends_on_their_number
     assert train(path, "--resume", "auto", "training.rounds=3")[0] == 0
 
 
-@pytest.mark.parametrize("cohort", [1.0, 0.5])
+@pytest.mark.parametrize("cohort", [1.0, *slow(0.5)])
 def test_more_rounds_after_the_end_train_as_if_they_had_been_asked_for_at_once(write, train, cohort):
     few = {"rounds": 2, "local_steps": 2, "max_length": 32, "cohort": cohort}
     path = write(training=few)

@@ -8,6 +8,7 @@ import signal
 import sys
 
 import pytest
+from support.slow import slow
 
 from atlas_cli.cli import main
 from atlas_cli.errors import NonFiniteError
@@ -79,6 +80,7 @@ def test_a_signal_while_the_folder_is_made_leaves_one_that_says_what_it_is(write
     assert run.read_json("manifest.json")["status"] == "interrupted" and (run.path / "config.yaml").exists()
 
 
+@pytest.mark.slow
 def test_what_is_kept_is_no_damaged_checkpoint(write, train, at_step, chaos, capsys):
     path = write()
     _, whole = train(path)
@@ -110,6 +112,7 @@ def test_a_reader_that_is_gone_ends_the_run_in_order(write, train, at_step, chao
     goes_on_to_the_same_end(line, run, whole, chaos)
 
 
+@pytest.mark.slow
 def test_with_rare_checkpoints_the_last_whole_round_is_kept(write, train, at_step, chaos, capsys):
     path = write(training={"rounds": 4, "local_steps": 2}, checkpoints={"every": 4, "keep": 1})
     _, whole = train(path)
@@ -127,7 +130,7 @@ def test_a_second_signal_stops_at_once(write, train, at_step):
     assert run.read_json("manifest.json")["status"] == "interrupted" and not (run.path / "adapters").exists()
 
 
-@pytest.mark.parametrize("where", ["export_adapters", "write_report"])
+@pytest.mark.parametrize("where", ["export_adapters", *slow("write_report")])
 def test_a_signal_after_training(write, train, chaos, monkeypatch, capsys, where):
     path = write()
     _, whole = train(path)
@@ -196,7 +199,12 @@ def adapters(run):
 
 
 @pytest.mark.parametrize(
-    ("case", "how"), [*((case, "interrupted") for case in CASES), ("plain", "failed"), ("changes the base", "failed")]
+    ("case", "how"),
+    [
+        ("changes the base", "interrupted"),
+        ("plain", "failed"),
+        *slow(*((case, "interrupted") for case in CASES if case != "changes the base"), ("changes the base", "failed")),
+    ],
 )
 def test_adapters_of_the_last_whole_round_and_a_report_are_left(write, train, at_step, case, how):
     """The adapters of a run that stopped in round 3 are those of one of two rounds, to the byte."""

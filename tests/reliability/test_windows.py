@@ -44,6 +44,7 @@ def on_windows(monkeypatch, tmp_path):
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="cannot see which files are mapped")
 def test_train_both_interrupts_resume_audit_and_cluster(write, train, at_step, on_windows, capfd):
     path = write(**CHANGES, engine={"offload": "1 KiB", "prefix_cache": "1 KiB"})
