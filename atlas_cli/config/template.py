@@ -52,7 +52,6 @@ training:
   labels: server              # client: head and labels stay on the client (U-shaped)
   client_optimizer: {{name: adamw, lr: 1e-3}}
   server_optimizer: {{name: adamw, lr: 1e-3}}
-  # early_stopping: {{patience: 3}}   # with holdout.validation: ends after so many evaluations without a gain
   # on_nonfinite: drop-client # default: stop
   # min_clients: 2            # a round that fewer finish ends the run
 
@@ -60,7 +59,7 @@ aggregation: {{method: delta-svd}}
 # screen: {{max_norm_ratio: 3.0}}                      # leave out updates far above the median norm
 # privacy: {{labels: {{epsilon: 2}}, pad_lengths: 16}}     # what leaves a client; epsilon by channel
 # faults: {{drop: 0.3, crash_at: {{{client}: {{round: 2}}}}}}   # for experiments: clients that fail
-# holdout: {{validation: 0.1}}          # a share of the rows, to choose the best round on
+# holdout: {{validation: 0.1}}          # rows to choose the best round on, and for training.early_stopping
 evaluation: {{every: 1}}
 checkpoints: {{every: 1, keep: 2}}    # atlas train --resume RUN goes on from them
 # audit: {{record: {{rounds: [1]}}}}      # keep the messages of a round for atlas audit RUN
