@@ -103,7 +103,7 @@ def _group_result(records: RunRecords, found: GroupSummary) -> str:
     if found.before is not None and row["round"]:
         before = format_number(found.before)
         within = ends is not None and ends[0] <= found.before <= ends[1]
-        beside.append(f"not told apart from before training, {before}" if within else f"before training {before}")
+        beside.append(f"before training {before}{', within this interval' if within else ''}")
     if found.chosen_on == "validation":
         beside.append(f"best on the validation part in round {found.best_round}: {format_number(found.best)}")
     if (share := largest_class(row, found.metric)) is not None:
