@@ -69,7 +69,8 @@ def command(
     if as_json:
         typer.echo(json.dumps({"run": str(run), "evaluations": [each.record() for each in done]}, indent=2))
         return
-    console.say(f"next: {shlex.join(['atlas', 'compare', str(run)])} OTHER_RUN")
+    quoted = shlex.quote(str(run))
+    console.say(f"next: atlas predict {quoted} --input FILE --output FILE, or atlas compare {quoted} OTHER_RUN")
 
 
 def _evaluate(

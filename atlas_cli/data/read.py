@@ -172,7 +172,7 @@ def _columns(task: type[BaseTask], data: DataConfig, rows: Rows, key: str) -> di
     columns = {}
     for field in (*task.fields, *task.optional_fields):
         configured = getattr(data, field, None)  # a task of another package may have fields that are no key
-        column = configured if isinstance(configured, str) else _own_column(task, field, present)
+        column = configured if isinstance(configured, str) else own_column(task, field, present)
         if column in present:
             columns[field] = column
         elif field in task.fields or configured:
@@ -190,10 +190,10 @@ def _fitting(present: Collection[str]) -> str:
 
 
 def _has_all(task: type[BaseTask], present: Collection[str]) -> bool:
-    return all(_own_column(task, field, present) in present for field in task.fields)
+    return all(own_column(task, field, present) in present for field in task.fields)
 
 
-def _own_column(task: type[BaseTask], field: str, present: Collection[str]) -> str:
+def own_column(task: type[BaseTask], field: str, present: Collection[str]) -> str:
     """The column of a field of which the config says nothing: that of its name, or of another that the task knows."""
     names = (field, *task.other_names.get(field, ()))
     return next((name for name in names if name in present), field)

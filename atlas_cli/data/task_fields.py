@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from atlas_cli.data.class_sets import SEPARATOR
@@ -32,23 +33,7 @@ def canonical(
     """
     done = []
     for number, row in enumerate(rows, start=1):
-        new = dict(row)
-        for field, column in columns.items():
-            place = f"row {number} of the {part}, column {column!r}"
-            value = _value(row.get(column), task.forms.get(field, "text"), place, f"{key}.{field}", separator)
-            if value is None and field in task.may_be_empty and row.get(column) is not None:
-                value = []  # an empty cell or list, and no missing one
-            if value is not None:
-                new[field] = value
-            elif field in task.optional_fields:
-                new.pop(field, None)
-            elif column in row:
-                raise ConfigError(f"{place} is empty; fill it or drop the row", key=f"{key}.{field}")
-            else:
-                raise ConfigError(
-                    f"row {number} of the {part} has no column {column!r}{did_you_mean(column, list(row))}",
-                    key=f"{key}.{field}",
-                )
+        new = with_fields(row, columns, task, f"row {number} of the {part}", key, separator)
         if "tokens" in columns and "tags" in columns and len(new["tokens"]) != len(new["tags"]):
             counts = f"{len(new['tokens'])} tokens but {len(new['tags'])} tags"
             raise ConfigError(f"row {number} of the {part} has {counts}; each token needs one", key=f"{key}.tags")
@@ -58,6 +43,38 @@ def canonical(
             raise ConfigError(f"row {number} of the {part}: {error.message}", key=key) from None
         done.append(new)
     return done
+
+
+def with_fields(
+    row: Mapping[str, Any],
+    columns: Mapping[str, str],
+    task: type[BaseTask],
+    where: str,
+    key: str,
+    separator: str = SEPARATOR,
+) -> dict[str, Any]:
+    """A row with the fields that ``columns`` names, as ``canonical`` has them; ``where`` says which row it is.
+
+    Raises:
+        ConfigError: an empty field, or a value of another type.
+    """
+    new = dict(row)
+    for field, column in columns.items():
+        place = f"{where}, column {column!r}"
+        value = _value(row.get(column), task.forms.get(field, "text"), place, f"{key}.{field}", separator)
+        if value is None and field in task.may_be_empty and row.get(column) is not None:
+            value = []  # an empty cell or list, and no missing one
+        if value is not None:
+            new[field] = value
+        elif field in task.optional_fields:
+            new.pop(field, None)
+        elif column in row:
+            raise ConfigError(f"{place} is empty; fill it or drop the row", key=f"{key}.{field}")
+        else:
+            raise ConfigError(
+                f"{where} has no column {column!r}{did_you_mean(column, list(row))}", key=f"{key}.{field}"
+            )
+    return new
 
 
 def _value(value: Any, form: Form, place: str, key: str, separator: str) -> Any:

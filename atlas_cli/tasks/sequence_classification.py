@@ -91,7 +91,7 @@ class Task(TextTask):
         **dict.fromkeys(("accuracy", "macro_f1", "matthews", "f1"), "higher"),
         "loss": "lower",
     }
-    prediction_fields: ClassVar[tuple[str, ...]] = ("label", "score")
+    prediction_fields: ClassVar[tuple[str, ...]] = ("label", "score", "scores")
 
     @classmethod
     def labels_in(cls, row: Row) -> list[str]:
@@ -121,7 +121,7 @@ class Task(TextTask):
         return _ClassMetric(self.classes, self.loss, self.primary_metric)
 
     def predictions(self, logits: Tensor, features: Sequence[Feature]) -> list[Prediction]:
-        """The likeliest class and its probability."""
-        scores_B, classes_B = logits.float().softmax(-1).max(-1)
-        pairs = zip(classes_B.tolist(), scores_B.tolist(), strict=True)
-        return [{"label": self.classes[number], "score": score} for number, score in pairs]
+        """The likeliest class, its probability, and that of every class, in the order of classes."""
+        scores_BC = logits.float().softmax(-1)
+        found = zip(scores_BC.argmax(-1).tolist(), scores_BC.tolist(), strict=True)
+        return [{"label": self.classes[c], "score": scores[c], "scores": scores} for c, scores in found]

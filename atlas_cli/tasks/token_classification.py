@@ -7,9 +7,11 @@ over all words: a word that was cut off at max_length counts as predicted O, so 
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from itertools import accumulate
 from typing import Any, ClassVar
 
 import torch
@@ -22,6 +24,7 @@ from atlas_cli.tasks._heads import Classifier
 from atlas_cli.tasks._metrics import RunningLoss, entity_spans
 from atlas_cli.tasks.contract import IGNORE, BaseTask, Better, ClassCounts, Feature, Form, Metric, Prediction, Row, Term
 
+_WORD = re.compile(r"[^ \t\r\n]+")  # as data is read: a no-break space is part of a word
 _MANY_WORDS = 10_000  # of a row with more, only so many are tokenized where that fills max_length
 
 
@@ -208,12 +211,11 @@ class Task(BaseTask):
         Characters are those of the text as it was given, or of the words with one space between each.
         """
         given = row["tokens"]
-        text, words = (given, given.split()) if isinstance(given, str) else (" ".join(given), given)
-        places, end = [], 0
-        for word in words:
-            start = text.index(word, end)
-            end = start + len(word)
-            places.append((start, end))
+        if isinstance(given, str):
+            text, places = given, [word.span() for word in _WORD.finditer(given)]
+        else:
+            text, ends = " ".join(given), list(accumulate(len(word) + 1 for word in given))
+            places = [(end - 1 - len(word), end - 1) for word, end in zip(given, ends, strict=True)]
         entities = []
         tags, scores = [tag or "O" for tag in prediction["tags"]], prediction["scores"]
         for kind, first, last in sorted(entity_spans(tags), key=lambda span: span[1:]):

@@ -32,7 +32,7 @@ class TextTable:
         """The header and all rows, and notes on how quotes are read."""
         numbered = enumerate(self.lines, start=self.skipped + 1) if '"' in self.text else ()
         bare = [(number, line.split(separator)) for number, line in numbered if line]
-        if separator == "\t" and _quotes_are_text(bare):
+        if separator == "\t" and quotes_are_text(bare):
             count = sum('"' in cell for _, cells in bare for cell in cells)
             return bare, [f"{self.path}: fields are not quoted, so quotes are read as text ({count} fields hold some)"]
         records = list(self.quoted(separator))
@@ -53,7 +53,7 @@ class TextTable:
             ) from error
 
 
-def _quotes_are_text(bare: list[Record]) -> bool:
+def quotes_are_text(bare: list[Record]) -> bool:
     """Whether lines that are whole without quoting have quotes that no writer of quoted fields would have put so.
 
     Such writers quote fields that hold quotes, which they double, commas, tabs or line ends; or all of them, the header

@@ -25,15 +25,23 @@ def _objects(path: Path, key: str) -> Iterator[dict[str, Any]]:
     for number, line in enumerate(lines_of(text), start=1):
         if not line.strip():
             continue
-        place = f"{path}:{number}"
-        if line.strip() in ("[", "{"):
-            what = "one list of objects; name it .json" if line.strip() == "[" else "an object over several lines"
-            raise ConfigError(f"{place}: {what}; a .jsonl file has one object a line", key=key)
-        value = _loads(line, place, key)
-        if not isinstance(value, dict):
-            hint = "; one list of objects goes into a .json file" if isinstance(value, list) else ""
-            raise ConfigError(f"{place}: a {type(value).__name__} where an object is expected{hint}", key=key)
-        yield value
+        yield object_of(line, f"{path}:{number}", key)
+
+
+def object_of(line: str, place: str, key: str | None) -> dict[str, Any]:
+    """The object of a line.
+
+    Raises:
+        ConfigError: there is none; names the ``place``.
+    """
+    if line.strip() in ("[", "{"):
+        what = "one list of objects; name it .json" if line.strip() == "[" else "an object over several lines"
+        raise ConfigError(f"{place}: {what}; a .jsonl file has one object a line", key=key)
+    value = _loads(line, place, key)
+    if not isinstance(value, dict):
+        hint = "; one list of objects goes into a .json file" if isinstance(value, list) else ""
+        raise ConfigError(f"{place}: a {type(value).__name__} where an object is expected{hint}", key=key)
+    return value
 
 
 def read_json(path: Path, key: str, notes: list[str]) -> Rows:
@@ -46,7 +54,7 @@ def read_json(path: Path, key: str, notes: list[str]) -> Rows:
     raise ConfigError(f"{path}: expected one list of objects{_seen(value)}", key=key)
 
 
-def _loads(text: str, place: str, key: str) -> Any:
+def _loads(text: str, place: str, key: str | None) -> Any:
     try:
         value = json.loads(text, object_pairs_hook=_once)
         if _deeper(value, MAX_DEPTH):

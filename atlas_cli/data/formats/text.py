@@ -23,6 +23,11 @@ _KINDS = {
 }
 
 
+def binary_kind(data: bytes) -> str | None:
+    """What bytes are that are no text, by how they begin, and what to do; None: perhaps text."""
+    return next((kind for start, kind in _KINDS.items() if data.startswith(start)), None)
+
+
 def read_text(path: Path, key: str) -> str:
     """The text of a file: UTF-8, or UTF-16 or UTF-32 where its byte order mark says so.
 
@@ -30,9 +35,8 @@ def read_text(path: Path, key: str) -> str:
         ConfigError: other bytes, with file and line; or not text at all, and then what it is.
     """
     data = path.read_bytes()
-    for start, kind in _KINDS.items():
-        if data.startswith(start):
-            raise ConfigError(f"{path} is {kind}", key=key)
+    if (kind := binary_kind(data)) is not None:
+        raise ConfigError(f"{path} is {kind}", key=key)
     encoding = "utf-32" if data.startswith(_UTF32) else "utf-16" if data.startswith(_UTF16) else "utf-8"
     try:
         text = data.decode(encoding).removeprefix("\ufeff")
