@@ -2,6 +2,7 @@
 
 The Python interface, loaded on first use so that the command line starts without torch:
 
+    run, load_run, Result          an experiment, and what came of it
     SplitClient, SplitServer       the two sides of the split
     federated_training_round       one local step and merge over given batches
     create_message                 a message as it would cross the wire, with its size
@@ -9,7 +10,7 @@ The Python interface, loaded on first use so that the command line starts withou
     RankAllocator, DeviceProfiler  ranks by layer from a device's budgets
     TaskClusterer                  which clients share a task
     LoRAAdapter                    one adapter of one layer
-    load_config, build, train      an experiment from a YAML file
+    load_config, build             the parties of an experiment, before anything is trained
 """
 
 from __future__ import annotations
@@ -26,14 +27,17 @@ if TYPE_CHECKING:
     from atlas_cli.experiment.api.parties import SplitServer as SplitServer
     from atlas_cli.experiment.api.ranks_for_device import DeviceProfiler as DeviceProfiler
     from atlas_cli.experiment.api.ranks_for_device import RankAllocator as RankAllocator
-    from atlas_cli.experiment.round_loop import train as train
     from atlas_cli.federation.build import build as build
     from atlas_cli.models.adapters.lora import LoRAAdapter as LoRAAdapter
     from atlas_cli.planning.cuts.choice import get_split_point as get_split_point
+    from atlas_cli.result import Result as Result
+    from atlas_cli.result import load_run as load_run
+    from atlas_cli.result import run as run
 
 _HOME = {
     "DeviceProfiler": "experiment.api.ranks_for_device",
     "RankAllocator": "experiment.api.ranks_for_device",
+    "Result": "result",
     "LoRAAdapter": "models.adapters.lora",
     "SplitClient": "experiment.api.parties",
     "SplitServer": "experiment.api.parties",
@@ -43,7 +47,8 @@ _HOME = {
     "federated_training_round": "experiment.api.one_round",
     "get_split_point": "planning.cuts.choice",
     "load_config": "config.load",
-    "train": "experiment.round_loop",
+    "load_run": "result",
+    "run": "result",
 }
 __all__ = sorted(_HOME)
 

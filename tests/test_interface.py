@@ -1,7 +1,11 @@
 """The Python interface, by the calls that its documentation shows, on GPT-2 at its full size with random weights."""
 
+import doctest
+import inspect
 import itertools
 import math
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,6 +25,8 @@ from atlas_cli.federation.parties.measured_memory import tensor_bytes
 from atlas_cli.hashing import sha256_tensors
 from atlas_cli.models.files import resolve
 from atlas_cli.models.frozen import load
+
+CONFIG_FOLDER = Path(__file__).parents[1] / "configs"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -48,12 +54,29 @@ def test_split_point_is_the_middle(name, layer):
     assert get_split_point(name) == layer
 
 
+PUBLIC = """
+    DeviceProfiler LoRAAdapter RankAllocator Result SplitClient SplitServer TaskClusterer build create_message
+    federated_training_round get_split_point load_config load_run run
+"""
+
+
 def test_public_names():
-    assert set(atlas_cli.__all__) <= set(dir(atlas_cli)) | set(atlas_cli.__all__)
-    for name in atlas_cli.__all__:
-        assert getattr(atlas_cli, name).__doc__
+    assert atlas_cli.__all__ == PUBLIC.split()
     with pytest.raises(AttributeError, match="nothing_such"):
         _ = atlas_cli.nothing_such
+
+
+@pytest.mark.slow
+def test_the_example_of_every_public_name_gives_what_it_shows(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(CONFIG_FOLDER / "data", tmp_path / "data")
+    public = {name: getattr(atlas_cli, name) for name in atlas_cli.__all__}
+    given = {**public, "Path": Path, "torch": torch}
+    runner, finder = doctest.DocTestRunner(), doctest.DocTestParser()
+    for name in sorted(public, key=lambda name: (name != "run", name)):  # others look at the run that it makes
+        example = finder.get_doctest(inspect.getdoc(public[name]), dict(given), name, None, None)
+        assert example.examples, name
+        assert runner.run(example).failed == 0, name
 
 
 def test_prototype_calls():

@@ -120,7 +120,7 @@ def main(argv: list[str] | None = None) -> int:
 def _output(quiet: bool) -> AbstractContextManager[None]:
     if not quiet:
         return nullcontext()
-    from atlas_cli.reports.terminal import quietly
+    from atlas_cli.notes import quietly
 
     return quietly()
 

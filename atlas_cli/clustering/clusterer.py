@@ -71,6 +71,10 @@ class TaskClusterer:
         k: number of clusters; "auto": the one with the best silhouette.
         k_max: the largest that "auto" tries; default: one less than there are clients, at most 20.
         min_silhouette: below it, "auto" says that all clients are one cluster.
+
+    Example:
+        >>> TaskClusterer().cluster([[0.9, 0.1], [1.0, 0.0], [0.0, 1.0], [0.1, 0.9]]).assignment
+        {'0': 0, '1': 0, '2': 1, '3': 1}
     """
 
     def __init__(

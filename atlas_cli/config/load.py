@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from atlas_cli.config.problems import Problem, from_validation
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.config.strict_yaml import KeyPath, dotted
 from atlas_cli.errors import ConfigError
+from atlas_cli.notes import say
 from atlas_cli.printable import printable
 
 OVERRIDE = "override"
@@ -56,6 +56,10 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> LoadedConfig
 
     Raises:
         ConfigError: one line for every problem, in the order of the file, each ``file:line: key: what is wrong``.
+
+    Example:
+        >>> load_config("offline", ["training.rounds=3"]).config.training.rounds
+        3
     """
     path, meant = config_file(Path(path))
     for sentence in (*([meant] if meant else ()), *discovery.misnamed()):
@@ -63,9 +67,9 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> LoadedConfig
     return _loaded(strict_yaml.load_file(path), path, overrides)
 
 
-def config_of_text(text: str, path: Path) -> LoadedConfig:
+def config_of_text(text: str, path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
     """The config of a text that is to be written to a file, checked as ``load_config`` does."""
-    return _loaded(strict_yaml.parse(text, str(path)), path, ())
+    return _loaded(strict_yaml.parse(text, str(path)), path, overrides)
 
 
 def _loaded(document: strict_yaml.Document, path: Path, overrides: Sequence[str]) -> LoadedConfig:
@@ -85,7 +89,7 @@ def _loaded(document: strict_yaml.Document, path: Path, overrides: Sequence[str]
 
 @cache
 def _say_once(text: str) -> None:
-    print(printable(text), file=sys.stderr, flush=True)
+    say(printable(text))
 
 
 @contextmanager

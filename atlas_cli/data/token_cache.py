@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import cache
@@ -28,6 +27,7 @@ from torch import Tensor
 from atlas_cli import tasks
 from atlas_cli.errors import ConfigError
 from atlas_cli.models.files.tokenizer_file import tokenizer_parts
+from atlas_cli.notes import say
 from atlas_cli.storage.cached_folders import cache_dir, replace
 from atlas_cli.tasks.contract import BaseTask, Feature, Row
 
@@ -116,7 +116,7 @@ def _read(key: str) -> Encoded | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, LookupError, TypeError, SafetensorError) as error:
-        print(f"note: {tensors} cannot be used ({error}); tokenizing anew", file=sys.stderr, flush=True)
+        say(f"note: {tensors} cannot be used ({error}); tokenizing anew")
         return None
 
 

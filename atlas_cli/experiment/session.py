@@ -252,6 +252,7 @@ def _run(
         measured = recorder.measured is not None and recorder.measured.number == number
         rows = [row for row in recorder.metrics if row["round"] == number]
         trackers.after_round(rows, _memory(run) if measured else None)
+        progress.kept(number)
         stopping.check()
 
     try:

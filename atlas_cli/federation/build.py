@@ -27,13 +27,19 @@ from atlas_cli.planning.plan import ClientPlan, Plan, make_plan
 
 
 def build(config: ExperimentConfig, plan: Plan | None = None) -> Federation:
-    """Load the model and the data of a config, and make all parties.
+    """Load the model and the data of a config, and make all parties, as they are before any training.
 
     Args:
-        plan: The result of ``make_plan`` for the config, if the caller has it.
+        config: the ``config`` of what ``load_config`` gives.
+        plan: the result of ``make_plan`` for the config, if the caller has it.
 
     Raises:
         ConfigError, ResourceError: what the config asks for cannot be had.
+
+    Example:
+        >>> federation = build(load_config("offline").config)
+        >>> [(client.name, client.cut) for client in federation.plan.clients]
+        [('phones-1', 2), ('phones-2', 2), ('laptop-1', 2)]
     """
     return make_federation(load_experiment(plan or make_plan(config)))
 

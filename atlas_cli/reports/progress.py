@@ -41,6 +41,9 @@ class Progress(Protocol):
     def round_end(self, round: int, rows: Sequence[Record]) -> None:
         """A round is done: its metrics records."""
 
+    def kept(self, round: int) -> None:
+        """A round is kept: whatever ends the run now, it goes on after this one."""
+
     def note(self, text: str) -> None:
         """Print a note; it stays on the screen."""
 
@@ -118,6 +121,9 @@ class PlainProgress(Progress):
     def round_end(self, round: int, rows: Sequence[Record]) -> None:
         """Print the line of the round."""
         self.note(round_line(round, self.total_rounds, rows))
+
+    def kept(self, round: int) -> None:
+        """Not shown."""
 
     def note(self, text: str) -> None:
         """Print a line, unwrapped."""

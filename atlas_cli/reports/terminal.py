@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from contextvars import ContextVar
+from contextlib import suppress
 from typing import Any
 
 from rich.cells import cell_len
@@ -13,20 +11,10 @@ from rich.console import Console
 from rich.status import Status
 from rich.text import Text
 
+from atlas_cli.notes import is_quiet
 from atlas_cli.printable import printable
 
 SPINNER = "line"  # ASCII: consoles of any code page show it
-_quiet: ContextVar[bool] = ContextVar("quiet", default=False)
-
-
-@contextmanager
-def quietly() -> Iterator[None]:
-    """Inside, a new ``Terminal`` shows nothing: for ``--quiet``."""
-    token = _quiet.set(True)
-    try:
-        yield
-    finally:
-        _quiet.reset(token)
 
 
 def busy(what: str) -> Status:
@@ -42,7 +30,7 @@ class Terminal(Console):
     """
 
     def __init__(self, **options: Any) -> None:
-        quiet = options.pop("quiet", False) or _quiet.get()
+        quiet = options.pop("quiet", False) or is_quiet()
         super().__init__(markup=False, emoji=False, highlight=False, quiet=quiet, **options)
 
     def render_str(self, text: str, **options: Any) -> Text:

@@ -36,6 +36,11 @@ def create_message(
 
     Raises:
         ConfigError: no such message, or tensors that it does not have.
+
+    Example:
+        >>> message = create_message("phone-1", "activations", {"activations": torch.zeros(1, 4, 768)})
+        >>> message.payload_bytes, message.bytes > message.payload_bytes
+        (12288, True)
     """
     if (kind, direction) not in TYPES:
         known = ", ".join(f"{kind} {way}" for kind, way in sorted(TYPES))
@@ -73,9 +78,18 @@ def federated_training_round(
         ConfigError: a client without data or group, a group that the server does not have, halves that do not fit, a
             method that needs clients to begin alike where they do not, or other clients, groups or another method after
             rounds that changed the base.
+
+    Example:
+        >>> model = {"model_name": "data/tiny-bert", "split_layer": 2, "init": "random"}
+        >>> clients = [SplitClient(name, rank_config=rank, **model) for name, rank in (("a", 2), ("b", 4))]
+        >>> server = SplitServer(num_classes=3, **model)
+        >>> data = {name: {"input_ids": torch.randint(5, 60, (4, 12))} for name in ("a", "b")}  # labels are drawn
+        >>> metrics = federated_training_round(clients, server, data, {0: ["a", "b"]}, aggregation="fedex")
+        >>> sorted(metrics)
+        ['avg_loss', 'bytes_down', 'bytes_up', 'group_losses', 'losses']
     """
     if server.training.labels == "client":
-        raise ConfigError("this round keeps labels on the server; for labels: client use build and train")
+        raise ConfigError("this round keeps labels on the server; for labels: client use run")
     groups = {str(c): str(g) for g, members in task_groups.items() for c in members}
     data = {str(c): batch for c, batch in train_data.items()}
     for client in clients:

@@ -36,6 +36,11 @@ class SplitClient(split_client.SplitClient):
     Raises:
         ConfigError: split layer or rank out of range, unsupported architecture.
         ResourceError: the model cannot be found.
+
+    Example:
+        >>> client = SplitClient("phone-1", "data/tiny-bert", rank_config={0: 8, 1: 2}, split_layer=2, init="random")
+        >>> client.compute_activations({"input_ids": torch.tensor([[7, 8, 9]])}).shape
+        torch.Size([1, 3, 64])
     """
 
     def __init__(
@@ -77,6 +82,12 @@ class SplitServer(split_server.SplitServer):
     Raises:
         ConfigError: split layer or rank out of range, unsupported architecture.
         ResourceError: the model cannot be found.
+
+    Example:
+        >>> server = SplitServer("data/tiny-bert", n_tasks=2, split_layer=2, num_classes=3, init="random")
+        >>> loss, gradient = server.compute_loss(torch.randn(4, 12, 64), torch.tensor([0, 1, 2, 0]), task_id=1)
+        >>> gradient.shape
+        torch.Size([4, 12, 64])
     """
 
     def __init__(

@@ -1,8 +1,4 @@
-"""The Python interface to devices and ranks, for callers without a config.
-
-device = DeviceProfiler().profile("phone-2gib")
-ranks = RankAllocator("gpt2").allocate_ranks(device, importance=[3.0, 1.0, 2.0], n_layers=3)
-"""
+"""The Python interface to devices and ranks, for callers without a config."""
 
 from __future__ import annotations
 
@@ -26,7 +22,12 @@ from atlas_cli.planning.ranks.rules import RankProblem, allocate
 
 
 class DeviceProfiler:
-    """Finds out what a device can do."""
+    """Finds out what a device can do.
+
+    Example:
+        >>> DeviceProfiler().profile("phone-2gib").memory
+        2147483648
+    """
 
     def profile(self, name: str | None = None) -> Device:
         """A built-in profile by name, or this machine, measured.
@@ -50,6 +51,11 @@ class RankAllocator:
     Raises:
         ResourceError: the model cannot be found.
         ConfigError: no such target.
+
+    Example:
+        >>> ranks = RankAllocator("gpt2").allocate_ranks("phone-2gib", importance=[3.0, 1.0, 2.0], n_layers=3)
+        >>> sorted(ranks)
+        [0, 1, 2]
     """
 
     def __init__(

@@ -10,7 +10,6 @@ rounding.
 from __future__ import annotations
 
 import hashlib
-import sys
 from pathlib import Path
 
 import torch
@@ -22,6 +21,7 @@ from atlas_cli.models.block_paths import layer_of
 from atlas_cli.models.frozen.load import FrozenBase
 from atlas_cli.models.halves.split import run_half
 from atlas_cli.models.halves.transfer import to_device
+from atlas_cli.notes import say
 from atlas_cli.storage.scratch_folders import PREFIX_CACHE
 from atlas_cli.storage.tensor_files import TensorFiles
 
@@ -82,7 +82,7 @@ class PrefixCache:
         except OSError as error:
             if not self.damaged:
                 where = self._files.path(key)
-                print(f"note: {where} cannot be used ({error}); computing it anew", file=sys.stderr, flush=True)
+                say(f"note: {where} cannot be used ({error}); computing it anew")
             self.damaged += 1
             self.disk_bytes -= size
             del self._written[key]

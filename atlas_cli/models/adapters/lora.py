@@ -55,6 +55,11 @@ class LoRAAdapter(nn.Module):
 
     Raises:
         ValueError: the rank is out of range.
+
+    Example:
+        >>> adapter = LoRAAdapter(in_features=8, out_features=6, rank=4, alpha=16)
+        >>> adapter.scaling, adapter(torch.randn(2, 8)).shape
+        (4.0, torch.Size([2, 6]))
     """
 
     def __init__(

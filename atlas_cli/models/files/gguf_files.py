@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from atlas_cli.errors import ResourceError
 from atlas_cli.extras import install_command
+from atlas_cli.notes import say
 from atlas_cli.storage.cached_folders import cache_dir, damage, describe, known_sha256
 from atlas_cli.storage.moving import move
 from atlas_cli.storage.scratch_folders import CACHED, Scratch, clear
@@ -53,7 +53,7 @@ def converted(file: Path) -> Path:
     target = folder_of(file)
     if target.exists():
         what = damage(target, _made_of(file))
-        print(f"note: {target} cannot be used ({what}); converting {file} anew", file=sys.stderr, flush=True)
+        say(f"note: {target} cannot be used ({what}); converting {file} anew")
     clear(target.parent, CACHED)
     with Scratch(target.parent, CACHED) as scratch:
         place = scratch / "model"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from atlas_cli.models.files.architectures import ARCHITECTURES, built_in, is_arc
 from atlas_cli.models.files.config_options import computed_options, refuse_options, require_values, unknown_options
 from atlas_cli.models.files.source import Source, reason
 from atlas_cli.models.files.weight_files import named
+from atlas_cli.notes import say
 from atlas_cli.packages import models as packaged
 from atlas_cli.suggest import did_you_mean
 
@@ -80,7 +80,7 @@ def _is_path(name: str) -> bool:
 @cache
 def _say(text: str) -> None:
     """Print a note on standard error, once in each process."""
-    print(f"note: {text}", file=sys.stderr, flush=True)
+    say(f"note: {text}")
 
 
 def _gguf(file: Path) -> Source:

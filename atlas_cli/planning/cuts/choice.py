@@ -79,6 +79,10 @@ def get_split_point(model_name: str) -> int:
 
     Raises:
         ResourceError: the model cannot be found.
+
+    Example:
+        >>> get_split_point("gpt2")
+        6
     """
     return check_cut(None, int(config_of(model_name).num_hidden_layers))
 

@@ -42,6 +42,8 @@ def _paragraph(part: str) -> str:
     name = part.split(":\n")[0]
     if name in SECTIONS:
         return f"**{SECTIONS[name]}**\n\n{_section(part[len(name) + 2 :])}"
+    if name == "Example":
+        return f"```pycon\n{textwrap.dedent(part[len(name) + 2 :])}\n```"
     if part.startswith("    "):
         return f"```text\n{textwrap.dedent(part)}\n```"
     return inline(part)
