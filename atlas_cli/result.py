@@ -29,6 +29,7 @@ from atlas_cli.runs.resumable import config_of, require_plugins
 if TYPE_CHECKING:
     from atlas_cli.inference.export.exported import Exported
     from atlas_cli.inference.loaded_model import LoadedModel
+    from atlas_cli.inference.scoring import Scores
 
 Records = list[dict[str, Any]]
 Overrides = Sequence[str] | Mapping[str, Any]
@@ -71,6 +72,9 @@ class Result:
         [0, 1]
         >>> result.best["entities"].metric
         'entity_f1'
+        >>> figures = result.evaluate().outcomes.figures
+        >>> abs(figures["entity_f1"] - result.metrics[-1]["test_entity_f1"]) < 1e-6
+        True
         >>> export = result.export("model")
         >>> export.loading.auto
         'AutoModelForTokenClassification'
@@ -174,6 +178,31 @@ class Result:
         owner = choose_owner(self.config, group, client)
         number = chosen_round(self._run, owner, None if round is None else str(round))
         return open_model(self.path, group=group, client=client, round_number=number, device=device)
+
+    def evaluate(
+        self,
+        data: str | Path | None = None,
+        split: Literal["test", "validation", "local"] = "test",
+        group: str | None = None,
+        client: str | None = None,
+        round: int | Literal["best"] | None = None,
+    ) -> Scores:
+        """Score a trained model: ``outcomes.figures``, ``outcomes.interval(name)``, ``by_class``, ``confusion``.
+
+        Args:
+            data: a file, read as the task group's own data; None: a part of that.
+            split: which part; "local" is that of the clients' own test rows.
+            group, client, round: as for ``open_model``.
+
+        Raises:
+            ConfigError: no such part, or rows that do not fit; and as ``open_model``.
+            ResourceError: the data is missing, or is not what it was.
+        """
+        from atlas_cli.inference.scored_parts import part_of_file, part_of_run
+        from atlas_cli.inference.scoring import score
+
+        loaded = self.open_model(group, client, round)
+        return score(loaded, part_of_run(loaded, split) if data is None else part_of_file(loaded, str(data)))
 
     def export(
         self,

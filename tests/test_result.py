@@ -17,6 +17,11 @@ def config(model_folder, tmp_path_factory):
     return toy_config(model_folder, folder, folder / "runs")
 
 
+def last(result):
+    """The test figures of the last round by their own names."""
+    return {name[5:]: value for name, value in result.metrics[-1].items() if name.startswith("test_")}
+
+
 @pytest.fixture
 def runs(config, tmp_path):
     """Overrides that put runs into a folder of the test's own."""
@@ -40,6 +45,8 @@ def test_a_run_prints_nothing_and_gives_records_that_pandas_takes(config, runs, 
     assert (result.report.is_file(), result.adapters.is_dir()) == (True, True)
     assert result.records("messages.jsonl")[0]["kind"]
     assert load_run(result.path) == result and result.config.training.rounds == 2
+    scores = result.evaluate()
+    assert scores.outcomes.figures == pytest.approx(last(result), rel=1e-5)
     model = result.open_model(client="b-1", round=1)
     assert (model.owner.name, model.round) == ("b-1", 1)
 
