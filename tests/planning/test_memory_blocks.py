@@ -10,6 +10,7 @@ from support.tiny_models import CONFIGS
 from transformers import BertConfig, GPT2Config, LlamaConfig, RobertaConfig
 
 from atlas_cli.models.families import family_of
+from atlas_cli.planning.memory import few_blocks
 from atlas_cli.planning.memory.few_blocks import step_of
 from atlas_cli.planning.memory.predict import predict_client
 from atlas_cli.planning.memory.saved_trace import trace
@@ -183,6 +184,14 @@ def test_few_blocks_save_what_all_save(name):
         every = trace(family, config, layers, placed, given, whole=whole, task=head)
         assert few.saved == every.saved, (by, options, layers, whole)
         assert few.peak - few.gradients >= every.peak - every.gradients, (by, options, layers, whole)
+
+
+def test_optimizers_share_their_traces():
+    model = (family_of("bert"), bert(), range(2), {"encoder.layer.1.attention.self.query": 3})
+    few_blocks.step_of(*model, Step(2, 5, optimizer="sgd"))
+    before = few_blocks._traced.cache_info().misses
+    few_blocks.step_of(*model, Step(2, 5, optimizer="adamw"))
+    assert few_blocks._traced.cache_info().misses == before
 
 
 def test_unknown_optimizer_is_an_error():

@@ -94,7 +94,7 @@ def test_the_deepest_layer_that_fits_is_chosen_to_the_byte(layer, model_folder):
 def test_more_memory_never_means_a_shallower_cut(model_folder):
     chosen = [
         choose_split(model_folder("llama"), SMALL, with_memory(size)).layer or 0
-        for size in range(10_000, 1_250_000, 310_000)
+        for size in (10_000, 320_000, 630_000, 1_095_000)
     ]
     assert chosen == sorted(chosen) and chosen[0] == 0 and chosen[-1] == 4
 

@@ -10,7 +10,7 @@ every byte comes from a trace, and the traces are kept: most rows of a table and
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import NamedTuple
 
@@ -53,7 +53,8 @@ def step_of(
         placed.setdefault(number, {})[path.removeprefix(f"{family.blocks}.{number}.")] = rank
     head = None if task is None else (type(task), len(task.classes), task.pooling)
     config = hf_config.to_json_string(use_diff=False)
-    few = _Few(_Model(family, config, layers.start > 0, step, whole, head, hf_config, task), layers, placed)
+    traced = replace(step, optimizer=Step.optimizer)  # what an optimizer holds is counted: all share their traces
+    few = _Few(_Model(family, config, layers.start > 0, traced, whole, head, hf_config, task), layers, placed)
     more = sum(few.besides(layer) for layer in range(few.lowest, few.top))
     # of more blocks, the lowest may need most, once the gradients of all above are there
     return StepTrace(few.traced.saved + more, few.traced.peak + more, 0 if more else few.traced.gradients)
