@@ -32,8 +32,8 @@ def command(
 ) -> None:
     """Make report.html anew from the records of a run or a sweep, whatever state it is in.
 
-    A page is one file that needs no network. While a run is computed, its own page grows with every evaluation; all
-    its records so far go to the file that --output names.
+    A page is one file that needs no network. While a run is computed, it writes its own page, which grows with every
+    evaluation and is the one that is named and opened; all records so far go to the file that --output names.
     """
     from atlas_cli.reports.page.report import FILE
     from atlas_cli.reports.terminal import Terminal
@@ -44,21 +44,23 @@ def command(
         _refuse_what_is_no_report(output)
     if source is not None and (source / "sweep.json").is_file():
         folder = RunDirectory(source)
-        page = _page_of_sweep(folder)
+        page: str | None = _page_of_sweep(folder)
     else:
         folder = newest_run() if source is None else open_run(source)
         page = _page_of_run(folder, output)
+    grows = page is None  # the run writes it
     if output is None:
-        folder.write_text(FILE, page)
         output = folder.path / FILE
-    else:
+        if page is not None:
+            folder.write_text(FILE, page)
+    elif page is not None:
         with _writing(output):
             output.write_text(page, encoding="utf-8", newline="\n")
     if as_json:
         typer.echo(json.dumps({"report": str(output)}, indent=2))
     console = Terminal(stderr=as_json)
     if not as_json:
-        console.say(f"report {output}")
+        console.say(f"report {output}{' (the run goes on, and writes it anew as it does)' if grows else ''}")
     if show:
         import webbrowser
 
@@ -95,14 +97,17 @@ def _writing(output: Path) -> Iterator[None]:
         ) from error
 
 
-def _page_of_run(run: RunDirectory, output: Path | None) -> str:
+def _page_of_run(run: RunDirectory, output: Path | None) -> str | None:
+    """The page; None where the run is being computed and has written one itself."""
     from atlas_cli.errors import OutputError
     from atlas_cli.reports.page.records import RunRecords
-    from atlas_cli.reports.page.report import page_of
+    from atlas_cli.reports.page.report import FILE, page_of
     from atlas_cli.runs.run_lock import writer_of
 
     writer = writer_of(run)
     if writer is not None and output is None:
+        if (run.path / FILE).is_file():
+            return None
         raise OutputError(
             f"{run.path} is written by {writer}, and its report.html with it; --output FILE writes all records so far"
         )

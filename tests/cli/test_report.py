@@ -47,6 +47,16 @@ def test_a_run_that_another_process_writes_is_reported_elsewhere(run, report, tm
     assert not (run.path / "report.html").exists()
 
 
+def test_the_page_that_a_run_writes_while_it_goes_on_is_opened_and_left_to_it(run, report, monkeypatch):
+    opened = []
+    monkeypatch.setattr(webbrowser, "open", lambda address: opened.append(address) or True)
+    page_of_its_own = run.path / "report.html"
+    page_of_its_own.write_text("growing", encoding="utf-8")
+    with locked(run, lambda note: None):
+        assert "the run goes on, and writes it anew" in report(run.path, "--open")
+    assert page_of_its_own.read_text(encoding="utf-8") == "growing" and opened == [page_of_its_own.as_uri()]
+
+
 def test_a_sweep_has_a_page_too(run, report, tmp_path):
     folder = tmp_path / "runs" / "a_sweep"
     folder.mkdir()
