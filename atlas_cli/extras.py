@@ -11,6 +11,7 @@ EXTRAS = {
     "data": "data sets from the hub, and Parquet files",
     "gguf": "models in GGUF files, among them the packaged smollm2-135m",
     "privacy": "epsilon of the noise that the mechanisms under privacy add",
+    "text": "scores of generated text: ROUGE, BLEU and chrF",
     "ray": "clients, and the runs of a sweep, in processes of a cluster",
     "tensorboard": "the tracker tensorboard",
     "wandb": "the tracker wandb (Weights & Biases)",

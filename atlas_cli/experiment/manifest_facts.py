@@ -14,6 +14,7 @@ from atlas_cli.planning.devices.clock_notes import clock_notes
 from atlas_cli.planning.devices.devices import client_devices, server_device
 from atlas_cli.reports.summary import summarise
 from atlas_cli.runs.directory import RunDirectory
+from atlas_cli.tasks._generated import text_figures
 from atlas_cli.tasks.contract import count_examples
 
 Facts = dict[str, object]
@@ -51,7 +52,7 @@ def data_facts(federation: Federation) -> dict[str, Facts]:
                 **{part: len(features) for part, features in group.scored.items()},
             },
             "classes": group.data.classes,
-            "metrics": dict(group.task.better),
+            "metrics": {**group.task.better, **_directions(federation, name)},
             **{f"{part}_sha256": digest(rows) for part, rows in group.data.held_out.items()},
             "rows": {**group.data.account.record(), "unused": group.partition.unused},
             "column_values": group.partition.values,
@@ -60,6 +61,12 @@ def data_facts(federation: Federation) -> dict[str, Facts]:
         }
         for name, group in federation.data.items()
     }
+
+
+def _directions(federation: Federation, group: str) -> Facts:
+    """Of the figures of generated text."""
+    found = federation.generated.get(group)
+    return dict.fromkeys(text_figures(found.rule.metrics), "higher") if found is not None else {}
 
 
 def best_facts(run: RunDirectory, folders: Mapping[str, Sequence[str]], last: int | None) -> dict[str, Facts]:

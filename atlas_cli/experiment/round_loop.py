@@ -280,9 +280,12 @@ def evaluate(federation: Federation) -> Scores:
             began = time.perf_counter()
             prepared, members = federation.data[group], federation.members(group)
             measured: dict[str, dict[str, Metric]] = {part: {} for part in prepared.scored}
+            generated: dict[str, dict[str, float]] = {}
             for name, model in federation.scored_models(group):
                 for part, features in prepared.scored.items():
                     measured[part][name] = federation.evaluator.measure(prepared.task, features, model)
+                if group in federation.generated:
+                    generated[name] = federation.generated[group].scores(model, federation.evaluator)
             models = list(measured["test"])
             if len(models) == 1:
                 scores.metrics[group] = measured["test"][models[0]]
@@ -290,6 +293,8 @@ def evaluate(federation: Federation) -> Scores:
             for part, found in measured.items():
                 figures = {name: prepared.task.scores(metric) for name, metric in found.items()}
                 getattr(scores, part)[group] = mean_metrics([figures[name] for name in users])
+            if generated:
+                scores.test[group] |= mean_metrics([generated[name] for name in users])
             scores.models[group] = len(models)
             for client in members:
                 if prepared.local_test[client]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 
 import torch
 
 from atlas_cli.errors import ConfigError
 from atlas_cli.federation.client_state.offloaded import OffloadedClients
+from atlas_cli.federation.generated_text import GeneratedText
 from atlas_cli.federation.loaded_experiment import LoadedExperiment
 from atlas_cli.federation.merging.aggregator import Aggregator
 from atlas_cli.federation.parties.evaluation import Evaluator
@@ -20,6 +22,7 @@ from atlas_cli.federation.parties.split_server import SplitServer
 from atlas_cli.federation.protection import Protection
 from atlas_cli.models.adapters.lora import joined
 from atlas_cli.models.adapters.origin import ORIGIN
+from atlas_cli.tasks.contract import BaseTask
 from atlas_cli.wire.ledger import Ledger
 from atlas_cli.wire.recorded_messages import Recording
 
@@ -118,6 +121,21 @@ class Federation(LoadedExperiment):
             self.prefix_cache.close()
         if self.offload is not None:
             self.offload.store.close()
+
+    @cached_property
+    def generated(self) -> dict[str, GeneratedText]:
+        """By task group, the examples for which text is generated and scored; empty without ``evaluation.generate``.
+
+        Raises:
+            ConfigError: a group has none.
+        """
+        if (rule := self.config.evaluation.generate) is None:
+            return {}
+        return {
+            name: GeneratedText.of(rule, group, self.tokenizer, self.config.rows_seed)
+            for name, group in self.data.items()
+            if type(group.task).reference is not BaseTask.reference
+        }
 
     def ledger(self, number: int) -> Ledger:
         """The byte ledger of a round; the recording, if there is one, sees each message that it counts."""

@@ -16,6 +16,7 @@ from atlas_cli.models.frozen.rotary import depends_on_length, frequencies_change
 from atlas_cli.planning.devices.devices import check_deadline, client_devices, server_device
 from atlas_cli.planning.method import method_of
 from atlas_cli.tasks import load, require_metric, sequence_classification
+from atlas_cli.tasks._generated import require_text_metrics
 from atlas_cli.tasks.contract import BaseTask
 
 
@@ -28,6 +29,7 @@ def check_before_shapes(config: ExperimentConfig, hf_config: PreTrainedConfig, f
     _check_tasks(config, hf_config.model_type, family)
     _check_length(config, hf_config, family)
     _check_rotary(config, hf_config)
+    _check_generated(config, hf_config, family)
     method = method_of(config)
     _check_mixing(config, method)
     _check_screen(config, method)
@@ -139,6 +141,27 @@ def _check_rotary(config: ExperimentConfig, hf_config: PreTrainedConfig) -> None
             f"with texts of more than {length} tokens this model's rotary positions depend on the longest "
             f"text of a batch, so that privacy.{mechanism} would not do what it says; set it to {length}",
             key="training.max_length",
+        )
+
+
+def _check_generated(config: ExperimentConfig, hf_config: PreTrainedConfig, family: BaseFamily) -> None:
+    """Check that there are texts to compare what is generated with, positions for it, and what compares it."""
+    if (rule := config.evaluation.generate) is None:
+        return
+    tasks = [load(group.task) for group in config.task_groups.values()]
+    if all(task.reference is BaseTask.reference for task in tasks):
+        raise ConfigError(
+            "no task group has texts that should be generated; those of tasks instruction and chat have",
+            key="evaluation.generate",
+        )
+    require_text_metrics(rule.metrics, "evaluation.generate.metrics")
+    positions, longest = family.positions(hf_config), config.training.max_length
+    if positions is not None and longest + rule.max_new_tokens > positions:
+        raise ConfigError(
+            f"after a prompt of {longest} tokens (training.max_length) {rule.max_new_tokens} new ones exceed the"
+            f" model's {positions} positions; set it to {max(positions - longest, 1)} or less, or lower"
+            " training.max_length",
+            key="evaluation.generate.max_new_tokens",
         )
 
 

@@ -186,6 +186,29 @@ class AllocationConfig(Section):
     )
 
 
+class GenerateConfig(Section):
+    """Text is generated for test examples of tasks `instruction` and `chat`, token by likeliest token, and compared
+    with theirs."""
+
+    max_new_tokens: int = Field(
+        64, ge=1, description="The most tokens of a text.", json_schema_extra={"unit": "tokens"}
+    )
+    metrics: list[Literal["rouge", "bleu", "chrf", "exact_match"]] = Field(
+        ["rouge", "bleu", "chrf", "exact_match"],
+        min_length=1,
+        description="What texts are compared by: ROUGE (`rouge1`, `rouge2`, `rougeL`; rouge-score), BLEU and chrF "
+        "(sacrebleu), and the share of texts that are the reference. All are fractions from 0 to 1. All but the last "
+        "need the extra `text`.",
+        examples=[["rouge", "exact_match"]],
+    )
+    examples: int = Field(
+        100,
+        ge=1,
+        description="Use at most this many test examples of each task group, a seeded sample, the same each time.",
+        json_schema_extra={"unit": "examples"},
+    )
+
+
 class EvaluationConfig(Section):
     """Evaluation on the held-out parts, in rounds 0, every, 2 every, ..., and the last."""
 
@@ -195,6 +218,9 @@ class EvaluationConfig(Section):
         ge=1,
         description="The most examples of a pass; on a CPU a pass has at most 512 tokens, too.",
         json_schema_extra={"unit": "examples"},
+    )
+    generate: GenerateConfig | None = Field(
+        None, description="Score generated text, too; without this section none is generated."
     )
 
 
