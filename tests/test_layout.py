@@ -78,6 +78,12 @@ def test_no_drawer_for_everything():
     assert not names & {"utils", "util", "helpers", "common", "misc", "core", "base"}
 
 
+def test_no_two_test_files_have_one_name():
+    """Pytest imports them by their names alone, and collects none of the suite where two are alike."""
+    names = [path.name for path in (ROOT.parent / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
+
+
 UNSAFE_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 UNSAFE_NAMES = {"eval", "exec", "compile", "__import__"}
 UNPACK = {"extract", "extractall", "unpack_archive"}  # an archive may name files outside the folder
