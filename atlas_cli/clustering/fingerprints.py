@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from atlas_cli.config.schema.experiment import ExperimentConfig
-from atlas_cli.data.collate import collate
+from atlas_cli.data.collate import collate, parts_of
 from atlas_cli.errors import ConfigError
 from atlas_cli.federation.federation import Federation
 from atlas_cli.federation.parties.exchange import exchange
@@ -27,7 +27,7 @@ from atlas_cli.federation.parties.trainables import build_head
 from atlas_cli.federation.probe import probe
 from atlas_cli.models.block_paths import layer_of
 from atlas_cli.seeding import numpy_generator, torch_generator
-from atlas_cli.tasks.contract import Feature
+from atlas_cli.tasks.contract import BaseTask, Feature
 from atlas_cli.wire.ledger import Ledger
 from atlas_cli.wire.messages import Fingerprint
 
@@ -89,7 +89,10 @@ def _fingerprint(federation: Federation, client: str, ledger: Ledger, batches: i
         party.privacy.activations = lambda hidden, *_: noise(hidden, "fingerprint", turn, next(counts))
     party.privacy.codec = federation.protection.codec()
     generator = numpy_generator(seed, "fingerprint", client, turn)
-    drawn = draw(features, batches, federation.batch_size(client), generator, group.task.one_class)
+    if group.task.together:
+        drawn = _whole_rows(group.task, features, batches, federation.batch_size(client), generator)
+    else:
+        drawn = draw(features, batches, federation.batch_size(client), generator, group.task.one_class)
     for rows in drawn:
         batch = collate(group.task, rows, federation.pad, *federation.padding)
         reply, _ = exchange(server, party, batch, party.forward_batch(batch, 0, 0), ledger)
@@ -123,6 +126,17 @@ def draw(
         seen[label] += 1
     chosen = [features[i] for _, i in sorted(turns, key=lambda turn: turn[0])][: batches * size]
     return [chosen[start : start + size] for start in range(0, len(chosen), size)]
+
+
+def _whole_rows(
+    task: BaseTask, features: Sequence[Feature], batches: int, size: int, generator: np.random.Generator
+) -> list[list[Feature]]:
+    """At most ``batches`` of rows whose features belong together, no row twice."""
+    parts = parts_of(task, features)
+    rows = max(1, size // max(map(len, parts)))
+    order = generator.permutation(len(parts)).tolist()[: batches * rows]
+    chosen = [order[start : start + rows] for start in range(0, len(order), rows)]
+    return [[features[i] for part in batch for i in parts[part]] for batch in chosen]
 
 
 def sketch(gradients: Mapping[str, Tensor], size: int = 64, seed: int = 0) -> Tensor:

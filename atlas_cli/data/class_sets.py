@@ -1,4 +1,4 @@
-"""Several classes in the rows of a table: between bars in one cell, or a column of 0 and 1 for each class."""
+"""Several values of one field in the rows of a table: between bars in one cell, or in a column each."""
 
 from __future__ import annotations
 
@@ -16,19 +16,32 @@ def of_columns(rows: Rows, classes: list[str], part: str, key: str) -> Rows:
     Raises:
         ConfigError: a column that is not there, or holds something else.
     """
+    done = as_list(rows, "label", classes, part, key)
+    for number, row in enumerate(done, start=1):
+        for name, value in zip(classes, row["label"], strict=True):
+            if value not in (0, 1, "0", "1"):
+                raise ConfigError(
+                    f"row {number} of the {part}, column {name!r} holds {value!r:.40}, expected 0 or 1", key=key
+                )
+        row["label"] = [name for name, value in zip(classes, row["label"], strict=True) if int(value)]
+    return done
+
+
+def as_list(rows: Rows, field: str, columns: list[str], part: str, key: str) -> Rows:
+    """The rows with one list under the name of a field instead of several columns.
+
+    Raises:
+        ConfigError: a column that is not there.
+    """
     done = []
     for number, row in enumerate(rows, start=1):
-        for name in classes:
+        for name in columns:
             if name not in row:
                 raise ConfigError(
                     f"row {number} of the {part} has no column {name!r}{did_you_mean(name, list(row))}", key=key
                 )
-            if row[name] not in (0, 1, "0", "1"):
-                raise ConfigError(
-                    f"row {number} of the {part}, column {name!r} holds {row[name]!r:.40}, expected 0 or 1", key=key
-                )
-        rest = {column: value for column, value in row.items() if column not in classes}
-        done.append({**rest, "label": [name for name in classes if int(row[name])]})
+        rest = {column: value for column, value in row.items() if column not in columns}
+        done.append({**rest, field: [row[name] for name in columns]})
     return done
 
 

@@ -113,6 +113,26 @@ def batch_indices(lengths: Sequence[int], batch_size: int, seed: int, client: st
     return near[start - window : start - window + batch_size]
 
 
+def parts_of(task: BaseTask, features: Sequence[Feature]) -> list[list[int]]:
+    """The features that come into a batch as one: each by itself, or all of a row where a task holds them together."""
+    if not task.together:
+        return [[i] for i in range(len(features))]
+    rows: dict[int, list[int]] = {}
+    for i, number in enumerate(example_numbers(features)):
+        rows.setdefault(number, []).append(i)
+    return list(rows.values())
+
+
+def batch_features(
+    task: BaseTask, features: Sequence[Feature], batch_size: int, seed: int, client: str, step: int
+) -> list[Feature]:
+    """The features of a client's batch at ``step``, by ``batch_indices``: at most ``batch_size``, or one row."""
+    parts = parts_of(task, features)
+    lengths = [max(len(features[i]["input_ids"]) for i in part) for part in parts]
+    size = max(1, batch_size // max(map(len, parts)))
+    return [features[i] for part in batch_indices(lengths, size, seed, client, step) for i in parts[part]]
+
+
 def poisson_indices(count: int, rate: float, seed: int, client: str, step: int) -> list[int]:
     """The examples of a client's Poisson batch at ``step``: each independently with probability ``rate``."""
     draws = numpy_generator(seed, "poisson batches", client, step).random(count)

@@ -38,12 +38,15 @@ _OTHER_NAMES: Mapping[str, Sequence[str]] = {
     "tags": ("ner_tags", "labels", "upos", "pos_tags"),
     "context": ("passage", "paragraph"),
     "answers": ("answer",),
+    "choices": ("options", "endings"),
+    "answer": ("label", "answerkey", "gold"),
     "prompt": ("instruction", "input", "question", "query"),
     "messages": ("conversations", "conversation"),
     "response": ("output", "answer", "completion", "reply"),
 }
 # the most telling columns first: nearly all rows have a text
 _ORDER = (
+    "multiple-choice",
     "question-answering",
     "token-classification",
     "chat",

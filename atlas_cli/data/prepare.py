@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.data.class_names import count_labels, counts_sentence
-from atlas_cli.data.collate import collate
+from atlas_cli.data.collate import collate, parts_of
 from atlas_cli.data.length_fit import Fit, fit_notes, only_whole
 from atlas_cli.data.partitions.schemes import Partition, partition, split_local_test
 from atlas_cli.data.read import read_group
@@ -137,6 +137,13 @@ def _prepare_group(
                 f" training.max_length {config.training.max_length}, and on_truncated is {rule}",
                 key=f"task_groups.{name}.data",
             )
+        most = max(map(len, parts_of(task, train[client])))
+        if config.training.batch_size < most:
+            raise ConfigError(
+                f"{config.training.batch_size} is less than the {most} texts of a row, which are in one batch; set it"
+                f" to {most} or more",
+                key="training.batch_size",
+            )
         least, usable = config.partition.min_examples, sum(bool(encoded[row]) for row in rows)
         if usable < least:
             raise ConfigError(
@@ -192,7 +199,7 @@ def _unread_note(data: GroupData, used: Collection[str | None]) -> str | None:
     return f"columns that are not read: {shown}" if unread else None
 
 
-_ANSWERS = ("label", "tags", "answers", "response")
+_ANSWERS = ("label", "tags", "answer", "answers", "response")
 
 
 def overlap_notes(groups: Mapping[str, GroupData]) -> dict[str, list[str]]:

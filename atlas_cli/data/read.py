@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from atlas_cli import discovery
 from atlas_cli.config.schema.partition import HoldoutConfig
 from atlas_cli.data import class_names as labels
-from atlas_cli.data.class_sets import SEPARATOR, of_columns, require_separator
+from atlas_cli.data.class_sets import SEPARATOR, as_list, of_columns, require_separator
 from atlas_cli.data.hold_out import SHARE
 from atlas_cli.data.partitions.holdout import sample
 from atlas_cli.data.rows import Account, GroupData, RowNumbers, Rows, SourceRows, ValidationAccount
@@ -54,7 +55,7 @@ def read_group(name: str, group: TaskGroupConfig, seed: int, holdout: HoldoutCon
     task = load_task(group.task, key=f"{key}.task")
     if group.classes is not None and not task.has_classes:
         raise ConfigError(f"{group.task} has no classes; remove this key", key=f"{key}.classes")
-    source = _with_label_lists(read_source(data, f"{key}.data"), task, data, f"{key}.data")
+    source = _with_lists(read_source(data, f"{key}.data"), task, data, f"{key}.data")
     columns = _columns(task, data, source.train, f"{key}.data")
     _require_use(data, source, holdout, f"{key}.data")
     parts = SourceParts(name, group, task, source, columns, seed, holdout)
@@ -106,7 +107,7 @@ def read_more(name: str, group: TaskGroupConfig, file: str, classes: Sequence[st
     said = {option: value for option, value in columns.items() if value is not None}
     of_file = type(data).model_validate({"files": file, **said})
     try:
-        source = _with_label_lists(read_source(of_file, key), task, of_file, key)
+        source = _with_lists(read_source(of_file, key), task, of_file, key)
         found = _columns(task, of_file, source.train, key)
         rows = canonical(source.train, found, task, "data", key, data.label_separator or SEPARATOR)
     except ConfigError as error:
@@ -143,8 +144,8 @@ def _require_use(data: DataConfig, source: SourceRows, holdout: HoldoutConfig, k
         )
 
 
-def _with_label_lists(source: SourceRows, task: type[BaseTask], data: DataConfig, key: str) -> SourceRows:
-    """The source's rows, with one list for the columns of 0 and 1 that ``label`` names.
+def _with_lists(source: SourceRows, task: type[BaseTask], data: DataConfig, key: str) -> SourceRows:
+    """The source's rows, with one list for the columns that ``label`` or ``choices`` names: of 0 and 1, or of texts.
 
     Raises:
         ConfigError: a task of one label a row, or no sign of how a cell holds several.
@@ -153,17 +154,24 @@ def _with_label_lists(source: SourceRows, task: type[BaseTask], data: DataConfig
     for option, given in (("label", isinstance(data.label, list)), ("label_separator", data.label_separator)):
         if given and not several:
             raise ConfigError("is for tasks of several classes a row (multi-label)", key=f"{key}.{option}")
+    if isinstance(data.choices, list) and "choices" in task.fields:
+        return _each_part(source, partial(as_list, field="choices", columns=data.choices), f"{key}.choices")
     if isinstance(data.label, list):
-        train = of_columns(source.train, data.label, "training data", f"{key}.label")
-        own = {"test": source.test, "validation": source.validation}
-        test, validation = (
-            None if rows is None else of_columns(rows, data.label, f"{part} data", f"{key}.label")
-            for part, rows in own.items()
-        )
-        return replace(source, train=train, test=test, validation=validation)
+        return _each_part(source, partial(of_columns, classes=data.label), f"{key}.label")
     if several and data.label_separator is None:
         require_separator(source.train, data.label or "label", key)
     return source
+
+
+def _each_part(source: SourceRows, change: Callable[..., Rows], key: str) -> SourceRows:
+    """The source with the rows of all its parts changed."""
+
+    def changed(rows: Rows | None, part: str) -> Rows | None:
+        return None if rows is None else change(rows, part=part, key=key)
+
+    test, validation = changed(source.test, "test data"), changed(source.validation, "validation data")
+    train = change(source.train, part="training data", key=key)
+    return replace(source, train=train, test=test, validation=validation)
 
 
 def _columns(task: type[BaseTask], data: DataConfig, rows: Rows, key: str) -> dict[str, str]:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from atlas_cli.data.collate import Batch, collate
+from atlas_cli.data.collate import Batch, collate, parts_of
 from atlas_cli.experiment.split_check import TOLERANCE, Check
 from atlas_cli.federation.federation import Federation
 from atlas_cli.federation.parties.exchange import exchange, exchange_all
@@ -38,8 +38,7 @@ def verify_split(federation: Federation) -> list[Check]:
     gaps = {c.dtype: cast_error(federation.base, federation.base_of(c.name)) for c in _first(federation.plan.clients)}
     for group, prepared in federation.data.items():
         for client in _first(federation.plan.members(group)):
-            features = spread_by_length(prepared.train[client.name], 4)
-            batch = collate(prepared.task, features, federation.pad)
+            batch = collate(prepared.task, _some(prepared.task, prepared.train[client.name]), federation.pad)
             checks.append(_check(federation, group, prepared.task, client, batch, gaps[client.dtype]))
     return checks
 
@@ -48,6 +47,14 @@ def _first(clients: Sequence[ClientPlan]) -> list[ClientPlan]:
     """The first client of each split layer and dtype."""
     first = {(client.cut, client.dtype): client for client in reversed(clients)}
     return [first[kind] for kind in sorted(first)]
+
+
+def _some(task: BaseTask, features: Sequence[Feature]) -> list[Feature]:
+    """A few features of unequal length, rows whole where their features belong together."""
+    if not task.together:
+        return spread_by_length(features, 4)
+    rows = sorted(parts_of(task, features), key=lambda row: max(len(features[i]["input_ids"]) for i in row))
+    return [features[i] for row in (rows[:1] + rows[1:][-1:]) for i in row]
 
 
 def spread_by_length(features: Sequence[Feature], count: int) -> list[Feature]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from atlas_cli.data.collate import Batch, batch_indices, collate, poisson_indices
+from atlas_cli.data.collate import Batch, batch_features, collate, poisson_indices
 from atlas_cli.federation.federation import Federation
 from atlas_cli.federation.parties.trainables import StepLoss
 from atlas_cli.tasks.contract import BaseTask, Feature, example_numbers
@@ -36,14 +36,13 @@ class ClientBatches:
 
     def at(self, overall: int) -> Batch:
         """The batch at a local step, counted over all rounds."""
-        lengths = [len(f["input_ids"]) for f in self.features]
         if self.rate is not None:
             numbers = example_numbers(self.features)
             drawn = set(poisson_indices(len(set(numbers)), self.rate, self.seed, self.client, overall))
-            rows = [i for i, number in enumerate(numbers) if number in drawn]
+            chosen = [self.features[i] for i, number in enumerate(numbers) if number in drawn]
         else:
-            rows = batch_indices(lengths, self.size, self.seed, self.client, overall)
-        return collate(self.task, [self.features[i] for i in rows], self.pad, self.multiple, self.most)
+            chosen = batch_features(self.task, self.features, self.size, self.seed, self.client, overall)
+        return collate(self.task, chosen, self.pad, self.multiple, self.most)
 
 
 def batches_of(federation: Federation, client: str) -> ClientBatches:

@@ -103,6 +103,12 @@ def _check_tasks(config: ExperimentConfig, model_type: str, family: BaseFamily) 
             )
         if group.metric is not None:
             require_metric(task, group.task, group.metric, f"task_groups.{name}.metric")
+        if config.privacy.examples is not None and task.together:
+            raise ConfigError(
+                f"clips the gradient of each text by itself, and the loss of {group.task} holds several against each"
+                " other; remove it",
+                key="privacy.examples",
+            )
         if config.privacy.labels is not None:
             _check_randomised(group.task, task, config.privacy.labels.correction)
 

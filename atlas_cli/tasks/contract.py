@@ -137,6 +137,7 @@ class BaseTask(ABC):
         has_classes: labels are class numbers; ``classes`` are those of the config or of the data.
         one_class: each row is of exactly one class. Only then can rows be dealt out by class, be held out with equal
             shares of each, or have their labels randomised; other tasks are dealt and held out by rows alone.
+        together: the loss holds all features of a row against each other, so that they are always in one batch.
         label_dtype: of what ``label_tensor`` gives; its shape is ``label_shape``.
         primary_metric: the figure that runs are judged by.
         better: of every figure of ``metric``, whether a higher or a lower value is better.
@@ -154,6 +155,7 @@ class BaseTask(ABC):
     causal_only: ClassVar[bool] = False
     has_classes: ClassVar[bool] = False
     one_class: ClassVar[bool] = False
+    together: ClassVar[bool] = False
     label_dtype: ClassVar[torch.dtype] = torch.int64
     primary_metric: ClassVar[str]
     better: ClassVar[Mapping[str, Better]]

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import PreTrainedTokenizerFast
 
+from atlas_cli.data.collate import parts_of
 from atlas_cli.planning.memory.saved_trace import traced_loss
 from atlas_cli.plugins import check
 from atlas_cli.tasks.contract import IGNORE, BaseTask, Feature, Row, Term, check_declared
@@ -94,6 +95,11 @@ class Conformance:
         hidden_BTD, mask_BT, labels = self.hidden(features, more)
         return self.states["head"](hidden_BTD, mask_BT), labels
 
+    @property
+    def examples(self) -> list[list[Feature]]:
+        """The features that may be a batch by themselves: each one, or all of a row where they belong together."""
+        return [[self.features[i] for i in part] for part in parts_of(self.task, self.features)]
+
     def figures(self, batches: Sequence[Sequence[Feature]]) -> dict[str, float]:
         """The metric over batches."""
         metric = self.task.metric()
@@ -155,7 +161,7 @@ class Conformance:
     def test_the_loss_is_a_mean_over_what_it_counts(self) -> None:
         """Times its count it is a sum over examples, whichever are in a batch: clients of any batch weigh alike."""
         mean, count = self.task.loss(*self.logits(self.features))
-        singles = [self.task.loss(*self.logits([feature])) for feature in self.features]
+        singles = [self.task.loss(*self.logits(example)) for example in self.examples]
         assert count == sum(n for _, n in singles)
         total = torch.stack([each * n for each, n in singles]).sum()
         torch.testing.assert_close(mean * count, total, rtol=1e-4, atol=1e-5)
@@ -197,7 +203,7 @@ class Conformance:
 
     def test_figures_are_the_same_in_one_or_many_batches(self) -> None:
         """And each of them is a number, and has a direction."""
-        whole, single = self.figures([self.features]), self.figures([[f] for f in self.features])
+        whole, single = self.figures([self.features]), self.figures(self.examples)
         assert whole.keys() == single.keys() <= self.task.better.keys() and self.task.primary_metric in whole
         for name, value in whole.items():
             assert isinstance(value, float) and not math.isnan(value), f"{name} is {value!r}"

@@ -160,13 +160,13 @@ def test_a_plan_is_frozen(model_folder):
             "bert",
             {"task": "causal-lm"},
             "task_groups.g.task: causal-lm needs a decoder, and bert is an encoder; use another model, or one of "
-            "multi-label, question-answering, ",
+            "multi-label, multiple-choice, question-answering, ",
         ),
         (
             "distilbert",
             {"task": "instruction"},
             "task_groups.g.task: instruction needs a decoder, and distilbert is an encoder; use another model, "
-            "or one of multi-label, question-answering, ",
+            "or one of multi-label, multiple-choice, question-answering, ",
         ),
         (
             "bert",

@@ -8,7 +8,16 @@ from atlas_cli import discovery, tasks
 from atlas_cli.errors import ConfigError
 
 NAMES = [
-    *("causal-lm", "chat", "instruction", "multi-label", "question-answering", "regression", "sequence-classification"),
+    *(
+        "causal-lm",
+        "chat",
+        "instruction",
+        "multi-label",
+        "multiple-choice",
+        "question-answering",
+        "regression",
+        "sequence-classification",
+    ),
     "token-classification",
 ]
 

@@ -97,6 +97,8 @@ def losses_by_text(
     federation: Federation, task: BaseTask, texts: Sequence[Feature], model: TrainedModel
 ) -> dict[int, float]:
     """The loss of each text by itself, by the identity of the text."""
+    if task.together:
+        raise Inapplicable("the loss holds several texts against each other")
     losses = _Losses(task)
     federation.evaluator.measure(task, texts, model, losses)
     return losses.found

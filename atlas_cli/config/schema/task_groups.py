@@ -58,6 +58,15 @@ class _DataFields(Section):
         description="The column that holds the text of `question-answering`, in which the answer stands.",
         examples=["context"],
     )
+    choices: str | list[str] | None = Field(
+        None,
+        min_length=1,
+        description="The column that holds the choices of a question as a list; or the columns that hold one each.",
+        examples=["options"],
+    )
+    answer: str | None = Field(
+        None, description="The column that holds the right choice: its number from 0, or its text.", examples=["gold"]
+    )
     answers: str | None = Field(
         None,
         description="The column that holds the answers of `question-answering`: SQuAD's `{text, answer_start}`, a list "

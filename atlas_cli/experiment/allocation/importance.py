@@ -11,7 +11,7 @@ is probed with. The targets of a block are summed.
 
 from __future__ import annotations
 
-from atlas_cli.data.collate import batch_indices, collate
+from atlas_cli.data.collate import batch_features, collate
 from atlas_cli.double import double
 from atlas_cli.federation.federation import Federation
 from atlas_cli.federation.parties.exchange import exchange
@@ -46,11 +46,10 @@ def measure_importance(
     party, server = probe(federation, client, rank)
     group = federation.data[federation.group_of(client)]
     features, size, seed = group.train[client], federation.batch_size(client), federation.config.seed
-    lengths = [len(feature["input_ids"]) for feature in features]
     total = dict.fromkeys(range(party.cut), 0.0)
     for number in range(batches):
-        rows = batch_indices(lengths, size, seed, client, number)
-        batch = collate(group.task, [features[i] for i in rows], federation.pad)
+        chosen = batch_features(group.task, features, size, seed, client, number)
+        batch = collate(group.task, chosen, federation.pad)
         reply, _ = exchange(server, party, batch, party.forward_batch(batch, 0, 0), Ledger())
         party.backward(reply.gradients)
         for layer, value in layer_importance(party.adapters, party.base.family).items():
