@@ -1,4 +1,4 @@
-"""Write the tables of ``docs/reference/run-directory.md`` from the models of records in ``atlas_cli/runs/schemas.py``.
+"""Write the tables of ``docs/reference/run-directory.md`` from the models of records in ``atlas_cli/runs/``.
 
     python docs/scripts/run_directory_tables.py            writes the tables
     python docs/scripts/run_directory_tables.py --check    exit code 1 where a table is not what the models say
@@ -12,9 +12,10 @@ import re
 import sys
 from pathlib import Path
 
-from atlas_cli.runs import schemas
+from atlas_cli.runs import outcomes, schemas
 
 PAGE = Path(__file__).resolve().parents[1] / "reference" / "run-directory.md"
+MODELS = {**vars(schemas), **vars(outcomes)}
 TABLE = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- end -->\n)", re.DOTALL)
 
 
@@ -26,7 +27,7 @@ def table(model: type[schemas.Record]) -> str:
 
 def written_anew(page: str) -> str:
     """The page with tables that are what the models say."""
-    return TABLE.sub(lambda found: found[1] + table(getattr(schemas, found[2])) + found[3], page)
+    return TABLE.sub(lambda found: found[1] + table(MODELS[found[2]]) + found[3], page)
 
 
 def main() -> int:
