@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -72,6 +73,8 @@ class Result:
         [0, 1]
         >>> result.best["entities"].metric
         'entity_f1'
+        >>> result.predict([{"tokens": ["Anna", "lives", "in", "Berlin"]}])[0]["tokens"]
+        ['Anna', 'lives', 'in', 'Berlin']
         >>> figures = result.evaluate().outcomes.figures
         >>> abs(figures["entity_f1"] - result.metrics[-1]["test_entity_f1"]) < 1e-6
         True
@@ -178,6 +181,37 @@ class Result:
         owner = choose_owner(self.config, group, client)
         number = chosen_round(self._run, owner, None if round is None else str(round))
         return open_model(self.path, group=group, client=client, round_number=number, device=device)
+
+    def predict(
+        self,
+        rows: Iterable[str | Mapping[str, Any]],
+        group: str | None = None,
+        client: str | None = None,
+        round: int | Literal["best"] | None = None,
+    ) -> Records:
+        """What a trained model says of rows without labels: each row with its prediction, in their order.
+
+        Args:
+            rows: texts, or rows with the columns of the task group's own data.
+            group, client, round: as for ``open_model``.
+
+        Raises:
+            ConfigError: a row that the model cannot read; and as ``open_model``.
+        """
+        from atlas_cli.inference.input_rows import InputRow
+        from atlas_cli.inference.predictions import Predictor, columns_of
+
+        each = iter(rows)
+        first = next(each, None)
+        if first is None:
+            return []
+        lines = isinstance(first, str)
+        given = (
+            InputRow(f"rows[{number}]", {"text": row} if isinstance(row, str) else dict(row))
+            for number, row in enumerate(chain([first], each))
+        )
+        loaded, head = self.open_model(group, client, round), next(given)
+        return list(Predictor(loaded, columns_of(loaded, head, lines))(chain([head], given)))
 
     def evaluate(
         self,

@@ -47,6 +47,12 @@ def test_a_run_prints_nothing_and_gives_records_that_pandas_takes(config, runs, 
     assert load_run(result.path) == result and result.config.training.rounds == 2
     scores = result.evaluate()
     assert scores.outcomes.figures == pytest.approx(last(result), rel=1e-5)
+    said = result.predict(["the film was great", "a poor game"])
+    assert [each["text"] for each in said] == ["the film was great", "a poor game"] and result.predict([]) == []
+    assert all(each["label"] in ("pos", "neg") for each in said)
+    assert result.predict([{"text": "the film was great", "number": 7}])[0] == {**said[0], "number": 7}
+    with pytest.raises(ConfigError, match=r"rows\[1\]"):
+        result.predict(["the film", ""])
     model = result.open_model(client="b-1", round=1)
     assert (model.owner.name, model.round) == ("b-1", 1)
 

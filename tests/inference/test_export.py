@@ -38,7 +38,7 @@ def tool_for(task, family, pooling, form):
     """What loads it: the table of docs/guides/export.md."""
     # AutoTokenizer makes another tokenizer of a qwen2 folder with words as tokens
     behind = SENTENCES if form == "merged" and family != "qwen2" else BEHIND
-    if task in (TEXT, "regression"):
+    if task in (TEXT, "regression", "multi-label"):
         fits = family not in WITHOUT_BIAS_IN_NORM and pooling == ("last" if family in CAUSAL else "first")
         return STOCK if fits else behind
     if form == "peft" and task == SPAN and family in ("llama", "qwen2", "qwen3"):
@@ -64,7 +64,7 @@ def make_loaded(make_toy_run, model_folder):
         randomise(adapters.parameters(), 1)
         for factor in adapters.parameters():
             factor.data *= 0.4  # as far as training goes; more blows rounding up
-        classes = ["neg", "pos", "other"] if task in (TEXT, TOKEN) else []
+        classes = ["neg", "pos", "other"] if task in (TEXT, TOKEN, "multi-label") else []
         built = build_task(task, classes, pooling)
         head = build_head(base, built, 0, "g", torch.device("cpu"))
         randomise([p for p in head.parameters() if p.requires_grad], 2)
@@ -92,6 +92,7 @@ CASES = [
     ("regression", "bert", "mean"),
     ("regression", "distilbert", "first"),
     ("regression", "opt", "last"),
+    ("multi-label", "roberta", "first"),
 ]
 
 
@@ -101,7 +102,7 @@ HEADS = [  # one of each kind; a slow test has all families
     (TEXT, "distilbert", "first"),
     (TEXT, "gpt2", "last"),
     (TEXT, "llama", "last"),
-    (TEXT, "bert", "mean"),
+    ("multi-label", "bert", "mean"),
     (SPAN, "llama", "mean"),
     (TOKEN, "opt", "mean"),
     (LM, "qwen2", "mean"),
@@ -187,6 +188,13 @@ def test_a_base_in_bfloat16_stays_so_and_the_difference_is_said(make_loaded, tmp
     assert stored["bert.embeddings.word_embeddings.weight"].dtype == torch.bfloat16
     card = (tmp_path / "half" / "README.md").read_text(encoding="utf-8")
     assert f"the largest difference is {found.agreement.difference:.1e}" in card and "is rounded to the dtype" in card
+
+
+def test_what_a_mechanism_did_at_the_cut_is_left_out_and_said(make_toy_run, tmp_path):
+    loaded = open_model(make_toy_run(privacy={"activations": {"clip": 8.0, "noise_multiplier": 0.2}}).path)
+    found = export(loaded, tmp_path / "quiet")
+    assert found.agreement.difference <= 1e-5
+    assert "activations were changed at the cut" in (tmp_path / "quiet" / "README.md").read_text(encoding="utf-8")
 
 
 def test_logits_that_differ_are_no_export(make_loaded, tmp_path, monkeypatch):

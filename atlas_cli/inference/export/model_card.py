@@ -96,6 +96,8 @@ def _differences(loaded: LoadedModel, found: Exported) -> str:
             f"- The tokenizer of the base pads no texts; here {found.pads_with} does. A text that ends in it is read "
             "as if it did not."
         )
+    if loaded.noise_at_the_cut:
+        lines.append("- In the run, activations were changed at the cut by a privacy mechanism; here nothing is cut.")
     lower, upper, _ = loaded.halves
     if lower.dtype != upper.dtype:
         lines.append(

@@ -89,10 +89,12 @@ def _padded(rows: Sequence[Sequence[int]], fill: int) -> Tensor:
 
 @torch.no_grad()
 def run_logits(loaded: LoadedModel, inputs: Mapping[str, Tensor]) -> Tensor:
-    """The logits of the run's model, through both halves."""
+    """The logits of the run's model, through both halves, and without the noise of the run's mechanisms at the cut."""
     ids = inputs["input_ids"]
     batch = Batch(ids, inputs["attention_mask"], inputs.get("token_type_ids"), ids[:, :0], [])
-    with loaded.evaluator().passes(loaded.model) as logits_of:
+    evaluator = loaded.evaluator()
+    evaluator.sent = None
+    with evaluator.passes(loaded.model) as logits_of:
         logits, _ = logits_of(batch, 0)
     return logits.float().cpu()
 
