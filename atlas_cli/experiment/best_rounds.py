@@ -96,7 +96,8 @@ class BestRounds:
     def sentence(self) -> str:
         """Why training ended."""
         who = "no task group has" if len(self.groups) > 1 else f"{next(iter(self.groups))} has not"
-        return f"{who} improved on its validation part for {self.since} evaluations (training.early_stopping)"
+        times = f"{self.since} evaluation{'s' * (self.since != 1)}"
+        return f"{who} improved on its validation part for {times} (training.early_stopping)"
 
     def state_dict(self) -> StateDict:
         """``best`` by group, ``ended``, and the tensors of the models as ``<group>/<model>/...``."""

@@ -30,7 +30,7 @@ def test_an_early_end_is_said_and_not_gone_on_from_unasked(config_file, capfd):
     assert main(["train", str(file), "--json"]) == 0
     out, err = capfd.readouterr()
     shown = json.loads(out)
-    path, why = shown["run"], "g has not improved on its validation part for 1 evaluations (training.early_stopping)"
+    path, why = shown["run"], "g has not improved on its validation part for 1 evaluation (training.early_stopping)"
     assert f"training ends early, after round 1 of 3: {why}" in err
     manifest = manifest_of(path)
     assert manifest["status"] == "finished" and manifest["adapters_of_round"] == 1

@@ -70,6 +70,10 @@ def test_subset_and_splits(answer):
     assert (source.train, source.test) == ([{"text": "a"}], [{"text": "b"}])
     assert source.origin == "hub data set s/en"
     assert [call[:3] for call in calls] == [("s", "en", "validation"), ("s", "en", "test")]
+    assert source.validation is None
+    answer(train=Rows([{"text": "a"}], {"text": TEXT}), validation=Rows([{"text": "b"}], {"text": TEXT}))
+    source = load(hub="s", validation_split="validation")
+    assert (source.train, source.test, source.validation) == ([{"text": "a"}], None, [{"text": "b"}])
 
 
 def test_real_features_have_the_same_shape():

@@ -150,7 +150,7 @@ def _shadow(evidence: Evidence, asked: Sequence[Question], inside: NDArray[np.bo
     for name, group in federation.data.items():
         held = {client: train_texts[client] for client in group.train}
         none: dict[str, list[Feature]] = {client: [] for client in group.train}
-        federation.data[name] = replace(group, train=held, local_test=none, test=group.test[:1])
+        federation.data[name] = replace(group, train=held, local_test=none, test=group.test[:1], validation=[])
     if config.privacy.labels is not None:
         federation.data = randomise(federation.data, config.privacy.labels, seed)
     reseed(federation, seed)
