@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 SECTION = "Use a trained model"
 EXAMPLES = (
     "atlas predict runs/20260131-120000_quickstart_0 --group spam --input mails.csv --output found.csv",
-    "echo 'you won a prize' | atlas predict runs/20260131-120000_quickstart_0 --group spam",
+    "atlas predict runs/20260131-120000_quickstart_0 --group spam --input-format jsonl",
 )
 
 
