@@ -112,16 +112,39 @@ def ratio(values: ArrayLike, weights: ArrayLike | None = None) -> Figure:
 
 def macro_f1(labels: Sequence[str], predicted: Sequence[str]) -> Figure:
     """The mean F1 of the classes that occur among labels or predictions."""
+
+    def of_counts(right_C: Indices, labels_C: Indices, predicted_C: Indices) -> float:
+        occurs_C = labels_C + predicted_C
+        seen_C = occurs_C > 0
+        return float((2 * right_C[seen_C] / occurs_C[seen_C]).mean())
+
+    return _of_counts(of_counts, labels, predicted)
+
+
+def matthews(labels: Sequence[str], predicted: Sequence[str]) -> Figure:
+    """Matthews' correlation of any number of classes; 0 where all labels, or all predictions, are one class."""
+
+    def of_counts(right_C: Indices, labels_C: Indices, predicted_C: Indices) -> float:
+        count = int(labels_C.sum())
+        together = count * int(right_C.sum()) - int(labels_C @ predicted_C)
+        spread = (count**2 - int(labels_C @ labels_C)) * (count**2 - int(predicted_C @ predicted_C))
+        return together / math.sqrt(spread) if spread else 0.0
+
+    return _of_counts(of_counts, labels, predicted)
+
+
+def _of_counts(
+    of_counts: Callable[[Indices, Indices, Indices], float], labels: Sequence[str], predicted: Sequence[str]
+) -> Figure:
+    """A figure of how often each class was predicted rightly, is a label, and was predicted."""
     _, numbers = np.unique([*labels, *predicted], return_inverse=True)
     labels_E, predicted_E = np.split(numbers, [len(labels)])
     classes = int(numbers.max(initial=0)) + 1
 
     def figure(indices: Indices) -> float:
         label, guess = labels_E[indices], predicted_E[indices]
-        right_C = np.bincount(label[label == guess], minlength=classes)
-        occurs_C = np.bincount(label, minlength=classes) + np.bincount(guess, minlength=classes)
-        seen_C = occurs_C > 0
-        return float((2 * right_C[seen_C] / occurs_C[seen_C]).mean())
+        right = label[label == guess]
+        return of_counts(*(np.bincount(each, minlength=classes) for each in (right, label, guess)))
 
     return figure
 

@@ -5,9 +5,19 @@ from itertools import product
 import numpy as np
 import pytest
 from scipy.stats import binomtest, pearsonr, spearmanr
-from sklearn.metrics import f1_score
+from sklearn.metrics import f1_score, matthews_corrcoef
 
-from atlas_cli.statistics import bootstrap, correlation, holm, macro_f1, mcnemar, paired_bootstrap, ratio, wilson
+from atlas_cli.statistics import (
+    bootstrap,
+    correlation,
+    holm,
+    macro_f1,
+    matthews,
+    mcnemar,
+    paired_bootstrap,
+    ratio,
+    wilson,
+)
 
 LABELS = ["a", "a", "b", "c", "b", "a", "c", "c", "b", "a"]
 GUESSED = ["a", "b", "b", "c", "b", "a", "a", "c", "d", "a"]
@@ -70,6 +80,8 @@ def test_a_figure_that_is_undefined_on_most_resamples_has_no_interval():
 def test_figures_of_drawn_examples_are_those_of_the_field():
     drawn = np.array([0, 8, 8, 3, 5, 1, 1, 2])
     label, guess = ([each[i] for i in drawn] for each in (LABELS, GUESSED))
+    assert matthews(LABELS, GUESSED)(drawn) == pytest.approx(matthews_corrcoef(label, guess))
+    assert matthews(LABELS, GUESSED)(np.array([0, 0])) == 0
     assert macro_f1(LABELS, GUESSED)(drawn) == pytest.approx(f1_score(label, guess, average="macro", zero_division=0))
     assert ratio([2.0, 3.0, 7.0], [1, 2, 4])(np.array([0, 2, 2])) == pytest.approx(16 / 9)
     numbers, others = np.array([3.0, 1.0, 2.0, 2.0, 9.0, 4.0, 1.0, 0.0, 5.0]), np.array([2.0, 1, 1, 2, 3, 8, 0, 1, 2])

@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError
 from atlas_cli.errors import ResourceError
 from atlas_cli.runs.directory import RunDirectory
 from atlas_cli.runs.schemas import Count, Figures, Record, Sha256
-from atlas_cli.statistics import Ends, Figure, Indices, bootstrap, correlation, macro_f1, ratio, wilson
+from atlas_cli.statistics import Ends, Figure, Indices, bootstrap, correlation, macro_f1, matthews, ratio, wilson
 from atlas_cli.storage.strict_json import strict_json
 
 FOLDER = "evaluation"
@@ -94,8 +94,8 @@ class Outcomes(Record):
             return lambda indices: after(quotient(indices))
         if self.labels is None or self.predicted is None:
             return None
-        if name == "macro_f1":
-            return macro_f1([str(each) for each in self.labels], [str(each) for each in self.predicted])
+        if (of_classes := {"macro_f1": macro_f1, "matthews": matthews}.get(name)) is not None:
+            return of_classes([str(each) for each in self.labels], [str(each) for each in self.predicted])
         numbers = all(isinstance(each, float) for each in (*self.labels, *self.predicted))
         if name in ("pearson", "spearman") and numbers:
             return correlation(self.labels, self.predicted, ranked=name == "spearman")

@@ -4,6 +4,8 @@ import csv
 import io
 import json
 import re
+import subprocess
+import sys
 from itertools import chain
 from pathlib import Path
 
@@ -201,3 +203,15 @@ def test_a_csv_file_keeps_its_columns_and_json_is_as_documented(make_toy_run, tm
     assert [row["id"] for row in rows] == ["7", "8"] and [row["label"] for row in rows] == ["?", "?"]
     assert list(rows[0]) == ["id", "text", "label", "predicted_label", "score", "scores"]
     assert rows[0]["predicted_label"] in ("neg", "pos") and len(json.loads(rows[0]["scores"])) == 2
+
+
+@pytest.mark.slow
+def test_a_reader_that_stops_ends_the_command_without_a_word(make_toy_run, tmp_path):
+    run = make_toy_run(**TEXTS)
+    (tmp_path / "many.txt").write_text("a film\n" * 5000, encoding="utf-8")
+    command = [sys.executable, "-m", "atlas_cli", "predict", str(run.path), "--input", str(tmp_path / "many.txt")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8") as process:
+        assert json.loads(process.stdout.readline())["text"] == "a film"
+        process.stdout.close()
+        said = process.stderr.read()
+    assert process.returncode == 1 and said == ""

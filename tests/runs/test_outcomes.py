@@ -19,7 +19,7 @@ OUTCOMES = Outcomes(
     rows_sha256="0" * 64,
     metric="accuracy",
     better={"accuracy": "higher", "macro_f1": "higher", "perplexity": "lower", "odd": "higher"},
-    figures={"accuracy": 0.75, "macro_f1": (0.8 + 2 / 3) / 2, "perplexity": math.exp(1.5), "odd": 3.0},
+    figures={"accuracy": 0.75, "macro_f1": (0.8 + 2 / 3) / 2, "matthews": 3**-0.5, "perplexity": math.exp(1.5), "odd": 3.0},
     examples=4,
     right=[True, True, False, True],
     labels=LABELS,
@@ -40,7 +40,7 @@ def test_what_is_written_is_read_again(tmp_path):
 
 def test_a_figure_is_that_of_the_file_over_all_examples_and_another_over_some():
     every = np.arange(4)
-    for name in ("accuracy", "macro_f1", "perplexity"):
+    for name in ("accuracy", "macro_f1", "matthews", "perplexity"):
         assert OUTCOMES.figure(name)(every) == pytest.approx(OUTCOMES.figures[name])
     assert OUTCOMES.figure("accuracy")(np.array([2, 2, 0, 0])) == 0.5
     assert OUTCOMES.figure("odd") is None  # what its terms give is not what the file says

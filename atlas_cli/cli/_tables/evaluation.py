@@ -82,7 +82,8 @@ class Evaluation:
         elif self.part.own:
             yield "the run recorded no figures of this model on this part"
         if self.merged is not None:
-            yield f"merged, without a split: {self.merged.sentence()}"
+            quiet = " and without the noise at the cut" if self.loaded.noise_at_the_cut else ""
+            yield f"merged, without a split{quiet}: {self.merged.sentence()}"
         if self.loaded.noise_at_the_cut:
             yield "activations at the cut were changed by the run's privacy mechanisms, as in its own evaluations"
         if split:
