@@ -61,6 +61,8 @@ def command(
         with busy(f"evaluating {client or name} of {run}"):
             done.append(_evaluate(run, name, client, round_, data, split or "test", merged, device))
         if not as_json:
+            if len(done) > 1:
+                console.print()
             console.say(done[-1].title)
             for table in done[-1].tables(console.width):
                 console.print(table)

@@ -9,6 +9,7 @@ from atlas_cli.config.load import load_config
 from atlas_cli.data.prepare import prepare
 from atlas_cli.errors import ConfigError, ResourceError
 from atlas_cli.inference.loaded_model import open_model
+from atlas_cli.runs.resumable import config_of
 
 
 def scores(loaded):
@@ -64,6 +65,20 @@ def test_a_run_that_was_killed_is_read_from_its_newest_checkpoint(make_toy_run, 
     loaded = open_model(killed)
     assert loaded.round == 2
     assert scores(loaded) == pytest.approx(recorded(run, 2), rel=1e-5)
+
+
+def test_a_run_of_a_version_without_a_key_has_its_default(make_toy_run, tmp_path):
+    run = make_toy_run(aggregation={"method": "flora"})
+    older = tmp_path / "older"
+    shutil.copytree(run.path, older)
+    manifest = run.read_json("manifest.json")
+    manifest["config"]["holdout"] = {}
+    type(run)(older).write_json("manifest.json", manifest)
+    assert config_of(type(run)(older)) == config_of(run)
+    manifest["config"]["training"]["rounds"] = 3  # not what config.yaml says
+    type(run)(older).write_json("manifest.json", manifest)
+    with pytest.raises(ResourceError, match=r"training\.rounds is 2, and the run was made with 3"):
+        config_of(type(run)(older))
 
 
 def test_what_cannot_be_had_is_refused_by_name(make_toy_run, tmp_path):
