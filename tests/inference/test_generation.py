@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 
 from atlas_cli.cli import main
 from atlas_cli.config.schema.experiment import ClientConfig
+from atlas_cli.config.schema.privacy import PrivacyConfig
 from atlas_cli.errors import ConfigError
 from atlas_cli.federation.parties.generation import Decoding
 from atlas_cli.inference.generation.prompts import one_prompt, prompts_of_file, room
@@ -99,6 +100,24 @@ def test_with_labels_at_the_client_hidden_states_come_down(loaded):
     assert generation.ledger.entries == {} and time.seconds == time.compute > 0
 
 
+def test_what_privacy_does_to_the_hidden_states_is_said(loaded):
+    asked = {"activations": {"clip": 1.0, "noise_multiplier": 50.0}, "compress": "int8", "pad_lengths": 8}
+    private = replace(
+        loaded,
+        config=loaded.config.model_copy(update={"privacy": PrivacyConfig.model_validate(asked)}),
+        manifest={"privacy": {"mechanisms": {"activations": {"noise_multiplier": 50.0}}}},
+    )
+    plain, noisy = TextGeneration(loaded, Decoding(8)), TextGeneration(private, Decoding(8))
+    texts = [[text.tokens for text in each.texts([[5, 6, 7]])] for each in (plain, noisy)]
+    assert texts[0] != texts[1]
+    assert noisy.notes()[1:] == [
+        "privacy.activations acts on the hidden states that are sent, as in training",
+        "privacy.compress is not applied to what is generated",
+        "privacy.pad_lengths is not applied to what is generated",
+    ]
+    assert len(plain.notes()) == 1
+
+
 def test_prompts_that_do_not_fit_are_refused_by_name(loaded, tmp_path):
     for text, new, said in (
         ("the " * 64, None, "the prompt has 64 tokens, and the model's 64 positions leave no room for a new token"),
@@ -107,6 +126,9 @@ def test_prompts_that_do_not_fit_are_refused_by_name(loaded, tmp_path):
         with pytest.raises(ConfigError, match=said):
             room(loaded, one_prompt(loaded, text), new)
     assert room(loaded, one_prompt(loaded, "the film"), None) == 62
+    classifier = replace(loaded, task=build("regression"), origin=replace(loaded.origin, task="regression"))
+    with pytest.raises(ConfigError, match="task regression generates no text; atlas generate is for causal models"):
+        TextGeneration(classifier, Decoding(2))
     file = tmp_path / "asked.jsonl"
     for row, said in (
         ({"question": "the"}, "--input: no column 'prompt'"),
@@ -125,7 +147,7 @@ def test_prompts_that_do_not_fit_are_refused_by_name(loaded, tmp_path):
     assert [len(tokens) for tokens in prompts_of_file(loaded, str(lines)).tokens] == [2, 2]
 
 
-def test_the_command_keeps_columns_and_says_what_was_sent(run, make_toy_run, tmp_path, capsys):
+def test_the_command_keeps_columns_and_says_what_was_sent(run, tmp_path, capsys):
     asked, answered = tmp_path / "asked.jsonl", tmp_path / "answered.jsonl"
     rows = [{"id": 7, "prompt": "the film"}, {"id": 8, "prompt": "a city was"}]
     asked.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -142,9 +164,7 @@ def test_the_command_keeps_columns_and_says_what_was_sent(run, make_toy_run, tmp
     assert main(["generate", str(run.path), "--prompt", "the film", "--max-new-tokens", "4"]) == 0
     shown = capsys.readouterr()
     assert len(shown.out.splitlines()) == 1 and "the server chooses tokens" in shown.err
-    other = make_toy_run(aggregation={"method": "flora"})
     for arguments, said in (
-        ([str(other.path), "--prompt", "x"], "task sequence-classification generates no text"),
         ([str(run.path)], "give one of --prompt TEXT and --input FILE"),
         ([str(run.path), "--prompt", "x", "--temperature", "0"], "--temperature: 0 is not above 0"),
         ([str(run.path), "--input", str(asked), "--output", str(asked)], "is the file that prompts are read from"),

@@ -11,6 +11,8 @@ from atlas_cli.experiment.round_loop import require_matching
 from atlas_cli.federation.parties.crossing import Cut
 from atlas_cli.federation.parties.generation import Decoding, Generated, GeneratedBatch, Generator
 from atlas_cli.inference.loaded_model import LoadedModel
+from atlas_cli.privacy.mechanisms import active_mechanisms
+from atlas_cli.privacy.mechanisms.contract import BaseMechanism
 from atlas_cli.wire.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -87,12 +89,17 @@ class TextGeneration:
             if self.samples_at_client
             else "the server chooses tokens: hidden states go up, and token ids come down, so that it sees the text"
         )
-        unused = [
-            key
-            for key, used in (("compress", privacy.compress != "none"), ("pad_lengths", privacy.pad_lengths))
-            if used
+        unused = {"compress": privacy.compress != "none", "pad_lengths": privacy.pad_lengths is not None}
+        changing = [
+            name
+            for name, (mechanism, _) in active_mechanisms(privacy).items()
+            if name == "activations" or mechanism.sent is not BaseMechanism.sent
         ]
-        return [where, *(f"privacy.{key} is not applied to what is generated" for key in unused)]
+        return [
+            where,
+            *(f"privacy.{key} acts on the hidden states that are sent, as in training" for key in changing),
+            *(f"privacy.{key} is not applied to what is generated" for key, there in unused.items() if there),
+        ]
 
 
 def require_text(loaded: LoadedModel) -> None:
