@@ -51,21 +51,27 @@ class _DataFields(Section):
         examples=["ner_tags"],
     )
     question: str | None = Field(
-        None, description="The column that holds the question of `question-answering`.", examples=["question"]
+        None,
+        description="The column that holds the question of `question-answering` or `multiple-choice`.",
+        examples=["question"],
     )
     context: str | None = Field(
         None,
-        description="The column that holds the text of `question-answering`, in which the answer stands.",
+        description="The column that holds the text of `question-answering`, in which the answer stands, or of "
+        "`multiple-choice`, where a question has one.",
         examples=["context"],
     )
     choices: str | list[str] | None = Field(
         None,
         min_length=1,
-        description="The column that holds the choices of a question as a list; or the columns that hold one each.",
+        description="The column that holds the choices of a `multiple-choice` question as a list; or the columns that "
+        "hold one each.",
         examples=["options"],
     )
     answer: str | None = Field(
-        None, description="The column that holds the right choice: its number from 0, or its text.", examples=["gold"]
+        None,
+        description="The column that holds the right choice of `multiple-choice`: its number from 0, or its text.",
+        examples=["gold"],
     )
     answers: str | None = Field(
         None,
