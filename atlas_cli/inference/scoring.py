@@ -75,7 +75,6 @@ def score(loaded: LoadedModel, part: ScoredPart, evaluator: Evaluator | None = N
     figures = task.scores(metric)
     rows = sorted(metric.alone)  # each example once, in the order of the part
     terms = [metric.alone[row].terms(metric.whole) for row in rows]
-    share = next(iter(metric.whole.trials()), None)
     labels, predicted = _values(task, metric, rows)
     outcomes = Outcomes(
         task_group=loaded.owner.group,
@@ -87,7 +86,6 @@ def score(loaded: LoadedModel, part: ScoredPart, evaluator: Evaluator | None = N
         better=dict(task.better),
         figures={name: value if math.isfinite(value) else None for name, value in figures.items()},
         examples=len(rows),
-        right=None if share is None else [each[share].value == each[share].weight for each in terms],
         labels=labels,
         predicted=predicted,
         terms={name: _together(name, terms) for name in dict.fromkeys(name for each in terms for name in each)},

@@ -46,9 +46,6 @@ class Outcomes(Record):
     better: dict[str, Literal["higher", "lower"]] = Field(description="By figure, which values are better.")
     figures: Figures = Field(description="The figures over all examples.")
     examples: Count = Field(description="How many examples were scored.")
-    right: list[bool] | None = Field(
-        description="Where an example is right or wrong as a whole: whether it was right; else null."
-    )
     labels: list[str] | list[float] | None = Field(
         description="Where an example has one class or one number: its label; else null."
     )
@@ -118,7 +115,7 @@ def read_outcomes(run: RunDirectory) -> Iterable[Outcomes]:
             found = Outcomes.model_validate_json(path.read_bytes())
         except (OSError, ValidationError) as error:
             raise ResourceError(f"{path} is damaged; atlas evaluate {run.path} writes it anew") from error
-        each = [found.right, found.labels, found.predicted]
+        each = [found.labels, found.predicted]
         each += [part for terms in found.terms.values() for part in (terms.values, terms.weights)]
         if any(values is not None and len(values) != found.examples for values in each):
             what = f"a list is not of all {found.examples} examples"

@@ -32,7 +32,7 @@ def made(base, method, seed=3, right=(), test_hash=HASH, virtual=None):
         share = sum(right) / len(right)
         outcomes = Outcomes(
             **{"task_group": "questions", "client": None, "part": "test", "round": 3, "rows_sha256": test_hash},
-            **{"metric": "accuracy", "better": {"accuracy": "higher"}, "examples": len(right), "right": None},
+            **{"metric": "accuracy", "better": {"accuracy": "higher"}, "examples": len(right)},
             **{"figures": {"accuracy": share}, "labels": None, "predicted": None},
             terms={"accuracy": Terms(values=list(right))},
         )

@@ -70,7 +70,7 @@ def test_figures_of_classes_are_scikit_learns(make_toy_run):
     found = score(loaded, part_of_run(loaded))
     outcomes, classes = found.outcomes, loaded.task.classes
     labels, said = outcomes.labels, outcomes.predicted
-    assert outcomes.right == [a == b for a, b in zip(labels, said, strict=True)]
+    assert outcomes.right_of("accuracy") == [a == b for a, b in zip(labels, said, strict=True)]
     assert outcomes.figures["accuracy"] == pytest.approx(accuracy_score(labels, said))
     assert outcomes.figures["macro_f1"] == pytest.approx(f1_score(labels, said, average="macro", zero_division=0))
     assert found.confusion(classes) == confusion_matrix(labels, said, labels=classes).tolist()

@@ -27,7 +27,6 @@ OUTCOMES = Outcomes(
         "odd": 3.0,
     },
     examples=4,
-    right=[True, True, False, True],
     labels=LABELS,
     predicted=SAID,
     terms={
@@ -64,7 +63,7 @@ def test_a_share_has_wilsons_interval_and_other_figures_one_of_resamples():
     "text",
     [
         "{",
-        OUTCOMES.model_copy(update={"right": [True]}).model_dump_json(),
+        OUTCOMES.model_copy(update={"labels": ["ham"]}).model_dump_json(),
         OUTCOMES.model_dump_json()[:-1] + ',"a": 1}',
     ],
     ids=["torn", "short list", "unknown key"],
