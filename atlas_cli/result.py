@@ -6,8 +6,7 @@ Errors are exceptions, as ``atlas_cli.errors`` has them, and nothing is printed 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +20,7 @@ from atlas_cli.config.load import LoadedConfig, config_of_text, load_config, loc
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.errors import InterruptedRunError
 from atlas_cli.notes import quietly
+from atlas_cli.reports.on_round import OnRound, Records, calling, flat
 from atlas_cli.reports.progress import Progress, progress_for
 from atlas_cli.reports.summary import summarise
 from atlas_cli.reports.terminal import Terminal
@@ -32,11 +32,7 @@ if TYPE_CHECKING:
     from atlas_cli.inference.loaded_model import LoadedModel
     from atlas_cli.inference.scoring import Scores
 
-Records = list[dict[str, Any]]
 Overrides = Sequence[str] | Mapping[str, Any]
-OnRound = Callable[[Records], None]
-
-_FLAT = ("test", "validation", "local_test", "epsilon")
 
 
 @dataclass(frozen=True)
@@ -315,61 +311,10 @@ def load_run(path: str | Path) -> Result:
     return Result(open_run(path).path)
 
 
-def flat(records: Sequence[Mapping[str, Any]]) -> Records:
-    """Records without nesting: figures of parts and epsilons by name (``test_accuracy``); else what nests is left out.
-
-    An epsilon without a bound is infinite.
-    """
-    nested = {name for record in records for name, value in record.items() if isinstance(value, Mapping | list)}
-    return [_flat(record, nested) for record in records]
-
-
-def _flat(record: Mapping[str, Any], nested: Collection[str]) -> dict[str, Any]:
-    found = {name: value for name, value in record.items() if name not in nested}
-    for name in _FLAT:
-        for inner, value in (record.get(name) or {}).items():
-            found[f"{name}_{inner}"] = math.inf if value == "infinite" else value
-    return found
-
-
-class _Calling(Progress):
-    """A display that also gives the records of each round to a function."""
-
-    def __init__(self, shown: Progress, on_round: OnRound) -> None:
-        self.shown, self.on_round = shown, on_round
-        self.rows: Sequence[Mapping[str, Any]] = ()
-
-    def doing(self, what: str) -> None:
-        self.shown.doing(what)
-
-    def keep(self, log: Callable[[str], None]) -> None:
-        self.shown.keep(log)
-
-    def start(self, total_rounds: int, local_steps: int, groups: Sequence[str]) -> None:
-        self.shown.start(total_rounds, local_steps, groups)
-
-    def step(self, round: int, step: int, losses: Mapping[str, float], examples: int) -> None:
-        self.shown.step(round, step, losses, examples)
-
-    def round_end(self, round: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        self.shown.round_end(round, rows)
-        self.rows = rows
-
-    def kept(self, round: int) -> None:
-        self.shown.kept(round)
-        self.on_round(flat(self.rows))
-
-    def note(self, text: str) -> None:
-        self.shown.note(text)
-
-    def stop(self) -> None:
-        self.shown.stop()
-
-
 def _done(loaded: LoadedConfig, on_round: OnRound | None, work: Callable[[Progress], RunDirectory]) -> Result:
     try:
         with locating(loaded), progress_for(Terminal()) as progress:
-            return Result(work(progress if on_round is None else _Calling(progress, on_round)).path)
+            return Result(work(progress if on_round is None else calling(progress, on_round)).path)
     except InterruptedRunError as error:
         notes = getattr(error, "__notes__", ())
         raise KeyboardInterrupt("; ".join([str(error), *notes])) from error

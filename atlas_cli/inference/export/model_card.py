@@ -156,8 +156,10 @@ def _figures(loaded: LoadedModel) -> str:
         whose = f"the mean over {line['models']} models of the group's clients"
     elif loaded.owner.client:
         whose += f", and not of {loaded.owner} alone"
-    rows = "\n".join(f"| {name} | {_number(value)} |" for name, value in line["test"].items())
-    return f"On the test part, after round {loaded.round}, of {whose}:\n\n| figure | value |\n|---|---|\n{rows}"
+    parts = ["test", *(["validation"] if line.get("validation") else [])]
+    rows = [[name, *(_number(line[part].get(name)) for part in parts)] for name in line["test"]]
+    table = [["figure", *(f"{part} part" for part in parts)], ["---"] * (1 + len(parts)), *rows]
+    return f"After round {loaded.round}, of {whose}:\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in table)
 
 
 def _number(value: float | None) -> str:
