@@ -102,23 +102,25 @@ def _evaluate(
     loaded = open_model(run, group=group, client=client, round_number=number, device=device)
     with during(str(loaded.owner)):
         part = part_of_run(loaded, split) if data is None else part_of_file(loaded, data)
-        scores = score(loaded, part)
+        scores, alone = score(loaded, part), loaded.config.mode == "centralized"
         found = scores.outcomes.figures
-        known = recorded(loaded.run, loaded.owner, part.name, loaded.round) if part.own else None
+        known = recorded(loaded.run, loaded.owner, part.name, loaded.round, alone=alone) if part.own else None
         beside = compare(found, known[1], known[0]) if known is not None else None
         whole = None
         if merged:
             figures = score(loaded, part, MergedEvaluator(loaded)).outcomes.figures
-            whole = compare(figures, found, "the split")
+            apart = "the split" if loaded.config.mode == "split-federated" else "adapters beside the weights"
+            whole = compare(figures, found, apart)
         ends = {name: scores.outcomes.interval(name) for name in found}
     evaluation = Evaluation(loaded, part, scores, ends, beside, whole, [])
     return _written(evaluation)
 
 
 def _written(evaluation: Evaluation) -> Evaluation:
-    """The same, once its files are in the run directory."""
+    """The same, once its files are in the run directory; where they cannot be, its notes say so."""
     from dataclasses import replace
 
+    from atlas_cli.errors import OutputError
     from atlas_cli.reports.evaluation_picture import confusion_picture, figures_picture
     from atlas_cli.runs.outcomes import FOLDER, write_outcomes
     from atlas_cli.storage.folder_names import folder_names
@@ -130,7 +132,10 @@ def _written(evaluation: Evaluation) -> Evaluation:
         picture = confusion_picture(loaded.task.classes, counts, evaluation.title)
     else:
         picture = figures_picture(outcomes.figures, evaluation.intervals, outcomes.metric, evaluation.title)
-    write_outcomes(loaded.run, name, outcomes)
-    loaded.run.write_text(f"{FOLDER}/{name}.svg", picture)
     folder = loaded.run.path / FOLDER
+    try:
+        write_outcomes(loaded.run, name, outcomes)
+        loaded.run.write_text(f"{FOLDER}/{name}.svg", picture)
+    except OutputError as error:
+        return replace(evaluation, unwritten=f"warning: nothing is kept for atlas compare: {error}")
     return replace(evaluation, files=[folder / f"{name}.json", folder / f"{name}.svg"])

@@ -66,11 +66,20 @@ def choose_owner(config: ExperimentConfig, group: str | None = None, client: str
     if group is None:
         if len(groups) > 1:
             raise ConfigError(f"the run has several task groups: {listed(groups)}; give --group NAME or --client NAME")
-        return Owner(groups[0])
+        return _of_group(config, groups[0])
     for name in sorted(groups, key=len, reverse=True):
         if group == name or (config.clustering is not None and group.startswith(f"{name}.")):
-            return Owner(name, part=group)
+            return _of_group(config, name, group)
     raise ConfigError(f"--group: the run has no task group {group}{did_you_mean(group, groups)}")
+
+
+def _of_group(config: ExperimentConfig, group: str, part: str | None = None) -> Owner:
+    """The one that the group shares; in mode ``centralized`` that of the learner that has all data of the group."""
+    return Owner(group, _learner(group)) if config.mode == "centralized" else Owner(group, part=part)
+
+
+def _learner(group: str) -> str:
+    return f"{group}-pooled"
 
 
 def groups_to_use(config: ExperimentConfig, group: str | None, client: str | None) -> list[str | None]:
@@ -88,7 +97,7 @@ def groups_to_use(config: ExperimentConfig, group: str | None, client: str | Non
 def clients_of(config: ExperimentConfig) -> dict[str, str]:
     """The task group of every client that trained, by name; in mode ``centralized`` of the learner of each group."""
     if config.mode == "centralized":
-        return {f"{group}-pooled": group for group in config.task_groups}
+        return {_learner(group): group for group in config.task_groups}
     return {client.name: client.task_group for client in config.expanded_clients()}
 
 

@@ -53,12 +53,12 @@ def columns_of(loaded: LoadedModel, row: InputRow, lines: bool) -> Columns:
     if lines:
         return Columns({needed[0]: "text"}, frozenset(present))
     found = {}
-    for name, column in wanted_columns(loaded).items():
-        column = column if column in present else own_column(type(task), name, present)
+    for name, wanted in wanted_columns(loaded).items():
+        column = wanted if wanted in present else own_column(type(task), name, present)
         if column in present:
             found[name] = column
-        elif name in needed:
-            error = missing_column(name, wanted_columns(loaded)[name], present, row.place)
+        elif name in needed or wanted != name:  # an optional one that is configured was trained on
+            error = missing_column(name, wanted, present, row.place)
             if task.causal_only:
                 error.add_note("atlas generate writes a response")
             raise error

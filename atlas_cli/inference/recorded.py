@@ -51,16 +51,21 @@ def compare(found: Figures, other: Figures, source: str) -> Comparison:
     return Comparison(source, largest, figure, equal)
 
 
-def recorded(run: RunDirectory, owner: Owner, part: str, number: int) -> tuple[str, Figures] | None:
+def recorded(
+    run: RunDirectory, owner: Owner, part: str, number: int, *, alone: bool = False
+) -> tuple[str, Figures] | None:
     """Where a run recorded figures of a model on a part of its data, and these; None where it did not.
 
     The figures of a group are recorded where its clients share a model, those of a client on its local part.
+
+    Args:
+        alone: the client has all data of its group.
     """
     if part == "local":
         rows = run.read_lines("clients.jsonl") if owner.client is not None else []
         found = next((r["local_test"] for r in rows if (r["round"], r["client"]) == (number, owner.client)), None)
         return None if not found else (f"round {number} in clients.jsonl", found)
-    if owner.client is not None or owner.name != owner.group:
+    if not alone and (owner.client is not None or owner.name != owner.group):
         return None
     for row in run.read_lines("metrics.jsonl"):
         if (row["round"], row["task_group"]) == (number, owner.group) and row.get("models", 1) == 1 and row.get(part):

@@ -101,6 +101,13 @@ def test_a_clients_own_test_part_is_what_its_records_say(make_toy_run):
         part_of_run(loaded, "validation")
 
 
+def test_the_model_of_a_learner_that_has_all_data_is_the_groups(make_toy_run, copied, capsys):
+    run = copied(make_toy_run(mode="centralized", aggregation={"method": "none"}, clients={"b": {"dtype": "bfloat16"}}))
+    assert main(["evaluate", str(run.path)]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("client g-pooled, round 2") and "equal to round 2 in metrics.jsonl" in shown
+
+
 def test_another_file_is_read_as_the_groups_own_data(make_toy_run, tmp_path):
     loaded = open_model(make_toy_run(**TEXTS).path)
     file = tmp_path / "more.jsonl"
@@ -150,6 +157,14 @@ def test_json_is_as_documented(make_toy_run, copied, capsys):
     keys = {*told, *found, *found["figures"]["loss"], *found["by_class"]["pos"], *found["confusion"], *found["merged"]}
     assert keys == set(re.findall(r"`(\w+)`", row)) - {"null"}
     assert found["merged"]["equal"] and found["figures"]["loss"]["low"] < found["figures"]["loss"]["value"]
+
+
+def test_figures_are_shown_where_nothing_can_be_written(make_toy_run, copied, capsys):
+    run = copied(make_toy_run(**TEXTS))
+    (run.path / "evaluation").write_text("in the way", encoding="utf-8")
+    assert main(["evaluate", str(run.path)]) == 0
+    shown = capsys.readouterr().out
+    assert "warning: nothing is kept for atlas compare: cannot write" in shown and "accuracy" in shown
 
 
 def test_what_cannot_be_evaluated_is_one_line(make_toy_run, capsys):

@@ -48,6 +48,9 @@ def test_a_clients_own_model(make_toy_run, mode):
     names = ["g-pooled"] if mode == "centralized" else ["a", "b-1", "b-2"]
     each = [scores(open_model(run.path, client=name))["loss"] for name in names]
     assert sum(each) / len(each) == pytest.approx(recorded(run, 2)["loss"], rel=1e-5)
+    if mode == "centralized":
+        assert open_model(run.path).owner.name == names[0]  # which has all data of the group
+        return
     with pytest.raises(
         ResourceError, match=f"clients of task group g share no adapter; give --client with one of {names[0]}"
     ):

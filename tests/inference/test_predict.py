@@ -176,6 +176,18 @@ def test_a_row_that_cannot_be_predicted_leaves_no_file(make_toy_run, tmp_path, c
         assert said in capsys.readouterr().err
 
 
+def test_a_pair_that_was_trained_on_is_needed(make_toy_run, tmp_path, capsys):
+    run = make_toy_run("regression")
+    capsys.readouterr()
+    file = tmp_path / "a.csv"
+    file.write_text("text,other\na film,b\n", encoding="utf-8")
+    loaded = open_model(run.path)
+    data = loaded.config.task_groups["g"].data
+    object.__setattr__(data, "text_pair", "second")
+    with pytest.raises(ConfigError, match=r"no column 'second' for the text_pair"):
+        columns_of(loaded, next(iter(Input(str(file), wanted=["text"]))), lines=False)
+
+
 def test_standard_input_to_standard_output(make_toy_run, monkeypatch, capsys):
     run = make_toy_run(**TEXTS)
     capsys.readouterr()

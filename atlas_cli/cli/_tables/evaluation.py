@@ -30,7 +30,7 @@ class Evaluation:
         intervals: of 95 %, by figure.
         recorded: beside what the run recorded of it; None where it did not.
         merged: beside the same model as one piece; None where that was not asked for.
-        files: what was written.
+        files: what was written; ``unwritten``: why nothing was.
     """
 
     loaded: LoadedModel
@@ -40,6 +40,7 @@ class Evaluation:
     recorded: Comparison | None
     merged: Comparison | None
     files: Sequence[Path]
+    unwritten: str | None = None
 
     @property
     def title(self) -> str:
@@ -83,7 +84,7 @@ class Evaluation:
             yield "the run recorded no figures of this model on this part"
         if self.merged is not None:
             quiet = " and without the noise at the cut" if self.loaded.noise_at_the_cut else ""
-            yield f"merged, without a split{quiet}: {self.merged.sentence()}"
+            yield f"merged into one piece{quiet}: {self.merged.sentence()}"
         if self.loaded.noise_at_the_cut:
             yield "activations at the cut were changed by the run's privacy mechanisms, as in its own evaluations"
         if split:
@@ -91,6 +92,8 @@ class Evaluation:
             sent = format_bytes_mb(self.scores.bytes_up)
             yield f"cut after layer {self.loaded.cut}: {sent} of activations cross it, {each:,.0f} bytes an example"
         yield f"intervals: Wilson's of shares of examples, else from {RESAMPLES:,} resamples of whole examples"
+        if self.unwritten is not None:
+            yield self.unwritten
         if self.files:
             yield f"wrote {', '.join(map(str, self.files))}"
 
@@ -115,7 +118,7 @@ class Evaluation:
             "merged": None if self.merged is None else asdict(self.merged),
             "bytes_up": self.scores.bytes_up if self.loaded.config.mode == "split-federated" else None,
             "files": [str(path) for path in self.files],
-            "notes": list(self.part.notes),
+            "notes": [*self.part.notes, *([] if self.unwritten is None else [self.unwritten])],
         }
 
 
