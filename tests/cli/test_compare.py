@@ -127,6 +127,22 @@ def test_tables_on_the_terminal_name_what_lacks(runs, compare, monkeypatch):
     assert compare(runs[0].path, runs[1].path, "--format", "latex").count(r"\bottomrule") == 5
 
 
+def test_runs_whose_scored_examples_are_others_are_not_paired(compare, tmp_path):
+    one, two, mean = (made(tmp_path, method, right=RIGHT["one"]) for method in ("fedex", "ffa", "none"))
+    path = two.path / "evaluation" / "questions-test.json"
+    other = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(other | {"labels": ["a"] * 200, "predicted": ["a"] * 200}), encoding="utf-8")
+    rows = mean.read_lines("metrics.jsonl")
+    (mean.path / "metrics.jsonl").unlink()
+    mean.append("metrics.jsonl", [row | {"models": 2} for row in rows])
+    found = compare(one.path, two.path, mean.path, "--json")
+    assert found["paired_tests"] == []
+    assert (
+        "questions: no paired test of method=ffa against method=fedex: not the same examples scored" in found["notes"]
+    )
+    assert {score["models"] for score in found["scores"] if score["run"] == "method=none"} == {2}
+
+
 def test_what_cannot_be_compared_is_named(runs, compare, tmp_path):
     assert "give two run directories or more" in compare(runs[0].path, code=2)
     assert "is given twice" in compare(runs[0].path, runs[0].path, code=2)

@@ -23,6 +23,7 @@ REFUSED = {
     "merge by coordinates": ["aggregation={method: median, server_memory: 1 KiB}"],
     "threads": ["threads=1000000000"],
     "ray": ["engine.name=ray"],
+    "tracker": ["trackers=[wandbb]"],
     "fingerprints": [
         "clustering.by=fingerprints",
         "partition={scheme: explicit, shards: {a: [0], b-1: [1, 2], b-2: [3, 4]}}",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from atlas_cli.reports.comparison.compared import ComparedRun
 from atlas_cli.reports.page.intervals import interval
+from atlas_cli.reports.summary import GroupSummary
 from atlas_cli.runs.outcomes import Outcomes
 from atlas_cli.statistics import Ends, holm, mcnemar, paired_bootstrap
 
@@ -76,26 +77,39 @@ def paired_tests(runs: Sequence[ComparedRun]) -> tuple[list[PairedTest], list[st
     first, *others = runs
     tests: list[PairedTest] = []
     lacking: set[str] = set()
+    notes: list[str] = []
     for group in dict.fromkeys(group for run in runs for group in run.records.groups):
         base = _outcomes(first, group)
         pairs: dict[str, list[PairedTest]] = {}
         for run in others:
             own = _outcomes(run, group)
-            if not (group in run.groups and group in first.groups and _same_rows(run, first, group)):
-                continue  # no outcomes would help
+            if not _could_be_paired(run, first, group):
+                continue
             if base is None or own is None:
                 lacking |= {each.path for each, has in ((first, base), (run, own)) if has is None}
-            elif base.rows_sha256 == own.rows_sha256:
+            elif (base.rows_sha256, base.examples, base.labels) != (own.rows_sha256, own.examples, own.labels):
+                notes.append(
+                    f"{group}: no paired test of {run.name} against {first.name}: not the same examples scored"
+                )
+            else:
                 for test in _tests(run.name, first.name, own, base):
                     pairs.setdefault(test.metric, []).append(test)
         for found in pairs.values():
             tests += _adjusted(found)
     commands = "; ".join(shlex.join(["atlas", "evaluate", run.path]) for run in runs if run.path in lacking)
-    return tests, [f"paired tests need what each test example gave: {commands}"] if commands else []
+    return tests, [*notes, *([f"paired tests need what each test example gave: {commands}"] if commands else [])]
 
 
-def _same_rows(run: ComparedRun, other: ComparedRun, group: str) -> bool:
-    return run.groups[group].test_sha256 == other.groups[group].test_sha256
+def _could_be_paired(run: ComparedRun, other: ComparedRun, group: str) -> bool:
+    """Whether both have one model of the task group, and the same test rows; other notes say where not."""
+    own, its = run.groups.get(group), other.groups.get(group)
+    if own is None or its is None or own.test_sha256 != its.test_sha256:
+        return False
+    return _one_model(own) and _one_model(its)
+
+
+def _one_model(summary: GroupSummary) -> bool:
+    return summary.models in (1, None)
 
 
 def _metrics(runs: Sequence[ComparedRun], group: str) -> list[str]:
@@ -132,7 +146,9 @@ def _score(run: ComparedRun, group: str, metric: str) -> Score | None:
 
 
 def _outcomes(run: ComparedRun, group: str) -> Outcomes | None:
-    """Of the group's own model on the test part, in the latest round that was evaluated so."""
+    """Of the group's one model on the test part, in the latest round that was evaluated so."""
+    if group not in run.groups or not _one_model(run.groups[group]):
+        return None
     found = [each for each in run.outcomes if (each.task_group, each.client, each.part) == (group, None, "test")]
     return max(found, key=lambda each: each.round, default=None)
 

@@ -50,7 +50,7 @@ def scores(found: Sequence[Score]) -> Sheet:
         "of this test part alone, so it says nothing of other seeds",
     ]
     if several := list(dict.fromkeys(f"{s.run}, {s.task_group}: {s.models}" for s in found if (s.models or 1) > 1)):
-        notes.append(f"plain means over several models: {'; '.join(several)}")
+        notes.append(f"plain means over several models, which no test is about: {'; '.join(several)}")
     lower = list(dict.fromkeys(s.metric for s in found if s.better == "lower"))
     notes += [f"the lower the better: {', '.join(lower)}"] if lower else []
     return Sheet("scores", "Figures on the test parts", columns, rows, notes)
