@@ -361,7 +361,7 @@ def check_declared(task: type[BaseTask]) -> None:
             f' better = {{"{task.primary_metric}": "higher"}} or "lower", with a word for every figure of its metric'
         )
     fields = (*task.fields, *task.optional_fields)
-    for attribute in ("forms", "may_be_empty", "other_names"):
+    for attribute in ("forms", "may_be_empty", "other_names", "prompt_fields"):
         named = getattr(task, attribute)
         if others := sorted(set(named) - set(fields)):
             raise ConfigError(f"{file}: Task.{attribute}: {others[0]} is no field{did_you_mean(others[0], fields)}")

@@ -230,3 +230,13 @@ def test_a_list_may_be_empty_where_the_task_says_so():
         ConfigError, match=r"Task\.may_be_empty: text is no list; its form must be words, classes or set"
     ):
         check_declared(Tagged)
+
+
+def test_what_text_is_generated_from_are_fields():
+    class Told(instruction.Task):
+        prompt_fields = ("promt",)
+
+    with pytest.raises(ConfigError, match=r"Task\.prompt_fields: promt is no field; did you mean prompt\?"):
+        check_declared(Told)
+    Told.prompt_fields = ("prompt",)
+    check_declared(Told)
