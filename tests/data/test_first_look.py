@@ -40,6 +40,18 @@ def rows(**columns):
             {"tokens": "words", "tags": "ner_tags"},
         ),
         ({"body": TEXTS, "id": [1, 2, 3, 4]}, "causal-lm", {"text": "body"}),
+        ({"body": TEXTS, "topic": [["a"], [], ["a", "b"], ["b"]]}, "multi-label", {"text": "body", "label": "topic"}),
+        ({"id": [1, 2, 3, 4], "conversations": [[{"from": "human"}]] * 4}, "chat", {"messages": "conversations"}),
+        (
+            {"question": TEXTS, "options": [["a", "b"]] * 4, "answerKey": [0, 1, 0, 1], "context": TEXTS},
+            "multiple-choice",
+            {"question": "question", "choices": "options", "answer": "answerKey", "context": "context"},
+        ),
+        (
+            {"instruction": TEXTS, "input": TEXTS, "output": TEXTS},
+            "instruction",
+            {"prompt": "instruction", "response": "output", "input": "input"},
+        ),
     ],
 )
 def test_columns_and_what_they_hold_say_the_task(columns, task, fields):
