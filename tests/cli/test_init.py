@@ -169,7 +169,7 @@ def test_an_error_that_may_follow_from_a_guess_says_the_guess(here, model_folder
     guess = "notes.csv: 50 rows for causal-lm; text; task and columns are guessed: --task and --column choose others"
     assert "causal-lm needs a decoder" in err and err.endswith(f"; {guess}\n")
     assert main(["init", "--data", "notes.csv", "--task", "klassification"]) == 2
-    assert "did you mean token-classification?; the tasks are: causal-lm, instruction" in capsys.readouterr().err
+    assert "did you mean token-classification?; the tasks are: causal-lm, chat" in capsys.readouterr().err
 
 
 def test_names_of_any_alphabet_repeats_and_what_was_guessed_are_said(here, model_folder, capsys):

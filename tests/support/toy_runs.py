@@ -69,6 +69,11 @@ def write_data(folder):
     scored = (f"{' '.join(w)}\t{' '.join(w[::-1])}\t{len(w) / 2}\n" for w in words)
     (folder / "alike.tsv").write_text("".join(["text\ttext_pair\tlabel\n", *scored]), encoding="utf-8")
     jsonl(folder / "tell.jsonl", ({"prompt": " ".join(w), "response": f"it was {p}"} for w, p in rows))
+    turns = (zip(("user", "assistant"), (" ".join(w), f"it was {p}"), strict=True) for w, p in rows)
+    jsonl(folder / "talks.jsonl", ({"messages": [{"role": r, "content": text} for r, text in each]} for each in turns))
+    jsonl(folder / "kinds.jsonl", ({"text": " ".join([*w, p]), "label": [p, "long"][: len(w) % 3]} for w, p in rows))
+    asked = {"question": "what city", "choices": ["london", "paris"]}
+    jsonl(folder / "choices.jsonl", ({**asked, "context": " ".join([*w, p]), "answer": p} for w, p in rows))
 
 
 TASKS = {
@@ -78,6 +83,9 @@ TASKS = {
     "question-answering": ("roberta", "questions.jsonl"),
     "causal-lm": ("gpt2", "lines.txt"),
     "instruction": ("qwen2", "tell.jsonl"),
+    "chat": ("llama", "talks.jsonl"),
+    "multi-label": ("bert", "kinds.jsonl"),
+    "multiple-choice": ("bert", "choices.jsonl"),
 }
 
 
@@ -160,11 +168,12 @@ def check_counts(metrics, clients, data):
             assert labels == predicted == m["test_trials"]["accuracy"] == data[m["task_group"]]["test"]
             assert m["test"]["accuracy"] == pytest.approx(right / labels)
         else:
-            assert m["test"]["entity_f1"] == pytest.approx(2 * right / max(labels + predicted, 1))
+            f1 = m["test"].get("entity_f1", m["test"].get("micro_f1"))
+            assert f1 == pytest.approx(2 * right / max(labels + predicted, 1))
     for group, facts in data.items():
         dealt = [c["labels"] for c in clients if c["round"] == 0 and c["task_group"] == group and "labels" in c]
         assert bool(dealt) == bool(facts["classes"])
-        if any(m["task_group"] == group and "accuracy" in m["test"] for m in metrics):
+        if dealt and any(m["task_group"] == group and "accuracy" in m["test"] for m in metrics):
             assert sum(sum(labels.values()) for labels in dealt) == facts["train"]
 
 
