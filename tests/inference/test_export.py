@@ -181,6 +181,16 @@ def test_a_base_that_was_drawn_goes_with_the_adapter(make_loaded, tmp_path):
     assert "which are not those of the published model" in card and 'from_pretrained(f"{folder}/base"' in card
 
 
+def test_a_language_model_stops_where_its_base_does(make_loaded, tmp_path):
+    loaded = make_loaded(LM, "gpt2")
+    export(loaded, tmp_path / "lm")
+    own, exported = (
+        json.loads((Path(folder) / "generation_config.json").read_text(encoding="utf-8"))
+        for folder in (loaded.base.name, tmp_path / "lm")
+    )
+    assert own == exported and own["eos_token_id"] == 4
+
+
 def test_a_base_in_bfloat16_stays_so_and_the_difference_is_said(make_loaded, tmp_path):
     found = export(make_loaded(TOKEN, "bert", dtype="bfloat16"), tmp_path / "half")
     assert found.agreement.holds and 1e-5 < found.agreement.difference < found.agreement.tolerance == 5e-2

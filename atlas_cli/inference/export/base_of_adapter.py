@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from atlas_cli.inference.loaded_model import LoadedModel
 from atlas_cli.models.files.resolve import model_config
@@ -23,11 +25,13 @@ class BaseOfAdapter:
             random, or is in a GGUF file. Then it is saved beside the adapter.
         revision: the commit or name on the hub.
         licence: as its model card or package has it.
+        generation: its own defaults of how to generate: where to stop, above all.
     """
 
     name: str | None
     revision: str | None
     licence: str
+    generation: Mapping[str, Any] = field(default_factory=dict)
 
 
 def base_of(loaded: LoadedModel) -> BaseOfAdapter:
@@ -39,10 +43,11 @@ def base_of(loaded: LoadedModel) -> BaseOfAdapter:
     licence = _licence(loaded.origin.base, source.file("README.md"))
     if source.gguf_file:
         return BaseOfAdapter(None, None, licence)
+    generation = source.json("generation_config.json")
     if source.kind == "hub":
         commit = getattr(loaded.base.config, "_commit_hash", None)
-        return BaseOfAdapter(source.path, commit or loaded.config.model.revision, licence)
-    return BaseOfAdapter(str(Path(source.path).resolve()), None, licence)
+        return BaseOfAdapter(source.path, commit or loaded.config.model.revision, licence, generation)
+    return BaseOfAdapter(str(Path(source.path).resolve()), None, licence, generation)
 
 
 def _licence(name: str, card: Path | None) -> str:

@@ -112,6 +112,8 @@ class _Work:
         else:
             inner = {f"{stock.within}.{name}": tensor for name, tensor in weights.items()}
             write_model(self.aside, config, stock.name, {**inner, **stock.tensors})
+            if stock.auto == CAUSAL and self.base.generation:
+                _write(self.aside / "generation_config.json", json.dumps(dict(self.base.generation), indent=2) + "\n")
             model = load_stock(stock.auto, self.aside)
             same = self._compare(stock.auto, model)
             if same.holds:
@@ -283,6 +285,7 @@ def _require(same: Agreement | None, name: str) -> Agreement | None:
 def _facts(loaded: LoadedModel, found: Exported) -> Mapping[str, Any]:
     """export.json: what the model card says, for programs."""
     line = metrics_line(loaded)
+    base = {name: getattr(found.base, name) for name in ("name", "revision", "licence")}
     return {
         "format": 1,
         "form": found.form,
@@ -294,7 +297,7 @@ def _facts(loaded: LoadedModel, found: Exported) -> Mapping[str, Any]:
         "prompt": found.prompt or None,
         "max_length": loaded.config.training.max_length,
         "no_stock_class": found.reason or None,
-        "base": {**asdict(found.base), "sha256": loaded.origin.sha256, "dtype": loaded.origin.dtype},
+        "base": {**base, "sha256": loaded.origin.sha256, "dtype": loaded.origin.dtype},
         "run": loaded.run.path.name,
         "owner": loaded.owner.name,
         "round": loaded.round,
