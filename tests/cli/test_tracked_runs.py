@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from atlas_cli.cli import main
 from atlas_cli.experiment import session
 from atlas_cli.trackers.libraries.contract import BaseTracker
@@ -27,6 +29,7 @@ class _Told(BaseTracker):
         self._hook("finish", status, sorted(summary))
 
 
+@pytest.mark.slow
 def test_a_run_and_its_resumption_are_told_and_broken_trackers_cost_a_line_each(config_file, monkeypatch, capsys):
     made = []
 
