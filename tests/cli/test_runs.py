@@ -28,12 +28,14 @@ def changed(run, **changes):
 def folder(tmp_path_factory):
     base = tmp_path_factory.mktemp("made")
     rounds = {"training.rounds": 3}
-    changed(build(base), started="2026-01-01T00:00:00", config=rounds)
+    changed(build(base), started="2026-01-01T00:00:00", config=rounds, duration_s=0.5)
     changed(build(base), started="2026-01-02T00:00:00", status="running", config={"seed": 4, **rounds})
     changed(
         build(base), started="2026-01-03T00:00:00", config={"aggregation.method": "fedex", **rounds}, duration_s=1.5
     )
-    changed(build(base), started="2026-01-04T00:00:00", status="failed", error="no space", config=rounds)
+    changed(
+        build(base), started="2026-01-04T00:00:00", status="failed", error="no space", config=rounds, duration_s=0.25
+    )
     damaged = build(base).path / "metrics.jsonl"
     damaged.write_text(damaged.read_text(encoding="utf-8")[:-40], encoding="utf-8")
     (build(base).path / "manifest.json").write_text("[", encoding="utf-8")
