@@ -54,10 +54,10 @@ def test_groups_that_stay_apart_may_share_texts(notes_of, changes):
     assert notes_of(**changes)[0] == {"g": [], "h": []}
 
 
-@pytest.mark.parametrize(("column", "said"), [(None, "'input', 'site'"), ("site", "'input'")])
+@pytest.mark.parametrize(("column", "said"), [(None, "'hint', 'site'"), ("site", "'hint'")])
 def test_columns_that_are_not_read_are_named(tmp_path, model_folder, column, said):
-    """Rows of another program's layout, whose ``input`` no field is: everything but what rows are dealt out by."""
-    rows = [{"prompt": f"what was it {i}", "input": "x", "response": "good", "site": "ab"[i % 2]} for i in range(20)]
+    """Rows of another program's layout, whose ``hint`` no field is: everything but what rows are dealt out by."""
+    rows = [{"prompt": f"what was it {i}", "hint": "x", "response": "good", "site": "ab"[i % 2]} for i in range(20)]
     (tmp_path / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     config = {
         "name": "t",
