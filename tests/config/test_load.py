@@ -61,7 +61,7 @@ def failing(tmp_path, monkeypatch, text: str, overrides: list[str] | None = None
         (
             "training:\n",
             "evaluation:\n  zzz: 1\ntraining:\n",
-            f"x.yaml:15: evaluation.zzz is not a known key; expected one of: batch_size, every {SCHEMA}",
+            f"x.yaml:15: evaluation.zzz is not a known key; expected one of: batch_size, every, generate {SCHEMA}",
         ),
         ("  name: minilm", "  nmae: minilm", f"x.yaml:3: model.nmae is not a known key; did you mean name? {SCHEMA}"),
         ("training:\n", "training:\n  7: 1\n", "x.yaml:15: training.7 is not a known key"),
