@@ -20,8 +20,8 @@ from atlas_cli.planning.plan import make_plan
 FAMILIES = tuple(CONFIGS)
 
 
-def config_of(name, *, ranks=(4,), task="sequence-classification", model=None, **sections):
-    groups = {"g": {"task": task, "data": {"files": "not-read.jsonl"}}}
+def config_of(name, *, ranks=(4,), task="sequence-classification", metric=None, model=None, **sections):
+    groups = {"g": {"task": task, "metric": metric, "data": {"files": "not-read.jsonl"}}}
     clients = {f"c{i}": {"task_group": "g", **({"rank": r} if r else {})} for i, r in enumerate(ranks)}
     training = {"max_length": 16, **sections.pop("training", {})}
     return ExperimentConfig.model_validate(
@@ -173,6 +173,22 @@ def test_a_plan_is_frozen(model_folder):
             {"task": "token-classification", "privacy": {"labels": {"epsilon": 1.0}}},
             "privacy.labels: randomises one class an example, and an example of token-classification "
             "has none or several",
+        ),
+        (
+            "bert",
+            {
+                "task": "multiple-choice",
+                "privacy": {"examples": {"clip": 1.0, "epsilon": 8}},
+                "training": {"labels": "client"},
+                "model": {"split_layer": 4},
+                "aggregation": {"weights": "uniform"},
+            },
+            "privacy.examples: clips the gradient of each text by itself, and the loss of multiple-choice holds",
+        ),
+        (
+            "bert",
+            {"metric": "acuracy"},
+            "task_groups.g.metric: sequence-classification has no metric 'acuracy'; did you",
         ),
         *(
             (

@@ -1,13 +1,17 @@
 """Multiple choice: each choice a sequence, the choices of a row in one batch, the loss a softmax over them."""
 
+import json
+
 import pytest
 import torch
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from transformers import BertConfig, BertForMultipleChoice
 
 from atlas_cli import tasks
+from atlas_cli.cli import main
 from atlas_cli.config.schema.experiment import TaskGroupConfig
 from atlas_cli.data.collate import batch_features, collate
 from atlas_cli.data.read import read_group
@@ -160,3 +164,34 @@ def test_columns_of_choices_and_a_context_are_read(tmp_path):
     found = read_group("g", TaskGroupConfig(task="multiple-choice", data=data), 0)
     row = next(row for row in (*found.train, *found.test) if row["context"] == "john is 3")
     assert (row["question"], row["choices"], row["answer"]) == ("he", ["goes", "plays 3"], "1")
+
+
+@pytest.mark.parametrize("mode", ["split-federated", "centralized"])
+def test_a_split_run_learns_from_the_rows_choices(tmp_path, model_folder, mode):
+    words = ["paris", "london", "john", "city", "film"]
+    rows = [
+        {"question": f"what is it {words[i % 5]}", "choices": [words[i % 5], words[(i + 1 + i % 3) % 5]], "answer": 0}
+        for i in range(30)
+    ]
+    (tmp_path / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    config = {
+        "name": "choices",
+        "mode": mode,
+        "device": "cpu",
+        "model": {"name": model_folder("gpt2"), "split_layer": 2},
+        "task_groups": {"g": {"task": "multiple-choice", "data": {"files": str(tmp_path / "d.jsonl")}}},
+        "clients": {"c": {"task_group": "g", "count": 2}},
+        "holdout": {"duplicates": "keep"},
+        "training": {"rounds": 1, "local_steps": 2, "batch_size": 4, "max_length": 16},
+        "output": {"dir": str(tmp_path / "runs")},
+    }
+    (tmp_path / "x.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    assert main(["train", str(tmp_path / "x.yaml"), "training.batch_size=1"]) == 2
+    assert main(["train", str(tmp_path / "x.yaml")]) == 0
+    (run,) = (tmp_path / "runs").iterdir()
+    before, after = (json.loads(line)["test"] for line in (run / "metrics.jsonl").read_text("utf-8").splitlines())
+    assert after.keys() == {"accuracy", "loss"} and after["loss"] != before["loss"]
+    manifest = json.loads((run / "manifest.json").read_text("utf-8"))
+    assert mode == "centralized" or manifest["verify"]["g"]["passed"]
+    examples = [json.loads(line)["examples"] for line in (run / "clients.jsonl").read_text("utf-8").splitlines()]
+    assert max(examples) > 0 and all(count % 2 == 0 for count in examples)  # rows are whole in every batch
