@@ -41,7 +41,7 @@ from fuzz_values import FILES, KEYS, PLAUSIBLE, SCALARS, SNIPPETS
 
 ROOT = Path(__file__).resolve().parents[1]
 SECONDS = 30
-DECODER_TASKS = {"causal-lm", "instruction"}
+DECODER_TASKS = {"causal-lm", "instruction", "chat"}
 
 
 def main() -> None:
@@ -89,6 +89,7 @@ def shipped(folder: Path, models: dict[str, str]) -> list[dict[str, Any]]:
         config["model"] = {"name": models["gpt2" if tasks & DECODER_TASKS else "bert"], "split_layer": 2}
         for group in config["task_groups"].values():
             group["data"] = {"files": str(folder / FILES[group["task"]])}
+            group.pop("classes", None)  # those of the data that it is shipped for
         for client in config["clients"].values():
             rank = client.get("rank")
             client.update({"rank": {0: 2, 1: 3}} if isinstance(rank, dict) else {"rank": 8} if rank == 64 else {})

@@ -10,6 +10,10 @@ FILES = {
     "question-answering": "questions.jsonl",
     "causal-lm": "lines.txt",
     "instruction": "tell.jsonl",
+    "regression": "alike.tsv",
+    "chat": "talks.jsonl",
+    "multi-label": "kinds.jsonl",
+    "multiple-choice": "choices.jsonl",
 }
 SCALARS = [
     *(0, 1, -1, 2, 3, 64, 9_999, 10**6, 10**12, 10**30, -(10**30), True, False, None),

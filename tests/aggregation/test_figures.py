@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from support.merging import merge
+from support.slow import slow
 
 from atlas_cli.aggregation.contract import Factors, Update
 
@@ -24,7 +25,7 @@ def errors():
     return found
 
 
-@pytest.mark.parametrize("name", ["fedex", "flora", "ffa"])
+@pytest.mark.parametrize("name", ["flora", "ffa", *slow("fedex")])
 def test_exact_methods_are_exact_to_rounding(errors, name):
     assert all(error["merged"] < 1e-6 for error in errors[name])  # factors are in float32
 

@@ -144,12 +144,9 @@ print(resident("VmHWM") - before)
 """
 
 
-SLOW = pytest.mark.slow  # each is a process of its own
-SIZES = [pytest.param(48, "stack", marks=SLOW), pytest.param(64, "dense", marks=SLOW), (64, "cut")]
-
-
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="cannot reset the peak of a process")
-@pytest.mark.parametrize(("rank", "copies"), SIZES)
+@pytest.mark.slow  # each is a process of its own
+@pytest.mark.parametrize(("rank", "copies"), [(48, "stack"), (64, "dense"), (64, "cut")])
 def test_a_merge_takes_no_more_than_its_cap(rank, copies):
     stacked, dense = 8 * STACK_COPIES * 8 * rank * 2000, DENSE_COPIES * 8 * 900 * 1100
     memory = {"stack": stacked, "dense": dense, "cut": stacked // 4}[copies]

@@ -78,8 +78,10 @@ def test_the_default_is_labelled(model, layer, run):
     [
         ("gpt2", []),
         ("gpt2", ["--device", "phone-2gib"]),
-        ("llama-7b", ["--device", "phone-2gib", "--batch-size", "64"]),
-        *slow(("llama-3-70b", ["--device", "laptop-8gib", "--max-length", "512"])),
+        *slow(
+            ("llama-7b", ["--device", "phone-2gib", "--batch-size", "64"]),
+            ("llama-3-70b", ["--device", "laptop-8gib", "--max-length", "512"]),
+        ),
     ],
 )
 def test_the_table_fits_100_columns(model, arguments, run):
@@ -125,6 +127,7 @@ def test_json_has_everything(run):
     assert row["leakage"] is None and row["client_parameters"] > 60e6
 
 
+@pytest.mark.slow
 def test_nothing_fits(run):
     code, out, err = run("split-point", "gpt2", "--memory", "230 MiB")
     assert code == 5
@@ -187,7 +190,7 @@ def test_a_folder(run, model_folder):
     assert json.loads(out)["split_layer"] == 2
 
 
-@pytest.mark.parametrize("family", ["bert", *slow("llama")])
+@pytest.mark.parametrize("family", slow("bert", "llama"))
 def test_a_client_that_is_too_large_trains_with_checkpointing(family, config_file, run):
     phone = {"a": {"device": "phone", "split_layer": 3}}
     training = {"rounds": 1, "local_steps": 1, "batch_size": 8}
@@ -268,6 +271,7 @@ def test_leakage_of_a_file(run, tmp_path):
     assert run("split-point", "gpt2", "--leakage", str(tmp_path / "none.json"))[0] == 3
 
 
+@pytest.mark.slow
 def test_a_wide_table_with_leakage(run, tmp_path):
     path = tmp_path / "leak.json"
     path.write_text(json.dumps({"layer": {"1": 0.999}, "attack": "a", "source": "b"}), encoding="utf-8")

@@ -149,7 +149,7 @@ def test_the_manifest_lists_the_processes_and_sums_what_they_did(config_file, mo
     assert "9.9" in page(run) and "killed" in page(run)
 
 
-@pytest.mark.parametrize(("first", "then"), [("null", "1 KiB"), *slow(("1 KiB", "null"))])
+@pytest.mark.parametrize(("first", "then"), slow(("null", "1 KiB"), ("1 KiB", "null")))
 def test_clients_may_be_put_away_or_not_on_the_way(config_file, tmp_path, first, then):
     path = config_file(training=RUN, aggregation={"method": "fedsa"})
     for name in (".offload-killed", ".prefix-cache-killed"):  # of processes that are gone

@@ -54,6 +54,7 @@ def made(sweep):
     return sorted(path.parent for path in sweep.runs.glob("*/manifest.json"))
 
 
+@pytest.mark.slow
 def test_a_grid_with_a_failure_in_the_middle(sweep, started):
     grid = ("seed=0,1", "training.client_optimizer.lr=0.01,1e30,0.02", "training.local_steps=2")
     code, out, err = sweep(*grid)

@@ -163,7 +163,7 @@ def test_equal_cuts_are_the_common_cut(make_config, train_quietly):
     assert all(torch.equal(heads[0][name], heads[1][name]) for name in heads[0])
 
 
-@pytest.mark.parametrize("labels", ["client", *slow("server")])
+@pytest.mark.parametrize("labels", slow("client", "server"))
 def test_a_run_learns_and_is_proved_at_every_cut(labels, unequal, train_quietly):
     fast = {"name": "adamw", "lr": 0.01}
     training = {"labels": labels, "rounds": 8, "local_steps": 6, "client_optimizer": fast, "server_optimizer": fast}

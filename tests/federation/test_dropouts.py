@@ -43,6 +43,7 @@ def versions(federation):
     return {name: group.version for name, group in federation.aggregator.groups.items()}
 
 
+@pytest.mark.slow
 def test_a_third_drops_out_each_round_and_merges_are_of_those_that_are_left(make_config, train_quietly, monkeypatch):
     made = build(
         make_config(

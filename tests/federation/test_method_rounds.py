@@ -57,7 +57,10 @@ def a_round(made, cohort, number, ledger=None):
 
 @pytest.mark.parametrize(
     ("method", "family"),
-    [*((method, "gpt2") for method in METHODS), *((method, "llama") for method in ("delta-svd", "fedsa", "flora"))],
+    slow_but(
+        [*((method, "gpt2") for method in METHODS), *((method, "llama") for method in ("delta-svd", "fedsa", "flora"))],
+        *((method, "gpt2") for method in (*DIFFERENT, "ffa")),
+    ),
 )
 def test_two_rounds_deliver_what_the_method_says(method, family, make_config):
     """By value, against dense sums; d_in != d_out in GPT-2's c_attn and LLaMA's grouped v."""

@@ -73,6 +73,7 @@ def test_without_a_device_the_middle_or_deeper(choose):
     assert choose().layer == 2 and choose().feasible is None
 
 
+@pytest.mark.slow
 def test_what_would_help_helps(choose, peaks):
     """Every remedy that is named, tried."""
     nothing = choose(peaks[1], 0.5)
