@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -41,7 +41,9 @@ def command(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write JSON lines here: the columns of the input, and what was generated."),
+        typer.Option(
+            metavar="FILE", help="A new file of JSON lines: the columns of the input, and what was generated."
+        ),
     ] = None,
     group: Group = None,
     client: Client = None,
@@ -90,6 +92,7 @@ def command(
     from atlas_cli.inference.generation.prompts import one_prompt, prompts_of_file, room
     from atlas_cli.inference.generation.texts import TextGeneration, require_text
     from atlas_cli.inference.loaded_model import open_model
+    from atlas_cli.inference.prediction_files import require_new, whole_file
     from atlas_cli.inference.round_choice import chosen_round
     from atlas_cli.reports.terminal import busy
     from atlas_cli.runs.directory import open_run
@@ -100,6 +103,10 @@ def command(
     for name, value, most in (("--temperature", temperature, None), ("--top-p", top_p, 1.0)):
         if value is not None and not 0 < value <= (most or value):
             raise ConfigError(f"{value:g} is not above 0" + (f" and at most {most:g}" if most else ""), key=name)
+    if "" in (stop or ()):
+        raise ConfigError("it is empty, and every text has that; give some text, or leave it out", key="--stop")
+    if output is not None:
+        require_new(output)
     with busy(f"opening {run}"):
         folder = open_run(run)
         number = chosen_round(folder, choose_owner(config_of(folder), group, client), round_)
@@ -112,7 +119,7 @@ def command(
     plain = prompt is not None and output is None and not as_json
     streamer = _streamer(loaded) if plain and sys.stdout.isatty() and beams == 1 and not stop else None
     found: list[Generated] = []
-    with _lines(output, source) if output is not None else nullcontext(sys.stdout) as stream:
+    with whole_file(output) if output is not None else nullcontext(sys.stdout) as stream:
         for row, text in zip(prompts.rows, generation.texts(prompts.tokens, batch_size, streamer), strict=True):
             found.append(text)
             if plain:
@@ -143,20 +150,6 @@ def _shown(text: str) -> str:
 def _line(row: Mapping[str, Any], text: Generated) -> str:
     more = {"generated": text.text, "generated_tokens": len(text.tokens), "ended_by": text.ended}
     return json.dumps({**row, **more}, ensure_ascii=False, default=str)
-
-
-@contextmanager
-def _lines(output: Path, source: str | None) -> Iterator[IO[str]]:
-    """The file that lines are written to, which is not the one that prompts are read from."""
-    from atlas_cli.errors import OutputError
-
-    if source not in (None, "-") and output.exists() and output.samefile(str(source)):
-        raise OutputError(f"--output: {output} is the file that prompts are read from; choose another")
-    try:
-        with output.open("w", encoding="utf-8", newline="\n") as stream:
-            yield stream
-    except OSError as error:
-        raise OutputError(f"--output: cannot write {output}: {error.strerror or error}; choose another file") from error
 
 
 def _report(

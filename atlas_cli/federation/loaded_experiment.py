@@ -222,9 +222,12 @@ def _named_device(name: str) -> torch.device:
     """The device of a name in a config; "auto" takes CUDA, then MPS, then the CPU."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    device = torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"{name!r} is no device; use auto, cpu, cuda, cuda:1 or mps", key="device") from None
     present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not present[device.type]:
+    if not present.get(device.type):
         raise ConfigError(f"this machine has no {device.type} device; use device: auto or cpu", key="device")
     if device.index is not None and device.index >= torch.cuda.device_count():
         raise ConfigError(

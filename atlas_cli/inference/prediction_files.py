@@ -28,10 +28,7 @@ def form_of(target: str, form: Form | None) -> Form:
     """
     path = Path(target)
     if target != STDOUT:
-        if path.exists():
-            raise OutputError(f"--output: {target} exists and is not overwritten; choose another file, or remove it")
-        if not path.parent.is_dir():
-            raise OutputError(f"--output: cannot write {target}: there is no folder {path.parent}; make it first")
+        require_new(path)
     if form is not None:
         return form
     suffix = path.suffix.lower()
@@ -42,6 +39,18 @@ def form_of(target: str, form: Form | None) -> Form:
     raise ConfigError(
         f"{target} has a suffix that says no format; name it .jsonl or .csv, or give --format", key="--output"
     )
+
+
+def require_new(path: Path) -> None:
+    """Before anything is computed: a file of that name is not overwritten, and a folder must be there.
+
+    Raises:
+        OutputError: there is something of that name, or no folder for it.
+    """
+    if path.exists():
+        raise OutputError(f"--output: {path} exists and is not overwritten; choose another file, or remove it")
+    if not path.parent.is_dir():
+        raise OutputError(f"--output: cannot write {path}: there is no folder {path.parent}; make it first")
 
 
 @contextmanager
@@ -55,17 +64,23 @@ def writing(target: str, form: Form) -> Iterator[Write]:
             with suppress(OSError):  # nobody reads any more: the write has said so
                 out.detach()
         return
-    path = Path(target)
+    with whole_file(Path(target)) as file:
+        yield _writer(file, form)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[IO[str]]:
+    """Inside the block a file of text to write to, which has its name only once the block has ended well."""
     partial = path.with_name(f".{path.name}.partial")
     try:
         with partial.open("w", encoding="utf-8", newline="\n") as file:
-            yield _writer(file, form)
+            yield file
         move(partial, path)
     except BaseException as error:
         with suppress(OSError):
             partial.unlink()
         if isinstance(error, OSError):
-            raise OutputError(f"--output: cannot write {target}: {error.strerror or error}") from error
+            raise OutputError(f"--output: cannot write {path}: {error.strerror or error}") from error
         raise
 
 

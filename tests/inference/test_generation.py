@@ -167,11 +167,17 @@ def test_the_command_keeps_columns_and_says_what_was_sent(run, tmp_path, capsys)
     for arguments, said in (
         ([str(run.path)], "give one of --prompt TEXT and --input FILE"),
         ([str(run.path), "--prompt", "x", "--temperature", "0"], "--temperature: 0 is not above 0"),
-        ([str(run.path), "--input", str(asked), "--output", str(asked)], "is the file that prompts are read from"),
+        ([str(run.path), "--prompt", "x", "--stop", ""], "--stop: it is empty"),
+        ([str(run.path), "--prompt", "x", "--device", "xpu"], "device: this machine has no xpu device"),
+        ([str(run.path), "--prompt", "x", "--device", "gpu"], "device: 'gpu' is no device; use auto, cpu"),
+        ([str(run.path), "--prompt", "x", "--output", str(asked)], "asked.jsonl exists and is not overwritten"),
+        ([str(run.path), "--input", str(asked), "--output", str(tmp_path / "no" / "a.jsonl")], "there is no folder"),
         ([str(run.path), "--input", str(tmp_path / "no.txt")], "--input: no file"),
     ):
         assert main(["generate", *arguments]) in (1, 2, 3)
         assert said in capsys.readouterr().err
+    assert [json.loads(line) for line in asked.read_text(encoding="utf-8").splitlines()] == rows
+    assert sorted(tmp_path.iterdir()) == [answered, asked]
 
 
 @pytest.mark.slow
