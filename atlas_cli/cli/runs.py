@@ -80,9 +80,7 @@ def _statuses(given: list[str]) -> set[str]:
 
     for status in given:
         if status not in STATES:
-            raise ConfigError(
-                f"{status!r} is no status{did_you_mean(status, STATES)} (one of {', '.join(STATES)})", key="--status"
-            )
+            raise ConfigError(f"{status!r} is no status{did_you_mean(status, STATES)}", key="--status")
     return set(given)
 
 

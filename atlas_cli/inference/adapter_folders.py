@@ -160,6 +160,8 @@ def _export(
 
 def _within(adapters: Path, config: ExperimentConfig, owner: Owner) -> Path:
     """The folder of ``owner`` among all adapters of a round."""
+    if not adapters.is_dir():
+        raise ResourceError(f"{adapters} is missing; restore it, or name an earlier round that is kept with --round")
     if owner.client is not None:
         folder = adapters / "clients" / folder_names(clients_of(config))[owner.client]
         if not folder.is_dir():

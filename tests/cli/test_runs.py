@@ -110,6 +110,7 @@ def test_filters_and_order(listed, folder):
     assert names(listed("--json", "--sort", "seconds"))[:2] == [f"{NAME}-4", NAME]
     assert "no such run among the 8 folders" in listed("--where", "seed=99")
     assert "did you mean finished?" in listed("--status", "finish", code=2)
+    assert listed("--status", "x", code=2).count("killed") == 1  # the list of valid words stands there once
     assert "must be KEY=VALUE" in listed("--where", "seed", code=2)
 
 

@@ -63,6 +63,8 @@ def test_a_run_that_was_killed_is_read_from_its_newest_checkpoint(make_toy_run, 
     shutil.copytree(run.path, killed)
     shutil.rmtree(killed / "adapters")
     manifest = run.read_json("manifest.json")
+    with pytest.raises(ResourceError, match="adapters is missing; restore it, or name an earlier round"):
+        open_model(killed)
     del manifest["adapters_of_round"]
     type(run)(killed).write_json("manifest.json", manifest)
     loaded = open_model(killed)
