@@ -21,6 +21,8 @@ EXAMPLES = (
     "atlas compare runs/*_quickstart_* --target accuracy=0.85 --output comparison",
     "atlas compare runs/*_quickstart_* --by-seed --format latex",
 )
+RECORD = "comparison.json"
+WRITTEN = {".md", ".tex", ".csv", ".svg"}  # suffixes of what stands beside it
 
 
 def command(
@@ -109,20 +111,33 @@ def _target(text: str) -> tuple[str, float]:
 
 
 def _write(found: Comparison, folder: Path) -> None:
-    """Tables in every format, pictures for light and dark pages, and all of it as JSON; what is there is replaced."""
+    """Tables in every format, pictures for light and dark pages, and all as JSON, in place of an earlier comparison."""
     from atlas_cli.errors import OutputError
     from atlas_cli.reports.charts.canvas import coloured
     from atlas_cli.reports.charts.palette import DARK, LIGHT
     from atlas_cli.reports.sheets import FORMATS
 
-    files: dict[str, str] = {"comparison.json": json.dumps(found.record(), indent=2) + "\n"}
+    files: dict[str, str] = {}
     for sheet in found.sheets():
         files |= {f"{sheet.name}{suffix}": written(sheet) for suffix, written in FORMATS.values()}
     for name, picture in found.pictures():
         files |= {f"{name}-{mode}.svg": coloured(picture, c) for mode, c in {"light": LIGHT, "dark": DARK}.items()}
+    files[RECORD] = json.dumps({**found.record(), "files": sorted(files)}, indent=2) + "\n"
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for name in _earlier(folder) - set(files):
+            (folder / name).unlink(missing_ok=True)
         for name, text in files.items():
             (folder / name).write_text(text, encoding="utf-8", newline="\n")
     except OSError as error:
         raise OutputError(f"--output: cannot write {folder}: {error.strerror or error}") from error
+
+
+def _earlier(folder: Path) -> set[str]:
+    """The files that an earlier comparison wrote there, by its own list: a table of its runs would pass for one of
+    these."""
+    try:
+        listed = json.loads((folder / RECORD).read_text(encoding="utf-8"))["files"]
+        return {name for name in listed if Path(name).name == name and Path(name).suffix in WRITTEN}
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return set()

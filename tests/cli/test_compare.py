@@ -99,6 +99,18 @@ def test_all_that_is_said_of_three_runs(runs, compare, folder):
     assert told <= set(re.findall(r"`(\w+)`", row))
 
 
+def test_a_folder_keeps_no_table_of_an_earlier_comparison(runs, compare, tmp_path):
+    paths = [run.path for run in runs]
+    compare(*paths, "--by-seed", "--output", tmp_path)
+    assert (tmp_path / "paired-tests.tex").exists() and (tmp_path / "over-seeds.csv").exists()
+    own = tmp_path / "paper.tex"
+    own.write_text("\\input{scores}", encoding="utf-8")
+    compare(paths[0], paths[2], "--output", tmp_path)  # other test parts: no paired test
+    files = json.loads((tmp_path / "comparison.json").read_text(encoding="utf-8"))["files"]
+    assert {path.name for path in tmp_path.iterdir()} == {*files, "comparison.json", own.name}
+    assert not {"paired-tests.tex", "over-seeds.csv"} & set(files)
+
+
 def test_a_folder_gets_every_table_in_three_formats_and_pictures_for_two_pages(folder):
     names = {path.name for path in folder.iterdir()}
     tables = ("scores", "paired-tests", "targets", "memory", "over-seeds", "differ-config", "differ-data")
