@@ -47,7 +47,7 @@ def command(
     resampled examples. What a model made of each example goes to RUN/evaluation/, for `atlas compare`, with a picture.
     """
     from atlas_cli.errors import ConfigError
-    from atlas_cli.inference.adapter_folders import groups_to_use
+    from atlas_cli.inference.adapter_folders import choose_owner, groups_to_use
     from atlas_cli.reports.terminal import Terminal, busy
     from atlas_cli.runs.directory import open_run
     from atlas_cli.runs.resumable import config_of
@@ -55,6 +55,8 @@ def command(
     if data is not None and split is not None:
         raise ConfigError("--data and --split are both given: give one of the two")
     folder = open_run(run)
+    if data is not None:  # a file is of one task group, so that none is scored before the classes of another do not fit
+        choose_owner(config_of(folder), group, client)
     done = []
     console = Terminal(stderr=as_json)
     for name in groups_to_use(config_of(folder), group, client):
@@ -72,7 +74,10 @@ def command(
         typer.echo(json.dumps({"run": str(run), "evaluations": [each.record() for each in done]}, indent=2))
         return
     quoted = shlex.quote(str(run))
-    console.say(f"next: atlas predict {quoted} --input FILE --output FILE, or atlas compare {quoted} OTHER_RUN")
+    whose = f" --client {shlex.quote(client)}" if client else f" --group {shlex.quote(group)}" if group else ""
+    if not whose and len(done) > 1:
+        whose = " --group NAME"
+    console.say(f"next: atlas predict {quoted}{whose} --input FILE --output FILE, or atlas compare {quoted} OTHER_RUN")
 
 
 def _evaluate(

@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_recall_fscore_support
+from support.made_up_run import build
 
 from atlas_cli.cli import main
+from atlas_cli.config.load import load_config
 from atlas_cli.errors import ConfigError, ResourceError
 from atlas_cli.inference.loaded_model import open_model
 from atlas_cli.inference.merged import MergedEvaluator
@@ -18,6 +20,7 @@ from atlas_cli.inference.scored_parts import part_of_file, part_of_run
 from atlas_cli.inference.scoring import score
 from atlas_cli.runs.directory import RunDirectory
 from atlas_cli.runs.outcomes import read_outcomes
+from atlas_cli.runs.resumable import config_of
 
 PAGE = (Path(__file__).parents[2] / "docs/reference/json-output.md").read_text(encoding="utf-8")
 TEXTS = {"aggregation": {"method": "flora"}}
@@ -178,3 +181,15 @@ def test_what_cannot_be_evaluated_is_one_line(make_toy_run, capsys):
     ):
         assert main(["evaluate", run, *arguments]) == code
         assert said in capsys.readouterr().err
+
+
+def test_a_file_is_of_one_task_group(tmp_path, capsys):
+    run = build(tmp_path)
+    config = load_config(Path(__file__).parents[2] / "configs/quickstart.yaml").config
+    shutil.copy(Path(__file__).parents[2] / "configs/quickstart.yaml", run.path / "config.yaml")
+    run.write_json("manifest.json", run.read_json("manifest.json") | {"config": config.model_dump(mode="json")})
+    assert len(config_of(run).task_groups) > 1
+    capsys.readouterr()
+    assert main(["evaluate", str(run.path), "--data", str(tmp_path / "a.csv")]) == 2
+    assert "the run has several task groups" in capsys.readouterr().err
+    assert not (run.path / "evaluation").exists()
