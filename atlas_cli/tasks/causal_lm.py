@@ -1,6 +1,7 @@
 """Causal language modelling: predict each next token of a text.
 
 Metrics: perplexity = exp(loss) (lower is better), loss (mean negative log-likelihood a token, in nats), token_accuracy.
+Each text is followed by the tokenizer's end token, where it has one, which is predicted and counted, too.
 """
 
 from __future__ import annotations
