@@ -27,6 +27,7 @@ EXAMPLES = (
     "atlas generate runs/20260131-120000_chat_0 --input prompts.jsonl --output answers.jsonl --batch-size 8",
     "atlas generate runs/20260131-120000_chat_0 --prompt 'Once' --temperature 0.8 --top-p 0.95 --seed 1",
 )
+GENERATED = ("generated", "generated_tokens", "ended_by")  # columns of what comes out
 _HOW = "How tokens are chosen"
 
 
@@ -94,7 +95,7 @@ def command(
     from atlas_cli.inference.loaded_model import open_model
     from atlas_cli.inference.prediction_files import require_new, whole_file
     from atlas_cli.inference.round_choice import chosen_round
-    from atlas_cli.reports.terminal import busy
+    from atlas_cli.reports.terminal import Terminal, busy
     from atlas_cli.runs.directory import open_run
     from atlas_cli.runs.resumable import config_of
 
@@ -118,6 +119,7 @@ def command(
     generation = TextGeneration(loaded, decoding)
     plain = prompt is not None and output is None and not as_json
     streamer = _streamer(loaded) if plain and sys.stdout.isatty() and beams == 1 and not stop else None
+    names = prompts.new_columns(GENERATED)
     found: list[Generated] = []
     with whole_file(output) if output is not None else nullcontext(sys.stdout) as stream:
         for row, text in zip(prompts.rows, generation.texts(prompts.tokens, batch_size, streamer), strict=True):
@@ -125,7 +127,9 @@ def command(
             if plain:
                 print(_shown(text.text) if streamer is None else "", file=stream)
             elif output is not None or not as_json:
-                print(_line(row, text), file=stream)
+                print(_line(row, text, names), file=stream)
+    if output is not None and not as_json:
+        Terminal(stderr=True).say(f"wrote {output}")
     _report(generation, decoding, prompts, found, as_json)
 
 
@@ -147,8 +151,9 @@ def _shown(text: str) -> str:
     return printable(text) if sys.stdout.isatty() else text
 
 
-def _line(row: Mapping[str, Any], text: Generated) -> str:
-    more = {"generated": text.text, "generated_tokens": len(text.tokens), "ended_by": text.ended}
+def _line(row: Mapping[str, Any], text: Generated, names: Mapping[str, str]) -> str:
+    values = (text.text, len(text.tokens), text.ended)
+    more = {names[name]: value for name, value in zip(GENERATED, values, strict=True)}
     return json.dumps({**row, **more}, ensure_ascii=False, default=str)
 
 
@@ -161,7 +166,9 @@ def _report(
     from atlas_cli.reports.terminal import Terminal
 
     times, notes = device_times(generation)
-    notes = [*prompts.notes, *generation.notes(), *notes]
+    renamed = [f"{name} is in {new}" for name, new in prompts.new_columns(GENERATED).items() if new != name]
+    columns = [f"rows have columns of these names, so {', '.join(renamed)}"] if renamed else []
+    notes = [*prompts.notes, *columns, *generation.notes(), *notes]
     if as_json:
         typer.echo(json.dumps(generation_record(generation, decoding, found, times, notes), indent=2))
         return

@@ -144,7 +144,11 @@ class Predictor:
         """The column of what the model predicts, which is none of the row's."""
         column = f"{CLASH}{name}" if name in self.columns.present else name
         if column in given.row:
-            raise ConfigError(f"has a column {column!r}, in which predictions go; rename it", where=given.place)
+            raise ConfigError(
+                f"has a column {column!r}, which the first row lacks, and in which predictions go; rename it, or give "
+                "the first row one",
+                where=given.place,
+            )
         if column != name:
             self.renamed[name] = column
         return column

@@ -73,7 +73,9 @@ def better_of(rows: Iterable[Record]) -> str | None:
 def lowest_sentence(better: Mapping[str, str | None]) -> str:
     """``best: the lowest perplexity`` where some of the metrics, by name, are better the lower; else empty."""
     lower = [metric for metric, direction in better.items() if direction == "lower"]
-    return f"best: the lowest {', '.join(lower)}" if lower else ""
+    higher = [metric for metric in better if metric not in lower]
+    others = f", the highest {', '.join(higher)}" if higher else ""
+    return f"best: the lowest {', '.join(lower)}{others}" if lower else ""
 
 
 def by_group(metrics: Iterable[Record]) -> dict[str, list[Record]]:

@@ -103,6 +103,15 @@ def test_the_table_has_a_row_a_run_and_names_the_rest(listed, monkeypatch):
     assert text.splitlines()[-1].startswith("next: atlas compare ")
 
 
+def test_no_figure_is_cut_at_80_characters(listed, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    table = listed("--where", "seed=3").partition("best (round): of")[0].splitlines()
+    assert max(map(len, table)) == 80
+    best = " ".join(" ".join(line[-24:] for line in table).split())
+    for figure in ("0.750 (2)", "0.970 (3)", "40.000 (2)"):
+        assert figure in best, table
+
+
 def test_filters_and_order(listed, folder):
     assert names(listed("--json", "--status", "finished")) == [f"{NAME}-3", NAME]
     assert names(listed("--json", "--where", "seed=4")) == [f"{NAME}-2"]

@@ -149,14 +149,15 @@ def test_prompts_that_do_not_fit_are_refused_by_name(loaded, tmp_path):
 
 def test_the_command_keeps_columns_and_says_what_was_sent(run, tmp_path, capsys):
     asked, answered = tmp_path / "asked.jsonl", tmp_path / "answered.jsonl"
-    rows = [{"id": 7, "prompt": "the film"}, {"id": 8, "prompt": "a city was"}]
+    rows = [{"id": 7, "prompt": "the film"}, {"id": 8, "prompt": "a city was", "ended_by": "hand"}]
     asked.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     more = ["--max-new-tokens", "4", "--client", "b-1", "--json"]
     capsys.readouterr()
     assert main(["generate", str(run.path), "--input", str(asked), "--output", str(answered), *more]) == 0
     record = json.loads(capsys.readouterr().out)
     lines = [json.loads(line) for line in answered.read_text(encoding="utf-8").splitlines()]
-    assert [{"id": line["id"], "prompt": line["prompt"]} for line in lines] == rows
+    new = ("generated", "generated_tokens", "predicted_ended_by")  # no column of the rows is lost
+    assert [{name: value for name, value in line.items() if name not in new} for line in lines] == rows
     assert [line["generated"] for line in lines] == [text["generated"] for text in record["texts"]]
     assert (record["model_of"], record["round"], record["split_layer"]) == ("client b-1", 2, 2)
     assert record["tokens"] == sum(line["generated_tokens"] for line in lines)
@@ -173,6 +174,7 @@ def test_the_command_keeps_columns_and_says_what_was_sent(run, tmp_path, capsys)
         ([str(run.path), "--prompt", "x", "--output", str(asked)], "asked.jsonl exists and is not overwritten"),
         ([str(run.path), "--input", str(asked), "--output", str(tmp_path / "no" / "a.jsonl")], "there is no folder"),
         ([str(run.path), "--input", str(tmp_path / "no.txt")], "--input: no file"),
+        ([str(run.path), "--input", str(answered)], "--input: rows have a column 'predicted_ended_by'"),
     ):
         assert main(["generate", *arguments]) in (1, 2, 3)
         assert said in capsys.readouterr().err

@@ -29,7 +29,7 @@ def runs_table(runs: Sequence[ListedRun], differ: Mapping[str, Sequence[Any]], w
         Column("status", [run.state for run in runs]),
         Column("rounds", [_rounds(run) for run in runs], right=True),
         *(Column(_heading(key), [in_words(value) for value in values], folds=True) for key, values in keys.items()),
-        Column("best (round)", ["\n".join(map(_best, run.groups)) or "-" for run in runs]),
+        Column("best (round)", ["\n".join(map(_best, run.groups)) or "-" for run in runs], folds=True),
         Column("up,\nMB", up, right=True, spare=2),
         Column("down,\nMB", down, right=True, spare=3),
         Column("time", seconds, right=True, spare=1),

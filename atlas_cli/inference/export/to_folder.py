@@ -67,7 +67,10 @@ def export(loaded: LoadedModel, to: str | Path, form: Form = "merged") -> Export
     """
     folder = new_folder(to)
     with folder_aside(folder) as aside:
-        aside.mkdir(parents=True)
+        try:
+            aside.mkdir(parents=True)
+        except OSError as error:
+            raise OutputError(f"--to: {to} cannot be written: {error.strerror}; name another folder") from None
         tokenizer_for(loaded).save_pretrained(aside)
         work = _Work(loaded, aside, folder, base_of(loaded))
         found = work.merged() if form == "merged" else work.adapter()

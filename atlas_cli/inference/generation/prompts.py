@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from atlas_cli.config.schema.task_groups import DataConfig
@@ -11,6 +11,7 @@ from atlas_cli.data.rows import Rows
 from atlas_cli.data.sources import read_source
 from atlas_cli.errors import ConfigError, ResourceError
 from atlas_cli.inference.loaded_model import LoadedModel
+from atlas_cli.inference.predictions import CLASH
 from atlas_cli.printable import listed
 from atlas_cli.suggest import did_you_mean
 from atlas_cli.tasks.contract import BaseTask, Row
@@ -36,6 +37,18 @@ class Prompts:
     def longest(self) -> int:
         """Tokens of the longest."""
         return max(map(len, self.tokens))
+
+    def new_columns(self, names: Sequence[str]) -> dict[str, str]:
+        """The columns of what is added to the rows, by name: another where rows have one of that name.
+
+        Raises:
+            ConfigError: rows have that one, too.
+        """
+        present = {column for row in self.rows for column in row}
+        found = {name: f"{CLASH}{name}" if name in present else name for name in names}
+        if taken := [column for name, column in found.items() if column != name and column in present]:
+            raise ConfigError(f"rows have a column {taken[0]!r}, in which new text goes; rename it", key="--input")
+        return found
 
 
 def one_prompt(loaded: LoadedModel, text: str) -> Prompts:
