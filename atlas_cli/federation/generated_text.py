@@ -12,13 +12,14 @@ from atlas_cli.data.prepare import PreparedGroup
 from atlas_cli.errors import ConfigError
 from atlas_cli.federation.parties.crossing import Cut
 from atlas_cli.federation.parties.evaluation import Evaluator
-from atlas_cli.federation.parties.generation import Decoding, Generator
 from atlas_cli.federation.parties.party import TrainedModel
 from atlas_cli.seeding import numpy_generator
 from atlas_cli.tasks._generated import text_scores
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from atlas_cli.federation.parties.generation import Decoding
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class GeneratedText:
         Raises:
             ConfigError: no test example has a reference and a prompt within ``training.max_length``.
         """
+        from atlas_cli.federation.parties.generation import Decoding  # takes long, and few runs generate
+
         task, rows = group.task, group.data.test
         found = []
         for number in dict.fromkeys(feature["row"] for feature in group.test):
@@ -68,6 +71,8 @@ class GeneratedText:
 
     def scores(self, model: TrainedModel, evaluator: Evaluator) -> dict[str, float]:
         """The figures of what a model generates, token by likeliest token, with what the evaluator sends at the cut."""
+        from atlas_cli.federation.parties.generation import Generator
+
         halves = model.halves or evaluator.halves
         cut = Cut((halves.lower.dtype, halves.upper.dtype), halves.upper.hidden_size, sent=evaluator.sent)
         generator = Generator(model, halves, self.tokenizer, self.ends, evaluator.pad, cut, evaluator.device)
