@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from atlas_cli.errors import ConfigError
-from atlas_cli.tasks.contract import Term
+from atlas_cli.tasks.contract import ClassCounts, Term
 
 _PREFIX = re.compile(r"([BIESLUM])(?:-(.*))?", re.DOTALL)
 _SAME_ROLE = {"L": "E", "U": "S", "M": "I"}  # BILOU and BMES letters in terms of BIOES
@@ -129,3 +129,15 @@ def _word_f1(predicted: list[str], gold: list[str]) -> float:
         return float(predicted == gold)
     common = sum((Counter(predicted) & Counter(gold)).values())
     return 2 * common / (len(predicted) + len(gold))
+
+
+def occurring(
+    classes: Sequence[str], labels_C: Tensor, predictions_C: Tensor, hits_C: Tensor
+) -> dict[str, ClassCounts]:
+    """The counts of each class that is a label or is predicted, by its name."""
+    counts = zip(classes, *(x.tolist() for x in (labels_C, predictions_C, hits_C)), strict=True)
+    return {
+        name: {"labels": labels, "predicted": predicted, "right": right}
+        for name, labels, predicted, right in counts
+        if labels or predicted
+    }

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from atlas_cli.double import double
 from atlas_cli.tasks import _rows
-from atlas_cli.tasks._metrics import RunningLoss
+from atlas_cli.tasks._metrics import RunningLoss, occurring
 from atlas_cli.tasks._texts import TextTask
 from atlas_cli.tasks.contract import Better, ClassCounts, Feature, Form, Metric, Prediction, Row, Term
 
@@ -75,12 +75,7 @@ class _SetMetric(Metric):
 
     def by_class(self) -> dict[str, ClassCounts]:
         """Of each class among labels or predictions."""
-        counts = zip(self.classes, *(x.tolist() for x in (self.labels_C, self.predictions_C, self.hits_C)), strict=True)
-        return {
-            name: {"labels": labels, "predicted": predicted, "right": right}
-            for name, labels, predicted, right in counts
-            if labels or predicted
-        }
+        return occurring(self.classes, self.labels_C, self.predictions_C, self.hits_C)
 
 
 class Task(TextTask):
