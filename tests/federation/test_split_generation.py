@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support.tiny_models import CAUSAL, VOCABULARY, tiny_model, word_tokenizer
+from support.tiny_models import CAUSAL_FAMILIES, VOCABULARY, tiny_model, word_tokenizer
 from transformers import GenerationConfig
 
 from atlas_cli import tasks
@@ -81,7 +81,7 @@ def until_end(tokens):
     return tokens[: tokens.index(END) + 1] if END in tokens else tokens
 
 
-@pytest.mark.parametrize("family", CAUSAL)
+@pytest.mark.parametrize("family", CAUSAL_FAMILIES)
 def test_split_generation_is_the_merged_models(family):
     base, model, merged = trained(family)
     assert any(layer_of(path, base.family) == LAYERS - 1 for path in model.adapters.adapters)

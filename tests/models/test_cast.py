@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from support.tiny_models import CAUSAL, CONFIGS
+from support.tiny_models import CAUSAL, FAMILIES
 from torch.nn import functional
 
 from atlas_cli import SplitClient
@@ -47,7 +47,7 @@ def step(base):
     return [sent, *(p.grad for p in client.trained())]
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_equal_bit_for_bit_to_the_model_loaded_in_that_dtype(family, load):
     base, loaded = load(family, "float32"), load(family, "bfloat16")
     cast = cast_base(base, BF16)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support.tiny_models import CAUSAL, CONFIGS, tiny_model
+from support.tiny_models import CAUSAL, CONFIGS, FAMILIES, tiny_model
 
 from atlas_cli.federation.parties.measured_memory import saved_bytes
 from atlas_cli.models.adapters.lora import build_adapters
@@ -38,7 +38,7 @@ def run(name, dropout, checkpointing, rank=3):
     return out.detach(), [p.grad for p in adapters.parameters()], saved.total
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_same_numbers_in_every_family(name):
     for dropout in (0.0, 0.3):
         out, grads, saved = run(name, dropout, False)

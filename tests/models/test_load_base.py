@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.gguf_writer import write_llama
-from support.tiny_models import CAUSAL, CONFIGS, tiny_model
+from support.tiny_models import CAUSAL, FAMILIES, tiny_model
 from transformers import LlamaModel
 
 from atlas_cli import tasks
@@ -62,7 +62,7 @@ def test_weights_that_are_not_finite_are_refused_by_name(damaged, name, value):
         load(folder)
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_folder_gives_its_very_weights(family, model_folder, offline):
     base = load(model_folder(family))
     whole = tiny_model(family)
@@ -245,7 +245,7 @@ def test_a_distributed_checkpoint_is_refused(damaged):
         load(folder)
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_random_weights_depend_on_the_seed_alone(family, model_folder, offline):
     folder = model_folder(family)
     state = torch.get_rng_state()

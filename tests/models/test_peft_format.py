@@ -7,7 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support.peft_folders import assert_same, atlas_output, base_of, origin_of, output_of, randomise, stock
-from support.tiny_models import CAUSAL, CONFIGS
+from support.slow import slow_but
+from support.tiny_models import ALWAYS, CAUSAL, CONFIGS
 from transformers import GPT2Config, GPT2Model
 
 from atlas_cli.models.adapters.lora import build_adapters
@@ -42,7 +43,10 @@ def export(folder, base, adapters, *, causal_lm=False, rslora=False, head=None):
 @pytest.mark.parametrize("rslora", [False, True], ids=["lora", "rslora"])
 @pytest.mark.parametrize(
     ("family", "causal_lm"),
-    [*((f, False) for f in CONFIGS), *((f, True) for f in CAUSAL)],
+    slow_but(
+        [*((f, False) for f in CONFIGS), *((f, True) for f in CAUSAL)],
+        *((f, lm) for f in ALWAYS for lm in (False, True) if not lm or f in CAUSAL),
+    ),
 )
 def test_exported_adapters_load_in_stock_peft(family, causal_lm, rslora, tmp_path):
     base = base_of(family)

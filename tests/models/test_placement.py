@@ -1,7 +1,7 @@
 """Which layers get an adapter of which rank, and what a config that cannot be placed is told."""
 
 import pytest
-from support.tiny_models import CONFIGS, tiny_model
+from support.tiny_models import CONFIGS, FAMILIES, tiny_model
 
 from atlas_cli.errors import ConfigError
 from atlas_cli.models.adapters.lora import build_adapters
@@ -34,7 +34,7 @@ def bases():
     return base
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_default_targets(bases, family):
     assert adapted_names(*bases(family), "auto") == DEFAULTS[family]
 
@@ -93,7 +93,7 @@ def test_ranks_by_layer_with_gaps_in_the_order_of_the_layers(bases):
     assert by_layer(ranks, family) == {0: 1, 2: 8}
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_by_layer_reverses_placement(bases, family):
     base, fam = bases(family)
     wanted = {1: 2, 3: 5}

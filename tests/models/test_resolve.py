@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support.tiny_models import CONFIGS
+from support.tiny_models import CONFIGS, FAMILIES
 from transformers import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
 from atlas_cli.config.schema.experiment import ModelConfig
@@ -38,7 +38,7 @@ def folder_with(tmp_path, config):
     return str(tmp_path)
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_local_folder(family, model_folder):
     config, source, init = config_of(model_folder(family))
     assert (source.path, source.kind, source.gguf_file) == (model_folder(family), "folder", None)
@@ -233,7 +233,7 @@ def test_options_that_the_class_does_not_know_are_listed(model_folder, tmp_path,
     )
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_nothing_is_said_of_options_that_the_class_knows(family, model_folder, capsys):
     config_of(model_folder(family))
     assert capsys.readouterr().err == ""
@@ -363,7 +363,7 @@ def test_auto_takes_the_weights_where_they_are(model_folder):
     assert source.path == model_folder("bert") and words == "pretrained" and config.num_hidden_layers == 4
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_random_takes_a_folders_config_as_it_is(family, model_folder):
     """Nothing is derived anew that was set on purpose, such as Qwen3's head size."""
     config, source, words = config_of(model_folder(family), init="random")

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
-from support.tiny_models import CAUSAL, CONFIGS, VOCABULARY, tiny_model
+from support.tiny_models import CAUSAL, CAUSAL_FAMILIES, CONFIGS, FAMILIES, VOCABULARY, tiny_model
 from transformers import AutoModelForQuestionAnswering, AutoModelForTokenClassification
 
 from atlas_cli import SplitClient, SplitServer, tasks
@@ -156,7 +156,7 @@ def assert_equal(split, loss, gradients):
 
 @pytest.mark.parametrize("lengths", [PADDED, FULL], ids=["padded", "full"])
 @pytest.mark.parametrize("cut", range(1, N_LAYERS + 1))
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_at_every_cut(family, cut, lengths):
     split = split_pass(shared(family), cut, "sequence-classification", lengths)
     assert_equal(split, *unsplit_pass(stock(family), family, "sequence-classification", split))
@@ -180,7 +180,7 @@ def test_every_task_type(family, task_name, cut, u_shaped):
 
 @pytest.mark.parametrize("lengths", [PADDED, FULL], ids=["padded", "full"])
 @pytest.mark.parametrize("cut", range(1, N_LAYERS + 1))
-@pytest.mark.parametrize("family", CAUSAL)
+@pytest.mark.parametrize("family", CAUSAL_FAMILIES)
 def test_language_modelling_equals_the_loss_of_the_stock_model_with_labels(family, cut, lengths):
     split = split_pass(shared(family), cut, "causal-lm", lengths)
     whole = stock(family)

@@ -4,7 +4,7 @@ from functools import cache
 
 import pytest
 import torch
-from support.tiny_models import CAUSAL, CONFIGS, tiny_model, varied
+from support.tiny_models import CAUSAL_FAMILIES, CONFIGS, FAMILIES, tiny_model, varied
 
 from atlas_cli import SplitClient, SplitServer, tasks
 from atlas_cli.config.schema.experiment import OptimizerConfig, TrainingConfig
@@ -60,7 +60,7 @@ def fill(adapters, seed):
 
 
 @pytest.mark.parametrize("cut", CUTS)
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_each_half_holds_its_own_parameters_and_no_others(family, cut):
     base = base_of(family)
     blocks = blocks_of(base.model, base.family)
@@ -75,7 +75,7 @@ def test_each_half_holds_its_own_parameters_and_no_others(family, cut):
     assert identities(server_half(base.model, base.family, cut)) == norm | upper
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_cutting_leaves_the_base_as_it_was(family):
     base = base_of(family)
     modules = [(name, id(m)) for name, m in base.model.named_modules()]
@@ -88,7 +88,7 @@ def test_cutting_leaves_the_base_as_it_was(family):
     assert torch.equal(run_half(base.model, MASK, input_ids=IDS), ids)
 
 
-@pytest.mark.parametrize("family", CAUSAL)
+@pytest.mark.parametrize("family", CAUSAL_FAMILIES)
 def test_the_server_sees_the_embedding_only_as_the_language_model_head(family):
     base = base_of(family)
     embedding = base.model.get_input_embeddings().weight
@@ -100,7 +100,7 @@ def test_the_server_sees_the_embedding_only_as_the_language_model_head(family):
     assert server.groups["g"].parameters() == list(server.groups["g"].adapters.parameters())
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_positions_are_applied_once(family):
     """A server half whose input side is left in place gives something else where positions are learned."""
     base = base_of(family)
@@ -117,7 +117,7 @@ def test_positions_are_applied_once(family):
         assert (right - naive).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_the_final_norm_is_applied_once_by_the_server(family):
     base = base_of(family)
     activations = run_half(client_half(base.model, base.family, N_LAYERS), MASK, input_ids=IDS)
@@ -129,7 +129,7 @@ def test_the_final_norm_is_applied_once_by_the_server(family):
         assert torch.equal(base.model.get_submodule(base.family.final_norm)(activations), whole)
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_adapters_change_the_output_and_detaching_restores_every_bit(family):
     base = base_of(family)
     client = client_of(base)
@@ -187,7 +187,7 @@ def step_of(client, server, interleaved_with=None):
     return message.activations, [p.grad.clone() for p in client.trained()]
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_clients_on_one_base_do_not_leak_into_each_other(family):
     base = base_of(family)
     server = server_of(base)
@@ -240,7 +240,7 @@ def test_adapters_of_the_upper_blocks_do_not_touch_the_client_half():
         assert not torch.equal(run_half(base.model, MASK, input_ids=IDS), plain)
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_the_upper_part_of_a_client_half_goes_on_where_the_lower_part_ends(family):
     base = base_of(family)
     for first, cut in ((1, 2), (1, 4), (3, 4)):
@@ -252,7 +252,7 @@ def test_the_upper_part_of_a_client_half_goes_on_where_the_lower_part_ends(famil
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_no_graph_below_the_lowest_adapter(family, checkpointing):
     base, first = base_of(family), 2
     client = SplitClient("c", rank_config={2: 2, 3: 2}, split_layer=4, base=base, checkpointing=checkpointing)

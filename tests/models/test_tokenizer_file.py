@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from support.tiny_models import CONFIGS, SPECIAL, WORDS
+from support.tiny_models import FAMILIES, SPECIAL, WORDS
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from atlas_cli.cli import main
@@ -53,7 +53,7 @@ def loaded(folder):
 
 @pytest.mark.parametrize("settings", [{}, {"tokenizer_class": "PreTrainedTokenizerFast"}], ids=["no class", "class"])
 @pytest.mark.parametrize("split", SPLITS)
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_ids_are_those_of_the_file_whatever_the_models_type_is(family, split, settings, folder_of):
     folder = folder_of(family, own_tokenizer(split), settings)
     tokenizer, stored = loaded(folder), Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -75,7 +75,7 @@ def test_another_class_is_named_with_a_text_and_both_lists_of_tokens(folder_of):
     )
 
 
-@pytest.mark.parametrize("family", [name for name in CONFIGS if name != "qwen2"])  # whose class splits into bytes
+@pytest.mark.parametrize("family", [each for each in FAMILIES if each != "qwen2"])  # whose class splits into bytes
 def test_nothing_is_said_where_the_class_keeps_to_the_file(family, model_folder):
     assert other_tokens(loaded(model_folder(family)), [{"text": " ".join(WORDS)}]) is None
 

@@ -5,7 +5,7 @@ from itertools import combinations
 import pytest
 import torch
 from support.slow import slow_but
-from support.tiny_models import CONFIGS, varied
+from support.tiny_models import CONFIGS, FAMILIES, varied
 
 from atlas_cli import SplitClient, SplitServer
 from atlas_cli.config.schema.experiment import LoraConfig, ModelConfig, TrainingConfig
@@ -31,7 +31,6 @@ from atlas_cli.tasks import build as build_task
 from atlas_cli.testing.flops import counted
 from atlas_cli.wire.messages import Activations
 
-FAMILIES = tuple(CONFIGS)
 BATCH, TOKENS, CUT = 2, 16, 3
 
 
@@ -65,7 +64,7 @@ def check_client(base, layers, targets, checkpointing=False, trained=("A", "B"))
     assert (said.forward, said.backward) == (forward, backward), (targets, list(layers), checkpointing, trained)
 
 
-@pytest.mark.parametrize("family", slow_but(FAMILIES, "gpt2", "llama", "bert"))
+@pytest.mark.parametrize("family", slow_but(CONFIGS, "gpt2", "llama", "bert"))
 def test_client_flops_are_those_that_torch_counts(family, base_of):
     """Whatever is adapted: the lowest adapted block computes backward only what its adapters need."""
     base = base_of(family)
@@ -88,7 +87,7 @@ def test_client_flops_over_all_pairs_of_targets(family, base_of):
                     check_client(base, layers, list(targets), checkpointing, trained)
 
 
-@pytest.mark.parametrize("family", slow_but(FAMILIES, "gpt2", "llama", "bert"))
+@pytest.mark.parametrize("family", slow_but(CONFIGS, "gpt2", "llama", "bert"))
 def test_server_flops_are_those_that_torch_counts(family, base_of):
     base = base_of(family)
     half = server_half(base.model, base.family, CUT)

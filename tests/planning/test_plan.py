@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 from support.slow import slow
-from support.tiny_models import CONFIGS
+from support.tiny_models import FAMILIES
 
 from atlas_cli.config.schema.experiment import ExperimentConfig, ModelConfig
 from atlas_cli.errors import ConfigError
@@ -16,8 +16,6 @@ from atlas_cli.models.frozen import load as load_module
 from atlas_cli.models.frozen.load import load_base
 from atlas_cli.models.halves.split import client_half, run_half, server_half
 from atlas_cli.planning.plan import make_plan
-
-FAMILIES = tuple(CONFIGS)
 
 
 def config_of(name, *, ranks=(4,), task="sequence-classification", metric=None, model=None, **sections):

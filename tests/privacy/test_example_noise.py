@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from support.rounds import exchange
-from support.tiny_models import CONFIGS
+from support.tiny_models import FAMILIES
 
 from atlas_cli import SplitClient, SplitServer
 from atlas_cli.config.schema.experiment import TrainingConfig
@@ -58,7 +58,7 @@ def one_by_one(server, client, batch):
     return [torch.stack(each) for each in zip(*found, strict=True)]
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_gradients_of_examples_are_those_of_batches_of_one(model_folder, family):
     task, training = build_task("sequence-classification", ["x", "y", "z"], "mean"), TrainingConfig(labels="client")
     common = {"base": shared_base(model_folder(family), "pretrained", torch.device("cpu"), 0), "training": training}

@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from atlas_cli.models.families.contract import BaseFamily
+from support.slow import slow_but
 
 WORDS = (
     "the a film movie game phone price city river good great fine bad awful poor was is and very not "
@@ -41,7 +42,7 @@ _LLAMA = {
 }
 _BERT = {**_SIZE, "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 48}
 
-CONFIGS = {
+_DECODERS = {
     "gpt2": lambda: GPT2Config(**_SIZE, n_embd=32, n_layer=4, n_head=4, n_positions=64),
     "llama": lambda: LlamaConfig(**_LLAMA),
     "mistral": lambda: MistralConfig(**_LLAMA, sliding_window=4),
@@ -51,13 +52,20 @@ CONFIGS = {
         **_SIZE, hidden_size=32, num_hidden_layers=4, num_attention_heads=4, ffn_dim=48, max_position_embeddings=64
     ),
     "gpt_neox": lambda: GPTNeoXConfig(**_BERT, max_position_embeddings=64),
+}
+_ENCODERS = {
     "bert": lambda: BertConfig(**_BERT, max_position_embeddings=64),
     "roberta": lambda: RobertaConfig(**_BERT, max_position_embeddings=66),
     "distilbert": lambda: DistilBertConfig(
         vocab_size=VOCABULARY, pad_token_id=0, dim=32, n_layers=4, n_heads=4, hidden_dim=48, max_position_embeddings=64
     ),
 }
-CAUSAL = ("gpt2", "llama", "mistral", "qwen2", "qwen3", "opt", "gpt_neox")
+CONFIGS = {**_DECODERS, **_ENCODERS}
+CAUSAL = tuple(_DECODERS)
+# in the default run these have every test; of the others it has their own checks (tests/testing/test_family_checks.py)
+ALWAYS = {"gpt2", "llama", "mistral", "qwen2", "qwen3", "opt", "gpt_neox", "bert", "roberta", "distilbert"}
+FAMILIES = slow_but(CONFIGS, *ALWAYS)
+CAUSAL_FAMILIES = slow_but(CAUSAL, *ALWAYS.intersection(CAUSAL))
 
 
 def varied(family: BaseFamily, **attributes: object) -> BaseFamily:

@@ -1,7 +1,7 @@
 """The suite that plug-in authors run on a family: it passes on right ones, and finds each way to be wrong."""
 
 import pytest
-from support.tiny_models import _LLAMA, _SIZE, CONFIGS, varied
+from support.tiny_models import _LLAMA, _SIZE, ALWAYS, CONFIGS, varied
 from transformers import GPTNeoXConfig, LlamaConfig, OPTConfig
 
 from atlas_cli.errors import ConfigError
@@ -25,6 +25,11 @@ DETAILS = {
 @pytest.mark.parametrize("name", DETAILS)
 def test_details_that_families_cover(name):
     check_family(DETAILS[name])
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name not in ALWAYS])
+def test_families_whose_other_tests_are_slow(name):
+    check_family(CONFIGS[name]())
 
 
 WRONG = [
