@@ -98,6 +98,7 @@ class Plan:
             "training.on_nonfinite": training.on_nonfinite != "stop",
             # positions may depend on the longest text of a pass
             "training.max_length": depends_on_length(self.hf_config, training.max_length),
+            "model.name": not self.family.packs,
         }
         return next((key for key, holds in reasons.items() if holds), None)
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.rounds import run_round
 from support.slow import slow, slow_but
+from support.tiny_models import varied
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from atlas_cli.config.schema.experiment import ExperimentConfig
@@ -240,6 +241,11 @@ def test_what_the_server_returns_for_one_client_is_checked(make_federation, monk
 )
 def test_what_keeps_clients_apart(changes, key, make_config):
     assert make_plan(make_config(**changes)).one_by_one == key
+
+
+def test_a_family_that_cannot_pack_keeps_clients_apart(make_config):
+    plan = make_plan(make_config())
+    assert replace(plan, family=varied(plan.family, packs=False)).one_by_one == "model.name"
 
 
 KINDS = st.lists(st.tuples(st.sampled_from(["x", "y", None]), st.integers(1, 400)), min_size=1, max_size=12)

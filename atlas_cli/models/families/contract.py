@@ -60,6 +60,9 @@ class BaseFamily:
             the attention's output; the feed-forward's first; its last. FLOPs, and with them simulated time, follow.
         ends_in_norm: whether a norm comes after the last linear layer of a block.
         causal: decoder (language modelling, last-token pooling) or encoder (mean pooling).
+        packs: whether blocks call attention through transformers' attention interface and know places by
+            ``position_ids`` alone, so that texts can stand in one row of real tokens. Where not, each client is
+            computed by itself, padded, and the FLOPs of attention are those of plain products.
         unused: attributes of the base to drop after loading, e.g. a pooler that no atlas head reads.
         buffers: ends of the names of what old checkpoints hold and transformers computes anew (causal masks, positions,
             rotary frequencies); compared where the model has it, too.
@@ -73,6 +76,7 @@ class BaseFamily:
     targets: ClassVar[tuple[str, ...]]
     stages: ClassVar[tuple[tuple[str, ...], ...]]
     causal: ClassVar[bool]
+    packs: ClassVar[bool] = True
     final_norm: ClassVar[str | None] = None
     ends_in_norm: ClassVar[bool] = False
     unused: ClassVar[tuple[str, ...]] = ()
