@@ -125,7 +125,7 @@ def _table(plan: Plan, examples: dict[str, int]) -> Any:
     alike: dict[Any, list[ClientPlan]] = {}
     for client in plan.clients:
         auto = _waits_for_rank(plan, client)
-        kind = client.task_group, client.cut, auto, client.dtype, tuple(client.ranks.items())
+        kind = client.task_group, client.cut, auto, client.format, tuple(client.ranks.items())
         alike.setdefault(client.name if len(plan.clients) <= ROWS else kind, []).append(client)
     rows = []
     for client, *others in alike.values():

@@ -194,7 +194,7 @@ def set_up(federation: Federation, clustered: Callable[[ClusteringResult | None]
     ledger = federation.ledger(0)
     messages: dict[tuple[object, ...], BaseWeights] = {}  # clients that hold the same part of one base get the same
     for client in federation.plan.clients:
-        kind = client.task_group, client.cut, client.dtype
+        kind = client.task_group, client.cut, client.format
         if kind not in messages:
             with federation.at_hand([client.name]):
                 party = federation.clients[client.name]

@@ -33,19 +33,19 @@ from atlas_cli.wire.ledger import Ledger
 
 
 def verify_split(federation: Federation) -> list[Check]:
-    """One check per task group, split layer and dtype, at the ranks of its first client; no state changes."""
+    """One check per task group, split layer and format, at the ranks of its first client; no state changes."""
     checks = []
-    gaps = {c.dtype: cast_error(federation.base, federation.base_of(c.name)) for c in _first(federation.plan.clients)}
+    gaps = {c.format: cast_error(federation.base, federation.base_of(c.name)) for c in _first(federation.plan.clients)}
     for group, prepared in federation.data.items():
         for client in _first(federation.plan.members(group)):
             batch = collate(prepared.task, _some(prepared.task, prepared.train[client.name]), federation.pad)
-            checks.append(_check(federation, group, prepared.task, client, batch, gaps[client.dtype]))
+            checks.append(_check(federation, group, prepared.task, client, batch, gaps[client.format]))
     return checks
 
 
 def _first(clients: Sequence[ClientPlan]) -> list[ClientPlan]:
-    """The first client of each split layer and dtype."""
-    first = {(client.cut, client.dtype): client for client in reversed(clients)}
+    """The first client of each split layer and format."""
+    first = {(client.cut, client.format): client for client in reversed(clients)}
     return [first[kind] for kind in sorted(first)]
 
 

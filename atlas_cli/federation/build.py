@@ -116,7 +116,7 @@ def make_clients(loaded: LoadedExperiment, cache: PrefixCache | None) -> tuple[M
         return clients, members
     alike: dict[object, tuple[str, Party]] = {}
     for client in loaded.plan.clients:
-        kind = client.task_group, client.cut, client.dtype, tuple(client.ranks.items())
+        kind = client.task_group, client.cut, client.format, tuple(client.ranks.items())
         if kind not in alike:
             alike[kind] = client.name, make(client.name)
         first, party = alike[kind]
@@ -132,7 +132,7 @@ def _client_maker(loaded: LoadedExperiment, cache: PrefixCache | None) -> Callab
 
     def make(name: str) -> Party:
         planned = plan.by_name[name]
-        base, task, upper = loaded.bases[planned.dtype], tasks[planned.task_group], plan.above(planned.cut)
+        base, task, upper = loaded.bases[planned.format], tasks[planned.task_group], plan.above(planned.cut)
         party = new_client(config, planned, base, task, upper, loaded.device)
         give_prefix(cache, config, party, lowest[name])
         return party

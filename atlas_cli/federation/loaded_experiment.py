@@ -16,10 +16,11 @@ from atlas_cli.errors import ConfigError
 from atlas_cli.federation.client_state.new_client import heads_on_clients
 from atlas_cli.models.adapters.placement import adapted_names
 from atlas_cli.models.files.tokenizer_file import require_vocabulary
-from atlas_cli.models.frozen.cast import cast_base
+from atlas_cli.models.frozen.cast import base_in_format
 from atlas_cli.models.frozen.compile_blocks import compile_blocks, require_compiler
 from atlas_cli.models.frozen.kernel_order import prepack_blocks
 from atlas_cli.models.frozen.load import FrozenBase, load_base, load_tokenizer
+from atlas_cli.models.frozen.weight_format import WeightFormat
 from atlas_cli.planning.devices.devices import Device, client_devices
 from atlas_cli.planning.plan import ClientPlan, Plan
 from atlas_cli.privacy.mechanisms.labels import CorrectedTask, randomise
@@ -41,7 +42,7 @@ class LoadedExperiment:
         tokenizer: The tokenizer that made the data's tokens.
         data: The examples of each task group.
         base: The frozen model, as the server has it.
-        bases: The part of the frozen model that clients hold, by its number type.
+        bases: The part of the frozen model that clients hold, by its format.
     """
 
     config: ExperimentConfig
@@ -50,7 +51,7 @@ class LoadedExperiment:
     tokenizer: PreTrainedTokenizerBase
     data: dict[str, PreparedGroup]
     base: FrozenBase
-    bases: Mapping[str, FrozenBase]
+    bases: Mapping[WeightFormat, FrozenBase]
 
     @property
     def split(self) -> bool:
@@ -95,7 +96,7 @@ class LoadedExperiment:
 
     def base_of(self, client: str) -> FrozenBase:
         """The part of the frozen model that a client holds."""
-        return self.bases[self.plan.by_name[client].dtype]
+        return self.bases[self.plan.by_name[client].format]
 
     def train_features(self, client: str) -> Sequence[Feature]:
         """A client's training examples."""
@@ -144,20 +145,18 @@ def load_experiment(plan: Plan) -> LoadedExperiment:
     return LoadedExperiment(config, plan, device, tokenizer, data, base, bases)
 
 
-def _client_bases(plan: Plan, base: FrozenBase, causal: bool) -> dict[str, FrozenBase]:
-    """The part of the base that clients hold, by number type: one copy for all clients whose type is not the base's.
+def _client_bases(plan: Plan, base: FrozenBase, causal: bool) -> dict[WeightFormat, FrozenBase]:
+    """The part of the base that clients hold, by format: one copy for all clients whose format is not the base's.
 
     In a split they hold nothing from their split layer on; they hold the output embedding where they have the heads of
     ``causal`` tasks.
     """
     split = plan.config.mode == "split-federated"
     output = causal and heads_on_clients(plan.config)
-    deepest: dict[str, int] = {}
+    deepest: dict[WeightFormat, int] = {}
     for client in plan.clients:
-        deepest[client.dtype] = max(client.cut, deepest.get(client.dtype, 0))
-    return {
-        dtype: cast_base(base, getattr(torch, dtype), cut if split else None, output) for dtype, cut in deepest.items()
-    }
+        deepest[client.format] = max(client.cut, deepest.get(client.format, 0))
+    return {format: base_in_format(base, format, cut if split else None, output) for format, cut in deepest.items()}
 
 
 def _make_fast(config: ExperimentConfig, bases: list[FrozenBase]) -> None:
@@ -180,7 +179,7 @@ def pool_clients(
             max(client.cut for client in plan.members(name)),
             plan.group_ranks(name),
             f"task_groups.{name}",
-            dtype=config.model.dtype,
+            format=WeightFormat(config.model.dtype),
         )
         for name in config.task_groups
     )

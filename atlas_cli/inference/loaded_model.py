@@ -23,8 +23,9 @@ from atlas_cli.models.adapters.lora import AdapterSet, LoRAAdapter
 from atlas_cli.models.adapters.origin import Origin, read_origin, require_same_base
 from atlas_cli.models.adapters.peft_reading import Factors, read_head, read_peft
 from atlas_cli.models.files.tokenizer_file import require_vocabulary
-from atlas_cli.models.frozen.cast import cast_base
+from atlas_cli.models.frozen.cast import base_in_format
 from atlas_cli.models.frozen.load import FrozenBase, check_cut, load_base, load_tokenizer
+from atlas_cli.models.frozen.weight_format import WeightFormat
 from atlas_cli.privacy.at_the_cut import sent_to_predict
 from atlas_cli.runs.directory import RunDirectory, open_run
 from atlas_cli.runs.resumable import config_of
@@ -161,10 +162,10 @@ def _halves(config: ExperimentConfig, owner: Owner, base: FrozenBase) -> Halves:
     cuts = {name: check_cut(_number(spec.split_layer), base.n_layers) for name, spec in specs.items()}
     if owner.client not in specs:  # of a group, or of the learner that has all data of its group
         return Halves(base, base, max(cuts.values()) if owner.client else min(cuts.values()))
-    cut, dtype = cuts[owner.client], getattr(torch, specs[owner.client].dtype)
+    cut, format = cuts[owner.client], WeightFormat(specs[owner.client].dtype)
     if config.mode == "split-federated":
-        return Halves(cast_base(base, dtype, cut, output=False), base, cut)
-    whole = cast_base(base, dtype)
+        return Halves(base_in_format(base, format, cut, output=False), base, cut)
+    whole = base_in_format(base, format)
     return Halves(whole, whole, cut)
 
 

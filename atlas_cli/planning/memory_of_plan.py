@@ -74,7 +74,7 @@ def predict(plan: Plan, classes: Mapping[str, Sequence[str]], shapes: Mapping[st
     for client in plan.clients:
         shape = given.get(client.name, full)
         own_head = client.task_group if _heads_on_clients(plan) else None
-        kind = (client.cut, tuple(client.ranks.items()), shape, own_head, client.checkpointing, client.dtype)
+        kind = (client.cut, tuple(client.ranks.items()), shape, own_head, client.checkpointing, client.format)
         alike[client.name] = first.setdefault(kind, client.name)
         known = clients.get(alike[client.name])
         clients[client.name] = known or client_memory(plan, client, tasks[client.task_group], shape)

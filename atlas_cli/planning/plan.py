@@ -22,6 +22,7 @@ from atlas_cli.models.files.resolve import model_config
 from atlas_cli.models.frozen.load import check_cut
 from atlas_cli.models.frozen.meta_model import meta_model
 from atlas_cli.models.frozen.rotary import depends_on_length
+from atlas_cli.models.frozen.weight_format import WeightFormat
 from atlas_cli.models.halves.split import blocks_of, client_half, server_half
 from atlas_cli.planning.checks import check_before_shapes, check_clusters, check_hooks, check_server_memory
 from atlas_cli.planning.cuts.auto import resolve_auto_cuts
@@ -33,7 +34,7 @@ from atlas_cli.planning.method import method_of
 class ClientPlan:
     """One client: its task group, its number of blocks, and the rank of every adapted layer by path in the base.
 
-    ``key`` is the place of the client in the config.
+    ``key`` is the place of the client in the config; ``format``: how it holds its frozen weights.
     """
 
     name: str
@@ -41,9 +42,14 @@ class ClientPlan:
     cut: int
     ranks: Mapping[str, int]
     key: str
+    format: WeightFormat
     checkpointing: bool = False
-    dtype: str = "float32"
     weight: float = 1.0
+
+    @property
+    def dtype(self) -> str:
+        """The number type of its frozen weights that are not quantised, and of what it sends at the cut."""
+        return self.format.dtype
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,7 @@ class Plan:
         features: (d_in, d_out) of every layer that any party adapts.
         upper_ranks: the ranks of LoRA on the server half, by path; empty if the server trains heads only.
         parameters: numbers of parameters of "model", "client half" (at ``cut``), "server half".
-        setup_tensors: by split layer and dtype, the client half's weights as meta tensors: what a client must get
+        setup_tensors: by split layer and format, the client half's weights as meta tensors: what a client must get
             before it can start.
     """
 
@@ -71,7 +77,7 @@ class Plan:
     upper_ranks: Mapping[str, int]
     features: Mapping[str, tuple[int, int]]
     parameters: Mapping[str, int]
-    setup_tensors: Mapping[tuple[int, str], Mapping[str, torch.Tensor]]
+    setup_tensors: Mapping[tuple[int, WeightFormat], Mapping[str, torch.Tensor]]
 
     @cached_property
     def by_name(self) -> dict[str, ClientPlan]:
@@ -211,7 +217,7 @@ def _planned_clients(
             rank, key = _planned_rank(config, spec.rank), _own_key(config, spec.key, "rank", "lora")
             placed[spec.key] = cut, place_ranks(base, family, rank, range(cut), names, key)
         cut, ranks = placed[spec.key]
-        rest = (spec.key, spec.checkpointing, spec.dtype, spec.weight)
+        rest = (spec.key, WeightFormat(spec.dtype), spec.checkpointing, spec.weight)
         clients.append(ClientPlan(spec.name, spec.task_group, cut, ranks, *rest))
     return clients
 
@@ -235,11 +241,12 @@ def _all_paths(hf_config: PreTrainedConfig, family: BaseFamily, names: list[str]
 
 def _setup_tensors(
     hf_config: PreTrainedConfig, family: BaseFamily, clients: list[ClientPlan]
-) -> dict[tuple[int, str], dict[str, torch.Tensor]]:
-    """The weights of each kind of client half, by split layer and number type, without storage."""
-    bases = {dtype: meta_model(hf_config, family, getattr(torch, dtype))[0] for dtype in {c.dtype for c in clients}}
-    kinds = {(client.cut, client.dtype) for client in clients}
-    return {(cut, dtype): dict(client_half(bases[dtype], family, cut).state_dict()) for cut, dtype in kinds}
+) -> dict[tuple[int, WeightFormat], dict[str, torch.Tensor]]:
+    """The weights of each kind of client half, by split layer and format, without storage."""
+    kinds = {(client.cut, client.format) for client in clients}
+    formats = {format for _, format in kinds}
+    bases = {format: meta_model(hf_config, family, getattr(torch, format.dtype))[0] for format in formats}
+    return {(cut, format): dict(client_half(bases[format], family, cut).state_dict()) for cut, format in kinds}
 
 
 def cuts_text(plan: Plan) -> str:

@@ -19,12 +19,14 @@ from atlas_cli.experiment.run_state import RunState
 from atlas_cli.experiment.split_check import require_verified
 from atlas_cli.experiment.split_proof import verify_split
 from atlas_cli.federation.parties.split_client import SplitClient
-from atlas_cli.models.frozen.cast import cast_base
+from atlas_cli.models.frozen.cast import base_in_format
 from atlas_cli.models.frozen.load import FrozenBase
+from atlas_cli.models.frozen.weight_format import WeightFormat
 from atlas_cli.models.halves.split import blocks_of, client_half, run_half
 from atlas_cli.wire.ledger import Ledger
 
 BF16, FLOAT32 = {"dtype": "bfloat16"}, {"dtype": "float32"}
+IN_BF16 = WeightFormat("bfloat16")
 ONE = {"clients": {"a": BF16}}
 ALL = {"clients": dict.fromkeys("abc", BF16)}
 
@@ -167,7 +169,7 @@ def test_the_changed_base_is_run_beside_the_cast_weights(make_federation, train_
     a = made.clients["a"]
     batch = next(batches_of(made, "a"))
     with_change = a.forward(batch.inputs(), 2, 0, None).activations
-    merged = cast_base(made.base, torch.bfloat16)
+    merged = base_in_format(made.base, IN_BF16)
     with torch.no_grad():
         for path, pieces in a.adapters.frozen.items():
             weight = merged.model.get_submodule(path).weight
@@ -231,7 +233,7 @@ def test_probes_are_of_the_clients_own_weights(make_federation):
 
 def test_the_python_interface_takes_a_client_of_another_dtype(make_federation):
     made = make_federation("gpt2")
-    cast = cast_base(made.base, torch.bfloat16, layers=2)
+    cast = base_in_format(made.base, IN_BF16, layers=2)
     clients = [atlas_cli.SplitClient(name, None, 4, 2, base=base) for name, base in (("a", cast), ("b", made.base))]
     server = atlas_cli.SplitServer(base=made.base, split_layer=2)
     ids = torch.full((2, 6), 7)

@@ -12,8 +12,9 @@ from atlas_cli.federation.parties.party import Halves, TrainedModel
 from atlas_cli.models.adapters.lora import AdapterSet, build_adapters
 from atlas_cli.models.block_paths import layer_of
 from atlas_cli.models.families import family_of
-from atlas_cli.models.frozen.cast import cast_base
+from atlas_cli.models.frozen.cast import base_in_format
 from atlas_cli.models.frozen.load import as_base
+from atlas_cli.models.frozen.weight_format import WeightFormat
 from atlas_cli.wire.ledger import Ledger
 
 END, PAD, NEW, LAYERS = 4, 0, 8, 4
@@ -129,7 +130,7 @@ def test_a_text_ends_before_a_stop_string():
 @pytest.mark.parametrize("beams", [1, 2])
 def test_bytes_are_those_of_the_closed_form(at_client, beams):
     base, model, _ = trained("gpt2")
-    lower = cast_base(base, torch.bfloat16, 2)
+    lower = base_in_format(base, WeightFormat("bfloat16"), 2)
     ledger = Ledger()
     generator = generator_of(
         base, model, 2, lower=lower, client="a", head_at_client=at_client, beams=beams, ledger=ledger

@@ -10,11 +10,12 @@ from torch.nn import functional
 from atlas_cli import SplitClient
 from atlas_cli.config.schema.experiment import ModelConfig
 from atlas_cli.models.adapters.lora import AdapterSet, LoRAAdapter
-from atlas_cli.models.frozen.cast import cast_base, cast_error
+from atlas_cli.models.frozen.cast import base_in_format, cast_error
 from atlas_cli.models.frozen.load import current_sha256, load_base
+from atlas_cli.models.frozen.weight_format import WeightFormat
 from atlas_cli.models.halves.split import blocks_of, run_half
 
-BF16 = torch.bfloat16
+BF16, IN_BF16 = torch.bfloat16, WeightFormat("bfloat16")
 BATCH = {
     "input_ids": torch.randint(5, 40, (3, 9), generator=torch.Generator().manual_seed(0)),
     "attention_mask": torch.tensor([[1] * 9, [1] * 6 + [0] * 3, [1] * 2 + [0] * 7]),
@@ -50,7 +51,7 @@ def step(base):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_equal_bit_for_bit_to_the_model_loaded_in_that_dtype(family, load):
     base, loaded = load(family, "float32"), load(family, "bfloat16")
-    cast = cast_base(base, BF16)
+    cast = base_in_format(base, IN_BF16)
     ours, theirs = tensors(cast), tensors(loaded)
     assert ours.keys() == theirs.keys()
     for name, tensor in theirs.items():
@@ -72,7 +73,7 @@ def test_equal_bit_for_bit_to_the_model_loaded_in_that_dtype(family, load):
 @pytest.mark.parametrize("family", ["gpt2", "llama", "bert", "distilbert"])
 def test_only_what_a_cut_needs_is_cast(family, load):
     base = load(family, "float32")
-    cast = cast_base(base, BF16, layers=2, output=False)
+    cast = base_in_format(base, IN_BF16, layers=2, output=False)
     for i, (ours, theirs) in enumerate(
         zip(blocks_of(cast.model, cast.family), blocks_of(base.model, base.family), strict=True)
     ):
@@ -81,7 +82,7 @@ def test_only_what_a_cut_needs_is_cast(family, load):
         assert cast.model.get_submodule(base.family.final_norm) is base.model.get_submodule(base.family.final_norm)
     if base.lm_head is not None:
         assert (cast.lm_head is base.lm_head) == (family == "llama")  # GPT-2's is the input embedding
-    client, whole = (SplitClient("a", None, 2, 2, base=b) for b in (cast, cast_base(base, BF16)))
+    client, whole = (SplitClient("a", None, 2, 2, base=b) for b in (cast, base_in_format(base, IN_BF16)))
     assert torch.equal(client.compute_activations(BATCH), whole.compute_activations(BATCH))
     assert client.measure() == whole.measure()
     # adapters of one are not run in the other
@@ -92,19 +93,19 @@ def test_only_what_a_cut_needs_is_cast(family, load):
 
 def test_the_dtype_that_it_has_is_the_base_itself_and_the_hash_is_the_source(load):
     base = load("bert", "float32")
-    assert cast_base(base, torch.float32) is base
+    assert base_in_format(base, WeightFormat("float32")) is base
     before = current_sha256(base)
-    cast = cast_base(base, BF16)
+    cast = base_in_format(base, IN_BF16)
     assert cast.sha256 == base.sha256 == before == current_sha256(base)
     assert (cast.name, cast.family, cast.fused_gelu) == (base.name, base.family, base.fused_gelu)
-    wide = cast_base(cast, torch.float32)
+    wide = base_in_format(cast, WeightFormat("float32"))
     assert wide.dtype == torch.float32 and cast_error(cast, wide) == 0
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "bert"])
 def test_a_copy_that_is_not_the_base_is_told_by_how_much(family, load):
     base = load(family, "float32")
-    cast = cast_base(base, BF16, layers=3)
+    cast = base_in_format(base, IN_BF16, layers=3)
     assert cast_error(base, cast) == cast_error(base, base) == 0
     weight = next(p for p in blocks_of(cast.model, cast.family)[1].parameters() if p.dim() == 2)
     before = weight[3, 5].item()
@@ -112,7 +113,7 @@ def test_a_copy_that_is_not_the_base_is_told_by_how_much(family, load):
     assert cast_error(base, cast) == pytest.approx(0.5, abs=2**-8)
     weight[3, 5] = math.nan
     assert math.isnan(cast_error(base, cast))
-    assert cast_error(base, cast_base(base, BF16)) == 0
+    assert cast_error(base, base_in_format(base, IN_BF16)) == 0
 
 
 def test_a_changed_base_is_added_in_float32_and_rounded_once():

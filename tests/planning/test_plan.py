@@ -14,6 +14,7 @@ from atlas_cli.models.adapters.lora import build_adapters
 from atlas_cli.models.block_paths import by_layer
 from atlas_cli.models.frozen import load as load_module
 from atlas_cli.models.frozen.load import load_base
+from atlas_cli.models.frozen.weight_format import WeightFormat
 from atlas_cli.models.halves.split import client_half, run_half, server_half
 from atlas_cli.planning.plan import make_plan
 
@@ -65,13 +66,13 @@ def test_figures_are_those_of_the_real_modules(family, cut, dtype, model_folder,
     assert plan.parameters["client half"] + plan.parameters["server half"] == plan.parameters["model"]
     assert (plan.cut, plan.n_layers, plan.hidden_size, plan.init) == (cut, 4, 32, "pretrained")
     needed = lower.state_dict()
-    assert list(plan.setup_tensors[cut, dtype]) == list(needed)
-    for name, tensor in plan.setup_tensors[cut, dtype].items():
+    assert list(plan.setup_tensors[cut, WeightFormat(dtype)]) == list(needed)
+    for name, tensor in plan.setup_tensors[cut, WeightFormat(dtype)].items():
         assert (tensor.device.type, tensor.shape, tensor.dtype) == ("meta", needed[name].shape, needed[name].dtype)
     blocks = {f"{base.family.blocks}.{layer}." for layer in range(cut, 4)}
-    assert not any(name.startswith(block) for name in plan.setup_tensors[cut, dtype] for block in blocks)
+    assert not any(name.startswith(block) for name in plan.setup_tensors[cut, WeightFormat(dtype)] for block in blocks)
     assert base.family.final_norm is None or not any(
-        n.startswith(base.family.final_norm) for n in plan.setup_tensors[cut, dtype]
+        n.startswith(base.family.final_norm) for n in plan.setup_tensors[cut, WeightFormat(dtype)]
     )
 
 

@@ -33,10 +33,10 @@ class Hosts:
         self.hosts = []
         for _ in range(n):
             bases = {}
-            for dtype, base in federation.bases.items():
+            for format, base in federation.bases.items():
                 cut = max(c.cut for c in federation.plan.clients) if split else None
                 skeleton, tensors = take_apart(base, cut)
-                bases[dtype] = put_together(skeleton, [t.clone() for t in tensors])
+                bases[format] = put_together(skeleton, [t.clone() for t in tensors])
             self.hosts.append(ClientHost(federation.config, bases, federation.device, torch.get_num_threads()))
         self.calls, self.log = {}, []
 

@@ -30,6 +30,7 @@ from atlas_cli.federation.parties.unsplit_client import UnsplitClient
 from atlas_cli.models.frozen.kernel_order import prepacked_error
 from atlas_cli.models.frozen.load import FrozenBase
 from atlas_cli.models.frozen.skeleton import contents_sha256, weights_of
+from atlas_cli.models.frozen.weight_format import WeightFormat
 from atlas_cli.planning.plan import ClientPlan
 from atlas_cli.plugin_errors import described, plugin_of
 from atlas_cli.wire.messages import Features, Gradients
@@ -93,12 +94,12 @@ class ClientHost:
     """Serves clients by name, one call after another.
 
     Args:
-        bases: what clients hold of the base, by dtype.
+        bases: what clients hold of the base, by format.
         threads: of torch, explicitly: sums differ between one and two.
     """
 
     def __init__(
-        self, config: ExperimentConfig, bases: Mapping[str, FrozenBase], device: torch.device, threads: int
+        self, config: ExperimentConfig, bases: Mapping[WeightFormat, FrozenBase], device: torch.device, threads: int
     ) -> None:
         torch.set_num_threads(threads)
         self.config, self.bases, self.device = config, dict(bases), device
@@ -134,7 +135,7 @@ class ClientHost:
             self._made[client] = made
         planned, batches, upper = self._made[client]
         # anew, since ranks may have become smaller and larger again with a client that went back
-        party = new_client(self.config, planned, self.bases[planned.dtype], batches.task, upper, self.device)
+        party = new_client(self.config, planned, self.bases[planned.format], batches.task, upper, self.device)
         member = Member(planned.task_group, 0.0, party.exchanged, party.head)
         sent.load(party, member)
         if sent.usage is not None:
@@ -180,9 +181,9 @@ class ClientHost:
         self._batches.pop(client, None)
         return SentState.of(party, Member("", 0.0, party.exchanged, party.head))
 
-    def weights_sha256(self) -> dict[str, str]:
-        """Hash of the frozen weights that this process holds, by dtype."""
-        return {dtype: contents_sha256(weights_of(base)) for dtype, base in self.bases.items()}
+    def weights_sha256(self) -> dict[WeightFormat, str]:
+        """Hash of the frozen weights that this process holds, by format."""
+        return {format: contents_sha256(weights_of(base)) for format, base in self.bases.items()}
 
     def unchanged(self) -> bool:
         """Whether the frozen weights are what they were at the start."""

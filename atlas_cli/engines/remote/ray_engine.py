@@ -31,6 +31,7 @@ from atlas_cli.federation.client_state.new_client import heads_on_clients
 from atlas_cli.federation.federation import Federation
 from atlas_cli.models.frozen.kernel_order import prepacked_bytes
 from atlas_cli.models.frozen.skeleton import Skeleton, contents_sha256, take_apart
+from atlas_cli.models.frozen.weight_format import WeightFormat
 from atlas_cli.planning.memory_of_plan import client_memory
 from atlas_cli.planning.round_bytes import Shape
 from atlas_cli.units import parse_time
@@ -220,26 +221,26 @@ class RayEngine:
         options = {"num_cpus": engine.cpus, "num_gpus": engine.gpus, "memory": int(self._needed["memory"])}
         return Process(self.ray, options, self._config, self._bases, device, torch.get_num_threads())
 
-    def _carried(self) -> tuple[dict[str, Any], dict[str, str]]:
-        """What clients hold of the base, by dtype, in the object store, and its hashes."""
+    def _carried(self) -> tuple[dict[WeightFormat, Any], dict[WeightFormat, str]]:
+        """What clients hold of the base, by format, in the object store, and its hashes."""
         federation = self.federation
         references, hashes = {}, {}
-        for dtype, base in federation.bases.items():
-            cut = max(c.cut for c in federation.plan.clients if c.dtype == dtype) if federation.split else None
+        for format, base in federation.bases.items():
+            cut = max(c.cut for c in federation.plan.clients if c.format == format) if federation.split else None
             skeleton, tensors = take_apart(base, cut, heads_on_clients(federation.config))
-            hashes[dtype] = contents_sha256(tensors)
+            hashes[format] = contents_sha256(tensors)
             content: tuple[Skeleton, list[Array]] = (skeleton, [to_array(tensor) for tensor in tensors])
-            references[dtype] = self.ray.put(content)
+            references[format] = self.ray.put(content)
         return references, hashes
 
     def _memory(self) -> int:
         """Bytes that a process reserves: what its clients need at their peak, besides the weights, which they share."""
         plan, training = self.federation.plan, self.federation.config.training
         shape = Shape(training.batch_size, training.max_length, training.batch_size > 1)
-        kinds = {(c.task_group, c.cut, tuple(c.ranks.items()), c.dtype, c.checkpointing): c for c in plan.clients}
+        kinds = {(c.task_group, c.cut, tuple(c.ranks.items()), c.format, c.checkpointing): c for c in plan.clients}
         tasks = {group: data.task for group, data in self.federation.data.items()}
         needs = [client_memory(plan, client, tasks[client.task_group], shape) for client in kinds.values()]
-        copies = max(prepacked_bytes(self.federation.bases[c.dtype], c.cut) for c in kinds.values())
+        copies = max(prepacked_bytes(self.federation.bases[c.format], c.cut) for c in kinds.values())
         return PROCESS + copies + GRAPHS * max(need.peak - need.frozen_weights for need in needs)
 
     def _made_for(self, client: str) -> Any:

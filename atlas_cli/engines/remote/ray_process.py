@@ -14,6 +14,7 @@ from atlas_cli.engines.remote.host import Answer, ClientHost, NotFinite, PluginF
 from atlas_cli.engines.remote.installed_software import InstalledSoftware, require_same_software
 from atlas_cli.errors import AtlasError, ConfigError
 from atlas_cli.models.frozen.skeleton import put_together
+from atlas_cli.models.frozen.weight_format import WeightFormat
 
 
 class NotReadyError(AtlasError):
@@ -24,8 +25,8 @@ class HostActor:
     """What runs in a process of the cluster; public methods are called by name."""
 
     def set_up(
-        self, config: Any, bases: Mapping[str, Any], device: str, threads: int, expected: Mapping[str, str]
-    ) -> tuple[InstalledSoftware, dict[str, str]]:
+        self, config: Any, bases: Mapping[WeightFormat, Any], device: str, threads: int, expected: Mapping[str, str]
+    ) -> tuple[InstalledSoftware, dict[WeightFormat, str]]:
         """Build the host; returns the software installed here, and the hashes of the weights held.
 
         Args:
@@ -38,9 +39,9 @@ class HostActor:
         if not here.matches(expected) or (where.type == "cuda" and not torch.cuda.is_available()):
             return here, {}
         halves = {}
-        for dtype, reference in bases.items():
+        for format, reference in bases.items():
             skeleton, arrays = ray.get(reference)
-            halves[dtype] = put_together(skeleton, frozen_tensors(arrays, where))
+            halves[format] = put_together(skeleton, frozen_tensors(arrays, where))
         self._host = ClientHost(ray.get(config[0]), halves, where, threads)
         return here, self._host.weights_sha256()
 
@@ -59,7 +60,7 @@ class Process:
     Args:
         ray: the connected module.
         options: CPUs, GPUs and memory that Ray reserves.
-        config, bases: references to the config and, by dtype, to what clients hold of the base.
+        config, bases: references to the config and, by format, to what clients hold of the base.
 
     Attributes:
         node, pid: where it is, once it is ready.
@@ -70,7 +71,13 @@ class Process:
     """
 
     def __init__(
-        self, ray: Any, options: Mapping[str, Any], config: Any, bases: Mapping[str, Any], device: str, threads: int
+        self,
+        ray: Any,
+        options: Mapping[str, Any],
+        config: Any,
+        bases: Mapping[WeightFormat, Any],
+        device: str,
+        threads: int,
     ) -> None:
         self._ray = ray
         # neither restarted nor asked again by Ray: a fresh actor would answer with a state that never was
@@ -83,7 +90,7 @@ class Process:
         self.alive, self.to_replace = True, False
         self.heard = time.monotonic()
 
-    def require_ready(self, deadline: float, weights: Mapping[str, str], has_room: Callable[[], bool]) -> None:
+    def require_ready(self, deadline: float, weights: Mapping[WeightFormat, str], has_room: Callable[[], bool]) -> None:
         """Wait until the process holds ``weights``, by hash.
 
         Args:

@@ -10,11 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from atlas_cli.models.frozen.load import FrozenBase
+from atlas_cli.models.frozen.weight_format import WeightFormat
 from atlas_cli.models.halves.split import blocks_of
 
 
-def cast_base(base: FrozenBase, dtype: torch.dtype, layers: int | None = None, output: bool = True) -> FrozenBase:
-    """A copy of a base with its weights cast to ``dtype``; the base itself where it has that dtype.
+def base_in_format(
+    base: FrozenBase, format: WeightFormat, layers: int | None = None, output: bool = True
+) -> FrozenBase:
+    """A copy of a base with its weights held in ``format``; the base itself where they are held so.
 
     As ``from_pretrained(dtype=...)`` does it: what a checkpoint holds is cast, and what is computed when a model is
     made (the frequencies of rotary positions) stays float32. Tied weights stay tied, and ``sha256`` is the source's.
@@ -24,6 +27,7 @@ def cast_base(base: FrozenBase, dtype: torch.dtype, layers: int | None = None, o
             blocks above and the final norm are the base's own. None: cast everything.
         output: whether an output embedding is cast that is not tied to the input embedding.
     """
+    dtype = getattr(torch, format.dtype)
     if dtype == base.dtype:
         return base
     shared = [] if layers is None else above(base, layers)

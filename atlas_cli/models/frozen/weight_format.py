@@ -1,0 +1,42 @@
+"""How a party holds its frozen weights, and the bytes of a quantised one."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, get_args
+
+Quantization = Literal["none", "nf4", "nf4-double", "int8"]
+QUANTIZATIONS: tuple[Quantization, ...] = get_args(Quantization)
+
+BLOCK = 64  # weights of 4 bits that share a scale (QLoRA, 2305.14314)
+SCALES = 256  # scales of 8 bits that share a scale of theirs
+
+
+class WeightFormat(NamedTuple):
+    """How frozen weights are held.
+
+    Attributes:
+        dtype: of those that are not quantised, and of activations: "float32" or "bfloat16".
+        quantization: of the linear layers of the blocks.
+    """
+
+    dtype: str = "float32"
+    quantization: Quantization = "none"
+
+
+def quantized_bytes(d_out: int, d_in: int, quantization: Quantization) -> int:
+    """The bytes of a quantised weight of d_out x d_in numbers, with its scales and the table of its levels.
+
+    nf4 has a float32 scale for each block of 64 weights and 16 levels. nf4-double keeps these scales in 8 bits, with a
+    float32 scale for each 256 of them, their mean and a table of 256 levels. int8 has a float32 scale for each row.
+    """
+    n = d_out * d_in
+    scales = -(-n // BLOCK)
+    match quantization:
+        case "nf4":
+            return -(-n // 2) + 4 * scales + 4 * 16
+        case "nf4-double":
+            return -(-n // 2) + scales + 4 * -(-scales // SCALES) + 4 + 4 * 256 + 4 * 16
+        case "int8":
+            return n + 4 * d_out
+        case "none":
+            raise ValueError("the bytes of a weight that is not quantised are those of its dtype")
