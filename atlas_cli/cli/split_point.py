@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 SECTION = "Plan and check"
 EXAMPLES = (
     "atlas split-point gpt2",
-    "atlas split-point llama-3-8b --device laptop-8gib --dtype bfloat16",
+    "atlas split-point llama-3-8b --device laptop-8gib",
+    "atlas split-point qwen2.5-0.5b --device phone-2gib --dtype float32",
     "atlas split-point gpt2 --memory '512 MiB' --batch-size 4 --max-length 64",
 )
 
@@ -103,9 +104,13 @@ def command(
         ),
     ] = "auto",
     dtype: Annotated[
-        Literal["float32", "bfloat16"],
-        typer.Option(rich_help_panel="The step that is planned", help="Of the frozen weights and the activations."),
-    ] = "float32",
+        Literal["float32", "bfloat16"] | None,
+        typer.Option(
+            rich_help_panel="The step that is planned",
+            help="Of the frozen weights and the activations; default: that of the published weights.",
+            show_default=False,
+        ),
+    ] = None,
     checkpointing: Annotated[
         bool,
         typer.Option(
@@ -127,6 +132,7 @@ def command(
         from atlas_cli.planning.cuts.choice import choose_split, default_tokens
         from atlas_cli.planning.cuts.leakage import read_leakage
         from atlas_cli.planning.cuts.table import Setting, config_of
+        from atlas_cli.planning.published_dtype import planned_dtype
         from atlas_cli.reports.terminal import busy
 
     client, serving = _devices(device, memory, server, config)
@@ -135,7 +141,8 @@ def command(
         with model_named_as("MODEL"):
             hf_config = config_of(model)
         tokens = default_tokens(hf_config) if max_length is None else max_length
-        setting = Setting(batch_size, tokens, rank, _target_names(targets), dtype, checkpointing)
+        taken = dtype or planned_dtype(hf_config)
+        setting = Setting(batch_size, tokens, rank, _target_names(targets), taken, checkpointing)
         choice = choose_split(
             model, setting, client, serving, leakage=known, max_leakage=max_leakage, hf_config=hf_config
         )

@@ -104,8 +104,9 @@ def test_a_narrow_terminal_leaves_the_parts_of_memory_out(run, monkeypatch):
 
 
 def test_a_device_decides(run):
-    code, out, _ = run("split-point", "llama-7b", "--device", "laptop-8gib", "--dtype", "bfloat16")
+    code, out, _ = run("split-point", "llama-7b", "--device", "laptop-8gib")
     assert code == 0
+    assert "planned for weights in bfloat16, as large as the published float16; see --dtype" in " ".join(out.split())
     assert "split layer 15 of 32: the deepest that fits laptop-8gib (8,192 MiB); layer 16 needs" in out
     assert "privacy asks for depth" in out and "time is linear in the split layer" in out
     assert "workstation-gpu-16gib (assumed; see --server)" in out
@@ -118,6 +119,7 @@ def test_json_has_everything(run):
     assert (record["split_layer"], record["feasible"], record["default"]) == (3, [1, 3], False)
     assert record["device"]["memory"] == 400 * 2**20 and record["device"]["uplink"] == 10e6
     assert record["server"]["assumed"] is True
+    assert record["setting"]["dtype"] == record["published_dtype"] == "float32"
     assert [row["fits"] for row in record["layers"]] == [True] * 3 + [False] * 9
     row = record["layers"][2]
     parts = {k: v for k, v in row["client_memory"].items() if k != "peak"}

@@ -65,12 +65,12 @@ def test_bad_input(allocator, device, importance, layers, message):
         allocator.allocate_ranks(device, importance, layers)
 
 
-def test_llama_in_bf16_needs_half():
-    allocator = RankAllocator("llama-7b", batch_size=1, max_length=32, dtype="bfloat16")
+def test_llama_in_the_published_two_bytes_a_weight_needs_half():
+    allocator = RankAllocator("llama-7b", batch_size=1, max_length=32)
     importance = [1.0] * 2
     ranks = allocator.allocate_ranks(Device("laptop", memory=2**30 + 2**28), importance, 2)
     assert ranks == {0: 64, 1: 64}
     with pytest.raises(ConfigError, match="too little"):
-        RankAllocator("llama-7b", batch_size=1, max_length=32).allocate_ranks(
+        RankAllocator("llama-7b", batch_size=1, max_length=32, dtype="float32").allocate_ranks(
             Device("laptop", memory=2**30 + 2**28), importance, 2
         )

@@ -10,6 +10,7 @@ from rich.table import Table
 from atlas_cli.planning.cuts.choice import SplitChoice
 from atlas_cli.planning.cuts.table import Cut
 from atlas_cli.planning.devices.clock_notes import link_notes
+from atlas_cli.planning.published_dtype import dtype_note
 from atlas_cli.reports.fitted import Column, fitted_table
 from atlas_cli.units import MB, MIB
 
@@ -39,7 +40,7 @@ def split_notes(choice: SplitChoice) -> list[str]:
         f"params: frozen; memory in {unit}; trained: adapters, gradients, AdamW;",
         "saved: activations for the backward and at the cut; other: temporary tensors",
         "work and bytes (MB: 1,000,000) are of one step, forward and backward",
-        f"planned for weights in {choice.setting.dtype}, whatever dtype the model's files have; see --dtype",
+        dtype_note(choice.setting.dtype, choice.published_dtype),
     ]
     if choice.rows[0].seconds is not None and choice.device is not None and choice.server is not None:
         assumed = " (assumed; see --server)" if choice.server_assumed else ""
@@ -60,6 +61,7 @@ def split_record(choice: SplitChoice) -> dict[str, Any]:
         "remedies": list(choice.remedies),
         "feasible": list(choice.feasible) if choice.feasible else None,
         "setting": asdict(choice.setting),
+        "published_dtype": choice.published_dtype,
         "device": asdict(choice.device) if choice.device else None,
         "server": {**asdict(choice.server), "assumed": choice.server_assumed} if choice.server else None,
         "leakage": {"attack": choice.leakage.attack, "source": choice.leakage.source} if choice.leakage else None,

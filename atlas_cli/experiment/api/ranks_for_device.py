@@ -17,6 +17,7 @@ from atlas_cli.planning.devices.devices import Device, find_device, measure_this
 from atlas_cli.planning.memory.party_memory import PartyMemory, adapter_bytes
 from atlas_cli.planning.memory.predict import predict_client
 from atlas_cli.planning.memory.step import Step
+from atlas_cli.planning.published_dtype import planned_dtype
 from atlas_cli.planning.ranks.costs import ByPath, Targets, rank_costs
 from atlas_cli.planning.ranks.rules import RankProblem, allocate
 
@@ -45,7 +46,7 @@ class RankAllocator:
         model_name: known architecture, packaged name, local folder or hub id; weights are not loaded.
         batch_size, max_length: of a training step.
         targets: linear layers to adapt, as ``lora.targets``.
-        dtype: of the frozen weights, "float32" or "bfloat16".
+        dtype: of the frozen weights, "float32" or "bfloat16"; None: that of the published weights.
         r_min, r_max: every layer gets at least and at most this.
 
     Raises:
@@ -65,15 +66,16 @@ class RankAllocator:
         batch_size: int = 8,
         max_length: int = 128,
         targets: str | list[str] = "auto",
-        dtype: str = "float32",
+        dtype: str | None = None,
         r_min: int = 1,
         r_max: int = 64,
     ) -> None:
         known = built_in(model_name)
-        model = ModelConfig.model_validate({"name": model_name, "dtype": dtype})
+        model = ModelConfig.model_validate({"name": model_name, **({"dtype": dtype} if dtype is not None else {})})
         self.hf_config = known if known is not None else model_config(model)[0]
         self.family = family_of(self.hf_config.model_type)
-        self.batch_size, self.max_length, self.dtype = batch_size, max_length, dtype
+        self.batch_size, self.max_length = batch_size, max_length
+        self.dtype = planned_dtype(self.hf_config) if dtype is None else dtype
         self.r_min, self.r_max = r_min, r_max
         base, _ = meta_model(self.hf_config, self.family)
         names = adapted_names(base, self.family, targets)

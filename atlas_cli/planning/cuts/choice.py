@@ -18,6 +18,7 @@ from atlas_cli.planning.cuts.leakage import EXAMPLE, KNOWN, Leakage
 from atlas_cli.planning.cuts.remedies import remedies, size_text
 from atlas_cli.planning.cuts.table import Cut, Setting, Shapes, config_of, cut_table
 from atlas_cli.planning.devices.devices import DEFAULT_SERVER, Device
+from atlas_cli.planning.published_dtype import planned_dtype, published_dtype
 from atlas_cli.printable import listed
 
 
@@ -34,6 +35,7 @@ class SplitChoice:
         layer: the chosen split layer; None if nothing fits.
         reason: the reason of the choice, or why there is none, in words.
         remedies: options that would make a layer fit; empty if one fits.
+        published_dtype: the dtype of the model's published weights, if its config names one.
     """
 
     model: str
@@ -48,6 +50,7 @@ class SplitChoice:
     layer: int | None
     reason: str
     remedies: tuple[str, ...] = ()
+    published_dtype: str | None = None
 
     def limits_broken(self, row: Cut) -> tuple[str, ...]:
         """The limits that a split layer breaks: "memory", "server", "leakage"."""
@@ -118,7 +121,7 @@ def choose_split(
         ResourceError: the model cannot be found.
     """
     hf_config = config_of(model_name) if hf_config is None else hf_config
-    setting = setting or Setting(tokens=default_tokens(hf_config))
+    setting = setting or Setting(tokens=default_tokens(hf_config), dtype=planned_dtype(hf_config))
     shapes = Shapes(hf_config, setting)
     if device is not None and device.memory is None:
         raise ConfigError(f"device {device.name} has no memory; a split layer is chosen by it", key="devices")
@@ -130,7 +133,7 @@ def choose_split(
             f"{max(leakage.layers)} is not a split layer of {model_name}, which has {shapes.n_layers}", key="--leakage"
         )
     known = model_name, setting, rows, device, serving, server is None, leakage, max_leakage
-    table = SplitChoice(*known, None, None, "")
+    table = SplitChoice(*known, None, None, "", published_dtype=published_dtype(hf_config))
     if max_leakage is not None:
         _require_leakage(table, max_leakage)
     allowed = [row.layer for row in rows if not table.limits_broken(row)]
