@@ -122,6 +122,7 @@ def choose_split(
     """
     hf_config = config_of(model_name) if hf_config is None else hf_config
     setting = setting or Setting(tokens=default_tokens(hf_config), dtype=planned_dtype(hf_config))
+    published = published_dtype(hf_config)  # before a model is built, which writes its own dtype into the config
     shapes = Shapes(hf_config, setting)
     if device is not None and device.memory is None:
         raise ConfigError(f"device {device.name} has no memory; a split layer is chosen by it", key="devices")
@@ -133,7 +134,7 @@ def choose_split(
             f"{max(leakage.layers)} is not a split layer of {model_name}, which has {shapes.n_layers}", key="--leakage"
         )
     known = model_name, setting, rows, device, serving, server is None, leakage, max_leakage
-    table = SplitChoice(*known, None, None, "", published_dtype=published_dtype(hf_config))
+    table = SplitChoice(*known, None, None, "", published_dtype=published)
     if max_leakage is not None:
         _require_leakage(table, max_leakage)
     allowed = [row.layer for row in rows if not table.limits_broken(row)]

@@ -55,8 +55,13 @@ def _rotary(
     }
 
 
-_LLAMA_3 = {"vocab_size": 128256, "rms_norm_eps": 1e-5, "rope_theta": 500000.0, "max_position_embeddings": 8192}
-_LLAMA_3_2 = {
+_LLAMA_3: dict[str, Any] = {
+    "vocab_size": 128256,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 500000.0,
+    "max_position_embeddings": 8192,
+}
+_LLAMA_3_2: dict[str, Any] = {
     "vocab_size": 128256,
     "rms_norm_eps": 1e-5,
     "max_position_embeddings": 131072,
@@ -70,15 +75,20 @@ _LLAMA_3_2 = {
         "original_max_position_embeddings": 8192,
     },
 }
-_SMOLLM2 = {
+_SMOLLM2: dict[str, Any] = {
     "vocab_size": 49152,
     "rms_norm_eps": 1e-5,
     "max_position_embeddings": 8192,
     "tie_word_embeddings": True,
 }
-_QWEN2_5 = {"vocab_size": 151936, "rope_theta": 1e6, "tie_word_embeddings": True, "max_position_embeddings": 32768}
-_QWEN2_5_LARGE = {"vocab_size": 152064, "rope_theta": 1e6, "max_position_embeddings": 131072}
-_QWEN3 = {"vocab_size": 151936, "rope_theta": 1e6, "head_dim": 128, "max_position_embeddings": 40960}
+_QWEN2_5: dict[str, Any] = {
+    "vocab_size": 151936,
+    "rope_theta": 1e6,
+    "tie_word_embeddings": True,
+    "max_position_embeddings": 32768,
+}
+_QWEN2_5_LARGE: dict[str, Any] = {"vocab_size": 152064, "rope_theta": 1e6, "max_position_embeddings": 131072}
+_QWEN3: dict[str, Any] = {"vocab_size": 151936, "rope_theta": 1e6, "head_dim": 128, "max_position_embeddings": 40960}
 
 DECODERS: dict[str, dict[str, Any]] = {
     "gpt2": _gpt2(),
