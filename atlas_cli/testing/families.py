@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, AutoModelForCausalLM, PreTrainedConfig
+from transformers import AutoModel, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from atlas_cli.config.schema.experiment import LoraConfig
@@ -32,7 +32,7 @@ from atlas_cli.models.halves.checkpointing import checkpointed
 from atlas_cli.models.halves.last_block import run_last_block
 from atlas_cli.models.halves.real_tokens import Packing, positions_of, run_packed
 from atlas_cli.models.halves.split import blocks_of, client_half, run_half, server_half
-from atlas_cli.planning.devices.cost import block_shapes, client_step
+from atlas_cli.planning.devices.cost import block_shapes, client_step, products_of
 from atlas_cli.suggest import did_you_mean
 from atlas_cli.testing.flops import counted
 
@@ -63,7 +63,7 @@ def check_paths(hf_config: PreTrainedConfig) -> None:
     blocks = modules[family.blocks]
     of_its_own = isinstance(blocks, nn.ModuleList) and len(blocks) == hf_config.num_hidden_layers
     assert of_its_own, f"{family.blocks} is not the list of all blocks"
-    linear = [n for n, m in blocks_of(model, family)[0].named_modules() if isinstance(m, nn.Linear | Conv1D)]
+    linear = products_of(blocks_of(model, family)[0], hf_config)
     named = [name for stage in family.stages for name in stage]
     assert sorted(named) == sorted(linear), f"stages name {sorted(named)}, a block has {sorted(linear)}"
     assert len(family.stages) == 4, "stages are four: queries, keys and values; output; feed-forward's first; its last"
@@ -170,7 +170,8 @@ def check_work(hf_config: PreTrainedConfig) -> None:
     base = _base(hf_config)
     shapes, cut = block_shapes(base.family, base.config), base.n_layers
     mask = torch.ones(2, 16, dtype=torch.int64)
-    for name in (n for stage in base.family.stages for n in stage):
+    linear = {n for n, m in blocks_of(base.model, base.family)[0].named_modules() if isinstance(m, nn.Linear | Conv1D)}
+    for name in (n for stage in base.family.stages for n in stage if n in linear):
         for lowest, checkpointing in ((0, False), (cut - 1, False), (cut - 1, True)):
             client = SplitClient(
                 "a", None, dict.fromkeys(range(lowest, cut), 2), cut,
@@ -189,7 +190,16 @@ def _base(hf_config: PreTrainedConfig, dtype: torch.dtype = torch.float32) -> Fr
     family = family_of(hf_config.model_type)
     auto = AutoModelForCausalLM if family.causal else AutoModel
     torch.manual_seed(0)
-    return as_base(auto.from_config(hf_config, dtype=dtype), family, hf_config.model_type, "random")
+    whole = auto.from_config(hf_config, dtype=dtype)
+    if dtype is torch.float64:
+        experts_one_by_one(whole)
+    return as_base(whole, family, hf_config.model_type, "random")
+
+
+def experts_one_by_one(whole: PreTrainedModel) -> None:
+    """Compute experts as in the paper: the product of all of them together takes no float64."""
+    if whole._can_set_experts_implementation():
+        whole.set_experts_implementation("eager")
 
 
 def _adapters(base: FrozenBase, rank: int, seed: int = 0) -> AdapterSet:

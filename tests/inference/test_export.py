@@ -31,7 +31,7 @@ TEXT, TOKEN, SPAN, LM = "sequence-classification", "token-classification", "ques
 TEXTS = ["the film was great", "a poor city game is not very fine and we saw it"]
 STOCK, SENTENCES, BEHIND = "transformers", "sentence-transformers", "transformers and the head"
 PEFTS_WARNING = "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
-WITHOUT_BIAS_IN_NORM = {"llama", "mistral", "qwen2", "qwen3"}
+WITHOUT_BIAS_IN_NORM = {"llama", "mistral", "qwen2", "qwen3", "mixtral", "qwen3_moe"}
 
 
 def tool_for(task, family, pooling, form):
@@ -41,7 +41,7 @@ def tool_for(task, family, pooling, form):
     if task in (TEXT, "regression", "multi-label"):
         fits = family not in WITHOUT_BIAS_IN_NORM and pooling == ("last" if family in CAUSAL else "first")
         return STOCK if fits else behind
-    if form == "peft" and task == SPAN and family in ("llama", "qwen2", "qwen3"):
+    if form == "peft" and task == SPAN and family in ("llama", "qwen2", "qwen3", "qwen3_moe"):
         return BEHIND  # their class for spans names the base "transformer", and files of the language model "model"
     return BEHIND if (task, family) == (TOKEN, "opt") else STOCK
 

@@ -9,7 +9,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from support.tiny_models import CONFIGS, word_tokenizer
 from torch import nn
-from transformers import AutoModelForCausalLM, GPTNeoXConfig, OPTConfig
+from transformers import AutoModelForCausalLM, GPTNeoXConfig, MixtralConfig, OPTConfig, Qwen3MoeConfig
 
 from atlas_cli.cli import main
 from atlas_cli.errors import ConfigError
@@ -102,6 +102,18 @@ UNCOVERED = {
     "share": (
         GPTNeoXConfig(**SIZES, intermediate_size=48, rotary_pct=1.5),
         "rope_parameters.partial_rotary_factor: 1.5 is not a share of a head, above 0 and at most 1",
+    ),
+    "blocks without experts": (
+        Qwen3MoeConfig(**SIZES, mlp_only_layers=[0]),
+        "mlp_only_layers: [0] names blocks without experts among the others, which is not covered",
+    ),
+    "too few experts": (
+        MixtralConfig(**SIZES, num_key_value_heads=2, num_local_experts=4, num_experts_per_tok=5),
+        "num_experts_per_tok: 5 is more than the 4 experts that there are",
+    ),
+    "router loss": (
+        MixtralConfig(**SIZES, num_key_value_heads=2, output_router_logits=True),
+        "output_router_logits: True asks for the loss of routers, which are frozen here; set it to false",
     ),
 }
 

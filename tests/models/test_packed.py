@@ -19,6 +19,7 @@ from atlas_cli.models.frozen.load import as_base
 from atlas_cli.models.halves.last_block import run_last_block
 from atlas_cli.models.halves.real_tokens import Packing, positions_of, run_packed
 from atlas_cli.models.halves.split import client_half, run_half, server_half
+from atlas_cli.testing.families import experts_one_by_one
 
 CUT = 2
 COUNTED = {  # that the counter does not know of
@@ -29,7 +30,9 @@ COUNTED = {  # that the counter does not know of
 
 @cache
 def shared(family):
-    return as_base(tiny_model(family).double(), family_of(CONFIGS[family]().model_type), family, "random")
+    whole = tiny_model(family).double()
+    experts_one_by_one(whole)
+    return as_base(whole, family_of(CONFIGS[family]().model_type), family, "random")
 
 
 def batch(lengths, seed=0):

@@ -12,7 +12,10 @@ from atlas_cli.models.frozen.load import check_cut
 
 DEFAULTS = {
     "gpt2": ["attn.c_attn"],
-    **{name: ["self_attn.q_proj", "self_attn.v_proj"] for name in ("llama", "mistral", "qwen2", "qwen3")},
+    **{
+        name: ["self_attn.q_proj", "self_attn.v_proj"]
+        for name in ("llama", "mistral", "qwen2", "qwen3", "mixtral", "qwen3_moe")
+    },
     **{name: ["attention.self.query", "attention.self.value"] for name in ("bert", "roberta")},
     "opt": ["self_attn.v_proj", "self_attn.q_proj"],
     "gpt_neox": ["attention.query_key_value"],

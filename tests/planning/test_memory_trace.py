@@ -3,7 +3,7 @@
 import pytest
 import torch
 from support.real_client import features, make_base, measure, parts
-from support.slow import slow
+from support.slow import slow_but
 from support.tiny_models import CONFIGS
 
 from atlas_cli import SplitServer
@@ -30,7 +30,7 @@ def check(base, dtype="float32", cut=3, rank=3, padded=True, targets="auto", tas
     return said
 
 
-@pytest.mark.parametrize("name", ["distilbert", "qwen3", *slow("mistral", "qwen2", "opt", "gpt_neox")])
+@pytest.mark.parametrize("name", slow_but(CONFIGS, "distilbert", "qwen3"))
 def test_families(name):
     for dtype, padded in (("float32", False), ("bfloat16", True)):
         check(make_base(CONFIGS[name](), dtype), dtype, padded=padded)
@@ -73,7 +73,7 @@ def serve(base, cut, rank, task, batch, tokens, padded):
     return usage, ranks, usage.frozen_weights + usage.adapters + usage.heads + live.peak
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama", *slow("bert", "distilbert", "opt", "gpt_neox")])
+@pytest.mark.parametrize("name", slow_but(CONFIGS, "gpt2", "llama"))
 def test_server(name):
     for cut, rank, dtype in ((1, 3, "float32"), (1, 0, "bfloat16"), (3, 3, "float32")):
         base = make_base(CONFIGS[name](), dtype)

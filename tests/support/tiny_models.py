@@ -13,10 +13,12 @@ from transformers import (
     GPTNeoXConfig,
     LlamaConfig,
     MistralConfig,
+    MixtralConfig,
     OPTConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
+    Qwen3MoeConfig,
     RobertaConfig,
 )
 
@@ -52,6 +54,10 @@ _DECODERS = {
         **_SIZE, hidden_size=32, num_hidden_layers=4, num_attention_heads=4, ffn_dim=48, max_position_embeddings=64
     ),
     "gpt_neox": lambda: GPTNeoXConfig(**_BERT, max_position_embeddings=64),
+    "mixtral": lambda: MixtralConfig(**_LLAMA, num_local_experts=4, num_experts_per_tok=2, sliding_window=4),
+    "qwen3_moe": lambda: Qwen3MoeConfig(
+        **_LLAMA, head_dim=8, num_experts=6, num_experts_per_tok=3, moe_intermediate_size=24
+    ),
 }
 _ENCODERS = {
     "bert": lambda: BertConfig(**_BERT, max_position_embeddings=64),

@@ -58,7 +58,9 @@ class BaseFamily:
         targets: linear layers of a block that LoRA adapts by default (ends of their path in the block).
         stages: all linear layers of a block, by the order in which they run: those that make queries, keys and values;
             the attention's output; the feed-forward's first; its last. FLOPs, and with them simulated time, follow.
-        ends_in_norm: whether a norm comes after the last linear layer of a block.
+            A router and experts are named by their parameters (``mlp.gate.weight``, ``mlp.experts.down_proj``).
+        ends_in_norm: whether what comes after the last linear layer of a block needs its output in the backward, as a
+            norm does, or the router's weights of experts.
         causal: decoder (language modelling, last-token pooling) or encoder (mean pooling).
         packs: whether blocks call attention through transformers' attention interface and know places by
             ``position_ids`` alone, so that texts can stand in one row of real tokens. Where not, each client is

@@ -18,6 +18,7 @@ _NONE: tuple[object, ...] = (None, False, 0, "", {}, [])
 _CODE = "asks for code that is not transformers' own, which atlas never fetches or runs"
 _KERNEL = f"{_CODE}; it takes eager and sdpa"
 _DROPPED = "is not implemented by transformers 5, which would compute another model without a word"
+_EXPERTS = "is not grouped_mm, the one whose memory and FLOPs are known; remove it"
 _OTHER = "is an option that atlas does not take, as its halves would compute another model"
 _QUANTIZED = "says that the weights are quantized; atlas reads float weights: dequantize them, or take the model before"
 
@@ -27,8 +28,8 @@ REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
     "custom_generate": (_NONE, _CODE),
     "attn_implementation": ((None, "eager", "sdpa"), _KERNEL),
     "_attn_implementation": ((None, "eager", "sdpa"), _KERNEL),
-    "experts_implementation": ((None, "eager"), _CODE),
-    "_experts_implementation": ((None, "eager"), _CODE),
+    "experts_implementation": ((None, "grouped_mm"), _EXPERTS),
+    "_experts_implementation": ((None, "grouped_mm"), _EXPERTS),
     "use_kernels": (_NONE, _CODE),
     "kernel_config": (_NONE, _CODE),
     "fusion_config": (_NONE, _OTHER),
@@ -51,6 +52,7 @@ _SIZES = (
     *("num_hidden_layers", "n_layer", "n_layers", "hidden_size", "n_embd", "dim", "num_attention_heads", "n_head"),
     *("n_heads", "num_key_value_heads", "head_dim", "intermediate_size", "n_inner", "hidden_dim", "vocab_size"),
     *("max_position_embeddings", "n_positions", "type_vocab_size"),
+    *("num_local_experts", "num_experts", "num_experts_per_tok", "moe_intermediate_size"),
 )
 # other spellings of what is in rope_parameters
 _ROTARY = {

@@ -225,7 +225,7 @@ def _given(config: PreTrainedConfig) -> dict[str, Any]:
     given = {name: value for name, value in fields.items() if name not in _DERIVED}
     anew = type(config)(**given)
     # what the class does not arrive at by itself was set on purpose, and stays
-    kept = {name: fields[name] for name in _DERIVED if name in fields and getattr(anew, name) != fields[name]}
+    kept = {name: fields[name] for name in _DERIVED if name in fields and getattr(anew, name, None) != fields[name]}
     return {**given, **kept}
 
 

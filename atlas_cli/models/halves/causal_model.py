@@ -73,6 +73,10 @@ class SplitCausalModel(PreTrainedModel, GenerationMixin):
     _supports_flex_attn = True
     _supports_attention_backend = True
 
+    @classmethod
+    def _can_set_experts_implementation(cls) -> bool:  # read from the source of a model's file otherwise
+        return True
+
     def __init__(
         self, config: PreTrainedConfig, lower: nn.Module, upper: nn.Module, head: nn.Module, crossing: Crossing
     ) -> None:

@@ -11,6 +11,7 @@ same size, of attention two and a half (scores are computed anew, and both of th
 adapter two (its weights and its input). What lies below the lowest adapter has no backward, within its block too: with
 adapters on the feed-forward alone, the attention of the lowest of them has none. Norms, activation functions, softmax
 and embeddings are left out: they are a few percent of a block. A merged base (``flora``, ``fedex``) costs as the base.
+Of a block with experts, each token's own count: ``num_experts_per_tok`` of them, and the router.
 """
 
 from __future__ import annotations
@@ -141,7 +142,7 @@ def block_shapes(family: BaseFamily, hf_config: PreTrainedConfig) -> BlockShapes
         ConfigError: the family file does not say in which order the linear layers run, or leaves one out.
     """
     block = blocks_of(meta_model(shortened(hf_config, 1), family, torch.float32)[0], family)[0]
-    linear = {name: features_of(m) for name, m in block.named_modules() if isinstance(m, nn.Linear | Conv1D)}
+    linear = products_of(block, hf_config)
     named = [name for stage in family.stages for name in stage]
     if sorted(named) != sorted(linear):
         raise ConfigError(
@@ -153,6 +154,22 @@ def block_shapes(family: BaseFamily, hf_config: PreTrainedConfig) -> BlockShapes
     width = int(getattr(hf_config, "head_dim", None) or int(hf_config.hidden_size) // heads)
     stages = tuple({name: linear[name] for name in stage} for stage in family.stages)
     return BlockShapes(family.blocks, stages, heads * width, family.ends_in_norm, family.parallel(hf_config))
+
+
+def products_of(block: nn.Module, hf_config: PreTrainedConfig) -> dict[str, tuple[int, int]]:
+    """(d_in, d_out) of each matrix that a token is multiplied with: linear layers by their names, and by the names of
+    parameters a router's weight and the weights of all experts, (E, d_out, d_in), of which a token has a few."""
+    found: dict[str, tuple[int, int]] = {}
+    for path, module in block.named_modules():
+        if isinstance(module, nn.Linear | Conv1D):
+            found[path] = features_of(module)
+        elif not isinstance(module, nn.Embedding):
+            for name, weight in module.named_parameters(path, recurse=False):
+                if weight.dim() == 2:
+                    found[name] = weight.shape[1], weight.shape[0]
+                elif weight.dim() == 3:
+                    found[name] = weight.shape[2], weight.shape[1] * int(getattr(hf_config, "num_experts_per_tok", 1))
+    return found
 
 
 def head_step(task: BaseTask, hidden_size: int, vocabulary: int, batch: int, tokens: int) -> Work:

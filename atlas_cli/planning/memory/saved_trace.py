@@ -130,6 +130,7 @@ def trace(
         weights = [t for module in held for t in (*module.parameters(), *module.buffers())] + [*adapters.parameters()]
         stack.enter_context(adapters.attached(base))
         stack.enter_context(_masks_without_values(step.padded))
+        stack.enter_context(_ProductsOfExperts())
         trained = [
             p for p in (*adapters.parameters(), *(head.parameters() if head is not None else ())) if p.requires_grad
         ]
@@ -191,6 +192,18 @@ class LiveBytes(TorchDispatchMode):
     def _gone(self, key: int, size: int) -> None:
         self._known.discard(key)
         self.now -= size
+
+
+class _ProductsOfExperts(TorchDispatchMode):
+    """Each row by the matrix of its expert; torch's own fake of it takes bfloat16 alone."""
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is not torch.ops.aten._grouped_mm.default:
+            return func(*args, **(kwargs or {}))
+        rows, matrices = args[:2]
+        return rows.new_empty(rows.shape[0], matrices.shape[-1])
 
 
 def _cut(layers: range) -> int:
