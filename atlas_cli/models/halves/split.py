@@ -8,6 +8,7 @@ the server half is the base model with the blocks before the cut removed and its
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ def client_half(base: nn.Module, family: BaseFamily, cut: int) -> nn.Module:
     replaced: dict[str, nn.Module] = {family.blocks: nn.ModuleList(blocks_of(base, family)[:cut])}
     if family.final_norm is not None:
         replaced[family.final_norm] = nn.Identity()
-    return _view(base, replaced, _config_for(base, 0, cut))
+    return with_modules(base, replaced, _config_for(base, 0, cut))
 
 
 def server_half(base: nn.Module, family: BaseFamily, cut: int) -> nn.Module:
@@ -30,7 +31,7 @@ def server_half(base: nn.Module, family: BaseFamily, cut: int) -> nn.Module:
     blocks = blocks_of(base, family)
     replaced: dict[str, nn.Module] = {path: make() for path, make in family.input_side.items()}
     replaced[family.blocks] = nn.ModuleList(blocks[cut:])
-    return _view(base, replaced, _config_for(base, cut, len(blocks)))
+    return with_modules(base, replaced, _config_for(base, cut, len(blocks)))
 
 
 def client_part(base: nn.Module, family: BaseFamily, first: int, cut: int) -> nn.Module:
@@ -38,7 +39,7 @@ def client_part(base: nn.Module, family: BaseFamily, first: int, cut: int) -> nn
     replaced: dict[str, nn.Module] = {family.blocks: nn.ModuleList(blocks_of(base, family)[first:cut])}
     if family.final_norm is not None:
         replaced[family.final_norm] = nn.Identity()
-    return _view(server_half(base, family, first), replaced, _config_for(base, first, cut))
+    return with_modules(server_half(base, family, first), replaced, _config_for(base, first, cut))
 
 
 def run_half(
@@ -66,9 +67,11 @@ def blocks_of(base: nn.Module, family: BaseFamily) -> nn.ModuleList:
     return blocks
 
 
-def _view(base: nn.Module, replaced: dict[str, nn.Module], config: Any) -> nn.Module:
+def with_modules(base: nn.Module, replaced: Mapping[str, nn.Module], config: Any = None) -> nn.Module:
+    """A view of a base with other modules at some paths, and with another config where one is given."""
     view = _shallow(base)
-    view.config = config
+    if config is not None:
+        view.config = config
     for path, module in replaced.items():
         parent = view
         *parents, leaf = path.split(".")

@@ -53,7 +53,8 @@ def step_of(
         placed.setdefault(number, {})[path.removeprefix(f"{family.blocks}.{number}.")] = rank
     head = None if task is None else (type(task), len(task.classes), task.pooling)
     config = hf_config.to_json_string(use_diff=False)
-    traced = replace(step, optimizer=Step.optimizer)  # what an optimizer holds is counted: all share their traces
+    # what an optimizer holds, and weights, are counted: all share their traces
+    traced = replace(step, optimizer=Step.optimizer, embedding_rows=None)
     few = _Few(_Model(family, config, layers.start > 0, traced, whole, head, hf_config, task), layers, placed)
     more = sum(few.besides(layer) for layer in range(few.lowest, few.top))
     # of more blocks, the lowest may need most, once the gradients of all above are there

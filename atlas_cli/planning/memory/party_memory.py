@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
 
@@ -12,7 +12,9 @@ from transformers import PreTrainedConfig
 
 from atlas_cli.models.families.contract import BaseFamily
 from atlas_cli.models.frozen.meta_model import meta_model
+from atlas_cli.planning.memory.embedding_rows import row_embedding_bytes
 from atlas_cli.planning.memory.saved_trace import StepTrace
+from atlas_cli.planning.memory.step import Step
 from atlas_cli.tasks.contract import BaseTask
 
 # numbers that an optimizer keeps for each number that it trains
@@ -93,19 +95,27 @@ def static_memory(
     features: Mapping[str, tuple[int, int]],
     task: BaseTask | None,
     hidden_size: int,
-    trained: Collection[str] = ("A", "B"),
+    step: Step,
 ) -> StaticMemory:
-    """The static memory of a party with ``half`` and the head of ``task``, if any; ``trained``: parts of adapters."""
+    """The static memory of a party with ``half`` and the head of ``task``, if any."""
     head = head_of(task, hidden_size, lm_head) if task is not None else []
     output = output_bytes(half, lm_head) if task is not None and task.causal_only else 0
     return StaticMemory(
-        bytes_of([*half.parameters(), *half.buffers()]),
+        bytes_of([*half.parameters(), *half.buffers()]) - _left_on_disk(half, step),
         adapter_bytes(ranks, features),
         bytes_of(head),
         output,
-        len(trained) * len(ranks) + len(head),
-        sum(4 * rank * features[path][0] for path, rank in ranks.items()) if "A" not in trained else 0,
+        len(step.trained) * len(ranks) + len(head),
+        sum(4 * rank * features[path][0] for path, rank in ranks.items()) if "A" not in step.trained else 0,
     )
+
+
+def _left_on_disk(half: nn.Module, step: Step) -> int:
+    """What rows of the token embedding take less than its table."""
+    if step.embedding_rows is None:
+        return 0
+    table: Tensor = half.get_input_embeddings().weight  # type: ignore[operator]
+    return table.nbytes - row_embedding_bytes(step.embedding_rows, table.shape[1], step.dtype)
 
 
 def head_of(task: BaseTask, hidden_size: int, lm_head: nn.Module | None) -> list[Tensor]:

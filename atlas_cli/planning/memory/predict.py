@@ -48,7 +48,7 @@ def predict_client(
     """
     base, lm_head = model_on_meta(family, hf_config, step.dtype)
     half = client_half(base, family, cut)
-    held = static_memory(half, lm_head, ranks, features, task, int(hf_config.hidden_size), step.trained)
+    held = static_memory(half, lm_head, ranks, features, task, int(hf_config.hidden_size), step)
     cut_buffers = 2 * _width(hf_config, step, step.dtype)
     if task is not None:  # the head's input and the gradient of that cross the network as well
         cut_buffers += 2 * _width(hf_config, step, step.received)
@@ -116,7 +116,7 @@ def predict_unsplit(
         run_head: Whether head and loss are part of the step that is traced.
     """
     base, lm_head = model_on_meta(family, hf_config, step.dtype)
-    held = static_memory(base, lm_head, ranks, features, task, int(hf_config.hidden_size), step.trained)
+    held = static_memory(base, lm_head, ranks, features, task, int(hf_config.hidden_size), step)
     layers = range(int(hf_config.num_hidden_layers))
     used = step_of(family, hf_config, layers, ranks, step, whole=True, task=task if run_head else None)
     return held.training(step.optimizer, used, 0)
@@ -128,7 +128,7 @@ def predict_whole(family: BaseFamily, hf_config: PreTrainedConfig, step: Step, *
     The step that is traced ends at the final norm. Its temporaries are gone when the gradients are complete.
     """
     base, lm_head = model_on_meta(family, hf_config, step.dtype)
-    held = static_memory(base, lm_head, {}, {}, task, int(hf_config.hidden_size))
+    held = static_memory(base, lm_head, {}, {}, task, int(hf_config.hidden_size), step)
     weights = held.frozen + held.head + held.output
     saved = saved_by_all(family, hf_config, {}, step, train_weights=True)
     return PartyMemory(weights, 0, 0, weights, 2 * weights, saved, 0, 0)

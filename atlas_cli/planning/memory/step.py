@@ -25,6 +25,7 @@ class Step:
             server gets, or the features that a client with a head of its own gets.
         trained: The parts of the adapters that are trained.
         optimizer: "adamw", "sgd" or "sgd-momentum".
+        embedding_rows: How many rows of the token embedding the party holds; None: all of its table.
     """
 
     batch: int
@@ -38,6 +39,7 @@ class Step:
     received_dtype: str | None = None
     trained: tuple[str, ...] = ("A", "B")
     optimizer: str = "adamw"
+    embedding_rows: int | None = None
 
     @property
     def received(self) -> str:

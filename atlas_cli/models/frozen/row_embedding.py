@@ -1,0 +1,109 @@
+"""Embeddings by the row: the rows of some tokens are held, and the rest of the table stays in a file.
+
+A client's texts have a few thousand tokens of a vocabulary of up to a quarter of a million. Their rows are copied once;
+those of other tokens, which come in evaluation or in generated text, are read from the file for the batch that has
+them, and are not kept. So what a client holds follows from its own texts alone, and results are those of the table, bit
+for bit. The file is a client's own: if rows were asked of a server, it would see which tokens a client has.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from atlas_cli.models.frozen.load import FrozenBase
+from atlas_cli.models.halves.split import with_modules
+
+
+class TableFile(NamedTuple):
+    """A table of embeddings: a tensor of a safetensors file, and the dtype in which the model has it."""
+
+    path: Path
+    tensor: str
+    dtype: torch.dtype
+
+    def rows(self, tokens: Tensor) -> Tensor:
+        """Copies of the rows of tokens (N,): (N, D).
+
+        The file is mapped meanwhile, and not held open, so that little but these rows comes into memory, and the file
+        can be removed on any system.
+        """
+        with safe_open(self.path, "pt") as opened:
+            rows: Tensor = opened.get_tensor(self.tensor)[tokens.cpu()]
+        return rows.to(self.dtype)
+
+
+class RowEmbedding(nn.Module):
+    """Stands for an ``nn.Embedding``, or for one of its subclasses, whose own forward it runs on the rows it holds.
+
+    Args:
+        whole: with all rows; it stays as it is.
+        tokens: (N,) int64, sorted, each once: those whose rows are held.
+        table: where the other rows are; None if no other token comes.
+
+    Attributes:
+        read: how often a token had to be looked up in ``table``.
+    """
+
+    tokens: Tensor
+
+    def __init__(self, whole: nn.Embedding, tokens: Tensor, table: TableFile | None) -> None:
+        super().__init__()
+        tokens = tokens.to(whole.weight.device)
+        self.held = copy.copy(whole)
+        self.held._parameters = {"weight": nn.Parameter(whole.weight.detach()[tokens], requires_grad=False)}
+        self.held.padding_idx = None  # a number of the whole table's, and of use in training only
+        self.held.num_embeddings = len(tokens)
+        self.register_buffer("tokens", tokens, persistent=False)
+        self.table, self.read = table, 0
+
+    def forward(self, tokens: Tensor) -> Any:
+        """The embeddings of tokens of any shape."""
+        places = torch.searchsorted(self.tokens, tokens).clamp_(max=len(self.tokens) - 1)
+        known = self.tokens[places] == tokens
+        if known.all():
+            return self.held(places)
+        assert self.table is not None, "a token whose row is not held"
+        self.read += int((~known).sum())
+        distinct, places = tokens.unique(return_inverse=True)
+        rows = self.table.rows(distinct).to(self.held.weight)
+        return torch.func.functional_call(self.held, {"weight": rows}, (places,))
+
+    def only(self, tokens: Tensor) -> list[Tensor]:
+        """The tensors of an embedding that holds the rows of these tokens, all of which this one holds, and no other.
+
+        They are what a client holds that shares this embedding with others in a process.
+        """
+        tokens = tokens.to(self.tokens.device)
+        rows = self.held.weight[torch.searchsorted(self.tokens, tokens)]
+        return [rows, tokens, *self.held.buffers()]
+
+
+def by_rows(base: FrozenBase, tokens: Tensor, table: TableFile | None) -> FrozenBase:
+    """The base with the rows of some tokens in place of its table of embeddings; all else is shared.
+
+    An output embedding that is tied to the table does not come along.
+    """
+    whole = base.model.get_input_embeddings()  # type: ignore[operator]
+    rows = RowEmbedding(whole, tokens, table)
+    tied = base.lm_head is not None and any(p is whole.weight for p in base.lm_head.parameters())
+    model = with_modules(base.model, {path_of_embedding(base.model): rows})
+    return replace(base, model=model, lm_head=None if tied else base.lm_head)
+
+
+def path_of_embedding(model: nn.Module) -> str:
+    """Where the token embedding of a base model is."""
+    whole = model.get_input_embeddings()  # type: ignore[operator]
+    return next(path for path, module in model.named_modules() if module is whole)
+
+
+def row_embeddings(module: nn.Module) -> Iterator[RowEmbedding]:
+    """The embedding by the row in a module, where it has one."""
+    return (each for each in module.modules() if isinstance(each, RowEmbedding))

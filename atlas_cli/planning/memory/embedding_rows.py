@@ -1,0 +1,37 @@
+"""Bytes of an embedding by the row (``models.frozen.row_embedding``), and how many rows there are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import chain
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atlas_cli.planning.memory.step import ELEMENT
+from atlas_cli.tasks.contract import Feature
+
+_TOKEN = 8  # bytes of a token's number, by which its row is found
+# where a client's texts are not known; those of the quickstart's clients have 2,654 to 10,490 different tokens
+ASSUMED_ROWS = 8192
+
+
+def row_embedding_bytes(rows: int, width: int, dtype: str) -> int:
+    """Bytes of ``rows`` rows of ``width`` numbers each, and of the numbers of their tokens.
+
+    Args:
+        width: of the embedding, which is the hidden size in most models.
+        dtype: "float32" or "bfloat16".
+    """
+    return rows * (width * ELEMENT[dtype] + _TOKEN)
+
+
+def distinct_tokens(features: Iterable[Feature], pad: int) -> NDArray[np.int64]:
+    """The tokens of some examples and that of padding, sorted, each once: those whose rows a client holds."""
+    tokens = chain([pad], chain.from_iterable(feature["input_ids"] for feature in features))
+    return np.unique(np.fromiter(tokens, np.int64))
+
+
+def assumed_rows(vocabulary: int) -> int:
+    """The number of rows where a client's texts are not known."""
+    return min(ASSUMED_ROWS, vocabulary)
