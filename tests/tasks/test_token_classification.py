@@ -1,5 +1,9 @@
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from seqeval.metrics.sequence_labeling import precision_recall_fscore_support
 from transformers import BertConfig, BertForTokenClassification
 
 from atlas_cli import tasks
@@ -97,6 +101,34 @@ def test_metrics_by_hand(bert):
     assert figures["entity_recall"] == pytest.approx(1 / 2)
     assert figures["entity_f1"] == pytest.approx(2 / 5)
     assert figures["token_accuracy"] == pytest.approx(4 / 6)
+
+
+TAGS = ["O", *(f"{role}-{kind}" for role in "BIES" for kind in ("PER", "LOC", "A-B"))]
+TAGGED = st.lists(st.tuples(st.sampled_from(TAGS), st.sampled_from(TAGS)), min_size=1, max_size=8)  # gold, predicted
+
+
+@given(st.lists(TAGGED, min_size=1, max_size=5))
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_entity_figures_are_those_of_seqeval(sentences):
+    """Tags in any order, so most are ill-formed: I without B, E without an entity, types that change inside one."""
+    task = tasks.build("token-classification", TAGS)
+    metric = task.metric()
+    gold, predicted = ([[pair[which] for pair in tagged] for tagged in sentences] for which in (0, 1))
+    for labels, said in zip(gold, predicted, strict=True):
+        ids_T, said_T = ([TAGS.index(tag) for tag in tags] for tags in (labels, said))
+        logits_BTC = torch.nn.functional.one_hot(torch.tensor([said_T]), len(TAGS)).float()
+        meta = {"tags": labels, "words": list(range(len(labels)))}
+        feature = {"input_ids": ids_T, "labels": ids_T, "truncated": False, "meta": meta}
+        metric.update(logits_BTC, task.label_tensor([feature], len(ids_T)), [feature])
+
+    *micro, _ = precision_recall_fscore_support(gold, predicted, average="micro", zero_division=0)
+    figures = metric.compute()
+    assert [figures[f"entity_{name}"] for name in ("precision", "recall", "f1")] == pytest.approx(micro)
+    counts = metric.by_class().values()  # by name, as seqeval has them
+    right, said, labels = (np.array([each[name] for each in counts]) for name in ("right", "predicted", "labels"))
+    by_class = right / np.maximum(said, 1), right / np.maximum(labels, 1), 2 * right / (said + labels), labels
+    known = precision_recall_fscore_support(gold, predicted, average=None, zero_division=0)
+    assert [each.tolist() for each in by_class] == [pytest.approx(each.tolist()) for each in known]
 
 
 def test_truncated_words_count_as_missed(bert):
