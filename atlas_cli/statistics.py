@@ -35,9 +35,10 @@ class Difference(NamedTuple):
     """A figure of the second model less that of the first, on the same examples.
 
     Attributes:
-        interval: of 95 %, by percentiles of resamples; None where the difference is defined on too few of them.
+        interval: of 95 %, by percentiles of resamples; None where ``bootstrap`` gives none.
         p: twice the share of resamples on the rarer side of 0 (at most 1), each share with one more resample counted
-            than there was: never 0.
+            than there was, and never below the least p of any test of signs on so many examples, 2 to the power of
+            1 - n; None where the difference is defined on too few resamples.
     """
 
     value: float
@@ -76,7 +77,8 @@ def bootstrap(figure: Figure, examples: int, seed: int = 0, resamples: int = RES
     """The percentile interval of a figure over examples (Efron and Tibshirani 1993, chapter 13).
 
     The same seed draws the same resamples for every figure of as many examples. Resamples on which the figure is not
-    defined are left out; None where these are more than half.
+    defined are left out; None where these are more than half, or where all others are equal: examples that do not vary
+    say nothing of how far others would.
     """
     return _ends(_resampled(figure, examples, seed, resamples))
 
@@ -89,13 +91,13 @@ def paired_bootstrap(
     def difference(indices: Indices) -> float:
         return second(indices) - first(indices)
 
-    values = _resampled(difference, examples, seed, resamples)
-    ends, whole = _ends(values), difference(np.arange(examples))
-    if ends is None:
-        return Difference(whole, None, None)
+    values, whole = _resampled(difference, examples, seed, resamples), difference(np.arange(examples))
     found = values[np.isfinite(values)]
+    if 2 * len(found) < len(values):
+        return Difference(whole, None, None)
     rarer = min(int((found <= 0).sum()), int((found >= 0).sum()))
-    return Difference(whole, ends, min(1.0, 2 * (rarer + 1) / (len(found) + 1)))
+    p = max(2 * (rarer + 1) / (len(found) + 1), 0.5 ** (examples - 1))
+    return Difference(whole, _ends(values), min(1.0, p))
 
 
 def ratio(values: ArrayLike, weights: ArrayLike | None = None) -> Figure:
@@ -180,7 +182,7 @@ def _resampled(figure: Figure, examples: int, seed: int, resamples: int) -> NDAr
 
 def _ends(values: NDArray[np.float64]) -> Ends | None:
     found = values[np.isfinite(values)]
-    if 2 * len(found) < len(values):
+    if 2 * len(found) < len(values) or np.ptp(found) == 0:
         return None
     low, high = np.percentile(found, (2.5, 97.5))
     return float(low), float(high)

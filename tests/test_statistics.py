@@ -59,7 +59,7 @@ def test_an_interval_is_of_the_percentiles_of_all_resamples():
 
 
 def test_a_difference_is_drawn_on_the_same_examples_and_its_p_is_the_rarer_side_twice():
-    first, second = [0.125, 0.5, 0.25, 0.875, 0.5], [0.375, 0.375, 0.5, 1.0, 0.75]
+    first, second = [0.125, 0.5, 0.25, 0.875, 0.5], [0.375, 0.125, 0.5, 1.0, 0.75]
     differences = [b - a for a, b in zip(first, second, strict=True)]
     found, known = paired_bootstrap(ratio(first), ratio(second), 5), every_resample(differences)
     assert found.value == pytest.approx(np.mean(differences))
@@ -68,11 +68,20 @@ def test_a_difference_is_drawn_on_the_same_examples_and_its_p_is_the_rarer_side_
     back = paired_bootstrap(ratio(second), ratio(first), 5)
     assert (back.value, back.p) == (-found.value, found.p)
     same = paired_bootstrap(ratio(first), ratio(first), 5, resamples=9)
-    assert (same.value, same.interval, same.p) == (0.0, (0.0, 0.0), 1.0)
+    assert same == (0.0, None, 1.0)
+
+
+def test_examples_that_do_not_vary_give_no_interval_and_few_no_small_p():
+    """Three perfect answers are no proof of a perfect model, and three of three better ones none of a better one."""
+    assert bootstrap(macro_f1(["a", "b", "b"], ["a", "b", "b"]), 3, resamples=99) is None
+    assert paired_bootstrap(ratio([0.0, 0.0, 0.0]), ratio([1.0, 1.0, 1.0]), 3, resamples=999) == (1.0, None, 0.25)
+    found = paired_bootstrap(ratio([0.0, 0.0, 0.0]), ratio([1.0, 2.0, 3.0]), 3, resamples=999)
+    assert found.interval[0] > 0 and found.p == 0.25  # a sign test's: 2 of 8 outcomes are as far out
 
 
 def test_a_figure_that_is_undefined_on_most_resamples_has_no_interval():
-    assert bootstrap(ratio([1.0] + [0.0] * 9, [1] + [0] * 9), 10, resamples=300) == (1.0, 1.0)
+    low, high = bootstrap(ratio([1.0, 3.0] + [0.0] * 8, [1, 1] + [0] * 8), 10, resamples=300)
+    assert (low, high) == (1.0, 3.0)  # of the resamples that have one of the two
     assert bootstrap(ratio([0.0, 0.0], [0, 0]), 2, resamples=9) is None
     assert paired_bootstrap(ratio([0.0], [0]), ratio([1.0], [1]), 1, resamples=9)[1:] == (None, None)
 

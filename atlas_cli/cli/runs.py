@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -118,8 +119,14 @@ def _sorted(runs: list[ListedRun], by: str) -> list[ListedRun]:
 
 
 def _next(runs: list[ListedRun]) -> str:
-    """The command that goes on with what the list shows."""
-    with_figures = [str(run.path) for run in runs if run.groups]
-    if len(with_figures) > 1:
-        return shlex.join(["atlas", "compare", *with_figures[:2]])
-    return shlex.join(["atlas", "report", with_figures[0], "--open"]) if with_figures else ""
+    """The command that goes on with what the list shows: the first two runs that were tested on the same examples."""
+    with_figures = [run for run in runs if run.groups]
+    for first, second in combinations(with_figures, 2):
+        if _tested_on(first) & _tested_on(second):
+            return shlex.join(["atlas", "compare", str(first.path), str(second.path)])
+    return shlex.join(["atlas", "report", str(with_figures[0].path), "--open"]) if with_figures else ""
+
+
+def _tested_on(run: ListedRun) -> set[tuple[str, str | None]]:
+    """By metric, the test parts of its task groups."""
+    return {(group.test_sha256, group.metric) for group in run.groups if group.test_sha256}

@@ -17,6 +17,7 @@ from atlas_cli.federation.parties.evaluation import Evaluator, Pass
 from atlas_cli.inference.input_rows import InputRow, missing_column
 from atlas_cli.inference.loaded_model import LoadedModel
 from atlas_cli.printable import listed
+from atlas_cli.reports.page.records import counted
 from atlas_cli.tasks.contract import Feature, Prediction
 
 CLASH = "predicted_"
@@ -157,10 +158,10 @@ class Predictor:
         """What of the rows is not in their predictions."""
         task, training = self.loaded.task, self.loaded.config.training
         if self.cut:
-            rule = "their end was read" if training.on_truncated == "keep-end" else "their start was read"
-            yield f"{self.cut:,} rows are longer than training.max_length {training.max_length}: {rule}"
+            rule = f"the {'end' if training.on_truncated == 'keep-end' else 'start'} was read"
+            yield f"{counted(self.cut, 'row is', 'rows are')} longer than training.max_length {training.max_length}: {rule}"
         if self.bare:
-            yield f"{self.bare:,} rows are too short to predict anything, and have empty columns"
+            yield f"{counted(self.bare, 'row is', 'rows are')} too short to predict anything, with nothing in the columns of predictions"
         if self.renamed:
             pairs = listed(f"{name} is in {column}" for name, column in self.renamed.items())
             yield f"the rows have columns of these names, so of the predictions {pairs}"

@@ -56,7 +56,11 @@ def part_of_run(loaded: LoadedModel, split: Split = "test") -> ScoredPart:
     """
     group = loaded.owner.group
     alone = loaded.config.model_copy(update={"task_groups": {group: loaded.config.task_groups[group]}})
-    prepared = prepare(alone, loaded.tokenizer, loaded.base.family.causal)[group]
+    try:
+        prepared = prepare(alone, loaded.tokenizer, loaded.base.family.causal)[group]
+    except ResourceError as error:
+        error.add_note("restore it, or score another file with --data FILE")
+        raise
     if split == "local":
         part = _local(loaded, prepared)
     else:

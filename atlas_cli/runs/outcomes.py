@@ -12,6 +12,7 @@ from typing import Literal
 from pydantic import Field, ValidationError
 
 from atlas_cli.errors import ResourceError
+from atlas_cli.printable import listed
 from atlas_cli.runs.directory import RunDirectory
 from atlas_cli.runs.schemas import Count, Figures, Record, Sha256
 from atlas_cli.statistics import Ends, Figure, Indices, bootstrap, correlation, macro_f1, matthews, ratio, wilson
@@ -108,19 +109,30 @@ def read_outcomes(run: RunDirectory) -> Iterable[Outcomes]:
     """All that a run has, in the order of their files' names.
 
     Raises:
-        ResourceError: one that is damaged, or whose lists are not of all examples.
+        ResourceError: one that is damaged, of another version of atlas, or whose lists are not of all examples.
     """
     for path in sorted((run.path / FOLDER).glob("*.json")):
         try:
             found = Outcomes.model_validate_json(path.read_bytes())
         except (OSError, ValidationError) as error:
-            raise ResourceError(f"{path} is damaged; atlas evaluate {run.path} writes it anew") from error
+            raise ResourceError(f"{path} is {_wrong(error)}; remove it, and run atlas evaluate {run.path} again") from error
         each = [found.labels, found.predicted]
         each += [part for terms in found.terms.values() for part in (terms.values, terms.weights)]
         if any(values is not None and len(values) != found.examples for values in each):
             what = f"a list is not of all {found.examples} examples"
-            raise ResourceError(f"{path} is damaged: {what}; atlas evaluate {run.path} writes it anew")
+            raise ResourceError(f"{path} is damaged: {what}; remove it, and run atlas evaluate {run.path} again")
         yield found
+
+
+def _wrong(error: OSError | ValidationError) -> str:
+    """Whether a file is of another version of atlas, which has other keys, or damaged."""
+    keys: dict[str, list[str]] = {"missing": [], "extra_forbidden": []}
+    for found in error.errors() if isinstance(error, ValidationError) else ():
+        if found["type"] not in keys:
+            return "damaged"
+        keys[found["type"]].append(str(found["loc"][-1]))
+    ways = [f"{way} {listed(names)}" for way, names in zip(("lacks", "has"), keys.values(), strict=True) if names]
+    return f"of another version of atlas (it {' and '.join(ways)})" if ways else "damaged"
 
 
 def _all(examples: int) -> Indices:

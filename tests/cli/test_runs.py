@@ -20,6 +20,8 @@ def changed(run, **changes):
     for key, value in changes.pop("config", {}).items():
         section, _, name = key.rpartition(".")
         (config.setdefault(section, {}) if section else config)[name] = value
+    for group, test_sha256 in changes.pop("tested_on", {}).items():
+        manifest["data"][group]["test_sha256"] = test_sha256
     run.write_json("manifest.json", manifest | changes | {"config": config})
     return run
 
@@ -92,7 +94,7 @@ def test_all_folders_are_listed_with_what_became_of_them(listed):
     assert {*found, *run} <= set(re.findall(r"`(\w+)`", row))
 
 
-def test_the_table_has_a_row_a_run_and_names_the_rest(listed, monkeypatch):
+def test_the_table_has_a_row_a_run_and_names_the_rest(listed, folder, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     text = listed()
     rows = [line.split()[:3] for line in text.splitlines() if line.startswith(NAME)]
@@ -100,7 +102,16 @@ def test_the_table_has_a_row_a_run_and_names_the_rest(listed, monkeypatch):
     assert f"{NAME}-4: failed: no space" in text and "best: the lowest perplexity" in text
     assert re.search(rf"{NAME}-6: damaged: .*manifest\.json is damaged", text)
     assert "no runs: notes (no manifest.json), grid_sweep (of a sweep)" in text
-    assert text.splitlines()[-1].startswith("next: atlas compare ")
+    assert text.splitlines()[-1] == f"next: atlas report {folder / NAME}-4 --open"  # no two have a test part in common
+
+
+def test_runs_that_were_tested_on_the_same_examples_are_suggested_for_comparison(tmp_path, capsys):
+    for day, spam in ((1, "a"), (2, "b"), (3, "a"), (4, "c")):
+        tested_on = {"questions": f"{day}" * 64, "spam": spam * 64}
+        changed(build(tmp_path), started=f"2026-01-0{day}T00:00:00", tested_on=tested_on)
+    assert main(["runs", str(tmp_path / "runs")]) == 0
+    first, third = tmp_path / "runs" / NAME, tmp_path / "runs" / f"{NAME}-3"
+    assert capsys.readouterr().out.splitlines()[-1] == f"next: atlas compare {third} {first}"
 
 
 def test_no_figure_is_cut_at_80_characters(listed, monkeypatch):

@@ -146,12 +146,14 @@ def test_a_column_without_a_name_stays_where_it_holds_something():
 
 def test_squads_own_layout():
     asked = {"id": "1", "question": "who?", "answers": [{"text": "Ann", "answer_start": 0}]}
+    unknown = {"id": "3", "question": "where?"}
     none = {"id": "2", "question": "why?", "is_impossible": True, "answers": [], "plausible_answers": [{"text": "x"}]}
-    article = {"title": "t", "paragraphs": [{"context": "Ann is here", "qas": [asked, none]}]}
+    article = {"title": "t", "paragraphs": [{"context": "Ann is here", "qas": [asked, none, unknown]}]}
     rows = load("dev.json", json.dumps({"version": "v2.0", "data": [article]})).train
-    assert [(row["question"], row["context"], row["answers"]) for row in rows] == [
+    assert [(row["question"], row["context"], row.get("answers")) for row in rows] == [
         ("who?", "Ann is here", asked["answers"]),
         ("why?", "Ann is here", []),
+        ("where?", "Ann is here", None),
     ]
 
 
@@ -162,6 +164,7 @@ CONLL = {
     "spaces.conll": "new city\tB-LOC\nis\tO\n\n10\u00a0000\tB-NUM\n",
     "nbsp.iob": "10\u00a0000 B-NUM\r\nof O\r\n",
     "hash.conll": "# O\nwon O\n\n#tag B-MISC\n# O\n",
+    "untagged.conll": "#tag\nwon\n\n# id 17\nmary\n",
 }
 SENTENCES = {
     "conll2003.conll": [(["EU", "rejects"], ["B-ORG", "O"]), (["Peter"], ["B-PER"])],
@@ -169,15 +172,16 @@ SENTENCES = {
     "spaces.conll": [(["new city", "is"], ["B-LOC", "O"]), (["10\u00a0000"], ["B-NUM"])],
     "nbsp.iob": [(["10\u00a0000", "of"], ["B-NUM", "O"])],
     "hash.conll": [(["#", "won"], ["O", "O"]), (["#tag", "#"], ["B-MISC", "O"])],
+    "untagged.conll": [(["#tag", "won"], None), (["mary"], None)],
 }
 
 
 @pytest.mark.parametrize("name", CONLL)
 def test_tokens_of_conll(name):
     source = load(name, CONLL[name])
-    assert [(row["tokens"], row["tags"]) for row in source.train] == SENTENCES[name]
-    said = ("multiconer.conll: 2 comment lines (#...) are no tokens",)
-    assert source.notes == (said if name.startswith("multi") else ())
+    assert [(row["tokens"], row.get("tags")) for row in source.train] == SENTENCES[name]
+    comments = {"multiconer.conll": 2, "untagged.conll": 1}.get(name)
+    assert source.notes == ((f"{name}: {comments} comment lines (#...) are no tokens",) if comments else ())
 
 
 def test_conllu_has_its_own_columns():

@@ -141,6 +141,14 @@ def test_a_file_that_does_not_fit_is_refused(make_toy_run, tmp_path, content, er
         part_of_file(loaded, str(file))
 
 
+def test_data_that_is_gone_is_named_with_what_to_do(make_toy_run, tmp_path):
+    loaded = open_model(make_toy_run(**TEXTS).path)
+    object.__setattr__(loaded.config.task_groups["g"].data, "files", str(tmp_path / "gone.csv"))
+    with pytest.raises(ResourceError, match=r"no file .*gone\.csv") as caught:
+        part_of_run(loaded)
+    assert caught.value.__notes__ == ["restore it, or score another file with --data FILE"]
+
+
 def test_the_command_writes_outcomes_and_a_picture_and_says_that_figures_are_the_runs(make_toy_run, copied, capsys):
     run = copied(make_toy_run(**TEXTS))
     assert main(["evaluate", str(run.path), "--round", "1"]) == 0

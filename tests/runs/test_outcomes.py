@@ -1,6 +1,7 @@
 """Outcomes by example: written and read again, and figures that are those of the file."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -60,16 +61,19 @@ def test_a_share_has_wilsons_interval_and_other_figures_one_of_resamples():
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "wrong"),
     [
-        "{",
-        OUTCOMES.model_copy(update={"labels": ["ham"]}).model_dump_json(),
-        OUTCOMES.model_dump_json()[:-1] + ',"a": 1}',
+        ("{", "damaged"),
+        (OUTCOMES.model_copy(update={"labels": ["ham"]}).model_dump_json(), "damaged: a list is not of all 4 examples"),
+        (OUTCOMES.model_copy(update={"round": -1}).model_dump_json()[:-1] + ',"a": 1}', "damaged"),
+        (OUTCOMES.model_dump_json()[:-1] + ',"a": 1}', "of another version of atlas (it has a)"),
+        (OUTCOMES.model_dump_json(exclude={"terms", "better"}), "of another version of atlas (it lacks better, terms)"),
     ],
-    ids=["torn", "short list", "unknown key"],
+    ids=["torn", "short list", "wrong value", "unknown key", "no such key"],
 )
-def test_a_damaged_file_is_named_with_the_command_that_writes_it_anew(tmp_path, text):
+def test_a_file_that_cannot_be_read_is_named_with_what_to_do(tmp_path, text, wrong):
     (tmp_path / "evaluation").mkdir()
     (tmp_path / "evaluation" / "mail-test.json").write_text(text, encoding="utf-8")
-    with pytest.raises(ResourceError, match=r"mail-test\.json is damaged.* atlas evaluate .* writes it anew"):
+    said = rf"mail-test\.json is {re.escape(wrong)}; remove it, and run atlas evaluate .* again$"
+    with pytest.raises(ResourceError, match=said):
         list(read_outcomes(RunDirectory(tmp_path)))

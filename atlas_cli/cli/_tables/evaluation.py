@@ -15,6 +15,7 @@ from atlas_cli.inference.scored_parts import ScoredPart
 from atlas_cli.inference.scoring import Scores
 from atlas_cli.reports.fitted import Column, fitted_table
 from atlas_cli.reports.page.intervals import in_words
+from atlas_cli.reports.page.records import counted
 from atlas_cli.statistics import RESAMPLES, Ends
 from atlas_cli.tasks.contract import ClassCounts
 from atlas_cli.units import format_bytes_mb, format_number
@@ -47,7 +48,7 @@ class Evaluation:
         """Whose model it is, of which round, and on what."""
         outcomes = self.scores.outcomes
         part = f"its {outcomes.part} part" if self.part.own else outcomes.part
-        return f"{self.loaded.owner}, round {outcomes.round}, on {part}: {outcomes.examples:,} examples"
+        return f"{self.loaded.owner}, round {outcomes.round}, on {part}: {counted(outcomes.examples, 'example')}"
 
     @property
     def confusion(self) -> list[list[int]] | None:
@@ -92,6 +93,8 @@ class Evaluation:
             sent = format_bytes_mb(self.scores.bytes_up)
             yield f"cut after layer {self.loaded.cut}: {sent} of activations cross it, {each:,.0f} bytes an example"
         yield f"intervals: Wilson's of shares of examples, else from {RESAMPLES:,} resamples of whole examples"
+        if lacking := [name for name, ends in self.intervals.items() if ends is None]:
+            yield f"no interval of {', '.join(lacking)}: these examples do not say how far it would vary"
         if self.unwritten is not None:
             yield self.unwritten
         if self.files:

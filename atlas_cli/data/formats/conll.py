@@ -1,5 +1,7 @@
 """CoNLL: a token a line with its tag in the last column, a blank line between sentences; and CoNLL-U.
 
+A file of one column has tokens to be tagged.
+
 Columns stand between tabs, or between spaces. A line that begins with ``#`` is a comment where sentences begin, unless
 it looks like all other lines. CoNLL-U has the words in column 2 and no column of tags: its columns keep their names.
 """
@@ -23,7 +25,7 @@ _BLANKS = " \t"  # no-break spaces are part of a token
 
 
 def read_conll(path: Path, key: str, notes: list[str]) -> Rows:
-    """One row per sentence, with the columns tokens and tags; CoNLL-U keeps its own columns."""
+    """One row per sentence, with the columns tokens and, where there are any, tags; CoNLL-U keeps its own columns."""
     sentences = list(_sentences(path, key))
     tabs = _between_tabs(sentences, path, key)
     split = [[(number, _columns(text, tabs)) for number, text in sentence] for sentence in sentences]
@@ -84,7 +86,7 @@ def _without_comments(split: list[list[tuple[int, list[str]]]]) -> tuple[list[li
         start = 0
         for _, columns in sentence:
             alone = columns[0] == "#" or len(columns) == 1
-            alike = bool(usual) and len(columns) == usual[0][0] and columns[-1] in tags
+            alike = bool(usual) and len(columns) == usual[0][0] and (len(columns) == 1 or columns[-1] in tags)
             if not columns[0].startswith("#") or not alone or alike:
                 break
             start += 1
@@ -117,9 +119,10 @@ def _conllu(split: list[list[tuple[int, list[str]]]], path: Path, key: str) -> R
 def _tagged(split: list[list[tuple[int, list[str]]]], path: Path, key: str) -> Rows:
     rows = []
     width = len(split[0][0][1]) if split else 0
+    widest = max((len(columns) for sentence in split for _, columns in sentence), default=0)
     for sentence in split:
         for number, columns in sentence:
-            if len(columns) < 2:
+            if len(columns) < 2 <= widest:
                 raise ConfigError(f"{path}:{number}: expected a token and a tag, found {columns[0]!r} alone", key=key)
             if len(columns) != width:
                 raise ConfigError(
@@ -127,7 +130,6 @@ def _tagged(split: list[list[tuple[int, list[str]]]], path: Path, key: str) -> R
                     " columns where a token holds spaces",
                     key=key,
                 )
-        rows.append(
-            {"tokens": [columns[0] for _, columns in sentence], "tags": [columns[-1] for _, columns in sentence]}
-        )
+        places = {"tokens": 0, "tags": -1} if width > 1 else {"tokens": 0}
+        rows.append({name: [columns[place] for _, columns in sentence] for name, place in places.items()})
     return rows

@@ -85,7 +85,10 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _squad(value: Any) -> Rows | None:
-    """Rows of ``{"data": [{"paragraphs": [{"context", "qas": [...]}]}]}``, or None where a file is something else."""
+    """Rows of ``{"data": [{"paragraphs": [{"context", "qas": [...]}]}]}``, or None where a file is something else.
+
+    Questions that are to be answered may come without answers.
+    """
     try:
         return [
             {
@@ -93,7 +96,7 @@ def _squad(value: Any) -> Rows | None:
                 "title": article.get("title"),
                 "context": paragraph["context"],
                 "question": asked["question"],
-                "answers": [] if asked.get("is_impossible") else asked["answers"],
+                **_answers(asked),
             }
             for article in value["data"]
             for paragraph in article["paragraphs"]
@@ -101,6 +104,12 @@ def _squad(value: Any) -> Rows | None:
         ]
     except (LookupError, TypeError, AttributeError):
         return None
+
+
+def _answers(asked: dict[str, Any]) -> dict[str, Any]:
+    if asked.get("is_impossible"):
+        return {"answers": []}
+    return {"answers": asked["answers"]} if "answers" in asked else {}
 
 
 def _seen(value: Any) -> str:
