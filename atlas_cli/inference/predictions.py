@@ -159,9 +159,10 @@ class Predictor:
         task, training = self.loaded.task, self.loaded.config.training
         if self.cut:
             rule = f"the {'end' if training.on_truncated == 'keep-end' else 'start'} was read"
-            yield f"{counted(self.cut, 'row is', 'rows are')} longer than training.max_length {training.max_length}: {rule}"
+            longer = f"longer than training.max_length {training.max_length}: {rule}"
+            yield f"{counted(self.cut, 'row is', 'rows are')} {longer}"
         if self.bare:
-            yield f"{counted(self.bare, 'row is', 'rows are')} too short to predict anything, with nothing in the columns of predictions"
+            yield f"{counted(self.bare, 'row is', 'rows are')} too short: nothing is predicted for them"
         if self.renamed:
             pairs = listed(f"{name} is in {column}" for name, column in self.renamed.items())
             yield f"the rows have columns of these names, so of the predictions {pairs}"

@@ -111,16 +111,17 @@ def read_outcomes(run: RunDirectory) -> Iterable[Outcomes]:
     Raises:
         ResourceError: one that is damaged, of another version of atlas, or whose lists are not of all examples.
     """
+    again = f"remove it, and run atlas evaluate {run.path} again"
     for path in sorted((run.path / FOLDER).glob("*.json")):
         try:
             found = Outcomes.model_validate_json(path.read_bytes())
         except (OSError, ValidationError) as error:
-            raise ResourceError(f"{path} is {_wrong(error)}; remove it, and run atlas evaluate {run.path} again") from error
+            raise ResourceError(f"{path} is {_wrong(error)}; {again}") from error
         each = [found.labels, found.predicted]
         each += [part for terms in found.terms.values() for part in (terms.values, terms.weights)]
         if any(values is not None and len(values) != found.examples for values in each):
             what = f"a list is not of all {found.examples} examples"
-            raise ResourceError(f"{path} is damaged: {what}; remove it, and run atlas evaluate {run.path} again")
+            raise ResourceError(f"{path} is damaged: {what}; {again}")
         yield found
 
 
