@@ -5,7 +5,7 @@ import torch
 from support.rounds import run_round
 from support.tiny_models import _LLAMA, CONFIGS, word_tokenizer
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig
 
 from atlas_cli.config.schema.experiment import ModelConfig
 from atlas_cli.errors import ConfigError
@@ -28,6 +28,7 @@ LONGROPE = {
     "original_max_position_embeddings": TURN,
 }
 DYNAMIC = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
+LOCAL_AND_GLOBAL = {"full_attention": DYNAMIC, "sliding_attention": {"rope_type": "default", "rope_theta": 10.0}}
 
 
 @pytest.fixture(scope="session")
@@ -81,6 +82,8 @@ def test_the_length_from_which_on_frequencies_are_others():
     assert [
         frequencies_change_at(config) for config in (dynamic, *(CONFIGS[f]() for f in ("llama", "gpt2", "bert")))
     ] == [None] * 4
+    each = {**LOCAL_AND_GLOBAL, "full_attention": LONGROPE}
+    assert frequencies_change_at(Gemma3TextConfig(**_LLAMA, rope_parameters=each)) == TURN
     config = LlamaConfig(**_LLAMA, rope_parameters=LONGROPE)
     assert not depends_on_length(config, TURN) and depends_on_length(config, TURN + 1)
 
@@ -128,9 +131,17 @@ def test_what_protects_a_text_by_itself_is_refused(privacy, key, made):
     made(privacy=privacy, training={"max_length": TURN})
 
 
-def test_dynamic_frequencies_do_not_change_within_the_models_positions(tmp_path):
+@pytest.mark.parametrize(
+    "config",
+    [
+        LlamaConfig(**_LLAMA, rope_parameters=DYNAMIC),
+        Gemma3TextConfig(**{**_LLAMA, "num_hidden_layers": 2}, head_dim=8, rope_parameters=LOCAL_AND_GLOBAL),
+    ],
+    ids=["one table", "two tables"],
+)
+def test_dynamic_frequencies_do_not_change_within_the_models_positions(config, tmp_path):
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(LlamaConfig(**_LLAMA, rope_parameters=DYNAMIC)).eval()
+    model = AutoModelForCausalLM.from_config(config).eval()
     model.save_pretrained(tmp_path)
     base = load_base(ModelConfig.model_validate({"name": str(tmp_path)})).model
     for tokens in (64, 3):  # the longest that a run may have, then a short one

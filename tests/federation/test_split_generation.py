@@ -28,9 +28,10 @@ PROMPTS = [
 def strong(family):
     """A tiny model whose logits are far apart, so that texts differ and none hangs on a rounding."""
     model = tiny_model(family).requires_grad_(False)
+    factor = 4 if hasattr(model.get_input_embeddings(), "embed_scale") else 8  # or a scaled one would be all there is
     for parameter in model.parameters():
         if parameter.dim() > 1:
-            parameter.mul_(8)
+            parameter.mul_(factor)
     return model
 
 

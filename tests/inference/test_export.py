@@ -31,7 +31,10 @@ TEXT, TOKEN, SPAN, LM = "sequence-classification", "token-classification", "ques
 TEXTS = ["the film was great", "a poor city game is not very fine and we saw it"]
 STOCK, SENTENCES, BEHIND = "transformers", "sentence-transformers", "transformers and the head"
 PEFTS_WARNING = "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
-WITHOUT_BIAS_IN_NORM = {"llama", "mistral", "qwen2", "qwen3", "mixtral", "qwen3_moe"}
+WITHOUT_BIAS_IN_NORM = {
+    *("llama", "mistral", "qwen2", "qwen3", "mixtral", "qwen3_moe"),
+    *("gemma3_text", "gemma2", "olmo2", "phi3", "smollm3"),
+}
 
 
 def tool_for(task, family, pooling, form):

@@ -10,12 +10,13 @@ from atlas_cli.models.block_paths import by_layer
 from atlas_cli.models.families import family_of, supported
 from atlas_cli.models.frozen.load import check_cut
 
+LLAMA_LIKE = (
+    *("llama", "mistral", "qwen2", "qwen3", "mixtral", "qwen3_moe"),
+    *("gemma3_text", "gemma2", "olmo2", "phi", "smollm3"),
+)
 DEFAULTS = {
     "gpt2": ["attn.c_attn"],
-    **{
-        name: ["self_attn.q_proj", "self_attn.v_proj"]
-        for name in ("llama", "mistral", "qwen2", "qwen3", "mixtral", "qwen3_moe")
-    },
+    **{name: ["self_attn.q_proj", "self_attn.v_proj"] for name in LLAMA_LIKE},
     **{name: ["attention.self.query", "attention.self.value"] for name in ("bert", "roberta")},
     "opt": ["self_attn.v_proj", "self_attn.q_proj"],
     "gpt_neox": ["attention.query_key_value"],

@@ -209,6 +209,20 @@ def test_a_folder_around_a_model_names_it(inner, tmp_path):
         ("bert", {"pruned_heads": {"0": [1]}}, "pruned_heads: {'0': [1]} is not implemented by transformers 5"),
         ("bert", {"layer_norm_eps": -1.0}, "layer_norm_eps: -1.0 is not between 0 and 1"),
         ("roberta", {"pad_token_id": None}, "pad_token_id: None is needed"),
+        ("gemma3_text", {"rope_theta": 5.0}, "rope_theta: 5.0 is not the 1000000.0 of rope_parameters.full_attention"),
+        (
+            "gemma3_text",
+            {"rope_local_base_freq": 5},
+            "rope_local_base_freq: 5 is not the 10000.0 of rope_parameters.sl",
+        ),
+        (
+            "gemma3_text",
+            {"rope_parameters": {"full_attention": {"rope_type": "spin"}}},
+            "rope_parameters.full_attention.rope_type: 'spin' is not one of",
+        ),
+        ("gemma3_text", {"hidden_activation": "gelu_neu"}, "hidden_activation: 'gelu_neu' is no activation function"),
+        ("gemma3_text", {"use_bidirectional_attention": True}, "use_bidirectional_attention: True is not implemented"),
+        ("gemma3_text", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping: 50.0 is not computed"),
     ],
 )
 def test_what_a_config_cannot_ask_for_is_refused_by_file_and_key(family, options, named, tmp_path):

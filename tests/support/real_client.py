@@ -9,7 +9,8 @@ from atlas_cli.models.adapters.lora import features_of
 from atlas_cli.models.adapters.placement import adapted_names
 from atlas_cli.models.families import family_of
 from atlas_cli.models.frozen.gelu import fuse_gelu
-from atlas_cli.models.frozen.load import FrozenBase
+from atlas_cli.models.frozen.load import FrozenBase, from_config
+from atlas_cli.models.frozen.output_embedding import output_embedding
 from atlas_cli.planning.memory.saved_trace import LiveBytes
 from atlas_cli.wire.messages import Features
 
@@ -17,13 +18,13 @@ from atlas_cli.wire.messages import Features
 def make_base(hf_config, dtype="float32", fused=False) -> FrozenBase:
     family = family_of(hf_config.model_type)
     auto = AutoModelForCausalLM if family.causal else AutoModel
-    whole = auto.from_config(hf_config, dtype=getattr(torch, dtype)).requires_grad_(False).eval()
+    whole = from_config(auto, hf_config, getattr(torch, dtype)).requires_grad_(False).eval()
     base = whole.base_model if family.causal else whole
     for path in family.unused:
         setattr(base, path, None)
     if fused:
         fuse_gelu(base)
-    return FrozenBase(base, whole.get_output_embeddings() if family.causal else None, family, "tiny", "random", "")
+    return FrozenBase(base, output_embedding(whole) if family.causal else None, family, "tiny", "random", "")
 
 
 def features(base, targets="auto"):

@@ -9,6 +9,7 @@ from transformers import (
     AutoModelForCausalLM,
     BertConfig,
     DistilBertConfig,
+    Gemma3TextConfig,
     GPT2Config,
     GPTNeoXConfig,
     LlamaConfig,
@@ -42,6 +43,7 @@ _LLAMA = {
     "intermediate_size": 48,
     "max_position_embeddings": 64,
 }
+_MIXED = ["sliding_attention", "full_attention"] * 2
 _BERT = {**_SIZE, "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 48}
 
 _DECODERS = {
@@ -57,6 +59,14 @@ _DECODERS = {
     "mixtral": lambda: MixtralConfig(**_LLAMA, num_local_experts=4, num_experts_per_tok=2, sliding_window=4),
     "qwen3_moe": lambda: Qwen3MoeConfig(
         **_LLAMA, head_dim=8, num_experts=6, num_experts_per_tok=3, moe_intermediate_size=24
+    ),
+    "gemma3_text": lambda: Gemma3TextConfig(
+        **_LLAMA,
+        head_dim=8,
+        query_pre_attn_scalar=8,
+        sliding_window=4,
+        layer_types=_MIXED,
+        final_logit_softcapping=30.0,
     ),
 }
 _ENCODERS = {

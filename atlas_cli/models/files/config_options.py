@@ -12,6 +12,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from atlas_cli.errors import ConfigError
 from atlas_cli.models.families import family_for
+from atlas_cli.models.files.rotary_tables import rotary_tables
 from atlas_cli.suggest import did_you_mean
 
 _NONE: tuple[object, ...] = (None, False, 0, "", {}, [])
@@ -56,12 +57,13 @@ _SIZES = (
 )
 # other spellings of what is in rope_parameters
 _ROTARY = {
-    "rope_theta": "rope_theta",
-    "rotary_emb_base": "rope_theta",
-    "partial_rotary_factor": "partial_rotary_factor",
-    "rotary_pct": "partial_rotary_factor",
+    "rope_theta": ("rope_theta", "full_attention.rope_theta"),
+    "rope_local_base_freq": ("sliding_attention.rope_theta",),
+    "rotary_emb_base": ("rope_theta",),
+    "partial_rotary_factor": ("partial_rotary_factor",),
+    "rotary_pct": ("partial_rotary_factor",),
 }
-_ACTIVATIONS = ("hidden_act", "activation_function", "activation")
+_ACTIVATIONS = ("hidden_act", "hidden_activation", "activation_function", "activation")
 _SMALL = ("layer_norm_eps", "layer_norm_epsilon", "rms_norm_eps")
 _LARGEST = 2**31
 _NO_SIZE = "is not a whole number from 1 on that a size can be"
@@ -104,15 +106,17 @@ def refuse_options(
     for name in _SIZES:  # before a config class divides by one
         if isinstance(options.get(name), int) and not _is_size(options[name]):
             raise ConfigError(f"{place}{name}: {_short(options[name])} {_NO_SIZE}", key=key)
-    rotary = options.get("rope_parameters")
-    for spelling, name in _ROTARY.items():
-        taken = rotary.get(name) if isinstance(rotary, Mapping) else None
-        if taken is not None and options.get(spelling) not in (None, taken):
-            raise ConfigError(
-                f"{place}{spelling}: {_short(options[spelling])} is not the {_short(taken)} of "
-                f"rope_parameters{f'.{name}' if name != spelling else ''}, which transformers takes; remove one",
-                key=key,
-            )
+    rotary = rotary_tables(options.get("rope_parameters"))
+    for spelling, names in _ROTARY.items():
+        for table, _, name in (f"rope_parameters.{name}".rpartition(".") for name in names):
+            taken = rotary.get(table, {}).get(name)
+            if taken is not None and options.get(spelling) not in (None, taken):
+                of = "" if (table, name) == ("rope_parameters", spelling) else f".{name}"
+                raise ConfigError(
+                    f"{place}{spelling}: {_short(options[spelling])} is not the {_short(taken)} of {table}{of}, which "
+                    "transformers takes; remove one",
+                    key=key,
+                )
 
 
 def computed_options(model_type: object) -> tuple[str, ...]:
@@ -162,7 +166,9 @@ def _impossible(config: PreTrainedConfig) -> Iterator[tuple[str, object, str]]:
             yield "layer_types", kind, f"is not one of {', '.join(_ATTENTION)}"
         if kind == "sliding_attention" and getattr(config, "sliding_window", None) is None:
             yield "layer_types", kind, "needs a sliding_window (and use_sliding_window: true, where the model has that)"
-    yield from _impossible_rotary(getattr(config, "rope_parameters", None) or {}, computed_options(config.model_type))
+    computed = computed_options(config.model_type)
+    for place, table in rotary_tables(getattr(config, "rope_parameters", None)).items():
+        yield from _impossible_rotary(place, table, computed)
 
 
 def _uncovered(config: PreTrainedConfig) -> Iterator[tuple[str, object, str]]:
@@ -174,16 +180,18 @@ def _uncovered(config: PreTrainedConfig) -> Iterator[tuple[str, object, str]]:
         yield name, value, why
 
 
-def _impossible_rotary(rotary: Mapping[str, Any], computed: Collection[str]) -> Iterator[tuple[str, object, str]]:
+def _impossible_rotary(
+    place: str, rotary: Mapping[str, Any], computed: Collection[str]
+) -> Iterator[tuple[str, object, str]]:
     known = ("default", *ROPE_INIT_FUNCTIONS)
     if (kind := rotary.get("rope_type", "default")) not in known:
-        yield "rope_parameters.rope_type", kind, f"is not one of {', '.join(known)}"
+        yield f"{place}.rope_type", kind, f"is not one of {', '.join(known)}"
     for name in ("rope_theta", "factor", "original_max_position_embeddings"):
         value = rotary.get(name)
         if value is not None and not (isinstance(value, (int, float)) and 0 < value < math.inf):
-            yield f"rope_parameters.{name}", value, "is not a number above 0"
+            yield f"{place}.{name}", value, "is not a number above 0"
     if rotary.get("partial_rotary_factor") not in (None, 1) and "partial_rotary_factor" not in computed:
-        yield "rope_parameters.partial_rotary_factor", rotary["partial_rotary_factor"], _DROPPED
+        yield f"{place}.partial_rotary_factor", rotary["partial_rotary_factor"], _DROPPED
 
 
 def _is_size(value: object) -> bool:

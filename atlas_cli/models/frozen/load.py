@@ -24,7 +24,9 @@ from atlas_cli.models.files.resolve import locate, model_config
 from atlas_cli.models.files.source import Source, reason
 from atlas_cli.models.files.tokenizer_file import as_the_file_has_it, require_vocabulary_files
 from atlas_cli.models.files.weight_files import left_out, not_finite, weight_names
+from atlas_cli.models.frozen.embed_scale import keep_exact_scale
 from atlas_cli.models.frozen.gelu import fuse_gelu
+from atlas_cli.models.frozen.output_embedding import output_embedding
 from atlas_cli.models.frozen.rotary import keep_initial_frequencies
 from atlas_cli.models.halves.split import client_half, client_part, server_half
 from atlas_cli.seeding import forked
@@ -169,6 +171,7 @@ def from_config(auto: Any, config: PreTrainedConfig, dtype: torch.dtype) -> nn.M
     try:
         model: nn.Module = auto.from_config(config, dtype=dtype)
         keep_initial_frequencies(model)
+        keep_exact_scale(model)
     except Exception as error:  # layers answer values that do not fit with exceptions of many kinds
         raise ConfigError(f"the model cannot be built: {reason(error)}", key="model.config") from None
     return model
@@ -179,7 +182,7 @@ def as_base(
 ) -> FrozenBase:
     """Freeze a Hugging Face model (with or without its causal LM head)."""
     whole.requires_grad_(False).eval()
-    lm_head = whole.get_output_embeddings() if family.causal else None
+    lm_head = output_embedding(whole) if family.causal else None
     base = whole.base_model if family.causal else whole
     for path in family.unused:
         setattr(base, path, None)
@@ -266,6 +269,7 @@ def _from_source(
             key="model.name",
         )
     keep_initial_frequencies(whole)
+    keep_exact_scale(whole)
     # transformers fills what is missing with random numbers and goes on
     missing = sorted(name for name in found["missing_keys"] if not name.startswith(family.unused))
     inner = f"{whole.base_model_prefix}."

@@ -12,6 +12,7 @@ from transformers import AutoModel, AutoModelForCausalLM, PreTrainedConfig
 
 from atlas_cli.models.families.contract import BaseFamily
 from atlas_cli.models.frozen.load import from_config
+from atlas_cli.models.frozen.output_embedding import output_embedding
 
 
 def meta_model(
@@ -28,7 +29,7 @@ def meta_model(
     base = model.base_model if family.causal else model
     for path in family.unused:
         setattr(base, path, None)
-    return base, model.get_output_embeddings() if family.causal else None
+    return base, output_embedding(model) if family.causal else None
 
 
 def shortened(hf_config: PreTrainedConfig, layers: int) -> PreTrainedConfig:

@@ -7,8 +7,12 @@ the model was first trained with. A client's batch is computed as Hugging Face d
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 from transformers import PreTrainedConfig
+
+from atlas_cli.models.files.rotary_tables import rotary_tables
 
 
 def keep_initial_frequencies(model: nn.Module) -> None:
@@ -17,14 +21,22 @@ def keep_initial_frequencies(model: nn.Module) -> None:
     They would change beyond the model's positions alone, and a tensor without data has no positions to look at.
     """
     for module in model.modules():
-        if "dynamic" in str(getattr(module, "rope_type", "")):
-            module.rope_type = "default"  # type: ignore[assignment]
+        kinds: Any = getattr(module, "rope_type", "")
+        if "dynamic" in str(kinds):
+            by_type = isinstance(kinds, dict)
+            initial: Any = {name: _initial(kind) for name, kind in kinds.items()} if by_type else _initial(kinds)
+            module.rope_type = initial
+
+
+def _initial(kind: str) -> str:
+    return "default" if "dynamic" in kind else kind
 
 
 def frequencies_change_at(config: PreTrainedConfig) -> int | None:
     """The number of tokens above which all frequencies of a batch change; None: they never do."""
-    rotary = getattr(config, "rope_parameters", None) or {}
-    return int(rotary["original_max_position_embeddings"]) if rotary.get("rope_type") == "longrope" else None
+    tables = rotary_tables(getattr(config, "rope_parameters", None)).values()
+    turns = [int(t["original_max_position_embeddings"]) for t in tables if t.get("rope_type") == "longrope"]
+    return min(turns, default=None)
 
 
 def depends_on_length(config: PreTrainedConfig, max_length: int) -> bool:
