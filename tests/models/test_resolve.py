@@ -213,7 +213,7 @@ def test_a_folder_around_a_model_names_it(inner, tmp_path):
         (
             "gemma3_text",
             {"rope_local_base_freq": 5},
-            "rope_local_base_freq: 5 is not the 10000.0 of rope_parameters.sl",
+            "rope_local_base_freq: 5 is not the 10000.0 of rope_parameters",
         ),
         (
             "gemma3_text",
