@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from atlas_cli.cli._arguments import Json, model_named_as
+from atlas_cli.models.frozen.weight_format import Quantization
 
 if TYPE_CHECKING:
     from atlas_cli.planning.cuts.choice import SplitChoice
@@ -20,6 +21,7 @@ EXAMPLES = (
     "atlas split-point gpt2",
     "atlas split-point llama-3-8b --device laptop-8gib",
     "atlas split-point qwen2.5-0.5b --device phone-2gib --dtype float32",
+    "atlas split-point llama-3-8b --memory '2 GiB' --quantization nf4 --embedding rows --checkpointing",
     "atlas split-point gpt2 --memory '512 MiB' --batch-size 4 --max-length 64",
 )
 
@@ -111,6 +113,28 @@ def command(
             show_default=False,
         ),
     ] = None,
+    quantization: Annotated[
+        Quantization,
+        typer.Option(
+            rich_help_panel="The step that is planned", help="Of the client's blocks: their frozen linear layers."
+        ),
+    ] = "none",
+    embedding: Annotated[
+        Literal["table", "rows"],
+        typer.Option(
+            rich_help_panel="The step that is planned",
+            help="What the client has of the token embedding in memory: the table, or --rows of it.",
+        ),
+    ] = "table",
+    rows: Annotated[
+        int | None,
+        typer.Option(
+            rich_help_panel="The step that is planned",
+            min=1,
+            help="Distinct tokens in the client's texts, for --embedding rows.  [default: 16384]",
+            show_default=False,
+        ),
+    ] = None,
     checkpointing: Annotated[
         bool,
         typer.Option(
@@ -127,6 +151,7 @@ def command(
     where none does, the exit code is 5 and the error says what would. No weights are loaded.
     """
     from atlas_cli.cli._imports import without_collecting
+    from atlas_cli.errors import ConfigError
 
     with without_collecting():
         from atlas_cli.planning.cuts.choice import choose_split, default_tokens
@@ -135,14 +160,25 @@ def command(
         from atlas_cli.planning.published_dtype import planned_dtype
         from atlas_cli.reports.terminal import busy
 
+    if rows is not None and embedding == "table":
+        raise ConfigError("rows are counted for --embedding rows; add it, or leave --rows out", key="--rows")
     client, serving = _devices(device, memory, server, config)
     known = read_leakage(leakage) if leakage is not None else None
     with busy(f"tracing {model}"):
         with model_named_as("MODEL"):
             hf_config = config_of(model)
         tokens = default_tokens(hf_config) if max_length is None else max_length
-        taken = dtype or planned_dtype(hf_config)
-        setting = Setting(batch_size, tokens, rank, _target_names(targets), taken, checkpointing)
+        setting = Setting(
+            batch=batch_size,
+            tokens=tokens,
+            rank=rank,
+            targets=_target_names(targets),
+            dtype=dtype or planned_dtype(hf_config),
+            quantization=quantization,
+            embedding=embedding,
+            rows=Setting.rows if rows is None else rows,
+            checkpointing=checkpointing,
+        )
         choice = choose_split(
             model, setting, client, serving, leakage=known, max_leakage=max_leakage, hf_config=hf_config
         )

@@ -16,7 +16,7 @@ def test_tokens_count_once_and_padding_is_one_of_them():
     features = [{"input_ids": [7, 3, 7]}, {"input_ids": [3, 900]}]
     assert distinct_tokens(features, 0).tolist() == [0, 3, 7, 900]
     assert distinct_tokens(features, 7).tolist() == [3, 7, 900]
-    assert (assumed_rows(100), assumed_rows(262_144)) == (100, 8192)
+    assert (assumed_rows(100), assumed_rows(262_144)) == (100, 16_384)
 
 
 @pytest.mark.parametrize(

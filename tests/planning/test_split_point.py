@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from atlas_cli.models.frozen.load import load_base
 from atlas_cli.models.frozen.meta_model import shortened
 from atlas_cli.models.halves.split import client_half
 from atlas_cli.planning.cuts.choice import choose_split, get_split_point
+from atlas_cli.planning.cuts.remedies import remedies
 from atlas_cli.planning.cuts.table import Setting, Shapes, config_of, cut_table
 from atlas_cli.planning.devices.devices import BUILT_IN, Device
 from atlas_cli.planning.memory.predict import predict_client
@@ -144,46 +146,90 @@ def parse(remedy, setting):
             changes["checkpointing"] = True
         else:
             value = words.pop(0)
-            name = {"--batch-size": "batch", "--max-length": "tokens", "--dtype": "dtype"}[option]
-            changes[name] = value if name == "dtype" else int(value)
+            name = {"--batch-size": "batch", "--max-length": "tokens"}.get(option, option.removeprefix("--"))
+            changes[name] = int(value) if value.isdigit() else value
     return replace(setting, **changes)
 
 
-@pytest.mark.parametrize("share", [0.8, *slow(0.97, 0.45)])
+@pytest.mark.parametrize("share", [0.8, *slow(0.97, 0.4, 0.25)])
 def test_every_remedy_works_and_none_can_be_larger(share):
     setting = Setting(batch=16, tokens=128, rank=4)
-    peak = choose_split("gpt2", setting).rows[0].memory.peak
-    weights = choose_split("gpt2", setting).rows[0].memory.frozen_weights
-    memory = int(weights * 0.55 + share * (peak - weights * 0.55)) if share < 0.5 else int(peak * share)
-    choice = choose_split("gpt2", setting, with_memory(memory))
-    assert choice.layer is None and choice.remedies
-    with pytest.raises(TooFewClientsError) as caught:
-        choice.require()
-    assert caught.value.exit_code == 5 and "\n" not in str(caught.value)
-    for remedy in choice.remedies:
+    shapes = Shapes(config_of("gpt2"), setting)
+    memory = int(share * shapes.client(1, setting).peak)
+    found = remedies(shapes, 1, memory)
+    assert found
+    for remedy in found:
         changed = parse(remedy, setting)
         assert changed != setting
-        assert choose_split("gpt2", changed, with_memory(memory)).layer is not None, remedy
+        assert shapes.client(1, changed).peak <= memory, remedy
         for name in ("batch", "tokens"):
             if getattr(changed, name) != getattr(setting, name):
                 larger = replace(changed, **{name: getattr(changed, name) + 1})
-                assert Shapes(config_of("gpt2"), larger).client(1, larger).peak > memory, remedy
+                assert shapes.client(1, larger).peak > memory, remedy
 
 
-def test_remedies_together_where_none_is_enough_alone():
-    setting = Setting(batch=16, tokens=512, rank=4)
-    small = choose_split("gpt2", replace(setting, batch=2, dtype="bfloat16", checkpointing=True)).rows[0].memory.peak
-    choice = choose_split("gpt2", setting, with_memory(small))
-    assert len(choice.remedies) == 1
-    assert parse(choice.remedies[0], setting) == replace(setting, batch=2, dtype="bfloat16", checkpointing=True)
+def test_nothing_that_fits_is_an_error_with_the_remedies():
+    choice = choose_split("gpt2", SMALL, with_memory(150 * 2**20))
+    assert choice.layer is None and choice.remedies[0].startswith("--embedding rows fits")
+    with pytest.raises(TooFewClientsError) as caught:
+        choice.require()
+    assert caught.value.exit_code == 5 and "\n" not in str(caught.value)
+
+
+class Costs:
+    """Stands for ``Shapes``: a model whose peak is a sum that can be followed by eye."""
+
+    setting = Setting(batch=16, tokens=100)
+
+    def client(self, _, setting):
+        table = 1000 if setting.embedding == "table" else 100
+        blocks = 1000 if setting.quantization == "none" else 140
+        saved = setting.batch * setting.tokens // (20 if setting.checkpointing else 2)
+        return SimpleNamespace(peak=(table + blocks + saved) // (2 if setting.dtype == "bfloat16" else 1))
+
+
+@pytest.mark.parametrize(
+    ("memory", "found"),
+    [
+        (2700, ["--embedding rows", "--checkpointing", "--quantization nf4", "--dtype bfloat16"]),
+        (1500, ["--dtype bfloat16"]),
+        (1000, ["--embedding rows --dtype bfloat16", "--quantization nf4 --dtype bfloat16"]),
+        # at most four, and those that leave the batch as it is come first
+        (
+            1350,
+            [
+                f"--embedding rows {o}"
+                for o in ("--checkpointing", "--quantization nf4", "--dtype bfloat16", "--batch-size 5")
+            ],
+        ),
+        (
+            350,
+            [
+                f"--embedding rows --quantization nf4 {o}"
+                for o in ("--checkpointing", "--batch-size 2", "--max-length 13")
+            ],
+        ),
+        # where the fewest changes take a smaller batch, what leaves it alone is named as well
+        (
+            300,
+            [
+                f"--embedding rows --quantization nf4 {o}"
+                for o in ("--batch-size 1", "--dtype bfloat16 --checkpointing")
+            ],
+        ),
+    ],
+)
+def test_the_fewest_changes_come_first(memory, found):
+    said = [remedy.split(" fits (")[0] for remedy in remedies(Costs(), 1, memory)]
+    assert said == found
 
 
 def test_where_nothing_helps_the_least_memory_is_said():
     choice = choose_split("gpt2", device=with_memory(2**20))
     (only,) = choice.remedies
     assert only.startswith("nothing makes it fit")
-    least = choose_split("gpt2", Setting(1, 8, 8, dtype="bfloat16", checkpointing=True)).rows[0].memory.peak
-    assert f"needs at least {least / 2**20:.1f} MiB" in only
+    least = Setting(1, 8, 8, dtype="bfloat16", quantization="nf4", embedding="rows", checkpointing=True)
+    assert f"needs at least {choose_split('gpt2', least).rows[0].memory.peak / 2**20:.1f} MiB" in only
 
 
 @pytest.mark.parametrize(

@@ -2,61 +2,101 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from itertools import combinations
+from typing import Any
 
 from atlas_cli.planning.cuts.table import Setting, Shapes
 from atlas_cli.units import format_bytes_mib
 
 SHORTEST = 8
+LISTED = 4  # of ways with equally many changes
+STEP_SIZE = ("batch", "tokens")
 
 
 def remedies(shapes: Shapes, cut: int, memory: int) -> tuple[str, ...]:
-    """The options of ``atlas split-point`` with which layer ``cut`` fits into ``memory`` bytes.
+    """The options of ``atlas split-point`` with which layer ``cut`` fits into ``memory`` bytes, the fewest first.
 
-    First each change alone: the largest batch, checkpointing, bfloat16 weights, the greatest length. Where none is
-    enough, all of them together, with the largest batch and then the greatest length that fit. Where that is not
-    enough, the least memory that is.
+    Changes are tried alone, then two at a time and so on: embeddings by the row and checkpointing, which leave every
+    number as it is, weights of 4 bits, bfloat16, and then the largest batch and the greatest length that fit. If all
+    ways with the fewest changes take a smaller batch or shorter texts, the shortest way that takes neither is named
+    too. Where nothing is enough, the least memory that is.
     """
-    asked, shortest = shapes.setting, min(SHORTEST, shapes.setting.tokens)
-    peaks: dict[Setting, int] = {}
-
-    def peak(setting: Setting) -> int:
-        if setting not in peaks:
-            peaks[setting] = shapes.client(cut, setting).peak
-        return peaks[setting]
-
-    def fits(setting: Setting) -> bool:
-        return peak(setting) <= memory
-
-    def largest(setting: Setting) -> Setting | None:
-        """The largest batch that fits, else the greatest length at one example."""
-        batch = _largest(1, asked.batch, memory, lambda n: peak(replace(setting, batch=n)))
-        if batch is not None:
-            return replace(setting, batch=batch)
-        length = _largest(shortest, asked.tokens, memory, lambda n: peak(replace(setting, batch=1, tokens=n)))
-        return None if length is None else replace(setting, batch=1, tokens=length)
-
-    length = _largest(shortest, asked.tokens, memory, lambda n: peak(replace(asked, tokens=n)))
-    batch = _largest(1, asked.batch, memory, lambda n: peak(replace(asked, batch=n)))
-    alone = [
-        *([replace(asked, batch=batch)] if batch is not None else []),
-        *([replace(asked, checkpointing=True)] if not asked.checkpointing else []),
-        *([replace(asked, dtype="bfloat16")] if asked.dtype != "bfloat16" else []),
-        *([replace(asked, tokens=length)] if length is not None else []),
-    ]
-    found = [f"{_options(asked, s)} fits ({size_text(peak(s))})" for s in alone if fits(s)]
-    if found:
-        return tuple(found)
-    everything = replace(asked, checkpointing=True, dtype="bfloat16")
-    together = largest(everything)
-    if together is not None:
-        return (f"{_options(asked, together)} fits ({size_text(peak(together))})",)
-    smallest = replace(everything, batch=1, tokens=shortest)
+    found = _Ways(shapes, cut, memory)
+    ways = found.fewest(found.changes)[:LISTED]
+    if ways and all(found.resized(way) for way in ways):
+        ways += found.fewest([change for change in found.changes if change not in STEP_SIZE])[:1]
+    if ways:
+        return tuple(f"{options(shapes.setting, way)} fits ({size_text(found.peak(way))})" for way in ways)
+    least = found.changed(found.changes)
     return (
-        f"nothing makes it fit: layer {cut} with {_options(asked, smallest)} needs at least "
-        f"{size_text(peak(smallest))}, a device with {size_text(peak(asked))} takes it as asked",
+        f"nothing makes it fit: layer {cut} with {options(shapes.setting, least)} needs at least "
+        f"{size_text(found.peak(least))}, a device with {size_text(found.peak(shapes.setting))} takes it as asked",
     )
+
+
+class _Ways:
+    """The settings that fit, by the changes that lead to them.
+
+    Attributes:
+        changes: that are possible, in the order in which they are tried.
+    """
+
+    def __init__(self, shapes: Shapes, cut: int, memory: int) -> None:
+        self._shapes, self._cut, self._memory = shapes, cut, memory
+        self._asked = asked = shapes.setting
+        self._least: dict[str, Any] = {
+            "embedding": "rows",
+            "checkpointing": True,
+            "quantization": "nf4" if asked.quantization == "none" else asked.quantization,
+            "dtype": "bfloat16",
+            "batch": 1,
+            "tokens": min(SHORTEST, asked.tokens),
+        }
+        self.changes = [name for name, least in self._least.items() if getattr(asked, name) != least]
+        self._peaks: dict[Setting, int] = {}
+
+    def peak(self, setting: Setting) -> int:
+        """The client's peak."""
+        if setting not in self._peaks:
+            self._peaks[setting] = self._shapes.client(self._cut, setting).peak
+        return self._peaks[setting]
+
+    def changed(self, changes: Iterable[str]) -> Setting:
+        """The setting with these changes, batch and length the smallest."""
+        return _with(self._asked, {name: self._least[name] for name in changes})
+
+    def resized(self, setting: Setting) -> bool:
+        """Whether a setting has a smaller batch or shorter texts than asked for."""
+        return any(getattr(setting, name) != getattr(self._asked, name) for name in STEP_SIZE)
+
+    def fewest(self, changes: Sequence[str]) -> list[Setting]:
+        """The settings that fit with as few of ``changes`` as can be."""
+        if self.peak(self.changed(changes)) > self._memory:
+            return []
+        for count in range(1, len(changes) + 1):
+            if found := [way for some in combinations(changes, count) if (way := self._fitting(some)) is not None]:
+                return found
+        return []
+
+    def _fitting(self, changes: Sequence[str]) -> Setting | None:
+        """The setting with these changes, with the largest batch or else the greatest length that fit."""
+        setting = self.changed(changes)
+        name = next((name for name in reversed(STEP_SIZE) if name in changes), None)
+        if name is None:
+            return setting if self.peak(setting) <= self._memory else None
+        most = _largest(
+            self._least[name],
+            getattr(self._asked, name),
+            self._memory,
+            lambda size: self.peak(_with(setting, {name: size})),
+        )
+        return None if most is None else _with(setting, {name: most})
+
+
+def _with(setting: Setting, changes: dict[str, Any]) -> Setting:
+    return replace(setting, **changes)
 
 
 def size_text(size: int) -> str:
@@ -80,15 +120,16 @@ def _largest(low: int, high: int, memory: int, peak: Callable[[int], int]) -> in
     return low
 
 
-def _options(asked: Setting, setting: Setting) -> str:
+def options(asked: Setting, setting: Setting) -> str:
     """The difference between two settings as command-line options."""
-    options = []
-    if setting.batch != asked.batch:
-        options.append(f"--batch-size {setting.batch}")
-    if setting.tokens != asked.tokens:
-        options.append(f"--max-length {setting.tokens}")
-    if setting.dtype != asked.dtype:
-        options.append(f"--dtype {setting.dtype}")
+    named = {
+        "--embedding": (asked.embedding, setting.embedding),
+        "--quantization": (asked.quantization, setting.quantization),
+        "--dtype": (asked.dtype, setting.dtype),
+        "--batch-size": (asked.batch, setting.batch),
+        "--max-length": (asked.tokens, setting.tokens),
+    }
+    changed = [f"{option} {now}" for option, (before, now) in named.items() if now != before]
     if setting.checkpointing != asked.checkpointing:
-        options.append("--checkpointing")
-    return " ".join(options) or "the same setting"
+        changed.append("--checkpointing")
+    return " ".join(changed) or "the same setting"

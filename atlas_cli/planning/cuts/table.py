@@ -21,6 +21,7 @@ from atlas_cli.models.families.contract import BaseFamily
 from atlas_cli.models.files.architectures import built_in
 from atlas_cli.models.files.resolve import model_config
 from atlas_cli.models.frozen.meta_model import meta_model, shortened
+from atlas_cli.models.frozen.weight_format import Quantization
 from atlas_cli.models.halves.split import client_half
 from atlas_cli.planning.devices.cost import (
     StepBytes,
@@ -35,17 +36,23 @@ from atlas_cli.planning.devices.cost import (
     upload_seconds,
 )
 from atlas_cli.planning.devices.devices import Device
+from atlas_cli.planning.memory.embedding_rows import ASSUMED_ROWS
 from atlas_cli.planning.memory.party_memory import PartyMemory
 from atlas_cli.planning.memory.predict import predict_client, predict_server
 from atlas_cli.planning.memory.step import Step
 from atlas_cli.tasks import build as build_task
 
+# 200,000 tokens of English have 12,650 to 17,083 distinct ones: news and films, tokenizers of GPT-2, BERT and SmolLM2
+ROWS = 16_384
+
 
 @dataclass(frozen=True)
 class Setting:
-    """The setting of a client's step: the batch (examples, padded tokens of each), the adapters and the weights' dtype.
+    """The setting of a client's step: the batch (examples, padded tokens of each), the adapters and the weights.
 
-    ``server_dtype`` is that of the server half, if it differs from the client's.
+    Attributes:
+        rows: the rows of the token embedding that the client holds where ``embedding`` is "rows".
+        server_dtype: that of the server half, if it differs from the client's.
     """
 
     batch: int = 8
@@ -53,6 +60,9 @@ class Setting:
     rank: int = 8
     targets: Literal["auto"] | tuple[str, ...] = "auto"
     dtype: str = "float32"
+    quantization: Quantization = "none"
+    embedding: Literal["table", "rows"] = "table"
+    rows: int = ASSUMED_ROWS
     checkpointing: bool = False
     fused_gelu: bool = True
     server_dtype: str | None = None
@@ -63,6 +73,8 @@ class Setting:
             self.batch,
             self.tokens,
             dtype=self.dtype,
+            quantization=self.quantization,
+            embedding_rows=self.rows if self.embedding == "rows" else None,
             checkpointing=self.checkpointing,
             fused_gelu=self.fused_gelu,
         )

@@ -12,7 +12,9 @@ from transformers import PreTrainedConfig
 
 from atlas_cli.models.families.contract import BaseFamily
 from atlas_cli.models.frozen.meta_model import meta_model
+from atlas_cli.models.frozen.weight_format import WeightFormat
 from atlas_cli.planning.memory.embedding_rows import row_embedding_bytes
+from atlas_cli.planning.memory.quantized_blocks import quantize_without_weights
 from atlas_cli.planning.memory.saved_trace import StepTrace
 from atlas_cli.planning.memory.step import Step
 from atlas_cli.tasks.contract import BaseTask
@@ -115,7 +117,8 @@ def _left_on_disk(half: nn.Module, step: Step) -> int:
     if step.embedding_rows is None:
         return 0
     table: Tensor = half.get_input_embeddings().weight  # type: ignore[operator]
-    return table.nbytes - row_embedding_bytes(step.embedding_rows, table.shape[1], step.dtype)
+    rows = min(step.embedding_rows, len(table))
+    return table.nbytes - row_embedding_bytes(rows, table.shape[1], step.dtype)
 
 
 def head_of(task: BaseTask, hidden_size: int, lm_head: nn.Module | None) -> list[Tensor]:
@@ -145,19 +148,23 @@ def bytes_of(tensors: Iterable[Tensor]) -> int:
     return sum({id(t): t.numel() * t.element_size() for t in tensors}.values())
 
 
-def model_on_meta(family: BaseFamily, hf_config: PreTrainedConfig, dtype: str) -> tuple[nn.Module, nn.Module | None]:
+def model_on_meta(
+    family: BaseFamily, hf_config: PreTrainedConfig, weights: WeightFormat
+) -> tuple[nn.Module, nn.Module | None]:
     """The base and its output embedding; cached, as a table of all split layers asks for the same model repeatedly."""
-    return _model(_Key(hf_config.to_json_string(use_diff=False), dtype, family, hf_config))
+    return _model(_Key(hf_config.to_json_string(use_diff=False), weights, family, hf_config))
 
 
 @dataclass(frozen=True)
 class _Key:
     text: str
-    dtype: str
+    weights: WeightFormat
     family: BaseFamily = field(compare=False)
     hf_config: PreTrainedConfig = field(compare=False)
 
 
 @lru_cache(maxsize=4)
 def _model(key: _Key) -> tuple[nn.Module, nn.Module | None]:
-    return meta_model(key.hf_config, key.family, getattr(torch, key.dtype))
+    base, lm_head = meta_model(key.hf_config, key.family, getattr(torch, key.weights.dtype))
+    quantize_without_weights(base, key.family, key.weights.quantization)
+    return base, lm_head

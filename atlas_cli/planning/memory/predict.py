@@ -7,6 +7,7 @@ at the moment when most is, comes from traces of a few of the model's own blocks
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from transformers import PreTrainedConfig
 
@@ -46,7 +47,7 @@ def predict_client(
         step: The training step.
         task: The task of the head, if head and labels stay on the client.
     """
-    base, lm_head = model_on_meta(family, hf_config, step.dtype)
+    base, lm_head = model_on_meta(family, hf_config, step.weights)
     half = client_half(base, family, cut)
     held = static_memory(half, lm_head, ranks, features, task, int(hf_config.hidden_size), step)
     cut_buffers = 2 * _width(hf_config, step, step.dtype)
@@ -79,7 +80,7 @@ def predict_server(
             has adapters, a head and an optimizer of its own.
         traced: The task whose head and loss are part of the step; by default the first of ``tasks``.
     """
-    base, lm_head = model_on_meta(family, hf_config, step.dtype)
+    base, lm_head = model_on_meta(family, hf_config, step.weights)
     half = server_half(base, family, cut)
     heads = [head_of(task, int(hf_config.hidden_size), lm_head) for task in tasks if task is not None]
     held = StaticMemory(
@@ -115,7 +116,7 @@ def predict_unsplit(
         task: The task whose head the client trains.
         run_head: Whether head and loss are part of the step that is traced.
     """
-    base, lm_head = model_on_meta(family, hf_config, step.dtype)
+    base, lm_head = model_on_meta(family, hf_config, step.weights)
     held = static_memory(base, lm_head, ranks, features, task, int(hf_config.hidden_size), step)
     layers = range(int(hf_config.num_hidden_layers))
     used = step_of(family, hf_config, layers, ranks, step, whole=True, task=task if run_head else None)
@@ -123,11 +124,13 @@ def predict_unsplit(
 
 
 def predict_whole(family: BaseFamily, hf_config: PreTrainedConfig, step: Step, *, task: BaseTask) -> PartyMemory:
-    """Memory of full fine-tuning with AdamW, by trace: all weights, those of the head of ``task`` too, are trained.
+    """Memory of full fine-tuning with AdamW, by trace: all weights, those of the head of ``task`` too, are trained,
+    so that none is quantised.
 
     The step that is traced ends at the final norm. Its temporaries are gone when the gradients are complete.
     """
-    base, lm_head = model_on_meta(family, hf_config, step.dtype)
+    step = replace(step, quantization="none")
+    base, lm_head = model_on_meta(family, hf_config, step.weights)
     held = static_memory(base, lm_head, {}, {}, task, int(hf_config.hidden_size), step)
     weights = held.frozen + held.head + held.output
     saved = saved_by_all(family, hf_config, {}, step, train_weights=True)

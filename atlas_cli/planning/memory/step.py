@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from atlas_cli.models.frozen.weight_format import Quantization, WeightFormat
+
 ELEMENT = {"float32": 4, "bfloat16": 2}  # bytes of a number of a type
 
 
@@ -26,6 +28,7 @@ class Step:
         trained: The parts of the adapters that are trained.
         optimizer: "adamw", "sgd" or "sgd-momentum".
         embedding_rows: How many rows of the token embedding the party holds; None: all of its table.
+        quantization: How it holds the linear layers of its blocks.
     """
 
     batch: int
@@ -40,6 +43,12 @@ class Step:
     trained: tuple[str, ...] = ("A", "B")
     optimizer: str = "adamw"
     embedding_rows: int | None = None
+    quantization: Quantization = "none"
+
+    @property
+    def weights(self) -> WeightFormat:
+        """How the party holds its frozen weights."""
+        return WeightFormat(self.dtype, self.quantization)
 
     @property
     def received(self) -> str:

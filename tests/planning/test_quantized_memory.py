@@ -1,0 +1,64 @@
+"""Memory with quantised blocks and embeddings by the row, predicted without weights and without bitsandbytes."""
+
+import sys
+
+import pytest
+from support.slow import slow
+
+from atlas_cli.models.frozen.weight_format import QUANTIZATIONS, quantized_bytes
+from atlas_cli.planning.cuts.table import Setting, Shapes, config_of
+
+MIB, GIB = 2**20, 2**30
+SMALL = {"quantization": "nf4", "embedding": "rows", "dtype": "bfloat16"}
+
+
+def client(model, cut, **setting):
+    setting = Setting(**setting)
+    return Shapes(config_of(model), setting).client(cut, setting)
+
+
+@pytest.mark.parametrize("quantization", QUANTIZATIONS[1:])
+def test_frozen_weights_by_hand(quantization):
+    d, f, norm = 768, 3072, 2 * 768
+    linear = [(3 * d, d), (d, d), (f, d), (d, f)]
+    block = 4 * (2 * norm + sum(out for out, _ in linear)) + sum(quantized_bytes(*w, quantization) for w in linear)
+    positions, row = 4 * 1024 * d, 4 * d + 8  # a row has its number with it
+    said = client("gpt2", 2, quantization=quantization, embedding="rows", rows=1000, batch=2, tokens=16)
+    assert said.frozen_weights == positions + 2 * block + 1000 * row
+    assert said.saved_activations == client("gpt2", 2, batch=2, tokens=16).saved_activations  # weights are not saved
+
+
+def test_no_more_rows_than_tokens():
+    whole, rows = client("gpt2", 1), client("gpt2", 1, embedding="rows", rows=10**6)
+    assert rows.peak == whole.peak + 8 * 50257
+    assert client("gpt2", 1, rows=10) == whole  # rows count where embeddings are held by the row
+
+
+@pytest.mark.parametrize("model", ["gpt2", *slow("bert-base-uncased", "llama-3-8b", "distilbert-base-uncased")])
+def test_every_option_saves(model):
+    for dtype in ("float32", "bfloat16"):
+        held = ("none", "int8", "nf4", "nf4-double")
+        peaks = [client(model, 2, dtype=dtype, quantization=each, tokens=32).peak for each in held]
+        assert peaks == sorted(peaks, reverse=True)
+        assert client(model, 2, dtype=dtype, quantization="nf4", embedding="rows", tokens=32).peak < peaks[2]
+
+
+def test_planning_does_not_need_the_library(monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    assert client("gpt2", 1, quantization="nf4", batch=3, tokens=17).transient > 4 * 768 * 3072
+
+
+def test_a_client_of_llama_3_8b():
+    """In float32 five layers fit 8 GiB, of 32."""
+    assert client("llama-3-8b", 5).peak < 8 * GIB < client("llama-3-8b", 6).peak
+    assert client("llama-3-8b", 32, checkpointing=True, **SMALL).peak < 4.5 * GIB
+    assert client("llama-3-8b", 12, checkpointing=True, **SMALL).peak < 2 * GIB
+
+
+def test_a_client_of_gpt2():
+    today = client("gpt2", 6).peak
+    assert today == pytest.approx(528 * MIB, rel=0.01)
+    assert client("gpt2", 6, **SMALL).peak < 0.31 * today
+    in_float32 = {**SMALL, "dtype": "float32"}
+    assert client("gpt2", 6, **in_float32).peak < 0.56 * today  # of which activations, as large as before, are 0.36
+    assert client("gpt2", 6, **in_float32, checkpointing=True).peak < 0.3 * today
