@@ -74,7 +74,7 @@ def _of_config(
 ) -> None:
     from atlas_cli.cli._tables import memory_prediction as report
     from atlas_cli.config.load import load_config, locating
-    from atlas_cli.planning.memory_assumptions import notes_on, read_classes
+    from atlas_cli.planning.memory_assumptions import notes_on, read_classes, read_rows
     from atlas_cli.planning.memory_of_plan import predict
     from atlas_cli.planning.plan import make_plan
     from atlas_cli.reports.terminal import Terminal, busy
@@ -83,8 +83,9 @@ def _of_config(
     with locating(loaded), busy("tracing the model's memory"):
         plan = make_plan(loaded.config)
         classes, notes = read_classes(plan)
-        prediction = predict(plan, classes)
-    notes = [*notes_on(plan), *notes]
+        held, assumed = read_rows(plan.config, plan.family.causal)
+        prediction = predict(plan, classes, rows=held)
+    notes = [*notes_on(plan), *notes, *assumed]
     record: Record = prediction.record() | {"notes": notes}
     both: Record = {}
     if measure:
@@ -161,14 +162,14 @@ def _compare(run: RunDirectory, memory: Record) -> tuple[Record, list[str]]:
     from atlas_cli.cli._tables.memory_prediction import run_comparison
     from atlas_cli.errors import AtlasError
     from atlas_cli.planning.memory_assumptions import unpredicted
-    from atlas_cli.planning.memory_of_plan import predict, shapes_of
+    from atlas_cli.planning.memory_of_plan import predict, rows_of, shapes_of
     from atlas_cli.planning.plan import make_plan
     from atlas_cli.runs.resumable import config_of
 
     try:
         plan = make_plan(config_of(run))
         classes = {name: data["classes"] for name, data in run.read_json("manifest.json")["data"].items()}
-        prediction = predict(plan, classes, shapes_of(memory))
+        prediction = predict(plan, classes, shapes_of(memory), rows_of(memory))
     except AtlasError as error:
         return {}, [f"no prediction: {error}"]
     return run_comparison(memory, prediction.record()), unpredicted(plan.config)

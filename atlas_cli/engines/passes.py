@@ -15,6 +15,7 @@ from typing import NamedTuple
 from atlas_cli.data.collate import Batch
 from atlas_cli.federation.federation import Federation
 from atlas_cli.models.halves.real_tokens import worth
+from atlas_cli.models.halves.split import blocks_of
 from atlas_cli.seeding import numpy_generator
 
 PASS_TOKENS = 512  # torch's own product of 320 rows has 96 % of the rate of one of 1,024; a pass' graphs live together
@@ -28,7 +29,7 @@ class Pass(NamedTuple):
 
 
 def passes(federation: Federation, batches: Mapping[str, Batch]) -> Iterator[Pass]:
-    """The passes of a step; clients of one pass have the same base, cut, prefix and lowest trained block.
+    """The passes of a step; clients of one pass have the same blocks, cut, prefix and lowest trained block.
 
     Their order is kept where a sequential server update depends on it.
     """
@@ -66,7 +67,8 @@ def _kind(federation: Federation, client: str) -> object:
     measured = party.usage is not None or federation.server.usage is not None  # client by client
     if party.checkpointing or measured:
         return None
-    return id(party.base), party.cut, party.lowest, party.prefix and party.prefix.first
+    blocks = blocks_of(party.base.model, party.base.family)
+    return id(blocks[0]), party.cut, party.lowest, party.prefix and party.prefix.first
 
 
 def begin_round(federation: Federation, clients: Iterable[str], number: int) -> None:

@@ -26,7 +26,9 @@ class MeasuredRound:
 
     def __init__(self, federation: Federation, number: int, present: Collection[str]) -> None:
         self.federation, self.number = federation, number
-        self._usages: dict[str, Usage] = {name: federation.clients[name].measure() for name in present}
+        self._usages: dict[str, Usage] = {
+            name: federation.clients[name].measure(federation.tokens_of(name)) for name in present
+        }
         if federation.split:
             federation.server.measure()
 

@@ -23,8 +23,8 @@ class Check:
             other shapes, and so other roundings.
         gradient_norm: of the client's adapters, unsplit; zero would mean that nothing is trained.
         adapter_effect: how much the adapters change the loss; zero would mean that they are not attached.
-        dtype: of the client, where it is not the model's; ``weight_difference``: the largest of its copy of the weights
-            from the model's own, cast.
+        dtype: of the client, where it is not the model's; ``embedding``: "rows" where it holds rows of the table;
+            ``weight_difference``: the largest of its copy of the weights from the model's own, cast.
     """
 
     task_group: str
@@ -38,6 +38,7 @@ class Check:
     adapter_effect: float
     tolerance: float
     dtype: str | None = None
+    embedding: str | None = None
     weight_difference: float = 0.0
     packed_loss_difference: float | None = None
     packed_gradient_difference: float | None = None
@@ -54,8 +55,14 @@ class Check:
 
     @property
     def place(self) -> str:
-        """The cut, and the dtype of the client."""
-        return f"layer {self.split_layer}" + ("" if self.dtype is None else f" in {self.dtype}")
+        """The cut, and how the client holds its weights where it does not hold the model's own."""
+        return f"layer {self.split_layer}{self.held}"
+
+    @property
+    def held(self) -> str:
+        """How the client holds its weights, if it has a copy."""
+        dtype = "" if self.dtype is None else f" in {self.dtype}"
+        return dtype + ("" if self.embedding is None else " with embeddings by the row")
 
     def sentence(self) -> str:
         """For the screen and the log."""
@@ -68,9 +75,9 @@ class Check:
 
     def record(self) -> dict[str, object]:
         """For the manifest and ``--json``."""
-        own = () if self.dtype is not None else ("dtype", "weight_difference")
+        own = {name for name in ("dtype", "embedding") if getattr(self, name) is None}
         packed = () if self.packed_loss_difference is not None else _PACKED
-        left_out = {*own, *packed}
+        left_out = {*own, *packed, *(() if self.held else ("weight_difference",))}
         return {**{key: value for key, value in asdict(self).items() if key not in left_out}, "passed": self.passed}
 
     def _packed(self) -> str:
@@ -90,7 +97,7 @@ def require_verified(checks: Sequence[Check]) -> None:
     for check in checks:
         if not check.weight_difference == 0:
             raise AtlasError(
-                f"the weights that clients of task group {check.task_group} hold in {check.dtype} are not the model's: "
+                f"the weights that clients of task group {check.task_group} hold{check.held} are not the model's: "
                 f"they differ by {check.weight_difference:.3g}; not trained"
             )
         if not check.passed:

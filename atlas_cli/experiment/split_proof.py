@@ -109,6 +109,7 @@ def _check(
         adapter_effect=abs(unsplit_loss.item() - plain.item()),
         tolerance=max(TOLERANCE[base.dtype], TOLERANCE[own.dtype]) * size,
         dtype=planned.dtype if own.dtype != base.dtype else None,
+        embedding=None if planned.format.embedding == "table" else planned.format.embedding,
         weight_difference=weight_difference,
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,8 +21,11 @@ from atlas_cli.models.frozen.cast import base_in_format
 from atlas_cli.models.frozen.compile_blocks import compile_blocks, require_compiler
 from atlas_cli.models.frozen.kernel_order import prepack_blocks
 from atlas_cli.models.frozen.load import FrozenBase, load_base, load_tokenizer
+from atlas_cli.models.frozen.row_embedding import by_rows
+from atlas_cli.models.frozen.table_files import table_file
 from atlas_cli.models.frozen.weight_format import WeightFormat
 from atlas_cli.planning.devices.devices import Device, client_devices
+from atlas_cli.planning.memory.embedding_rows import distinct_tokens, held_tokens
 from atlas_cli.planning.plan import ClientPlan, Plan
 from atlas_cli.privacy.mechanisms.labels import CorrectedTask, randomise
 from atlas_cli.tasks.contract import BaseTask, Feature
@@ -98,6 +102,10 @@ class LoadedExperiment:
         """The part of the frozen model that a client holds."""
         return self.bases[self.plan.by_name[client].format]
 
+    def tokens_of(self, client: str) -> torch.Tensor | None:
+        """The tokens whose rows of the embedding a client holds, sorted; None if it holds the whole table."""
+        return held_tokens(self.plan.by_name[client].format, self.train_features(client), self.pad)
+
     def train_features(self, client: str) -> Sequence[Feature]:
         """A client's training examples."""
         return self.data[self.group_of(client)].train[client]
@@ -142,11 +150,14 @@ def load_experiment(plan: Plan) -> LoadedExperiment:
     base = load_base(config.model, seed=config.seed, device=device)
     bases = _client_bases(plan, base, causal=any(group.task.causal_only for group in data.values()))
     _make_fast(config, list({id(each): each for each in (base, *bases.values())}.values()))
-    return LoadedExperiment(config, plan, device, tokenizer, data, base, bases)
+    loaded = LoadedExperiment(config, plan, device, tokenizer, data, base, bases)
+    return replace(loaded, bases=_with_embeddings(loaded))
 
 
 def _client_bases(plan: Plan, base: FrozenBase, causal: bool) -> dict[WeightFormat, FrozenBase]:
     """The part of the base that clients hold, by format: one copy for all clients whose format is not the base's.
+
+    All have the whole table of embeddings.
 
     In a split they hold nothing from their split layer on; they hold the output embedding where they have the heads of
     ``causal`` tasks.
@@ -155,8 +166,23 @@ def _client_bases(plan: Plan, base: FrozenBase, causal: bool) -> dict[WeightForm
     output = causal and heads_on_clients(plan.config)
     deepest: dict[WeightFormat, int] = {}
     for client in plan.clients:
-        deepest[client.format] = max(client.cut, deepest.get(client.format, 0))
+        format = client.format.with_table
+        deepest[format] = max(client.cut, deepest.get(format, 0))
     return {format: base_in_format(base, format, cut if split else None, output) for format, cut in deepest.items()}
+
+
+def _with_embeddings(loaded: LoadedExperiment) -> dict[WeightFormat, FrozenBase]:
+    """The bases in the formats of clients: where that is by the row, with the rows of the texts of its clients."""
+    clients: dict[WeightFormat, list[str]] = {}
+    for client in loaded.plan.clients:
+        clients.setdefault(client.format, []).append(client.name)
+    bases = {format: loaded.bases[format.with_table] for format in clients}
+    if by_row := [format for format in clients if format.embedding == "rows"]:
+        table = table_file(loaded.config.model, loaded.base)
+        for format in by_row:
+            features = chain.from_iterable(map(loaded.train_features, clients[format]))
+            bases[format] = by_rows(bases[format], distinct_tokens(features, loaded.pad), table)
+    return bases
 
 
 def _make_fast(config: ExperimentConfig, bases: list[FrozenBase]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 
+from torch import nn
 from transformers import PreTrainedConfig
 
 from atlas_cli import discovery
@@ -89,6 +90,25 @@ def check_clusters(config: ExperimentConfig, cuts: Collection[int]) -> None:
             "another cluster; remove it to cluster once, or use another aggregation.method",
             key="clustering.every",
         )
+
+
+def check_embeddings(config: ExperimentConfig, base: nn.Module, lm_head: nn.Module | None) -> None:
+    """Refuse rows of a table that is a client's output embedding, too, which needs all of them.
+
+    Raises:
+        ConfigError: names the first such client.
+    """
+    table = base.get_input_embeddings().weight  # type: ignore[operator]
+    if config.training.labels == "server" or lm_head is None or all(p is not table for p in lm_head.parameters()):
+        return
+    for spec in config.expanded_clients():
+        task = config.task_groups[spec.task_group].task
+        if spec.embedding == "rows" and load(task).causal_only:
+            raise ConfigError(
+                f"rows cannot be held: with training.labels: client a client of {task} has the output embedding, which "
+                f"in {config.model.name} is the same table and is needed whole; use embedding: table or labels: server",
+                key=f"{spec.key}.embedding",
+            )
 
 
 def _check_tasks(config: ExperimentConfig, model_type: str, family: BaseFamily) -> None:

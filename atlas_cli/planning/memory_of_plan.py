@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from atlas_cli.aggregation.contract import Layer, elements
 from atlas_cli.config.schema.experiment import OptimizerConfig
 from atlas_cli.planning.devices.cost import head_step
+from atlas_cli.planning.memory.embedding_rows import assumed_rows
 from atlas_cli.planning.memory.party_memory import PartyMemory, adapter_bytes, bytes_of, optimizer_bytes
 from atlas_cli.planning.memory.predict import predict_client, predict_server, predict_unsplit, predict_whole
 from atlas_cli.planning.memory.step import ELEMENT, Step
@@ -57,16 +58,22 @@ class Prediction:
         return {"size": shape.batch, "tokens": shape.batch * shape.tokens, "padded": shape.padded}
 
 
-def predict(plan: Plan, classes: Mapping[str, Sequence[str]], shapes: Mapping[str, Shape] | None = None) -> Prediction:
+def predict(
+    plan: Plan,
+    classes: Mapping[str, Sequence[str]],
+    shapes: Mapping[str, Shape] | None = None,
+    rows: Mapping[str, int] | None = None,
+) -> Prediction:
     """Predict the memory of every party; clients that are alike are computed once.
 
     Args:
         classes: class names by task group, for tasks with classes.
         shapes: measured batches by client, and of the server; default: full batches of the longest examples, padded.
+        rows: how many rows of the token embedding a client holds, for those that do not hold its table.
     """
     training = plan.config.training
     full = Shape(training.batch_size, training.max_length, training.batch_size > 1)
-    given = shapes or {}
+    given, rows = shapes or {}, rows or {}
     tasks = {name: build_task_of(plan, name, classes.get(name, ())) for name in plan.config.task_groups}
     clients: dict[str, PartyMemory] = {}
     first: dict[Any, str] = {}
@@ -74,10 +81,11 @@ def predict(plan: Plan, classes: Mapping[str, Sequence[str]], shapes: Mapping[st
     for client in plan.clients:
         shape = given.get(client.name, full)
         own_head = client.task_group if _heads_on_clients(plan) else None
-        kind = (client.cut, tuple(client.ranks.items()), shape, own_head, client.checkpointing, client.format)
+        held, own = rows.get(client.name), (client.checkpointing, client.format)
+        kind = (client.cut, tuple(client.ranks.items()), shape, own_head, held, *own)
         alike[client.name] = first.setdefault(kind, client.name)
         known = clients.get(alike[client.name])
-        clients[client.name] = known or client_memory(plan, client, tasks[client.task_group], shape)
+        clients[client.name] = known or client_memory(plan, client, tasks[client.task_group], shape, held)
     largest = max(clients, key=lambda name: clients[name].saved_activations)
     used = {name: given.get(name, full) for name in clients}
     split = plan.config.mode == "split-federated"
@@ -113,9 +121,15 @@ def _parts(memory: PartyMemory) -> dict[str, Any]:
     return {**asdict(memory), "peak": memory.peak}
 
 
-def client_memory(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape) -> PartyMemory:
+def rows_of(memory: Mapping[str, Any]) -> dict[str, int]:
+    """The rows of the token embedding in a memory.json, by client that does not hold its table."""
+    return {name: parts["embedding_rows"] for name, parts in memory["clients"].items() if "embedding_rows" in parts}
+
+
+def client_memory(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape, rows: int | None = None) -> PartyMemory:
     """The memory of one client in a batch of ``shape``, with its head if it holds one.
 
+    ``rows`` of the token embedding are those that it holds instead of the table; None if they are not known.
     The tensors that the aggregation method keeps at a client count as optimizer state.
     """
     config, method = plan.config, method_of(plan.config)
@@ -126,6 +140,7 @@ def client_memory(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape) 
         received_dtype=config.model.dtype,
         trained=tuple(method.TRAINED),
         optimizer=_optimizer(config.training.client_optimizer),
+        embedding_rows=_rows(plan, client, rows),
     )
     if config.mode != "split-federated":
         ranks: Mapping[str, int] = {**client.ranks, **plan.above(client.cut)}
@@ -136,6 +151,12 @@ def client_memory(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape) 
     layers = {path: Layer(rank, *plan.features[path]) for path, rank in ranks.items()}
     kept = 4 * elements(method.extra_tensors(layers).at_client)
     return replace(memory, optimizer=memory.optimizer + kept)
+
+
+def _rows(plan: Plan, client: ClientPlan, rows: int | None) -> int | None:
+    if client.format.embedding == "table":
+        return None
+    return assumed_rows(int(plan.hf_config.vocab_size)) if rows is None else rows
 
 
 def _server(plan: Plan, tasks: Mapping[str, BaseTask], shape: Shape, received: str) -> PartyMemory:

@@ -24,7 +24,13 @@ from atlas_cli.models.frozen.meta_model import meta_model
 from atlas_cli.models.frozen.rotary import depends_on_length
 from atlas_cli.models.frozen.weight_format import WeightFormat
 from atlas_cli.models.halves.split import blocks_of, client_half, server_half
-from atlas_cli.planning.checks import check_before_shapes, check_clusters, check_hooks, check_server_memory
+from atlas_cli.planning.checks import (
+    check_before_shapes,
+    check_clusters,
+    check_embeddings,
+    check_hooks,
+    check_server_memory,
+)
 from atlas_cli.planning.cuts.auto import resolve_auto_cuts
 from atlas_cli.planning.devices.cost import BlockShapes, block_shapes
 from atlas_cli.planning.method import method_of
@@ -174,7 +180,8 @@ def make_plan(config: ExperimentConfig) -> Plan:
     hf_config, _, init = model_config(config.model)
     family = family_of(hf_config.model_type)
     check_before_shapes(config, hf_config, family)
-    base, _ = meta_model(hf_config, family, getattr(torch, config.model.dtype))
+    base, lm_head = meta_model(hf_config, family, getattr(torch, config.model.dtype))
+    check_embeddings(config, base, lm_head)
     names = adapted_names(base, family, config.lora.targets)
     clients = _planned_clients(config, base, family, names)
     cut = min(client.cut for client in clients)
@@ -217,7 +224,8 @@ def _planned_clients(
             rank, key = _planned_rank(config, spec.rank), _own_key(config, spec.key, "rank", "lora")
             placed[spec.key] = cut, place_ranks(base, family, rank, range(cut), names, key)
         cut, ranks = placed[spec.key]
-        rest = (spec.key, WeightFormat(spec.dtype), spec.checkpointing, spec.weight)
+        format = WeightFormat(spec.dtype, embedding=spec.embedding)
+        rest = (spec.key, format, spec.checkpointing, spec.weight)
         clients.append(ClientPlan(spec.name, spec.task_group, cut, ranks, *rest))
     return clients
 

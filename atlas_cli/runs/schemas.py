@@ -286,6 +286,11 @@ class HolderMemory(Record):
     saved_activations: Count = Field(description="What is kept for the backward pass, by saved-tensor hooks.")
     cut_buffers: Count = Field(description="Activations at the cut and their gradients.")
     total: Count = Field(description="The sum.")
+    embedding_rows: Count | None = Field(
+        default=None,
+        description="With `embedding: rows`, how many rows of the token embedding it holds; they are part of "
+        "`frozen_weights`.",
+    )
     batch: Batch = Field(
         description="The batch during which it was measured: its `size` in examples, and its `tokens` with padding."
     )

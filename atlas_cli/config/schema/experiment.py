@@ -132,6 +132,13 @@ class ClientConfig(Section):
         "which they are cast. Its local test runs in it; group scores and `mode: centralized` run in `model.dtype`.",
         examples=["bfloat16"],
     )
+    embedding: Literal["table", "rows"] = Field(
+        "table",
+        description="`rows`: it holds those rows of the token embedding that its training texts need, and reads those "
+        "of other tokens from its own file of the model when they come; results are equal to the bit. Without a split "
+        "it has the whole `table`.",
+        examples=["rows"],
+    )
     weight: float = Field(
         1.0, gt=0, description="A factor on its weight in its group's merge, beside what `aggregation.weights` gives."
     )
@@ -253,6 +260,7 @@ class ClientSpec(NamedTuple):
     device: str | None
     checkpointing: bool
     dtype: Literal["float32", "bfloat16"]
+    embedding: Literal["table", "rows"]
     weight: float
     key: str
 
@@ -334,14 +342,16 @@ class ExperimentConfig(Section):
         """All clients in the order of the file, templates expanded; rank and split layer as configured.
 
         The learner that pools all clients' data (``centralized``) has the one base, so there dtypes are the model's.
+        Rows of the embedding are a matter of the split: a client with the whole model has the whole table, too.
         """
         specs = []
         for name, client in self.clients.items():
             rank = self.lora.rank if client.rank is None else client.rank
             dtype = self.model.dtype if client.dtype is None or self.mode == "centralized" else client.dtype
             cut = self.model.split_layer if client.split_layer is None else client.split_layer
+            embedding = client.embedding if self.mode == "split-federated" else "table"
             for i in range(client.count):
                 numbered = f"{name}-{i + 1}" if client.count > 1 else name
-                own = (client.device, client.checkpointing, dtype, client.weight)
+                own = (client.device, client.checkpointing, dtype, embedding, client.weight)
                 specs.append(ClientSpec(numbered, client.task_group, rank, cut, *own, f"clients.{name}"))
         return specs

@@ -31,6 +31,7 @@ from atlas_cli.models.frozen.kernel_order import prepacked_error
 from atlas_cli.models.frozen.load import FrozenBase
 from atlas_cli.models.frozen.skeleton import contents_sha256, weights_of
 from atlas_cli.models.frozen.weight_format import WeightFormat
+from atlas_cli.planning.memory.embedding_rows import held_tokens
 from atlas_cli.planning.plan import ClientPlan
 from atlas_cli.plugin_errors import described, plugin_of
 from atlas_cli.wire.messages import Features, Gradients
@@ -139,7 +140,7 @@ class ClientHost:
         member = Member(planned.task_group, 0.0, party.exchanged, party.head)
         sent.load(party, member)
         if sent.usage is not None:
-            party.measure()
+            party.measure(held_tokens(planned.format, batches.features, batches.pad))
         self._parties[client] = party
         return member.exchanged_sha256(anew=True)
 

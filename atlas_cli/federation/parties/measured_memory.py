@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor, nn
 
+from atlas_cli.models.frozen.row_embedding import row_embeddings
+
 
 @dataclass
 class SavedBytes:
@@ -51,11 +53,22 @@ def tensor_bytes(tensors: Iterable[Tensor | None]) -> int:
     return sum(sizes.values())
 
 
+def _frozen(half: nn.Module, tokens: Tensor | None) -> list[Tensor]:
+    """What a party holds of a half; an embedding by the row has the rows of all clients in this process."""
+    tensors = [*half.parameters(), *half.buffers()]
+    if tokens is None:
+        return tensors
+    (shared,) = row_embeddings(half)
+    of_all = {id(t) for t in (*shared.parameters(), *shared.buffers())}
+    return [*(t for t in tensors if id(t) not in of_all), *shared.only(tokens)]
+
+
 @dataclass
 class Usage:
     """Bytes of one party, each measured from the tensors themselves.
 
-    Activations are the largest of the measured steps.
+    Activations are the largest of the measured steps. ``embedding_rows`` are those of the token embedding, which are
+    part of ``frozen_weights``; None for the whole table.
     """
 
     frozen_weights: int = 0
@@ -67,14 +80,24 @@ class Usage:
     cut_buffers: int = 0
     batch_size: int = 0
     batch_tokens: int = 0
+    embedding_rows: int | None = None
 
     @classmethod
-    def held(cls, half: nn.Module, adapters: Iterable[Tensor], head: Iterable[Tensor]) -> Usage:
-        """Bytes held before any step; tensors that head and half share count as the half's."""
-        frozen = [*half.parameters(), *half.buffers()]
+    def held(
+        cls, half: nn.Module, adapters: Iterable[Tensor], head: Iterable[Tensor], tokens: Tensor | None = None
+    ) -> Usage:
+        """Bytes held before any step; tensors that head and half share count as the half's.
+
+        Args:
+            tokens: whose rows of the embedding it holds, where the half has an embedding by the row.
+        """
+        frozen = _frozen(half, tokens)
         known = {t.data_ptr() for t in frozen}
         return cls(
-            tensor_bytes(frozen), tensor_bytes(adapters), tensor_bytes(t for t in head if t.data_ptr() not in known)
+            tensor_bytes(frozen),
+            tensor_bytes(adapters),
+            tensor_bytes(t for t in head if t.data_ptr() not in known),
+            embedding_rows=None if tokens is None else len(tokens),
         )
 
     def add_step(self, saved: int, cut: int, batch: int, tokens: int) -> None:
@@ -86,5 +109,6 @@ class Usage:
     def record(self) -> dict[str, object]:
         """For memory.json."""
         numbers = asdict(self)
-        size, tokens = numbers.pop("batch_size"), numbers.pop("batch_tokens")
-        return {**numbers, "total": sum(numbers.values()), "batch": {"size": size, "tokens": tokens}}
+        size, tokens, rows = (numbers.pop(name) for name in ("batch_size", "batch_tokens", "embedding_rows"))
+        of_rows = {} if rows is None else {"embedding_rows": rows}
+        return {**numbers, "total": sum(numbers.values()), **of_rows, "batch": {"size": size, "tokens": tokens}}

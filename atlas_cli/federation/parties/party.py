@@ -193,10 +193,14 @@ class Party(ABC):
         held = {p.data_ptr() for p in self.half.parameters()}
         return [p for p in self.base.lm_head.parameters() if p.data_ptr() not in held]
 
-    def measure(self) -> Usage:
-        """Start measuring memory: tensors held now count at once, saved activations with each step."""
+    def measure(self, tokens: Tensor | None = None) -> Usage:
+        """Start measuring memory: tensors held now count at once, saved activations with each step.
+
+        Args:
+            tokens: whose rows of the embedding it holds, where its base has an embedding by the row.
+        """
         head = self.head.parameters() if self.head is not None else ()
-        self.usage = Usage.held(self.half, self.exchanged.parameters(), [*head, *self.output_embedding()])
+        self.usage = Usage.held(self.half, self.exchanged.parameters(), [*head, *self.output_embedding()], tokens)
         return self.usage
 
 

@@ -15,25 +15,28 @@ from atlas_cli.federation.parties.numerics import require_finite
 from atlas_cli.federation.parties.party import as_inputs
 from atlas_cli.federation.parties.split_client import SplitClient
 from atlas_cli.models.adapters.per_client_rows import Segment, attached_segments
+from atlas_cli.models.frozen.row_embedding import holds_table
 from atlas_cli.models.halves.real_tokens import Packing, positions_of, run_packed
 from atlas_cli.wire.messages import Activations, Gradients
 
 
 class ClientPass:
-    """One local step of clients of one base and one cut, with a prefix of the same length or without.
+    """One local step of clients with the same blocks and one cut, with a prefix of the same length or without.
 
     Args:
-        clients: in the order of the row; none with dropout or activation checkpointing.
+        clients: in the order of the row; none with dropout or activation checkpointing. Where some hold rows of the
+            token embedding and others its table, all tokens take theirs, which are the same, from the table.
     """
 
     def __init__(self, clients: Sequence[SplitClient]) -> None:
         self.clients = list(clients)
+        self._any = next((client for client in clients if holds_table(client.base)), self.clients[0])
         self._packings: list[Packing] = []
         self._rows_ND = torch.empty(0)
 
     def forward(self, batches: Sequence[Batch], round_number: int, step: int) -> list[Activations]:
         """The activation messages, padded as each client would send them, with the labels that are sent."""
-        first, inputs, positions, masks = self.clients[0], [], [], []
+        first, inputs, positions, masks = self._any, [], [], []
         half = first.half if first.prefix is None else first.prefix.upper
         self._packings = []
         for client, batch in zip(self.clients, batches, strict=True):

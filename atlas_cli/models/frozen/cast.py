@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from atlas_cli.models.frozen.load import FrozenBase
+from atlas_cli.models.frozen.row_embedding import by_rows, row_embeddings
 from atlas_cli.models.frozen.weight_format import WeightFormat
 from atlas_cli.models.halves.split import blocks_of
 
@@ -49,6 +50,8 @@ def cast_error(base: FrozenBase, stored: FrozenBase) -> float:
 
     It is 0 for a right copy, and NaN if a weight is NaN.
     """
+    if (rows := next(row_embeddings(stored.model), None)) is not None:
+        base = by_rows(base, rows.tokens, None)
     pairs = zip(_tensors(base), _tensors(stored), strict=True)
     gaps = [_gap(theirs, ours) for (ours, _), (theirs, _) in pairs if theirs is not ours]
     return float(torch.tensor(gaps).max()) if gaps else 0.0  # max() of Python would lose a NaN

@@ -104,6 +104,11 @@ def path_of_embedding(model: nn.Module) -> str:
     return next(path for path, module in model.named_modules() if module is whole)
 
 
+def holds_table(base: FrozenBase) -> bool:
+    """Whether a base has its whole table of embeddings."""
+    return not isinstance(base.model.get_input_embeddings(), RowEmbedding)  # type: ignore[operator]
+
+
 def row_embeddings(module: nn.Module) -> Iterator[RowEmbedding]:
     """The embedding by the row in a module, where it has one."""
     return (each for each in module.modules() if isinstance(each, RowEmbedding))

@@ -17,10 +17,17 @@ class WeightFormat(NamedTuple):
     Attributes:
         dtype: of those that are not quantised, and of activations: "float32" or "bfloat16".
         quantization: of the linear layers of the blocks.
+        embedding: of the tokens: the whole table, or the rows that are used.
     """
 
     dtype: str = "float32"
     quantization: Quantization = "none"
+    embedding: Literal["table", "rows"] = "table"
+
+    @property
+    def with_table(self) -> WeightFormat:
+        """The same with the whole table of embeddings."""
+        return self._replace(embedding="table")
 
 
 def quantized_bytes(d_out: int, d_in: int, quantization: Quantization) -> int:

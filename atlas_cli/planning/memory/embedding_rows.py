@@ -6,8 +6,10 @@ from collections.abc import Iterable
 from itertools import chain
 
 import numpy as np
-from numpy.typing import NDArray
+import torch
+from torch import Tensor
 
+from atlas_cli.models.frozen.weight_format import WeightFormat
 from atlas_cli.planning.memory.step import ELEMENT
 from atlas_cli.tasks.contract import Feature
 
@@ -26,10 +28,15 @@ def row_embedding_bytes(rows: int, width: int, dtype: str) -> int:
     return rows * (width * ELEMENT[dtype] + _TOKEN)
 
 
-def distinct_tokens(features: Iterable[Feature], pad: int) -> NDArray[np.int64]:
-    """The tokens of some examples and that of padding, sorted, each once: those whose rows a client holds."""
+def distinct_tokens(features: Iterable[Feature], pad: int) -> Tensor:
+    """The tokens of some examples and that of padding, sorted, each once."""
     tokens = chain([pad], chain.from_iterable(feature["input_ids"] for feature in features))
-    return np.unique(np.fromiter(tokens, np.int64))
+    return torch.from_numpy(np.unique(np.fromiter(tokens, np.int64)))
+
+
+def held_tokens(format: WeightFormat, features: Iterable[Feature], pad: int) -> Tensor | None:
+    """The tokens whose rows a client with these examples holds; None where it holds the whole table."""
+    return distinct_tokens(features, pad) if format.embedding == "rows" else None
 
 
 def assumed_rows(vocabulary: int) -> int:
