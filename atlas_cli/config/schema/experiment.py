@@ -134,9 +134,9 @@ class ClientConfig(Section):
     )
     embedding: Literal["table", "rows"] = Field(
         "table",
-        description="`rows`: it holds those rows of the token embedding that its training texts need, and reads those "
-        "of other tokens from its own file of the model when they come; results are equal to the bit. Without a split "
-        "it has the whole `table`.",
+        description="With `rows` it holds those rows of the token embedding that its training texts need, and reads "
+        "those of other tokens from its own file of the model when they come; results are equal to the bit. Without a "
+        "split it has the whole `table`.",
         examples=["rows"],
     )
     weight: float = Field(
