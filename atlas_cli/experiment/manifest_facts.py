@@ -8,8 +8,10 @@ from dataclasses import asdict
 import torch
 
 from atlas_cli.config.schema.experiment import ExperimentConfig
+from atlas_cli.data.corpora import corpus
 from atlas_cli.data.rows import digest
 from atlas_cli.federation.federation import Federation
+from atlas_cli.packages import models as packaged
 from atlas_cli.planning.devices.clock_notes import clock_notes
 from atlas_cli.planning.devices.devices import client_devices, server_device
 from atlas_cli.reports.summary import summarise
@@ -36,6 +38,15 @@ def model_facts(federation: Federation) -> Facts:
         "client_half_parameters": plan.parameters["client half"],
         "server_half_parameters": plan.parameters["server half"],
     }
+
+
+def licence_facts(config: ExperimentConfig) -> dict[str, str]:
+    """The licences of the packaged model and corpora of an experiment, by their names."""
+    model = packaged.MODELS.get(config.model.name)
+    data = [group.data for group in config.task_groups.values()]
+    corpora = {name for each in data if each.source == "corpus" for name in each.location}
+    found = {} if model is None else {model.name: model.licence}
+    return found | {name: corpus(name).licence for name in sorted(corpora)}
 
 
 def data_facts(federation: Federation) -> dict[str, Facts]:

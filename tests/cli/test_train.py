@@ -9,7 +9,10 @@ from safetensors.torch import load_file
 from support.slow import slow
 from support.toy_runs import TASKS, kinds, train, trained_parameters
 
+from atlas_cli.config.load import load_config
+from atlas_cli.config.schema.task_groups import DataConfig
 from atlas_cli.experiment.allocation import device_fit as fitting
+from atlas_cli.experiment.manifest_facts import licence_facts
 from atlas_cli.federation import loaded_experiment
 from atlas_cli.models.frozen import kernel_order as prepacked
 from atlas_cli.models.frozen.compile_blocks import compile_blocks
@@ -133,6 +136,18 @@ def test_what_the_virtual_clock_takes_for_granted_is_said_and_kept(config_file, 
     said = " ".join(capsys.readouterr().out.split())
     assert all(f"note: {note}" in said for note in clock["notes"])
     assert run.read_lines("metrics.jsonl")[-1]["simulated_seconds"] > 0
+
+
+def test_licences_of_packaged_models_and_corpora_are_kept(config_file):
+    run = train(config_file(training={"rounds": 1, "local_steps": 1}))
+    assert run.read_json("manifest.json")["licences"] == {}  # a folder and a file have none that atlas knows
+    config = load_config(config_file()).config
+    groups = {"g": config.task_groups["g"].model_copy(update={"data": DataConfig(corpus="sms-spam")})}
+    model = config.model.model_copy(update={"name": "gemma-3-270m"})
+    assert licence_facts(config.model_copy(update={"model": model, "task_groups": groups})) == {
+        "gemma-3-270m": "Gemma Terms of Use, https://ai.google.dev/gemma/terms",
+        "sms-spam": "CC BY 4.0 upstream",
+    }
 
 
 def test_a_prefix_cache_is_counted_in_the_manifest_and_leaves_no_file(config_file, capsys):

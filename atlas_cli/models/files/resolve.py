@@ -137,23 +137,19 @@ def model_config(model: ModelConfig) -> tuple[PreTrainedConfig, Source | None, s
 
 
 def _read_config(source: Source, model: ModelConfig) -> PreTrainedConfig:
-    path, extra, place = source.path, source.options, f"{source.path}/config.json: "
+    place = f"{source.path}/{source.gguf_file or 'config.json'}: "
     stored: dict[str, Any] = {}
     _refuse_adapter(source, model.name)
-    if source.gguf_file:
-        file = Path(source.path) / source.gguf_file
-        place = f"{file}: "
-        path, extra = (source.folder(), {}) if gguf_files.is_converted(file) else (path, {"gguf_file": file.name})
-        if extra:
-            _require_gguf(file, model.name)
-    else:
+    if not source.gguf_file:
         try:
             stored = source.json("config.json")
             refuse_options(stored, place, computed=computed_options(stored.get("model_type")))
         except ResourceError as error:
             raise ResourceError(f"model.name: the config of {model.name} cannot be read: {error}") from None
     try:
-        config: PreTrainedConfig = AutoConfig.from_pretrained(path, trust_remote_code=False, **extra)
+        config = _auto_config(source)
+    except ResourceError:
+        raise
     except Exception as error:  # config classes validate with exceptions of many kinds
         if source.kind != "hub":
             raise ResourceError(f"model.name: the config of {model.name} cannot be read: {_detail(error)}") from None
@@ -175,13 +171,13 @@ def _read_config(source: Source, model: ModelConfig) -> PreTrainedConfig:
     return config
 
 
-def _require_gguf(file: Path, name: str) -> None:
-    try:
-        gguf_files.numbers_in(file)
-    except ResourceError:
-        raise
-    except Exception as error:  # the reader answers a damaged file with exceptions of many kinds
-        raise ResourceError(f"model.name: the config of {name} cannot be read: {reason(error)}") from None
+def _auto_config(source: Source) -> PreTrainedConfig:
+    file = Path(source.path, source.gguf_file) if source.gguf_file else None
+    if file is None or gguf_files.is_converted(file):
+        return AutoConfig.from_pretrained(source.folder(), trust_remote_code=False, **source.options)
+    with gguf_files.read_once(file) as reader:
+        gguf_files.numbers_in(reader, file)  # refuses what transformers would read in part
+        return AutoConfig.from_pretrained(source.path, trust_remote_code=False, gguf_file=file.name)
 
 
 def _refuse_adapter(source: Source, name: str) -> None:
