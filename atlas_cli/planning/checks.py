@@ -39,6 +39,27 @@ def check_before_shapes(config: ExperimentConfig, hf_config: PreTrainedConfig, f
     check_deadline(config)
 
 
+def check_example_noise(
+    config: ExperimentConfig, hf_config: PreTrainedConfig, family: BaseFamily, names: Collection[str]
+) -> None:
+    """Refuse DP-SGD where an adapter sees what is of no example: relative positions, once a batch.
+
+    Args:
+        names: the adapted layers of a block.
+
+    Raises:
+        ConfigError: such a layer is adapted; names the others.
+    """
+    of_positions = family.stages[0][:2] if family.relative_positions(hf_config) else ()
+    if config.privacy.examples is not None and set(names).intersection(of_positions):
+        others = [name for stage in family.stages for name in stage if name not in of_positions]
+        raise ConfigError(
+            f"clips the gradient of each text by itself, and {' and '.join(of_positions)} of {hf_config.model_type} "
+            f"make relative positions for all texts of a batch together; take lora.targets among {', '.join(others)}",
+            key="privacy.examples",
+        )
+
+
 def check_server_memory(config: ExperimentConfig, features: Collection[tuple[int, int]]) -> None:
     """Check that every layer can be merged within ``aggregation.server_memory``.
 

@@ -28,6 +28,7 @@ from atlas_cli.planning.checks import (
     check_before_shapes,
     check_clusters,
     check_embeddings,
+    check_example_noise,
     check_hooks,
     check_server_memory,
 )
@@ -183,6 +184,7 @@ def make_plan(config: ExperimentConfig) -> Plan:
     base, lm_head = meta_model(hf_config, family, getattr(torch, config.model.dtype))
     check_embeddings(config, base, lm_head)
     names = adapted_names(base, family, config.lora.targets)
+    check_example_noise(config, hf_config, family, names)
     clients = _planned_clients(config, base, family, names)
     cut = min(client.cut for client in clients)
     _check_cuts(config, clients)

@@ -18,7 +18,7 @@ from atlas_cli.models.halves.split import blocks_of
 from atlas_cli.planning.plan import make_plan
 from atlas_cli.wire.ledger import Ledger
 
-FAMILIES = ["gpt2", "bert", "llama", "distilbert", "opt", "gpt_neox"]
+FAMILIES = ["gpt2", "bert", "llama", "distilbert", "opt", "gpt_neox", "modernbert", "deberta-v2"]
 UPPER = {"a": {"rank": {2: 4}}, "b": {"rank": {1: 2, 2: 2}}, "c": {"rank": {2: 3}}}
 CHANGES = {"model": {"split_layer": 3}, "clients": UPPER, "lora": {"dropout": 0.2}}
 LONG = {"rounds": 2, "local_steps": 5}  # more than an epoch

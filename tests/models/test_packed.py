@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.tiny_models import CONFIGS, FAMILIES, VOCABULARY, tiny_model
+from support.tiny_models import CONFIGS, PACKED_FAMILIES, VOCABULARY, tiny_model
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from atlas_cli.models.adapters.lora import AdapterSet, build_adapters
@@ -63,7 +63,7 @@ def same(a, b):
 
 
 @pytest.mark.parametrize("lengths", [(7, 3, 5, 1, 3, 3), (4, 4, 4), (6,)])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", PACKED_FAMILIES)
 def test_both_halves_and_their_gradients(family, lengths):
     base = shared(family)
     ids, mask = batch(lengths)
@@ -144,7 +144,7 @@ READS = {
 
 
 @pytest.mark.parametrize("reads", READS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", PACKED_FAMILIES)
 def test_the_last_block_for_the_tokens_that_are_read(family, reads):
     """Outputs, and gradients of adapters and of what the block is given; also beyond a sliding window."""
     base = shared(family)

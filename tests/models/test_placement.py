@@ -17,10 +17,13 @@ LLAMA_LIKE = (
 DEFAULTS = {
     "gpt2": ["attn.c_attn"],
     **{name: ["self_attn.q_proj", "self_attn.v_proj"] for name in LLAMA_LIKE},
-    **{name: ["attention.self.query", "attention.self.value"] for name in ("bert", "roberta")},
+    **{name: ["attention.self.query", "attention.self.value"] for name in ("bert", "roberta", "electra")},
     "opt": ["self_attn.v_proj", "self_attn.q_proj"],
     "gpt_neox": ["attention.query_key_value"],
     "distilbert": ["attention.q_lin", "attention.v_lin"],
+    "modernbert": ["attn.Wqkv"],
+    "mpnet": ["attention.attn.q", "attention.attn.v"],
+    "deberta-v2": ["attention.self.query_proj", "attention.self.value_proj"],
 }
 
 

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 from atlas_cli.cli import main
 from atlas_cli.config.schema.experiment import ModelConfig
-from atlas_cli.errors import ConfigError
+from atlas_cli.errors import ConfigError, ResourceError
 from atlas_cli.models.files.tokenizer_file import other_tokens, require_vocabulary
 from atlas_cli.models.frozen.load import load_tokenizer
 
@@ -56,6 +56,10 @@ def loaded(folder):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_ids_are_those_of_the_file_whatever_the_models_type_is(family, split, settings, folder_of):
     folder = folder_of(family, own_tokenizer(split), settings)
+    if family == "deberta-v2" and not settings:  # whose class takes no vocabulary with merges
+        with pytest.raises(ResourceError, match="no tokenizer for"):
+            loaded(folder)
+        return
     tokenizer, stored = loaded(folder), Tokenizer.from_file(str(folder / "tokenizer.json"))
     for text in TEXTS:
         assert tokenizer(text)["input_ids"] == stored.encode(text).ids

@@ -57,13 +57,15 @@ def test_figures_are_those_of_the_real_modules(family, cut, dtype, model_folder,
     plan = make_plan(config_of(model_folder(family), model=model))
     monkeypatch.undo()
     base = load_base(ModelConfig.model_validate({"name": model_folder(family), **model}))
-    lower = client_half(base.model, base.family, cut)
+    lower, upper = client_half(base.model, base.family, cut), server_half(base.model, base.family, cut)
     assert plan.parameters == {
         "model": count(base.model),
         "client half": count(lower),
-        "server half": count(server_half(base.model, base.family, cut)),
+        "server half": count(upper),
     }
-    assert plan.parameters["client half"] + plan.parameters["server half"] == plan.parameters["model"]
+    of_both = {id(p) for p in lower.parameters()} & {id(p) for p in upper.parameters()}
+    shared = sum(p.numel() for p in upper.parameters() if id(p) in of_both)
+    assert plan.parameters["client half"] + plan.parameters["server half"] == plan.parameters["model"] + shared
     assert (plan.cut, plan.n_layers, plan.hidden_size, plan.init) == (cut, 4, 32, "pretrained")
     needed = lower.state_dict()
     assert list(plan.setup_tensors[cut, WeightFormat(dtype)]) == list(needed)

@@ -26,7 +26,7 @@ from atlas_cli.planning.memory.step import Step
 
 SMALL = Setting(batch=4, tokens=32, rank=2)
 LINKED = Device("linked", compute=1e9, uplink=1e7, downlink=1e7)
-FAMILIES = ("gpt2", "llama", "qwen2", "bert", "distilbert", "opt", "gpt_neox")
+FAMILIES = ("gpt2", "llama", "qwen2", "bert", "distilbert", "opt", "gpt_neox", "modernbert", "electra", "deberta-v2")
 
 
 def with_memory(size, device=LINKED):

@@ -5,13 +5,16 @@ import copy
 import pytest
 import torch
 from support.rounds import exchange
+from support.slow import slow
 from support.tiny_models import FAMILIES
 
 from atlas_cli import SplitClient, SplitServer
 from atlas_cli.config.schema.experiment import TrainingConfig
 from atlas_cli.data.collate import Batch, collate, poisson_indices
+from atlas_cli.errors import ConfigError
 from atlas_cli.federation.parties.trainables import build_head
 from atlas_cli.models.frozen.load import shared_base
+from atlas_cli.planning.plan import make_plan
 from atlas_cli.privacy.account.norms import Norms
 from atlas_cli.privacy.mechanisms.examples import ExampleNoise
 from atlas_cli.tasks import build as build_task
@@ -58,7 +61,7 @@ def one_by_one(server, client, batch):
     return [torch.stack(each) for each in zip(*found, strict=True)]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [each for each in FAMILIES if each != slow("deberta-v2")[0]])
 def test_gradients_of_examples_are_those_of_batches_of_one(model_folder, family):
     task, training = build_task("sequence-classification", ["x", "y", "z"], "mean"), TrainingConfig(labels="client")
     common = {"base": shared_base(model_folder(family), "pretrained", torch.device("cpu"), 0), "training": training}
@@ -70,6 +73,21 @@ def test_gradients_of_examples_are_those_of_batches_of_one(model_folder, family)
     ids, mask = torch.arange(5, 23).view(3, 6), torch.tensor([[1] * 6, [1] * 2 + [0] * 4, [1] * 5 + [0]])
     batch = Batch(ids, mask, None, torch.tensor([0, 2, 1]), [{"input_ids": [0] * int(n)} for n in mask.sum(1)])
     compare(server, client, batch, ExampleNoise(1.0, 1.0, 4, 0, "a"))
+
+
+@pytest.fixture
+def deberta(make_config, model_folder):
+    """A config with DP-SGD on DeBERTa, whose query and key layers make relative positions for a whole batch."""
+    return lambda **changes: make_config(**dp_sgd(), model={"name": model_folder("deberta-v2")}, **changes)
+
+
+def test_adapters_that_see_what_is_of_no_example_are_refused(deberta):
+    with pytest.raises(
+        ConfigError, match=r"privacy\.examples: .*query_proj and .*key_proj of deberta-v2 make"
+    ) as error:
+        make_plan(deberta())
+    assert "among attention.self.value_proj, attention.output.dense" in str(error.value)
+    make_plan(deberta(lora={"targets": ["value_proj"]}))
 
 
 def compare(server, client, batch, noise):

@@ -8,13 +8,17 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     BertConfig,
+    DebertaV2Config,
     DistilBertConfig,
+    ElectraConfig,
     Gemma3TextConfig,
     GPT2Config,
     GPTNeoXConfig,
     LlamaConfig,
     MistralConfig,
     MixtralConfig,
+    ModernBertConfig,
+    MPNetConfig,
     OPTConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
@@ -75,6 +79,21 @@ _ENCODERS = {
     "distilbert": lambda: DistilBertConfig(
         vocab_size=VOCABULARY, pad_token_id=0, dim=32, n_layers=4, n_heads=4, hidden_dim=48, max_position_embeddings=64
     ),
+    "modernbert": lambda: ModernBertConfig(
+        **_BERT, cls_token_id=2, sep_token_id=3, max_position_embeddings=64, local_attention=4, initializer_range=0.2
+    ),
+    "electra": lambda: ElectraConfig(**_BERT, embedding_size=16, max_position_embeddings=64),
+    "mpnet": lambda: MPNetConfig(**_BERT, max_position_embeddings=66),
+    "deberta-v2": lambda: DebertaV2Config(
+        **_BERT,
+        max_position_embeddings=64,
+        relative_attention=True,
+        position_buckets=4,
+        norm_rel_ebd="layer_norm",
+        share_att_key=True,
+        pos_att_type="p2c|c2p",
+        position_biased_input=False,
+    ),
 }
 CONFIGS = {**_DECODERS, **_ENCODERS}
 CAUSAL = tuple(_DECODERS)
@@ -82,6 +101,7 @@ CAUSAL = tuple(_DECODERS)
 ALWAYS = {"gpt2", "llama", "mistral", "qwen2", "qwen3", "opt", "gpt_neox", "bert", "roberta", "distilbert"}
 FAMILIES = slow_but(CONFIGS, *ALWAYS)
 CAUSAL_FAMILIES = slow_but(CAUSAL, *ALWAYS.intersection(CAUSAL))
+PACKED_FAMILIES = slow_but((name for name in CONFIGS if name not in ("mpnet", "deberta-v2")), *ALWAYS)
 
 
 def varied(family: BaseFamily, **attributes: object) -> BaseFamily:

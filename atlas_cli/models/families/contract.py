@@ -65,6 +65,8 @@ class BaseFamily:
         packs: whether blocks call attention through transformers' attention interface and know places by
             ``position_ids`` alone, so that texts can stand in one row of real tokens. Where not, each client is
             computed by itself, padded, and the FLOPs of attention are those of plain products.
+        no_blocks: what stands for the blocks of a half that has none, where the model does not run without one.
+        keeps_outputs: whether the base's forward has the outputs of all blocks until its end, asked for or not.
         unused: attributes of the base to drop after loading, e.g. a pooler that no atlas head reads.
         buffers: ends of the names of what old checkpoints hold and transformers computes anew (causal masks, positions,
             rotary frequencies); compared where the model has it, too.
@@ -81,6 +83,8 @@ class BaseFamily:
     packs: ClassVar[bool] = True
     final_norm: ClassVar[str | None] = None
     ends_in_norm: ClassVar[bool] = False
+    no_blocks: ClassVar[tuple[Callable[[], nn.Module], ...]] = ()
+    keeps_outputs: ClassVar[bool] = False
     unused: ClassVar[tuple[str, ...]] = ()
     buffers: ClassVar[tuple[str, ...]] = ()
     options: ClassVar[tuple[str, ...]] = ()
@@ -95,6 +99,13 @@ class BaseFamily:
     def parallel(self, config: PreTrainedConfig) -> bool:
         """Whether the feed-forward reads the block's input, beside the attention instead of after it."""
         return False
+
+    def relative_positions(self, config: PreTrainedConfig) -> int:
+        """The number of relative positions of which the query and the key layer of a block make queries and keys too.
+
+        Adapters on these layers then see the positions once a batch, besides its tokens.
+        """
+        return 0
 
     def positions(self, config: PreTrainedConfig) -> int | None:
         """The largest number of tokens in a text; None: there is no limit."""

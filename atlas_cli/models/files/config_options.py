@@ -59,12 +59,14 @@ _SIZES = (
 _ROTARY = {
     "rope_theta": ("rope_theta", "full_attention.rope_theta"),
     "rope_local_base_freq": ("sliding_attention.rope_theta",),
+    "global_rope_theta": ("full_attention.rope_theta",),
+    "local_rope_theta": ("sliding_attention.rope_theta",),
     "rotary_emb_base": ("rope_theta",),
     "partial_rotary_factor": ("partial_rotary_factor",),
     "rotary_pct": ("partial_rotary_factor",),
 }
 _ACTIVATIONS = ("hidden_act", "hidden_activation", "activation_function", "activation")
-_SMALL = ("layer_norm_eps", "layer_norm_epsilon", "rms_norm_eps")
+_SMALL = ("norm_eps", "layer_norm_eps", "layer_norm_epsilon", "rms_norm_eps")
 _LARGEST = 2**31
 _NO_SIZE = "is not a whole number from 1 on that a size can be"
 # of training and saving, of older versions, and of outputs that atlas has no use for
@@ -104,7 +106,7 @@ def refuse_options(
         if name in options and options[name] not in neutral and name not in computed:
             raise ConfigError(f"{place}{name}: {_short(options[name])} {why}", key=key)
     for name in _SIZES:  # before a config class divides by one
-        if isinstance(options.get(name), int) and not _is_size(options[name]):
+        if isinstance(options.get(name), int) and not _is_size(options[name]) and name not in computed:
             raise ConfigError(f"{place}{name}: {_short(options[name])} {_NO_SIZE}", key=key)
     rotary = rotary_tables(options.get("rope_parameters"))
     for spelling, names in _ROTARY.items():
@@ -143,9 +145,10 @@ def require_values(config: PreTrainedConfig, place: str, key: str = "model.name"
 
 
 def _impossible(config: PreTrainedConfig) -> Iterator[tuple[str, object, str]]:
+    computed = computed_options(config.model_type)
     for name in (*_SIZES, "sliding_window"):
         value = getattr(config, name, None)
-        if value is not None and not _is_size(value):
+        if value is not None and not _is_size(value) and name not in computed:
             yield name, value, _NO_SIZE
     for name in _ACTIVATIONS:
         value = getattr(config, name, None)
@@ -166,7 +169,6 @@ def _impossible(config: PreTrainedConfig) -> Iterator[tuple[str, object, str]]:
             yield "layer_types", kind, f"is not one of {', '.join(_ATTENTION)}"
         if kind == "sliding_attention" and getattr(config, "sliding_window", None) is None:
             yield "layer_types", kind, "needs a sliding_window (and use_sliding_window: true, where the model has that)"
-    computed = computed_options(config.model_type)
     for place, table in rotary_tables(getattr(config, "rope_parameters", None)).items():
         yield from _impossible_rotary(place, table, computed)
 

@@ -117,7 +117,7 @@ def _texts(value: object) -> Iterator[str]:
 _FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
     *("chat_template.json", "vocab.json", "vocab.txt", "merges.txt", "spiece.model", "tokenizer.model"),
-    "sentencepiece.bpe.model",
+    *("sentencepiece.bpe.model", "spm.model"),
 )
 _NOT_SETTINGS = (
     *("name_or_path", "tokenizer_file", "vocab_file", "merges_file", "special_tokens_map_file", "cache_dir"),

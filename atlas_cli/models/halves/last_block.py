@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from atlas_cli.models.halves.real_tokens import attending, of_sequences, run_row, seen
+from atlas_cli.models.halves.real_tokens import attending, is_causal, of_sequences, run_row, seen
 
 
 class _Attended(Exception):
@@ -84,13 +84,13 @@ def _to_all(
     runs = [(*run, len(list(same))) for run, same in groupby(zip(lengths, places, strict=True))]
     queries = query.split([len(read) * count for _, read, count in runs], 2)
     keys, values = (t.split([length * count for length, _, count in runs], 2) for t in (key, value))
-    causal, window = getattr(module, "is_causal", True), options.get("sliding_window")
+    window = options.get("sliding_window")
     outputs = []
     for (length, read, count), *parts in zip(runs, queries, keys, values, strict=True):
         if read:
             q, k, v = (of_sequences(part, count) for part in parts)
-            sees_all = not causal or (read == [length - 1] and (window is None or length <= window))
-            mask = None if sees_all else seen(read, length, window, query.device)
+            sees_all = (window is None or length <= window) and (read == [length - 1] or not is_causal(module))
+            mask = None if sees_all else seen(module, read, length, window, query.device)
             found, _ = sdpa_attention_forward(module, q, k, v, mask, **{**options, "is_causal": False})
             outputs.append(found.flatten(0, 1))
     return torch.cat(outputs).unsqueeze(0)

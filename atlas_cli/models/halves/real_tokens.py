@@ -120,7 +120,8 @@ def _each_to_itself(
     for (length, count), *parts in zip(runs, *(t.split(sizes, 2) for t in (query, key, value)), strict=True):
         q, k, v = (of_sequences(part, count) for part in parts)
         window = options.get("sliding_window")
-        mask = seen(range(length), length, window, query.device) if window is not None and length > window else None
+        cut_off = window is not None and length > window
+        mask = seen(module, range(length), length, window, query.device) if cut_off else None
         outputs.append(sdpa_attention_forward(module, q, k, v, mask, **options)[0].flatten(0, 1))
     return torch.cat(outputs).unsqueeze(0)
 
@@ -130,11 +131,18 @@ def of_sequences(part: Tensor, count: int) -> Tensor:
     return part[0].unflatten(1, (count, -1)).transpose(0, 1)
 
 
-def seen(places: Sequence[int], length: int, window: int | None, device: torch.device) -> Tensor:
+def is_causal(module: nn.Module) -> bool:
+    """Whether a token sees none of those after it."""
+    return bool(getattr(module, "is_causal", True))
+
+
+def seen(module: nn.Module, places: Sequence[int], length: int, window: int | None, device: torch.device) -> Tensor:
     """Which of ``length`` tokens those at ``places`` see, (1, 1, Q, T): themselves and (``window`` - 1 of) those
-    before."""
+    before, and of an encoder as many after."""
     before = torch.tensor(places, device=device)[:, None] - torch.arange(length, device=device)
-    return ((before >= 0) if window is None else (before >= 0) & (before < window))[None, None]
+    far = before.abs() if not is_causal(module) else before
+    sees = before >= 0 if is_causal(module) else torch.ones_like(before, dtype=torch.bool)
+    return (sees if window is None else sees & (far < window))[None, None]
 
 
 Attend = Callable[..., Tensor]

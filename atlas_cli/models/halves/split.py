@@ -30,7 +30,7 @@ def server_half(base: nn.Module, family: BaseFamily, cut: int) -> nn.Module:
     """Blocks ``cut ..`` with the final norm; ``forward(inputs_embeds=activations, attention_mask=...)``."""
     blocks = blocks_of(base, family)
     replaced: dict[str, nn.Module] = {path: make() for path, make in family.input_side.items()}
-    replaced[family.blocks] = nn.ModuleList(blocks[cut:])
+    replaced[family.blocks] = nn.ModuleList(list(blocks[cut:]) or [make() for make in family.no_blocks])
     return with_modules(base, replaced, _config_for(base, cut, len(blocks)))
 
 

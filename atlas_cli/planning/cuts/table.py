@@ -146,12 +146,12 @@ class Shapes:
         self._features = {
             name: features_of(one.get_submodule(path)) for name, path in zip(self.names, first, strict=True)
         }
-        self._block = _count(one.get_submodule(f"{self.family.blocks}.0"))
-        self._input_side = _count(client_half(one, self.family, 1)) - self._block
+        two, _ = meta_model(shortened(hf_config, 2), self.family, torch.float32)  # the first block may have less
+        self._first, self._two = (_count(client_half(two, self.family, cut)) for cut in (1, 2))
 
     def parameters(self, cut: int) -> int:
         """The number of parameters of the client half."""
-        return self._input_side + cut * self._block
+        return self._first + (cut - 1) * (self._two - self._first)
 
     def ranks(self, cut: int) -> dict[str, int]:
         """The ranks of the adapters of blocks ``0 .. cut-1``, by path in the base."""

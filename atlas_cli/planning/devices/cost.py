@@ -11,7 +11,10 @@ same size, of attention two and a half (scores are computed anew, and both of th
 adapter two (its weights and its input). What lies below the lowest adapter has no backward, within its block too: with
 adapters on the feed-forward alone, the attention of the lowest of them has none. Norms, activation functions, softmax
 and embeddings are left out: they are a few percent of a block. A merged base (``flora``, ``fedex``) costs as the base.
-Of a block with experts, each token's own count: ``num_experts_per_tok`` of them, and the router.
+Of a block with experts, each token's own count: ``num_experts_per_tok`` of them, and the router. Where a block makes
+queries and keys of relative positions (DeBERTa), these cost once a pass, and each token its scores with them. Attention
+that is written out has the backward that somebody needs. What brings embeddings to the width of the blocks (ELECTRA) is
+counted with a client's forward.
 """
 
 from __future__ import annotations
@@ -77,6 +80,9 @@ class BlockShapes:
         queries: the width of all queries together.
         ends_in_norm: whether a norm comes after the last linear layer.
         parallel: whether the feed-forward reads the block's input.
+        fused: whether attention is one operation; else its backward is the products that somebody needs.
+        relative: the relative positions of which the first two layers make queries and keys too, once a pass.
+        entry: forward FLOPs per token of what brings embeddings to the width of the blocks.
     """
 
     blocks: str
@@ -84,6 +90,9 @@ class BlockShapes:
     queries: int
     ends_in_norm: bool
     parallel: bool = False
+    fused: bool = True
+    relative: int = 0
+    entry: int = 0
 
     @cached_property
     def linear(self) -> int:
@@ -91,8 +100,11 @@ class BlockShapes:
         return sum(2 * d_in * d_out for stage in self.stages for d_in, d_out in stage.values())
 
     def attention(self, tokens: int) -> int:
-        """Forward FLOPs per token of scores and their product with the values; a causal mask saves nothing."""
-        return 4 * tokens * self.queries
+        """Forward FLOPs per token of scores and their product with the values; a causal mask saves nothing.
+
+        With relative positions, a query has scores with their keys, and a key with their queries.
+        """
+        return 4 * (tokens + self.relative) * self.queries
 
     def forward(self, tokens: int, ranks: Mapping[str, int]) -> int:
         """Forward FLOPs per token with adapters of these ranks (by name in the block)."""
@@ -116,9 +128,36 @@ class BlockShapes:
                 flops += 2 * rank * (("B" in trained) * d_out + ("A" in trained) * d_in)
                 flops += 2 * rank * ((wanted or "A" in trained) * d_out + wanted * d_in)
             wanted = wanted or adapted
-            if place == 0:  # the fused attention gives the gradients of queries, keys and values together
-                flops += wanted * ATTENTION_BACKWARD * self.attention(tokens)
+            if place == 0:
+                flops += self._attention_backward(tokens, ranks, gradient_below)
         return flops
+
+    def _attention_backward(self, tokens: int, ranks: Mapping[str, int], gradient_below: bool) -> float:
+        adapted = [name in ranks for name in self.stages[0]]
+        if self.fused:  # it gives the gradients of queries, keys and values together
+            return (gradient_below or any(adapted)) * ATTENTION_BACKWARD * self.attention(tokens)
+        query, key, value = (gradient_below or each for each in adapted)
+        products = query + key + (query or key) + value
+        with_positions = query + key + adapted[0] + adapted[1]
+        return 2.0 * self.queries * (tokens * products + self.relative * with_positions)
+
+    def forward_once(self, ranks: Mapping[str, int]) -> int:
+        """Forward FLOPs of the queries and keys of relative positions, once a pass."""
+        made = self._of_positions.items()
+        return sum(
+            2 * self.relative * (d_in * d_out + ranks.get(name, 0) * (d_in + d_out)) for name, (d_in, d_out) in made
+        )
+
+    def backward_once(self, ranks: Mapping[str, int], trained: Collection[str]) -> int:
+        """Backward FLOPs of these: their adapters have a gradient, and what is below has none."""
+        return sum(
+            2 * self.relative * ranks.get(name, 0) * (("B" in trained) * d_out + ("A" in trained) * (d_in + d_out))
+            for name, (d_in, d_out) in self._of_positions.items()
+        )
+
+    @property
+    def _of_positions(self) -> Mapping[str, tuple[int, int]]:
+        return dict(list(self.stages[0].items())[:2]) if self.relative else {}
 
     def again(self, tokens: int, ranks: Mapping[str, int], gradient_below: bool) -> int:
         """FLOPs per token that a checkpointed block recomputes: up to the last layer that its backward needs."""
@@ -141,7 +180,8 @@ def block_shapes(family: BaseFamily, hf_config: PreTrainedConfig) -> BlockShapes
     Raises:
         ConfigError: the family file does not say in which order the linear layers run, or leaves one out.
     """
-    block = blocks_of(meta_model(shortened(hf_config, 1), family, torch.float32)[0], family)[0]
+    base = meta_model(shortened(hf_config, 1), family, torch.float32)[0]
+    block = blocks_of(base, family)[0]
     linear = products_of(block, hf_config)
     named = [name for stage in family.stages for name in stage]
     if sorted(named) != sorted(linear):
@@ -153,7 +193,18 @@ def block_shapes(family: BaseFamily, hf_config: PreTrainedConfig) -> BlockShapes
     heads = int(hf_config.num_attention_heads)
     width = int(getattr(hf_config, "head_dim", None) or int(hf_config.hidden_size) // heads)
     stages = tuple({name: linear[name] for name in stage} for stage in family.stages)
-    return BlockShapes(family.blocks, stages, heads * width, family.ends_in_norm, family.parallel(hf_config))
+    outside = (m for name, m in base.named_modules() if isinstance(m, nn.Linear) and not name.startswith(family.blocks))
+    entry = sum(2 * d_in * d_out for d_in, d_out in map(features_of, outside))
+    return BlockShapes(
+        family.blocks,
+        stages,
+        heads * width,
+        family.ends_in_norm,
+        family.parallel(hf_config),
+        family.packs,
+        family.relative_positions(hf_config),
+        entry,
+    )
 
 
 def products_of(block: nn.Module, hf_config: PreTrainedConfig) -> dict[str, tuple[int, int]]:
@@ -297,15 +348,18 @@ def _blocks(
 ) -> Work:
     placed = _by_layer(shapes, ranks)
     lowest = layers.start or min(placed, default=layers.stop)
-    forward = backward = 0.0
+    each = batch * tokens
+    work = Work(0.0 if layers.start else float(each * shapes.entry), 0.0)
     for layer in layers:
         here = placed.get(layer, {})
-        forward += shapes.forward(tokens, here)
+        once = shapes.forward_once(here)
+        forward, backward = each * shapes.forward(tokens, here) + once, 0.0
         if layer >= lowest:
             below = layer > lowest or layers.start > 0
-            backward += shapes.backward(tokens, here, below, trained)
-            backward += checkpointing * shapes.again(tokens, here, below)
-    return Work(batch * tokens * forward, batch * tokens * backward)
+            backward = each * shapes.backward(tokens, here, below, trained) + shapes.backward_once(here, trained)
+            backward += checkpointing * (each * shapes.again(tokens, here, below) + once)
+        work += Work(forward, backward)
+    return work
 
 
 def _by_layer(shapes: BlockShapes, ranks: Mapping[str, int]) -> dict[int, dict[str, int]]:

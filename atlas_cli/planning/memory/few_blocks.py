@@ -20,7 +20,7 @@ from atlas_cli.models.block_paths import layer_of
 from atlas_cli.models.families.contract import BaseFamily
 from atlas_cli.models.frozen.meta_model import of_blocks
 from atlas_cli.planning.memory.saved_trace import StepTrace, trace
-from atlas_cli.planning.memory.step import Step
+from atlas_cli.planning.memory.step import ELEMENT, Step
 from atlas_cli.tasks.contract import BaseTask
 
 Ranks = Mapping[str, int]  # by name in a block
@@ -57,8 +57,10 @@ def step_of(
     traced = replace(step, optimizer=Step.optimizer, embedding_rows=None)
     few = _Few(_Model(family, config, layers.start > 0, traced, whole, head, hf_config, task), layers, placed)
     more = sum(few.besides(layer) for layer in range(few.lowest, few.top))
+    found, kept = few.traced, few.outputs_besides if family.keeps_outputs else 0
     # of more blocks, the lowest may need most, once the gradients of all above are there
-    return StepTrace(few.traced.saved + more, few.traced.peak + more, 0 if more else few.traced.gradients)
+    gradients = 0 if more else found.gradients
+    return StepTrace(found.saved + more, max(found.peak, found.forward + kept) + more, gradients, found.forward + kept)
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ class _Few:
     """
 
     def __init__(self, model: _Model, layers: range, placed: Mapping[int, Ranks]) -> None:
-        self.model, self.placed = model, placed
+        self.model, self.placed, self.blocks = model, placed, len(layers)
         self.top = layers.stop - 1
         self.lowest = layers.start or min(placed, default=self.top)
         self.largest = _largest(ranks for layer, ranks in placed.items() if layer != self.top)
@@ -113,6 +115,13 @@ class _Few:
     def traced(self) -> StepTrace:
         """The trace of a step of the representative blocks."""
         return self._of(self.stands)
+
+    @property
+    def outputs_besides(self) -> int:
+        """The bytes of the outputs of the blocks that run and are not represented."""
+        represented = len(self.kept) + (self.lowest > 0 and not self.model.upper)
+        step, width = self.model.step, int(self.model.hf_config.hidden_size)
+        return (self.blocks - represented) * step.batch * step.tokens * width * ELEMENT[step.dtype]
 
     def besides(self, layer: int) -> int:
         """The bytes saved by a block below the topmost that is not represented."""

@@ -37,12 +37,14 @@ from atlas_cli.tasks.contract import BaseTask
 class StepTrace:
     """The bytes that a step saves for backward, and the most alive at once besides weights and adapters.
 
-    ``gradients`` is for everything that it trains; ``peak`` includes those that exist when most is alive.
+    ``gradients`` is for everything that it trains; ``peak`` includes those that exist when most is alive. ``forward``
+    is the most alive until the blocks have their outputs.
     """
 
     saved: int
     peak: int
     gradients: int = 0
+    forward: int = 0
 
 
 def saved_by_all(
@@ -147,12 +149,13 @@ def trace(
         with saved.counting(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=step.autocast):
             with checkpointed(half, family, ranks) if step.checkpointing else nullcontext():
                 hidden = run_half(half, mask, **inputs)
+            forward = live.peak
             if task is not None and head is not None:
                 returned = getattr(torch, step.received)
                 received = hidden if upper or whole else hidden.detach().to(returned).requires_grad_()
                 loss = traced_loss(task, head(received, mask), step.batch, step.tokens)
         if not backward:
-            return StepTrace(saved.total, live.peak)
+            return StepTrace(saved.total, live.peak, forward=forward)
         if loss is not None:
             loss.backward()
         if received is not hidden and hidden.requires_grad:
@@ -161,7 +164,7 @@ def trace(
             torch.isfinite(gradient).all()  # as ``federation.parties.numerics`` looks at what is sent
             hidden.backward(gradient)
         del besides, inputs
-        return StepTrace(saved.total, live.peak, sum(p.nbytes for p in trained))
+        return StepTrace(saved.total, live.peak, sum(p.nbytes for p in trained), forward)
 
 
 class LiveBytes(TorchDispatchMode):

@@ -88,6 +88,8 @@ class ExampleNoise:
 
     def _keeping(self, path: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def keep(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            if path in self._inputs:
+                raise ValueError(f"{path} is computed twice in a pass: its gradients of single examples are not known")
             self._inputs[path] = args[0].detach()
             output.register_hook(lambda gradient: self._output_gradients.__setitem__(path, gradient))
 
