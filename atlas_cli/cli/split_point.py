@@ -13,6 +13,8 @@ from atlas_cli.cli._arguments import Json, model_named_as
 from atlas_cli.models.frozen.weight_format import Quantization
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
     from atlas_cli.planning.cuts.choice import SplitChoice
     from atlas_cli.planning.devices.devices import Device
 
@@ -186,6 +188,8 @@ def command(
         typer.echo(f"note: examples of {tokens} tokens, as many as the model has positions (--max-length)", err=True)
     _show(choice, as_json)
     choice.require()
+    if not as_json:
+        _say_what_is_deeper(choice, hf_config)
 
 
 def _devices(
@@ -225,6 +229,18 @@ def _show(choice: SplitChoice, as_json: bool) -> None:
     if choice.layer is not None:
         of = f"split layer {choice.layer} of {len(choice.rows)}"
         console.say(f"{of} (default): {choice.reason}" if choice.device is None else f"{of}: {choice.reason}")
+
+
+def _say_what_is_deeper(choice: SplitChoice, hf_config: PreTrainedConfig) -> None:
+    from atlas_cli.planning.cuts.remedies import deeper
+    from atlas_cli.planning.cuts.table import Shapes
+
+    memory = choice.device.memory if choice.device is not None else None
+    if memory is None or choice.layer in (None, len(choice.rows)):
+        return
+    found = deeper(Shapes(hf_config, choice.setting), memory)
+    if found is not None and found[0] > (choice.layer or 0):
+        typer.echo(f"next: with {found[1]} layer {found[0]} of {len(choice.rows)} fits")
 
 
 def _configured_devices(config: Path) -> dict[str, Device]:

@@ -129,6 +129,26 @@ def test_json_has_everything(run):
     assert row["leakage"] is None and row["client_parameters"] > 60e6
 
 
+def test_a_table_of_small_weights(run):
+    options = ("--memory", "150 MiB", "--quantization", "nf4", "--embedding", "rows", "--rows", "5000")
+    code, out, _ = run("split-point", "gpt2", *options)
+    assert code == 0 and "float32, nf4, embeddings by the row" in " ".join(out.split())
+    assert "token embedding: 5,000 rows" in out and "the linear layers of the client's blocks" in out
+    layer = int(out.split("split layer ")[1].split(" of 12")[0])
+    last = out.splitlines()[-1]
+    assert last.startswith("next: with --checkpointing layer ") and last.endswith(" of 12 fits")
+    deeper = int(last.split()[4])
+    assert deeper > layer
+    found = json.loads(run("split-point", "gpt2", *options, "--checkpointing", "--json")[1])
+    assert found["split_layer"] == deeper
+    assert (found["setting"]["quantization"], found["setting"]["rows"]) == ("nf4", 5000)
+
+
+def test_rows_are_for_embeddings_by_the_row(run):
+    code, _, err = run("split-point", "gpt2", "--rows", "5000")
+    assert code == 2 and err.startswith("error: --rows: rows are counted for --embedding rows")
+
+
 @pytest.mark.slow
 def test_nothing_fits(run):
     code, out, err = run("split-point", "gpt2", "--memory", "230 MiB")

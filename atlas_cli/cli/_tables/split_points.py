@@ -55,15 +55,15 @@ def split_notes(choice: SplitChoice) -> list[str]:
 def _notes_on_weights(setting: Setting) -> list[str]:
     notes = []
     if setting.quantization != "none":
-        notes.append(
-            f"{setting.quantization}: the linear layers of the client's blocks; work and seconds leave out the time to "
-            "dequantise them (5 to 20 % more where it was measured, on a CPU)"
-        )
+        notes += [
+            f"{setting.quantization}: the linear layers of the client's blocks; work and seconds leave out",
+            "what it takes to dequantise them (5 to 20 % more time where it was measured, on a CPU)",
+        ]
     if setting.embedding == "rows":
-        notes.append(
-            f"token embedding: {setting.rows:,} rows taken for the distinct tokens of a client's texts, see --rows; "
-            "200,000 tokens of English had 13,000 to 17,000"
-        )
+        notes += [
+            f"token embedding: {setting.rows:,} rows, taken for the distinct tokens of a client's texts;",
+            "200,000 tokens of English had 12,650 to 17,083; see --rows",
+        ]
     return notes
 
 

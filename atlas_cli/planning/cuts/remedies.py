@@ -36,6 +36,21 @@ def remedies(shapes: Shapes, cut: int, memory: int) -> tuple[str, ...]:
     )
 
 
+def deeper(shapes: Shapes, memory: int) -> tuple[int, str] | None:
+    """The deepest layer that fits with embeddings by the row, checkpointing and weights of 4 bits, and these options.
+
+    None where these are asked for already, or the first layer does not fit.
+    """
+    asked = shapes.setting
+    quantization = "nf4" if asked.quantization == "none" else asked.quantization
+    small = replace(asked, embedding="rows", checkpointing=True, quantization=quantization)
+    if small == asked:
+        return None
+    tight = Shapes(shapes.config, small)
+    layer = _largest(1, shapes.n_layers, memory, lambda cut: tight.client(cut).peak)
+    return None if layer is None else (layer, options(asked, small))
+
+
 class _Ways:
     """The settings that fit, by the changes that lead to them.
 
