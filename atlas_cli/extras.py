@@ -10,6 +10,7 @@ DISTRIBUTION = "atlas-cli"  # the name that pip knows the package by
 EXTRAS = {
     "data": "data sets from the hub, and Parquet files",
     "gguf": "models in GGUF files, among them the packaged smollm2-135m and gemma-3-270m",
+    "quantization": "frozen weights in 4 or 8 bits",
     "privacy": "epsilon of the noise that the mechanisms under privacy add",
     "text": "scores of generated text: ROUGE, BLEU and chrF",
     "ray": "clients, and the runs of a sweep, in processes of a cluster",

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from torch import Tensor
-
 from atlas_cli.federation.federation import Federation
-from atlas_cli.federation.parties.measured_memory import Usage, tensor_bytes
+from atlas_cli.federation.parties.measured_memory import Usage
+from atlas_cli.models.frozen.meta_model import meta_model
 from atlas_cli.planning.memory.party_memory import adapter_bytes, bytes_of, head_of
 from atlas_cli.planning.memory.saved_trace import saved_by_all
 from atlas_cli.planning.memory_of_plan import reference_step, unsplit_ranks
@@ -82,9 +81,11 @@ def reference_memory(federation: Federation, usages: Sequence[Usage]) -> dict[st
     ranks, step = unsplit_ranks(plan), reference_step(plan, shape)
     task = federation.data[federation.group_names[0]].task
     head = bytes_of(head_of(task, plan.hidden_size, base.lm_head))
-    parameters = [*base.model.parameters(), *_output(federation)]
-    everything = head + tensor_bytes(parameters)
-    weights = head + tensor_bytes([*parameters, *base.model.buffers()])  # buffers have neither gradients nor moments
+    whole, output = meta_model(plan.hf_config, plan.family, base.dtype)  # not quantised, whatever the run's base is
+    used = output is not None and any(group.task.causal_only for group in federation.data.values())
+    parameters = [*whole.parameters(), *(output.parameters() if used else ())]
+    everything = head + bytes_of(parameters)
+    weights = head + bytes_of([*parameters, *whole.buffers()])  # buffers have neither gradients nor moments
     adapters, what = adapter_bytes(ranks, plan.features), (plan.family, plan.hf_config)
 
     def record(adapters: int, gradients: int, saved: int) -> dict[str, object]:
@@ -96,10 +97,3 @@ def reference_memory(federation: Federation, usages: Sequence[Usage]) -> dict[st
         "full_fine_tuning": record(0, everything, saved_by_all(*what, {}, step, train_weights=True)),
         "unsplit_lora": record(adapters, head + adapters, saved_by_all(*what, ranks, step)),
     }
-
-
-def _output(federation: Federation) -> list[Tensor]:
-    """The language-modelling head, where a task group uses it; tied weights are counted with the embedding."""
-    lm_head = federation.base.lm_head
-    used = any(group.task.causal_only for group in federation.data.values())
-    return list(lm_head.parameters()) if used and lm_head is not None else []

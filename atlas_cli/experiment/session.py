@@ -40,9 +40,8 @@ from atlas_cli.federation.loaded_experiment import load_experiment
 from atlas_cli.federation.prefix_setup import without_prefix
 from atlas_cli.interrupts import Stopping
 from atlas_cli.models.files.weight_files import named
-from atlas_cli.models.frozen.cast import cast_error
+from atlas_cli.models.frozen.cast import cast_error, is_unchanged
 from atlas_cli.models.frozen.kernel_order import prepacked_error
-from atlas_cli.models.frozen.load import current_sha256
 from atlas_cli.planning.devices.clock_notes import clock_notes
 from atlas_cli.planning.memory_assumptions import unpredicted
 from atlas_cli.planning.plan import cuts_text, make_plan
@@ -320,7 +319,7 @@ def _unchanged(federation: Federation) -> bool:
     """Whether the frozen weights are what they were, those that clients hold in a dtype of their own as well."""
     base, bases = federation.base, federation.bases.values()
     copied = all(cast_error(base, own) == 0 for own in bases) and prepacked_error([base, *bases]) == 0
-    return copied and current_sha256(base) == base.sha256
+    return copied and is_unchanged(base)
 
 
 def _leave_results(federation: Federation, run: RunDirectory, ended: dict[str, Any]) -> None:

@@ -25,6 +25,9 @@ class Check:
         adapter_effect: how much the adapters change the loss; zero would mean that they are not attached.
         dtype: of the client, where it is not the model's; ``embedding``: "rows" where it holds rows of the table;
             ``weight_difference``: the largest of its copy of the weights from the model's own, cast.
+        quantization: of the client's weights, where they are quantised, as they are in the unsplit model then, too;
+            ``server_quantization``: of the server's; ``rounding``: the largest difference of such a weight from the
+            model's own.
     """
 
     task_group: str
@@ -40,6 +43,9 @@ class Check:
     dtype: str | None = None
     embedding: str | None = None
     weight_difference: float = 0.0
+    quantization: str | None = None
+    server_quantization: str | None = None
+    rounding: float = 0.0
     packed_loss_difference: float | None = None
     packed_gradient_difference: float | None = None
 
@@ -60,9 +66,10 @@ class Check:
 
     @property
     def held(self) -> str:
-        """How the client holds its weights, if it has a copy."""
-        dtype = "" if self.dtype is None else f" in {self.dtype}"
-        return dtype + ("" if self.embedding is None else " with embeddings by the row")
+        """How the client holds its weights, where they are quantised or it has a copy."""
+        own = [name for name in (self.dtype, self.quantization) if name is not None]
+        rows = "" if self.embedding is None else " with embeddings by the row"
+        return (f" in {', '.join(own)}" if own else "") + rows
 
     def sentence(self) -> str:
         """For the screen and the log."""
@@ -70,14 +77,16 @@ class Check:
             f"split = unsplit for {self.task_group} at {self.place}: loss differs by "
             f"{self.loss_difference:.1e}, gradients by {self.gradient_difference:.1e} "
             f"({self.examples} examples, {self.padding_tokens} padding tokens"
-            f"{'' if self.packed_loss_difference is None else f'; without them {self._packed()}'})"
+            f"{'' if self.packed_loss_difference is None else f'; without them {self._packed()}'}"
+            f"{f'; quantised weights differ from the base by up to {self.rounding:.2g}' if self.rounding else ''})"
         )
 
     def record(self) -> dict[str, object]:
         """For the manifest and ``--json``."""
         own = {name for name in ("dtype", "embedding") if getattr(self, name) is None}
         packed = () if self.packed_loss_difference is not None else _PACKED
-        left_out = {*own, *packed, *(() if self.held else ("weight_difference",))}
+        plain = () if self.rounding else ("quantization", "server_quantization", "rounding")
+        left_out = {*own, *packed, *plain, *(() if self.held else ("weight_difference",))}
         return {**{key: value for key, value in asdict(self).items() if key not in left_out}, "passed": self.passed}
 
     def _packed(self) -> str:
@@ -95,7 +104,7 @@ def require_verified(checks: Sequence[Check]) -> None:
         AtlasError: names the task group and the difference.
     """
     for check in checks:
-        if not check.weight_difference == 0:
+        if check.weight_difference != 0:  # NaN is not 0, either
             raise AtlasError(
                 f"the weights that clients of task group {check.task_group} hold{check.held} are not the model's: "
                 f"they differ by {check.weight_difference:.3g}; not trained"

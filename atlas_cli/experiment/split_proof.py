@@ -25,6 +25,8 @@ from atlas_cli.federation.parties.trainables import build_head
 from atlas_cli.federation.probe import pair
 from atlas_cli.models.adapters.lora import AdapterSet
 from atlas_cli.models.frozen.cast import cast_error
+from atlas_cli.models.frozen.load import FrozenBase
+from atlas_cli.models.frozen.weight_format import Quantization
 from atlas_cli.models.halves.split import blocks_of, run_half
 from atlas_cli.planning.plan import ClientPlan
 from atlas_cli.seeding import torch_generator
@@ -111,7 +113,14 @@ def _check(
         dtype=planned.dtype if own.dtype != base.dtype else None,
         embedding=None if planned.format.embedding == "table" else planned.format.embedding,
         weight_difference=weight_difference,
+        quantization=_if_any(own),
+        server_quantization=_if_any(base),
+        rounding=max(own.rounding, base.rounding),
     )
+
+
+def _if_any(base: FrozenBase) -> Quantization | None:
+    return None if base.quantization == "none" else base.quantization
 
 
 def _through_the_split(
@@ -147,10 +156,10 @@ def _unsplit_loss(
     """The loss by Hugging Face's own forward over the whole base."""
     inputs, mask = as_inputs(batch.inputs(), device)
     with lower.attached(whole.lower.model), upper.attached(whole.upper.model):
-        if whole.lower.dtype == whole.upper.dtype:
+        if whole.lower is whole.upper:
             hidden = run_half(whole.upper.model, mask, **inputs)
         else:
-            hidden = _of_two_dtypes(whole, mask, inputs)
+            hidden = _of_two_bases(whole, mask, inputs)
         loss, _ = task.loss(head(hidden, mask), batch.labels.to(device))
     return loss
 
@@ -159,8 +168,8 @@ class _Reached(Exception):
     """Ends a forward at the cut."""
 
 
-def _of_two_dtypes(whole: Halves, mask: Tensor, inputs: dict[str, Tensor]) -> Tensor:
-    """What the whole base gives when its blocks below the cut are the client's, of another dtype.
+def _of_two_bases(whole: Halves, mask: Tensor, inputs: dict[str, Tensor]) -> Tensor:
+    """What the whole base gives when its blocks below the cut are the client's, held in another format.
 
     Two forwards of Hugging Face's own over unsplit models: that of the client's, as far as the cut, and that of the
     base, in which the last block below the cut gives what the client's gave, cast.

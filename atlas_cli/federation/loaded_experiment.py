@@ -21,6 +21,7 @@ from atlas_cli.models.frozen.cast import base_in_format
 from atlas_cli.models.frozen.compile_blocks import compile_blocks, require_compiler
 from atlas_cli.models.frozen.kernel_order import prepack_blocks
 from atlas_cli.models.frozen.load import FrozenBase, load_base, load_tokenizer
+from atlas_cli.models.frozen.quantized import require_quantization
 from atlas_cli.models.frozen.row_embedding import by_rows
 from atlas_cli.models.frozen.table_files import table_file
 from atlas_cli.models.frozen.weight_format import WeightFormat
@@ -147,17 +148,19 @@ def load_experiment(plan: Plan) -> LoadedExperiment:
         plan, data = pool_clients(config, plan, data)
     if config.privacy.labels is not None:
         data = randomise(data, config.privacy.labels, config.seed)
-    base = load_base(config.model, seed=config.seed, device=device)
-    bases = _client_bases(plan, base, causal=any(group.task.causal_only for group in data.values()))
+    source = load_base(config.model, seed=config.seed, device=device)
+    base = base_in_format(source, WeightFormat.of(config.model))
+    bases = _client_bases(plan, source, base, causal=any(group.task.causal_only for group in data.values()))
     _make_fast(config, list({id(each): each for each in (base, *bases.values())}.values()))
     loaded = LoadedExperiment(config, plan, device, tokenizer, data, base, bases)
     return replace(loaded, bases=_with_embeddings(loaded))
 
 
-def _client_bases(plan: Plan, base: FrozenBase, causal: bool) -> dict[WeightFormat, FrozenBase]:
+def _client_bases(plan: Plan, source: FrozenBase, base: FrozenBase, causal: bool) -> dict[WeightFormat, FrozenBase]:
     """The part of the base that clients hold, by format: one copy for all clients whose format is not the base's.
 
-    All have the whole table of embeddings.
+    All have the whole table of embeddings. Copies are made from the ``source``, of which the base is one, too, where it
+    is quantised.
 
     In a split they hold nothing from their split layer on; they hold the output embedding where they have the heads of
     ``causal`` tasks.
@@ -168,7 +171,10 @@ def _client_bases(plan: Plan, base: FrozenBase, causal: bool) -> dict[WeightForm
     for client in plan.clients:
         format = client.format.with_table
         deepest[format] = max(client.cut, deepest.get(format, 0))
-    return {format: base_in_format(base, format, cut if split else None, output) for format, cut in deepest.items()}
+    return {
+        format: base if format == base.format else base_in_format(source, format, cut if split else None, output, base)
+        for format, cut in deepest.items()
+    }
 
 
 def _with_embeddings(loaded: LoadedExperiment) -> dict[WeightFormat, FrozenBase]:
@@ -205,7 +211,7 @@ def pool_clients(
             max(client.cut for client in plan.members(name)),
             plan.group_ranks(name),
             f"task_groups.{name}",
-            format=WeightFormat(config.model.dtype),
+            format=WeightFormat.of(config.model),
         )
         for name in config.task_groups
     )
@@ -221,12 +227,15 @@ def pool_clients(
 
 
 def computing_device(config: ExperimentConfig) -> torch.device:
-    """The device of a run, after a check that this machine has it.
+    """The device of a run, after a check that this machine has it, and what the run needs there.
 
     Raises:
-        ConfigError: no such device, or no compiler for it.
+        ConfigError: no such device, no compiler for it, or no quantised weights on it.
     """
     device = _named_device(config.device)
+    require_quantization(config.model.quantization, device, "model.quantization")
+    for name, client in config.clients.items():
+        require_quantization(client.quantization or "none", device, f"clients.{name}.quantization")
     if config.engine.compile:
         require_compiler(device)
     return device

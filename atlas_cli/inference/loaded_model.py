@@ -44,7 +44,7 @@ class LoadedModel:
         run: the run that it is of; ``manifest`` and ``config`` are the run's.
         owner: the task group or client whose model it is; ``round``: the last round that it was trained in.
         origin: what its folder says of it: base, task, classes.
-        base: the frozen base in ``model.dtype``, as the server has it.
+        base: the frozen base in ``model.dtype`` and ``model.quantization``, as the server has it.
         model: adapters on both sides of the cut, head, and the two halves.
         task: the task, with its classes.
         device: where it computes.
@@ -130,7 +130,8 @@ def _load(run: RunDirectory, config: ExperimentConfig, owner: Owner, folder: Pat
     tokenizer = load_tokenizer(config.model)
     if changed := changed_tokenizer(manifest, tokenizer):
         raise ResourceError(f"{run.path} cannot be used: {changed}")
-    base = load_base(config.model, seed=config.seed, device=where)
+    source = load_base(config.model, seed=config.seed, device=where)
+    base = base_in_format(source, WeightFormat.of(config.model))
     require_vocabulary(tokenizer, base.config.vocab_size)
     require_same_base(folder, origin, base)
     rule = config.training.on_truncated
@@ -140,7 +141,7 @@ def _load(run: RunDirectory, config: ExperimentConfig, owner: Owner, folder: Pat
     if saved := read_head(folder):
         load_head(head, saved, origin, task, str(folder), f"task_groups.{owner.group}")
     adapters = _adapters(read_peft(folder, base), where)
-    model = TrainedModel(adapters, head, _halves(config, owner, base))
+    model = TrainedModel(adapters, head, _halves(config, owner, source, base))
     return LoadedModel(run, manifest, config, owner, number, origin, base, model, task, tokenizer, where)
 
 
@@ -156,16 +157,18 @@ def _adapters(found: Mapping[str, Factors], device: torch.device) -> AdapterSet:
     return AdapterSet(adapters)
 
 
-def _halves(config: ExperimentConfig, owner: Owner, base: FrozenBase) -> Halves:
-    """The blocks as a client held them, in its dtype and cut where it is; a group's at the smallest cut."""
+def _halves(config: ExperimentConfig, owner: Owner, source: FrozenBase, base: FrozenBase) -> Halves:
+    """The blocks as a client held them, in its format and cut where it is; a group's at the smallest cut."""
     specs = {client.name: client for client in config.expanded_clients() if client.task_group == owner.group}
     cuts = {name: check_cut(_number(spec.split_layer), base.n_layers) for name, spec in specs.items()}
     if owner.client not in specs:  # of a group, or of the learner that has all data of its group
         return Halves(base, base, max(cuts.values()) if owner.client else min(cuts.values()))
-    cut, format = cuts[owner.client], WeightFormat(specs[owner.client].dtype)
+    cut, format = cuts[owner.client], WeightFormat.of(specs[owner.client])
+    if format == base.format:
+        return Halves(base, base, cut)
     if config.mode == "split-federated":
-        return Halves(base_in_format(base, format, cut, output=False), base, cut)
-    whole = base_in_format(base, format)
+        return Halves(base_in_format(source, format, cut, output=False, server=base), base, cut)
+    whole = base_in_format(source, format)
     return Halves(whole, whole, cut)
 
 

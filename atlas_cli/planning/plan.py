@@ -226,7 +226,7 @@ def _planned_clients(
             rank, key = _planned_rank(config, spec.rank), _own_key(config, spec.key, "rank", "lora")
             placed[spec.key] = cut, place_ranks(base, family, rank, range(cut), names, key)
         cut, ranks = placed[spec.key]
-        format = WeightFormat(spec.dtype, embedding=spec.embedding)
+        format = WeightFormat.of(spec)._replace(embedding=spec.embedding)
         rest = (spec.key, format, spec.checkpointing, spec.weight)
         clients.append(ClientPlan(spec.name, spec.task_group, cut, ranks, *rest))
     return clients
@@ -255,7 +255,7 @@ def _setup_tensors(
     """The weights of each kind of client half, by split layer and format, without storage."""
     kinds = {(client.cut, client.format) for client in clients}
     formats = {format for _, format in kinds}
-    bases = {format: meta_model(hf_config, family, getattr(torch, format.dtype))[0] for format in formats}
+    bases = {f: meta_model(hf_config, family, getattr(torch, f.dtype), f.quantization)[0] for f in formats}
     return {(cut, format): dict(client_half(bases[format], family, cut).state_dict()) for cut, format in kinds}
 
 

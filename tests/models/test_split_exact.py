@@ -10,6 +10,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
+from support.quantized import with_dense_weights
+from support.slow import slow_but
 from support.tiny_models import CAUSAL, CAUSAL_FAMILIES, CONFIGS, FAMILIES, VOCABULARY, tiny_model
 from transformers import AutoModelForQuestionAnswering, AutoModelForTokenClassification
 
@@ -17,7 +19,9 @@ from atlas_cli import SplitClient, SplitServer, tasks
 from atlas_cli.config.schema.experiment import LoraConfig, TrainingConfig
 from atlas_cli.data.collate import collate
 from atlas_cli.models.families import family_of
+from atlas_cli.models.frozen.cast import base_in_format
 from atlas_cli.models.frozen.load import FrozenBase, as_base
+from atlas_cli.models.frozen.weight_format import QUANTIZATIONS, WeightFormat
 from atlas_cli.models.halves.split import server_half
 
 N_LAYERS = 4
@@ -242,6 +246,21 @@ def test_bfloat16_base(family, task_name):
     split = split_pass(base, 2, task_name, PADDED)
     assert all(g.dtype == torch.float32 for g in split.gradients)
     assert_equal(split, *unsplit_pass(whole, family, task_name, split))
+
+
+@pytest.mark.parametrize("quantization", slow_but(QUANTIZATIONS[1:], "nf4"))
+@pytest.mark.parametrize("cut", slow_but(range(1, N_LAYERS + 1), 2))
+@pytest.mark.parametrize("family", [*slow_but(["gpt2", "llama", "bert"], "gpt2")])
+def test_quantised_blocks_equal_the_stock_model_with_the_weights_that_they_stand_for(family, cut, quantization):
+    base = base_in_format(shared(family), WeightFormat("float32", quantization))
+    whole = copy.deepcopy(stock(family))
+    with_dense_weights(stock_parts(whole, family)[0], base.model)
+    split = split_pass(base, cut, "sequence-classification", PADDED)
+    loss, gradients = unsplit_pass(whole, family, "sequence-classification", split)
+    assert split.loss == pytest.approx(loss, abs=1e-6)
+    for mine, theirs in zip(split.gradients, gradients, strict=True):
+        assert theirs.abs().max() > 0
+        torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("server_cut", [1, 3])

@@ -59,6 +59,13 @@ class ModelConfig(Section):
         None, description="A revision of the hub: a branch, a tag or a commit.", examples=["main"]
     )
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="The dtype of the frozen weights.")
+    quantization: Literal["none", "nf4", "nf4-double", "int8"] = Field(
+        "none",
+        description="How the linear layers of the blocks are held, at the server, and at clients that do not say "
+        "otherwise: `nf4` takes 4.5 bits a weight, `nf4-double` 4.13, `int8` 8. Embeddings, norms, heads and adapters "
+        "stay as they are. Needs the extra `quantization`, on a CPU or CUDA.",
+        examples=["nf4"],
+    )
     fused_gelu: bool = Field(
         True,
         description="Run GPT-2's gelu_new as one operation: the same function to 2e-7, at under half the saved bytes.",
@@ -138,6 +145,12 @@ class ClientConfig(Section):
         "those of other tokens from its own file of the model when they come; results are equal to the bit. Without a "
         "split it has the whole `table`.",
         examples=["rows"],
+    )
+    quantization: Literal["none", "nf4", "nf4-double", "int8"] | None = Field(
+        None,
+        description="How it holds the linear layers of its blocks; without it, as `model.quantization` says. Its local "
+        "test runs on them; group scores and `mode: centralized` run as `model.quantization` says.",
+        examples=["nf4"],
     )
     weight: float = Field(
         1.0, gt=0, description="A factor on its weight in its group's merge, beside what `aggregation.weights` gives."
@@ -260,6 +273,7 @@ class ClientSpec(NamedTuple):
     device: str | None
     checkpointing: bool
     dtype: Literal["float32", "bfloat16"]
+    quantization: Literal["none", "nf4", "nf4-double", "int8"]
     embedding: Literal["table", "rows"]
     weight: float
     key: str
@@ -341,17 +355,20 @@ class ExperimentConfig(Section):
     def expanded_clients(self) -> list[ClientSpec]:
         """All clients in the order of the file, templates expanded; rank and split layer as configured.
 
-        The learner that pools all clients' data (``centralized``) has the one base, so there dtypes are the model's.
-        Rows of the embedding are a matter of the split: a client with the whole model has the whole table, too.
+        The learner that pools all clients' data (``centralized``) has the one base, so there dtypes and quantisation
+        are the model's. Rows of the embedding are a matter of the split: a client with the whole model has the whole
+        table, too.
         """
         specs = []
         for name, client in self.clients.items():
             rank = self.lora.rank if client.rank is None else client.rank
-            dtype = self.model.dtype if client.dtype is None or self.mode == "centralized" else client.dtype
+            pooled = self.mode == "centralized"
+            dtype = self.model.dtype if client.dtype is None or pooled else client.dtype
+            quantization = self.model.quantization if client.quantization is None or pooled else client.quantization
             cut = self.model.split_layer if client.split_layer is None else client.split_layer
             embedding = client.embedding if self.mode == "split-federated" else "table"
             for i in range(client.count):
                 numbered = f"{name}-{i + 1}" if client.count > 1 else name
-                own = (client.device, client.checkpointing, dtype, embedding, client.weight)
+                own = (client.device, client.checkpointing, dtype, quantization, embedding, client.weight)
                 specs.append(ClientSpec(numbered, client.task_group, rank, cut, *own, f"clients.{name}"))
         return specs

@@ -111,7 +111,7 @@ class Prefix:
     ) -> None:
         self.cache, self.base, self.adapters, self.first = cache, base, adapters, first
         self._lower, self.upper = base.client_half(first), base.between(first, cut)
-        weights = (base.sha256, str(base.dtype), base.fused_gelu, first, autocast)
+        weights = (base.sha256, str(base.dtype), base.quantization, base.fused_gelu, first, autocast)
         self._weights = hashlib.sha256(repr(weights).encode())
 
     def outputs(self, inputs: dict[str, Tensor], mask: Tensor) -> Tensor | None:

@@ -168,6 +168,8 @@ def _prepacked(layer: nn.Module) -> nn.Module:
 
 
 def _fits(layer: nn.Linear | Conv1D) -> bool:
+    if type(layer) not in (nn.Linear, Conv1D):  # as quantised ones, which have no such weight
+        return False
     weight, frozen = layer.weight, not any(p.requires_grad for p in layer.parameters())
-    fits = type(layer) in (nn.Linear, Conv1D) and weight.numel() >= LEAST
+    fits = weight.numel() >= LEAST
     return fits and frozen and weight.device.type == "cpu" and weight.dtype == torch.float32

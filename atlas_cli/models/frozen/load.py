@@ -28,6 +28,7 @@ from atlas_cli.models.frozen.embed_scale import keep_exact_scale
 from atlas_cli.models.frozen.gelu import fuse_gelu
 from atlas_cli.models.frozen.output_embedding import output_embedding
 from atlas_cli.models.frozen.rotary import keep_initial_frequencies
+from atlas_cli.models.frozen.weight_format import Quantization, WeightFormat
 from atlas_cli.models.halves.split import client_half, client_part, server_half
 from atlas_cli.seeding import forked
 
@@ -43,6 +44,8 @@ class FrozenBase:
         name: ``model.name``; ``init``: how weights were initialised, in words; ``sha256``: of all weights.
         fused_gelu: how many activation functions were replaced by their fused form.
         left_out: tensors of the files that belong to a head, which atlas replaces by its own.
+        quantization: of the linear layers of the blocks; ``rounding``: the largest difference of a quantised weight
+            from the source's; ``held_sha256``: of all tensors as they are held, where any of them are quantised.
     """
 
     model: nn.Module
@@ -53,6 +56,9 @@ class FrozenBase:
     sha256: str
     fused_gelu: int = 0
     left_out: tuple[str, ...] = ()
+    quantization: Quantization = "none"
+    rounding: float = 0.0
+    held_sha256: str | None = None
     _views: dict[tuple[int, int | None], nn.Module] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def client_half(self, cut: int) -> nn.Module:
@@ -83,6 +89,11 @@ class FrozenBase:
     def dtype(self) -> torch.dtype:
         """The type of the weights, read from the input embedding."""
         return next(self.model.parameters()).dtype
+
+    @property
+    def format(self) -> WeightFormat:
+        """How the weights are held."""
+        return WeightFormat(str(self.dtype).removeprefix("torch."), self.quantization)
 
     @property
     def hidden_size(self) -> int:
@@ -199,7 +210,7 @@ def _require_finite(model: nn.Module, lm_head: nn.Module | None, name: str) -> N
 
 
 def current_sha256(base: FrozenBase) -> str:
-    """Hash the current weights; the result equals ``base.sha256`` as long as the base is frozen."""
+    """Hash the current weights; a base that was loaded has its ``sha256`` as long as it is frozen."""
     return _sha256(base.model, base.lm_head)
 
 

@@ -18,7 +18,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from atlas_cli.models.frozen.load import FrozenBase
+from atlas_cli.models.frozen.load import FrozenBase, current_sha256
 from atlas_cli.models.halves.split import with_modules
 
 
@@ -95,7 +95,8 @@ def by_rows(base: FrozenBase, tokens: Tensor, table: TableFile | None) -> Frozen
     rows = RowEmbedding(whole, tokens, table)
     tied = base.lm_head is not None and any(p is whole.weight for p in base.lm_head.parameters())
     model = with_modules(base.model, {path_of_embedding(base.model): rows})
-    return replace(base, model=model, lm_head=None if tied else base.lm_head)
+    made = replace(base, model=model, lm_head=None if tied else base.lm_head)
+    return made if base.held_sha256 is None else replace(made, held_sha256=current_sha256(made))
 
 
 def path_of_embedding(model: nn.Module) -> str:

@@ -16,6 +16,7 @@ from atlas_cli.hashing import sha256_tensors
 from atlas_cli.models.families import family_of
 from atlas_cli.models.frozen.cast import above
 from atlas_cli.models.frozen.load import FrozenBase
+from atlas_cli.models.frozen.weight_format import Quantization
 
 
 class Skeleton(NamedTuple):
@@ -27,6 +28,7 @@ class Skeleton(NamedTuple):
     init: str
     sha256: str
     fused_gelu: int
+    quantization: Quantization
 
 
 def take_apart(base: FrozenBase, layers: int | None = None, output: bool = True) -> tuple[Skeleton, list[Tensor]]:
@@ -45,7 +47,8 @@ def take_apart(base: FrozenBase, layers: int | None = None, output: bool = True)
         hollow = torch.empty_like(tensor, device="meta")
         memo[id(tensor)] = nn.Parameter(hollow, requires_grad=False) if isinstance(tensor, nn.Parameter) else hollow
     model, head = copy.deepcopy((base.model, lm_head), memo)
-    return Skeleton(model, head, base.name, base.init, base.sha256, base.fused_gelu), kept
+    facts = base.name, base.init, base.sha256, base.fused_gelu, base.quantization
+    return Skeleton(model, head, *facts), kept
 
 
 def put_together(skeleton: Skeleton, tensors: Sequence[Tensor]) -> FrozenBase:
@@ -65,9 +68,8 @@ def put_together(skeleton: Skeleton, tensors: Sequence[Tensor]) -> FrozenBase:
                     if isinstance(value, Tensor) and id(value) in filled:
                         holder[name] = filled[id(value)]
     family = family_of(str(getattr(skeleton.model.config, "model_type", "")))
-    return FrozenBase(
-        skeleton.model, skeleton.lm_head, family, skeleton.name, skeleton.init, skeleton.sha256, skeleton.fused_gelu
-    )
+    model, lm_head, name, init, sha256, fused_gelu, quantization = skeleton
+    return FrozenBase(model, lm_head, family, name, init, sha256, fused_gelu, quantization=quantization)
 
 
 def contents_sha256(tensors: Sequence[Tensor]) -> str:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, Protocol, Self, get_args
 
 Quantization = Literal["none", "nf4", "nf4-double", "int8"]
 QUANTIZATIONS: tuple[Quantization, ...] = get_args(Quantization)
 
 BLOCK = 64  # weights of 4 bits that share a scale (QLoRA, 2305.14314)
 SCALES = 256  # scales of 8 bits that share a scale of theirs
+
+
+class _Said(Protocol):
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def quantization(self) -> Quantization: ...
 
 
 class WeightFormat(NamedTuple):
@@ -28,6 +35,11 @@ class WeightFormat(NamedTuple):
     def with_table(self) -> WeightFormat:
         """The same with the whole table of embeddings."""
         return self._replace(embedding="table")
+
+    @classmethod
+    def of(cls, said: _Said) -> Self:
+        """What a config says of a client or, under ``model``, of the server; with the whole table of embeddings."""
+        return cls(said.dtype, said.quantization)
 
 
 def quantized_bytes(d_out: int, d_in: int, quantization: Quantization) -> int:
