@@ -82,8 +82,8 @@ def reference_memory(federation: Federation, usages: Sequence[Usage]) -> dict[st
     task = federation.data[federation.group_names[0]].task
     head = bytes_of(head_of(task, plan.hidden_size, base.lm_head))
     whole, output = meta_model(plan.hf_config, plan.family, base.dtype)  # not quantised, whatever the run's base is
-    used = output is not None and any(group.task.causal_only for group in federation.data.values())
-    parameters = [*whole.parameters(), *(output.parameters() if used else ())]
+    used = any(group.task.causal_only for group in federation.data.values())
+    parameters = [*whole.parameters(), *(output.parameters() if output is not None and used else ())]
     everything = head + bytes_of(parameters)
     weights = head + bytes_of([*parameters, *whole.buffers()])  # buffers have neither gradients nor moments
     adapters, what = adapter_bytes(ranks, plan.features), (plan.family, plan.hf_config)
