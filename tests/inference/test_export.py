@@ -42,11 +42,13 @@ def tool_for(task, family, pooling, form):
     # AutoTokenizer makes another tokenizer of a qwen2 folder with words as tokens
     behind = SENTENCES if form == "merged" and family != "qwen2" else BEHIND
     if task in (TEXT, "regression", "multi-label"):
-        fits = family not in WITHOUT_BIAS_IN_NORM and pooling == ("last" if family in CAUSAL else "first")
+        fits = family not in {*WITHOUT_BIAS_IN_NORM, "modernbert"} and pooling == (
+            "last" if family in CAUSAL else "first"
+        )
         return STOCK if fits else behind
     if form == "peft" and task == SPAN and family in ("llama", "qwen2", "qwen3", "qwen3_moe"):
         return BEHIND  # their class for spans names the base "transformer", and files of the language model "model"
-    return BEHIND if (task, family) == (TOKEN, "opt") else STOCK
+    return BEHIND if (task, family) == (TOKEN, "opt") or family == "modernbert" else STOCK
 
 
 @pytest.fixture(scope="session")
@@ -103,6 +105,8 @@ HEADS = [  # one of each kind; a slow test has all families
     (TEXT, "bert", "first"),
     (TEXT, "roberta", "first"),
     (TEXT, "distilbert", "first"),
+    (TEXT, "electra", "first"),
+    (TEXT, "deberta-v2", "first"),
     (TEXT, "gpt2", "last"),
     (TEXT, "llama", "last"),
     ("multi-label", "bert", "mean"),

@@ -6,22 +6,25 @@ the same for tokens and for spans. For texts they differ by family:
     score                     decoders: no bias, on the last token. The bias goes into the bias of the final norm, where
                               that has one: W (h + d) = W h + b for W d = b.
     pooler, classifier        BERT: classifier(tanh(pooler(h))), on the first token
-    dense, out_proj           RoBERTa: out_proj(tanh(dense(h))), on the first token
+    dense, out_proj           RoBERTa, MPNet: out_proj(tanh(dense(h))), on the first token; ELECTRA: with a gelu
     pre_classifier            DistilBERT: classifier(relu(pre_classifier(h))), on the first token
+    pooler, classifier        DeBERTa: classifier(gelu(pooler(h))), on the first token
 
 A tanh is used where it is the identity to float32: on logits that are 2^-16 of what they are, which the layer after it
-undoes. Of a relu, z is relu(z) - relu(-z). No stock class takes the mean over tokens.
+undoes. Of a relu f, z is f(z) - f(-z), and of a gelu, too: z P(z) + z P(-z). No stock class takes the mean over tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 import transformers
 from torch import Tensor, nn
+from transformers.activations import GELUActivation
 
 from atlas_cli.inference.loaded_model import LoadedModel
 from atlas_cli.tasks._heads import PooledHead
@@ -106,9 +109,13 @@ def _for_texts(loaded: LoadedModel, config: Any, head: PooledHead) -> StockClass
         tensors, modules, how = _behind_tanh(f"{within}.pooler.dense", "classifier", weight, bias)
         modules = (f"{within}.pooler", "classifier")
     elif layers == {"classifier.dense", "classifier.out_proj"}:
-        tensors, modules, how = _behind_tanh("classifier.dense", "classifier.out_proj", weight, bias)
+        gelu = isinstance(getattr(model.classifier, "activation", None), GELUActivation)
+        behind = partial(_behind_difference, "gelu") if gelu else _behind_tanh
+        tensors, modules, how = behind("classifier.dense", "classifier.out_proj", weight, bias)
     elif layers == {"pre_classifier", "classifier"}:
-        tensors, modules, how = _behind_relu("pre_classifier", "classifier", weight, bias)
+        tensors, modules, how = _behind_difference("relu", "pre_classifier", "classifier", weight, bias)
+    elif layers == {"pooler.dense", "classifier"} and config.pooler_hidden_act == "gelu":
+        tensors, modules, how = _behind_difference("gelu", "pooler.dense", "classifier", weight, bias)
     else:
         raise NoStockClassError(f"the layers of {name} before its logits are none that atlas knows")
     return StockClass(TEXT, name, within, tensors, modules, how)
@@ -147,14 +154,14 @@ def _behind_tanh(first: str, second: str, weight: Tensor, bias: Tensor) -> _Weig
     return {**inner, **outer}, (first.partition(".")[0],), how
 
 
-def _behind_relu(first: str, second: str, weight: Tensor, bias: Tensor) -> _Weights:
+def _behind_difference(activation: str, first: str, second: str, weight: Tensor, bias: Tensor) -> _Weights:
     classes, size = _room(weight, 2)
     inner, outer = _empty(first, second, classes, size)
     inner[f"{first}.weight"][: 2 * classes] = torch.cat([weight, -weight])
     inner[f"{first}.bias"][: 2 * classes] = torch.cat([bias, -bias])
     outer[f"{second}.weight"][:, : 2 * classes] = torch.cat([torch.eye(classes), -torch.eye(classes)], 1)
-    how = f"{first} computes the logits and their negatives, and {second} takes the difference behind the relu."
-    return {**inner, **outer}, (first, second), how
+    how = f"{first} computes the logits and their negatives, and {second} takes the difference behind the {activation}."
+    return {**inner, **outer}, tuple(dict.fromkeys(path.partition(".")[0] for path in (first, second))), how
 
 
 def _room(weight: Tensor, rows: int) -> tuple[int, int]:
