@@ -13,6 +13,7 @@ from torch import nn
 from transformers.models.gemma3.modeling_gemma3 import Gemma3TextScaledWordEmbedding
 
 from atlas_cli.config.schema.experiment import ModelConfig
+from atlas_cli.errors import ResourceError
 from atlas_cli.models.families import family_of
 from atlas_cli.models.frozen.load import as_base, load_base
 from atlas_cli.models.frozen.row_embedding import RowEmbedding, TableFile, by_rows, row_embeddings
@@ -29,7 +30,7 @@ def rows_of_tiny(family, folder):
     base = as_base(tiny_model(family), family_of(CONFIGS[family]().model_type), family, "random")
     table = base.model.get_input_embeddings().weight
     save_file({"t": table.detach().clone()}, folder / "t.safetensors")
-    return base, by_rows(base, HELD, TableFile(folder / "t.safetensors", "t", torch.float32))
+    return base, by_rows(base, HELD, TableFile.at(folder / "t.safetensors", "t", torch.float32))
 
 
 @pytest.mark.parametrize("family", slow_but(CONFIGS, "gpt2", "bert"))
@@ -50,7 +51,7 @@ def test_activations_are_those_of_the_table_also_for_tokens_whose_rows_are_not_h
 def test_a_subclass_computes_what_it_computes_and_a_copy_for_another_process_too(tmp_path):
     scaled = Gemma3TextScaledWordEmbedding(50, 8, padding_idx=49, embed_scale=3.0).to(torch.bfloat16)
     save_file({"e": scaled.weight.detach().float()}, tmp_path / "f.safetensors")
-    own = RowEmbedding(scaled, HELD, TableFile(tmp_path / "f.safetensors", "e", torch.bfloat16))
+    own = RowEmbedding(scaled, HELD, TableFile.at(tmp_path / "f.safetensors", "e", torch.bfloat16))
     for made in (own, copy.deepcopy(own)):
         for tokens in (KNOWN, UNSEEN):
             assert torch.equal(made(tokens), scaled(tokens))
@@ -80,3 +81,13 @@ def test_a_table_that_no_file_has_is_written_to_one(tmp_path, monkeypatch):
     found = table_file(model, base)
     assert tmp_path in found.path.parents and table_file(model, base) == found
     assert torch.equal(found.rows(HELD), base.model.get_input_embeddings().weight[HELD])
+
+
+@pytest.mark.parametrize(("harm", "why"), [("changed", "it was changed"), ("gone", "No such file")])
+def test_a_file_that_is_not_what_it_was_is_not_read(harm, why, tmp_path):
+    _, own = rows_of_tiny("gpt2", tmp_path)
+    path = tmp_path / "t.safetensors"
+    path.unlink() if harm == "gone" else path.write_bytes(path.read_bytes() + b" ")
+    run_half(own.client_half(2), MASK, input_ids=KNOWN)
+    with pytest.raises(ResourceError, match=f"t.safetensors.*cannot be used: {why}"):
+        run_half(own.client_half(2), MASK, input_ids=UNSEEN)

@@ -12,32 +12,61 @@ import copy
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from atlas_cli.errors import ResourceError
 from atlas_cli.models.frozen.load import FrozenBase, current_sha256
 from atlas_cli.models.halves.split import with_modules
 
 
 class TableFile(NamedTuple):
-    """A table of embeddings: a tensor of a safetensors file, and the dtype in which the model has it."""
+    """A table of embeddings in a file.
+
+    Attributes:
+        tensor: its name in the safetensors file at ``path``.
+        dtype: in which the model has it.
+        mark: size and time of the file when the table was last compared.
+    """
 
     path: Path
     tensor: str
     dtype: torch.dtype
+    mark: tuple[int, int]
+
+    @classmethod
+    def at(cls, path: Path, tensor: str, dtype: torch.dtype) -> Self:
+        """The table in a file as it is now."""
+        return cls(path, tensor, dtype, _mark(path))
 
     def rows(self, tokens: Tensor) -> Tensor:
         """Copies of the rows of tokens (N,): (N, D).
 
         The file is mapped meanwhile, and not held open, so that little but these rows comes into memory, and the file
         can be removed on any system.
+
+        Raises:
+            ResourceError: the file is gone or was changed.
         """
-        with safe_open(self.path, "pt") as opened:
-            rows: Tensor = opened.get_tensor(self.tensor)[tokens.cpu()]
+        try:
+            if _mark(self.path) != self.mark:
+                raise OSError("it was changed")
+            with safe_open(self.path, "pt") as opened:
+                rows: Tensor = opened.get_tensor(self.tensor)[tokens.cpu()]
+        except (OSError, SafetensorError) as error:
+            raise ResourceError(
+                f"{self.path}, from which rows of the token embedding are read (embedding: rows), cannot be used: "
+                f"{getattr(error, 'strerror', None) or error}; leave a model's files as they are while it is used"
+            ) from None
         return rows.to(self.dtype)
+
+
+def _mark(path: Path) -> tuple[int, int]:
+    facts = path.stat()
+    return facts.st_size, facts.st_mtime_ns
 
 
 class RowEmbedding(nn.Module):

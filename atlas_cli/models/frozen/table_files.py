@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -43,7 +43,7 @@ def table_file(model: ModelConfig, base: FrozenBase) -> TableFile:
             if tuple(opened.get_slice(name).get_shape()) != tuple(table.shape):
                 continue
             if torch.equal(opened.get_tensor(name).to(table.dtype), table):
-                return TableFile(path, name, table.dtype)
+                return TableFile.at(path, name, table.dtype)
     return _written(table)
 
 
@@ -53,12 +53,12 @@ def _written(table: Tensor) -> TableFile:
         path = _scratch(folder) / f"{sha256_tensors(tensors)}.safetensors"
         if not path.exists():
             save_file(tensors, path)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise ResourceError(
             f"embedding: rows keeps the table of embeddings in a file under {folder}, which cannot be written: "
-            f"{error.strerror or error}; set ATLAS_CACHE to a folder with room for {table.nbytes:,} bytes"
+            f"{getattr(error, 'strerror', None) or error}; set ATLAS_CACHE to a folder with room for {table.nbytes:,} bytes"
         ) from None
-    return TableFile(path, _TENSOR, table.dtype)
+    return TableFile.at(path, _TENSOR, table.dtype)
 
 
 @cache
