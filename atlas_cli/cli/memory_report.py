@@ -74,7 +74,8 @@ def _of_config(
 ) -> None:
     from atlas_cli.cli._tables import memory_prediction as report
     from atlas_cli.config.load import load_config, locating
-    from atlas_cli.planning.memory_assumptions import notes_on, read_classes, read_rows
+    from atlas_cli.planning.client_rows import read_rows
+    from atlas_cli.planning.memory_assumptions import notes_on, read_classes
     from atlas_cli.planning.memory_of_plan import predict
     from atlas_cli.planning.plan import make_plan
     from atlas_cli.reports.terminal import Terminal, busy
@@ -83,7 +84,7 @@ def _of_config(
     with locating(loaded), busy("tracing the model's memory"):
         plan = make_plan(loaded.config)
         classes, notes = read_classes(plan)
-        held, assumed = read_rows(plan.config, plan.family.causal)
+        held, assumed = read_rows(plan.config, plan.hf_config)
         prediction = predict(plan, classes, rows=held)
     notes = [*notes_on(plan), *notes, *assumed]
     record: Record = prediction.record() | {"notes": notes}
@@ -95,7 +96,8 @@ def _of_config(
         found: dict[str, Record] = {}
         for name in dict.fromkeys(prediction.alike.values()):
             with busy(f"measuring {name}"):
-                one = measure_client(config, overrides, name, prediction.shapes[name], classes.get(groups[name], ()))
+                named = classes.get(groups[name], ())
+                one = measure_client(config, overrides, name, prediction.shapes[name], named, held.get(name))
             found[name] = {**one.parts, "peak": one.peak, "resident": one.resident}
         both = report.measured_comparison(record, found)
         record["measured"] = both

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 from atlas_cli.config.schema.experiment import ExperimentConfig
-from atlas_cli.data.collate import pad_token_id
-from atlas_cli.data.prepare import prepare
 from atlas_cli.data.read import read_group
 from atlas_cli.errors import AtlasError
-from atlas_cli.models.frozen.load import load_tokenizer
-from atlas_cli.planning.memory.embedding_rows import ASSUMED_ROWS, distinct_tokens
 from atlas_cli.planning.plan import Plan
 from atlas_cli.printable import listed
 from atlas_cli.tasks import build as build_task
@@ -28,25 +24,6 @@ def read_classes(plan: Plan) -> tuple[dict[str, list[str]], list[str]]:
             found[name] = ["0", "1"]
             notes.append(f"task group {name}: two classes assumed, since its data cannot be read ({error})")
     return found, notes
-
-
-def read_rows(config: ExperimentConfig, causal: bool) -> tuple[dict[str, int], list[str]]:
-    """How many rows of the token embedding each client holds that does not hold its table, from its training texts.
-
-    Where these cannot be read a number is assumed, and noted.
-
-    Args:
-        causal: whether the model is a decoder.
-    """
-    clients = [spec for spec in config.expanded_clients() if spec.embedding == "rows"]
-    if not clients:
-        return {}, []
-    try:
-        tokenizer = load_tokenizer(config.model)
-        data, pad = prepare(config, tokenizer, causal), pad_token_id(tokenizer)
-    except AtlasError as error:
-        return {}, [f"embedding: rows is counted with {ASSUMED_ROWS:,} rows, as its texts cannot be read ({error})"]
-    return {c.name: len(distinct_tokens(data[c.task_group].train[c.name], pad)) for c in clients}, []
 
 
 def notes_on(plan: Plan) -> list[str]:

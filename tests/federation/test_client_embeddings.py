@@ -11,7 +11,7 @@ from atlas_cli.experiment.split_check import require_verified
 from atlas_cli.experiment.split_proof import verify_split
 from atlas_cli.models.frozen.row_embedding import row_embeddings
 from atlas_cli.models.frozen.weight_format import WeightFormat
-from atlas_cli.planning.memory_assumptions import read_rows
+from atlas_cli.planning.client_rows import read_rows
 from atlas_cli.planning.memory_of_plan import predict, rows_of, shapes_of
 from atlas_cli.planning.plan import make_plan
 
@@ -53,7 +53,7 @@ def by_hand(federation, client):
 def test_memory_is_that_of_the_clients_own_tokens_as_predicted_from_its_texts(make_config, make_federation, lines):
     made = make_federation("gpt2", **LOCAL, **NARROW, task_groups=lines)
     counts = {name: by_hand(made, name) for name in "ab"}
-    said, notes = read_rows(made.config, causal=True)
+    said, notes = read_rows(made.config, made.plan.hf_config)
     assert said == counts and not notes
     measured = MeasuredRound(made, 1, list("abc"))
     for name in "abc":

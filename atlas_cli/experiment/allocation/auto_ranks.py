@@ -12,6 +12,7 @@ from atlas_cli.experiment.allocation.importance import measure_importance
 from atlas_cli.federation.build import assemble
 from atlas_cli.federation.loaded_experiment import LoadedExperiment, load_experiment
 from atlas_cli.models.block_paths import by_layer
+from atlas_cli.planning.client_rows import most_rows
 from atlas_cli.planning.cuts.auto import resolve_auto_cuts
 from atlas_cli.planning.devices.devices import Device, configured_devices, find_device
 from atlas_cli.planning.memory.party_memory import PartyMemory
@@ -90,7 +91,10 @@ def plan_ranks(config: ExperimentConfig, method: str | None = None) -> RankPlan:
     plan = make_plan(probing)
     tasks = _tasks(plan)
     first = {c.key: c for c in reversed(plan.clients)}
-    kinds = {key: _Kind(config, plan, c, tasks[c.task_group], c.name in auto) for key, c in first.items()}
+    rows = most_rows(config, plan.hf_config)
+    kinds = {
+        key: _Kind(config, plan, c, tasks[c.task_group], c.name in auto, rows.get(key)) for key, c in first.items()
+    }
     for name, key in auto.items():  # what cannot fit is said before any weights are loaded
         kinds[key].allocate(allocate_uniform, None, name)
     loaded = load_experiment(plan) if method == "gradient" and auto else None
@@ -119,13 +123,19 @@ def _importances(loaded: LoadedExperiment, clients: Iterable[str]) -> dict[str, 
 
 
 class _Kind:
-    """What all clients of one template have in common."""
+    """What all clients of one template have in common.
 
-    def __init__(self, config: ExperimentConfig, plan: Plan, client: ClientPlan, task: BaseTask, auto: bool) -> None:
+    Args:
+        rows: the most rows of the token embedding that one of them holds, where they do not hold its table.
+    """
+
+    def __init__(
+        self, config: ExperimentConfig, plan: Plan, client: ClientPlan, task: BaseTask, auto: bool, rows: int | None
+    ) -> None:
         training, self.rules, self.key = config.training, config.allocation, client.key
         self.device = _device(config, client.key, auto)
         self.targets = _targets(plan, client)
-        self._plan, self._client, self._task = plan, client, task
+        self._plan, self._client, self._task, self._rows = plan, client, task, rows
         self._shape = Shape(training.batch_size, training.max_length, training.batch_size > 1)
         self._predicted: dict[tuple[tuple[str, int], ...], PartyMemory] = {}
         self._uplinks: dict[tuple[tuple[str, int], ...], int] = {}
@@ -147,7 +157,7 @@ class _Kind:
         key = tuple(ranks.items())
         if key not in self._predicted:  # a trace takes half a second, and clients alike ask for the same
             client = replace(self._client, ranks=ranks)
-            self._predicted[key] = client_memory(self._plan, client, self._task, self._shape)
+            self._predicted[key] = client_memory(self._plan, client, self._task, self._shape, self._rows)
         return self._predicted[key]
 
     def uplink(self, ranks: ByPath) -> int:

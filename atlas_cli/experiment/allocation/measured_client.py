@@ -31,7 +31,7 @@ from atlas_cli.federation.parties.unsplit_client import UnsplitClient
 from atlas_cli.models.frozen.gelu import fuse_gelu
 from atlas_cli.models.frozen.load import FrozenBase
 from atlas_cli.models.frozen.meta_model import meta_model
-from atlas_cli.models.halves.split import client_half
+from atlas_cli.models.frozen.row_embedding import by_rows, row_embeddings
 from atlas_cli.planning.memory.saved_trace import LiveBytes
 from atlas_cli.planning.memory_of_plan import build_task_of
 from atlas_cli.planning.plan import Plan, make_plan
@@ -61,19 +61,26 @@ class ClientMemory:
 
 
 def measure_client(
-    config: Path, overrides: Sequence[str], client: str, shape: Shape, classes: Sequence[str] = ()
+    config: Path,
+    overrides: Sequence[str],
+    client: str,
+    shape: Shape,
+    classes: Sequence[str] = (),
+    rows: int | None = None,
 ) -> ClientMemory:
     """Take two steps with a client of a config, in a fresh process.
 
     Args:
         config, overrides: as for ``load_config``.
         classes: of its task group, where its head is on the client.
+        rows: of the token embedding, where it does not hold the whole table.
 
     Raises:
         AtlasError: the process failed; says with which error.
     """
     command = [sys.executable, "-m", "atlas_cli.experiment.allocation.measured_client", str(config), client, *overrides]
     command += ["--shape", str(shape.batch), str(shape.tokens), str(int(shape.padded)), "--classes", str(len(classes))]
+    command += [] if rows is None else ["--rows", str(rows)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **_ALLOCATOR})
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}, out of memory?"]
@@ -81,7 +88,9 @@ def measure_client(
     return ClientMemory(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def take_steps(plan: Plan, name: str, shape: Shape, classes: Sequence[str], steps: int = STEPS) -> ClientMemory:
+def take_steps(
+    plan: Plan, name: str, shape: Shape, classes: Sequence[str], rows: int | None = None, steps: int = STEPS
+) -> ClientMemory:
     """Take the steps in this process; the resident peak then includes whatever the process did before."""
     torch.manual_seed(plan.config.seed)
     client = plan.by_name[name]
@@ -90,20 +99,25 @@ def take_steps(plan: Plan, name: str, shape: Shape, classes: Sequence[str], step
     if plan.config.model.fused_gelu:
         fuse_gelu(base)
     before = _start_of_peak()
-    held: list[nn.Module] = [client_half(base, plan.family, client.cut) if split else base]
+    own = FrozenBase(base, lm_head, plan.family, plan.config.model.name, "random", "")
+    tokens = None if rows is None else torch.arange(rows)
+    if tokens is not None:
+        own = by_rows(own, tokens, None)
+    held: list[nn.Module] = [own.client_half(client.cut) if split else own.model]
     if lm_head is not None and (not split or plan.config.training.labels == "client"):
         held.append(lm_head)
     _fill(held)
-    own = FrozenBase(base, lm_head, plan.family, plan.config.model.name, "random", "")
+    if tokens is not None:
+        next(row_embeddings(held[0])).tokens.copy_(tokens)
     task = build_task_of(plan, client.task_group, classes)
     party = new_client(plan.config, client, own, task, plan.above(client.cut), torch.device("cpu"))
     party.term = None  # nothing is delivered to it that a term could start from
-    usage = party.measure()
+    usage = party.measure(tokens)
     weights = [*held[0].parameters(), *held[0].buffers(), *party.trained(), *party.output_embedding()]
     owned = usage.frozen_weights + usage.adapters + usage.heads
     with LiveBytes(weights) as live:
         for _ in range(steps):
-            _step(plan, party, name, shape)
+            _step(plan, party, name, shape, rows or int(plan.hf_config.vocab_size))
     return ClientMemory(usage.record(), owned + live.peak, _peak() - before)
 
 
@@ -117,6 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--shape", type=int, nargs=3, required=True, metavar=("BATCH", "TOKENS", "PADDED"))
     parser.add_argument("--classes", type=int, default=0)
+    parser.add_argument("--rows", type=int)
     given = parser.parse_args(arguments)
     try:
         plan = make_plan(load_config(given.config, given.overrides).config)
@@ -124,8 +139,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             torch.set_num_threads(plan.config.threads)
         batch, tokens, padded = given.shape
         classes = [str(c) for c in range(given.classes or 2)]
-        take_steps(_tiny(plan, given.client), given.client, Shape(2, 4, bool(padded)), classes)
-        done = take_steps(plan, given.client, Shape(batch, tokens, bool(padded)), classes)
+        few = None if given.rows is None else 8
+        take_steps(_tiny(plan, given.client), given.client, Shape(2, 4, bool(padded)), classes, few)
+        done = take_steps(plan, given.client, Shape(batch, tokens, bool(padded)), classes, given.rows)
     except AtlasError as error:
         print(error, file=sys.stderr)
         return error.exit_code
@@ -133,8 +149,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _step(plan: Plan, party: Party, name: str, shape: Shape) -> None:
-    ids = torch.randint(0, int(plan.hf_config.vocab_size), (shape.batch, shape.tokens))
+def _step(plan: Plan, party: Party, name: str, shape: Shape, vocabulary: int) -> None:
+    ids = torch.randint(0, vocabulary, (shape.batch, shape.tokens))
     mask = torch.ones_like(ids)
     if shape.padded:
         mask[0, -1] = 0

@@ -55,8 +55,9 @@ def _written(table: Tensor) -> TableFile:
             save_file(tensors, path)
     except (OSError, SafetensorError) as error:
         raise ResourceError(
-            f"embedding: rows keeps the table of embeddings in a file under {folder}, which cannot be written: "
-            f"{getattr(error, 'strerror', None) or error}; set ATLAS_CACHE to a folder with room for {table.nbytes:,} bytes"
+            f"embedding: rows keeps the table of embeddings in a file under {folder}, which cannot be written "
+            f"({getattr(error, 'strerror', None) or error}); set ATLAS_CACHE to a folder with room for "
+            f"{table.nbytes:,} bytes"
         ) from None
     return TableFile.at(path, _TENSOR, table.dtype)
 

@@ -11,9 +11,11 @@ from transformers import PreTrainedConfig
 from atlas_cli.config.schema.experiment import ClientSpec, ExperimentConfig
 from atlas_cli.errors import ConfigError
 from atlas_cli.models.files.resolve import model_config
+from atlas_cli.planning.client_rows import most_rows
 from atlas_cli.planning.cuts.choice import choose_split
 from atlas_cli.planning.cuts.table import Setting
 from atlas_cli.planning.devices.devices import Device, client_devices, server_device
+from atlas_cli.planning.memory.embedding_rows import ASSUMED_ROWS
 
 
 def resolve_auto_cuts(config: ExperimentConfig) -> ExperimentConfig:
@@ -30,7 +32,8 @@ def resolve_auto_cuts(config: ExperimentConfig) -> ExperimentConfig:
     if not auto:
         return config
     hf_config, _, _ = model_config(config.model)
-    deepest = {key: _deepest(config, spec, hf_config) for key, spec in auto.items()}
+    rows = most_rows(config, hf_config)
+    deepest = {key: _deepest(config, spec, hf_config, rows.get(key)) for key, spec in auto.items()}
     inherited = [key for key in auto if config.clients[key.removeprefix("clients.")].split_layer is None]
     model = config.model
     if inherited:
@@ -44,7 +47,7 @@ def resolve_auto_cuts(config: ExperimentConfig) -> ExperimentConfig:
     return config.model_copy(update={"model": model, "clients": clients})
 
 
-def _deepest(config: ExperimentConfig, spec: ClientSpec, hf_config: PreTrainedConfig) -> int:
+def _deepest(config: ExperimentConfig, spec: ClientSpec, hf_config: PreTrainedConfig, rows: int | None) -> int:
     device = _device(config, spec)
     ranks = list(spec.rank.values()) if isinstance(spec.rank, dict) else [spec.rank]
     targets = config.lora.targets
@@ -57,6 +60,8 @@ def _deepest(config: ExperimentConfig, spec: ClientSpec, hf_config: PreTrainedCo
         checkpointing=spec.checkpointing,
         fused_gelu=config.model.fused_gelu,
         server_dtype=config.model.dtype,
+        embedding=spec.embedding,
+        rows=rows or ASSUMED_ROWS,
     )
     server = server_device(config) if config.server.device is not None else None
     choice = choose_split(config.model.name, setting, device, server, hf_config=hf_config).require()
