@@ -104,8 +104,8 @@ def take_steps(
     if tokens is not None:
         own = by_rows(own, tokens, None)
     held: list[nn.Module] = [own.client_half(client.cut) if split else own.model]
-    if lm_head is not None and (not split or plan.config.training.labels == "client"):
-        held.append(lm_head)
+    if own.lm_head is not None and (not split or plan.config.training.labels == "client"):
+        held.append(own.lm_head)
     _fill(held)
     if tokens is not None:
         next(row_embeddings(held[0])).tokens.copy_(tokens)
