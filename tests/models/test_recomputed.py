@@ -15,6 +15,7 @@ from atlas_cli.models.halves.real_tokens import run_packed
 from atlas_cli.models.halves.split import run_half
 
 LENGTHS, WIDTH, BLOCKS = (7, 4), 32, 3
+READ_NO_NORM = {"olmo2"}  # queries and values are made of the residual stream itself
 
 
 def step(name, parts, frozen=()):
@@ -31,7 +32,7 @@ def step(name, parts, frozen=()):
     ids = torch.randint(5, 30, mask.shape) * mask
     positions = torch.cat([torch.arange(n) for n in LENGTHS])
     found = []
-    for row in (False, True):
+    for row in (False, True)[: 1 + base.family.packs]:
         with saved_bytes([*base.model.parameters(), *adapters.parameters()]) as saved:
             if row:
                 with attached_segments(base.model, [Segment(adapters, n) for n in LENGTHS]):
@@ -54,7 +55,8 @@ def test_gradients_are_the_same_bits_and_fewer_bytes_are_saved(name, parts, monk
     for (gradients, fewer, tokens), (kept, saved, _) in zip(lean, step(name, parts), strict=True):
         assert all(torch.equal(a, b) for a, b in zip(gradients, kept, strict=True))
         # one tensor a block that has a trained one below, shared by its adapters; A alone needs what it is given
-        assert saved - fewer == (4 * WIDTH * tokens * (BLOCKS - 1) if "A" in parts else 0)
+        spared = "A" in parts and name not in READ_NO_NORM
+        assert saved - fewer == (4 * WIDTH * tokens * (BLOCKS - 1) if spared else 0)
 
 
 def test_a_tensor_that_no_norm_made_is_kept_as_it_is():

@@ -11,6 +11,7 @@ from transformers import (
     DebertaV2Config,
     DistilBertConfig,
     ElectraConfig,
+    Gemma2Config,
     Gemma3TextConfig,
     GPT2Config,
     GPTNeoXConfig,
@@ -19,12 +20,16 @@ from transformers import (
     MixtralConfig,
     ModernBertConfig,
     MPNetConfig,
+    Olmo2Config,
     OPTConfig,
+    Phi3Config,
+    PhiConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
     Qwen3MoeConfig,
     RobertaConfig,
+    SmolLM3Config,
 )
 
 from atlas_cli.models.families.contract import BaseFamily
@@ -72,6 +77,18 @@ _DECODERS = {
         layer_types=_MIXED,
         final_logit_softcapping=30.0,
     ),
+    "gemma2": lambda: Gemma2Config(
+        **_LLAMA,
+        head_dim=8,
+        query_pre_attn_scalar=8,
+        sliding_window=4,
+        final_logit_softcapping=30.0,
+        attn_logit_softcapping=5.0,
+    ),
+    "olmo2": lambda: Olmo2Config(**_LLAMA),
+    "phi": lambda: PhiConfig(**_LLAMA, qk_layernorm=True),
+    "phi3": lambda: Phi3Config(**_LLAMA, sliding_window=4, partial_rotary_factor=0.75),
+    "smollm3": lambda: SmolLM3Config(**_LLAMA, no_rope_layers=[1, 0, 1, 0], use_sliding_window=True, sliding_window=4),
 }
 _ENCODERS = {
     "bert": lambda: BertConfig(**_BERT, max_position_embeddings=64),
@@ -101,7 +118,9 @@ CAUSAL = tuple(_DECODERS)
 ALWAYS = {"gpt2", "llama", "mistral", "qwen2", "qwen3", "opt", "gpt_neox", "bert", "roberta", "distilbert"}
 FAMILIES = slow_but(CONFIGS, *ALWAYS)
 CAUSAL_FAMILIES = slow_but(CAUSAL, *ALWAYS.intersection(CAUSAL))
-PACKED_FAMILIES = slow_but((name for name in CONFIGS if name not in ("mpnet", "deberta-v2")), *ALWAYS)
+PACKED_FAMILIES = slow_but(
+    (name for name in CONFIGS if name not in ("mpnet", "deberta-v2", "gemma2", "falcon")), *ALWAYS
+)
 
 
 def varied(family: BaseFamily, **attributes: object) -> BaseFamily:

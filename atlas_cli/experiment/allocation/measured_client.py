@@ -9,7 +9,6 @@ freed: what is left to count belongs to the client.
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import os
 import subprocess
@@ -28,6 +27,7 @@ from atlas_cli.federation.client_state.new_client import new_client
 from atlas_cli.federation.parties.party import Party
 from atlas_cli.federation.parties.split_client import SplitClient
 from atlas_cli.federation.parties.unsplit_client import UnsplitClient
+from atlas_cli.models.block_config import of_blocks
 from atlas_cli.models.frozen.gelu import fuse_gelu
 from atlas_cli.models.frozen.load import FrozenBase
 from atlas_cli.models.frozen.meta_model import meta_model
@@ -170,14 +170,12 @@ def _step(plan: Plan, party: Party, name: str, shape: Shape, vocabulary: int) ->
 
 def _tiny(plan: Plan, name: str) -> Plan:
     """The same client of a model that takes no memory: one block, eight numbers a head."""
-    config = copy.deepcopy(plan.hf_config)
-    small = {"vocab_size": 32, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 8}
+    config = of_blocks(plan.hf_config, [0])
+    small = {"vocab_size": 32, "hidden_size": 16, "num_attention_heads": 2, "head_dim": 8}
     small |= {"num_key_value_heads": 1, "intermediate_size": 16, "n_inner": 16, "hidden_dim": 16}
     for key, value in small.items():
         if getattr(config, key, None) is not None:
             setattr(config, key, value)
-    if getattr(config, "layer_types", None):
-        config.layer_types = config.layer_types[:1]
     if config.pad_token_id is not None:
         config.pad_token_id = 0
     client = plan.by_name[name]

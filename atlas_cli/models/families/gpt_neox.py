@@ -1,7 +1,5 @@
 """GPT-NeoX and Pythia: rotary positions on a part of each head; attention and feed-forward read the block's input."""
 
-from collections.abc import Iterator
-
 from torch import nn
 from transformers import PreTrainedConfig
 
@@ -20,15 +18,6 @@ class Family(BaseFamily):
     stages = (("attention.query_key_value",), ("attention.dense",), ("mlp.dense_h_to_4h",), ("mlp.dense_4h_to_h",))
     buffers = ("attention.bias", "attention.masked_bias", "rotary_emb.inv_freq")
     options = ("partial_rotary_factor", "rotary_pct", "rotary_emb_base")
-
-    def uncovered(self, config: PreTrainedConfig) -> Iterator[tuple[str, str]]:
-        """A rotary share of each head that is not possible is not covered."""
-        share = config.rope_parameters["partial_rotary_factor"]
-        if not (isinstance(share, int | float) and 0 < share <= 1):
-            yield (
-                "rope_parameters.partial_rotary_factor",
-                "is not a share of a head, above 0 and at most 1",
-            )
 
     def parallel(self, config: PreTrainedConfig) -> bool:
         """The value of ``use_parallel_residual``; without it, the feed-forward reads the attention's sum."""

@@ -192,8 +192,12 @@ def _impossible_rotary(
         value = rotary.get(name)
         if value is not None and not (isinstance(value, (int, float)) and 0 < value < math.inf):
             yield f"{place}.{name}", value, "is not a number above 0"
-    if rotary.get("partial_rotary_factor") not in (None, 1) and "partial_rotary_factor" not in computed:
-        yield f"{place}.partial_rotary_factor", rotary["partial_rotary_factor"], _DROPPED
+    share = rotary.get("partial_rotary_factor", 1)
+    if "partial_rotary_factor" not in computed:
+        if share not in (None, 1):
+            yield f"{place}.partial_rotary_factor", share, _DROPPED
+    elif not (isinstance(share, int | float) and 0 < share <= 1):
+        yield f"{place}.partial_rotary_factor", share, "is not a share of a head, above 0 and at most 1"
 
 
 def _is_size(value: object) -> bool:

@@ -212,7 +212,7 @@ def _with_changes(config: PreTrainedConfig, model: ModelConfig) -> PreTrainedCon
 
 
 _NOT_FIELDS = {"transformers_version", "model_type", "architectures", "dtype"}
-_DERIVED = ("layer_types", "head_dim", "num_key_value_heads")
+_DERIVED = ("layer_types", "no_rope_layers", "head_dim", "num_key_value_heads")
 
 
 def _given(config: PreTrainedConfig) -> dict[str, Any]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedConfig
 
+from atlas_cli.models.block_config import of_blocks
 from atlas_cli.models.families.contract import BaseFamily
 from atlas_cli.models.frozen.load import from_config
 from atlas_cli.models.frozen.output_embedding import output_embedding
@@ -44,12 +43,3 @@ def meta_model(
 def shortened(hf_config: PreTrainedConfig, layers: int) -> PreTrainedConfig:
     """The config of the same model with only its lowest blocks."""
     return of_blocks(hf_config, range(layers))
-
-
-def of_blocks(hf_config: PreTrainedConfig, numbers: Sequence[int]) -> PreTrainedConfig:
-    """The config of a model that consists of these blocks of the given one, from the bottom up."""
-    found = copy.deepcopy(hf_config)
-    found.num_hidden_layers = len(numbers)
-    if getattr(found, "layer_types", None) is not None:
-        found.layer_types = [found.layer_types[number] for number in numbers]
-    return found

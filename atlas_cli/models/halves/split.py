@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import Cache
 
+from atlas_cli.models.block_config import of_blocks
 from atlas_cli.models.families.contract import BaseFamily
 from atlas_cli.models.halves.recomputed_norms import without_mark
 
@@ -23,7 +24,7 @@ def client_half(base: nn.Module, family: BaseFamily, cut: int) -> nn.Module:
     replaced: dict[str, nn.Module] = {family.blocks: nn.ModuleList(blocks_of(base, family)[:cut])}
     if family.final_norm is not None:
         replaced[family.final_norm] = nn.Identity()
-    return with_modules(base, replaced, _config_for(base, 0, cut))
+    return with_modules(base, replaced, of_blocks(base.config, range(cut)))
 
 
 def server_half(base: nn.Module, family: BaseFamily, cut: int) -> nn.Module:
@@ -31,7 +32,7 @@ def server_half(base: nn.Module, family: BaseFamily, cut: int) -> nn.Module:
     blocks = blocks_of(base, family)
     replaced: dict[str, nn.Module] = {path: make() for path, make in family.input_side.items()}
     replaced[family.blocks] = nn.ModuleList(list(blocks[cut:]) or [make() for make in family.no_blocks])
-    return with_modules(base, replaced, _config_for(base, cut, len(blocks)))
+    return with_modules(base, replaced, of_blocks(base.config, range(cut, len(blocks))))
 
 
 def client_part(base: nn.Module, family: BaseFamily, first: int, cut: int) -> nn.Module:
@@ -39,7 +40,7 @@ def client_part(base: nn.Module, family: BaseFamily, first: int, cut: int) -> nn
     replaced: dict[str, nn.Module] = {family.blocks: nn.ModuleList(blocks_of(base, family)[first:cut])}
     if family.final_norm is not None:
         replaced[family.final_norm] = nn.Identity()
-    return with_modules(server_half(base, family, first), replaced, _config_for(base, first, cut))
+    return with_modules(server_half(base, family, first), replaced, of_blocks(base.config, range(first, cut)))
 
 
 def run_half(
@@ -89,13 +90,3 @@ def _shallow(module: nn.Module | None) -> nn.Module:
     view = copy.copy(module)
     view._modules = dict(module._modules)
     return view
-
-
-def _config_for(base: nn.Module, first: int, last: int) -> Any:
-    # forwards of newer models loop over config.num_hidden_layers and look attention types up by position
-    config: Any = copy.deepcopy(base.config)
-    config.num_hidden_layers = last - first
-    types = getattr(config, "layer_types", None)
-    if types is not None:
-        config.layer_types = list(types)[first:last]
-    return config

@@ -16,9 +16,9 @@ from typing import NamedTuple
 
 from transformers import PreTrainedConfig
 
+from atlas_cli.models.block_config import kinds_of_blocks, of_blocks
 from atlas_cli.models.block_paths import layer_of
 from atlas_cli.models.families.contract import BaseFamily
-from atlas_cli.models.frozen.meta_model import of_blocks
 from atlas_cli.planning.memory.saved_trace import StepTrace, trace
 from atlas_cli.planning.memory.step import ELEMENT, Step
 from atlas_cli.tasks.contract import BaseTask
@@ -103,7 +103,7 @@ class _Few:
         self.top = layers.stop - 1
         self.lowest = layers.start or min(placed, default=self.top)
         self.largest = _largest(ranks for layer, ranks in placed.items() if layer != self.top)
-        self.types = list(getattr(model.hf_config, "layer_types", None) or [None] * layers.stop)
+        self.types = kinds_of_blocks(model.hf_config, layers.stop)
         others = {self.types[layer]: layer for layer in range(self.top - 1, self.lowest, -1)}
         ends = [self.lowest, self.top] if layers else []  # a server may have no block
         for end in ends:
