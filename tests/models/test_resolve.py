@@ -222,6 +222,13 @@ def test_a_folder_around_a_model_names_it(inner, tmp_path):
         ),
         ("gemma3_text", {"hidden_activation": "gelu_neu"}, "hidden_activation: 'gelu_neu' is no activation function"),
         ("gemma3_text", {"use_bidirectional_attention": True}, "use_bidirectional_attention: True is not implemented"),
+        ("smollm3", {"no_rope_layers": [1, 0]}, "no_rope_layers: [1, 0] has fewer entries than there are blocks (4)"),
+        ("smollm3", {"use_sliding_window": False}, "use_sliding_window: False contradicts layer_types"),
+        (
+            "phi",
+            {"rope_parameters": None, "partial_rotary_factor": 2},
+            "rope_parameters.partial_rotary_factor: 2 is not",
+        ),
         ("gemma3_text", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping: 50.0 is not computed"),
     ],
 )
