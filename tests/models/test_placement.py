@@ -156,10 +156,22 @@ def test_a_cut_out_of_range(cut):
 
 def test_an_architecture_that_is_not_supported_is_told_what_is():
     with pytest.raises(ConfigError) as error:
-        family_of("t5")
+        family_of("bloom")
     listed = ", ".join(supported())
     assert str(error.value) == (
-        f"model.name: architecture 't5' is not supported; supported: {listed} (a new family is one file in "
+        f"model.name: architecture 'bloom' is not supported; supported: {listed} (a new family is one file in "
         "atlas_cli/models/families/, or a plug-in of another package)"
     )
     assert set(CONFIGS) <= set(supported())
+
+
+@pytest.mark.parametrize(
+    ("model_type", "why"),
+    [
+        ("albert", "its blocks are one block's weights, run again and again: an adapter .*; take a model whose blocks"),
+        ("t5", "an encoder reads and a decoder, .* writes; take a decoder .* or an encoder"),
+    ],
+)
+def test_an_architecture_that_no_cut_fits_is_refused_with_the_reason(model_type, why):
+    with pytest.raises(ConfigError, match=rf"^model\.name: architecture '{model_type}' is not supported: {why}"):
+        family_of(model_type)

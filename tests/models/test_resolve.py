@@ -278,7 +278,7 @@ def test_the_folder_of_an_adapter_is_no_model(more, tmp_path):
         config_of(str(tmp_path))
 
 
-@pytest.mark.parametrize("model_type", ["t5", "bloom", "gptj", "vit"])
+@pytest.mark.parametrize("model_type", ["bloom", "gptj", "vit"])
 def test_an_architecture_that_is_not_supported(model_type, tmp_path):
     config, _, _ = config_of(folder_with(tmp_path, {"model_type": model_type}))
     with pytest.raises(ConfigError, match=f"architecture '{model_type}' is not supported; supported: bert, "):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from atlas_cli import discovery
 from atlas_cli.discovery import Plugin
 from atlas_cli.errors import ConfigError
+from atlas_cli.models.families._refused import require_cut
 from atlas_cli.models.families.contract import BaseFamily
 from atlas_cli.plugins import load_class
 
@@ -33,10 +34,11 @@ def family_of(model_type: str) -> BaseFamily:
     """The family of a Hugging Face ``model_type``.
 
     Raises:
-        ConfigError: not supported; lists what is. Or as ``family_for``.
+        ConfigError: not supported; why, or what is. Or as ``family_for``.
     """
     family = family_for(model_type)
     if family is None:
+        require_cut(model_type)
         raise ConfigError(
             f"architecture {model_type!r} is not supported; supported: {', '.join(supported())} "
             "(a new family is one file in atlas_cli/models/families/, or a plug-in of another package)",

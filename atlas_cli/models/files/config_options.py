@@ -12,6 +12,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from atlas_cli.errors import ConfigError
 from atlas_cli.models.families import family_for
+from atlas_cli.models.families._refused import TWO_STACKS
 from atlas_cli.models.files.rotary_tables import rotary_tables
 from atlas_cli.suggest import did_you_mean
 
@@ -47,7 +48,7 @@ REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
     "alibi": (_NONE, _DROPPED),
     "is_causal": ((None, True), _OTHER),
     "add_cross_attention": (_NONE, "needs an encoder beside the model, which atlas does not have"),
-    "is_encoder_decoder": (_NONE, "needs an encoder beside the model, which atlas does not have"),
+    "is_encoder_decoder": (_NONE, f"is not covered: {TWO_STACKS}"),
 }
 _SIZES = (
     *("num_hidden_layers", "n_layer", "n_layers", "hidden_size", "n_embd", "dim", "num_attention_heads", "n_head"),
