@@ -41,6 +41,11 @@ def notes_on(plan: Plan) -> list[str]:
             else "gelu_new saves four tensors; model.fused_gelu: true would save one, for the same function"
         )
     notes += _of_some("activation checkpointing", [c.name for c in plan.clients if c.checkpointing])
+    for quantization in dict.fromkeys(c.format.quantization for c in plan.clients):
+        own = [c.name for c in plan.clients if c.format.quantization == quantization != "none"]
+        notes += _of_some(f"linear layers of the blocks in {quantization}, each made dense for its product", own)
+    if (quantization := config.model.quantization) != "none" and config.mode == "split-federated":
+        notes.append(f"linear layers of the server's blocks in {quantization}, each made dense for its product")
     by_row = [c.name for c in plan.clients if c.format.embedding == "rows"]
     notes += _of_some("rows of the token embedding for the tokens of its training texts, not the table", by_row)
     for dtype in dict.fromkeys(c.dtype for c in plan.clients if c.dtype != config.model.dtype):

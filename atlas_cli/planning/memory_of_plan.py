@@ -136,6 +136,7 @@ def client_memory(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape, 
     step = replace(
         _step(plan, shape),
         dtype=client.dtype,
+        quantization=client.format.quantization,
         checkpointing=client.checkpointing,
         received_dtype=config.model.dtype,
         trained=tuple(method.TRAINED),
@@ -162,7 +163,12 @@ def _rows(plan: Plan, client: ClientPlan, rows: int | None) -> int | None:
 def _server(plan: Plan, tasks: Mapping[str, BaseTask], shape: Shape, received: str) -> PartyMemory:
     """The memory of the server, whose adapters, gradients and moments depend on ``training.server_update``."""
     training = plan.config.training
-    step = replace(_step(plan, shape), received_dtype=received, optimizer=_optimizer(training.server_optimizer))
+    step = replace(
+        _step(plan, shape),
+        quantization=plan.config.model.quantization,
+        received_dtype=received,
+        optimizer=_optimizer(training.server_optimizer),
+    )
     here = training.labels == "server"
     heads = [task if here else None for task in tasks.values()]
 
@@ -226,7 +232,10 @@ def _references(plan: Plan, task: BaseTask, shape: Shape) -> dict[str, PartyMemo
 
 
 def reference_step(plan: Plan, shape: Shape) -> Step:
-    """The step of the ways to train that a run is compared with: its clients' step on a batch without padding."""
+    """The step of the ways to train that a run is compared with: its clients' step on a batch without padding.
+
+    No weight is quantised there.
+    """
     return _step(plan, shape._replace(padded=False))
 
 

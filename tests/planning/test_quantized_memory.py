@@ -1,12 +1,17 @@
 """Memory with quantised blocks and embeddings by the row, predicted without weights and without bitsandbytes."""
 
 import sys
+from itertools import product
 
 import pytest
-from support.slow import slow
+from support.real_client import features, make_base, measure, parts
+from support.slow import slow, slow_but
+from support.tiny_models import CONFIGS
 
 from atlas_cli.models.frozen.weight_format import QUANTIZATIONS, quantized_bytes
 from atlas_cli.planning.cuts.table import Setting, Shapes, config_of
+from atlas_cli.planning.memory.predict import predict_client
+from atlas_cli.planning.memory.step import Step
 
 MIB, GIB = 2**20, 2**30
 SMALL = {"quantization": "nf4", "embedding": "rows", "dtype": "bfloat16"}
@@ -41,6 +46,27 @@ def test_every_option_saves(model):
         peaks = [client(model, 2, dtype=dtype, quantization=each, tokens=32).peak for each in held]
         assert peaks == sorted(peaks, reverse=True)
         assert client(model, 2, dtype=dtype, quantization="nf4", embedding="rows", tokens=32).peak < peaks[2]
+
+
+MODELS = ("gpt2", "llama", "bert")
+FEW = (("gpt2", "nf4", "float32"),)
+# cut, options, batch and tokens, and by how much the peak may be above: as for weights that are not quantised
+STEPS = ((3, {}, (4, 32), 1.05), (3, {"checkpointing": True}, (4, 32), 1.07), (2, {}, (1, 4), 1.14))
+
+
+@pytest.mark.parametrize(
+    ("model", "quantization", "dtype"),
+    slow_but(product(MODELS, QUANTIZATIONS[1:], ("float32", "bfloat16")), *FEW),
+)
+def test_what_a_real_client_holds(model, quantization, dtype):
+    pytest.importorskip("bitsandbytes")
+    base = make_base(CONFIGS[model](), dtype, quantization=quantization)
+    for cut, options, (batch, tokens), limit in STEPS:
+        used, ranks, peak = measure(base, cut, 4, batch, tokens, True, **options)
+        step = Step(batch, tokens, dtype=dtype, quantization=quantization, **options)
+        said = predict_client(base.family, base.config, cut, ranks, features(base), step)
+        assert parts(said) == parts(used)
+        assert peak <= said.peak <= limit * peak, (cut, options, said.peak / peak)
 
 
 def test_planning_does_not_need_the_library(monkeypatch):

@@ -8,14 +8,16 @@ from atlas_cli.config.schema.experiment import LoraConfig, TrainingConfig
 from atlas_cli.models.adapters.lora import features_of
 from atlas_cli.models.adapters.placement import adapted_names
 from atlas_cli.models.families import family_of
+from atlas_cli.models.frozen.cast import base_in_format
 from atlas_cli.models.frozen.gelu import fuse_gelu
 from atlas_cli.models.frozen.load import FrozenBase, from_config
 from atlas_cli.models.frozen.output_embedding import output_embedding
+from atlas_cli.models.frozen.weight_format import WeightFormat
 from atlas_cli.planning.memory.saved_trace import LiveBytes
 from atlas_cli.wire.messages import Features
 
 
-def make_base(hf_config, dtype="float32", fused=False) -> FrozenBase:
+def make_base(hf_config, dtype="float32", fused=False, quantization="none") -> FrozenBase:
     family = family_of(hf_config.model_type)
     auto = AutoModelForCausalLM if family.causal else AutoModel
     whole = from_config(auto, hf_config, getattr(torch, dtype)).requires_grad_(False).eval()
@@ -24,7 +26,8 @@ def make_base(hf_config, dtype="float32", fused=False) -> FrozenBase:
         setattr(base, path, None)
     if fused:
         fuse_gelu(base)
-    return FrozenBase(base, output_embedding(whole) if family.causal else None, family, "tiny", "random", "")
+    head = output_embedding(whole) if family.causal else None
+    return base_in_format(FrozenBase(base, head, family, "tiny", "random", ""), WeightFormat(dtype, quantization))
 
 
 def features(base, targets="auto"):

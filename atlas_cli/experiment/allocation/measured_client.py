@@ -94,12 +94,14 @@ def take_steps(
     """Take the steps in this process; the resident peak then includes whatever the process did before."""
     torch.manual_seed(plan.config.seed)
     client = plan.by_name[name]
-    base, lm_head = meta_model(plan.hf_config, plan.family, getattr(torch, client.dtype))
+    quantization = client.format.quantization
+    base, lm_head = meta_model(plan.hf_config, plan.family, getattr(torch, client.dtype), quantization)
     split = plan.config.mode == "split-federated"
     if plan.config.model.fused_gelu:
         fuse_gelu(base)
     before = _start_of_peak()
-    own = FrozenBase(base, lm_head, plan.family, plan.config.model.name, "random", "")
+    facts = plan.family, plan.config.model.name, "random", ""
+    own = FrozenBase(base, lm_head, *facts, quantization=quantization)
     tokens = None if rows is None else torch.arange(rows)
     if tokens is not None:
         own = by_rows(own, tokens, None)

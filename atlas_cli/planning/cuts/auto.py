@@ -57,9 +57,11 @@ def _deepest(config: ExperimentConfig, spec: ClientSpec, hf_config: PreTrainedCo
         rank=max(config.allocation.r_min if isinstance(rank, str) else rank for rank in ranks),
         targets=targets if isinstance(targets, str) else tuple(targets),
         dtype=spec.dtype,
+        quantization=spec.quantization,
         checkpointing=spec.checkpointing,
         fused_gelu=config.model.fused_gelu,
         server_dtype=config.model.dtype,
+        server_quantization=config.model.quantization,
         embedding=spec.embedding,
         rows=rows or ASSUMED_ROWS,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 from typing import Any
@@ -10,6 +10,13 @@ from typing import Any
 from atlas_cli.planning.cuts.table import Setting, Shapes
 from atlas_cli.units import format_bytes_mib
 
+# what makes a client smaller at the same step, in the order in which it is tried: the first two change no number
+SMALLER: Mapping[str, Any] = {
+    "embedding": "rows",
+    "checkpointing": True,
+    "quantization": "nf4",
+    "dtype": "bfloat16",
+}
 SHORTEST = 8
 LISTED = 4  # of ways with equally many changes
 STEP_SIZE = ("batch", "tokens")
@@ -61,14 +68,9 @@ class _Ways:
     def __init__(self, shapes: Shapes, cut: int, memory: int) -> None:
         self._shapes, self._cut, self._memory = shapes, cut, memory
         self._asked = asked = shapes.setting
-        self._least: dict[str, Any] = {
-            "embedding": "rows",
-            "checkpointing": True,
-            "quantization": "nf4" if asked.quantization == "none" else asked.quantization,
-            "dtype": "bfloat16",
-            "batch": 1,
-            "tokens": min(SHORTEST, asked.tokens),
-        }
+        self._least: dict[str, Any] = {**SMALLER, "batch": 1, "tokens": min(SHORTEST, asked.tokens)}
+        if asked.quantization != "none":
+            self._least["quantization"] = asked.quantization
         self.changes = [name for name, least in self._least.items() if getattr(asked, name) != least]
         self._peaks: dict[Setting, int] = {}
 

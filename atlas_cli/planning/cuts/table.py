@@ -52,7 +52,8 @@ class Setting:
 
     Attributes:
         rows: the rows of the token embedding that the client holds where ``embedding`` is "rows".
-        server_dtype: that of the server half, if it differs from the client's.
+        server_dtype: that of the server half, if it differs from the client's; ``server_quantization``: how it holds
+            the linear layers of its blocks.
     """
 
     batch: int = 8
@@ -66,6 +67,7 @@ class Setting:
     checkpointing: bool = False
     fused_gelu: bool = True
     server_dtype: str | None = None
+    server_quantization: Quantization = "none"
 
     def client_step(self) -> Step:
         """The step of the client."""
@@ -82,7 +84,14 @@ class Setting:
     def server_step(self) -> Step:
         """The step of the server."""
         dtype = self.server_dtype or self.dtype
-        return Step(self.batch, self.tokens, dtype=dtype, received_dtype=self.dtype, fused_gelu=self.fused_gelu)
+        return Step(
+            self.batch,
+            self.tokens,
+            dtype=dtype,
+            quantization=self.server_quantization,
+            received_dtype=self.dtype,
+            fused_gelu=self.fused_gelu,
+        )
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from atlas_cli.models.families.contract import BaseFamily
 from atlas_cli.models.frozen.meta_model import meta_model
 from atlas_cli.models.frozen.weight_format import WeightFormat
 from atlas_cli.planning.memory.embedding_rows import row_embedding_bytes
-from atlas_cli.planning.memory.quantized_blocks import quantize_without_weights
 from atlas_cli.planning.memory.saved_trace import StepTrace
 from atlas_cli.planning.memory.step import Step
 from atlas_cli.tasks.contract import BaseTask
@@ -165,6 +164,4 @@ class _Key:
 
 @lru_cache(maxsize=4)
 def _model(key: _Key) -> tuple[nn.Module, nn.Module | None]:
-    base, lm_head = meta_model(key.hf_config, key.family, getattr(torch, key.weights.dtype))
-    quantize_without_weights(base, key.family, key.weights.quantization)
-    return base, lm_head
+    return meta_model(key.hf_config, key.family, getattr(torch, key.weights.dtype), key.weights.quantization)

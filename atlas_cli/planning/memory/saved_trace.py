@@ -28,7 +28,6 @@ from atlas_cli.models.frozen.gelu import fuse_gelu
 from atlas_cli.models.frozen.meta_model import meta_model
 from atlas_cli.models.halves.checkpointing import checkpointed
 from atlas_cli.models.halves.split import client_half, run_half, server_half
-from atlas_cli.planning.memory.quantized_blocks import quantize_without_weights
 from atlas_cli.planning.memory.step import Step
 from atlas_cli.tasks.contract import BaseTask
 
@@ -113,8 +112,7 @@ def trace(
         train_weights: whether to fine-tune fully.
         backward: whether to trace it as well; nothing more is saved in it.
     """
-    base, lm_head = meta_model(hf_config, family, getattr(torch, step.dtype))
-    quantize_without_weights(base, family, step.quantization)
+    base, lm_head = meta_model(hf_config, family, getattr(torch, step.dtype), step.quantization)
     if step.fused_gelu:
         fuse_gelu(base)
     with FakeTensorMode(), ExitStack() as stack:
