@@ -89,6 +89,22 @@ _QWEN2_5: dict[str, Any] = {
 }
 _QWEN2_5_LARGE: dict[str, Any] = {"vocab_size": 152064, "rope_theta": 1e6, "max_position_embeddings": 131072}
 _QWEN3: dict[str, Any] = {"vocab_size": 151936, "rope_theta": 1e6, "head_dim": 128, "max_position_embeddings": 40960}
+_GEMMA_3: dict[str, Any] = {
+    "vocab_size": 262144,
+    "head_dim": 256,
+    "max_position_embeddings": 32768,
+    "sliding_window": 512,
+}
+_GEMMA_3_4B: dict[str, Any] = {
+    "vocab_size": 262208,
+    "head_dim": 256,
+    "max_position_embeddings": 131072,
+    "sliding_window": 1024,
+    "rope_parameters": {
+        "full_attention": {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+    },
+}
 
 DECODERS: dict[str, dict[str, Any]] = {
     "gpt2": _gpt2(),
@@ -119,6 +135,9 @@ DECODERS: dict[str, dict[str, Any]] = {
     "smollm2-135m": _rotary("llama", 576, 1536, 30, 9, 3, rope_theta=100000.0, **_SMOLLM2),
     "smollm2-360m": _rotary("llama", 960, 2560, 32, 15, 5, rope_theta=100000.0, **_SMOLLM2),
     "smollm2-1.7b": _rotary("llama", 2048, 8192, 24, 32, 32, rope_theta=130000.0, **_SMOLLM2),
+    "gemma-3-270m": _rotary("gemma3_text", 640, 2048, 18, 4, 1, **_GEMMA_3),
+    "gemma-3-1b": _rotary("gemma3_text", 1152, 6912, 26, 4, 1, **_GEMMA_3),
+    "gemma-3-4b": _rotary("gemma3_text", 2560, 10240, 34, 8, 4, **_GEMMA_3_4B),  # without what reads images
     "qwen2.5-0.5b": _rotary("qwen2", 896, 4864, 24, 14, 2, **_QWEN2_5),
     "qwen2.5-1.5b": _rotary("qwen2", 1536, 8960, 28, 12, 2, **{**_QWEN2_5, "max_position_embeddings": 131072}),
     "qwen2.5-3b": _rotary("qwen2", 2048, 11008, 36, 16, 2, **_QWEN2_5),
