@@ -164,14 +164,16 @@ def _compare(run: RunDirectory, memory: Record) -> tuple[Record, list[str]]:
     from atlas_cli.cli._tables.memory_prediction import run_comparison
     from atlas_cli.errors import AtlasError
     from atlas_cli.planning.memory_assumptions import unpredicted
-    from atlas_cli.planning.memory_of_plan import predict, rows_of, shapes_of
+    from atlas_cli.planning.memory_of_plan import predict, shapes_of
     from atlas_cli.planning.plan import make_plan
     from atlas_cli.runs.resumable import config_of
 
     try:
         plan = make_plan(config_of(run))
-        classes = {name: data["classes"] for name, data in run.read_json("manifest.json")["data"].items()}
-        prediction = predict(plan, classes, shapes_of(memory), rows_of(memory))
+        groups = run.read_json("manifest.json")["data"]
+        classes = {name: data["classes"] for name, data in groups.items()}
+        rows = {name: n for data in groups.values() for name, n in data.get("embedding_rows", {}).items()}
+        prediction = predict(plan, classes, shapes_of(memory), rows)
     except AtlasError as error:
         return {}, [f"no prediction: {error}"]
     return run_comparison(memory, prediction.record()), unpredicted(plan.config)

@@ -67,11 +67,19 @@ def data_facts(federation: Federation) -> dict[str, Facts]:
             **{f"{part}_sha256": digest(rows) for part, rows in group.data.held_out.items()},
             "rows": {**group.data.account.record(), "unused": group.partition.unused},
             "column_values": group.partition.values,
+            **_embedding_rows(federation, name),
             "fit": {part: asdict(fit) for part, fit in group.fits().items()},
             "notes": group.notes,
         }
         for name, group in federation.data.items()
     }
+
+
+def _embedding_rows(federation: Federation, group: str) -> Facts:
+    """How many rows of the token embedding the training texts of its clients need that do not hold its table."""
+    tokens = {client: federation.tokens_of(client) for client in federation.members(group)}
+    rows = {client: len(each) for client, each in tokens.items() if each is not None}
+    return {"embedding_rows": rows} if rows else {}
 
 
 def _directions(federation: Federation, group: str) -> Facts:

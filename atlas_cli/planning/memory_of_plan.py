@@ -31,6 +31,7 @@ class Prediction:
         alike: for each client, the first client with the same needs, which may be itself.
         references: full fine-tuning and unsplit LoRA, in the largest batch of the clients.
         rounds: the bytes on the wire by client; empty in modes without a server.
+        rows: of the token embedding, of clients that do not hold its table.
     """
 
     shapes: Mapping[str, Shape]
@@ -39,19 +40,23 @@ class Prediction:
     server: PartyMemory | None
     references: Mapping[str, PartyMemory]
     rounds: Mapping[str, RoundBytes]
+    rows: Mapping[str, int]
 
     def record(self) -> dict[str, Any]:
         """The prediction as JSON in bytes, with the keys of memory.json, ``transient`` and ``peak``."""
         return {
             "unit": "bytes",
             "clients": {
-                name: {**_parts(m), "batch": self._batch(name), "alike": self.alike[name]}
+                name: {**_parts(m), **self._rows(name), "batch": self._batch(name), "alike": self.alike[name]}
                 for name, m in self.clients.items()
             },
             "server": {**_parts(self.server), "batch": self._batch(SERVER)} if self.server is not None else None,
             "references": {name: _parts(m) for name, m in self.references.items()},
             "round": {name: {"bytes_up": r.up, "bytes_down": r.down} for name, r in self.rounds.items()},
         }
+
+    def _rows(self, name: str) -> dict[str, int]:
+        return {"embedding_rows": self.rows[name]} if name in self.rows else {}
 
     def _batch(self, name: str) -> dict[str, Any]:
         shape = self.shapes[name]
@@ -98,6 +103,7 @@ def predict(
         server=_server(plan, tasks, used[SERVER], _received(plan, used)) if split else None,
         references=_references(plan, next(iter(tasks.values())), used[largest]),
         rounds={c.name: round_bytes(plan, c, tasks[c.task_group], used[c.name]) for c in plan.clients} if split else {},
+        rows=rows,
     )
 
 
@@ -119,11 +125,6 @@ def build_task_of(plan: Plan, group: str, classes: Sequence[str]) -> BaseTask:
 
 def _parts(memory: PartyMemory) -> dict[str, Any]:
     return {**asdict(memory), "peak": memory.peak}
-
-
-def rows_of(memory: Mapping[str, Any]) -> dict[str, int]:
-    """The rows of the token embedding in a memory.json, by client that does not hold its table."""
-    return {name: parts["embedding_rows"] for name, parts in memory["clients"].items() if "embedding_rows" in parts}
 
 
 def client_memory(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape, rows: int | None = None) -> PartyMemory:

@@ -105,6 +105,9 @@ def remarks(memory: Record, peak: int | None) -> list[str]:
     idle = f"not measured, without a step in round {memory['measured_in_round']}"
     who = [f"{idle}: {', '.join(names[:MAX_TABLE_CLIENTS])}{more}"] if names else []
     known = format_bytes_mib(peak) if peak is not None else "not known"
+    rows = [parts["embedding_rows"] for parts in memory["clients"].values() if "embedding_rows" in parts]
+    held = f"{min(rows, default=0):,}" + (f" to {max(rows):,}" if len(set(rows)) > 1 else "")
+    who += [f"clients with embedding: rows hold {held} rows of the token embedding"] if rows else []
     return [*who, f"peak of the whole process, all parties and the program together: {known}"]
 
 
