@@ -65,7 +65,13 @@ def command(
         console.say("note: logits were not compared with the run's: the package peft is not installed")
     else:
         same = found.agreement
-        console.say(f"logits differ by {same.difference:.1e} from the run's, of up to {same.largest:.3g}")
+        whose = "the run's" if found.quantized is None else "those of the run's adapters on this base"
+        console.say(f"logits differ by {same.difference:.1e} from {whose}, of up to {same.largest:.3g}")
+    if found.quantized is not None:
+        console.say(
+            "note: the run computed with quantised weights, and these are the base's own: its logits differ by "
+            f"{found.quantized.difference:.2g}"
+        )
     console.say(f"next: the code that loads it is in {to / 'README.md'}")
 
 
@@ -89,4 +95,5 @@ def _record(found: Exported, owner: str, number: int) -> dict[str, Any]:
         "class": found.loading.auto,
         "no_stock_class": found.reason or None,
         "agreement": asdict(found.agreement) if found.agreement else None,
+        "quantized": asdict(found.quantized) if found.quantized else None,
     }

@@ -79,6 +79,7 @@ def _record(
                 "task_group": client.task_group,
                 "split_layer": client.cut,
                 "dtype": client.dtype,
+                "quantization": client.format.quantization,
                 "ranks": "auto" if _waits_for_rank(plan, client) else client.ranks,
                 "adapter_parameters": _adapter_parameters(plan, client),
                 "bytes_up_a_step": _bytes_up(plan, client),

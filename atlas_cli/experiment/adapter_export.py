@@ -134,14 +134,14 @@ def _write(
         rslora=lora.rslora,
         causal_lm=federation.data[group].task.causal_only,
         head=head,
-        origin=origin_of(federation, group, owner),
+        origin=origin_of(federation, group, owner, of_client=folder.startswith("clients/")),
     )
     for name, content in files.items():
         write(f"{folder}/{name}", content)
 
 
-def origin_of(federation: Federation, group: str, owner: str) -> Origin:
-    """The origin of the adapters and head of a client, a group, or a group's part in a cluster."""
+def origin_of(federation: Federation, group: str, owner: str, *, of_client: bool) -> Origin:
+    """The origin of the adapters and head of a client, or else a group, or a group's part in a cluster."""
     config, base, task = federation.config, federation.base, federation.data[group].task
     drawn = base.init != PRETRAINED
     return Origin(
@@ -155,4 +155,5 @@ def origin_of(federation: Federation, group: str, owner: str) -> Origin:
         task=config.task_groups[group].task,
         classes=task.classes,
         pooling=task.pooling,
+        quantization=(federation.base_of(owner) if of_client else base).quantization,
     )

@@ -30,6 +30,10 @@ def model_facts(federation: Federation) -> Facts:
         "init": base.init,
         "fused_gelu": base.fused_gelu,
         "sha256": base.sha256,
+        "quantization": base.quantization,
+        "client_quantization": {
+            c.name: c.format.quantization for c in plan.clients if c.format.quantization != base.quantization
+        },
         "left_out": list(base.left_out),
         "n_parameters": plan.parameters["model"],
         "layers": plan.n_layers,

@@ -58,6 +58,8 @@ def start_from(federation: Federation, group: str, folder: str) -> WarmStart:
         for head in _heads(federation, group):
             load_head(head, saved, origin, task, folder, key)
     base = "unknown" if origin is None else "the same by hash"
+    if origin is not None and origin.quantization != federation.base.quantization:
+        base += f", with quantization {origin.quantization} there and {federation.base.quantization} here"
     return WarmStart(folder, sha256_file(path / TENSORS), base, "by class name" if saved else "new")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +48,7 @@ class LoadedModel:
         model: adapters on both sides of the cut, head, and the two halves.
         task: the task, with its classes.
         device: where it computes.
+        source: the base as it was loaded, where any of its weights are quantised in ``base`` or ``model``.
     """
 
     run: RunDirectory
@@ -61,6 +62,16 @@ class LoadedModel:
     task: BaseTask
     tokenizer: PreTrainedTokenizerBase
     device: torch.device
+    source: FrozenBase | None = None
+
+    def unquantized(self) -> LoadedModel:
+        """The same adapters and head on the weights of the base as they were loaded: what is merged and exported."""
+        if self.source is None:
+            return self
+        lower, upper, cut = self.halves
+        below = base_in_format(self.source, WeightFormat(lower.format.dtype))
+        halves = Halves(below, below if upper is lower else self.source, cut)
+        return replace(self, base=self.source, model=replace(self.model, halves=halves), source=None)
 
     @property
     def halves(self) -> Halves:
@@ -141,8 +152,11 @@ def _load(run: RunDirectory, config: ExperimentConfig, owner: Owner, folder: Pat
     if saved := read_head(folder):
         load_head(head, saved, origin, task, str(folder), f"task_groups.{owner.group}")
     adapters = _adapters(read_peft(folder, base), where)
-    model = TrainedModel(adapters, head, _halves(config, owner, source, base))
-    return LoadedModel(run, manifest, config, owner, number, origin, base, model, task, tokenizer, where)
+    halves = _halves(config, owner, source, base)
+    model = TrainedModel(adapters, head, halves)
+    facts = run, manifest, config, owner, number, origin, base, model, task, tokenizer, where
+    rounded = any(each.quantization != "none" for each in (base, halves.lower, halves.upper))
+    return LoadedModel(*facts, source if rounded else None)
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ from atlas_cli.models.halves.split import run_half
 
 @torch.no_grad()
 def merged_weights(loaded: LoadedModel) -> dict[str, Tensor]:
-    """The base's weights by name, with W + s B A, summed in float32, where there is an adapter."""
+    """The base's weights by name, with W + s B A, summed in float32, where there is an adapter; none is quantised."""
     model = loaded.base.model
     weights = dict(model.state_dict())
     for path, adapter in loaded.model.adapters.adapters.items():
@@ -32,9 +32,13 @@ def merged_weights(loaded: LoadedModel) -> dict[str, Tensor]:
 
 
 class MergedEvaluator(Evaluator):
-    """Runs examples through the whole model, in the base's dtype and without noise, as it is deployed in one place."""
+    """Runs examples through the whole model, in the base's dtype and without noise, as it is deployed in one place.
+
+    No weight is quantised.
+    """
 
     def __init__(self, loaded: LoadedModel) -> None:
+        loaded = loaded.unquantized()
         size = loaded.config.evaluation.batch_size
         super().__init__(loaded.base, loaded.cut, size, loaded.pad, loaded.device)
         model = loaded.base.model

@@ -1,11 +1,19 @@
 """Parties whose frozen weights are quantised: what they compute, hold, are sent and are proved to be."""
 
-import pytest
-from support.slow import slow
+import math
 
+import pytest
+import torch
+from support.by_hand import batches_of
+from support.quantized import with_dense_weights
+from support.slow import slow, slow_but
+from support.tiny_models import tiny_model
+
+from atlas_cli import discovery
 from atlas_cli.errors import AtlasError
 from atlas_cli.experiment.split_check import require_verified
 from atlas_cli.experiment.split_proof import verify_split
+from atlas_cli.models.frozen.cast import is_unchanged
 from atlas_cli.models.frozen.quantized import Quantized
 
 NF4 = {"quantization": "nf4"}
@@ -35,3 +43,40 @@ def test_a_changed_weight_is_not_trained_with(make_federation):
     layer.packed[3] ^= 1
     with pytest.raises(AtlasError, match=r"clients of task group g hold in nf4 are not the model's"):
         require_verified(verify_split(made))
+
+
+def test_a_base_change_stays_beside_the_quantised_weights(make_federation, train_quietly):
+    """After a merge of ``flora`` the adapters are 0: a client runs the values of its bits plus T, in float32."""
+    fast = {"client_optimizer": {"lr": 0.02}, "server_optimizer": {"lr": 0.02}, "rounds": 1}
+    made = make_federation("gpt2", **ONE, aggregation={"method": "flora"}, training=fast)
+    train_quietly(made)
+    a = made.clients["a"]
+    batch = next(batches_of(made, "a"))
+    found = a.forward(batch.inputs(), 2, 0, None).activations
+    whole = tiny_model("gpt2").requires_grad_(False)
+    with_dense_weights(whole.base_model, a.half)
+    for path, pieces in a.adapters.frozen.items():
+        weight = whole.base_model.get_submodule(path).weight
+        for A, B in pieces:
+            weight += (B @ A).t()
+    assert a.adapters.frozen and is_unchanged(a.base)
+    expected = whole.base_model(**batch.inputs(), output_hidden_states=True).hidden_states[2]
+    real = batch.attention_mask.bool()
+    torch.testing.assert_close(found[real], expected[real], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", slow_but(discovery.names("aggregation.methods"), "fedex"))
+def test_every_method_trains_with_quantised_weights(method, make_federation, train_quietly):
+    made = make_federation(model={"quantization": "int8"}, **ONE, aggregation={"method": method})
+    recorder = train_quietly(made)  # every delivery is compared by hash, and every byte with its closed form
+    assert all(math.isfinite(m["train_loss"]) for m in recorder.metrics if m["round"])
+    assert all(is_unchanged(base) for base in (made.base, *made.bases.values()))
+
+
+@pytest.mark.parametrize("mode", ["local-only", *slow("centralized", "federated")])
+def test_without_a_split(mode, make_federation, train_quietly):
+    made = make_federation(model={"quantization": "nf4-double"}, clients={"a": {"quantization": "int8"}}, mode=mode)
+    held = {client.base.quantization for client in made.clients.values()}
+    assert held == ({"nf4-double"} if mode == "centralized" else {"int8", "nf4-double"})
+    recorder = train_quietly(made)
+    assert all(math.isfinite(m["train_loss"]) for m in recorder.metrics if m["round"])

@@ -9,6 +9,7 @@ import socket
 from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import version
+from importlib.util import find_spec
 from typing import NamedTuple
 
 from atlas_cli.errors import ConfigError
@@ -30,6 +31,7 @@ class InstalledSoftware(NamedTuple):
     def here(cls) -> InstalledSoftware:
         """The software of this process."""
         packages = {name: version(name) for name in ("torch", "transformers", "numpy")}
+        packages |= {name: version(name) for name in ("bitsandbytes",) if find_spec(name) is not None}
         atlas = f"{version('atlas-cli')} ({_sources()})"
         versions = {"atlas": atlas, "python": platform.python_version(), **packages, **installed_packages()}
         return cls(versions, socket.gethostname(), os.getpid())

@@ -22,6 +22,8 @@ class Exported:
         form: "merged" or "peft".
         loading: what loads it, and how.
         agreement: how far its logits are from the run's; None where they could not be compared.
+        quantized: the same of the run's own logits, where its weights were quantised; ``agreement`` is then with the
+            run's adapters and head on the weights of the base as they were loaded, which are those of the folder.
         base: what it was trained on.
         reason: why no class of transformers has the head; empty where one has.
         how: how the class comes to the same logits, where it computes them otherwise.
@@ -40,3 +42,4 @@ class Exported:
     pooling: str | None = None
     prompt: str = ""
     pads_with: str = ""
+    quantized: Agreement | None = None

@@ -71,8 +71,9 @@ def _agreement(found: Exported) -> str:
     same = found.agreement
     if same is None:
         return "Logits were not compared with the run's, since the package peft is not installed where it was exported."
+    whose = "the run's logits" if found.quantized is None else "the logits of the run's adapters on this base"
     return (
-        f"On export this gave the run's logits on {same.texts} texts of random tokens: the largest difference is "
+        f"On export this gave {whose} on {same.texts} texts of random tokens: the largest difference is "
         f"{same.difference:.1e}, of logits up to {same.largest:.3g} (tolerance {same.tolerance:g} of the largest)."
     )
 
@@ -103,6 +104,13 @@ def _differences(loaded: LoadedModel, found: Exported) -> str:
         lines.append(
             f"- The client computed its blocks in {_dtype(lower.dtype)}; here all are in {_dtype(upper.dtype)}."
         )
+    if (apart := found.quantized) is not None:
+        below, above = (each.quantization.replace("none", "not quantised") for each in (lower, upper))
+        lines.append(
+            f"- The run computed with quantised weights (below the cut {below}, above {above}); here are those of the "
+            f"base itself. On {apart.texts} texts of random tokens logits differ from the run's by up to "
+            f"{apart.difference:.2g}, of up to {apart.largest:.3g}, and figures of the run are not those of this model."
+        )
     if upper.dtype != lower.dtype or _dtype(upper.dtype) != "float32":
         lines.append("- A sum of weight and update is rounded to the dtype of the base; the run kept the two apart.")
     return "\n".join(lines)
@@ -121,6 +129,7 @@ def _base(loaded: LoadedModel, found: Exported) -> str:
         f"- revision: {base.revision or 'none'}",
         f"- dtype: {origin.dtype}",
         f"- sha256 of all weights: {origin.sha256}",
+        *([f"- quantization in training: {origin.quantization}"] if origin.quantization != "none" else []),
         f"- licence: {base.licence}",
     ]
     if found.form == "peft":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -72,8 +72,11 @@ def export(loaded: LoadedModel, to: str | Path, form: Form = "merged") -> Export
         except OSError as error:
             raise OutputError(f"--to: {to} cannot be written: {error.strerror}; name another folder") from None
         tokenizer_for(loaded).save_pretrained(aside)
-        work = _Work(loaded, aside, folder, base_of(loaded))
+        plain = loaded.unquantized()
+        work = _Work(plain, aside, folder, base_of(plain))
         found = work.merged() if form == "merged" else work.adapter()
+        if plain is not loaded:
+            found = replace(found, quantized=_between(loaded, plain))
         _write(aside / FACTS, json.dumps(_facts(loaded, found), indent=2, ensure_ascii=False) + "\n")
         _write(aside / CARD, card_of(loaded, found))
     return found
@@ -272,6 +275,12 @@ class _Work:
         )
 
 
+def _between(loaded: LoadedModel, plain: LoadedModel) -> Agreement:
+    """How far the run's logits are from those of the same adapters on weights that are not quantised."""
+    inputs = encoded(loaded, sample_texts(loaded))
+    return agreement(plain, run_logits(loaded, inputs), run_logits(plain, inputs), inputs["attention_mask"])
+
+
 def _too_far(name: str, same: Agreement) -> str:
     return (
         f"{name} gives logits that differ by {same.difference:.1e} from the run's of up to {same.largest:.3g} "
@@ -306,7 +315,14 @@ def _facts(loaded: LoadedModel, found: Exported) -> Mapping[str, Any]:
         "round": loaded.round,
         "test": line["test"] if line else None,
         "agreement": asdict(found.agreement) if found.agreement else None,
+        **({"quantization": _quantization(loaded, found.quantized)} if found.quantized else {}),
     }
+
+
+def _quantization(loaded: LoadedModel, apart: Agreement) -> Mapping[str, Any]:
+    lower, upper, _ = loaded.halves
+    differs = {"difference": apart.difference, "largest": apart.largest, "texts": apart.texts}
+    return {"below_the_cut": lower.quantization, "above_the_cut": upper.quantization, **differs}
 
 
 def _write(file: Path, text: str) -> None:

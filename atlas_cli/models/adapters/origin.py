@@ -28,7 +28,8 @@ class Origin:
         owner: the client or task group whose adapter it is.
         base: ``model.name``; ``weights``: how the base was initialised, in words; ``seed``: what its weights were drawn
             from, where they were; ``revision``: of the hub, where one was named.
-        dtype: of the base; ``sha256``: of all its weights.
+        dtype: of the base; ``sha256``: of all its weights, as they were loaded.
+        quantization: of the base under the adapter, in training.
         task: task type; ``classes``: class names in the order of the head's outputs; ``pooling``: what its head reads.
     """
 
@@ -42,6 +43,7 @@ class Origin:
     task: str
     classes: list[str]
     pooling: str
+    quantization: str = "none"
 
     @property
     def base_name(self) -> str:
@@ -52,7 +54,10 @@ class Origin:
 
     def content(self) -> bytes:
         """The content of origin.json."""
-        return (json.dumps({"format": _FORMAT, **asdict(self)}, indent=2, ensure_ascii=False) + "\n").encode()
+        known = asdict(self)
+        if self.quantization == "none":
+            del known["quantization"]
+        return (json.dumps({"format": _FORMAT, **known}, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def read_origin(folder: Path) -> Origin | None:
@@ -69,6 +74,8 @@ def read_origin(folder: Path) -> Origin | None:
     except (OSError, ValueError, RecursionError) as error:
         raise ResourceError(f"{file} cannot be read: {error}") from None
     kinds: dict[str, Any] = {"format": int, **get_type_hints(Origin)}
+    if isinstance(found, dict):
+        found.setdefault("quantization", "none")
     if not isinstance(found, dict) or found.keys() != kinds.keys() or found["format"] != _FORMAT:
         raise ResourceError(
             f"{file} is damaged or of another version: expected format {_FORMAT} with {', '.join(kinds)}"
