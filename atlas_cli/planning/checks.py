@@ -27,6 +27,7 @@ def check_before_shapes(config: ExperimentConfig, hf_config: PreTrainedConfig, f
     Raises:
         ConfigError: a task, a length, a device, or what the aggregation method is asked for, is not possible.
     """
+    _check_compiled(config)
     _check_tasks(config, hf_config.model_type, family)
     _check_length(config, hf_config, family)
     _check_rotary(config, hf_config)
@@ -58,6 +59,12 @@ def check_example_noise(
             f"make relative positions for all texts of a batch together; take lora.targets among {', '.join(others)}",
             key="privacy.examples",
         )
+
+
+def _check_compiled(config: ExperimentConfig) -> None:
+    rounded = [config.model.quantization, *(client.quantization for client in config.clients.values())]
+    if config.engine.compile and any(each not in (None, "none") for each in rounded):
+        raise ConfigError("quantised weights are not compiled; set false, or quantization: none", key="engine.compile")
 
 
 def check_server_memory(config: ExperimentConfig, features: Collection[tuple[int, int]]) -> None:

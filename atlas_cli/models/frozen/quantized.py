@@ -66,7 +66,8 @@ class Quantized(nn.Module):
     def dense(self, dtype: torch.dtype) -> Tensor:
         """The weight (d_out, d_in) with the values that its bits stand for."""
         if self.packed.dtype == torch.int8:
-            return (self.packed * (self.absmax / 127)[:, None]).to(dtype)
+            numbers = self.packed.to(torch.float32)
+            return numbers.mul_((self.absmax / 127)[:, None]).to(dtype)
         absmax, n = self.absmax, self.shape[0] * self.shape[1]
         if absmax.dtype == torch.uint8:
             absmax = _dense_scales(absmax, self.nested_absmax, self.nested_levels) + self.offset
