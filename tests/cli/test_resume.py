@@ -65,6 +65,7 @@ def stop_after(run, number):
             {"server": {"rank": 2}, "clients": {"a": {"split_layer": 1}, "b": {"split_layer": 3}}},
             {"clients": {"a": {"split_layer": 3, "dtype": "bfloat16"}}, "server": {"rank": 2}},
             {"clients": {"b": {"dtype": "bfloat16"}}, "aggregation": {"method": "fedex"}},
+            {"model": {"quantization": "nf4"}, "clients": {"b": {"quantization": "int8"}}},
         ),
         {
             "privacy": {

@@ -29,6 +29,10 @@ CASES = {
     "local-only": {"mode": "local-only"},
     "centralized": {"mode": "centralized"},
     "bfloat16 client": {"clients": {"b": {"task_group": "g", "rank": 2, "dtype": "bfloat16"}}},
+    "quantised weights": {
+        "model": {"quantization": "int8"},
+        "clients": {"b": {"task_group": "g", "rank": 2, "quantization": "nf4-double"}},
+    },
     "split layers": {"clients": {"c": {"task_group": "g", "rank": 3, "split_layer": 3}}},
     "half of the clients": {"training": {"cohort": 0.5}},
     "checkpointing": {"clients": {"a": {"task_group": "g", "rank": 4, "checkpointing": True}}},

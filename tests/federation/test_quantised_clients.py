@@ -10,11 +10,16 @@ from support.slow import slow, slow_but
 from support.tiny_models import tiny_model
 
 from atlas_cli import discovery
-from atlas_cli.errors import AtlasError
+from atlas_cli.errors import AtlasError, ConfigError
+from atlas_cli.experiment.allocation.measured_client import take_steps
+from atlas_cli.experiment.round_loop import set_up
 from atlas_cli.experiment.split_check import require_verified
 from atlas_cli.experiment.split_proof import verify_split
 from atlas_cli.models.frozen.cast import is_unchanged
 from atlas_cli.models.frozen.quantized import Quantized
+from atlas_cli.models.frozen.weight_format import quantized_bytes
+from atlas_cli.planning.memory_of_plan import Shape, predict
+from atlas_cli.planning.plan import make_plan
 
 NF4 = {"quantization": "nf4"}
 ONE = {"clients": {"a": NF4}}
@@ -80,3 +85,36 @@ def test_without_a_split(mode, make_federation, train_quietly):
     assert held == ({"nf4-double"} if mode == "centralized" else {"int8", "nf4-double"})
     recorder = train_quietly(made)
     assert all(math.isfinite(m["train_loss"]) for m in recorder.metrics if m["round"])
+
+
+@pytest.mark.parametrize("family", ["gpt2", *slow("bert", "llama")])
+def test_what_parties_hold_and_get_is_predicted_to_the_byte(family, make_federation, make_config):
+    clients = {"a": {**NF4, "dtype": "bfloat16"}, "b": {"quantization": "none"}}
+    quantized = {"model": {"quantization": "nf4-double"}, "clients": clients}
+    plan, shape, classes = make_plan(make_config(family, **quantized)), Shape(4, 16, True), ["neg", "pos"]
+    said = predict(plan, {"g": classes}, dict.fromkeys("abc", shape))
+    for name in "abc":
+        found = take_steps(plan, name, shape, classes)
+        for part in ("frozen_weights", "saved_activations", "cut_buffers"):
+            assert found.parts[part] == getattr(said.clients[name], part), (name, part)
+        assert said.clients[name].peak == pytest.approx(found.peak, rel=0.05)
+    made = make_federation(family, **quantized)
+    held = {name: client.measure().frozen_weights for name, client in made.clients.items()}
+    assert held == {name: memory.frozen_weights for name, memory in said.clients.items()}
+    assert made.server.measure().frozen_weights == said.server.frozen_weights
+    sent = {c: e.payload_bytes for (c, kind, _), e in set_up(made).entries.items() if kind == "base-weights"}
+    assert sent["a"] < sent["c"] < sent["b"]
+    for name, party in made.clients.items():
+        layers = [m for m in party.half.modules() if isinstance(m, Quantized)]
+        assert bool(layers) == (name != "b")
+        by_hand = sum(quantized_bytes(*m.shape, party.base.quantization) for m in layers)
+        assert by_hand == sum(t.nbytes for m in layers for t in m.buffers())
+        saved = set(party.half.state_dict())
+        rest = [t for n, t in (*party.half.named_parameters(), *party.half.named_buffers()) if n in saved]
+        plain = sum(t.nbytes for t in rest) - by_hand
+        assert by_hand + plain <= sent[name] <= by_hand + plain + 256 * len(saved)  # and the names of tensors
+
+
+def test_quantised_weights_are_not_compiled(make_config):
+    with pytest.raises(ConfigError, match=r"engine.compile: quantised weights are not compiled"):
+        make_plan(make_config("gpt2", **ONE, engine={"compile": True}))
