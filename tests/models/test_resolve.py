@@ -230,6 +230,25 @@ def test_a_folder_around_a_model_names_it(inner, tmp_path):
             "rope_parameters.partial_rotary_factor: 2 is not",
         ),
         ("gemma3_text", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping: 50.0 is not computed"),
+        ("modernbert", {"layer_norm_eps": 1e-6}, "layer_norm_eps: 1e-06 is not the 1e-05 of norm_eps"),
+        (
+            "modernbert",
+            {"local_rope_theta": 5},
+            "local_rope_theta: 5 is not the 10000.0 of rope_parameters.sliding_att",
+        ),
+        ("modernbert", {"local_attention": 1}, "sliding_window: 0 is not a whole number"),
+        ("mpnet", {"relative_attention_num_buckets": 31}, "relative_attention_num_buckets: 31 is below 32"),
+        ("deberta-v2", {"conv_kernel_size": 3}, "conv_kernel_size: 3 puts a convolution after the first block"),
+        ("deberta-v2", {"relative_attention": False}, "relative_attention: False is needed"),
+        ("deberta-v2", {"pos_att_type": "c2p"}, "pos_att_type: ['c2p'] is not both p2c and c2p"),
+        ("deberta-v2", {"share_att_key": False}, "share_att_key: False gives relative positions layers of their own"),
+        ("electra", {"position_embedding_type": "relative_key"}, "position_embedding_type: 'relative_key' is not impl"),
+        ("electra", {"type_vocab_size": 0}, "type_vocab_size: 0 is not a whole number"),
+        (
+            "bert",
+            {"is_encoder_decoder": True},
+            "is_encoder_decoder: True is not covered: an encoder reads and a decoder",
+        ),
     ],
 )
 def test_what_a_config_cannot_ask_for_is_refused_by_file_and_key(family, options, named, tmp_path):

@@ -1,5 +1,9 @@
 """ModernBERT: local and global attention take turns, with rotary positions of two bases; norms come before."""
 
+from collections.abc import Iterator
+
+from transformers import PreTrainedConfig
+
 from atlas_cli.models.families.contract import BaseFamily, PassEmbeddings
 
 
@@ -17,4 +21,9 @@ class Family(BaseFamily):
     targets = ("attn.Wqkv",)
     causal = False
     stages = (("attn.Wqkv",), ("attn.Wo",), ("mlp.Wi",), ("mlp.Wo",))
-    options = ("global_attn_every_n_layers", "global_rope_theta", "local_rope_theta")
+    options = ("global_attn_every_n_layers", "global_rope_theta", "local_rope_theta", "layer_norm_eps")
+
+    def uncovered(self, config: PreTrainedConfig) -> Iterator[tuple[str, str]]:
+        """A second name of the norms' epsilon that has another value is not covered."""
+        if getattr(config, "layer_norm_eps", config.norm_eps) != config.norm_eps:
+            yield "layer_norm_eps", f"is not the {config.norm_eps} of norm_eps, which transformers takes; remove it"

@@ -86,7 +86,8 @@ _NO_MATTER = (
     *("tie_encoder_decoder", "cross_attention_hidden_size", "adapters", "xla_device", "tokenizer_class", "prefix"),
     *("sentence_transformers", "max_window_layers", "quantization", "pooler_fc_size", "pooler_num_attention_heads"),
     *("pooler_num_fc_layers", "pooler_size_per_head", "pooler_type", "directionality", "output_attentions"),
-    *("output_hidden_states", "return_dict", "base_model_tp_plan", "commit_hash"),
+    *("output_hidden_states", "return_dict", "base_model_tp_plan", "commit_hash", "reference_compile"),
+    "repad_logits_with_grad",
 )
 _ATTENTION = ("full_attention", "sliding_attention")
 
