@@ -107,7 +107,7 @@ def model_start(model: str) -> Start:
             )
         return Start(model, decoder=family_of(model_type).causal)
     config, source, _ = model_config(ModelConfig(name=model, init="auto"))
-    decoder = family_of(config.model_type).causal
+    decoder = family_of(config).causal
     if source is not None:
         return Start(model, decoder=decoder)
     # a known architecture whose weights cannot be reached now
@@ -274,7 +274,7 @@ def _lengths(start: Start, task_name: str, found: GroupData) -> tuple[str, int]:
     model = ModelConfig(**options)
     tokenizer = load_tokenizer(model)
     config = model_config(model)[0]
-    most = min(family_of(config.model_type).positions(config) or LONGEST, LONGEST)
+    most = min(family_of(config).positions(config) or LONGEST, LONGEST)
     task = tasks.build(task_name, found.classes)
     features = [feature for row in found.train[:_SAMPLE] for feature in task.encode(row, tokenizer, most)]
     counts = sorted(len(feature["input_ids"]) for feature in features) or [most]

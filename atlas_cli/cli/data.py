@@ -44,7 +44,7 @@ def command(
     loaded = load_config(file, overrides or [])
     with locating(loaded), busy(f"reading the data of {file}"):
         hf_config = model_config(loaded.config.model)[0]
-        family = family_of(hf_config.model_type)
+        family = family_of(hf_config, loaded.config.model.family)
         tokenizer = load_tokenizer(loaded.config.model)
         require_vocabulary(tokenizer, hf_config.vocab_size)
         groups = prepare(loaded.config, tokenizer, family.causal)

@@ -145,6 +145,12 @@ def command(
             help="Run blocks again in the backward instead of keeping activations.",
         ),
     ] = False,
+    family: Annotated[
+        Literal["known", "auto"],
+        typer.Option(
+            rich_help_panel="The step that is planned", help="auto: find the blocks of a model of no known family."
+        ),
+    ] = "known",
     as_json: Json = False,
 ) -> None:
     """Show what each split layer of MODEL costs a client, and choose one: the number of blocks that a client keeps.
@@ -169,7 +175,7 @@ def command(
     with busy(f"tracing {model}"):
         with model_named_as("MODEL"):
             hf_config = config_of(model)
-        tokens = default_tokens(hf_config) if max_length is None else max_length
+        tokens = default_tokens(hf_config, family) if max_length is None else max_length
         setting = Setting(
             batch=batch_size,
             tokens=tokens,
@@ -180,6 +186,7 @@ def command(
             embedding=embedding,
             rows=Setting.rows if rows is None else rows,
             checkpointing=checkpointing,
+            family=family,
         )
         choice = choose_split(
             model, setting, client, serving, leakage=known, max_leakage=max_leakage, hf_config=hf_config

@@ -38,6 +38,7 @@ def model_facts(federation: Federation) -> Facts:
         "n_parameters": plan.parameters["model"],
         "layers": plan.n_layers,
         "split_layer": plan.cut,
+        **({"family_by_shape": base.family.by_shape} if base.family.by_shape else {}),
         "client_split_layers": {c.name: c.cut for c in plan.clients if c.cut != plan.cut},
         "client_half_parameters": plan.parameters["client half"],
         "server_half_parameters": plan.parameters["server half"],

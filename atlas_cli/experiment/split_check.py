@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
 import torch
 
 from atlas_cli.errors import AtlasError
+from atlas_cli.models.families.contract import BaseFamily
+from atlas_cli.printable import on_one_line
 
 TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 1e-2}
 
@@ -28,6 +31,7 @@ class Check:
         quantization: of the client's weights, where they are quantised, as they are in the unsplit model then, too;
             ``server_quantization``: of the server's; ``rounding``: the largest difference of such a weight from the
             model's own.
+        tried: what was found by the shape of a model without a family file, in words.
     """
 
     task_group: str
@@ -48,6 +52,7 @@ class Check:
     rounding: float = 0.0
     packed_loss_difference: float | None = None
     packed_gradient_difference: float | None = None
+    tried: str = ""
 
     @property
     def passed(self) -> bool:
@@ -86,7 +91,13 @@ class Check:
         own = {name for name in ("dtype", "embedding") if getattr(self, name) is None}
         packed = () if self.packed_loss_difference is not None else _PACKED
         plain = () if self.rounding else ("quantization", "server_quantization", "rounding")
-        left_out = {*own, *packed, *plain, *(() if self.held else ("weight_difference",))}
+        left_out = {
+            *own,
+            *packed,
+            *plain,
+            *(() if self.tried else ("tried",)),
+            *(() if self.held else ("weight_difference",)),
+        }
         return {**{key: value for key, value in asdict(self).items() if key not in left_out}, "passed": self.passed}
 
     def _packed(self) -> str:
@@ -114,8 +125,30 @@ def require_verified(checks: Sequence[Check]) -> None:
                 f"the split at {check.place} is not the unsplit model for task group {check.task_group}: "
                 f"loss differs by {check.loss_difference:.3g}, gradients by {check.gradient_difference:.3g}"
                 f"{_of_packed(check)} (tolerance {check.tolerance:.0e}; gradient norm {check.gradient_norm:.3g}, "
-                f"effect of adapters {check.adapter_effect:.3g}); not trained"
+                f"effect of adapters {check.adapter_effect:.3g}); not trained{_tried(check.tried)}"
             )
+
+
+@contextmanager
+def running(family: BaseFamily) -> Iterator[None]:
+    """Inside the block, what a model without a family file raises is said to be found wrongly.
+
+    Raises:
+        AtlasError: names the error and what was tried.
+    """
+    try:
+        yield
+    except AtlasError:
+        raise
+    except Exception as error:  # transformers' layers answer what does not fit with exceptions of many kinds
+        if not family.by_shape:
+            raise
+        what = on_one_line(f"{type(error).__name__}: {error}")[:200]
+        raise AtlasError(f"the split does not run ({what}); not trained{_tried(family.by_shape)}") from error
+
+
+def _tried(by_shape: str) -> str:
+    return f"; found by the model's shape and tried: {by_shape}; it needs a family file" if by_shape else ""
 
 
 def _of_packed(check: Check) -> str:

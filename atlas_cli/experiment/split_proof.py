@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from atlas_cli.data.collate import Batch, collate, parts_of
-from atlas_cli.experiment.split_check import TOLERANCE, Check
+from atlas_cli.experiment.split_check import TOLERANCE, Check, running
 from atlas_cli.federation.federation import Federation
 from atlas_cli.federation.parties.exchange import exchange, exchange_all
 from atlas_cli.federation.parties.party import Halves, as_inputs
@@ -41,7 +41,8 @@ def verify_split(federation: Federation) -> list[Check]:
     for group, prepared in federation.data.items():
         for client in _first(federation.plan.members(group)):
             batch = collate(prepared.task, _some(prepared.task, prepared.train[client.name]), federation.pad)
-            checks.append(_check(federation, group, prepared.task, client, batch, gaps[client.format]))
+            with running(federation.base.family):
+                checks.append(_check(federation, group, prepared.task, client, batch, gaps[client.format]))
     return checks
 
 
@@ -116,6 +117,7 @@ def _check(
         quantization=_if_any(own),
         server_quantization=_if_any(base),
         rounding=max(own.rounding, base.rounding),
+        tried=base.family.by_shape,
     )
 
 

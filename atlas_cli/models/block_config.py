@@ -10,6 +10,11 @@ from transformers import PreTrainedConfig
 _LISTS = ("layer_types", "no_rope_layers")
 
 
+def shortened(hf_config: PreTrainedConfig, layers: int) -> PreTrainedConfig:
+    """The config of the same model with only its lowest blocks."""
+    return of_blocks(hf_config, range(layers))
+
+
 def of_blocks(hf_config: PreTrainedConfig, numbers: Sequence[int]) -> PreTrainedConfig:
     """The config of a model that consists of these blocks of the given one, from the bottom up."""
     found = copy.deepcopy(hf_config)

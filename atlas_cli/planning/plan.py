@@ -179,7 +179,7 @@ def make_plan(config: ExperimentConfig) -> Plan:
     """
     config = resolve_auto_cuts(config)
     hf_config, _, init = model_config(config.model)
-    family = family_of(hf_config.model_type)
+    family = family_of(hf_config, config.model.family)
     check_before_shapes(config, hf_config, family)
     base, lm_head = meta_model(hf_config, family, getattr(torch, config.model.dtype))
     check_embeddings(config, base, lm_head)

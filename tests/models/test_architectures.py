@@ -3,9 +3,10 @@
 import pytest
 from support.slow import slow_but
 
+from atlas_cli.models.block_config import shortened
 from atlas_cli.models.families import family_of
 from atlas_cli.models.files.architectures import ARCHITECTURES, built_in
-from atlas_cli.models.frozen.meta_model import meta_model, shortened
+from atlas_cli.models.frozen.meta_model import meta_model
 from atlas_cli.planning.published_dtype import dtype_note, planned_dtype, published_dtype
 
 # parameters as published, tied embeddings once, without the poolers and heads of encoders

@@ -14,8 +14,8 @@ from transformers import BertConfig
 
 from atlas_cli.config.schema.experiment import ModelConfig
 from atlas_cli.errors import ConfigError, ResourceError, TooFewClientsError
+from atlas_cli.models.block_config import shortened
 from atlas_cli.models.frozen.load import load_base
-from atlas_cli.models.frozen.meta_model import shortened
 from atlas_cli.models.halves.split import client_half
 from atlas_cli.planning.cuts.choice import choose_split, get_split_point
 from atlas_cli.planning.cuts.remedies import remedies

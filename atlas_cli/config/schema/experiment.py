@@ -47,6 +47,12 @@ class ModelConfig(Section):
         description="Where weights come from. `auto` takes pretrained ones where they can be reached, else random "
         "ones, and says so.",
     )
+    family: Literal["known", "auto"] = Field(
+        "known",
+        description="With `auto`, a model whose `model_type` no family covers is tried: its blocks are found by their "
+        "shape, and nothing is trained unless the split then equals the unsplit model.",
+        examples=["auto"],
+    )
     config: dict[str, Any] = Field(
         {},
         description="Changes to the Hugging Face config; only with `init: random`.",

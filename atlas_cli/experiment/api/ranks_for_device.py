@@ -73,7 +73,7 @@ class RankAllocator:
         known = built_in(model_name)
         model = ModelConfig.model_validate({"name": model_name, **({"dtype": dtype} if dtype is not None else {})})
         self.hf_config = known if known is not None else model_config(model)[0]
-        self.family = family_of(self.hf_config.model_type)
+        self.family = family_of(self.hf_config)
         self.batch_size, self.max_length = batch_size, max_length
         self.dtype = planned_dtype(self.hf_config) if dtype is None else dtype
         self.r_min, self.r_max = r_min, r_max

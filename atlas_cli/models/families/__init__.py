@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from transformers import PreTrainedConfig
+
 from atlas_cli import discovery
 from atlas_cli.discovery import Plugin
 from atlas_cli.errors import ConfigError
+from atlas_cli.models.families._by_shape import by_shape, computed_by, nearest
 from atlas_cli.models.families._refused import require_cut
 from atlas_cli.models.families.contract import BaseFamily
 from atlas_cli.plugins import load_class
@@ -30,21 +33,35 @@ def family_for(model_type: object) -> BaseFamily | None:
     return _family(found[0]) if found else None
 
 
-def family_of(model_type: str) -> BaseFamily:
-    """The family of a Hugging Face ``model_type``.
+def family_of(model: PreTrainedConfig | str, wanted: str = "known") -> BaseFamily:
+    """The family of a model, by its config or its ``model_type``.
+
+    Args:
+        wanted: the value of ``model.family``; with "auto" one is found by the model's shape if no file covers it.
 
     Raises:
-        ConfigError: not supported; why, or what is. Or as ``family_for``.
+        ConfigError: not supported; why, or the nearest family and what is. Or as ``family_for``.
     """
+    model_type = model if isinstance(model, str) else model.model_type
+    if (family := family_for(model_type)) is not None:
+        return family
+    require_cut(model_type)
+    if wanted == "auto" and not isinstance(model, str):
+        return by_shape(model)
+    near = None if isinstance(model, str) else nearest(model, [(p.name, _family(p)) for p in _plugins()])
+    raise ConfigError(
+        f"architecture {model_type!r} is not supported"
+        + ("" if near is None else f"; its blocks are most like those of {near}, and model.family: auto tries it")
+        + f"; supported: {', '.join(supported())} (a new family is one file in atlas_cli/models/families/, or a "
+        "plug-in of another package)",
+        key="model.name",
+    )
+
+
+def computed_options(model_type: object) -> tuple[str, ...]:
+    """Options of config.json that a model computes although others do not: its family's, or those of its own class."""
     family = family_for(model_type)
-    if family is None:
-        require_cut(model_type)
-        raise ConfigError(
-            f"architecture {model_type!r} is not supported; supported: {', '.join(supported())} "
-            "(a new family is one file in atlas_cli/models/families/, or a plug-in of another package)",
-            key="model.name",
-        )
-    return family
+    return computed_by(model_type) if family is None else family.options
 
 
 def supported() -> list[str]:

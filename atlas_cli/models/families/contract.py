@@ -70,6 +70,7 @@ class BaseFamily:
         unused: attributes of the base to drop after loading, e.g. a pooler that no atlas head reads.
         buffers: ends of the names of what old checkpoints hold and transformers computes anew (causal masks, positions,
             rotary frequencies); compared where the model has it, too.
+        by_shape: for a model without a family file, what its modules show, in words; else empty.
         options: names in config.json that the model computes although its config class has no such field, or although
             atlas refuses them elsewhere (``models.files.config_options.REFUSED``).
     """
@@ -88,6 +89,7 @@ class BaseFamily:
     unused: ClassVar[tuple[str, ...]] = ()
     buffers: ClassVar[tuple[str, ...]] = ()
     options: ClassVar[tuple[str, ...]] = ()
+    by_shape: ClassVar[str] = ""
 
     def uncovered(self, config: PreTrainedConfig) -> Iterable[tuple[str, str]]:
         """The options of a Hugging Face config that the family does not cover, each with why its value is refused.

@@ -11,7 +11,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from atlas_cli.errors import ConfigError
-from atlas_cli.models.families import family_for
+from atlas_cli.models.families import computed_options, family_for
 from atlas_cli.models.families._refused import TWO_STACKS
 from atlas_cli.models.files.rotary_tables import rotary_tables
 from atlas_cli.suggest import did_you_mean
@@ -121,12 +121,6 @@ def refuse_options(
                     "transformers takes; remove one",
                     key=key,
                 )
-
-
-def computed_options(model_type: object) -> tuple[str, ...]:
-    """The options that the family of a ``model_type`` computes although others do not; empty without a family."""
-    family = family_for(model_type)
-    return () if family is None else family.options
 
 
 def unknown_options(options: Mapping[str, Any], config: PreTrainedConfig) -> list[str]:

@@ -14,10 +14,10 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from atlas_cli.config.schema.experiment import ModelConfig
 from atlas_cli.errors import ConfigError, ResourceError
-from atlas_cli.models.families import family_for
+from atlas_cli.models.families import computed_options, family_for
 from atlas_cli.models.files import gguf_files
 from atlas_cli.models.files.architectures import ARCHITECTURES, built_in, is_architecture
-from atlas_cli.models.files.config_options import computed_options, refuse_options, require_values, unknown_options
+from atlas_cli.models.files.config_options import refuse_options, require_values, unknown_options
 from atlas_cli.models.files.source import Source, reason
 from atlas_cli.models.files.weight_files import named
 from atlas_cli.notes import say
@@ -162,7 +162,9 @@ def _read_config(source: Source, model: ModelConfig) -> PreTrainedConfig:
             raise ResourceError(f"model.name: {model.name!r} was not found; {hint} [{reason(error)}]") from None
         why = "the hub cannot be reached and it is not in the hub cache"
         raise ResourceError(f"model.name: {model.name!r} was not found ({why}); {hint}") from None
-    if family_for(config.model_type) is not None:  # others are refused by name, whatever their values mean
+    if (
+        family_for(config.model_type) is not None or model.family == "auto"
+    ):  # others are refused by name, whatever their values mean
         require_values(config, place)
         if unknown := unknown_options(stored, config):
             _say(f"{place}{type(config).__name__} of transformers has no {named(unknown)}: without effect here")

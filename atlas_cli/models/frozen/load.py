@@ -140,7 +140,7 @@ def load_base(model: ModelConfig, *, seed: int = 0, device: str | torch.device =
         ConfigError: its architecture is not supported.
     """
     config, source, init = model_config(model)
-    family = family_of(config.model_type)
+    family = family_of(config, model.family)
     auto = AutoModelForCausalLM if family.causal else AutoModel
     dtype = getattr(torch, model.dtype)
     unread: tuple[str, ...] = ()
@@ -162,7 +162,7 @@ def require_weights(model: ModelConfig) -> None:
     config, source, _ = model_config(model)
     if source is None or source.kind not in ("folder", "packaged"):
         return
-    if not _weight_names(source, family_of(config.model_type)):
+    if not _weight_names(source, family_of(config, model.family)):
         raise ResourceError(f"model.name: folder {source.path} has no model.safetensors (atlas reads safetensors only)")
 
 

@@ -8,7 +8,6 @@ import torch
 from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedConfig
 
-from atlas_cli.models.block_config import of_blocks
 from atlas_cli.models.families.contract import BaseFamily
 from atlas_cli.models.frozen.load import from_config
 from atlas_cli.models.frozen.output_embedding import output_embedding
@@ -38,8 +37,3 @@ def meta_model(
         for path, layer in linear_layers(block).items():
             block.set_submodule(path, quantized(layer, quantization, dtype))
     return base, output_embedding(model) if family.causal else None
-
-
-def shortened(hf_config: PreTrainedConfig, layers: int) -> PreTrainedConfig:
-    """The config of the same model with only its lowest blocks."""
-    return of_blocks(hf_config, range(layers))

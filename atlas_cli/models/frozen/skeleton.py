@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from atlas_cli.hashing import sha256_tensors
-from atlas_cli.models.families import family_of
+from atlas_cli.models.families.contract import BaseFamily
 from atlas_cli.models.frozen.cast import above
 from atlas_cli.models.frozen.load import FrozenBase
 from atlas_cli.models.frozen.weight_format import Quantization
@@ -24,6 +24,7 @@ class Skeleton(NamedTuple):
 
     model: nn.Module
     lm_head: nn.Module | None
+    family: BaseFamily
     name: str
     init: str
     sha256: str
@@ -47,7 +48,7 @@ def take_apart(base: FrozenBase, layers: int | None = None, output: bool = True)
         hollow = torch.empty_like(tensor, device="meta")
         memo[id(tensor)] = nn.Parameter(hollow, requires_grad=False) if isinstance(tensor, nn.Parameter) else hollow
     model, head = copy.deepcopy((base.model, lm_head), memo)
-    facts = base.name, base.init, base.sha256, base.fused_gelu, base.quantization
+    facts = base.family, base.name, base.init, base.sha256, base.fused_gelu, base.quantization
     return Skeleton(model, head, *facts), kept
 
 
@@ -67,8 +68,7 @@ def put_together(skeleton: Skeleton, tensors: Sequence[Tensor]) -> FrozenBase:
                 for name, value in list(holder.items()):
                     if isinstance(value, Tensor) and id(value) in filled:
                         holder[name] = filled[id(value)]
-    family = family_of(str(getattr(skeleton.model.config, "model_type", "")))
-    model, lm_head, name, init, sha256, fused_gelu, quantization = skeleton
+    model, lm_head, family, name, init, sha256, fused_gelu, quantization = skeleton
     return FrozenBase(model, lm_head, family, name, init, sha256, fused_gelu, quantization=quantization)
 
 

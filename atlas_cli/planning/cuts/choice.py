@@ -90,9 +90,9 @@ def get_split_point(model_name: str) -> int:
     return check_cut(None, int(config_of(model_name).num_hidden_layers))
 
 
-def default_tokens(hf_config: PreTrainedConfig) -> int:
+def default_tokens(hf_config: PreTrainedConfig, family: str = "known") -> int:
     """The tokens of an example where nobody says how many: those of ``Setting``, or all that a model can take."""
-    positions = family_of(hf_config.model_type).positions(hf_config)
+    positions = family_of(hf_config, family).positions(hf_config)
     return Setting.tokens if positions is None else min(Setting.tokens, positions)
 
 

@@ -16,11 +16,12 @@ from atlas_cli.config.schema.experiment import ModelConfig
 from atlas_cli.errors import ConfigError
 from atlas_cli.models.adapters.lora import features_of
 from atlas_cli.models.adapters.placement import adapted_names, place_ranks
+from atlas_cli.models.block_config import shortened
 from atlas_cli.models.families import family_of
 from atlas_cli.models.families.contract import BaseFamily
 from atlas_cli.models.files.architectures import built_in
 from atlas_cli.models.files.resolve import model_config
-from atlas_cli.models.frozen.meta_model import meta_model, shortened
+from atlas_cli.models.frozen.meta_model import meta_model
 from atlas_cli.models.frozen.weight_format import Quantization
 from atlas_cli.models.halves.split import client_half
 from atlas_cli.planning.devices.cost import (
@@ -54,6 +55,7 @@ class Setting:
         rows: the rows of the token embedding that the client holds where ``embedding`` is "rows".
         server_dtype: that of the server half, if it differs from the client's; ``server_quantization``: how it holds
             the linear layers of its blocks.
+        family: as ``model.family`` of a config.
     """
 
     batch: int = 8
@@ -68,6 +70,7 @@ class Setting:
     fused_gelu: bool = True
     server_dtype: str | None = None
     server_quantization: Quantization = "none"
+    family: Literal["known", "auto"] = "known"
 
     def client_step(self) -> Step:
         """The step of the client."""
@@ -145,7 +148,7 @@ class Shapes:
 
     def __init__(self, hf_config: PreTrainedConfig, setting: Setting) -> None:
         self.config, self.setting = hf_config, setting
-        self.family: BaseFamily = family_of(hf_config.model_type)
+        self.family: BaseFamily = family_of(hf_config, setting.family)
         self.n_layers = int(hf_config.num_hidden_layers)
         _check_length(self.family.positions(hf_config), setting.tokens)
         one, _ = meta_model(shortened(hf_config, 1), self.family, torch.float32)

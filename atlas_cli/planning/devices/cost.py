@@ -32,8 +32,9 @@ from transformers.pytorch_utils import Conv1D
 
 from atlas_cli.errors import ConfigError
 from atlas_cli.models.adapters.lora import features_of
+from atlas_cli.models.block_config import shortened
 from atlas_cli.models.families.contract import BaseFamily
-from atlas_cli.models.frozen.meta_model import meta_model, shortened
+from atlas_cli.models.frozen.meta_model import meta_model
 from atlas_cli.models.halves.split import blocks_of
 from atlas_cli.planning.devices.devices import Device
 from atlas_cli.tasks.contract import BaseTask
