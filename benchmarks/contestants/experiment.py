@@ -39,6 +39,7 @@ class Experiment:
         model: the ``model`` section of the config.
         data: the ``data`` section of its one task group.
         overrides: ``key=value`` changes to the config that the user gives.
+        device: where everybody computes.
     """
 
     model: Mapping[str, Any]
@@ -46,6 +47,7 @@ class Experiment:
     clients: int
     batch: int
     overrides: Sequence[str] = ()
+    device: str = "cpu"
 
     def config(self, folder: Path) -> ExperimentConfig:
         """As a run would read it from a file in ``folder``.
@@ -61,7 +63,7 @@ class Experiment:
         texts = self.clients * self.batch * WINDOW
         return {
             "name": "speed",
-            "device": "cpu",
+            "device": self.device,
             "threads": torch.get_num_threads(),
             "model": dict(self.model),
             "lora": {"rank": 8, "alpha": 16},
@@ -104,7 +106,7 @@ class Arena:
         self.batch, self.alpha = config.training.batch_size, config.lora.alpha
         self.norm, self.lr = config.training.max_grad_norm or 0.0, config.training.client_optimizer.lr
         self.clients, self.pad = list(self.federation.clients), self.federation.pad
-        self.seed = config.seed
+        self.seed, self.device = config.seed, torch.device(config.device)
         server = self.federation.server
         if not self.federation.split or config.training.labels != "server":
             raise ConfigError("others are compared with mode: split-federated and training.labels: server; leave them")
@@ -141,9 +143,9 @@ class Arena:
         return moved
 
     def half(self, side: str) -> nn.Module:
-        """A copy of the stock "client" or "server" half."""
+        """A copy of the stock "client" or "server" half, on the device."""
         view = client_half if side == "client" else server_half
-        return copy.deepcopy(view(self.stock.model, self.stock.family, self.federation.plan.cut))
+        return copy.deepcopy(view(self.stock.model, self.stock.family, self.federation.plan.cut)).to(self.device)
 
     def head(self) -> Head:
         """A copy of the initial head."""
@@ -151,4 +153,4 @@ class Arena:
 
 
 def _copied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in state.items()}
+    return {name: tensor.to("cpu", copy=True) for name, tensor in state.items()}

@@ -47,11 +47,12 @@ class NaiveSplit:
     def step(self) -> Work:
         """One global step on everybody's next batch."""
         batches = {name: pad(next(texts), self.arena.pad, self.length) for name, texts in self._batches.items()}
-        self.train(batches)
-        return Work(
+        work = Work(
             sum(len(batch["labels"]) for batch in batches.values()),
             sum(int(batch["attention_mask"].sum()) for batch in batches.values()),
         )
+        self.train(batches)
+        return work
 
     def train(self, batches: Mapping[str, Mapping[str, Tensor]]) -> dict[str, float]:
         """One global step on a batch a client; mean losses."""
@@ -63,6 +64,7 @@ class NaiveSplit:
         return losses
 
     def _train_client(self, name: str, batch: Mapping[str, Tensor]) -> float:
+        batch = {key: tensor.to(self.arena.device) for key, tensor in batch.items()}
         half, mask = self.clients[name], batch["attention_mask"]
         sent = hidden_states(half, mask, input_ids=batch["input_ids"])
         received = sent.detach().requires_grad_()

@@ -72,27 +72,21 @@ class Head(nn.Module):
         """The loss, 0-d."""
         lengths_B = mask_BT.sum(1)
         if self.pooling == "last":
-            pooled_BD = hidden_BTD[torch.arange(len(hidden_BTD)), lengths_B - 1]
+            pooled_BD = hidden_BTD[torch.arange(len(hidden_BTD), device=hidden_BTD.device), lengths_B - 1]
         else:
             pooled_BD = (hidden_BTD * mask_BT.unsqueeze(-1)).sum(1) / lengths_B.unsqueeze(-1)
         return F.cross_entropy(self.classifier(pooled_BD), labels_B)
 
 
 class Whole(nn.Module):
-    """The unsplit model with adapters and head, as ``transformers.Trainer`` takes it.
-
-    Attributes:
-        samples, tokens: in the last batch, without padding.
-    """
+    """The unsplit model with adapters and head, as ``transformers.Trainer`` takes it."""
 
     def __init__(self, backbone: PeftModel, head: Head) -> None:
         super().__init__()
         self.backbone, self.head = backbone, head
-        self.samples = self.tokens = 0
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """``{"loss": ...}``."""
-        self.samples, self.tokens = len(labels), int(attention_mask.sum())
         hidden = hidden_states(self.backbone, attention_mask, input_ids=input_ids)
         return {"loss": self.head(hidden, attention_mask, labels)}
 

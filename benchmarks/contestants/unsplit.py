@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import copy
 import tempfile
+from collections import deque
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
+from torch import Tensor
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from contestants.experiment import Arena
-from contestants.plain import Whole, pad, with_adapters
+from contestants.plain import Features, Whole, pad, with_adapters
 from contestants.turns import StepByStep, Work
 
 EPOCHS = 1000  # more than anybody waits for
@@ -22,19 +23,25 @@ def whole_model(arena: Arena) -> Whole:
     return Whole(with_adapters(copy.deepcopy(arena.stock.model), arena.adapters(), arena.alpha), arena.head())
 
 
-def trainer_steps(arena: Arena, sampling: str = "random") -> StepByStep:
+def trainer_steps(arena: Arena, sampling: str = "random", *, everybody: bool = False) -> StepByStep:
     """Steps of the Trainer's own loop, with its defaults but a constant rate: shuffled, padded to the longest.
 
     Args:
         sampling: ``train_sampling_strategy`` of the Trainer, "random" or "group_by_length".
+        everybody: on the texts of all clients, as many in a step as they have together; else on those of the first.
     """
-    model = whole_model(arena)
+    model, clients = whole_model(arena), arena.clients if everybody else arena.clients[:1]
+    taken: deque[Work] = deque()  # batches are put together ahead of their steps
+
+    def collate(features: Features) -> dict[str, Tensor]:
+        taken.append(Work(len(features), sum(len(each["input_ids"]) for each in features)))
+        return pad(features, arena.pad)
 
     def loop(after_step: Callable[[Work], None]) -> None:
         with tempfile.TemporaryDirectory() as folder:
             arguments = TrainingArguments(
                 output_dir=folder,
-                per_device_train_batch_size=arena.batch,
+                per_device_train_batch_size=arena.batch * len(clients),
                 num_train_epochs=EPOCHS,
                 learning_rate=arena.lr,
                 lr_scheduler_type="constant",
@@ -45,15 +52,15 @@ def trainer_steps(arena: Arena, sampling: str = "random") -> StepByStep:
                 save_strategy="no",
                 disable_tqdm=True,
                 report_to="none",
-                use_cpu=True,
+                use_cpu=arena.device.type == "cpu",
                 seed=arena.seed,
             )
             Trainer(
                 model=model,
                 args=arguments,
-                train_dataset=arena.texts(arena.clients[0]),
-                data_collator=partial(pad, pad_id=arena.pad),
-                callbacks=[_AfterStep(lambda: after_step(Work(model.samples, model.tokens)))],
+                train_dataset=[text for client in clients for text in arena.texts(client)],
+                data_collator=collate,
+                callbacks=[_AfterStep(lambda: after_step(taken.popleft()))],
             ).train()
 
     return StepByStep(loop)

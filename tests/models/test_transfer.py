@@ -4,6 +4,7 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
+import support.devices
 import torch
 
 from atlas_cli.models.halves.transfer import copies_overlapped, to_device
@@ -63,9 +64,9 @@ def test_without_cuda_nothing_changes():
         assert to_device(x, CPU) is x
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_values_arrive_before_they_are_used():
-    x = torch.randn(1 << 22)
-    with copies_overlapped(GPU):
-        sums = [to_device(x + i, GPU).sum().item() for i in range(8)]
-    assert sums == [(x + i).to(GPU).sum().item() for i in range(8)]
+@pytest.mark.parametrize("device", ["cpu", support.devices.GPU])
+def test_values_arrive_before_they_are_used(device):
+    x, device = torch.randn(1 << 22), torch.device(device)
+    with copies_overlapped(device):
+        sums = [to_device(x + i, device).sum().item() for i in range(8)]
+    assert sums == [(x + i).to(device).sum().item() for i in range(8)]
