@@ -8,7 +8,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.tiny_models import CONFIGS, PACKED_FAMILIES, VOCABULARY, tiny_model
+from support.slow import slow
+from support.tiny_models import PACKED_FAMILIES, VOCABULARY, tiny_model
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from atlas_cli.models.adapters.lora import AdapterSet, build_adapters
@@ -32,7 +33,7 @@ COUNTED = {  # that the counter does not know of
 def shared(family):
     whole = tiny_model(family).double()
     experts_one_by_one(whole)
-    return as_base(whole, family_of(CONFIGS[family]().model_type), family, "random")
+    return as_base(whole, family_of(whole.config.model_type), family, "random")
 
 
 def batch(lengths, seed=0):
@@ -63,7 +64,7 @@ def same(a, b):
 
 
 @pytest.mark.parametrize("lengths", [(7, 3, 5, 1, 3, 3), (4, 4, 4), (6,)])
-@pytest.mark.parametrize("family", PACKED_FAMILIES)
+@pytest.mark.parametrize("family", [*PACKED_FAMILIES, *slow("llama-3", "llama-mqa-tied")])
 def test_both_halves_and_their_gradients(family, lengths):
     base = shared(family)
     ids, mask = batch(lengths)

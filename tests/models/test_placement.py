@@ -19,6 +19,7 @@ DEFAULTS = {
     **{name: ["self_attn.q_proj", "self_attn.v_proj"] for name in LLAMA_LIKE},
     **{name: ["attention.self.query", "attention.self.value"] for name in ("bert", "roberta", "electra")},
     "opt": ["self_attn.v_proj", "self_attn.q_proj"],
+    "falcon": ["self_attention.query_key_value"],
     "phi3": ["self_attn.qkv_proj"],
     "gpt_neox": ["attention.query_key_value"],
     "distilbert": ["attention.q_lin", "attention.v_lin"],

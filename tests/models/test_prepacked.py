@@ -5,6 +5,7 @@ import pickle
 
 import pytest
 import torch
+from support.slow import slow
 from support.tiny_models import CONFIGS, FAMILIES, tiny_model
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
@@ -54,7 +55,7 @@ def close(a, b):
     torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", [each for each in FAMILIES if each != slow("falcon")[0]])  # whose layers are its own
 def test_a_model_gives_the_same_numbers_and_gradients(name):
     base, plain = base_of(name), base_of(name)
     linear = [m for block in blocks_of(plain.model, plain.family) for m in block.modules()]

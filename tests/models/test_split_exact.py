@@ -11,8 +11,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from support.quantized import with_dense_weights
-from support.slow import slow_but
-from support.tiny_models import CAUSAL, CAUSAL_FAMILIES, CONFIGS, FAMILIES, VOCABULARY, tiny_model
+from support.slow import slow, slow_but
+from support.tiny_models import CAUSAL, CAUSAL_FAMILIES, CONFIGS, FAMILIES, VARIANTS, VOCABULARY, tiny_model
 from transformers import AutoModelForQuestionAnswering, AutoModelForTokenClassification
 
 from atlas_cli import SplitClient, SplitServer, tasks
@@ -31,7 +31,8 @@ PADDED, FULL = (7, 3, 5, 4), (6, 6, 6, 6)
 
 @cache
 def shared(family):
-    return as_base(tiny_model(family), family_of(CONFIGS[family]().model_type), family, "random")
+    whole = tiny_model(family)
+    return as_base(whole, family_of(whole.config.model_type), family, "random")
 
 
 @cache
@@ -184,7 +185,7 @@ def test_every_task_type(family, task_name, cut, u_shaped):
 
 @pytest.mark.parametrize("lengths", [PADDED, FULL], ids=["padded", "full"])
 @pytest.mark.parametrize("cut", range(1, N_LAYERS + 1))
-@pytest.mark.parametrize("family", CAUSAL_FAMILIES)
+@pytest.mark.parametrize("family", [*CAUSAL_FAMILIES, *slow(*VARIANTS)])
 def test_language_modelling_equals_the_loss_of_the_stock_model_with_labels(family, cut, lengths):
     split = split_pass(shared(family), cut, "causal-lm", lengths)
     whole = stock(family)

@@ -11,6 +11,7 @@ from transformers import (
     DebertaV2Config,
     DistilBertConfig,
     ElectraConfig,
+    FalconConfig,
     Gemma2Config,
     Gemma3TextConfig,
     GPT2Config,
@@ -54,6 +55,15 @@ _LLAMA = {
 }
 _MIXED = ["sliding_attention", "full_attention"] * 2
 _BERT = {**_SIZE, "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 48}
+_FALCON = {
+    **_SIZE,
+    "hidden_size": 32,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "ffn_hidden_size": 48,
+    "max_position_embeddings": 64,
+}
+_LLAMA_3 = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 
 _DECODERS = {
     "gpt2": lambda: GPT2Config(**_SIZE, n_embd=32, n_layer=4, n_head=4, n_positions=64),
@@ -85,6 +95,7 @@ _DECODERS = {
         final_logit_softcapping=30.0,
         attn_logit_softcapping=5.0,
     ),
+    "falcon": lambda: FalconConfig(**_FALCON),
     "olmo2": lambda: Olmo2Config(**_LLAMA),
     "phi": lambda: PhiConfig(**_LLAMA, qk_layernorm=True),
     "phi3": lambda: Phi3Config(**_LLAMA, sliding_window=4, partial_rotary_factor=0.75),
@@ -111,6 +122,13 @@ _ENCODERS = {
         pos_att_type="p2c|c2p",
         position_biased_input=False,
     ),
+}
+# decoders that compute in another way than those of their family above
+VARIANTS = {
+    "llama-3": lambda: LlamaConfig(**_LLAMA, rope_parameters={**_LLAMA_3, "original_max_position_embeddings": 16}),
+    "llama-mqa-tied": lambda: LlamaConfig(**{**_LLAMA, "num_key_value_heads": 1}, tie_word_embeddings=True),
+    "falcon-new": lambda: FalconConfig(**_FALCON, new_decoder_architecture=True, num_kv_heads=2),
+    "falcon-alibi": lambda: FalconConfig(**_FALCON, alibi=True, parallel_attn=False, multi_query=False, bias=True),
 }
 CONFIGS = {**_DECODERS, **_ENCODERS}
 CAUSAL = tuple(_DECODERS)
@@ -154,5 +172,5 @@ def word_tokenizer(causal: bool) -> PreTrainedTokenizerFast:
 def tiny_model(family: str):
     """A randomly initialised Hugging Face model with 4 layers of width 32; decoders with their LM head."""
     torch.manual_seed(0)
-    auto = AutoModelForCausalLM if family in CAUSAL else AutoModel
-    return auto.from_config(CONFIGS[family]()).eval()
+    auto = AutoModelForCausalLM if family in CAUSAL or family in VARIANTS else AutoModel
+    return auto.from_config((CONFIGS | VARIANTS)[family]()).eval()

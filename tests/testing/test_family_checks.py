@@ -1,8 +1,9 @@
 """The suite that plug-in authors run on a family: it passes on right ones, and finds each way to be wrong."""
 
 import pytest
-from support.tiny_models import _LLAMA, _SIZE, ALWAYS, CONFIGS, varied
-from transformers import GPTNeoXConfig, LlamaConfig, OPTConfig
+from support.slow import slow_but
+from support.tiny_models import _FALCON, _LLAMA, _SIZE, ALWAYS, CONFIGS, VARIANTS, varied
+from transformers import FalconConfig, GPTNeoXConfig, LlamaConfig, OPTConfig
 
 from atlas_cli.errors import ConfigError
 from atlas_cli.models.families import family_of
@@ -19,10 +20,14 @@ DETAILS = {
         **_OPT, ffn_dim=48, enable_bias=False, layer_norm_elementwise_affine=False, activation_function="gelu"
     ),
     "llama, two blocks": LlamaConfig(**{**_LLAMA, "num_hidden_layers": 2}, attention_bias=True),
+    "falcon, new, one norm": FalconConfig(
+        **_FALCON, new_decoder_architecture=True, num_kv_heads=2, num_ln_in_parallel_attn=1
+    ),
+    **{name: made() for name, made in VARIANTS.items()},
 }
 
 
-@pytest.mark.parametrize("name", DETAILS)
+@pytest.mark.parametrize("name", slow_but(DETAILS, *list(DETAILS)[:4]))
 def test_details_that_families_cover(name):
     check_family(DETAILS[name])
 

@@ -28,6 +28,7 @@ from atlas_cli.federation.parties.party import Party
 from atlas_cli.federation.parties.split_client import SplitClient
 from atlas_cli.federation.parties.unsplit_client import UnsplitClient
 from atlas_cli.models.block_config import of_blocks
+from atlas_cli.models.files.rotary_tables import rotary_tables
 from atlas_cli.models.frozen.gelu import fuse_gelu
 from atlas_cli.models.frozen.load import FrozenBase
 from atlas_cli.models.frozen.meta_model import meta_model
@@ -175,9 +176,13 @@ def _tiny(plan: Plan, name: str) -> Plan:
     config = of_blocks(plan.hf_config, [0])
     small = {"vocab_size": 32, "hidden_size": 16, "num_attention_heads": 2, "head_dim": 8}
     small |= {"num_key_value_heads": 1, "intermediate_size": 16, "n_inner": 16, "hidden_dim": 16}
+    small |= {"num_kv_heads": 1, "ffn_hidden_size": 16}
     for key, value in small.items():
-        if getattr(config, key, None) is not None:
+        computed = isinstance(getattr(type(config), key, None), property)  # from the others
+        if getattr(config, key, None) is not None and not computed:
             setattr(config, key, value)
+    for table in rotary_tables(getattr(config, "rope_parameters", None)).values():
+        table["rope_type"] = "default"  # others may have a factor for each pair of a head's numbers
     if config.pad_token_id is not None:
         config.pad_token_id = 0
     client = plan.by_name[name]

@@ -36,7 +36,9 @@ class _AddLowRank(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, output: Tensor, x: Tensor, made: Any, spans: Sequence[Span], *factors: Tensor) -> Tensor:
         x_ND = x.flatten(0, -2).to(factors[0].dtype)
-        total = output.flatten(0, -2).to(factors[0].dtype, copy=True)
+        # no view is returned: a block may write to what its layer gives (Falcon adds the attention's output to it)
+        found = output.to(factors[0].dtype, copy=True, memory_format=torch.contiguous_format)
+        total = found.view(-1, found.shape[-1])
         downs = []
         for (first, last, scale), A, B in zip(spans, factors[::2], factors[1::2], strict=True):
             downs.append(x_ND[first:last] @ A.t())
@@ -44,7 +46,7 @@ class _AddLowRank(torch.autograd.Function):
         ctx.spans, ctx.norm, ctx.shape, ctx.dtype = spans, None if made is None else made.norm, x.shape, x.dtype
         kept = None if not any(ctx.needs_input_grad[4::2]) else x if made is None else made.source
         ctx.save_for_backward(kept, *downs, *factors)
-        return total.view_as(output).to(output.dtype)
+        return found.to(output.dtype)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:

@@ -64,7 +64,7 @@ class BaseFamily:
         causal: decoder (language modelling, last-token pooling) or encoder (mean pooling).
         packs: whether blocks call attention through transformers' attention interface and know places by
             ``position_ids`` alone, so that texts can stand in one row of real tokens. Where not, each client is
-            computed by itself, padded, and the FLOPs of attention are those of plain products.
+            computed by itself, padded.
         no_blocks: what stands for the blocks of a half that has none, where the model does not run without one.
         keeps_outputs: whether the base's forward has the outputs of all blocks until its end, asked for or not.
         unused: attributes of the base to drop after loading, e.g. a pooler that no atlas head reads.
@@ -101,6 +101,10 @@ class BaseFamily:
     def parallel(self, config: PreTrainedConfig) -> bool:
         """Whether the feed-forward reads the block's input, beside the attention instead of after it."""
         return False
+
+    def fused_attention(self, config: PreTrainedConfig) -> bool:
+        """Whether attention is one operation, whose backward computes scores anew; else it is plain products."""
+        return self.packs
 
     def relative_positions(self, config: PreTrainedConfig) -> int:
         """The number of relative positions of which the query and the key layer of a block make queries and keys too.

@@ -137,9 +137,10 @@ class BlockShapes:
         adapted = [name in ranks for name in self.stages[0]]
         if self.fused:  # it gives the gradients of queries, keys and values together
             return (gradient_below or any(adapted)) * ATTENTION_BACKWARD * self.attention(tokens)
-        query, key, value = (gradient_below or each for each in adapted)
+        of_each = adapted if len(adapted) == 3 else [any(adapted)] * 3  # one layer may make them all
+        query, key, value = (gradient_below or each for each in of_each)
         products = query + key + (query or key) + value
-        with_positions = query + key + adapted[0] + adapted[1]
+        with_positions = query + key + of_each[0] + of_each[1]
         return 2.0 * self.queries * (tokens * products + self.relative * with_positions)
 
     def forward_once(self, ranks: Mapping[str, int]) -> int:
@@ -202,7 +203,7 @@ def block_shapes(family: BaseFamily, hf_config: PreTrainedConfig) -> BlockShapes
         heads * width,
         family.ends_in_norm,
         family.parallel(hf_config),
-        family.packs,
+        family.fused_attention(hf_config),
         family.relative_positions(hf_config),
         entry,
     )
