@@ -5,9 +5,11 @@ from __future__ import annotations
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.data.read import read_group
 from atlas_cli.errors import AtlasError
+from atlas_cli.planning.memory_of_plan import build_task_of
 from atlas_cli.planning.plan import Plan
 from atlas_cli.printable import listed
 from atlas_cli.tasks import build as build_task
+from atlas_cli.tasks.contract import BaseTask
 
 
 def read_classes(plan: Plan) -> tuple[dict[str, list[str]], list[str]]:
@@ -24,6 +26,12 @@ def read_classes(plan: Plan) -> tuple[dict[str, list[str]], list[str]]:
             found[name] = ["0", "1"]
             notes.append(f"task group {name}: two classes assumed, since its data cannot be read ({error})")
     return found, notes
+
+
+def tasks_of(plan: Plan) -> dict[str, BaseTask]:
+    """The task of each group; data is read for its classes only where clients have the heads, which memory is for."""
+    classes = read_classes(plan)[0] if plan.config.training.labels == "client" else {}
+    return {group: build_task_of(plan, group, classes.get(group, ["0", "1"])) for group in plan.config.task_groups}
 
 
 def notes_on(plan: Plan) -> list[str]:

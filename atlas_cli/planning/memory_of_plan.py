@@ -15,7 +15,7 @@ from atlas_cli.planning.memory.predict import predict_client, predict_server, pr
 from atlas_cli.planning.memory.step import ELEMENT, Step
 from atlas_cli.planning.method import method_of
 from atlas_cli.planning.plan import ClientPlan, Plan
-from atlas_cli.planning.round_bytes import RoundBytes, Shape, head_tensors, round_bytes
+from atlas_cli.planning.round_bytes import RoundBytes, Shape, full_shape, head_tensors, round_bytes
 from atlas_cli.tasks import build as build_task
 from atlas_cli.tasks.contract import BaseTask
 
@@ -77,7 +77,7 @@ def predict(
         rows: how many rows of the token embedding a client holds, for those that do not hold its table.
     """
     training = plan.config.training
-    full = Shape(training.batch_size, training.max_length, training.batch_size > 1)
+    full = full_shape(training)
     given, rows = shapes or {}, rows or {}
     tasks = {name: build_task_of(plan, name, classes.get(name, ())) for name in plan.config.task_groups}
     clients: dict[str, PartyMemory] = {}

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from atlas_cli.aggregation.contract import Layer, Shapes
+from atlas_cli.config.schema.training import TrainingConfig
 from atlas_cli.planning.devices.cost import step_bytes
 from atlas_cli.planning.method import method_of
 from atlas_cli.planning.plan import ClientPlan, Plan
@@ -23,6 +24,11 @@ class Shape(NamedTuple):
     batch: int
     tokens: int
     padded: bool
+
+
+def full_shape(training: TrainingConfig) -> Shape:
+    """A full batch of the longest examples."""
+    return Shape(training.batch_size, training.max_length, training.batch_size > 1)
 
 
 @dataclass(frozen=True)

@@ -230,7 +230,7 @@ def test_a_client_that_is_too_large_trains_with_checkpointing(family, config_fil
     assert peaks[1] < 0.8 * peaks[0]
     memory = f"devices.phone.memory={peaks[1]} B"
     code, _, err = run("train", str(path), memory)
-    assert code == 2 and "client a needs" in err and "or set checkpointing: true" in err
+    assert code == 2 and "client a needs" in err and "or set checkpointing: true (needs" in err
     assert run("train", str(path), memory, checkpointing)[0] == 0
     assert run("train", str(path), f"devices.phone.memory={peaks[1] - 1} B", checkpointing)[0] == 2
 
@@ -244,10 +244,10 @@ def test_a_client_that_is_too_large_trains_in_bfloat16(config_file, run):
     peak = plan_ranks(load_config(path, [narrow]).config).clients[1].memory.peak
     code, _, err = run("train", str(path), f"devices.phone.memory={peak} B")
     assert code == 2 and "client b-1 needs" in err and ":clients.b.device" in err.replace(" ", "")
-    assert "or set checkpointing: true or dtype: bfloat16 (needs 0." in err
+    assert "model.split_layer, or set quantization: nf4 (needs 0." in err and " or dtype: bfloat16 (needs 0." in err
     assert run("train", str(path), f"devices.phone.memory={peak} B", narrow)[0] == 0
     _, _, err = run("train", str(path), f"devices.phone.memory={peak - 1} B")
-    assert "or set checkpointing: true\n" in err and "bfloat16" not in err
+    assert "or dtype: bfloat16 (" not in err and "quantization: nf4 (needs" in err
     _, _, err = run("train", str(path), f"devices.phone.memory={peak - 1} B", narrow)
     assert "client b-1 needs" in err and "bfloat16" not in err
 

@@ -16,12 +16,12 @@ from atlas_cli.planning.client_rows import most_rows
 from atlas_cli.planning.cuts.auto import resolve_auto_cuts
 from atlas_cli.planning.devices.devices import Device, configured_devices, find_device
 from atlas_cli.planning.memory.party_memory import PartyMemory
-from atlas_cli.planning.memory_assumptions import read_classes
-from atlas_cli.planning.memory_of_plan import build_task_of, client_memory
+from atlas_cli.planning.memory_assumptions import tasks_of
+from atlas_cli.planning.memory_of_plan import client_memory
 from atlas_cli.planning.plan import ClientPlan, Plan, make_plan
 from atlas_cli.planning.ranks.costs import ByPath, Targets, by_path, rank_costs
 from atlas_cli.planning.ranks.rules import Allocation, RankProblem, allocate, allocate_random, allocate_uniform
-from atlas_cli.planning.round_bytes import Shape, round_bytes
+from atlas_cli.planning.round_bytes import full_shape, round_bytes
 from atlas_cli.tasks.contract import BaseTask
 
 
@@ -89,7 +89,7 @@ def plan_ranks(config: ExperimentConfig, method: str | None = None) -> RankPlan:
     auto = _auto(config)
     probing = _probing(config, auto)
     plan = make_plan(probing)
-    tasks = _tasks(plan)
+    tasks = tasks_of(plan)
     first = {c.key: c for c in reversed(plan.clients)}
     rows = most_rows(config, plan.hf_config)
     kinds = {
@@ -136,7 +136,7 @@ class _Kind:
         self.device = _device(config, client.key, auto)
         self.targets = _targets(plan, client)
         self._plan, self._client, self._task, self._rows = plan, client, task, rows
-        self._shape = Shape(training.batch_size, training.max_length, training.batch_size > 1)
+        self._shape = full_shape(training)
         self._predicted: dict[tuple[tuple[str, int], ...], PartyMemory] = {}
         self._uplinks: dict[tuple[tuple[str, int], ...], int] = {}
         if not auto:
@@ -243,12 +243,6 @@ def _targets(plan: Plan, client: ClientPlan) -> Targets:
         (layer,) = by_layer({path: 0}, plan.family)
         layers.setdefault(layer, {})[path] = plan.features[path]
     return layers
-
-
-def _tasks(plan: Plan) -> dict[str, BaseTask]:
-    # how many classes there are matters only to a client that has the head, and may take the data to know
-    classes = read_classes(plan)[0] if plan.config.training.labels == "client" else {}
-    return {group: build_task_of(plan, group, classes.get(group, ["0", "1"])) for group in plan.config.task_groups}
 
 
 def _budgets(config: ExperimentConfig, device: Device | None) -> dict[str, float | None]:

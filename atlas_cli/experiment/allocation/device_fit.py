@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from atlas_cli.config.schema.experiment import ClientSpec, ExperimentConfig
+from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.errors import ConfigError
 from atlas_cli.experiment.allocation.auto_ranks import RankPlan, plan_ranks
+from atlas_cli.experiment.allocation.smaller_client import smaller_client
 from atlas_cli.federation.federation import Federation
 from atlas_cli.planning.devices.devices import bfloat16_slowdown
 from atlas_cli.units import format_bytes_mib
@@ -44,11 +45,11 @@ def fit_to_devices(config: ExperimentConfig, method: str | None = None) -> RankP
         memory = client.device.memory if client.device else None
         if memory is not None and client.memory.peak > memory:
             spec = specs[client.name]
-            smaller = _smaller(planned.config, spec, memory)
+            smaller = smaller_client(planned.config, spec, memory)
             raise ConfigError(
                 f"client {client.name} needs {format_bytes_mib(client.memory.peak)} at its peak (predicted, a full "
                 f"batch of the longest examples) and its device has {format_bytes_mib(memory)}; lower its rank, "
-                f"training.batch_size, training.max_length or model.split_layer, or set checkpointing: true{smaller}",
+                f"training.batch_size, training.max_length or model.split_layer{smaller and f', or set {smaller}'}",
                 key=f"{spec.key}.device",
             )
     return planned
@@ -57,20 +58,3 @@ def fit_to_devices(config: ExperimentConfig, method: str | None = None) -> RankP
 def must_fit(config: ExperimentConfig) -> bool:
     """Whether predicted memory matters: a client has a device, or ``rank: auto``."""
     return any(client.device is not None or client.rank == "auto" for client in config.clients.values())
-
-
-def _smaller(config: ExperimentConfig, spec: ClientSpec, memory: int) -> str:
-    """With which of the keys that shrink frozen weights a client would fit; ranks in ``config`` are numbers."""
-    found, name = "", spec.key.removeprefix("clients.")
-    for key, value in (("embedding", "rows"), ("dtype", "bfloat16")):
-        if getattr(spec, key) == value or (key == "embedding" and config.mode != "split-federated"):
-            continue
-        other = config.clients[name].model_copy(update={key: value})
-        try:
-            planned = plan_ranks(config.model_copy(update={"clients": {**config.clients, name: other}}))
-        except ConfigError:  # the model cannot do it
-            continue
-        peak = next(each.memory.peak for each in planned.clients if each.name == spec.name)
-        if peak <= memory:
-            found += f" or {key}: {value} (needs {format_bytes_mib(peak)})"
-    return found
