@@ -46,6 +46,8 @@ PUBLISHED = {
     "smollm2-135m": 134_515_008,
     "smollm2-360m": 361_821_120,
     "smollm2-1.7b": 1_711_376_384,
+    "smollm3-3b": 3_075_098_624,
+    "phi-4-mini": 3_836_021_760,
     "gemma-3-270m": 268_098_176,
     "gemma-3-1b": 999_885_952,
     "gemma-3-4b": 4_300_079_472 - 416_866_032 - 2_950_272,  # the tower and the projector that read images
@@ -89,6 +91,8 @@ def test_each_has_as_many_parameters_as_were_published(name):
         ("EleutherAI/pythia-70m-deduped", "pythia-70m", "float16"),
         ("facebook/opt-125m", "opt-125m", "float16"),
         ("openai-community/gpt2", "gpt2", "float32"),
+        ("microsoft/Phi-4-mini-instruct", "phi-4-mini", "bfloat16"),
+        ("google/gemma-3-1b-it", "gemma-3-1b", "bfloat16"),
     ],
 )
 def test_names_of_the_hub_and_dtypes_as_published(name, known, dtype):

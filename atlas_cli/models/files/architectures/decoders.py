@@ -105,6 +105,32 @@ _GEMMA_3_4B: dict[str, Any] = {
         "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
     },
 }
+# the rotary frequencies of Phi-4-mini are divided by these in texts of more than 4,096 tokens
+_PHI_4_LONG = (
+    *(1, 1.118320672, 1.250641126, 1.398617824, 1.564103225, 1.74916897, 1.956131817, 2.187582649, 2.446418898),
+    *(2.735880826, 3.059592084, 3.421605075, 3.826451687, 4.279200023, 4.785517845, 5.351743533, 5.984965424),
+    *(6.693110555, 7.485043894, 8.370679318, 9.36110372, 10.4687158, 11.70738129, 13.09260651, 14.64173252),
+    *(16.37415215, 18.31155283, 20.47818807, 22.90118105, 25.61086418, 28.64115884, 32.03, 32.1, 32.13, 32.23, 32.6),
+    *(32.61, 32.64, 32.66, 32.7, 32.71, 32.93, 32.97, 33.28, 33.49, 33.5, 44.16, 47.77),
+)
+_PHI_4_MINI: dict[str, Any] = {
+    "vocab_size": 200064,
+    "tie_word_embeddings": True,
+    "max_position_embeddings": 131072,
+    "original_max_position_embeddings": 4096,
+    "sliding_window": 262144,
+    "bos_token_id": 199999,
+    "eos_token_id": 199999,
+    "pad_token_id": 199999,
+    "rope_parameters": {
+        "rope_type": "longrope",
+        "rope_theta": 10000.0,
+        "partial_rotary_factor": 0.75,
+        "short_factor": [1.0] * 48,
+        "long_factor": [float(each) for each in _PHI_4_LONG],
+    },
+}
+_SMOLLM3: dict[str, Any] = {"vocab_size": 128256, "max_position_embeddings": 65536, "rope_theta": 5e6}
 
 DECODERS: dict[str, dict[str, Any]] = {
     "gpt2": _gpt2(),
@@ -135,6 +161,8 @@ DECODERS: dict[str, dict[str, Any]] = {
     "smollm2-135m": _rotary("llama", 576, 1536, 30, 9, 3, rope_theta=100000.0, **_SMOLLM2),
     "smollm2-360m": _rotary("llama", 960, 2560, 32, 15, 5, rope_theta=100000.0, **_SMOLLM2),
     "smollm2-1.7b": _rotary("llama", 2048, 8192, 24, 32, 32, rope_theta=130000.0, **_SMOLLM2),
+    "smollm3-3b": _rotary("smollm3", 2048, 11008, 36, 16, 4, **_SMOLLM3),
+    "phi-4-mini": _rotary("phi3", 3072, 8192, 32, 24, 8, **_PHI_4_MINI),
     "gemma-3-270m": _rotary("gemma3_text", 640, 2048, 18, 4, 1, **_GEMMA_3),
     "gemma-3-1b": _rotary("gemma3_text", 1152, 6912, 26, 4, 1, **_GEMMA_3),
     "gemma-3-4b": _rotary("gemma3_text", 2560, 10240, 34, 8, 4, **_GEMMA_3_4B),  # without what reads images
