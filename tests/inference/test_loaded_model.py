@@ -4,23 +4,12 @@ import json
 import shutil
 
 import pytest
+from support.trained_runs import recorded, scores
 
 from atlas_cli.config.load import load_config
-from atlas_cli.data.prepare import prepare
 from atlas_cli.errors import ConfigError, ResourceError
 from atlas_cli.inference.loaded_model import open_model
 from atlas_cli.runs.resumable import config_of
-
-
-def scores(loaded):
-    """The metrics of a loaded model on its group's test part."""
-    data = prepare(loaded.config, loaded.tokenizer, loaded.base.family.causal)[loaded.owner.group]
-    return loaded.evaluator()(loaded.task, data.test, loaded.model)
-
-
-def recorded(run, number, group="g"):
-    lines = run.read_lines("metrics.jsonl")
-    return next(line["test"] for line in lines if (line["round"], line["task_group"]) == (number, group))
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import json
 import pytest
 import yaml
 
+from atlas_cli.data.prepare import prepare
 from support.toy_runs import toy_config, train, write_data
 
 
@@ -24,3 +25,14 @@ def make_toy_run(model_folder, tmp_path_factory):
         return made[key]
 
     return make
+
+
+def scores(loaded):
+    """The metrics of a loaded model on its group's test part."""
+    data = prepare(loaded.config, loaded.tokenizer, loaded.base.family.causal)[loaded.owner.group]
+    return loaded.evaluator()(loaded.task, data.test, loaded.model)
+
+
+def recorded(run, number, group="g"):
+    lines = run.read_lines("metrics.jsonl")
+    return next(line["test"] for line in lines if (line["round"], line["task_group"]) == (number, group))

@@ -26,12 +26,15 @@ from atlas_cli.errors import ConfigError
 from atlas_cli.extras import install_command
 from atlas_cli.models.frozen.weight_format import BLOCK, SCALES, Quantization
 
+# classes that compute W x + b; a subclass may compute something else
+_LINEAR = ("Linear", "Conv1D", "FalconLinear")
 DEVICES = ("cpu", "cuda")  # on others bitsandbytes takes its kernels from the hub, or has none
 
 
 def linear_layers(block: nn.Module) -> dict[str, nn.Linear | Conv1D]:
     """The layers of a block that are quantised, by path."""
-    return {path: m for path, m in block.named_modules() if type(m) in (nn.Linear, Conv1D)}
+    linear = ((path, m) for path, m in block.named_modules() if isinstance(m, nn.Linear | Conv1D))
+    return {path: m for path, m in linear if type(m).__name__ in _LINEAR}
 
 
 class Quantized(nn.Module):
