@@ -53,8 +53,10 @@ CASES = {
     "per-client": {"training": {"server_update": "per-client"}},
     "U-shaped": {"training": {"labels": "client"}},
     "pooled, faults": {"faults": {"drop": 0.3, "crash_at": {"b": {"round": 1, "step": 1}}}, "training": {"rounds": 3}},
-    "bfloat16, nf4, base changes": {
-        "clients": {"b": {"task_group": "g", "rank": 2, "dtype": "bfloat16", "quantization": "nf4"}},
+    "bfloat16, nf4, rows, base changes": {
+        "clients": {
+            "b": {"task_group": "g", "rank": 2, "dtype": "bfloat16", "quantization": "nf4", "embedding": "rows"}
+        },
         "aggregation": {"method": "fedex"},
     },
     "federated, DP-SGD": {"mode": "federated", "privacy": {"examples": {"clip": 1.0, "noise_multiplier": 0.5}}},

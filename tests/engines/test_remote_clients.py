@@ -33,6 +33,7 @@ CASES = {
         "model": {"quantization": "int8"},
         "clients": {"b": {"task_group": "g", "rank": 2, "quantization": "nf4-double"}},
     },
+    "rows of the embedding": {"clients": {"b": {"task_group": "g", "rank": 2, "embedding": "rows"}}},
     "split layers": {"clients": {"c": {"task_group": "g", "rank": 3, "split_layer": 3}}},
     "half of the clients": {"training": {"cohort": 0.5}},
     "checkpointing": {"clients": {"a": {"task_group": "g", "rank": 4, "checkpointing": True}}},

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from support.slow import slow
 from support.tiny_models import CAUSAL_FAMILIES, VARIANTS, VOCABULARY, tiny_model, word_tokenizer
 from transformers import GenerationConfig
@@ -15,6 +16,7 @@ from atlas_cli.models.block_paths import layer_of
 from atlas_cli.models.families import family_of
 from atlas_cli.models.frozen.cast import base_in_format
 from atlas_cli.models.frozen.load import as_base
+from atlas_cli.models.frozen.row_embedding import TableFile, by_rows, row_embeddings
 from atlas_cli.models.frozen.weight_format import WeightFormat
 from atlas_cli.wire.ledger import Ledger
 
@@ -95,6 +97,19 @@ def test_split_generation_is_the_merged_models(family):
             assert [text.tokens for text in batch.texts] == expected, f"cut {cut}, {beams} beams"
     assert len({tuple(tokens) for tokens in expected}) == 3
     assert expected[0] != until_end(stock(strong(family), PROMPTS[:1])[0])  # adapters matter
+
+
+def test_rows_of_tokens_that_were_generated_are_read_when_they_come(tmp_path):
+    base, model, _ = trained("gpt2")
+    save_file({"t": base.model.wte.weight.detach().clone()}, tmp_path / "t.safetensors")
+    known = torch.tensor(sorted({PAD, *PROMPTS[0]}))
+    rows = by_rows(base, known, TableFile.at(tmp_path / "t.safetensors", "t", torch.float32))
+    table, ours = (next(iter(generator_of(base, model, 2, lower=at)(PROMPTS, Decoding(NEW), 3))) for at in (base, rows))
+    assert [text.tokens for text in ours.texts] == [text.tokens for text in table.texts]
+    new = {token for text in ours.texts for token in text.tokens}
+    (embedding,) = row_embeddings(rows.model)
+    assert new - set(known.tolist()) and embedding.read >= len(new - set(known.tolist()))
+    assert torch.equal(embedding.tokens, known)  # none is kept
 
 
 def test_draws_are_those_of_transformers_with_the_seed():
