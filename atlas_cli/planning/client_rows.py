@@ -23,7 +23,7 @@ def read_rows(config: ExperimentConfig, hf_config: PreTrainedConfig) -> tuple[di
         return {}, []
     try:
         tokenizer = load_tokenizer(config.model)
-        causal = family_of(hf_config.model_type).causal
+        causal = family_of(hf_config, config.model.family).causal
         data, pad = prepare(config, tokenizer, causal), pad_token_id(tokenizer)
     except AtlasError as error:
         rows = assumed_rows(int(hf_config.vocab_size))
