@@ -32,11 +32,11 @@ ROUNDING = 1e-3
 
 
 @pytest.fixture
-def trained(make_federation, train_quietly):
+def trained(make_federation, train_quietly, tmp_path):
     """``trained(device, *changes)``: the adapters of client a after two rounds, on that device."""
 
     def run(device, *changes):
-        merged = {"device": device, **PLAIN}
+        merged = {"device": device, "output": {"dir": str(tmp_path)}, **PLAIN}
         for change in changes:
             for key, value in change.items():
                 merged[key] = {**merged.get(key, {}), **value}
@@ -46,6 +46,7 @@ def trained(make_federation, train_quietly):
         assert {tensor.device.type for tensor in state.values()} == {device}
         if (cache := federation.prefix_cache) is not None:
             assert cache.hits > 0 and (cache.disk_bytes > 0) == (merged["engine"]["prefix_cache"] == FILES)
+        federation.close()
         return torch.cat([tensor.cpu().flatten() for name, tensor in state.items() if name.endswith("lora_B")])
 
     return run
