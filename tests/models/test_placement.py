@@ -14,10 +14,13 @@ LLAMA_LIKE = (
     *("llama", "mistral", "qwen2", "qwen3", "mixtral", "qwen3_moe"),
     *("gemma3_text", "gemma2", "olmo2", "phi", "smollm3"),
 )
+BERT_LIKE = ("bert", "roberta", "xlm-roberta", "electra")
 DEFAULTS = {
     "gpt2": ["attn.c_attn"],
     **{name: ["self_attn.q_proj", "self_attn.v_proj"] for name in LLAMA_LIKE},
-    **{name: ["attention.self.query", "attention.self.value"] for name in ("bert", "roberta", "electra")},
+    **{
+        name: ["attention.self.query", "attention.self.value"] for name in ("bert", "roberta", "xlm-roberta", "electra")
+    },
     "opt": ["self_attn.v_proj", "self_attn.q_proj"],
     "falcon": ["self_attention.query_key_value"],
     "phi3": ["self_attn.qkv_proj"],

@@ -31,6 +31,7 @@ from transformers import (
     Qwen3MoeConfig,
     RobertaConfig,
     SmolLM3Config,
+    XLMRobertaConfig,
 )
 
 from atlas_cli.models.families.contract import BaseFamily
@@ -104,6 +105,7 @@ _DECODERS = {
 _ENCODERS = {
     "bert": lambda: BertConfig(**_BERT, max_position_embeddings=64),
     "roberta": lambda: RobertaConfig(**_BERT, max_position_embeddings=66),
+    "xlm-roberta": lambda: XLMRobertaConfig(**_BERT, max_position_embeddings=66),
     "distilbert": lambda: DistilBertConfig(
         vocab_size=VOCABULARY, pad_token_id=0, dim=32, n_layers=4, n_heads=4, hidden_dim=48, max_position_embeddings=64
     ),

@@ -32,8 +32,9 @@ def test_details_that_families_cover(name):
     check_family(DETAILS[name])
 
 
-@pytest.mark.parametrize("name", [name for name in CONFIGS if name not in ALWAYS])
-def test_families_whose_other_tests_are_slow(name):
+# by default of those alone whose other tests are slow
+@pytest.mark.parametrize("name", slow_but(CONFIGS, *(name for name in CONFIGS if name not in ALWAYS)))
+def test_every_family(name):
     for check in families.CHECKS.keys() - {"work"}:  # which tests/planning/test_cost.py checks
         families.CHECKS[check](CONFIGS[name]())
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from transformers import PreTrainedConfig
 
 from atlas_cli import discovery
@@ -9,6 +11,7 @@ from atlas_cli.discovery import Plugin
 from atlas_cli.errors import ConfigError
 from atlas_cli.models.families._by_shape import by_shape, computed_by, nearest
 from atlas_cli.models.families._refused import require_cut
+from atlas_cli.models.families._tested import CLAIMS
 from atlas_cli.models.families.contract import BaseFamily
 from atlas_cli.plugins import load_class
 
@@ -62,6 +65,31 @@ def computed_options(model_type: object) -> tuple[str, ...]:
     """Options of config.json that a model computes although others do not: its family's, or those of its own class."""
     family = family_for(model_type)
     return computed_by(model_type) if family is None else family.options
+
+
+class Supported(NamedTuple):
+    """A ``model_type`` that a family covers.
+
+    Attributes:
+        family: its name; ``package``: the one that brings it, None for this one.
+        tested: whether each claim of ``CLAIMS`` is made of it, by name; nothing is claimed of another package's.
+    """
+
+    model_type: str
+    family: str
+    package: str | None
+    causal: bool
+    tested: dict[str, bool]
+
+
+def supported_models() -> list[Supported]:
+    """All model types, by family, with what is tested of each."""
+    found = []
+    for plugin in _plugins():
+        family = _family(plugin)
+        tested = {claim.name: plugin.package is None and claim.of(family) for claim in CLAIMS}
+        found += [Supported(each, plugin.name, plugin.package, family.causal, tested) for each in family.model_types]
+    return found
 
 
 def supported() -> list[str]:

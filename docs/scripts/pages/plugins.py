@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from atlas_cli import discovery
+from atlas_cli.models.families import supported_models
+from atlas_cli.models.families._tested import CLAIMS
 from pages.config import Key, rows_of
 from pages.prose import NOTE, cell, inline, markdown, summary, table
 
@@ -22,6 +24,7 @@ class Kind(NamedTuple):
     says: str
     facts: Callable[[str, Any], Facts]
     use: Callable[[str, Any], str]
+    besides: Callable[[], str] = str
 
 
 def yaml_block(text: str) -> str:
@@ -123,6 +126,22 @@ def _use_family(name: str, family: Any) -> str:
     return shell("atlas split-point FOLDER")
 
 
+def _tested_families() -> str:
+    """The table of ``atlas models --supported``."""
+    claims = "".join(f"- {claim.name}: {claim.says}\n" for claim in CLAIMS)
+    rows = [
+        (f"`{each.model_type}`", f"[`{each.family}`]({each.family}.md)", *(_yes(v) for v in each.tested.values()))
+        for each in supported_models()
+        if each.package is None
+    ]
+    return (
+        "\n## What is tested\n\nOn small models of random weights; `atlas models --supported` prints the same. For an "
+        "architecture that is not here, see [a model of no known "
+        f"family](../model-files.md#a-model-of-no-known-family).\n\n{claims}\n"
+        + table(("`model_type`", "family", *(claim.name for claim in CLAIMS)), rows)
+    )
+
+
 def _use_task(name: str, task: Any) -> str:
     columns = ", ".join(f"{field}: {_COLUMNS.get(field, field)}" for field in task.fields)
     return yaml_block(f"task_groups:\n  mail: {{task: {name}, data: {{files: mail.jsonl, {columns}}}}}")
@@ -165,6 +184,7 @@ KINDS = {
         "what is read, and what is refused.",
         _family,
         _use_family,
+        _tested_families,
     ),
     "tasks": Kind(
         "tasks",
@@ -187,6 +207,7 @@ def pages() -> dict[str, str]:
             rows.append((f"[`{name}`]({name}.md)", cell(summary(module.__doc__))))
             found[f"{folder}/{name}.md"] = _page(name, kind, module)
         found[f"{folder}/index.md"] = f"# {kind.title}\n\n{NOTE}\n{kind.says}\n\n{table(('name', 'what it is'), rows)}"
+        found[f"{folder}/index.md"] += kind.besides()
     return found
 
 
