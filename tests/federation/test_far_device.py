@@ -31,6 +31,7 @@ CASES = {
         "aggregation": {"method": "flora"},
     },
     "other cuts": {"clients": {**FEW, "c": {"task_group": "g", "split_layer": 1}}, "server": {"rank": 2}},
+    "rows of the embedding": {"clients": {**FEW, "a": {**FEW["a"], "embedding": "rows"}}},
     "away": {"clients": FEW, "engine": {"offload": "1 KiB"}, "aggregation": {"method": "flora"}},
     "question-answering": {"task": "question-answering", "clients": FEW, "mode": "federated"},
     "noise of clients": {

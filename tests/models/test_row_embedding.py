@@ -2,6 +2,7 @@
 
 import copy
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -59,10 +60,10 @@ def test_a_subclass_computes_what_it_computes_and_a_copy_for_another_process_too
     assert torch.equal(rows, scaled.weight[[5, 20]]) and tokens.tolist() == [5, 20] and scale.numel() == 1
 
 
-def test_the_table_is_the_models_own_file_which_is_not_held_open(model_folder):
-    model = ModelConfig(name=model_folder("llama"))
+def test_the_table_is_the_models_own_file_which_is_not_held_open(model_folder, tmp_path):
+    model = ModelConfig(name=str(shutil.copytree(model_folder("llama"), tmp_path / "llama")))  # nobody else maps it
     found = table_file(model, load_base(model))
-    assert found[:2] == (Path(model_folder("llama"), "model.safetensors"), "model.embed_tokens.weight")
+    assert found[:2] == (tmp_path / "llama" / "model.safetensors", "model.embed_tokens.weight")
     found.rows(torch.tensor([1]))
     maps = Path("/proc/self/maps")
     assert not maps.exists() or os.fspath(found.path) not in maps.read_text(encoding="utf-8")
