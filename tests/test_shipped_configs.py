@@ -9,6 +9,7 @@ import pytest
 
 from atlas_cli.cli import main
 from atlas_cli.config.load import load_config
+from atlas_cli.packages import models as packaged
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -49,6 +50,8 @@ def test_runs(path, tmp_path):
         for name, group in config.task_groups.items()
         for key, value in SMALL.items()
     ]
+    if (model := packaged.MODELS.get(config.model.name)) is not None and model.restricted:
+        packaged.model_path(model.name, accept_licence=True)
     one_step = ["training.rounds=1", "training.local_steps=1", "threads=1", f"output.dir={tmp_path}"]
     assert main(["train", str(path), *changes, *one_step]) == 0
     (run,) = tmp_path.iterdir()
@@ -68,3 +71,16 @@ def test_quickstart_learns(tmp_path):
     # above always answering with the largest class, in each group (0.23, 0.87, 0.54 and 0.63 of the test parts)
     assert after["questions"] > 0.5 and after["spam"] > 0.9 and after["movies"] > 0.62 and after["products"] > 0.7
     assert all(after[group] > before[group] for group in before)
+
+
+@pytest.mark.packaged
+def test_gemma_learns_to_answer(tmp_path):
+    packaged.model_path("gemma-3-270m", accept_licence=True)
+    short = ["training.rounds=1", "training.local_steps=4", "task_groups.dialog.data.test_limit=24"]
+    assert main(["train", "configs/gemma3-instruct.yaml", *short, f"output.dir={tmp_path}"]) == 0
+    (run,) = tmp_path.iterdir()
+    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    before, after = (json.loads(line)["test"]["perplexity"] for line in lines)
+    assert after < 0.9 * before
+    manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["licences"]["gemma-3-270m"].startswith("Gemma Terms of Use")
