@@ -178,7 +178,11 @@ def test_a_folder_around_a_model_names_it(inner, tmp_path):
         ("llama", {"per_layer_config": {"0": {"hidden_act": "gelu"}}}, "per_layer_config: "),
         ("llama", {"transformers_weights": "adapter_model.bin"}, "transformers_weights: 'adapter_model.bin'"),
         ("llama", {"auto_map": {"AutoModel": "own.Own"}}, "auto_map: {'AutoModel': 'own.Own'}"),
-        ("llama", {"quantization_config": {"quant_method": "gptq"}}, "quantization_config: {'quant_method': 'gptq'}"),
+        (
+            "llama",
+            {"quantization_config": {"quant_method": "gptq"}},
+            "quantization_config: the weights are quanti",
+        ),
         ("llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor: 0.5"),
         ("llama", {"is_causal": False}, "is_causal: False"),
         ("llama", {"rope_theta": 5.0}, "rope_theta: 5.0 is not the 10000.0 of rope_parameters"),

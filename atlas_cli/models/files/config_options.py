@@ -13,6 +13,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from atlas_cli.errors import ConfigError
 from atlas_cli.models.families import computed_options, family_for
 from atlas_cli.models.families._refused import TWO_STACKS
+from atlas_cli.models.files.quantized_checkpoints import told_by
 from atlas_cli.models.files.rotary_tables import rotary_tables
 from atlas_cli.suggest import did_you_mean
 
@@ -22,7 +23,6 @@ _KERNEL = f"{_CODE}; it takes eager and sdpa"
 _DROPPED = "is not implemented by transformers 5, which would compute another model without a word"
 _EXPERTS = "is not grouped_mm, the one whose memory and FLOPs are known; remove it"
 _OTHER = "is an option that atlas does not take, as its halves would compute another model"
-_QUANTIZED = "says that the weights are quantized; atlas reads float weights: dequantize them, or take the model before"
 
 # by name: values that change nothing, and why others are refused
 REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
@@ -38,8 +38,6 @@ REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
     "per_layer_config": (_NONE, _OTHER),
     "distributed_config": (_NONE, _OTHER),
     "transformers_weights": (_NONE, "names another file than model.safetensors; rename that file and remove the key"),
-    "quantization_config": (_NONE, _QUANTIZED),
-    "compression_config": (_NONE, _QUANTIZED),
     "chunk_size_feed_forward": (_NONE, "computes feed-forwards in chunks, which atlas does not; set it to 0"),
     "position_embedding_type": ((None, "absolute"), _DROPPED),
     "pruned_heads": (_NONE, _DROPPED),
@@ -50,6 +48,7 @@ REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
     "add_cross_attention": (_NONE, "needs an encoder beside the model, which atlas does not have"),
     "is_encoder_decoder": (_NONE, f"is not covered: {TWO_STACKS}"),
 }
+_QUANTIZED = ("quantization_config", "compression_config")
 _SIZES = (
     *("num_hidden_layers", "n_layer", "n_layers", "hidden_size", "n_embd", "dim", "num_attention_heads", "n_head"),
     *("n_heads", "num_key_value_heads", "head_dim", "intermediate_size", "n_inner", "hidden_dim", "vocab_size"),
@@ -104,6 +103,9 @@ def refuse_options(
     Raises:
         ConfigError: one that atlas does not take.
     """
+    for name in _QUANTIZED:
+        if options.get(name) not in _NONE:
+            raise ConfigError(f"{place}{name}: {told_by(options[name])}", key=key)
     for name, (neutral, why) in REFUSED.items():
         if name in options and options[name] not in neutral and name not in computed:
             raise ConfigError(f"{place}{name}: {_short(options[name])} {why}", key=key)
@@ -125,7 +127,7 @@ def refuse_options(
 
 def unknown_options(options: Mapping[str, Any], config: PreTrainedConfig) -> list[str]:
     """The options of config.json that transformers' class ignores, except those that are known to have no effect."""
-    known = {*type(config)().to_dict(), *config.attribute_map, *REFUSED, *_NO_MATTER}
+    known = {*type(config)().to_dict(), *config.attribute_map, *REFUSED, *_QUANTIZED, *_NO_MATTER}
     known |= {*GenerationConfig().to_dict(), *computed_options(config.model_type)}
     return sorted(name for name in options if name not in known and name.lstrip("_") not in known)
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from atlas_cli.errors import ConfigError, ResourceError
 from atlas_cli.models.families.contract import BaseFamily
+from atlas_cli.models.files.quantized_checkpoints import instead, method_of_tensor
 from atlas_cli.models.files.source import Source, read_json
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -46,11 +47,9 @@ def weight_names(source: Source, family: BaseFamily) -> dict[str, Path]:
                 found[name] = file
                 kind = opened.get_slice(name).get_dtype()
                 if kind not in _FLOATS and not name.endswith(family.buffers):
-                    raise ConfigError(
-                        f"{file}: {name} holds {kind}; atlas reads float weights: dequantize them, or give the model "
-                        "before it was quantized",
-                        key="model.name",
-                    )
+                    method = method_of_tensor(name, kind)
+                    by = f", as {method} writes it" if method else ""
+                    raise ConfigError(f"{file}: {name} holds {kind}{by}; {instead()}", key="model.name")
     return found
 
 
