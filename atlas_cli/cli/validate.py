@@ -80,6 +80,7 @@ def _record(
                 "split_layer": client.cut,
                 "dtype": client.dtype,
                 "quantization": client.format.quantization,
+                "embedding": client.format.embedding,
                 "ranks": "auto" if _waits_for_rank(plan, client) else client.ranks,
                 "adapter_parameters": _adapter_parameters(plan, client),
                 "bytes_up_a_step": _bytes_up(plan, client),

@@ -126,12 +126,12 @@ def check_embeddings(config: ExperimentConfig, base: nn.Module, lm_head: nn.Modu
     Raises:
         ConfigError: names the first such client.
     """
-    table = base.get_input_embeddings().weight  # type: ignore[operator]
-    if config.training.labels == "server" or lm_head is None or all(p is not table for p in lm_head.parameters()):
-        return
     for spec in config.expanded_clients():
         task = config.task_groups[spec.task_group].task
-        if spec.embedding == "rows" and load(task).causal_only:
+        if spec.embedding == "table" or config.training.labels == "server" or not load(task).causal_only:
+            continue
+        table = base.get_input_embeddings().weight  # type: ignore[operator]
+        if lm_head is not None and any(p is table for p in lm_head.parameters()):
             raise ConfigError(
                 f"rows cannot be held: with training.labels: client a client of {task} has the output embedding, which "
                 f"in {config.model.name} is the same table and is needed whole; use embedding: table or labels: server",

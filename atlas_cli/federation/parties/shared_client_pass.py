@@ -15,7 +15,6 @@ from atlas_cli.federation.parties.numerics import require_finite
 from atlas_cli.federation.parties.party import as_inputs
 from atlas_cli.federation.parties.split_client import SplitClient
 from atlas_cli.models.adapters.per_client_rows import Segment, attached_segments
-from atlas_cli.models.frozen.row_embedding import holds_table
 from atlas_cli.models.halves.real_tokens import Packing, positions_of, run_packed
 from atlas_cli.wire.messages import Activations, Gradients
 
@@ -30,7 +29,7 @@ class ClientPass:
 
     def __init__(self, clients: Sequence[SplitClient]) -> None:
         self.clients = list(clients)
-        self._any = next((client for client in clients if holds_table(client.base)), self.clients[0])
+        self._any = next((client for client in clients if client.base.embedding == "table"), self.clients[0])
         self._packings: list[Packing] = []
         self._rows_ND = torch.empty(0)
 

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -46,6 +46,7 @@ class FrozenBase:
         left_out: tensors of the files that belong to a head, which atlas replaces by its own.
         quantization: of the linear layers of the blocks; ``rounding``: the largest difference of a quantised weight
             from the source's; ``held_sha256``: of all tensors as they are held, where any of them are quantised.
+        embedding: the token embedding's whole table, or rows of it (``models.frozen.row_embedding``).
     """
 
     model: nn.Module
@@ -59,6 +60,7 @@ class FrozenBase:
     quantization: Quantization = "none"
     rounding: float = 0.0
     held_sha256: str | None = None
+    embedding: Literal["table", "rows"] = "table"
     _views: dict[tuple[int, int | None], nn.Module] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def client_half(self, cut: int) -> nn.Module:
@@ -93,7 +95,7 @@ class FrozenBase:
     @property
     def format(self) -> WeightFormat:
         """How the weights are held."""
-        return WeightFormat(str(self.dtype).removeprefix("torch."), self.quantization)
+        return WeightFormat(str(self.dtype).removeprefix("torch."), self.quantization, self.embedding)
 
     @property
     def hidden_size(self) -> int:

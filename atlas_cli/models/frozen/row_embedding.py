@@ -124,7 +124,7 @@ def by_rows(base: FrozenBase, tokens: Tensor, table: TableFile | None) -> Frozen
     rows = RowEmbedding(whole, tokens, table)
     tied = base.lm_head is not None and any(p is whole.weight for p in base.lm_head.parameters())
     model = with_modules(base.model, {path_of_embedding(base.model): rows})
-    made = replace(base, model=model, lm_head=None if tied else base.lm_head)
+    made = replace(base, model=model, lm_head=None if tied else base.lm_head, embedding="rows")
     return made if base.held_sha256 is None else replace(made, held_sha256=current_sha256(made))
 
 
@@ -132,11 +132,6 @@ def path_of_embedding(model: nn.Module) -> str:
     """Where the token embedding of a base model is."""
     whole = model.get_input_embeddings()  # type: ignore[operator]
     return next(path for path, module in model.named_modules() if module is whole)
-
-
-def holds_table(base: FrozenBase) -> bool:
-    """Whether a base has its whole table of embeddings."""
-    return not isinstance(base.model.get_input_embeddings(), RowEmbedding)  # type: ignore[operator]
 
 
 def row_embeddings(module: nn.Module) -> Iterator[RowEmbedding]:

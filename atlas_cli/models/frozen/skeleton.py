@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, cast
+from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,7 @@ class Skeleton(NamedTuple):
     sha256: str
     fused_gelu: int
     quantization: Quantization
+    embedding: Literal["table", "rows"]
 
 
 def take_apart(base: FrozenBase, layers: int | None = None, output: bool = True) -> tuple[Skeleton, list[Tensor]]:
@@ -48,7 +49,7 @@ def take_apart(base: FrozenBase, layers: int | None = None, output: bool = True)
         hollow = torch.empty_like(tensor, device="meta")
         memo[id(tensor)] = nn.Parameter(hollow, requires_grad=False) if isinstance(tensor, nn.Parameter) else hollow
     model, head = copy.deepcopy((base.model, lm_head), memo)
-    facts = base.family, base.name, base.init, base.sha256, base.fused_gelu, base.quantization
+    facts = base.family, base.name, base.init, base.sha256, base.fused_gelu, base.quantization, base.embedding
     return Skeleton(model, head, *facts), kept
 
 
@@ -68,8 +69,7 @@ def put_together(skeleton: Skeleton, tensors: Sequence[Tensor]) -> FrozenBase:
                 for name, value in list(holder.items()):
                     if isinstance(value, Tensor) and id(value) in filled:
                         holder[name] = filled[id(value)]
-    model, lm_head, family, name, init, sha256, fused_gelu, quantization = skeleton
-    return FrozenBase(model, lm_head, family, name, init, sha256, fused_gelu, quantization=quantization)
+    return FrozenBase(**skeleton._asdict())
 
 
 def contents_sha256(tensors: Sequence[Tensor]) -> str:
