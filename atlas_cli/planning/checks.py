@@ -13,7 +13,7 @@ from atlas_cli.aggregation.contract import PARTS, BaseMethod, Layer
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.errors import ConfigError
 from atlas_cli.models.families.contract import BaseFamily
-from atlas_cli.models.frozen.rotary import depends_on_length, frequencies_change_at
+from atlas_cli.models.frozen.rotary import depends_on_length, frequencies_change_at, positions_to_write
 from atlas_cli.planning.devices.devices import check_deadline, client_devices, server_device
 from atlas_cli.planning.method import method_of
 from atlas_cli.tasks import load, require_metric, sequence_classification
@@ -209,11 +209,12 @@ def _check_generated(config: ExperimentConfig, hf_config: PreTrainedConfig, fami
             key="evaluation.generate",
         )
     require_text_metrics(rule.metrics, "evaluation.generate.metrics")
-    positions, longest = family.positions(hf_config), config.training.max_length
+    longest = config.training.max_length
+    positions, what = positions_to_write(hf_config, family.positions(hf_config))
     if positions is not None and longest + rule.max_new_tokens > positions:
         raise ConfigError(
             f"after a prompt of {longest} tokens (training.max_length) {rule.max_new_tokens} new ones exceed the"
-            f" model's {positions} positions; set it to {max(positions - longest, 1)} or less, or lower"
+            f" model's {positions} {what}; set it to {max(positions - longest, 1)} or less, or lower"
             " training.max_length",
             key="evaluation.generate.max_new_tokens",
         )

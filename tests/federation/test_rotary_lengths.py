@@ -15,7 +15,7 @@ from atlas_cli.federation.parties.trainables import build_head
 from atlas_cli.federation.prefix_setup import without_prefix
 from atlas_cli.models.adapters.lora import AdapterSet
 from atlas_cli.models.frozen.load import load_base
-from atlas_cli.models.frozen.rotary import depends_on_length, frequencies_change_at
+from atlas_cli.models.frozen.rotary import depends_on_length, frequencies_change_at, positions_to_write
 from atlas_cli.planning import plan
 from atlas_cli.wire.ledger import Ledger
 
@@ -86,6 +86,13 @@ def test_the_length_from_which_on_frequencies_are_others():
     assert frequencies_change_at(Gemma3TextConfig(**_LLAMA, rope_parameters=each)) == TURN
     config = LlamaConfig(**_LLAMA, rope_parameters=LONGROPE)
     assert not depends_on_length(config, TURN) and depends_on_length(config, TURN + 1)
+
+
+def test_generated_texts_end_where_frequencies_turn():
+    turning, steady = (LlamaConfig(**_LLAMA, rope_parameters=rotary) for rotary in (LONGROPE, DYNAMIC))
+    assert positions_to_write(turning, 64) == (TURN, "positions with the same rotary frequencies")
+    assert positions_to_write(turning, 4) == (4, "positions")
+    assert positions_to_write(steady, 64) == (64, "positions")
 
 
 def test_a_clients_loss_is_that_of_the_unsplit_model_on_its_own_batch(made, longrope, monkeypatch):

@@ -12,6 +12,7 @@ from atlas_cli.data.sources import read_source
 from atlas_cli.errors import ConfigError, ResourceError
 from atlas_cli.inference.loaded_model import LoadedModel
 from atlas_cli.inference.predictions import CLASH
+from atlas_cli.models.frozen.rotary import positions_to_write
 from atlas_cli.printable import listed
 from atlas_cli.suggest import did_you_mean
 from atlas_cli.tasks.contract import BaseTask, Row
@@ -135,7 +136,7 @@ def room(loaded: LoadedModel, prompts: Prompts, asked: int | None) -> int:
         ConfigError: the model has too few positions for a prompt and these.
     """
     base = loaded.base
-    positions = base.family.positions(base.config)
+    positions, what = positions_to_write(base.config, base.family.positions(base.config))
     if positions is None:
         return SPACE if asked is None else asked
     left, number = positions - prompts.longest, [*map(len, prompts.tokens)].index(prompts.longest) + 1
@@ -144,7 +145,7 @@ def room(loaded: LoadedModel, prompts: Prompts, asked: int | None) -> int:
         wanted = "a new token" if asked is None else f"{asked} new ones"
         remedy = f"give --max-new-tokens {left} at most, or shorten it" if left > 0 else "shorten it"
         raise ConfigError(
-            f"{which} has {prompts.longest} tokens, and the model's {positions} positions leave no room for {wanted};"
+            f"{which} has {prompts.longest} tokens, and the model's {positions} {what} leave no room for {wanted};"
             f" {remedy}"
         )
     return min(SPACE, left) if asked is None else asked

@@ -39,6 +39,17 @@ def frequencies_change_at(config: PreTrainedConfig) -> int | None:
     return min(turns, default=None)
 
 
+def positions_to_write(config: PreTrainedConfig, positions: int | None) -> tuple[int | None, str]:
+    """The most tokens of a text that is generated, and what they are, in words.
+
+    Where frequencies change, keys and values that are kept would be of others than those to come.
+    """
+    turn = frequencies_change_at(config)
+    if turn is None or (positions is not None and positions <= turn):
+        return positions, "positions"
+    return turn, "positions with the same rotary frequencies"
+
+
 def depends_on_length(config: PreTrainedConfig, max_length: int) -> bool:
     """Whether batches of up to so many tokens may have different frequencies."""
     turn = frequencies_change_at(config)
