@@ -1,11 +1,12 @@
 """How far predicted memory is from measured memory.
 
-    python benchmarks/memory.py            about 10 minutes on 2 cores
+    python benchmarks/memory.py            about 15 minutes on 2 cores; weights of 4 and 8 bits need bitsandbytes
     python benchmarks/memory.py --quick    about a minute: smaller shapes, the same tables
 
-Prints: predicted against measured over models, ranks, split layers, padding and dtypes; what options save; a published
-estimate for BERT-base beside ours; and the resident memory of a client in a process of its own. Models have random
-weights: only shapes matter. MB is 1,000,000 bytes, MiB 1,048,576.
+Prints: predicted against measured over models, ranks, split layers, padding, dtypes and quantisation; what options
+save; how small halves of whole models become; a published estimate for BERT-base beside ours; and the resident memory
+of a client in a process of its own. Models have random weights: only shapes matter. MB is 1,000,000 bytes, MiB
+1,048,576.
 """
 
 from __future__ import annotations
@@ -44,6 +45,16 @@ SHAPES = {
     ),
     "distilbert-base-uncased": ({"n_layers": 3}, {"n_layers": 3, "dim": 192, "n_heads": 3, "hidden_dim": 768}),
 }
+# dtype and quantisation
+FORMATS = (
+    ("float32", "none"),
+    ("bfloat16", "none"),
+    ("float32", "nf4"),
+    ("bfloat16", "nf4-double"),
+    ("float32", "int8"),
+)
+OF_CLIENTS = ("checkpointing", "embedding", "quantization")
+ROWS = 5000  # of the token embedding
 
 
 def main() -> None:
@@ -54,16 +65,18 @@ def main() -> None:
     torch.set_num_threads(1)
     accuracy(quick)
     options(quick)
+    small(quick)
     published()
     resident(quick)
 
 
 def experiment(name: str, rank: int, cut: int, quick: bool, **changes: object) -> dict[str, object]:
     """A config of one client; its data is never read."""
-    model: dict[str, object] = {"name": name, "init": "random", "split_layer": cut, "config": SHAPES[name][quick]}
+    sizes = SHAPES.get(name, ({}, {}))[quick]
+    model: dict[str, object] = {"name": name, "init": "random", "split_layer": cut, "config": sizes}
     client: dict[str, object] = {"task_group": "g", "rank": rank}
     for key, value in changes.items():
-        (client if key == "checkpointing" else model)[key] = value
+        (client if key in OF_CLIENTS else model)[key] = value
     return {
         "name": "memory",
         "device": "cpu",
@@ -78,25 +91,36 @@ def experiment(name: str, rank: int, cut: int, quick: bool, **changes: object) -
 def both(config: dict[str, object], shape: Shape) -> tuple[PartyMemory, ClientMemory]:
     """Predicted and measured in this process."""
     plan = make_plan(ExperimentConfig.model_validate(config))
-    return predicted(plan, shape), take_steps(plan, "a", shape, ["a", "b"])
+    rows = ROWS if plan.clients[0].format.embedding == "rows" else None
+    return predicted(plan, shape), take_steps(plan, "a", shape, ["a", "b"], rows)
 
 
 def predicted(plan: Plan, shape: Shape) -> PartyMemory:
     """The one client of a plan."""
     client, model = plan.clients[0], plan.config.model
-    step = Step(*shape, dtype=model.dtype, checkpointing=client.checkpointing, fused_gelu=model.fused_gelu)
+    step = Step(
+        *shape,
+        dtype=model.dtype,
+        checkpointing=client.checkpointing,
+        fused_gelu=model.fused_gelu,
+        quantization=client.format.quantization,
+        embedding_rows=ROWS if client.format.embedding == "rows" else None,
+    )
     return predict_client(plan.family, plan.hf_config, plan.cut, client.ranks, plan.features, step)
 
 
 def accuracy(quick: bool) -> None:
-    """Table 1: a row a model, dtype and padding, the worst of 3 ranks x 3 split layers."""
+    """Table 1: a row a model, weights and padding, the worst of 3 ranks x 3 split layers."""
     rows = []
     shape = (4, 32) if quick else (2, 128)
-    for name, dtype, padded in product(SHAPES, ("float32", "bfloat16"), (True, False)):
+    for name, (dtype, quantization), padded in product(SHAPES, FORMATS, (True, False)):
+        if quantization != "none" and not padded:
+            continue
         worst = dict.fromkeys(("exact", "saved", "peak"), 0.0)
         largest = 0
         for rank, cut in product((4, 16, 64), (1, 2, 3)):
-            said, found = both(experiment(name, rank, cut, quick, dtype=dtype), Shape(*shape, padded))
+            config = experiment(name, rank, cut, quick, dtype=dtype, quantization=quantization)
+            said, found = both(config, Shape(*shape, padded))
             largest = max(largest, found.peak)
             errors = {
                 "exact": max(error(getattr(said, part), found.parts[part]) for part in EXACT),
@@ -104,10 +128,12 @@ def accuracy(quick: bool) -> None:
                 "peak": error(said.peak, found.peak),
             }
             worst = {key: max(worst[key], errors[key]) for key in worst}
-        rows.append((name, dtype, "yes" if padded else "no", mib(largest), *(f"{100 * e:.2f}" for e in worst.values())))
+        weights = dtype if quantization == "none" else f"{dtype}, {quantization}"
+        shown = (f"{100 * e:.2f}" for e in worst.values())
+        rows.append((name, weights, "yes" if padded else "no", mib(largest), *shown))
     table(
         f"Largest error in percent over ranks 4, 16, 64 and split layers 1, 2, 3; batches of {shape[0]} x {shape[1]}",
-        ("model (3 blocks)", "dtype", "padded", "peak, MiB", "owned", "saved", "peak"),
+        ("model (3 blocks)", "weights", "padded", "peak, MiB", "owned", "saved", "peak"),
         rows,
         "owned: weights, adapters, gradients, optimizer, cut buffers; saved: for backward; peak: of all tensors",
     )
@@ -115,17 +141,22 @@ def accuracy(quick: bool) -> None:
 
 def options(quick: bool) -> None:
     """Table 2: what the options of a client do to it, predicted and measured."""
-    rows = []
     shape = Shape(4, 32 if quick else 128, True)
-    for name, changes in (
+    cases: tuple[tuple[str, dict[str, object]], ...] = (
         ("gpt2", {"fused_gelu": False}),
         ("gpt2", {}),
         ("gpt2", {"dtype": "bfloat16"}),
         ("gpt2", {"checkpointing": True}),
         ("gpt2", {"checkpointing": True, "dtype": "bfloat16"}),
+        ("gpt2", {"quantization": "nf4"}),
+        ("gpt2", {"quantization": "int8"}),
+        ("gpt2", {"embedding": "rows"}),
+        ("gpt2", {"quantization": "nf4", "embedding": "rows", "checkpointing": True, "dtype": "bfloat16"}),
         ("bert-base-uncased", {}),
         ("bert-base-uncased", {"checkpointing": True}),
-    ):
+    )
+    rows = []
+    for name, changes in cases:
         said, found = both(experiment(name, 8, 3, quick, **changes), shape)
         words = ", ".join(f"{k}: {v}" for k, v in changes.items()) or "defaults"
         rows.append(
@@ -136,11 +167,34 @@ def options(quick: bool) -> None:
             )
         )
     heading = ("model (3 blocks)", "options", "saved, predicted", "measured", "peak, predicted", "measured", "error, %")
-    table("Options, in MiB", heading, rows)
+    table("Options, in MiB", heading, rows, f"embedding: rows: {ROWS:,} of them")
+
+
+def small(quick: bool) -> None:
+    """Table 3: the halves of whole models, from what they are in float32 on."""
+    rows = []
+    for name, cut, batch in (("gpt2", 6, 8), ("gemma-3-270m", 9, 4)):
+        first = 0
+        for changes in (
+            {"dtype": "float32"},
+            {"embedding": "rows"},
+            {"embedding": "rows", "quantization": "nf4"},
+            {"embedding": "rows", "quantization": "nf4", "checkpointing": True},
+            {"embedding": "rows", "quantization": "nf4", "dtype": "bfloat16"},
+        ):
+            config = experiment(name, 8, cut, quick, config={}, **changes)
+            said, found = both(config, Shape(batch, 16 if quick else 128, True))
+            first = first or found.peak
+            share = f"{found.peak / first:.3f}"
+            figures = mib(said.peak), mib(found.peak), f"{100 * (said.peak / found.peak - 1):+.2f}", share
+            words = ", ".join(f"{k}: {v}" for k, v in changes.items())
+            rows.append((f"{name}, {cut} blocks, {batch} x {16 if quick else 128}", words, *figures))
+    heading = ("half", "options", "peak, predicted", "measured", "error, %", "of float32")
+    table("How small a half becomes, rank 8, in MiB", heading, rows, f"embedding: rows: {ROWS:,} of them")
 
 
 def published() -> None:
-    """Table 3: the estimate of the privacy-aware split federated learning paper (10.1109/JIOT.2025.3600269)."""
+    """Table 4: the estimate of the privacy-aware split federated learning paper (10.1109/JIOT.2025.3600269)."""
     batch, tokens, width, heads = 16, 128, 768, 12
     config = built_in("bert-base-uncased")
     family = family_of("bert")
@@ -179,7 +233,7 @@ def published() -> None:
 
 
 def resident(quick: bool) -> None:
-    """Table 4: a client in a process of its own."""
+    """Table 5: a client in a process of its own."""
     rows = []
     for name in list(SHAPES)[: 2 if quick else None]:
         for dtype in ("float32",) if quick else ("float32", "bfloat16"):
