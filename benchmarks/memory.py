@@ -44,6 +44,14 @@ SHAPES = {
         {**LLAMA, "hidden_size": 192, "intermediate_size": 512, "vocab_size": 8000},
     ),
     "distilbert-base-uncased": ({"n_layers": 3}, {"n_layers": 3, "dim": 192, "n_heads": 3, "hidden_dim": 768}),
+    "modernbert-base": (
+        {"num_hidden_layers": 3},
+        {"num_hidden_layers": 3, "hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 288},
+    ),
+    "deberta-v3-base": (
+        {"num_hidden_layers": 3},
+        {"num_hidden_layers": 3, "hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768},
+    ),
 }
 # dtype and quantisation
 FORMATS = (

@@ -50,6 +50,8 @@ WRONG = [
     ("bert", {"input_side": {}}, "cuts: split layer 1, no padding differ by"),
     ("gpt_neox", {"parallel": lambda *_: False}, "work: adapters on attention.query_key_value from block 0 on"),
     ("bert", {"ends_in_norm": False}, "work: adapters on attention.self.query from block 3 on, checkpointing"),
+    ("mpnet", {"packs": True}, "real tokens: a row of real tokens differ by"),
+    ("deberta-v2", {"relative_positions": lambda *_: 0}, "work: adapters on attention.self.query_proj from block 0"),
     ("opt", {"stages": (*family_of("opt").stages[:2], ("fc2",), ("fc1",))}, "work: adapters on fc2"),
 ]
 

@@ -19,8 +19,9 @@ class NoBlock(nn.Module):
 class Family(BaseFamily):
     """The query and the key layer of a block make those of the relative positions, too.
 
-    So an adapter there sees the relative positions once a batch, besides the tokens. Both halves hold the embeddings of
-    relative positions, and their norm.
+    So an adapter there sees the relative positions once a batch, besides the tokens, and ``privacy.examples``, which
+    needs the gradient of each text by itself, takes other targets. Both halves hold the embeddings of relative
+    positions, and their norm. Attention takes no rows of real tokens: clients are computed one by one, padded.
     """
 
     model_types = ("deberta-v2",)

@@ -11,7 +11,10 @@ _BUCKETS = 32  # and has so many relative positions
 
 
 class Family(BaseFamily):
-    """Both halves hold the bias, and compute it from places in the padded batch."""
+    """Both halves hold the bias, and compute it from places in the padded batch.
+
+    So attention takes no rows of real tokens: clients are computed one by one, padded.
+    """
 
     model_types = ("mpnet",)
     blocks = "encoder.layer"
