@@ -21,7 +21,7 @@ from torch import Tensor
 
 from atlas_cli.audit.attacks import ridge_inverter
 from atlas_cli.audit.attacks._recovery import nearest
-from atlas_cli.audit.evidence import Tokens, tokens_of
+from atlas_cli.audit.evidence import Tokens, token_vectors, tokens_of
 from atlas_cli.audit.figures import share_interval
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.data.collate import collate
@@ -85,7 +85,7 @@ def measure_depth(
 
 
 def _measure(federation: Federation, layer: int, private: Sequence[Feature], public: Sequence[Feature]) -> Depth:
-    embedding = federation.base.model.get_input_embeddings().weight.detach().float().cpu()  # type: ignore[operator]
+    embedding = token_vectors(federation.base).cpu()
     seen, material = (_activations(federation, layer, texts) for texts in (private, public))
     invert = ridge_inverter.fit(material, embedding)
     guesses = {"nearest-embedding": seen.hidden, "ridge-inverter": invert(seen.hidden)}

@@ -14,7 +14,8 @@ from functools import cached_property
 from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
 from atlas_cli.audit.deliveries import Deliveries
 from atlas_cli.audit.figures import Inapplicable
@@ -26,7 +27,7 @@ from atlas_cli.federation.batches import batch_of
 from atlas_cli.federation.build import build_for_audit
 from atlas_cli.federation.federation import Federation
 from atlas_cli.federation.parties.split_client import SplitClient
-from atlas_cli.models.frozen.load import load_tokenizer
+from atlas_cli.models.frozen.load import FrozenBase, load_tokenizer
 from atlas_cli.runs.directory import RunDirectory
 from atlas_cli.runs.resumable import config_of
 from atlas_cli.tasks.contract import Feature, count_examples
@@ -113,8 +114,8 @@ class Evidence:
 
     @property
     def embedding(self) -> Tensor:
-        """The input embedding (V, D) of the frozen model, which all parties know."""
-        return self.federation.base.model.get_input_embeddings().weight.detach().float()  # type: ignore[operator]
+        """The input embedding (V, D) of the frozen model, which all parties know, in the width of the blocks."""
+        return token_vectors(self.federation.base)
 
     @cached_property
     def steps(self) -> list[Step]:
@@ -243,3 +244,13 @@ def tokens_of(activations: Tensor, batch: Batch, first_text: int) -> Tokens:
     texts = torch.arange(first_text, first_text + batch.n_examples)[:, None].expand(mask.shape)
     # a client may pad further than its batch needs, to hide lengths
     return Tokens(activations[:, : mask.shape[1]].cpu()[mask], batch.input_ids[mask], texts[mask])
+
+
+@torch.no_grad()
+def token_vectors(base: FrozenBase) -> Tensor:
+    """The input embedding (V, D) in the width of the blocks, to which ELECTRA has a linear layer."""
+    vectors: Tensor = base.model.get_input_embeddings().weight.detach().float()  # type: ignore[operator]
+    for path, layer in base.model.named_modules():
+        if path in base.family.input_side and isinstance(layer, nn.Linear):
+            vectors = functional.linear(vectors, layer.weight.float(), layer.bias.float())
+    return vectors

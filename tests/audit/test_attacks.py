@@ -9,14 +9,17 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import save_file
+from support.tiny_models import tiny_model
 
 from atlas_cli.audit.attack_all import audit
 from atlas_cli.audit.attacks import attack_of, length_from_gradients, membership
 from atlas_cli.audit.attacks.contract import BaseAttack
-from atlas_cli.audit.evidence import Evidence
+from atlas_cli.audit.evidence import Evidence, token_vectors
 from atlas_cli.audit.figures import Inapplicable
 from atlas_cli.audit.update_norms import update_norms
 from atlas_cli.cli import main
+from atlas_cli.models.families import family_of
+from atlas_cli.models.frozen.load import as_base
 from atlas_cli.testing import attacks as conformance
 from atlas_cli.wire.messages import Activations, AdapterUpdate, Delivery
 
@@ -69,6 +72,17 @@ def test_tokens_of_an_undefended_tiny_model_are_recovered(evidence, name):
     assert figure.low <= figure.value <= figure.high
     texts = sum(step.batch.n_examples for step in evidence.steps)
     assert (figure.best, figure.examples, figure.channel) == (1.0, texts, "activations")
+
+
+def test_embeddings_are_compared_in_the_width_of_the_blocks():
+    """ELECTRA has a layer from the one to the other, which is part of the frozen model that all know."""
+    base = as_base(tiny_model("electra"), family_of("electra"), "electra", "random")
+    vectors = token_vectors(base)
+    assert vectors.shape == (base.config.vocab_size, base.hidden_size)
+    rows = base.model.get_input_embeddings().weight[7:9]
+    assert torch.allclose(vectors[7:9], base.model.embeddings_project(rows), atol=1e-6)
+    bert = as_base(tiny_model("bert"), family_of("bert"), "bert", "random")
+    assert torch.equal(token_vectors(bert), bert.model.get_input_embeddings().weight)
 
 
 def test_a_run_whose_clients_were_put_away_is_attacked_alike(trained, evidence):
