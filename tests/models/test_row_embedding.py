@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from support.devices import GPU
 from support.slow import slow_but
 from support.tiny_models import CONFIGS, tiny_model
 from torch import nn
@@ -49,15 +50,21 @@ def test_activations_are_those_of_the_table_also_for_tokens_whose_rows_are_not_h
     assert isinstance(base.model.get_input_embeddings(), nn.Embedding)  # the base keeps its table
 
 
-def test_a_subclass_computes_what_it_computes_and_a_copy_for_another_process_too(tmp_path):
-    scaled = Gemma3TextScaledWordEmbedding(50, 8, padding_idx=49, embed_scale=3.0).to(torch.bfloat16)
-    save_file({"e": scaled.weight.detach().float()}, tmp_path / "f.safetensors")
+@pytest.mark.parametrize("device", ["cpu", GPU])
+def test_a_subclass_computes_what_it_computes_and_a_copy_for_another_process_too(device, tmp_path):
+    scaled = Gemma3TextScaledWordEmbedding(50, 8, padding_idx=49, embed_scale=3.0).to(device, torch.bfloat16)
+    save_file({"e": scaled.weight.detach().float().cpu()}, tmp_path / "f.safetensors")
     own = RowEmbedding(scaled, HELD, TableFile.at(tmp_path / "f.safetensors", "e", torch.bfloat16))
     for made in (own, copy.deepcopy(own)):
         for tokens in (KNOWN, UNSEEN):
-            assert torch.equal(made(tokens), scaled(tokens))
+            assert torch.equal(made(tokens.to(device)), scaled(tokens.to(device)))
     rows, tokens, scale = own.only(torch.tensor([5, 20]))
-    assert torch.equal(rows, scaled.weight[[5, 20]]) and tokens.tolist() == [5, 20] and scale.numel() == 1
+    assert (
+        torch.equal(rows, scaled.weight[[5, 20]])
+        and rows.device.type == device
+        and tokens.tolist() == [5, 20]
+        and scale.numel() == 1
+    )
 
 
 def test_the_table_is_the_models_own_file_which_is_not_held_open(model_folder, tmp_path):
