@@ -9,13 +9,31 @@ import random
 import pytest
 from support.real_client import features, make_base, measure, parts
 from support.slow import slow_but
-from transformers import BertConfig, DistilBertConfig, GPT2Config, GPTNeoXConfig, LlamaConfig, OPTConfig, Qwen3Config
+from transformers import (
+    BertConfig,
+    DistilBertConfig,
+    FalconConfig,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    OPTConfig,
+    Qwen3Config,
+    SmolLM3Config,
+)
 
 from atlas_cli.planning.memory.predict import predict_client
 from atlas_cli.planning.memory.step import Step
 
 D, HEADS, LAYERS = 64, 4, 3
 _SIZES = {"vocab_size": 50, "hidden_size": D, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS}
+_GEMMA = {
+    "head_dim": D // HEADS,
+    "query_pre_attn_scalar": D // HEADS,
+    "sliding_window": 8,
+    "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+}
 MAKE = {
     "gpt2": lambda f, _: GPT2Config(vocab_size=50, n_embd=D, n_inner=f, n_layer=LAYERS, n_head=HEADS, n_positions=64),
     "bert": lambda f, _: BertConfig(**_SIZES, pad_token_id=0, intermediate_size=f),
@@ -26,6 +44,12 @@ MAKE = {
     ),
     "opt": lambda f, _: OPTConfig(**_SIZES, ffn_dim=f, max_position_embeddings=64),
     "gpt_neox": lambda f, _: GPTNeoXConfig(**_SIZES, intermediate_size=f),
+    "gemma2": lambda f, shared: Gemma2Config(**_SIZES, **_GEMMA, intermediate_size=f, num_key_value_heads=shared),
+    "gemma3": lambda f, shared: Gemma3TextConfig(**_SIZES, **_GEMMA, intermediate_size=f, num_key_value_heads=shared),
+    "smollm3": lambda f, shared: SmolLM3Config(
+        **_SIZES, pad_token_id=0, intermediate_size=f, num_key_value_heads=shared, no_rope_layers=[1, 0, 1]
+    ),
+    "falcon": lambda f, _: FalconConfig(**_SIZES, ffn_hidden_size=f),
 }
 TARGETS = {
     "gpt2": ("auto", ["attn.c_proj"], ["mlp.c_fc"], ["mlp.c_proj"], ["attn.c_attn", "mlp.c_fc"]),
@@ -35,6 +59,8 @@ TARGETS = {
     "distilbert": ("auto", ["out_lin"], ["lin1"], ["lin2"]),
     "opt": ("auto", ["out_proj"], ["fc1"], ["fc2"]),
     "gpt_neox": ("auto", ["attention.dense"], ["dense_h_to_4h"], ["dense_4h_to_h"]),
+    **{name: ("auto", ["k_proj"], ["o_proj"], ["up_proj"], ["down_proj"]) for name in ("gemma2", "gemma3", "smollm3")},
+    "falcon": ("auto", ["self_attention.dense"], ["dense_h_to_4h"], ["dense_4h_to_h"]),
 }
 OPTIMIZERS = {
     "adamw": {"name": "adamw"},

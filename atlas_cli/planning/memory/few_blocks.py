@@ -9,7 +9,7 @@ every byte comes from a trace, and the traces are kept: most rows of a table and
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import NamedTuple
@@ -95,21 +95,23 @@ class _Few:
 
     Attributes:
         lowest, top: numbers of the first and the last block that has a backward.
-        largest: ranks of the adapters by name in a block, the largest below the topmost.
+        largest: by type of block, ranks of the adapters by name in a block: the largest below the topmost.
     """
 
     def __init__(self, model: _Model, layers: range, placed: Mapping[int, Ranks]) -> None:
         self.model, self.placed, self.blocks = model, placed, len(layers)
         self.top = layers.stop - 1
         self.lowest = layers.start or min(placed, default=self.top)
-        self.largest = _largest(ranks for layer, ranks in placed.items() if layer != self.top)
         self.types = kinds_of_blocks(model.hf_config, layers.stop)
+        self.largest = {kind: _largest(self._below(kind)) for kind in self.types}
         others = {self.types[layer]: layer for layer in range(self.top - 1, self.lowest, -1)}
         ends = [self.lowest, self.top] if layers else []  # a server may have no block
         for end in ends:
             others.pop(self.types[end], None)
         self.kept = sorted({*ends, *others.values()})
-        self.stands = [self._block(n, placed.get(n, {}) if n == self.top else self.largest) for n in self.kept]
+        self.stands = [
+            self._block(n, placed.get(n, {}) if n == self.top else self.largest[self.types[n]]) for n in self.kept
+        ]
 
     @cached_property
     def traced(self) -> StepTrace:
@@ -126,7 +128,7 @@ class _Few:
     def besides(self, layer: int) -> int:
         """The bytes saved by a block below the topmost that is not represented."""
         ranks = self.placed.get(layer, {})
-        alike = {name: self.largest[name] for name in ranks}
+        alike = {name: self.largest[self.types[layer]][name] for name in ranks}
         with_it = self._saved_with(layer, alike)
         found = with_it - self.traced.saved
         for name, rank in ranks.items():
@@ -143,6 +145,9 @@ class _Few:
         else:
             blocks.insert(-1, self._block(layer, ranks))
         return self._of(blocks).saved
+
+    def _below(self, kind: tuple[object, ...]) -> Iterator[Ranks]:
+        return (ranks for layer, ranks in self.placed.items() if layer != self.top and self.types[layer] == kind)
 
     def _block(self, layer: int, ranks: Ranks) -> Block:
         return Block(self.types.index(self.types[layer]), tuple(sorted(ranks.items())))
