@@ -8,10 +8,14 @@ from support.real_client import features, make_base, measure, parts
 from support.slow import slow, slow_but
 from support.tiny_models import CONFIGS
 
+from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.models.frozen.weight_format import QUANTIZATIONS, quantized_bytes
 from atlas_cli.planning.cuts.table import Setting, Shapes, config_of
 from atlas_cli.planning.memory.predict import predict_client
 from atlas_cli.planning.memory.step import Step
+from atlas_cli.planning.memory_assumptions import notes_on
+from atlas_cli.planning.memory_of_plan import predict
+from atlas_cli.planning.plan import make_plan
 
 MIB, GIB = 2**20, 2**30
 SMALL = {"quantization": "nf4", "embedding": "rows", "dtype": "bfloat16"}
@@ -88,3 +92,38 @@ def test_a_client_of_gpt2():
     in_float32 = {**SMALL, "dtype": "float32"}
     assert client("gpt2", 6, **in_float32).peak < 0.56 * today  # of which activations, as large as before, are 0.36
     assert client("gpt2", 6, **in_float32, checkpointing=True).peak < 0.3 * today
+
+
+def test_a_client_of_gemma_3_270m():
+    step = {"batch": 4, "tokens": 128}
+    today = client("gemma-3-270m", 9, **step).peak
+    assert client("gemma-3-270m", 9, **step, quantization="nf4", embedding="rows").peak < 0.29 * today
+    assert client("gemma-3-270m", 9, **step, **SMALL).peak < 0.2 * today
+
+
+def test_the_server_and_the_choice_of_a_cut_know_how_weights_are_held():
+    config = {
+        "name": "auto",
+        "model": {"name": "gpt2", "init": "random", "quantization": "int8"},
+        "task_groups": {"g": {"task": "sequence-classification", "classes": ["a", "b"], "data": {"files": "no.csv"}}},
+        "devices": {"phone": {"memory": "200 MiB"}},
+        "clients": {
+            "same": {"task_group": "g", "device": "phone", "split_layer": "auto"},
+            "plain": {"task_group": "g", "split_layer": 1, "quantization": "none"},
+            "small": {"task_group": "g", "device": "phone", "split_layer": "auto", "quantization": "nf4"},
+        },
+        "server": {"rank": 1},
+        "training": {"batch_size": 1, "max_length": 32},
+    }
+    plan = make_plan(ExperimentConfig.model_validate(config))
+    cuts = {each.name: each.cut for each in plan.clients}
+    assert 1 < cuts["same"] < cuts["small"]
+    said = predict(plan, {"g": ["a", "b"]})
+    held = {name: memory.frozen_weights for name, memory in said.clients.items()}
+    table, block = 4 * 768 * (50257 + 1024), 4 * 12 * 768**2
+    assert held["plain"] == pytest.approx(table + block, rel=0.01)
+    assert held["same"] == pytest.approx(table + cuts["same"] * block / 4, rel=0.01)
+    assert said.server.frozen_weights == pytest.approx(11 * block / 4, rel=0.01)
+    notes = notes_on(plan)
+    assert any(note.startswith("linear layers of the blocks in nf4") and note.endswith(": small") for note in notes)
+    assert any("server's blocks in int8" in note for note in notes)
