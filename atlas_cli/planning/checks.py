@@ -133,8 +133,8 @@ def check_embeddings(config: ExperimentConfig, base: nn.Module, lm_head: nn.Modu
         table = base.get_input_embeddings().weight  # type: ignore[operator]
         if lm_head is not None and any(p is table for p in lm_head.parameters()):
             raise ConfigError(
-                f"rows cannot be held: with training.labels: client a client of {task} has the output embedding, which "
-                f"in {config.model.name} is the same table and is needed whole; use embedding: table or labels: server",
+                f"with training.labels: client, clients of {task} have the output embedding, which in "
+                f"{config.model.name} is the same table and is needed whole; use embedding: table, or labels: server",
                 key=f"{spec.key}.embedding",
             )
 

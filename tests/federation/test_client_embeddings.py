@@ -101,7 +101,7 @@ def test_a_client_with_the_whole_model_has_the_whole_table(mode, make_config):
 
 def test_a_client_whose_output_embedding_is_the_table_says_that_it_cannot(make_config, lines):
     stays = {"training": {"labels": "client"}}
-    refused = r"labels: client a client of causal-lm has the output embedding.*use embedding: table"
+    refused = r"labels: client, clients of causal-lm have the output embedding.*use embedding: table"
     with pytest.raises(ConfigError, match=refused) as error:
         make_plan(make_config("gpt2", **SOME, **stays, task_groups=lines))
     assert error.value.key == "clients.a.embedding"
