@@ -55,7 +55,7 @@ _MODELS = (
         "gemma-3-270m",
         "gguf",
         "gemma3_text",
-        "Gemma 3, 18 layers x 640, 268 M parameters, 4 to 6 bits a weight",
+        "Gemma 3, 18 layers x 640, 268 M parameters",
         "Gemma Terms of Use, ai.google.dev/gemma/terms",
         wheels.GEMMA_3_270M,
         file=next(iter(wheels.GEMMA_3_270M.joined)),
