@@ -19,6 +19,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
+from transformers.pytorch_utils import Conv1D
 
 from atlas_cli.errors import ConfigError
 from atlas_cli.models.block_config import shortened
@@ -45,10 +46,15 @@ class FamilyByShape(BaseFamily):
     buffers = ("rotary_emb.inv_freq", "position_ids")
     first_position = 0
     beside = False
+    fused = False
 
     def parallel(self, config: PreTrainedConfig) -> bool:
         """As the modules ran."""
         return self.beside
+
+    def fused_attention(self, config: PreTrainedConfig) -> bool:
+        """Whether transformers gives its class one operation for it."""
+        return self.fused
 
     def positions(self, config: PreTrainedConfig) -> int | None:
         """Those of the config, without the ones that positions counted from the padding token leave out."""
@@ -115,7 +121,9 @@ def _of_modules(config: PreTrainedConfig) -> FamilyByShape:
         few = base_on_meta(shortened(config, min(2, layers)), bool(causal))
     with _refused(config, f"its modules do not run on embeddings of {config.hidden_size} numbers alone"):
         run = run_on_meta(few, blocks)
-    stages = tuple(tuple(call.path for call in stage) for stage in _stages(run.inside))
+    stages = [tuple(call.path for call in stage) for stage in _stages(run.inside)]
+    if stages and (others := _other_matrices(few.get_submodule(blocks)[0])):
+        stages.append(others)
     norms = [call for call in run.after if _leads_to(call, run.output) and run.reads_hidden(call)]
     if len(norms) > 1:
         _refuse(config, f"{' and '.join(call.path for call in norms)} run after the last block, and one norm may")
@@ -130,12 +138,13 @@ def _of_modules(config: PreTrainedConfig) -> FamilyByShape:
         "final_norm": norms[0].path if norms else None,
         "input_side": _input_side(few, run),
         "targets": _targets(stages),
-        "stages": stages,
+        "stages": tuple(stages),
         "causal": causal,
         "ends_in_norm": run.keeps_last,
         "unused": tuple(_unused(few, run, blocks)),
         "options": computed_by(config.model_type),
         "beside": _beside(run.inside),
+        "fused": bool(few._supports_sdpa),
         "first_position": int(embeddings.padding_idx) + 1 if counted and embeddings is not None else 0,
     }
     attributes["by_shape"] = (
@@ -226,6 +235,17 @@ def _stages(calls: Sequence[Call]) -> list[list[Call]]:
     return found
 
 
+def _other_matrices(block: nn.Module) -> tuple[str, ...]:
+    """The weights of routers and experts, which are no linear layers, and run when attention is over."""
+    return tuple(
+        name
+        for path, module in block.named_modules()
+        if not isinstance(module, nn.Linear | Conv1D | nn.Embedding)
+        for name, weight in module.named_parameters(path, recurse=False)
+        if weight.dim() in (2, 3)
+    )
+
+
 def _beside(calls: Sequence[Call]) -> bool:
     """Whether the feed-forward, the third stage, reads nothing that comes from the attention's output."""
     stages = _stages(calls)
@@ -235,10 +255,10 @@ def _beside(calls: Sequence[Call]) -> bool:
     return output.grad_fn is not None and output.grad_fn not in behind
 
 
-def _targets(stages: Sequence[Sequence[str]]) -> tuple[str, ...]:
+def _targets(stages: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
     """The layers of queries and values by their names; else all of the first stage."""
     names = [name for stage in stages for name in stage]
     if together := tuple(name for name in stages[0] if _TOGETHER.search(name)):
         return together
     separate = [[name for name in names if wanted.search(name)] for wanted in (_QUERIES, _VALUES)]
-    return tuple(name for found in separate for name in found) if all(separate) else tuple(stages[0])
+    return tuple(name for name in names if any(name in found for found in separate)) if all(separate) else stages[0]

@@ -160,7 +160,8 @@ def _outside(found: ShapeRun, path: str) -> Any:
 
 def _inside(found: ShapeRun, path: str) -> Any:
     def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        found.inside.append(Call(path, module, _tensors(args, kwargs), _tensors(output), False))
+        if all(call.module is not module for call in found.inside):  # some blocks use a layer twice
+            found.inside.append(Call(path, module, _tensors(args, kwargs), _tensors(output), False))
         found.keeps_last = False
 
     return hook

@@ -13,6 +13,8 @@ class Family(BaseFamily):
 
     Each token is computed by its own experts, so neither padding nor other texts of a batch change what it gets. The
     loss that keeps the load of experts even (``router_aux_loss_coef``) is not added, since no router is trained.
+    ``model.quantization`` holds the layers of attention in fewer bits; the weights of experts, which are most of such a
+    model, are no linear layers and stay as they are.
     """
 
     model_types = ("mixtral", "qwen3_moe")
