@@ -115,7 +115,7 @@ def _evaluate(
         if merged:
             figures = score(loaded, part, MergedEvaluator(loaded)).outcomes.figures
             apart = "the split" if loaded.config.mode == "split-federated" else "adapters beside the weights"
-            if loaded.source is not None:
+            if loaded.quantized:
                 apart = "the run, whose weights are quantised, and here are not"
             whole = compare(figures, found, apart)
         ends = {name: scores.outcomes.interval(name) for name in found}

@@ -48,7 +48,6 @@ class LoadedModel:
         model: adapters on both sides of the cut, head, and the two halves.
         task: the task, with its classes.
         device: where it computes.
-        source: the base as it was loaded, where any of its weights are quantised in ``base`` or ``model``.
     """
 
     run: RunDirectory
@@ -62,16 +61,21 @@ class LoadedModel:
     task: BaseTask
     tokenizer: PreTrainedTokenizerBase
     device: torch.device
-    source: FrozenBase | None = None
+
+    @property
+    def quantized(self) -> bool:
+        """Whether any of its weights are quantised."""
+        return any(base.quantization != "none" for base in (self.base, self.halves.lower, self.halves.upper))
 
     def unquantized(self) -> LoadedModel:
-        """The same adapters and head on the weights of the base as they were loaded: what is merged and exported."""
-        if self.source is None:
+        """The same adapters and head on the base's own weights, loaded anew: what is merged and exported."""
+        if not self.quantized:
             return self
         lower, upper, cut = self.halves
-        below = base_in_format(self.source, WeightFormat(lower.format.dtype))
-        halves = Halves(below, below if upper is lower else self.source, cut)
-        return replace(self, base=self.source, model=replace(self.model, halves=halves), source=None)
+        source = load_base(self.config.model, seed=self.config.seed, device=self.device)
+        below = base_in_format(source, WeightFormat(lower.format.dtype))
+        halves = Halves(below, below if upper is lower else source, cut)
+        return replace(self, base=source, model=replace(self.model, halves=halves))
 
     @property
     def halves(self) -> Halves:
@@ -152,11 +156,8 @@ def _load(run: RunDirectory, config: ExperimentConfig, owner: Owner, folder: Pat
     if saved := read_head(folder):
         load_head(head, saved, origin, task, str(folder), f"task_groups.{owner.group}")
     adapters = _adapters(read_peft(folder, base), where)
-    halves = _halves(config, owner, source, base)
-    model = TrainedModel(adapters, head, halves)
-    facts = run, manifest, config, owner, number, origin, base, model, task, tokenizer, where
-    rounded = any(each.quantization != "none" for each in (base, halves.lower, halves.upper))
-    return LoadedModel(*facts, source if rounded else None)
+    model = TrainedModel(adapters, head, _halves(config, owner, source, base))
+    return LoadedModel(run, manifest, config, owner, number, origin, base, model, task, tokenizer, where)
 
 
 @torch.no_grad()

@@ -49,7 +49,7 @@ def test_an_export_has_the_bases_own_weights_and_says_how_far_the_run_is(run, tm
     assert "quantised weights (below the cut int8, above nf4); here are those of the base itself" in card
     assert "the logits of the run's adapters on this base" in card
     if form == "merged":
-        weights, source = load_file(tmp_path / "out/model.safetensors"), loaded.source.model.state_dict()
+        weights, source = load_file(tmp_path / "out/model.safetensors"), loaded.unquantized().base.model.state_dict()
         assert torch.equal(weights["model.layers.3.mlp.up_proj.weight"], source["layers.3.mlp.up_proj.weight"])
 
 
