@@ -42,7 +42,7 @@ def test_a_plan_takes_the_rows_that_the_texts_of_a_client_need(make_wide):
 @pytest.mark.slow
 def test_a_device_that_holds_the_rows_and_not_the_table(make_wide):
     table, rows = (plan_ranks(make_wide(**more)).clients[0].memory.peak for more in ({}, ROWS))
-    with pytest.raises(ConfigError, match=r"client a needs .* or embedding: rows \(needs"):
+    with pytest.raises(ConfigError, match=r"client a needs .*, or set embedding: rows \(needs"):
         fit_to_devices(make_wide(rows))
     assert fit_to_devices(make_wide(rows, **ROWS)).clients[0].memory.peak == rows < table
     cuts = [make_plan(make_wide(table, "auto", **more)).clients[0].cut for more in ({}, ROWS)]

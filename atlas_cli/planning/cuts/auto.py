@@ -64,6 +64,7 @@ def _deepest(config: ExperimentConfig, spec: ClientSpec, hf_config: PreTrainedCo
         server_quantization=config.model.quantization,
         embedding=spec.embedding,
         rows=rows or ASSUMED_ROWS,
+        family=config.model.family,
     )
     server = server_device(config) if config.server.device is not None else None
     choice = choose_split(config.model.name, setting, device, server, hf_config=hf_config).require()
