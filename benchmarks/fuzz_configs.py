@@ -93,6 +93,8 @@ def shipped(folder: Path, models: dict[str, str]) -> list[dict[str, Any]]:
         for client in config["clients"].values():
             rank = client.get("rank")
             client.update({"rank": {0: 2, 1: 3}} if isinstance(rank, dict) else {"rank": 8} if rank == 64 else {})
+        if config.get("partition", {}).get("scheme") == "column":
+            config["partition"] = {"scheme": "iid"}  # the column is of the data that it is shipped for
         config["training"]["max_length"] = 32
         config["output"] = {"dir": str(folder / "runs")}
         found.append(config)

@@ -69,8 +69,8 @@ def command(
         console.say(f"logits differ by {same.difference:.1e} from {whose}, of up to {same.largest:.3g}")
     if found.quantized is not None:
         console.say(
-            "note: the run computed with quantised weights, and these are the base's own: its logits differ by "
-            f"{found.quantized.difference:.2g}"
+            "note: the run computed with quantised weights, and these are the base's own: its logits differ by up to "
+            f"{found.quantized.difference:.2g}, of up to {found.quantized.largest:.3g}"
         )
     console.say(f"next: the code that loads it is in {to / 'README.md'}")
 

@@ -33,7 +33,10 @@ _HOW = "How tokens are chosen"
 
 def command(
     run: Run,
-    prompt: Annotated[str | None, typer.Option(metavar="TEXT", help="Go on from this text.")] = None,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TEXT", help="Go on from this text; may be given several times."),
+    ] = None,
     source: Annotated[
         str | None,
         typer.Option(
@@ -84,13 +87,14 @@ def command(
     """Generate text with the causal model of RUN, through its split: each side keeps keys and values of its blocks.
 
     Prompts get the form that the task trained with: of instruction, the tokenizer's chat template. Without
-    --temperature, --top-k and --top-p each token is the likeliest. Standard output has the text of --prompt, or JSON
-    lines for --input; standard error what crossed the cut, and the time on the run's devices and links.
+    --temperature, --top-k and --top-p each token is the likeliest. Standard output has the text of one --prompt, or
+    JSON lines for several and for --input; standard error what crossed the cut, and the time on the run's devices and
+    links.
     """
     from atlas_cli.errors import ConfigError
     from atlas_cli.federation.parties.generation import Decoding
     from atlas_cli.inference.adapter_folders import choose_owner
-    from atlas_cli.inference.generation.prompts import one_prompt, prompts_of_file, room
+    from atlas_cli.inference.generation.prompts import given_prompts, prompts_of_file, room
     from atlas_cli.inference.generation.texts import TextGeneration, require_text
     from atlas_cli.inference.loaded_model import open_model
     from atlas_cli.inference.prediction_files import require_new, whole_file
@@ -99,7 +103,7 @@ def command(
     from atlas_cli.runs.directory import open_run
     from atlas_cli.runs.resumable import config_of
 
-    if (prompt is None) == (source is None):
+    if bool(prompt) == (source is not None):
         raise ConfigError("give one of --prompt TEXT and --input FILE")
     for name, value, most in (("--temperature", temperature, None), ("--top-p", top_p, 1.0)):
         if value is not None and not 0 < value <= (most or value):
@@ -113,11 +117,11 @@ def command(
         number = chosen_round(folder, choose_owner(config_of(folder), group, client), round_)
         loaded = open_model(run, group=group, client=client, round_number=number, device=device)
         require_text(loaded)
-    prompts = one_prompt(loaded, prompt) if prompt is not None else prompts_of_file(loaded, source or "")
+    prompts = given_prompts(loaded, prompt) if prompt else prompts_of_file(loaded, source or "")
     new = room(loaded, prompts, max_new_tokens)
     decoding = Decoding(new, temperature, top_k, top_p, beams, seed, tuple(stop or ()))
     generation = TextGeneration(loaded, decoding)
-    plain = prompt is not None and output is None and not as_json
+    plain = len(prompt or ()) == 1 and output is None and not as_json
     streamer = _streamer(loaded) if plain and sys.stdout.isatty() and beams == 1 and not stop else None
     names = prompts.new_columns(GENERATED)
     found: list[Generated] = []

@@ -175,6 +175,12 @@ def command(
     with busy(f"tracing {model}"):
         with model_named_as("MODEL"):
             hf_config = config_of(model)
+        if rows is not None and rows > hf_config.vocab_size:
+            raise ConfigError(
+                f"{rows:,} is above the {hf_config.vocab_size:,} rows of the token embedding; give at most that, or "
+                "--embedding table",
+                key="--rows",
+            )
         tokens = default_tokens(hf_config, family) if max_length is None else max_length
         setting = Setting(
             batch=batch_size,

@@ -33,7 +33,7 @@ class Comparison:
         how = f"largest relative difference {self.largest:.1g}" if self.largest else "to the last digit"
         if self.equal:
             return f"equal to {self.source} ({how})"
-        return f"warning: not equal to {self.source}: {self.figure} differs most, by {self.largest:.2g} of it"
+        return f"warning: not equal to {self.source}: {self.figure} differs most, by {100 * self.largest:.2g} %"
 
 
 def compare(found: Figures, other: Figures, source: str) -> Comparison:

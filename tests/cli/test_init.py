@@ -11,7 +11,9 @@ from support.toy_runs import TASKS
 from atlas_cli import discovery
 from atlas_cli.cli import _start, main
 from atlas_cli.config.load import load_config
+from atlas_cli.models.families.contract import BaseFamily
 from atlas_cli.packages.models import MODELS
+from atlas_cli.plugins import load_class
 
 QUICK = ["training.rounds=1", "training.local_steps=1", "threads=1", "device=cpu"]
 
@@ -34,14 +36,15 @@ def test_every_task_is_known_by_its_columns_and_trains(task, data, model_folder,
     assert main(["train", "experiment.yaml", *QUICK]) == 0
 
 
-@pytest.mark.parametrize("family", discovery.own_names("models.families"))
-def test_every_family_validates(family, data, model_folder, capsys):
-    folder = model_folder(family.replace("-", "_"))
+@pytest.mark.parametrize("name", discovery.own_names("models.families"))
+def test_every_family_validates(name, data, model_folder, capsys):
+    family = load_class("models.families", name, "Family", BaseFamily).model_types[0]
+    folder = model_folder(family)
     assert main(["init", folder, "--data", str(data / "tone.csv")]) == 0
     assert main(["validate", "experiment.yaml"]) == 0
     capsys.readouterr()
     assert main(["init", folder]) == 0
-    assert ("causal-lm" in capsys.readouterr().out) is (family.replace("-", "_") in CAUSAL)
+    assert ("causal-lm" in capsys.readouterr().out) is (family in CAUSAL)
 
 
 def test_a_packaged_model_is_not_fetched_to_be_named(monkeypatch, capsys):

@@ -147,6 +147,8 @@ def test_a_table_of_small_weights(run):
 def test_rows_are_for_embeddings_by_the_row(run):
     code, _, err = run("split-point", "gpt2", "--rows", "5000")
     assert code == 2 and err.startswith("error: --rows: rows are counted for --embedding rows")
+    code, _, err = run("split-point", "gpt2", "--embedding", "rows", "--rows", "50258")
+    assert code == 2 and err.startswith("error: --rows: 50,258 is above the 50,257 rows of the token embedding")
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from atlas_cli.config.schema.experiment import ClientConfig
 from atlas_cli.config.schema.privacy import PrivacyConfig
 from atlas_cli.errors import ConfigError
 from atlas_cli.federation.parties.generation import Decoding
-from atlas_cli.inference.generation.prompts import one_prompt, prompts_of_file, room
+from atlas_cli.inference.generation.prompts import given_prompts, prompts_of_file, room
 from atlas_cli.inference.generation.sizing import device_times
 from atlas_cli.inference.generation.texts import TextGeneration
 from atlas_cli.inference.loaded_model import open_model
@@ -50,7 +50,7 @@ def test_a_runs_model_generates_what_its_merged_weights_do(loaded):
         for path, adapter in loaded.model.adapters.adapters.items():
             merged.base_model.get_submodule(path).weight += adapter.scaling * adapter.lora_B @ adapter.lora_A
     words = ["the film was good", "a city", "the game is not very"]
-    prompts = [one_prompt(loaded, text).tokens[0] for text in words]
+    prompts = [given_prompts(loaded, [text]).tokens[0] for text in words]
     assert loaded.tokenizer.decode(prompts[1]).split() == ["a", "city"]
     generation = TextGeneration(loaded, Decoding(8))
     found = list(generation.texts(prompts, batch_size=2))
@@ -124,8 +124,8 @@ def test_prompts_that_do_not_fit_are_refused_by_name(loaded, tmp_path):
         ("the " * 60, 5, "give --max-new-tokens 4 at most"),
     ):
         with pytest.raises(ConfigError, match=said):
-            room(loaded, one_prompt(loaded, text), new)
-    assert room(loaded, one_prompt(loaded, "the film"), None) == 62
+            room(loaded, given_prompts(loaded, [text]), new)
+    assert room(loaded, given_prompts(loaded, ["the film"]), None) == 62
     classifier = replace(loaded, task=build("regression"), origin=replace(loaded.origin, task="regression"))
     with pytest.raises(ConfigError, match="task regression generates no text; atlas generate is for causal models"):
         TextGeneration(classifier, Decoding(2))
@@ -141,7 +141,7 @@ def test_prompts_that_do_not_fit_are_refused_by_name(loaded, tmp_path):
     texts = [loaded.tokenizer.decode(tokens) for tokens in prompts_of_file(loaded, str(file)).tokens]
     assert [text.split() for text in texts] == [["the", "film", "was"], ["a", "city"]]
     chat = replace(loaded, task=build("chat"))
-    assert one_prompt(chat, "a city").tokens == one_prompt(loaded, "a city").tokens
+    assert given_prompts(chat, ["a city"]).tokens == given_prompts(loaded, ["a city"]).tokens
     lines = tmp_path / "asked.txt"
     lines.write_text("the film\n\na city\n", encoding="utf-8")
     assert [len(tokens) for tokens in prompts_of_file(loaded, str(lines)).tokens] == [2, 2]
@@ -165,6 +165,8 @@ def test_the_command_keeps_columns_and_says_what_was_sent(run, tmp_path, capsys)
     assert main(["generate", str(run.path), "--prompt", "the film", "--max-new-tokens", "4"]) == 0
     shown = capsys.readouterr()
     assert len(shown.out.splitlines()) == 1 and "the server chooses tokens" in shown.err
+    assert main(["generate", str(run.path), "--prompt", "the film", "--prompt", "a city", "--max-new-tokens", "4"]) == 0
+    assert [json.loads(line)["prompt"] for line in capsys.readouterr().out.splitlines()] == ["the film", "a city"]
     for arguments, said in (
         ([str(run.path)], "give one of --prompt TEXT and --input FILE"),
         ([str(run.path), "--prompt", "x", "--temperature", "0"], "--temperature: 0 is not above 0"),

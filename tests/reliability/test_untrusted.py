@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from atlas_cli.cli import main
 from atlas_cli.errors import AtlasError
 from atlas_cli.packages import fetch as packages
+from atlas_cli.packages import unpack
 from atlas_cli.packages.fetch import Package
 
 PARTS = st.sampled_from(["..", ".", "", "a", "b.txt", "/", "C:", "\\..\\", "~", "a\x00b", "é", "x" * 300, "con"])
@@ -65,7 +66,7 @@ def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
     monkeypatch.setenv("ATLAS_CACHE", str(tmp_path))
     (tmp_path / "wheels").mkdir()
     wheel = tmp_path / "wheels" / "w.whl"
-    monkeypatch.setattr(packages, "MAX_BYTES", 2**22)
+    monkeypatch.setattr(unpack, "MAX_BYTES", 2**22)
     with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as bomb, bomb.open("zeros", "w") as member:
         for _ in range(5):
             member.write(bytes(2**20))

@@ -62,7 +62,7 @@ def _notes_on_weights(setting: Setting) -> list[str]:
     if setting.embedding == "rows":
         notes += [
             f"token embedding: {setting.rows:,} rows, taken for the distinct tokens of a client's texts;",
-            "200,000 tokens of English had 12,650 to 17,083; see --rows",
+            "200,000 tokens of English had 12,650 to 17,083; see --rows; params has the whole table",
         ]
     return notes
 

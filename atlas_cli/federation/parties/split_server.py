@@ -231,10 +231,14 @@ class SplitServer:
         """Start measuring memory: tensors held now count at once, saved activations with each step."""
         groups = self.groups.values()
         heads = [p for t in groups if t.head is not None for p in t.head.parameters()]
-        if self.base.lm_head is not None and any(task.causal_only for task in self.tasks.values()):
-            heads += self.base.lm_head.parameters() if self.training.labels == "server" else []
-        self.usage = Usage.held(self.half, [p for t in groups for p in t.adapters.parameters()], heads)
+        adapters = [p for t in groups for p in t.adapters.parameters()]
+        self.usage = Usage.held(self.half, adapters, [*heads, *self._output_embedding()])
         return self.usage
+
+    def _output_embedding(self) -> list[Tensor]:
+        """Frozen weights of a language-model head that the server computes logits with."""
+        asked = self.training.labels == "server" and any(task.causal_only for task in self.tasks.values())
+        return list(self.base.lm_head.parameters()) if asked and self.base.lm_head is not None else []
 
     def _request(self, message: Activations) -> ClientRequest:
         """What a client sent with its labels, and what is trained with it."""
@@ -260,7 +264,7 @@ class SplitServer:
     def _running(self, trained: Trainables, message: Activations) -> Iterator[None]:
         trained.adapters.train()
         purpose = ("server", message.client, self._round, self._step)
-        weights = [*self.half.parameters(), *trained.parameters()]
+        weights = [*self.half.parameters(), *trained.parameters(), *self._output_embedding()]
         with (
             seeded_dropout(self.lora.dropout, self.seed, *purpose, device=self.device),
             precision(self.device, self.training.autocast),

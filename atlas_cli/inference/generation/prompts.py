@@ -52,14 +52,14 @@ class Prompts:
         return found
 
 
-def one_prompt(loaded: LoadedModel, text: str) -> Prompts:
-    """A text as the only prompt.
+def given_prompts(loaded: LoadedModel, texts: Sequence[str]) -> Prompts:
+    """Texts as prompts.
 
     Raises:
-        ConfigError: it gives no token.
+        ConfigError: one gives no token.
     """
-    row = dict(loaded.task.asking(text))
-    return Prompts([row], [_tokens(loaded, row, "--prompt")])
+    rows: Rows = [dict(loaded.task.asking(text)) for text in texts]
+    return Prompts(rows, [_tokens(loaded, row, "--prompt") for row in rows])
 
 
 def prompts_of_file(loaded: LoadedModel, file: str) -> Prompts:
