@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 from support.tiny_models import VOCABULARY, word_tokenizer
-from transformers import AutoModelForCausalLM, Olmo2Config
+from transformers import AutoModelForCausalLM, Olmo3Config
 
 from atlas_cli import discovery
 from atlas_cli.cli import main
@@ -87,7 +87,7 @@ def experiment_in(folder):
     """Data and a model of the example's family, and a config that uses every part."""
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}
-    config = Olmo2Config(vocab_size=VOCABULARY, max_position_embeddings=64, pad_token_id=0, eos_token_id=4, **sizes)
+    config = Olmo3Config(vocab_size=VOCABULARY, max_position_embeddings=64, pad_token_id=0, eos_token_id=4, **sizes)
     AutoModelForCausalLM.from_config(config).save_pretrained(folder / "model")
     word_tokenizer(causal=True).save_pretrained(folder / "model")
     things = ["film", "movie", "game", "phone", "city", "river"]
@@ -184,7 +184,7 @@ def test_parts_of_a_package_of_ones_own(installed):
         "plugins": [
             "aggregation.methods: factor-median",
             "tasks: rating",
-            "models.families: olmo2",
+            "models.families: olmo3",
             "data.sources: folders",
             "data.corpora: opening-hours",
             "privacy.mechanisms: token-dropout",
