@@ -1,14 +1,19 @@
 """LLaMA and relatives with the same module tree: rotary positions inside each block, RMS norms, gated feed-forward."""
 
+from typing import ClassVar
+
 from torch import nn
 
 from atlas_cli.models.families.contract import BaseFamily
 
 
 class Family(BaseFamily):
-    """They differ inside attention alone: sliding windows, biases, norms of queries and keys."""
+    """They differ inside attention alone: sliding windows, biases, norms of queries and keys.
 
-    model_types = ("llama", "mistral", "qwen2", "qwen3")
+    Families with the same tree and more differences are subclasses, which say what those are.
+    """
+
+    model_types: ClassVar[tuple[str, ...]] = ("llama", "mistral", "qwen2", "qwen3")
     blocks = "layers"
     final_norm = "norm"
     input_side = {"embed_tokens": nn.Identity}
@@ -20,4 +25,4 @@ class Family(BaseFamily):
         ("mlp.gate_proj", "mlp.up_proj"),
         ("mlp.down_proj",),
     )
-    buffers = ("rotary_emb.inv_freq",)
+    buffers: ClassVar[tuple[str, ...]] = ("rotary_emb.inv_freq",)

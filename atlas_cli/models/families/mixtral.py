@@ -2,13 +2,12 @@
 
 from collections.abc import Iterator
 
-from torch import nn
 from transformers import PreTrainedConfig
 
-from atlas_cli.models.families.contract import BaseFamily
+from atlas_cli.models.families import llama
 
 
-class Family(BaseFamily):
+class Family(llama.Family):
     """Experts and routers are frozen: adapters go on the attention, whose layers are linear ones.
 
     Each token is computed by its own experts, so neither padding nor other texts of a batch change what it gets. The
@@ -18,11 +17,6 @@ class Family(BaseFamily):
     """
 
     model_types = ("mixtral", "qwen3_moe")
-    blocks = "layers"
-    final_norm = "norm"
-    input_side = {"embed_tokens": nn.Identity}
-    targets = ("self_attn.q_proj", "self_attn.v_proj")
-    causal = True
     stages = (
         ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
         ("self_attn.o_proj",),
@@ -30,7 +24,6 @@ class Family(BaseFamily):
         ("mlp.experts.down_proj",),
     )
     ends_in_norm = True  # the router's weights of a token's experts need their outputs, as a norm needs its input
-    buffers = ("rotary_emb.inv_freq",)
     options = ("head_dim",)  # the attention reads it
 
     def uncovered(self, config: PreTrainedConfig) -> Iterator[tuple[str, str]]:
