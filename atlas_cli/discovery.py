@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from atlas_cli.errors import AtlasError, ConfigError
 from atlas_cli.package_folder import PACKAGE_FOLDER
 from atlas_cli.printable import on_one_line
-from atlas_cli.suggest import did_you_mean
+from atlas_cli.suggest import did_you_mean, one_of
 
 if TYPE_CHECKING:
     from importlib.metadata import Distribution, EntryPoint
@@ -90,7 +90,7 @@ def find(package: str, name: str, *, key: str | None = None) -> Plugin:
     """
     known = _known(package)
     if name not in known:
-        raise ConfigError(f"{name!r} is not known{did_you_mean(name, known)}", key=key)
+        raise ConfigError(f"{name!r} is not known{one_of(name, known)}", key=key)
     first, *others = known[name]
     if others:
         raise ConfigError(

@@ -14,12 +14,26 @@ LISTED = 20
 def did_you_mean(word: str, valid: Iterable[str]) -> str:
     """``; did you mean rank?`` when something is near, else what is valid; of many, the first and how many."""
     options = sorted(valid)
+    near = _nearest(word, options)
+    return f"; did you mean {near}?" if near else f"; expected one of: {_listed(options)}"
+
+
+def one_of(word: str, valid: Iterable[str]) -> str:
+    """``; expected one of: int8, nf4; did you mean nf4?``: of values all are told, for the nearest in letters may be
+    another in meaning."""
+    options = sorted(valid)
+    near = _nearest(word, options)
+    return f"; expected one of: {_listed(options)}" + (f"; did you mean {near}?" if near else "")
+
+
+def _nearest(word: str, options: list[str]) -> str | None:
     compared = sorted(options, key=lambda option: abs(len(option) - len(word)))[:MOST] if len(word) <= LONGEST else []
-    near = get_close_matches(word, compared, n=1, cutoff=0.6)
-    if near:
-        return f"; did you mean {near[0]}?"
+    return next(iter(get_close_matches(word, compared, n=1, cutoff=0.6)), None)
+
+
+def _listed(options: list[str]) -> str:
     more = f", ... ({len(options):,} in all)" if len(options) > LISTED else ""
-    return f"; expected one of: {', '.join(options[:LISTED])}{more}"
+    return f"{', '.join(options[:LISTED])}{more}"
 
 
 def near_file(name: str, names: Iterable[str]) -> str | None:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.config.strict_yaml import KeyPath, dotted
-from atlas_cli.suggest import did_you_mean
+from atlas_cli.suggest import did_you_mean, one_of
 
 HINTED = 1000  # with more problems than that, what was meant is not looked for
 
@@ -141,7 +141,7 @@ def _problem(place: _Place, detail: Any, hints: bool) -> Problem:
     if kind == "value_error":
         return Problem(path, str(context["error"]))
     if kind == "literal_error" and isinstance(value, str) and not place.is_union:
-        return Problem(path, f"{describe_value(value)} is not known{did_you_mean(value, _choices(place.annotation))}")
+        return Problem(path, f"{describe_value(value)} is not known{one_of(value, _choices(place.annotation))}")
     if kind.endswith(("_type", "literal_error")):
         hint = ""
         if _bare(place.annotation) is str and isinstance(value, bool):

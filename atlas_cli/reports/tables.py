@@ -40,7 +40,7 @@ def final_table(
     """
     caption = (
         "metric: on the held-out test part, before is round 0\n"
-        "merge error: of the last delivery against the exact sum of updates, cut ranks included\n"
+        "merge error: of the last delivery, as a share of the norm of the exact sum of updates, cut ranks included\n"
         "up: clients to server; MB: 1,000,000 bytes"
     )
     if metrics:

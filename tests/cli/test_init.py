@@ -90,7 +90,7 @@ def test_the_config_says_what_was_seen_and_what_was_asked_for(here, model_folder
             f"{Path('gone/x.yaml')}: there is no folder gone; make it, or choose another --out",
         ),
         (["--data", "nowhere.csv"], 3, "data.files: no file nowhere.csv"),
-        (["--data", "DATA/tone.csv", "--task", "regresion"], 2, "--task: 'regresion' is not known; did you mean"),
+        (["--data", "DATA/tone.csv", "--task", "regresion"], 2, "--task: 'regresion' is not known; expected one of: "),
         (
             ["--data", "DATA/tone.csv", "--column", "label=lable"],
             2,

@@ -113,14 +113,14 @@ def failing(tmp_path, monkeypatch, text: str, overrides: list[str] | None = None
         (
             "rounds: 3",
             "server_update: poled",
-            "x.yaml:15: training.server_update: 'poled' (text) is not known; did you mean pooled?",
+            "x.yaml:15: training.server_update: 'poled' (text) is not known; expected one of: per-client, pooled, "
+            "sequential; did you mean pooled?",
         ),
         ("rounds: 3", "labels: 1", "x.yaml:15: training.labels: expected server or client, got 1"),
         (
             "task: sequence-c",
             "task: seqence-c",
-            "x.yaml:7: task_groups.questions.task: 'seqence-classification' is not known; did you mean "
-            "sequence-classification?",
+            "x.yaml:7: task_groups.questions.task: 'seqence-classification' is not known; expected one of: causal-lm, ",
         ),
         (
             "training:",
