@@ -36,6 +36,12 @@ def scalar(value: str) -> str:
     return _dump([value])[1:-2]
 
 
+def one_line(value: Any) -> str:
+    """A value as YAML in one line."""
+    text = yaml.dump({"k": value}, Dumper=_Dumper, default_flow_style=True, sort_keys=False, width=2**31)
+    return text.strip().removeprefix("{k: ").removesuffix("}")
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, BaseModel):
         fields = ((name, field, getattr(value, name)) for name, field in type(value).model_fields.items())

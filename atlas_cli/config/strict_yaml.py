@@ -85,7 +85,7 @@ def parse(text: str, source: str) -> Document:
         ConfigError: not YAML, or one of the traps; ``where`` is ``source:line``.
     """
     try:
-        node = _compose(text.removeprefix("\ufeff"))
+        node = compose(text.removeprefix("\ufeff"))
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         message = f"character {error.character!r} is not printable; remove it"
@@ -117,7 +117,8 @@ for _tag, _pattern, _first in RESOLVERS:
     _Loader.add_implicit_resolver(_tag, re.compile(rf"(?:{_pattern})\Z"), _first)
 
 
-def _compose(text: str) -> yaml.Node | None:
+def compose(text: str) -> yaml.Node | None:
+    """The nodes of a text, with their places in it."""
     loader = _Loader(text)
     try:
         return loader.get_single_node()

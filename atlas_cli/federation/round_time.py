@@ -10,17 +10,11 @@ from atlas_cli.federation.batches import LocalWork
 from atlas_cli.federation.federation import Federation
 from atlas_cli.planning.cohort import slowdowns
 from atlas_cli.planning.devices.clock import ClientWork, LocalStep, RoundTime, round_time
-from atlas_cli.planning.devices.cost import (
-    Work,
-    client_step,
-    compute_seconds,
-    download_seconds,
-    head_step,
-    server_step,
-    upload_seconds,
-)
+from atlas_cli.planning.devices.cost import Work, compute_seconds, download_seconds, upload_seconds
 from atlas_cli.planning.devices.devices import Device, server_device
 from atlas_cli.planning.plan import ClientPlan
+from atlas_cli.planning.round_bytes import Shape
+from atlas_cli.planning.step_flops import step_flops
 from atlas_cli.runs.schemas import KINDS
 from atlas_cli.wire.ledger import Ledger
 from atlas_cli.wire.messages import STEP, Direction, Fingerprint
@@ -112,14 +106,8 @@ class StepFlops:
     def _count(
         self, planned: ClientPlan, group: str, ranks: Mapping[str, int], batch: int, tokens: int
     ) -> tuple[Work, float]:
-        plan, config = self.federation.plan, self.federation.config
-        blocks, above, cut = plan.block_shapes, plan.above(planned.cut), planned.cut
-        trained, again = self.federation.aggregator.method.TRAINED, planned.checkpointing
-        own = client_step(blocks, cut, ranks, batch, tokens, checkpointing=again, trained=trained)
-        of_server = server_step(blocks, cut, plan.n_layers, above, batch, tokens).total
-        task, vocabulary = self.federation.data[group].task, int(plan.hf_config.vocab_size)
-        head = head_step(task, plan.hidden_size, vocabulary, batch, tokens).total
-        return (own + Work(0, head), of_server) if config.training.labels == "client" else (own, of_server + head)
+        task, trained = self.federation.data[group].task, self.federation.aggregator.method.TRAINED
+        return step_flops(self.federation.plan, planned, ranks, task, Shape(batch, tokens, batch > 1), trained)
 
 
 def _work(counted: StepFlops, client: str, device: Device, did: LocalWork, ledger: Ledger) -> ClientWork:

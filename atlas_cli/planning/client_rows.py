@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from transformers import PreTrainedConfig
 
 from atlas_cli.config.schema.experiment import ExperimentConfig
@@ -34,7 +36,12 @@ def read_rows(config: ExperimentConfig, hf_config: PreTrainedConfig) -> tuple[di
 
 def most_rows(config: ExperimentConfig, hf_config: PreTrainedConfig) -> dict[str, int]:
     """By place of a client's template in the config, the most rows of a client of it that does not hold the table."""
-    counted, most = read_rows(config, hf_config)[0], dict[str, int]()
+    return rows_by_entry(config, read_rows(config, hf_config)[0])
+
+
+def rows_by_entry(config: ExperimentConfig, counted: Mapping[str, int]) -> dict[str, int]:
+    """From rows by client to the most of any client of a template, by place of the template in the config."""
+    most: dict[str, int] = {}
     for spec in config.expanded_clients():
         if spec.name in counted:
             most[spec.key] = max(counted[spec.name], most.get(spec.key, 0))

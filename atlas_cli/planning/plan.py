@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from atlas_cli.aggregation.contract import PARTS
-from atlas_cli.config.schema.experiment import ExperimentConfig
+from atlas_cli.config.schema.experiment import ClientSpec, ExperimentConfig
 from atlas_cli.errors import ConfigError
 from atlas_cli.models.adapters.lora import features_of
 from atlas_cli.models.adapters.placement import adapted_names, place_ranks
@@ -225,11 +225,15 @@ def _planned_clients(
             cut = check_cut(spec.split_layer, n_layers, _own_key(config, spec.key, "split_layer", "model"))
             rank, key = _planned_rank(config, spec.rank), _own_key(config, spec.key, "rank", "lora")
             placed[spec.key] = cut, place_ranks(base, family, rank, range(cut), names, key)
-        cut, ranks = placed[spec.key]
-        format = WeightFormat.of(spec)._replace(embedding=spec.embedding)
-        rest = (spec.key, format, spec.checkpointing, spec.weight)
-        clients.append(ClientPlan(spec.name, spec.task_group, cut, ranks, *rest))
+        clients.append(client_plan(spec, *placed[spec.key]))
     return clients
+
+
+def client_plan(spec: ClientSpec, cut: int, ranks: Mapping[str, int]) -> ClientPlan:
+    """The plan of a client of the config, with ``cut`` blocks and adapters of these ranks."""
+    format = WeightFormat.of(spec)._replace(embedding=spec.embedding)
+    rest = (spec.key, format, spec.checkpointing, spec.weight)
+    return ClientPlan(spec.name, spec.task_group, cut, ranks, *rest)
 
 
 def _server_adapters(

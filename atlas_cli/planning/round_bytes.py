@@ -11,7 +11,7 @@ from torch import nn
 
 from atlas_cli.aggregation.contract import Layer, Shapes
 from atlas_cli.config.schema.training import TrainingConfig
-from atlas_cli.planning.devices.cost import step_bytes
+from atlas_cli.planning.devices.cost import StepBytes, step_bytes
 from atlas_cli.planning.method import method_of
 from atlas_cli.planning.plan import ClientPlan, Plan
 from atlas_cli.tasks.contract import BaseTask
@@ -39,9 +39,24 @@ class RoundBytes:
     down: int
 
 
+@dataclass(frozen=True)
+class RoundMessages:
+    """What a client exchanges in each local step, and the sizes of its messages at the end of the round."""
+
+    step: StepBytes
+    end_up: tuple[int, ...]
+    end_down: tuple[int, ...]
+
+
 def round_bytes(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape) -> RoundBytes:
     """What a client that takes part sends and gets, in a round after the first in which all
     clients of its group take part."""
+    sent, steps = round_messages(plan, client, task, shape), plan.config.training.local_steps
+    return RoundBytes(steps * sent.step.up + sum(sent.end_up), steps * sent.step.down + sum(sent.end_down))
+
+
+def round_messages(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape) -> RoundMessages:
+    """The messages of such a round."""
     config, training = plan.config, plan.config.training
     step = step_bytes(
         plan.hf_config,
@@ -57,7 +72,7 @@ def round_bytes(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape) ->
     layers = {path: Layer(rank, *plan.features[path]) for path, rank in client.ranks.items()}
     extra = method.extra_tensors(layers)
     up, down = (
-        sum(message.bytes for message in (Adapters("", factors, more), NamedTensors("", head)) if message.tensors)
+        [message.bytes for message in (Adapters("", factors, more), NamedTensors("", head)) if message.tensors]
         for factors, more in (
             (_factors(plan, client.ranks, "lora_", method.SENT), _empty(extra.up)),
             (_factors(plan, client.ranks, "lora_", method.DELIVERED), _empty(extra.down)),
@@ -67,8 +82,8 @@ def round_bytes(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape) ->
         group = plan.group_ranks(client.task_group)
         stacked = [c.ranks for c in plan.members(client.task_group)] + ([group] if method.DELIVERED else [])
         rows = {path: sum(ranks.get(path, 0) for ranks in stacked) for path in group}
-        down += BaseRows("", _factors(plan, rows, "base_", ("A", "B"))).bytes
-    return RoundBytes(training.local_steps * step.up + up, training.local_steps * step.down + down)
+        down.append(BaseRows("", _factors(plan, rows, "base_", ("A", "B"))).bytes)
+    return RoundMessages(step, tuple(up), tuple(down))
 
 
 def _factors(plan: Plan, ranks: Mapping[str, int], prefix: str, parts: Sequence[str]) -> dict[str, torch.Tensor]:

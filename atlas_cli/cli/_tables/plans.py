@@ -1,0 +1,111 @@
+"""The table of ``atlas plan``: one row per candidate of the front."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from rich.table import Table
+
+from atlas_cli.planning.joint.candidate import Candidate
+from atlas_cli.planning.joint.figures import Figures
+from atlas_cli.planning.joint.search import Found, Search
+from atlas_cli.reports.fitted import Column, fitted_table
+from atlas_cli.units import MB, MIB, format_number
+
+SHOWN = 16  # rows of the table
+
+FIGURES: dict[str, Callable[[Figures], float | None]] = {
+    "MiB": lambda f: f.memory / MIB,
+    "seconds": lambda f: f.seconds,
+    "joules": lambda f: f.joules,
+    "MB": lambda f: f.bytes / MB,
+    "leakage": lambda f: f.leakage,
+}
+
+
+def plan_table(search: Search, front: Sequence[Found], chosen: int | None, width: int) -> Table:
+    """The figures of candidates and what they set, at most ``SHOWN`` of the front, the chosen one among them."""
+    places = _shown(len(front), chosen)
+    rows = [front[place] for place in places]
+    columns = [Column("", [">" if place == chosen else "" for place in places])]
+    columns += [Column("cut", [str(row.figures.cut) for row in rows], right=True)]
+    for heading, read in FIGURES.items():
+        values = [read(row.figures) for row in rows]
+        if any(value is not None for value in values):
+            columns.append(Column(heading, [_number(value) for value in values], right=True))
+    if any(row.figures.steps_away for row in rows):
+        columns.append(Column("steps\naway", [f"{row.figures.steps_away:,}" for row in rows], right=True))
+    columns.append(Column("settings", [settings_text(search, row.candidate) for row in rows], folds=True))
+    caption = (
+        "MiB: the largest predicted peak of a client; seconds, joules and MB (both ways): of all clients in a round\n"
+        "steps away: how far what may change what is learned is from the file, over all clients"
+    )
+    if len(places) < len(front):
+        caption += f"\n{len(places)} of {len(front)} shown, spread over the memory; --json has all"
+    bold = None if chosen is None else places.index(chosen)
+    return fitted_table(columns, width, "Candidates that none is better than", caption, bold)
+
+
+def settings_text(search: Search, candidate: Candidate) -> str:
+    """What a candidate sets besides the split layer, where it is not as the file has it."""
+    config, kinds, shared = search.config, search.kinds, candidate.shared
+    texts = []
+    if shared.batch != config.training.batch_size:
+        texts.append(f"batches of {shared.batch}")
+    if shared.compress != config.privacy.compress:
+        texts.append(f"compress {shared.compress}")
+    by_kind: dict[str, list[str]] = {}
+    for place, kind in enumerate(kinds):
+        named = {crew.name for crew in kind.crews}
+        changed = {
+            path[2]: value
+            for path, value in candidate.settings(config, kinds)
+            if path[0] == "clients" and path[1] in named and path[2] != "split_layer"
+        }
+        by_kind.setdefault(", ".join(_said(key, value) for key, value in changed.items()), []).append(kinds[place].name)
+    if len(by_kind) == 1:
+        texts += [text for text in by_kind if text]
+    else:
+        texts += [f"{', '.join(names)}: {text or 'as in the file'}" for text, names in by_kind.items()]
+    return "; ".join(texts) or "as in the file"
+
+
+def plan_record(search: Search, found: Found) -> dict[str, Any]:
+    """A candidate as JSON."""
+    figures, config = found.figures, search.config
+    return {
+        "split_layer": figures.cut,
+        "batch_size": found.candidate.shared.batch,
+        "compress": found.candidate.shared.compress,
+        "clients": {
+            kind.name: dict(option) for kind, option in zip(search.kinds, found.candidate.options, strict=True)
+        },
+        "memory": figures.memory,
+        "seconds": figures.seconds,
+        "joules": figures.joules,
+        "bytes_up": figures.bytes_up,
+        "bytes_down": figures.bytes_down,
+        "leakage": figures.leakage,
+        "steps_away": figures.steps_away,
+        "settings": {".".join(path): value for path, value in found.candidate.settings(config, search.kinds)},
+    }
+
+
+def _shown(many: int, chosen: int | None) -> list[int]:
+    if many <= SHOWN:
+        return list(range(many))
+    spread = {round(place * (many - 1) / (SHOWN - 2)) for place in range(SHOWN - 1)}
+    return sorted(spread | ({chosen} if chosen is not None else set()))
+
+
+def _said(key: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return key if value else f"no {key}"
+    return f"{key} {value}"
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if abs(value) >= 100 else format_number(value)

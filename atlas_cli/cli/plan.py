@@ -1,0 +1,267 @@
+"""``atlas plan``: all settings of a config together, and which candidates none is better than."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from atlas_cli.cli._arguments import ConfigFile, Json, Overrides
+
+if TYPE_CHECKING:
+    from atlas_cli.config.load import LoadedConfig
+    from atlas_cli.planning.joint.search import Found, Search
+    from atlas_cli.planning.joint.space import Ranges
+
+SECTION = "Plan and check"
+EXAMPLES = (
+    "atlas plan experiment.yaml",
+    "atlas plan experiment.yaml --minimise time --subject-to 'memory<=512 MiB' --write planned.yaml",
+    "atlas plan experiment.yaml --ranks 4,8,16 --quantizations none,nf4 --minimise energy --plot front.svg",
+)
+CHOOSE, GIVEN, FROM = "Choose one", "What may be chosen", "What is known"
+
+
+def command(
+    file: ConfigFile,
+    overrides: Overrides = None,
+    minimise: Annotated[
+        str | None,
+        typer.Option(rich_help_panel=CHOOSE, metavar="FIGURE", help="time, energy, bytes, memory or leakage."),
+    ] = None,
+    subject_to: Annotated[
+        list[str] | None,
+        typer.Option(
+            rich_help_panel=CHOOSE,
+            metavar="LIMIT",
+            help="A limit on one of these figures, e.g. 'memory<=512 MiB'; once for each.",
+        ),
+    ] = None,
+    cuts: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=GIVEN,
+            metavar="LAYERS",
+            help="Split layers, e.g. 2-6 or 2,4,6; default: all, of a deep model 16 spread over it.",
+            show_default=False,
+        ),
+    ] = None,
+    checkpointing: Annotated[
+        str, typer.Option(rich_help_panel=GIVEN, metavar="LIST", help="Of clients: false, true.")
+    ] = "false,true",
+    embeddings: Annotated[
+        str, typer.Option(rich_help_panel=GIVEN, metavar="LIST", help="Of clients: table, rows.")
+    ] = "table,rows",
+    ranks: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=GIVEN,
+            metavar="LIST",
+            help="Of clients, e.g. 4,8,16; without it, the file's.",
+            show_default=False,
+        ),
+    ] = None,
+    dtypes: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=GIVEN,
+            metavar="LIST",
+            help="Of clients: float32, bfloat16; without it, the file's.",
+            show_default=False,
+        ),
+    ] = None,
+    quantizations: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=GIVEN,
+            metavar="LIST",
+            help="Of clients: none, int8, nf4, nf4-double; without it, the file's.",
+            show_default=False,
+        ),
+    ] = None,
+    batch_sizes: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=GIVEN,
+            metavar="LIST",
+            help="Of training.batch_size; without it, the file's.",
+            show_default=False,
+        ),
+    ] = None,
+    compress: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=GIVEN,
+            metavar="LIST",
+            help="Of privacy.compress: none, bfloat16, int8; without it, the file's.",
+            show_default=False,
+        ),
+    ] = None,
+    by: Annotated[
+        Literal["device", "client"],
+        typer.Option(
+            rich_help_panel=GIVEN, help="Who shares a choice: clients of a device, or of an entry of clients."
+        ),
+    ] = "device",
+    leakage: Annotated[
+        Path | None,
+        typer.Option(
+            rich_help_panel=FROM,
+            metavar="FILE",
+            help='JSON, what an attack recovers: {"layer": {"1": 0.99}, "attack", "source"}.',
+        ),
+    ] = None,
+    write: Annotated[
+        Path | None, typer.Option(metavar="NEW", help="Write the config of the chosen candidate to a new file.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Also draw the candidates (.png or .svg).")] = None,
+    as_json: Json = False,
+) -> None:
+    """Search settings of FILE together, and show those that no others are better than in memory, seconds, joules and
+    bytes of a round, and leakage.
+
+    Split layers, checkpointing and embeddings by the row are searched as they change no client's arithmetic. Ranks,
+    number types, batches and compression may change what is learned, which no prediction tells: they stay as FILE has
+    them unless you list others. No weights are loaded.
+    """
+    from atlas_cli.cli._imports import without_collecting
+    from atlas_cli.errors import ConfigError
+
+    with without_collecting():
+        from atlas_cli.config.load import load_config, locating
+        from atlas_cli.planning.cuts.leakage import read_leakage
+        from atlas_cli.planning.joint.limits import choose, limit_of, nothing_fits
+        from atlas_cli.planning.joint.prepare import prepare
+        from atlas_cli.reports.memory_picture import check_name
+        from atlas_cli.reports.terminal import busy
+
+    limits = [limit_of(text) for text in subject_to or []]
+    if minimise is None and (limits or write is not None):
+        raise ConfigError("needs --minimise, which says what to choose by", key="--subject-to" if limits else "--write")
+    if write is not None and write.exists():
+        raise _exists(write)
+    if plot is not None:
+        check_name(plot)
+    clients = {"checkpointing": checkpointing, "embedding": embeddings}
+    clients |= {
+        key: text for key, text in (("rank", ranks), ("dtype", dtypes), ("quantization", quantizations)) if text
+    }
+    ranges = _ranges(cuts, batch_sizes, compress, clients)
+    known = read_leakage(leakage) if leakage is not None else None
+    loaded = load_config(file, overrides or [])
+    with locating(loaded), busy(f"planning {file}"):
+        search, notes = prepare(loaded.config, ranges, by, known)
+        front = search.front()
+    if not front:
+        raise nothing_fits(search.too_large())
+    chosen = None if minimise is None else front.index(choose(front, minimise, limits))
+    notes = [*notes, *_notes(search, ranges)]
+    if plot is not None:
+        _draw(plot, search, front, chosen)
+    kept = _write(write, loaded, search, front[chosen]) if write is not None and chosen is not None else False
+    _show(search, front, chosen, notes, as_json)
+    if as_json:
+        return
+    if write is None:
+        typer.echo("next: --minimise time --write NEW.yaml chooses one and writes its config")
+        return
+    comments = "" if kept else " (all keys are written out, without the file's comments)"
+    typer.echo(f"wrote {write}{comments}; next: atlas train {shlex.quote(str(write))}")
+
+
+def _show(search: Search, front: list[Found], chosen: int | None, notes: list[str], as_json: bool) -> None:
+    from atlas_cli.cli._tables.plans import plan_record, plan_table, settings_text
+    from atlas_cli.reports.terminal import Terminal
+
+    if as_json:
+        record: dict[str, Any] = {
+            "candidates": search.size,
+            "front": [plan_record(search, found) for found in front],
+            "chosen": chosen,
+            "kinds": {kind.name: kind.clients for kind in search.kinds},
+            "notes": notes,
+        }
+        typer.echo(json.dumps(record, indent=2))
+        return
+    console = Terminal()
+    console.print(plan_table(search, front, chosen, console.width))
+    for note in notes:
+        console.say(f"note: {note}", style="italic")
+    console.say(f"{len(front)} of {search.size:,} candidates are on the front")
+    if chosen is not None:
+        found = front[chosen]
+        console.say(f"chosen: split layer {found.figures.cut}; {settings_text(search, found.candidate)}")
+
+
+def _notes(search: Search, ranges: Ranges) -> list[str]:
+    from atlas_cli.planning.devices.clock_notes import clock_notes
+    from atlas_cli.planning.memory_assumptions import unpredicted
+
+    config, training = search.config, search.config.training
+    privacy = config.privacy.model_copy(update={"compress": next((c for c in ranges.compress if c != "none"), "none")})
+    notes = [
+        f"a round in which all {sum(kind.clients for kind in search.kinds):,} clients take part, in full batches of "
+        f"examples of {training.max_length} tokens"
+    ]
+    if search.leakage is None:
+        notes.append("no leakage is known (--leakage): a deeper cut, which leaks no more, counts as better")
+    else:
+        notes.append(f"leakage: {search.leakage.attack} ({search.leakage.source})")
+    if training.deadline is not None:
+        notes.append("training.deadline is not looked at: nobody is dropped")
+    return [*notes, *clock_notes(config), *unpredicted(config.model_copy(update={"privacy": privacy}))]
+
+
+def _ranges(cuts: str | None, batches: str | None, compress: str | None, clients: dict[str, str]) -> Ranges:
+    """The values that may be chosen, from the texts of options."""
+    from atlas_cli.planning.joint.listed import layers, numbers, words
+    from atlas_cli.planning.joint.space import Ranges
+
+    chosen = {key: numbers(text, "--ranks") if key == "rank" else words(text, key) for key, text in clients.items()}
+    return Ranges(
+        cuts=() if cuts is None else layers(cuts, "--cuts"),
+        batches=() if batches is None else numbers(batches, "--batch-sizes"),
+        compress=() if compress is None else words(compress, "compress"),
+        clients=chosen,
+    )
+
+
+def _draw(path: Path, search: Search, front: list[Found], chosen: int | None) -> None:
+    from atlas_cli.cli._tables.plans import FIGURES
+    from atlas_cli.reports.front_picture import draw_front
+
+    labels = {"seconds": "seconds a round", "joules": "joules a round", "MB": "MB a round", "leakage": "leakage"}
+    across, figures = [], dict[str, list[float]]()
+    for found in front:
+        across.append(FIGURES["MiB"](found.figures) or 0.0)
+        for name, label in labels.items():
+            if (value := FIGURES[name](found.figures)) is not None:
+                figures.setdefault(label, []).append(value)
+    cuts = [found.figures.cut for found in front]
+    draw_front(path, across, figures, cuts, chosen, f"{search.config.name}: candidates that none is better than")
+
+
+def _write(path: Path, loaded: LoadedConfig, search: Search, found: Found) -> bool:
+    """Write the config to a new file; whether the file's comments are kept."""
+    from atlas_cli.errors import OutputError
+    from atlas_cli.planning.joint.written import written
+
+    settings = dict(found.candidate.settings(search.config, search.kinds))
+    text, kept = written(loaded.path.read_text(encoding="utf-8"), search.config, settings, path)
+    try:
+        with path.open("x", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+    except FileExistsError:
+        raise _exists(path) from None
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror}") from None
+    return kept
+
+
+def _exists(path: Path) -> Exception:
+    from atlas_cli.errors import ConfigError
+
+    return ConfigError("exists already and is not overwritten; choose another --write", where=str(path))

@@ -1,0 +1,89 @@
+"""A candidate: the settings that a plan would choose, and the config that says so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from atlas_cli.config.schema.experiment import ExperimentConfig
+from atlas_cli.planning.cohort import slowdowns
+from atlas_cli.planning.devices.devices import Device, client_devices
+from atlas_cli.planning.joint.space import Option, Shared
+from atlas_cli.planning.plan import Plan
+
+
+@dataclass(frozen=True)
+class Crew:
+    """Clients of one entry of the config that are equally slow: ``name`` of the entry, and their own names."""
+
+    name: str
+    device: Device | None
+    slowdown: float
+    clients: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Clients that share a choice: those of one device, or of one entry of the config."""
+
+    name: str
+    crews: tuple[Crew, ...]
+
+    @property
+    def clients(self) -> int:
+        """How many there are."""
+        return sum(len(crew.clients) for crew in self.crews)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """The settings of all clients, and those of each kind, in the order of the kinds."""
+
+    shared: Shared
+    options: tuple[Option, ...]
+
+    def settings(self, config: ExperimentConfig, kinds: tuple[Kind, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+        """The keys of the config to set, as paths, with their values; those that are so already are left out."""
+        found: dict[tuple[str, ...], Any] = {
+            ("model", "split_layer"): self.shared.cut,
+            ("training", "batch_size"): self.shared.batch,
+            ("privacy", "compress"): self.shared.compress,
+        }
+        for kind, option in zip(kinds, self.options, strict=True):
+            for crew in kind.crews:
+                if config.clients[crew.name].split_layer is not None:
+                    found["clients", crew.name, "split_layer"] = self.shared.cut
+                found |= {("clients", crew.name, key): value for key, value in option}
+        for path, value in found.items():
+            if value != _said(config, path):
+                yield path, value
+
+
+def _said(config: ExperimentConfig, path: tuple[str, ...]) -> Any:
+    """What the config has at a path; of a client also what it takes from other sections."""
+    section: Any = config
+    for name in path[:-1]:
+        section = section[name] if isinstance(section, dict) else getattr(section, name)
+    value = getattr(section, path[-1])
+    if value is not None or path[0] != "clients":
+        return value
+    return config.lora.rank if path[-1] == "rank" else getattr(config.model, path[-1], None)
+
+
+def kinds_of(plan: Plan, by: str) -> tuple[Kind, ...]:
+    """The kinds of clients of a plan.
+
+    Args:
+        by: "device": clients of one device are of one kind, those without any too; "client": those of one entry.
+    """
+    devices, slow = client_devices(plan.config), slowdowns(plan.config, plan.clients)
+    crews: dict[tuple[str, float], list[str]] = {}
+    for client in plan.clients:
+        crews.setdefault((client.key.removeprefix("clients."), slow.get(client.name, 1.0)), []).append(client.name)
+    kinds: dict[str, list[Crew]] = {}
+    for (name, factor), clients in crews.items():
+        device = devices.get(clients[0])
+        kind = name if by == "client" else (device.name if device is not None else "no device")
+        kinds.setdefault(kind, []).append(Crew(name, device, factor, tuple(clients)))
+    return tuple(Kind(name, tuple(found)) for name, found in kinds.items())

@@ -1,0 +1,106 @@
+"""What the clients of a plan cost with given settings, by the functions that predict a config's memory and bytes, and
+the work that the virtual clock takes; equal questions are answered once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from atlas_cli.config.schema.experiment import ClientSpec, ExperimentConfig
+from atlas_cli.models.block_paths import layer_of
+from atlas_cli.planning.devices.clock import ClientWork, LocalStep
+from atlas_cli.planning.devices.cost import Work
+from atlas_cli.planning.joint.candidate import Crew
+from atlas_cli.planning.joint.space import Option, Shared
+from atlas_cli.planning.memory_of_plan import client_memory
+from atlas_cli.planning.method import method_of
+from atlas_cli.planning.plan import ClientPlan, Plan, client_plan
+from atlas_cli.planning.round_bytes import RoundMessages, Shape, round_messages
+from atlas_cli.planning.step_flops import step_flops
+from atlas_cli.tasks.contract import BaseTask
+
+
+@dataclass(frozen=True)
+class ClientCosts:
+    """The peak of a client of a crew, its bytes of a round, and its work; None where its device has no figures."""
+
+    memory: int
+    bytes_up: int
+    bytes_down: int
+    work: ClientWork | None
+
+
+class Costs:
+    """The costs of clients of a plan.
+
+    Args:
+        plan: with the shallowest cut that is asked for.
+        rows: of the token embedding, by place of the client in the config, for those that do not hold its table.
+    """
+
+    def __init__(self, plan: Plan, tasks: Mapping[str, BaseTask], rows: Mapping[str, int]) -> None:
+        self.plan, self.tasks, self.rows = plan, tasks, rows
+        self.trained = tuple(method_of(plan.config).TRAINED)
+        self._memory: dict[Any, int] = {}
+        self._messages: dict[Any, RoundMessages] = {}
+        self._flops: dict[Any, tuple[Work, float]] = {}
+
+    def of(self, crew: Crew, option: Option, shared: Shared) -> ClientCosts:
+        """The costs of each client of a crew, in full batches of the longest examples."""
+        training = self.plan.config.training
+        client, rank = self._client(crew, option, shared.cut)
+        shape = Shape(shared.batch, training.max_length, shared.batch > 1)
+        sent = self._messages_of(client, rank, shape, shared.compress)
+        up = training.local_steps * sent.step.up + sum(sent.end_up)
+        down = training.local_steps * sent.step.down + sum(sent.end_down)
+        memory = self._memory_of(client, rank, shape)
+        return ClientCosts(memory, up, down, self._work(crew, client, rank, shape, sent))
+
+    def _client(self, crew: Crew, option: Option, cut: int) -> tuple[ClientPlan, object]:
+        spec = spec_of(self.plan.config, crew.name, option)
+        assert spec.rank != "auto"
+        paths = ((path, layer_of(path, self.plan.family)) for path in self.plan.features)
+        by_layer = spec.rank if isinstance(spec.rank, dict) else dict.fromkeys(range(cut), spec.rank)
+        ranks = {path: by_layer[layer] for path, layer in paths if layer in by_layer and layer < cut}
+        return client_plan(spec, cut, ranks), repr(spec.rank)
+
+    def _memory_of(self, client: ClientPlan, rank: object, shape: Shape) -> int:
+        rows = self.rows.get(client.key) if client.format.embedding == "rows" else None
+        group = client.task_group if self.plan.config.training.labels == "client" else None
+        key = client.cut, rank, client.format, client.checkpointing, shape, rows, group
+        if key not in self._memory:
+            task = self.tasks[client.task_group]
+            self._memory[key] = client_memory(self.plan, client, task, shape, rows).peak
+        return self._memory[key]
+
+    def _messages_of(self, client: ClientPlan, rank: object, shape: Shape, compress: str) -> RoundMessages:
+        key = client.cut, rank, client.dtype, shape, compress, client.task_group
+        if key not in self._messages:
+            config = self.plan.config
+            privacy = config.privacy.model_copy(update={"compress": compress})
+            plan = replace(self.plan, config=config.model_copy(update={"privacy": privacy}))
+            self._messages[key] = round_messages(plan, client, self.tasks[client.task_group], shape)
+        return self._messages[key]
+
+    def _work(
+        self, crew: Crew, client: ClientPlan, rank: object, shape: Shape, sent: RoundMessages
+    ) -> ClientWork | None:
+        if crew.device is None or crew.device.lacks("compute", "uplink", "downlink"):
+            return None
+        key = client.cut, rank, client.checkpointing, shape, client.task_group
+        if key not in self._flops:
+            task = self.tasks[client.task_group]
+            self._flops[key] = step_flops(self.plan, client, client.ranks, task, shape, self.trained)
+        own, of_server = self._flops[key]
+        one = sent.step
+        step = LocalStep(own.forward, own.backward, of_server, one.up, one.down, one.messages_up, one.messages_down)
+        ends = sum(sent.end_up), sum(sent.end_down), len(sent.end_up), len(sent.end_down)
+        steps = [step] * self.plan.config.training.local_steps
+        return ClientWork(crew.clients[0], client.task_group, crew.device, steps, *ends, slowdown=crew.slowdown)
+
+
+def spec_of(config: ExperimentConfig, name: str, option: Option) -> ClientSpec:
+    """The first client of an entry of the config, with its settings."""
+    entry = config.clients[name].model_copy(update={**dict(option), "count": 1})
+    return config.model_copy(update={"clients": {name: entry}}).expanded_clients()[0]

@@ -1,0 +1,113 @@
+"""From a config and what may be chosen to a search; no weights are loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Literal
+
+from atlas_cli.config.checks import cross_check
+from atlas_cli.config.schema.experiment import ExperimentConfig
+from atlas_cli.errors import ConfigError
+from atlas_cli.models.files.resolve import model_config
+from atlas_cli.planning.client_rows import read_rows, rows_by_entry
+from atlas_cli.planning.cuts.leakage import KNOWN, Leakage
+from atlas_cli.planning.joint.candidate import kinds_of
+from atlas_cli.planning.joint.costs import Costs
+from atlas_cli.planning.joint.search import Search
+from atlas_cli.planning.joint.space import FREE, Ranges
+from atlas_cli.planning.memory_assumptions import read_classes
+from atlas_cli.planning.memory_of_plan import build_task_of
+from atlas_cli.planning.method import method_of
+from atlas_cli.planning.plan import make_plan
+
+
+def prepare(
+    config: ExperimentConfig, ranges: Ranges, by: Literal["device", "client"], leakage: Leakage | None
+) -> tuple[Search, list[str]]:
+    """A search over the settings of a config's clients, and notes on what it assumes.
+
+    Args:
+        by: as for ``kinds_of``.
+        leakage: by layer; default: that of the packaged model.
+
+    Raises:
+        ConfigError: what ``make_plan`` raises, a config of whose clients one's costs depend on another's settings, or
+            values that cannot be chosen.
+        ResourceError: the model's config cannot be found.
+    """
+    _check(config, ranges)
+    hf_config = model_config(config.model)[0]
+    cuts = ranges.cuts_of(config, int(hf_config.num_hidden_layers))
+    leakage = leakage or KNOWN.get(config.model.name)
+    if leakage is not None and not set(cuts) & set(leakage.layers):
+        raise ConfigError("has none of the split layers that may be chosen", key="--leakage")
+    ranges, notes = _possible(config, ranges, cuts[0])
+    plan = make_plan(_with(config, cuts[0], {"rank": max(ranks)} if (ranks := ranges.clients.get("rank")) else {}))
+    classes, assumed = read_classes(plan)
+    notes += assumed
+    by_row = _with(config, cuts[0], {"embedding": "rows"} if "rows" in ranges.clients.get("embedding", ()) else {})
+    counted, assumed = read_rows(by_row, hf_config)
+    notes += assumed
+    tasks = {name: build_task_of(plan, name, classes.get(name, ())) for name in config.task_groups}
+    costs = Costs(plan, tasks, rows_by_entry(by_row, counted))
+    return Search(config, costs, kinds_of(plan, by), ranges, leakage), notes
+
+
+def _check(config: ExperimentConfig, ranges: Ranges) -> None:
+    """Refuse what the figures of one client would not be its own for."""
+    if config.mode != "split-federated":
+        raise ConfigError("only split-federated training is planned; set split-federated", key="mode")
+    if config.training.server_update == "sequential":
+        raise ConfigError(
+            "clients that are served one after another wait for each other's settings, which is not planned; set "
+            "pooled or per-client",
+            key="training.server_update",
+        )
+    if method_of(config).CHANGES_BASE:
+        raise ConfigError(
+            f"what a client of {config.aggregation.method} gets depends on the ranks of all, which is not planned; use "
+            "another aggregation.method",
+            key="aggregation.method",
+        )
+    for name, client in config.clients.items():
+        if client.rank == "auto" and "rank" not in ranges.clients:
+            raise ConfigError(
+                "atlas ranks gives this client its ranks; run it first, or list those to choose from: --ranks 4,8",
+                key=f"clients.{name}.rank",
+            )
+
+
+def _possible(config: ExperimentConfig, ranges: Ranges, cut: int) -> tuple[Ranges, list[str]]:
+    """The ranges without what model, task or other keys refuse of ``FREE`` keys, and what was left out.
+
+    Raises:
+        ConfigError: they refuse a value of another key.
+    """
+    kept, notes = dict(ranges.clients), []
+    base = {"rank": min(ranges.clients["rank"])} if "rank" in ranges.clients else {}
+    for key, values in ranges.clients.items():
+        for value in values:
+            changed = _with(config, cut, {**base, key: value})
+            if changed == _with(config, cut, base):
+                continue
+            try:
+                if problems := cross_check(changed):
+                    raise ConfigError(problems[0].message, key=".".join(map(str, problems[0].path)))
+                make_plan(changed)
+            except ConfigError as error:
+                left = [each for each in kept[key] if each != value]
+                if key not in FREE or not left:
+                    raise
+                kept[key] = left
+                notes.append(f"{key}: {str(value).lower()} is not planned: {error}")
+    return replace(ranges, clients=kept), notes
+
+
+def _with(config: ExperimentConfig, cut: int, option: Mapping[str, Any]) -> ExperimentConfig:
+    """The config with one cut for all clients, and keys of all clients."""
+    clients = {
+        name: client.model_copy(update={"split_layer": None, **option}) for name, client in config.clients.items()
+    }
+    model = config.model.model_copy(update={"split_layer": cut})
+    return config.model_copy(update={"model": model, "clients": clients})

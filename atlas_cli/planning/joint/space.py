@@ -1,0 +1,123 @@
+"""What may be chosen: settings that all clients share, and settings of each kind of client.
+
+Cuts, checkpointing and embeddings by the row change no number that a client computes, and are searched unless told
+otherwise. Ranks, number types, batches and compression may change what is learned, which no prediction of memory, time
+and bytes can tell: they stay as the file has them unless the user lists others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
+from typing import Any, NamedTuple
+
+from atlas_cli.config.schema.experiment import ClientConfig, ExperimentConfig
+from atlas_cli.errors import ConfigError
+
+MOST_CUTS = 16  # of a deep model, unless cuts are listed
+
+FREE: Mapping[str, Sequence[Any]] = {"embedding": ("table", "rows"), "checkpointing": (False, True)}
+
+Option = tuple[tuple[str, Any], ...]  # keys of clients that are set, with their values
+
+
+class Shared(NamedTuple):
+    """The settings that all clients share: the split layer, the examples of a batch, and ``privacy.compress``."""
+
+    cut: int
+    batch: int
+    compress: str
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """The values that may be chosen; those of a key that is not listed stay as the file has them.
+
+    Attributes:
+        cuts: split layers; empty: all of them, of a deep model ``MOST_CUTS`` that are spread over it.
+        batches: of ``training.batch_size``; ``compress``: of ``privacy.compress``.
+        clients: by key of a client (``rank``, ``dtype``, ``quantization``, ``embedding``, ``checkpointing``). A further
+            key of clients is searched by naming it here, if predictions depend on it.
+    """
+
+    cuts: Sequence[int] = ()
+    batches: Sequence[int] = ()
+    compress: Sequence[str] = ()
+    clients: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+
+    def options(self) -> list[Option]:
+        """The settings of a kind of client."""
+        return [tuple(zip(self.clients, values, strict=True)) for values in product(*self.clients.values())]
+
+    @property
+    def all_free(self) -> Ranges:
+        """With both values of the keys that change no number, where they are not listed."""
+        return replace(self, clients={**FREE, **self.clients})
+
+    def shared(self, config: ExperimentConfig, n_layers: int) -> Iterator[Shared]:
+        """The settings of all clients, the shallowest cut first."""
+        training, compress = config.training, config.privacy.compress
+        for values in product(
+            self.cuts_of(config, n_layers), self.batches or (training.batch_size,), self.compress or (compress,)
+        ):
+            yield Shared(*values)
+
+    def cuts_of(self, config: ExperimentConfig, n_layers: int) -> list[int]:
+        """The split layers in order.
+
+        Raises:
+            ConfigError: one is listed that the model, or adapters on the server, do not allow.
+        """
+        first, last = _adapted_alone(config, self.clients), n_layers - (config.server.rank > 0)
+        if self.cuts:
+            wrong = next((cut for cut in self.cuts if not first <= cut <= last), None)
+            if wrong is not None:
+                raise ConfigError(f"{wrong} is not a possible split layer here; {first} to {last} are", key="--cuts")
+            return sorted(set(self.cuts))
+        every = max(1, -(-(last - first + 1) // MOST_CUTS))
+        return sorted({*range(first, last + 1, every), last})
+
+
+def _adapted_alone(config: ExperimentConfig, searched: Mapping[str, Sequence[Any]]) -> int:
+    """The shallowest cut that ranks by layer in the file allow."""
+    ranks = [config.lora.rank if client.rank is None else client.rank for client in config.clients.values()]
+    if "rank" in searched:
+        return 1
+    return max((max(rank) + 1 for rank in ranks if isinstance(rank, dict)), default=1)
+
+
+def steps_away(config: ExperimentConfig, name: str, option: Option, ranges: Ranges) -> int:
+    """How many steps along the listed values a client's settings that may change what is learned are from the file's.
+
+    Numbers are in their order; other values are as many steps away as their place in the list says.
+    """
+    client, chosen = config.clients[name], dict(option)
+    return sum(
+        _distance(_own(config, client, key), chosen[key], ranges.clients[key])
+        for key in ("rank", "dtype", "quantization")
+        if key in chosen
+    )
+
+
+def shared_steps_away(config: ExperimentConfig, shared: Shared, ranges: Ranges) -> int:
+    """The same for the settings that all clients share."""
+    away = _distance(config.training.batch_size, shared.batch, ranges.batches)
+    return away + _distance(config.privacy.compress, shared.compress, ranges.compress)
+
+
+def _own(config: ExperimentConfig, client: ClientConfig, key: str) -> Any:
+    otherwise = config.lora.rank if key == "rank" else getattr(config.model, key)
+    value = getattr(client, key)
+    value = otherwise if value is None else value
+    return max(value.values()) if isinstance(value, dict) else value
+
+
+def _distance(own: Any, value: Any, listed: Sequence[Any]) -> int:
+    if value == own:
+        return 0
+    if isinstance(value, int) and isinstance(own, int):
+        order: list[Any] = sorted({own, *listed})
+    else:
+        order = [own, *(each for each in listed if each != own)]
+    return abs(order.index(value) - order.index(own))

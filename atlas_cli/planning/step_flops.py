@@ -1,0 +1,28 @@
+"""FLOPs of a client's local step, and of the server's for it, from a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from atlas_cli.planning.devices.cost import Work, client_step, head_step, server_step
+from atlas_cli.planning.plan import ClientPlan, Plan
+from atlas_cli.planning.round_bytes import Shape
+from atlas_cli.tasks.contract import BaseTask
+
+
+def step_flops(
+    plan: Plan, client: ClientPlan, ranks: Mapping[str, int], task: BaseTask, shape: Shape, trained: Collection[str]
+) -> tuple[Work, float]:
+    """FLOPs of the client and of the server for a batch of ``shape``.
+
+    Args:
+        ranks: of the client's adapters, by path; ``trained``: their trained parts.
+    """
+    blocks, above, cut = plan.block_shapes, plan.above(client.cut), client.cut
+    batch, tokens = shape.batch, shape.tokens
+    own = client_step(blocks, cut, ranks, batch, tokens, checkpointing=client.checkpointing, trained=trained)
+    of_server = server_step(blocks, cut, plan.n_layers, above, batch, tokens).total
+    head = head_step(task, plan.hidden_size, int(plan.hf_config.vocab_size), batch, tokens).total
+    if plan.config.training.labels == "client":
+        return own + Work(0, head), of_server
+    return own, of_server + head

@@ -1,0 +1,228 @@
+"""Joint planning: the front is that of all candidates, and a candidate's figures are those of its config."""
+
+import time
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from atlas_cli.config.schema.experiment import ExperimentConfig
+from atlas_cli.errors import ConfigError, TooFewClientsError
+from atlas_cli.planning.cuts.leakage import Leakage
+from atlas_cli.planning.devices.clock import ClientWork, LocalStep, round_time
+from atlas_cli.planning.devices.devices import Device
+from atlas_cli.planning.joint.candidate import Candidate
+from atlas_cli.planning.joint.figures import Figures
+from atlas_cli.planning.joint.front import non_dominated, rounded
+from atlas_cli.planning.joint.limits import choose, limit_of, nothing_fits
+from atlas_cli.planning.joint.listed import layers, numbers, words
+from atlas_cli.planning.joint.prepare import prepare
+from atlas_cli.planning.joint.search import Found, times_of
+from atlas_cli.planning.joint.space import Ranges, Shared
+from atlas_cli.planning.memory import few_blocks
+
+SLOW = {"compute": "2 MFLOP/s", "uplink": "1 Mbit/s", "downlink": "2 Mbit/s", "latency": "5 ms", "watts": "3 W"}
+FAST = {"compute": "1 GFLOP/s", "uplink": "300 kbit/s", "downlink": "8 Mbit/s", "latency": "20 ms", "watts": "20 W"}
+
+
+def config_of(model, devices=None, **sections):
+    return ExperimentConfig.model_validate(
+        {
+            "name": "test",
+            "model": {"name": model, "split_layer": 2},
+            "lora": {"rank": 4},
+            "server": {"rank": 2},
+            "devices": devices or {"slow": SLOW, "fast": FAST},
+            "task_groups": {
+                name: {"task": "sequence-classification", "classes": ["a", "b"], "data": {"files": "not-read.jsonl"}}
+                for name in ("g", "h")
+            },
+            "clients": {
+                "p": {"task_group": "g", "device": "slow", "count": 3},
+                "q": {"task_group": "h", "device": "slow", "rank": 2},
+                "r": {"task_group": "g", "device": "fast", "count": 2},
+            },
+            "training": {"max_length": 16, "batch_size": 4, "local_steps": 3, **sections.pop("training", {})},
+            **sections,
+        }
+    )
+
+
+def covered(row, others):
+    return any((other <= row).all() for other in others)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 4).flatmap(lambda n: st.lists(st.tuples(*[st.integers(0, 4)] * n), min_size=1, max_size=40)))
+def test_no_member_is_dominated_and_none_is_missing(rows):
+    costs = np.array(rows, dtype=float)
+    front = non_dominated(costs)
+    kept = costs[front]
+    assert front == sorted(front)
+    for place, row in enumerate(kept):
+        assert not covered(row, np.delete(kept, place, axis=0))
+    for place in set(range(len(costs))) - {*front}:
+        assert covered(costs[place], kept)
+
+
+def test_costs_that_differ_by_rounding_alone_are_equal():
+    assert len(non_dominated(rounded(np.array([[0.1 + 0.2, 1.0], [0.3, 1.0]])))) == 1
+    assert len(non_dominated(rounded(np.array([[0.3001, 1.0], [0.3, 1.1]])))) == 2
+
+
+FLOPS = st.integers(1, 50)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(FLOPS, FLOPS, FLOPS, FLOPS, FLOPS, FLOPS, st.sampled_from("gh")), min_size=1, max_size=5),
+    st.integers(1, 4),
+    st.sampled_from(["pooled", "per-client"]),
+    FLOPS,
+)
+def test_a_round_follows_from_the_largest_times_of_its_clients(clients, steps, update, served):
+    """What the search takes for the time of a round is the clock's, so that it leaves out nothing that is faster."""
+    server, works = Device("server", compute=1.0), []
+    for number, (forward, backward, up, down, last, delivered, group) in enumerate(clients):
+        device = Device("d", compute=1.0, uplink=8.0, downlink=8.0)
+        step = LocalStep(forward, backward, served, up, down)
+        works.append(ClientWork(f"c{number}", group, device, [step] * steps, last, delivered))
+    expected = []
+    for group in {work.task_group for work in works}:
+        each = [times_of(work, server, update == "pooled") for work in works if work.task_group == group]
+        alone, before, after, delivered = map(max, zip(*each, strict=True))
+        expected.append(max(alone, before + after) + delivered)
+    assert round_time(works, server, update).seconds == pytest.approx(max(expected))
+
+
+@pytest.mark.parametrize("update", ["pooled", "per-client"])
+def test_the_front_is_that_of_all_candidates(update, model_folder):
+    config = config_of(model_folder("gpt2"), training={"server_update": update})
+    ranges = Ranges(cuts=(1, 3), batches=(2, 4), clients={"rank": (2, 4), "checkpointing": (False, True)})
+    search, _ = prepare(config, ranges, "device", None)
+    every = [
+        Candidate(shared, options)
+        for shared in (Shared(cut, batch, "none") for cut in (1, 3) for batch in (2, 4))
+        for options in product(search.options, repeat=2)
+    ]
+    assert search.size == len(every) == 64
+    costs = rounded(np.array([search.figures(each).costs() for each in every]))
+    expected = {tuple(row) for row in costs[non_dominated(costs)]}
+    found = rounded(np.array([each.figures.costs() for each in search.front()]))
+    assert len(found) == len(expected) and {tuple(row) for row in found} == expected
+    assert 4 < len(expected) < 64  # neither all nor a few
+
+
+def test_limits_of_devices_hold_for_each_client(model_folder):
+    free, _ = prepare(config_of(model_folder("gpt2")), Ranges(cuts=(1, 3)), "device", None)
+    peaks = {found.figures.cut: found.figures.memory for found in free.front()}
+    assert peaks[1] < peaks[3]
+    small = config_of(model_folder("gpt2"), {"slow": {**SLOW, "memory": f"{peaks[3] - 1} B"}, "fast": FAST})
+    search, _ = prepare(small, Ranges(cuts=(1, 3)), "device", None)
+    assert [found.figures.cut for found in search.front()] == [1]
+    tiny = config_of(model_folder("gpt2"), {"slow": {**SLOW, "memory": f"{peaks[1] - 1024} B"}, "fast": FAST})
+    search, _ = prepare(tiny, Ranges(cuts=(1, 3)), "device", None)
+    assert search.front() == []
+    message = str(nothing_fits(search.too_large()))
+    assert "p needs at least" in message and "<0.001 MiB more than slow has (split layer 1, batches of 4" in message
+
+
+def test_leakage_leaves_cuts_out_that_were_not_measured(model_folder):
+    known = Leakage({1: 0.9, 3: 0.5}, "attack", "source")
+    search, _ = prepare(config_of(model_folder("gpt2")), Ranges(), "device", known)
+    assert {found.figures.cut: found.figures.leakage for found in search.front()} == {1: 0.9, 3: 0.5}
+
+
+def test_steps_are_counted_from_the_file(model_folder):
+    """p and r have rank 4 by lora.rank, q has 2; a longer way along the list is further away."""
+    ranges = Ranges(cuts=(2,), compress=("none", "int8"), clients={"rank": (1, 2, 4)})
+    search, _ = prepare(config_of(model_folder("gpt2")), ranges, "client", None)
+    by_rank = [
+        search.figures(Candidate(Shared(2, 4, "none"), ((("rank", p),), (("rank", q),), (("rank", r),)))).steps_away
+        for p, q, r in ((4, 2, 4), (1, 2, 4), (4, 4, 4), (4, 2, 2))
+    ]
+    assert by_rank == [0, 3 * 2, 1, 2 * 1]
+    same = ((("rank", 4),), (("rank", 2),), (("rank", 4),))
+    assert search.figures(Candidate(Shared(2, 4, "int8"), same)).steps_away == 6
+
+
+@pytest.mark.parametrize(
+    ("sections", "key"),
+    [
+        ({"mode": "federated"}, "mode"),
+        ({"training": {"server_update": "sequential"}}, "training.server_update"),
+        ({"aggregation": {"method": "flora"}}, "aggregation.method"),
+        ({"clients": {"p": {"task_group": "g", "device": "slow", "rank": "auto"}}}, "clients.p.rank"),
+    ],
+)
+def test_what_is_not_planned_is_refused(sections, key, model_folder):
+    config = config_of(model_folder("gpt2"), **sections) if "clients" not in sections else None
+    if config is None:
+        other = config_of(model_folder("gpt2"))
+        rank = other.clients["p"].model_copy(update={"rank": "auto"})
+        config = other.model_copy(update={"clients": {**other.clients, "p": rank}})
+    with pytest.raises(ConfigError) as refused:
+        prepare(config, Ranges(), "device", None)
+    assert refused.value.key == key
+
+
+def found(memory, seconds, *, joules=1.0, cut=2, away=0):
+    figures = Figures(memory, seconds, joules, 5, 5, None, cut, away)
+    return Found(Candidate(Shared(cut, 8, "none"), ()), figures)
+
+
+def test_the_choice_keeps_limits_and_the_nearest_says_by_how_much_it_misses():
+    front = [found(100 * 2**20, 9.0), found(200 * 2**20, 5.0, away=3), found(300 * 2**20, 5.0, away=1)]
+    assert choose(front, "time", []) is front[2]
+    assert choose(front, "time", [limit_of("memory<=250 MiB")]) is front[1]
+    assert choose(front, "memory", [limit_of("time <= 6 s")]) is front[1]
+    with pytest.raises(TooFewClientsError) as nothing:
+        choose(front, "energy", [limit_of("memory<=90 MiB"), limit_of("time<=10 s")])
+    assert "memory is 100 MiB, 10.0 MiB above 90.0 MiB (it keeps time<=10 s)" in str(nothing.value)
+    with pytest.raises(ConfigError, match="leakage is not known"):
+        choose(front, "leakage", [])
+
+
+@pytest.mark.parametrize("text", ["memory", "memory<=", "memory<=5", "memory>=5 MiB", "speed<=5 s", "energy<=5"])
+def test_a_limit_that_cannot_be_read(text):
+    with pytest.raises(ConfigError) as wrong:
+        limit_of(text)
+    assert wrong.value.key == "--subject-to"
+
+
+def test_lists_of_options():
+    assert layers("1,3-5", "--cuts") == [1, 3, 4, 5] and numbers("8, 4,8", "--ranks") == [8, 4]
+    assert words("false,true", "checkpointing") == [False, True] and words("none,nf4", "quantization") == [
+        "none",
+        "nf4",
+    ]
+    for wrong in ("", "0", "4,,8", "x", "5-2"):
+        with pytest.raises(ConfigError):
+            layers(wrong, "--cuts")
+    with pytest.raises(ConfigError, match="did you mean nf4"):
+        words("nf44", "quantization")
+
+
+@pytest.mark.slow
+def test_a_thousand_clients_of_a_model_of_70_billion(monkeypatch):
+    traced = []
+    trace = few_blocks.trace
+    monkeypatch.setattr(few_blocks, "trace", lambda *args, **kwargs: traced.append(1) or trace(*args, **kwargs))
+    devices = ("phone-2gib", "phone-6gib", "single-board-4gib", "laptop-8gib", "workstation-gpu-16gib")
+    config = ExperimentConfig.model_validate(
+        {
+            "name": "large",
+            "model": {"name": "llama-3-70b", "init": "random", "dtype": "bfloat16"},
+            "task_groups": {"g": {"task": "sequence-classification", "classes": ["a"], "data": {"files": "none.csv"}}},
+            "clients": {name: {"task_group": "g", "device": name, "count": 200} for name in devices},
+        }
+    )
+    start = time.perf_counter()
+    ranges = Ranges(clients={"rank": (4, 8), "quantization": ("none", "nf4")}).all_free
+    search, _ = prepare(config, ranges, "device", None)
+    front = search.front()
+    assert time.perf_counter() - start < 120  # 10 s on a free core
+    assert front and search.size > 10**7 and sum(kind.clients for kind in search.kinds) == 1000
+    assert len(traced) <= 32  # the blocks of a cut are alike, and the sizes of a rank are read off
