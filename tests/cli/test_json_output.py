@@ -54,6 +54,11 @@ def test_validate(config_file, printed):
     assert [client["training_examples"] > 0 for client in found["clients"]] == [True] * 3
 
 
+def test_plan(config_file, printed):
+    found = printed("plan", str(config_file()), "--cuts", "1", "--checkpointing", "false", "--embeddings", "table")
+    assert {*found, *found["front"][0]} == documented("plan") - {"null"}
+
+
 def test_data(config_file, printed):
     (found,) = printed("data", str(config_file())).values()
     client = found["clients"]["a"]
