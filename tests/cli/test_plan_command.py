@@ -3,19 +3,16 @@
 import json
 
 import pytest
+from support.toy_runs import train
 
 from atlas_cli.cli import main
 from atlas_cli.config.load import load_config
 from atlas_cli.planning.cuts.leakage import EXAMPLE
-from atlas_cli.planning.devices.clock import ClientWork, LocalStep, round_time
-from atlas_cli.planning.devices.cost import client_step, head_step, server_step, step_bytes
-from atlas_cli.planning.devices.devices import client_devices, server_device
-from atlas_cli.planning.memory_of_plan import build_task_of
-from atlas_cli.planning.plan import make_plan
 
 LINK = {"uplink": "2 Mbit/s", "downlink": "8 Mbit/s", "latency": "10 ms", "watts": "3 W"}
 DEVICES = {"phone": {"compute": "5 MFLOP/s", **LINK}, "laptop": {"compute": "1 GFLOP/s", **LINK}}
 RANGES = ("--cuts", "1,3", "--ranks", "2,4", "--batch-sizes", "2", "--compress", "int8", "--dtypes", "bfloat16")
+NOT_FREE = ("--checkpointing", "false", "--embeddings", "rows")
 
 
 @pytest.fixture
@@ -38,42 +35,35 @@ def run(capsys, monkeypatch):
     return call
 
 
-def round_of(plan, rounds):
-    """The round of a plan on the clock, each client for itself."""
-    works, training, devices = [], plan.config.training, client_devices(plan.config)
-    task, size = build_task_of(plan, "g", ["a", "b"]), (training.batch_size, training.max_length)
-    served = head_step(task, plan.hidden_size, plan.hf_config.vocab_size, *size).total
-    labels, compress = task.blank_labels(*size), plan.config.privacy.compress
-    for client in plan.clients:
-        own = client_step(plan.block_shapes, client.cut, client.ranks, *size, checkpointing=client.checkpointing)
-        upper = server_step(plan.block_shapes, client.cut, plan.n_layers, plan.above(client.cut), *size)
-        sent = step_bytes(plan.hf_config, *size, client.dtype, labels=labels, compress=compress)
-        step = LocalStep(own.forward, own.backward, upper.total + served, sent.up, sent.down)
-        ends = (
-            rounds[client.name]["bytes_up"] - training.local_steps * sent.up,
-            rounds[client.name]["bytes_down"] - training.local_steps * sent.down,
-        )
-        steps = [step] * training.local_steps
-        works.append(ClientWork(client.name, client.task_group, devices[client.name], steps, *ends))
-    return round_time(works, server_device(plan.config), training.server_update)
-
-
-def test_the_written_config_has_the_figures_of_the_candidate(run, planned_file, tmp_path, capsys):
+def test_a_run_of_the_written_config_has_the_figures_of_the_candidate(run, config_file, tmp_path, capsys):
+    """Texts are cut at 4 tokens, so that all batches are full. Memory is as predicted but for the mask of padding."""
+    file = config_file(
+        "causal-lm",
+        devices=DEVICES,
+        clients={"a": {"device": "phone"}, "b": {"device": "laptop"}},
+        training={"max_length": 4},
+        faults={"slow": {"a": 1.5}},
+    )
     new = tmp_path / "new.yaml"
-    code, out, _ = run(planned_file, *RANGES, "--minimise", "time", "--write", new, "--json")
+    code, out, _ = run(file, *RANGES, *NOT_FREE, "--minimise", "time", "--write", new, "--json")
     assert code == 0
     record = json.loads(out)
     chosen = record["front"][record["chosen"]]
-    assert main(["memory-report", str(new), "--json"]) == 0
+    assert chosen["settings"]  # something is set
+    made = train(new)
+    lines = [line for line in made.read_lines("clients.jsonl") if line["round"] == 2]
+    assert {line["examples"] for line in lines} == {2 * chosen["batch_size"]}
+    assert chosen["bytes_up"] == sum(line["bytes_up"] for line in lines)
+    assert chosen["bytes_down"] == sum(line["bytes_down"] for line in lines)
+    metrics = made.read_lines("metrics.jsonl")[-1]
+    assert (chosen["seconds"], chosen["joules"]) == (metrics["simulated_seconds"], metrics["simulated_joules"])
+    capsys.readouterr()
+    assert main(["memory-report", str(made.path), "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
-    rounds = report["round"].values()
-    assert chosen["memory"] == max(client["peak"] for client in report["clients"].values())
-    assert chosen["bytes_up"] == sum(each["bytes_up"] for each in rounds)
-    assert chosen["bytes_down"] == sum(each["bytes_down"] for each in rounds)
-    timed = round_of(make_plan(load_config(new).config), report["round"])
-    assert (chosen["seconds"], chosen["joules"]) == (timed.seconds, timed.joules)
-    assert chosen["settings"]  # something is set, and the file's comment is still there
-    assert new.read_text(encoding="utf-8").startswith("# mine\n")
+    errors = [report["prediction"][client]["error_percent"]["total"] for client in ("a", "b-1", "b-2")]
+    assert errors == pytest.approx([0, 0, 0], abs=2)
+    assert main(["memory-report", str(new), "--json"]) == 0
+    assert chosen["memory"] == max(c["peak"] for c in json.loads(capsys.readouterr().out)["clients"].values())
 
 
 def test_nothing_is_overwritten_and_write_wants_a_choice(run, planned_file):
@@ -89,13 +79,15 @@ def test_nothing_is_overwritten_and_write_wants_a_choice(run, planned_file):
 
 def test_overrides_are_written_with_all_keys(run, planned_file, tmp_path):
     new = tmp_path / "new.yaml"
-    code, out, _ = run(planned_file, "training.rounds=3", "--cuts", "1", "--minimise", "memory", "--write", new)
+    code, out, _ = run(
+        planned_file, "training.rounds=3", "--cuts", "1", *NOT_FREE, "--minimise", "memory", "--write", new
+    )
     assert code == 0 and "all keys are written out" in out
     assert load_config(new).config.training.rounds == 3
 
 
 def test_an_impossible_limit_says_how_near_it_is(run, planned_file):
-    code, _, err = run(planned_file, "--minimise", "time", "--subject-to", "memory<=1 kB", "--cuts", "1-2")
+    code, _, err = run(planned_file, "--minimise", "time", "--subject-to", "memory<=1 kB", "--cuts", "1-2", *NOT_FREE)
     assert code == 5
     assert "no candidate keeps memory<=<0.001 MiB; the nearest, at split layer 1, misses: memory is" in err
 
@@ -104,7 +96,7 @@ def test_an_impossible_limit_says_how_near_it_is(run, planned_file):
 def test_the_table_and_the_picture(name, run, planned_file, tmp_path):
     picture, figures = tmp_path / name, tmp_path / "leakage.json"
     figures.write_text(EXAMPLE, encoding="utf-8")
-    arguments = ("--leakage", figures, "--cuts", "1,2", "--minimise", "leakage", "--plot", picture)
+    arguments = ("--leakage", figures, "--cuts", "1,2", *NOT_FREE, "--minimise", "leakage", "--plot", picture)
     code, out, _ = run(planned_file, *arguments)
     assert code == 0
     assert max(map(len, (line.rstrip() for line in out.splitlines() if not line.startswith("note")))) <= 100

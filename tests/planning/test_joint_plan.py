@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.slow import slow
 
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.errors import ConfigError, TooFewClientsError
@@ -97,14 +98,14 @@ def test_a_round_follows_from_the_largest_times_of_its_clients(clients, steps, u
     assert round_time(works, server, update).seconds == pytest.approx(max(expected))
 
 
-@pytest.mark.parametrize("update", ["pooled", "per-client"])
+@pytest.mark.parametrize("update", ["pooled", *slow("per-client")])
 def test_the_front_is_that_of_all_candidates(update, model_folder):
     config = config_of(model_folder("gpt2"), training={"server_update": update})
-    ranges = Ranges(cuts=(1, 3), batches=(2, 4), clients={"rank": (2, 4), "checkpointing": (False, True)})
+    ranges = Ranges(cuts=(1, 3), compress=("none", "int8"), clients={"rank": (2, 4), "checkpointing": (False, True)})
     search, _ = prepare(config, ranges, "device", None)
     every = [
         Candidate(shared, options)
-        for shared in (Shared(cut, batch, "none") for cut in (1, 3) for batch in (2, 4))
+        for shared in (Shared(cut, 4, compress) for cut in (1, 3) for compress in ("none", "int8"))
         for options in product(search.options, repeat=2)
     ]
     assert search.size == len(every) == 64

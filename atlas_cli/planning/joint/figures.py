@@ -11,6 +11,7 @@ from atlas_cli.planning.devices.clock import round_time
 from atlas_cli.planning.devices.devices import Device
 from atlas_cli.planning.joint.candidate import Candidate, Crew, Kind
 from atlas_cli.planning.joint.costs import ClientCosts
+from atlas_cli.planning.method import method_of
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,7 @@ def _clock(
     works = [work for crew in crews if (work := costs[crew].work) is not None]
     if len(works) < len(crews) or server.lacks("compute"):
         return None, None
-    update, merge = config.training.server_update, any(work.adapter_bytes_up for work in works)
-    found = round_time(works, server, update, merge=merge)
+    found = round_time(works, server, config.training.server_update, merge=bool(method_of(config).SENT))
     order = {spec.name: place for place, spec in enumerate(config.expanded_clients())}
     each = sorted((order[name], found.clients[crew.clients[0]].joules) for crew in crews for name in crew.clients)
     joules = [j for _, j in each]  # summed in the order of the config, as the clock does
