@@ -38,6 +38,10 @@ def regroup(federation: Federation, clusters: Mapping[str, str]) -> list[str]:
     federation.last_used.record(members)
     _regroup_heads(federation, parts)
     _regroup_adapters(federation, groups)
+    if aggregator.optimizer is not None:
+        now = {client: member.group for client, member in members.items()}
+        now_parts = {client: member.part for client, member in members.items()}
+        aggregator.optimizer.keep_only(_unchanged(groups, now), _unchanged(parts, now_parts))
     return moved
 
 
@@ -110,6 +114,11 @@ def _shares(aggregator: Aggregator, now: Mapping[str, str], before: Mapping[str,
         shares[before[client]] = shares.get(before[client], 0.0) + aggregator.members[client].weight
     total = sum(shares.values())
     return {group: weight / total for group, weight in shares.items()}
+
+
+def _unchanged(before: Mapping[str, str], now: Mapping[str, str]) -> set[str]:
+    """The groups, or parts, whose clients are those that they had."""
+    return {name for name in now.values() if _clients(now, name) == _clients(before, name)}
 
 
 def _clients(groups: Mapping[str, str], name: str) -> list[str]:

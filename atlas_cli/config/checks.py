@@ -32,6 +32,7 @@ def cross_check(config: ExperimentConfig) -> list[Problem]:
         _model,
         _partition,
         _training,
+        _merge_optimizer,
         _early_stopping,
         _faults,
         _clustering,
@@ -112,6 +113,27 @@ def _training(config: ExperimentConfig) -> Iterator[Problem]:
         for i, beta in enumerate(getattr(training, side).betas):
             if not 0 <= beta < 1:
                 yield Problem(("training", side, "betas", i), f"must be at least 0 and less than 1, got {beta:g}")
+
+
+# the keys of aggregation.optimizer that each rule uses, besides lr
+_OF_RULE = {
+    "sgd": (),
+    "momentum": ("momentum", "rank"),
+    "adam": ("momentum", "decay", "tau", "second", "rank"),
+    "yogi": ("momentum", "decay", "tau", "second", "rank"),
+    "adagrad": ("momentum", "tau", "second", "rank"),
+}
+
+
+def _merge_optimizer(config: ExperimentConfig) -> Iterator[Problem]:
+    rule, key = config.aggregation.optimizer, ("aggregation", "optimizer")
+    for name in ("momentum", "decay", "tau", "second", "rank"):
+        if getattr(rule, name) is not None and name not in _OF_RULE[rule.name]:
+            users = ", ".join(user for user, names in _OF_RULE.items() if name in names)
+            yield Problem((*key, name), f"is only used with {users}, but name is {rule.name}; remove it")
+    if rule.lr is None and rule.name not in ("sgd", "momentum"):
+        problem = f"{rule.name} needs a rate, about what a step adds to a number of dW; start from 1e-4"
+        yield Problem((*key, "lr"), problem)
 
 
 def _early_stopping(config: ExperimentConfig) -> Iterator[Problem]:

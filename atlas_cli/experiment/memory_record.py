@@ -8,9 +8,10 @@ with.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 from atlas_cli.federation.federation import Federation
-from atlas_cli.federation.parties.measured_memory import Usage
+from atlas_cli.federation.parties.measured_memory import Usage, tensor_bytes
 from atlas_cli.models.frozen.meta_model import meta_model
 from atlas_cli.planning.memory.party_memory import adapter_bytes, bytes_of, head_of
 from atlas_cli.planning.memory.saved_trace import saved_by_all
@@ -48,6 +49,10 @@ class MeasuredRound:
         if of_server is not None and not of_server.batch_size:
             of_server = None
             idle.append("the server")
+        optimizer = self.federation.aggregator.optimizer
+        if of_server is not None and optimizer is not None:
+            kept = tensor_bytes(optimizer.tensors().values())
+            of_server = replace(of_server, optimizer=of_server.optimizer + kept)
         return {
             "unit": "bytes",
             "measured_in_round": self.number,

@@ -201,6 +201,7 @@ class Recorder:
             "seconds": round(work.seconds + scores.seconds.get(group, 0.0), 6),
             "samples_per_second": round(work.examples / work.seconds, 3) if work.seconds > 0 else None,
             **self._errors(group, result.errors),
+            **self._optimizer(group, result.errors),
             "server_lr": None if factor is None else factor * training.server_optimizer.lr,
             "client_lr": None if factor is None else factor * training.client_optimizer.lr,
             "simulated_seconds": clock and clock.seconds,
@@ -271,6 +272,16 @@ class Recorder:
             "aggregation_cross_term": mean("cross_term"),
             "aggregation_by_layer": {path: asdict(e) for path, e in only.layers.items()} if only else None,
         }
+
+    def _optimizer(self, group: str, merged: Collection[str]) -> JSON:
+        """What the cut of running sums lost, root mean square over clusters; only where groups move by a rule."""
+        aggregator = self.federation.aggregator
+        if aggregator.optimizer is None:
+            return {}
+        weights, cut = aggregator.group_weights.weights(group), aggregator.optimizer.truncation
+        known = [(weight, cut[name]) for name, weight in weights.items() if name in merged]
+        total = sum(weight for weight, _ in known)
+        return {"optimizer_truncation": (sum(w * c**2 for w, c in known) / total) ** 0.5 if known else None}
 
 
 def _counts(metric: Metric | None) -> JSON:

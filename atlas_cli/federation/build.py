@@ -22,7 +22,7 @@ from atlas_cli.federation.prefix_setup import give_prefix, lowest_changing_block
 from atlas_cli.federation.protection import Protection
 from atlas_cli.federation.warm_start import start_from
 from atlas_cli.models.block_paths import layer_of
-from atlas_cli.planning.method import method_of
+from atlas_cli.planning.method import merge_optimizer_of, method_of
 from atlas_cli.planning.plan import ClientPlan, Plan, make_plan
 
 
@@ -168,6 +168,7 @@ def make_aggregator(loaded: LoadedExperiment, server: SplitServer, members: dict
         heads,
         plan.features,
         server.groups,
+        optimizer=merge_optimizer_of(config),
         keep_errors=config.aggregation.error_ledger,
     )
 

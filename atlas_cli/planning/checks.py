@@ -10,6 +10,7 @@ from transformers import PreTrainedConfig
 from atlas_cli import discovery
 from atlas_cli.aggregation.checks import require_tensors, term_of, told_extras
 from atlas_cli.aggregation.contract import PARTS, BaseMethod, Layer
+from atlas_cli.aggregation.merge_optimizer import Rule, undefined_for
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.errors import ConfigError
 from atlas_cli.models.families.contract import BaseFamily
@@ -34,6 +35,7 @@ def check_before_shapes(config: ExperimentConfig, hf_config: PreTrainedConfig, f
     _check_generated(config, hf_config, family)
     method = method_of(config)
     _check_mixing(config, method)
+    _check_merge_optimizer(config, method)
     _check_screen(config, method)
     _check_extra_tensors(config, method)
     client_devices(config), server_device(config)  # every device that is named must be known
@@ -229,6 +231,24 @@ def _check_mixing(config: ExperimentConfig, method: BaseMethod) -> None:
             f"{name} has no group adapters that can be mixed; set it to 0, or use delta-svd, flexlora, zero-pad, "
             "hetlora, lora-fair, trimmed-mean or median",
             key="aggregation.cross_group.strength",
+        )
+
+
+def _check_merge_optimizer(config: ExperimentConfig, method: BaseMethod) -> None:
+    """Refuse a rule to move groups by if the method leaves no change of a group's adapter."""
+    rule, name = Rule.of(config.aggregation.optimizer), config.aggregation.method
+    if rule.is_plain or config.mode in ("local-only", "centralized"):  # nothing is merged there, whatever a config says
+        return
+    if reason := undefined_for(method):
+        raise ConfigError(
+            f"{rule.name} is not defined with {name}, which {reason}; use sgd with lr 1, or delta-svd, flexlora, "
+            "zero-pad, hetlora, lora-fair, ffa, trimmed-mean or median",
+            key="aggregation.optimizer",
+        )
+    if rule.adaptive and rule.second == "row-column" and "A" not in method.TRAINED:
+        raise ConfigError(
+            f"row-column scales the columns of dW, and {name} has one A that does not change; use layer",
+            key="aggregation.optimizer.second",
         )
 
 

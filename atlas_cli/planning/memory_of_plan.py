@@ -13,7 +13,7 @@ from atlas_cli.planning.memory.embedding_rows import assumed_rows
 from atlas_cli.planning.memory.party_memory import PartyMemory, adapter_bytes, bytes_of, optimizer_bytes
 from atlas_cli.planning.memory.predict import predict_client, predict_server, predict_unsplit, predict_whole
 from atlas_cli.planning.memory.step import ELEMENT, Step
-from atlas_cli.planning.method import method_of
+from atlas_cli.planning.method import merge_optimizer_of, method_of
 from atlas_cli.planning.plan import ClientPlan, Plan
 from atlas_cli.planning.round_bytes import RoundBytes, Shape, full_shape, head_tensors, round_bytes
 from atlas_cli.tasks import build as build_task
@@ -182,7 +182,10 @@ def _server(plan: Plan, tasks: Mapping[str, BaseTask], shape: Shape, received: s
     groups = [_trained_for(plan, name, head) for name, head in zip(tasks, heads, strict=True)]
     total = sum(group.trained for group in groups)
     moments = optimizer_bytes(step.optimizer, total, sum(group.tensors for group in groups))
-    memory = replace(memory, adapters=sum(group.adapters for group in groups), gradients=total, optimizer=moments)
+    merging = sum(_merge_optimizer_bytes(plan, name, task) for name, task in tasks.items())
+    memory = replace(
+        memory, adapters=sum(group.adapters for group in groups), gradients=total, optimizer=moments + merging
+    )
     if training.server_update == "pooled":
         return memory
     # one group's gradients at a time; SplitFed V1 trains a copy for every client, each with moments of its own
@@ -193,9 +196,19 @@ def _server(plan: Plan, tasks: Mapping[str, BaseTask], shape: Shape, received: s
     copies = [by_name[client.task_group] for client in plan.clients]
     return replace(
         memory,
-        optimizer=sum(optimizer_bytes(step.optimizer, copy.trained, copy.tensors) for copy in copies),
+        optimizer=sum(optimizer_bytes(step.optimizer, copy.trained, copy.tensors) for copy in copies) + merging,
         transient=memory.transient + sum(copy.trained for copy in copies),
     )
+
+
+def _merge_optimizer_bytes(plan: Plan, group: str, task: BaseTask) -> int:
+    """What ``aggregation.optimizer`` keeps of a task group and of its clients' head."""
+    if (optimizer := merge_optimizer_of(plan.config)) is None:
+        return 0
+    layers = {path: Layer(rank, *plan.features[path]) for path, rank in plan.group_ranks(group).items()}
+    head = head_tensors(task, plan.hidden_size) if plan.config.training.labels == "client" else {}
+    heads = optimizer.head_shapes({name.removeprefix("head."): value for name, value in head.items()})
+    return 4 * (elements(optimizer.shapes(layers)) + elements(heads))
 
 
 class _TrainedForGroup(NamedTuple):

@@ -1,9 +1,10 @@
-"""The aggregation method of a config, with its options."""
+"""The aggregation method of a config with its options, and the rule by which groups move."""
 
 from __future__ import annotations
 
 from atlas_cli.aggregation.checks import require_parts
 from atlas_cli.aggregation.contract import BaseMethod
+from atlas_cli.aggregation.merge_optimizer import MergeOptimizer, Rule
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.plugins import checked_options, load_class
 from atlas_cli.units import parse_bytes
@@ -22,6 +23,12 @@ def method_of(config: ExperimentConfig) -> BaseMethod:
     if config.mode in ("local-only", "centralized"):
         return load_method("none")()
     return chosen(options, seed=config.seed, server_memory=memory)
+
+
+def merge_optimizer_of(config: ExperimentConfig) -> MergeOptimizer | None:
+    """Build the rule by which groups move by merged changes; None where they move as the method has it."""
+    rule, method = Rule.of(config.aggregation.optimizer), method_of(config)
+    return None if rule.is_plain or not method.SENT else MergeOptimizer(rule, method)
 
 
 def load_method(name: str) -> type[BaseMethod]:

@@ -109,6 +109,13 @@ class MetricsRecord(Record):
             "several clusters (the figures above are then over all of them)."
         ),
     )
+    optimizer_truncation: float | None = Field(
+        default=None,
+        description=(
+            "With `aggregation.optimizer` only: the share of the norm of the running sum of changes that the cut to "
+            "its rank lost after this merge; null where nothing was merged ([merging](../concepts/merging.md))."
+        ),
+    )
     server_lr: float | None = Field(
         description="Learning rate of the server at the last step of the round; null in round 0."
     )

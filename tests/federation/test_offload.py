@@ -41,6 +41,11 @@ CASES = {
     "changed base": {"aggregation": {"method": "flora"}},
     "ranks that shrink": {"aggregation": {"method": "hetlora", "options": {"prune": 0.5}}},
     "heads on clients": {"training": {"labels": "client"}},
+    "groups with momentum": {
+        "aggregation": {"method": "delta-svd", "optimizer": {"name": "yogi", "lr": 1e-3, "second": "row-column"}},
+        "training": {"labels": "client"},
+        "faults": {"crash_at": {"b-1": {"round": 2, "step": 1}}},
+    },
     "unsplit": {"mode": "federated"},
     "clusters": {"clustering": {"by": "random", "k": 2, "every": 2}},
     "cuts": {"clients": {"a": {"split_layer": 3}}},
@@ -121,6 +126,7 @@ def test_equal_to_a_run_that_keeps_all_in_memory(case, pair, built):
     [
         (STATEFUL[0], True),
         ("ranks that shrink", False),
+        ("groups with momentum", False),
         *slow(
             (STATEFUL[0], False),
             *((case, onto) for case in STATEFUL[1:] for onto in (True, False)),

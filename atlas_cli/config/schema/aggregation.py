@@ -29,6 +29,57 @@ class CrossGroupConfig(Section):
     )
 
 
+class MergeOptimizerConfig(Section):
+    """By which rule a group's adapter moves, with the merged change of a round as its gradient."""
+
+    name: Literal["sgd", "momentum", "adam", "yogi", "adagrad"] = Field(
+        "sgd",
+        description="The rule: `sgd` moves by `lr` times the merged change, `momentum` by the running sum of changes "
+        "(FedAvgM); `adam`, `yogi` and `adagrad` divide their running mean by its size in the rounds so far (FedOpt).",
+    )
+    lr: float | None = Field(
+        None,
+        gt=0,
+        description="The rate of the server. Without it 1 for `sgd` and `momentum`: the change itself. The others need "
+        "it: it is about the root mean square of what a step adds to a number of dW.",
+        examples=[1e-4],
+    )
+    momentum: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="The decay of the running sum or mean of changes. Without it 0.9, and 0 for `adagrad`.",
+        examples=[0.9],
+    )
+    decay: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="The decay of the mean squares of `adam` and `yogi`. Without it 0.99.",
+        examples=[0.99],
+    )
+    tau: float | None = Field(
+        None,
+        gt=0,
+        description="What is added to the root of mean squares. Without it 1e-6. Where it is above the root mean "
+        "square of a change of dW, a step is hardly divided by anything else.",
+        examples=[1e-6],
+    )
+    second: Literal["layer", "row-column"] | None = Field(
+        None,
+        description="What mean squares are of: all numbers of a layer's dW (`layer`, without it), or those of each row "
+        "and each column (`row-column`). Neither depends on how dW is factored, and neither raises its rank.",
+        examples=["row-column"],
+    )
+    rank: int | None = Field(
+        None,
+        ge=1,
+        description="The rank at which the running sum of a layer is kept. Without it twice the group's rank there. "
+        "What the cut loses is `optimizer_truncation` in metrics.jsonl.",
+        examples=[32],
+    )
+
+
 class AggregationConfig(Section):
     """How a group's adapters are merged."""
 
@@ -50,6 +101,7 @@ class AggregationConfig(Section):
         description="The most memory that the merge of one layer may take; without it, as much as it needs.",
         examples=["512 MiB"],
     )
+    optimizer: MergeOptimizerConfig = MergeOptimizerConfig()
     cross_group: CrossGroupConfig = CrossGroupConfig()
     error_ledger: bool = Field(
         True,

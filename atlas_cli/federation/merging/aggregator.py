@@ -16,6 +16,7 @@ from atlas_cli.aggregation.contract import (
     Factors,
     Layer,
     Merge,
+    Shapes,
     Update,
     absorb,
     elements,
@@ -24,6 +25,7 @@ from atlas_cli.aggregation.contract import (
     truncated,
 )
 from atlas_cli.aggregation.error import ErrorLedger, base_errors, delivery_errors
+from atlas_cli.aggregation.merge_optimizer import MergeOptimizer
 from atlas_cli.aggregation.mixing import mix, similarity
 from atlas_cli.errors import AtlasError
 from atlas_cli.federation.client_state.member import Member
@@ -65,6 +67,7 @@ class Aggregator:
         uppers: what the server trains for each task group. Where clients of a group have different split layers, the
             server trains the adapters in between: it enters the merge with the weight of the clients that it serves
             there, and receives the merged adapter.
+        optimizer: by which rule groups and heads move by merged changes; None: as the method has it.
         keep_errors: compare every delivery with the exact sum.
     """
 
@@ -77,9 +80,10 @@ class Aggregator:
         features: Mapping[str, tuple[int, int]],
         uppers: Mapping[str, Trainables] | None = None,
         *,
+        optimizer: MergeOptimizer | None = None,
         keep_errors: bool = True,
     ) -> None:
-        self.method, self.keep_errors = method, keep_errors
+        self.method, self.optimizer, self.keep_errors = method, optimizer, keep_errors
         adapted = dict.fromkeys(path for member in members.values() for path in member.ranks)
         self.features = {path: features[path] for path in adapted}
         self.noise: UpdateNoise | None = None
@@ -91,10 +95,13 @@ class Aggregator:
 
     def state_dict(self) -> StateDict:
         """``versions`` of all groups, ``merged/<group>/...``, ``group/<group>/...`` (the group's own adapters),
-        ``head/<part>/...``, ``method/...``, and ``change/<group>/...`` where a merge changes the base."""
+        ``head/<part>/...``, ``method/...``, ``optimizer/...`` where there is one, and ``change/<group>/...`` where a
+        merge changes the base."""
         checks.require_lossless(self.method, self.method.anew())
         versions = {name: group.version for name, group in self.groups.items()}
         state = {"versions": versions, **copies("", self._values()), **copies("method/", self.method.state_dict())}
+        if self.optimizer is not None:
+            state |= with_prefix("optimizer/", self.optimizer.state_dict())
         for name, group in self.groups.items() if self.method.CHANGES_BASE else ():
             state |= with_prefix(f"change/{name}/", group.change.state_dict())
         return state
@@ -109,6 +116,7 @@ class Aggregator:
         changes = {name: pop_prefix(f"change/{name}/", state) for name in self.groups if self.method.CHANGES_BASE}
         tensors, values = tensors_and_values(state, ["versions"])
         of_method = pop_prefix("method/", tensors)
+        of_optimizer = pop_prefix("optimizer/", tensors) if self.optimizer is not None else {}
         versions = values["versions"]
         whole = isinstance(versions, Mapping) and all(map(is_count, versions.values()))
         require_value(whole, "versions", "are no whole numbers by group")
@@ -120,6 +128,10 @@ class Aggregator:
             with fields_of(f"change/{name}"):
                 group.change.load_state_dict(change, newest=versions[name], features=features, device=group.device)
         self.method.load_state_dict(self._checked_method_state(of_method))
+        if self.optimizer is not None:
+            one = next(iter(next(iter(self.groups.values())).merged.values())).A
+            with fields_of("optimizer"):
+                self.optimizer.load_state_dict(of_optimizer, self._told_optimizer(self.optimizer), one)
         for name, group in self.groups.items():
             group.version = versions[name]
 
@@ -135,6 +147,12 @@ class Aggregator:
             require_tensor(fits, f"method/{name}", f"has shape {tuple(value.shape)}")
             found[name] = value.to(self.groups[group].device, copy=True)
         return found
+
+    def _told_optimizer(self, optimizer: MergeOptimizer) -> dict[str, Shapes]:
+        """The shapes of what the optimizer keeps of each group and of each head."""
+        layers = {name: self.layers_of(group.adapters.ranks) for name, group in self.groups.items()}
+        of_groups = {f"adapters/{name}": optimizer.shapes(of_group) for name, of_group in layers.items()}
+        return of_groups | {f"heads/{part}": optimizer.head_shapes(dict(self._head(part))) for part in self.heads}
 
     def _values(self) -> dict[str, Tensor]:
         """Its own tensors but for changes of the base, by name."""
@@ -179,6 +197,8 @@ class Aggregator:
         merge = checks.require_merge(self.method, self.method.aggregate(before, updates, context), before, context)
         layers = self.layers_of({path: factors.rank for path, factors in before.items()})
         checks.require_state(self.method, group, layers, next(iter(before.values())).A.dtype)
+        if self.optimizer is not None:
+            merge = self.optimizer.step(group, before, merge, updates)
         self._require_finite(merge, context)
         of_group.merged = merge.adapters
         of_group.version += 1
@@ -373,8 +393,11 @@ class Aggregator:
         total = sum(self.members[client].weight for client in sent)
         shares = [self.members[client].weight / total for client in sent]
         for name, parameter in self._head(part):
-            merged = self.method.merge_values([each[f"head.{name}"] for each in sent.values()], shares)
-            parameter.copy_(checks.require_merged_head(self.method, merged, parameter))
+            values = self.method.merge_values([each[f"head.{name}"] for each in sent.values()], shares)
+            merged = checks.require_merged_head(self.method, values, parameter)
+            if self.optimizer is not None:
+                merged = self.optimizer.step_head(part, name, parameter, merged)
+            parameter.copy_(merged)
 
     def _head(self, part: str) -> list[tuple[str, nn.Parameter]]:
         return [(n, p) for n, p in self.heads[part].named_parameters() if p.requires_grad] if part in self.heads else []

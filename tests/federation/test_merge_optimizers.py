@@ -1,0 +1,79 @@
+"""Runs whose groups move by ``aggregation.optimizer``: where it is refused, what it keeps, and what a run records."""
+
+import pytest
+
+from atlas_cli.config.checks import cross_check
+from atlas_cli.errors import ConfigError
+from atlas_cli.experiment.memory_record import MeasuredRound
+from atlas_cli.federation.build import build
+from atlas_cli.planning.memory_of_plan import predict
+from atlas_cli.planning.method import merge_optimizer_of
+from atlas_cli.planning.plan import make_plan
+
+YOGI = {"name": "yogi", "lr": 1e-3}
+
+
+@pytest.mark.parametrize(
+    ("method", "rule", "key", "why"),
+    [
+        ("none", YOGI, "optimizer", "none, which merges nothing"),
+        ("fedsa", YOGI, "optimizer", "no adapter of the group"),
+        ("flora", {"lr": 0.5}, "optimizer", "merges into the frozen weights"),
+        ("fedex", {"name": "momentum"}, "optimizer", "merges into the frozen weights"),
+        ("scaffold", YOGI, "optimizer", "tensors of its own by component"),
+        ("ffa", {**YOGI, "second": "row-column"}, "optimizer.second", "one A that does not change"),
+    ],
+)
+def test_is_refused_where_no_change_of_a_group_is_defined(method, rule, key, why, make_config):
+    with pytest.raises(ConfigError, match=why) as error:
+        make_plan(make_config(aggregation={"method": method, "optimizer": rule}))
+    assert error.value.key == f"aggregation.{key}"
+
+
+@pytest.mark.parametrize(
+    ("rule", "key"),
+    [
+        ({"momentum": 0.9}, "momentum"),
+        ({"name": "momentum", "tau": 1.0}, "tau"),
+        ({"name": "momentum", "second": "layer"}, "second"),
+        ({"rank": 3}, "rank"),
+        ({"name": "adagrad", "lr": 0.1, "decay": 0.9}, "decay"),
+        ({"name": "adam"}, "lr"),
+    ],
+)
+def test_keys_that_a_rule_does_not_use_and_rates_that_it_needs(rule, key, make_config):
+    (problem,) = cross_check(make_config(aggregation={"optimizer": rule}))
+    assert problem.path == ("aggregation", "optimizer", key)
+
+
+def test_without_anything_to_do_there_is_none(make_config):
+    """A run is then that of the method, bit for bit: nothing else is computed."""
+    for rule in ({}, {"name": "sgd", "lr": 1.0}, {"name": "momentum", "momentum": 0.0}):
+        assert merge_optimizer_of(make_config(aggregation={"optimizer": rule})) is None
+    assert merge_optimizer_of(make_config(mode="local-only", aggregation={"optimizer": YOGI})) is None
+
+
+@pytest.mark.parametrize(
+    ("method", "rule", "labels"),
+    [
+        ("delta-svd", {**YOGI, "second": "row-column", "rank": 3}, "client"),
+        ("flexlora", {"name": "momentum", "lr": 0.5}, "server"),
+        ("ffa", {"name": "adam", "lr": 1e-3}, "server"),
+    ],
+)
+def test_what_it_keeps_is_predicted_and_measured_and_recorded(
+    method, rule, labels, make_config, train_quietly, monkeypatch
+):
+    aggregation = {"method": method, "optimizer": rule}
+    made = build(make_config(aggregation=aggregation, training={"rounds": 1, "local_steps": 1, "labels": labels}))
+    measured = []
+    monkeypatch.setattr(MeasuredRound, "end", lambda self, files: measured.append(self.record()))
+    recorder = train_quietly(made)
+    kept = sum(4 * tensor.numel() for tensor in made.aggregator.optimizer.tensors().values())
+    classes = {"g": ["neg", "pos"]}
+    said = predict(made.plan, classes).server.optimizer
+    plain = predict(make_plan(make_config(aggregation={"method": method}, training={"labels": labels})), classes)
+    assert said - plain.server.optimizer == kept > 0
+    assert measured[0]["server"]["optimizer"] == said
+    lost = [line["optimizer_truncation"] for line in recorder.metrics]
+    assert lost[0] is None and (0.01 < lost[1] < 1 if "rank" in rule else lost[1] < 1e-6)
