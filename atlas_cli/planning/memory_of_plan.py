@@ -13,7 +13,7 @@ from atlas_cli.planning.memory.embedding_rows import assumed_rows
 from atlas_cli.planning.memory.party_memory import PartyMemory, adapter_bytes, bytes_of, optimizer_bytes
 from atlas_cli.planning.memory.predict import predict_client, predict_server, predict_unsplit, predict_whole
 from atlas_cli.planning.memory.step import ELEMENT, Step
-from atlas_cli.planning.method import merge_optimizer_of, method_of
+from atlas_cli.planning.method import merge_optimizer_of, method_of, pull_of
 from atlas_cli.planning.plan import ClientPlan, Plan
 from atlas_cli.planning.round_bytes import RoundBytes, Shape, full_shape, head_tensors, round_bytes
 from atlas_cli.tasks import build as build_task
@@ -131,7 +131,8 @@ def client_memory(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape, 
     """The memory of one client in a batch of ``shape``, with its head if it holds one.
 
     ``rows`` of the token embedding are those that it holds instead of the table; None if they are not known.
-    The tensors that the aggregation method keeps at a client count as optimizer state.
+    The tensors that the aggregation method keeps at a client count as optimizer state, and so does the copy of what it
+    trains that pulls it back.
     """
     config, method = plan.config, method_of(plan.config)
     step = replace(
@@ -152,6 +153,8 @@ def client_memory(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape, 
         memory = predict_client(*model, step, task=task if _heads_on_clients(plan) else None)
     layers = {path: Layer(rank, *plan.features[path]) for path, rank in ranks.items()}
     kept = 4 * elements(method.extra_tensors(layers).at_client)
+    if pull_of(config) and config.training.local_steps > 1:
+        kept += memory.gradients
     return replace(memory, optimizer=memory.optimizer + kept)
 
 

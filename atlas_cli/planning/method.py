@@ -1,4 +1,4 @@
-"""The aggregation method of a config with its options, and the rule by which groups move."""
+"""What a config's rounds are merged by: the aggregation method, the rule by which groups move, the pull on clients."""
 
 from __future__ import annotations
 
@@ -29,6 +29,14 @@ def merge_optimizer_of(config: ExperimentConfig) -> MergeOptimizer | None:
     """Build the rule by which groups move by merged changes; None where they move as the method has it."""
     rule, method = Rule.of(config.aggregation.optimizer), method_of(config)
     return None if rule.is_plain or not method.SENT else MergeOptimizer(rule, method)
+
+
+def pull_of(config: ExperimentConfig) -> float:
+    """The strength mu with which clients are pulled back to what they were delivered; 0 where they are not."""
+    drift = config.training.drift
+    if drift.name == "none" or config.mode in ("local-only", "centralized"):
+        return 0.0
+    return 0.01 if drift.mu is None else drift.mu
 
 
 def load_method(name: str) -> type[BaseMethod]:

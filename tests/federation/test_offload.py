@@ -46,6 +46,10 @@ CASES = {
         "training": {"labels": "client"},
         "faults": {"crash_at": {"b-1": {"round": 2, "step": 1}}},
     },
+    "pulled back": {
+        "training": {"drift": {"name": "fedprox", "mu": 0.5}},
+        "faults": {"crash_at": {"b-1": {"round": 2, "step": 1}}},
+    },
     "unsplit": {"mode": "federated"},
     "clusters": {"clustering": {"by": "random", "k": 2, "every": 2}},
     "cuts": {"clients": {"a": {"split_layer": 3}}},
@@ -131,6 +135,7 @@ def test_equal_to_a_run_that_keeps_all_in_memory(case, pair, built):
             (STATEFUL[0], False),
             *((case, onto) for case in STATEFUL[1:] for onto in (True, False)),
             ("moments kept", True),
+            ("pulled back", True),
             ("changed base", True),
             ("unsplit", False),
         ),

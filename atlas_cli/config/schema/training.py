@@ -33,6 +33,22 @@ class ScheduleConfig(Section):
     warmup: float = Field(0.0, ge=0, lt=1, description="The share of all steps in which the learning rate rises.")
 
 
+class DriftConfig(Section):
+    """What keeps clients whose data differ from drifting apart in their local steps."""
+
+    name: Literal["none", "fedprox"] = Field(
+        "none",
+        description="`fedprox` adds a penalty on the distance from what a client was delivered to the loss of its "
+        "local steps. `aggregation.method: scaffold` corrects gradients instead.",
+    )
+    mu: float | None = Field(
+        None,
+        ge=0,
+        description="The strength of `fedprox`: mu / 2 times the squared distance is added. Without it 0.01.",
+        examples=[0.01],
+    )
+
+
 class EarlyStoppingConfig(Section):
     """Training ends before its last round when no task group gets better on its validation part."""
 
@@ -98,6 +114,7 @@ class TrainingConfig(Section):
     client_optimizer: OptimizerConfig = OptimizerConfig()
     server_optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
+    drift: DriftConfig = DriftConfig()
     max_grad_norm: float | None = Field(
         1.0, gt=0, description="Gradients of a step are clipped to this L2 norm, on each side; `null` does not clip."
     )

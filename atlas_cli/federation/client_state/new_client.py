@@ -9,13 +9,14 @@ import torch
 from atlas_cli.aggregation.checks import term_of
 from atlas_cli.aggregation.contract import PARTS
 from atlas_cli.config.schema.experiment import ExperimentConfig
+from atlas_cli.federation.parties.anchor import Anchor
 from atlas_cli.federation.parties.party import Party
 from atlas_cli.federation.parties.setting import Setting
 from atlas_cli.federation.parties.split_client import SplitClient
 from atlas_cli.federation.parties.trainables import build_head
 from atlas_cli.federation.parties.unsplit_client import UnsplitClient
 from atlas_cli.models.frozen.load import FrozenBase
-from atlas_cli.planning.method import method_of
+from atlas_cli.planning.method import method_of, pull_of
 from atlas_cli.planning.plan import ClientPlan
 from atlas_cli.tasks.contract import BaseTask
 
@@ -48,6 +49,8 @@ def new_client(
     )
     method = method_of(config)
     made.term = term_of(method)
+    if mu := pull_of(config):
+        made.anchor = Anchor(mu, config.training.local_steps)
     if set(method.TRAINED) != set(PARTS):
         made.train_only(method.TRAINED)
     return made

@@ -12,9 +12,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from atlas_cli.aggregation.client_gradients import apply_term
+from atlas_cli.aggregation.client_gradients import apply_term, term_bytes
 from atlas_cli.aggregation.contract import ClientTerm
 from atlas_cli.data.collate import Batch
+from atlas_cli.federation.parties.anchor import Anchor
 from atlas_cli.federation.parties.measured_memory import SavedBytes, Usage, saved_if_measured
 from atlas_cli.federation.parties.numerics import precision, seeded_dropout
 from atlas_cli.federation.parties.optimizers import drop_state
@@ -73,12 +74,14 @@ class Party(ABC):
         adapters: below the cut; ``upper``: above it.
         usage: its measured memory; None where it is not measured.
         term: what the aggregation method adds to its gradients.
+        anchor: what pulls it back to where its round began; None where nothing does.
         prefix: its lowest blocks, whose outputs the prefix cache keeps.
         privacy: its privacy mechanisms.
     """
 
     usage: Usage | None = None
     term: ClientTerm | None = None
+    anchor: Anchor | None = None
     prefix: Prefix | None = None
 
     def __init__(
@@ -181,10 +184,21 @@ class Party(ABC):
             yield saved
 
     def finish_gradients(self, round_number: int, step: int) -> None:
-        """After a backward, or for an empty sample: DP-SGD's noise, then what the aggregation method's term adds."""
+        """After a backward, or for an empty sample: DP-SGD's noise, then what the aggregation method's term and the
+        anchor add."""
         self.privacy.privatise(self.trained(), self.exchanged, (round_number, step))
         if self.term is not None:
             apply_term(self.term, self.exchanged)
+        if self.anchor is not None:
+            scales = {id(adapter.lora_B): adapter.scaling for adapter in self.exchanged.adapters.values()}
+            self.anchor.pull(((p, scales.get(id(p), 1.0)) for p in self.trained()), step)
+
+    def end_step(self, moments: int) -> None:
+        """After the optimizers stepped; their state has so many bytes."""
+        if self.usage is not None:
+            self.usage.optimizer = moments + term_bytes(self.term) + (self.anchor.bytes if self.anchor else 0)
+        if self.anchor is not None:
+            self.anchor.end_step()
 
     def output_embedding(self) -> list[Tensor]:
         """Frozen weights of a language-model head that are not part of the half; tied weights are part of it."""

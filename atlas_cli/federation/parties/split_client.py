@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from atlas_cli.aggregation.client_gradients import term_bytes
 from atlas_cli.data.collate import Batch
 from atlas_cli.federation.parties.exchange import exchange
 from atlas_cli.federation.parties.measured_memory import saved_if_measured, tensor_bytes
@@ -106,8 +105,7 @@ class SplitClient(Party):
             if learning_rate is not None:
                 set_learning_rate(optimizer, learning_rate)
             clip_and_step(optimizer, self.trained(), norm, f"of {self.when}", name_of)
-        if self.usage is not None:
-            self.usage.optimizer = state_bytes(self.optimizer) + term_bytes(self.term)
+        self.end_step(state_bytes(self.optimizer))
 
     def local_step(
         self, batch: Batch, round_number: int, step: int, rate_factor: float, server: SplitServer, ledger: Ledger

@@ -10,7 +10,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from atlas_cli.aggregation.client_gradients import term_bytes
 from atlas_cli.data.collate import Batch
 from atlas_cli.federation.parties.measured_memory import tensor_bytes
 from atlas_cli.federation.parties.numerics import require_finite, require_finite_gradients
@@ -92,7 +91,6 @@ class UnsplitClient(Party):
         self._apply(count, rate_factor)
         if self.usage is not None:
             self.usage.add_step(saved.total, 0, mask.shape[0], mask.numel())
-            self.usage.optimizer = sum(state_bytes(part.optimizer) for part, _ in self._parts) + term_bytes(self.term)
         return StepLoss(loss.item(), count)
 
     def _gradients(self) -> list[Tensor]:
@@ -106,6 +104,7 @@ class UnsplitClient(Party):
             if self.usage is not None:
                 self.usage.gradients = tensor_bytes(self.trained())
             part.step(rate_factor * rate)
+        self.end_step(sum(state_bytes(part.optimizer) for part, _ in self._parts))
 
     def model(self, server: SplitServer, part: str) -> TrainedModel:
         """The whole model that it trained."""
