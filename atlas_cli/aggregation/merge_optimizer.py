@@ -177,6 +177,13 @@ class MergeOptimizer:
         kinds = [kind for kind, kept in (("mean", self.rule.beta), ("square", self.rule.adaptive)) if kept]
         return {f"{name}/{kind}": tuple(parameter.shape) for name, parameter in head.items() for kind in kinds}
 
+    def told(
+        self, groups: Mapping[str, Mapping[str, Layer]], heads: Mapping[str, Mapping[str, Tensor]]
+    ) -> dict[str, Shapes]:
+        """The shapes of all that may be kept, by ``adapters/<group>`` and ``heads/<part>``."""
+        of_groups = {f"adapters/{name}": self.shapes(layers) for name, layers in groups.items()}
+        return of_groups | {f"heads/{part}": self.head_shapes(head) for part, head in heads.items()}
+
     def tensors(self) -> dict[str, Tensor]:
         """All that is kept: ``adapters/<group>/...`` and ``heads/<part>/...``."""
         both = (("adapters", self.adapters), ("heads", self.heads))

@@ -16,7 +16,6 @@ from atlas_cli.aggregation.contract import (
     Factors,
     Layer,
     Merge,
-    Shapes,
     Update,
     absorb,
     elements,
@@ -30,7 +29,7 @@ from atlas_cli.aggregation.mixing import mix, similarity
 from atlas_cli.errors import AtlasError
 from atlas_cli.federation.client_state.member import Member
 from atlas_cli.federation.merging.group_weights import GroupWeights
-from atlas_cli.federation.merging.merged_group import MergedGroup, factors_to_merge, to_merge
+from atlas_cli.federation.merging.merged_group import MergedGroup, are_equal, factors_to_merge, parts_of, to_merge
 from atlas_cli.federation.parties.numerics import require_finite
 from atlas_cli.federation.parties.trainables import Trainables
 from atlas_cli.hashing import sha256_tensors
@@ -130,8 +129,10 @@ class Aggregator:
         self.method.load_state_dict(self._checked_method_state(of_method))
         if self.optimizer is not None:
             one = next(iter(next(iter(self.groups.values())).merged.values())).A
+            layers = {name: self.layers_of(group.adapters.ranks) for name, group in self.groups.items()}
+            told = self.optimizer.told(layers, {part: dict(self._head(part)) for part in self.heads})
             with fields_of("optimizer"):
-                self.optimizer.load_state_dict(of_optimizer, self._told_optimizer(self.optimizer), one)
+                self.optimizer.load_state_dict(of_optimizer, told, one)
         for name, group in self.groups.items():
             group.version = versions[name]
 
@@ -147,12 +148,6 @@ class Aggregator:
             require_tensor(fits, f"method/{name}", f"has shape {tuple(value.shape)}")
             found[name] = value.to(self.groups[group].device, copy=True)
         return found
-
-    def _told_optimizer(self, optimizer: MergeOptimizer) -> dict[str, Shapes]:
-        """The shapes of what the optimizer keeps of each group and of each head."""
-        layers = {name: self.layers_of(group.adapters.ranks) for name, group in self.groups.items()}
-        of_groups = {f"adapters/{name}": optimizer.shapes(of_group) for name, of_group in layers.items()}
-        return of_groups | {f"heads/{part}": optimizer.head_shapes(dict(self._head(part))) for part in self.heads}
 
     def _values(self) -> dict[str, Tensor]:
         """Its own tensors but for changes of the base, by name."""
@@ -266,12 +261,12 @@ class Aggregator:
         told, extras = checks.told_extras(self.method, layers), self.method.extras_for(member.group, layers)
         one = next(member.adapters.parameters())
         checks.require_tensors(self.method, "extras_for", extras, told.down, "down", dtype=one.dtype)
-        message = Delivery(client, _parts(delivered, sent), {n: t.to(one.device) for n, t in extras.items()})
+        message = Delivery(client, parts_of(delivered, sent), {n: t.to(one.device) for n, t in extras.items()})
         if message.tensors:
             ledger.count(message, Delivery.closed_form(member.ranks, self.features, sent, elements(told.down)))
         if member.term is not None:
             member.term.receive(message.extra)
-        replaced = {part for part in PARTS if part in sent or not _equal(_parts(delivered, (part,)), before)}
+        replaced = {part for part in PARTS if part in sent or not are_equal(parts_of(delivered, (part,)), before)}
         member.adapters.load(delivered)
         if self.method.CHANGES_BASE:
             self._send_base(client, ledger)
@@ -310,7 +305,6 @@ class Aggregator:
     def give_server(self, group: str) -> None:
         """Load the merged values into the server's own copies of a group's adapters; nothing crosses the wire."""
         held = self._contested(group)
-        held = self._contested(group)
         held.load(release(self._delivered(group, factors_to_merge(held), held.ranks), scales_of(held)))
         if held.adapters:
             self.uppers[group].forget_moments(held.adapters)
@@ -345,10 +339,10 @@ class Aggregator:
         member = self.members[client]
         told = checks.told_extras(self.method, self.layers_of(member.ranks))
         extra = end_round(self.method, member.term, member.adapters, told) if member.term is not None else {}
-        held = {**_parts(member.adapters.state(), self.method.SENT), **member.head_state()}
+        held = {**parts_of(member.adapters.state(), self.method.SENT), **member.head_state()}
         if self.noise is not None:
             held = self.noise.protect(client, held, scales_of(member.adapters))
-        message = AdapterUpdate(client, _parts(held, self.method.SENT), extra)
+        message = AdapterUpdate(client, parts_of(held, self.method.SENT), extra)
         form = AdapterUpdate.closed_form(member.ranks, self.features, self.method.SENT, elements(told.up))
         ledger.count(message, form)
         if head := {name: tensor for name, tensor in held.items() if name.startswith("head.")}:
@@ -362,7 +356,7 @@ class Aggregator:
         # what is not uploaded is, for the server, what it has itself
         known = release(self.held_of(client), scales)
         message = AdapterUpdate.of(client, to_merge({n: t for n, t in sent.items() if not n.startswith("head.")}))
-        adapters = absorb({**known, **_parts(message.named, self.method.SENT)}, scales)
+        adapters = absorb({**known, **parts_of(message.named, self.method.SENT)}, scales)
         return Update(client, member.weight, adapters, message.extra)
 
     def head_of(self, client: str) -> dict[str, Tensor]:
@@ -401,13 +395,3 @@ class Aggregator:
 
     def _head(self, part: str) -> list[tuple[str, nn.Parameter]]:
         return [(n, p) for n, p in self.heads[part].named_parameters() if p.requires_grad] if part in self.heads else []
-
-
-def _parts(state: Mapping[str, Tensor], parts: Collection[str]) -> dict[str, Tensor]:
-    """The tensors of the given parts ("A", "B"), as they are sent."""
-    return {name: tensor for name, tensor in state.items() if name.rpartition("lora_")[2] in parts}
-
-
-def _equal(state: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
-    """Whether all tensors are those of ``other``, bit for bit."""
-    return all(tensor.equal(other[name]) for name, tensor in state.items())

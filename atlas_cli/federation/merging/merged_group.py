@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor
@@ -82,3 +82,13 @@ def to_merge(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def factors_to_merge(adapters: AdapterSet) -> dict[str, Factors]:
     """Adapters as scale-free factors, where they are merged."""
     return absorb(to_merge(adapters.state()), scales_of(adapters))
+
+
+def parts_of(state: Mapping[str, Tensor], parts: Collection[str]) -> dict[str, Tensor]:
+    """The tensors of the given parts ("A", "B"), as they are sent."""
+    return {name: tensor for name, tensor in state.items() if name.rpartition("lora_")[2] in parts}
+
+
+def are_equal(state: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    """Whether all tensors are those of ``other``, bit for bit."""
+    return all(tensor.equal(other[name]) for name, tensor in state.items())
