@@ -11,8 +11,8 @@ D = M - G:
       yogi     v <- v - (1 - beta_2) q sign(v - q)
       adagrad  v <- v + q
 
-m and v begin at 0, and no bias is corrected, as in the papers. With lr 1 and no momentum G <- trunc_R(M), the method by
-itself: there is no optimizer then.
+m and v begin at 0 (the paper: v at tau^2 or more), and no bias is corrected, as in the paper. With lr 1 and no momentum
+G <- trunc_R(M), the method by itself: there is no optimizer then.
 
 m is kept as factors of rank R_m, 2 R by default (that of a change of rank-R adapters): R_m (d_in + d_out) numbers a
 layer. The step of a round uses m as it is; what is kept of it for the next round is cut to R_m, and the share of its
@@ -110,6 +110,8 @@ def undefined_for(method: BaseMethod) -> str | None:
         return "has no adapter of the group that could move"
     if method.CHANGES_BASE:
         return "merges into the frozen weights, of which clients are sent the change of a round alone"
+    if "A" in method.DELIVERED and "A" not in method.TRAINED:
+        return "turns the A that its clients share, with B, and a step of B alone would be of another A"
     if method.extra_tensors({"": Layer(1, 1, 1)}).at_server:
         return "keeps tensors of its own by component of the adapter, and a step gives it other components"
     return None

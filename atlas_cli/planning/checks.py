@@ -241,8 +241,8 @@ def _check_merge_optimizer(config: ExperimentConfig, method: BaseMethod) -> None
         return
     if reason := undefined_for(method):
         raise ConfigError(
-            f"{rule.name} is not defined with {name}, which {reason}; use sgd with lr 1, or delta-svd, flexlora, "
-            "zero-pad, hetlora, lora-fair, ffa, trimmed-mean or median",
+            f"{rule.name} is not defined with {name}, which {reason}; use sgd with lr 1, or a method that "
+            "docs/concepts/merging.md names for it, as delta-svd",
             key="aggregation.optimizer",
         )
     if rule.adaptive and rule.second == "row-column" and "A" not in method.TRAINED:

@@ -51,7 +51,10 @@ def gone(pids, seconds=20):
 CASES = {
     "sequential": {"training": {"server_update": "sequential"}},
     "per-client": {"training": {"server_update": "per-client"}},
-    "U-shaped": {"training": {"labels": "client"}},
+    "U-shaped, pulled back, groups with momentum": {
+        "training": {"labels": "client", "drift": {"name": "fedprox", "mu": 0.5}},
+        "aggregation": {"method": "delta-svd", "optimizer": {"name": "yogi", "lr": 1e-3, "second": "row-column"}},
+    },
     "pooled, faults": {"faults": {"drop": 0.3, "crash_at": {"b": {"round": 1, "step": 1}}}, "training": {"rounds": 3}},
     "bfloat16, nf4, rows, base changes": {
         "clients": {

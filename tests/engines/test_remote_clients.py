@@ -24,7 +24,10 @@ CASES = {
     "pruning": {"aggregation": {"method": "hetlora", "options": {"prune": 0.5, "penalty": 0.01}}},
     "control variates": {"aggregation": {"method": "scaffold"}},
     "control variates, unsplit": {"aggregation": {"method": "scaffold"}, "mode": "federated"},
-    "pulled back": {"training": {"drift": {"name": "fedprox", "mu": 0.5}, "local_steps": 3, "labels": "client"}},
+    "pulled back, groups with momentum": {
+        "training": {"drift": {"name": "fedprox", "mu": 0.5}, "local_steps": 3, "labels": "client"},
+        "aggregation": {"method": "delta-svd", "optimizer": {"name": "adam", "lr": 1e-3}},
+    },
     "pulled back, unsplit": {"training": {"drift": {"name": "fedprox"}}, "mode": "federated"},
     "nothing merged": {"aggregation": {"method": "none"}},
     "federated": {"mode": "federated"},
@@ -49,7 +52,15 @@ CASES = {
 }
 
 
-FEW = ("pooled", "pulled back", "U-shaped, sequential", "control variates", "federated", "crash", "half of the clients")
+FEW = (
+    "pooled",
+    "pulled back, groups with momentum",
+    "U-shaped, sequential",
+    "control variates",
+    "federated",
+    "crash",
+    "half of the clients",
+)
 
 
 @pytest.mark.parametrize("case", slow_but(CASES, *FEW))

@@ -10,6 +10,7 @@ from atlas_cli.experiment.run_state import RunState
 from atlas_cli.federation.build import build
 from atlas_cli.federation.parties.anchor import Anchor
 from atlas_cli.planning.memory_of_plan import predict, shapes_of
+from atlas_cli.planning.method import pull_of
 
 FAST = {"client_optimizer": {"name": "sgd", "lr": 0.5}, "server_optimizer": {"lr": 0.02}, "rounds": 1}
 
@@ -54,21 +55,28 @@ def test_gradients_are_those_of_the_penalty_and_the_copy_goes_with_the_last_step
 
 
 @pytest.mark.parametrize("mode", ["split-federated", *slow("federated")])
-def test_no_pull_and_rounds_of_one_step_are_the_plain_run_bit_for_bit(mode, ends):
-    for drift, steps in (({"name": "fedprox", "mu": 0.0}, 2), ({"name": "fedprox", "mu": 1.0}, 1)):
-        training = {"local_steps": steps}
-        plain, _ = ends({"name": "none"}, mode=mode, training=training)
-        found, made = ends(drift, mode=mode, training=training)
-        assert same(found, plain)
-        assert (made.clients["a"].anchor is None) == (drift["mu"] == 0)
+def test_rounds_of_one_step_are_those_of_the_plain_run_bit_for_bit(mode, ends):
+    training = {"local_steps": 1}
+    plain, without = ends({"name": "none"}, mode=mode, training=training)
+    found, made = ends({"name": "fedprox", "mu": 1.0}, mode=mode, training=training)
+    assert same(found, plain)
+    assert without.clients["a"].anchor is None and made.clients["a"].anchor.mu == 1.0
+
+
+def test_no_pull_is_none_and_where_nothing_is_delivered_there_is_none(make_config):
+    """A client then has no anchor, and trains as without, bit for bit."""
+    assert pull_of(make_config(training={"drift": {"name": "fedprox", "mu": 0.0}})) == 0
+    for mode in ("local-only", "centralized"):
+        assert pull_of(make_config(mode=mode, training={"drift": {"name": "fedprox", "mu": 0.5}})) == 0
+    assert pull_of(make_config(training={"drift": {"name": "fedprox"}})) == 0.01
 
 
 def test_what_clients_change_shrinks_with_the_pull(ends):
-    far, small_steps = [], {"local_steps": 8, "client_optimizer": {"name": "sgd", "lr": 0.05}}
-    for mu in (0.0, 0.1, 0.4):
+    far, small_steps = [], {"local_steps": 6, "client_optimizer": {"name": "sgd", "lr": 0.05}}
+    for mu in (0.0, 0.4):
         _, made = ends({"name": "fedprox", "mu": mu}, training=small_steps)
         far.append(sum(float(f.B.square().sum()) for f in made.aggregator.groups["g"].merged.values()) ** 0.5)
-    assert far[0] > 1.3 * far[1] > 1.3 * far[2] > 0
+    assert far[0] > 1.5 * far[1] > 0
 
 
 @pytest.mark.parametrize(("mode", "labels"), [("split-federated", "client"), *slow(("federated", "server"))])
