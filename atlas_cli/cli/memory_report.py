@@ -74,7 +74,7 @@ def _of_config(
 ) -> None:
     from atlas_cli.cli._tables import memory_prediction as report
     from atlas_cli.config.load import load_config, locating
-    from atlas_cli.planning.client_rows import read_rows
+    from atlas_cli.planning.client_rows import read_kept, read_rows
     from atlas_cli.planning.memory_assumptions import notes_on, read_classes
     from atlas_cli.planning.memory_of_plan import predict
     from atlas_cli.planning.plan import make_plan
@@ -85,8 +85,9 @@ def _of_config(
         plan = make_plan(loaded.config)
         classes, notes = read_classes(plan)
         held, assumed = read_rows(plan.config, plan.hf_config)
-        prediction = predict(plan, classes, rows=held)
-    notes = [*notes_on(plan), *notes, *assumed]
+        kept, of_kept = read_kept(plan.config, plan.hf_config)
+        prediction = predict(plan, classes, rows=held, kept=kept)
+    notes = [*notes_on(plan), *notes, *assumed, *of_kept]
     record: Record = prediction.record() | {"notes": notes}
     both: Record = {}
     if measure:
@@ -173,7 +174,8 @@ def _compare(run: RunDirectory, memory: Record) -> tuple[Record, list[str]]:
         groups = run.read_json("manifest.json")["data"]
         classes = {name: data["classes"] for name, data in groups.items()}
         rows = {name: n for data in groups.values() for name, n in data.get("embedding_rows", {}).items()}
-        prediction = predict(plan, classes, shapes_of(memory), rows)
+        kept = (memory["server"] or {}).get("kept_tokens")
+        prediction = predict(plan, classes, shapes_of(memory), rows, kept)
     except AtlasError as error:
         return {}, [f"no prediction: {error}"]
     return run_comparison(memory, prediction.record()), unpredicted(plan.config)

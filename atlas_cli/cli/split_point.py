@@ -137,6 +137,13 @@ def command(
             show_default=False,
         ),
     ] = None,
+    learns: Annotated[
+        Literal["backprop", "zeroth-order", "frozen"],
+        typer.Option(
+            rich_help_panel="The step that is planned",
+            help="How the client learns, as clients.NAME.learns of a config.",
+        ),
+    ] = "backprop",
     checkpointing: Annotated[
         bool,
         typer.Option(
@@ -170,6 +177,10 @@ def command(
 
     if rows is not None and embedding == "table":
         raise ConfigError("rows are counted for --embedding rows; add it, or leave --rows out", key="--rows")
+    if checkpointing and learns != "backprop":
+        raise ConfigError(f"--learns {learns} has no backward, which it is for; leave it out", key="--checkpointing")
+    if learns == "zeroth-order" and dtype == "bfloat16":
+        raise ConfigError("--learns zeroth-order takes differences that it rounds away; use float32", key="--dtype")
     client, serving = _devices(device, memory, server, config)
     known = read_leakage(leakage) if leakage is not None else None
     with busy(f"tracing {model}"):
@@ -187,12 +198,13 @@ def command(
             tokens=tokens,
             rank=rank,
             targets=_target_names(targets),
-            dtype=dtype or planned_dtype(hf_config),
+            dtype=dtype or ("float32" if learns == "zeroth-order" else planned_dtype(hf_config)),
             quantization=quantization,
             embedding=embedding,
             rows=Setting.rows if rows is None else rows,
             checkpointing=checkpointing,
             family=family,
+            learns=learns,
         )
         choice = choose_split(
             model, setting, client, serving, leakage=known, max_leakage=max_leakage, hf_config=hf_config

@@ -81,6 +81,7 @@ def _record(
                 "dtype": client.dtype,
                 "quantization": client.format.quantization,
                 "embedding": client.format.embedding,
+                "learns": client.learns,
                 "ranks": "auto" if _waits_for_rank(plan, client) else client.ranks,
                 "adapter_parameters": _adapter_parameters(plan, client),
                 "bytes_up_a_step": _bytes_up(plan, client),
@@ -138,13 +139,20 @@ def _table(plan: Plan, examples: dict[str, int]) -> Any:
                 client.name if not others else f"{client.name} and {len(others):,} alike",
                 client.task_group,
                 client.cut,
-                "auto" if auto else str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}",
+                "auto" if auto else _span(ranks),
                 _adapter_parameters(plan, client),
                 _bytes_up(plan, client),
                 _range([examples[c.name] for c in (client, *others) if c.name in examples]),
             )
         )
     return plan_table(rows)
+
+
+def _span(ranks: list[int]) -> str:
+    """Ranks in order, in words; a frozen client has none."""
+    if not ranks:
+        return "frozen"
+    return str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"
 
 
 def _waits_for_rank(plan: Plan, client: ClientPlan) -> bool:

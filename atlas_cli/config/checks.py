@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
+from atlas_cli.config.learning_checks import learning_problems
 from atlas_cli.config.privacy_checks import privacy_problems
 from atlas_cli.config.problems import Problem
 from atlas_cli.config.schema.experiment import ExperimentConfig
@@ -38,6 +39,7 @@ def cross_check(config: ExperimentConfig) -> list[Problem]:
         _clustering,
         _engine,
         _audit,
+        learning_problems,
         privacy_problems,
     )
     return [*_secrets(config.model_dump(), ()), *(problem for check in checks for problem in check(config))]

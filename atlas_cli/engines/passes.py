@@ -65,7 +65,7 @@ def _kind(federation: Federation, client: str) -> object:
     """What clients of one pass have in common; None for a client that is computed alone and padded."""
     party = federation.split_client(client)
     measured = party.usage is not None or federation.server.usage is not None  # client by client
-    if party.checkpointing or measured:
+    if party.alone or party.checkpointing or measured:
         return None
     blocks = blocks_of(party.base.model, party.base.family)
     return id(blocks[0]), party.cut, party.lowest, party.prefix and party.prefix.first

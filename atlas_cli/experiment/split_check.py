@@ -24,13 +24,15 @@ class Check:
         packed_loss_difference, packed_gradient_difference: the same for a pass over real tokens alone, as clients share
             them in training, the loss relative to its size above 1; None where they do not. Its matrix products have
             other shapes, and so other roundings.
-        gradient_norm: of the client's adapters, unsplit; zero would mean that nothing is trained.
+        gradient_norm: of the client's adapters, unsplit, or of all that is trained where it has none; zero would mean
+            that nothing is trained.
         adapter_effect: how much the adapters change the loss; zero would mean that they are not attached.
         dtype: of the client, where it is not the model's; ``embedding``: "rows" where it holds rows of the table;
             ``weight_difference``: the largest of its copy of the weights from the model's own, cast.
         quantization: of the client's weights, where they are quantised, as they are in the unsplit model then, too;
             ``server_quantization``: of the server's; ``rounding``: the largest difference of such a weight from the
             model's own.
+        frozen: whether the client has nothing trained, so that the gradients are the server's.
         tried: what was found by the shape of a model without a family file, in words.
     """
 
@@ -52,6 +54,7 @@ class Check:
     rounding: float = 0.0
     packed_loss_difference: float | None = None
     packed_gradient_difference: float | None = None
+    frozen: bool = False
     tried: str = ""
 
     @property
@@ -62,12 +65,13 @@ class Check:
         ]
         # each compared by itself: max() would lose a NaN
         close = all(d <= self.tolerance for d in (self.loss_difference, self.gradient_difference, *packed))
-        return close and self.gradient_norm > 0 and self.adapter_effect > 0 and self.weight_difference == 0
+        attached = self.adapter_effect > 0 or self.frozen  # then the server may train a head alone
+        return close and self.gradient_norm > 0 and attached and self.weight_difference == 0
 
     @property
     def place(self) -> str:
         """The cut, and how the client holds its weights where it does not hold the model's own."""
-        return f"layer {self.split_layer}{self.held}"
+        return f"layer {self.split_layer}{self.held}{', frozen' if self.frozen else ''}"
 
     @property
     def held(self) -> str:
@@ -95,7 +99,7 @@ class Check:
             *own,
             *packed,
             *plain,
-            *(() if self.tried else ("tried",)),
+            *(name for name in ("frozen", "tried") if not getattr(self, name)),
             *(() if self.held else ("weight_difference",)),
         }
         return {**{key: value for key, value in asdict(self).items() if key not in left_out}, "passed": self.passed}

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from atlas_cli.data.collate import Batch, collate, parts_of
 from atlas_cli.experiment.split_check import TOLERANCE, Check, running
 from atlas_cli.federation.federation import Federation
-from atlas_cli.federation.parties.exchange import exchange, exchange_all
+from atlas_cli.federation.parties.exchange import exchange, exchange_all, exchange_rows
+from atlas_cli.federation.parties.frozen_client import FrozenClient
 from atlas_cli.federation.parties.party import Halves, as_inputs
 from atlas_cli.federation.parties.shared_client_pass import ClientPass
 from atlas_cli.federation.parties.split_client import SplitClient
@@ -35,7 +36,8 @@ from atlas_cli.wire.ledger import Ledger
 
 
 def verify_split(federation: Federation) -> list[Check]:
-    """One check per task group, split layer and format, at the ranks of its first client; no state changes."""
+    """One check per task group, split layer and format, at the ranks of its first client, and one of frozen clients; no
+    state changes."""
     checks = []
     gaps = {c.format: cast_error(federation.base, federation.base_of(c.name)) for c in _first(federation.plan.clients)}
     for group, prepared in federation.data.items():
@@ -47,8 +49,8 @@ def verify_split(federation: Federation) -> list[Check]:
 
 
 def _first(clients: Sequence[ClientPlan]) -> list[ClientPlan]:
-    """The first client of each split layer and format."""
-    first = {(client.cut, client.format): client for client in reversed(clients)}
+    """The first client of each split layer and format, of those that learn and of those that are frozen."""
+    first = {(client.cut, client.format, client.learns == "frozen"): client for client in reversed(clients)}
     return [first[kind] for kind in sorted(first)]
 
 
@@ -85,7 +87,7 @@ def _check(
     client, server = parties()
     loss, split = _through_the_split(client, server, batch, packed=False)
     packed = None
-    if federation.plan.one_by_one is None and not planned.checkpointing:
+    if federation.plan.one_by_one is None and not planned.checkpointing and not client.alone:
         packed = _through_the_split(*parties(), batch, packed=True)
     upper = server.groups[group].adapters
     whole_head = client.head if client.head is not None else server.heads[group]
@@ -108,7 +110,7 @@ def _check(
         packed_gradient_difference=max(_difference(a, b) for a, b in zip(packed[1], unsplit, strict=True))
         if packed
         else None,
-        gradient_norm=float(nn.utils.get_total_norm(unsplit[:n_lower])),
+        gradient_norm=float(nn.utils.get_total_norm(unsplit[:n_lower] or unsplit)),
         adapter_effect=abs(unsplit_loss.item() - plain.item()),
         tolerance=max(TOLERANCE[base.dtype], TOLERANCE[own.dtype]) * size,
         dtype=planned.dtype if own.dtype != base.dtype else None,
@@ -117,6 +119,7 @@ def _check(
         quantization=_if_any(own),
         server_quantization=_if_any(base),
         rounding=max(own.rounding, base.rounding),
+        frozen=isinstance(client, FrozenClient),
         tried=base.family.by_shape,
     )
 
@@ -129,7 +132,9 @@ def _through_the_split(
     client: SplitClient, server: SplitServer, batch: Batch, packed: bool
 ) -> tuple[float, list[Tensor | None]]:
     """Loss and gradients of all that is trained: by messages of the padded batch, or as clients share a pass."""
-    if packed:
+    if isinstance(client, FrozenClient):
+        loss = exchange_rows(server, client, batch, client.forward_batch(batch, 0, 0), Ledger())
+    elif packed:
         server.real_tokens = True
         together = ClientPass([client])
         up = together.forward([batch], 0, 0)

@@ -69,7 +69,8 @@ def batch_of(federation: Federation, client: str, overall: int) -> Batch:
 class LocalWork:
     """The work of one client in a round, whichever engine ran it.
 
-    Steps, examples, real tokens, wall seconds, the sum of loss over ``labels``, and the padded shape of every batch.
+    Steps, examples, real tokens, wall seconds, the sum of loss over ``labels``, and the padded shape of every batch and
+    of what the client computed of it.
     """
 
     steps: int = 0
@@ -79,6 +80,7 @@ class LocalWork:
     seconds: float = 0.0
     loss_sum: float = 0.0
     shapes: list[tuple[int, int]] = field(default_factory=list)
+    computed: list[tuple[int, int]] = field(default_factory=list)
 
     @property
     def loss(self) -> float | None:
@@ -96,6 +98,7 @@ class LocalWork:
         """Count one step."""
         self.seconds += seconds
         self.shapes.append((batch.input_ids.shape[0], batch.input_ids.shape[1]))
+        self.computed.append(loss.computed or self.shapes[-1])
         self.steps += 1
         self.examples += batch.n_examples
         self.tokens += batch.n_tokens

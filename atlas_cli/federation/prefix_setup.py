@@ -36,7 +36,7 @@ def lowest_changing_blocks(config: ExperimentConfig, plan: Plan) -> dict[str, in
     """
     if depends_on_length(plan.hf_config, config.training.max_length):  # a text alone may have other positions
         return {c.name: 0 for c in plan.clients}
-    own = {c.name: min(layer_of(path, plan.family) for path in c.ranks) for c in plan.clients}
+    own = {c.name: min((layer_of(path, plan.family) for path in c.ranks), default=c.cut) for c in plan.clients}
     if not method_of(config).CHANGES_BASE:
         return own
     lowest: dict[str | None, int] = {}
@@ -54,7 +54,7 @@ def without_prefix(config: ExperimentConfig, plan: Plan) -> list[str]:
     lowest = lowest_changing_blocks(config, plan)
     for client in plan.clients:
         if lowest[client.name] == 0:
-            own = min(layer_of(path, plan.family) for path in client.ranks) == 0
+            own = any(layer_of(path, plan.family) == 0 for path in client.ranks)
             cause = "block 0 has an adapter" if own else f"{config.aggregation.method} may change block 0 of its base"
             if depends_on_length(plan.hf_config, config.training.max_length):
                 cause = "the model's rotary positions depend on the longest text of a batch"

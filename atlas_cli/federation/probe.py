@@ -10,6 +10,7 @@ from torch import nn
 
 from atlas_cli.errors import ConfigError
 from atlas_cli.federation.federation import Federation
+from atlas_cli.federation.parties.frozen_client import FrozenClient
 from atlas_cli.federation.parties.setting import Setting
 from atlas_cli.federation.parties.split_client import SplitClient
 from atlas_cli.federation.parties.split_server import SplitServer
@@ -50,7 +51,8 @@ def pair(
     group = planned.task_group
     tasks = {group: federation.data[group].task}
     own = federation.base_of(name)
-    client = SplitClient(name, own, planned.cut, ranks, setting, task=tasks[group], head=head)
+    kind = SplitClient if ranks else FrozenClient
+    client = kind(name, own, planned.cut, ranks, setting, task=tasks[group], head=head)
     server_rank = config.server.rank if planned.cut < base.n_layers else 0
     server = SplitServer(base, planned.cut, tasks, setting, server_rank)
     server.begin_round({name: group}, 0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from atlas_cli.planning.round_bytes import Shape
 from atlas_cli.planning.step_flops import step_flops
 from atlas_cli.runs.schemas import KINDS
 from atlas_cli.wire.ledger import Ledger
-from atlas_cli.wire.messages import STEP, Direction, Fingerprint
+from atlas_cli.wire.messages import STEP, Activations, Direction, Fingerprint
 
 WAYS: tuple[Direction, ...] = ("up", "down")
 STEP_KINDS = tuple(message.kind for message in STEP)
@@ -73,7 +73,7 @@ class OwnTime:
     def seconds(self, client: str, did: LocalWork, ledger: Ledger) -> float:
         """The seconds of one client, from its batches and from all messages it sent and received."""
         counted, flops = self._flops.get(client, (0, 0.0))
-        flops += sum(own.total for own, _ in self._counted.of(client, did.shapes[counted:]))
+        flops += sum(own.total for own, _ in self._counted.of(client, did, counted))
         self._flops[client] = len(did.shapes), flops
         device = self._devices[client]
         seconds = compute_seconds(flops, device)
@@ -91,30 +91,36 @@ class StepFlops:
     def __init__(self, federation: Federation) -> None:
         self.federation, self._known = federation, dict[Any, tuple[Work, float]]()
 
-    def of(self, client: str, shapes: Sequence[tuple[int, int]]) -> list[tuple[Work, float]]:
-        """FLOPs of the client and of the server for a batch of each shape."""
+    def of(self, client: str, did: LocalWork, first: int = 0) -> list[tuple[Work, float]]:
+        """FLOPs of the client and of the server for each of its steps, from the ``first`` on."""
         ranks, planned = self.federation.aggregator.members[client].ranks, self.federation.plan.by_name[client]
         group = self.federation.group_of(client)
-        kind = group, planned.cut, planned.checkpointing, tuple(ranks.items())
+        kind = group, planned.cut, planned.checkpointing, planned.learns, tuple(ranks.items())
         found = []
-        for shape in shapes:
+        for shape in zip(did.shapes[first:], did.computed[first:], strict=True):
             if (kind, shape) not in self._known:
                 self._known[kind, shape] = self._count(planned, group, ranks, *shape)
             found.append(self._known[kind, shape])
         return found
 
     def _count(
-        self, planned: ClientPlan, group: str, ranks: Mapping[str, int], batch: int, tokens: int
+        self,
+        planned: ClientPlan,
+        group: str,
+        ranks: Mapping[str, int],
+        shape: tuple[int, int],
+        computed: tuple[int, int],
     ) -> tuple[Work, float]:
         task, trained = self.federation.data[group].task, self.federation.aggregator.method.TRAINED
-        return step_flops(self.federation.plan, planned, ranks, task, Shape(batch, tokens, batch > 1), trained)
+        padded, own = Shape(*shape, shape[0] > 1), Shape(*computed, computed[0] > 1)
+        return step_flops(self.federation.plan, planned, ranks, task, padded, trained, own)
 
 
 def _work(counted: StepFlops, client: str, device: Device, did: LocalWork, ledger: Ledger) -> ClientWork:
-    up, down = (_by_step(ledger, client, way, did.shapes) for way in WAYS)
+    up, down = (_by_step(ledger, client, way, did) for way in WAYS)
     steps = [
         LocalStep(own.forward, own.backward, of_server, sum(sent), sum(got), len(sent), len(got))
-        for (own, of_server), sent, got in zip(counted.of(client, did.shapes), up, down, strict=True)
+        for (own, of_server), sent, got in zip(counted.of(client, did), up, down, strict=True)
     ]
     ends = [
         [size for kind in KINDS if kind not in STEP_KINDS for size in ledger.sizes(client, kind, way)] for way in WAYS
@@ -124,16 +130,17 @@ def _work(counted: StepFlops, client: str, device: Device, did: LocalWork, ledge
     return ClientWork(client, group, device, steps, sent_last, got_last, up_last, down_last)
 
 
-def _by_step(ledger: Ledger, client: str, way: Direction, shapes: Sequence[tuple[int, int]]) -> list[list[int]]:
-    """Sizes of the messages of each step; an empty batch has none.
+def _by_step(ledger: Ledger, client: str, way: Direction, did: LocalWork) -> list[list[int]]:
+    """Sizes of the messages of each step; an empty batch has none, and one that the server keeps no activations.
 
     The batches of a fingerprint came before, and go with the first step; what was sent in a step that its client did
     not end goes with the last that it did.
     """
-    sent: list[list[int]] = [[] for _ in shapes]
-    full = [messages for messages, (batch, _) in zip(sent, shapes, strict=True) if batch] or sent
+    sent: list[list[int]] = [[] for _ in did.shapes]
     fingerprinted = bool(ledger.sizes(client, Fingerprint.kind, "up"))
     for kind in STEP_KINDS:
+        shapes = did.computed if kind == Activations.kind else did.shapes
+        full = [messages for messages, (batch, _) in zip(sent, shapes, strict=True) if batch] or sent
         sizes = ledger.sizes(client, kind, way)
         before = max(0, len(sizes) - len(full)) if fingerprinted else 0
         for number, size in enumerate(sizes):

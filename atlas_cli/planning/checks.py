@@ -63,6 +63,38 @@ def check_example_noise(
         )
 
 
+def check_frozen(config: ExperimentConfig, hf_config: PreTrainedConfig) -> None:
+    """Refuse frozen clients where nothing learns of their texts, or where what they send of a text may change.
+
+    Raises:
+        ConfigError: names the first such client.
+    """
+    method, length = method_of(config), config.training.max_length
+    for spec in config.expanded_clients():
+        if spec.learns != "frozen":
+            continue
+        key, task = f"{spec.key}.learns", config.task_groups[spec.task_group].task
+        if config.server.rank == 0 and load(task).causal_only:
+            raise ConfigError(
+                f"frozen leaves all training to the server, whose head for {task} is frozen, too; set server.rank to 1 "
+                "or more",
+                key=key,
+            )
+        if method.CHANGES_BASE:
+            raise ConfigError(
+                f"frozen keeps a client's weights, and {config.aggregation.method} changes them; use another "
+                "aggregation.method",
+                key=key,
+            )
+        if depends_on_length(hf_config, length):
+            raise ConfigError(
+                f"frozen sends each text once, and with texts of more than {frequencies_change_at(hf_config)} tokens "
+                "what this model computes of a text depends on the longest of its batch; set training.max_length to "
+                "that",
+                key=key,
+            )
+
+
 def _check_compiled(config: ExperimentConfig) -> None:
     rounded = [config.model.quantization, *(client.quantization for client in config.clients.values())]
     if config.engine.compile and any(each not in (None, "none") for each in rounded):

@@ -9,9 +9,15 @@ from typing import Any, NamedTuple
 from atlas_cli.aggregation.contract import Layer, elements
 from atlas_cli.config.schema.experiment import OptimizerConfig
 from atlas_cli.planning.devices.cost import head_step
+from atlas_cli.planning.devices.step_bytes import token_bytes
 from atlas_cli.planning.memory.embedding_rows import assumed_rows
 from atlas_cli.planning.memory.party_memory import PartyMemory, adapter_bytes, bytes_of, optimizer_bytes
-from atlas_cli.planning.memory.predict import predict_client, predict_server, predict_unsplit, predict_whole
+from atlas_cli.planning.memory.predict import (
+    predict_server,
+    predict_split_client,
+    predict_unsplit,
+    predict_whole,
+)
 from atlas_cli.planning.memory.step import ELEMENT, Step
 from atlas_cli.planning.method import merge_optimizer_of, method_of, pull_of
 from atlas_cli.planning.plan import ClientPlan, Plan
@@ -32,6 +38,8 @@ class Prediction:
         references: full fine-tuning and unsplit LoRA, in the largest batch of the clients.
         rounds: the bytes on the wire by client; empty in modes without a server.
         rows: of the token embedding, of clients that do not hold its table.
+        kept: bytes of the activations that the server keeps of the texts of frozen clients, part of its cut buffers;
+            None where no client is frozen, or their texts are not known.
     """
 
     shapes: Mapping[str, Shape]
@@ -41,16 +49,19 @@ class Prediction:
     references: Mapping[str, PartyMemory]
     rounds: Mapping[str, RoundBytes]
     rows: Mapping[str, int]
+    kept: int | None = None
 
     def record(self) -> dict[str, Any]:
         """The prediction as JSON in bytes, with the keys of memory.json, ``transient`` and ``peak``."""
+        kept = {} if self.kept is None else {"kept_activations": self.kept}
+        of_server = {**_parts(self.server), **kept, "batch": self._batch(SERVER)} if self.server is not None else None
         return {
             "unit": "bytes",
             "clients": {
                 name: {**_parts(m), **self._rows(name), "batch": self._batch(name), "alike": self.alike[name]}
                 for name, m in self.clients.items()
             },
-            "server": {**_parts(self.server), "batch": self._batch(SERVER)} if self.server is not None else None,
+            "server": of_server,
             "references": {name: _parts(m) for name, m in self.references.items()},
             "round": {name: {"bytes_up": r.up, "bytes_down": r.down} for name, r in self.rounds.items()},
         }
@@ -68,6 +79,7 @@ def predict(
     classes: Mapping[str, Sequence[str]],
     shapes: Mapping[str, Shape] | None = None,
     rows: Mapping[str, int] | None = None,
+    kept: Mapping[str, int] | None = None,
 ) -> Prediction:
     """Predict the memory of every party; clients that are alike are computed once.
 
@@ -75,6 +87,7 @@ def predict(
         classes: class names by task group, for tasks with classes.
         shapes: measured batches by client, and of the server; default: full batches of the longest examples, padded.
         rows: how many rows of the token embedding a client holds, for those that do not hold its table.
+        kept: the tokens of the texts of frozen clients whose activations the server keeps, by client.
     """
     training = plan.config.training
     full = full_shape(training)
@@ -87,7 +100,7 @@ def predict(
         shape = given.get(client.name, full)
         own_head = client.task_group if _heads_on_clients(plan) else None
         held, own = rows.get(client.name), (client.checkpointing, client.format)
-        kind = (client.cut, tuple(client.ranks.items()), shape, own_head, held, *own)
+        kind = (client.cut, client.learns, tuple(client.ranks.items()), shape, own_head, held, *own)
         alike[client.name] = first.setdefault(kind, client.name)
         known = clients.get(alike[client.name])
         clients[client.name] = known or client_memory(plan, client, tasks[client.task_group], shape, held)
@@ -96,14 +109,19 @@ def predict(
     split = plan.config.mode == "split-federated"
     if split:
         used[SERVER] = given.get(SERVER, used[largest])
+    server = _server(plan, tasks, used[SERVER], _received(plan, used)) if split else None
+    kept_bytes = _kept_bytes(plan, kept) if kept and split else None
+    if server is not None and kept_bytes is not None:
+        server = replace(server, cut_buffers=server.cut_buffers + kept_bytes)
     return Prediction(
         shapes=used,
         alike=alike,
         clients=clients,
-        server=_server(plan, tasks, used[SERVER], _received(plan, used)) if split else None,
+        server=server,
         references=_references(plan, next(iter(tasks.values())), used[largest]),
         rounds={c.name: round_bytes(plan, c, tasks[c.task_group], used[c.name]) for c in plan.clients} if split else {},
         rows=rows,
+        kept=kept_bytes,
     )
 
 
@@ -150,7 +168,10 @@ def client_memory(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape, 
         memory = predict_unsplit(plan.family, plan.hf_config, ranks, plan.features, step, task=task)
     else:
         ranks, model = client.ranks, (plan.family, plan.hf_config, client.cut, client.ranks, plan.features)
-        memory = predict_client(*model, step, task=task if _heads_on_clients(plan) else None)
+        own_task = task if _heads_on_clients(plan) else None
+        memory = predict_split_client(client.learns, *model, step, task=own_task)
+    if not ranks:
+        return memory
     layers = {path: Layer(rank, *plan.features[path]) for path, rank in ranks.items()}
     kept = 4 * elements(method.extra_tensors(layers).at_client)
     if pull_of(config) and config.training.local_steps > 1:
@@ -184,6 +205,8 @@ def _server(plan: Plan, tasks: Mapping[str, BaseTask], shape: Shape, received: s
     memory = predict_server(*model, step, heads, traced=traced)
     groups = [_trained_for(plan, name, head) for name, head in zip(tasks, heads, strict=True)]
     total = sum(group.trained for group in groups)
+    if all(client.learns == "frozen" for client in plan.clients):  # nobody gets a gradient
+        memory = replace(memory, cut_buffers=memory.cut_buffers // 2)
     moments = optimizer_bytes(step.optimizer, total, sum(group.tensors for group in groups))
     merging = sum(_merge_optimizer_bytes(plan, name, task) for name, task in tasks.items())
     memory = replace(
@@ -212,6 +235,12 @@ def _merge_optimizer_bytes(plan: Plan, group: str, task: BaseTask) -> int:
     head = head_tensors(task, plan.hidden_size) if plan.config.training.labels == "client" else {}
     heads = optimizer.head_shapes({name.removeprefix("head."): value for name, value in head.items()})
     return 4 * (elements(optimizer.shapes(layers)) + elements(heads))
+
+
+def _kept_bytes(plan: Plan, tokens: Mapping[str, int]) -> int:
+    """Bytes of the activations of so many tokens of each frozen client."""
+    compress, size = plan.config.privacy.compress, plan.hidden_size
+    return sum(count * token_bytes(size, plan.by_name[client].dtype, compress) for client, count in tokens.items())
 
 
 class _TrainedForGroup(NamedTuple):

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from atlas_cli.aggregation.contract import PARTS
-from atlas_cli.config.schema.experiment import ClientSpec, ExperimentConfig
+from atlas_cli.config.schema.experiment import ClientSpec, ExperimentConfig, Learns
 from atlas_cli.errors import ConfigError
 from atlas_cli.models.adapters.lora import features_of
 from atlas_cli.models.adapters.placement import adapted_names, place_ranks
@@ -29,6 +29,7 @@ from atlas_cli.planning.checks import (
     check_clusters,
     check_embeddings,
     check_example_noise,
+    check_frozen,
     check_hooks,
     check_server_memory,
 )
@@ -41,7 +42,8 @@ from atlas_cli.planning.method import method_of
 class ClientPlan:
     """One client: its task group, its number of blocks, and the rank of every adapted layer by path in the base.
 
-    ``key`` is the place of the client in the config; ``format``: how it holds its frozen weights.
+    ``key`` is the place of the client in the config; ``format``: how it holds its frozen weights; ``learns``: how its
+    half learns, without any adapter where it is frozen.
     """
 
     name: str
@@ -52,6 +54,7 @@ class ClientPlan:
     format: WeightFormat
     checkpointing: bool = False
     weight: float = 1.0
+    learns: Learns = "backprop"
 
     @property
     def dtype(self) -> str:
@@ -183,6 +186,7 @@ def make_plan(config: ExperimentConfig) -> Plan:
     check_before_shapes(config, hf_config, family)
     base, lm_head = meta_model(hf_config, family, getattr(torch, config.model.dtype))
     check_embeddings(config, base, lm_head)
+    check_frozen(config, hf_config)
     names = adapted_names(base, family, config.lora.targets)
     check_example_noise(config, hf_config, family, names)
     clients = _planned_clients(config, base, family, names)
@@ -192,7 +196,7 @@ def make_plan(config: ExperimentConfig) -> Plan:
     upper = _server_adapters(config, base, family, cut, names)
     features = {path: features_of(base.get_submodule(path)) for path in _all_paths(hf_config, family, names)}
     check_server_memory(config, features.values())
-    check_hooks(config, features, [client.ranks for client in clients])
+    check_hooks(config, features, [client.ranks for client in clients if client.ranks])
     return Plan(
         config=config,
         family=family,
@@ -224,7 +228,8 @@ def _planned_clients(
         if spec.key not in placed:
             cut = check_cut(spec.split_layer, n_layers, _own_key(config, spec.key, "split_layer", "model"))
             rank, key = _planned_rank(config, spec.rank), _own_key(config, spec.key, "rank", "lora")
-            placed[spec.key] = cut, place_ranks(base, family, rank, range(cut), names, key)
+            frozen = spec.learns == "frozen"
+            placed[spec.key] = cut, {} if frozen else place_ranks(base, family, rank, range(cut), names, key)
         clients.append(client_plan(spec, *placed[spec.key]))
     return clients
 
@@ -232,8 +237,8 @@ def _planned_clients(
 def client_plan(spec: ClientSpec, cut: int, ranks: Mapping[str, int]) -> ClientPlan:
     """The plan of a client of the config, with ``cut`` blocks and adapters of these ranks."""
     format = WeightFormat.of(spec)._replace(embedding=spec.embedding)
-    rest = (spec.key, format, spec.checkpointing, spec.weight)
-    return ClientPlan(spec.name, spec.task_group, cut, ranks, *rest)
+    rest = (spec.key, format, spec.checkpointing, spec.weight, spec.learns)
+    return ClientPlan(spec.name, spec.task_group, cut, {} if spec.learns == "frozen" else ranks, *rest)
 
 
 def _server_adapters(

@@ -11,7 +11,7 @@ from torch import nn
 
 from atlas_cli.aggregation.contract import Layer, Shapes
 from atlas_cli.config.schema.training import TrainingConfig
-from atlas_cli.planning.devices.cost import StepBytes, step_bytes
+from atlas_cli.planning.devices.step_bytes import StepBytes, step_bytes
 from atlas_cli.planning.method import method_of
 from atlas_cli.planning.plan import ClientPlan, Plan
 from atlas_cli.tasks.contract import BaseTask
@@ -49,8 +49,8 @@ class RoundMessages:
 
 
 def round_bytes(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape) -> RoundBytes:
-    """What a client that takes part sends and gets, in a round after the first in which all
-    clients of its group take part."""
+    """What a client that takes part sends and gets, in a round after the first in which all clients of its group take
+    part; of one that is frozen, while its texts are new to the server."""
     sent, steps = round_messages(plan, client, task, shape), plan.config.training.local_steps
     return RoundBytes(steps * sent.step.up + sum(sent.end_up), steps * sent.step.down + sum(sent.end_down))
 
@@ -66,6 +66,7 @@ def round_messages(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape)
         features=config.model.dtype,
         labels=task.blank_labels(shape.batch, shape.tokens) if training.labels == "server" else None,
         compress=config.privacy.compress,
+        frozen=client.learns == "frozen",
     )
     method = method_of(config)
     head = head_tensors(task, plan.hidden_size) if training.labels == "client" and method.SENT else {}
@@ -78,6 +79,8 @@ def round_messages(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape)
             (_factors(plan, client.ranks, "lora_", method.DELIVERED), _empty(extra.down)),
         )
     )
+    if not client.ranks:
+        up, down = [], []
     if method.CHANGES_BASE:  # the stacks of all clients, and with them what adapters were worth where they go on
         group = plan.group_ranks(client.task_group)
         stacked = [c.ranks for c in plan.members(client.task_group)] + ([group] if method.DELIVERED else [])

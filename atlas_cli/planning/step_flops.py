@@ -11,17 +11,34 @@ from atlas_cli.tasks.contract import BaseTask
 
 
 def step_flops(
-    plan: Plan, client: ClientPlan, ranks: Mapping[str, int], task: BaseTask, shape: Shape, trained: Collection[str]
+    plan: Plan,
+    client: ClientPlan,
+    ranks: Mapping[str, int],
+    task: BaseTask,
+    shape: Shape,
+    trained: Collection[str],
+    computed: Shape | None = None,
 ) -> tuple[Work, float]:
     """FLOPs of the client and of the server for a batch of ``shape``.
 
     Args:
         ranks: of the client's adapters, by path; ``trained``: their trained parts.
+        computed: what the client computes of the batch, where that is not all of it.
     """
     blocks, above, cut = plan.block_shapes, plan.above(client.cut), client.cut
-    batch, tokens = shape.batch, shape.tokens
-    own = client_step(blocks, cut, ranks, batch, tokens, checkpointing=client.checkpointing, trained=trained)
-    of_server = server_step(blocks, cut, plan.n_layers, above, batch, tokens).total
+    (batch, tokens, _), (own_batch, own_tokens, _) = shape, computed or shape
+    own = client_step(
+        blocks,
+        cut,
+        ranks,
+        own_batch,
+        own_tokens,
+        checkpointing=client.checkpointing,
+        trained=trained,
+        probes=plan.config.training.zeroth_order.probes if client.learns == "zeroth-order" else None,
+    )
+    to_cut = client.learns != "frozen"
+    of_server = server_step(blocks, cut, plan.n_layers, above, batch, tokens, to_cut=to_cut).total
     head = head_step(task, plan.hidden_size, int(plan.hf_config.vocab_size), batch, tokens).total
     if plan.config.training.labels == "client":
         return own + Work(0, head), of_server

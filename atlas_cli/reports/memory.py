@@ -108,6 +108,8 @@ def remarks(memory: Record, peak: int | None) -> list[str]:
     rows = [parts["embedding_rows"] for parts in memory["clients"].values() if "embedding_rows" in parts]
     held = f"{min(rows, default=0):,}" + (f" to {max(rows):,}" if len(set(rows)) > 1 else "")
     who += [f"clients with embedding: rows hold {held} rows of the token embedding"] if rows else []
+    kept = (memory["server"] or {}).get("kept_activations")
+    who += [f"cut buffers of the server: {format_bytes_mib(kept)} kept of texts of frozen clients"] if kept else []
     return [*who, f"peak of the whole process, all parties and the program together: {known}"]
 
 

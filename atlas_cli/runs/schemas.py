@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 Kind = Literal[
     "base-weights",
     "activations",
+    "rows",
     "gradients",
     "features",
     "feature-gradients",
@@ -291,12 +292,22 @@ class HolderMemory(Record):
     gradients: Count = Field(description="Gradients of what is trained.")
     optimizer: Count = Field(description="State of the optimizer.")
     saved_activations: Count = Field(description="What is kept for the backward pass, by saved-tensor hooks.")
-    cut_buffers: Count = Field(description="Activations at the cut and their gradients.")
+    cut_buffers: Count = Field(
+        description="Activations at the cut and their gradients; on the server `kept_activations`, too."
+    )
     total: Count = Field(description="The sum.")
     embedding_rows: Count | None = Field(
         default=None,
         description="With `embedding: rows`, how many rows of the token embedding it holds; they are part of "
         "`frozen_weights`.",
+    )
+    kept_activations: Count | None = Field(
+        default=None,
+        description="On the server, those that it keeps of the texts that `frozen` clients have sent by then; they are "
+        "part of `cut_buffers`.",
+    )
+    kept_tokens: dict[str, Count] | None = Field(
+        default=None, description="By frozen client, the tokens of these texts."
     )
     batch: Batch = Field(
         description="The batch during which it was measured: its `size` in examples, and its `tokens` with padding."

@@ -12,6 +12,7 @@ to the longest of the batch), D hidden size, r rank; hidden states have the dtyp
 | base-change       | down      | BaseRows         | rows added to the base (``flora``, ``fedex``) |
 | base-total        | down      | BaseTotal        | all such rows so far, for a client that missed too many |
 | activations       | up        | Activations      | hidden states, mask, labels unless ``labels: client`` |
+| rows              | up        | Rows             | which texts a batch has, of those sent (``learns: frozen``) |
 | gradients         | down      | Gradients        | the gradient at the cut of the client's own mean loss |
 | features          | down      | Features         | the server half's output (``labels: client``) |
 | feature-gradients | up        | FeatureGradients | their gradient, and the count that weighs it (``labels: client``) |
@@ -169,6 +170,18 @@ class Activations(HiddenStates, kind="activations", direction="up"):
     def closed_form(batch: int, tokens: int, token_bytes: int, label_bytes: int, masked: bool = True) -> int:
         """B T tokens of so many bytes, a byte a mask position where there is a mask, and the labels."""
         return batch * tokens * (token_bytes + masked) + label_bytes
+
+
+@dataclass(frozen=True, eq=False)
+class Rows(Message, kind="rows", direction="up"):
+    """A batch of a frozen client: (B,) int64, the place of each text among those that it has sent."""
+
+    rows: Tensor
+
+    @staticmethod
+    def closed_form(batch: int) -> int:
+        """8 bytes a text."""
+        return 8 * batch
 
 
 @dataclass(frozen=True, eq=False)
@@ -340,4 +353,4 @@ class BeamOrder(Message, kind="beams", direction="up"):
         return 8 * rows
 
 
-STEP = (Activations, Gradients, Features, FeatureGradients)  # of a local step
+STEP = (Activations, Rows, Gradients, Features, FeatureGradients)  # of a local step

@@ -1,6 +1,6 @@
 """FLOPs are those that torch counts in the real modules, bytes those of the real messages."""
 
-from itertools import combinations
+from itertools import combinations, product
 
 import pytest
 import torch
@@ -23,10 +23,10 @@ from atlas_cli.planning.devices.cost import (
     download_seconds,
     head_step,
     server_step,
-    step_bytes,
     upload_seconds,
 )
 from atlas_cli.planning.devices.devices import Device
+from atlas_cli.planning.devices.step_bytes import step_bytes
 from atlas_cli.tasks import build as build_task
 from atlas_cli.testing.flops import counted
 from atlas_cli.wire.messages import Activations
@@ -92,14 +92,15 @@ def test_client_flops_over_all_pairs_of_targets(family, base_of):
 def test_server_flops_are_those_that_torch_counts(family, base_of):
     base = base_of(family)
     half = server_half(base.model, base.family, CUT)
-    received = torch.ones(BATCH, TOKENS, base.hidden_size, requires_grad=True)
     mask = torch.ones(BATCH, TOKENS, dtype=torch.int64)
-    for targets in ("auto", linear_layers(base)[-1:]):
+    for targets, to_cut in product(("auto", linear_layers(base)[-1:]), (True, False)):
+        received = torch.ones(BATCH, TOKENS, base.hidden_size, requires_grad=to_cut)
         ranks = placed(base, range(CUT, base.n_layers), targets)
         adapters = build_adapters(base.model, ranks, alpha=16)
-        work = server_step(block_shapes(base.family, base.config), CUT, base.n_layers, ranks, BATCH, TOKENS)
+        shapes = block_shapes(base.family, base.config)
+        work = server_step(shapes, CUT, base.n_layers, ranks, BATCH, TOKENS, to_cut=to_cut)
         with adapters.attached(base.model):
-            hidden, forward = counted(lambda: run_half(half, mask, inputs_embeds=received))
+            hidden, forward = counted(lambda received=received: run_half(half, mask, inputs_embeds=received))
             _, backward = counted(lambda hidden=hidden: hidden.sum().backward())
         assert (work.forward, work.backward) == (forward, backward)
 

@@ -11,7 +11,7 @@ from atlas_cli.clustering.fingerprints import fingerprint_round
 from atlas_cli.data.collate import collate
 from atlas_cli.experiment.split_check import require_verified
 from atlas_cli.experiment.split_proof import verify_split
-from atlas_cli.planning.devices.cost import step_bytes
+from atlas_cli.planning.devices.step_bytes import step_bytes
 from atlas_cli.privacy.account.accounting import gaussian_epsilon, keep_probability
 from atlas_cli.privacy.mechanisms.activations import ActivationNoise
 from atlas_cli.privacy.mechanisms.labels import CorrectedTask

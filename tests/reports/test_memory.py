@@ -69,8 +69,10 @@ def test_every_part_of_the_schema_has_a_column():
     assert set(row.parts) == set(HolderMemory.model_fields) - {
         "total",
         "batch",
-        "embedding_rows",
-    }  # which are in frozen_weights
+        "embedding_rows",  # which are in frozen_weights
+        "kept_activations",  # in cut_buffers
+        "kept_tokens",
+    }
 
 
 def test_command_prints_the_run(make_run, invoke):

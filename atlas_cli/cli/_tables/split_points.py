@@ -42,7 +42,7 @@ def split_notes(choice: SplitChoice) -> list[str]:
         "work and bytes (MB: 1,000,000) are of one step, forward and backward",
         dtype_note(choice.setting.dtype, choice.published_dtype),
     ]
-    notes += _notes_on_weights(choice.setting)
+    notes += _notes_on_client(choice.setting)
     if choice.rows[0].seconds is not None and choice.device is not None and choice.server is not None:
         assumed = " (assumed; see --server)" if choice.server_assumed else ""
         notes.append(f"seconds: {choice.device.name} with server {choice.server.name}{assumed}; an order of size")
@@ -52,13 +52,17 @@ def split_notes(choice: SplitChoice) -> list[str]:
     return notes
 
 
-def _notes_on_weights(setting: Setting) -> list[str]:
+def _notes_on_client(setting: Setting) -> list[str]:
     notes = []
     if setting.quantization != "none":
         notes += [
             f"{setting.quantization}: the linear layers of the client's blocks; work and seconds leave out",
             "what it takes to dequantise them (5 to 20 % more time where it was measured, on a CPU)",
         ]
+    if setting.learns == "frozen":
+        notes.append("frozen: a step whose texts are new to the server; later ones cost the client nothing")
+    if setting.learns == "zeroth-order":
+        notes.append(f"zeroth-order: a forward, and {setting.probes} more in place of the backward")
     if setting.embedding == "rows":
         notes += [
             f"token embedding: {setting.rows:,} rows, taken for the distinct tokens of a client's texts;",
@@ -158,8 +162,10 @@ def _title(choice: SplitChoice) -> str:
         *([s.quantization] if s.quantization != "none" else []),
         *(["embeddings by the row"] if s.embedding == "rows" else []),
         *(["checkpointing"] if s.checkpointing else []),
+        *([s.learns] if s.learns != "backprop" else []),
     ]
-    return f"{choice.model}: a step of {s.batch} x {s.tokens} tokens, rank {s.rank}, {', '.join(held)}"
+    rank = "" if s.learns == "frozen" else f", rank {s.rank}"
+    return f"{choice.model}: a step of {s.batch} x {s.tokens} tokens{rank}, {', '.join(held)}"
 
 
 def _number(value: float) -> str:

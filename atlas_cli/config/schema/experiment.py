@@ -19,13 +19,15 @@ from atlas_cli.config.schema.faults import FaultsConfig, ScreenConfig
 from atlas_cli.config.schema.partition import HoldoutConfig
 from atlas_cli.config.schema.partition import PartitionConfig as PartitionConfig
 from atlas_cli.config.schema.privacy import PrivacyConfig
-from atlas_cli.config.schema.section import CheckedRanks, CheckedRanksOrAuto, Name, Section, SplitLayer, quantity
+from atlas_cli.config.schema.section import CheckedRanks, ClientRanks, Name, Section, SplitLayer, quantity
 from atlas_cli.config.schema.task_groups import DataConfig as DataConfig
 from atlas_cli.config.schema.task_groups import TaskGroupConfig as TaskGroupConfig
 from atlas_cli.config.schema.training import OptimizerConfig as OptimizerConfig
 from atlas_cli.config.schema.training import ScheduleConfig as ScheduleConfig
 from atlas_cli.config.schema.training import TrainingConfig
 from atlas_cli.units import parse_bytes, parse_compute, parse_power, parse_rate, parse_time
+
+Learns = Literal["backprop", "zeroth-order", "frozen"]
 
 
 class ModelConfig(Section):
@@ -117,11 +119,19 @@ class ClientConfig(Section):
     """One client, or ``count`` alike."""
 
     task_group: str = Field(description="The task group that it trains for.", examples=["questions"])
-    rank: CheckedRanksOrAuto | None = Field(
+    rank: ClientRanks | None = Field(
         None,
         description="Its LoRA rank, or a rank by layer; without it, `lora.rank`. `auto` finds ranks from the device's "
-        "budgets, and `atlas ranks` shows them.",
+        "budgets, and `atlas ranks` shows them. A client that is `frozen` has no adapter: 0, or no key.",
         examples=[4],
+    )
+    learns: Learns = Field(
+        "backprop",
+        description="How its half learns. `backprop`: by the gradient that comes back from the server. `zeroth-order`: "
+        "by an estimate of it from forward passes alone (`training.zeroth_order`). `frozen`: not at all; it has no "
+        "adapter and no optimizer, gets no gradient, and sends the activations of a text once, for the server keeps "
+        "them.",
+        examples=["frozen"],
     )
     split_layer: SplitLayer = Field(
         None,
@@ -282,6 +292,7 @@ class ClientSpec(NamedTuple):
     quantization: Literal["none", "nf4", "nf4-double", "int8"]
     embedding: Literal["table", "rows"]
     weight: float
+    learns: Learns
     key: str
 
 
@@ -367,7 +378,7 @@ class ExperimentConfig(Section):
         """
         specs = []
         for name, client in self.clients.items():
-            rank = self.lora.rank if client.rank is None else client.rank
+            rank = 0 if client.learns == "frozen" else self.lora.rank if client.rank is None else client.rank
             pooled = self.mode == "centralized"
             dtype = self.model.dtype if client.dtype is None or pooled else client.dtype
             quantization = self.model.quantization if client.quantization is None or pooled else client.quantization
@@ -375,6 +386,14 @@ class ExperimentConfig(Section):
             embedding = client.embedding if self.mode == "split-federated" else "table"
             for i in range(client.count):
                 numbered = f"{name}-{i + 1}" if client.count > 1 else name
-                own = (client.device, client.checkpointing, dtype, quantization, embedding, client.weight)
+                own = (
+                    client.device,
+                    client.checkpointing,
+                    dtype,
+                    quantization,
+                    embedding,
+                    client.weight,
+                    client.learns,
+                )
                 specs.append(ClientSpec(numbered, client.task_group, rank, cut, *own, f"clients.{name}"))
         return specs

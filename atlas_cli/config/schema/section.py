@@ -32,6 +32,10 @@ def _check_ranks(rank: Any) -> Any:
     return rank
 
 
+def _check_client_ranks(rank: Any) -> Any:
+    return rank if isinstance(rank, int) and rank == 0 else _check_ranks(rank)  # who may have 0 depends on ``learns``
+
+
 def _check_part_size(size: float) -> float:
     if (size < 1) if isinstance(size, int) else not 0 < size < 1:
         raise ValueError("must be a share above 0 and below 1, or a number of rows from 1 on")
@@ -39,7 +43,7 @@ def _check_part_size(size: float) -> float:
 
 
 CheckedRanks = Annotated[Ranks, AfterValidator(_check_ranks)]
-CheckedRanksOrAuto = Annotated[int | dict[int, int] | Literal["auto"], AfterValidator(_check_ranks)]
+ClientRanks = Annotated[int | dict[int, int] | Literal["auto"], AfterValidator(_check_client_ranks)]
 
 
 def quantity(parse: Callable[[object], float]) -> BeforeValidator:

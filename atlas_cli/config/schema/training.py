@@ -49,6 +49,21 @@ class DriftConfig(Section):
     )
 
 
+class ZerothOrderConfig(Section):
+    """How clients that learn `zeroth-order` estimate the gradient of their adapters."""
+
+    probes: int = Field(
+        5,
+        ge=1,
+        description="Forward passes with perturbed adapters in a step. The squared error of the estimate goes down in "
+        "proportion.",
+        json_schema_extra={"unit": "passes"},
+    )
+    smoothing: float = Field(
+        1e-3, gt=0, le=1, description="The size of a perturbation: each number is normal with this deviation."
+    )
+
+
 class EarlyStoppingConfig(Section):
     """Training ends before its last round when no task group gets better on its validation part."""
 
@@ -115,6 +130,7 @@ class TrainingConfig(Section):
     server_optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     drift: DriftConfig = DriftConfig()
+    zeroth_order: ZerothOrderConfig = ZerothOrderConfig()
     max_grad_norm: float | None = Field(
         1.0, gt=0, description="Gradients of a step are clipped to this L2 norm, on each side; `null` does not clip."
     )

@@ -27,7 +27,8 @@ from atlas_cli.errors import AtlasError, NonFiniteError, PluginError, during
 from atlas_cli.federation.attendance import Attendance
 from atlas_cli.federation.batches import LocalWork, batch_of
 from atlas_cli.federation.federation import Federation
-from atlas_cli.federation.parties.exchange import exchange
+from atlas_cli.federation.parties.exchange import exchange, exchange_rows
+from atlas_cli.federation.parties.frozen_client import FrozenClient
 from atlas_cli.federation.parties.optimizers import learning_rate_factor
 from atlas_cli.federation.parties.split_client import SplitClient
 from atlas_cli.federation.parties.trainables import PendingGradients, StepLoss
@@ -145,7 +146,11 @@ class RemoteRound:
         if up is not None:
             party.begin_step(self.number, self._step)
             try:
-                down, loss = exchange(server, _RemoteClient(party, self), batch, up, self.ledger)
+                remote = _RemoteClient(party, self)
+                if isinstance(party, FrozenClient):
+                    loss = exchange_rows(server, remote, batch, up, self.ledger)
+                else:
+                    down, loss = exchange(server, remote, batch, up, self.ledger)
             except NonFiniteError as error:
                 server.reject()
                 self._drop(client, NotFinite(str(error)))

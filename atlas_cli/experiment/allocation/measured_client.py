@@ -163,6 +163,8 @@ def _step(plan: Plan, party: Party, name: str, shape: Shape, vocabulary: int) ->
         return
     assert isinstance(party, SplitClient)
     message = party.forward(batch, 1, 0, None)
+    if not party.trained():
+        return
     width = message.activations
     if party.task is not None and party.head is not None:
         labels = party.task.blank_labels(shape.batch, shape.tokens)
@@ -188,7 +190,7 @@ def _tiny(plan: Plan, name: str) -> Plan:
     client = plan.by_name[name]
     first = f"{plan.family.blocks}.0."
     ranks = dict.fromkeys((path for path in plan.features if path.startswith(first)), 1)
-    client = replace(client, cut=1, ranks=ranks)
+    client = replace(client, cut=1, ranks=ranks if client.ranks else {})
     return replace(plan, hf_config=config, hidden_size=16, n_layers=1, cut=1, clients=(client,), upper_ranks={})
 
 

@@ -88,6 +88,10 @@ class Member:
     stored: StoredState | None = None
     _hashed: _Hashed | None = field(default=None, repr=False, compare=False)
 
+    def __post_init__(self) -> None:
+        if not self.exchanges:  # nothing is delivered, and that is what it holds
+            self.delivered_sha256 = sha256_tensors({})
+
     def __getattr__(self, name: str) -> Any:
         if name in ("adapters", "head"):  # removed by put_away
             raise AtlasError(f"the {name} of a client that is away (engine.offload) was read; bring it in first")
@@ -158,6 +162,11 @@ class Member:
         return sum(4 * m.out_features * (m.in_features + (m.bias is not None)) for m in linears)
 
     @property
+    def exchanges(self) -> bool:
+        """Whether it has anything to send and receive; a client without adapters has no head either."""
+        return bool(self.ranks)
+
+    @property
     def ranks(self) -> dict[str, int]:
         """Adapter rank by path."""
         if self.stored is not None:
@@ -168,7 +177,7 @@ class Member:
 def weight_of(config: ExperimentConfig, client: ClientPlan, group: PreparedGroup) -> float:
     """A client's weight before normalisation: by ``aggregation.weights``, times the client's own weight."""
     rule, own = config.aggregation.weights, client.weight
-    if rule == "inverse-rank":
+    if rule == "inverse-rank" and client.ranks:
         return own * len(client.ranks) / sum(client.ranks.values())
     if rule == "tokens":
         return own * sum(len(feature["input_ids"]) for feature in group.train[client.name])

@@ -8,17 +8,25 @@ import torch
 
 from atlas_cli.aggregation.checks import term_of
 from atlas_cli.aggregation.contract import PARTS
-from atlas_cli.config.schema.experiment import ExperimentConfig
+from atlas_cli.config.schema.experiment import ExperimentConfig, Learns
 from atlas_cli.federation.parties.anchor import Anchor
+from atlas_cli.federation.parties.frozen_client import FrozenClient
 from atlas_cli.federation.parties.party import Party
 from atlas_cli.federation.parties.setting import Setting
 from atlas_cli.federation.parties.split_client import SplitClient
 from atlas_cli.federation.parties.trainables import build_head
 from atlas_cli.federation.parties.unsplit_client import UnsplitClient
+from atlas_cli.federation.parties.zeroth_order_client import ZerothOrderClient
 from atlas_cli.models.frozen.load import FrozenBase
 from atlas_cli.planning.method import method_of, pull_of
 from atlas_cli.planning.plan import ClientPlan
 from atlas_cli.tasks.contract import BaseTask
+
+_SPLIT: Mapping[Learns, type[SplitClient]] = {
+    "backprop": SplitClient,
+    "zeroth-order": ZerothOrderClient,
+    "frozen": FrozenClient,
+}
 
 
 def new_client(
@@ -35,7 +43,7 @@ def new_client(
         upper: ranks of the adapters above its cut, by path; they are its own if it is unsplit.
     """
     split, own_head = config.mode == "split-federated", heads_on_clients(config)
-    made: Party = (SplitClient if split else UnsplitClient)(
+    made: Party = (_SPLIT[planned.learns] if split else UnsplitClient)(
         planned.name,
         base,
         planned.cut,
@@ -48,6 +56,8 @@ def new_client(
         checkpointing=planned.checkpointing,
     )
     method = method_of(config)
+    if not made.trained():
+        return made
     made.term = term_of(method)
     if mu := pull_of(config):
         made.anchor = Anchor(mu, config.training.local_steps)

@@ -181,8 +181,10 @@ class Aggregator:
             NonFiniteError: the result is not finite; the group keeps its adapter.
             AtlasError: the result is not what the contract of a method asks for.
         """
+        if not any(sent.values()):
+            return None
         clients = list(sent)
-        updates = [self.update(client, sent[client]) for client in clients] + self._of_server(group, clients)
+        updates = [self.update(client, own) for client, own in sent.items() if own] + self._of_server(group, clients)
         if self.noise is not None and self.noise.where == "server":
             current, head = self.groups[group].merged, self.head_of(clients[0])
             updates, sent = self.noise.mean(group, current, head, self.method.SENT, updates, sent)
@@ -233,9 +235,10 @@ class Aggregator:
         return bool(smaller)
 
     def is_behind(self, client: str) -> bool:
-        """Whether a client's group has a newer version than the client was sent."""
+        """Whether a client's group has a newer version than the client was sent; never, where it has no adapters."""
         member = self.members[client]
-        return member.version < 0 or (self.exchanges and member.version != self.groups[member.group].version)
+        newer = self.exchanges and member.version != self.groups[member.group].version
+        return member.exchanges and (member.version < 0 or newer)
 
     def layers_of(self, ranks: Mapping[str, int]) -> dict[str, Layer]:
         """The layer sizes (d_in, d_out, rank) of adapters of these ranks."""
@@ -334,9 +337,11 @@ class Aggregator:
         """A client's messages at the end of a round.
 
         They hold the parts of its adapters that the method asks for, the tensors of its term (``extra.<name>``), and
-        its head.
+        its head. A client that has neither sends none.
         """
         member = self.members[client]
+        if not member.exchanges:
+            return {}
         told = checks.told_extras(self.method, self.layers_of(member.ranks))
         extra = end_round(self.method, member.term, member.adapters, told) if member.term is not None else {}
         held = {**parts_of(member.adapters.state(), self.method.SENT), **member.head_state()}
@@ -371,8 +376,7 @@ class Aggregator:
 
     def _of_server(self, group: str, clients: Sequence[str]) -> list[Update]:
         """What the server trained on contested layers: an update for each set of layers that it serves."""
-        held = self._contested(group)
-        factors = factors_to_merge(held)
+        factors = factors_to_merge(self._contested(group))
         weights: dict[frozenset[str], float] = {}
         for member in (self.members[client] for client in clients):
             if member.served:

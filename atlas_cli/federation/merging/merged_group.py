@@ -54,8 +54,9 @@ class MergedGroup:
 
     def model(self) -> AdapterSet:
         """What the group predicts with: its adapters, or the changed base that holds everything merged so far."""
-        where = next(self.adapters.parameters()).device
-        return AdapterSet({}, self._total(where)) if self._changes_base else self.adapters
+        if not self._changes_base:
+            return self.adapters
+        return AdapterSet({}, self._total(next(self.adapters.parameters()).device))
 
     def frozen_for(self, ranks: Mapping[str, int], device: torch.device) -> Frozen:
         """T + (- dW as delivered) of a client of these ranks, which runs them beside its frozen weights."""

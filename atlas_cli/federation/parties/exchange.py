@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple, Protocol, TypeVar
 
 from torch import Tensor
 
 from atlas_cli.data.collate import Batch
+from atlas_cli.federation.parties.kept_rows import label_a_token, row_keys
 from atlas_cli.federation.parties.split_server import SplitServer
 from atlas_cli.federation.parties.trainables import StepLoss
 from atlas_cli.models.frozen.load import FrozenBase
 from atlas_cli.privacy.client_side import ClientProtection
+from atlas_cli.wire.codec import Codec
 from atlas_cli.wire.ledger import Ledger
-from atlas_cli.wire.messages import Activations, FeatureGradients, Features, Gradients, HiddenStates
+from atlas_cli.wire.messages import Activations, FeatureGradients, Features, Gradients, HiddenStates, Rows
 
 M = TypeVar("M", bound=HiddenStates)
 
@@ -21,6 +24,7 @@ M = TypeVar("M", bound=HiddenStates)
 class Serving(Protocol):
     """The part of a client that the server's side of a step calls, in whichever process the client computes."""
 
+    name: str
     base: FrozenBase
     privacy: ClientProtection
     now: tuple[int, int]
@@ -64,6 +68,31 @@ def exchange(
     return sent(down, sizes.gradients), loss
 
 
+def exchange_rows(server: SplitServer, client: Serving, batch: Batch, up: Activations, ledger: Ledger) -> StepLoss:
+    """The messages of one step of a frozen client: activations and labels of those texts alone that the server does not
+    have yet, and which texts the batch has; nothing comes back.
+
+    Args:
+        up: of the whole batch.
+    """
+    task, codec = server.task_of(client.name), client.privacy.codec
+    width = _token_bytes(client.base, codec, server.base.hidden_size)
+    keys = row_keys(batch, task)
+    fresh = server.kept.missing(client.name, keys)
+    received = up if codec is None else codec.decode(codec.encode(up), up)  # token by token, so alike in any batch
+    computed = (0, 0)
+    if fresh:
+        computed = len(fresh), int(batch.attention_mask[fresh].sum(1).max())
+        hidden, mask = (tensor[fresh, : computed[1]] for tensor in (up.activations, up.mask))
+        labels = batch.labels[fresh, : computed[1]] if label_a_token(task) else batch.labels[fresh]
+        message = Activations(client.name, hidden, mask, labels)
+        closed_form = Activations.closed_form(*computed, width, task.blank_labels(*computed).nbytes)
+        ledger.count(message if codec is None else codec.encode(message), closed_form)
+    numbers = server.kept.keep(client.name, keys, batch.attention_mask.sum(1).tolist(), width)
+    ledger.count(Rows(client.name, numbers), Rows.closed_form(len(keys)))
+    return replace(server.learn(received), computed=computed)
+
+
 def exchange_all(
     server: SplitServer,
     clients: Sequence[Serving],
@@ -84,12 +113,15 @@ def exchange_all(
 def _sizes(server: SplitServer, client: Serving, batch: Batch) -> _Sizes:
     (examples, tokens), hidden, codec = batch.input_ids.shape, server.base.hidden_size, client.privacy.codec
     labels = batch.labels.nbytes if server.training.labels == "server" else 0
-    below, above = (
-        hidden * side.base.dtype.itemsize if codec is None else codec.token_bytes(hidden) for side in (client, server)
-    )  # bytes a token; features keep the server's dtype
+    below, above = (_token_bytes(side.base, codec, hidden) for side in (client, server))  # features have the server's
     return _Sizes(
         Activations.closed_form(examples, tokens, below, labels),
         Features.closed_form(examples, tokens, above),
         FeatureGradients.closed_form(examples, tokens, above),
         Gradients.closed_form(examples, tokens, below),
     )
+
+
+def _token_bytes(base: FrozenBase, codec: Codec | None, hidden: int) -> int:
+    """Bytes of a token's hidden state that a half computed."""
+    return hidden * base.dtype.itemsize if codec is None else codec.token_bytes(hidden)

@@ -68,7 +68,8 @@ class Usage:
     """Bytes of one party, each measured from the tensors themselves.
 
     Activations are the largest of the measured steps. ``embedding_rows`` are those of the token embedding, which are
-    part of ``frozen_weights``; None for the whole table.
+    part of ``frozen_weights``; None for the whole table. ``kept_activations`` are those that a server keeps of texts of
+    frozen clients, of ``kept_tokens`` by client.
     """
 
     frozen_weights: int = 0
@@ -81,6 +82,8 @@ class Usage:
     batch_size: int = 0
     batch_tokens: int = 0
     embedding_rows: int | None = None
+    kept_activations: int = 0
+    kept_tokens: dict[str, int] | None = None
 
     @classmethod
     def held(
@@ -107,8 +110,12 @@ class Usage:
             self.batch_size, self.batch_tokens = batch, tokens
 
     def record(self) -> dict[str, object]:
-        """For memory.json."""
+        """For memory.json, where kept activations are part of ``cut_buffers``."""
         numbers = asdict(self)
+        kept, tokens_kept = numbers.pop("kept_activations"), numbers.pop("kept_tokens")
+        numbers["cut_buffers"] += kept
         size, tokens, rows = (numbers.pop(name) for name in ("batch_size", "batch_tokens", "embedding_rows"))
         of_rows = {} if rows is None else {"embedding_rows": rows}
-        return {**numbers, "total": sum(numbers.values()), **of_rows, "batch": {"size": size, "tokens": tokens}}
+        of_kept = {} if tokens_kept is None else {"kept_activations": kept, "kept_tokens": tokens_kept}
+        total = sum(numbers.values())
+        return {**numbers, "total": total, **of_rows, **of_kept, "batch": {"size": size, "tokens": tokens}}

@@ -77,8 +77,10 @@ class Party(ABC):
         anchor: what pulls it back to where its round began; None where nothing does.
         prefix: its lowest blocks, whose outputs the prefix cache keeps.
         privacy: its privacy mechanisms.
+        alone: whether it never shares a pass with other clients.
     """
 
+    alone = False
     usage: Usage | None = None
     term: ClientTerm | None = None
     anchor: Anchor | None = None

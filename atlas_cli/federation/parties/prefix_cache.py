@@ -102,12 +102,13 @@ class Prefix:
     """The blocks of a client below ``first``, which never change, run through a cache; and the part of its half above.
 
     Args:
+        cache: None computes each text each time.
         first: the lowest block that may change; above 0.
         autocast: precision of the forward, as ``training.autocast`` has it.
     """
 
     def __init__(
-        self, cache: PrefixCache, base: FrozenBase, adapters: AdapterSet, first: int, cut: int, autocast: str
+        self, cache: PrefixCache | None, base: FrozenBase, adapters: AdapterSet, first: int, cut: int, autocast: str
     ) -> None:
         self.cache, self.base, self.adapters, self.first = cache, base, adapters, first
         self._lower, self.upper = base.client_half(first), base.between(first, cut)
@@ -127,16 +128,26 @@ class Prefix:
         on_the_right = torch.arange(mask.shape[1]) < torch.tensor(lengths)[:, None]
         if 0 in lengths or not mask.cpu().bool().equal(on_the_right):
             return None
-        rows = []
+        padded: Tensor | None = None
         for i, length in enumerate(lengths):
-            key = self._key({name: tensor[i, :length] for name, tensor in tensors.items()})
-            row = self.cache.get(key, mask.device)
-            if row is None:
-                row = self._computed({name: tensor[i : i + 1, :length] for name, tensor in inputs.items()})
-                self.cache.put(key, row)
-            rows.append(row)
-        padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        return torch.nn.functional.pad(padded, (0, 0, 0, mask.shape[1] - padded.shape[1]))
+            named = {name: tensor[i : i + 1, :length] for name, tensor in inputs.items()}
+            row = self._found(named, {name: tensor[i, :length] for name, tensor in tensors.items()})
+            if padded is None:
+                padded = row.new_zeros(*mask.shape, row.shape[-1])
+            padded[i, :length] = row
+            del row  # not alive while the next is computed
+        return padded
+
+    def _found(self, row: dict[str, Tensor], on_cpu: dict[str, Tensor]) -> Tensor:
+        """The output of one text, from the cache or computed."""
+        if self.cache is None:
+            return self._computed(row)
+        key = self._key(on_cpu)
+        found = self.cache.get(key, row["input_ids"].device)
+        if found is None:
+            found = self._computed(row)
+            self.cache.put(key, found)
+        return found
 
     @torch.no_grad()
     def _computed(self, row: dict[str, Tensor]) -> Tensor:

@@ -160,15 +160,18 @@ class SplitClient(Party):
             inputs = {**inputs, "inputs_embeds": inputs["inputs_embeds"].to(self.base.dtype)}
         weights = [*self.half.parameters(), *self.adapters.parameters()]
         with self.forward_pass(*self.now, weights) as saved:
-            below = self.prefix.outputs(inputs, mask) if self.prefix is not None else None
-            if self.prefix is not None and below is not None:
-                activations = run_half(self.prefix.upper, mask, inputs_embeds=below)
-            else:
-                activations = run_half(self.half, mask, **inputs)
+            activations = self._below_cut(inputs, mask)
             activations = self.privacy.sent(activations, mask, lambda: self._embedded(inputs), *self.now)
         self._activations, self._mask, self._step_bytes = activations, mask, (0, 0)
         self._measured(saved.total, activations)
         return activations.detach()
+
+    def _below_cut(self, inputs: dict[str, Tensor], mask: Tensor) -> Tensor:
+        """The output of its blocks, in a forward pass."""
+        below = self.prefix.outputs(inputs, mask) if self.prefix is not None else None
+        if self.prefix is not None and below is not None:
+            return run_half(self.prefix.upper, mask, inputs_embeds=below)
+        return run_half(self.half, mask, **inputs)
 
     def _embedded(self, inputs: Inputs) -> Tensor:
         model: Any = self.base.model

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from atlas_cli.errors import AtlasError, ConfigError
+from atlas_cli.federation.parties.kept_rows import KeptRows
 from atlas_cli.federation.parties.measured_memory import Usage, saved_if_measured
 from atlas_cli.federation.parties.numerics import precision, require_finite, require_finite_gradients, seeded_dropout
 from atlas_cli.federation.parties.optimizers import state_bytes
@@ -47,6 +48,7 @@ class SplitServer:
             modes without a split there are none, and it takes no part in local steps.
         usage: its measured memory; None where it is not measured.
         real_tokens: compute nothing for padding, and serve clients that share a pass.
+        kept: the texts of frozen clients whose activations it has.
 
     Raises:
         ConfigError: a rank that a layer cannot have.
@@ -65,6 +67,7 @@ class SplitServer:
         self.lora, self.training, self.seed, self.device = setting.lora, setting.training, setting.seed, setting.device
         self.usage: Usage | None = None
         self.real_tokens = False
+        self.kept = KeptRows()
         self.heads = {name: build_head(base, task, self.seed, name, self.device) for name, task in tasks.items()}
         first = first_layers or {}
         self.groups = {
@@ -106,14 +109,23 @@ class SplitServer:
         Raises:
             NonFiniteError: activations or loss are not finite.
         """
-        trained, task, received, mask, labels = self._request(message)
-        with self._running(trained, message):
-            hidden = self._hidden(message.client, received, mask)
-            loss, count = task.loss(trained.logits(hidden, mask), labels)
-        require_finite(loss.detach(), f"loss of {self._when(message.client)}")
-        at_cut, gradients = self._backward(message.client, loss, None, received, trained)
-        self._pending = PendingGradients(message.client, trained, gradients, count)
+        request = self._request(message)
+        loss, count = self._loss(request, message)
+        at_cut, gradients = self._backward(message.client, loss, None, request.received, request.trained)
+        self._pending = PendingGradients(message.client, request.trained, gradients, count)
         return Gradients(message.client, at_cut), StepLoss(loss.item(), count)
+
+    def learn(self, message: Activations) -> StepLoss:
+        """As ``answer`` for a frozen client, which gets no gradient: none is computed below what the server trains."""
+        request = self._request(message)
+        request.received.requires_grad_(False)
+        loss, count = self._loss(request, message)
+        if self.usage is not None:
+            self.usage.kept_activations, self.usage.kept_tokens = self.kept.size, self.kept.tokens
+        found = torch.autograd.grad(loss, request.trained.parameters(), allow_unused=True)
+        gradients = self._checked(message.client, found, request.trained)
+        self._pending = PendingGradients(message.client, request.trained, gradients, count)
+        return StepLoss(loss.item(), count)
 
     def answer_all(self, messages: Sequence[Activations]) -> list[tuple[Gradients, StepLoss]]:
         """As ``answer`` and ``accept`` for each message, of clients of one cut and dtype; for pooled updates.
@@ -208,12 +220,16 @@ class SplitServer:
         upper = self.groups[part].adapters.adapters
         return AdapterSet({path: a for path, a in upper.items() if layer_of(path, self.base.family) >= cut})
 
+    def task_of(self, client: str) -> BaseTask:
+        """The task of a client of the round."""
+        return self.tasks[self._members[client]]
+
     def state_dict(self) -> StateDict:
-        """The trained values of each task group, or its part in a cluster, as ``<group>/...``."""
+        """The trained values of each task group, or its part in a cluster, as ``<group>/...``, and ``kept``."""
         state: StateDict = {}
         for group, trained in self.groups.items():
             state |= with_prefix(f"{group}/", trained.state_dict())
-        return state
+        return state | self.kept.state_dict()
 
     def load_state_dict(self, state: StateDict) -> None:
         """Go on from a state with the groups that there are.
@@ -225,6 +241,7 @@ class SplitServer:
         for group, trained in self.groups.items():
             with fields_of(group):
                 trained.load_state_dict(pop_prefix(f"{group}/", state))
+        self.kept.load_state_dict(state)
         copy_into({}, tensors_and_values(state, ())[0])
 
     def measure(self) -> Usage:
@@ -244,7 +261,7 @@ class SplitServer:
         """What a client sent with its labels, and what is trained with it."""
         received, mask = self._receive(message)
         assert message.labels is not None, "labels: client keeps labels on the clients"
-        task = self.tasks[self._members[message.client]]
+        task = self.task_of(message.client)
         return ClientRequest(self._trained_for(message.client), task, received, mask, message.labels)
 
     def _receive(self, message: Activations) -> tuple[Tensor, Tensor]:
@@ -261,7 +278,8 @@ class SplitServer:
         return f"client {client}, round {self._round}, step {self._step}"
 
     @contextmanager
-    def _running(self, trained: Trainables, message: Activations) -> Iterator[None]:
+    def _running(self, trained: Trainables, message: Activations, gradient: bool = True) -> Iterator[None]:
+        """The context of a forward for a message; ``gradient``: whether its client gets one."""
         trained.adapters.train()
         purpose = ("server", message.client, self._round, self._step)
         weights = [*self.half.parameters(), *trained.parameters(), *self._output_embedding()]
@@ -274,18 +292,29 @@ class SplitServer:
             yield
         if self.usage is not None:
             at_cut = message.activations
-            self.usage.add_step(saved.total, 2 * at_cut.nbytes, at_cut.shape[0], at_cut.shape[0] * at_cut.shape[1])
+            both = (1 + gradient) * at_cut.nbytes
+            self.usage.add_step(saved.total, both, at_cut.shape[0], at_cut.shape[0] * at_cut.shape[1])
 
     def _backward(
         self, client: str, output: Tensor, gradient: Tensor | None, received: Tensor, trained: Trainables
     ) -> tuple[Tensor, list[Tensor | None]]:
         """Gradients at the cut, checked before the server may step, and of what is trained; None: not used by it."""
-        wanted = [received, *trained.parameters()]
-        found = torch.autograd.grad(output, wanted, gradient, allow_unused=True)
+        found = torch.autograd.grad(output, [received, *trained.parameters()], gradient, allow_unused=True)
         require_finite(found[0], f"gradient for {self._when(client)}")
+        return found[0], self._checked(client, found[1:], trained)
+
+    def _checked(self, client: str, found: Sequence[Tensor | None], trained: Trainables) -> list[Tensor | None]:
         what = f"on the server for {self._when(client)}"
-        require_finite_gradients(trained.parameters(), found[1:], what, trained.adapters.name_of)
-        return found[0], list(found[1:])
+        require_finite_gradients(trained.parameters(), found, what, trained.adapters.name_of)
+        return list(found)
+
+    def _loss(self, request: ClientRequest, message: Activations) -> tuple[Tensor, int]:
+        """The mean loss of a message, checked, and the number of its labels."""
+        with self._running(request.trained, message, request.received.requires_grad):
+            hidden = self._hidden(message.client, request.received, request.mask)
+            loss, count = request.task.loss(request.trained.logits(hidden, request.mask), request.labels)
+        require_finite(loss.detach(), f"loss of {self._when(message.client)}")
+        return loss, count
 
     def _apply(self, trained: Trainables) -> None:
         trained.step(self._rate)

@@ -166,10 +166,14 @@ class Trainables:
 
 @dataclass(frozen=True)
 class StepLoss:
-    """A client's mean loss, and the number of labels that it averages."""
+    """A client's mean loss, and the number of labels that it averages.
+
+    ``computed``: examples and tokens of what the client computed, padding included, where that is not the batch.
+    """
 
     mean: float
     count: int
+    computed: tuple[int, int] | None = None
 
 
 class PendingGradients(NamedTuple):

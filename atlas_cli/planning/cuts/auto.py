@@ -54,7 +54,7 @@ def _deepest(config: ExperimentConfig, spec: ClientSpec, hf_config: PreTrainedCo
     setting = Setting(
         batch=config.training.batch_size,
         tokens=config.training.max_length,
-        rank=max(config.allocation.r_min if isinstance(rank, str) else rank for rank in ranks),
+        rank=max(config.allocation.r_min if isinstance(rank, str) else rank or 1 for rank in ranks),
         targets=targets if isinstance(targets, str) else tuple(targets),
         dtype=spec.dtype,
         quantization=spec.quantization,
@@ -65,6 +65,8 @@ def _deepest(config: ExperimentConfig, spec: ClientSpec, hf_config: PreTrainedCo
         embedding=spec.embedding,
         rows=rows or ASSUMED_ROWS,
         family=config.model.family,
+        learns=spec.learns,
+        probes=config.training.zeroth_order.probes,
     )
     server = server_device(config) if config.server.device is not None else None
     choice = choose_split(config.model.name, setting, device, server, hf_config=hf_config).require()

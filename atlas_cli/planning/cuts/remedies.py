@@ -50,7 +50,8 @@ def deeper(shapes: Shapes, memory: int) -> tuple[int, str] | None:
     """
     asked = shapes.setting
     quantization = "nf4" if asked.quantization == "none" else asked.quantization
-    small = replace(asked, embedding="rows", checkpointing=True, quantization=quantization)
+    again = asked.learns == "backprop"
+    small = replace(asked, embedding="rows", checkpointing=again, quantization=quantization)
     if small == asked:
         return None
     tight = Shapes(shapes.config, small)
@@ -71,6 +72,10 @@ class _Ways:
         self._least: dict[str, Any] = {**SMALLER, "batch": 1, "tokens": min(SHORTEST, asked.tokens)}
         if asked.quantization != "none":
             self._least["quantization"] = asked.quantization
+        if asked.learns != "backprop":  # it has no backward to run blocks again in
+            del self._least["checkpointing"]
+        if asked.learns == "zeroth-order":  # differences of activations are lost in its rounding
+            del self._least["dtype"]
         self.changes = [name for name, least in self._least.items() if getattr(asked, name) != least]
         self._peaks: dict[Setting, int] = {}
 

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
-from atlas_cli.config.schema.experiment import ModelConfig
+from atlas_cli.config.schema.experiment import Learns, ModelConfig
+from atlas_cli.config.schema.training import ZerothOrderConfig
 from atlas_cli.errors import ConfigError
 from atlas_cli.models.adapters.lora import features_of
 from atlas_cli.models.adapters.placement import adapted_names, place_ranks
@@ -25,7 +26,6 @@ from atlas_cli.models.frozen.meta_model import meta_model
 from atlas_cli.models.frozen.weight_format import Quantization
 from atlas_cli.models.halves.split import client_half
 from atlas_cli.planning.devices.cost import (
-    StepBytes,
     Work,
     block_shapes,
     client_step,
@@ -33,13 +33,13 @@ from atlas_cli.planning.devices.cost import (
     download_seconds,
     head_step,
     server_step,
-    step_bytes,
     upload_seconds,
 )
 from atlas_cli.planning.devices.devices import Device
+from atlas_cli.planning.devices.step_bytes import StepBytes, step_bytes
 from atlas_cli.planning.memory.embedding_rows import ASSUMED_ROWS
 from atlas_cli.planning.memory.party_memory import PartyMemory
-from atlas_cli.planning.memory.predict import predict_client, predict_server
+from atlas_cli.planning.memory.predict import predict_server, predict_split_client
 from atlas_cli.planning.memory.step import Step
 from atlas_cli.tasks import build as build_task
 
@@ -56,6 +56,7 @@ class Setting:
         server_dtype: that of the server half, if it differs from the client's; ``server_quantization``: how it holds
             the linear layers of its blocks.
         family: as ``model.family`` of a config.
+        learns: how the client learns; ``probes``: forward passes of a step that learns ``zeroth-order``.
     """
 
     batch: int = 8
@@ -71,6 +72,8 @@ class Setting:
     server_dtype: str | None = None
     server_quantization: Quantization = "none"
     family: Literal["known", "auto"] = "known"
+    learns: Learns = "backprop"
+    probes: int = ZerothOrderConfig().probes
 
     def client_step(self) -> Step:
         """The step of the client."""
@@ -166,7 +169,9 @@ class Shapes:
         return self._first + (cut - 1) * (self._two - self._first)
 
     def ranks(self, cut: int) -> dict[str, int]:
-        """The ranks of the adapters of blocks ``0 .. cut-1``, by path in the base."""
+        """The ranks of the adapters of blocks ``0 .. cut-1``, by path in the base; none of a frozen client."""
+        if self.setting.learns == "frozen":
+            return {}
         return {
             f"{self.family.blocks}.{layer}.{name}": self.setting.rank for layer in range(cut) for name in self.names
         }
@@ -179,8 +184,9 @@ class Shapes:
         """The memory of a client with ``cut`` blocks; default: in the table's setting."""
         # for a single cut the blocks above need not be there
         config = self.config if setting is None else shortened(self.config, cut)
-        step = (setting or self.setting).client_step()
-        return predict_client(self.family, config, cut, self.ranks(cut), self.features(cut), step)
+        asked = setting or self.setting
+        step = asked.client_step()
+        return predict_split_client(asked.learns, self.family, config, cut, self.ranks(cut), self.features(cut), step)
 
     def server(self, cut: int) -> PartyMemory:
         """The memory of a server that trains heads only; decoders have their language-modelling head."""
@@ -208,15 +214,17 @@ def cut_table(shapes: Shapes, device: Device | None, server: Device | None, meas
     s = shapes.setting
     causal = shapes.family.causal
     labels = torch.zeros((s.batch, s.tokens) if causal else (s.batch,), dtype=torch.int64)
-    sent = step_bytes(shapes.config, s.batch, s.tokens, s.dtype, labels=labels)
+    frozen = s.learns == "frozen"
+    sent = step_bytes(shapes.config, s.batch, s.tokens, s.dtype, labels=labels, frozen=frozen)
+    probes = s.probes if s.learns == "zeroth-order" else None
     d, vocabulary = int(shapes.config.hidden_size), int(shapes.config.vocab_size)
     output = head_step(build_task("causal-lm"), d, vocabulary, s.batch, s.tokens) if causal else Work(0, 0)
     blocks = block_shapes(shapes.family, shapes.config)
     rows = []
     for cut in range(1, shapes.n_layers + 1):
         ranks, features = shapes.ranks(cut), shapes.features(cut)
-        work = client_step(blocks, cut, ranks, s.batch, s.tokens, checkpointing=s.checkpointing)
-        server_work = server_step(blocks, cut, shapes.n_layers, {}, s.batch, s.tokens) + output
+        work = client_step(blocks, cut, ranks, s.batch, s.tokens, checkpointing=s.checkpointing, probes=probes)
+        server_work = server_step(blocks, cut, shapes.n_layers, {}, s.batch, s.tokens, to_cut=not frozen) + output
         rows.append(
             Cut(
                 layer=cut,

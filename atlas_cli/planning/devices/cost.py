@@ -22,10 +22,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import PreTrainedConfig
 from transformers.pytorch_utils import Conv1D
@@ -38,8 +37,6 @@ from atlas_cli.models.frozen.meta_model import meta_model
 from atlas_cli.models.halves.split import blocks_of
 from atlas_cli.planning.devices.devices import Device
 from atlas_cli.tasks.contract import BaseTask
-from atlas_cli.wire.codec import Codec
-from atlas_cli.wire.messages import Activations, FeatureGradients, Features, Gradients, HiddenStates
 
 ATTENTION_BACKWARD = 2.5
 _FEED_FORWARD = 2  # the stage where it begins
@@ -59,16 +56,6 @@ class Work:
 
     def __add__(self, other: Work) -> Work:
         return Work(self.forward + other.forward, self.backward + other.backward)
-
-
-@dataclass(frozen=True)
-class StepBytes:
-    """The serialised bytes and the numbers of messages that a client and the server exchange in one step."""
-
-    up: int
-    down: int
-    messages_up: int
-    messages_down: int
 
 
 @dataclass(frozen=True)
@@ -247,6 +234,7 @@ def client_step(
     *,
     checkpointing: bool = False,
     trained: Collection[str] = ("A", "B"),
+    probes: int | None = None,
 ) -> Work:
     """FLOPs of a client that holds blocks ``0 .. cut-1``.
 
@@ -255,18 +243,28 @@ def client_step(
         batch, tokens: the examples of a batch, and the tokens of each, padding included.
         checkpointing: whether every block with a backward runs its forward again.
         trained: the trained parts of the adapters.
+        probes: forward passes that it takes instead of a backward.
     """
-    return _blocks(shapes, range(cut), ranks, batch, tokens, checkpointing, trained)
+    work = _blocks(shapes, range(cut), ranks, batch, tokens, checkpointing, trained)
+    return work if probes is None else Work(work.forward, probes * work.forward)
 
 
 def server_step(
-    shapes: BlockShapes, cut: int, n_layers: int, ranks: Mapping[str, int], batch: int, tokens: int
+    shapes: BlockShapes,
+    cut: int,
+    n_layers: int,
+    ranks: Mapping[str, int],
+    batch: int,
+    tokens: int,
+    *,
+    to_cut: bool = True,
 ) -> Work:
     """FLOPs of the server for one batch of one client: blocks ``cut ..``, without a head (``head_flops``).
 
-    The gradient reaches the cut whatever the server trains.
+    The gradient reaches the cut whatever the server trains; without ``to_cut``, for a client that gets none, it ends at
+    the lowest adapter.
     """
-    return _blocks(shapes, range(cut, n_layers), ranks, batch, tokens, False, ("A", "B"))
+    return _blocks(shapes, range(cut, n_layers), ranks, batch, tokens, False, ("A", "B"), to_cut=to_cut)
 
 
 def generation_flops(
@@ -278,40 +276,6 @@ def generation_flops(
     """
     placed = _by_layer(shapes, ranks)
     return float(rows * tokens * sum(shapes.forward(context, placed.get(layer, {})) for layer in layers))
-
-
-def step_bytes(
-    hf_config: PreTrainedConfig,
-    batch: int,
-    tokens: int,
-    dtype: str = "float32",
-    *,
-    labels: Tensor | None,
-    features: str | None = None,
-    compress: Literal["none", "bfloat16", "int8"] = "none",
-) -> StepBytes:
-    """Bytes of one step, equal to the ledger's for batches of this size; they do not depend on the cut.
-
-    Args:
-        dtype: the type of the activations at the cut and of their gradients.
-        labels: those of a batch; None: a U-shaped split with four messages and no labels.
-        features: the type of the server half's output in a U-shaped split; default: ``dtype``.
-        compress: the value of ``privacy.compress``.
-    """
-    element = getattr(torch, dtype)
-    hidden = torch.empty(batch, tokens, int(hf_config.hidden_size), dtype=element, device="meta")
-    codec = None if compress == "none" else Codec(compress)
-
-    def sent(message: HiddenStates) -> int:
-        return (message if codec is None else codec.encode(message)).bytes
-
-    mask = torch.empty(batch, tokens, dtype=torch.bool, device="meta")
-    up, down = Activations("", hidden, mask, labels), sent(Gradients("", hidden))
-    if labels is not None:
-        return StepBytes(sent(up), down, 1, 1)
-    above = hidden if features is None else hidden.to(getattr(torch, features))
-    up_again = sent(FeatureGradients("", above, torch.empty((), dtype=torch.int64, device="meta")))
-    return StepBytes(sent(up) + up_again, down + sent(Features("", above)), 2, 2)
 
 
 def compute_seconds(flops: float, device: Device) -> float:
@@ -347,9 +311,12 @@ def _blocks(
     tokens: int,
     checkpointing: bool,
     trained: Collection[str],
+    *,
+    to_cut: bool = True,
 ) -> Work:
     placed = _by_layer(shapes, ranks)
-    lowest = layers.start or min(placed, default=layers.stop)
+    received = layers.start > 0 and to_cut
+    lowest = layers.start if received else min(placed, default=layers.stop)
     each = batch * tokens
     work = Work(0.0 if layers.start else float(each * shapes.entry), 0.0)
     for layer in layers:
@@ -357,7 +324,7 @@ def _blocks(
         once = shapes.forward_once(here)
         forward, backward = each * shapes.forward(tokens, here) + once, 0.0
         if layer >= lowest:
-            below = layer > lowest or layers.start > 0
+            below = layer > lowest or received
             backward = each * shapes.backward(tokens, here, below, trained) + shapes.backward_once(here, trained)
             backward += checkpointing * (each * shapes.again(tokens, here, below) + once)
         work += Work(forward, backward)

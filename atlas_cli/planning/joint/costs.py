@@ -68,14 +68,14 @@ class Costs:
     def _memory_of(self, client: ClientPlan, rank: object, shape: Shape) -> int:
         rows = self.rows.get(client.key) if client.format.embedding == "rows" else None
         group = client.task_group if self.plan.config.training.labels == "client" else None
-        key = client.cut, rank, client.format, client.checkpointing, shape, rows, group
+        key = client.cut, rank, client.format, client.checkpointing, client.learns, shape, rows, group
         if key not in self._memory:
             task = self.tasks[client.task_group]
             self._memory[key] = client_memory(self.plan, client, task, shape, rows).peak
         return self._memory[key]
 
     def _messages_of(self, client: ClientPlan, rank: object, shape: Shape, compress: str) -> RoundMessages:
-        key = client.cut, rank, client.dtype, shape, compress, client.task_group
+        key = client.cut, rank, client.dtype, client.learns, shape, compress, client.task_group
         if key not in self._messages:
             config = self.plan.config
             privacy = config.privacy.model_copy(update={"compress": compress})
@@ -88,7 +88,7 @@ class Costs:
     ) -> ClientWork | None:
         if crew.device is None or crew.device.lacks("compute", "uplink", "downlink"):
             return None
-        key = client.cut, rank, client.checkpointing, shape, client.task_group
+        key = client.cut, rank, client.checkpointing, client.learns, shape, client.task_group
         if key not in self._flops:
             task = self.tasks[client.task_group]
             self._flops[key] = step_flops(self.plan, client, client.ranks, task, shape, self.trained)

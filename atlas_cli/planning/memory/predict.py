@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from transformers import PreTrainedConfig
 
+from atlas_cli.config.schema.experiment import Learns
 from atlas_cli.models.families.contract import BaseFamily
 from atlas_cli.models.halves.split import client_half, server_half
 from atlas_cli.planning.memory.few_blocks import step_of
@@ -55,6 +56,59 @@ def predict_client(
         cut_buffers += 2 * _width(hf_config, step, step.received)
     used = step_of(family, hf_config, range(cut), ranks, step, task=task)
     return held.training(step.optimizer, used, cut_buffers)
+
+
+def predict_split_client(
+    learns: Learns,
+    family: BaseFamily,
+    hf_config: PreTrainedConfig,
+    cut: int,
+    ranks: Mapping[str, int],
+    features: Mapping[str, tuple[int, int]],
+    step: Step,
+    *,
+    task: BaseTask | None = None,
+) -> PartyMemory:
+    """As ``predict_client``, by how the client learns."""
+    if learns == "frozen":
+        return predict_frozen(family, hf_config, cut, step)
+    if learns == "zeroth-order":
+        return predict_zeroth_order(family, hf_config, cut, ranks, features, step)
+    return predict_client(family, hf_config, cut, ranks, features, step, task=task)
+
+
+def predict_frozen(family: BaseFamily, hf_config: PreTrainedConfig, cut: int, step: Step) -> PartyMemory:
+    """Memory of a client that does not learn: its blocks, the activations of the batch that it sends, and what is alive
+    while it computes one text of it, without padding; nothing is saved for a backward, and nothing comes back.
+    """
+    base, lm_head = model_on_meta(family, hf_config, step.weights)
+    held = static_memory(client_half(base, family, cut), lm_head, {}, {}, None, int(hf_config.hidden_size), step)
+    one = replace(step, batch=1, padded=False)
+    alive = step_of(family, hf_config, range(cut), {}, one)
+    sent = _width(hf_config, step, step.dtype)
+    tokens_and_masks = 17 * step.batch * step.tokens  # two int64 and a bool
+    return PartyMemory(held.frozen, 0, 0, 0, 0, 0, sent, alive.forward + tokens_and_masks)
+
+
+def predict_zeroth_order(
+    family: BaseFamily,
+    hf_config: PreTrainedConfig,
+    cut: int,
+    ranks: Mapping[str, int],
+    features: Mapping[str, tuple[int, int]],
+    step: Step,
+) -> PartyMemory:
+    """Memory of a client that learns by forward passes: as ``predict_client``, with nothing saved for a backward.
+
+    Besides its gradients it holds a copy of what it trains, and a perturbation as large.
+    """
+    base, lm_head = model_on_meta(family, hf_config, step.weights)
+    half = client_half(base, family, cut)
+    held = static_memory(half, lm_head, ranks, features, None, int(hf_config.hidden_size), step)
+    alive = step_of(family, hf_config, range(cut), ranks, replace(step, trained=()))
+    width = _width(hf_config, step, step.dtype)
+    memory = held.training(step.optimizer, alive, 2 * width)
+    return replace(memory, saved_activations=0, transient=alive.forward + 2 * memory.gradients)
 
 
 def predict_server(

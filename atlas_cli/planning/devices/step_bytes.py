@@ -1,0 +1,69 @@
+"""Bytes of the messages of one step through the split, from shapes alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig
+
+from atlas_cli.wire.codec import Codec
+from atlas_cli.wire.messages import Activations, FeatureGradients, Features, Gradients, HiddenStates, Rows
+
+
+@dataclass(frozen=True)
+class StepBytes:
+    """The serialised bytes and the numbers of messages that a client and the server exchange in one step."""
+
+    up: int
+    down: int
+    messages_up: int
+    messages_down: int
+
+
+def token_bytes(hidden_size: int, dtype: str, compress: Literal["none", "bfloat16", "int8"]) -> int:
+    """Bytes of a token's activation as it is sent."""
+    if compress != "none":
+        return Codec(compress).token_bytes(hidden_size)
+    return hidden_size * torch.empty(0, dtype=getattr(torch, dtype)).itemsize
+
+
+def step_bytes(
+    hf_config: PreTrainedConfig,
+    batch: int,
+    tokens: int,
+    dtype: str = "float32",
+    *,
+    labels: Tensor | None,
+    features: str | None = None,
+    compress: Literal["none", "bfloat16", "int8"] = "none",
+    frozen: bool = False,
+) -> StepBytes:
+    """Bytes of one step, equal to the ledger's for batches of this size; they do not depend on the cut.
+
+    Args:
+        dtype: the type of the activations at the cut and of their gradients.
+        labels: those of a batch; None: a U-shaped split with four messages and no labels.
+        features: the type of the server half's output in a U-shaped split; default: ``dtype``.
+        compress: the value of ``privacy.compress``.
+        frozen: of a client that does not learn, and sends texts that the server does not have yet.
+    """
+    element = getattr(torch, dtype)
+    hidden = torch.empty(batch, tokens, int(hf_config.hidden_size), dtype=element, device="meta")
+    codec = None if compress == "none" else Codec(compress)
+
+    def sent(message: HiddenStates) -> int:
+        return (message if codec is None else codec.encode(message)).bytes
+
+    mask = torch.empty(batch, tokens, dtype=torch.bool, device="meta")
+    if frozen:
+        rows = Rows("", torch.empty(batch, dtype=torch.int64, device="meta"))
+        return StepBytes(sent(Activations("", hidden, mask, labels)) + rows.bytes, 0, 2, 0)
+    up, down = Activations("", hidden, mask, labels), sent(Gradients("", hidden))
+    if labels is not None:
+        return StepBytes(sent(up), down, 1, 1)
+    above = hidden if features is None else hidden.to(getattr(torch, features))
+    up_again = sent(FeatureGradients("", above, torch.empty((), dtype=torch.int64, device="meta")))
+    return StepBytes(sent(up) + up_again, down + sent(Features("", above)), 2, 2)

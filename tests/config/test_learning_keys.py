@@ -1,0 +1,67 @@
+"""How clients learn against the rest of a config: what contradicts it is refused with the key and what to do."""
+
+import pytest
+import yaml
+
+from atlas_cli.config.load import load_config
+from atlas_cli.errors import ConfigError
+
+BASE = {
+    "name": "toy",
+    "model": {"name": "minilm"},
+    "task_groups": {"g": {"task": "sequence-classification", "data": {"corpus": "sms-spam"}}},
+}
+NOISE = {"clip": 1.0, "noise_multiplier": 1.0}
+FROZEN = [
+    ({"rank": 4}, {}, "a client that learns: frozen has no adapter"),
+    ({"rank": {0: 4}}, {}, "a client that learns: frozen has no adapter"),
+    ({"checkpointing": True}, {}, "frozen has no backward, which checkpointing is for"),
+    ({}, {"mode": "federated"}, "frozen leaves the backward to the server of a split, and mode is federated"),
+    ({}, {"training": {"labels": "client"}}, "frozen trains nothing on the client"),
+    ({}, {"clustering": {"by": "fingerprints"}}, "frozen gives nothing to be put into clusters"),
+    ({}, {"aggregation": {"cross_group": {"strength": 0.5}}}, "frozen has no adapter that could be mixed"),
+    ({}, {"privacy": {"activations": NOISE}}, "privacy.activations acts on every step"),
+    ({}, {"privacy": {"updates": NOISE}}, "privacy.updates acts on every step"),
+    ({}, {"privacy": {"nopeek": {"weight": 0.1}}}, "privacy.nopeek acts on every step"),
+    ({}, {"privacy": {"mask_gradients": True}}, "privacy.mask_gradients acts on every step"),
+]
+ZEROTH = [
+    ({}, {"mode": "local-only"}, "zeroth-order leaves the backward to the server of a split, and mode is local-only"),
+    ({"checkpointing": True}, {}, "zeroth-order has no backward, which checkpointing is for"),
+    ({}, {"training": {"labels": "client"}}, "zeroth-order has no backward, which a head on the client"),
+    ({"dtype": "bfloat16"}, {}, "differences of activations that bfloat16 rounds away"),
+    ({}, {"training": {"autocast": "bfloat16"}}, "differences of activations that bfloat16 rounds away"),
+    ({}, {"clustering": {"by": "fingerprints"}}, "no gradient that clustering.by: fingerprints could sketch"),
+    ({"rank": "auto"}, {}, "no gradient that rank: auto could go by"),
+    ({}, {"privacy": {"activations": NOISE}}, "privacy.activations changes that"),
+    ({}, {"privacy": {"examples": NOISE}}, "privacy.examples changes that"),
+]
+CASES = [("frozen", *case) for case in FROZEN] + [("zeroth-order", *case) for case in ZEROTH]
+
+
+def load(tmp_path, client, **changes):
+    path = tmp_path / "toy.yaml"
+    config = {**BASE, "clients": {"a": {"task_group": "g", **client}}, **changes}
+    path.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+    return load_config(path).config
+
+
+@pytest.mark.parametrize(("learns", "client", "changes", "says"), CASES)
+def test_contradictions(tmp_path, learns, client, changes, says):
+    with pytest.raises(ConfigError) as error:
+        load(tmp_path, {"learns": learns, **client}, **changes)
+    assert says in str(error.value) and "clients.a." in str(error.value)
+
+
+def test_how_to_estimate_needs_somebody_who_does(tmp_path):
+    estimates = {"training": {"zeroth_order": {"probes": 2}}}
+    assert load(tmp_path, {"learns": "zeroth-order"}, **estimates).training.zeroth_order.probes == 2
+    with pytest.raises(ConfigError, match=r"training\.zeroth_order: no client learns: zeroth-order"):
+        load(tmp_path, {}, **estimates)
+
+
+def test_rank_0_is_for_clients_without_an_adapter(tmp_path):
+    for own in ({}, {"rank": 0}):
+        assert load(tmp_path, {"learns": "frozen", **own}).expanded_clients()[0].rank == 0
+    with pytest.raises(ConfigError, match="must be at least 1; only a client that learns: frozen has 0"):
+        load(tmp_path, {"rank": 0})

@@ -1,0 +1,149 @@
+"""Clients that do not learn: what they send and get, what the server learns of them, and what of a group is merged."""
+
+import pytest
+import torch
+from support.elsewhere import Hosts, same
+from support.elsewhere import run as run_with
+from support.rounds import run_round
+from support.slow import slow
+
+from atlas_cli.errors import ConfigError
+from atlas_cli.experiment.round_loop import set_up
+from atlas_cli.experiment.run_state import RunState
+from atlas_cli.federation.batches import batch_of
+from atlas_cli.federation.parties.kept_rows import row_keys
+from atlas_cli.federation.round_time import StepFlops, simulate
+from atlas_cli.planning.client_rows import read_kept
+from atlas_cli.planning.memory_of_plan import predict
+from atlas_cli.planning.round_bytes import Shape
+from atlas_cli.tasks import build as build_task
+from atlas_cli.wire.ledger import Ledger
+
+FROZEN = {"task_group": "g", "learns": "frozen", "rank": 0}
+ALL = {"clients": {name: FROZEN for name in "abc"}}
+ONE_EPOCH = {"training": {"rounds": 3, "local_steps": 5}}  # 20 texts a client, four of them a batch
+DEVICE = {"compute": "1 GFLOP/s", "uplink": "1 Mbit/s", "downlink": "2 Mbit/s"}
+
+
+def bytes_by_round(federation, rounds):
+    """Each round's bytes by kind and direction, of client a."""
+    set_up(federation)
+    found = []
+    for number in range(1, rounds + 1):
+        ledger = Ledger()
+        trained = run_round(federation, list(federation.clients), number, ledger, lambda step, done: None)
+        assert not ledger.mismatches()
+        sums = {(kind, way): e.payload_bytes for (name, kind, way), e in ledger.entries.items() if name == "a"}
+        found.append((sums, trained["a"], simulate(federation, trained, ledger)))
+    return found
+
+
+def test_learns_what_a_client_with_a_learning_rate_of_0_does(make_federation, train_quietly):
+    """A step of 1e-30 changes no float32 number; the two differ by rounding, for a text is computed alone here."""
+    still = {"client_optimizer": {"name": "sgd", "lr": 1e-30}, "server_optimizer": {"name": "sgd", "lr": 0.1}}
+    plain, frozen = make_federation(training=still), make_federation(training=still, **ALL)
+    figures = [train_quietly(each) for each in (plain, frozen)]
+    for a, b in zip(*(each.server.groups["g"].parameters() for each in (plain, frozen)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+    losses = [[line["train_loss"] for line in each.metrics if line["round"]] for each in figures]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert not any(p.grad is not None for client in frozen.clients.values() for p in client.half.parameters())
+
+
+@pytest.mark.parametrize("compress", ["none", *slow("int8")])
+def test_activations_of_a_text_go_up_once_and_nothing_comes_down(make_federation, compress):
+    devices = {"devices": {"d": DEVICE}, "clients": {name: {**FROZEN, "device": "d"} for name in "abc"}}
+    federation = make_federation(**devices, **ONE_EPOCH, privacy={"compress": compress})
+    (first, did, _), (second, again, time), (third, *_) = bytes_by_round(federation, 3)
+    assert {way for sums in (first, second, third) for _, way in sums} == {"up"}
+    texts = federation.train_features("a")
+    assert sum(batch for batch, _ in did.computed) == len({(tuple(f["input_ids"]), f["labels"]) for f in texts}) > 0
+    sent = federation.split_client("a").base.hidden_size * 4 if compress == "none" else None
+    if sent is not None:
+        assert first["activations", "up"] == sum(b * t * (sent + 1) + 8 * b for b, t in did.computed)
+    seen = sum(batch for batch, _ in again.shapes)
+    assert second == {("rows", "up"): 8 * seen} and third.keys() == second.keys()
+    flops = StepFlops(federation)
+    assert all(own.total == 0 for own, _ in flops.of("a", again)) and flops.of("a", did)[0][0].forward > 0
+    assert flops.of("a", did)[0][0].backward == 0
+    assert time.clients["a"].compute == time.clients["a"].download == 0 < time.clients["a"].upload
+
+
+def test_a_group_merges_the_adapters_of_those_that_have_one(make_federation, train_quietly):
+    federation = make_federation(clients={"b": FROZEN, "c": FROZEN}, aggregation={"method": "delta-svd"})
+    alone = federation.clients["a"].adapters
+    train_quietly(federation)
+    merged = federation.aggregator.groups["g"].adapters
+    assert merged.ranks == alone.ranks
+    for path, adapter in merged.adapters.items():
+        theirs = alone.adapters[path]
+        torch.testing.assert_close(adapter.lora_B @ adapter.lora_A, theirs.lora_B @ theirs.lora_A)
+        assert adapter.lora_B.any()
+    ledger = Ledger()
+    assert federation.aggregator.receive("b", ledger) == {} and not ledger.entries
+    federation.aggregator.check_held("b")
+
+
+def test_goes_on_from_a_checkpoint_without_sending_again(make_federation):
+    federation = make_federation(**ALL, **ONE_EPOCH)
+    bytes_by_round(federation, 1)
+    resumed = make_federation(**ALL, **ONE_EPOCH)
+    resumed.server.load_state_dict(federation.server.state_dict())
+    ledger, usage = Ledger(), resumed.server.measure()
+    run_round(resumed, list("abc"), 2, ledger, lambda step, done: None)
+    assert {kind for _, kind, _ in ledger.entries} == {"rows"}
+    texts = {c: {(tuple(f["input_ids"]), f["labels"]) for f in resumed.train_features(c)} for c in "abc"}
+    assert usage.kept_tokens == {c: sum(len(ids) for ids, _ in of_client) for c, of_client in texts.items()}
+    kept, _ = read_kept(resumed.config, resumed.plan.hf_config)
+    assert kept == usage.kept_tokens
+    shape = Shape(usage.batch_size, usage.batch_tokens // usage.batch_size, True)
+    said = predict(resumed.plan, {"g": ["pos", "neg"]}, {"server": shape}, kept=kept).record()["server"]
+    found = usage.record()
+    assert found["kept_activations"] == said["kept_activations"] == 4 * resumed.base.hidden_size * sum(kept.values())
+    assert found["cut_buffers"] == said["cut_buffers"] > found["kept_activations"]
+    state = RunState(federation).capture()
+    kept = state[1]["server"]["kept"]
+    for wrong, says in ({"texts": "00"}, "is not made of hashes"), ({"size": -1}, "has no counts of tokens and bytes"):
+        broken = {**state[1], "server": {**state[1]["server"], "kept": {**kept, "a": {**kept["a"], **wrong}}}}
+        with pytest.raises(Exception, match=rf"kept\.a {says}"):
+            RunState(make_federation(**ALL, **ONE_EPOCH)).restore(state[0], broken)
+
+
+def test_elsewhere_as_in_one_process(make_federation):
+    plain, remote = (make_federation(engine={"fuse": "off"}, **ALL) for _ in range(2))
+    same(run_with(remote, Hosts(remote)), run_with(plain))
+
+
+def test_put_away_and_cached_as_in_memory(make_federation, train_quietly, tmp_path):
+    plain = make_federation(clients={"b": FROZEN})
+    engine = {"offload": "1 KiB", "prefix_cache": "1 MiB"}
+    other = make_federation(clients={"b": FROZEN}, engine=engine, output={"dir": str(tmp_path)})
+    lines = []
+    for federation in (plain, other):
+        recorder = train_quietly(federation)
+        lines.append([line["train_loss"] for line in recorder.metrics if line["round"]])
+        federation.close()
+    assert lines[0] == lines[1]
+
+
+def test_a_text_is_known_by_its_tokens_labels_and_segments(make_federation):
+    federation = make_federation()
+    batch, task = batch_of(federation, "a", 0), federation.data["g"].task
+    keys = row_keys(batch, task)
+    batch.token_type_ids = torch.zeros_like(batch.input_ids)
+    assert row_keys(batch, task) == keys
+    batch.token_type_ids[0, 0] = 1
+    batch.labels[1] += 1
+    assert [a == b for a, b in zip(row_keys(batch, task), keys, strict=True)] == [False, False, True, True]
+    per_token = build_task("token-classification", ["a", "b"])
+    batch.labels = torch.zeros_like(batch.input_ids)
+    keys = row_keys(batch, per_token)
+    batch.labels[batch.attention_mask == 0] = -100  # what padding has does not matter
+    assert row_keys(batch, per_token) == keys
+
+
+def test_refused_where_nothing_learns_or_the_base_changes(make_federation, lines):
+    with pytest.raises(ConfigError, match=r"clients\.a\.learns: frozen leaves all training to the server, whose head"):
+        make_federation("gpt2", **ALL, task_groups=lines, server={"rank": 0})
+    with pytest.raises(ConfigError, match="frozen keeps a client's weights, and flora changes them"):
+        make_federation(**ALL, aggregation={"method": "flora"})

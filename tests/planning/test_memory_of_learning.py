@@ -1,0 +1,43 @@
+"""Predicted memory of clients without a backward against real ones of the same sizes."""
+
+import pytest
+
+from atlas_cli.config.schema.training import ZerothOrderConfig
+from atlas_cli.experiment.allocation.measured_client import take_steps
+from atlas_cli.planning.cuts.table import Setting, Shapes, cut_table
+from atlas_cli.planning.memory_of_plan import build_task_of, client_memory
+from atlas_cli.planning.plan import make_plan
+from atlas_cli.planning.round_bytes import Shape
+
+ONE, PADDED = Shape(1, 32, False), Shape(4, 32, True)
+
+
+def figures(plan, shape):
+    """Predicted and measured memory of client a."""
+    task = build_task_of(plan, "g", ["a", "b"])
+    return client_memory(plan, plan.by_name["a"], task, shape), take_steps(plan, "a", shape, ["a", "b"])
+
+
+@pytest.mark.parametrize("shape", [ONE, PADDED])
+@pytest.mark.parametrize("learns", ["frozen", "zeroth-order"])
+def test_nothing_is_saved_for_a_backward(make_config, learns, shape):
+    own = {"rank": 0} if learns == "frozen" else {}
+    plan = make_plan(make_config(clients={"a": {"learns": learns, **own}}))
+    predicted, measured = figures(plan, shape)
+    for part in ("frozen_weights", "adapters", "gradients", "optimizer", "saved_activations", "cut_buffers"):
+        assert getattr(predicted, part) == measured.parts[part], part
+    assert predicted.saved_activations == 0
+    assert measured.peak <= predicted.peak <= 1.06 * measured.peak
+    assert measured.peak < 0.8 * figures(make_plan(make_config()), shape)[1].peak
+
+
+@pytest.mark.parametrize("learns", ["frozen", "zeroth-order"])
+def test_table_of_split_layers_is_of_such_a_client(make_config, learns):
+    own = {"rank": 0} if learns == "frozen" else {"rank": 4}
+    plan = make_plan(make_config(clients={"a": {"learns": learns, **own}}))
+    setting = Setting(4, 32, 4, targets="auto", fused_gelu=plan.config.model.fused_gelu, learns=learns)
+    row = cut_table(Shapes(plan.hf_config, setting), None, None, False)[plan.cut - 1]
+    assert row.memory == figures(plan, PADDED)[0]
+    assert row.work.backward == (0 if learns == "frozen" else ZerothOrderConfig().probes * row.work.forward)
+    assert (row.bytes.down > 0) == (learns == "zeroth-order")
+    assert row.adapter_parameters == sum(rank * sum(plan.features[p]) for p, rank in plan.by_name["a"].ranks.items())
