@@ -321,8 +321,7 @@ class Aggregator:
     def attach_base(self, client: str) -> None:
         """Let a client that holds its group's current version run W + T + (dW - dW as delivered)."""
         member = self.members[client]
-        device = next(member.adapters.parameters()).device
-        frozen = self.groups[member.group].frozen_for(member.ranks, device)
+        frozen = self.groups[member.group].frozen_for(member.ranks, next(member.adapters.parameters()).device)
         member.adapters.frozen.clear()
         member.adapters.frozen.update(frozen)
 
