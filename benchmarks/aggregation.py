@@ -80,13 +80,13 @@ def fit(start: Factors, wanted: Sequence[tuple[float, Factors]], trained: Sequen
     return Factors(A, B)
 
 
-def train(method: BaseMethod, current: dict[str, Factors], base: list[Factors], d: int) -> list[Update]:
+def train(method: BaseMethod, current: dict[str, Factors], base: list[Factors], d: int, number: int) -> list[Update]:
     """A round of all clients, each from the first rows of the group's adapter (and, with ``base``, less its worth)."""
     updates = []
     for k, (rank, weight) in enumerate(zip(RANKS, WEIGHTS, strict=True)):
         start = truncated(current, {PATH: rank})[PATH]
         frozen = [(1.0, f) for f in base] + ([(-1.0, start)] if method.CHANGES_BASE else [])
-        after = fit(start, [*frozen, (-1.0, goal(k, d))], method.TRAINED)
+        after = fit(start, [*frozen, (-1.0, goal(k, d))], method.parts_of(number).trained)
         extras = {
             name: torch.zeros(shape) for name, shape in method.extra_tensors({PATH: Layer(rank, d, d)}).up.items()
         }
@@ -101,9 +101,9 @@ def rounds(
     method = load_method(name)()
     A = initial_A(max(RANKS), d, torch_generator(0, "start"))
     current, base = {PATH: Factors(A, torch.zeros(d, max(RANKS)))}, []
-    for i in range(number):
-        updates = train(method, current, base, d)
-        context = Context("g", i, {PATH: dict(zip(RANKS, WEIGHTS, strict=True))})
+    for i in range(1, number + 1):
+        updates = train(method, current, base, d, i)
+        context = Context("g", i, {PATH: dict(zip(RANKS, WEIGHTS, strict=True))}, i)
 
         def merge(current=current, updates=updates, context=context) -> Merge:
             return method.aggregate(current, updates, context)
@@ -136,15 +136,16 @@ def errors(name: str, before: dict[str, Factors], updates: Sequence[Update], mer
 
 
 def traffic(name: str, d: int, merge: Merge) -> tuple[int, int]:
-    """Bytes up and down of a round, all clients, fp32."""
+    """Bytes up and down of a round with an odd number, all clients, fp32."""
     method = load_method(name)()
+    parts = method.parts_of(1)
     added = sum(f.rank for f in merge.base.values())
     extras = [method.extra_tensors({PATH: Layer(r, d, d)}) for r in RANKS]
     more_up, more_down = (
         sum(4 * math.prod(shape) for told in extras for shape in getattr(told, way).values()) for way in ("up", "down")
     )
-    up = sum(4 * r * d * len(method.SENT) for r in RANKS) + more_up
-    return up, sum(4 * d * (r * len(method.DELIVERED) + 2 * added) for r in RANKS) + more_down
+    up = sum(4 * r * d * len(parts.sent) for r in RANKS) + more_up
+    return up, sum(4 * d * (r * len(parts.delivered) + 2 * added) for r in RANKS) + more_down
 
 
 def measured(name: str, d: int) -> dict[str, object]:

@@ -94,7 +94,10 @@ PLAUSIBLE: dict[str, list[Any]] = {
     "training.client_optimizer": [{"lr": x} for x in SHARES],
     "training.schedule": [{"name": "cosine", "warmup": x} for x in SHARES],
     "training.autocast": ["bfloat16"],
-    "aggregation.method": ["zero-pad", "hetlora", "flexlora", "lora-fair", "flora", "fedex", "ffa", "fedsa", "none"],
+    "aggregation.method": [
+        *("zero-pad", "hetlora", "flexlora", "lora-fair", "flora", "fedex", "ffa", "fedsa", "none"),
+        *("raflora", "rolora", "fedsvd", "flora-na"),
+    ],
     "aggregation.options": [{}, {"ridge": 1e-6}, {"zzz": 1}, {"prune": "x"}],
     "aggregation.weights": ["examples", "uniform", "inverse-rank"],
     "aggregation.server_memory": ["1 B", "900 TiB"],

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from atlas_cli.aggregation.contract import (
     PARTS,
+    TURNS,
     Adapters,
     BaseMethod,
     ClientTerm,
@@ -17,6 +18,7 @@ from atlas_cli.aggregation.contract import (
     Factors,
     Layer,
     Merge,
+    Parts,
     Shapes,
 )
 from atlas_cli.errors import AtlasError, ConfigError, NonFiniteError, PluginError
@@ -37,6 +39,23 @@ def require_parts(method: type[BaseMethod]) -> None:
         for part in getattr(method, name):
             if part not in PARTS:
                 raise ConfigError(f"{file_of(method)}: Method.{name} has {part!r}; expected of {', '.join(PARTS)}")
+
+
+def require_turns(method: BaseMethod) -> None:
+    """Check that ``parts_of`` gives parts that the method has, and as many to train for each merge.
+
+    Raises:
+        ConfigError: it gives something else.
+    """
+    where, turns = hook_of(method, "parts_of"), [method.parts_of(merge) for merge in TURNS]
+    for turn in turns:
+        if not isinstance(turn, Parts):
+            raise ConfigError(f"{where} gives {_named(turn)}, expected Parts")
+        for name, parts in turn._asdict().items():
+            if not set(parts) <= set(ever := getattr(method, name.upper())):
+                raise ConfigError(f"{where} gives {name}={parts!r:.80}, and {name.upper()} has {ever!r:.80}")
+    if len({len(turn.trained) for turn in turns}) > 1:
+        raise ConfigError(f"{where} trains more parts for some merges than for others; expected as many for each")
 
 
 def require_merge(method: BaseMethod, merge: object, current: Adapters, context: Context) -> Merge:

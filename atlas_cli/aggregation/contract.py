@@ -39,6 +39,16 @@ class Factors(NamedTuple):
         return self.A.shape[0]
 
 
+class Parts(NamedTuple):
+    """The parts of adapters, "A" and "B", that clients train, send and are delivered."""
+
+    trained: tuple[str, ...]
+    sent: tuple[str, ...]
+    delivered: tuple[str, ...]
+
+
+TURNS = (1, 2)  # an odd and an even number of a merge
+
 Adapters = Mapping[str, Factors]
 Tensors = Mapping[str, Tensor]
 
@@ -94,11 +104,13 @@ class Context:
         group: the task group or cluster that is merged.
         round: from 1.
         weights: the weights of all clients of the group, absent ones included, by layer and rank.
+        merge: the number of this merge of the group, from 1; a round from which nobody is left has none.
     """
 
     group: str
     round: int
     weights: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+    merge: int = 1
 
 
 @dataclass(frozen=True)
@@ -178,7 +190,8 @@ class BaseMethod(ABC):
     Attributes:
         SENT: parts that a client uploads, "A" and "B"; none: nothing is ever merged.
         DELIVERED: parts that are sent down after a merge; a receiver has the other parts, or draws them itself.
-        TRAINED: parts that clients train.
+        TRAINED: parts that clients train. Of all three, a method that alternates says here what it ever does, and in
+            ``parts_of`` what it does when.
         GROUP_ADAPTER: whether there is an adapter of the group to predict with and to export.
         CHANGES_BASE: whether a merge changes the frozen weights of the group's clients (``Merge.base``).
         PRUNES: whether clients lower their ranks after a round (``pruned``).
@@ -227,6 +240,14 @@ class BaseMethod(ABC):
             current: the group's adapter before, at the largest rank of its clients; a layer that nobody sent stays.
             updates: one for each client that sent something, in the order of the config.
         """
+
+    def parts_of(self, merge: int) -> Parts:
+        """The parts that clients train for a group's merge of this number, from 1, send for it, and are delivered.
+
+        They may differ between odd and even numbers, if not in how many parts are trained. A client that missed merges
+        is delivered the parts of all of them.
+        """
+        return Parts(self.TRAINED, self.SENT, self.DELIVERED)
 
     def deliver(self, merged: Adapters, held: Adapters, ranks: Mapping[str, int]) -> dict[str, Factors]:
         """The adapter for one client, cut to its ranks: the first r rows and columns of each layer that it adapts.

@@ -73,6 +73,17 @@ def _signed(U: Tensor, S: Tensor, Vh: Tensor) -> Svd:
     return Svd(U.mul_(sign.T), S, Vh.mul_(sign))
 
 
+def rotated(factors: Factors) -> Factors:
+    """The same B @ A, of the same rank and dtype, with orthonormal rows of A and orthogonal columns of B that descend.
+
+    Rows of A span what they did, also where B has columns of zeros, for which an SVD of the product would make up rows.
+    """
+    Q, R = torch.linalg.qr(precise(factors.A).T)
+    U, S, Vh = torch.linalg.svd(precise(factors.B) @ R.T, full_matrices=False)
+    U, S, Vh = _signed(U, S, Vh @ Q.T)
+    return Factors(Vh.to(factors.A.dtype), (U * S).to(factors.B.dtype))
+
+
 def redistribute(whole: Svd, current: Factors) -> Factors:
     """The best approximation of U S V^T in the shape and dtype of ``current``, its rank R, for training to go on from.
 

@@ -39,7 +39,17 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
-from atlas_cli.aggregation.contract import Adapters, BaseMethod, Factors, Layer, Merge, Shapes, Update, resized
+from atlas_cli.aggregation.contract import (
+    TURNS,
+    Adapters,
+    BaseMethod,
+    Factors,
+    Layer,
+    Merge,
+    Shapes,
+    Update,
+    resized,
+)
 from atlas_cli.aggregation.error import shares
 from atlas_cli.aggregation.low_rank import precise, redistribute, squared_norm, weighted_sum
 from atlas_cli.config.schema.aggregation import MergeOptimizerConfig
@@ -110,6 +120,8 @@ def undefined_for(method: BaseMethod) -> str | None:
         return "has no adapter of the group that could move"
     if method.CHANGES_BASE:
         return "merges into the frozen weights, of which clients are sent the change of a round alone"
+    if len({method.parts_of(merge) for merge in TURNS}) > 1:
+        return "merges A and B in turn, and a step of their product would move both"
     if "A" in method.DELIVERED and "A" not in method.TRAINED:
         return "turns the A that its clients share, with B, and a step of B alone would be of another A"
     if method.extra_tensors({"": Layer(1, 1, 1)}).at_server:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 
-from atlas_cli.aggregation.contract import Adapters, Factors, Update
+from atlas_cli.aggregation.contract import PARTS, Adapters, Factors, Update
 from atlas_cli.aggregation.error import shares
 from atlas_cli.aggregation.low_rank import precise
 
@@ -36,4 +36,22 @@ def padded_means(
             A[: factors.rank] += weight / total * factors.A
             B[:, : factors.rank] += weight / total * factors.B
         merged[path] = Factors(A.to(before.A.dtype), B.to(before.B.dtype))
+    return merged
+
+
+def padded_changes(current: Adapters, updates: Sequence[Update], parts: Collection[str]) -> dict[str, Factors]:
+    """Add to ``parts`` of each layer the weighted mean of what its holders changed; the other parts stay, bit for bit.
+
+    Rows of A and columns of B count as unchanged by clients whose rank does not reach them.
+    """
+    merged = dict(current)
+    for path, before in current.items():
+        if held := shares(path, updates):
+            A, B = (precise(part).clone() for part in before)
+            for weight, update in held:
+                factors, rank = update.adapters[path], update.adapters[path].rank
+                A[:rank] += weight * (precise(factors.A) - precise(before.A[:rank]))
+                B[:, :rank] += weight * (precise(factors.B) - precise(before.B[:, :rank]))
+            moved = Factors(A.to(before.A.dtype), B.to(before.B.dtype))
+            merged[path] = Factors(*(moved[i] if part in parts else before[i] for i, part in enumerate(PARTS)))
     return merged

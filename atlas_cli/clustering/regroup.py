@@ -146,7 +146,7 @@ def _mean(
         total = sum(holders.values())
         if not any(merged[group][path].B.any() for group in holders):
             values[path] = current  # nothing is learned yet: A as drawn
-        elif "A" not in aggregator.method.TRAINED:
+        elif "A" not in (*aggregator.method.TRAINED, *aggregator.method.DELIVERED):  # all groups share one
             B = torch.zeros_like(current.B)
             for group, share in holders.items():
                 held = merged[group][path].B[:, : current.rank]

@@ -51,7 +51,10 @@ class Attendance:
 
         The aggregation method's terms at the clients begin their round, too.
         """
-        members = self.federation.aggregator.members
+        aggregator = self.federation.aggregator
+        members = aggregator.members
+        for client in self.present:
+            self.federation.clients[client].train_only(aggregator.parts(client).trained)
         self.began_with = {c: members[c].ranks for c in self.present}
         every = may_drop(self.federation, self.present)
         exposed = self.present if every else [c for c in self.present if c in self._crashes]

@@ -95,11 +95,12 @@ class StepFlops:
         """FLOPs of the client and of the server for each of its steps, from the ``first`` on."""
         ranks, planned = self.federation.aggregator.members[client].ranks, self.federation.plan.by_name[client]
         group = self.federation.group_of(client)
-        kind = group, planned.cut, planned.checkpointing, planned.learns, tuple(ranks.items())
+        trained = self.federation.clients[client].exchanged.trained_parts
+        kind = group, planned.cut, planned.checkpointing, planned.learns, tuple(ranks.items()), trained
         found = []
         for shape in zip(did.shapes[first:], did.computed[first:], strict=True):
             if (kind, shape) not in self._known:
-                self._known[kind, shape] = self._count(planned, group, ranks, *shape)
+                self._known[kind, shape] = self._count(planned, group, ranks, trained, *shape)
             found.append(self._known[kind, shape])
         return found
 
@@ -108,10 +109,11 @@ class StepFlops:
         planned: ClientPlan,
         group: str,
         ranks: Mapping[str, int],
+        trained: Collection[str],
         shape: tuple[int, int],
         computed: tuple[int, int],
     ) -> tuple[Work, float]:
-        task, trained = self.federation.data[group].task, self.federation.aggregator.method.TRAINED
+        task = self.federation.data[group].task
         padded, own = Shape(*shape, shape[0] > 1), Shape(*computed, computed[0] > 1)
         return step_flops(self.federation.plan, planned, ranks, task, padded, trained, own)
 

@@ -257,11 +257,11 @@ def _check_generated(config: ExperimentConfig, hf_config: PreTrainedConfig, fami
 def _check_mixing(config: ExperimentConfig, method: BaseMethod) -> None:
     """Refuse to mix groups that do not predict with their adapters alone."""
     name = config.aggregation.method
-    mixable = method.GROUP_ADAPTER and not method.CHANGES_BASE and set(method.TRAINED) == set(PARTS)
+    mixable = method.GROUP_ADAPTER and not method.CHANGES_BASE and set(method.parts_of(1).trained) == set(PARTS)
     if config.aggregation.cross_group.strength > 0 and method.SENT and not mixable:
         raise ConfigError(
             f"{name} has no group adapters that can be mixed; set it to 0, or use delta-svd, flexlora, zero-pad, "
-            "hetlora, lora-fair, trimmed-mean or median",
+            "hetlora, lora-fair, raflora, trimmed-mean or median",
             key="aggregation.cross_group.strength",
         )
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
-from atlas_cli.aggregation.contract import Layer, elements
+from atlas_cli.aggregation.contract import TURNS, Layer, elements
 from atlas_cli.config.schema.experiment import OptimizerConfig
 from atlas_cli.planning.devices.cost import head_step
 from atlas_cli.planning.devices.step_bytes import token_bytes
@@ -159,17 +160,18 @@ def client_memory(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape, 
         quantization=client.format.quantization,
         checkpointing=client.checkpointing,
         received_dtype=config.model.dtype,
-        trained=tuple(method.TRAINED),
         optimizer=_optimizer(config.training.client_optimizer),
         embedding_rows=_rows(plan, client, rows),
     )
     if config.mode != "split-federated":
         ranks: Mapping[str, int] = {**client.ranks, **plan.above(client.cut)}
-        memory = predict_unsplit(plan.family, plan.hf_config, ranks, plan.features, step, task=task)
+        predict = partial(predict_unsplit, plan.family, plan.hf_config, ranks, plan.features, task=task)
     else:
         ranks, model = client.ranks, (plan.family, plan.hf_config, client.cut, client.ranks, plan.features)
         own_task = task if _heads_on_clients(plan) else None
-        memory = predict_split_client(client.learns, *model, step, task=own_task)
+        predict = partial(predict_split_client, client.learns, *model, task=own_task)
+    trained = dict.fromkeys(method.parts_of(merge).trained for merge in TURNS)
+    memory = max((predict(replace(step, trained=parts)) for parts in trained), key=lambda each: each.peak)
     if not ranks:
         return memory
     layers = {path: Layer(rank, *plan.features[path]) for path, rank in ranks.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from atlas_cli.aggregation.checks import require_parts
+from atlas_cli.aggregation.checks import require_parts, require_turns
 from atlas_cli.aggregation.contract import BaseMethod
 from atlas_cli.aggregation.merge_optimizer import MergeOptimizer, Rule
 from atlas_cli.config.schema.experiment import ExperimentConfig
@@ -22,7 +22,9 @@ def method_of(config: ExperimentConfig) -> BaseMethod:
     memory = None if limit is None else int(parse_bytes(limit))
     if config.mode in ("local-only", "centralized"):
         return load_method("none")()
-    return chosen(options, seed=config.seed, server_memory=memory)
+    made = chosen(options, seed=config.seed, server_memory=memory)
+    require_turns(made)
+    return made
 
 
 def merge_optimizer_of(config: ExperimentConfig) -> MergeOptimizer | None:

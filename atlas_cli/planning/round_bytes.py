@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from atlas_cli.aggregation.contract import Layer, Shapes
+from atlas_cli.aggregation.contract import TURNS, Layer, Shapes
 from atlas_cli.config.schema.training import TrainingConfig
 from atlas_cli.planning.devices.step_bytes import StepBytes, step_bytes
 from atlas_cli.planning.method import method_of
@@ -50,7 +50,7 @@ class RoundMessages:
 
 def round_bytes(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape) -> RoundBytes:
     """What a client that takes part sends and gets, in a round after the first in which all clients of its group take
-    part; of one that is frozen, while its texts are new to the server."""
+    part; of one that is frozen, while its texts are new to the server; with a method that alternates, at most."""
     sent, steps = round_messages(plan, client, task, shape), plan.config.training.local_steps
     return RoundBytes(steps * sent.step.up + sum(sent.end_up), steps * sent.step.down + sum(sent.end_down))
 
@@ -72,13 +72,14 @@ def round_messages(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape)
     head = head_tensors(task, plan.hidden_size) if training.labels == "client" and method.SENT else {}
     layers = {path: Layer(rank, *plan.features[path]) for path, rank in client.ranks.items()}
     extra = method.extra_tensors(layers)
-    up, down = (
-        [message.bytes for message in (Adapters("", factors, more), NamedTensors("", head)) if message.tensors]
-        for factors, more in (
-            (_factors(plan, client.ranks, "lora_", method.SENT), _empty(extra.up)),
-            (_factors(plan, client.ranks, "lora_", method.DELIVERED), _empty(extra.down)),
-        )
-    )
+
+    def merged(parts: Sequence[str], more: Shapes) -> list[int]:
+        adapters = Adapters("", _factors(plan, client.ranks, "lora_", parts), _empty(more))
+        return [message.bytes for message in (adapters, NamedTensors("", head)) if message.tensors]
+
+    turns = [method.parts_of(merge) for merge in TURNS]
+    up = max((merged(turn.sent, extra.up) for turn in turns), key=sum)
+    down = max((merged(turn.delivered, extra.down) for turn in turns), key=sum)
     if not client.ranks:
         up, down = [], []
     if method.CHANGES_BASE:  # the stacks of all clients, and with them what adapters were worth where they go on

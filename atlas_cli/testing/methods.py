@@ -20,11 +20,13 @@ from torch import Tensor
 from atlas_cli.aggregation.client_gradients import factors_of
 from atlas_cli.aggregation.contract import (
     PARTS,
+    TURNS,
     BaseMethod,
     Context,
     Factors,
     Layer,
     Merge,
+    Parts,
     Shapes,
     Update,
     delta,
@@ -64,6 +66,12 @@ class Conformance:
         method = self.made()
         assert {*method.SENT, *method.DELIVERED, *method.TRAINED} <= set(PARTS)
         assert set(method.SENT) <= set(method.TRAINED), "a part that is not trained need not be sent"
+        turns = [method.parts_of(merge) for merge in TURNS]
+        assert turns == [method.parts_of(merge + 2) for merge in TURNS], "parts_of differs by more than odd and even"
+        whole = Parts(method.TRAINED, method.SENT, method.DELIVERED)
+        for name, ever in whole._asdict().items():
+            assert {part for turn in turns for part in getattr(turn, name)} == set(ever), f"parts_of and {name} differ"
+        assert len({len(turn.trained) for turn in turns}) == 1, "as many parts are trained for each merge"
         assert method.SENT or not (method.DELIVERED or method.CHANGES_BASE), "nothing is merged where nothing is sent"
         assert method.UNWEIGHTED or not method.EQUAL_CLIENTS, "say in UNWEIGHTED what is done instead of weighing"
 
@@ -217,7 +225,7 @@ class Conformance:
         for name, clients in (("small", ["a", "c"]), ("large", ["b"])):
             updates = group.updates(clients)
             current = truncated(group.current, dict.fromkeys(LAYERS, max(RANKS[client] for client in clients)))
-            merge = group.method.aggregate(current, updates, Context(name, 2, group.weights(clients)))
+            merge = group.method.aggregate(current, updates, Context(name, 2, group.weights(clients), 2))
             for path, factors in merge.adapters.items():
                 assert factors.A.shape == current[path].A.shape and factors.A.isfinite().all()
             _require_shapes(group.method.extras_for(name, group.layers("c")), group.told("c").down, "delivered")

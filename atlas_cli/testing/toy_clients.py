@@ -20,6 +20,7 @@ from atlas_cli.aggregation.contract import (
     Factors,
     Layer,
     Merge,
+    Parts,
     Update,
     absorb,
     delta,
@@ -61,8 +62,11 @@ class ToyGroup:
             c: {p: torch.randn(d_out, d_in, generator=draw) for p, (d_in, d_out) in LAYERS.items()} for c in "abc"
         }
         self.targets = {c: {p: t.to(dtype) for p, t in targets["a" if alike else c].items()} for c in ranks}
-        for adapters in self.held.values():
-            adapters.train_only(method.TRAINED)
+
+    @property
+    def parts(self) -> Parts:
+        """What clients train and exchange for the next merge."""
+        return self.method.parts_of(self.number + 1)
 
     def layers(self, client: str) -> dict[str, Layer]:
         """The sizes of a client's adapters."""
@@ -88,6 +92,7 @@ class ToyGroup:
 
     def train(self, client: str) -> None:
         """The delivery of tensors besides adapters, and local steps."""
+        self.held[client].train_only(self.parts.trained)
         if (term := self.terms[client]) is not None:
             term.receive(self.method.extras_for("g", self.layers(client)))
             term.begin_round(factors_of(self.held[client]))
@@ -99,7 +104,7 @@ class ToyGroup:
         term, trained = self.terms[client], factors_of(self.held[client])
         known = truncated(self.current, {path: factors.rank for path, factors in trained.items()})
         adapters = {
-            path: Factors(*(f[i] if part in self.method.SENT else known[path][i] for i, part in enumerate(PARTS)))
+            path: Factors(*(f[i] if part in self.parts.sent else known[path][i] for i, part in enumerate(PARTS)))
             for path, f in trained.items()
         }
         return Update(client, self.shares[client], adapters, term.end_round(trained) if term is not None else {})
@@ -123,9 +128,8 @@ class ToyGroup:
 
     def aggregate(self, updates: Sequence[Update]) -> Merge:
         """The merge of a round."""
-        return self.method.aggregate(
-            self.current, updates, Context("g", self.number + 1, self.weights(list(self.held)))
-        )
+        number, weights = self.number + 1, self.weights(list(self.held))
+        return self.method.aggregate(self.current, updates, Context("g", number, weights, number))
 
     def take(self, merge: Merge, clients: Sequence[str] | None = None) -> None:
         """Deliver a merge."""

@@ -13,11 +13,12 @@ from atlas_cli.aggregation.checks import (
     require_parts,
     require_penalty,
     require_tensors,
+    require_turns,
     require_unchanged_by,
     term_of,
     told_extras,
 )
-from atlas_cli.aggregation.contract import ClientTerm, Context, ExtraTensors, Factors, Layer, Merge
+from atlas_cli.aggregation.contract import ClientTerm, Context, ExtraTensors, Factors, Layer, Merge, Parts
 from atlas_cli.aggregation.methods.fedex import Method as Fedex
 from atlas_cli.aggregation.methods.zero_pad import Method as ZeroPad
 from atlas_cli.errors import AtlasError, ConfigError, NonFiniteError, PluginError
@@ -52,6 +53,21 @@ def test_parts_that_no_adapter_has_are_refused(name):
     broken = type("Method", (ZeroPad,), {name: ("A", "C"), "__module__": ZeroPad.__module__})
     with pytest.raises(ConfigError, match=rf"Method\.{name} has 'C'; expected of A, B"):
         require_parts(broken)
+
+
+TURNS = {
+    "gives a tuple, expected Parts": lambda merge: ("A",),
+    r"gives sent=\('C',\), and SENT has \('A', 'B'\)": lambda merge: Parts(("A",), ("C",), ("A",)),
+    "trains more parts for some merges than for others": lambda merge: Parts(("A", "B")[:merge], ("A",), ("A",)),
+}
+
+
+@pytest.mark.parametrize("says", TURNS)
+def test_turns_that_break_the_contract_are_named(says):
+    broken = ZeroPad()
+    broken.parts_of = TURNS[says]
+    with pytest.raises(ConfigError, match=rf"zero_pad\.py: Method\.parts_of {says}"):
+        require_turns(broken)
 
 
 class Term(ClientTerm):

@@ -13,7 +13,7 @@ from atlas_cli.models.adapters.lora import scale_of
 PATHS = {"q": (12, 18), "v": (14, 10), "up": (16, 16)}
 ALL = discovery.names("aggregation.methods")
 MERGING = [name for name in ALL if method(name).SENT]
-SPECTRAL = ["delta-svd", "flexlora"]
+SPECTRAL = ["delta-svd", "flexlora", "raflora"]
 R = 5
 EPS = {torch.float32: 2e-4, torch.float64: 1e-9}
 
@@ -23,7 +23,7 @@ def trained(current, ranks, seed, name):
     result = {}
     for path, f in truncated(current, ranks).items():
         step = factors(f.rank, f.A.shape[1], f.B.shape[0], seed + len(path), f.A.dtype)
-        A = f.A + 0.3 * step.A if "A" in method(name).TRAINED else f.A
+        A = f.A + 0.3 * step.A if "A" in method(name).parts_of(1).trained else f.A
         result[path] = Factors(A, f.B + 0.3 * step.B)
     return result
 
@@ -53,19 +53,45 @@ def shares(path, updates):
 def padded(path, updates, weights=None):
     held = shares(path, updates)
     weights = weights or [w for w, _ in held]
-    A = sum(
-        w * torch.cat([f.A, f.A.new_zeros(R - f.rank, f.A.shape[1])]) for w, (_, f) in zip(weights, held, strict=True)
-    )
-    B = sum(
-        w * torch.cat([f.B, f.B.new_zeros(f.B.shape[0], R - f.rank)], 1)
-        for w, (_, f) in zip(weights, held, strict=True)
-    )
+    A, B = (sum(w * pad(f)[i] for w, (_, f) in zip(weights, held, strict=True)) for i in (0, 1))
     return A, B
+
+
+def pad(f):
+    A = torch.cat([f.A, f.A.new_zeros(R - f.rank, f.A.shape[1])])
+    return Factors(A, torch.cat([f.B, f.B.new_zeros(f.B.shape[0], R - f.rank)], 1))
 
 
 def best(matrix, rank):
     U, S, Vh = torch.linalg.svd(matrix.double(), full_matrices=False)
     return (U[:, :rank] * S[:rank]) @ Vh[:rank]
+
+
+def by_levels(held, before):
+    """raFLoRA, eq. 8: slices between all ranks that clients may have; of a level without a participant G's own."""
+    total, low = torch.zeros_like(delta(before)), 0
+    for high in range(1, R + 1):
+        there = [(w, f) for w, f in held if f.rank >= high] or [(1.0, before)]
+        reach = sum(w for w, _ in there)
+        total += sum(w / reach * f.B[:, low:high] @ f.A[low:high] for w, f in there)
+        low = high
+    return total
+
+
+def nearest(held):
+    """FLoRA-NA: weights of all A and of all B in turn, by dense least squares from their means on."""
+    A, B = ([pad(f)[i].double() for _, f in held] for i in (0, 1))
+    X = sum(w * delta(f).double() for w, f in held)
+    mean = sum(w * a for (w, _), a in zip(held, A, strict=True))
+    for _ in range(20):
+        p = least_squares([b @ mean for b in B], X)
+        whole = sum(x * b for x, b in zip(p, B, strict=True))
+        mean = sum(x * a for x, a in zip(least_squares([whole @ a for a in A], X), A, strict=True))
+    return whole @ mean
+
+
+def least_squares(terms, wanted):
+    return torch.linalg.lstsq(torch.stack([t.flatten() for t in terms], 1), wanted.flatten()[:, None]).solution[:, 0]
 
 
 def expected(name, path, current, updates):
@@ -77,12 +103,16 @@ def expected(name, path, current, updates):
     change = X - sum(w * before.B[:, : f.rank] @ before.A[: f.rank] for w, f in held)
     if name in ("zero-pad", "scaffold"):
         return B @ A, None
+    if name == "flora-na":
+        return nearest(held), None
     if name == "fedsa":  # rows that nobody sent stay
         sent = max(f.rank for _, f in held)
         reach = torch.tensor([sum(w for w, f in held if f.rank > j) for j in range(sent)], dtype=A.dtype)
         return before.B @ torch.cat([A[:sent] / reach[:, None], before.A[sent:]]), None
     if name == "ffa":
         return B @ before.A, None
+    if name in ("rolora", "fedsvd"):  # of B alone, over one A: exact, and what nobody was sent stays
+        return delta(before) + change, None
     if name == "hetlora":
         norms = [delta(f).norm() for _, f in held]
         A, B = padded(path, updates, [n / sum(norms) for n in norms])
@@ -91,6 +121,8 @@ def expected(name, path, current, updates):
         return best(X, R), None
     if name == "delta-svd":
         return best(delta(before) + change, R), None
+    if name == "raflora":
+        return best(by_levels(held, before), R), None
     if name == "flora":
         return torch.zeros_like(X), change
     if name == "fedex":
@@ -155,7 +187,7 @@ def test_identical_clients_and_one_alone_lose_nothing(group, copies):
             before = current[path].B[:, : f.rank] @ current[path].A[: f.rank]
             worth = before + delta(merged.base[path])
         elif (
-            name == "delta-svd" or method(name).EQUAL_CLIENTS
+            name in ("delta-svd", "raflora", "rolora", "fedsvd") or method(name).EQUAL_CLIENTS
         ) and f.rank < R:  # the group keeps what this client was never sent
             worth = worth if not current[path].B.any() else delta(f)
         wide = 100 * eps if name == "lora-fair" else eps
@@ -189,7 +221,7 @@ def test_scales_are_absorbed_and_released(name):
     torch.testing.assert_close(worth, exact, atol=1e-4, rtol=1e-4)
 
 
-def test_idle_rounds_cost_absolute_averages_what_they_cost_and_delta_svd_nothing():
+def test_idle_rounds_cost_absolute_averages_what_they_cost_and_others_nothing():
     """Clients of ranks 4, 8, 16 and 64 do nothing for five rounds."""
     start = factors(64, 80, 96, 0)
     start = merge("flexlora", {"q": start}, [Update("a", 1.0, {"q": start})]).adapters["q"]
@@ -200,7 +232,7 @@ def test_idle_rounds_cost_absolute_averages_what_they_cost_and_delta_svd_nothing
             idle = [Update(str(r), 1.0, truncated(current, {"q": r})) for r in (4, 8, 16, 64)]
             current = merge(name, current, idle).adapters
         kept[name] = (delta(current["q"]) - delta(start)).norm() / delta(start).norm()
-    assert kept["delta-svd"] < 1e-12
+    assert kept["delta-svd"] < 1e-12 and kept["raflora"] < 1e-12
     assert kept["flexlora"] > 0.2
 
 

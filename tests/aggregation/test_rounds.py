@@ -24,7 +24,7 @@ def fresh(rank):
 
 def stepped(name, f, seed):
     step = factors(f.rank, D_IN, D_OUT, seed)
-    return Factors(f.A + 0.3 * step.A if "A" in method(name).TRAINED else f.A, f.B + 0.3 * step.B)
+    return Factors(f.A + 0.3 * step.A if "A" in method(name).parts_of(1).trained else f.A, f.B + 0.3 * step.B)
 
 
 @given(st.sampled_from(MERGING), st.lists(st.lists(st.integers(1, 8), min_size=1, max_size=4), min_size=2, max_size=4))

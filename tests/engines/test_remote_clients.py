@@ -29,6 +29,7 @@ CASES = {
         "aggregation": {"method": "delta-svd", "optimizer": {"name": "adam", "lr": 1e-3}},
     },
     "pulled back, unsplit": {"training": {"drift": {"name": "fedprox"}}, "mode": "federated"},
+    "one factor in turn": {"aggregation": {"method": "rolora"}, "training": {"rounds": 3}},
     "nothing merged": {"aggregation": {"method": "none"}},
     "federated": {"mode": "federated"},
     "local-only": {"mode": "local-only"},

@@ -22,6 +22,8 @@ YOGI = {"name": "yogi", "lr": 1e-3}
         ("fedsa", YOGI, "optimizer", "no adapter of the group"),
         ("flora", {"lr": 0.5}, "optimizer", "merges into the frozen weights"),
         ("fedex", {"name": "momentum"}, "optimizer", "merges into the frozen weights"),
+        ("rolora", {"name": "momentum"}, "optimizer", "merges A and B in turn"),
+        ("fedsvd", {"name": "momentum"}, "optimizer", "turns the A that its clients share"),
         ("scaffold", YOGI, "optimizer", "tensors of its own by component"),
         ("ffa", {**YOGI, "second": "row-column"}, "optimizer.second", "one A that does not change"),
         ("delta-svd", {"momentum": 0.9}, "optimizer.momentum", "only used with momentum, adam, yogi, adagrad"),

@@ -140,14 +140,16 @@ def test_moments_of_what_was_replaced_are_reset_and_no_others(method, ready):
     for adapter in client.adapters.adapters.values():
         assert bool(client.optimizer.state.get(adapter.lora_B)) == (method == "fedsa")
         assert not client.optimizer.state.get(adapter.lora_A)
-        assert adapter.lora_A.requires_grad == (method != "ffa")
+        assert adapter.lora_A.requires_grad == (method not in ("ffa", "fedsvd", "rolora"))
 
 
 def test_what_crosses_the_wire(ready):
     """Elements by method, rank and layer: (32 + 32) a rank, four layers of BERT's query and value below the cut."""
     ranks = {"a": 4, "b": 2, "c": 3}
     layers, d = 4, 32
-    up = {name: 2 * d for name in METHODS} | {"ffa": d, "fedsa": d, "scaffold": 4 * d}
+    up = (
+        {name: 2 * d for name in METHODS} | dict.fromkeys(("ffa", "fedsa", "fedsvd", "rolora"), d) | {"scaffold": 4 * d}
+    )
     for method in METHODS:
         made, ledger = ready(method), Ledger()
         a_round(made, ["a", "b", "c"], 1, ledger)
@@ -155,7 +157,8 @@ def test_what_crosses_the_wire(ready):
             sent = ledger.entries[client, "adapters", "up"].payload_bytes
             assert sent == 4 * layers * rank * up[method]
             down = ledger.entries.get((client, "adapters", "down"))
-            assert (down.payload_bytes if down else 0) == (0 if method == "flora" else sent)
+            wanted = {"flora": 0, "fedsvd": 2 * sent}.get(method, sent)
+            assert (down.payload_bytes if down else 0) == wanted
             change = ledger.entries.get((client, "base-change", "down"))
             assert (change.payload_bytes if change else 0) == (
                 4 * layers * sum(ranks.values()) * 2 * d if method in ("flora", "fedex") else 0
@@ -192,7 +195,7 @@ def test_the_rank_of_a_base_change_is_bounded_without_loss(ready):
     torch.testing.assert_close(worth(made.clients["b"].adapters, path), total, atol=1e-5, rtol=1e-3)
 
 
-@pytest.mark.parametrize("method", ["ffa", "fedsa", "flora", "fedex"])
+@pytest.mark.parametrize("method", ["ffa", "fedsa", "fedsvd", "flora", "fedex", "rolora"])
 def test_methods_without_a_meaning_for_contested_layers_are_refused(method, make_config):
     clients = {"a": {"split_layer": 1}, "b": {"split_layer": 3}}
     with pytest.raises(ConfigError, match=f"{method} is not defined for a layer that lies on the server for some"):
@@ -261,7 +264,7 @@ def test_groups_are_mixed_before_they_are_delivered(graph, make_config, toy_csv,
     assert not torch.equal(one, other)  # heads are never mixed
 
 
-@pytest.mark.parametrize("method", ["ffa", "fedsa", "flora", "fedex"])
+@pytest.mark.parametrize("method", ["ffa", "fedsa", "fedsvd", "flora", "fedex", "rolora"])
 def test_groups_without_an_adapter_to_mix_are_refused(method, make_config):
     with pytest.raises(ConfigError, match=f"{method} has no group adapters that can be mixed") as error:
         make_plan(make_config(aggregation={"method": method, "cross_group": {"strength": 0.5}}))
@@ -338,3 +341,28 @@ def test_who_missed_more_than_a_full_rank_is_sent_the_change_itself(ready):
     assert ("c", "base-change", "down") not in ledger.entries
     for path in made.aggregator.groups["g"].merged:
         torch.testing.assert_close(*(worth(made.clients[name].adapters, path) for name in "ac"), atol=1e-6, rtol=1e-4)
+
+
+def test_rolora_alternates_what_is_trained_and_sent(ready):
+    """B first; the other factor is the same bits at all clients, and who missed both kinds of merges is sent both."""
+    made, ranks, elements = ready("rolora"), {"a": 4, "b": 2, "c": 3}, 4 * 32  # four layers; d_in = d_out = 32
+    for number, trained in ((1, "B"), (2, "A"), (3, "B")):
+        before = copy.deepcopy(made.aggregator.groups["g"].merged)
+        ledger, cohort = Ledger(), ["a", "b"] if number < 3 else ["a", "b", "c"]
+        sets, _ = a_round(made, cohort, number, ledger)
+        for path, merged in made.aggregator.groups["g"].merged.items():
+            other = {"A": "B", "B": "A"}[trained]
+            assert torch.equal(getattr(merged, other), getattr(before[path], other))
+            assert not torch.equal(getattr(merged, trained), getattr(before[path], trained))
+            for client in cohort:
+                held = made.clients[client].adapters.adapters[path]
+                assert torch.equal(
+                    getattr(held, f"lora_{other}"), getattr(sets[client].adapters[path], f"lora_{other}")
+                )
+                assert made.clients[client].exchanged.trained_parts == (trained,)
+        for client in cohort:
+            up, down = (ledger.entries[client, "adapters", way].payload_bytes for way in ("up", "down"))
+            late = 2 * (number == 3 and client == "c")  # A and B before the round
+            assert (up, down) == (4 * elements * ranks[client], 4 * elements * ranks[client] * (1 + late))
+    optimizer = made.clients["a"].optimizer
+    assert len(optimizer.param_groups[0]["params"]) == 4

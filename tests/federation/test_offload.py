@@ -38,6 +38,16 @@ CASES = {
         "mode": "federated",
     },
     "nothing merged": {"aggregation": {"method": "none"}, "training": {"client_optimizer": SGD}},
+    "one factor in turn": {
+        "aggregation": {"method": "rolora"},
+        "faults": {"crash_at": {"b-1": {"round": 2, "step": 1}}},
+        "training": {"client_optimizer": SGD},
+    },
+    "one factor in turn, clusters": {
+        "aggregation": {"method": "rolora"},
+        "clustering": {"by": "random", "k": 2, "every": 2},
+        "mode": "federated",
+    },
     "changed base": {"aggregation": {"method": "flora"}},
     "ranks that shrink": {"aggregation": {"method": "hetlora", "options": {"prune": 0.5}}},
     "heads on clients": {"training": {"labels": "client"}},

@@ -13,10 +13,10 @@ def method(name, *, server_memory=None, **options):
     return chosen(chosen.Options.model_validate(options), server_memory=server_memory)
 
 
-def merge(name, current, updates, *, round_number=1, server_memory=None, **options):
+def merge(name, current, updates, *, round_number=1, number=1, server_memory=None, **options):
     made = method(name, server_memory=server_memory, **options)
     sent = [update if update.extras else replace(update, extras=no_extras(made, update)) for update in updates]
-    return made.aggregate(current, sent, Context("g", round_number, weights(updates)))
+    return made.aggregate(current, sent, Context("g", round_number, weights(updates), number))
 
 
 def no_extras(made, update):

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from atlas_cli.aggregation import low_rank
-from atlas_cli.aggregation.contract import Adapters, BaseMethod, Context, Merge, Update
+from atlas_cli.aggregation.contract import Adapters, BaseMethod, Context, Factors, Merge, Update
 from atlas_cli.aggregation.error import shares, undelivered
 from atlas_cli.aggregation.low_rank import redistribute, weighted_sum
 
@@ -28,10 +28,13 @@ class Method(BaseMethod):
         merged, target = dict(current), dict(current)
         for path, before in current.items():
             if held := shares(path, updates):
-                parts = [(w, u.adapters[path]) for w, u in held]
-                whole = weighted_sum([*parts, (1.0, undelivered(path, held, before))], self.server_memory)
+                whole = weighted_sum(self._parts(path, held, before), self.server_memory)
                 target[path], merged[path] = whole.factors, redistribute(whole, before)
         return Merge(merged, target=target)
+
+    def _parts(self, path: str, held: Sequence[tuple[float, Update]], before: Factors) -> list[tuple[float, Factors]]:
+        """The products that sum up to G after the round, over at least one holder of the layer."""
+        return [*((w, u.adapters[path]) for w, u in held), (1.0, undelivered(path, held, before))]
 
     def require_room(self, d_in: int, d_out: int) -> None:
         """Check that a stack of rank 2 fits."""

@@ -17,6 +17,7 @@ class SentState(NamedTuple):
     """A ``ClientState``, and what else is sent with a client in a round.
 
     Attributes:
+        trained: the parts of its adapters that it trains.
         privacy: its mechanisms.
         usage: its measured memory; None where it is not measured.
     """
@@ -25,6 +26,7 @@ class SentState(NamedTuple):
     moments: Packed
     base_changes: Packed
     term: Packed
+    trained: tuple[str, ...]
     privacy: ClientProtection
     usage: Usage | None
 
@@ -32,13 +34,14 @@ class SentState(NamedTuple):
     def of(cls, party: Party, member: Member) -> Self:
         """The present state of a client."""
         exchanged, moments, base_changes, term = map(pack, ClientState.of(party, member))
-        return cls(exchanged, moments, base_changes, term, party.privacy, party.usage)
+        return cls(exchanged, moments, base_changes, term, party.exchanged.trained_parts, party.privacy, party.usage)
 
     def load(self, party: Party, member: Member) -> None:
         """Load this state into a client; memory is measured only in the process that computes the client.
 
         A round does not change frozen weights, so a client that already has base changes keeps them.
         """
+        party.train_only(self.trained)
         exchanged, moments, changes, term = (unpack(each, party.device) for each in self[:4])
         changes = named_changes(member.adapters.frozen) or changes
         ClientState(exchanged, moments, changes, term).load(party, member)

@@ -107,6 +107,7 @@ def federated_training_round(
     server.begin_round({c.name: groups[c.name] for c in clients}, number, {c.name: c.cut for c in clients})
     server.begin_step(0, server.training.server_optimizer.lr)
     for client in clients:
+        client.train_only(aggregator.parts(client.name).trained)
         if client.term is not None:
             client.term.begin_round(factors_of(client.adapters))
         batch = data[client.name]
@@ -183,7 +184,7 @@ def _aggregator(
     base, paths = clients[0].base.model, dict.fromkeys(path for client in clients for path in client.ranks)
     features = {path: features_of(base.get_submodule(path)) for path in paths}
     aggregator = Aggregator(method, members, merged, {}, features, server.groups)
-    if method.SENT and (method.CHANGES_BASE or set(method.SENT) != set(PARTS)):
+    if method.SENT and (method.CHANGES_BASE or set(method.parts_of(1).sent) != set(PARTS)):
         for own, member in members.items():
             start = release(aggregator.held_of(own), scales_of(member.adapters))
             if not all(torch.allclose(start[path], value) for path, value in member.adapters.state().items()):

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 import torch
 
 from atlas_cli.aggregation.checks import term_of
-from atlas_cli.aggregation.contract import PARTS
 from atlas_cli.config.schema.experiment import ExperimentConfig, Learns
 from atlas_cli.federation.parties.anchor import Anchor
 from atlas_cli.federation.parties.frozen_client import FrozenClient
@@ -61,8 +60,7 @@ def new_client(
     made.term = term_of(method)
     if mu := pull_of(config):
         made.anchor = Anchor(mu, config.training.local_steps)
-    if set(method.TRAINED) != set(PARTS):
-        made.train_only(method.TRAINED)
+    made.train_only(method.parts_of(1).trained)
     return made
 
 

@@ -15,7 +15,7 @@ from atlas_cli.aggregation.contract import (
     Context,
     Factors,
     Layer,
-    Merge,
+    Parts,
     Update,
     absorb,
     elements,
@@ -29,8 +29,14 @@ from atlas_cli.aggregation.mixing import mix, similarity
 from atlas_cli.errors import AtlasError
 from atlas_cli.federation.client_state.member import Member
 from atlas_cli.federation.merging.group_weights import GroupWeights
-from atlas_cli.federation.merging.merged_group import MergedGroup, are_equal, factors_to_merge, parts_of, to_merge
-from atlas_cli.federation.parties.numerics import require_finite
+from atlas_cli.federation.merging.merged_group import (
+    MergedGroup,
+    are_equal,
+    factors_to_merge,
+    parts_of,
+    require_finite_merge,
+    to_merge,
+)
 from atlas_cli.federation.parties.trainables import Trainables
 from atlas_cli.hashing import sha256_tensors
 from atlas_cli.models.adapters.lora import AdapterSet
@@ -187,16 +193,16 @@ class Aggregator:
         updates = [self.update(client, own) for client, own in sent.items() if own] + self._of_server(group, clients)
         if self.noise is not None and self.noise.where == "server":
             current, head = self.groups[group].merged, self.head_of(clients[0])
-            updates, sent = self.noise.mean(group, current, head, self.method.SENT, updates, sent)
+            updates, sent = self.noise.mean(group, current, head, self.parts(clients[0]).sent, updates, sent)
         of_group = self.groups[group]
         before, change = of_group.merged, dict(of_group.change.total)
-        context = Context(group, number, self.group_weights.by_rank(group, clients))
+        context = Context(group, number, self.group_weights.by_rank(group, clients), of_group.version + 1)
         merge = checks.require_merge(self.method, self.method.aggregate(before, updates, context), before, context)
         layers = self.layers_of({path: factors.rank for path, factors in before.items()})
         checks.require_state(self.method, group, layers, next(iter(before.values())).A.dtype)
         if self.optimizer is not None:
             merge = self.optimizer.step(group, before, merge, updates)
-        self._require_finite(merge, context)
+        require_finite_merge(merge, self.method.state.get(group, {}), context)
         of_group.merged = merge.adapters
         of_group.version += 1
         of_group.change.grow(merge.base, of_group.version)
@@ -208,15 +214,6 @@ class Aggregator:
         if self.method.CHANGES_BASE:
             return base_errors(updates, before, change, of_group.change.total)
         return delivery_errors(self.method, merge, context.weights, updates)
-
-    def _require_finite(self, merge: Merge, context: Context) -> None:
-        """Neither a merge nor what the method remembers after it has a value that is not finite."""
-        for what, adapters in (("merged adapter", merge.adapters), ("change of the base", merge.base)):
-            for path, factors in adapters.items():
-                for part, tensor in zip(PARTS, factors, strict=True):
-                    require_finite(tensor, f"{what} of {context.group}, {path}.lora_{part}, round {context.round}")
-        for name, tensor in self.method.state.get(context.group, {}).items():
-            require_finite(tensor, f"{name} that the method keeps of {context.group}, round {context.round}")
 
     def held_of(self, client: str) -> dict[str, Factors]:
         """Its group's adapter at the client's ranks."""
@@ -233,6 +230,10 @@ class Aggregator:
         for path, rank in smaller.items():
             adapters.adapters[path].shrink(rank)
         return bool(smaller)
+
+    def parts(self, client: str) -> Parts:
+        """What a client trains for the next merge of its group, sends to it, and is delivered of it."""
+        return self.method.parts_of(self.groups[self.members[client].group].version + 1)
 
     def is_behind(self, client: str) -> bool:
         """Whether a client's group has a newer version than the client was sent; never, where it has no adapters."""
@@ -259,7 +260,7 @@ class Aggregator:
         held = self.held_of(client) if first else absorb(before, scales)
         factors = self._delivered(member.group, held, member.ranks)
         delivered = release(factors, scales)
-        sent = PARTS if first else self.method.DELIVERED
+        sent = PARTS if first else self.groups[member.group].delivered_since(member.version, self.method)
         layers = self.layers_of(member.ranks)
         told, extras = checks.told_extras(self.method, layers), self.method.extras_for(member.group, layers)
         one = next(member.adapters.parameters())
@@ -343,11 +344,12 @@ class Aggregator:
             return {}
         told = checks.told_extras(self.method, self.layers_of(member.ranks))
         extra = end_round(self.method, member.term, member.adapters, told) if member.term is not None else {}
-        held = {**parts_of(member.adapters.state(), self.method.SENT), **member.head_state()}
+        parts = self.parts(client).sent
+        held = {**parts_of(member.adapters.state(), parts), **member.head_state()}
         if self.noise is not None:
             held = self.noise.protect(client, held, scales_of(member.adapters))
-        message = AdapterUpdate(client, parts_of(held, self.method.SENT), extra)
-        form = AdapterUpdate.closed_form(member.ranks, self.features, self.method.SENT, elements(told.up))
+        message = AdapterUpdate(client, parts_of(held, parts), extra)
+        form = AdapterUpdate.closed_form(member.ranks, self.features, parts, elements(told.up))
         ledger.count(message, form)
         if head := {name: tensor for name, tensor in held.items() if name.startswith("head.")}:
             ledger.count(HeadUpdate(client, head), member.head_bytes())
@@ -360,7 +362,7 @@ class Aggregator:
         # what is not uploaded is, for the server, what it has itself
         known = release(self.held_of(client), scales)
         message = AdapterUpdate.of(client, to_merge({n: t for n, t in sent.items() if not n.startswith("head.")}))
-        adapters = absorb({**known, **parts_of(message.named, self.method.SENT)}, scales)
+        adapters = absorb({**known, **parts_of(message.named, self.parts(client).sent)}, scales)
         return Update(client, member.weight, adapters, message.extra)
 
     def head_of(self, client: str) -> dict[str, Tensor]:

@@ -7,9 +7,20 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor
 
-from atlas_cli.aggregation.contract import PARTS, Factors, absorb, release, scales_of, truncated
+from atlas_cli.aggregation.contract import (
+    PARTS,
+    BaseMethod,
+    Context,
+    Factors,
+    Merge,
+    absorb,
+    release,
+    scales_of,
+    truncated,
+)
 from atlas_cli.double import where_double
 from atlas_cli.federation.merging.base_change import BaseChange
+from atlas_cli.federation.parties.numerics import require_finite
 from atlas_cli.models.adapters.lora import AdapterSet, Frozen
 from atlas_cli.storage.state_dict import with_prefix
 
@@ -66,6 +77,10 @@ class MergedGroup:
                 frozen[path] = [*frozen.get(path, ()), (factors.A.to(device), -factors.B.to(device))]
         return frozen
 
+    def delivered_since(self, version: int, method: BaseMethod) -> set[str]:
+        """The parts, "A" and "B", of all merges after a version, for who has that one."""
+        return {part for merge in range(version + 1, self.version + 1) for part in method.parts_of(merge).delivered}
+
     def tensors(self, group: str) -> dict[str, Tensor]:
         """Its own tensors but for changes of the base, for a checkpoint."""
         named = {f"{path}/{part}": t for path, f in self.merged.items() for part, t in zip(PARTS, f, strict=True)}
@@ -93,3 +108,17 @@ def parts_of(state: Mapping[str, Tensor], parts: Collection[str]) -> dict[str, T
 def are_equal(state: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
     """Whether all tensors are those of ``other``, bit for bit."""
     return all(tensor.equal(other[name]) for name, tensor in state.items())
+
+
+def require_finite_merge(merge: Merge, kept: Mapping[str, Tensor], context: Context) -> None:
+    """Check that neither a merge nor what the method keeps of the group after it has a value that is not finite.
+
+    Raises:
+        NonFiniteError: names the tensor, the group and the round.
+    """
+    for what, adapters in (("merged adapter", merge.adapters), ("change of the base", merge.base)):
+        for path, factors in adapters.items():
+            for part, tensor in zip(PARTS, factors, strict=True):
+                require_finite(tensor, f"{what} of {context.group}, {path}.lora_{part}, round {context.round}")
+    for name, tensor in kept.items():
+        require_finite(tensor, f"{name} that the method keeps of {context.group}, round {context.round}")

@@ -41,7 +41,8 @@ def unfit(aggregator: Aggregator, client: str, sent: Sent, ranks: Mapping[str, i
         rank = min(A.shape[0], delivered) if prunes and A is not None and A.dim() == 2 and len(A) else delivered
         expected |= {f"{path}.lora_A": (rank, d_in), f"{path}.lora_B": (d_out, rank)}
     shapes = {name: tuple(tensor.shape) for name, tensor in sent.items()}
-    wanted = {name: shape for name, shape in expected.items() if name.rpartition("lora_")[2] in aggregator.method.SENT}
+    parts = aggregator.parts(client).sent
+    wanted = {name: shape for name, shape in expected.items() if name.rpartition("lora_")[2] in parts}
     wanted |= {name: tuple(p.shape) for name, p in aggregator.head_of(client).items()}
     sizes = {path: len(sent[name]) for path in ranks if (name := f"{path}.lora_A") in sent} if prunes else ranks
     extras = aggregator.method.extra_tensors(aggregator.layers_of({**ranks, **sizes})).up

@@ -160,9 +160,10 @@ class Party(ABC):
         """The model that makes its predictions; ``part`` is the part of its task group whose head it shares."""
 
     def train_only(self, parts: Collection[str]) -> None:
-        """Train the given parts of the adapters and freeze the others."""
-        self.exchanged.train_only(parts)
-        self.reset_optimizer()
+        """Train the given parts of the adapters and freeze the others; moments are reset where that is a change."""
+        if self.exchanged.adapters and set(parts) != set(self.exchanged.trained_parts):
+            self.exchanged.train_only(parts)
+            self.reset_optimizer()
 
     @contextmanager
     def attached(self) -> Iterator[None]:

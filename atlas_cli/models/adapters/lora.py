@@ -149,6 +149,13 @@ class AdapterSet:
         named = [(n, p) for adapter in self.adapters.values() for n, p in adapter.named_parameters()]
         return [p for name, p in named if p.requires_grad and name.removeprefix("lora_") in parts]
 
+    @property
+    def trained_parts(self) -> tuple[str, ...]:
+        """The parts, "A" and "B", that are trained of every adapter."""
+        first = next(iter(self.adapters.values()), None)
+        named = first.named_parameters() if first is not None else ()
+        return tuple(name.removeprefix("lora_") for name, parameter in named if parameter.requires_grad)
+
     def name_of(self, parameter: nn.Parameter) -> str:
         """``<path>.lora_A`` or ``<path>.lora_B`` for messages; "the head" for a parameter of no adapter."""
         named = ((f"{path}.{name}", p) for path, a in self.adapters.items() for name, p in a.named_parameters())

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from atlas_cli.aggregation.contract import TURNS
 from atlas_cli.config.schema.experiment import ClientSpec, ExperimentConfig
 from atlas_cli.models.block_paths import layer_of
 from atlas_cli.planning.devices.clock import ClientWork, LocalStep
@@ -41,7 +42,8 @@ class Costs:
 
     def __init__(self, plan: Plan, tasks: Mapping[str, BaseTask], rows: Mapping[str, int]) -> None:
         self.plan, self.tasks, self.rows = plan, tasks, rows
-        self.trained = tuple(method_of(plan.config).TRAINED)
+        method = method_of(plan.config)
+        self.trained = dict.fromkeys(method.parts_of(merge).trained for merge in TURNS)
         self._memory: dict[Any, int] = {}
         self._messages: dict[Any, RoundMessages] = {}
         self._flops: dict[Any, tuple[Work, float]] = {}
@@ -91,7 +93,8 @@ class Costs:
         key = client.cut, rank, client.checkpointing, client.learns, shape, client.task_group
         if key not in self._flops:
             task = self.tasks[client.task_group]
-            self._flops[key] = step_flops(self.plan, client, client.ranks, task, shape, self.trained)
+            turns = [step_flops(self.plan, client, client.ranks, task, shape, parts) for parts in self.trained]
+            self._flops[key] = max(turns, key=lambda work: work[0].total)
         own, of_server = self._flops[key]
         one = sent.step
         step = LocalStep(own.forward, own.backward, of_server, one.up, one.down, one.messages_up, one.messages_down)

@@ -107,7 +107,12 @@ def static_memory(
         bytes_of(head),
         output,
         len(step.trained) * len(ranks) + len(head),
-        sum(4 * rank * features[path][0] for path, rank in ranks.items()) if "A" not in step.trained else 0,
+        sum(
+            4 * rank * size
+            for path, rank in ranks.items()
+            for part, size in zip("AB", features[path], strict=True)
+            if part not in step.trained
+        ),
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from atlas_cli import discovery
+from atlas_cli.aggregation.contract import TURNS
 from atlas_cli.models.families import supported_models
 from atlas_cli.models.families._tested import CLAIMS
 from pages.config import Key, rows_of
@@ -45,11 +46,16 @@ def _parts(parts: tuple[str, ...]) -> str:
     return " and ".join(parts) or "nothing"
 
 
+def _in_turn(method: Any, field: str) -> str:
+    turns = [_parts(getattr(method().parts_of(merge), field)) for merge in TURNS]
+    return ", then ".join(dict.fromkeys(turns))
+
+
 def _method(name: str, method: Any) -> Facts:
     return [
-        ("trained by clients", _parts(method.TRAINED)),
-        ("sent up", _parts(method.SENT)),
-        ("delivered", _parts(method.DELIVERED)),
+        ("trained by clients", _in_turn(method, "trained")),
+        ("sent up", _in_turn(method, "sent")),
+        ("delivered", _in_turn(method, "delivered")),
         ("adapter of the group to predict with and to export", _yes(method.GROUP_ADAPTER)),
         ("changes the frozen base of the group's clients", _yes(method.CHANGES_BASE)),
         ("weights of clients", f"not used: it {method.UNWEIGHTED}" if method.UNWEIGHTED else "`aggregation.weights`"),
