@@ -32,6 +32,7 @@ from atlas_cli.federation.merging.group_weights import GroupWeights
 from atlas_cli.federation.merging.merged_group import (
     MergedGroup,
     are_equal,
+    checked_method_state,
     factors_to_merge,
     parts_of,
     require_finite_merge,
@@ -48,7 +49,6 @@ from atlas_cli.storage.state_dict import (
     fields_of,
     is_count,
     pop_prefix,
-    require_tensor,
     require_value,
     tensors_and_values,
     with_prefix,
@@ -132,7 +132,8 @@ class Aggregator:
             features = {path: self.features[path] for path in group.merged}
             with fields_of(f"change/{name}"):
                 group.change.load_state_dict(change, newest=versions[name], features=features, device=group.device)
-        self.method.load_state_dict(self._checked_method_state(of_method))
+        keeps = {name: self.method.extra_tensors(self.layers_of(g.adapters.ranks)) for name, g in self.groups.items()}
+        self.method.load_state_dict(checked_method_state(of_method, self.groups, keeps))
         if self.optimizer is not None:
             one = next(iter(next(iter(self.groups.values())).merged.values())).A
             layers = {name: self.layers_of(group.adapters.ranks) for name, group in self.groups.items()}
@@ -141,19 +142,6 @@ class Aggregator:
                 self.optimizer.load_state_dict(of_optimizer, told, one)
         for name, group in self.groups.items():
             group.version = versions[name]
-
-    def _checked_method_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Copies of what the method remembers of groups, where they are computed with."""
-        found: dict[str, Tensor] = {}
-        for name, value in state.items():
-            group, _, own = name.partition("/")
-            require_tensor(group in self.groups, f"method/{name}", "is of no group")
-            layers = self.layers_of(self.groups[group].adapters.ranks)
-            shape = self.method.extra_tensors(layers).at_server.get(own)  # of another rank where groups changed
-            fits = shape is not None and len(shape) == value.dim()
-            require_tensor(fits, f"method/{name}", f"has shape {tuple(value.shape)}")
-            found[name] = value.to(self.groups[group].device, copy=True)
-        return found
 
     def _values(self) -> dict[str, Tensor]:
         """Its own tensors but for changes of the base, by name."""

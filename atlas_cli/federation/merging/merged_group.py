@@ -11,6 +11,7 @@ from atlas_cli.aggregation.contract import (
     PARTS,
     BaseMethod,
     Context,
+    ExtraTensors,
     Factors,
     Merge,
     absorb,
@@ -22,7 +23,7 @@ from atlas_cli.double import where_double
 from atlas_cli.federation.merging.base_change import BaseChange
 from atlas_cli.federation.parties.numerics import require_finite
 from atlas_cli.models.adapters.lora import AdapterSet, Frozen
-from atlas_cli.storage.state_dict import with_prefix
+from atlas_cli.storage.state_dict import require_tensor, with_prefix
 
 
 class MergedGroup:
@@ -122,3 +123,22 @@ def require_finite_merge(merge: Merge, kept: Mapping[str, Tensor], context: Cont
                 require_finite(tensor, f"{what} of {context.group}, {path}.lora_{part}, round {context.round}")
     for name, tensor in kept.items():
         require_finite(tensor, f"{name} that the method keeps of {context.group}, round {context.round}")
+
+
+def checked_method_state(
+    state: Mapping[str, Tensor], groups: Mapping[str, MergedGroup], told: Mapping[str, ExtraTensors]
+) -> dict[str, Tensor]:
+    """Copies of what the method remembers of groups (``<group>/<name>``), where they are computed with.
+
+    Raises:
+        StateError: of another group, or of a shape that the method does not tell.
+    """
+    found: dict[str, Tensor] = {}
+    for name, value in state.items():
+        group, _, own = name.partition("/")
+        require_tensor(group in groups, f"method/{name}", "is of no group")
+        shape = told[group].at_server.get(own)  # of another rank where groups changed
+        fits = shape is not None and len(shape) == value.dim()
+        require_tensor(fits, f"method/{name}", f"has shape {tuple(value.shape)}")
+        found[name] = value.to(groups[group].device, copy=True)
+    return found
