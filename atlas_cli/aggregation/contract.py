@@ -79,6 +79,18 @@ class ExtraTensors(NamedTuple):
     at_server: Shapes = MappingProxyType({})
 
 
+class Late(NamedTuple):
+    """What an update began from that did not begin from the group's adapter as it is (``training.asynchrony``).
+
+    Attributes:
+        began: the adapters that the client had been delivered.
+        factor: what its change is multiplied by, besides its weight.
+    """
+
+    began: Adapters
+    factor: float
+
+
 @dataclass(frozen=True)
 class Update:
     """What one client sent at the end of a round.
@@ -88,12 +100,15 @@ class Update:
         adapters: as trained; a part that the method does not upload is the server's own idea of it. The round began
             with the first r rows and columns of the group's adapter.
         extras: what ``ClientTerm.end_round`` gave, by name.
+        late: what it began from, where that is another version of the group's adapter; only methods that are
+            ``TAKES_LATE`` see such updates.
     """
 
     client: str
     weight: float
     adapters: Adapters
     extras: Tensors = field(default_factory=dict)
+    late: Late | None = None
 
 
 @dataclass(frozen=True)
@@ -201,6 +216,7 @@ class BaseMethod(ABC):
         EQUAL_CLIENTS: whether each client counts once, whatever ``aggregation.weights`` says.
         UNWEIGHTED: what it does instead of weighting by ``aggregation.weights``, after the method's name; None: it
             weights.
+        TAKES_LATE: whether updates may have begun from earlier versions of the group's adapter (``Update.late``).
         FIXED_POINT: whether clients that all train the same adapter are delivered exactly that adapter; a test checks
             it.
         Options: the config section of ``aggregation.options``.
@@ -219,6 +235,7 @@ class BaseMethod(ABC):
     CUTS_MAY_DIFFER: ClassVar[bool] = True
     EQUAL_CLIENTS: ClassVar[bool] = False
     UNWEIGHTED: ClassVar[str | None] = None
+    TAKES_LATE: ClassVar[bool] = False
     FIXED_POINT: ClassVar[bool] = True
     Options: ClassVar[type[Section]] = NoOptions
     options: Any = None

@@ -56,10 +56,24 @@ def exact_change(path: str, updates: Sequence[Update], before: Factors) -> list[
     return [*parts, (-1.0, Factors(before.A, precise(before.B) * weight_by_column(path, held, before)))]
 
 
+def changed(path: str, held: Sequence[tuple[float, Update]], before: Factors) -> list[tuple[float, Factors]]:
+    """``before`` + sum_k w_k f_k (dW_k after - dW_k as its client began), over at least one holder, as products.
+
+    f_k is 1 but for late updates, whose clients did not begin from ``before``.
+    """
+    parts = [(w, u.adapters[path]) for w, u in held if u.late is None]
+    for weight, update in held:
+        if update.late is not None:
+            weight *= update.late.factor
+            parts += [(weight, update.adapters[path]), (-weight, update.late.began[path])]
+    return [*parts, (1.0, undelivered(path, held, before))]
+
+
 def undelivered(path: str, held: Sequence[tuple[float, Update]], before: Factors) -> Factors:
     """``before`` minus sum_k w_k dW_k before, over at least one holder: the part that the mean client did not get."""
     left = 1 - weight_by_column(path, held, before)
-    first = min(update.adapters[path].rank for _, update in held)  # all were given what comes before
+    given = [0 if update.late is not None else update.adapters[path].rank for _, update in held]
+    first = min(given)  # all were given what comes before
     return Factors(before.A[first:], precise(before.B[:, first:]) * left[first:])
 
 
@@ -68,11 +82,12 @@ def weight_by_column(path: str, held: Sequence[tuple[float, Update]], before: Fa
 
     Before its local steps client k had the first r_k rows and columns of ``before``, so the weighted sum of the
     clients'
-    adapters is one product: ``before`` with its columns weighted by this.
+    adapters is one product: ``before`` with its columns weighted by this. Late updates had nothing of ``before``.
     """
     weights = precise(before.B).new_zeros(before.rank)
     for weight, update in held:
-        weights[: update.adapters[path].rank] += weight
+        if update.late is None:
+            weights[: update.adapters[path].rank] += weight
     return weights
 
 

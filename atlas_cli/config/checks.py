@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
+from atlas_cli.config.asynchrony_checks import asynchrony_problems
 from atlas_cli.config.learning_checks import learning_problems
 from atlas_cli.config.privacy_checks import privacy_problems
 from atlas_cli.config.problems import Problem
@@ -35,6 +36,7 @@ def cross_check(config: ExperimentConfig) -> list[Problem]:
         _training,
         _merge_optimizer,
         _early_stopping,
+        asynchrony_problems,
         _faults,
         _clustering,
         _engine,

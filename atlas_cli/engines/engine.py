@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from atlas_cli.engines.in_process import OnStep, local_steps
 from atlas_cli.federation.attendance import Attendance
-from atlas_cli.federation.batches import LocalWork
 from atlas_cli.federation.federation import Federation
+from atlas_cli.federation.local_work import LocalWork
 from atlas_cli.models.halves.transfer import copies_overlapped
 from atlas_cli.wire.ledger import Ledger
 

@@ -6,21 +6,21 @@ One pass of clients is served at a time, so that only its graph is alive; the re
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from atlas_cli.data.collate import Batch
+from atlas_cli.engines.by_arrival import OnStep, by_arrival
 from atlas_cli.engines.passes import begin_round, order_of, passes
 from atlas_cli.errors import NonFiniteError, during
 from atlas_cli.federation.attendance import Attendance
-from atlas_cli.federation.batches import LocalWork, batch_of
+from atlas_cli.federation.batches import batch_of
 from atlas_cli.federation.federation import Federation
+from atlas_cli.federation.local_work import LocalWork
 from atlas_cli.federation.parties.exchange import exchange, exchange_all
 from atlas_cli.federation.parties.optimizers import learning_rate_factor
 from atlas_cli.federation.parties.shared_client_pass import ClientPass
 from atlas_cli.printable import listed
 from atlas_cli.wire.ledger import Ledger
-
-OnStep = Callable[[int, dict[str, LocalWork]], None]
 
 
 def local_steps(
@@ -37,6 +37,8 @@ def local_steps(
     Raises:
         NonFiniteError: with ``training.on_nonfinite: stop``, or if no single client caused it.
     """
+    if federation.under_way is not None:
+        return by_arrival(federation, federation.under_way, attendance, ledger, on_step)
     training, server, number = federation.config.training, federation.server, attendance.number
     done = {client: LocalWork() for client in attendance.present}
     server.real_tokens = federation.plan.one_by_one is None

@@ -12,8 +12,8 @@ from atlas_cli.data.class_names import count_labels
 from atlas_cli.engines.in_process import OnStep
 from atlas_cli.experiment.memory_record import MeasuredRound
 from atlas_cli.federation.attendance import Attendance
-from atlas_cli.federation.batches import LocalWork
 from atlas_cli.federation.federation import Federation
+from atlas_cli.federation.local_work import LocalWork
 from atlas_cli.federation.parties.optimizers import learning_rate_factor
 from atlas_cli.federation.round_time import simulate
 from atlas_cli.planning.devices.clock import RoundTime
@@ -154,7 +154,8 @@ class Recorder:
     def _simulate(self, result: RoundResult) -> RoundTime | None:
         if not result.trained:
             return None
-        there = result.attendance
+        if (there := result.attendance) is not None and there.time is not None:
+            return there.time
         late, waited = (there.late, there.waited) if there is not None else ((), 0.0)
         dropped = result.dropped
         return simulate(self.federation, result.trained, result.ledger, dropped=dropped, late=late, waited=waited)
@@ -211,6 +212,7 @@ class Recorder:
             "delta": self.federation.config.privacy.delta,
             "participants": participants,
             "dropped": {c: result.dropped[c] for c in cohort if c in result.dropped},
+            **_staleness(result),
             **_norms(protection.norms_of_group(participants)),
         }
 
@@ -288,6 +290,12 @@ def _counts(metric: Metric | None) -> JSON:
     """What intervals are computed of; the fields are there only where the task counts."""
     found = {"test_trials": metric.trials(), "test_by_class": metric.by_class()} if metric is not None else {}
     return {name: counts for name, counts in found.items() if counts}
+
+
+def _staleness(result: RoundResult) -> JSON:
+    """The field is there only where clients wait for nobody."""
+    known = result.attendance.staleness if result.attendance is not None else None
+    return {} if known is None else {"staleness": dict(known)}
 
 
 def _norms(found: Mapping[str, object]) -> JSON:

@@ -18,12 +18,11 @@ from atlas_cli.errors import AtlasError, NonFiniteError, during
 from atlas_cli.experiment.best_rounds import BestRounds
 from atlas_cli.experiment.recorder import Recorder, RoundResult, Scores
 from atlas_cli.federation.attendance import Attendance
-from atlas_cli.federation.batches import LocalWork
 from atlas_cli.federation.client_state.member import Member
 from atlas_cli.federation.federation import Federation
+from atlas_cli.federation.local_work import LocalWork
 from atlas_cli.federation.merging.screening import require_finite_update, too_large, unfit
 from atlas_cli.federation.parties.evaluation import mean_metrics
-from atlas_cli.planning.cohort import sample_cohort
 from atlas_cli.printable import listed, on_one_line
 from atlas_cli.tasks.contract import Metric
 from atlas_cli.wire.ledger import Ledger
@@ -67,7 +66,7 @@ def train(
     for number in range(last_done + 1, training.rounds + 1 if not best.stops else 0):
         ledger = federation.ledger(number)
         recorder.clusters(cluster_clients(federation, number, ledger))
-        attendance = Attendance(federation, sample_cohort(federation.plan, number), number)
+        attendance = Attendance(federation, federation.starting(number), number)
         with during(f"round {number}"), federation.at_hand(attendance.cohort):
             deliver(federation, attendance.present, ledger)  # those that missed a round catch up
             require_delivered(federation, attendance.present)
@@ -297,7 +296,7 @@ def evaluate(federation: Federation) -> Scores:
                 scores.test[group] |= mean_metrics([generated[name] for name in users])
             scores.models[group] = len(models)
             for client in members:
-                if prepared.local_test[client]:
+                if prepared.local_test[client] and not federation.trains(client):
                     with federation.at_hand([client]):
                         model = federation.model_of_client(client)
                         scores.clients[client] = federation.evaluator(prepared.task, prepared.local_test[client], model)

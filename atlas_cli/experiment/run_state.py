@@ -1,7 +1,7 @@
 """The state of a run, and its checkpoints: that of its parts, by name.
 
-It holds everything that does not follow from config, seed and round. Protection and the virtual clock have no state:
-noise, cohorts, faults and times are functions of seed, client and round.
+It holds everything that does not follow from config, seed and round. Protection and the virtual clock of rounds have no
+state: noise, cohorts, faults and times are functions of seed, client and round. Clients under way have one.
 """
 
 from __future__ import annotations
@@ -48,6 +48,8 @@ class RunState:
         self.parts["server"] = federation.server
         self.parts["aggregator"] = federation.aggregator
         self.parts["clients"] = SavedClients(federation)
+        if federation.under_way is not None:
+            self.parts["under_way"] = federation.under_way
         self.best = BestRounds(federation)
         if self.best.groups:
             self.parts["best"] = self.best

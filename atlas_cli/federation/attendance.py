@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from atlas_cli.aggregation.checks import require_unchanged_by
 from atlas_cli.aggregation.client_gradients import factors_of
 from atlas_cli.errors import TooFewClientsError, during
-from atlas_cli.federation.batches import LocalWork
 from atlas_cli.federation.client_state.state import ClientState
 from atlas_cli.federation.federation import Federation
+from atlas_cli.federation.local_work import LocalWork
 from atlas_cli.federation.round_time import OwnTime
 from atlas_cli.planning.cohort import answers, crashes
+from atlas_cli.planning.devices.clock import RoundTime
 from atlas_cli.units import parse_time
 from atlas_cli.wire.ledger import Ledger
 
@@ -30,6 +31,8 @@ class Attendance:
         late: dropped clients whose last step came after the deadline.
         waited: virtual seconds that the server waited for late clients: the deadline, or 0.
         began_with: by client, the ranks of its adapters when the round began.
+        time: the round on the virtual clock, where it is not that of a cohort (``training.asynchrony``).
+        staleness: by client whose update came, how often its group was merged since it started; None: nobody's was.
     """
 
     def __init__(self, federation: Federation, cohort: list[str], number: int) -> None:
@@ -41,6 +44,8 @@ class Attendance:
         self.gone, self.late = set(self.dropped), set[str]()
         self.waited = 0.0
         self.began_with: dict[str, dict[str, int]] = {}
+        self.time: RoundTime | None = None
+        self.staleness: Mapping[str, int] | None = None
         self._crashes = crashes(config, federation.client_plans(cohort), number)
         self._deadline = None if config.training.deadline is None else parse_time(config.training.deadline)
         self._time = OwnTime(federation, cohort) if self._deadline is not None else None
@@ -65,6 +70,21 @@ class Attendance:
                     term.begin_round(factors_of(members[client].adapters))
                     unchanged = members[client].exchanged_sha256() == members[client].delivered_sha256
                     require_unchanged_by(term, unchanged)
+
+    def arrived(self, staleness: Mapping[str, int], dropped: Mapping[str, str], time: RoundTime) -> None:
+        """The round is that of the clients whose updates came in it, whenever they started.
+
+        Args:
+            staleness: of these updates, by client.
+            dropped: why an update is not merged, by client.
+            time: from the merge before to this one.
+        """
+        members, in_order = self.federation.aggregator.members, self.federation.in_order
+        self.staleness, self.time = {client: staleness[client] for client in in_order(staleness)}, time
+        self.dropped |= dropped
+        self.present = [client for client in self.staleness if client not in self.dropped]
+        self.began_with = {client: members[client].ranks for client in self.present}
+        self.cohort = in_order([*self.present, *self.dropped])
 
     def drop(self, client: str, reason: str, *, gone: bool = True) -> None:
         """Drop a client from the round and restore its state from the beginning of the round.

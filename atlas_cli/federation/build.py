@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields
+from functools import partial
 
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.federation.client_state.member import Member, weight_of
@@ -20,6 +21,8 @@ from atlas_cli.federation.parties.split_server import SplitServer
 from atlas_cli.federation.parties.trainables import build_head
 from atlas_cli.federation.prefix_setup import give_prefix, lowest_changing_blocks, prefix_cache_of
 from atlas_cli.federation.protection import Protection
+from atlas_cli.federation.round_time import work_of_pass
+from atlas_cli.federation.under_way import UnderWay
 from atlas_cli.federation.warm_start import start_from
 from atlas_cli.models.block_paths import layer_of
 from atlas_cli.planning.method import merge_optimizer_of, method_of
@@ -58,6 +61,9 @@ def make_federation(loaded: LoadedExperiment) -> Federation:
     """
     federation = assemble(loaded)
     federation.protection = protection_of(federation)
+    if federation.config.training.asynchrony is not None:
+        work_of = partial(work_of_pass, federation)
+        federation.under_way = UnderWay(federation.config, federation.aggregator, work_of)
     start_from_adapters(federation)
     return federation
 

@@ -20,8 +20,10 @@ from atlas_cli.federation.parties.prefix_cache import PrefixCache
 from atlas_cli.federation.parties.split_client import SplitClient
 from atlas_cli.federation.parties.split_server import SplitServer
 from atlas_cli.federation.protection import Protection
+from atlas_cli.federation.under_way import UnderWay
 from atlas_cli.models.adapters.lora import joined
 from atlas_cli.models.adapters.origin import ORIGIN
+from atlas_cli.planning.cohort import sample_cohort
 from atlas_cli.tasks.contract import BaseTask
 from atlas_cli.wire.ledger import Ledger
 from atlas_cli.wire.recorded_messages import Recording
@@ -96,6 +98,7 @@ class Federation(LoadedExperiment):
         last_used: When each client was last used.
         fingerprints: For each client, the sum of its fingerprints so far.
         warm_starts: For each task group that started from an adapter, which adapter that was.
+        under_way: The clients under way, if they wait for nobody (``training.asynchrony``).
         protection: The privacy mechanisms and their account; set once all parties are built.
     """
 
@@ -108,6 +111,7 @@ class Federation(LoadedExperiment):
     last_used: LastUsed = field(default_factory=LastUsed)
     fingerprints: dict[str, torch.Tensor] = field(default_factory=dict)
     warm_starts: dict[str, WarmStart] = field(default_factory=dict)
+    under_way: UnderWay | None = None
     protection: Protection = field(init=False, repr=False)
 
     @property
@@ -140,6 +144,14 @@ class Federation(LoadedExperiment):
     def ledger(self, number: int) -> Ledger:
         """The byte ledger of a round; the recording, if there is one, sees each message that it counts."""
         return Ledger(None if self.recording is None else self.recording.watch(number))
+
+    def starting(self, number: int) -> list[str]:
+        """The clients that are asked in a round: its cohort, or all that are not under way."""
+        return sample_cohort(self.plan, number) if self.under_way is None else self.under_way.idle()
+
+    def trains(self, client: str) -> bool:
+        """Whether a client is in the middle of its local steps between two rounds."""
+        return self.under_way is not None and self.under_way.trains(client)
 
     def part_of(self, client: str) -> str:
         """The part whose head a client shares: its task group, or the clients of its task group in its cluster."""

@@ -6,14 +6,15 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from atlas_cli.federation.batches import LocalWork
+from atlas_cli.federation.batches import batches_of
 from atlas_cli.federation.federation import Federation
+from atlas_cli.federation.local_work import LocalWork
 from atlas_cli.planning.cohort import slowdowns
 from atlas_cli.planning.devices.clock import ClientWork, LocalStep, RoundTime, round_time
 from atlas_cli.planning.devices.cost import Work, compute_seconds, download_seconds, upload_seconds
 from atlas_cli.planning.devices.devices import Device, server_device
 from atlas_cli.planning.plan import ClientPlan
-from atlas_cli.planning.round_bytes import Shape
+from atlas_cli.planning.round_bytes import RoundMessages, Shape, round_messages
 from atlas_cli.planning.step_flops import step_flops
 from atlas_cli.runs.schemas import KINDS
 from atlas_cli.wire.ledger import Ledger
@@ -55,6 +56,27 @@ def simulate(
         return None
     update, merge = config.training.server_update, federation.aggregator.exchanges
     return round_time(works, server, update, merge=merge, waited=waited)
+
+
+def work_of_pass(federation: Federation, client: str, number: int) -> ClientWork:
+    """The work of a client in the local steps of a round, with the messages before and after them, by closed form."""
+    config, planned, task = federation.config, federation.plan.by_name[client], federation.data[federation.group_of(client)].task
+    batches, first = batches_of(federation, client), (number - 1) * config.training.local_steps
+    counted, known, steps = StepFlops(federation), dict[Shape, RoundMessages](), []
+    for step in range(config.training.local_steps):
+        rows, tokens = batches.at(first + step).input_ids.shape
+        shape = Shape(rows, tokens, rows > 1)
+        if shape not in known:
+            known[shape] = round_messages(federation.plan, planned, task, shape)
+        sent = known[shape].step
+        [(own, of_server)] = counted.of(client, [(rows, tokens)])
+        messages = sent.up, sent.down, sent.messages_up, sent.messages_down
+        steps.append(LocalStep(own.forward, own.backward, of_server, *messages))
+    last = known[shape]
+    down = last.end_down if number > 1 else ()  # set-up takes no time
+    ends = sum(last.end_up), sum(down), len(last.end_up), len(down)
+    slow = slowdowns(config, [planned]).get(client, 1.0)
+    return ClientWork(client, planned.task_group, federation.devices[client], steps, *ends, slow)
 
 
 class OwnTime:

@@ -15,7 +15,7 @@ from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.errors import ConfigError
 from atlas_cli.models.families.contract import BaseFamily
 from atlas_cli.models.frozen.rotary import depends_on_length, frequencies_change_at, positions_to_write
-from atlas_cli.planning.devices.devices import check_deadline, client_devices, server_device
+from atlas_cli.planning.devices.devices import check_times, client_devices, server_device
 from atlas_cli.planning.method import method_of
 from atlas_cli.tasks import load, require_metric, sequence_classification
 from atlas_cli.tasks._generated import require_text_metrics
@@ -39,7 +39,8 @@ def check_before_shapes(config: ExperimentConfig, hf_config: PreTrainedConfig, f
     _check_screen(config, method)
     _check_extra_tensors(config, method)
     client_devices(config), server_device(config)  # every device that is named must be known
-    check_deadline(config)
+    check_times(config)
+    _check_late(config, method)
 
 
 def check_example_noise(
@@ -289,6 +290,16 @@ def _check_screen(config: ExperimentConfig, method: BaseMethod) -> None:
     if config.screen.max_norm_ratio is not None and "B" not in method.SENT:
         sender = config.aggregation.method if config.mode in ("split-federated", "federated") else f"mode {config.mode}"
         raise ConfigError(f"with {sender} no client sends an update that has a norm", key="screen.max_norm_ratio")
+
+
+def _check_late(config: ExperimentConfig, method: BaseMethod) -> None:
+    """Refuse updates of earlier versions where the method cannot merge them."""
+    if config.training.asynchrony is not None and not method.TAKES_LATE:
+        raise ConfigError(
+            f"{config.aggregation.method} merges what clients hold and not what they changed, so that an update of an "
+            "earlier version would undo the merges since; use delta-svd, or remove training.asynchrony",
+            key="aggregation.method",
+        )
 
 
 def _check_extra_tensors(config: ExperimentConfig, method: BaseMethod) -> None:

@@ -111,6 +111,7 @@ class Plan:
             "training.autocast": training.autocast != "off",  # adapters by segment compute in their own dtype
             "training.deadline": training.deadline is not None,  # a client that is out takes no part in a server's step
             f"privacy.{config.privacy.in_a_step()}": config.privacy.in_a_step() is not None,
+            "training.asynchrony": training.asynchrony is not None,  # clients are served one after the other
             "training.on_nonfinite": training.on_nonfinite != "stop",
             # positions may depend on the longest text of a pass
             "training.max_length": depends_on_length(self.hf_config, training.max_length),
@@ -281,6 +282,8 @@ def _planned_rank(config: ExperimentConfig, rank: int | dict[int, int] | str) ->
 
 def _check_cuts(config: ExperimentConfig, clients: list[ClientPlan]) -> None:
     """Check that a layer which lies on the server for some of a group's clients has an adapter there to merge."""
+    if config.training.asynchrony is not None and len({client.cut for client in clients}) > 1:
+        raise ConfigError("is for clients of one split layer; give all the same", key="training.asynchrony")
     method, first = method_of(config), dict[str, ClientPlan]()
     for client in clients:
         other, key = first.setdefault(client.task_group, client), f"{client.key}.split_layer"

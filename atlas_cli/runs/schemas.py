@@ -152,6 +152,11 @@ class MetricsRecord(Record):
         description="By client of the cohort whose work is not in the merge, the reason; see "
         "[faults](../concepts/faults.md)."
     )
+    staleness: dict[str, int] | None = Field(
+        default=None,
+        description="With `training.asynchrony` only: by client whose update came, how often its group was merged "
+        "since it started ([the clock](../concepts/clock.md#clients-that-wait-for-nobody)).",
+    )
     norms: dict[str, Figures] | None = Field(
         default=None,
         description=(

@@ -8,8 +8,8 @@ from atlas_cli.engines.in_process import local_steps
 from atlas_cli.experiment.recorder import Recorder
 from atlas_cli.experiment.round_loop import set_up, train
 from atlas_cli.federation.attendance import Attendance
-from atlas_cli.federation.batches import LocalWork
 from atlas_cli.federation.federation import Federation
+from atlas_cli.federation.local_work import LocalWork
 from atlas_cli.reports.progress import PlainProgress
 from atlas_cli.reports.terminal import Terminal
 from atlas_cli.wire.ledger import Ledger

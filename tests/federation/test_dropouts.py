@@ -13,9 +13,9 @@ from support.slow import slow
 from atlas_cli.aggregation.contract import delta
 from atlas_cli.engines.in_process import local_steps
 from atlas_cli.errors import NonFiniteError, TooFewClientsError
-from atlas_cli.experiment import round_loop as training
 from atlas_cli.experiment.round_loop import set_up
 from atlas_cli.experiment.run_state import RunState
+from atlas_cli.federation import federation as parties
 from atlas_cli.federation.attendance import Attendance
 from atlas_cli.federation.build import build
 from atlas_cli.federation.parties.split_client import SplitClient
@@ -113,7 +113,7 @@ def test_a_crash_in_a_round_equals_a_round_without_the_client(make_config, train
     def absent(plan, number):
         return [c for c in sample_cohort(plan, number) if (c, number) != ("b", 2)]
 
-    monkeypatch.setattr(training, "sample_cohort", absent)
+    monkeypatch.setattr(parties, "sample_cohort", absent)
     same(crashed, after(make_config, train_quietly, **{**changes, "training": rounds})[0])
 
 

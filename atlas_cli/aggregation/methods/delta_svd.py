@@ -2,7 +2,8 @@
 
     G <- trunc_R(G + sum_k w_k (dW_k after - dW_k before))
 
-over the clients that hold the layer, dW = s B A; a receiver of rank r gets the best rank-r approximation of G.
+over the clients that hold the layer, dW = s B A, each from what it began with, so that updates may be of earlier
+versions of G; a receiver of rank r gets the best rank-r approximation of G.
 Averaging absolute updates would erase, every round, the directions of G that clients of low rank were never sent;
 here an idle round changes nothing. trunc_R is the truncated SVD (Eckart and Young, 1936) and R the largest rank of
 the group at the layer. Uplink and downlink: r_k (d_in + d_out) elements a layer. The frozen base is not changed;
@@ -16,12 +17,14 @@ from collections.abc import Sequence
 
 from atlas_cli.aggregation import low_rank
 from atlas_cli.aggregation.contract import Adapters, BaseMethod, Context, Factors, Merge, Update
-from atlas_cli.aggregation.error import shares, undelivered
+from atlas_cli.aggregation.error import changed, shares
 from atlas_cli.aggregation.low_rank import redistribute, weighted_sum
 
 
 class Method(BaseMethod):
     """Adds the clients' changes to the group's update."""
+
+    TAKES_LATE = True
 
     def aggregate(self, current: Adapters, updates: Sequence[Update], context: Context) -> Merge:
         """G after the round, and G before truncation."""
@@ -34,7 +37,7 @@ class Method(BaseMethod):
 
     def _parts(self, path: str, held: Sequence[tuple[float, Update]], before: Factors) -> list[tuple[float, Factors]]:
         """The products that sum up to G after the round, over at least one holder of the layer."""
-        return [*((w, u.adapters[path]) for w, u in held), (1.0, undelivered(path, held, before))]
+        return changed(path, held, before)
 
     def require_room(self, d_in: int, d_out: int) -> None:
         """Check that a stack of rank 2 fits."""

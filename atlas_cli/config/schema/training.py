@@ -83,6 +83,31 @@ class EarlyStoppingConfig(Section):
     )
 
 
+class AsynchronyConfig(Section):
+    """Merging as soon as enough updates have come, whoever they are of (FedBuff, Nguyen et al. 2022)."""
+
+    buffer: int = Field(
+        ge=1,
+        description="How many updates are merged at a time. A client whose update waits for the merge is idle, so with "
+        "as many as there are clients rounds are synchronous, whatever their devices.",
+        examples=[4],
+        json_schema_extra={"unit": "updates"},
+    )
+    staleness_exponent: float = Field(
+        0.5,
+        ge=0,
+        description="An update counts (1 + s) ** -exponent times its weight, where s is its staleness: how often its "
+        "group was merged since its client started. With 0 all updates count in full.",
+    )
+    max_staleness: int | None = Field(
+        None,
+        ge=0,
+        description="An update of a greater staleness is dropped, and counted as such; `null` drops none.",
+        examples=[20],
+        json_schema_extra={"unit": "merges"},
+    )
+
+
 class TrainingConfig(Section):
     """How rounds are trained."""
 
@@ -96,6 +121,12 @@ class TrainingConfig(Section):
         None,
         description="Without this section all rounds are trained. Every task group needs a validation part "
         "(`holdout.validation`). Learning rates are those of all `rounds`, however many there will be.",
+    )
+    asynchrony: AsynchronyConfig | None = Field(
+        None,
+        description="Without this section a round waits for all clients of its cohort. With it clients train at the "
+        "pace of their devices on the virtual clock, and a round is what happens from one merge to the next. Every "
+        "client needs a device.",
     )
     local_steps: int = Field(
         8, ge=1, description="Steps that each client takes in a round.", json_schema_extra={"unit": "steps"}

@@ -26,9 +26,10 @@ from atlas_cli.engines.remote.sent_state import SentState
 from atlas_cli.engines.remote.steps import GRAPHS, remote_steps
 from atlas_cli.errors import AtlasError
 from atlas_cli.federation.attendance import Attendance
-from atlas_cli.federation.batches import LocalWork, batches_of
+from atlas_cli.federation.batches import batches_of
 from atlas_cli.federation.client_state.new_client import heads_on_clients
 from atlas_cli.federation.federation import Federation
+from atlas_cli.federation.local_work import LocalWork
 from atlas_cli.models.frozen.kernel_order import prepacked_bytes
 from atlas_cli.models.frozen.skeleton import Skeleton, contents_sha256, take_apart
 from atlas_cli.models.frozen.weight_format import WeightFormat

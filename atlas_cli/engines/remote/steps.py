@@ -25,8 +25,9 @@ from atlas_cli.engines.remote.host import Answer, Calls, LostCall, NotFinite, Pl
 from atlas_cli.engines.remote.sent_state import SentState
 from atlas_cli.errors import AtlasError, NonFiniteError, PluginError, during
 from atlas_cli.federation.attendance import Attendance
-from atlas_cli.federation.batches import LocalWork, batch_of
+from atlas_cli.federation.batches import batch_of
 from atlas_cli.federation.federation import Federation
+from atlas_cli.federation.local_work import LocalWork
 from atlas_cli.federation.parties.exchange import exchange, exchange_rows
 from atlas_cli.federation.parties.frozen_client import FrozenClient
 from atlas_cli.federation.parties.optimizers import learning_rate_factor

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-import torch
 from torch import Tensor, nn
 
 from atlas_cli.aggregation import checks
@@ -28,7 +27,9 @@ from atlas_cli.aggregation.merge_optimizer import MergeOptimizer
 from atlas_cli.aggregation.mixing import mix, similarity
 from atlas_cli.errors import AtlasError
 from atlas_cli.federation.client_state.member import Member
+from atlas_cli.federation.merging.earlier_versions import EarlierVersions
 from atlas_cli.federation.merging.group_weights import GroupWeights
+from atlas_cli.federation.merging.heads import merge_head
 from atlas_cli.federation.merging.merged_group import (
     MergedGroup,
     are_equal,
@@ -62,6 +63,7 @@ class Aggregator:
 
     Attributes:
         groups: what is merged of each task group or cluster.
+        earlier: versions that clients still train on, if they wait for nobody (``training.asynchrony``).
 
     Args:
         method: how to merge.
@@ -92,6 +94,7 @@ class Aggregator:
         adapted = dict.fromkeys(path for member in members.values() for path in member.ranks)
         self.features = {path: features[path] for path in adapted}
         self.noise: UpdateNoise | None = None
+        self.earlier: EarlierVersions | None = None
         self.members = dict(members)
         self.group_weights = GroupWeights(self.members)
         self.groups = {group: MergedGroup(adapters, method.CHANGES_BASE) for group, adapters in groups.items()}
@@ -191,14 +194,18 @@ class Aggregator:
         if self.optimizer is not None:
             merge = self.optimizer.step(group, before, merge, updates)
         require_finite_merge(merge, self.method.state.get(group, {}), context)
+        late = {} if self.earlier is None else self.earlier.late_heads(clients)
+        if self.earlier is not None:
+            self.earlier.keep(group, self.head_of(clients[0]), sent)
         of_group.merged = merge.adapters
         of_group.version += 1
         of_group.change.grow(merge.base, of_group.version)
         for part in dict.fromkeys(self.members[client].part for client in clients):
-            self._merge_heads(part, {c: tensors for c, tensors in sent.items() if self.members[c].part == part})
+            weights = {client: self.members[client].weight for client in sent if self.members[client].part == part}
+            merge_head(self.method, self.optimizer, part, self._head(part), weights, sent, late)
         self._take_over(group)
-        if not (self.keep_errors and self.group_adapter):
-            return None
+        if late or not (self.keep_errors and self.group_adapter):
+            return None  # late clients do not hold what their changes are added to: they have no exact sum
         if self.method.CHANGES_BASE:
             return base_errors(updates, before, change, of_group.change.total)
         return delivery_errors(self.method, merge, context.weights, updates)
@@ -351,7 +358,8 @@ class Aggregator:
         known = release(self.held_of(client), scales)
         message = AdapterUpdate.of(client, to_merge({n: t for n, t in sent.items() if not n.startswith("head.")}))
         adapters = absorb({**known, **parts_of(message.named, self.parts(client).sent)}, scales)
-        return Update(client, member.weight, adapters, message.extra)
+        late = None if self.earlier is None else self.earlier.late(client)
+        return Update(client, member.weight, adapters, message.extra, late)
 
     def head_of(self, client: str) -> dict[str, Tensor]:
         """The group's head, named as in a client's messages; empty where clients have none."""
@@ -374,17 +382,6 @@ class Aggregator:
             Update(f"server (for {len(served)} layers)", weight, {p: f for p, f in factors.items() if p in served})
             for served, weight in weights.items()
         ]
-
-    @torch.no_grad()
-    def _merge_heads(self, part: str, sent: Mapping[str, Mapping[str, Tensor]]) -> None:
-        total = sum(self.members[client].weight for client in sent)
-        shares = [self.members[client].weight / total for client in sent]
-        for name, parameter in self._head(part):
-            values = self.method.merge_values([each[f"head.{name}"] for each in sent.values()], shares)
-            merged = checks.require_merged_head(self.method, values, parameter)
-            if self.optimizer is not None:
-                merged = self.optimizer.step_head(part, name, parameter, merged)
-            parameter.copy_(merged)
 
     def _head(self, part: str) -> list[tuple[str, nn.Parameter]]:
         return [(n, p) for n, p in self.heads[part].named_parameters() if p.requires_grad] if part in self.heads else []

@@ -162,7 +162,7 @@ def round_time(
         merged[w.task_group] = max(merged[w.task_group], finished[w.name])
     delivered = [(merged[w.task_group] if merge else finished[w.name]) + w.adapters_down(server) for w in kept]
     seconds = max(waited, *(delivered or finished.values()))
-    clients = {w.name: _time(w, server, seconds, finished[w.name]) for w in works}
+    clients = {w.name: client_time(w, server, seconds, finished[w.name]) for w in works}
     joules = [c.joules for c in clients.values()]
     return RoundTime(seconds, clients, None if None in joules else sum(j for j in joules if j is not None))
 
@@ -189,7 +189,8 @@ def _steps(works: Sequence[ClientWork], server: Device, server_update: ServerUpd
     return ready
 
 
-def _time(w: ClientWork, server: Device, seconds: float, finished: float) -> ClientTime:
+def client_time(w: ClientWork, server: Device, seconds: float, finished: float) -> ClientTime:
+    """Where a client's time went in so many seconds, after ``finished`` of which it had sent its adapters."""
     compute = sum(w.forward(step) + w.backward(step) for step in w.steps)
     up = sum(w.up(step, server) for step in w.steps) + w.adapters_up(server)
     down = sum(w.down(step, server) for step in w.steps) + w.adapters_down(server)

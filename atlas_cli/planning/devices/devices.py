@@ -169,22 +169,21 @@ def server_device(config: ExperimentConfig) -> Device:
     return find_device(config.server.device, configured_devices(config), key="server.device")
 
 
-def check_deadline(config: ExperimentConfig) -> None:
-    """Check that every device has the figures that ``training.deadline`` needs.
+def check_times(config: ExperimentConfig) -> None:
+    """Check that every device has the figures that ``training.deadline`` or ``training.asynchrony`` needs.
 
     Raises:
         ConfigError: a figure is missing; names the client and the figure.
     """
-    if config.training.deadline is None:
+    needed = [name for name in ("deadline", "asynchrony") if getattr(config.training, name) is not None]
+    if not needed:
         return
+    key = f"training.{needed[0]}"
     for client, device in client_devices(config).items():
         if lacking := device.lacks("compute", "uplink", "downlink"):
-            raise ConfigError(
-                f"the device {device.name} of client {client} has no {' and no '.join(lacking)}",
-                key="training.deadline",
-            )
+            raise ConfigError(f"the device {device.name} of client {client} has no {' and no '.join(lacking)}", key=key)
     if lacking := server_device(config).lacks("compute"):
-        raise ConfigError(f"the server's device has no {lacking[0]}", key="training.deadline")
+        raise ConfigError(f"the server's device has no {lacking[0]}", key=key)
 
 
 def configured_devices(config: ExperimentConfig) -> dict[str, Device]:
