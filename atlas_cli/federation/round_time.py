@@ -60,7 +60,8 @@ def simulate(
 
 def work_of_pass(federation: Federation, client: str, number: int) -> ClientWork:
     """The work of a client in the local steps of a round, with the messages before and after them, by closed form."""
-    config, planned, task = federation.config, federation.plan.by_name[client], federation.data[federation.group_of(client)].task
+    config, planned = federation.config, federation.plan.by_name[client]
+    task = federation.data[planned.task_group].task
     batches, first = batches_of(federation, client), (number - 1) * config.training.local_steps
     counted, known, steps = StepFlops(federation), dict[Shape, RoundMessages](), []
     for step in range(config.training.local_steps):
