@@ -161,11 +161,15 @@ class UnderWay:
         known = isinstance(did, Mapping) and did.keys() == {each.name for each in fields(LocalWork)}
         require_value(known and all(is_count(did[name]) for name in counts), f"{where}.did", "is no work of a client")
         require_value(_is_time(did["seconds"]) and _is_number(did["loss_sum"]), f"{where}.did", "has an invalid sum")
-        shapes = did["shapes"]
-        pairs = isinstance(shapes, list) and all(isinstance(s, list) and len(s) == 2 for s in shapes)
-        require_value(pairs and all(is_count(n) for s in shapes for n in s), f"{where}.did.shapes", "are no shapes")
-        work = LocalWork(**{**did, "shapes": [(rows, tokens) for rows, tokens in shapes]})
+        pairs = {name: _pairs(did[name], f"{where}.did.{name}") for name in ("shapes", "computed")}
+        work = LocalWork(**{**did, **pairs})
         return found["at"], found["step"], Pass(found["number"], found["began"], found["version"], work)
+
+
+def _pairs(found: Any, where: str) -> list[tuple[int, int]]:
+    pairs = isinstance(found, list) and all(isinstance(each, list) and len(each) == 2 for each in found)
+    require_value(pairs and all(is_count(n) for each in found for n in each), where, "are no shapes")
+    return [(rows, tokens) for rows, tokens in found]
 
 
 def _is_number(value: Any) -> bool:
