@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
+import typer
 from support.tiny_models import CAUSAL, tiny_model, word_tokenizer
 
 pytest_plugins = ["support.federations", "support.installed", "support.browser", "support.trained_runs"]
@@ -19,6 +22,14 @@ def _no_waiting_for_disks():
     """No test can cut the power: whether files are whole after a kill does not depend on when the disk has them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("os.fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _command_line_built_once():
+    """Typer makes all commands anew at each call of ``main``, which is a tenth of a tiny run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("typer.main.get_command", functools.cache(typer.main.get_command))
         yield
 
 
