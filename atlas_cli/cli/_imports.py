@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 
 @contextmanager
@@ -18,7 +19,11 @@ def without_collecting() -> Iterator[None]:
     try:
         yield
     finally:
-        if gc.get_freeze_count() == 0:
-            gc.freeze()
+        _freeze_once()
         if was_enabled:
             gc.enable()
+
+
+@cache  # to ask whether something is frozen takes a walk over all that is
+def _freeze_once() -> None:
+    gc.freeze()
