@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from support.slow import slow_but
 from support.tiny_models import CAUSAL
 from support.toy_runs import TASKS
 
@@ -24,7 +25,9 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize("task", discovery.own_names("tasks"))
+@pytest.mark.parametrize(
+    "task", slow_but(discovery.own_names("tasks"), "sequence-classification", "instruction", "question-answering")
+)
 def test_every_task_is_known_by_its_columns_and_trains(task, data, model_folder, capsys):
     family, file = TASKS[task]
     assert main(["init", "--data", str(data / file), "--model", model_folder(family), "--clients", "2"]) == 0
@@ -38,13 +41,13 @@ def test_every_task_is_known_by_its_columns_and_trains(task, data, model_folder,
 
 @pytest.mark.parametrize("name", discovery.own_names("models.families"))
 def test_every_family_validates(name, data, model_folder, capsys):
+    """``init`` writes no config that is not valid; the command that checks it again is asked for one of either kind."""
     family = load_class("models.families", name, "Family", BaseFamily).model_types[0]
-    folder = model_folder(family)
-    assert main(["init", folder, "--data", str(data / "tone.csv")]) == 0
-    assert main(["validate", "experiment.yaml"]) == 0
-    capsys.readouterr()
-    assert main(["init", folder]) == 0
+    assert main(["init", model_folder(family)]) == 0
     assert ("causal-lm" in capsys.readouterr().out) is (family in CAUSAL)
+    if name in ("bert", "gpt2"):
+        assert main(["init", model_folder(family), "--data", str(data / "tone.csv"), "--out", "own.yaml"]) == 0
+        assert main(["validate", "own.yaml"]) == 0
 
 
 def test_a_packaged_model_is_not_fetched_to_be_named(monkeypatch, capsys):

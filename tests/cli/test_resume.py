@@ -16,7 +16,7 @@ from atlas_cli.runs import manifest as manifest_module
 from atlas_cli.runs.directory import RunDirectory
 
 TIMINGS = {"seconds", "samples_per_second"}
-RUN = {"rounds": 4, "local_steps": 2, "cohort": 0.5}
+RUN = {"rounds": 3, "local_steps": 2, "cohort": 0.5}
 
 
 def records(run, name):
@@ -36,6 +36,12 @@ def copied(whole, folder):
     return run
 
 
+@pytest.fixture
+def finished(make_toy_run, tmp_path):
+    """A run of two rounds, to be changed."""
+    return RunDirectory(shutil.copytree(make_toy_run(server={"rank": 2}).path, tmp_path / "finished"))
+
+
 def stop_after(run, number):
     """What a kill in the round after ``number`` leaves: no later checkpoint, and records of an unfinished round."""
     for folder in run.path.glob("checkpoints/round-*"):
@@ -43,7 +49,7 @@ def stop_after(run, number):
             shutil.rmtree(folder)
     shutil.rmtree(run.path / "adapters")
     with (run.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
-        file.write('{"round": 5, "task_gro')
+        file.write('{"round": 4, "task_gro')
 
 
 @pytest.mark.parametrize(
@@ -60,7 +66,7 @@ def stop_after(run, number):
         {"mode": "federated", "aggregation": {"method": "hetlora", "options": {"prune": 0.5, "penalty": 1.0}}},
         {"clustering": {"k": 2, "every": 1, "batches": 1}, "training": {"labels": "client"}},
         *slow({"clustering": {"by": "random", "k": 2}, "aggregation": {"method": "fedex"}}),
-        {"faults": {"drop": 0.3, "crash_at": {"b-1": {"round": 3, "step": 1}}}, "training": {"cohort": 1.0}},
+        {"faults": {"drop": 0.3, "crash_at": {"b-1": {"round": 2, "step": 1}}}, "training": {"cohort": 1.0}},
         *slow(
             {"server": {"rank": 2}, "clients": {"a": {"split_layer": 1}, "b": {"split_layer": 3}}},
             {"clients": {"a": {"split_layer": 3, "dtype": "bfloat16"}}, "server": {"rank": 2}},
@@ -91,14 +97,14 @@ def stop_after(run, number):
 def test_equal_to_an_unbroken_run(config_file, tmp_path, changes):
     whole = train(config_file(**{**changes, "training": {**RUN, **changes.get("training", {})}}))
     broken = copied(whole, tmp_path / "broken")
-    stop_after(broken, 3)
+    stop_after(broken, 2)
     assert main(["train", "--resume", str(broken.path)]) == 0
     written = ["clusters.jsonl"] if "clustering" in changes else []
     for name in ("metrics.jsonl", "clients.jsonl", "messages.jsonl", *written):
         assert records(broken, name) == records(whole, name)
     assert (broken.path / "memory.json").read_bytes() == (whole.path / "memory.json").read_bytes()
     assert adapters(broken) == adapters(whole)
-    last = "checkpoints/round-000004/state.safetensors"
+    last = "checkpoints/round-000003/state.safetensors"
     assert (broken.path / last).read_bytes() == (whole.path / last).read_bytes()
     assert broken.read_json("manifest.json")["status"] == "finished"
 
@@ -106,7 +112,7 @@ def test_equal_to_an_unbroken_run(config_file, tmp_path, changes):
 def test_at_every_round_it_is_the_unbroken_run_byte_for_byte(config_file, tmp_path):
     """With dropout, an evaluation before the round that memory is measured in, which another process may do."""
     changes = {"lora": {"dropout": 0.2}, "checkpoints": {"keep": 9}, "evaluation": {"every": 2}}
-    whole = train(config_file(training={**RUN, "rounds": 3}, **changes))
+    whole = train(config_file(training=RUN, **changes))
     files = ["messages.jsonl", "memory.json", *(f"adapters/{p}" for p in ("clients", "groups"))]
     for done in range(3):
         broken = copied(whole, tmp_path / f"broken-{done}")
@@ -157,29 +163,28 @@ def test_clients_may_be_put_away_or_not_on_the_way(config_file, tmp_path, first,
         (tmp_path / "runs" / name).mkdir(parents=True)
         (tmp_path / "runs" / name / ".lock").touch()
     whole, broken = train(path, "engine.offload=null"), train(path, f"engine.offload={first}")
-    stop_after(broken, 3)
+    stop_after(broken, 2)
     assert main(["train", "--resume", str(broken.path), f"engine.offload={then}"]) == 0
     for name in ("metrics.jsonl", "clients.jsonl", "messages.jsonl"):
         assert records(broken, name) == records(whole, name)
     assert adapters(broken) == adapters(whole)
     for name in ("state.safetensors", "state.json"):
-        last = f"checkpoints/round-000004/{name}"
+        last = f"checkpoints/round-000003/{name}"
         assert (broken.path / last).read_bytes() == (whole.path / last).read_bytes()
     assert ("offload" in broken.read_json("manifest.json")["parts"][-1].get("engine", {})) == (then != "null")
     assert set(whole.path.parent.iterdir()) == {whole.path, broken.path}  # no folder of clients is left
 
 
-def test_more_rounds_after_the_end(config_file):
-    run = train(config_file())
-    assert main(["train", "--resume", str(run.path), "training.rounds=3"]) == 0
-    assert [line["round"] for line in records(run, "metrics.jsonl")] == [0, 1, 2, 3]
+def test_more_rounds_after_the_end(finished):
+    assert main(["train", "--resume", str(finished.path), "training.rounds=3"]) == 0
+    assert [line["round"] for line in records(finished, "metrics.jsonl")] == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("harm", ["flip", *slow("cut", "missing")])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(config_file, capsys, harm):
     run = train(config_file(training=RUN))
-    stop_after(run, 4)
-    file = run.path / "checkpoints/round-000004/state.safetensors"
+    stop_after(run, 3)
+    file = run.path / "checkpoints/round-000003/state.safetensors"
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     if harm == "missing":
@@ -189,12 +194,12 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(config_file, c
     capsys.readouterr()
     assert main(["train", "--resume", str(run.path)]) == 0
     out = capsys.readouterr().out
-    assert "warning: checkpoint round-000004" in out
-    assert "goes on after round 3" in out
+    assert "warning: checkpoint round-000003" in out
+    assert "goes on after round 2" in out
 
 
-def test_what_cannot_be_resumed(config_file, capsys, tmp_path):
-    run = train(config_file())
+def test_what_cannot_be_resumed(finished, capsys, tmp_path):
+    run = finished
     before = (run.path / "metrics.jsonl").read_bytes()
     assert main(["train", "--resume", str(run.path)]) == 2
     assert "add training.rounds=N" in capsys.readouterr().err
@@ -217,9 +222,8 @@ def test_a_group_starts_from_an_adapter_of_a_run(config_file, mode):
     assert start["test"] == left[-1]["test"] != left[0]["test"]
 
 
-def test_an_adapter_that_does_not_fit(config_file, capsys):
-    run = train(config_file())
-    adapter = {"task_groups": {"g": {"adapter": str(run.path / "adapters/groups/g")}}}
+def test_an_adapter_that_does_not_fit(finished, config_file, capsys):
+    adapter = {"task_groups": {"g": {"adapter": str(finished.path / "adapters/groups/g")}}}
     assert main(["train", str(config_file(**adapter, clients={"a": {"rank": 3}}))]) == 2
     assert "has rank 4 at encoder.layer.0.attention.self.query, above the group's 3" in capsys.readouterr().err
     assert main(["train", str(config_file(**adapter, server={"rank": 0}))]) == 2
@@ -236,8 +240,8 @@ def test_checkpointing_changes_memory_and_nothing_else(config_file, mode):
     assert saved[1] < 0.5 * saved[0]
 
 
-def test_a_run_that_goes_on_keeps_the_record_of_what_it_started_from(config_file):
-    adapter = train(config_file()).path / "adapters/groups/g"
+def test_a_run_that_goes_on_keeps_the_record_of_what_it_started_from(finished, config_file):
+    adapter = finished.path / "adapters/groups/g"
     run = train(config_file(task_groups={"g": {"adapter": str(adapter)}}, training={"rounds": 1}))
     begun = run.read_json("manifest.json")["warm_starts"]
     assert begun["g"]["sha256"] == sha256_file(adapter / "adapter_model.safetensors")

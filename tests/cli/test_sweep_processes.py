@@ -39,7 +39,7 @@ def test_a_killed_run_does_not_end_the_sweep(config_file, tmp_path, capsys):
         target=when_training, args=(tmp_path / "runs", lambda pid: psutil.Process(pid).kill()), daemon=True
     )
     killer.start()
-    sweep = ["sweep", str(config_file(training={"local_steps": 1})), "training.rounds=60,1", "--json"]
+    sweep = ["sweep", str(config_file(training={"local_steps": 1})), "training.rounds=25,1", "--json"]
     assert main(sweep) == 1
     killer.join()
     first, second = json.loads(capsys.readouterr().out)["runs"]
@@ -54,7 +54,7 @@ def test_a_killed_run_does_not_end_the_sweep(config_file, tmp_path, capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", STOPS)
-def test_stopped_by_a_signal(config_file, tmp_path, number):
+def test_stopped_by_a_signal(config_file, tmp_path, capsys, number):
     path = config_file(training={"rounds": 5000, "local_steps": 1})
     code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell may ignore it
     code += "from atlas_cli.cli import main; sys.exit(main(sys.argv[1:]))"
@@ -68,5 +68,5 @@ def test_stopped_by_a_signal(config_file, tmp_path, number):
     (run,) = (manifest.parent for manifest in (tmp_path / "runs").glob("*/manifest.json"))
     assert json.loads((run / "manifest.json").read_text(encoding="utf-8"))["status"] == "interrupted"
     assert not (run / "lock.json").exists()
-    dry = subprocess.run([*command, "--dry-run", "--json"], capture_output=True, text=True, check=True)
-    assert [each["would"] for each in json.loads(dry.stdout)["runs"]] == ["resume", "run"]
+    assert main(["sweep", str(path), "seed=0,1", "--dry-run", "--json"]) == 0
+    assert [each["would"] for each in json.loads(capsys.readouterr().out)["runs"]] == ["resume", "run"]

@@ -69,7 +69,8 @@ def matrix(head):
 
 @pytest.mark.parametrize("mode", ["split-federated", "federated"])
 def test_the_oracle_is_a_run_without_clusters(mode, two_groups, train_quietly):
-    plain, oracle = (train_quietly(build(two_groups(mode=mode, clustering=c))) for c in (None, {"by": "oracle"}))
+    alike = {"mode": mode, "training": {"local_steps": 1}}
+    plain, oracle = (train_quietly(build(two_groups(clustering=c, **alike))) for c in (None, {"by": "oracle"}))
     for ours, theirs in ((plain.metrics, oracle.metrics), (plain.clients, oracle.clients)):
         assert [{k: v for k, v in line.items() if k not in TIMINGS} for line in ours] == [
             {k: v for k, v in line.items() if k not in TIMINGS} for line in theirs
