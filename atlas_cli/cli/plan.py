@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -49,6 +50,9 @@ def command(
             show_default=False,
         ),
     ] = None,
+    one_cut: Annotated[
+        bool, typer.Option("--one-cut", rich_help_panel=GIVEN, help="All clients have the same split layer.")
+    ] = False,
     checkpointing: Annotated[
         str, typer.Option(rich_help_panel=GIVEN, metavar="LIST", help="Of clients: false, true.")
     ] = "false,true",
@@ -123,7 +127,8 @@ def command(
     """Search settings of FILE together, and show those that no others are better than in memory, seconds, joules and
     bytes of a round, and leakage.
 
-    Split layers, checkpointing and embeddings by the row are searched as they change no client's arithmetic. Ranks,
+    Each kind of device gets settings of its own. Split layers, checkpointing and embeddings by the row are searched as
+    they change no number that a client computes. Ranks,
     number types, batches and compression may change what is learned, which no prediction tells: they stay as FILE has
     them unless you list others. No weights are loaded.
     """
@@ -149,7 +154,7 @@ def command(
     clients |= {
         key: text for key, text in (("rank", ranks), ("dtype", dtypes), ("quantization", quantizations)) if text
     }
-    ranges = _ranges(cuts, batch_sizes, compress, clients)
+    ranges = replace(_ranges(cuts, batch_sizes, compress, clients), one_cut=one_cut)
     known = read_leakage(leakage) if leakage is not None else None
     loaded = load_config(file, overrides or [])
     with locating(loaded), busy(f"planning {file}"):
@@ -193,7 +198,8 @@ def _show(search: Search, front: list[Found], chosen: int | None, notes: list[st
     console.say(f"{len(front)} of {search.size:,} candidates are on the front")
     if chosen is not None:
         found = front[chosen]
-        console.say(f"chosen: split layer {found.figures.cut}; {settings_text(search, found.candidate)}")
+        cuts = " and ".join(map(str, found.candidate.cuts))
+        console.say(f"chosen: split layer {cuts}; {settings_text(search, found.candidate)}")
 
 
 def _notes(search: Search, ranges: Ranges) -> list[str]:
@@ -240,7 +246,7 @@ def _draw(path: Path, search: Search, front: list[Found], chosen: int | None) ->
         for name, label in labels.items():
             if (value := FIGURES[name](found.figures)) is not None:
                 figures.setdefault(label, []).append(value)
-    cuts = [found.figures.cut for found in front]
+    cuts = [found.figures.blocks for found in front]
     draw_front(path, across, figures, cuts, chosen, f"{search.config.name}: candidates that none is better than")
 
 

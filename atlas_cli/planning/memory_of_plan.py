@@ -110,7 +110,7 @@ def predict(
     split = plan.config.mode == "split-federated"
     if split:
         used[SERVER] = given.get(SERVER, used[largest])
-    server = _server(plan, tasks, used[SERVER], _received(plan, used)) if split else None
+    server = server_memory(plan, tasks, used[SERVER], _received(plan, used)) if split else None
     kept_bytes = _kept_bytes(plan, kept) if kept and split else None
     if server is not None and kept_bytes is not None:
         server = replace(server, cut_buffers=server.cut_buffers + kept_bytes)
@@ -187,8 +187,11 @@ def _rows(plan: Plan, client: ClientPlan, rows: int | None) -> int | None:
     return assumed_rows(int(plan.hf_config.vocab_size)) if rows is None else rows
 
 
-def _server(plan: Plan, tasks: Mapping[str, BaseTask], shape: Shape, received: str) -> PartyMemory:
-    """The memory of the server, whose adapters, gradients and moments depend on ``training.server_update``."""
+def server_memory(plan: Plan, tasks: Mapping[str, BaseTask], shape: Shape, received: str) -> PartyMemory:
+    """The memory of the server, whose adapters, gradients and moments depend on ``training.server_update``.
+
+    ``received`` is the widest dtype of activations that it gets in this batch.
+    """
     training = plan.config.training
     step = replace(
         _step(plan, shape),

@@ -18,14 +18,14 @@ def draw_front(
     path: Path,
     across: Sequence[float],
     figures: Mapping[str, Sequence[float]],
-    cuts: Sequence[int],
+    blocks: Sequence[float],
     chosen: int | None,
     title: str,
 ) -> None:
     """Write a picture with a panel for each of ``figures``, by its label, and a point for each candidate.
 
     Args:
-        across: MiB of memory of each candidate; ``cuts``: its split layer, which is its colour.
+        across: MiB of memory of each candidate; ``blocks``: on a client, in the mean, which is its colour.
         chosen: the place of the chosen candidate, which has a ring.
 
     Raises:
@@ -37,7 +37,7 @@ def draw_front(
         panels = figure.subplots(rows, 2, squeeze=False, sharex=True).ravel()
         points = None
         for axes, (label, values) in zip(panels, figures.items(), strict=False):
-            points = axes.scatter(across, values, c=cuts, cmap="viridis", s=22)
+            points = axes.scatter(across, values, c=blocks, cmap="viridis", s=22)
             if chosen is not None:
                 ring = {"s": 130, "facecolors": "none", "edgecolors": CHOSEN, "linewidths": 2, "label": "chosen"}
                 axes.scatter([across[chosen]], [values[chosen]], **ring)
@@ -48,7 +48,7 @@ def draw_front(
         for axes in panels[len(figures) :]:
             axes.set_axis_off()
         if points is not None:
-            figure.colorbar(points, ax=list(panels), label="split layer", ticks=_ticks(cuts))
+            figure.colorbar(points, ax=list(panels), label="blocks on a client, mean over clients")
         if chosen is not None:
             panels[0].legend(frameon=False)
         figure.suptitle(title, x=0.01, ha="left", fontsize=11)
@@ -56,8 +56,3 @@ def draw_front(
             figure.savefig(path, metadata={"Date": None} if path.suffix.lower() == ".svg" else None)
         except OSError as error:
             raise OutputError(f"{path} cannot be written: {error.strerror}") from None
-
-
-def _ticks(cuts: Sequence[int]) -> list[int]:
-    every = max(1, (max(cuts) - min(cuts)) // 6)
-    return list(range(min(cuts), max(cuts) + 1, every))

@@ -2,25 +2,27 @@
 
 import time
 from itertools import product
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.slow import slow
 
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.errors import ConfigError, TooFewClientsError
 from atlas_cli.planning.cuts.leakage import Leakage
 from atlas_cli.planning.devices.clock import ClientWork, LocalStep, round_time
 from atlas_cli.planning.devices.devices import Device
-from atlas_cli.planning.joint.candidate import Candidate
+from atlas_cli.planning.joint import search as search_module
+from atlas_cli.planning.joint.candidate import Candidate, Crew, Kind
+from atlas_cli.planning.joint.costs import ClientCosts
 from atlas_cli.planning.joint.figures import Figures
 from atlas_cli.planning.joint.front import non_dominated, rounded
 from atlas_cli.planning.joint.limits import choose, limit_of, nothing_fits
 from atlas_cli.planning.joint.listed import layers, numbers, words
 from atlas_cli.planning.joint.prepare import prepare
-from atlas_cli.planning.joint.search import Found, times_of
+from atlas_cli.planning.joint.search import Found, Search, times_of
 from atlas_cli.planning.joint.space import Ranges, Shared
 from atlas_cli.planning.memory import few_blocks
 
@@ -34,7 +36,6 @@ def config_of(model, devices=None, **sections):
             "name": "test",
             "model": {"name": model, "split_layer": 2},
             "lora": {"rank": 4},
-            "server": {"rank": 2},
             "devices": devices or {"slow": SLOW, "fast": FAST},
             "task_groups": {
                 name: {"task": "sequence-classification", "classes": ["a", "b"], "data": {"files": "not-read.jsonl"}}
@@ -46,6 +47,7 @@ def config_of(model, devices=None, **sections):
                 "r": {"task_group": "g", "device": "fast", "count": 2},
             },
             "training": {"max_length": 16, "batch_size": 4, "local_steps": 3, **sections.pop("training", {})},
+            "server": {"rank": 2},
             **sections,
         }
     )
@@ -74,19 +76,15 @@ def test_costs_that_differ_by_rounding_alone_are_equal():
 
 
 FLOPS = st.integers(1, 50)
+WORK = st.tuples(*[FLOPS] * 7, st.sampled_from("gh"))
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    st.lists(st.tuples(FLOPS, FLOPS, FLOPS, FLOPS, FLOPS, FLOPS, st.sampled_from("gh")), min_size=1, max_size=5),
-    st.integers(1, 4),
-    st.sampled_from(["pooled", "per-client"]),
-    FLOPS,
-)
-def test_a_round_follows_from_the_largest_times_of_its_clients(clients, steps, update, served):
+@given(st.lists(WORK, min_size=1, max_size=5), st.integers(1, 4), st.sampled_from(["pooled", "per-client"]))
+def test_a_round_follows_from_the_largest_times_of_its_clients(clients, steps, update):
     """What the search takes for the time of a round is the clock's, so that it leaves out nothing that is faster."""
     server, works = Device("server", compute=1.0), []
-    for number, (forward, backward, up, down, last, delivered, group) in enumerate(clients):
+    for number, (forward, backward, served, up, down, last, delivered, group) in enumerate(clients):
         device = Device("d", compute=1.0, uplink=8.0, downlink=8.0)
         step = LocalStep(forward, backward, served, up, down)
         works.append(ClientWork(f"c{number}", group, device, [step] * steps, last, delivered))
@@ -98,55 +96,110 @@ def test_a_round_follows_from_the_largest_times_of_its_clients(clients, steps, u
     assert round_time(works, server, update).seconds == pytest.approx(max(expected))
 
 
-@pytest.mark.parametrize("update", ["pooled", *slow("per-client")])
-def test_the_front_is_that_of_all_candidates(update, model_folder):
-    config = config_of(model_folder("gpt2"), training={"server_update": update})
-    ranges = Ranges(cuts=(1, 3), compress=("none", "int8"), clients={"rank": (2, 4), "checkpointing": (False, True)})
-    search, _ = prepare(config, ranges, "device", None)
-    every = [
+def made_up(seed, update="pooled", *, memory=None, leakage=None, devices=None, device=None, **ranges):
+    """A search whose costs are drawn: three kinds, two of one group."""
+    training, server = {"server_update": update}, {"rank": 2, "device": device}
+    config = config_of("gpt2", {"slow": SLOW, "fast": FAST, **(devices or {})}, training=training, server=server)
+    draw, known = np.random.default_rng(seed), {}
+    phone = Device("phone", memory=memory, compute=1.0, uplink=8.0, downlink=8.0, watts=2.0)
+
+    def costs(crew, option, shared):
+        if (key := (crew, option, shared)) not in known:
+            peak, up, down, *rest = map(int, draw.integers(1, 9, 12))
+            step, ends = LocalStep(*rest[:5]), rest[5:7]
+            group = config.clients[crew.name].task_group
+            work = ClientWork(crew.clients[0], group, phone, [step] * 3, *ends, slowdown=crew.slowdown)
+            known[key] = ClientCosts(10 * dict(option)["split_layer"] + peak, up, down, work)
+        return known[key]
+
+    crews = [Crew("p", phone, 1.0, ("p-1", "p-2", "p-3")), Crew("q", phone, 2.0, ("q",)), Crew("r", phone, 1.0, ("r",))]
+    clients = [SimpleNamespace(name=name) for crew in crews for name in crew.clients]
+    plan = SimpleNamespace(n_layers=4, group_names=["g", "h"], clients=clients)
+    made = SimpleNamespace(plan=plan, of=costs, server=lambda cuts, dtype, batch: 100 - 10 * min(cuts.values()))
+    return Search(config, made, [Kind(crew.name, (crew,)) for crew in crews], Ranges(**ranges), leakage)
+
+
+def every(search):
+    return [
         Candidate(shared, options)
-        for shared in (Shared(cut, 4, compress) for cut in (1, 3) for compress in ("none", "int8"))
-        for options in product(search.options, repeat=2)
+        for shared in search.shared
+        for options in product(search.ranges.options(shared), repeat=len(search.kinds))
     ]
-    assert search.size == len(every) == 64
-    costs = rounded(np.array([search.figures(each).costs() for each in every]))
-    expected = {tuple(row) for row in costs[non_dominated(costs)]}
-    found = rounded(np.array([each.figures.costs() for each in search.front()]))
-    assert len(found) == len(expected) and {tuple(row) for row in found} == expected
-    assert 4 < len(expected) < 64  # neither all nor a few
 
 
-def test_limits_of_devices_hold_for_each_client(model_folder):
-    free, _ = prepare(config_of(model_folder("gpt2")), Ranges(cuts=(1, 3)), "device", None)
-    peaks = {found.figures.cut: found.figures.memory for found in free.front()}
-    assert peaks[1] < peaks[3]
-    small = config_of(model_folder("gpt2"), {"slow": {**SLOW, "memory": f"{peaks[3] - 1} B"}, "fast": FAST})
-    search, _ = prepare(small, Ranges(cuts=(1, 3)), "device", None)
-    assert [found.figures.cut for found in search.front()] == [1]
-    tiny = config_of(model_folder("gpt2"), {"slow": {**SLOW, "memory": f"{peaks[1] - 1024} B"}, "fast": FAST})
-    search, _ = prepare(tiny, Ranges(cuts=(1, 3)), "device", None)
+@pytest.mark.parametrize("update", ["pooled", "per-client"])
+@pytest.mark.parametrize("one_cut", [False, True])
+def test_the_front_is_that_of_all_candidates(update, one_cut):
+    for seed in range(4):
+        ranges = {"cuts": (1, 3), "compress": ("none", "int8"), "clients": {"rank": (2, 4)}}
+        search = made_up(seed, update, one_cut=one_cut, **ranges)
+        candidates = every(search)
+        assert search.size == len(candidates) == (2 * 2 * 2**3 if one_cut else 2 * 4**3)
+        costs = rounded(np.array([search.figures(each).costs() for each in candidates]))
+        expected = {tuple(row) for row in costs[non_dominated(costs)]}
+        found = rounded(np.array([each.figures.costs() for each in search.front()]))
+        assert search.exact and len(found) == len(expected) and {tuple(row) for row in found} == expected
+        assert 2 < len(expected) < len(candidates)
+
+
+def test_of_too_many_none_is_left_out_without_one_that_is_nearly_as_good(monkeypatch):
+    monkeypatch.setattr(search_module, "MOST", 1)
+    monkeypatch.setattr(search_module, "NEAR", 0.2)
+    known = Leakage({1: 0.9, 2: 0.7, 3: 0.6}, "attack", "source")
+    search = made_up(0, cuts=(1, 2, 3), leakage=known, clients={"rank": (2, 4)})
+    found = np.array([each.figures.costs() for each in search.front()])
+    costs = np.array([search.figures(each).costs() for each in every(search)])
+    assert not search.exact and len(found) < len(non_dominated(rounded(costs)))
+    assert all(((found <= 1.2 * row + 1e-9).all(axis=1)).any() for row in costs)
+
+
+def test_limits_of_devices_hold_for_each_client():
+    assert {cut for found in made_up(1, cuts=(1, 3)).front() for cut in found.candidate.cuts} == {1, 3}
+    assert {cut for found in made_up(1, cuts=(1, 3), memory=25).front() for cut in found.candidate.cuts} == {1}
+    search = made_up(1, cuts=(1, 3), memory=2)
     assert search.front() == []
     message = str(nothing_fits(search.too_large()))
-    assert "p needs at least" in message and "<0.001 MiB more than slow has (split layer 1, batches of 4" in message
+    assert "p needs at least" in message and "more than phone has (split_layer: 1, batch_size: 4)" in message
 
 
-def test_leakage_leaves_cuts_out_that_were_not_measured(model_folder):
+def test_the_server_s_device_limits_the_cuts():
+    needs = {cut: 100 - 10 * cut for cut in (1, 3)}
+    config = {"devices": {"server": {"memory": f"{needs[3]} B", "compute": "1 FLOP/s"}}, "device": "server"}
+    search = made_up(1, cuts=(1, 3), **config)
+    assert {cut for found in search.front() for cut in found.candidate.cuts} == {3}
+    search = made_up(1, cuts=(1,), **config)
+    assert search.front() == [] and "the server needs at least" in str(nothing_fits(search.too_large()))
+
+
+def test_leakage_is_that_of_the_inputs_of_all_clients():
     known = Leakage({1: 0.9, 3: 0.5}, "attack", "source")
-    search, _ = prepare(config_of(model_folder("gpt2")), Ranges(), "device", known)
-    assert {found.figures.cut: found.figures.leakage for found in search.front()} == {1: 0.9, 3: 0.5}
+    search = made_up(1, leakage=known)
+    assert {cut for shared in search.shared for cut in shared.cuts} == {1, 3}  # the others were not measured
+    options = tuple((("split_layer", cut),) for cut in (1, 3, 3))  # of p there are three
+    assert search.figures(Candidate(search.shared[0], options)).leakage == pytest.approx((3 * 0.9 + 2 * 0.5) / 5)
 
 
-def test_steps_are_counted_from_the_file(model_folder):
+def test_changes_are_counted_from_the_file():
     """p and r have rank 4 by lora.rank, q has 2; a longer way along the list is further away."""
-    ranges = Ranges(cuts=(2,), compress=("none", "int8"), clients={"rank": (1, 2, 4)})
-    search, _ = prepare(config_of(model_folder("gpt2")), ranges, "client", None)
-    by_rank = [
-        search.figures(Candidate(Shared(2, 4, "none"), ((("rank", p),), (("rank", q),), (("rank", r),)))).steps_away
-        for p, q, r in ((4, 2, 4), (1, 2, 4), (4, 4, 4), (4, 2, 2))
-    ]
-    assert by_rank == [0, 3 * 2, 1, 2 * 1]
-    same = ((("rank", 4),), (("rank", 2),), (("rank", 4),))
-    assert search.figures(Candidate(Shared(2, 4, "int8"), same)).steps_away == 6
+    search = made_up(1, cuts=(2,), compress=("none", "int8"), clients={"rank": (1, 2, 4)})
+    plain, int8 = search.shared
+
+    def changes(shared, *ranks):
+        options = tuple((("split_layer", 2), ("rank", rank)) for rank in ranks)
+        return search.figures(Candidate(shared, options)).changes
+
+    assert changes(plain, 4, 2, 4) == 0
+    assert changes(plain, 1, 2, 4) == 2 * 3 / 5
+    assert changes(plain, 4, 4, 4) == changes(plain, 4, 2, 2) == 1 / 5
+    assert changes(int8, 4, 2, 4) == 1
+
+
+def test_one_cut_where_the_config_wants_one(model_folder):
+    config = config_of(model_folder("gpt2"))
+    assert not prepare(config, Ranges(), "device", None)[0].ranges.one_cut
+    heads = config.model_copy(update={"server": config.server.model_copy(update={"rank": 0})})
+    search, notes = prepare(heads, Ranges(), "device", None)
+    assert search.ranges.one_cut and "set server.rank to 1 or more" in notes[-1]
 
 
 @pytest.mark.parametrize(
@@ -170,8 +223,8 @@ def test_what_is_not_planned_is_refused(sections, key, model_folder):
 
 
 def found(memory, seconds, *, joules=1.0, cut=2, away=0):
-    figures = Figures(memory, seconds, joules, 5, 5, None, cut, away)
-    return Found(Candidate(Shared(cut, 8, "none"), ()), figures)
+    figures = Figures(memory, 0, seconds, joules, 5, 5, None, cut, away)
+    return Found(Candidate(Shared((cut,), 8, "none"), ()), figures)
 
 
 def test_the_choice_keeps_limits_and_the_nearest_says_by_how_much_it_misses():
@@ -216,7 +269,10 @@ def test_a_thousand_clients_of_a_model_of_70_billion(monkeypatch):
         {
             "name": "large",
             "model": {"name": "llama-3-70b", "init": "random", "dtype": "bfloat16"},
-            "task_groups": {"g": {"task": "sequence-classification", "classes": ["a"], "data": {"files": "none.csv"}}},
+            "server": {"rank": 4},  # so that clients may have different cuts
+            "task_groups": {
+                "g": {"task": "sequence-classification", "classes": ["a", "b"], "data": {"files": "none.csv"}}
+            },
             "clients": {name: {"task_group": "g", "device": name, "count": 200} for name in devices},
         }
     )
@@ -225,5 +281,7 @@ def test_a_thousand_clients_of_a_model_of_70_billion(monkeypatch):
     search, _ = prepare(config, ranges, "device", None)
     front = search.front()
     assert time.perf_counter() - start < 120  # 10 s on a free core
-    assert front and search.size > 10**7 and sum(kind.clients for kind in search.kinds) == 1000
+    assert search.exact and len(front) > 100 and search.size > 10**12
+    assert sum(kind.clients for kind in search.kinds) == 1000
+    assert any(len(found.candidate.cuts) > 1 for found in front)
     assert len(traced) <= 32  # the blocks of a cut are alike, and the sizes of a rank are read off

@@ -10,6 +10,7 @@ from rich.table import Table
 from atlas_cli.planning.joint.candidate import Candidate
 from atlas_cli.planning.joint.figures import Figures
 from atlas_cli.planning.joint.search import Found, Search
+from atlas_cli.planning.joint.space import CUT
 from atlas_cli.reports.fitted import Column, fitted_table
 from atlas_cli.units import MB, MIB, format_number
 
@@ -22,6 +23,10 @@ FIGURES: dict[str, Callable[[Figures], float | None]] = {
     "MB": lambda f: f.bytes / MB,
     "leakage": lambda f: f.leakage,
 }
+CAPTION = (
+    "MiB: the largest predicted peak of a client; seconds, joules and MB (both ways): of all clients in a round\n"
+    "changes: how far what may change what is learned is from the file, in places of the lists, mean over clients"
+)
 
 
 def plan_table(search: Search, front: Sequence[Found], chosen: int | None, width: int) -> Table:
@@ -29,18 +34,15 @@ def plan_table(search: Search, front: Sequence[Found], chosen: int | None, width
     places = _shown(len(front), chosen)
     rows = [front[place] for place in places]
     columns = [Column("", [">" if place == chosen else "" for place in places])]
-    columns += [Column("cut", [str(row.figures.cut) for row in rows], right=True)]
+    columns += [Column("cut", [_cuts(row.candidate) for row in rows], right=True)]
     for heading, read in FIGURES.items():
         values = [read(row.figures) for row in rows]
         if any(value is not None for value in values):
             columns.append(Column(heading, [_number(value) for value in values], right=True))
-    if any(row.figures.steps_away for row in rows):
-        columns.append(Column("steps\naway", [f"{row.figures.steps_away:,}" for row in rows], right=True))
+    if any(row.figures.changes for row in rows):
+        columns.append(Column("changes", [format_number(row.figures.changes) for row in rows], right=True))
     columns.append(Column("settings", [settings_text(search, row.candidate) for row in rows], folds=True))
-    caption = (
-        "MiB: the largest predicted peak of a client; seconds, joules and MB (both ways): of all clients in a round\n"
-        "steps away: how far what may change what is learned is from the file, over all clients"
-    )
+    caption = CAPTION
     if len(places) < len(front):
         caption += f"\n{len(places)} of {len(front)} shown, spread over the memory; --json has all"
     bold = None if chosen is None else places.index(chosen)
@@ -48,7 +50,7 @@ def plan_table(search: Search, front: Sequence[Found], chosen: int | None, width
 
 
 def settings_text(search: Search, candidate: Candidate) -> str:
-    """What a candidate sets besides the split layer, where it is not as the file has it."""
+    """What a candidate sets where it is not as the file has it; split layers only where they differ."""
     config, kinds, shared = search.config, search.kinds, candidate.shared
     texts = []
     if shared.batch != config.training.batch_size:
@@ -56,14 +58,13 @@ def settings_text(search: Search, candidate: Candidate) -> str:
     if shared.compress != config.privacy.compress:
         texts.append(f"compress {shared.compress}")
     by_kind: dict[str, list[str]] = {}
-    for place, kind in enumerate(kinds):
+    settings = [(path[1:], value) for path, value in candidate.settings(config, kinds) if path[0] == "clients"]
+    for kind, option in zip(kinds, candidate.options, strict=True):
         named = {crew.name for crew in kind.crews}
-        changed = {
-            path[2]: value
-            for path, value in candidate.settings(config, kinds)
-            if path[0] == "clients" and path[1] in named and path[2] != "split_layer"
-        }
-        by_kind.setdefault(", ".join(_said(key, value) for key, value in changed.items()), []).append(kinds[place].name)
+        changed = {key: value for (name, key), value in settings if name in named and key != CUT}
+        own = [] if len(candidate.cuts) == 1 else [f"cut {dict(option)[CUT]}"]
+        own += [_said(key, value) for key, value in changed.items()]
+        by_kind.setdefault(", ".join(own), []).append(kind.name)
     if len(by_kind) == 1:
         texts += [text for text in by_kind if text]
     else:
@@ -75,19 +76,20 @@ def plan_record(search: Search, found: Found) -> dict[str, Any]:
     """A candidate as JSON."""
     figures, config = found.figures, search.config
     return {
-        "split_layer": figures.cut,
+        "blocks": figures.blocks,
         "batch_size": found.candidate.shared.batch,
         "compress": found.candidate.shared.compress,
         "clients": {
             kind.name: dict(option) for kind, option in zip(search.kinds, found.candidate.options, strict=True)
         },
         "memory": figures.memory,
+        "server_memory": figures.server,
         "seconds": figures.seconds,
         "joules": figures.joules,
         "bytes_up": figures.bytes_up,
         "bytes_down": figures.bytes_down,
         "leakage": figures.leakage,
-        "steps_away": figures.steps_away,
+        "changes": figures.changes,
         "settings": {".".join(path): value for path, value in found.candidate.settings(config, search.kinds)},
     }
 
@@ -97,6 +99,10 @@ def _shown(many: int, chosen: int | None) -> list[int]:
         return list(range(many))
     spread = {round(place * (many - 1) / (SHOWN - 2)) for place in range(SHOWN - 1)}
     return sorted(spread | ({chosen} if chosen is not None else set()))
+
+
+def _cuts(candidate: Candidate) -> str:
+    return "-".join(map(str, dict.fromkeys((candidate.cuts[0], candidate.cuts[-1]))))
 
 
 def _said(key: str, value: Any) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.planning.cohort import slowdowns
 from atlas_cli.planning.devices.devices import Device, client_devices
-from atlas_cli.planning.joint.space import Option, Shared
+from atlas_cli.planning.joint.space import CUT, Option, Shared
 from atlas_cli.planning.plan import Plan
 
 
@@ -43,21 +43,33 @@ class Candidate:
     shared: Shared
     options: tuple[Option, ...]
 
+    @property
+    def cuts(self) -> list[int]:
+        """The split layers of clients, the shallowest first."""
+        return sorted({dict(option)[CUT] for option in self.options})
+
+    @property
+    def cut(self) -> int:
+        """The shallowest of them."""
+        return self.cuts[0]
+
     def settings(self, config: ExperimentConfig, kinds: tuple[Kind, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
         """The keys of the config to set, as paths, with their values; those that are so already are left out."""
         found: dict[tuple[str, ...], Any] = {
-            ("model", "split_layer"): self.shared.cut,
+            ("model", CUT): self.cut,
             ("training", "batch_size"): self.shared.batch,
             ("privacy", "compress"): self.shared.compress,
         }
         for kind, option in zip(kinds, self.options, strict=True):
             for crew in kind.crews:
-                if config.clients[crew.name].split_layer is not None:
-                    found["clients", crew.name, "split_layer"] = self.shared.cut
                 found |= {("clients", crew.name, key): value for key, value in option}
         for path, value in found.items():
-            if value != _said(config, path):
+            if value != (self.cut if self._follows(config, path) else _said(config, path)):
                 yield path, value
+
+    def _follows(self, config: ExperimentConfig, path: tuple[str, ...]) -> bool:
+        """Whether a path is the cut of clients that have that of the model."""
+        return path[0] == "clients" and path[2] == CUT and config.clients[path[1]].split_layer is None
 
 
 def _said(config: ExperimentConfig, path: tuple[str, ...]) -> Any:

@@ -14,7 +14,7 @@ from atlas_cli.planning.devices.clock import ClientWork, LocalStep
 from atlas_cli.planning.devices.cost import Work
 from atlas_cli.planning.joint.candidate import Crew
 from atlas_cli.planning.joint.space import Option, Shared
-from atlas_cli.planning.memory_of_plan import client_memory
+from atlas_cli.planning.memory_of_plan import client_memory, server_memory
 from atlas_cli.planning.method import method_of
 from atlas_cli.planning.plan import ClientPlan, Plan, client_plan
 from atlas_cli.planning.round_bytes import RoundMessages, Shape, round_messages
@@ -45,23 +45,42 @@ class Costs:
         method = method_of(plan.config)
         self.trained = dict.fromkeys(method.parts_of(merge).trained for merge in TURNS)
         self._memory: dict[Any, int] = {}
+        self._server: dict[Any, int] = {}
         self._messages: dict[Any, RoundMessages] = {}
         self._flops: dict[Any, tuple[Work, float]] = {}
 
     def of(self, crew: Crew, option: Option, shared: Shared) -> ClientCosts:
         """The costs of each client of a crew, in full batches of the longest examples."""
         training = self.plan.config.training
-        client, rank = self._client(crew, option, shared.cut)
-        shape = Shape(shared.batch, training.max_length, shared.batch > 1)
+        client, rank = self._client(crew, option)
+        shape = self._shape(shared.batch)
         sent = self._messages_of(client, rank, shape, shared.compress)
         up = training.local_steps * sent.step.up + sum(sent.end_up)
         down = training.local_steps * sent.step.down + sum(sent.end_down)
         memory = self._memory_of(client, rank, shape)
         return ClientCosts(memory, up, down, self._work(crew, client, rank, shape, sent))
 
-    def _client(self, crew: Crew, option: Option, cut: int) -> tuple[ClientPlan, object]:
+    def server(self, cuts: Mapping[str, int], dtype: str, batch: int) -> int:
+        """The peak of the server.
+
+        Args:
+            cuts: the shallowest of each task group; ``dtype``: the widest type that comes from the shallowest of all.
+        """
+        key = tuple(sorted(cuts.items())), dtype, batch
+        if key not in self._server:
+            lowest = min(cuts.values())
+            clients = tuple(replace(client, cut=cuts[client.task_group]) for client in self.plan.clients)
+            plan = replace(self.plan, cut=lowest, clients=clients, upper_ranks=self.plan.above(lowest))
+            self._server[key] = server_memory(plan, self.tasks, self._shape(batch), dtype).peak
+        return self._server[key]
+
+    def _shape(self, batch: int) -> Shape:
+        return Shape(batch, self.plan.config.training.max_length, batch > 1)
+
+    def _client(self, crew: Crew, option: Option) -> tuple[ClientPlan, object]:
         spec = spec_of(self.plan.config, crew.name, option)
-        assert spec.rank != "auto"
+        cut = spec.split_layer
+        assert spec.rank != "auto" and isinstance(cut, int)
         paths = ((path, layer_of(path, self.plan.family)) for path in self.plan.features)
         by_layer = spec.rank if isinstance(spec.rank, dict) else dict.fromkeys(range(cut), spec.rank)
         ranks = {path: by_layer[layer] for path, layer in paths if layer in by_layer and layer < cut}

@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from atlas_cli.config.schema.experiment import ExperimentConfig
-from atlas_cli.planning.cuts.leakage import Leakage
 from atlas_cli.planning.devices.clock import round_time
 from atlas_cli.planning.devices.devices import Device
-from atlas_cli.planning.joint.candidate import Candidate, Crew, Kind
+from atlas_cli.planning.joint.candidate import Crew
 from atlas_cli.planning.joint.costs import ClientCosts
 from atlas_cli.planning.method import method_of
 
@@ -19,23 +18,25 @@ class Figures:
     """What a candidate costs in a round in which every client takes part, with full batches of the longest examples.
 
     Attributes:
-        memory: the largest predicted peak of a client.
+        memory: the largest predicted peak of a client; ``server``: the server's.
         seconds: of the round on the virtual clock; None if a device lacks a figure for it.
         joules: of all clients; None if the watts of one are not known.
         bytes_up, bytes_down: of all clients.
-        leakage: the largest share of inputs that the measured attack recovers at the cut; None without figures.
-        cut: the split layer; inputs are the harder to recover the deeper it is.
-        steps_away: of all clients, how far what may change what is learned is from the file.
+        leakage: the share of inputs that the measured attack recovers, in the mean over clients; None without figures.
+        blocks: the blocks on a client, in the mean over clients; inputs are the harder to recover the more there are.
+        changes: how many places along the listed values a client's settings that may change what is learned are from
+            the file's, in the mean over clients.
     """
 
     memory: int
+    server: int
     seconds: float | None
     joules: float | None
     bytes_up: int
     bytes_down: int
     leakage: float | None
-    cut: int
-    steps_away: int
+    blocks: float
+    changes: float
 
     @property
     def bytes(self) -> int:
@@ -44,45 +45,29 @@ class Figures:
 
     def costs(self) -> tuple[float, ...]:
         """What candidates are compared by, the less the better; what is not known is the same for all."""
-        depth = -self.cut if self.leakage is None else self.leakage
-        return (self.memory, self.seconds or 0.0, self.joules or 0.0, self.bytes, depth, self.steps_away)
+        exposed = -self.blocks if self.leakage is None else self.leakage
+        return (self.memory, self.seconds or 0.0, self.joules or 0.0, self.bytes, exposed, self.changes)
 
 
-def figures_of(
-    config: ExperimentConfig,
-    kinds: Sequence[Kind],
-    costs: Mapping[Crew, ClientCosts],
-    server: Device,
-    candidate: Candidate,
-    leakage: Leakage | None,
-    steps_away: int,
-) -> Figures:
-    """The figures of a candidate from the costs of a client of each crew.
-
-    Clients of a crew do the same at the same time, so that one of each stands for all on the clock.
-    """
-    crews = [crew for kind in kinds for crew in kind.crews]
-    seconds, joules = _clock(config, crews, costs, server)
-    return Figures(
-        memory=max(costs[crew].memory for crew in crews),
-        seconds=seconds,
-        joules=joules,
-        bytes_up=sum(len(crew.clients) * costs[crew].bytes_up for crew in crews),
-        bytes_down=sum(len(crew.clients) * costs[crew].bytes_down for crew in crews),
-        leakage=None if leakage is None else leakage.worst(candidate.shared.cut),
-        cut=candidate.shared.cut,
-        steps_away=steps_away,
-    )
-
-
-def _clock(
-    config: ExperimentConfig, crews: Sequence[Crew], costs: Mapping[Crew, ClientCosts], server: Device
+def clock(
+    config: ExperimentConfig, costs: Mapping[Crew, ClientCosts], server: Device, order: Mapping[str, int]
 ) -> tuple[float | None, float | None]:
-    works = [work for crew in crews if (work := costs[crew].work) is not None]
-    if len(works) < len(crews) or server.lacks("compute"):
+    """Seconds of a round, and joules of all clients, from the costs of a client of each crew.
+
+    Clients of a crew do the same at the same time, so that one of each stands for all on the clock. ``order`` is the
+    place of each client in the config, in which the clock sums.
+    """
+    works = [work for each in costs.values() if (work := each.work) is not None]
+    if len(works) < len(costs) or server.lacks("compute"):
         return None, None
     found = round_time(works, server, config.training.server_update, merge=bool(method_of(config).SENT))
-    order = {spec.name: place for place, spec in enumerate(config.expanded_clients())}
-    each = sorted((order[name], found.clients[crew.clients[0]].joules) for crew in crews for name in crew.clients)
-    joules = [j for _, j in each]  # summed in the order of the config, as the clock does
+    each = sorted((order[name], found.clients[crew.clients[0]].joules) for crew in costs for name in crew.clients)
+    joules = [j for _, j in each]
     return found.seconds, None if None in joules else sum(j for j in joules if j is not None)
+
+
+def peak_and_bytes(costs: Mapping[Crew, ClientCosts]) -> tuple[int, int, int]:
+    """The largest peak of a client, and the bytes of all, up and down."""
+    many: Sequence[tuple[int, ClientCosts]] = [(len(crew.clients), each) for crew, each in costs.items()]
+    up, down = sum(n * each.bytes_up for n, each in many), sum(n * each.bytes_down for n, each in many)
+    return max(each.memory for _, each in many), up, down

@@ -9,16 +9,17 @@ Rows = NDArray[np.float64]
 DIGITS = 12  # of a cost that are compared: sums in another order differ beyond
 
 
-def non_dominated(costs: Rows) -> list[int]:
+def non_dominated(costs: Rows, near: float = 0.0) -> list[int]:
     """The places, in order, of the rows that no other row is at most equal to in every column.
 
-    Of rows that are equal the first is kept.
+    Of rows that are equal the first is kept. With ``near``, rows are left out, too, that are better than one that is
+    kept by no more than this share in any column; none is below 0 then.
     """
     places = np.lexsort(costs.T[::-1])  # stable, and no row comes before one that is nowhere above it
     kept = []
     while len(places):
         kept.append(int(places[0]))
-        places = places[(costs[places] < costs[places[0]]).any(axis=1)]
+        places = places[((1 + near) * costs[places] < costs[places[0]]).any(axis=1)]
     return sorted(kept)
 
 

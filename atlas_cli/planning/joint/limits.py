@@ -58,6 +58,7 @@ GOALS: Mapping[str, Goal] = {
         lambda f: f.joules, _joules, lambda value: f"{value:,.4g} J", "every client needs a device with watts, too"
     ),
     "bytes": Goal(lambda f: f.bytes, parse_bytes, lambda value: format_bytes_mb(int(value))),
+    "changes": Goal(lambda f: f.changes, _number, format_number),
     "leakage": Goal(
         lambda f: f.leakage,
         _number,
@@ -103,8 +104,8 @@ def limit_of(text: str) -> Limit:
 
 
 def choose(front: Sequence[Found], minimise: str, limits: Sequence[Limit]) -> Found:
-    """The candidate of the least figure of those that keep all limits; of equals the one that is the least steps away
-    from the file, and then the least in the other figures.
+    """The candidate of the least figure of those that keep all limits; of equals the one that changes the least of the
+    file, and then the least in the other figures.
 
     Raises:
         ConfigError: the figure, or one that is limited, is not known.
@@ -121,7 +122,7 @@ def choose(front: Sequence[Found], minimise: str, limits: Sequence[Limit]) -> Fo
     def order(found: Found) -> tuple[float, ...]:
         value = GOALS[minimise].of(found.figures)
         assert value is not None
-        return (value, found.figures.steps_away, *found.figures.costs())
+        return (value, found.figures.changes, *found.figures.costs())
 
     return min(kept, key=order)
 
@@ -140,17 +141,17 @@ def _nearest(front: Sequence[Found], limits: Sequence[Limit]) -> str:
     ]
     kept = [limit.text for limit in limits if limit.excess(nearest) <= 0]
     also = f" (it keeps {' and '.join(kept)})" if kept else ""
+    asked, blocks = " and ".join(limit.text for limit in limits), format_number(nearest.blocks)
     return (
-        f"no candidate keeps {' and '.join(limit.text for limit in limits)}; the nearest, at split layer {nearest.cut},"
-        f" misses: {'; '.join(missed)}{also}; raise a limit, or list more to choose from (--ranks, --quantizations, "
-        "--dtypes, --batch-sizes, --compress)"
+        f"no candidate keeps {asked}; the nearest ({blocks} blocks on a client) misses: {'; '.join(missed)}{also}; "
+        "raise a limit, or list more to choose from (--ranks, --quantizations, --dtypes, --batch-sizes, --compress)"
     )
 
 
 def nothing_fits(too_large: Sequence[TooLarge]) -> TooFewClientsError:
     """The error for clients that fit their devices with none of the settings."""
     texts = [
-        f"{each.entry} needs at least {format_bytes_mib(each.needs)}, {format_bytes_mib(each.needs - each.has)} more "
+        f"{each.party} needs at least {format_bytes_mib(each.needs)}, {format_bytes_mib(each.needs - each.has)} more "
         f"than {each.device} has ({_settings(each)})"
         for each in too_large
     ]
@@ -161,8 +162,9 @@ def nothing_fits(too_large: Sequence[TooLarge]) -> TooFewClientsError:
 
 
 def _settings(each: TooLarge) -> str:
-    own = [f"{key}: {str(value).lower() if isinstance(value, bool) else value}" for key, value in each.option]
-    return ", ".join([f"split layer {each.shared.cut}", f"batches of {each.shared.batch}", *own])
+    return ", ".join(
+        f"{key}: {str(value).lower() if isinstance(value, bool) else value}" for key, value in each.settings
+    )
 
 
 def _require_goal(name: str, key: str) -> None:

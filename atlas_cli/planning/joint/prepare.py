@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -12,10 +12,10 @@ from atlas_cli.errors import ConfigError
 from atlas_cli.models.files.resolve import model_config
 from atlas_cli.planning.client_rows import read_rows, rows_by_entry
 from atlas_cli.planning.cuts.leakage import KNOWN, Leakage
-from atlas_cli.planning.joint.candidate import kinds_of
+from atlas_cli.planning.joint.candidate import Kind, kinds_of
 from atlas_cli.planning.joint.costs import Costs
 from atlas_cli.planning.joint.search import Search
-from atlas_cli.planning.joint.space import FREE, Ranges
+from atlas_cli.planning.joint.space import CUT, FREE, Ranges
 from atlas_cli.planning.memory_assumptions import read_classes
 from atlas_cli.planning.memory_of_plan import build_task_of
 from atlas_cli.planning.method import method_of
@@ -50,8 +50,12 @@ def prepare(
     counted, assumed = read_rows(by_row, hf_config)
     notes += assumed
     tasks = {name: build_task_of(plan, name, classes.get(name, ())) for name in config.task_groups}
-    costs = Costs(plan, tasks, rows_by_entry(by_row, counted))
-    return Search(config, costs, kinds_of(plan, by), ranges, leakage), notes
+    costs, kinds = Costs(plan, tasks, rows_by_entry(by_row, counted)), kinds_of(plan, by)
+    if not ranges.one_cut and len(kinds) > 1 and len(cuts) > 1:
+        refused = _different_cuts(config, kinds, cuts)
+        ranges = replace(ranges, one_cut=refused is not None)
+        notes += [f"all clients have one split layer, as different ones are refused: {refused}"] if refused else []
+    return Search(config, costs, kinds, ranges, leakage), notes
 
 
 def _check(config: ExperimentConfig, ranges: Ranges) -> None:
@@ -92,9 +96,7 @@ def _possible(config: ExperimentConfig, ranges: Ranges, cut: int) -> tuple[Range
             if changed == _with(config, cut, base):
                 continue
             try:
-                if problems := cross_check(changed):
-                    raise ConfigError(problems[0].message, key=".".join(map(str, problems[0].path)))
-                make_plan(changed)
+                _checked(changed)
             except ConfigError as error:
                 left = [each for each in kept[key] if each != value]
                 if key not in FREE or not left:
@@ -102,6 +104,36 @@ def _possible(config: ExperimentConfig, ranges: Ranges, cut: int) -> tuple[Range
                 kept[key] = left
                 notes.append(f"{key}: {str(value).lower()} is not planned: {error}")
     return replace(ranges, clients=kept), notes
+
+
+def _different_cuts(config: ExperimentConfig, kinds: Sequence[Kind], cuts: Sequence[int]) -> ConfigError | None:
+    """Why kinds of clients may not have different split layers; None if they may.
+
+    What refuses them does so for any two cuts, in any task group.
+    """
+    groups = [{config.clients[crew.name].task_group for crew in kind.crews} for kind in kinds]
+    shares = (any(own & other for other in groups if other is not own) for own in groups)
+    apart = next((kind for kind, found in zip(kinds, shares, strict=True) if found), kinds[0])
+    changed = _with(config, cuts[0], {})
+    for crew in apart.crews:
+        deeper = changed.clients[crew.name].model_copy(update={CUT: cuts[-1]})
+        changed = changed.model_copy(update={"clients": {**changed.clients, crew.name: deeper}})
+    try:
+        _checked(changed)
+    except ConfigError as error:
+        return error
+    return None
+
+
+def _checked(config: ExperimentConfig) -> None:
+    """Check a config with other settings.
+
+    Raises:
+        ConfigError: they are refused.
+    """
+    if problems := cross_check(config):
+        raise ConfigError(problems[0].message, key=".".join(map(str, problems[0].path)))
+    make_plan(config)
 
 
 def _with(config: ExperimentConfig, cut: int, option: Mapping[str, Any]) -> ExperimentConfig:

@@ -1,17 +1,19 @@
 """The search: every candidate of a space that none is better than, without looking at each.
 
 Settings that all clients share are gone through. Among those of the kinds, peaks and times of a round are the largest
-of any client, and joules, bytes and steps are sums. So settings of a kind that are no better in any of these are left
-out, and those of two kinds together, and so on, before they are joined with the next kind's.
+of any client, and joules, bytes, leakage and changes are sums. So settings of a kind that are no better in any
+of these are left out, and those of two kinds together, and so on, before they are joined with the next kind's. Where
+more than ``MOST`` are left, so are those that are a little better than another, so little that no candidate is left out
+without one that is at most ``NEAR`` worse in each figure.
 
-All clients of a group keep the server equally long, s, as they have one cut. With a for forward and upload, b for
-download and backward, e for the upload of adapters, and n local steps of c = a + s + b, a group of pooled clients has
-sent its adapters after
+With a of a client for its forward and upload, s for the server's work on its batch, b for download and backward, e for
+the upload of adapters, and n local steps of c = a + s + b, a group of pooled clients has sent its adapters after
 
     max(max(n c + e), max(a + s + (n - 2) c) + max(s + b + e))
 
 each of these largest values that of another client: whoever is early waits at the last step for the slowest of the step
-before. Clients that do not wait (``per-client``) have sent theirs after max(n c + e).
+before. (To wait more than once takes no longer: a client whose a + s is so large that it pays to begin with it has the
+larger c, too.) Clients that do not wait (``per-client``) have sent theirs after max(n c + e).
 """
 
 from __future__ import annotations
@@ -27,13 +29,15 @@ from atlas_cli.planning.cuts.leakage import Leakage
 from atlas_cli.planning.devices.clock import ClientWork
 from atlas_cli.planning.devices.cost import compute_seconds
 from atlas_cli.planning.devices.devices import Device, server_device
-from atlas_cli.planning.joint.candidate import Candidate, Kind
-from atlas_cli.planning.joint.costs import Costs
-from atlas_cli.planning.joint.figures import Figures, figures_of
+from atlas_cli.planning.joint.candidate import Candidate, Crew, Kind
+from atlas_cli.planning.joint.costs import Costs, spec_of
+from atlas_cli.planning.joint.figures import Figures, clock, peak_and_bytes
 from atlas_cli.planning.joint.front import Rows, non_dominated, rounded
-from atlas_cli.planning.joint.space import Option, Ranges, Shared, shared_steps_away, steps_away
+from atlas_cli.planning.joint.space import CUT, Option, Ranges, Shared, changes, shared_changes
+from atlas_cli.planning.memory.step import ELEMENT
 
-SUMS = 3  # the last columns of a state: joules, bytes, steps away; the others are largest values
+SUMS = 4  # the last columns of a state: joules, bytes, exposed inputs, changes; the others are largest values
+MOST, NEAR = 2000, 0.01
 
 
 class Found(NamedTuple):
@@ -64,23 +68,29 @@ NO_TIME = Times(0.0, 0.0, 0.0, 0.0)
 
 @dataclass(frozen=True)
 class TooLarge:
-    """The least memory that clients of an entry of the config need with any settings, and what their device has."""
+    """The least memory that a party needs with any settings, and what its device has.
 
-    entry: str
+    Attributes:
+        party: an entry of the config, or "the server"; ``settings``: those that need it.
+    """
+
+    party: str
     device: str
     needs: int
     has: int
-    shared: Shared
-    option: Option
+    settings: Option
 
 
 class Search:
     """A search over the settings of a plan's clients.
 
     Args:
-        config: what the user has, from which steps are counted.
+        config: what the user has, from which changes are counted.
         costs: of clients with any settings; ``kinds``: who shares a choice.
         leakage: by layer; cuts that were not measured are left out.
+
+    Attributes:
+        exact: whether, after a search, nothing was left out for what is a little better than another.
     """
 
     def __init__(
@@ -95,40 +105,53 @@ class Search:
         self.config = config
         self.server: Device = server_device(self.config)
         self.groups = costs.plan.group_names
-        self.options = ranges.options()
+        self.exact = True
+        self._places = {client.name: place for place, client in enumerate(costs.plan.clients)}
         self._least: dict[str, TooLarge] = {}
+        cuts = ranges.cuts_of(config, costs.plan.n_layers)
+        measured = cuts if leakage is None else [cut for cut in cuts if cut in leakage.layers]
+        self.shared = [self._served(shared) for shared in ranges.shared(config, measured)]
 
     @property
     def size(self) -> int:
         """The number of candidates."""
-        return len(self._shared()) * len(self.options) ** len(self.kinds)
+        return sum(len(self.ranges.options(shared)) ** len(self.kinds) for shared in self.shared)
 
     def front(self) -> list[Found]:
         """The candidates that fit all devices and that none is better than, of equals one; those of the least memory
         first."""
-        found = [each for shared in self._shared() for each in self._of(shared)]
+        found = [each for shared in self.shared for each in self._of(shared)]
         if not found:
             return []
         kept = non_dominated(rounded(np.array([each.figures.costs() for each in found], dtype=float)))
         return sorted((found[place] for place in kept), key=lambda each: each.figures.costs())
 
     def too_large(self) -> list[TooLarge]:
-        """The entries of the config whose clients fit with no settings, after a search."""
+        """The parties that fit their devices with no settings, after a search."""
         return [least for least in self._least.values() if least.needs > least.has]
 
     def figures(self, candidate: Candidate) -> Figures:
         """The figures of a candidate."""
-        chosen = zip(self.kinds, candidate.options, strict=True)
-        pairs = [(crew, option) for kind, option in chosen for crew in kind.crews]
+        pairs = [
+            (crew, option) for kind, option in zip(self.kinds, candidate.options, strict=True) for crew in kind.crews
+        ]
         costs = {crew: self.costs.of(crew, option, candidate.shared) for crew, option in pairs}
-        away = sum(len(crew.clients) * self._away(crew.name, option) for crew, option in pairs)
-        away += sum(kind.clients for kind in self.kinds) * shared_steps_away(self.config, candidate.shared, self.ranges)
-        return figures_of(self.config, self.kinds, costs, self.server, candidate, self.leakage, away)
-
-    def _shared(self) -> list[Shared]:
-        measured = None if self.leakage is None else self.leakage.layers
-        all_of_them = self.ranges.shared(self.config, self.costs.plan.n_layers)
-        return [shared for shared in all_of_them if measured is None or shared.cut in measured]
+        memory, up, down = peak_and_bytes(costs)
+        seconds, joules = clock(self.config, costs, self.server, self._places)
+        many = len(self._places)
+        changes = sum(len(crew.clients) * self._changes(crew, option) for crew, option in pairs)
+        exposed = sum(len(crew.clients) * self._exposed(option) for crew, option in pairs)
+        return Figures(
+            memory=memory,
+            server=self._server_peak(candidate),
+            seconds=seconds,
+            joules=joules,
+            bytes_up=up,
+            bytes_down=down,
+            leakage=None if self.leakage is None else exposed / many,
+            blocks=sum(len(crew.clients) * dict(option)[CUT] for crew, option in pairs) / many,
+            changes=changes / many + shared_changes(self.config, candidate.shared, self.ranges),
+        )
 
     def _of(self, shared: Shared) -> list[Found]:
         """The candidates with these shared settings that may be on the front."""
@@ -138,13 +161,13 @@ class Search:
         chosen: list[tuple[Option, ...]] = [(option,) for option in fitting[0]]
         states = self._states(self.kinds[0], fitting[0], shared)
         for kind, options in zip(self.kinds[1:], fitting[1:], strict=True):
-            states, chosen = _joined(states, chosen, self._states(kind, options, shared), options)
+            states, chosen = self._joined(states, chosen, self._states(kind, options, shared), options)
         candidates = [Candidate(shared, options) for options in chosen]
         return [Found(candidate, self.figures(candidate)) for candidate in candidates]
 
     def _fitting(self, kind: Kind, shared: Shared) -> list[Option]:
         """The options of a kind with which its clients fit their devices, but for those no better than another."""
-        fitting = [option for option in self.options if self._fits(kind, option, shared)]
+        fitting = [option for option in self.ranges.options(shared) if self._fits(kind, option, shared)]
         if not fitting:
             return []
         kept = non_dominated(rounded(self._states(kind, fitting, shared)))
@@ -153,13 +176,46 @@ class Search:
     def _fits(self, kind: Kind, option: Option, shared: Shared) -> bool:
         fits = True
         for crew in kind.crews:
-            needs, has = self.costs.of(crew, option, shared).memory, crew.device.memory if crew.device else None
-            fits &= has is None or needs <= has
-            least = self._least.get(crew.name)
-            if has is not None and (least is None or needs < least.needs):
-                assert crew.device is not None
-                self._least[crew.name] = TooLarge(crew.name, crew.device.name, needs, has, shared, option)
+            if crew.device is not None and (has := crew.device.memory) is not None:
+                needs = self.costs.of(crew, option, shared).memory
+                settings = (*option, ("batch_size", shared.batch))
+                fits &= self._noted(TooLarge(crew.name, crew.device.name, needs, has, settings))
         return fits
+
+    def _served(self, shared: Shared) -> Shared:
+        """Without the split layers for which the server's device, where the config names one, has too little memory."""
+        if self.config.server.device is None or (has := self.server.memory) is None:
+            return shared
+        widest = max(
+            self.ranges.clients.get("dtype", [spec.dtype for spec in self.config.expanded_clients()]),
+            key=ELEMENT.__getitem__,
+        )
+        kept = []
+        for cut in shared.cuts:
+            needs = self.costs.server(dict.fromkeys(self.groups, cut), widest, shared.batch)
+            settings = ((CUT, cut), ("batch_size", shared.batch))
+            if self._noted(TooLarge("the server", self.server.name, needs, has, settings)):
+                kept.append(cut)
+        return shared._replace(cuts=tuple(kept))
+
+    def _noted(self, found: TooLarge) -> bool:
+        """Whether it is not too large; remembers the least of each party."""
+        least = self._least.get(found.party)
+        if least is None or found.needs < least.needs:
+            self._least[found.party] = found
+        return found.needs <= found.has
+
+    def _server_peak(self, candidate: Candidate) -> int:
+        cuts: dict[str, int] = {}
+        widest = ""
+        for kind, option in zip(self.kinds, candidate.options, strict=True):
+            for crew in kind.crews:
+                group, cut = self.config.clients[crew.name].task_group, dict(option)[CUT]
+                cuts[group] = min(cut, cuts.get(group, cut))
+                if cut == candidate.cut:
+                    dtype = spec_of(self.config, crew.name, option).dtype
+                    widest = max(widest, dtype, key=lambda each: ELEMENT.get(each, 0))
+        return self.costs.server(cuts, widest, candidate.shared.batch)
 
     def _states(self, kind: Kind, options: Sequence[Option], shared: Shared) -> Rows:
         return np.array([self._state(kind, option, shared) for option in options])
@@ -167,19 +223,39 @@ class Search:
     def _state(self, kind: Kind, option: Option, shared: Shared) -> list[float]:
         """What a kind's option adds: its peak, by group the four times, and the sums."""
         peak, times = 0, dict.fromkeys(self.groups, NO_TIME)
-        joules, size, away, pooled = 0.0, 0, 0, self.config.training.server_update == "pooled"
+        joules, size, changes, pooled = 0.0, 0, 0, self.config.training.server_update == "pooled"
         for crew in kind.crews:
             costs, many = self.costs.of(crew, option, shared), len(crew.clients)
             peak, size = max(peak, costs.memory), size + many * (costs.bytes_up + costs.bytes_down)
-            away += many * self._away(crew.name, option)
+            changes += many * self._changes(crew, option)
             if (work := costs.work) is not None:
                 group = work.task_group
                 times[group] = Times(*map(max, times[group], times_of(work, self.server, pooled)))
                 joules += many * _seconds_at_work(work, self.server) * (work.device.watts or 0.0)
-        return [peak, *(seconds for group in self.groups for seconds in times[group]), joules, size, away]
+        largest = [peak, *(seconds for group in self.groups for seconds in times[group])]
+        return [*largest, joules, size, kind.clients * self._exposed(option), changes]
 
-    def _away(self, name: str, option: Option) -> int:
-        return steps_away(self.config, name, option, self.ranges)
+    def _joined(
+        self, states: Rows, chosen: Sequence[tuple[Option, ...]], own: Rows, options: Sequence[Option]
+    ) -> tuple[Rows, list[tuple[Option, ...]]]:
+        """The states of all that was chosen so far with each option of one kind more, but for those no better."""
+        most, sums = slice(None, -SUMS), slice(-SUMS, None)
+        largest = np.maximum(states[:, None, most], own[None, :, most])
+        both = np.concatenate([largest, states[:, None, sums] + own[None, :, sums]], axis=2).reshape(-1, own.shape[1])
+        kept = non_dominated(rounded(both))
+        if len(kept) > MOST:
+            self.exact = False
+            kept = [kept[place] for place in non_dominated(both[kept], near=(1 + NEAR) ** (1 / len(self.kinds)) - 1)]
+        return both[kept], [(*chosen[place // len(own)], options[place % len(own)]) for place in kept]
+
+    def _exposed(self, option: Option) -> float:
+        """What counts as lost to an attack at a client's cut, without figures of one the blocks that the server has."""
+        cut = dict(option)[CUT]
+        found = None if self.leakage is None else self.leakage.worst(cut)
+        return float(self.costs.plan.n_layers - cut) if found is None else found
+
+    def _changes(self, crew: Crew, option: Option) -> int:
+        return changes(self.config, crew.name, option, self.ranges)
 
 
 def times_of(work: ClientWork, server: Device, pooled: bool) -> Times:
@@ -198,14 +274,3 @@ def _seconds_at_work(work: ClientWork, server: Device) -> float:
     step = work.steps[0]
     one = work.forward(step) + work.backward(step) + work.up(step, server) + work.down(step, server)
     return len(work.steps) * one + work.adapters_up(server) + work.adapters_down(server)
-
-
-def _joined(
-    states: Rows, chosen: Sequence[tuple[Option, ...]], own: Rows, options: Sequence[Option]
-) -> tuple[Rows, list[tuple[Option, ...]]]:
-    """The states of all that was chosen so far with each option of one kind more, but for those no better."""
-    most, sums = slice(None, -SUMS), slice(-SUMS, None)
-    largest = np.maximum(states[:, None, most], own[None, :, most])
-    both = np.concatenate([largest, states[:, None, sums] + own[None, :, sums]], axis=2).reshape(-1, own.shape[1])
-    kept = non_dominated(rounded(both))
-    return both[kept], [(*chosen[place // len(own)], options[place % len(own)]) for place in kept]

@@ -1,8 +1,9 @@
 """What may be chosen: settings that all clients share, and settings of each kind of client.
 
-Cuts, checkpointing and embeddings by the row change no number that a client computes, and are searched unless told
-otherwise. Ranks, number types, batches and compression may change what is learned, which no prediction of memory, time
-and bytes can tell: they stay as the file has them unless the user lists others.
+Kinds of clients may differ in their cuts, unless the config does not allow it. Cuts, checkpointing and embeddings by
+the row change no number that a client computes, and are searched unless told otherwise. Ranks, number types, batches
+and compression may change what is learned, which no prediction of memory, time and bytes can tell: they stay as the
+file has them unless the user lists others.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ MOST_CUTS = 16  # of a deep model, unless cuts are listed
 
 FREE: Mapping[str, Sequence[Any]] = {"embedding": ("table", "rows"), "checkpointing": (False, True)}
 
+CUT = "split_layer"
 Option = tuple[tuple[str, Any], ...]  # keys of clients that are set, with their values
 
 
 class Shared(NamedTuple):
-    """The settings that all clients share: the split layer, the examples of a batch, and ``privacy.compress``."""
+    """What all clients share: the split layers to choose from, the examples of a batch, and ``privacy.compress``."""
 
-    cut: int
+    cuts: tuple[int, ...]
     batch: int
     compress: str
 
@@ -37,6 +39,7 @@ class Ranges:
     Attributes:
         cuts: split layers; empty: all of them, of a deep model ``MOST_CUTS`` that are spread over it.
         batches: of ``training.batch_size``; ``compress``: of ``privacy.compress``.
+        one_cut: whether all clients have the same split layer.
         clients: by key of a client (``rank``, ``dtype``, ``quantization``, ``embedding``, ``checkpointing``). A further
             key of clients is searched by naming it here, if predictions depend on it.
     """
@@ -44,23 +47,24 @@ class Ranges:
     cuts: Sequence[int] = ()
     batches: Sequence[int] = ()
     compress: Sequence[str] = ()
+    one_cut: bool = False
     clients: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
-    def options(self) -> list[Option]:
-        """The settings of a kind of client."""
-        return [tuple(zip(self.clients, values, strict=True)) for values in product(*self.clients.values())]
+    def options(self, shared: Shared) -> list[Option]:
+        """The settings of a kind of client, the shallowest cut first."""
+        chosen = {CUT: shared.cuts, **self.clients}
+        return [tuple(zip(chosen, values, strict=True)) for values in product(*chosen.values())]
 
     @property
     def all_free(self) -> Ranges:
         """With both values of the keys that change no number, where they are not listed."""
         return replace(self, clients={**FREE, **self.clients})
 
-    def shared(self, config: ExperimentConfig, n_layers: int) -> Iterator[Shared]:
-        """The settings of all clients, the shallowest cut first."""
+    def shared(self, config: ExperimentConfig, cuts: Sequence[int]) -> Iterator[Shared]:
+        """The settings of all clients, where the split layers are among ``cuts``."""
         training, compress = config.training, config.privacy.compress
-        for values in product(
-            self.cuts_of(config, n_layers), self.batches or (training.batch_size,), self.compress or (compress,)
-        ):
+        together = [(cut,) for cut in cuts] if self.one_cut else [tuple(cuts)]
+        for values in product(together, self.batches or (training.batch_size,), self.compress or (compress,)):
             yield Shared(*values)
 
     def cuts_of(self, config: ExperimentConfig, n_layers: int) -> list[int]:
@@ -87,10 +91,10 @@ def _adapted_alone(config: ExperimentConfig, searched: Mapping[str, Sequence[Any
     return max((max(rank) + 1 for rank in ranks if isinstance(rank, dict)), default=1)
 
 
-def steps_away(config: ExperimentConfig, name: str, option: Option, ranges: Ranges) -> int:
-    """How many steps along the listed values a client's settings that may change what is learned are from the file's.
+def changes(config: ExperimentConfig, name: str, option: Option, ranges: Ranges) -> int:
+    """How many places along the listed values a client's settings that may change what is learned are from the file's.
 
-    Numbers are in their order; other values are as many steps away as their place in the list says.
+    Numbers are in their order; other values are as far away as their place in the list says.
     """
     client, chosen = config.clients[name], dict(option)
     return sum(
@@ -100,7 +104,7 @@ def steps_away(config: ExperimentConfig, name: str, option: Option, ranges: Rang
     )
 
 
-def shared_steps_away(config: ExperimentConfig, shared: Shared, ranges: Ranges) -> int:
+def shared_changes(config: ExperimentConfig, shared: Shared, ranges: Ranges) -> int:
     """The same for the settings that all clients share."""
     away = _distance(config.training.batch_size, shared.batch, ranges.batches)
     return away + _distance(config.privacy.compress, shared.compress, ranges.compress)
