@@ -23,6 +23,12 @@ EXAMPLES = (
     "atlas plan experiment.yaml --minimise time --subject-to 'memory<=512 MiB' --write planned.yaml",
     "atlas plan experiment.yaml --ranks 4,8,16 --quantizations none,nf4 --minimise energy --plot front.svg",
 )
+DRAWN = {
+    "seconds": "seconds a round",
+    "joules": "joules a round",
+    "MB": "MB a round",
+    "leakage": "leakage, mean over clients",
+}
 CHOOSE, GIVEN, FROM = "Choose one", "What may be chosen", "What is known"
 
 
@@ -31,7 +37,7 @@ def command(
     overrides: Overrides = None,
     minimise: Annotated[
         str | None,
-        typer.Option(rich_help_panel=CHOOSE, metavar="FIGURE", help="time, energy, bytes, memory or leakage."),
+        typer.Option(rich_help_panel=CHOOSE, metavar="FIGURE", help="time, energy, bytes, memory, leakage or changes."),
     ] = None,
     subject_to: Annotated[
         list[str] | None,
@@ -125,7 +131,7 @@ def command(
     as_json: Json = False,
 ) -> None:
     """Search settings of FILE together, and show those that no others are better than in memory, seconds, joules and
-    bytes of a round, and leakage.
+    bytes of a round, leakage, and how little they change what is learned.
 
     Each kind of device gets settings of its own. Split layers, checkpointing and embeddings by the row are searched as
     they change no number that a client computes. Ranks,
@@ -213,9 +219,11 @@ def _notes(search: Search, ranges: Ranges) -> list[str]:
         f"examples of {training.max_length} tokens"
     ]
     if search.leakage is None:
-        notes.append("no leakage is known (--leakage): a deeper cut, which leaks no more, counts as better")
+        notes.append("no leakage is known (--leakage): more blocks on a client, which leak no more, count as better")
     else:
         notes.append(f"leakage: {search.leakage.attack} ({search.leakage.source})")
+    if not search.exact:
+        notes.append("candidates less than 1 % better than one that is shown in each figure may have been left out")
     if training.deadline is not None:
         notes.append("training.deadline is not looked at: nobody is dropped")
     return [*notes, *clock_notes(config), *unpredicted(config.model_copy(update={"privacy": privacy}))]
@@ -239,15 +247,16 @@ def _draw(path: Path, search: Search, front: list[Found], chosen: int | None) ->
     from atlas_cli.cli._tables.plans import FIGURES
     from atlas_cli.reports.front_picture import draw_front
 
-    labels = {"seconds": "seconds a round", "joules": "joules a round", "MB": "MB a round", "leakage": "leakage"}
+    blocks = [found.figures.blocks for found in front]
     across, figures = [], dict[str, list[float]]()
     for found in front:
         across.append(FIGURES["MiB"](found.figures) or 0.0)
-        for name, label in labels.items():
+        for name, label in DRAWN.items():
             if (value := FIGURES[name](found.figures)) is not None:
                 figures.setdefault(label, []).append(value)
-    cuts = [found.figures.blocks for found in front]
-    draw_front(path, across, figures, cuts, chosen, f"{search.config.name}: candidates that none is better than")
+    if search.leakage is None:
+        figures["blocks on a client, mean"] = blocks
+    draw_front(path, across, figures, blocks, chosen, f"{search.config.name}: candidates that none is better than")
 
 
 def _write(path: Path, loaded: LoadedConfig, search: Search, found: Found) -> bool:

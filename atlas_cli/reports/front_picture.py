@@ -7,6 +7,7 @@ from pathlib import Path
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
 from atlas_cli.errors import OutputError
 from atlas_cli.reports.plots import STYLE
@@ -37,20 +38,21 @@ def draw_front(
         panels = figure.subplots(rows, 2, squeeze=False, sharex=True).ravel()
         points = None
         for axes, (label, values) in zip(panels, figures.items(), strict=False):
-            points = axes.scatter(across, values, c=blocks, cmap="viridis", s=22)
+            points = axes.scatter(across, values, c=blocks, cmap="viridis", s=22, vmin=0)
             if chosen is not None:
                 ring = {"s": 130, "facecolors": "none", "edgecolors": CHOSEN, "linewidths": 2, "label": "chosen"}
                 axes.scatter([across[chosen]], [values[chosen]], **ring)
             axes.set_ylabel(label)
-            axes.set_ylim(bottom=0)
             axes.set_xlabel("largest peak of a client, MiB")
             axes.tick_params(labelbottom=True)
+            for axis in (axes.xaxis, axes.yaxis):  # 20 M instead of 2 and 1e7 apart from it
+                axis.set_major_formatter(EngFormatter())
         for axes in panels[len(figures) :]:
             axes.set_axis_off()
         if points is not None:
             figure.colorbar(points, ax=list(panels), label="blocks on a client, mean over clients")
         if chosen is not None:
-            panels[0].legend(frameon=False)
+            figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right", frameon=False)
         figure.suptitle(title, x=0.01, ha="left", fontsize=11)
         try:
             figure.savefig(path, metadata={"Date": None} if path.suffix.lower() == ".svg" else None)

@@ -57,18 +57,22 @@ def settings_text(search: Search, candidate: Candidate) -> str:
         texts.append(f"batches of {shared.batch}")
     if shared.compress != config.privacy.compress:
         texts.append(f"compress {shared.compress}")
-    by_kind: dict[str, list[str]] = {}
     settings = [(path[1:], value) for path, value in candidate.settings(config, kinds) if path[0] == "clients"]
+    by_kind = []
     for kind, option in zip(kinds, candidate.options, strict=True):
         named = {crew.name for crew in kind.crews}
-        changed = {key: value for (name, key), value in settings if name in named and key != CUT}
         own = [] if len(candidate.cuts) == 1 else [f"cut {dict(option)[CUT]}"]
-        own += [_said(key, value) for key, value in changed.items()]
-        by_kind.setdefault(", ".join(own), []).append(kind.name)
-    if len(by_kind) == 1:
-        texts += [text for text in by_kind if text]
-    else:
-        texts += [f"{', '.join(names)}: {text or 'as in the file'}" for text, names in by_kind.items()]
+        own += [_said(key, value) for (name, key), value in settings if name in named and key != CUT]
+        by_kind.append(list(dict.fromkeys(own)))
+    alike = [text for text in by_kind[0] if all(text in own for own in by_kind)]
+    names: dict[str, list[str]] = {}
+    for kind, own in zip(kinds, by_kind, strict=True):
+        names.setdefault(", ".join(text for text in own if text not in alike), []).append(kind.name)
+    texts += [", ".join(alike)] if alike else []
+    if len(names) > 1:
+        texts += [
+            f"{', '.join(found)}: {text or ('no more' if alike else 'as in the file')}" for text, found in names.items()
+        ]
     return "; ".join(texts) or "as in the file"
 
 
@@ -108,6 +112,8 @@ def _cuts(candidate: Candidate) -> str:
 def _said(key: str, value: Any) -> str:
     if isinstance(value, bool):
         return key if value else f"no {key}"
+    if key in ("dtype", "quantization"):
+        return value if value != "none" else "not quantised"
     return f"{key} {value}"
 
 
