@@ -12,7 +12,15 @@ from atlas_cli.aggregation.checks import (
     require_tensors,
     term_of,
 )
-from atlas_cli.aggregation.contract import BaseMethod, ClientTerm, ExtraTensors, Factors, absorb, scales_of
+from atlas_cli.aggregation.contract import (
+    Adapters,
+    BaseMethod,
+    ClientTerm,
+    ExtraTensors,
+    Factors,
+    absorb,
+    scales_of,
+)
 from atlas_cli.models.adapters.lora import AdapterSet
 
 
@@ -23,15 +31,27 @@ def apply_term(term: ClientTerm, adapters: AdapterSet) -> None:
     penalty = term.penalty(absorb(named, scales))
     if penalty is not None:
         require_penalty(term, penalty).backward()
-    gradients = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in named.items()}
     with torch.no_grad():
-        given = absorb(gradients, scales)
+        given = gradients_of(adapters)
         corrected = term.corrected(given)
-        for path, factors in require_corrected(term, corrected, given).items() if corrected is not None else ():
-            adapter, scale = adapters.adapters[path], scales[path]
-            for parameter, gradient in ((adapter.lora_A, factors.A), (adapter.lora_B, factors.B / scale)):
-                if parameter.requires_grad:
-                    parameter.grad = gradient
+        if corrected is not None:
+            replace_gradients(adapters, require_corrected(term, corrected, given))
+
+
+def gradients_of(adapters: AdapterSet) -> dict[str, Factors]:
+    """The gradients of a client's adapters, as ``ClientTerm.corrected`` is given them."""
+    named = {f"{path}.{name}": p for path, each in adapters.adapters.items() for name, p in each.named_parameters()}
+    gradients = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in named.items()}
+    return absorb(gradients, scales_of(adapters))
+
+
+def replace_gradients(adapters: AdapterSet, gradients: Adapters) -> None:
+    """Set the gradients of what is trained of a client's adapters, as ``ClientTerm.corrected`` gives them."""
+    for path, factors in gradients.items():
+        adapter = adapters.adapters[path]
+        for parameter, gradient in ((adapter.lora_A, factors.A), (adapter.lora_B, factors.B / adapter.scaling)):
+            if parameter.requires_grad:
+                parameter.grad = gradient
 
 
 def end_round(method: BaseMethod, term: ClientTerm, adapters: AdapterSet, told: ExtraTensors) -> dict[str, Tensor]:

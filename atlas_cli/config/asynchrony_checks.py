@@ -46,6 +46,11 @@ def _not_together(config: ExperimentConfig) -> Iterator[tuple[KeyPath, str]]:
         yield ("training", "deadline"), "no round waits for a client that a deadline could cut off"
     if training.on_nonfinite != "stop":
         yield ("training", "on_nonfinite"), "a client under way has no state of the round's beginning to go back to"
+    if training.drift.name != "none":
+        yield (
+            ("training", "drift", "name"),
+            f"{training.drift.name} goes by where all clients of a round began together",
+        )
     if config.faults.crash_at:
         yield ("faults", "crash_at"), "a client under way has no state of the round's beginning to go back to"
     if config.screen != ScreenConfig():

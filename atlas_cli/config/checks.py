@@ -113,11 +113,9 @@ def _training(config: ExperimentConfig) -> Iterator[Problem]:
     training = config.training
     if training.labels == "client" and config.mode != "split-federated":
         yield Problem(("training", "labels"), f"labels: client needs mode: split-federated, but mode is {config.mode}")
-    if training.drift.mu is not None and training.drift.name == "none":
-        yield Problem(("training", "drift", "mu"), "is only used with fedprox, but name is none; remove it")
-    if training.drift.name != "none" and config.aggregation.method == "none":
-        problem = f"{training.drift.name} stays near what is delivered, and aggregation.method: none delivers nothing"
-        yield Problem(("training", "drift", "name"), problem)
+    if training.drift.mu is not None and training.drift.name != "fedprox":
+        problem = f"is only used with fedprox, but name is {training.drift.name}; remove it"
+        yield Problem(("training", "drift", "mu"), problem)
     for side in ("client_optimizer", "server_optimizer"):
         for i, beta in enumerate(getattr(training, side).betas):
             if not 0 <= beta < 1:

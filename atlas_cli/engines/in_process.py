@@ -6,7 +6,7 @@ One pass of clients is served at a time, so that only its graph is alive; the re
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from atlas_cli.data.collate import Batch
 from atlas_cli.engines.by_arrival import OnStep, by_arrival
@@ -16,9 +16,11 @@ from atlas_cli.federation.attendance import Attendance
 from atlas_cli.federation.batches import batch_of
 from atlas_cli.federation.federation import Federation
 from atlas_cli.federation.local_work import LocalWork
+from atlas_cli.federation.merging.mean_gradients import share_first_gradients
 from atlas_cli.federation.parties.exchange import exchange, exchange_all
 from atlas_cli.federation.parties.optimizers import learning_rate_factor
 from atlas_cli.federation.parties.shared_client_pass import ClientPass
+from atlas_cli.planning.method import shares_gradients
 from atlas_cli.printable import listed
 from atlas_cli.wire.ledger import Ledger
 
@@ -57,9 +59,20 @@ def local_steps(
             for client in clients:
                 with during(f"client {client}, step {step}"):
                     _own_step(federation, attendance, client, batches[client], step, factor, ledger, done[client])
+        if step == 0 and shares_gradients(federation.config):
+            share_first_step(federation, [client for client in left if client in attendance.present], ledger)
         server.finish_step()
         on_step(step, done)
     return done
+
+
+def share_first_step(federation: Federation, clients: Sequence[str], ledger: Ledger) -> None:
+    """Let clients take the first local step of a round, with the mean of their gradients."""
+    controls = {client: federation.clients[client].control for client in clients}
+    first = {client: control.first_gradients() for client, control in controls.items() if control is not None}
+    for client, mean in share_first_gradients(federation.aggregator, first, ledger).items():
+        with during(f"client {client}, step 0"):
+            federation.clients[client].take_mean(mean)
 
 
 def _own_step(

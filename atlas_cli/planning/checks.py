@@ -36,6 +36,7 @@ def check_before_shapes(config: ExperimentConfig, hf_config: PreTrainedConfig, f
     method = method_of(config)
     _check_mixing(config, method)
     _check_merge_optimizer(config, method)
+    _check_drift(config, method)
     _check_screen(config, method)
     _check_extra_tensors(config, method)
     client_devices(config), server_device(config)  # every device that is named must be known
@@ -283,6 +284,30 @@ def _check_merge_optimizer(config: ExperimentConfig, method: BaseMethod) -> None
             f"row-column scales the columns of dW, and {name} has one A that does not change; use layer",
             key="aggregation.optimizer.second",
         )
+
+
+def _check_drift(config: ExperimentConfig, method: BaseMethod) -> None:
+    """Refuse what keeps clients together where they share nothing that they could be kept by."""
+    drift, name = config.training.drift.name, config.aggregation.method
+    if drift == "none" or config.mode in ("local-only", "centralized"):  # nothing is delivered there
+        return
+    noise = next((key for key in ("updates", "examples") if getattr(config.privacy, key) is not None), None)
+    other = next((f"{client} learns: {c.learns}" for client, c in config.clients.items() if c.learns != "backprop"), "")
+    if not method.SENT:
+        problem = f"{drift} goes by what is delivered, and with aggregation.method: {name} nothing is"
+    elif drift == "fedprox":
+        return
+    elif not method.GROUP_ADAPTER:
+        problem = f"with {name} clients keep parts of their own, so that their gradients are of different adapters"
+    elif method.extra_tensors({"": Layer(1, 1, 1)}).up:
+        problem = f"{name} corrects gradients itself; use one of the two"
+    elif noise is not None:
+        problem = f"gradients of the first step are sent without noise, which privacy.{noise} promises"
+    elif other:
+        problem = f"it corrects the gradients of a backward pass, and client {other}"
+    else:
+        return
+    raise ConfigError(problem, key="training.drift.name")
 
 
 def _check_screen(config: ExperimentConfig, method: BaseMethod) -> None:

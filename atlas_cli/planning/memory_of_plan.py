@@ -20,11 +20,12 @@ from atlas_cli.planning.memory.predict import (
     predict_whole,
 )
 from atlas_cli.planning.memory.step import ELEMENT, Step
-from atlas_cli.planning.method import merge_optimizer_of, method_of, pull_of
+from atlas_cli.planning.method import merge_optimizer_of, method_of, pull_of, shares_gradients
 from atlas_cli.planning.plan import ClientPlan, Plan
 from atlas_cli.planning.round_bytes import RoundBytes, Shape, full_shape, head_tensors, round_bytes
 from atlas_cli.tasks import build as build_task
 from atlas_cli.tasks.contract import BaseTask
+from atlas_cli.wire.messages import Adapters
 
 SERVER = "server"
 
@@ -150,8 +151,8 @@ def client_memory(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape, 
     """The memory of one client in a batch of ``shape``, with its head if it holds one.
 
     ``rows`` of the token embedding are those that it holds instead of the table; None if they are not known.
-    The tensors that the aggregation method keeps at a client count as optimizer state, and so does the copy of what it
-    trains that pulls it back.
+    The tensors that the aggregation method keeps at a client count as optimizer state, and so do a copy of what it
+    trains that pulls it back, and gradients that correct its own.
     """
     config, method = plan.config, method_of(plan.config)
     step = replace(
@@ -176,6 +177,8 @@ def client_memory(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape, 
         return memory
     layers = {path: Layer(rank, *plan.features[path]) for path, rank in ranks.items()}
     kept = 4 * elements(method.extra_tensors(layers).at_client)
+    if shares_gradients(config):
+        kept += max(Adapters.closed_form(ranks, plan.features, parts) for parts in trained)
     if pull_of(config) and config.training.local_steps > 1:
         kept += memory.gradients
     return replace(memory, optimizer=memory.optimizer + kept)

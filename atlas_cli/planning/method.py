@@ -36,9 +36,14 @@ def merge_optimizer_of(config: ExperimentConfig) -> MergeOptimizer | None:
 def pull_of(config: ExperimentConfig) -> float:
     """The strength mu with which clients are pulled back to what they were delivered; 0 where they are not."""
     drift = config.training.drift
-    if drift.name == "none" or config.mode in ("local-only", "centralized"):
+    if drift.name != "fedprox" or config.mode in ("local-only", "centralized"):
         return 0.0
     return 0.01 if drift.mu is None else drift.mu
+
+
+def shares_gradients(config: ExperimentConfig) -> bool:
+    """Whether clients share the gradients of the first local step of each round, and are corrected by them."""
+    return config.training.drift.name == "scaffold" and config.mode not in ("local-only", "centralized")
 
 
 def load_method(name: str) -> type[BaseMethod]:

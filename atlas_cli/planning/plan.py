@@ -35,7 +35,7 @@ from atlas_cli.planning.checks import (
 )
 from atlas_cli.planning.cuts.auto import resolve_auto_cuts
 from atlas_cli.planning.devices.cost import BlockShapes, block_shapes
-from atlas_cli.planning.method import method_of
+from atlas_cli.planning.method import method_of, shares_gradients
 
 
 @dataclass(frozen=True)
@@ -295,6 +295,12 @@ def _check_cuts(config: ExperimentConfig, clients: list[ClientPlan]) -> None:
                 "the server adapts the layers between for one of them, so set server.rank to 1 or more, or give both "
                 "one split_layer",
                 key=key,
+            )
+        if shares_gradients(config):
+            raise ConfigError(
+                "scaffold is not defined where a layer lies on the server for some clients of a group, and those of "
+                f"{client.task_group} have different split layers; give them one",
+                key="training.drift.name",
             )
         defined = method.CUTS_MAY_DIFFER and not method.CHANGES_BASE and set(method.SENT) == set(PARTS)
         if method.SENT and not defined:

@@ -12,10 +12,10 @@ from torch import nn
 from atlas_cli.aggregation.contract import TURNS, Layer, Shapes
 from atlas_cli.config.schema.training import TrainingConfig
 from atlas_cli.planning.devices.step_bytes import StepBytes, step_bytes
-from atlas_cli.planning.method import method_of
+from atlas_cli.planning.method import method_of, shares_gradients
 from atlas_cli.planning.plan import ClientPlan, Plan
 from atlas_cli.tasks.contract import BaseTask
-from atlas_cli.wire.messages import Adapters, BaseRows, NamedTensors
+from atlas_cli.wire.messages import Adapters, BaseRows, FirstGradients, MeanGradients, NamedTensors
 
 
 class Shape(NamedTuple):
@@ -82,6 +82,10 @@ def round_messages(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape)
     down = max((merged(turn.delivered, extra.down) for turn in turns), key=sum)
     if not client.ranks:
         up, down = [], []
+    if shares_gradients(config):
+        gradients = [_factors(plan, client.ranks, "lora_", turn.trained) for turn in turns]
+        up.append(max(FirstGradients("", each).bytes for each in gradients))
+        down.append(max(MeanGradients("", each).bytes for each in gradients))
     if method.CHANGES_BASE:  # the stacks of all clients, and with them what adapters were worth where they go on
         group = plan.group_ranks(client.task_group)
         stacked = [c.ranks for c in plan.members(client.task_group)] + ([group] if method.DELIVERED else [])

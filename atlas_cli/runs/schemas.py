@@ -19,6 +19,7 @@ Kind = Literal[
     "adapters",
     "base-change",
     "base-total",
+    "control-variates",
     "fingerprint",
     "head",
     "labels",

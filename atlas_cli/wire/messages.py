@@ -17,6 +17,8 @@ to the longest of the batch), D hidden size, r rank; hidden states have the dtyp
 | features          | down      | Features         | the server half's output (``labels: client``) |
 | feature-gradients | up        | FeatureGradients | their gradient, and the count that weighs it (``labels: client``) |
 | fingerprint       | up        | Fingerprint      | a sketch of the client's gradients, for clustering |
+| control-variates  | up        | FirstGradients   | gradients of the first local step (``drift: scaffold``) |
+| control-variates  | down      | MeanGradients    | their mean at the client's ranks |
 | head              | up        | HeadUpdate       | the head's parameters (``labels: client``, ``mode: federated``) |
 | head              | down      | HeadDelivery     | the same |
 | tokens            | down      | Tokens           | the tokens that the server chose, where text is generated |
@@ -276,6 +278,14 @@ class HeadUpdate(NamedTensors, kind="head", direction="up"):
 
 class HeadDelivery(NamedTensors, kind="head", direction="down"):
     """The trained parameters of a task group's head, ``head.<name>``."""
+
+
+class FirstGradients(NamedTensors, kind="control-variates", direction="up"):
+    """The gradients of a client's adapters in the first local step of a round, named as adapters."""
+
+
+class MeanGradients(NamedTensors, kind="control-variates", direction="down"):
+    """Their mean over the clients of a group that hold a component, at the client's ranks."""
 
 
 EXTRA = "extra."  # before the name of a tensor that an aggregation method sends besides adapters

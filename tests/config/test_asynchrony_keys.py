@@ -38,6 +38,7 @@ def test_what_can():
         ({"training": {"deadline": "60 s"}}, "training.deadline", "remove it"),
         ({"training": {"on_nonfinite": "drop-client"}}, "training.on_nonfinite", "no state"),
         ({"faults": {"crash_at": {"a-1": {"round": 1}}}}, "faults.crash_at", "no state"),
+        ({"training": {"drift": {"name": "fedprox"}}}, "training.drift.name", "began together"),
         ({"screen": {"max_norm_ratio": 3.0}}, "screen", "different versions"),
         ({"privacy": {"activations": {"noise_multiplier": 1.0, "clip": 1.0}}}, "privacy", "accounted"),
         ({"clustering": {"k": 2}}, "clustering", "same version"),

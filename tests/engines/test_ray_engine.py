@@ -50,7 +50,7 @@ def gone(pids, seconds=20):
 
 CASES = {
     "sequential": {"training": {"server_update": "sequential"}},
-    "per-client": {"training": {"server_update": "per-client"}},
+    "per-client, shared gradients": {"training": {"server_update": "per-client", "drift": {"name": "scaffold"}}},
     "U-shaped, pulled back, groups with momentum": {
         "training": {"labels": "client", "drift": {"name": "fedprox", "mu": 0.5}},
         "aggregation": {"method": "delta-svd", "optimizer": {"name": "yogi", "lr": 1e-3, "second": "row-column"}},

@@ -30,6 +30,16 @@ CASES = {
     },
     "pulled back, unsplit": {"training": {"drift": {"name": "fedprox"}}, "mode": "federated"},
     "one factor in turn": {"aggregation": {"method": "rolora"}, "training": {"rounds": 3}},
+    "shared gradients": {"training": {"drift": {"name": "scaffold"}}, "aggregation": {"method": "delta-svd"}},
+    "shared gradients, one factor in turn": {
+        "training": {"drift": {"name": "scaffold"}},
+        "aggregation": {"method": "rolora"},
+        "mode": "federated",
+    },
+    "shared gradients, crash": {
+        "training": {"drift": {"name": "scaffold"}, "server_update": "sequential"},
+        "faults": {"crash_at": {"b": {"round": 1, "step": 0}}},
+    },
     "nothing merged": {"aggregation": {"method": "none"}},
     "federated": {"mode": "federated"},
     "local-only": {"mode": "local-only"},
@@ -56,6 +66,7 @@ CASES = {
 FEW = (
     "pooled",
     "pulled back, groups with momentum",
+    "shared gradients",
     "U-shaped, sequential",
     "control variates",
     "federated",

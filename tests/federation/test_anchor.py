@@ -5,12 +5,14 @@ import torch
 from support.slow import slow
 
 from atlas_cli.config.checks import cross_check
+from atlas_cli.errors import ConfigError
 from atlas_cli.experiment.memory_record import MeasuredRound
 from atlas_cli.experiment.run_state import RunState
 from atlas_cli.federation.build import build
 from atlas_cli.federation.parties.anchor import Anchor
 from atlas_cli.planning.memory_of_plan import predict, shapes_of
 from atlas_cli.planning.method import pull_of
+from atlas_cli.planning.plan import make_plan
 
 FAST = {"client_optimizer": {"name": "sgd", "lr": 0.5}, "server_optimizer": {"lr": 0.02}, "rounds": 1}
 
@@ -93,16 +95,12 @@ def test_its_memory_is_predicted_and_measured(mode, labels, make_config, train_q
         assert made.clients[client].anchor.bytes == 0
 
 
-@pytest.mark.parametrize(
-    ("changes", "key"),
-    [
-        ({"training": {"drift": {"mu": 0.1}}}, ("training", "drift", "mu")),
-        (
-            {"training": {"drift": {"name": "fedprox"}}, "aggregation": {"method": "none"}},
-            ("training", "drift", "name"),
-        ),
-    ],
-)
-def test_a_pull_to_nowhere_is_refused(changes, key, make_config):
-    (problem,) = cross_check(make_config(**changes))
-    assert problem.path == key
+@pytest.mark.parametrize("drift", [{"mu": 0.1}, {"name": "scaffold", "mu": 0.1}])
+def test_a_strength_that_nothing_uses_is_refused(drift, make_config):
+    (problem,) = cross_check(make_config(training={"drift": drift}))
+    assert problem.path == ("training", "drift", "mu")
+
+
+def test_a_pull_to_nowhere_is_refused(make_config):
+    with pytest.raises(ConfigError, match="nothing is"):
+        make_plan(make_config(training={"drift": {"name": "fedprox"}}, aggregation={"method": "none"}))

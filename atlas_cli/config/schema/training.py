@@ -36,10 +36,11 @@ class ScheduleConfig(Section):
 class DriftConfig(Section):
     """What keeps clients whose data differ from drifting apart in their local steps."""
 
-    name: Literal["none", "fedprox"] = Field(
+    name: Literal["none", "fedprox", "scaffold"] = Field(
         "none",
-        description="`fedprox` adds a penalty on the distance from what a client was delivered to the loss of its "
-        "local steps. `aggregation.method: scaffold` corrects gradients instead.",
+        description="How they are kept together. `fedprox` adds a penalty on the distance from what a client was "
+        "delivered to the loss of its local steps. `scaffold` corrects their gradients by those that all clients sent "
+        "of their first step (option I); `aggregation.method: scaffold` is option II, with averages of factors.",
     )
     mu: float | None = Field(
         None,

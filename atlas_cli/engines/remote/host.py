@@ -176,6 +176,16 @@ class ClientHost:
         assert isinstance(party, UnsplitClient)
         return party.train_on(batch.inputs(), batch.labels, number, step, self._factor(number, step))
 
+    def do_first_gradients(self, client: str) -> Packed:
+        """The gradients of a client's first local step, which waits for their mean."""
+        control = self._parties[client].control
+        assert control is not None
+        return pack(control.first_gradients())
+
+    def do_take_mean(self, client: str, mean: Packed) -> None:
+        """Take the step that waits."""
+        self._parties[client].take_mean(unpack(mean, self.device))
+
     def do_end(self, client: str) -> SentState:
         """The state of a client after its steps; it stops measuring."""
         party = self._parties.pop(client)

@@ -28,11 +28,13 @@ from atlas_cli.federation.attendance import Attendance
 from atlas_cli.federation.batches import batch_of
 from atlas_cli.federation.federation import Federation
 from atlas_cli.federation.local_work import LocalWork
+from atlas_cli.federation.merging.mean_gradients import share_first_gradients
 from atlas_cli.federation.parties.exchange import exchange, exchange_rows
 from atlas_cli.federation.parties.frozen_client import FrozenClient
 from atlas_cli.federation.parties.optimizers import learning_rate_factor
 from atlas_cli.federation.parties.split_client import SplitClient
 from atlas_cli.federation.parties.trainables import PendingGradients, StepLoss
+from atlas_cli.planning.method import shares_gradients
 from atlas_cli.wire.ledger import Ledger
 from atlas_cli.wire.messages import Activations, FeatureGradients, Features
 
@@ -109,6 +111,18 @@ class RemoteRound:
         for client, answer in self._answers():
             self.done[client].add(batches[client], answer.value, seconds=0.0)
 
+    def share_first_step(self, clients: Collection[str]) -> None:
+        """As ``in_process.share_first_step``."""
+        self._answers()  # of the backward
+        for client in (c for c in clients if c in self.attendance.present):
+            self._start(client, "first_gradients")
+        device = self.federation.device
+        first = {client: unpack(answer.value, device) for client, answer in self._answers()}
+        in_order = {client: first[client] for client in clients if client in first}
+        for client, mean in share_first_gradients(self.federation.aggregator, in_order, self.ledger).items():
+            self._start(client, "take_mean", pack(mean))
+        self._answers()
+
     def end(self) -> None:
         """Load the final state of every client into the server's record."""
         for _ in self._answers():  # of the last backward
@@ -169,7 +183,8 @@ class RemoteRound:
         if down is not None:
             last = self._step + 1 == self.training.local_steps
             poisson = self.federation.config.privacy.examples is not None  # the next sample may be empty
-            alone = last or poisson or self._near[self.calls.place(client)] > GRAPHS
+            waits = self._step == 0 and shares_gradients(self.federation.config)  # for the gradients of others
+            alone = last or poisson or waits or self._near[self.calls.place(client)] > GRAPHS
             self._start(client, "backward" if alone else "advance", pack(down.tensors), self.number, self._step)
             while self.strict and self.training.server_update == "sequential" and client in self._under_way:
                 self._receive()
@@ -275,6 +290,9 @@ def remote_steps(
             factor = learning_rate_factor(training, overall)
             server.begin_step(step, factor * training.server_optimizer.lr)
             steps.split_step(step, left, batches)
+        if step == 0 and shares_gradients(federation.config):
+            steps.share_first_step(left)
+        if federation.split:
             server.finish_step()
         on_step(step, steps.done)
     steps.end()

@@ -114,7 +114,7 @@ def take_steps(
         next(row_embeddings(held[0])).tokens.copy_(tokens)
     task = build_task_of(plan, client.task_group, classes)
     party = new_client(plan.config, client, own, task, plan.above(client.cut), torch.device("cpu"))
-    party.term = None  # nothing is delivered to it that a term could start from
+    party.term = party.control = None  # nothing is delivered to it that a term could start from
     usage = party.measure(tokens)
     weights = [*held[0].parameters(), *held[0].buffers(), *party.trained(), *party.output_embedding()]
     owned = usage.frozen_weights + usage.adapters + usage.heads

@@ -9,6 +9,7 @@ import torch
 from atlas_cli.aggregation.checks import term_of
 from atlas_cli.config.schema.experiment import ExperimentConfig, Learns
 from atlas_cli.federation.parties.anchor import Anchor
+from atlas_cli.federation.parties.control_variate import ControlVariate
 from atlas_cli.federation.parties.frozen_client import FrozenClient
 from atlas_cli.federation.parties.party import Party
 from atlas_cli.federation.parties.setting import Setting
@@ -17,7 +18,7 @@ from atlas_cli.federation.parties.trainables import build_head
 from atlas_cli.federation.parties.unsplit_client import UnsplitClient
 from atlas_cli.federation.parties.zeroth_order_client import ZerothOrderClient
 from atlas_cli.models.frozen.load import FrozenBase
-from atlas_cli.planning.method import method_of, pull_of
+from atlas_cli.planning.method import method_of, pull_of, shares_gradients
 from atlas_cli.planning.plan import ClientPlan
 from atlas_cli.tasks.contract import BaseTask
 
@@ -60,6 +61,8 @@ def new_client(
     made.term = term_of(method)
     if mu := pull_of(config):
         made.anchor = Anchor(mu, config.training.local_steps)
+    if shares_gradients(config):
+        made.control = ControlVariate(config.training.local_steps)
     made.train_only(method.parts_of(1).trained)
     return made
 

@@ -16,6 +16,7 @@ from atlas_cli.aggregation.client_gradients import apply_term, term_bytes
 from atlas_cli.aggregation.contract import ClientTerm
 from atlas_cli.data.collate import Batch
 from atlas_cli.federation.parties.anchor import Anchor
+from atlas_cli.federation.parties.control_variate import ControlVariate
 from atlas_cli.federation.parties.measured_memory import SavedBytes, Usage, saved_if_measured
 from atlas_cli.federation.parties.numerics import precision, seeded_dropout
 from atlas_cli.federation.parties.optimizers import drop_state
@@ -75,6 +76,7 @@ class Party(ABC):
         usage: its measured memory; None where it is not measured.
         term: what the aggregation method adds to its gradients.
         anchor: what pulls it back to where its round began; None where nothing does.
+        control: what corrects its gradients by those of others; None where nothing does.
         prefix: its lowest blocks, whose outputs the prefix cache keeps.
         privacy: its privacy mechanisms.
         alone: whether it never shares a pass with other clients.
@@ -84,6 +86,7 @@ class Party(ABC):
     usage: Usage | None = None
     term: ClientTerm | None = None
     anchor: Anchor | None = None
+    control: ControlVariate | None = None
     prefix: Prefix | None = None
 
     def __init__(
@@ -187,21 +190,36 @@ class Party(ABC):
             yield saved
 
     def finish_gradients(self, round_number: int, step: int) -> None:
-        """After a backward, or for an empty sample: DP-SGD's noise, then what the aggregation method's term and the
-        anchor add."""
+        """After a backward, or for an empty sample: DP-SGD's noise, then what the aggregation method's term, the anchor
+        and the control variate add."""
         self.privacy.privatise(self.trained(), self.exchanged, (round_number, step))
         if self.term is not None:
             apply_term(self.term, self.exchanged)
         if self.anchor is not None:
             scales = {id(adapter.lora_B): adapter.scaling for adapter in self.exchanged.adapters.values()}
             self.anchor.pull(((p, scales.get(id(p), 1.0)) for p in self.trained()), step)
+        if self.control is not None:
+            self.control.correct(self.exchanged, step, f"of client {self.name}, round {round_number}, step {step}")
 
     def end_step(self, moments: int) -> None:
         """After the optimizers stepped; their state has so many bytes."""
         if self.usage is not None:
-            self.usage.optimizer = moments + term_bytes(self.term) + (self.anchor.bytes if self.anchor else 0)
-        if self.anchor is not None:
-            self.anchor.end_step()
+            self.usage.optimizer = moments + term_bytes(self.term) + sum(kept.bytes for kept in self._drift())
+        for kept in self._drift():
+            kept.end_step()
+
+    def _drift(self) -> list[Anchor | ControlVariate]:
+        return [each for each in (self.anchor, self.control) if each is not None]
+
+    def take_mean(self, mean: Mapping[str, Tensor]) -> None:
+        """Take the first local step of a round, by the mean of the gradients that clients sent of theirs."""
+        assert self.control is not None
+        self.control.take(self.exchanged, mean)
+        self.finish_step()
+
+    @abstractmethod
+    def finish_step(self) -> None:
+        """Step by the gradients of the local step that waited."""
 
     def output_embedding(self) -> list[Tensor]:
         """Frozen weights of a language-model head that are not part of the half; tied weights are part of it."""

@@ -99,13 +99,20 @@ class SplitClient(Party):
         self.step(learning_rate)
 
     def step(self, learning_rate: float | None = None) -> None:
-        """Clip, step and drop the gradients."""
+        """Clip, step and drop the gradients; later, where they wait for those of others (``take_mean``)."""
+        if self.control is not None and self.control.waits:
+            self._rate = learning_rate
+            return
         norm, name_of = self.training.max_grad_norm, self.adapters.name_of
         for optimizer in self.optimizers():
             if learning_rate is not None:
                 set_learning_rate(optimizer, learning_rate)
             clip_and_step(optimizer, self.trained(), norm, f"of {self.when}", name_of)
         self.end_step(state_bytes(self.optimizer))
+
+    def finish_step(self) -> None:
+        """The step that waited."""
+        self.step(self._rate)
 
     def local_step(
         self, batch: Batch, round_number: int, step: int, rate_factor: float, server: SplitServer, ledger: Ledger

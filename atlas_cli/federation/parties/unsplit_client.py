@@ -97,7 +97,14 @@ class UnsplitClient(Party):
         """The gradients to step with."""
         return [p.grad for p in self.trained() if p.grad is not None]
 
+    def finish_step(self) -> None:
+        """The step that waited."""
+        self._apply(*self._waiting)
+
     def _apply(self, count: int, rate_factor: float) -> None:
+        if self.control is not None and self.control.waits:
+            self._waiting = count, rate_factor
+            return
         gradients = iter(self._gradients())
         for part, rate in self._parts:
             part.gather([next(gradients) for _ in part.parameters()], max(count, 1))

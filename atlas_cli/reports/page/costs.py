@@ -13,7 +13,7 @@ from atlas_cli.units import MB, MIB, format_bytes_mb, format_bytes_mib
 KIND_COLOURS = {
     **dict.fromkeys(("base-weights", "base-change", "base-total"), "weights"),
     **dict.fromkeys(("activations", "gradients", "features", "feature-gradients"), "activations"),
-    **dict.fromkeys(("adapters", "head"), "trained"),
+    **dict.fromkeys(("adapters", "control-variates", "head"), "trained"),
 }
 PART_COLOURS = {
     "frozen_weights": "weights",
