@@ -74,6 +74,15 @@ def command(
             show_default=False,
         ),
     ] = None,
+    learns: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=GIVEN,
+            metavar="LIST",
+            help="Of clients: backprop, zeroth-order, frozen; without it, the file's.",
+            show_default=False,
+        ),
+    ] = None,
     dtypes: Annotated[
         str | None,
         typer.Option(
@@ -134,9 +143,9 @@ def command(
     bytes of a round, leakage, and how little they change what is learned.
 
     Each kind of device gets settings of its own. Split layers, checkpointing and embeddings by the row are searched as
-    they change no number that a client computes. Ranks,
-    number types, batches and compression may change what is learned, which no prediction tells: they stay as FILE has
-    them unless you list others. No weights are loaded.
+    they change no number that a client computes. Ranks, how clients learn, number types, batches and compression may
+    change what is learned, which no prediction tells: they stay as FILE has them unless you list others. No weights are
+    loaded.
     """
     from atlas_cli.cli._imports import without_collecting
     from atlas_cli.errors import ConfigError
@@ -158,7 +167,9 @@ def command(
         check_name(plot)
     clients = {"checkpointing": checkpointing, "embedding": embeddings}
     clients |= {
-        key: text for key, text in (("rank", ranks), ("dtype", dtypes), ("quantization", quantizations)) if text
+        key: text
+        for key, text in (("rank", ranks), ("learns", learns), ("dtype", dtypes), ("quantization", quantizations))
+        if text
     }
     ranges = replace(_ranges(cuts, batch_sizes, compress, clients), one_cut=one_cut)
     known = read_leakage(leakage) if leakage is not None else None

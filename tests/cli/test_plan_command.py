@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from support.slow import slow
 from support.toy_runs import train
 
 from atlas_cli.cli import main
@@ -11,7 +12,6 @@ from atlas_cli.planning.cuts.leakage import EXAMPLE
 
 LINK = {"uplink": "2 Mbit/s", "downlink": "8 Mbit/s", "latency": "10 ms", "watts": "3 W"}
 DEVICES = {"phone": {"compute": "5 MFLOP/s", **LINK}, "laptop": {"compute": "1 GFLOP/s", **LINK}}
-RANGES = ("--cuts", "1,3", "--ranks", "2,4", "--batch-sizes", "2", "--compress", "int8", "--dtypes", "bfloat16")
 NOT_FREE = ("--checkpointing", "false", "--embeddings", "rows")
 
 
@@ -35,24 +35,34 @@ def run(capsys, monkeypatch):
     return call
 
 
-def test_a_run_of_the_written_config_has_the_figures_of_the_candidate(run, config_file, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("learns", "dtype", "memory"),
+    [
+        ("backprop", "bfloat16", "50 kB"),
+        *slow(("zeroth-order", "float32", "90 kB"), ("frozen", "bfloat16", "50 kB")),
+    ],
+)
+def test_a_run_of_the_written_config_has_the_figures_of_the_candidate(
+    learns, dtype, memory, run, config_file, tmp_path, capsys
+):
     """Texts are cut at 4 tokens, so that all batches are full. Memory is as predicted but for the mask of padding."""
     file = config_file(
         "causal-lm",
-        devices={"phone": {"memory": "50 kB", **DEVICES["phone"]}, "laptop": DEVICES["laptop"]},
+        devices={"phone": {"memory": memory, **DEVICES["phone"]}, "laptop": DEVICES["laptop"]},
         clients={"a": {"device": "phone"}, "b": {"device": "laptop"}},
         training={"max_length": 4},
         faults={"slow": {"a": 1.5}},
     )
     new, leakage = tmp_path / "new.yaml", tmp_path / "leakage.json"
     leakage.write_text(EXAMPLE.replace('"2"', '"3"'), encoding="utf-8")
-    chosen = ("--leakage", leakage, "--minimise", "leakage", "--write", new, "--json")
-    code, out, _ = run(file, *RANGES, *NOT_FREE, *chosen)
+    lists = ("--cuts", "1,3", "--ranks", "2,4", "--batch-sizes", "2", "--compress", "int8", "--dtypes", dtype)
+    goal = ("--leakage", leakage, "--learns", learns, "--minimise", "leakage", "--write", new, "--json")
+    code, out, _ = run(file, *lists, *NOT_FREE, *goal)
     assert code == 0
     record = json.loads(out)
     chosen = record["front"][record["chosen"]]
-    cuts = {kind: settings["split_layer"] for kind, settings in chosen["clients"].items()}
-    assert cuts == {"phone": 1, "laptop": 3}  # of more, the phone has not the memory
+    if learns == "backprop":  # of more blocks, the phone has not the memory
+        assert [chosen["clients"][kind]["split_layer"] for kind in ("phone", "laptop")] == [1, 3]
     made = train(new)
     lines = [line for line in made.read_lines("clients.jsonl") if line["round"] == 2]
     assert {line["examples"] for line in lines} == {2 * chosen["batch_size"]}
@@ -66,7 +76,9 @@ def test_a_run_of_the_written_config_has_the_figures_of_the_candidate(run, confi
     errors = [report["prediction"][client]["error_percent"]["total"] for client in ("a", "b-1", "b-2")]
     assert errors == pytest.approx([0, 0, 0], abs=2)
     assert main(["memory-report", str(new), "--json"]) == 0
-    assert chosen["memory"] == max(c["peak"] for c in json.loads(capsys.readouterr().out)["clients"].values())
+    predicted = json.loads(capsys.readouterr().out)
+    assert chosen["memory"] == max(client["peak"] for client in predicted["clients"].values())
+    assert chosen["server_memory"] == predicted["server"]["peak"]
 
 
 def test_nothing_is_overwritten_and_write_wants_a_choice(run, planned_file):

@@ -23,7 +23,7 @@ from atlas_cli.planning.joint.limits import choose, limit_of, nothing_fits
 from atlas_cli.planning.joint.listed import layers, numbers, words
 from atlas_cli.planning.joint.prepare import prepare
 from atlas_cli.planning.joint.search import Found, Search, times_of
-from atlas_cli.planning.joint.space import Ranges, Shared
+from atlas_cli.planning.joint.space import Ranges, Shared, applied, changes, consistent
 from atlas_cli.planning.memory import few_blocks
 
 SLOW = {"compute": "2 MFLOP/s", "uplink": "1 Mbit/s", "downlink": "2 Mbit/s", "latency": "5 ms", "watts": "3 W"}
@@ -115,7 +115,14 @@ def made_up(seed, update="pooled", *, memory=None, leakage=None, devices=None, d
     crews = [Crew("p", phone, 1.0, ("p-1", "p-2", "p-3")), Crew("q", phone, 2.0, ("q",)), Crew("r", phone, 1.0, ("r",))]
     clients = [SimpleNamespace(name=name) for crew in crews for name in crew.clients]
     plan = SimpleNamespace(n_layers=4, group_names=["g", "h"], clients=clients)
-    made = SimpleNamespace(plan=plan, of=costs, server=lambda cuts, dtype, batch: 100 - 10 * min(cuts.values()))
+
+    def server(cuts, dtype, batch, frozen):
+        return 100 - 10 * min(cuts.values())
+
+    def kept(crew, option, shared):
+        return 7 * len(crew.clients) * (dict(option).get("learns") == "frozen")
+
+    made = SimpleNamespace(plan=plan, of=costs, server=server, kept=kept)
     return Search(config, made, [Kind(crew.name, (crew,)) for crew in crews], Ranges(**ranges), leakage)
 
 
@@ -169,6 +176,29 @@ def test_the_server_s_device_limits_the_cuts():
     assert {cut for found in search.front() for cut in found.candidate.cuts} == {3}
     search = made_up(1, cuts=(1,), **config)
     assert search.front() == [] and "the server needs at least" in str(nothing_fits(search.too_large()))
+    roomy = {**config, "devices": {"server": {"memory": f"{needs[3] + 20} B", "compute": "1 FLOP/s"}}}
+    search = made_up(1, cuts=(1, 3), clients={"learns": ("backprop", "frozen")}, **roomy)
+    kept = [found.figures.server for found in search.front()]
+    assert max(kept) <= needs[3] + 20 and len(set(kept)) > 1  # the texts of two clients have room, not of all
+    costs = rounded(
+        np.array([f.costs() for each in every(search) if (f := search.figures(each)).server <= needs[3] + 20])
+    )
+    assert {tuple(row) for row in costs[non_dominated(costs)]} == {
+        tuple(row) for row in rounded(np.array([each.figures.costs() for each in search.front()]))
+    }
+
+
+def test_who_has_no_backward_is_not_checkpointed_and_who_is_frozen_has_no_rank(model_folder):
+    config = config_of("gpt2")
+    frozen = (("learns", "frozen"), ("rank", 4), ("checkpointing", True))
+    assert applied(config, "p", frozen) == {"learns": "frozen", "checkpointing": False}
+    assert applied(config, "q", frozen) == {"learns": "frozen", "checkpointing": False, "rank": 0}
+    assert consistent(config, "p", frozen) and consistent(config, "p", (("learns", "zeroth-order"),))
+    assert not consistent(config, "p", (("learns", "zeroth-order"), ("dtype", "bfloat16")))
+    assert (
+        changes(config, "p", frozen, Ranges(clients={"learns": ("backprop", "zeroth-order", "frozen"), "rank": (4,)}))
+        == 2
+    )
 
 
 def test_leakage_is_that_of_the_inputs_of_all_clients():
@@ -184,14 +214,14 @@ def test_changes_are_counted_from_the_file():
     search = made_up(1, cuts=(2,), compress=("none", "int8"), clients={"rank": (1, 2, 4)})
     plain, int8 = search.shared
 
-    def changes(shared, *ranks):
+    def changed(shared, *ranks):
         options = tuple((("split_layer", 2), ("rank", rank)) for rank in ranks)
         return search.figures(Candidate(shared, options)).changes
 
-    assert changes(plain, 4, 2, 4) == 0
-    assert changes(plain, 1, 2, 4) == 2 * 3 / 5
-    assert changes(plain, 4, 4, 4) == changes(plain, 4, 2, 2) == 1 / 5
-    assert changes(int8, 4, 2, 4) == 1
+    assert changed(plain, 4, 2, 4) == 0
+    assert changed(plain, 1, 2, 4) == 2 * 3 / 5
+    assert changed(plain, 4, 4, 4) == changed(plain, 4, 2, 2) == 1 / 5
+    assert changed(int8, 4, 2, 4) == 1
 
 
 def test_one_cut_where_the_config_wants_one(model_folder):

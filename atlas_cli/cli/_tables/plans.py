@@ -10,7 +10,7 @@ from rich.table import Table
 from atlas_cli.planning.joint.candidate import Candidate
 from atlas_cli.planning.joint.figures import Figures
 from atlas_cli.planning.joint.search import Found, Search
-from atlas_cli.planning.joint.space import CUT
+from atlas_cli.planning.joint.space import CUT, applied
 from atlas_cli.reports.fitted import Column, fitted_table
 from atlas_cli.units import MB, MIB, format_number
 
@@ -84,7 +84,8 @@ def plan_record(search: Search, found: Found) -> dict[str, Any]:
         "batch_size": found.candidate.shared.batch,
         "compress": found.candidate.shared.compress,
         "clients": {
-            kind.name: dict(option) for kind, option in zip(search.kinds, found.candidate.options, strict=True)
+            kind.name: applied(config, kind.crews[0].name, option)
+            for kind, option in zip(search.kinds, found.candidate.options, strict=True)
         },
         "memory": figures.memory,
         "server_memory": figures.server,
@@ -112,7 +113,7 @@ def _cuts(candidate: Candidate) -> str:
 def _said(key: str, value: Any) -> str:
     if isinstance(value, bool):
         return key if value else f"no {key}"
-    if key in ("dtype", "quantization"):
+    if key in ("dtype", "quantization", "learns"):
         return value if value != "none" else "not quantised"
     return f"{key} {value}"
 

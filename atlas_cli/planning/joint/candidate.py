@@ -9,7 +9,7 @@ from typing import Any
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.planning.cohort import slowdowns
 from atlas_cli.planning.devices.devices import Device, client_devices
-from atlas_cli.planning.joint.space import CUT, Option, Shared
+from atlas_cli.planning.joint.space import CUT, Option, Shared, applied
 from atlas_cli.planning.plan import Plan
 
 
@@ -62,7 +62,8 @@ class Candidate:
         }
         for kind, option in zip(kinds, self.options, strict=True):
             for crew in kind.crews:
-                found |= {("clients", crew.name, key): value for key, value in option}
+                own = applied(config, crew.name, option)
+                found |= {("clients", crew.name, key): value for key, value in own.items()}
         for path, value in found.items():
             if value != (self.cut if self._follows(config, path) else _said(config, path)):
                 yield path, value

@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from atlas_cli.aggregation.contract import TURNS
-from atlas_cli.config.schema.experiment import ClientSpec, ExperimentConfig
+from atlas_cli.config.schema.experiment import ClientSpec, ExperimentConfig, Learns
 from atlas_cli.models.block_paths import layer_of
 from atlas_cli.planning.devices.clock import ClientWork, LocalStep
 from atlas_cli.planning.devices.cost import Work
+from atlas_cli.planning.devices.step_bytes import token_bytes
 from atlas_cli.planning.joint.candidate import Crew
-from atlas_cli.planning.joint.space import Option, Shared
+from atlas_cli.planning.joint.space import Option, Shared, applied
 from atlas_cli.planning.memory_of_plan import client_memory, server_memory
 from atlas_cli.planning.method import method_of
 from atlas_cli.planning.plan import ClientPlan, Plan, client_plan
@@ -38,10 +39,13 @@ class Costs:
     Args:
         plan: with the shallowest cut that is asked for.
         rows: of the token embedding, by place of the client in the config, for those that do not hold its table.
+        kept: the tokens of the texts of a client, whose activations the server keeps if it is frozen.
     """
 
-    def __init__(self, plan: Plan, tasks: Mapping[str, BaseTask], rows: Mapping[str, int]) -> None:
-        self.plan, self.tasks, self.rows = plan, tasks, rows
+    def __init__(
+        self, plan: Plan, tasks: Mapping[str, BaseTask], rows: Mapping[str, int], kept: Mapping[str, int]
+    ) -> None:
+        self.plan, self.tasks, self.rows, self.tokens = plan, tasks, rows, kept
         method = method_of(plan.config)
         self.trained = dict.fromkeys(method.parts_of(merge).trained for merge in TURNS)
         self._memory: dict[Any, int] = {}
@@ -60,16 +64,26 @@ class Costs:
         memory = self._memory_of(client, rank, shape)
         return ClientCosts(memory, up, down, self._work(crew, client, rank, shape, sent))
 
-    def server(self, cuts: Mapping[str, int], dtype: str, batch: int) -> int:
-        """The peak of the server.
+    def kept(self, crew: Crew, option: Option, shared: Shared) -> int:
+        """Bytes of what the server keeps of the texts of a crew that is frozen."""
+        spec = spec_of(self.plan.config, crew.name, option)
+        if spec.learns != "frozen":
+            return 0
+        each = token_bytes(self.plan.hidden_size, spec.dtype, shared.compress)
+        return each * sum(self.tokens.get(client, 0) for client in crew.clients)
+
+    def server(self, cuts: Mapping[str, int], dtype: str, batch: int, frozen: bool) -> int:
+        """The peak of the server without what it keeps of the texts of frozen clients.
 
         Args:
             cuts: the shallowest of each task group; ``dtype``: the widest type that comes from the shallowest of all.
+            frozen: whether all clients are.
         """
-        key = tuple(sorted(cuts.items())), dtype, batch
+        key = tuple(sorted(cuts.items())), dtype, batch, frozen
         if key not in self._server:
             lowest = min(cuts.values())
-            clients = tuple(replace(client, cut=cuts[client.task_group]) for client in self.plan.clients)
+            learns: Learns = "frozen" if frozen else "backprop"
+            clients = tuple(replace(c, cut=cuts[c.task_group], learns=learns) for c in self.plan.clients)
             plan = replace(self.plan, cut=lowest, clients=clients, upper_ranks=self.plan.above(lowest))
             self._server[key] = server_memory(plan, self.tasks, self._shape(batch), dtype).peak
         return self._server[key]
@@ -124,5 +138,5 @@ class Costs:
 
 def spec_of(config: ExperimentConfig, name: str, option: Option) -> ClientSpec:
     """The first client of an entry of the config, with its settings."""
-    entry = config.clients[name].model_copy(update={**dict(option), "count": 1})
+    entry = config.clients[name].model_copy(update={**applied(config, name, option), "count": 1})
     return config.model_copy(update={"clients": {name: entry}}).expanded_clients()[0]

@@ -15,6 +15,7 @@ _OPTION = {
     "checkpointing": "--checkpointing",
     "embedding": "--embeddings",
     "dtype": "--dtypes",
+    "learns": "--learns",
     "quantization": "--quantizations",
     "compress": "--compress",
 }

@@ -10,12 +10,12 @@ from atlas_cli.config.checks import cross_check
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.errors import ConfigError
 from atlas_cli.models.files.resolve import model_config
-from atlas_cli.planning.client_rows import read_rows, rows_by_entry
+from atlas_cli.planning.client_rows import read_kept, read_rows, rows_by_entry
 from atlas_cli.planning.cuts.leakage import KNOWN, Leakage
 from atlas_cli.planning.joint.candidate import Kind, kinds_of
 from atlas_cli.planning.joint.costs import Costs
 from atlas_cli.planning.joint.search import Search
-from atlas_cli.planning.joint.space import CUT, FREE, Ranges
+from atlas_cli.planning.joint.space import CUT, FREE, Ranges, applied
 from atlas_cli.planning.memory_assumptions import read_classes
 from atlas_cli.planning.memory_of_plan import build_task_of
 from atlas_cli.planning.method import method_of
@@ -50,7 +50,12 @@ def prepare(
     counted, assumed = read_rows(by_row, hf_config)
     notes += assumed
     tasks = {name: build_task_of(plan, name, classes.get(name, ())) for name in config.task_groups}
-    costs, kinds = Costs(plan, tasks, rows_by_entry(by_row, counted)), kinds_of(plan, by)
+    frozen = _with(config, cuts[0], {"learns": "frozen"} if "frozen" in ranges.clients.get("learns", ()) else {})
+    kept, assumed = read_kept(frozen, hf_config)
+    notes += assumed
+    if any(client.learns == "frozen" for client in frozen.clients.values()):
+        notes.append("a frozen client's figures are those of the first epoch, while its texts are new to the server")
+    costs, kinds = Costs(plan, tasks, rows_by_entry(by_row, counted), kept), kinds_of(plan, by)
     if not ranges.one_cut and len(kinds) > 1 and len(cuts) > 1:
         refused = _different_cuts(config, kinds, cuts)
         ranges = replace(ranges, one_cut=refused is not None)
@@ -138,8 +143,10 @@ def _checked(config: ExperimentConfig) -> None:
 
 def _with(config: ExperimentConfig, cut: int, option: Mapping[str, Any]) -> ExperimentConfig:
     """The config with one cut for all clients, and keys of all clients."""
+    chosen = tuple(option.items())
     clients = {
-        name: client.model_copy(update={"split_layer": None, **option}) for name, client in config.clients.items()
+        name: client.model_copy(update={CUT: None, **applied(config, name, chosen)})
+        for name, client in config.clients.items()
     }
     model = config.model.model_copy(update={"split_layer": cut})
     return config.model_copy(update={"model": model, "clients": clients})

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import NamedTuple
 
 import numpy as np
@@ -33,10 +34,10 @@ from atlas_cli.planning.joint.candidate import Candidate, Crew, Kind
 from atlas_cli.planning.joint.costs import Costs, spec_of
 from atlas_cli.planning.joint.figures import Figures, clock, peak_and_bytes
 from atlas_cli.planning.joint.front import Rows, non_dominated, rounded
-from atlas_cli.planning.joint.space import CUT, Option, Ranges, Shared, changes, shared_changes
+from atlas_cli.planning.joint.space import CUT, Option, Ranges, Shared, changes, consistent, shared_changes
 from atlas_cli.planning.memory.step import ELEMENT
 
-SUMS = 4  # the last columns of a state: joules, bytes, exposed inputs, changes; the others are largest values
+SUMS = 5  # the last columns of a state: joules, bytes, kept bytes, exposed inputs, changes; others are largest values
 MOST, NEAR = 2000, 0.01
 
 
@@ -110,12 +111,13 @@ class Search:
         self._least: dict[str, TooLarge] = {}
         cuts = ranges.cuts_of(config, costs.plan.n_layers)
         measured = cuts if leakage is None else [cut for cut in cuts if cut in leakage.layers]
-        self.shared = [self._served(shared) for shared in ranges.shared(config, measured)]
+        self.shared = list(ranges.shared(config, measured))
+        self._room = self.server.memory if config.server.device is not None else None
 
     @property
     def size(self) -> int:
         """The number of candidates."""
-        return sum(len(self.ranges.options(shared)) ** len(self.kinds) for shared in self.shared)
+        return sum(prod(len(self._options(kind, shared)) for kind in self.kinds) for shared in self.shared)
 
     def front(self) -> list[Found]:
         """The candidates that fit all devices and that none is better than, of equals one; those of the least memory
@@ -163,15 +165,20 @@ class Search:
         for kind, options in zip(self.kinds[1:], fitting[1:], strict=True):
             states, chosen = self._joined(states, chosen, self._states(kind, options, shared), options)
         candidates = [Candidate(shared, options) for options in chosen]
-        return [Found(candidate, self.figures(candidate)) for candidate in candidates]
+        found = [Found(candidate, self.figures(candidate)) for candidate in candidates]
+        return [each for each in found if self._is_served(each)]
 
     def _fitting(self, kind: Kind, shared: Shared) -> list[Option]:
         """The options of a kind with which its clients fit their devices, but for those no better than another."""
-        fitting = [option for option in self.ranges.options(shared) if self._fits(kind, option, shared)]
+        fitting = [option for option in self._options(kind, shared) if self._fits(kind, option, shared)]
         if not fitting:
             return []
         kept = non_dominated(rounded(self._states(kind, fitting, shared)))
         return [fitting[place] for place in kept]
+
+    def _options(self, kind: Kind, shared: Shared) -> list[Option]:
+        possible = self.ranges.options(shared)
+        return [each for each in possible if all(consistent(self.config, crew.name, each) for crew in kind.crews)]
 
     def _fits(self, kind: Kind, option: Option, shared: Shared) -> bool:
         fits = True
@@ -182,21 +189,12 @@ class Search:
                 fits &= self._noted(TooLarge(crew.name, crew.device.name, needs, has, settings))
         return fits
 
-    def _served(self, shared: Shared) -> Shared:
-        """Without the split layers for which the server's device, where the config names one, has too little memory."""
-        if self.config.server.device is None or (has := self.server.memory) is None:
-            return shared
-        widest = max(
-            self.ranges.clients.get("dtype", [spec.dtype for spec in self.config.expanded_clients()]),
-            key=ELEMENT.__getitem__,
-        )
-        kept = []
-        for cut in shared.cuts:
-            needs = self.costs.server(dict.fromkeys(self.groups, cut), widest, shared.batch)
-            settings = ((CUT, cut), ("batch_size", shared.batch))
-            if self._noted(TooLarge("the server", self.server.name, needs, has, settings)):
-                kept.append(cut)
-        return shared._replace(cuts=tuple(kept))
+    def _is_served(self, found: Found) -> bool:
+        """Whether the server's device has memory enough, where the config names one."""
+        if self._room is None:
+            return True
+        settings = ((CUT, found.candidate.cuts[0]), ("batch_size", found.candidate.shared.batch))
+        return self._noted(TooLarge("the server", self.server.name, found.figures.server, self._room, settings))
 
     def _noted(self, found: TooLarge) -> bool:
         """Whether it is not too large; remembers the least of each party."""
@@ -206,22 +204,25 @@ class Search:
         return found.needs <= found.has
 
     def _server_peak(self, candidate: Candidate) -> int:
-        cuts: dict[str, int] = {}
-        widest = ""
+        cuts, widest, kept, frozen = dict[str, int](), "", 0, True
         for kind, option in zip(self.kinds, candidate.options, strict=True):
             for crew in kind.crews:
-                group, cut = self.config.clients[crew.name].task_group, dict(option)[CUT]
-                cuts[group] = min(cut, cuts.get(group, cut))
-                if cut == candidate.cut:
-                    dtype = spec_of(self.config, crew.name, option).dtype
-                    widest = max(widest, dtype, key=lambda each: ELEMENT.get(each, 0))
-        return self.costs.server(cuts, widest, candidate.shared.batch)
+                spec, cut = spec_of(self.config, crew.name, option), dict(option)[CUT]
+                cuts[spec.task_group] = min(cut, cuts.get(spec.task_group, cut))
+                if cut == candidate.cuts[0]:
+                    widest = max(widest, spec.dtype, key=lambda each: ELEMENT.get(each, 0))
+                frozen &= spec.learns == "frozen"
+                kept += self.costs.kept(crew, option, candidate.shared)
+        return self.costs.server(cuts, widest, candidate.shared.batch, frozen) + kept
 
     def _states(self, kind: Kind, options: Sequence[Option], shared: Shared) -> Rows:
         return np.array([self._state(kind, option, shared) for option in options])
 
     def _state(self, kind: Kind, option: Option, shared: Shared) -> list[float]:
-        """What a kind's option adds: its peak, by group the four times, and the sums."""
+        """What a kind's option adds: its peak, by group the four times, and the sums.
+
+        What the server needs goes by its blocks and by what it keeps of texts, which count where its memory is a limit.
+        """
         peak, times = 0, dict.fromkeys(self.groups, NO_TIME)
         joules, size, changes, pooled = 0.0, 0, 0, self.config.training.server_update == "pooled"
         for crew in kind.crews:
@@ -232,8 +233,11 @@ class Search:
                 group = work.task_group
                 times[group] = Times(*map(max, times[group], times_of(work, self.server, pooled)))
                 joules += many * _seconds_at_work(work, self.server) * (work.device.watts or 0.0)
-        largest = [peak, *(seconds for group in self.groups for seconds in times[group])]
-        return [*largest, joules, size, kind.clients * self._exposed(option), changes]
+        limited = self._room is not None
+        blocks = limited * (self.costs.plan.n_layers - dict(option)[CUT])
+        largest = [peak, blocks, *(seconds for group in self.groups for seconds in times[group])]
+        kept = sum(self.costs.kept(crew, option, shared) for crew in kind.crews) if limited else 0
+        return [*largest, joules, size, kept, kind.clients * self._exposed(option), changes]
 
     def _joined(
         self, states: Rows, chosen: Sequence[tuple[Option, ...]], own: Rows, options: Sequence[Option]

@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+from atlas_cli.config.learning_checks import learning_problems
 from atlas_cli.config.schema.experiment import ClientConfig, ExperimentConfig
 from atlas_cli.errors import ConfigError
 
@@ -21,6 +22,7 @@ MOST_CUTS = 16  # of a deep model, unless cuts are listed
 FREE: Mapping[str, Sequence[Any]] = {"embedding": ("table", "rows"), "checkpointing": (False, True)}
 
 CUT = "split_layer"
+Compress = Literal["none", "bfloat16", "int8"]
 Option = tuple[tuple[str, Any], ...]  # keys of clients that are set, with their values
 
 
@@ -29,7 +31,7 @@ class Shared(NamedTuple):
 
     cuts: tuple[int, ...]
     batch: int
-    compress: str
+    compress: Compress
 
 
 @dataclass(frozen=True)
@@ -40,13 +42,13 @@ class Ranges:
         cuts: split layers; empty: all of them, of a deep model ``MOST_CUTS`` that are spread over it.
         batches: of ``training.batch_size``; ``compress``: of ``privacy.compress``.
         one_cut: whether all clients have the same split layer.
-        clients: by key of a client (``rank``, ``dtype``, ``quantization``, ``embedding``, ``checkpointing``). A further
-            key of clients is searched by naming it here, if predictions depend on it.
+        clients: by key of a client (``rank``, ``learns``, ``dtype``, ``quantization``, ``embedding``,
+            ``checkpointing``). A further key of clients is searched by naming it here, if predictions depend on it.
     """
 
     cuts: Sequence[int] = ()
     batches: Sequence[int] = ()
-    compress: Sequence[str] = ()
+    compress: Sequence[Compress] = ()
     one_cut: bool = False
     clients: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
@@ -83,6 +85,26 @@ class Ranges:
         return sorted({*range(first, last + 1, every), last})
 
 
+def applied(config: ExperimentConfig, name: str, option: Option) -> dict[str, Any]:
+    """The settings of an option as an entry of the config gets them: who is frozen has no rank, and who has no backward
+    no checkpointing."""
+    client, chosen = config.clients[name], dict(option)
+    learns = chosen.get("learns", client.learns)
+    if learns != "backprop" and (client.checkpointing or "checkpointing" in chosen):
+        chosen["checkpointing"] = False
+    if learns == "frozen":
+        chosen.pop("rank", None)
+        chosen |= {} if client.rank is None else {"rank": 0}
+    return chosen
+
+
+def consistent(config: ExperimentConfig, name: str, option: Option) -> bool:
+    """Whether the settings of an option do not contradict each other in an entry of the config."""
+    client = config.clients[name].model_copy(update=applied(config, name, option))
+    alone = config.model_copy(update={"clients": {name: client}})
+    return not any(problem.path[0] == "clients" for problem in learning_problems(alone))
+
+
 def _adapted_alone(config: ExperimentConfig, searched: Mapping[str, Sequence[Any]]) -> int:
     """The shallowest cut that ranks by layer in the file allow."""
     ranks = [config.lora.rank if client.rank is None else client.rank for client in config.clients.values()]
@@ -96,11 +118,11 @@ def changes(config: ExperimentConfig, name: str, option: Option, ranges: Ranges)
 
     Numbers are in their order; other values are as far away as their place in the list says.
     """
-    client, chosen = config.clients[name], dict(option)
+    client, chosen = config.clients[name], applied(config, name, option)
     return sum(
         _distance(_own(config, client, key), chosen[key], ranges.clients[key])
-        for key in ("rank", "dtype", "quantization")
-        if key in chosen
+        for key in ("rank", "learns", "dtype", "quantization")
+        if key in chosen and key in ranges.clients and chosen[key] != 0
     )
 
 
@@ -111,9 +133,9 @@ def shared_changes(config: ExperimentConfig, shared: Shared, ranges: Ranges) -> 
 
 
 def _own(config: ExperimentConfig, client: ClientConfig, key: str) -> Any:
-    otherwise = config.lora.rank if key == "rank" else getattr(config.model, key)
     value = getattr(client, key)
-    value = otherwise if value is None else value
+    if value is None or value == 0:
+        value = config.lora.rank if key == "rank" else getattr(config.model, key)
     return max(value.values()) if isinstance(value, dict) else value
 
 
