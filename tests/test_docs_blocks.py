@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-import os
 import re
 import shlex
 import subprocess
@@ -13,7 +12,7 @@ import pytest
 import typer
 import yaml
 
-from atlas_cli.cli import app
+from atlas_cli.cli import app, main
 from atlas_cli.config.load import load_config
 from atlas_cli.config.strict_yaml import parse
 
@@ -132,15 +131,20 @@ MARKED = [pytest.param(t, marks=pytest.mark.packaged if t in NEEDS_A_MODEL else 
 
 
 @pytest.mark.parametrize("tutorial", MARKED)
-def test_tutorials_run(tutorial, tmp_path):
-    """Block after block in an empty folder, without a network where no model is needed; neighbours are one program."""
-    offline = {} if tutorial in NEEDS_A_MODEL else {"HF_HUB_OFFLINE": "1", "PIP_NO_INDEX": "1"}
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), **offline}
+def test_tutorials_run(tutorial, tmp_path, monkeypatch):
+    """Block after block in an empty folder, without a network where no model is needed; neighbours are one program.
+
+    Commands run in this process: .ci/run types those of the README into a shell.
+    """
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    for name in () if tutorial in NEEDS_A_MODEL else ("HF_HUB_OFFLINE", "PIP_NO_INDEX"):
+        monkeypatch.setenv(name, "1")
     for language, together in itertools.groupby(tutorials()[tutorial], key=lambda block: block[0]):
         text = "".join(text for _, text in together)
-        commands = [["-m", "atlas_cli", *shlex.split(line)[1:]] for line in text.splitlines()]
-        for command in [["-c", text]] if language == "python" else commands:
-            done = subprocess.run(
-                [sys.executable, *command], cwd=tmp_path, env=environment, capture_output=True, text=True
-            )
-            assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        if language == "python":
+            done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True)
+            assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
+        else:
+            for line in text.splitlines():
+                assert main(shlex.split(line)[1:]) == 0, line

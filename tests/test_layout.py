@@ -5,24 +5,17 @@ Which room may import which is in pyproject.toml, as contracts of import-linter.
 
 import ast
 import statistics
-from pathlib import Path
 
 import pytest
+from support.sources import ROOT, trees
 
-import atlas_cli
 from atlas_cli import discovery
 from atlas_cli.planning.method import load_method
-
-ROOT = Path(atlas_cli.__file__).parent
-TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(ROOT.rglob("*.py"))}
 
 
 def name_of(path):
     parts = path.relative_to(ROOT.parent).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-MODULES = {name_of(path): tree for path, tree in TREES.items()}
 
 
 def part_of(module):
@@ -46,14 +39,11 @@ def at_import(tree):
 HEAVY = {"torch", "transformers", "datasets", "matplotlib", "pandas", "numpy", "peft", "pyarrow", "gguf"}
 
 
-# tables come with results, when there is something to show
-STARTING = sorted(m for m in MODULES if part_of(m) in ("cli", "config") and "_tables" not in m)
-
-
 def test_command_line_and_config_do_not_import_heavy_libraries_at_the_top():
-    heavy = []
-    for module in STARTING:
-        for node in at_import(MODULES[module]):
+    modules, heavy = {name_of(path): tree for path, tree in trees().items()}, []
+    # tables come with results, when there is something to show
+    for module in (m for m in modules if part_of(m) in ("cli", "config") and "_tables" not in m):
+        for node in at_import(modules[module]):
             named = set()
             if isinstance(node, ast.Import):
                 named = {alias.name.split(".")[0] for alias in node.names}
@@ -64,13 +54,13 @@ def test_command_line_and_config_do_not_import_heavy_libraries_at_the_top():
 
 
 def test_no_file_is_long_and_most_are_short():
-    lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in TREES}
+    lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in trees()}
     assert [(name_of(path), length) for path, length in lengths.items() if length > 400] == []
     assert statistics.median(length for path, length in lengths.items() if path.name != "__init__.py") <= 130
 
 
 def test_no_drawer_for_everything():
-    names = {path.stem for path in TREES}
+    names = {path.stem for path in trees()}
     assert not names & {"utils", "util", "helpers", "common", "misc", "core", "base"}
 
 
@@ -126,7 +116,7 @@ def unsafe(tree):
 
 
 def test_nothing_runs_code_from_a_file():
-    assert [(name_of(path), *found) for path, tree in TREES.items() for found in unsafe(tree)] == []
+    assert [(name_of(path), *found) for path, tree in trees().items() for found in unsafe(tree)] == []
 
 
 @pytest.mark.parametrize(
@@ -153,7 +143,7 @@ def test_the_search_for_unsafe_code_finds_it(code):
 
 
 def test_every_load_of_weights_refuses_code_and_other_formats():
-    for path, tree in TREES.items():
+    for path, tree in trees().items():
         for node in ast.walk(tree):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
                 options = {k.arg for k in node.keywords}
@@ -182,7 +172,7 @@ def in_some_encoding(tree):
 @pytest.mark.parametrize("folder", ["atlas_cli", "tests", "benchmarks", "docs", ".ci"])
 def test_text_is_read_and_written_in_a_named_encoding(folder):
     for path in (ROOT.parent / folder).rglob("*.py"):
-        tree = TREES.get(path) or ast.parse(path.read_text(encoding="utf-8"))
+        tree = trees().get(path) or ast.parse(path.read_text(encoding="utf-8"))
         assert list(in_some_encoding(tree)) == [], path
 
 
@@ -234,7 +224,7 @@ def test_no_two_families_claim_one_model_type():
 
 
 def test_no_machine_paths_or_hosts():
-    for path, tree in TREES.items():
+    for path, tree in trees().items():
         for node in ast.walk(tree):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 text, where = node.value, f"{name_of(path)}:{node.lineno}"

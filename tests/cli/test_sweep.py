@@ -39,7 +39,7 @@ def started(monkeypatch):
 @pytest.fixture
 def sweep(config_file, capsys):
     """``sweep(*arguments)``: exit code, standard output and standard error of a sweep of the toy config."""
-    path = config_file(training={"rounds": 1})
+    path = config_file(training={"rounds": 1, "local_steps": 1})
 
     def run(*arguments):
         code = main(["sweep", str(path), *arguments])

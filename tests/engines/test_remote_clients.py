@@ -168,6 +168,7 @@ def test_what_a_client_holds_elsewhere_is_compared_with_what_it_was_delivered(ma
 def test_a_process_keeps_few_graphs_at_a_time(make_federation):
     """Nine clients of one process: no more than four have activations that wait for their gradients."""
     many = {"clients": {"a": {"task_group": "g", "rank": 2, "count": 9}}, "engine": {"fuse": "off"}}
+    many["training"] = {"rounds": 1, "local_steps": 2}
     plain, remote = make_federation(**many), make_federation(**many)
     alive, most = set(), []
 

@@ -30,7 +30,7 @@ from atlas_cli.runs.checkpoint import (
 )
 from atlas_cli.runs.directory import RunDirectory
 
-SAMPLE = 500
+SAMPLE = 300
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from support.toy_runs import write_data
 
-KILLS = 10
+KILLS = 6
 
 
 @pytest.mark.slow

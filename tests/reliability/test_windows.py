@@ -2,7 +2,6 @@
 
 import ast
 import errno
-import gc
 import io
 import os
 import signal
@@ -14,8 +13,8 @@ from types import SimpleNamespace
 import pytest
 from support import windows
 from support.processes import when_training
+from support.sources import trees
 
-import atlas_cli
 from atlas_cli import cli
 from atlas_cli.cli import main
 from atlas_cli.config.strict_yaml import load_file
@@ -26,7 +25,6 @@ from atlas_cli.storage import moving
 from atlas_cli.storage import writing as writing_module
 from atlas_cli.storage.scratch_folders import OFFLOAD
 
-SOURCES = sorted(Path(atlas_cli.__file__).parent.rglob("*.py"))
 CHANGES = {
     "clients": {f"c{i}": {"task_group": "g", "rank": 4 - i % 2} for i in range(1)},
     "aggregation": {"method": "fedex"},
@@ -64,16 +62,6 @@ def test_train_both_interrupts_resume_audit_and_cluster(write, train, at_step, o
     assert main(["cluster", str(path), "--batches", "1", "--output", str(path.parent / "found")]) == 0
 
 
-@pytest.fixture(scope="module")
-def trees():
-    """Every module as a tree, by path."""
-    gc.disable()  # Python 3.11 may fail in a parse that is interrupted by a collection
-    try:
-        return {path: ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES}
-    finally:
-        gc.enable()
-
-
 def names(call):
     return {keyword.arg: getattr(keyword.value, "value", None) for keyword in call.keywords}
 
@@ -89,10 +77,10 @@ def mode_of(call):
     return mode if named and isinstance(mode, str) and set(mode) <= set("rwxab+") else None
 
 
-def test_texts_are_utf_8_with_line_feeds_on_every_system(trees):
+def test_texts_are_utf_8_with_line_feeds_on_every_system():
     """Windows would write its code page, and two characters at the end of a line."""
     bare = []
-    for path, tree in trees.items():
+    for path, tree in trees().items():
         for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
             what, given, mode = getattr(call.func, "attr", None), names(call), mode_of(call)
             reads = what == "read_text" and call.func.value and not call.args and "encoding" not in given
@@ -104,9 +92,9 @@ def test_texts_are_utf_8_with_line_feeds_on_every_system(trees):
     assert bare == []
 
 
-def test_modules_that_windows_lacks_are_asked_for_where_they_may_be_missing(trees):
+def test_modules_that_windows_lacks_are_asked_for_where_they_may_be_missing():
     found = []
-    for path, tree in trees.items():
+    for path, tree in trees().items():
         tried = {id(node) for each in ast.walk(tree) if isinstance(each, ast.Try) for node in ast.walk(each)}
         for node in ast.walk(tree):
             if isinstance(node, ast.Import | ast.ImportFrom):
