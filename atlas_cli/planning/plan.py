@@ -214,7 +214,7 @@ def make_plan(config: ExperimentConfig) -> Plan:
             "client half": _count(client_half(base, family, cut)),
             "server half": _count(server_half(base, family, cut)),
         },
-        setup_tensors=_setup_tensors(hf_config, family, clients),
+        setup_tensors=_setup_tensors(hf_config, family, clients, base, config.model.dtype),
     )
 
 
@@ -260,12 +260,20 @@ def _all_paths(hf_config: PreTrainedConfig, family: BaseFamily, names: list[str]
 
 
 def _setup_tensors(
-    hf_config: PreTrainedConfig, family: BaseFamily, clients: list[ClientPlan]
+    hf_config: PreTrainedConfig, family: BaseFamily, clients: list[ClientPlan], base: nn.Module, dtype: str
 ) -> dict[tuple[int, WeightFormat], dict[str, torch.Tensor]]:
-    """The weights of each kind of client half, by split layer and format, without storage."""
+    """The weights of each kind of client half, by split layer and format, without storage.
+
+    Args:
+        base: the model in ``dtype``, not quantised.
+    """
     kinds = {(client.cut, client.format) for client in clients}
-    formats = {format for _, format in kinds}
-    bases = {f: meta_model(hf_config, family, getattr(torch, f.dtype), f.quantization)[0] for f in formats}
+    bases = {
+        each: base
+        if (each.dtype, each.quantization) == (dtype, "none")
+        else meta_model(hf_config, family, getattr(torch, each.dtype), each.quantization)[0]
+        for each in {format for _, format in kinds}
+    }
     return {(cut, format): dict(client_half(bases[format], family, cut).state_dict()) for cut, format in kinds}
 
 

@@ -234,6 +234,7 @@ def test_a_client_that_is_too_large_trains_with_checkpointing(config_file, run):
     assert run("train", str(path), f"devices.phone.memory={peaks[1] - 1} B", checkpointing)[0] == 2
 
 
+@pytest.mark.slow
 def test_a_client_that_is_too_large_trains_in_bfloat16(config_file, run):
     # deep and of few tokens, so that weights are most of what it holds
     phone = {"b": {"device": "phone", "split_layer": 3}}
