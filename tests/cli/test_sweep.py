@@ -165,7 +165,7 @@ def test_a_config_that_changes_meanwhile(sweep, monkeypatch, started):
 
     def edit(arguments, log):
         file = Path(sweep.file)
-        file.write_text(file.read_text(encoding="utf-8").replace("local_steps: 2", "local_steps: 3"), encoding="utf-8")
+        file.write_text(file.read_text(encoding="utf-8").replace("local_steps: 1", "local_steps: 3"), encoding="utf-8")
         return train(arguments, log)
 
     monkeypatch.setattr(trial, "train", edit)
