@@ -138,7 +138,7 @@ def command(
         ),
     ] = None,
     learns: Annotated[
-        Literal["backprop", "zeroth-order", "frozen"],
+        Literal["backprop", "auxiliary", "zeroth-order", "frozen"],
         typer.Option(
             rich_help_panel="The step that is planned",
             help="How the client learns, as clients.NAME.learns of a config.",
@@ -177,7 +177,7 @@ def command(
 
     if rows is not None and embedding == "table":
         raise ConfigError("rows are counted for --embedding rows; add it, or leave --rows out", key="--rows")
-    if checkpointing and learns != "backprop":
+    if checkpointing and learns in ("zeroth-order", "frozen"):
         raise ConfigError(f"--learns {learns} has no backward, which it is for; leave it out", key="--checkpointing")
     if learns == "zeroth-order" and dtype == "bfloat16":
         raise ConfigError("--learns zeroth-order takes differences that it rounds away; use float32", key="--dtype")

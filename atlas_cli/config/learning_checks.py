@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from atlas_cli.config.problems import Problem
 from atlas_cli.config.schema.experiment import ClientConfig, ExperimentConfig
-from atlas_cli.config.schema.training import ZerothOrderConfig
+from atlas_cli.config.schema.training import AuxiliaryConfig, ZerothOrderConfig
 
 # of privacy: they act on what a client learns from, or change what it sends of a text from step to step
 _INSIDE_A_STEP = ("examples", "activations", "nopeek")
@@ -22,9 +22,11 @@ def learning_problems(config: ExperimentConfig) -> Iterator[Problem]:
             yield Problem(("clients", name, "rank"), "must be at least 1; only a client that learns: frozen has 0")
         elif why := next(_AGAINST[client.learns](config, client), None):
             yield Problem(("clients", name, "learns"), f"{client.learns} {why}")
-    used = any(client.learns == "zeroth-order" for client in config.clients.values())
-    if not used and config.training.zeroth_order != ZerothOrderConfig():
+    used, training = {client.learns for client in config.clients.values()}, config.training
+    if "zeroth-order" not in used and training.zeroth_order != ZerothOrderConfig():
         yield Problem(("training", "zeroth_order"), "no client learns: zeroth-order; remove it")
+    if "auxiliary" not in used and training.auxiliary != AuxiliaryConfig():
+        yield Problem(("training", "auxiliary"), "no client learns: auxiliary; remove it")
 
 
 def _against_nothing(config: ExperimentConfig, client: ClientConfig) -> Iterator[str]:
@@ -43,6 +45,23 @@ def _against_frozen(config: ExperimentConfig, client: ClientConfig) -> Iterator[
     for key in (*_IN_A_STEP, *config.privacy.added()):
         if getattr(config.privacy, key) not in (None, False):
             yield f"sends each text once, as it is, and privacy.{key} acts on every step; remove privacy.{key}"
+
+
+def _against_auxiliary(config: ExperimentConfig, client: ClientConfig) -> Iterator[str]:
+    """Why a client cannot learn at a head of its own, and what to do."""
+    if config.training.labels == "client":
+        yield "trains the server by labels that go up, and training.labels: client keeps them; use labels: server"
+    if config.mode != "split-federated":
+        yield f"leaves the blocks above to the server of a split, and mode is {config.mode}; use split-federated"
+    if config.training.asynchrony is not None:
+        yield "does not wait for the server, which training.asynchrony orders clients' steps by; remove it"
+    if config.training.drift.name == "scaffold":
+        yield "has a loss of its own, whose gradients training.drift: scaffold mixes with others'; use fedprox or none"
+    if config.clustering is not None:
+        yield "has a head that is merged by task group, and clustering: merges by cluster; remove clustering"
+    for key in (*_IN_A_STEP, *config.privacy.added()):
+        if getattr(config.privacy, key) not in (None, False):
+            yield f"has a loss of its own, for which privacy.{key} is not defined; remove privacy.{key}"
 
 
 def _against_zeroth_order(config: ExperimentConfig, client: ClientConfig) -> Iterator[str]:
@@ -69,4 +88,9 @@ def _without_a_backward(config: ExperimentConfig, client: ClientConfig) -> Itera
         yield "has no backward, which checkpointing is for; remove checkpointing"
 
 
-_AGAINST = {"backprop": _against_nothing, "frozen": _against_frozen, "zeroth-order": _against_zeroth_order}
+_AGAINST = {
+    "backprop": _against_nothing,
+    "auxiliary": _against_auxiliary,
+    "zeroth-order": _against_zeroth_order,
+    "frozen": _against_frozen,
+}

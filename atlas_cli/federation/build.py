@@ -8,7 +8,7 @@ from functools import partial
 
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.federation.client_state.member import Member, weight_of
-from atlas_cli.federation.client_state.new_client import heads_on_clients, new_client
+from atlas_cli.federation.client_state.new_client import head_of_client, new_client
 from atlas_cli.federation.client_state.offloaded import offload_of
 from atlas_cli.federation.federation import Federation
 from atlas_cli.federation.loaded_experiment import LoadedExperiment, load_experiment
@@ -18,7 +18,6 @@ from atlas_cli.federation.parties.party import Party
 from atlas_cli.federation.parties.prefix_cache import PrefixCache
 from atlas_cli.federation.parties.setting import Setting
 from atlas_cli.federation.parties.split_server import SplitServer
-from atlas_cli.federation.parties.trainables import build_head
 from atlas_cli.federation.prefix_setup import give_prefix, lowest_changing_blocks, prefix_cache_of
 from atlas_cli.federation.protection import Protection
 from atlas_cli.federation.round_time import work_of_pass
@@ -165,8 +164,9 @@ def make_aggregator(loaded: LoadedExperiment, server: SplitServer, members: dict
     for name, task in loaded.training_tasks().items():
         ranks = plan.group_ranks(name) if loaded.split else plan.server_ranks(name) | plan.group_ranks(name)
         groups[name] = setting.adapters(base, ranks)
-        if heads_on_clients(config):
-            heads[name] = build_head(base, task, config.seed, name, device)
+        made = (head_of_client(config, client, base, task, device) for client in plan.members(name))
+        if (head := next((head for head in made if head is not None), None)) is not None:
+            heads[name] = head
     return Aggregator(
         method_of(config),
         members,

@@ -8,8 +8,10 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 
 import torch
+from torch import nn
 
 from atlas_cli.errors import ConfigError
+from atlas_cli.federation.client_state.new_client import heads_on_clients
 from atlas_cli.federation.client_state.offloaded import OffloadedClients
 from atlas_cli.federation.generated_text import GeneratedText
 from atlas_cli.federation.loaded_experiment import LoadedExperiment
@@ -193,6 +195,11 @@ class Federation(LoadedExperiment):
         """The name of the model, among ``scored_models``, that a client uses."""
         return f"groups/{self.part_of(client)}" if self.aggregator.group_adapter else f"clients/{client}"
 
+    @property
+    def client_heads(self) -> Mapping[str, nn.Module]:
+        """The tasks' heads by part, where clients train them; auxiliary heads predict nothing."""
+        return self.aggregator.heads if heads_on_clients(self.config) else {}
+
     def models_of_group(self, group: str) -> dict[str, TrainedModel]:
         """The models that make a group's predictions, with merged adapters; {} where clients share nothing.
 
@@ -202,6 +209,6 @@ class Federation(LoadedExperiment):
             return {}
         models = {}
         for part, of_clients in self.aggregator.group_weights.parts(group).items():
-            merged, heads = self.aggregator.groups[of_clients].model(), {**self.server.heads, **self.aggregator.heads}
+            merged, heads = self.aggregator.groups[of_clients].model(), {**self.server.heads, **self.client_heads}
             models[part] = TrainedModel(joined(self.server.adapters_above(part, 0), merged), heads[part])
         return models

@@ -14,7 +14,7 @@ from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.data.collate import pad_token_id
 from atlas_cli.data.prepare import PreparedGroup, prepare
 from atlas_cli.errors import ConfigError
-from atlas_cli.federation.client_state.new_client import heads_on_clients
+from atlas_cli.federation.client_state.new_client import needs_output
 from atlas_cli.models.adapters.placement import adapted_names
 from atlas_cli.models.files.tokenizer_file import require_vocabulary
 from atlas_cli.models.frozen.cast import base_in_format
@@ -166,7 +166,7 @@ def _client_bases(plan: Plan, source: FrozenBase, base: FrozenBase, causal: bool
     ``causal`` tasks.
     """
     split = plan.config.mode == "split-federated"
-    output = causal and heads_on_clients(plan.config)
+    output = causal and needs_output(plan.config, plan.clients)
     deepest: dict[WeightFormat, int] = {}
     for client in plan.clients:
         format = client.format.with_table

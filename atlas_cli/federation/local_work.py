@@ -13,8 +13,8 @@ from atlas_cli.federation.parties.trainables import StepLoss
 class LocalWork:
     """The work of one client in a round, whichever engine ran it.
 
-    Steps, examples, real tokens, wall seconds, the sum of loss over ``labels``, and the padded shape of every batch and
-    of what the client computed of it.
+    Steps, examples, real tokens, wall seconds, the sum of loss over ``labels``, and by step the padded shape of the
+    batch, that of what the client computed of it, and whether it sent activations.
     """
 
     steps: int = 0
@@ -25,6 +25,7 @@ class LocalWork:
     loss_sum: float = 0.0
     shapes: list[tuple[int, int]] = field(default_factory=list)
     computed: list[tuple[int, int]] = field(default_factory=list)
+    sent: list[bool] = field(default_factory=list)
 
     @property
     def loss(self) -> float | None:
@@ -43,6 +44,7 @@ class LocalWork:
         self.seconds += seconds
         self.shapes.append((batch.input_ids.shape[0], batch.input_ids.shape[1]))
         self.computed.append(loss.computed or self.shapes[-1])
+        self.sent.append(loss.sent)
         self.steps += 1
         self.examples += batch.n_examples
         self.tokens += batch.n_tokens

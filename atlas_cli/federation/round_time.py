@@ -70,7 +70,9 @@ def work_of_pass(federation: Federation, client: str, number: int) -> ClientWork
         if shape not in known:
             known[shape] = round_messages(federation.plan, planned, task, shape)
         sent = known[shape].step
-        [(own, of_server)] = counted.of(client, LocalWork(shapes=[(rows, tokens)], computed=[(rows, tokens)]))
+        [(own, of_server)] = counted.of(
+            client, LocalWork(shapes=[(rows, tokens)], computed=[(rows, tokens)], sent=[True])
+        )
         messages = sent.up, sent.down, sent.messages_up, sent.messages_down
         steps.append(LocalStep(own.forward, own.backward, of_server, *messages))
     last = known[shape]
@@ -121,7 +123,7 @@ class StepFlops:
         trained = self.federation.clients[client].exchanged.trained_parts
         kind = group, planned.cut, planned.checkpointing, planned.learns, tuple(ranks.items()), trained
         found = []
-        for shape in zip(did.shapes[first:], did.computed[first:], strict=True):
+        for shape in zip(did.shapes[first:], did.computed[first:], did.sent[first:], strict=True):
             if (kind, shape) not in self._known:
                 self._known[kind, shape] = self._count(planned, group, ranks, trained, *shape)
             found.append(self._known[kind, shape])
@@ -135,16 +137,19 @@ class StepFlops:
         trained: Collection[str],
         shape: tuple[int, int],
         computed: tuple[int, int],
+        sent: bool,
     ) -> tuple[Work, float]:
         task = self.federation.data[group].task
         padded, own = Shape(*shape, shape[0] > 1), Shape(*computed, computed[0] > 1)
-        return step_flops(self.federation.plan, planned, ranks, task, padded, trained, own)
+        of_client, of_server = step_flops(self.federation.plan, planned, ranks, task, padded, trained, own)
+        return of_client, of_server if sent or planned.learns == "frozen" else 0.0
 
 
 def _work(counted: StepFlops, client: str, device: Device, did: LocalWork, ledger: Ledger) -> ClientWork:
     up, down = (_by_step(ledger, client, way, did) for way in WAYS)
+    waits = counted.federation.plan.by_name[client].waits
     steps = [
-        LocalStep(own.forward, own.backward, of_server, sum(sent), sum(got), len(sent), len(got))
+        LocalStep(own.forward, own.backward, of_server, sum(sent), sum(got), len(sent), len(got), waits)
         for (own, of_server), sent, got in zip(counted.of(client, did), up, down, strict=True)
     ]
     ends = [
@@ -156,7 +161,7 @@ def _work(counted: StepFlops, client: str, device: Device, did: LocalWork, ledge
 
 
 def _by_step(ledger: Ledger, client: str, way: Direction, did: LocalWork) -> list[list[int]]:
-    """Sizes of the messages of each step; an empty batch has none, and one that the server keeps no activations.
+    """Sizes of the messages of each step; an empty batch has none, and not every step sends activations.
 
     The batches of a fingerprint came before, and go with the first step; what was sent in a step that its client did
     not end goes with the last that it did.
@@ -164,8 +169,9 @@ def _by_step(ledger: Ledger, client: str, way: Direction, did: LocalWork) -> lis
     sent: list[list[int]] = [[] for _ in did.shapes]
     fingerprinted = bool(ledger.sizes(client, Fingerprint.kind, "up"))
     for kind in STEP_KINDS:
-        shapes = did.computed if kind == Activations.kind else did.shapes
-        full = [messages for messages, (batch, _) in zip(sent, shapes, strict=True) if batch] or sent
+        sends = did.sent if kind == Activations.kind else [True] * len(sent)
+        steps = zip(sent, did.shapes, sends, strict=True)
+        full = [messages for messages, (batch, _), some in steps if batch and some] or sent
         sizes = ledger.sizes(client, kind, way)
         before = max(0, len(sizes) - len(full)) if fingerprinted else 0
         for number, size in enumerate(sizes):

@@ -133,7 +133,7 @@ def _load(adapter: LoRAAdapter, A: Tensor, B: Tensor, scale: float) -> None:
 
 
 def _heads(federation: Federation, group: str) -> list[nn.Module]:
-    held = [federation.aggregator.heads.get(group), federation.server.heads.get(group)]
+    held = [federation.client_heads.get(group), federation.server.heads.get(group)]
     return [head for head in held if head is not None]
 
 

@@ -164,13 +164,17 @@ def check_embeddings(config: ExperimentConfig, base: nn.Module, lm_head: nn.Modu
     """
     for spec in config.expanded_clients():
         task = config.task_groups[spec.task_group].task
-        if spec.embedding == "table" or config.training.labels == "server" or not load(task).causal_only:
+        has_head = config.training.labels == "client" or spec.learns == "auxiliary"
+        if spec.embedding == "table" or not has_head or not load(task).causal_only:
             continue
         table = base.get_input_embeddings().weight  # type: ignore[operator]
         if lm_head is not None and any(p is table for p in lm_head.parameters()):
+            own = spec.learns == "auxiliary"
+            cause = "learns: auxiliary" if own else "training.labels: client"
+            instead = "another way to learn" if own else "labels: server"
             raise ConfigError(
-                f"with training.labels: client, clients of {task} have the output embedding, which in "
-                f"{config.model.name} is the same table and is needed whole; use embedding: table, or labels: server",
+                f"with {cause}, clients of {task} have the output embedding, which in {config.model.name} is the same "
+                f"table and is needed whole; use embedding: table, or {instead}",
                 key=f"{spec.key}.embedding",
             )
 

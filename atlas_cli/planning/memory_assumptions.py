@@ -30,7 +30,7 @@ def read_classes(plan: Plan) -> tuple[dict[str, list[str]], list[str]]:
 
 def tasks_of(plan: Plan) -> dict[str, BaseTask]:
     """The task of each group; data is read for its classes only where clients have the heads, which memory is for."""
-    classes = read_classes(plan)[0] if plan.config.training.labels == "client" else {}
+    classes = read_classes(plan)[0] if _clients_have_heads(plan.config) else {}
     return {group: build_task_of(plan, group, classes.get(group, ["0", "1"])) for group in plan.config.task_groups}
 
 
@@ -85,7 +85,12 @@ def waits_for_data(config: ExperimentConfig) -> bool:
     """Whether the clients' memory depends on the data, as the size of their heads depends on the number of classes."""
     groups = config.task_groups.values()
     unknown = any(not group.classes and build_task(group.task, ["a", "b"]).has_classes for group in groups)
-    return config.training.labels == "client" and unknown
+    return _clients_have_heads(config) and unknown
+
+
+def _clients_have_heads(config: ExperimentConfig) -> bool:
+    own = any(client.learns == "auxiliary" for client in config.clients.values())
+    return config.training.labels == "client" or own
 
 
 def _of_some(what: str, clients: list[str]) -> list[str]:

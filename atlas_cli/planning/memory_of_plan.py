@@ -22,7 +22,7 @@ from atlas_cli.planning.memory.predict import (
 from atlas_cli.planning.memory.step import ELEMENT, Step
 from atlas_cli.planning.method import merge_optimizer_of, method_of, pull_of, shares_gradients
 from atlas_cli.planning.plan import ClientPlan, Plan
-from atlas_cli.planning.round_bytes import RoundBytes, Shape, full_shape, head_tensors, round_bytes
+from atlas_cli.planning.round_bytes import RoundBytes, Shape, full_shape, head_sent, head_tensors, round_bytes
 from atlas_cli.tasks import build as build_task
 from atlas_cli.tasks.contract import BaseTask
 from atlas_cli.wire.messages import Adapters
@@ -100,7 +100,7 @@ def predict(
     alike: dict[str, str] = {}
     for client in plan.clients:
         shape = given.get(client.name, full)
-        own_head = client.task_group if _heads_on_clients(plan) else None
+        own_head = client.task_group if _has_head(plan, client) else None
         held, own = rows.get(client.name), (client.checkpointing, client.format)
         kind = (client.cut, client.learns, tuple(client.ranks.items()), shape, own_head, held, *own)
         alike[client.name] = first.setdefault(kind, client.name)
@@ -169,7 +169,7 @@ def client_memory(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape, 
         predict = partial(predict_unsplit, plan.family, plan.hf_config, ranks, plan.features, task=task)
     else:
         ranks, model = client.ranks, (plan.family, plan.hf_config, client.cut, client.ranks, plan.features)
-        own_task = task if _heads_on_clients(plan) else None
+        own_task = task if _has_head(plan, client) else None
         predict = partial(predict_split_client, client.learns, *model, task=own_task)
     trained = dict.fromkeys(method.parts_of(merge).trained for merge in TURNS)
     memory = max((predict(replace(step, trained=parts)) for parts in trained), key=lambda each: each.peak)
@@ -213,7 +213,7 @@ def server_memory(plan: Plan, tasks: Mapping[str, BaseTask], shape: Shape, recei
     memory = predict_server(*model, step, heads, traced=traced)
     groups = [_trained_for(plan, name, head) for name, head in zip(tasks, heads, strict=True)]
     total = sum(group.trained for group in groups)
-    if all(client.learns == "frozen" for client in plan.clients):  # nobody gets a gradient
+    if not any(client.waits for client in plan.clients):  # nobody gets a gradient
         memory = replace(memory, cut_buffers=memory.cut_buffers // 2)
     moments = optimizer_bytes(step.optimizer, total, sum(group.tensors for group in groups))
     merging = sum(_merge_optimizer_bytes(plan, name, task) for name, task in tasks.items())
@@ -240,7 +240,7 @@ def _merge_optimizer_bytes(plan: Plan, group: str, task: BaseTask) -> int:
     if (optimizer := merge_optimizer_of(plan.config)) is None:
         return 0
     layers = {path: Layer(rank, *plan.features[path]) for path, rank in plan.group_ranks(group).items()}
-    head = head_tensors(task, plan.hidden_size) if plan.config.training.labels == "client" else {}
+    head = max((head_sent(plan, client, task) for client in plan.members(group)), key=len)
     heads = optimizer.head_shapes({name.removeprefix("head."): value for name, value in head.items()})
     return 4 * (elements(optimizer.shapes(layers)) + elements(heads))
 
@@ -316,5 +316,7 @@ def _optimizer(config: OptimizerConfig) -> str:
     return "sgd-momentum" if config.name == "sgd" and config.momentum > 0 else config.name
 
 
-def _heads_on_clients(plan: Plan) -> bool:
-    return plan.config.mode != "split-federated" or plan.config.training.labels == "client"
+def _has_head(plan: Plan, client: ClientPlan) -> bool:
+    """Whether a client has a head: of its task, or an auxiliary one."""
+    on_clients = plan.config.mode != "split-federated" or plan.config.training.labels == "client"
+    return on_clients or client.learns == "auxiliary"

@@ -12,6 +12,7 @@ from transformers import PreTrainedConfig
 
 from atlas_cli.aggregation.contract import PARTS
 from atlas_cli.config.schema.experiment import ClientSpec, ExperimentConfig, Learns
+from atlas_cli.config.schema.training import TrainingConfig
 from atlas_cli.errors import ConfigError
 from atlas_cli.models.adapters.lora import features_of
 from atlas_cli.models.adapters.placement import adapted_names, place_ranks
@@ -55,6 +56,16 @@ class ClientPlan:
     checkpointing: bool = False
     weight: float = 1.0
     learns: Learns = "backprop"
+
+    @property
+    def waits(self) -> bool:
+        """Whether its steps wait for a gradient of the server."""
+        return self.learns in ("backprop", "zeroth-order")
+
+    def uploads(self, training: TrainingConfig) -> list[bool]:
+        """Whether activations go up, by local step of a round; of a frozen client, while its texts are new."""
+        every = training.auxiliary.every if self.learns == "auxiliary" else 1
+        return [step % every == 0 for step in range(training.local_steps)]
 
     @property
     def dtype(self) -> str:

@@ -11,6 +11,7 @@ from torch import nn
 
 from atlas_cli.aggregation.contract import TURNS, Layer, Shapes
 from atlas_cli.config.schema.training import TrainingConfig
+from atlas_cli.models.halves.auxiliary_head import trained_tensors
 from atlas_cli.planning.devices.step_bytes import StepBytes, step_bytes
 from atlas_cli.planning.method import method_of, shares_gradients
 from atlas_cli.planning.plan import ClientPlan, Plan
@@ -41,9 +42,11 @@ class RoundBytes:
 
 @dataclass(frozen=True)
 class RoundMessages:
-    """What a client exchanges in each local step, and the sizes of its messages at the end of the round."""
+    """What a client exchanges in each local step in which it does (``uploads`` says which), and the sizes of its
+    messages at the end of the round."""
 
     step: StepBytes
+    uploads: tuple[bool, ...]
     end_up: tuple[int, ...]
     end_down: tuple[int, ...]
 
@@ -51,7 +54,8 @@ class RoundMessages:
 def round_bytes(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape) -> RoundBytes:
     """What a client that takes part sends and gets, in a round after the first in which all clients of its group take
     part; of one that is frozen, while its texts are new to the server; with a method that alternates, at most."""
-    sent, steps = round_messages(plan, client, task, shape), plan.config.training.local_steps
+    sent = round_messages(plan, client, task, shape)
+    steps = sum(sent.uploads)
     return RoundBytes(steps * sent.step.up + sum(sent.end_up), steps * sent.step.down + sum(sent.end_down))
 
 
@@ -67,9 +71,10 @@ def round_messages(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape)
         labels=task.blank_labels(shape.batch, shape.tokens) if training.labels == "server" else None,
         compress=config.privacy.compress,
         frozen=client.learns == "frozen",
+        answered=client.waits,
     )
     method = method_of(config)
-    head = head_tensors(task, plan.hidden_size) if training.labels == "client" and method.SENT else {}
+    head = head_sent(plan, client, task) if method.SENT else {}
     layers = {path: Layer(rank, *plan.features[path]) for path, rank in client.ranks.items()}
     extra = method.extra_tensors(layers)
 
@@ -82,7 +87,7 @@ def round_messages(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape)
     down = max((merged(turn.delivered, extra.down) for turn in turns), key=sum)
     if not client.ranks:
         up, down = [], []
-    if shares_gradients(config):
+    if shares_gradients(config) and client.ranks:
         gradients = [_factors(plan, client.ranks, "lora_", turn.trained) for turn in turns]
         up.append(max(FirstGradients("", each).bytes for each in gradients))
         down.append(max(MeanGradients("", each).bytes for each in gradients))
@@ -91,7 +96,7 @@ def round_messages(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape)
         stacked = [c.ranks for c in plan.members(client.task_group)] + ([group] if method.DELIVERED else [])
         rows = {path: sum(ranks.get(path, 0) for ranks in stacked) for path in group}
         down.append(BaseRows("", _factors(plan, rows, "base_", ("A", "B"))).bytes)
-    return RoundMessages(step, tuple(up), tuple(down))
+    return RoundMessages(step, tuple(client.uploads(training)), tuple(up), tuple(down))
 
 
 def _factors(plan: Plan, ranks: Mapping[str, int], prefix: str, parts: Sequence[str]) -> dict[str, torch.Tensor]:
@@ -108,6 +113,13 @@ def _factors(plan: Plan, ranks: Mapping[str, int], prefix: str, parts: Sequence[
 def _empty(shapes: Shapes) -> dict[str, torch.Tensor]:
     """The tensors that a method sends besides adapters, on the meta device."""
     return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+
+
+def head_sent(plan: Plan, client: ClientPlan, task: BaseTask) -> dict[str, torch.Tensor]:
+    """The trained parameters of the head that a client of a split has, as they are sent; none where it has none."""
+    if client.learns == "auxiliary":
+        return trained_tensors(plan.hf_config, plan.family, task)
+    return head_tensors(task, plan.hidden_size) if plan.config.training.labels == "client" else {}
 
 
 def head_tensors(task: BaseTask, hidden_size: int) -> dict[str, torch.Tensor]:

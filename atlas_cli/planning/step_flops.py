@@ -37,9 +37,10 @@ def step_flops(
         trained=trained,
         probes=plan.config.training.zeroth_order.probes if client.learns == "zeroth-order" else None,
     )
-    to_cut = client.learns != "frozen"
-    of_server = server_step(blocks, cut, plan.n_layers, above, batch, tokens, to_cut=to_cut).total
-    head = head_step(task, plan.hidden_size, int(plan.hf_config.vocab_size), batch, tokens).total
+    of_server = server_step(blocks, cut, plan.n_layers, above, batch, tokens, to_cut=client.waits).total
+    head = head_step(task, plan.hidden_size, int(plan.hf_config.vocab_size), batch, tokens)
+    if client.learns == "auxiliary":
+        return own + head, of_server + head.total
     if plan.config.training.labels == "client":
-        return own + Work(0, head), of_server
-    return own, of_server + head
+        return own + Work(0, head.total), of_server
+    return own, of_server + head.total

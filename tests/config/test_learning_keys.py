@@ -36,7 +36,18 @@ ZEROTH = [
     ({}, {"privacy": {"activations": NOISE}}, "privacy.activations changes that"),
     ({}, {"privacy": {"examples": NOISE}}, "privacy.examples changes that"),
 ]
-CASES = [("frozen", *case) for case in FROZEN] + [("zeroth-order", *case) for case in ZEROTH]
+AUXILIARY = [
+    ({}, {"mode": "federated"}, "auxiliary leaves the blocks above to the server of a split, and mode is federated"),
+    ({}, {"training": {"labels": "client"}}, "auxiliary trains the server by labels that go up"),
+    ({}, {"training": {"asynchrony": {"buffer": 1}}}, "auxiliary does not wait for the server"),
+    ({}, {"training": {"drift": {"name": "scaffold"}}}, "auxiliary has a loss of its own, whose gradients"),
+    ({}, {"clustering": {"by": "oracle"}}, "auxiliary has a head that is merged by task group"),
+    ({}, {"privacy": {"examples": NOISE}}, "for which privacy.examples is not defined"),
+    ({}, {"privacy": {"updates": NOISE}}, "for which privacy.updates is not defined"),
+    ({}, {"privacy": {"mask_gradients": True}}, "for which privacy.mask_gradients is not defined"),
+]
+CASES = [("frozen", *case) for case in FROZEN] + [("auxiliary", *case) for case in AUXILIARY]
+CASES += [("zeroth-order", *case) for case in ZEROTH]
 
 
 def load(tmp_path, client, **changes):
@@ -53,7 +64,11 @@ def test_contradictions(tmp_path, learns, client, changes, says):
     assert says in str(error.value) and "clients.a." in str(error.value)
 
 
-def test_how_to_estimate_needs_somebody_who_does(tmp_path):
+def test_keys_of_a_kind_need_a_client_of_it(tmp_path):
+    seldom = {"training": {"auxiliary": {"every": 2}}}
+    assert load(tmp_path, {"learns": "auxiliary"}, **seldom).training.auxiliary.every == 2
+    with pytest.raises(ConfigError, match=r"training\.auxiliary: no client learns: auxiliary"):
+        load(tmp_path, {}, **seldom)
     estimates = {"training": {"zeroth_order": {"probes": 2}}}
     assert load(tmp_path, {"learns": "zeroth-order"}, **estimates).training.zeroth_order.probes == 2
     with pytest.raises(ConfigError, match=r"training\.zeroth_order: no client learns: zeroth-order"):

@@ -132,7 +132,7 @@ def test_learns_with_a_server_that_trains_a_head_alone(make_federation, train_qu
     assert all(a.lora_B.any() for a in federation.aggregator.groups["g"].adapters.adapters.values())
 
 
-MIXED = {"a": LEARNS, "b": {"task_group": "g", "learns": "frozen", "rank": 0}}
+MIXED = {"a": LEARNS, "b": {"task_group": "g", "learns": "frozen", "rank": 0}, "c": {"learns": "auxiliary"}}
 
 
 @pytest.mark.parametrize("update", ["pooled", *slow("sequential")])

@@ -61,6 +61,9 @@ def _notes_on_client(setting: Setting) -> list[str]:
         ]
     if setting.learns == "frozen":
         notes.append("frozen: a step whose texts are new to the server; later ones cost the client nothing")
+    if setting.learns == "auxiliary":
+        notes.append("auxiliary: with a norm, head and loss of its own (of a decoder language modelling, of an encoder")
+        notes.append("two classes); nothing comes down")
     if setting.learns == "zeroth-order":
         notes.append(f"zeroth-order: a forward, and {setting.probes} more in place of the backward")
     if setting.embedding == "rows":

@@ -27,7 +27,7 @@ from atlas_cli.config.schema.training import ScheduleConfig as ScheduleConfig
 from atlas_cli.config.schema.training import TrainingConfig
 from atlas_cli.units import parse_bytes, parse_compute, parse_power, parse_rate, parse_time
 
-Learns = Literal["backprop", "zeroth-order", "frozen"]
+Learns = Literal["backprop", "auxiliary", "zeroth-order", "frozen"]
 
 
 class ModelConfig(Section):
@@ -127,7 +127,8 @@ class ClientConfig(Section):
     )
     learns: Learns = Field(
         "backprop",
-        description="How its half learns. `backprop`: by the gradient that comes back from the server. `zeroth-order`: "
+        description="How its half learns. `backprop`: by the gradient that comes back from the server. `auxiliary`: by "
+        "that of a loss at a head of its own, with no gradient from the server (`training.auxiliary`). `zeroth-order`: "
         "by an estimate of it from forward passes alone (`training.zeroth_order`). `frozen`: not at all; it has no "
         "adapter and no optimizer, gets no gradient, and sends the activations of a text once, for the server keeps "
         "them.",

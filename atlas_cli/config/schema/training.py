@@ -50,6 +50,18 @@ class DriftConfig(Section):
     )
 
 
+class AuxiliaryConfig(Section):
+    """How clients that learn `auxiliary` let the server learn."""
+
+    every: int = Field(
+        1,
+        ge=1,
+        description="Activations go up in every so many-th local step of a round, from its first on; the client learns "
+        "in each.",
+        json_schema_extra={"unit": "steps"},
+    )
+
+
 class ZerothOrderConfig(Section):
     """How clients that learn `zeroth-order` estimate the gradient of their adapters."""
 
@@ -162,6 +174,7 @@ class TrainingConfig(Section):
     server_optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     drift: DriftConfig = DriftConfig()
+    auxiliary: AuxiliaryConfig = AuxiliaryConfig()
     zeroth_order: ZerothOrderConfig = ZerothOrderConfig()
     max_grad_norm: float | None = Field(
         1.0, gt=0, description="Gradients of a step are clipped to this L2 norm, on each side; `null` does not clip."

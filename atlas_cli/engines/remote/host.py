@@ -22,6 +22,7 @@ from atlas_cli.errors import NonFiniteError, PluginError
 from atlas_cli.federation.batches import ClientBatches
 from atlas_cli.federation.client_state.member import Member
 from atlas_cli.federation.client_state.new_client import new_client
+from atlas_cli.federation.parties.auxiliary_client import AuxiliaryClient
 from atlas_cli.federation.parties.optimizers import learning_rate_factor
 from atlas_cli.federation.parties.party import Party
 from atlas_cli.federation.parties.split_client import SplitClient
@@ -145,9 +146,13 @@ class ClientHost:
         return member.exchanged_sha256(anew=True)
 
     def do_forward(self, client: str, number: int, step: int) -> Packed | None:
-        """The activation message of a local step; None where its Poisson sample is empty."""
-        batch = self._batch(client, number, step)
-        return pack(self._split(client).forward_batch(batch, number, step).tensors) if batch.features else None
+        """The activation message of a local step; None where its Poisson sample is empty, or nothing goes up."""
+        batch, party = self._batch(client, number, step), self._split(client)
+        if isinstance(party, AuxiliaryClient):
+            message = party.learn(batch.inputs(), batch.labels, number, step, self._rate(number, step))
+        else:
+            message = party.forward_batch(batch, number, step) if batch.features else None
+        return pack(message.tensors) if message is not None else None
 
     def do_answer_features(self, client: str, features: Packed) -> tuple[Packed, StepLoss]:
         """U-shaped split: the features' gradient, and the loss."""

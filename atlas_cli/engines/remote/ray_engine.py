@@ -27,7 +27,7 @@ from atlas_cli.engines.remote.steps import GRAPHS, remote_steps
 from atlas_cli.errors import AtlasError
 from atlas_cli.federation.attendance import Attendance
 from atlas_cli.federation.batches import batches_of
-from atlas_cli.federation.client_state.new_client import heads_on_clients
+from atlas_cli.federation.client_state.new_client import needs_output
 from atlas_cli.federation.federation import Federation
 from atlas_cli.federation.local_work import LocalWork
 from atlas_cli.models.frozen.kernel_order import prepacked_bytes
@@ -228,7 +228,7 @@ class RayEngine:
         references, hashes = {}, {}
         for format, base in federation.bases.items():
             cut = max(c.cut for c in federation.plan.clients if c.format == format) if federation.split else None
-            skeleton, tensors = take_apart(base, cut, heads_on_clients(federation.config))
+            skeleton, tensors = take_apart(base, cut, needs_output(federation.config, federation.plan.clients))
             hashes[format] = contents_sha256(tensors)
             content: tuple[Skeleton, list[Array]] = (skeleton, [to_array(tensor) for tensor in tensors])
             references[format] = self.ray.put(content)
@@ -238,7 +238,9 @@ class RayEngine:
         """Bytes that a process reserves: what its clients need at their peak, besides the weights, which they share."""
         plan, training = self.federation.plan, self.federation.config.training
         shape = Shape(training.batch_size, training.max_length, training.batch_size > 1)
-        kinds = {(c.task_group, c.cut, tuple(c.ranks.items()), c.format, c.checkpointing): c for c in plan.clients}
+        kinds = {
+            (c.task_group, c.cut, c.learns, tuple(c.ranks.items()), c.format, c.checkpointing): c for c in plan.clients
+        }
         tasks = {group: data.task for group, data in self.federation.data.items()}
         needs = [client_memory(plan, client, tasks[client.task_group], shape) for client in kinds.values()]
         copies = max(prepacked_bytes(self.federation.bases[c.format], c.cut) for c in kinds.values())

@@ -29,7 +29,8 @@ from atlas_cli.federation.batches import batch_of
 from atlas_cli.federation.federation import Federation
 from atlas_cli.federation.local_work import LocalWork
 from atlas_cli.federation.merging.mean_gradients import share_first_gradients
-from atlas_cli.federation.parties.exchange import exchange, exchange_rows
+from atlas_cli.federation.parties.auxiliary_client import AuxiliaryClient
+from atlas_cli.federation.parties.exchange import exchange, exchange_rows, exchange_up
 from atlas_cli.federation.parties.frozen_client import FrozenClient
 from atlas_cli.federation.parties.optimizers import learning_rate_factor
 from atlas_cli.federation.parties.split_client import SplitClient
@@ -157,13 +158,15 @@ class RemoteRound:
     def _serve(self, client: str) -> None:
         server, batch, party = self.federation.server, self._batches[client], self.federation.split_client(client)
         up, began = self._arrived.pop(client), time.perf_counter()
-        loss, down = StepLoss(0.0, 0), None
+        loss, down = StepLoss(0.0, 0, sent=up is not None), None
         if up is not None:
             party.begin_step(self.number, self._step)
             try:
                 remote = _RemoteClient(party, self)
                 if isinstance(party, FrozenClient):
                     loss = exchange_rows(server, remote, batch, up, self.ledger)
+                elif isinstance(party, AuxiliaryClient):
+                    loss = exchange_up(server, remote, batch, up, self.ledger)
                 else:
                     down, loss = exchange(server, remote, batch, up, self.ledger)
             except NonFiniteError as error:

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from atlas_cli.config.load import load_config
 from atlas_cli.errors import AtlasError
-from atlas_cli.federation.client_state.new_client import new_client
+from atlas_cli.federation.client_state.new_client import needs_output, new_client
+from atlas_cli.federation.parties.auxiliary_client import AuxiliaryClient
 from atlas_cli.federation.parties.party import Party
 from atlas_cli.federation.parties.split_client import SplitClient
 from atlas_cli.federation.parties.unsplit_client import UnsplitClient
@@ -107,7 +108,7 @@ def take_steps(
     if tokens is not None:
         own = by_rows(own, tokens, None)
     held: list[nn.Module] = [own.client_half(client.cut) if split else own.model]
-    if own.lm_head is not None and (not split or plan.config.training.labels == "client"):
+    if own.lm_head is not None and needs_output(plan.config, [client]):
         held.append(own.lm_head)
     _fill(held)
     if tokens is not None:
@@ -162,6 +163,10 @@ def _step(plan: Plan, party: Party, name: str, shape: Shape, vocabulary: int) ->
         party.train_on(batch, party.task.blank_labels(shape.batch, shape.tokens), 1, 0)
         return
     assert isinstance(party, SplitClient)
+    if isinstance(party, AuxiliaryClient):
+        assert party.task is not None
+        party.learn(batch, party.task.blank_labels(shape.batch, shape.tokens), 1, 0, 1e-3)
+        return
     message = party.forward(batch, 1, 0, None)
     if not party.trained():
         return

@@ -157,9 +157,12 @@ class Member:
                 parameter.copy_(state[f"head.{name}"])
 
     def head_bytes(self) -> int:
-        """Bytes of a linear head in closed form: C (D + 1) elements of 4 bytes."""
-        linears = [m for m in self.head.modules() if isinstance(m, nn.Linear)] if self.head is not None else []
-        return sum(4 * m.out_features * (m.in_features + (m.bias is not None)) for m in linears)
+        """Bytes of a head in closed form: 4 C (D + 1) of a trained linear layer, 4 D of a trained vector of a norm."""
+        modules = [*self.head.modules()] if self.head is not None else []
+        linears = [m for m in modules if isinstance(m, nn.Linear) and m.weight.requires_grad]
+        vectors = [p for m in modules if not isinstance(m, nn.Linear) for p in m.parameters(recurse=False)]
+        of_linears = sum(4 * m.out_features * (m.in_features + (m.bias is not None)) for m in linears)
+        return of_linears + sum(4 * len(p) for p in vectors if p.requires_grad)
 
     @property
     def exchanges(self) -> bool:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
+from torch import nn
 
 from atlas_cli.aggregation.checks import term_of
 from atlas_cli.config.schema.experiment import ExperimentConfig, Learns
 from atlas_cli.federation.parties.anchor import Anchor
+from atlas_cli.federation.parties.auxiliary_client import AuxiliaryClient
 from atlas_cli.federation.parties.control_variate import ControlVariate
 from atlas_cli.federation.parties.frozen_client import FrozenClient
 from atlas_cli.federation.parties.party import Party
@@ -18,12 +20,15 @@ from atlas_cli.federation.parties.trainables import build_head
 from atlas_cli.federation.parties.unsplit_client import UnsplitClient
 from atlas_cli.federation.parties.zeroth_order_client import ZerothOrderClient
 from atlas_cli.models.frozen.load import FrozenBase
+from atlas_cli.models.halves.auxiliary_head import auxiliary_head
 from atlas_cli.planning.method import method_of, pull_of, shares_gradients
 from atlas_cli.planning.plan import ClientPlan
+from atlas_cli.seeding import forked
 from atlas_cli.tasks.contract import BaseTask
 
 _SPLIT: Mapping[Learns, type[SplitClient]] = {
     "backprop": SplitClient,
+    "auxiliary": AuxiliaryClient,
     "zeroth-order": ZerothOrderClient,
     "frozen": FrozenClient,
 }
@@ -42,7 +47,7 @@ def new_client(
     Args:
         upper: ranks of the adapters above its cut, by path; they are its own if it is unsplit.
     """
-    split, own_head = config.mode == "split-federated", heads_on_clients(config)
+    split = config.mode == "split-federated"
     made: Party = (_SPLIT[planned.learns] if split else UnsplitClient)(
         planned.name,
         base,
@@ -52,7 +57,7 @@ def new_client(
         upper_ranks={} if split else upper,
         task=task,
         # a language-model head is the output embedding of the client's own base
-        head=build_head(base, task, config.seed, planned.task_group, device) if own_head else None,
+        head=head_of_client(config, planned, base, task, device),
         checkpointing=planned.checkpointing,
     )
     method = method_of(config)
@@ -65,6 +70,23 @@ def new_client(
         made.control = ControlVariate(config.training.local_steps)
     made.train_only(method.parts_of(1).trained)
     return made
+
+
+def head_of_client(
+    config: ExperimentConfig, planned: ClientPlan, base: FrozenBase, task: BaseTask, device: torch.device
+) -> nn.Module | None:
+    """The head that a client holds, before training: the task's, an auxiliary one, or none."""
+    if heads_on_clients(config):
+        return build_head(base, task, config.seed, planned.task_group, device)
+    if planned.learns != "auxiliary":
+        return None
+    with forked(config.seed, "auxiliary head", planned.task_group):
+        return auxiliary_head(base.model, base.config, base.family, task, base.lm_head).to(device)
+
+
+def needs_output(config: ExperimentConfig, clients: Iterable[ClientPlan]) -> bool:
+    """Whether any of these clients has a head, for which those of language models hold the output embedding."""
+    return heads_on_clients(config) or any(client.learns == "auxiliary" for client in clients)
 
 
 def heads_on_clients(config: ExperimentConfig) -> bool:

@@ -200,8 +200,9 @@ class Aggregator:
         of_group.merged = merge.adapters
         of_group.version += 1
         of_group.change.grow(merge.base, of_group.version)
-        for part in dict.fromkeys(self.members[client].part for client in clients):
-            weights = {client: self.members[client].weight for client in sent if self.members[client].part == part}
+        heads = [client for client in sent if self.members[client].head is not None]
+        for part in dict.fromkeys(self.members[client].part for client in heads):
+            weights = {client: self.members[client].weight for client in heads if self.members[client].part == part}
             merge_head(self.method, self.optimizer, part, self._head(part), weights, sent, late)
         self._take_over(group)
         if late or not (self.keep_errors and self.group_adapter):
@@ -212,8 +213,7 @@ class Aggregator:
 
     def held_of(self, client: str) -> dict[str, Factors]:
         """Its group's adapter at the client's ranks."""
-        member = self.members[client]
-        return truncated(self.groups[member.group].merged, member.ranks)
+        return truncated(self.groups[self.members[client].group].merged, self.members[client].ranks)
 
     def prune(self, client: str) -> bool:
         """Lower a client's ranks after its local steps, as the method decides (hetlora); whether any is lower now."""

@@ -90,7 +90,15 @@ def exchange_rows(server: SplitServer, client: Serving, batch: Batch, up: Activa
         ledger.count(message if codec is None else codec.encode(message), closed_form)
     numbers = server.kept.keep(client.name, keys, batch.attention_mask.sum(1).tolist(), width)
     ledger.count(Rows(client.name, numbers), Rows.closed_form(len(keys)))
-    return replace(server.learn(received), computed=computed)
+    return replace(server.learn(received), computed=computed, sent=bool(fresh))
+
+
+def exchange_up(server: SplitServer, client: Serving, batch: Batch, up: Activations, ledger: Ledger) -> StepLoss:
+    """The one message of a step of a client with a loss of its own, from which the server learns."""
+    codec = client.privacy.codec
+    wire = up if codec is None else codec.encode(up)
+    ledger.count(wire, _sizes(server, client, batch).activations)
+    return server.learn(up if codec is None else codec.decode(wire, up))
 
 
 def exchange_all(

@@ -116,12 +116,12 @@ class SplitServer:
         return Gradients(message.client, at_cut), StepLoss(loss.item(), count)
 
     def learn(self, message: Activations) -> StepLoss:
-        """As ``answer`` for a frozen client, which gets no gradient: none is computed below what the server trains."""
+        """As ``answer`` for a client that gets no gradient: none is computed below what the server trains."""
         request = self._request(message)
         request.received.requires_grad_(False)
         loss, count = self._loss(request, message)
         if self.usage is not None:
-            self.usage.kept_activations, self.usage.kept_tokens = self.kept.size, self.kept.tokens
+            self.usage.kept_activations, self.usage.kept_tokens = self.kept.size, self.kept.tokens or None
         found = torch.autograd.grad(loss, request.trained.parameters(), allow_unused=True)
         gradients = self._checked(message.client, found, request.trained)
         self._pending = PendingGradients(message.client, request.trained, gradients, count)

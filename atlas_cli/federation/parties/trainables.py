@@ -168,12 +168,14 @@ class Trainables:
 class StepLoss:
     """A client's mean loss, and the number of labels that it averages.
 
-    ``computed``: examples and tokens of what the client computed, padding included, where that is not the batch.
+    ``computed``: examples and tokens of what the client computed, padding included, where that is not the batch;
+    ``sent``: whether activations went up.
     """
 
     mean: float
     count: int
     computed: tuple[int, int] | None = None
+    sent: bool = True
 
 
 class PendingGradients(NamedTuple):

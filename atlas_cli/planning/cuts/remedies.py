@@ -50,7 +50,7 @@ def deeper(shapes: Shapes, memory: int) -> tuple[int, str] | None:
     """
     asked = shapes.setting
     quantization = "nf4" if asked.quantization == "none" else asked.quantization
-    again = asked.learns == "backprop"
+    again = asked.learns in ("backprop", "auxiliary")
     small = replace(asked, embedding="rows", checkpointing=again, quantization=quantization)
     if small == asked:
         return None
@@ -72,7 +72,7 @@ class _Ways:
         self._least: dict[str, Any] = {**SMALLER, "batch": 1, "tokens": min(SHORTEST, asked.tokens)}
         if asked.quantization != "none":
             self._least["quantization"] = asked.quantization
-        if asked.learns != "backprop":  # it has no backward to run blocks again in
+        if asked.learns in ("zeroth-order", "frozen"):  # it has no backward to run blocks again in
             del self._least["checkpointing"]
         if asked.learns == "zeroth-order":  # differences of activations are lost in its rounding
             del self._least["dtype"]

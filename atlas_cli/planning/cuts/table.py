@@ -42,6 +42,7 @@ from atlas_cli.planning.memory.party_memory import PartyMemory
 from atlas_cli.planning.memory.predict import predict_server, predict_split_client
 from atlas_cli.planning.memory.step import Step
 from atlas_cli.tasks import build as build_task
+from atlas_cli.tasks.contract import BaseTask
 
 # 200,000 tokens of English have 12,650 to 17,083 distinct ones: news and films, tokenizers of GPT-2, BERT and SmolLM2
 ROWS = 16_384
@@ -164,6 +165,11 @@ class Shapes:
         two, _ = meta_model(shortened(hf_config, 2), self.family, torch.float32)  # the first block may have less
         self._first, self._two = (_count(client_half(two, self.family, cut)) for cut in (1, 2))
 
+    @property
+    def task(self) -> BaseTask:
+        """Language modelling of a decoder; two classes of texts of an encoder."""
+        return build_task("causal-lm") if self.family.causal else build_task("sequence-classification", ["0", "1"])
+
     def parameters(self, cut: int) -> int:
         """The number of parameters of the client half."""
         return self._first + (cut - 1) * (self._two - self._first)
@@ -186,7 +192,8 @@ class Shapes:
         config = self.config if setting is None else shortened(self.config, cut)
         asked = setting or self.setting
         step = asked.client_step()
-        return predict_split_client(asked.learns, self.family, config, cut, self.ranks(cut), self.features(cut), step)
+        given = self.family, config, cut, self.ranks(cut), self.features(cut), step
+        return predict_split_client(asked.learns, *given, task=self.task if asked.learns == "auxiliary" else None)
 
     def server(self, cut: int) -> PartyMemory:
         """The memory of a server that trains heads only; decoders have their language-modelling head."""
@@ -214,8 +221,8 @@ def cut_table(shapes: Shapes, device: Device | None, server: Device | None, meas
     s = shapes.setting
     causal = shapes.family.causal
     labels = torch.zeros((s.batch, s.tokens) if causal else (s.batch,), dtype=torch.int64)
-    frozen = s.learns == "frozen"
-    sent = step_bytes(shapes.config, s.batch, s.tokens, s.dtype, labels=labels, frozen=frozen)
+    frozen, answered = s.learns == "frozen", s.learns not in ("frozen", "auxiliary")
+    sent = step_bytes(shapes.config, s.batch, s.tokens, s.dtype, labels=labels, frozen=frozen, answered=answered)
     probes = s.probes if s.learns == "zeroth-order" else None
     d, vocabulary = int(shapes.config.hidden_size), int(shapes.config.vocab_size)
     output = head_step(build_task("causal-lm"), d, vocabulary, s.batch, s.tokens) if causal else Work(0, 0)
@@ -224,7 +231,9 @@ def cut_table(shapes: Shapes, device: Device | None, server: Device | None, meas
     for cut in range(1, shapes.n_layers + 1):
         ranks, features = shapes.ranks(cut), shapes.features(cut)
         work = client_step(blocks, cut, ranks, s.batch, s.tokens, checkpointing=s.checkpointing, probes=probes)
-        server_work = server_step(blocks, cut, shapes.n_layers, {}, s.batch, s.tokens, to_cut=not frozen) + output
+        server_work = server_step(blocks, cut, shapes.n_layers, {}, s.batch, s.tokens, to_cut=answered) + output
+        if s.learns == "auxiliary":
+            work += head_step(shapes.task, d, vocabulary, s.batch, s.tokens)
         rows.append(
             Cut(
                 layer=cut,

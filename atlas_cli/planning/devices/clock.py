@@ -2,8 +2,9 @@
 
 A pure function of FLOPs, bytes, messages and device figures. A local step of a client is: forward, upload, the
 server's forward and backward, download, backward, each with the figures of that step's own batch: who waits for whom
-differs from step to step, as batches differ in length. What the server does when several clients want it depends on
-its update:
+differs from step to step, as batches differ in length. A client that gets no gradient (``learns: frozen`` or
+``auxiliary``) goes on after its upload, and a step in which it sends nothing is none of the server's. What the server
+does when several clients want it depends on its update:
 
     pooled       a worker a client; a step of a task group begins when the step before is done for all its clients
     per-client   a worker a client; nobody waits for anybody before the end of the round
@@ -33,6 +34,7 @@ class LocalStep(NamedTuple):
         forward_flops, backward_flops: the client's work, before its upload and after its download.
         server_flops: the server's work.
         bytes_up, bytes_down: sent in ``messages_up`` and ``messages_down`` messages.
+        waits: whether the client waits for the server, which sends it something.
     """
 
     forward_flops: float
@@ -42,6 +44,7 @@ class LocalStep(NamedTuple):
     bytes_down: float
     messages_up: int = 1
     messages_down: int = 1
+    waits: bool = True
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ class ClientTime:
 
     Attributes:
         compute, upload, download: the client's own work and transfers.
-        server: the time that the server works on this client's batches.
+        server: the time that the server works on this client's batches, where the client waits for it.
         wait: the time spent waiting for other clients at the server, at the merge and at the end of the round.
         finished: when the client had done its local steps and sent its adapters.
         joules: watts times the seconds of computing and transfers; None if watts are not known.
@@ -154,21 +157,22 @@ def round_time(
     names = [w.name for w in works]
     if not works or len(set(names)) < len(names):
         raise ValueError("a round needs clients, each with a name of its own")
-    last_backward = _steps(works, server, server_update)
+    last_backward, served = _steps(works, server, server_update)
     finished = {w.name: last_backward[w.name] + w.adapters_up(server) for w in works}
     kept = [w for w in works if not w.dropped]
     merged = {w.task_group: waited for w in kept}
     for w in kept:
         merged[w.task_group] = max(merged[w.task_group], finished[w.name])
     delivered = [(merged[w.task_group] if merge else finished[w.name]) + w.adapters_down(server) for w in kept]
-    seconds = max(waited, *(delivered or finished.values()))
+    seconds = max(waited, served, *(delivered or finished.values()))
     clients = {w.name: client_time(w, server, seconds, finished[w.name]) for w in works}
     joules = [c.joules for c in clients.values()]
     return RoundTime(seconds, clients, None if None in joules else sum(j for j in joules if j is not None))
 
 
-def _steps(works: Sequence[ClientWork], server: Device, server_update: ServerUpdate) -> dict[str, float]:
-    """The time at which each client has finished the backward of its last local step."""
+def _steps(works: Sequence[ClientWork], server: Device, server_update: ServerUpdate) -> tuple[dict[str, float], float]:
+    """When each client has finished its last local step, and when the server has done the work that none waits for."""
+    alone = 0.0
     ready = {w.name: 0.0 for w in works}
     worker_free = 0.0
     group_done = {w.task_group: 0.0 for w in works}
@@ -177,16 +181,23 @@ def _steps(works: Sequence[ClientWork], server: Device, server_update: ServerUpd
         served = {}
         for w, step in active:
             begin = ready[w.name] + w.forward(step) + w.up(step, server)
+            if not step.waits:
+                ready[w.name] = begin + w.backward(step)
+                if not step.messages_up:
+                    continue
             if server_update == "sequential":
                 begin = max(begin, worker_free)
             elif server_update == "pooled":
                 begin = max(begin, group_done[w.task_group])
             served[w.name] = worker_free = begin + compute_seconds(step.server_flops, server)
-            ready[w.name] = served[w.name] + w.down(step, server) + w.backward(step)
+            if step.waits:
+                ready[w.name] = served[w.name] + w.down(step, server) + w.backward(step)
+            else:
+                alone = max(alone, served[w.name])
         for w, _ in active:
-            if not (w.late and number == len(w.steps) - 1):
+            if w.name in served and not (w.late and number == len(w.steps) - 1):
                 group_done[w.task_group] = max(group_done[w.task_group], served[w.name])
-    return ready
+    return ready, alone
 
 
 def client_time(w: ClientWork, server: Device, seconds: float, finished: float) -> ClientTime:
@@ -194,7 +205,7 @@ def client_time(w: ClientWork, server: Device, seconds: float, finished: float) 
     compute = sum(w.forward(step) + w.backward(step) for step in w.steps)
     up = sum(w.up(step, server) for step in w.steps) + w.adapters_up(server)
     down = sum(w.down(step, server) for step in w.steps) + w.adapters_down(server)
-    serve = sum(compute_seconds(step.server_flops, server) for step in w.steps)
+    serve = sum(compute_seconds(step.server_flops, server) for step in w.steps if step.waits)
     # sums in another order than the timeline's may differ in the last digit
     wait = max(0.0, seconds - (compute + up + serve + down))
     joules = None if w.device.watts is None else w.device.watts * (compute + up + down)

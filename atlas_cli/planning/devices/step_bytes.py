@@ -40,6 +40,7 @@ def step_bytes(
     features: str | None = None,
     compress: Literal["none", "bfloat16", "int8"] = "none",
     frozen: bool = False,
+    answered: bool = True,
 ) -> StepBytes:
     """Bytes of one step, equal to the ledger's for batches of this size; they do not depend on the cut.
 
@@ -49,6 +50,7 @@ def step_bytes(
         features: the type of the server half's output in a U-shaped split; default: ``dtype``.
         compress: the value of ``privacy.compress``.
         frozen: of a client that does not learn, and sends texts that the server does not have yet.
+        answered: whether a gradient comes back.
     """
     element = getattr(torch, dtype)
     hidden = torch.empty(batch, tokens, int(hf_config.hidden_size), dtype=element, device="meta")
@@ -62,6 +64,8 @@ def step_bytes(
         rows = Rows("", torch.empty(batch, dtype=torch.int64, device="meta"))
         return StepBytes(sent(Activations("", hidden, mask, labels)) + rows.bytes, 0, 2, 0)
     up, down = Activations("", hidden, mask, labels), sent(Gradients("", hidden))
+    if not answered:
+        return StepBytes(sent(up), 0, 1, 0)
     if labels is not None:
         return StepBytes(sent(up), down, 1, 1)
     above = hidden if features is None else hidden.to(getattr(torch, features))

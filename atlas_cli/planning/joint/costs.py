@@ -55,12 +55,11 @@ class Costs:
 
     def of(self, crew: Crew, option: Option, shared: Shared) -> ClientCosts:
         """The costs of each client of a crew, in full batches of the longest examples."""
-        training = self.plan.config.training
         client, rank = self._client(crew, option)
         shape = self._shape(shared.batch)
         sent = self._messages_of(client, rank, shape, shared.compress)
-        up = training.local_steps * sent.step.up + sum(sent.end_up)
-        down = training.local_steps * sent.step.down + sum(sent.end_down)
+        up = sum(sent.uploads) * sent.step.up + sum(sent.end_up)
+        down = sum(sent.uploads) * sent.step.down + sum(sent.end_down)
         memory = self._memory_of(client, rank, shape)
         return ClientCosts(memory, up, down, self._work(crew, client, rank, shape, sent))
 
@@ -102,7 +101,8 @@ class Costs:
 
     def _memory_of(self, client: ClientPlan, rank: object, shape: Shape) -> int:
         rows = self.rows.get(client.key) if client.format.embedding == "rows" else None
-        group = client.task_group if self.plan.config.training.labels == "client" else None
+        has_head = self.plan.config.training.labels == "client" or client.learns == "auxiliary"
+        group = client.task_group if has_head else None
         key = client.cut, rank, client.format, client.checkpointing, client.learns, shape, rows, group
         if key not in self._memory:
             task = self.tasks[client.task_group]
@@ -130,9 +130,11 @@ class Costs:
             self._flops[key] = max(turns, key=lambda work: work[0].total)
         own, of_server = self._flops[key]
         one = sent.step
-        step = LocalStep(own.forward, own.backward, of_server, one.up, one.down, one.messages_up, one.messages_down)
+        work = own.forward, own.backward
+        step = LocalStep(*work, of_server, one.up, one.down, one.messages_up, one.messages_down, client.waits)
+        quiet = LocalStep(*work, 0.0, 0, 0, 0, 0, client.waits)
         ends = sum(sent.end_up), sum(sent.end_down), len(sent.end_up), len(sent.end_down)
-        steps = [step] * self.plan.config.training.local_steps
+        steps = [step if some else quiet for some in sent.uploads]
         return ClientWork(crew.clients[0], client.task_group, crew.device, steps, *ends, slowdown=crew.slowdown)
 
 

@@ -13,6 +13,7 @@ from transformers import PreTrainedConfig
 
 from atlas_cli.config.schema.experiment import Learns
 from atlas_cli.models.families.contract import BaseFamily
+from atlas_cli.models.halves.auxiliary_head import trained_tensors
 from atlas_cli.models.halves.split import client_half, server_half
 from atlas_cli.planning.memory.few_blocks import step_of
 from atlas_cli.planning.memory.party_memory import (
@@ -72,6 +73,9 @@ def predict_split_client(
     """As ``predict_client``, by how the client learns."""
     if learns == "frozen":
         return predict_frozen(family, hf_config, cut, step)
+    if learns == "auxiliary":
+        assert task is not None, "it has a head of its own"
+        return predict_auxiliary(family, hf_config, cut, ranks, features, step, task)
     if learns == "zeroth-order":
         return predict_zeroth_order(family, hf_config, cut, ranks, features, step)
     return predict_client(family, hf_config, cut, ranks, features, step, task=task)
@@ -88,6 +92,29 @@ def predict_frozen(family: BaseFamily, hf_config: PreTrainedConfig, cut: int, st
     sent = _width(hf_config, step, step.dtype)
     tokens_and_masks = 17 * step.batch * step.tokens  # two int64 and a bool
     return PartyMemory(held.frozen, 0, 0, 0, 0, 0, sent, alive.forward + tokens_and_masks)
+
+
+def predict_auxiliary(
+    family: BaseFamily,
+    hf_config: PreTrainedConfig,
+    cut: int,
+    ranks: Mapping[str, int],
+    features: Mapping[str, tuple[int, int]],
+    step: Step,
+    task: BaseTask,
+) -> PartyMemory:
+    """Memory of a client with a loss of its own: that of a model of its blocks, with final norm, head and loss.
+
+    Of what crosses the cut it holds the activations, which are saved for the backward, too, or alive in it.
+    """
+    base, lm_head = model_on_meta(family, hf_config, step.weights)
+    half = client_half(base, family, cut)
+    held = static_memory(half, lm_head, ranks, features, task, int(hf_config.hidden_size), step)
+    trained = list(trained_tensors(hf_config, family, task).values())
+    more = len(trained) - len(head_of(task, int(hf_config.hidden_size), lm_head))
+    held = replace(held, head=bytes_of(trained), trained_tensors=held.trained_tensors + more)
+    used = step_of(family, hf_config, range(cut), ranks, step, whole=True, task=task)
+    return held.training(step.optimizer, used, _width(hf_config, step, step.dtype))
 
 
 def predict_zeroth_order(
