@@ -3,6 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from support.elsewhere import Hosts, same
+from support.elsewhere import run as run_with
 from support.real_client import batch_of, make_base
 from support.rounds import run_round
 from transformers import GPT2Config, GPT2Model
@@ -104,3 +106,13 @@ def test_heads_and_adapters_of_those_that_have_them_are_merged(make_federation, 
         assert all(dict(members[c].head.named_parameters())[name].equal(merged) for c in "bc")
     (model,) = federation.models_of_group("g").values()
     assert model.head is federation.server.heads["g"]
+
+
+@pytest.mark.slow
+def test_elsewhere_as_in_one_process(make_federation, lines):
+    """Where a process has blocks alone, norm and output embedding come with the client."""
+    clients = {"b": LEARNS, "c": {**LEARNS, "dtype": "bfloat16"}}
+    training = {"auxiliary": {"every": 2}}
+    given = {"engine": {"fuse": "off"}, "clients": clients, "task_groups": lines, "training": training}
+    plain, remote = (make_federation("gpt2", **given) for _ in range(2))
+    same(run_with(remote, Hosts(remote)), run_with(plain))
