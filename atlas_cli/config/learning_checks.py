@@ -53,8 +53,6 @@ def _against_auxiliary(config: ExperimentConfig, client: ClientConfig) -> Iterat
         yield "trains the server by labels that go up, and training.labels: client keeps them; use labels: server"
     if config.mode != "split-federated":
         yield f"leaves the blocks above to the server of a split, and mode is {config.mode}; use split-federated"
-    if config.training.asynchrony is not None:
-        yield "does not wait for the server, which training.asynchrony orders clients' steps by; remove it"
     if config.training.drift.name == "scaffold":
         yield "has a loss of its own, whose gradients training.drift: scaffold mixes with others'; use fedprox or none"
     if config.clustering is not None:

@@ -39,7 +39,6 @@ ZEROTH = [
 AUXILIARY = [
     ({}, {"mode": "federated"}, "auxiliary leaves the blocks above to the server of a split, and mode is federated"),
     ({}, {"training": {"labels": "client"}}, "auxiliary trains the server by labels that go up"),
-    ({}, {"training": {"asynchrony": {"buffer": 1}}}, "auxiliary does not wait for the server"),
     ({}, {"training": {"drift": {"name": "scaffold"}}}, "auxiliary has a loss of its own, whose gradients"),
     ({}, {"clustering": {"by": "oracle"}}, "auxiliary has a head that is merged by task group"),
     ({}, {"privacy": {"examples": NOISE}}, "for which privacy.examples is not defined"),

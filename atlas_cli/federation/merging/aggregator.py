@@ -213,7 +213,8 @@ class Aggregator:
 
     def held_of(self, client: str) -> dict[str, Factors]:
         """Its group's adapter at the client's ranks."""
-        return truncated(self.groups[self.members[client].group].merged, self.members[client].ranks)
+        member = self.members[client]
+        return truncated(self.groups[member.group].merged, member.ranks)
 
     def prune(self, client: str) -> bool:
         """Lower a client's ranks after its local steps, as the method decides (hetlora); whether any is lower now."""
