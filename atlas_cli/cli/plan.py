@@ -79,7 +79,7 @@ def command(
         typer.Option(
             rich_help_panel=GIVEN,
             metavar="LIST",
-            help="Of clients: backprop, zeroth-order, frozen; without it, the file's.",
+            help="Of clients: backprop, auxiliary, zeroth-order, frozen; without it, the file's.",
             show_default=False,
         ),
     ] = None,

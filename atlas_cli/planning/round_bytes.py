@@ -11,7 +11,7 @@ from torch import nn
 
 from atlas_cli.aggregation.contract import TURNS, Layer, Shapes
 from atlas_cli.config.schema.training import TrainingConfig
-from atlas_cli.models.halves.auxiliary_head import trained_tensors
+from atlas_cli.models.auxiliary_head import trained_tensors
 from atlas_cli.planning.devices.step_bytes import StepBytes, step_bytes
 from atlas_cli.planning.method import method_of, shares_gradients
 from atlas_cli.planning.plan import ClientPlan, Plan

@@ -14,7 +14,7 @@ from atlas_cli.experiment.round_loop import set_up
 from atlas_cli.federation.parties.auxiliary_client import AuxiliaryClient
 from atlas_cli.federation.parties.setting import Setting
 from atlas_cli.federation.round_time import STEP_KINDS, StepFlops, simulate
-from atlas_cli.models.halves.auxiliary_head import auxiliary_head
+from atlas_cli.models.auxiliary_head import auxiliary_head
 from atlas_cli.planning.round_bytes import Shape, round_messages
 from atlas_cli.tasks import build as build_task
 from atlas_cli.wire.ledger import Ledger

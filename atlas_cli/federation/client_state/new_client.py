@@ -19,8 +19,8 @@ from atlas_cli.federation.parties.split_client import SplitClient
 from atlas_cli.federation.parties.trainables import build_head
 from atlas_cli.federation.parties.unsplit_client import UnsplitClient
 from atlas_cli.federation.parties.zeroth_order_client import ZerothOrderClient
+from atlas_cli.models.auxiliary_head import auxiliary_head
 from atlas_cli.models.frozen.load import FrozenBase
-from atlas_cli.models.halves.auxiliary_head import auxiliary_head
 from atlas_cli.planning.method import method_of, pull_of, shares_gradients
 from atlas_cli.planning.plan import ClientPlan
 from atlas_cli.seeding import forked

@@ -90,7 +90,7 @@ def applied(config: ExperimentConfig, name: str, option: Option) -> dict[str, An
     no checkpointing."""
     client, chosen = config.clients[name], dict(option)
     learns = chosen.get("learns", client.learns)
-    if learns != "backprop" and (client.checkpointing or "checkpointing" in chosen):
+    if learns in ("zeroth-order", "frozen") and (client.checkpointing or "checkpointing" in chosen):
         chosen["checkpointing"] = False
     if learns == "frozen":
         chosen.pop("rank", None)

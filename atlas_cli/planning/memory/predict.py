@@ -12,8 +12,8 @@ from dataclasses import replace
 from transformers import PreTrainedConfig
 
 from atlas_cli.config.schema.experiment import Learns
+from atlas_cli.models.auxiliary_head import trained_tensors
 from atlas_cli.models.families.contract import BaseFamily
-from atlas_cli.models.halves.auxiliary_head import trained_tensors
 from atlas_cli.models.halves.split import client_half, server_half
 from atlas_cli.planning.memory.few_blocks import step_of
 from atlas_cli.planning.memory.party_memory import (
