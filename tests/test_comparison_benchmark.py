@@ -7,7 +7,8 @@ import pytest
 import torch
 from compare_aggregation import Outcome, cells, finished, identical, table, written
 from paired import Scored, first_at, paired, t_95
-from shared_target import CLOSED, RANKS, missing
+from shared_target import CLOSED, even, missing
+from torch.nn.functional import layer_norm
 from transformers import AutoTokenizer, BertModel
 from word_means import write_model
 
@@ -66,22 +67,28 @@ def test_a_run_of_before_a_key_came_is_found_again(tmp_path):
 
 
 def test_the_block_passes_a_text_on_as_it_is(tmp_path):
-    means = torch.randn(5, 8)
+    means = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
     write_model(means, tmp_path)
-    model, tokenizer = BertModel.from_pretrained(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    model, tokenizer = BertModel.from_pretrained(tmp_path).eval(), AutoTokenizer.from_pretrained(tmp_path)
     tokens = tokenizer(["t0", "t4"], return_tensors="pt")
     assert tokens["input_ids"].shape == (2, 1)
-    hidden = model.eval()(**tokens).last_hidden_state[:, 0]
-    assert torch.allclose(hidden, torch.nn.functional.layer_norm(means[[0, 4]], (8,)), atol=1e-5)
-    dW = torch.randn(8, 8)
+    x = layer_norm(means[[0, 4]], (8,), eps=1e-12)
+    assert torch.allclose(model(**tokens).last_hidden_state[:, 0], x, atol=1e-5)
+    dW = torch.randn(8, 8, generator=torch.Generator().manual_seed(1))
     model.encoder.layer[0].attention.output.dense.weight.data = dW
-    x = torch.nn.functional.layer_norm(means[[0, 4]], (8,))
-    moved = model(**tokens).last_hidden_state[:, 0]
-    assert torch.allclose(moved, torch.nn.functional.layer_norm(x + x @ dW.T, (8,)), atol=1e-4)
+    moved = layer_norm(x + x @ dW.T, (8,), eps=1e-12)
+    assert torch.allclose(model(**tokens).last_hidden_state[:, 0], moved, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", CLOSED)
 def test_merges_of_clients_at_their_optimum_follow_theory(name):
-    group, _ = missing(name, RANKS, 4)
-    assert group[0] == pytest.approx(CLOSED[name](1), rel=1e-5)  # lora-fair has a ridge of 1e-6
-    assert group[3] == pytest.approx(CLOSED[name](4), rel=1e-5)  # lora-fair has a ridge of 1e-6
+    group, _ = missing(name, even(), 4)
+    for rounds in (1, 4):  # lora-fair has a ridge of 1e-6
+        assert group[rounds - 1] == pytest.approx(CLOSED[name](even(), rounds), rel=1e-5, abs=1e-12)
+
+
+def test_turns_of_near_components_grow_with_delta_svd():
+    for ratio, grows in ((0.6, False), (0.9, True)):  # above 0.625, for six clients of ten
+        spectrum = ratio ** torch.arange(16, dtype=torch.float64)
+        group, _ = missing("delta-svd", spectrum, 25)
+        assert (group[-1] > 2 * CLOSED["delta-svd"](spectrum, 25)) == grows
