@@ -72,7 +72,7 @@ def test_the_same_outcome_and_one_graph_for_all_blocks_and_clients(model_folder,
 
 @pytest.mark.slow
 @pytest.mark.skipif(CXX is None, reason="no C++ compiler (g++ or clang++) on the PATH")
-@pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])
+@pytest.mark.parametrize("family", ["gpt2", "llama"])  # either kind of layer, of norm and of activation
 def test_compiled_for_the_cpu_it_is_equal_to_rounding(model_folder, family):
     compare(model_folder(family), family, "inductor", 5e-6)  # gradients of random adapters: up to 2e-6
 
