@@ -78,7 +78,7 @@ def test_client_flops_are_those_that_torch_counts(family, base_of):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", sorted(ALWAYS))
+@pytest.mark.parametrize("family", sorted(ALWAYS - {"mistral", "qwen2", "roberta"}))  # as llama and bert count
 def test_client_flops_over_all_pairs_of_targets(family, base_of):
     base = base_of(family)
     for targets in combinations(linear_layers(base), 2):
