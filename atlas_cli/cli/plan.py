@@ -188,7 +188,8 @@ def command(
     if as_json:
         return
     if write is None:
-        typer.echo("next: --minimise time --write NEW.yaml chooses one and writes its config")
+        choosing = "--minimise time --write NEW.yaml chooses one and" if chosen is None else "--write NEW.yaml"
+        typer.echo(f"next: {choosing} writes its config")
         return
     comments = "" if kept else " (all keys are written out, without the file's comments)"
     typer.echo(f"wrote {write}{comments}; next: atlas train {shlex.quote(str(write))}")

@@ -23,16 +23,15 @@ FIGURES: dict[str, Callable[[Figures], float | None]] = {
     "MB": lambda f: f.bytes / MB,
     "leakage": lambda f: f.leakage,
 }
-CAPTION = (
-    "MiB: the largest predicted peak of a client; seconds, joules and MB (both ways): of all clients in a round\n"
-    "changes: how far what may change what is learned is from the file, in places of the lists, mean over clients"
-)
+CAPTION = "MiB: the largest predicted peak of a client; seconds, joules, MB (both ways): of all clients in a round"
+CHANGES = "changes: places along your lists from the file's values, mean over clients"
 
 
 def plan_table(search: Search, front: Sequence[Found], chosen: int | None, width: int) -> Table:
     """The figures of candidates and what they set, at most ``SHOWN`` of the front, the chosen one among them."""
     places = _shown(len(front), chosen)
     rows = [front[place] for place in places]
+    caption = CAPTION
     columns = [Column("", [">" if place == chosen else "" for place in places])]
     columns += [Column("cut", [_cuts(row.candidate) for row in rows], right=True)]
     for heading, read in FIGURES.items():
@@ -41,8 +40,8 @@ def plan_table(search: Search, front: Sequence[Found], chosen: int | None, width
             columns.append(Column(heading, [_number(value) for value in values], right=True))
     if any(row.figures.changes for row in rows):
         columns.append(Column("changes", [format_number(row.figures.changes) for row in rows], right=True))
+        caption += f"\n{CHANGES}"
     columns.append(Column("settings", [settings_text(search, row.candidate) for row in rows], folds=True))
-    caption = CAPTION
     if len(places) < len(front):
         caption += f"\n{len(places)} of {len(front)} shown, spread over the memory; --json has all"
     bold = None if chosen is None else places.index(chosen)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from atlas_cli.errors import ConfigError, TooFewClientsError
 from atlas_cli.planning.joint.figures import Figures
 from atlas_cli.planning.joint.search import Found, TooLarge
-from atlas_cli.suggest import did_you_mean
+from atlas_cli.suggest import one_of
 from atlas_cli.units import format_bytes_mb, format_bytes_mib, format_number, parse_bytes, parse_time
 
 
@@ -169,4 +169,4 @@ def _settings(each: TooLarge) -> str:
 
 def _require_goal(name: str, key: str) -> None:
     if name not in GOALS:
-        raise ConfigError(f"{name!r} is not one of {', '.join(GOALS)}{did_you_mean(name, GOALS)}", key=key)
+        raise ConfigError(f"{name!r} is not a figure of a plan{one_of(name, GOALS)}", key=key)

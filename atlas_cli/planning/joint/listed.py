@@ -8,7 +8,7 @@ from typing import Any, get_args
 from atlas_cli.config.schema.experiment import ClientConfig
 from atlas_cli.config.schema.privacy import PrivacyConfig
 from atlas_cli.errors import ConfigError
-from atlas_cli.suggest import did_you_mean
+from atlas_cli.suggest import one_of
 
 MOST = 1000  # values of a list; more is a typing error
 _OPTION = {
@@ -61,9 +61,7 @@ def words(text: str, key: str) -> list[Any]:
     found = []
     for part in _parts(text, _OPTION[key]):
         if part not in allowed:
-            raise ConfigError(
-                f"{part!r} is not one of {', '.join(allowed)}{did_you_mean(part, allowed)}", key=_OPTION[key]
-            )
+            raise ConfigError(f"{part!r} cannot be chosen{one_of(part, allowed)}", key=_OPTION[key])
         found.append(allowed[part])
     return list(dict.fromkeys(found))
 
