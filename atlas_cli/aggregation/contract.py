@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -100,8 +100,8 @@ class Update:
         adapters: as trained; a part that the method does not upload is the server's own idea of it. The round began
             with the first r rows and columns of the group's adapter.
         extras: what ``ClientTerm.end_round`` gave, by name.
-        late: what it began from, where that is another version of the group's adapter; only methods that are
-            ``TAKES_LATE`` see such updates.
+        late: what it began from, where that is another version of the group's adapter; only methods that take
+            "products" (``TAKES_LATE``) see such updates.
     """
 
     client: str
@@ -216,7 +216,9 @@ class BaseMethod(ABC):
         EQUAL_CLIENTS: whether each client counts once, whatever ``aggregation.weights`` says.
         UNWEIGHTED: what it does instead of weighting by ``aggregation.weights``, after the method's name; None: it
             weights.
-        TAKES_LATE: whether updates may have begun from earlier versions of the group's adapter (``Update.late``).
+        TAKES_LATE: how it takes updates that began from earlier versions of the group's adapter: "products", it adds up
+            changes of dW and reads ``Update.late``; "factors", it is given A and B as if they had begun now: the
+            present ones and what they changed by. None: not at all.
         FIXED_POINT: whether clients that all train the same adapter are delivered exactly that adapter; a test checks
             it.
         Options: the config section of ``aggregation.options``.
@@ -235,7 +237,7 @@ class BaseMethod(ABC):
     CUTS_MAY_DIFFER: ClassVar[bool] = True
     EQUAL_CLIENTS: ClassVar[bool] = False
     UNWEIGHTED: ClassVar[str | None] = None
-    TAKES_LATE: ClassVar[bool] = False
+    TAKES_LATE: ClassVar[Literal["products", "factors"] | None] = None
     FIXED_POINT: ClassVar[bool] = True
     Options: ClassVar[type[Section]] = NoOptions
     options: Any = None

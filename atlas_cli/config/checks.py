@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from atlas_cli.config.asynchrony_checks import asynchrony_problems
+from atlas_cli.config.cohorts import cohort_size
 from atlas_cli.config.learning_checks import learning_problems
 from atlas_cli.config.privacy_checks import privacy_problems
 from atlas_cli.config.problems import Problem
@@ -184,11 +185,6 @@ def _faults(config: ExperimentConfig) -> Iterator[Problem]:
     if training.min_clients > cohort:
         problem = f"a cohort has {cohort} clients here, so no round could count with {training.min_clients}"
         yield Problem(("training", "min_clients"), problem)
-
-
-def cohort_size(share: float, clients: int) -> int:
-    """How many clients of a group take part in a round: a share of them, at least one."""
-    return max(1, round(share * clients))
 
 
 def _clustering(config: ExperimentConfig) -> Iterator[Problem]:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
-from atlas_cli.engines.in_process import OnStep, local_steps
+from atlas_cli.engines.in_process import local_steps
+from atlas_cli.engines.own_step import OnStep
 from atlas_cli.federation.attendance import Attendance
 from atlas_cli.federation.federation import Federation
 from atlas_cli.federation.local_work import LocalWork

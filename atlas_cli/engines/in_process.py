@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from atlas_cli.data.collate import Batch
-from atlas_cli.engines.by_arrival import OnStep, by_arrival
+from atlas_cli.engines.by_arrival import by_arrival
+from atlas_cli.engines.own_step import OnStep, own_step
 from atlas_cli.engines.passes import begin_round, order_of, passes
-from atlas_cli.errors import NonFiniteError, during
+from atlas_cli.errors import during
 from atlas_cli.federation.attendance import Attendance
 from atlas_cli.federation.batches import batch_of
 from atlas_cli.federation.federation import Federation
@@ -40,7 +42,9 @@ def local_steps(
         NonFiniteError: with ``training.on_nonfinite: stop``, or if no single client caused it.
     """
     if federation.under_way is not None:
-        return by_arrival(federation, federation.under_way, attendance, ledger, on_step)
+        own = partial(own_step, federation, attendance, ledger)
+        by_arrival(federation, federation.under_way, attendance, on_step, own)
+        return attendance.arrived(federation.under_way.end_round())
     training, server, number = federation.config.training, federation.server, attendance.number
     done = {client: LocalWork() for client in attendance.present}
     server.real_tokens = federation.plan.one_by_one is None
@@ -58,7 +62,9 @@ def local_steps(
                 continue
             for client in clients:
                 with during(f"client {client}, step {step}"):
-                    _own_step(federation, attendance, client, batches[client], step, factor, ledger, done[client])
+                    own_step(
+                        federation, attendance, ledger, client, batches[client], (number, step), factor, done[client]
+                    )
         if step == 0 and shares_gradients(federation.config):
             share_first_step(federation, [client for client in left if client in attendance.present], ledger)
         server.finish_step()
@@ -73,32 +79,6 @@ def share_first_step(federation: Federation, clients: Sequence[str], ledger: Led
     for client, mean in share_first_gradients(federation.aggregator, first, ledger).items():
         with during(f"client {client}, step 0"):
             federation.clients[client].take_mean(mean)
-
-
-def _own_step(
-    federation: Federation,
-    attendance: Attendance,
-    client: str,
-    batch: Batch,
-    step: int,
-    factor: float,
-    ledger: Ledger,
-    did: LocalWork,
-) -> None:
-    """One step of one client by itself; it leaves ``attendance`` where it is dropped."""
-    began, server = time.perf_counter(), federation.server
-    try:
-        loss = federation.clients[client].local_step(batch, attendance.number, step, factor, server, ledger)
-        did.add(batch, loss, time.perf_counter() - began)
-        late = attendance.passes_deadline(client, did, ledger, step)
-        if not late:
-            server.accept()
-    except NonFiniteError as error:
-        if federation.config.training.on_nonfinite == "stop":
-            raise
-        attendance.drop(client, str(error).partition(";")[0])
-    if client not in attendance.present:
-        server.reject()
 
 
 def _shared_step(

@@ -9,7 +9,7 @@ from functools import cached_property
 from atlas_cli.aggregation.error import ErrorLedger
 from atlas_cli.clustering.in_a_run import ClusteringResult
 from atlas_cli.data.class_names import count_labels
-from atlas_cli.engines.in_process import OnStep
+from atlas_cli.engines.own_step import OnStep
 from atlas_cli.experiment.memory_record import MeasuredRound
 from atlas_cli.federation.attendance import Attendance
 from atlas_cli.federation.federation import Federation
@@ -154,8 +154,8 @@ class Recorder:
     def _simulate(self, result: RoundResult) -> RoundTime | None:
         if not result.trained:
             return None
-        if (there := result.attendance) is not None and there.time is not None:
-            return there.time
+        if (there := result.attendance) is not None and there.ended is not None:
+            return there.ended.time
         late, waited = (there.late, there.waited) if there is not None else ((), 0.0)
         dropped = result.dropped
         return simulate(self.federation, result.trained, result.ledger, dropped=dropped, late=late, waited=waited)
@@ -212,7 +212,7 @@ class Recorder:
             "delta": self.federation.config.privacy.delta,
             "participants": participants,
             "dropped": {c: result.dropped[c] for c in cohort if c in result.dropped},
-            **_staleness(result),
+            **_staleness(result, cohort),
             **_norms(protection.norms_of_group(participants)),
         }
 
@@ -292,10 +292,10 @@ def _counts(metric: Metric | None) -> JSON:
     return {name: counts for name, counts in found.items() if counts}
 
 
-def _staleness(result: RoundResult) -> JSON:
+def _staleness(result: RoundResult, clients: Collection[str]) -> JSON:
     """The field is there only where clients wait for nobody."""
-    known = result.attendance.staleness if result.attendance is not None else None
-    return {} if known is None else {"staleness": dict(known)}
+    ended = result.attendance.ended if result.attendance is not None else None
+    return {} if ended is None else {"staleness": {c: ended.staleness[c] for c in clients if c in ended.staleness}}
 
 
 def _norms(found: Mapping[str, object]) -> JSON:

@@ -11,7 +11,7 @@ from torch import Tensor
 from atlas_cli.aggregation.error import ErrorLedger
 from atlas_cli.aggregation.mixing import laplacian_matrix, softmax_matrix
 from atlas_cli.clustering.in_a_run import ClusteringResult, cluster_clients
-from atlas_cli.config.checks import cohort_size
+from atlas_cli.config.cohorts import cohort_size
 from atlas_cli.engines.engine import LocalSteps
 from atlas_cli.engines.in_process import local_steps
 from atlas_cli.errors import AtlasError, NonFiniteError, during
@@ -76,7 +76,7 @@ def train(
             trained = local_steps(federation, attendance, ledger, recorder.on_step(number))
             sent = collect(federation, attendance, trained, ledger)
             attendance.require_enough()
-            federation.server.finish_round(attendance.present)
+            federation.server.finish_round(attendance.present, *attendance.late())
             errors = merge(federation, attendance, sent, recorder)
             mix_groups(federation, attendance.present)
             last = number == training.rounds
@@ -101,6 +101,8 @@ def train(
 
 def reach(federation: Federation, attendance: Attendance, ledger: Ledger, everyone: bool) -> bool:
     """Deliver a round's result to its cohort, or at the end of training to everyone, and check that they hold it."""
+    if everyone:
+        attendance.call_off()
     clients = list(federation.clients if everyone else attendance.cohort)
     deliver(federation, [client for client in clients if client not in attendance.gone], ledger)
     require_delivered(federation, clients, anew=everyone)
@@ -176,10 +178,10 @@ def merge(
     errors: dict[str, ErrorLedger | None] = {}
     for group in federation.aggregator.groups:
         left = attendance.remaining(group)
-        if not left:
+        if not left and federation.under_way is None:
             kept = f"round {attendance.number}: no client of {group} is left, so it keeps its adapter"
             recorder.progress.note(kept)
-        elif federation.aggregator.exchanges:
+        elif left and federation.aggregator.exchanges:
             with during(f"{'task group' if group in federation.group_names else 'cluster'} {group}"):
                 errors[group] = federation.aggregator.combine(group, {c: sent[c] for c in left}, attendance.number)
     return errors

@@ -50,6 +50,8 @@ class RunState:
         self.parts["clients"] = SavedClients(federation)
         if federation.under_way is not None:
             self.parts["under_way"] = federation.under_way
+            if federation.config.training.server_update == "per-client":
+                self.parts["server_copies"] = federation.server.copies
         self.best = BestRounds(federation)
         if self.best.groups:
             self.parts["best"] = self.best

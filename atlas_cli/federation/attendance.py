@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from atlas_cli.aggregation.checks import require_unchanged_by
 from atlas_cli.aggregation.client_gradients import factors_of
@@ -11,8 +11,8 @@ from atlas_cli.federation.client_state.state import ClientState
 from atlas_cli.federation.federation import Federation
 from atlas_cli.federation.local_work import LocalWork
 from atlas_cli.federation.round_time import OwnTime
+from atlas_cli.federation.under_way import Ended
 from atlas_cli.planning.cohort import answers, crashes
-from atlas_cli.planning.devices.clock import RoundTime
 from atlas_cli.units import parse_time
 from atlas_cli.wire.ledger import Ledger
 
@@ -31,8 +31,7 @@ class Attendance:
         late: dropped clients whose last step came after the deadline.
         waited: virtual seconds that the server waited for late clients: the deadline, or 0.
         began_with: by client, the ranks of its adapters when the round began.
-        time: the round on the virtual clock, where it is not that of a cohort (``training.asynchrony``).
-        staleness: by client whose update came, how often its group was merged since it started; None: nobody's was.
+        ended: what came in the round, where it is not that of a cohort (``training.asynchrony``).
     """
 
     def __init__(self, federation: Federation, cohort: list[str], number: int) -> None:
@@ -44,9 +43,7 @@ class Attendance:
         self.gone, self.late = set(self.dropped), set[str]()
         self.waited = 0.0
         self.began_with: dict[str, dict[str, int]] = {}
-        self.time: RoundTime | None = None
-        self.staleness: Mapping[str, int] | None = None
-        self._crashes = crashes(config, federation.client_plans(cohort), number)
+        self.ended: Ended | None = None
         self._deadline = None if config.training.deadline is None else parse_time(config.training.deadline)
         self._time = OwnTime(federation, cohort) if self._deadline is not None else None
         self._before: dict[str, ClientState] = {}
@@ -61,33 +58,51 @@ class Attendance:
         for client in self.present:
             self.federation.clients[client].train_only(aggregator.parts(client).trained)
         self.began_with = {c: members[c].ranks for c in self.present}
-        every = may_drop(self.federation, self.present)
-        exposed = self.present if every else [c for c in self.present if c in self._crashes]
-        self._before = {c: ClientState.of(self.federation.clients[c], members[c]).copy() for c in exposed}
+        under_way = self.federation.under_way
+        if under_way is None:
+            failing = crashes(self.federation.config, self.federation.client_plans(self.present), self.number)
+            exposed = self.present if may_drop(self.federation, self.present) else failing
+            self._before = {c: ClientState.of(self.federation.clients[c], members[c]).copy() for c in exposed}
         for client in self.present:
             if (term := members[client].term) is not None:
                 with during(f"client {client}"):
                     term.begin_round(factors_of(members[client].adapters))
                     unchanged = members[client].exchanged_sha256() == members[client].delivered_sha256
                     require_unchanged_by(term, unchanged)
+        if under_way is not None:
+            for client in self.present:
+                under_way.begin(client, self.number)
+            self.present = self.federation.in_order(under_way.training)
 
-    def arrived(self, staleness: Mapping[str, int], dropped: Mapping[str, str], time: RoundTime) -> None:
-        """The round is that of the clients whose updates came in it, whenever they started.
+    def arrived(self, ended: Ended) -> dict[str, LocalWork]:
+        """The round is that of the clients whose updates are merged in it, whenever they started (``asynchrony``).
 
-        Args:
-            staleness: of these updates, by client.
-            dropped: why an update is not merged, by client.
-            time: from the merge before to this one.
+        Returns:
+            The work of these clients, and of those that were dropped.
         """
         members, in_order = self.federation.aggregator.members, self.federation.in_order
-        self.staleness, self.time = {client: staleness[client] for client in in_order(staleness)}, time
-        self.dropped |= dropped
-        self.present = [client for client in self.staleness if client not in self.dropped]
+        self.ended, self.present = ended, in_order(ended.merged)
         self.began_with = {client: members[client].ranks for client in self.present}
         self.cohort = in_order([*self.present, *self.dropped])
+        return {client: ended.works[client] for client in in_order(ended.works)}
+
+    def late(self) -> tuple[Mapping[str, float], Collection[str]]:
+        """What the changes of late clients are multiplied by, and the clients that go on in the next round."""
+        under_way = self.federation.under_way
+        return ({}, ()) if self.ended is None or under_way is None else (self.ended.factors, under_way.passes)
+
+    def call_off(self) -> None:
+        """Training ends: clients still under way are dropped, and hold again what they were delivered."""
+        if (under_way := self.federation.under_way) is None:
+            return
+        for client in list(under_way.passes):
+            self.dropped[client] = under_way.progress(client)
+            self.federation.give_back(client)
+            under_way.stop(client)
+        self.cohort = self.federation.in_order([*self.present, *self.dropped])
 
     def drop(self, client: str, reason: str, *, gone: bool = True) -> None:
-        """Drop a client from the round and restore its state from the beginning of the round.
+        """Drop a client from the round and restore its state from the beginning of the round, or of its pass.
 
         Args:
             gone: False for a client that is still there, so that it gets what is delivered after the round.
@@ -96,12 +111,15 @@ class Attendance:
         self.dropped[client] = reason
         if gone:
             self.gone.add(client)
-        if client in self._before:
+        if self.federation.under_way is not None:
+            self.federation.give_back(client)
+        elif client in self._before:
             self._before[client].load(self.federation.clients[client], self.federation.aggregator.members[client])
 
-    def crashes(self, client: str, step: int) -> bool:
-        """Drop a client that fails before this step (from 0)."""
-        if self._crashes.get(client) != step:
+    def crashes(self, client: str, step: int, began: int | None = None) -> bool:
+        """Drop a client that fails before this step (from 0) of the round, or of its pass that ``began`` in another."""
+        plans = self.federation.client_plans([client])
+        if crashes(self.federation.config, plans, began or self.number).get(client) != step:
             return False
         self.drop(client, f"failed before step {step}")
         return True

@@ -148,12 +148,19 @@ class Federation(LoadedExperiment):
         return Ledger(None if self.recording is None else self.recording.watch(number))
 
     def starting(self, number: int) -> list[str]:
-        """The clients that are asked in a round: its cohort, or all that are not under way."""
-        return sample_cohort(self.plan, number) if self.under_way is None else self.under_way.idle()
+        """The clients that are asked in a round: its cohort, or as many as are not under way of it."""
+        return sample_cohort(self.plan, number, self.under_way.passes if self.under_way is not None else ())
 
     def trains(self, client: str) -> bool:
-        """Whether a client is in the middle of its local steps between two rounds."""
-        return self.under_way is not None and self.under_way.trains(client)
+        """Whether a client is in the middle of its local steps, or its update waits, between two rounds."""
+        return self.under_way is not None and client in self.under_way.passes
+
+    def give_back(self, client: str) -> None:
+        """Restore a client that is under way to what it was delivered, without moments, as a pass begins."""
+        if self.under_way is not None:
+            with self.at_hand([client]):
+                self.under_way.restore(client)
+                self.clients[client].reset_optimizer()
 
     def part_of(self, client: str) -> str:
         """The part whose head a client shares: its task group, or the clients of its task group in its cluster."""

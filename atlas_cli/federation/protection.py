@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from atlas_cli.config.checks import cohort_size
+from atlas_cli.config.cohorts import cohort_size
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.config.schema.privacy import NoiseConfig
 from atlas_cli.config.schema.section import Section

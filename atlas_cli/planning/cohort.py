@@ -5,10 +5,10 @@ Clients that do not answer are drawn from hash(seed, client, round), so that a c
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TypeVar
 
-from atlas_cli.config.checks import cohort_size
+from atlas_cli.config.cohorts import cohort_size
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.planning.plan import ClientPlan, Plan
 from atlas_cli.seeding import numpy_generator
@@ -16,15 +16,20 @@ from atlas_cli.seeding import numpy_generator
 T = TypeVar("T")
 
 
-def sample_cohort(plan: Plan, round_number: int) -> list[str]:
-    """Draw the share ``training.cohort`` of each group's clients, at least one, in the order of the config."""
+def sample_cohort(plan: Plan, round_number: int, busy: Collection[str] = ()) -> list[str]:
+    """Draw the share ``training.cohort`` of each group's clients, at least one, in the order of the config.
+
+    Args:
+        busy: clients that take part already, and count (``training.asynchrony``); they are not drawn.
+    """
     share, seed = plan.config.training.cohort, plan.config.seed
     chosen: set[str] = set()
     for group in plan.group_names:
         members = plan.names(group)
         size = cohort_size(share, len(members))
         draw = numpy_generator(seed, "cohort", group, round_number)
-        chosen.update(members[i] for i in draw.permutation(len(members))[:size])
+        idle = [members[i] for i in draw.permutation(len(members)) if members[i] not in busy]
+        chosen.update(idle[: max(0, size - (len(members) - len(idle)))])
     return plan.in_order(chosen)
 
 

@@ -26,28 +26,28 @@ def problems(changes):
 def test_what_can():
     assert problems({}) == {}
     assert problems({"training": {"asynchrony": {"buffer": 3}}, "privacy": {"compress": "int8"}}) == {}
+    assert problems({"training": {"server_update": "per-client", "cohort": 0.7}, **OTHER}) == {}
 
 
 @pytest.mark.parametrize(
     ("changes", "key", "says"),
     [
-        ({"training": {"asynchrony": {"buffer": 4}}}, "training.asynchrony.buffer", "at most 3, the number of clients"),
-        ({"training": {"server_update": "pooled"}}, "training.server_update", "use sequential"),
-        ({"training": {"min_clients": 3}}, "training.min_clients", "a round has 2 updates"),
-        ({"training": {"cohort": 0.5}}, "training.cohort", "all clients that are idle start"),
+        ({"training": {"asynchrony": {"buffer": 4}}}, "training.asynchrony.buffer", "at most 3, the clients"),
+        ({"training": {"server_update": "pooled"}}, "training.server_update", "use per-client or sequential"),
+        ({"training": {"min_clients": 3}}, "training.min_clients", "a round may have 2 updates"),
+        ({**OTHER, "training": {"min_clients": 2}}, "training.min_clients", "a round may have 1 updates"),
+        ({"training": {"cohort": 0.3}}, "training.asynchrony.buffer", "at most 1, the clients of a group"),
         ({"training": {"deadline": "60 s"}}, "training.deadline", "remove it"),
-        ({"training": {"on_nonfinite": "drop-client"}}, "training.on_nonfinite", "no state"),
-        ({"faults": {"crash_at": {"a-1": {"round": 1}}}}, "faults.crash_at", "no state"),
         ({"training": {"drift": {"name": "fedprox"}}}, "training.drift.name", "began together"),
         ({"screen": {"max_norm_ratio": 3.0}}, "screen", "different versions"),
         ({"privacy": {"activations": {"noise_multiplier": 1.0, "clip": 1.0}}}, "privacy", "accounted"),
         ({"clustering": {"k": 2}}, "clustering", "same version"),
         ({"audit": {}}, "audit", "cohort"),
-        ({"engine": {"name": "ray"}}, "engine.name", "one process"),
+        ({"clients": {"a": {"learns": "frozen"}}}, "clients.a.learns", "not on the clock"),
         ({"engine": {"offload": "1 GiB"}}, "engine.offload", "not idle"),
         ({"clients": {"a": {"device": None}}}, "training.asynchrony", "a-1 has none"),
         ({"mode": "federated"}, "training.asynchrony", "virtual clock"),
-        (OTHER, "training.asynchrony", "one task group"),
+        ({**OTHER, "aggregation": {"cross_group": {"strength": 0.5}}}, "aggregation.cross_group", "different times"),
     ],
 )  # fmt: skip
 def test_what_cannot(changes, key, says):

@@ -36,16 +36,25 @@ def after(config, train_quietly):
     return RunState(federation).capture, train_quietly(federation)
 
 
-def test_a_buffer_of_all_clients_is_the_synchronous_run(make_config, train_quietly):
-    """Heads and adapters at clients, so that nothing depends on the order in which the server is asked."""
-    common = {"server": {"rank": 0}, "training": {"labels": "client"}, "engine": {"fuse": "off"}}
+SAME = {
+    "nothing trained on the server": {"server": {"rank": 0}, "training": {"labels": "client"}},
+    "a copy of the server for each client": {"training": {"server_update": "per-client", "cohort": 0.67}},
+}
+
+
+@pytest.mark.parametrize("case", SAME)
+def test_a_buffer_of_all_that_train_is_the_synchronous_run(case, make_config, train_quietly):
+    """Nothing depends on the order in which the server is asked; faults, absence and devices change nothing."""
+    faults = {"slow": SLOW, "drop": 0.2, "crash_at": {"b": {"round": 2, "step": 1}}}
+    common = {**SAME[case], "engine": {"fuse": "off"}, "faults": faults}
     plain, lines = after(config_of(make_config, **common), train_quietly)
-    common["training"] |= {"asynchrony": {"buffer": 3}}
-    buffered, own = after(config_of(make_config, **common), train_quietly)
+    rule = {"buffer": 2 if "cohort" in SAME[case]["training"] else 3}
+    asynchronous = {**common, "training": {**common["training"], "asynchrony": rule}}
+    buffered, own = after(config_of(make_config, **asynchronous), train_quietly)
     one, other = plain()[0], buffered()[0]
     assert one.keys() == other.keys()
     assert [name for name in one if not torch.equal(one[name], other[name])] == []
-    same = ("round", "train_loss", "test", "bytes_up", "bytes_down", "participants", "aggregation_error")
+    same = ("round", "train_loss", "test", "bytes_up", "bytes_down", "participants", "dropped", "aggregation_error")
     assert [[line[k] for k in same] for line in lines.metrics] == [[line[k] for k in same] for line in own.metrics]
 
 
@@ -53,7 +62,7 @@ def by_hand(config, seconds, scale=1.0):
     """A federation whose clients take so many seconds for a pass, and whose server takes none."""
     federation = build(config)
 
-    def work_of(client, number):
+    def work_of(client, number, delivered):
         steps = config.training.local_steps
         step = LocalStep(0.5 / steps, 0.5 / steps, 0, 0, 0, 0, 0)
         return ClientWork(client, "g", ONE, [step] * steps, 0, 0, 0, 0, slowdown=scale * seconds[client])
@@ -191,7 +200,7 @@ def test_the_clock_knows_every_byte_before_it_is_sent(labels, make_config, train
     federation = build(config_of(make_config, training=training))
     lines = [line for line in train_quietly(federation).clients if line["round"] == 2]
     for line in lines:
-        work = work_of_pass(federation, line["client"], 2)
+        work = work_of_pass(federation, line["client"], 2, delivered=True)
         steps = work.steps
         assert line["bytes_up"] == sum(step.bytes_up for step in steps) + work.adapter_bytes_up
         assert line["bytes_down"] == sum(step.bytes_down for step in steps) + work.adapter_bytes_down

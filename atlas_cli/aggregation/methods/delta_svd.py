@@ -24,7 +24,7 @@ from atlas_cli.aggregation.low_rank import redistribute, weighted_sum
 class Method(BaseMethod):
     """Adds the clients' changes to the group's update."""
 
-    TAKES_LATE = True
+    TAKES_LATE = "products"
 
     def aggregate(self, current: Adapters, updates: Sequence[Update], context: Context) -> Merge:
         """G after the round, and G before truncation."""

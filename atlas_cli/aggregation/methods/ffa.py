@@ -20,6 +20,7 @@ class Method(BaseMethod):
     """Averages B over one frozen, shared A."""
 
     SENT = DELIVERED = TRAINED = ("B",)
+    TAKES_LATE = "factors"
 
     def aggregate(self, current: Adapters, updates: Sequence[Update], context: Context) -> Merge:
         """The mean of B, with the A that all clients share."""

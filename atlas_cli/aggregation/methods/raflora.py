@@ -26,7 +26,7 @@ from atlas_cli.aggregation.methods import delta_svd
 class Method(delta_svd.Method):
     """Averages each component over the clients that have it."""
 
-    TAKES_LATE = False  # a component of an earlier version is another direction than that of its number now
+    TAKES_LATE = None  # a component of an earlier version is another direction than that of its number now
 
     def _parts(self, path: str, held: Sequence[tuple[float, Update]], before: Factors) -> list[tuple[float, Factors]]:
         """The clients' products with each component divided by W_j, and what is beyond the ranks that were sent."""

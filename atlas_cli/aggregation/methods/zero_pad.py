@@ -20,6 +20,8 @@ from atlas_cli.aggregation.padding import padded_means
 class Method(BaseMethod):
     """Averages factors that are padded with zeros."""
 
+    TAKES_LATE = "factors"
+
     def aggregate(self, current: Adapters, updates: Sequence[Update], context: Context) -> Merge:
         """The group's adapter at the largest rank of its clients; layers that nobody sent stay as they are."""
         return Merge(padded_means(current, updates))

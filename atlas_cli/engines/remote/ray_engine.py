@@ -16,8 +16,8 @@ from typing import Any, Self
 
 import torch
 
-from atlas_cli.config.checks import cohort_size
-from atlas_cli.engines.in_process import OnStep
+from atlas_cli.config.cohorts import cohort_size
+from atlas_cli.engines.own_step import OnStep
 from atlas_cli.engines.remote.arrays import Array, size_of, to_array
 from atlas_cli.engines.remote.cluster import nodes, require_room, room
 from atlas_cli.engines.remote.host import Answer, ClientSetup, LostCall, Result

@@ -18,7 +18,8 @@ from typing import Any
 import torch
 
 from atlas_cli.data.collate import Batch
-from atlas_cli.engines.in_process import OnStep
+from atlas_cli.engines.by_arrival import by_arrival
+from atlas_cli.engines.own_step import OnStep
 from atlas_cli.engines.passes import begin_round, order_of
 from atlas_cli.engines.remote.arrays import pack, unpack
 from atlas_cli.engines.remote.host import Answer, Calls, LostCall, NotFinite, PluginFailed
@@ -35,6 +36,7 @@ from atlas_cli.federation.parties.frozen_client import FrozenClient
 from atlas_cli.federation.parties.optimizers import learning_rate_factor
 from atlas_cli.federation.parties.split_client import SplitClient
 from atlas_cli.federation.parties.trainables import PendingGradients, StepLoss
+from atlas_cli.federation.under_way import UnderWay
 from atlas_cli.planning.method import shares_gradients
 from atlas_cli.wire.ledger import Ledger
 from atlas_cli.wire.messages import Activations, FeatureGradients, Features
@@ -59,7 +61,7 @@ class RemoteRound:
 
     def __init__(self, federation: Federation, calls: Calls, attendance: Attendance, ledger: Ledger) -> None:
         self.federation, self.calls, self.attendance, self.ledger = federation, calls, attendance, ledger
-        self.number, self.training = attendance.number, federation.config.training
+        self.training = federation.config.training
         self.strict = self.training.on_nonfinite == "drop-client"  # a step may be taken back after the server's part
         self.done = {client: LocalWork() for client in attendance.present}
         self._near = Counter(calls.place(client) for client in attendance.present)
@@ -69,7 +71,7 @@ class RemoteRound:
         self._to_accept: deque[str] = deque()
         self._before: dict[str, LocalWork] = {}
         self._batches: dict[str, Batch] = {}
-        self._step = 0
+        self._when = (0, 0)
 
     def begin(self) -> None:
         """Send every client its state.
@@ -85,9 +87,13 @@ class RemoteRound:
             if answer.value != members[client].exchanged_sha256():
                 raise AtlasError(f"client {client} does not hold, where it runs, what the server delivered to it")
 
-    def split_step(self, step: int, clients: list[str], batches: Mapping[str, Batch]) -> None:
-        """One step of clients of a split, the server's part included, up to its own step with pooled gradients."""
-        self._step, self._batches = step, dict(batches)
+    def split_step(self, when: tuple[int, int], clients: list[str], batches: Mapping[str, Batch]) -> None:
+        """One step of clients of a split, the server's part included, up to its own step with pooled gradients.
+
+        Args:
+            when: the round and the step that it is of.
+        """
+        self._when, self._batches = when, dict(batches)
         self._to_accept = deque(clients)
         unserved = list(clients)
         while unserved:
@@ -108,7 +114,7 @@ class RemoteRound:
     def unsplit_step(self, step: int, clients: list[str], batches: Mapping[str, Batch]) -> None:
         """One step of clients that hold the whole model."""
         for client in clients:
-            self._start(client, "local_step", self.number, step)
+            self._start(client, "local_step", self.attendance.number, step)
         for client, answer in self._answers():
             self.done[client].add(batches[client], answer.value, seconds=0.0)
 
@@ -153,14 +159,14 @@ class RemoteRound:
             if client not in self._under_way and client not in self._arrived and busy[place] < GRAPHS:
                 busy[place] += 1
                 method = "forward" if self._batches[client].features else "step_on_noise"
-                self._start(client, method, self.number, self._step)
+                self._start(client, method, *self._when)
 
     def _serve(self, client: str) -> None:
         server, batch, party = self.federation.server, self._batches[client], self.federation.split_client(client)
         up, began = self._arrived.pop(client), time.perf_counter()
         loss, down = StepLoss(0.0, 0, sent=up is not None), None
         if up is not None:
-            party.begin_step(self.number, self._step)
+            party.begin_step(*self._when)
             try:
                 remote = _RemoteClient(party, self)
                 if isinstance(party, FrozenClient):
@@ -180,15 +186,15 @@ class RemoteRound:
             self._before[client] = copy.deepcopy(self.done[client])
         self.done[client].add(batch, loss, time.perf_counter() - began)
         held = server.hold()
-        if self.attendance.passes_deadline(client, self.done[client], self.ledger, self._step):
+        if self.attendance.passes_deadline(client, self.done[client], self.ledger, self._when[1]):
             return
         self._held[client] = held
         if down is not None:
-            last = self._step + 1 == self.training.local_steps
+            last = self._when[1] + 1 == self.training.local_steps
             poisson = self.federation.config.privacy.examples is not None  # the next sample may be empty
-            waits = self._step == 0 and shares_gradients(self.federation.config)  # for the gradients of others
+            waits = self._when[1] == 0 and shares_gradients(self.federation.config)  # for the gradients of others
             alone = last or poisson or waits or self._near[self.calls.place(client)] > GRAPHS
-            self._start(client, "backward" if alone else "advance", pack(down.tensors), self.number, self._step)
+            self._start(client, "backward" if alone else "advance", pack(down.tensors), *self._when)
             while self.strict and self.training.server_update == "sequential" and client in self._under_way:
                 self._receive()
 
@@ -221,11 +227,11 @@ class RemoteRound:
         client, result = self.calls.next(clients)
         method = self._under_way.pop(client)
         if isinstance(result, PluginFailed):
-            with during(f"client {client}, step {self._step}"):
+            with during(f"client {client}, step {self._when[1]}"):
                 raise PluginError(result.message) from _ElsewhereError(result.traceback)
         if not isinstance(result, Answer):
             if self.strict and isinstance(result, NotFinite) and method in ("backward", "advance"):
-                self.done[client] = self._before[client]  # its step was not taken
+                vars(self.done[client]).update(vars(self._before[client]))  # its step was not taken
             self._drop(client, result)
             return client, None
         if client in self.done and method not in ("begin", "end"):
@@ -281,6 +287,8 @@ def remote_steps(
     training, server, number = federation.config.training, federation.server, attendance.number
     steps = RemoteRound(federation, calls, attendance, ledger)
     steps.begin()
+    if federation.under_way is not None:
+        return _by_arrival(steps, federation.under_way, on_step)
     server.real_tokens = False
     begin_round(federation, steps.done, number)
     for step in range(training.local_steps):
@@ -292,7 +300,7 @@ def remote_steps(
         else:
             factor = learning_rate_factor(training, overall)
             server.begin_step(step, factor * training.server_optimizer.lr)
-            steps.split_step(step, left, batches)
+            steps.split_step((number, step), left, batches)
         if step == 0 and shares_gradients(federation.config):
             steps.share_first_step(left)
         if federation.split:
@@ -300,3 +308,17 @@ def remote_steps(
         on_step(step, steps.done)
     steps.end()
     return steps.done
+
+
+def _by_arrival(steps: RemoteRound, under_way: UnderWay, on_step: OnStep) -> dict[str, LocalWork]:
+    """The same in the order of the virtual clock; what a client computes next, it computes while others are served."""
+    steps.done = {client: under_way.passes[client].did for client in steps.attendance.present}
+
+    def serve(client: str, batch: Batch, when: tuple[int, int], factor: float, did: LocalWork) -> None:
+        steps.split_step(when, [client], {client: batch})
+
+    by_arrival(steps.federation, under_way, steps.attendance, on_step, serve)
+    steps.end()
+    for client in under_way.passes.keys() & steps.attendance.dropped.keys():
+        under_way.stop(client)
+    return steps.attendance.arrived(under_way.end_round())

@@ -196,7 +196,7 @@ class Aggregator:
         require_finite_merge(merge, self.method.state.get(group, {}), context)
         late = {} if self.earlier is None else self.earlier.late_heads(clients)
         if self.earlier is not None:
-            self.earlier.keep(group, self.head_of(clients[0]), sent)
+            self.earlier.keep(group, self.head_of(clients[0]))
         of_group.merged = merge.adapters
         of_group.version += 1
         of_group.change.grow(merge.base, of_group.version)
@@ -359,8 +359,8 @@ class Aggregator:
         known = release(self.held_of(client), scales)
         message = AdapterUpdate.of(client, to_merge({n: t for n, t in sent.items() if not n.startswith("head.")}))
         adapters = absorb({**known, **parts_of(message.named, self.parts(client).sent)}, scales)
-        late = None if self.earlier is None else self.earlier.late(client)
-        return Update(client, member.weight, adapters, message.extra, late)
+        update = Update(client, member.weight, adapters, message.extra)
+        return update if self.earlier is None else self.earlier.seen(update, self.held_of(client))
 
     def head_of(self, client: str) -> dict[str, Tensor]:
         """The group's head, named as in a client's messages; empty where clients have none."""

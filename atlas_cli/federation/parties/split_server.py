@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from atlas_cli.federation.parties.kept_rows import KeptRows
 from atlas_cli.federation.parties.measured_memory import Usage, saved_if_measured
 from atlas_cli.federation.parties.numerics import precision, require_finite, require_finite_gradients, seeded_dropout
 from atlas_cli.federation.parties.optimizers import state_bytes
+from atlas_cli.federation.parties.server_copies import ServerCopies
 from atlas_cli.federation.parties.setting import Setting
 from atlas_cli.federation.parties.shared_server_pass import ClientRequest, serve
 from atlas_cli.federation.parties.trainables import PendingGradients, StepLoss, Trainables, build_head, build_trainables
@@ -46,6 +48,7 @@ class SplitServer:
     Attributes:
         groups: what it trains for each task group, or part of one in a cluster; ``heads`` and ``tasks`` likewise. In
             modes without a split there are none, and it takes no part in local steps.
+        copies: of what it trains, with ``server_update: per-client``.
         usage: its measured memory; None where it is not measured.
         real_tokens: compute nothing for padding, and serve clients that share a pass.
         kept: the texts of frozen clients whose activations it has.
@@ -77,8 +80,7 @@ class SplitServer:
         self._members: dict[str, str] = {}
         self._cuts: dict[str, int] = {}
         self._round, self._step, self._rate = 0, 0, self.training.server_optimizer.lr
-        self._copies: dict[str, Trainables] = {}
-        self._counts: dict[str, int] = {}
+        self.copies = ServerCopies(self.groups, keep_began=self.training.asynchrony is not None)
         self._features: dict[str, tuple[Tensor, Tensor]] = {}
         self._pending: PendingGradients | None = None
 
@@ -93,9 +95,9 @@ class SplitServer:
             if cut < self.cut:
                 raise ConfigError(f"client {client} keeps {cut} layers and the server begins at layer {self.cut}")
         self._round = round_number
-        self._counts = dict.fromkeys(self._members, 0)
         if self.training.server_update == "per-client":
-            self._copies = {client: self.groups[group].copy() for client, group in self._members.items()}
+            self.copies.groups = self.groups  # others since clusters were found
+            self.copies.begin(self._members)
 
     def begin_step(self, step: int, learning_rate: float) -> None:
         """Begin a local step of the round, and set its learning rate."""
@@ -177,7 +179,6 @@ class SplitServer:
             return
         trained = pending.trained
         trained.gather(pending.gradients, pending.labels)
-        self._counts[pending.client] += pending.labels
         if self.usage is not None:
             # those of all groups are alive together until a pooled step is finished
             alive = sum(t.gradient_bytes() for t in self._all_trained())
@@ -201,17 +202,19 @@ class SplitServer:
             for group in dict.fromkeys(self._members.values()):
                 self._apply(self.groups[group])
 
-    def finish_round(self, kept: Collection[str] | None = None) -> None:
-        """Per-client update: average the copies of each group, weighted by the labels they were trained on.
+    def finish_round(
+        self,
+        kept: Collection[str] | None = None,
+        factors: Mapping[str, float] = MappingProxyType({}),
+        going_on: Collection[str] = (),
+    ) -> None:
+        """Per-client update: merge the copies of each group (``ServerCopies.merge``).
 
         Args:
             kept: the clients whose copies count; default: all that took part.
         """
-        for group in dict.fromkeys(self._members.values()) if self._copies else ():
-            taking_part = [c for c, g in self._members.items() if g == group and (kept is None or c in kept)]
-            members = [c for c in taking_part if self._counts[c] > 0]
-            self.groups[group].take_mean([self._copies[c] for c in members])
-        self._copies = {}
+        if self.training.server_update == "per-client":
+            self.copies.merge([c for c in self._members if kept is None or c in kept], factors, going_on)
 
     def adapters_above(self, part: str, cut: int) -> AdapterSet:
         """Its adapters for a group, or part of one, on blocks from ``cut`` on."""
@@ -329,8 +332,8 @@ class SplitServer:
         return run_half(half, mask, inputs_embeds=inputs)
 
     def _all_trained(self) -> list[Trainables]:
-        return [*self.groups.values(), *self._copies.values()]
+        return [*self.groups.values(), *self.copies.all()]
 
     def _trained_for(self, client: str) -> Trainables:
         """What is trained with a client's batches."""
-        return self._copies.get(client) or self.groups[self._members[client]]
+        return self.copies.get(client) or self.groups[self._members[client]]

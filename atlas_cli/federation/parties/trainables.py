@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from atlas_cli.config.schema.experiment import OptimizerConfig
+from atlas_cli.double import double
 from atlas_cli.errors import ConfigError
 from atlas_cli.federation.parties.measured_memory import tensor_bytes
 from atlas_cli.federation.parties.numerics import clip_and_step
@@ -38,6 +39,9 @@ class Trainables:
         adapters: LoRA on the server half; may be empty.
         optimizer: how they are trained.
         max_grad_norm: clip the gathered gradient to this norm.
+
+    Attributes:
+        trained_on: for each of ``parameters``, how many labels it was trained on.
     """
 
     def __init__(
@@ -57,12 +61,17 @@ class Trainables:
         n = len(self.parameters())
         self._sums: list[Tensor | None] = [None] * n
         self._counts = [0] * n
-        self._trained_on = [0] * n
+        self.trained_on = [0] * n
 
     def parameters(self) -> list[nn.Parameter]:
         """All trained parameters (a frozen language-model head is not among them)."""
         head = [p for p in self.head.parameters() if p.requires_grad] if self.head is not None else []
         return [*head, *self.adapters.trained()]
+
+    @property
+    def labels(self) -> int:
+        """How many labels it was trained on."""
+        return max(self.trained_on, default=0)
 
     def logits(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """The head's output for hidden states (B, T, D) and their mask (B, T).
@@ -89,7 +98,7 @@ class Trainables:
                 sofar = self._sums[i]
                 self._sums[i] = gradient if sofar is None else sofar + gradient
                 self._counts[i] += count
-                self._trained_on[i] += count
+                self.trained_on[i] += count
 
     def step(self, learning_rate: float) -> None:
         """One optimizer step with the gathered gradients: each parameter's are those of the pooled batch it serves."""
@@ -126,11 +135,21 @@ class Trainables:
         A parameter that was trained on none, because it served no client, stays as it is.
         """
         for i, parameter in enumerate(self.parameters()):
-            total = sum(other._trained_on[i] for other in copies)
+            total = sum(other.trained_on[i] for other in copies)
             if total:
                 parameter.zero_()
                 for other in copies:
-                    parameter.add_(other.parameters()[i], alpha=other._trained_on[i] / total)
+                    parameter.add_(other.parameters()[i], alpha=other.trained_on[i] / total)
+
+    @torch.no_grad()
+    def take_changes(self, moved: Sequence[tuple[Trainables, Sequence[Tensor], float]]) -> None:
+        """Add the mean of what copies changed, each with the values that it began with and a factor of its change."""
+        for i, parameter in enumerate(self.parameters()):
+            total, sum_of = sum(copied.trained_on[i] for copied, _, _ in moved), double(parameter)
+            for copied, began, factor in moved if total else ():
+                change = double(copied.parameters()[i]) - double(began[i])
+                sum_of = sum_of + factor * copied.trained_on[i] / total * change
+            parameter.copy_(sum_of)
 
     @torch.no_grad()
     def take_values(self, other: Trainables) -> None:

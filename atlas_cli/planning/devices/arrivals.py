@@ -58,6 +58,11 @@ class Arrivals:
         self._works[arrival.client] = work
         heapq.heappush(self._heap, arrival)
 
+    @property
+    def any(self) -> bool:
+        """Whether any message is to come."""
+        return bool(self._heap)
+
     def waiting(self) -> list[Arrival]:
         """The next message of each client under way, in the order in which they arrive."""
         return sorted(self._heap)
