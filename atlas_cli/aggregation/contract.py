@@ -79,6 +79,9 @@ class ExtraTensors(NamedTuple):
     at_server: Shapes = MappingProxyType({})
 
 
+LateAs = Literal["products", "factors"]
+
+
 class Late(NamedTuple):
     """What an update began from that did not begin from the group's adapter as it is (``training.asynchrony``).
 
@@ -237,7 +240,7 @@ class BaseMethod(ABC):
     CUTS_MAY_DIFFER: ClassVar[bool] = True
     EQUAL_CLIENTS: ClassVar[bool] = False
     UNWEIGHTED: ClassVar[str | None] = None
-    TAKES_LATE: ClassVar[Literal["products", "factors"] | None] = None
+    TAKES_LATE: ClassVar[LateAs | None] = None
     FIXED_POINT: ClassVar[bool] = True
     Options: ClassVar[type[Section]] = NoOptions
     options: Any = None

@@ -76,7 +76,7 @@ def train(
             trained = local_steps(federation, attendance, ledger, recorder.on_step(number))
             sent = collect(federation, attendance, trained, ledger)
             attendance.require_enough()
-            federation.server.finish_round(attendance.present, *attendance.late())
+            federation.server.finish_round(attendance.present, *attendance.lateness())
             errors = merge(federation, attendance, sent, recorder)
             mix_groups(federation, attendance.present)
             last = number == training.rounds

@@ -86,7 +86,7 @@ class Attendance:
         self.cohort = in_order([*self.present, *self.dropped])
         return {client: ended.works[client] for client in in_order(ended.works)}
 
-    def late(self) -> tuple[Mapping[str, float], Collection[str]]:
+    def lateness(self) -> tuple[Mapping[str, float], Collection[str]]:
         """What the changes of late clients are multiplied by, and the clients that go on in the next round."""
         under_way = self.federation.under_way
         return ({}, ()) if self.ended is None or under_way is None else (self.ended.factors, under_way.passes)

@@ -11,6 +11,12 @@ from atlas_cli.engines.remote.host import NotFinite
 from atlas_cli.errors import AtlasError, NonFiniteError, PluginError
 from atlas_cli.plugin_errors import described
 
+PHONE = {"compute": "1 GFLOP/s", "uplink": "1 Mbit/s", "downlink": "1 Mbit/s"}
+UNEQUAL = {  # with training.asynchrony
+    "devices": {"phone": PHONE},
+    "clients": {name: {"device": "phone"} for name in "abc"},
+    "faults": {"slow": {"b": 1.7, "c": 2.6}},
+}
 CASES = {
     "pooled": {},
     "sequential": {"training": {"server_update": "sequential"}},
@@ -60,6 +66,14 @@ CASES = {
     "noisy updates": {"privacy": {"updates": {"clip": 1.0, "noise_multiplier": 0.5}}},
     "NoPeek": {"privacy": {"nopeek": {"weight": 0.1}}},
     "crash": {"faults": {"crash_at": {"b": {"round": 1, "step": 1}}}},
+    "who comes first": {
+        **UNEQUAL,
+        "training": {"server_update": "sequential", "asynchrony": {"buffer": 1}, "rounds": 5},
+    },
+    "who comes first, copies": {
+        **UNEQUAL,
+        "training": {"server_update": "per-client", "labels": "client", "asynchrony": {"buffer": 2}, "rounds": 4},
+    },
 }
 
 

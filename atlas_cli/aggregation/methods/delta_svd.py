@@ -14,9 +14,10 @@ order.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from atlas_cli.aggregation import low_rank
-from atlas_cli.aggregation.contract import Adapters, BaseMethod, Context, Factors, Merge, Update
+from atlas_cli.aggregation.contract import Adapters, BaseMethod, Context, Factors, LateAs, Merge, Update
 from atlas_cli.aggregation.error import changed, shares
 from atlas_cli.aggregation.low_rank import redistribute, weighted_sum
 
@@ -24,7 +25,7 @@ from atlas_cli.aggregation.low_rank import redistribute, weighted_sum
 class Method(BaseMethod):
     """Adds the clients' changes to the group's update."""
 
-    TAKES_LATE = "products"
+    TAKES_LATE: ClassVar[LateAs | None] = "products"
 
     def aggregate(self, current: Adapters, updates: Sequence[Update], context: Context) -> Merge:
         """G after the round, and G before truncation."""

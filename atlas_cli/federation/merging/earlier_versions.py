@@ -67,8 +67,9 @@ class EarlierVersions:
     def began(self, client: str) -> Version:
         """The version that a client was delivered."""
         member = self._members[client]
-        kept = self._kept[member.group].get(member.version)
-        return kept or Version(self._groups[member.group].merged, self._head_of(client))
+        if self.staleness(client):
+            return self._kept[member.group][member.version]
+        return Version(self._groups[member.group].merged, self._head_of(client))
 
     def late(self, client: str) -> Late | None:
         """What an update of a client began from, if its group was merged since; else None."""
