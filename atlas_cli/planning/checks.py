@@ -325,8 +325,8 @@ def _check_late(config: ExperimentConfig, method: BaseMethod) -> None:
     """Refuse updates of earlier versions where the method cannot merge them."""
     if config.training.asynchrony is not None and not method.TAKES_LATE:
         raise ConfigError(
-            f"{config.aggregation.method} merges what clients hold and not what they changed, so that an update of an "
-            "earlier version would undo the merges since; use delta-svd, or remove training.asynchrony",
+            f"{config.aggregation.method} has no rule for an update that began from an earlier version of the group's "
+            "adapter; use delta-svd, zero-pad or ffa, or remove training.asynchrony",
             key="aggregation.method",
         )
 

@@ -49,6 +49,12 @@ def gone(pids, seconds=20):
 
 
 CASES = {
+    "who comes first on the virtual clock": {
+        "devices": {"phone": {"compute": "1 GFLOP/s", "uplink": "1 Mbit/s", "downlink": "1 Mbit/s"}},
+        "clients": {name: {"device": "phone"} for name in "abc"},
+        "faults": {"slow": {"c": 2.6}},
+        "training": {"server_update": "sequential", "asynchrony": {"buffer": 1}, "rounds": 4},
+    },
     "sequential": {"training": {"server_update": "sequential"}},
     "per-client, shared gradients": {"training": {"server_update": "per-client", "drift": {"name": "scaffold"}}},
     "U-shaped, pulled back, groups with momentum": {

@@ -79,6 +79,7 @@ CASES = {
 
 FEW = (
     "pooled",
+    "who comes first",
     "pulled back, groups with momentum",
     "shared gradients",
     "U-shaped, sequential",
