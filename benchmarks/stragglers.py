@@ -31,7 +31,7 @@ from atlas_cli.reports.terminal import Terminal
 CLIENTS, SLOW, BUFFERS = 8, ("small-1", "large-1"), (None, 4, 2)
 CONFIG = """
 name: stragglers
-model: {name: model, split_layer: 1}
+model: {name: ./model, split_layer: 1}
 lora: {alpha: 16}
 server: {rank: 8}
 task_groups:
