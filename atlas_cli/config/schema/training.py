@@ -101,8 +101,8 @@ class AsynchronyConfig(Section):
 
     buffer: int = Field(
         ge=1,
-        description="How many updates of a task group are merged at a time. A client whose update waits for the merge is "
-        "idle, so with as many as train at a time rounds are synchronous, whatever their devices.",
+        description="How many updates of a task group are merged at a time. A client whose update waits for the merge "
+        "is idle, so with as many as train at a time rounds are synchronous, whatever their devices.",
         examples=[4],
         json_schema_extra={"unit": "updates"},
     )
