@@ -306,11 +306,11 @@ def test_a_thousand_clients_of_a_model_of_70_billion(monkeypatch):
             "clients": {name: {"task_group": "g", "device": name, "count": 200} for name in devices},
         }
     )
-    start = time.perf_counter()
+    start = time.process_time()
     ranges = Ranges(clients={"rank": (4, 8), "quantization": ("none", "nf4")}).all_free
     search, _ = prepare(config, ranges, "device", None)
     front = search.front()
-    assert time.perf_counter() - start < 120  # 10 s on a free core
+    assert time.process_time() - start < 60  # 10 s, whatever else the machine does
     assert search.exact and len(front) > 100 and search.size > 10**12
     assert sum(kind.clients for kind in search.kinds) == 1000
     assert any(len(found.candidate.cuts) > 1 for found in front)
