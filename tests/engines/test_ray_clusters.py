@@ -98,10 +98,10 @@ def test_no_cluster_of_this_machine():
 
 
 def test_something_else_answers(monkeypatch):
-    monkeypatch.setattr(cluster, "ANSWER", 8)
+    monkeypatch.setattr(cluster, "ANSWER", 5)
     with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        with pytest.raises(ConfigError, match=r"no Ray cluster answers at 127.0.0.1:\d+ within 8 s"):
+        with pytest.raises(ConfigError, match=r"no Ray cluster answers at 127.0.0.1:\d+ within 5 s"):
             connected(f"127.0.0.1:{server.server_port}", 1).__enter__()
         server.shutdown()
 

@@ -48,6 +48,7 @@ def gone(pids, seconds=20):
     return [pid for pid in pids if psutil.pid_exists(pid)]
 
 
+# those that differ in what is moved; tests/engines/test_remote_clients.py has every way to train
 CASES = {
     "who comes first on the virtual clock": {
         "devices": {"phone": {"compute": "1 GFLOP/s", "uplink": "1 Mbit/s", "downlink": "1 Mbit/s"}},
@@ -55,7 +56,6 @@ CASES = {
         "faults": {"slow": {"c": 2.6}},
         "training": {"server_update": "sequential", "asynchrony": {"buffer": 1}, "rounds": 4},
     },
-    "sequential": {"training": {"server_update": "sequential"}},
     "per-client, shared gradients": {"training": {"server_update": "per-client", "drift": {"name": "scaffold"}}},
     "U-shaped, pulled back, groups with momentum": {
         "training": {"labels": "client", "drift": {"name": "fedprox", "mu": 0.5}},
@@ -156,7 +156,7 @@ def test_two_hundred_clients_share_two_processes(make_federation, engine, tmp_pa
     many = {
         "task_groups": {"g": {"task": "sequence-classification", "data": {"files": str(tmp_path / "rows.csv")}}},
         "clients": {"a": {"task_group": "g", "rank": 2, "count": 198}},  # b and c are there, too
-        "training": {"rounds": 2, "local_steps": 2},
+        "training": {"rounds": 1, "local_steps": 2},
         "partition": {"local_test": 0},
     }
     plain, remote = make_federation(engine={"fuse": "off"}, **many), make_federation(**OFF, **many)
