@@ -32,6 +32,7 @@ from atlas_cli import discovery
 from atlas_cli.aggregation.contract import BaseMethod, Context, Factors, Layer, Merge, Update, truncated
 from atlas_cli.aggregation.error import error_ledger, exact_change, exact_sum
 from atlas_cli.aggregation.low_rank import squared_norm, stack, svd
+from atlas_cli.aggregation.selection import as_run, components, others, picked
 from atlas_cli.models.adapters.lora import initial_A
 from atlas_cli.planning.method import load_method
 from atlas_cli.reports.terminal import Terminal
@@ -84,13 +85,15 @@ def train(method: BaseMethod, current: dict[str, Factors], base: list[Factors], 
     """A round of all clients, each from the first rows of the group's adapter (and, with ``base``, less its worth)."""
     updates = []
     for k, (rank, weight) in enumerate(zip(RANKS, WEIGHTS, strict=True)):
-        start = truncated(current, {PATH: rank})[PATH]
+        own = components(method, f"c{k}", number, {PATH: rank}, current)
+        start = truncated({**current, **picked(current, own)}, {PATH: rank})[PATH]
         frozen = [(1.0, f) for f in base] + ([(-1.0, start)] if method.CHANGES_BASE else [])
+        frozen += [(1.0, f) for f in others(current, own).values()]
         after = fit(start, [*frozen, (-1.0, goal(k, d))], method.parts_of(number).trained)
         extras = {
             name: torch.zeros(shape) for name, shape in method.extra_tensors({PATH: Layer(rank, d, d)}).up.items()
         }
-        updates.append(Update(f"c{k}", weight, {PATH: after}, extras))
+        updates.append(Update(f"c{k}", weight, as_run(current, own, {PATH: after}), extras, components=own))
     return updates
 
 
@@ -126,8 +129,9 @@ def errors(name: str, before: dict[str, Factors], updates: Sequence[Update], mer
         found = exact_sum(PATH, updates)
         assert found is not None
         exact, target, whole = found, merge.target or merge.adapters, merge.adapters[PATH]
+        ranks = [max(RANKS) if method.SELECTS else rank for rank in RANKS]
         delivered = [
-            (w, method.deliver(merge.adapters, {}, {PATH: r})[PATH]) for w, r in zip(WEIGHTS, RANKS, strict=True)
+            (w, method.deliver(merge.adapters, {}, {PATH: r})[PATH]) for w, r in zip(WEIGHTS, ranks, strict=True)
         ]
     overall = error_ledger({PATH: exact}, target, {PATH: delivered}).overall
     assert overall is not None
@@ -145,7 +149,8 @@ def traffic(name: str, d: int, merge: Merge) -> tuple[int, int]:
         sum(4 * math.prod(shape) for told in extras for shape in getattr(told, way).values()) for way in ("up", "down")
     )
     up = sum(4 * r * d * len(parts.sent) for r in RANKS) + more_up
-    return up, sum(4 * d * (r * len(parts.delivered) + 2 * added) for r in RANKS) + more_down
+    got = [max(RANKS) if method.SELECTS else rank for rank in RANKS]
+    return up, sum(4 * d * (r * len(parts.delivered) + 2 * added) for r in got) + more_down
 
 
 def measured(name: str, d: int) -> dict[str, object]:

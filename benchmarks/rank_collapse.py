@@ -23,6 +23,7 @@ from torch import Tensor
 
 from atlas_cli.aggregation.contract import Context, Factors, Layer, Update, truncated
 from atlas_cli.aggregation.low_rank import Svd, redistribute, svd
+from atlas_cli.aggregation.selection import components
 from atlas_cli.planning.method import load_method
 from atlas_cli.reports.terminal import Terminal
 from atlas_cli.seeding import torch_generator
@@ -30,7 +31,7 @@ from atlas_cli.seeding import torch_generator
 RANKS = (2, 2, 2, 2, 4, 4, 8, 16)
 METHODS = (
     *("flexlora", "flora-na", "lora-fair", "ffa", "zero-pad", "scaffold", "hetlora"),
-    *("delta-svd", "raflora", "rolora", "fedsvd", "trimmed-mean", "median"),
+    *("delta-svd", "raflora", "rolora", "fedsvd", "fed-plora", "trimmed-mean", "median"),
 )
 D_IN, D_OUT = 64, 48
 PATH = "layer"
@@ -82,8 +83,11 @@ def collapse(name: str, ranks: Sequence[int], rounds: int) -> list[float]:
         idle = []
         for k, rank in enumerate(ranks):
             shapes = method.extra_tensors({PATH: Layer(rank, D_IN, D_OUT)}).up
-            held = truncated(current, {PATH: rank})
-            idle.append(Update(str(k), 1.0, held, {n: torch.zeros(shape) for n, shape in shapes.items()}))
+            own = components(method, str(k), number + 1, {PATH: rank}, current)
+            held = current if own else truncated(current, {PATH: rank})
+            idle.append(
+                Update(str(k), 1.0, held, {n: torch.zeros(shape) for n, shape in shapes.items()}, components=own)
+            )
         context = Context("g", number + 1, {PATH: weights}, number + 1)
         current = method.aggregate(current, idle, context).adapters
     return energies

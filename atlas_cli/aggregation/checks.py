@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -39,6 +39,14 @@ def require_parts(method: type[BaseMethod]) -> None:
         for part in getattr(method, name):
             if part not in PARTS:
                 raise ConfigError(f"{file_of(method)}: Method.{name} has {part!r}; expected of {', '.join(PARTS)}")
+    others = [
+        name for name in ("CHANGES_BASE", "PRUNES", "DRAWS", "CUTS_MAY_DIFFER", "TAKES_LATE") if getattr(method, name)
+    ]
+    if method.SELECTS and (others or {*method.SENT} != {*PARTS} or {*method.DELIVERED} != {*PARTS}):
+        raise ConfigError(
+            f"{file_of(method)}: Method.SELECTS needs A and B to be sent and delivered, and CHANGES_BASE, PRUNES, "
+            "DRAWS, CUTS_MAY_DIFFER and TAKES_LATE to be False"
+        )
 
 
 def require_turns(method: BaseMethod) -> None:
@@ -168,6 +176,19 @@ def require_delivered(method: BaseMethod, found: object, like: Adapters) -> dict
         PluginError: another layer or shape.
     """
     return _require_factors(hook_of(method, "deliver"), found, like)
+
+
+def require_selected(method: BaseMethod, found: object, rank: int, of: int) -> list[int]:
+    """Check what ``selected`` gives: as many components as the client has, of those that there are, in order.
+
+    Raises:
+        PluginError: something else.
+    """
+    own = list(found) if isinstance(found, Iterable) else []
+    if len(own) != rank or own != sorted(set(own) & set(range(of))):
+        hook = hook_of(method, "selected")
+        raise PluginError(f"{hook} gives {found!r:.80}, expected {rank} numbers in ascending order, from 0 to {of - 1}")
+    return own
 
 
 def require_corrected(term: ClientTerm, found: object, gradients: Adapters) -> Adapters:

@@ -101,10 +101,12 @@ class Update:
     Attributes:
         weight: its weight before normalisation: its number of examples or of label tokens.
         adapters: as trained; a part that the method does not upload is the server's own idea of it. The round began
-            with the first r rows and columns of the group's adapter.
+            with the first r rows and columns of the group's adapter. If the method ``SELECTS``: at the group's rank, as
+            the client ran it, with the components that it trained as it sent them.
         extras: what ``ClientTerm.end_round`` gave, by name.
         late: what it began from, where that is another version of the group's adapter; only methods that take
             "products" (``TAKES_LATE``) see such updates.
+        components: by layer, the components that it trained, if the method ``SELECTS``.
     """
 
     client: str
@@ -112,6 +114,7 @@ class Update:
     adapters: Adapters
     extras: Tensors = field(default_factory=dict)
     late: Late | None = None
+    components: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -214,6 +217,8 @@ class BaseMethod(ABC):
         CHANGES_BASE: whether a merge changes the frozen weights of the group's clients (``Merge.base``).
         PRUNES: whether clients lower their ranks after a round (``pruned``).
         DRAWS: whether clients draw new initial adapters after a merge (``drawn``).
+        SELECTS: whether a client trains those components of the group's adapter that ``selected`` names, instead of the
+            first r, and runs all others beside its frozen weights. It is delivered all of them.
         CUTS_MAY_DIFFER: whether a layer may lie on the server for some of the group's clients. The server is then one
             more holder of the layer. This needs both parts to be sent, and a base that does not change.
         EQUAL_CLIENTS: whether each client counts once, whatever ``aggregation.weights`` says.
@@ -237,6 +242,7 @@ class BaseMethod(ABC):
     CHANGES_BASE: ClassVar[bool] = False
     PRUNES: ClassVar[bool] = False
     DRAWS: ClassVar[bool] = False
+    SELECTS: ClassVar[bool] = False
     CUTS_MAY_DIFFER: ClassVar[bool] = True
     EQUAL_CLIENTS: ClassVar[bool] = False
     UNWEIGHTED: ClassVar[str | None] = None
@@ -290,6 +296,11 @@ class BaseMethod(ABC):
     def pruned(self, sent: Adapters, trained: Adapters) -> dict[str, int]:
         """Ranks by layer that a client keeps after a round that began with ``sent``; used if the method ``PRUNES``."""
         return {path: factors.rank for path, factors in trained.items()}
+
+    def selected(self, client: str, merge: int, path: str, rank: int, of: int) -> Sequence[int]:
+        """The components of a layer that a client of this rank trains for a group's merge of this number, from 1, of as
+        many as the group's adapter has; in ascending order, from 0. It is called if the method ``SELECTS``."""
+        return range(rank)
 
     def drawn(self, before: Factors, path: str, group: str, number: int) -> Factors:
         """The factors, of the rank of ``before``, from which a holder starts after the merge of round ``number``.

@@ -138,6 +138,8 @@ def delivery_errors(
         path: [(w, method.deliver(merge.adapters, {}, {path: rank})[path]) for rank, w in by_rank.items()]
         for path, by_rank in weights.items()
     }
+    if method.SELECTS:  # every client has all components
+        delivered = {path: [(1.0, merge.adapters[path])] for path in weights}
     return error_ledger(exact, merge.target or merge.adapters, delivered)
 
 

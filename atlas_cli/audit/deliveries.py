@@ -60,7 +60,11 @@ class Deliveries:
         member, device = self.federation.aggregator.members[client], self.federation.device
         scales = scales_of(member.adapters)
         held = release(self.federation.aggregator.held_of(client), scales)
+        aggregator = self.federation.aggregator
         changes: Pieces = {}
+        if aggregator.method.SELECTS:
+            began = aggregator.groups[member.group].frozen_for(client, member.ranks, device)
+            changes = {path: list(pieces) for path, pieces in began.items()}
         for each in self.to(client, number, (Delivery, *BASE)):
             message = each.read(Delivery) if each.type is Delivery else each.read(BaseRows)
             tensors = {name: value.to(device) for name, value in message.named.items()}
@@ -126,9 +130,10 @@ class Deliveries:
         kept = Counter((m.round, m.kind) for m in self.messages if m.client == client and m.direction == "down")
         sent = [(n, kind, k) for (who, n, kind), k in self._sent.items() if who == client and n < number]
         latest = {kind: n for n, kind, _ in sorted(sent)}
+        replaces = self.federation.aggregator.method.SELECTS  # each message has all of it
         kinds, of_base = ({message.kind for message in each} for each in (types, BASE))
         for n, kind, count in sent:
-            counts = kind in of_base or (n == latest[kind] > 0)
+            counts = (kind in of_base and not replaces) or (n == latest[kind] > 0)
             if kind in kinds and counts and kept[n, kind] < count:
                 raise Inapplicable(
                     f"the {kind} that {client} was sent in round {n} was not recorded, so what it began round {number} "

@@ -58,10 +58,11 @@ def _regroup_adapters(federation: Federation, before: Mapping[str, str]) -> None
             aggregator.groups[cluster] = groups[cluster]
             continue
         merged, adapters = {group: groups[group].merged for group in shares}, _room(federation, _clients(now, cluster))
-        fresh, one = factors_to_merge(adapters), len(shares) == 1
+        # where clients hold all components, the cluster keeps what it can of all, and each client gets others to train
+        fresh, one = factors_to_merge(adapters), len(shares) == 1 and not aggregator.method.SELECTS
         values = truncated(merged[first], adapters.ranks) if one else _mean(aggregator, shares, merged, fresh)
         adapters.load(release(values, scales_of(adapters)))
-        aggregator.groups[cluster] = begun = MergedGroup(adapters, aggregator.method.CHANGES_BASE)
+        aggregator.groups[cluster] = begun = MergedGroup(adapters, aggregator.method)
         begun.merged = {path: Factors(*(t.clone() for t in f)) for path, f in values.items()}
         begun.version = groups[first].version if one else 1 + max(groups[group].version for group in shares)
         for client in _clients(now, cluster) if not one else ():

@@ -225,6 +225,8 @@ def deliver(federation: Federation, clients: Iterable[str], ledger: Ledger) -> N
             continue
         stored, base = member.stored, federation.base_of(client)
         alike = (*stored.keys, id(base), member.group, member.part, member.version) if stored is not None else ()
+        if aggregator.method.SELECTS:
+            alike = (*alike, client)
         if offload is not None and alike in given:
             first, counted, sent = given[alike]
             offload.share(client, first)

@@ -111,7 +111,7 @@ class SavedClients:
             parts = member.stored[:4]
         else:
             state = ClientState.of(federation.clients[name], member)
-            alike = member.group, tuple(member.ranks.items())
+            alike = self._what_its_base_follows(name, member)
             follows = member.version == federation.aggregator.groups[member.group].version
             known = derived.get(alike) if follows else None
             parts = (
@@ -156,15 +156,21 @@ class SavedClients:
         for key, value in state.term.items():
             fits = shapes.get(key) == tuple(value.shape)
             require_tensor(fits, f"term/{record.term}/{key}", f"has shape {tuple(value.shape)}")
-        if not aggregator.method.CHANGES_BASE or record.version != aggregator.groups[member.group].version:
+        changes_base = aggregator.method.CHANGES_BASE or aggregator.method.SELECTS
+        if not changes_base or record.version != aggregator.groups[member.group].version:
             return
         aggregator.attach_base(name)  # all clients of a version share what it comes to
-        alike = member.group, tuple(member.ranks.items()), record.base_changes
+        alike = *self._what_its_base_follows(name, member), record.base_changes
         if alike not in derived:
             changes = named_changes(member.adapters.frozen)
             same = (sha256_tensors(changes) if changes else None) == record.base_changes
             require_tensor(same, f"base_changes/{record.base_changes}", "is not what its version comes to")
         derived.add(alike)
+
+    def _what_its_base_follows(self, name: str, member: Member) -> tuple[object, ...]:
+        """From what the base changes of a client at its group's version follow."""
+        selects = self.federation.aggregator.method.SELECTS
+        return member.group, tuple(member.ranks.items()), name if selects else None
 
     def _planned_ranks(self, name: str) -> dict[str, int]:
         planned = self.federation.plan.by_name[name]

@@ -305,6 +305,8 @@ def _check_drift(config: ExperimentConfig, method: BaseMethod) -> None:
         problem = f"with {name} clients keep parts of their own, so that their gradients are of different adapters"
     elif method.extra_tensors({"": Layer(1, 1, 1)}).up:
         problem = f"{name} corrects gradients itself; use one of the two"
+    elif method.SELECTS:
+        problem = f"with {name} clients train components of their own, so that their gradients are of different ones"
     elif noise is not None:
         problem = f"gradients of the first step are sent without noise, which privacy.{noise} promises"
     elif other:

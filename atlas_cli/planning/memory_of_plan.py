@@ -101,7 +101,7 @@ def predict(
     for client in plan.clients:
         shape = given.get(client.name, full)
         own_head = client.task_group if _has_head(plan, client) else None
-        held, own = rows.get(client.name), (client.checkpointing, client.format)
+        held, own = rows.get(client.name), (client.checkpointing, client.format, tuple(plan.beside(client).items()))
         kind = (client.cut, client.learns, tuple(client.ranks.items()), shape, own_head, held, *own)
         alike[client.name] = first.setdefault(kind, client.name)
         known = clients.get(alike[client.name])
@@ -152,7 +152,8 @@ def client_memory(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape, 
 
     ``rows`` of the token embedding are those that it holds instead of the table; None if they are not known.
     The tensors that the aggregation method keeps at a client count as optimizer state, and so do a copy of what it
-    trains that pulls it back, and gradients that correct its own.
+    trains that pulls it back, and gradients that correct its own; components of the group's adapter that it does not
+    train count as adapters.
     """
     config, method = plan.config, method_of(plan.config)
     step = replace(
@@ -181,7 +182,8 @@ def client_memory(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape, 
         kept += max(Adapters.closed_form(ranks, plan.features, parts) for parts in trained)
     if pull_of(config) and config.training.local_steps > 1:
         kept += memory.gradients
-    return replace(memory, optimizer=memory.optimizer + kept)
+    beside = adapter_bytes(plan.beside(client), plan.features)
+    return replace(memory, adapters=memory.adapters + beside, optimizer=memory.optimizer + kept)
 
 
 def _rows(plan: Plan, client: ClientPlan, rows: int | None) -> int | None:

@@ -183,6 +183,16 @@ class Plan:
                 merged[path] = max(rank, merged.get(path, 0))
         return dict(sorted(merged.items(), key=lambda item: list(self.features).index(item[0])))
 
+    def beside(self, client: ClientPlan) -> dict[str, int]:
+        """Ranks of the components that a client runs beside its frozen weights, if the method ``SELECTS`` those that it
+        trains: of the group's that it does not train; at most, where clusters are found."""
+        if not method_of(self.config).SELECTS:
+            return {}
+        groups = [client.task_group] if self.config.clustering is None else self.group_names
+        ranks = [self.group_ranks(group) for group in groups]
+        left = {path: max(each.get(path, 0) for each in ranks) - rank for path, rank in client.ranks.items()}
+        return {path: rank for path, rank in left.items() if rank}
+
 
 def make_plan(config: ExperimentConfig) -> Plan:
     """Check a config against its model's shapes without loading weights; replace ``split_layer: auto`` by numbers.

@@ -16,7 +16,7 @@ from atlas_cli.planning.devices.step_bytes import StepBytes, step_bytes
 from atlas_cli.planning.method import method_of, shares_gradients
 from atlas_cli.planning.plan import ClientPlan, Plan
 from atlas_cli.tasks.contract import BaseTask
-from atlas_cli.wire.messages import Adapters, BaseRows, FirstGradients, MeanGradients, NamedTensors
+from atlas_cli.wire.messages import Adapters, BaseRows, BaseTotal, FirstGradients, MeanGradients, NamedTensors
 
 
 class Shape(NamedTuple):
@@ -96,6 +96,8 @@ def round_messages(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape)
         stacked = [c.ranks for c in plan.members(client.task_group)] + ([group] if method.DELIVERED else [])
         rows = {path: sum(ranks.get(path, 0) for ranks in stacked) for path in group}
         down.append(BaseRows("", _factors(plan, rows, "base_", ("A", "B"))).bytes)
+    if beside := plan.beside(client):
+        down.append(BaseTotal("", _factors(plan, beside, "base_", ("A", "B"))).bytes)
     return RoundMessages(step, tuple(client.uploads(training)), tuple(up), tuple(down))
 
 

@@ -27,16 +27,18 @@ def step_flops(
     """
     blocks, above, cut = plan.block_shapes, plan.above(client.cut), client.cut
     (batch, tokens, _), (own_batch, own_tokens, _) = shape, computed or shape
-    own = client_step(
-        blocks,
-        cut,
-        ranks,
-        own_batch,
-        own_tokens,
-        checkpointing=client.checkpointing,
-        trained=trained,
-        probes=plan.config.training.zeroth_order.probes if client.learns == "zeroth-order" else None,
-    )
+
+    def steps(adapters: Mapping[str, int], parts: Collection[str]) -> Work:
+        probes = plan.config.training.zeroth_order.probes if client.learns == "zeroth-order" else None
+        again = client.checkpointing
+        return client_step(
+            blocks, cut, adapters, own_batch, own_tokens, checkpointing=again, trained=parts, probes=probes
+        )
+
+    own = steps(ranks, trained)
+    if beside := plan.beside(client):  # frozen, on layers that have trained ones
+        whole, without = steps(beside, ()), steps(dict.fromkeys(beside, 0), ())
+        own += Work(whole.forward - without.forward, whole.backward - without.backward)
     of_server = server_step(blocks, cut, plan.n_layers, above, batch, tokens, to_cut=client.waits).total
     head = head_step(task, plan.hidden_size, int(plan.hf_config.vocab_size), batch, tokens)
     if client.learns == "auxiliary":

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from atlas_cli.aggregation.checks import require_parts
 from atlas_cli.aggregation.client_gradients import factors_of
 from atlas_cli.aggregation.contract import (
     PARTS,
@@ -73,6 +74,7 @@ class Conformance:
             assert {part for turn in turns for part in getattr(turn, name)} == set(ever), f"parts_of and {name} differ"
         assert len({len(turn.trained) for turn in turns}) == 1, "as many parts are trained for each merge"
         assert method.SENT or not (method.DELIVERED or method.CHANGES_BASE), "nothing is merged where nothing is sent"
+        require_parts(self.method_type)
         assert method.UNWEIGHTED or not method.EQUAL_CLIENTS, "say in UNWEIGHTED what is done instead of weighing"
 
     def test_a_merge_keeps_shapes_and_layers(self) -> None:
@@ -222,9 +224,13 @@ class Conformance:
         group.round()
         group.method.regroup({"small": {"g": 1.0}, "large": {"g": 0.5, "new": 0.5}})
         assert not any(name.startswith("g/") for name in group.method.state_dict()), "the former group is no more"
+        whole = group.current
         for name, clients in (("small", ["a", "c"]), ("large", ["b"])):
+            current = truncated(whole, dict.fromkeys(LAYERS, max(RANKS[client] for client in clients)))
+            group.current = current if group.method.SELECTS else whole
+            for client in clients if group.method.SELECTS else ():
+                group.deliver(client)
             updates = group.updates(clients)
-            current = truncated(group.current, dict.fromkeys(LAYERS, max(RANKS[client] for client in clients)))
             merge = group.method.aggregate(current, updates, Context(name, 2, group.weights(clients), 2))
             for path, factors in merge.adapters.items():
                 assert factors.A.shape == current[path].A.shape and factors.A.isfinite().all()

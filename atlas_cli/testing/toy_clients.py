@@ -29,6 +29,7 @@ from atlas_cli.aggregation.contract import (
     truncated,
 )
 from atlas_cli.aggregation.low_rank import stack
+from atlas_cli.aggregation.selection import as_run, components, others, picked
 from atlas_cli.models.adapters.lora import AdapterSet, LoRAAdapter
 
 LAYERS = {"q": (9, 7), "v": (6, 8)}  # (d_in, d_out)
@@ -62,6 +63,8 @@ class ToyGroup:
             c: {p: torch.randn(d_out, d_in, generator=draw) for p, (d_in, d_out) in LAYERS.items()} for c in "abc"
         }
         self.targets = {c: {p: t.to(dtype) for p, t in targets["a" if alike else c].items()} for c in ranks}
+        for client in ranks if method.SELECTS else ():
+            self.deliver(client)
 
     @property
     def parts(self) -> Parts:
@@ -102,12 +105,15 @@ class ToyGroup:
     def sent(self, client: str) -> Update:
         """What a client sends after its steps; a part that it does not send is the server's own idea of it."""
         term, trained = self.terms[client], factors_of(self.held[client])
-        known = truncated(self.current, {path: factors.rank for path, factors in trained.items()})
+        known = truncated(self.offered(client), {path: factors.rank for path, factors in trained.items()})
         adapters = {
             path: Factors(*(f[i] if part in self.parts.sent else known[path][i] for i, part in enumerate(PARTS)))
             for path, f in trained.items()
         }
-        return Update(client, self.shares[client], adapters, term.end_round(trained) if term is not None else {})
+        selected, extras = self.selected(client), term.end_round(trained) if term is not None else {}
+        return Update(
+            client, self.shares[client], as_run(self.current, selected, adapters), extras, components=selected
+        )
 
     def step(self, client: str) -> None:
         """One gradient step of a client."""
@@ -139,17 +145,34 @@ class ToyGroup:
             before = [(1.0, self.base[path])] if path in self.base else []
             self.base[path] = stack([*before, (1.0, factors)], factors.A.dtype)
         for client in clients or list(self.held) if self.method.SENT else ():
-            adapters = self.held[client]
-            ranks = {path: layer.rank for path, layer in self.layers(client).items()}
-            adapters.load(release(self.method.deliver(self.current, factors_of(adapters), ranks), scales_of(adapters)))
+            self.deliver(client)
+
+    def selected(self, client: str) -> dict[str, Sequence[int]]:
+        """The components that a client trains for the next merge, if the method ``SELECTS``."""
+        ranks = {path: layer.rank for path, layer in self.layers(client).items()}
+        return components(self.method, client, self.number + 1, ranks, self.current)
+
+    def offered(self, client: str) -> Adapters:
+        """That of which a client trains the first r components."""
+        return {**self.current, **picked(self.current, self.selected(client))}
+
+    def deliver(self, client: str) -> None:
+        """Give a client what it trains next."""
+        adapters = self.held[client]
+        ranks = {path: layer.rank for path, layer in self.layers(client).items()}
+        got = self.method.deliver(self.offered(client), factors_of(adapters), ranks)
+        adapters.load(release(got, scales_of(adapters)))
 
     def round(self, clients: Sequence[str] | None = None) -> None:
         """Local steps, merge and delivery."""
         self.take(self.aggregate(self.updates(clients)), clients)
 
     def run_by(self, client: str, path: str) -> Tensor:
-        """dW that a client computes with: its adapter, and the changed base less what its adapter was worth."""
+        """dW that a client computes with: its adapter, and the changed base less what its adapter was worth, or the
+        components that it does not train."""
         own = factors_of(self.held[client])[path]
+        if (beside := others(self.current, self.selected(client))).get(path) is not None:
+            return delta(own) + delta(beside[path])
         if not self.method.CHANGES_BASE:
             return delta(own)
         return delta(own) + delta(self.base[path]) - delta(truncated(self.current, {path: own.rank})[path])

@@ -12,6 +12,7 @@ from atlas_cli.aggregation.checks import (
     require_merged_head,
     require_parts,
     require_penalty,
+    require_selected,
     require_tensors,
     require_turns,
     require_unchanged_by,
@@ -68,6 +69,23 @@ def test_turns_that_break_the_contract_are_named(says):
     broken.parts_of = TURNS[says]
     with pytest.raises(ConfigError, match=rf"zero_pad\.py: Method\.parts_of {says}"):
         require_turns(broken)
+
+
+@pytest.mark.parametrize("found", [None, 2, [0], [1, 0], [0, 0], [1, 4], [-1, 0], range(3)])
+def test_a_selection_that_a_client_cannot_train_is_named(found):
+    with pytest.raises(
+        PluginError, match=r"Method\.selected gives .*, expected 2 numbers in ascending order, .* to 3$"
+    ):
+        require_selected(ZeroPad(), found, 2, 4)
+    assert require_selected(ZeroPad(), (1, 3), 2, 4) == [1, 3]
+
+
+@pytest.mark.parametrize("change", [{"PRUNES": True}, {"DELIVERED": ("A",)}, {"CUTS_MAY_DIFFER": True}])
+def test_a_method_that_selects_delivers_all(change):
+    says = {"SELECTS": True, "CUTS_MAY_DIFFER": False}
+    require_parts(type("Method", (ZeroPad,), says))
+    with pytest.raises(ConfigError, match=r"Method\.SELECTS needs A and B"):
+        require_parts(type("Method", (ZeroPad,), says | change))
 
 
 class Term(ClientTerm):

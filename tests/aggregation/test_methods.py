@@ -109,6 +109,13 @@ def expected(name, path, current, updates):
         sent = max(f.rank for _, f in held)
         reach = torch.tensor([sum(w for w, f in held if f.rank > j) for j in range(sent)], dtype=A.dtype)
         return before.B @ torch.cat([A[:sent] / reach[:, None], before.A[sent:]]), None
+    if name == "fed-plora":  # as fedsa, of A and of B; what nobody sent stays
+        reach = [sum(w for w, f in held if f.rank > j) for j in range(R)]
+        A, B = before.A.clone(), before.B.clone()
+        for j in (j for j in range(R) if reach[j]):
+            A[j] = sum(w * f.A[j] for w, f in held if f.rank > j) / reach[j]
+            B[:, j] = sum(w * f.B[:, j] for w, f in held if f.rank > j) / reach[j]
+        return B @ A, None
     if name == "ffa":
         return B @ before.A, None
     if name in ("rolora", "fedsvd"):  # of B alone, over one A: exact, and what nobody was sent stays
@@ -187,7 +194,7 @@ def test_identical_clients_and_one_alone_lose_nothing(group, copies):
             before = current[path].B[:, : f.rank] @ current[path].A[: f.rank]
             worth = before + delta(merged.base[path])
         elif (
-            name in ("delta-svd", "raflora", "rolora", "fedsvd") or method(name).EQUAL_CLIENTS
+            name in ("delta-svd", "raflora", "rolora", "fedsvd", "fed-plora") or method(name).EQUAL_CLIENTS
         ) and f.rank < R:  # the group keeps what this client was never sent
             worth = worth if not current[path].B.any() else delta(f)
         wide = 100 * eps if name == "lora-fair" else eps

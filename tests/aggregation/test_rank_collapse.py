@@ -24,6 +24,6 @@ def test_the_closed_form_holds_at_any_ranks(ranks):
     torch.testing.assert_close(collapse("zero-pad", ranks, 3), twice)
 
 
-@pytest.mark.parametrize("name", ["delta-svd", "raflora", "rolora", "fedsvd"])
+@pytest.mark.parametrize("name", ["delta-svd", "raflora", "rolora", "fedsvd", "fed-plora"])
 def test_a_merge_of_changes_keeps_all_of_it(name):
     torch.testing.assert_close(collapse(name, RANKS, 4), [beyond(spectrum(16), 2)] * 5)

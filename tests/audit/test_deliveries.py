@@ -42,7 +42,7 @@ def record(toy, patch, rounds, **changes):
     return run, began
 
 
-@pytest.mark.parametrize("method", ["flora", "scaffold", *slow("fedex", "ffa")])
+@pytest.mark.parametrize("method", ["flora", "scaffold", *slow("fedex", "ffa", "rolora", "fed-plora")])
 def test_is_what_clients_held_and_sent_with(toy, monkeypatch, method):
     run, began = record(toy, monkeypatch, [2, 3, 4, 5, 6], **MISSED, aggregation={"method": method})
     evidence = Evidence.of_run(run)

@@ -46,6 +46,7 @@ CASES = {
         "training": {"drift": {"name": "scaffold"}, "server_update": "sequential"},
         "faults": {"crash_at": {"b": {"round": 1, "step": 0}}},
     },
+    "components in turn": {"aggregation": {"method": "fed-plora"}, "training": {"rounds": 3}},
     "nothing merged": {"aggregation": {"method": "none"}},
     "federated": {"mode": "federated"},
     "local-only": {"mode": "local-only"},

@@ -147,6 +147,7 @@ def test_its_memory_is_predicted_and_measured(mode, method, make_config, train_q
     [
         ({"aggregation": {"method": "none"}}, "nothing is"),
         ({"aggregation": {"method": "fedsa"}}, "parts of their own"),
+        ({"aggregation": {"method": "fed-plora"}}, "components of their own"),
         ({"aggregation": {"method": "scaffold"}}, "corrects gradients itself"),
         ({"privacy": {"updates": {"clip": 1.0, "noise_multiplier": 0.5}}}, "privacy.updates"),
         ({"privacy": {"examples": {"clip": 1.0, "noise_multiplier": 0.5}}}, "privacy.examples"),

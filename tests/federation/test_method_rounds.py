@@ -82,6 +82,8 @@ def test_two_rounds_deliver_what_the_method_says(method, family, make_config):
                 elif method == "fedsa":
                     mine = trained[c].adapters[path]
                     torch.testing.assert_close(got, mine.scaling * mine.lora_B.double() @ merged.A[:rank].double())
+                elif module.SELECTS:  # all of it, whatever the rank
+                    torch.testing.assert_close(got, delta(merged).double(), atol=1e-7, rtol=1e-5)
                 else:
                     cut = merged.B[:, :rank].double() @ merged.A[:rank].double()
                     torch.testing.assert_close(got, cut, atol=1e-7, rtol=1e-5)
@@ -159,6 +161,9 @@ def test_what_crosses_the_wire(ready):
             down = ledger.entries.get((client, "adapters", "down"))
             wanted = {"flora": 0, "fedsvd": 2 * sent}.get(method, sent)
             assert (down.payload_bytes if down else 0) == wanted
+            beside = ledger.entries.get((client, "base-total", "down"))  # up to the group's rank, 4
+            left = 4 * layers * (4 - rank) * 2 * d if method == "fed-plora" else 0
+            assert (beside.payload_bytes if beside else 0) == left
             change = ledger.entries.get((client, "base-change", "down"))
             assert (change.payload_bytes if change else 0) == (
                 4 * layers * sum(ranks.values()) * 2 * d if method in ("flora", "fedex") else 0
@@ -195,7 +200,7 @@ def test_the_rank_of_a_base_change_is_bounded_without_loss(ready):
     torch.testing.assert_close(worth(made.clients["b"].adapters, path), total, atol=1e-5, rtol=1e-3)
 
 
-@pytest.mark.parametrize("method", ["ffa", "fedsa", "fedsvd", "flora", "fedex", "rolora"])
+@pytest.mark.parametrize("method", ["ffa", "fedsa", "fedsvd", "fed-plora", "flora", "fedex", "rolora"])
 def test_methods_without_a_meaning_for_contested_layers_are_refused(method, make_config):
     clients = {"a": {"split_layer": 1}, "b": {"split_layer": 3}}
     with pytest.raises(ConfigError, match=f"{method} is not defined for a layer that lies on the server for some"):
@@ -321,12 +326,13 @@ def test_the_first_delivery_is_the_groups_start_in_both_parts(method, make_confi
         torch.nn.init.normal_(adapter.lora_B)  # as an adapter to start from does
     made.aggregator.groups["g"].start()
     set_up(made)
-    group = made.aggregator.groups["g"].adapters
+    group = made.aggregator.groups["g"]
     for client in made.clients.values():
+        selected = group.components(client.name, client.ranks)
         for path, adapter in client.adapters.adapters.items():
-            start, rank = group.adapters[path], adapter.rank
-            torch.testing.assert_close(adapter.lora_A, start.lora_A[:rank])
-            torch.testing.assert_close(adapter.scaling * adapter.lora_B, start.scaling * start.lora_B[:, :rank])
+            start, own = group.adapters.adapters[path], list(selected.get(path, range(adapter.rank)))
+            torch.testing.assert_close(adapter.lora_A, start.lora_A[own])
+            torch.testing.assert_close(adapter.scaling * adapter.lora_B, start.scaling * start.lora_B[:, own])
 
 
 def test_who_missed_more_than_a_full_rank_is_sent_the_change_itself(ready):

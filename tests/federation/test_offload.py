@@ -48,6 +48,15 @@ CASES = {
         "clustering": {"by": "random", "k": 2, "every": 2},
         "mode": "federated",
     },
+    "components in turn": {
+        "aggregation": {"method": "fed-plora"},
+        "faults": {"crash_at": {"b-1": {"round": 2, "step": 1}}},
+    },
+    "components in turn, clusters": {
+        "aggregation": {"method": "fed-plora"},
+        "clustering": {"by": "random", "k": 2, "every": 2},
+        "mode": "federated",
+    },
     "changed base": {"aggregation": {"method": "flora"}},
     "ranks that shrink": {"aggregation": {"method": "hetlora", "options": {"prune": 0.5}}},
     "heads on clients": {"training": {"labels": "client"}},

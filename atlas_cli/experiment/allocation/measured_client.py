@@ -116,8 +116,12 @@ def take_steps(
     task = build_task_of(plan, client.task_group, classes)
     party = new_client(plan.config, client, own, task, plan.above(client.cut), torch.device("cpu"))
     party.term = party.control = None  # nothing is delivered to it that a term could start from
+    for path, rank in plan.beside(client).items():
+        d_in, d_out = plan.features[path]
+        party.adapters.frozen[path] = [(torch.zeros(rank, d_in), torch.zeros(d_out, rank))]
     usage = party.measure(tokens)
     weights = [*held[0].parameters(), *held[0].buffers(), *party.trained(), *party.output_embedding()]
+    weights += party.adapters.frozen_factors()
     owned = usage.frozen_weights + usage.adapters + usage.heads
     with LiveBytes(weights) as live:
         for _ in range(steps):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from atlas_cli.aggregation.client_gradients import factors_of
-from atlas_cli.aggregation.contract import PARTS, release, scales_of
+from atlas_cli.aggregation.contract import PARTS, release, scales_of, truncated
 from atlas_cli.errors import ConfigError
 from atlas_cli.federation.client_state.member import Member
 from atlas_cli.federation.merging.aggregator import Aggregator
@@ -184,15 +184,19 @@ def _aggregator(
     base, paths = clients[0].base.model, dict.fromkeys(path for client in clients for path in client.ranks)
     features = {path: features_of(base.get_submodule(path)) for path in paths}
     aggregator = Aggregator(method, members, merged, {}, features, server.groups)
-    if method.SENT and (method.CHANGES_BASE or set(method.parts_of(1).sent) != set(PARTS)):
+    if method.SENT and (method.CHANGES_BASE or method.SELECTS or set(method.parts_of(1).sent) != set(PARTS)):
         for own, member in members.items():
-            start = release(aggregator.held_of(own), scales_of(member.adapters))
+            begins = truncated(aggregator.groups[member.group].merged, member.ranks)
+            start = release(begins, scales_of(member.adapters))
             if not all(torch.allclose(start[path], value) for path, value in member.adapters.state().items()):
                 raise ConfigError(
                     f"client {own} does not begin with its group's adapter, as {name} needs; give all one seed"
                 )
     for own in members if method.CHANGES_BASE else ():
         aggregator.attach_base(own)
+    for own, member in members.items() if method.SELECTS else ():
+        member.version = -1
+        aggregator.deliver(own, Ledger())  # from what it holds: not counted
     return aggregator
 
 

@@ -10,6 +10,7 @@ from atlas_cli.aggregation import checks
 from atlas_cli.aggregation.client_gradients import end_round
 from atlas_cli.aggregation.contract import (
     PARTS,
+    Adapters,
     BaseMethod,
     Context,
     Factors,
@@ -25,6 +26,7 @@ from atlas_cli.aggregation.contract import (
 from atlas_cli.aggregation.error import ErrorLedger, base_errors, delivery_errors
 from atlas_cli.aggregation.merge_optimizer import MergeOptimizer
 from atlas_cli.aggregation.mixing import mix, similarity
+from atlas_cli.aggregation.selection import as_run
 from atlas_cli.errors import AtlasError
 from atlas_cli.federation.client_state.member import Member
 from atlas_cli.federation.merging.earlier_versions import EarlierVersions
@@ -97,7 +99,7 @@ class Aggregator:
         self.earlier: EarlierVersions | None = None
         self.members = dict(members)
         self.group_weights = GroupWeights(self.members)
-        self.groups = {group: MergedGroup(adapters, method.CHANGES_BASE) for group, adapters in groups.items()}
+        self.groups = {group: MergedGroup(adapters, method) for group, adapters in groups.items()}
         self.heads = dict(heads)
         self.uppers = dict(uppers or {})
 
@@ -212,9 +214,9 @@ class Aggregator:
         return delivery_errors(self.method, merge, context.weights, updates)
 
     def held_of(self, client: str) -> dict[str, Factors]:
-        """Its group's adapter at the client's ranks."""
+        """What it trains of its group's adapter, at its ranks."""
         member = self.members[client]
-        return truncated(self.groups[member.group].merged, member.ranks)
+        return truncated(self.groups[member.group].offered_to(client, member.ranks), member.ranks)
 
     def prune(self, client: str) -> bool:
         """Lower a client's ranks after its local steps, as the method decides (hetlora); whether any is lower now."""
@@ -254,9 +256,10 @@ class Aggregator:
         scales, before = scales_of(member.adapters), to_merge(member.adapters.state())
         # what a client has not been given yet is no update of its own to keep
         held = self.held_of(client) if first else absorb(before, scales)
-        factors = self._delivered(member.group, held, member.ranks)
+        of_group = self.groups[member.group]
+        factors = self._delivered(of_group.offered_to(client, member.ranks), held, member.ranks)
         delivered = release(factors, scales)
-        sent = PARTS if first else self.groups[member.group].delivered_since(member.version, self.method)
+        sent = PARTS if first else of_group.delivered_since(member.version)
         layers = self.layers_of(member.ranks)
         told, extras = checks.told_extras(self.method, layers), self.method.extras_for(member.group, layers)
         one = next(member.adapters.parameters())
@@ -268,20 +271,19 @@ class Aggregator:
             member.term.receive(message.extra)
         replaced = {part for part in PARTS if part in sent or not are_equal(parts_of(delivered, (part,)), before)}
         member.adapters.load(delivered)
-        if self.method.CHANGES_BASE:
+        if self.method.CHANGES_BASE or self.method.SELECTS:
             self._send_base(client, ledger)
             self.attach_base(client)
         if head := self.head_of(client):
             ledger.count(HeadDelivery(client, head), member.head_bytes())
             member.load_head(head)
             replaced.add("head")
-        member.version = self.groups[member.group].version
+        member.version = of_group.version
         member.delivered_sha256 = sha256_tensors({**delivered, **head})
         self.check_held(client)
         return replaced
 
-    def _delivered(self, group: str, held: Mapping[str, Factors], ranks: Mapping[str, int]) -> dict[str, Factors]:
-        merged = self.groups[group].merged
+    def _delivered(self, merged: Adapters, held: Adapters, ranks: Mapping[str, int]) -> dict[str, Factors]:
         return checks.require_delivered(self.method, self.method.deliver(merged, held, ranks), truncated(merged, ranks))
 
     def mix(self, matrix_of: Callable[[Tensor], Tensor], groups: Collection[str]) -> None:
@@ -305,7 +307,8 @@ class Aggregator:
     def give_server(self, group: str) -> None:
         """Load the merged values into the server's own copies of a group's adapters; nothing crosses the wire."""
         held = self._contested(group)
-        held.load(release(self._delivered(group, factors_to_merge(held), held.ranks), scales_of(held)))
+        delivered = self._delivered(self.groups[group].merged, factors_to_merge(held), held.ranks)
+        held.load(release(delivered, scales_of(held)))
         if held.adapters:
             self.uppers[group].forget_moments(held.adapters)
 
@@ -316,18 +319,18 @@ class Aggregator:
             raise AtlasError(f"client {client} does not hold what the server delivered to it")
 
     def attach_base(self, client: str) -> None:
-        """Let a client that holds its group's current version run W + T + (dW - dW as delivered)."""
+        """Let a client of its group's current version run ``MergedGroup.frozen_for`` beside its weights."""
         member = self.members[client]
-        frozen = self.groups[member.group].frozen_for(member.ranks, next(member.adapters.parameters()).device)
+        device = next(member.adapters.parameters()).device
+        frozen = self.groups[member.group].frozen_for(client, member.ranks, device)
         member.adapters.frozen.clear()
         member.adapters.frozen.update(frozen)
 
     def _send_base(self, client: str, ledger: Ledger) -> None:
         member = self.members[client]
-        change = self.groups[member.group].change
-        message = change.missing(member.version, client)
+        message, size = self.groups[member.group].missing(client, member.version, member.ranks, self.features)
         if message.named:
-            ledger.count(message, 4 * change.missing_elements(member.version, self.features))
+            ledger.count(message, 4 * size)
 
     def receive(self, client: str, ledger: Ledger) -> dict[str, Tensor]:
         """A client's messages at the end of a round.
@@ -359,7 +362,10 @@ class Aggregator:
         known = release(self.held_of(client), scales)
         message = AdapterUpdate.of(client, to_merge({n: t for n, t in sent.items() if not n.startswith("head.")}))
         adapters = absorb({**known, **parts_of(message.named, self.parts(client).sent)}, scales)
-        update = Update(client, member.weight, adapters, message.extra)
+        of_group = self.groups[member.group]
+        own = of_group.components(client, member.ranks)
+        whole = as_run(of_group.merged, own, adapters)
+        update = Update(client, member.weight, whole, message.extra, components=own)
         return update if self.earlier is None else self.earlier.seen(update, self.held_of(client))
 
     def head_of(self, client: str) -> dict[str, Tensor]:

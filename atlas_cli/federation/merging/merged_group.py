@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from atlas_cli.aggregation import selection
 from atlas_cli.aggregation.contract import (
     PARTS,
     BaseMethod,
@@ -24,6 +25,7 @@ from atlas_cli.federation.merging.base_change import BaseChange
 from atlas_cli.federation.parties.numerics import require_finite
 from atlas_cli.models.adapters.lora import AdapterSet, Frozen
 from atlas_cli.storage.state_dict import require_tensor, with_prefix
+from atlas_cli.wire.messages import BaseRows, BaseTotal
 
 
 class MergedGroup:
@@ -31,7 +33,7 @@ class MergedGroup:
 
     Args:
         adapters: the group's own, at the largest rank of its clients; it starts from their values.
-        changes_base: whether a merge changes the frozen weights.
+        method: how it is merged.
 
     Attributes:
         merged: the adapter as scale-free factors; ``adapters`` have the same values.
@@ -39,8 +41,8 @@ class MergedGroup:
         version: how often the group was merged; a client that was sent another version is behind.
     """
 
-    def __init__(self, adapters: AdapterSet, changes_base: bool) -> None:
-        self.adapters, self.version, self._changes_base = adapters, 0, changes_base
+    def __init__(self, adapters: AdapterSet, method: BaseMethod) -> None:
+        self.adapters, self.version, self._method = adapters, 0, method
         self.start()
 
     def start(self) -> None:
@@ -52,7 +54,7 @@ class MergedGroup:
         # copies: the group's own are overwritten at a merge, and what was before it is still compared with
         self.merged = {path: Factors(*(t.clone() for t in f)) for path, f in factors_to_merge(self.adapters).items()}
         self.change = BaseChange()
-        if self._changes_base:
+        if self._method.CHANGES_BASE:
             self.change.grow({path: factors for path, factors in self.merged.items() if factors.B.any()}, 0)
 
     def load_merged(self) -> None:
@@ -66,21 +68,45 @@ class MergedGroup:
 
     def model(self) -> AdapterSet:
         """What the group predicts with: its adapters, or the changed base that holds everything merged so far."""
-        if not self._changes_base:
+        if not self._method.CHANGES_BASE:
             return self.adapters
         return AdapterSet({}, self._total(next(self.adapters.parameters()).device))
 
-    def frozen_for(self, ranks: Mapping[str, int], device: torch.device) -> Frozen:
-        """T + (- dW as delivered) of a client of these ranks, which runs them beside its frozen weights."""
+    def components(self, client: str, ranks: Mapping[str, int]) -> dict[str, Sequence[int]]:
+        """By layer, what a client of these ranks trains for the next merge, if the method ``SELECTS``; else nothing."""
+        return selection.components(self._method, client, self.version + 1, ranks, self.merged)
+
+    def offered_to(self, client: str, ranks: Mapping[str, int]) -> dict[str, Factors]:
+        """That of which a client trains the first r components: all of it, or those that the method selects for it."""
+        return {**self.merged, **selection.picked(self.merged, self.components(client, ranks))}
+
+    def frozen_for(self, client: str, ranks: Mapping[str, int], device: torch.device) -> Frozen:
+        """What a client runs beside its frozen weights: T + (- dW as delivered), or what the method did not select."""
+        if self._method.SELECTS:
+            beside = selection.others(self.merged, self.components(client, ranks))
+            return {path: [(f.A.to(device), f.B.to(device))] for path, f in beside.items()}
         frozen = self._total(device)
         for path, factors in truncated(self.merged, ranks).items():
             if factors.B.any():
                 frozen[path] = [*frozen.get(path, ()), (factors.A.to(device), -factors.B.to(device))]
         return frozen
 
-    def delivered_since(self, version: int, method: BaseMethod) -> set[str]:
+    def missing(
+        self, client: str, version: int, ranks: Mapping[str, int], features: Mapping[str, tuple[int, int]]
+    ) -> tuple[BaseRows | BaseTotal, int]:
+        """The message with what a client at a version lacks beside its weights, and its elements in closed form."""
+        if not self._method.SELECTS:
+            return self.change.missing(version, client), self.change.missing_elements(version, features)
+        tensors: dict[str, Tensor] = {}
+        for path, factors in selection.others(self.merged, self.components(client, ranks)).items():
+            tensors |= {f"{path}.base_A": factors.A, f"{path}.base_B": factors.B}
+        left = {path: self.merged[path].rank - rank for path, rank in ranks.items()}
+        return BaseTotal(client, tensors), sum(rank * sum(features[path]) for path, rank in left.items())
+
+    def delivered_since(self, version: int) -> set[str]:
         """The parts, "A" and "B", of all merges after a version, for who has that one."""
-        return {part for merge in range(version + 1, self.version + 1) for part in method.parts_of(merge).delivered}
+        parts_of = self._method.parts_of
+        return {part for merge in range(version + 1, self.version + 1) for part in parts_of(merge).delivered}
 
     def tensors(self, group: str) -> dict[str, Tensor]:
         """Its own tensors but for changes of the base, for a checkpoint."""

@@ -80,11 +80,12 @@ def too_large(
         sent: by client, checked updates.
         ranks: by client, as delivered.
     """
-    merged = aggregator.groups[group].merged
-    norms = {
-        client: change_norm(aggregator.update(client, tensors).adapters, truncated(merged, ranks[client]))
-        for client, tensors in sent.items()
-    }
+    merged, norms = aggregator.groups[group].merged, dict[str, float]()
+    for client, tensors in sent.items():
+        after = aggregator.update(client, tensors).adapters
+        # ranks may be lower than delivered (``PRUNES``), or the group's (``SELECTS``)
+        before = truncated(merged, {path: max(rank, after[path].rank) for path, rank in ranks[client].items()})
+        norms[client] = change_norm(after, before)
     if not norms:
         return {}
     middle = statistics.median(norms.values())

@@ -156,6 +156,10 @@ class AdapterSet:
         named = first.named_parameters() if first is not None else ()
         return tuple(name.removeprefix("lora_") for name, parameter in named if parameter.requires_grad)
 
+    def frozen_factors(self) -> list[Tensor]:
+        """A and B of all changes of the frozen weights."""
+        return [factor for pieces in self.frozen.values() for pair in pieces for factor in pair]
+
     def name_of(self, parameter: nn.Parameter) -> str:
         """``<path>.lora_A`` or ``<path>.lora_B`` for messages; "the head" for a parameter of no adapter."""
         named = ((f"{path}.{name}", p) for path, a in self.adapters.items() for name, p in a.named_parameters())

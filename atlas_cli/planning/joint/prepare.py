@@ -73,7 +73,7 @@ def _check(config: ExperimentConfig, ranges: Ranges) -> None:
             "pooled or per-client",
             key="training.server_update",
         )
-    if method_of(config).CHANGES_BASE:
+    if (method := method_of(config)).CHANGES_BASE or method.SELECTS:
         raise ConfigError(
             f"what a client of {config.aggregation.method} gets depends on the ranks of all, which is not planned; use "
             "another aggregation.method",
