@@ -9,14 +9,13 @@ from atlas_cli import SplitClient, SplitServer, federated_training_round
 from atlas_cli.aggregation.contract import delta
 from atlas_cli.experiment.round_loop import deliver, set_up
 from atlas_cli.federation.build import build
-from atlas_cli.federation.local_work import LocalWork
-from atlas_cli.federation.round_time import StepFlops
 from atlas_cli.models.halves.split import run_half
 from atlas_cli.planning.memory_of_plan import predict
+from atlas_cli.planning.round_bytes import Shape
+from atlas_cli.planning.step_flops import step_flops
 from atlas_cli.wire.ledger import Ledger
 
 RANKS = {"a": 4, "b": 2, "c": 3}
-DID = LocalWork(shapes=[(4, 16)], computed=[(4, 16)])
 
 
 @pytest.fixture
@@ -72,7 +71,9 @@ def test_bytes_and_work_are_those_of_all_components(ready):
         assert sum(entry.payload_bytes for entry in kinds if entry) == 4 * 4 * 4 * (32 + 32)
         beside = kinds[1].bytes if kinds[1] else 0
         assert said[client].down - without[client].down == beside and said[client].up == without[client].up
-        ours, theirs = (StepFlops(each).of(client, DID)[0][0] for each in (made, plain))
+        own, shape = made.plan.by_name[client], Shape(4, 16, True)
+        task, parts = made.data["g"].task, ("A", "B")
+        ours, theirs = (step_flops(each.plan, own, own.ranks, task, shape, parts)[0] for each in (made, plain))
         once = 4 * 16 * 4 * 2 * (4 - rank) * (32 + 32)  # tokens, layers
         assert ours.forward - theirs.forward == once
         assert 0 <= once - (ours.backward - theirs.backward) <= once / 2  # the lowest need no gradient of their input
