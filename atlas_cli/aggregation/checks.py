@@ -44,8 +44,8 @@ def require_parts(method: type[BaseMethod]) -> None:
     ]
     if method.SELECTS and (others or {*method.SENT} != {*PARTS} or {*method.DELIVERED} != {*PARTS}):
         raise ConfigError(
-            f"{file_of(method)}: Method.SELECTS needs A and B to be sent and delivered, and CHANGES_BASE, PRUNES, "
-            "DRAWS, CUTS_MAY_DIFFER and TAKES_LATE to be False"
+            f"{file_of(method)}: Method.SELECTS needs A and B to be sent and delivered, and goes with none of "
+            "CHANGES_BASE, PRUNES, DRAWS, CUTS_MAY_DIFFER and TAKES_LATE"
         )
 
 

@@ -82,7 +82,7 @@ def test_a_selection_that_a_client_cannot_train_is_named(found):
 
 @pytest.mark.parametrize("change", [{"PRUNES": True}, {"DELIVERED": ("A",)}, {"CUTS_MAY_DIFFER": True}])
 def test_a_method_that_selects_delivers_all(change):
-    says = {"SELECTS": True, "CUTS_MAY_DIFFER": False}
+    says = {"SELECTS": True, "CUTS_MAY_DIFFER": False, "TAKES_LATE": None}
     require_parts(type("Method", (ZeroPad,), says))
     with pytest.raises(ConfigError, match=r"Method\.SELECTS needs A and B"):
         require_parts(type("Method", (ZeroPad,), says | change))
