@@ -20,6 +20,8 @@ from typing import Any, ClassVar, Literal, NamedTuple, Self
 import torch
 from torch import Tensor
 
+from atlas_cli.aggregation.shapes import mean_of_states
+from atlas_cli.aggregation.shapes import resized as resized  # for authors of methods, too
 from atlas_cli.config.schema.section import Section
 from atlas_cli.models.adapters.lora import AdapterSet
 from atlas_cli.plugins import check
@@ -342,7 +344,7 @@ class BaseMethod(ABC):
         for group, former in shares.items():
             known = [(share, before[name]) for name, share in former.items() if name in before]
             if known:
-                self.state[group] = dict(known[0][1]) if len(former) == 1 else _mean(known)
+                self.state[group] = dict(known[0][1]) if len(former) == 1 else mean_of_states(known)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The state that the next merge needs, as ``<group>/<name>``."""
@@ -359,24 +361,6 @@ class BaseMethod(ABC):
 def elements(shapes: Shapes) -> int:
     """The number of elements of tensors of these shapes."""
     return sum(math.prod(shape) for shape in shapes.values())
-
-
-def resized(tensor: Tensor, shape: Sequence[int]) -> Tensor:
-    """A tensor truncated, or padded with zeros at the end, in each dimension to another shape."""
-    result = tensor.new_zeros(tuple(shape))
-    both = tuple(slice(min(a, b)) for a, b in zip(tensor.shape, shape, strict=True))
-    result[both] = tensor[both]
-    return result
-
-
-def _mean(states: Sequence[tuple[float, Tensors]]) -> dict[str, Tensor]:
-    """By name, the weighted sum at the largest shape; a state without a name counts as zero."""
-    result: dict[str, Tensor] = {}
-    for name in dict.fromkeys(name for _, state in states for name in state):
-        held = [(share, state[name]) for share, state in states if name in state]
-        shape = [max(sizes) for sizes in zip(*(value.shape for _, value in held), strict=True)]
-        result[name] = sum((share * resized(value, shape) for share, value in held), held[0][1].new_zeros(shape))
-    return result
 
 
 def absorb(state: Mapping[str, Tensor], scales: Mapping[str, float]) -> dict[str, Factors]:
