@@ -229,6 +229,8 @@ class BaseMethod(ABC):
         TAKES_LATE: how it takes updates that began from earlier versions of the group's adapter: "products", it adds up
             changes of dW and reads ``Update.late``; "factors", it is given A and B as if they had begun now: the
             present ones and what they changed by. None: not at all.
+        LINEAR: whether the change of the group's dW, before ranks are cut, is the weighted sum of its clients' changes,
+            which may then be normalised by local steps (``aggregation.normalise``).
         FIXED_POINT: whether clients that all train the same adapter are delivered exactly that adapter; a test checks
             it.
         Options: the config section of ``aggregation.options``.
@@ -249,6 +251,7 @@ class BaseMethod(ABC):
     EQUAL_CLIENTS: ClassVar[bool] = False
     UNWEIGHTED: ClassVar[str | None] = None
     TAKES_LATE: ClassVar[LateAs | None] = None
+    LINEAR: ClassVar[bool] = False
     FIXED_POINT: ClassVar[bool] = True
     Options: ClassVar[type[Section]] = NoOptions
     options: Any = None

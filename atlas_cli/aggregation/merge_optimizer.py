@@ -26,6 +26,10 @@ The papers' v has a number for each of d_in d_out places, and a step by it is of
 would depend on signs and order of components, which an SVD turns from round to round.
 
 A method that trains B alone has one A for all: m is then of the shape of B, nothing is cut, and q is of the layer.
+Where clients take unequal local steps, FedNova (2007.07481) has D = (sum_k p_k t_k) sum_k p_k D_k / t_k, with t_k the
+steps of client k, or their sum of momenta. With weights proportional to p_k / t_k in the merge that is S (M - G), where
+S = sum_k p_k t_k sum_k p_k / t_k. Where the clients of a layer took equal steps it is 1, and nothing is multiplied.
+
 Heads that clients train move by the same rule, number by number. A group none of whose clients took part stays as it
 is with its m and v, and so does a layer that nobody sent.
 """
@@ -34,6 +38,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import NamedTuple, Self
 
 import torch
@@ -51,7 +56,7 @@ from atlas_cli.aggregation.contract import (
     resized,
 )
 from atlas_cli.aggregation.error import shares
-from atlas_cli.aggregation.low_rank import precise, redistribute, squared_norm, weighted_sum
+from atlas_cli.aggregation.low_rank import precise, redistribute, squared_norm, stack, weighted_sum
 from atlas_cli.config.schema.aggregation import MergeOptimizerConfig
 from atlas_cli.storage.state_dict import copies, require_tensor
 
@@ -134,6 +139,7 @@ class MergeOptimizer:
 
     Args:
         method: whose merges it steps by; ``undefined_for`` finds nothing against it.
+        steps: t_k by client, which weights in merges are divided by; empty where changes are not normalised.
 
     Attributes:
         adapters: by group, and ``<path>/<tensor>`` (``shapes``).
@@ -141,8 +147,9 @@ class MergeOptimizer:
         truncation: of each group's last step, the share of the norm of m that was cut, over all layers.
     """
 
-    def __init__(self, rule: Rule, method: BaseMethod) -> None:
+    def __init__(self, rule: Rule, method: BaseMethod, steps: Mapping[str, float] = MappingProxyType({})) -> None:
         self.rule, self._memory, self._one_A = rule, method.server_memory, "A" not in method.TRAINED
+        self._steps = steps
         self.adapters: State = {}
         self.heads: State = {}
         self.truncation: dict[str, float] = {}
@@ -152,8 +159,12 @@ class MergeOptimizer:
         merged, target = dict(merge.adapters), dict(merge.target or merge.adapters)
         kept, cut = self.adapters.setdefault(group, {}), _Cut()
         for path, old in before.items():
-            if not shares(path, updates):
+            held = shares(path, updates)
+            stretch = self.stretch({update.client: share for share, update in held})
+            if not held or (self.rule.is_plain and stretch == 1):
                 continue
+            if stretch != 1:
+                target[path] = _stretched(old, target[path], stretch, one_A=self._one_A)
             if self._one_A:
                 B = self._stepped(kept, path, old.B, target[path].B, partial(_mean_square, old.A))
                 merged[path] = target[path] = Factors(old.A, B)
@@ -162,9 +173,24 @@ class MergeOptimizer:
         self.truncation[group] = cut.share
         return Merge(merged, merge.base, target)
 
-    def step_head(self, part: str, name: str, before: Tensor, merged: Tensor) -> Tensor:
-        """The value of a head's parameter after its step."""
+    def step_head(
+        self, part: str, name: str, before: Tensor, merged: Tensor, weights: Mapping[str, float] = MappingProxyType({})
+    ) -> Tensor:
+        """The value of a head's parameter after its step, merged with the ``weights`` of clients."""
+        stretch = self.stretch(weights)
+        if self.rule.is_plain and stretch == 1:
+            return merged
+        if stretch != 1:
+            merged = (precise(before) + stretch * (precise(merged) - precise(before))).to(merged)
         return self._stepped(self.heads.setdefault(part, {}), name, before, merged, torch.square)
+
+    def stretch(self, weights: Mapping[str, float]) -> float:
+        """S of clients that were merged with these weights, p_k / t_k up to a factor."""
+        known = [(weight, self._steps[client]) for client, weight in weights.items() if client in self._steps]
+        if len({steps for _, steps in known}) < 2:
+            return 1.0
+        total = sum(w for w, _ in known)
+        return total * sum(w * t**2 for w, t in known) / sum(w * t for w, t in known) ** 2
 
     def keep_only(self, groups: Collection[str], parts: Collection[str]) -> None:
         """Start anew for all groups and parts that are not named: other clients are in them now."""
@@ -285,6 +311,13 @@ class MergeOptimizer:
         v = self.rule.squares(precise(kept[name]) if name in kept else torch.zeros_like(q), q)
         kept[name] = v.to(dtype)
         return v
+
+
+def _stretched(old: Factors, goal: Factors, by: float, *, one_A: bool) -> Factors:
+    """G + S (M - G)."""
+    if one_A:
+        return Factors(goal.A, precise(old.B) + by * (precise(goal.B) - precise(old.B)))
+    return stack([(by, goal), (1 - by, old)])
 
 
 class _Cut:

@@ -127,7 +127,8 @@ class Evidence:
             if number == 0:  # set-up: only fingerprints take steps
                 continue
             first = (number - 1) * per_round
-            batches = [(step, batch_of(self.federation, client, first + step)) for step in range(per_round)]
+            count = self.federation.plan.by_name[client].local_steps
+            batches = [(step, batch_of(self.federation, client, first + step)) for step in range(count)]
             batches = [(step, batch) for step, batch in batches if batch.features]  # an empty one sends nothing
             counts: Counter[type[Message]] = Counter()
             for message in messages:

@@ -13,6 +13,7 @@ from atlas_cli.config.privacy_checks import privacy_problems
 from atlas_cli.config.problems import Problem
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.config.schema.faults import FaultsConfig, ScreenConfig
+from atlas_cli.config.step_checks import step_problems
 from atlas_cli.config.strict_yaml import KeyPath
 from atlas_cli.suggest import did_you_mean
 
@@ -43,6 +44,7 @@ def cross_check(config: ExperimentConfig) -> list[Problem]:
         _engine,
         _audit,
         learning_problems,
+        step_problems,
         privacy_problems,
     )
     return [*_secrets(config.model_dump(), ()), *(problem for check in checks for problem in check(config))]

@@ -12,7 +12,7 @@ from functools import partial
 from atlas_cli.data.collate import Batch
 from atlas_cli.engines.by_arrival import by_arrival
 from atlas_cli.engines.own_step import OnStep, own_step
-from atlas_cli.engines.passes import begin_round, order_of, passes
+from atlas_cli.engines.passes import begin_round, order_of, passes, takes_step
 from atlas_cli.errors import during
 from atlas_cli.federation.attendance import Attendance
 from atlas_cli.federation.batches import batch_of
@@ -54,6 +54,7 @@ def local_steps(
         factor = learning_rate_factor(training, overall)
         server.begin_step(step, factor * training.server_optimizer.lr)
         left = [c for c in order_of(federation, attendance.present, overall) if not attendance.crashes(c, step)]
+        left = [client for client in left if takes_step(federation, client, step)]
         batches = {client: batch_of(federation, client, overall) for client in left}
         for clients, shared in passes(federation, batches):
             if shared:

@@ -77,6 +77,11 @@ def begin_round(federation: Federation, clients: Iterable[str], number: int) -> 
     federation.server.begin_round(members, number, {client: federation.clients[client].cut for client in members})
 
 
+def takes_step(federation: Federation, client: str, step: int) -> bool:
+    """Whether a client has a local step of this number, from 0: some take fewer in a round."""
+    return step < federation.plan.by_name[client].local_steps
+
+
 def order_of(federation: Federation, cohort: list[str], overall: int) -> list[str]:
     """The clients of a step in the order in which the server takes them.
 

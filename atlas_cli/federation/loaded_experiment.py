@@ -212,6 +212,7 @@ def pool_clients(
             plan.group_ranks(name),
             f"task_groups.{name}",
             format=WeightFormat.of(config.model),
+            local_steps=config.training.local_steps,
         )
         for name in config.task_groups
     )

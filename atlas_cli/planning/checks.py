@@ -275,7 +275,16 @@ def _check_mixing(config: ExperimentConfig, method: BaseMethod) -> None:
 def _check_merge_optimizer(config: ExperimentConfig, method: BaseMethod) -> None:
     """Refuse a rule to move groups by if the method leaves no change of a group's adapter."""
     rule, name = Rule.of(config.aggregation.optimizer), config.aggregation.method
-    if rule.is_plain or config.mode in ("local-only", "centralized"):  # nothing is merged there, whatever a config says
+    normalise = config.aggregation.normalise != "none"
+    if config.mode in ("local-only", "centralized"):  # nothing is merged there, whatever a config says
+        return
+    if normalise and not method.LINEAR:
+        raise ConfigError(
+            "fednova is of methods whose merge is the weighted sum of clients' changes (delta-svd, flexlora, ffa), and "
+            f"that of {name} is not; use one of these, or none",
+            key="aggregation.normalise",
+        )
+    if rule.is_plain:
         return
     if reason := undefined_for(method):
         raise ConfigError(

@@ -101,8 +101,9 @@ def predict(
     for client in plan.clients:
         shape = given.get(client.name, full)
         own_head = client.task_group if _has_head(plan, client) else None
-        held, own = rows.get(client.name), (client.checkpointing, client.format, tuple(plan.beside(client).items()))
-        kind = (client.cut, client.learns, tuple(client.ranks.items()), shape, own_head, held, *own)
+        held, steps = rows.get(client.name), client.local_steps
+        own = (client.checkpointing, client.format, tuple(plan.beside(client).items()))
+        kind = (client.cut, client.learns, steps, tuple(client.ranks.items()), shape, own_head, held, *own)
         alike[client.name] = first.setdefault(kind, client.name)
         known = clients.get(alike[client.name])
         clients[client.name] = known or client_memory(plan, client, tasks[client.task_group], shape, held)
@@ -180,7 +181,7 @@ def client_memory(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape, 
     kept = 4 * elements(method.extra_tensors(layers).at_client)
     if shares_gradients(config):
         kept += max(Adapters.closed_form(ranks, plan.features, parts) for parts in trained)
-    if pull_of(config) and config.training.local_steps > 1:
+    if pull_of(config) and client.local_steps > 1:
         kept += memory.gradients
     beside = adapter_bytes(plan.beside(client), plan.features)
     return replace(memory, adapters=memory.adapters + beside, optimizer=memory.optimizer + kept)

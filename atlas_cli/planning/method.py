@@ -29,8 +29,24 @@ def method_of(config: ExperimentConfig) -> BaseMethod:
 
 def merge_optimizer_of(config: ExperimentConfig) -> MergeOptimizer | None:
     """Build the rule by which groups move by merged changes; None where they move as the method has it."""
-    rule, method = Rule.of(config.aggregation.optimizer), method_of(config)
-    return None if rule.is_plain or not method.SENT else MergeOptimizer(rule, method)
+    rule, method, steps = Rule.of(config.aggregation.optimizer), method_of(config), counted_steps(config)
+    return MergeOptimizer(rule, method, steps) if method.SENT and not (rule.is_plain and not steps) else None
+
+
+def counted_steps(config: ExperimentConfig) -> dict[str, float]:
+    """What FedNova divides clients' changes by: t_k = sum_i (1 - m^i) / (1 - m) over a round's steps i = 1, 2, ...
+
+    m is the momentum of ``sgd``, with which a gradient acts in all later steps, too; the steps of AdamW count as one
+    each. Empty where changes are not normalised, or all clients take equal steps.
+    """
+    if config.aggregation.normalise == "none" or config.mode in ("local-only", "centralized"):
+        return {}
+    rule = config.training.client_optimizer
+    m = rule.momentum if rule.name == "sgd" else 0.0
+    steps = {spec.name: spec.local_steps for spec in config.expanded_clients()}
+    if len(set(steps.values())) < 2:
+        return {}
+    return {name: sum((1 - m**i) / (1 - m) for i in range(1, count + 1)) for name, count in steps.items()}
 
 
 def pull_of(config: ExperimentConfig) -> float:

@@ -43,8 +43,8 @@ from atlas_cli.planning.method import method_of, shares_gradients
 class ClientPlan:
     """One client: its task group, its number of blocks, and the rank of every adapted layer by path in the base.
 
-    ``key`` is the place of the client in the config; ``format``: how it holds its frozen weights; ``learns``: how its
-    half learns, without any adapter where it is frozen.
+    ``key`` is the place of the client in the config; ``format``: how it holds its frozen weights; ``local_steps`` are
+    those of a round; ``learns``: how its half learns, without any adapter where it is frozen.
     """
 
     name: str
@@ -53,6 +53,7 @@ class ClientPlan:
     ranks: Mapping[str, int]
     key: str
     format: WeightFormat
+    local_steps: int
     checkpointing: bool = False
     weight: float = 1.0
     learns: Learns = "backprop"
@@ -65,7 +66,7 @@ class ClientPlan:
     def uploads(self, training: TrainingConfig) -> list[bool]:
         """Whether activations go up, by local step of a round; of a frozen client, while its texts are new."""
         every = training.auxiliary.every if self.learns == "auxiliary" else 1
-        return [step % every == 0 for step in range(training.local_steps)]
+        return [step % every == 0 for step in range(self.local_steps)]
 
     @property
     def dtype(self) -> str:
@@ -259,7 +260,7 @@ def _planned_clients(
 def client_plan(spec: ClientSpec, cut: int, ranks: Mapping[str, int]) -> ClientPlan:
     """The plan of a client of the config, with ``cut`` blocks and adapters of these ranks."""
     format = WeightFormat.of(spec)._replace(embedding=spec.embedding)
-    rest = (spec.key, format, spec.checkpointing, spec.weight, spec.learns)
+    rest = (spec.key, format, spec.local_steps, spec.checkpointing, spec.weight, spec.learns)
     return ClientPlan(spec.name, spec.task_group, cut, {} if spec.learns == "frozen" else ranks, *rest)
 
 
@@ -324,6 +325,12 @@ def _check_cuts(config: ExperimentConfig, clients: list[ClientPlan]) -> None:
                 "the server adapts the layers between for one of them, so set server.rank to 1 or more, or give both "
                 "one split_layer",
                 key=key,
+            )
+        if config.aggregation.normalise != "none":
+            raise ConfigError(
+                "fednova is not defined where a layer lies on the server for some clients of a group, and those of "
+                f"{client.task_group} have different split layers; give them one",
+                key="aggregation.normalise",
             )
         if shares_gradients(config):
             raise ConfigError(

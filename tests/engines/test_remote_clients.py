@@ -47,6 +47,10 @@ CASES = {
         "faults": {"crash_at": {"b": {"round": 1, "step": 0}}},
     },
     "components in turn": {"aggregation": {"method": "fed-plora"}, "training": {"rounds": 3}},
+    "unequal steps": {
+        "clients": {"b": {"task_group": "g", "rank": 2, "local_steps": 1}},
+        "aggregation": {"method": "delta-svd", "normalise": "fednova"},
+    },
     "nothing merged": {"aggregation": {"method": "none"}},
     "federated": {"mode": "federated"},
     "local-only": {"mode": "local-only"},

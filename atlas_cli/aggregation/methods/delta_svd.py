@@ -26,6 +26,7 @@ class Method(BaseMethod):
     """Adds the clients' changes to the group's update."""
 
     TAKES_LATE: ClassVar[LateAs | None] = "products"
+    LINEAR = True
 
     def aggregate(self, current: Adapters, updates: Sequence[Update], context: Context) -> Merge:
         """G after the round, and G before truncation."""

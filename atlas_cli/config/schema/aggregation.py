@@ -96,6 +96,11 @@ class AggregationConfig(Section):
         description="What a client's weight in the merge goes by: its examples (label tokens where every token has a "
         "label), the tokens of its texts, nothing, or 1 / its mean rank. `clients.NAME.weight` multiplies it.",
     )
+    normalise: Literal["none", "fednova"] = Field(
+        "none",
+        description="What becomes of unequal local steps (`clients.NAME.local_steps`). With `none` a client that takes "
+        "more moves the group further; `fednova` merges changes per step, times the mean number of steps.",
+    )
     server_memory: Annotated[str, quantity(parse_bytes)] | None = Field(
         None,
         description="The most memory that the merge of one layer may take; without it, as much as it needs.",

@@ -16,6 +16,7 @@ from atlas_cli.config.schema.audit import AuditConfig
 from atlas_cli.config.schema.clustering import ClusteringConfig
 from atlas_cli.config.schema.engine import EngineConfig
 from atlas_cli.config.schema.faults import FaultsConfig, ScreenConfig
+from atlas_cli.config.schema.output import CheckpointsConfig, OutputConfig
 from atlas_cli.config.schema.partition import HoldoutConfig
 from atlas_cli.config.schema.partition import PartitionConfig as PartitionConfig
 from atlas_cli.config.schema.privacy import PrivacyConfig
@@ -169,6 +170,14 @@ class ClientConfig(Section):
         "test runs on them; group scores and `mode: centralized` run as `model.quantization` says.",
         examples=["nf4"],
     )
+    local_steps: int | None = Field(
+        None,
+        ge=1,
+        description="Steps that it takes in a round, at most `training.local_steps`, which is how many it takes "
+        "without this key. `aggregation.normalise` says how clients of unequal steps are merged.",
+        examples=[2],
+        json_schema_extra={"unit": "steps"},
+    )
     weight: float = Field(
         1.0, gt=0, description="A factor on its weight in its group's merge, beside what `aggregation.weights` gives."
     )
@@ -261,25 +270,6 @@ class EvaluationConfig(Section):
     )
 
 
-class CheckpointsConfig(Section):
-    """The states from which a stopped run goes on."""
-
-    every: int = Field(
-        1,
-        ge=1,
-        description="Write one every this many rounds. The last round is written, too, and the newest whole one on an "
-        "interrupt or error.",
-        json_schema_extra={"unit": "rounds"},
-    )
-    keep: int = Field(2, ge=1, description="How many of the newest are kept.")
-
-
-class OutputConfig(Section):
-    """Where run directories are made."""
-
-    dir: str = Field("runs", description="The folder in which each run makes its directory.")
-
-
 class ClientSpec(NamedTuple):
     """One client after templates are expanded; ``key`` is where the config speaks of it."""
 
@@ -294,6 +284,7 @@ class ClientSpec(NamedTuple):
     embedding: Literal["table", "rows"]
     weight: float
     learns: Learns
+    local_steps: int
     key: str
 
 
@@ -395,6 +386,7 @@ class ExperimentConfig(Section):
                     embedding,
                     client.weight,
                     client.learns,
+                    self.training.local_steps if client.local_steps is None else client.local_steps,
                 )
                 specs.append(ClientSpec(numbered, client.task_group, rank, cut, *own, f"clients.{name}"))
         return specs

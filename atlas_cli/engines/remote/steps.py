@@ -20,7 +20,7 @@ import torch
 from atlas_cli.data.collate import Batch
 from atlas_cli.engines.by_arrival import by_arrival
 from atlas_cli.engines.own_step import OnStep
-from atlas_cli.engines.passes import begin_round, order_of
+from atlas_cli.engines.passes import begin_round, order_of, takes_step
 from atlas_cli.engines.remote.arrays import pack, unpack
 from atlas_cli.engines.remote.host import Answer, Calls, LostCall, NotFinite, PluginFailed
 from atlas_cli.engines.remote.sent_state import SentState
@@ -190,7 +190,7 @@ class RemoteRound:
             return
         self._held[client] = held
         if down is not None:
-            last = self._when[1] + 1 == self.training.local_steps
+            last = not takes_step(self.federation, client, self._when[1] + 1)
             poisson = self.federation.config.privacy.examples is not None  # the next sample may be empty
             waits = self._when[1] == 0 and shares_gradients(self.federation.config)  # for the gradients of others
             alone = last or poisson or waits or self._near[self.calls.place(client)] > GRAPHS
@@ -294,6 +294,7 @@ def remote_steps(
     for step in range(training.local_steps):
         overall = (number - 1) * training.local_steps + step
         left = [c for c in order_of(federation, attendance.present, overall) if not attendance.crashes(c, step)]
+        left = [client for client in left if takes_step(federation, client, step)]
         batches = {client: batch_of(federation, client, overall) for client in left}
         if not federation.split:
             steps.unsplit_step(step, left, batches)

@@ -65,9 +65,9 @@ def new_client(
         return made
     made.term = term_of(method)
     if mu := pull_of(config):
-        made.anchor = Anchor(mu, config.training.local_steps)
+        made.anchor = Anchor(mu, planned.local_steps)
     if shares_gradients(config):
-        made.control = ControlVariate(config.training.local_steps)
+        made.control = ControlVariate(planned.local_steps)
     made.train_only(method.parts_of(1).trained)
     return made
 

@@ -52,7 +52,7 @@ def merge_head(
         else:
             merged = method.merge_values(list(values.values()), shares)
         merged = checks.require_merged_head(method, merged, parameter)
-        parameter.copy_(merged if optimizer is None else optimizer.step_head(part, name, parameter, merged))
+        parameter.copy_(merged if optimizer is None else optimizer.step_head(part, name, parameter, merged, weights))
 
 
 def _with_late(

@@ -103,7 +103,8 @@ class Costs:
         rows = self.rows.get(client.key) if client.format.embedding == "rows" else None
         has_head = self.plan.config.training.labels == "client" or client.learns == "auxiliary"
         group = client.task_group if has_head else None
-        key = client.cut, rank, client.format, client.checkpointing, client.learns, shape, rows, group
+        how = client.checkpointing, client.learns, client.local_steps
+        key = client.cut, rank, client.format, how, shape, rows, group
         if key not in self._memory:
             task = self.tasks[client.task_group]
             self._memory[key] = client_memory(self.plan, client, task, shape, rows).peak
