@@ -17,7 +17,6 @@ import argparse
 import os
 import statistics
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,7 +49,7 @@ over seeds; differences are of the same seed. Rounding is the largest difference
 """
 HEAD = (
     "| config | weights | largest client's frozen weights, MiB | rounding | figure | trained weights | against none | "
-    "merged into the base | against none | seconds |"
+    "merged into the base | against none |"
 )
 
 
@@ -61,15 +60,12 @@ class Outcome(NamedTuple):
     merged: float
     frozen_bytes: int
     rounding: float
-    seconds: float
 
 
 def run(name: str, quantization: str, seed: int, folder: Path, overrides: Sequence[str]) -> Outcome:
     """Train once, and score the models of all task groups."""
     changes = [f"model.quantization={quantization}", f"seed={seed}", f"output.dir={folder}", *overrides]
-    began = time.perf_counter()
     done = start(load_config(ROOT / "configs" / f"{name}.yaml", changes).config, PlainProgress(Terminal(quiet=True)))
-    seconds = time.perf_counter() - began
     lines: list[Any] = done.read_lines("metrics.jsonl")
     last = {line["task_group"]: line["test"][FIGURES[name]] for line in lines if line["round"] == lines[-1]["round"]}
     checks = done.read_json("manifest.json")["verify"].values()
@@ -80,7 +76,6 @@ def run(name: str, quantization: str, seed: int, folder: Path, overrides: Sequen
         statistics.mean(merged),
         max(client["frozen_weights"] for client in held),
         max(check.get("rounding", 0.0) for check in checks),
-        seconds,
     )
 
 
@@ -114,7 +109,6 @@ def rows_of(name: str, seeds: int, overrides: Sequence[str]) -> list[str]:
                 spread([r.figure - p.figure for r, p in pairs], "+"),
                 spread([r.merged for r in runs]),
                 spread([r.merged - p.merged for r, p in pairs], "+"),
-                f"{statistics.mean(r.seconds for r in runs):.0f}",
             )
             rows.append(f"| {' | '.join(cells)} |")
             print(rows[-1], flush=True)
