@@ -17,11 +17,13 @@ NO_SERVER_LABELS = f"training.labels=client server.rank=0 {UNIFORM}"
 RECORD = "'audit={record: {rounds: [0, 1]}}'"
 METHODS = ["delta-svd", "fedex", "fedsa", "ffa", "flexlora", "flora", "hetlora", "lora-fair", "median", "none"]
 METHODS += ["trimmed-mean", "zero-pad"]
+NEWER_METHODS = ["raflora", "rolora", "fedsvd", "flora-na", "fed-plora"]
 
 RUNS = {
     **{f"family/{name}": name for name in CONFIGS},
     **{f"u-shaped/{name}": f"{name} training.labels=client" for name in ("bert", "roberta", "gpt2", "qwen3")},
     **{f"method/{name}": f"bert aggregation.method={name}" for name in METHODS},
+    **{f"method/{name}": f"bert aggregation.method={name} training.rounds=3" for name in NEWER_METHODS},
     **{f"method-gpt2/{name}": f"gpt2 aggregation.method={name}" for name in METHODS[1:8]},
     "method/hetlora-prune": "bert aggregation.method=hetlora 'aggregation.options={prune: 0.5, penalty: 0.1}'",
     "method/lora-fair-ridge": "bert aggregation.method=lora-fair 'aggregation.options={ridge: 0.01}'",
@@ -39,6 +41,19 @@ RUNS = {
     "weights/tokens": "bert aggregation.weights=tokens",
     "weights/inverse-rank": "bert aggregation.weights=inverse-rank",
     "weights/own": f"bert {UNIFORM} clients.a.weight=3",
+    "optimizer/momentum": "bert 'aggregation.optimizer={name: momentum}' training.rounds=3",
+    "optimizer/adam": "gpt2 'aggregation.optimizer={name: adam, lr: 0.01, second: row-column}' training.rounds=3",
+    "optimizer/fednova": "bert aggregation.normalise=fednova clients.a.local_steps=1",
+    "drift/fedprox": "bert 'training.drift={name: fedprox, mu: 0.1}'",
+    "drift/scaffold": "gpt2 training.drift.name=scaffold",
+    "learns/kinds": f"bert {ON_PHONES} clients.a.learns=frozen clients.a.rank=0 clients.b.learns=zeroth-order "
+    "clients.c.learns=auxiliary",
+    "learns/kinds-gpt2": "gpt2 clients.a.learns=frozen clients.a.rank=0 clients.b.learns=zeroth-order "
+    "clients.c.learns=auxiliary",
+    "asynchrony/sequential": f"bert {ON_PHONES} 'faults.slow={{b: 4}}' training.server_update=sequential "
+    "training.asynchrony.buffer=1 training.rounds=4",
+    "asynchrony/per-client": f"gpt2 {ON_PHONES} 'faults.slow={{b: 4}}' training.server_update=per-client "
+    "training.asynchrony.buffer=2 training.rounds=4",
     "groups/softmax": "bert 'aggregation.cross_group={strength: 0.5, temperature: 0.5}'",
     "groups/laplacian": "gpt2 'aggregation.cross_group={strength: 0.3, graph: laplacian}'",
     "groups/small-merge": "bert 'aggregation.server_memory=64 KiB' aggregation.error_ledger=false",

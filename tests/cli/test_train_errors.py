@@ -70,7 +70,7 @@ def both(*changes):
 GROUP = ("task_groups", "g")
 PROBLEMS = {
     "unknown key": (put("clients", "a", "rnak", value=4), 2, "rnak is not a known key; did you mean rank?"),
-    "rank 0": (put("clients", "a", "rank", value=0), 2, "clients.a.rank: rank must be at least 1"),
+    "rank 0": (put("clients", "a", "rank", value=0), 2, "clients.a.rank: must be at least 1"),
     "rank above the layer": (put("clients", "a", "rank", value=33), 2, "clients.a.rank: rank 33 is above 32"),
     "default rank above the layer": (
         both(lambda config: config["clients"]["a"].pop("rank"), put("lora", value={"rank": 33})),
