@@ -82,6 +82,7 @@ class ExtraTensors(NamedTuple):
 
 
 LateAs = Literal["products", "factors"]
+LinearAt = Literal["any ranks", "equal ranks"]
 
 
 class Late(NamedTuple):
@@ -229,8 +230,9 @@ class BaseMethod(ABC):
         TAKES_LATE: how it takes updates that began from earlier versions of the group's adapter: "products", it adds up
             changes of dW and reads ``Update.late``; "factors", it is given A and B as if they had begun now: the
             present ones and what they changed by. None: not at all.
-        LINEAR: whether the change of the group's dW, before ranks are cut, is the weighted sum of its clients' changes,
-            which may then be normalised by local steps (``aggregation.normalise``).
+        LINEAR: where the change of the group's dW, before ranks are cut, is the weighted sum of its clients' changes,
+            which may then be normalised by local steps (``aggregation.normalise``): among clients of "any ranks", or of
+            "equal ranks" alone, where what a client cannot hold would count as its change. None: nowhere.
         FIXED_POINT: whether clients that all train the same adapter are delivered exactly that adapter; a test checks
             it.
         Options: the config section of ``aggregation.options``.
@@ -251,7 +253,7 @@ class BaseMethod(ABC):
     EQUAL_CLIENTS: ClassVar[bool] = False
     UNWEIGHTED: ClassVar[str | None] = None
     TAKES_LATE: ClassVar[LateAs | None] = None
-    LINEAR: ClassVar[bool] = False
+    LINEAR: ClassVar[LinearAt | None] = None
     FIXED_POINT: ClassVar[bool] = True
     Options: ClassVar[type[Section]] = NoOptions
     options: Any = None

@@ -280,8 +280,8 @@ def _check_merge_optimizer(config: ExperimentConfig, method: BaseMethod) -> None
         return
     if normalise and not method.LINEAR:
         raise ConfigError(
-            "fednova is of methods whose merge is the weighted sum of clients' changes (delta-svd, flexlora, ffa), and "
-            f"that of {name} is not; use one of these, or none",
+            "fednova is of methods whose merge is the weighted sum of clients' changes (delta-svd; among equal ranks "
+            f"flexlora and ffa), and that of {name} is not; use one of these, or none",
             key="aggregation.normalise",
         )
     if rule.is_plain:

@@ -215,6 +215,7 @@ def make_plan(config: ExperimentConfig) -> Plan:
     clients = _planned_clients(config, base, family, names)
     cut = min(client.cut for client in clients)
     _check_cuts(config, clients)
+    _check_normalised(config, clients)
     check_clusters(config, {client.cut for client in clients})
     upper = _server_adapters(config, base, family, cut, names)
     features = {path: features_of(base.get_submodule(path)) for path in _all_paths(hf_config, family, names)}
@@ -355,3 +356,18 @@ def _own_key(config: ExperimentConfig, client_key: str, name: str, otherwise: st
 
 def _count(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
+
+
+def _check_normalised(config: ExperimentConfig, clients: list[ClientPlan]) -> None:
+    """Refuse changes per step of unequal ranks where what a client cannot hold would count as its change."""
+    if config.aggregation.normalise == "none" or method_of(config).LINEAR != "equal ranks":
+        return
+    ranks: dict[tuple[str, str], int] = {}
+    for client in clients:
+        for path, rank in client.ranks.items():
+            if ranks.setdefault((client.task_group, path), rank) != rank:
+                raise ConfigError(
+                    f"fednova is not defined with {config.aggregation.method} where clients of a group have unequal "
+                    f"ranks, and those of {client.task_group} do; use delta-svd, or give them one rank",
+                    key="aggregation.normalise",
+                )

@@ -58,6 +58,9 @@ def test_equal_steps_are_merged_as_without_bit_for_bit(make_config):
         ({"clients": fewer(2), "privacy": {"nopeek": {"weight": 0.1}}}, "clients.b.local_steps", "accounted for"),
         ({"aggregation": {"method": "zero-pad", "normalise": "fednova"}}, "aggregation.normalise", "weighted sum"),
         ({"aggregation": {"method": "median", "normalise": "fednova"}}, "aggregation.normalise", "weighted sum"),
+        ({"aggregation": {"method": "raflora", "normalise": "fednova"}}, "aggregation.normalise", "weighted sum"),
+        ({"aggregation": {"method": "flexlora", "normalise": "fednova"}}, "aggregation.normalise", "unequal ranks"),
+        ({"aggregation": {"method": "ffa", "normalise": "fednova"}}, "aggregation.normalise", "unequal ranks"),
         (
             {"clients": {"c": {"task_group": "g", "rank": 3, "split_layer": 3}}, "aggregation": NOVA},
             "aggregation.normalise",

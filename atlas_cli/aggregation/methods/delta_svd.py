@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from atlas_cli.aggregation import low_rank
-from atlas_cli.aggregation.contract import Adapters, BaseMethod, Context, Factors, LateAs, Merge, Update
+from atlas_cli.aggregation.contract import Adapters, BaseMethod, Context, Factors, LateAs, LinearAt, Merge, Update
 from atlas_cli.aggregation.error import changed, shares
 from atlas_cli.aggregation.low_rank import redistribute, weighted_sum
 
@@ -26,7 +26,7 @@ class Method(BaseMethod):
     """Adds the clients' changes to the group's update."""
 
     TAKES_LATE: ClassVar[LateAs | None] = "products"
-    LINEAR = True
+    LINEAR: ClassVar[LinearAt | None] = "any ranks"
 
     def aggregate(self, current: Adapters, updates: Sequence[Update], context: Context) -> Merge:
         """G after the round, and G before truncation."""

@@ -21,7 +21,7 @@ class Method(BaseMethod):
 
     SENT = DELIVERED = TRAINED = ("B",)
     TAKES_LATE = "factors"
-    LINEAR = True
+    LINEAR = "equal ranks"
 
     def aggregate(self, current: Adapters, updates: Sequence[Update], context: Context) -> Merge:
         """The mean of B, with the A that all clients share."""

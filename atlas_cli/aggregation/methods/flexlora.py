@@ -21,7 +21,7 @@ from atlas_cli.aggregation.low_rank import redistribute, weighted_sum
 class Method(BaseMethod):
     """Delivers the truncated SVD of the exact sum."""
 
-    LINEAR = True
+    LINEAR = "equal ranks"
 
     def aggregate(self, current: Adapters, updates: Sequence[Update], context: Context) -> Merge:
         """X at the largest rank of the group, and X itself."""

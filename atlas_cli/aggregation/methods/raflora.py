@@ -26,6 +26,7 @@ from atlas_cli.aggregation.methods import delta_svd
 class Method(delta_svd.Method):
     """Averages each component over the clients that have it."""
 
+    LINEAR = None  # a component is averaged over those that have it
     TAKES_LATE = None  # a component of an earlier version is another direction than that of its number now
 
     def _parts(self, path: str, held: Sequence[tuple[float, Update]], before: Factors) -> list[tuple[float, Factors]]:

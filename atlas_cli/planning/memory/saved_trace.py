@@ -144,6 +144,7 @@ def trace(
         inputs = _inputs(hf_config, step, upper)
         loss: Tensor | None = None
         received: Tensor | None = None
+        hidden: Tensor | None
         with saved.counting(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=step.autocast):
             with checkpointed(half, family, ranks) if step.checkpointing else nullcontext():
                 hidden = run_half(half, mask, **inputs)
@@ -154,9 +155,11 @@ def trace(
                 loss = traced_loss(task, head(received, mask), step.batch, step.tokens)
         if not backward:
             return StepTrace(saved.total, live.peak, forward=forward)
+        if loss is not None and upper:
+            received = hidden = None  # a server's backward begins when they are gone
         if loss is not None:
             loss.backward()
-        if received is not hidden and hidden.requires_grad:
+        if hidden is not None and received is not hidden and hidden.requires_grad:
             del received
             gradient = torch.empty_like(hidden)
             torch.isfinite(gradient).all()  # as ``federation.parties.numerics`` looks at what is sent
