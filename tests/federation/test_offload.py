@@ -14,6 +14,7 @@ from atlas_cli.experiment.recorder import Recorder
 from atlas_cli.experiment.round_loop import set_up, train
 from atlas_cli.experiment.run_state import RunState
 from atlas_cli.federation.build import build
+from atlas_cli.federation.client_state.base_changes import changes_by_path, named_changes
 from atlas_cli.hashing import sha256_tensors
 from atlas_cli.reports.progress import PlainProgress
 from atlas_cli.reports.terminal import Terminal
@@ -258,3 +259,14 @@ def test_a_changed_file_and_a_full_disk_are_named(tmp_path, monkeypatch):
         store.put({"x": torch.zeros(20)})
     assert files(tmp_path) == [file]
     store.close()
+
+
+def test_changes_of_the_base_that_come_back_lie_as_they_did():
+    """No view of the bytes that were read: a product with a single row may round by the address that it begins at."""
+    read = torch.arange(9.0)
+    came = changes_by_path({"x/0/A": read[1:5].view(1, 4), "x/0/B": read[5:].view(4, 1)}, torch.device("cpu"))
+    assert [part.storage_offset() for part in came["x"][0]] == [0, 0]
+    assert {name: part.tolist() for name, part in named_changes(came).items()} == {
+        "x/0/A": [[1, 2, 3, 4]],
+        "x/0/B": [[5], [6], [7], [8]],
+    }

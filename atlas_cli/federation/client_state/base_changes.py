@@ -17,12 +17,18 @@ def named_changes(frozen: Mapping[str, Sequence[tuple[Tensor, Tensor]]]) -> dict
 
 
 def changes_by_path(tensors: Mapping[str, Tensor], device: torch.device) -> dict[str, list[tuple[Tensor, Tensor]]]:
-    """The inverse of ``named_changes``: changes by path."""
+    """The inverse of ``named_changes``: changes by path.
+
+    They are copies, which lie as those of a client that was never put away: a view of a file's bytes begins at another
+    address, by which the product with a single row may round.
+    """
     frozen: dict[str, list[tuple[Tensor, Tensor]]] = {}
     for name in sorted(tensors):  # a layer has two pieces at most: its changes, and what of them is in its adapter
         path, i, part = name.rsplit("/", 2)
         if part == "A":
-            frozen.setdefault(path, []).append((tensors[name].to(device), tensors[f"{path}/{i}/B"].to(device)))
+            frozen.setdefault(path, []).append(
+                (tensors[name].to(device, copy=True), tensors[f"{path}/{i}/B"].to(device, copy=True))
+            )
     return frozen
 
 
