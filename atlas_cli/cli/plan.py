@@ -238,6 +238,8 @@ def _notes(search: Search, ranges: Ranges) -> list[str]:
         notes.append("candidates less than 1 % better than one that is shown in each figure may have been left out")
     if training.deadline is not None:
         notes.append("training.deadline is not looked at: nobody is dropped")
+    if config.faults.drop or config.faults.crash_at:
+        notes.append("faults.drop and faults.crash_at are not looked at: nobody fails")
     return [*notes, *clock_notes(config), *unpredicted(config.model_copy(update={"privacy": privacy}))]
 
 

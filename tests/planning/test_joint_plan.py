@@ -237,6 +237,7 @@ def test_one_cut_where_the_config_wants_one(model_folder):
     [
         ({"mode": "federated"}, "mode"),
         ({"training": {"server_update": "sequential"}}, "training.server_update"),
+        ({"training": {"server_update": "per-client", "asynchrony": {"buffer": 1}}}, "training.asynchrony"),
         ({"aggregation": {"method": "flora"}}, "aggregation.method"),
         ({"clients": {"p": {"task_group": "g", "device": "slow", "rank": "auto"}}}, "clients.p.rank"),
     ],

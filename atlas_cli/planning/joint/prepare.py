@@ -73,6 +73,12 @@ def _check(config: ExperimentConfig, ranges: Ranges) -> None:
             "pooled or per-client",
             key="training.server_update",
         )
+    if config.training.asynchrony is not None:
+        raise ConfigError(
+            "clients that take part at their own pace have no round of all, which is what is planned; plan without it, "
+            "training.asynchrony=null",
+            key="training.asynchrony",
+        )
     if (method := method_of(config)).CHANGES_BASE or method.SELECTS:
         raise ConfigError(
             f"what a client of {config.aggregation.method} gets depends on the ranks of all, which is not planned; use "
