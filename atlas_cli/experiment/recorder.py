@@ -225,7 +225,7 @@ class Recorder:
             "client": client,
             "task_group": member.task_group,
             "cluster": member.cluster,
-            "participated": client in shares,
+            "participated": client in result.kept,
             "train_loss": did.loss,
             "steps": did.steps,
             "examples": did.examples,
@@ -249,9 +249,9 @@ class Recorder:
         return {"labels": dict(counts)} if counts else {}
 
     def _shares(self, kept: Mapping[str, LocalWork]) -> dict[str, float]:
-        """What each client counts for in its group's merge."""
+        """What each client that has something to merge counts for in its group's merge."""
         members, equal = self.federation.aggregator.members, self.federation.aggregator.method.EQUAL_CLIENTS
-        weights = {c: 1.0 if equal else members[c].weight for c in kept}
+        weights = {c: 1.0 if equal else members[c].weight for c in kept if members[c].exchanges}
         totals: dict[str, float] = {}
         for client, weight in weights.items():
             totals[members[client].group] = totals.get(members[client].group, 0.0) + weight

@@ -174,16 +174,16 @@ class ClientRecord(Record):
     client: str = Field(description="Name of the client.")
     task_group: str = Field(description="Name of its task group.")
     cluster: str | None = Field(description="Whose adapters it is merged with; null: those of its task group.")
-    participated: bool = Field(description="Whether it is in the round's merge.")
+    participated: bool = Field(description="Whether its work of the round counted.")
     train_loss: float | None = Field(description="Mean over the labels of its local steps; null when it took no part.")
     steps: Count = Field(description="Local steps.")
     examples: Count = Field(description="Sequences trained on in this round; of question answering each window is one.")
     tokens: Count = Field(description="Tokens of these sequences, without padding.")
     weight: float | None = Field(
         description=(
-            "Its share in the merge by `aggregation.weights`; null for one that is not in it, equal with "
-            "`trimmed-mean` and `median`. With `hetlora` it is of heads and of the sum X alone (adapters are "
-            "weighed by norms, a layer at a time); with `none`, and in modes without a merge, of nothing; a layer "
+            "Its share in the merge by `aggregation.weights`; null for one that is not in it, or `learns: frozen`; "
+            "equal with `trimmed-mean` and `median`. With `hetlora` it is of heads and of the sum X alone (adapters "
+            "are weighed by norms, a layer at a time); with `none`, and in modes without a merge, of nothing; a layer "
             "that not all hold is shared out anew among those that do."
         ),
     )

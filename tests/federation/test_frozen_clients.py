@@ -72,7 +72,9 @@ def test_activations_of_a_text_go_up_once_and_nothing_comes_down(make_federation
 def test_a_group_merges_the_adapters_of_those_that_have_one(make_federation, train_quietly):
     federation = make_federation(clients={"b": FROZEN, "c": FROZEN}, aggregation={"method": "delta-svd"})
     alone = federation.clients["a"].adapters
-    train_quietly(federation)
+    lines = [line for line in train_quietly(federation).clients if line["round"] == 1]
+    assert {line["client"]: line["weight"] for line in lines} == {"a": 1, "b": None, "c": None}
+    assert all(line["participated"] for line in lines)
     merged = federation.aggregator.groups["g"].adapters
     assert merged.ranks == alone.ranks
     for path, adapter in merged.adapters.items():
