@@ -139,13 +139,17 @@ def check_files(run, config):
             ]
             assert m[f"bytes_{way}"] == sum(counted) == sum(c[f"bytes_{way}"] for c in mine)
         assert m["examples"] == sum(c["examples"] for c in mine)
+    frozen = {c.name for c in config.expanded_clients() if c.learns == "frozen"}  # have nothing to merge
+    merging = {c.task_group for c in config.expanded_clients() if c.name not in frozen}
     for number in range(1, config.training.rounds + 1):
         shares = {}
-        for c in (c for c in clients if c["round"] == number and c["participated"]):
+        parts = [c for c in clients if c["round"] == number and c["participated"]]
+        assert {c["client"] for c in parts if c["weight"] is None} == {c["client"] for c in parts} & frozen
+        for c in (c for c in parts if c["client"] not in frozen):
             merged_with = c["cluster"] or c["task_group"]
             shares[merged_with] = shares.get(merged_with, 0) + c["weight"]
         assert all(total == pytest.approx(1) for total in shares.values())
-        assert shares.keys() >= set(groups) or config.clustering is not None
+        assert shares.keys() >= merging or config.clustering is not None
     assert manifest["privacy"]["epsilon"] == {m["task_group"]: m["epsilon"] for m in metrics[-len(groups) :]}
     check_counts(metrics, clients, manifest["data"])
     memory = run.read_json("memory.json")
