@@ -1,0 +1,95 @@
+"""Verdicts on record: what each claim gave when it was last written down, by paper and name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from atlas_cli.runs.manifest import start_manifest
+from published.claim import Claim, worse
+
+HERE = Path(__file__).parent
+RECORDS = HERE / "records.json"
+SHARED = ("__init__", "all", "claim", "merging", "page", "planned", "records", "trained")  # about no paper
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a claim gave.
+
+    Attributes:
+        printed, measured: by figure.
+        conditions: date, commit, versions, processor, and the command that repeats it.
+    """
+
+    verdict: str
+    printed: Mapping[str, str]
+    measured: Mapping[str, float | None]
+    conditions: Mapping[str, Any]
+
+
+Records = dict[str, dict[str, Record]]  # by paper and name of the claim
+
+
+def papers() -> dict[str, ModuleType]:
+    """The files about papers, by name."""
+    names = sorted(path.stem for path in HERE.glob("*.py") if path.stem not in SHARED)
+    return {name: import_module(f"published.{name}") for name in names}
+
+
+def measured(paper: str, claim: Claim) -> Record:
+    """Measure a claim now."""
+    values = [None if value is None else float(value) for value in claim.measure()]
+    names = [figure.name for figure in claim.figures]
+    return Record(
+        claim.verdict(values),
+        {figure.name: figure.printed for figure in claim.figures},
+        dict(zip(names, values, strict=True)),
+        conditions(paper),
+    )
+
+
+def conditions(paper: str) -> dict[str, Any]:
+    """Under what it was measured."""
+    manifest = start_manifest({}, [], 0, "cpu", 1, {}, {})
+    kept = ("atlas", "python", "torch", "transformers")
+    git = manifest["git"] or {}
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "commit": git.get("commit"),
+        "changed": git.get("dirty"),
+        "versions": {name: manifest["versions"][name] for name in kept},
+        "cpu": manifest["platform"]["cpu"],
+        "command": f"python benchmarks/published/all.py {paper}",
+    }
+
+
+def read(path: Path = RECORDS) -> Records:
+    """The records; none where the file is not there yet."""
+    if not path.exists():
+        return {}
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return {paper: {name: Record(**record) for name, record in claims.items()} for paper, claims in found.items()}
+
+
+def write(records: Records, path: Path = RECORDS) -> None:
+    """Replace the file."""
+    plain = {paper: {name: asdict(record) for name, record in claims.items()} for paper, claims in records.items()}
+    path.write_text(json.dumps(plain, indent=1, sort_keys=True) + "\n", encoding="utf-8", newline="\n")
+
+
+def regressions(now: Records, recorded: Records) -> list[str]:
+    """What is worse than it was, in words."""
+    found = []
+    for paper, claims in now.items():
+        for name, record in claims.items():
+            before = recorded.get(paper, {}).get(name)
+            if before is not None and worse(record.verdict, before.verdict):
+                found.append(f"{paper}: {name}: {record.verdict}, and was {before.verdict}")
+    return found
