@@ -41,7 +41,9 @@ def one_paper(monkeypatch, tmp_path):
     """A paper of one claim, and its record and page in a folder of their own."""
 
     def measure(value):
-        module = SimpleNamespace(PAPER=Paper("A paper", None), claims=lambda: [claim("2.0", values=[value], interval=0.1)])
+        module = SimpleNamespace(
+            PAPER=Paper("A paper", "1"), claims=lambda: [claim("2.0", values=[value], interval=0.1)]
+        )
         monkeypatch.setattr(published, "papers", lambda: {"a_paper": module})
         return published.main
 

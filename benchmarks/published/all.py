@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in given.papers or modules:
         for claim in modules[name].claims():
             if not (given.quick and claim.slow):
-                now.setdefault(name, {})[claim.name] = record = measured(name, claim)
+                now.setdefault(name, {})[claim.name] = record = measured(claim)
                 print(line(name, claim, record), flush=True)
     if given.write:
         recorded = kept(recorded, now, {name: [c.name for c in module.claims()] for name, module in modules.items()})

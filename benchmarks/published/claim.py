@@ -26,13 +26,15 @@ class Paper:
     """A source.
 
     Attributes:
-        title: its name or that of its method, and its authors or number.
+        name: its name or that of its method.
+        number: of arXiv or another archive, or who published it.
         url: where it is found; None if nowhere without a subscription.
         secondary: figures were not read in the source itself, but in a review, a note or a port of it.
     """
 
-    title: str
-    url: str | None
+    name: str
+    number: str
+    url: str | None = None
     secondary: bool = False
 
 
@@ -106,11 +108,7 @@ class Claim:
 
 def in_order(claimed: Sequence[float], measured: Sequence[float]) -> bool:
     """Whether any two claims that differ are measured to differ in the same direction; not so of fewer than two."""
-    differ = [
-        (a - b) * (x - y)
-        for (a, x), (b, y) in combinations(zip(claimed, measured, strict=True), 2)
-        if a != b
-    ]
+    differ = [(a - b) * (x - y) for (a, x), (b, y) in combinations(zip(claimed, measured, strict=True), 2) if a != b]
     return bool(differ) and all(product > 0 for product in differ)
 
 

@@ -9,7 +9,7 @@ from atlas_cli.wire.messages import Adapters
 from published.claim import Claim, Figure, Paper
 from published.planned import messages, plan
 
-PAPER = Paper("EdgeFlowerTune (2605.08636)", "https://arxiv.org/abs/2605.08636")
+PAPER = Paper("EdgeFlowerTune", "2605.08636", "https://arxiv.org/abs/2605.08636")
 BYTES = {4: "1,486,080", 8: "2,960,640", 16: "5,909,760"}
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj"]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from published.claim import Claim, Figure, Paper
 from published.planned import adapter_bytes, plan
 
-PAPER = Paper("FedSA-LoRA (2410.01463)", "https://arxiv.org/abs/2410.01463")
+PAPER = Paper("FedSA-LoRA", "2410.01463", "https://arxiv.org/abs/2410.01463")
 
 
 def claims() -> Iterator[Claim]:

@@ -8,7 +8,7 @@ from published.claim import Claim, Figure, Paper
 from published.merging import drawn, exact, made, merged, missed, updates, worth, zeros_like
 from published.planned import adapter_bytes, plan
 
-PAPER = Paper("FFA-LoRA (2403.12313)", "https://arxiv.org/abs/2403.12313")
+PAPER = Paper("FFA-LoRA", "2403.12313", "https://arxiv.org/abs/2403.12313")
 TARGETS = ["query", "value"]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -13,18 +13,18 @@ from published.records import Record, Records
 PAGE = Path(__file__).parents[2] / "docs" / "results" / "published.md"
 INTRODUCTION = f"""# Published figures, reproduced
 
-What papers of this field report, beside what atlas gives: one line a claim. Written by
-`python benchmarks/published/all.py --write` from the files in benchmarks/published/, one a paper, in which settings and intervals
-were written down before anything was measured. A claim that is not reproduced stays here, with what was found out about it.
+What papers of this field report, beside what atlas gives: one line a claim, from the files in benchmarks/published/,
+one a paper. Settings and intervals are written down before anything is measured, and nothing is chosen so that it
+agrees. A claim that is not reproduced stays here, with what was found out about it.
 
-`python benchmarks/published/all.py` measures all of them again, `--quick` those that take seconds, and ends with 1 where a verdict is
-worse than here.
+`python benchmarks/published/all.py` measures all of them again (`--quick`: those that take seconds; a paper's file
+name: its claims), and ends with 1 where a verdict is worse than here. `--write` writes this page.
 
 Verdicts: {RULE}
 
-"Here" is always atlas' own code: plans, messages and their ledger, merges, attacks, runs. Models that are planned are the published
-ones; what is trained or attacked are small stand-ins, and says so. "Second hand" marks sources whose figures were read in a review, a
-note or a port.
+What stands under "atlas" comes from its own code: plans, messages and their ledger, merges, attacks, runs. Models that
+are planned are the published ones; what is trained or attacked is a small stand-in, and called one. "Second hand" marks
+sources whose figures were read in a review, a note or a port.
 """
 
 
@@ -32,34 +32,36 @@ def text(modules: Mapping[str, ModuleType], records: Records) -> str:
     """The page."""
     known = {name: claims for name in modules if (claims := _recorded(modules[name], records.get(name, {})))}
     count = Counter(record.verdict for claims in known.values() for _, record in claims)
-    total = sum(count.values())
-    parts = [INTRODUCTION, f"{total} claims of {len(known)} papers: " + ", ".join(
-        f"{count[verdict]} {verdict}" for verdict in VERDICTS if count[verdict]
-    ) + ".\n"]
-    for name, claims in known.items():
-        parts.append(section(modules[name].PAPER, claims))
-    return "\n".join(parts)
+    verdicts = ", ".join(f"{count[verdict]} {verdict}" for verdict in VERDICTS if count[verdict])
+    parts = [INTRODUCTION, f"{count.total()} claims of {len(known)} sources: {verdicts}.\n"]
+    parts += [section(name, modules[name].PAPER, claims) for name, claims in known.items()]
+    return "\n".join([*parts, conditions(known)])
 
 
-def _recorded(module: ModuleType, records: Mapping[str, Record]) -> list[tuple[Claim, Record]]:
+def _recorded(module: ModuleType, records: Mapping[str, Record]) -> Sequence[tuple[Claim, Record]]:
     return [(claim, records[claim.name]) for claim in module.claims() if claim.name in records]
 
 
-def section(paper: Paper, claims: list[tuple[Claim, Record]]) -> str:
+def section(name: str, paper: Paper, claims: Sequence[tuple[Claim, Record]]) -> str:
     """A paper's claims: a table, and what there is to say of each."""
-    title = paper.title if paper.url is None else f"[{paper.title}]({paper.url})"
-    lines = [f"## {paper.title}\n"]
-    source = f"Source: {title}" + (", second hand." if paper.secondary else ".")
-    lines += ["| claim | where | paper | atlas | verdict |", "| --- | --- | --- | --- | --- |"]
+    source = paper.number if paper.url is None else f"[{paper.number}]({paper.url})"
+    heads = ("claim", "where", "paper", "atlas", "verdict")
+    rows = [heads, ("---",) * len(heads)]
     for claim, record in claims:
         published = " / ".join(record.printed.values())
         here = " / ".join(shown(value, record.printed[name]) for name, value in record.measured.items())
-        lines.append(f"| {claim.name} | {claim.where} | {published} | {here} | {record.verdict} |")
-    lines.append("")
-    lines.append(source + "\n")
-    lines += [note(claim) for claim, _ in claims]
-    lines.append("\n" + "; ".join(sorted({_conditions(record) for _, record in claims})) + ".\n")
-    return "\n".join(lines)
+        rows.append((claim.name, claim.where, published, here, record.verdict))
+    secondary = ", second hand" if paper.secondary else ""
+    return "\n".join(
+        [
+            f"## {paper.name}\n",
+            f"{source}{secondary}; benchmarks/published/{name}.py.\n",
+            *(f"| {' | '.join(row)} |" for row in rows),
+            "",
+            *(note(claim) for claim, _ in claims),
+            "",
+        ]
+    )
 
 
 def note(claim: Claim) -> str:
@@ -85,8 +87,18 @@ def shown(value: float | None, printed: str) -> str:
     return f"{value:,.{decimals}f}"
 
 
-def _conditions(record: Record) -> str:
+def conditions(known: Mapping[str, Sequence[tuple[Claim, Record]]]) -> str:
+    """Dates, commits and versions, and what was measured under them."""
+    papers: dict[str, list[str]] = {}
+    for name, claims in known.items():
+        for under in dict.fromkeys(_under(record) for _, record in claims):
+            papers.setdefault(under, []).append(name)
+    lines = [f"- {under}: `python benchmarks/published/all.py {' '.join(names)}`" for under, names in papers.items()]
+    return "\n".join(["## Measured\n", *lines, ""])
+
+
+def _under(record: Record) -> str:
     has = record.conditions
     versions = ", ".join(f"{name} {version}" for name, version in has["versions"].items())
     commit = (has["commit"] or "unknown")[:10] + (" with changes" if has["changed"] else "")
-    return f"`{has['command']}`, {has['date']}, commit {commit}, {versions}"
+    return f"{has['date']}, commit {commit}, {versions}, {has['cpu']}"

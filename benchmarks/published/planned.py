@@ -15,7 +15,11 @@ from atlas_cli.wire.messages import Adapters
 
 
 def plan(
-    model: str, split_layer: int, clients: Mapping[str, Mapping[str, Any]], task: str = "sequence-classification", **keys: Any
+    model: str,
+    split_layer: int,
+    clients: Mapping[str, Mapping[str, Any]],
+    task: str = "sequence-classification",
+    **keys: Any,
 ) -> Plan:
     """The plan of one task group; ``keys``: further sections of the config."""
     columns = {} if task == "causal-lm" else {"text": "text", "label": "label"}

@@ -25,7 +25,7 @@ class Record:
 
     Attributes:
         printed, measured: by figure.
-        conditions: date, commit, versions, processor, and the command that repeats it.
+        conditions: date, commit, versions and processor.
     """
 
     verdict: str
@@ -43,7 +43,7 @@ def papers() -> dict[str, ModuleType]:
     return {name: import_module(f"published.{name}") for name in names}
 
 
-def measured(paper: str, claim: Claim) -> Record:
+def measured(claim: Claim) -> Record:
     """Measure a claim now."""
     values = [None if value is None else float(value) for value in claim.measure()]
     names = [figure.name for figure in claim.figures]
@@ -51,14 +51,14 @@ def measured(paper: str, claim: Claim) -> Record:
         claim.verdict(values),
         {figure.name: figure.printed for figure in claim.figures},
         dict(zip(names, values, strict=True)),
-        conditions(paper),
+        conditions(),
     )
 
 
-def conditions(paper: str) -> dict[str, Any]:
+def conditions() -> dict[str, Any]:
     """Under what it was measured."""
     manifest = start_manifest({}, [], 0, "cpu", 1, {}, {})
-    kept = ("atlas", "python", "torch", "transformers")
+    kept = ("python", "torch", "transformers")
     git = manifest["git"] or {}
     return {
         "date": datetime.now(UTC).date().isoformat(),
@@ -66,7 +66,6 @@ def conditions(paper: str) -> dict[str, Any]:
         "changed": git.get("dirty"),
         "versions": {name: manifest["versions"][name] for name in kept},
         "cpu": manifest["platform"]["cpu"],
-        "command": f"python benchmarks/published/all.py {paper}",
     }
 
 
@@ -80,8 +79,10 @@ def read(path: Path = RECORDS) -> Records:
 
 def write(records: Records, path: Path = RECORDS) -> None:
     """Replace the file."""
-    plain = {paper: {name: asdict(record) for name, record in claims.items()} for paper, claims in records.items()}
-    path.write_text(json.dumps(plain, indent=1, sort_keys=True) + "\n", encoding="utf-8", newline="\n")
+    plain = {
+        paper: {name: asdict(record) for name, record in claims.items()} for paper, claims in sorted(records.items())
+    }
+    path.write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8", newline="\n")
 
 
 def regressions(now: Records, recorded: Records) -> list[str]:

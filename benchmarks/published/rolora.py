@@ -9,7 +9,7 @@ from published.claim import Claim, Figure, Paper
 from published.merging import drawn, exact, made, merged, missed, updates, worth
 from published.planned import adapter_bytes, plan
 
-PAPER = Paper("RoLoRA (2502.01755)", "https://arxiv.org/abs/2502.01755", secondary=True)
+PAPER = Paper("RoLoRA", "2502.01755", "https://arxiv.org/abs/2502.01755", secondary=True)
 
 
 def claims() -> Iterator[Claim]:
@@ -25,8 +25,8 @@ def claims() -> Iterator[Claim]:
     yield Claim(
         "the mean of the factor that is trained is the mean of the products",
         where="its method",
-        setting="4 clients of weights 1 to 4, rank 4, one layer of 24 x 40, normal factors of which one is the same for "
-        "all; float64",
+        setting="4 clients of weights 1 to 4, rank 4, one layer of 24 x 40, normal factors of which one is the same "
+        "for all; float64",
         figures=(Figure("B trained", "0", within=1e-12), Figure("A trained", "0", within=1e-12)),
         measure=lambda: [error(turn, part) for turn, part in zip(TURNS, "BA", strict=True)],
     )
