@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, TypeVar
 import typer
 
 from atlas_cli.cli._arguments import model_named_as
-from atlas_cli.cli._start import Wanted, clients_for, default_model, model_start, read_rows, require_free
+from atlas_cli.cli._start import Wanted, clients_for, default_model, model_start, read_rows
 from atlas_cli.errors import AtlasError, ConfigError
 from atlas_cli.printable import printable
+from atlas_cli.storage.new_file import require_free
 
 if TYPE_CHECKING:
     from atlas_cli.data.rows import Rows

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from atlas_cli.config.template import ClientStart, GroupStart, Start, name_for
-from atlas_cli.errors import AtlasError, ConfigError, OutputError
+from atlas_cli.errors import AtlasError, ConfigError
 
 if TYPE_CHECKING:
     from atlas_cli.data.rows import GroupData, Rows
@@ -47,19 +47,6 @@ def start_with(wanted: Wanted, out: Path) -> Start:
     if wanted.clients is None and not wanted.devices:
         return start
     return replace(start, clients=clients_for(["questions", "spam"], wanted.clients, wanted.devices))
-
-
-def require_free(out: Path, other: str) -> None:
-    """Check that a config can be written to ``out``; ``other``: what else to choose, in words.
-
-    Raises:
-        ConfigError: something is there.
-        OutputError: there is no folder for it.
-    """
-    if out.exists():
-        raise ConfigError(f"exists already and is not overwritten; choose {other}", where=str(out))
-    if not out.parent.is_dir():
-        raise OutputError(f"{out}: there is no folder {out.parent}; make it, or choose {other}")
 
 
 @contextmanager

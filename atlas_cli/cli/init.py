@@ -126,9 +126,9 @@ def _copy(name: str, out: Path | None) -> None:
 
 
 def _write(wanted: Wanted, out: Path | None) -> None:
-    from atlas_cli.cli._start import following, require_free, start_with
+    from atlas_cli.cli._start import following, start_with
     from atlas_cli.config.template import starting_config
-    from atlas_cli.errors import OutputError
+    from atlas_cli.storage.new_file import require_free, write_new
 
     if out is None and wanted.data is not None:
         out = OUT
@@ -148,11 +148,7 @@ def _write(wanted: Wanted, out: Path | None) -> None:
         typer.echo(line)
     if start.guessed:
         typer.echo(start.guessed)
-    try:
-        with out.open("x", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-    except OSError as error:
-        raise OutputError(f"{out}: cannot be written: {error.strerror}") from None
+    write_new(out, text, "another --out")
     typer.echo(f"wrote {out}; next: atlas {'validate' if wanted.data is None else 'train'} {shlex.quote(str(out))}")
 
 

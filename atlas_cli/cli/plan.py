@@ -29,6 +29,7 @@ DRAWN = {
     "MB": "MB a round",
     "leakage": "leakage, mean over clients",
 }
+OTHER = "another --write"
 CHOOSE, GIVEN, FROM = "Choose one", "What may be chosen", "What is known"
 
 
@@ -157,12 +158,13 @@ def command(
         from atlas_cli.planning.joint.prepare import prepare
         from atlas_cli.reports.memory_picture import check_name
         from atlas_cli.reports.terminal import busy
+        from atlas_cli.storage.new_file import require_free
 
     limits = [limit_of(text) for text in subject_to or []]
     if minimise is None and (limits or write is not None):
         raise ConfigError("needs --minimise, which says what to choose by", key="--subject-to" if limits else "--write")
-    if write is not None and write.exists():
-        raise _exists(write)
+    if write is not None:
+        require_free(write, OTHER)
     if plot is not None:
         check_name(plot)
     clients = {"checkpointing": checkpointing, "embedding": embeddings}
@@ -275,22 +277,10 @@ def _draw(path: Path, search: Search, front: list[Found], chosen: int | None) ->
 
 def _write(path: Path, loaded: LoadedConfig, search: Search, found: Found) -> bool:
     """Write the config to a new file; whether the file's comments are kept."""
-    from atlas_cli.errors import OutputError
     from atlas_cli.planning.joint.written import written
+    from atlas_cli.storage.new_file import write_new
 
     settings = dict(found.candidate.settings(search.config, search.kinds))
     text, kept = written(loaded.path.read_text(encoding="utf-8"), search.config, settings, path)
-    try:
-        with path.open("x", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-    except FileExistsError:
-        raise _exists(path) from None
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror}") from None
+    write_new(path, text, OTHER)
     return kept
-
-
-def _exists(path: Path) -> Exception:
-    from atlas_cli.errors import ConfigError
-
-    return ConfigError("exists already and is not overwritten; choose another --write", where=str(path))

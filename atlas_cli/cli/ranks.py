@@ -21,6 +21,7 @@ EXAMPLES = (
     "atlas ranks experiment.yaml --uniform",
 )
 COLUMNS = 6
+OTHER = "another --write"
 
 
 def command(
@@ -45,11 +46,12 @@ def command(
     from atlas_cli.experiment.allocation.auto_ranks import plan_ranks
     from atlas_cli.planning.memory_assumptions import unpredicted
     from atlas_cli.reports.terminal import busy
+    from atlas_cli.storage.new_file import require_free
 
     if uniform and random:
         raise ConfigError("--uniform and --random exclude each other")
-    if write is not None and write.exists():
-        raise _exists(write)
+    if write is not None:
+        require_free(write, OTHER)
     loaded = load_config(file, overrides or [])
     with locating(loaded), busy(f"fitting ranks of {file}"):
         planned = plan_ranks(loaded.config, "uniform" if uniform else "random" if random else None)
@@ -155,20 +157,8 @@ def _record(client: ClientRanks) -> dict[str, Any]:
 
 def _write(config: ExperimentConfig, path: Path, source: Path) -> None:
     from atlas_cli.config.dump import dump_config
-    from atlas_cli.errors import OutputError
+    from atlas_cli.storage.new_file import write_new
 
     command = f"atlas train {shlex.quote(str(path))}"
     text = f"# {source} with the ranks that atlas ranks gave it\n#\n#   {command}\n{dump_config(config)}"
-    try:
-        with path.open("x", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-    except FileExistsError:
-        raise _exists(path) from None
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror}") from None
-
-
-def _exists(path: Path) -> Exception:
-    from atlas_cli.errors import ConfigError
-
-    return ConfigError("exists already and is not overwritten; choose another --write", where=str(path))
+    write_new(path, text, OTHER)

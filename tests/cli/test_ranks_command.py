@@ -123,7 +123,7 @@ def test_nothing_is_overwritten(auto_config, tmp_path, capsys):
     assert code == 2 and f"{new}: exists already and is not overwritten" in text
     assert new.read_text(encoding="utf-8") == "mine"
     code, text = failure(capsys, path, "--uniform", "--write", tmp_path / "no" / "folder.yaml")
-    assert code == 1 and "cannot be written" in text
+    assert code == 1 and f"there is no folder {tmp_path / 'no'}; make it, or choose another --write" in text
 
 
 def test_a_client_that_does_not_fit_is_one_line_with_its_place(auto_config, capsys):
