@@ -102,7 +102,8 @@ class Update:
     """What one client sent at the end of a round.
 
     Attributes:
-        weight: its weight before normalisation: its number of examples or of label tokens.
+        weight: its weight before normalisation: its number of examples or of label tokens; with
+            ``aggregation.normalise: fednova`` divided by its steps.
         adapters: as trained; a part that the method does not upload is the server's own idea of it. The round began
             with the first r rows and columns of the group's adapter. If the method ``SELECTS``: at the group's rank, as
             the client ran it, with the components that it trained as it sent them.

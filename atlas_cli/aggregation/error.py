@@ -3,7 +3,8 @@
 For each layer and in total, relative to norm(X): D_k is what client k is delivered, M what the method would deliver if
 no rank were cut. ``cross_term`` is norm(M - X), what the rule itself loses (for averages of factors, the cross terms);
 ``truncation`` is the root mean square of norm(D_k - M) over clients, what cutting ranks loses; ``total`` that of
-norm(D_k - X).
+norm(D_k - X). With ``aggregation.normalise: fednova`` clients count in X by what they changed per step
+(``MergeOptimizer.at_equal_steps``).
 """
 
 from __future__ import annotations

@@ -37,6 +37,7 @@ is with its m and v, and so does a layer that nobody sent.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 from typing import NamedTuple, Self
@@ -54,6 +55,7 @@ from atlas_cli.aggregation.contract import (
     Shapes,
     Update,
     resized,
+    truncated,
 )
 from atlas_cli.aggregation.error import shares
 from atlas_cli.aggregation.low_rank import precise, redistribute, squared_norm, stack, weighted_sum
@@ -139,7 +141,8 @@ class MergeOptimizer:
 
     Args:
         method: whose merges it steps by; ``undefined_for`` finds nothing against it.
-        steps: t_k by client, which weights in merges are divided by; empty where changes are not normalised.
+        steps: t_k by client, by which weights in merges are divided (``per_step``); empty where changes are not
+            normalised.
 
     Attributes:
         adapters: by group, and ``<path>/<tensor>`` (``shapes``).
@@ -183,6 +186,31 @@ class MergeOptimizer:
         if stretch != 1:
             merged = (precise(before) + stretch * (precise(merged) - precise(before))).to(merged)
         return self._stepped(self.heads.setdefault(part, {}), name, before, merged, torch.square)
+
+    def per_step(self, client: str, weight: float) -> float:
+        """What a client of this weight, p_k, counts for in a merge: p_k / t_k."""
+        return weight / self._steps[client] if client in self._steps else weight
+
+    def at_equal_steps(self, before: Adapters, updates: Sequence[Update]) -> Sequence[Update]:
+        """Updates as if every client had changed by D_k / t_k in each of t = sum_k p_k t_k steps, with weights p_k.
+
+        Their sum is what FedNova means to deliver; updates themselves where changes are not normalised.
+        """
+        if not self._steps:
+            return updates
+        steps = {update.client: self._steps[update.client] for update in updates}
+        adapters = {update.client: dict(update.adapters) for update in updates}
+        for path, old in before.items():
+            held = [update for update in updates if path in update.adapters]
+            if len({steps[update.client] for update in held}) < 2:
+                continue
+            total = sum(update.weight * steps[update.client] for update in held)
+            mean = sum(update.weight * steps[update.client] ** 2 for update in held) / total
+            for update in held:
+                after, by = update.adapters[path], mean / steps[update.client]
+                began = truncated({path: old}, {path: after.rank})[path]
+                adapters[update.client][path] = _stretched(began, after, by, one_A=self._one_A)
+        return [replace(u, weight=u.weight * steps[u.client], adapters=adapters[u.client]) for u in updates]
 
     def stretch(self, weights: Mapping[str, float]) -> float:
         """S of clients that were merged with these weights, p_k / t_k up to a factor."""

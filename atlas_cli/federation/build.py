@@ -24,7 +24,7 @@ from atlas_cli.federation.round_time import work_of_pass
 from atlas_cli.federation.under_way import UnderWay
 from atlas_cli.federation.warm_start import start_from
 from atlas_cli.models.block_paths import layer_of
-from atlas_cli.planning.method import counted_steps, merge_optimizer_of, method_of
+from atlas_cli.planning.method import merge_optimizer_of, method_of
 from atlas_cli.planning.plan import ClientPlan, Plan, make_plan
 
 
@@ -106,12 +106,9 @@ def make_clients(loaded: LoadedExperiment, cache: PrefixCache | None) -> tuple[M
     """
     make, served = _client_maker(loaded, cache), _served(loaded)
     members: dict[str, Member] = {}
-    steps = counted_steps(loaded.config)
 
     def add_member(client: ClientPlan, party: Party) -> None:
         weight = weight_of(loaded.config, client, loaded.data[client.task_group])
-        if client.name in steps:  # changes are merged per step
-            weight /= steps[client.name]
         layers = served[client.task_group, client.cut]
         adapters = party.exchanged
         members[client.name] = Member(client.task_group, weight, adapters, party.head, layers, term=party.term)

@@ -182,9 +182,10 @@ class ClientRecord(Record):
     weight: float | None = Field(
         description=(
             "Its share in the merge by `aggregation.weights`; null for one that is not in it, or `learns: frozen`; "
-            "equal with `trimmed-mean` and `median`. With `hetlora` it is of heads and of the sum X alone (adapters "
-            "are weighed by norms, a layer at a time); with `none`, and in modes without a merge, of nothing; a layer "
-            "that not all hold is shared out anew among those that do."
+            "equal with `trimmed-mean` and `median`. With `aggregation.normalise: fednova` it is that of its change "
+            "per step. With `hetlora` it is of heads and of the sum X alone (adapters are weighed by norms, a layer at "
+            "a time); with `none`, and in modes without a merge, of nothing; a layer that not all hold is shared out "
+            "anew among those that do."
         ),
     )
     bytes_up: Count = Field(description="Serialised bytes that it sent.")

@@ -5,6 +5,7 @@ import torch
 from support.merging import factors, method, weights
 
 from atlas_cli.aggregation.contract import Context, Factors, Update, delta
+from atlas_cli.aggregation.error import exact_sum
 from atlas_cli.aggregation.merge_optimizer import MergeOptimizer, Rule
 from atlas_cli.config.schema.aggregation import MergeOptimizerConfig
 
@@ -58,6 +59,22 @@ def test_two_rounds_of_unequal_steps_and_ranks_are_those_of_the_formula(name, ru
         torch.testing.assert_close(delta(merge.target["q"]), wanted, rtol=1e-9, atol=1e-10)
         torch.testing.assert_close(delta(merge.adapters["q"]), cut(wanted), rtol=1e-9, atol=1e-10)
         before = merge.adapters
+
+
+@pytest.mark.parametrize("name", ["delta-svd", "flexlora", "ffa"])
+def test_the_ledger_compares_with_the_sum_that_the_formula_means(name):
+    """p_k (dW_k before + t D_k / t_k), by hand; at equal ranks it is what the group moves to."""
+    of, before = method(name), {"q": factors(R, D_IN, D_OUT, seed=1)}
+    updates, total = trained(before["q"], of, STEPS, seed=3), sum(OWN.values())
+    share, mean = {c: own / total for c, own in OWN.items()}, sum(OWN[c] * STEPS[c] for c in OWN) / total
+    wanted = torch.zeros(D_OUT, D_IN, dtype=torch.float64)
+    for update in updates:
+        r = RANKS[update.client]
+        began = before["q"].B[:, :r] @ before["q"].A[:r]
+        wanted += share[update.client] * (began + mean * (delta(update.adapters["q"]) - began) / STEPS[update.client])
+    found = exact_sum("q", optimizer(of, STEPS).at_equal_steps(before, updates))
+    torch.testing.assert_close(delta(found), wanted, rtol=1e-12, atol=1e-12)
+    assert optimizer(of, {}).at_equal_steps(before, updates) is updates
 
 
 def test_heads_are_merged_per_step_too():

@@ -26,9 +26,14 @@ def test_a_client_takes_its_own_steps_and_weighs_by_them(make_config, train_quie
         "c": 3,
     }
     weights = [{client: member.weight for client, member in each.aggregator.members.items()} for each in (made, plain)]
-    per_step = {client: weight / (1 if client == "b" else 3) for client, weight in weights[1].items()}
-    assert weights[0] == pytest.approx(per_step)
-    assert made.aggregator.optimizer.stretch(weights[0]) > 1
+    assert weights[0] == weights[1]
+    share = {client: weight / sum(weights[0].values()) for client, weight in weights[0].items()}
+    recorded = {line["client"]: line["weight"] for line in recorder.clients if line["round"] == 1}
+    assert recorded == pytest.approx(share)
+    optimizer = made.aggregator.optimizer
+    per_step = {client: weight / (1 if client == "b" else 3) for client, weight in weights[0].items()}
+    assert {client: optimizer.per_step(client, weight) for client, weight in weights[0].items()} == per_step
+    assert optimizer.stretch(per_step) > 1
     bytes_of = predict(made.plan, {"g": ["neg", "pos"]}).rounds
     whole = predict(plain.plan, {"g": ["neg", "pos"]}).rounds
     assert bytes_of["a"] == whole["a"] and bytes_of["b"].up < whole["b"].up / 2
@@ -77,3 +82,11 @@ def test_what_is_refused(changes, key, why, make_config):
         found = [(error.value.key, str(error.value))]
     ((where, said),) = found
     assert where == key and why in said
+
+
+def test_what_is_merged_per_step_exactly_has_no_cross_term(make_config, train_quietly):
+    """At equal ranks, where nothing else is lost."""
+    clients = {c: {"task_group": "g", "rank": 3, **({"local_steps": 1} if c == "b" else {})} for c in "abc"}
+    recorder = train_quietly(build(make_config(clients=clients, aggregation=NOVA, training={"rounds": 2})))
+    terms = [line["aggregation_cross_term"] for line in recorder.metrics if line["round"]]
+    assert len(terms) == 2 and max(terms) < 1e-6

@@ -211,6 +211,8 @@ class Aggregator:
             return None  # late clients do not hold what their changes are added to: they have no exact sum
         if self.method.CHANGES_BASE:
             return base_errors(updates, before, change, of_group.change.total)
+        if self.optimizer is not None:
+            updates = self.optimizer.at_equal_steps(before, updates)
         return delivery_errors(self.method, merge, context.weights, updates)
 
     def held_of(self, client: str) -> dict[str, Factors]:
@@ -365,7 +367,8 @@ class Aggregator:
         of_group = self.groups[member.group]
         own = of_group.components(client, member.ranks)
         whole = as_run(of_group.merged, own, adapters)
-        update = Update(client, member.weight, whole, message.extra, components=own)
+        weight = member.weight if self.optimizer is None else self.optimizer.per_step(client, member.weight)
+        update = Update(client, weight, whole, message.extra, components=own)
         return update if self.earlier is None else self.earlier.seen(update, self.held_of(client))
 
     def head_of(self, client: str) -> dict[str, Tensor]:

@@ -43,6 +43,8 @@ def merge_head(
         sent: by client, its head as sent.
         late: clients that began with another head; where there are any, changes are added up.
     """
+    if optimizer is not None:
+        weights = {client: optimizer.per_step(client, weight) for client, weight in weights.items()}
     total = sum(weights.values())
     shares = [weight / total for weight in weights.values()]
     for name, parameter in head:
