@@ -191,7 +191,7 @@ class MergeOptimizer:
         """What a client of this weight, p_k, counts for in a merge: p_k / t_k."""
         return weight / self._steps[client] if client in self._steps else weight
 
-    def at_equal_steps(self, before: Adapters, updates: Sequence[Update]) -> Sequence[Update]:
+    def at_equal_steps(self, before: Adapters, updates: list[Update]) -> list[Update]:
         """Updates as if every client had changed by D_k / t_k in each of t = sum_k p_k t_k steps, with weights p_k.
 
         Their sum is what FedNova means to deliver; updates themselves where changes are not normalised.
