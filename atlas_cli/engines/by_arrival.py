@@ -18,13 +18,14 @@ from atlas_cli.federation.federation import Federation
 from atlas_cli.federation.local_work import LocalWork
 from atlas_cli.federation.parties.optimizers import learning_rate_factor
 from atlas_cli.federation.under_way import UnderWay
+from atlas_cli.wire.ledger import Ledger
 
 # one local step: of a client, with a batch, at (round, step), with a factor of learning rates, added to its work
 Serve = Callable[[str, Batch, tuple[int, int], float, LocalWork], None]
 
 
 def by_arrival(
-    federation: Federation, under_way: UnderWay, attendance: Attendance, on_step: OnStep, serve: Serve
+    federation: Federation, under_way: UnderWay, attendance: Attendance, ledger: Ledger, on_step: OnStep, serve: Serve
 ) -> None:
     """Serve all clients that are under way until a buffer is full, or nobody is any more.
 
@@ -44,7 +45,10 @@ def by_arrival(
         if step == training.local_steps:
             if too_stale := under_way.arrived(client):
                 attendance.drop(client, too_stale, gone=False)
-        elif not attendance.crashes(client, step, found.number):
+        elif attendance.crashes(client, step, found.number):
+            under_way.stop(client, ledger)
+        else:
+            under_way.serve(arrival)
             overall = (found.number - 1) * training.local_steps + step
             factor, batch = learning_rate_factor(training, overall), batch_of(federation, client, overall)
             server.begin_step(step, factor * training.server_optimizer.lr)
@@ -52,4 +56,4 @@ def by_arrival(
                 serve(client, batch, (found.number, step), factor, found.did)
             on_step(step, {name: each.did for name, each in under_way.passes.items()})
         for lost in under_way.passes.keys() & attendance.dropped.keys():
-            under_way.stop(lost)
+            under_way.stop(lost, ledger)

@@ -43,7 +43,7 @@ def local_steps(
     """
     if federation.under_way is not None:
         own = partial(own_step, federation, attendance, ledger)
-        by_arrival(federation, federation.under_way, attendance, on_step, own)
+        by_arrival(federation, federation.under_way, attendance, ledger, on_step, own)
         return attendance.arrived(federation.under_way.end_round())
     training, server, number = federation.config.training, federation.server, attendance.number
     done = {client: LocalWork() for client in attendance.present}

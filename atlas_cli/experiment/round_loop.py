@@ -91,7 +91,8 @@ def train(
             require_matching(ledger)
             alone = due and not federation.aggregator.group_adapter  # each client's own model is scored
             require_delivered(federation, federation.clients if alone else scores.clients)
-            recorder.round(RoundResult(number, ledger, scores, trained, errors, attendance, last))
+            works = trained | attendance.called_off
+            recorder.round(RoundResult(number, ledger, scores, works, errors, attendance, last))
         checkpoint(number)
         last_done = number
         if best.stops:
@@ -102,9 +103,12 @@ def train(
 def reach(federation: Federation, attendance: Attendance, ledger: Ledger, everyone: bool) -> bool:
     """Deliver a round's result to its cohort, or at the end of training to everyone, and check that they hold it."""
     if everyone:
-        attendance.call_off()
+        attendance.call_off(ledger)
     clients = list(federation.clients if everyone else attendance.cohort)
-    deliver(federation, [client for client in clients if client not in attendance.gone], ledger)
+    there = [client for client in clients if client not in attendance.gone]
+    if federation.under_way is not None:
+        federation.under_way.deliver(filter(federation.aggregator.is_behind, there), attendance.present)
+    deliver(federation, there, ledger)
     require_delivered(federation, clients, anew=everyone)
     return everyone
 

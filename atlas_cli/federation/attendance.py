@@ -32,6 +32,7 @@ class Attendance:
         waited: virtual seconds that the server waited for late clients: the deadline, or 0.
         began_with: by client, the ranks of its adapters when the round began.
         ended: what came in the round, where it is not that of a cohort (``training.asynchrony``).
+        called_off: the work of clients that were still under way when training ended.
     """
 
     def __init__(self, federation: Federation, cohort: list[str], number: int) -> None:
@@ -44,6 +45,8 @@ class Attendance:
         self.waited = 0.0
         self.began_with: dict[str, dict[str, int]] = {}
         self.ended: Ended | None = None
+        self.called_off: dict[str, LocalWork] = {}
+        self._behind = {client for client in self.present if federation.aggregator.is_behind(client)}
         self._deadline = None if config.training.deadline is None else parse_time(config.training.deadline)
         self._time = OwnTime(federation, cohort) if self._deadline is not None else None
         self._before: dict[str, ClientState] = {}
@@ -70,8 +73,9 @@ class Attendance:
                     unchanged = members[client].exchanged_sha256() == members[client].delivered_sha256
                     require_unchanged_by(term, unchanged)
         if under_way is not None:
+            under_way.begin_round()
             for client in self.present:
-                under_way.begin(client, self.number)
+                under_way.begin(client, self.number, delivered=client in self._behind)
             self.present = self.federation.in_order(under_way.training)
 
     def arrived(self, ended: Ended) -> dict[str, LocalWork]:
@@ -91,14 +95,14 @@ class Attendance:
         under_way = self.federation.under_way
         return ({}, ()) if self.ended is None or under_way is None else (self.ended.factors, under_way.passes)
 
-    def call_off(self) -> None:
+    def call_off(self, ledger: Ledger) -> None:
         """Training ends: clients still under way are dropped, and hold again what they were delivered."""
         if (under_way := self.federation.under_way) is None:
             return
         for client in list(under_way.passes):
             self.dropped[client] = under_way.progress(client)
+            self.called_off[client] = under_way.stop(client, ledger)
             self.federation.give_back(client)
-            under_way.stop(client)
         self.cohort = self.federation.in_order([*self.present, *self.dropped])
 
     def drop(self, client: str, reason: str, *, gone: bool = True) -> None:

@@ -58,11 +58,8 @@ def simulate(
     return round_time(works, server, update, merge=merge, waited=waited)
 
 
-def work_of_pass(federation: Federation, client: str, number: int, delivered: bool) -> ClientWork:
-    """The work of a client in the local steps of a round, by closed form.
-
-    It has the messages after them, and those before them if something is ``delivered``.
-    """
+def work_of_pass(federation: Federation, client: str, number: int) -> ClientWork:
+    """The work of a client in the local steps of a round, and in its messages around them, by closed form."""
     config, planned = federation.config, federation.plan.by_name[client]
     task = federation.data[planned.task_group].task
     batches, first = batches_of(federation, client), (number - 1) * config.training.local_steps
@@ -79,8 +76,7 @@ def work_of_pass(federation: Federation, client: str, number: int, delivered: bo
         messages = sent.up, sent.down, sent.messages_up, sent.messages_down
         steps.append(LocalStep(own.forward, own.backward, of_server, *messages))
     last = known[shape]
-    down = last.end_down if delivered else ()
-    ends = sum(last.end_up), sum(down), len(last.end_up), len(down)
+    ends = sum(last.end_up), sum(last.end_down), len(last.end_up), len(last.end_down)
     slow = slowdowns(config, [planned]).get(client, 1.0)
     return ClientWork(client, planned.task_group, federation.devices[client], steps, *ends, slow)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
 
 from atlas_cli.aggregation.contract import release, scales_of, truncated
 from atlas_cli.config.cohorts import cohort_size
@@ -15,7 +15,14 @@ from atlas_cli.federation.local_work import LocalWork
 from atlas_cli.federation.merging.aggregator import Aggregator
 from atlas_cli.federation.merging.earlier_versions import EarlierVersions
 from atlas_cli.planning.devices.arrivals import Arrival, Arrivals
-from atlas_cli.planning.devices.clock import ClientTime, ClientWork, RoundTime, client_time
+from atlas_cli.planning.devices.clock import (
+    ClientTime,
+    ClientWork,
+    RoundTime,
+    client_time,
+    time_so_far,
+    with_delivery,
+)
 from atlas_cli.planning.devices.devices import server_device
 from atlas_cli.storage.state_dict import (
     StateDict,
@@ -27,49 +34,62 @@ from atlas_cli.storage.state_dict import (
     tensors_and_values,
     with_prefix,
 )
+from atlas_cli.wire.ledger import Ledger
 
 
 @dataclass
 class Pass:
-    """The local steps of a client from one delivery to the merge of its update.
+    """The local steps of a client from one delivery to the next, which is after the merge of its update.
 
     Attributes:
         number: the round in which it began, which its batches, its noise and its learning rates are those of.
         began: the virtual time at which it began.
+        delivered: whether it began with a delivery, since its client missed the last merge of its group.
         came: the virtual time at which its update came, which waits for the merge since then; None: it is computing.
         did: its work so far.
     """
 
     number: int
     began: float
+    delivered: bool
     came: float | None = None
     did: LocalWork = field(default_factory=LocalWork)
 
 
-class Ended(NamedTuple):
-    """What came to its end in a round, which lasts from one merge to the next.
+@dataclass
+class Ended:
+    """What comes to its end in a round, which lasts until those that are merged in it hold what was merged.
 
     Attributes:
-        merged: the clients whose updates are merged in it.
-        works: the work of these clients, and of those that were dropped.
+        works: the work of clients whose updates are merged in it, and of those that were dropped.
         staleness: by client whose update is merged or too stale, how often its group was merged since it started.
         factors: what the changes of late clients are multiplied by.
-        time: since the merge before, and where the time of the clients that are merged went.
+        merged: the clients whose updates are merged in it.
+        seconds: since the round before ended.
+        times: where the time of all these clients went since they started.
     """
 
-    merged: Collection[str]
-    works: Mapping[str, LocalWork]
-    staleness: Mapping[str, int]
-    factors: Mapping[str, float]
-    time: RoundTime
+    works: dict[str, LocalWork] = field(default_factory=dict)
+    staleness: dict[str, int] = field(default_factory=dict)
+    factors: dict[str, float] = field(default_factory=dict)
+    merged: Collection[str] = ()
+    seconds: float = 0.0
+    times: dict[str, ClientTime] = field(default_factory=dict)
+
+    @property
+    def time(self) -> RoundTime:
+        """The round on the virtual clock."""
+        joules = [time.joules for time in self.times.values()]
+        whole = None if None in joules else sum(j for j in joules if j is not None)
+        return RoundTime(self.seconds, self.times, whole)
 
 
 class UnderWay:
     """The clients under way, the virtual clock that orders their messages, and the buffers of their updates.
 
     Args:
-        work_of: the work of a client in a pass that begins in a round, and whether a delivery comes before it: all
-            times follow from it, before anything is computed.
+        work_of: the work of a client in a pass that begins in a round: all times follow from it, before anything is
+            computed.
 
     Attributes:
         passes: by client, in the order in which they began.
@@ -77,7 +97,7 @@ class UnderWay:
     """
 
     def __init__(
-        self, config: ExperimentConfig, aggregator: Aggregator, work_of: Callable[[str, int, bool], ClientWork]
+        self, config: ExperimentConfig, aggregator: Aggregator, work_of: Callable[[str, int], ClientWork]
     ) -> None:
         self._config, self._aggregator, self._work_of = config, aggregator, work_of
         rule = config.training.asynchrony
@@ -89,10 +109,11 @@ class UnderWay:
         sizes = Counter(member.group for member in aggregator.members.values())
         # a group of which fewer are under way at a time is merged when all of them have come
         self._most = {group: min(rule.buffer, cohort_size(config.training.cohort, n)) for group, n in sizes.items()}
-        self._merged = 0.0
+        self._end = 0.0  # of the last round
+        self._ready: dict[str, float] = {}  # when a client holds what it was last delivered
         self._works: dict[str, ClientWork] = {}
-        self._stopped: dict[str, LocalWork] = {}
-        self._stale: dict[str, int] = {}
+        self._deliveries: dict[str, float] = {}  # the seconds of one
+        self._ended = Ended()
         self._places = {name: place for place, name in enumerate(aggregator.members)}
         self._arrivals = self._clock()
 
@@ -110,18 +131,34 @@ class UnderWay:
         """Whether any client is computing."""
         return self._arrivals.any
 
-    def begin(self, client: str, number: int) -> None:
-        """A client starts, in a round, from what it was delivered."""
-        self.passes[client] = Pass(number, self._arrivals.now)
-        self._works[client] = self._work(client, number)
-        self._arrivals.start(self._places[client], self._works[client])
+    def begin_round(self) -> None:
+        """A round begins, in which nothing has ended."""
+        self._ended = Ended()
 
-    def _work(self, client: str, number: int) -> ClientWork:
-        return self._work_of(client, number, self._aggregator.members[client].version > 0)  # set-up takes no time
+    def begin(self, client: str, number: int, *, delivered: bool = False) -> None:
+        """A client starts, in a round, as soon as it holds what it was delivered.
+
+        Args:
+            delivered: whether that is only sent to it now.
+        """
+        began = max(self._arrivals.now, self._ready.pop(client, 0.0))
+        self.passes[client] = Pass(number, began, delivered)
+        self._take_work(client)
+        self._arrivals.start(self._places[client], self._works[client], began)
+
+    def _take_work(self, client: str) -> None:
+        found = self.passes[client]
+        work = self._work_of(client, found.number)
+        self._deliveries[client] = work.adapters_down(self._arrivals.server)
+        self._works[client] = work if found.delivered else replace(work, adapter_bytes_down=0)
 
     def next(self) -> Arrival:
         """The next message that reaches the server."""
         return self._arrivals.next()
+
+    def serve(self, arrival: Arrival) -> None:
+        """The server takes the step of a message, and its client goes on."""
+        self._arrivals.serve(arrival)
 
     def arrived(self, client: str) -> str | None:
         """A client's update has come now, and waits for its merge; why not, if it is too stale."""
@@ -129,14 +166,38 @@ class UnderWay:
         stale, most = self.earlier.staleness(client), self.earlier.rule.max_staleness
         if most is None or stale <= most:
             return None
-        self._stale[client] = stale
+        self._ended.staleness[client] = stale
         return f"staleness {stale} is more than {most}"
 
-    def stop(self, client: str) -> None:
-        """A client is no longer under way, and its update will not be merged."""
-        self._stopped[client] = self.passes.pop(client).did
-        del self._works[client]
+    def stop(self, client: str, ledger: Ledger) -> LocalWork:
+        """A client is no longer under way, and its update will not be merged; the round counts what it did."""
+        now, server, work = self._arrivals.now, self._arrivals.server, self._works[client]
+        coming = next((each for each in self._arrivals.waiting() if each.client == client), None)
+        found = self.passes.pop(client)
         self._arrivals.stop(client)
+        if found.came is not None:
+            self._aggregator.receive(client, ledger)  # it was sent, though nobody merges it
+            time = client_time(work, server, now - found.began, found.came - found.began)
+        elif coming is not None:
+            time = time_so_far(work, server, coming.step, coming.at - found.began, coming.at - now)
+        else:  # it failed before the step of which the server would have a message now
+            number = found.did.steps
+            left = work.forward(work.steps[number]) + work.up(work.steps[number], server)
+            time = time_so_far(work, server, number, now - found.began, left)
+        self._ended.works[client], self._ended.times[client] = found.did, time
+        return found.did
+
+    def deliver(self, clients: Iterable[str], merged: Collection[str]) -> None:
+        """Some clients, whose passes ended in the round, are sent what came of it; it ends when ``merged`` hold it."""
+        for client in clients:
+            if client not in self._ended.times:
+                continue  # it had no part in the round, which has its bytes only
+            seconds = self._deliveries[client]
+            self._ready[client] = held = self._arrivals.now + seconds
+            self._ended.times[client] = with_delivery(self._ended.times[client], self._works[client].device, seconds)
+            if client in merged and held > self._end:
+                self._ended.seconds += held - self._end
+                self._end = held
 
     def full(self) -> list[str]:
         """The groups of which as many updates have come as are merged at a time."""
@@ -145,25 +206,21 @@ class UnderWay:
 
     def end_round(self) -> Ended:
         """Take out the updates of groups whose buffer is full; with nobody computing any more, all that have come."""
-        groups, now, server = (
-            self.full() if self.moving else list(self._most),
-            self._arrivals.now,
-            self._arrivals.server,
-        )
-        ended = {c: each for c, each in self.passes.items() if each.came is not None and self._group(c) in groups}
-        times: dict[str, ClientTime] = {}
-        for client, found in ended.items():
+        groups = self.full() if self.moving else list(self._most)
+        ended, now, server = self._ended, self._arrivals.now, self._arrivals.server
+        come = {c: each for c, each in self.passes.items() if each.came is not None and self._group(c) in groups}
+        ended.merged = come.keys()
+        for client, found in come.items():
             del self.passes[client]
             assert found.came is not None, "its update has come"
-            times[client] = client_time(self._works.pop(client), server, now - found.began, found.came - found.began)
-        staleness = {client: self.earlier.staleness(client) for client in ended} | self._stale
-        factors = {c: late.factor for c in ended if (late := self.earlier.late(c)) is not None}
-        works = {client: found.did for client, found in ended.items()} | self._stopped
-        seconds, self._merged = now - self._merged, now
-        self._stopped, self._stale = {}, {}
-        joules = [time.joules for time in times.values()]
-        whole = None if None in joules else sum(j for j in joules if j is not None)
-        return Ended(ended.keys(), works, staleness, factors, RoundTime(seconds, times, whole))
+            spent = now - found.began, found.came - found.began
+            ended.works[client], ended.times[client] = found.did, client_time(self._works[client], server, *spent)
+            ended.staleness[client] = self.earlier.staleness(client)
+            if (late := self.earlier.late(client)) is not None:
+                ended.factors[client] = late.factor
+        end = max(self._end, now)
+        ended.seconds, self._end = end - self._end, end
+        return ended
 
     def progress(self, client: str) -> str:
         """How far a client is, in words."""
@@ -187,7 +244,8 @@ class UnderWay:
         return self._aggregator.members[client].group
 
     def state_dict(self) -> StateDict:
-        """``clock``: now, when the server is free, the last merge; ``passes``: by client, its pass and next message.
+        """``clock``: now, when the server is free, when the last round ended; ``passes``: by client, its pass and next
+        message; ``ready``: by client, when it holds what it was delivered.
 
         ``earlier/...`` are the versions that they began from.
         """
@@ -199,8 +257,9 @@ class UnderWay:
                 (coming.at, coming.step) if coming is not None else (found.came, self._config.training.local_steps)
             )
             passes[client] = {**asdict(found), "at": at, "step": step}
-        clock = [self._arrivals.now, self._arrivals.free, self._merged]
-        return {"clock": clock, "passes": passes, **with_prefix("earlier/", self.earlier.state_dict())}
+        clock = [self._arrivals.now, self._arrivals.free, self._end]
+        earlier = with_prefix("earlier/", self.earlier.state_dict())
+        return {"clock": clock, "passes": passes, "ready": dict(self._ready), **earlier}
 
     def load_state_dict(self, state: StateDict) -> None:
         """Go on from a state, once clients and groups are restored.
@@ -208,22 +267,24 @@ class UnderWay:
         Raises:
             StateError: an invalid time, pass or client.
         """
-        tensors, values = tensors_and_values(state, ["clock", "passes"])
+        tensors, values = tensors_and_values(state, ["clock", "passes", "ready"])
         earlier = pop_prefix("earlier/", tensors)
         copy_into({}, tensors)
         with fields_of("earlier"):
             self.earlier.load_state_dict(earlier)
-        clock, passes = values["clock"], values["passes"]
+        clock, passes, ready = values["clock"], values["passes"], values["ready"]
         require_value(isinstance(clock, list) and len(clock) == 3 and all(map(_is_time, clock)), "clock", "is no times")
         require_value(isinstance(passes, Mapping), "passes", "is no mapping")
-        self._merged, self._arrivals = clock[2], self._clock(now=clock[0], free=clock[1])
+        known = isinstance(ready, Mapping) and ready.keys() <= self._places.keys()
+        require_value(known and all(map(_is_time, ready.values())), "ready", "are no times by client")
+        self._end, self._arrivals, self._ready = clock[2], self._clock(now=clock[0], free=clock[1]), dict(ready)
         self.passes.clear()
         self._works = {}
         for client, found in passes.items():
             where = f"passes.{client}"
             require_value(client in self._places, where, "is of no client")
             at, step, self.passes[client] = self._checked(found, where)
-            self._works[client] = self._work(client, self.passes[client].number)
+            self._take_work(client)
             if self.passes[client].came is None:
                 self._arrivals.expect(Arrival(at, self._places[client], client, step), self._works[client])
 
@@ -235,6 +296,7 @@ class UnderWay:
         times = [found["at"], found["began"], *([] if came is None else [came])]
         require_value(all(map(_is_time, times)), where, "has an invalid time")
         whole = all(is_count(found[name]) for name in ("step", "number"))
+        whole = whole and type(found["delivered"]) is bool
         require_value(whole and found["step"] <= steps and found["number"] > 0, where, "has an invalid number")
         did, counts = found["did"], ("steps", "examples", "tokens", "labels")
         known = isinstance(did, Mapping) and did.keys() == {each.name for each in fields(LocalWork)}
@@ -242,7 +304,7 @@ class UnderWay:
         require_value(_is_time(did["seconds"]) and _is_number(did["loss_sum"]), f"{where}.did", "has an invalid sum")
         pairs = {name: _pairs(did[name], f"{where}.did.{name}") for name in ("shapes", "computed")}
         work = LocalWork(**{**did, **pairs})
-        return found["at"], found["step"], Pass(found["number"], found["began"], came, work)
+        return found["at"], found["step"], Pass(found["number"], found["began"], found["delivered"], came, work)
 
 
 def _pairs(found: Any, where: str) -> list[tuple[int, int]]:

@@ -206,7 +206,9 @@ class ClientRecord(Record):
         description=(
             "Its part of the round on the virtual clock: seconds of `compute`, `upload`, `server`, `download` and "
             "`wait`, which sum to the round's; when its adapters were sent (`finished`); `joules`. Null as in "
-            "metrics.jsonl."
+            "metrics.jsonl. With `training.asynchrony` they are of its whole pass, which may have begun in an earlier "
+            "round, sum to the time of the pass, and are in the round in which it ends, merged or not ([the clock]"
+            "(../concepts/clock.md#clients-that-wait-for-nobody))."
         ),
     )
     norms: dict[str, Figures] | None = Field(

@@ -18,7 +18,7 @@ from atlas_cli.wire.ledger import Ledger
 
 DEVICE = {"compute": "1 GFLOP/s", "uplink": "1 Mbit/s", "downlink": "1 Mbit/s", "latency": "10 ms"}
 SLOW = {"c": 3.0}
-ONE = Device("one", compute=1.0, uplink=1.0, downlink=1.0)
+ONE = Device("one", compute=1.0, uplink=1.0, downlink=1.0, watts=1.0)
 
 
 def config_of(make_config, **changes):
@@ -62,7 +62,7 @@ def by_hand(config, seconds, scale=1.0):
     """A federation whose clients take so many seconds for a pass, and whose server takes none."""
     federation = build(config)
 
-    def work_of(client, number, delivered):
+    def work_of(client, number):
         steps = config.training.local_steps
         step = LocalStep(0.5 / steps, 0.5 / steps, 0, 0, 0, 0, 0)
         return ClientWork(
@@ -96,11 +96,12 @@ def test_staleness_of_two_clients_of_periods_one_and_three(make_config, train_qu
     assert [line["simulated_seconds"] for line in lines] == [1, 1, 1, 0, 1, 1, 1, 0, 1]
 
 
-def test_twice_the_times_change_only_times(make_config, train_quietly):
+def test_twice_the_times_change_only_times_and_energy(make_config, train_quietly):
     def run(scale):
         federation = by_hand(two(make_config), {"a": 1, "b": 3}, scale)
         lines = train_quietly(federation).metrics[1:]
-        return RunState(federation).capture()[0], [line.pop("simulated_seconds") for line in lines], lines
+        times = [line.pop(key) for line in lines for key in ("simulated_seconds", "simulated_joules")]
+        return RunState(federation).capture()[0], times, lines
 
     (state, seconds, lines), (other, doubled, others) = run(1.0), run(2.0)
     assert doubled == [2 * each for each in seconds]
@@ -121,6 +122,11 @@ def test_updates_that_are_too_stale_are_dropped_and_counted(make_config, train_q
     assert [line["dropped"] for line in lines[:8]] == [{}, {}, {}, {"b": why}, {}, {}, {}, {"b": why}]
     assert lines[8]["dropped"] == {"b": "under way, after 1 of 2 steps"}
     assert all(c["held_sha256"] == c["delivered_sha256"] for c in recorder.clients if c["round"] == 9)
+    # who computes all the time pays a joule a second, also for what is dropped, in the round in which a pass ends
+    assert [line["simulated_joules"] for line in lines] == [1, 1, 1, 1 + 3, 1, 1, 1, 1 + 3, 1 + 1]
+    [of_b] = [c for c in recorder.clients if c["client"] == "b" and c["round"] == 9]
+    assert (of_b["steps"], of_b["simulated"]["compute"], of_b["simulated"]["finished"]) == (1, 1, 1)
+    assert lines[8]["examples"] == sum(c["examples"] for c in recorder.clients if c["round"] == 9) > of_b["examples"]
 
 
 def test_a_client_that_fails_in_the_middle_starts_anew(make_config, train_quietly):
@@ -132,6 +138,7 @@ def test_a_client_that_fails_in_the_middle_starts_anew(make_config, train_quietl
     assert [line["dropped"] for line in lines[:7]] == [{}, {}, {"b": "failed before step 1"}, {}, {}, {}, {}]
     assert [line["staleness"] for line in lines[:7]] == [*[{"a": 0}] * 6, {"b": 3}]
     assert [c["steps"] for c in recorder.clients if c["client"] == "b" and c["round"] in (3, 7)] == [1, 2]
+    assert [line["simulated_joules"] for line in lines[:4]] == [1, 1, 1 + 1.5, 1]
 
 
 def test_groups_have_buffers_of_their_own(make_config, train_quietly):
@@ -264,17 +271,25 @@ def test_a_late_update_adds_what_its_client_changed(method, exponent, make_confi
         torch.testing.assert_close(merged.double(), head[name] + moved(2, name), atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("labels", ["server", "client"])
-def test_bytes_are_the_sum_of_events(labels, make_config, train_quietly, monkeypatch):
-    """What the clock knew of messages before they were computed is what the ledger counts, unfinished passes too."""
-    training = {"labels": labels, "rounds": 3, "asynchrony": {"buffer": 2}}
-    federation = build(config_of(make_config, training=training, faults={"slow": {"b": 2.2, "c": 3.3}}))
-    under_way, up, down = federation.under_way, 0, 0
-    begin, following = under_way.begin, under_way.next
+@pytest.mark.parametrize(
+    ("labels", "reason"), [("server", "waits for a merge"), ("client", "staleness 1 is more than 0")]
+)
+def test_bytes_are_the_sum_of_events(labels, reason, make_config, train_quietly, monkeypatch):
+    """What the clock knew of messages before they were computed is what the ledger counts.
 
-    def begun(client, number):
+    Unfinished passes too, and updates that are too stale, or wait for a merge when training ends.
+    """
+    if labels == "server":
+        federation = build(groups(make_config, rounds=2, asynchrony={"buffer": 3}))
+    else:
+        training = {"labels": labels, "rounds": 3, "asynchrony": {"buffer": 2, "max_staleness": 0}}
+        federation = build(config_of(make_config, training=training, faults={"slow": {"b": 2.2, "c": 2.3}}))
+    under_way, up, down = federation.under_way, 0, 0
+    begin, following, deliver = under_way.begin, under_way.next, under_way.deliver
+
+    def begun(client, number, *, delivered):
         nonlocal down
-        begin(client, number)
+        begin(client, number, delivered=delivered)
         down += under_way._works[client].adapter_bytes_down
 
     def arrived():
@@ -288,12 +303,39 @@ def test_bytes_are_the_sum_of_events(labels, make_config, train_quietly, monkeyp
             up += work.adapter_bytes_up
         return arrival
 
+    def delivered(clients, merged):
+        nonlocal down
+        sent = list(clients)
+        down += sum(work_of_pass(federation, client, 3).adapter_bytes_down for client in sent)
+        deliver(sent, merged)
+
     monkeypatch.setattr(under_way, "begin", begun)
     monkeypatch.setattr(under_way, "next", arrived)
-    lines = [line for line in train_quietly(federation).clients if line["round"] > 0]
-    at_the_end = [work_of_pass(federation, client, 3, delivered=True) for client in "abc"]  # to everybody
+    monkeypatch.setattr(under_way, "deliver", delivered)
+    recorder = train_quietly(federation)
+    lines = [line for line in recorder.clients if line["round"] > 0]
+    assert reason in {why for line in recorder.metrics for why in line["dropped"].values()}
     assert sum(line["bytes_up"] for line in lines) == up
-    assert sum(line["bytes_down"] for line in lines) == down + sum(work.adapter_bytes_down for work in at_the_end)
+    assert sum(line["bytes_down"] for line in lines) == down
+
+
+def test_times_and_energy_are_those_of_the_synchronous_run_where_devices_are_equal(make_config, train_quietly):
+    """Of a buffer of all, round by round and client by client, deliveries included."""
+
+    def lines(**rule):
+        training = {"server_update": "per-client", "rounds": 2, **rule}
+        config = config_of(make_config, training=training, faults={}).model_dump()
+        config["devices"]["phone"]["watts"] = "2 W"
+        config["clients"] = {name: {**client, "rank": 3} for name, client in config["clients"].items()}
+        recorder = train_quietly(build(ExperimentConfig.model_validate(config)))
+        rounds = [[line["simulated_seconds"], line["simulated_joules"]] for line in recorder.metrics[1:]]
+        return rounds, [(line["round"], line["client"], line["simulated"]) for line in recorder.clients]
+
+    (rounds, clients), (own, of_own) = lines(), lines(asynchrony={"buffer": 3})
+    assert [each for line in own for each in line] == pytest.approx([each for line in rounds for each in line])
+    for (number, client, parts), (*other, found) in zip(clients, of_own, strict=True):
+        assert other == [number, client] and (found is None) == (parts is None)
+        assert parts is None or found == pytest.approx(parts, abs=1e-9)
 
 
 def test_a_copy_of_the_server_moves_by_what_changed_since_its_client_began(make_config):

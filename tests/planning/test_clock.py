@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from atlas_cli.planning.devices.clock import ClientWork, LocalStep, round_time
+from atlas_cli.planning.devices.clock import ClientWork, LocalStep, round_time, time_so_far
 from atlas_cli.planning.devices.devices import Device
 
 # figures that make seconds of round numbers: 1 FLOP/s, 1 byte/s
@@ -193,3 +193,22 @@ def test_a_client_that_trains_little_is_at_the_server_late():
     time = round_time([first, second], SERVER, "sequential")
     assert time.clients["b"].finished == pytest.approx(9 + 3 + 3 + 1)  # a's forward, both served in turn, b's backward
     assert time.clients["a"].finished == pytest.approx(9 + 3 + 1)
+
+
+@pytest.mark.parametrize("step", [0, 1, 3])
+def test_time_so_far_is_what_lies_before_now(step):
+    """Against the timeline of a client that waits 2 seconds for the server before each of its steps is served."""
+    w = work("a", steps=3, adapter_bytes_up=6, adapter_bytes_down=7)
+    forward, later = [("compute", 1), ("upload", 4)], [("wait", 2), ("server", 3), ("download", 5), ("compute", 1)]
+    timeline = [("download", 7), *(forward + later) * step, *([("upload", 6)] if step == 3 else forward)]
+    seconds = sum(takes for _, takes in timeline)
+    into = sum(takes for _, takes in later) + (6 if step == 3 else 5)  # since the message before this one came
+    for left in range(min(into, seconds) + 1):
+        expected, now = dict.fromkeys(("compute", "upload", "server", "download", "wait"), 0), 0
+        for part, takes in timeline:
+            expected[part] += max(0, min(takes, seconds - left - now))
+            now += takes
+        found = time_so_far(w, SERVER, step, seconds, left)
+        assert {part: getattr(found, part) for part in expected} == expected
+        assert found.finished == seconds - left
+        assert found.joules == 2.0 * (expected["compute"] + expected["upload"] + expected["download"])

@@ -318,8 +318,8 @@ def _by_arrival(steps: RemoteRound, under_way: UnderWay, on_step: OnStep) -> dic
     def serve(client: str, batch: Batch, when: tuple[int, int], factor: float, did: LocalWork) -> None:
         steps.split_step(when, [client], {client: batch})
 
-    by_arrival(steps.federation, under_way, steps.attendance, on_step, serve)
+    by_arrival(steps.federation, under_way, steps.attendance, steps.ledger, on_step, serve)
     steps.end()
     for client in under_way.passes.keys() & steps.attendance.dropped.keys():
-        under_way.stop(client)
+        under_way.stop(client, steps.ledger)
     return steps.attendance.arrived(under_way.end_round())

@@ -48,10 +48,10 @@ class Arrivals:
         self._works: dict[str, ClientWork] = {}
         self._heap: list[Arrival] = []
 
-    def start(self, place: int, work: ClientWork) -> None:
-        """A client starts now, with the delivery of its adapters."""
+    def start(self, place: int, work: ClientWork, at: float) -> None:
+        """A client starts, with the delivery of its adapters where its work has one."""
         self._works[work.name] = work
-        self._send(self.now + work.adapters_down(self.server), place, work.name, 0)
+        self._send(at + work.adapters_down(self.server), place, work.name, 0)
 
     def expect(self, arrival: Arrival, work: ClientWork) -> None:
         """Take in a client that is under way already: the next message of it, as ``waiting`` has it."""
@@ -68,22 +68,23 @@ class Arrivals:
         return sorted(self._heap)
 
     def next(self) -> Arrival:
-        """Take the next message; where it has activations, the client goes on to its next step.
+        """Take the next message.
 
         Raises:
             IndexError: nobody is under way.
         """
         arrival = heapq.heappop(self._heap)
-        self.now, work = arrival.at, self._works[arrival.client]
-        if arrival.step == len(work.steps):
-            del self._works[arrival.client]
-            return arrival
+        self.now = arrival.at
+        return arrival
+
+    def serve(self, arrival: Arrival) -> None:
+        """The server takes the step of a message that has come, and its client goes on to what it sends next."""
+        work = self._works[arrival.client]
         step = work.steps[arrival.step]
         begun = max(self.now, self.free) if self.one_queue else self.now
         self.free = served = begun + compute_seconds(step.server_flops, self.server)
         ready = served + work.down(step, self.server) + work.backward(step)
         self._send(ready, arrival.place, arrival.client, arrival.step + 1)
-        return arrival
 
     def stop(self, client: str) -> None:
         """Forget a client that is under way."""

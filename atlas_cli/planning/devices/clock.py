@@ -18,7 +18,7 @@ own rate and the server's.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from atlas_cli.planning.devices.cost import compute_seconds, download_seconds, upload_seconds
@@ -208,5 +208,48 @@ def client_time(w: ClientWork, server: Device, seconds: float, finished: float) 
     serve = sum(compute_seconds(step.server_flops, server) for step in w.steps if step.waits)
     # sums in another order than the timeline's may differ in the last digit
     wait = max(0.0, seconds - (compute + up + serve + down))
-    joules = None if w.device.watts is None else w.device.watts * (compute + up + down)
-    return ClientTime(compute, up, serve, down, wait, finished, joules)
+    return ClientTime(compute, up, serve, down, wait, finished, _joules(w.device, compute + up + down))
+
+
+def time_so_far(w: ClientWork, server: Device, step: int, seconds: float, left: float) -> ClientTime:
+    """Where a client's time went that is still on its way, by what its next message and what came before it take.
+
+    Args:
+        step: the local step, from 0, of which the message has the activations; the number of all for the adapters.
+        seconds: from the client's start until the message reaches the server.
+        left: how many of these seconds are still to come.
+    """
+    adapters, last = step == len(w.steps), w.steps[step - 1] if step else None
+    so_far = client_time(replace(w, steps=w.steps[:step], adapter_bytes_up=0), server, seconds, seconds)
+    up = w.adapters_up(server) if adapters else w.up(w.steps[step], server)
+    forward = 0.0 if adapters else w.forward(w.steps[step])
+    spent = {
+        "upload": so_far.upload + up,
+        "compute": so_far.compute + forward,
+        "download": so_far.download,
+        "server": so_far.server,
+    }
+    ahead = {
+        "upload": up,
+        "compute": forward + (w.backward(last) if last else 0.0),
+        "download": w.down(last, server) if last else w.adapters_down(server),
+        "server": compute_seconds(last.server_flops, server) if last else 0.0,
+    }
+    now = max(0.0, seconds - left)
+    for part, takes in ahead.items():  # from the last on
+        spent[part] = max(0.0, spent[part] - min(left, takes))
+        left -= min(left, takes)
+    own = spent["compute"] + spent["upload"] + spent["download"]
+    return ClientTime(**spent, wait=max(0.0, now - own - spent["server"]), finished=now, joules=_joules(w.device, own))
+
+
+def with_delivery(time: ClientTime, device: Device, seconds: float) -> ClientTime:
+    """The time of a client whose device then downloads for so many seconds."""
+    more = _joules(device, seconds)
+    joules = None if time.joules is None or more is None else time.joules + more
+    return replace(time, download=time.download + seconds, joules=joules)
+
+
+def _joules(device: Device, seconds: float) -> float | None:
+    """Of so many seconds in which a device works; None if its watts are not known."""
+    return None if device.watts is None else device.watts * seconds
