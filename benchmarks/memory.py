@@ -201,28 +201,34 @@ def small(quick: bool) -> None:
     table("How small a half becomes, rank 8, in MiB", heading, rows, f"embedding: rows: {ROWS:,} of them")
 
 
+PUBLISHED = (16, 128, 768, 12)  # batch, tokens, width and heads of the estimate for BERT-base
+
+
+def of_bert(layers: int, rank: int) -> tuple[int, int]:
+    """Bytes that these blocks of BERT-base and their adapters hold, and that they save for backward."""
+    batch, tokens, width, _ = PUBLISHED
+    family = family_of("bert")
+    paths = [f"encoder.layer.{n}.{target}" for n in range(layers) for target in family.targets]
+    ranks = dict.fromkeys(paths, rank)
+    saved = step_of(family, built_in("bert-base-uncased"), range(layers), ranks, Step(batch, tokens)).saved
+    frozen = layers * 4 * (12 * width**2 + 13 * width)
+    adapters = 4 * len(paths) * rank * 2 * width  # and as much for the gradient, twice as much for AdamW
+    return frozen + 4 * adapters, saved
+
+
 def published() -> None:
     """Table 4: the estimate of the privacy-aware split federated learning paper (10.1109/JIOT.2025.3600269)."""
-    batch, tokens, width, heads = 16, 128, 768, 12
-    config = built_in("bert-base-uncased")
-    family = family_of("bert")
+    batch, tokens, width, heads = PUBLISHED
 
     def estimate(layers: int, rank: int) -> int:
         weights = 32 * width**2 + 72 * width + 16 * width * width + 8 * width + 32 * width * rank
         activations = 68 * batch * tokens * width + 10 * batch * heads * tokens**2
         return layers * (weights + activations + 8 * batch * tokens * (rank + width) + 64 * width * rank)
 
-    def ours(layers: int, rank: int) -> tuple[int, int]:
-        paths = [f"encoder.layer.{n}.{target}" for n in range(layers) for target in family.targets]
-        saved = step_of(family, config, range(layers), dict.fromkeys(paths, rank), Step(batch, tokens)).saved
-        frozen = layers * 4 * (12 * width**2 + 13 * width)
-        adapters = 4 * len(paths) * rank * 2 * width  # and as much for the gradient, twice as much for AdamW
-        return frozen + 4 * adapters, saved
-
     rows = []
     for layers, rank in ((1, 16), (4, 16), (12, 16), (1, 64), (4, 64), (12, 64)):
         said = estimate(layers, rank)
-        held, saved = ours(layers, rank)
+        held, saved = of_bert(layers, rank)
         rows.append(
             (
                 *(str(layers), str(rank), f"{said / 1e6:.1f}", mib(said)),

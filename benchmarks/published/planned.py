@@ -11,7 +11,7 @@ from atlas_cli.planning.method import method_of
 from atlas_cli.planning.plan import ClientPlan, Plan, make_plan
 from atlas_cli.planning.round_bytes import RoundMessages, full_shape, round_messages
 from atlas_cli.tasks.contract import BaseTask
-from atlas_cli.wire.messages import Adapters
+from atlas_cli.wire.messages import Adapters, BaseWeights
 
 
 def plan(
@@ -19,18 +19,24 @@ def plan(
     split_layer: int,
     clients: Mapping[str, Mapping[str, Any]],
     task: str = "sequence-classification",
+    config: Mapping[str, Any] | None = None,
     **keys: Any,
 ) -> Plan:
-    """The plan of one task group; ``keys``: further sections of the config."""
+    """The plan of one task group.
+
+    Args:
+        config: changes to the model's sizes.
+        keys: further sections of the config.
+    """
     columns = {} if task == "causal-lm" else {"text": "text", "label": "label"}
-    config = {
+    whole = {
         "name": "published",
-        "model": {"name": model, "split_layer": split_layer, "init": "random"},
+        "model": {"name": model, "split_layer": split_layer, "init": "random", "config": dict(config or {})},
         "server": {"rank": 0},
         "task_groups": {"g": {"task": task, "data": {"files": "data.csv", **columns}}},
         "clients": {name: {"task_group": "g", **client} for name, client in clients.items()},
     }
-    return make_plan(ExperimentConfig.model_validate({**config, **keys}))
+    return make_plan(ExperimentConfig.model_validate({**whole, **keys}))
 
 
 def task_of(planned: Plan) -> BaseTask:
@@ -47,3 +53,9 @@ def adapter_bytes(planned: Plan, way: str = "sent", merge: int = 1) -> int:
     """Bytes of the numbers of the first client's adapter that are "sent" for a merge, or "delivered" after it."""
     parts = getattr(method_of(planned.config).parts_of(merge), way)
     return Adapters.closed_form(planned.clients[0].ranks, planned.features, parts)
+
+
+def setup_bytes(planned: Plan) -> int:
+    """Bytes of the frozen weights that the first client is sent before it can start."""
+    client = planned.clients[0]
+    return BaseWeights("", planned.setup_tensors[client.cut, client.format]).payload_bytes

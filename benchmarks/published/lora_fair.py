@@ -1,0 +1,69 @@
+"""LoRA-FAIR: averaged factors, with B corrected towards the exact mean."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from atlas_cli.aggregation.contract import delta
+from atlas_cli.testing.toy_clients import ToyGroup
+from published.claim import Claim, Figure, Paper
+from published.merging import PATH, drawn, exact, made, merged, missed, updates
+
+PAPER = Paper("LoRA-FAIR", "2411.14961", "https://arxiv.org/abs/2411.14961")
+
+
+def claims() -> Iterator[Claim]:
+    """The best B, and how far it is from the mean of B."""
+    yield Claim(
+        "the corrected B is the best for the averaged A",
+        where="eq. 8 as lambda goes to 0",
+        setting="4 clients of weights 1 to 4, rank 4, one layer of 24 x 40, normal factors, float64, ridge 1e-6; "
+        "the figure is the relative difference from the least squares solution",
+        figures=(Figure("difference", "0", within=1e-5),),
+        measure=lambda: [difference()],
+    )
+    yield Claim(
+        "similarity with the exact mean, and of B with the mean of B, without a ridge",
+        where="table on similarities, lambda 0",
+        setting="3 clients of rank 4 with targets of their own, layers of 7 x 9 and 8 x 6, one round of 3 gradient "
+        "steps from one A, ridge 1e-6; cosines, mean over layers",
+        changed="Stand-in of three linear clients for a ViT; the two quantities are the same.",
+        figures=(Figure("product", "0.9998"), Figure("B", "0.9715")),
+        interval=0.02,
+        ranked=True,
+        measure=similarities,
+        found="Three steps from one A leave three A that are nearly the same, so that there is little to correct.",
+    )
+
+
+def difference() -> float:
+    """From the solution that torch finds."""
+    sent = updates([drawn(4, k) for k in range(4)])
+    A, B = merged(made("lora-fair"), drawn(4, "start"), sent).adapters[PATH]
+    best = torch.linalg.lstsq(A.T, exact(sent).T).solution.T
+    return missed(B, best)
+
+
+def similarities() -> list[float]:
+    """Of the product with the exact mean, and of the corrected B with the mean."""
+    groups = {
+        name: ToyGroup(made(name), dict.fromkeys("abc", 4), dtype=torch.float64) for name in ("lora-fair", "zero-pad")
+    }
+    products, factors = [], []
+    sent = groups["lora-fair"].updates()
+    fair, mean = (group.aggregate(sent).adapters for group in groups.values())
+    weight = sum(update.weight for update in sent)
+    for path in fair:
+        wanted: Tensor = sum(u.weight / weight * delta(u.adapters[path]) for u in sent)  # type: ignore[assignment]
+        products.append(cosine(delta(fair[path]), wanted))
+        factors.append(cosine(fair[path].B, mean[path].B))
+    return [sum(products) / len(products), sum(factors) / len(factors)]
+
+
+def cosine(first: Tensor, second: Tensor) -> float:
+    """Of two matrices as vectors."""
+    return float(cosine_similarity(first.flatten(), second.flatten(), dim=0))
