@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +24,21 @@ TONE = {"task": "sequence-classification", "data": {"files": "data/tone.csv"}}
 
 @contextmanager
 def inputs() -> Iterator[Path]:
-    """A folder with the models and texts, which is the current one meanwhile."""
-    before = Path.cwd()
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        os.chdir(folder)
-        try:
+    """A folder with the models and texts, which is the current one meanwhile; the same for all claims."""
+    before, folder = Path.cwd(), _folder()
+    os.chdir(folder.name)
+    try:
+        if not Path("models").exists():
             write_inputs()
-            yield Path(folder)
-        finally:
-            os.chdir(before)
+        yield Path(folder.name)
+    finally:
+        os.chdir(before)
+
+
+@cache
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    """It is removed when the process ends."""
+    return tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
 
 
 def run(
