@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TypeVar
 
@@ -31,7 +31,7 @@ from atlas_cli.models.frozen.load import FrozenBase, load_tokenizer
 from atlas_cli.runs.directory import RunDirectory
 from atlas_cli.runs.resumable import config_of
 from atlas_cli.tasks.contract import Feature, count_examples
-from atlas_cli.wire.messages import STEP, Activations, Fingerprint, Message
+from atlas_cli.wire.messages import STEP, Activations, Fingerprint, Message, Rows
 from atlas_cli.wire.recorded_messages import RecordedMessage, recorded_messages
 
 M = TypeVar("M", bound=Message)
@@ -42,7 +42,7 @@ OWN_STEPS = 1_000_000  # numbers of the attacker's own steps: what a defence dra
 
 @dataclass
 class Step:
-    """One local step on the wire: its messages by type, and its batch."""
+    """One local step on the wire: its messages by type, and its batch; of a frozen client, the texts that it sent."""
 
     client: str
     round: int
@@ -127,18 +127,29 @@ class Evidence:
             if number == 0:  # set-up: only fingerprints take steps
                 continue
             first = (number - 1) * per_round
-            count = self.federation.plan.by_name[client].local_steps
-            batches = [(step, batch_of(self.federation, client, first + step)) for step in range(count)]
+            planned = self.federation.plan.by_name[client]
+            sends = enumerate(planned.uploads(self.federation.config.training))
+            batches = [(step, batch_of(self.federation, client, first + step)) for step, some in sends if some]
             batches = [(step, batch) for step, batch in batches if batch.features]  # an empty one sends nothing
             counts: Counter[type[Message]] = Counter()
             for message in messages:
                 if message.type not in STEP or message.number < fingerprint:
                     continue
-                step, batch = batches[counts[message.type]]
+                # a frozen client names the texts of each step, after what it sends of those that are new
+                step, batch = batches[counts[Rows if planned.learns == "frozen" else message.type]]
                 counts[message.type] += 1
                 own = found.setdefault((number, client, step), Step(client, number, step, batch))
                 own.messages[message.type] = message
-        return [step for _, step in sorted(found.items()) if Activations in step.messages]
+        steps = [step for _, step in sorted(found.items()) if Activations in step.messages]
+        return [replace(step, batch=self._sent(step)) if Rows in step.messages else step for step in steps]
+
+    def _sent(self, step: Step) -> Batch:
+        """The texts that a frozen client sent in a step; they are numbered as they come."""
+        numbers, sent = step.read(Rows).rows.tolist(), step.read(Activations).lengths
+        assert sent is not None, "texts follow one another"
+        features = [step.batch.features[numbers.index(n)] for n in sorted(set(numbers))[-len(sent) :]]
+        task = self.federation.data[self.federation.group_of(step.client)].task
+        return collate(task, features, self.federation.pad)
 
     @cached_property
     def true_labels(self) -> Federation:
@@ -243,6 +254,8 @@ def tokens_of(activations: Tensor, batch: Batch, first_text: int) -> Tokens:
     """The real tokens of a batch from activations (B, T, D); texts are numbered from ``first_text``."""
     mask = batch.attention_mask.bool()
     texts = torch.arange(first_text, first_text + batch.n_examples)[:, None].expand(mask.shape)
+    if activations.shape[:2] == (1, batch.n_tokens):  # texts one after another
+        return Tokens(activations[0].cpu(), batch.input_ids[mask], texts[mask])
     # a client may pad further than its batch needs, to hide lengths
     return Tokens(activations[:, : mask.shape[1]].cpu()[mask], batch.input_ids[mask], texts[mask])
 

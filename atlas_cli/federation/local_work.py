@@ -14,7 +14,8 @@ class LocalWork:
     """The work of one client in a round, whichever engine ran it.
 
     Steps, examples, real tokens, wall seconds, the sum of loss over ``labels``, and by step the padded shape of the
-    batch, that of what the client computed of it, and whether it sent activations.
+    batch, the lengths of the texts that the client computed by themselves (None where it computes the batch), and
+    whether it sent activations.
     """
 
     steps: int = 0
@@ -24,7 +25,7 @@ class LocalWork:
     seconds: float = 0.0
     loss_sum: float = 0.0
     shapes: list[tuple[int, int]] = field(default_factory=list)
-    computed: list[tuple[int, int]] = field(default_factory=list)
+    alone: list[tuple[int, ...] | None] = field(default_factory=list)
     sent: list[bool] = field(default_factory=list)
 
     @property
@@ -43,7 +44,7 @@ class LocalWork:
         """Count one step."""
         self.seconds += seconds
         self.shapes.append((batch.input_ids.shape[0], batch.input_ids.shape[1]))
-        self.computed.append(loss.computed or self.shapes[-1])
+        self.alone.append(loss.alone)
         self.sent.append(loss.sent)
         self.steps += 1
         self.examples += batch.n_examples

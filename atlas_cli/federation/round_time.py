@@ -71,7 +71,7 @@ def work_of_pass(federation: Federation, client: str, number: int) -> ClientWork
             known[shape] = round_messages(federation.plan, planned, task, shape)
         sent = known[shape].step
         [(own, of_server)] = counted.of(
-            client, LocalWork(shapes=[(rows, tokens)], computed=[(rows, tokens)], sent=[True])
+            client, LocalWork(shapes=[(rows, tokens)], alone=[None], sent=[True])
         )
         messages = sent.up, sent.down, sent.messages_up, sent.messages_down
         steps.append(LocalStep(own.forward, own.backward, of_server, *messages))
@@ -110,7 +110,7 @@ class OwnTime:
 
 
 class StepFlops:
-    """FLOPs of local steps on padded batches; those of clients that are alike are counted once."""
+    """FLOPs of local steps on padded batches, or on texts by themselves; those of clients that are alike are counted once."""
 
     def __init__(self, federation: Federation) -> None:
         self.federation, self._known = federation, dict[Any, tuple[Work, float]]()
@@ -122,7 +122,7 @@ class StepFlops:
         trained = self.federation.clients[client].exchanged.trained_parts
         kind = group, planned.cut, planned.checkpointing, planned.learns, tuple(ranks.items()), trained
         found = []
-        for shape in zip(did.shapes[first:], did.computed[first:], did.sent[first:], strict=True):
+        for shape in zip(did.shapes[first:], did.alone[first:], did.sent[first:], strict=True):
             if (kind, shape) not in self._known:
                 self._known[kind, shape] = self._count(planned, group, ranks, trained, *shape)
             found.append(self._known[kind, shape])
@@ -135,12 +135,12 @@ class StepFlops:
         ranks: Mapping[str, int],
         trained: Collection[str],
         shape: tuple[int, int],
-        computed: tuple[int, int],
+        alone: tuple[int, ...] | None,
         sent: bool,
     ) -> tuple[Work, float]:
         task = self.federation.data[group].task
-        padded, own = Shape(*shape, shape[0] > 1), Shape(*computed, computed[0] > 1)
-        of_client, of_server = step_flops(self.federation.plan, planned, ranks, task, padded, trained, own)
+        padded = Shape(*shape, shape[0] > 1)
+        of_client, of_server = step_flops(self.federation.plan, planned, ranks, task, padded, trained, alone)
         return of_client, of_server if sent or planned.learns == "frozen" else 0.0
 
 

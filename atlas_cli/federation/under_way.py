@@ -302,8 +302,9 @@ class UnderWay:
         known = isinstance(did, Mapping) and did.keys() == {each.name for each in fields(LocalWork)}
         require_value(known and all(is_count(did[name]) for name in counts), f"{where}.did", "is no work of a client")
         require_value(_is_time(did["seconds"]) and _is_number(did["loss_sum"]), f"{where}.did", "has an invalid sum")
-        pairs = {name: _pairs(did[name], f"{where}.did.{name}") for name in ("shapes", "computed")}
-        work = LocalWork(**{**did, **pairs})
+        shapes = _pairs(did["shapes"], f"{where}.did.shapes")
+        require_value(did["alone"] == [None] * len(shapes), f"{where}.did.alone", "is not of a client of whole batches")
+        work = LocalWork(**{**did, "shapes": shapes})
         return found["at"], found["step"], Pass(found["number"], found["began"], found["delivered"], came, work)
 
 

@@ -65,8 +65,13 @@ def check_example_noise(
         )
 
 
-def check_frozen(config: ExperimentConfig, hf_config: PreTrainedConfig) -> None:
+def check_frozen(
+    config: ExperimentConfig, hf_config: PreTrainedConfig, cuts: Mapping[str, int], top: int | None
+) -> None:
     """Refuse frozen clients where nothing learns of their texts, or where what they send of a text may change.
+
+    Args:
+        cuts: the blocks of each client; ``top``: the highest block that the server has an adapter on, None without any.
 
     Raises:
         ConfigError: names the first such client.
@@ -75,11 +80,12 @@ def check_frozen(config: ExperimentConfig, hf_config: PreTrainedConfig) -> None:
     for spec in config.expanded_clients():
         if spec.learns != "frozen":
             continue
-        key, task = f"{spec.key}.learns", config.task_groups[spec.task_group].task
-        if config.server.rank == 0 and load(task).causal_only:
+        key, cut = f"{spec.key}.learns", cuts[spec.name]
+        if top is None or top < cut:
+            deep = ", and a smaller split_layer" if cut == int(hf_config.num_hidden_layers) else ""
             raise ConfigError(
-                f"frozen leaves all training to the server, whose head for {task} is frozen, too; set server.rank to 1 "
-                "or more",
+                "frozen leaves all training to the server, which has no adapter on the blocks above this client; set "
+                f"server.rank to 1 or more{deep}",
                 key=key,
             )
         if method.CHANGES_BASE:

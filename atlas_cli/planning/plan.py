@@ -209,7 +209,6 @@ def make_plan(config: ExperimentConfig) -> Plan:
     check_before_shapes(config, hf_config, family)
     base, lm_head = meta_model(hf_config, family, getattr(torch, config.model.dtype))
     check_embeddings(config, base, lm_head)
-    check_frozen(config, hf_config)
     names = adapted_names(base, family, config.lora.targets)
     check_example_noise(config, hf_config, family, names)
     clients = _planned_clients(config, base, family, names)
@@ -218,6 +217,8 @@ def make_plan(config: ExperimentConfig) -> Plan:
     _check_normalised(config, clients)
     check_clusters(config, {client.cut for client in clients})
     upper = _server_adapters(config, base, family, cut, names)
+    top = max((layer_of(path, family) for path in upper), default=None)
+    check_frozen(config, hf_config, {client.name: client.cut for client in clients}, top)
     features = {path: features_of(base.get_submodule(path)) for path in _all_paths(hf_config, family, names)}
     check_server_memory(config, features.values())
     check_hooks(config, features, [client.ranks for client in clients if client.ranks])

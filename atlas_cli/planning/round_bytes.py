@@ -61,16 +61,18 @@ def round_bytes(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape) ->
 
 def round_messages(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape) -> RoundMessages:
     """The messages of such a round."""
-    config, training = plan.config, plan.config.training
+    config, training, frozen = plan.config, plan.config.training, client.learns == "frozen"
+    texts = [shape.tokens] * shape.batch
+    labels = task.blank_labels_of_texts(texts) if frozen else task.blank_labels(shape.batch, shape.tokens)
     step = step_bytes(
         plan.hf_config,
         shape.batch,
         shape.tokens,
         client.dtype,
         features=config.model.dtype,
-        labels=task.blank_labels(shape.batch, shape.tokens) if training.labels == "server" else None,
+        labels=labels if training.labels == "server" else None,
         compress=config.privacy.compress,
-        frozen=client.learns == "frozen",
+        frozen=frozen,
         answered=client.waits,
     )
     method = method_of(config)

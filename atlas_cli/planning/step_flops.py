@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from atlas_cli.planning.devices.cost import Work, client_step, head_step, server_step
 from atlas_cli.planning.plan import ClientPlan, Plan
@@ -17,32 +17,34 @@ def step_flops(
     task: BaseTask,
     shape: Shape,
     trained: Collection[str],
-    computed: Shape | None = None,
+    alone: Sequence[int] | None = None,
 ) -> tuple[Work, float]:
     """FLOPs of the client and of the server for a batch of ``shape``.
 
     Args:
         ranks: of the client's adapters, by path; ``trained``: their trained parts.
-        computed: what the client computes of the batch, where that is not all of it.
+        alone: lengths of the texts that a frozen client computes, each by itself; default: all of the batch.
     """
     blocks, above, cut = plan.block_shapes, plan.above(client.cut), client.cut
-    (batch, tokens, _), (own_batch, own_tokens, _) = shape, computed or shape
+    batch, tokens, _ = shape
+    own = [(batch, tokens)]
+    if client.learns == "frozen":
+        own = [(1, length) for length in ([tokens] * batch if alone is None else alone)]
 
     def steps(adapters: Mapping[str, int], parts: Collection[str]) -> Work:
         probes = plan.config.training.zeroth_order.probes if client.learns == "zeroth-order" else None
         again = client.checkpointing
-        return client_step(
-            blocks, cut, adapters, own_batch, own_tokens, checkpointing=again, trained=parts, probes=probes
-        )
+        each = (client_step(blocks, cut, adapters, *of, checkpointing=again, trained=parts, probes=probes) for of in own)
+        return sum(each, Work(0, 0))
 
-    own = steps(ranks, trained)
+    of_client = steps(ranks, trained)
     if beside := plan.beside(client):  # frozen, on layers that have trained ones
         whole, without = steps(beside, ()), steps(dict.fromkeys(beside, 0), ())
-        own += Work(whole.forward - without.forward, whole.backward - without.backward)
+        of_client += Work(whole.forward - without.forward, whole.backward - without.backward)
     of_server = server_step(blocks, cut, plan.n_layers, above, batch, tokens, to_cut=client.waits).total
     head = head_step(task, plan.hidden_size, int(plan.hf_config.vocab_size), batch, tokens)
     if client.learns == "auxiliary":
-        return own + head, of_server + head.total
+        return of_client + head, of_server + head.total
     if plan.config.training.labels == "client":
-        return own + Work(0, head.total), of_server
-    return own, of_server + head.total
+        return of_client + Work(0, head.total), of_server
+    return of_client, of_server + head.total

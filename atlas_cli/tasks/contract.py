@@ -195,6 +195,11 @@ class BaseTask(ABC):
     def label_tensor(self, features: Sequence[Feature], length: int) -> Tensor:
         """Labels of a batch padded to ``length`` tokens: ``label_shape``, ``label_dtype``, -100 where ignored."""
 
+    @property
+    def labels_a_token(self) -> bool:
+        """Whether every token has a label, so that labels are padded as texts are."""
+        return self.label_shape(1, 2) != self.label_shape(1, 3)
+
     def label_shape(self, batch: int, tokens: int) -> tuple[int, ...]:
         """Shape of the labels of a batch: one an example unless a task says otherwise."""
         return (batch,)
@@ -202,6 +207,11 @@ class BaseTask(ABC):
     def blank_labels(self, batch: int, tokens: int) -> Tensor:
         """Zeros that are as large as the labels of a batch, to plan and measure with."""
         return torch.zeros(self.label_shape(batch, tokens), dtype=self.label_dtype)
+
+    def blank_labels_of_texts(self, lengths: Sequence[int]) -> Tensor:
+        """Zeros that are as large as the labels of texts of such lengths, one after another without padding."""
+        in_a_row = (1, sum(lengths)) if self.labels_a_token else (len(lengths), max(lengths))
+        return self.blank_labels(*in_a_row)
 
     @abstractmethod
     def build_head(self, hidden_size: int, lm_head: nn.Module | None) -> nn.Module:

@@ -28,7 +28,7 @@ to the longest of the batch), D hidden size, r rank; hidden states have the dtyp
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import ClassVar, Literal, Self
@@ -151,15 +151,18 @@ class Activations(HiddenStates, kind="activations", direction="up"):
     """The output of a client's blocks for a batch.
 
     Attributes:
-        activations: (B, T, D).
+        activations: (B, T, D); of a frozen client (1, N, D), the tokens of its texts one after another.
         attention_mask: (B, T) bool, False on padding; None: nothing is padding.
-        labels: as the task has them; None if they stay on the client.
+        labels: as the task has them, (1, N) where texts follow one another and each token has one; None if they stay on
+            the client.
+        lengths: (B,) int64, the tokens of each text, where texts follow one another.
     """
 
     activations: Tensor
     attention_mask: Tensor | None = None
     labels: Tensor | None = None
     activations_scale: Tensor | None = None
+    lengths: Tensor | None = None
 
     @property
     def mask(self) -> Tensor:
@@ -172,6 +175,11 @@ class Activations(HiddenStates, kind="activations", direction="up"):
     def closed_form(batch: int, tokens: int, token_bytes: int, label_bytes: int, masked: bool = True) -> int:
         """B T tokens of so many bytes, a byte a mask position where there is a mask, and the labels."""
         return batch * tokens * (token_bytes + masked) + label_bytes
+
+    @staticmethod
+    def closed_form_of_texts(lengths: Sequence[int], token_bytes: int, label_bytes: int) -> int:
+        """Their tokens of so many bytes, the labels, and 8 bytes a text for its length."""
+        return sum(lengths) * token_bytes + label_bytes + 8 * len(lengths)
 
 
 @dataclass(frozen=True, eq=False)

@@ -81,3 +81,27 @@ def test_what_was_not_recorded_is_said_and_not_left_out(toy, monkeypatch):
     evidence.messages.remove(lost)
     with pytest.raises(Inapplicable, match=f"that {client} was sent in round {lost.round} was not recorded"):
         evidence.party(client, 5)
+
+
+def test_steps_that_send_seldom_or_new_texts_alone_are_told_by_what_they_sent(toy, monkeypatch):
+    """An auxiliary client sends every other step, a frozen one each text once, of 27 in three epochs."""
+    kinds = {"a": {"learns": "auxiliary"}, "b": {"learns": "frozen", "rank": 0}}
+    training = {"rounds": 2, "local_steps": 5, "auxiliary": {"every": 2}, "batch_size": 8}
+    run, _ = record(toy, monkeypatch, [1, 2], clients=kinds, training=training, server={"rank": 1})
+    evidence = Evidence.of_run(run)
+    steps = [(step.client, step.round, step.number) for step in evidence.steps]
+    assert [(number, step) for client, number, step in steps if client == "a"] == [
+        (number, step) for number in (1, 2) for step in (0, 2, 4)
+    ]
+    once = [step for step in evidence.steps if step.client == "b-1"]
+    texts = [tuple(feature["input_ids"]) for step in once for feature in step.batch.features]
+    assert sorted(set(texts)) == sorted({tuple(f["input_ids"]) for f in evidence.federation.train_features("b-1")})
+    assert len(texts) <= 27 and once[-1].round == 1
+    for step in evidence.steps:
+        party = evidence.party(step.client, step.round)
+        made = party.forward(step.batch.inputs(), step.round, 0, None).activations
+        seen = evidence.tokens(step)
+        real = step.batch.attention_mask.bool()
+        assert torch.equal(seen.ids, step.batch.input_ids[real])
+        if step.round == 1 and step.number == 0 or step.client != "a":  # before the first step of an adapter
+            torch.testing.assert_close(made[real], seen.hidden, atol=2e-5, rtol=1e-4)

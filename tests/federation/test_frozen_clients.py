@@ -7,15 +7,18 @@ from support.elsewhere import run as run_with
 from support.rounds import run_round
 from support.slow import slow
 
+from atlas_cli.data.collate import collate
 from atlas_cli.errors import ConfigError
 from atlas_cli.experiment.round_loop import set_up
 from atlas_cli.experiment.run_state import RunState
 from atlas_cli.federation.batches import batch_of
+from atlas_cli.federation.parties.exchange import exchange_rows
 from atlas_cli.federation.parties.kept_rows import row_keys
 from atlas_cli.federation.round_time import StepFlops, simulate
 from atlas_cli.planning.client_rows import read_kept
+from atlas_cli.planning.devices.cost import client_step
 from atlas_cli.planning.memory_of_plan import predict
-from atlas_cli.planning.round_bytes import Shape
+from atlas_cli.planning.round_bytes import Shape, round_messages
 from atlas_cli.tasks import build as build_task
 from atlas_cli.wire.ledger import Ledger
 
@@ -57,16 +60,39 @@ def test_activations_of_a_text_go_up_once_and_nothing_comes_down(make_federation
     (first, did, _), (second, again, time), (third, *_) = bytes_by_round(federation, 3)
     assert {way for sums in (first, second, third) for _, way in sums} == {"up"}
     texts = federation.train_features("a")
-    assert sum(batch for batch, _ in did.computed) == len({(tuple(f["input_ids"]), f["labels"]) for f in texts}) > 0
-    sent = federation.split_client("a").base.hidden_size * 4 if compress == "none" else None
-    if sent is not None:
-        assert first["activations", "up"] == sum(b * t * (sent + 1) + 8 * b for b, t in did.computed)
+    lengths = [len(ids) for ids, _ in {(tuple(f["input_ids"]), f["labels"]) for f in texts}]
+    assert sorted(length for step in did.alone for length in step) == sorted(lengths)
+    padded = sum(batch * tokens for batch, tokens in did.shapes)
+    width = federation.split_client("a").base.hidden_size
+    sent = width + 4 if compress == "int8" else 4 * width
+    assert first["activations", "up"] == sum(length * sent + 16 for length in lengths) < padded * sent
     seen = sum(batch for batch, _ in again.shapes)
     assert second == {("rows", "up"): 8 * seen} and third.keys() == second.keys()
     flops = StepFlops(federation)
     assert all(own.total == 0 for own, _ in flops.of("a", again)) and flops.of("a", did)[0][0].forward > 0
     assert flops.of("a", did)[0][0].backward == 0
+    blocks, cut = federation.plan.block_shapes, federation.plan.by_name["a"].cut
+    alone = sum(client_step(blocks, cut, {}, 1, length).forward for length in lengths)
+    assert sum(own.forward for own, _ in flops.of("a", did)) == pytest.approx(alone)
     assert time.clients["a"].compute == time.clients["a"].download == 0 < time.clients["a"].upload
+
+
+@pytest.mark.parametrize(("family", "compress"), [("bert", "none"), ("gpt2", "int8")])
+def test_texts_that_are_new_have_the_bytes_that_are_planned(make_federation, lines, family, compress):
+    """Of texts of one length, of which a plan's batch is made; a language model has a label a token."""
+    groups = {"task_groups": lines} if family == "gpt2" else {}
+    federation = make_federation(family, **ALL, **groups, privacy={"compress": compress})
+    set_up(federation)
+    task, length, ledger, client = federation.data["g"].task, 4, Ledger(), federation.split_client("a")
+    texts = [{k: v[:length] if isinstance(v, list) else v for k, v in f.items()} for f in federation.train_features("a")]
+    new = {row_keys(collate(task, [text], 0), task)[0]: text for text in texts}
+    batch = collate(task, list(new.values())[:2], 0)
+    federation.server.begin_round({"a": "g"}, 1)
+    loss = exchange_rows(federation.server, client, batch, client.forward_batch(batch, 1, 0), ledger)
+    assert batch.n_examples == 2 and loss.alone == (length,) * batch.n_examples and not ledger.mismatches()
+    planned, shape = federation.plan.by_name["a"], Shape(batch.n_examples, length, True)
+    said = round_messages(federation.plan, planned, task, shape).step
+    assert (ledger.total("up", ["a"]), len(ledger.entries)) == (said.up, said.messages_up)
 
 
 def test_a_group_merges_the_adapters_of_those_that_have_one(make_federation, train_quietly):
@@ -145,7 +171,11 @@ def test_a_text_is_known_by_its_tokens_labels_and_segments(make_federation):
 
 
 def test_refused_where_nothing_learns_or_the_base_changes(make_federation, lines):
-    with pytest.raises(ConfigError, match=r"clients\.a\.learns: frozen leaves all training to the server, whose head"):
-        make_federation("gpt2", **ALL, task_groups=lines, server={"rank": 0})
+    says = r"clients\.%s\.learns: frozen leaves all .* no adapter on the blocks above .*; set server\.rank to 1 or more"
+    for family, groups in ("bert", {}), ("gpt2", {"task_groups": lines}):  # with a head that is trained, and without
+        with pytest.raises(ConfigError, match=says % "a"):
+            make_federation(family, **{**ALL, **groups, "server": {"rank": 0}})
+    with pytest.raises(ConfigError, match=f"{says % 'b'}, and a smaller split_layer"):
+        make_federation(clients={"b": {**FROZEN, "split_layer": 4}}, server={"rank": 2}, model={"split_layer": 2})
     with pytest.raises(ConfigError, match="frozen keeps a client's weights, and flora changes them"):
         make_federation(**ALL, aggregation={"method": "flora"})

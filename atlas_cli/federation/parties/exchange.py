@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol, TypeVar
 from torch import Tensor
 
 from atlas_cli.data.collate import Batch
-from atlas_cli.federation.parties.kept_rows import label_a_token, row_keys
+from atlas_cli.federation.parties.kept_rows import row_keys
 from atlas_cli.federation.parties.split_server import SplitServer
 from atlas_cli.federation.parties.trainables import StepLoss
 from atlas_cli.models.frozen.load import FrozenBase
@@ -70,7 +70,7 @@ def exchange(
 
 def exchange_rows(server: SplitServer, client: Serving, batch: Batch, up: Activations, ledger: Ledger) -> StepLoss:
     """The messages of one step of a frozen client: activations and labels of those texts alone that the server does not
-    have yet, and which texts the batch has; nothing comes back.
+    have yet, without padding, and which texts the batch has; nothing comes back.
 
     Args:
         up: of the whole batch.
@@ -80,17 +80,19 @@ def exchange_rows(server: SplitServer, client: Serving, batch: Batch, up: Activa
     keys = row_keys(batch, task)
     fresh = server.kept.missing(client.name, keys)
     received = up if codec is None else codec.decode(codec.encode(up), up)  # token by token, so alike in any batch
-    computed = (0, 0)
+    lengths = batch.attention_mask.sum(1)
+    alone = tuple(lengths[fresh].tolist())
     if fresh:
-        computed = len(fresh), int(batch.attention_mask[fresh].sum(1).max())
-        hidden, mask = (tensor[fresh, : computed[1]] for tensor in (up.activations, up.mask))
-        labels = batch.labels[fresh, : computed[1]] if label_a_token(task) else batch.labels[fresh]
-        message = Activations(client.name, hidden, mask, labels)
-        closed_form = Activations.closed_form(*computed, width, task.blank_labels(*computed).nbytes)
+        real = batch.attention_mask[fresh].bool()
+        hidden, labels = up.activations[fresh][real][None], batch.labels[fresh]
+        if task.labels_a_token:
+            labels = labels[real][None]
+        message = Activations(client.name, hidden, labels=labels, lengths=lengths[fresh])
+        closed_form = Activations.closed_form_of_texts(alone, width, task.blank_labels_of_texts(alone).nbytes)
         ledger.count(message if codec is None else codec.encode(message), closed_form)
-    numbers = server.kept.keep(client.name, keys, batch.attention_mask.sum(1).tolist(), width)
+    numbers = server.kept.keep(client.name, keys, lengths.tolist(), width)
     ledger.count(Rows(client.name, numbers), Rows.closed_form(len(keys)))
-    return replace(server.learn(received), computed=computed, sent=bool(fresh))
+    return replace(server.learn(received), alone=alone, sent=bool(fresh))
 
 
 def exchange_up(server: SplitServer, client: Serving, batch: Batch, up: Activations, ledger: Ledger) -> StepLoss:

@@ -106,18 +106,13 @@ class KeptRows:
 
 def row_keys(batch: Batch, task: BaseTask) -> list[bytes]:
     """What each text of a batch is known by: the hash of its tokens, its labels, and its segments where it has two."""
-    keys, a_token = [], label_a_token(task)
+    keys = []
     for row, length in enumerate(batch.attention_mask.sum(1).tolist()):
         key = hashlib.sha256(batch.input_ids[row, :length].numpy().tobytes())
-        labels = batch.labels[row, :length] if a_token else batch.labels[row]
+        labels = batch.labels[row, :length] if task.labels_a_token else batch.labels[row]
         key.update(b"labels" + labels.numpy().tobytes())
         segments = None if batch.token_type_ids is None else batch.token_type_ids[row, :length]
         if segments is not None and segments.any():
             key.update(b"segments" + segments.numpy().tobytes())
         keys.append(key.digest())
     return keys
-
-
-def label_a_token(task: BaseTask) -> bool:
-    """Whether labels are padded as texts are."""
-    return task.label_shape(1, 2) != task.label_shape(1, 3)

@@ -187,13 +187,13 @@ class Trainables:
 class StepLoss:
     """A client's mean loss, and the number of labels that it averages.
 
-    ``computed``: examples and tokens of what the client computed, padding included, where that is not the batch;
-    ``sent``: whether activations went up.
+    ``alone``: the lengths of the texts that the client computed, where it computes each by itself; ``sent``: whether
+    activations went up.
     """
 
     mean: float
     count: int
-    computed: tuple[int, int] | None = None
+    alone: tuple[int, ...] | None = None
     sent: bool = True
 
 

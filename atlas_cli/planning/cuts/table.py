@@ -220,8 +220,9 @@ def cut_table(shapes: Shapes, device: Device | None, server: Device | None, meas
     """
     s = shapes.setting
     causal = shapes.family.causal
-    labels = torch.zeros((s.batch, s.tokens) if causal else (s.batch,), dtype=torch.int64)
     frozen, answered = s.learns == "frozen", s.learns not in ("frozen", "auxiliary")
+    texts, task = [s.tokens] * s.batch, shapes.task
+    labels = task.blank_labels_of_texts(texts) if frozen else task.blank_labels(s.batch, s.tokens)
     sent = step_bytes(shapes.config, s.batch, s.tokens, s.dtype, labels=labels, frozen=frozen, answered=answered)
     probes = s.probes if s.learns == "zeroth-order" else None
     d, vocabulary = int(shapes.config.hidden_size), int(shapes.config.vocab_size)

@@ -46,10 +46,10 @@ def step_bytes(
 
     Args:
         dtype: the type of the activations at the cut and of their gradients.
-        labels: those of a batch; None: a U-shaped split with four messages and no labels.
+        labels: those of a batch, as they are sent; None: a U-shaped split with four messages and no labels.
         features: the type of the server half's output in a U-shaped split; default: ``dtype``.
         compress: the value of ``privacy.compress``.
-        frozen: of a client that does not learn, and sends texts that the server does not have yet.
+        frozen: of a client that does not learn, and sends texts that the server does not have yet, one after another.
         answered: whether a gradient comes back.
     """
     element = getattr(torch, dtype)
@@ -59,10 +59,11 @@ def step_bytes(
     def sent(message: HiddenStates) -> int:
         return (message if codec is None else codec.encode(message)).bytes
 
-    mask = torch.empty(batch, tokens, dtype=torch.bool, device="meta")
     if frozen:
-        rows = Rows("", torch.empty(batch, dtype=torch.int64, device="meta"))
-        return StepBytes(sent(Activations("", hidden, mask, labels)) + rows.bytes, 0, 2, 0)
+        numbers = torch.empty(batch, dtype=torch.int64, device="meta")
+        texts = Activations("", hidden.reshape(1, batch * tokens, -1), labels=labels, lengths=numbers)
+        return StepBytes(sent(texts) + Rows("", numbers).bytes, 0, 2, 0)
+    mask = torch.empty(batch, tokens, dtype=torch.bool, device="meta")
     up, down = Activations("", hidden, mask, labels), sent(Gradients("", hidden))
     if not answered:
         return StepBytes(sent(up), 0, 1, 0)
