@@ -165,7 +165,7 @@ def _compare(run: RunDirectory, memory: Record) -> tuple[Record, list[str]]:
     from atlas_cli.cli._tables.memory_prediction import run_comparison
     from atlas_cli.errors import AtlasError
     from atlas_cli.planning.memory_assumptions import unpredicted
-    from atlas_cli.planning.memory_of_plan import predict, shapes_of
+    from atlas_cli.planning.memory_of_plan import predict, served_client, shapes_of
     from atlas_cli.planning.plan import make_plan
     from atlas_cli.runs.resumable import config_of
 
@@ -175,7 +175,7 @@ def _compare(run: RunDirectory, memory: Record) -> tuple[Record, list[str]]:
         classes = {name: data["classes"] for name, data in groups.items()}
         rows = {name: n for data in groups.values() for name, n in data.get("embedding_rows", {}).items()}
         kept = (memory["server"] or {}).get("kept_tokens")
-        prediction = predict(plan, classes, shapes_of(memory), rows, kept)
+        prediction = predict(plan, classes, shapes_of(memory), rows, kept, served_client(memory))
     except AtlasError as error:
         return {}, [f"no prediction: {error}"]
     return run_comparison(memory, prediction.record()), unpredicted(plan.config)

@@ -70,9 +70,7 @@ def work_of_pass(federation: Federation, client: str, number: int) -> ClientWork
         if shape not in known:
             known[shape] = round_messages(federation.plan, planned, task, shape)
         sent = known[shape].step
-        [(own, of_server)] = counted.of(
-            client, LocalWork(shapes=[(rows, tokens)], alone=[None], sent=[True])
-        )
+        [(own, of_server)] = counted.of(client, LocalWork(shapes=[(rows, tokens)], alone=[None], sent=[True]))
         messages = sent.up, sent.down, sent.messages_up, sent.messages_down
         steps.append(LocalStep(own.forward, own.backward, of_server, *messages))
     last = known[shape]

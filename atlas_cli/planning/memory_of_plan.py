@@ -82,6 +82,7 @@ def predict(
     shapes: Mapping[str, Shape] | None = None,
     rows: Mapping[str, int] | None = None,
     kept: Mapping[str, int] | None = None,
+    served: str | None = None,
 ) -> Prediction:
     """Predict the memory of every party; clients that are alike are computed once.
 
@@ -90,6 +91,7 @@ def predict(
         shapes: measured batches by client, and of the server; default: full batches of the longest examples, padded.
         rows: how many rows of the token embedding a client holds, for those that do not hold its table.
         kept: the tokens of the texts of frozen clients whose activations the server keeps, by client.
+        served: the client whose batch the server's measured one is; None if that is not known.
     """
     training = plan.config.training
     full = full_shape(training)
@@ -112,7 +114,7 @@ def predict(
     split = plan.config.mode == "split-federated"
     if split:
         used[SERVER] = given.get(SERVER, used[largest])
-    server = server_memory(plan, tasks, used[SERVER], _received(plan, used)) if split else None
+    server = _server_memory(plan, tasks, used, served) if split else None
     kept_bytes = _kept_bytes(plan, kept) if kept and split else None
     if server is not None and kept_bytes is not None:
         server = replace(server, cut_buffers=server.cut_buffers + kept_bytes)
@@ -135,6 +137,12 @@ def shapes_of(memory: Mapping[str, Any]) -> dict[str, Shape]:
     return {
         name: Shape(b["size"], b["tokens"] // b["size"], b.get("padded", b["size"] > 1)) for name, b in batches.items()
     }
+
+
+def served_client(memory: Mapping[str, Any]) -> str | None:
+    """The client whose batch the server's of a memory.json is; older ones do not say it."""
+    client: str | None = memory["server"]["batch"].get("client") if memory["server"] else None
+    return client
 
 
 def build_task_of(plan: Plan, group: str, classes: Sequence[str]) -> BaseTask:
@@ -193,10 +201,13 @@ def _rows(plan: Plan, client: ClientPlan, rows: int | None) -> int | None:
     return assumed_rows(int(plan.hf_config.vocab_size)) if rows is None else rows
 
 
-def server_memory(plan: Plan, tasks: Mapping[str, BaseTask], shape: Shape, received: str) -> PartyMemory:
+def server_memory(
+    plan: Plan, tasks: Mapping[str, BaseTask], shape: Shape, received: str, *, answered: bool
+) -> PartyMemory:
     """The memory of the server, whose adapters, gradients and moments depend on ``training.server_update``.
 
-    ``received`` is the widest dtype of activations that it gets in this batch.
+    ``received`` is the widest dtype of activations that it gets in this batch; ``answered``: whether their client gets
+    a gradient.
     """
     training = plan.config.training
     step = replace(
@@ -204,6 +215,7 @@ def server_memory(plan: Plan, tasks: Mapping[str, BaseTask], shape: Shape, recei
         quantization=plan.config.model.quantization,
         received_dtype=received,
         optimizer=_optimizer(training.server_optimizer),
+        answered=answered,
     )
     here = training.labels == "server"
     heads = [task if here else None for task in tasks.values()]
@@ -216,8 +228,6 @@ def server_memory(plan: Plan, tasks: Mapping[str, BaseTask], shape: Shape, recei
     memory = predict_server(*model, step, heads, traced=traced)
     groups = [_trained_for(plan, name, head) for name, head in zip(tasks, heads, strict=True)]
     total = sum(group.trained for group in groups)
-    if not any(client.waits for client in plan.clients):  # nobody gets a gradient
-        memory = replace(memory, cut_buffers=memory.cut_buffers // 2)
     moments = optimizer_bytes(step.optimizer, total, sum(group.tensors for group in groups))
     merging = sum(_merge_optimizer_bytes(plan, name, task) for name, task in tasks.items())
     memory = replace(
@@ -270,12 +280,21 @@ def _trained_for(plan: Plan, group: str, head: BaseTask | None) -> _TrainedForGr
     return _TrainedForGroup(adapters, adapters + bytes_of(weights), 2 * len(ranks) + len(weights))
 
 
-def _received(plan: Plan, used: Mapping[str, Shape]) -> str:
-    """The widest dtype of activations in the batch that the server needs most for: that of a client of the lowest cut,
-    one that has a batch like the server's where there is one."""
-    lowest = [client for client in plan.clients if client.cut == plan.cut]
-    alike = [client for client in lowest if used[client.name][:2] == used[SERVER][:2]]
-    return max((client.dtype for client in alike or lowest), key=lambda dtype: ELEMENT[dtype])
+def _server_memory(
+    plan: Plan, tasks: Mapping[str, BaseTask], used: Mapping[str, Shape], served: str | None
+) -> PartyMemory:
+    """The memory of the server in its batch.
+
+    Where it is not known whose that is, it is of a client with a batch like it, where there is one: of those of the
+    lowest cut it has the widest dtype, and a gradient goes back if any of them gets one.
+    """
+    like = [client for client in plan.clients if used[client.name][:2] == used[SERVER][:2]] or list(plan.clients)
+    whose = like if served is None else [plan.by_name[served]]
+    answered = any(client.waits for client in whose)
+    lowest = [client for client in whose if client.cut == plan.cut]
+    lowest = lowest or [client for client in plan.clients if client.cut == plan.cut]
+    received = max((client.dtype for client in lowest), key=lambda dtype: ELEMENT[dtype])
+    return server_memory(plan, tasks, used[SERVER], received, answered=answered)
 
 
 def _references(plan: Plan, task: BaseTask, shape: Shape) -> dict[str, PartyMemory]:

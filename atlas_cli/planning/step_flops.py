@@ -34,7 +34,9 @@ def step_flops(
     def steps(adapters: Mapping[str, int], parts: Collection[str]) -> Work:
         probes = plan.config.training.zeroth_order.probes if client.learns == "zeroth-order" else None
         again = client.checkpointing
-        each = (client_step(blocks, cut, adapters, *of, checkpointing=again, trained=parts, probes=probes) for of in own)
+        each = (
+            client_step(blocks, cut, adapters, *of, checkpointing=again, trained=parts, probes=probes) for of in own
+        )
         return sum(each, Work(0, 0))
 
     of_client = steps(ranks, trained)

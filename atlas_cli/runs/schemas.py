@@ -290,6 +290,7 @@ class Batch(Record):
 
     size: Count = Field(description="Examples in the batch.")
     tokens: Count = Field(description="Tokens in the batch, padding included.")
+    client: str | None = Field(default=None, description="On the server, the client whose batch it was.")
 
 
 class HolderMemory(Record):
@@ -319,7 +320,8 @@ class HolderMemory(Record):
         default=None, description="By frozen client, the tokens of these texts."
     )
     batch: Batch = Field(
-        description="The batch during which it was measured: its `size` in examples, and its `tokens` with padding."
+        description="The batch during which it was measured: its `size` in examples, and its `tokens` with padding; "
+        "on the server, the `client` whose it was."
     )
 
 

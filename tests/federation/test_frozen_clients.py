@@ -84,7 +84,9 @@ def test_texts_that_are_new_have_the_bytes_that_are_planned(make_federation, lin
     federation = make_federation(family, **ALL, **groups, privacy={"compress": compress})
     set_up(federation)
     task, length, ledger, client = federation.data["g"].task, 4, Ledger(), federation.split_client("a")
-    texts = [{k: v[:length] if isinstance(v, list) else v for k, v in f.items()} for f in federation.train_features("a")]
+    texts = [
+        {k: v[:length] if isinstance(v, list) else v for k, v in f.items()} for f in federation.train_features("a")
+    ]
     new = {row_keys(collate(task, [text], 0), task)[0]: text for text in texts}
     batch = collate(task, list(new.values())[:2], 0)
     federation.server.begin_round({"a": "g"}, 1)

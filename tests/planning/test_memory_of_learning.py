@@ -1,13 +1,19 @@
 """Predicted memory of clients without a backward against real ones of the same sizes."""
 
+import json
+
 import pytest
+from support.rounds import run_round
 
 from atlas_cli.config.schema.training import ZerothOrderConfig
 from atlas_cli.experiment.allocation.measured_client import take_steps
+from atlas_cli.experiment.memory_record import MeasuredRound
+from atlas_cli.experiment.round_loop import set_up
 from atlas_cli.planning.cuts.table import Setting, Shapes, cut_table
-from atlas_cli.planning.memory_of_plan import build_task_of, client_memory
+from atlas_cli.planning.memory_of_plan import build_task_of, client_memory, predict, served_client, shapes_of
 from atlas_cli.planning.plan import make_plan
 from atlas_cli.planning.round_bytes import Shape
+from atlas_cli.wire.ledger import Ledger
 
 ONE, PADDED = Shape(1, 32, False), Shape(4, 32, True)
 
@@ -56,3 +62,20 @@ def test_table_of_split_layers_is_of_such_a_client(make_config, learns):
         assert row.work.backward == (0 if learns == "frozen" else ZerothOrderConfig().probes * row.work.forward)
     assert (row.bytes.down > 0) == (learns == "zeroth-order")
     assert row.adapter_parameters == sum(rank * sum(plan.features[p]) for p, rank in plan.by_name["a"].ranks.items())
+
+
+@pytest.mark.parametrize("frozen", ["b", "ac", "abc"])
+def test_server_holds_a_gradient_for_those_that_get_one(make_federation, frozen):
+    """Of the batch that it needed most for, which is of c."""
+    federation = make_federation(clients={name: {"learns": "frozen", "rank": 0} for name in frozen})
+    set_up(federation)
+    measured = MeasuredRound(federation, 1, "abc")
+    run_round(federation, list("abc"), 1, Ledger(), lambda step, done: None)
+    memory = json.loads(json.dumps(measured.record()))
+    found = memory["server"]
+    assert (whose := served_client(memory)) == "c"
+    known = shapes_of(memory), None, found["kept_tokens"], whose
+    said = predict(federation.plan, {"g": ["pos", "neg"]}, *known).record()["server"]
+    for part in ("frozen_weights", "adapters", "heads", "gradients", "optimizer", "cut_buffers"):
+        assert said[part] == found[part], part
+    assert said["saved_activations"] == pytest.approx(found["saved_activations"], rel=0.02)

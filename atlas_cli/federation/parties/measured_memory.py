@@ -67,7 +67,7 @@ def _frozen(half: nn.Module, tokens: Tensor | None) -> list[Tensor]:
 class Usage:
     """Bytes of one party, each measured from the tensors themselves.
 
-    Activations are the largest of the measured steps. ``embedding_rows`` are those of the token embedding, which are
+    Activations are the largest of the measured steps; ``batch_client``: whose batch a server had. ``embedding_rows`` are those of the token embedding, which are
     part of ``frozen_weights``; None for the whole table. ``kept_activations`` are those that a server keeps of texts of
     frozen clients, of ``kept_tokens`` by client.
     """
@@ -81,6 +81,7 @@ class Usage:
     cut_buffers: int = 0
     batch_size: int = 0
     batch_tokens: int = 0
+    batch_client: str | None = None
     embedding_rows: int | None = None
     kept_activations: int = 0
     kept_tokens: dict[str, int] | None = None
@@ -103,19 +104,21 @@ class Usage:
             embedding_rows=None if tokens is None else len(tokens),
         )
 
-    def add_step(self, saved: int, cut: int, batch: int, tokens: int) -> None:
+    def add_step(self, saved: int, cut: int, batch: int, tokens: int, client: str | None = None) -> None:
         """Add a step; the step that saved most is kept."""
         if saved + cut > self.saved_activations + self.cut_buffers:
             self.saved_activations, self.cut_buffers = saved, cut
-            self.batch_size, self.batch_tokens = batch, tokens
+            self.batch_size, self.batch_tokens, self.batch_client = batch, tokens, client
 
     def record(self) -> dict[str, object]:
         """For memory.json, where kept activations are part of ``cut_buffers``."""
         numbers = asdict(self)
         kept, tokens_kept = numbers.pop("kept_activations"), numbers.pop("kept_tokens")
         numbers["cut_buffers"] += kept
-        size, tokens, rows = (numbers.pop(name) for name in ("batch_size", "batch_tokens", "embedding_rows"))
+        size, tokens, client = (numbers.pop(f"batch_{name}") for name in ("size", "tokens", "client"))
+        rows = numbers.pop("embedding_rows")
+        batch = {"size": size, "tokens": tokens, **({} if client is None else {"client": client})}
         of_rows = {} if rows is None else {"embedding_rows": rows}
         of_kept = {} if tokens_kept is None else {"kept_activations": kept, "kept_tokens": tokens_kept}
         total = sum(numbers.values())
-        return {**numbers, "total": total, **of_rows, **of_kept, "batch": {"size": size, "tokens": tokens}}
+        return {**numbers, "total": total, **of_rows, **of_kept, "batch": batch}

@@ -296,7 +296,8 @@ class SplitServer:
         if self.usage is not None:
             at_cut = message.activations
             both = (1 + gradient) * at_cut.nbytes
-            self.usage.add_step(saved.total, both, at_cut.shape[0], at_cut.shape[0] * at_cut.shape[1])
+            size, tokens = at_cut.shape[:2]
+            self.usage.add_step(saved.total, both, size, size * tokens, message.client)
 
     def _backward(
         self, client: str, output: Tensor, gradient: Tensor | None, received: Tensor, trained: Trainables

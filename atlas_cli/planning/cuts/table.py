@@ -98,7 +98,13 @@ class Setting:
             quantization=self.server_quantization,
             received_dtype=self.dtype,
             fused_gelu=self.fused_gelu,
+            answered=self.answered,
         )
+
+    @property
+    def answered(self) -> bool:
+        """Whether the client gets a gradient."""
+        return self.learns not in ("frozen", "auxiliary")
 
 
 @dataclass(frozen=True)
@@ -220,7 +226,7 @@ def cut_table(shapes: Shapes, device: Device | None, server: Device | None, meas
     """
     s = shapes.setting
     causal = shapes.family.causal
-    frozen, answered = s.learns == "frozen", s.learns not in ("frozen", "auxiliary")
+    frozen, answered = s.learns == "frozen", s.answered
     texts, task = [s.tokens] * s.batch, shapes.task
     labels = task.blank_labels_of_texts(texts) if frozen else task.blank_labels(s.batch, s.tokens)
     sent = step_bytes(shapes.config, s.batch, s.tokens, s.dtype, labels=labels, frozen=frozen, answered=answered)

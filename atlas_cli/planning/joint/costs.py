@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from atlas_cli.aggregation.contract import TURNS
-from atlas_cli.config.schema.experiment import ClientSpec, ExperimentConfig, Learns
+from atlas_cli.config.schema.experiment import ClientSpec, ExperimentConfig
 from atlas_cli.models.block_paths import layer_of
 from atlas_cli.planning.devices.clock import ClientWork, LocalStep
 from atlas_cli.planning.devices.cost import Work
@@ -81,10 +81,9 @@ class Costs:
         key = tuple(sorted(cuts.items())), dtype, batch, frozen
         if key not in self._server:
             lowest = min(cuts.values())
-            learns: Learns = "frozen" if frozen else "backprop"
-            clients = tuple(replace(c, cut=cuts[c.task_group], learns=learns) for c in self.plan.clients)
+            clients = tuple(replace(c, cut=cuts[c.task_group]) for c in self.plan.clients)
             plan = replace(self.plan, cut=lowest, clients=clients, upper_ranks=self.plan.above(lowest))
-            self._server[key] = server_memory(plan, self.tasks, self._shape(batch), dtype).peak
+            self._server[key] = server_memory(plan, self.tasks, self._shape(batch), dtype, answered=not frozen).peak
         return self._server[key]
 
     def _shape(self, batch: int) -> Shape:

@@ -175,7 +175,8 @@ def predict_server(
     used = step_of(family, hf_config, layers, ranks, step, task=traced or tasks[0])
     # what comes in another type is there besides what the half computes with
     alike = step.received == step.dtype
-    return held.training(step.optimizer, used, 2 * _width(hf_config, step, step.received), cut_traced=alike)
+    at_cut = (1 + step.answered) * _width(hf_config, step, step.received)
+    return held.training(step.optimizer, used, at_cut, cut_traced=alike)
 
 
 def predict_unsplit(

@@ -157,7 +157,7 @@ def trace(
             return StepTrace(saved.total, live.peak, forward=forward)
         if loss is not None and upper:
             received = hidden = None  # a server's backward begins when they are gone
-        if loss is not None:
+        if loss is not None and loss.requires_grad:  # a server that trains nothing may have no backward
             loss.backward()
         if hidden is not None and received is not hidden and hidden.requires_grad:
             del received
@@ -220,7 +220,7 @@ def _inputs(hf_config: PreTrainedConfig, step: Step, upper: bool) -> dict[str, T
     if not upper:
         return {"input_ids": torch.zeros(step.batch, step.tokens, dtype=torch.int64)}
     size = step.batch, step.tokens, int(hf_config.hidden_size)
-    return {"inputs_embeds": torch.empty(size, dtype=getattr(torch, step.dtype), requires_grad=True)}
+    return {"inputs_embeds": torch.empty(size, dtype=getattr(torch, step.dtype), requires_grad=step.answered)}
 
 
 def traced_loss(task: BaseTask, logits: Tensor, batch: int, tokens: int) -> Tensor:

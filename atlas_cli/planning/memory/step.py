@@ -29,6 +29,7 @@ class Step:
         optimizer: "adamw", "sgd" or "sgd-momentum".
         embedding_rows: How many rows of the token embedding the party holds; None: all of its table.
         quantization: How it holds the linear layers of its blocks.
+        answered: Whether a server computes a gradient at the cut, for a client that gets it.
     """
 
     batch: int
@@ -44,6 +45,7 @@ class Step:
     optimizer: str = "adamw"
     embedding_rows: int | None = None
     quantization: Quantization = "none"
+    answered: bool = True
 
     @property
     def weights(self) -> WeightFormat:
