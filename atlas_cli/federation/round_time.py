@@ -108,7 +108,8 @@ class OwnTime:
 
 
 class StepFlops:
-    """FLOPs of local steps on padded batches, or on texts by themselves; those of clients that are alike are counted once."""
+    """FLOPs of local steps on padded batches, or on texts by themselves; of clients that are alike they are counted
+    once."""
 
     def __init__(self, federation: Federation) -> None:
         self.federation, self._known = federation, dict[Any, tuple[Work, float]]()

@@ -73,8 +73,8 @@ def test_server_holds_a_gradient_for_those_that_get_one(make_federation, frozen)
     run_round(federation, list("abc"), 1, Ledger(), lambda step, done: None)
     memory = json.loads(json.dumps(measured.record()))
     found = memory["server"]
-    assert (whose := served_client(memory)) == "c"
-    known = shapes_of(memory), None, found["kept_tokens"], whose
+    assert served_client(memory) == "c"
+    known = shapes_of(memory), None, found["kept_tokens"], "c"
     said = predict(federation.plan, {"g": ["pos", "neg"]}, *known).record()["server"]
     for part in ("frozen_weights", "adapters", "heads", "gradients", "optimizer", "cut_buffers"):
         assert said[part] == found[part], part

@@ -67,9 +67,9 @@ def _frozen(half: nn.Module, tokens: Tensor | None) -> list[Tensor]:
 class Usage:
     """Bytes of one party, each measured from the tensors themselves.
 
-    Activations are the largest of the measured steps; ``batch_client``: whose batch a server had. ``embedding_rows`` are those of the token embedding, which are
-    part of ``frozen_weights``; None for the whole table. ``kept_activations`` are those that a server keeps of texts of
-    frozen clients, of ``kept_tokens`` by client.
+    Activations are the largest of the measured steps; ``batch_client``: whose batch a server had. ``embedding_rows``
+    are those of the token embedding, which are part of ``frozen_weights``; None for the whole table.
+    ``kept_activations`` are those that a server keeps of texts of frozen clients, of ``kept_tokens`` by client.
     """
 
     frozen_weights: int = 0
