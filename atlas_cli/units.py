@@ -202,7 +202,9 @@ def format_number(value: float | None) -> str:
 
 
 def format_seconds(seconds: float) -> str:
-    """``48 s``, ``3 min 05 s`` or ``2 h 07 min``."""
+    """``0.248 s``, ``48 s``, ``3 min 05 s`` or ``2 h 07 min``; three digits below ten seconds."""
+    if seconds < 10:
+        return f"{seconds:.3g} s"
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

@@ -12,6 +12,12 @@ from atlas_cli.config.schema.faults import ScreenConfig
 from atlas_cli.config.schema.privacy import PrivacyConfig
 from atlas_cli.config.strict_yaml import KeyPath
 
+_DRIFT = {
+    "fedprox": "pulls clients back to where they began, and of a client under way neither a checkpoint nor another "
+    "process has that",
+    "scaffold": "corrects gradients by those of clients that began together",
+}
+
 
 def asynchrony_problems(config: ExperimentConfig) -> Iterator[Problem]:
     """What clients that wait for nobody cannot do, or what would mean nothing with them."""
@@ -20,20 +26,21 @@ def asynchrony_problems(config: ExperimentConfig) -> Iterator[Problem]:
         return
     here = ("training", "asynchrony")
     if config.mode != "split-federated":
-        yield Problem(here, f"only mode: split-federated has a virtual clock, not {config.mode}")
+        problem = f"goes by the virtual clock, which mode: {config.mode} does not have; remove it, or use"
+        yield Problem(here, f"{problem} mode: split-federated")
         return
     specs = config.expanded_clients()
     if without := [spec.name for spec in specs if spec.device is None]:
-        yield Problem(here, f"needs a device for every client, and {without[0]} has none")
+        yield Problem(here, f"needs a device for every client, and {without[0]} has none; give it one (atlas devices)")
     sizes = [cohort_size(training.cohort, n) for n in Counter(spec.task_group for spec in specs).values()]
     if rule.buffer > max(sizes):
         problem = f"must be at most {max(sizes)}, the clients of a group that train at a time, got {rule.buffer}"
         yield Problem((*here, "buffer"), problem)
-    if training.min_clients > min(rule.buffer, *sizes):
-        problem = (
-            f"a round may have {min(rule.buffer, *sizes)} updates with training.asynchrony, and then did not count"
-        )
-        yield Problem(("training", "min_clients"), problem)
+    if training.min_clients > (most := min(rule.buffer, *sizes)):
+        some = "1 update" if most == 1 else f"{most} updates"
+        problem = f"with training.asynchrony a round may merge only {some}, and then would not count; set it to {most}"
+        larger = ", or a larger training.asynchrony.buffer" if most < min(sizes) else ""
+        yield Problem(("training", "min_clients"), f"{problem} or less{larger}")
     if training.server_update == "pooled":
         problem = "a pooled step waits for all clients, and with training.asynchrony nobody waits; use per-client or "
         yield Problem(("training", "server_update"), f"{problem}sequential")
@@ -45,7 +52,7 @@ def _not_together(config: ExperimentConfig) -> Iterator[tuple[KeyPath, str]]:
     if config.training.deadline is not None:
         yield ("training", "deadline"), "no round waits for a client that a deadline could cut off"
     if (drift := config.training.drift.name) != "none":
-        yield ("training", "drift", "name"), f"{drift} goes by where all clients of a round began together"
+        yield ("training", "drift", "name"), f"{drift} {_DRIFT[drift]}"
     if config.screen != ScreenConfig():
         yield ("screen",), "norms of changes of different versions cannot be held against each other"
     if config.privacy != PrivacyConfig(delta=config.privacy.delta, compress=config.privacy.compress):

@@ -174,14 +174,21 @@ def _faults(config: ExperimentConfig) -> Iterator[Problem]:
         if crash.step >= training.local_steps:
             last = training.local_steps - 1
             yield Problem(("faults", "crash_at", name, "step"), f"steps of a round are 0 to {last}, got {crash.step}")
+        if crash.round > training.rounds:
+            problem = f"must be at most training.rounds, {training.rounds}, got {crash.round}"
+            yield Problem(("faults", "crash_at", name, "round"), problem)
     alone = config.mode == "centralized"
     for key, default in (("faults", FaultsConfig()), ("screen", ScreenConfig())):
         if alone and getattr(config, key) != default:
             yield Problem((key,), "mode: centralized has one learner a task group and no clients that could fail")
     if config.mode != "split-federated" and training.deadline is not None:
-        yield Problem(("training", "deadline"), f"only mode: split-federated has a virtual clock, not {config.mode}")
+        problem = f"goes by the virtual clock, which mode: {config.mode} does not have; remove it, or use"
+        yield Problem(("training", "deadline"), f"{problem} mode: split-federated")
     elif training.deadline is not None and (without := [s.name for s in specs if s.device is None]):
-        yield Problem(("training", "deadline"), f"needs a device for every client, and {without[0]} has none")
+        yield Problem(
+            ("training", "deadline"),
+            f"needs a device for every client, and {without[0]} has none; give it one (atlas devices)",
+        )
     groups = [[s for s in specs if s.task_group == name] for name in config.task_groups]
     cohort = len(groups) if alone else sum(cohort_size(training.cohort, len(group)) for group in groups)
     if training.min_clients > cohort:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import shlex
 import traceback
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
 from atlas_cli.engines.engine import Engine
 from atlas_cli.errors import AtlasError, OutputError, PluginError
 from atlas_cli.experiment.run_state import RunCheckpoints
+from atlas_cli.federation.attendance import failed_before
 from atlas_cli.federation.federation import Federation
 from atlas_cli.models.frozen.kernel_order import prepacked_record
+from atlas_cli.planning.cohort import crashing
 from atlas_cli.plugin_errors import described, plugin_of
+from atlas_cli.printable import listed
 from atlas_cli.runs.checkpoint import folders
 from atlas_cli.runs.manifest import Status, end_manifest
 from atlas_cli.runs.record_files import RecordFiles
@@ -27,6 +31,19 @@ def engine_figures(federation: Federation, engine: Engine) -> dict[str, Any]:
     records["prepack"] = prepacked_record([federation.base, *federation.bases.values()])
     records["ray"] = engine.record()
     return {name: each for name, each in records.items() if each is not None}
+
+
+def missed_crashes(federation: Federation, metrics: Iterable[Mapping[str, Any]]) -> str | None:
+    """Which clients of ``faults.crash_at`` never failed in a run of these lines of metrics.jsonl; None if all did."""
+    expected = {
+        client: failed_before(crash.step)
+        for client, crash in crashing(federation.config, federation.plan.clients).items()
+    }
+    failed = {client for line in metrics for client, why in line["dropped"].items() if why == expected.get(client)}
+    if not (left := [client for client in expected if client not in failed]):
+        return None
+    why = "took part in its round" if federation.under_way is None else "came to its step from a start in its round"
+    return f"faults.crash_at met nobody of {listed(left)}: none of them {why}"
 
 
 def record_early_end(

@@ -19,7 +19,7 @@ from atlas_cli.engines.engine import Engine, engine_of
 from atlas_cli.errors import AtlasError, ConfigError, InterruptedRunError, OutputError
 from atlas_cli.experiment.adapter_export import export_adapters, export_best, export_last_round
 from atlas_cli.experiment.allocation.device_fit import fit_to_devices, must_fit, slow_bfloat16
-from atlas_cli.experiment.end_of_run import engine_figures, record_early_end
+from atlas_cli.experiment.end_of_run import engine_figures, missed_crashes, record_early_end
 from atlas_cli.experiment.manifest_facts import (
     best_facts,
     clock_facts,
@@ -54,7 +54,14 @@ from atlas_cli.runs.directory import RunDirectory, folder_of_runs, require_folde
 from atlas_cli.runs.manifest import end_manifest, start_manifest
 from atlas_cli.runs.parts import resumed_manifest
 from atlas_cli.runs.record_files import RecordFiles
-from atlas_cli.runs.resumable import experiment_sha256, newest_unfinished, read_manifest, require_same, resumed_config
+from atlas_cli.runs.resumable import (
+    experiment_sha256,
+    newest_unfinished,
+    read_manifest,
+    require_same,
+    resumed_config,
+    started_anew,
+)
 from atlas_cli.runs.run_lock import locked
 from atlas_cli.runs.seals import INDEX, MEMORY, seals_record
 from atlas_cli.storage.scratch_folders import OFFLOAD, PREFIX_CACHE, clear
@@ -135,6 +142,8 @@ def resume(
         remove_newer(run, checkpoint.round)
         progress.keep(run.log)  # not before: a run that is refused stays as it is
         progress.note(f"{run.path} goes on after round {checkpoint.round}")
+        if text := started_anew(manifest, checkpoint.round, federation.config):
+            progress.note(f"warning: {text}")
         fresh = resumed_manifest(manifest, fresh, checkpoint.round, changed)
         with engine_of(federation, progress.note) as engine:
             stopping.waits = True
@@ -274,6 +283,8 @@ def _run(
         export_adapters(federation, run)
         manifest["adapters_of_round"] = last
         manifest["best"] = best_facts(run, export_best(federation, run, state.best), last)
+        if text := missed_crashes(federation, [*before, *recorder.metrics]):
+            progress.note(f"warning: {text}")
         if last < training.rounds:
             manifest["early_stop"] = {"after_round": last, "of": training.rounds, "why": state.best.sentence()}
         manifest["base_unchanged"] = _unchanged(federation) and engine.unchanged()

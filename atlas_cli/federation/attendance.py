@@ -125,7 +125,7 @@ class Attendance:
         plans = self.federation.client_plans([client])
         if crashes(self.federation.config, plans, began or self.number).get(client) != step:
             return False
-        self.drop(client, f"failed before step {step}")
+        self.drop(client, failed_before(step))
         return True
 
     def passes_deadline(self, client: str, did: LocalWork, ledger: Ledger, step: int | None = None) -> bool:
@@ -168,6 +168,11 @@ class Attendance:
             f"round {self.number}: {len(self.present)} of {len(self.cohort)} clients left, and training.min_clients is "
             f"{least} ({why}{more}); {then}"
         )
+
+
+def failed_before(step: int) -> str:
+    """Why a client that crashed is dropped."""
+    return f"failed before step {step}"
 
 
 def may_drop(federation: Federation, clients: Iterable[str]) -> bool:

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from atlas_cli.config.cohorts import cohort_size
 from atlas_cli.config.schema.experiment import ExperimentConfig
+from atlas_cli.config.schema.faults import CrashConfig
 from atlas_cli.planning.plan import ClientPlan, Plan
 from atlas_cli.seeding import numpy_generator
 
@@ -46,8 +47,13 @@ def slowdowns(config: ExperimentConfig, clients: Iterable[ClientPlan]) -> dict[s
 
 def crashes(config: ExperimentConfig, clients: Iterable[ClientPlan], round_number: int) -> dict[str, int]:
     """The step (from 0) before which each of some clients crashes in this round: ``faults.crash_at``."""
-    found = _by_client(clients, config.faults.crash_at)
+    found = crashing(config, clients)
     return {client: crash.step for client, crash in found.items() if crash.round == round_number}
+
+
+def crashing(config: ExperimentConfig, clients: Iterable[ClientPlan]) -> dict[str, CrashConfig]:
+    """Where each of some clients is to crash: ``faults.crash_at``."""
+    return _by_client(clients, config.faults.crash_at)
 
 
 def _by_client(clients: Iterable[ClientPlan], given: Mapping[str, T]) -> dict[str, T]:

@@ -208,7 +208,7 @@ class LiveProgress(PlainProgress):
             head.append(f"  {sum(n for _, n in list(self.recent)[1:]) / seconds:.0f} samples/s")
         if self.steps_here:
             pace = (self.clock() - self.began) / self.steps_here
-            head.append(f"  {format_seconds(pace * (total - done))} left")
+            head.append(f"  {format_seconds(round(pace * (total - done)))} left")
         grid = Table.grid(padding=(0, 2))
         for group, loss in list(self.losses.items()):  # drawn by another thread
             grid.add_row(

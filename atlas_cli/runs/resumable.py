@@ -138,6 +138,17 @@ def require_same(before: Mapping[str, Any], config: ExperimentConfig) -> None:
         )
 
 
+def started_anew(manifest: Mapping[str, Any], done: int, config: ExperimentConfig) -> str | None:
+    """What a run of clients that wait for nobody loses where its training had ended after ``done`` rounds."""
+    ended = manifest["status"] == "finished" or manifest["config"]["training"]["rounds"] == done
+    if config.training.asynchrony is None or not ended or config.training.rounds == done:
+        return None
+    return (
+        f"training had ended after round {done}, where the work of clients under way was dropped: all start anew, so "
+        "that later rounds are not those of a run of more rounds"
+    )
+
+
 def resumed_config(before: Mapping[str, Any], config: ExperimentConfig) -> ExperimentConfig:
     """A run's own config with the keys that may change as ``config`` has them.
 

@@ -250,3 +250,18 @@ def test_a_run_that_goes_on_keeps_the_record_of_what_it_started_from(finished, c
     save_file(tensors, adapter / "adapter_model.safetensors")
     assert main(["train", "--resume", str(run.path), "training.rounds=2"]) == 0
     assert run.read_json("manifest.json")["warm_starts"] == begun
+
+
+@pytest.mark.slow
+def test_what_clients_that_wait_for_nobody_lose_at_the_end_is_said(config_file, capsys):
+    """c's only pass began in round 1, so that no crash in round 2 meets it; resuming does not take its work up."""
+    phone = {"device": "phone-2gib"}
+    training = {"server_update": "sequential", "local_steps": 2, "asynchrony": {"buffer": 1}}
+    faults = {"slow": {"b-2": 40.0}, "crash_at": {"b-2": {"round": 2, "step": 1}, "a": {"round": 1}}}
+    run = train(config_file(clients={"a": phone, "b": phone}, training=training, faults=faults))
+    missed = "warning: faults.crash_at met nobody of b-2: none of them came to its step from a start in its round"
+    assert missed in capsys.readouterr().out.splitlines()
+    last = [line for line in run.read_lines("clients.jsonl") if line["client"] == "b-2"][-1]
+    assert last["simulated"]["upload"] > 0 == last["bytes_up"]
+    assert main(["train", "--resume", str(run.path), "training.rounds=3"]) == 0
+    assert "warning: training had ended after round 2, where the work of clients under way" in capsys.readouterr().out

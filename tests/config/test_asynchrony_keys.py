@@ -14,6 +14,7 @@ BASE = {
     "training": {"server_update": "sequential", "asynchrony": {"buffer": 2}},
 }
 OTHER = {"task_groups": {"h": BASE["task_groups"]["g"]}, "clients": {"b": {"task_group": "h", "device": "phone-2gib"}}}
+OTHERS = ("federated", "local-only", "centralized")
 
 
 def problems(changes):
@@ -34,19 +35,20 @@ def test_what_can():
     [
         ({"training": {"asynchrony": {"buffer": 4}}}, "training.asynchrony.buffer", "at most 3, the clients"),
         ({"training": {"server_update": "pooled"}}, "training.server_update", "use per-client or sequential"),
-        ({"training": {"min_clients": 3}}, "training.min_clients", "a round may have 2 updates"),
-        ({**OTHER, "training": {"min_clients": 2}}, "training.min_clients", "a round may have 1 updates"),
+        ({"training": {"min_clients": 3}}, "training.min_clients", "set it to 2 or less, or a larger"),
+        ({**OTHER, "training": {"min_clients": 2}}, "training.min_clients", "only 1 update, and then would not"),
         ({"training": {"cohort": 0.3}}, "training.asynchrony.buffer", "at most 1, the clients of a group"),
         ({"training": {"deadline": "60 s"}}, "training.deadline", "remove it"),
-        ({"training": {"drift": {"name": "fedprox"}}}, "training.drift.name", "began together"),
+        ({"training": {"drift": {"name": "fedprox"}}}, "training.drift.name", "neither a checkpoint nor"),
+        ({"training": {"drift": {"name": "scaffold"}}}, "training.drift.name", "began together"),
         ({"screen": {"max_norm_ratio": 3.0}}, "screen", "different versions"),
         ({"privacy": {"activations": {"noise_multiplier": 1.0, "clip": 1.0}}}, "privacy", "accounted"),
         ({"clustering": {"k": 2}}, "clustering", "same version"),
         ({"audit": {}}, "audit", "cohort"),
         ({"clients": {"a": {"learns": "frozen"}}}, "clients.a.learns", "not on the clock"),
         ({"engine": {"offload": "1 GiB"}}, "engine.offload", "not idle"),
-        ({"clients": {"a": {"device": None}}}, "training.asynchrony", "a-1 has none"),
-        ({"mode": "federated"}, "training.asynchrony", "virtual clock"),
+        ({"clients": {"a": {"device": None}}}, "training.asynchrony", "a-1 has none; give it one"),
+        *(({"mode": mode}, "training.asynchrony", "remove it, or use mode: split-federated") for mode in OTHERS),
         ({**OTHER, "aggregation": {"cross_group": {"strength": 0.5}}}, "aggregation.cross_group", "different times"),
     ],
 )  # fmt: skip

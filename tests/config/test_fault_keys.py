@@ -39,6 +39,7 @@ def write(tmp_path, changes):
             "faults.crash_at.a.step",
             "steps of a round are 0 to 3",
         ),
+        ({"faults": {"crash_at": {"a": {"round": 101}}}}, "faults.crash_at.a.round", "at most training.rounds, "),
         ({"faults": {"crash_at": {"a": {"step": 1}}}}, "faults.crash_at.a.round", "is missing"),
         ({"faults": {"drop": 0.3}, "mode": "centralized"}, "faults", "no clients that could fail"),
         ({"screen": {"max_norm_ratio": 0.0}}, "screen.max_norm_ratio", "greater than 0"),

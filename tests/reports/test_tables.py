@@ -92,4 +92,6 @@ def test_units_are_not_confused():
         *("0 MB", "<0.001 MB", "0.012 MB", "45.6 MB", "1,234 MB")
     ]
     assert [format_number(x) for x in (None, 0.12345, 25000.4)] == ["n/a", "0.123", "25,000"]
-    assert [format_seconds(s) for s in (9.6, 185, 7620)] == ["10 s", "3 min 05 s", "2 h 07 min"]
+    assert [format_seconds(s) for s in (0, 0.00012345, 0.248, 9.6, 48.4, 185, 7620)] == [
+        *("0 s", "0.000123 s", "0.248 s", "9.6 s", "48 s", "3 min 05 s", "2 h 07 min")
+    ]

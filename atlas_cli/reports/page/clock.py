@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from atlas_cli.reports.charts.bars import MAX_BARS, Bar, bar_chart
 from atlas_cli.reports.page.elements import Cell, figure, figures, notes, paragraph, table, words
 from atlas_cli.reports.page.records import RunRecords
-from atlas_cli.units import format_bytes_mib, format_number, format_seconds, parse_bytes
+from atlas_cli.units import format_bytes_mib, format_seconds, parse_bytes
 
 PARTS = {"compute": "computing", "upload": "uploads", "server": "server", "download": "downloads", "wait": "waiting"}
 LIMITS = ("memory", "compute", "uplink", "downlink", "latency", "watts")
@@ -63,9 +63,7 @@ def _rounds(records: RunRecords, clients: Mapping[str, Sequence[str]]) -> str:
     left = f" Not drawn: {len(means) - len(longest)} devices with shorter rounds." if len(means) > MAX_BARS else ""
     caption = f"A round of a client on the virtual clock, by device: the mean over its clients and rounds.{left}"
     bars = [
-        Bar(device, means[device], f"{format_number(sum(means[device].values()))} s")
-        for device in means
-        if device in longest
+        Bar(device, means[device], format_seconds(sum(means[device].values()))) for device in means if device in longest
     ]
     columns = [words("device"), *(figures(f"{name}, s") for name in PARTS.values()), figures("joules")]
     rows = [(d, *means[d].values(), _joules(lines[d])) for d in means]
