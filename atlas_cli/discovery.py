@@ -41,6 +41,7 @@ GROUPS = {
     "data.corpora": "atlas.corpora",
     "audit.attacks": "atlas.attacks",
     "privacy.mechanisms": "atlas.mechanisms",
+    "wire.codecs": "atlas.codecs",
     "sweeps.executors": "atlas.executors",
     "trackers.libraries": "atlas.trackers",
 }

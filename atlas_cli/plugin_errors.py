@@ -26,6 +26,7 @@ KINDS = {
     "data.corpora": "corpus",
     "audit.attacks": "attack",
     "privacy.mechanisms": "mechanism",
+    "wire.codecs": "codec",
 }
 
 

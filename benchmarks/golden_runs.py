@@ -76,9 +76,10 @@ RUNS = {
     "privacy/nopeek": "bert 'privacy.nopeek={weight: 0.5}'",
     "privacy/mask": "bert privacy.mask_gradients=true",
     "privacy/pad": "gpt2 privacy.pad_lengths=8",
-    "privacy/bfloat16": "bert privacy.compress=bfloat16",
-    "privacy/int8": "gpt2 privacy.compress=int8",
-    "privacy/all": f"classes {UNIFORM} privacy.compress=int8 privacy.pad_lengths=8 'privacy.nopeek={{weight: 0.1}}' "
+    "privacy/bfloat16": "bert wire.activations.codec=bfloat16 wire.gradients.codec=bfloat16",
+    "privacy/int8": "gpt2 wire.activations.codec=int8 wire.gradients.codec=int8",
+    "privacy/all": f"classes {UNIFORM} wire.activations.codec=int8 wire.gradients.codec=int8 "
+    "privacy.pad_lengths=8 'privacy.nopeek={weight: 0.1}' "
     "'privacy.activations={clip: 8.0, noise_multiplier: 0.05}' 'privacy.labels={epsilon: 3}' "
     "'privacy.updates={clip: 0.5, noise_multiplier: 0.1, where: client}'",
     "engine/fuse-off": "bert engine.fuse=off",
@@ -170,7 +171,7 @@ COMMANDS = {
     "verify": ["verify bert.yaml --json", "verify gpt2.yaml training.labels=client clients.a.split_layer=1"],
     "validate": [f"validate {name}.yaml" for name in ("bert", "gpt2", "qwen3")],
     "data": [f"data {name}.yaml" for name in ("classes", "distilbert", "qwen2")],
-    "config": ["config show bert.yaml privacy.compress=int8"],
+    "config": ["config show bert.yaml wire.activations.codec=int8"],
     "sweep": ["sweep bert.yaml seed=0,1 training.rounds=1"],
     "errors": ["train bert.yaml model.split_layer=9", "train bert.yaml trainin.rounds=1", "train nowhere.yaml"],
 }

@@ -45,7 +45,7 @@ QUICK += ["task_groups.questions.data.limit=480", "task_groups.questions.data.te
 
 
 class Case(NamedTuple):
-    """A mechanism (its key under ``privacy``) at one strength: a shipped config and changes to it."""
+    """A mechanism (its key under ``privacy``, or ``wire``) at one strength: a shipped config and changes to it."""
 
     mechanism: str | None
     strength: str
@@ -73,12 +73,12 @@ CASES = (
     ),
     *(
         Case(
-            "compress",
+            "wire",
             f"{kind}, no defence",
             "privacy-activations",
-            ("privacy.activations=null", f"privacy.compress={kind}"),
+            ("privacy.activations=null", f"wire.activations.codec={kind}", f"wire.gradients.codec={kind}"),
         )
-        for kind in ("bfloat16", "int8")
+        for kind in ("bfloat16", "int8", "int4", "nf4")
     ),
 )
 
@@ -109,7 +109,8 @@ def row(run: RunDirectory, mechanism: str | None) -> Row:
         run.write_json(FILE, audited)
         figures = {figure["attack"]: figure for figure in audited["attacks"]}
     last = run.read_lines("metrics.jsonl")[-1]
-    channel = mechanism and discovery.load("privacy.mechanisms", mechanism).Mechanism.channel
+    bounds = mechanism is not None and mechanism != "wire"
+    channel = discovery.load("privacy.mechanisms", mechanism).Mechanism.channel if bounds else None
     epsilon = last["epsilon"][channel] if channel else "infinite"
     values = {name: figure["value"] for name, figure in figures.items()}
     return Row(

@@ -14,6 +14,7 @@ from atlas_cli.plugin_errors import described
 from atlas_cli.plugins import load_class
 from atlas_cli.privacy.mechanisms.contract import BaseMechanism
 from atlas_cli.tasks.contract import BaseTask
+from atlas_cli.wire.codecs.contract import BaseCodec
 
 PLUGINS = {
     "task": (
@@ -46,6 +47,13 @@ PLUGINS = {
         ("privacy.mechanisms", "Mechanism", BaseMechanism),
         lambda made: made(None, 0, "a").sent(None, None, (1, 2)),
         "Mechanism.sent",
+    ),
+    "codec": (
+        "from atlas_cli.wire.codecs.none import Codec as Base\n"
+        "class Codec(Base):\n    def encode(self, values, generator):\n        return 1 / 0\n",
+        ("wire.codecs", "Codec", BaseCodec),
+        lambda made: made(None).encode(None, None),
+        "Codec.encode",
     ),
     "family": (
         "from atlas_cli.models.families.gpt2 import Family as Base\n"
@@ -80,6 +88,7 @@ GROUPS = {
     "tasks": ("atlas.tasks", "task"),
     "aggregation.methods": ("atlas.aggregation", "aggregation method"),
     "privacy.mechanisms": ("atlas.mechanisms", "mechanism"),
+    "wire.codecs": ("atlas.codecs", "codec"),
     "models.families": ("atlas.families", "model family"),
     "data.sources": ("atlas.sources", "data source"),
     "data.corpora": ("atlas.corpora", "corpus"),

@@ -13,12 +13,14 @@ from atlas_cli.data.corpora.contract import BaseCorpus
 from atlas_cli.data.sources.contract import BaseSource
 from atlas_cli.errors import ConfigError
 from atlas_cli.privacy.mechanisms.contract import BaseMechanism
+from atlas_cli.wire.codecs.contract import BaseCodec
 
 CONTRACTS = {
     "data.sources": ("Source", BaseSource),
     "data.corpora": ("Corpus", BaseCorpus),
     "audit.attacks": ("Attack", BaseAttack),
     "privacy.mechanisms": ("Mechanism", BaseMechanism),
+    "wire.codecs": ("Codec", BaseCodec),
 }
 
 

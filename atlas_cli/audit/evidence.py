@@ -31,10 +31,11 @@ from atlas_cli.models.frozen.load import FrozenBase, load_tokenizer
 from atlas_cli.runs.directory import RunDirectory
 from atlas_cli.runs.resumable import config_of
 from atlas_cli.tasks.contract import Feature, count_examples
-from atlas_cli.wire.messages import STEP, Activations, Fingerprint, Message, Rows
+from atlas_cli.wire.messages import STEP, Activations, Fingerprint, HiddenStates, Message, Rows
 from atlas_cli.wire.recorded_messages import RecordedMessage, recorded_messages
 
 M = TypeVar("M", bound=Message)
+H = TypeVar("H", bound=HiddenStates)
 RECORD = "add audit: {record: {rounds: [1]}} to its config and train again, or give the config to atlas audit"
 UNSPLIT = "clients are not split, so no activations cross the wire"
 OWN_STEPS = 1_000_000  # numbers of the attacker's own steps: what a defence draws for them is drawn anew
@@ -186,7 +187,18 @@ class Evidence:
 
     def tokens(self, step: Step, first_text: int = 0) -> Tokens:
         """The received activations of a step's real tokens, with their token ids."""
-        return tokens_of(step.read(Activations).floats(), step.batch, first_text)
+        return tokens_of(self.decoded(step, Activations).activations.float(), step.batch, first_text)
+
+    def decoded(self, step: Step, kind: type[H]) -> H:
+        """The message of type ``kind``, as its receiver decoded it.
+
+        Raises:
+            Inapplicable: it is the change of an earlier one.
+        """
+        wire = self._split_client(step.client).wire
+        if wire.sends_changes(kind.kind):
+            raise Inapplicable(f"{kind.kind} are sent as changes of earlier messages, which are not put together here")
+        return wire.decode(step.read(kind))
 
     def chosen_tokens(self) -> Tokens:
         """The tokens of all chosen steps, with texts numbered consecutively."""
@@ -211,8 +223,7 @@ class Evidence:
         for start in range(0, len(features), size):
             batch = collate(task, features[start : start + size], self.federation.pad)
             message = party.forward(batch.inputs(), round_number, OWN_STEPS + start, None)
-            if (codec := party.privacy.codec) is not None:
-                message = codec.decode(codec.encode(message), message)
+            message = party.wire.decode(party.wire.encode(message, party.now))
             parts.append(tokens_of(message.activations, batch, start))
         return Tokens.joined(parts)
 

@@ -111,12 +111,12 @@ def command(
             show_default=False,
         ),
     ] = None,
-    compress: Annotated[
+    codecs: Annotated[
         str | None,
         typer.Option(
             rich_help_panel=GIVEN,
             metavar="LIST",
-            help="Of privacy.compress: none, bfloat16, int8; without it, the file's.",
+            help="Of wire.activations and wire.gradients, e.g. none,int8,int4; without it, the file's.",
             show_default=False,
         ),
     ] = None,
@@ -144,8 +144,8 @@ def command(
     bytes of a round, leakage, and how little they change what is learned.
 
     Each kind of device gets settings of its own. Split layers, checkpointing and embeddings by the row are searched as
-    they change no number that a client computes. Ranks, how clients learn, number types, batches and compression may
-    change what is learned, which no prediction tells: they stay as FILE has them unless you list others. No weights are
+    they change no number that a client computes. Ranks, how clients learn, number types, batches and codecs may change
+    what is learned, which no prediction tells: they stay as FILE has them unless you list others. No weights are
     loaded.
     """
     from atlas_cli.cli._imports import without_collecting
@@ -173,7 +173,7 @@ def command(
         for key, text in (("rank", ranks), ("learns", learns), ("dtype", dtypes), ("quantization", quantizations))
         if text
     }
-    ranges = replace(_ranges(cuts, batch_sizes, compress, clients), one_cut=one_cut)
+    ranges = replace(_ranges(cuts, batch_sizes, codecs, clients), one_cut=one_cut)
     known = read_leakage(leakage) if leakage is not None else None
     loaded = load_config(file, overrides or [])
     with locating(loaded), busy(f"planning {file}"):
@@ -223,11 +223,14 @@ def _show(search: Search, front: list[Found], chosen: int | None, notes: list[st
 
 
 def _notes(search: Search, ranges: Ranges) -> list[str]:
+    from atlas_cli.config.schema.wire import CodecConfig
     from atlas_cli.planning.devices.clock_notes import clock_notes
     from atlas_cli.planning.memory_assumptions import unpredicted
 
     config, training = search.config, search.config.training
-    privacy = config.privacy.model_copy(update={"compress": next((c for c in ranges.compress if c != "none"), "none")})
+    if coded := [codec for codec in ranges.codecs if codec != "none"]:
+        wire = config.wire.model_copy(update={"activations": CodecConfig(codec=coded[0])})
+        config = config.model_copy(update={"wire": wire})
     notes = [
         f"a round in which all {sum(kind.clients for kind in search.kinds):,} clients take part, in full batches of "
         f"examples of {training.max_length} tokens"
@@ -242,11 +245,12 @@ def _notes(search: Search, ranges: Ranges) -> list[str]:
         notes.append("training.deadline is not looked at: nobody is dropped")
     if config.faults.drop or config.faults.crash_at:
         notes.append("faults.drop and faults.crash_at are not looked at: nobody fails")
-    return [*notes, *clock_notes(config), *unpredicted(config.model_copy(update={"privacy": privacy}))]
+    return [*notes, *clock_notes(config), *unpredicted(config)]
 
 
-def _ranges(cuts: str | None, batches: str | None, compress: str | None, clients: dict[str, str]) -> Ranges:
+def _ranges(cuts: str | None, batches: str | None, codecs: str | None, clients: dict[str, str]) -> Ranges:
     """The values that may be chosen, from the texts of options."""
+    from atlas_cli.planning.joint.listed import codecs as known_codecs
     from atlas_cli.planning.joint.listed import layers, numbers, words
     from atlas_cli.planning.joint.space import Ranges
 
@@ -254,7 +258,7 @@ def _ranges(cuts: str | None, batches: str | None, compress: str | None, clients
     return Ranges(
         cuts=() if cuts is None else layers(cuts, "--cuts"),
         batches=() if batches is None else numbers(batches, "--batch-sizes"),
-        compress=() if compress is None else words(compress, "compress"),
+        codecs=() if codecs is None else known_codecs(codecs, "--codecs"),
         clients=chosen,
     )
 

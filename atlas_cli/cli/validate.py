@@ -166,15 +166,10 @@ def _adapter_parameters(plan: Plan, client: ClientPlan) -> int:
 
 def _bytes_up(plan: Plan, client: ClientPlan) -> int:
     """Of the activations of a full batch at the longest length."""
-    from atlas_cli.planning.memory.step import ELEMENT
-    from atlas_cli.wire.codec import Codec
-
-    training, width = plan.config.training, plan.hidden_size
+    training = plan.config.training
     if plan.config.mode != "split-federated":
         return 0
-    compress = plan.config.privacy.compress
-    of_token = width * ELEMENT[client.dtype] if compress == "none" else Codec(compress).token_bytes(width)
-    return training.batch_size * training.max_length * of_token
+    return plan.codecs(client).payload_bytes("activations", training.batch_size, training.max_length)
 
 
 def _range(counts: list[int]) -> str | None:

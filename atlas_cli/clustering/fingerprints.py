@@ -87,7 +87,7 @@ def _fingerprint(federation: Federation, client: str, ledger: Ledger, batches: i
     if (noise := federation.protection.activation_noise(client)) is not None:
         counts = itertools.count()
         party.privacy.activations = lambda hidden, *_: noise(hidden, "fingerprint", turn, next(counts))
-    party.privacy.codec = federation.protection.codec()
+    party.wire = federation.plan.codecs(federation.plan.by_name[client])
     generator = numpy_generator(seed, "fingerprint", client, turn)
     if group.task.together:
         drawn = _whole_rows(group.task, features, batches, federation.batch_size(client), generator)
@@ -96,7 +96,7 @@ def _fingerprint(federation: Federation, client: str, ledger: Ledger, batches: i
     for rows in drawn:
         batch = collate(group.task, rows, federation.pad, *federation.padding)
         reply, _ = exchange(server, party, batch, party.forward_batch(batch, 0, 0), ledger)
-        party.backward(reply.gradients)
+        party.backward(party.wire.decode(reply).gradients)
         for path, adapter in party.adapters.adapters.items():
             if layer_of(path, federation.base.family) < federation.plan.cut:
                 sums[path] = sums.get(path, torch.zeros_like(adapter.lora_B)) + gradient_of(adapter.lora_B) / len(drawn)

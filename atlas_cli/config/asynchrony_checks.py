@@ -55,7 +55,7 @@ def _not_together(config: ExperimentConfig) -> Iterator[tuple[KeyPath, str]]:
         yield ("training", "drift", "name"), f"{drift} {_DRIFT[drift]}"
     if config.screen != ScreenConfig():
         yield ("screen",), "norms of changes of different versions cannot be held against each other"
-    if config.privacy != PrivacyConfig(delta=config.privacy.delta, compress=config.privacy.compress):
+    if config.privacy != PrivacyConfig(delta=config.privacy.delta):
         yield ("privacy",), "no mechanism is accounted for with clients that take part at their own pace"
     for name, client in config.clients.items():
         if client.learns != "backprop":

@@ -15,6 +15,7 @@ from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.config.schema.faults import FaultsConfig, ScreenConfig
 from atlas_cli.config.step_checks import step_problems
 from atlas_cli.config.strict_yaml import KeyPath
+from atlas_cli.config.wire_checks import wire_problems
 from atlas_cli.suggest import did_you_mean
 
 MAX_CLIENTS = 100_000  # more is a typing error, and expanding them would fill the memory
@@ -46,6 +47,7 @@ def cross_check(config: ExperimentConfig) -> list[Problem]:
         learning_problems,
         step_problems,
         privacy_problems,
+        wire_problems,
     )
     return [*_secrets(config.model_dump(), ()), *(problem for check in checks for problem in check(config))]
 

@@ -19,8 +19,6 @@ def privacy_problems(config: ExperimentConfig) -> Iterator[Problem]:
 
 
 def _through_the_split(config: ExperimentConfig) -> Iterator[Problem]:
-    if config.privacy.compress != "none" and config.mode != "split-federated":
-        yield Problem(("privacy", "compress"), f"acts on what crosses a split, and mode is {config.mode}; remove it")
     for name in ("activations", "nopeek", "mask_gradients", "pad_lengths", *config.privacy.added()):
         if getattr(config.privacy, name) not in (None, False) and config.mode != "split-federated":
             yield Problem(("privacy", name), f"acts on what crosses a split, and mode is {config.mode}; remove it")

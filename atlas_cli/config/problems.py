@@ -12,6 +12,10 @@ from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.config.strict_yaml import KeyPath, dotted
 from atlas_cli.suggest import did_you_mean, one_of
 
+MOVED = {
+    ("privacy", "compress"): "is now said by kind of message; write wire: {activations: {codec: int8}, gradients: "
+    "{codec: int8}} (or bfloat16), or remove it where it is none"
+}
 HINTED = 1000  # with more problems than that, what was meant is not looked for
 
 
@@ -127,6 +131,8 @@ def _locate(loc: tuple[str | int, ...], kind: str, data: Any) -> _Place | None:
 def _problem(place: _Place, detail: Any, hints: bool) -> Problem:
     kind, context = detail["type"], detail.get("ctx", {})
     path, value = place.path, place.value
+    if kind == "extra_forbidden" and path in MOVED:
+        return Problem(path, MOVED[path])
     if kind in ("extra_forbidden", "invalid_key"):
         meant = _suggest(path) if hints else ""
         return Problem(

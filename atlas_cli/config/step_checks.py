@@ -22,5 +22,5 @@ def step_problems(config: ExperimentConfig) -> Iterator[Problem]:
             yield Problem(path, "mode: centralized has one learner a task group, which takes training.local_steps")
         elif config.training.asynchrony is not None:
             yield Problem(path, "with training.asynchrony clients take part at their own pace; remove one of the two")
-        elif privacy != PrivacyConfig(delta=privacy.delta, compress=privacy.compress):
+        elif privacy != PrivacyConfig(delta=privacy.delta):
             yield Problem(path, "privacy is accounted for with training.local_steps of all clients; remove it")

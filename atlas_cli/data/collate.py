@@ -28,6 +28,7 @@ class Batch:
         token_type_ids: (B, T) int64, or None where no example has a second segment.
         labels: as from ``BaseTask.label_tensor``.
         features: the B features; their ``meta`` is for the metric.
+        numbers: which of the client's features these are; None where that is not said.
     """
 
     input_ids: Tensor
@@ -35,6 +36,7 @@ class Batch:
     token_type_ids: Tensor | None
     labels: Tensor
     features: list[Feature]
+    numbers: list[int] | None = None
 
     def inputs(self) -> dict[str, Tensor]:
         """What the model reads, by the names of a tokenizer.
@@ -127,10 +129,17 @@ def batch_features(
     task: BaseTask, features: Sequence[Feature], batch_size: int, seed: int, client: str, step: int
 ) -> list[Feature]:
     """The features of a client's batch at ``step``, by ``batch_indices``: at most ``batch_size``, or one row."""
+    return [features[i] for i in batch_numbers(task, features, batch_size, seed, client, step)]
+
+
+def batch_numbers(
+    task: BaseTask, features: Sequence[Feature], batch_size: int, seed: int, client: str, step: int
+) -> list[int]:
+    """Which features these are."""
     parts = parts_of(task, features)
     lengths = [max(len(features[i]["input_ids"]) for i in part) for part in parts]
     size = max(1, batch_size // max(map(len, parts)))
-    return [features[i] for part in batch_indices(lengths, size, seed, client, step) for i in parts[part]]
+    return [i for part in batch_indices(lengths, size, seed, client, step) for i in parts[part]]
 
 
 def poisson_indices(count: int, rate: float, seed: int, client: str, step: int) -> list[int]:

@@ -214,6 +214,7 @@ class Recorder:
             "dropped": {c: result.dropped[c] for c in cohort if c in result.dropped},
             **_staleness(result, cohort),
             **_norms(protection.norms_of_group(participants)),
+            **({"compression": lost} if (lost := result.ledger.lost(sending)) else {}),
         }
 
     def _client_line(

@@ -197,6 +197,7 @@ def _plugins(federation: Federation) -> list[tuple[str, ModuleType]]:
         *(("data.sources", each.source) for each in data),
         *(("data.corpora", name) for name in corpora),
         *(("privacy.mechanisms", name) for name in federation.protection.record()["mechanisms"]),
+        *(("wire.codecs", name) for name in federation.plan.codec_names),
     ]
     return [
         ("aggregation.methods", sys.modules[type(federation.aggregator.method).__module__]),

@@ -25,7 +25,8 @@ class ClientRecord(NamedTuple):
 
     Attributes:
         version, delivered_sha256: as in ``Member``.
-        exchanged, moments, base_changes, term: hashes of the parts of its ``ClientState``; None where there is none.
+        exchanged, moments, base_changes, term, wire: hashes of the parts of its ``ClientState``; None where there is
+            none.
     """
 
     version: int
@@ -34,6 +35,7 @@ class ClientRecord(NamedTuple):
     moments: str | None
     base_changes: str | None
     term: str | None
+    wire: str | None
 
     @property
     def parts(self) -> list[tuple[str, str]]:
@@ -108,7 +110,7 @@ class SavedClients:
         member = federation.aggregator.members[name]
         keys: list[str | None] = []
         if member.stored is not None:
-            parts = member.stored[:4]
+            parts = member.stored.parts
         else:
             state = ClientState.of(federation.clients[name], member)
             alike = self._what_its_base_follows(name, member)
@@ -119,6 +121,7 @@ class SavedClients:
                 store.put(state.moments) if state.moments else None,
                 store.put(state.base_changes, known) if state.base_changes else None,
                 store.put(state.term) if state.term else None,
+                store.put(state.wire) if state.wire else None,
             )
             keys += parts
             if follows:

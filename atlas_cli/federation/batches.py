@@ -6,9 +6,9 @@ Batches are a pure function of its examples and the step, in whichever process t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from atlas_cli.data.collate import Batch, batch_features, collate, poisson_indices
+from atlas_cli.data.collate import Batch, batch_numbers, collate, poisson_indices
 from atlas_cli.federation.federation import Federation
 from atlas_cli.tasks.contract import BaseTask, Feature, example_numbers
 
@@ -38,10 +38,11 @@ class ClientBatches:
         if self.rate is not None:
             numbers = example_numbers(self.features)
             drawn = set(poisson_indices(len(set(numbers)), self.rate, self.seed, self.client, overall))
-            chosen = [self.features[i] for i, number in enumerate(numbers) if number in drawn]
+            chosen = [i for i, number in enumerate(numbers) if number in drawn]
         else:
-            chosen = batch_features(self.task, self.features, self.size, self.seed, self.client, overall)
-        return collate(self.task, chosen, self.pad, self.multiple, self.most)
+            chosen = batch_numbers(self.task, self.features, self.size, self.seed, self.client, overall)
+        batch = collate(self.task, [self.features[i] for i in chosen], self.pad, self.multiple, self.most)
+        return replace(batch, numbers=chosen)
 
 
 def batches_of(federation: Federation, client: str) -> ClientBatches:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from atlas_cli.config.schema.experiment import GenerateConfig
+from atlas_cli.config.schema.evaluation import GenerateConfig
 from atlas_cli.data.partitions.holdout import sample
 from atlas_cli.data.prepare import PreparedGroup
 from atlas_cli.errors import ConfigError

@@ -14,6 +14,7 @@ from atlas_cli.federation.parties.frozen_client import FrozenClient
 from atlas_cli.federation.parties.setting import Setting
 from atlas_cli.federation.parties.split_client import SplitClient
 from atlas_cli.federation.parties.split_server import SplitServer
+from atlas_cli.wire.step_codecs import StepCodecs
 
 
 def probe(federation: Federation, name: str, rank: int, fresh: bool = False) -> tuple[SplitClient, SplitServer]:
@@ -53,6 +54,7 @@ def pair(
     own = federation.base_of(name)
     kind = SplitClient if ranks else FrozenClient
     client = kind(name, own, planned.cut, ranks, setting, task=tasks[group], head=head)
+    client.wire = StepCodecs.none(base.hidden_size, own.dtype, base.dtype)
     server_rank = config.server.rank if planned.cut < base.n_layers else 0
     server = SplitServer(base, planned.cut, tasks, setting, server_rank)
     server.begin_round({name: group}, 0)

@@ -32,7 +32,6 @@ from atlas_cli.privacy.mechanisms.fingerprints import FingerprintNoise
 from atlas_cli.privacy.mechanisms.mask_gradients import PaddingCover
 from atlas_cli.privacy.mechanisms.updates import UpdateNoise
 from atlas_cli.tasks.contract import Feature, count_examples, example_numbers
-from atlas_cli.wire.codec import Codec
 
 INFINITE = "infinite"
 _ACCOUNTED = {"updates": "updates", "examples": "updates", "activations": "activations", "fingerprints": "fingerprints"}
@@ -120,17 +119,12 @@ class Protection:
             examples=noise,
             activations=self.activation_noise(name),
             padding=PaddingCover(seed) if config.mask_gradients else None,
-            codec=self.codec(),
             mechanisms=acting_mechanisms(self.mechanisms.values(), seed, name),
         )
 
     def activation_noise(self, name: str) -> ActivationNoise | None:
         """The activation noise of a client; None if there is none."""
         return activation_noise(self.config, self.account.multipliers.get("activations"), self.seed, name)
-
-    def codec(self) -> Codec | None:
-        """The codec of the messages of a step; None if they are sent as they are."""
-        return None if self.config.compress == "none" else Codec(self.config.compress)
 
     def _clipping(self, name: str) -> tuple[float, float]:
         """Norm and noise multiplier of a mechanism."""

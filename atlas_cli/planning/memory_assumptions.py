@@ -72,13 +72,11 @@ def unpredicted(config: ExperimentConfig) -> list[str]:
         "nopeek": "distances between the tokens of a batch",
         "activations": "clipped and noisy copies of the activations",
         "mask_gradients": "a noisy copy of the gradients",
-        "compress": "copies of what is sent",
     }
-    return [
-        f"not in the predicted peak of a client: privacy.{name} ({what})"
-        for name, what in left_out.items()
-        if getattr(privacy, name) not in (None, False, "none")
-    ]
+    found = [f"privacy.{name} ({what})" for name, what in left_out.items() if getattr(privacy, name)]
+    if any(spec.wire.by_kind() for spec in config.expanded_clients()):
+        found.append("wire (copies of what is sent, and what codecs keep of texts)")
+    return [f"not in the predicted peak of a client: {each}" for each in found]
 
 
 def waits_for_data(config: ExperimentConfig) -> bool:

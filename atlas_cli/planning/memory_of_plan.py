@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 from atlas_cli.aggregation.contract import TURNS, Layer, elements
 from atlas_cli.config.schema.experiment import OptimizerConfig
 from atlas_cli.planning.devices.cost import head_step
-from atlas_cli.planning.devices.step_bytes import token_bytes
 from atlas_cli.planning.memory.embedding_rows import assumed_rows
 from atlas_cli.planning.memory.party_memory import PartyMemory, adapter_bytes, bytes_of, optimizer_bytes
 from atlas_cli.planning.memory.predict import (
@@ -260,8 +259,9 @@ def _merge_optimizer_bytes(plan: Plan, group: str, task: BaseTask) -> int:
 
 def _kept_bytes(plan: Plan, tokens: Mapping[str, int]) -> int:
     """Bytes of the activations of so many tokens of each frozen client."""
-    compress, size = plan.config.privacy.compress, plan.hidden_size
-    return sum(count * token_bytes(size, plan.by_name[client].dtype, compress) for client, count in tokens.items())
+    return sum(
+        count * plan.codecs(plan.by_name[client]).payload_bytes("activations", 1, 1) for client, count in tokens.items()
+    )
 
 
 class _TrainedForGroup(NamedTuple):

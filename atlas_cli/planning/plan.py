@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -13,6 +13,7 @@ from transformers import PreTrainedConfig
 from atlas_cli.aggregation.contract import PARTS
 from atlas_cli.config.schema.experiment import ClientSpec, ExperimentConfig, Learns
 from atlas_cli.config.schema.training import TrainingConfig
+from atlas_cli.config.schema.wire import WireConfig
 from atlas_cli.errors import ConfigError
 from atlas_cli.models.adapters.lora import features_of
 from atlas_cli.models.adapters.placement import adapted_names, place_ranks
@@ -37,6 +38,7 @@ from atlas_cli.planning.checks import (
 from atlas_cli.planning.cuts.auto import resolve_auto_cuts
 from atlas_cli.planning.devices.cost import BlockShapes, block_shapes
 from atlas_cli.planning.method import method_of, shares_gradients
+from atlas_cli.wire.step_codecs import StepCodecs
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,8 @@ class ClientPlan:
     """One client: its task group, its number of blocks, and the rank of every adapted layer by path in the base.
 
     ``key`` is the place of the client in the config; ``format``: how it holds its frozen weights; ``local_steps`` are
-    those of a round; ``learns``: how its half learns, without any adapter where it is frozen.
+    those of a round; ``learns``: how its half learns, without any adapter where it is frozen; ``wire``: how its
+    messages are sent.
     """
 
     name: str
@@ -57,6 +60,7 @@ class ClientPlan:
     checkpointing: bool = False
     weight: float = 1.0
     learns: Learns = "backprop"
+    wire: WireConfig = field(default_factory=WireConfig)
 
     @property
     def waits(self) -> bool:
@@ -124,12 +128,26 @@ class Plan:
             "training.deadline": training.deadline is not None,  # a client that is out takes no part in a server's step
             f"privacy.{config.privacy.in_a_step()}": config.privacy.in_a_step() is not None,
             "training.asynchrony": training.asynchrony is not None,  # clients are served one after the other
+            "wire": any(client.wire.by_kind() for client in self.clients),
             "training.on_nonfinite": training.on_nonfinite != "stop",
             # positions may depend on the longest text of a pass
             "training.max_length": depends_on_length(self.hf_config, training.max_length),
             "model.name": not self.family.packs,
         }
         return next((key for key, holds in reasons.items() if holds), None)
+
+    def codecs(self, client: ClientPlan) -> StepCodecs:
+        """The codecs of a client's messages, without what they keep of earlier ones.
+
+        Raises:
+            ConfigError: as ``wire.codecs.codec_of``.
+        """
+        return codecs_of(self.config, client, self.hidden_size)
+
+    @property
+    def codec_names(self) -> list[str]:
+        """The codecs that any client has, by name."""
+        return sorted({asked.codec for client in self.clients for _, asked in client.wire.by_kind().values()})
 
     def members(self, group: str) -> list[ClientPlan]:
         """The clients of a task group, in the order of the config."""
@@ -259,10 +277,21 @@ def _planned_clients(
     return clients
 
 
+def codecs_of(config: ExperimentConfig, client: ClientPlan, hidden_size: int) -> StepCodecs:
+    """The codecs of a client's messages; of gradients only where they come back.
+
+    Raises:
+        ConfigError: as ``wire.codecs.codec_of``.
+    """
+    wire = client.wire if client.waits else client.wire.model_copy(update={"gradients": None})
+    own, server = (getattr(torch, dtype) for dtype in (client.dtype, config.model.dtype))
+    return StepCodecs.of(wire, hidden_size, own, server, config.seed)
+
+
 def client_plan(spec: ClientSpec, cut: int, ranks: Mapping[str, int]) -> ClientPlan:
     """The plan of a client of the config, with ``cut`` blocks and adapters of these ranks."""
     format = WeightFormat.of(spec)._replace(embedding=spec.embedding)
-    rest = (spec.key, format, spec.local_steps, spec.checkpointing, spec.weight, spec.learns)
+    rest = (spec.key, format, spec.local_steps, spec.checkpointing, spec.weight, spec.learns, spec.wire)
     return ClientPlan(spec.name, spec.task_group, cut, {} if spec.learns == "frozen" else ranks, *rest)
 
 

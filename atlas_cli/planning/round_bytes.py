@@ -71,7 +71,7 @@ def round_messages(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape)
         client.dtype,
         features=config.model.dtype,
         labels=labels if training.labels == "server" else None,
-        compress=config.privacy.compress,
+        codecs=plan.codecs(client),
         frozen=frozen,
         answered=client.waits,
     )

@@ -15,7 +15,6 @@ from atlas_cli.privacy.mechanisms.contract import BaseMechanism, penalty_of, sen
 from atlas_cli.privacy.mechanisms.examples import ExampleNoise
 from atlas_cli.privacy.mechanisms.mask_gradients import PaddingCover
 from atlas_cli.tasks.contract import BaseTask
-from atlas_cli.wire.codec import Codec
 
 
 @dataclass
@@ -24,14 +23,12 @@ class ClientProtection:
 
     Attributes:
         activations: computes what is sent instead of activations (B, T, D), from them, the round and the step.
-        codec: encodes the messages of a step for the wire.
         mechanisms: those that act on activations before the noise of ``activations``, in their order.
     """
 
     examples: ExampleNoise | None = None
     activations: Callable[..., Tensor] | None = None
     padding: PaddingCover | None = None
-    codec: Codec | None = None
     mechanisms: tuple[BaseMechanism, ...] = ()
     _penalty: Tensor | None = field(default=None, repr=False)
 

@@ -165,6 +165,14 @@ class MetricsRecord(Record):
             "noise, means over participants ([privacy](../concepts/privacy.md))."
         ),
     )
+    compression: dict[str, Figures] | None = Field(
+        default=None,
+        description=(
+            "With `wire` only: by kind of message with a codec, over all messages of the group in the round, the norm "
+            "of what was decoded less what was encoded, by that of the latter (`relative_error`), and the cosine of "
+            "the two (`cosine`) ([bytes at the cut](../concepts/wire.md))."
+        ),
+    )
 
 
 class ClientRecord(Record):
@@ -257,6 +265,12 @@ class MessageRecord(Record):
             "What the formula says `payload_bytes` must be: equal, or the run stops; null where there is no formula."
         ),
     )
+    relative_error: float | None = Field(
+        default=None,
+        description="Where a codec of `wire` encoded them: the norm of what was decoded less what was encoded, by that "
+        "of the latter; null for zeros.",
+    )
+    cosine: float | None = Field(default=None, description="Likewise, the cosine of the two.")
 
 
 class MessageIndexRecord(Record):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
-from atlas_cli.wire.messages import Direction, Message
+from atlas_cli.wire.lost import Lost
+from atlas_cli.wire.messages import Direction, HiddenStates, Message
+
+_COUNTED = ("messages", "bytes", "payload_bytes", "closed_form_bytes", "sizes")
 
 
 @dataclass
@@ -15,6 +18,12 @@ class _Entry:
     payload_bytes: int = 0
     closed_form_bytes: int = 0
     sizes: list[int] = field(default_factory=list)
+    lost: Lost | None = None
+
+    def lose(self, lost: Lost | None) -> None:
+        """Add what a codec lost."""
+        if lost is not None:
+            self.lost = lost if self.lost is None else self.lost + lost
 
 
 @dataclass
@@ -40,6 +49,7 @@ class Ledger:
         entry.payload_bytes += message.payload_bytes
         entry.closed_form_bytes += closed_form
         entry.sizes.append(message.bytes)
+        entry.lose(message.lost if isinstance(message, HiddenStates) else None)
         if self.watch is not None:
             self.watch(message)
         whose = message.client, message.direction
@@ -56,8 +66,9 @@ class Ledger:
                 self.watch(message.to(client))
         for (_, kind, way), counted in other.entries.items():
             entry = self.entries.setdefault((client, kind, way), _Entry())
-            for name, value in vars(counted).items():
-                setattr(entry, name, getattr(entry, name) + value)
+            for name in _COUNTED:
+                setattr(entry, name, getattr(entry, name) + getattr(counted, name))
+            entry.lose(counted.lost)
             self._bytes[client, way] = self._bytes.get((client, way), 0) + counted.bytes
 
     def total(self, direction: Direction, clients: Iterable[str]) -> int:
@@ -77,6 +88,14 @@ class Ledger:
             if e.payload_bytes != e.closed_form_bytes
         ]
 
+    def lost(self, clients: Collection[str]) -> dict[str, dict[str, float | None]]:
+        """What codecs lost of some clients' messages, by kind; kinds without a codec are left out."""
+        found: dict[str, Lost] = {}
+        for (client, kind, _), entry in sorted(self.entries.items(), key=lambda item: item[0]):
+            if client in clients and entry.lost is not None:
+                found[kind] = found.get(kind, Lost()) + entry.lost
+        return {kind: found[kind].figures() for kind in sorted(found)}
+
     def records(self, round_number: int) -> list[dict[str, object]]:
         """Lines for messages.jsonl, in an order that does not depend on which client answered first."""
         return [
@@ -85,7 +104,8 @@ class Ledger:
                 "client": client,
                 "kind": kind,
                 "direction": way,
-                **{name: value for name, value in vars(entry).items() if name != "sizes"},
+                **{name: getattr(entry, name) for name in _COUNTED if name != "sizes"},
+                **(entry.lost.figures() if entry.lost is not None else {}),
             }
             for (client, kind, way), entry in sorted(self.entries.items(), key=lambda item: item[0])
         ]

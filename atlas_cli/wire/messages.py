@@ -36,6 +36,8 @@ from typing import ClassVar, Literal, Self
 import torch
 from torch import Tensor
 
+from atlas_cli.wire.lost import Lost
+
 Direction = Literal["up", "down"]
 
 # safetensors orders tensors by descending dtype, in this order of its own enumeration, then by name
@@ -127,23 +129,47 @@ class Message:
         return other
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class HiddenStates(Message):
-    """A message of a local step: one (B, T, D) tensor of floats, which ``privacy.compress`` sends in fewer bits.
+    """A message of a local step: one (B, T, D) tensor of floats, which a codec of ``wire`` sends in fewer bytes.
 
-    That tensor is the first field. The scale (B, T) float32 of ``int8`` numbers is sent with it, in the field of that
-    name with ``_scale``.
+    That tensor is the first field of its class; encoded, it is the codec's part ``values``.
+
+    Attributes:
+        parts: the other tensors of its codec by name, sent under the name of the hidden states, ``_`` and their own.
+        lost: what its codec lost, which the sender knows; it is not sent. None where there is no codec.
     """
+
+    parts: Mapping[str, Tensor] = field(default_factory=dict)
+    lost: Lost | None = None
+
+    @classmethod
+    def _own(cls) -> list[str]:
+        return [each.name for each in fields(cls) if each.name not in ("client", "parts", "lost")]
 
     @property
     def states(self) -> str:
         """The name of the hidden states."""
-        return fields(self)[1].name
+        return self._own()[0]
 
-    def floats(self) -> Tensor:
-        """The hidden states as float32, whatever they were compressed to."""
-        numbers, scale = getattr(self, self.states).float(), getattr(self, f"{self.states}_scale")
-        return numbers if scale is None else numbers * scale.unsqueeze(-1)
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """What is sent, by name; a field that is None is not sent."""
+        named = {name: tensor for name in self._own() if (tensor := getattr(self, name)) is not None}
+        return {**named, **{f"{self.states}_{name}": tensor for name, tensor in self.parts.items()}}
+
+    @classmethod
+    def of(cls, client: str, tensors: Mapping[str, Tensor], lost: Lost | None = None) -> Self:
+        """The message that is sent as ``tensors``.
+
+        Raises:
+            TypeError: an unknown tensor, or a required one is missing.
+        """
+        own = cls._own()
+        prefix = f"{own[0]}_"
+        named = {name: tensor for name, tensor in tensors.items() if name in own or not name.startswith(prefix)}
+        parts = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name not in named}
+        return cls(client, **named, parts=parts, lost=lost)
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,13 +182,14 @@ class Activations(HiddenStates, kind="activations", direction="up"):
         labels: as the task has them, (1, N) where texts follow one another and each token has one; None if they stay on
             the client.
         lengths: (B,) int64, the tokens of each text, where texts follow one another.
+        examples: (B,) int32, the numbers of the texts among the client's, where a codec keeps something of each.
     """
 
     activations: Tensor
     attention_mask: Tensor | None = None
     labels: Tensor | None = None
-    activations_scale: Tensor | None = None
     lengths: Tensor | None = None
+    examples: Tensor | None = None
 
     @property
     def mask(self) -> Tensor:
@@ -199,7 +226,6 @@ class Gradients(HiddenStates, kind="gradients", direction="down"):
     """The gradient of a client's own mean loss with respect to its activations: (B, T, D), of their dtype."""
 
     gradients: Tensor
-    gradients_scale: Tensor | None = None
 
     @staticmethod
     def closed_form(batch: int, tokens: int, token_bytes: int) -> int:
@@ -212,7 +238,6 @@ class Features(HiddenStates, kind="features", direction="down"):
     """U-shaped split: the output of the server's blocks for a batch, (B, T, D), for the client's own head."""
 
     features: Tensor
-    features_scale: Tensor | None = None
 
     closed_form = staticmethod(Gradients.closed_form)
 
@@ -228,7 +253,6 @@ class FeatureGradients(HiddenStates, kind="feature-gradients", direction="up"):
 
     gradients: Tensor
     count: Tensor
-    gradients_scale: Tensor | None = None
 
     @staticmethod
     def closed_form(batch: int, tokens: int, token_bytes: int) -> int:

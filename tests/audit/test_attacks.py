@@ -92,18 +92,22 @@ def test_a_run_whose_clients_were_put_away_is_attacked_alike(trained, evidence):
 
 
 @pytest.mark.parametrize(
-    ("privacy", "holds"),
+    ("asked", "holds"),
     [
-        ({"compress": "int8"}, lambda plain, here: here == pytest.approx(plain, abs=0.05)),
-        ({"activations": {"clip": 1.0, "noise_multiplier": 10.0}}, lambda plain, here: here < 0.5 * plain),
+        ({"wire": {"activations": {"codec": "int8"}}}, lambda plain, here: here == pytest.approx(plain, abs=0.05)),
+        (
+            {"privacy": {"activations": {"clip": 1.0, "noise_multiplier": 10.0}}},
+            lambda plain, here: here < 0.5 * plain,
+        ),
     ],
 )
-def test_attacks_are_made_with_the_defence_that_is_in_force(trained, evidence, privacy, holds):
-    defended = Evidence.of_run(trained(**RECORDED, privacy=privacy))
+def test_attacks_are_made_with_the_defence_that_is_in_force(trained, evidence, asked, holds):
+    """And on what the server decoded."""
+    defended = Evidence.of_run(trained(**RECORDED, **asked))
     step = defended.steps[0]
     made, seen = defended.attacker_material(step.client, 1, step.batch.features), defended.tokens(step)
     assert torch.equal(made.ids, seen.ids)
-    if "activations" in privacy:
+    if "privacy" in asked:
         assert not torch.allclose(made.hidden, seen.hidden, atol=1)  # noise of its own, as large
         assert float(made.hidden.std() / seen.hidden.std()) == pytest.approx(1, abs=0.1)
     else:

@@ -2,7 +2,6 @@
 
 import sys
 from pathlib import Path
-from typing import get_args
 
 import pytest
 
@@ -11,7 +10,6 @@ sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 import privacy as benchmark
 
 from atlas_cli.config.load import load_config
-from atlas_cli.config.schema.privacy import PrivacyConfig
 
 TRAINING = {"rounds": 1, "local_steps": 4, "labels": "client"}
 
@@ -39,7 +37,7 @@ def test_a_run_that_was_attacked_is_not_attacked_again(run, monkeypatch):
     assert benchmark.row(run, "labels") == before
 
 
-@pytest.mark.parametrize("mechanism", [None, "updates", "nopeek", "compress"])
+@pytest.mark.parametrize("mechanism", [None, "updates", "nopeek", "wire"])
 def test_what_bounds_nothing_has_no_epsilon(run, mechanism):
     assert benchmark.row(run, mechanism).epsilon is None
 
@@ -52,14 +50,11 @@ def test_configs_differ_in_privacy_alone():
 
 @pytest.mark.parametrize("case", benchmark.CASES, ids=lambda case: f"{case.mechanism} {case.strength}")
 def test_every_case_is_a_config_with_that_mechanism_alone(case):
-    privacy = load_config(benchmark.CONFIGS / f"{case.config}.yaml", case.overrides).config.privacy
-    on = {name for name in type(privacy).model_fields if getattr(privacy, name) not in (None, False, "none")}
+    config = load_config(benchmark.CONFIGS / f"{case.config}.yaml", case.overrides).config
+    privacy = config.privacy
+    on = {name for name in type(privacy).model_fields if getattr(privacy, name) not in (None, False)}
+    on |= {"wire"} if config.wire.by_kind() else set()
     assert on - {"delta"} == ({case.mechanism} if case.mechanism else set())
-
-
-def test_every_compression_is_measured():
-    kinds = {"none", *(case.strength.partition(",")[0] for case in benchmark.CASES if case.mechanism == "compress")}
-    assert kinds == set(get_args(PrivacyConfig.model_fields["compress"].annotation))
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def test_a_run_of_the_written_config_has_the_figures_of_the_candidate(
     )
     new, leakage = tmp_path / "new.yaml", tmp_path / "leakage.json"
     leakage.write_text(EXAMPLE.replace('"2"', '"3"'), encoding="utf-8")
-    lists = ("--cuts", "1,3", "--ranks", "2,4", "--batch-sizes", "2", "--compress", "int8", "--dtypes", dtype)
+    lists = ("--cuts", "1,3", "--ranks", "2,4", "--batch-sizes", "2", "--codecs", "int8", "--dtypes", dtype)
     goal = ("--leakage", leakage, "--learns", learns, "--minimise", "leakage", "--write", new, "--json")
     code, out, _ = run(file, *lists, *NOT_FREE, *goal)
     assert code == 0

@@ -78,7 +78,10 @@ def stop_after(run, number):
                 "updates": {"clip": 0.1, "epsilon": 50.0},
                 "activations": {"clip": 1.0, "noise_multiplier": 0.1},
                 "labels": {"epsilon": 1.0},
-                "compress": "int8",
+            },
+            "wire": {
+                "activations": {"codec": "delta"},
+                "gradients": {"codec": "random-top-k", "feedback": True},
             },
             "aggregation": {"method": "ffa", "weights": "uniform"},
         },

@@ -93,7 +93,7 @@ def test_the_plan_of_a_mode_is_of_that_mode(config_file, capsys):
 
     split, own, up = shown()
     assert (own, up) == ("1,024", "0.016") and "server trains, for each task group: head and 512 adapter" in split
-    assert shown("privacy.compress=int8")[2] == "0.005"  # 36 bytes a token
+    assert shown("wire.activations.codec=int8")[2] == "0.005"  # 36 bytes a token
     assert "server trains, for each task group: 512 adapter" in shown("training.labels=client")[0]
     whole, own, up = shown("mode=federated")
     assert (own, up) == ("1,536", "0") and "server trains" not in whole and "client half" not in whole

@@ -26,7 +26,7 @@ def problems(changes):
 
 def test_what_can():
     assert problems({}) == {}
-    assert problems({"training": {"asynchrony": {"buffer": 3}}, "privacy": {"compress": "int8"}}) == {}
+    assert problems({"training": {"asynchrony": {"buffer": 3}}, "wire": {"activations": {"codec": "int8"}}}) == {}
     assert problems({"training": {"server_update": "per-client", "cohort": 0.7}, **OTHER}) == {}
 
 

@@ -35,7 +35,7 @@ training:
         (("clients", "b", "checkpointing"), True, "1: 8}\n", "1: 8}\n    checkpointing: true\n"),
         (("clients", "c", "embedding"), "rows", "rank: 4,", "rank: 4, embedding: rows,"),
         (("training", "batch_size"), 4, "training:", "training: {batch_size: 4}"),
-        (("privacy", "compress"), "int8", "training:\n", "training:\nprivacy: {compress: int8}\n"),
+        (("wire", "activations"), {"codec": "int8"}, "training:\n", "training:\nwire: {activations: {codec: int8}}\n"),
     ],
 )
 def test_one_value(path, value, before, after):

@@ -64,7 +64,19 @@ CASES = {
     "split layers": {"clients": {"c": {"task_group": "g", "rank": 3, "split_layer": 3}}},
     "half of the clients": {"training": {"cohort": 0.5}},
     "checkpointing": {"clients": {"a": {"task_group": "g", "rank": 4, "checkpointing": True}}},
-    "compression": {"privacy": {"compress": "int8"}},
+    "codecs": {
+        "wire": {"activations": {"codec": "int4"}, "gradients": {"codec": "int8"}},
+        "clients": {"b": {"task_group": "g", "rank": 2, "wire": {"activations": {"codec": "nf4"}}}},
+        "training": {"labels": "client"},
+    },
+    "codecs that keep texts": {
+        "wire": {
+            "activations": {"codec": "delta", "options": {"codec": "low-rank"}},
+            "gradients": {"codec": "top-k", "feedback": True},
+        },
+        "training": {"labels": "client", "local_steps": 8, "rounds": 2},
+        "faults": {"crash_at": {"b": {"round": 2, "step": 1}}},
+    },
     "padding hidden": {"privacy": {"mask_gradients": True, "pad_lengths": 8}},
     "DP-SGD": {"privacy": {"examples": {"clip": 1.0, "noise_multiplier": 0.5}}},
     "noisy activations": {"privacy": {"activations": {"clip": 1.0, "noise_multiplier": 0.1}}},
@@ -92,6 +104,7 @@ FEW = (
     "federated",
     "crash",
     "half of the clients",
+    "codecs that keep texts",
 )
 
 

@@ -8,7 +8,7 @@ from support.toy_runs import toy_config, write_data
 
 from atlas_cli.cli import main
 from atlas_cli.config.load import load_config
-from atlas_cli.config.schema.experiment import GenerateConfig
+from atlas_cli.config.schema.evaluation import GenerateConfig
 from atlas_cli.data.prepare import prepare
 from atlas_cli.errors import ConfigError
 from atlas_cli.federation.generated_text import GeneratedText

@@ -53,10 +53,10 @@ def test_learns_what_a_client_with_a_learning_rate_of_0_does(make_federation, tr
     assert not any(p.grad is not None for client in frozen.clients.values() for p in client.half.parameters())
 
 
-@pytest.mark.parametrize("compress", ["none", *slow("int8")])
-def test_activations_of_a_text_go_up_once_and_nothing_comes_down(make_federation, compress):
+@pytest.mark.parametrize("codec", ["none", *slow("int8")])
+def test_activations_of_a_text_go_up_once_and_nothing_comes_down(make_federation, codec):
     devices = {"devices": {"d": DEVICE}, "clients": {name: {**FROZEN, "device": "d"} for name in "abc"}}
-    federation = make_federation(**devices, **ONE_EPOCH, privacy={"compress": compress})
+    federation = make_federation(**devices, **ONE_EPOCH, wire={"activations": {"codec": codec}})
     (first, did, _), (second, again, time), (third, *_) = bytes_by_round(federation, 3)
     assert {way for sums in (first, second, third) for _, way in sums} == {"up"}
     texts = federation.train_features("a")
@@ -64,7 +64,7 @@ def test_activations_of_a_text_go_up_once_and_nothing_comes_down(make_federation
     assert sorted(length for step in did.alone for length in step) == sorted(lengths)
     padded = sum(batch * tokens for batch, tokens in did.shapes)
     width = federation.split_client("a").base.hidden_size
-    sent = width + 4 if compress == "int8" else 4 * width
+    sent = width + 4 if codec == "int8" else 4 * width
     assert first["activations", "up"] == sum(length * sent + 16 for length in lengths) < padded * sent
     seen = sum(batch for batch, _ in again.shapes)
     assert second == {("rows", "up"): 8 * seen} and third.keys() == second.keys()
@@ -77,11 +77,11 @@ def test_activations_of_a_text_go_up_once_and_nothing_comes_down(make_federation
     assert time.clients["a"].compute == time.clients["a"].download == 0 < time.clients["a"].upload
 
 
-@pytest.mark.parametrize(("family", "compress"), [("bert", "none"), ("gpt2", "int8")])
-def test_texts_that_are_new_have_the_bytes_that_are_planned(make_federation, lines, family, compress):
+@pytest.mark.parametrize(("family", "codec"), [("bert", "none"), ("gpt2", "int8")])
+def test_texts_that_are_new_have_the_bytes_that_are_planned(make_federation, lines, family, codec):
     """Of texts of one length, of which a plan's batch is made; a language model has a label a token."""
     groups = {"task_groups": lines} if family == "gpt2" else {}
-    federation = make_federation(family, **ALL, **groups, privacy={"compress": compress})
+    federation = make_federation(family, **ALL, **groups, wire={"activations": {"codec": codec}})
     set_up(federation)
     task, length, ledger, client = federation.data["g"].task, 4, Ledger(), federation.split_client("a")
     texts = [

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 from atlas_cli.cli import main
 from atlas_cli.config.schema.experiment import ClientConfig
 from atlas_cli.config.schema.privacy import PrivacyConfig
+from atlas_cli.config.schema.wire import CodecConfig, WireConfig
 from atlas_cli.errors import ConfigError
 from atlas_cli.federation.parties.generation import Decoding
 from atlas_cli.inference.generation.prompts import given_prompts, prompts_of_file, room
@@ -101,10 +102,11 @@ def test_with_labels_at_the_client_hidden_states_come_down(loaded):
 
 
 def test_what_privacy_does_to_the_hidden_states_is_said(loaded):
-    asked = {"activations": {"clip": 1.0, "noise_multiplier": 50.0}, "compress": "int8", "pad_lengths": 8}
+    asked = {"activations": {"clip": 1.0, "noise_multiplier": 50.0}, "pad_lengths": 8}
+    wire = WireConfig(activations=CodecConfig(codec="int8"))
     private = replace(
         loaded,
-        config=loaded.config.model_copy(update={"privacy": PrivacyConfig.model_validate(asked)}),
+        config=loaded.config.model_copy(update={"privacy": PrivacyConfig.model_validate(asked), "wire": wire}),
         manifest={"privacy": {"mechanisms": {"activations": {"noise_multiplier": 50.0}}}},
     )
     plain, noisy = TextGeneration(loaded, Decoding(8)), TextGeneration(private, Decoding(8))
@@ -112,7 +114,7 @@ def test_what_privacy_does_to_the_hidden_states_is_said(loaded):
     assert texts[0] != texts[1]
     assert noisy.notes()[1:] == [
         "privacy.activations acts on the hidden states that are sent, as in training",
-        "privacy.compress is not applied to what is generated",
+        "wire is not applied to what is generated",
         "privacy.pad_lengths is not applied to what is generated",
     ]
     assert len(plain.notes()) == 1

@@ -138,7 +138,7 @@ def every(search):
 @pytest.mark.parametrize("one_cut", [False, True])
 def test_the_front_is_that_of_all_candidates(update, one_cut):
     for seed in range(4):
-        ranges = {"cuts": (1, 3), "compress": ("none", "int8"), "clients": {"rank": (2, 4)}}
+        ranges = {"cuts": (1, 3), "codecs": ("none", "int8"), "clients": {"rank": (2, 4)}}
         search = made_up(seed, update, one_cut=one_cut, **ranges)
         candidates = every(search)
         assert search.size == len(candidates) == (2 * 2 * 2**3 if one_cut else 2 * 4**3)
@@ -211,7 +211,7 @@ def test_leakage_is_that_of_the_inputs_of_all_clients():
 
 def test_changes_are_counted_from_the_file():
     """p and r have rank 4 by lora.rank, q has 2; a longer way along the list is further away."""
-    search = made_up(1, cuts=(2,), compress=("none", "int8"), clients={"rank": (1, 2, 4)})
+    search = made_up(1, cuts=(2,), codecs=("none", "int8"), clients={"rank": (1, 2, 4)})
     plain, int8 = search.shared
 
     def changed(shared, *ranks):

@@ -11,7 +11,6 @@ from atlas_cli.clustering.fingerprints import fingerprint_round
 from atlas_cli.data.collate import collate
 from atlas_cli.experiment.split_check import require_verified
 from atlas_cli.experiment.split_proof import verify_split
-from atlas_cli.planning.devices.step_bytes import step_bytes
 from atlas_cli.privacy.account.accounting import gaussian_epsilon, keep_probability
 from atlas_cli.privacy.mechanisms.activations import ActivationNoise
 from atlas_cli.privacy.mechanisms.labels import CorrectedTask
@@ -205,37 +204,6 @@ def test_padding_looks_like_other_tokens_and_training_is_the_same(make_federatio
     plain, covered = make_federation(**alone), make_federation(**alone, privacy={"mask_gradients": True})
     train_quietly(plain), train_quietly(covered)
     assert equal(held(plain), held(covered))
-
-
-@pytest.mark.parametrize(("kind", "token"), [("bfloat16", 2 * 32), ("int8", 32 + 4)])
-@pytest.mark.parametrize("labels", ["server", "client"])
-def test_compressed_messages_have_their_closed_form_and_are_near(make_federation, train_quietly, kind, token, labels):
-    federation = make_federation(privacy={"compress": kind}, training={"labels": labels, "rounds": 1})
-    plain = make_federation(training={"labels": labels})
-    batch, sent = batch_of(federation), Ledger()
-    down, loss = exchange(federation.server, federation.clients["a"], batch, 1, 0, sent)
-    exact, exact_loss = exchange(plain.server, plain.clients["a"], batch_of(plain), 1, 0, Ledger())
-    tokens = batch.input_ids.numel()
-    entries = {(kind, way): entry.payload_bytes for (_, kind, way), entry in sent.entries.items()}
-    assert entries["gradients", "down"] == tokens * token
-    assert entries["activations", "up"] == tokens * (token + 1) + 8 * (len(batch.labels) if labels == "server" else 0)
-    if labels == "client":
-        assert entries["features", "down"] == entries["feature-gradients", "up"] - 8 == tokens * token
-    assert not sent.mismatches()
-    gradients = down.gradients - exact.gradients
-    assert 0 < gradients.norm() < 0.03 * exact.gradients.norm()
-    assert loss.mean == pytest.approx(exact_loss.mean, abs=0.01)
-    train_quietly(federation)
-    assert federation.protection.record()["mechanisms"]["compress"]["protects"].startswith("nothing")
-
-
-@pytest.mark.parametrize("kind", ["bfloat16", "int8"])
-def test_bytes_of_a_compressed_step_are_predicted(make_federation, kind):
-    federation = make_federation(privacy={"compress": kind})
-    batch, sent = batch_of(federation), Ledger()
-    exchange(federation.server, federation.clients["a"], batch, 1, 0, sent)
-    predicted = step_bytes(federation.plan.hf_config, *batch.input_ids.shape, labels=batch.labels, compress=kind)
-    assert (predicted.up, predicted.down) == (sent.total("up", ["a"]), sent.total("down", ["a"]))
 
 
 def test_lengths_are_padded_to_a_multiple(make_federation, train_quietly):

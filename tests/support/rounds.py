@@ -15,5 +15,7 @@ def run_round(federation, cohort, round_number, ledger, on_step):
 
 
 def exchange(server, client, batch, round_number, step, ledger):
-    """All messages of a client's local step; the gradient message and the loss."""
-    return messages.exchange(server, client, batch, client.forward_batch(batch, round_number, step), ledger)
+    """All messages of a client's local step; the gradient message as the client decodes it, and the loss."""
+    up = client.forward_batch(batch, round_number, step)
+    down, loss = messages.exchange(server, client, batch, up, ledger)
+    return client.wire.decode(down), loss

@@ -157,7 +157,7 @@ def test_a_message_of_the_wrong_size_stops_the_run(make_federation, train_quietl
     forward = SplitClient.forward
 
     def tampered(self, *args):
-        return replace(forward(self, *args), activations_scale=torch.zeros(1, dtype=torch.uint8))
+        return replace(forward(self, *args), parts={"scale": torch.zeros(1, dtype=torch.uint8)})
 
     with mock.patch.object(SplitClient, "forward", tampered), pytest.raises(AtlasError, match="byte ledger: a activ"):
         train_quietly(federation)

@@ -77,7 +77,7 @@ def _head(evidence: Evidence, step: Step) -> Tensor:
 
 def _by_label(evidence: Evidence, step: Step) -> tuple[Tensor, Tensor]:
     """Gradients (B, L, D) and labels (B, L): one of each text, or of each token; below 0 where there is no label."""
-    gradients = step.read(FeatureGradients).floats()
+    gradients = evidence.decoded(step, FeatureGradients).gradients.float()
     overall = (step.round - 1) * evidence.federation.config.training.local_steps + step.number
     labels = batch_of(evidence.true_labels, step.client, overall).labels
     if labels.dim() == 1:

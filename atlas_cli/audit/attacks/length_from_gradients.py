@@ -25,7 +25,7 @@ class Attack(BaseAttack):
         for step in evidence.chosen_steps():
             if Gradients not in step.messages:
                 continue
-            present = step.read(Gradients).floats().abs().amax(2) > 0
+            present = evidence.decoded(step, Gradients).gradients.abs().amax(2) > 0
             longest = max(longest, present.shape[1])
             causal = evidence.federation.data[evidence.federation.group_of(step.client)].task.causal_only
             for row, length in zip(present, step.batch.attention_mask.sum(1).tolist(), strict=True):

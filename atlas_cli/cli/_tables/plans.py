@@ -10,7 +10,7 @@ from rich.table import Table
 from atlas_cli.planning.joint.candidate import Candidate
 from atlas_cli.planning.joint.figures import Figures
 from atlas_cli.planning.joint.search import Found, Search
-from atlas_cli.planning.joint.space import CUT, applied
+from atlas_cli.planning.joint.space import CUT, applied, codec_of_both
 from atlas_cli.reports.fitted import Column, fitted_table
 from atlas_cli.units import MB, MIB, format_number
 
@@ -54,8 +54,8 @@ def settings_text(search: Search, candidate: Candidate) -> str:
     texts = []
     if shared.batch != config.training.batch_size:
         texts.append(f"batches of {shared.batch}")
-    if shared.compress != config.privacy.compress:
-        texts.append(f"compress {shared.compress}")
+    if shared.codec not in (None, codec_of_both(config)):
+        texts.append(f"codec {shared.codec}")
     settings = [(path[1:], value) for path, value in candidate.settings(config, kinds) if path[0] == "clients"]
     by_kind = []
     for kind, option in zip(kinds, candidate.options, strict=True):
@@ -81,7 +81,7 @@ def plan_record(search: Search, found: Found) -> dict[str, Any]:
     return {
         "blocks": figures.blocks,
         "batch_size": found.candidate.shared.batch,
-        "compress": found.candidate.shared.compress,
+        "codec": found.candidate.shared.codec,
         "clients": {
             kind.name: applied(config, kind.crews[0].name, option)
             for kind, option in zip(search.kinds, found.candidate.options, strict=True)

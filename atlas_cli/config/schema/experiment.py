@@ -15,6 +15,7 @@ from atlas_cli.config.schema.aggregation import AggregationConfig
 from atlas_cli.config.schema.audit import AuditConfig
 from atlas_cli.config.schema.clustering import ClusteringConfig
 from atlas_cli.config.schema.engine import EngineConfig
+from atlas_cli.config.schema.evaluation import EvaluationConfig
 from atlas_cli.config.schema.faults import FaultsConfig, ScreenConfig
 from atlas_cli.config.schema.output import CheckpointsConfig, OutputConfig
 from atlas_cli.config.schema.partition import HoldoutConfig
@@ -26,6 +27,7 @@ from atlas_cli.config.schema.task_groups import TaskGroupConfig as TaskGroupConf
 from atlas_cli.config.schema.training import OptimizerConfig as OptimizerConfig
 from atlas_cli.config.schema.training import ScheduleConfig as ScheduleConfig
 from atlas_cli.config.schema.training import TrainingConfig
+from atlas_cli.config.schema.wire import WireConfig
 from atlas_cli.units import parse_bytes, parse_compute, parse_power, parse_rate, parse_time
 
 Learns = Literal["backprop", "auxiliary", "zeroth-order", "frozen"]
@@ -181,6 +183,7 @@ class ClientConfig(Section):
     weight: float = Field(
         1.0, gt=0, description="A factor on its weight in its group's merge, beside what `aggregation.weights` gives."
     )
+    wire: WireConfig = WireConfig()
     count: int = Field(
         1,
         ge=1,
@@ -232,44 +235,6 @@ class AllocationConfig(Section):
     )
 
 
-class GenerateConfig(Section):
-    """Text is generated for test examples of tasks `instruction` and `chat`, token by likeliest token, and compared
-    with theirs."""
-
-    max_new_tokens: int = Field(
-        64, ge=1, description="The most tokens of a text.", json_schema_extra={"unit": "tokens"}
-    )
-    metrics: list[Literal["rouge", "bleu", "chrf", "exact_match"]] = Field(
-        ["rouge", "bleu", "chrf", "exact_match"],
-        min_length=1,
-        description="What texts are compared by: ROUGE (`rouge1`, `rouge2`, `rougeL`; rouge-score), BLEU and chrF "
-        "(sacrebleu), and the share of texts that are the reference. All are fractions from 0 to 1. All but the last "
-        "need the extra `text`.",
-        examples=[["rouge", "exact_match"]],
-    )
-    examples: int = Field(
-        100,
-        ge=1,
-        description="Use at most this many test examples of each task group, a seeded sample, the same each time.",
-        json_schema_extra={"unit": "examples"},
-    )
-
-
-class EvaluationConfig(Section):
-    """Evaluation on the held-out parts, in rounds 0, every, 2 every, ..., and the last."""
-
-    every: int = Field(1, ge=1, description="Score every this many rounds.", json_schema_extra={"unit": "rounds"})
-    batch_size: int = Field(
-        32,
-        ge=1,
-        description="The most examples of a pass; on a CPU a pass has at most 512 tokens, too.",
-        json_schema_extra={"unit": "examples"},
-    )
-    generate: GenerateConfig | None = Field(
-        None, description="Score generated text, too; without this section none is generated."
-    )
-
-
 class ClientSpec(NamedTuple):
     """One client after templates are expanded; ``key`` is where the config speaks of it."""
 
@@ -285,6 +250,7 @@ class ClientSpec(NamedTuple):
     weight: float
     learns: Learns
     local_steps: int
+    wire: WireConfig
     key: str
 
 
@@ -326,6 +292,7 @@ class ExperimentConfig(Section):
     partition: PartitionConfig = PartitionConfig()
     training: TrainingConfig = TrainingConfig()
     aggregation: AggregationConfig = AggregationConfig()
+    wire: WireConfig = WireConfig()
     privacy: PrivacyConfig = PrivacyConfig()
     clustering: ClusteringConfig | None = Field(
         None, description="Without this section adapters are merged by task group."
@@ -388,5 +355,6 @@ class ExperimentConfig(Section):
                     client.learns,
                     self.training.local_steps if client.local_steps is None else client.local_steps,
                 )
-                specs.append(ClientSpec(numbered, client.task_group, rank, cut, *own, f"clients.{name}"))
+                wire, key = client.wire.over(self.wire), f"clients.{name}"
+                specs.append(ClientSpec(numbered, client.task_group, rank, cut, *own, wire, key))
         return specs

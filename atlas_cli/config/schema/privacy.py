@@ -113,12 +113,6 @@ class _PrivacyFields(Section):
         description="Gradients that are returned for padding look like others to who reads the server's messages.",
         examples=[True],
     )
-    compress: Literal["none", "bfloat16", "int8"] = Field(
-        "none",
-        description="In which numbers activations and gradients cross the cut, both ways. It saves bytes and is not a "
-        "defence.",
-        examples=["int8"],
-    )
     pad_lengths: int | None = Field(
         None,
         ge=2,
@@ -142,8 +136,8 @@ class _PrivacyFields(Section):
 
     def in_a_step(self) -> str | None:
         """The first mechanism that acts inside a client's local step and is on."""
-        names = ("examples", "activations", "nopeek", "mask_gradients", "compress")
-        on = [name for name in names if getattr(self, name) not in (None, False, "none")]
+        names = ("examples", "activations", "nopeek", "mask_gradients")
+        on = [name for name in names if getattr(self, name) not in (None, False)]
         return next(iter([*on, *self.added()]), None)
 
     def with_target(self) -> str | None:

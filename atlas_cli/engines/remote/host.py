@@ -35,7 +35,20 @@ from atlas_cli.models.frozen.weight_format import WeightFormat
 from atlas_cli.planning.memory.embedding_rows import held_tokens
 from atlas_cli.planning.plan import ClientPlan
 from atlas_cli.plugin_errors import described, plugin_of
-from atlas_cli.wire.messages import Features, Gradients
+from atlas_cli.wire.lost import Lost
+from atlas_cli.wire.messages import Features, Gradients, HiddenStates
+
+
+class SentMessage(NamedTuple):
+    """A message as it crosses the wire, and what its codec lost, which is told beside it for the records."""
+
+    tensors: Packed
+    lost: Lost | None
+
+    @classmethod
+    def of(cls, message: HiddenStates) -> SentMessage:
+        """As it leaves a process."""
+        return cls(pack(message.tensors), message.lost)
 
 
 class ClientSetup(NamedTuple):
@@ -145,28 +158,27 @@ class ClientHost:
         self._parties[client] = party
         return member.exchanged_sha256(anew=True)
 
-    def do_forward(self, client: str, number: int, step: int) -> Packed | None:
+    def do_forward(self, client: str, number: int, step: int) -> SentMessage | None:
         """The activation message of a local step; None where its Poisson sample is empty, or nothing goes up."""
         batch, party = self._batch(client, number, step), self._split(client)
         if isinstance(party, AuxiliaryClient):
-            message = party.learn(batch.inputs(), batch.labels, number, step, self._rate(number, step))
+            message = party.learn_batch(batch, number, step, self._rate(number, step))
         else:
             message = party.forward_batch(batch, number, step) if batch.features else None
-        return pack(message.tensors) if message is not None else None
+        return SentMessage.of(message) if message is not None else None
 
-    def do_answer_features(self, client: str, features: Packed) -> tuple[Packed, StepLoss]:
+    def do_answer_features(self, client: str, features: Packed) -> tuple[SentMessage, StepLoss]:
         """U-shaped split: the features' gradient, and the loss."""
         message = Features.of(client, unpack(features, self.device))
         back, loss = self._split(client).answer_features(message, self._batches[client].labels)
-        return pack(back.tensors), loss
+        return SentMessage.of(back), loss
 
     def do_backward(self, client: str, gradients: Packed, number: int, step: int) -> None:
         """Back-propagate what the server returned, and step."""
-        self._split(client).apply_gradients(
-            Gradients.of(client, unpack(gradients, self.device)).gradients, self._rate(number, step)
-        )
+        party, message = self._split(client), Gradients.of(client, unpack(gradients, self.device))
+        party.apply_gradients(party.wire.decode(message).gradients, self._rate(number, step))
 
-    def do_advance(self, client: str, gradients: Packed, number: int, step: int) -> Packed | None:
+    def do_advance(self, client: str, gradients: Packed, number: int, step: int) -> SentMessage | None:
         """``backward`` of a step and ``forward`` of the next one in one exchange."""
         self.do_backward(client, gradients, number, step)
         return self.do_forward(client, number, step + 1)

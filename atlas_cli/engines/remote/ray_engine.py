@@ -20,7 +20,7 @@ from atlas_cli.config.cohorts import cohort_size
 from atlas_cli.engines.own_step import OnStep
 from atlas_cli.engines.remote.arrays import Array, size_of, to_array
 from atlas_cli.engines.remote.cluster import nodes, require_room, room
-from atlas_cli.engines.remote.host import Answer, ClientSetup, LostCall, Result
+from atlas_cli.engines.remote.host import Answer, ClientSetup, LostCall, Result, SentMessage
 from atlas_cli.engines.remote.ray_process import NotReadyError, Process
 from atlas_cli.engines.remote.sent_state import SentState
 from atlas_cli.engines.remote.steps import GRAPHS, remote_steps
@@ -268,7 +268,9 @@ class RayEngine:
     def _count(self, way: str, value: Any) -> None:
         for part in value if type(value) is tuple else (value,):  # SentState is a tuple, too
             if isinstance(part, SentState):
-                self.moved[f"state {way}"] += sum(map(size_of, part[:4]))
+                self.moved[f"state {way}"] += sum(map(size_of, part.packed))
+            elif isinstance(part, SentMessage):
+                self.moved[f"steps {way}"] += size_of(part.tensors)
             elif isinstance(part, dict):
                 self.moved[f"steps {way}"] += size_of(part)
 

@@ -18,6 +18,7 @@ class SentState(NamedTuple):
 
     Attributes:
         trained: the parts of its adapters that it trains.
+        wire: what the codecs of the client's end keep; the server's end keeps its own.
         privacy: its mechanisms.
         usage: its measured memory; None where it is not measured.
     """
@@ -27,14 +28,22 @@ class SentState(NamedTuple):
     base_changes: Packed
     term: Packed
     trained: tuple[str, ...]
+    wire: Packed
     privacy: ClientProtection
     usage: Usage | None
+
+    @property
+    def packed(self) -> tuple[Packed, ...]:
+        """The parts of the ``ClientState``."""
+        return self.exchanged, self.moments, self.base_changes, self.term, self.wire
 
     @classmethod
     def of(cls, party: Party, member: Member) -> Self:
         """The present state of a client."""
-        exchanged, moments, base_changes, term = map(pack, ClientState.of(party, member))
-        return cls(exchanged, moments, base_changes, term, party.exchanged.trained_parts, party.privacy, party.usage)
+        state = ClientState.of(party, member)._replace(wire=party.wire.state_dict("client"))
+        exchanged, moments, base_changes, term, wire = map(pack, state)
+        trained = party.exchanged.trained_parts
+        return cls(exchanged, moments, base_changes, term, trained, wire, party.privacy, party.usage)
 
     def load(self, party: Party, member: Member) -> None:
         """Load this state into a client; memory is measured only in the process that computes the client.
@@ -42,7 +51,8 @@ class SentState(NamedTuple):
         A round does not change frozen weights, so a client that already has base changes keeps them.
         """
         party.train_only(self.trained)
-        exchanged, moments, changes, term = (unpack(each, party.device) for each in self[:4])
-        changes = named_changes(member.adapters.frozen) or changes
-        ClientState(exchanged, moments, changes, term).load(party, member)
+        state = ClientState(*(unpack(each, party.device) for each in self.packed))
+        changes = named_changes(member.adapters.frozen) or state.base_changes
+        wire = {**party.wire.state_dict("server"), **state.wire}
+        state._replace(base_changes=changes, wire=wire).load(party, member)
         party.privacy = self.privacy

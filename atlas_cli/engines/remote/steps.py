@@ -148,8 +148,8 @@ class RemoteRound:
         _, answer = self._wait([client])
         if answer is None:
             raise _LostError
-        packed, loss = answer.value
-        return FeatureGradients.of(client, unpack(packed, self.federation.device)), loss
+        sent, loss = answer.value
+        return FeatureGradients.of(client, unpack(sent.tensors, self.federation.device), sent.lost), loss
 
     def _begin_forwards(self, unserved: list[str]) -> None:
         """In their order, as many of a process as it may keep graphs of."""
@@ -219,8 +219,8 @@ class RemoteRound:
         """Wait for one answer; activations are kept until the server takes them."""
         client, answer = self._wait(list(self._under_way))
         if answer is not None and answer.method in ("forward", "advance", "step_on_noise"):
-            tensors = answer.value and unpack(answer.value, self.federation.device)
-            self._arrived[client] = Activations.of(client, tensors) if tensors else None
+            sent, device = answer.value, self.federation.device
+            self._arrived[client] = Activations.of(client, unpack(sent.tensors, device), sent.lost) if sent else None
 
     def _wait(self, clients: Collection[str]) -> tuple[str, _Answered | None]:
         """The next answer, None from a client that is out."""
@@ -268,7 +268,8 @@ class _RemoteClient:
     """Stands for a client between two of the server's parts of a step."""
 
     def __init__(self, party: SplitClient, steps: RemoteRound) -> None:
-        self.name, self.base, self.privacy, self.now = party.name, party.base, party.privacy, party.now
+        self.name, self.base, self.privacy, self.wire = party.name, party.base, party.privacy, party.wire
+        self.now = party.now
         self._steps = steps
 
     def answer_features(self, message: Features, labels: torch.Tensor) -> tuple[FeatureGradients, StepLoss]:

@@ -42,7 +42,7 @@ class StoredState(NamedTuple):
 
     Attributes:
         exchanged: key, and hash, of the tensors that the client exchanges (``Member.exchanged``).
-        moments, base_changes, term: keys of the other parts of its ``ClientState``; None where there is none.
+        moments, base_changes, term, wire: keys of the other parts of its ``ClientState``; None where there is none.
         ranks: of its adapters by path.
     """
 
@@ -50,12 +50,18 @@ class StoredState(NamedTuple):
     moments: str | None
     base_changes: str | None
     term: str | None
+    wire: str | None
     ranks: Mapping[str, int]
+
+    @property
+    def parts(self) -> tuple[str, str | None, str | None, str | None, str | None]:
+        """The key of each part of the ``ClientState``."""
+        return self.exchanged, self.moments, self.base_changes, self.term, self.wire
 
     @property
     def keys(self) -> list[str]:
         """The keys of all parts."""
-        return [key for key in self[:4] if key is not None]
+        return [key for key in self.parts if key is not None]
 
 
 @dataclass

@@ -22,7 +22,7 @@ from atlas_cli.federation.parties.zeroth_order_client import ZerothOrderClient
 from atlas_cli.models.auxiliary_head import auxiliary_head
 from atlas_cli.models.frozen.load import FrozenBase
 from atlas_cli.planning.method import method_of, pull_of, shares_gradients
-from atlas_cli.planning.plan import ClientPlan
+from atlas_cli.planning.plan import ClientPlan, codecs_of
 from atlas_cli.seeding import forked
 from atlas_cli.tasks.contract import BaseTask
 
@@ -60,6 +60,7 @@ def new_client(
         head=head_of_client(config, planned, base, task, device),
         checkpointing=planned.checkpointing,
     )
+    made.wire = codecs_of(config, planned, base.hidden_size)
     method = method_of(config)
     if not made.trained():
         return made

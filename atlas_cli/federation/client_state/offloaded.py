@@ -84,7 +84,7 @@ class OffloadedClients(Mapping[str, Party]):
 
     def state_of(self, stored: StoredState) -> ClientState:
         """The stored state of a client."""
-        return ClientState(*(self.store.get(key) if key is not None else {} for key in stored[:4]))
+        return ClientState(*(self.store.get(key) if key is not None else {} for key in stored.parts))
 
     def _bring_in(self, name: str) -> None:
         member, stored = self._members[name], self._members[name].stored
@@ -101,8 +101,8 @@ class OffloadedClients(Mapping[str, Party]):
 
     def _store(self, party: Party, member: Member) -> StoredState:
         state, put = ClientState.of(party, member), self.store.put
-        moments, base_changes, term = (put(part) if part else None for part in state[1:])
-        return StoredState(put(state.exchanged), moments, base_changes, term, member.ranks)
+        moments, base_changes, term, wire = (put(part) if part else None for part in state[1:])
+        return StoredState(put(state.exchanged), moments, base_changes, term, wire, member.ranks)
 
     def _release(self, stored: StoredState) -> None:
         for key in stored.keys:

@@ -27,12 +27,14 @@ class ClientState(NamedTuple):
         moments: of its optimizers: ``<optimizer>/<parameter>/<moment>``.
         base_changes: changes of its frozen weights, where the method merges into the base (``named_changes``).
         term: what the method keeps at the client (``ClientTerm.state_dict``).
+        wire: what codecs keep of its texts, at both ends (``StepCodecs.state_dict``).
     """
 
     exchanged: Mapping[str, Tensor]
     moments: Mapping[str, Tensor]
     base_changes: Mapping[str, Tensor]
     term: Mapping[str, Tensor]
+    wire: Mapping[str, Tensor]
 
     @classmethod
     def of(cls, party: Party, member: Member) -> Self:
@@ -41,14 +43,14 @@ class ClientState(NamedTuple):
         for i, optimizer in enumerate(party.optimizers()):
             moments |= {f"{i}/{name}": value for name, value in moments_of(optimizer).items()}
         term = party.term.state_dict() if party.term is not None else {}
-        return cls(member.exchanged(), moments, named_changes(member.adapters.frozen), term)
+        return cls(member.exchanged(), moments, named_changes(member.adapters.frozen), term, party.wire.state_dict())
 
     def copy(self) -> ClientState:
-        """Copies of what training writes to; base changes are replaced and never written to."""
+        """Copies of what training writes to; base changes and what codecs keep are replaced and never written to."""
         exchanged, moments, term = (
             {name: value.clone() for name, value in part.items()} for part in (self.exchanged, self.moments, self.term)
         )
-        return ClientState(exchanged, moments, self.base_changes, term)
+        return ClientState(exchanged, moments, self.base_changes, term, self.wire)
 
     @torch.no_grad()
     def load(self, party: Party, member: Member) -> None:
@@ -75,5 +77,6 @@ class ClientState(NamedTuple):
         require_tensor(party.term is not None or not self.term, f"term/{next(iter(self.term), '')}", "is of no method")
         if party.term is not None:
             party.term.load_state_dict({name: value.to(party.device, copy=True) for name, value in self.term.items()})
+        party.wire.load_state_dict(self.wire)
         member.adapters.frozen.clear()
         member.adapters.frozen.update(changes_by_path(self.base_changes, party.device))

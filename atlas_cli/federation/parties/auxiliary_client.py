@@ -32,8 +32,13 @@ class AuxiliaryClient(SplitClient):
     ) -> StepLoss:
         """One local step, and the server's where activations go up; the loss is the server's."""
         rate = rate_factor * self.training.client_optimizer.lr
-        up = self.learn(batch.inputs(), batch.labels, round_number, step, rate)
+        up = self.learn_batch(batch, round_number, step, rate)
         return StepLoss(0.0, 0, sent=False) if up is None else exchange_up(server, self, batch, up, ledger)
+
+    def learn_batch(self, batch: Batch, round_number: int, step: int, learning_rate: float) -> Activations | None:
+        """Train on a batch; its activations as they cross the wire, where they go up."""
+        message = self.learn(batch.inputs(), batch.labels, round_number, step, learning_rate)
+        return None if message is None else self.encoded(message, batch)
 
     def learn(
         self, batch: Inputs, labels: Tensor, round_number: int, step: int, learning_rate: float

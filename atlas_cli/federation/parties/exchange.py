@@ -14,9 +14,9 @@ from atlas_cli.federation.parties.split_server import SplitServer
 from atlas_cli.federation.parties.trainables import StepLoss
 from atlas_cli.models.frozen.load import FrozenBase
 from atlas_cli.privacy.client_side import ClientProtection
-from atlas_cli.wire.codec import Codec
 from atlas_cli.wire.ledger import Ledger
 from atlas_cli.wire.messages import Activations, FeatureGradients, Features, Gradients, HiddenStates, Rows
+from atlas_cli.wire.step_codecs import EXAMPLE_BYTES, StepCodecs
 
 M = TypeVar("M", bound=HiddenStates)
 
@@ -27,10 +27,11 @@ class Serving(Protocol):
     name: str
     base: FrozenBase
     privacy: ClientProtection
+    wire: StepCodecs
     now: tuple[int, int]
 
     def answer_features(self, message: Features, labels: Tensor) -> tuple[FeatureGradients, StepLoss]:
-        """As ``SplitClient.answer_features``."""
+        """As ``SplitClient.answer_features``, of the messages as they cross the wire."""
 
 
 class _Sizes(NamedTuple):
@@ -47,25 +48,28 @@ def exchange(
 ) -> tuple[Gradients, StepLoss]:
     """Exchange the messages of one step, from the activations on: two, or four when labels stay on the client.
 
+    Args:
+        up: as it crosses the wire.
+
     Returns:
-        The gradient message as its client receives it, and the loss.
+        The gradient message as it crosses the wire, and the loss.
     """
-    sizes, codec = _sizes(server, client, batch), client.privacy.codec
+    sizes, wire = _sizes(server, client, batch), client.wire
 
     def sent(message: M, closed_form: int) -> M:
-        wire = message if codec is None else codec.encode(message)
-        ledger.count(wire, closed_form)
-        return message if codec is None else codec.decode(wire, message)
+        ledger.count(message, closed_form)
+        return message
 
-    up = sent(up, sizes.activations)
+    received = wire.decode(sent(up, sizes.activations))
     if server.training.labels == "server":
-        down, loss = server.answer(up)
+        down, loss = server.answer(received)
     else:
-        back, loss = client.answer_features(sent(server.features(up), sizes.features), batch.labels)
-        down = server.answer_gradients(sent(back, sizes.feature_gradients))
+        features = sent(wire.encode(server.features(received), client.now), sizes.features)
+        back, loss = client.answer_features(features, batch.labels)
+        down = server.answer_gradients(wire.decode(sent(back, sizes.feature_gradients)))
     if client.privacy.padding is not None:
         down = client.privacy.padding.cover(down, batch.attention_mask, *client.now)
-    return sent(down, sizes.gradients), loss
+    return sent(wire.encode(down, client.now), sizes.gradients), loss
 
 
 def exchange_rows(server: SplitServer, client: Serving, batch: Batch, up: Activations, ledger: Ledger) -> StepLoss:
@@ -73,34 +77,38 @@ def exchange_rows(server: SplitServer, client: Serving, batch: Batch, up: Activa
     have yet, without padding, and which texts the batch has; nothing comes back.
 
     Args:
-        up: of the whole batch.
+        up: of the whole batch, as it would cross the wire: a codec of a frozen client encodes each token alone, so that
+            a part of it is what would be sent of that part.
     """
-    task, codec = server.task_of(client.name), client.privacy.codec
-    width = _token_bytes(client.base, codec, server.base.hidden_size)
+    task, wire = server.task_of(client.name), client.wire
     keys = row_keys(batch, task)
     fresh = server.kept.missing(client.name, keys)
-    received = up if codec is None else codec.decode(codec.encode(up), up)  # token by token, so alike in any batch
+    received = wire.decode(up)
     lengths = batch.attention_mask.sum(1)
     alone = tuple(lengths[fresh].tolist())
+    width = wire.payload_bytes("activations", 1, 1)
     if fresh:
         real = batch.attention_mask[fresh].bool()
         hidden, labels = up.activations[fresh][real][None], batch.labels[fresh]
+        parts = {name: part[fresh][real][None] for name, part in up.parts.items()}
         if task.labels_a_token:
             labels = labels[real][None]
-        message = Activations(client.name, hidden, labels=labels, lengths=lengths[fresh])
+        message = Activations(client.name, hidden, labels=labels, lengths=lengths[fresh], parts=parts, lost=up.lost)
         closed_form = Activations.closed_form_of_texts(alone, width, task.blank_labels_of_texts(alone).nbytes)
-        ledger.count(message if codec is None else codec.encode(message), closed_form)
+        ledger.count(message, closed_form)
     numbers = server.kept.keep(client.name, keys, lengths.tolist(), width)
     ledger.count(Rows(client.name, numbers), Rows.closed_form(len(keys)))
     return replace(server.learn(received), alone=alone, sent=bool(fresh))
 
 
 def exchange_up(server: SplitServer, client: Serving, batch: Batch, up: Activations, ledger: Ledger) -> StepLoss:
-    """The one message of a step of a client with a loss of its own, from which the server learns."""
-    codec = client.privacy.codec
-    wire = up if codec is None else codec.encode(up)
-    ledger.count(wire, _sizes(server, client, batch).activations)
-    return server.learn(up if codec is None else codec.decode(wire, up))
+    """The one message of a step of a client with a loss of its own, from which the server learns.
+
+    Args:
+        up: as it crosses the wire.
+    """
+    ledger.count(up, _sizes(server, client, batch).activations)
+    return server.learn(client.wire.decode(up))
 
 
 def exchange_all(
@@ -121,17 +129,16 @@ def exchange_all(
 
 
 def _sizes(server: SplitServer, client: Serving, batch: Batch) -> _Sizes:
-    (examples, tokens), hidden, codec = batch.input_ids.shape, server.base.hidden_size, client.privacy.codec
+    (rows, tokens), wire, numbers = batch.input_ids.shape, client.wire, batch.numbers
     labels = batch.labels.nbytes if server.training.labels == "server" else 0
-    below, above = (_token_bytes(side.base, codec, hidden) for side in (client, server))  # features have the server's
+    labels += EXAMPLE_BYTES * rows if wire.numbered and numbers is not None else 0
+
+    def states(kind: str) -> int:
+        return wire.payload_bytes(kind, rows, tokens, numbers or [])
+
     return _Sizes(
-        Activations.closed_form(examples, tokens, below, labels),
-        Features.closed_form(examples, tokens, above),
-        FeatureGradients.closed_form(examples, tokens, above),
-        Gradients.closed_form(examples, tokens, below),
+        states("activations") + Activations.closed_form(rows, tokens, 0, labels),
+        states("features") + Features.closed_form(rows, tokens, 0),
+        states("feature-gradients") + FeatureGradients.closed_form(rows, tokens, 0),
+        states("gradients") + Gradients.closed_form(rows, tokens, 0),
     )
-
-
-def _token_bytes(base: FrozenBase, codec: Codec | None, hidden: int) -> int:
-    """Bytes of a token's hidden state that a half computed."""
-    return hidden * base.dtype.itemsize if codec is None else codec.token_bytes(hidden)

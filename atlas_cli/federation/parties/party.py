@@ -31,6 +31,7 @@ from atlas_cli.models.halves.transfer import to_device
 from atlas_cli.privacy.client_side import ClientProtection
 from atlas_cli.tasks.contract import BaseTask
 from atlas_cli.wire.ledger import Ledger
+from atlas_cli.wire.step_codecs import StepCodecs
 
 Inputs = Mapping[str, Tensor]
 
@@ -80,6 +81,7 @@ class Party(ABC):
         prefix: its lowest blocks, whose outputs the prefix cache keeps.
         privacy: its privacy mechanisms.
         alone: whether it never shares a pass with other clients.
+        wire: the codecs of its messages.
     """
 
     alone = False
@@ -106,7 +108,7 @@ class Party(ABC):
         self.lora, self.training, self.seed, self.device = setting.lora, setting.training, setting.seed, setting.device
         self.half, self.task, self.head = self._half(), task, head
         self.adapters, self.upper = setting.adapters(base, ranks), setting.adapters(base, upper_ranks)
-        self.privacy = ClientProtection()
+        self.privacy, self.wire = ClientProtection(), StepCodecs.none(base.hidden_size, base.dtype, base.dtype)
         self.reset_optimizer()
 
     @abstractmethod

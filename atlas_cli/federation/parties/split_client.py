@@ -123,13 +123,18 @@ class SplitClient(Party):
             self.step_on_noise(round_number, step, rate)
             return StepLoss(0.0, 0)
         down, loss = exchange(server, self, batch, self.forward_batch(batch, round_number, step), ledger)
-        self.apply_gradients(down.gradients, rate)
+        self.apply_gradients(self.wire.decode(down).gradients, rate)
         return loss
 
     def forward_batch(self, batch: Batch, round_number: int, step: int) -> Activations:
-        """The activation message of a batch."""
+        """The activation message of a batch, as it crosses the wire."""
         stay = self.training.labels == "client"
-        return self.forward(batch.inputs(), round_number, step, None if stay else batch.labels)
+        message = self.forward(batch.inputs(), round_number, step, None if stay else batch.labels)
+        return self.encoded(message, batch)
+
+    def encoded(self, message: Activations, batch: Batch) -> Activations:
+        """The activation message of a batch as it crosses the wire."""
+        return self.wire.encode(self.wire.number(message, batch.numbers), self.now)
 
     def forward(self, batch: Inputs, round_number: int, step: int, labels: Tensor | None) -> Activations:
         """The activation message of a batch, with ``labels`` unless they stay on the client."""
@@ -151,16 +156,20 @@ class SplitClient(Party):
         )
 
     def answer_features(self, message: Features, labels: Tensor) -> tuple[FeatureGradients, StepLoss]:
-        """U-shaped split: the loss at the client's own head, and its gradient with respect to the features."""
+        """U-shaped split: the loss at the client's own head, and its gradient with respect to the features.
+
+        Both messages are as they cross the wire.
+        """
         assert self.head is not None and self.task is not None, "labels: server keeps the head on the server"
-        received = message.features.requires_grad_()
+        received = self.wire.decode(message).features.requires_grad_()
         weights = [*self.head.parameters(), *self.output_embedding(), *self.half.parameters()]
         with precision(self.device, self.training.autocast), saved_if_measured(self.usage, weights) as saved:
             loss, count = self.privacy.loss(self.head, self.task, received, self._mask, labels.to(self.device))
         self._measured(saved.total, received)  # the graph of the half is alive meanwhile
         require_finite(loss.detach(), f"loss of {self.when}")
         loss.backward()
-        return FeatureGradients(self.name, gradient_of(received), torch.tensor(count)), StepLoss(loss.item(), count)
+        back = FeatureGradients(self.name, gradient_of(received), torch.tensor(count))
+        return self.wire.encode(back, self.now), StepLoss(loss.item(), count)
 
     def _run(self, inputs: dict[str, Tensor], mask: Tensor) -> Tensor:
         if "inputs_embeds" in inputs:

@@ -89,7 +89,10 @@ class TextGeneration:
             if self.samples_at_client
             else "the server chooses tokens: hidden states go up, and token ids come down, so that it sees the text"
         )
-        unused = {"compress": privacy.compress != "none", "pad_lengths": privacy.pad_lengths is not None}
+        unused = {
+            "wire": bool(self.loaded.config.wire.by_kind()),
+            "privacy.pad_lengths": privacy.pad_lengths is not None,
+        }
         changing = [
             name
             for name, (mechanism, _) in active_mechanisms(privacy).items()
@@ -98,7 +101,7 @@ class TextGeneration:
         return [
             where,
             *(f"privacy.{key} acts on the hidden states that are sent, as in training" for key in changing),
-            *(f"privacy.{key} is not applied to what is generated" for key, there in unused.items() if there),
+            *(f"{key} is not applied to what is generated" for key, there in unused.items() if there),
         ]
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from atlas_cli.wire.codec import Codec
 from atlas_cli.wire.messages import Activations, FeatureGradients, Features, Gradients, HiddenStates, Rows
+from atlas_cli.wire.step_codecs import StepCodecs
 
 
 @dataclass(frozen=True)
@@ -23,13 +22,6 @@ class StepBytes:
     messages_down: int
 
 
-def token_bytes(hidden_size: int, dtype: str, compress: Literal["none", "bfloat16", "int8"]) -> int:
-    """Bytes of a token's activation as it is sent."""
-    if compress != "none":
-        return Codec(compress).token_bytes(hidden_size)
-    return hidden_size * torch.empty(0, dtype=getattr(torch, dtype)).itemsize
-
-
 def step_bytes(
     hf_config: PreTrainedConfig,
     batch: int,
@@ -38,7 +30,7 @@ def step_bytes(
     *,
     labels: Tensor | None,
     features: str | None = None,
-    compress: Literal["none", "bfloat16", "int8"] = "none",
+    codecs: StepCodecs | None = None,
     frozen: bool = False,
     answered: bool = True,
 ) -> StepBytes:
@@ -48,16 +40,15 @@ def step_bytes(
         dtype: the type of the activations at the cut and of their gradients.
         labels: those of a batch, as they are sent; None: a U-shaped split with four messages and no labels.
         features: the type of the server half's output in a U-shaped split; default: ``dtype``.
-        compress: the value of ``privacy.compress``.
+        codecs: of the client's messages; None: they are sent as they are.
         frozen: of a client that does not learn, and sends texts that the server does not have yet, one after another.
         answered: whether a gradient comes back.
     """
     element = getattr(torch, dtype)
     hidden = torch.empty(batch, tokens, int(hf_config.hidden_size), dtype=element, device="meta")
-    codec = None if compress == "none" else Codec(compress)
 
     def sent(message: HiddenStates) -> int:
-        return (message if codec is None else codec.encode(message)).bytes
+        return (message if codecs is None else codecs.blank(message)).bytes
 
     if frozen:
         numbers = torch.empty(batch, dtype=torch.int64, device="meta")

@@ -9,12 +9,12 @@ from typing import Any
 
 from atlas_cli.aggregation.contract import TURNS
 from atlas_cli.config.schema.experiment import ClientSpec, ExperimentConfig
+from atlas_cli.config.schema.wire import CodecConfig, WireConfig
 from atlas_cli.models.block_paths import layer_of
 from atlas_cli.planning.devices.clock import ClientWork, LocalStep
 from atlas_cli.planning.devices.cost import Work
-from atlas_cli.planning.devices.step_bytes import token_bytes
 from atlas_cli.planning.joint.candidate import Crew
-from atlas_cli.planning.joint.space import Option, Shared, applied
+from atlas_cli.planning.joint.space import Option, Shared, applied, codec_of_both
 from atlas_cli.planning.memory_of_plan import client_memory, server_memory
 from atlas_cli.planning.method import method_of
 from atlas_cli.planning.plan import ClientPlan, Plan, client_plan
@@ -57,7 +57,7 @@ class Costs:
         """The costs of each client of a crew, in full batches of the longest examples."""
         client, rank = self._client(crew, option)
         shape = self._shape(shared.batch)
-        sent = self._messages_of(client, rank, shape, shared.compress)
+        sent = self._messages_of(client, rank, shape, shared.codec)
         up = sum(sent.uploads) * sent.step.up + sum(sent.end_up)
         down = sum(sent.uploads) * sent.step.down + sum(sent.end_down)
         memory = self._memory_of(client, rank, shape)
@@ -68,7 +68,8 @@ class Costs:
         spec = spec_of(self.plan.config, crew.name, option)
         if spec.learns != "frozen":
             return 0
-        each = token_bytes(self.plan.hidden_size, spec.dtype, shared.compress)
+        client, _ = self._client(crew, option)
+        each = self.plan.codecs(self._encoded(client, shared.codec)).payload_bytes("activations", 1, 1)
         return each * sum(self.tokens.get(client, 0) for client in crew.clients)
 
     def server(self, cuts: Mapping[str, int], dtype: str, batch: int, frozen: bool) -> int:
@@ -109,14 +110,21 @@ class Costs:
             self._memory[key] = client_memory(self.plan, client, task, shape, rows).peak
         return self._memory[key]
 
-    def _messages_of(self, client: ClientPlan, rank: object, shape: Shape, compress: str) -> RoundMessages:
-        key = client.cut, rank, client.dtype, client.learns, shape, compress, client.task_group
+    def _messages_of(self, client: ClientPlan, rank: object, shape: Shape, codec: str | None) -> RoundMessages:
+        own = client.key if client.wire.by_kind() else ""
+        key = client.cut, rank, client.dtype, client.learns, shape, codec, own, client.task_group
         if key not in self._messages:
-            config = self.plan.config
-            privacy = config.privacy.model_copy(update={"compress": compress})
-            plan = replace(self.plan, config=config.model_copy(update={"privacy": privacy}))
-            self._messages[key] = round_messages(plan, client, self.tasks[client.task_group], shape)
+            client = self._encoded(client, codec)
+            self._messages[key] = round_messages(self.plan, client, self.tasks[client.task_group], shape)
         return self._messages[key]
+
+    def _encoded(self, client: ClientPlan, codec: str | None) -> ClientPlan:
+        """A client where all have this codec that have none of their own."""
+        if codec is None or codec == codec_of_both(self.plan.config):
+            return client
+        asked = CodecConfig(codec=codec)
+        wire = self.plan.config.clients[client.key.removeprefix("clients.")].wire
+        return replace(client, wire=wire.over(WireConfig(activations=asked, gradients=asked)))
 
     def _work(
         self, crew: Crew, client: ClientPlan, rank: object, shape: Shape, sent: RoundMessages

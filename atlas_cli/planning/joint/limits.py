@@ -144,7 +144,7 @@ def _nearest(front: Sequence[Found], limits: Sequence[Limit]) -> str:
     asked, blocks = " and ".join(limit.text for limit in limits), format_number(nearest.blocks)
     return (
         f"no candidate keeps {asked}; the nearest ({blocks} blocks on a client) misses: {'; '.join(missed)}{also}; "
-        "raise a limit, or list more to choose from (--ranks, --quantizations, --dtypes, --batch-sizes, --compress)"
+        "raise a limit, or list more to choose from (--ranks, --quantizations, --dtypes, --batch-sizes, --codecs)"
     )
 
 

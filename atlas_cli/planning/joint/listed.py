@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any, get_args
 
+from atlas_cli import discovery
 from atlas_cli.config.schema.experiment import ClientConfig
-from atlas_cli.config.schema.privacy import PrivacyConfig
 from atlas_cli.errors import ConfigError
 from atlas_cli.suggest import one_of
 
@@ -17,7 +18,6 @@ _OPTION = {
     "dtype": "--dtypes",
     "learns": "--learns",
     "quantization": "--quantizations",
-    "compress": "--compress",
 }
 
 
@@ -51,17 +51,28 @@ def layers(text: str, option: str) -> list[int]:
 
 
 def words(text: str, key: str) -> list[Any]:
-    """Values that a key of clients, or of ``privacy``, takes by the schema.
+    """Values that a key of clients takes by the schema.
 
     Raises:
         ConfigError: another value.
     """
-    section = PrivacyConfig if key == "compress" else ClientConfig
-    allowed = _allowed(section.model_fields[key].annotation)
+    return _among(text, _allowed(ClientConfig.model_fields[key].annotation), _OPTION[key])
+
+
+def codecs(text: str, option: str) -> list[str]:
+    """Codecs by name.
+
+    Raises:
+        ConfigError: one that is not known.
+    """
+    return _among(text, {name: name for name in discovery.names("wire.codecs")}, option)
+
+
+def _among(text: str, allowed: Mapping[str, Any], option: str) -> list[Any]:
     found = []
-    for part in _parts(text, _OPTION[key]):
+    for part in _parts(text, option):
         if part not in allowed:
-            raise ConfigError(f"{part!r} cannot be chosen{one_of(part, allowed)}", key=_OPTION[key])
+            raise ConfigError(f"{part!r} cannot be chosen{one_of(part, allowed)}", key=option)
         found.append(allowed[part])
     return list(dict.fromkeys(found))
 

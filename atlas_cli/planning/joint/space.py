@@ -2,7 +2,7 @@
 
 Kinds of clients may differ in their cuts, unless the config does not allow it. Cuts, checkpointing and embeddings by
 the row change no number that a client computes, and are searched unless told otherwise. Ranks, number types, batches
-and compression may change what is learned, which no prediction of memory, time and bytes can tell: they stay as the
+and codecs may change what is learned, which no prediction of memory, time and bytes can tell: they stay as the
 file has them unless the user lists others.
 """
 
@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from atlas_cli.config.learning_checks import learning_problems
 from atlas_cli.config.schema.experiment import ClientConfig, ExperimentConfig
+from atlas_cli.config.schema.wire import CodecConfig
 from atlas_cli.errors import ConfigError
 
 MOST_CUTS = 16  # of a deep model, unless cuts are listed
@@ -22,16 +23,16 @@ MOST_CUTS = 16  # of a deep model, unless cuts are listed
 FREE: Mapping[str, Sequence[Any]] = {"embedding": ("table", "rows"), "checkpointing": (False, True)}
 
 CUT = "split_layer"
-Compress = Literal["none", "bfloat16", "int8"]
 Option = tuple[tuple[str, Any], ...]  # keys of clients that are set, with their values
 
 
 class Shared(NamedTuple):
-    """What all clients share: the split layers to choose from, the examples of a batch, and ``privacy.compress``."""
+    """What all clients share: the split layers to choose from, the examples of a batch, and the codec of activations
+    and gradients; None: as the file has them."""
 
     cuts: tuple[int, ...]
     batch: int
-    compress: Compress
+    codec: str | None
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Ranges:
 
     Attributes:
         cuts: split layers; empty: all of them, of a deep model ``MOST_CUTS`` that are spread over it.
-        batches: of ``training.batch_size``; ``compress``: of ``privacy.compress``.
+        batches: of ``training.batch_size``; ``codecs``: of ``wire.activations`` and ``wire.gradients``.
         one_cut: whether all clients have the same split layer.
         clients: by key of a client (``rank``, ``learns``, ``dtype``, ``quantization``, ``embedding``,
             ``checkpointing``). A further key of clients is searched by naming it here, if predictions depend on it.
@@ -48,7 +49,7 @@ class Ranges:
 
     cuts: Sequence[int] = ()
     batches: Sequence[int] = ()
-    compress: Sequence[Compress] = ()
+    codecs: Sequence[str] = ()
     one_cut: bool = False
     clients: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
@@ -64,9 +65,9 @@ class Ranges:
 
     def shared(self, config: ExperimentConfig, cuts: Sequence[int]) -> Iterator[Shared]:
         """The settings of all clients, where the split layers are among ``cuts``."""
-        training, compress = config.training, config.privacy.compress
+        training, codec = config.training, codec_of_both(config)
         together = [(cut,) for cut in cuts] if self.one_cut else [tuple(cuts)]
-        for values in product(together, self.batches or (training.batch_size,), self.compress or (compress,)):
+        for values in product(together, self.batches or (training.batch_size,), self.codecs or (codec,)):
             yield Shared(*values)
 
     def cuts_of(self, config: ExperimentConfig, n_layers: int) -> list[int]:
@@ -129,7 +130,13 @@ def changes(config: ExperimentConfig, name: str, option: Option, ranges: Ranges)
 def shared_changes(config: ExperimentConfig, shared: Shared, ranges: Ranges) -> int:
     """The same for the settings that all clients share."""
     away = _distance(config.training.batch_size, shared.batch, ranges.batches)
-    return away + _distance(config.privacy.compress, shared.compress, ranges.compress)
+    return away + _distance(codec_of_both(config), shared.codec, ranges.codecs)
+
+
+def codec_of_both(config: ExperimentConfig) -> str | None:
+    """The codec that the file has for activations and gradients alike; None where they differ, or have options."""
+    one, other = (each or CodecConfig(codec="none") for each in (config.wire.activations, config.wire.gradients))
+    return one.codec if one == other == CodecConfig(codec=one.codec) else None
 
 
 def _own(config: ExperimentConfig, client: ClientConfig, key: str) -> Any:

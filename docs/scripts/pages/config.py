@@ -24,6 +24,7 @@ PAGES = {
     "data": ("Data", ("task_groups", "partition", "holdout")),
     "training": ("Training", ("training", "evaluation")),
     "merging": ("Merging", ("aggregation", "clustering")),
+    "wire": ("Bytes at the cut", ("wire",)),
     "privacy": ("Privacy", ("privacy",)),
     "failures": ("Clients that fail", ("screen", "faults")),
     "engine": ("Engine", ("engine",)),

@@ -1,4 +1,4 @@
-"""A page for each aggregation method, attack, mechanism, family and task, from its docstring and its class."""
+"""A page for each aggregation method, attack, mechanism, codec, family and task, from its docstring and its class."""
 
 from __future__ import annotations
 
@@ -6,10 +6,15 @@ import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import torch
+
 from atlas_cli import discovery
 from atlas_cli.aggregation.contract import TURNS
+from atlas_cli.config.schema.wire import CodecConfig
 from atlas_cli.models.families import supported_models
 from atlas_cli.models.families._tested import CLAIMS
+from atlas_cli.wire.codecs import codec_of
+from atlas_cli.wire.codecs.contract import Part
 from pages.config import Key, rows_of
 from pages.prose import NOTE, cell, inline, markdown, summary, table
 
@@ -76,6 +81,24 @@ def _mechanism(name: str, mechanism: Any) -> Facts:
     return [("protects", mechanism.protects), ("epsilon", bounds), ("one unit", mechanism.unit or "")]
 
 
+def _codec(name: str, codec: Any) -> Facts:
+    made = codec_of(CodecConfig(codec=name), "wire")
+    shape, dtype = (8, 128, 768), torch.float32
+    layout = made.layout(shape, dtype)
+    size, whole = sum(part.bytes for part in layout.values()), Part(shape, dtype).bytes
+    parts = ", ".join(
+        f"`{part}` {each.shape} {str(each.dtype).removeprefix('torch.')}" for part, each in layout.items()
+    )
+    return [
+        ("bytes of (8, 128, 768) float32 numbers", f"{size:,} of {whole:,} ({size / whole:.2%})"),
+        ("its tensors", parts),
+        (
+            "examples of a batch",
+            "coupled: what is decoded of one depends on the others" if codec.couples_examples else "",
+        ),
+    ]
+
+
 def _family(name: str, family: Any) -> Facts:
     return [
         ("`model_type` in config.json", ", ".join(f"`{each}`" for each in family.model_types)),
@@ -115,7 +138,6 @@ def _use_mechanism(name: str, mechanism: Any) -> str:
 
 _MECHANISMS = {
     "activations": "privacy: {activations: {clip: 8.0, noise_multiplier: 0.05}}",
-    "compress": "privacy: {compress: int8}",
     "examples": "privacy: {examples: {clip: 1.0, epsilon: 8}}\ntraining: {labels: client}\nserver: {rank: 0}\n"
     "aggregation: {weights: uniform}",
     "fingerprints": "privacy: {fingerprints: {clip: 1.0, noise_multiplier: 1.0}}\nclustering: {k: 2}",
@@ -126,6 +148,10 @@ _MECHANISMS = {
     "updates": "privacy: {updates: {clip: 0.5, epsilon: 8, where: client}}\n"
     "aggregation: {method: ffa, weights: uniform}",
 }
+
+
+def _use_codec(name: str, codec: Any) -> str:
+    return yaml_block(f"wire:\n  activations: {{codec: {name}}}\n  gradients: {{codec: {name}}}")
 
 
 def _use_family(name: str, family: Any) -> str:
@@ -182,6 +208,15 @@ KINDS = {
         _mechanism,
         _use_mechanism,
     ),
+    "codecs": Kind(
+        "wire.codecs",
+        "Codec",
+        "Codecs",
+        "`wire.KIND.codec` names one of them, for a kind of message. [Bytes at the cut](../../concepts/wire.md) "
+        "compares them.",
+        _codec,
+        _use_codec,
+    ),
     "families": Kind(
         "models.families",
         "Family",
@@ -225,7 +260,8 @@ def _page(name: str, kind: Kind, module: Any) -> str:
         parts.append(markdown(inspect.getdoc(cls)))
     options = getattr(cls, "Options", None)
     if options is not None and options.model_fields:
-        where = "aggregation.options" if kind.attribute == "Method" else f"privacy.{name.replace('-', '_')}"
+        places = {"Method": "aggregation.options", "Codec": "wire.KIND.options"}
+        where = places.get(kind.attribute, f"privacy.{name.replace('-', '_')}")
         keys = [Key(f"{where}.{key}", field) for key, field in options.model_fields.items()]
         parts += [f"## Options: `{where}`\n", inline(options.__doc__ or "") + "\n", rows_of(keys)]
     return "\n".join(part for part in parts if part)

@@ -1,0 +1,65 @@
+"""The part of the config that says in which bytes messages cross the cut."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from atlas_cli.config.schema.section import Section, one_of
+
+
+class CodecConfig(Section):
+    """How one kind of message is sent."""
+
+    codec: Annotated[str, one_of("wire.codecs")] = Field(
+        description="The codec, by the name of its file.", examples=["int8"]
+    )
+    options: dict[str, Any] = Field(
+        {}, description="Options of the codec; its page in the reference lists them.", examples=[{"block": 64}]
+    )
+    feedback: bool = Field(
+        False,
+        description="Of gradients: what a codec lost of a text is kept, and added to the text's next gradient.",
+        examples=[True],
+    )
+
+
+class WireConfig(Section):
+    """In which bytes the messages of a local step are sent, by their kind; without a key, as they are computed.
+
+    It saves bytes and is not a defence.
+    """
+
+    activations: CodecConfig | None = Field(
+        None, description="What clients send up at the cut.", examples=[{"codec": "int8"}]
+    )
+    gradients: CodecConfig | None = Field(
+        None, description="What comes back down for it.", examples=[{"codec": "int8"}]
+    )
+    features: CodecConfig | None = Field(
+        None,
+        description="With `training.labels: client`, what the server half gives, which comes down; without it, as "
+        "`activations`.",
+        examples=[{"codec": "bfloat16"}],
+    )
+    feature_gradients: CodecConfig | None = Field(
+        None,
+        description="With `training.labels: client`, what goes up for the features; without it, as `gradients`.",
+        examples=[{"codec": "bfloat16"}],
+    )
+
+    def over(self, other: WireConfig) -> WireConfig:
+        """What a client has: its own keys, and those of all clients where it has none."""
+        return other.model_copy(update={name: own for name in type(self).model_fields if (own := getattr(self, name))})
+
+    def by_kind(self) -> dict[str, tuple[str, CodecConfig]]:
+        """The codec of each kind of message, with the key that asks for it; none of what is sent as it is."""
+        found = {
+            "activations": "activations",
+            "gradients": "gradients",
+            "features": "features" if self.features else "activations",
+            "feature-gradients": "feature_gradients" if self.feature_gradients else "gradients",
+        }
+        asked = {kind: (key, getattr(self, key)) for kind, key in found.items()}
+        return {kind: (key, codec) for kind, (key, codec) in asked.items() if codec and codec.codec != "none"}

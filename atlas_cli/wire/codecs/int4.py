@@ -1,0 +1,41 @@
+"""Whole numbers of 4 bits in proportion to the largest of their block: ceil(D / 2) + 4 ceil(D / 64) bytes a token.
+
+A block of features is sent as round(h / s), from -7 to 7, with s = max |h| / 7 (float32); two numbers share a byte. The
+error of a number is at most s / 2, which is max |h| / 14. With ``block: null`` all features of a token share a scale:
+ceil(D / 2) + 4 bytes a token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from atlas_cli.wire.codecs._bits import pack, packed_bytes, unpack
+from atlas_cli.wire.codecs._blocks import BlockOptions, scale_part, scaled, times_scale
+from atlas_cli.wire.codecs.contract import VALUES, BaseCodec, Layout, Part
+
+LEVELS = 7
+
+
+class Codec(BaseCodec):
+    """Sends hidden states in 4 bits, with scales."""
+
+    Options = BlockOptions
+    by_token = True
+
+    def layout(self, shape: tuple[int, int, int], dtype: torch.dtype) -> Layout:
+        """Half a byte a number, rounded up by token, and 4 bytes a scale."""
+        packed = Part((*shape[:2], packed_bytes(shape[2], 4)), torch.uint8)
+        return {VALUES: packed, "scale": scale_part(shape, self.options.block)}
+
+    def encode(self, values: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        """Rounded to the nearest level, which is sent from 1 on."""
+        units, scale = scaled(values, self.options.block, LEVELS)
+        return {VALUES: pack((units.round_().add_(LEVELS + 1)).to(torch.uint8), 4), "scale": scale}
+
+    def decode(self, parts: Mapping[str, Tensor], width: int) -> Tensor:
+        """Levels times their scale."""
+        levels = unpack(parts[VALUES], 4, width).to(torch.int8) - (LEVELS + 1)
+        return times_scale(levels, parts["scale"], self.options.block)

@@ -1,0 +1,84 @@
+"""The keys under ``wire``, and what is refused of them."""
+
+import pytest
+
+from atlas_cli.config.checks import cross_check
+from atlas_cli.config.load import load_config
+from atlas_cli.errors import ConfigError
+from atlas_cli.planning.plan import make_plan
+
+
+def test_the_key_that_was_there_before_names_the_new_one():
+    with pytest.raises(ConfigError, match=r"privacy.compress: is now said by kind of message; write wire: "):
+        load_config("offline", ["privacy.compress=int8"])
+
+
+def problems(config):
+    return {".".join(map(str, problem.path)): problem.message for problem in cross_check(config)}
+
+
+def test_codecs_are_for_what_crosses_a_split(make_config):
+    wire = {"activations": {"codec": "int8"}}
+    federated = make_config(mode="federated", wire=wire)
+    assert "mode is federated" in problems(federated)["wire"]
+    assert not problems(make_config(mode="federated", wire={"activations": {"codec": "none"}}))
+    own = make_config(clients={"a": {"task_group": "g", "wire": {"features": {"codec": "int8"}}}})
+    assert "training.labels: client" in problems(own)["clients.a.wire.features"]
+
+
+@pytest.mark.parametrize(
+    ("wire", "key", "says"),
+    [
+        ({"codec": "int8", "options": {"blok": 4}}, "options.blok", "did you mean block"),
+        ({"codec": "int4", "options": {"block": 1}}, "options.block", "greater than or equal to 2"),
+        ({"codec": "bfloat16", "options": {"block": 4}}, "options.block", "is not an option of bfloat16; it has none"),
+    ],
+)
+@pytest.mark.parametrize("whose", ["wire", "clients.b.wire"])
+def test_options_are_checked_where_they_are_given(make_config, wire, key, says, whose):
+    asked = {"gradients": wire}
+    own = {"clients": {"b": {"task_group": "g", "wire": asked}}}
+    config = make_config(**({"wire": asked} if whose == "wire" else own))
+    with pytest.raises(ConfigError, match=says) as error:
+        make_plan(config)
+    assert error.value.key == f"{whose}.gradients.{key}"
+
+
+def test_a_codec_that_couples_examples_is_refused_where_each_is_bounded_alone(make_config):
+    config = make_config(
+        wire={"activations": {"codec": "vector-quantised"}},
+        privacy={"examples": {"clip": 1.0, "noise_multiplier": 1.0}},
+        training={"labels": "client"},
+        server={"rank": 0},
+    )
+    with pytest.raises(ConfigError, match="bounds each alone") as error:
+        make_plan(config)
+    assert error.value.key == "wire.activations.codec"
+
+
+def test_feedback_is_of_gradients_and_of_what_loses_something(make_config):
+    def asked(kind, **codec):
+        return make_config(wire={kind: {"feedback": True, **codec}})
+
+    assert "is of gradients" in problems(asked("activations", codec="int4"))["wire.activations.feedback"]
+    assert "loses nothing" in problems(asked("gradients", codec="none"))["wire.gradients.feedback"]
+    assert not problems(asked("gradients", codec="int4"))
+    with pytest.raises(ConfigError, match="by itself") as error:
+        make_plan(asked("gradients", codec="delta"))
+    assert error.value.key == "wire.gradients.feedback"
+    nested = {"codec": "delta", "options": {"codec": "delta"}}
+    with pytest.raises(ConfigError, match="another codec than itself"):
+        make_plan(make_config(wire={"activations": nested}))
+
+
+def test_clients_that_send_a_text_once_have_codecs_of_single_tokens(make_config):
+    frozen = {"clients": {"a": {"task_group": "g", "learns": "frozen"}}}
+    make_plan(make_config(**frozen, wire={"activations": {"codec": "top-k"}}))
+    with pytest.raises(ConfigError, match="does not encode each token alone") as error:
+        make_plan(make_config(**frozen, wire={"activations": {"codec": "low-rank"}}))
+    assert error.value.key == "clients.a.wire.activations"
+
+
+def test_an_unknown_codec_is_told_with_those_that_there_are(make_config):
+    with pytest.raises(ValueError, match=r"'int9' is not known.*int8"):
+        make_config(wire={"activations": {"codec": "int9"}})
