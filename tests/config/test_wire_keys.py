@@ -79,6 +79,15 @@ def test_clients_that_send_a_text_once_have_codecs_of_single_tokens(make_config)
     assert error.value.key == "clients.a.wire.activations"
 
 
+def test_gradients_have_no_codec_where_none_come_back(make_config, make_federation):
+    wire = {"gradients": {"codec": "int8", "feedback": True}}
+    for learns in ("frozen", "auxiliary"):
+        found = problems(make_config(clients={"a": {"task_group": "g", "learns": learns, "wire": wire}}))
+        assert "no gradient comes back" in found["clients.a.wire.gradients"]
+    shared = make_federation(wire=wire, clients={"a": {"task_group": "g", "learns": "auxiliary"}})
+    assert not shared.clients["a"].wire.numbered and shared.clients["b"].wire.numbered
+
+
 def test_an_unknown_codec_is_told_with_those_that_there_are(make_config):
     with pytest.raises(ValueError, match=r"'int9' is not known.*int8"):
         make_config(wire={"activations": {"codec": "int9"}})
