@@ -192,12 +192,13 @@ def _plugins(federation: Federation) -> list[tuple[str, ModuleType]]:
     """The plug-ins that the run uses: their folder in the package, and their module."""
     data = [group.data for group in federation.config.task_groups.values()]
     corpora = [name for each in data if each.source == "corpus" for name in each.location]
+    codecs = {asked.codec for client in federation.plan.clients for _, asked in client.wire.by_kind().values()}
     named = [
         *(("tasks", group.task) for group in federation.config.task_groups.values()),
         *(("data.sources", each.source) for each in data),
         *(("data.corpora", name) for name in corpora),
         *(("privacy.mechanisms", name) for name in federation.protection.record()["mechanisms"]),
-        *(("wire.codecs", name) for name in federation.plan.codec_names),
+        *(("wire.codecs", name) for name in sorted(codecs)),
     ]
     return [
         ("aggregation.methods", sys.modules[type(federation.aggregator.method).__module__]),

@@ -144,11 +144,6 @@ class Plan:
         """
         return codecs_of(self.config, client, self.hidden_size)
 
-    @property
-    def codec_names(self) -> list[str]:
-        """The codecs that any client has, by name."""
-        return sorted({asked.codec for client in self.clients for _, asked in client.wire.by_kind().values()})
-
     def members(self, group: str) -> list[ClientPlan]:
         """The clients of a task group, in the order of the config."""
         return [c for c in self.clients if c.task_group == group]

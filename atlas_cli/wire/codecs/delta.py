@@ -27,7 +27,7 @@ from atlas_cli.wire.codecs.contract import BaseCodec, Layout
 
 
 class Options(Section):
-    """How changes are sent, and how what a text's first message has."""
+    """How changes are sent, and how a text's first message is."""
 
     codec: Annotated[str, one_of("wire.codecs")] = Field("int4", description="The codec of a change.")
     options: dict[str, Any] = Field({}, description="Its options.", examples=[{"block": 64}])

@@ -14,7 +14,7 @@ from atlas_cli.config.schema.wire import CodecConfig
 from atlas_cli.models.families import supported_models
 from atlas_cli.models.families._tested import CLAIMS
 from atlas_cli.wire.codecs import codec_of
-from atlas_cli.wire.codecs.contract import Part
+from atlas_cli.wire.codecs.contract import Layout, Part
 from pages.config import Key, rows_of
 from pages.prose import NOTE, cell, inline, markdown, summary, table
 
@@ -84,17 +84,23 @@ def _mechanism(name: str, mechanism: Any) -> Facts:
 def _codec(name: str, codec: Any) -> Facts:
     made = codec_of(CodecConfig(codec=name), "wire")
     shape, dtype = (8, 128, 768), torch.float32
-    layout = made.layout(shape, dtype)
-    size, whole = sum(part.bytes for part in layout.values()), Part(shape, dtype).bytes
+    layout, whole = made.layout(shape, dtype), Part(shape, dtype).bytes
+    change = made.change()
     parts = ", ".join(
         f"`{part}` {each.shape} {str(each.dtype).removeprefix('torch.')}" for part, each in layout.items()
     )
+
+    def share(layout: Layout) -> str:
+        size = sum(part.bytes for part in layout.values())
+        return f"{size:,} of {whole:,} ({size / whole:.2%})"
+
     return [
-        ("bytes of (8, 128, 768) float32 numbers", f"{size:,} of {whole:,} ({size / whole:.2%})"),
+        ("bytes of (8, 128, 768) float32 numbers", share(layout)),
+        ("of the change of texts that were sent before", share(change.layout(shape, dtype)) if change else ""),
         ("its tensors", parts),
         (
             "examples of a batch",
-            "coupled: what is decoded of one depends on the others" if codec.couples_examples else "",
+            "coupled: what is decoded of one depends on the others" if made.couples_examples else "",
         ),
     ]
 
