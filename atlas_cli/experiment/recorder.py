@@ -12,6 +12,7 @@ from atlas_cli.data.class_names import count_labels
 from atlas_cli.engines.own_step import OnStep
 from atlas_cli.experiment.memory_record import MeasuredRound
 from atlas_cli.federation.attendance import Attendance
+from atlas_cli.federation.compressed_step import CompressedStep
 from atlas_cli.federation.federation import Federation
 from atlas_cli.federation.local_work import LocalWork
 from atlas_cli.federation.parties.optimizers import learning_rate_factor
@@ -51,6 +52,7 @@ class RoundResult:
         trained: the work of every client that began the round.
         errors: of merges, by group (or cluster).
         attendance: which clients are merged, and why others are not; None: all.
+        compressed: by task group, a step with codecs and without.
         last: training ends with it, so that it says of every client how it ended.
     """
 
@@ -60,6 +62,7 @@ class RoundResult:
     trained: Mapping[str, LocalWork] = field(default_factory=dict)
     errors: Mapping[str, ErrorLedger | None] = field(default_factory=dict)
     attendance: Attendance | None = None
+    compressed: Mapping[str, CompressedStep] = field(default_factory=dict)
     last: bool = False
 
     @property
@@ -215,6 +218,7 @@ class Recorder:
             **_staleness(result, cohort),
             **_norms(protection.norms_of_group(participants)),
             **({"compression": lost} if (lost := result.ledger.lost(sending)) else {}),
+            **({"compressed_step": step._asdict()} if (step := result.compressed.get(group)) else {}),
         }
 
     def _client_line(

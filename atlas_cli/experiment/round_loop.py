@@ -19,6 +19,7 @@ from atlas_cli.experiment.best_rounds import BestRounds
 from atlas_cli.experiment.recorder import Recorder, RoundResult, Scores
 from atlas_cli.federation.attendance import Attendance
 from atlas_cli.federation.client_state.member import Member
+from atlas_cli.federation.compressed_step import compressed_steps
 from atlas_cli.federation.federation import Federation
 from atlas_cli.federation.local_work import LocalWork
 from atlas_cli.federation.merging.screening import require_finite_update, too_large, unfit
@@ -70,6 +71,7 @@ def train(
         with during(f"round {number}"), federation.at_hand(attendance.cohort):
             deliver(federation, attendance.present, ledger)  # those that missed a round catch up
             require_delivered(federation, attendance.present)
+            compressed = compressed_steps(federation, attendance.present, number)
             attendance.begin()
             federation.protection.begin_round(number, attendance.present)
             recorder.start_round(number, attendance.present)
@@ -92,7 +94,7 @@ def train(
             alone = due and not federation.aggregator.group_adapter  # each client's own model is scored
             require_delivered(federation, federation.clients if alone else scores.clients)
             works = trained | attendance.called_off
-            recorder.round(RoundResult(number, ledger, scores, works, errors, attendance, last))
+            recorder.round(RoundResult(number, ledger, scores, works, errors, attendance, compressed, last))
         checkpoint(number)
         last_done = number
         if best.stops:

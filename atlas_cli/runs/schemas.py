@@ -36,6 +36,16 @@ class Record(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
+class CompressedStepRecord(Record):
+    """A step with codecs and without."""
+
+    client: str
+    loss: float
+    exact_loss: float
+    gradient: Figures | None
+    server_gradient: Figures | None
+
+
 class ClassCounts(Record):
     """Counts of a class in the test part."""
 
@@ -171,6 +181,15 @@ class MetricsRecord(Record):
             "With `wire` only: by kind of message with a codec, over all messages of the group in the round, the norm "
             "of what was decoded less what was encoded, by that of the latter (`relative_error`), and the cosine of "
             "the two (`cosine`) ([bytes at the cut](../concepts/wire.md))."
+        ),
+    )
+    compressed_step: CompressedStepRecord | None = Field(
+        default=None,
+        description=(
+            "With `wire` only: the first step of the round of one client (`client`) that has codecs, computed with "
+            "them and without, from the same state: `loss` and `exact_loss`, and `relative_error` and `cosine` of the "
+            "gradient of what the client trains (`gradient`; null where none comes back) and of what the server trains "
+            "(`server_gradient`; null where it trains nothing) ([bytes at the cut](../concepts/wire.md))."
         ),
     )
 
