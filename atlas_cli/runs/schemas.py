@@ -177,20 +177,16 @@ class MetricsRecord(Record):
     )
     compression: dict[str, Figures] | None = Field(
         default=None,
-        description=(
-            "With `wire` only: by kind of message with a codec, over all messages of the group in the round, the norm "
-            "of what was decoded less what was encoded, by that of the latter (`relative_error`), and the cosine of "
-            "the two (`cosine`) ([bytes at the cut](../concepts/wire.md))."
-        ),
+        description="With `wire` only: by kind of message with a codec, over all messages of the group in the round, "
+        "the norm of what was decoded less what was encoded, by that of the latter (`relative_error`), and the cosine "
+        "of the two (`cosine`) ([bytes at the cut](../concepts/wire.md)).",
     )
     compressed_step: CompressedStepRecord | None = Field(
         default=None,
-        description=(
-            "With `wire` only: the first step of the round of one client (`client`) that has codecs, computed with "
-            "them and without, from the same state: `loss` and `exact_loss`, and `relative_error` and `cosine` of the "
-            "gradient of what the client trains (`gradient`; null where none comes back) and of what the server trains "
-            "(`server_gradient`; null where it trains nothing) ([bytes at the cut](../concepts/wire.md))."
-        ),
+        description="With `wire` only: the first step of the round of one client (`client`) that has codecs, computed "
+        "with them and without, from the same state: `loss` and `exact_loss`, and `relative_error` and `cosine` of the "
+        "gradient of what the client trains (`gradient`; null where none comes back) and of what the server trains "
+        "(`server_gradient`; null where it trains nothing) ([bytes at the cut](../concepts/wire.md)).",
     )
 
 
