@@ -17,7 +17,8 @@ from transformers import AutoModelForCausalLM, Olmo3Config
 
 from atlas_cli import discovery
 from atlas_cli.cli import main
-from atlas_cli.runs.schemas import KINDS, SCHEMAS, HolderMemory, ReferenceMemory
+from atlas_cli.runs.memory_schemas import HolderMemory, ReferenceMemory
+from atlas_cli.runs.schemas import KINDS, SCHEMAS
 
 ROOT = Path(__file__).parents[1]
 PART = re.compile(r"^`(atlas_cli/\S+\.py)`\n\n```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)

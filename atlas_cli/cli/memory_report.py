@@ -75,7 +75,7 @@ def _of_config(
     from atlas_cli.cli._tables import memory_prediction as report
     from atlas_cli.config.load import load_config, locating
     from atlas_cli.planning.client_rows import read_kept, read_rows
-    from atlas_cli.planning.memory_assumptions import notes_on, read_classes
+    from atlas_cli.planning.memory_assumptions import notes_on, read_classes, read_texts
     from atlas_cli.planning.memory_of_plan import predict
     from atlas_cli.planning.plan import make_plan
     from atlas_cli.reports.terminal import Terminal, busy
@@ -86,8 +86,9 @@ def _of_config(
         classes, notes = read_classes(plan)
         held, assumed = read_rows(plan.config, plan.hf_config)
         kept, of_kept = read_kept(plan.config, plan.hf_config)
-        prediction = predict(plan, classes, rows=held, kept=kept)
-    notes = [*notes_on(plan), *notes, *assumed, *of_kept]
+        texts, of_texts = read_texts(plan)
+        prediction = predict(plan, classes, rows=held, kept=kept, texts=texts)
+    notes = [*notes_on(plan), *notes, *assumed, *of_kept, *of_texts]
     record: Record = prediction.record() | {"notes": notes}
     both: Record = {}
     if measure:
@@ -175,7 +176,8 @@ def _compare(run: RunDirectory, memory: Record) -> tuple[Record, list[str]]:
         classes = {name: data["classes"] for name, data in groups.items()}
         rows = {name: n for data in groups.values() for name, n in data.get("embedding_rows", {}).items()}
         kept = (memory["server"] or {}).get("kept_tokens")
-        prediction = predict(plan, classes, shapes_of(memory), rows, kept, served_client(memory))
+        texts = {name: parts["text_tokens"] for name, parts in memory["clients"].items() if "text_tokens" in parts}
+        prediction = predict(plan, classes, shapes_of(memory), rows, kept, served_client(memory), texts)
     except AtlasError as error:
         return {}, [f"no prediction: {error}"]
     return run_comparison(memory, prediction.record()), unpredicted(plan.config)

@@ -44,6 +44,7 @@ class MeasuredRound:
     def record(self) -> dict[str, object]:
         """The content of memory.json."""
         of_server = self.federation.server.usage
+        self._measure_kept_texts()
         clients = {name: usage for name, usage in self._usages.items() if usage.batch_size}
         idle = [name for name in self._usages if name not in clients]
         if of_server is not None and not of_server.batch_size:
@@ -61,6 +62,16 @@ class MeasuredRound:
             "not_measured": idle,
             "references": reference_memory(self.federation, list(clients.values())),
         }
+
+    def _measure_kept_texts(self) -> None:
+        """What codecs keep of texts at both ends of the wire, at the end of the round."""
+        wires = {name: self.federation.clients[name].wire for name in self._usages}
+        keeping = {name: wire for name, wire in wires.items() if wire.numbered}
+        for name, wire in keeping.items():
+            self._usages[name].kept_texts = wire.kept_bytes("client")
+            self._usages[name].text_tokens = wire.memory.tokens
+        if self.federation.server.usage is not None and keeping:
+            self.federation.server.usage.kept_texts = sum(wire.kept_bytes("server") for wire in keeping.values())
 
 
 def reference_memory(federation: Federation, usages: Sequence[Usage]) -> dict[str, dict[str, object]]:

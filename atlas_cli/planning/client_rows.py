@@ -25,7 +25,7 @@ def read_rows(config: ExperimentConfig, hf_config: PreTrainedConfig) -> tuple[di
     if not clients:
         return {}, []
     try:
-        data, pad = _prepared(config, hf_config)
+        data, pad = prepared_data(config, hf_config)
     except AtlasError as error:
         rows = assumed_rows(int(hf_config.vocab_size))
         note = f"embedding: rows is counted with {rows:,} rows, since its texts cannot be read ({error})"
@@ -42,7 +42,7 @@ def read_kept(config: ExperimentConfig, hf_config: PreTrainedConfig) -> tuple[di
     if not clients:
         return {}, []
     try:
-        data, _ = _prepared(config, hf_config)
+        data, _ = prepared_data(config, hf_config)
     except AtlasError as error:
         return {}, [f"not in the server's memory: activations kept for frozen clients; no texts can be read ({error})"]
     found = {c.name: _distinct(data[c.task_group].train[c.name]) for c in clients}
@@ -57,7 +57,7 @@ def _distinct(features: Sequence[Feature]) -> int:
     return sum(texts.values())
 
 
-def _prepared(config: ExperimentConfig, hf_config: PreTrainedConfig) -> tuple[Mapping[str, PreparedGroup], int]:
+def prepared_data(config: ExperimentConfig, hf_config: PreTrainedConfig) -> tuple[Mapping[str, PreparedGroup], int]:
     """The data of all task groups, and the token for padding.
 
     Raises:

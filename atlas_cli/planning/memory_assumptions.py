@@ -5,6 +5,7 @@ from __future__ import annotations
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.data.read import read_group
 from atlas_cli.errors import AtlasError
+from atlas_cli.planning.client_rows import prepared_data
 from atlas_cli.planning.memory_of_plan import build_task_of
 from atlas_cli.planning.plan import Plan
 from atlas_cli.printable import listed
@@ -26,6 +27,23 @@ def read_classes(plan: Plan) -> tuple[dict[str, list[str]], list[str]]:
             found[name] = ["0", "1"]
             notes.append(f"task group {name}: two classes assumed, since its data cannot be read ({error})")
     return found, notes
+
+
+def read_texts(plan: Plan) -> tuple[dict[str, int], list[str]]:
+    """The tokens of the training texts of each client whose codecs keep something of texts.
+
+    Where texts cannot be read there are none, and a note.
+    """
+    clients = [client for client in plan.clients if plan.codecs(client).numbered]
+    if not clients:
+        return {}, []
+    try:
+        data, _ = prepared_data(plan.config, plan.hf_config)
+    except AtlasError as error:
+        return {}, [f"not in any memory: what codecs keep of texts; no texts can be read ({error})"]
+    texts = {client.name: data[client.task_group].train[client.name] for client in clients}
+    found = {name: sum(len(feature["input_ids"]) for feature in features) for name, features in texts.items()}
+    return found, ["cut buffers hold what codecs keep of all training texts, as after an epoch"]
 
 
 def tasks_of(plan: Plan) -> dict[str, BaseTask]:
@@ -75,7 +93,7 @@ def unpredicted(config: ExperimentConfig) -> list[str]:
     }
     found = [f"privacy.{name} ({what})" for name, what in left_out.items() if getattr(privacy, name)]
     if any(spec.wire.by_kind() for spec in config.expanded_clients()):
-        found.append("wire (copies of what is sent, and what codecs keep of texts)")
+        found.append("wire (copies of what is sent)")
     return [f"not in the predicted peak of a client: {each}" for each in found]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -41,6 +41,7 @@ class Prediction:
         rows: of the token embedding, of clients that do not hold its table.
         kept: bytes of the activations that the server keeps of the texts of frozen clients, part of its cut buffers;
             None where no client is frozen, or their texts are not known.
+        kept_texts: bytes of what codecs keep of texts, by party, part of its cut buffers.
     """
 
     shapes: Mapping[str, Shape]
@@ -51,15 +52,22 @@ class Prediction:
     rounds: Mapping[str, RoundBytes]
     rows: Mapping[str, int]
     kept: int | None = None
+    kept_texts: Mapping[str, int] = field(default_factory=dict)
 
     def record(self) -> dict[str, Any]:
         """The prediction as JSON in bytes, with the keys of memory.json, ``transient`` and ``peak``."""
-        kept = {} if self.kept is None else {"kept_activations": self.kept}
+        kept = self._kept_texts(SERVER) | ({} if self.kept is None else {"kept_activations": self.kept})
         of_server = {**_parts(self.server), **kept, "batch": self._batch(SERVER)} if self.server is not None else None
         return {
             "unit": "bytes",
             "clients": {
-                name: {**_parts(m), **self._rows(name), "batch": self._batch(name), "alike": self.alike[name]}
+                name: {
+                    **_parts(m),
+                    **self._rows(name),
+                    **self._kept_texts(name),
+                    "batch": self._batch(name),
+                    "alike": self.alike[name],
+                }
                 for name, m in self.clients.items()
             },
             "server": of_server,
@@ -69,6 +77,9 @@ class Prediction:
 
     def _rows(self, name: str) -> dict[str, int]:
         return {"embedding_rows": self.rows[name]} if name in self.rows else {}
+
+    def _kept_texts(self, name: str) -> dict[str, int]:
+        return {"kept_texts": self.kept_texts[name]} if name in self.kept_texts else {}
 
     def _batch(self, name: str) -> dict[str, Any]:
         shape = self.shapes[name]
@@ -82,6 +93,7 @@ def predict(
     rows: Mapping[str, int] | None = None,
     kept: Mapping[str, int] | None = None,
     served: str | None = None,
+    texts: Mapping[str, int] | None = None,
 ) -> Prediction:
     """Predict the memory of every party; clients that are alike are computed once.
 
@@ -91,10 +103,12 @@ def predict(
         rows: how many rows of the token embedding a client holds, for those that do not hold its table.
         kept: the tokens of the texts of frozen clients whose activations the server keeps, by client.
         served: the client whose batch the server's measured one is; None if that is not known.
+        texts: the tokens of the texts of which codecs keep something, by client.
     """
     training = plan.config.training
     full = full_shape(training)
     given, rows = shapes or {}, rows or {}
+    kept_texts = _kept_texts(plan, texts or {})
     tasks = {name: build_task_of(plan, name, classes.get(name, ())) for name in plan.config.task_groups}
     clients: dict[str, PartyMemory] = {}
     first: dict[Any, str] = {}
@@ -104,10 +118,13 @@ def predict(
         own_head = client.task_group if _has_head(plan, client) else None
         held, steps = rows.get(client.name), client.local_steps
         own = (client.checkpointing, client.format, tuple(plan.beside(client).items()))
-        kind = (client.cut, client.learns, steps, tuple(client.ranks.items()), shape, own_head, held, *own)
+        beside = kept_texts.get(client.name, 0)
+        kind = (client.cut, client.learns, steps, tuple(client.ranks.items()), shape, own_head, held, beside, *own)
         alike[client.name] = first.setdefault(kind, client.name)
         known = clients.get(alike[client.name])
-        clients[client.name] = known or client_memory(plan, client, tasks[client.task_group], shape, held)
+        clients[client.name] = known or _with_kept(
+            client_memory(plan, client, tasks[client.task_group], shape, held), beside
+        )
     largest = max(clients, key=lambda name: clients[name].saved_activations)
     used = {name: given.get(name, full) for name in clients}
     split = plan.config.mode == "split-federated"
@@ -115,8 +132,8 @@ def predict(
         used[SERVER] = given.get(SERVER, used[largest])
     server = _server_memory(plan, tasks, used, served) if split else None
     kept_bytes = _kept_bytes(plan, kept) if kept and split else None
-    if server is not None and kept_bytes is not None:
-        server = replace(server, cut_buffers=server.cut_buffers + kept_bytes)
+    if server is not None:
+        server = _with_kept(server, (kept_bytes or 0) + kept_texts.get(SERVER, 0))
     return Prediction(
         shapes=used,
         alike=alike,
@@ -126,6 +143,7 @@ def predict(
         rounds={c.name: round_bytes(plan, c, tasks[c.task_group], used[c.name]) for c in plan.clients} if split else {},
         rows=rows,
         kept=kept_bytes,
+        kept_texts=kept_texts,
     )
 
 
@@ -262,6 +280,19 @@ def _kept_bytes(plan: Plan, tokens: Mapping[str, int]) -> int:
     return sum(
         count * plan.codecs(plan.by_name[client]).payload_bytes("activations", 1, 1) for client, count in tokens.items()
     )
+
+
+def _kept_texts(plan: Plan, tokens: Mapping[str, int]) -> dict[str, int]:
+    """Bytes of what codecs keep of so many tokens of each client's texts, by party; none in modes without a split."""
+    if not tokens or plan.config.mode != "split-federated":
+        return {}
+    codecs = {client: plan.codecs(plan.by_name[client]) for client in tokens}
+    found = {client: count * codecs[client].kept_token_bytes("client") for client, count in tokens.items()}
+    return {**found, SERVER: sum(count * codecs[name].kept_token_bytes("server") for name, count in tokens.items())}
+
+
+def _with_kept(memory: PartyMemory, kept: int) -> PartyMemory:
+    return replace(memory, cut_buffers=memory.cut_buffers + kept) if kept else memory
 
 
 class _TrainedForGroup(NamedTuple):

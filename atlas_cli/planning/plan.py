@@ -273,14 +273,15 @@ def _planned_clients(
 
 
 def codecs_of(config: ExperimentConfig, client: ClientPlan, hidden_size: int) -> StepCodecs:
-    """The codecs of a client's messages; of gradients only where they come back.
+    """The codecs of the kinds of messages that a client and the server send each other.
 
     Raises:
         ConfigError: as ``wire.codecs.codec_of``.
     """
-    wire = client.wire if client.waits else client.wire.model_copy(update={"gradients": None})
+    kinds = ["activations", *(["gradients"] if client.waits else [])]
+    kinds += ["features", "feature-gradients"] if config.training.labels == "client" else []
     own, server = (getattr(torch, dtype) for dtype in (client.dtype, config.model.dtype))
-    return StepCodecs.of(wire, hidden_size, own, server, config.seed)
+    return StepCodecs.of(client.wire, hidden_size, own, server, config.seed, kinds)
 
 
 def client_plan(spec: ClientSpec, cut: int, ranks: Mapping[str, int]) -> ClientPlan:

@@ -110,7 +110,18 @@ def remarks(memory: Record, peak: int | None) -> list[str]:
     who += [f"clients with embedding: rows hold {held} rows of the token embedding"] if rows else []
     kept = (memory["server"] or {}).get("kept_activations")
     who += [f"cut buffers of the server: {format_bytes_mib(kept)} kept of texts of frozen clients"] if kept else []
+    who += _of_codecs(memory)
     return [*who, f"peak of the whole process, all parties and the program together: {known}"]
+
+
+def _of_codecs(memory: Record) -> list[str]:
+    """What codecs keep of texts at both ends."""
+    ends = [parts["kept_texts"] for parts in memory["clients"].values() if "kept_texts" in parts]
+    if not ends:
+        return []
+    of_server = (memory["server"] or {}).get("kept_texts", 0)
+    most, server = format_bytes_mib(max(ends)), format_bytes_mib(of_server)
+    return [f"cut buffers: what codecs keep of texts, at most {most} at a client and {server} at the server"]
 
 
 def sources(rows: Sequence[Holder]) -> list[str]:

@@ -14,7 +14,8 @@ from pydantic import Field, ValidationError
 from atlas_cli.errors import ResourceError
 from atlas_cli.printable import listed
 from atlas_cli.runs.directory import RunDirectory
-from atlas_cli.runs.schemas import Count, Figures, Record, Sha256
+from atlas_cli.runs.record import Count, Record
+from atlas_cli.runs.schemas import Figures, Sha256
 from atlas_cli.statistics import Ends, Figure, Indices, bootstrap, correlation, macro_f1, matthews, ratio, wilson
 from atlas_cli.storage.strict_json import strict_json
 

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from atlas_cli.runs.memory_schemas import MemoryRecord
+from atlas_cli.runs.record import Count, Record
 
 Kind = Literal[
     "base-weights",
@@ -25,15 +28,8 @@ Kind = Literal[
     "labels",
 ]
 KINDS: tuple[str, ...] = get_args(Kind)
-Count = Annotated[int, Field(ge=0)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Figures = dict[str, float | None]
-
-
-class Record(BaseModel):
-    """Base: unknown, missing, coerced or non-finite values are errors."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class CompressedStepRecord(Record):
@@ -312,83 +308,6 @@ class SumsRecord(Record):
     crc32: Annotated[str, Field(pattern=r"^([0-9a-f]{8})+$")] = Field(
         description="The sums of the lines that were added to it at once, in order, 8 hexadecimal digits each."
     )
-
-
-class Batch(Record):
-    """The batch during which memory was measured: examples, and tokens with padding."""
-
-    size: Count = Field(description="Examples in the batch.")
-    tokens: Count = Field(description="Tokens in the batch, padding included.")
-    client: str | None = Field(default=None, description="On the server, the client whose batch it was.")
-
-
-class HolderMemory(Record):
-    """Bytes that one client or the server holds."""
-
-    frozen_weights: Count = Field(description="The frozen half.")
-    adapters: Count = Field(description="The adapters.")
-    heads: Count = Field(description="The heads, and an output embedding that is not the half's own.")
-    gradients: Count = Field(description="Gradients of what is trained.")
-    optimizer: Count = Field(description="State of the optimizer.")
-    saved_activations: Count = Field(description="What is kept for the backward pass, by saved-tensor hooks.")
-    cut_buffers: Count = Field(
-        description="Activations at the cut and their gradients; on the server `kept_activations`, too."
-    )
-    total: Count = Field(description="The sum.")
-    embedding_rows: Count | None = Field(
-        default=None,
-        description="With `embedding: rows`, how many rows of the token embedding it holds; they are part of "
-        "`frozen_weights`.",
-    )
-    kept_activations: Count | None = Field(
-        default=None,
-        description="On the server, those that it keeps of the texts that `frozen` clients have sent by then; they are "
-        "part of `cut_buffers`.",
-    )
-    kept_tokens: dict[str, Count] | None = Field(
-        default=None, description="By frozen client, the tokens of these texts."
-    )
-    batch: Batch = Field(
-        description="The batch during which it was measured: its `size` in examples, and its `tokens` with padding; "
-        "on the server, the `client` whose it was."
-    )
-
-
-class ReferenceMemory(Record):
-    """Bytes of another way to train the same model; ``how`` says how the figures were come by."""
-
-    weights: Count = Field(description="All weights.")
-    adapters: Count = Field(default=0, description="The adapters.")
-    gradients: Count = Field(description="Gradients of what is trained.")
-    optimizer: Count = Field(description="State of the optimizer.")
-    saved_activations: Count = Field(
-        description=(
-            "What is kept for the backward pass: traced on tensors without storage, so that a run needs no memory "
-            "for it."
-        ),
-    )
-    total: Count = Field(description="The sum.")
-    how: str = Field(description="How the figures were come by.")
-
-
-class References(Record):
-    """What a run is compared with."""
-
-    full_fine_tuning: ReferenceMemory
-    unsplit_lora: ReferenceMemory
-
-
-class MemoryRecord(Record):
-    """The whole of memory.json."""
-
-    unit: Literal["bytes"] = Field(description="The unit of all sizes.")
-    measured_in_round: Count = Field(description="The round in which memory was measured.")
-    clients: dict[str, HolderMemory] = Field(description="By client, the bytes that it held.")
-    server: HolderMemory | None = Field(description="The bytes that the server held; null in modes without a server.")
-    not_measured: list[str] = Field(
-        description="Who took no step in the first round, such as a client whose Poisson samples were empty."
-    )
-    references: References = Field(description="The same batch by `full_fine_tuning` and by `unsplit_lora`.")
 
 
 SCHEMAS: dict[str, type[Record]] = {

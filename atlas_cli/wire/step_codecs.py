@@ -58,19 +58,25 @@ class StepCodecs:
 
     @classmethod
     def of(
-        cls, wire: WireConfig, width: int, client: torch.dtype, server: torch.dtype, seed: int, key: str = "wire"
+        cls,
+        wire: WireConfig,
+        width: int,
+        client: torch.dtype,
+        server: torch.dtype,
+        seed: int,
+        kinds: Collection[str] = (*UP, *DOWN),
     ) -> StepCodecs:
         """The codecs of a config.
 
         Args:
             client: the type of hidden states at the cut; ``server``: of features.
-            key: where the config asks for them.
+            kinds: the messages that are sent.
 
         Raises:
             ConfigError: as ``codec_of``.
         """
-        asked = wire.by_kind()
-        codecs = {kind: codec_of(codec, f"{key}.{name}") for kind, (name, codec) in asked.items()}
+        asked = {kind: found for kind, found in wire.by_kind().items() if kind in kinds}
+        codecs = {kind: codec_of(codec, f"wire.{name}") for kind, (name, codec) in asked.items()}
         dtypes = {"activations": client, "gradients": client, "features": server, "feature-gradients": server}
         return cls(codecs, width, dtypes, seed, [kind for kind, (_, codec) in asked.items() if codec.feedback])
 
@@ -212,6 +218,14 @@ class StepCodecs:
         """
         places = [place for place in (*_places("client"), *_places("server")) if self._keeps(place)]
         self.memory.load_state_dict(state, places, self.width)
+
+    def kept_bytes(self, owner: Literal["client", "server"]) -> int:
+        """Bytes of what an end keeps of texts now."""
+        return self.memory.bytes(_places(owner))
+
+    def kept_token_bytes(self, owner: Literal["client", "server"]) -> int:
+        """Bytes that an end keeps for each real token of a text whose messages have crossed the wire."""
+        return 4 * self.width * sum(map(self._keeps, _places(owner)))
 
     def _keeps(self, place: str) -> bool:
         what, _, kind = place.partition("/")

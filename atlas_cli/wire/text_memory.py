@@ -74,3 +74,8 @@ class TextMemory:
     def bytes(self, places: Collection[str] | None = None) -> int:
         """Bytes of what is kept."""
         return sum(kept.nbytes for kept in self.state_dict(places).values())
+
+    @property
+    def tokens(self) -> int:
+        """Real tokens of the texts of which something is kept."""
+        return sum({number: len(kept) for there in self._kept.values() for number, kept in there.items()}.values())

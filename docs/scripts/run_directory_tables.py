@@ -12,14 +12,15 @@ import re
 import sys
 from pathlib import Path
 
-from atlas_cli.runs import outcomes, schemas
+from atlas_cli.runs import memory_schemas, outcomes, schemas
+from atlas_cli.runs.record import Record
 
 PAGE = Path(__file__).resolve().parents[1] / "reference" / "run-directory.md"
-MODELS = {**vars(schemas), **vars(outcomes)}
+MODELS = {**vars(schemas), **vars(memory_schemas), **vars(outcomes)}
 TABLE = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- end -->\n)", re.DOTALL)
 
 
-def table(model: type[schemas.Record]) -> str:
+def table(model: type[Record]) -> str:
     """The fields of a record as a table in Markdown."""
     rows = [f"| `{name}` | {field.description} |\n" for name, field in model.model_fields.items()]
     return "".join(["| field | meaning |\n|---|---|\n", *rows])

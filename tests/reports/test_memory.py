@@ -10,7 +10,7 @@ from atlas_cli.cli.memory_report import command
 from atlas_cli.errors import ResourceError
 from atlas_cli.reports.memory import MAX_TABLE_CLIENTS, holders, memory_table
 from atlas_cli.reports.terminal import Terminal
-from atlas_cli.runs.schemas import HolderMemory
+from atlas_cli.runs.memory_schemas import HolderMemory
 
 
 @pytest.fixture
@@ -72,6 +72,8 @@ def test_every_part_of_the_schema_has_a_column():
         "embedding_rows",  # which are in frozen_weights
         "kept_activations",  # in cut_buffers
         "kept_tokens",
+        "kept_texts",  # in cut_buffers
+        "text_tokens",
     }
 
 

@@ -69,7 +69,8 @@ class Usage:
 
     Activations are the largest of the measured steps; ``batch_client``: whose batch a server had. ``embedding_rows``
     are those of the token embedding, which are part of ``frozen_weights``; None for the whole table.
-    ``kept_activations`` are those that a server keeps of texts of frozen clients, of ``kept_tokens`` by client.
+    ``kept_activations`` are those that a server keeps of texts of frozen clients, of ``kept_tokens`` by client;
+    ``kept_texts`` what codecs keep of texts, of ``text_tokens`` tokens at a client; None where they keep nothing.
     """
 
     frozen_weights: int = 0
@@ -85,6 +86,8 @@ class Usage:
     embedding_rows: int | None = None
     kept_activations: int = 0
     kept_tokens: dict[str, int] | None = None
+    kept_texts: int | None = None
+    text_tokens: int | None = None
 
     @classmethod
     def held(
@@ -111,14 +114,14 @@ class Usage:
             self.batch_size, self.batch_tokens, self.batch_client = batch, tokens, client
 
     def record(self) -> dict[str, object]:
-        """For memory.json, where kept activations are part of ``cut_buffers``."""
+        """For memory.json, where what is kept of texts is part of ``cut_buffers``."""
         numbers = asdict(self)
         kept, tokens_kept = numbers.pop("kept_activations"), numbers.pop("kept_tokens")
-        numbers["cut_buffers"] += kept
+        more = {name: numbers.pop(name) for name in ("embedding_rows", "kept_texts", "text_tokens")}
+        numbers["cut_buffers"] += kept + (more["kept_texts"] or 0)
         size, tokens, client = (numbers.pop(f"batch_{name}") for name in ("size", "tokens", "client"))
-        rows = numbers.pop("embedding_rows")
         batch = {"size": size, "tokens": tokens, **({} if client is None else {"client": client})}
-        of_rows = {} if rows is None else {"embedding_rows": rows}
+        found = {name: value for name, value in more.items() if value is not None}
         of_kept = {} if tokens_kept is None else {"kept_activations": kept, "kept_tokens": tokens_kept}
         total = sum(numbers.values())
-        return {**numbers, "total": total, **of_rows, **of_kept, "batch": batch}
+        return {**numbers, "total": total, **found, **of_kept, "batch": batch}
