@@ -15,7 +15,7 @@ from atlas_cli.planning.devices.cost import Work, compute_seconds, download_seco
 from atlas_cli.planning.devices.devices import Device, server_device
 from atlas_cli.planning.plan import ClientPlan
 from atlas_cli.planning.round_bytes import RoundMessages, Shape, round_messages
-from atlas_cli.planning.step_flops import step_flops
+from atlas_cli.planning.step_flops import codec_flops, step_flops
 from atlas_cli.runs.schemas import KINDS
 from atlas_cli.wire.ledger import Ledger
 from atlas_cli.wire.messages import STEP, Activations, Direction, Fingerprint
@@ -119,7 +119,8 @@ class StepFlops:
         ranks, planned = self.federation.aggregator.members[client].ranks, self.federation.plan.by_name[client]
         group = self.federation.group_of(client)
         trained = self.federation.clients[client].exchanged.trained_parts
-        kind = group, planned.cut, planned.checkpointing, planned.learns, tuple(ranks.items()), trained
+        coded = planned.key if planned.wire.by_kind() else None
+        kind = group, planned.cut, planned.checkpointing, planned.learns, tuple(ranks.items()), trained, coded
         found = []
         for shape in zip(did.shapes[first:], did.alone[first:], did.sent[first:], strict=True):
             if (kind, shape) not in self._known:
@@ -140,7 +141,10 @@ class StepFlops:
         task = self.federation.data[group].task
         padded = Shape(*shape, shape[0] > 1)
         of_client, of_server = step_flops(self.federation.plan, planned, ranks, task, padded, trained, alone)
-        return of_client, of_server if sent or planned.learns == "frozen" else 0.0
+        encoding, decoding = codec_flops(self.federation.plan, planned, padded, alone)
+        if sent or planned.learns == "frozen":
+            return of_client + encoding, of_server + decoding
+        return of_client, 0.0
 
 
 def _work(counted: StepFlops, client: str, device: Device, did: LocalWork, ledger: Ledger) -> ClientWork:

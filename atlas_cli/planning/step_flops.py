@@ -8,6 +8,23 @@ from atlas_cli.planning.devices.cost import Work, client_step, head_step, server
 from atlas_cli.planning.plan import ClientPlan, Plan
 from atlas_cli.planning.round_bytes import Shape
 from atlas_cli.tasks.contract import BaseTask
+from atlas_cli.wire.step_codecs import DOWN, UP
+
+
+def codec_flops(plan: Plan, client: ClientPlan, shape: Shape, alone: Sequence[int] | None = None) -> tuple[Work, float]:
+    """FLOPs of encoding and decoding, of the client and of the server, for a batch of ``shape``.
+
+    Args:
+        alone: lengths of the texts that a frozen client sends; default: all of the batch.
+    """
+    codecs, tokens = plan.codecs(client), shape.batch * shape.tokens
+    numbers = tokens * plan.hidden_size
+    sent = numbers if alone is None or client.learns != "frozen" else sum(alone) * plan.hidden_size
+    up, back = (codecs.flops(kind) for kind in UP)
+    down = [codecs.flops(kind) for kind in DOWN]
+    after = numbers * (back[0] + sum(decode for _, decode in down))
+    at_server = numbers * (up[1] + back[1] + sum(encode for encode, _ in down))
+    return Work(sent * up[0], after), at_server
 
 
 def step_flops(

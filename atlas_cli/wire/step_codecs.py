@@ -193,6 +193,11 @@ class StepCodecs:
         seen = batch if numbers is None else sum(self.memory.known(place, numbers))
         return sum(part.bytes for part in self.layout(kind, seen, batch - seen, tokens).values())
 
+    def flops(self, kind: str) -> tuple[float, float]:
+        """FLOPs of encoding and of decoding a number, of texts that were sent before; 0 without a codec."""
+        codec = self._changes.get(kind, self.codecs.get(kind))
+        return (codec.encode_flops, codec.decode_flops) if codec is not None else (0.0, 0.0)
+
     def blank(self, message: M) -> M:
         """A message of the size that ``message`` has when it is encoded, of texts that were all sent before; on the
         meta device."""

@@ -7,6 +7,8 @@ from support.rounds import run_round
 from atlas_cli.experiment.round_loop import set_up
 from atlas_cli.federation.round_time import simulate
 from atlas_cli.planning.devices.devices import server_device
+from atlas_cli.wire.codecs.int4 import Codec as Int4
+from atlas_cli.wire.codecs.int8 import Codec as Int8
 from atlas_cli.wire.ledger import Ledger
 from atlas_cli.wire.messages import Activations, Fingerprint
 
@@ -47,6 +49,29 @@ def test_seconds_scale_with_the_device_and_repeat(make_federation, update):
         parts = time.compute + time.upload + time.server + time.download + time.wait
         assert parts == pytest.approx(slow.seconds)
     assert slow.joules == pytest.approx(sum(time.joules for time in slow.clients.values()))
+
+
+@pytest.mark.parametrize("labels", ["server", "client"])
+def test_encoding_and_decoding_take_the_time_of_their_numbers(make_federation, labels):
+    """Up by int4, down by int8, on a client of 1 MFLOP/s; each end encodes what it sends and decodes what it gets."""
+
+    def time_of(**wire):
+        devices = {"devices": {"slow": SLOW}, "server": {"device": "slow"}, "training": {"labels": labels}}
+        federation = make_federation(**devices, clients={name: {"device": "slow"} for name in "abc"}, wire=wire)
+        trained, ledger = a_round(federation)
+        numbers = sum(rows * tokens for rows, tokens in trained["a"].shapes) * federation.base.hidden_size
+        return simulate(federation, {"a": trained["a"]}, ledger).clients["a"], numbers
+
+    plain, numbers = time_of()
+    kinds = {"activations": {"codec": "int4"}, "gradients": {"codec": "int8"}}
+    if labels == "client":
+        kinds |= {"features": {"codec": "int8"}, "feature_gradients": {"codec": "int4"}}
+    coded, _ = time_of(**kinds)
+    messages = 1 if labels == "server" else 2  # each way
+    client = messages * (Int4.encode_flops + Int8.decode_flops)
+    server = messages * (Int4.decode_flops + Int8.encode_flops)
+    assert coded.compute - plain.compute == pytest.approx(numbers * client / 1e6)
+    assert coded.server - plain.server == pytest.approx(numbers * server / 1e6)
 
 
 def test_steps_have_the_bytes_of_their_own_batches(make_federation):

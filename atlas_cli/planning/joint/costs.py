@@ -19,7 +19,7 @@ from atlas_cli.planning.memory_of_plan import client_memory, server_memory
 from atlas_cli.planning.method import method_of
 from atlas_cli.planning.plan import ClientPlan, Plan, client_plan
 from atlas_cli.planning.round_bytes import RoundMessages, Shape, round_messages
-from atlas_cli.planning.step_flops import step_flops
+from atlas_cli.planning.step_flops import codec_flops, step_flops
 from atlas_cli.tasks.contract import BaseTask
 
 
@@ -61,7 +61,7 @@ class Costs:
         up = sum(sent.uploads) * sent.step.up + sum(sent.end_up)
         down = sum(sent.uploads) * sent.step.down + sum(sent.end_down)
         memory = self._memory_of(client, rank, shape)
-        return ClientCosts(memory, up, down, self._work(crew, client, rank, shape, sent))
+        return ClientCosts(memory, up, down, self._work(crew, client, rank, shape, sent, shared.codec))
 
     def kept(self, crew: Crew, option: Option, shared: Shared) -> int:
         """Bytes of what the server keeps of the texts of a crew that is frozen."""
@@ -127,7 +127,7 @@ class Costs:
         return replace(client, wire=wire.over(WireConfig(activations=asked, gradients=asked)))
 
     def _work(
-        self, crew: Crew, client: ClientPlan, rank: object, shape: Shape, sent: RoundMessages
+        self, crew: Crew, client: ClientPlan, rank: object, shape: Shape, sent: RoundMessages, codec: str | None
     ) -> ClientWork | None:
         if crew.device is None or crew.device.lacks("compute", "uplink", "downlink"):
             return None
@@ -138,9 +138,10 @@ class Costs:
             self._flops[key] = max(turns, key=lambda work: work[0].total)
         own, of_server = self._flops[key]
         one = sent.step
-        work = own.forward, own.backward
-        step = LocalStep(*work, of_server, one.up, one.down, one.messages_up, one.messages_down, client.waits)
-        quiet = LocalStep(*work, 0.0, 0, 0, 0, 0, client.waits)
+        encoding, decoding = codec_flops(self.plan, self._encoded(client, codec), shape)
+        work, messages = own + encoding, (one.up, one.down, one.messages_up, one.messages_down)
+        step = LocalStep(work.forward, work.backward, of_server + decoding, *messages, client.waits)
+        quiet = LocalStep(own.forward, own.backward, 0.0, 0, 0, 0, 0, client.waits)
         ends = sum(sent.end_up), sum(sent.end_down), len(sent.end_up), len(sent.end_down)
         steps = [step if some else quiet for some in sent.uploads]
         return ClientWork(crew.clients[0], client.task_group, crew.device, steps, *ends, slowdown=crew.slowdown)

@@ -18,6 +18,7 @@ class Codec(BaseCodec):
     """Sends hidden states as bfloat16."""
 
     by_token = True
+    encode_flops, decode_flops = 20, 10
 
     def layout(self, shape: tuple[int, int, int], dtype: torch.dtype) -> Layout:
         """2 bytes a number."""

@@ -53,11 +53,15 @@ class BaseCodec(ABC):
         Options: the config section under ``options``.
         couples_examples: what is decoded of one example depends on the others of its batch.
         by_token: what is decoded of a token depends on nothing but that token, and all parts are (B, T, ...).
+        encode_flops, decode_flops: what a number takes on the virtual clock: operations of a matrix product that takes
+            as long, as ``benchmarks/codecs.py`` measures them; 0 is not counted.
     """
 
     Options: ClassVar[type[Section]] = Section
     couples_examples: ClassVar[bool] = False
     by_token: ClassVar[bool] = False
+    encode_flops: ClassVar[float] = 0.0
+    decode_flops: ClassVar[float] = 0.0
 
     def __init__(self, options: Any) -> None:
         self.options = options

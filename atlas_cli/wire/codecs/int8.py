@@ -22,6 +22,7 @@ class Codec(BaseCodec):
 
     Options = TokenOptions
     by_token = True
+    encode_flops, decode_flops = 35, 15
 
     def layout(self, shape: tuple[int, int, int], dtype: torch.dtype) -> Layout:
         """A byte a number, and 4 a scale."""

@@ -35,6 +35,7 @@ class Codec(BaseCodec):
     """Sends a product of two thin matrices for each text."""
 
     Options = Options
+    encode_flops, decode_flops = 1200, 60
 
     def layout(self, shape: tuple[int, int, int], dtype: torch.dtype) -> Layout:
         """The factors, packed by row, and their scales by component."""

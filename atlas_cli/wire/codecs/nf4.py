@@ -33,6 +33,7 @@ class Codec(BaseCodec):
 
     Options = BlockOptions
     by_token = True
+    encode_flops, decode_flops = 400, 80
 
     def layout(self, shape: tuple[int, int, int], dtype: torch.dtype) -> Layout:
         """Half a byte a number, rounded up by token, and 4 bytes a scale."""

@@ -29,6 +29,7 @@ class Codec(BaseCodec):
     """Sends the largest features of each token, but for some."""
 
     Options = Options
+    encode_flops, decode_flops = 2700, 260
 
     def layout(self, shape: tuple[int, int, int], dtype: torch.dtype) -> Layout:
         """k numbers a token, and ceil(log2 D) bits for each."""

@@ -20,6 +20,7 @@ class Codec(BaseCodec):
 
     Options = _kept.KeptOptions
     by_token = True
+    encode_flops, decode_flops = 1400, 240
 
     def layout(self, shape: tuple[int, int, int], dtype: torch.dtype) -> Layout:
         """k numbers a token, and ceil(log2 D) bits for each."""

@@ -34,6 +34,7 @@ class Codec(BaseCodec):
 
     Options = Options
     couples_examples = True
+    encode_flops, decode_flops = 4000, 120
 
     def layout(self, shape: tuple[int, int, int], dtype: torch.dtype) -> Layout:
         """The numbers, packed by token, and the vectors."""
