@@ -17,9 +17,8 @@ def codec_flops(plan: Plan, client: ClientPlan, shape: Shape, alone: Sequence[in
     Args:
         alone: lengths of the texts that a frozen client sends; default: all of the batch.
     """
-    codecs, tokens = plan.codecs(client), shape.batch * shape.tokens
-    numbers = tokens * plan.hidden_size
-    sent = numbers if alone is None or client.learns != "frozen" else sum(alone) * plan.hidden_size
+    codecs, numbers = plan.codecs(client), shape.batch * shape.tokens * plan.hidden_size
+    sent = numbers if alone is None else sum(alone) * plan.hidden_size
     up, back = (codecs.flops(kind) for kind in UP)
     down = [codecs.flops(kind) for kind in DOWN]
     after = numbers * (back[0] + sum(decode for _, decode in down))

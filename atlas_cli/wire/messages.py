@@ -181,15 +181,15 @@ class Activations(HiddenStates, kind="activations", direction="up"):
         attention_mask: (B, T) bool, False on padding; None: nothing is padding.
         labels: as the task has them, (1, N) where texts follow one another and each token has one; None if they stay on
             the client.
-        lengths: (B,) int64, the tokens of each text, where texts follow one another.
         examples: (B,) int32, the numbers of the texts among the client's, where a codec keeps something of each.
+        lengths: (B,) int64, the tokens of each text, where texts follow one another.
     """
 
     activations: Tensor
     attention_mask: Tensor | None = None
     labels: Tensor | None = None
-    lengths: Tensor | None = None
     examples: Tensor | None = None
+    lengths: Tensor | None = None
 
     @property
     def mask(self) -> Tensor:
