@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
+from paired import Interval
 from published import all as published
 from published import page, records
 from published.claim import VERDICTS, Claim, Figure, Paper
@@ -23,8 +24,13 @@ def claim(*printed, values=(), **fields):
         (["3", "1", "1"], [30.0, 10.0, 12.0], {"ranked": True, "interval": 0.5}, "same order"),
         (["3", "1", "2"], [30.0, 10.0, 40.0], {"ranked": True}, "not reproduced"),
         (["3", "1"], [7.0, 7.0], {"ranked": True}, "not reproduced"),
+        (["0.5", "0.4"], [7.02, 7.01], {"ranked": True}, "not reproduced"),  # 7.0 and 7.0
         (["3"], [7.0], {"ranked": True}, "not reproduced"),  # one figure has no order
         (["3", "1"], [3.0, None], {"ranked": True, "interval": 9.0}, "not reproduced"),
+        (["+0.97", "-2"], [Interval(0.97, 0.96), Interval(-0.1, 0.05)], {}, "same order"),  # however near
+        (["+0.97", "-2"], [Interval(0.97, 0.98), Interval(-0.1, 0.05)], {}, "not reproduced"),
+        (["+0.97"], [Interval(-5.0, 0.1)], {"interval": 9.0}, "not reproduced"),
+        (["+0.97"], [Interval(0.97, None)], {}, "not reproduced"),  # one seed
     ],
 )
 def test_a_verdict_follows_the_rule(printed, values, fields, verdict):
@@ -63,6 +69,13 @@ def test_a_worse_verdict_ends_with_1_and_stays_off_the_record(one_paper, capsys)
     assert out.splitlines()[-1] == "a_paper: it holds (table 1) | 2.0 | 2.5 | not reproduced"
     assert err == "worse: a_paper: it holds: not reproduced, and was reproduced\n"
     assert one_paper(2.1)([]) == 0
+
+
+def test_an_interval_is_on_record_and_on_the_page(tmp_path):
+    of_seeds = claim("+1.0", values=[Interval(0.53, 0.21)])
+    records.write({"a": {"c": records.measured(of_seeds)}}, tmp_path / "records.json")
+    (value,) = records.read(tmp_path / "records.json")["a"]["c"].measured.values()
+    assert value == Interval(0.53, 0.21) and page.shown(value, "+1.0") == "+0.5 ± 0.2"
 
 
 def test_the_page_is_what_is_on_record():

@@ -11,13 +11,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
+from paired import Interval
+
 EXACT, REPRODUCED, SAME_ORDER, NOT_REPRODUCED = "exact", "reproduced", "same order", "not reproduced"
+Value = float | Interval | None
 VERDICTS = (EXACT, REPRODUCED, SAME_ORDER, NOT_REPRODUCED)  # the best first
 RULE = (
     "*exact*: every figure is the source's to the last digit that it prints, or follows its equation to within the "
     "rounding that is stated. *reproduced*: every figure is inside the stated interval. *same order*: any two figures "
-    "that differ in the source differ in the same direction here. *not reproduced*: none of these, or atlas has "
-    "nothing that gives the figure."
+    "that differ in the source differ in the same direction here, at the digits that it prints. *not reproduced*: "
+    "none of these, or atlas has nothing that gives the figure. Differences between trained stand-ins, which stand "
+    "here with their interval of 95 % over seeds (Student's t), are *same order* at best: each has the source's "
+    "sign, and its interval excludes 0."
 )
 
 
@@ -60,8 +65,12 @@ class Figure:
         """What a measured value that is exact may differ by."""
         if self.within is not None:
             return self.within
-        decimals = len(self.printed.partition(".")[2])
-        return 0.5 * 10.0**-decimals * (1 + 1e-9)
+        return 0.5 * 10.0**-self.decimals * (1 + 1e-9)
+
+    @property
+    def decimals(self) -> int:
+        """Digits after the point."""
+        return len(self.printed.partition(".")[2])
 
 
 @dataclass(frozen=True)
@@ -74,7 +83,8 @@ class Claim:
         changed: what differs from the source's own setting, and why the claim can be checked all the same.
         figures: as the source prints them.
         interval: the part of a figure by which a value that is reproduced may differ from it.
-        measure: gives the values in the order of ``figures``; None for one that atlas cannot give.
+        measure: gives the values in the order of ``figures``; None for one that atlas cannot give, an ``Interval`` for
+            a difference over seeds.
         ranked: whether the order of the figures is part of the claim, so that the verdict may be "same order".
         slow: takes more than seconds; ``--quick`` leaves it out.
         found: what was found out about figures that differ.
@@ -84,24 +94,27 @@ class Claim:
     where: str
     setting: str
     figures: tuple[Figure, ...]
-    measure: Callable[[], Sequence[float | None]]
+    measure: Callable[[], Sequence[Value]]
     changed: str = ""
     interval: float = 0.0
     ranked: bool = False
     slow: bool = False
     found: str = ""
 
-    def verdict(self, values: Sequence[float | None]) -> str:
+    def verdict(self, values: Sequence[Value]) -> str:
         """One of ``VERDICTS``, by ``RULE``."""
         pairs = list(zip(self.figures, values, strict=True))
-        known = [(figure, value) for figure, value in pairs if value is not None]
+        if seen := [(figure, value) for figure, value in pairs if isinstance(value, Interval)]:
+            alike = all(value.excludes_zero() and value.mean * figure.value > 0 for figure, value in seen)
+            return SAME_ORDER if alike and len(seen) == len(pairs) else NOT_REPRODUCED
+        known = [(figure, value) for figure, value in pairs if isinstance(value, int | float)]
         if len(known) < len(pairs):
             return NOT_REPRODUCED
         if all(abs(value - figure.value) <= figure.exact for figure, value in known):
             return EXACT
         if all(abs(value - figure.value) <= self.interval * abs(figure.value) for figure, value in known):
             return REPRODUCED
-        if self.ranked and in_order([figure.value for figure, _ in known], [value for _, value in known]):
+        if self.ranked and in_order([f.value for f, _ in known], [round(v, f.decimals) for f, v in known]):
             return SAME_ORDER
         return NOT_REPRODUCED
 

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
-from published.claim import RULE, VERDICTS, Claim, Paper
+from paired import Interval
+
+from published.claim import RULE, VERDICTS, Claim, Paper, Value
 from published.records import Record, Records
 
 PAGE = Path(__file__).parents[2] / "docs" / "results" / "published.md"
@@ -77,11 +79,14 @@ def note(claim: Claim) -> str:
     return "- " + " ".join(parts)
 
 
-def shown(value: float | None, printed: str) -> str:
+def shown(value: Value, printed: str) -> str:
     """A measured value with the digits of the published one."""
     if value is None:
         return "none"
     decimals = len(printed.partition(".")[2])
+    if isinstance(value, Interval):
+        half = "" if value.half is None else f" ± {value.half:.{decimals}f}"
+        return f"{value.mean:+.{decimals}f}{half}"
     if decimals == 0 and value and abs(value) < 0.5:
         return f"{value:.1g}"
     return f"{value:,.{decimals}f}"

@@ -11,12 +11,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from paired import Interval
+
 from atlas_cli.runs.manifest import start_manifest
-from published.claim import Claim, worse
+from published.claim import Claim, Value, worse
 
 HERE = Path(__file__).parent
 RECORDS = HERE / "records.json"
-SHARED = ("__init__", "all", "claim", "merging", "page", "planned", "records", "trained")  # about no paper
+SHARED = ("__init__", "all", "claim", "merging", "page", "planned", "ranked", "records", "trained")  # about no paper
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Record:
 
     verdict: str
     printed: Mapping[str, str]
-    measured: Mapping[str, float | None]
+    measured: Mapping[str, Value]
     conditions: Mapping[str, Any]
 
 
@@ -45,7 +47,7 @@ def papers() -> dict[str, ModuleType]:
 
 def measured(claim: Claim) -> Record:
     """Measure a claim now."""
-    values = [None if value is None else float(value) for value in claim.measure()]
+    values = [plain(value) for value in claim.measure()]
     names = [figure.name for figure in claim.figures]
     return Record(
         claim.verdict(values),
@@ -53,6 +55,11 @@ def measured(claim: Claim) -> Record:
         dict(zip(names, values, strict=True)),
         conditions(),
     )
+
+
+def plain(value: Value) -> Value:
+    """A value of Python's own types, as it is on record."""
+    return value if value is None or isinstance(value, Interval) else float(value)
 
 
 def conditions() -> dict[str, Any]:
@@ -74,7 +81,12 @@ def read(path: Path = RECORDS) -> Records:
     if not path.exists():
         return {}
     found = json.loads(path.read_text(encoding="utf-8"))
-    return {paper: {name: Record(**record) for name, record in claims.items()} for paper, claims in found.items()}
+    return {paper: {name: _record(**record) for name, record in claims.items()} for paper, claims in found.items()}
+
+
+def _record(verdict: str, printed: Any, measured: Any, conditions: Any) -> Record:
+    values = {name: Interval(*value) if isinstance(value, list) else value for name, value in measured.items()}
+    return Record(verdict, printed, values, conditions)
 
 
 def write(records: Records, path: Path = RECORDS) -> None:
