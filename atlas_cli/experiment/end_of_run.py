@@ -26,7 +26,11 @@ from atlas_cli.runs.seals import INDEX, seals_record
 def engine_figures(federation: Federation, engine: Engine) -> dict[str, Any]:
     """Figures of caches, stores and engine in this process, by component."""
     offload = federation.offload
-    kept = {"prefix_cache": federation.prefix_cache, "offload": None if offload is None else offload.store}
+    kept = {
+        "prefix_cache": federation.prefix_cache,
+        "offload": None if offload is None else offload.store,
+        "kept_texts": federation.kept_texts,
+    }
     records: dict[str, Any] = {name: each.record() for name, each in kept.items() if each is not None}
     records["prepack"] = prepacked_record([federation.base, *federation.bases.values()])
     records["ray"] = engine.record()

@@ -7,6 +7,7 @@ from dataclasses import fields
 from functools import partial
 
 from atlas_cli.config.schema.experiment import ExperimentConfig
+from atlas_cli.federation.client_state.kept_texts import kept_texts_of
 from atlas_cli.federation.client_state.member import Member, weight_of
 from atlas_cli.federation.client_state.new_client import head_of_client, new_client
 from atlas_cli.federation.client_state.offloaded import offload_of
@@ -26,6 +27,7 @@ from atlas_cli.federation.warm_start import start_from
 from atlas_cli.models.block_paths import layer_of
 from atlas_cli.planning.method import merge_optimizer_of, method_of
 from atlas_cli.planning.plan import ClientPlan, Plan, make_plan
+from atlas_cli.storage.tensor_store import TensorStore
 
 
 def build(config: ExperimentConfig, plan: Plan | None = None) -> Federation:
@@ -48,7 +50,7 @@ def build(config: ExperimentConfig, plan: Plan | None = None) -> Federation:
 
 def build_for_audit(config: ExperimentConfig) -> Federation:
     """As ``build``, with all clients in memory and no cached prefix, as attacks need them; neither changes a figure."""
-    engine = config.engine.model_copy(update={"offload": None, "prefix_cache": None})
+    engine = config.engine.model_copy(update={"offload": None, "prefix_cache": None, "kept_texts": None})
     return build(config.model_copy(update={"engine": engine}))
 
 
@@ -73,8 +75,8 @@ def assemble(loaded: LoadedExperiment) -> Federation:
     Given a federation, all parties that are not passed are built anew; base and data are shared.
     """
     server = make_server(loaded)
-    cache = prefix_cache_of(loaded.config)
-    clients, members = make_clients(loaded, cache)
+    cache, texts = prefix_cache_of(loaded.config), kept_texts_of(loaded.config)
+    clients, members = make_clients(loaded, cache, texts)
     return Federation(
         **{field.name: getattr(loaded, field.name) for field in fields(LoadedExperiment)},
         clients=clients,
@@ -84,6 +86,7 @@ def assemble(loaded: LoadedExperiment) -> Federation:
             loaded.base, loaded.plan.cut, loaded.config.evaluation.batch_size, loaded.pad, loaded.device
         ),
         prefix_cache=cache,
+        kept_texts=texts,
     )
 
 
@@ -99,12 +102,14 @@ def make_server(loaded: LoadedExperiment) -> SplitServer:
     return SplitServer(loaded.base, plan.cut, tasks, setting, config.server.rank, first_layers)
 
 
-def make_clients(loaded: LoadedExperiment, cache: PrefixCache | None) -> tuple[Mapping[str, Party], dict[str, Member]]:
+def make_clients(
+    loaded: LoadedExperiment, cache: PrefixCache | None, texts: TensorStore | None
+) -> tuple[Mapping[str, Party], dict[str, Member]]:
     """All clients by name, and the aggregator's record of each.
 
     With ``engine.offload`` one client of each kind is built, and clients that start like it share its state.
     """
-    make, served = _client_maker(loaded, cache), _served(loaded)
+    make, served = _client_maker(loaded, cache, texts), _served(loaded)
     members: dict[str, Member] = {}
 
     def add_member(client: ClientPlan, party: Party) -> None:
@@ -130,7 +135,9 @@ def make_clients(loaded: LoadedExperiment, cache: PrefixCache | None) -> tuple[M
     return offload, members
 
 
-def _client_maker(loaded: LoadedExperiment, cache: PrefixCache | None) -> Callable[[str], Party]:
+def _client_maker(
+    loaded: LoadedExperiment, cache: PrefixCache | None, texts: TensorStore | None
+) -> Callable[[str], Party]:
     """A function that makes a client by its name, as it is before the first round."""
     config, plan, tasks = loaded.config, loaded.plan, loaded.training_tasks()
     lowest = lowest_changing_blocks(config, plan)
@@ -140,6 +147,7 @@ def _client_maker(loaded: LoadedExperiment, cache: PrefixCache | None) -> Callab
         base, task, upper = loaded.bases[planned.format], tasks[planned.task_group], plan.above(planned.cut)
         party = new_client(config, planned, base, task, upper, loaded.device)
         give_prefix(cache, config, party, lowest[name])
+        party.wire.memory.store = texts
         return party
 
     return make

@@ -67,7 +67,7 @@ def compressed_steps(federation: Federation, clients: Collection[str], number: i
 def _compare(federation: Federation, name: str, batch: Batch, number: int) -> CompressedStep:
     planned, wire = federation.plan.by_name[name], federation.clients[name].wire
     codecs = federation.plan.codecs(planned)
-    codecs.load_state_dict(wire.state_dict())  # tensors that are never written to
+    codecs.load_state_dict(wire.memory.state_dict(numbers=batch.numbers))  # tensors that are never written to
     with_codecs = _step(federation, name, batch, number, codecs)
     exact = _step(federation, name, batch, number, None)
     back = planned.waits and exact.gradient.numel() > 0

@@ -26,6 +26,7 @@ from atlas_cli.federation.under_way import UnderWay
 from atlas_cli.models.adapters.lora import joined
 from atlas_cli.models.adapters.origin import ORIGIN
 from atlas_cli.planning.cohort import sample_cohort
+from atlas_cli.storage.tensor_store import TensorStore
 from atlas_cli.tasks.contract import BaseTask
 from atlas_cli.wire.ledger import Ledger
 from atlas_cli.wire.recorded_messages import Recording
@@ -96,6 +97,7 @@ class Federation(LoadedExperiment):
         aggregator: What merges and delivers the adapters of each task group.
         evaluator: What measures the models on test data.
         prefix_cache: The cache of frozen blocks, if the config asks for it.
+        kept_texts: Where codecs keep something of texts, if not in memory alone.
         recording: The messages that are kept for an audit, if the config asks for it.
         last_used: When each client was last used.
         fingerprints: For each client, the sum of its fingerprints so far.
@@ -109,6 +111,7 @@ class Federation(LoadedExperiment):
     aggregator: Aggregator
     evaluator: Evaluator
     prefix_cache: PrefixCache | None = None
+    kept_texts: TensorStore | None = None
     recording: Recording | None = None
     last_used: LastUsed = field(default_factory=LastUsed)
     fingerprints: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -127,6 +130,8 @@ class Federation(LoadedExperiment):
             self.prefix_cache.close()
         if self.offload is not None:
             self.offload.store.close()
+        if self.kept_texts is not None:
+            self.kept_texts.close()
 
     @cached_property
     def generated(self) -> dict[str, GeneratedText]:

@@ -34,3 +34,15 @@ def test_what_is_predicted_of_all_texts_is_what_both_ends_hold_after_an_epoch(ma
         assert {name: parts["kept_texts"] for name, parts in record["clients"].items()} == at_client
         assert record["server"]["kept_texts"] == at_server < record["server"]["cut_buffers"]
     assert "after an epoch" in notes[0]
+
+
+def test_what_does_not_fit_in_memory_is_on_disk_and_a_run_is_the_same(make_federation, train_quietly, tmp_path):
+    """With idle clients put away, too, and one whose round is given back; nothing is left of what was replaced."""
+    changes = {"wire": WIRE, "faults": {"crash_at": {"b": {"round": 2, "step": 1}}}, "output": {"dir": str(tmp_path)}}
+    plain = make_federation(**changes)
+    small = make_federation(**changes, engine={"kept_texts": "1 KiB", "offload": "1 KiB"})
+    lines = [[line["train_loss"] for line in train_quietly(each).metrics] for each in (plain, small)]
+    assert lines[0] == lines[1] and small.kept_texts.peak_disk_bytes > 10_000
+    assert small.kept_texts.memory_bytes == small.kept_texts.disk_bytes == 0  # all clients are away, with theirs
+    small.close()
+    assert not list(tmp_path.iterdir())

@@ -65,6 +65,12 @@ class EngineConfig(Section):
         "temporary folder under `output.dir`. With `null` all clients stay in memory.",
         examples=["1 GiB"],
     )
+    kept_texts: Annotated[str, quantity(parse_bytes)] | None = Field(
+        None,
+        description="Memory in each process for what codecs keep of texts (`delta`, `feedback`) at both ends. What "
+        "does not fit goes to a temporary folder under `output.dir`. With `null` all of it stays in memory.",
+        examples=["1 GiB"],
+    )
     prepack: Annotated[str, quantity(parse_bytes)] | None = Field(
         "2 GiB",
         description="Memory in each process for copies of frozen weights in the order in which a CPU's kernels read "

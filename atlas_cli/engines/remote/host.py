@@ -20,6 +20,7 @@ from atlas_cli.engines.remote.arrays import Packed, pack, unpack
 from atlas_cli.engines.remote.sent_state import SentState
 from atlas_cli.errors import NonFiniteError, PluginError
 from atlas_cli.federation.batches import ClientBatches
+from atlas_cli.federation.client_state.kept_texts import kept_texts_of
 from atlas_cli.federation.client_state.member import Member
 from atlas_cli.federation.client_state.new_client import new_client
 from atlas_cli.federation.parties.auxiliary_client import AuxiliaryClient
@@ -118,6 +119,7 @@ class ClientHost:
     ) -> None:
         torch.set_num_threads(threads)
         self.config, self.bases, self.device = config, dict(bases), device
+        self._texts = kept_texts_of(config)
         self._weights = self.weights_sha256()
         self._made: dict[str, ClientSetup] = {}
         self._parties: dict[str, Party] = {}
@@ -151,6 +153,9 @@ class ClientHost:
         planned, batches, upper = self._made[client]
         # anew, since ranks may have become smaller and larger again with a client that went back
         party = new_client(self.config, planned, self.bases[planned.format], batches.task, upper, self.device)
+        party.wire.memory.store = self._texts
+        if client in self._parties:
+            self._parties[client].wire.memory.clear()
         member = Member(planned.task_group, 0.0, party.exchanged, party.head)
         sent.load(party, member)
         if sent.usage is not None:

@@ -97,7 +97,7 @@ class OffloadedClients(Mapping[str, Party]):
 
     def _put_away(self, name: str) -> None:
         self._members[name].put_away(self._store(self._present[name], self._members[name]))
-        del self._present[name]
+        self._present.pop(name).wire.memory.clear()
 
     def _store(self, party: Party, member: Member) -> StoredState:
         state, put = ClientState.of(party, member), self.store.put
