@@ -56,9 +56,9 @@ _RATE = _Kind(
 _TIME = _Kind(
     "a time",
     "40 ms",
-    "s, ms, us, min",
-    {"s": 1, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9, "min": 60},
-    {"m": "ms or min", "sec": "s"},
+    "s, ms, us, min, h",
+    {"s": 1, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9, "min": 60, "h": 3600},
+    {"m": "ms or min", "sec": "s", "hours": "h"},
 )
 _POWER = _Kind(
     "a power", "5 W", "W, mW, kW", {"mW": 1e-3, "W": 1, "kW": 1e3}, {"Wh": "W, not energy", "J": "W, not energy"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -35,12 +34,12 @@ def command(
 
     if this_machine:
         device = measure_this_machine(threads)
-        typer.echo(json.dumps(asdict(device), indent=2) if as_json else _yaml(device.texts(), device.source))
+        typer.echo(json.dumps(device.record(), indent=2) if as_json else _yaml(device.texts(), device.source))
         return
     if threads is not None:
         raise ConfigError("goes with --this-machine", key="--threads")
     if as_json:
-        typer.echo(json.dumps([asdict(device) for device in BUILT_IN.values()], indent=2))
+        typer.echo(json.dumps([device.record() for device in BUILT_IN.values()], indent=2))
         return
     from atlas_cli.reports.fitted import Column, fitted_table
     from atlas_cli.reports.terminal import Terminal

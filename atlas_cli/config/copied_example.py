@@ -46,6 +46,7 @@ def _data_of(example: Example) -> Iterator[Path]:
     named += [
         name for group in config.task_groups.values() if group.data.source == "files" for name in group.data.location
     ]
+    named += [trace.trace for device in config.devices.values() for trace in device.traces.values()]
     for path in (example.path.parent / name for name in named):
         yield from (file for file in (path, *sorted(path.rglob("*"))) if file.is_file())
 

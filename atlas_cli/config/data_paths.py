@@ -1,4 +1,4 @@
-"""Makes relative paths of data, adapters and models absolute, starting from the config's folder.
+"""Makes relative paths of data, adapters, traces and models absolute, starting from the config's folder.
 
 A path in a config file is looked for beside that file, then in the working directory, and a note says where the latter
 was taken; one given on the command line in the working directory alone. A path that exists nowhere stays as it is;
@@ -21,7 +21,7 @@ _PATHS = ("files", "test_files", "validation_files", "glue")
 def with_absolute_paths(
     config: ExperimentConfig, folder: Path, is_override: Callable[[str], bool]
 ) -> tuple[ExperimentConfig, list[str]]:
-    """The config with absolute paths of its data, adapters and models, and notes where it might be another file.
+    """The config with absolute paths of its data, adapters, traces and models, and notes where that might be another.
 
     Args:
         folder: of the config file.
@@ -46,6 +46,13 @@ def with_absolute_paths(
         data = {field: each(value, f"{key}.data.{field}") for field, value in paths.items() if value is not None}
         adapter = None if group.adapter is None else absolute(group.adapter, f"{key}.adapter")
         groups[name] = group.model_copy(update={"data": group.data.model_copy(update=data), "adapter": adapter})
+    devices = {}
+    for name, device in config.devices.items():
+        traces = {
+            figure: each.model_copy(update={"trace": absolute(each.trace, f"devices.{name}.{figure}.trace")})
+            for figure, each in device.traces.items()
+        }
+        devices[name] = device.model_copy(update=traces) if traces else device
     names = {key: getattr(config.model, key) for key in ("name", "tokenizer")}
     beside = {
         key: absolute(name, f"model.{key}")
@@ -53,7 +60,7 @@ def with_absolute_paths(
         if name is not None and _is_beside(name, folder)
     }
     model = config.model.model_copy(update=beside) if beside else config.model
-    return config.model_copy(update={"task_groups": groups, "model": model}), notes
+    return config.model_copy(update={"task_groups": groups, "devices": devices, "model": model}), notes
 
 
 def _is_beside(name: str, folder: Path) -> bool:

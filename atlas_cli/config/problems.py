@@ -33,9 +33,11 @@ def from_validation(error: ValidationError, data: dict[Any, Any]) -> list[Proble
     found: dict[KeyPath, Problem] = {}
     details = error.errors(include_url=False)
     hints = len(details) <= HINTED
-    misspelt = {_meant(d["loc"]) for d in details if d["type"] == "extra_forbidden"} if hints else set()
-    for detail in details:
-        place = _locate(detail["loc"], detail["type"], data)
+    places = [_locate(detail["loc"], detail["type"], data) for detail in details]
+    pairs = list(zip(details, places, strict=True))
+    unknown = [place.path for d, place in pairs if place is not None and d["type"] == "extra_forbidden"]
+    misspelt = set(map(_meant, unknown)) if hints else set()
+    for detail, place in pairs:
         if place is None or (detail["type"] == "missing" and place.path in misspelt):
             continue
         if place.path not in found:
@@ -95,6 +97,15 @@ def _is_union(annotation: Any) -> bool:
     return get_origin(annotation) in (Union, types.UnionType)
 
 
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _takes(branch: Any, value: Any) -> bool:
+    """Whether a branch of a union is meant for such values."""
+    return isinstance(value, dict) if _is_section(branch) else get_origin(branch) is type(value)
+
+
 def _locate(loc: tuple[str | int, ...], kind: str, data: Any) -> _Place | None:
     """Follow an error's location, in which pydantic mixes keys with names of union branches.
 
@@ -107,10 +118,11 @@ def _locate(loc: tuple[str | int, ...], kind: str, data: Any) -> _Place | None:
     for i, part in enumerate(loc):
         annotation = _bare(annotation)
         if _is_union(annotation):
-            branch = next((a for a in map(_bare, get_args(annotation)) if get_origin(a) is type(value)), None)
+            branch = next((a for a in map(_bare, get_args(annotation)) if _takes(a, value)), None)
             if branch is None:
                 return _Place(path, annotation, value, is_union=True)
-            if not str(part).startswith(f"{type(value).__name__}["):
+            name = branch.__name__ if _is_section(branch) else f"{type(value).__name__}["
+            if not str(part).startswith(name):
                 return None
             annotation = branch
             continue
@@ -118,7 +130,7 @@ def _locate(loc: tuple[str | int, ...], kind: str, data: Any) -> _Place | None:
         if part == "[key]" and is_marker:  # else it is a key of the file that happens to have this name
             return _Place(path, get_args(parent)[0], path[-1], is_key=True)
         parent, path = annotation, (*path, part)
-        if isinstance(parent, type) and issubclass(parent, BaseModel):
+        if _is_section(parent):
             field = parent.model_fields.get(str(part))
             annotation = field.annotation if field else parent
         else:
@@ -193,10 +205,17 @@ def _out_of_range(kind: str, context: dict[str, Any], path: KeyPath, value: Any)
 def _model_at(path: KeyPath) -> type[BaseModel]:
     annotation: Any = ExperimentConfig
     for part in path:
-        annotation = _bare(annotation)
-        is_model = isinstance(annotation, type) and issubclass(annotation, BaseModel)
+        annotation = _section_in(annotation)
+        is_model = _is_section(annotation)
         annotation = annotation.model_fields[str(part)].annotation if is_model else get_args(annotation)[-1]
-    return _bare(annotation)
+    found: type[BaseModel] = _section_in(annotation)
+    return found
+
+
+def _section_in(annotation: Any) -> Any:
+    """The type, or of a union the section in it."""
+    bare = _bare(annotation)
+    return next(filter(_is_section, map(_bare, get_args(bare))), bare) if _is_union(bare) else bare
 
 
 def _suggest(path: KeyPath) -> str:
@@ -220,7 +239,7 @@ def _meant(path: KeyPath) -> KeyPath | None:
 def _with_key(model: type[BaseModel], word: str, above: KeyPath) -> Iterable[str]:
     for name, field in model.model_fields.items():
         section = _bare(field.annotation)
-        if isinstance(section, type) and issubclass(section, BaseModel):
+        if _is_section(section):
             if word in section.model_fields:
                 yield dotted((*above, name, word))
             yield from _with_key(section, word, (*above, name))

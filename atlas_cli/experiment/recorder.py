@@ -116,8 +116,8 @@ class Recorder:
 
         return tell
 
-    def round(self, result: RoundResult) -> None:
-        """Record a round.
+    def round(self, result: RoundResult) -> RoundTime | None:
+        """Record a round; return it on the virtual clock, where it has a time there.
 
         Clients that had no part in it (not in the cohort, sent nothing, were sent nothing, were not scored) have no
         line, except in round 0 and in the last.
@@ -144,6 +144,7 @@ class Recorder:
         if self.measured is not None and self.measured.number == number:
             self.measured.end(self.files)
         self.progress.round_end(number, lines)
+        return clock
 
     def clusters(self, found: ClusteringResult | None) -> None:
         """Record and report a clustering; None if none was due."""
@@ -159,9 +160,9 @@ class Recorder:
             return None
         if (there := result.attendance) is not None and there.ended is not None:
             return there.ended.time
-        late, waited = (there.late, there.waited) if there is not None else ((), 0.0)
-        dropped = result.dropped
-        return simulate(self.federation, result.trained, result.ledger, dropped=dropped, late=late, waited=waited)
+        late, waited, idle = (there.late, there.waited, there.idle) if there is not None else ((), 0.0, 0.0)
+        works = self.federation, result.trained, result.ledger
+        return simulate(*works, dropped=result.dropped, late=late, waited=waited, idle=idle)
 
     def _by_group(self, clients: Iterable[str]) -> dict[str, list[str]]:
         """Some clients by task group, each once, in the order of the config."""

@@ -94,7 +94,9 @@ def train(
             alone = due and not federation.aggregator.group_adapter  # each client's own model is scored
             require_delivered(federation, federation.clients if alone else scores.clients)
             works = trained | attendance.called_off
-            recorder.round(RoundResult(number, ledger, scores, works, errors, attendance, compressed, last))
+            took = recorder.round(RoundResult(number, ledger, scores, works, errors, attendance, compressed, last))
+            if federation.clock is not None and took is not None:
+                federation.clock.end_round(took.seconds)
         checkpoint(number)
         last_done = number
         if best.stops:

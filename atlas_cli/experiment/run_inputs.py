@@ -17,10 +17,11 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from atlas_cli import discovery
+from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.data.rows import digest
 from atlas_cli.experiment.manifest_facts import data_facts, model_facts
 from atlas_cli.federation.federation import Federation
-from atlas_cli.hashing import sha256_text
+from atlas_cli.hashing import sha256_file, sha256_text
 from atlas_cli.models.files.tokenizer_file import tokenizer_files, tokenizer_parts
 from atlas_cli.package_folder import PACKAGE_FOLDER
 from atlas_cli.plugin_code import code_of
@@ -43,6 +44,7 @@ def inputs(federation: Federation) -> dict[str, Any]:
         "tokenizer": {"parts": tokenizer_parts(tokenizer), "files": tokenizer_files(tokenizer)},
         "examples": {name: _examples(federation, name) for name in federation.data},
         "code": _code(federation),
+        **({"traces": traces} if (traces := _traces(federation.config)) else {}),
         **({"packages": packages} if (packages := _packages(federation)) else {}),
     }
 
@@ -86,6 +88,8 @@ def changed_since(manifest: Mapping[str, Any], federation: Federation, *, code: 
         return tokenizer
     if code and (files := listed(changed_code(manifest, federation))):
         return f"code that computes has changed: {files}; restore it or start anew"
+    if (trace := _difference(before.get("traces", {}), now.get("traces", {}))) is not None:
+        return f"a trace of a device is not what it was: {trace}; restore its file or start anew"
     data = data_facts(federation)
     for group in data:
         for was, now_ in ((manifest["data"], data), (before["examples"], now["examples"])):
@@ -147,6 +151,14 @@ def _sha256_features(features: Iterable[Feature]) -> str:
             hasher.update(f"{name} {len(packed)} ".encode() + packed)
         hasher.update(b"\n")
     return hasher.hexdigest()
+
+
+def _traces(config: ExperimentConfig) -> dict[str, str]:
+    """Hashes of the files of traces, by device and figure."""
+    given = {
+        f"{name}.{figure}": each for name, device in config.devices.items() for figure, each in device.traces.items()
+    }
+    return {key: sha256_file(Path(each.trace).expanduser()) for key, each in given.items()}
 
 
 def _code(federation: Federation) -> dict[str, str]:

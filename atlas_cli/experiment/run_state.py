@@ -1,7 +1,8 @@
 """The state of a run, and its checkpoints: that of its parts, by name.
 
-It holds everything that does not follow from config, seed and round. Protection and the virtual clock of rounds have no
-state: noise, cohorts, faults and times are functions of seed, client and round. Clients under way have one.
+It holds everything that does not follow from config, seed and round. Protection has no state: noise, cohorts and faults
+are functions of seed, client and round, and so are times of rounds. Clients under way have one, and the virtual clock
+where a device has a trace.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ class RunState:
             self.parts["under_way"] = federation.under_way
             if federation.config.training.server_update == "per-client":
                 self.parts["server_copies"] = federation.server.copies
+        if federation.clock is not None:
+            self.parts["clock"] = federation.clock
         self.best = BestRounds(federation)
         if self.best.groups:
             self.parts["best"] = self.best

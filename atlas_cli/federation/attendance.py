@@ -30,6 +30,7 @@ class Attendance:
         gone: dropped clients to which nothing can be delivered.
         late: dropped clients whose last step came after the deadline.
         waited: virtual seconds that the server waited for late clients: the deadline, or 0.
+        idle: virtual seconds before the round in which too few clients could be reached.
         began_with: by client, the ranks of its adapters when the round began.
         ended: what came in the round, where it is not that of a cohort (``training.asynchrony``).
         called_off: the work of clients that were still under way when training ended.
@@ -41,6 +42,7 @@ class Attendance:
         self.cohort = list(cohort)
         self.present = [c for c in cohort if answers(config, c, number)]
         self.dropped = {c: "never answered" for c in cohort if c not in self.present}
+        self.idle = self._reach()
         self.gone, self.late = set(self.dropped), set[str]()
         self.waited = 0.0
         self.began_with: dict[str, dict[str, int]] = {}
@@ -50,6 +52,16 @@ class Attendance:
         self._deadline = None if config.training.deadline is None else parse_time(config.training.deadline)
         self._time = OwnTime(federation, cohort) if self._deadline is not None else None
         self._before: dict[str, ClientState] = {}
+
+    def _reach(self) -> float:
+        """Wait until enough clients can be reached, and drop those that cannot be; return the seconds of it."""
+        if (clock := self.federation.clock) is None:
+            return 0.0
+        idle = clock.wait_for(self.present, self.federation.config.training.min_clients)
+        away = [client for client in self.present if not clock.reachable(client)]
+        self.dropped |= {client: f"cannot be reached at {clock.now:.6g} s" for client in away}
+        self.present = [client for client in self.present if client not in away]
+        return idle
 
     def begin(self) -> None:
         """Begin the round: record the ranks of each client, and copy the state of clients that may be dropped later.

@@ -23,8 +23,10 @@ from atlas_cli.federation.prefix_setup import give_prefix, lowest_changing_block
 from atlas_cli.federation.protection import Protection
 from atlas_cli.federation.round_time import work_of_pass
 from atlas_cli.federation.under_way import UnderWay
+from atlas_cli.federation.virtual_clock import VirtualClock
 from atlas_cli.federation.warm_start import start_from
 from atlas_cli.models.block_paths import layer_of
+from atlas_cli.planning.devices.devices import traced_client
 from atlas_cli.planning.method import merge_optimizer_of, method_of
 from atlas_cli.planning.plan import ClientPlan, Plan, make_plan
 from atlas_cli.storage.tensor_store import TensorStore
@@ -65,6 +67,8 @@ def make_federation(loaded: LoadedExperiment) -> Federation:
     if federation.config.training.asynchrony is not None:
         work_of = partial(work_of_pass, federation)
         federation.under_way = UnderWay(federation.config, federation.aggregator, work_of)
+    elif traced_client(federation.config) is not None:
+        federation.clock = VirtualClock(federation.devices)
     start_from_adapters(federation)
     return federation
 

@@ -23,6 +23,7 @@ from atlas_cli.federation.parties.split_client import SplitClient
 from atlas_cli.federation.parties.split_server import SplitServer
 from atlas_cli.federation.protection import Protection
 from atlas_cli.federation.under_way import UnderWay
+from atlas_cli.federation.virtual_clock import VirtualClock
 from atlas_cli.models.adapters.lora import joined
 from atlas_cli.models.adapters.origin import ORIGIN
 from atlas_cli.planning.cohort import sample_cohort
@@ -103,6 +104,7 @@ class Federation(LoadedExperiment):
         fingerprints: For each client, the sum of its fingerprints so far.
         warm_starts: For each task group that started from an adapter, which adapter that was.
         under_way: The clients under way, if they wait for nobody (``training.asynchrony``).
+        clock: The virtual time at which rounds begin, if a device has a trace.
         protection: The privacy mechanisms and their account; set once all parties are built.
     """
 
@@ -117,6 +119,7 @@ class Federation(LoadedExperiment):
     fingerprints: dict[str, torch.Tensor] = field(default_factory=dict)
     warm_starts: dict[str, WarmStart] = field(default_factory=dict)
     under_way: UnderWay | None = None
+    clock: VirtualClock | None = None
     protection: Protection = field(init=False, repr=False)
 
     @property

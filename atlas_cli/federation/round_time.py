@@ -32,6 +32,7 @@ def simulate(
     dropped: Collection[str] = (),
     late: Collection[str] = (),
     waited: float = 0.0,
+    idle: float = 0.0,
 ) -> RoundTime | None:
     """The round on the virtual clock; None unless it is a split run and every client's device has rate and links.
 
@@ -39,6 +40,7 @@ def simulate(
         dropped: clients whose work ended before the round did.
         late: those of them whose last step came after the deadline.
         waited: virtual seconds that the server waited for the late ones.
+        idle: virtual seconds before the round in which too few clients could be reached.
     """
     config = federation.config
     devices, server = federation.devices, server_device(config)
@@ -55,7 +57,9 @@ def simulate(
     if not works or server.lacks("compute"):
         return None
     update, merge = config.training.server_update, federation.aggregator.exchanges
-    return round_time(works, server, update, merge=merge, waited=waited)
+    began = None if federation.clock is None else federation.clock.now
+    found = round_time(works, server, update, merge=merge, waited=waited, began=began)
+    return found.after(idle) if idle else found
 
 
 def work_of_pass(federation: Federation, client: str, number: int) -> ClientWork:
@@ -98,6 +102,9 @@ class OwnTime:
         flops += sum(own.total for own, _ in self._counted.of(client, did, counted))
         self._flops[client] = len(did.shapes), flops
         device = self._devices[client]
+        if (clock := self.federation.clock) is not None and device.traces is not None:
+            work = _work(self._counted, client, device, did, ledger)
+            return replace(work, slowdown=self._slow.get(client, 1.0)).own_seconds(self._server, clock.now)
         seconds = compute_seconds(flops, device)
         for kind in KINDS:
             if up := ledger.entries.get((client, kind, "up")):

@@ -7,13 +7,14 @@ is checked in planning.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, field_validator
 
 from atlas_cli.config.schema.aggregation import AggregationConfig
 from atlas_cli.config.schema.audit import AuditConfig
 from atlas_cli.config.schema.clustering import ClusteringConfig
+from atlas_cli.config.schema.devices import DeviceConfig as DeviceConfig
 from atlas_cli.config.schema.engine import EngineConfig
 from atlas_cli.config.schema.evaluation import EvaluationConfig
 from atlas_cli.config.schema.faults import FaultsConfig, ScreenConfig
@@ -21,14 +22,13 @@ from atlas_cli.config.schema.output import CheckpointsConfig, OutputConfig
 from atlas_cli.config.schema.partition import HoldoutConfig
 from atlas_cli.config.schema.partition import PartitionConfig as PartitionConfig
 from atlas_cli.config.schema.privacy import PrivacyConfig
-from atlas_cli.config.schema.section import CheckedRanks, ClientRanks, Name, Section, SplitLayer, quantity
+from atlas_cli.config.schema.section import CheckedRanks, ClientRanks, Name, Section, SplitLayer
 from atlas_cli.config.schema.task_groups import DataConfig as DataConfig
 from atlas_cli.config.schema.task_groups import TaskGroupConfig as TaskGroupConfig
 from atlas_cli.config.schema.training import OptimizerConfig as OptimizerConfig
 from atlas_cli.config.schema.training import ScheduleConfig as ScheduleConfig
 from atlas_cli.config.schema.training import TrainingConfig
 from atlas_cli.config.schema.wire import WireConfig
-from atlas_cli.units import parse_bytes, parse_compute, parse_power, parse_rate, parse_time
 
 Learns = Literal["backprop", "auxiliary", "zeroth-order", "frozen"]
 
@@ -190,29 +190,6 @@ class ClientConfig(Section):
         description="How many clients of this kind there are, named NAME-1, NAME-2, and so on.",
         examples=[6],
         json_schema_extra={"unit": "clients"},
-    )
-
-
-class DeviceConfig(Section):
-    """What a device has, each with its unit."""
-
-    memory: Annotated[str, quantity(parse_bytes)] | None = Field(
-        None, description="Memory that training may take.", examples=["2 GiB"]
-    )
-    compute: Annotated[str, quantity(parse_compute)] | None = Field(
-        None, description="The rate at which it computes for long.", examples=["20 GFLOP/s"]
-    )
-    uplink: Annotated[str, quantity(parse_rate)] | None = Field(
-        None, description="The rate of its link to the server.", examples=["10 Mbit/s"]
-    )
-    downlink: Annotated[str, quantity(parse_rate)] | None = Field(
-        None, description="The rate of its link from the server.", examples=["50 Mbit/s"]
-    )
-    latency: Annotated[str, quantity(parse_time)] | None = Field(
-        None, description="The time that a message takes besides its bytes, one way.", examples=["40 ms"]
-    )
-    watts: Annotated[str, quantity(parse_power)] | None = Field(
-        None, description="The power that it draws while it works.", examples=["5 W"]
     )
 
 

@@ -12,13 +12,13 @@ does when several clients want it depends on its update:
 
 The first two are the parallel server. At the end of the round clients send their adapters, the server merges a
 group's when its last has come, and delivers them. Links are not shared: a client's transfer goes at the slower of its
-own rate and the server's.
+own rate and the server's. A device that has a trace has its rates by the virtual time at which a round began.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 from atlas_cli.planning.devices.cost import compute_seconds, download_seconds, upload_seconds
@@ -81,23 +81,44 @@ class ClientWork:
         """Seconds of a step's backward on the client."""
         return self.slowdown * compute_seconds(step.backward_flops, self.device)
 
-    def up(self, step: LocalStep, server: Device) -> float:
-        """Seconds of a step's uploads."""
-        return self.slowdown * upload_seconds(step.bytes_up, step.messages_up, self.device, server)
+    def up(self, step: LocalStep, server: Device, at: float | None = None) -> float:
+        """Seconds of a step's uploads from a virtual time on; None: at the mean rate of a device that has a trace."""
+        return upload_seconds(step.bytes_up, step.messages_up, self.device, server, at, self.slowdown)
 
-    def down(self, step: LocalStep, server: Device) -> float:
-        """Seconds of a step's downloads."""
-        return self.slowdown * download_seconds(step.bytes_down, step.messages_down, self.device, server)
+    def down(self, step: LocalStep, server: Device, at: float | None = None) -> float:
+        """Seconds of a step's downloads, as ``up``."""
+        return download_seconds(step.bytes_down, step.messages_down, self.device, server, at, self.slowdown)
 
-    def adapters_up(self, server: Device) -> float:
-        """Seconds of the upload at the end of the round."""
+    def adapters_up(self, server: Device, at: float | None = None) -> float:
+        """Seconds of the upload at the end of the round, as ``up``."""
         size, messages = self.adapter_bytes_up, self.adapter_messages_up
-        return self.slowdown * upload_seconds(size, messages, self.device, server) if size else 0.0
+        return upload_seconds(size, messages, self.device, server, at, self.slowdown) if size else 0.0
 
-    def adapters_down(self, server: Device) -> float:
-        """Seconds of the delivery at the end of the round."""
+    def adapters_down(self, server: Device, at: float | None = None) -> float:
+        """Seconds of the delivery at the end of the round, as ``up``."""
         size, messages = self.adapter_bytes_down, self.adapter_messages_down
-        return self.slowdown * download_seconds(size, messages, self.device, server) if size else 0.0
+        return download_seconds(size, messages, self.device, server, at, self.slowdown) if size else 0.0
+
+    def own_seconds(self, server: Device, began: float) -> float:
+        """Its computing and transfers from a virtual time on, one after another, without anybody's else."""
+        now = began
+        for step in self.steps:
+            now += self.forward(step)
+            now += self.up(step, server, now)
+            now += self.down(step, server, now)
+            now += self.backward(step)
+        now += self.adapters_up(server, now)
+        return now + self.adapters_down(server, now) - began
+
+
+@dataclass
+class Transfers:
+    """The seconds that a client's transfers took: those of its steps, and those of adapters."""
+
+    up: list[float] = field(default_factory=list)
+    down: list[float] = field(default_factory=list)
+    adapters_up: float = 0.0
+    adapters_down: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -134,6 +155,14 @@ class RoundTime:
     clients: dict[str, ClientTime]
     joules: float | None
 
+    def after(self, idle: float) -> RoundTime:
+        """The same after so many seconds in which all waited for clients that could not be reached."""
+        later = {
+            name: replace(each, wait=each.wait + idle, finished=each.finished + idle)
+            for name, each in self.clients.items()
+        }
+        return RoundTime(self.seconds + idle, later, self.joules)
+
 
 def round_time(
     works: Sequence[ClientWork],
@@ -142,6 +171,7 @@ def round_time(
     *,
     merge: bool = True,
     waited: float = 0.0,
+    began: float | None = None,
 ) -> RoundTime:
     """Compute the simulated time of a round.
 
@@ -150,6 +180,7 @@ def round_time(
         server: the server's device, which must have compute; without link figures those of clients decide.
         merge: False if nothing is aggregated, so that clients do not wait for their group.
         waited: the time that the server waits for clients that do not answer; nothing is merged before.
+        began: the virtual time, by which devices with a trace have their rates; None: they have their mean ones.
 
     Raises:
         ValueError: no client, two of one name, or a figure that a device does not have.
@@ -157,21 +188,44 @@ def round_time(
     names = [w.name for w in works]
     if not works or len(set(names)) < len(names):
         raise ValueError("a round needs clients, each with a name of its own")
-    last_backward, served = _steps(works, server, server_update)
-    finished = {w.name: last_backward[w.name] + w.adapters_up(server) for w in works}
+    took = {w.name: Transfers() for w in works}
+    last_backward, served = _steps(works, server, server_update, began, took)
+    finished = {}
+    for w in works:
+        took[w.name].adapters_up = w.adapters_up(server, _later(began, last_backward[w.name]))
+        finished[w.name] = last_backward[w.name] + took[w.name].adapters_up
     kept = [w for w in works if not w.dropped]
     merged = {w.task_group: waited for w in kept}
     for w in kept:
         merged[w.task_group] = max(merged[w.task_group], finished[w.name])
-    delivered = [(merged[w.task_group] if merge else finished[w.name]) + w.adapters_down(server) for w in kept]
+    delivered = []
+    for w in works:
+        ready = merged[w.task_group] if merge and not w.dropped else finished[w.name]
+        took[w.name].adapters_down = w.adapters_down(server, _later(began, ready))
+        if not w.dropped:
+            delivered.append(ready + took[w.name].adapters_down)
     seconds = max(waited, served, *(delivered or finished.values()))
-    clients = {w.name: client_time(w, server, seconds, finished[w.name]) for w in works}
+    clients = {w.name: client_time(w, server, seconds, finished[w.name], took[w.name]) for w in works}
     joules = [c.joules for c in clients.values()]
     return RoundTime(seconds, clients, None if None in joules else sum(j for j in joules if j is not None))
 
 
-def _steps(works: Sequence[ClientWork], server: Device, server_update: ServerUpdate) -> tuple[dict[str, float], float]:
-    """When each client has finished its last local step, and when the server has done the work that none waits for."""
+def _later(began: float | None, seconds: float) -> float | None:
+    """The virtual time so long after a round began."""
+    return None if began is None else began + seconds
+
+
+def _steps(
+    works: Sequence[ClientWork],
+    server: Device,
+    server_update: ServerUpdate,
+    began: float | None,
+    took: Mapping[str, Transfers],
+) -> tuple[dict[str, float], float]:
+    """When each client has finished its last local step, and when the server has done the work that none waits for.
+
+    What transfers took is added to ``took``.
+    """
     alone = 0.0
     ready = {w.name: 0.0 for w in works}
     worker_free = 0.0
@@ -180,8 +234,11 @@ def _steps(works: Sequence[ClientWork], server: Device, server_update: ServerUpd
         active = [(w, w.steps[number]) for w in works if number < len(w.steps)]
         served = {}
         for w, step in active:
-            begin = ready[w.name] + w.forward(step) + w.up(step, server)
+            begin = ready[w.name] + w.forward(step)
+            took[w.name].up.append(up := w.up(step, server, _later(began, begin)))
+            begin += up
             if not step.waits:
+                took[w.name].down.append(w.down(step, server, _later(began, begin)))
                 ready[w.name] = begin + w.backward(step)
                 if not step.messages_up:
                     continue
@@ -191,7 +248,8 @@ def _steps(works: Sequence[ClientWork], server: Device, server_update: ServerUpd
                 begin = max(begin, group_done[w.task_group])
             served[w.name] = worker_free = begin + compute_seconds(step.server_flops, server)
             if step.waits:
-                ready[w.name] = served[w.name] + w.down(step, server) + w.backward(step)
+                took[w.name].down.append(down := w.down(step, server, _later(began, served[w.name])))
+                ready[w.name] = served[w.name] + down + w.backward(step)
             else:
                 alone = max(alone, served[w.name])
         for w, _ in active:
@@ -200,11 +258,19 @@ def _steps(works: Sequence[ClientWork], server: Device, server_update: ServerUpd
     return ready, alone
 
 
-def client_time(w: ClientWork, server: Device, seconds: float, finished: float) -> ClientTime:
-    """Where a client's time went in so many seconds, after ``finished`` of which it had sent its adapters."""
+def client_time(
+    w: ClientWork, server: Device, seconds: float, finished: float, took: Transfers | None = None
+) -> ClientTime:
+    """Where a client's time went in so many seconds, after ``finished`` of which it had sent its adapters.
+
+    Args:
+        took: what its transfers took; None: as long as at any other time.
+    """
+    if took is None:
+        steady = [w.up(step, server) for step in w.steps], [w.down(step, server) for step in w.steps]
+        took = Transfers(*steady, w.adapters_up(server), w.adapters_down(server))
     compute = sum(w.forward(step) + w.backward(step) for step in w.steps)
-    up = sum(w.up(step, server) for step in w.steps) + w.adapters_up(server)
-    down = sum(w.down(step, server) for step in w.steps) + w.adapters_down(server)
+    up, down = sum(took.up) + took.adapters_up, sum(took.down) + took.adapters_down
     serve = sum(compute_seconds(step.server_flops, server) for step in w.steps if step.waits)
     # sums in another order than the timeline's may differ in the last digit
     wait = max(0.0, seconds - (compute + up + serve + down))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.planning.devices.devices import Device, client_devices, server_device
+from atlas_cli.units import format_rate
 
 
 def clock_notes(config: ExperimentConfig) -> list[str]:
@@ -36,7 +37,9 @@ def clock_notes(config: ExperimentConfig) -> list[str]:
 
 def link_notes(devices: Iterable[Device], server: Device | None) -> list[str]:
     """Notes on the figures that ``upload_seconds`` and ``download_seconds`` assume."""
+    devices = list(devices)
     notes = [f"{device.name} has no latency, which counts as 0" for device in devices if device.latency is None]
+    notes += [note for device in devices for note in _trace_notes(device)]
     if server is None:
         return notes
     if server.latency is None:
@@ -46,6 +49,17 @@ def link_notes(devices: Iterable[Device], server: Device | None) -> list[str]:
             f"the server {server.name} has no {' and no '.join(lacking)}: as fast there as any client (no limit)"
         )
     return notes
+
+
+def _trace_notes(device: Device) -> Iterator[str]:
+    """What of a device depends on the virtual time, and what is planned with."""
+    if (traces := device.traces) is None:
+        return
+    if traces.links:
+        means = " and ".join(f"{name} {format_rate(float(f'{getattr(device, name):.3g}'))}" for name in traces.links)
+        yield f"{device.name}: rounds of a run go by its trace; what is planned takes its mean, {means}"
+    if traces.available is not None:
+        yield f"{device.name}: rounds of a run go by when it can be reached; in plans it always can"
 
 
 def _said(notes: Iterable[str]) -> list[str]:

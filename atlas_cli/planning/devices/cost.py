@@ -36,6 +36,7 @@ from atlas_cli.models.families.contract import BaseFamily
 from atlas_cli.models.frozen.meta_model import meta_model
 from atlas_cli.models.halves.split import blocks_of
 from atlas_cli.planning.devices.devices import Device
+from atlas_cli.planning.devices.traces import Trace
 from atlas_cli.tasks.contract import BaseTask
 
 ATTENTION_BACKWARD = 2.5
@@ -287,20 +288,49 @@ def compute_seconds(flops: float, device: Device) -> float:
     return flops / _known(device, "compute")
 
 
-def upload_seconds(size: float, messages: int, device: Device, server: Device | None = None) -> float:
+def upload_seconds(
+    size: float,
+    messages: int,
+    device: Device,
+    server: Device | None = None,
+    at: float | None = None,
+    slowdown: float = 1.0,
+) -> float:
     """The time to send ``size`` bytes in ``messages`` messages; the slower end decides, and latencies add up.
+
+    Args:
+        at: the virtual time at which the first byte leaves; None: a device that has a trace has its mean rate.
+        slowdown: a factor on it all.
 
     Raises:
         ValueError: the device's uplink is not known.
     """
-    rate = min(_known(device, "uplink"), _or(server, "downlink", float("inf")))
-    return 8 * size / rate + messages * (_or(device, "latency", 0.0) + _or(server, "latency", 0.0))
+    trace = device.traces.uplink if at is not None and device.traces is not None else None
+    most = _or(server, "downlink", float("inf"))
+    sending = _sending(size, _known(device, "uplink"), most, trace, at, slowdown)
+    return slowdown * (sending + messages * (_or(device, "latency", 0.0) + _or(server, "latency", 0.0)))
 
 
-def download_seconds(size: float, messages: int, device: Device, server: Device | None = None) -> float:
+def download_seconds(
+    size: float,
+    messages: int,
+    device: Device,
+    server: Device | None = None,
+    at: float | None = None,
+    slowdown: float = 1.0,
+) -> float:
     """The time of a transfer in the other direction, computed as in ``upload_seconds``."""
-    rate = min(_known(device, "downlink"), _or(server, "uplink", float("inf")))
-    return 8 * size / rate + messages * (_or(device, "latency", 0.0) + _or(server, "latency", 0.0))
+    trace = device.traces.downlink if at is not None and device.traces is not None else None
+    most = _or(server, "uplink", float("inf"))
+    sending = _sending(size, _known(device, "downlink"), most, trace, at, slowdown)
+    return slowdown * (sending + messages * (_or(device, "latency", 0.0) + _or(server, "latency", 0.0)))
+
+
+def _sending(size: float, rate: float, most: float, trace: Trace | None, at: float | None, slowdown: float) -> float:
+    """The time that some bytes take over a link, before it is made ``slowdown`` times as long."""
+    if trace is None or at is None:
+        return 8 * size / min(rate, most)
+    return trace.capped(most).seconds(at, 8 * size, slowdown)
 
 
 def _blocks(

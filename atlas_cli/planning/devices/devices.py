@@ -10,10 +10,12 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from atlas_cli.errors import ConfigError
+from atlas_cli.planning.devices.trace_files import AVAILABLE, read_trace
+from atlas_cli.planning.devices.traces import Trace
 from atlas_cli.suggest import did_you_mean
 from atlas_cli.units import (
     format_bytes,
@@ -47,6 +49,23 @@ _FORMATTERS: dict[str, Callable[[Any], str]] = {
     "latency": format_time,
     "watts": format_power,
 }
+TRACED = ("uplink", "downlink", AVAILABLE)  # what may be a trace
+
+
+@dataclass(frozen=True)
+class Traces:
+    """What of a device depends on the virtual time.
+
+    Attributes:
+        uplink, downlink: the rates of its links, 0 while it cannot be reached; None: as ``Device`` has them.
+        available: when it can be reached, as 1 and 0; None: always.
+        links: those of which the config has a trace.
+    """
+
+    uplink: Trace | None
+    downlink: Trace | None
+    available: Trace | None
+    links: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -56,10 +75,11 @@ class Device:
     Attributes:
         memory: bytes that training may use, which are fewer than installed.
         compute: sustained FLOP/s in float32; a multiplication and an addition are two.
-        uplink, downlink: bit/s from and to the device.
+        uplink, downlink: bit/s from and to the device; of a trace, its mean.
         latency: one-way seconds that a message takes besides its transfer.
         watts: its power while it computes or transfers.
         source: the origin of the figures.
+        traces: what of it depends on the virtual time; None: nothing.
     """
 
     name: str
@@ -70,6 +90,7 @@ class Device:
     latency: float | None = None
     watts: float | None = None
     source: str = ""
+    traces: Traces | None = None
 
     def lacks(self, *figures: str) -> list[str]:
         """The named figures that are not known."""
@@ -78,24 +99,56 @@ class Device:
     def texts(self) -> dict[str, str]:
         """The known figures with units, as in a config under ``devices.<name>``."""
         known = {figure: getattr(self, figure) for figure in _FORMATTERS}
-        return {figure: _FORMATTERS[figure](value) for figure, value in known.items() if value is not None}
+        texts = {figure: _FORMATTERS[figure](value) for figure, value in known.items() if value is not None}
+        links = () if self.traces is None else self.traces.links
+        return texts | {figure: f"{texts[figure]} (mean of a trace)" for figure in links}
+
+    def record(self) -> dict[str, Any]:
+        """Its figures, as JSON."""
+        return {each.name: getattr(self, each.name) for each in fields(self) if each.name != "traces"}
 
 
 def device_of(name: str, texts: Mapping[str, object], source: str = "config", key: str = "devices") -> Device:
     """Build a device from texts such as ``{"memory": "2 GiB", "uplink": "10 Mbit/s"}``; None stands for not known.
 
+    In place of a rate, and for ``available``, there may be what names a trace.
+
     Raises:
-        ConfigError: not a figure of a device, or a quantity without unit, not above zero, or of another kind.
+        ConfigError: not a figure of a device, or a quantity without unit, not above zero, or of another kind; or a
+        trace that cannot be one.
+        ResourceError: the file of a trace is not there.
     """
     figures: dict[str, Any] = {}
+    traces: dict[str, Trace] = {}
     for figure, text in texts.items():
+        if isinstance(text, Mapping) and figure in TRACED:
+            traces[figure] = read_trace(text, figure, f"{key}.{name}.{figure}")
+            continue
+        if figure == AVAILABLE and text is None:
+            continue
         if figure not in _PARSERS:
             raise ConfigError(f"a device has no {figure!r}{did_you_mean(figure, _PARSERS)}", key=f"{key}.{name}")
         try:
             figures[figure] = None if text is None else _PARSERS[figure](text)
         except ValueError as error:
             raise ConfigError(str(error), key=f"{key}.{name}.{figure}") from None
-    return Device(name, **figures, source=source)
+    figures |= {figure: trace.mean for figure, trace in traces.items() if figure != AVAILABLE}
+    return Device(name, **figures, source=source, traces=_traces(figures, traces, f"{key}.{name}"))
+
+
+def _traces(figures: Mapping[str, float | None], given: Mapping[str, Trace], key: str) -> Traces | None:
+    """What of a device depends on time: links are 0 while it cannot be reached."""
+    if not given:
+        return None
+    available, found = given.get(AVAILABLE), dict[str, Trace | None]()
+    for figure in ("uplink", "downlink"):
+        found[figure] = link = given.get(figure)
+        if available is not None and (rate := figures.get(figure)) is not None:
+            try:
+                found[figure] = (link or Trace.of([0.0], [rate])).product(available)
+            except ValueError as error:
+                raise ConfigError(f"with {AVAILABLE}: {error}", key=f"{key}.{figure}") from None
+    return Traces(**found, available=available, links=tuple(name for name in given if name != AVAILABLE))
 
 
 def _built_in(
@@ -170,20 +223,50 @@ def server_device(config: ExperimentConfig) -> Device:
 
 
 def check_times(config: ExperimentConfig) -> None:
-    """Check that every device has the figures that ``training.deadline`` or ``training.asynchrony`` needs.
+    """Check that every device has the figures that ``training.deadline``, ``training.asynchrony`` or traces need.
 
     Raises:
         ConfigError: a figure is missing; names the client and the figure.
     """
-    needed = [name for name in ("deadline", "asynchrony") if getattr(config.training, name) is not None]
+    devices = client_devices(config)
+    needed = [f"training.{name}" for name in ("deadline", "asynchrony") if getattr(config.training, name) is not None]
+    if traced := traced_client(config):
+        _check_traced(config, devices, traced)
+        needed.append(f"devices.{devices[traced].name}")
     if not needed:
         return
-    key = f"training.{needed[0]}"
-    for client, device in client_devices(config).items():
+    key = needed[0]
+    for client, device in devices.items():
         if lacking := device.lacks("compute", "uplink", "downlink"):
             raise ConfigError(f"the device {device.name} of client {client} has no {' and no '.join(lacking)}", key=key)
     if lacking := server_device(config).lacks("compute"):
         raise ConfigError(f"the server's device has no {lacking[0]}", key=key)
+
+
+def traced_client(config: ExperimentConfig) -> str | None:
+    """The first client whose device depends on the virtual time, which there is with a split alone; None: there is
+    none, and rounds need not know when they begin."""
+    if config.mode != "split-federated" or not any(each.traces for each in config.devices.values()):
+        return None
+    return next((client for client, device in client_devices(config).items() if device.traces is not None), None)
+
+
+def _check_traced(config: ExperimentConfig, devices: Mapping[str, Device], traced: str) -> None:
+    """What traces cannot go with: a client without a time, or a server whose own links change."""
+    key = f"devices.{devices[traced].name}"
+    for spec in config.expanded_clients():
+        if spec.name not in devices:
+            raise ConfigError(
+                f"has a trace, which is read by the virtual time, and a round with client {spec.name} has no time; give"
+                " this client a device",
+                key=key,
+            )
+    if server_device(config).traces is not None:
+        raise ConfigError(
+            f"{config.server.device} has a trace, and the server's links do not change; name another device, and give"
+            " traces to those of clients",
+            key="server.device",
+        )
 
 
 def configured_devices(config: ExperimentConfig) -> dict[str, Device]:

@@ -34,7 +34,7 @@ QUANTITIES = {
     units.parse_bytes: ("a size", "B, KiB, MiB, GiB, TiB, kB, MB, GB, TB"),
     units.parse_compute: ("a rate of computing", "FLOP/s, MFLOP/s, GFLOP/s, TFLOP/s"),
     units.parse_rate: ("a rate of a link", "bit/s, kbit/s, Mbit/s, Gbit/s, kB/s, MB/s, GB/s"),
-    units.parse_time: ("a time", "ms, s, min"),
+    units.parse_time: ("a time", "ms, s, min, h"),
     units.parse_power: ("a power", "mW, W, kW"),
 }
 WORDS = {str: "text", int: "an integer", float: "a number", bool: "true or false", Any: "any value"}
@@ -173,6 +173,8 @@ def _words(annotation: Any, metadata: Any = ()) -> str:
         return f"a list of {PLURAL.get(of, 'integers or texts')}"
     if origin is dict:
         return f"by name, {_words(arguments[1])}" if arguments[0] is not int else f"by layer, {_words(arguments[1])}"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return f"`{{{', '.join(annotation.model_fields)}}}`"
     return WORDS.get(annotation, f"`{annotation.__name__}`" if isinstance(annotation, type) else "any value")
 
 
