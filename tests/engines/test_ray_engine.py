@@ -53,8 +53,15 @@ CASES = {
     "who comes first on the virtual clock": {
         "devices": {"phone": {"compute": "1 GFLOP/s", "uplink": "1 Mbit/s", "downlink": "1 Mbit/s"}},
         "clients": {name: {"device": "phone"} for name in "abc"},
-        "faults": {"slow": {"c": 2.6}},
-        "training": {"server_update": "sequential", "asynchrony": {"buffer": 1}, "rounds": 4},
+        "faults": {"slow": {"c": 1.3}},  # it comes third, after two merges
+        "training": {"server_update": "sequential", "asynchrony": {"buffer": 1, "max_staleness": 1}, "rounds": 4},
+    },
+    "every way to learn": {
+        "clients": {
+            "b": {"task_group": "g", "rank": 2, "learns": "zeroth-order"},
+            "c": {"task_group": "g", "rank": 3, "learns": "auxiliary"},
+            "d": {"task_group": "g", "rank": 0, "learns": "frozen"},
+        },
     },
     "per-client, shared gradients": {"training": {"server_update": "per-client", "drift": {"name": "scaffold"}}},
     "U-shaped, pulled back, groups with momentum": {
