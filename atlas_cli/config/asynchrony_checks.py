@@ -60,10 +60,6 @@ def _not_together(config: ExperimentConfig) -> Iterator[tuple[KeyPath, str]]:
     for name, client in config.clients.items():
         if client.learns != "backprop":
             yield ("clients", name, "learns"), f"what {client.learns} sends is not on the clock before it is computed"
-    used = {client.device for client in config.clients.values()}
-    for name, device in config.devices.items():
-        if device.traces and name in used:
-            yield ("devices", name, next(iter(device.traces))), "a trace is read by the time at which a round begins"
     if config.aggregation.cross_group.strength:
         yield ("aggregation", "cross_group"), "groups are merged at different times"
     if config.clustering is not None:

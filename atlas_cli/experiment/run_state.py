@@ -53,7 +53,7 @@ class RunState:
             self.parts["under_way"] = federation.under_way
             if federation.config.training.server_update == "per-client":
                 self.parts["server_copies"] = federation.server.copies
-        if federation.clock is not None:
+        elif federation.clock is not None:
             self.parts["clock"] = federation.clock
         self.best = BestRounds(federation)
         if self.best.groups:

@@ -57,7 +57,12 @@ class Attendance:
         """Wait until enough clients can be reached, and drop those that cannot be; return the seconds of it."""
         if (clock := self.federation.clock) is None:
             return 0.0
-        idle = clock.wait_for(self.present, self.federation.config.training.min_clients)
+        least, under_way = self.federation.config.training.min_clients, self.federation.under_way
+        if under_way is not None:
+            clock.now, least = under_way.now, 0 if under_way.passes else 1
+        idle = clock.wait_for(self.present, least)
+        if under_way is not None:
+            under_way.wait_until(clock.now)
         away = [client for client in self.present if not clock.reachable(client)]
         self.dropped |= {client: f"cannot be reached at {clock.now:.6g} s" for client in away}
         self.present = [client for client in self.present if client not in away]

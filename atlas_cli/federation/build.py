@@ -67,7 +67,7 @@ def make_federation(loaded: LoadedExperiment) -> Federation:
     if federation.config.training.asynchrony is not None:
         work_of = partial(work_of_pass, federation)
         federation.under_way = UnderWay(federation.config, federation.aggregator, work_of)
-    elif traced_client(federation.config) is not None:
+    if traced_client(federation.config) is not None:
         federation.clock = VirtualClock(federation.devices)
     start_from_adapters(federation)
     return federation

@@ -104,7 +104,7 @@ class Federation(LoadedExperiment):
         fingerprints: For each client, the sum of its fingerprints so far.
         warm_starts: For each task group that started from an adapter, which adapter that was.
         under_way: The clients under way, if they wait for nobody (``training.asynchrony``).
-        clock: The virtual time at which rounds begin, if a device has a trace.
+        clock: The virtual time at which rounds begin, if a device has a trace; of clients under way they have the time.
         protection: The privacy mechanisms and their account; set once all parties are built.
     """
 

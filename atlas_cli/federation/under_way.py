@@ -19,6 +19,7 @@ from atlas_cli.planning.devices.clock import (
     ClientTime,
     ClientWork,
     RoundTime,
+    Transfers,
     client_time,
     time_so_far,
     with_delivery,
@@ -47,6 +48,7 @@ class Pass:
         delivered: whether it began with a delivery, since its client missed the last merge of its group.
         came: the virtual time at which its update came, which waits for the merge since then; None: it is computing.
         did: its work so far.
+        took: what its transfers took and take, to its next message, if its device has a trace.
     """
 
     number: int
@@ -54,6 +56,7 @@ class Pass:
     delivered: bool
     came: float | None = None
     did: LocalWork = field(default_factory=LocalWork)
+    took: Transfers | None = None
 
 
 @dataclass
@@ -112,7 +115,7 @@ class UnderWay:
         self._end = 0.0  # of the last round
         self._ready: dict[str, float] = {}  # when a client holds what it was last delivered
         self._works: dict[str, ClientWork] = {}
-        self._deliveries: dict[str, float] = {}  # the seconds of one
+        self._deliveries: dict[str, ClientWork] = {}  # with one
         self._ended = Ended()
         self._places = {name: place for place, name in enumerate(aggregator.members)}
         self._arrivals = self._clock()
@@ -131,6 +134,15 @@ class UnderWay:
         """Whether any client is computing."""
         return self._arrivals.any
 
+    @property
+    def now(self) -> float:
+        """The virtual time."""
+        return self._arrivals.now
+
+    def wait_until(self, now: float) -> None:
+        """Nothing happens until then."""
+        self._arrivals.now = now
+
     def begin_round(self) -> None:
         """A round begins, in which nothing has ended."""
         self._ended = Ended()
@@ -144,12 +156,13 @@ class UnderWay:
         began = max(self._arrivals.now, self._ready.pop(client, 0.0))
         self.passes[client] = Pass(number, began, delivered)
         self._take_work(client)
-        self._arrivals.start(self._places[client], self._works[client], began)
+        self.passes[client].took = took = Transfers() if self._works[client].device.traces is not None else None
+        self._arrivals.start(self._places[client], self._works[client], began, took)
 
     def _take_work(self, client: str) -> None:
         found = self.passes[client]
         work = self._work_of(client, found.number)
-        self._deliveries[client] = work.adapters_down(self._arrivals.server)
+        self._deliveries[client] = work
         self._works[client] = work if found.delivered else replace(work, adapter_bytes_down=0)
 
     def next(self) -> Arrival:
@@ -177,13 +190,14 @@ class UnderWay:
         self._arrivals.stop(client)
         if found.came is not None:
             self._aggregator.receive(client, ledger)  # it was sent, though nobody merges it
-            time = client_time(work, server, now - found.began, found.came - found.began)
+            time = client_time(work, server, now - found.began, found.came - found.began, found.took)
         elif coming is not None:
-            time = time_so_far(work, server, coming.step, coming.at - found.began, coming.at - now)
+            time = time_so_far(work, server, coming.step, coming.at - found.began, coming.at - now, found.took)
         else:  # it failed before the step of which the server would have a message now
             number = found.did.steps
-            left = work.forward(work.steps[number]) + work.up(work.steps[number], server)
-            time = time_so_far(work, server, number, now - found.began, left)
+            up = work.up(work.steps[number], server) if found.took is None else found.took.up[number]
+            left = work.forward(work.steps[number]) + up
+            time = time_so_far(work, server, number, now - found.began, left, found.took)
         self._ended.works[client], self._ended.times[client] = found.did, time
         return found.did
 
@@ -192,7 +206,7 @@ class UnderWay:
         for client in clients:
             if client not in self._ended.times:
                 continue  # it had no part in the round, which has its bytes only
-            seconds = self._deliveries[client]
+            seconds = self._deliveries[client].adapters_down(self._arrivals.server, self.now)
             self._ready[client] = held = self._arrivals.now + seconds
             self._ended.times[client] = with_delivery(self._ended.times[client], self._works[client].device, seconds)
             if client in merged and held > self._end:
@@ -214,7 +228,8 @@ class UnderWay:
             del self.passes[client]
             assert found.came is not None, "its update has come"
             spent = now - found.began, found.came - found.began
-            ended.works[client], ended.times[client] = found.did, client_time(self._works[client], server, *spent)
+            ended.works[client] = found.did
+            ended.times[client] = client_time(self._works[client], server, *spent, found.took)
             ended.staleness[client] = self.earlier.staleness(client)
             if (late := self.earlier.late(client)) is not None:
                 ended.factors[client] = late.factor
@@ -283,10 +298,13 @@ class UnderWay:
         for client, found in passes.items():
             where = f"passes.{client}"
             require_value(client in self._places, where, "is of no client")
-            at, step, self.passes[client] = self._checked(found, where)
+            at, step, self.passes[client] = own = self._checked(found, where)
             self._take_work(client)
+            traced = self._works[client].device.traces is not None
+            require_value((own[2].took is not None) == traced, f"{where}.took", "is not of its device")
             if self.passes[client].came is None:
-                self._arrivals.expect(Arrival(at, self._places[client], client, step), self._works[client])
+                arrival = Arrival(at, self._places[client], client, step)
+                self._arrivals.expect(arrival, self._works[client], self.passes[client].took)
 
     def _checked(self, found: Any, where: str) -> tuple[float, int, Pass]:
         names = {"at", "step", *(each.name for each in fields(Pass))}
@@ -305,7 +323,25 @@ class UnderWay:
         shapes = _pairs(did["shapes"], f"{where}.did.shapes")
         require_value(did["alone"] == [None] * len(shapes), f"{where}.did.alone", "is not of a client of whole batches")
         work = LocalWork(**{**did, "shapes": shapes})
-        return found["at"], found["step"], Pass(found["number"], found["began"], found["delivered"], came, work)
+        took = _transfers(found["took"], found["step"], steps, f"{where}.took")
+        pass_ = Pass(found["number"], found["began"], found["delivered"], came, work, took)
+        return found["at"], found["step"], pass_
+
+
+def _transfers(found: Any, step: int, steps: int, where: str) -> Transfers | None:
+    """Those of a client up to the message of a step, and of the update after all."""
+    if found is None:
+        return None
+    require_value(
+        isinstance(found, Mapping) and found.keys() == {"up", "down", "adapters_up", "adapters_down"},
+        where,
+        "is no times",
+    )
+    lists = isinstance(found["up"], list) and isinstance(found["down"], list)
+    known = lists and (len(found["up"]), len(found["down"])) == (min(step + 1, steps), step)
+    require_value(known and all(map(_is_time, [*found["up"], *found["down"]])), where, "is not of its steps")
+    require_value(_is_time(found["adapters_up"]) and _is_time(found["adapters_down"]), where, "has an invalid time")
+    return Transfers(**found)
 
 
 def _pairs(found: Any, where: str) -> list[tuple[int, int]]:

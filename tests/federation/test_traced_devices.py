@@ -10,6 +10,7 @@ from atlas_cli.experiment.manifest_facts import data_facts, model_facts
 from atlas_cli.experiment.run_inputs import changed_since, inputs
 from atlas_cli.experiment.run_state import RunState
 from atlas_cli.federation.build import build
+from atlas_cli.planning.devices.devices import server_device
 from atlas_cli.planning.plan import make_plan
 from atlas_cli.runs.manifest import start_manifest
 
@@ -52,13 +53,33 @@ def test_a_client_that_is_away_has_no_part_in_a_round_and_enough_are_waited_for(
             assert whole == pytest.approx(line["simulated_seconds"])
 
 
-def test_a_resumed_run_reads_traces_where_an_unbroken_one_does(traced, train_quietly):
-    config = traced(training={"deadline": "500 ms"}, faults={"drop": 0.1})
+WAYS = {
+    "rounds with a deadline": {"training": {"deadline": "500 ms"}, "faults": {"drop": 0.1}},
+    "clients that wait for nobody": {
+        "training": {"server_update": "sequential", "asynchrony": {"buffer": 1}},
+        "aggregation": {"method": "delta-svd"},
+    },
+}
+
+
+def stored(federation):
+    tensors, values = RunState(federation).capture()
+    for client in values.get("under_way", {}).get("passes", {}).values():
+        client["did"]["seconds"] = 0.0  # of this machine
+    return tensors, json.loads(json.dumps(values))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_resumed_run_reads_traces_where_an_unbroken_one_does(way, traced, train_quietly):
+    config = traced(**WAYS[way])
     unbroken, kept = build(config), {}
-    whole = train_quietly(unbroken, checkpoint=lambda n: kept.update({n: RunState(unbroken).capture()}))
+    whole = train_quietly(unbroken, checkpoint=lambda n: kept.update({n: stored(unbroken)}))
     resumed = build(config)
     RunState(resumed).restore(*kept[2])
-    assert resumed.clock.now == sum(line["simulated_seconds"] for line in whole.metrics[1:3])
+    if resumed.under_way is None:
+        assert resumed.clock.now == sum(line["simulated_seconds"] for line in whole.metrics[1:3])
+    else:
+        assert any(each.took is not None for each in resumed.under_way.passes.values())
     rest = train_quietly(resumed, done=2)
 
     def compared(lines):
@@ -67,7 +88,7 @@ def test_a_resumed_run_reads_traces_where_an_unbroken_one_does(traced, train_qui
 
     assert compared(rest.metrics) == compared(whole.metrics)
     assert [line["simulated"] for line in rest.clients] == [c["simulated"] for c in whole.clients if c["round"] > 2]
-    tensors, values = RunState(resumed).capture()
+    tensors, values = stored(resumed)
     assert values == kept[4][1] and all(torch.equal(tensors[name], kept[4][0][name]) for name in kept[4][0])
 
 
@@ -103,3 +124,33 @@ def test_a_run_does_not_go_on_with_another_trace(traced, tmp_path):
     with (tmp_path / "up.csv").open("a", encoding="utf-8") as file:
         file.write("0.2,300\n")
     assert "a trace of a device is not what it was: bus.uplink was " in changed_since(manifest, federation)
+
+
+def test_clients_that_wait_for_nobody_have_their_links_by_the_time_of_the_run(traced, train_quietly):
+    """A wait for a client that is alone, and transfers at the times at which they happen, to the last digit or so."""
+    changes = WAYS["clients that wait for nobody"]
+    federation = build(traced(**changes, clients={name: {"device": "night"} for name in "abc"}))
+    lines = train_quietly(federation)
+    assert lines.metrics[1]["dropped"] == {} and lines.metrics[1]["simulated_seconds"] > 0.5
+    federation = build(traced(**changes))
+    under_way, sent = federation.under_way, []
+    send = under_way._arrivals._send
+
+    def watched(ready, place, client, step):
+        send(ready, place, client, step)
+        sent.append((client, step, ready, under_way._works[client], under_way._arrivals.waiting()))
+
+    under_way._arrivals._send = watched
+    train_quietly(federation)
+    link = federation.devices["a"].traces.uplink
+    server = server_device(federation.config)
+    for client, step, ready, work, waiting in sent:
+        (at,) = [arrival.at for arrival in waiting if arrival.client == client]
+        size, messages, begun = work.adapter_bytes_up, work.adapter_messages_up, ready
+        if step < len(work.steps):
+            size, messages = work.steps[step].bytes_up, work.steps[step].messages_up
+            begun += work.forward(work.steps[step])
+        if client == "a":
+            took = link.seconds(begun, 8 * size) + messages * (0.01 + server.latency)
+            assert at == pytest.approx(begun + took, rel=1e-12)
+    assert {client for client, *_ in sent} == set("abc")

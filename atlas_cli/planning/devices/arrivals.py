@@ -13,7 +13,7 @@ from __future__ import annotations
 import heapq
 from typing import NamedTuple
 
-from atlas_cli.planning.devices.clock import ClientWork
+from atlas_cli.planning.devices.clock import ClientWork, Transfers
 from atlas_cli.planning.devices.cost import compute_seconds
 from atlas_cli.planning.devices.devices import Device
 
@@ -45,17 +45,24 @@ class Arrivals:
 
     def __init__(self, server: Device, *, one_queue: bool, now: float = 0.0, free: float = 0.0) -> None:
         self.server, self.one_queue, self.now, self.free = server, one_queue, now, free
-        self._works: dict[str, ClientWork] = {}
+        self._works: dict[str, tuple[ClientWork, Transfers | None]] = {}
         self._heap: list[Arrival] = []
 
-    def start(self, place: int, work: ClientWork, at: float) -> None:
-        """A client starts, with the delivery of its adapters where its work has one."""
-        self._works[work.name] = work
-        self._send(at + work.adapters_down(self.server), place, work.name, 0)
+    def start(self, place: int, work: ClientWork, at: float, took: Transfers | None = None) -> None:
+        """A client starts, with the delivery of its adapters where its work has one.
 
-    def expect(self, arrival: Arrival, work: ClientWork) -> None:
+        Args:
+            took: what its transfers take is noted there.
+        """
+        self._works[work.name] = work, took
+        down = work.adapters_down(self.server, at)
+        if took is not None:
+            took.adapters_down = down
+        self._send(at + down, place, work.name, 0)
+
+    def expect(self, arrival: Arrival, work: ClientWork, took: Transfers | None = None) -> None:
         """Take in a client that is under way already: the next message of it, as ``waiting`` has it."""
-        self._works[arrival.client] = work
+        self._works[arrival.client] = work, took
         heapq.heappush(self._heap, arrival)
 
     @property
@@ -79,12 +86,14 @@ class Arrivals:
 
     def serve(self, arrival: Arrival) -> None:
         """The server takes the step of a message that has come, and its client goes on to what it sends next."""
-        work = self._works[arrival.client]
+        work, took = self._works[arrival.client]
         step = work.steps[arrival.step]
         begun = max(self.now, self.free) if self.one_queue else self.now
         self.free = served = begun + compute_seconds(step.server_flops, self.server)
-        ready = served + work.down(step, self.server) + work.backward(step)
-        self._send(ready, arrival.place, arrival.client, arrival.step + 1)
+        down = work.down(step, self.server, served)
+        if took is not None:
+            took.down.append(down)
+        self._send(served + down + work.backward(step), arrival.place, arrival.client, arrival.step + 1)
 
     def stop(self, client: str) -> None:
         """Forget a client that is under way."""
@@ -93,9 +102,14 @@ class Arrivals:
         heapq.heapify(self._heap)
 
     def _send(self, ready: float, place: int, client: str, step: int) -> None:
-        work = self._works[client]
+        work, took = self._works[client]
         if step < len(work.steps):
-            at = ready + work.forward(work.steps[step]) + work.up(work.steps[step], self.server)
+            begun = ready + work.forward(work.steps[step])
+            up = work.up(work.steps[step], self.server, begun)
+            if took is not None:
+                took.up.append(up)
         else:
-            at = ready + work.adapters_up(self.server)
-        heapq.heappush(self._heap, Arrival(at, place, client, step))
+            begun, up = ready, work.adapters_up(self.server, ready)
+            if took is not None:
+                took.adapters_up = up
+        heapq.heappush(self._heap, Arrival(begun + up, place, client, step))

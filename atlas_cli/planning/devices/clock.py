@@ -266,9 +266,7 @@ def client_time(
     Args:
         took: what its transfers took; None: as long as at any other time.
     """
-    if took is None:
-        steady = [w.up(step, server) for step in w.steps], [w.down(step, server) for step in w.steps]
-        took = Transfers(*steady, w.adapters_up(server), w.adapters_down(server))
+    took = _steady(w, server) if took is None else took
     compute = sum(w.forward(step) + w.backward(step) for step in w.steps)
     up, down = sum(took.up) + took.adapters_up, sum(took.down) + took.adapters_down
     serve = sum(compute_seconds(step.server_flops, server) for step in w.steps if step.waits)
@@ -277,17 +275,28 @@ def client_time(
     return ClientTime(compute, up, serve, down, wait, finished, _joules(w.device, compute + up + down))
 
 
-def time_so_far(w: ClientWork, server: Device, step: int, seconds: float, left: float) -> ClientTime:
+def _steady(w: ClientWork, server: Device) -> Transfers:
+    """What transfers take that take the same at any time."""
+    steps = [w.up(step, server) for step in w.steps], [w.down(step, server) for step in w.steps]
+    return Transfers(*steps, w.adapters_up(server), w.adapters_down(server))
+
+
+def time_so_far(
+    w: ClientWork, server: Device, step: int, seconds: float, left: float, took: Transfers | None = None
+) -> ClientTime:
     """Where a client's time went that is still on its way, by what its next message and what came before it take.
 
     Args:
         step: the local step, from 0, of which the message has the activations; the number of all for the adapters.
         seconds: from the client's start until the message reaches the server.
         left: how many of these seconds are still to come.
+        took: what its transfers take, to that message; None: as long as at any other time.
     """
     adapters, last = step == len(w.steps), w.steps[step - 1] if step else None
-    so_far = client_time(replace(w, steps=w.steps[:step], adapter_bytes_up=0), server, seconds, seconds)
-    up = w.adapters_up(server) if adapters else w.up(w.steps[step], server)
+    took = _steady(w, server) if took is None else took
+    before = Transfers(took.up[:step], took.down[:step], 0.0, took.adapters_down)
+    so_far = client_time(replace(w, steps=w.steps[:step]), server, seconds, seconds, before)
+    up = took.adapters_up if adapters else took.up[step]
     forward = 0.0 if adapters else w.forward(w.steps[step])
     spent = {
         "upload": so_far.upload + up,
@@ -298,7 +307,7 @@ def time_so_far(w: ClientWork, server: Device, step: int, seconds: float, left: 
     ahead = {
         "upload": up,
         "compute": forward + (w.backward(last) if last else 0.0),
-        "download": w.down(last, server) if last else w.adapters_down(server),
+        "download": took.down[step - 1] if last else took.adapters_down,
         "server": compute_seconds(last.server_flops, server) if last else 0.0,
     }
     now = max(0.0, seconds - left)
