@@ -85,10 +85,11 @@ def _of_config(
         plan = make_plan(loaded.config)
         classes, notes = read_classes(plan)
         held, assumed = read_rows(plan.config, plan.hf_config)
-        kept, of_kept = read_kept(plan.config, plan.hf_config)
+        sent, of_sent = read_kept(plan.config, plan.hf_config)
+        kept = {name: of_client.tokens for name, of_client in sent.items()}
         texts, of_texts = read_texts(plan)
-        prediction = predict(plan, classes, rows=held, kept=kept, texts=texts)
-    notes = [*notes_on(plan), *notes, *assumed, *of_kept, *of_texts]
+        prediction = predict(plan, classes, rows=held, kept=kept, texts=texts, sent=sent)
+    notes = [*notes_on(plan), *notes, *assumed, *of_sent, *of_texts]
     record: Record = prediction.record() | {"notes": notes}
     both: Record = {}
     if measure:

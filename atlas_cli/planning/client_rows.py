@@ -1,13 +1,15 @@
-"""What follows from clients' training texts: rows of the token embedding that they hold, tokens that a server keeps."""
+"""What follows from clients' training texts: rows of the token embedding that they hold, and of those that are frozen
+the tokens that a server keeps and what they send of them in a round."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import NamedTuple
 
 from transformers import PreTrainedConfig
 
-from atlas_cli.config.schema.experiment import ExperimentConfig
-from atlas_cli.data.collate import pad_token_id
+from atlas_cli.config.schema.experiment import ClientSpec, ExperimentConfig
+from atlas_cli.data.collate import batch_features, pad_token_id
 from atlas_cli.data.prepare import PreparedGroup, prepare
 from atlas_cli.errors import AtlasError
 from atlas_cli.models.families import family_of
@@ -33,8 +35,29 @@ def read_rows(config: ExperimentConfig, hf_config: PreTrainedConfig) -> tuple[di
     return {c.name: len(distinct_tokens(data[c.task_group].train[c.name], pad)) for c in clients}, []
 
 
-def read_kept(config: ExperimentConfig, hf_config: PreTrainedConfig) -> tuple[dict[str, int], list[str]]:
-    """The tokens of the different training texts of each frozen client, whose activations the server comes to keep.
+class NewTexts(NamedTuple):
+    """A step of a frozen client: the size of its batch, and the lengths of the texts that are new to the server."""
+
+    batch: int
+    lengths: list[int]
+
+
+class KeptTexts(NamedTuple):
+    """The training texts of a frozen client, whose activations the server comes to keep.
+
+    Attributes:
+        tokens: of those that differ.
+        first: the steps of the first round, if it takes part in it; ``later``: of the first in which it has nothing
+            left to send, empty where the run ends before.
+    """
+
+    tokens: int
+    first: list[NewTexts]
+    later: list[NewTexts]
+
+
+def read_kept(config: ExperimentConfig, hf_config: PreTrainedConfig) -> tuple[dict[str, KeptTexts], list[str]]:
+    """The training texts of each frozen client.
 
     Where texts cannot be read there are none, and a note.
     """
@@ -44,17 +67,37 @@ def read_kept(config: ExperimentConfig, hf_config: PreTrainedConfig) -> tuple[di
     try:
         data, _ = prepared_data(config, hf_config)
     except AtlasError as error:
-        return {}, [f"not in the server's memory: activations kept for frozen clients; no texts can be read ({error})"]
-    found = {c.name: _distinct(data[c.task_group].train[c.name]) for c in clients}
-    note = "the server's cut buffers hold the activations of all training texts of frozen clients, as after an epoch"
-    return found, [note]
+        return {}, [
+            f"not in the server's memory: activations kept for frozen clients; no texts can be read ({error})",
+            "each round of a frozen client is counted with texts that are all new; it sends each once",
+        ]
+    found = {c.name: _kept_texts(config, c, data[c.task_group]) for c in clients}
+    return found, [
+        "the server's cut buffers hold the activations of all training texts of frozen clients, as after an epoch",
+        "a frozen client sends each text once: its rounds are the first, and one after all its texts were sent",
+    ]
 
 
-def _distinct(features: Sequence[Feature]) -> int:
-    """The tokens of texts that differ in tokens, segments or labels."""
-    names = ("input_ids", "token_type_ids", "labels")
-    texts = {str([feature.get(name) for name in names]): len(feature["input_ids"]) for feature in features}
-    return sum(texts.values())
+def _kept_texts(config: ExperimentConfig, client: ClientSpec, group: PreparedGroup) -> KeptTexts:
+    """Go through a client's batches until all its texts have come."""
+    features, training = group.train[client.name], config.training
+    texts = {_text(feature): len(feature["input_ids"]) for feature in features}
+    left, first = dict(texts), list[NewTexts]()
+    for before in range(0, training.rounds * training.local_steps, training.local_steps):
+        all_sent, steps = not left, []
+        for step in range(before, before + client.local_steps):
+            batch = batch_features(group.task, features, training.batch_size, config.seed, client.name, step)
+            new = [left.pop(text) for text in dict.fromkeys(map(_text, batch)) if text in left]
+            steps.append(NewTexts(len(batch), new))
+        first = first or steps
+        if all_sent:
+            return KeptTexts(sum(texts.values()), first, steps)
+    return KeptTexts(sum(texts.values()), first, [])
+
+
+def _text(feature: Feature) -> str:
+    """What is the same for two texts of the same tokens, segments and labels."""
+    return str([feature.get(name) for name in ("input_ids", "token_type_ids", "labels")])
 
 
 def prepared_data(config: ExperimentConfig, hf_config: PreTrainedConfig) -> tuple[Mapping[str, PreparedGroup], int]:

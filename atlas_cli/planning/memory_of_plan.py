@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from atlas_cli.aggregation.contract import TURNS, Layer, elements
 from atlas_cli.config.schema.experiment import OptimizerConfig
+from atlas_cli.planning.client_rows import KeptTexts
 from atlas_cli.planning.devices.cost import head_step
 from atlas_cli.planning.memory.embedding_rows import assumed_rows
 from atlas_cli.planning.memory.party_memory import PartyMemory, adapter_bytes, bytes_of, optimizer_bytes
@@ -21,7 +23,15 @@ from atlas_cli.planning.memory.predict import (
 from atlas_cli.planning.memory.step import ELEMENT, Step
 from atlas_cli.planning.method import merge_optimizer_of, method_of, pull_of, shares_gradients
 from atlas_cli.planning.plan import ClientPlan, Plan
-from atlas_cli.planning.round_bytes import RoundBytes, Shape, full_shape, head_sent, head_tensors, round_bytes
+from atlas_cli.planning.round_bytes import (
+    RoundBytes,
+    Shape,
+    frozen_round_bytes,
+    full_shape,
+    head_sent,
+    head_tensors,
+    round_bytes,
+)
 from atlas_cli.tasks import build as build_task
 from atlas_cli.tasks.contract import BaseTask
 from atlas_cli.wire.messages import Adapters
@@ -72,7 +82,7 @@ class Prediction:
             },
             "server": of_server,
             "references": {name: _parts(m) for name, m in self.references.items()},
-            "round": {name: {"bytes_up": r.up, "bytes_down": r.down} for name, r in self.rounds.items()},
+            "round": {name: _of_round(sent) for name, sent in self.rounds.items()},
         }
 
     def _rows(self, name: str) -> dict[str, int]:
@@ -94,6 +104,7 @@ def predict(
     kept: Mapping[str, int] | None = None,
     served: str | None = None,
     texts: Mapping[str, int] | None = None,
+    sent: Mapping[str, KeptTexts] = MappingProxyType({}),
 ) -> Prediction:
     """Predict the memory of every party; clients that are alike are computed once.
 
@@ -104,6 +115,7 @@ def predict(
         kept: the tokens of the texts of frozen clients whose activations the server keeps, by client.
         served: the client whose batch the server's measured one is; None if that is not known.
         texts: the tokens of the texts of which codecs keep something, by client.
+        sent: the texts of frozen clients, whose rounds are of what they send of these.
     """
     training = plan.config.training
     full = full_shape(training)
@@ -134,13 +146,20 @@ def predict(
     kept_bytes = _kept_bytes(plan, kept) if kept and split else None
     if server is not None:
         server = _with_kept(server, (kept_bytes or 0) + kept_texts.get(SERVER, 0))
+
+    def in_a_round(client: ClientPlan) -> RoundBytes:
+        task = tasks[client.task_group]
+        if client.name in sent:
+            return frozen_round_bytes(plan, client, task, sent[client.name])
+        return round_bytes(plan, client, task, used[client.name])
+
     return Prediction(
         shapes=used,
         alike=alike,
         clients=clients,
         server=server,
         references=_references(plan, next(iter(tasks.values())), used[largest]),
-        rounds={c.name: round_bytes(plan, c, tasks[c.task_group], used[c.name]) for c in plan.clients} if split else {},
+        rounds={c.name: in_a_round(c) for c in plan.clients} if split else {},
         rows=rows,
         kept=kept_bytes,
         kept_texts=kept_texts,
@@ -167,6 +186,11 @@ def build_task_of(plan: Plan, group: str, classes: Sequence[str]) -> BaseTask:
     spec = plan.config.task_groups[group]
     pooling = ("last" if plan.family.causal else "mean") if spec.pooling == "auto" else spec.pooling
     return build_task(spec.task, classes, pooling)
+
+
+def _of_round(sent: RoundBytes) -> dict[str, int | None]:
+    later = {"later_bytes_up": sent.later} if sent.once else {}
+    return {"bytes_up": sent.up, "bytes_down": sent.down, **later}
 
 
 def _parts(memory: PartyMemory) -> dict[str, Any]:

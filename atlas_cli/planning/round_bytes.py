@@ -12,7 +12,8 @@ from torch import nn
 from atlas_cli.aggregation.contract import TURNS, Layer, Shapes
 from atlas_cli.config.schema.training import TrainingConfig
 from atlas_cli.models.auxiliary_head import trained_tensors
-from atlas_cli.planning.devices.step_bytes import StepBytes, step_bytes
+from atlas_cli.planning.client_rows import KeptTexts, NewTexts
+from atlas_cli.planning.devices.step_bytes import StepBytes, frozen_step_bytes, step_bytes
 from atlas_cli.planning.method import method_of, shares_gradients
 from atlas_cli.planning.plan import ClientPlan, Plan
 from atlas_cli.tasks.contract import BaseTask
@@ -34,10 +35,16 @@ def full_shape(training: TrainingConfig) -> Shape:
 
 @dataclass(frozen=True)
 class RoundBytes:
-    """Serialised bytes that a client which takes part in a round sends and receives; set-up excluded."""
+    """Serialised bytes that a client which takes part in a round sends and receives; set-up excluded.
+
+    Of one that is frozen ``up`` is while its texts are new to the server. Where these are known (``once``), it is of
+    the first round, and ``later`` of one after all were sent, None if the run ends before.
+    """
 
     up: int
     down: int
+    later: int | None = None
+    once: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,19 @@ def round_bytes(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape) ->
     sent = round_messages(plan, client, task, shape)
     steps = sum(sent.uploads)
     return RoundBytes(steps * sent.step.up + sum(sent.end_up), steps * sent.step.down + sum(sent.end_down))
+
+
+def frozen_round_bytes(plan: Plan, client: ClientPlan, task: BaseTask, texts: KeptTexts) -> RoundBytes:
+    """What a frozen client sends of its texts in the first round, and once the server has them."""
+
+    def of(step: NewTexts) -> int:
+        labels, codecs = task.blank_labels_of_texts(step.lengths), plan.codecs(client)
+        return frozen_step_bytes(plan.hidden_size, step.batch, step.lengths, client.dtype, labels, codecs)
+
+    def sent(steps: Sequence[NewTexts]) -> int:
+        return sum(map(of, steps))
+
+    return RoundBytes(sent(texts.first), 0, sent(texts.later) if texts.later else None, once=True)
 
 
 def round_messages(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape) -> RoundMessages:

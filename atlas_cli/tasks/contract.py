@@ -210,7 +210,7 @@ class BaseTask(ABC):
 
     def blank_labels_of_texts(self, lengths: Sequence[int]) -> Tensor:
         """Zeros that are as large as the labels of texts of such lengths, one after another without padding."""
-        in_a_row = (1, sum(lengths)) if self.labels_a_token else (len(lengths), max(lengths))
+        in_a_row = (1, sum(lengths)) if self.labels_a_token else (len(lengths), max(lengths, default=0))
         return self.blank_labels(*in_a_row)
 
     @abstractmethod

@@ -97,6 +97,32 @@ def test_texts_that_are_new_have_the_bytes_that_are_planned(make_federation, lin
     assert (ledger.total("up", ["a"]), len(ledger.entries)) == (said.up, said.messages_up)
 
 
+@pytest.mark.parametrize(("family", "steps"), [("bert", 2), *slow(("gpt2", 5))])
+def test_rounds_have_the_bytes_of_the_texts_that_are_left(make_federation, lines, family, steps):
+    """Of some 20 texts, four of them a batch: two steps a round have sent them after three rounds."""
+    groups = {"task_groups": lines} if family == "gpt2" else {}
+    federation = make_federation(family, **ALL, **groups, training={"rounds": 5, "local_steps": steps})
+    texts, notes = read_kept(federation.config, federation.plan.hf_config)
+    said = predict(federation.plan, {"g": ["pos", "neg"]}, sent=texts)
+    set_up(federation)
+    first, later = {}, {}
+    for number in range(1, 6):
+        ledger, had = Ledger(), federation.server.kept.tokens
+        run_round(federation, list("abc"), number, ledger, lambda step, done: None)
+        for client in "abc":
+            sent = ledger.total("up", [client])
+            first.setdefault(client, sent)
+            if had.get(client) == texts[client].tokens:
+                later.setdefault(client, sent)
+    assert {client: (sent.up, sent.later) for client, sent in said.rounds.items()} == {
+        client: (first[client], later[client]) for client in "abc"
+    }
+    assert said.record()["round"]["a"] == {"bytes_up": first["a"], "bytes_down": 0, "later_bytes_up": later["a"]}
+    assert "sends each text once" in notes[-1]
+    one = make_federation(family, **ALL, **groups, training={"rounds": 1, "local_steps": 2})
+    assert read_kept(one.config, one.plan.hf_config)[0]["a"].later == []
+
+
 def test_a_group_merges_the_adapters_of_those_that_have_one(make_federation, train_quietly):
     federation = make_federation(clients={"b": FROZEN, "c": FROZEN}, aggregation={"method": "delta-svd"})
     alone = federation.clients["a"].adapters
@@ -125,6 +151,7 @@ def test_goes_on_from_a_checkpoint_without_sending_again(make_federation):
     texts = {c: {(tuple(f["input_ids"]), f["labels"]) for f in resumed.train_features(c)} for c in "abc"}
     assert usage.kept_tokens == {c: sum(len(ids) for ids, _ in of_client) for c, of_client in texts.items()}
     kept, _ = read_kept(resumed.config, resumed.plan.hf_config)
+    kept = {client: of_client.tokens for client, of_client in kept.items()}
     assert kept == usage.kept_tokens
     shape = Shape(usage.batch_size, usage.batch_tokens // usage.batch_size, True)
     said = predict(resumed.plan, {"g": ["pos", "neg"]}, {"server": shape}, kept=kept).record()["server"]

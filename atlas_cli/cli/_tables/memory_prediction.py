@@ -52,7 +52,7 @@ def predicted_table(predicted: Record, notes: Sequence[str]) -> Table:
 
 
 def round_table(predicted: Record) -> Table:
-    """Bytes of a round in MB, one row per kind of client."""
+    """Bytes of a round in MB, one row per kind of client; of frozen ones a row while texts are new, and one later."""
     table = Table(
         title="On the wire, each round, in MB (1 MB = 1,000,000 bytes)",
         caption="of one client that takes part, as serialised;\nwithout the frozen weights that it gets once",
@@ -61,12 +61,19 @@ def round_table(predicted: Record) -> Table:
     table.add_column("client", overflow="fold", min_width=28)
     for heading in ("alike", "up, MB", "down, MB"):
         table.add_column(heading, justify="right", min_width=9)
-    first: dict[tuple[int, int], list[str]] = {}
+    kinds: dict[tuple[object, ...], list[str]] = {}
     for name, sent in predicted["round"].items():
-        first.setdefault((sent["bytes_up"], sent["bytes_down"]), []).append(name)
-    for (up, down), names in first.items():
-        figures = (format_bytes_mb(n).removesuffix(" MB") for n in (up, down))
-        table.add_row(names[0], str(len(names)), *figures)
+        own = predicted["clients"][name]["alike"] if "later_bytes_up" in sent else sent["bytes_up"]
+        kinds.setdefault((own, sent["bytes_down"]), []).append(name)
+    for names in kinds.values():
+        most = max(names, key=lambda name: predicted["round"][name]["bytes_up"])
+        sent = predicted["round"][most]
+        figures = {", first" if "later_bytes_up" in sent else "": (sent["bytes_up"], sent["bytes_down"])}
+        if sent.get("later_bytes_up") is not None:
+            figures[", later"] = sent["later_bytes_up"], 0
+        for when, both in figures.items():
+            sizes = (format_bytes_mb(size).removesuffix(" MB") for size in both)
+            table.add_row(f"{most}{when}", str(len(names)), *sizes)
     return table
 
 
@@ -156,6 +163,7 @@ def predicted_csv(predicted: Record) -> list[dict[str, Any]]:
             **{f"{key}_bytes": parts[key] for key in [*ALL_PARTS, "peak"]},
             "round_up_bytes": predicted["round"].get(name, {}).get("bytes_up"),
             "round_down_bytes": predicted["round"].get(name, {}).get("bytes_down"),
+            "later_round_up_bytes": predicted["round"].get(name, {}).get("later_bytes_up"),
         }
         for name, parts in holders.items()
         if parts is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -44,16 +45,15 @@ def step_bytes(
         frozen: of a client that does not learn, and sends texts that the server does not have yet, one after another.
         answered: whether a gradient comes back.
     """
-    element = getattr(torch, dtype)
-    hidden = torch.empty(batch, tokens, int(hf_config.hidden_size), dtype=element, device="meta")
+    size, element = int(hf_config.hidden_size), getattr(torch, dtype)
+    if frozen:
+        assert labels is not None, "refused with labels: client"
+        return StepBytes(frozen_step_bytes(size, batch, [tokens] * batch, dtype, labels, codecs), 0, 2, 0)
+    hidden = torch.empty(batch, tokens, size, dtype=element, device="meta")
 
     def sent(message: HiddenStates) -> int:
         return (message if codecs is None else codecs.blank(message)).bytes
 
-    if frozen:
-        numbers = torch.empty(batch, dtype=torch.int64, device="meta")
-        texts = Activations("", hidden.reshape(1, batch * tokens, -1), labels=labels, lengths=numbers)
-        return StepBytes(sent(texts) + Rows("", numbers).bytes, 0, 2, 0)
     mask = torch.empty(batch, tokens, dtype=torch.bool, device="meta")
     up, down = Activations("", hidden, mask, labels), sent(Gradients("", hidden))
     if not answered:
@@ -63,3 +63,25 @@ def step_bytes(
     above = hidden if features is None else hidden.to(getattr(torch, features))
     up_again = sent(FeatureGradients("", above, torch.empty((), dtype=torch.int64, device="meta")))
     return StepBytes(sent(up) + up_again, down + sent(Features("", above)), 2, 2)
+
+
+def frozen_step_bytes(
+    hidden_size: int,
+    batch: int,
+    lengths: Sequence[int],
+    dtype: str,
+    labels: Tensor,
+    codecs: StepCodecs | None,
+) -> int:
+    """Bytes up of a step of a frozen client.
+
+    Args:
+        batch: texts in it; ``lengths``: of those that the server does not have yet, and ``labels`` theirs.
+    """
+    size = Rows("", torch.empty(batch, dtype=torch.int64, device="meta")).bytes
+    if lengths:
+        hidden = torch.empty(1, sum(lengths), hidden_size, dtype=getattr(torch, dtype), device="meta")
+        numbers = torch.empty(len(lengths), dtype=torch.int64, device="meta")
+        texts = Activations("", hidden, labels=labels, lengths=numbers)
+        size += (texts if codecs is None else codecs.blank(texts)).bytes
+    return size

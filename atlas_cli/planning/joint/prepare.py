@@ -51,7 +51,8 @@ def prepare(
     notes += assumed
     tasks = {name: build_task_of(plan, name, classes.get(name, ())) for name in config.task_groups}
     frozen = _with(config, cuts[0], {"learns": "frozen"} if "frozen" in ranges.clients.get("learns", ()) else {})
-    kept, assumed = read_kept(frozen, hf_config)
+    texts, assumed = read_kept(frozen, hf_config)
+    kept = {client: of_client.tokens for client, of_client in texts.items()}
     notes += assumed
     if any(client.learns == "frozen" for client in frozen.clients.values()):
         notes.append("a frozen client's figures are those of the first epoch, while its texts are new to the server")
