@@ -2,7 +2,7 @@
 
     python benchmarks/learning.py                            three seeds of configs/quickstart.yaml: hours on 2 cores
     python benchmarks/learning.py --seeds 1 --ways frozen --target 0.7
-    python benchmarks/learning.py --seeds 1 training.rounds=1 training.local_steps=1     shows that all works
+    python benchmarks/learning.py --seeds 1 training.rounds=1 training.local_steps=4     shows that all works
     python benchmarks/learning.py --write                    and write docs/results/learning.md
 
 Each way trains the same config, every client on a phone-6gib; overrides are for all ways alike. Accuracy is the mean

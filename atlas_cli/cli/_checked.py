@@ -28,7 +28,7 @@ def checked(config: ExperimentConfig, data: bool = True) -> tuple[Plan, dict[str
     from atlas_cli.models.files.tokenizer_file import require_vocabulary
     from atlas_cli.models.frozen.load import load_tokenizer, require_weights
     from atlas_cli.planning.devices.clock_notes import clock_notes
-    from atlas_cli.planning.memory_assumptions import unpredicted, waits_for_data
+    from atlas_cli.planning.memory_assumptions import cause_of_heads, unpredicted, waits_for_data
     from atlas_cli.planning.plan import make_plan
     from atlas_cli.privacy.account.accounting import require_accounting
     from atlas_cli.privacy.mechanisms import active_mechanisms
@@ -49,8 +49,8 @@ def checked(config: ExperimentConfig, data: bool = True) -> tuple[Plan, dict[str
         notes += unpredicted(config) if must_fit(config) else []
     elif must_fit(config):
         notes.append(
-            "whether clients fit their devices is not checked: with training.labels: client a head is as large as "
-            "the data has classes; leave --no-data out, or give task_groups.NAME.classes"
+            f"whether clients fit their devices is not checked: with {cause_of_heads(config)} a client has a head, as "
+            "large as the data has classes; leave --no-data out, or give task_groups.NAME.classes"
         )
     check_adapters(plan)
     if not data:

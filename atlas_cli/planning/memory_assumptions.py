@@ -104,9 +104,15 @@ def waits_for_data(config: ExperimentConfig) -> bool:
     return _clients_have_heads(config) and unknown
 
 
+def cause_of_heads(config: ExperimentConfig) -> str:
+    """The key by which clients of a split have heads; empty where none has one."""
+    if config.training.labels == "client":
+        return "training.labels: client"
+    return next((f"clients.{n}.learns: auxiliary" for n, c in config.clients.items() if c.learns == "auxiliary"), "")
+
+
 def _clients_have_heads(config: ExperimentConfig) -> bool:
-    own = any(client.learns == "auxiliary" for client in config.clients.values())
-    return config.training.labels == "client" or own
+    return bool(cause_of_heads(config))
 
 
 def _of_some(what: str, clients: list[str]) -> list[str]:

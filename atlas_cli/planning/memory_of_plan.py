@@ -82,7 +82,7 @@ class Prediction:
             },
             "server": of_server,
             "references": {name: _parts(m) for name, m in self.references.items()},
-            "round": {name: _of_round(sent) for name, sent in self.rounds.items()},
+            "round": {name: sent.record() for name, sent in self.rounds.items()},
         }
 
     def _rows(self, name: str) -> dict[str, int]:
@@ -186,11 +186,6 @@ def build_task_of(plan: Plan, group: str, classes: Sequence[str]) -> BaseTask:
     spec = plan.config.task_groups[group]
     pooling = ("last" if plan.family.causal else "mean") if spec.pooling == "auto" else spec.pooling
     return build_task(spec.task, classes, pooling)
-
-
-def _of_round(sent: RoundBytes) -> dict[str, int | None]:
-    later = {"later_bytes_up": sent.later} if sent.once else {}
-    return {"bytes_up": sent.up, "bytes_down": sent.down, **later}
 
 
 def _parts(memory: PartyMemory) -> dict[str, Any]:

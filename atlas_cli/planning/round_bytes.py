@@ -46,6 +46,11 @@ class RoundBytes:
     later: int | None = None
     once: bool = False
 
+    def record(self) -> dict[str, int | None]:
+        """As JSON."""
+        later = {"later_bytes_up": self.later} if self.once else {}
+        return {"bytes_up": self.up, "bytes_down": self.down, **later}
+
 
 @dataclass(frozen=True)
 class RoundMessages:

@@ -63,9 +63,10 @@ def test_a_memory_check_that_is_left_out_is_said(config_file, capsys):
     path = str(config_file())
     tiny = ["devices={tiny: {memory: 100 KiB}}", "clients.b.device=tiny", "training.labels=client", "server.rank=0"]
     assert main(["validate", path, *tiny, "--no-data"]) == 0
-    assert "note: whether clients fit their devices is not checked: with training.labels: client" in (
-        capsys.readouterr().out
-    )
+    not_checked = "note: whether clients fit their devices is not checked: with %s a client has a head"
+    assert not_checked % "training.labels: client" in capsys.readouterr().out
+    assert main(["validate", path, *tiny[:2], "clients.a.learns=auxiliary", "server.rank=0", "--no-data"]) == 0
+    assert not_checked % "clients.a.learns: auxiliary" in capsys.readouterr().out
     assert main(["validate", path, *tiny, "--no-data", "task_groups.g.classes=[neg, pos]"]) == 2
     assert "client b-1 needs" in capsys.readouterr().err
     assert main(["validate", path, "training.labels=client", "server.rank=0", "--no-data"]) == 0

@@ -1,5 +1,7 @@
 """How clients learn against the rest of a config: what contradicts it is refused with the key and what to do."""
 
+import re
+
 import pytest
 import yaml
 
@@ -61,6 +63,7 @@ def test_contradictions(tmp_path, learns, client, changes, says):
     with pytest.raises(ConfigError) as error:
         load(tmp_path, {"learns": learns, **client}, **changes)
     assert says in str(error.value) and "clients.a." in str(error.value)
+    assert re.search(r"; (use|set|remove) ", str(error.value)), "says what to do"
 
 
 def test_keys_of_a_kind_need_a_client_of_it(tmp_path):
@@ -74,8 +77,28 @@ def test_keys_of_a_kind_need_a_client_of_it(tmp_path):
         load(tmp_path, {}, **estimates)
 
 
+@pytest.mark.parametrize(
+    ("learns", "training", "says"),
+    [
+        (
+            "auxiliary",
+            {"auxiliary": {"every": 5}, "local_steps": 4},
+            r"auxiliary\.every: .*at most 4, .* got 5.*; set 4 ",
+        ),
+        (
+            "zeroth-order",
+            {"zeroth_order": {"smoothing": 1e-12}},
+            r"smoothing: .*at least 1e-06, got 1e-12.*; set 1e-4 to",
+        ),
+    ],
+)
+def test_values_that_do_what_others_do(tmp_path, learns, training, says):
+    with pytest.raises(ConfigError, match=says):
+        load(tmp_path, {"learns": learns}, training=training)
+
+
 def test_rank_0_is_for_clients_without_an_adapter(tmp_path):
     for own in ({}, {"rank": 0}):
         assert load(tmp_path, {"learns": "frozen", **own}).expanded_clients()[0].rank == 0
-    with pytest.raises(ConfigError, match="must be at least 1; only a client that learns: frozen has 0"):
+    with pytest.raises(ConfigError, match="must be at least 1, as only a client that learns: frozen has none; set 1"):
         load(tmp_path, {"rank": 0})

@@ -56,8 +56,8 @@ class AuxiliaryConfig(Section):
     every: int = Field(
         1,
         ge=1,
-        description="Activations go up in every so many-th local step of a round, from its first on; the client learns "
-        "in each.",
+        description="Activations go up in every so many-th local step of a round, from its first on, so at least once "
+        "a round; the client learns in each.",
         json_schema_extra={"unit": "steps"},
     )
 
@@ -73,7 +73,11 @@ class ZerothOrderConfig(Section):
         json_schema_extra={"unit": "passes"},
     )
     smoothing: float = Field(
-        1e-3, gt=0, le=1, description="The size of a perturbation: each number is normal with this deviation."
+        1e-3,
+        gt=0,
+        le=1,
+        description="The size of a perturbation: each number is normal with this deviation. At least 1e-6: smaller "
+        "ones are lost in float32's rounding of the activations; 1e-4 to 1e-2 is usual.",
     )
 
 
