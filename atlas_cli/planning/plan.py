@@ -128,7 +128,7 @@ class Plan:
             "training.deadline": training.deadline is not None,  # a client that is out takes no part in a server's step
             f"privacy.{config.privacy.in_a_step()}": config.privacy.in_a_step() is not None,
             "training.asynchrony": training.asynchrony is not None,  # clients are served one after the other
-            "wire": any(client.wire.by_kind() for client in self.clients),
+            "wire": any(client.wire.acts for client in self.clients),
             "training.on_nonfinite": training.on_nonfinite != "stop",
             # positions may depend on the longest text of a pass
             "training.max_length": depends_on_length(self.hf_config, training.max_length),

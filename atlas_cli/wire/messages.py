@@ -27,7 +27,6 @@ to the longest of the batch), D hidden size, r rank; hidden states have the dtyp
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -37,41 +36,11 @@ import torch
 from torch import Tensor
 
 from atlas_cli.wire.lost import Lost
+from atlas_cli.wire.serialized import compact_size, serialized_size
 
 Direction = Literal["up", "down"]
 
-# safetensors orders tensors by descending dtype, in this order of its own enumeration, then by name
-_DTYPES: dict[torch.dtype, tuple[int, str]] = {
-    torch.bool: (0, "BOOL"),
-    torch.uint8: (1, "U8"),
-    torch.int8: (2, "I8"),
-    torch.int16: (3, "I16"),
-    torch.float16: (4, "F16"),
-    torch.bfloat16: (5, "BF16"),
-    torch.int32: (6, "I32"),
-    torch.float32: (7, "F32"),
-    torch.float64: (8, "F64"),
-    torch.int64: (9, "I64"),
-}
-
-
-def serialized_size(tensors: Mapping[str, Tensor]) -> int:
-    """Bytes of ``safetensors.torch.save(tensors)`` without writing them.
-
-    Needs shapes and dtypes only, so meta tensors do.
-    """
-    order = sorted(tensors.items(), key=lambda item: (-_DTYPES[item[1].dtype][0], item[0]))
-    header: dict[str, object] = {}
-    offset = 0
-    for name, tensor in order:
-        end = offset + tensor.numel() * tensor.element_size()
-        dtype = _DTYPES[tensor.dtype][1]
-        header[name] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": [offset, end]}
-        offset = end
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    return 8 + -(-len(text) // 8) * 8 + offset
-
-
+_UNSENT = ("parts", "lost", "compact")  # fields of hidden states that are no tensors
 TYPES: dict[tuple[str, Direction], type[Message]] = {}  # by kind and direction
 
 
@@ -138,14 +107,16 @@ class HiddenStates(Message):
     Attributes:
         parts: the other tensors of its codec by name, sent under the name of the hidden states, ``_`` and their own.
         lost: what its codec lost, which the sender knows; it is not sent. None where there is no codec.
+        compact: whether its header is that of ``wire.serialized`` where safetensors' would be a large part of it.
     """
 
     parts: Mapping[str, Tensor] = field(default_factory=dict)
     lost: Lost | None = None
+    compact: bool = False
 
     @classmethod
     def _own(cls) -> list[str]:
-        return [each.name for each in fields(cls) if each.name not in ("client", "parts", "lost")]
+        return [each.name for each in fields(cls) if each.name not in ("client", *_UNSENT)]
 
     @property
     def states(self) -> str:
@@ -158,8 +129,13 @@ class HiddenStates(Message):
         named = {name: tensor for name in self._own() if (tensor := getattr(self, name)) is not None}
         return {**named, **{f"{self.states}_{name}": tensor for name, tensor in self.parts.items()}}
 
+    @cached_property
+    def bytes(self) -> int:
+        """Bytes as serialised."""
+        return (compact_size if self.compact else serialized_size)(self.tensors)
+
     @classmethod
-    def of(cls, client: str, tensors: Mapping[str, Tensor], lost: Lost | None = None) -> Self:
+    def of(cls, client: str, tensors: Mapping[str, Tensor], lost: Lost | None = None, compact: bool = False) -> Self:
         """The message that is sent as ``tensors``.
 
         Raises:
@@ -169,7 +145,7 @@ class HiddenStates(Message):
         prefix = f"{own[0]}_"
         named = {name: tensor for name, tensor in tensors.items() if name in own or not name.startswith(prefix)}
         parts = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name not in named}
-        return cls(client, **named, parts=parts, lost=lost)
+        return cls(client, **named, parts=parts, lost=lost, compact=compact)
 
 
 @dataclass(frozen=True, eq=False)

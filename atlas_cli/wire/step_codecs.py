@@ -37,6 +37,7 @@ class StepCodecs:
         dtypes: of what is decoded, by kind of message.
         seed: of the run.
         feedback: the kinds of which what is lost is kept and added to the next.
+        compact: whether small messages have a compact header.
 
     Attributes:
         memory: what is kept of each text.
@@ -49,9 +50,10 @@ class StepCodecs:
         dtypes: Mapping[str, torch.dtype],
         seed: int,
         feedback: Collection[str] = (),
+        compact: bool = False,
     ) -> None:
         self.codecs, self.width, self.dtypes, self.seed = dict(codecs), width, dict(dtypes), seed
-        self.feedback = frozenset(feedback)
+        self.feedback, self.compact = frozenset(feedback), compact
         self._changes = {kind: change for kind, codec in codecs.items() if (change := codec.change()) is not None}
         self.memory = TextMemory()
         self._texts: Texts | None = None
@@ -78,7 +80,8 @@ class StepCodecs:
         asked = {kind: found for kind, found in wire.by_kind().items() if kind in kinds}
         codecs = {kind: codec_of(codec, f"wire.{name}") for kind, (name, codec) in asked.items()}
         dtypes = {"activations": client, "gradients": client, "features": server, "feature-gradients": server}
-        return cls(codecs, width, dtypes, seed, [kind for kind, (_, codec) in asked.items() if codec.feedback])
+        feedback = [kind for kind, (_, codec) in asked.items() if codec.feedback]
+        return cls(codecs, width, dtypes, seed, feedback, wire.header == "compact")
 
     @classmethod
     def none(cls, width: int, client: torch.dtype, server: torch.dtype) -> StepCodecs:
@@ -113,7 +116,7 @@ class StepCodecs:
         kind, values = message.kind, getattr(message, message.states)
         codec = self.codecs.get(kind)
         if codec is None:
-            return message
+            return replace(message, compact=True) if self.compact else message
         largest = _largest(values)
         if not math.isfinite(largest):
             where = f"client {message.client}, round {now[0]}, step {now[1]}"
@@ -135,7 +138,7 @@ class StepCodecs:
         else:
             parts = codec.encode(values, generator)
             decoded = codec.decode(parts, self.width)
-        return _with(message, parts.pop(VALUES), parts, Lost.of(values, decoded, largest))
+        return self._with(message, parts.pop(VALUES), parts, Lost.of(values, decoded, largest))
 
     def decode(self, message: M) -> M:
         """What the other side makes of a message that crossed the wire."""
@@ -148,7 +151,7 @@ class StepCodecs:
             values = self._decoded(f"received/{message.kind}", codec, parts, self._texts)
         else:
             values = codec.decode(parts, self.width)
-        return _with(message, values.to(self.dtypes[message.kind]), {})
+        return self._with(message, values.to(self.dtypes[message.kind]), {})
 
     def _decoded(self, place: str, codec: BaseCodec, parts: Mapping[str, Tensor], texts: Texts) -> Tensor:
         """What an end makes of first messages and of changes; it keeps that for the next ones."""
@@ -206,7 +209,7 @@ class StepCodecs:
             name: torch.empty(part.shape, dtype=part.dtype, device="meta")
             for name, part in self.layout(message.kind, batch, 0, tokens).items()
         }
-        sent = _with(message, parts.pop(VALUES), parts)
+        sent = self._with(message, parts.pop(VALUES), parts)
         if isinstance(sent, Activations) and self.numbered:
             return replace(sent, examples=torch.empty(batch, dtype=torch.int32, device="meta"))
         return sent
@@ -232,6 +235,10 @@ class StepCodecs:
         """Bytes that an end keeps for each real token of a text whose messages have crossed the wire."""
         return 4 * self.width * sum(map(self._keeps, _places(owner)))
 
+    def _with(self, message: M, states: Tensor, parts: Mapping[str, Tensor], lost: Lost | None = None) -> M:
+        changed = {message.states: states, "parts": parts, "lost": lost, "compact": self.compact}
+        return replace(message, **changed)  # type: ignore[arg-type]
+
     def _keeps(self, place: str) -> bool:
         what, _, kind = place.partition("/")
         return kind in (self.feedback if what == "lost" else self._changes)
@@ -246,7 +253,3 @@ def _places(owner: Literal["client", "server"]) -> list[str]:
 def _largest(values: Tensor) -> float:
     """The largest magnitude; nan where a number is."""
     return float(torch.maximum(values.amax(), -values.amin())) if values.numel() else 0.0
-
-
-def _with(message: M, states: Tensor, parts: Mapping[str, Tensor], lost: Lost | None = None) -> M:
-    return replace(message, **{message.states: states, "parts": parts, "lost": lost})  # type: ignore[arg-type]

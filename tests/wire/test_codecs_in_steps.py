@@ -6,7 +6,7 @@ from support.rounds import exchange
 
 from atlas_cli.data.collate import collate
 from atlas_cli.engines.remote.arrays import size_of
-from atlas_cli.engines.remote.host import ClientHost, ClientSetup
+from atlas_cli.engines.remote.host import ClientHost, ClientSetup, SentMessage
 from atlas_cli.engines.remote.sent_state import SentState
 from atlas_cli.experiment.split_check import require_verified
 from atlas_cli.experiment.split_proof import verify_split
@@ -14,10 +14,11 @@ from atlas_cli.federation.batches import batches_of
 from atlas_cli.planning.devices.step_bytes import step_bytes
 from atlas_cli.wire.ledger import Ledger
 from atlas_cli.wire.lost import Lost
+from atlas_cli.wire.serialized import to_bytes
 
 
-def batch_of(federation, client="a"):
-    features = federation.train_features(client)[:4]
+def batch_of(federation, client="a", texts=4):
+    features = federation.train_features(client)[:texts]
     federation.server.begin_round({client: "g"}, 1, {client: federation.clients[client].cut})
     return collate(federation.data["g"].task, features, federation.pad, *federation.padding)
 
@@ -52,6 +53,26 @@ def test_bytes_of_a_compressed_step_are_predicted(make_federation, kind):
     codecs = federation.plan.codecs(federation.plan.by_name["a"])
     predicted = step_bytes(federation.plan.hf_config, *batch.input_ids.shape, labels=batch.labels, codecs=codecs)
     assert (predicted.up, predicted.down) == (sent.total("up", ["a"]), sent.total("down", ["a"]))
+
+
+@pytest.mark.parametrize("codec", ["none", "int4"])
+def test_small_messages_have_a_compact_header_where_it_is_asked_for(make_federation, codec):
+    """Predicted and counted, with as many bytes as are written; between processes, too."""
+    kinds = {kind: {"codec": codec} for kind in ("activations", "gradients")}
+    own = {"b": {"task_group": "g", "wire": {"header": "safetensors"}}}
+    federation = make_federation(wire={"header": "compact", **kinds}, clients=own, training={"batch_size": 1})
+    sizes, sent = {}, []
+    for client in "ab":
+        batch, ledger = batch_of(federation, client, 1), Ledger(sent.append)
+        exchange(federation.server, federation.clients[client], batch, 1, 0, ledger)
+        federation.server.accept()
+        codecs = federation.plan.codecs(federation.plan.by_name[client])
+        predicted = step_bytes(federation.plan.hf_config, *batch.input_ids.shape, labels=batch.labels, codecs=codecs)
+        assert (predicted.up, predicted.down) == (ledger.total("up", [client]), ledger.total("down", [client]))
+        sizes[client] = [message.bytes - message.payload_bytes for message in sent[-2:]]
+    assert all(message.bytes == len(to_bytes(message.tensors)) for message in sent[:2])
+    assert max(sizes["a"]) < 30 and min(sizes["b"]) > 70
+    assert SentMessage.of(sent[0]).compact and not SentMessage.of(sent[2]).compact
 
 
 def test_a_client_has_codecs_of_its_own_and_those_of_all_where_it_has_none(make_federation):
@@ -99,7 +120,7 @@ def test_packed_bits_travel_between_processes(make_federation):
     host = ClientHost(federation.config, bases, federation.device, torch.get_num_threads())
     setup = ClientSetup(planned, batches_of(federation, "a"), {})
     host.do_begin("a", setup, SentState.of(party, federation.aggregator.members["a"]))
-    packed, lost = host.do_forward("a", 1, 0)
+    packed, lost, _ = host.do_forward("a", 1, 0)
     up = party.forward_batch(setup.batches.at(0), 1, 0)
     assert lost == up.lost and size_of(packed) == up.payload_bytes and str(packed["activations"].dtype) == "uint8"
     assert {name: array.values.tolist() for name, array in packed.items()} == {

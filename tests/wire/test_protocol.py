@@ -12,21 +12,13 @@ from atlas_cli.errors import AtlasError, ConfigError
 from atlas_cli.experiment.api.one_round import create_message
 from atlas_cli.federation.parties.split_client import SplitClient
 from atlas_cli.wire.ledger import Ledger
-from atlas_cli.wire.messages import (
-    _DTYPES,
-    TYPES,
-    Activations,
-    AdapterUpdate,
-    Delivery,
-    Gradients,
-    NamedTensors,
-    serialized_size,
-)
+from atlas_cli.wire.messages import TYPES, Activations, AdapterUpdate, Delivery, Gradients, NamedTensors
+from atlas_cli.wire.serialized import DTYPES, NAMES, compact_size, from_bytes, serialized_size, to_bytes
 
 names = st.text(st.characters(blacklist_categories=["Cs"]), max_size=12).filter(lambda name: name != "__metadata__")
 awkward = st.sampled_from(['"', "\\", "a\nb", "\x00", "\x7f", "é", "\u2028", "\U0001f600", "h.0.attn.c_attn.lora_A"])
 shapes = st.lists(st.integers(0, 5), max_size=4)
-contents = st.dictionaries(names | awkward, st.tuples(st.sampled_from(list(_DTYPES)), shapes), max_size=6)
+contents = st.dictionaries(names | awkward, st.tuples(st.sampled_from(list(DTYPES)), shapes), max_size=6)
 
 
 @given(contents)
@@ -34,6 +26,24 @@ contents = st.dictionaries(names | awkward, st.tuples(st.sampled_from(list(_DTYP
 def test_size_is_that_of_the_safetensors_file(content):
     tensors = {name: torch.zeros(shape, dtype=dtype) for name, (dtype, shape) in content.items()}
     assert serialized_size(tensors) == len(save(tensors))
+
+
+@given(content=contents | st.dictionaries(st.sampled_from(NAMES), st.tuples(st.sampled_from(list(DTYPES)), shapes)))
+@settings(max_examples=200, deadline=None)
+def test_tensors_come_back_from_a_compact_header_of_the_size_that_is_counted(content):
+    tensors = {name: torch.ones(shape).to(dtype) for name, (dtype, shape) in content.items()}
+    data = to_bytes(tensors)
+    assert len(data) == compact_size({name: tensor.to("meta") for name, tensor in tensors.items()})
+    found = from_bytes(data)
+    assert found.keys() == tensors.keys()
+    assert all(found[name].equal(each) and found[name].dtype == each.dtype for name, each in tensors.items())
+
+
+def test_a_compact_header_is_for_messages_of_which_the_other_is_a_large_part():
+    small, large = {"gradients": torch.zeros(1, 300, 1)}, {"gradients": torch.zeros(1, 100_000, 1)}
+    assert to_bytes(small)[0] == 255 and len(to_bytes(small)) == 1200 + 9
+    assert to_bytes(large) == save(large) and compact_size(large) == serialized_size(large)
+    assert Gradients("a", **small, compact=True).bytes == 1209 and Gradients("a", **small).bytes == len(save(small))
 
 
 def test_size_needs_no_data():

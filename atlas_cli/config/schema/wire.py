@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -49,6 +49,13 @@ class WireConfig(Section):
         examples=[{"codec": "bfloat16"}],
     )
 
+    header: Literal["safetensors", "compact"] | None = Field(
+        None,
+        description="How a message says what tensors it has: `safetensors`, as without the key, or `compact`, some 25 "
+        "bytes instead of some 300 in messages of which those would be more than 2 %.",
+        examples=["compact"],
+    )
+
     def over(self, other: WireConfig) -> WireConfig:
         """What a client has: its own keys, and those of all clients where it has none."""
         return other.model_copy(update={name: own for name in type(self).model_fields if (own := getattr(self, name))})
@@ -63,3 +70,8 @@ class WireConfig(Section):
         }
         asked = {kind: (key, getattr(self, key)) for kind, key in found.items()}
         return {kind: (key, codec) for kind, (key, codec) in asked.items() if codec and codec.codec != "none"}
+
+    @property
+    def acts(self) -> bool:
+        """Whether any message is another than without it."""
+        return bool(self.by_kind()) or self.header == "compact"

@@ -41,15 +41,16 @@ from atlas_cli.wire.messages import Features, Gradients, HiddenStates
 
 
 class SentMessage(NamedTuple):
-    """A message as it crosses the wire, and what its codec lost, which is told beside it for the records."""
+    """A message as it crosses the wire; beside it, for the records, what its codec lost, and how its header is."""
 
     tensors: Packed
     lost: Lost | None
+    compact: bool
 
     @classmethod
     def of(cls, message: HiddenStates) -> SentMessage:
         """As it leaves a process."""
-        return cls(pack(message.tensors), message.lost)
+        return cls(pack(message.tensors), message.lost, message.compact)
 
 
 class ClientSetup(NamedTuple):

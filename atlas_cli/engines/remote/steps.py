@@ -149,7 +149,7 @@ class RemoteRound:
         if answer is None:
             raise _LostError
         sent, loss = answer.value
-        return FeatureGradients.of(client, unpack(sent.tensors, self.federation.device), sent.lost), loss
+        return FeatureGradients.of(client, unpack(sent.tensors, self.federation.device), *sent[1:]), loss
 
     def _begin_forwards(self, unserved: list[str]) -> None:
         """In their order, as many of a process as it may keep graphs of."""
@@ -220,7 +220,7 @@ class RemoteRound:
         client, answer = self._wait(list(self._under_way))
         if answer is not None and answer.method in ("forward", "advance", "step_on_noise"):
             sent, device = answer.value, self.federation.device
-            self._arrived[client] = Activations.of(client, unpack(sent.tensors, device), sent.lost) if sent else None
+            self._arrived[client] = Activations.of(client, unpack(sent.tensors, device), *sent[1:]) if sent else None
 
     def _wait(self, clients: Collection[str]) -> tuple[str, _Answered | None]:
         """The next answer, None from a client that is out."""

@@ -93,7 +93,9 @@ def exchange_rows(server: SplitServer, client: Serving, batch: Batch, up: Activa
         parts = {name: part[fresh][real][None] for name, part in up.parts.items()}
         if task.labels_a_token:
             labels = labels[real][None]
-        message = Activations(client.name, hidden, labels=labels, lengths=lengths[fresh], parts=parts, lost=up.lost)
+        message = replace(
+            up, activations=hidden, parts=parts, attention_mask=None, labels=labels, lengths=lengths[fresh]
+        )
         closed_form = Activations.closed_form_of_texts(alone, width, task.blank_labels_of_texts(alone).nbytes)
         ledger.count(message, closed_form)
     numbers = server.kept.keep(client.name, keys, lengths.tolist(), width)

@@ -90,7 +90,7 @@ class TextGeneration:
             else "the server chooses tokens: hidden states go up, and token ids come down, so that it sees the text"
         )
         unused = {
-            "wire": bool(self.loaded.config.wire.by_kind()),
+            "wire": self.loaded.config.wire.acts,
             "privacy.pad_lengths": privacy.pad_lengths is not None,
         }
         changing = [
