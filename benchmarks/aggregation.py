@@ -33,7 +33,7 @@ from atlas_cli.aggregation.contract import BaseMethod, Context, Factors, Layer, 
 from atlas_cli.aggregation.error import error_ledger, exact_change, exact_sum
 from atlas_cli.aggregation.low_rank import squared_norm, stack, svd
 from atlas_cli.aggregation.selection import as_run, components, others, picked
-from atlas_cli.models.adapters.lora import initial_A
+from atlas_cli.models.adapters.lora import LORA, initial_A
 from atlas_cli.planning.method import load_method
 from atlas_cli.reports.terminal import Terminal
 from atlas_cli.seeding import torch_generator
@@ -202,6 +202,8 @@ def methods(quick: bool) -> None:
     )
     for d in (768,) if quick else (768, 2048, 4096):
         for name in discovery.names("aggregation.methods"):
+            if load_method(name)().form() != LORA:
+                continue  # no factors A and B that could be compared
             if d > 768 and load_method(name).EQUAL_CLIENTS:
                 continue  # a dense SVD takes 10 s a layer at 2048, and minutes at 4096
             command = [sys.executable, __file__, "--one", name, str(d)]

@@ -96,7 +96,7 @@ PLAUSIBLE: dict[str, list[Any]] = {
     "training.autocast": ["bfloat16"],
     "aggregation.method": [
         *("zero-pad", "hetlora", "flexlora", "lora-fair", "flora", "fedex", "ffa", "fedsa", "none"),
-        *("raflora", "rolora", "fedsvd", "flora-na", "fed-plora"),
+        *("raflora", "rolora", "fedsvd", "flora-na", "fed-plora", "ravan"),
     ],
     "aggregation.options": [{}, {"ridge": 1e-6}, {"zzz": 1}, {"prune": "x"}],
     "aggregation.weights": ["examples", "uniform", "inverse-rank"],

@@ -28,6 +28,9 @@ RUNS = {
     "method/hetlora-prune": "bert aggregation.method=hetlora 'aggregation.options={prune: 0.5, penalty: 0.1}'",
     "method/lora-fair-ridge": "bert aggregation.method=lora-fair 'aggregation.options={ridge: 0.01}'",
     "method/trimmed": "bert aggregation.method=trimmed-mean 'aggregation.options={trim: 0.4}' clients.a.count=3",
+    "method/ravan": "bert aggregation.method=ravan 'aggregation.options={heads: 4, size: 8}' training.rounds=3",
+    "method/ravan-weight": "gpt2 aggregation.method=ravan 'aggregation.options={heads: 2, size: 16, select: weight}' "
+    "training.rounds=3 training.server_update=per-client training.labels=client",
     "update/sequential": "bert training.server_update=sequential",
     "update/sequential-gpt2-u": "gpt2 training.server_update=sequential training.labels=client",
     "update/per-client": "bert training.server_update=per-client",

@@ -42,10 +42,10 @@ def require_parts(method: type[BaseMethod]) -> None:
     others = [
         name for name in ("CHANGES_BASE", "PRUNES", "DRAWS", "CUTS_MAY_DIFFER", "TAKES_LATE") if getattr(method, name)
     ]
-    if method.SELECTS and (others or {*method.SENT} != {*PARTS} or {*method.DELIVERED} != {*PARTS}):
+    if method.SELECTS and (others or not {*method.TRAINED} == {*method.SENT} <= {*method.DELIVERED}):
         raise ConfigError(
-            f"{file_of(method)}: Method.SELECTS needs A and B to be sent and delivered, and goes with none of "
-            "CHANGES_BASE, PRUNES, DRAWS, CUTS_MAY_DIFFER and TAKES_LATE"
+            f"{file_of(method)}: Method.SELECTS needs the parts that are trained, and no others, to be sent, and these "
+            "to be delivered; it goes with none of CHANGES_BASE, PRUNES, DRAWS, CUTS_MAY_DIFFER and TAKES_LATE"
         )
 
 

@@ -23,14 +23,14 @@ from torch import Tensor
 from atlas_cli.aggregation.shapes import mean_of_states
 from atlas_cli.aggregation.shapes import resized as resized  # for authors of methods, too
 from atlas_cli.config.schema.section import Section
-from atlas_cli.models.adapters.lora import AdapterSet
+from atlas_cli.models.adapters.lora import LORA, AdapterForm, AdapterSet
 from atlas_cli.plugins import check
 
 PARTS = ("A", "B")
 
 
 class Factors(NamedTuple):
-    """dW = B @ A of one layer, scale absorbed: A (r, d_in), B (d_out, r)."""
+    """dW = B @ A of one layer, scale absorbed: A (r, d_in), B (d_out, r); or another ``form`` of r components."""
 
     A: Tensor
     B: Tensor
@@ -277,6 +277,10 @@ class BaseMethod(ABC):
             updates: one for each client that sent something, in the order of the config.
         """
 
+    def form(self) -> AdapterForm:
+        """What the components of adapters are, those of all parties; the method merges A and B of this form."""
+        return LORA
+
     def parts_of(self, merge: int) -> Parts:
         """The parts that clients train for a group's merge of this number, from 1, send for it, and are delivered.
 
@@ -305,9 +309,9 @@ class BaseMethod(ABC):
         """Ranks by layer that a client keeps after a round that began with ``sent``; used if the method ``PRUNES``."""
         return {path: factors.rank for path, factors in trained.items()}
 
-    def selected(self, client: str, merge: int, path: str, rank: int, of: int) -> Sequence[int]:
-        """The components of a layer that a client of this rank trains for a group's merge of this number, from 1, of as
-        many as the group's adapter has; in ascending order, from 0. It is called if the method ``SELECTS``."""
+    def selected(self, client: str, merge: int, path: str, rank: int, merged: Factors) -> Sequence[int]:
+        """The components of a layer that a client of this rank trains for a group's merge of this number, from 1, of
+        those of the group's adapter; in ascending order, from 0. It is called if the method ``SELECTS``."""
         return range(rank)
 
     def drawn(self, before: Factors, path: str, group: str, number: int) -> Factors:

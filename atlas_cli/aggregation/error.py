@@ -10,7 +10,7 @@ norm(D_k - X). With ``aggregation.normalise: fednova`` clients count in X by wha
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -133,15 +133,23 @@ def delivery_errors(
     Args:
         weights: sums over the group's clients, by layer and rank; clients of equal rank get the same adapter.
     """
-    found = {path: exact_sum(path, updates) for path in merge.adapters}
+    sent = [replace(update, adapters=worths(method, update.adapters)) for update in updates]
+    found = {path: exact_sum(path, sent) for path in merge.adapters}
     exact = {path: x for path, x in found.items() if x is not None}
+    target = worths(method, merge.target or merge.adapters)
+    if method.SELECTS:  # every client has all components
+        return error_ledger(exact, target, {path: [(1.0, target[path])] for path in weights})
     delivered = {
-        path: [(w, method.deliver(merge.adapters, {}, {path: rank})[path]) for rank, w in by_rank.items()]
+        path: [(w, worths(method, method.deliver(merge.adapters, {}, {path: r}))[path]) for r, w in by_rank.items()]
         for path, by_rank in weights.items()
     }
-    if method.SELECTS:  # every client has all components
-        delivered = {path: [(1.0, merge.adapters[path])] for path in weights}
-    return error_ledger(exact, merge.target or merge.adapters, delivered)
+    return error_ledger(exact, target, delivered)
+
+
+def worths(method: BaseMethod, adapters: Adapters) -> dict[str, Factors]:
+    """Factors whose products stand for dW, whatever the form of adapters."""
+    form = method.form()
+    return {path: Factors(*form.worth(*factors)) for path, factors in adapters.items()}
 
 
 def base_errors(updates: Sequence[Update], before: Adapters, change: Adapters, after: Adapters) -> ErrorLedger:

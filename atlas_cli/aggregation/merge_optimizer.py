@@ -60,6 +60,7 @@ from atlas_cli.aggregation.contract import (
 from atlas_cli.aggregation.error import shares
 from atlas_cli.aggregation.low_rank import precise, redistribute, squared_norm, stack, weighted_sum
 from atlas_cli.config.schema.aggregation import MergeOptimizerConfig
+from atlas_cli.models.adapters.lora import LORA
 from atlas_cli.storage.state_dict import copies, require_tensor
 
 State = dict[str, dict[str, Tensor]]
@@ -125,6 +126,8 @@ def undefined_for(method: BaseMethod) -> str | None:
         return "merges nothing"
     if not method.GROUP_ADAPTER:
         return "has no adapter of the group that could move"
+    if method.form() != LORA:
+        return "has adapters that are no factors A and B of dW"
     if method.CHANGES_BASE:
         return "merges into the frozen weights, of which clients are sent the change of a round alone"
     if len({method.parts_of(merge) for merge in TURNS}) > 1:

@@ -20,8 +20,8 @@ def components(
     """
     found: dict[str, Sequence[int]] = {}
     for path, rank in ranks.items() if method.SELECTS else ():
-        of = merged[path].rank
-        found[path] = require_selected(method, method.selected(client, merge, path, rank, of), rank, of)
+        own = method.selected(client, merge, path, rank, merged[path])
+        found[path] = require_selected(method, own, rank, merged[path].rank)
     return found
 
 

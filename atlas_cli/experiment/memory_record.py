@@ -19,6 +19,7 @@ from atlas_cli.planning.memory_of_plan import reference_step, unsplit_ranks
 from atlas_cli.planning.round_bytes import Shape
 from atlas_cli.runs.record_files import RecordFiles
 from atlas_cli.runs.seals import MEMORY
+from atlas_cli.wire.messages import Adapters
 
 
 class MeasuredRound:
@@ -102,7 +103,8 @@ def reference_memory(federation: Federation, usages: Sequence[Usage]) -> dict[st
     parameters = [*whole.parameters(), *(output.parameters() if output is not None and used else ())]
     everything = head + bytes_of(parameters)
     weights = head + bytes_of([*parameters, *whole.buffers()])  # buffers have neither gradients nor moments
-    adapters, what = adapter_bytes(ranks, plan.features), (plan.family, plan.hf_config)
+    adapters, what = adapter_bytes(ranks, plan.sizes), (plan.family, plan.hf_config)
+    trained = Adapters.closed_form(ranks, plan.sizes, plan.form.parts)
 
     def record(adapters: int, gradients: int, saved: int) -> dict[str, object]:
         parts = {"weights": weights, "adapters": adapters, "gradients": gradients, "optimizer": 2 * gradients}
@@ -111,5 +113,5 @@ def reference_memory(federation: Federation, usages: Sequence[Usage]) -> dict[st
 
     return {
         "full_fine_tuning": record(0, everything, saved_by_all(*what, {}, step, train_weights=True)),
-        "unsplit_lora": record(adapters, head + adapters, saved_by_all(*what, ranks, step)),
+        "unsplit_lora": record(adapters + plan.fixed_bytes(ranks), head + trained, saved_by_all(*what, ranks, step)),
     }

@@ -1,25 +1,27 @@
-"""Adapters that hold all of a model's update: a change of the base is folded into them."""
+"""LoRA adapters that hold all of a model's update: a change of the base is folded into them."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from atlas_cli.aggregation.contract import Factors, absorb, scales_of
+from atlas_cli.aggregation.contract import Factors
 from atlas_cli.aggregation.low_rank import stack, truncate
 from atlas_cli.federation.federation import Federation
-from atlas_cli.models.adapters.lora import AdapterSet, LoRAAdapter
+from atlas_cli.models.adapters.lora import LORA, AdapterSet, LoRAAdapter
 
 
 @torch.no_grad()
 def fold_base_change(federation: Federation, adapters: AdapterSet) -> AdapterSet:
-    """Fold base changes into the adapters: the same update with one adapter per layer, of sufficient rank."""
-    if not adapters.frozen:
+    """Fold base changes into the adapters: the same update with one LoRA adapter per layer, of sufficient rank."""
+    if not adapters.frozen and federation.plan.form == LORA:
         return adapters
-    own = absorb(adapters.state(), scales_of(adapters))
     result: dict[str, LoRAAdapter] = {}
-    for path in (path for path in federation.plan.features if path in own or path in adapters.frozen):
-        pieces = [Factors(A, B) for A, B in adapters.frozen.get(path, ())] + ([own[path]] if path in own else [])
+    for path in (path for path in federation.plan.features if path in adapters.adapters or path in adapters.frozen):
+        pieces = [Factors(A, B) for A, B in adapters.beside(path)]
+        if (own := adapters.adapters.get(path)) is not None:
+            A, B = own.factors()
+            pieces.append(Factors(A, own.scaling * B))
         whole = stack([(1.0, piece) for piece in pieces], torch.float32)
         most = min(federation.plan.features[path])
         whole = truncate(whole, most) if whole.rank > most else whole

@@ -184,7 +184,7 @@ def make_aggregator(loaded: LoadedExperiment, server: SplitServer, members: dict
         members,
         groups,
         heads,
-        plan.features,
+        plan.sizes,
         server.groups,
         optimizer=merge_optimizer_of(config),
         keep_errors=config.aggregation.error_ledger,

@@ -212,23 +212,24 @@ def client_memory(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape, 
     )
     if config.mode != "split-federated":
         ranks: Mapping[str, int] = {**client.ranks, **plan.above(client.cut)}
-        predict = partial(predict_unsplit, plan.family, plan.hf_config, ranks, plan.features, task=task)
+        predict = partial(predict_unsplit, plan.family, plan.hf_config, ranks, plan.sizes, task=task)
     else:
-        ranks, model = client.ranks, (plan.family, plan.hf_config, client.cut, client.ranks, plan.features)
+        ranks, model = client.ranks, (plan.family, plan.hf_config, client.cut, client.ranks, plan.sizes)
         own_task = task if _has_head(plan, client) else None
         predict = partial(predict_split_client, client.learns, *model, task=own_task)
     trained = dict.fromkeys(method.parts_of(merge).trained for merge in TURNS)
     memory = max((predict(replace(step, trained=parts)) for parts in trained), key=lambda each: each.peak)
     if not ranks:
         return memory
-    layers = {path: Layer(rank, *plan.features[path]) for path, rank in ranks.items()}
+    layers = {path: Layer(rank, *plan.sizes[path]) for path, rank in ranks.items()}
     kept = 4 * elements(method.extra_tensors(layers).at_client)
     if shares_gradients(config):
-        kept += max(Adapters.closed_form(ranks, plan.features, parts) for parts in trained)
+        kept += max(Adapters.closed_form(ranks, plan.sizes, parts) for parts in trained)
     if pull_of(config) and client.local_steps > 1:
         kept += memory.gradients
-    beside = adapter_bytes(plan.beside(client), plan.features)
-    return replace(memory, adapters=memory.adapters + beside, optimizer=memory.optimizer + kept)
+    beside = plan.beside(client)
+    adapters = memory.adapters + adapter_bytes(beside, plan.sizes) + sum(map(plan.fixed_bytes, (ranks, beside)))
+    return replace(memory, adapters=adapters, optimizer=memory.optimizer + kept)
 
 
 def _rows(plan: Plan, client: ClientPlan, rows: int | None) -> int | None:
@@ -260,7 +261,7 @@ def server_memory(
         return head_step(task, plan.hidden_size, int(plan.hf_config.vocab_size), 1, shape.tokens).forward
 
     traced = max(tasks.values(), key=logits) if here else None
-    model = plan.family, plan.hf_config, plan.cut, plan.upper_ranks, plan.features
+    model = plan.family, plan.hf_config, plan.cut, plan.upper_ranks, plan.sizes
     memory = predict_server(*model, step, heads, traced=traced)
     groups = [_trained_for(plan, name, head) for name, head in zip(tasks, heads, strict=True)]
     total = sum(group.trained for group in groups)
@@ -288,7 +289,7 @@ def _merge_optimizer_bytes(plan: Plan, group: str, task: BaseTask) -> int:
     """What ``aggregation.optimizer`` keeps of a task group and of its clients' head."""
     if (optimizer := merge_optimizer_of(plan.config)) is None:
         return 0
-    layers = {path: Layer(rank, *plan.features[path]) for path, rank in plan.group_ranks(group).items()}
+    layers = {path: Layer(rank, *plan.sizes[path]) for path, rank in plan.group_ranks(group).items()}
     head = max((head_sent(plan, client, task) for client in plan.members(group)), key=len)
     heads = optimizer.head_shapes({name.removeprefix("head."): value for name, value in head.items()})
     return 4 * (elements(optimizer.shapes(layers)) + elements(heads))
@@ -325,9 +326,10 @@ class _TrainedForGroup(NamedTuple):
 def _trained_for(plan: Plan, group: str, head: BaseTask | None) -> _TrainedForGroup:
     # a group whose clients are all cut deeper than others has fewer adapters on the server
     ranks = plan.server_ranks(group)
-    adapters = adapter_bytes(ranks, plan.features)
+    adapters, parts = adapter_bytes(ranks, plan.sizes) + plan.fixed_bytes(ranks), plan.form.parts
     weights = list(head_tensors(head, plan.hidden_size).values()) if head is not None else []
-    return _TrainedForGroup(adapters, adapters + bytes_of(weights), 2 * len(ranks) + len(weights))
+    trained = Adapters.closed_form(ranks, plan.sizes, parts) + bytes_of(weights)
+    return _TrainedForGroup(adapters, trained, len(parts) * len(ranks) + len(weights))
 
 
 def _server_memory(
@@ -349,11 +351,11 @@ def _server_memory(
 
 def _references(plan: Plan, task: BaseTask, shape: Shape) -> dict[str, PartyMemory]:
     step = reference_step(plan, shape)
+    ranks, model = unsplit_ranks(plan), (plan.family, plan.hf_config)
+    unsplit = predict_unsplit(*model, ranks, plan.sizes, step, task=task, run_head=False)
     return {
-        "full_fine_tuning": predict_whole(plan.family, plan.hf_config, step, task=task),
-        "unsplit_lora": predict_unsplit(
-            plan.family, plan.hf_config, unsplit_ranks(plan), plan.features, step, task=task, run_head=False
-        ),
+        "full_fine_tuning": predict_whole(*model, step, task=task),
+        "unsplit_lora": replace(unsplit, adapters=unsplit.adapters + plan.fixed_bytes(ranks)),
     }
 
 
@@ -381,6 +383,8 @@ def _step(plan: Plan, shape: Shape) -> Step:
         fused_gelu=config.model.fused_gelu,
         dropout=config.lora.dropout,
         autocast=config.training.autocast == "bfloat16",
+        trained=plan.form.parts,
+        form=plan.form,
     )
 
 

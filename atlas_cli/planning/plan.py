@@ -15,7 +15,7 @@ from atlas_cli.config.schema.experiment import ClientSpec, ExperimentConfig, Lea
 from atlas_cli.config.schema.training import TrainingConfig
 from atlas_cli.config.schema.wire import WireConfig
 from atlas_cli.errors import ConfigError
-from atlas_cli.models.adapters.lora import features_of
+from atlas_cli.models.adapters.lora import AdapterForm, features_of
 from atlas_cli.models.adapters.placement import adapted_names, place_ranks
 from atlas_cli.models.block_paths import layer_of
 from atlas_cli.models.families import family_of
@@ -31,6 +31,7 @@ from atlas_cli.planning.checks import (
     check_clusters,
     check_embeddings,
     check_example_noise,
+    check_form,
     check_frozen,
     check_hooks,
     check_server_memory,
@@ -106,6 +107,16 @@ class Plan:
     setup_tensors: Mapping[tuple[int, WeightFormat], Mapping[str, torch.Tensor]]
 
     @cached_property
+    def form(self) -> AdapterForm:
+        """What the components of adapters are; ranks count them."""
+        return method_of(self.config).form()
+
+    @cached_property
+    def sizes(self) -> dict[str, tuple[int, int]]:
+        """Of every layer that any party adapts, the numbers in a row of A and in a column of B."""
+        return {path: self.form.sizes(*features) for path, features in self.features.items()}
+
+    @cached_property
     def by_name(self) -> dict[str, ClientPlan]:
         """The clients, by name."""
         return {client.name: client for client in self.clients}
@@ -173,8 +184,16 @@ class Plan:
         return {client.name: i for i, client in enumerate(self.clients)}
 
     def adapter_parameters(self, ranks: Mapping[str, int]) -> int:
-        """The number of parameters in a set of adapters: r (d_in + d_out) for each layer."""
-        return sum(rank * sum(self.features[path]) for path, rank in ranks.items())
+        """The number of parameters in a set of adapters, as they are sent: r (d_in + d_out) for each layer of LoRA."""
+        return sum(rank * sum(self.sizes[path]) for path, rank in ranks.items())
+
+    def fixed_bytes(self, ranks: Mapping[str, int]) -> int:
+        """Bytes that a set of adapters holds besides its parameters."""
+        return sum(4 * self.form.fixed(rank, *self.features[path]) for path, rank in ranks.items())
+
+    def widths(self, ranks: Mapping[str, int]) -> dict[str, int]:
+        """The ranks of the dW of a set of adapters."""
+        return {path: self.form.width(rank) for path, rank in ranks.items()}
 
     def server_ranks(self, group: str) -> dict[str, int]:
         """Ranks of the server's adapters for a task group, on every layer that it runs for any of its clients."""
@@ -190,12 +209,12 @@ class Plan:
         return {path: rank for path, rank in self.server_ranks(group).items() if path in held}
 
     def group_ranks(self, group: str) -> dict[str, int]:
-        """The ranks of the group's merged adapter: on each layer, the largest of its holders."""
+        """The ranks of the group's merged adapter: on each layer, the largest of its holders, or as its form has it."""
         merged: dict[str, int] = {}
         for ranks in (*(client.ranks for client in self.members(group)), self.contested(group)):
             for path, rank in ranks.items():
                 merged[path] = max(rank, merged.get(path, 0))
-        return dict(sorted(merged.items(), key=lambda item: list(self.features).index(item[0])))
+        return {path: self.form.of_group(merged[path]) for path in self.features if path in merged}
 
     def beside(self, client: ClientPlan) -> dict[str, int]:
         """Ranks of the components that a client runs beside its frozen weights, if the method ``SELECTS`` those that it
@@ -216,6 +235,7 @@ def make_plan(config: ExperimentConfig) -> Plan:
         TooFewClientsError: no split layer fits a client with ``auto``.
         ResourceError: the model's config cannot be found.
     """
+    check_form(config)
     config = resolve_auto_cuts(config)
     hf_config, _, init = model_config(config.model)
     family = family_of(hf_config, config.model.family)
@@ -234,7 +254,7 @@ def make_plan(config: ExperimentConfig) -> Plan:
     check_frozen(config, hf_config, {client.name: client.cut for client in clients}, top)
     features = {path: features_of(base.get_submodule(path)) for path in _all_paths(hf_config, family, names)}
     check_server_memory(config, features.values())
-    check_hooks(config, features, [client.ranks for client in clients if client.ranks])
+    check_hooks(config, method_of(config).form(), features, [client.ranks for client in clients if client.ranks])
     return Plan(
         config=config,
         family=family,
@@ -259,7 +279,7 @@ def _planned_clients(
     config: ExperimentConfig, base: nn.Module, family: BaseFamily, names: list[str]
 ) -> list[ClientPlan]:
     """Every client with its split layer and the ranks of its template."""
-    n_layers, clients = len(blocks_of(base, family)), []
+    n_layers, clients, form = len(blocks_of(base, family)), [], method_of(config).form()
     placed: dict[str, tuple[int, dict[str, int]]] = {}
     for spec in config.expanded_clients():
         assert spec.split_layer != "auto"
@@ -267,7 +287,7 @@ def _planned_clients(
             cut = check_cut(spec.split_layer, n_layers, _own_key(config, spec.key, "split_layer", "model"))
             rank, key = _planned_rank(config, spec.rank), _own_key(config, spec.key, "rank", "lora")
             frozen = spec.learns == "frozen"
-            placed[spec.key] = cut, {} if frozen else place_ranks(base, family, rank, range(cut), names, key)
+            placed[spec.key] = cut, {} if frozen else place_ranks(base, family, rank, range(cut), names, key, form)
         clients.append(client_plan(spec, *placed[spec.key]))
     return clients
 
@@ -300,7 +320,8 @@ def _server_adapters(
     layers = range(cut, len(blocks_of(base, family)))
     if not layers:
         raise ConfigError(f"the server half has no layers at split_layer {cut}; set server.rank: 0", key="server.rank")
-    return place_ranks(base, family, dict.fromkeys(layers, config.server.rank), layers, names, "server.rank")
+    by_layer, form = dict.fromkeys(layers, config.server.rank), method_of(config).form()
+    return place_ranks(base, family, by_layer, layers, names, "server.rank", form)
 
 
 def _all_paths(hf_config: PreTrainedConfig, family: BaseFamily, names: list[str]) -> list[str]:

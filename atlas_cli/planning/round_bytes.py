@@ -102,7 +102,7 @@ def round_messages(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape)
     )
     method = method_of(config)
     head = head_sent(plan, client, task) if method.SENT else {}
-    layers = {path: Layer(rank, *plan.features[path]) for path, rank in client.ranks.items()}
+    layers = {path: Layer(rank, *plan.sizes[path]) for path, rank in client.ranks.items()}
     extra = method.extra_tensors(layers)
 
     def merged(parts: Sequence[str], more: Shapes) -> list[int]:
@@ -124,7 +124,7 @@ def round_messages(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape)
         rows = {path: sum(ranks.get(path, 0) for ranks in stacked) for path in group}
         down.append(BaseRows("", _factors(plan, rows, "base_", ("A", "B"))).bytes)
     if beside := plan.beside(client):
-        down.append(BaseTotal("", _factors(plan, beside, "base_", ("A", "B"))).bytes)
+        down.append(max(BaseTotal("", _factors(plan, beside, "base_", turn.delivered)).bytes for turn in turns))
     return RoundMessages(step, tuple(client.uploads(training)), tuple(up), tuple(down))
 
 
@@ -132,7 +132,7 @@ def _factors(plan: Plan, ranks: Mapping[str, int], prefix: str, parts: Sequence[
     """The adapters as they are sent, on the meta device."""
     tensors = {}
     for path, rank in ranks.items():
-        d_in, d_out = plan.features[path]
+        d_in, d_out = plan.sizes[path]
         for part, shape in (("A", (rank, d_in)), ("B", (d_out, rank))):
             if part in parts:
                 tensors[f"{path}.{prefix}{part}"] = torch.empty(shape, device="meta")

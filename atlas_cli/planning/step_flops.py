@@ -46,23 +46,34 @@ def step_flops(
     own = [(batch, tokens)]
     if client.learns == "frozen":
         own = [(1, length) for length in ([tokens] * batch if alone is None else alone)]
+    again = client.checkpointing
+    probes = plan.config.training.zeroth_order.probes if client.learns == "zeroth-order" else None
 
     def steps(adapters: Mapping[str, int], parts: Collection[str]) -> Work:
-        probes = plan.config.training.zeroth_order.probes if client.learns == "zeroth-order" else None
-        again = client.checkpointing
-        each = (
-            client_step(blocks, cut, adapters, *of, checkpointing=again, trained=parts, probes=probes) for of in own
-        )
+        wide = plan.widths(adapters)
+        each = (client_step(blocks, cut, wide, *of, checkpointing=again, trained=parts, probes=probes) for of in own)
         return sum(each, Work(0, 0))
 
-    of_client = steps(ranks, trained)
+    made = _factors(plan, ranks)
+    backward = again * made.forward + made.backward if probes is None else probes * made.forward
+    of_client = steps(ranks, trained) + Work(made.forward, backward)
     if beside := plan.beside(client):  # frozen, on layers that have trained ones
         whole, without = steps(beside, ()), steps(dict.fromkeys(beside, 0), ())
         of_client += Work(whole.forward - without.forward, whole.backward - without.backward)
-    of_server = server_step(blocks, cut, plan.n_layers, above, batch, tokens, to_cut=client.waits).total
+    wide, parts = plan.widths(above), plan.form.parts
+    of_server = server_step(blocks, cut, plan.n_layers, wide, batch, tokens, to_cut=client.waits, trained=parts).total
+    of_server += _factors(plan, above).total
     head = head_step(task, plan.hidden_size, int(plan.hf_config.vocab_size), batch, tokens)
     if client.learns == "auxiliary":
         return of_client + head, of_server + head.total
     if plan.config.training.labels == "client":
         return of_client + Work(0, head.total), of_server
     return of_client, of_server + head.total
+
+
+def _factors(plan: Plan, ranks: Mapping[str, int]) -> Work:
+    """FLOPs of the factors of dW of a set of adapters, once a pass."""
+    work = Work(0.0, 0.0)
+    for path, rank in ranks.items():
+        work += Work(*map(float, plan.form.step_flops(rank, plan.features[path][1])))
+    return work

@@ -80,11 +80,14 @@ def test_a_selection_that_a_client_cannot_train_is_named(found):
     assert require_selected(ZeroPad(), (1, 3), 2, 4) == [1, 3]
 
 
-@pytest.mark.parametrize("change", [{"PRUNES": True}, {"DELIVERED": ("A",)}, {"CUTS_MAY_DIFFER": True}])
+@pytest.mark.parametrize(
+    "change",
+    [{"PRUNES": True}, {"DELIVERED": ("A",)}, {"SENT": ("B",)}, {"TRAINED": ("B",)}, {"CUTS_MAY_DIFFER": True}],
+)
 def test_a_method_that_selects_delivers_all(change):
     says = {"SELECTS": True, "CUTS_MAY_DIFFER": False, "TAKES_LATE": None}
     require_parts(type("Method", (ZeroPad,), says))
-    with pytest.raises(ConfigError, match=r"Method\.SELECTS needs A and B"):
+    with pytest.raises(ConfigError, match=r"Method\.SELECTS needs the parts that are trained"):
         require_parts(type("Method", (ZeroPad,), says | change))
 
 

@@ -45,7 +45,9 @@ def test_each_component_is_the_mean_of_those_who_trained_it():
 def test_an_idle_round_is_the_identity_bit_for_bit(dtype):
     current = {"q": factors(R, 12, 18, 0, dtype)}
     updates = [
-        Update(name, 0.1 * rank, current, components={"q": method("fed-plora").selected(name, 1, "q", rank, R)})
+        Update(
+            name, 0.1 * rank, current, components={"q": method("fed-plora").selected(name, 1, "q", rank, current["q"])}
+        )
         for name, rank in RANKS.items()
     ]
     merged = merge("fed-plora", current, updates).adapters["q"]
@@ -62,12 +64,12 @@ def test_at_full_rank_it_is_zero_pad():
 
 def test_components_are_drawn_alike_from_the_seed_and_each_as_often():
     made, again = method("fed-plora"), method("fed-plora")
-    drawn = {(c, n, p): made.selected(c, n, p, 2, R) for c in "ab" for n in range(1, 301) for p in "qv"}
-    assert all(again.selected(c, n, p, 2, R) == own for (c, n, p), own in drawn.items())
+    drawn = {(c, n, p): made.selected(c, n, p, 2, CURRENT["q"]) for c in "ab" for n in range(1, 301) for p in "qv"}
+    assert all(again.selected(c, n, p, 2, CURRENT["q"]) == own for (c, n, p), own in drawn.items())
     assert len({tuple(own) for own in drawn.values()}) == R * (R - 1) // 2  # all pairs
     often = Counter(j for own in drawn.values() for j in own)
     assert all(abs(often[j] / len(drawn) - 2 / R) < 0.05 for j in range(R))
-    assert made.selected("a", 1, "q", R, R) == list(range(R))
+    assert made.selected("a", 1, "q", R, CURRENT["q"]) == list(range(R))
 
 
 def test_what_is_trained_and_what_is_not_are_the_whole():

@@ -4,7 +4,7 @@ import importlib.util
 from pathlib import Path
 
 import pytest
-from support.merging import merge
+from support.merging import merge, of_factors
 from support.slow import slow
 
 from atlas_cli.aggregation.contract import Factors, Update
@@ -19,7 +19,7 @@ SPEC.loader.exec_module(benchmark)
 def errors():
     """By method, errors of rounds 1 and 3."""
     found = {}
-    for name in benchmark.discovery.names("aggregation.methods"):
+    for name in of_factors():
         made = [benchmark.errors(name, *parts[:3]) for parts in benchmark.rounds(name, 128)]
         found[name] = made[0], made[-1]
     return found

@@ -4,14 +4,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.merging import factors, merge, method
+from support.merging import factors, merge, method, of_factors
 
-from atlas_cli import discovery
 from atlas_cli.aggregation.contract import Factors, Update, absorb, delta, release, truncated
 from atlas_cli.models.adapters.lora import scale_of
 
 PATHS = {"q": (12, 18), "v": (14, 10), "up": (16, 16)}
-ALL = discovery.names("aggregation.methods")
+ALL = of_factors()
 MERGING = [name for name in ALL if method(name).SENT]
 SPECTRAL = ["delta-svd", "flexlora", "raflora"]
 R = 5

@@ -6,14 +6,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.merging import factors, merge, method
+from support.merging import factors, merge, method, of_factors
 
-from atlas_cli import discovery
 from atlas_cli.aggregation.contract import Factors, Update, delta, truncated
 from atlas_cli.aggregation.error import error_ledger, exact_sum
 from atlas_cli.aggregation.low_rank import STACK_COPIES
 
-MERGING = [name for name in discovery.names("aggregation.methods") if method(name).SENT]
+MERGING = [name for name in of_factors() if method(name).SENT]
 D_IN, D_OUT = 40, 30
 
 

@@ -6,6 +6,7 @@ import json
 
 import pytest
 from PIL import Image
+from support.merging import asked
 from support.slow import slow, slow_but
 from support.toy_runs import train
 
@@ -184,7 +185,7 @@ def test_run_whose_model_is_gone(config_file, report, tmp_path):
 def test_bytes_and_memory_of_every_method(config_file, method):
     """To the byte, for clients whose batches are full; rounds after the first, where all methods are at work. Of one
     that trains A and B in turn, the prediction is that of the dearer turn, B in odd rounds."""
-    path = config_file("causal-lm", training={"max_length": 4, "rounds": 3}, aggregation={"method": method})
+    path = config_file("causal-lm", training={"max_length": 4, "rounds": 3}, aggregation=asked(method))
     run, prediction = train(path), predict(make_plan(load_config(path).config), {})
     rounds = (3,) if method == "rolora" else (2, 3)
     full = [x for x in run.read_lines("clients.jsonl") if x["round"] in rounds and x["examples"] == 2 * 4]

@@ -4,6 +4,7 @@ import re
 
 import pytest
 from support.elsewhere import Hosts, run, same
+from support.merging import asked
 from support.slow import slow, slow_but
 
 from atlas_cli.aggregation.methods import scaffold
@@ -47,6 +48,7 @@ CASES = {
         "faults": {"crash_at": {"b": {"round": 1, "step": 0}}},
     },
     "components in turn": {"aggregation": {"method": "fed-plora"}, "training": {"rounds": 3}},
+    "heads in turn": {"aggregation": asked("ravan"), "training": {"rounds": 3}},
     "unequal steps": {
         "clients": {"b": {"task_group": "g", "rank": 2, "local_steps": 1}},
         "aggregation": {"method": "delta-svd", "normalise": "fednova"},

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from support.by_hand import batches_of
+from support.merging import asked
 from support.slow import slow, slow_but
 
 import atlas_cli
@@ -152,7 +153,7 @@ def test_a_wrong_split_of_two_dtypes_is_found(harm, make_federation, monkeypatch
 
 @pytest.mark.parametrize("method", slow_but(discovery.names("aggregation.methods"), "delta-svd", "flora", "scaffold"))
 def test_every_method_trains_with_mixed_dtypes(method, make_federation, train_quietly):
-    made = make_federation(**ONE, aggregation={"method": method}, training={"rounds": 2})
+    made = make_federation(**ONE, aggregation=asked(method), training={"rounds": 2})
     recorder = train_quietly(made)  # every delivery is compared by hash, and every byte with its closed form
     assert all(math.isfinite(m["train_loss"]) for m in recorder.metrics if m["round"])
     changed = made.clients["a"].adapters.frozen

@@ -1,6 +1,7 @@
 """Runs whose groups move by ``aggregation.optimizer``: where it is refused, what it keeps, and what a run records."""
 
 import pytest
+from support.merging import asked
 from support.slow import slow
 
 from atlas_cli import discovery
@@ -51,7 +52,7 @@ def test_is_refused_where_it_is_not_defined_and_so_are_keys_that_a_rule_does_not
 def test_without_anything_to_do_there_is_none(rule, make_config):
     """A run is then that of the method, bit for bit: nothing else is computed."""
     for method in discovery.names("aggregation.methods"):
-        assert merge_optimizer_of(make_config(aggregation={"method": method, "optimizer": rule})) is None
+        assert merge_optimizer_of(make_config(aggregation={**asked(method), "optimizer": rule})) is None
 
 
 def test_where_nothing_is_merged_there_is_none(make_config):

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from support.by_hand import batches_of, hidden
+from support.merging import asked
 from support.rounds import run_round
 from support.slow import slow_but
 
@@ -26,8 +27,9 @@ FAST = {"client_optimizer": {"lr": 0.02}, "server_optimizer": {"lr": 0.02}}
 def worth(adapters, path):
     """dW of a layer as the client runs it, its changed base included, dense."""
     adapter = adapters.adapters.get(path)
-    total = 0 if adapter is None else adapter.scaling * adapter.lora_B.double() @ adapter.lora_A.double()
-    for A, B in adapters.frozen.get(path, ()):
+    A, B = (0, 0) if adapter is None else (factor.double() for factor in adapter.factors())
+    total = 0 if adapter is None else adapter.scaling * B @ A
+    for A, B in adapters.beside(path):
         total = total + B.double() @ A.double()
     return total
 
@@ -35,7 +37,8 @@ def worth(adapters, path):
 @pytest.fixture
 def ready(make_config):
     def make(method, options=None, **changes):
-        made = build(make_config(aggregation={"method": method, "options": options or {}}, training=FAST, **changes))
+        aggregation = {"method": method, "options": options} if options else asked(method)
+        made = build(make_config(aggregation=aggregation, training=FAST, **changes))
         set_up(made)
         return made
 
@@ -64,7 +67,7 @@ def a_round(made, cohort, number, ledger=None):
 )
 def test_two_rounds_deliver_what_the_method_says(method, family, make_config):
     """By value, against dense sums; d_in != d_out in GPT-2's c_attn and LLaMA's grouped v."""
-    made = build(make_config(family, aggregation={"method": method}, training=FAST))
+    made = build(make_config(family, aggregation=asked(method), training=FAST))
     set_up(made)
     aggregator, module = made.aggregator, made.aggregator.method
     weights = {c: aggregator.members[c].weight for c in "abc"}
@@ -83,7 +86,7 @@ def test_two_rounds_deliver_what_the_method_says(method, family, make_config):
                     mine = trained[c].adapters[path]
                     torch.testing.assert_close(got, mine.scaling * mine.lora_B.double() @ merged.A[:rank].double())
                 elif module.SELECTS:  # all of it, whatever the rank
-                    torch.testing.assert_close(got, delta(merged).double(), atol=1e-7, rtol=1e-5)
+                    torch.testing.assert_close(got, worth(aggregator.groups["g"].adapters, path), atol=1e-7, rtol=1e-5)
                 else:
                     cut = merged.B[:, :rank].double() @ merged.A[:rank].double()
                     torch.testing.assert_close(got, cut, atol=1e-7, rtol=1e-5)
@@ -142,7 +145,7 @@ def test_moments_of_what_was_replaced_are_reset_and_no_others(method, ready):
     for adapter in client.adapters.adapters.values():
         assert bool(client.optimizer.state.get(adapter.lora_B)) == (method == "fedsa")
         assert not client.optimizer.state.get(adapter.lora_A)
-        assert adapter.lora_A.requires_grad == (method not in ("ffa", "fedsvd", "rolora"))
+        assert adapter.lora_A.requires_grad == (method not in ("ffa", "fedsvd", "rolora", "ravan"))
 
 
 def test_what_crosses_the_wire(ready):
@@ -152,6 +155,7 @@ def test_what_crosses_the_wire(ready):
     up = (
         {name: 2 * d for name in METHODS} | dict.fromkeys(("ffa", "fedsa", "fedsvd", "rolora"), d) | {"scaffold": 4 * d}
     )
+    up["ravan"] = 8 * 8 + 1  # a head of size 8 and its scale, of which ranks 4, 2 and 3 are worth as many
     for method in METHODS:
         made, ledger = ready(method), Ledger()
         a_round(made, ["a", "b", "c"], 1, ledger)
@@ -162,7 +166,7 @@ def test_what_crosses_the_wire(ready):
             wanted = {"flora": 0, "fedsvd": 2 * sent}.get(method, sent)
             assert (down.payload_bytes if down else 0) == wanted
             beside = ledger.entries.get((client, "base-total", "down"))  # up to the group's rank, 4
-            left = 4 * layers * (4 - rank) * 2 * d if method == "fed-plora" else 0
+            left = 4 * layers * (4 - rank) * up[method] if method in ("fed-plora", "ravan") else 0
             assert (beside.payload_bytes if beside else 0) == left
             change = ledger.entries.get((client, "base-change", "down"))
             assert (change.payload_bytes if change else 0) == (
@@ -172,7 +176,7 @@ def test_what_crosses_the_wire(ready):
 
 @pytest.mark.parametrize("method", slow_but(METHODS, *DIFFERENT))
 def test_a_restored_federation_goes_on_alike(method, make_config):
-    config = make_config(aggregation={"method": method}, training=FAST)
+    config = make_config(aggregation=asked(method), training=FAST)
     made, other = build(config), build(config)
     set_up(made)
     a_round(made, ["a", "b", "c"], 1)
@@ -200,11 +204,11 @@ def test_the_rank_of_a_base_change_is_bounded_without_loss(ready):
     torch.testing.assert_close(worth(made.clients["b"].adapters, path), total, atol=1e-5, rtol=1e-3)
 
 
-@pytest.mark.parametrize("method", ["ffa", "fedsa", "fedsvd", "fed-plora", "flora", "fedex", "rolora"])
+@pytest.mark.parametrize("method", ["ffa", "fedsa", "fedsvd", "fed-plora", "flora", "fedex", "ravan", "rolora"])
 def test_methods_without_a_meaning_for_contested_layers_are_refused(method, make_config):
     clients = {"a": {"split_layer": 1}, "b": {"split_layer": 3}}
     with pytest.raises(ConfigError, match=f"{method} is not defined for a layer that lies on the server for some"):
-        make_plan(make_config(aggregation={"method": method}, clients=clients))
+        make_plan(make_config(aggregation=asked(method), clients=clients))
 
 
 @pytest.mark.parametrize(
@@ -269,10 +273,10 @@ def test_groups_are_mixed_before_they_are_delivered(graph, make_config, toy_csv,
     assert not torch.equal(one, other)  # heads are never mixed
 
 
-@pytest.mark.parametrize("method", ["ffa", "fedsa", "fedsvd", "flora", "fedex", "rolora"])
+@pytest.mark.parametrize("method", ["ffa", "fedsa", "fedsvd", "flora", "fedex", "ravan", "rolora"])
 def test_groups_without_an_adapter_to_mix_are_refused(method, make_config):
     with pytest.raises(ConfigError, match=f"{method} has no group adapters that can be mixed") as error:
-        make_plan(make_config(aggregation={"method": method, "cross_group": {"strength": 0.5}}))
+        make_plan(make_config(aggregation={**asked(method), "cross_group": {"strength": 0.5}}))
     assert error.value.key == "aggregation.cross_group.strength"
 
 
@@ -321,7 +325,7 @@ def test_the_penalty_is_in_the_gradient(ready):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_first_delivery_is_the_groups_start_in_both_parts(method, make_config):
-    made = build(make_config(aggregation={"method": method}))
+    made = build(make_config(aggregation=asked(method)))
     for adapter in made.aggregator.groups["g"].adapters.adapters.values():
         torch.nn.init.normal_(adapter.lora_B)  # as an adapter to start from does
     made.aggregator.groups["g"].start()

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from support.merging import asked
 from support.slow import slow, slow_but
 
 from atlas_cli.errors import AtlasError, OutputError
@@ -57,6 +58,10 @@ CASES = {
         "aggregation": {"method": "fed-plora"},
         "clustering": {"by": "random", "k": 2, "every": 2},
         "mode": "federated",
+    },
+    "heads in turn": {
+        "aggregation": asked("ravan"),
+        "faults": {"crash_at": {"b-1": {"round": 2, "step": 1}}},
     },
     "changed base": {"aggregation": {"method": "flora"}},
     "ranks that shrink": {"aggregation": {"method": "hetlora", "options": {"prune": 0.5}}},

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from support.by_hand import batches_of
+from support.merging import asked
 from support.quantized import with_dense_weights
 from support.slow import slow, slow_but
 from support.tiny_models import tiny_model
@@ -72,7 +73,7 @@ def test_a_base_change_stays_beside_the_quantised_weights(make_federation, train
 
 @pytest.mark.parametrize("method", slow_but(discovery.names("aggregation.methods"), "fedex"))
 def test_every_method_trains_with_quantised_weights(method, make_federation, train_quietly):
-    made = make_federation(model={"quantization": "int8"}, **ONE, aggregation={"method": method})
+    made = make_federation(model={"quantization": "int8"}, **ONE, aggregation=asked(method))
     recorder = train_quietly(made)  # every delivery is compared by hash, and every byte with its closed form
     assert all(math.isfinite(m["train_loss"]) for m in recorder.metrics if m["round"])
     assert all(is_unchanged(base) for base in (made.base, *made.bases.values()))

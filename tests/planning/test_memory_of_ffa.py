@@ -31,8 +31,9 @@ def test_predicted_and_measured(family, mode, model_folder, tmp_path):
     }
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     said_of = {}
-    for method in ("ffa", "fed-plora", "zero-pad"):
-        plan = make_plan(load_config(tmp_path / "c.yaml", [f"aggregation.method={method}"]).config)
+    for method in ("ffa", "fed-plora", "zero-pad", *(["ravan"] if family != "llama" else [])):
+        heads = ["aggregation.options={heads: 2, size: 16}"] if method == "ravan" else []
+        plan = make_plan(load_config(tmp_path / "c.yaml", [f"aggregation.method={method}", *heads]).config)
         shape = Shape(4, 16, True)
         said = predict(plan, {"g": ["x", "y"]}, dict.fromkeys("ab", shape)).clients["a"]
         found = take_steps(plan, "a", shape, ["x", "y"])

@@ -4,13 +4,27 @@ from dataclasses import replace
 
 import torch
 
+from atlas_cli import discovery
 from atlas_cli.aggregation.contract import Context, Factors, Layer
+from atlas_cli.models.adapters.lora import LORA
 from atlas_cli.planning.method import load_method
+
+OPTIONS = {"ravan": {"heads": 4, "size": 8}}  # for layers as small as those of tests
 
 
 def method(name, *, server_memory=None, **options):
     chosen = load_method(name)
     return chosen(chosen.Options.model_validate(options), server_memory=server_memory)
+
+
+def asked(name):
+    """The section ``aggregation`` of a config for a small model."""
+    return {"method": name, "options": OPTIONS.get(name, {})}
+
+
+def of_factors():
+    """The names of the methods that merge factors A and B of dW."""
+    return [name for name in discovery.names("aggregation.methods") if method(name).form() == LORA]
 
 
 def merge(name, current, updates, *, round_number=1, number=1, server_memory=None, **options):

@@ -33,10 +33,10 @@ class Method(BaseMethod):
     SELECTS = True
     CUTS_MAY_DIFFER = False  # the server holds the layers of others at one rank, and would train all of it
 
-    def selected(self, client: str, merge: int, path: str, rank: int, of: int) -> Sequence[int]:
+    def selected(self, client: str, merge: int, path: str, rank: int, merged: Factors) -> Sequence[int]:
         """Components at random, each as likely as any other."""
         draw = torch_generator(self.seed, "fed-plora", client, path, merge)
-        return sorted(torch.randperm(of, generator=draw)[:rank].tolist())
+        return sorted(torch.randperm(merged.rank, generator=draw)[:rank].tolist())
 
     def aggregate(self, current: Adapters, updates: Sequence[Update], context: Context) -> Merge:
         """Each component moved by the mean change of those who trained it."""

@@ -117,11 +117,11 @@ def take_steps(
     party = new_client(plan.config, client, own, task, plan.above(client.cut), torch.device("cpu"))
     party.term = party.control = None  # nothing is delivered to it that a term could start from
     for path, rank in plan.beside(client).items():
-        d_in, d_out = plan.features[path]
+        d_in, d_out = plan.sizes[path]
         party.adapters.frozen[path] = [(torch.zeros(rank, d_in), torch.zeros(d_out, rank))]
     usage = party.measure(tokens)
     weights = [*held[0].parameters(), *held[0].buffers(), *party.trained(), *party.output_embedding()]
-    weights += party.adapters.frozen_factors()
+    weights += party.adapters.held_frozen()
     owned = usage.frozen_weights + usage.adapters + usage.heads
     with LiveBytes(weights) as live:
         for _ in range(steps):

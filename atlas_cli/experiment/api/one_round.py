@@ -17,7 +17,7 @@ from atlas_cli.federation.client_state.member import Member
 from atlas_cli.federation.merging.aggregator import Aggregator
 from atlas_cli.federation.parties.split_client import SplitClient
 from atlas_cli.federation.parties.split_server import SplitServer
-from atlas_cli.models.adapters.lora import AdapterSet, LoRAAdapter, features_of
+from atlas_cli.models.adapters.lora import LORA, AdapterSet, LoRAAdapter, features_of
 from atlas_cli.models.block_paths import layer_of
 from atlas_cli.planning.method import load_method
 from atlas_cli.wire.ledger import Ledger
@@ -171,6 +171,8 @@ def _aggregator(
     clients: Sequence[SplitClient], server: SplitServer, groups: Mapping[str, str], name: str
 ) -> Aggregator:
     method = load_method(name)()
+    if method.form() != LORA:
+        raise ConfigError(f"{name} has adapters of another form than these clients; use it in a config (atlas train)")
     for client in clients:
         client.term = method.client_term()
     merged = {g: _largest([c for c in clients if groups[c.name] == g]) for g in dict.fromkeys(groups.values())}

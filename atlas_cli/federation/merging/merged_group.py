@@ -97,11 +97,13 @@ class MergedGroup:
         """The message with what a client at a version lacks beside its weights, and its elements in closed form."""
         if not self._method.SELECTS:
             return self.change.missing(version, client), self.change.missing_elements(version, features)
-        tensors: dict[str, Tensor] = {}
+        parts, tensors, elements = PARTS if version < 0 else self.delivered_since(version), dict[str, Tensor](), 0
         for path, factors in selection.others(self.merged, self.components(client, ranks)).items():
-            tensors |= {f"{path}.base_A": factors.A, f"{path}.base_B": factors.B}
-        left = {path: self.merged[path].rank - rank for path, rank in ranks.items()}
-        return BaseTotal(client, tensors), sum(rank * sum(features[path]) for path, rank in left.items())
+            for part, tensor, size in zip(PARTS, factors, features[path], strict=True):
+                if part in parts:
+                    tensors[f"{path}.base_{part}"] = tensor
+                    elements += (self.merged[path].rank - ranks[path]) * size
+        return BaseTotal(client, tensors), elements
 
     def delivered_since(self, version: int) -> set[str]:
         """The parts, "A" and "B", of all merges after a version, for who has that one."""

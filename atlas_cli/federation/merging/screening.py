@@ -18,6 +18,7 @@ from torch import Tensor
 
 from atlas_cli.aggregation.checks import NotFiniteTermError, hook_of
 from atlas_cli.aggregation.contract import Adapters, truncated
+from atlas_cli.aggregation.error import worths
 from atlas_cli.aggregation.low_rank import squared_norm, stack
 from atlas_cli.errors import NonFiniteError
 from atlas_cli.federation.merging.aggregator import Aggregator
@@ -85,7 +86,7 @@ def too_large(
         after = aggregator.update(client, tensors).adapters
         # ranks may be lower than delivered (``PRUNES``), or the group's (``SELECTS``)
         before = truncated(merged, {path: max(rank, after[path].rank) for path, rank in ranks[client].items()})
-        norms[client] = change_norm(after, before)
+        norms[client] = change_norm(*(worths(aggregator.method, each) for each in (after, before)))
     if not norms:
         return {}
     middle = statistics.median(norms.values())

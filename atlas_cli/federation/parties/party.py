@@ -181,7 +181,7 @@ class Party(ABC):
     def forward_pass(self, round_number: int, step: int, weights: Iterable[Tensor]) -> Iterator[SavedBytes]:
         """The context of its forward in a local step; gives the bytes saved for backward, ``weights`` left out."""
         model, again = self.base.model, self.checkpointing
-        weights = [*weights, *self.exchanged.frozen_factors()]
+        weights = [*weights, *self.exchanged.held_frozen()]
         with (
             seeded_dropout(self.lora.dropout, self.seed, self.name, round_number, step, device=self.device),
             precision(self.device, self.training.autocast),
@@ -238,7 +238,7 @@ class Party(ABC):
             tokens: whose rows of the embedding it holds, where its base has an embedding by the row.
         """
         head = self.head.parameters() if self.head is not None else ()
-        held = [*self.exchanged.parameters(), *self.exchanged.frozen_factors()]
+        held = [*self.exchanged.parameters(), *self.exchanged.held_frozen()]
         self.usage = Usage.held(self.half, held, [*head, *self.output_embedding()], tokens)
         return self.usage
 

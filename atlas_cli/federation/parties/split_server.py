@@ -251,7 +251,7 @@ class SplitServer:
         """Start measuring memory: tensors held now count at once, saved activations with each step."""
         groups = self.groups.values()
         heads = [p for t in groups if t.head is not None for p in t.head.parameters()]
-        adapters = [p for t in groups for p in t.adapters.parameters()]
+        adapters = [p for t in groups for p in (*t.adapters.parameters(), *t.adapters.held_frozen())]
         self.usage = Usage.held(self.half, adapters, [*heads, *self._output_embedding()])
         return self.usage
 
@@ -286,6 +286,7 @@ class SplitServer:
         trained.adapters.train()
         purpose = ("server", message.client, self._round, self._step)
         weights = [*self.half.parameters(), *trained.parameters(), *self._output_embedding()]
+        weights += trained.adapters.held_frozen()
         with (
             seeded_dropout(self.lora.dropout, self.seed, *purpose, device=self.device),
             precision(self.device, self.training.autocast),

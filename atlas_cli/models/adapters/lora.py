@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +20,7 @@ from transformers.pytorch_utils import Conv1D
 
 from atlas_cli.models.adapters.add_low_rank import Span, add_low_rank
 from atlas_cli.models.halves.recomputed_norms import mark_norms
+from atlas_cli.seeding import torch_generator
 
 Frozen = dict[str, Sequence[tuple[Tensor, Tensor]]]
 
@@ -62,6 +65,8 @@ class LoRAAdapter(nn.Module):
         (4.0, torch.Size([2, 6]))
     """
 
+    TRAINABLE: ClassVar[tuple[str, ...]] = ("A", "B")  # parts that can be trained; not all, in another form of adapter
+
     def __init__(
         self,
         in_features: int,
@@ -84,7 +89,20 @@ class LoRAAdapter(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """dW x for x (..., d_in): (..., d_out)."""
-        return self.scaling * functional.linear(self._down(x), self.lora_B)
+        A, B = self.factors()
+        return self.scaling * functional.linear(self._down(x, A), B)
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """A (r, d_in) and B (d_out, r) of dW = s * B @ A, differentiable: its parameters, if it has no other form."""
+        return self.lora_A, self.lora_B
+
+    def beside(self, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
+        """The factors of dW of other, frozen components of its layer, which have the form of its own A and B."""
+        return A, B
+
+    def fixed(self) -> list[Tensor]:
+        """Tensors that it holds besides its parameters: neither trained, sent nor stored."""
+        return []
 
     @torch.no_grad()
     def shrink(self, rank: int) -> None:
@@ -106,20 +124,17 @@ class LoRAAdapter(nn.Module):
         if (self.dropout and self.training) or torch.is_autocast_enabled(x.device.type):
             return self._add_by_parts(output, x)
         rows = x.numel() // x.shape[-1]
-        return add_low_rank(output, x, [Span(0, rows, self.scaling)], [self.lora_A, self.lora_B])
+        return add_low_rank(output, x, [Span(0, rows, self.scaling)], self.factors())
 
     def _add_by_parts(self, output: Tensor, x: Tensor) -> Tensor:
+        A, B = self.factors()
         rows = torch.addmm(
-            output.flatten(0, -2).to(self.lora_B.dtype),
-            self._down(x).flatten(0, -2),
-            self.lora_B.t(),
-            alpha=self.scaling,
+            output.flatten(0, -2).to(B.dtype), self._down(x, A).flatten(0, -2), B.t(), alpha=self.scaling
         )
         return rows.view_as(output).to(output.dtype)
 
-    def _down(self, x: Tensor) -> Tensor:
-        x = functional.dropout(x.to(self.lora_A.dtype), self.dropout, self.training)
-        return functional.linear(x, self.lora_A)
+    def _down(self, x: Tensor, A: Tensor) -> Tensor:
+        return functional.linear(functional.dropout(x.to(A.dtype), self.dropout, self.training), A)
 
 
 class AdapterSet:
@@ -127,7 +142,7 @@ class AdapterSet:
 
     Args:
         frozen: low-rank changes of the frozen weights, W + sum of B @ A, by path as pairs of A (r, d_in) and B (d_out,
-            r); kept as the object that is given, so that sets may share it.
+            r), in the form of the layer's adapter; kept as the object that is given, so that sets may share it.
     """
 
     def __init__(self, adapters: Mapping[str, LoRAAdapter], frozen: Frozen | None = None) -> None:
@@ -156,9 +171,16 @@ class AdapterSet:
         named = first.named_parameters() if first is not None else ()
         return tuple(name.removeprefix("lora_") for name, parameter in named if parameter.requires_grad)
 
-    def frozen_factors(self) -> list[Tensor]:
-        """A and B of all changes of the frozen weights."""
-        return [factor for pieces in self.frozen.values() for pair in pieces for factor in pair]
+    def beside(self, path: str) -> list[tuple[Tensor, Tensor]]:
+        """The changes of a layer's frozen weights as they are run: A (r, d_in) and B (d_out, r)."""
+        adapter, pieces = self.adapters.get(path), self.frozen.get(path, ())
+        return [(A, B) if adapter is None else adapter.beside(A, B) for A, B in pieces]
+
+    def held_frozen(self) -> list[Tensor]:
+        """What it holds that is not trained: all changes of the frozen weights, and what adapters have ``fixed``."""
+        stored = [factor for pieces in self.frozen.values() for pair in pieces for factor in pair]
+        run = [factor for path in self.frozen for pair in self.beside(path) for factor in pair]
+        return [*stored, *run, *(tensor for adapter in self.adapters.values() for tensor in adapter.fixed())]
 
     def name_of(self, parameter: nn.Parameter) -> str:
         """``<path>.lora_A`` or ``<path>.lora_B`` for messages; "the head" for a parameter of no adapter."""
@@ -166,10 +188,11 @@ class AdapterSet:
         return next((name for name, p in named if p is parameter), "the head")
 
     def train_only(self, parts: Collection[str]) -> None:
-        """Train only ``parts``, and freeze the other parts."""
+        """Train only ``parts``, as far as they can be trained, and freeze the other parts."""
         for adapter in self.adapters.values():
+            trained = [part for part in parts if part in adapter.TRAINABLE]
             for name, parameter in adapter.named_parameters():
-                parameter.requires_grad_(name.removeprefix("lora_") in parts)
+                parameter.requires_grad_(name.removeprefix("lora_") in trained)
 
     def state(self) -> dict[str, Tensor]:
         """The detached tensors ``<path>.lora_A`` and ``<path>.lora_B``, as they are sent and stored."""
@@ -214,11 +237,11 @@ class AdapterSet:
             yield
 
     def _adding(self, path: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
-        adapter, frozen = self.adapters.get(path), self.frozen.get(path, ())
+        adapter, beside = self.adapters.get(path), self.beside(path)
 
         def add(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
             total = output  # summed in the dtype of the factors, rounded once
-            for A, B in frozen:
+            for A, B in beside:
                 total = total.to(A.dtype) + functional.linear(functional.linear(args[0].to(A.dtype), A), B)
             return (total if adapter is None else adapter.add_to(total, args[0])).to(output.dtype)
 
@@ -231,6 +254,76 @@ def joined(lower: AdapterSet, upper: AdapterSet) -> AdapterSet:
     return AdapterSet({**lower.adapters, **upper.adapters}, upper.frozen if upper.frozen else lower.frozen)
 
 
+@dataclass(frozen=True)
+class AdapterForm:
+    """What the r components of an adapter are: here those of LoRA, of which each is a row of A and a column of B.
+
+    An aggregation method may declare another form (``BaseMethod.form``), which is then that of all parties. A and B
+    stay what is named, sent, merged and stored by components, as far as they can be trained; only the adapter knows
+    what dW they make.
+
+    Attributes:
+        parts: those that can be trained.
+    """
+
+    parts: ClassVar[tuple[str, ...]] = LoRAAdapter.TRAINABLE
+
+    def sizes(self, d_in: int, d_out: int) -> tuple[int, int]:
+        """The numbers in a row of A and in a column of B."""
+        return d_in, d_out
+
+    def components(self, rank: int, d_in: int, d_out: int) -> int:
+        """How many components a party of this rank has on a layer.
+
+        Raises:
+            ValueError: none, or the layer is too small; says why and what would fit.
+        """
+        return rank
+
+    def of_group(self, most: int) -> int:
+        """How many components a group's adapter has, if none of its clients has more than ``most``."""
+        return most
+
+    def width(self, components: int) -> int:
+        """The rank of the dW of so many components."""
+        return components
+
+    def fixed(self, components: int, d_in: int, d_out: int) -> int:
+        """How many numbers an adapter holds besides A and B (``LoRAAdapter.fixed``)."""
+        return 0
+
+    def step_flops(self, components: int, d_out: int) -> tuple[int, int]:
+        """FLOPs of the factors of dW in a forward and a backward, whatever the batch."""
+        return 0, 0
+
+    def worth(self, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
+        """A pair whose product stands for dW: the inner products of two are those of their dW."""
+        return A, B
+
+    def blank(self, d_in: int, d_out: int, components: int, dropout: float) -> LoRAAdapter:
+        """An adapter of which only the shapes matter."""
+        return LoRAAdapter(d_in, d_out, components, dropout=dropout)
+
+    def build(
+        self,
+        d_in: int,
+        d_out: int,
+        components: int,
+        *,
+        alpha: float,
+        dropout: float,
+        rslora: bool,
+        seed: int,
+        path: str,
+    ) -> LoRAAdapter:
+        """The adapter of a layer before training: dW is 0, and the components of all ranks are nested."""
+        generator = torch_generator(seed, "lora-A", path)
+        return LoRAAdapter(d_in, d_out, components, alpha, dropout, rslora, generator)
+
+
+LORA = AdapterForm()
+
+
 def build_adapters(
     base: nn.Module,
     ranks: Mapping[str, int],
@@ -240,16 +333,15 @@ def build_adapters(
     rslora: bool = False,
     seed: int = 0,
     device: str | torch.device = "cpu",
+    form: AdapterForm = LORA,
 ) -> AdapterSet:
-    """Build new adapters for layers of ``base``.
+    """Build new adapters for layers of ``base``, with so many components each.
 
-    A is seeded by the layer's path alone, so that all ranks are nested, and B is 0.
+    They are seeded by the layer's path alone, so that all ranks are nested, and change nothing before training.
     """
-    from atlas_cli.seeding import torch_generator
-
     adapters = {}
     for path, rank in ranks.items():
         d_in, d_out = features_of(base.get_submodule(path))
-        generator = torch_generator(seed, "lora-A", path)
-        adapters[path] = LoRAAdapter(d_in, d_out, rank, alpha, dropout, rslora, generator).to(device)
+        made = form.build(d_in, d_out, rank, alpha=alpha, dropout=dropout, rslora=rslora, seed=seed, path=path)
+        adapters[path] = made.to(device)
     return AdapterSet(adapters)

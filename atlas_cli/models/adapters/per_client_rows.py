@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from atlas_cli.models.adapters.add_low_rank import Span, add_low_rank
-from atlas_cli.models.adapters.lora import AdapterSet
+from atlas_cli.models.adapters.lora import AdapterSet, LoRAAdapter
 from atlas_cli.models.halves.recomputed_norms import mark_norms
 
 
@@ -32,14 +32,13 @@ def attached_segments(base: nn.Module, segments: Sequence[Segment]) -> Iterator[
     Segments may differ in adapted layers and ranks; dropout on the adapters' input is not supported.
     """
     ends = torch.tensor([s.rows for s in segments]).cumsum(0).tolist()
-    found: dict[str, list[tuple[Span, Tensor, Tensor]]] = {}
+    found: dict[str, list[tuple[Span, LoRAAdapter | tuple[Tensor, Tensor]]]] = {}
     for (adapters, rows), last in zip(segments, ends, strict=True):
-        for path, pieces in adapters.frozen.items():
-            found.setdefault(path, []).extend((Span(last - rows, last, 1.0), A, B) for A, B in pieces)
+        for path in adapters.frozen:
+            found.setdefault(path, []).extend((Span(last - rows, last, 1.0), pair) for pair in adapters.beside(path))
         for path, adapter in adapters.adapters.items():
             assert not (adapter.dropout and adapter.training), "draws of dropout are made for a padded batch"
-            span = Span(last - rows, last, adapter.scaling)
-            found.setdefault(path, []).append((span, adapter.lora_A, adapter.lora_B))
+            found.setdefault(path, []).append((Span(last - rows, last, adapter.scaling), adapter))
     with ExitStack() as stack:
         stack.enter_context(mark_norms(base))
         for path, parts in found.items():
@@ -47,11 +46,13 @@ def attached_segments(base: nn.Module, segments: Sequence[Segment]) -> Iterator[
         yield
 
 
-def _adding(parts: Sequence[tuple[Span, Tensor, Tensor]]) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
-    spans = [span for span, _, _ in parts]
-    factors = [factor for _, A, B in parts for factor in (A, B)]
+def _adding(
+    parts: Sequence[tuple[Span, LoRAAdapter | tuple[Tensor, Tensor]]],
+) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+    spans = [span for span, _ in parts]
 
     def add(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        factors = [f for _, part in parts for f in (part.factors() if isinstance(part, LoRAAdapter) else part)]
         return add_low_rank(output, args[0], spans, factors)
 
     return add

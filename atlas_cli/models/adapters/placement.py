@@ -6,7 +6,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from atlas_cli.errors import ConfigError
-from atlas_cli.models.adapters.lora import features_of
+from atlas_cli.models.adapters.lora import LORA, AdapterForm, features_of
 from atlas_cli.models.families.contract import BaseFamily
 from atlas_cli.models.halves.split import blocks_of
 from atlas_cli.suggest import did_you_mean
@@ -40,8 +40,10 @@ def place_ranks(
     layers: range,
     names: list[str],
     key: str = "lora.rank",
+    form: AdapterForm = LORA,
 ) -> dict[str, int]:
-    """The ranks by path of the base, for the blocks in ``layers`` and in their order.
+    """The ranks by path of the base, for the blocks in ``layers`` and in their order; or how many components of another
+    form of adapter they are worth.
 
     Raises:
         ConfigError: a layer outside ``layers``, or a rank that a layer is too small for.
@@ -58,8 +60,11 @@ def place_ranks(
     for layer in sorted(by_layer):
         for name in names:
             path = f"{family.blocks}.{layer}.{name}"
-            largest = min(features_of(base.get_submodule(path)))
-            if by_layer[layer] > largest:
-                raise ConfigError(f"rank {by_layer[layer]} is above {largest}, the size of {path}", key=key)
-            ranks[path] = by_layer[layer]
+            features = features_of(base.get_submodule(path))
+            if by_layer[layer] > min(features):
+                raise ConfigError(f"rank {by_layer[layer]} is above {min(features)}, the size of {path}", key=key)
+            try:
+                ranks[path] = form.components(by_layer[layer], *features)
+            except ValueError as error:
+                raise ConfigError(f"{path}: {error}", key=key) from None
     return ranks

@@ -259,13 +259,14 @@ def server_step(
     tokens: int,
     *,
     to_cut: bool = True,
+    trained: Collection[str] = ("A", "B"),
 ) -> Work:
     """FLOPs of the server for one batch of one client: blocks ``cut ..``, without a head (``head_flops``).
 
     The gradient reaches the cut whatever the server trains; without ``to_cut``, for a client that gets none, it ends at
     the lowest adapter.
     """
-    return _blocks(shapes, range(cut, n_layers), ranks, batch, tokens, False, ("A", "B"), to_cut=to_cut)
+    return _blocks(shapes, range(cut, n_layers), ranks, batch, tokens, False, trained, to_cut=to_cut)
 
 
 def generation_flops(

@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedConfig
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
-from atlas_cli.models.adapters.lora import AdapterSet, LoRAAdapter, features_of
+from atlas_cli.models.adapters.lora import AdapterSet, features_of
 from atlas_cli.models.families.contract import BaseFamily
 from atlas_cli.models.frozen.gelu import fuse_gelu
 from atlas_cli.models.frozen.meta_model import meta_model
@@ -120,7 +120,7 @@ def trace(
         base.requires_grad_(train_weights)
         adapters = AdapterSet(
             {
-                path: LoRAAdapter(*features_of(base.get_submodule(path)), rank, dropout=step.dropout)
+                path: step.form.blank(*features_of(base.get_submodule(path)), rank, step.dropout)
                 for path, rank in ranks.items()
             }
         ).train()
@@ -129,7 +129,8 @@ def trace(
         half = base if whole else (server_half if upper else client_half)(base, family, _cut(layers))
         head = task.build_head(int(hf_config.hidden_size), lm_head) if task is not None else None
         held = [base, *([head] if head is not None else []), *([lm_head] if lm_head is not None else [])]
-        weights = [t for module in held for t in (*module.parameters(), *module.buffers())] + [*adapters.parameters()]
+        weights = [t for module in held for t in (*module.parameters(), *module.buffers())]
+        weights += [*adapters.parameters(), *adapters.held_frozen()]
         stack.enter_context(adapters.attached(base))
         stack.enter_context(_masks_without_values(step.padded))
         stack.enter_context(_ProductsOfExperts())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from atlas_cli.models.adapters.lora import LORA, AdapterForm
 from atlas_cli.models.frozen.weight_format import Quantization, WeightFormat
 
 ELEMENT = {"float32": 4, "bfloat16": 2}  # bytes of a number of a type
@@ -30,6 +31,7 @@ class Step:
         embedding_rows: How many rows of the token embedding the party holds; None: all of its table.
         quantization: How it holds the linear layers of its blocks.
         answered: Whether a server computes a gradient at the cut, for a client that gets it.
+        form: What the components of the adapters are.
     """
 
     batch: int
@@ -46,6 +48,7 @@ class Step:
     embedding_rows: int | None = None
     quantization: Quantization = "none"
     answered: bool = True
+    form: AdapterForm = LORA
 
     @property
     def weights(self) -> WeightFormat:
