@@ -53,6 +53,7 @@ TURNS = (1, 2)  # an odd and an even number of a merge
 
 Adapters = Mapping[str, Factors]
 Tensors = Mapping[str, Tensor]
+Shapes = Mapping[str, tuple[int, ...]]
 
 
 class Layer(NamedTuple):
@@ -61,9 +62,6 @@ class Layer(NamedTuple):
     rank: int
     d_in: int
     d_out: int
-
-
-Shapes = Mapping[str, tuple[int, ...]]
 
 
 class ExtraTensors(NamedTuple):
@@ -278,7 +276,7 @@ class BaseMethod(ABC):
         """
 
     def form(self) -> AdapterForm:
-        """What the components of adapters are, those of all parties; the method merges A and B of this form."""
+        """What the components of all parties' adapters are; the method merges A and B of this form."""
         return LORA
 
     def parts_of(self, merge: int) -> Parts:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -11,9 +11,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from atlas_cli.aggregation.contract import PARTS
-from atlas_cli.config.schema.experiment import ClientSpec, ExperimentConfig, Learns
-from atlas_cli.config.schema.training import TrainingConfig
-from atlas_cli.config.schema.wire import WireConfig
+from atlas_cli.config.schema.experiment import ClientSpec, ExperimentConfig
 from atlas_cli.errors import ConfigError
 from atlas_cli.models.adapters.lora import AdapterForm, features_of
 from atlas_cli.models.adapters.placement import adapted_names, place_ranks
@@ -31,52 +29,16 @@ from atlas_cli.planning.checks import (
     check_clusters,
     check_embeddings,
     check_example_noise,
-    check_form,
     check_frozen,
     check_hooks,
     check_server_memory,
 )
+from atlas_cli.planning.client_plan import ClientPlan as ClientPlan
 from atlas_cli.planning.cuts.auto import resolve_auto_cuts
 from atlas_cli.planning.devices.cost import BlockShapes, block_shapes
+from atlas_cli.planning.form_checks import check_form
 from atlas_cli.planning.method import method_of, shares_gradients
 from atlas_cli.wire.step_codecs import StepCodecs
-
-
-@dataclass(frozen=True)
-class ClientPlan:
-    """One client: its task group, its number of blocks, and the rank of every adapted layer by path in the base.
-
-    ``key`` is the place of the client in the config; ``format``: how it holds its frozen weights; ``local_steps`` are
-    those of a round; ``learns``: how its half learns, without any adapter where it is frozen; ``wire``: how its
-    messages are sent.
-    """
-
-    name: str
-    task_group: str
-    cut: int
-    ranks: Mapping[str, int]
-    key: str
-    format: WeightFormat
-    local_steps: int
-    checkpointing: bool = False
-    weight: float = 1.0
-    learns: Learns = "backprop"
-    wire: WireConfig = field(default_factory=WireConfig)
-
-    @property
-    def waits(self) -> bool:
-        """Whether its steps wait for a gradient of the server."""
-        return self.learns in ("backprop", "zeroth-order")
-
-    def uploads(self, training: TrainingConfig) -> list[bool]:
-        """Whether activations go up, by local step of a round; of a frozen client, while its texts are new."""
-        every = training.auxiliary.every if self.learns == "auxiliary" else 1
-        return [step % every == 0 for step in range(self.local_steps)]
-
-    @property
-    def dtype(self) -> str:
-        """The number type of its frozen weights that are not quantised, and of what it sends at the cut."""
-        return self.format.dtype
 
 
 @dataclass(frozen=True)
