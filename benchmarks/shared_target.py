@@ -23,6 +23,7 @@ be turned into each other by a small angle: a client of rank r sees of it g = si
 what the group's update is off, and undoes that; clients of larger rank see it once. With weights w and v of the two,
 the group is off by 1 - v - w g times as much after a round, so that turns grow where v + w g > 2. For the least rank
 (v = 1 - w) that is sigma_(r + 1) / sigma_r > 1 / (1 + w): 0.625 with six clients of ten. Rounding is enough to start.
+With a server rate (``--lr``) the bound is 1 / (1 + w lr / (2 - lr)), and 1 - lr p_j takes the place of 1 - p_j.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ from torch import Tensor
 
 from atlas_cli.aggregation.contract import Context, Factors, Update, truncated
 from atlas_cli.aggregation.low_rank import Svd, redistribute
+from atlas_cli.aggregation.merge_optimizer import MergeOptimizer, Rule
+from atlas_cli.config.schema.aggregation import MergeOptimizerConfig
 from atlas_cli.models.adapters.lora import initial_A
 from atlas_cli.planning.method import load_method
 from atlas_cli.reports.terminal import Terminal
@@ -58,13 +61,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=40, help="rounds of all clients (default 40)")
     parser.add_argument("--ratio", type=float, help="of a singular value to the one before")
     parser.add_argument("--methods", nargs="+", default=METHODS)
+    parser.add_argument("--lr", type=float, default=1.0, help="of aggregation.optimizer: sgd (default 1: none)")
     given = parser.parse_args()
     shown = sorted({n for n in SHOWN if n < given.rounds} | {given.rounds})
     table = Table("method", *(f"round {n}" for n in shown), "closed form", "at rank 2", box=box.MARKDOWN)
     spectrum = even() if given.ratio is None else given.ratio ** torch.arange(max(RANKS), dtype=torch.float64)
     for name in given.methods:
-        group, least = missing(name, spectrum, given.rounds)
-        closed = CLOSED[name](spectrum, given.rounds) if name in CLOSED else None
+        group, least = missing(name, spectrum, given.rounds, given.lr)
+        closed = CLOSED[name](spectrum, given.rounds) if name in CLOSED and given.lr == 1 else None
         figures = [*(group[n - 1] for n in shown), closed, least[-1]]
         table.add_row(name, *("" if figure is None else f"{figure:.3f}" for figure in figures))
     Terminal(width=120).print(table)
@@ -75,11 +79,12 @@ def even() -> Tensor:
     return torch.linspace(1, 0.6, max(RANKS), dtype=torch.float64)
 
 
-def missing(name: str, spectrum: Tensor, rounds: int) -> tuple[list[float], list[float]]:
+def missing(name: str, spectrum: Tensor, rounds: int, lr: float = 1.0) -> tuple[list[float], list[float]]:
     """What the group's update misses after each round, and what the least client's misses."""
     U, V = (torch.linalg.qr(_drawn(side, d, max(RANKS))).Q for side, d in (("U", D_OUT), ("V", D_IN)))
     target = U * spectrum @ V.T
     method, base = load_method(name)(), torch.zeros_like(target)
+    stepping = MergeOptimizer(Rule.of(MergeOptimizerConfig(lr=lr)), method)
     A = initial_A(max(RANKS), D_IN, torch_generator(0, "A")).double()
     current = {PATH: Factors(A, A.new_zeros(D_OUT, max(RANKS)))}
     weights = {rank: float(RANKS.count(rank)) for rank in RANKS}
@@ -92,6 +97,7 @@ def missing(name: str, spectrum: Tensor, rounds: int) -> tuple[list[float], list
             trained = method.parts_of(number).trained
             updates.append(Update(str(k), 1.0, {PATH: optimum(start, target - held, trained)}))
         merge = method.aggregate(current, updates, Context("g", number, {PATH: weights}, number))
+        merge = stepping.step("g", current, merge, updates)
         current = merge.adapters
         for change in merge.base.values():
             base = base + change.B @ change.A

@@ -7,7 +7,7 @@ import pytest
 import torch
 from compare_aggregation import Outcome, cells, finished, identical, table, written
 from paired import Scored, first_at, paired, t_95
-from shared_target import CLOSED, even, missing
+from shared_target import CLOSED, even, missing, share
 from torch.nn.functional import layer_norm
 from transformers import AutoTokenizer, BertModel
 from word_means import write_model
@@ -88,7 +88,9 @@ def test_merges_of_clients_at_their_optimum_follow_theory(name):
 
 
 def test_turns_of_near_components_grow_with_delta_svd():
-    for ratio, grows in ((0.6, False), (0.9, True)):  # above 0.625, for six clients of ten
-        spectrum = ratio ** torch.arange(16, dtype=torch.float64)
-        group, _ = missing("delta-svd", spectrum, 25)
-        assert (group[-1] > 2 * CLOSED["delta-svd"](spectrum, 25)) == grows
+    # above 1 / (1 + 0.6 lr / (2 - lr)), for six clients of ten: 0.625 and, at a server rate of 0.5, 0.833
+    for ratio, lr, grows in ((0.6, 1, False), (0.8, 1, True), (0.8, 0.5, False)):
+        spectrum, rounds = ratio ** torch.arange(16, dtype=torch.float64), 45
+        group, _ = missing("delta-svd", spectrum, rounds, lr)
+        left = spectrum * (1 - lr * share()) ** rounds
+        assert (group[-1] > 2 * float(left.square().sum() / spectrum.square().sum())) == grows
