@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from atlas_cli.config.asynchrony_checks import asynchrony_problems
 from atlas_cli.config.cohorts import cohort_size
 from atlas_cli.config.learning_checks import learning_problems
+from atlas_cli.config.merge_checks import merge_problems, optimizer_problems
 from atlas_cli.config.privacy_checks import privacy_problems
 from atlas_cli.config.problems import Problem
 from atlas_cli.config.schema.experiment import ExperimentConfig
@@ -37,7 +38,8 @@ def cross_check(config: ExperimentConfig) -> list[Problem]:
         _model,
         _partition,
         _training,
-        _merge_optimizer,
+        optimizer_problems,
+        merge_problems,
         _early_stopping,
         asynchrony_problems,
         _faults,
@@ -117,35 +119,10 @@ def _partition(config: ExperimentConfig) -> Iterator[Problem]:
 def _training(config: ExperimentConfig) -> Iterator[Problem]:
     training = config.training
     if training.labels == "client" and config.mode != "split-federated":
-        yield Problem(("training", "labels"), f"labels: client needs mode: split-federated, but mode is {config.mode}")
-    if training.drift.mu is not None and training.drift.name != "fedprox":
-        problem = f"is only used with fedprox, but name is {training.drift.name}; remove it"
-        yield Problem(("training", "drift", "mu"), problem)
-    for side in ("client_optimizer", "server_optimizer"):
-        for i, beta in enumerate(getattr(training, side).betas):
-            if not 0 <= beta < 1:
-                yield Problem(("training", side, "betas", i), f"must be at least 0 and less than 1, got {beta:g}")
-
-
-# the keys of aggregation.optimizer that each rule uses, besides lr
-_OF_RULE = {
-    "sgd": (),
-    "momentum": ("momentum", "rank"),
-    "adam": ("momentum", "decay", "tau", "second", "rank"),
-    "yogi": ("momentum", "decay", "tau", "second", "rank"),
-    "adagrad": ("momentum", "tau", "second", "rank"),
-}
-
-
-def _merge_optimizer(config: ExperimentConfig) -> Iterator[Problem]:
-    rule, key = config.aggregation.optimizer, ("aggregation", "optimizer")
-    for name in ("momentum", "decay", "tau", "second", "rank"):
-        if getattr(rule, name) is not None and name not in _OF_RULE[rule.name]:
-            users = ", ".join(user for user, names in _OF_RULE.items() if name in names)
-            yield Problem((*key, name), f"is only used with {users}, but name is {rule.name}; remove it")
-    if rule.lr is None and rule.name not in ("sgd", "momentum"):
-        problem = f"{rule.name} needs a rate, about what a step adds to a number of dW; start from 1e-4"
-        yield Problem((*key, "lr"), problem)
+        yield Problem(
+            ("training", "labels"),
+            f"labels: client needs mode: split-federated, but mode is {config.mode}; use labels: server",
+        )
 
 
 def _early_stopping(config: ExperimentConfig) -> Iterator[Problem]:
@@ -170,9 +147,15 @@ def _faults(config: ExperimentConfig) -> Iterator[Problem]:
         for name in getattr(faults, what):
             if name not in known:
                 yield Problem(("faults", what, name), f"no client has this name{did_you_mean(name, known)}")
+            elif what == "slow" and config.mode not in ("split-federated", "centralized"):
+                problem = f"only mode: split-federated has a virtual clock, not {config.mode}; remove it"
+                yield Problem(("faults", what, name), problem)
             elif what == "slow" and known[name].device is None:
                 yield Problem(("faults", what, name), "is a factor on a device's times; give this client a device")
     for name, crash in faults.crash_at.items():
+        if crash.round > training.rounds:
+            problem = f"training has {training.rounds} rounds, got {crash.round}"
+            yield Problem(("faults", "crash_at", name, "round"), problem)
         if crash.step >= training.local_steps:
             last = training.local_steps - 1
             yield Problem(("faults", "crash_at", name, "step"), f"steps of a round are 0 to {last}, got {crash.step}")
@@ -182,7 +165,9 @@ def _faults(config: ExperimentConfig) -> Iterator[Problem]:
     alone = config.mode == "centralized"
     for key, default in (("faults", FaultsConfig()), ("screen", ScreenConfig())):
         if alone and getattr(config, key) != default:
-            yield Problem((key,), "mode: centralized has one learner a task group and no clients that could fail")
+            yield Problem(
+                (key,), "mode: centralized has one learner a task group and no clients that could fail; remove it"
+            )
     if config.mode != "split-federated" and training.deadline is not None:
         problem = f"goes by the virtual clock, which mode: {config.mode} does not have; remove it, or use"
         yield Problem(("training", "deadline"), f"{problem} mode: split-federated")
@@ -194,7 +179,7 @@ def _faults(config: ExperimentConfig) -> Iterator[Problem]:
     groups = [[s for s in specs if s.task_group == name] for name in config.task_groups]
     cohort = len(groups) if alone else sum(cohort_size(training.cohort, len(group)) for group in groups)
     if training.min_clients > cohort:
-        problem = f"a cohort has {cohort} clients here, so no round could count with {training.min_clients}"
+        problem = f"a cohort has {cohort} clients here, so no round could count with {training.min_clients}; set fewer"
         yield Problem(("training", "min_clients"), problem)
 
 

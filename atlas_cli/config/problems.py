@@ -6,10 +6,12 @@ import types
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
 
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.config.strict_yaml import KeyPath, dotted
+from atlas_cli.printable import listed
 from atlas_cli.suggest import did_you_mean, one_of
 
 MOVED = {
@@ -161,8 +163,10 @@ def _problem(place: _Place, detail: Any, hints: bool) -> Problem:
     if kind == "literal_error" and isinstance(value, str) and not place.is_union:
         return Problem(path, f"{describe_value(value)} is not known{one_of(value, _choices(place.annotation))}")
     if kind.endswith(("_type", "literal_error")):
-        hint = ""
-        if _bare(place.annotation) is str and isinstance(value, bool):
+        wanted, hint = _bare(place.annotation), ""
+        if isinstance(wanted, type) and issubclass(wanted, BaseModel):
+            hint = _within(wanted, value)
+        elif _bare(place.annotation) is str and isinstance(value, bool):
             hint = f'; write "{str(value).lower()}" or "{value}" in quotes'
         elif _bare(place.annotation) is str and isinstance(value, int | float):
             hint = f'; write "{value}" in quotes'
@@ -172,6 +176,25 @@ def _problem(place: _Place, detail: Any, hints: bool) -> Problem:
         _out_of_range(kind, context, path, value)
         or f"{detail['msg'][:1].lower()}{detail['msg'][1:]}, got {describe_value(value)}",
     )
+
+
+def _within(section: type[BaseModel], value: object) -> str:
+    """What to write where a section was given one value: the first key that takes it, else which keys there are."""
+    if value is None and not any(field.is_required() for field in section.model_fields.values()):
+        return "; write {} for its defaults, or remove it"
+    if isinstance(value, bool | int | float) or (isinstance(value, str) and len(value) <= 60):
+        for name, field in section.model_fields.items():
+            if _takes(field, value):
+                return f"; write {{{name}: {str(value).lower() if isinstance(value, bool) else value}}}"
+    return f"; its keys are {listed(section.model_fields, 8)}"
+
+
+def _takes(field: FieldInfo, value: object) -> bool:
+    try:
+        TypeAdapter(field.rebuild_annotation(), config=ConfigDict(strict=True)).validate_python(value)
+    except (ValidationError, PydanticUserError):
+        return False
+    return True
 
 
 def _choices(annotation: Any) -> list[str]:

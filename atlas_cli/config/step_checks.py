@@ -19,7 +19,8 @@ def step_problems(config: ExperimentConfig) -> Iterator[Problem]:
         if client.local_steps > most:
             yield Problem(path, f"must be at most training.local_steps, {most}, got {client.local_steps}")
         elif config.mode == "centralized":
-            yield Problem(path, "mode: centralized has one learner a task group, which takes training.local_steps")
+            problem = "mode: centralized has one learner a task group, which takes training.local_steps; remove it"
+            yield Problem(path, problem)
         elif config.training.asynchrony is not None:
             yield Problem(path, "with training.asynchrony clients take part at their own pace; remove one of the two")
         elif privacy != PrivacyConfig(delta=privacy.delta):

@@ -137,7 +137,8 @@ def unused_weights(federation: Federation) -> str | None:
     equal = ("examples", "uniform") if method.EQUAL_CLIENTS else ("examples",)
     said = [] if (rule := config.aggregation.weights) in equal else [f"aggregation.weights: {rule}"]
     said += [f"clients.{name}.weight" for name, client in config.clients.items() if client.weight != 1]
-    return f"{config.aggregation.method} {method.UNWEIGHTED}, and does not use {listed(said)}" if said else None
+    merging = f"mode: {config.mode}" if config.mode in ("local-only", "centralized") else config.aggregation.method
+    return f"{merging} {method.UNWEIGHTED}, and does not use {listed(said)}" if said else None
 
 
 def collect(

@@ -17,7 +17,7 @@ from atlas_cli.models.adapters.lora import AdapterForm
 from atlas_cli.models.families.contract import BaseFamily
 from atlas_cli.models.frozen.rotary import depends_on_length, frequencies_change_at, positions_to_write
 from atlas_cli.planning.devices.devices import check_times, client_devices, server_device
-from atlas_cli.planning.method import method_of
+from atlas_cli.planning.method import method_of, methods_that
 from atlas_cli.tasks import load, require_metric, sequence_classification
 from atlas_cli.tasks._generated import require_text_metrics
 from atlas_cli.tasks.contract import BaseTask
@@ -307,34 +307,38 @@ def _check_generated(config: ExperimentConfig, hf_config: PreTrainedConfig, fami
 
 def _check_mixing(config: ExperimentConfig, method: BaseMethod) -> None:
     """Refuse to mix groups that do not predict with their adapters alone."""
-    name = config.aggregation.method
-    mixable = method.GROUP_ADAPTER and not method.CHANGES_BASE and set(method.parts_of(1).trained) == set(PARTS)
-    if config.aggregation.cross_group.strength > 0 and method.SENT and not mixable:
+    if config.aggregation.cross_group.strength > 0 and not can_be_mixed(method):
         raise ConfigError(
-            f"{name} has no group adapters that can be mixed; set it to 0, or use delta-svd, flexlora, zero-pad, "
-            "hetlora, lora-fair, raflora, trimmed-mean or median",
+            f"{config.aggregation.method} has no group adapters that can be mixed; set it to 0, or use one of "
+            f"{methods_that(can_be_mixed)}",
             key="aggregation.cross_group.strength",
         )
+
+
+def can_be_mixed(method: BaseMethod) -> bool:
+    """Whether a group predicts with an adapter alone that is free in A and B, and of whose components nothing else is
+    kept."""
+    alone = method.GROUP_ADAPTER and not method.CHANGES_BASE and set(method.parts_of(1).trained) == set(PARTS)
+    return bool(method.SENT) and alone and not method.extra_tensors({"": Layer(1, 1, 1)}).at_server
 
 
 def _check_merge_optimizer(config: ExperimentConfig, method: BaseMethod) -> None:
     """Refuse a rule to move groups by if the method leaves no change of a group's adapter."""
     rule, name = Rule.of(config.aggregation.optimizer), config.aggregation.method
-    normalise = config.aggregation.normalise != "none"
-    if config.mode in ("local-only", "centralized"):  # nothing is merged there, whatever a config says
-        return
-    if normalise and not method.LINEAR:
+    if config.aggregation.normalise != "none" and not method.LINEAR:
         raise ConfigError(
-            "fednova is of methods whose merge is the weighted sum of clients' changes (delta-svd; among equal ranks "
-            f"flexlora and ffa), and that of {name} is not; use one of these, or none",
+            "fednova is of methods whose merge is the weighted sum of clients' changes "
+            f"({methods_that(lambda m: m.LINEAR == 'any ranks')}; among equal ranks "
+            f"{methods_that(lambda m: m.LINEAR == 'equal ranks')}), and that of {name} is not; use one of these, or "
+            "none",
             key="aggregation.normalise",
         )
     if rule.is_plain:
         return
     if reason := undefined_for(method):
         raise ConfigError(
-            f"{rule.name} is not defined with {name}, which {reason}; use sgd with lr 1, or a method that "
-            "docs/concepts/merging.md names for it, as delta-svd",
+            f"{rule.name} is not defined with {name}, which {reason}; use sgd with lr 1, or one of "
+            f"{methods_that(lambda m: undefined_for(m) is None)}",
             key="aggregation.optimizer",
         )
     if rule.adaptive and rule.second == "row-column" and "A" not in method.TRAINED:
@@ -342,23 +346,28 @@ def _check_merge_optimizer(config: ExperimentConfig, method: BaseMethod) -> None
             f"row-column scales the columns of dW, and {name} has one A that does not change; use layer",
             key="aggregation.optimizer.second",
         )
+    if rule.rank is not None and "A" not in method.TRAINED:
+        raise ConfigError(
+            f"the running sum is of B with {name}, and is kept whole; remove it", key="aggregation.optimizer.rank"
+        )
 
 
 def _check_drift(config: ExperimentConfig, method: BaseMethod) -> None:
     """Refuse what keeps clients together where they share nothing that they could be kept by."""
     drift, name = config.training.drift.name, config.aggregation.method
-    if drift == "none" or config.mode in ("local-only", "centralized"):  # nothing is delivered there
+    if drift == "none":
         return
     noise = next((key for key in ("updates", "examples") if getattr(config.privacy, key) is not None), None)
     other = next((f"{client} learns: {c.learns}" for client, c in config.clients.items() if c.learns != "backprop"), "")
+    others = "fedprox or none"
     if not method.SENT:
-        problem = f"{drift} goes by what is delivered, and with aggregation.method: {name} nothing is"
+        problem, others = f"{drift} goes by what is delivered, and with aggregation.method: {name} nothing is", "none"
     elif drift == "fedprox":
         return
     elif not method.GROUP_ADAPTER:
         problem = f"with {name} clients keep parts of their own, so that their gradients are of different adapters"
     elif method.extra_tensors({"": Layer(1, 1, 1)}).up:
-        problem = f"{name} corrects gradients itself; use one of the two"
+        problem = f"{name} corrects gradients itself"
     elif method.SELECTS:
         problem = f"with {name} clients train components of their own, so that their gradients are of different ones"
     elif noise is not None:
@@ -367,14 +376,14 @@ def _check_drift(config: ExperimentConfig, method: BaseMethod) -> None:
         problem = f"it corrects the gradients of a backward pass, and client {other}"
     else:
         return
-    raise ConfigError(problem, key="training.drift.name")
+    raise ConfigError(f"{problem}; use {others}", key="training.drift.name")
 
 
 def _check_screen(config: ExperimentConfig, method: BaseMethod) -> None:
     """Refuse to screen by the norm of updates if none are sent."""
     if config.screen.max_norm_ratio is not None and "B" not in method.SENT:
-        sender = config.aggregation.method if config.mode in ("split-federated", "federated") else f"mode {config.mode}"
-        raise ConfigError(f"with {sender} no client sends an update that has a norm", key="screen.max_norm_ratio")
+        problem = f"with {config.aggregation.method} no client sends an update that has a norm; remove it"
+        raise ConfigError(problem, key="screen.max_norm_ratio")
 
 
 def _check_late(config: ExperimentConfig, method: BaseMethod) -> None:
@@ -382,7 +391,7 @@ def _check_late(config: ExperimentConfig, method: BaseMethod) -> None:
     if config.training.asynchrony is not None and not method.TAKES_LATE:
         raise ConfigError(
             f"{config.aggregation.method} has no rule for an update that began from an earlier version of the group's "
-            "adapter; use delta-svd, zero-pad or ffa, or remove training.asynchrony",
+            f"adapter; use one of {methods_that(lambda m: m.TAKES_LATE is not None)}, or remove training.asynchrony",
             key="aggregation.method",
         )
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from atlas_cli import discovery
 from atlas_cli.aggregation.checks import require_parts, require_turns
 from atlas_cli.aggregation.contract import BaseMethod
 from atlas_cli.aggregation.merge_optimizer import MergeOptimizer, Rule
@@ -39,7 +42,7 @@ def counted_steps(config: ExperimentConfig) -> dict[str, float]:
     m is the momentum of ``sgd``, with which a gradient acts in all later steps, too; the steps of AdamW count as one
     each. Empty where changes are not normalised, or all clients take equal steps.
     """
-    if config.aggregation.normalise == "none" or config.mode in ("local-only", "centralized"):
+    if config.aggregation.normalise == "none":
         return {}
     rule = config.training.client_optimizer
     m = rule.momentum if rule.name == "sgd" else 0.0
@@ -52,14 +55,19 @@ def counted_steps(config: ExperimentConfig) -> dict[str, float]:
 def pull_of(config: ExperimentConfig) -> float:
     """The strength mu with which clients are pulled back to what they were delivered; 0 where they are not."""
     drift = config.training.drift
-    if drift.name != "fedprox" or config.mode in ("local-only", "centralized"):
+    if drift.name != "fedprox":
         return 0.0
     return 0.01 if drift.mu is None else drift.mu
 
 
 def shares_gradients(config: ExperimentConfig) -> bool:
     """Whether clients share the gradients of the first local step of each round, and are corrected by them."""
-    return config.training.drift.name == "scaffold" and config.mode not in ("local-only", "centralized")
+    return config.training.drift.name == "scaffold"
+
+
+def methods_that(fit: Callable[[BaseMethod], bool]) -> str:
+    """The names of atlas' own methods of which ``fit`` is true, for an error that says what to use instead."""
+    return ", ".join(name for name in discovery.own_names("aggregation.methods") if fit(load_method(name)()))
 
 
 def load_method(name: str) -> type[BaseMethod]:

@@ -80,8 +80,26 @@ def failing(tmp_path, monkeypatch, text: str, overrides: list[str] | None = None
         ("rounds: 3", "cohort: half", "x.yaml:15: training.cohort: expected a number, got 'half' (text)"),
         ("{rank: 8}", "{rslora: yes}", "x.yaml:4: lora.rslora: expected true or false, got 'yes' (text)"),
         ("name: good", "name: 12", 'x.yaml:1: name: expected text, got 12; write "12" in quotes'),
-        ("lora: {rank: 8}", "lora:", "x.yaml:4: lora: expected 'key: value' lines, got nothing"),
-        ("lora: {rank: 8}", "lora: [8]", "x.yaml:4: lora: expected 'key: value' lines, got a list"),
+        (
+            "lora: {rank: 8}",
+            "lora:",
+            "x.yaml:4: lora: expected 'key: value' lines, got nothing; write {} for its defaults, or remove it",
+        ),
+        (
+            "lora: {rank: 8}",
+            "lora: [8]",
+            "x.yaml:4: lora: expected 'key: value' lines, got a list; its keys are rank, alpha, dropout",
+        ),
+        (
+            "  rounds: 3",
+            "  drift: scaffold",
+            "x.yaml:15: training.drift: expected 'key: value' lines, got 'scaffold' (text); write {name: scaffold}",
+        ),
+        (
+            "  rounds: 3",
+            "  drift: scafold",
+            "x.yaml:15: training.drift: expected 'key: value' lines, got 'scafold' (text); its keys are name, mu",
+        ),
         ("{rank: 8}", "{targets: q_proj}", "x.yaml:4: lora.targets: expected auto or a list, got 'q_proj' (text)"),
         (
             "{rank: 8}",

@@ -213,6 +213,7 @@ def test_every_record_shows_the_delivered_hash(make_federation, train_quietly, m
         ),
         ("median", "uniform", None),
         ("hetlora", "uniform", "a layer at a time, and does not use aggregation.weights: uniform"),
+        ("none", "uniform", "none merges nothing, and does not use aggregation.weights: uniform"),
         ("delta-svd", "inverse-rank", None),
     ],
 )
@@ -222,3 +223,8 @@ def test_weights_that_a_method_does_not_use_are_said(make_federation, method, we
     assert (said in text) if said else text is None
     own = unused_weights(make_federation(aggregation={"method": method}, clients={"b": {"weight": 2.0}}))
     assert own is None if method == "delta-svd" else own.endswith("and does not use clients.b.weight")
+
+
+def test_weights_that_a_mode_does_not_use_are_said(make_federation):
+    alone = make_federation(mode="local-only", aggregation={"method": "delta-svd", "weights": "tokens"})
+    assert unused_weights(alone) == "mode: local-only merges nothing, and does not use aggregation.weights: tokens"

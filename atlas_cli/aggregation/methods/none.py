@@ -15,6 +15,7 @@ class Method(BaseMethod):
 
     SENT = DELIVERED = ()
     GROUP_ADAPTER = False
+    UNWEIGHTED = "merges nothing"
 
     def aggregate(self, current: Adapters, updates: Sequence[Update], context: Context) -> Merge:
         """The group's adapter stays what it was at the start; no client gets it."""
