@@ -153,9 +153,6 @@ def _faults(config: ExperimentConfig) -> Iterator[Problem]:
             elif what == "slow" and known[name].device is None:
                 yield Problem(("faults", what, name), "is a factor on a device's times; give this client a device")
     for name, crash in faults.crash_at.items():
-        if crash.round > training.rounds:
-            problem = f"training has {training.rounds} rounds, got {crash.round}"
-            yield Problem(("faults", "crash_at", name, "round"), problem)
         if crash.step >= training.local_steps:
             last = training.local_steps - 1
             yield Problem(("faults", "crash_at", name, "step"), f"steps of a round are 0 to {last}, got {crash.step}")

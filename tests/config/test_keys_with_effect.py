@@ -82,6 +82,7 @@ TABLE = {
     "clients.a.quantization": ("nf4", {}, set()),
     "clients.a.local_steps": (1, {}, {"centralized"}),
     "clients.a.weight": (2.0, {}, {"frozen"}),
+    "clients.a.wire": ({"gradients": {"codec": "int8"}}, {}, {*UNSPLIT, "frozen"}),
     "clients.a.count": (2, {}, set()),
 }
 SECTIONS = {
@@ -158,7 +159,6 @@ def problems_of(config):
             "name: adamw",
         ),
         ({"training": {"drift": {"mu": 0.1}}}, "training.drift.mu", "set name: fedprox"),
-        ({"faults": {"crash_at": {"a": {"round": 3}}}}, "faults.crash_at.a.round", "training has 2 rounds"),
     ],
 )
 def test_keys_that_others_leave_without_an_effect(changes, key, says, make_config, toy_csv):
