@@ -164,7 +164,7 @@ def _problem(place: _Place, detail: Any, hints: bool) -> Problem:
         return Problem(path, f"{describe_value(value)} is not known{one_of(value, _choices(place.annotation))}")
     if kind.endswith(("_type", "literal_error")):
         wanted, hint = _bare(place.annotation), ""
-        if isinstance(wanted, type) and issubclass(wanted, BaseModel):
+        if _is_section(wanted):
             hint = _within(wanted, value)
         elif _bare(place.annotation) is str and isinstance(value, bool):
             hint = f'; write "{str(value).lower()}" or "{value}" in quotes'
@@ -184,12 +184,12 @@ def _within(section: type[BaseModel], value: object) -> str:
         return "; write {} for its defaults, or remove it"
     if isinstance(value, bool | int | float) or (isinstance(value, str) and len(value) <= 60):
         for name, field in section.model_fields.items():
-            if _takes(field, value):
+            if _is_valid(field, value):
                 return f"; write {{{name}: {str(value).lower() if isinstance(value, bool) else value}}}"
     return f"; its keys are {listed(section.model_fields, 8)}"
 
 
-def _takes(field: FieldInfo, value: object) -> bool:
+def _is_valid(field: FieldInfo, value: object) -> bool:
     try:
         TypeAdapter(field.rebuild_annotation(), config=ConfigDict(strict=True)).validate_python(value)
     except (ValidationError, PydanticUserError):
