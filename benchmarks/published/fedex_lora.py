@@ -20,6 +20,19 @@ SETTING = (
 )
 
 
+RANKING = (
+    (
+        *("FedEx above FedIT", "84.39 against 83.42", "+0.97", "fedex", "zero-pad"),
+        "Not told from 0 with four seeds; three iid clients with 10 steps a round leave little that the mean misses.",
+    ),
+    (
+        *("FedIT above FFA", "83.42 against 82.13", "+1.29", "zero-pad", "ffa"),
+        "Far more so than in the paper: a random A of 16 rows reads 16 directions of 384, and there is one layer only.",
+    ),
+    ("centralized above FedIT", "84.31 against 83.42", "+0.89", "centralized", "zero-pad", "Not told from 0."),
+)
+
+
 def claims() -> Iterator[Claim]:
     """An exact mean, and its price."""
     yield Claim(
@@ -50,22 +63,17 @@ def claims() -> Iterator[Claim]:
         )
 
     setting = f"{STAND_IN}; 3 clients of rank 16, iid, 10 rounds of 10 steps, AdamW, learning rate 0.01"
-    yield Claim(
-        "mean over tasks at r = 4: differences",
-        where="table 3, RoBERTa-base: centralized 84.31, FedIT 83.42, FFA 82.13, FedEx 84.39",
-        setting=setting,
-        changed=CHANGED,
-        figures=(
-            Figure("FedEx - FedIT", "+0.97"),
-            Figure("FedIT - FFA", "+1.29"),
-            Figure("centralized - FedIT", "+0.89"),
-        ),
-        slow=True,
-        measure=lambda: [
-            difference(*pair, alike(3))
-            for pair in (("fedex", "zero-pad"), ("zero-pad", "ffa"), ("centralized", "zero-pad"))
-        ],
-    )
+    for name, where, printed, better, worse, found in RANKING:
+        yield Claim(
+            name,
+            where=f"table 3, RoBERTa-base, r = 4, mean over tasks: {where}",
+            setting=setting,
+            changed=CHANGED,
+            figures=(Figure("difference", printed),),
+            slow=True,
+            measure=lambda better=better, worse=worse: [difference(better, worse, alike(3))],
+            found=found,
+        )
     yield Claim(
         "clients go on from the mean of adapters, not from new ones",
         where="table 4: average 84.39, re-initialise 53.46",
@@ -74,6 +82,8 @@ def claims() -> Iterator[Claim]:
         figures=(Figure("average - re-initialise", "+30.93"),),
         slow=True,
         measure=lambda: [difference("fedex", "flora", alike(3))],
+        found="With one layer and one learning rate new adapters learn as fast as old ones; why the paper's fall is "
+        "so deep was not found out.",
     )
 
     for name, where, follows in PATTERNS:
