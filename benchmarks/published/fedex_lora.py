@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from functools import cache
 from itertools import pairwise
 
+from atlas_cli.config.schema.experiment import ExperimentConfig
 from published.claim import Claim, Figure, Paper
 from published.merging import drawn, exact, made, merged, missed, updates, worth, zeros_like
 from published.planned import messages, plan, setup_bytes
-from published.ranked import CHANGED, STAND_IN, alike, difference
-from published.trained import inputs, run
+from published.ranked import CHANGED, STAND_IN, alike, difference, kept, output
 
 PAPER = Paper("FedEx-LoRA", "2410.09432", "https://arxiv.org/abs/2410.09432")
 ROUNDS = 5
@@ -125,19 +125,22 @@ Deviations = list[dict[tuple[int, str], float]]  # by round, of each block and l
 @cache
 def deviations(epochs: int) -> Deviations:
     """Cross terms of the error ledger."""
-    sections = {
+    questions = {"corpus": "trec-questions", "limit": 240, "test_limit": 50}
+    config = {
+        "name": "deviations",
+        "threads": 1,
         "model": {"name": "minilm", "split_layer": 6},
         "server": {"rank": 0},
         "lora": {"targets": ["query", "value"]},
+        "task_groups": {"g": {"task": "sequence-classification", "data": questions}},
+        "clients": {"a": {"task_group": "g", "rank": 4, "count": 3}},
         "partition": {"local_test": 0},
         "aggregation": {"method": "zero-pad"},
         "training": {"rounds": 3, "local_steps": 5 * epochs, "batch_size": 16, "max_length": 32},
         "evaluation": {"every": 1000},
+        "output": {"dir": str(output())},
     }
-    questions = {"corpus": "trec-questions", "limit": 240, "test_limit": 50}
-    with inputs():
-        group = {"task": "sequence-classification", "data": questions}
-        lines = run({"a": {"rank": 4, "count": 3}}, group=group, **sections).read_lines("metrics.jsonl")
+    lines = kept(ExperimentConfig.model_validate(config)).read_lines("metrics.jsonl")
     errors = [line["aggregation_by_layer"] for line in lines if line["round"]]
     return [
         {(int(path.split(".")[2]), path.split(".")[-1]): error["cross_term"] for path, error in of.items()}

@@ -40,6 +40,8 @@ def claims() -> Iterator[Claim]:
         figures=(Figure("iid", "+0.23"), Figure("severe skew", "+3.02")),
         slow=True,
         measure=lambda: [difference("ffa", "zero-pad", each) for each in (alike(3), alike(3, alpha=0.1))],
+        found="With one layer a random A of 16 rows reads 16 directions of 384, and B alone cannot learn the task; "
+        "skew brings FFA nearer, as in the paper, but far from near enough.",
     )
 
 

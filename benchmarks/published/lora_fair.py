@@ -40,15 +40,24 @@ def claims() -> Iterator[Claim]:
         found="Three steps from one A leave three A that are nearly the same, so that there is little to correct.",
     )
 
-    yield Claim(
-        "LoRA-FAIR above FedIT, and FLoRA's re-initialisation below it",
-        where="DomainNet: LoRA-FAIR 77.07, FLoRA 75.53, FedIT 75.75",
-        setting=f"{STAND_IN}; 6 clients of rank 16, Dirichlet 0.5, 10 rounds of 10 steps, AdamW, learning rate 0.01",
-        changed=CHANGED,
-        figures=(Figure("LoRA-FAIR - FedIT", "+1.32"), Figure("FLoRA - FedIT", "-0.22")),
-        slow=True,
-        measure=lambda: [difference(name, "zero-pad", alike(6, alpha=0.5)) for name in ("lora-fair", "flora")],
-    )
+    for name, where, printed, method, found in (
+        ("LoRA-FAIR above FedIT", "77.07 against 75.75", "+1.32", "lora-fair", ""),
+        (
+            *("FLoRA below FedIT, for it starts adapters anew", "75.53 against 75.75", "-0.22", "flora"),
+            "Not told from 0; the difference of the paper is smaller than the interval here.",
+        ),
+    ):
+        yield Claim(
+            name,
+            where=f"DomainNet: {where}",
+            setting=f"{STAND_IN}; 6 clients of rank 16, Dirichlet 0.5, 10 rounds of 10 steps, AdamW, learning rate "
+            "0.01",
+            changed=CHANGED,
+            figures=(Figure("difference", printed),),
+            slow=True,
+            measure=lambda method=method: [difference(method, "zero-pad", alike(6, alpha=0.5))],
+            found=found,
+        )
 
 
 def from_best() -> float:

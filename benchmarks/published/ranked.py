@@ -23,6 +23,7 @@ from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.experiment.session import start
 from atlas_cli.reports.progress import PlainProgress
 from atlas_cli.reports.terminal import Terminal
+from atlas_cli.runs.directory import RunDirectory
 
 SEEDS = 4
 _LESS = ("task_groups.news.data.limit=4000", "task_groups.news.data.test_limit=2000", "evaluation.every=1000")
@@ -63,13 +64,17 @@ def _scores(method: str, settings: str) -> tuple[float, ...]:
     changes = [*word_means(folder / "word-means"), *_LESS, f"output.dir={folder}"]
     changes += [f"mode={method}" if method in BASELINES else f"aggregation.method={method}"]
     changes += [f"{key}={json.dumps(value)}" for key, value in json.loads(settings).items()]
-    return tuple(_accuracy(load_config(CONFIG, [*changes, f"seed={seed}"]).config, folder) for seed in range(SEEDS))
+    return tuple(_accuracy(load_config(CONFIG, [*changes, f"seed={seed}"]).config) for seed in range(SEEDS))
 
 
-def _accuracy(config: ExperimentConfig, folder: Path) -> float:
-    done = finished(folder, config) or start(config, PlainProgress(Terminal(quiet=True)))
-    found: float = done.read_lines("metrics.jsonl")[-1]["test"]["accuracy"]
+def _accuracy(config: ExperimentConfig) -> float:
+    found: float = kept(config).read_lines("metrics.jsonl")[-1]["test"]["accuracy"]
     return found
+
+
+def kept(config: ExperimentConfig) -> RunDirectory:
+    """The run of this config that is in ``output`` already, or a new one."""
+    return finished(output(), config) or start(config, PlainProgress(Terminal(quiet=True)))
 
 
 @cache

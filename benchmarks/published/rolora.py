@@ -8,7 +8,6 @@ from atlas_cli.aggregation.contract import TURNS
 from published.claim import Claim, Figure, Paper
 from published.merging import drawn, exact, made, merged, missed, updates, worth
 from published.planned import adapter_bytes, plan
-from published.ranked import CHANGED, STAND_IN, alike, difference
 
 PAPER = Paper("RoLoRA", "2502.01755", "https://arxiv.org/abs/2502.01755", secondary=True)
 
@@ -30,22 +29,6 @@ def claims() -> Iterator[Claim]:
         "for all; float64",
         figures=(Figure("B trained", "0", within=1e-12), Figure("A trained", "0", within=1e-12)),
         measure=lambda: [error(turn, part) for turn, part in zip(TURNS, "BA", strict=True)],
-    )
-
-    yield Claim(
-        "mean over tasks with 50 clients at r = 4: differences",
-        where="RoBERTa-large, GLUE: LoRA 70.72, FFA 76.48, FlexLoRA 54.67, RoLoRA 85.81",
-        setting=f"{STAND_IN}; 50 clients of rank 16, iid, 10 rounds of 10 steps, AdamW, learning rate 0.01",
-        changed=CHANGED,
-        figures=(
-            Figure("RoLoRA - FFA", "+9.33"),
-            Figure("FFA - LoRA", "+5.76"),
-            Figure("LoRA - FlexLoRA", "+16.05"),
-        ),
-        slow=True,
-        measure=lambda: [
-            difference(*pair, alike(50)) for pair in (("rolora", "ffa"), ("ffa", "zero-pad"), ("zero-pad", "flexlora"))
-        ],
     )
 
 
