@@ -6,7 +6,7 @@ D = M - G:
 
     sgd        G <- trunc_R(G + lr D)
     momentum   m <- beta m + D,              G <- trunc_R(G + lr m)
-    adaptive   m <- beta m + (1 - beta) D,   G <- trunc_R(G + lr m / sqrt(v))
+    adaptive   m <- beta m + (1 - beta) D,   G <- trunc_R(G + lr m / (sqrt(v) + tau))
       adam     v <- beta_2 v + (1 - beta_2) q
       yogi     v <- v - (1 - beta_2) q sign(v - q)
       adagrad  v <- v + q

@@ -101,6 +101,40 @@ def test_rounds_at_unequal_ranks_are_those_of_the_rule_on_dense_matrices(of, nam
         before = merge.adapters
 
 
+def algorithm_2(name, changes, start, lr=0.05, beta_1=0.6, beta_2=0.9, tau=1e-6):
+    """Reddi et al. (2003.00295), algorithm 2, line by line, number by number."""
+    x, m, v = 0.0, 0.0, start
+    for change in changes:
+        m = beta_1 * m + (1 - beta_1) * change
+        if name == "adagrad":
+            v = v + change**2
+        elif name == "yogi":
+            v = v - (1 - beta_2) * change**2 * torch.sign(v - change**2)
+        else:
+            v = beta_2 * v + (1 - beta_2) * change**2
+        x = x + lr * m / (torch.sqrt(v) + tau)
+    return x
+
+
+@pytest.mark.parametrize("name", ["adam", "yogi", "adagrad"])
+def test_a_layer_of_one_number_and_heads_move_by_the_papers_algorithm(name):
+    """Where v is of each number, too. The paper's v begins at tau^2, which is not seen where changes are large."""
+    draw = torch.Generator().manual_seed(4)
+    changes = [0.1 + torch.rand(1, generator=draw, dtype=torch.float64) for _ in range(4)]
+    given = {"lr": 0.05, "momentum": 0.6, "tau": 1e-6, **({} if name == "adagrad" else {"decay": 0.9})}
+    zero, tau_squared = (algorithm_2(name, changes, torch.full((1,), v).double()) for v in (0.0, 1e-12))
+    merging, head = method("flexlora"), torch.zeros(1, dtype=torch.float64)
+    rule, one = optimizer(merging, name=name, **given), torch.ones(1, 1, dtype=torch.float64)
+    before = {"q": Factors(one, 0 * one)}
+    for change in changes:
+        sent = Factors(before["q"].A, (delta(before["q"]) + change) / before["q"].A)
+        before = moved(merging, rule, before, [Update("a", 1.0, {"q": sent})]).adapters
+        head = rule.step_head("g", "bias", head, head + change)
+    torch.testing.assert_close(delta(before["q"])[0], zero, rtol=1e-12, atol=0)
+    torch.testing.assert_close(head, zero, rtol=1e-12, atol=0)
+    torch.testing.assert_close(head, tau_squared, rtol=1e-8, atol=0)
+
+
 def test_a_running_sum_is_cut_to_its_rank_and_the_loss_is_told():
     merging, dense = method("delta-svd"), Dense("momentum", momentum=0.8)
     rule, before = optimizer(merging, name="momentum", momentum=0.8, rank=2), {"q": factors(R, D_IN, D_OUT, seed=1)}

@@ -39,8 +39,9 @@ class DriftConfig(Section):
     name: Literal["none", "fedprox", "scaffold"] = Field(
         "none",
         description="How they are kept together. `fedprox` adds a penalty on the distance from what a client was "
-        "delivered to the loss of its local steps. `scaffold` corrects their gradients by those that all clients sent "
-        "of their first step (option I); `aggregation.method: scaffold` is option II, with averages of factors.",
+        "delivered to the loss of its local steps. `scaffold` corrects their gradients by those that clients sent of "
+        "the round's first step; `aggregation.method: scaffold` keeps variates of earlier rounds (the paper's "
+        "option II), with averages of factors.",
     )
     mu: float | None = Field(
         None,

@@ -1,15 +1,17 @@
-"""SCAFFOLD (Karimireddy et al., 1910.06378, option I) at a client, for methods that merge adapters of unequal rank.
+"""After SCAFFOLD (Karimireddy et al., 1910.06378) at a client, for methods that merge adapters of unequal rank.
 
 The control variate of a client is its gradient at the adapter that it was delivered: that of its first local step of
 the round, on that step's batch. The server takes the mean c over the clients that take part, and a step goes by
 
     g_k(y) - g_k(x) + c
 
-so that the first step of all clients goes by c. Both are of one round alone: a merge that turns the components of the
-adapter (an SVD does) leaves nothing behind that would be of other components, clients may be absent, and ranks may
-differ or shrink. Component j of c is the mean over the clients of rank above j, by their weights, so that corrections
-sum to 0 by weight. It is of A and of s B, in which clients of unequal alpha and rank move alike. Heads are not
-corrected.
+so that the first step of all clients goes by c. The paper's variates are of earlier rounds, those in which a client
+took part last (option I: all its data at x; option II: the steps of the round). These are of this round's x, as in
+FedLin (Mitra et al., 2102.07053): the joint optimum is a point of rest as there, but c knows nothing of who is absent.
+So a merge that turns the components of the adapter (an SVD does) leaves nothing behind that would be of other
+components, clients may be absent, and ranks may differ or shrink. Component j of c is the mean over the clients of rank
+above j, by their weights, so that corrections sum to 0 by weight. It is of A and of s B, in which clients of unequal
+alpha and rank move alike. Heads are not corrected.
 
 A round sends as many elements as adapters have up and down again. From its first step of a round to its last a client
 keeps a copy of what it trains of its adapters.
