@@ -46,8 +46,8 @@ def missed_crashes(federation: Federation, metrics: Iterable[Mapping[str, Any]])
     failed = {client for line in metrics for client, why in line["dropped"].items() if why == expected.get(client)}
     if not (left := [client for client in expected if client not in failed]):
         return None
-    why = "took part in its round" if federation.under_way is None else "came to its step from a start in its round"
-    return f"faults.crash_at met nobody of {listed(left)}: none of them {why}"
+    where = "in its round" if federation.under_way is None else "from a start in its round"
+    return f"faults.crash_at met nobody of {listed(left)}: none of them came to its step {where}"
 
 
 def record_early_end(

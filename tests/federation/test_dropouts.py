@@ -13,6 +13,7 @@ from support.slow import slow
 from atlas_cli.aggregation.contract import delta
 from atlas_cli.engines.in_process import local_steps
 from atlas_cli.errors import NonFiniteError, TooFewClientsError
+from atlas_cli.experiment.end_of_run import missed_crashes
 from atlas_cli.experiment.round_loop import set_up
 from atlas_cli.experiment.run_state import RunState
 from atlas_cli.federation import federation as parties
@@ -115,6 +116,12 @@ def test_a_crash_in_a_round_equals_a_round_without_the_client(make_config, train
 
     monkeypatch.setattr(parties, "sample_cohort", absent)
     same(crashed, after(make_config, train_quietly, **{**changes, "training": rounds})[0])
+
+
+def test_a_crash_that_meets_nobody_is_told_at_the_end(make_federation):
+    made = make_federation(faults={"crash_at": {"c": {"round": 1, "step": 1}}})
+    assert missed_crashes(made, [{"dropped": {"c": "failed before step 1"}}]) is None
+    assert missed_crashes(made, [{"dropped": {"c": "never answered"}}]).startswith("faults.crash_at met nobody of c: ")
 
 
 def test_a_crash_with_a_pooled_server_by_hand(make_config):
