@@ -19,7 +19,7 @@ CHANGES = {"codec": "delta", "options": {"codec": "int4", "first": "int4", "opti
 def claims() -> Iterator[Claim]:
     """What is left of an error."""
     yield Claim(
-        "activations that do not change: the error after n messages is at most max |a| 2^(-(q - 1) n)",
+        "activations a that do not change: the error after n messages is at most the largest of a times 2^(-(q - 1) n)",
         where="its rule m <- m + Q(a - m)",
         setting=f"2 texts of 6 tokens at width 32, normal numbers, {BITS} bits, one scale a token; the figure is "
         "how many of "

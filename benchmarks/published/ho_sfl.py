@@ -29,7 +29,7 @@ SETTING = (
 def claims() -> Iterator[Claim]:
     """The estimator."""
     yield Claim(
-        "E|g - g*|^2 / |g*|^2 = (d + 1) / P for d numbers and P probes",
+        "squared error of an estimate, by the gradient's square: (d + 1) / P for d numbers and P probes",
         where="its estimator, of a linear client half",
         setting=SETTING,
         figures=(Figure("variance", f"{(NUMBERS + 1) / PROBES:.2f}"),),
@@ -37,7 +37,7 @@ def claims() -> Iterator[Claim]:
         measure=lambda: [variance_and_bias()[0]],
     )
     yield Claim(
-        "the estimate is unbiased: what is left of |mean - g*|^2, by what its variance leaves of it",
+        "the estimate is unbiased: squared error of the mean of all, by what their variance leaves of it",
         where="its estimator",
         setting=f"{SETTING}; 1 is what a mean of so many unbiased estimates is expected to leave",
         figures=(Figure("share", "1.0"),),

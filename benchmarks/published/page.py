@@ -58,7 +58,7 @@ def section(name: str, paper: Paper, claims: Sequence[tuple[Claim, Record]]) -> 
         [
             f"## {paper.name}\n",
             f"{source}{secondary}; benchmarks/published/{name}.py.\n",
-            *(f"| {' | '.join(row)} |" for row in rows),
+            *(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in rows),
             "",
             *(note(claim) for claim, _ in claims),
             "",
