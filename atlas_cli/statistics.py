@@ -7,6 +7,7 @@ whole examples, and two models are scored on the same ones.
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -52,6 +53,34 @@ def wilson(share: float, cases: int) -> Ends:
     centre = (share + square / (2 * cases)) / (1 + square / cases)
     spread = Z / (1 + square / cases) * (share * (1 - share) / cases + square / (4 * cases * cases)) ** 0.5
     return max(0.0, centre - spread), min(1.0, centre + spread)
+
+
+def over_seeds(values: Sequence[float]) -> Ends | None:
+    """Student's 95 % interval of a mean over independent runs; None for fewer than two, or where all are equal."""
+    if len(values) < 2 or (sd := statistics.stdev(values)) == 0:
+        return None
+    mean, reach = statistics.fmean(values), student(len(values) - 1) * sd / len(values) ** 0.5
+    return mean - reach, mean + reach
+
+
+def student(degrees: int, share: float = 0.95) -> float:
+    """The t within which a share of Student's distribution lies, by halving (Abramowitz and Stegun 26.7.3, 26.7.4)."""
+
+    def within(t: float) -> float:
+        angle = math.atan(t / degrees**0.5)
+        odd, term, total = degrees % 2, 1.0, 0.0
+        for k in range(odd, degrees - 1, 2):
+            total += term * math.cos(angle) ** k
+            term *= (k + 1) / (k + 2)
+        return 2 / math.pi * (angle + math.sin(angle) * total) if odd else math.sin(angle) * total
+
+    low, high = 0.0, 1.0
+    while within(high) < share:
+        high *= 2
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if within(middle) < share else (low, middle)
+    return high
 
 
 def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> McNemar:

@@ -64,6 +64,14 @@ _POWER = _Kind(
     "a power", "5 W", "W, mW, kW", {"mW": 1e-3, "W": 1, "kW": 1e3}, {"Wh": "W, not energy", "J": "W, not energy"}
 )
 
+_ENERGY = _Kind(
+    "an energy",
+    "5 kJ",
+    "J, mJ, kJ, MJ, Wh, kWh",
+    {"mJ": 1e-3, "J": 1, "kJ": 1e3, "MJ": 1e6, "Wh": 3600, "kWh": 3.6e6},
+    {"W": "J or Wh, not power", "kW": "kJ or kWh, not power"},
+)
+
 
 def parse_bytes(text: object) -> int:
     """``2 GiB`` (1024-based) or ``2 GB`` (1000-based) in bytes.
@@ -111,6 +119,15 @@ def parse_power(text: object) -> float:
         ValueError: no unit, another unit, or not above zero.
     """
     return _parse(text, _POWER)
+
+
+def parse_energy(text: object) -> float:
+    """``5 kJ`` in joules.
+
+    Raises:
+        ValueError: no unit, another unit, or not above zero.
+    """
+    return _parse(text, _ENERGY)
 
 
 def format_bytes(value: int) -> str:

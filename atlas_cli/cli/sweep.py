@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -16,12 +16,14 @@ if TYPE_CHECKING:
     from atlas_cli.config.load import LoadedConfig
     from atlas_cli.reports.terminal import Terminal
     from atlas_cli.runs.directory import RunDirectory
+    from atlas_cli.sweeps.terms import Leaderboard, Terms
     from atlas_cli.sweeps.trial import Outcome, Trial
 
 SECTION = "Run"
 EXAMPLES = (
     "atlas sweep quickstart seed=0,1,2 aggregation.method=delta-svd,fedex",
     "atlas sweep gpt2 'lora.targets=[c_attn],[c_attn, c_proj]' --dry-run",
+    "atlas sweep quickstart seed=0,1,2 lora.rank=4,16 --protocol quality-under-budget --budget 'bytes=50 MB'",
 )
 
 
@@ -38,6 +40,22 @@ def command(
     engine: Annotated[
         str, typer.Option(metavar="NAME", help="in-process: one run after the other; ray: side by side on a cluster.")
     ] = "in-process",
+    protocol: Annotated[
+        Literal["quality-under-budget", "cost-to-target", "robustness"] | None,
+        typer.Option(
+            help="End with a leaderboard of the settings, from the records of their runs.", show_default=False
+        ),
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="'time=2 h, energy=5 kJ, bytes=200 MB'", help="What a run may spend, one limit or several."
+        ),
+    ] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(metavar="METRIC=VALUE", help="What is to be reached with --protocol cost-to-target."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would become of each run, and stop.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -46,6 +64,10 @@ def command(
     All configs are checked before the first run. A run that fails does not stop the others (exit code 1 at the end).
     The same command again goes on: finished runs are skipped, interrupted and failed ones go on from their last
     checkpoint. Values in brackets, braces or quotes are one value.
+
+    A --protocol holds the settings against each other over their seeds: their quality within a budget of virtual time,
+    energy or bytes; the cost of a target; or the share of its quality that each keeps under faults or other devices, of
+    which the first value on the command line is the undisturbed one.
     """
     from atlas_cli import discovery
     from atlas_cli.config.grid import expand, load_grid
@@ -56,6 +78,7 @@ def command(
     executor = discovery.load("sweeps.executors", engine, key="--engine")
     combinations = expand(overrides or [])
     loaded = load_grid(file, combinations)
+    terms = _terms(protocol, budget, target or [], combinations, loaded)
     if dry_run:
         _dry_run(combinations, loaded, as_json)
         return
@@ -77,7 +100,7 @@ def command(
     except KeyboardInterrupt:
         interrupted = True
     _record(folder, trials, done, goes_on=False)
-    _show(_rows(trials, done), as_json)
+    _show(_rows(trials, done), as_json, _leaderboard(_rows(trials, done), terms, folder) if terms is not None else None)
     if interrupted:
         console.print("interrupted; the same command goes on")
         raise typer.Exit(130)
@@ -129,12 +152,53 @@ def _ended(outcome: Outcome) -> str:
     return f"{outcome.status}{after}{figures}"
 
 
-def _show(rows: list[tuple[Trial, Outcome]], as_json: bool) -> None:
+def _terms(
+    protocol: str | None,
+    budget: str | None,
+    targets: list[str],
+    combinations: list[Combination],
+    loaded: list[LoadedConfig],
+) -> Terms | None:
+    """What the protocol was asked for, checked before anything is trained."""
+    from atlas_cli.errors import ConfigError
+    from atlas_cli.sweeps.terms import terms_of
+
+    if protocol is None:
+        if budget is not None or targets:
+            raise ConfigError("goes with --protocol", key="--budget" if budget is not None else "--target")
+        return None
+    return terms_of(protocol, budget, targets, combinations, [each.config for each in loaded])
+
+
+def _leaderboard(rows: list[tuple[Trial, Outcome]], terms: Terms, folder: RunDirectory) -> Leaderboard:
+    """The leaderboard of the finished runs; its record and pictures are written beside the logs."""
+    from atlas_cli.reports.charts.canvas import coloured
+    from atlas_cli.reports.charts.palette import DARK, LIGHT
+    from atlas_cli.reports.page.records import RunRecords
+    from atlas_cli.reports.protocols.leaderboard import Run
+    from atlas_cli.runs.directory import RunDirectory as Directory
+
+    finished = [
+        Run(trial.combination.values, RunRecords.of_run(Directory(outcome.run)))
+        for trial, outcome in rows
+        if outcome.status in ("finished", "skipped") and outcome.run is not None
+    ]
+    found = terms.leaderboard(finished)
+    folder.write_json("leaderboard.json", found.record())
+    for name, picture in found.pictures():
+        for mode, colours in {"light": LIGHT, "dark": DARK}.items():
+            folder.write_text(f"{name}-{mode}.svg", coloured(picture, colours))
+    return found
+
+
+def _show(rows: list[tuple[Trial, Outcome]], as_json: bool, leaderboard: Leaderboard | None) -> None:
     from atlas_cli.cli._tables.sweep import SEED, cautions, failures, seeds_table, sweep_record, sweep_table
+    from atlas_cli.reports.sheets import terminal
     from atlas_cli.reports.terminal import Terminal
 
     if as_json:
-        typer.echo(json.dumps(sweep_record(rows), indent=2))
+        board = {} if leaderboard is None else {"leaderboard": leaderboard.record()}
+        typer.echo(json.dumps(sweep_record(rows) | board, indent=2))
         return
     console = Terminal()
     console.print(sweep_table(rows))
@@ -144,6 +208,8 @@ def _show(rows: list[tuple[Trial, Outcome]], as_json: bool) -> None:
         console.print(seeds_table(rows))
     for line in cautions(rows):
         console.say(line)
+    if leaderboard is not None:
+        console.print(terminal(leaderboard.sheet(), console.width))
 
 
 def _dry_run(combinations: list[Combination], loaded: list[LoadedConfig], as_json: bool) -> None:

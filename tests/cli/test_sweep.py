@@ -222,3 +222,43 @@ def test_interrupted_between_runs(sweep, started, monkeypatch):
         "interrupted",
         "not started",
     ]
+
+
+def test_a_protocol_reads_the_records_of_finished_runs(sweep, started):
+    grid = ("seed=0,1",)
+    code, out, _ = sweep(*grid, "--protocol", "quality-under-budget", "--budget", "bytes=1 GB", "--json")
+    assert (code, len(started)) == (0, 2)
+    board = json.loads(out)["leaderboard"]
+    assert board["budget"] == {"bytes": 1e9} and [each["counted"] for each in board["entries"]] == [2]
+    code, out, _ = sweep(*grid, "--protocol", "cost-to-target", "--target", "accuracy=2")
+    assert (code, len(started)) == (0, 2)  # nothing is trained twice
+    assert "Cost to target: accuracy=2" in out and out.count("0 of 2") == 2 and "> 0.0" in out
+    code, out, _ = sweep(*grid, "--protocol", "robustness")
+    assert code == 2
+    folders = sorted(sweep.runs.glob("*_sweep"))
+    assert len(folders) == 2  # a protocol that is refused begins nothing
+    assert {path.name for path in folders[0].glob("leaderboard*")} > {"leaderboard.json"}
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ("--budget|bytes=1 MB", "--budget: goes with --protocol"),
+        ("--protocol|quality-under-budget", "--budget: quality-under-budget needs one; add e.g. --budget 'time=2 h"),
+        ("--protocol|cost-to-target", "--target: cost-to-target needs one"),
+        (
+            "--protocol|cost-to-target|--target|acuracy=1",
+            "--target: acuracy is no primary metric of these runs; did you",
+        ),
+        ("--protocol|cost-to-target|--target|accuracy", "--target: 'accuracy' must be METRIC=VALUE"),
+        ("--protocol|robustness|--target|accuracy=1", "--target: is of cost-to-target, and not of robustness"),
+        ("--protocol|robustness", "--protocol: robustness needs an axis of faults, devices or a deadline"),
+        (
+            "--protocol|quality-under-budget|--budget|time=1 h",
+            "--budget: time: client a has no device; add it, or limit",
+        ),
+    ],
+)
+def test_what_a_protocol_lacks_is_said_before_anything_is_trained(sweep, started, options, says):
+    code, _, err = sweep("seed=0,1", *options.split("|"))
+    assert (code, started, err.count("\n")) == (2, [], 1) and says in err

@@ -87,7 +87,7 @@ def spent(rows: Sequence[Record], until: int, name: str) -> float | None:
 
 def _cost(run: ComparedRun, target: Target) -> Cost:
     rows = run.records.groups[target.task_group]
-    reached = next((row["round"] for row in rows if _reaches(row["test"].get(target.metric), target)), None)
+    reached = next((row["round"] for row in rows if _reached(row, target)), None)
     both = {row["round"]: row["bytes_up"] + row["bytes_down"] for row in rows}
     set_up = both.get(0, 0)
     if reached is None:
@@ -97,7 +97,12 @@ def _cost(run: ComparedRun, target: Target) -> Cost:
     return Cost(run.name, target, set_up, reached, after, seconds, joules)
 
 
-def _reaches(value: float | None, target: Target) -> bool:
+def _reached(row: Record, target: Target) -> bool:
+    return reaches(row["test"].get(target.metric), target.value, target.better)
+
+
+def reaches(value: float | None, goal: float, better: str) -> bool:
+    """Whether a figure is as good as a goal."""
     if value is None:
         return False
-    return value <= target.value if target.better == "lower" else value >= target.value
+    return value <= goal if better == "lower" else value >= goal

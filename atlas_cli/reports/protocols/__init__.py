@@ -1,0 +1,1 @@
+"""Protocols by which runs are held against each other under budgets, from their records alone."""
