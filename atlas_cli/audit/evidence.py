@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from atlas_cli.audit.changes_of_texts import Decoded, Place, put_together
 from atlas_cli.audit.deliveries import Deliveries
 from atlas_cli.audit.figures import Inapplicable
 from atlas_cli.data.collate import Batch, collate
@@ -91,6 +92,7 @@ class Evidence:
     most: int = 256
     shadows: int = 0
     tell: Callable[[str], None] = lambda what: None
+    _changes: dict[str, dict[Place, Decoded]] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of_run(cls, run: RunDirectory, most: int = 256, shadows: int = 0) -> Evidence:
@@ -193,12 +195,34 @@ class Evidence:
         """The message of type ``kind``, as its receiver decoded it.
 
         Raises:
-            Inapplicable: it is the change of an earlier one.
+            Inapplicable: it is the change of one that was not recorded.
         """
         wire = self._split_client(step.client).wire
-        if wire.sends_changes(kind.kind):
-            raise Inapplicable(f"{kind.kind} are sent as changes of earlier messages, which are not put together here")
-        return wire.decode(step.read(kind))
+        if not wire.sends_changes(kind.kind):
+            return wire.decode(step.read(kind))
+        if lacking := set(range(1, step.round)) - self._recorded_rounds:
+            raise Inapplicable(
+                f"{kind.kind} are sent as changes of earlier messages, and those of round {min(lacking)} were not "
+                f"recorded; set audit.record.rounds to all rounds up to {step.round}"
+            )
+        decoded = self._put_together(step.client)[step.round, step.number][kind]
+        assert isinstance(decoded, kind)
+        return decoded
+
+    @cached_property
+    def _recorded_rounds(self) -> set[int]:
+        audit = self.federation.config.audit
+        return set(audit.record.rounds) if audit is not None else set()
+
+    def _put_together(self, client: str) -> dict[Place, Decoded]:
+        """The decoded messages of the chosen steps of a client that sends changes."""
+        if client not in self._changes:
+            own = {(step.round, step.number): step.messages for step in self.steps if step.client == client}
+            wanted = {(step.round, step.number) for step in self.chosen_steps() if step.client == client}
+            gone = {line["round"] for line in self.run.read_lines("metrics.jsonl") if client in line["dropped"]}
+            plan = self.federation.plan
+            self._changes[client] = put_together(plan, plan.by_name[client], own, wanted, gone)
+        return self._changes[client]
 
     def chosen_tokens(self) -> Tokens:
         """The tokens of all chosen steps, with texts numbered consecutively."""

@@ -91,6 +91,28 @@ def test_a_run_whose_clients_were_put_away_is_attacked_alike(trained, evidence):
     assert found["attacks"] and all(found[key] == expected[key] for key in ("attacks", "not_measured"))
 
 
+@pytest.mark.slow
+def test_changes_are_put_together_as_the_server_did(trained):
+    """Texts come again in round 2; a client was dropped from round 1, and both ends forgot what it had sent in it."""
+    wire = {"activations": {"codec": "delta", "options": {"first": "int8"}}}
+    more = {"training": {"rounds": 2, "local_steps": 6}, "faults": {"crash_at": {"b": {"round": 1, "step": 4}}}}
+    found = Evidence.of_run(trained(audit={"record": {"rounds": [1, 2]}}, wire=wire, **more), most=1000)
+    seen = set()
+    for step in found.chosen_steps():
+        tokens = found.tokens(step)
+        seen.add((step.client, step.round))
+        if step.number == 0:  # with the adapters that were delivered
+            exact = found.party(step.client, step.round).forward(step.batch.inputs(), step.round, 0, None)
+            sent = exact.activations[step.batch.attention_mask.bool()]
+            assert (tokens.activations - sent).abs().max() < 0.1 * sent.abs().max()
+    assert seen == {(client, number) for client in found.federation.clients for number in (1, 2)}
+    figure = attack_of("nearest-embedding").attack(found)
+    assert figure.low > figure.floor
+    found.__dict__["_recorded_rounds"] = {2}
+    with pytest.raises(Inapplicable, match=r"those of round 1 were not recorded; set audit\.record\.rounds to all"):
+        found.tokens(found.steps[-1])
+
+
 @pytest.mark.parametrize(
     ("asked", "holds"),
     [
