@@ -9,6 +9,7 @@ from atlas_cli.config.schema.experiment import Learns
 from atlas_cli.config.schema.training import TrainingConfig
 from atlas_cli.config.schema.wire import WireConfig
 from atlas_cli.models.frozen.weight_format import WeightFormat
+from atlas_cli.planning.memory.step import gets_gradient
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class ClientPlan:
     @property
     def waits(self) -> bool:
         """Whether its steps wait for a gradient of the server."""
-        return self.learns in ("backprop", "zeroth-order")
+        return gets_gradient(self.learns)
 
     def uploads(self, training: TrainingConfig) -> list[bool]:
         """Whether activations go up, by local step of a round; of a frozen client, while its texts are new."""

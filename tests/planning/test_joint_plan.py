@@ -116,7 +116,7 @@ def made_up(seed, update="pooled", *, memory=None, leakage=None, devices=None, d
     clients = [SimpleNamespace(name=name) for crew in crews for name in crew.clients]
     plan = SimpleNamespace(n_layers=4, group_names=["g", "h"], clients=clients)
 
-    def server(cuts, dtype, batch, frozen):
+    def server(cuts, dtype, batch, answered):
         return 100 - 10 * min(cuts.values())
 
     def kept(crew, option, shared):

@@ -40,7 +40,7 @@ from atlas_cli.planning.devices.step_bytes import StepBytes, step_bytes
 from atlas_cli.planning.memory.embedding_rows import ASSUMED_ROWS
 from atlas_cli.planning.memory.party_memory import PartyMemory
 from atlas_cli.planning.memory.predict import predict_server, predict_split_client
-from atlas_cli.planning.memory.step import Step
+from atlas_cli.planning.memory.step import Step, gets_gradient
 from atlas_cli.tasks import build as build_task
 from atlas_cli.tasks.contract import BaseTask
 
@@ -104,7 +104,7 @@ class Setting:
     @property
     def answered(self) -> bool:
         """Whether the client gets a gradient."""
-        return self.learns not in ("frozen", "auxiliary")
+        return gets_gradient(self.learns)
 
 
 @dataclass(frozen=True)

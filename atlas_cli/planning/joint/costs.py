@@ -72,19 +72,19 @@ class Costs:
         each = self.plan.codecs(self._encoded(client, shared.codec)).payload_bytes("activations", 1, 1)
         return each * sum(self.tokens.get(client, 0) for client in crew.clients)
 
-    def server(self, cuts: Mapping[str, int], dtype: str, batch: int, frozen: bool) -> int:
+    def server(self, cuts: Mapping[str, int], dtype: str, batch: int, answered: bool) -> int:
         """The peak of the server without what it keeps of the texts of frozen clients.
 
         Args:
             cuts: the shallowest of each task group; ``dtype``: the widest type that comes from the shallowest of all.
-            frozen: whether all clients are.
+            answered: whether any client gets a gradient.
         """
-        key = tuple(sorted(cuts.items())), dtype, batch, frozen
+        key = tuple(sorted(cuts.items())), dtype, batch, answered
         if key not in self._server:
             lowest = min(cuts.values())
             clients = tuple(replace(c, cut=cuts[c.task_group]) for c in self.plan.clients)
             plan = replace(self.plan, cut=lowest, clients=clients, upper_ranks=self.plan.above(lowest))
-            self._server[key] = server_memory(plan, self.tasks, self._shape(batch), dtype, answered=not frozen).peak
+            self._server[key] = server_memory(plan, self.tasks, self._shape(batch), dtype, answered=answered).peak
         return self._server[key]
 
     def _shape(self, batch: int) -> Shape:

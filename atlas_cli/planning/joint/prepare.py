@@ -95,7 +95,8 @@ def _check(config: ExperimentConfig, ranges: Ranges) -> None:
 
 
 def _possible(config: ExperimentConfig, ranges: Ranges, cut: int) -> tuple[Ranges, list[str]]:
-    """The ranges without what model, task or other keys refuse of ``FREE`` keys, and what was left out.
+    """The ranges without what model, task, other keys or a listed way to learn refuse of ``FREE`` keys, and what was
+    left out.
 
     Raises:
         ConfigError: they refuse a value of another key.
@@ -107,10 +108,12 @@ def _possible(config: ExperimentConfig, ranges: Ranges, cut: int) -> tuple[Range
             changed = _with(config, cut, {**base, key: value})
             if changed == _with(config, cut, base):
                 continue
+            ways = ranges.clients.get("learns", ()) if key in FREE else ()
             try:
-                _checked(changed)
+                for each in (changed, *(_with(config, cut, {**base, key: value, "learns": way}) for way in ways)):
+                    _checked(each)
             except ConfigError as error:
-                left = [each for each in kept[key] if each != value]
+                left = [other for other in kept[key] if other != value]
                 if key not in FREE or not left:
                     raise
                 kept[key] = left

@@ -35,7 +35,7 @@ from atlas_cli.planning.joint.costs import Costs, spec_of
 from atlas_cli.planning.joint.figures import Figures, clock, peak_and_bytes
 from atlas_cli.planning.joint.front import Rows, non_dominated, rounded
 from atlas_cli.planning.joint.space import CUT, Option, Ranges, Shared, changes, consistent, shared_changes
-from atlas_cli.planning.memory.step import ELEMENT
+from atlas_cli.planning.memory.step import ELEMENT, gets_gradient
 
 SUMS = 5  # the last columns of a state: joules, bytes, kept bytes, exposed inputs, changes; others are largest values
 MOST, NEAR = 2000, 0.01
@@ -204,16 +204,16 @@ class Search:
         return found.needs <= found.has
 
     def _server_peak(self, candidate: Candidate) -> int:
-        cuts, widest, kept, frozen = dict[str, int](), "", 0, True
+        cuts, widest, kept, answered = dict[str, int](), "", 0, False
         for kind, option in zip(self.kinds, candidate.options, strict=True):
             for crew in kind.crews:
                 spec, cut = spec_of(self.config, crew.name, option), dict(option)[CUT]
                 cuts[spec.task_group] = min(cut, cuts.get(spec.task_group, cut))
                 if cut == candidate.cuts[0]:
                     widest = max(widest, spec.dtype, key=lambda each: ELEMENT.get(each, 0))
-                frozen &= spec.learns == "frozen"
+                answered |= gets_gradient(spec.learns)
                 kept += self.costs.kept(crew, option, candidate.shared)
-        return self.costs.server(cuts, widest, candidate.shared.batch, frozen) + kept
+        return self.costs.server(cuts, widest, candidate.shared.batch, answered) + kept
 
     def _states(self, kind: Kind, options: Sequence[Option], shared: Shared) -> Rows:
         return np.array([self._state(kind, option, shared) for option in options])

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from atlas_cli.config.schema.experiment import Learns
 from atlas_cli.models.adapters.lora import LORA, AdapterForm
 from atlas_cli.models.frozen.weight_format import Quantization, WeightFormat
 
 ELEMENT = {"float32": 4, "bfloat16": 2}  # bytes of a number of a type
+
+
+def gets_gradient(learns: Learns) -> bool:
+    """Whether a client that learns so gets a gradient from the server."""
+    return learns in ("backprop", "zeroth-order")
 
 
 @dataclass(frozen=True)
