@@ -44,7 +44,7 @@ def command(
     from atlas_cli.config.load import load_config, locating
     from atlas_cli.errors import ConfigError
     from atlas_cli.experiment.allocation.auto_ranks import plan_ranks
-    from atlas_cli.planning.memory_assumptions import unpredicted
+    from atlas_cli.planning.memory_assumptions import beside_ranks, unpredicted
     from atlas_cli.reports.terminal import busy
     from atlas_cli.storage.new_file import require_free
 
@@ -55,6 +55,7 @@ def command(
     loaded = load_config(file, overrides or [])
     with locating(loaded), busy(f"fitting ranks of {file}"):
         planned = plan_ranks(loaded.config, "uniform" if uniform else "random" if random else None)
+    notes = [*unpredicted(loaded.config), *beside_ranks(loaded.config)]
     if write is not None:
         _write(planned.config, write, file)
     if as_json:
@@ -63,7 +64,7 @@ def command(
                 {
                     "importance": planned.method,
                     "clients": [_record(c) for c in planned.clients],
-                    "notes": unpredicted(loaded.config),
+                    "notes": notes,
                 },
                 indent=2,
             )
@@ -76,7 +77,7 @@ def command(
         console.print(_table(planned, planned.clients[i : i + COLUMNS]))
     for line in _reasons(planned):
         console.say(line)
-    for note in unpredicted(loaded.config):
+    for note in notes:
         console.say(f"note: {note}")
     if write is not None:
         console.say(f"wrote {write}; next: atlas train {shlex.quote(str(write))}")

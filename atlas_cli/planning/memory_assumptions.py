@@ -7,6 +7,7 @@ from atlas_cli.data.read import read_group
 from atlas_cli.errors import AtlasError
 from atlas_cli.planning.client_rows import prepared_data
 from atlas_cli.planning.memory_of_plan import build_task_of
+from atlas_cli.planning.method import method_of
 from atlas_cli.planning.plan import Plan
 from atlas_cli.printable import listed
 from atlas_cli.tasks import build as build_task
@@ -79,6 +80,7 @@ def notes_on(plan: Plan) -> list[str]:
         notes += _of_some(f"frozen weights and activations in {dtype} (model.dtype: {config.model.dtype})", own)
     if any(spec.rank == "auto" for spec in config.expanded_clients()):
         notes.append("rank: auto is counted at allocation.r_min; atlas ranks shows what each client will get")
+        notes += beside_ranks(config)
     return [*notes, *unpredicted(config)]
 
 
@@ -95,6 +97,18 @@ def unpredicted(config: ExperimentConfig) -> list[str]:
     if any(spec.wire.by_kind() for spec in config.expanded_clients()):
         found.append("wire (copies of what is sent)")
     return [f"not in the predicted peak of a client: {each}" for each in found]
+
+
+def beside_ranks(config: ExperimentConfig) -> list[str]:
+    """What ``rank: auto`` does not know of a method that selects what a client trains."""
+    auto = any(spec.rank == "auto" for spec in config.expanded_clients())
+    if not auto or not method_of(config).SELECTS:
+        return []
+    return [
+        f"with {config.aggregation.method} a client holds the components of its group's largest rank beside its own, "
+        "which rank: auto does not count as it gives out ranks; the peaks that atlas ranks shows do, and a run is "
+        "refused where one is above the device's memory: then lower allocation.r_max"
+    ]
 
 
 def waits_for_data(config: ExperimentConfig) -> bool:

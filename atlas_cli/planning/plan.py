@@ -186,7 +186,7 @@ class Plan:
         groups = [client.task_group] if self.config.clustering is None else self.group_names
         ranks = [self.group_ranks(group) for group in groups]
         left = {path: max(each.get(path, 0) for each in ranks) - rank for path, rank in client.ranks.items()}
-        return {path: rank for path, rank in left.items() if rank}
+        return {path: rank for path, rank in left.items() if rank > 0}
 
 
 def make_plan(config: ExperimentConfig) -> Plan:

@@ -20,6 +20,8 @@ from atlas_cli.models.frozen.load import load_tokenizer
 from atlas_cli.planning.memory.party_memory import PartyMemory
 from atlas_cli.planning.memory.predict import predict_client
 from atlas_cli.planning.memory.step import Step
+from atlas_cli.planning.memory_assumptions import beside_ranks
+from atlas_cli.planning.memory_of_plan import predict
 from atlas_cli.planning.plan import make_plan
 from atlas_cli.planning.ranks.costs import by_path, rank_costs
 from atlas_cli.planning.ranks.rules import RankProblem, allocate
@@ -222,6 +224,20 @@ def test_a_run_goes_on_with_what_was_loaded_for_its_ranks(config_of, monkeypatch
 def test_equal_ranks_are_written_as_one_number(config_of):
     config = config_of(memory=10**9)
     assert plan_ranks(config, "uniform").config.clients["a-1"].rank == 16
+
+
+def test_peaks_count_what_is_run_beside_ones_own_components(config_of, no_weights):
+    """With fed-plora all hold the components of the group's largest rank, which is known once all have theirs."""
+    peak, unit = least(config_of(memory=1))
+    config = config_of(memory=int(peak + 10.5 * unit), aggregation={"method": "fed-plora"})
+    planned = plan_ranks(config, "uniform")
+    assert {client.name: client.ranks[0] for client in planned.clients} == {"a-1": 4, "a-2": 4, "b": 2}
+    said = predict(make_plan(planned.config), {"g": ["neg", "pos"]}).clients
+    assert [client.memory for client in planned.clients] == [said[client.name] for client in planned.clients]
+    assert said["b"].adapters == said["a-1"].adapters
+    (note,) = beside_ranks(config)
+    assert "fed-plora" in note and "lower allocation.r_max" in note
+    assert beside_ranks(planned.config) == beside_ranks(config_of(memory=1)) == []
 
 
 def test_baselines_get_the_ranks_of_the_split(config_of):

@@ -18,6 +18,7 @@ from atlas_cli.planning.devices.devices import Device, configured_devices, find_
 from atlas_cli.planning.memory.party_memory import PartyMemory
 from atlas_cli.planning.memory_assumptions import tasks_of
 from atlas_cli.planning.memory_of_plan import client_memory
+from atlas_cli.planning.method import method_of
 from atlas_cli.planning.plan import ClientPlan, Plan, make_plan
 from atlas_cli.planning.ranks.costs import ByPath, Targets, by_path, rank_costs
 from atlas_cli.planning.ranks.rules import Allocation, RankProblem, allocate, allocate_random, allocate_uniform
@@ -99,18 +100,20 @@ def plan_ranks(config: ExperimentConfig, method: str | None = None) -> RankPlan:
         kinds[key].allocate(allocate_uniform, None, name)
     loaded = load_experiment(plan) if method == "gradient" and auto else None
     importances = _importances(loaded, auto) if loaded is not None else {}
+    allocated = {name: kinds[key].allocate(rules[method], importances.get(name), name) for name, key in auto.items()}
+    resolved = _written_out(config, {name: allocation.ranks for name, allocation in allocated.items()})
+    # a client that runs components of its group beside its own holds what the ranks of all come to
+    whole = make_plan(_probing(resolved, {})) if auto and method_of(config).SELECTS else None
     ranked = []
     for client in plan.clients:
-        kind, importance, allocation = kinds[client.key], importances.get(client.name), None
-        if client.name in auto:
-            allocation = kind.allocate(rules[method], importance, client.name)
+        kind, allocation = kinds[client.key], allocated.get(client.name)
         ranks = allocation.ranks if allocation is not None else by_layer(client.ranks, plan.family)
         paths = by_path(ranks, kind.targets)
-        size, memory, uplink = plan.adapter_parameters(paths), kind.memory(paths), kind.uplink(paths)
+        size, memory, uplink = plan.adapter_parameters(paths), kind.memory(paths, whole), kind.uplink(paths)
+        importance = importances.get(client.name)
         ranked.append(ClientRanks(client.name, ranks, kind.device, importance, allocation, size, memory, uplink))
-    given = {c.name: c.ranks for c in ranked if c.allocation is not None}
     reusable = loaded if config.mode == "split-federated" else None
-    return RankPlan(_written_out(config, given), method, tuple(ranked), reusable)
+    return RankPlan(resolved, method, tuple(ranked), reusable)
 
 
 def _importances(loaded: LoadedExperiment, clients: Iterable[str]) -> dict[str, dict[int, float]]:
@@ -137,7 +140,7 @@ class _Kind:
         self.targets = _targets(plan, client)
         self._plan, self._client, self._task, self._rows = plan, client, task, rows
         self._shape = full_shape(training)
-        self._predicted: dict[tuple[tuple[str, int], ...], PartyMemory] = {}
+        self._predicted: dict[tuple[bool, tuple[tuple[str, int], ...]], PartyMemory] = {}
         self._uplinks: dict[tuple[tuple[str, int], ...], int] = {}
         if not auto:
             return
@@ -152,12 +155,12 @@ class _Kind:
         positions = training.batch_size * training.max_length
         self.costs = rank_costs(self.memory, self.uplink, self.targets, positions, self.rules.r_min, self.rules.r_max)
 
-    def memory(self, ranks: ByPath) -> PartyMemory:
-        """Predicted for full batches of the longest examples."""
-        key = tuple(ranks.items())
+    def memory(self, ranks: ByPath, whole: Plan | None = None) -> PartyMemory:
+        """Predicted for full batches of the longest examples; ``whole``: the plan with the ranks of all."""
+        key = whole is not None, tuple(ranks.items())
         if key not in self._predicted:  # a trace takes half a second, and clients alike ask for the same
             client = replace(self._client, ranks=ranks)
-            self._predicted[key] = client_memory(self._plan, client, self._task, self._shape, self._rows)
+            self._predicted[key] = client_memory(whole or self._plan, client, self._task, self._shape, self._rows)
         return self._predicted[key]
 
     def uplink(self, ranks: ByPath) -> int:
