@@ -83,7 +83,7 @@ def test_a_target_that_is_never_reached_costs_more_than_was_spent():
     assert two.spent == {"time": 20, "energy": 10, "bytes": 60} and two.least is None
     assert four.value is None and four.least == {"time": 20, "energy": 10, "bytes": 60}
     sheet = leaderboard_sheet("cost-to-target", [two, four], "f1=0.85")
-    assert sheet.rows[1][4] == "0 of 2" and sheet.rows[1][-3] == "> 20.000"
+    assert sheet.rows[1][3] == "0 of 2" and sheet.rows[1][-3] == "> 20.000"
     assert [len(list(leaderboard_pictures("cost-to-target", each))) for each in ([two, four], [four])] == [1, 0]
     lower = [run([9, 5, 2, 3], better="lower", seconds=None)]
     assert only(cost(lower, {"f1": 2.5})).rounds == [2] and only(cost(lower, {"f1": 2.5})).price == "energy"

@@ -36,17 +36,18 @@ def leaderboard_sheet(protocol: str, entries: Sequence[Entry], terms: str) -> Sh
     Args:
         terms: the budget or the target, as it was given.
     """
-    robust = protocol == "robustness"
+    robust, of_cost = protocol == "robustness", protocol == "cost-to-target"
     columns = [Column("task group"), Column("metric"), Column("setting")]
     columns += [Column("perturbed")] if robust else []
-    columns += [Column("runs", True), Column(_VALUE[protocol], True), Column("low", True), Column("high", True)]
+    columns += [] if of_cost else [Column("runs", True)]
+    columns += [Column(name, True) for name in (_VALUE[protocol], "low", "high")]
     columns += [Column(unit, True, spare) for unit, spare in zip(UNITS.values(), (1, 2, 1), strict=True)]
     rows = [_row(protocol, each, robust) for each in entries]
-    notes = [_SAID[protocol], _COSTS, *([] if protocol == "cost-to-target" else [_INTERVALS])]
+    notes = [_SAID[protocol], _COSTS, *([] if of_cost else [_INTERVALS])]
     lower = dict.fromkeys(each.metric for each in entries if each.better == "lower")
     notes += [f"the lower the better: {', '.join(lower)}"] if lower and not robust else []
     title = f"{protocol.replace('-', ' ').capitalize()}{f': {terms}' if terms else ''}"
-    return Sheet("leaderboard", title, columns, rows, [*notes, *without_figure(entries)])
+    return Sheet("leaderboard", title, columns, rows, [*notes, *([] if of_cost else without_figure(entries))])
 
 
 def _row(protocol: str, entry: Entry, robust: bool) -> Sequence[Cell]:
@@ -66,7 +67,8 @@ def _row(protocol: str, entry: Entry, robust: bool) -> Sequence[Cell]:
         if known is None and least is not None:
             spent[-1] = f"> {format_number(shown(name, least))}"
     perturbed = [entry.perturbed or ""] if robust else []
-    return entry.task_group, entry.metric, entry.setting, *perturbed, counted, value, low, high, *spent
+    runs = [] if protocol == "cost-to-target" else [counted]
+    return entry.task_group, entry.metric, entry.setting, *perturbed, *runs, value, low, high, *spent
 
 
 def leaderboard_pictures(protocol: str, entries: Sequence[Entry]) -> Iterator[tuple[str, str]]:
