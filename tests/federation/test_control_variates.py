@@ -1,4 +1,4 @@
-"""Clients whose gradients are corrected by those of their first local step (SCAFFOLD, option I), at unequal ranks."""
+"""Clients whose gradients are corrected by those of their first local step (after SCAFFOLD), at unequal ranks."""
 
 import pytest
 import torch
