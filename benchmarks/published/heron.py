@@ -17,7 +17,10 @@ SETTING = (
     "GPT-2 medium cut after block 6 of 24, rank 8 on `attn.c_attn`, language modelling, batches of 32 x 512 tokens, "
     "float32, one probe"
 )
-CHANGED = "Batch and length could not be read, so that ratios to SplitLoRA are compared; those hardly depend on them."
+CHANGED = (
+    "Batch and length could not be read. These are such that FLOPs are near the paper's own, so that only ratios to "
+    "SplitLoRA are compared; those hardly depend on them."
+)
 
 
 def claims() -> Iterator[Claim]:
