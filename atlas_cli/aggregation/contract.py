@@ -232,8 +232,9 @@ class BaseMethod(ABC):
         LINEAR: where the change of the group's dW, before ranks are cut, is the weighted sum of its clients' changes,
             which may then be normalised by local steps (``aggregation.normalise``): among clients of "any ranks", or of
             "equal ranks" alone, where what a client cannot hold would count as its change. None: nowhere.
-        FIXED_POINT: whether clients that all train the same adapter are delivered exactly that adapter; a test checks
-            it.
+        FIXED_POINT: whether clients that all train the same adapter are delivered exactly that; a test checks it.
+        KEEPS_COMPONENTS: whether a component stays in its place from merge to merge, so that what a codec lost of it in
+            one upload may be added to it in the next (``wire.adapters.feedback``).
         Options: the config section of ``aggregation.options``.
         state: the method's float32 tensors for each group, by group and name; numbers are 0-d. They are in
             checkpoints. ``ExtraTensors.at_server`` tells their shapes. After clustering it may be of another rank than
@@ -254,6 +255,7 @@ class BaseMethod(ABC):
     TAKES_LATE: ClassVar[LateAs | None] = None
     LINEAR: ClassVar[LinearAt | None] = None
     FIXED_POINT: ClassVar[bool] = True
+    KEEPS_COMPONENTS: ClassVar[bool] = False
     Options: ClassVar[type[Section]] = NoOptions
     options: Any = None
 

@@ -211,7 +211,7 @@ class MergeOptimizer:
             mean = sum(update.weight * steps[update.client] ** 2 for update in held) / total
             for update in held:
                 after, by = update.adapters[path], mean / steps[update.client]
-                began = truncated({path: old}, {path: after.rank})[path]
+                began = (truncated({path: old}, {path: after.rank}) if update.late is None else update.late.began)[path]
                 adapters[update.client][path] = _stretched(began, after, by, one_A=self._one_A)
         return [replace(u, weight=u.weight * steps[u.client], adapters=adapters[u.client]) for u in updates]
 

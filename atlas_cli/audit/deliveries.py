@@ -47,8 +47,14 @@ class Deliveries:
         self._require_recorded(client, number, types)
         own = [m for m in self.messages if m.client == client]
         last = max((m.number for m in own if m.round == number and m.type is Activations), default=0)
+        coding = self.federation.aggregator.members[client].coding
         for message in own:
             if message.type in types and (message.round, message.number) < (number, last):
+                if message.round and message.type not in BASE and coding is not None and coding.down is not None:
+                    raise Inapplicable(
+                        "deliveries are sent as changes of earlier ones (wire.deliveries), which are not put together "
+                        "here; record and audit round 1, which begins with what was sent in full"
+                    )
                 yield message
 
     def at_round_start(self, client: str, number: int) -> tuple[dict[str, Tensor], Pieces]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from atlas_cli.audit.evidence import Evidence
 from atlas_cli.audit.figures import Inapplicable
+from atlas_cli.audit.uploads import uploaded
 from atlas_cli.wire.messages import AdapterUpdate
 
 
@@ -29,10 +30,11 @@ def update_norms(evidence: Evidence) -> list[dict[str, Any]]:
                 continue
             try:
                 before = evidence.party(message.client, number).adapters.state()
+                after = uploaded(evidence.federation, message, before)
             except Inapplicable as reason:
                 unknown[message.client] = str(reason)
                 continue
-            norms[message.client] = _norm(message.read(AdapterUpdate).named, before)
+            norms[message.client] = _norm(after, before)
         if norms:
             middle = median(norms.values())
             largest = max(norms.values()) / middle if middle > 0 else None

@@ -236,6 +236,8 @@ def deliver(federation: Federation, clients: Iterable[str], ledger: Ledger) -> N
         alike = (*stored.keys, id(base), member.group, member.part, member.version) if stored is not None else ()
         if aggregator.method.SELECTS:
             alike = (*alike, client)
+        if member.coding is not None:
+            alike = (*alike, federation.plan.by_name[client].key)  # the clients of one key have one codec
         if offload is not None and alike in given:
             first, counted, sent = given[alike]
             offload.share(client, first)

@@ -77,6 +77,8 @@ class Attendance:
         members = aggregator.members
         for client in self.present:
             self.federation.clients[client].train_only(aggregator.parts(client).trained)
+            if (coding := members[client].coding) is not None:
+                coding.begin(members[client].exchanged())
         self.began_with = {c: members[c].ranks for c in self.present}
         under_way = self.federation.under_way
         if under_way is None:

@@ -7,6 +7,7 @@ from dataclasses import fields
 from functools import partial
 
 from atlas_cli.config.schema.experiment import ExperimentConfig
+from atlas_cli.federation.client_state.coding import Coding
 from atlas_cli.federation.client_state.kept_texts import kept_texts_of
 from atlas_cli.federation.client_state.member import Member, weight_of
 from atlas_cli.federation.client_state.new_client import head_of_client, new_client
@@ -113,14 +114,17 @@ def make_clients(
 
     With ``engine.offload`` one client of each kind is built, and clients that start like it share its state.
     """
-    make, served = _client_maker(loaded, cache, texts), _served(loaded)
+    make, served, method = _client_maker(loaded, cache, texts), _served(loaded), method_of(loaded.config)
     members: dict[str, Member] = {}
 
     def add_member(client: ClientPlan, party: Party) -> None:
         weight = weight_of(loaded.config, client, loaded.data[client.task_group])
         layers = served[client.task_group, client.cut]
         adapters = party.exchanged
-        members[client.name] = Member(client.task_group, weight, adapters, party.head, layers, term=party.term)
+        coding = Coding.of(client.wire, method, loaded.config.seed)
+        members[client.name] = Member(
+            client.task_group, weight, adapters, party.head, layers, term=party.term, coding=coding
+        )
 
     offload = offload_of(loaded.config, make, members)
     if offload is None:

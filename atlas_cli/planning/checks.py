@@ -18,10 +18,10 @@ from atlas_cli.models.frozen.rotary import depends_on_length, frequencies_change
 from atlas_cli.planning.devices.devices import check_times, client_devices, server_device
 from atlas_cli.planning.method import method_of
 from atlas_cli.planning.method_checks import check_method
+from atlas_cli.planning.wire_checks import check_wire
 from atlas_cli.tasks import load, require_metric, sequence_classification
 from atlas_cli.tasks._generated import require_text_metrics
 from atlas_cli.tasks.contract import BaseTask
-from atlas_cli.wire.codecs import codec_of
 
 
 def check_before_shapes(config: ExperimentConfig, hf_config: PreTrainedConfig, family: BaseFamily) -> None:
@@ -36,42 +36,9 @@ def check_before_shapes(config: ExperimentConfig, hf_config: PreTrainedConfig, f
     _check_rotary(config, hf_config)
     _check_generated(config, hf_config, family)
     check_method(config, method_of(config))
-    _check_wire(config)
+    check_wire(config, method_of(config))
     client_devices(config), server_device(config)  # every device that is named must be known
     check_times(config)
-
-
-def _check_wire(config: ExperimentConfig) -> None:
-    """Check codecs and their options, where each is asked for."""
-    places = {"wire": config.wire, **{f"clients.{name}.wire": each.wire for name, each in config.clients.items()}}
-    for place, wire in places.items():
-        for kind, (name, asked) in wire.by_kind().items():
-            codec = codec_of(asked, f"{place}.{name}")
-            if asked.feedback and codec.change() is not None:
-                raise ConfigError(
-                    f"{asked.codec} makes good what it lost with a text's next message by itself; remove it",
-                    key=f"{place}.{name}.feedback",
-                )
-            if config.training.asynchrony is not None and (asked.feedback or codec.change() is not None):
-                raise ConfigError(
-                    "what is kept of texts between messages is not with clients that take part at their own pace; "
-                    "take another codec, without feedback",
-                    key=f"{place}.{name}.codec",
-                )
-            if codec.couples_examples and config.privacy.examples is not None:
-                raise ConfigError(
-                    f"{asked.codec} decodes {kind} of one example by those of others, and privacy.examples bounds "
-                    "each alone; take another codec",
-                    key=f"{place}.{name}.codec",
-                )
-    for spec in config.expanded_clients():
-        sent = spec.wire.activations
-        if spec.learns == "frozen" and sent is not None and not codec_of(sent, f"{spec.key}.wire").by_token:
-            raise ConfigError(
-                f"{sent.codec} does not encode each token alone, and a frozen client sends a text once, for all "
-                "batches; take none, bfloat16, int8, int4, nf4 or top-k",
-                key=f"{spec.key}.wire.activations",
-            )
 
 
 def check_example_noise(

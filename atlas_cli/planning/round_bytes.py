@@ -18,6 +18,7 @@ from atlas_cli.planning.method import method_of, shares_gradients
 from atlas_cli.planning.plan import ClientPlan, Plan
 from atlas_cli.tasks.contract import BaseTask
 from atlas_cli.wire.messages import Adapters, BaseRows, BaseTotal, FirstGradients, MeanGradients, NamedTensors
+from atlas_cli.wire.parameter_codec import RANKS, ParameterCodec
 
 
 class Shape(NamedTuple):
@@ -105,13 +106,18 @@ def round_messages(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape)
     layers = {path: Layer(rank, *plan.sizes[path]) for path, rank in client.ranks.items()}
     extra = method.extra_tensors(layers)
 
-    def merged(parts: Sequence[str], more: Shapes) -> list[int]:
-        adapters = Adapters("", _factors(plan, client.ranks, "lora_", parts), _empty(more))
-        return [message.bytes for message in (adapters, NamedTensors("", head)) if message.tensors]
+    def merged(name: str, parts: Sequence[str], more: Shapes) -> list[int]:
+        adapters, of_head = _factors(plan, client.ranks, "lora_", parts), head
+        if (codec := ParameterCodec.of(client.wire, name)) is not None:
+            adapters, of_head = _blank(codec, adapters), _blank(codec, head)
+            if method.PRUNES and name == "adapters":
+                adapters[RANKS] = torch.empty(len(client.ranks), dtype=torch.int32, device="meta")
+        messages = Adapters("", adapters, _empty(more)), NamedTensors("", of_head)
+        return [message.bytes for message in messages if message.tensors]
 
     turns = [method.parts_of(merge) for merge in TURNS]
-    up = max((merged(turn.sent, extra.up) for turn in turns), key=sum)
-    down = max((merged(turn.delivered, extra.down) for turn in turns), key=sum)
+    up = max((merged("adapters", turn.sent, extra.up) for turn in turns), key=sum)
+    down = max((merged("deliveries", turn.delivered, extra.down) for turn in turns), key=sum)
     if not client.ranks:
         up, down = [], []
     if shares_gradients(config) and client.ranks:
@@ -126,6 +132,11 @@ def round_messages(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape)
     if beside := plan.beside(client):
         down.append(max(BaseTotal("", _factors(plan, beside, "base_", turn.delivered)).bytes for turn in turns))
     return RoundMessages(step, tuple(client.uploads(training)), tuple(up), tuple(down))
+
+
+def _blank(codec: ParameterCodec, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Parameters as a codec sends them, on the meta device."""
+    return codec.blank({name: tuple(tensor.shape) for name, tensor in tensors.items()})
 
 
 def _factors(plan: Plan, ranks: Mapping[str, int], prefix: str, parts: Sequence[str]) -> dict[str, torch.Tensor]:

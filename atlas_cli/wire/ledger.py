@@ -6,8 +6,14 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
 from atlas_cli.wire.lost import Lost
-from atlas_cli.wire.messages import Direction, HiddenStates, Message
+from atlas_cli.wire.messages import Direction, HiddenStates, Message, NamedTensors
 
+# by which key of ``wire`` a message that is none of a step is encoded
+_ASKED: dict[tuple[str, Direction], str] = {
+    ("adapters", "down"): "deliveries",
+    ("head", "down"): "deliveries",
+    ("head", "up"): "adapters",
+}
 _COUNTED = ("messages", "bytes", "payload_bytes", "closed_form_bytes", "sizes")
 
 
@@ -49,7 +55,7 @@ class Ledger:
         entry.payload_bytes += message.payload_bytes
         entry.closed_form_bytes += closed_form
         entry.sizes.append(message.bytes)
-        entry.lose(message.lost if isinstance(message, HiddenStates) else None)
+        entry.lose(message.lost if isinstance(message, HiddenStates | NamedTensors) else None)
         if self.watch is not None:
             self.watch(message)
         whose = message.client, message.direction
@@ -91,9 +97,10 @@ class Ledger:
     def lost(self, clients: Collection[str]) -> dict[str, dict[str, float | None]]:
         """What codecs lost of some clients' messages, by kind; kinds without a codec are left out."""
         found: dict[str, Lost] = {}
-        for (client, kind, _), entry in sorted(self.entries.items(), key=lambda item: item[0]):
+        for (client, kind, way), entry in sorted(self.entries.items(), key=lambda item: item[0]):
             if client in clients and entry.lost is not None:
-                found[kind] = found.get(kind, Lost()) + entry.lost
+                asked = _ASKED.get((kind, way), kind)
+                found[asked] = found.get(asked, Lost()) + entry.lost
         return {kind: found[kind].figures() for kind in sorted(found)}
 
     def records(self, round_number: int) -> list[dict[str, object]]:

@@ -250,9 +250,10 @@ class Fingerprint(Message, kind="fingerprint", direction="up"):
 
 @dataclass(frozen=True, eq=False)
 class NamedTensors(Message):
-    """A message whose tensors have names of their own, such as those of layers."""
+    """A message whose tensors have names of their own, such as those of layers; encoded, those of a codec's parts."""
 
     named: Mapping[str, Tensor]
+    lost: Lost | None = field(default=None, kw_only=True)  # as in HiddenStates
 
     @property
     def tensors(self) -> dict[str, Tensor]:

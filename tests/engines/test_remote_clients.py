@@ -79,6 +79,11 @@ CASES = {
         "training": {"labels": "client", "local_steps": 8, "rounds": 2},
         "faults": {"crash_at": {"b": {"round": 2, "step": 1}}},
     },
+    "adapters coded both ways": {
+        "wire": {"adapters": {"codec": "int4", "feedback": True}, "deliveries": {"codec": "int8"}},
+        "training": {"labels": "client"},
+        "faults": {"crash_at": {"b": {"round": 2, "step": 1}}},
+    },
     "padding hidden": {"privacy": {"mask_gradients": True, "pad_lengths": 8}},
     "DP-SGD": {"privacy": {"examples": {"clip": 1.0, "noise_multiplier": 0.5}}},
     "noisy activations": {"privacy": {"activations": {"clip": 1.0, "noise_multiplier": 0.1}}},

@@ -24,6 +24,7 @@ from atlas_cli.aggregation.padding import padded_means
 class Method(BaseMethod):
     """Averages padded factors, and merges what the average misses into the base."""
 
+    KEEPS_COMPONENTS = True
     CHANGES_BASE = True
 
     def aggregate(self, current: Adapters, updates: Sequence[Update], context: Context) -> Merge:

@@ -22,6 +22,7 @@ from atlas_cli.aggregation.padding import padded_means
 class Method(BaseMethod):
     """Averages A; every client keeps its own B."""
 
+    KEEPS_COMPONENTS = True
     SENT = DELIVERED = ("A",)
     GROUP_ADAPTER = False
 

@@ -19,6 +19,7 @@ from atlas_cli.aggregation.padding import padded_means
 class Method(BaseMethod):
     """Averages B over one frozen, shared A."""
 
+    KEEPS_COMPONENTS = True
     SENT = DELIVERED = TRAINED = ("B",)
     TAKES_LATE = "factors"
     LINEAR = "equal ranks"

@@ -30,6 +30,7 @@ from atlas_cli.config.schema.section import Section
 class Method(BaseMethod):
     """Averages padded factors weighted by the norms of updates; ranks may shrink."""
 
+    KEEPS_COMPONENTS = True
     PRUNES = True
     UNWEIGHTED = "weighs adapters by the norms of updates, a layer at a time"
 

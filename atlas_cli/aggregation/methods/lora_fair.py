@@ -26,6 +26,8 @@ from atlas_cli.config.schema.section import Section
 class Method(BaseMethod):
     """Averages padded factors, and corrects B."""
 
+    KEEPS_COMPONENTS = True
+
     class Options(Section):
         """Options of the correction."""
 

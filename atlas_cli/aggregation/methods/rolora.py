@@ -24,6 +24,7 @@ from atlas_cli.aggregation.padding import padded_changes
 class Method(BaseMethod):
     """Trains and merges B and A in turn."""
 
+    KEEPS_COMPONENTS = True
     CUTS_MAY_DIFFER = False  # the server would train both factors of the layers that it holds for some
 
     def parts_of(self, merge: int) -> Parts:

@@ -48,6 +48,7 @@ from atlas_cli.aggregation.padding import padded_means
 class Method(BaseMethod):
     """Averages padded factors of clients whose gradients are corrected by control variates."""
 
+    KEEPS_COMPONENTS = True
     CUTS_MAY_DIFFER = False  # the server has no control variate of the layers that it holds for some
 
     def aggregate(self, current: Adapters, updates: Sequence[Update], context: Context) -> Merge:

@@ -20,6 +20,7 @@ from atlas_cli.aggregation.padding import padded_means
 class Method(BaseMethod):
     """Averages factors that are padded with zeros."""
 
+    KEEPS_COMPONENTS = True
     TAKES_LATE = "factors"
 
     def aggregate(self, current: Adapters, updates: Sequence[Update], context: Context) -> Merge:

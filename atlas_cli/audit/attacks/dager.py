@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from atlas_cli.audit.attacks.contract import BaseAttack
 from atlas_cli.audit.evidence import UNSPLIT, Evidence, Step
 from atlas_cli.audit.figures import Figure, Inapplicable, require_examples, share_interval
+from atlas_cli.audit.uploads import uploaded
 from atlas_cli.models.block_paths import layer_of
 from atlas_cli.models.halves.split import run_half
 from atlas_cli.wire.messages import AdapterUpdate
@@ -87,9 +88,10 @@ def _lowest(evidence: Evidence, client: str) -> str:
 def _span(evidence: Evidence, step: Step, path: str) -> Tensor:
     """Orthonormal rows (k, d) that span the update of A, as far as it is above the rounding of A."""
     name = f"{path}.lora_A"
-    before = evidence.party(step.client, step.round).adapters.state()[name].cpu()
+    state = evidence.party(step.client, step.round).adapters.state()
+    before = state[name].cpu()
     after = next(
-        m.read(AdapterUpdate).named[name]
+        uploaded(evidence.federation, m, state)[name]
         for m in evidence.messages
         if (m.round, m.client, m.type) == (step.round, step.client, AdapterUpdate)
     )

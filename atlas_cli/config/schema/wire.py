@@ -20,13 +20,15 @@ class CodecConfig(Section):
     )
     feedback: bool = Field(
         False,
-        description="Of gradients: what a codec lost of a text is kept, and added to the text's next gradient.",
+        description="Of gradients: what a codec lost of a text is kept, and added to the text's next gradient. Of "
+        "adapters: what it lost of an upload is kept at the client, and added to its next one.",
         examples=[True],
     )
 
 
 class WireConfig(Section):
-    """In which bytes the messages of a local step are sent, by their kind; without a key, as they are computed.
+    """In which bytes messages are sent, by their kind: those of a local step, and adapters and heads at the ends of
+    rounds. Without a key they are sent as they are computed.
 
     It saves bytes and is not a defence.
     """
@@ -48,6 +50,18 @@ class WireConfig(Section):
         description="With `training.labels: client`, what goes up for the features; without it, as `gradients`.",
         examples=[{"codec": "bfloat16"}],
     )
+    adapters: CodecConfig | None = Field(
+        None,
+        description="What clients send up after their local steps: adapters, and heads where they train them, as "
+        "changes of what they were delivered.",
+        examples=[{"codec": "int4"}],
+    )
+    deliveries: CodecConfig | None = Field(
+        None,
+        description="What comes down after a merge: adapters and heads, as changes of what a client holds. The first "
+        "delivery is sent as it is.",
+        examples=[{"codec": "int8"}],
+    )
 
     header: Literal["safetensors", "compact"] | None = Field(
         None,
@@ -61,7 +75,7 @@ class WireConfig(Section):
         return other.model_copy(update={name: own for name in type(self).model_fields if (own := getattr(self, name))})
 
     def by_kind(self) -> dict[str, tuple[str, CodecConfig]]:
-        """The codec of each kind of message, with the key that asks for it; none of what is sent as it is."""
+        """The codec of each kind of message of a step, with the key that asks for it; none of what is sent as it is."""
         found = {
             "activations": "activations",
             "gradients": "gradients",
@@ -75,3 +89,12 @@ class WireConfig(Section):
     def acts(self) -> bool:
         """Whether any message is another than without it."""
         return bool(self.by_kind()) or self.header == "compact"
+
+    def of_parameters(self) -> dict[str, CodecConfig]:
+        """The codecs of ``adapters`` and ``deliveries``; none of what is sent as it is."""
+        asked = {"adapters": self.adapters, "deliveries": self.deliveries}
+        return {name: codec for name, codec in asked.items() if codec and codec.codec != "none"}
+
+    def asked(self) -> list[CodecConfig]:
+        """All codecs; none of what is sent as it is."""
+        return [*(codec for _, codec in self.by_kind().values()), *self.of_parameters().values()]

@@ -53,6 +53,7 @@ class SentState(NamedTuple):
         party.train_only(self.trained)
         state = ClientState(*(unpack(each, party.device) for each in self.packed))
         changes = named_changes(member.adapters.frozen) or state.base_changes
-        wire = {**party.wire.state_dict("server"), **state.wire}
+        uploads = member.coding.state_dict() if member.coding is not None else {}
+        wire = {**party.wire.state_dict("server"), **uploads, **state.wire}
         state._replace(base_changes=changes, wire=wire).load(party, member)
         party.privacy = self.privacy

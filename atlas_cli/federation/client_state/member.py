@@ -13,6 +13,7 @@ from atlas_cli.aggregation.contract import ClientTerm
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.data.prepare import PreparedGroup
 from atlas_cli.errors import AtlasError
+from atlas_cli.federation.client_state.coding import Coding
 from atlas_cli.hashing import sha256_tensors
 from atlas_cli.models.adapters.lora import AdapterSet
 from atlas_cli.planning.plan import ClientPlan
@@ -78,6 +79,7 @@ class Member:
         delivered_sha256: hash of the last delivery.
         cluster: the cluster of the client; None where adapters are merged by task group.
         term: the aggregation method's term in the client's local training, or None.
+        coding: how its adapters and head are encoded for the wire; None: they are sent as they are.
         stored: keys of an idle client's state in the store (``engine.offload``); its adapters and head cannot be read
             meanwhile.
     """
@@ -91,6 +93,7 @@ class Member:
     delivered_sha256: str | None = None
     cluster: str | None = None
     term: ClientTerm | None = None
+    coding: Coding | None = None
     stored: StoredState | None = None
     _hashed: _Hashed | None = field(default=None, repr=False, compare=False)
 
@@ -108,6 +111,8 @@ class Member:
         self.__dict__.pop("adapters", None)
         self.__dict__.pop("head", None)
         self.term, self.stored, self._hashed = None, stored, None
+        if self.coding is not None:
+            self.coding.forget()
 
     def bring_in(self, adapters: AdapterSet, head: nn.Module | None, term: ClientTerm | None) -> None:
         """Refer to the adapters, the head and the method's term of a newly built client."""

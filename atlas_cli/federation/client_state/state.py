@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from atlas_cli.federation.client_state.base_changes import changes_by_path, named_changes
+from atlas_cli.federation.client_state.coding import lost_of
 from atlas_cli.federation.client_state.member import Member
 from atlas_cli.federation.parties.optimizers import load_moments, moments_of
 from atlas_cli.federation.parties.party import Party
@@ -27,7 +28,8 @@ class ClientState(NamedTuple):
         moments: of its optimizers: ``<optimizer>/<parameter>/<moment>``.
         base_changes: changes of its frozen weights, where the method merges into the base (``named_changes``).
         term: what the method keeps at the client (``ClientTerm.state_dict``).
-        wire: what codecs keep of its texts, at both ends (``StepCodecs.state_dict``).
+        wire: what codecs keep of its texts, at both ends (``StepCodecs.state_dict``), and of its uploads
+            (``Coding.state_dict``).
     """
 
     exchanged: Mapping[str, Tensor]
@@ -43,7 +45,8 @@ class ClientState(NamedTuple):
         for i, optimizer in enumerate(party.optimizers()):
             moments |= {f"{i}/{name}": value for name, value in moments_of(optimizer).items()}
         term = party.term.state_dict() if party.term is not None else {}
-        return cls(member.exchanged(), moments, named_changes(member.adapters.frozen), term, party.wire.state_dict())
+        wire = party.wire.state_dict() | (member.coding.state_dict() if member.coding is not None else {})
+        return cls(member.exchanged(), moments, named_changes(member.adapters.frozen), term, wire)
 
     def copy(self) -> ClientState:
         """Copies of what training writes to; base changes and what codecs keep are replaced and never written to."""
@@ -77,6 +80,10 @@ class ClientState(NamedTuple):
         require_tensor(party.term is not None or not self.term, f"term/{next(iter(self.term), '')}", "is of no method")
         if party.term is not None:
             party.term.load_state_dict({name: value.to(party.device, copy=True) for name, value in self.term.items()})
-        party.wire.load_state_dict(self.wire)
+        of_texts, of_uploads = lost_of(self.wire)
+        party.wire.load_state_dict(of_texts)
+        require_tensor(member.coding is not None or not of_uploads, "wire", "is of no codec")
+        if member.coding is not None:
+            member.coding.load_state_dict(of_uploads, member.exchanged())
         member.adapters.frozen.clear()
         member.adapters.frozen.update(changes_by_path(self.base_changes, party.device))

@@ -14,6 +14,7 @@ from atlas_cli.aggregation.contract import (
     BaseMethod,
     Context,
     Factors,
+    Late,
     Layer,
     Parts,
     Update,
@@ -28,7 +29,9 @@ from atlas_cli.aggregation.merge_optimizer import MergeOptimizer
 from atlas_cli.aggregation.mixing import mix, similarity
 from atlas_cli.aggregation.selection import as_run
 from atlas_cli.errors import AtlasError
+from atlas_cli.federation.client_state.coding import Sent
 from atlas_cli.federation.client_state.member import Member
+from atlas_cli.federation.merging.contested_layers import contested, updates_of_server
 from atlas_cli.federation.merging.earlier_versions import EarlierVersions
 from atlas_cli.federation.merging.group_weights import GroupWeights
 from atlas_cli.federation.merging.heads import merge_head
@@ -58,6 +61,7 @@ from atlas_cli.storage.state_dict import (
 )
 from atlas_cli.wire.ledger import Ledger
 from atlas_cli.wire.messages import AdapterUpdate, Delivery, HeadDelivery, HeadUpdate
+from atlas_cli.wire.parameter_codec import adapter_shapes
 
 
 class Aggregator:
@@ -183,7 +187,9 @@ class Aggregator:
         if not any(sent.values()):
             return None
         clients = list(sent)
-        updates = [self.update(client, own) for client, own in sent.items() if own] + self._of_server(group, clients)
+        updates = [self.update(client, own) for client, own in sent.items() if own]
+        server_held = contested(self.uppers.get(group), self.groups[group].merged)
+        updates += updates_of_server(server_held, [self.members[client] for client in clients])
         if self.noise is not None and self.noise.where == "server":
             current, head = self.groups[group].merged, self.head_of(clients[0])
             updates, sent = self.noise.mean(group, current, head, self.parts(clients[0]).sent, updates, sent)
@@ -267,8 +273,14 @@ class Aggregator:
         one = next(member.adapters.parameters())
         checks.require_tensors(self.method, "extras_for", extras, told.down, "down", dtype=one.dtype)
         message = Delivery(client, parts_of(delivered, sent), {n: t.to(one.device) for n, t in extras.items()})
-        if message.tensors:
-            ledger.count(message, Delivery.closed_form(member.ranks, self.features, sent, elements(told.down)))
+        form, head = Delivery.closed_form(member.ranks, self.features, sent, elements(told.down)), self.head_of(client)
+        down = Sent(message, form, HeadDelivery(client, head), member.head_bytes(), {**delivered, **head})
+        if member.coding is not None:
+            shapes, of = adapter_shapes(member.ranks, self.features, sent), (member.group, of_group.version)
+            down = member.coding.deliver(down, None if first else member.exchanged(), shapes, of)
+            delivered, head = ({name: down.values[name] for name in each} for each in (delivered, head))
+        if down.adapters.tensors:
+            ledger.count(down.adapters, down.form)
         if member.term is not None:
             member.term.receive(message.extra)
         replaced = {part for part in PARTS if part in sent or not are_equal(parts_of(delivered, (part,)), before)}
@@ -276,8 +288,8 @@ class Aggregator:
         if self.method.CHANGES_BASE or self.method.SELECTS:
             self._send_base(client, ledger)
             self.attach_base(client)
-        if head := self.head_of(client):
-            ledger.count(HeadDelivery(client, head), member.head_bytes())
+        if head:
+            ledger.count(down.head, down.head_form)
             member.load_head(head)
             replaced.add("head")
         member.version = of_group.version
@@ -308,7 +320,7 @@ class Aggregator:
 
     def give_server(self, group: str) -> None:
         """Load the merged values into the server's own copies of a group's adapters; nothing crosses the wire."""
-        held = self._contested(group)
+        held = contested(self.uppers.get(group), self.groups[group].merged)
         delivered = self._delivered(self.groups[group].merged, factors_to_merge(held), held.ranks)
         held.load(release(delivered, scales_of(held)))
         if held.adapters:
@@ -351,47 +363,38 @@ class Aggregator:
             held = self.noise.protect(client, held, scales_of(member.adapters))
         message = AdapterUpdate(client, parts_of(held, parts), extra)
         form = AdapterUpdate.closed_form(member.ranks, self.features, parts, elements(told.up))
-        ledger.count(message, form)
-        if head := {name: tensor for name, tensor in held.items() if name.startswith("head.")}:
-            ledger.count(HeadUpdate(client, head), member.head_bytes())
-        return {**message.tensors, **head}
+        head = {name: tensor for name, tensor in held.items() if name.startswith("head.")}
+        up = Sent(message, form, HeadUpdate(client, head), member.head_bytes(), {**message.tensors, **head})
+        if member.coding is not None:
+            shapes, merge = adapter_shapes(member.ranks, self.features, parts), self.groups[member.group].version + 1
+            offered = {**release(self.held_of(client), scales_of(member.adapters)), **self.head_of(client)}
+            up = member.coding.upload(up, offered, shapes, merge)
+        ledger.count(up.adapters, up.form)
+        if head:
+            ledger.count(up.head, up.head_form)
+        return up.values
 
     def update(self, client: str, sent: Mapping[str, Tensor]) -> Update:
         """A client's update as scale-free factors."""
         member = self.members[client]
         scales = scales_of(member.adapters)
         # what is not uploaded is, for the server, what it has itself
-        known = release(self.held_of(client), scales)
+        began = None if member.coding is None else member.coding.began(member.adapters.state())
+        known = release(self.held_of(client), scales) if began is None else to_merge(began)
         message = AdapterUpdate.of(client, to_merge({n: t for n, t in sent.items() if not n.startswith("head.")}))
         adapters = absorb({**known, **parts_of(message.named, self.parts(client).sent)}, scales)
         of_group = self.groups[member.group]
         own = of_group.components(client, member.ranks)
         whole = as_run(of_group.merged, own, adapters)
         weight = member.weight if self.optimizer is None else self.optimizer.per_step(client, member.weight)
-        update = Update(client, weight, whole, message.extra, components=own)
+        late = None if began is None else Late(absorb(to_merge(began), scales), 1.0)
+        update = Update(client, weight, whole, message.extra, late, own)
         return update if self.earlier is None else self.earlier.seen(update, self.held_of(client))
 
     def head_of(self, client: str) -> dict[str, Tensor]:
         """The group's head, named as in a client's messages; empty where clients have none."""
         member = self.members[client]
         return {f"head.{n}": p.detach() for n, p in self._head(member.part)} if member.head is not None else {}
-
-    def _contested(self, group: str) -> AdapterSet:
-        """The server's adapters on layers that clients of the group adapt, too."""
-        upper = self.uppers[group].adapters.adapters if group in self.uppers else {}
-        return AdapterSet({path: a for path, a in upper.items() if path in self.groups[group].merged})
-
-    def _of_server(self, group: str, clients: Sequence[str]) -> list[Update]:
-        """What the server trained on contested layers: an update for each set of layers that it serves."""
-        factors = factors_to_merge(self._contested(group))
-        weights: dict[frozenset[str], float] = {}
-        for member in (self.members[client] for client in clients):
-            if member.served:
-                weights[member.served] = weights.get(member.served, 0.0) + member.weight
-        return [
-            Update(f"server (for {len(served)} layers)", weight, {p: f for p, f in factors.items() if p in served})
-            for served, weight in weights.items()
-        ]
 
     def _head(self, part: str) -> list[tuple[str, nn.Parameter]]:
         return [(n, p) for n, p in self.heads[part].named_parameters() if p.requires_grad] if part in self.heads else []

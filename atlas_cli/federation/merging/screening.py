@@ -83,9 +83,11 @@ def too_large(
     """
     merged, norms = aggregator.groups[group].merged, dict[str, float]()
     for client, tensors in sent.items():
-        after = aggregator.update(client, tensors).adapters
+        update = aggregator.update(client, tensors)
+        after = update.adapters
         # ranks may be lower than delivered (``PRUNES``), or the group's (``SELECTS``)
         before = truncated(merged, {path: max(rank, after[path].rank) for path, rank in ranks[client].items()})
+        before = before if update.late is None else update.late.began
         norms[client] = change_norm(*(worths(aggregator.method, each) for each in (after, before)))
     if not norms:
         return {}
