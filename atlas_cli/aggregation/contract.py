@@ -224,8 +224,7 @@ class BaseMethod(ABC):
         CUTS_MAY_DIFFER: whether a layer may lie on the server for some of the group's clients. The server is then one
             more holder of the layer. This needs both parts to be sent, and a base that does not change.
         EQUAL_CLIENTS: whether each client counts once, whatever ``aggregation.weights`` says.
-        UNWEIGHTED: what it does instead of weighting by ``aggregation.weights``, after the method's name; None: it
-            weights.
+        UNWEIGHTED: what it does instead of weighting by ``aggregation.weights``, after its name; None: it weights.
         TAKES_LATE: how it takes updates that began from earlier versions of the group's adapter: "products", it adds up
             changes of dW and reads ``Update.late``; "factors", it is given A and B as if they had begun now: the
             present ones and what they changed by. None: not at all.
@@ -233,8 +232,7 @@ class BaseMethod(ABC):
             which may then be normalised by local steps (``aggregation.normalise``): among clients of "any ranks", or of
             "equal ranks" alone, where what a client cannot hold would count as its change. None: nowhere.
         FIXED_POINT: whether clients that all train the same adapter are delivered exactly that; a test checks it.
-        KEEPS_COMPONENTS: whether a component stays in its place from merge to merge, so that what a codec lost of it in
-            one upload may be added to it in the next (``wire.adapters.feedback``).
+        KEEPS_COMPONENTS: whether components stay in place, so that what an upload lost of one may be added to the next.
         Options: the config section of ``aggregation.options``.
         state: the method's float32 tensors for each group, by group and name; numbers are 0-d. They are in
             checkpoints. ``ExtraTensors.at_server`` tells their shapes. After clustering it may be of another rank than

@@ -111,7 +111,7 @@ class Costs:
         return self._memory[key]
 
     def _messages_of(self, client: ClientPlan, rank: object, shape: Shape, codec: str | None) -> RoundMessages:
-        own = client.key if client.wire.acts else ""
+        own = client.key if client.wire.acts or client.wire.of_parameters() else ""
         key = client.cut, rank, client.dtype, client.learns, shape, codec, own, client.task_group
         if key not in self._messages:
             client = self._encoded(client, codec)
