@@ -31,7 +31,7 @@ def wire_problems(config: ExperimentConfig) -> Iterator[Problem]:
         if client.wire.gradients is not None and client.learns in ("frozen", "auxiliary"):
             path = ("clients", name, "wire", "gradients")
             yield Problem(path, f"no gradient comes back to a client that learns: {client.learns}; remove it")
-        if client.learns == "frozen":
+        if client.learns == "frozen" and not all(each.learns == "frozen" for each in config.clients.values()):
             for kind in client.wire.of_parameters():
                 yield Problem(("clients", name, "wire", kind), "a frozen client has no adapters; remove it")
 
@@ -42,6 +42,8 @@ def _problems_of_parameters(config: ExperimentConfig, path: KeyPath, wire: WireC
     for kind in wire.of_parameters():
         if config.mode in ("local-only", "centralized"):
             yield Problem((*path, kind), f"acts on what is merged, and mode is {config.mode}; remove it")
+        if all(client.learns == "frozen" for client in config.clients.values()):
+            yield Problem((*path, kind), "acts on what is merged, and no client has adapters; remove it")
         if config.training.asynchrony is not None:
             yield Problem(
                 (*path, kind),

@@ -71,9 +71,9 @@ class ParameterCodec:
         return {n: torch.empty(p.shape, dtype=p.dtype, device="meta") for n, p in self.layout(shapes).items()}
 
     def encode(self, tensors: Tensors, generator: torch.Generator) -> Coded:
-        """Encode tensors, all of them finite."""
+        """Encode tensors, all of them finite, in the order of their names."""
         found: dict[str, list[Tensor]] = {}
-        for name, tensor in tensors.items():
+        for name, tensor in sorted(tensors.items()):
             for part, sent in self._codec.encode(_tokens(name, tensor), generator).items():
                 found.setdefault(part, []).append(sent.flatten())
         parts = {part: torch.cat(each) for part, each in found.items()}
@@ -85,7 +85,7 @@ class ParameterCodec:
         """The tensors, of float32."""
         done = dict.fromkeys(parts, 0)
         found: dict[str, Tensor] = {}
-        for name, shape in shapes.items():
+        for name, shape in sorted(shapes.items()):
             tokens, own = _as_tokens(name, shape), dict[str, Tensor]()
             for part, sent in self._codec.layout(tokens, torch.float32).items():
                 size = math.prod(sent.shape)

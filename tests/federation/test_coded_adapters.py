@@ -72,7 +72,8 @@ def a_round(made, number, cohort=COHORT):
 )
 def test_bytes_are_those_of_the_plan_and_clients_hold_what_was_decoded(method, labels, ready):
     wire = UP if method in REFUSED else UP | DOWN
-    made = ready(method, wire, training={"labels": labels})
+    options = {"options": {"heads": 4, "size": 8}} if method == "ravan" else {}
+    made = ready(method, wire, training={"labels": labels}, aggregation=options)
     for number in (1, 2):
         _, _, ledger = a_round(made, number)
         for client in COHORT:

@@ -86,7 +86,9 @@ def too_large(
         update = aggregator.update(client, tensors)
         after = update.adapters
         # ranks may be lower than delivered (``PRUNES``), or the group's (``SELECTS``)
-        before: Adapters = truncated(merged, {path: max(rank, after[path].rank) for path, rank in ranks[client].items()})
+        before: Adapters = truncated(
+            merged, {path: max(rank, after[path].rank) for path, rank in ranks[client].items()}
+        )
         before = before if update.late is None else update.late.began
         norms[client] = change_norm(*(worths(aggregator.method, each) for each in (after, before)))
     if not norms:
