@@ -3,7 +3,7 @@
     python benchmarks/learning.py                            three seeds of configs/quickstart.yaml: hours on 2 cores
     python benchmarks/learning.py --seeds 1 --ways frozen --target 0.7
     python benchmarks/learning.py --seeds 1 training.rounds=1 training.local_steps=4     shows that all works
-    python benchmarks/learning.py --write                    and write docs/results/learning.md
+    python benchmarks/learning.py --write                    and write docs/results/learning.md, but for its text
 
 Each way trains the same config, every client on a phone-6gib; overrides are for all ways alike. Accuracy is the mean
 over task groups of the held-out test parts after the last round. The peak is the predicted one of the client that needs
@@ -143,6 +143,11 @@ def row_of(way: str, runs: Sequence[Outcome]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def with_text_of(before: str, page: str) -> str:
+    """A new page with the sections below the table of the one before, which are written by hand."""
+    return page + "".join(before.partition("\n## ")[1:])
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the comparison, print a Markdown table, and write it where asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -164,8 +169,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         changed = f" with {', '.join(given.overrides)}" if given.overrides else ""
         seeds = f"{given.seeds} seed{'s' if given.seeds > 1 else ''}"
         conditions = f"configs/quickstart.yaml{changed}, {seeds}, {os.cpu_count()} CPU cores, torch {torch.__version__}"
-        text = INTRODUCTION.format(conditions=conditions, device=DEVICE, target=given.target)
-        PAGE.write_text(text + "\n".join(table) + "\n", encoding="utf-8", newline="\n")
+        text = INTRODUCTION.format(conditions=conditions, device=DEVICE, target=given.target) + "\n".join(table) + "\n"
+        before = PAGE.read_text(encoding="utf-8") if PAGE.exists() else ""
+        PAGE.write_text(with_text_of(before, text), encoding="utf-8", newline="\n")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """``benchmarks/learning.py``: the configs that it trains, and what is read off a run."""
 
 import pytest
-from learning import CONFIG, WAYS, changes_of, reached
+from learning import CONFIG, WAYS, changes_of, reached, with_text_of
 
 from atlas_cli.config.load import load_config
 
@@ -24,3 +24,8 @@ def test_target_is_of_the_mean_over_groups_at_the_first_evaluation_that_has_it()
     assert reached(lines, 0.6) == (3.0, 30.0)  # rounds 0 to 2, each once; what is there before training counts not
     assert reached(lines, 0.8) == (6.0, 40.0)
     assert reached(lines, 0.95) == (None, None)
+
+
+def test_what_is_written_about_a_table_stays_below_the_next():
+    assert with_text_of("old\n\n## Read so\n\ntext\n", "new\n") == "new\n\n## Read so\n\ntext\n"
+    assert with_text_of("", "new\n") == "new\n"
