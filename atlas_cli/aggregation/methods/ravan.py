@@ -16,6 +16,8 @@ d_out) numbers, and the others as factors of as many. The frozen base is not cha
 hold; moments of H and s are reset by a delivery.
 
 With m near sqrt(r (d_in + d_out) / h), r the largest rank, the strongest clients train all heads.
+Refused with it is what reads or draws A and B: ``privacy.examples``, ``clustering``, ``audit``, adapters to start from,
+``lora.rslora``, ``auto`` as a rank or split layer, and optimizers of the server.
 """
 
 from __future__ import annotations
