@@ -52,7 +52,8 @@ def compressed_steps(federation: Federation, clients: Collection[str], number: i
     without dropout and mechanisms of ``privacy``.
     """
     plans, found = federation.plan.by_name, dict[str, CompressedStep]()
-    coded = [client for client in clients if federation.plan.codecs(plans[client]).codecs]
+    asked = [client for client in clients if plans[client].wire.by_kind()]
+    coded = [client for client in asked if federation.clients[client].wire.codecs]
     for group in federation.group_names:
         of_group = [client for client in coded if federation.group_of(client) == group]
         if not of_group:
