@@ -126,8 +126,9 @@ class StepCodecs:
         if texts is not None and change is not None:
             seen = self._seen(f"sent/{kind}", texts)
             known, real = self.memory.read(f"sent/{kind}", texts, self.width), texts.mask.unsqueeze(-1)
-            parts = codec.encode((values * real)[~seen], generator)
-            changed = change.encode(((values.float() - known) * real)[seen], generator)
+            values = values * real  # of padding nothing is kept, and nothing counts as lost
+            parts = codec.encode(values[~seen], generator)
+            changed = change.encode((values.float() - known)[seen], generator)
             parts |= {f"{CHANGE}{name}": part for name, part in changed.items()}
             decoded = self._decoded(f"sent/{kind}", codec, parts, texts)
         elif texts is not None and kind in self.feedback:

@@ -63,6 +63,8 @@ def test_first_messages_are_whole_and_both_ends_keep_the_same(words):
     sent, found = send(sender, receiver, 1, [2, 1], [moved[2], moved[1]])
     assert found[0, :2].equal(moved[2]) and 0 < (found[1] - moved[1]).abs().max() < 0.01
     assert sent.payload_bytes == 4 * 2 + 2 * 5 + 4 * 5 * D + 5 * (D // 2 + 4)  # numbers, mask, one whole, one change
+    exact = torch.cat([moved[2], moved[1]]).norm()
+    assert sent.lost.figures()["relative_error"] == pytest.approx(float((found[1] - moved[1]).norm() / exact), rel=1e-4)
     kept = [wire.memory.state_dict() for wire in (sender, receiver)]
     assert [sorted(name.partition("/")[2] for name in each) for each in kept] == [
         ["activations/0", "activations/1", "activations/2"]
