@@ -39,6 +39,7 @@ ROOT = Path(__file__).parents[1]
 PAGE, PICTURE = ROOT / "docs" / "results" / "compression.md", ROOT / "docs" / "images" / "compression"
 LINK = "{compute: 20 GFLOP/s, uplink: 10 Mbit/s, downlink: 50 Mbit/s, latency: 20 ms}"
 PLAIN = "none"
+SHARES = (2, 5, 10, 20, 50, 100)  # marks of the picture
 
 
 class Text(NamedTuple):
@@ -210,6 +211,8 @@ def draw(path: Path, found: Mapping[str, Sequence[Row]]) -> None:
                     look = {"c": COLOURS[i % len(COLOURS)], "marker": MARKERS[i // len(COLOURS) % len(MARKERS)]}
                     axes.scatter([50 * (each.up + each.down)], [each.loss], label=each.codec, s=36, **look)
                 axes.set(title=text, xlabel="% of the bytes, mean of up and down", xscale="log")
+                axes.set_xticks(SHARES, [f"{share}" for share in SHARES])
+                axes.set_xticks([], minor=True)
                 axes.set_ylabel("worse by, points" if TEXTS[text].score == "accuracy" else "worse by, % of perplexity")
                 axes.set_facecolor("none")
             handles = figure.axes[0].get_legend_handles_labels()
