@@ -126,7 +126,7 @@ def failing(tmp_path, monkeypatch, text: str, overrides: list[str] | None = None
         ("rounds: 3", "cohort: 0.0", "x.yaml:15: training.cohort: must be greater than 0, got 0.0"),
         ("rounds: 3", "cohort: 1.5", "x.yaml:15: training.cohort: must be at most 1, got 1.5"),
         ("{rank: 8}", "{dropout: 1}", "x.yaml:4: lora.dropout: must be less than 1, got 1"),
-        ("rank: 4", "rank: 0", "x.yaml:12: clients.phone-1.rank: must be at least 1; only a client that learns"),
+        ("rank: 4", "rank: 0", "x.yaml:12: clients.phone-1.rank: must be at least 1, as only a client that learns"),
         ("rank: 4", "rank: {}", "x.yaml:12: clients.phone-1.rank: rank must be at least 1"),
         (
             "rounds: 3",
