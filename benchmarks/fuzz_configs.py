@@ -83,6 +83,7 @@ def main() -> None:
 def shipped(folder: Path, models: dict[str, str]) -> list[dict[str, Any]]:
     """The shipped configs, on tiny models and the small files in ``folder``."""
     found = []
+    shutil.copytree(ROOT / "configs" / "data" / "traces", folder / "data" / "traces", dirs_exist_ok=True)
     for path in sorted((ROOT / "configs").glob("*.yaml")):
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
         tasks = {group["task"] for group in config["task_groups"].values()}

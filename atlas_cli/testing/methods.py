@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -114,7 +115,7 @@ class Conformance:
         for turned in (False, True):
             group = self.group(dtype=torch.float64)
             updates = group.updates()
-            results.append(_worth(group.aggregate(updates[::-1] if turned else updates), group.base))
+            results.append(_worth(group, group.aggregate(updates[::-1] if turned else updates)))
         for path in LAYERS:
             torch.testing.assert_close(results[0][path], results[1][path], rtol=1e-7, atol=1e-9)
 
@@ -123,7 +124,7 @@ class Conformance:
         results = []
         for factor in (1.0, 10.0):
             group = self.group(dtype=torch.float64, factor=factor)
-            results.append(_worth(group.aggregate(group.updates()), group.base))
+            results.append(_worth(group, group.aggregate(group.updates())))
         for path in LAYERS:
             torch.testing.assert_close(results[0][path], results[1][path], rtol=1e-7, atol=1e-9)
 
@@ -135,7 +136,7 @@ class Conformance:
         for clients in (["a"], ["a", "b", "c"]):
             group = self.group(dict.fromkeys(clients, 4), dtype=torch.float64, alike=True, alpha=8.0)
             updates = group.updates()
-            trained = {path: delta(factors) for path, factors in factors_of(group.held["a"]).items()}
+            trained = {path: group.worth(path, factors) for path, factors in factors_of(group.held["a"]).items()}
             group.take(group.aggregate(updates))
             for path, wanted in trained.items():
                 torch.testing.assert_close(group.run_by("a", path), wanted, rtol=1e-3, atol=1e-5)
@@ -144,14 +145,14 @@ class Conformance:
         """At every rank, for the layers that it adapts; a part that is not delivered is what the client has."""
         group = self.group()
         merge, method = group.aggregate(group.updates()), group.method
-        for rank in range(1, max(RANKS.values()) + 1):
+        for rank in range(1, group.current["q"].rank + 1):
             for ranks in ({"q": rank}, {"q": rank, "v": 1}):
                 held = {p: Factors(f.A + 1, f.B + 1) for p, f in truncated(group.current, ranks).items()}
                 got = method.deliver(merge.adapters, held, ranks)
                 assert got.keys() == ranks.keys()
                 for path, (A, B) in got.items():
-                    d_in, d_out = LAYERS[path]
-                    assert A.shape == (ranks[path], d_in) and B.shape == (d_out, ranks[path])
+                    of_row, of_column = group.form.sizes(*LAYERS[path])
+                    assert A.shape == (ranks[path], of_row) and B.shape == (of_column, ranks[path])
                     if "B" in method.TRAINED and "B" not in method.DELIVERED and method.SENT and not method.DRAWS:
                         assert torch.equal(B, held[path].B), "B is trained and not delivered, so it is the client's own"
         for path, factors in group.current.items() if method.DRAWS else ():
@@ -161,7 +162,7 @@ class Conformance:
     def test_nothing_trained_is_nothing_merged(self) -> None:
         """With B = 0 everywhere, as before training, nothing is lost, and nothing that is not finite comes of it."""
         group = self.group(steps=0)
-        worth = _worth(group.aggregate(group.updates()), group.base)
+        worth = _worth(group, group.aggregate(group.updates()))
         assert all(torch.equal(value, torch.zeros_like(value)) for value in worth.values())
 
     def test_heads_that_are_alike_stay(self) -> None:
@@ -240,22 +241,23 @@ class Conformance:
         """From 1 to what they were (``PRUNES``)."""
         group = self.group()
         update = group.updates(["b"])[0]
-        ranks = group.method.pruned(truncated(group.current, dict.fromkeys(LAYERS, 4)), update.adapters)
-        assert ranks.keys() == LAYERS.keys() and all(1 <= rank <= 4 for rank in ranks.values())
-        assert group.method.PRUNES or set(ranks.values()) == {4}
+        before = {path: factors.rank for path, factors in group.current.items()}
+        ranks = group.method.pruned(group.current, update.adapters)
+        assert ranks.keys() == LAYERS.keys() and all(1 <= rank <= before[path] for path, rank in ranks.items())
+        assert group.method.PRUNES or ranks == before
 
 
 def _without(update: Update, path: str) -> Update:
     adapters = {name: factors for name, factors in update.adapters.items() if name != path}
-    return Update(update.client, update.weight, adapters, update.extras)
+    return replace(update, adapters=adapters)
 
 
-def _worth(merge: Merge, base: Mapping[str, Factors]) -> dict[str, Tensor]:
+def _worth(group: ToyGroup, merge: Merge) -> dict[str, Tensor]:
     """dW of each layer after a merge, its change of the base included."""
     worth = {}
     for path, factors in merge.adapters.items():
-        changes = [each[path] for each in (base, merge.base) if path in each]
-        worth[path] = delta(factors).double() + sum(delta(each).double() for each in changes)
+        changes = [each[path] for each in (group.base, merge.base) if path in each]
+        worth[path] = group.worth(path, factors).double() + sum(delta(each).double() for each in changes)
     return worth
 
 

@@ -6,6 +6,7 @@ What the tests of ``conformance`` train: no model, plain gradient steps, and wha
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +23,6 @@ from atlas_cli.aggregation.contract import (
     Merge,
     Parts,
     Update,
-    absorb,
     delta,
     release,
     scales_of,
@@ -30,7 +30,7 @@ from atlas_cli.aggregation.contract import (
 )
 from atlas_cli.aggregation.low_rank import stack
 from atlas_cli.aggregation.selection import as_run, components, others, picked
-from atlas_cli.models.adapters.lora import AdapterSet, LoRAAdapter
+from atlas_cli.models.adapters.lora import LORA, AdapterForm, AdapterSet
 
 LAYERS = {"q": (9, 7), "v": (6, 8)}  # (d_in, d_out)
 RANKS = {"a": 2, "b": 4, "c": 1}
@@ -52,11 +52,16 @@ class ToyGroup:
         alike: bool = False,
         alpha: float | None = None,
     ) -> None:
-        self.method, self.steps, self.number = method, steps, 0
+        self.method, self.steps, self.number, self.form = method, steps, 0, method.form()
         self.shares = {client: factor * WEIGHTS[client] for client in ranks}
-        self.held = {c: _adapters(r, alpha or 2.0 + i, dtype) for i, (c, r) in enumerate(ranks.items())}
+        by_rank = {r: {p: self.form.components(r, *sizes) for p, sizes in LAYERS.items()} for r in ranks.values()}
+        self.held = {
+            c: _adapters(self.form, by_rank[r], alpha or 2.0 + i, dtype) for i, (c, r) in enumerate(ranks.items())
+        }
         self.terms = {client: method.client_term() for client in ranks}
-        self.current: Adapters = factors_of(_adapters(max(ranks.values()), 1.0, dtype))
+        most = {path: self.form.of_group(most) for path, most in by_rank[max(ranks.values())].items()}
+        self._whole = _adapters(self.form, most, 1.0, dtype)
+        self.current: Adapters = factors_of(self._whole)
         self.base: dict[str, Factors] = {}
         draw = torch.Generator().manual_seed(3)
         targets = {
@@ -73,7 +78,7 @@ class ToyGroup:
 
     def layers(self, client: str) -> dict[str, Layer]:
         """The sizes of a client's adapters."""
-        return {path: Layer(a.rank, *LAYERS[path]) for path, a in self.held[client].adapters.items()}
+        return {path: Layer(a.rank, *self.form.sizes(*LAYERS[path])) for path, a in self.held[client].adapters.items()}
 
     def told(self, client: str) -> ExtraTensors:
         """What the method tells of a client's tensors."""
@@ -118,10 +123,10 @@ class ToyGroup:
     def step(self, client: str) -> None:
         """One gradient step of a client."""
         adapters = self.held[client]
-        named = {f"{p}.{n}": t for p, each in adapters.adapters.items() for n, t in each.named_parameters()}
         loss = torch.zeros(())
-        for path, factors in absorb(named, scales_of(adapters)).items():
-            loss = loss + (delta(factors) - self.targets[client][path]).square().mean()
+        for path, adapter in adapters.adapters.items():
+            A, B = adapter.factors()
+            loss = loss + (delta(Factors(A, adapter.scaling * B)) - self.targets[client][path]).square().mean()
         for parameter in adapters.parameters():
             parameter.grad = None
         loss.backward()
@@ -172,10 +177,16 @@ class ToyGroup:
         components that it does not train."""
         own = factors_of(self.held[client])[path]
         if (beside := others(self.current, self.selected(client))).get(path) is not None:
-            return delta(own) + delta(beside[path])
+            return self.worth(path, own) + self.worth(path, beside[path])
+        if self.form != LORA:
+            return self.worth(path, own)
         if not self.method.CHANGES_BASE:
             return delta(own)
         return delta(own) + delta(self.base[path]) - delta(truncated(self.current, {path: own.rank})[path])
+
+    def worth(self, path: str, factors: Factors) -> Tensor:
+        """dW of components of an adapter, as scale-free factors."""
+        return delta(Factors(*self._whole.adapters[path].beside(*factors)))
 
     def made_anew(self, method: BaseMethod) -> None:
         """Replace the method and all terms by new ones with their states."""
@@ -189,9 +200,7 @@ class ToyGroup:
         self.method = method
 
 
-def _adapters(rank: int, alpha: float, dtype: torch.dtype) -> AdapterSet:
-    made = {}
-    for number, (path, (d_in, d_out)) in enumerate(LAYERS.items()):
-        draw = torch.Generator().manual_seed(number)
-        made[path] = LoRAAdapter(d_in, d_out, rank, alpha, generator=draw).to(dtype)
-    return AdapterSet(made)
+def _adapters(form: AdapterForm, ranks: Mapping[str, int], alpha: float, dtype: torch.dtype) -> AdapterSet:
+    options: Any = {"alpha": alpha, "dropout": 0.0, "rslora": False, "seed": 0}
+    made = {path: form.build(*LAYERS[path], rank, path=path, **options) for path, rank in ranks.items()}
+    return AdapterSet({path: adapter.to(dtype) for path, adapter in made.items()})

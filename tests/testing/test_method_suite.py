@@ -13,13 +13,17 @@ from atlas_cli.planning.method import load_method
 from atlas_cli.testing.methods import Conformance, conformance
 
 PROMISES = [name for name in vars(Conformance) if name.startswith("test_")]
-OPTIONS = {"hetlora": {"prune": 0.5, "penalty": 0.1}, "trimmed-mean": {"trim": 0.34}}
+OPTIONS = {
+    "hetlora": [{}, {"prune": 0.5, "penalty": 0.1}],
+    "trimmed-mean": [{}, {"trim": 0.34}],
+    "ravan": [{"heads": 2, "size": 3, "select": select} for select in ("random", "weight")],  # that fit its layers
+}
 
 
 @pytest.mark.parametrize("promise", PROMISES)
 @pytest.mark.parametrize("name", discovery.names("aggregation.methods"))
 def test_every_method_keeps_its_promises(name, promise):
-    for options in ({}, OPTIONS[name]) if name in OPTIONS else ({},):
+    for options in OPTIONS.get(name, [{}]):
         getattr(conformance(load_method(name), **options)(), promise)()
 
 

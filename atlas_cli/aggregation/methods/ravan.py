@@ -23,12 +23,12 @@ Refused with it is what reads or draws A and B: ``privacy.examples``, ``clusteri
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
 
-from atlas_cli.aggregation.contract import Adapters, BaseMethod, Context, Factors, Merge, Parts, Update
+from atlas_cli.aggregation.contract import Adapters, BaseMethod, Context, Factors, Merge, Update
 from atlas_cli.aggregation.error import shares
 from atlas_cli.aggregation.low_rank import precise
 from atlas_cli.config.schema.section import Section
@@ -57,13 +57,14 @@ class Method(BaseMethod):
 
     options: Options
 
+    def __init__(self, options: Any = None, *, seed: int = 0, server_memory: int | None = None) -> None:
+        super().__init__(options, seed=seed, server_memory=server_memory)
+        if self.options.select == "random":  # a receiver draws the numbers of its heads itself
+            self.DELIVERED = ("B",)  # type: ignore[misc]
+
     def form(self) -> AdapterForm:
         """Heads between fixed bases."""
         return HeadsForm(self.options.heads, self.options.size)
-
-    def parts_of(self, merge: int) -> Parts:
-        """H and s; the numbers of heads are delivered, too, where a receiver cannot draw them itself."""
-        return Parts(self.TRAINED, self.SENT, ("B",) if self.options.select == "random" else self.DELIVERED)
 
     def selected(self, client: str, merge: int, path: str, rank: int, merged: Factors) -> Sequence[int]:
         """Heads at random, each as likely as any other; by weight, the largest of them first."""
