@@ -15,12 +15,14 @@ from atlas_cli.config.schema.privacy import PrivacyConfig
 from atlas_cli.config.schema.wire import CodecConfig, WireConfig
 from atlas_cli.errors import ConfigError
 from atlas_cli.federation.parties.generation import Decoding
+from atlas_cli.inference.generation import sizing
 from atlas_cli.inference.generation.prompts import given_prompts, prompts_of_file, room
 from atlas_cli.inference.generation.sizing import device_times
 from atlas_cli.inference.generation.texts import TextGeneration
 from atlas_cli.inference.loaded_model import open_model
 from atlas_cli.planning.devices.cost import block_shapes
-from atlas_cli.planning.devices.devices import BUILT_IN, DEFAULT_SERVER
+from atlas_cli.planning.devices.devices import BUILT_IN, DEFAULT_SERVER, Traces
+from atlas_cli.planning.devices.traces import Trace
 from atlas_cli.tasks import build
 
 CHANGES = {"clients": {"b": {"dtype": "bfloat16"}}}
@@ -82,6 +84,15 @@ def test_time_is_that_of_the_virtual_clocks_formulas(loaded):
     assert time.seconds == pytest.approx(time.compute + time.upload + time.server + time.download)
     assert time.seconds == pytest.approx(time.first_token + (batch.steps - 1) * time.next_token)
     assert device_times(TextGeneration(loaded, Decoding(3)))[0] == []
+
+
+def test_a_link_that_changes_has_its_mean_and_a_note(loaded, monkeypatch):
+    trace = Trace.of([0, 10], [1e6, 3e6], 20)
+    phone = replace(BUILT_IN["phone-2gib"], uplink=2e6, traces=Traces(trace, None, None, ("uplink",)))
+    monkeypatch.setattr(sizing, "client_devices", lambda config: {"a": phone})
+    generation = TextGeneration(loaded, Decoding(2))
+    list(generation.texts([[5, 6]]))
+    assert any("takes its mean, uplink 2 Mbit/s" in note for note in device_times(generation)[1])
 
 
 def test_with_labels_at_the_client_hidden_states_come_down(loaded):

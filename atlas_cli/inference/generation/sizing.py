@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from atlas_cli.inference.generation.texts import TextGeneration
 from atlas_cli.planning.devices.clock import ClientWork, LocalStep, round_time
+from atlas_cli.planning.devices.clock_notes import trace_notes
 from atlas_cli.planning.devices.cost import block_shapes, generation_flops, head_step
 from atlas_cli.planning.devices.devices import Device, client_devices, server_device
 
@@ -67,6 +68,8 @@ def device_times(done: TextGeneration) -> tuple[list[DeviceTime], list[str]]:
         notes.append(f"the server is taken to be a {server.name} (assumed; server.device names another)")
     steps = list(_steps(done))
     known = {device: names for device, names in by_device.items() if not device.lacks(*wanted)}
+    if done.split:
+        notes += [note for device in known for note in trace_notes(device)]
     return [_time(done, steps, device, names, server) for device, names in known.items()], notes
 
 

@@ -39,7 +39,7 @@ def link_notes(devices: Iterable[Device], server: Device | None) -> list[str]:
     """Notes on the figures that ``upload_seconds`` and ``download_seconds`` assume."""
     devices = list(devices)
     notes = [f"{device.name} has no latency, which counts as 0" for device in devices if device.latency is None]
-    notes += [note for device in devices for note in _trace_notes(device)]
+    notes += [note for device in devices for note in trace_notes(device)]
     if server is None:
         return notes
     if server.latency is None:
@@ -51,7 +51,7 @@ def link_notes(devices: Iterable[Device], server: Device | None) -> list[str]:
     return notes
 
 
-def _trace_notes(device: Device) -> Iterator[str]:
+def trace_notes(device: Device) -> Iterator[str]:
     """What of a device depends on the virtual time, and what is planned with."""
     if (traces := device.traces) is None:
         return
