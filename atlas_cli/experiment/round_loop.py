@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from atlas_cli.aggregation.contract import BaseMethod
 from atlas_cli.aggregation.error import ErrorLedger
 from atlas_cli.aggregation.mixing import laplacian_matrix, softmax_matrix
 from atlas_cli.clustering.in_a_run import ClusteringResult, cluster_clients
@@ -24,6 +25,7 @@ from atlas_cli.federation.federation import Federation
 from atlas_cli.federation.local_work import LocalWork
 from atlas_cli.federation.merging.screening import require_finite_update, too_large, unfit
 from atlas_cli.federation.parties.evaluation import mean_metrics
+from atlas_cli.models.adapters.lora import LORA
 from atlas_cli.printable import listed, on_one_line
 from atlas_cli.tasks.contract import Metric
 from atlas_cli.wire.ledger import Ledger
@@ -119,10 +121,11 @@ def reach(federation: Federation, attendance: Attendance, ledger: Ledger, everyo
 
 def caution(federation: Federation, recorder: Recorder) -> None:
     """Say where the cohort of a group (or cluster) is too small for a method that wants several clients, and what the
-    config says of weights that the method does not use."""
+    config says of weights and other settings that the method does not use."""
     aggregator, share = federation.aggregator, federation.config.training.cohort
-    if unused := unused_weights(federation):
-        recorder.progress.note(f"warning: {unused}")
+    for unused in (unused_weights(federation), unused_settings(federation)):
+        if unused is not None:
+            recorder.progress.note(f"warning: {unused}")
     for group in aggregator.groups:
         size = cohort_size(share, sum(member.group == group for member in aggregator.members.values()))
         if text := aggregator.method.caution(size):
@@ -139,6 +142,17 @@ def unused_weights(federation: Federation) -> str | None:
     said += [f"clients.{name}.weight" for name, client in config.clients.items() if client.weight != 1]
     merging = f"mode: {config.mode}" if config.mode in ("local-only", "centralized") else config.aggregation.method
     return f"{merging} {method.UNWEIGHTED}, and does not use {listed(said)}" if said else None
+
+
+def unused_settings(federation: Federation) -> str | None:
+    """The config's settings of merges and adapters that its method ignores, in words; None if there are none."""
+    config, method, said = federation.config, federation.aggregator.method, []
+    sums = type(method).require_room is not BaseMethod.require_room or federation.aggregator.optimizer is not None
+    if config.aggregation.server_memory is not None and not sums and config.clustering is None:
+        said.append("aggregation.server_memory, which is of sums of dW")
+    if method.form() != LORA and config.lora.alpha != type(config.lora).model_fields["alpha"].default:
+        said.append("lora.alpha, which scales A and B")
+    return f"{config.aggregation.method} does not use {listed(said)}" if said else None
 
 
 def collect(

@@ -107,7 +107,7 @@ def test_overrides_are_written_with_all_keys(run, planned_file, tmp_path):
 def test_an_impossible_limit_says_how_near_it_is(run, planned_file):
     code, _, err = run(planned_file, "--minimise", "time", "--subject-to", "memory<=1 kB", "--cuts", "1-2", *NOT_FREE)
     assert code == 5
-    assert "no candidate keeps memory<=<0.001 MiB; the nearest (1.000 blocks on a client) misses: memory is" in err
+    assert "no candidate keeps memory<=1 kB; the nearest (1.000 blocks on a client) misses: memory is" in err
 
 
 def test_the_table_and_the_picture(run, planned_file, tmp_path):

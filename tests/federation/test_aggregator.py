@@ -7,7 +7,7 @@ import torch
 from support.rounds import run_round
 
 from atlas_cli.errors import AtlasError
-from atlas_cli.experiment.round_loop import deliver, require_delivered, set_up, unused_weights
+from atlas_cli.experiment.round_loop import deliver, require_delivered, set_up, unused_settings, unused_weights
 from atlas_cli.federation.parties.split_client import SplitClient
 from atlas_cli.wire.ledger import Ledger
 
@@ -223,6 +223,15 @@ def test_weights_that_a_method_does_not_use_are_said(make_federation, method, we
     assert (said in text) if said else text is None
     own = unused_weights(make_federation(aggregation={"method": method}, clients={"b": {"weight": 2.0}}))
     assert own is None if method == "delta-svd" else own.endswith("and does not use clients.b.weight")
+
+
+def test_settings_that_a_method_does_not_use_are_said(make_federation):
+    short = {"server_memory": "1 MiB"}
+    assert "use aggregation.server_memory" in unused_settings(make_federation(aggregation={"method": "fedsa", **short}))
+    assert unused_settings(make_federation(aggregation={"method": "flexlora", **short})) is None
+    heads = {"method": "ravan", "options": {"heads": 2, "size": 4}}
+    assert unused_settings(make_federation(aggregation=heads)) is None
+    assert "use lora.alpha" in unused_settings(make_federation(aggregation=heads, lora={"alpha": 32}))
 
 
 def test_weights_that_a_mode_does_not_use_are_said(make_federation):

@@ -114,6 +114,8 @@ def test_what_traces_do_not_go_with(traced):
         make_plan(traced(clients={"a": {"device": "bus"}}))
     with pytest.raises(ConfigError, match=r"server.device: night has a trace, and the server's links do not change"):
         make_plan(traced(server={"device": "night"}))
+    with pytest.raises(ConfigError, match=r"server.device: night has a trace"):
+        make_plan(traced(server={"device": "night"}, clients={name: {"device": "desk"} for name in "abc"}))
 
 
 def test_a_run_does_not_go_on_with_another_trace(traced, tmp_path):

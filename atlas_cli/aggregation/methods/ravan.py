@@ -11,9 +11,9 @@ trained stays as it is. ``lora.alpha`` scales nothing: s_i does.
 
 Which heads a client trains is drawn from the seed for each merge, or by weight: those with the largest norm, ties by
 lot. The bytes do not depend on the layer. Uplink: K_k (m^2 + 1) elements a layer, H_i and s_i; downlink: h (m^2 + 1),
-for every client, and by weight the numbers of the heads, h more. A client holds the bases of its heads, K_k m (d_in +
-d_out) numbers, and the others as factors of as many. The frozen base is not changed; absent clients keep what they
-hold; moments of H and s are reset by a delivery.
+for every client, and at set-up, or each time by weight, the numbers of the heads, h more. A client holds the bases of
+its heads, K_k m (d_in + d_out) numbers, and the others as factors of as many. The frozen base is not changed; absent
+clients keep what they hold; moments of H and s are reset by a delivery.
 
 With m near sqrt(r (d_in + d_out) / h), r the largest rank, the strongest clients train all heads.
 Refused with it is what reads or draws A and B: ``privacy.examples``, ``clustering``, ``audit``, adapters to start from,

@@ -20,6 +20,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from atlas_cli.errors import ConfigError
 from atlas_cli.models.adapters.lora import AdapterForm, LoRAAdapter
 from atlas_cli.seeding import torch_generator
 
@@ -123,11 +124,17 @@ class HeadsForm(AdapterForm):
         return 1, self.size**2 + 1
 
     def components(self, rank: int, d_in: int, d_out: int) -> int:
-        """K = floor(r (d_in + d_out) / m^2), of as many trained numbers as LoRA of rank r; at most h."""
+        """K = floor(r (d_in + d_out) / m^2), of as many trained numbers as LoRA of rank r; at most h.
+
+        Raises:
+            ConfigError: a layer is too small for the bases of all heads, whatever the rank.
+            ValueError: the rank is worth less than a head.
+        """
         if self.heads * self.size > min(d_in, d_out):
-            raise ValueError(
-                f"{self.heads} heads of size {self.size} need bases of {self.heads * self.size} vectors, and it has "
-                f"room for {min(d_in, d_out)}; lower aggregation.options.heads or aggregation.options.size"
+            raise ConfigError(
+                f"{self.heads} heads of size {self.size} need bases of {self.heads * self.size} vectors, and a layer "
+                f"of {d_in} x {d_out} has room for {min(d_in, d_out)}; lower heads or size",
+                key="aggregation.options",
             )
         numbers = rank * (d_in + d_out)
         if numbers < self.size**2:

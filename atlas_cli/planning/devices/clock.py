@@ -6,7 +6,7 @@ differs from step to step, as batches differ in length. A client that gets no gr
 ``auxiliary``) goes on after its upload, and a step in which it sends nothing is none of the server's. What the server
 does when several clients want it depends on its update:
 
-    pooled       a worker a client; a step of a task group begins when the step before is done for all its clients
+    pooled       a worker a client, which begins a step when the step before is done for all clients of the group
     per-client   a worker a client; nobody waits for anybody before the end of the round
     sequential   one worker, which serves all clients in their order, step after step (SplitFed V2)
 

@@ -226,9 +226,15 @@ def check_times(config: ExperimentConfig) -> None:
     """Check that every device has the figures that ``training.deadline``, ``training.asynchrony`` or traces need.
 
     Raises:
-        ConfigError: a figure is missing; names the client and the figure.
+        ConfigError: a figure is missing; names the client and the figure. Or the server's device has a trace.
     """
     devices = client_devices(config)
+    if server_device(config).traces is not None:
+        raise ConfigError(
+            f"{config.server.device} has a trace, and the server's links do not change; name another device, and give"
+            " traces to those of clients",
+            key="server.device",
+        )
     needed = [f"training.{name}" for name in ("deadline", "asynchrony") if getattr(config.training, name) is not None]
     if traced := traced_client(config):
         _check_traced(config, devices, traced)
@@ -252,7 +258,7 @@ def traced_client(config: ExperimentConfig) -> str | None:
 
 
 def _check_traced(config: ExperimentConfig, devices: Mapping[str, Device], traced: str) -> None:
-    """What traces cannot go with: a client without a time, or a server whose own links change."""
+    """What traces cannot go with: a client without a time."""
     key = f"devices.{devices[traced].name}"
     for spec in config.expanded_clients():
         if spec.name not in devices:
@@ -261,12 +267,6 @@ def _check_traced(config: ExperimentConfig, devices: Mapping[str, Device], trace
                 " this client a device",
                 key=key,
             )
-    if server_device(config).traces is not None:
-        raise ConfigError(
-            f"{config.server.device} has a trace, and the server's links do not change; name another device, and give"
-            " traces to those of clients",
-            key="server.device",
-        )
 
 
 def configured_devices(config: ExperimentConfig) -> dict[str, Device]:

@@ -70,15 +70,11 @@ GOALS: Mapping[str, Goal] = {
 
 @dataclass(frozen=True)
 class Limit:
-    """The most that a figure may be."""
+    """The most that a figure may be; ``text`` is how it was written."""
 
     name: str
     most: float
-
-    @property
-    def text(self) -> str:
-        """As ``limit_of`` reads it, with rounded figures."""
-        return f"{self.name}<={GOALS[self.name].format(self.most)}"
+    text: str
 
     def excess(self, figures: Figures) -> float:
         """By how much a candidate misses it; 0 or less if it does not."""
@@ -98,7 +94,7 @@ def limit_of(text: str) -> Limit:
         raise ConfigError(f"{text!r} is no limit; write e.g. 'memory<=512 MiB'", key="--subject-to")
     _require_goal(name, "--subject-to")
     try:
-        return Limit(name, GOALS[name].parse(quantity))
+        return Limit(name, GOALS[name].parse(quantity), f"{name}<={quantity}")
     except ValueError as error:
         raise ConfigError(str(error), key="--subject-to") from None
 
@@ -133,7 +129,7 @@ def _nearest(front: Sequence[Found], limits: Sequence[Limit]) -> str:
 
     nearest = min(front, key=shares).figures
     missed = [
-        f"{limit.name} is {goal.format(value)}, {goal.format(excess)} above {goal.format(limit.most)}"
+        f"{limit.name} is {goal.format(value)}, {goal.format(excess)} too much"
         for limit in limits
         if (excess := limit.excess(nearest)) > 0
         and (goal := GOALS[limit.name])

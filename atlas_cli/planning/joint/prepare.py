@@ -9,6 +9,7 @@ from typing import Any, Literal
 from atlas_cli.config.checks import cross_check
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.errors import ConfigError
+from atlas_cli.models.adapters.lora import LORA
 from atlas_cli.models.files.resolve import model_config
 from atlas_cli.planning.client_rows import read_kept, read_rows, rows_by_entry
 from atlas_cli.planning.cuts.leakage import KNOWN, Leakage
@@ -80,7 +81,13 @@ def _check(config: ExperimentConfig, ranges: Ranges) -> None:
             "training.asynchrony=null",
             key="training.asynchrony",
         )
-    if (method := method_of(config)).CHANGES_BASE or method.SELECTS:
+    if (method := method_of(config)).form() != LORA:
+        raise ConfigError(
+            f"adapters of {config.aggregation.method} are no factors A and B of dW, whose costs are those that are "
+            "planned; use another aggregation.method",
+            key="aggregation.method",
+        )
+    if method.CHANGES_BASE or method.SELECTS:
         raise ConfigError(
             f"what a client of {config.aggregation.method} gets depends on the ranks of all, which is not planned; use "
             "another aggregation.method",
