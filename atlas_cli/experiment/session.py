@@ -60,7 +60,7 @@ from atlas_cli.runs.resumable import (
     read_manifest,
     require_same,
     resumed_config,
-    started_anew,
+    unlike_more_rounds,
 )
 from atlas_cli.runs.run_lock import locked
 from atlas_cli.runs.seals import INDEX, MEMORY, seals_record
@@ -142,7 +142,7 @@ def resume(
         remove_newer(run, checkpoint.round)
         progress.keep(run.log)  # not before: a run that is refused stays as it is
         progress.note(f"{run.path} goes on after round {checkpoint.round}")
-        if text := started_anew(manifest, checkpoint.round, federation.config):
+        if text := unlike_more_rounds(manifest, checkpoint.round, federation.config):
             progress.note(f"warning: {text}")
         fresh = resumed_manifest(manifest, fresh, checkpoint.round, changed)
         with engine_of(federation, progress.note) as engine:

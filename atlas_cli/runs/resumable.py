@@ -22,16 +22,8 @@ from atlas_cli.runs.run_lock import writer_of
 # all that is in them
 MAY_CHANGE = (
     *("training.rounds", "training.early_stopping", "training.min_clients", "training.on_nonfinite"),
-    *(
-        "evaluation",
-        "checkpoints",
-        "audit",
-        "device",
-        "output",
-        "trackers",
-        "aggregation.error_ledger",
-        "engine.offload",
-    ),
+    *("evaluation", "checkpoints", "audit", "device", "output", "trackers", "aggregation.error_ledger"),
+    *("engine.offload", "engine.kept_texts"),
     *(f"engine.{key}" for key in ("name", "address", "hosts", "cpus", "gpus", "timeout", "pinned")),
 )
 
@@ -138,15 +130,18 @@ def require_same(before: Mapping[str, Any], config: ExperimentConfig) -> None:
         )
 
 
-def started_anew(manifest: Mapping[str, Any], done: int, config: ExperimentConfig) -> str | None:
-    """What a run of clients that wait for nobody loses where its training had ended after ``done`` rounds."""
+def unlike_more_rounds(manifest: Mapping[str, Any], done: int, config: ExperimentConfig) -> str | None:
+    """Why rounds after the end of training, after ``done`` rounds, are not those of a run of more rounds."""
     ended = manifest["status"] == "finished" or manifest["config"]["training"]["rounds"] == done
-    if config.training.asynchrony is None or not ended or config.training.rounds == done:
+    if not ended or config.training.rounds == done:
         return None
-    return (
-        f"training had ended after round {done}, where the work of clients under way was dropped: all start anew, so "
-        "that later rounds are not those of a run of more rounds"
-    )
+    if config.training.asynchrony is not None:
+        why = "the work of clients under way was dropped: all start anew"
+    elif config.training.cohort < 1 and any("deliveries" in c.wire.of_parameters() for c in config.expanded_clients()):
+        why = "every client got a delivery, coded as wire.deliveries says: idle ones hold other adapters by it"
+    else:
+        return None
+    return f"training had ended after round {done}, where {why}, so that later rounds are not those of a longer run"
 
 
 def resumed_config(before: Mapping[str, Any], config: ExperimentConfig) -> ExperimentConfig:

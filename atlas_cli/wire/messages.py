@@ -27,16 +27,18 @@ to the longest of the batch), D hidden size, r rank; hidden states have the dtyp
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import ClassVar, Literal, Self
 
 import torch
+from safetensors.torch import save
 from torch import Tensor
 
 from atlas_cli.wire.lost import Lost
-from atlas_cli.wire.serialized import compact_size, serialized_size
+from atlas_cli.wire.serialized import compact_size, serialized_size, to_bytes
 
 Direction = Literal["up", "down"]
 
@@ -91,6 +93,10 @@ class Message:
         """Bytes as serialised."""
         return serialized_size(self.tensors)
 
+    def serialized(self) -> builtins.bytes:
+        """These bytes, as they cross the wire."""
+        return save({name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors.items()})
+
     def to(self, client: str) -> Self:
         """The same message for another client; its size is not measured again."""
         other = replace(self, client=client)
@@ -133,6 +139,10 @@ class HiddenStates(Message):
     def bytes(self) -> int:
         """Bytes as serialised."""
         return (compact_size if self.compact else serialized_size)(self.tensors)
+
+    def serialized(self) -> builtins.bytes:
+        """These bytes, as they cross the wire."""
+        return to_bytes(self.tensors) if self.compact else super().serialized()
 
     @classmethod
     def of(cls, client: str, tensors: Mapping[str, Tensor], lost: Lost | None = None, compact: bool = False) -> Self:

@@ -2,10 +2,10 @@
 
 ``messages/round-00001/<client>/00017-activations-up.safetensors`` is the 17th message that the ledger counted of that
 client in that round, byte for byte as serialised: exactly what the server, or an eavesdropper on the network, sees.
-    What never crosses the wire is not recorded: texts and token ids (but for the labels of language modelling, which
-    are the text, and
-which ``labels: client`` keeps back). The frozen weights of set-up are public and left out. ``messages/index.jsonl``
-lists them with their hashes, which are checked when one is read, and all of them when a run goes on.
+With a compact header (``wire.serialized``) its name ends in ``.compact``. What never crosses the wire is not recorded:
+texts and token ids (but for the labels of language modelling, which are the text, and which ``labels: client`` keeps
+back). The frozen weights of set-up are public and left out. ``messages/index.jsonl`` lists them with their hashes,
+which are checked when one is read, and all of them when a run goes on.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from safetensors import SafetensorError
-from safetensors.torch import load, save
 
 from atlas_cli.config.schema.audit import RecordConfig
 from atlas_cli.errors import ResourceError
@@ -40,6 +39,7 @@ from atlas_cli.wire.messages import (
     HeadDelivery,
     Message,
 )
+from atlas_cli.wire.serialized import MARK, SUFFIXES, from_bytes
 
 FOLDER = "messages"
 _DAMAGED = "restore the file from a copy, or record the run again"
@@ -112,9 +112,10 @@ class Recording:
             self._taken.append({**line, "file": None, "sha256": None})
             self.run.log(f"recording ended in round {number}: audit.record.limit, {self.config.limit}, is reached")
             return
-        name = f"{counts[message.client]:05d}-{message.kind}-{message.direction}.safetensors"
+        content = message.serialized()
+        suffix = SUFFIXES[content[0] == MARK]
+        name = f"{counts[message.client]:05d}-{message.kind}-{message.direction}{suffix}"
         path = self.run.path / FOLDER / f"round-{number:05d}" / self._folders[message.client] / name
-        content = save({name: t.detach().cpu().contiguous() for name, t in message.tensors.items()})
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
@@ -166,8 +167,8 @@ class RecordedMessage:
             ResourceError: the file is missing or was changed.
         """
         try:
-            return kind.of(self.client, load(self.content()))
-        except (SafetensorError, TypeError) as error:
+            return kind.of(self.client, from_bytes(self.content()))
+        except (SafetensorError, TypeError, ValueError, LookupError, RuntimeError) as error:
             raise ResourceError(f"{self.path}: cannot be read as a message: {error}; record the run again") from None
 
     def content(self) -> builtins.bytes:
@@ -196,7 +197,8 @@ def recorded_messages(run: RunDirectory, size: int | None = None, until: int | N
         ResourceError: the index is damaged, a listed file is missing, or a file is not listed.
     """
     root = run.path / FOLDER
-    files = {path.relative_to(root).as_posix(): path for path in root.glob("round-*/*/*.safetensors")}
+    found_files = (path for suffix in SUFFIXES for path in root.glob(f"round-*/*/*{suffix}"))
+    files = {path.relative_to(root).as_posix(): path for path in found_files}
     if until is not None:
         files = {name: path for name, path in files.items() if _round_of(path.parent.parent) <= until}
     found = []

@@ -22,6 +22,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 MARK, LARGE = 255, 0.02
+SUFFIXES = (".safetensors", ".compact")  # of files, by their header
 NAMES = (
     *("activations", "attention_mask", "labels", "examples", "lengths", "gradients", "features", "count"),
     *("activations_scale", "gradients_scale", "features_scale"),
@@ -70,10 +71,10 @@ def compact_size(tensors: Mapping[str, Tensor]) -> int:
 
 def to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
     """Tensors with a compact header where that of safetensors is a large part of them, else as safetensors."""
-    whole = save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
+    whole = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
     if compact_size(tensors) == len(whole):
         return whole
-    data = (tensor.cpu().contiguous().flatten().view(torch.uint8).numpy() for _, tensor in _ordered(tensors))
+    data = (tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy() for _, tensor in _ordered(tensors))
     return _header(tensors) + b"".join(each.tobytes() for each in data)
 
 

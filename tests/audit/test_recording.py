@@ -2,6 +2,7 @@
 
 import shutil
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,16 +15,25 @@ AUDIT = {"record": {"rounds": [1]}}
 
 
 def files(run):
-    return {str(p.relative_to(run.path)): p.read_bytes() for p in (run.path / "messages").rglob("*.safetensors")}
+    return {str(p.relative_to(run.path)): p.read_bytes() for p in (run.path / "messages").glob("round-*/*/*")}
 
 
-def test_what_is_recorded_is_what_the_ledger_counted(trained):
-    run = trained(audit=AUDIT)
+SMALL = {
+    "wire": {"header": "compact", "activations": {"codec": "int4"}},
+    "training": {"rounds": 1, "local_steps": 1, "batch_size": 1},
+}
+
+
+@pytest.mark.parametrize(("changes", "suffixes"), [({}, {".safetensors"}), (SMALL, {".safetensors", ".compact"})])
+def test_what_is_recorded_is_what_the_ledger_counted(trained, changes, suffixes):
+    run = trained(audit=AUDIT, **changes)
+    assert {Path(name).suffix for name in files(run)} == suffixes
     counted, kept = Counter(), Counter()
     for line in run.read_lines("messages.jsonl"):
         if line["round"] == 1:
             counted[line["client"], line["kind"], line["direction"]] += line["bytes"]
     for message in recorded_messages(run):
+        assert message.message().client == message.client and message.bytes == len(message.content())
         if message.round == 1:
             kept[message.client, message.kind, message.direction] += message.path.stat().st_size
     assert kept == counted
