@@ -190,6 +190,8 @@ def checked_options(section: type[S], given: Any, key: str, owner: str = "") -> 
         if problem["type"] == "extra_forbidden":
             kind = f"an option of {owner}" if owner else "one of its options"
             message = f"is not {kind}{did_you_mean(name, fields) if fields else '; it has none'}"
+        elif problem["type"] == "value_error":  # says the value itself
+            message = str(problem["ctx"]["error"])
         else:
             message = f"{problem['msg'][:1].lower()}{problem['msg'][1:]}, got {problem['input']!r:.80}"
         raise ConfigError(message, key=f"{key}.{name}" if name else key) from None

@@ -15,8 +15,8 @@ def wire_problems(config: ExperimentConfig) -> Iterator[Problem]:
     places: dict[KeyPath, WireConfig] = {("wire",): config.wire}
     places |= {("clients", name, "wire"): each.wire for name, each in config.clients.items()}
     for path, wire in places.items():
-        if wire.acts and config.mode != "split-federated":
-            yield Problem(path, f"acts on what crosses a split, and mode is {config.mode}; remove it")
+        for key in wire.of_steps() if config.mode != "split-federated" else ():
+            yield Problem((*path, key), f"acts on what crosses a split, and mode is {config.mode}; remove it")
         yield from _problems_of_parameters(config, path, wire)
         for kind in ("features", "feature_gradients"):
             if getattr(wire, kind) is not None and config.training.labels == "server":

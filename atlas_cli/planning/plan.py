@@ -210,6 +210,7 @@ def make_plan(config: ExperimentConfig) -> Plan:
     cut = min(client.cut for client in clients)
     _check_cuts(config, clients)
     _check_normalised(config, clients)
+    _check_kept_texts(config, clients, int(hf_config.hidden_size))
     check_clusters(config, {client.cut for client in clients})
     upper = _server_adapters(config, base, family, cut, names)
     top = max((layer_of(path, family) for path in upper), default=None)
@@ -264,6 +265,16 @@ def codecs_of(config: ExperimentConfig, client: ClientPlan, hidden_size: int) ->
     kinds += ["features", "feature-gradients"] if config.training.labels == "client" else []
     own, server = (getattr(torch, dtype) for dtype in (client.dtype, config.model.dtype))
     return StepCodecs.of(client.wire, hidden_size, own, server, config.seed, kinds)
+
+
+def _check_kept_texts(config: ExperimentConfig, clients: list[ClientPlan], hidden_size: int) -> None:
+    """Refuse memory for what codecs keep of texts where none keeps anything."""
+    asked = config.engine.kept_texts is not None
+    if asked and not any(codecs_of(config, client, hidden_size).numbered for client in clients):
+        raise ConfigError(
+            "is for what codecs keep of texts, and none does (codec: delta, or feedback of gradients); remove it",
+            key="engine.kept_texts",
+        )
 
 
 def client_plan(spec: ClientSpec, cut: int, ranks: Mapping[str, int]) -> ClientPlan:

@@ -20,10 +20,16 @@ def problems(config):
 def test_codecs_are_for_what_crosses_a_split(make_config):
     wire = {"activations": {"codec": "int8"}}
     federated = make_config(mode="federated", wire=wire)
-    assert "mode is federated" in problems(federated)["wire"]
+    assert "mode is federated" in problems(federated)["wire.activations"]
+    both = {"adapters": {"codec": "int8"}, "header": "compact"}
+    assert problems(make_config(mode="federated", wire=both)).keys() == {"wire.header"}  # adapters may stay
     assert not problems(make_config(mode="federated", wire={"activations": {"codec": "none"}}))
     own = make_config(clients={"a": {"task_group": "g", "wire": {"features": {"codec": "int8"}}}})
     assert "training.labels: client" in problems(own)["clients.a.wire.features"]
+
+
+def delta(**options):
+    return {"codec": "delta", "options": options}
 
 
 @pytest.mark.parametrize(
@@ -32,6 +38,11 @@ def test_codecs_are_for_what_crosses_a_split(make_config):
         ({"codec": "int8", "options": {"blok": 4}}, "options.blok", "did you mean block"),
         ({"codec": "int4", "options": {"block": 1}}, "options.block", "greater than or equal to 2"),
         ({"codec": "bfloat16", "options": {"block": 4}}, "options.block", "is not an option of bfloat16; it has none"),
+        (delta(codec="low-rank", options={"rnk": 4}), "options.options.rnk", "is not an option of low-rank; did you"),
+        (delta(first="int8", first_options={"block": 1}), "options.first_options.block", "than or equal to 2"),
+        (delta(codec="delta"), "options.codec", "by another codec than itself; take int4 or low-rank"),
+        (delta(first="delta"), "options.first", "by another codec than itself; take int4 or bfloat16"),
+        (delta(first="int3"), "options.first", r": 'int3' is not known; expected [^']*; did you mean int8\?$"),
     ],
 )
 @pytest.mark.parametrize("whose", ["wire", "clients.b.wire"])
@@ -86,6 +97,17 @@ def test_gradients_have_no_codec_where_none_come_back(make_config, make_federati
         assert "no gradient comes back" in found["clients.a.wire.gradients"]
     shared = make_federation(wire=wire, clients={"a": {"task_group": "g", "learns": "auxiliary"}})
     assert not shared.clients["a"].wire.numbered and shared.clients["b"].wire.numbered
+
+
+def test_memory_for_texts_is_refused_where_no_codec_keeps_any(make_config):
+    idle = {"wire": {"gradients": {"codec": "int8"}}, "engine": {"kept_texts": "1 MiB"}}
+    feedback = {"wire": {"gradients": {"codec": "int8", "feedback": True}}}
+    auxiliary = {name: {"task_group": "g", "learns": "auxiliary"} for name in "abc"}
+    for changes in (idle, {**idle, **feedback, "clients": auxiliary}):
+        with pytest.raises(ConfigError, match="keep of texts, and none does") as error:
+            make_plan(make_config(**changes))
+        assert error.value.key == "engine.kept_texts"
+    make_plan(make_config(**{**idle, **feedback}))
 
 
 def test_an_unknown_codec_is_told_with_those_that_there_are(make_config):

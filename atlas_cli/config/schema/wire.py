@@ -87,8 +87,13 @@ class WireConfig(Section):
 
     @property
     def acts(self) -> bool:
-        """Whether any message is another than without it."""
-        return bool(self.by_kind()) or self.header == "compact"
+        """Whether any message of a step is another than without it."""
+        return bool(self.of_steps())
+
+    def of_steps(self) -> list[str]:
+        """The keys that act on messages of a step."""
+        header = ["header"] if self.header == "compact" else []
+        return [*dict.fromkeys(key for key, _ in self.by_kind().values()), *header]
 
     def of_parameters(self) -> dict[str, CodecConfig]:
         """The codecs of ``adapters`` and ``deliveries``; none of what is sent as it is."""

@@ -20,9 +20,8 @@ from pydantic import Field
 from torch import Tensor
 
 from atlas_cli.config.schema.section import Section, one_of
-from atlas_cli.config.schema.wire import CodecConfig
 from atlas_cli.errors import ConfigError
-from atlas_cli.wire.codecs import codec_of
+from atlas_cli.wire.codecs import made
 from atlas_cli.wire.codecs.contract import BaseCodec, Layout
 
 
@@ -42,10 +41,11 @@ class Codec(BaseCodec):
 
     def __init__(self, options: Any) -> None:
         super().__init__(options)
-        self._first = codec_of(CodecConfig(codec=options.first, options=options.first_options), "options.first")
-        self._change = codec_of(CodecConfig(codec=options.codec, options=options.options), "options.codec")
-        if self._first.change() is not None or self._change.change() is not None:
-            raise ConfigError("delta sends changes by another codec than itself", key="options.codec")
+        self._first = made(options.first, options.first_options, "first", "first_options")
+        self._change = made(options.codec, options.options, "codec", "options")
+        for key, codec, instead in (("first", self._first, "bfloat16"), ("codec", self._change, "low-rank")):
+            if codec.change() is not None:
+                raise ConfigError(f"delta sends texts by another codec than itself; take int4 or {instead}", key=key)
 
     @property
     def couples_examples(self) -> bool:  # type: ignore[override]
