@@ -23,6 +23,11 @@ def test_pages_are_what_the_code_says():
     assert not stale, "python docs/scripts/write_reference.py"
 
 
+def test_sections_of_one_form_say_what_each_is_of():
+    page = config.pages()["config/wire.md"]
+    assert "## `wire.gradients`\n\nWhat comes back down for it. How one kind" in page
+
+
 def test_a_key_without_a_description_is_found():
     assert len({key.path for key in KEYS}) == len(KEYS) > 150
 

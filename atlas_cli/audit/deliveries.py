@@ -53,7 +53,7 @@ class Deliveries:
                 if message.round and message.type not in BASE and coding is not None and coding.down is not None:
                     raise Inapplicable(
                         "deliveries are sent as changes of earlier ones (wire.deliveries), which are not put together "
-                        "here; record and audit round 1, which begins with what was sent in full"
+                        "here; train with audit.record.rounds: [1] alone, as round 1 begins with what was sent in full"
                     )
                 yield message
 

@@ -182,7 +182,10 @@ class Activations(HiddenStates, kind="activations", direction="up"):
         """(B, T) bool, False on padding."""
         if self.attention_mask is not None:
             return self.attention_mask
-        return torch.ones(self.activations.shape[:2], dtype=torch.bool, device=self.activations.device)
+        texts, tokens = self.activations.shape[:2]
+        if self.examples is not None:  # a codec of changes sends some of the texts beside the activations
+            texts = len(self.examples)
+        return torch.ones(texts, tokens, dtype=torch.bool, device=self.activations.device)
 
     @staticmethod
     def closed_form(batch: int, tokens: int, token_bytes: int, label_bytes: int, masked: bool = True) -> int:

@@ -110,16 +110,15 @@ class StepCodecs:
             now: round and step, by which codecs draw.
 
         Raises:
-            NonFiniteError: it holds a number that is not finite, which a codec might hide.
+            NonFiniteError: it holds a number that is not finite, which a codec might hide, or decodes to one.
         """
         self._read_texts(message)
         kind, values = message.kind, getattr(message, message.states)
         codec = self.codecs.get(kind)
         if codec is None:
             return replace(message, compact=True) if self.compact else message
-        largest = _largest(values)
+        largest, where = _largest(values), f"client {message.client}, round {now[0]}, step {now[1]}"
         if not math.isfinite(largest):
-            where = f"client {message.client}, round {now[0]}, step {now[1]}"
             raise NonFiniteError(f"{kind} of {where} are not finite before wire.{kind} encodes them")
         generator = torch_generator(self.seed, f"wire-{kind}", message.client, *now)
         texts, change = self._texts, self._changes.get(kind)
@@ -139,7 +138,12 @@ class StepCodecs:
         else:
             parts = codec.encode(values, generator)
             decoded = codec.decode(parts, self.width)
-        return self._with(message, parts.pop(VALUES), parts, Lost.of(values, decoded, largest))
+        lost = Lost.of(values, decoded, largest)
+        if not (math.isfinite(lost.after) or math.isfinite(_largest(decoded))):
+            raise NonFiniteError(
+                f"{kind} of {where} are not finite as wire.{kind} decodes them; the largest was {largest:.3g} before"
+            )
+        return self._with(message, parts.pop(VALUES), parts, lost)
 
     def decode(self, message: M) -> M:
         """What the other side makes of a message that crossed the wire."""

@@ -72,6 +72,15 @@ def test_is_what_clients_held_and_sent_with(toy, monkeypatch, method):
             assert norm == pytest.approx(float(moved.norm()), rel=1e-5) and norm > 0
 
 
+def test_after_coded_deliveries_it_is_said_which_round_to_record(toy, monkeypatch):
+    training = {"rounds": 2, "local_steps": 1}
+    run, began = record(toy, monkeypatch, [1, 2], wire={"deliveries": {"codec": "int8"}}, training=training)
+    evidence = Evidence.of_run(run)
+    assert sha256_tensors(evidence.party("a", 1).adapters.state()) == sha256_tensors(began[1, "a"])
+    with pytest.raises(Inapplicable, match=r"train with audit\.record\.rounds: \[1\] alone"):
+        evidence.party("a", 2)
+
+
 def test_what_was_not_recorded_is_said_and_not_left_out(toy, monkeypatch):
     run, _ = record(toy, monkeypatch, [5], **MISSED, aggregation={"method": "flora"})
     evidence = Evidence.of_run(run)

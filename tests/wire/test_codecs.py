@@ -212,6 +212,24 @@ def test_what_is_not_finite_is_refused_before_a_codec_hides_it(value):
         step_codecs(gradients="int4").encode(Gradients("a", gradients), (2, 5))
 
 
+def test_what_decodes_to_numbers_that_are_not_finite_is_refused():
+    """Finite before, but a product of factors is larger than they are."""
+    with pytest.raises(
+        NonFiniteError, match=r"client a, round 2, step 5 are not finite as .*; the largest was 3.4e\+38"
+    ):
+        step_codecs(gradients="low-rank").encode(Gradients("a", torch.full((2, 3, 6), 3.4e38)), (2, 5))
+
+
+def test_changes_are_of_texts_without_padding_where_there_is_no_mask():
+    """A message without a new text, and one with a new text beside one that was sent before."""
+    wire, draw = step_codecs(activations="delta"), torch.Generator().manual_seed(0)
+    for texts in ([3, 7], [7, 3], [3, 9]):
+        values = torch.randn(2, 3, 6, generator=draw)
+        sent = wire.encode(wire.number(Activations("a", values), texts), (1, 0))
+        assert (wire.decode(sent).activations - values).abs().max() < 0.6
+    assert wire.memory.tokens == 3 * 3
+
+
 def test_features_and_their_gradients_have_the_codecs_of_activations_and_gradients_unless_they_have_their_own():
     codecs_of = {
         kind: type(codec).__module__ for kind, codec in step_codecs(activations="int8", gradients="nf4").codecs.items()

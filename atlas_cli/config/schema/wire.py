@@ -20,8 +20,9 @@ class CodecConfig(Section):
     )
     feedback: bool = Field(
         False,
-        description="Of gradients: what a codec lost of a text is kept, and added to the text's next gradient. Of "
-        "adapters: what it lost of an upload is kept at the client, and added to its next one.",
+        description="Of gradients and feature_gradients: what a codec lost of a text is kept, and added to the text's "
+        "next one. Of adapters: what it lost of an upload is kept at the client, and added to its next one. Of other "
+        "kinds it is refused.",
         examples=[True],
     )
 

@@ -49,18 +49,24 @@ class Key(NamedTuple):
     field: FieldInfo
 
 
-def sections(model: type[BaseModel], path: str) -> Iterator[tuple[str, type[BaseModel], list[Key]]]:
-    """A section with its own keys, and then every section below it; names that the user gives are ``NAME``."""
+def sections(model: type[BaseModel], path: str, meaning: str = "") -> Iterator[tuple[str, str, list[Key]]]:
+    """A section with what it is and its own keys, and then every section below it; names that the user gives are
+    ``NAME``.
+
+    Args:
+        meaning: what its field says, where its model is that of others beside it, too.
+    """
     own, below = [], []
     for name, field in model.model_fields.items():
         if section := _section(field):
             of_names = get_origin(_without_none(field.annotation)) is dict
-            below.append((f"{path}{name}" + (".NAME" if of_names else ""), section))
+            below.append((f"{path}{name}" + (".NAME" if of_names else ""), section, field.description))
         else:
             own.append(Key(f"{path}{name}", field))
-    yield path.rstrip("."), model, own
-    for where, section in below:
-        yield from sections(section, f"{where}.")
+    yield path.rstrip("."), " ".join(filter(None, (meaning, model.__doc__))), own
+    models = [section for _, section, _ in below]
+    for where, section, says in below:
+        yield from sections(section, f"{where}.", (says or "") if models.count(section) > 1 else "")
 
 
 def all_keys() -> list[Key]:
@@ -125,9 +131,8 @@ def _page(title: str, names: tuple[str, ...]) -> str:
             if name == "privacy":
                 section = PrivacyConfig
             of_names = get_origin(_without_none(field.annotation)) is dict
-            for path, model, keys in sections(section, name + (".NAME." if of_names else ".")):
-                says = inline(model.__doc__ or "")
-                parts.append(f"## `{path}`\n\n{says}\n" + (f"\n{rows_of(keys)}" if keys else ""))
+            for path, says, keys in sections(section, name + (".NAME." if of_names else ".")):
+                parts.append(f"## `{path}`\n\n{inline(says)}\n" + (f"\n{rows_of(keys)}" if keys else ""))
     return "\n".join(parts)
 
 
