@@ -113,11 +113,11 @@ def prepared_data(config: ExperimentConfig, hf_config: PreTrainedConfig) -> tupl
 
 def most_rows(config: ExperimentConfig, hf_config: PreTrainedConfig) -> dict[str, int]:
     """By place of a client's template in the config, the most rows of a client of it that does not hold the table."""
-    return rows_by_entry(config, read_rows(config, hf_config)[0])
+    return most_by_entry(config, read_rows(config, hf_config)[0])
 
 
-def rows_by_entry(config: ExperimentConfig, counted: Mapping[str, int]) -> dict[str, int]:
-    """From rows by client to the most of any client of a template, by place of the template in the config."""
+def most_by_entry(config: ExperimentConfig, counted: Mapping[str, int]) -> dict[str, int]:
+    """From rows or tokens by client to the most of any client of a template, by place of the template in the config."""
     most: dict[str, int] = {}
     for spec in config.expanded_clients():
         if spec.name in counted:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.data.read import read_group
 from atlas_cli.errors import AtlasError
-from atlas_cli.planning.client_rows import prepared_data
+from atlas_cli.planning.client_rows import most_by_entry, prepared_data
 from atlas_cli.planning.memory_of_plan import build_task_of
 from atlas_cli.planning.method import method_of
-from atlas_cli.planning.plan import Plan
+from atlas_cli.planning.plan import ClientPlan, Plan
 from atlas_cli.printable import listed
 from atlas_cli.tasks import build as build_task
 from atlas_cli.tasks.contract import BaseTask
@@ -30,21 +32,29 @@ def read_classes(plan: Plan) -> tuple[dict[str, list[str]], list[str]]:
     return found, notes
 
 
-def read_texts(plan: Plan) -> tuple[dict[str, int], list[str]]:
+def read_texts(plan: Plan, clients: Iterable[ClientPlan] | None = None) -> tuple[dict[str, int], list[str]]:
     """The tokens of the training texts of each client whose codecs keep something of texts.
 
     Where texts cannot be read there are none, and a note.
+
+    Args:
+        clients: in place of the plan's, each as it may be.
     """
-    clients = [client for client in plan.clients if plan.codecs(client).numbered]
-    if not clients:
+    keeping = {c.name: c.task_group for c in clients or plan.clients if plan.codecs(c).numbered}
+    if not keeping:
         return {}, []
     try:
         data, _ = prepared_data(plan.config, plan.hf_config)
     except AtlasError as error:
         return {}, [f"not in any memory: what codecs keep of texts; no texts can be read ({error})"]
-    texts = {client.name: data[client.task_group].train[client.name] for client in clients}
+    texts = {name: data[group].train[name] for name, group in keeping.items()}
     found = {name: sum(len(feature["input_ids"]) for feature in features) for name, features in texts.items()}
     return found, ["cut buffers hold what codecs keep of all training texts, as after an epoch"]
+
+
+def most_texts(plan: Plan) -> dict[str, int]:
+    """By place of a client's template in the config, the most such tokens of a client of it."""
+    return most_by_entry(plan.config, read_texts(plan)[0])
 
 
 def tasks_of(plan: Plan) -> dict[str, BaseTask]:

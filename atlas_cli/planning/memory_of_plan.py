@@ -119,8 +119,8 @@ def predict(
     """
     training = plan.config.training
     full = full_shape(training)
-    given, rows = shapes or {}, rows or {}
-    kept_texts = _kept_texts(plan, texts or {})
+    given, rows, texts = shapes or {}, rows or {}, texts or {}
+    kept_texts = _kept_texts(plan, texts)
     tasks = {name: build_task_of(plan, name, classes.get(name, ())) for name in plan.config.task_groups}
     clients: dict[str, PartyMemory] = {}
     first: dict[Any, str] = {}
@@ -129,14 +129,13 @@ def predict(
         shape = given.get(client.name, full)
         own_head = client.task_group if _has_head(plan, client) else None
         held, steps = rows.get(client.name), client.local_steps
-        own = (client.checkpointing, client.format, tuple(plan.beside(client).items()))
-        beside = kept_texts.get(client.name, 0)
-        kind = (client.cut, client.learns, steps, tuple(client.ranks.items()), shape, own_head, held, beside, *own)
+        beside = tuple(plan.beside(client).items()), kept_texts.get(client.name)
+        own = (client.checkpointing, client.format, *beside)
+        kind = (client.cut, client.learns, steps, tuple(client.ranks.items()), shape, own_head, held, *own)
         alike[client.name] = first.setdefault(kind, client.name)
         known = clients.get(alike[client.name])
-        clients[client.name] = known or _with_kept(
-            client_memory(plan, client, tasks[client.task_group], shape, held), beside
-        )
+        task, tokens = tasks[client.task_group], texts.get(client.name, 0)
+        clients[client.name] = known or client_memory(plan, client, task, shape, held, tokens)
     largest = max(clients, key=lambda name: clients[name].saved_activations)
     used = {name: given.get(name, full) for name in clients}
     split = plan.config.mode == "split-federated"
@@ -192,13 +191,15 @@ def _parts(memory: PartyMemory) -> dict[str, Any]:
     return {**asdict(memory), "peak": memory.peak}
 
 
-def client_memory(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape, rows: int | None = None) -> PartyMemory:
+def client_memory(
+    plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape, rows: int | None = None, texts: int = 0
+) -> PartyMemory:
     """The memory of one client in a batch of ``shape``, with its head if it holds one.
 
-    ``rows`` of the token embedding are those that it holds instead of the table; None if they are not known.
-    The tensors that the aggregation method keeps at a client count as optimizer state, and so do a copy of what it
-    trains that pulls it back, and gradients that correct its own; components of the group's adapter that it does not
-    train count as adapters.
+    ``rows`` of the token embedding are those that it holds instead of the table; None if they are not known. ``texts``:
+    the tokens of its texts, where codecs keep something of them. The tensors that the aggregation method keeps at a
+    client count as optimizer state, and so do a copy of what it trains that pulls it back, and gradients that correct
+    its own; components of the group's adapter that it does not train count as adapters.
     """
     config, method = plan.config, method_of(plan.config)
     step = replace(
@@ -219,6 +220,7 @@ def client_memory(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape, 
         predict = partial(predict_split_client, client.learns, *model, task=own_task)
     trained = dict.fromkeys(method.parts_of(merge).trained for merge in TURNS)
     memory = max((predict(replace(step, trained=parts)) for parts in trained), key=lambda each: each.peak)
+    memory = _with_kept(memory, texts and texts * plan.codecs(client).kept_token_bytes("client"))
     if not ranks:
         return memory
     layers = {path: Layer(rank, *plan.sizes[path]) for path, rank in ranks.items()}

@@ -24,12 +24,17 @@ def check_wire(config: ExperimentConfig, method: BaseMethod) -> None:
         _check_parameters(config, method, place, wire)
     for spec in config.expanded_clients():
         sent = spec.wire.activations
-        if spec.learns == "frozen" and sent is not None and not codec_of(sent, f"{spec.key}.wire").by_token:
+        if spec.learns == "frozen" and sent is not None and not sends_alone(spec.wire):
             raise ConfigError(
                 f"{sent.codec} does not encode each token alone, and a frozen client sends a text once, for all "
                 "batches; take none, bfloat16, int8, int4, nf4 or top-k",
                 key=f"{spec.key}.wire.activations",
             )
+
+
+def sends_alone(wire: WireConfig) -> bool:
+    """Whether what is sent up of a token depends on nothing but that token, so that it may be sent once."""
+    return wire.activations is None or codec_of(wire.activations, "wire.activations").by_token
 
 
 def _check_parameters(config: ExperimentConfig, method: BaseMethod, place: str, wire: WireConfig) -> None:

@@ -16,7 +16,7 @@ from atlas_cli.planning.client_rows import most_rows
 from atlas_cli.planning.cuts.auto import resolve_auto_cuts
 from atlas_cli.planning.devices.devices import Device, configured_devices, find_device
 from atlas_cli.planning.memory.party_memory import PartyMemory
-from atlas_cli.planning.memory_assumptions import tasks_of
+from atlas_cli.planning.memory_assumptions import most_texts, tasks_of
 from atlas_cli.planning.memory_of_plan import client_memory
 from atlas_cli.planning.method import method_of
 from atlas_cli.planning.plan import ClientPlan, Plan, make_plan
@@ -92,9 +92,10 @@ def plan_ranks(config: ExperimentConfig, method: str | None = None) -> RankPlan:
     plan = make_plan(probing)
     tasks = tasks_of(plan)
     first = {c.key: c for c in reversed(plan.clients)}
-    rows = most_rows(config, plan.hf_config)
+    rows, texts = most_rows(config, plan.hf_config), most_texts(plan)
     kinds = {
-        key: _Kind(config, plan, c, tasks[c.task_group], c.name in auto, rows.get(key)) for key, c in first.items()
+        key: _Kind(config, plan, c, tasks[c.task_group], c.name in auto, rows.get(key), texts.get(key, 0))
+        for key, c in first.items()
     }
     for name, key in auto.items():  # what cannot fit is said before any weights are loaded
         kinds[key].allocate(allocate_uniform, None, name)
@@ -130,15 +131,23 @@ class _Kind:
 
     Args:
         rows: the most rows of the token embedding that one of them holds, where they do not hold its table.
+        texts: the most tokens of texts, of which codecs keep something.
     """
 
     def __init__(
-        self, config: ExperimentConfig, plan: Plan, client: ClientPlan, task: BaseTask, auto: bool, rows: int | None
+        self,
+        config: ExperimentConfig,
+        plan: Plan,
+        client: ClientPlan,
+        task: BaseTask,
+        auto: bool,
+        rows: int | None,
+        texts: int,
     ) -> None:
         training, self.rules, self.key = config.training, config.allocation, client.key
         self.device = _device(config, client.key, auto)
         self.targets = _targets(plan, client)
-        self._plan, self._client, self._task, self._rows = plan, client, task, rows
+        self._plan, self._client, self._task, self._rows, self._texts = plan, client, task, rows, texts
         self._shape = full_shape(training)
         self._predicted: dict[tuple[bool, tuple[tuple[str, int], ...]], PartyMemory] = {}
         self._uplinks: dict[tuple[tuple[str, int], ...], int] = {}
@@ -160,7 +169,8 @@ class _Kind:
         key = whole is not None, tuple(ranks.items())
         if key not in self._predicted:  # a trace takes half a second, and clients alike ask for the same
             client = replace(self._client, ranks=ranks)
-            self._predicted[key] = client_memory(whole or self._plan, client, self._task, self._shape, self._rows)
+            held = self._rows, self._texts
+            self._predicted[key] = client_memory(whole or self._plan, client, self._task, self._shape, *held)
         return self._predicted[key]
 
     def uplink(self, ranks: ByPath) -> int:

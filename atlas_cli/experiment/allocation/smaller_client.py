@@ -9,7 +9,7 @@ from atlas_cli.config.schema.experiment import ClientSpec, ExperimentConfig
 from atlas_cli.errors import ConfigError
 from atlas_cli.planning.client_rows import most_rows
 from atlas_cli.planning.cuts.remedies import SMALLER
-from atlas_cli.planning.memory_assumptions import tasks_of
+from atlas_cli.planning.memory_assumptions import most_texts, tasks_of
 from atlas_cli.planning.memory_of_plan import client_memory
 from atlas_cli.planning.plan import make_plan
 from atlas_cli.planning.round_bytes import full_shape
@@ -54,7 +54,8 @@ def _peak(config: ExperimentConfig, spec: ClientSpec, keys: Iterable[str]) -> in
     changed = _changed(config, spec, keys)
     plan = make_plan(changed)
     client, rows = plan.by_name[spec.name], most_rows(changed, plan.hf_config).get(spec.key)
-    return client_memory(plan, client, tasks_of(plan)[client.task_group], full_shape(config.training), rows).peak
+    task, shape, texts = tasks_of(plan)[client.task_group], full_shape(config.training), most_texts(plan)
+    return client_memory(plan, client, task, shape, rows, texts.get(spec.key, 0)).peak
 
 
 def _changed(config: ExperimentConfig, spec: ClientSpec, keys: Iterable[str]) -> ExperimentConfig:

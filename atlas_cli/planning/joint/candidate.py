@@ -9,7 +9,7 @@ from typing import Any
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.planning.cohort import slowdowns
 from atlas_cli.planning.devices.devices import Device, client_devices
-from atlas_cli.planning.joint.space import CUT, Option, Shared, applied, codec_of_both
+from atlas_cli.planning.joint.space import CUT, KINDS, Option, Shared, applied, coded
 from atlas_cli.planning.plan import Plan
 
 
@@ -59,8 +59,9 @@ class Candidate:
             ("model", CUT): self.cut,
             ("training", "batch_size"): self.shared.batch,
         }
-        if self.shared.codec not in (None, codec_of_both(config)):
-            found |= {("wire", kind): {"codec": self.shared.codec} for kind in ("activations", "gradients")}
+        wire = coded(config, self.shared.codec)
+        changed = [kind for kind in KINDS if getattr(wire, kind) != getattr(config.wire, kind)]
+        found |= {("wire", kind): {"codec": self.shared.codec} for kind in changed}
         for kind, option in zip(kinds, self.options, strict=True):
             for crew in kind.crews:
                 own = applied(config, crew.name, option)

@@ -9,12 +9,12 @@ from typing import Any
 
 from atlas_cli.aggregation.contract import TURNS
 from atlas_cli.config.schema.experiment import ClientSpec, ExperimentConfig
-from atlas_cli.config.schema.wire import CodecConfig, WireConfig
+from atlas_cli.config.schema.wire import WireConfig
 from atlas_cli.models.block_paths import layer_of
 from atlas_cli.planning.devices.clock import ClientWork, LocalStep
 from atlas_cli.planning.devices.cost import Work
 from atlas_cli.planning.joint.candidate import Crew
-from atlas_cli.planning.joint.space import Option, Shared, applied, codec_of_both
+from atlas_cli.planning.joint.space import Option, Shared, applied, coded
 from atlas_cli.planning.memory_of_plan import client_memory, server_memory
 from atlas_cli.planning.method import method_of
 from atlas_cli.planning.plan import ClientPlan, Plan, client_plan
@@ -40,12 +40,18 @@ class Costs:
         plan: with the shallowest cut that is asked for.
         rows: of the token embedding, by place of the client in the config, for those that do not hold its table.
         kept: the tokens of the texts of a client, whose activations the server keeps if it is frozen.
+        texts: the tokens of all its texts, of which codecs may keep something.
     """
 
     def __init__(
-        self, plan: Plan, tasks: Mapping[str, BaseTask], rows: Mapping[str, int], kept: Mapping[str, int]
+        self,
+        plan: Plan,
+        tasks: Mapping[str, BaseTask],
+        rows: Mapping[str, int],
+        kept: Mapping[str, int],
+        texts: Mapping[str, int],
     ) -> None:
-        self.plan, self.tasks, self.rows, self.tokens = plan, tasks, rows, kept
+        self.plan, self.tasks, self.rows, self.tokens, self.texts = plan, tasks, rows, kept, texts
         method = method_of(plan.config)
         self.trained = dict.fromkeys(method.parts_of(merge).trained for merge in TURNS)
         self._memory: dict[Any, int] = {}
@@ -60,20 +66,24 @@ class Costs:
         sent = self._messages_of(client, rank, shape, shared.codec)
         up = sum(sent.uploads) * sent.step.up + sum(sent.end_up)
         down = sum(sent.uploads) * sent.step.down + sum(sent.end_down)
-        memory = self._memory_of(client, rank, shape)
+        texts = max(self.texts.get(name, 0) for name in crew.clients)
+        beside = texts and texts * self.plan.codecs(self._encoded(client, shared.codec)).kept_token_bytes("client")
+        memory = self._memory_of(client, rank, shape) + beside
         return ClientCosts(memory, up, down, self._work(crew, client, rank, shape, sent, shared.codec))
 
     def kept(self, crew: Crew, option: Option, shared: Shared) -> int:
-        """Bytes of what the server keeps of the texts of a crew that is frozen."""
+        """Bytes of what the server keeps of the texts of a crew: for codecs, and of one that is frozen."""
         spec = spec_of(self.plan.config, crew.name, option)
-        if spec.learns != "frozen":
+        if spec.learns != "frozen" and not self.texts:
             return 0
-        client, _ = self._client(crew, option)
-        each = self.plan.codecs(self._encoded(client, shared.codec)).payload_bytes("activations", 1, 1)
-        return each * sum(self.tokens.get(client, 0) for client in crew.clients)
+        codecs = self.plan.codecs(self._encoded(self._client(crew, option)[0], shared.codec))
+        kept = codecs.kept_token_bytes("server") * sum(self.texts.get(client, 0) for client in crew.clients)
+        if spec.learns != "frozen":
+            return kept
+        return kept + codecs.payload_bytes("activations", 1, 1) * sum(self.tokens.get(c, 0) for c in crew.clients)
 
     def server(self, cuts: Mapping[str, int], dtype: str, batch: int, answered: bool) -> int:
-        """The peak of the server without what it keeps of the texts of frozen clients.
+        """The peak of the server without what it keeps of texts.
 
         Args:
             cuts: the shallowest of each task group; ``dtype``: the widest type that comes from the shallowest of all.
@@ -111,7 +121,7 @@ class Costs:
         return self._memory[key]
 
     def _messages_of(self, client: ClientPlan, rank: object, shape: Shape, codec: str | None) -> RoundMessages:
-        own = client.key if client.wire.acts or client.wire.of_parameters() else ""
+        own = client.key if self._own_wire(client) != WireConfig() else ""
         key = client.cut, rank, client.dtype, client.learns, shape, codec, own, client.task_group
         if key not in self._messages:
             client = self._encoded(client, codec)
@@ -120,11 +130,10 @@ class Costs:
 
     def _encoded(self, client: ClientPlan, codec: str | None) -> ClientPlan:
         """A client where all have this codec that have none of their own."""
-        if codec is None or codec == codec_of_both(self.plan.config):
-            return client
-        asked = CodecConfig(codec=codec)
-        wire = self.plan.config.clients[client.key.removeprefix("clients.")].wire
-        return replace(client, wire=wire.over(WireConfig(activations=asked, gradients=asked)))
+        return replace(client, wire=self._own_wire(client).over(coded(self.plan.config, codec)))
+
+    def _own_wire(self, client: ClientPlan) -> WireConfig:
+        return self.plan.config.clients[client.key.removeprefix("clients.")].wire
 
     def _work(
         self, crew: Crew, client: ClientPlan, rank: object, shape: Shape, sent: RoundMessages, codec: str | None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -11,16 +11,16 @@ from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.errors import ConfigError
 from atlas_cli.models.adapters.lora import LORA
 from atlas_cli.models.files.resolve import model_config
-from atlas_cli.planning.client_rows import read_kept, read_rows, rows_by_entry
+from atlas_cli.planning.client_rows import most_by_entry, read_kept, read_rows
 from atlas_cli.planning.cuts.leakage import KNOWN, Leakage
 from atlas_cli.planning.joint.candidate import Kind, kinds_of
 from atlas_cli.planning.joint.costs import Costs
 from atlas_cli.planning.joint.search import Search
-from atlas_cli.planning.joint.space import CUT, FREE, Ranges, applied
-from atlas_cli.planning.memory_assumptions import read_classes
+from atlas_cli.planning.joint.space import CUT, FREE, Ranges, applied, coded
+from atlas_cli.planning.memory_assumptions import read_classes, read_texts
 from atlas_cli.planning.memory_of_plan import build_task_of
 from atlas_cli.planning.method import method_of
-from atlas_cli.planning.plan import make_plan
+from atlas_cli.planning.plan import ClientPlan, Plan, make_plan
 
 
 def prepare(
@@ -57,7 +57,9 @@ def prepare(
     notes += assumed
     if any(client.learns == "frozen" for client in frozen.clients.values()):
         notes.append("a frozen client's figures are those of the first epoch, while its texts are new to the server")
-    costs, kinds = Costs(plan, tasks, rows_by_entry(by_row, counted), kept), kinds_of(plan, by)
+    of_codecs, assumed = read_texts(plan, _codings(plan, ranges))
+    notes += assumed
+    costs, kinds = Costs(plan, tasks, most_by_entry(by_row, counted), kept, of_codecs), kinds_of(plan, by)
     if not ranges.one_cut and len(kinds) > 1 and len(cuts) > 1:
         refused = _different_cuts(config, kinds, cuts)
         ranges = replace(ranges, one_cut=refused is not None)
@@ -109,6 +111,7 @@ def _possible(config: ExperimentConfig, ranges: Ranges, cut: int) -> tuple[Range
         ConfigError: they refuse a value of another key.
     """
     kept, notes = dict(ranges.clients), []
+    wires = [coded(config, codec) for codec in ranges.codecs_of(config)]
     base = {"rank": min(ranges.clients["rank"])} if "rank" in ranges.clients else {}
     for key, values in ranges.clients.items():
         for value in values:
@@ -118,13 +121,17 @@ def _possible(config: ExperimentConfig, ranges: Ranges, cut: int) -> tuple[Range
             ways = ranges.clients.get("learns", ()) if key in FREE else ()
             try:
                 for each in (changed, *(_with(config, cut, {**base, key: value, "learns": way}) for way in ways)):
-                    _checked(each)
+                    _any_checked(each.model_copy(update={"wire": wire}) for wire in wires)
             except ConfigError as error:
                 left = [other for other in kept[key] if other != value]
                 if key not in FREE or not left:
                     raise
                 kept[key] = left
                 notes.append(f"{key}: {str(value).lower()} is not planned: {error}")
+    learning = [{**base, **({"learns": way} if way else {})} for way in ranges.clients.get("learns", ("",))]
+    for wire in wires:
+        if wire != config.wire:
+            _any_checked(_with(config, cut, each).model_copy(update={"wire": wire}) for each in learning)
     return replace(ranges, clients=kept), notes
 
 
@@ -145,6 +152,31 @@ def _different_cuts(config: ExperimentConfig, kinds: Sequence[Kind], cuts: Seque
     except ConfigError as error:
         return error
     return None
+
+
+def _codings(plan: Plan, ranges: Ranges) -> Iterator[ClientPlan]:
+    """The clients of a plan with each codec and each way to learn that may be chosen."""
+    wires = [coded(plan.config, codec) for codec in ranges.codecs_of(plan.config)]
+    for client in plan.clients:
+        own = plan.config.clients[client.key.removeprefix("clients.")].wire
+        for wire in wires:
+            for way in ranges.clients.get("learns", (client.learns,)):
+                yield replace(client, wire=own.over(wire), learns=way)
+
+
+def _any_checked(configs: Iterable[ExperimentConfig]) -> None:
+    """Check configs until one is not refused.
+
+    Raises:
+        ConfigError: all are; what the first was refused for.
+    """
+    errors = []
+    for config in configs:
+        try:
+            return _checked(config)
+        except ConfigError as error:
+            errors.append(error)
+    raise errors[0]
 
 
 def _checked(config: ExperimentConfig) -> None:

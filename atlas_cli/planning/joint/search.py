@@ -178,7 +178,11 @@ class Search:
 
     def _options(self, kind: Kind, shared: Shared) -> list[Option]:
         possible = self.ranges.options(shared)
-        return [each for each in possible if all(consistent(self.config, crew.name, each) for crew in kind.crews)]
+        return [
+            each
+            for each in possible
+            if all(consistent(self.config, crew.name, each, shared.codec) for crew in kind.crews)
+        ]
 
     def _fits(self, kind: Kind, option: Option, shared: Shared) -> bool:
         fits = True

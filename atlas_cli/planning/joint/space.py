@@ -15,14 +15,16 @@ from typing import Any, NamedTuple
 
 from atlas_cli.config.learning_checks import learning_problems
 from atlas_cli.config.schema.experiment import ClientConfig, ExperimentConfig
-from atlas_cli.config.schema.wire import CodecConfig
+from atlas_cli.config.schema.wire import CodecConfig, WireConfig
 from atlas_cli.errors import ConfigError
+from atlas_cli.planning.wire_checks import sends_alone
 
 MOST_CUTS = 16  # of a deep model, unless cuts are listed
 
 FREE: Mapping[str, Sequence[Any]] = {"embedding": ("table", "rows"), "checkpointing": (False, True)}
 
 CUT = "split_layer"
+KINDS = ("activations", "gradients")  # of messages, whose codec may be chosen
 Option = tuple[tuple[str, Any], ...]  # keys of clients that are set, with their values
 
 
@@ -65,10 +67,14 @@ class Ranges:
 
     def shared(self, config: ExperimentConfig, cuts: Sequence[int]) -> Iterator[Shared]:
         """The settings of all clients, where the split layers are among ``cuts``."""
-        training, codec = config.training, codec_of_both(config)
         together = [(cut,) for cut in cuts] if self.one_cut else [tuple(cuts)]
-        for values in product(together, self.batches or (training.batch_size,), self.codecs or (codec,)):
+        for values in product(together, self.batches or (config.training.batch_size,), self.codecs_of(config)):
             yield Shared(*values)
+
+    def codecs_of(self, config: ExperimentConfig) -> Sequence[str | None]:
+        """The codecs of activations and gradients, the file's own too where no name says what it has."""
+        own = codec_of_both(config)
+        return (self.codecs if own else (None, *self.codecs)) or (own,)
 
     def cuts_of(self, config: ExperimentConfig, n_layers: int) -> list[int]:
         """The split layers in order.
@@ -99,9 +105,11 @@ def applied(config: ExperimentConfig, name: str, option: Option) -> dict[str, An
     return chosen
 
 
-def consistent(config: ExperimentConfig, name: str, option: Option) -> bool:
-    """Whether the settings of an option do not contradict each other in an entry of the config."""
+def consistent(config: ExperimentConfig, name: str, option: Option, codec: str | None = None) -> bool:
+    """Whether the settings of an option, and a codec, do not contradict each other in an entry of the config."""
     client = config.clients[name].model_copy(update=applied(config, name, option))
+    if client.learns == "frozen" and not sends_alone(client.wire.over(coded(config, codec))):
+        return False
     alone = config.model_copy(update={"clients": {name: client}})
     return not any(problem.path[0] == "clients" for problem in learning_problems(alone))
 
@@ -134,9 +142,25 @@ def shared_changes(config: ExperimentConfig, shared: Shared, ranges: Ranges) -> 
 
 
 def codec_of_both(config: ExperimentConfig) -> str | None:
-    """The codec that the file has for activations and gradients alike; None where they differ, or have options."""
-    one, other = (each or CodecConfig(codec="none") for each in (config.wire.activations, config.wire.gradients))
-    return one.codec if one == other == CodecConfig(codec=one.codec) else None
+    """The codec that the file has for activations and gradients alike; None where they differ."""
+    one, other = (_codec(config.wire, kind) for kind in KINDS)
+    return one if one == other else None
+
+
+def coded(config: ExperimentConfig, codec: str | None) -> WireConfig:
+    """What all clients send by where activations and gradients have this codec; None: the file's.
+
+    All else of ``wire`` stays as it is, and so do options and feedback where the file has this codec already.
+    """
+    if codec is None:
+        return config.wire
+    asked = {kind: CodecConfig(codec=codec) for kind in KINDS if _codec(config.wire, kind) != codec}
+    return config.wire.model_copy(update=asked)
+
+
+def _codec(wire: WireConfig, kind: str) -> str:
+    asked: CodecConfig | None = getattr(wire, kind)
+    return "none" if asked is None else asked.codec
 
 
 def _own(config: ExperimentConfig, client: ClientConfig, key: str) -> Any:
