@@ -7,6 +7,7 @@ from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.errors import ConfigError
 from atlas_cli.experiment.allocation.auto_ranks import plan_ranks
 from atlas_cli.experiment.allocation.smaller_client import smaller_client
+from atlas_cli.planning.client_rows import read_rows
 from atlas_cli.planning.joint.candidate import Candidate
 from atlas_cli.planning.joint.prepare import prepare
 from atlas_cli.planning.joint.space import Ranges
@@ -115,6 +116,11 @@ def test_ranks_and_remedies_count_what_codecs_keep_of_texts(config_of):
     assert plan_ranks(config).clients[-1].memory.peak == max(memory.peak for memory in said.values())
     spec = config.expanded_clients()[-1]
     (way, *_) = smaller_client(config, spec, said[spec.name].peak - 1).split(" or ")
-    changed = config.clients["b"].model_copy(update={"checkpointing": True})
-    then = predicted(config.model_copy(update={"clients": {**config.clients, "b": changed}}))
-    assert way == f"checkpointing: true (needs {format_bytes_mib(then[0])})"
+    by_row = config.model_copy(
+        update={"clients": {**config.clients, "b": config.clients["b"].model_copy(update={"embedding": "rows"})}}
+    )
+    plan = make_plan(by_row)
+    counted = read_rows(by_row, plan.hf_config)[0], read_texts(plan)[0]
+    most = [{spec.name: max(each[name] for name in ("b-1", "b-2"))} for each in counted]
+    then = predict(plan, {"g": ["pos", "neg"]}, rows=most[0], texts=most[1]).clients[spec.name]
+    assert way == f"embedding: rows (needs {format_bytes_mib(then.peak)})"
