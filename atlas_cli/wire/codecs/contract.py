@@ -49,6 +49,9 @@ class BaseCodec(ABC):
     Args:
         options: an instance of ``Options``.
 
+    Raises:
+        ConfigError: options that do not go together; its key is that of an option, without what is above it.
+
     Attributes:
         Options: the config section under ``options``.
         couples_examples: what is decoded of one example depends on the others of its batch.
