@@ -3,7 +3,10 @@
 import pytest
 from support.toy_runs import toy_config, write_data
 
+from atlas_cli.config.dump import dump_config
+from atlas_cli.config.load import config_of_text
 from atlas_cli.config.schema.experiment import ExperimentConfig
+from atlas_cli.config.schema.wire import CodecConfig
 from atlas_cli.errors import ConfigError
 from atlas_cli.experiment.allocation.auto_ranks import plan_ranks
 from atlas_cli.experiment.allocation.smaller_client import smaller_client
@@ -11,6 +14,7 @@ from atlas_cli.planning.client_rows import read_rows
 from atlas_cli.planning.joint.candidate import Candidate
 from atlas_cli.planning.joint.prepare import prepare
 from atlas_cli.planning.joint.space import Ranges
+from atlas_cli.planning.joint.written import written
 from atlas_cli.planning.memory_assumptions import read_texts
 from atlas_cli.planning.memory_of_plan import predict
 from atlas_cli.planning.plan import make_plan
@@ -93,6 +97,15 @@ def test_what_the_file_says_of_codecs_stays_a_candidate(config_of):
         None: (0, {}),
         "int4": (1, {("wire", "activations"): {"codec": "int4"}}),
     }
+
+
+def test_comments_stay_where_a_codec_is_written(config_of, tmp_path):
+    config = config_of()
+    source = f"# mine\n{dump_config(config)}"
+    config = config_of_text(source, tmp_path / "old.yaml").config
+    text, kept = written(source, config, plans(config, "int4")[0]["int4"][1], tmp_path / "new.yaml")
+    assert kept and text.startswith("# mine\n")
+    assert config_of_text(text, tmp_path / "new.yaml").config.wire.gradients == CodecConfig(codec="int4")
 
 
 @pytest.mark.parametrize("own", ["none", "delta"])

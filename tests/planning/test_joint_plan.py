@@ -265,7 +265,7 @@ def test_the_choice_keeps_limits_and_the_nearest_says_by_how_much_it_misses():
     assert choose(front, "memory", [limit_of("time <= 6 s")]) is front[1]
     with pytest.raises(TooFewClientsError) as nothing:
         choose(front, "energy", [limit_of("memory<=90 MiB"), limit_of("time<=10 s")])
-    assert "memory is 100 MiB, 10.0 MiB above 90.0 MiB (it keeps time<=10 s)" in str(nothing.value)
+    assert "memory is 100 MiB, 10.0 MiB too much (it keeps time<=10 s)" in str(nothing.value)
     with pytest.raises(ConfigError, match="leakage is not known"):
         choose(front, "leakage", [])
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from atlas_cli.config.dump import dump_config
 from atlas_cli.config.edit import edited
 from atlas_cli.config.load import config_of_text
@@ -49,5 +51,8 @@ def _with(section: Any, path: tuple[str, ...], value: Any) -> Any:
     if isinstance(section, dict):
         return {**section, name: _with(section[name], tuple(below), value)}
     assert isinstance(section, Section)
-    new = _with(getattr(section, name), tuple(below), value) if below else value
-    return section.model_copy(update={name: new})
+    if below:
+        value = _with(getattr(section, name), tuple(below), value)
+    elif isinstance(value, dict):  # a section, as YAML has it
+        value = TypeAdapter(type(section).model_fields[name].annotation).validate_python(value)
+    return section.model_copy(update={name: value})
