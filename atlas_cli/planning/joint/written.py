@@ -54,5 +54,6 @@ def _with(section: Any, path: tuple[str, ...], value: Any) -> Any:
     if below:
         value = _with(getattr(section, name), tuple(below), value)
     elif isinstance(value, dict):  # a section, as YAML has it
-        value = TypeAdapter(type(section).model_fields[name].annotation).validate_python(value)
+        known: Any = type(section).model_fields[name].annotation
+        value = TypeAdapter(known).validate_python(value)
     return section.model_copy(update={name: value})
