@@ -11,6 +11,7 @@ from published.planned import messages, plan
 
 PAPER = Paper("EdgeFlowerTune", "2605.08636", "https://arxiv.org/abs/2605.08636")
 BYTES = {4: "1,486,080", 8: "2,960,640", 16: "5,909,760"}
+SIZES = {"hidden_size": 640, "intermediate_size": 2048, "num_hidden_layers": 18}  # of Gemma 3 270M; heads as in 1B
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj"]
 
 
@@ -38,8 +39,8 @@ def claims() -> Iterator[Claim]:
 
 
 def of_rank(rank: int) -> Plan:
-    """The plan of a client that holds the whole model."""
-    return plan("gemma-3-270m", 18, {"a": {"rank": rank}}, lora={"targets": TARGETS})
+    """The plan of a client that holds the whole model, by its sizes: the weights have a licence to be accepted first."""
+    return plan("gemma-3-1b", 18, {"a": {"rank": rank}}, config=SIZES, lora={"targets": TARGETS})
 
 
 def uploaded(rank: int) -> int:
