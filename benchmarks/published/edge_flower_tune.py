@@ -39,7 +39,7 @@ def claims() -> Iterator[Claim]:
 
 
 def of_rank(rank: int) -> Plan:
-    """The plan of a client that holds the whole model, by its sizes: the weights have a licence to be accepted first."""
+    """The plan of a client that holds the whole model, by its sizes: its weights have a licence to be accepted."""
     return plan("gemma-3-1b", 18, {"a": {"rank": rank}}, config=SIZES, lora={"targets": TARGETS})
 
 
