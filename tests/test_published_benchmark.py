@@ -78,6 +78,15 @@ def test_an_interval_is_on_record_and_on_the_page(tmp_path):
     assert value == Interval(0.53, 0.21) and page.shown(value, "+1.0") == "+0.5 ± 0.2"
 
 
+def test_what_claims_beside_each_other_share_stands_once():
+    first, second, other = claim("1", found="more"), claim("2"), claim("3", interval=0.1, found="less")
+    assert list(page.notes([first, second, other])) == [
+        "- **it holds**, **it holds** (figure 0): as there.",
+        "    - it holds: more",
+        "- **it holds** (figure 0): as there. Interval: 10 % of the figure. Found: less",
+    ]
+
+
 def test_the_page_is_what_is_on_record():
     modules, found = records.papers(), records.read()
     made = {name: [each.name for each in module.claims()] for name, module in modules.items()}

@@ -12,7 +12,7 @@ from atlas_cli.aggregation.contract import delta
 from atlas_cli.testing.toy_clients import ToyGroup
 from published.claim import Claim, Figure, Paper
 from published.merging import PATH, drawn, exact, made, merged, missed, updates
-from published.ranked import CHANGED, STAND_IN, alike, difference
+from published.ranked import IT, alike, difference
 
 PAPER = Paper("LoRA-FAIR", "2411.14961", "https://arxiv.org/abs/2411.14961")
 
@@ -37,7 +37,9 @@ def claims() -> Iterator[Claim]:
         interval=0.02,
         ranked=True,
         measure=similarities,
-        found="Three steps from one A leave three A that are nearly the same, so that there is little to correct.",
+        found="Three steps from one A leave three A that are nearly the same, so that there is little to correct. "
+        "Asked afterwards: 30 steps leave 1.0000 and 1.0000, 100 steps 0.9989 and 0.9968, 300 steps 0.9799 and 0.9631, "
+        "and clients whose A were drawn apart 0.79 and 0.95. Both fall together here, and B alone in the paper.",
     )
 
     for name, where, printed, method, found in (
@@ -50,9 +52,7 @@ def claims() -> Iterator[Claim]:
         yield Claim(
             name,
             where=f"DomainNet: {where}",
-            setting=f"{STAND_IN}; 6 clients of rank 16, Dirichlet 0.5, 10 rounds of 10 steps, AdamW, learning rate "
-            "0.01",
-            changed=CHANGED,
+            setting=f"{IT}; 6 clients of rank 16, Dirichlet 0.5, 10 rounds",
             figures=(Figure("difference", printed),),
             slow=True,
             measure=lambda method=method: [difference(method, "zero-pad", alike(6, alpha=0.5))],

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from types import ModuleType
 
 from paired import Interval
 
 from published.claim import RULE, VERDICTS, Claim, Paper, Value
+from published.ranked import STAND_IN
 from published.records import Record, Records
 
 PAGE = Path(__file__).parents[2] / "docs" / "results" / "published.md"
@@ -37,7 +39,7 @@ def text(modules: Mapping[str, ModuleType], records: Records) -> str:
     verdicts = ", ".join(f"{count[verdict]} {verdict}" for verdict in VERDICTS if count[verdict])
     parts = [INTRODUCTION, f"{count.total()} claims of {len(known)} sources: {verdicts}.\n"]
     parts += [section(name, modules[name].PAPER, claims) for name, claims in known.items()]
-    return "\n".join([*parts, conditions(known)])
+    return "\n".join([*parts, f"## Words\n\n{STAND_IN}", conditions(known)])
 
 
 def _recorded(module: ModuleType, records: Mapping[str, Record]) -> Sequence[tuple[Claim, Record]]:
@@ -60,23 +62,35 @@ def section(name: str, paper: Paper, claims: Sequence[tuple[Claim, Record]]) -> 
             f"{source}{secondary}; benchmarks/published/{name}.py.\n",
             *(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in rows),
             "",
-            *(note(claim) for claim, _ in claims),
+            *notes([claim for claim, _ in claims]),
             "",
         ]
     )
 
 
-def note(claim: Claim) -> str:
-    """Setting, changes and findings of a claim."""
-    names = " / ".join(figure.name for figure in claim.figures)
-    parts = [f"**{claim.name}** ({names}): {claim.setting}."]
-    if claim.changed:
-        parts.append(f"Changed: {claim.changed}")
-    if claim.interval:
-        parts.append(f"Interval: {100 * claim.interval:g} % of the figure.")
-    if claim.found:
-        parts.append(f"Found: {claim.found}")
-    return "- " + " ".join(parts)
+def notes(claims: Sequence[Claim]) -> Iterator[str]:
+    """Settings, changes and findings; what claims beside each other share stands once."""
+    for (setting, changed, interval), alike in groupby(claims, key=lambda c: (c.setting, c.changed, c.interval)):
+        group = list(alike)
+        parts = [f"{named(group)}: {setting}."]
+        if changed:
+            parts.append(f"Changed: {changed}")
+        if interval:
+            parts.append(f"Interval: {100 * interval:g} % of the figure.")
+        if len({claim.found for claim in group}) == 1:
+            parts += [f"Found: {group[0].found}"] if group[0].found else []
+            yield "- " + " ".join(parts)
+        else:
+            yield "- " + " ".join(parts)
+            yield from (f"    - {claim.name}: {claim.found}" for claim in group if claim.found)
+
+
+def named(claims: Sequence[Claim]) -> str:
+    """Their names, each with the names of its figures, or all with those that they share."""
+    figures = [" / ".join(figure.name for figure in claim.figures) for claim in claims]
+    shared = f" ({figures[0]})" if len(set(figures)) == 1 else ""
+    own = ["" if shared else f" ({each})" for each in figures]
+    return ", ".join(f"**{claim.name}**{each}" for claim, each in zip(claims, own, strict=True)) + shared
 
 
 def shown(value: Value, printed: str) -> str:
