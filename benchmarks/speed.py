@@ -31,7 +31,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-NAMES = ("trainer", "split", "flower", "products", "prefix", "memory")
+NAMES = ("trainer", "split", "flower", "rounds", "products", "prefix", "memory")
 HEADING = "\n| atlas against | work | ratio | quartiles | target | other figures |\n|---|---|---|---|---|---|"
 
 

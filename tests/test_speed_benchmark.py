@@ -15,6 +15,7 @@ from contestants.experiment import GROUP, Arena, Experiment
 from contestants.naive import NaiveSplit
 from contestants.plain import pad
 from contestants.products import Products
+from contestants.trainer_rounds import TrainerRounds
 from contestants.turns import StepByStep, Timed, Work, ratios, spread
 from contestants.unsplit import trainer_steps, whole_model
 
@@ -29,16 +30,16 @@ BATCH, CLIENTS, EPOCH = 3, 2, 6
 
 @pytest.fixture(scope="module")
 def make_arena(tmp_path_factory, model_folder):
-    """``make_arena(family)``: two clients with two of four layers, six batches of three texts each."""
+    """``make_arena(family)``: two clients with two of four layers, ``steps`` batches of three texts each."""
 
-    def make(family):
+    def make(family, steps=EPOCH):
         folder = tmp_path_factory.mktemp(family)
         words = "the a film movie was very good bad great poor".split()
         rows = [f"{' '.join(words[i % 7 :][: 2 + i % 5])} {words[i % 10]},{'ab'[i % 2]}" for i in range(70)]
         (folder / "rows.csv").write_text("\n".join(["text,label", *rows]), encoding="utf-8")
         model = {"name": model_folder(family), "split_layer": 2}
-        data = {"files": str(folder / "rows.csv"), "limit": CLIENTS * BATCH * EPOCH}
-        overrides = ["lora.rank=2", "server.rank=2", f"training.local_steps={EPOCH}", "training.max_length=32"]
+        data = {"files": str(folder / "rows.csv"), "limit": CLIENTS * BATCH * steps}
+        overrides = ["lora.rank=2", "server.rank=2", f"training.local_steps={steps}", "training.max_length=32"]
         experiment = Experiment(model, data, CLIENTS, BATCH, overrides)
         return Arena(experiment, folder)
 
@@ -122,6 +123,30 @@ def test_a_round_of_atlas_is_a_turn(make_arena):
     rounds.close()
 
 
+def test_rounds_of_trainers_begin_at_the_mean_and_end_in_it(make_arena):
+    arena = make_arena("gpt2", steps=1)  # one batch a client and round: in whichever order its texts come
+    rounds, model = TrainerRounds(arena), whole_model(arena)
+    mean = {name: p.detach().clone() for name, p in model.trained().items()}
+    for _ in range(2):
+        sums = dict.fromkeys(mean, 0.0)
+        for client in arena.clients:
+            with torch.no_grad():
+                for name, p in model.trained().items():
+                    p.copy_(mean[name])
+            optimizer = torch.optim.AdamW(model.trained().values(), lr=arena.lr, weight_decay=0.0)
+            optimizer.zero_grad()
+            model(**pad(arena.texts(client), arena.pad))["loss"].backward()
+            torch.nn.utils.clip_grad_norm_(model.trained().values(), arena.norm)
+            optimizer.step()
+            sums = {name: sums[name] + p.detach() / CLIENTS for name, p in model.trained().items()}
+        before, mean = mean, sums
+        assert rounds.step().samples == CLIENTS * BATCH
+        for name, p in rounds.whole.trained().items():
+            torch.testing.assert_close(p.detach(), mean[name], atol=1e-5, rtol=1e-3)
+    assert max((mean[name] - before[name]).abs().max() for name in mean) > 1e-4
+    rounds.close()
+
+
 def test_products_are_those_of_the_linear_layers(make_arena):
     arena = make_arena("gpt2")
     width, blocks, tokens = 32, 4, 5
@@ -133,10 +158,11 @@ def test_products_are_those_of_the_linear_layers(make_arena):
 
 def test_a_ratio_is_that_of_tokens_a_second():
     taken = [
-        {"a": Timed(1.0, Work(2, 30)), "b": Timed(4.0, Work(2, 40))},
-        {"a": Timed(1.0, Work(1, 9)), "b": Timed(1.0, Work(1, 9))},
+        {"a": Timed(1.0, Work(2, 30), 0.5), "b": Timed(4.0, Work(2, 40), 1.0)},
+        {"a": Timed(1.0, Work(1, 9), 0.25), "b": Timed(1.0, Work(1, 9), 0.5)},
     ]
     assert ratios(taken, "a", "b") == [3.0, 1.0]
+    assert ratios(taken, "a", "b", "processor") == [1.5, 2.0]
     assert spread([1.0, 2.0, 3.0]) == {"median": 2.0, "q1": 1.5, "q3": 2.5, "n": 3}
 
 

@@ -20,12 +20,16 @@ from contestants.flower import FlowerRounds, missing
 from contestants.half_memory import peft_half
 from contestants.naive import NaiveSplit
 from contestants.products import Products
+from contestants.trainer_rounds import TrainerRounds
 from contestants.turns import StepByStep, Turn, ratios, samples_per_second, spread, take_turns
 from contestants.unsplit import trainer_steps
 
 CORPUS = {"corpus": "movie-sentiment"}
 PADDED, CLIENTS = 128, 8
 SHAPE = (8, 128)  # texts, tokens
+
+
+Closable = StepByStep | FlowerRounds | TrainerRounds
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class Result:
         figure: median, quartiles and number of the ratios.
         target: to reach, at least; ``at_most``: not to exceed. None: none is set.
         rates: other figures by name, with their unit in it.
+        processor: as ``figure``, in seconds of the processor; None of who computes in another process.
     """
 
     against: str
@@ -45,6 +50,7 @@ class Result:
     target: float | None = None
     at_most: bool = False
     rates: Mapping[str, float] = field(default_factory=dict)
+    processor: Mapping[str, float] | None = None
 
     @property
     def reached(self) -> bool | None:
@@ -76,58 +82,82 @@ class Options:
 def trainer(options: Options) -> Iterator[Result]:
     """One client, against the unsplit model under PEFT and transformers.Trainer."""
     for model in MODELS:
-        with arena_of(model, 1, 8, options) as arena:
-            # the Trainer's own order, and texts of like length together, as it can be told to
-            others = {way: trainer_steps(arena, way) for way in ("random", "group_by_length")}
-            with _closing(atlas_steps(arena.federation), *others.values()) as (atlas, *_):
-                taken = take_turns({"atlas": atlas, **others}, (1 if options.quick else 2) * options.turns)
-        for way, name, target in (
-            ("random", "PEFT + Trainer, unsplit", 1.3),
-            ("group_by_length", "the same, grouped by length", None),
-        ):
-            rates = _speeds(taken, way)
-            figure = spread(ratios(taken, "atlas", way))
-            yield Result(name, f"{model}, 1 client x 8", figure, target, rates=rates)
+        yield from against_trainer(model, options, (1 if options.quick else 2) * options.turns)
+
+
+def against_trainer(model: str, options: Options, turns: int) -> Iterator[Result]:
+    """One client of 8 texts a step."""
+    with arena_of(model, 1, 8, options) as arena:
+        # the Trainer's own order, and texts of like length together, as it can be told to
+        others = {way: trainer_steps(arena, way) for way in ("random", "group_by_length")}
+        with _closing(atlas_steps(arena.federation), *others.values()) as (atlas, *_):
+            taken = take_turns({"atlas": atlas, **others}, turns)
+    for way, name, target in (
+        ("random", "PEFT + Trainer, unsplit", 1.3),
+        ("group_by_length", "the same, grouped by length", None),
+    ):
+        yield _result(taken, way, name, f"{model}, 1 client x 8", target)
 
 
 def split(options: Options) -> Iterator[Result]:
     """Eight clients, against a copy of the half for each, padded to the longest text and to 128."""
     for model in MODELS:
         for size in options.sizes(model):
-            with arena_of(model, CLIENTS, size, options) as arena:
-                naive = NaiveSplit(arena)
-                others = {"naive": naive, "padded": naive.padded(PADDED)}
-                with _closing(atlas_steps(arena.federation)) as (atlas,):
-                    taken = take_turns({"atlas": atlas, **others}, options.turns)
-            for way in others:
-                name, target = {
-                    "naive": ("naive split, dynamic padding", 1.8),
-                    "padded": (f"naive split, padded to {PADDED}", 6.0),
-                }[way]
-                rates = _speeds(taken, way)
-                figure = spread(ratios(taken, "atlas", way))
-                yield Result(name, f"{model}, {CLIENTS} clients x {size}", figure, target, rates=rates)
+            yield from against_split(model, size, options, options.turns)
+
+
+def against_split(model: str, size: int, options: Options, turns: int) -> Iterator[Result]:
+    """Eight clients of ``size`` texts a step."""
+    with arena_of(model, CLIENTS, size, options) as arena:
+        naive = NaiveSplit(arena)
+        others = {"naive": naive, "padded": naive.padded(PADDED)}
+        with _closing(atlas_steps(arena.federation)) as (atlas,):
+            taken = take_turns({"atlas": atlas, **others}, turns)
+    for way, name, target in (
+        ("naive", "naive split, dynamic padding", 1.8),
+        ("padded", f"naive split, padded to {PADDED}", 6.0),
+    ):
+        yield _result(taken, way, name, f"{model}, {CLIENTS} clients x {size}", target)
 
 
 def flower(options: Options) -> Iterator[Result]:
     """Whole rounds, against FedAvg of LoRA adapters in a Flower simulation."""
+    model = "minilm" if options.quick else "gpt2"
+    yield from against_flower(model, 4, options, options.quick, 3 if options.quick else 5)
+
+
+def against_flower(model: str, size: int, options: Options, short: bool, turns: int) -> Iterator[Result]:
+    """Rounds of two local steps (``short``) or eight, of ``size`` texts; prints why, where Flower is not there."""
     name = "Flower simulation, FedAvg LoRA"
     if options.flower is None or (why := missing(options.flower)):
         print(f"{name}: " + ("not installed (--flower-python)" if options.flower is None else f"not installed: {why}"))
         return
-    with arena_of("minilm" if options.quick else "gpt2", CLIENTS, 4, options, *_rounds(options)) as arena:
-        other = FlowerRounds(arena, options.flower)
-        with _closing(atlas_rounds(arena.federation), other) as (atlas, _):
-            for _ in range(2):  # round 0 delivers the base, and in round 1 memory is measured
-                atlas.step()
-            taken = take_turns({"atlas": atlas, "flower": other}, 3 if options.quick else 5)
-    figure = spread(ratios(taken, "atlas", "flower"))
-    rates = _speeds(taken, "flower")
-    yield Result(name, f"{arena.federation.config.model.name}, {CLIENTS} clients x 4, rounds", figure, rates=rates)
+    with arena_of(model, CLIENTS, size, options, *_length(size, short)) as arena:
+        yield _rounds_against(name, model, arena, FlowerRounds(arena, options.flower), turns)
 
 
-def _rounds(options: Options) -> list[str]:
-    return ["training.local_steps=2", f"task_groups.texts.data.limit={CLIENTS * 4 * 2}"] if options.quick else []
+def rounds(options: Options) -> Iterator[Result]:
+    """Whole rounds, against a Trainer a client and FedAvg of the adapters in one process, as OpenFedLLM has it."""
+    yield from against_trainer_rounds("minilm" if options.quick else "gpt2", 4, options, options.quick, options.turns)
+
+
+def against_trainer_rounds(model: str, size: int, options: Options, short: bool, turns: int) -> Iterator[Result]:
+    """Rounds of two local steps (``short``) or eight, of ``size`` texts."""
+    with arena_of(model, CLIENTS, size, options, *_length(size, short)) as arena:
+        yield _rounds_against("a Trainer a client, FedAvg LoRA", model, arena, TrainerRounds(arena), turns)
+
+
+def _rounds_against(name: str, model: str, arena: Arena, other: FlowerRounds | TrainerRounds, turns: int) -> Result:
+    with _closing(atlas_rounds(arena.federation), other) as (atlas, _):
+        for _ in range(2):  # round 0 delivers the base, and in round 1 memory is measured
+            atlas.step()
+        taken = take_turns({"atlas": atlas, "other": other}, turns)
+    here = isinstance(other, TrainerRounds)
+    return _result(taken, "other", name, f"{model}, {CLIENTS} clients x {arena.batch}, rounds", here=here)
+
+
+def _length(size: int, short: bool) -> list[str]:
+    return ["training.local_steps=2", f"task_groups.texts.data.limit={CLIENTS * size * 2}"] if short else []
 
 
 def products(options: Options) -> Iterator[Result]:
@@ -173,10 +203,12 @@ def memory(options: Options) -> Iterator[Result]:
     frozen = int(atlas.parts["frozen_weights"])
     work = f"client of 6 gpt2 blocks, {SHAPE[0]} x {SHAPE[1]}"
     alike, stock = (peft_half(6, *SHAPE, dropout) for dropout in (0.0, 0.1))
+    whole = peft_half(12, *SHAPE, 0.0)
     for name, mine, theirs, target in (
         ("PEFT, peak beyond frozen weights", atlas.peak - frozen, alike["peak"] - frozen, 0.45),
         ("the same with GPT-2's dropout of 0.1", atlas.peak - frozen, stock["peak"] - frozen, None),
         ("PEFT, peak with frozen weights", atlas.peak, alike["peak"], None),
+        ("PEFT on the whole model, peak with frozen weights", atlas.peak, whole["peak"], None),
         ("PEFT, peak resident memory", atlas.resident, alike["resident"], None),
     ):
         rates = {"atlas, MiB": mine / 2**20, "other, MiB": theirs / 2**20}
@@ -184,15 +216,19 @@ def memory(options: Options) -> Iterator[Result]:
 
 
 COMPARISONS: dict[str, Callable[[Options], Iterator[Result]]] = {
-    each.__name__: each for each in (trainer, split, flower, products, prefix, memory)
+    each.__name__: each for each in (trainer, split, flower, rounds, products, prefix, memory)
 }
 
 
-def _speeds(taken: Sequence[Turn], other: str) -> dict[str, float]:
-    return {
-        "atlas, samples/s": samples_per_second(taken, "atlas"),
-        "other, samples/s": samples_per_second(taken, other),
+def _result(
+    taken: Sequence[Turn], other: str, name: str, work: str, target: float | None = None, *, here: bool = True
+) -> Result:
+    """``here``: the other computes in this process."""
+    rates = {
+        f"{who}, samples/s": samples_per_second(taken, each) for who, each in (("atlas", "atlas"), ("other", other))
     }
+    processor = spread(ratios(taken, "atlas", other, "processor")) if here else None
+    return Result(name, work, spread(ratios(taken, "atlas", other)), target, rates=rates, processor=processor)
 
 
 @contextmanager
@@ -207,7 +243,7 @@ def arena_of(
 
 
 @contextmanager
-def _closing(*steps: StepByStep | FlowerRounds) -> Iterator[Sequence[StepByStep | FlowerRounds]]:
+def _closing(*steps: Closable) -> Iterator[Sequence[Closable]]:
     try:
         yield steps
     finally:

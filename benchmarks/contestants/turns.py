@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 
 class Work(NamedTuple):
@@ -26,10 +26,11 @@ class Contestant(Protocol):
 
 @dataclass(frozen=True)
 class Timed:
-    """One step: wall seconds, and what was done in them."""
+    """One step: wall seconds, what was done in them, and seconds of the processor that this process took."""
 
     seconds: float
     work: Work
+    processor: float = 0.0
 
 
 Turn = Mapping[str, Timed]
@@ -42,18 +43,28 @@ def take_turns(contestants: Mapping[str, Contestant], turns: int, warm_up: int =
 
 
 def _timed(contestant: Contestant) -> Timed:
-    began = time.perf_counter()
+    began, before = time.perf_counter(), time.process_time()
     work = contestant.step()
-    return Timed(time.perf_counter() - began, work)
+    return Timed(time.perf_counter() - began, work, time.process_time() - before)
 
 
-def ratios(taken: Sequence[Turn], fast: str, slow: str) -> list[float]:
+def ratios(
+    taken: Sequence[Turn], fast: str, slow: str, clock: Literal["seconds", "processor"] = "seconds"
+) -> list[float]:
     """By turn, how many times as many real tokens ``fast`` does a second as ``slow``.
+
+    Args:
+        clock: wall seconds, or those of the processor, which other programs on the machine hardly change. Of who
+            computes in another process, only wall seconds are known.
 
     By tokens and not by steps, because contestants put their batches together in their own ways: the texts of a turn
     are not the same ones, those of an epoch are.
     """
-    return [(t[slow].seconds / t[slow].work.tokens) / (t[fast].seconds / t[fast].work.tokens) for t in taken]
+
+    def per_token(timed: Timed) -> float:
+        return (timed.seconds if clock == "seconds" else timed.processor) / timed.work.tokens
+
+    return [per_token(turn[slow]) / per_token(turn[fast]) for turn in taken]
 
 
 def samples_per_second(taken: Sequence[Turn], name: str) -> float:
