@@ -49,12 +49,24 @@ def exact_sum(path: str, updates: Sequence[Update]) -> Factors | None:
 
 
 def exact_change(path: str, updates: Sequence[Update], before: Factors) -> list[tuple[float, Factors]]:
-    """sum_k w_k (dW_k after - dW_k before) of one layer as weighted products; empty if nobody holds the layer."""
+    """sum_k w_k (dW_k after - dW_k before) of one layer as weighted products; empty if nobody holds the layer.
+
+    What a client had before is ``before`` at its rank, or what its update says that it began from.
+    """
     held = shares(path, updates)
-    parts = [(w, u.adapters[path]) for w, u in held]
-    if not held or not before.B.any():
+    parts = [(w, u.adapters[path]) for w, u in held if u.late is None]
+    for weight, update in held:
+        if update.late is not None:
+            parts += [(weight, each) for each in _moved(update.late.began[path], update.adapters[path])]
+    if all(u.late is not None for _, u in held) or not before.B.any():
         return parts
     return [*parts, (-1.0, Factors(before.A, precise(before.B) * weight_by_column(path, held, before)))]
+
+
+def _moved(began: Factors, now: Factors) -> list[Factors]:
+    """B' A' - B A as (B' - B) A' + B (A' - A): products as small as the change, so that a codec loses of that alone."""
+    parts = [Factors(now.A, precise(now.B) - precise(began.B)), Factors(precise(now.A) - precise(began.A), began.B)]
+    return [part for part in parts if part.B.any()]
 
 
 def changed(path: str, held: Sequence[tuple[float, Update]], before: Factors) -> list[tuple[float, Factors]]:

@@ -18,8 +18,10 @@ from torch import Tensor
 from atlas_cli.aggregation.contract import Factors, absorb, release, scales_of
 from atlas_cli.audit.figures import Inapplicable
 from atlas_cli.federation.federation import Federation
+from atlas_cli.federation.merging.coded_rows import RowsCodec
 from atlas_cli.runs.directory import RunDirectory
 from atlas_cli.wire.messages import Activations, BaseRows, BaseTotal, Delivery, Message
+from atlas_cli.wire.parameter_codec import COUNTS
 from atlas_cli.wire.recorded_messages import RecordedMessage
 
 BASE = (BaseRows, BaseTotal)
@@ -77,9 +79,13 @@ class Deliveries:
             if each.type is Delivery:
                 held |= tensors
                 continue
-            for path in dict.fromkeys(name.rpartition(".")[0] for name in tensors):
+            for path in dict.fromkeys(name.rpartition(".")[0] for name in tensors if ".base_" in name):
                 piece = tensors[f"{path}.base_A"], tensors[f"{path}.base_B"]
                 changes[path] = [*(changes.get(path, []) if each.type is BaseRows else []), piece]
+            if COUNTS in tensors and (codec := RowsCodec.of(member.group, aggregator.members, aggregator.method)):
+                for rows in codec.decode(tensors, aggregator.features):
+                    for path, (A, B) in rows.items():
+                        changes.setdefault(path, []).append((A, B))
         if not self.federation.aggregator.method.CHANGES_BASE:
             return held, changes
         factors = absorb(held, scales)

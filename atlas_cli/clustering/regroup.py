@@ -18,6 +18,7 @@ from atlas_cli.aggregation.contract import Factors, release, scales_of, truncate
 from atlas_cli.aggregation.low_rank import redistribute, weighted_sum
 from atlas_cli.federation.federation import Federation
 from atlas_cli.federation.merging.aggregator import Aggregator
+from atlas_cli.federation.merging.coded_rows import RowsCodec
 from atlas_cli.federation.merging.merged_group import MergedGroup, factors_to_merge
 from atlas_cli.federation.parties.setting import Setting
 from atlas_cli.federation.parties.trainables import Trainables
@@ -62,7 +63,8 @@ def _regroup_adapters(federation: Federation, before: Mapping[str, str]) -> None
         fresh, one = factors_to_merge(adapters), len(shares) == 1 and not aggregator.method.SELECTS
         values = truncated(merged[first], adapters.ranks) if one else _mean(aggregator, shares, merged, fresh)
         adapters.load(release(values, scales_of(adapters)))
-        aggregator.groups[cluster] = begun = MergedGroup(adapters, aggregator.method)
+        codec = RowsCodec.of(cluster, aggregator.members, aggregator.method)
+        aggregator.groups[cluster] = begun = MergedGroup(adapters, aggregator.method, codec)
         begun.merged = {path: Factors(*(t.clone() for t in f)) for path, f in values.items()}
         begun.version = groups[first].version if one else 1 + max(groups[group].version for group in shares)
         for client in _clients(now, cluster) if not one else ():

@@ -172,8 +172,9 @@ class SavedClients:
 
     def _what_its_base_follows(self, name: str, member: Member) -> tuple[object, ...]:
         """From what the base changes of a client at its group's version follow."""
-        selects = self.federation.aggregator.method.SELECTS
-        return member.group, tuple(member.ranks.items()), name if selects else None
+        decodes = member.coding is not None and member.coding.down is not None  # its own
+        own = name if self.federation.aggregator.method.SELECTS or decodes else None
+        return member.group, tuple(member.ranks.items()), own
 
     def _planned_ranks(self, name: str) -> dict[str, int]:
         planned = self.federation.plan.by_name[name]

@@ -18,7 +18,7 @@ from atlas_cli.planning.method import method_of, shares_gradients
 from atlas_cli.planning.plan import ClientPlan, Plan
 from atlas_cli.tasks.contract import BaseTask
 from atlas_cli.wire.messages import Adapters, BaseRows, BaseTotal, FirstGradients, MeanGradients, NamedTensors
-from atlas_cli.wire.parameter_codec import RANKS, ParameterCodec
+from atlas_cli.wire.parameter_codec import COUNTS, RANKS, ParameterCodec
 
 
 class Shape(NamedTuple):
@@ -126,9 +126,18 @@ def round_messages(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape)
         down.append(max(MeanGradients("", each).bytes for each in gradients))
     if method.CHANGES_BASE:  # the stacks of all clients, and with them what adapters were worth where they go on
         group = plan.group_ranks(client.task_group)
-        stacked = [c.ranks for c in plan.members(client.task_group)] + ([group] if method.DELIVERED else [])
+        stacked, codec = (
+            [c.ranks for c in plan.members(client.task_group)],
+            ParameterCodec.of(client.wire, "deliveries"),
+        )
+        if method.DELIVERED:  # where a codec sends these, each client goes on from its own
+            stacked += [group] if codec is None else stacked
         rows = {path: sum(ranks.get(path, 0) for ranks in stacked) for path in group}
-        down.append(BaseRows("", _factors(plan, rows, "base_", ("A", "B"))).bytes)
+        sent = _factors(plan, rows, "base_", ("A", "B"))
+        if codec is not None:
+            sent = _blank(codec, _factors(plan, rows, "lora_", ("A", "B")))
+            sent[COUNTS] = torch.empty(len(group), dtype=torch.int32, device="meta")
+        down.append(BaseRows("", sent).bytes)
     if beside := plan.beside(client):
         down.append(max(BaseTotal("", _factors(plan, beside, "base_", turn.delivered)).bytes for turn in turns))
     return RoundMessages(step, tuple(client.uploads(training)), tuple(up), tuple(down))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from atlas_cli.aggregation.contract import BaseMethod
 from atlas_cli.aggregation.merge_optimizer import Rule
 from atlas_cli.config.schema.experiment import ExperimentConfig
-from atlas_cli.config.schema.wire import WireConfig
+from atlas_cli.config.schema.wire import CodecConfig, WireConfig
 from atlas_cli.errors import ConfigError
 from atlas_cli.wire.codecs import codec_of
 
@@ -22,6 +22,8 @@ def check_wire(config: ExperimentConfig, method: BaseMethod) -> None:
     for place, wire in places.items():
         _check_steps(config, place, wire)
         _check_parameters(config, method, place, wire)
+    if method.CHANGES_BASE:
+        _check_one_base(config)
     for spec in config.expanded_clients():
         sent = spec.wire.activations
         if spec.learns == "frozen" and sent is not None and not sends_alone(spec.wire):
@@ -61,10 +63,22 @@ def _check_parameters(config: ExperimentConfig, method: BaseMethod, place: str, 
         )
 
 
+def _check_one_base(config: ExperimentConfig) -> None:
+    """Check that clients of one changed base have one codec of what changes it."""
+    first: dict[str, CodecConfig | None] = {}
+    for spec in config.expanded_clients():
+        asked, group = spec.wire.of_parameters().get("deliveries"), "" if config.clustering else spec.task_group
+        if first.setdefault(group, asked) != asked:
+            whose = "all clients, which clustering may put together," if config.clustering else f"clients of {group}"
+            raise ConfigError(
+                f"{config.aggregation.method} merges into the frozen weights, which are the same for {whose} by what "
+                "they decode: give all of them one codec, in wire.deliveries",
+                key=f"{spec.key}.wire.deliveries",
+            )
+
+
 def _delivered_otherwise(method: BaseMethod) -> str | None:
     """Why what a method delivers is no change of what its clients hold, after its name; None if it is."""
-    if method.CHANGES_BASE:
-        return "merges into the frozen weights, which must be the same for all clients"
     if method.SELECTS:
         return "delivers other components each time, of which a client does not hold what they were before"
     return None

@@ -11,6 +11,8 @@ from atlas_cli.wire.messages import Direction, HiddenStates, Message, NamedTenso
 # by which key of ``wire`` a message that is none of a step is encoded
 _ASKED: dict[tuple[str, Direction], str] = {
     ("adapters", "down"): "deliveries",
+    ("base-change", "down"): "deliveries",
+    ("base-total", "down"): "deliveries",
     ("head", "down"): "deliveries",
     ("head", "up"): "adapters",
 }

@@ -21,7 +21,9 @@ from atlas_cli.wire.lost import Lost
 Shapes = Mapping[str, tuple[int, ...]]
 Tensors = Mapping[str, Tensor]
 
-RANKS = "ranks"  # of adapters, sent beside the parts where the other end does not know them
+# sent beside the parts where the other end does not know them
+RANKS = "ranks"  # of adapters
+COUNTS = "rows"  # of each layer and merge, that were added to the base
 
 
 class Coded(NamedTuple):

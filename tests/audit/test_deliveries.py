@@ -42,9 +42,11 @@ def record(toy, patch, rounds, **changes):
     return run, began
 
 
-@pytest.mark.parametrize("method", ["flora", "scaffold", *slow("fedex", "ffa", "rolora", "fed-plora")])
+@pytest.mark.parametrize("method", ["flora by int8", "scaffold", *slow("flora", "fedex", "ffa", "rolora", "fed-plora")])
 def test_is_what_clients_held_and_sent_with(toy, monkeypatch, method):
-    run, began = record(toy, monkeypatch, [2, 3, 4, 5, 6], **MISSED, aggregation={"method": method})
+    method, _, codec = method.partition(" by ")
+    wire = {"deliveries": {"codec": codec}} if codec else {}
+    run, began = record(toy, monkeypatch, [2, 3, 4, 5, 6], **MISSED, aggregation={"method": method}, wire=wire)
     evidence = Evidence.of_run(run)
     kinds = [[m.kind for m in evidence.messages if m.client == c and m.type in BASE] for c in ("a", "b-1", "b-2")]
     if method == "flora":

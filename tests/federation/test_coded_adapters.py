@@ -30,7 +30,7 @@ from atlas_cli.wire.parameter_codec import ParameterCodec, adapter_shapes
 FAST = {"client_optimizer": {"lr": 0.02}, "server_optimizer": {"lr": 0.02}}
 UP, DOWN = {"adapters": {"codec": "int4"}}, {"deliveries": {"codec": "int8"}}
 METHODS = [name for name in discovery.names("aggregation.methods") if name != "none"]
-REFUSED = ("fedex", "flora", "fed-plora", "ravan")  # for deliveries
+REFUSED = ("fed-plora", "ravan")  # for deliveries
 COHORT = ["a", "b", "c"]
 
 
@@ -80,9 +80,10 @@ def test_bytes_are_those_of_the_plan_and_clients_hold_what_was_decoded(method, l
             planned = made.plan.by_name[client]
             said = round_messages(made.plan, planned, made.data["g"].task, Shape(4, 8, True))
             up = [*ledger.sizes(client, "adapters", "up"), *ledger.sizes(client, "head", "up")]
-            down = [*ledger.sizes(client, "adapters", "down"), *ledger.sizes(client, "head", "down")]
+            kinds = ("adapters", "head", "base-change", "base-total")
+            down = [size for kind in kinds for size in ledger.sizes(client, kind, "down")]
             assert sum(up) == sum(said.end_up)
-            if method not in REFUSED:
+            if method not in REFUSED and (number, method) != (1, "fedex"):  # the plan is of later rounds
                 assert sum(down) == sum(said.end_down)
     lost = ledger.lost(COHORT)
     assert 0.01 < lost["adapters"]["relative_error"] < 0.2
@@ -268,7 +269,6 @@ def begun(attendance):
         ({"adapters": {"codec": "delta"}}, {}, "wire.adapters.codec", "tokens of texts.*int8"),
         ({"deliveries": {"codec": "random-top-k"}}, {}, "wire.deliveries.codec", "tokens of texts"),
         ({"adapters": {"codec": "low-rank"}}, {}, "wire.adapters.codec", "tokens of texts"),
-        (DOWN, {"aggregation": {"method": "flora"}}, "wire.deliveries", "same for all clients; remove it"),
         (DOWN, {"aggregation": {"method": "fed-plora"}}, "wire.deliveries", "other components"),
         (UP, {"aggregation": {"method": "none"}}, "wire.adapters", "neither adapters nor heads are sent"),
         (

@@ -9,6 +9,9 @@ its adapter is worth at delivery is in T already and is subtracted, and the adap
 (d_in + d_out) elements a layer; downlink: that and the rows added to T, at most (sum r_k + max r_k)(d_in + d_out).
 The exported adapter is T, of rank at most min(d_in, d_out). A client that was absent keeps its base and adapter until
 it takes part again, and is sent all that it missed. Moments of A and B are reset by a delivery.
+
+With ``wire.deliveries`` T has what is decoded, dW_k as delivered is what client k decoded, and of dW_k after - dW_k
+before as many rows are added again instead of max r_k: 2 sum r_k in all.
 """
 
 from __future__ import annotations

@@ -59,8 +59,8 @@ class WireConfig(Section):
     )
     deliveries: CodecConfig | None = Field(
         None,
-        description="What comes down after a merge: adapters and heads, as changes of what a client holds. The first "
-        "delivery is sent as it is.",
+        description="What comes down after a merge: adapters and heads, as changes of what a client holds, and rows "
+        "that are added to the base. The first delivery is sent as it is.",
         examples=[{"codec": "int8"}],
     )
 

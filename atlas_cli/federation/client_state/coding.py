@@ -49,15 +49,17 @@ class Coding:
         seed: of the run.
 
     Attributes:
+        up, down, seed: these.
         lost: with feedback, what the codec lost of each tensor that was sent up.
     """
 
     def __init__(
         self, up: ParameterCodec | None, down: ParameterCodec | None, method: BaseMethod, feedback: bool, seed: int
     ) -> None:
-        self.up, self.down, self._feedback, self._seed = up, down, feedback, seed
+        self.up, self.down, self._feedback, self.seed = up, down, feedback, seed
         self._ranks = method.PRUNES  # are sent, too, as the server does not know them
-        self._reads_began = down is not None and method.TAKES_LATE == "products"
+        self._reads_began = down is not None and (method.TAKES_LATE == "products" or method.CHANGES_BASE)
+        self._keeps_unsent = not method.DRAWS
         self.lost: dict[str, Tensor] = {}
         self._began: dict[str, Tensor] | None = None
 
@@ -79,7 +81,7 @@ class Coding:
 
     def began(self, state: Tensors) -> dict[str, Tensor] | None:
         """The client's adapters as they were delivered, of the names and shapes of ``state``; None where they are the
-        group's, or a method reads no changes from them (``TAKES_LATE``)."""
+        group's, or a method reads no changes from them (``TAKES_LATE``, ``CHANGES_BASE``)."""
         return {name: self._known(name, tensor) for name, tensor in state.items()} if self._reads_began else None
 
     def forget(self) -> None:
@@ -145,7 +147,8 @@ class Coding:
         known = {name: _like(before[name], sent.values[name]) for name in names}
         changes = {name: sent.values[name].to(known[name]) - known[name] for name in names}
         done, decoded = self._encoded(self.down, sent, changes, shapes, f"wire-deliveries/{of[0]}", of[1])
-        kept = {name: held[name].detach().clone() for name in sent.values if name not in known}
+        unsent = held if self._keeps_unsent else sent.values
+        kept = {name: unsent[name].detach().clone() for name in sent.values if name not in known}
         return done._replace(values={**kept, **{name: known[name] + decoded[name] for name in names}})
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -182,7 +185,7 @@ class Coding:
         self, codec: ParameterCodec, sent: Sent, changes: Tensors, shapes: Shapes, purpose: str, number: int
     ) -> tuple[Sent, dict[str, Tensor]]:
         """The messages of some changes, and what is decoded of them."""
-        generator = torch_generator(self._seed, purpose, number)
+        generator = torch_generator(self.seed, purpose, number)
         extra = sent.form - 4 * sum(torch.Size(shape).numel() for shape in shapes.values())
         done, decoded = sent._replace(form=extra), dict[str, Tensor]()
         if names := list(sent.adapters.named):

@@ -31,6 +31,7 @@ from atlas_cli.aggregation.selection import as_run
 from atlas_cli.errors import AtlasError
 from atlas_cli.federation.client_state.coding import Sent
 from atlas_cli.federation.client_state.member import Member
+from atlas_cli.federation.merging.coded_rows import RowsCodec
 from atlas_cli.federation.merging.contested_layers import contested, updates_of_server
 from atlas_cli.federation.merging.earlier_versions import EarlierVersions
 from atlas_cli.federation.merging.group_weights import GroupWeights
@@ -103,14 +104,15 @@ class Aggregator:
         self.earlier: EarlierVersions | None = None
         self.members = dict(members)
         self.group_weights = GroupWeights(self.members)
-        self.groups = {group: MergedGroup(adapters, method) for group, adapters in groups.items()}
+        self.groups = {
+            name: MergedGroup(own, method, RowsCodec.of(name, members, method)) for name, own in groups.items()
+        }
         self.heads = dict(heads)
         self.uppers = dict(uppers or {})
 
     def state_dict(self) -> StateDict:
         """``versions`` of all groups, ``merged/<group>/...``, ``group/<group>/...`` (the group's own adapters),
-        ``head/<part>/...``, ``method/...``, ``optimizer/...`` where there is one, and ``change/<group>/...`` where a
-        merge changes the base."""
+        ``head/<part>/...``, ``method/...``, ``optimizer/...`` where there is one, and ``change/<group>/...``."""
         checks.require_lossless(self.method, self.method.anew())
         versions = {name: group.version for name, group in self.groups.items()}
         state = {"versions": versions, **copies("", self._values()), **copies("method/", self.method.state_dict())}
@@ -286,7 +288,9 @@ class Aggregator:
         replaced = {part for part in PARTS if part in sent or not are_equal(parts_of(delivered, (part,)), before)}
         member.adapters.load(delivered)
         if self.method.CHANGES_BASE or self.method.SELECTS:
-            self._send_base(client, ledger)
+            beside, form = of_group.missing(client, member.version, member.ranks, self.features)
+            if beside.named:
+                ledger.count(beside, form)
             self.attach_base(client)
         if head:
             ledger.count(down.head, down.head_form)
@@ -335,16 +339,7 @@ class Aggregator:
     def attach_base(self, client: str) -> None:
         """Let a client of its group's current version run ``MergedGroup.frozen_for`` beside its weights."""
         member = self.members[client]
-        device = next(member.adapters.parameters()).device
-        frozen = self.groups[member.group].frozen_for(client, member.ranks, device)
-        member.adapters.frozen.clear()
-        member.adapters.frozen.update(frozen)
-
-    def _send_base(self, client: str, ledger: Ledger) -> None:
-        member = self.members[client]
-        message, size = self.groups[member.group].missing(client, member.version, member.ranks, self.features)
-        if message.named:
-            ledger.count(message, 4 * size)
+        self.groups[member.group].attach(client, member)
 
     def receive(self, client: str, ledger: Ledger) -> dict[str, Tensor]:
         """A client's messages at the end of a round.

@@ -10,6 +10,7 @@ from torch import Tensor
 from atlas_cli.aggregation import selection
 from atlas_cli.aggregation.contract import (
     PARTS,
+    Adapters,
     BaseMethod,
     Context,
     ExtraTensors,
@@ -21,7 +22,9 @@ from atlas_cli.aggregation.contract import (
     truncated,
 )
 from atlas_cli.double import where_double
+from atlas_cli.federation.client_state.member import Member
 from atlas_cli.federation.merging.base_change import BaseChange
+from atlas_cli.federation.merging.coded_rows import RowsCodec
 from atlas_cli.federation.parties.numerics import require_finite
 from atlas_cli.models.adapters.lora import AdapterSet, Frozen
 from atlas_cli.storage.state_dict import require_tensor, with_prefix
@@ -34,6 +37,7 @@ class MergedGroup:
     Args:
         adapters: the group's own, at the largest rank of its clients; it starts from their values.
         method: how it is merged.
+        codec: by which rows that merges add to the base are sent; None: as they are.
 
     Attributes:
         merged: the adapter as scale-free factors; ``adapters`` have the same values.
@@ -41,8 +45,8 @@ class MergedGroup:
         version: how often the group was merged; a client that was sent another version is behind.
     """
 
-    def __init__(self, adapters: AdapterSet, method: BaseMethod) -> None:
-        self.adapters, self.version, self._method = adapters, 0, method
+    def __init__(self, adapters: AdapterSet, method: BaseMethod, codec: RowsCodec | None = None) -> None:
+        self.adapters, self.version, self._method, self._codec = adapters, 0, method, codec
         self.start()
 
     def start(self) -> None:
@@ -53,7 +57,7 @@ class MergedGroup:
         """
         # copies: the group's own are overwritten at a merge, and what was before it is still compared with
         self.merged = {path: Factors(*(t.clone() for t in f)) for path, f in factors_to_merge(self.adapters).items()}
-        self.change = BaseChange()
+        self.change = BaseChange(self._codec)
         if self._method.CHANGES_BASE:
             self.change.grow({path: factors for path, factors in self.merged.items() if factors.B.any()}, 0)
 
@@ -80,13 +84,28 @@ class MergedGroup:
         """That of which a client trains the first r components: all of it, or those that the method selects for it."""
         return {**self.merged, **selection.picked(self.merged, self.components(client, ranks))}
 
-    def frozen_for(self, client: str, ranks: Mapping[str, int], device: torch.device) -> Frozen:
-        """What a client runs beside its frozen weights: T + (- dW as delivered), or what the method did not select."""
+    def attach(self, client: str, member: Member) -> None:
+        """Let a client of the present version run ``frozen_for`` beside its weights."""
+        adapters, held = member.adapters, None
+        if self._codec is not None:  # what it decoded of the group's adapter is its own, and a copy as it trains on
+            held = absorb({name: tensor.clone() for name, tensor in adapters.state().items()}, scales_of(adapters))
+        frozen = self.frozen_for(client, member.ranks, next(adapters.parameters()).device, held)
+        adapters.frozen.clear()
+        adapters.frozen.update(frozen)
+
+    def frozen_for(
+        self, client: str, ranks: Mapping[str, int], device: torch.device, held: Adapters | None = None
+    ) -> Frozen:
+        """What a client runs beside its frozen weights: T + (- dW as delivered), or what the method did not select.
+
+        Args:
+            held: what the client was delivered, where that is not the group's adapter at its ranks.
+        """
         if self._method.SELECTS:
             beside = selection.others(self.merged, self.components(client, ranks))
             return {path: [(f.A.to(device), f.B.to(device))] for path, f in beside.items()}
         frozen = self._total(device)
-        for path, factors in truncated(self.merged, ranks).items():
+        for path, factors in (held or truncated(self.merged, ranks)).items():
             if factors.B.any():
                 frozen[path] = [*frozen.get(path, ()), (factors.A.to(device), -factors.B.to(device))]
         return frozen
@@ -94,16 +113,16 @@ class MergedGroup:
     def missing(
         self, client: str, version: int, ranks: Mapping[str, int], features: Mapping[str, tuple[int, int]]
     ) -> tuple[BaseRows | BaseTotal, int]:
-        """The message with what a client at a version lacks beside its weights, and its elements in closed form."""
+        """The message with what a client at a version lacks beside its weights, and the closed form of its bytes."""
         if not self._method.SELECTS:
-            return self.change.missing(version, client), self.change.missing_elements(version, features)
+            return self.change.missing(version, client), self.change.missing_bytes(version, features)
         parts, tensors, elements = PARTS if version < 0 else self.delivered_since(version), dict[str, Tensor](), 0
         for path, factors in selection.others(self.merged, self.components(client, ranks)).items():
             for part, tensor, size in zip(PARTS, factors, features[path], strict=True):
                 if part in parts:
                     tensors[f"{path}.base_{part}"] = tensor
                     elements += (self.merged[path].rank - ranks[path]) * size
-        return BaseTotal(client, tensors), elements
+        return BaseTotal(client, tensors), 4 * elements
 
     def delivered_since(self, version: int) -> set[str]:
         """The parts, "A" and "B", of all merges after a version, for who has that one."""
