@@ -23,13 +23,22 @@ SETTING = (
 RANKING = (
     (
         *("FedEx above FedIT", "84.39 against 83.42", "+0.97", "fedex", "zero-pad"),
-        "Not told from 0 with four seeds; three iid clients with 10 steps a round leave little that the mean misses.",
+        "Not told from 0 with four seeds, nor with eight of this spread (± 0.3): three iid clients with 10 steps a "
+        "round leave little that the mean misses.",
     ),
     (
         *("FedIT above FFA", "83.42 against 82.13", "+1.29", "zero-pad", "ffa"),
-        "Far more so than in the paper: a random A of 16 rows reads 16 directions of 384, and there is one layer only.",
+        "Far more so than in the paper: ridge regression on the 16 random directions of 384 that A reads has 0.30 "
+        "([FFA-LoRA](#ffa-lora)), and there is one layer only.",
     ),
-    ("centralized above FedIT", "84.31 against 83.42", "+0.89", "centralized", "zero-pad", "Not told from 0."),
+    (
+        "centralized above FedIT",
+        "84.31 against 83.42",
+        "+0.89",
+        "centralized",
+        "zero-pad",
+        "Not told from 0; eight seeds of this spread would tell as much (± 0.6).",
+    ),
 )
 
 
@@ -84,7 +93,7 @@ def claims() -> Iterator[Claim]:
         "so deep was not found out.",
     )
 
-    for name, where, follows in PATTERNS:
+    for name, where, follows, found in PATTERNS:
         yield Claim(
             f"deviation of FedIT from the exact mean {name}",
             where=where,
@@ -96,6 +105,7 @@ def claims() -> Iterator[Claim]:
             figures=(Figure("share of pairs", "1.00"),),
             interval=0.25,
             slow=True,
+            found=found,
             measure=lambda follows=follows: [share_of(follows(deviations(3), deviations(10)))],
         )
 
@@ -172,8 +182,12 @@ def share_of(holds: list[bool]) -> float:
 
 
 PATTERNS = (
-    ("falls with depth", "figure 2", by_depth),
-    ("falls over rounds", "figure 3", by_round),
-    ("grows with local epochs", "figures 2 and 3: 3 and 10 epochs", by_epochs),
-    ("is larger for query than for value", "figure 2", by_part),
+    ("falls with depth", "figure 2", by_depth, "It does in 44 of 60 pairs of blocks, one less than the interval asks."),
+    ("falls over rounds", "figure 3", by_round, ""),
+    (
+        *("grows with local epochs", "figures 2 and 3: 3 and 10 epochs", by_epochs),
+        "It does in 25 of 36 layers and rounds, two less than the interval asks. More epochs change the exact mean, "
+        "too, which the deviation is divided by here.",
+    ),
+    ("is larger for query than for value", "figure 2", by_part, ""),
 )

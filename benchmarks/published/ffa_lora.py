@@ -38,8 +38,10 @@ def claims() -> Iterator[Claim]:
         figures=(Figure("iid", "+0.23"), Figure("severe skew", "+3.02")),
         slow=True,
         measure=lambda: [difference("ffa", "zero-pad", each) for each in (alike(3), alike(3, alpha=0.1))],
-        found="With one layer a random A of 16 rows reads 16 directions of 384, and B alone cannot learn the task; "
-        "skew brings FFA nearer, as in the paper, but far from near enough.",
+        found="With one layer a random A of 16 rows reads 16 directions of 384, and B alone cannot learn the task: of "
+        "16 random directions ridge regression on all training texts has 0.30, of 64 0.52, of 256 0.69 and of "
+        "all 0.71, where the best one of rank 16, whose directions are learned, has 0.68. So the rows of A are nearly "
+        "all of the difference. Skew brings FFA nearer, as in the paper, but far from near enough.",
     )
 
 
