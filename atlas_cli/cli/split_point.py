@@ -25,6 +25,7 @@ EXAMPLES = (
     "atlas split-point qwen2.5-0.5b --device phone-2gib --dtype float32",
     "atlas split-point llama-3-8b --memory '2 GiB' --quantization nf4 --embedding rows --checkpointing",
     "atlas split-point gpt2 --memory '512 MiB' --batch-size 4 --max-length 64",
+    "atlas split-point minilm --device phone-6gib --codec delta --text-tokens 100000",
 )
 
 
@@ -144,6 +145,23 @@ def command(
             help="How the client learns, as clients.NAME.learns of a config.",
         ),
     ] = "backprop",
+    codec: Annotated[
+        str,
+        typer.Option(
+            rich_help_panel="The step that is planned",
+            metavar="NAME",
+            help="Codec of activations and gradients, with its default options, as in wire of a config.",
+        ),
+    ] = "none",
+    text_tokens: Annotated[
+        int | None,
+        typer.Option(
+            rich_help_panel="The step that is planned",
+            min=1,
+            help="Tokens of all the client's texts, of which --codec delta keeps what was sent and received last.",
+            show_default=False,
+        ),
+    ] = None,
     checkpointing: Annotated[
         bool,
         typer.Option(
@@ -170,6 +188,7 @@ def command(
 
     with without_collecting():
         from atlas_cli.planning.cuts.choice import choose_split, default_tokens
+        from atlas_cli.planning.cuts.coding import with_texts
         from atlas_cli.planning.cuts.leakage import read_leakage
         from atlas_cli.planning.cuts.table import Setting, config_of
         from atlas_cli.planning.published_dtype import planned_dtype
@@ -205,7 +224,9 @@ def command(
             checkpointing=checkpointing,
             family=family,
             learns=learns,
+            codec=codec,
         )
+        setting = with_texts(setting, text_tokens, int(hf_config.hidden_size))
         choice = choose_split(
             model, setting, client, serving, leakage=known, max_leakage=max_leakage, hf_config=hf_config
         )

@@ -15,7 +15,7 @@ from atlas_cli.planning.devices.cost import Work, compute_seconds, download_seco
 from atlas_cli.planning.devices.devices import Device, server_device
 from atlas_cli.planning.plan import ClientPlan
 from atlas_cli.planning.round_bytes import RoundMessages, Shape, round_messages
-from atlas_cli.planning.step_flops import codec_flops, step_flops
+from atlas_cli.planning.step_flops import codec_flops, end_flops, step_flops
 from atlas_cli.runs.schemas import KINDS
 from atlas_cli.wire.ledger import Ledger
 from atlas_cli.wire.messages import STEP, Activations, Direction, Fingerprint
@@ -101,6 +101,7 @@ class OwnTime:
         counted, flops = self._flops.get(client, (0, 0.0))
         flops += sum(own.total for own, _ in self._counted.of(client, did, counted))
         self._flops[client] = len(did.shapes), flops
+        flops += sum(_end_flops(self.federation, client, ledger))
         device = self._devices[client]
         if (clock := self.federation.clock) is not None and device.traces is not None:
             work = _work(self._counted, client, device, did, ledger)
@@ -166,7 +167,15 @@ def _work(counted: StepFlops, client: str, device: Device, did: LocalWork, ledge
     ]
     (sent_last, got_last), (up_last, down_last) = map(sum, ends), map(len, ends)
     group = counted.federation.group_of(client)
-    return ClientWork(client, group, device, steps, sent_last, got_last, up_last, down_last)
+    encoding, decoding = _end_flops(counted.federation, client, ledger)
+    ends_in = sent_last, got_last, up_last, down_last
+    return ClientWork(client, group, device, steps, *ends_in, encode_flops=encoding, decode_flops=decoding)
+
+
+def _end_flops(federation: Federation, client: str, ledger: Ledger) -> tuple[float, float]:
+    """FLOPs of encoding what a client sent at the end of a round, and of decoding what it got."""
+    sent, got = (ledger.coded(client, name) for name in ("adapters", "deliveries"))
+    return end_flops(federation.plan.by_name[client], sent, got)
 
 
 def _by_step(ledger: Ledger, client: str, way: Direction, did: LocalWork) -> list[list[int]]:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from atlas_cli.config.schema.experiment import Learns
+import torch
+
+from atlas_cli.config.schema.experiment import ClientSpec, ExperimentConfig, Learns
 from atlas_cli.config.schema.training import TrainingConfig
 from atlas_cli.config.schema.wire import WireConfig
 from atlas_cli.models.frozen.weight_format import WeightFormat
 from atlas_cli.planning.memory.step import gets_gradient
+from atlas_cli.wire.step_codecs import StepCodecs
 
 
 @dataclass(frozen=True)
@@ -47,3 +50,22 @@ class ClientPlan:
     def dtype(self) -> str:
         """The number type of its frozen weights that are not quantised, and of what it sends at the cut."""
         return self.format.dtype
+
+
+def client_plan(spec: ClientSpec, cut: int, ranks: Mapping[str, int]) -> ClientPlan:
+    """The plan of a client of the config, with ``cut`` blocks and adapters of these ranks."""
+    format = WeightFormat.of(spec)._replace(embedding=spec.embedding)
+    rest = (spec.key, format, spec.local_steps, spec.checkpointing, spec.weight, spec.learns, spec.wire)
+    return ClientPlan(spec.name, spec.task_group, cut, {} if spec.learns == "frozen" else ranks, *rest)
+
+
+def codecs_of(config: ExperimentConfig, client: ClientPlan, hidden_size: int) -> StepCodecs:
+    """The codecs of the kinds of messages that a client and the server send each other.
+
+    Raises:
+        ConfigError: as ``wire.codecs.codec_of``.
+    """
+    kinds = ["activations", *(["gradients"] if client.waits else [])]
+    kinds += ["features", "feature-gradients"] if config.training.labels == "client" else []
+    own, server = (getattr(torch, dtype) for dtype in (client.dtype, config.model.dtype))
+    return StepCodecs.of(client.wire, hidden_size, own, server, config.seed, kinds)

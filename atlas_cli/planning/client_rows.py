@@ -3,7 +3,7 @@ the tokens that a server keeps and what they send of them in a round."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from transformers import PreTrainedConfig
@@ -109,6 +109,31 @@ def prepared_data(config: ExperimentConfig, hf_config: PreTrainedConfig) -> tupl
     tokenizer = load_tokenizer(config.model)
     causal = family_of(hf_config, config.model.family).causal
     return prepare(config, tokenizer, causal), pad_token_id(tokenizer)
+
+
+def read_tokens(
+    config: ExperimentConfig, hf_config: PreTrainedConfig, clients: Mapping[str, str]
+) -> tuple[dict[str, int], list[str]]:
+    """The tokens of the training texts of some clients of which codecs keep something.
+
+    Where texts cannot be read there are none, and a note.
+
+    Args:
+        clients: with their task groups.
+    """
+    if not clients:
+        return {}, []
+    try:
+        data, _ = prepared_data(config, hf_config)
+    except AtlasError as error:
+        return {}, [f"not in any memory: what codecs keep of texts; no texts can be read ({error})"]
+    found = {name: tokens_of(data[group].train[name]) for name, group in clients.items()}
+    return found, ["cut buffers hold what codecs keep of all training texts, as after an epoch"]
+
+
+def tokens_of(features: Iterable[Feature]) -> int:
+    """The tokens of some texts, without padding."""
+    return sum(len(feature["input_ids"]) for feature in features)
 
 
 def most_rows(config: ExperimentConfig, hf_config: PreTrainedConfig) -> dict[str, int]:

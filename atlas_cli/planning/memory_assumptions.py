@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.data.read import read_group
 from atlas_cli.errors import AtlasError
-from atlas_cli.planning.client_rows import most_by_entry, prepared_data
+from atlas_cli.planning.client_rows import most_by_entry, read_tokens
 from atlas_cli.planning.memory_of_plan import build_task_of
 from atlas_cli.planning.method import method_of
 from atlas_cli.planning.plan import ClientPlan, Plan
@@ -41,15 +41,7 @@ def read_texts(plan: Plan, clients: Iterable[ClientPlan] | None = None) -> tuple
         clients: in place of the plan's, each as it may be.
     """
     keeping = {c.name: c.task_group for c in clients or plan.clients if plan.codecs(c).numbered}
-    if not keeping:
-        return {}, []
-    try:
-        data, _ = prepared_data(plan.config, plan.hf_config)
-    except AtlasError as error:
-        return {}, [f"not in any memory: what codecs keep of texts; no texts can be read ({error})"]
-    texts = {name: data[group].train[name] for name, group in keeping.items()}
-    found = {name: sum(len(feature["input_ids"]) for feature in features) for name, features in texts.items()}
-    return found, ["cut buffers hold what codecs keep of all training texts, as after an epoch"]
+    return read_tokens(plan.config, plan.hf_config, keeping)
 
 
 def most_texts(plan: Plan) -> dict[str, int]:

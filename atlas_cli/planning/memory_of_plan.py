@@ -120,7 +120,7 @@ def predict(
     training = plan.config.training
     full = full_shape(training)
     given, rows, texts = shapes or {}, rows or {}, texts or {}
-    kept_texts = _kept_texts(plan, texts)
+    kept_texts = kept_texts_of_parties(plan, texts)
     tasks = {name: build_task_of(plan, name, classes.get(name, ())) for name in plan.config.task_groups}
     clients: dict[str, PartyMemory] = {}
     first: dict[Any, str] = {}
@@ -144,7 +144,7 @@ def predict(
     server = _server_memory(plan, tasks, used, served) if split else None
     kept_bytes = _kept_bytes(plan, kept) if kept and split else None
     if server is not None:
-        server = _with_kept(server, (kept_bytes or 0) + kept_texts.get(SERVER, 0))
+        server = server.keeping((kept_bytes or 0) + kept_texts.get(SERVER, 0))
 
     def in_a_round(client: ClientPlan) -> RoundBytes:
         task = tasks[client.task_group]
@@ -220,7 +220,7 @@ def client_memory(
         predict = partial(predict_split_client, client.learns, *model, task=own_task)
     trained = dict.fromkeys(method.parts_of(merge).trained for merge in TURNS)
     memory = max((predict(replace(step, trained=parts)) for parts in trained), key=lambda each: each.peak)
-    memory = _with_kept(memory, texts and texts * plan.codecs(client).kept_token_bytes("client"))
+    memory = memory.keeping(texts and texts * plan.codecs(client).kept_token_bytes("client"))
     if not ranks:
         return memory
     layers = {path: Layer(rank, *plan.sizes[path]) for path, rank in ranks.items()}
@@ -304,17 +304,13 @@ def _kept_bytes(plan: Plan, tokens: Mapping[str, int]) -> int:
     )
 
 
-def _kept_texts(plan: Plan, tokens: Mapping[str, int]) -> dict[str, int]:
+def kept_texts_of_parties(plan: Plan, tokens: Mapping[str, int]) -> dict[str, int]:
     """Bytes of what codecs keep of so many tokens of each client's texts, by party; none in modes without a split."""
     if not tokens or plan.config.mode != "split-federated":
         return {}
     codecs = {client: plan.codecs(plan.by_name[client]) for client in tokens}
     found = {client: count * codecs[client].kept_token_bytes("client") for client, count in tokens.items()}
     return {**found, SERVER: sum(count * codecs[name].kept_token_bytes("server") for name, count in tokens.items())}
-
-
-def _with_kept(memory: PartyMemory, kept: int) -> PartyMemory:
-    return replace(memory, cut_buffers=memory.cut_buffers + kept) if kept else memory
 
 
 class _TrainedForGroup(NamedTuple):

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from atlas_cli.aggregation.contract import PARTS
-from atlas_cli.config.schema.experiment import ClientSpec, ExperimentConfig
+from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.errors import ConfigError
 from atlas_cli.models.adapters.lora import AdapterForm, features_of
 from atlas_cli.models.adapters.placement import adapted_names, place_ranks
@@ -34,6 +34,7 @@ from atlas_cli.planning.checks import (
     check_server_memory,
 )
 from atlas_cli.planning.client_plan import ClientPlan as ClientPlan
+from atlas_cli.planning.client_plan import client_plan, codecs_of
 from atlas_cli.planning.cuts.auto import resolve_auto_cuts
 from atlas_cli.planning.devices.cost import BlockShapes, block_shapes
 from atlas_cli.planning.form_checks import check_form
@@ -255,18 +256,6 @@ def _planned_clients(
     return clients
 
 
-def codecs_of(config: ExperimentConfig, client: ClientPlan, hidden_size: int) -> StepCodecs:
-    """The codecs of the kinds of messages that a client and the server send each other.
-
-    Raises:
-        ConfigError: as ``wire.codecs.codec_of``.
-    """
-    kinds = ["activations", *(["gradients"] if client.waits else [])]
-    kinds += ["features", "feature-gradients"] if config.training.labels == "client" else []
-    own, server = (getattr(torch, dtype) for dtype in (client.dtype, config.model.dtype))
-    return StepCodecs.of(client.wire, hidden_size, own, server, config.seed, kinds)
-
-
 def _check_kept_texts(config: ExperimentConfig, clients: list[ClientPlan], hidden_size: int) -> None:
     """Refuse memory for what codecs keep of texts where none keeps anything."""
     asked = config.engine.kept_texts is not None
@@ -275,13 +264,6 @@ def _check_kept_texts(config: ExperimentConfig, clients: list[ClientPlan], hidde
             "is for what codecs keep of texts, and none does (codec: delta, or feedback of gradients); remove it",
             key="engine.kept_texts",
         )
-
-
-def client_plan(spec: ClientSpec, cut: int, ranks: Mapping[str, int]) -> ClientPlan:
-    """The plan of a client of the config, with ``cut`` blocks and adapters of these ranks."""
-    format = WeightFormat.of(spec)._replace(embedding=spec.embedding)
-    rest = (spec.key, format, spec.local_steps, spec.checkpointing, spec.weight, spec.learns, spec.wire)
-    return ClientPlan(spec.name, spec.task_group, cut, {} if spec.learns == "frozen" else ranks, *rest)
 
 
 def _server_adapters(

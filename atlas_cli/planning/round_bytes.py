@@ -56,12 +56,18 @@ class RoundBytes:
 @dataclass(frozen=True)
 class RoundMessages:
     """What a client exchanges in each local step in which it does (``uploads`` says which), and the sizes of its
-    messages at the end of the round."""
+    messages at the end of the round.
+
+    Attributes:
+        coded_up, coded_down: numbers in the messages at the end that codecs encode and decode.
+    """
 
     step: StepBytes
     uploads: tuple[bool, ...]
     end_up: tuple[int, ...]
     end_down: tuple[int, ...]
+    coded_up: int = 0
+    coded_down: int = 0
 
 
 def round_bytes(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape) -> RoundBytes:
@@ -106,20 +112,21 @@ def round_messages(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape)
     layers = {path: Layer(rank, *plan.sizes[path]) for path, rank in client.ranks.items()}
     extra = method.extra_tensors(layers)
 
-    def merged(name: str, parts: Sequence[str], more: Shapes) -> list[int]:
-        adapters, of_head = _factors(plan, client.ranks, "lora_", parts), head
+    def merged(name: str, parts: Sequence[str], more: Shapes) -> tuple[list[int], int]:
+        adapters, of_head, numbers = _factors(plan, client.ranks, "lora_", parts), head, 0
         if (codec := ParameterCodec.of(client.wire, name)) is not None:
+            numbers = sum(tensor.numel() for tensor in (*adapters.values(), *head.values()))
             adapters, of_head = _blank(codec, adapters), _blank(codec, head)
             if method.PRUNES and name == "adapters":
                 adapters[RANKS] = torch.empty(len(client.ranks), dtype=torch.int32, device="meta")
         messages = Adapters("", adapters, _empty(more)), NamedTensors("", of_head)
-        return [message.bytes for message in messages if message.tensors]
+        return [message.bytes for message in messages if message.tensors], numbers
 
     turns = [method.parts_of(merge) for merge in TURNS]
-    up = max((merged("adapters", turn.sent, extra.up) for turn in turns), key=sum)
-    down = max((merged("deliveries", turn.delivered, extra.down) for turn in turns), key=sum)
+    up, coded_up = max((merged("adapters", turn.sent, extra.up) for turn in turns), key=_all_bytes)
+    down, coded_down = max((merged("deliveries", turn.delivered, extra.down) for turn in turns), key=_all_bytes)
     if not client.ranks:
-        up, down = [], []
+        up, down, coded_up, coded_down = [], [], 0, 0
     if shares_gradients(config) and client.ranks:
         gradients = [_factors(plan, client.ranks, "lora_", turn.trained) for turn in turns]
         up.append(max(FirstGradients("", each).bytes for each in gradients))
@@ -140,7 +147,11 @@ def round_messages(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape)
         down.append(BaseRows("", sent).bytes)
     if beside := plan.beside(client):
         down.append(max(BaseTotal("", _factors(plan, beside, "base_", turn.delivered)).bytes for turn in turns))
-    return RoundMessages(step, tuple(client.uploads(training)), tuple(up), tuple(down))
+    return RoundMessages(step, tuple(client.uploads(training)), tuple(up), tuple(down), coded_up, coded_down)
+
+
+def _all_bytes(merged: tuple[list[int], int]) -> int:
+    return sum(merged[0])
 
 
 def _blank(codec: ParameterCodec, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from atlas_cli.planning.devices.cost import Work, client_step, head_step, server_step
+from atlas_cli.planning.devices.cost import Work, client_step, codec_step, head_step, server_step
 from atlas_cli.planning.plan import ClientPlan, Plan
 from atlas_cli.planning.round_bytes import Shape
 from atlas_cli.tasks.contract import BaseTask
-from atlas_cli.wire.step_codecs import DOWN, UP
+from atlas_cli.wire.parameter_codec import ParameterCodec
 
 
 def codec_flops(plan: Plan, client: ClientPlan, shape: Shape, alone: Sequence[int] | None = None) -> tuple[Work, float]:
@@ -17,13 +17,16 @@ def codec_flops(plan: Plan, client: ClientPlan, shape: Shape, alone: Sequence[in
     Args:
         alone: lengths of the texts that a frozen client sends; default: all of the batch.
     """
-    codecs, numbers = plan.codecs(client), shape.batch * shape.tokens * plan.hidden_size
-    sent = numbers if alone is None else sum(alone) * plan.hidden_size
-    up, back = (codecs.flops(kind) for kind in UP)
-    down = [codecs.flops(kind) for kind in DOWN]
-    after = numbers * (back[0] + sum(decode for _, decode in down))
-    at_server = numbers * (up[1] + back[1] + sum(encode for encode, _ in down))
-    return Work(sent * up[0], after), at_server
+    of_client, of_server = codec_step(plan.codecs(client), shape.batch, shape.tokens, alone)
+    return of_client, of_server.total
+
+
+def end_flops(client: ClientPlan, coded_up: int, coded_down: int) -> tuple[float, float]:
+    """FLOPs of a client at the end of a round: of encoding so many numbers that it sends, and of decoding those that it
+    gets."""
+    up, down = (ParameterCodec.of(client.wire, name) for name in ("adapters", "deliveries"))
+    encoding = 0.0 if up is None else coded_up * up.encode_flops
+    return encoding, 0.0 if down is None else coded_down * down.decode_flops
 
 
 def step_flops(

@@ -96,6 +96,14 @@ class Ledger:
             if e.payload_bytes != e.closed_form_bytes
         ]
 
+    def coded(self, client: str, asked: str) -> int:
+        """Numbers that went through a codec, of a client's messages that one key of ``wire`` is of."""
+        return sum(
+            entry.lost.numbers
+            for (name, kind, way), entry in self.entries.items()
+            if name == client and entry.lost is not None and _ASKED.get((kind, way), kind) == asked
+        )
+
     def lost(self, clients: Collection[str]) -> dict[str, dict[str, float | None]]:
         """What codecs lost of some clients' messages, by kind; kinds without a codec are left out."""
         found: dict[str, Lost] = {}

@@ -12,12 +12,13 @@ from torch import Tensor
 @dataclass(frozen=True)
 class Lost:
     """Sums over the numbers of messages: of squares before encoding, of squares after decoding, of products of the two,
-    and of squared differences."""
+    and of squared differences; and how many numbers they are."""
 
     before: float = 0.0
     after: float = 0.0
     product: float = 0.0
     difference: float = 0.0
+    numbers: int = 0
 
     @classmethod
     def of(cls, before: Tensor, after: Tensor, largest: float) -> Lost:
@@ -30,7 +31,7 @@ class Lost:
         one, other = (each.float().flatten() / size for each in (before, after))
         off = other - one
         pairs = (one, one), (other, other), (one, other), (off, off)
-        return cls(*(float(torch.dot(a, b)) * size**2 for a, b in pairs))
+        return cls(*(float(torch.dot(a, b)) * size**2 for a, b in pairs), numbers=before.numel())
 
     def __add__(self, other: Lost) -> Lost:
         return Lost(*(getattr(self, name) + getattr(other, name) for name in vars(self)))

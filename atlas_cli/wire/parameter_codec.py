@@ -54,6 +54,16 @@ class ParameterCodec:
         asked = wire.of_parameters().get(name)
         return None if asked is None else cls(codec_of(asked, f"wire.{name}"))
 
+    @property
+    def encode_flops(self) -> float:
+        """FLOPs of encoding a number; ``decode_flops`` of decoding one."""
+        return self._codec.encode_flops
+
+    @property
+    def decode_flops(self) -> float:
+        """FLOPs of decoding a number."""
+        return self._codec.decode_flops
+
     def layout(self, shapes: Shapes) -> Layout:
         """The tensors that are sent for parameters of these shapes, by part."""
         sizes: dict[str, int] = {}

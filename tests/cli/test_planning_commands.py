@@ -12,6 +12,7 @@ from atlas_cli.cli._imports import without_collecting
 from atlas_cli.config.load import load_config
 from atlas_cli.experiment.allocation.auto_ranks import plan_ranks
 from atlas_cli.experiment.allocation.measured_client import take_steps
+from atlas_cli.planning.cuts.table import config_of
 from atlas_cli.planning.devices import devices as devices_module
 from atlas_cli.planning.devices.devices import BUILT_IN, device_of
 from atlas_cli.planning.memory_of_plan import Shape, predict
@@ -309,3 +310,31 @@ def test_imports_collect_nothing_and_an_error_leaves_collecting_on():
         assert not gc.isenabled()
         raise ImportError
     assert gc.isenabled() and gc.get_freeze_count() > 0
+
+
+def test_a_codec_is_in_all_figures_of_a_split_layer(run, model_folder):
+    """``delta`` keeps what was sent and received last of each text, at both ends."""
+    plain, coded = (
+        json.loads(run("split-point", model_folder("gpt2"), "--server", "workstation-gpu-16gib", *own, "--json")[1])
+        for own in (("--memory", "1 GiB"), ("--memory", "1 GiB", "--codec", "delta", "--text-tokens", "1000"))
+    )
+    kept = 2 * 4 * 1000 * config_of(model_folder("gpt2")).hidden_size
+    for one, other in zip(plain["layers"], coded["layers"], strict=True):
+        for party in ("client_memory", "server_memory"):
+            assert other[party]["cut_buffers"] - one[party]["cut_buffers"] == kept
+        assert other["bytes_up"] < one["bytes_up"] / 3 and other["bytes_down"] < one["bytes_down"] / 3
+        assert other["client_flops"] > one["client_flops"] and other["server_flops"] > one["server_flops"]
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        (["--codec", "delta"], "--codec: delta keeps what was sent last of each text"),
+        (["--codec", "int8", "--text-tokens", "9"], "--text-tokens: --codec int8 keeps nothing of texts"),
+        (["--codec", "int"], "--codec: 'int' cannot be chosen"),
+        (["--codec", "low-rank", "--learns", "frozen"], "--codec: low-rank does not encode each token alone"),
+    ],
+)
+def test_a_codec_that_cannot_be_planned(options, error, run, model_folder):
+    code, out, err = run("split-point", model_folder("gpt2"), *options)
+    assert (code, out) == (2, "") and error in err

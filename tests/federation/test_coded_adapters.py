@@ -83,8 +83,11 @@ def test_bytes_are_those_of_the_plan_and_clients_hold_what_was_decoded(method, l
             kinds = ("adapters", "head", "base-change", "base-total")
             down = [size for kind in kinds for size in ledger.sizes(client, kind, "down")]
             assert sum(up) == sum(said.end_up)
+            assert ledger.coded(client, "adapters") == said.coded_up > 0
             if method not in REFUSED and (number, method) != (1, "fedex"):  # the plan is of later rounds
                 assert sum(down) == sum(said.end_down)
+                # a first delivery is sent as it is
+                assert ledger.coded(client, "deliveries") == said.coded_down > 0
     lost = ledger.lost(COHORT)
     assert 0.01 < lost["adapters"]["relative_error"] < 0.2
     assert method in REFUSED or 0 < lost["deliveries"]["relative_error"] < 0.02

@@ -4,9 +4,10 @@ import pytest
 import torch
 from support.rounds import run_round
 
-from atlas_cli.experiment.round_loop import set_up
+from atlas_cli.experiment.round_loop import deliver, set_up
 from atlas_cli.federation.round_time import simulate
 from atlas_cli.planning.devices.devices import server_device
+from atlas_cli.planning.round_bytes import Shape, round_messages
 from atlas_cli.wire.codecs.int4 import Codec as Int4
 from atlas_cli.wire.codecs.int8 import Codec as Int8
 from atlas_cli.wire.ledger import Ledger
@@ -72,6 +73,27 @@ def test_encoding_and_decoding_take_the_time_of_their_numbers(make_federation, l
     server = messages * (Int4.decode_flops + Int8.encode_flops)
     assert coded.compute - plain.compute == pytest.approx(numbers * client / 1e6)
     assert coded.server - plain.server == pytest.approx(numbers * server / 1e6)
+
+
+@pytest.mark.parametrize("labels", ["server", "client"])
+def test_adapters_and_heads_take_the_time_of_their_numbers_as_it_is_planned(make_federation, labels):
+    """A client encodes what it sends by int4, and decodes what it gets by int8."""
+
+    def ended(**wire):
+        devices = {"devices": {"slow": SLOW}, "training": {"labels": labels}}
+        federation = make_federation(**devices, clients={name: {"device": "slow"} for name in "abc"}, wire=wire)
+        trained, ledger = a_round(federation)
+        federation.aggregator.merge("g", list("abc"), ledger, 1)
+        deliver(federation, list("abc"), ledger)
+        return federation, simulate(federation, trained, ledger)
+
+    (plain, before), (coded, after) = ended(), ended(adapters={"codec": "int4"}, deliveries={"codec": "int8"})
+    for client in plain.plan.clients:
+        numbers = sum(tensor.numel() for tensor in plain.clients[client.name].trained())
+        more = after.clients[client.name].compute - before.clients[client.name].compute
+        assert more == pytest.approx(numbers * (Int4.encode_flops + Int8.decode_flops) / 1e6, rel=1e-6)
+        said = round_messages(coded.plan, coded.plan.by_name[client.name], coded.data["g"].task, Shape(4, 8, True))
+        assert (said.coded_up, said.coded_down) == (numbers, numbers)
 
 
 def test_steps_have_the_bytes_of_their_own_batches(make_federation):

@@ -36,6 +36,19 @@ def test_steps_and_adapters_add_up():
     assert a.finished == 3 * 14 + 6
 
 
+def test_adapters_are_encoded_before_they_go_up_and_decoded_after_they_came_down():
+    ends = {"adapter_bytes_up": 6, "adapter_bytes_down": 7, "encode_flops": 0.4, "decode_flops": 0.2}
+    pair = [work("f", adapter_bytes_up=6, adapter_bytes_down=7), work("s", SLOW, slowdown=2.0, **ends)]
+    time = round_time(pair, SERVER, "per-client")
+    s, alone = time.clients["s"], 2 * (10 + 4 + 5 + 10) + 3  # of one step, the server's time as it is
+    assert s.finished == pytest.approx(alone + 2 * (4 + 6))
+    assert time.seconds == pytest.approx(s.finished + 2 * (7 + 2))
+    assert s.compute == pytest.approx(2 * (10 + 10 + 4 + 2)) and s.wait == pytest.approx(0)
+    assert s.joules == 2.0 * (s.compute + s.upload + s.download)
+    assert time.clients["f"].wait == pytest.approx(time.seconds - 14 - 6 - 7)
+    assert pair[1].own_seconds(SERVER, 0.0) == pytest.approx(time.seconds - 3)
+
+
 def test_latency_is_paid_for_every_message():
     far = Device("far", compute=1.0, uplink=8.0, downlink=8.0, latency=0.5)
     near = round_time([work("a", steps=2)], SERVER).seconds

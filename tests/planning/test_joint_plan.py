@@ -76,7 +76,7 @@ def test_costs_that_differ_by_rounding_alone_are_equal():
 
 
 FLOPS = st.integers(1, 50)
-WORK = st.tuples(*[FLOPS] * 7, st.sampled_from("gh"))
+WORK = st.tuples(*[FLOPS] * 9, st.sampled_from("gh"))
 
 
 @settings(max_examples=60, deadline=None)
@@ -84,10 +84,11 @@ WORK = st.tuples(*[FLOPS] * 7, st.sampled_from("gh"))
 def test_a_round_follows_from_the_largest_times_of_its_clients(clients, steps, update):
     """What the search takes for the time of a round is the clock's, so that it leaves out nothing that is faster."""
     server, works = Device("server", compute=1.0), []
-    for number, (forward, backward, served, up, down, last, delivered, group) in enumerate(clients):
+    for number, (forward, backward, served, up, down, last, delivered, *codec, group) in enumerate(clients):
         device = Device("d", compute=1.0, uplink=8.0, downlink=8.0)
         step = LocalStep(forward, backward, served, up, down)
-        works.append(ClientWork(f"c{number}", group, device, [step] * steps, last, delivered))
+        coding = dict(zip(("encode_flops", "decode_flops"), codec, strict=True))
+        works.append(ClientWork(f"c{number}", group, device, [step] * steps, last, delivered, **coding))
     expected = []
     for group in {work.task_group for work in works}:
         each = [times_of(work, server, update == "pooled") for work in works if work.task_group == group]

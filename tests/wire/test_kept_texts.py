@@ -1,11 +1,19 @@
 """What codecs keep of texts, in the memory of both ends, predicted and measured."""
 
+from types import SimpleNamespace
+
+import pytest
 from support.rounds import run_round
 
+from atlas_cli.engines.remote.process_memory import ProcessMemory
+from atlas_cli.engines.remote.ray_engine import RayEngine
+from atlas_cli.errors import TooFewClientsError
 from atlas_cli.experiment.memory_record import MeasuredRound
 from atlas_cli.experiment.round_loop import set_up
+from atlas_cli.planning.cuts.table import Setting, Shapes
 from atlas_cli.planning.memory_assumptions import read_texts
 from atlas_cli.planning.memory_of_plan import predict
+from atlas_cli.planning.plan import make_plan
 from atlas_cli.wire.ledger import Ledger
 
 WIRE = {"activations": {"codec": "delta"}, "gradients": {"codec": "int4", "feedback": True}}
@@ -46,3 +54,47 @@ def test_what_does_not_fit_in_memory_is_on_disk_and_a_run_is_the_same(make_feder
     assert small.kept_texts.memory_bytes == small.kept_texts.disk_bytes == 0  # all clients are away, with theirs
     small.close()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_cut_is_chosen_with_what_codecs_keep_of_texts(make_config):
+    """``split_layer: auto``: the deepest whose memory, of all the client's texts, is the device's or less."""
+
+    def plan(layer, memory, of_server=10**9):
+        config = make_config(
+            wire=WIRE,
+            devices={"own": {"memory": f"{memory} B"}, "big": {"memory": f"{of_server} B", "compute": "1 TFLOP/s"}},
+            clients={"a": {"split_layer": layer, "device": "own"}},
+            server={"device": "big"},
+        )
+        return make_plan(config)
+
+    found = plan(3, 10**9)
+    said = predict(found, {"g": ["pos", "neg"]}, texts=read_texts(found)[0])
+    peak = said.clients["a"].peak
+    assert [plan("auto", memory).by_name["a"].cut for memory in (peak, peak - 1)] == [3, 2]
+    # the server keeps those of all clients
+    without = Shapes(found.hf_config, Setting(batch=4, tokens=32)).server(4).peak
+    least = without + said.kept_texts["server"]
+    assert plan("auto", 10**9, least).by_name["a"].cut == 3
+    with pytest.raises(TooFewClientsError, match="fits server big: it needs"):
+        plan("auto", 10**9, least - 1)
+
+
+def test_a_process_of_a_cluster_reserves_what_its_clients_keep(make_federation):
+    """The fewer processes serve a round, the more clients' texts are in one; beyond ``engine.kept_texts`` on disk."""
+    own = {"c": {"task_group": "g", "wire": {"activations": {"codec": "none"}}}}
+    plain, kept = (make_federation(wire=wire, clients=own) for wire in ({}, WIRE))
+    tokens = {name: sum(len(each["input_ids"]) for each in kept.train_features(name)) for name in "ab"}
+    sizes = sorted((4 * kept.base.hidden_size * count for count in tokens.values()), reverse=True)
+    without = ProcessMemory.of(plain).reserved(1)
+    memory = ProcessMemory.of(kept)
+    assert [memory.reserved(count) - without for count in (1, 2, 3)] == [sum(sizes), sum(sizes), sizes[0]]
+    limited = ProcessMemory.of(make_federation(wire=WIRE, clients=own, engine={"kept_texts": "1 KiB"}))
+    assert limited.reserved(1) - without == 1024 < sizes[0]
+    node = {"CPU": 9.0, "GPU": 0.0, "memory": 2.0 * memory.reserved(3)}  # for two that serve two clients not quite
+    ray = SimpleNamespace(put=lambda value: value, nodes=lambda: [{"Alive": True, "Resources": node}])
+    engine = RayEngine(kept, ray, print)
+    assert (engine._wanted, engine._needed["memory"]) == (1, memory.reserved(1))
+    node["memory"] = 2.0 * memory.reserved(2)
+    engine = RayEngine(kept, ray, print)
+    assert (engine._wanted, engine._needed["memory"]) == (2, memory.reserved(2))

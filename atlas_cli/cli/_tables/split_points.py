@@ -66,6 +66,10 @@ def _notes_on_client(setting: Setting) -> list[str]:
         notes.append("two classes); nothing comes down")
     if setting.learns == "zeroth-order":
         notes.append(f"zeroth-order: a forward, and {setting.probes} more in place of the backward")
+    if setting.codec != "none":
+        notes.append(f"{setting.codec}: of activations and gradients; work has what it takes to encode and decode them")
+    if setting.kept:
+        notes.append("saved: with what the codec keeps of all texts of the client, as after an epoch")
     if setting.embedding == "rows":
         notes += [
             f"token embedding: {setting.rows:,} rows, taken for the distinct tokens of a client's texts;",
@@ -166,6 +170,7 @@ def _title(choice: SplitChoice) -> str:
         *(["embeddings by the row"] if s.embedding == "rows" else []),
         *(["checkpointing"] if s.checkpointing else []),
         *([s.learns] if s.learns != "backprop" else []),
+        *([s.codec] if s.codec != "none" else []),
     ]
     rank = "" if s.learns == "frozen" else f", rank {s.rank}"
     return f"{choice.model}: a step of {s.batch} x {s.tokens} tokens{rank}, {', '.join(held)}"

@@ -16,32 +16,28 @@ from typing import Any, Self
 
 import torch
 
-from atlas_cli.config.cohorts import cohort_size
 from atlas_cli.engines.own_step import OnStep
 from atlas_cli.engines.remote.arrays import Array, size_of, to_array
 from atlas_cli.engines.remote.cluster import nodes, require_room, room
 from atlas_cli.engines.remote.host import Answer, ClientSetup, LostCall, Result, SentMessage
+from atlas_cli.engines.remote.process_memory import ProcessMemory
 from atlas_cli.engines.remote.ray_process import NotReadyError, Process
 from atlas_cli.engines.remote.sent_state import SentState
-from atlas_cli.engines.remote.steps import GRAPHS, remote_steps
+from atlas_cli.engines.remote.steps import remote_steps
 from atlas_cli.errors import AtlasError
 from atlas_cli.federation.attendance import Attendance
 from atlas_cli.federation.batches import batches_of
 from atlas_cli.federation.client_state.new_client import needs_output
 from atlas_cli.federation.federation import Federation
 from atlas_cli.federation.local_work import LocalWork
-from atlas_cli.models.frozen.kernel_order import prepacked_bytes
 from atlas_cli.models.frozen.skeleton import Skeleton, contents_sha256, take_apart
 from atlas_cli.models.frozen.weight_format import WeightFormat
-from atlas_cli.planning.memory_of_plan import client_memory
-from atlas_cli.planning.round_bytes import Shape
 from atlas_cli.units import parse_time
 from atlas_cli.wire.ledger import Ledger
 from atlas_cli.wire.messages import Direction
 
 WAYS: tuple[Direction, ...] = ("up", "down")
 START = 120.0  # seconds that a process may at least take to import what it needs, on a busy node
-PROCESS = 512 * 2**20  # bytes of an interpreter with torch and transformers, besides what clients need
 
 
 class RayEngine:
@@ -59,10 +55,7 @@ class RayEngine:
         self.federation, self.ray, self.note = federation, ray, note
         config, self._engine = federation.config, federation.config.engine
         self._timeout = parse_time(self._engine.timeout)
-        self._needed = {"CPU": self._engine.cpus, "GPU": self._engine.gpus, "memory": float(self._memory())}
-        require_room(ray, self._needed, self._engine.hosts or 1)
-        sizes = [cohort_size(config.training.cohort, len(federation.members(g))) for g in federation.group_names]
-        self._wanted = self._engine.hosts or min(sum(sizes), room(ray, self._needed))
+        self._wanted, self._needed = self._asked(ProcessMemory.of(federation))
         self._config = ray.put(config)
         self._bases, self._weights = self._carried()
         self._made: dict[str, Any] = {}
@@ -234,17 +227,17 @@ class RayEngine:
             references[format] = self.ray.put(content)
         return references, hashes
 
-    def _memory(self) -> int:
-        """Bytes that a process reserves: what its clients need at their peak, besides the weights, which they share."""
-        plan, training = self.federation.plan, self.federation.config.training
-        shape = Shape(training.batch_size, training.max_length, training.batch_size > 1)
-        kinds = {
-            (c.task_group, c.cut, c.learns, tuple(c.ranks.items()), c.format, c.checkpointing): c for c in plan.clients
-        }
-        tasks = {group: data.task for group, data in self.federation.data.items()}
-        needs = [client_memory(plan, client, tasks[client.task_group], shape) for client in kinds.values()]
-        copies = max(prepacked_bytes(self.federation.bases[c.format], c.cut) for c in kinds.values())
-        return PROCESS + copies + GRAPHS * max(need.peak - need.frozen_weights for need in needs)
+    def _asked(self, memory: ProcessMemory) -> tuple[int, dict[str, float]]:
+        """How many processes, and what each needs: the fewer there are, the more clients' texts are in one."""
+        engine = self._engine
+
+        def needed(processes: int) -> dict[str, float]:
+            return {"CPU": engine.cpus, "GPU": engine.gpus, "memory": float(memory.reserved(processes))}
+
+        possible = (n for n in range(memory.clients, 0, -1) if room(self.ray, needed(n)) >= n)
+        wanted = engine.hosts or next(possible, 1)
+        require_room(self.ray, needed(wanted), wanted)
+        return wanted, needed(wanted)
 
     def _made_for(self, client: str) -> Any:
         if client not in self._made:

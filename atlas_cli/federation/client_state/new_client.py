@@ -21,8 +21,8 @@ from atlas_cli.federation.parties.unsplit_client import UnsplitClient
 from atlas_cli.federation.parties.zeroth_order_client import ZerothOrderClient
 from atlas_cli.models.auxiliary_head import auxiliary_head
 from atlas_cli.models.frozen.load import FrozenBase
+from atlas_cli.planning.client_plan import ClientPlan, codecs_of
 from atlas_cli.planning.method import method_of, pull_of, shares_gradients
-from atlas_cli.planning.plan import ClientPlan, codecs_of
 from atlas_cli.seeding import forked
 from atlas_cli.tasks.contract import BaseTask
 

@@ -11,11 +11,14 @@ from transformers import PreTrainedConfig
 from atlas_cli.config.schema.experiment import ClientSpec, ExperimentConfig
 from atlas_cli.errors import ConfigError
 from atlas_cli.models.files.resolve import model_config
-from atlas_cli.planning.client_rows import most_rows
+from atlas_cli.planning.client_plan import client_plan, codecs_of
+from atlas_cli.planning.client_rows import most_by_entry, most_rows, read_tokens
 from atlas_cli.planning.cuts.choice import choose_split
 from atlas_cli.planning.cuts.table import Setting
 from atlas_cli.planning.devices.devices import Device, client_devices, server_device
 from atlas_cli.planning.memory.embedding_rows import ASSUMED_ROWS
+from atlas_cli.planning.method import method_of
+from atlas_cli.planning.wire_checks import check_wire
 
 
 def resolve_auto_cuts(config: ExperimentConfig) -> ExperimentConfig:
@@ -32,8 +35,10 @@ def resolve_auto_cuts(config: ExperimentConfig) -> ExperimentConfig:
     if not auto:
         return config
     hf_config, _, _ = model_config(config.model)
-    rows = most_rows(config, hf_config)
-    deepest = {key: _deepest(config, spec, hf_config, rows.get(key)) for key, spec in auto.items()}
+    rows, (kept, at_server) = most_rows(config, hf_config), _kept(config, hf_config)
+    deepest = {
+        key: _deepest(config, spec, hf_config, rows.get(key), kept.get(key, 0), at_server) for key, spec in auto.items()
+    }
     inherited = [key for key in auto if config.clients[key.removeprefix("clients.")].split_layer is None]
     model = config.model
     if inherited:
@@ -47,7 +52,27 @@ def resolve_auto_cuts(config: ExperimentConfig) -> ExperimentConfig:
     return config.model_copy(update={"model": model, "clients": clients})
 
 
-def _deepest(config: ExperimentConfig, spec: ClientSpec, hf_config: PreTrainedConfig, rows: int | None) -> int:
+def _kept(config: ExperimentConfig, hf_config: PreTrainedConfig) -> tuple[dict[str, int], int]:
+    """Bytes of what codecs keep of texts: the most of any client of a template, by its place in the config; and of all
+    at the server."""
+    check_wire(config, method_of(config))
+    clients = [client_plan(spec, 0, {}) for spec in config.expanded_clients()]
+    codecs = {c.name: codecs_of(config, c, int(hf_config.hidden_size)) for c in clients}
+    keeping = {c.name: c.task_group for c in clients if codecs[c.name].numbered}
+    tokens, _ = read_tokens(config, hf_config, keeping)
+    at_client = {name: count * codecs[name].kept_token_bytes("client") for name, count in tokens.items()}
+    at_server = sum(count * codecs[name].kept_token_bytes("server") for name, count in tokens.items())
+    return most_by_entry(config, at_client), at_server
+
+
+def _deepest(
+    config: ExperimentConfig,
+    spec: ClientSpec,
+    hf_config: PreTrainedConfig,
+    rows: int | None,
+    kept: int,
+    server_kept: int,
+) -> int:
     device = _device(config, spec)
     ranks = list(spec.rank.values()) if isinstance(spec.rank, dict) else [spec.rank]
     targets = config.lora.targets
@@ -67,6 +92,8 @@ def _deepest(config: ExperimentConfig, spec: ClientSpec, hf_config: PreTrainedCo
         family=config.model.family,
         learns=spec.learns,
         probes=config.training.zeroth_order.probes,
+        kept=kept,
+        server_kept=server_kept,
     )
     server = server_device(config) if config.server.device is not None else None
     choice = choose_split(config.model.name, setting, device, server, hf_config=hf_config).require()

@@ -14,6 +14,7 @@ from transformers import PreTrainedConfig
 
 from atlas_cli.config.schema.experiment import Learns, ModelConfig
 from atlas_cli.config.schema.training import ZerothOrderConfig
+from atlas_cli.config.schema.wire import CodecConfig, WireConfig
 from atlas_cli.errors import ConfigError
 from atlas_cli.models.adapters.lora import features_of
 from atlas_cli.models.adapters.placement import adapted_names, place_ranks
@@ -29,6 +30,7 @@ from atlas_cli.planning.devices.cost import (
     Work,
     block_shapes,
     client_step,
+    codec_step,
     compute_seconds,
     download_seconds,
     head_step,
@@ -43,6 +45,7 @@ from atlas_cli.planning.memory.predict import predict_server, predict_split_clie
 from atlas_cli.planning.memory.step import Step, gets_gradient
 from atlas_cli.tasks import build as build_task
 from atlas_cli.tasks.contract import BaseTask
+from atlas_cli.wire.step_codecs import StepCodecs
 
 # 200,000 tokens of English have 12,650 to 17,083 distinct ones: news and films, tokenizers of GPT-2, BERT and SmolLM2
 ROWS = 16_384
@@ -58,6 +61,8 @@ class Setting:
             the linear layers of its blocks.
         family: as ``model.family`` of a config.
         learns: how the client learns; ``probes``: forward passes of a step that learns ``zeroth-order``.
+        codec: of activations and gradients, with its default options.
+        kept: bytes of what codecs keep of the client's texts; ``server_kept``: of all texts, at the server.
     """
 
     batch: int = 8
@@ -75,6 +80,20 @@ class Setting:
     family: Literal["known", "auto"] = "known"
     learns: Learns = "backprop"
     probes: int = ZerothOrderConfig().probes
+    codec: str = "none"
+    kept: int = 0
+    server_kept: int = 0
+
+    def codecs(self, width: int) -> StepCodecs:
+        """The codecs of a step, where hidden states have so many features.
+
+        Raises:
+            ConfigError: no codec has this name.
+        """
+        asked = CodecConfig(codec=self.codec)
+        client, server = (getattr(torch, dtype) for dtype in (self.dtype, self.server_dtype or self.dtype))
+        kinds = ["activations", *(["gradients"] if self.answered else [])]
+        return StepCodecs.of(WireConfig(activations=asked, gradients=asked), width, client, server, 0, kinds)
 
     def client_step(self) -> Step:
         """The step of the client."""
@@ -199,12 +218,14 @@ class Shapes:
         asked = setting or self.setting
         step = asked.client_step()
         given = self.family, config, cut, self.ranks(cut), self.features(cut), step
-        return predict_split_client(asked.learns, *given, task=self.task if asked.learns == "auxiliary" else None)
+        task = self.task if asked.learns == "auxiliary" else None
+        return predict_split_client(asked.learns, *given, task=task).keeping(asked.kept)
 
     def server(self, cut: int) -> PartyMemory:
         """The memory of a server that trains heads only; decoders have their language-modelling head."""
         head = build_task("causal-lm") if self.family.causal else None
-        return predict_server(self.family, self.config, cut, {}, {}, self.setting.server_step(), [head])
+        memory = predict_server(self.family, self.config, cut, {}, {}, self.setting.server_step(), [head])
+        return memory.keeping(self.setting.server_kept)
 
 
 def config_of(model_name: str) -> Any:
@@ -229,16 +250,20 @@ def cut_table(shapes: Shapes, device: Device | None, server: Device | None, meas
     frozen, answered = s.learns == "frozen", s.answered
     texts, task = [s.tokens] * s.batch, shapes.task
     labels = task.blank_labels_of_texts(texts) if frozen else task.blank_labels(s.batch, s.tokens)
-    sent = step_bytes(shapes.config, s.batch, s.tokens, s.dtype, labels=labels, frozen=frozen, answered=answered)
-    probes = s.probes if s.learns == "zeroth-order" else None
     d, vocabulary = int(shapes.config.hidden_size), int(shapes.config.vocab_size)
+    codecs, step = s.codecs(d), (shapes.config, s.batch, s.tokens, s.dtype)
+    sent = step_bytes(*step, labels=labels, codecs=codecs, frozen=frozen, answered=answered)
+    encoding, decoding = codec_step(codecs, s.batch, s.tokens)
+    probes = s.probes if s.learns == "zeroth-order" else None
     output = head_step(build_task("causal-lm"), d, vocabulary, s.batch, s.tokens) if causal else Work(0, 0)
     blocks = block_shapes(shapes.family, shapes.config)
     rows = []
     for cut in range(1, shapes.n_layers + 1):
         ranks, features = shapes.ranks(cut), shapes.features(cut)
         work = client_step(blocks, cut, ranks, s.batch, s.tokens, checkpointing=s.checkpointing, probes=probes)
+        work += encoding
         server_work = server_step(blocks, cut, shapes.n_layers, {}, s.batch, s.tokens, to_cut=answered) + output
+        server_work += decoding
         if s.learns == "auxiliary":
             work += head_step(shapes.task, d, vocabulary, s.batch, s.tokens)
         rows.append(

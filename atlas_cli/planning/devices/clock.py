@@ -11,8 +11,9 @@ does when several clients want it depends on its update:
     sequential   one worker, which serves all clients in their order, step after step (SplitFed V2)
 
 The first two are the parallel server. At the end of the round clients send their adapters, the server merges a
-group's when its last has come, and delivers them. Links are not shared: a client's transfer goes at the slower of its
-own rate and the server's. A device that has a trace has its rates by the virtual time at which a round began.
+group's when its last has come, and delivers them; what it computes for that (the merge, codecs of adapters) takes no
+time. Links are not shared: a client's transfer goes at the slower of its own rate and the server's. A device that has a
+trace has its rates by the virtual time at which a round began.
 """
 
 from __future__ import annotations
@@ -59,6 +60,8 @@ class ClientWork:
         slowdown: a factor on the client's own computing and transfers.
         dropped: whether it stopped after these steps, so that nobody waits for it at the merge.
         late: whether its last step came too late, so that nobody waited for that one either.
+        encode_flops: its work before it sends its adapters; ``decode_flops``: after it has got them. None of clients
+            that wait for nobody, which send adapters as they are.
     """
 
     name: str
@@ -72,6 +75,18 @@ class ClientWork:
     slowdown: float = 1.0
     dropped: bool = False
     late: bool = False
+    encode_flops: float = 0.0
+    decode_flops: float = 0.0
+
+    @property
+    def encoding(self) -> float:
+        """Seconds of encoding its adapters."""
+        return self.slowdown * compute_seconds(self.encode_flops, self.device)
+
+    @property
+    def decoding(self) -> float:
+        """Seconds of decoding those that are delivered to it."""
+        return self.slowdown * compute_seconds(self.decode_flops, self.device)
 
     def forward(self, step: LocalStep) -> float:
         """Seconds of a step's forward on the client."""
@@ -107,8 +122,9 @@ class ClientWork:
             now += self.up(step, server, now)
             now += self.down(step, server, now)
             now += self.backward(step)
+        now += self.encoding
         now += self.adapters_up(server, now)
-        return now + self.adapters_down(server, now) - began
+        return now + self.adapters_down(server, now) + self.decoding - began
 
 
 @dataclass
@@ -192,8 +208,9 @@ def round_time(
     last_backward, served = _steps(works, server, server_update, began, took)
     finished = {}
     for w in works:
-        took[w.name].adapters_up = w.adapters_up(server, _later(began, last_backward[w.name]))
-        finished[w.name] = last_backward[w.name] + took[w.name].adapters_up
+        encoded = last_backward[w.name] + w.encoding
+        took[w.name].adapters_up = w.adapters_up(server, _later(began, encoded))
+        finished[w.name] = encoded + took[w.name].adapters_up
     kept = [w for w in works if not w.dropped]
     merged = {w.task_group: waited for w in kept}
     for w in kept:
@@ -203,7 +220,7 @@ def round_time(
         ready = merged[w.task_group] if merge and not w.dropped else finished[w.name]
         took[w.name].adapters_down = w.adapters_down(server, _later(began, ready))
         if not w.dropped:
-            delivered.append(ready + took[w.name].adapters_down)
+            delivered.append(ready + took[w.name].adapters_down + w.decoding)
     seconds = max(waited, served, *(delivered or finished.values()))
     clients = {w.name: client_time(w, server, seconds, finished[w.name], took[w.name]) for w in works}
     joules = [c.joules for c in clients.values()]
@@ -267,7 +284,7 @@ def client_time(
         took: what its transfers took; None: as long as at any other time.
     """
     took = _steady(w, server) if took is None else took
-    compute = sum(w.forward(step) + w.backward(step) for step in w.steps)
+    compute = sum(w.forward(step) + w.backward(step) for step in w.steps) + w.encoding + w.decoding
     up, down = sum(took.up) + took.adapters_up, sum(took.down) + took.adapters_down
     serve = sum(compute_seconds(step.server_flops, server) for step in w.steps if step.waits)
     # sums in another order than the timeline's may differ in the last digit

@@ -19,7 +19,7 @@ counted with a client's forward.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -38,6 +38,7 @@ from atlas_cli.models.halves.split import blocks_of
 from atlas_cli.planning.devices.devices import Device
 from atlas_cli.planning.devices.traces import Trace
 from atlas_cli.tasks.contract import BaseTask
+from atlas_cli.wire.step_codecs import DOWN, UP, StepCodecs
 
 ATTENTION_BACKWARD = 2.5
 _FEED_FORWARD = 2  # the stage where it begins
@@ -267,6 +268,21 @@ def server_step(
     the lowest adapter.
     """
     return _blocks(shapes, range(cut, n_layers), ranks, batch, tokens, False, trained, to_cut=to_cut)
+
+
+def codec_step(codecs: StepCodecs, batch: int, tokens: int, alone: Sequence[int] | None = None) -> tuple[Work, Work]:
+    """FLOPs of encoding and decoding the messages of a step, of the client and of the server.
+
+    Args:
+        alone: lengths of the texts that a frozen client sends; default: all of the batch.
+    """
+    numbers = batch * tokens * codecs.width
+    sent = numbers if alone is None else sum(alone) * codecs.width
+    up, back = (codecs.flops(kind) for kind in UP)
+    down = [codecs.flops(kind) for kind in DOWN]
+    after = numbers * (back[0] + sum(decode for _, decode in down))
+    before, returned = numbers * (up[1] + back[1]), numbers * sum(encode for encode, _ in down)
+    return Work(sent * up[0], after), Work(before, returned)
 
 
 def generation_flops(

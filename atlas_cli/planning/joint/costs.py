@@ -11,15 +11,16 @@ from atlas_cli.aggregation.contract import TURNS
 from atlas_cli.config.schema.experiment import ClientSpec, ExperimentConfig
 from atlas_cli.config.schema.wire import WireConfig
 from atlas_cli.models.block_paths import layer_of
+from atlas_cli.planning.client_plan import ClientPlan, client_plan
 from atlas_cli.planning.devices.clock import ClientWork, LocalStep
 from atlas_cli.planning.devices.cost import Work
 from atlas_cli.planning.joint.candidate import Crew
 from atlas_cli.planning.joint.space import Option, Shared, applied, coded
 from atlas_cli.planning.memory_of_plan import client_memory, server_memory
 from atlas_cli.planning.method import method_of
-from atlas_cli.planning.plan import ClientPlan, Plan, client_plan
+from atlas_cli.planning.plan import Plan
 from atlas_cli.planning.round_bytes import RoundMessages, Shape, round_messages
-from atlas_cli.planning.step_flops import codec_flops, step_flops
+from atlas_cli.planning.step_flops import codec_flops, end_flops, step_flops
 from atlas_cli.tasks.contract import BaseTask
 
 
@@ -153,7 +154,17 @@ class Costs:
         quiet = LocalStep(own.forward, own.backward, 0.0, 0, 0, 0, 0, client.waits)
         ends = sum(sent.end_up), sum(sent.end_down), len(sent.end_up), len(sent.end_down)
         steps = [step if some else quiet for some in sent.uploads]
-        return ClientWork(crew.clients[0], client.task_group, crew.device, steps, *ends, slowdown=crew.slowdown)
+        encoded, decoded = end_flops(self._encoded(client, codec), sent.coded_up, sent.coded_down)
+        return ClientWork(
+            crew.clients[0],
+            client.task_group,
+            crew.device,
+            steps,
+            *ends,
+            slowdown=crew.slowdown,
+            encode_flops=encoded,
+            decode_flops=decoded,
+        )
 
 
 def spec_of(config: ExperimentConfig, name: str, option: Option) -> ClientSpec:

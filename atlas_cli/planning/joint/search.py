@@ -272,7 +272,8 @@ def times_of(work: ClientWork, server: Device, pooled: bool) -> Times:
     before = work.forward(step) + work.up(step, server)
     served = compute_seconds(step.server_flops, server)
     after = work.down(step, server) + work.backward(step)
-    cycle, last, delivered = before + served + after, work.adapters_up(server), work.adapters_down(server)
+    cycle, last = before + served + after, work.encoding + work.adapters_up(server)
+    delivered = work.adapters_down(server) + work.decoding
     if not pooled or steps == 1:
         return Times(steps * cycle + last, 0.0, 0.0, delivered)
     return Times(steps * cycle + last, before + served + (steps - 2) * cycle, served + after + last, delivered)
@@ -281,4 +282,5 @@ def times_of(work: ClientWork, server: Device, pooled: bool) -> Times:
 def _seconds_at_work(work: ClientWork, server: Device) -> float:
     step = work.steps[0]
     one = work.forward(step) + work.backward(step) + work.up(step, server) + work.down(step, server)
-    return len(work.steps) * one + work.adapters_up(server) + work.adapters_down(server)
+    ends = work.adapters_up(server) + work.adapters_down(server) + work.encoding + work.decoding
+    return len(work.steps) * one + ends

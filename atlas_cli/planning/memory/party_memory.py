@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 
 import torch
@@ -49,6 +49,10 @@ class PartyMemory:
         freed.
         """
         return sum(getattr(self, f.name) for f in fields(self))
+
+    def keeping(self, size: int) -> PartyMemory:
+        """The same with so many bytes that are kept of texts from one message to the next, in the cut buffers."""
+        return replace(self, cut_buffers=self.cut_buffers + size) if size else self
 
 
 @dataclass(frozen=True)
