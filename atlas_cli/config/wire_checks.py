@@ -15,8 +15,11 @@ def wire_problems(config: ExperimentConfig) -> Iterator[Problem]:
     places: dict[KeyPath, WireConfig] = {("wire",): config.wire}
     places |= {("clients", name, "wire"): each.wire for name, each in config.clients.items()}
     for path, wire in places.items():
-        for key in wire.of_steps() if config.mode != "split-federated" else ():
+        of_steps = dict.fromkeys(key for key, _ in wire.by_kind().values())
+        for key in of_steps if config.mode != "split-federated" else ():
             yield Problem((*path, key), f"acts on what crosses a split, and mode is {config.mode}; remove it")
+        if wire.header == "compact" and config.mode in ("local-only", "centralized"):
+            yield Problem((*path, "header"), f"acts on what is sent, and mode is {config.mode}; remove it")
         yield from _problems_of_parameters(config, path, wire)
         for kind in ("features", "feature_gradients"):
             if getattr(wire, kind) is not None and config.training.labels == "server":

@@ -122,9 +122,9 @@ def make_clients(
         layers = served[client.task_group, client.cut]
         adapters = party.exchanged
         coding = Coding.of(client.wire, method, loaded.config.seed)
-        members[client.name] = Member(
-            client.task_group, weight, adapters, party.head, layers, term=party.term, coding=coding
-        )
+        own = client.task_group, weight, adapters, party.head, layers
+        compact = client.wire.header == "compact"
+        members[client.name] = Member(*own, term=party.term, coding=coding, compact=compact)
 
     offload = offload_of(loaded.config, make, members)
     if offload is None:

@@ -17,7 +17,7 @@ from atlas_cli.planning.devices.step_bytes import StepBytes, frozen_step_bytes, 
 from atlas_cli.planning.method import method_of, shares_gradients
 from atlas_cli.planning.plan import ClientPlan, Plan
 from atlas_cli.tasks.contract import BaseTask
-from atlas_cli.wire.messages import Adapters, BaseRows, BaseTotal, FirstGradients, MeanGradients, NamedTensors
+from atlas_cli.wire.messages import Adapters, BaseRows, BaseTotal, FirstGradients, MeanGradients, Message, NamedTensors
 from atlas_cli.wire.parameter_codec import COUNTS, RANKS, ParameterCodec
 
 
@@ -112,6 +112,9 @@ def round_messages(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape)
     layers = {path: Layer(rank, *plan.sizes[path]) for path, rank in client.ranks.items()}
     extra = method.extra_tensors(layers)
 
+    def size(message: Message) -> int:
+        return message.with_header(client.wire.header == "compact").bytes
+
     def merged(name: str, parts: Sequence[str], more: Shapes) -> tuple[list[int], int]:
         adapters, of_head, numbers = _factors(plan, client.ranks, "lora_", parts), head, 0
         if (codec := ParameterCodec.of(client.wire, name)) is not None:
@@ -120,7 +123,7 @@ def round_messages(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape)
             if method.PRUNES and name == "adapters":
                 adapters[RANKS] = torch.empty(len(client.ranks), dtype=torch.int32, device="meta")
         messages = Adapters("", adapters, _empty(more)), NamedTensors("", of_head)
-        return [message.bytes for message in messages if message.tensors], numbers
+        return [size(message) for message in messages if message.tensors], numbers
 
     turns = [method.parts_of(merge) for merge in TURNS]
     up, coded_up = max((merged("adapters", turn.sent, extra.up) for turn in turns), key=_all_bytes)
@@ -129,8 +132,8 @@ def round_messages(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape)
         up, down, coded_up, coded_down = [], [], 0, 0
     if shares_gradients(config) and client.ranks:
         gradients = [_factors(plan, client.ranks, "lora_", turn.trained) for turn in turns]
-        up.append(max(FirstGradients("", each).bytes for each in gradients))
-        down.append(max(MeanGradients("", each).bytes for each in gradients))
+        up.append(max(size(FirstGradients("", each)) for each in gradients))
+        down.append(max(size(MeanGradients("", each)) for each in gradients))
     if method.CHANGES_BASE:  # the stacks of all clients, and with them what adapters were worth where they go on
         group = plan.group_ranks(client.task_group)
         stacked, codec = (
@@ -142,11 +145,12 @@ def round_messages(plan: Plan, client: ClientPlan, task: BaseTask, shape: Shape)
         rows = {path: sum(ranks.get(path, 0) for ranks in stacked) for path in group}
         sent = _factors(plan, rows, "base_", ("A", "B"))
         if codec is not None:
+            coded_down += sum(tensor.numel() for tensor in sent.values())
             sent = _blank(codec, _factors(plan, rows, "lora_", ("A", "B")))
             sent[COUNTS] = torch.empty(len(group), dtype=torch.int32, device="meta")
-        down.append(BaseRows("", sent).bytes)
+        down.append(size(BaseRows("", sent)))
     if beside := plan.beside(client):
-        down.append(max(BaseTotal("", _factors(plan, beside, "base_", turn.delivered)).bytes for turn in turns))
+        down.append(max(size(BaseTotal("", _factors(plan, beside, "base_", turn.delivered))) for turn in turns))
     return RoundMessages(step, tuple(client.uploads(training)), tuple(up), tuple(down), coded_up, coded_down)
 
 

@@ -51,6 +51,8 @@ def _check_parameters(config: ExperimentConfig, method: BaseMethod, place: str, 
             )
         if not method.SENT:
             raise ConfigError(f"with {name} neither adapters nor heads are sent; remove it", key=f"{place}.{kind}")
+    if wire.header == "compact" and config.mode == "federated" and not method.SENT:
+        raise ConfigError(f"with {name} nothing is sent; remove it", key=f"{place}.header")
     if "deliveries" in wire.of_parameters() and (why := _delivered_otherwise(method)):
         raise ConfigError(
             f"{name} {why}; remove it, or take another aggregation.method, as delta-svd", key=f"{place}.deliveries"

@@ -31,7 +31,8 @@ class Lost:
         one, other = (each.float().flatten() / size for each in (before, after))
         off = other - one
         pairs = (one, one), (other, other), (one, other), (off, off)
-        return cls(*(float(torch.dot(a, b)) * size**2 for a, b in pairs), numbers=before.numel())
+        squares, after_squares, product, difference = (float(torch.dot(a, b)) * size**2 for a, b in pairs)
+        return cls(squares, after_squares, product, difference, before.numel())
 
     def __add__(self, other: Lost) -> Lost:
         return Lost(*(getattr(self, name) + getattr(other, name) for name in vars(self)))

@@ -31,7 +31,7 @@ import builtins
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from safetensors.torch import save
@@ -42,7 +42,7 @@ from atlas_cli.wire.serialized import compact_size, serialized_size, to_bytes
 
 Direction = Literal["up", "down"]
 
-_UNSENT = ("parts", "lost", "compact")  # fields of hidden states that are no tensors
+_NO_TENSORS = ("client", "compact", "parts", "lost")  # fields of messages
 TYPES: dict[tuple[str, Direction], type[Message]] = {}  # by kind and direction
 
 
@@ -53,12 +53,14 @@ class Message:
     Attributes:
         client: the client at one end; the server is at the other.
         kind: as in records; ``direction``: "up" to the server, "down" to the client.
+        compact: whether its header is that of ``wire.serialized`` where safetensors' would be a large part of it.
     """
 
     kind: ClassVar[str]
     direction: ClassVar[Direction]
 
     client: str
+    compact: bool = field(default=False, kw_only=True)
 
     def __init_subclass__(cls, kind: str | None = None, direction: Direction | None = None) -> None:
         """A class of messages with a kind and a direction is one of ``TYPES``."""
@@ -71,7 +73,7 @@ class Message:
     @property
     def tensors(self) -> dict[str, Tensor]:
         """What is sent, by name; a field that is None is not sent."""
-        named = {each.name: getattr(self, each.name) for each in fields(self)[1:]}
+        named = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in _NO_TENSORS}
         return {name: tensor for name, tensor in named.items() if tensor is not None}
 
     @classmethod
@@ -81,7 +83,7 @@ class Message:
         Raises:
             TypeError: an unknown tensor, or a required one is missing.
         """
-        return cls(client, **tensors)
+        return cls(client, **dict[str, Any](tensors))
 
     @cached_property
     def payload_bytes(self) -> int:
@@ -91,11 +93,17 @@ class Message:
     @cached_property
     def bytes(self) -> int:
         """Bytes as serialised."""
-        return serialized_size(self.tensors)
+        return (compact_size if self.compact else serialized_size)(self.tensors)
 
     def serialized(self) -> builtins.bytes:
         """These bytes, as they cross the wire."""
+        if self.compact:
+            return to_bytes(self.tensors)
         return save({name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors.items()})
+
+    def with_header(self, compact: bool) -> Self:
+        """The same with a compact header, if it is to have one."""
+        return replace(self, compact=True) if compact else self
 
     def to(self, client: str) -> Self:
         """The same message for another client; its size is not measured again."""
@@ -113,16 +121,14 @@ class HiddenStates(Message):
     Attributes:
         parts: the other tensors of its codec by name, sent under the name of the hidden states, ``_`` and their own.
         lost: what its codec lost, which the sender knows; it is not sent. None where there is no codec.
-        compact: whether its header is that of ``wire.serialized`` where safetensors' would be a large part of it.
     """
 
     parts: Mapping[str, Tensor] = field(default_factory=dict)
     lost: Lost | None = None
-    compact: bool = False
 
     @classmethod
     def _own(cls) -> list[str]:
-        return [each.name for each in fields(cls) if each.name not in ("client", *_UNSENT)]
+        return [each.name for each in fields(cls) if each.name not in _NO_TENSORS]
 
     @property
     def states(self) -> str:
@@ -134,15 +140,6 @@ class HiddenStates(Message):
         """What is sent, by name; a field that is None is not sent."""
         named = {name: tensor for name in self._own() if (tensor := getattr(self, name)) is not None}
         return {**named, **{f"{self.states}_{name}": tensor for name, tensor in self.parts.items()}}
-
-    @cached_property
-    def bytes(self) -> int:
-        """Bytes as serialised."""
-        return (compact_size if self.compact else serialized_size)(self.tensors)
-
-    def serialized(self) -> builtins.bytes:
-        """These bytes, as they cross the wire."""
-        return to_bytes(self.tensors) if self.compact else super().serialized()
 
     @classmethod
     def of(cls, client: str, tensors: Mapping[str, Tensor], lost: Lost | None = None, compact: bool = False) -> Self:

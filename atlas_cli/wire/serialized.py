@@ -3,12 +3,13 @@
 The header of safetensors is JSON, some 80 bytes a tensor, which is much beside one short text in 4 bits. The compact
 one is
 
-    a byte 255, with which no file of safetensors begins, and a byte for the number of tensors; then for each
+    a byte 255, with which no file of safetensors begins, and the number of tensors; then for each
     a byte for its name, 128 + its place among ``NAMES``, or else the length of the name, and the name in UTF-8;
     a byte for its type, a byte for its number of dimensions,
-    and each dimension in 7 bits a byte, low bits first, with the highest bit where more follow;
+    and each dimension;
 
-the tensors follow without gaps, in that order. It takes the place of the other where that is more than 2 % of a
+the number of tensors and dimensions are in 7 bits a byte, low bits first, with the highest bit where more follow. The
+tensors follow without gaps, in that order. It takes the place of the other where that is more than 2 % of a
 message.
 """
 
@@ -26,6 +27,7 @@ SUFFIXES = (".safetensors", ".compact")  # of files, by their header
 NAMES = (
     *("activations", "attention_mask", "labels", "examples", "lengths", "gradients", "features", "count"),
     *("activations_scale", "gradients_scale", "features_scale"),
+    *("values", "scale", "indices", "ranks", "rows"),
 )
 
 # safetensors orders tensors by descending dtype, in this order of its own enumeration, then by name
@@ -83,8 +85,9 @@ def from_bytes(data: bytes) -> dict[str, Tensor]:
     if data[:1] != bytes([MARK]):
         return load(data)
     types = {code: dtype for dtype, (code, _) in DTYPES.items()}
-    at, layouts = 2, []
-    for _ in range(data[1]):
+    layouts = []
+    count, at = _number(data, 1)
+    for _ in range(count):
         end = at + 1 + (data[at] if data[at] < 128 else 0)
         name = data[at + 1 : end].decode() if data[at] < 128 else NAMES[data[at] - 128]
         dtype, dimensions = types[data[end]], data[end + 1]
@@ -107,21 +110,27 @@ def _ordered(tensors: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
 
 
 def _header(tensors: Mapping[str, Tensor]) -> bytes:
-    header = bytearray([MARK, len(tensors)])
+    header = bytearray([MARK, *_digits(len(tensors))])
     for name, tensor in _ordered(tensors):
         text = name.encode()
         header += bytes([128 + NAMES.index(name)]) if name in NAMES else bytes([len(text), *text])
         header += bytes([DTYPES[tensor.dtype][0], tensor.dim()])
         for size in tensor.shape:
-            while size > 127:
-                header.append(size & 127 | 128)
-                size >>= 7
-            header.append(size)
+            header += _digits(size)
     return bytes(header)
 
 
+def _digits(number: int) -> bytes:
+    """A number in 7 bits a byte."""
+    digits = bytearray()
+    while number > 127:
+        digits.append(number & 127 | 128)
+        number >>= 7
+    return bytes([*digits, number])
+
+
 def _number(data: bytes, at: int) -> tuple[int, int]:
-    """A number in 7 bits a byte, and where the next begins."""
+    """The number that begins at a byte, and where the next does."""
     number = shift = 0
     while True:
         byte = data[at]

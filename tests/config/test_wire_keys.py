@@ -22,7 +22,12 @@ def test_codecs_are_for_what_crosses_a_split(make_config):
     federated = make_config(mode="federated", wire=wire)
     assert "mode is federated" in problems(federated)["wire.activations"]
     both = {"adapters": {"codec": "int8"}, "header": "compact"}
-    assert problems(make_config(mode="federated", wire=both)).keys() == {"wire.header"}  # adapters may stay
+    assert not problems(make_config(mode="federated", wire=both))  # of what is merged
+    assert problems(make_config(mode="local-only", wire=both)).keys() == {"wire.adapters", "wire.header"}
+    with pytest.raises(ConfigError, match="with none nothing is sent") as error:
+        header = {"wire": {"header": "compact"}, "server": {"rank": 0}}
+        make_plan(make_config(mode="federated", aggregation={"method": "none"}, **header))
+    assert error.value.key == "wire.header"
     assert not problems(make_config(mode="federated", wire={"activations": {"codec": "none"}}))
     own = make_config(clients={"a": {"task_group": "g", "wire": {"features": {"codec": "int8"}}}})
     assert "training.labels: client" in problems(own)["clients.a.wire.features"]

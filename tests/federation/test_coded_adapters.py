@@ -24,8 +24,9 @@ from atlas_cli.planning.method import load_method
 from atlas_cli.planning.plan import make_plan
 from atlas_cli.planning.round_bytes import Shape, round_messages
 from atlas_cli.wire.ledger import Ledger
-from atlas_cli.wire.messages import AdapterUpdate, Delivery, HeadDelivery, HeadUpdate
+from atlas_cli.wire.messages import AdapterUpdate, Delivery, HeadDelivery, HeadUpdate, HiddenStates
 from atlas_cli.wire.parameter_codec import ParameterCodec, adapter_shapes
+from atlas_cli.wire.serialized import from_bytes
 
 FAST = {"client_optimizer": {"lr": 0.02}, "server_optimizer": {"lr": 0.02}}
 UP, DOWN = {"adapters": {"codec": "int4"}}, {"deliveries": {"codec": "int8"}}
@@ -91,6 +92,36 @@ def test_bytes_are_those_of_the_plan_and_clients_hold_what_was_decoded(method, l
     lost = ledger.lost(COHORT)
     assert 0.01 < lost["adapters"]["relative_error"] < 0.2
     assert method in REFUSED or 0 < lost["deliveries"]["relative_error"] < 0.02
+
+
+@pytest.mark.parametrize(
+    ("method", "wire", "training"),
+    [("zero-pad", {}, {"drift": {"name": "scaffold"}}), *slow(("flora", {}, {}), ("zero-pad", UP | DOWN, {}))],
+)
+def test_small_messages_at_the_ends_of_rounds_have_a_compact_header(method, wire, training, ready):
+    """As many bytes as are written, as many as are planned, and of who has no such header less than before."""
+    own = {"b": {"wire": {"header": "safetensors"}}}
+    made = ready(method, {**wire, "header": "compact"}, training={"labels": "client"} | training, clients=own)
+    for number in (1, 2):
+        seen, ledger = [], Ledger()
+        ledger.watch = seen.append
+        deliver(made, COHORT, ledger)
+        run_round(made, COHORT, number, ledger, lambda *_: None)
+        made.aggregator.merge("g", COHORT, ledger, number)
+        deliver(made, COHORT, ledger)
+    ends = [message for message in seen if not isinstance(message, HiddenStates)]
+    for message in ends:
+        data = message.serialized()
+        assert len(data) == message.bytes
+        assert all(found.equal(message.tensors[name]) for name, found in from_bytes(data).items())
+    for client in COHORT:
+        said = round_messages(made.plan, made.plan.by_name[client], made.data["g"].task, Shape(4, 8, True))
+        for way, planned in (("up", said.end_up), ("down", said.end_down)):
+            found = [each.bytes for each in ends if (each.client, each.direction) == (client, way)]
+            assert sum(found) == sum(planned)
+    tensors = sum(len(message.tensors) for message in ends if message.client == "a")
+    header = {c: sum(each.bytes - each.payload_bytes for each in ends if each.client == c) for c in "ab"}
+    assert header["a"] < header["b"] / 2 < 60 * tensors
 
 
 def test_the_group_moves_by_what_clients_changed_of_what_they_were_delivered(ready):

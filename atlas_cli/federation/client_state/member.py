@@ -80,6 +80,7 @@ class Member:
         cluster: the cluster of the client; None where adapters are merged by task group.
         term: the aggregation method's term in the client's local training, or None.
         coding: how its adapters and head are encoded for the wire; None: they are sent as they are.
+        compact: whether small messages have a compact header.
         stored: keys of an idle client's state in the store (``engine.offload``); its adapters and head cannot be read
             meanwhile.
     """
@@ -94,6 +95,7 @@ class Member:
     cluster: str | None = None
     term: ClientTerm | None = None
     coding: Coding | None = None
+    compact: bool = False
     stored: StoredState | None = None
     _hashed: _Hashed | None = field(default=None, repr=False, compare=False)
 

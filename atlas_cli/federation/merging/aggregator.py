@@ -282,7 +282,7 @@ class Aggregator:
             down = member.coding.deliver(down, None if first else member.exchanged(), shapes, of)
             delivered, head = ({name: down.values[name] for name in each} for each in (delivered, head))
         if down.adapters.tensors:
-            ledger.count(down.adapters, down.form)
+            ledger.count(down.adapters.with_header(member.compact), down.form)
         if member.term is not None:
             member.term.receive(message.extra)
         replaced = {part for part in PARTS if part in sent or not are_equal(parts_of(delivered, (part,)), before)}
@@ -290,10 +290,10 @@ class Aggregator:
         if self.method.CHANGES_BASE or self.method.SELECTS:
             beside, form = of_group.missing(client, member.version, member.ranks, self.features)
             if beside.named:
-                ledger.count(beside, form)
+                ledger.count(beside.with_header(member.compact), form)
             self.attach_base(client)
         if head:
-            ledger.count(down.head, down.head_form)
+            ledger.count(down.head.with_header(member.compact), down.head_form)
             member.load_head(head)
             replaced.add("head")
         member.version = of_group.version
@@ -364,9 +364,9 @@ class Aggregator:
             shapes, merge = adapter_shapes(member.ranks, self.features, parts), self.groups[member.group].version + 1
             offered = {**release(self.held_of(client), scales_of(member.adapters)), **self.head_of(client)}
             up = member.coding.upload(up, offered, shapes, merge)
-        ledger.count(up.adapters, up.form)
+        ledger.count(up.adapters.with_header(member.compact), up.form)
         if head:
-            ledger.count(up.head, up.head_form)
+            ledger.count(up.head.with_header(member.compact), up.head_form)
         return up.values
 
     def update(self, client: str, sent: Mapping[str, Tensor]) -> Update:

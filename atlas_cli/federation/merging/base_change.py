@@ -146,8 +146,8 @@ class BaseChange:
     ) -> dict[int, Coded]:
         """What was read of rows as they are sent, without their names in ``tensors``; each is of rows that are kept."""
         found: dict[int, Coded] = {}
-        fits = isinstance(lost, list) and all(isinstance(each, list) and len(each) == 5 for each in lost)
-        require_value(fits, "lost", "is no list of a version and four sums each")
+        fits = isinstance(lost, list) and all(isinstance(each, list) and len(each) == 6 for each in lost)
+        require_value(fits, "lost", "is no list of a version, four sums and a count each")
         for made, *sums in lost:
             known = is_count(made) and made in rows and all(type(each) in (int, float) for each in sums)
             require_value(known, "lost", f"names {made!r:.40}, whose rows are not kept")

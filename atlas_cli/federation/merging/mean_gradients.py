@@ -24,12 +24,12 @@ def share_first_gradients(aggregator: Aggregator, first: Sent, ledger: Ledger) -
     members, features = aggregator.members, aggregator.features
     sizes = {c: Adapters.closed_form(members[c].ranks, features, aggregator.parts(c).trained) for c in first}
     for client, tensors in first.items():
-        ledger.count(FirstGradients(client, tensors), sizes[client])
+        ledger.count(FirstGradients(client, tensors, compact=members[client].compact), sizes[client])
     means: dict[str, dict[str, Tensor]] = {}
     for group in dict.fromkeys(members[client].group for client in first):
         means |= _means(aggregator, {c: tensors for c, tensors in first.items() if members[c].group == group})
     for client, tensors in means.items():
-        ledger.count(MeanGradients(client, tensors), sizes[client])
+        ledger.count(MeanGradients(client, tensors, compact=members[client].compact), sizes[client])
     return means
 
 

@@ -99,7 +99,7 @@ def exchange_rows(server: SplitServer, client: Serving, batch: Batch, up: Activa
         closed_form = Activations.closed_form_of_texts(alone, width, task.blank_labels_of_texts(alone).nbytes)
         ledger.count(message, closed_form)
     numbers = server.kept.keep(client.name, keys, lengths.tolist(), width)
-    ledger.count(Rows(client.name, numbers), Rows.closed_form(len(keys)))
+    ledger.count(Rows(client.name, numbers, compact=wire.compact), Rows.closed_form(len(keys)))
     return replace(server.learn(received), alone=alone, sent=bool(fresh))
 
 

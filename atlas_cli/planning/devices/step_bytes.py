@@ -78,7 +78,8 @@ def frozen_step_bytes(
     Args:
         batch: texts in it; ``lengths``: of those that the server does not have yet, and ``labels`` theirs.
     """
-    size = Rows("", torch.empty(batch, dtype=torch.int64, device="meta")).bytes
+    compact = codecs is not None and codecs.compact
+    size = Rows("", torch.empty(batch, dtype=torch.int64, device="meta"), compact=compact).bytes
     if lengths:
         hidden = torch.empty(1, sum(lengths), hidden_size, dtype=getattr(torch, dtype), device="meta")
         numbers = torch.empty(len(lengths), dtype=torch.int64, device="meta")
