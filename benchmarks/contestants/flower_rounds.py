@@ -10,6 +10,7 @@ import json
 import os
 import random
 import sys
+import traceback
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -114,12 +115,16 @@ def main() -> None:
     threads = settings()["threads"]
     server_app = ServerApp()
     server_app.main()(serve)
-    run_simulation(
-        server_app,
-        client_app,
-        num_supernodes=len(settings()["texts"]),
-        backend_config={
-            "init_args": {"num_cpus": threads, "include_dashboard": False},
-            "client_resources": {"num_cpus": threads, "num_gpus": 0.0},
-        },
-    )
+    try:
+        run_simulation(
+            server_app,
+            client_app,
+            num_supernodes=len(settings()["texts"]),
+            backend_config={
+                "init_args": {"num_cpus": threads, "include_dashboard": False},
+                "client_resources": {"num_cpus": threads, "num_gpus": 0.0},
+            },
+        )
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)  # threads of a simulation that failed would keep the process, and who waits for its rounds
