@@ -71,7 +71,7 @@ def train(message: Message, context: Context) -> Message:
             nn.utils.clip_grad_norm_(trained.values(), said["norm"])
         optimizer.step()
         optimizer.zero_grad()
-        tokens += whole.tokens
+        tokens += int(batch["attention_mask"].sum())
     arrays = ArrayRecord({name: p.detach() for name, p in trained.items()})
     metrics = MetricRecord({"num-examples": len(texts), "tokens": tokens})
     return Message(RecordDict({"arrays": arrays, "metrics": metrics}), reply_to=message)
