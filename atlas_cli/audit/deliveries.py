@@ -2,20 +2,21 @@
 
 This repeats what a receiver does: it loads adapters, adds rows to its base (``base-change``) or replaces them
 (``base-total``), draws new initial factors if its method does, and subtracts what its adapter already adds
-(``federation.merging.base_change``). Parts that a method leaves with the client are as they were at set-up.
+(``federation.merging.base_change``). What a codec sent as changes (``wire.deliveries``) is added up. Parts that a
+method leaves with the client are as they were at set-up.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from torch import Tensor
 
-from atlas_cli.aggregation.contract import Factors, absorb, release, scales_of
+from atlas_cli.aggregation.contract import TURNS, Factors, absorb, release, scales_of
 from atlas_cli.audit.figures import Inapplicable
 from atlas_cli.federation.federation import Federation
 from atlas_cli.federation.merging.coded_rows import RowsCodec
@@ -26,6 +27,10 @@ from atlas_cli.wire.recorded_messages import RecordedMessage
 
 BASE = (BaseRows, BaseTotal)
 Pieces = dict[str, list[tuple[Tensor, Tensor]]]
+
+
+class UnknownChange(Inapplicable):
+    """A delivery is the change of something that its messages do not tell."""
 
 
 @dataclass
@@ -49,15 +54,36 @@ class Deliveries:
         self._require_recorded(client, number, types)
         own = [m for m in self.messages if m.client == client]
         last = max((m.number for m in own if m.round == number and m.type is Activations), default=0)
-        coding = self.federation.aggregator.members[client].coding
         for message in own:
             if message.type in types and (message.round, message.number) < (number, last):
-                if message.round and message.type not in BASE and coding is not None and coding.down is not None:
-                    raise Inapplicable(
-                        "deliveries are sent as changes of earlier ones (wire.deliveries), which are not put together "
-                        "here; train with audit.record.rounds: [1] alone, as round 1 begins with what was sent in full"
-                    )
                 yield message
+
+    def decoded(self, client: str, named: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What a client has of a delivery of adapters or of a head.
+
+        Args:
+            named: as it was sent: the tensors, or the parts of a codec, which are of changes.
+            before: what the client was delivered until then.
+
+        Raises:
+            UnknownChange: it does not say of what it is the change.
+        """
+        coding, method = self.federation.aggregator.members[client].coding, self.federation.aggregator.method
+        if coding is None or coding.down is None or named.keys() <= before.keys():
+            return dict(named)
+        turns = {method.parts_of(turn).delivered for turn in TURNS}
+        if len(turns) > 1 or method.PRUNES:
+            raise UnknownChange(
+                "deliveries are changes by a codec (wire.deliveries), of other parts or ranks each round"
+            )
+        (parts,) = turns
+        shapes = {
+            name: tuple(tensor.shape)
+            for name, tensor in before.items()
+            if name.startswith("head.") or name.rpartition("lora_")[2] in parts
+        }
+        changes = coding.down.decode(named, shapes)
+        return {name: before[name] + change for name, change in changes.items()}
 
     def at_round_start(self, client: str, number: int) -> tuple[dict[str, Tensor], Pieces]:
         """The adapters of a client, and the change of its frozen weights, when round ``number`` began.
@@ -77,7 +103,7 @@ class Deliveries:
             message = each.read(Delivery) if each.type is Delivery else each.read(BaseRows)
             tensors = {name: value.to(device) for name, value in message.named.items()}
             if each.type is Delivery:
-                held |= tensors
+                held |= self.decoded(client, tensors, held)
                 continue
             for path in dict.fromkeys(name.rpartition(".")[0] for name in tensors if ".base_" in name):
                 piece = tensors[f"{path}.base_A"], tensors[f"{path}.base_B"]
@@ -138,14 +164,17 @@ class Deliveries:
         )
 
     def _require_recorded(self, client: str, number: int, types: Collection[type[Message]]) -> None:
-        """Require all base changes before a round and the last message of other kinds; those of set-up are known."""
+        """Require all base changes before a round and the last message of other kinds, where codecs send changes all of
+        them; those of set-up are known."""
+        coding = self.federation.aggregator.members[client].coding
+        changes = coding is not None and coding.down is not None
         kept = Counter((m.round, m.kind) for m in self.messages if m.client == client and m.direction == "down")
         sent = [(n, kind, k) for (who, n, kind), k in self._sent.items() if who == client and n < number]
         latest = {kind: n for n, kind, _ in sorted(sent)}
         replaces = self.federation.aggregator.method.SELECTS  # each message has all of it
         kinds, of_base = ({message.kind for message in each} for each in (types, BASE))
         for n, kind, count in sent:
-            counts = (kind in of_base and not replaces) or (n == latest[kind] > 0)
+            counts = (kind in of_base and not replaces) or (n == latest[kind] > 0) or (changes and n > 0)
             if kind in kinds and counts and kept[n, kind] < count:
                 raise Inapplicable(
                     f"the {kind} that {client} was sent in round {n} was not recorded, so what it began round {number} "

@@ -236,12 +236,17 @@ class Evidence:
         """Texts of a client's task that no client holds: the held-out part of its task group."""
         return self.federation.data[self.federation.group_of(client)].test
 
-    def attacker_material(self, client: str, round_number: int, features: Sequence[Feature], size: int = 16) -> Tokens:
+    def attacker_material(
+        self, client: str, round_number: int, features: Sequence[Feature], size: int = 16, began: int | None = None
+    ) -> Tokens:
         """The tokens of the attacker's own texts: what a client with the adapters delivered for a round would send.
 
         Dropout, precision and defence are those of the client; its random numbers are drawn anew.
+
+        Args:
+            began: the round whose adapters it has; None: those of the round.
         """
-        party = self.party(client, round_number)
+        party = self.party(client, round_number if began is None else began)
         task = self.federation.data[self.federation.group_of(client)].task
         parts = []
         for start in range(0, len(features), size):

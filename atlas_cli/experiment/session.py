@@ -257,7 +257,9 @@ def _run(
     training, run = federation.config.training, files.run
     checkpoints = RunCheckpoints(federation, files, state)
     if (audit := federation.config.audit) is not None:
-        federation.recording = Recording(audit.record, federation.clients, run, done)
+        codings = [member.coding for member in federation.aggregator.members.values()]
+        changes = any(coding is not None and coding.down is not None for coding in codings)
+        federation.recording = Recording(audit.record, federation.clients, run, done, changes)
 
     trackers = Trackers(load_trackers(federation.config.trackers), progress.note)
 

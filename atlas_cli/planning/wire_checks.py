@@ -60,7 +60,7 @@ def _check_parameters(config: ExperimentConfig, method: BaseMethod, place: str, 
     if (up := wire.adapters) is not None and up.feedback and (why := next(_turned(config, method), None)):
         raise ConfigError(
             f"adds what was lost of a component to its next change, and {why} puts components in another order; remove "
-            "it",
+            "it, or what turns them: zero-pad, hetlora, fedsa and others leave them where they are",
             key=f"{place}.adapters.feedback",
         )
 

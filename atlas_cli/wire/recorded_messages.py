@@ -55,13 +55,16 @@ class Recording:
         clients: all clients of the run.
         done: rounds that were completed; recorded messages of later rounds are removed, as these are run again. None
             for a new run.
+        changes: whether deliveries are changes of earlier ones (``wire.deliveries``).
 
     Raises:
         ResourceError: recorded messages of completed rounds are damaged.
     """
 
-    def __init__(self, config: RecordConfig, clients: Iterable[str], run: RunDirectory, done: int | None) -> None:
-        self.config, self.run = config, run
+    def __init__(
+        self, config: RecordConfig, clients: Iterable[str], run: RunDirectory, done: int | None, changes: bool = False
+    ) -> None:
+        self.config, self.run, self._changes = config, run, changes
         self._folders = folder_names(clients)
         self.limit = int(parse_bytes(config.limit))
         root = run.path / FOLDER
@@ -78,7 +81,7 @@ class Recording:
         """The callback of a round's ledger; None if nothing of the round is recorded.
 
         The server's deliveries of the round before are kept, too, as clients start a round with them; and every change
-        of the base until then, because what clients run is the sum of them.
+        of the base until then, because what clients run is the sum of them, and every delivery that is a change.
         """
         rounds = self.config.rounds
         before = number + 1 in rounds
@@ -88,7 +91,7 @@ class Recording:
         counts: Counter[str] = Counter()
 
         def keep(message: Message) -> None:
-            delivery = before and isinstance(message, _DELIVERED)
+            delivery = (before or (base and self._changes)) and isinstance(message, _DELIVERED)
             if whole or delivery or (base and isinstance(message, _OF_BASE)):
                 self._keep(message, number, counts)
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 from support.slow import slow
 
-from atlas_cli.audit.deliveries import BASE
+from atlas_cli.audit.attacks import attack_of
+from atlas_cli.audit.deliveries import BASE, UnknownChange
 from atlas_cli.audit.evidence import Evidence
 from atlas_cli.audit.figures import Inapplicable
 from atlas_cli.audit.update_norms import update_norms
@@ -14,7 +15,7 @@ from atlas_cli.experiment.recorder import Recorder
 from atlas_cli.hashing import sha256_tensors
 from atlas_cli.reports.progress import progress_for
 from atlas_cli.reports.terminal import Terminal
-from atlas_cli.wire.messages import Activations, AdapterUpdate
+from atlas_cli.wire.messages import Activations, AdapterUpdate, Delivery
 
 FAST = {"client_optimizer": {"lr": 0.05}, "server_optimizer": {"lr": 0.05}}
 # two of three clients a round: flora adds 34 rows of a and one other, and 24 of the others; 32 are full rank
@@ -74,13 +75,38 @@ def test_is_what_clients_held_and_sent_with(toy, monkeypatch, method):
             assert norm == pytest.approx(float(moved.norm()), rel=1e-5) and norm > 0
 
 
-def test_after_coded_deliveries_it_is_said_which_round_to_record(toy, monkeypatch):
+@pytest.mark.parametrize("method", ["zero-pad", *slow("fedsa", "fedex", "delta-svd")])
+def test_changes_by_a_codec_are_added_up(toy, monkeypatch, method):
+    """Clients miss rounds; only the last is asked for, and what leads to it is recorded, too."""
+    wire = {"deliveries": {"codec": "int8"}, "adapters": {"codec": "int4"}}
+    changes = {**MISSED, "training": {**MISSED["training"], "rounds": 4, "local_steps": 1}}
+    run, began = record(toy, monkeypatch, [4], wire=wire, aggregation={"method": method}, **changes)
+    evidence = Evidence.of_run(run)
+    clients = {m.client for m in evidence.messages if m.round == 4 and m.type is Activations}
+    assert len(clients) == 2
+    for client in clients:
+        held = evidence.party(client, 4).adapters.state()
+        if method == "fedsa":  # B never crosses the wire
+            held, began[4, client] = (
+                {n: t for n, t in each.items() if "lora_A" in n} for each in (held, began[4, client])
+            )
+        assert sha256_tensors(held) == sha256_tensors(began[4, client])
+    lost = next(m for m in evidence.messages if m.client == client and m.round in (1, 2) and m.type is Delivery)
+    evidence.messages.remove(lost)
+    with pytest.raises(Inapplicable, match=f"was sent in round {lost.round} was not recorded"):
+        evidence.party(client, 4)
+
+
+def test_inverters_fall_back_to_round_1_where_changes_cannot_be_told(toy, monkeypatch):
     training = {"rounds": 2, "local_steps": 1}
-    run, began = record(toy, monkeypatch, [1, 2], wire={"deliveries": {"codec": "int8"}}, training=training)
+    wire = {"deliveries": {"codec": "int8"}}
+    run, began = record(toy, monkeypatch, [1, 2], wire=wire, aggregation={"method": "rolora"}, training=training)
     evidence = Evidence.of_run(run)
     assert sha256_tensors(evidence.party("a", 1).adapters.state()) == sha256_tensors(began[1, "a"])
-    with pytest.raises(Inapplicable, match=r"train with audit\.record\.rounds: \[1\] alone"):
+    with pytest.raises(UnknownChange, match="of other parts or ranks each round"):
         evidence.party("a", 2)
+    figure = attack_of("ridge-inverter").attack(evidence)
+    assert "inverters of later rounds had the adapters with which round 1 began" in figure.note
 
 
 def test_what_was_not_recorded_is_said_and_not_left_out(toy, monkeypatch):

@@ -53,9 +53,9 @@ def worth(adapters, path):
     return adapter.scaling * adapter.lora_B.double() @ adapter.lora_A.double()
 
 
-def a_round(made, number, cohort=COHORT):
+def a_round(made, number, cohort=COHORT, watch=None):
     """What each client held before and after its local steps, the ledger, and the errors of the merge."""
-    ledger = Ledger()
+    ledger = Ledger(watch)
     deliver(made, cohort, ledger)
     began = {c: copy.deepcopy(made.clients[c].exchanged) for c in cohort}
     run_round(made, cohort, number, ledger, lambda *_: None)
@@ -76,7 +76,8 @@ def test_bytes_are_those_of_the_plan_and_clients_hold_what_was_decoded(method, l
     options = {"options": {"heads": 4, "size": 8}} if method == "ravan" else {}
     made = ready(method, wire, training={"labels": labels}, aggregation=options)
     for number in (1, 2):
-        _, _, ledger = a_round(made, number)
+        messages = []
+        _, _, ledger = a_round(made, number, watch=messages.append)
         for client in COHORT:
             planned = made.plan.by_name[client]
             said = round_messages(made.plan, planned, made.data["g"].task, Shape(4, 8, True))
@@ -85,6 +86,9 @@ def test_bytes_are_those_of_the_plan_and_clients_hold_what_was_decoded(method, l
             down = [size for kind in kinds for size in ledger.sizes(client, kind, "down")]
             assert sum(up) == sum(said.end_up)
             assert ledger.coded(client, "adapters") == said.coded_up > 0
+            assert sum(len(m.serialized()) for m in messages if m.client == client and m.kind in kinds) == sum(
+                up + down
+            )
             if method not in REFUSED and (number, method) != (1, "fedex"):  # the plan is of later rounds
                 assert sum(down) == sum(said.end_down)
                 # a first delivery is sent as it is
@@ -323,6 +327,22 @@ def test_what_cannot_be_encoded_is_refused_with_a_way_out(wire, changes, key, sa
     with pytest.raises(ConfigError, match=says) as error:
         make_plan(make_config(wire=wire, **changes))
     assert error.value.key == key
+
+
+def test_each_method_is_coded_or_refused_with_a_reason(make_config):
+    """What is not refused here is counted, message by message, above."""
+    refused = {}
+    for method in discovery.names("aggregation.methods"):
+        options = {"options": {"heads": 4, "size": 8}} if method == "ravan" else {}
+        for name, wire in (("adapters", UP), ("deliveries", DOWN)):
+            try:
+                make_plan(make_config(aggregation={"method": method, **options}, wire=wire))
+            except ConfigError as error:
+                assert error.key == f"wire.{name}"
+                refused[method, name] = str(error)
+    assert refused.keys() == {("none", "adapters"), ("none", "deliveries"), *((m, "deliveries") for m in REFUSED)}
+    for why in refused.values():
+        assert "are sent; remove it" in why or "or take another aggregation.method" in why
 
 
 @pytest.mark.parametrize(

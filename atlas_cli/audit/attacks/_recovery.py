@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from atlas_cli.audit.attacks.contract import BaseAttack
+from atlas_cli.audit.deliveries import UnknownChange
 from atlas_cli.audit.evidence import Evidence, Tokens
 from atlas_cli.audit.figures import Figure, Inapplicable, share_interval
 from atlas_cli.tasks.contract import Feature
@@ -33,21 +34,29 @@ def recovery_by_inverters(attack: BaseAttack, evidence: Evidence, fit: Callable[
 
     There is one inverter for each task group, split layer and round. It is trained on activations that are computed
     with the adapters that the server delivered to the first recorded client of these, and with the defence in force.
+    Where what was delivered cannot be told from its messages, the adapters are those with which round 1 began.
     """
     inverters: dict[tuple[str, int, int], Invert] = {}
+    unknown: dict[str, None] = {}
     parts, guesses, texts = [], [], 0
     for step in evidence.chosen_steps():
         key = evidence.federation.group_of(step.client), evidence.cut(step.client), step.round
         if key not in inverters:
-            material = evidence.attacker_material(
-                step.client, step.round, evidence.public_texts(step.client)[:PUBLIC_TEXTS]
-            )
+            began = step.round
+            try:
+                evidence.party(step.client, began)
+            except UnknownChange as reason:
+                began = 1
+                unknown[f"{reason}: inverters of later rounds had the adapters with which round 1 began"] = None
+            texts_of_its_own = evidence.public_texts(step.client)[:PUBLIC_TEXTS]
+            material = evidence.attacker_material(step.client, step.round, texts_of_its_own, began=began)
             inverters[key] = fit(material, evidence.embedding)
         part = evidence.tokens(step, texts)
         texts += step.batch.n_examples
         parts.append(part)
         guesses.append(nearest(inverters[key](part.hidden), evidence.embedding))
-    return recovery(attack, evidence, Tokens.joined(parts), torch.cat(guesses), _missing_parts(evidence))
+    note = "; ".join(filter(None, (_missing_parts(evidence), *unknown)))
+    return recovery(attack, evidence, Tokens.joined(parts), torch.cat(guesses), note)
 
 
 def _missing_parts(evidence: Evidence) -> str:

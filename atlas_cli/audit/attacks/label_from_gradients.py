@@ -65,7 +65,7 @@ def _head(evidence: Evidence, step: Step) -> Tensor:
         return federation.base.lm_head.weight.detach().float()  # type: ignore[operator]
     state = dict(federation.aggregator.head_of(step.client))  # as it was at set-up
     for message in evidence.deliveries.to(step.client, step.round, (HeadDelivery,)):
-        state |= message.read(HeadDelivery).named
+        state |= evidence.deliveries.decoded(step.client, message.read(HeadDelivery).named, state)
     matrices = [value for value in state.values() if value.dim() == 2]
     by_token = step.batch.labels.shape == step.batch.input_ids.shape
     if len(matrices) != 1 or not (step.batch.labels.dim() == 1 or by_token):
