@@ -115,11 +115,12 @@ class Deliveries:
         if not self.federation.aggregator.method.CHANGES_BASE:
             return held, changes
         factors = absorb(held, scales)
-        factors |= self._drawn(client, number, factors)
+        drawn = self._drawn(client, number, factors)
+        factors |= drawn
         for path, (A, B) in factors.items():
             if B.any():
                 changes.setdefault(path, []).append((A, -B))
-        return release(factors, scales), changes
+        return held | release(drawn, {path: scales[path] for path in drawn}), changes
 
     def unknown(self) -> tuple[str, ...]:
         """The parts of adapters, "A" and "B", that clients train but never receive in a delivery."""

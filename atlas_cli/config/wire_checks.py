@@ -21,6 +21,9 @@ def wire_problems(config: ExperimentConfig) -> Iterator[Problem]:
         if wire.header == "compact" and config.mode in ("local-only", "centralized"):
             yield Problem((*path, "header"), f"acts on what is sent, and mode is {config.mode}; remove it")
         yield from _problems_of_parameters(config, path, wire)
+        for kind in ("activations", "gradients", "features", "feature_gradients"):
+            if (asked := getattr(wire, kind)) is not None and asked.changed_rows:
+                yield Problem((*path, kind, "changed_rows"), "is of adapters and deliveries; remove it")
         for kind in ("features", "feature_gradients"):
             if getattr(wire, kind) is not None and config.training.labels == "server":
                 yield Problem((*path, kind), "is sent with training.labels: client alone; remove it")
@@ -59,6 +62,9 @@ def _problems_of_parameters(config: ExperimentConfig, path: KeyPath, wire: WireC
                 "may make a clipped update larger than its clip, by which the server's noise is measured; remove it, "
                 "or set privacy.updates.where: client",
             )
+    for kind in ("adapters", "deliveries"):
+        if (asked := getattr(wire, kind)) is not None and asked.changed_rows and asked.codec == "none":
+            yield Problem((*path, kind, "changed_rows"), "is of what a codec sends, and codec is none; remove it")
     if (up := wire.adapters) is not None and up.feedback and up.codec == "none":
         yield Problem((*path, "adapters", "feedback"), "has nothing to add: codec none loses nothing; remove it")
     if (down := wire.deliveries) is not None and down.feedback:

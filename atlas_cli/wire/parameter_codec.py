@@ -2,6 +2,9 @@
 
 What a codec takes for a token is a component of an adapter (a row of A, a column of B), a row of another matrix, or a
 vector. Both ends know names and shapes, so that neither is sent.
+
+With ``changed_rows`` a message that is smaller so has only the tokens that are not zero, which are those that changed,
+and a bit for each token that says whether it is there.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from torch import Tensor
 
 from atlas_cli.config.schema.wire import WireConfig
 from atlas_cli.wire.codecs import codec_of
+from atlas_cli.wire.codecs._bits import pack, packed_bytes, unpack
 from atlas_cli.wire.codecs.contract import BaseCodec, Layout, Part
 from atlas_cli.wire.lost import Lost
 
@@ -24,14 +28,20 @@ Tensors = Mapping[str, Tensor]
 # sent beside the parts where the other end does not know them
 RANKS = "ranks"  # of adapters
 COUNTS = "rows"  # of each layer and merge, that were added to the base
+CHANGED = "changed"  # a bit for each token, whether it is sent
 
 
 class Coded(NamedTuple):
-    """Tensors as a codec sends them: its parts, what the other end decodes, and what was lost."""
+    """Tensors as a codec sends them: its parts, what the other end decodes, and what was lost.
+
+    Attributes:
+        changed: where only changed tokens are sent, how many of each tensor.
+    """
 
     parts: dict[str, Tensor]
     decoded: dict[str, Tensor]
     lost: Lost
+    changed: Mapping[str, int] | None = None
 
 
 class ParameterCodec:
@@ -39,10 +49,11 @@ class ParameterCodec:
 
     Args:
         codec: one that encodes each token by itself (``BaseCodec.by_token``).
+        changed_rows: whether tokens that did not change are left out where that is smaller.
     """
 
-    def __init__(self, codec: BaseCodec) -> None:
-        self._codec = codec
+    def __init__(self, codec: BaseCodec, changed_rows: bool = False) -> None:
+        self._codec, self._changed_rows = codec, changed_rows
 
     @classmethod
     def of(cls, wire: WireConfig, name: str) -> Self | None:
@@ -52,7 +63,7 @@ class ParameterCodec:
             ConfigError: as ``wire.codecs.codec_of``.
         """
         asked = wire.of_parameters().get(name)
-        return None if asked is None else cls(codec_of(asked, f"wire.{name}"))
+        return None if asked is None else cls(codec_of(asked, f"wire.{name}"), asked.changed_rows)
 
     @property
     def encode_flops(self) -> float:
@@ -64,19 +75,30 @@ class ParameterCodec:
         """FLOPs of decoding a number."""
         return self._codec.decode_flops
 
-    def layout(self, shapes: Shapes) -> Layout:
-        """The tensors that are sent for parameters of these shapes, by part."""
+    def of_all_rows(self) -> ParameterCodec:
+        """The same, which leaves no tokens out."""
+        return ParameterCodec(self._codec)
+
+    def layout(self, shapes: Shapes, changed: Mapping[str, int] | None = None) -> Layout:
+        """The tensors that are sent for parameters of these shapes, by part.
+
+        Args:
+            changed: how many tokens of each are sent; None: all, at most.
+        """
         sizes: dict[str, int] = {}
         types: dict[str, torch.dtype] = {}
+        if changed is not None:
+            tokens = sum(_as_tokens(name, shape)[1] for name, shape in shapes.items())
+            sizes[CHANGED], types[CHANGED] = packed_bytes(tokens, 1), torch.uint8
         for name, shape in shapes.items():
-            for part, sent in self._codec.layout(_as_tokens(name, shape), torch.float32).items():
+            for part, sent in self._parts(name, shape, changed).items():
                 sizes[part] = sizes.get(part, 0) + math.prod(sent.shape)
                 types[part] = sent.dtype
         return {part: Part((size,), types[part]) for part, size in sizes.items()}
 
-    def payload_bytes(self, shapes: Shapes) -> int:
+    def payload_bytes(self, shapes: Shapes, changed: Mapping[str, int] | None = None) -> int:
         """Their bytes: the closed form."""
-        return sum(part.bytes for part in self.layout(shapes).values())
+        return sum(part.bytes for part in self.layout(shapes, changed).values())
 
     def blank(self, shapes: Shapes) -> dict[str, Tensor]:
         """Tensors of these sizes, on the meta device."""
@@ -84,28 +106,52 @@ class ParameterCodec:
 
     def encode(self, tensors: Tensors, generator: torch.Generator) -> Coded:
         """Encode tensors, all of them finite, in the order of their names."""
+        tokens = {name: _tokens(name, tensor) for name, tensor in sorted(tensors.items())}
+        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        there = {name: values[0].any(1) for name, values in tokens.items()} if self._changed_rows else {}
+        changed = {name: int(own.sum()) for name, own in there.items()} if there else None
         found: dict[str, list[Tensor]] = {}
-        for name, tensor in sorted(tensors.items()):
-            for part, sent in self._codec.encode(_tokens(name, tensor), generator).items():
+        if changed is not None and self.payload_bytes(shapes, changed) < self.payload_bytes(shapes):
+            found[CHANGED] = [pack(torch.cat([*there.values()])[:, None].T.to(torch.uint8), 1)[0]]
+            tokens = {name: values[:, there[name]] for name, values in tokens.items() if changed[name]}
+        else:
+            changed = None
+        for values in tokens.values():
+            for part, sent in self._codec.encode(values, generator).items():
                 found.setdefault(part, []).append(sent.flatten())
         parts = {part: torch.cat(each) for part, each in found.items()}
-        decoded = self.decode(parts, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
+        decoded = self.decode(parts, shapes)
         before, after = (torch.cat([each[name].flatten() for name in tensors]) for each in (tensors, decoded))
-        return Coded(parts, decoded, Lost.of(before, after, float(before.abs().max())))
+        return Coded(parts, decoded, Lost.of(before, after, float(before.abs().max())), changed)
 
     def decode(self, parts: Tensors, shapes: Shapes) -> dict[str, Tensor]:
         """The tensors, of float32."""
+        there: dict[str, Tensor] = {}
+        if CHANGED in parts:
+            sizes = [_as_tokens(name, shape)[1] for name, shape in sorted(shapes.items())]
+            bits = unpack(parts[CHANGED][None], 1, sum(sizes))[0].bool().split(sizes)
+            there = dict(zip(sorted(shapes), bits, strict=True))
+        changed = {name: int(own.sum()) for name, own in there.items()} if there else None
         done = dict.fromkeys(parts, 0)
         found: dict[str, Tensor] = {}
         for name, shape in sorted(shapes.items()):
-            tokens, own = _as_tokens(name, shape), dict[str, Tensor]()
-            for part, sent in self._codec.layout(tokens, torch.float32).items():
+            _, count, width = _as_tokens(name, shape)
+            own = dict[str, Tensor]()
+            for part, sent in self._parts(name, shape, changed).items():
                 size = math.prod(sent.shape)
                 own[part] = parts[part][done[part] : done[part] + size].view(sent.shape)
                 done[part] += size
-            values = self._codec.decode(own, tokens[-1]).float()[0]
+            values = torch.zeros(count, width, device=next(iter(parts.values())).device)
+            if own:
+                values[there.get(name, slice(None))] = self._codec.decode(own, width).float()[0]
             found[name] = (values.T if _is_transposed(name) else values).reshape(shape).contiguous()
         return found
+
+    def _parts(self, name: str, shape: tuple[int, ...], changed: Mapping[str, int] | None) -> Layout:
+        """The parts of one tensor, of all of its tokens or of those that changed; none where none did."""
+        _, count, width = _as_tokens(name, shape)
+        count = count if changed is None else changed[name]
+        return self._codec.layout((1, count, width), torch.float32) if count else {}
 
 
 def adapter_shapes(

@@ -251,6 +251,46 @@ def test_a_deliverys_loss_is_in_the_next_and_nothing_is_sent_twice():
     assert errors[1] < errors[0] / 100 and errors[2] < errors[1] / 5 + 1e-7
 
 
+@pytest.mark.parametrize("codec", ["int8", "nf4", "top-k", "bfloat16"])
+def test_changed_rows_alone_are_sent_where_that_is_smaller(codec):
+    """What is decoded is the same; 3 rows of A, 3 columns of B, of which some did not change."""
+    shapes = {"q.lora_A": (3, 70), "q.lora_B": (40, 3), "head.bias": (5,)}
+    whole, some = (
+        ParameterCodec.of(WireConfig.model_validate({"adapters": {"codec": codec, "changed_rows": each}}), "adapters")
+        for each in (False, True)
+    )
+    for mask in range(2**7):
+        draw = torch.Generator().manual_seed(mask)
+        tensors = {name: torch.randn(shape, generator=draw) for name, shape in shapes.items()}
+        for i in range(3):
+            tensors["q.lora_A"][i] *= mask >> i & 1
+            tensors["q.lora_B"][:, i] *= mask >> (3 + i) & 1
+        tensors["head.bias"] *= mask >> 6
+        sent, full = some.encode(tensors, draw), whole.encode(tensors, draw)
+        for name, tensor in full.decoded.items():
+            assert torch.equal(sent.decoded[name], tensor) and tensor.shape == shapes[name]
+        each = [whole.payload_bytes({"x": (1, size)}) for size in (70, 70, 70, 40, 40, 40, 5)]
+        by_hand = min(sum(each), 1 + sum(size for i, size in enumerate(each) if mask >> i & 1))
+        found = sum(part.nbytes for part in sent.parts.values())
+        assert found == by_hand == some.payload_bytes(shapes, sent.changed)
+        assert some.decode(sent.parts, shapes).keys() == shapes.keys()
+
+
+def test_a_cohort_of_small_ranks_changes_few_rows(ready):
+    """zero-pad keeps the rows of A that nobody sent; what client a, of the largest rank, holds is what was decoded."""
+    sizes = {}
+    for changed in (False, True):
+        made = ready("zero-pad", {"deliveries": {"codec": "int8", "changed_rows": changed}})
+        a_round(made, 1, cohort=["b"])
+        a_round(made, 2, cohort=["b"])
+        ledger = Ledger()
+        deliver(made, ["a"], ledger)
+        require_delivered(made, ["a"])
+        assert ledger.mismatches() == []
+        sizes[changed] = ledger.entries["a", "adapters", "down"].payload_bytes
+    assert sizes == {False: 4 * 4 * 72, True: 4 * 2 * 72 + 4}  # two of four components in each of four layers
+
+
 def test_published_shares_of_a_message_in_float32():
     """NVFlare's 25.03 and 14.06 % of Llama-3.2-1B: a scale for 4,096 numbers and 1 KiB for each tensor; one for 64."""
     width, rank = 3072, 16  # Llama 3.2 3B, whose attention is 3,072 to 3,072 for q and o
@@ -350,6 +390,8 @@ def test_each_method_is_coded_or_refused_with_a_reason(make_config):
     [
         ({"adapters": {"codec": "none", "feedback": True}}, {}, "wire.adapters.feedback", "nothing to add"),
         ({"deliveries": {"codec": "int8", "feedback": True}}, {}, "wire.deliveries.feedback", "is not needed"),
+        ({"deliveries": {"codec": "none", "changed_rows": True}}, {}, "wire.deliveries.changed_rows", "codec is none"),
+        ({"gradients": {"codec": "int8", "changed_rows": True}}, {}, "wire.gradients.changed_rows", "of adapters"),
         (UP, {"mode": "local-only"}, "wire.adapters", "mode is local-only"),
         (DOWN, {"training": {"asynchrony": {"buffer": 2}}}, "wire.deliveries", "training.asynchrony"),
         (

@@ -56,7 +56,7 @@ class Receiver:
         self.change.grow(rows, self.version)
 
 
-@pytest.mark.parametrize("method", ["fedex", "flora"])
+@pytest.mark.parametrize("method", ["fedex", *slow("flora")])
 def test_who_decodes_what_was_sent_has_the_groups_base(method, make_config):
     """Whatever a client missed; it is what it trains on, whatever its rank, and what is exported, and its loss is in
     the error of the merge."""
@@ -99,6 +99,7 @@ def test_who_decodes_what_was_sent_has_the_groups_base(method, make_config):
         torch.testing.assert_close(runs(exported, path), delta(group.change.total[path]).double(), atol=1e-6, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_bytes_by_hand(make_config):
     """flora, int8: each row of A and column of B with a scale, 4 bytes a layer, nothing else; base-total as it is."""
     made = build(make_config(aggregation={"method": "flora"}, wire={"deliveries": {"codec": "int8"}}, training=FAST))
@@ -130,7 +131,7 @@ def test_bytes_by_hand(make_config):
     assert late.entries["c", "base-total", "down"].payload_bytes == 4 * 4 * 32 * 64
 
 
-@pytest.mark.parametrize("method", ["fedex", *slow("flora")])
+@pytest.mark.parametrize("method", slow("fedex", "flora"))
 def test_a_run_goes_on_bit_for_bit_from_any_round(method, make_config, train_quietly, tmp_path, request):
     """With cohorts, a client that crashes, and idle clients put away."""
     config = make_config(

@@ -25,6 +25,12 @@ class CodecConfig(Section):
         "kinds it is refused.",
         examples=[True],
     )
+    changed_rows: bool = Field(
+        False,
+        description="Of adapters and deliveries: a message has only the components (of a head: rows) that changed, "
+        "with a bit for each that says so, where that is smaller. Of other kinds it is refused.",
+        examples=[True],
+    )
 
 
 class WireConfig(Section):

@@ -192,14 +192,14 @@ class Coding:
             of_adapters = codec.encode({name: changes[name] for name in names}, generator)
             message = replace(sent.adapters, named=of_adapters.parts, lost=of_adapters.lost)
             done, decoded = (
-                done._replace(adapters=message, form=extra + codec.payload_bytes(shapes)),
+                done._replace(adapters=message, form=extra + codec.payload_bytes(shapes, of_adapters.changed)),
                 of_adapters.decoded,
             )
         if names := list(sent.head.named):
             of_head = codec.encode({name: changes[name] for name in names}, generator)
             heads = {name: tuple(changes[name].shape) for name in names}
             message_of_head = replace(sent.head, named=of_head.parts, lost=of_head.lost)
-            done = done._replace(head=message_of_head, head_form=codec.payload_bytes(heads))
+            done = done._replace(head=message_of_head, head_form=codec.payload_bytes(heads, of_head.changed))
             decoded = {**decoded, **of_head.decoded}
         return done, decoded
 

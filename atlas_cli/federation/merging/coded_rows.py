@@ -37,7 +37,7 @@ class RowsCodec:
         coding, layers = own[0].coding, {path for member in own for path in member.ranks}
         if not method.CHANGES_BASE or coding is None or coding.down is None:
             return None
-        return cls(coding.down, group, coding.seed, layers)
+        return cls(coding.down.of_all_rows(), group, coding.seed, layers)
 
     def encode(self, rows: Adapters, version: int) -> Coded:
         """The rows of the merge that made ``version``, of which ``factors_of`` makes factors again."""
