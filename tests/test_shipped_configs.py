@@ -99,3 +99,14 @@ def test_gemma_learns_to_answer(tmp_path):
     assert after < 0.9 * before
     manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["licences"]["gemma-3-270m"].startswith("Gemma Terms of Use")
+
+
+@pytest.mark.packaged
+def test_budgets_of_compare_ranks_are_those_that_its_results_name(capsys):
+    assert main(["ranks", "configs/compare-ranks.yaml", "--uniform", "--json"]) == 0
+    equal = {name: set(ranks.values()) for name, ranks in _ranks(capsys.readouterr().out)}
+    assert equal == {f"{kind}-{i}": {rank} for kind, rank in (("tight", 2), ("roomy", 8)) for i in (1, 2, 3)}
+
+
+def _ranks(printed):
+    return [(client["client"], client["ranks"]) for client in json.loads(printed)["clients"]]
