@@ -4,11 +4,13 @@
     python benchmarks/compression.py --texts quickstart --codecs "int4" "top-k 0.05" --output DIR
     python benchmarks/compression.py --seeds 1 --texts news training.rounds=1      shows that all works
     python benchmarks/compression.py --output DIR --write        and write docs/results/compression.md and its picture
+    python benchmarks/compression.py --write --texts language    with the other texts as they are on record
 
 Every client has an uplink of 10 Mbit/s. A codec has the seeds of the runs without one, and is held against them seed by
 seed: a difference is of the last evaluation, with the interval of 95 % of Student's t. Bytes are of all rounds, set-up
 left out. The target is what the runs without a codec reach in the end, less a point of accuracy, or 1 % more
-perplexity. With ``--output`` runs are kept, and those that are there are not done again.
+perplexity. With ``--output`` runs are kept, and those that are there are not done again. ``--write`` adds curves to
+benchmarks/compression.json, does not do again what is there, and writes the page from all of them.
 """
 
 from __future__ import annotations
@@ -16,7 +18,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import math
 import statistics
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,22 +25,31 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib
 from compare_aggregation import finished
-from matplotlib.figure import Figure
-from paired import paired
+from compression_page import (
+    PAGE,
+    PICTURE,
+    PLAIN,
+    Curve,
+    Evaluated,
+    Record,
+    draw,
+    page,
+    read,
+    rows,
+    table,
+    target_of,
+    write,
+)
+from published.records import conditions
 
 from atlas_cli.config.load import load_config
 from atlas_cli.experiment.session import start
-from atlas_cli.reports.plots import COLOURS, MARKERS, STYLE
 from atlas_cli.reports.progress import PlainProgress
 from atlas_cli.reports.terminal import Terminal
 
 ROOT = Path(__file__).parents[1]
-PAGE, PICTURE = ROOT / "docs" / "results" / "compression.md", ROOT / "docs" / "images" / "compression"
 LINK = "{compute: 20 GFLOP/s, uplink: 10 Mbit/s, downlink: 50 Mbit/s, latency: 20 ms}"
-PLAIN = "none"
-SHARES = (2, 5, 10, 20, 50, 100)  # marks of the picture
 
 
 class Text(NamedTuple):
@@ -50,10 +60,22 @@ class Text(NamedTuple):
     score: str
 
 
+# four clients, one of each rank, with 1,600 texts
+NEWS = (
+    *(f"clients.{name}.count=1" for name in ("tiny", "small", "middle", "large")),
+    *("task_groups.news.data.limit=1600", "task_groups.news.data.test_limit=500"),
+    *("training.local_steps=8", "evaluation.every=3"),
+)
+# two clients, of rank 16 and 4
+LANGUAGE = (
+    *(f"clients.{name}.count=1" for name in ("desktop", "phone")),
+    *("task_groups.news.data.limit=120", "task_groups.news.data.test_limit=12"),
+    *("training.rounds=4", "evaluation.every=2"),
+)
 TEXTS: Mapping[str, Text] = {
     "quickstart": Text("configs/quickstart.yaml", (), "accuracy"),
-    "news": Text("configs/compare-aggregation.yaml", ("evaluation.every=2",), "accuracy"),
-    "language": Text("benchmarks/language.yaml", (), "perplexity"),
+    "news": Text("configs/compare-aggregation.yaml", NEWS, "accuracy"),
+    "language": Text("benchmarks/language.yaml", LANGUAGE, "perplexity"),
 }
 
 
@@ -70,6 +92,12 @@ def both(asked: dict[str, Any]) -> dict[str, Any]:
 def top_k(name: str, share: float) -> dict[str, Any]:
     """So many features of a token, up and down."""
     return both(codec(name, share=share, numbers="bfloat16"))
+
+
+def within(up: dict[str, Any]) -> dict[str, Any]:
+    """Gradients as int4 with a scale a token, and adapters and deliveries as int8."""
+    down, parameters = codec("int4", block=None), codec("int8")
+    return {"activations": up, "gradients": down, "adapters": parameters, "deliveries": parameters}
 
 
 CODECS: Mapping[str, Mapping[str, Any]] = {
@@ -97,19 +125,11 @@ CODECS: Mapping[str, Mapping[str, Any]] = {
         "activations": codec("top-k", share=0.05, numbers="bfloat16"),
         "gradients": {**codec("top-k", share=0.05, numbers="bfloat16"), "feedback": True},
     },
+    # at most 8 % of the bytes up and 15 % of those down: adapters count, too
+    "vector-quantised 256 up, int4 down": within(codec("vector-quantised", levels=256)),
+    "top-k 0.09 up, int4 down": within(codec("top-k", share=0.09, numbers="bfloat16")),
+    "low-rank 8 up, int4 down": within(codec("low-rank", rank=8, bits=8)),
 }
-
-
-class Evaluated(NamedTuple):
-    """An evaluated round: the score, and bytes and virtual seconds until then."""
-
-    score: float
-    up: int
-    down: int
-    seconds: float
-
-
-Curve = Sequence[Evaluated]
 
 
 def run(text: Text, wire: Mapping[str, Any], seed: int, folder: Path, overrides: Sequence[str]) -> Curve:
@@ -137,102 +157,10 @@ def evaluated(lines: Sequence[Any], score: str) -> Iterator[Evaluated]:
             yield Evaluated(statistics.fmean(scores), up, down, seconds)
 
 
-def better(score: float, than: float, name: str) -> bool:
-    """Whether a score is as good."""
-    return score <= than if name == "perplexity" else score >= than
-
-
-def target_of(plain: Sequence[Curve], name: str) -> float:
-    """What is to be reached."""
-    reached = statistics.fmean(curve[-1].score for curve in plain)
-    return 1.01 * reached if name == "perplexity" else reached - 0.01
-
-
-def loss_in_points(curve: Curve, plain: Curve, name: str) -> float:
-    """By how much a run is worse: points of accuracy, or per cent of perplexity."""
-    ours, theirs = curve[-1].score, plain[-1].score
-    return 100 * math.log(ours / theirs) if name == "perplexity" else 100 * (theirs - ours)
-
-
-class Row(NamedTuple):
-    """The figures of a codec, means over seeds: shares are of the bytes without one; None: not reached by any."""
-
-    codec: str
-    score: float
-    loss: float
-    half: float | None
-    up: float
-    down: float
-    reached: int
-    megabytes: float | None
-    seconds: float | None
-
-
-def row(name: str, curves: Sequence[Curve], plain: Sequence[Curve], score: str, target: float) -> Row:
-    """Against the runs without a codec, of the same seeds."""
-    pairs = list(zip(curves, plain, strict=True))
-    lost = paired([loss_in_points(one, other, score) for one, other in pairs], [0.0] * len(pairs))
-    firsts = [next((each for each in curve if better(each.score, target, score)), None) for curve in curves]
-    there = [first for first in firsts if first is not None]
-    return Row(
-        name,
-        statistics.fmean(curve[-1].score for curve in curves),
-        lost.mean,
-        lost.half,
-        statistics.fmean(one[-1].up / other[-1].up for one, other in pairs),
-        statistics.fmean(one[-1].down / other[-1].down for one, other in pairs),
-        len(there),
-        statistics.fmean((each.up + each.down) / 1e6 for each in there) if there else None,
-        statistics.fmean(each.seconds for each in there) if there else None,
-    )
-
-
-def table(rows: Sequence[Row], score: str, target: float, seeds: int) -> str:
-    """In Markdown."""
-    worse = "worse by, points" if score == "accuracy" else "worse by, %"
-    heads = ["codec", score, worse, "up", "down", f"reached {target:.4g}", "MB to it", "virtual seconds to it"]
-    lines = [heads, ["---"] * len(heads)]
-    for each in rows:
-        loss = f"{each.loss:.2f}" + (f" ± {each.half:.2f}" if each.half is not None else "")
-        to_it = ["-" if value is None else f"{value:,.1f}" for value in (each.megabytes, each.seconds)]
-        shares = f"{each.up:.1%}", f"{each.down:.1%}"
-        lines.append([each.codec, f"{each.score:.4g}", loss, *shares, f"{each.reached} of {seeds}", *to_it])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def draw(path: Path, found: Mapping[str, Sequence[Row]]) -> None:
-    """What is lost against the share of bytes, a panel for each of the texts, for light and for dark pages."""
-    for scheme, ink in (("light", "#1f2933"), ("dark", "#e6ebf0")):
-        colours = {f"{part}.color": ink for part in ("text", "xtick", "ytick")}
-        with matplotlib.rc_context({**STYLE, **colours, "axes.edgecolor": ink, "axes.labelcolor": ink}):
-            figure = Figure(figsize=(4 * len(found), 4.2), layout="constrained")
-            for axes, (text, rows) in zip(figure.subplots(1, len(found), squeeze=False)[0], found.items(), strict=True):
-                for i, each in enumerate(rows):
-                    look = {"c": COLOURS[i % len(COLOURS)], "marker": MARKERS[i // len(COLOURS) % len(MARKERS)]}
-                    axes.scatter([50 * (each.up + each.down)], [each.loss], label=each.codec, s=36, **look)
-                axes.set(title=text, xlabel="% of the bytes, mean of up and down", xscale="log")
-                axes.set_xticks(SHARES, [f"{share}" for share in SHARES])
-                axes.set_xticks([], minor=True)
-                axes.set_ylabel("worse by, points" if TEXTS[text].score == "accuracy" else "worse by, % of perplexity")
-                axes.set_facecolor("none")
-            handles = figure.axes[0].get_legend_handles_labels()
-            figure.legend(*handles, loc="outside lower center", ncols=5, frameon=False, fontsize=8)
-            figure.savefig(path.with_name(f"{path.name}-{scheme}.svg"), transparent=True, metadata={"Date": None})
-
-
-def page(tables: Mapping[str, str], seeds: int, overrides: Sequence[str]) -> str:
-    """The results in Markdown."""
-    changed = f" with {', '.join(overrides)}" if overrides else ""
-    what = "Codecs up and down on real text"
-    parts = [
-        "# Codecs, measured\n",
-        f"Written by `python benchmarks/compression.py --write`: {seeds} seeds{changed}, each codec against the runs "
-        "of the same seeds without one, with intervals of 95 %. Shares are of all bytes but the set-up's. Every client "
-        "has an uplink of 10 Mbit/s.\n",
-        f"![{what}](../images/{PICTURE.name}-light.svg#only-light)\n"
-        f"![{what}](../images/{PICTURE.name}-dark.svg#only-dark)\n",
-    ]
-    return "\n".join([*parts, *(f"## {text}: {TEXTS[text].config}\n\n{t}" for text, t in tables.items())])
+def wanted(record: Record, codecs: Sequence[str], seeds: int) -> list[tuple[str, int]]:
+    """The runs that are not on record, a seed after another, so that those of a seed are of one time."""
+    names = [PLAIN, *(name for name in codecs if name != PLAIN)]
+    return [(name, seed) for seed in range(seeds) for name in names if len(record.curves.get(name, ())) <= seed]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -246,26 +174,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--picture", type=Path, help="draw PICTURE-light.svg and PICTURE-dark.svg")
     parser.add_argument("--write", action="store_true", help="write the page of results and its picture")
     given = parser.parse_intermixed_args(arguments)
-    found, tables = dict[str, list[Row]](), dict[str, str]()
+    records = read() if given.write else {}
     kept = nullcontext(str(given.output)) if given.output is not None else tempfile.TemporaryDirectory()
     with kept as folder:
         for text in given.texts:
-            asked, score = TEXTS[text], TEXTS[text].score
-            names = [PLAIN, *(name for name in given.codecs if name != PLAIN)]
-            curves = dict[str, list[Curve]]()
-            for name in names:
-                each = (run(asked, CODECS[name], seed, Path(folder), given.overrides) for seed in range(given.seeds))
-                curves[name] = list(each)
-                print(f"{text}: {name}: {curves[name][0][-1].score:.4g}", flush=True)
-            target = target_of(curves[PLAIN], score)
-            found[text] = [row(name, curves[name], curves[PLAIN], score, target) for name in names]
-            tables[text] = table(found[text], score, target, given.seeds)
-            print(f"\n{tables[text]}", flush=True)
-    if given.picture is not None:
-        draw(given.picture, found)
+            asked = TEXTS[text]
+            record = Record(asked.config, [*asked.overrides, *given.overrides], asked.score)
+            if text in records and records[text].is_of(record):
+                record = records[text]
+            records[text] = record
+            missing = wanted(record, given.codecs, given.seeds)
+            if missing:
+                record.conditions.append(conditions())
+            for name, seed in missing:
+                record.curves.setdefault(name, []).append(run(asked, CODECS[name], seed, Path(folder), given.overrides))
+                print(f"{text}: {name}, seed {seed}: {record.curves[name][-1][-1].score:.4g}", flush=True)
+                if given.write:
+                    write(records)
+            target = target_of(record.curves[PLAIN], asked.score)
+            print(f"\n{table(rows(record), asked.score, target)}", flush=True)
+    if given.picture is not None or given.write:
+        found = {text: rows(record) for text, record in records.items()}
+        scores = {text: record.score for text, record in records.items()}
+        draw(PICTURE if given.write else given.picture, found, scores)
     if given.write:
-        PAGE.write_text(page(tables, given.seeds, given.overrides), encoding="utf-8", newline="\n")
-        draw(PICTURE, found)
+        PAGE.write_text(page(records, CODECS), encoding="utf-8", newline="\n")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 import json
 
 import pytest
-from compression import CODECS, LINK, ROOT, TEXTS, Evaluated, draw, evaluated, row, table, target_of
+from compression import CODECS, LINK, ROOT, TEXTS, evaluated, wanted
+from compression_page import PAGE, Evaluated, Record, draw, page, read, row, table, target_of, write
 
 from atlas_cli.config.load import load_config
 from atlas_cli.wire.codecs import codec_of
@@ -42,6 +43,19 @@ def test_a_codec_is_held_against_the_runs_of_the_same_seeds(tmp_path):
     assert (found.megabytes, found.seconds) == (pytest.approx(30e-6), pytest.approx(0.1))
     worse = row("int4", [[Evaluated(5.5, 1, 1, 1.0)]], [[Evaluated(5.0, 2, 2, 2.0)]], "perplexity", 5.05)
     assert worse.loss == pytest.approx(9.53, abs=0.01) and worse.reached == 0 and worse.megabytes is None
-    assert "| int4 | 0.685 | 1.50 ± 6.35 | 10.0% | 20.0% | 2 of 2 |" in table([found], "accuracy", target, 2)
-    draw(tmp_path / "picture", {"news": [found], "language": [worse]})
+    assert "| int4 | 0.685 | 1.50 ± 6.35 | 10.0% | 20.0% | 2 of 2 |" in table([found], "accuracy", target)
+    draw(tmp_path / "picture", {"news": [found], "language": [worse]}, {"news": "accuracy", "language": "perplexity"})
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["picture-dark.svg", "picture-light.svg"]
+
+
+def test_the_page_is_that_of_the_records():
+    assert PAGE.read_text(encoding="utf-8") == page(read(), CODECS)
+
+
+def test_runs_that_are_on_record_are_not_done_again(tmp_path):
+    curve = [Evaluated(0.5, 100, 100, 1.0)]
+    record = Record("a.yaml", ["seed=1"], "accuracy", [{}], {"none": [curve, curve], "int8": [curve]})
+    write({"news": record}, tmp_path / "records.json")
+    assert read(tmp_path / "records.json") == {"news": record}
+    assert wanted(record, ["none", "int4", "int8"], 2) == [("int4", 0), ("int4", 1), ("int8", 1)]
+    assert not record.is_of(Record("a.yaml", [], "accuracy"))
