@@ -112,7 +112,7 @@ def comparison(name: str, options: Options) -> Iterator[Result]:
 
 def measured(name: str, options: Options) -> Part | None:
     """A comparison's figures; None where what it needs is not there."""
-    began, load = time.perf_counter(), checks.load_now()
+    began, load, commit = time.perf_counter(), checks.load_now(), checks.atlas_commit()
     figures = []
     for result in comparison(name, options):
         figures.append(figure_of(result))
@@ -121,7 +121,7 @@ def measured(name: str, options: Options) -> Part | None:
         return None
     under = {
         **conditions(),
-        **checks.atlas_commit(),
+        **commit,
         "threads": 1,
         "cores": os.cpu_count(),
         "load": [load, checks.load_now()],

@@ -7,7 +7,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from beside.pictures import memory, model_of
+from beside.pictures import MODELS, memory, model_of
 from beside.record import Figure, Part, Record
 
 PAGE = Path(__file__).parents[2] / "docs" / "results" / "beside-others.md"
@@ -78,7 +78,9 @@ def comparison(record: Record, name: str) -> str:
         return "**Not measured in this record.** The command below does it."
     schemes = ("light", "dark")
     pictures = [f"![{SAYS[name]}](../images/beside-{name}-{scheme}.svg#only-{scheme})" for scheme in schemes]
-    return "\n".join([*pictures, "", speeds(record[name].figures)])
+    measured = {model_of(figure) for figure in record[name].figures}
+    lacking = [f"\n{model} was not measured in this record." for model in MODELS.values() if model not in measured]
+    return "\n".join([*pictures, "", speeds(record[name].figures), *lacking])
 
 
 def speeds(figures: Sequence[Figure]) -> str:
