@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 import functools
+import gc
+from pathlib import Path
 
 import pytest
 import torch
 import typer
 from support.tiny_models import CAUSAL, tiny_model, word_tokenizer
 
+from atlas_cli.runs import manifest
+
+ROOT = Path(__file__).resolve().parents[1]
+
 pytest_plugins = ["support.federations", "support.installed", "support.browser", "support.trained_runs"]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Modules and tests stay until the end: no garbage collection walks over them, now or while tests run."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -30,6 +47,15 @@ def _command_line_built_once():
     """Typer makes all commands anew at each call of ``main``, which is a tenth of a tiny run."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("typer.main.get_command", functools.cache(typer.main.get_command))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _checkout_looked_at_once():
+    """Three calls of git a run, of a checkout that no test changes."""
+    ask, known = manifest._git_output, functools.cache(manifest._git_output)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(manifest, "_git_output", lambda folder, *rest: (known if folder == ROOT else ask)(folder, *rest))
         yield
 
 

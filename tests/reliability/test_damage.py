@@ -14,7 +14,10 @@ import torch
 from safetensors.torch import save
 
 from atlas_cli.cli import main
+from atlas_cli.config.load import load_config
 from atlas_cli.errors import AtlasError, ResourceError
+from atlas_cli.experiment.run_state import RunState
+from atlas_cli.federation.build import build
 from atlas_cli.hashing import sha256_file
 from atlas_cli.models.adapters.origin import read_origin
 from atlas_cli.models.adapters.peft_reading import read_head, read_peft
@@ -234,17 +237,32 @@ WRONG = {
 }
 
 
+@pytest.fixture(scope="module")
+def state(stopped_once):
+    """The state of a federation that is built as that run's is when it goes on."""
+    return RunState(build(load_config(stopped_once / "config.yaml").config))
+
+
 @pytest.mark.parametrize("case", WRONG)
-def test_a_checkpoint_of_another_run_is_refused(stopped, capsys, case):
+def test_a_checkpoint_of_another_run_is_refused(stopped, state, case):
+    whole = load_newest(stopped)[0]
     other_state(WRONG[case])(folders(stopped)[-1])
+    other, warnings = load_newest(stopped)
+    assert (other.round, warnings) == (1, [])
+    with pytest.raises(ResourceError) as error:
+        state.restore(other.tensors, other.state, other.name)
+    said = str(error.value)
+    assert said.startswith("checkpoint round-000001 is not of this experiment: state.") and len(said.splitlines()) == 1
+    state.restore(whole.tensors, whole.state, whole.name)  # the refusal is due to what was changed
+
+
+def test_a_run_whose_checkpoint_is_of_another_stays_as_it_is(stopped, capsys):
+    other_state(WRONG["record that has nothing"])(folders(stopped)[-1])
     before = (stopped.path / "metrics.jsonl").read_bytes()
     capsys.readouterr()
     assert main(["train", "--resume", str(stopped.path)]) == 3
-    err = capsys.readouterr().err
-    assert (
-        err.startswith("error: checkpoint round-000001 is not of this experiment: state.")
-        and len(err.splitlines()) == 1
-    )
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: checkpoint round-000001 is not of this experiment: state.")
     assert (stopped.path / "metrics.jsonl").read_bytes() == before
 
 
