@@ -29,7 +29,9 @@ def wire_problems(config: ExperimentConfig) -> Iterator[Problem]:
                 yield Problem((*path, kind), "is sent with training.labels: client alone; remove it")
         for kind in ("activations", "features"):
             if (asked := getattr(wire, kind)) is not None and asked.feedback:
-                yield Problem((*path, kind, "feedback"), "is of gradients; take codec: delta, or remove it")
+                yield Problem(
+                    (*path, kind, "feedback"), "is of gradients and adapters; take codec: delta, or remove it"
+                )
         for kind in ("gradients", "feature_gradients"):
             if (asked := getattr(wire, kind)) is not None and asked.feedback and asked.codec == "none":
                 yield Problem((*path, kind, "feedback"), "has nothing to add: codec none loses nothing; remove it")

@@ -4,6 +4,7 @@ import pytest
 
 from atlas_cli.config.checks import cross_check
 from atlas_cli.config.load import load_config
+from atlas_cli.config.schema.wire import WireConfig
 from atlas_cli.errors import ConfigError
 from atlas_cli.planning.plan import make_plan
 
@@ -76,7 +77,7 @@ def test_feedback_is_of_gradients_and_of_what_loses_something(make_config):
     def asked(kind, **codec):
         return make_config(wire={kind: {"feedback": True, **codec}})
 
-    assert "is of gradients" in problems(asked("activations", codec="int4"))["wire.activations.feedback"]
+    assert "is of gradients and adapters" in problems(asked("activations", codec="int4"))["wire.activations.feedback"]
     assert "loses nothing" in problems(asked("gradients", codec="none"))["wire.gradients.feedback"]
     assert not problems(asked("gradients", codec="int4"))
     with pytest.raises(ConfigError, match="by itself") as error:
@@ -118,3 +119,12 @@ def test_memory_for_texts_is_refused_where_no_codec_keeps_any(make_config):
 def test_an_unknown_codec_is_told_with_those_that_there_are(make_config):
     with pytest.raises(ValueError, match=r"'int9' is not known.*int8"):
         make_config(wire={"activations": {"codec": "int9"}})
+
+
+@pytest.mark.parametrize("key", ["feedback", "changed_rows"])
+def test_a_kind_has_the_keys_that_its_schema_and_its_checks_allow(make_config, key):
+    fields = WireConfig.model_json_schema()["properties"]
+    for kind in ("activations", "gradients", "features", "feature_gradients", "adapters", "deliveries"):
+        config = make_config(training={"labels": "client"}, wire={kind: {"codec": "int8", key: True}})
+        refused = f"wire.{kind}.{key}" in problems(config)
+        assert refused == (fields[kind].get("properties", {}).get(key) == {"const": False})

@@ -1,6 +1,8 @@
 """Joint planning: the front is that of all candidates, and a candidate's figures are those of its config."""
 
 import time
+from dataclasses import replace
+from io import StringIO
 from itertools import product
 from types import SimpleNamespace
 
@@ -8,7 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
+from atlas_cli.cli._tables.plans import plan_table
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.errors import ConfigError, TooFewClientsError
 from atlas_cli.planning.cuts.leakage import Leakage
@@ -317,3 +321,12 @@ def test_a_thousand_clients_of_a_model_of_70_billion(monkeypatch):
     assert sum(kind.clients for kind in search.kinds) == 1000
     assert any(len(found.candidate.cuts) > 1 for found in front)
     assert len(traced) <= 32  # the blocks of a cut are alike, and the sizes of a rank are read off
+
+
+def test_small_figures_have_three_digits():
+    search = made_up(1)
+    [best, *_] = search.front()
+    small = best._replace(figures=replace(best.figures, seconds=1.2345e-4, changes=2e-4))
+    console = Console(width=200, file=StringIO())
+    console.print(plan_table(search, [small], None, 200))
+    assert {"0.000123", "0.0002"} <= set(console.file.getvalue().split())

@@ -39,7 +39,7 @@ def plan_table(search: Search, front: Sequence[Found], chosen: int | None, width
         if any(value is not None for value in values):
             columns.append(Column(heading, [_number(value) for value in values], right=True))
     if any(row.figures.changes for row in rows):
-        columns.append(Column("changes", [format_number(row.figures.changes) for row in rows], right=True))
+        columns.append(Column("changes", [_number(row.figures.changes) for row in rows], right=True))
         caption += f"\n{CHANGES}"
     columns.append(Column("settings", [settings_text(search, row.candidate) for row in rows], folds=True))
     if len(places) < len(front):
@@ -120,4 +120,6 @@ def _said(key: str, value: Any) -> str:
 def _number(value: float | None) -> str:
     if value is None:
         return "-"
-    return f"{value:,.0f}" if abs(value) >= 100 else format_number(value)
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return format_number(value) if abs(value) >= 0.1 or value == 0 else f"{value:.3g}"

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, JsonValue
 
 from atlas_cli.config.schema.section import Section, one_of
+
+
+def _without(*keys: str) -> dict[str, JsonValue]:
+    """Of a kind of message: keys of ``CodecConfig`` that it does not have (``config.wire_checks`` says so)."""
+    return {"properties": {key: {"const": False} for key in keys}}
 
 
 class CodecConfig(Section):
@@ -20,15 +25,14 @@ class CodecConfig(Section):
     )
     feedback: bool = Field(
         False,
-        description="Of gradients and feature_gradients: what a codec lost of a text is kept, and added to the text's "
-        "next one. Of adapters: what it lost of an upload is kept at the client, and added to its next one. Of other "
-        "kinds it is refused.",
+        description="What a codec lost of a text (of adapters: of an upload) is kept by the sender, and added to the "
+        "next one. Only gradients, feature_gradients and adapters have it.",
         examples=[True],
     )
     changed_rows: bool = Field(
         False,
-        description="Of adapters and deliveries: a message has only the components (of a head: rows) that changed, "
-        "with a bit for each that says so, where that is smaller. Of other kinds it is refused.",
+        description="A message has only the components (of a head: rows) that changed, with a bit for each that says "
+        "so, where that is smaller. Only adapters and deliveries have it.",
         examples=[True],
     )
 
@@ -41,21 +45,29 @@ class WireConfig(Section):
     """
 
     activations: CodecConfig | None = Field(
-        None, description="What clients send up at the cut.", examples=[{"codec": "int8"}]
+        None,
+        description="What clients send up at the cut.",
+        examples=[{"codec": "int8"}],
+        json_schema_extra=_without("feedback", "changed_rows"),
     )
     gradients: CodecConfig | None = Field(
-        None, description="What comes back down for it.", examples=[{"codec": "int8"}]
+        None,
+        description="What comes back down for it.",
+        examples=[{"codec": "int8"}],
+        json_schema_extra=_without("changed_rows"),
     )
     features: CodecConfig | None = Field(
         None,
         description="With `training.labels: client`, what the server half gives, which comes down; without it, as "
         "`activations`.",
         examples=[{"codec": "bfloat16"}],
+        json_schema_extra=_without("feedback", "changed_rows"),
     )
     feature_gradients: CodecConfig | None = Field(
         None,
         description="With `training.labels: client`, what goes up for the features; without it, as `gradients`.",
         examples=[{"codec": "bfloat16"}],
+        json_schema_extra=_without("changed_rows"),
     )
     adapters: CodecConfig | None = Field(
         None,
@@ -68,6 +80,7 @@ class WireConfig(Section):
         description="What comes down after a merge: adapters and heads, as changes of what a client holds, and rows "
         "that are added to the base. The first delivery is sent as it is.",
         examples=[{"codec": "int8"}],
+        json_schema_extra=_without("feedback"),
     )
 
     header: Literal["safetensors", "compact"] | None = Field(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import partial
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
@@ -49,24 +49,29 @@ class Key(NamedTuple):
     field: FieldInfo
 
 
-def sections(model: type[BaseModel], path: str, meaning: str = "") -> Iterator[tuple[str, str, list[Key]]]:
+def sections(
+    model: type[BaseModel], path: str, meaning: str = "", without: Collection[str] = ()
+) -> Iterator[tuple[str, str, list[Key]]]:
     """A section with what it is and its own keys, and then every section below it; names that the user gives are
     ``NAME``.
 
     Args:
         meaning: what its field says, where its model is that of others beside it, too.
+        without: keys of its model that may not be set there.
     """
     own, below = [], []
     for name, field in model.model_fields.items():
         if section := _section(field):
             of_names = get_origin(_without_none(field.annotation)) is dict
-            below.append((f"{path}{name}" + (".NAME" if of_names else ""), section, field.description))
-        else:
+            below.append((f"{path}{name}" + (".NAME" if of_names else ""), section, field))
+        elif name not in without:
             own.append(Key(f"{path}{name}", field))
     yield path.rstrip("."), " ".join(filter(None, (meaning, model.__doc__))), own
     models = [section for _, section, _ in below]
-    for where, section, says in below:
-        yield from sections(section, f"{where}.", (says or "") if models.count(section) > 1 else "")
+    for where, section, field in below:
+        says = (field.description or "") if models.count(section) > 1 else ""
+        extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+        yield from sections(section, f"{where}.", says, extra.get("properties", {}))
 
 
 def all_keys() -> list[Key]:
