@@ -5,6 +5,7 @@
     ├── ResourceError               3   a model, corpus or file that is not there
     ├── NonFiniteError              4   a loss, activation or gradient that is not finite
     ├── TooFewClientsError          5   nothing left to train or nothing feasible
+    ├── BudgetSpentError            5   a round that would pass a privacy budget
     ├── OutputError                 1   the run directory cannot be written
     ├── PluginError                 1   a plug-in gives what its contract does not allow
     └── InterruptedRunError       130   Ctrl-C or SIGTERM during a run, which can be gone on with
@@ -63,6 +64,12 @@ class NonFiniteError(AtlasError):
 
 class TooFewClientsError(AtlasError):
     """No client can take part."""
+
+    exit_code = 5
+
+
+class BudgetSpentError(AtlasError):
+    """A round would tell more than ``privacy.budget`` allows; it was not trained."""
 
     exit_code = 5
 

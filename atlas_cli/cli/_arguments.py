@@ -37,6 +37,16 @@ Device = Annotated[
     typer.Option("--device", metavar="NAME", help="Compute on cpu, cuda, cuda:1, mps or auto; default: as trained."),
 ]
 
+LedgerFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--ledger",
+        metavar="FILE",
+        help="Privacy ledger (JSON): counts what earlier runs told of the same rows, and adds what this one tells.",
+        show_default=False,
+    ),
+]
+
 
 @contextmanager
 def model_named_as(argument: str) -> Iterator[None]:

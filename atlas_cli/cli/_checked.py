@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -10,14 +11,17 @@ if TYPE_CHECKING:
     from atlas_cli.planning.plan import Plan
 
 
-def checked(config: ExperimentConfig, data: bool = True) -> tuple[Plan, dict[str, PreparedGroup], list[str]]:
+def checked(
+    config: ExperimentConfig, data: bool = True, ledger: Path | None = None
+) -> tuple[Plan, dict[str, PreparedGroup], list[str]]:
     """The plan, the prepared data of every task group, and notes on what is not as it may seem.
 
     Args:
         data: read and check the data too; else there are no groups.
+        ledger: the privacy ledger that the run is to be counted on.
 
     Raises:
-        ConfigError, ResourceError: what stands in the way of a run.
+        ConfigError, ResourceError, BudgetSpentError: what stands in the way of a run.
     """
     from atlas_cli.clustering.fingerprints import require_examples, takes_fingerprints
     from atlas_cli.data.prepare import prepare
@@ -54,6 +58,11 @@ def checked(config: ExperimentConfig, data: bool = True) -> tuple[Plan, dict[str
         )
     check_adapters(plan)
     if not data:
+        if config.privacy.budget is not None or ledger is not None:
+            notes.append(
+                "whether privacy.budget ends training is not checked, since epsilon depends on the clients' numbers of "
+                "examples; leave --no-data out"
+            )
         return plan, {}, notes
     tokenizer = load_tokenizer(config.model)
     require_vocabulary(tokenizer, plan.hf_config.vocab_size)
@@ -61,4 +70,22 @@ def checked(config: ExperimentConfig, data: bool = True) -> tuple[Plan, dict[str
     check_heads(plan, prepared)
     if takes_fingerprints(config):
         require_examples({c: features for group in prepared.values() for c, features in group.train.items()})
+    if config.privacy.budget is not None or ledger is not None:
+        notes += _foreseen(plan, prepared, ledger)
     return plan, prepared, notes
+
+
+def _foreseen(plan: Plan, prepared: dict[str, PreparedGroup], ledger: Path | None) -> list[str]:
+    """What a privacy budget will do, and what is on the ledger."""
+    from atlas_cli.experiment.run_budget import RunBudget
+    from atlas_cli.planning.method import method_of
+    from atlas_cli.privacy.account.epsilon_account import EpsilonAccount
+
+    config = plan.config
+    train = {client: features for group in prepared.values() for client, features in group.train.items()}
+    sends = bool(method_of(config).SENT)
+    account = EpsilonAccount(plan, train.__getitem__, lambda client: config.training.batch_size, sends)
+    account.find_multipliers()
+    budget = RunBudget(config, account, prepared, ledger)
+    budget.require_start()
+    return [note.partition(": ")[2] for note in budget.notes()]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from atlas_cli.cli._arguments import Json, Overrides
+from atlas_cli.cli._arguments import Json, LedgerFile, Overrides
 
 if TYPE_CHECKING:
     from atlas_cli.runs.directory import RunDirectory
@@ -49,6 +49,7 @@ def command(
     no_error_ledger: Annotated[
         bool, typer.Option("--no-error-ledger", help="Do not compare deliveries with the exact sum of updates.")
     ] = False,
+    ledger: LedgerFile = None,
     as_json: Json = False,
 ) -> None:
     """Train as FILE says and leave a run directory.
@@ -57,7 +58,7 @@ def command(
     it wrote, and `--resume RUN` goes on from its last checkpoint.
     """
     from atlas_cli.config.load import load_config, locating
-    from atlas_cli.errors import ConfigError
+    from atlas_cli.errors import BudgetSpentError, ConfigError
     from atlas_cli.reports.progress import progress_for
     from atlas_cli.reports.terminal import Terminal
     from atlas_cli.runs.directory import open_run
@@ -88,15 +89,17 @@ def command(
         from atlas_cli.experiment import session
 
         if run is not None:
-            done = session.resume(run, loaded, progress, take_changed_code=changed_code)
+            done = session.resume(run, loaded, progress, take_changed_code=changed_code, ledger=ledger)
         elif resume is not None:
-            done = session.resume_newest(loaded, progress, take_changed_code=changed_code)
+            done = session.resume_newest(loaded, progress, take_changed_code=changed_code, ledger=ledger)
         else:
-            done = session.start(loaded.config, progress)
+            done = session.start(loaded.config, progress, ledger)
     if as_json:
         _print_json(done)
     else:
         _show(console, done)
+    if stop := done.read_json("manifest.json").get("budget_stop"):
+        raise BudgetSpentError(f"{done.path} ended after round {stop['after_round']} of {stop['of']}: {stop['why']}")
 
 
 def _show(console: Any, run: RunDirectory) -> None:
@@ -108,6 +111,8 @@ def _show(console: Any, run: RunDirectory) -> None:
     data, more = manifest["data"], f"training.rounds={2 * rounds}"
     if manifest.get("early_stop"):
         more = "training.early_stopping=null"
+    if manifest.get("budget_stop"):
+        more = "privacy.budget.epsilon=N"
     metrics, clients = run.read_lines("metrics.jsonl"), run.read_lines("clients.jsonl")
     for shown in (console, log := _written(console.width)):
         shown.print(final_table(metrics, clients, data, console.width))
@@ -138,6 +143,7 @@ def _print_json(run: RunDirectory) -> None:
         "report": str(run.path / "report.html"),
         "status": manifest["status"],
         "early_stop": manifest.get("early_stop"),
+        "budget_stop": manifest.get("budget_stop"),
         "best": manifest["best"],
         "epsilon": manifest["privacy"]["epsilon"],
         "task_groups": [asdict(group) for group in groups],

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from atlas_cli.cli._arguments import ConfigFile, Json, Overrides
+from atlas_cli.cli._arguments import ConfigFile, Json, LedgerFile, Overrides
 
 if TYPE_CHECKING:
     from atlas_cli.data.prepare import PreparedGroup
@@ -26,6 +26,7 @@ def command(
     file: ConfigFile,
     overrides: Overrides = None,
     data: Annotated[bool, typer.Option("--data/--no-data", help="Read and check the data too.")] = True,
+    ledger: LedgerFile = None,
     as_json: Json = False,
 ) -> None:
     """Check FILE against its model's shapes and its data, and print the plan.
@@ -41,7 +42,7 @@ def command(
     loaded = load_config(file, overrides or [])
     console = Terminal()
     with locating(loaded), busy(f"checking {file}"):
-        plan, prepared, notes = checked(loaded.config, data)
+        plan, prepared, notes = checked(loaded.config, data, ledger)
     examples = {c: count_examples(f) for group in prepared.values() for c, f in group.train.items()}
     if as_json:
         typer.echo(json.dumps(_record(plan, prepared, notes, examples), indent=2))

@@ -14,7 +14,7 @@ LEAST_SAMPLED_DELTA = 1e-10  # composed privacy losses lose up to about 1e-13 of
 
 def privacy_problems(config: ExperimentConfig) -> Iterator[Problem]:
     """Mechanisms that would not give the guarantee of their epsilon, or would have no effect."""
-    for check in (_through_the_split, _updates, _examples, _data_dependent, _labels, _fingerprints):
+    for check in (_through_the_split, _updates, _examples, _data_dependent, _labels, _fingerprints, _budget):
         yield from check(config)
 
 
@@ -155,4 +155,37 @@ def _fingerprints(config: ExperimentConfig) -> Iterator[Problem]:
     if config.clustering is None or config.clustering.by != "fingerprints":
         yield Problem(
             ("privacy", "fingerprints"), "no fingerprint is sent without clustering.by: fingerprints; remove it"
+        )
+
+
+def _budget(config: ExperimentConfig) -> Iterator[Problem]:
+    """A budget is of what has an epsilon, and what the noise was searched for is within it."""
+    privacy = config.privacy
+    if (budget := privacy.budget) is None:
+        return
+    key, bounded = ("privacy", "budget"), privacy.bounded()
+    if not bounded:
+        yield Problem(
+            key,
+            "no mechanism with noise is on, so that no channel has an epsilon to hold against it; set one, or "
+            "remove it",
+        )
+        return
+    for channel in budget.epsilon if isinstance(budget.epsilon, dict) else ():
+        if channel not in bounded:
+            yield Problem(
+                (*key, "epsilon", channel),
+                f"no mechanism bounds this channel, whose epsilon is infinite; set one (privacy.{channel} or another), "
+                "or remove it",
+            )
+    if config.privacy.examples is not None and budget.delta is not None and budget.delta < LEAST_SAMPLED_DELTA:
+        yield Problem(
+            (*key, "delta"),
+            f"the accountant of Poisson samples rounds by as much as that; give {LEAST_SAMPLED_DELTA:g} or more",
+        )
+    if budget.then == "freeze" and config.clustering is not None and config.clustering.by == "fingerprints":
+        yield Problem(
+            (*key, "then"),
+            "a client that is frozen would still be asked for its fingerprint, which spends activations and "
+            "fingerprints; use stop",
         )

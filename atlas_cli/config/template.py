@@ -58,6 +58,7 @@ training:
 aggregation: {{method: delta-svd}}
 # screen: {{max_norm_ratio: 3.0}}                      # leave out updates far above the median norm
 # privacy: {{labels: {{epsilon: 2}}, pad_lengths: 16}}     # what leaves a client; epsilon by channel
+#   and budget: {{epsilon: 8, then: stop}}               # end before the round that would tell more; or freeze clients
 # faults: {{drop: 0.3, crash_at: {{{client}: {{round: 2}}}}}}   # for experiments: clients that fail
 # holdout: {{validation: 0.1}}          # rows to choose the best round on, and for training.early_stopping
 evaluation: {{every: 1}}

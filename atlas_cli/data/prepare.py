@@ -15,6 +15,7 @@ from atlas_cli.data.read import read_group
 from atlas_cli.data.rows import GroupData, Rows, identity
 from atlas_cli.data.token_cache import encode
 from atlas_cli.errors import ConfigError, during
+from atlas_cli.hashing import sha256_text
 from atlas_cli.models.files.tokenizer_file import other_tokens
 from atlas_cli.printable import listed
 from atlas_cli.tasks import build as build_task
@@ -225,3 +226,14 @@ def overlap_notes(groups: Mapping[str, GroupData]) -> dict[str, list[str]]:
 
 def _text(row: Mapping[str, Any], data: GroupData) -> str:
     return identity(row, [field for field in data.columns if field not in _ANSWERS])
+
+
+def row_hashes(group: PreparedGroup) -> dict[str, list[str]]:
+    """By client, a short hash of what each of its training rows says, labels left out: equal texts have equal ones."""
+    task = type(group.task)
+    fields = [f for f in (*task.fields, *task.optional_fields) if f not in task.label_fields] or list(task.fields)
+    found: dict[str, list[str]] = {}
+    for client, features in group.train.items():
+        rows = sorted({feature["row"] for feature in features})
+        found[client] = [sha256_text(identity(group.data.train[row], fields))[:16] for row in rows]
+    return found

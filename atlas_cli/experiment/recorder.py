@@ -214,6 +214,7 @@ class Recorder:
             "epsilon": epsilon,
             "epsilon_of": protection.units(),
             "delta": self.federation.config.privacy.delta,
+            **self._budget(group, number),
             "participants": participants,
             "dropped": {c: result.dropped[c] for c in cohort if c in result.dropped},
             **_staleness(result, cohort),
@@ -244,8 +245,25 @@ class Recorder:
             "local_test": result.scores.clients.get(client),
             "simulated": asdict(clock.clients[client]) if clock and client in clock.clients else None,
             **(_norms(self.federation.protection.norms_of_client(client)) if client in shares else {}),
+            **self._epsilon(result, client),
             **(self._labels(client) if result.number == 0 else {}),
         }
+
+    def _epsilon(self, result: RoundResult, client: str) -> JSON:
+        """The client's own epsilon. Of DP-SGD it takes a while for each size of data, and is told in the last round."""
+        protection, privacy = self.federation.protection, self.federation.config.privacy
+        told = result.last or (result.number > 0 and privacy.examples is None)
+        found = protection.figures_of_client(client, result.number) if told and privacy.bounded() else {}
+        return {"epsilon": found} if found else {}
+
+    def _budget(self, group: str, number: int) -> JSON:
+        """What is spent with earlier runs, and who is frozen; the fields are there only where a budget is."""
+        protection = self.federation.protection
+        if protection.budget is None:
+            return {}
+        members = self.federation.members(group)
+        frozen = protection.frozen(number)
+        return {"spent": protection.spent(members, number), "frozen": [c for c in members if c in frozen]}
 
     def _labels(self, client: str) -> JSON:
         """How often each class is a label of the client's training rows; the field is there only where classes are."""

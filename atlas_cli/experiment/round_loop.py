@@ -18,6 +18,7 @@ from atlas_cli.engines.in_process import local_steps
 from atlas_cli.errors import AtlasError, NonFiniteError, during
 from atlas_cli.experiment.best_rounds import BestRounds
 from atlas_cli.experiment.recorder import Recorder, RoundResult, Scores
+from atlas_cli.experiment.run_budget import RunBudget
 from atlas_cli.federation.attendance import Attendance
 from atlas_cli.federation.client_state.member import Member
 from atlas_cli.federation.compressed_step import compressed_steps
@@ -39,6 +40,7 @@ def train(
     done: int | None = None,
     local_steps: LocalSteps = local_steps,
     best: BestRounds | None = None,
+    budget: RunBudget | None = None,
 ) -> int:
     """Run the rounds of a federation and record each; returns the number of the last.
 
@@ -47,8 +49,10 @@ def train(
         done: completed rounds of a restored federation; None for a new run.
         local_steps: of an engine: where clients compute; by default, in this process.
         best: of a restored federation; takes in every evaluation, and says whether training ends early.
+        budget: of the run; without one there is none, and nothing is written to a ledger.
 
     Raises:
+        BudgetSpentError: a privacy budget was spent by another run meanwhile; the round was not begun.
         NonFiniteError: a loss, activation, gradient, update or aggregate is not finite; it was neither used nor
         delivered.
         TooFewClientsError: too few clients are left after a round; it was not recorded.
@@ -57,6 +61,8 @@ def train(
     training, best = federation.config.training, best if best is not None else BestRounds(federation)
     if done is None:
         with during("round 0"):
+            if budget is not None:
+                budget.begin(0)
             ledger = set_up(federation, recorder.clusters)
             require_matching(ledger)
             scores = evaluate(federation)
@@ -67,6 +73,10 @@ def train(
 
     last_done = done or 0
     for number in range(last_done + 1, training.rounds + 1 if not best.stops else 0):
+        if budget is not None:
+            if budget.is_over(number):
+                break
+            budget.begin(number)
         ledger = federation.ledger(number)
         recorder.clusters(cluster_clients(federation, number, ledger))
         attendance = Attendance(federation, federation.starting(number), number)
@@ -83,7 +93,7 @@ def train(
             federation.server.finish_round(attendance.present, *attendance.lateness())
             errors = merge(federation, attendance, sent, recorder)
             mix_groups(federation, attendance.present)
-            last = number == training.rounds
+            last = number == training.rounds or (budget is not None and budget.is_last(number))
             reach(federation, attendance, ledger, everyone=last)
             due = last or number % federation.config.evaluation.every == 0
             scores = evaluate(federation) if due else Scores()

@@ -1,8 +1,8 @@
 """The state of a run, and its checkpoints: that of its parts, by name.
 
-It holds everything that does not follow from config, seed and round. Protection has no state: noise, cohorts and faults
-are functions of seed, client and round, and so are times of rounds. Clients under way have one, and the virtual clock
-where a device has a trace.
+It holds everything that does not follow from config, seed and round. Noise, cohorts and faults are functions of seed,
+client and round, and so are times of rounds; of protection only a budget has a state: who is frozen since when. Clients
+under way have one, and the virtual clock where a device has a trace.
 """
 
 from __future__ import annotations
@@ -55,6 +55,8 @@ class RunState:
                 self.parts["server_copies"] = federation.server.copies
         elif federation.clock is not None:
             self.parts["clock"] = federation.clock
+        if federation.protection.budget is not None:
+            self.parts["budget"] = federation.protection.budget
         self.best = BestRounds(federation)
         if self.best.groups:
             self.parts["best"] = self.best
@@ -115,9 +117,10 @@ class RunCheckpoints:
 
     def after_round(self, number: int) -> None:
         """Write a checkpoint every ``checkpoints.every`` rounds, before training and at the end."""
-        config = self.federation.config
+        config, budget = self.federation.config, self.federation.protection.budget
+        ended = self.state.best.stops or (budget is not None and budget.finished)
         self.pending = Checkpoint(number, *self.state.capture(), self.files.seal())
-        if number % config.checkpoints.every == 0 or number == config.training.rounds or self.state.best.stops:
+        if number % config.checkpoints.every == 0 or number == config.training.rounds or ended:
             self.write()
 
     def write(self) -> None:

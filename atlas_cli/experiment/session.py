@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ from atlas_cli.experiment.manifest_facts import (
 )
 from atlas_cli.experiment.recorder import Recorder
 from atlas_cli.experiment.round_loop import train
+from atlas_cli.experiment.run_budget import RunBudget
 from atlas_cli.experiment.run_inputs import changed_code, changed_since, inputs, other_versions
 from atlas_cli.experiment.run_state import RunCheckpoints, RunState
 from atlas_cli.experiment.split_check import Check, require_verified
@@ -69,17 +71,23 @@ from atlas_cli.trackers.of_a_run import Trackers, load_trackers, tracked_run
 from atlas_cli.wire.recorded_messages import Recording, require_recorded
 
 
-def start(config: ExperimentConfig, progress: Progress) -> RunDirectory:
+def start(config: ExperimentConfig, progress: Progress, ledger: Path | None = None) -> RunDirectory:
     """Check, prove the split, make a run directory and train.
 
+    Args:
+        ledger: the privacy ledger that counts earlier runs and this one.
+
     Raises:
-        ConfigError, ResourceError: before anything is written.
+        ConfigError, ResourceError, BudgetSpentError: before anything is written.
         AtlasError: the split is not the unsplit model, or the run fails; a failed run keeps what it wrote.
     """
     require_folder(config.output.dir)
     federation, checks = _ready(config, progress)
+    budget = _budget(federation, progress, ledger)
+    budget.require_start()
     with engine_of(federation, progress.note) as engine:
         manifest = {**_manifest(federation, checks), "experiment_sha256": experiment_sha256(config)}
+        manifest["privacy"] |= budget.record()
         with Stopping() as stopping:
             stopping.waits = True  # until the folder says what it is
             run = RunDirectory.create(config.output.dir, config.name, config.seed)
@@ -89,12 +97,17 @@ def start(config: ExperimentConfig, progress: Progress) -> RunDirectory:
                 progress.keep(run.log)
                 progress.note(f"run directory {run.path}")
                 state = RunState(federation)
-                _run(federation, RecordFiles(run), manifest, progress, stopping, engine, state, done=None)
+                _run(federation, RecordFiles(run), manifest, progress, stopping, engine, state, budget, done=None)
     return run
 
 
 def resume(
-    run: RunDirectory, loaded: LoadedConfig, progress: Progress, *, take_changed_code: bool = False
+    run: RunDirectory,
+    loaded: LoadedConfig,
+    progress: Progress,
+    *,
+    take_changed_code: bool = False,
+    ledger: Path | None = None,
 ) -> RunDirectory:
     """Resume a run from its newest undamaged checkpoint; later records are cut off, and their rounds run again.
 
@@ -102,8 +115,10 @@ def resume(
         loaded: the run's own config, with overrides of keys that may change.
         take_changed_code: go on although files of plug-ins are not what they were; the manifest then says which, from
             which round on, with both hashes.
+        ledger: where the privacy ledger is now; None: where the run found it, if it had one.
 
     Raises:
+        BudgetSpentError: the next round would pass a privacy budget.
         ConfigError: a key that changes the mathematics, with the list of those that may change.
         ResourceError: no checkpoint, or the model or data have changed.
         OutputError: another process writes to the run directory, or it cannot be written.
@@ -130,6 +145,7 @@ def resume(
             run.log(said)
         if text := other_versions(manifest, fresh):
             progress.note(f"warning: {text}")
+        budget = _budget(federation, progress, ledger, manifest)
         state = RunState(federation)
         state.restore(checkpoint.tensors, checkpoint.state, checkpoint.name)
         if state.best.stops and manifest["status"] == "finished":
@@ -138,6 +154,7 @@ def resume(
                 f" training.early_stopping.patience above {state.best.since}, or training.early_stopping=null",
                 key="training.early_stopping",
             )
+        budget.require_start(checkpoint.round, over=manifest["status"] == "finished")
         run.remove_partial()
         remove_newer(run, checkpoint.round)
         progress.keep(run.log)  # not before: a run that is refused stays as it is
@@ -145,16 +162,19 @@ def resume(
         if text := unlike_more_rounds(manifest, checkpoint.round, federation.config):
             progress.note(f"warning: {text}")
         fresh = resumed_manifest(manifest, fresh, checkpoint.round, changed)
+        fresh["privacy"] |= budget.record()
         with engine_of(federation, progress.note) as engine:
             stopping.waits = True
             run.write_text("config.yaml", dump_config(loaded.config))
             run.write_json("manifest.json", fresh)
             _cut(files, progress, checkpoint.round < loaded.config.training.rounds)
-            _run(federation, files, fresh, progress, stopping, engine, state, done=checkpoint.round)
+            _run(federation, files, fresh, progress, stopping, engine, state, budget, done=checkpoint.round)
     return run
 
 
-def resume_newest(loaded: LoadedConfig, progress: Progress, *, take_changed_code: bool = False) -> RunDirectory:
+def resume_newest(
+    loaded: LoadedConfig, progress: Progress, *, take_changed_code: bool = False, ledger: Path | None = None
+) -> RunDirectory:
     """Resume the newest unfinished run of a config.
 
     Raises:
@@ -162,7 +182,20 @@ def resume_newest(loaded: LoadedConfig, progress: Progress, *, take_changed_code
     """
     run = newest_unfinished(loaded.config, loaded.path)
     config = resumed_config(read_manifest(run)["config"], loaded.config)
-    return resume(run, replace(loaded, config=config), progress, take_changed_code=take_changed_code)
+    return resume(run, replace(loaded, config=config), progress, take_changed_code=take_changed_code, ledger=ledger)
+
+
+def _budget(
+    federation: Federation, progress: Progress, ledger: Path | None, manifest: Mapping[str, Any] | None = None
+) -> RunBudget:
+    """The budget of a run that starts, or of one with a manifest that goes on; what it foresees is said."""
+    before = ((manifest or {}).get("privacy") or {}).get("ledger") or {}
+    file = ledger if ledger is not None else Path(before["file"]) if before else None
+    made = RunBudget(federation.config, federation.protection.account, federation.data, file, before.get("run"))
+    federation.protection.budget = made.budget
+    for note in made.notes():
+        progress.note(note)
+    return made
 
 
 def _cut(files: RecordFiles, progress: Progress, goes_on: bool) -> None:
@@ -251,6 +284,7 @@ def _run(
     stopping: Stopping,
     engine: Engine,
     state: RunState,
+    budget: RunBudget,
     done: int | None,
 ) -> None:
     """Train inside a run directory whose manifest says at every moment how it stands; "finished" is written last."""
@@ -280,19 +314,22 @@ def _run(
         stopping.check()
         recorder = Recorder(federation, files, progress, stopping.check)
         report = LiveReport(run, manifest, before)
-        last = train(federation, recorder, checkpoint, done, engine.local_steps, state.best)
+        last = train(federation, recorder, checkpoint, done, engine.local_steps, state.best, budget)
         stopping.waits = False  # nothing that follows is lost when it stops: resuming does it again
         export_adapters(federation, run)
         manifest["adapters_of_round"] = last
         manifest["best"] = best_facts(run, export_best(federation, run, state.best), last)
         if text := missed_crashes(federation, [*before, *recorder.metrics]):
             progress.note(f"warning: {text}")
-        if last < training.rounds:
+        if (stop := budget.why(last)) is not None:
+            manifest["budget_stop"] = stop
+        elif last < training.rounds:
             manifest["early_stop"] = {"after_round": last, "of": training.rounds, "why": state.best.sentence()}
         manifest["base_unchanged"] = _unchanged(federation) and engine.unchanged()
         if federation.recording is not None:
             manifest["recording"] = federation.recording.record()
         progress.stop()
+        manifest["privacy"] |= budget.record()
         manifest["privacy"]["epsilon"] = federation.protection.figures(last)
         manifest["records"] = seals_record(files.seal())
         ended = end_manifest(manifest, "finished", engine=engine_figures(federation, engine))

@@ -157,7 +157,8 @@ class Federation(LoadedExperiment):
 
     def starting(self, number: int) -> list[str]:
         """The clients that are asked in a round: its cohort, or as many as are not under way of it."""
-        return sample_cohort(self.plan, number, self.under_way.passes if self.under_way is not None else ())
+        busy = self.under_way.passes if self.under_way is not None else ()
+        return sample_cohort(self.plan, number, busy, self.protection.frozen(number))
 
     def trains(self, client: str) -> bool:
         """Whether a client is in the middle of its local steps, or its update waits, between two rounds."""

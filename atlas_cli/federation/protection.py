@@ -10,7 +10,6 @@ from typing import Any
 
 from atlas_cli.config.cohorts import cohort_size
 from atlas_cli.config.schema.experiment import ExperimentConfig
-from atlas_cli.config.schema.privacy import NoiseConfig
 from atlas_cli.config.schema.section import Section
 from atlas_cli.errors import ConfigError
 from atlas_cli.federation.client_state.offloaded import OffloadedClients
@@ -20,7 +19,7 @@ from atlas_cli.federation.parties.party import Party
 from atlas_cli.federation.parties.split_server import SplitServer
 from atlas_cli.planning.plan import Plan
 from atlas_cli.printable import on_one_line
-from atlas_cli.privacy.account.accounting import calibrate, require_accounting
+from atlas_cli.privacy.account.budget import Budget
 from atlas_cli.privacy.account.epsilon_account import EpsilonAccount
 from atlas_cli.privacy.account.norms import Norms, mean_norms
 from atlas_cli.privacy.at_the_cut import acting_mechanisms, activation_noise, sent_to_predict
@@ -34,14 +33,13 @@ from atlas_cli.privacy.mechanisms.updates import UpdateNoise
 from atlas_cli.tasks.contract import Feature, count_examples, example_numbers
 
 INFINITE = "infinite"
-_ACCOUNTED = {"updates": "updates", "examples": "updates", "activations": "activations", "fingerprints": "fingerprints"}
 
 
 class Protection:
     """Installs the mechanisms of a config's ``privacy`` in the parties; without any it only keeps the account.
 
-    It has no state between rounds: draws follow from seed, client and round, and the spent budget from the plan and the
-    number of rounds.
+    It has no state between rounds but who is frozen: draws follow from seed, client and round, and what is spent from
+    the plan and the number of rounds.
 
     Args:
         train_features: gives a client's training examples.
@@ -65,24 +63,16 @@ class Protection:
         self.training, self.config, self.plan = config.training, config.privacy, plan
         self.clients, self.server, self.aggregator, self.evaluator = clients, server, aggregator, evaluator
         self.train_features, self.batch_size = train_features, batch_size
-        self.account = EpsilonAccount(plan, train_features, batch_size, aggregator.exchanges, {})
+        self.account = EpsilonAccount(plan, train_features, batch_size, aggregator.exchanges)
+        self.budget: Budget | None = None
         self.mechanisms = active_mechanisms(self.config)
         self.fingerprint_noise: FingerprintNoise | None = None
-        for name, noise in self.config.noises().items():
-            require_accounting(f"privacy.{name}")
-            self.account.multipliers[name] = self._multiplier(name, noise)
+        self.account.find_multipliers()
         self.install(config.seed)
 
-    def _multiplier(self, name: str, noise: NoiseConfig) -> float:
-        if noise.epsilon is None:
-            assert noise.noise_multiplier is not None
-            return noise.noise_multiplier
-        rounds, groups = self.training.rounds, self.plan.group_names
-
-        def epsilon_of(multiplier: float) -> float:
-            return max(self.account.epsilon(_ACCOUNTED[name], group, rounds, multiplier) for group in groups)
-
-        return calibrate(noise.epsilon, epsilon_of, f"privacy.{name}.epsilon")
+    def frozen(self, number: int) -> set[str]:
+        """The clients that are not drawn in a round, since a budget of theirs is spent."""
+        return self.budget.frozen(number) if self.budget is not None else set()
 
     def install(self, seed: int) -> None:
         """Install all mechanisms in the parties; from now on noise is drawn by ``seed``."""
@@ -166,6 +156,20 @@ class Protection:
             group: {channel: _figure(epsilon) for channel, epsilon in channels.items()}
             for group, channels in self.account.after(number).items()
         }
+
+    def figures_of_client(self, client: str, number: int) -> dict[str, float | str]:
+        """Epsilon of a client, or of one of its examples, after round ``number``, by channel with a mechanism."""
+        return {channel: _figure(epsilon) for channel, epsilon in self.account.of_client(client, number).items()}
+
+    def spent(self, clients: Collection[str], number: int) -> dict[str, float | str]:
+        """The largest epsilon of some clients after a round, with what earlier runs told, by channel with a budget."""
+        found: dict[str, float] = {}
+        if (budget := self.budget) is None:
+            return {}
+        for client in clients:
+            for channel, epsilon in budget.spent(client, number).items():
+                found[channel] = max(epsilon, found.get(channel, 0.0))
+        return {channel: _figure(epsilon) for channel, epsilon in found.items()}
 
     def record(self) -> dict[str, Any]:
         """For the manifest: the mechanisms on each channel, and their noise."""

@@ -17,11 +17,13 @@ from atlas_cli.seeding import numpy_generator
 T = TypeVar("T")
 
 
-def sample_cohort(plan: Plan, round_number: int, busy: Collection[str] = ()) -> list[str]:
+def sample_cohort(plan: Plan, round_number: int, busy: Collection[str] = (), frozen: Collection[str] = ()) -> list[str]:
     """Draw the share ``training.cohort`` of each group's clients, at least one, in the order of the config.
 
     Args:
         busy: clients that take part already, and count (``training.asynchrony``); they are not drawn.
+        frozen: clients that are not drawn any more and do not count (``privacy.budget``): others come in their place,
+            as long as there are any.
     """
     share, seed = plan.config.training.cohort, plan.config.seed
     chosen: set[str] = set()
@@ -29,8 +31,10 @@ def sample_cohort(plan: Plan, round_number: int, busy: Collection[str] = ()) -> 
         members = plan.names(group)
         size = cohort_size(share, len(members))
         draw = numpy_generator(seed, "cohort", group, round_number)
-        idle = [members[i] for i in draw.permutation(len(members)) if members[i] not in busy]
-        chosen.update(idle[: max(0, size - (len(members) - len(idle)))])
+        idle = [
+            members[i] for i in draw.permutation(len(members)) if members[i] not in busy and members[i] not in frozen
+        ]
+        chosen.update(idle[: max(0, size - sum(member in busy for member in members))])
     return plan.in_order(chosen)
 
 

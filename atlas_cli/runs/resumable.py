@@ -23,7 +23,7 @@ from atlas_cli.runs.run_lock import writer_of
 MAY_CHANGE = (
     *("training.rounds", "training.early_stopping", "training.min_clients", "training.on_nonfinite"),
     *("evaluation", "checkpoints", "audit", "device", "output", "trackers", "aggregation.error_ledger"),
-    *("engine.offload", "engine.kept_texts"),
+    *("engine.offload", "engine.kept_texts", "privacy.budget.epsilon"),
     *(f"engine.{key}" for key in ("name", "address", "hosts", "cpus", "gpus", "timeout", "pinned")),
 )
 
@@ -157,7 +157,10 @@ def resumed_config(before: Mapping[str, Any], config: ExperimentConfig) -> Exper
             there, here = result, now
             for section in sections:
                 there, here = there[section], here[section]
-            there[last] = here[last]
+                if there is None or here is None:  # whether there is a section may not change
+                    break
+            else:
+                there[last] = here[last]
     except (LookupError, TypeError) as error:
         raise ResourceError(f"{_NO_CONFIG}: {error}") from None
     return _recorded(result)

@@ -152,6 +152,17 @@ class MetricsRecord(Record):
         ),
     )
     delta: float = Field(description="Delta of all these epsilons.")
+    spent: dict[str, float | Literal["infinite"]] | None = Field(
+        default=None,
+        description=(
+            "With `privacy.budget` only: the largest epsilon of a client of the group so far, by channel with a "
+            "budget, at the budget's delta and with what earlier runs on the ledger told."
+        ),
+    )
+    frozen: list[str] | None = Field(
+        default=None,
+        description="With `privacy.budget` only: clients of the group that are not drawn any more (`then: freeze`).",
+    )
     participants: list[str] = Field(
         description="Clients of the group whose work is in the round's merge; empty in round 0."
     )
@@ -233,6 +244,13 @@ class ClientRecord(Record):
     norms: dict[str, Figures] | None = Field(
         default=None,
         description="With `privacy.updates` or `privacy.examples` only, and in the merge only: norms of this client.",
+    )
+    epsilon: dict[str, float | Literal["infinite"]] | None = Field(
+        default=None,
+        description=(
+            "By channel with a mechanism, epsilon of this client or of any of its examples so far; with "
+            "`privacy.examples` in the last round only, at its sampling rate rounded up to two digits."
+        ),
     )
     labels: dict[str, Count] | None = Field(
         default=None,

@@ -1,4 +1,4 @@
-"""Every key of merges, training, faults and clients: where it could have no effect it is refused, with what to do."""
+"""Every key of merges, training, faults, budgets and clients: refused with what to do where it could have no effect."""
 
 import re
 
@@ -9,6 +9,7 @@ from atlas_cli.config.checks import cross_check
 from atlas_cli.config.schema.aggregation import AggregationConfig
 from atlas_cli.config.schema.experiment import ClientConfig
 from atlas_cli.config.schema.faults import FaultsConfig, ScreenConfig
+from atlas_cli.config.schema.privacy import BudgetConfig
 from atlas_cli.config.schema.training import TrainingConfig
 from atlas_cli.errors import ConfigError
 from atlas_cli.planning.checks import check_before_shapes
@@ -27,6 +28,8 @@ UNSPLIT, ALONE = {"federated", "local-only", "centralized"}, {"local-only", "cen
 UNMERGED = {*ALONE, "frozen", "none"}
 DEVICES = {"clients": {name: {"device": "phone-2gib"} for name in "abc"}}
 TWO_GROUPS = {"task_groups": {"h": {"task": "sequence-classification"}}, "clients": {"c": {"task_group": "h"}}}
+LABELS = {"labels": {"epsilon": 2}}
+BUDGET = {"privacy": {**LABELS, "budget": {"epsilon": 8}}}
 # by key: a value that is not the default, what it needs besides, and where it is refused. Where it is taken and idle it
 # describes the experiment that a baseline is compared with, or is said to be idle at the start of the run.
 TABLE = {
@@ -71,6 +74,9 @@ TABLE = {
     "faults.slow": ({"a": 2.0}, DEVICES, UNSPLIT),
     "faults.crash_at": ({"a": {"round": 1}}, {}, {"centralized"}),
     "screen.max_norm_ratio": (3.0, {}, UNMERGED),
+    "privacy.budget.epsilon": (8, {"privacy": LABELS}, ALONE),
+    "privacy.budget.delta": (1e-6, BUDGET, ALONE),
+    "privacy.budget.then": ("freeze", BUDGET, ALONE),
     "clients.a.task_group": ("h", TWO_GROUPS, set()),
     "clients.a.rank": (4, {}, {"frozen"}),
     "clients.a.learns": ("zeroth-order", {}, UNSPLIT),
@@ -90,6 +96,7 @@ SECTIONS = {
     "training": TrainingConfig,
     "faults": FaultsConfig,
     "screen": ScreenConfig,
+    "privacy.budget": BudgetConfig,
     "clients.a": ClientConfig,
 }
 

@@ -11,6 +11,7 @@ from atlas_cli.runs.resumable import require_same
 NOISE = {"clip": 1.0, "noise_multiplier": 1.0}
 TARGET = {"clip": 1.0, "epsilon": 8.0}
 UNIFORM = {"weights": "uniform"}
+LABELS = {"labels": {"epsilon": 2}}
 EXAMPLES = {"privacy": {"examples": NOISE}, "aggregation": UNIFORM, "training": {"labels": "client"}}
 DEVICES = {"clients": {name: {"device": "phone-2gib"} for name in "ab"}}
 
@@ -48,6 +49,22 @@ def loaded(tmp_path, **changes):
         ({"privacy": {"delta": 0.0}}, "privacy.delta", "greater than 0"),
         ({"privacy": {"labels": {"epsilon": 2e3}}}, "privacy.labels.epsilon", "at most 1000"),
         ({"privacy": {"updates": NOISE}}, "aggregation.weights", "use weights: uniform"),
+        ({"privacy": {"budget": {"epsilon": 8}}}, "privacy.budget", "no mechanism with noise is on"),
+        ({"privacy": {**LABELS, "budget": {"epsilon": 0}}}, "privacy.budget.epsilon", "greater than 0"),
+        ({"privacy": {**LABELS, "budget": {"epsilon": {}}}}, "privacy.budget", "names no channel"),
+        (
+            {"privacy": {**LABELS, "budget": {"epsilon": {"updates": 8}}}},
+            "privacy.budget.epsilon.updates",
+            "no mechanism bounds this channel",
+        ),
+        (
+            {
+                "privacy": {**LABELS, "budget": {"epsilon": 8, "then": "freeze"}},
+                "clustering": {"by": "fingerprints", "k": 2},
+            },
+            "privacy.budget.then",
+            "use stop",
+        ),
         (
             {"privacy": {"updates": NOISE}, "aggregation": {"method": "hetlora", **UNIFORM}},
             "aggregation.method",

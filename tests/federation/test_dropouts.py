@@ -111,7 +111,7 @@ def test_a_crash_in_a_round_equals_a_round_without_the_client(make_config, train
     crashed, recorder = after(make_config, train_quietly, **{**changes, **crash, "training": rounds})
     assert [line["dropped"] for line in recorder.metrics] == [{}, {}, {"b": "failed before step 1"}, {}]
 
-    def absent(plan, number, busy=()):
+    def absent(plan, number, busy=(), frozen=()):
         return [c for c in sample_cohort(plan, number, busy) if (c, number) != ("b", 2)]
 
     monkeypatch.setattr(parties, "sample_cohort", absent)

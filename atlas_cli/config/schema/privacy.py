@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, create_model, model_validator
 
@@ -11,6 +11,15 @@ from atlas_cli.config.schema.section import Section
 
 LEAST_NOISE = 1e-3  # below, the accountant's numbers overflow
 LEAST_EPSILON = 1e-3  # that a target may be
+Channel = Literal["updates", "activations", "labels", "fingerprints"]
+PositiveEpsilon = Annotated[float, Field(gt=0, le=1e6)]
+CHANNEL_OF: dict[str, Channel] = {  # by mechanism that bounds an epsilon
+    "updates": "updates",
+    "examples": "updates",
+    "activations": "activations",
+    "labels": "labels",
+    "fingerprints": "fingerprints",
+}
 
 
 class NoiseConfig(Section):
@@ -78,6 +87,37 @@ class LabelsConfig(Section):
     )
 
 
+class BudgetConfig(Section):
+    """The most that a run may tell of one client, example or label: the round that would pass it is not trained.
+
+    It bounds channels with a mechanism, each by itself; what earlier runs told counts, where `--ledger FILE` says it.
+    """
+
+    epsilon: PositiveEpsilon | dict[Channel, PositiveEpsilon] = Field(
+        description="Of every channel that a mechanism bounds; or by channel (`updates`, `activations`, `labels`, "
+        "`fingerprints`), where those not named have no budget.",
+        examples=[8],
+    )
+    delta: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="The delta of these epsilons; none is `privacy.delta`.",
+        examples=[1e-5],
+    )
+    then: Literal["stop", "freeze"] = Field(
+        "stop",
+        description="With `stop`, training ends before the round that would pass a budget, with exit code 5. With "
+        "`freeze`, a client whose turn would pass it is not drawn any more, and others go on.",
+    )
+
+    @model_validator(mode="after")
+    def _some_channel(self) -> BudgetConfig:
+        if self.epsilon == {}:
+            raise ValueError("names no channel; give epsilon a number, or {updates: 8}")
+        return self
+
+
 class NoPeekConfig(Section):
     """Distance correlation between token embeddings and activations as a part of the client's loss."""
 
@@ -95,6 +135,7 @@ class _PrivacyFields(Section):
         lt=1,
         description="The delta of every epsilon. It should be below 1 / the number of clients or examples.",
     )
+    budget: BudgetConfig | None = Field(None, description="The most that may be spent on a channel.")
     updates: UpdatesConfig | None = Field(
         None, description="Client-level noise on adapters and heads that clients send."
     )
@@ -133,6 +174,15 @@ class _PrivacyFields(Section):
         """The mechanisms that add Gaussian noise and are on, by key."""
         sections = {name: getattr(self, name) for name in ("updates", "examples", "activations", "fingerprints")}
         return {name: section for name, section in sections.items() if section is not None}
+
+    def bounded(self) -> list[Channel]:
+        """The channels that a mechanism bounds: clipping alone bounds none."""
+        on = {name: getattr(self, name) for name in CHANNEL_OF}
+        return [
+            channel
+            for name, channel in CHANNEL_OF.items()
+            if on[name] is not None and getattr(on[name], "noise_multiplier", None) != 0
+        ]
 
     def in_a_step(self) -> str | None:
         """The first mechanism that acts inside a client's local step and is on."""

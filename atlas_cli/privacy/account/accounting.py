@@ -12,9 +12,10 @@ A channel without a mechanism has epsilon ``math.inf``, one on which nothing is 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 
@@ -54,11 +55,27 @@ def sampled_epsilon(multiplier: float, rate: float, steps: int, delta: float) ->
     ``TOLERANCE`` at most.
     """
     epsilon = gaussian_epsilon(multiplier, steps, delta)  # sampling can only make it smaller
-    if rate >= 1:
-        return epsilon
+    return epsilon if rate >= 1 else on_fine_grid([(dp_event_of(multiplier, rate), steps)], epsilon, delta)
+
+
+def dp_event_of(multiplier: float, rate: float) -> Any:
+    """One use of a Gaussian mechanism on a Poisson sample, as dp-accounting has it."""
+    from dp_accounting import dp_event
+
+    return dp_event.PoissonSampledDpEvent(rate, dp_event.GaussianDpEvent(multiplier))
+
+
+def on_fine_grid(events: Sequence[tuple[Any, int]], epsilon: float, delta: float, replace_one: bool = False) -> float:
+    """Epsilon of dp-accounting's events, each with how often it is used, on a grid that is fine enough for all.
+
+    Args:
+        epsilon: an upper bound, with which the grid is chosen first.
+        replace_one: neighbours differ in the value of one unit, not in its presence.
+    """
+    steps = sum(times for _, times in events)
     while 0 < epsilon < math.inf:
         interval = _interval(epsilon, steps, delta)
-        finer = min(epsilon, _on_grid(multiplier, rate, steps, delta, interval))
+        finer = min(epsilon, _on_grid(events, delta, interval, replace_one))
         # no loss is rounded by more than an interval
         raised = steps * min(interval**2 * _spread(finer, delta), interval)
         if raised <= TOLERANCE * max(finer, _LEAST) or finer > _ENORMOUS:
@@ -67,13 +84,18 @@ def sampled_epsilon(multiplier: float, rate: float, steps: int, delta: float) ->
     return epsilon
 
 
-def _on_grid(multiplier: float, rate: float, steps: int, delta: float, interval: float) -> float:
-    from dp_accounting import dp_event
+def _on_grid(events: Sequence[tuple[Any, int]], delta: float, interval: float, replace_one: bool) -> float:
+    from dp_accounting import NeighboringRelation, dp_event
     from dp_accounting.pld.pld_privacy_accountant import PLDAccountant
 
-    accountant = PLDAccountant(value_discretization_interval=interval)
-    step = dp_event.PoissonSampledDpEvent(rate, dp_event.GaussianDpEvent(multiplier))
-    accountant.compose(dp_event.SelfComposedDpEvent(step, steps))
+    relation = NeighboringRelation.REPLACE_ONE if replace_one else NeighboringRelation.ADD_OR_REMOVE_ONE
+    accountant = PLDAccountant(relation, interval)
+    for event, times in events:
+        if isinstance(event, dp_event.RandomizedResponseDpEvent):
+            for _ in range(times):  # dp-accounting 0.6.0 leaves the count of this event out
+                accountant.compose(event)
+        else:
+            accountant.compose(dp_event.SelfComposedDpEvent(event, times))
     return float(accountant.get_epsilon(delta))
 
 

@@ -17,17 +17,16 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from atlas_cli.config.schema.privacy import Channel
 from atlas_cli.config.schema.section import Section
 from atlas_cli.errors import PluginError
 from atlas_cli.plugins import file_of
 from atlas_cli.seeding import torch_generator
-
-Channel = Literal["updates", "activations", "labels", "fingerprints"]
 
 
 class BaseMechanism(ABC):

@@ -41,6 +41,8 @@ def _what(records: RunRecords) -> str:
     who = f"{counted(clients, 'client')} in {counted(len(records.groups), 'task group')}"
     early = records.manifest.get("early_stop")
     ended = f" of {early['of']}, until {early['why']}" if early else ""
+    if stop := records.manifest.get("budget_stop"):
+        ended = f" of {stop['of']} (privacy budget: {stop['why']})"
     rounds = f"{counted(records.done or 0, 'round')}{ended}"
     return f"{who} trained adapters of {model.get('name')}{where}{merged}, for {rounds}."
 
