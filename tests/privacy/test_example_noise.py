@@ -61,7 +61,7 @@ def one_by_one(server, client, batch):
     return [torch.stack(each) for each in zip(*found, strict=True)]
 
 
-ROUNDING = {"olmo2": 2e-6, "phi3": 2e-6}  # their gradients here are sums of larger terms of both signs
+ROUNDING = 25 * torch.finfo(torch.float32).eps  # of the norm; kernels of other CPUs sum in other orders
 
 
 @pytest.mark.parametrize("family", [each for each in FAMILIES if each != slow("deberta-v2")[0]])
@@ -75,7 +75,7 @@ def test_gradients_of_examples_are_those_of_batches_of_one(model_folder, family)
         parameter.data.copy_(0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
     ids, mask = torch.arange(5, 23).view(3, 6), torch.tensor([[1] * 6, [1] * 2 + [0] * 4, [1] * 5 + [0]])
     batch = Batch(ids, mask, None, torch.tensor([0, 2, 1]), [{"input_ids": [0] * int(n)} for n in mask.sum(1)])
-    compare(server, client, batch, ExampleNoise(1.0, 1.0, 4, 0, "a"), ROUNDING.get(family, 1e-6))
+    compare(server, client, batch, ExampleNoise(1.0, 1.0, 4, 0, "a"))
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_adapters_that_see_what_is_of_no_example_are_refused(deberta):
     make_plan(deberta(lora={"targets": ["value_proj"]}))
 
 
-def compare(server, client, batch, noise, rounding=1e-6):
+def compare(server, client, batch, noise):
     wanted = one_by_one(server, client, batch)
     kept = {}
     noise.privatise = lambda parameters, adapters, number, step: kept.update(noise.gradients(adapters))
@@ -102,7 +102,7 @@ def compare(server, client, batch, noise, rounding=1e-6):
     client.backward(reply.gradients)
     assert len(kept) == len(wanted) and all(w.abs().max() > 1e-5 for w in wanted)
     for parameter, other in zip(client.trained(), wanted, strict=True):
-        assert (kept[parameter] - other).abs().max() <= rounding * max(1, float(other.abs().max()))
+        assert (kept[parameter] - other).norm() <= ROUNDING * other.norm()
 
 
 def test_examples_of_a_language_model_weigh_alike_whatever_their_length(prepared, lines):
