@@ -111,7 +111,7 @@ def test_a_ledger_counts_what_earlier_runs_told_of_the_same_rows(private, tmp_pa
     ledger = tmp_path / "ledger.json"
     file = private(training=SHORT, privacy=budget(3))
     assert main(["train", str(file), "--ledger", str(ledger), "training.rounds=2"]) == 0
-    (entry,) = json.loads(ledger.read_text())["runs"]
+    (entry,) = json.loads(ledger.read_text(encoding="utf-8"))["runs"]
     told = {name: client["told"]["updates"] for name, client in entry["clients"].items()}
     assert entry["rounds"] == 2 and told["a"] == {"kind": "gaussian", "times": 2, "noise": Z, "rate": 1.0}
     capfd.readouterr()
@@ -121,7 +121,7 @@ def test_a_ledger_counts_what_earlier_runs_told_of_the_same_rows(private, tmp_pa
     # another seed deals the rows out anew: each client has rows that all three had, so that two rounds are 9 * 2
     assert main(["train", str(file), "--ledger", str(ledger), "seed=1"]) == 5
     assert f"epsilon {gaussian_epsilon(Z, 3 * 3 * 2 + 1, 1e-5):.4g} at delta 1e-05 with what earlier" in said(capfd)
-    assert len(json.loads(ledger.read_text())["runs"]) == 1
+    assert len(json.loads(ledger.read_text(encoding="utf-8"))["runs"]) == 1
 
     # the same experiment once more: one round is left
     assert main(["train", str(file), "--ledger", str(ledger)]) == 5
@@ -129,14 +129,14 @@ def test_a_ledger_counts_what_earlier_runs_told_of_the_same_rows(private, tmp_pa
     run = runs_of(tmp_path)[-1]
     assert run.read_json("manifest.json")["budget_stop"]["after_round"] == 1
     assert run.read_lines("metrics.jsonl")[-1]["spent"] == {"updates": gaussian_epsilon(Z, 3, 1e-5)}
-    assert [each["rounds"] for each in json.loads(ledger.read_text())["runs"]] == [2, 1]
+    assert [each["rounds"] for each in json.loads(ledger.read_text(encoding="utf-8"))["runs"]] == [2, 1]
 
 
 @pytest.mark.slow
 def test_a_ledger_that_is_damaged_or_gone_is_an_error(private, tmp_path, capfd):
     ledger = tmp_path / "ledger.json"
     file = private(training={**SHORT, "rounds": 1}, privacy={"updates": UPDATES})
-    ledger.write_text('{"format": "atlas privacy ledger 1", "runs": [{"run": 3}]}')
+    ledger.write_text('{"format": "atlas privacy ledger 1", "runs": [{"run": 3}]}', encoding="utf-8")
     assert main(["train", str(file), "--ledger", str(ledger)]) == 3
     assert f"{ledger} is no privacy ledger of atlas, or is damaged" in said(capfd)
     assert main(["train", str(file), "--ledger", str(tmp_path / "no" / "ledger.json")]) == 3

@@ -93,9 +93,9 @@ def test_no_figure_falls_and_what_cannot_be_written_changes_nothing(tmp_path, mo
 def test_a_damaged_ledger_names_what_is_wrong(tmp_path, change, says):
     ledger = Ledger(tmp_path / "ledger.json")
     ledger.add(lambda before: entry(a=("u", updates(1))))
-    content = json.loads(ledger.path.read_text())
+    content = json.loads(ledger.path.read_text(encoding="utf-8"))
     change(content)
-    ledger.path.write_text(json.dumps(content))
+    ledger.path.write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(ResourceError, match=says):
         Ledger(ledger.path)
 
