@@ -42,6 +42,12 @@ def test_rounding_is_allowed_where_a_claim_states_it():
     assert [zero.verdict([value]) for value in (-1e-10, 1e-8)] == ["exact", "not reproduced"]
 
 
+def test_a_small_difference_is_one_whose_whole_interval_is_small():
+    small = Claim("c", "table 1", "s", (Figure("difference", "+0.1", at_most=1.0),), lambda: [])
+    found = [small.verdict([value]) for value in (Interval(-0.4, 0.5), Interval(0.6, 0.5), Interval(0.1, None))]
+    assert found == ["same order", "not reproduced", "not reproduced"]
+
+
 @pytest.fixture
 def one_paper(monkeypatch, tmp_path):
     """A paper of one claim, and its record and page in a folder of their own."""

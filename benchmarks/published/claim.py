@@ -22,7 +22,8 @@ RULE = (
     "that differ in the source differ in the same direction here, at the digits that it prints. *not reproduced*: "
     "none of these, or atlas has nothing that gives the figure. Differences between trained stand-ins, which stand "
     "here with their interval of 95 % over seeds (Student's t), are *same order* at best: each has the source's "
-    "sign, and its interval excludes 0."
+    "sign, and its interval excludes 0; where the source says that two differ by at most so much, its interval lies "
+    "within that."
 )
 
 
@@ -49,11 +50,13 @@ class Figure:
 
     Attributes:
         within: what a measured value that is exact may differ by; None: half a unit of the last digit printed.
+        at_most: of a difference over seeds that the source says is small: what the whole interval must lie within.
     """
 
     name: str
     printed: str
     within: float | None = None
+    at_most: float | None = None
 
     @property
     def value(self) -> float:
@@ -66,6 +69,12 @@ class Figure:
         if self.within is not None:
             return self.within
         return 0.5 * 10.0**-self.decimals * (1 + 1e-9)
+
+    def agrees(self, difference: Interval) -> bool:
+        """Whether a difference over seeds has the sign of this one, or is as small as the source says."""
+        if self.at_most is not None:
+            return difference.half is not None and abs(difference.mean) + difference.half <= self.at_most
+        return difference.excludes_zero() and difference.mean * self.value > 0
 
     @property
     def decimals(self) -> int:
@@ -105,7 +114,7 @@ class Claim:
         """One of ``VERDICTS``, by ``RULE``."""
         pairs = list(zip(self.figures, values, strict=True))
         if seen := [(figure, value) for figure, value in pairs if isinstance(value, Interval)]:
-            alike = all(value.excludes_zero() and value.mean * figure.value > 0 for figure, value in seen)
+            alike = all(figure.agrees(value) for figure, value in seen)
             return SAME_ORDER if alike and len(seen) == len(pairs) else NOT_REPRODUCED
         known = [(figure, value) for figure, value in pairs if isinstance(value, int | float)]
         if len(known) < len(pairs):

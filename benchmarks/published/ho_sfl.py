@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 
 import torch
+from golden_inputs import FILLER, TONE
+from paired import paired
 from torch import Tensor
 from transformers import AutoModelForCausalLM, GPT2Config
 
@@ -16,6 +20,7 @@ from atlas_cli.federation.parties.zeroth_order_client import ZerothOrderClient
 from atlas_cli.models.families import family_of
 from atlas_cli.models.frozen.load import FrozenBase
 from published.claim import Claim, Figure, Paper
+from published.trained import inputs, run
 
 PAPER = Paper("HO-SFL", "2603.14773", "https://arxiv.org/abs/2603.14773")
 PATH, RANK, PROBES, DRAWS = "h.0.mlp.c_proj", 2, 4, 1000
@@ -24,10 +29,18 @@ SETTING = (
     "a client with a block of width 8, whose output is linear in the B of rank 2 that it trains, smoothing 0.5; "
     f"{DRAWS} estimates with {PROBES} probes of normal numbers each"
 )
+SEEDS = 4
+WAYS = {"SplitLoRA": ("backprop", 2), "HO-SFL": ("zeroth-order", 2), "zeroth order": ("zeroth-order", 4)}
+TRAINED = (
+    "GPT-2 of 4 blocks of width 32, random weights, cut in the middle, or after all blocks for zeroth order alone; 800 "
+    "texts of ten words, of which three have a tone, labelled by that of most, and 500 to test on; four clients and a "
+    f"server of rank 4, 10 rounds of 10 steps of 16 texts, 2 probes, AdamW, learning rate 0.01; {SEEDS} seeds of "
+    "batches and weights, differences in points of accuracy within a seed"
+)
 
 
 def claims() -> Iterator[Claim]:
-    """The estimator."""
+    """The estimator, and what is learned by it."""
     yield Claim(
         "squared error of an estimate, by the gradient's square: (d + 1) / P for d numbers and P probes",
         where="its estimator, of a linear client half",
@@ -44,6 +57,75 @@ def claims() -> Iterator[Claim]:
         interval=0.75,
         measure=lambda: [variance_and_bias()[1]],
     )
+    for name, where, figure, against, found in (
+        (
+            *("HO-SFL within a point of SplitLoRA", "OPT-125M 87.6 and 87.5, Gemma 270M 90.8 and 90.3"),
+            *(
+                Figure("HO-SFL - SplitLoRA", "+0.1", at_most=1.0),
+                "SplitLoRA",
+                "Gradients learn the toy all but wholly.",
+            ),
+        ),
+        (
+            *("HO-SFL above zeroth order alone", "OPT-125M 87.6 against 52.8"),
+            *(Figure("HO-SFL - zeroth order", "+34.8"), "zeroth order", ""),
+        ),
+    ):
+        yield Claim(
+            name,
+            where=f"SST-2: {where}",
+            setting=TRAINED,
+            changed="A toy for pretrained models and SST-2. atlas has no zeroth order of a whole model; a client that "
+            "holds all blocks and learns by forward passes is one but for the head, which stays as it was drawn, and "
+            "through which the gradient at the cut is exact.",
+            figures=(figure,),
+            found=found,
+            slow=True,
+            measure=lambda against=against: [paired(accuracies("HO-SFL"), accuracies(against))],
+        )
+
+
+@cache
+def accuracies(way: str) -> list[float]:
+    """In %, by seed."""
+    (client, cut), alone = WAYS[way], way == "zeroth order"
+    with inputs() as folder:
+        write_majorities(folder / "data")
+        runs = [
+            run(
+                {"a": {"rank": 4, "count": 4, "learns": client}},
+                group={
+                    "task": "sequence-classification",
+                    "data": {"files": "data/majority.csv", "test_files": "data/majority-test.csv"},
+                },
+                seed=seed,
+                model={"name": "./models/gpt2", "split_layer": cut},
+                server={"rank": 0 if alone else 4},
+                partition={"local_test": 0},
+                training={
+                    **{"rounds": 10, "local_steps": 10, "batch_size": 16, "max_length": 16},
+                    "zeroth_order": {"probes": 2},
+                    "client_optimizer": {"lr": 0.01},
+                    "server_optimizer": {"name": "sgd", "lr": 1e-12} if alone else {"lr": 0.01},
+                },
+                evaluation={"every": 1000, "batch_size": 128},
+            )
+            for seed in range(SEEDS)
+        ]
+        return [100 * done.read_lines("metrics.jsonl")[-1]["test"]["accuracy"] for done in runs]
+
+
+def write_majorities(folder: Path) -> None:
+    """Texts of ten words, three of which have a tone, at random places; the label is that of two or more."""
+    draw = random.Random(0)
+    for name, count in (("majority", 800), ("majority-test", 500)):
+        rows = ["text,label"]
+        for _ in range(count):
+            tones = [draw.choice(("pos", "neg")) for _ in range(3)]
+            said = [draw.choice(TONE[tone]) for tone in tones] + draw.choices(FILLER, k=7)
+            draw.shuffle(said)
+            rows.append(f"{' '.join(said)},{max(set(tones), key=tones.count)}")
+        (folder / f"{name}.csv").write_text("\n".join([*rows, ""]), encoding="utf-8", newline="\n")
 
 
 @cache

@@ -48,9 +48,12 @@ def alike(count: int, **partition: Any) -> dict[str, Any]:
     }
 
 
-def difference(method: str, against: str, settings: Mapping[str, Any]) -> Interval:
-    """Of the group's accuracy, in points."""
-    return paired(*([100 * value for value in scores(name, settings)] for name in (method, against)))
+def difference(
+    method: str, against: str, settings: Mapping[str, Any], other: Mapping[str, Any] | None = None
+) -> Interval:
+    """Of the group's accuracy, in points; ``other``: settings of the second, where they are not those of the first."""
+    pair = ((method, settings), (against, settings if other is None else other))
+    return paired(*([100 * value for value in scores(name, changes)] for name, changes in pair))
 
 
 def scores(method: str, settings: Mapping[str, Any]) -> tuple[float, ...]:
