@@ -50,7 +50,9 @@ def test_a_run_prints_nothing_and_gives_records_that_pandas_takes(config, runs, 
     said = result.predict(["the film was great", "a poor game"])
     assert [each["text"] for each in said] == ["the film was great", "a poor game"] and result.predict([]) == []
     assert all(each["label"] in ("pos", "neg") for each in said)
-    assert result.predict([{"text": "the film was great", "number": 7}])[0] == {**said[0], "number": 7}
+    alone = result.predict([{"text": "the film was great", "number": 7}])[0]  # in a batch of its own
+    scores = pytest.approx(said[0]["scores"], rel=1e-6)
+    assert alone == {**said[0], "number": 7, "scores": scores, "score": pytest.approx(said[0]["score"], rel=1e-6)}
     with pytest.raises(ConfigError, match=r"rows\[1\]"):
         result.predict(["the film", ""])
     model = result.open_model(client="b-1", round=1)

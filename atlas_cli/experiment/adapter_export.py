@@ -91,6 +91,7 @@ def export_last_round(federation: Federation, run: RunDirectory) -> tuple[int | 
     if checkpoint.round == 0:
         return None, {}
     whole = assemble(federation)  # the parties of the run are somewhere inside a round
+    whole.protection = federation.protection
     try:
         state = RunState(whole)
         state.restore(checkpoint.tensors, checkpoint.state)

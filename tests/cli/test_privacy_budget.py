@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from atlas_cli import load_run
 from atlas_cli.cli import main
 from atlas_cli.privacy.account.accounting import gaussian_epsilon
 from atlas_cli.runs.directory import RunDirectory
@@ -71,6 +72,7 @@ def test_training_stops_before_the_round_that_would_pass_and_is_as_if_no_more_ha
     own = [line["epsilon"] for line in run.read_lines("clients.jsonl") if line["round"] == 2]
     assert own == [{"updates": metrics[-1]["epsilon"]["updates"]}] * 3
 
+    assert load_run(run.path).open_model(client="a", round=1).round == 1
     before = adapters(run)
     assert main(["train", "--resume", str(run.path)]) == 5
     assert "round 3 is not trained" in said(capfd) and run.read_json("manifest.json") == manifest
