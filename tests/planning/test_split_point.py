@@ -284,6 +284,7 @@ def test_one_block_stands_for_all(name):
 PROBE = """
 import json, sys, time
 from pathlib import Path
+import transformers.models.llama.modeling_llama
 from atlas_cli.planning.devices.devices import BUILT_IN
 from atlas_cli.planning.cuts.choice import choose_split
 from atlas_cli.runs.parts import peak_resident_bytes

@@ -19,6 +19,7 @@ counted with a client's forward.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -366,15 +367,18 @@ def _blocks(
     lowest = layers.start if received else min(placed, default=layers.stop)
     each = batch * tokens
     work = Work(0.0 if layers.start else float(each * shapes.entry), 0.0)
-    for layer in layers:
-        here = placed.get(layer, {})
+    # blocks with the same adapters, and above the same, cost the same
+    alike = Counter(
+        (tuple(placed.get(layer, {}).items()), layer >= lowest, layer > lowest or received) for layer in layers
+    )
+    for (adapters, passed, below), count in alike.items():
+        here = dict(adapters)
         once = shapes.forward_once(here)
         forward, backward = each * shapes.forward(tokens, here) + once, 0.0
-        if layer >= lowest:
-            below = layer > lowest or received
+        if passed:
             backward = each * shapes.backward(tokens, here, below, trained) + shapes.backward_once(here, trained)
             backward += checkpointing * (each * shapes.again(tokens, here, below) + once)
-        work += Work(forward, backward)
+        work += Work(count * forward, count * backward)
     return work
 
 

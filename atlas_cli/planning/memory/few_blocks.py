@@ -9,6 +9,7 @@ every byte comes from a trace, and the traces are kept: most rows of a table and
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
@@ -31,6 +32,13 @@ class Block(NamedTuple):
 
     number: int
     ranks: tuple[tuple[str, int], ...]
+
+
+class Kind(NamedTuple):
+    """Blocks that save as much: their place among the representative blocks, if they are one, and what they are."""
+
+    place: int | None
+    block: Block
 
 
 def step_of(
@@ -56,7 +64,8 @@ def step_of(
     # what an optimizer holds, and weights, are counted: all share their traces
     traced = replace(step, optimizer=Step.optimizer, embedding_rows=None)
     few = _Few(_Model(family, config, layers.start > 0, traced, whole, head, hf_config, task), layers, placed)
-    more = sum(few.besides(layer) for layer in range(few.lowest, few.top))
+    alike = Counter(few.kind_of(layer) for layer in range(few.lowest, few.top))
+    more = sum(count * few.besides(kind) for kind, count in alike.items())
     found, kept = few.traced, few.outputs_besides if family.keeps_outputs else 0
     # of more blocks, the lowest may need most, once the gradients of all above are there
     gradients = 0 if more else found.gradients
@@ -103,7 +112,7 @@ class _Few:
         self.top = layers.stop - 1
         self.lowest = layers.start or min(placed, default=self.top)
         self.types = kinds_of_blocks(model.hf_config, layers.stop)
-        self.largest = {kind: _largest(self._below(kind)) for kind in self.types}
+        self.largest = {kind: _largest(self._below(kind)) for kind in dict.fromkeys(self.types)}
         others = {self.types[layer]: layer for layer in range(self.top - 1, self.lowest, -1)}
         ends = [self.lowest, self.top] if layers else []  # a server may have no block
         for end in ends:
@@ -125,25 +134,32 @@ class _Few:
         step, width = self.model.step, int(self.model.hf_config.hidden_size)
         return (self.blocks - represented) * step.batch * step.tokens * width * ELEMENT[step.dtype]
 
-    def besides(self, layer: int) -> int:
+    def kind_of(self, layer: int) -> Kind:
+        """What the saved bytes of a block below the topmost depend on."""
+        place = self.kept.index(layer) if layer in self.kept else None
+        return Kind(place, self._block(layer, self.placed.get(layer, {})))
+
+    def besides(self, kind: Kind) -> int:
         """The bytes saved by a block below the topmost that is not represented."""
-        ranks = self.placed.get(layer, {})
-        alike = {name: self.largest[self.types[layer]][name] for name in ranks}
-        with_it = self._saved_with(layer, alike)
+        ranks = dict(kind.block.ranks)
+        largest = self.largest[self.types[kind.block.number]]
+        alike = {name: largest[name] for name in ranks}
+        with_it = self._saved_with(kind, alike)
         found = with_it - self.traced.saved
         for name, rank in ranks.items():
             if rank != alike[name]:
-                one_less = self._saved_with(layer, {**alike, name: alike[name] - 1})
+                one_less = self._saved_with(kind, {**alike, name: alike[name] - 1})
                 found -= (alike[name] - rank) * (with_it - one_less)
         return found
 
-    def _saved_with(self, layer: int, ranks: Ranks) -> int:
+    def _saved_with(self, kind: Kind, ranks: Ranks) -> int:
         """The saved bytes with a block in place of its representative, or added to the others."""
         blocks = list(self.stands)
-        if layer in self.kept:
-            blocks[self.kept.index(layer)] = self._block(layer, ranks)
+        block = Block(kind.block.number, tuple(sorted(ranks.items())))
+        if kind.place is not None:
+            blocks[kind.place] = block
         else:
-            blocks.insert(-1, self._block(layer, ranks))
+            blocks.insert(-1, block)
         return self._of(blocks).saved
 
     def _below(self, kind: tuple[object, ...]) -> Iterator[Ranks]:
