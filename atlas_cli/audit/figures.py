@@ -14,10 +14,30 @@ from atlas_cli.seeding import numpy_generator
 LEVEL = 0.95
 MIN_EXAMPLES = 20  # of which an interval is made; with fewer its ends would say as much as the figure
 RESAMPLES = 1000
+LOW_RATES = (0.01, 0.001)  # false positive rates
 
 
 class Inapplicable(Exception):
     """Raised if an attack has nothing to work on; the message says why."""
+
+
+@dataclass(frozen=True)
+class LowRate:
+    """The share found where hardly any other may be taken for one: a true positive rate at a low false positive rate.
+
+    Attributes:
+        rate: the false positive rate that is allowed; ``others``: of how many others.
+        alarms: the number of others that may be taken for one of those that are looked for.
+        found: the share of those that are found; ``low``, ``high``: its exact 95 % interval. None if there are fewer
+            others than 1 / ``rate``, so that not one false alarm is within the rate.
+    """
+
+    rate: float
+    others: int
+    alarms: int
+    found: float | None
+    low: float | None
+    high: float | None
 
 
 @dataclass(frozen=True)
@@ -32,6 +52,7 @@ class Figure:
         floor: the value of an attacker that knows only what is common; None if that equals chance.
         examples: the number of texts, records or clients behind the interval.
         note: whatever else a reader must know.
+        low_rates: the true positive rates at low false positive rates, of an attack that tells two kinds apart.
     """
 
     attack: str
@@ -46,6 +67,7 @@ class Figure:
     examples: int
     floor: float | None = None
     note: str = ""
+    low_rates: tuple[LowRate, ...] = ()
 
     def record(self) -> dict[str, Any]:
         """The figure as JSON, with its deduction from the privacy score."""
@@ -122,12 +144,37 @@ def true_positives(positive: np.ndarray, negative: np.ndarray, rate: float) -> f
     return float((positive > threshold).mean())
 
 
-def at_few_false_alarms(positive: np.ndarray, negative: np.ndarray) -> str:
-    """The true positive rates at low false positive rates, in words (Carlini et al., 2112.03570, section 4)."""
-    share = {rate: true_positives(positive, negative, rate) for rate in (0.01, 0.001)}
-    found = " and ".join(f"{value:.3f} of members at {100 * rate:g} %" for rate, value in share.items())
-    allowed = " and ".join(str(math.floor(rate * len(negative))) for rate in share)
-    return f"finds {found} false alarms ({allowed} of {len(negative)} others)"
+def at_few_false_alarms(positive: np.ndarray, negative: np.ndarray) -> tuple[LowRate, ...]:
+    """The true positive rates at low false positive rates (Carlini et al., 2112.03570, section 4), and intervals.
+
+    An interval is that of the share above the threshold that the others set; the threshold is taken as given.
+
+    Args:
+        positive, negative: the scores of members, (M,), and of others, (N,).
+    """
+    rates = []
+    for rate in LOW_RATES:
+        alarms = math.floor(rate * len(negative))
+        if not alarms:
+            rates.append(LowRate(rate, len(negative), 0, None, None, None))
+            continue
+        found = true_positives(positive, negative, rate)
+        ends = clopper_pearson(round(found * len(positive)), len(positive))
+        rates.append(LowRate(rate, len(negative), alarms, found, *ends))
+    return tuple(rates)
+
+
+def low_rates_in_words(rates: Sequence[LowRate]) -> str:
+    """What is found at few false alarms, or that there are too few others to say."""
+    found = [
+        f"at {100 * r.rate:g} % false alarms ({r.alarms} of {r.others:,} others) finds {r.found:.3f} of members "
+        f"({r.low:.3f} to {r.high:.3f})"
+        if r.found is not None
+        else f"{r.others:,} others are too few to speak of {100 * r.rate:g} % false alarms, "
+        f"which takes {1 / r.rate:,.0f}"
+        for r in rates
+    ]
+    return "; ".join(found)
 
 
 def auc_interval(positive: np.ndarray, negative: np.ndarray, seed: int = 0) -> tuple[float, float, float]:

@@ -7,10 +7,11 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from atlas_cli.audit.attacks import attack_of, lira
 from atlas_cli.audit.evidence import Evidence
-from atlas_cli.audit.figures import Inapplicable, true_positives
+from atlas_cli.audit.figures import Inapplicable, at_few_false_alarms, low_rates_in_words, true_positives
 from atlas_cli.cli import main
 from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.experiment import session
@@ -55,7 +56,10 @@ def test_what_was_learnt_by_heart_is_found(learnt):
     figure, simple = attack_of("lira").attack(learnt), attack_of("membership").attack(learnt)
     assert figure.low > 0.55 and figure.value > simple.value
     assert (figure.chance, figure.best, figure.channel, figure.examples) == (0.5, 1.0, "adapters", simple.examples)
-    assert f"{SHADOWS} shadow runs, after round 1" in figure.what and "false alarms (0 and 0 of " in figure.note
+    assert (
+        f"{SHADOWS} shadow runs, after round 1" in figure.what
+        and "too few to speak of 0.1 % false alarms" in figure.note
+    )
 
 
 @pytest.mark.slow
@@ -135,6 +139,33 @@ def test_true_positives_by_hand():
     negative = np.arange(100.0)
     assert true_positives(np.array([98.5, 99.5, 3.0, 98.0]), negative, 0.01) == 0.5  # one may be above: above 98
     assert true_positives(np.array([98.5, 99.5, 3.0, 98.0]), negative, 0.001) == 0.25
+
+
+def test_shares_found_at_few_false_alarms_have_exact_intervals():
+    draw = np.random.default_rng(0)
+    one, tenth = at_few_false_alarms(draw.normal(2.33, 1, 400), draw.normal(0, 1, 2000))
+    for rate, alarms, truth in ((one, 20, 0.5), (tenth, 2, 0.22)):
+        exact = binomtest(round(400 * rate.found), 400).proportion_ci(0.95, "exact")
+        assert (rate.low, rate.high) == pytest.approx((exact.low, exact.high), abs=1e-9)
+        assert rate.alarms == alarms and rate.found == pytest.approx(truth, abs=0.1)
+    assert (one.rate, tenth.rate, one.others) == (0.01, 0.001, 2000)
+    assert low_rates_in_words((one,)).startswith("at 1 % false alarms (20 of 2,000 others) finds 0.")
+
+
+def test_too_few_others_for_a_rate_are_said_to_be_too_few():
+    one, tenth = at_few_false_alarms(np.full(50, 9.0), np.arange(999.0))
+    assert one.found is not None and (tenth.alarms, tenth.found, tenth.low, tenth.high) == (0, None, None, None)
+    assert low_rates_in_words((tenth,)) == "999 others are too few to speak of 0.1 % false alarms, which takes 1,000"
+    assert at_few_false_alarms(np.ones(50), np.arange(1000.0))[1].found == 0
+    assert at_few_false_alarms(np.ones(50), np.arange(99.0))[0].found is None
+
+
+def test_members_like_others_are_found_as_often_as_others():
+    draw, held = np.random.default_rng(1), 0
+    for _ in range(40):
+        (one, _) = at_few_false_alarms(draw.normal(size=300), draw.normal(size=5000))
+        held += one.low <= 0.01 <= one.high
+    assert held >= 36
 
 
 def test_it_trains_nothing_that_was_not_asked_for(learnt, monkeypatch, capsys):

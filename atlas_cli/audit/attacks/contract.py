@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from typing import ClassVar
 
 from atlas_cli.audit.evidence import Evidence
-from atlas_cli.audit.figures import Figure
+from atlas_cli.audit.figures import Figure, LowRate, low_rates_in_words
 from atlas_cli.printable import on_one_line
 
 
@@ -52,6 +52,7 @@ class BaseAttack(ABC):
         best: float = 1.0,
         floor: float | None = None,
         note: str = "",
+        low_rates: tuple[LowRate, ...] = (),
     ) -> Figure:
         """The result of the attack, with the values to compare it with.
 
@@ -63,6 +64,9 @@ class BaseAttack(ABC):
             best: the value of an attack that recovers everything.
             floor: the value of an attacker that knows only what is common; None if that equals chance.
             note: whatever else a reader must know.
+            low_rates: by ``audit.figures.at_few_false_alarms``, of an attack that tells two kinds apart; they go into
+                the note, too.
         """
+        note = "; ".join(filter(None, (low_rates_in_words(low_rates), note)))
         what, channel, knows, note = map(on_one_line, (what, self.channel, self.knows, note))
-        return Figure(self._name, what, channel, knows, *interval, chance, best, examples, floor, note)
+        return Figure(self._name, what, channel, knows, *interval, chance, best, examples, floor, note, low_rates)

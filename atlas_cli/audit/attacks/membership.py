@@ -55,8 +55,8 @@ class Attack(BaseAttack):
         positive, negative = -np.array(inside), -np.array(outside)
         interval = auc_interval(positive, negative, federation.config.seed)
         what, n = f"AUC of members against others, after round {number}", len(inside) + len(outside)
-        note = "; ".join(filter(None, (at_few_false_alarms(positive, negative), evidence.windows_note)))
-        return self.figure(what, interval, chance=0.5, examples=n, note=note)
+        rates, note = at_few_false_alarms(positive, negative), evidence.windows_note
+        return self.figure(what, interval, chance=0.5, examples=n, note=note, low_rates=rates)
 
 
 def final_state(evidence: Evidence) -> tuple[Federation, int]:
