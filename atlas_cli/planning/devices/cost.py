@@ -368,9 +368,7 @@ def _blocks(
     each = batch * tokens
     work = Work(0.0 if layers.start else float(each * shapes.entry), 0.0)
     # blocks with the same adapters, and above the same, cost the same
-    alike = Counter(
-        (tuple(placed.get(layer, {}).items()), layer >= lowest, layer > lowest or received) for layer in layers
-    )
+    alike = Counter((tuple(placed.get(i, {}).items()), i >= lowest, i > lowest or received) for i in layers)
     for (adapters, passed, below), count in alike.items():
         here = dict(adapters)
         once = shapes.forward_once(here)
