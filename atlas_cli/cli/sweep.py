@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -49,12 +49,29 @@ def command(
     budget: Annotated[
         str | None,
         typer.Option(
-            metavar="'time=2 h, energy=5 kJ, bytes=200 MB'", help="What a run may spend, one limit or several."
+            metavar="'time=2 h, energy=5 kJ, bytes=200 MB, memory=2 GiB'",
+            help="What a run may spend, one limit or several; memory is the measured peak of its largest client.",
         ),
     ] = None,
     target: Annotated[
         list[str] | None,
-        typer.Option(metavar="METRIC=VALUE", help="What is to be reached with --protocol cost-to-target."),
+        typer.Option(
+            metavar="METRIC=VALUE",
+            help="What is to be reached with --protocol cost-to-target; with robustness, what reaching it costs more.",
+        ),
+    ] = None,
+    held: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="In how many evaluations in a row a target must be reached; the first counts.", show_default="1"
+        ),
+    ] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SETTING",
+            help="With cost-to-target, the setting to which costs are given as a ratio, e.g. lora.rank=4.",
+        ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would become of each run, and stop.")] = False,
     as_json: Json = False,
@@ -66,8 +83,8 @@ def command(
     checkpoint. Values in brackets, braces or quotes are one value.
 
     A --protocol holds the settings against each other over their seeds: their quality within a budget of virtual time,
-    energy or bytes; the cost of a target; or the share of its quality that each keeps under faults or other devices, of
-    which the first value on the command line is the undisturbed one.
+    energy, bytes or memory; the cost of a target; or the share of its quality that each keeps under faults or other
+    devices, of which the first value on the command line is the undisturbed one.
     """
     from atlas_cli import discovery
     from atlas_cli.config.grid import expand, load_grid
@@ -78,7 +95,8 @@ def command(
     executor = discovery.load("sweeps.executors", engine, key="--engine")
     combinations = expand(overrides or [])
     loaded = load_grid(file, combinations)
-    terms = _terms(protocol, budget, target or [], combinations, loaded)
+    asked = {"--budget": budget, "--target": target or None, "--held": held, "--baseline": baseline}
+    terms = _terms(protocol, asked, combinations, loaded)
     if dry_run:
         _dry_run(combinations, loaded, as_json)
         return
@@ -153,21 +171,19 @@ def _ended(outcome: Outcome) -> str:
 
 
 def _terms(
-    protocol: str | None,
-    budget: str | None,
-    targets: list[str],
-    combinations: list[Combination],
-    loaded: list[LoadedConfig],
+    protocol: str | None, asked: dict[str, Any], combinations: list[Combination], loaded: list[LoadedConfig]
 ) -> Terms | None:
-    """What the protocol was asked for, checked before anything is trained."""
+    """What the protocol was asked for, by option, checked before anything is trained."""
     from atlas_cli.errors import ConfigError
     from atlas_cli.sweeps.terms import terms_of
 
     if protocol is None:
-        if budget is not None or targets:
-            raise ConfigError("goes with --protocol", key="--budget" if budget is not None else "--target")
+        for option, value in asked.items():
+            if value is not None:
+                raise ConfigError("goes with --protocol", key=option)
         return None
-    return terms_of(protocol, budget, targets, combinations, [each.config for each in loaded])
+    options = {option.removeprefix("--"): value for option, value in asked.items()}
+    return terms_of(protocol, **options, combinations=combinations, configs=[each.config for each in loaded])
 
 
 def _leaderboard(rows: list[tuple[Trial, Outcome]], terms: Terms, folder: RunDirectory) -> Leaderboard:

@@ -11,7 +11,7 @@ from atlas_cli.config.schema.experiment import ExperimentConfig
 from atlas_cli.errors import ConfigError
 from atlas_cli.planning.devices.devices import client_devices, server_device
 from atlas_cli.reports.protocols.budget import CLOCK, EXAMPLE, parse_budget
-from atlas_cli.reports.protocols.leaderboard import PERTURBED, Entry, Run, cost, quality, robustness
+from atlas_cli.reports.protocols.leaderboard import PERTURBED, Entry, Goal, Run, cost, quality, robustness, setting_of
 from atlas_cli.reports.protocols.sheets import leaderboard_pictures, leaderboard_record, leaderboard_sheet
 from atlas_cli.reports.sheets import Sheet
 from atlas_cli.suggest import did_you_mean
@@ -35,35 +35,39 @@ class Leaderboard:
 
     def record(self) -> dict[str, Any]:
         """As JSON."""
-        return leaderboard_record(self.terms.protocol, self.entries, self.terms.budget, self.terms.targets)
+        terms = self.terms
+        return leaderboard_record(terms.protocol, self.entries, terms.budget, terms.goal, terms.baseline)
 
 
 @dataclass(frozen=True)
 class Terms:
-    """A protocol with its budget in seconds, joules and bytes, its targets by metric, and undisturbed values by axis.
+    """A protocol with its budget in seconds, joules and bytes, what is to be reached, and undisturbed values by axis.
 
-    ``said``: the budget and the targets, as they were given.
+    ``baseline``: the setting to which others have a ratio; ``said``: the budget and the targets, as they were given.
     """
 
     protocol: str
     budget: Mapping[str, float]
-    targets: Mapping[str, float]
+    goal: Goal | None
     clean: Mapping[str, str]
+    baseline: str | None
     said: str
 
     def leaderboard(self, runs: Sequence[Run]) -> Leaderboard:
         """That of some finished runs."""
-        if self.protocol == "cost-to-target":
-            return Leaderboard(self, cost(runs, self.targets))
+        if self.protocol == "cost-to-target" and self.goal is not None:
+            return Leaderboard(self, cost(runs, self.goal, self.baseline))
         if self.protocol == "robustness":
-            return Leaderboard(self, robustness(runs, self.budget, self.clean))
+            return Leaderboard(self, robustness(runs, self.budget, self.clean, self.goal))
         return Leaderboard(self, quality(runs, self.budget))
 
 
 def terms_of(
     protocol: str,
     budget: str | None,
-    targets: Sequence[str],
+    target: Sequence[str] | None,
+    held: int | None,
+    baseline: str | None,
     combinations: Sequence[Combination],
     configs: Sequence[ExperimentConfig],
 ) -> Terms:
@@ -72,14 +76,19 @@ def terms_of(
     Raises:
         ConfigError: an option is missing, or is of another protocol; a limit or a metric that runs will not have.
     """
+    targets = target or ()
     if protocol == "quality-under-budget" and budget is None:
         raise ConfigError(f"quality-under-budget needs one; add e.g. --budget {EXAMPLE!r}", key="--budget")
     if protocol == "cost-to-target" and not targets:
         raise ConfigError("cost-to-target needs one; add e.g. --target accuracy=0.85", key="--target")
     if protocol == "cost-to-target" and budget is not None:
         raise ConfigError("cost-to-target has none; leave it out, or use quality-under-budget", key="--budget")
-    if protocol != "cost-to-target" and targets:
-        raise ConfigError(f"is of cost-to-target, and not of {protocol}; leave it out", key="--target")
+    if protocol == "quality-under-budget" and targets:
+        raise ConfigError("is of cost-to-target and robustness; leave it out", key="--target")
+    if held is not None and not targets:
+        raise ConfigError("is of a target; add e.g. --target accuracy=0.85, or leave it out", key="--held")
+    if protocol != "cost-to-target" and baseline is not None:
+        raise ConfigError(f"is of cost-to-target, and not of {protocol}; leave it out", key="--baseline")
     limits = parse_budget(budget)
     if on_clock := [name for name in limits if name in CLOCK]:
         for config in configs:
@@ -93,7 +102,20 @@ def terms_of(
             key="--protocol",
         )
     said = ", ".join(part for part in (budget, *targets) if part)
-    return Terms(protocol, limits, dict(_target(text, configs) for text in targets), clean, said)
+    if held is not None and held > 1:
+        said += f", held for {held} evaluations"
+    goal = Goal(dict(_target(text, configs) for text in targets), held or 1) if targets else None
+    return Terms(protocol, limits, goal, clean, None if baseline is None else _setting(baseline, combinations), said)
+
+
+def _setting(text: str, combinations: Sequence[Combination]) -> str:
+    """A setting of the sweep, as leaderboards call it."""
+    known = list(dict.fromkeys(setting_of(each.values) for each in combinations))
+    if text not in known:
+        raise ConfigError(
+            f"{text!r} is no setting of this sweep; it has: {', '.join(map(repr, known))}", key="--baseline"
+        )
+    return text
 
 
 def _require_clock(config: ExperimentConfig, wanted: Sequence[str]) -> None:

@@ -251,7 +251,17 @@ def test_a_protocol_reads_the_records_of_finished_runs(sweep, started):
             "--target: acuracy is no primary metric of these runs; did you",
         ),
         ("--protocol|cost-to-target|--target|accuracy", "--target: 'accuracy' must be METRIC=VALUE"),
-        ("--protocol|robustness|--target|accuracy=1", "--target: is of cost-to-target, and not of robustness"),
+        (
+            "--protocol|quality-under-budget|--budget|bytes=1 B|--target|accuracy=1",
+            "--target: is of cost-to-target and robustness",
+        ),
+        ("--held|2", "--held: goes with --protocol"),
+        ("--protocol|robustness|--held|2", "--held: is of a target"),
+        ("--protocol|robustness|--baseline|all", "--baseline: is of cost-to-target, and not of robustness"),
+        (
+            "--protocol|cost-to-target|--target|accuracy=1|--baseline|seed=0",
+            "--baseline: 'seed=0' is no setting of this sweep; it has: 'all'",
+        ),
         ("--protocol|robustness", "--protocol: robustness needs an axis of faults, devices or a deadline"),
         (
             "--protocol|quality-under-budget|--budget|time=1 h",

@@ -3,8 +3,10 @@
 quality-under-budget   the test figure of the round that the validation part chooses among those within the budget;
                        without such a part of the last of them, so that no test part chooses
 cost-to-target         what was spent until the first round in which the validation part (without one, the test part)
-                       reaches the target; a run that never does has spent more than it did, and is in no median
-robustness             the quality with faults or other devices, as a share of that of the same run without
+                       reaches the target and keeps it for as many evaluations as asked; a run that never does has spent
+                       more than it did, and is in no median; with a baseline, the ratio to its cost, seed by seed
+robustness             the quality with faults or other devices, as a share of that of the same run without; with a
+                       target, the ratio of what it costs to reach it, seed by seed
 """
 
 from __future__ import annotations
@@ -15,10 +17,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from atlas_cli.reports.comparison.compared import SEED
-from atlas_cli.reports.comparison.targets import reaches
 from atlas_cli.reports.page.intervals import interval
 from atlas_cli.reports.page.records import RunRecords
-from atlas_cli.reports.protocols.budget import Point, Spent, curve, unknown, within
+from atlas_cli.reports.protocols.budget import NAMES, Point, Spent, curve, first_reaching, unknown, within
 from atlas_cli.statistics import Ends, over_seeds
 
 INFEASIBLE = "no evaluated round within the budget"
@@ -34,7 +35,12 @@ class Run:
 
     def setting(self, but: Sequence[str] = (SEED,)) -> str:
         """Its values but for some keys; "all" where there are no others."""
-        return " ".join(f"{key}={value}" for key, value in self.values.items() if key not in but) or "all"
+        return setting_of(self.values, but)
+
+
+def setting_of(values: Mapping[str, str], but: Sequence[str] = (SEED,)) -> str:
+    """The values of a sweep's axes but for some keys; "all" where there are no others."""
+    return " ".join(f"{key}={value}" for key, value in values.items() if key not in but) or "all"
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,9 @@ class Entry:
         least: what was spent at least where no run reached the target.
         rounds: the chosen ones.
         why: why others, or all, have no figure.
+        ratios: by cost, the median over seeds of what the target cost here to what it cost the baseline, or the
+            undisturbed run, where both reached it; None where no cost is known, or not asked for.
+        pairs: how many seeds these are of.
     """
 
     task_group: str
@@ -66,6 +75,8 @@ class Entry:
     perturbed: str | None = None
     least: Spent | None = None
     why: Sequence[str] = ()
+    ratios: Spent | None = None
+    pairs: int | None = None
 
     @property
     def price(self) -> str:
@@ -91,37 +102,63 @@ def quality(runs: Sequence[Run], budget: Mapping[str, float]) -> list[Entry]:
     return found
 
 
-def cost(runs: Sequence[Run], targets: Mapping[str, float]) -> list[Entry]:
-    """The cost of a target by metric, least first: more runs that reach it before fewer, then the least median."""
+def cost(runs: Sequence[Run], goal: Goal, baseline: str | None = None) -> list[Entry]:
+    """The cost of a target by metric, least first: more runs that reach it before fewer, then the least median.
+
+    Args:
+        baseline: the setting to which others have a ratio.
+    """
     found = []
     for group, pools in _pools(runs).items():
-        entries = [_cost_of(group, setting, pool, targets) for setting, pool in pools.items() if group[1] in targets]
+        if group[1] not in goal.targets:
+            continue
+        entries = list[Entry]()
+        for setting, pool in pools.items():
+            entry = _cost_of(group, setting, pool, goal)
+            if baseline is not None:
+                entry = _with_ratios(entry, pool, _by_seed(pools.get(baseline, ())), goal)
+            entries.append(entry)
         found += sorted(entries, key=lambda each: (-each.counted / each.runs, each.value or 0.0))
     return found
 
 
-def robustness(runs: Sequence[Run], budget: Mapping[str, float], clean: Mapping[str, str]) -> list[Entry]:
+def robustness(
+    runs: Sequence[Run], budget: Mapping[str, float], clean: Mapping[str, str], goal: Goal | None = None
+) -> list[Entry]:
     """The share of its quality that a setting keeps when perturbed, seed by seed; settings by their worst.
 
     Args:
         clean: the undisturbed value of every axis of faults or devices.
+        goal: a target, to compare what it costs with and without.
     """
     axes, found = list(clean), []
     for group, pools in _pools(runs, axes).items():
         entries = []
         for setting, pool in pools.items():
-            base = {run.values.get(SEED, ""): run for run in pool if all(run.values[key] == clean[key] for key in axes)}
+            base = _by_seed([run for run in pool if all(run.values[key] == clean[key] for key in axes)])
             others: dict[str, list[Run]] = {}
             for run in pool:
                 label = " ".join(f"{key}={run.values[key]}" for key in axes if run.values[key] != clean[key])
                 if label:
                     others.setdefault(label, []).append(run)
-            entries += [_kept(group, setting, label, each, base, budget) for label, each in others.items()]
+            for label, members in others.items():
+                kept = _kept(group, setting, label, members, base, budget)
+                if goal is not None and group[1] in goal.targets:
+                    kept = _with_ratios(kept, members, base, goal)
+                entries.append(kept)
         worst: dict[str, float] = {}
         for each in entries:
             worst[each.setting] = min(worst.get(each.setting, float("inf")), _or(each.value, float("-inf")))
         found += sorted(entries, key=lambda e: (-worst[e.setting], e.setting, -_or(e.value, float("-inf"))))
     return found
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What is to be reached: values by metric, and in how many evaluations in a row, the first of which counts."""
+
+    targets: Mapping[str, float]
+    held: int = 1
 
 
 Group = tuple[str, str, str]  # name, primary metric, which way it is better
@@ -142,7 +179,7 @@ def _pools(runs: Sequence[Run], but: Sequence[str] = ()) -> dict[Group, dict[str
 def _chosen(run: Run, group: Group, budget: Mapping[str, float]) -> Choice:
     """The round that counts, or why none does."""
     name, metric, better = group
-    points = list(curve(run.records.groups[name], metric))
+    points = list(curve(run.records, name, metric))
     if lacking := unknown(points, budget):
         return None, f"no {' and no '.join(lacking)} in its records"
     inside = [point for point in points if within(point, budget)]
@@ -173,10 +210,9 @@ def _quality_of(group: Group, setting: str, pool: Sequence[Run], budget: Mapping
     )
 
 
-def _cost_of(group: Group, setting: str, pool: Sequence[Run], targets: Mapping[str, float]) -> Entry:
-    name, metric, better = group
-    curves = [list(curve(run.records.groups[name], metric)) for run in pool]
-    first = [next((p for p in points if reaches(_judged(p), targets[metric], better)), None) for points in curves]
+def _cost_of(group: Group, setting: str, pool: Sequence[Run], goal: Goal) -> Entry:
+    curves = [list(curve(run.records, *group[:2])) for run in pool]
+    first = [_reached(run, group, goal) for run in pool]
     reached = [point for point in first if point is not None]
     ended = [points[-1] for points, found in zip(curves, first, strict=True) if found is None and points]
     spent = _together(reached, statistics.median)
@@ -195,6 +231,32 @@ def _cost_of(group: Group, setting: str, pool: Sequence[Run], targets: Mapping[s
     costs = [value for point in reached if (value := point.spent[entry.price]) is not None]
     ends = (min(costs), max(costs)) if len(costs) > 1 else None
     return replace(entry, value=spent[entry.price], interval=ends)
+
+
+def _with_ratios(entry: Entry, runs: Sequence[Run], base: Mapping[str, Run], goal: Goal) -> Entry:
+    """An entry with what a target cost its runs, as a multiple of what it cost the same seeds of others."""
+    group = entry.task_group, entry.metric, entry.better
+    pairs = []
+    for run in runs:
+        twin = base.get(run.values.get(SEED, ""))
+        both = [None if each is None else _reached(each, group, goal) for each in (run, twin)]
+        if both[0] is not None and both[1] is not None:
+            pairs.append((both[0].spent, both[1].spent))
+    found: dict[str, float | None] = {}
+    for name in NAMES:
+        costs = [(own[name], other[name]) for own, other in pairs]
+        known = [own / other for own, other in costs if own is not None and other]
+        found[name] = statistics.median(known) if known and len(known) == len(costs) else None
+    return replace(entry, ratios=found, pairs=len(pairs))
+
+
+def _by_seed(runs: Sequence[Run]) -> dict[str, Run]:
+    return {run.values.get(SEED, ""): run for run in runs}
+
+
+def _reached(run: Run, group: Group, goal: Goal) -> Point | None:
+    name, metric, better = group
+    return first_reaching(list(curve(run.records, name, metric)), goal.targets[metric], better, goal.held)
 
 
 def _kept(
@@ -227,10 +289,6 @@ def _kept(
     )
 
 
-def _judged(point: Point) -> float | None:
-    return point.test if point.validation is None else point.validation
-
-
 def _reasons(chosen: Sequence[Choice]) -> list[str]:
     return list(dict.fromkeys(why for _, why in chosen if why))
 
@@ -238,7 +296,7 @@ def _reasons(chosen: Sequence[Choice]) -> list[str]:
 def _together(points: Sequence[Point], of: Any) -> dict[str, float | None]:
     """What was spent, over several runs; None where one of them does not know."""
     found: dict[str, float | None] = {}
-    for name in ("time", "energy", "bytes"):
+    for name in NAMES:
         values = [point.spent[name] for point in points]
         found[name] = None if not values or None in values else of(values)
     return found

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from atlas_cli.reports.charts.intervals import Estimate, interval_chart
 from atlas_cli.reports.charts.palette import colour_of_group
 from atlas_cli.reports.protocols.budget import shown
-from atlas_cli.reports.protocols.leaderboard import Entry, without_figure
+from atlas_cli.reports.protocols.leaderboard import Entry, Goal, without_figure
 from atlas_cli.reports.sheets import Cell, Column, Sheet
 from atlas_cli.units import format_number
 
-UNITS = {"time": "s", "energy": "J", "bytes": "MB"}
+UNITS = {"time": "s", "energy": "J", "bytes": "MB", "memory": "MiB"}
 _VALUE = {
     "quality-under-budget": "quality",
     "cost-to-target": "reached",
@@ -26,7 +26,16 @@ _SAID = {
     "robustness": "share kept: of the quality of the same run undisturbed, in the mean of paired seeds; below 1 is "
     "worse, whichever way the metric is",
 }
-_COSTS = "s, J: of whole rounds on the virtual clock; MB: of the task group, both ways, after set-up"
+_COSTS = (
+    "s, J: of whole rounds on the virtual clock; MB: of the task group, both ways, after set-up; MiB: measured peak of "
+    "its largest client"
+)
+_RATIOS = {
+    "cost-to-target": "x baseline: what the target cost as a multiple of what it cost the baseline, in the median of "
+    "the seeds in which both reached it",
+    "robustness": "x undisturbed: what the target cost as a multiple of what it cost undisturbed, in the median of the "
+    "seeds in which both reached it",
+}
 _INTERVALS = "low, high: 95 % over seeds (Student's t); of one run over its test examples, where they are shares"
 
 
@@ -41,9 +50,13 @@ def leaderboard_sheet(protocol: str, entries: Sequence[Entry], terms: str) -> Sh
     columns += [Column("perturbed")] if robust else []
     columns += [] if of_cost else [Column("runs", True)]
     columns += [Column(name, True) for name in (_VALUE[protocol], "low", "high")]
-    columns += [Column(unit, True, spare) for unit, spare in zip(UNITS.values(), (1, 2, 1), strict=True)]
+    columns += [Column(unit, True, spare) for unit, spare in zip(UNITS.values(), (1, 2, 1, 2), strict=True)]
     rows = [_row(protocol, each, robust) for each in entries]
     notes = [_SAID[protocol], _COSTS, *([] if of_cost else [_INTERVALS])]
+    if any(each.ratios is not None for each in entries):
+        columns.append(Column("x baseline" if of_cost else "x undisturbed", True))
+        rows = [[*row, _ratio(each)] for row, each in zip(rows, entries, strict=True)]
+        notes.append(_RATIOS[protocol])
     lower = dict.fromkeys(each.metric for each in entries if each.better == "lower")
     notes += [f"the lower the better: {', '.join(lower)}"] if lower and not robust else []
     title = f"{protocol.replace('-', ' ').capitalize()}{f': {terms}' if terms else ''}"
@@ -69,6 +82,15 @@ def _row(protocol: str, entry: Entry, robust: bool) -> Sequence[Cell]:
     perturbed = [entry.perturbed or ""] if robust else []
     runs = [] if protocol == "cost-to-target" else [counted]
     return entry.task_group, entry.metric, entry.setting, *perturbed, *runs, value, low, high, *spent
+
+
+def _ratio(entry: Entry) -> str:
+    """The ratio of the first known cost, and of how many seeds it is."""
+    known = ((name, value) for name, value in (entry.ratios or {}).items() if value is not None)
+    name, value = next(known, ("", None))
+    if value is None:
+        return f"- (0 of {entry.runs})"
+    return f"{format_number(value)} {name} ({entry.pairs} of {entry.runs})"
 
 
 def leaderboard_pictures(protocol: str, entries: Sequence[Entry]) -> Iterator[tuple[str, str]]:
@@ -97,8 +119,9 @@ def _estimate(protocol: str, entry: Entry) -> Estimate:
 
 
 def leaderboard_record(
-    protocol: str, entries: Sequence[Entry], budget: Mapping[str, float], targets: Mapping[str, float]
+    protocol: str, entries: Sequence[Entry], budget: Mapping[str, float], goal: Goal | None, baseline: str | None
 ) -> dict[str, object]:
     """The leaderboard as JSON."""
-    rows = [each.record() for each in entries]
-    return {"protocol": protocol, "budget": dict(budget), "targets": dict(targets), "entries": rows}
+    targets, held = ({}, None) if goal is None else (dict(goal.targets), goal.held)
+    terms = {"protocol": protocol, "budget": dict(budget), "targets": targets, "held": held, "baseline": baseline}
+    return {**terms, "entries": [each.record() for each in entries]}
