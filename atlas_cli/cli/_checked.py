@@ -79,6 +79,7 @@ def _foreseen(plan: Plan, prepared: dict[str, PreparedGroup], ledger: Path | Non
     """What a privacy budget will do, and what is on the ledger."""
     from atlas_cli.experiment.run_budget import RunBudget
     from atlas_cli.planning.method import method_of
+    from atlas_cli.privacy.account.budget import budget_of
     from atlas_cli.privacy.account.epsilon_account import EpsilonAccount
 
     config = plan.config
@@ -86,6 +87,6 @@ def _foreseen(plan: Plan, prepared: dict[str, PreparedGroup], ledger: Path | Non
     sends = bool(method_of(config).SENT)
     account = EpsilonAccount(plan, train.__getitem__, lambda client: config.training.batch_size, sends)
     account.find_multipliers()
-    budget = RunBudget(config, account, prepared, ledger)
+    budget = RunBudget(config, account, budget_of(config, account), prepared, ledger)
     budget.require_start()
     return [note.partition(": ")[2] for note in budget.notes()]

@@ -26,13 +26,10 @@ class RunBudget:
     """The budget of a run and the ledger that it writes to; each may be absent.
 
     Args:
-        account: of the run, with its multipliers.
+        account: of the run, with its multipliers; ``budget``: of its config, None without ``privacy.budget``.
         data: of all task groups, for the hashes of rows.
         ledger: its file.
         run: the run's name on the ledger; None: a new one.
-
-    Attributes:
-        budget: None without ``privacy.budget``.
 
     Raises:
         ConfigError: no ledger counts such a run, or another experiment on it drew the same noise.
@@ -43,12 +40,12 @@ class RunBudget:
         self,
         config: ExperimentConfig,
         account: EpsilonAccount,
+        budget: Budget | None,
         data: Mapping[str, PreparedGroup],
         ledger: Path | None = None,
         run: str | None = None,
     ) -> None:
-        self.config, self.account = config, account
-        self.budget = Budget(config, account) if config.privacy.budget is not None else None
+        self.config, self.account, self.budget = config, account, budget
         self.ledger, self.run = None, run or secrets.token_hex(8)
         self._started = datetime.now().astimezone().isoformat(timespec="seconds")
         self._others: list[Entry] | None = None
@@ -66,6 +63,12 @@ class RunBudget:
         everything = {row for rows in self._rows.values() for row in rows}
         require_other_noise(entries, everything, self.run, config.seed, experiment_sha256(config))
         self._take_in(entries)
+        if (
+            own := next((entry for entry in entries if entry.run == self.run), None)
+        ) is not None and budget is not None:
+            if unknown := sorted(own.frozen.keys() - self._rows.keys()):
+                raise ResourceError(f"{ledger} is damaged: run {self.run} froze {unknown[0]}, which is no client of it")
+            budget.settle(own.frozen, own.rounds)
 
     def _take_in(self, entries: list[Entry]) -> None:
         others = [entry for entry in entries if entry.run != self.run]
@@ -114,8 +117,9 @@ class RunBudget:
             use = self.account.participation.use(client, number)
             events = {channel: self.account.events(channel, client, use, number) for channel in CHANNELS}
             clients[client] = Told(tuple(rows), {c: event for c, event in events.items() if event is not None})
-        config = self.config
-        return Entry(self.run, config.name, self._started, config.seed, experiment_sha256(config), number, clients)
+        config, frozen = self.config, self.budget.frozen_so_far() if self.budget is not None else {}
+        sha256 = experiment_sha256(config)
+        return Entry(self.run, config.name, self._started, config.seed, sha256, number, clients, frozen)
 
     def is_last(self, number: int) -> bool:
         """Whether a round is the last that the budget allows."""

@@ -93,9 +93,7 @@ class RunState:
             raise ResourceError(f"{where} is not of this experiment: {why}") from error
 
     def _by_part(self, tensors: Mapping[str, Tensor], values: Any) -> dict[str, StateDict]:
-        # who reads the checkpoint of a run that has a budget, and does not go on with it, has none
-        without = {"budget"} - self.parts.keys()
-        known = isinstance(values, Mapping) and values.keys() - without == self.parts.keys()
+        known = isinstance(values, Mapping) and values.keys() == self.parts.keys()
         require_value(known, "it", f"has other parts than {', '.join(self.parts)}")
         for part, own in values.items():
             require_value(isinstance(own, Mapping), part, "is no mapping")

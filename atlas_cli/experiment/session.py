@@ -83,7 +83,9 @@ def start(config: ExperimentConfig, progress: Progress, ledger: Path | None = No
     """
     require_folder(config.output.dir)
     federation, checks = _ready(config, progress)
-    budget = _budget(federation, progress, ledger)
+    budget = _budget(federation, ledger)
+    for note in budget.notes():
+        progress.note(note)
     budget.require_start()
     with engine_of(federation, progress.note) as engine:
         manifest = {**_manifest(federation, checks), "experiment_sha256": experiment_sha256(config)}
@@ -145,7 +147,7 @@ def resume(
             run.log(said)
         if text := other_versions(manifest, fresh):
             progress.note(f"warning: {text}")
-        budget = _budget(federation, progress, ledger, manifest)
+        budget = _budget(federation, ledger, manifest)
         state = RunState(federation)
         state.restore(checkpoint.tensors, checkpoint.state, checkpoint.name)
         if state.best.stops and manifest["status"] == "finished":
@@ -154,6 +156,8 @@ def resume(
                 f" training.early_stopping.patience above {state.best.since}, or training.early_stopping=null",
                 key="training.early_stopping",
             )
+        for note in budget.notes():
+            progress.note(note)
         budget.require_start(checkpoint.round, over=manifest["status"] == "finished")
         run.remove_partial()
         remove_newer(run, checkpoint.round)
@@ -185,16 +189,12 @@ def resume_newest(
     return resume(run, replace(loaded, config=config), progress, take_changed_code=take_changed_code, ledger=ledger)
 
 
-def _budget(
-    federation: Federation, progress: Progress, ledger: Path | None, manifest: Mapping[str, Any] | None = None
-) -> RunBudget:
-    """The budget of a run that starts, or of one with a manifest that goes on; what it foresees is said."""
+def _budget(federation: Federation, ledger: Path | None, manifest: Mapping[str, Any] | None = None) -> RunBudget:
+    """The budget of a run that starts, or of one with a manifest that goes on."""
     before = ((manifest or {}).get("privacy") or {}).get("ledger") or {}
     file = ledger if ledger is not None else Path(before["file"]) if before else None
-    made = RunBudget(federation.config, federation.protection.account, federation.data, file, before.get("run"))
-    federation.protection.budget = made.budget
-    for note in made.notes():
-        progress.note(note)
+    account, budget = federation.protection.account, federation.protection.budget
+    made = RunBudget(federation.config, account, budget, federation.data, file, before.get("run"))
     return made
 
 

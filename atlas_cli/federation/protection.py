@@ -19,7 +19,7 @@ from atlas_cli.federation.parties.party import Party
 from atlas_cli.federation.parties.split_server import SplitServer
 from atlas_cli.planning.plan import Plan
 from atlas_cli.printable import on_one_line
-from atlas_cli.privacy.account.budget import Budget
+from atlas_cli.privacy.account.budget import budget_of
 from atlas_cli.privacy.account.epsilon_account import EpsilonAccount
 from atlas_cli.privacy.account.norms import Norms, mean_norms
 from atlas_cli.privacy.at_the_cut import acting_mechanisms, activation_noise, sent_to_predict
@@ -64,10 +64,10 @@ class Protection:
         self.clients, self.server, self.aggregator, self.evaluator = clients, server, aggregator, evaluator
         self.train_features, self.batch_size = train_features, batch_size
         self.account = EpsilonAccount(plan, train_features, batch_size, aggregator.exchanges)
-        self.budget: Budget | None = None
         self.mechanisms = active_mechanisms(self.config)
         self.fingerprint_noise: FingerprintNoise | None = None
         self.account.find_multipliers()
+        self.budget = budget_of(config, self.account)
         self.install(config.seed)
 
     def frozen(self, number: int) -> set[str]:

@@ -1,8 +1,8 @@
 """A budget that stops: which round of a plan would pass it, and which clients are frozen (``privacy.budget``).
 
 Everything follows from the plan, the data's sizes and what earlier runs told: so that it is known before training, and
-a resumed run stops and freezes in the same round. Who is frozen depends on how often a client took part and never on
-what it holds, and so tells nothing of it.
+a resumed run stops and freezes in the same round, unless other runs told more or a budget was changed meanwhile. Who is
+frozen depends on how often a client took part and never on what it holds, and so tells nothing of it.
 
     stop     training ends before the round in which one client that is drawn would pass a budget
     freeze   such a client is not drawn any more, and another comes in its place, as long as there is one; training ends
@@ -51,6 +51,7 @@ class Budget:
     Attributes:
         limits: by channel, the largest epsilon.
         begun: the last round that was begun.
+        settled: the last round that is not decided anew when others told more; -1 if none was begun.
         finished: whether that was trained as the last, because of the budget.
     """
 
@@ -62,7 +63,7 @@ class Budget:
         channels = given if isinstance(given, dict) else dict.fromkeys(config.privacy.bounded(), given)
         self.limits: dict[str, float] = {str(channel): limit for channel, limit in channels.items()}
         self.prior: Prior = prior or {}
-        self.begun, self.finished = 0, False
+        self.begun, self.settled, self.finished = 0, -1, False
         self._most: dict[tuple[Event, Events, float], int] = {}
         self._end: tuple[int, End | None] | None = None
         self._begin()
@@ -77,7 +78,16 @@ class Budget:
         """Other runs told more meanwhile; rounds that have begun stay what they were."""
         if prior != self.prior:
             self.prior = prior
-            self._begin(self.frozen_so_far(), self.begun)
+            self._begin(self._frozen_until(self._settled()), self._settled())
+
+    def settle(self, frozen: Mapping[str, int], number: int) -> None:
+        """Rounds up to ``number`` were begun before a kill, with clients ``frozen``: they are trained again as they
+        were, since another cohort would get noise that was drawn already."""
+        self.settled = number
+        self._begin(frozen, number)
+
+    def _settled(self) -> int:
+        return max(self.begun, self.settled)
 
     def end(self, done: int = 0) -> End | None:
         """The first round after ``done`` that is refused; None if all that are planned can be trained."""
@@ -134,21 +144,26 @@ class Budget:
         """
         _, values = tensors_and_values(state, ["frozen", "begun", "finished"])
         frozen = values["frozen"]
-        known = isinstance(frozen, Mapping) and all(c in self.account.plan.by_name for c in frozen)
+        known = isinstance(frozen, Mapping) and all(client in self.account.plan.by_name for client in frozen)
         require_value(known and all(map(is_count, frozen.values())), "frozen", "is not of this run's clients")
         require_value(isinstance(values["finished"], bool), "finished", "is neither true nor false")
         require_value(is_count(values["begun"]), "begun", "is no round")
         self.begun, self.finished = values["begun"], values["finished"]
-        self._begin(frozen, self.begun)
+        # rounds after the checkpoint that had begun keep who was frozen in them
+        later = {c: first for c, first in self._frozen_until(self.settled).items() if first > self.begun}
+        self._begin({**later, **frozen}, self._settled())
 
     def frozen_so_far(self) -> dict[str, int]:
         """By client that was not drawn in a round that has begun, the first of them."""
-        return {client: first for client, first in self.account.participation.frozen.items() if first <= self.begun}
+        return self._frozen_until(self.begun)
+
+    def _frozen_until(self, number: int) -> dict[str, int]:
+        return {client: first for client, first in self.account.participation.frozen.items() if first <= number}
 
     def _find(self, done: int) -> End | None:
         names = list(self.account.plan.by_name)
         least = max(1, self.config.training.min_clients)
-        for number in range(done + (done > 0), self.config.training.rounds + 1):
+        for number in range(max(done + (done > 0), self.settled + 1), self.config.training.rounds + 1):
             cohort = self.account.participation.cohort(number) if number else []
             if number and len(cohort) < least and self.frozen(number):
                 return End(number, f"privacy.budget left {len(cohort)} clients to draw, and it takes {least}")
@@ -202,3 +217,8 @@ class Budget:
                 low, high = (middle, high) if within else (low, middle)
             self._most[key] = low * per_round
         return self._most[key]
+
+
+def budget_of(config: ExperimentConfig, account: EpsilonAccount) -> Budget | None:
+    """The budget that a config asks for; None without ``privacy.budget``."""
+    return Budget(config, account) if config.privacy.budget is not None else None

@@ -1,7 +1,8 @@
 """A privacy ledger: what runs on the same rows told of them, in one JSON file that all of them read and add to.
 
     {"format": "atlas privacy ledger 1", "runs": [{"run", "name", "started", "seed", "experiment_sha256", "rounds",
-     "clients": {NAME: {"rows": [hashes], "told": {CHANNEL: {"kind", "times", "noise", "rate"}}}}}]}
+     "clients": {NAME: {"rows": [hashes], "told": {CHANNEL: {"kind", "times", "noise", "rate"}}}},
+     "frozen": {NAME: round}}]}
 
 A run is counted for a client if it trained on one of the client's rows, whoever held it: rows are known by a hash of
 their text, so that another partition, sample or order of the data changes nothing. What it told is composed as events
@@ -25,7 +26,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,7 @@ class Entry:
         seed: of its noise; ``experiment_sha256``: of its config.
         rounds: the last round that has begun.
         clients: by name.
+        frozen: by client that its budget froze, the first round in which it was not drawn.
     """
 
     run: str
@@ -77,6 +79,7 @@ class Entry:
     experiment_sha256: str
     rounds: int
     clients: Mapping[str, Told]
+    frozen: Mapping[str, int] = field(default_factory=dict)
 
 
 class Ledger:
@@ -221,9 +224,8 @@ def _larger(before: Entry | None, now: Entry) -> Entry:
             old = events.get(channel)
             events[channel] = event if old is None or old.times <= event.times else old
         clients[name] = Told(told.rows, events)
-    return Entry(
-        now.run, now.name, now.started, now.seed, now.experiment_sha256, max(before.rounds, now.rounds), clients
-    )
+    later = now if now.rounds >= before.rounds else before
+    return replace(now, started=before.started, rounds=later.rounds, clients=clients, frozen=later.frozen)
 
 
 def _record(entry: Entry) -> dict[str, Any]:
@@ -231,7 +233,7 @@ def _record(entry: Entry) -> dict[str, Any]:
         name: {"rows": list(told.rows), "told": {channel: event._asdict() for channel, event in told.events.items()}}
         for name, told in entry.clients.items()
     }
-    return {**{fact: getattr(entry, fact) for fact in _FACTS}, "clients": clients}
+    return {**{fact: getattr(entry, fact) for fact in _FACTS}, "clients": clients, "frozen": dict(entry.frozen)}
 
 
 def _entry(record: Mapping[str, Any], where: str) -> Entry:
@@ -239,7 +241,10 @@ def _entry(record: Mapping[str, Any], where: str) -> Entry:
         if type(record[fact]) is not kind:
             raise ValueError(f"{where}.{fact} is no {kind.__name__}")
     clients = {name: _told(told, f"{where}.clients.{name}") for name, told in record["clients"].items()}
-    return Entry(**{fact: record[fact] for fact in _FACTS}, clients=clients)
+    frozen = record["frozen"]
+    if not isinstance(frozen, dict) or not all(type(first) is int and first > 0 for first in frozen.values()):
+        raise ValueError(f"{where}.frozen has no rounds")
+    return Entry(**{fact: record[fact] for fact in _FACTS}, clients=clients, frozen=frozen)
 
 
 def _told(record: Mapping[str, Any], where: str) -> Told:
