@@ -63,14 +63,14 @@ class Text(NamedTuple):
 # four clients, one of each rank, with 1,600 texts
 NEWS = (
     *(f"clients.{name}.count=1" for name in ("tiny", "small", "middle", "large")),
-    *("task_groups.news.data.limit=1600", "task_groups.news.data.test_limit=500"),
-    *("training.local_steps=8", "evaluation.every=3"),
+    *("task_groups.news.data.limit=1600", "task_groups.news.data.test_limit=300"),
+    *("training.batch_size=8", "training.max_length=48"),
 )
 # two clients, of rank 16 and 4
 LANGUAGE = (
     *(f"clients.{name}.count=1" for name in ("desktop", "phone")),
     *("task_groups.news.data.limit=120", "task_groups.news.data.test_limit=12"),
-    *("training.rounds=4", "evaluation.every=2"),
+    *("training.rounds=3", "training.max_length=48", "evaluation.every=3"),
 )
 TEXTS: Mapping[str, Text] = {
     "quickstart": Text("configs/quickstart.yaml", (), "accuracy"),
