@@ -209,9 +209,26 @@ def page(records: Mapping[str, Record], codecs: Mapping[str, Mapping[str, Any]])
         under = f"{record.config}{changed}; {'; '.join(dict.fromkeys(map(dated, record.conditions)))}."
         target = target_of(record.curves[PLAIN], record.score)
         parts.append(f"## {text}\n\n{under}\n\n{table(rows(record), record.score, target)}")
+        if unkept := never_used(record, codecs):
+            parts.append(
+                f"No text was sent twice here, so that {' and '.join(unkept)} had nothing of a text to go on from: "
+                "they say what a first sending costs.\n"
+            )
     measured = dict.fromkeys(name for record in records.values() for name in record.curves if name != PLAIN)
     settings = "".join(f"- {name}: `wire: {_flow(codecs[name])}`\n" for name in measured)
     return "\n".join([*parts, f"## What they are\n\n{settings}"])
+
+
+def never_used(record: Record, codecs: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The codecs that keep something of a text, and trained exactly as one that keeps nothing."""
+    scores = {name: [[each.score for each in curve] for curve in curves] for name, curves in record.curves.items()}
+    keeping = [name for name in scores if any(_keeps(asked) for asked in codecs[name].values())]
+    others = [scores[name] for name in scores if name not in keeping]
+    return [name for name in keeping if scores[name] in others]
+
+
+def _keeps(asked: Mapping[str, Any]) -> bool:
+    return asked["codec"] == "delta" or bool(asked.get("feedback"))
 
 
 def _flow(wire: Mapping[str, Any]) -> str:

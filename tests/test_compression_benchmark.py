@@ -4,7 +4,7 @@ import json
 
 import pytest
 from compression import CODECS, LINK, ROOT, TEXTS, evaluated, wanted
-from compression_page import PAGE, Evaluated, Record, draw, page, read, row, table, target_of, write
+from compression_page import PAGE, Evaluated, Record, draw, never_used, page, read, row, table, target_of, write
 
 from atlas_cli.config.load import load_config
 from atlas_cli.wire.codecs import codec_of
@@ -50,6 +50,15 @@ def test_a_codec_is_held_against_the_runs_of_the_same_seeds(tmp_path):
 
 def test_the_page_is_that_of_the_records():
     assert PAGE.read_text(encoding="utf-8") == page(read(), CODECS)
+
+
+def test_codecs_that_had_nothing_to_go_on_from_are_told():
+    one, other = ([[Evaluated(score, 100, 100, 1.0)]] for score in (0.5, 0.6))
+    names = {"none": one, "int8": other, "int4": other, "delta int4": other, "top-k 0.05, feedback": one}
+    record = Record("a.yaml", [], "accuracy", [{}], names)
+    assert never_used(record, CODECS) == ["delta int4", "top-k 0.05, feedback"]
+    names["delta int4"] = [[Evaluated(0.61, 100, 100, 1.0)]]
+    assert never_used(record, CODECS) == ["top-k 0.05, feedback"]
 
 
 def test_runs_that_are_on_record_are_not_done_again(tmp_path):
