@@ -6,6 +6,7 @@
     ├── NonFiniteError              4   a loss, activation or gradient that is not finite
     ├── TooFewClientsError          5   nothing left to train or nothing feasible
     ├── BudgetSpentError            5   a round that would pass a privacy budget
+    ├── BrokenBoundError            1   an audit shows a larger epsilon than the accountant promises
     ├── OutputError                 1   the run directory cannot be written
     ├── PluginError                 1   a plug-in gives what its contract does not allow
     └── InterruptedRunError       130   Ctrl-C or SIGTERM during a run, which can be gone on with
@@ -72,6 +73,10 @@ class BudgetSpentError(AtlasError):
     """A round would tell more than ``privacy.budget`` allows; it was not trained."""
 
     exit_code = 5
+
+
+class BrokenBoundError(AtlasError):
+    """An audit shows that a mechanism tells more than the epsilon that is accounted for it."""
 
 
 class OutputError(AtlasError):

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from atlas_cli.audit.epsilon_gap import EpsilonGap
 from atlas_cli.seeding import numpy_generator
 
 LEVEL = 0.95
@@ -53,6 +54,7 @@ class Figure:
         examples: the number of texts, records or clients behind the interval.
         note: whatever else a reader must know.
         low_rates: the true positive rates at low false positive rates, of an attack that tells two kinds apart.
+        gap: the lower bound on epsilon that the attack shows, beside the upper one.
     """
 
     attack: str
@@ -68,6 +70,7 @@ class Figure:
     floor: float | None = None
     note: str = ""
     low_rates: tuple[LowRate, ...] = ()
+    gap: EpsilonGap | None = None
 
     def record(self) -> dict[str, Any]:
         """The figure as JSON, with its deduction from the privacy score."""

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from atlas_cli.audit.epsilon_gap import EpsilonGap
 from atlas_cli.audit.figures import auc_interval, clopper_pearson
 from atlas_cli.config.schema.faults import CrashConfig
 from atlas_cli.errors import ConfigError
@@ -120,13 +121,37 @@ def two_worlds(
         worlds[name] = _world(federation, client, without, range(i * runs, (i + 1) * runs), quiet, tell)
     leaked = worlds["again"].copy()
     leaked[:, 0] += LEAK * leaked[:, 0].std()
+    delta = federation.config.privacy.delta
+    verdict = distinguish(worlds["with"], worlds["without"], delta)
     return {
         "client": client,
         "rounds": federation.config.training.rounds,
-        "worlds": asdict(distinguish(worlds["with"], worlds["without"])),
-        "control: a world against itself": asdict(distinguish(worlds["with"], worlds["again"])),
-        "control: injected leak": asdict(distinguish(worlds["with"], leaked)),
+        "worlds": asdict(verdict),
+        "control: a world against itself": asdict(distinguish(worlds["with"], worlds["again"], delta)),
+        "control: injected leak": asdict(distinguish(worlds["with"], leaked, delta)),
+        "gap": asdict(epsilon_gap(federation, client, verdict.epsilon)),
     }
+
+
+def epsilon_gap(federation: Federation, client: str, lower: float) -> EpsilonGap:
+    """The lower bound of one round beside the epsilon of a client in merged adapters, where the account covers it.
+
+    It covers the noise that the server adds to a mean of fixed size (who is left out counts as no change), and not what
+    the server learns from activations and passes on to others.
+    """
+    config, protection = federation.config, federation.protection
+    updates, upper, why = config.privacy.updates, None, ""
+    if updates is None:
+        why = "no noise on what clients send (privacy.updates)"
+    elif updates.where == "client":
+        why = "with privacy.updates.where: client it is known who takes part, which is what was told here"
+    elif protection.server_trains():
+        why = "the server learns from activations and passes it on (set training.labels: client and server.rank: 0)"
+    else:
+        upper = protection.account.epsilon("updates", federation.group_of(client), 1)
+        if math.isinf(upper):
+            upper, why = None, "there is no noise (privacy.updates.noise_multiplier: 0)"
+    return EpsilonGap("a client", config.privacy.delta, lower, upper, why)
 
 
 def _world(

@@ -22,6 +22,7 @@ EXAMPLES = (
     "atlas audit runs/20260131-120000_quickstart_0",
     "atlas audit quickstart training.rounds=1",
     "atlas audit quickstart --attack membership --lira 16",
+    "atlas audit quickstart --attack canary --canaries 100",
     "atlas audit --by-layer quickstart --output leakage",
 )
 
@@ -38,6 +39,10 @@ def command(
     lira: Annotated[
         int | None,
         typer.Option(min=4, metavar="N", help="Also attack membership with N shadow runs, each as long as the run."),
+    ] = None,
+    canaries: Annotated[
+        int | None,
+        typer.Option(min=20, metavar="N", help="Also plant N sequences in a run of their own, as long as the run."),
     ] = None,
     by_layer: Annotated[
         bool,
@@ -74,7 +79,8 @@ def command(
 
     A run records messages where its config has a section audit; a config is trained first. Each figure comes with its
     95 % interval, what chance gives, and the best possible; the privacy score is that of the worst attack. Writes
-    audit.json into the run directory and the figures into its report.
+    audit.json into the run directory and the figures into its report. Fails where an attack shows a larger epsilon than
+    the accountant promises.
     """
     import json
 
@@ -92,6 +98,8 @@ def command(
         raise ConfigError("is for --by-layer; an audit of a run goes into its directory", key="--output")
     if lira and (by_layer or without):
         raise ConfigError("is for the messages of a run; give it without --by-layer and --without", key="--lira")
+    if canaries and (by_layer or without):
+        raise ConfigError("is for the messages of a run; give it without --by-layer and --without", key="--canaries")
     if by_layer:
         _by_layer(source, overrides or [], examples, output, as_json)
         return
@@ -100,6 +108,8 @@ def command(
         return
     if lira and attack and "lira" not in attack:
         attack = [*attack, "lira"]
+    if canaries and attack and "canary" not in attack:
+        attack = [*attack, "canary"]
     for name in attack or ():
         discovery.find("audit.attacks", name, key="--attack")  # before a config is trained
     if is_run:
@@ -109,23 +119,24 @@ def command(
     else:
         run = _trained(source, overrides or [], Terminal(stderr=True, quiet=as_json))
     from atlas_cli.audit.attack_all import FILE, audit
+    from atlas_cli.audit.epsilon_gap import require_bounds
     from atlas_cli.audit.evidence import Evidence
     from atlas_cli.reports.audit import attack_notes, audit_notes, audit_table
     from atlas_cli.reports.page.report import write_report
     from atlas_cli.runs.run_lock import locked
 
     with locked(run, run.log), Terminal(stderr=True).status("reading") as status:
-        found = audit(
-            Evidence.of_run(run, examples, lira or 0), attack or [], lambda name: status.update(f"attack {name}")
-        )
+        evidence = Evidence.of_run(run, examples, lira or 0, canaries or 0)
+        found = audit(evidence, attack or [], lambda name: status.update(f"attack {name}"))
         run.write_json(FILE, found)
         write_report(run)
     if as_json:
         typer.echo(json.dumps(found, indent=2))
-        return
-    console.print(audit_table(found))
-    for note in (*attack_notes(found), *audit_notes(found)):
-        console.say(note)
+    else:
+        console.print(audit_table(found))
+        for note in (*attack_notes(found), *audit_notes(found)):
+            console.say(note)
+    require_bounds(found)
 
 
 def _trained(file: Path, overrides: list[str], console: Terminal) -> RunDirectory:
@@ -199,6 +210,7 @@ def _two_worlds(file: Path, overrides: list[str], client: str, runs: int, as_jso
 
     loaded = load_config(file, overrides)
     with locating(loaded), Terminal(stderr=True).status("reading") as status:
+        from atlas_cli.audit.epsilon_gap import EpsilonGap
         from atlas_cli.audit.two_worlds import two_worlds
         from atlas_cli.federation.build import build_for_audit
         from atlas_cli.reports.audit import worlds_table
@@ -209,8 +221,10 @@ def _two_worlds(file: Path, overrides: list[str], client: str, runs: int, as_jso
         found = two_worlds(federation, client, runs, quiet, lambda done: status.update(f"run {done} of {3 * runs}"))
     if as_json:
         typer.echo(json.dumps(found, indent=2))
-        return
-    Terminal().print(worlds_table(found))
+    else:
+        Terminal().print(worlds_table(found))
+        Terminal().say(EpsilonGap(**found["gap"]).in_words())
+    EpsilonGap(**found["gap"]).require(f"--without {client}")
 
 
 @contextmanager

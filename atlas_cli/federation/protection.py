@@ -205,7 +205,7 @@ class Protection:
                 )
         if self.config.examples is not None or self.config.activations is not None or self.config.labels is not None:
             found += self._repeated()
-        if self.config.updates is not None and self.config.updates.where == "server" and self._server_trains():
+        if self.config.updates is not None and self.config.updates.where == "server" and self.server_trains():
             found.append(
                 "privacy.updates bounds what updates add to what the other channels tell; the server trains on "
                 "activations, which reach other clients through its gradients: with training.labels: client and "
@@ -235,7 +235,8 @@ class Protection:
                     "for one example, so for a text in k of them it is that of k examples"
                 )
 
-    def _server_trains(self) -> bool:
+    def server_trains(self) -> bool:
+        """Whether the server trains anything on what clients send, and so passes it on by its gradients."""
         return any(trained.parameters() for trained in self.server.groups.values())
 
 

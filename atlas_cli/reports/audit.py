@@ -43,7 +43,7 @@ def worlds_table(found: Mapping[str, Any]) -> Table:
     title = f"rounds with and without {found['client']}, told apart by the merged adapter"
     table = Table("worlds", "AUC", "95 %", "advantage", "epsilon at least", "runs", title=title, box=None)
     for name, verdict in found.items():
-        if isinstance(verdict, Mapping):
+        if isinstance(verdict, Mapping) and "auc" in verdict:
             interval = f"{verdict['low']:.3f} to {verdict['high']:.3f}"
             numbers = (f"{verdict['auc']:.3f}", interval, f"{verdict['advantage']:.3f}", f"{verdict['epsilon']:.2f}")
             table.add_row(name, *numbers, str(verdict["runs"]))

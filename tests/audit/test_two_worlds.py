@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import yaml
 
-from atlas_cli.audit.two_worlds import distinguish, epsilon_bound
+from atlas_cli.audit.two_worlds import distinguish, epsilon_bound, epsilon_gap
 from atlas_cli.cli import main
-from atlas_cli.errors import ConfigError
+from atlas_cli.config.schema.experiment import ExperimentConfig
+from atlas_cli.errors import BrokenBoundError, ConfigError
+from atlas_cli.federation.build import build_for_audit
 
 
 def normal(seed, n=200, shift=0.0, features=10):
@@ -81,6 +83,31 @@ def test_noise_on_updates_keeps_what_it_promises_and_both_controls_hold(small, c
     assert worlds["advantage"] <= (math.e - 1) / (math.e + 1) + 0.15
     assert itself["low"] <= 0.5 <= itself["high"]
     assert leak["low"] > 0.8
+    gap = found["gap"]  # the server learns from activations too, which the account of updates leaves out
+    assert (gap["lower"], gap["upper"]) == (worlds["epsilon"], None) and "server.rank: 0" in gap["why"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "holds"),
+    [
+        ({"where": "server"}, True),
+        ({"where": "client"}, "it is known who takes part"),
+        (None, "no noise on what clients send"),
+    ],
+)
+def test_the_bound_of_the_accountant_stands_beside_where_it_covers_what_is_compared(toy, changes, holds):
+    pytest.importorskip("dp_accounting")
+    noise = {"privacy": {"updates": {"clip": 0.1, "epsilon": 4.0, **changes}}} if changes else {}
+    config = toy(**noise, mode="federated", aggregation={"weights": "uniform"}, training={"rounds": 4})
+    federation = build_for_audit(ExperimentConfig.model_validate(config))
+    gap = epsilon_gap(federation, "a", 3.0)
+    if holds is True:
+        assert gap.upper == pytest.approx(federation.protection.account.epsilon("updates", "g", 1)) and gap.upper < 3
+        with pytest.raises(BrokenBoundError, match="--without a shows epsilon of a client to be 3 or more"):
+            gap.require("--without a")
+    else:
+        assert gap.upper is None and holds in gap.why
+        gap.require("--without a")
 
 
 @pytest.mark.parametrize(

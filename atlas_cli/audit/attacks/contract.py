@@ -12,6 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
+from atlas_cli.audit.epsilon_gap import EpsilonGap
 from atlas_cli.audit.evidence import Evidence
 from atlas_cli.audit.figures import Figure, LowRate, low_rates_in_words
 from atlas_cli.printable import on_one_line
@@ -53,6 +54,7 @@ class BaseAttack(ABC):
         floor: float | None = None,
         note: str = "",
         low_rates: tuple[LowRate, ...] = (),
+        gap: EpsilonGap | None = None,
     ) -> Figure:
         """The result of the attack, with the values to compare it with.
 
@@ -66,7 +68,8 @@ class BaseAttack(ABC):
             note: whatever else a reader must know.
             low_rates: by ``audit.figures.at_few_false_alarms``, of an attack that tells two kinds apart; they go into
                 the note, too.
+            gap: a lower bound on epsilon that was found; the command fails where it is above the upper one.
         """
         note = "; ".join(filter(None, (low_rates_in_words(low_rates), note)))
         what, channel, knows, note = map(on_one_line, (what, self.channel, self.knows, note))
-        return Figure(self._name, what, channel, knows, *interval, chance, best, examples, floor, note, low_rates)
+        return Figure(self._name, what, channel, knows, *interval, chance, best, examples, floor, note, low_rates, gap)

@@ -29,17 +29,9 @@ from atlas_cli.audit.attacks.contract import BaseAttack
 from atlas_cli.audit.attacks.membership import Question, final_state, losses_by_text, questions
 from atlas_cli.audit.evidence import Evidence
 from atlas_cli.audit.figures import Figure, Inapplicable, at_few_false_alarms, auc_interval, require_examples
-from atlas_cli.audit.two_worlds import reseed
-from atlas_cli.errors import NonFiniteError, TooFewClientsError
-from atlas_cli.experiment.recorder import Recorder
-from atlas_cli.experiment.round_loop import train
-from atlas_cli.federation.build import build_for_audit
+from atlas_cli.audit.shadow_runs import shadow_federation, train_shadow
 from atlas_cli.federation.federation import Federation
-from atlas_cli.privacy.mechanisms.labels import randomise
-from atlas_cli.reports.progress import PlainProgress
-from atlas_cli.reports.terminal import Terminal
 from atlas_cli.seeding import derive, numpy_generator
-from atlas_cli.tasks.contract import Feature
 
 BY_TEXT = 64  # shadow runs, from which on each text has variances of its own
 LEAST_LOSS = 1e-7  # float32 knows none between it and 0
@@ -142,26 +134,14 @@ def _asked_once(asked: Sequence[Question]) -> Iterator[Question]:
 
 def _shadow(evidence: Evidence, asked: Sequence[Question], inside: NDArray[np.bool_], seed: int) -> Array:
     """Scaled confidences of a shadow run, (T,), trained on the texts in question that are ``inside``."""
-    config = evidence.federation.config
-    evaluation = config.evaluation.model_copy(update={"every": config.training.rounds})
-    federation = build_for_audit(config.model_copy(update={"evaluation": evaluation}))
     train_texts, first = {}, 0
     for question in asked:
         texts = [*question.members, *question.others]
         chosen = [text for text, used in zip(texts, inside[first:], strict=False) if used]
         train_texts[question.client] = [*question.rest, *chosen]
         first += len(texts)
-    for name, group in federation.data.items():
-        held = {client: train_texts[client] for client in group.train}
-        none: dict[str, list[Feature]] = {client: [] for client in group.train}
-        federation.data[name] = replace(group, train=held, local_test=none, test=group.test[:1], validation=[])
-    if config.privacy.labels is not None:
-        federation.data = randomise(federation.data, config.privacy.labels, seed)
-    reseed(federation, seed)
-    try:
-        train(federation, Recorder(federation, None, PlainProgress(Terminal(quiet=True))))
-    except (NonFiniteError, TooFewClientsError) as error:
-        raise Inapplicable(f"a shadow run ended early: {error}") from None
+    federation = shadow_federation(evidence.federation.config, train_texts, seed)
+    train_shadow(federation)
     return _confidences(federation, asked)
 
 
